@@ -1,0 +1,45 @@
+# Two commands need nothing but Python and make: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint format bench parity shop-model clean help
+help:            ## what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+.venv/base: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Eddy needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Set PYTHON=") if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/dev: .venv/base
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: .venv/base ## an embedded broker, a simulated shop, a live view
+	$(BIN)/eddy demo
+
+test: .venv/dev  ## every test; the lane on a real Kafka starts one by itself
+	$(BIN)/pytest
+
+lint: .venv/dev  ## style, types and import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+parity: .venv/dev ## online = offline on the Globo clicks, with a worker killed on the way
+	$(BIN)/python bench/parity.py
+
+bench: parity    ## every benchmark; results in bench/results
+
+shop-model: .venv/dev ## train models/shop/1 again on the simulated shop
+	$(BIN)/python -m stream.demo.simulate --users 6000 --out .cache/shop.parquet
+	$(BIN)/eddy train .cache/shop.parquet --out models/shop/1
+
+clean:
+	rm -rf .venv .kafka .cache
