@@ -26,7 +26,7 @@ class Settings(Struct, frozen=True):
 
     model              directory written by `eddy train`, .../NAME/VERSION
     broker             host:port[,host:port...] of Kafka
-    group              consumer group; workers of one group share the partitions, and its name opens the transactional ids
+    group              consumer group; its workers share the partitions, and its name opens their transactional ids
     worker_id          stable and unique in the group: a restarted worker must reuse it to fence its former self.
                        Empty: a free number is claimed under `data_dir`
     data_dir           where the claimed worker numbers are locked
