@@ -32,7 +32,7 @@ class Settings(Struct, frozen=True):
     data_dir           where the claimed worker numbers are locked
     device             auto: a GPU if there is one; cuda: refuse to start without; cpu
     k                  recommendations per click
-    exclude_recent     leave out the user's last N different items ("just seen"); 0 leaves none out
+    exclude_recent     leave out the items of the user's last N clicks ("just seen"); 0 leaves none out
     alpha              alert when the p-value is at or below; also the promised false-alarm rate per click
     max_future_s       a click further ahead of the worker's clock than this is bad: a wrong unit or a wrong clock
     max_message_bytes  a longer message is bad; a click has a few hundred bytes

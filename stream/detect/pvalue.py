@@ -1,0 +1,78 @@
+"""Surprise -> conformal p-value, against held-out clicks of the same kind.
+
+Inductive conformal prediction (Vovk, Gammerman, Shafer 2005): if a click is exchangeable with those of its pool, its
+p-value is at most alpha with probability at most alpha, whatever the model is worth. Pools go by event type and history
+length; a pool with fewer than 10 / alpha scores cannot hold that promise closely, so a coarser one answers for it.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.errors import ArtifactError
+from stream.manifest import Manifest
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+
+HISTORIES = ("first", "short", "long")
+SHORT_BELOW = 5
+"""Earlier clicks: none = first, 1 to 4 = short, else long."""
+
+
+def history_of(clicks_before: npt.NDArray[np.integer]) -> I64:
+    """(n,) earlier clicks -> (n,) index into HISTORIES."""
+    return (clicks_before > 0).astype(np.int64) + (clicks_before >= SHORT_BELOW)
+
+
+class Calibration:
+    """Sorted held-out surprises by pool.
+
+    names   of the pools: `all`, `<event_type>`, `<event_type>/<history>`
+    scores  per pool, (m,) float32 ascending, nats
+    """
+
+    def __init__(self, names: tuple[str, ...], scores: list[F32]) -> None:
+        self.names = names
+        self.scores = scores
+
+    @classmethod
+    def load(cls, directory: Path, manifest: Manifest) -> "Calibration":
+        """Read calibration.npz. Raises ArtifactError if a pool is missing, empty, unsorted or not finite."""
+        try:
+            with np.load(directory / "calibration.npz", allow_pickle=False) as file:
+                scores = [np.asarray(file[f"pool_{i}"], np.float32) for i in range(len(manifest.calibration))]
+        except (KeyError, ValueError, OSError) as exc:
+            raise ArtifactError(f"model {directory}: calibration.npz is unreadable ({exc}); train it again") from exc
+        for name, pool in zip(manifest.calibration, scores, strict=True):
+            if pool.ndim != 1 or not len(pool) or not np.isfinite(pool).all() or (np.diff(pool) < 0).any():
+                raise ArtifactError(f"model {directory}: calibration pool {name} is empty or unsorted; train it again")
+        if "all" not in manifest.calibration:
+            raise ArtifactError(f"model {directory}: calibration.npz has no pool `all`; train it again")
+        return cls(manifest.calibration, scores)
+
+    def table(self, event_types: tuple[str, ...], alpha: float) -> I64:
+        """(T + 1, len(HISTORIES)) int64: which pool judges an event type (the last row: unknown ones) and history."""
+        usable = {name: i for i, name in enumerate(self.names) if name == "all" or len(self.scores[i]) >= 10 / alpha}
+        table = np.full((len(event_types) + 1, len(HISTORIES)), usable["all"], np.int64)
+        for i, event_type in enumerate(event_types):
+            for j, history in enumerate(HISTORIES):
+                table[i, j] = usable.get(f"{event_type}/{history}", usable.get(event_type, usable["all"]))
+        return table
+
+    def p_values(self, surprise: F32, pool: I64) -> F64:
+        """Conformal p-value of each surprise against its pool.
+
+        surprise  (n,) float32, nats, finite
+        pool      (n,) int64, index of the pool
+        returns   (n,) float64 in (0, 1], new memory: (1 + #{scores >= surprise}) / (1 + m)
+        """
+        out = np.empty(len(surprise), np.float64)
+        for index in np.unique(pool):
+            scores = self.scores[index]
+            mine = pool == index
+            below = np.searchsorted(scores, surprise[mine], "left")
+            out[mine] = (1 + len(scores) - below) / (1 + len(scores))
+        return out

@@ -1,0 +1,127 @@
+"""Clicks in, decisions and staged rows out: schedule, run, decide.
+
+`process` touches nothing: it works on copies of the users' rows. `commit` puts them in place once Kafka has them; a
+cycle whose transaction was rolled back is simply not committed, and the same clicks can be processed again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.detect.surprise import SurpriseDetector
+from stream.engine import decide
+from stream.engine.step import Columns, run_waves
+from stream.engine.waves import waves
+from stream.events import Anomaly, Click, Origin, Recommendation
+from stream.model.runtime import I64, Model
+from stream.settings import RECENT_ITEMS
+from stream.state.arena import Arena
+from stream.state.row import Rows, new_rows, row_dtype
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """What one batch of clicks comes to, before any of it is in place.
+
+    recommendations  one per applied click, in order
+    anomalies        those of them that were too unlikely
+    repeated         clicks whose offset their user's row already holds: not applied again, no decision
+    owners, staged   whose rows changed, and the rows
+    """
+
+    recommendations: list[Recommendation]
+    anomalies: list[Anomaly]
+    repeated: int
+    owners: list[tuple[int, bytes]]
+    staged: Rows
+
+    @property
+    def rows(self) -> list[tuple[int, bytes, bytes]]:
+        """(partition, changelog key, changelog value) of every changed user."""
+        size, data = self.staged.dtype.itemsize, self.staged.tobytes()
+        return [(p, key, data[i * size : (i + 1) * size]) for i, (p, key) in enumerate(self.owners)]
+
+
+class Engine:
+    """Steps users' states with a model. Not thread-safe: one cycle at a time.
+
+    k               recommendations per click
+    exclude_recent  leave out the items of the user's last N clicks, this one among them
+    """
+
+    def __init__(self, model: Model, detector: SurpriseDetector, arena: Arena, k: int, exclude_recent: int) -> None:
+        self.model = model
+        self.detector = detector
+        self.arena = arena
+        self._k = k
+        self._exclude_recent = exclude_recent
+        self._event_index = {name: i for i, name in enumerate(model.manifest.event_types)}
+
+    def process(self, clicks: Sequence[Click], origins: Sequence[Origin]) -> Cycle:
+        """Decide on clicks read from Kafka, each partition's in offset order. Nothing is in place until `commit`."""
+        owner, owners, rows = self._stage(clicks, origins)
+        fresh = np.flatnonzero(_offsets(origins) > rows["source_offset"][owner])
+        if len(fresh) < len(clicks):  # never with transactions; an operator may have turned offsets back
+            keep = fresh.tolist()
+            cycle = self.process([clicks[i] for i in keep], [origins[i] for i in keep])
+            return replace(cycle, repeated=len(clicks) - len(fresh))
+
+        columns = self._columns(clicks, origins)
+        steps = run_waves(self.model, rows, owner, waves(owner), columns)
+        verdicts = self.detector.judge(steps.surprise, columns.event_type, steps.clicks_before)
+        return Cycle(
+            decide.recommendations(self.model, clicks, origins, steps, verdicts, self._k, self._exclude_recent),
+            decide.anomalies(self.model, self.detector, clicks, origins, steps, verdicts),
+            0,
+            owners,
+            rows,
+        )
+
+    def commit(self, cycle: Cycle) -> None:
+        """Put a cycle's rows in place: Kafka has them."""
+        self.arena.scatter(cycle.owners, cycle.staged)
+
+    def _stage(
+        self, clicks: Sequence[Click], origins: Sequence[Origin]
+    ) -> tuple[npt.NDArray[np.intp], list[tuple[int, bytes]], Rows]:
+        """Copies of the rows these clicks touch: owner (n,) index into the copies, who they are, the copies (m,)."""
+        index: dict[tuple[int, bytes], int] = {}
+        owner = np.fromiter(
+            (
+                index.setdefault((origin.partition, click.user_id.encode()), len(index))
+                for click, origin in zip(clicks, origins, strict=True)
+            ),
+            np.intp,
+            len(clicks),
+        )
+        owners = list(index)
+        found = [self.arena.find(partition, key) for partition, key in owners]
+        known = [i for i, slot in enumerate(found) if slot is not None]
+        rows = new_rows(len(owners), self.arena.dtype, self.arena.model)
+        rows[known] = self.arena.gather(np.array([found[i] for i in known], np.intp))
+        return owner, owners, rows
+
+    def _columns(self, clicks: Sequence[Click], origins: Sequence[Origin]) -> Columns:
+        item, unknown_item = self.model.index, len(self.model.items)
+        event, unknown_event, n = self._event_index, len(self._event_index), len(clicks)
+        return Columns(
+            item=np.fromiter((item.get(click.item_id, unknown_item) for click in clicks), np.int64, n),
+            event_type=np.fromiter((event.get(click.event_type, unknown_event) for click in clicks), np.int64, n),
+            time_ms=np.fromiter((click.timestamp for click in clicks), np.int64, n),
+            offset=_offsets(origins),
+        )
+
+
+def _offsets(origins: Sequence[Origin]) -> I64:
+    return np.fromiter((origin.offset for origin in origins), np.int64, len(origins))
+
+
+def open_engine(model: Model, directory: Path, k: int, exclude_recent: int, alpha: float) -> Engine:
+    """An engine for a loaded model, with its calibration and an empty arena. Raises ArtifactError."""
+    manifest = model.manifest
+    detector = SurpriseDetector.load(directory, manifest, alpha)
+    arena = Arena(row_dtype(manifest.state, RECENT_ITEMS), manifest.identity)
+    return Engine(model, detector, arena, k, exclude_recent)

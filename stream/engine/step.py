@@ -1,0 +1,103 @@
+"""One wave: gather the users' rows, run step.onnx, write the rows back into the staged copies."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.engine.waves import Index
+from stream.manifest import Manifest
+from stream.model.runtime import F32, I64, Model
+from stream.state.row import Rows
+
+SESSION_GAP_MS = 30 * 60 * 1000
+"""A user away for longer starts a new visit: the half hour web analytics has always used."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """n clicks as arrays: item (n,) and event_type (n,) indices (the last = unknown), time_ms (n,), offset (n,)."""
+
+    item: I64
+    event_type: I64
+    time_ms: I64
+    offset: I64
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What n steps leave beside the rows.
+
+    surprise       (n,) float32, nats, of each click under the state before it
+    clicks_before  (n,) earlier clicks of the user
+    recent         (n, R) the user's last items with this click's first, -1 = none
+    before, after  score.onnx's inputs before and after the click, each (n, *shape) float32
+    """
+
+    surprise: F32
+    clicks_before: I64
+    recent: npt.NDArray[np.int32]
+    before: list[F32]
+    after: list[F32]
+
+
+def gap_bucket(gap_ms: I64, first: npt.NDArray[np.bool_], edges_ms: tuple[int, ...]) -> I64:
+    """(n,) ms since the user's last click -> (n,) bucket: 0 for a first click, else 1 + the number of edges <= gap."""
+    bucket = 1 + np.searchsorted(np.asarray(edges_ms, np.int64), gap_ms, "right")
+    return np.where(first, 0, bucket).astype(np.int64)
+
+
+def run_waves(model: Model, rows: Rows, owner: Index, order: list[Index], clicks: Columns) -> Steps:
+    """Step every click of `order`, wave by wave, on the staged `rows`, in place.
+
+    owner  (n,) index into rows of each click's user; a wave has each user once
+    """
+    steps = _empty(model, rows, len(owner))
+    for wave in order:
+        _run_wave(model, rows, owner[wave], wave, clicks, steps)
+    return steps
+
+
+def _empty(model: Model, rows: Rows, count: int) -> Steps:
+    shapes = [(count, *rows.dtype[name].shape) for name in model.score_inputs]
+    return Steps(
+        surprise=np.empty(count, np.float32),
+        clicks_before=np.empty(count, np.int64),
+        recent=np.empty((count, *rows.dtype["recent"].shape), np.int32),
+        before=[np.empty(shape, np.float32) for shape in shapes],
+        after=[np.empty(shape, np.float32) for shape in shapes],
+    )
+
+
+def _run_wave(model: Model, rows: Rows, user: Index, wave: Index, clicks: Columns, steps: Steps) -> None:
+    manifest: Manifest = model.manifest
+    item, event_type, now = clicks.item[wave], clicks.event_type[wave], clicks.time_ms[wave]
+    seen, last = rows["clicks"][user].astype(np.int64), rows["last_ms"][user]
+    gap_ms = np.maximum(now - last, 0)
+    state = [rows[tensor.name][user] for tensor in manifest.state]
+    surprise, after = model.step(item, event_type, gap_bucket(gap_ms, seen == 0, manifest.gap_edges_ms), state)
+
+    names = [tensor.name for tensor in manifest.state]
+    for name, value in zip(names, after, strict=True):
+        rows[name][user] = value
+    new_session = (seen == 0) | (gap_ms > SESSION_GAP_MS)
+    rows["session_ms"][user] = np.where(new_session, now, rows["session_ms"][user])
+    rows["session_clicks"][user] = np.where(new_session, 1, rows["session_clicks"][user] + 1)
+    rows["last_ms"][user] = np.maximum(now, last)
+    rows["clicks"][user] = seen + 1
+    rows["source_offset"][user] = clicks.offset[wave]
+    deviation = surprise - rows["surprise_mean"][user]
+    mean = rows["surprise_mean"][user] + deviation / (seen + 1).astype(np.float32)
+    rows["surprise_m2"][user] += deviation * (surprise - mean)
+    rows["surprise_mean"][user] = mean
+    recent = rows["recent"][user]
+    recent[:, 1:] = recent[:, :-1].copy()
+    recent[:, 0] = item
+    rows["recent"][user] = recent
+
+    steps.surprise[wave] = surprise
+    steps.clicks_before[wave] = seen
+    steps.recent[wave] = recent
+    for i, name in enumerate(model.score_inputs):
+        steps.before[i][wave] = state[names.index(name)]
+        steps.after[i][wave] = after[names.index(name)]

@@ -1,0 +1,147 @@
+"""The two ONNX graphs of a model directory, each in one ONNX Runtime session: step and score.
+
+The graphs index tables by item: an index out of range would silently read another row, so indices are checked here.
+onnxruntime falls back to the CPU without a word when CUDA cannot be had; here a GPU that was asked for and is not
+there refuses to load.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from stream.errors import ArtifactError, ConfigError
+from stream.manifest import Manifest, read_manifest
+
+F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
+
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model directory.
+
+    items     index -> item id; index len(items) means an unknown item
+    index     item id -> index
+    provider  the execution provider that runs both graphs
+    """
+
+    manifest: Manifest
+    items: list[str]
+    index: dict[str, int]
+    provider: str
+    score_inputs: tuple[str, ...]
+    _step: ort.InferenceSession
+    _score: ort.InferenceSession
+
+    def step(self, item: I64, event_type: I64, gap: I64, state: list[F32]) -> tuple[F32, list[F32]]:
+        """One click for each of B users.
+
+        item        (B,) in [0, V], V = unknown
+        event_type  (B,) in [0, T], T = unknown
+        gap         (B,) bucket of Manifest.gap_edges_ms, 0 = the user's first click
+        state       the manifest's tensors, each (B, *shape) float32
+        returns     surprise (B,) float32, nats, of each click under the state before it; the states after it
+        Raises ArtifactError on an index out of range or a result that is not finite.
+        """
+        count = len(item)
+        pad = -count % self.manifest.batch_multiple
+        if count and not (item.min() >= 0 and item.max() <= len(self.items)):
+            raise ArtifactError(f"model {self.manifest.label}: an item index lies outside 0..{len(self.items)}")
+        feeds = {"item": _padded(item, pad), "event_type": _padded(event_type, pad), "gap": _padded(gap, pad)}
+        for tensor, value in zip(self.manifest.state, state, strict=True):
+            feeds[tensor.name] = _padded(value, pad)
+        surprise, *after = self._step.run(None, feeds)
+        surprise = surprise[:count]
+        if not np.isfinite(surprise).all():
+            raise ArtifactError(
+                f"model {self.manifest.label}: step.onnx gave a surprise that is not finite; train again"
+            )
+        return surprise, [value[:count] for value in after]
+
+    def score(self, state: list[F32], k: int) -> tuple[I64, F32, F32]:
+        """The k likeliest next items of each of B users.
+
+        state    the tensors named in score_inputs, each (B, *shape) float32
+        returns  items (B, k) int64 best first, log_probs (B, k) float32, event_probs (B, T + 1) float32
+        """
+        feeds: dict[str, npt.NDArray[np.generic]] = dict(zip(self.score_inputs, state, strict=True))
+        feeds["k"] = np.array([k], np.int64)
+        items, log_probs, event_probs = self._score.run(None, feeds)
+        return items, log_probs, event_probs
+
+
+def load_model(directory: Path, device: str) -> Model:
+    """Load and check a model directory for a device of settings.DEVICES.
+
+    Raises ArtifactError if the directory is not a whole model, ConfigError if CUDA was asked for and cannot be had.
+    """
+    manifest = read_manifest(directory)
+    try:
+        items = msgspec.json.decode((directory / "items.json").read_bytes(), type=list[str])
+    except msgspec.DecodeError as exc:
+        raise ArtifactError(f"model {directory}: items.json is not a list of item ids ({exc}); train it again") from exc
+    if len(items) != manifest.items:
+        raise ArtifactError(f"model {directory}: items.json has {len(items)} items, the manifest {manifest.items}")
+    provider = _provider(device)
+    step = _session(directory / "step.onnx", provider, device)
+    score = _session(directory / "score.onnx", provider, device)
+    provider = step.get_providers()[0]
+    state = [tensor.name for tensor in manifest.state]
+    if [value.name for value in step.get_inputs()] != ["item", "event_type", "gap", *state]:
+        raise ArtifactError(f"model {directory}: step.onnx does not take what the manifest says; train it again")
+    if [value.name for value in step.get_outputs()] != ["surprise", *(f"{name}_out" for name in state)]:
+        raise ArtifactError(f"model {directory}: step.onnx does not give what the manifest says; train it again")
+    inputs = tuple(value.name for value in score.get_inputs() if value.name != "k")
+    if not set(inputs) <= set(state):
+        raise ArtifactError(
+            f"model {directory}: score.onnx takes {', '.join(inputs)}, which is no state; train it again"
+        )
+    index = {item: i for i, item in enumerate(items)}
+    return Model(manifest, items, index, provider, inputs, step, score)
+
+
+def _provider(device: str) -> str:
+    """The provider to ask for. `auto` asks for CUDA only where an NVIDIA device shows, to keep a CPU start quiet."""
+    available = ort.get_available_providers()
+    if device == "cpu" or (device == "auto" and not (CUDA in available and Path("/dev/nvidiactl").exists())):
+        return CPU
+    if CUDA not in available:
+        raise ConfigError(
+            "device cuda: this onnxruntime has no CUDA; install eddy[cuda] on Linux x86-64, or --device cpu"
+        )
+    return CUDA
+
+
+def _session(path: Path, provider: str, device: str) -> ort.InferenceSession:
+    """One thread, no spinning: the worker calls it from one executor thread beside the event loop.
+
+    CUDA computes in full float32 (no TF32), so that a state does not depend on the card.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4  # its errors are raised as well, and told in our own one line
+    providers: list[str | tuple[str, dict[str, str]]] = [CPU]
+    if provider == CUDA:
+        ort.preload_dlls()
+        providers.insert(0, (CUDA, {"use_tf32": "0"}))
+    try:
+        session = ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as exc:  # onnxruntime's exceptions share no other base
+        raise ArtifactError(f"model {path.parent}: {path.name} is not a graph onnxruntime can run ({exc})") from exc
+    if device == "cuda" and session.get_providers()[0] != CUDA:
+        raise ConfigError(
+            "device cuda cannot be had here (no driver, card or CUDA libraries); see eddy[cuda], or --device cpu"
+        )
+    return session
+
+
+def _padded(values: npt.NDArray[Any], pad: int) -> npt.NDArray[Any]:
+    return values if not pad else np.concatenate([values, np.zeros((pad, *values.shape[1:]), values.dtype)])

@@ -1,0 +1,46 @@
+"""One user's state as one fixed-size numpy row, whose bytes are the changelog value.
+
+Eight-byte fields stand first and the row is a multiple of eight bytes long, so the row needs no padding: every byte is
+written by a step, and two rows are the same state exactly when their bytes are equal.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.manifest import Tensor
+
+Rows = npt.NDArray[np.void]
+NO_OFFSET = -1
+NO_ITEM = -1
+
+_FIELDS: list[tuple[str, Any]] = [
+    ("model", "<u8"),  # identity of the model that wrote the row; another model's row means nothing to this one
+    ("source_offset", "<i8"),  # offset of the last click applied: a click at or below it is a repeat
+    ("last_ms", "<i8"),  # latest click's time; a late click does not turn it back
+    ("session_ms", "<i8"),  # first click of the current visit
+    ("clicks", "<u4"),
+    ("session_clicks", "<u4"),
+    ("surprise_mean", "<f4"),  # over all clicks, nats (Welford 1962)
+    ("surprise_m2", "<f4"),  # sum of squared deviations from the mean
+]
+
+
+def row_dtype(state: tuple[Tensor, ...], recent: int) -> np.dtype[np.void]:
+    """The row of a model whose state is these tensors. `recent` last items are kept, newest first, NO_ITEM = none."""
+    fields = [*_FIELDS, ("recent", "<i4", (recent,))]
+    fields += [(tensor.name, np.dtype(tensor.dtype).newbyteorder("<"), tensor.shape) for tensor in state]
+    size = np.dtype(fields).itemsize
+    if size % 8:
+        fields.append(("spare", "u1", (8 - size % 8,)))
+    return np.dtype(fields)
+
+
+def new_rows(count: int, dtype: np.dtype[np.void], model: int) -> Rows:
+    """`count` rows of users never seen: a zero state, no items, no offset."""
+    rows = np.zeros(count, dtype)
+    rows["model"] = model
+    rows["source_offset"] = NO_OFFSET
+    rows["recent"] = NO_ITEM
+    return rows
