@@ -3,6 +3,8 @@
 Each field says its unit, its default and why. Inner code gets plain values, never this object.
 """
 
+from collections.abc import Mapping
+
 import msgspec
 from msgspec import Struct
 
@@ -88,3 +90,30 @@ class Settings(Struct, frozen=True):
 
 RECENT_ITEMS = 16
 """Items a state row remembers. More would cost row bytes; fewer would show again what was just seen."""
+
+
+def variable(option: str) -> str:
+    """The environment variable of a setting: `EDDY_BROKER` of `broker`, `EDDY_CLICKS_TOPIC` of `clicks_topic`."""
+    return f"EDDY_{option.upper()}"
+
+
+def from_environment(environ: Mapping[str, str]) -> Settings:
+    """Settings as `faust -A stream.kafka.app worker` reads them: the variables that `eddy worker` knows too.
+
+    environ  such as os.environ; a variable that is not there leaves the default
+    Raises ConfigError with one line that names the variable.
+    """
+    given: dict[str, object] = {}
+    for field in msgspec.structs.fields(Settings):
+        text = environ.get(variable(field.name))
+        if field.name == "topics" or text is None:
+            continue
+        try:
+            given[field.name] = msgspec.convert(text, field.type, strict=False)
+        except msgspec.ValidationError as exc:
+            raise ConfigError(f"{variable(field.name)} is {text!r}: {exc}") from exc
+    if not given.get("model"):
+        raise ConfigError("EDDY_MODEL is not set; give it a directory written by `eddy train`")
+    names = {name: environ.get(variable(f"{name}_topic")) for name in Topics.__struct_fields__}
+    given["topics"] = Topics(**{name: topic for name, topic in names.items() if topic is not None})
+    return Settings(**given)  # type: ignore[arg-type]  # each value was converted to its field's type above

@@ -1,0 +1,192 @@
+"""The command `eddy`: what an operator types becomes Settings and a call; what goes wrong becomes one line.
+
+Exit codes: 0 done, 2 something the operator can put right (EddyError, a wrong option, a missing extra), 130 Ctrl-C,
+1 a bug in Eddy (EDDY_TRACEBACK=1 shows where). A worker that loses its work to another one ends with a code of its own.
+`eddy --help` imports nothing heavy: commands of other packages are mounted from entry points and loaded when called.
+"""
+
+import os
+import sys
+from importlib.metadata import EntryPoint, entry_points, version
+from typing import Any, NoReturn
+
+import click
+
+from stream.errors import ConfigError, EddyError
+from stream.ops.options import broker_option, take_settings, take_topics, topic_options, worker_options
+
+MOUNTED = {
+    "demo": "A simulated shop on an embedded broker, live in the terminal.",
+    "train": "Train a model on a click log and convert it to ONNX.",
+    "evaluate": "Recall and MRR of a model on a click log, beside baselines.",
+    "replay": "Publish a click log to Kafka, keyed by user.",
+}
+"""One line per mounted command, so that the group's help need not import them."""
+
+EXTRAS = {
+    "polars": "logs",
+    "torch": "train",
+    "onnx": "train",
+    "onnxscript": "train",
+    "onnx_ir": "train",
+    "matplotlib": "train",
+}
+"""Module -> the extra of Eddy that installs it."""
+
+EPILOG = """\b
+From a click log to recommendations:
+  eddy demo                                              # no Kafka needed
+  eddy train clicks.parquet --out models/mine/1
+  eddy topics create --broker localhost:9092 --partitions 8
+  eddy worker --model models/mine/1 --broker localhost:9092
+  eddy replay clicks.parquet --broker localhost:9092 --speed max
+
+Each option of a worker can come from the environment: EDDY_BROKER, EDDY_MODEL ..."""
+
+
+class Commands(click.Group):
+    """The group of our own commands and of those in the entry points `eddy.commands`, loaded when called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_mounted()})
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        own = super().get_command(ctx, name)
+        if own is not None or name not in _mounted():
+            return own
+        command = _mounted()[name].load()
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, self._summary(name)) for name in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def _summary(self, name: str) -> str:
+        own = self.commands.get(name)
+        if own is not None:
+            return own.get_short_help_str(limit=100)
+        return MOUNTED.get(name, f"From {_mounted()[name].module}.")
+
+
+def _mounted() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group="eddy.commands")}
+
+
+@click.group(
+    cls=Commands, epilog=EPILOG, context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]}
+)
+@click.version_option(version("eddy"), prog_name="eddy")
+def eddy() -> None:
+    """Recommendations and anomalies from a shop's clickstream: one recurrent state per user, inside Kafka."""
+
+
+@eddy.command()
+@worker_options
+def worker(**given: Any) -> None:
+    """Turn clicks into recommendations and anomalies.
+
+    Reads the clicks topic, steps each user's state and writes, in one Kafka transaction per cycle, one recommendation
+    per click, anomalies, dead letters and the users' states. Start more workers with the same --group to share the
+    partitions. Stop with Ctrl-C or SIGTERM; after any kind of end, start it again with the same --worker-id.
+
+    \b
+    Examples:
+      eddy worker --model models/mine/1
+      eddy worker --model models/mine/1 --broker k1:9092,k2:9092 --worker-id 0 --device cuda
+      EDDY_MODEL=models/mine/1 EDDY_BROKER=k1:9092 eddy worker
+    """
+    settings = take_settings(given)
+    from stream.kafka.app import run_worker  # Faust takes a second to import: not for --help
+
+    run_worker(settings)
+
+
+@eddy.group()
+def topics() -> None:
+    """Create or check the topics that a worker needs.
+
+    \b
+    Examples:
+      eddy topics create --broker localhost:9092 --partitions 8 --replication 3
+      eddy topics check --broker localhost:9092
+    """
+
+
+@topics.command()
+@broker_option
+@click.option(
+    "--partitions",
+    type=click.IntRange(1, 10_000),
+    default=8,
+    show_default=True,
+    help="Of the clicks and of the changelog: the most workers that can share the work.",
+)
+@click.option(
+    "--replication",
+    type=click.IntRange(1, 100),
+    default=1,
+    show_default=True,
+    help="Copies of each partition; 3 where there are three brokers.",
+)
+@topic_options
+def create(broker: str, partitions: int, replication: int, **given: Any) -> None:
+    """Create the topics that do not exist yet, and check those that do."""
+    from stream.kafka.topics import create_topics
+
+    for name, outcome in create_topics(broker, take_topics(given), partitions, replication).items():
+        click.echo(f"{name}: {outcome}")
+
+
+@topics.command()
+@broker_option
+@topic_options
+def check(broker: str, **given: Any) -> None:
+    """Say what is wrong with the topics; exit 2 if a worker would refuse to start."""
+    from stream.kafka.topics import check_topics
+
+    for name, partitions in check_topics(broker, take_topics(given)).items():
+        click.echo(f"{name}: {partitions} partitions")
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run `eddy` and exit. The one broad `except` of the program is here: a user sees a line, never a stack trace."""
+    try:
+        code = eddy.main(args=arguments, prog_name="eddy", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.NoArgsIsHelpError as exc:
+        click.echo(exc.format_message(), err=True)
+        sys.exit(2)
+    except click.UsageError as exc:
+        path = exc.ctx.command_path if exc.ctx else "eddy"
+        _fail(f"{path}: {exc.format_message()} See `{path} --help`.")
+    except click.ClickException as exc:
+        _fail(f"eddy: {exc.format_message()}")
+    except EddyError as exc:
+        _fail(f"eddy: {exc}")
+    except ModuleNotFoundError as exc:
+        _fail(f"eddy: {_missing(exc)}")
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(130)
+    except Exception as exc:
+        if os.environ.get("EDDY_TRACEBACK"):
+            raise
+        _fail(f"eddy: a bug in Eddy: {type(exc).__name__}: {exc} (EDDY_TRACEBACK=1 shows where)", 1)
+
+
+def _missing(exc: ModuleNotFoundError) -> ConfigError:
+    """Which extra brings the module that is not there. A module of no extra is a bug, and goes on as one."""
+    extra = EXTRAS.get((exc.name or "").partition(".")[0])
+    if extra is None:
+        return ConfigError(f"the installation is not whole: {exc}; install eddy again")
+    return ConfigError(f"needs pip install 'eddy[{extra}]' (module {exc.name} is not installed)")
+
+
+def _fail(line: str, code: int = 2) -> NoReturn:
+    click.echo(" ".join(line.split()), err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Settings as command-line options: one option per field, made from the fields, so that none can be missing.
+
+Name, type and default come from Settings; only the help stands here. A topic's option is `--<name>-topic`, and every
+option reads its environment variable too (`stream.settings.variable`), so that `faust -A` and `eddy worker` agree.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+import msgspec
+
+from stream.settings import DEVICES, Settings, Topics, variable
+
+HELP = {
+    "model": "Directory written by `eddy train`, .../NAME/VERSION.",
+    "broker": "Kafka, as host:port[,host:port...].",
+    "group": "Consumer group. Workers of one group share the partitions.",
+    "worker_id": "Stable and unique in the group: a restarted worker must come back with the same one. "
+    "Empty: a free number is claimed under --data-dir.",
+    "data_dir": "Where claimed worker numbers are locked.",
+    "device": "auto: a GPU if there is one; cuda: refuse to start without one; cpu.",
+    "k": "Recommendations per click.",
+    "exclude_recent": "Leave out the user's last N different items; 0 leaves none out.",
+    "alpha": "Alert when a click's p-value is at or below this: the promised false-alarm rate per click.",
+    "max_future_s": "Seconds a click may lie ahead of the worker's clock before it is a dead letter.",
+    "max_message_bytes": "A longer message is a dead letter.",
+    "max_cycle_clicks": "Clicks in one transaction: more is faster, but each waits longer.",
+    "session_timeout_s": "Seconds of silence after which a worker loses its partitions.",
+    "hang_s": "Seconds after which a Kafka call that has not returned ends the process.",
+}
+TOPIC_HELP = {
+    "clicks": "Topic of the clicks to read.",
+    "recommendations": "Topic of the decisions: one per click.",
+    "anomalies": "Topic of the alerts.",
+    "dead_letters": "Topic of the messages that are no clicks, with the reason.",
+    "changelog": "Compacted topic of the users' states; as many partitions as the clicks.",
+}
+
+Command = Callable[..., None]
+
+
+def topic_options(command: Command) -> Command:
+    """Give a command `--clicks-topic` and its siblings; `take_topics` turns them back into Topics."""
+    for field in reversed(msgspec.structs.fields(Topics)):
+        name = f"{field.name}_topic"
+        command = click.option(
+            _flag(name), envvar=variable(name), default=field.default, show_default=True, help=TOPIC_HELP[field.name]
+        )(command)
+    return command
+
+
+def worker_options(command: Command) -> Command:
+    """Give a command every field of Settings as an option; `take_settings` turns them back into Settings."""
+    command = topic_options(command)
+    for field in reversed(msgspec.structs.fields(Settings)):
+        if field.name != "topics":
+            command = _setting(field)(command)
+    return command
+
+
+def broker_option(command: Command) -> Command:
+    """Give a command the worker's own `--broker`."""
+    return _setting(next(field for field in msgspec.structs.fields(Settings) if field.name == "broker"))(command)
+
+
+def take_topics(given: dict[str, Any]) -> Topics:
+    """Topics from a command's keyword arguments, which lose those of the topics."""
+    return Topics(**{name: given.pop(f"{name}_topic") for name in Topics.__struct_fields__})
+
+
+def take_settings(given: dict[str, Any]) -> Settings:
+    """Settings from the keyword arguments of a command with `worker_options`. Raises ConfigError."""
+    topics = take_topics(given)
+    return Settings(topics=topics, **given)
+
+
+def _setting(field: Any) -> Callable[[Command], Command]:
+    """The option of one field: required where the field has no default."""
+    required = field.default is msgspec.NODEFAULT
+    kind = click.Choice(DEVICES) if field.name == "device" else field.type
+    default = {} if required else {"default": field.default}
+    return click.option(
+        _flag(field.name),
+        envvar=variable(field.name),
+        type=kind,
+        required=required,
+        show_default=not required and field.default != "",
+        help=HELP[field.name],
+        **default,
+    )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

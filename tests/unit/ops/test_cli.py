@@ -1,0 +1,133 @@
+"""The command line: every setting is an option, and whatever goes wrong is one line and exit code 2."""
+
+import os
+import subprocess
+import sys
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from stream.errors import ConfigError
+from stream.ops.cli import eddy, main
+from stream.settings import Settings, Topics, from_environment, variable
+
+
+def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str]:
+    """Exit code and standard error of `eddy ARGUMENTS`."""
+    with pytest.raises(SystemExit) as exit:
+        main(list(arguments))
+    return exit.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["worker"], "--model"),
+        (["worker", "--model", "m", "--k", "many"], "many"),
+        (["worker", "--model", "m", "--k", "0"], "setting k is 0"),
+        (["worker", "--model", "m", "--broker", "nowhere"], "must be host:port"),
+        (["worker", "--model", "m", "--device", "tpu"], "tpu"),
+        (["worker", "--model", "m", "--anomalies-topic", "clicks"], "five different names"),
+        (["worker", "--model", "m", "--modle", "x"], "--modle"),
+        (["wroker"], "wroker"),
+        (["topics", "create", "--partitions", "0"], "--partitions"),
+    ],
+)
+def test_what_the_operator_got_wrong_is_one_line_and_exit_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    """A wrong command line never shows a stack trace: one line says what is wrong, and the shell sees 2."""
+    code, error = outcome(capsys, *arguments)
+    assert code == 2
+    assert len(error.splitlines()) == 1
+    assert words in error
+
+
+def test_every_field_of_settings_is_an_option_with_its_default_and_variable() -> None:
+    """Whatever Settings knows can be given to `eddy worker`, by option or by environment, and is explained."""
+    options = {option.name: option for option in eddy.commands["worker"].params}
+    fields = {f.name: f.default for f in msgspec.structs.fields(Settings) if f.name != "topics"}
+    fields |= {f"{f.name}_topic": f.default for f in msgspec.structs.fields(Topics)}
+    assert set(fields) == set(options)
+    for name, default in fields.items():
+        option = options[name]
+        assert option.envvar == variable(name)
+        assert option.help  # type: ignore[attr-defined]
+        assert option.required if default is msgspec.NODEFAULT else option.default == default
+
+
+def test_worker_takes_its_settings_from_options_and_environment_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`eddy worker` and `faust -A` read the same variables into the same Settings, and an option wins."""
+    seen: list[Settings] = []
+    monkeypatch.setitem(sys.modules, "stream.kafka.app", type("App", (), {"run_worker": seen.append}))
+    environ = {"EDDY_MODEL": "m", "EDDY_K": "7", "EDDY_ALPHA": "0.01", "EDDY_CLICKS_TOPIC": "in"}
+    result = CliRunner().invoke(eddy, ["worker"], env=environ, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert seen == [from_environment(environ)] == [Settings(model="m", k=7, alpha=0.01, topics=Topics(clicks="in"))]
+    CliRunner().invoke(eddy, ["worker", "--k", "8"], env=environ, catch_exceptions=False)
+    assert seen[1].k == 8
+
+
+@pytest.mark.parametrize(("environ", "words"), [({}, "EDDY_MODEL"), ({"EDDY_MODEL": "m", "EDDY_K": "x"}, "EDDY_K")])
+def test_a_wrong_environment_names_its_variable(environ: dict[str, str], words: str) -> None:
+    """`faust -A` with a missing or wrong variable says which one."""
+    with pytest.raises(ConfigError, match=words):
+        from_environment(environ)
+
+
+def test_a_missing_extra_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`eddy train` on the base install is one line that names the extra."""
+
+    class Point:
+        module = "export.cli"
+
+        @staticmethod
+        def load() -> None:
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr("stream.ops.cli._mounted", lambda: {"train": Point()})
+    code, error = outcome(capsys, "train")
+    assert (code, len(error.splitlines())) == (2, 1)
+    assert "pip install 'eddy[train]'" in error
+
+
+def test_a_bug_is_one_line_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even what we did not foresee is no stack trace for the operator, and not the exit code of their mistakes."""
+
+    def fail(settings: Settings) -> None:
+        raise ZeroDivisionError("x")
+
+    monkeypatch.setitem(sys.modules, "stream.kafka.app", type("App", (), {"run_worker": fail}))
+    code, error = outcome(capsys, "worker", "--model", "m")
+    assert (code, len(error.splitlines())) == (1, 1)
+    assert "ZeroDivisionError" in error
+
+
+def test_ctrl_c_is_quiet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends a command with 130 and no words."""
+
+    def interrupted(settings: Settings) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "stream.kafka.app", type("App", (), {"run_worker": interrupted}))
+    assert outcome(capsys, "worker", "--model", "m")[0] == 130
+
+
+def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
+    """`eddy --help` answers at once, on the base install too."""
+    code = (
+        "import sys; from stream.ops.cli import eddy\n"
+        "try: eddy.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'polars', 'faust', 'onnxruntime', 'confluent_kafka', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ), check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("worker", "topics", "train", "evaluate", "replay"):
+        assert f"\n  {name}" in done.stdout
