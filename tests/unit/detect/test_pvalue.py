@@ -1,0 +1,43 @@
+"""Conformal p-values against their definition, and which pool judges."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.detect.pvalue import Calibration, history_of
+from stream.detect.surprise import SurpriseDetector
+
+FINITE = st.floats(-50, 50, width=32)
+
+
+@given(st.lists(FINITE, min_size=1, max_size=30), st.lists(FINITE, max_size=10))
+def test_a_p_value_counts_the_scores_at_least_as_large(scores: list[float], surprises: list[float]) -> None:
+    """(1 + #{scores >= s}) / (1 + m), as Vovk et al. define it."""
+    calibration = Calibration(("all",), [np.sort(np.array(scores, np.float32))])
+    got = calibration.p_values(np.array(surprises, np.float32), np.zeros(len(surprises), np.int64))
+    want = [(1 + sum(score >= s for score in scores)) / (1 + len(scores)) for s in surprises]
+    assert got.tolist() == want
+
+
+def test_clean_clicks_are_reported_at_the_promised_rate() -> None:
+    """For exchangeable scores the share of p-values at or below alpha is alpha."""
+    rng = np.random.default_rng(0)
+    calibration = Calibration(("all",), [np.sort(rng.exponential(size=20_000).astype(np.float32))])
+    detector = SurpriseDetector(calibration, ("view",), alpha=0.01)
+    clean = rng.exponential(size=50_000).astype(np.float32)
+    zeros = np.zeros(len(clean), np.int64)
+    assert 0.008 < detector.judge(clean, zeros, zeros).anomalous.mean() < 0.012
+
+
+def test_a_pool_too_small_for_the_promise_leaves_the_verdict_to_a_coarser_one() -> None:
+    """10 / alpha scores are needed, else the event type's pool, else all clicks'."""
+    many, few = np.arange(1000, dtype=np.float32), np.arange(10, dtype=np.float32)
+    calibration = Calibration(("all", "view", "view/first", "view/long", "cart"), [many, many, few, many, few])
+    table = calibration.table(("view", "cart"), alpha=0.01)
+    names = [[calibration.names[i] for i in row] for row in table]
+    assert names == [["view", "view", "view/long"], ["all"] * 3, ["all"] * 3]
+
+
+def test_history_is_first_short_or_long() -> None:
+    """No earlier click, one to four, five and more."""
+    assert history_of(np.array([0, 1, 4, 5, 90])).tolist() == [0, 1, 1, 2, 2]

@@ -1,0 +1,105 @@
+"""What is a click, what is not, and that nothing but BadClick ever comes out of the decoder."""
+
+import contextlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.errors import BadClick
+from stream.events import Click
+from stream.wire.json import JsonCodec, encode
+
+NOW_MS = 1_700_000_000_000
+CODEC = JsonCodec(max_message_bytes=4096, max_future_ms=3_600_000)
+
+
+def decode(message: object, key: bytes | None = b"u1") -> Click:
+    return CODEC.decode(key, json.dumps(message).encode(), NOW_MS)
+
+
+def click(**changes: object) -> dict[str, object]:
+    return {"user_id": "u1", "item_id": "i1", "event_type": "view", "timestamp": NOW_MS, **changes}
+
+
+def test_a_whole_click_is_read_as_it_was_written() -> None:
+    """Every documented field arrives."""
+    got = decode(click(session_id="s", price=9.5, quantity=2, category="shoes"))
+    assert got == Click("u1", "i1", NOW_MS, "view", "s", 9.5, 2.0, "shoes")
+
+
+def test_numeric_ids_become_strings_and_seconds_become_ms() -> None:
+    """Producers may send numbers as ids and seconds as time."""
+    got = decode(click(user_id=7, item_id=12, timestamp=NOW_MS // 1000), key=b"7")
+    assert (got.user_id, got.item_id, got.timestamp) == ("7", "12", NOW_MS)
+
+
+def test_an_encoded_click_decodes_to_itself() -> None:
+    """What `eddy replay` writes is what the worker reads."""
+    original = Click("u1", "i1", NOW_MS, "cart", "s", 1.5, 1.0, None)
+    assert CODEC.decode(b"u1", encode(original), NOW_MS) == original
+
+
+@pytest.mark.parametrize(
+    ("reason", "key", "value"),
+    [
+        ("empty_value", b"u1", None),
+        ("empty_value", b"u1", b""),
+        ("empty_key", None, json.dumps(click()).encode()),
+        ("empty_key", b"", json.dumps(click()).encode()),
+        ("key_is_not_user", b"u2", json.dumps(click()).encode()),
+        ("not_json", b"u1", json.dumps(click()).encode()[:-5]),
+        ("not_json", b"u1", b'{"user_id": "u1", "item_id": "i", "timestamp": NaN}'),
+        ("not_json", b"u1", b'{"x": ' + b"[" * 3000),
+        ("not_utf8", b"u1", b'{"user_id": "u1", "item_id": "\xff\xfe", "timestamp": 1700000000}'),
+        ("too_large", b"u1", json.dumps(click(item_id="x" * 5000)).encode()),
+        ("wrong_fields", b"u1", json.dumps(click(item_id="x" * 300)).encode()),
+        ("wrong_fields", b"u1", json.dumps(click(item_id="")).encode()),
+        ("wrong_fields", b"u1", json.dumps(click(item_id=None)).encode()),
+        ("wrong_fields", b"u1", json.dumps(click(user_id=["u1"])).encode()),
+        ("wrong_fields", b"u1", json.dumps(click(timestamp="yesterday")).encode()),
+        ("wrong_fields", b"u1", json.dumps(click(price="cheap")).encode()),
+        ("wrong_fields", b"u1", b'"click"'),
+        ("bad_timestamp", b"u1", json.dumps(click(timestamp=0)).encode()),
+        ("bad_timestamp", b"u1", json.dumps(click(timestamp=-5)).encode()),
+        ("future_timestamp", b"u1", json.dumps(click(timestamp=NOW_MS + 3_600_001)).encode()),
+        ("future_timestamp", b"u1", json.dumps(click(timestamp=NOW_MS * 1000)).encode()),
+    ],
+)
+def test_a_bad_message_is_named_by_its_reason(reason: str, key: bytes | None, value: bytes | None) -> None:
+    """Whoever reads the dead letters can tell the faults apart."""
+    with pytest.raises(BadClick) as caught:
+        CODEC.decode(key, value, NOW_MS)
+    assert caught.value.reason == reason
+
+
+@given(st.binary(max_size=300) | st.none(), st.binary(max_size=20) | st.none())
+def test_no_bytes_raise_anything_but_bad_click(value: bytes | None, key: bytes | None) -> None:
+    """One message can never stop the stream."""
+    with contextlib.suppress(BadClick):
+        CODEC.decode(key, value, NOW_MS)
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {"user_id": ANY, "item_id": ANY, "timestamp": ANY}, optional={"event_type": ANY, "price": ANY}
+    )
+)
+def test_no_field_values_raise_anything_but_bad_click(message: dict[str, object]) -> None:
+    """Nor can any value of a known field; a click that passes has a believable time and ids."""
+    key = str(message["user_id"]).encode(errors="surrogatepass")
+    try:
+        got = CODEC.decode(key, json.dumps(message).encode(), NOW_MS)
+    except BadClick:
+        return
+    assert 0 < got.timestamp <= NOW_MS + 3_600_000
+    assert got.user_id
+    assert got.item_id
