@@ -1,0 +1,204 @@
+"""A real Apache Kafka of our own: one process, KRaft, free ports, up in seconds. For tests and benchmarks only.
+
+The jars come through Maven into `.kafka/` (43 MB, once); every start gets a fresh data directory. The broker is ready
+when an AdminClient has seen it, never after a fixed sleep. `kill()` and `restart()` keep the data, as a crash does.
+
+Source: Kafka's config/server.properties for KRaft, combined mode.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+VERSION = "4.1.0"
+ROOT = Path(__file__).resolve().parent.parent
+HOME = ROOT / ".kafka"
+JAVA_OPTIONS = ("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+
+POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>eddy</groupId>
+  <artifactId>kafka-for-tests</artifactId>
+  <version>1</version>
+  <dependencies>
+    <dependency>
+      <groupId>org.apache.kafka</groupId>
+      <artifactId>kafka_2.13</artifactId>
+      <version>{version}</version>
+    </dependency>
+  </dependencies>
+</project>
+"""
+
+PROPERTIES = """process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+controller.listener.names=CONTROLLER
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+log.dirs={data}
+num.network.threads=2
+num.io.threads=4
+offsets.topic.num.partitions=4
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+auto.create.topics.enable=false
+log.retention.check.interval.ms=60000
+broker.heartbeat.interval.ms=500
+broker.session.timeout.ms=2000
+"""
+
+
+class KafkaUnavailable(Exception):
+    """No real Kafka can be started here; its text says what is missing."""
+
+
+def fetch_jars() -> Path:
+    """The directory of Kafka's jars, fetched through Maven on first use. Raises KafkaUnavailable."""
+    libs = HOME / f"libs-{VERSION}"
+    for program, need in (("java", "a Java runtime, 17 or newer"), ("mvn", "Apache Maven")):
+        if shutil.which(program) is None and not (program == "mvn" and libs.is_dir()):
+            raise KafkaUnavailable(f"a real Kafka needs {need}: `{program}` is not on the PATH")
+    HOME.mkdir(exist_ok=True)
+    with (HOME / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if libs.is_dir():
+            return libs
+        (HOME / "pom.xml").write_text(POM.format(version=VERSION))
+        partial = HOME / "libs-partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        goal = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+        done = subprocess.run(
+            ["mvn", "-q", "-B", "-f", str(HOME / "pom.xml"), goal, f"-DoutputDirectory={partial}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise KafkaUnavailable(f"Maven could not fetch Kafka {VERSION}'s jars:\n{done.stdout[-2000:]}")
+        partial.rename(libs)  # last: a directory with this name is complete
+    return libs
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports nobody listens on. Taken below the ephemeral range, so that no client's connection grabs one meanwhile."""
+    with contextlib.ExitStack() as stack:
+        ports: list[int] = []
+        candidate = 20_000 + os.getpid() * 7 % 10_000
+        while len(ports) < count:
+            candidate += 1
+            probe = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", candidate))
+                ports.append(candidate)
+        return ports
+
+
+class ApacheKafka:
+    """One broker on 127.0.0.1, started by the constructor and ready when it returns.
+
+    address  "127.0.0.1:port", the same over `restart()`
+    Raises KafkaUnavailable when Java, Maven or the jars are missing, or the broker does not come up in `ready_s`.
+    """
+
+    def __init__(self, ready_s: float = 60.0) -> None:
+        self._libs = fetch_jars()
+        self._ready_s = ready_s
+        self._directory = Path(tempfile.mkdtemp(prefix="eddy-kafka-"))
+        port, controller = _free_ports(2)
+        self.address = f"127.0.0.1:{port}"
+        self._log = (self._directory / "broker.log").open("ab")
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            properties = self._directory / "server.properties"
+            properties.write_text(PROPERTIES.format(port=port, controller=controller, data=self._directory / "data"))
+            formatted = subprocess.run(
+                self._java("kafka.tools.StorageTool", "format", "-t", "ZWRkeS1rYWZrYS10ZXN0cw", "-c", str(properties)),
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+            if formatted.returncode != 0:
+                raise KafkaUnavailable(f"Kafka's storage could not be formatted:\n{self._tail()}")
+            self.restart()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _java(self, main: str, *arguments: str) -> list[str]:
+        return ["java", *JAVA_OPTIONS, "-cp", f"{self._libs}/*", main, *arguments]
+
+    def _tail(self) -> str:
+        self._log.flush()
+        return (self._directory / "broker.log").read_text(errors="replace")[-2000:]
+
+    def restart(self) -> None:
+        """Start the broker (again) on its data and wait until it answers."""
+        self.kill()
+        self._process = subprocess.Popen(
+            self._java("kafka.Kafka", str(self._directory / "server.properties")),
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C reaches the benchmark, which then stops the broker in its own order
+        )
+        deadline = time.monotonic() + self._ready_s
+        admin = AdminClient({"bootstrap.servers": self.address, "log_level": 0, "reconnect.backoff.max.ms": 200})
+        while True:
+            try:
+                if admin.list_topics(timeout=1.0).brokers:
+                    return
+            except KafkaException:
+                pass
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise KafkaUnavailable(f"Kafka did not come up within {self._ready_s:.0f} s:\n{self._tail()}")
+
+    def kill(self) -> None:
+        """kill -9; the data stays for `restart()`."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Stop the broker and delete its data."""
+        self._end(signal.SIGTERM)
+        self._log.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is None:
+            return
+        self._process.send_signal(how)
+        try:
+            self._process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
