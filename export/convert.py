@@ -1,0 +1,231 @@
+"""A trained network and its vocabulary -> a model directory that the worker can serve.
+
+    step.onnx  score.onnx  items.json  calibration.npz  baselines.npz  manifest.json (last)
+
+The rule: torch on a whole sequence = torch step by step = ONNX step by step, or nothing is written that could be served
+(a directory without manifest.json is not a model). Nodes are stripped of metadata, which would hold build paths.
+"""
+
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+from export.data import GAP_EDGES_MS, Vocabulary
+from export.network import Network, Score, Sizes, Step, SurpriseHead, balanced_clusters, cluster_count
+from stream.errors import ArtifactError, ConfigError
+from stream.manifest import FILES, FORMAT, Manifest, sha256, write_manifest
+
+OPSET = 20
+IR_VERSION = 10
+BATCH_MULTIPLE = 4
+TOLERANCE = 1e-5
+"""Largest difference in log-probability (nats) between torch and ONNX; both compute in float32."""
+
+Pools = dict[str, NDArray[np.float32]]
+
+
+class Facts(NamedTuple):
+    """What people want to know of a model: how it was trained, how good it is."""
+
+    training: dict[str, Any]
+    quality: dict[str, Any]
+
+
+def write_graphs(directory: Path, network: Network, vocabulary: Vocabulary) -> None:
+    """step.onnx and score.onnx of the network, checked against it.
+
+    Raises ConfigError if the directory already holds a model, ArtifactError if the graphs disagree with the network.
+    """
+    if (directory / "manifest.json").exists():
+        raise ConfigError(f"model {directory}: there is one already; a version never changes, take another directory")
+    directory.mkdir(parents=True, exist_ok=True)
+    network.eval()
+    state = network.cell.state
+    facts = {
+        "eddy.format": str(FORMAT),
+        "eddy.model": f"{directory.parent.name}/{directory.name}",
+        "eddy.cell": network.cell.name,
+        "eddy.items": str(network.sizes.items),
+        "eddy.event_types": json.dumps(list(vocabulary.event_types)),
+        "eddy.gap_edges_ms": json.dumps(list(vocabulary.gap_edges_ms)),
+    }
+    ids = tuple(torch.zeros(2 * BATCH_MULTIPLE, dtype=torch.int64) for _ in range(3))
+    names = [part.name for part in state]
+    _export(
+        Step(network),
+        (*ids, *network.zero_state(2 * BATCH_MULTIPLE)),
+        ["item", "event_type", "gap", *names],
+        ["surprise", *(f"{name}_out" for name in names)],
+        directory / "step.onnx",
+        facts,
+    )
+    _export(
+        Score(network),
+        (network.zero_state(2 * BATCH_MULTIPLE)[0], torch.tensor([min(20, network.sizes.items)])),
+        ["h", "k"],
+        ["items", "log_probs", "event_probs"],
+        directory / "score.onnx",
+        facts,
+    )
+    check_parity(directory, network)
+
+
+def _export(
+    module: torch.nn.Module,
+    example: tuple[torch.Tensor, ...],
+    inputs: list[str],
+    outputs: list[str],
+    path: Path,
+    facts: dict[str, str],
+) -> None:
+    """One graph: float32, weights inside the file, batch size free, nothing of the building machine in it."""
+    batch = torch.export.Dim("B", min=1)
+    dims = tuple(None if name == "k" else {0: batch} for name in inputs)
+    varargs = dims if "k" in inputs else (*dims[:3], dims[3:])
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of every package it could have used
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one free axis of a name is enough for torch; the others "will not be used"
+        program = torch.onnx.export(
+            module.eval(),
+            example,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=varargs,
+            external_data=False,
+            verbose=False,
+        )
+    if program is None:
+        raise ArtifactError(f"model {path.parent}: torch wrote no graph for {path.name}")
+    model = program.model_proto
+    _strip(model.graph)
+    model.doc_string = model.graph.doc_string = ""
+    model.ir_version = IR_VERSION
+    del model.metadata_props[:]
+    for key, value in sorted(facts.items()):
+        model.metadata_props.add(key=key, value=value)
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _strip(graph: onnx.GraphProto) -> None:
+    """Remove metadata and doc strings from every part of the graph, and its inferred inner shapes."""
+    for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    graph.ClearField("metadata_props")
+    graph.ClearField("value_info")
+
+
+def open_graph(path: Path) -> onnxruntime.InferenceSession:
+    """The graph on one CPU thread, as the worker runs it."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def check_parity(directory: Path, network: Network, users: int = 16, clicks: int = 24, seed: int = 0) -> None:
+    """The gate: torch sequence = torch steps = ONNX steps, in surprise, state, log-probability and top 20.
+
+    Raises ArtifactError with the largest difference and where it is.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = network.sizes
+    item = rng.integers(0, sizes.items + 1, (users, clicks))
+    event_type = rng.integers(0, sizes.event_types + 1, (users, clicks))
+    gap = rng.integers(0, sizes.gaps, (users, clicks))
+    step, score = open_graph(directory / "step.onnx"), open_graph(directory / "score.onnx")
+    k = min(20, sizes.items)
+    names = [part.name for part in network.cell.state]
+    torch_step = Step(network).eval()
+    with torch.no_grad():
+        x = network.embed(*(torch.from_numpy(column) for column in (item, event_type, gap)))
+        outs, _ = network.cell.sequence(x, network.zero_state(users))
+        torch_state = network.zero_state(users)
+        onnx_state = [part.numpy() for part in torch_state]
+        for t in range(clicks):
+            columns = {"item": item[:, t], "event_type": event_type[:, t], "gap": gap[:, t]}
+            surprise, *torch_state = torch_step(*(torch.from_numpy(c) for c in columns.values()), *torch_state)
+            got, *onnx_state = step.run(None, {**columns, **dict(zip(names, onnx_state, strict=True))})
+            _same(directory, "surprise", got, surprise.numpy())
+            for name, ours, theirs in zip(names, onnx_state, torch_state, strict=True):
+                _same(directory, f"state {name}", ours, theirs.numpy())
+            _same(directory, "state over the sequence", onnx_state[0], outs[:, t].numpy())
+            items, log_probs, _ = score.run(None, {"h": onnx_state[0], "k": np.array([k])})
+            expected = network.log_probs(outs[:, t])
+            # Both together mean the same top k, up to items that lie within the tolerance of each other.
+            _same(directory, f"top {k} log-probability", log_probs, torch.topk(expected, k).values.numpy())
+            _same(directory, f"top {k} items", log_probs, expected.gather(1, torch.from_numpy(items)).numpy())
+
+
+def _same(directory: Path, what: str, ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> None:
+    worst = float(np.abs(ours - theirs).max())
+    if not worst <= TOLERANCE * max(1.0, float(np.abs(theirs).max()) / 10):
+        raise ArtifactError(
+            f"model {directory}: {what} differs by {worst:.2g} between torch and ONNX (allowed {TOLERANCE:g}); "
+            "nothing was written that could be served"
+        )
+
+
+def write_model(
+    directory: Path, network: Network, vocabulary: Vocabulary, pools: Pools, extra: tuple[str, ...], facts: Facts
+) -> Manifest:
+    """The rest of the directory beside graphs that are already there: items, calibration, and last the manifest.
+
+    pools  name -> ascending surprises (float32, nats), in the order the manifest will list them
+    extra  names of further files in the directory that belong to the model
+    """
+    (directory / "items.json").write_text(json.dumps(vocabulary.items, ensure_ascii=False, separators=(",", ":")))
+    arrays: dict[str, Any] = {f"pool_{i}": pool for i, pool in enumerate(pools.values())}
+    np.savez(directory / "calibration.npz", **arrays)
+    manifest = Manifest(
+        format=FORMAT,
+        name=directory.absolute().parent.name,
+        version=directory.absolute().name,
+        cell=network.cell.name,
+        state=network.cell.state,
+        event_types=vocabulary.event_types,
+        gap_edges_ms=vocabulary.gap_edges_ms,
+        items=len(vocabulary.items),
+        batch_multiple=BATCH_MULTIPLE,
+        calibration=tuple(pools),
+        files={name: sha256(directory / name) for name in (*FILES, *extra)},
+        training=facts.training,
+        quality=facts.quality,
+    )
+    write_manifest(directory, manifest)
+    return manifest
+
+
+def write_untrained(
+    directory: Path, items: list[str], event_types: list[str], hidden: int = 16, seed: int = 0
+) -> Manifest:
+    """A complete model directory with random weights and synthetic calibration: for tests and trials of the worker."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    vocabulary = Vocabulary(items=list(items), event_types=tuple(event_types), gap_edges_ms=GAP_EDGES_MS)
+    network = Network(Sizes(len(items), len(event_types), len(GAP_EDGES_MS) + 2, hidden))
+    with torch.no_grad():
+        for rows in (network.item_rows, network.event_rows, network.gap_rows):
+            rows.normal_(std=0.5)
+    known = network.item_rows[:-1].detach()
+    clusters = balanced_clusters(known.numpy(), cluster_count(len(items)), seed)
+    network.surprise = SurpriseHead(clusters, known, network.item_bias[:-1], new_items=10)
+    write_graphs(directory, network, vocabulary)
+    mean = float(np.log(len(items) + 1))
+    names = ["all", *(name for kind in event_types for name in (kind, *(f"{kind}/{h}" for h in HISTORIES)))]
+    pools = {name: np.sort(rng.normal(mean, 0.5, 20_000)).astype(np.float32) for name in names}
+    return write_model(directory, network, vocabulary, pools, (), Facts({"untrained": True, "seed": seed}, {}))
+
+
+HISTORIES = ("first", "short", "long")

@@ -1,0 +1,212 @@
+"""The network: a user's clicks -> one recurrent state -> which item comes next, and how surprising that one was.
+
+One state feeds three heads: ranking (flat, tied to the item rows), event type, and surprise, a two-level softmax
+p(item) = p(cluster) p(item | cluster) that is a normalised likelihood at O(sqrt V) instead of O(V). `sequence` (for
+training) and `step` (exported) must stay the same function: convert.py refuses to write a model where they differ.
+
+Sources: Hidasi et al. 2016 (GRU4Rec) for the recommender; Goodman 2001 for class-factored softmax.
+"""
+
+import math
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+from stream.manifest import Tensor as StateTensor
+
+
+class Sizes(NamedTuple):
+    """What fixes the network's shapes: V known items, T event types, gap buckets, H units of state."""
+
+    items: int
+    event_types: int
+    gaps: int
+    hidden: int
+
+
+class LstmCell(nn.Module):
+    """An LSTM as a sequence for training and as one step for serving, from one set of weights.
+
+    The state is (h, c), zeros for a new user. nn.LSTM's gate order is i, f, g, o.
+    """
+
+    name = "lstm"
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.lstm = nn.LSTM(hidden, hidden, batch_first=True)
+        with torch.no_grad():  # a forget gate that starts open keeps what came before
+            self.lstm.get_parameter("bias_ih_l0")[hidden : 2 * hidden].fill_(1.0)
+
+    @property
+    def state(self) -> tuple[StateTensor, ...]:
+        return StateTensor("h", (self.hidden,)), StateTensor("c", (self.hidden,))
+
+    def sequence(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """x (B, T, H), state (B, H) each -> the outputs after every click (B, T, H) and the last state."""
+        out, last = self.lstm(x, tuple(part.unsqueeze(0).contiguous() for part in state))
+        return out, tuple(part.squeeze(0) for part in last)
+
+    def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """x (B, H), state (B, H) each -> the new state. One Gemm over [x, h] beats ONNX Runtime's LSTM op."""
+        h, c = state
+        get = self.lstm.get_parameter
+        weight = torch.cat([get("weight_ih_l0"), get("weight_hh_l0")], dim=1)
+        gates = torch.addmm(get("bias_ih_l0") + get("bias_hh_l0"), torch.cat([x, h], dim=1), weight.t())
+        i, f, g, o = gates.chunk(4, dim=1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+    def output(self, state: tuple[Tensor, ...]) -> Tensor:
+        """The part of the state that the heads read, (B, H)."""
+        return state[0]
+
+
+class SurpriseHead(nn.Module):
+    """-log p(item | state) by a two-level softmax: which cluster, then which item of it.
+
+    The rows within a cluster are the ranking head's; only `top` is fitted. The unknown item is its own cluster, and
+    the `new_items` that are live share its probability: without that an unknown id looks like a popular item.
+    """
+
+    blocks: Tensor  # (C + 1, H, S) item rows
+    biases: Tensor  # (C + 1, S)
+    spread: Tensor  # (C + 1,) log of the items that share one slot
+    cluster: Tensor  # (V + 1,) int64
+    slot: Tensor  # (V + 1,) int64
+
+    def __init__(self, clusters: NDArray[np.int64], rows: Tensor, bias: Tensor, new_items: int) -> None:
+        """clusters (V,) int64: the cluster of each item, 0 .. C-1; rows (V, H) and bias (V,) of the ranking head."""
+        super().__init__()
+        items, hidden = rows.shape
+        count = int(clusters.max()) + 1
+        sizes = np.bincount(clusters, minlength=count)
+        order = np.argsort(clusters, kind="stable")
+        slots = np.empty(items, np.int64)
+        slots[order] = np.arange(items) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        blocks = torch.zeros(count + 1, int(sizes.max()), hidden)
+        biases = torch.full((count + 1, int(sizes.max())), -1e9)  # empty slots have no mass
+        at = torch.from_numpy(clusters), torch.from_numpy(slots)
+        blocks[at], biases[at] = rows.detach(), bias.detach()
+        biases[count, 0] = 0.0
+        spread = torch.zeros(count + 1)
+        spread[count] = float(np.log(max(1, new_items)))
+        self.register_buffer("blocks", blocks.transpose(1, 2).contiguous())
+        self.register_buffer("biases", biases)
+        self.register_buffer("spread", spread)
+        self.register_buffer("cluster", torch.from_numpy(np.append(clusters, count)))
+        self.register_buffer("slot", torch.from_numpy(np.append(slots, 0)))
+        self.top = nn.Linear(hidden, count + 1)
+
+    def forward(self, item: Tensor, out: Tensor) -> Tensor:
+        """item (B,) int64 with V = unknown, out (B, H) -> surprise (B,) in nats."""
+        cluster = torch.index_select(self.cluster, 0, item)
+        slot = torch.index_select(self.slot, 0, item)
+        top = torch.log_softmax(self.top(out), dim=1).gather(1, cluster.unsqueeze(1))
+        logits = torch.matmul(out.unsqueeze(1), torch.index_select(self.blocks, 0, cluster)).squeeze(1)
+        logits = logits + torch.index_select(self.biases, 0, cluster)
+        inner = torch.log_softmax(logits, dim=1).gather(1, slot.unsqueeze(1))
+        return torch.index_select(self.spread, 0, cluster) - (top + inner).squeeze(1)
+
+
+class Network(nn.Module):
+    """Embeddings, the cell and the heads. `surprise` is fitted last, on frozen states (train.py)."""
+
+    surprise: SurpriseHead
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        hidden = sizes.hidden
+        self.item_rows = nn.Parameter(torch.randn(sizes.items + 1, hidden) * 0.05)  # the last row is <unk>
+        self.item_bias = nn.Parameter(torch.zeros(sizes.items + 1))
+        self.event_rows = nn.Parameter(torch.zeros(sizes.event_types + 1, hidden))
+        self.gap_rows = nn.Parameter(torch.zeros(sizes.gaps, hidden))
+        self.cell = LstmCell(hidden)
+        self.event_head = nn.Linear(hidden, sizes.event_types + 1)
+
+    def embed(self, item: Tensor, event_type: Tensor, gap: Tensor) -> Tensor:
+        """int64 of any one shape -> (..., H): the sum of the three rows."""
+        x = embedding(item, self.item_rows) + embedding(event_type, self.event_rows)
+        return x + embedding(gap, self.gap_rows)
+
+    def zero_state(self, batch: int) -> tuple[Tensor, ...]:
+        """A new user's state, (batch, *shape) each."""
+        return tuple(torch.zeros(batch, *part.shape) for part in self.cell.state)
+
+    def log_probs(self, out: Tensor) -> Tensor:
+        """out (B, H) -> log-probabilities over the V known items, (B, V)."""
+        known = self.sizes.items
+        return torch.log_softmax(torch.addmm(self.item_bias[:known], out, self.item_rows[:known].t()), dim=1)
+
+
+class Step(nn.Module):
+    """One click: what step.onnx computes. The surprise is under the state before the click."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, item: Tensor, event_type: Tensor, gap: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        net = self.network
+        surprise = net.surprise(item, net.cell.output(state))
+        return surprise, *net.cell.step(net.embed(item, event_type, gap), state)
+
+
+class Score(nn.Module):
+    """A state's best k items and the next event's type: what score.onnx computes. Equal scores: lower index first."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, h: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """h (B, H) float32, k (1,) int64 -> items (B, k) int64, log_probs (B, k), event_probs (B, T + 1)."""
+        best = cast(int, k.item())  # not int(): that would fix the example's k in the graph
+        torch._check(best >= 1)
+        torch._check(best <= self.network.sizes.items)
+        values, items = torch.topk(self.network.log_probs(h), best, dim=1)
+        return items, values, torch.softmax(self.network.event_head(h), dim=1)
+
+
+def cluster_count(items: int) -> int:
+    """C of the surprise head: about 4 sqrt(V), but never clusters of fewer than four items."""
+    return max(1, min(round(4 * math.sqrt(items)), items // 4))
+
+
+def balanced_clusters(rows: NDArray[np.float32], count: int, seed: int) -> NDArray[np.int64]:
+    """The cluster of each row: 2-means, split in halves of equal share again and again, so that blocks are dense.
+
+    rows (V, H) float32; returns (V,) int64 in 0 .. count-1, sizes differing by at most a few
+    """
+    rng = np.random.default_rng(seed)
+    clusters = np.zeros(len(rows), np.int64)
+    pending = [(np.arange(len(rows)), 0, count)]
+    while pending:
+        members, first, parts = pending.pop()
+        if parts == 1:
+            clusters[members] = first
+            continue
+        left = parts // 2
+        cut = len(members) * left // parts
+        near = _nearer_half(rows[members], cut, rng)
+        pending.append((members[near], first, left))
+        pending.append((members[~near], first + left, parts - left))
+    return clusters
+
+
+def _nearer_half(rows: NDArray[np.float32], cut: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """2-means with the sizes fixed at (cut, n - cut): True for the first part."""
+    one, two = rows[rng.choice(len(rows), 2, replace=False)]
+    near = np.zeros(len(rows), np.bool_)
+    for _ in range(8):
+        order = np.argsort(rows @ (two - one), kind="stable")
+        near = np.zeros(len(rows), np.bool_)
+        near[order[:cut]] = True
+        one, two = rows[near].mean(axis=0), rows[~near].mean(axis=0)
+    return near

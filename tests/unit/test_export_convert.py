@@ -1,0 +1,121 @@
+"""What a written model directory promises the worker."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from export.convert import check_parity, open_graph, write_graphs, write_untrained
+from export.data import GAP_EDGES_MS, Vocabulary
+from export.network import Network, Sizes, SurpriseHead, balanced_clusters, cluster_count
+from stream.errors import ArtifactError, ConfigError
+from stream.manifest import read_manifest
+
+ITEMS = [f"item-{i}" for i in range(90)]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "shop" / "7"
+    write_untrained(path, ITEMS, ["view", "purchase"], hidden=8)
+    return path
+
+
+def small_network(seed: int = 0) -> Network:
+    torch.manual_seed(seed)
+    network = Network(Sizes(len(ITEMS), 2, len(GAP_EDGES_MS) + 2, 8))
+    rows, bias = network.item_rows[:-1], network.item_bias[:-1]
+    clusters = balanced_clusters(rows.detach().numpy(), cluster_count(len(ITEMS)), seed)
+    network.surprise = SurpriseHead(clusters, rows, bias, new_items=5)
+    return network
+
+
+def test_a_written_directory_is_read_back(directory: Path) -> None:
+    """A directory written by conversion is one the worker accepts, named after its place."""
+    manifest = read_manifest(directory)
+    assert (manifest.label, manifest.items, manifest.event_types) == ("shop/7", 90, ("view", "purchase"))
+    assert json.loads((directory / "items.json").read_text()) == ITEMS
+    assert [part.shape for part in manifest.state] == [(8,), (8,)]
+    with np.load(directory / "calibration.npz") as pools:
+        assert all(np.all(np.diff(pools[f"pool_{i}"]) >= 0) for i in range(len(manifest.calibration)))
+
+
+def test_rows_are_bit_equal_whatever_batch_they_are_in(directory: Path) -> None:
+    """A user's state and surprise do not depend on who else is in the wave: recovery and replay rely on it."""
+    step, score = open_graph(directory / "step.onnx"), open_graph(directory / "score.onnx")
+    rng = np.random.default_rng(3)
+    feed = {
+        "item": rng.integers(0, 91, 64),
+        "event_type": rng.integers(0, 3, 64),
+        "gap": rng.integers(0, 12, 64),
+        "h": rng.normal(size=(64, 8)).astype(np.float32),
+        "c": rng.normal(size=(64, 8)).astype(np.float32),
+    }
+    whole = step.run(None, feed)
+    order = rng.permutation(64)
+    for size in (4, 8, 20):
+        for start in range(0, 64, size):
+            rows = order[start : start + size]
+            part = step.run(None, {name: column[rows] for name, column in feed.items()})
+            for a, b in zip(part, whole, strict=True):
+                np.testing.assert_array_equal(a, b[rows])
+    k = np.array([7])
+    ranked = score.run(None, {"h": feed["h"], "k": k})
+    for start in range(0, 64, 4):
+        for a, b in zip(score.run(None, {"h": feed["h"][start : start + 4], "k": k}), ranked, strict=True):
+            np.testing.assert_array_equal(a, b[start : start + 4])
+
+
+def test_k_is_chosen_at_run_time(directory: Path) -> None:
+    """One graph serves any k up to the catalogue; equal scores rank the more popular item first."""
+    score = open_graph(directory / "score.onnx")
+    for k in (1, 20, 90):
+        items, log_probs, event_probs = score.run(None, {"h": np.zeros((4, 8), np.float32), "k": np.array([k])})
+        np.testing.assert_array_equal(items, np.tile(np.arange(k), (4, 1)))
+        assert log_probs.shape == (4, k)
+        np.testing.assert_allclose(event_probs.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_surprise_is_a_normalised_likelihood() -> None:
+    """exp(-surprise) over all known items, plus the unknown's whole share, sums to one."""
+    network = small_network()
+    out = torch.randn(1, 8).expand(91, 8)
+    with torch.no_grad():
+        surprise = network.surprise(torch.arange(91), out).double()
+    total = torch.exp(-surprise[:90]).sum() + 5 * torch.exp(-surprise[90])
+    assert total.item() == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize(("items", "count"), [(1, 1), (2, 2), (7, 3), (90, 22), (1000, 126)])
+def test_clusters_are_balanced(items: int, count: int) -> None:
+    """Blocks are dense: no cluster is empty, and sizes differ by a few at most."""
+    rows = np.random.default_rng(0).normal(size=(items, 4)).astype(np.float32)
+    sizes = np.bincount(balanced_clusters(rows, count, seed=0), minlength=count)
+    assert sizes.min() >= 1
+    assert sizes.max() - sizes.min() <= 2
+
+
+def test_a_graph_of_other_weights_fails_the_gate(tmp_path: Path) -> None:
+    """A graph that disagrees with the network is refused, and no servable directory is left."""
+    vocabulary = Vocabulary(ITEMS, ("view", "purchase"), GAP_EDGES_MS)
+    write_graphs(tmp_path / "m" / "1", small_network(0), vocabulary)
+    with pytest.raises(ArtifactError, match="differs by"):
+        check_parity(tmp_path / "m" / "1", small_network(1))
+    with pytest.raises(ArtifactError, match=r"no manifest\.json"):
+        read_manifest(tmp_path / "m" / "1")
+
+
+def test_a_version_never_changes(directory: Path) -> None:
+    """Writing over an existing model is refused."""
+    with pytest.raises(ConfigError, match="there is one already"):
+        write_untrained(directory, ITEMS, ["view"])
+
+
+def test_graphs_tell_nothing_of_the_building_machine(directory: Path) -> None:
+    """No path of the machine that exported them is in the files."""
+    for name in ("step.onnx", "score.onnx"):
+        content = (directory / name).read_bytes()
+        assert b"network.py" not in content
+        assert b"site-packages" not in content
