@@ -1,0 +1,167 @@
+"""The engine against the clear slow version: one click at a time, one user in a batch."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stream.engine.engine import Cycle, Engine, open_engine
+from stream.engine.step import gap_bucket
+from stream.events import Click, Origin
+from stream.model.probe import batch_invariant
+from stream.model.runtime import Model, load_model
+
+START_MS = 1_700_000_000_000
+
+
+@pytest.fixture(scope="module")
+def model(model_dir: Path) -> Model:
+    return load_model(model_dir, "cpu")
+
+
+def engine_of(model: Model, directory: Path, k: int = 5, exclude_recent: int = 1) -> Engine:
+    return open_engine(model, directory, k=k, exclude_recent=exclude_recent, alpha=0.05)
+
+
+def click(user: str, item: str, second: int = 0, event_type: str = "view") -> Click:
+    return Click(user, item, START_MS + 1000 * second, event_type)
+
+
+def origins(count: int, partition: int = 0, start: int = 0) -> list[Origin]:
+    return [Origin("clicks", partition, start + i) for i in range(count)]
+
+
+def run(engine: Engine, clicks: list[Click], start: int = 0) -> Cycle:
+    cycle = engine.process(clicks, origins(len(clicks), start=start))
+    engine.commit(cycle)
+    return cycle
+
+
+CLICKS = st.lists(
+    st.builds(
+        click,
+        user=st.sampled_from(["a", "b", "c", "d"]),
+        item=st.sampled_from([f"i{n}" for n in range(8)] + ["never seen"]),
+        second=st.integers(0, 10_000),
+        event_type=st.sampled_from(["view", "cart", "wish"]),
+    ),
+    max_size=30,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@given(clicks=CLICKS, cuts=st.lists(st.integers(0, 30), max_size=4))
+def test_batches_equal_single_clicks_bit_for_bit(
+    model: Model, model_dir: Path, clicks: list[Click], cuts: list[int]
+) -> None:
+    """However the stream is cut into cycles, rows and decisions are the same."""
+    together, single = engine_of(model, model_dir), engine_of(model, model_dir)
+    edges = sorted({0, len(clicks), *(cut for cut in cuts if cut < len(clicks))})
+    batched = [run(together, clicks[a:b], a) for a, b in itertools.pairwise(edges)]
+    alone = [run(single, [one], i) for i, one in enumerate(clicks)]
+    assert [r for c in batched for r in c.recommendations] == [r for c in alone for r in c.recommendations]
+    assert [a for c in batched for a in c.anomalies] == [a for c in alone for a in c.anomalies]
+    assert together.arena.rows(0) == single.arena.rows(0)
+
+
+def test_one_click_is_one_step_of_the_model(model: Model, model_dir: Path) -> None:
+    """The decision and the row are what step.onnx and score.onnx say, nothing more."""
+    engine = engine_of(model, model_dir)
+    cycle = run(engine, [click("a", "i3"), click("a", "i4", second=90)])
+    state = [np.zeros((1, *tensor.shape), np.float32) for tensor in model.manifest.state]
+    zero = np.zeros(1, np.int64)
+    surprise = []
+    for item, gap in ((3, zero), (4, gap_bucket(np.array([90_000]), np.array([False]), model.manifest.gap_edges_ms))):
+        value, state = model.step(np.array([model.index[f"i{item}"]]), zero, gap, state)
+        surprise.append(float(value[0]))
+    items, _, _ = model.score(state[:1], 6)
+    want = [model.items[i] for i in items[0].tolist() if model.items[i] != "i4"][:5]
+    assert cycle.recommendations[1].items == want
+    assert [r.surprise for r in cycle.recommendations] == pytest.approx(surprise, abs=1e-5)
+    row = engine.arena.gather(np.array([engine.arena.find(0, b"a")]))
+    assert (row["h"] == state[0]).all()
+    assert row["clicks"].tolist() == [2]
+
+
+def test_nothing_is_in_place_before_commit(model: Model, model_dir: Path) -> None:
+    """A rolled-back transaction needs no undo: the same clicks give the same cycle again."""
+    engine = engine_of(model, model_dir)
+    run(engine, [click("a", "i1")])
+    before = engine.arena.rows(0)
+    first = engine.process([click("a", "i2"), click("b", "i3")], origins(2, start=1))
+    assert engine.arena.rows(0) == before
+    assert engine.process([click("a", "i2"), click("b", "i3")], origins(2, start=1)).rows == first.rows
+
+
+def test_a_click_already_applied_is_counted_and_changes_nothing(model: Model, model_dir: Path) -> None:
+    """Offsets turned back by an operator cannot step a state twice."""
+    engine = engine_of(model, model_dir)
+    clicks = [click("a", f"i{n}", n) for n in range(4)]
+    run(engine, clicks[:3])
+    cycle = engine.process(clicks, origins(4))
+    assert cycle.repeated == 3
+    assert [r.id for r in cycle.recommendations] == ["clicks-0-3"]
+
+
+def test_an_unknown_item_advances_the_state_and_is_never_recommended(model: Model, model_dir: Path) -> None:
+    """New items are normal in a shop: the click counts, and the list holds known items only."""
+    engine = engine_of(model, model_dir, k=50)
+    cycle = run(engine, [click("a", "i1"), click("a", "brand new", 5)])
+    assert len(cycle.recommendations) == 2
+    assert "brand new" not in cycle.recommendations[1].items
+    assert sorted(cycle.recommendations[1].items) == sorted(model.items)
+    assert np.frombuffer(engine.arena.rows(0)[b"a"], engine.arena.dtype)["clicks"][0] == 2
+
+
+def test_what_was_just_seen_is_left_out_and_the_list_stays_full(model: Model, model_dir: Path) -> None:
+    """exclude_recent = N leaves out the items of the last N clicks; 0 leaves none out."""
+    clicks = [click("a", f"i{n}", n) for n in range(6)]
+    whole = run(engine_of(model, model_dir, k=50, exclude_recent=0), clicks).recommendations[-1].items
+    assert len(whole) == 50
+    without = run(engine_of(model, model_dir, k=10, exclude_recent=3), clicks).recommendations[-1].items
+    assert without == [item for item in whole if item not in {"i3", "i4", "i5"}][:10]
+
+
+def test_users_of_one_name_in_two_partitions_are_two_states(model: Model, model_dir: Path) -> None:
+    """A state belongs to its partition: that is what moves to another worker."""
+    engine = engine_of(model, model_dir)
+    for partition in (0, 1):
+        engine.commit(engine.process([click("a", "i1")], origins(1, partition)))
+    engine.arena.drop(0)
+    assert engine.arena.rows(0) == {}
+    assert list(engine.arena.rows(1)) == [b"a"]
+
+
+def test_an_alert_says_what_was_expected_and_by_which_rule(model: Model, model_dir: Path) -> None:
+    """Every anomaly is a recommendation's click with p-value at or below the threshold."""
+    engine = engine_of(model, model_dir)
+    rng = np.random.default_rng(1)
+    clicks = [click(f"u{rng.integers(5)}", f"i{rng.integers(50)}", second) for second in range(400)]
+    cycle = run(engine, clicks)
+    low = [r.id for r in cycle.recommendations if r.p_value <= 0.05]
+    assert low == [a.id for a in cycle.anomalies]
+    assert low
+    assert all(len(a.expected) == 3 and a.threshold == 0.05 and a.score > 1.3 for a in cycle.anomalies)
+
+
+def test_no_clicks_are_no_decisions(model: Model, model_dir: Path) -> None:
+    """A cycle in which every message was bad."""
+    cycle = engine_of(model, model_dir).process([], [])
+    assert (cycle.recommendations, cycle.anomalies, cycle.rows) == ([], [], [])
+
+
+def test_a_late_click_does_not_turn_the_clock_back(model: Model, model_dir: Path) -> None:
+    """Its gap counts as none, and the next click's gap runs from the newest time seen."""
+    engine = engine_of(model, model_dir)
+    run(engine, [click("a", "i1", 100), click("a", "i2", 40)])
+    row = np.frombuffer(engine.arena.rows(0)[b"a"], engine.arena.dtype)[0]
+    assert row["last_ms"] == START_MS + 100_000
+    assert row["session_clicks"] == 2
+
+
+def test_a_row_does_not_depend_on_its_batch(model: Model) -> None:
+    """The probe the worker runs at start passes on a CPU."""
+    assert batch_invariant(model, k=5)

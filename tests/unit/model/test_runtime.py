@@ -1,0 +1,91 @@
+"""A directory that is not a whole model is refused in one line that says what is wrong."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stream.detect.surprise import SurpriseDetector
+from stream.errors import ArtifactError, ConfigError
+from stream.manifest import read_manifest
+from stream.model.runtime import load_model
+
+
+def damage_json(name: str, change: Callable[[dict[str, object]], object]) -> Callable[[Path], None]:
+    def damage(directory: Path) -> None:
+        content = json.loads((directory / name).read_text())
+        change(content)
+        (directory / name).write_text(json.dumps(content))
+
+    return damage
+
+
+def cut(name: str) -> Callable[[Path], None]:
+    return lambda directory: (directory / name).write_bytes((directory / name).read_bytes()[:-10])  # type: ignore[return-value]
+
+
+DAMAGES: list[tuple[str, Callable[[Path], object]]] = [
+    ("no such directory", shutil.rmtree),
+    ("no manifest.json", lambda directory: (directory / "manifest.json").unlink()),
+    ("not one of Eddy's", lambda directory: (directory / "manifest.json").write_bytes(b"\xff\xfe")),
+    ("not one of Eddy's", lambda directory: (directory / "manifest.json").write_text("{}")),
+    ("format 99", damage_json("manifest.json", lambda content: content.update(format=99))),
+    ("score.onnx is missing", lambda directory: (directory / "score.onnx").unlink()),
+    ("step.onnx is not the file", cut("step.onnx")),
+    ("calibration.npz is not the file", cut("calibration.npz")),
+    ("items.json is not the file", lambda directory: (directory / "items.json").write_text("[]")),
+]
+
+
+@pytest.mark.parametrize(("says", "damage"), DAMAGES)
+def test_a_damaged_directory_is_refused(
+    model_dir: Path, tmp_path: Path, says: str, damage: Callable[[Path], object]
+) -> None:
+    """Missing, cut, foreign: one line each, before anything runs."""
+    directory = tmp_path / "model"
+    shutil.copytree(model_dir, directory)
+    damage(directory)
+    with pytest.raises(ArtifactError, match=says) as caught:
+        load_model(directory, "cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_onnx_file_that_is_no_graph_is_refused(model_dir: Path, tmp_path: Path) -> None:
+    """Even where its hash agrees with the manifest."""
+    directory = tmp_path / "model"
+    shutil.copytree(model_dir, directory)
+    (directory / "step.onnx").write_bytes(b"not a graph")
+    digest = hashlib.sha256(b"not a graph").hexdigest()
+    damage_json("manifest.json", lambda content: content["files"].update({"step.onnx": digest}))(directory)  # type: ignore[attr-defined]
+    with pytest.raises(ArtifactError, match=r"step\.onnx is not a graph"):
+        load_model(directory, "cpu")
+
+
+def test_an_item_outside_the_catalogue_is_refused(model_dir: Path) -> None:
+    """ONNX would read another item's row for -1 without a word."""
+    model = load_model(model_dir, "cpu")
+    state = [np.zeros((1, *tensor.shape), np.float32) for tensor in model.manifest.state]
+    for item in (-1, len(model.items) + 1):
+        with pytest.raises(ArtifactError, match="item index"):
+            model.step(np.array([item]), np.zeros(1, np.int64), np.zeros(1, np.int64), state)
+
+
+def test_a_gpu_that_cannot_be_had_is_an_error_and_auto_takes_the_cpu(model_dir: Path) -> None:
+    """onnxruntime would fall back in silence."""
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("this machine has an NVIDIA device")
+    with pytest.raises(ConfigError, match="cuda"):
+        load_model(model_dir, "cuda")
+    assert load_model(model_dir, "auto").provider == "CPUExecutionProvider"
+
+
+def test_the_calibration_is_read_by_pool(model_dir: Path) -> None:
+    """Pools stand in the manifest's order and the detector can use them."""
+    manifest = read_manifest(model_dir)
+    detector = SurpriseDetector.load(model_dir, manifest, alpha=0.05)
+    assert detector.calibration.names == manifest.calibration
+    assert detector.smallest_p_value < 0.05
