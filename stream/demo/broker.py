@@ -1,0 +1,101 @@
+"""An embedded Kafka broker: librdkafka's mock cluster, which the confluent-kafka wheel already holds.
+
+It speaks the worker's whole transactional path and needs no Java, but it is for the demo and quick tests only: it
+ignores aborts, stores no transactional offsets, compacts nothing, knows no CreateTopics request (topics are given
+here), and keeps the last 5 MB of a partition, so a reader must keep up. Whatever is promised about delivery is tested
+on a real Kafka. Source: rdkafka_mock.h of librdkafka; not part of its stable interface.
+"""
+
+import ctypes
+import ctypes.util
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import confluent_kafka
+
+from stream.errors import ConfigError
+
+LAYOUTS = ("../confluent_kafka.libs/librdkafka*.so*", ".dylibs/librdkafka*.dylib", "../.dylibs/librdkafka*.dylib")
+"""Where the wheels of Linux and macOS keep the library, from the package's directory."""
+
+PRODUCER = 0
+ERROR_BYTES = 512
+
+
+class EmbeddedBroker:
+    """A broker with the given topics while the `with` block lasts; `address` is its host:port.
+
+    topics  name -> number of partitions
+    Raises ConfigError if this installation of confluent-kafka holds no librdkafka, or one without the mock cluster.
+    """
+
+    def __init__(self, topics: Mapping[str, int]) -> None:
+        self._topics = dict(topics)
+        self._library = _load()
+        self._client: int | None = None
+        self.address = ""
+
+    def __enter__(self) -> "EmbeddedBroker":
+        library, error = self._library, ctypes.create_string_buffer(ERROR_BYTES)
+        conf = library.rd_kafka_conf_new()
+        for name, value in (("test.mock.num.brokers", "1"), ("log_level", "3")):
+            if library.rd_kafka_conf_set(conf, name.encode(), value.encode(), error, ERROR_BYTES) != 0:
+                raise ConfigError(f"embedded broker: {error.value.decode()}; install confluent-kafka again")
+        client = library.rd_kafka_new(PRODUCER, conf, error, ERROR_BYTES)  # owns conf from here on
+        if not client:
+            raise ConfigError(f"embedded broker did not start: {error.value.decode()}")
+        self._client = client
+        cluster = library.rd_kafka_handle_mock_cluster(client)
+        library.rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, 0)  # the default waits 3 s for more workers
+        for topic, partitions in self._topics.items():
+            if library.rd_kafka_mock_topic_create(cluster, topic.encode(), partitions, 1) != 0:
+                self.__exit__(None, None, None)
+                raise ConfigError(f"embedded broker: topic {topic!r} with {partitions} partitions was refused")
+        self.address = library.rd_kafka_mock_cluster_bootstraps(cluster).decode()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the broker and forget every message."""
+        client, self._client = self._client, None
+        if client is not None:
+            self._library.rd_kafka_destroy(client)
+
+
+def find_library(package: Path) -> str:
+    """Path of librdkafka beside the installed package, or the system's one. Raises ConfigError if there is none."""
+    for layout in LAYOUTS:
+        found = sorted((package / Path(layout).parent).resolve().glob(Path(layout).name))
+        if found:
+            return str(found[0])
+    system = ctypes.util.find_library("rdkafka")
+    if system is None:
+        raise ConfigError(
+            f"embedded broker: no librdkafka beside {package}; install confluent-kafka from its wheel (pip install "
+            "--force-reinstall --only-binary :all: confluent-kafka), or use a real Kafka"
+        )
+    return system
+
+
+def _load() -> ctypes.CDLL:
+    pointer, text, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
+    path = find_library(Path(confluent_kafka.__file__).parent)
+    try:
+        library = ctypes.CDLL(path)
+        for name, result, arguments in (
+            ("rd_kafka_conf_new", pointer, []),
+            ("rd_kafka_conf_set", number, [pointer, text, text, text, ctypes.c_size_t]),
+            ("rd_kafka_new", pointer, [number, pointer, text, ctypes.c_size_t]),
+            ("rd_kafka_destroy", None, [pointer]),
+            ("rd_kafka_handle_mock_cluster", pointer, [pointer]),
+            ("rd_kafka_mock_cluster_bootstraps", text, [pointer]),
+            ("rd_kafka_mock_topic_create", number, [pointer, text, number, number]),
+            ("rd_kafka_mock_group_initial_rebalance_delay_ms", None, [pointer, ctypes.c_int32]),
+        ):
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError) as exc:
+        raise ConfigError(f"embedded broker: {path} cannot be used ({exc}); install confluent-kafka's wheel") from exc
+    return library
