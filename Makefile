@@ -38,8 +38,8 @@ parity: .venv/dev ## online = offline on the Globo clicks, with a worker killed 
 bench: parity    ## every benchmark; results in bench/results
 
 shop-model: .venv/dev ## train models/shop/1 again on the simulated shop
-	$(BIN)/python -m stream.demo.simulate --users 6000 --out .cache/shop.parquet
-	$(BIN)/eddy train .cache/shop.parquet --out models/shop/1
+	$(BIN)/python -m stream.demo.simulate --users 1500 --days 3 --seed 1 --out .cache/shop.csv.gz
+	$(BIN)/eddy train .cache/shop.csv.gz --out models/shop/1
 
 clean:
 	rm -rf .venv .kafka .cache
