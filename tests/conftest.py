@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from export.convert import write_untrained
 
 ITEMS = [f"i{n}" for n in range(50)]
