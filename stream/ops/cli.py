@@ -100,7 +100,7 @@ def worker(**given: Any) -> None:
     settings = take_settings(given)
     from stream.kafka.app import run_worker  # Faust takes a second to import: not for --help
 
-    run_worker(settings)
+    sys.exit(run_worker(settings))
 
 
 @eddy.group()

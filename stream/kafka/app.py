@@ -1,0 +1,190 @@
+"""A worker, assembled: settings -> model, engine, producer, changelog and a Faust app whose one agent feeds the cycles.
+
+`eddy worker` calls `run_worker`; `faust -A stream.kafka.app worker` asks this module for `app`, which is built from
+EDDY_* then and not before: importing the module reads, opens and registers nothing. Whatever would stop a worker later
+is looked for before Faust starts, and told in one line.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import faust
+from faust.types.tuples import TP
+from mode.supervisors import CrashingSupervisor
+
+from stream.engine.engine import open_engine
+from stream.errors import EddyError
+from stream.kafka.changelog import Changelog
+from stream.kafka.cycle import Cycles
+from stream.kafka.delivery import Delivery, WorkerLock, group_metadata
+from stream.kafka.topics import check_topics
+from stream.kafka.transport import BatchTopic, BatchTransport, assigned, check_group, membership
+from stream.kafka.watchdog import EXIT_OPERATOR, EXIT_WORKER, Rebalances, end, watch_group
+from stream.model.runtime import load_model
+from stream.settings import Settings, from_environment
+from stream.wire.json import JsonCodec
+
+CHUNK_RECORDS = 2_000
+
+log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings) -> faust.App:
+    """A Faust app that is ready to start.
+
+    Raises ArtifactError or ConfigError, each with one line that says what to do: the model is loaded, the broker has
+    answered and the topics fit, or there is no app.
+    """
+    model = load_model(Path(settings.model), settings.device)
+    engine = open_engine(model, Path(settings.model), settings.k, settings.exclude_recent, settings.alpha)
+    partitions = check_topics(settings.broker, settings.topics)[settings.topics.clicks]
+    lock = None if settings.worker_id else WorkerLock(Path(settings.data_dir))
+    worker_id = lock.worker_id if lock else settings.worker_id
+
+    cycles = Cycles(
+        engine,
+        JsonCodec(settings.max_message_bytes, int(settings.max_future_s * 1000)),
+        Delivery(settings.broker, f"{settings.group}:{worker_id}", settings.session_timeout_s, settings.hang_s),
+        Changelog(settings.broker, settings.group, settings.topics.clicks, settings.topics.changelog),
+        settings.topics,
+        settings.max_cycle_clicks,
+    )
+    app = _faust_app(settings, worker_id)
+    app.eddy_lock = lock  # held as long as the app
+    app.transport = BatchTransport(app.conf.broker_consumer, app, cycles.release)
+    _connect(app, cycles, settings, worker_id)
+    log.info(
+        "worker ready to join: model=%s provider=%s items=%d broker=%s group=%s worker_id=%s clicks=%s partitions=%d "
+        "recommendations=%s anomalies=%s dead_letters=%s changelog=%s",
+        model.manifest.label,
+        model.provider,
+        len(model.items),
+        settings.broker,
+        settings.group,
+        worker_id,
+        settings.topics.clicks,
+        partitions,
+        settings.topics.recommendations,
+        settings.topics.anomalies,
+        settings.topics.dead_letters,
+        settings.topics.changelog,
+    )
+    return app
+
+
+def _faust_app(settings: Settings, worker_id: str) -> faust.App:
+    session_s = settings.session_timeout_s
+    return faust.App(
+        settings.group,
+        broker=[f"aiokafka://{address.strip()}" for address in settings.broker.split(",")],
+        broker_client_id=f"eddy-{worker_id}",
+        consumer_group_instance_id=f"eddy-{worker_id}",  # a restarted worker takes its place without a rebalance
+        broker_session_timeout=session_s,
+        broker_heartbeat_interval=session_s / 5,
+        broker_request_timeout=max(20.0, session_s * 1.5),
+        broker_max_poll_records=min(CHUNK_RECORDS, settings.max_cycle_clicks),
+        producer_request_timeout=30.0,  # the default of 20 minutes is how long a stop could take
+        consumer_auto_offset_reset="earliest",
+        stream_wait_empty=True,
+        stream_buffer_maxsize=16_384,
+        stream_recovery_delay=0.0,
+        agent_supervisor=CrashingSupervisor,  # restarting the agent alone would skip what it had taken
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        web_enabled=False,
+        datadir=settings.data_dir,
+        env_prefix="EDDY_FAUST_",  # else Faust reads variables such as BROKER_URL
+        Topic=BatchTopic,
+    )
+
+
+def _connect(app: faust.App, cycles: Cycles, settings: Settings, worker_id: str) -> None:
+    """Hang the cycles on Faust's hooks. An error in any of them ends the process: nothing may go on half."""
+    rebalances = Rebalances()
+
+    @app.agent(app.topic(settings.topics.clicks), name="clicks")
+    async def clicks(stream: Any) -> None:
+        async for event in stream.noack().events():
+            cycles.offer(event)
+
+    @app.on_partitions_revoked.connect
+    async def revoked(app: faust.App, tps: set[TP], **_: Any) -> None:
+        log.info("partitions revoked: partitions=%s", sorted(tp.partition for tp in tps))
+
+    @app.on_rebalance_complete.connect  # awaited before Faust seeks and fetches; on_partitions_assigned is too late
+    async def recover(app: faust.App, **_: Any) -> None:
+        if rebalances.note(time.monotonic()):
+            rebalances.warn(worker_id)
+        generation, member_id = membership(app)
+        partitions = assigned(app, settings.topics.clicks)
+        if generation < 0 or not partitions:
+            log.info("no partitions for this worker: generation=%d", generation)
+            return
+        metadata = group_metadata(settings.group, generation, member_id, app.conf.consumer_group_instance_id)
+        try:
+            await cycles.recover(partitions, generation, metadata)
+        except Exception as exc:
+            end(exc)
+
+    @app.task
+    async def run() -> None:
+        try:
+            await cycles.run()
+        except Exception as exc:
+            end(exc)
+
+    @app.task
+    async def watch() -> None:
+        await watch_group(lambda: check_group(app))
+
+    @app.on_before_shutdown.connect
+    async def stop(app: faust.App, **_: Any) -> None:
+        await cycles.close()
+
+
+def run_worker(settings: Settings) -> int:
+    """Run a worker until SIGTERM or SIGINT and return its exit code: 0 after a clean end, 70 after a crash.
+
+    Raises ArtifactError or ConfigError before anything has started.
+    """
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("stream").setLevel(logging.INFO)
+    logging.getLogger("stream.kafka.transport").setLevel(logging.WARNING)  # Faust's services speak there
+    _use_uvloop()
+    worker = faust.Worker(
+        create_app(settings), loglevel=logging.WARNING, quiet=True, redirect_stdouts=False, override_logging=False
+    )
+    worker.spinner = None  # else it turns the cursor on and off in a log file
+    try:
+        worker.execute_from_commandline()
+    except SystemExit as exc:
+        return int(exc.code or 0)
+    except Exception:
+        log.exception("worker crashed")
+        return EXIT_WORKER
+    return 0
+
+
+def _use_uvloop() -> None:
+    if sys.platform != "win32":
+        import uvloop
+
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+
+def __getattr__(name: str) -> Any:
+    """`app`, built when Faust's command line asks for it."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        app = create_app(from_environment(os.environ))
+    except EddyError as exc:
+        print(f"eddy: {exc}", file=sys.stderr)
+        raise SystemExit(EXIT_OPERATOR) from exc
+    globals()["app"] = app
+    return app

@@ -1,0 +1,111 @@
+"""The topics a worker needs: created by our own step, checked before every start, and never changed.
+
+The changelog must be compacted and have as many partitions as the clicks: partition p of the one holds the states of
+the users of partition p of the other.
+"""
+
+import logging
+import time
+
+import msgspec
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from stream.errors import ConfigError
+from stream.settings import Topics
+
+ANSWER_S = 6.0
+COMPACTED = {
+    "cleanup.policy": "compact",
+    "min.cleanable.dirty.ratio": "0.2",  # recovery reads what compaction leaves: compact early
+    "segment.bytes": "67108864",
+}
+
+log = logging.getLogger(__name__)
+
+
+def create_topics(broker: str, topics: Topics, partitions: int, replication: int) -> dict[str, str]:
+    """Create what does not exist, check what does. Topic name -> what was done.
+
+    Raises ConfigError if the broker does not answer or refuses, or if existing topics do not fit.
+    """
+    admin = _admin(broker)
+    present = _partitions(admin, broker)
+    wanted = [name for name in msgspec.structs.astuple(topics) if name not in present]
+    for name in wanted:
+        config = COMPACTED if name == topics.changelog else {}
+        count = present.get(topics.clicks, partitions) if name == topics.changelog else partitions
+        future = admin.create_topics([NewTopic(name, count, replication, config=config)])[name]
+        try:
+            future.result(timeout=ANSWER_S * 2)
+        except KafkaException as exc:
+            if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise ConfigError(f"topic {name} could not be created: {exc.args[0].str()}") from exc
+    found = _wait_for(admin, broker, topics)
+    return {name: f"{'created' if name in wanted else 'exists'}, {count} partitions" for name, count in found.items()}
+
+
+def check_topics(broker: str, topics: Topics) -> dict[str, int]:
+    """Topic name -> partitions, if a worker can run on them. Raises ConfigError with what to do otherwise."""
+    admin = _admin(broker)
+    present = _partitions(admin, broker)
+    missing = [name for name in msgspec.structs.astuple(topics) if name not in present]
+    if missing:
+        raise ConfigError(
+            f"no topic {', '.join(missing)} on {broker}; create what is missing with `eddy topics create "
+            f"--broker {broker}`"
+        )
+    if present[topics.changelog] != present[topics.clicks]:
+        raise ConfigError(
+            f"topic {topics.changelog} has {present[topics.changelog]} partitions, {topics.clicks} has "
+            f"{present[topics.clicks]}: they must be equal; give another --changelog-topic and create it with `eddy "
+            "topics create`"
+        )
+    _check_compaction(admin, topics.changelog)
+    return {name: present[name] for name in msgspec.structs.astuple(topics)}
+
+
+def _admin(broker: str) -> AdminClient:
+    return AdminClient({"bootstrap.servers": broker, "log_level": 0, "socket.connection.setup.timeout.ms": 5000})
+
+
+def _partitions(admin: AdminClient, broker: str) -> dict[str, int]:
+    """Partitions of every topic there is. Raises ConfigError if no broker answers."""
+    try:
+        metadata = admin.list_topics(timeout=ANSWER_S)
+    except KafkaException as exc:
+        raise ConfigError(
+            f"no Kafka answers at {broker} within {ANSWER_S:.0f} s ({exc.args[0].name()}); is it running, and is "
+            "--broker its address as seen from here?"
+        ) from exc
+    return {name: len(topic.partitions) for name, topic in metadata.topics.items() if topic.error is None}
+
+
+def _wait_for(admin: AdminClient, broker: str, topics: Topics) -> dict[str, int]:
+    """check_topics once the cluster knows the new topics everywhere."""
+    deadline = time.monotonic() + ANSWER_S
+    while True:
+        try:
+            return check_topics(broker, topics)
+        except ConfigError:
+            present = _partitions(admin, broker)
+            complete = all(name in present for name in msgspec.structs.astuple(topics))
+            if complete or time.monotonic() > deadline:
+                raise
+
+
+def _check_compaction(admin: AdminClient, changelog: str) -> None:
+    """Refuse a changelog whose rows Kafka would delete by age."""
+    if (admin.list_topics(timeout=ANSWER_S).cluster_id or "").startswith("mockCluster"):
+        return  # librdkafka's embedded broker, which compacts nothing and never answers the question
+    resource = ConfigResource(ResourceType.TOPIC, changelog)
+    try:
+        policy = admin.describe_configs([resource])[resource].result(timeout=ANSWER_S)["cleanup.policy"].value
+    except (KafkaException, TimeoutError) as exc:  # not allowed to ask, perhaps; the worker itself needs no answer
+        log.warning("changelog's cleanup.policy could not be checked: topic=%s error=%s", changelog, exc)
+        return
+    if "compact" not in policy or "delete" in policy:
+        raise ConfigError(
+            f"topic {changelog} has cleanup.policy={policy}: Kafka would delete users' states; set it to compact with "
+            f"kafka-configs.sh --alter --topic {changelog} --add-config cleanup.policy=compact"
+        )

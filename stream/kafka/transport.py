@@ -1,0 +1,230 @@
+"""Faust's data path, one message per fetched chunk: the agent gets hundreds of records at once instead of one by one.
+
+Faust stays the shell (membership, rebalance hooks, agents), but its stock consumer costs 70 us a record and commits
+offsets by itself. Here a chunk of one partition's records is one Faust message, the transaction in `delivery` commits,
+and Faust only keeps account of what is still in the works.
+
+Every private name of Faust and aiokafka that Eddy relies on stands in this file (tests/contracts checks them), and both
+are pinned exactly. Source: faust/transport/consumer.py and faust/transport/drivers/aiokafka.py.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import faust
+from faust.transport.consumer import ensure_TP, notify
+from faust.transport.drivers import aiokafka as driver
+from faust.types.tuples import ConsumerMessage
+
+from stream.kafka.watchdog import end
+
+FETCH_WAIT_MS = 50
+"""How long the broker may hold an empty fetch. Faust has 1500 hard-coded, which a rebalance then waits for."""
+
+IN_MEMORY_RECORDS = 20_000
+IN_MEMORY_BYTES = 64 << 20
+"""Fetched and not yet decided: enough to keep the engine busy. Faust's own limit counts chunks, not records."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Records of one partition in offset order, fetched in one generation of the group.
+
+    records  aiokafka's ConsumerRecords: .offset .timestamp (ms) .key .value (bytes or None)
+    size     bytes of all keys and values
+    """
+
+    partition: int
+    generation: int
+    records: Sequence[Any]
+    size: int
+
+
+class Member(NamedTuple):
+    """Who this worker is in the group right now."""
+
+    generation: int
+    member_id: str
+
+
+class BatchTopic(faust.Topic):
+    """A topic whose events carry a Chunk: nothing is left to decode."""
+
+    def _compile_decode(self) -> None:
+        async def decode(message: Any, *, propagate: bool = False) -> Any:
+            return self.app.conf.Event(self.app, None, message.value, None, message)
+
+        self.decode = decode
+
+
+class BatchThread(driver.AIOKafkaConsumerThread):
+    """The thread that fetches and heartbeats."""
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
+        return consumer
+
+
+class BatchConsumer(driver.Consumer):
+    """Hands over chunks, holds back when too much is in memory, and never commits.
+
+    Faust waits at a rebalance and at the end until every message it handed out is acked. So the cycle loop must ack
+    what it has started, and `transport.release` takes what it has not started out of Faust's account.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._records = self._bytes = 0
+        self._room = asyncio.Event()
+        super().__init__(*arguments, **options)
+
+    def _new_consumer_thread(self) -> BatchThread:
+        return BatchThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        """Faust's fetch loop: chunks of this generation to the agent, until the consumer or the fetcher stops."""
+
+        def stopped() -> bool:
+            return bool(self._stopped.is_set() or fetcher._stopped.is_set())
+
+        try:
+            while not stopped():
+                fetched, active = await self._wait_next_records(1.0)
+                await asyncio.sleep(0)
+                generation = self.app.consumer_generation_id
+                if fetched is None or self.should_stop:
+                    continue
+                if not self.flow_active:  # a rebalance began meanwhile: what was fetched may not be ours any more
+                    await self._seek_back()
+                    continue
+                for tp, records in fetched.items():
+                    await self._wait_for_room(stopped)
+                    if not self.flow_active or self.app.consumer_generation_id != generation:
+                        break
+                    if active is None or tp in active or tp in self._buffered_partitions:
+                        await self._hand_over(ensure_TP(tp), records, generation)
+        except self.consumer_stopped_errors:
+            if not self.transport.app.should_stop:
+                raise
+
+    async def _seek_back(self) -> None:
+        try:
+            await self.perform_seek()
+        except Exception as exc:  # the rebalance itself seeks again
+            self.log.warning("seek to committed offsets failed: error=%r", exc)
+
+    async def _hand_over(self, tp: Any, records: Sequence[Any], generation: int) -> None:
+        wanted = self._read_offset[tp]
+        if wanted is not None and records[0].offset < wanted:
+            records = [record for record in records if record.offset >= wanted]
+        if not records:
+            return
+        last = records[-1]
+        size = sum(len(record.key or b"") + len(record.value or b"") for record in records)
+        self._records += len(records)
+        self._bytes += size
+        self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
+        message = ConsumerMessage(
+            tp.topic,
+            tp.partition,
+            last.offset,
+            last.timestamp / 1000.0,
+            last.timestamp_type,
+            (),
+            None,
+            Chunk(tp.partition, generation, records, size),
+            None,
+            0,
+            0,
+            tp,
+            generation_id=generation,
+        )
+        await self.wait_first(self.callback(message), self.suspend_flow.wait())
+        self._read_offset[tp] = last.offset + 1
+
+    async def _wait_for_room(self, stopped: Callable[[], bool]) -> None:
+        while (self._records > IN_MEMORY_RECORDS or self._bytes > IN_MEMORY_BYTES) and self.flow_active:
+            if stopped():
+                return
+            self._room.clear()
+            try:
+                await asyncio.wait_for(self._room.wait(), 0.2)
+            except TimeoutError:
+                continue
+
+    def ack(self, message: Any) -> bool:
+        """Called once per message when its last event is acked."""
+        self.forget(message)
+        notify(self._waiting_for_ack)
+        return True
+
+    def forget(self, message: Any) -> None:
+        """Take a message out of Faust's account; whoever owns its partition next reads it again.
+
+        By hand, because the set is weak and the agent's loop variable keeps the last message alive: the whole group
+        then waited 60 s for a worker that had nothing left to do.
+        """
+        message.acked = True
+        self._unacked_messages.discard(message)
+        self._records = max(0, self._records - len(message.value.records))
+        self._bytes = max(0, self._bytes - message.value.size)
+        self._room.set()
+
+    async def wait_empty(self) -> None:
+        """Wait for the cycle that is running; chunks not started are released first. Too long ends the process."""
+        for event in self.transport.release():
+            self.forget(event.message)
+        limit_s = self.app.conf.broker_session_timeout
+        try:
+            await asyncio.wait_for(super().wait_empty(), limit_s)
+        except TimeoutError:
+            end(TimeoutError(f"a cycle has not ended within the session timeout of {limit_s} s"))
+
+    async def on_partitions_revoked(self, revoked: Any) -> None:
+        await super().on_partitions_revoked(revoked)  # waits for the running cycle
+        self._records = self._bytes = 0  # what Faust cleared from its queues was never acked
+        self._room.set()
+
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        """Nothing: offsets are committed by the transaction that holds the outputs."""
+        return False
+
+    def verify_event_path(self, now: float, tp: Any) -> None:
+        """Nothing: Faust would report a stuck commit, because it makes none."""
+
+
+class BatchTransport(driver.Transport):
+    """The transport to put on an app. `release` gives up chunks handed to the agent but not started, and returns their
+    events; it is called when partitions are taken away and at the end."""
+
+    Consumer = BatchConsumer
+
+    def __init__(self, url: Any, app: Any, release: Callable[[], Iterable[Any]]) -> None:
+        super().__init__(url, app)
+        self.release = release
+
+
+def membership(app: faust.App) -> Member:
+    """Generation and member id as aiokafka has them now: (-1, "") while this worker is in no generation."""
+    coordinator = app.consumer._thread._consumer._coordinator
+    return Member(coordinator.generation, coordinator.member_id)
+
+
+async def check_group(app: faust.App) -> None:
+    """Raise what aiokafka has parked: a fatal error of the group membership."""
+    thread = app.consumer._thread
+    consumer = thread._consumer
+    if consumer is None or consumer._coordinator is None:
+        return
+
+    async def check() -> None:
+        consumer._coordinator.check_errors()
+
+    await thread.call_thread(check)
+
+
+def assigned(app: faust.App, topic: str) -> list[int]:
+    """The partitions of `topic` that this worker has now."""
+    return sorted(tp.partition for tp in app.consumer.assignment() if tp.topic == topic)

@@ -1,0 +1,80 @@
+"""What ends a worker, and who notices that it should end.
+
+A worker that may have lost its work must not write, flush, commit or wait: `end` leaves at once with the exit code that
+says whose fault it is. aiokafka parks a fatal group error (a fenced instance id, say) until somebody asks, and Faust
+never asks; and two workers with one worker id take the group from each other about once a second without a word. The
+watchdog asks, and counts.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import NoReturn
+
+from stream.errors import EddyError, Fenced
+
+EXIT_OPERATOR = 2
+EXIT_WORKER = 70
+"""sysexits' EX_SOFTWARE: a supervisor should start the worker again; with EXIT_OPERATOR that would not help."""
+
+CHECK_S = 1.0
+REBALANCES_PER_MINUTE = 6
+
+log = logging.getLogger(__name__)
+
+
+def end(exc: BaseException) -> NoReturn:
+    """End the process now, without unwinding: nothing may be flushed or committed any more.
+
+    A ConfigError or ArtifactError is one line and exit 2, everything else a log entry and exit 70.
+    """
+    if isinstance(exc, EddyError) and not isinstance(exc, Fenced):
+        print(f"eddy: {exc}", file=sys.stderr)
+        code = EXIT_OPERATOR
+    elif isinstance(exc, Fenced):
+        log.critical("worker fenced: %s", exc)
+        code = EXIT_WORKER
+    else:
+        log.critical("worker ends: %s: %s", type(exc).__name__, exc, exc_info=exc)
+        code = EXIT_WORKER
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class Rebalances:
+    """Counts rebalances over the last minute and warns when a group does not come to rest."""
+
+    def __init__(self) -> None:
+        self._at_s: deque[float] = deque()
+
+    def note(self, now_s: float) -> bool:
+        """Count one rebalance at `now_s` (monotonic seconds); True if there are too many."""
+        self._at_s.append(now_s)
+        while self._at_s[0] < now_s - 60:
+            self._at_s.popleft()
+        return len(self._at_s) > REBALANCES_PER_MINUTE
+
+    def warn(self, worker_id: str) -> None:
+        log.warning(
+            "the group does not come to rest: rebalances_last_minute=%d worker_id=%s; "
+            "is another worker running under this worker id, or do workers restart in a loop?",
+            len(self._at_s),
+            worker_id,
+        )
+
+
+async def watch_group(check: Callable[[], Awaitable[None]]) -> NoReturn:
+    """Ask for parked group errors once a second; one that comes ends the process.
+
+    check  raises what the group membership has parked (transport.check_group)
+    """
+    while True:
+        await asyncio.sleep(CHECK_S)
+        try:
+            await check()
+        except Exception as exc:  # any parked error means this member gets no more work and does not know it
+            end(exc)
