@@ -90,6 +90,7 @@ def worker(**given: Any) -> None:
     Reads the clicks topic, steps each user's state and writes, in one Kafka transaction per cycle, one recommendation
     per click, anomalies, dead letters and the users' states. Start more workers with the same --group to share the
     partitions. Stop with Ctrl-C or SIGTERM; after any kind of end, start it again with the same --worker-id.
+    Exit code 2: put right what the line says; 70: start it again.
 
     \b
     Examples:

@@ -1,0 +1,256 @@
+"""`eddy demo`: an embedded broker, the real worker as its own process, the shop's stream, and what comes of it.
+
+Steps: (1) broker, (2) worker through `eddy worker`, (3) feed and reader, (4) stop the feed, (5) read until every click
+has its decision and every broken message its dead letter, (6) stop the worker, (7) the counts. A click without a
+decision at (5) is an error, never a footnote.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import FrameType, TracebackType
+
+import click
+import msgspec
+from confluent_kafka import Consumer, TopicPartition
+
+from stream.demo.broker import EmbeddedBroker
+from stream.demo.feed import Feed
+from stream.demo.shop import build_shop
+from stream.demo.simulate import DAY_MS, simulate
+from stream.demo.tally import Tally
+from stream.demo.view import Scene, View, choose_view
+from stream.errors import ConfigError, EddyError
+from stream.events import Anomaly, DeadLetter, Recommendation
+from stream.manifest import read_manifest
+from stream.settings import Topics
+
+PARTITIONS = 4
+TOPICS = Topics()
+K = 20
+START_S = 120.0
+DRAIN_S = 60.0
+REFRESH_S = 0.25
+YEARS_BACK = 3
+"""Simulated time runs about a thousand times faster than the clock, and may not overtake it."""
+
+
+class WorkerProcess:
+    """`eddy worker` as an operator would start it, in a session of its own so that Ctrl-C reaches only the demo."""
+
+    def __init__(self, broker: str, model: Path, device: str, directory: Path) -> None:
+        self._log = directory / "worker.log"
+        self._command = [
+            *(sys.executable, "-m", "stream.ops.cli", "worker", "--model", str(model), "--broker", broker),
+            *(
+                "--device",
+                device,
+                "--k",
+                str(K),
+                "--worker-id",
+                "demo",
+                "--group",
+                "demo",
+                "--data-dir",
+                str(directory),
+            ),
+        ]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "WorkerProcess":
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("EDDY_")}
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ, start_new_session=True
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def check(self) -> None:
+        """Raise EddyError with the worker's last words if it has ended."""
+        if self._process is not None and self._process.poll() is not None:
+            raise EddyError(f"the worker ended with exit code {self._process.returncode}: {self.last_words}")
+
+    @property
+    def provider(self) -> str:
+        """The execution provider the worker says it runs on; "" while it has not said so."""
+        found = re.search(r"\bprovider=(\S+)", self._log.read_text(errors="replace"))
+        return found[1] if found else ""
+
+    @property
+    def last_words(self) -> str:
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        return lines[-1].removeprefix("eddy: ") if lines else "it said nothing"
+
+
+class Reader:
+    """Reads the worker's three output topics into a tally; only what is committed."""
+
+    def __init__(self, broker: str, tally: Tally) -> None:
+        self._tally = tally
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": broker,
+                "group.id": "demo-reader",
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 20,
+                "log_level": 0,
+            }
+        )
+        topics = (TOPICS.recommendations, TOPICS.anomalies, TOPICS.dead_letters)
+        self._consumer.assign([TopicPartition(topic, number, 0) for topic in topics for number in range(PARTITIONS)])
+        self._decision = msgspec.json.Decoder(Recommendation).decode
+        self._anomaly = msgspec.json.Decoder(Anomaly).decode
+        self._letter = msgspec.json.Decoder(DeadLetter).decode
+
+    def read(self) -> None:
+        """Wait a moment for messages and count those that came. Raises EddyError if the broker has gone."""
+        for message in self._consumer.consume(1000, 0.02):
+            if message.error() is not None:
+                raise EddyError(f"the decisions could not be read: {message.error().str()}")
+            topic, value = message.topic(), message.value()
+            if topic == TOPICS.recommendations:
+                self._tally.decided(self._decision(value), time.monotonic())
+            elif topic == TOPICS.anomalies:
+                self._tally.alerted(self._anomaly(value))
+            else:
+                self._tally.rejected(self._letter(value))
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+def default_model() -> Path:
+    """The shop's model: in an installed wheel beside this file, in a checkout under models/. Raises ConfigError."""
+    here = Path(__file__).resolve()
+    shelves = (here.parent / "models" / "shop", here.parents[2] / "models" / "shop")
+    found = [model for shelf in shelves for model in sorted(shelf.glob("*/manifest.json"))]
+    if not found:
+        raise ConfigError("the demo's model is not installed; make it with `make shop-model`, or give --model")
+    return found[-1].parent
+
+
+@click.command()
+@click.option("--seconds", type=click.FloatRange(min=0.5), help="Send clicks for so long. Without it: until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object, as the last line.")
+@click.option("--rate", type=click.FloatRange(1, 20_000), default=400.0, show_default=True, help="Clicks per second.")
+@click.option("--users", type=click.IntRange(10, 20_000), default=600, show_default=True, help="Users of the shop.")
+@click.option("--seed", type=int, default=2, show_default=True, help="Of the users. The shop is always the same.")
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="Model directory. Default: the one that comes with Eddy."
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+def demo(
+    seconds: float | None, as_json: bool, rate: float, users: int, seed: int, model: Path | None, device: str
+) -> None:
+    """A simulated shop on an embedded broker, live in the terminal. Needs no Kafka.
+
+    Users with drifting tastes click, fill carts and buy; a few bots and stolen accounts are among them, and some
+    messages are broken. The real worker recommends and alerts, and the demo knows whether it was right. Ctrl-C ends
+    it with the counts.
+
+    \b
+    Examples:
+      eddy demo
+      eddy demo --seconds 30 --json
+      eddy demo --rate 2000 --users 3000 --seed 7
+    """
+    path = model or default_model()
+    scene = Scene(model=read_manifest(path).label, k=K, rate=rate)
+    signal.signal(signal.SIGTERM, _interrupt)
+    counts = run(path, device, seconds, rate, users, seed, choose_view(scene, as_json))
+    click.echo(msgspec.json.encode(counts).decode() if as_json else _in_words(counts))
+
+
+def run(
+    model: Path, device: str, seconds: float | None, rate: float, users: int, seed: int, view: View
+) -> dict[str, object]:
+    """Steps 1 to 7; returns Tally.counts.
+
+    Raises EddyError if the worker ends early, or if a click has no decision within DRAIN_S of the last one.
+    """
+    tally = Tally(K)
+    now_ms = int(time.time() * 1000)
+    shop_stream = simulate(build_shop(), users, seed, now_ms - YEARS_BACK * 365 * DAY_MS)
+    partitions = dict.fromkeys(msgspec.structs.astuple(TOPICS), PARTITIONS)
+    with (
+        tempfile.TemporaryDirectory(prefix="eddy-demo-") as directory,
+        EmbeddedBroker(partitions) as broker,
+        WorkerProcess(broker.address, model, device, Path(directory)) as worker,
+    ):
+        reader = Reader(broker.address, tally)
+        feed = Feed(broker.address, TOPICS.clicks, shop_stream, rate, seed, tally)
+        try:
+            with view:
+                feed.start()
+                _watch(worker, reader, feed, tally, seconds, view)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            feed.stop()
+        _drain(worker, reader, feed, tally)
+        counts = tally.counts(feed.seconds, worker.provider)
+        reader.close()
+    return counts
+
+
+def _watch(worker: WorkerProcess, reader: Reader, feed: Feed, tally: Tally, seconds: float | None, view: View) -> None:
+    """Step 3: read and show until the time is up or the feed has ended."""
+    began_s = shown_s = time.monotonic()
+    while feed.is_alive() and (seconds is None or feed.seconds < seconds):
+        reader.read()
+        now_s = time.monotonic()
+        if now_s - shown_s < REFRESH_S:
+            continue
+        shown_s = now_s
+        worker.check()
+        if feed.started_s is None and now_s - began_s > START_S:
+            raise EddyError(f"no decision within {START_S:.0f} s of the worker's start: {worker.last_words}")
+        view.show(tally, feed.seconds, worker.provider)
+    if feed.failed:
+        raise EddyError(feed.failed)
+
+
+def _drain(worker: WorkerProcess, reader: Reader, feed: Feed, tally: Tally) -> None:
+    """Step 5: read what is still on its way. DRAIN_S counts from the last decision that came."""
+    last_s, left = time.monotonic(), -1
+    while feed.is_alive() or tally.undecided or tally.unreported > 0:
+        reader.read()
+        worker.check()
+        if left != (left := tally.undecided + tally.unreported):
+            last_s = time.monotonic()
+        if time.monotonic() - last_s > DRAIN_S:
+            raise EddyError(
+                f"{tally.undecided} of {tally.clicks} clicks have no decision, {tally.unreported} of {tally.broken} "
+                f"broken messages no dead letter, {DRAIN_S:.0f} s after the last; worker: {worker.last_words}"
+            )
+    if feed.failed:
+        raise EddyError(feed.failed)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _in_words(counts: dict[str, object]) -> str:
+    width = max(map(len, counts))
+    return "\n".join(f"{name.replace('_', ' '):<{width}}  {value}" for name, value in counts.items())

@@ -1,0 +1,94 @@
+"""The shop's stream -> the clicks topic, in a thread, at a steady rate of wall-clock time.
+
+The first click goes alone: its decision shows that the worker is up, so starting it is not counted as latency. The feed
+waits when too many clicks are undecided, because the embedded broker keeps only 5 MB a partition.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+
+import msgspec
+from confluent_kafka import KafkaException, Producer
+
+from stream.demo.simulate import Simulated, break_message
+from stream.demo.tally import Tally
+
+MOST_UNDECIDED = 4_000
+"""Four partitions of 5 MB hold about 15,000 state rows: a worker this far behind still finds everything."""
+BROKEN_PER_CLICK = 0.004
+TICK_S = 0.01
+
+
+class Feed(threading.Thread):
+    """Produces until `stop()`; `failed` holds what ended it early.
+
+    stream  in order of time; it ends by itself when it reaches the wall clock, for a click of the future is no click
+    rate    clicks per second of the wall clock
+    """
+
+    def __init__(
+        self, broker: str, topic: str, stream: Iterator[Simulated], rate: float, seed: int, tally: Tally
+    ) -> None:
+        super().__init__(name="feed", daemon=True)
+        self._producer = Producer({"bootstrap.servers": broker, "linger.ms": 2, "log_level": 0})
+        self._topic, self._stream, self._rate, self._tally = topic, stream, rate, tally
+        self._rng = random.Random(f"{seed}/broken")
+        self._stopping = threading.Event()
+        self.started_s: float | None = None
+        self.ended_s: float | None = None
+        self.failed: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """How long clicks have been sent, from the first decision on."""
+        if self.started_s is None:
+            return 0.0
+        return (self.ended_s or time.monotonic()) - self.started_s
+
+    def stop(self) -> None:
+        """Stop sending; what was sent is delivered before the thread ends."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        try:
+            self._send(next(self._stream))
+            self._producer.flush()
+            while self._tally.undecided and not self._stopping.is_set():
+                self._stopping.wait(TICK_S)
+            self._tally.latencies_ms.clear()
+            self._pace()
+            if self._producer.flush(30) != 0:
+                self.failed = "the broker did not take every click within 30 s"
+        except KafkaException as exc:
+            self.failed = f"clicks could not be sent: {exc.args[0].str()}"
+
+    def _pace(self) -> None:
+        self.started_s = due_s = time.monotonic()
+        while not self._stopping.wait(max(0.0, due_s - time.monotonic())):
+            due_s = max(due_s + TICK_S, time.monotonic() - 10 * TICK_S)
+            for _ in range(self._due(TICK_S)):
+                simulated = next(self._stream)
+                if simulated.timestamp > time.time() * 1000:
+                    self._stopping.set()
+                    break
+                self._send(simulated)
+            self._producer.poll(0)
+        self.ended_s = time.monotonic()
+
+    def _due(self, interval_s: float) -> int:
+        """How many clicks this tick sends: the rate, its fraction by lot, or none while the worker is behind."""
+        if self._tally.undecided >= MOST_UNDECIDED:
+            return 0
+        exact = self._rate * interval_s
+        return int(exact) + (self._rng.random() < exact % 1)
+
+    def _send(self, simulated: Simulated) -> None:
+        click = simulated.click
+        key, value = click.user_id.encode(), msgspec.json.encode(click)
+        self._tally.sent(simulated, time.monotonic())
+        self._producer.produce(self._topic, key=key, value=value)
+        if self._rng.random() < BROKEN_PER_CLICK:
+            self._tally.broken += 1
+            self._producer.produce(self._topic, key=key, value=break_message(self._rng, click, value))

@@ -1,0 +1,169 @@
+"""What the demo counts: clicks in, decisions out, hits beside popularity's, alerts beside the truth.
+
+A hit: the user's next good click is on one of the k items recommended at the click before. Popularity is judged the
+same way on the same clicks, with the k items most clicked in the stream up to that moment. The feed's thread only
+calls `sent`; everything else belongs to the reader's thread.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from stream.demo.simulate import Simulated
+from stream.events import Anomaly, DeadLetter, Recommendation
+
+LATENCIES = 100_000
+TRUTHS = 200_000
+RECENT = 50
+
+
+class Judged(NamedTuple):
+    """A click, what was recommended at it, and the item the user really clicked next; rank 0 = not among them."""
+
+    user_id: str
+    item_id: str
+    items: list[str]
+    next_item: str
+    rank: int
+
+
+class Alert(NamedTuple):
+    """An anomaly and what the simulator knows of it: "" is a false alarm."""
+
+    anomaly: Anomaly
+    truth: str
+
+
+class Popularity:
+    """The k most clicked items so far; of equals those that got there first."""
+
+    def __init__(self, k: int) -> None:
+        self._k = k
+        self._count: Counter[str] = Counter()
+        self.top: frozenset[str] = frozenset()
+
+    def add(self, item_id: str) -> None:
+        self._count[item_id] += 1
+        if item_id in self.top:
+            return
+        if len(self.top) < self._k:
+            self.top |= {item_id}
+            return
+        last = min(self.top, key=self._count.__getitem__)
+        if self._count[item_id] > self._count[last]:
+            self.top = self.top - {last} | {item_id}
+
+
+class Tally:
+    """Counts of one demo. k is the number of recommendations per click."""
+
+    def __init__(self, k: int) -> None:
+        self.clicks = 0
+        self.broken = 0
+        self.decisions = 0
+        self.recommendations = 0
+        self.users: set[str] = set()
+        self.judged = 0
+        self.hits = 0
+        self.popular_hits = 0
+        self.alerts = 0
+        self.true_alerts = 0
+        self.dead_letters: Counter[str] = Counter()
+        self.simulated_ms = 0
+        self.latencies_ms: deque[float] = deque(maxlen=LATENCIES)
+        self.last_judged: Judged | None = None
+        self.last_alerts: deque[Alert] = deque(maxlen=RECENT)
+        self._waiting: dict[tuple[str, int], float] = {}
+        self._truth: dict[tuple[str, int], str] = {}
+        self._before: dict[str, tuple[str, list[str], frozenset[str]]] = {}
+        self._popularity = Popularity(k)
+
+    @property
+    def undecided(self) -> int:
+        """Clicks sent whose decision has not been read yet."""
+        return len(self._waiting)
+
+    @property
+    def unreported(self) -> int:
+        """Broken messages sent whose dead letter has not been read yet."""
+        return self.broken - sum(self.dead_letters.values())
+
+    def sent(self, simulated: Simulated, now_s: float) -> None:
+        """A good click is about to be produced; now_s is any monotonic clock. User and time name the click."""
+        name = (simulated.click.user_id, simulated.timestamp)
+        if simulated.truth:
+            self._truth[name] = simulated.truth
+            if len(self._truth) > TRUTHS:
+                del self._truth[next(iter(self._truth))]
+        self._waiting[name] = now_s
+        self.clicks += 1
+
+    def decided(self, decision: Recommendation, now_s: float) -> None:
+        """A recommendation was read. A click's second one counts as a recommendation, not as a decision."""
+        self.recommendations += 1
+        sent_s = self._waiting.pop((decision.user_id, decision.timestamp), None)
+        if sent_s is None:
+            return
+        self.decisions += 1
+        self.simulated_ms = max(self.simulated_ms, decision.timestamp)
+        self.latencies_ms.append((now_s - sent_s) * 1000)
+        self.users.add(decision.user_id)
+        self._judge(decision)
+        self._popularity.add(decision.item_id)
+        self._before[decision.user_id] = (decision.item_id, decision.items, self._popularity.top)
+
+    def alerted(self, anomaly: Anomaly) -> None:
+        truth = self._truth.get((anomaly.user_id, anomaly.timestamp), "")
+        self.alerts += 1
+        self.true_alerts += bool(truth)
+        self.last_alerts.append(Alert(anomaly, truth))
+
+    def rejected(self, letter: DeadLetter) -> None:
+        self.dead_letters[letter.reason] += 1
+
+    def counts(self, seconds: float, provider: str) -> dict[str, object]:
+        """The demo's result, as `eddy demo --json` prints it. `seconds` is how long clicks were sent."""
+        p50, p99 = percentiles(self.latencies_ms, (0.5, 0.99))
+        return {
+            "clicks": self.clicks,
+            "decisions": self.decisions,
+            "recommendations": self.recommendations,
+            "anomalies": self.alerts,
+            "anomalies_true": self.true_alerts,
+            "dead_letters": sum(self.dead_letters.values()),
+            "dead_letters_by_reason": dict(self.dead_letters.most_common()),
+            "hit_rate": _rate(self.hits, self.judged),
+            "popularity_hit_rate": _rate(self.popular_hits, self.judged),
+            "judged": self.judged,
+            "users": len(self.users),
+            "clicks_per_user": round(self.decisions / max(1, len(self.users)), 2),
+            "seconds": round(seconds, 2),
+            "clicks_per_s": round(self.clicks / seconds, 1) if seconds > 0 else 0.0,
+            "latency_p50_ms": round(p50, 1),
+            "latency_p99_ms": round(p99, 1),
+            "provider": provider,
+        }
+
+    def _judge(self, decision: Recommendation) -> None:
+        """Judge what was recommended at the user's click before."""
+        before = self._before.get(decision.user_id)
+        if before is None:
+            return
+        item_id, items, popular = before
+        rank = items.index(decision.item_id) + 1 if decision.item_id in items else 0
+        self.judged += 1
+        self.hits += rank > 0
+        self.popular_hits += decision.item_id in popular
+        self.last_judged = Judged(decision.user_id, item_id, items, decision.item_id, rank)
+
+
+def percentiles(values: Iterable[float], parts: tuple[float, ...]) -> list[float]:
+    """The value below which each part lies (nearest rank); zeros if there are no values."""
+    ordered = sorted(values)
+    if not ordered:
+        return [0.0 for _ in parts]
+    return [ordered[min(len(ordered) - 1, int(part * len(ordered)))] for part in parts]
+
+
+def _rate(hits: int, judged: int) -> float:
+    return round(hits / judged, 4) if judged else 0.0

@@ -1,0 +1,191 @@
+"""A tally -> what a person sees: a live page in a terminal, or a line every few seconds without one.
+
+The page fits 100 columns by 30 rows. Of the hundreds of clicks a second it shows a few, long enough to be read.
+"""
+
+import sys
+from collections import deque
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console, Group
+from rich.layout import Layout
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from stream.demo.simulate import DAY_MS, HOUR_MS, MINUTE_MS
+from stream.demo.tally import Judged, Tally, percentiles
+
+JUDGED_ROWS = 8
+ALERT_ROWS = 6
+LATEST = 2_000
+"""Latency is shown over so many of the latest decisions."""
+LINE_EVERY_S = 5.0
+TRUTHS = {
+    "": ("false alarm", "yellow"),
+    "scraper": ("true: a scraper", "green"),
+    "repeater": ("true: a click bot", "green"),
+    "takeover": ("true: stolen account", "green"),
+}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What does not change during a demo."""
+
+    model: str
+    k: int
+    rate: float
+
+
+class View(Protocol):
+    """Where the demo is shown; `show` is called a few times a second."""
+
+    def __enter__(self) -> object: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def show(self, tally: Tally, seconds: float, provider: str) -> None: ...
+
+
+def choose_view(scene: Scene, as_json: bool) -> View:
+    """The live page if a person is looking, lines on stderr otherwise."""
+    return LineView(scene) if as_json or not sys.stdout.isatty() else LiveView(scene, Console())
+
+
+def device_in_words(provider: str) -> str:
+    """`CPUExecutionProvider` -> "CPU"; a GPU is named with its provider."""
+    if not provider:
+        return "the worker is starting"
+    name = provider.removesuffix("ExecutionProvider")
+    return "on the CPU" if name == "CPU" else f"on the GPU ({name})"
+
+
+class LineView:
+    """One line on stderr every few seconds."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self._next_s = 0.0
+
+    def __enter__(self) -> "LineView":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def show(self, tally: Tally, seconds: float, provider: str) -> None:
+        if not provider or seconds < self._next_s:
+            return
+        self._next_s = seconds + LINE_EVERY_S
+        print(
+            f"{seconds:5.0f} s  {tally.clicks} clicks, {tally.decisions} decisions {device_in_words(provider)}, "
+            f"{_percent(tally.hits, tally.judged)} hit (popularity {_percent(tally.popular_hits, tally.judged)}), "
+            f"{tally.alerts} alerts, {sum(tally.dead_letters.values())} dead letters",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+class LiveView:
+    """The page. `console` is where it is drawn; tests draw on one that records."""
+
+    def __init__(self, scene: Scene, console: Console) -> None:
+        self._scene = scene
+        self._live = Live(console=console, screen=console.is_terminal, auto_refresh=False)
+        self._judged: deque[Judged] = deque(maxlen=JUDGED_ROWS)
+        self._start_ms = 0
+        self._speed: deque[tuple[float, int]] = deque(maxlen=12)
+
+    def __enter__(self) -> "LiveView":
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.__exit__(kind, error, trace)
+
+    def show(self, tally: Tally, seconds: float, provider: str) -> None:
+        """Draw the page anew."""
+        last = tally.last_judged
+        if last is not None and (not self._judged or self._judged[0] is not last):
+            self._judged.appendleft(last)
+        self._speed.append((seconds, tally.decisions))
+        self._start_ms = self._start_ms or tally.simulated_ms
+        page = Layout()
+        page.split_column(
+            Layout(self._head(tally, provider), size=1),
+            Layout(name="figures", size=9),
+            Layout(self._clicks(), size=JUDGED_ROWS + 4),
+            Layout(self._alerts(tally), size=ALERT_ROWS + 2),
+        )
+        page["figures"].split_row(Layout(self._flow(tally), ratio=1), Layout(self._use(tally), ratio=1))
+        self._live.update(page, refresh=True)
+
+    def _head(self, tally: Tally, provider: str) -> Text:
+        text = Text(" Eddy ", style="bold reverse cyan")
+        text.append(f"  {self._scene.model} {device_in_words(provider)}", style="bold")
+        if tally.simulated_ms:
+            past = tally.simulated_ms - self._start_ms
+            clock = f"day {past // DAY_MS + 1}, {past % DAY_MS // HOUR_MS:02d}:{past % HOUR_MS // MINUTE_MS:02d}"
+            text.append(f"  simulated {clock}", style="dim")
+        return text.append("  Ctrl-C ends", style="dim")
+
+    def _flow(self, tally: Tally) -> Panel:
+        p50, p99 = percentiles(list(tally.latencies_ms)[-LATEST:], (0.5, 0.99))
+        (first_s, first), (last_s, last) = self._speed[0], self._speed[-1]
+        speed = (last - first) / (last_s - first_s) if last_s > first_s else 0.0
+        letters = ", ".join(f"{reason} {n}" for reason, n in tally.dead_letters.most_common(4))
+        rows = Table.grid(padding=(0, 1))
+        rows.add_row("clicks in", f"[bold]{tally.clicks:,}[/]  [dim]of {len(tally.users):,} users[/]")
+        rows.add_row("decisions out", f"[bold]{tally.decisions:,}[/]  [dim]{speed:,.0f} per second[/]")
+        rows.add_row("latency", f"p50 [bold]{p50:.0f}[/] ms   p99 [bold]{p99:.0f}[/] ms  [dim]sent to read[/]")
+        rows.add_row("broken messages", f"[bold]{sum(tally.dead_letters.values()):,}[/] dead letters")
+        rows.add_row("", f"[dim]{letters}[/]")
+        return Panel(rows, title="Kafka in, Kafka out", title_align="left", border_style="cyan")
+
+    def _use(self, tally: Tally) -> Panel:
+        judged = max(1, tally.judged)
+        rows = Table.grid(padding=(0, 1))
+        for name, hits, style in (("Eddy", tally.hits, "green"), ("popularity", tally.popular_hits, "yellow")):
+            bar = ProgressBar(total=judged, completed=hits, width=20, complete_style=style, finished_style=style)
+            rows.add_row(name, bar, Text(_percent(hits, tally.judged), style=f"bold {style}"))
+        k = self._scene.k
+        note = Text(f"next click among the {k} recommended, {tally.judged:,} judged;\n", style="dim")
+        note.append(f"popularity: the {k} most clicked so far, same clicks\n", style="dim")
+        share = f"{tally.true_alerts:,} of {tally.alerts:,}"
+        note.append(share, style="bold green").append(" alerts were true (a bot or a thief)", style="not dim")
+        return Panel(Group(rows, note), title="Is it right?", title_align="left", border_style="cyan")
+
+    def _clicks(self) -> Panel:
+        table = Table(expand=True, box=None, header_style="dim", pad_edge=False)
+        for name, ratio in (("user", 3), ("clicked", 3), ("recommended", 8), ("next click", 3), ("", 2)):
+            table.add_column(name, ratio=ratio, no_wrap=True, overflow="ellipsis")
+        for row in self._judged:
+            items = Text("  ").join(
+                Text(item, style="bold green" if item == row.next_item else "") for item in row.items[:4]
+            )
+            hit = Text(f"hit, no. {row.rank}", style="bold green") if row.rank else Text("miss", style="dim")
+            table.add_row(row.user_id, row.item_id, items, row.next_item, hit)
+        return Panel(table, title="Users", title_align="left", border_style="cyan")
+
+    def _alerts(self, tally: Tally) -> Panel:
+        table = Table.grid(expand=True, padding=(0, 1))
+        table.add_column(no_wrap=True)
+        table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+        table.add_column(no_wrap=True, justify="right")
+        for anomaly, truth in list(tally.last_alerts)[: -ALERT_ROWS - 1 : -1]:
+            words, style = TRUTHS[truth]
+            table.add_row(anomaly.user_id, anomaly.reason, Text(words, style=style))
+        return Panel(table, title="Alerts", title_align="left", border_style="cyan")
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "-"

@@ -1,0 +1,165 @@
+"""The whole worker, started as an operator starts it, on the embedded broker."""
+
+import base64
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from stream.demo.broker import EmbeddedBroker
+from stream.events import Anomaly, Click, DeadLetter, Recommendation
+from stream.settings import Topics
+
+PARTITIONS = 2
+TOPICS = dict.fromkeys(msgspec.structs.astuple(Topics()), PARTITIONS)
+DEADLINE_S = 60.0
+START_MS = 1_700_000_000_000
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "stream.ops.cli", *arguments]
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("EDDY_")}
+
+
+@contextlib.contextmanager
+def worker(broker: str, model: Path, directory: Path) -> Iterator[Callable[[], str]]:
+    """`eddy worker` for the length of the block; yields what reads its log."""
+    log = directory / "worker.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command("worker", "--model", str(model), "--broker", broker, "--worker-id", "1", "--device", "cpu"),
+            stdout=file,
+            stderr=file,
+            env=environment(),
+            cwd=Path(__file__).parents[2],
+        )
+    try:
+        yield log.read_text
+        assert process.poll() is None, log.read_text()
+    finally:
+        process.terminate()
+        code = process.wait(30)
+    assert code == 0, log.read_text()
+
+
+def read(broker: str, topics: list[str], enough: Callable[[dict[str, list[bytes]]], bool]) -> dict[str, list[bytes]]:
+    """Topic -> committed values, read until there are enough, and then a moment longer for what should not come."""
+    consumer = Consumer(
+        {"bootstrap.servers": broker, "group.id": "t", "isolation.level": "read_committed", "enable.auto.commit": False}
+    )
+    consumer.assign([TopicPartition(topic, number, 0) for topic in topics for number in range(PARTITIONS)])
+    found: dict[str, list[bytes]] = {topic: [] for topic in topics}
+    deadline, late = time.monotonic() + DEADLINE_S, 0
+    while late < 5:
+        messages = consumer.consume(500, 0.1)
+        for message in messages:
+            assert message.error() is None
+            found[str(message.topic())].append(message.value() or b"")
+        assert time.monotonic() < deadline, {topic: len(values) for topic, values in found.items()}
+        late += enough(found)
+    consumer.close()
+    return found
+
+
+BROKEN = {
+    "not_json": b'{"user_id": "u1", "item',
+    "wrong_fields": b'{"user_id": "u1", "item_id": 1.5, "timestamp": 1}',
+    "not_utf8": b'{"user_id": "u1", "item_id": "\xff\xfe", "timestamp": 1700000000000}',
+    "empty_value": b"",
+    "future_timestamp": b'{"user_id": "u1", "item_id": "i1", "timestamp": 99999999999999}',
+    "bad_timestamp": b'{"user_id": "u1", "item_id": "i1", "timestamp": -5}',
+    "too_large": b'{"user_id": "u1", "item_id": "%s"}' % (b"x" * 70_000),
+    "key_is_not_user": b'{"user_id": "u2", "item_id": "i1", "timestamp": 1700000000000}',
+}
+
+
+def test_every_click_gets_one_decision_and_every_broken_message_a_reason(model_dir: Path, tmp_path: Path) -> None:
+    """Clicks in = decisions out, also for unknown items; what is no click lies in the dead letters with its origin."""
+    clicks = [
+        Click(f"u{n % 7}", f"i{n % 50}" if n % 10 else f"new-{n}", START_MS + n * 1000, ("view", "cart", "wish")[n % 3])
+        for n in range(400)
+    ]
+    with EmbeddedBroker(TOPICS) as broker, worker(broker.address, model_dir, tmp_path) as log:
+        producer = Producer({"bootstrap.servers": broker.address})
+        sent: dict[str, Click] = {}
+        for n, click in enumerate(clicks):
+            producer.produce(
+                "clicks",
+                key=click.user_id.encode(),
+                value=msgspec.json.encode(click),
+                on_delivery=lambda error, m, click=click: sent.update({f"clicks-{m.partition()}-{m.offset()}": click}),
+            )
+            if n % 50 == 0:
+                producer.produce("clicks", key=b"u1", value=list(BROKEN.values())[n // 50])
+        assert producer.flush(20) == 0
+        found = read(
+            broker.address,
+            ["recommendations", "anomalies", "clicks-dead-letter"],
+            lambda f: len(f["recommendations"]) >= len(clicks) and len(f["clicks-dead-letter"]) >= len(BROKEN),
+        )
+        assert "provider=CPUExecutionProvider" in log()
+
+    decisions = [msgspec.json.decode(value, type=Recommendation) for value in found["recommendations"]]
+    assert Counter(d.id for d in decisions) == Counter(list(sent))
+    for decision in decisions:
+        click = sent[decision.id]
+        assert (decision.user_id, decision.item_id, decision.timestamp) == (
+            click.user_id,
+            click.item_id,
+            click.timestamp,
+        )
+        assert len(decision.items) == 20
+        assert click.item_id not in decision.items
+        assert 0 < decision.p_value <= 1
+    letters = [msgspec.json.decode(value, type=DeadLetter) for value in found["clicks-dead-letter"]]
+    assert Counter(letter.reason for letter in letters) == Counter(BROKEN)
+    for letter in letters:
+        whole = BROKEN[letter.reason]
+        assert letter.topic == "clicks"
+        assert letter.id == f"clicks-{letter.partition}-{letter.offset}"
+        assert letter.id not in sent
+        assert letter.value_bytes == len(whole)
+        assert whole.startswith(base64.b64decode(letter.value or ""))
+        assert base64.b64decode(letter.key or "") == b"u1"
+    for value in found["anomalies"]:
+        assert msgspec.json.decode(value, type=Anomaly).id in sent
+
+
+@pytest.mark.parametrize(
+    ("topics", "arguments", "words"),
+    [
+        (TOPICS, ["--model", "nowhere"], "nowhere: no such directory"),
+        ({**TOPICS, "eddy-changelog": 3}, [], "must be equal"),
+        ({"clicks": 2}, [], "eddy topics create"),
+        (TOPICS, ["--broker", "127.0.0.1:1"], "no Kafka answers at 127.0.0.1:1"),
+    ],
+)
+def test_a_worker_that_cannot_run_says_why_in_one_line(
+    model_dir: Path, tmp_path: Path, topics: dict[str, int], arguments: list[str], words: str
+) -> None:
+    """A missing model, topic or broker, or a changelog of another size: one line on what to do, and exit 2."""
+    with EmbeddedBroker(topics) as broker:
+        done = subprocess.run(
+            command(
+                "worker", "--model", str(model_dir), "--broker", broker.address, "--data-dir", str(tmp_path), *arguments
+            ),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=environment(),
+            check=False,
+        )
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert words in done.stderr
