@@ -91,7 +91,7 @@ def test_every_click_gets_one_decision_and_every_broken_message_a_reason(model_d
         for n in range(400)
     ]
     with EmbeddedBroker(TOPICS) as broker, worker(broker.address, model_dir, tmp_path) as log:
-        producer = Producer({"bootstrap.servers": broker.address})
+        producer = Producer({"bootstrap.servers": broker.address, "log_level": 0})
         sent: dict[str, Click] = {}
         for n, click in enumerate(clicks):
             producer.produce(
@@ -123,7 +123,7 @@ def test_every_click_gets_one_decision_and_every_broken_message_a_reason(model_d
         assert click.item_id not in decision.items
         assert 0 < decision.p_value <= 1
     letters = [msgspec.json.decode(value, type=DeadLetter) for value in found["clicks-dead-letter"]]
-    assert Counter(letter.reason for letter in letters) == Counter(BROKEN)
+    assert Counter(letter.reason for letter in letters) == Counter(list(BROKEN))
     for letter in letters:
         whole = BROKEN[letter.reason]
         assert letter.topic == "clicks"
