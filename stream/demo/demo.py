@@ -252,5 +252,9 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _in_words(counts: dict[str, object]) -> str:
-    width = max(map(len, counts))
-    return "\n".join(f"{name.replace('_', ' '):<{width}}  {value}" for name, value in counts.items())
+    """The counts for a person: a line each."""
+    lines = []
+    for name, value in counts.items():
+        shown = ", ".join(f"{key} {n}" for key, n in value.items()) if isinstance(value, dict) else str(value)
+        lines.append(f"{name.replace('_', ' '):<24}{shown}")
+    return "\n".join(lines)

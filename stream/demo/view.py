@@ -20,7 +20,7 @@ from rich.text import Text
 from stream.demo.simulate import DAY_MS, HOUR_MS, MINUTE_MS
 from stream.demo.tally import Judged, Tally, percentiles
 
-JUDGED_ROWS = 8
+JUDGED_ROWS = 9
 ALERT_ROWS = 6
 LATEST = 2_000
 """Latency is shown over so many of the latest decisions."""
@@ -123,7 +123,7 @@ class LiveView:
         page.split_column(
             Layout(self._head(tally, provider), size=1),
             Layout(name="figures", size=9),
-            Layout(self._clicks(), size=JUDGED_ROWS + 4),
+            Layout(self._clicks(), size=JUDGED_ROWS + 3),
             Layout(self._alerts(tally), size=ALERT_ROWS + 2),
         )
         page["figures"].split_row(Layout(self._flow(tally), ratio=1), Layout(self._use(tally), ratio=1))
@@ -142,12 +142,12 @@ class LiveView:
         p50, p99 = percentiles(list(tally.latencies_ms)[-LATEST:], (0.5, 0.99))
         (first_s, first), (last_s, last) = self._speed[0], self._speed[-1]
         speed = (last - first) / (last_s - first_s) if last_s > first_s else 0.0
-        letters = ", ".join(f"{reason} {n}" for reason, n in tally.dead_letters.most_common(4))
+        letters = "\n".join(f"{reason} {n}" for reason, n in tally.dead_letters.most_common(3))
         rows = Table.grid(padding=(0, 1))
         rows.add_row("clicks in", f"[bold]{tally.clicks:,}[/]  [dim]of {len(tally.users):,} users[/]")
         rows.add_row("decisions out", f"[bold]{tally.decisions:,}[/]  [dim]{speed:,.0f} per second[/]")
-        rows.add_row("latency", f"p50 [bold]{p50:.0f}[/] ms   p99 [bold]{p99:.0f}[/] ms  [dim]sent to read[/]")
-        rows.add_row("broken messages", f"[bold]{sum(tally.dead_letters.values()):,}[/] dead letters")
+        rows.add_row("latency", f"p50 [bold]{p50:.0f}[/] ms   p99 [bold]{p99:.0f}[/] ms")
+        rows.add_row("dead letters", f"[bold]{sum(tally.dead_letters.values()):,}[/]  [dim]broken messages, such as[/]")
         rows.add_row("", f"[dim]{letters}[/]")
         return Panel(rows, title="Kafka in, Kafka out", title_align="left", border_style="cyan")
 
@@ -158,32 +158,35 @@ class LiveView:
             bar = ProgressBar(total=judged, completed=hits, width=20, complete_style=style, finished_style=style)
             rows.add_row(name, bar, Text(_percent(hits, tally.judged), style=f"bold {style}"))
         k = self._scene.k
-        note = Text(f"next click among the {k} recommended, {tally.judged:,} judged;\n", style="dim")
-        note.append(f"popularity: the {k} most clicked so far, same clicks\n", style="dim")
+        note = Text(f"hit: the next click is one of the {k} items;\n", style="dim")
+        note.append(f"popularity: the {k} most clicked, for everyone\n\n", style="dim")
         share = f"{tally.true_alerts:,} of {tally.alerts:,}"
-        note.append(share, style="bold green").append(" alerts were true (a bot or a thief)", style="not dim")
+        note.append(share, style="not dim bold green").append(" alerts were true (a bot or a thief)", style="not dim")
         return Panel(Group(rows, note), title="Is it right?", title_align="left", border_style="cyan")
 
     def _clicks(self) -> Panel:
         table = Table(expand=True, box=None, header_style="dim", pad_edge=False)
-        for name, ratio in (("user", 3), ("clicked", 3), ("recommended", 8), ("next click", 3), ("", 2)):
+        for name, ratio in (("user", 3), ("clicked", 3), ("recommended", 8), ("next click", 3)):
             table.add_column(name, ratio=ratio, no_wrap=True, overflow="ellipsis")
+        table.add_column("", width=len("hit no. 20"), no_wrap=True)
         for row in self._judged:
             items = Text("  ").join(
                 Text(item, style="bold green" if item == row.next_item else "") for item in row.items[:4]
             )
-            hit = Text(f"hit, no. {row.rank}", style="bold green") if row.rank else Text("miss", style="dim")
+            hit = Text(f"hit no. {row.rank}", style="bold green") if row.rank else Text("miss", style="dim")
             table.add_row(row.user_id, row.item_id, items, row.next_item, hit)
         return Panel(table, title="Users", title_align="left", border_style="cyan")
 
     def _alerts(self, tally: Tally) -> Panel:
         table = Table.grid(expand=True, padding=(0, 1))
-        table.add_column(no_wrap=True)
-        table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+        for ratio in (3, 6, 8, 3):
+            table.add_column(ratio=ratio, no_wrap=True, overflow="ellipsis")
         table.add_column(no_wrap=True, justify="right")
         for anomaly, truth in list(tally.last_alerts)[: -ALERT_ROWS - 1 : -1]:
             words, style = TRUTHS[truth]
-            table.add_row(anomaly.user_id, anomaly.reason, Text(words, style=style))
+            expected = Text("not " + " ".join(likely.item_id for likely in anomaly.expected), style="dim")
+            what = f"{anomaly.event_type} of {anomaly.item_id}"
+            table.add_row(anomaly.user_id, what, expected, f"p {anomaly.p_value:.0e}", Text(words, style=style))
         return Panel(table, title="Alerts", title_align="left", border_style="cyan")
 
 

@@ -1,0 +1,71 @@
+"""The live page, drawn on a console that records: what a person must be able to read at 100 by 30."""
+
+import io
+
+from rich.console import Console
+
+from stream.demo.simulate import Simulated
+from stream.demo.tally import Tally
+from stream.demo.view import LiveView, Scene, device_in_words
+from stream.events import Anomaly, Click, DeadLetter, Expected, Recommendation
+
+
+def sample() -> Tally:
+    """Two clicks of a user, of which the second was recommended; a true alert, a false one, a dead letter."""
+    tally = Tally(k=2)
+    for timestamp, item in ((1_000, "boots-a1"), (2_000, "socks-k2")):
+        tally.sent(
+            Simulated(timestamp, 0, Click("user-7", item, timestamp), "scraper" if timestamp == 2_000 else ""), 1.0
+        )
+        decision = Recommendation(
+            "i", "user-7", item, timestamp, ["hats-n1", "socks-k2"], [-1.0, -2.0], 1.0, 0.5, "shop/1"
+        )
+        tally.decided(decision, 1.042)
+        expected = [Expected("tents-v1", 0.4)]
+        tally.alerted(
+            Anomaly("i", "user-7", item, "view", timestamp, "why", 12.0, 2e-4, 3.7, 1e-3, "view", 9, expected, "shop/1")
+        )
+    tally.rejected(DeadLetter("i", "not_json", "", "clicks", 0, 0, 0, None, None, 0))
+    return tally
+
+
+def drawn(tally: Tally) -> list[str]:
+    out = io.StringIO()
+    console = Console(file=out, width=100, height=30, force_terminal=False, color_system=None)
+    view = LiveView(Scene(model="shop/1", k=2, rate=400.0), console)
+    with view:
+        view.show(tally, 1.0, "CPUExecutionProvider")
+    return out.getvalue().rstrip("\n").splitlines()
+
+
+def test_the_page_shows_hits_truth_latency_reasons_and_device_in_100_by_30() -> None:
+    """Everything a person came for is on one page that fits their terminal."""
+    lines = drawn(sample())
+    page = "\n".join(lines)
+    assert len(lines) <= 30
+    assert max(map(len, lines)) <= 100
+    for words in (
+        "shop/1 on the CPU",
+        "p50 42 ms",
+        "not_json 1",
+        "hit no. 2",
+        "socks-k2",
+        "not tents-v1",
+        "true: a scraper",
+        "false alarm",
+        "1 of 2 alerts were true",
+        "100.0 %",
+    ):
+        assert words in page, words
+
+
+def test_a_page_before_the_first_decision_can_be_drawn() -> None:
+    """Nothing has happened yet, and nothing breaks."""
+    assert "Eddy" in drawn(Tally(k=20))[0]
+
+
+def test_the_device_is_said_plainly() -> None:
+    """Nobody has to know what an execution provider is."""
+    assert device_in_words("CPUExecutionProvider") == "on the CPU"
+    assert device_in_words("CUDAExecutionProvider") == "on the GPU (CUDA)"
+    assert device_in_words("") == "the worker is starting"
