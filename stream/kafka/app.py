@@ -140,7 +140,11 @@ def _connect(app: faust.App, cycles: Cycles, settings: Settings, worker_id: str)
 
     @app.task
     async def watch() -> None:
-        await watch_group(lambda: check_group(app))
+        async def check() -> None:
+            await check_group(app)
+            cycles.check_rejoined(3 * settings.session_timeout_s)
+
+        await watch_group(check)
 
     @app.on_before_shutdown.connect
     async def stop(app: faust.App, **_: Any) -> None:

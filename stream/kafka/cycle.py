@@ -94,6 +94,7 @@ class Cycles:
         self._assignment: Assignment | None = None
         self._held: dict[int, int | None] = {}  # partition -> committed offset its rows in the arena stand for
         self._started = False
+        self._stale_at: float | None = None
 
     # -- what the agent and the rebalance hooks call ------------------------------------------------------------------
 
@@ -108,6 +109,11 @@ class Cycles:
         given_up = list(self._pending)
         self._pending.clear()
         return given_up
+
+    def check_rejoined(self, limit_s: float) -> None:
+        """Raises TimeoutError if the group has refused our offsets and no rebalance has come of it for `limit_s`."""
+        if self._stale_at is not None and time.monotonic() - self._stale_at > limit_s:
+            raise TimeoutError(f"the group refused this worker's offsets and gave it nothing new for {limit_s:.0f} s")
 
     async def recover(self, partitions: Sequence[int], generation: int, member: bytes) -> None:
         """Make the arena stand where Kafka stands, for the partitions this worker has just been given.
@@ -126,6 +132,7 @@ class Cycles:
         if not self._started:
             await self._delivery.start()
             self._started = True
+        self._stale_at = None
         offsets, rows = await self._in_engine(self._restore, partitions)
         self._assignment = Assignment(generation, member, {p: offset or 0 for p, offset in offsets.items()})
         log.info(
@@ -186,8 +193,9 @@ class Cycles:
                 self._held.update(batch.offsets)
                 assignment.next.update(batch.offsets)
                 return
-            if outcome is Outcome.STALE:
-                self.release()
+            if outcome is Outcome.STALE:  # what is pending comes by here and is acked undecided
+                self._assignment = None
+                self._stale_at = time.monotonic()
                 return
         raise RuntimeError(f"the same transaction was rolled back {ROLL_BACKS} times")
 

@@ -28,8 +28,11 @@ from stream.kafka.watchdog import end
 CALL_S = 10.0
 """librdkafka's own time limit per call; a call that only timed out is made again until `hang_s`."""
 
-FENCED = frozenset({"_FENCED", "PRODUCER_FENCED", "INVALID_PRODUCER_EPOCH", "TRANSACTIONAL_ID_AUTHORIZATION_FAILED"})
-STALE = frozenset({"ILLEGAL_GENERATION", "UNKNOWN_MEMBER_ID", "FENCED_INSTANCE_ID", "REBALANCE_IN_PROGRESS"})
+FENCED = frozenset({"_FENCED", "PRODUCER_FENCED", "INVALID_PRODUCER_EPOCH", "FENCED_INSTANCE_ID"})
+"""Somebody else works under this worker's id."""
+
+STALE = frozenset({"ILLEGAL_GENERATION", "UNKNOWN_MEMBER_ID", "REBALANCE_IN_PROGRESS"})
+"""The group has moved on without this worker."""
 
 log = logging.getLogger(__name__)
 

@@ -177,10 +177,11 @@ class BatchConsumer(driver.Consumer):
         for event in self.transport.release():
             self.forget(event.message)
         limit_s = self.app.conf.broker_session_timeout
-        try:
-            await asyncio.wait_for(super().wait_empty(), limit_s)
-        except TimeoutError:
+        waiting = asyncio.ensure_future(super().wait_empty())
+        done, _ = await asyncio.wait({waiting}, timeout=limit_s)  # wait_for would hang too: Faust swallows its cancel
+        if not done:
             end(TimeoutError(f"a cycle has not ended within the session timeout of {limit_s} s"))
+        waiting.result()
 
     async def on_partitions_revoked(self, revoked: Any) -> None:
         await super().on_partitions_revoked(revoked)  # waits for the running cycle

@@ -5,6 +5,8 @@ onnxruntime falls back to the CPU without a word when CUDA cannot be had; here a
 there refuses to load.
 """
 
+import io
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from stream.manifest import Manifest, read_manifest
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 
+WARNING, FATAL = 2, 4  # onnxruntime's log severities
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
@@ -127,15 +130,19 @@ def _session(path: Path, provider: str, device: str) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 4  # its errors are raised as well, and told in our own one line
+    options.log_severity_level = FATAL  # its errors are raised as well, and told in our own one line
     providers: list[str | tuple[str, dict[str, str]]] = [CPU]
     if provider == CUDA:
-        ort.preload_dlls()
+        with redirect_stdout(io.StringIO()):  # it prints what it misses
+            ort.preload_dlls()
+        ort.set_default_logger_severity(FATAL)  # a CUDA that is missing is told below, in one line
         providers.insert(0, (CUDA, {"use_tf32": "0"}))
     try:
         session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as exc:  # onnxruntime's exceptions share no other base
         raise ArtifactError(f"model {path.parent}: {path.name} is not a graph onnxruntime can run ({exc})") from exc
+    finally:
+        ort.set_default_logger_severity(WARNING)
     if device == "cuda" and session.get_providers()[0] != CUDA:
         raise ConfigError(
             "device cuda cannot be had here (no driver, card or CUDA libraries); see eddy[cuda], or --device cpu"

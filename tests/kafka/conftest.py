@@ -7,10 +7,13 @@ lane is skipped loudly, and with EDDY_REQUIRE_KAFKA=1 it fails: a lane that sile
 import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from bench.apache_kafka import ApacheKafka, KafkaUnavailable
+from export.convert import write_untrained
+from tests.kafka.lane import Lane
 
 REQUIRED = os.environ.get("EDDY_REQUIRE_KAFKA") == "1"
 RAN = pytest.StashKey[int]()
@@ -52,3 +55,20 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if REQUIRED and session.config.stash.get(RAN, 0) == 0 and session.exitstatus == pytest.ExitCode.OK:
         print("\nEDDY_REQUIRE_KAFKA=1, but no test ran on a real Kafka")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model with random weights, which steps states as any other."""
+    directory = tmp_path_factory.mktemp("models") / "random" / "1"
+    write_untrained(directory, [f"i{n}" for n in range(300)], ["view", "cart", "purchase"], hidden=16)
+    return directory
+
+
+@pytest.fixture
+def lane(kafka: str, name: str, model: Path, tmp_path: Path) -> Iterator[Lane]:
+    """Fresh topics on the real Kafka; every worker started on them ends with the test."""
+    lane = Lane(kafka, name, model, tmp_path)
+    lane.create()
+    yield lane
+    lane.end_all()

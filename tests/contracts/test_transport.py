@@ -1,0 +1,144 @@
+"""The private names of Faust, aiokafka and librdkafka that the worker needs are there, with the shapes it relies on.
+
+They may change in any release: when one of these fails after an upgrade, read stream/kafka/transport.py again.
+"""
+
+import inspect
+import re
+import struct
+import tomllib
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+import faust
+import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.consumer.group_coordinator import GroupCoordinator
+from confluent_kafka import Consumer
+from faust.transport import consumer as stock
+from faust.transport.drivers import aiokafka as driver
+from faust.types.tuples import TP, ConsumerMessage
+
+from stream.errors import Fenced
+from stream.kafka.delivery import group_metadata
+from stream.kafka.transport import BatchConsumer, BatchTopic, BatchTransport, Chunk
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def app() -> faust.App:
+    app = faust.App("group-of-tests", broker="aiokafka://127.0.0.1:9", Topic=BatchTopic, env_prefix="EDDY_FAUST_")
+    app.transport = BatchTransport(app.conf.broker_consumer, app, list)
+    return app
+
+
+@pytest.mark.parametrize("name", ["faust-streaming", "aiokafka"])
+def test_versions_are_pinned_exactly(name: str) -> None:
+    """Private names are only known for the versions they were read in."""
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert f"{name}=={version(name)}" in dependencies
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        (stock.Consumer._drain_messages, ["self", "fetcher"]),
+        (stock.Consumer._wait_next_records, ["self", "timeout"]),
+        (stock.Consumer.ack, ["self", "message"]),
+        (stock.Consumer.wait_empty, ["self"]),
+        (stock.Consumer.commit, ["self", "topics", "start_new_transaction"]),
+        (stock.Consumer.perform_seek, ["self"]),
+        (stock.Consumer.on_partitions_revoked, ["self", "revoked"]),
+        (driver.Consumer.verify_event_path, ["self", "now", "tp"]),
+        (driver.Consumer._new_consumer_thread, ["self"]),
+        (driver.AIOKafkaConsumerThread._create_worker_consumer, ["self", "transport"]),
+        (faust.Topic._compile_decode, ["self"]),
+        (GroupCoordinator.check_errors, ["self"]),
+    ],
+)
+def test_overridden_and_called_methods_have_their_parameters(method: Callable[..., Any], parameters: list[str]) -> None:
+    """What the batch transport overrides or calls still takes what it took."""
+    assert list(inspect.signature(method).parameters) == parameters
+
+
+@pytest.mark.parametrize(
+    ("owner", "names"),
+    [
+        (GroupCoordinator.__init__, ["self.generation", "self.member_id", "self._pending_exception"]),
+        (AIOKafkaConsumer.__init__, ["self._fetch_max_wait_ms", "self._coordinator"]),
+        (AIOKafkaConsumer.start, ["fetch_max_wait_ms=self._fetch_max_wait_ms"]),
+        (driver.AIOKafkaConsumerThread.on_start, ["self._consumer = self._create_consumer("]),
+        (driver.AIOKafkaConsumerThread._create_worker_consumer, ["group_instance_id=conf.consumer_group_instance_id"]),
+        (stock.Consumer.__init__, ["self._unacked_messages", "self._read_offset", "self._waiting_for_ack"]),
+        (stock.Consumer._reset_state, ["self._buffered_partitions", "self.suspend_flow", "self.flow_active"]),
+    ],
+)
+def test_private_attributes_are_still_set(owner: Callable[..., Any], names: list[str]) -> None:
+    """What the batch transport reads and writes still stands where it stood."""
+    source = inspect.getsource(owner)
+    assert [name for name in names if name not in source] == []
+
+
+def test_rebalance_hook_is_awaited_before_seek_and_fetch() -> None:
+    """Faust sends on_rebalance_complete, then seeks, then lets records flow: recovery relies on that order."""
+    from faust.tables.recovery import Recovery
+
+    source = inspect.getsource(Recovery._resume_streams)
+    steps = ["on_rebalance_complete.send()", "consumer.perform_seek()", "consumer.resume_flow()"]
+    assert re.search(".*".join(map(re.escape, steps)), source, re.DOTALL)
+
+
+def test_group_id_of_faust_is_the_group_of_the_transactions(app: faust.App) -> None:
+    """Faust joins under the app's id: it must be the group that the offsets are committed for."""
+    assert app.conf.id == "group-of-tests"
+
+
+async def deliver(consumer: BatchConsumer, offset: int) -> Any:
+    """A chunk message as Faust's stream sees it: counted, in one event."""
+    chunk = Chunk(0, 1, [object()] * 10, 100)
+    message = ConsumerMessage(
+        "clicks", 0, offset, 0.0, 0, (), None, chunk, None, 0, 0, TP("clicks", 0), generation_id=1
+    )
+    message.incref()
+    consumer._unacked_messages.add(message)
+    consumer._records += 10
+    return message
+
+
+def test_forgotten_messages_leave_nothing_to_wait_for(app: faust.App) -> None:
+    """A released chunk leaves Faust's account although somebody still refers to it, and its memory is given back."""
+    import asyncio
+
+    async def run() -> None:
+        consumer = app.consumer
+        assert isinstance(consumer._unacked_messages, WeakSet)
+        acked, forgotten = await deliver(consumer, 9), await deliver(consumer, 19)
+        acked.ack(consumer)
+        assert set(consumer.unacked) == {forgotten}
+        consumer.forget(forgotten)
+        assert not consumer.unacked
+        forgotten.ack(consumer)  # late, by the cycle that dropped it
+        assert consumer._records == 0
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("instance", [None, "eddy-0"])
+def test_group_metadata_has_librdkafkas_layout(instance: str | None) -> None:
+    """Our bytes are those that librdkafka writes for its own consumers, apart from generation and member."""
+    config = {"bootstrap.servers": "127.0.0.1:9", "group.id": "shop", "log_level": 0}
+    theirs = Consumer(config | ({"group.instance.id": instance} if instance else {})).consumer_group_metadata()
+    ours = group_metadata("shop", 7, "member", instance)
+    assert theirs.startswith(b"CGMDv2:" + struct.pack("=i", -1))
+    assert ours == theirs.replace(struct.pack("=i", -1), struct.pack("=i", 7)).replace(b"shop\0", b"shop\0member")
+
+
+@pytest.mark.parametrize(("generation", "member"), [(-1, ""), (-1, "m"), (3, "")])
+def test_membership_of_nobody_is_refused(generation: int, member: str) -> None:
+    """The broker takes (-1, "") without fencing: such offsets are never sent."""
+    with pytest.raises(Fenced):
+        group_metadata("shop", generation, member, None)

@@ -1,0 +1,276 @@
+"""What the tests on a real Kafka share: topics of their own, clicks, worker processes, readers, and the oracle.
+
+The oracle is the same engine run offline over the same clicks in each partition's order, one process, no Kafka in
+between: whatever a worker went through, its rows must come out bit-equal to it.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
+
+from stream.engine.engine import Engine, open_engine
+from stream.errors import BadClick
+from stream.events import Click, Origin
+from stream.kafka.topics import create_topics
+from stream.model.runtime import load_model
+from stream.settings import Topics
+from stream.wire.json import JsonCodec
+
+ROOT = Path(__file__).resolve().parents[2]
+NOW_MS = 1_760_000_000_000
+
+
+def wait_until(true: Callable[[], bool], what: str, deadline_s: float = 60.0) -> None:
+    """Poll until `true`; fails with `what` at the deadline."""
+    end = time.monotonic() + deadline_s
+    while not true():
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {deadline_s:.0f} s: {what}")
+        time.sleep(0.02)  # the polling interval; the deadline above decides
+
+
+@dataclass
+class Worker:
+    """One `eddy worker` process, its log in a file."""
+
+    process: subprocess.Popen[bytes]
+    log_path: Path
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def wait_for(self, text: str, times: int = 1, deadline_s: float = 60.0) -> None:
+        def seen() -> bool:
+            if self.log.count(text) >= times:
+                return True
+            assert self.process.poll() is None, f"worker ended with {self.process.returncode}:\n{self.log}"
+            return False
+
+        wait_until(seen, f"{text!r} {times} times in:\n{self.log}", deadline_s)
+
+    def send(self, how: signal.Signals) -> None:
+        self.process.send_signal(how)
+
+    def end(self, how: signal.Signals, deadline_s: float = 40.0) -> int:
+        self.send(how)
+        return self.process.wait(timeout=deadline_s)
+
+
+@dataclass
+class Lane:
+    """One test's topics on the broker, and the group that works on them."""
+
+    broker: str
+    name: str
+    model: Path
+    directory: Path
+    partitions: int = 4
+    workers: list[Worker] = field(default_factory=list)
+
+    @property
+    def topics(self) -> Topics:
+        return Topics(*(f"{self.name}-{word}" for word in ("clicks", "recs", "anomalies", "dead", "changelog")))
+
+    def create(self) -> None:
+        create_topics(self.broker, self.topics, self.partitions, 1)
+
+    def arguments(self, **options: object) -> list[str]:
+        """The command line of a worker; options replace or extend the usual ones."""
+        given: dict[str, object] = {
+            "model": self.model,
+            "broker": self.broker,
+            "group": self.name,
+            "data_dir": self.directory / "data",
+            "session_timeout_s": 6,
+        }
+        given |= {f"{name}_topic": topic for name, topic in msgspec.structs.asdict(self.topics).items()}
+        given |= options
+        flags = [(f"--{name.replace('_', '-')}", str(value)) for name, value in given.items()]
+        return [sys.executable, "-m", "stream.ops.cli", "worker", *(part for flag in flags for part in flag)]
+
+    def start(self, **options: object) -> Worker:
+        """Start a worker; `end_all` ends it at the latest."""
+        path = self.directory / f"worker{len(self.workers)}.log"
+        with path.open("wb") as log:
+            process = subprocess.Popen(
+                self.arguments(**options), stdout=log, stderr=log, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+            )
+        self.workers.append(Worker(process, path))
+        return self.workers[-1]
+
+    def end_all(self) -> None:
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                worker.process.kill()  # ends a stopped one, too
+                worker.process.wait()
+
+    # -- clicks -------------------------------------------------------------------------------------------------------
+
+    def produce(self, messages: Iterable[tuple[bytes | None, bytes | None]]) -> None:
+        """Publish (key, value) pairs."""
+        producer = Producer(
+            {
+                "bootstrap.servers": self.broker,
+                "partitioner": "murmur2_random",
+                "linger.ms": 20,
+                "queue.buffering.max.messages": 1_000_000,
+                "message.max.bytes": 1_000_000,
+                "log_level": 2,
+            }
+        )
+        failed: list[object] = []
+
+        def delivered(error: object, _: Message) -> None:
+            if error is not None:
+                failed.append(error)
+
+        for n, (key, value) in enumerate(messages):
+            producer.produce(self.topics.clicks, value, key, on_delivery=delivered)
+            if n % 1000 == 0:
+                producer.poll(0)
+        assert producer.flush(60) == 0
+        assert not failed, failed[0]
+
+    # -- readers ------------------------------------------------------------------------------------------------------
+
+    def _consumer(self, **config: object) -> Consumer:
+        return Consumer(
+            {
+                "bootstrap.servers": self.broker,
+                "group.id": self.name,
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",
+                "log_level": 2,
+                **config,
+            }
+        )
+
+    def read(self, topic: str) -> list[Message]:
+        """Every message of a topic that a read_committed consumer sees."""
+        consumer = self._consumer()
+        count = len(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
+        consumer.assign([TopicPartition(topic, partition, 0) for partition in range(count)])
+        found: list[Message] = []
+        ended: set[int] = set()
+        deadline = time.monotonic() + 60
+        while len(ended) < count:
+            assert time.monotonic() < deadline, f"{topic} has no end"
+            for message in consumer.consume(10_000, 0.1):
+                if message.error() is None:
+                    found.append(message)
+                else:
+                    ended.add(message.partition())
+        consumer.close()
+        return found
+
+    @contextmanager
+    def progress(self) -> Iterator[Callable[[], tuple[int, int]]]:
+        """A function that gives (clicks committed by the group, clicks there are)."""
+        consumer = self._consumer()
+
+        def look() -> tuple[int, int]:
+            ends, partitions = 0, [TopicPartition(self.topics.clicks, p) for p in range(self.partitions)]
+            for partition in partitions:
+                ends += consumer.get_watermark_offsets(partition, timeout=10)[1]
+            return sum(max(0, found.offset) for found in consumer.committed(partitions, timeout=30)), ends
+
+        yield look
+        consumer.close()
+
+    def wait_for_clicks(self, share: float = 1.0, deadline_s: float = 90.0) -> None:
+        """Wait until the group has committed this share of all clicks."""
+        with self.progress() as look:
+
+            def reached() -> bool:
+                committed, ends = look()
+                return committed >= share * ends
+
+            wait_until(reached, f"{share:.0%} of the clicks decided; workers' logs:\n" + self._logs(), deadline_s)
+
+    def _logs(self) -> str:
+        return "\n".join(worker.log[-1500:] for worker in self.workers)
+
+    # -- the oracle ---------------------------------------------------------------------------------------------------
+
+    def oracle(self) -> tuple[dict[bytes, bytes], Counter[str]]:
+        """Changelog key -> row, and how many decisions each id must have, by the engine run offline."""
+        engine = open_engine(load_model(self.model, "cpu"), self.model, 20, 1, 0.001)
+        decode, now_ms = JsonCodec(65_536, 3_600_000).decode, time.time_ns() // 1_000_000
+        ids: Counter[str] = Counter()
+        for batch in _batches(self.read(self.topics.clicks), decode, now_ms):
+            ids.update(_apply(engine, batch))
+        rows: dict[bytes, bytes] = {}
+        for partition in range(self.partitions):
+            rows |= engine.arena.rows(partition)
+        return rows, ids
+
+    def assert_as_if_nothing_had_happened(self) -> None:
+        """Rows bit-equal to the oracle's, exactly one decision per click."""
+        rows, ids = self.oracle()
+        written = {message.key(): message.value() for message in self.read(self.topics.changelog)}
+        assert written.keys() == rows.keys()
+        wrong = [key for key, row in rows.items() if written[key] != row]
+        assert not wrong, f"{len(wrong)} of {len(rows)} rows differ, such as {wrong[0]!r}"
+        decided = Counter(decode_id(message) for message in self.read(self.topics.recommendations))
+        assert decided == ids
+
+
+def decode_id(message: Message) -> str:
+    decoded: dict[str, Any] = msgspec.json.decode(message.value())
+    return str(decoded["id"])
+
+
+def _batches(
+    messages: list[Message], decode: Callable[..., Click], now_ms: int
+) -> Iterator[list[tuple[Click, Origin]]]:
+    """Clicks in each partition's order, one partition after the other, 1,000 at a time. Bad messages are left out."""
+    batch: list[tuple[Click, Origin]] = []
+    for message in sorted(messages, key=lambda m: (m.partition(), m.offset())):
+        try:
+            click = decode(message.key(), message.value(), now_ms)
+        except BadClick:
+            continue
+        batch.append((click, Origin(message.topic(), message.partition(), message.offset())))
+        if len(batch) == 1000:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _apply(engine: Engine, batch: list[tuple[Click, Origin]]) -> list[str]:
+    cycle = engine.process([click for click, _ in batch], [origin for _, origin in batch])
+    engine.commit(cycle)
+    return [decision.id for decision in cycle.recommendations]
+
+
+def clicks(count: int, users: int = 500, seed: int = 0) -> list[tuple[bytes | None, bytes | None]]:
+    """`count` clicks of a shop with 300 known items and some unknown ones."""
+    rng = random.Random(seed)
+    encode = msgspec.json.Encoder().encode
+    found: list[tuple[bytes | None, bytes | None]] = []
+    for n in range(count):
+        user = f"user{rng.randrange(users)}"
+        event = {
+            "user_id": user,
+            "item_id": f"i{int(rng.random() ** 2 * 330)}",
+            "event_type": rng.choice(["view", "view", "view", "cart", "purchase"]),
+            "timestamp": NOW_MS + seed * 1_000_000_000 + n * 137,
+        }
+        found.append((user.encode(), encode(event)))
+    return found

@@ -1,0 +1,81 @@
+"""Messages that are no clicks: they reach the dead letters with reason and origin, and harm nobody's clicks."""
+
+import json
+import random
+from base64 import b64decode
+
+import msgspec
+
+from stream.events import DeadLetter
+from tests.kafka.lane import NOW_MS, Lane, clicks, decode_id
+
+FUTURE_MS = 4_000_000_000_000
+GOOD, BAD = 100_000, 10_000
+
+
+def bad_message(n: int, rng: random.Random) -> tuple[bytes | None, bytes | None, str]:
+    """(key, value, the reason it must be given)."""
+    key = f"user{n}".encode()
+    event = {"user_id": f"user{n}", "item_id": "i1", "timestamp": NOW_MS}
+    good = json.dumps(event).encode()
+    kinds: list[tuple[bytes | None, bytes | None, str]] = [
+        (key, good[: rng.randrange(1, len(good))], "not_json"),
+        (key, json.dumps({**event, "timestamp": "yesterday"}).encode(), "wrong_fields"),
+        (key, json.dumps({**event, "item_id": ["i1"]}).encode(), "wrong_fields"),
+        (key, json.dumps({**event, "price": "cheap"}).encode(), "wrong_fields"),
+        (key, json.dumps({"user_id": f"user{n}"}).encode(), "wrong_fields"),
+        (key, json.dumps([event]).encode(), "wrong_fields"),
+        (key, json.dumps({**event, "item_id": ""}).encode(), "wrong_fields"),
+        (key, json.dumps({**event, "item_id": "i" * 300}).encode(), "wrong_fields"),
+        (key, json.dumps({**event, "category": "c" * 70_000}).encode(), "too_large"),
+        (key, json.dumps({**event, "timestamp": FUTURE_MS}).encode(), "future_timestamp"),
+        (key, json.dumps({**event, "timestamp": -1}).encode(), "bad_timestamp"),
+        (key, good.replace(str(NOW_MS).encode(), b"NaN"), "not_json"),
+        (key, good.replace(b"i1", b"\xff\xfe"), "not_utf8"),
+        (b"", good, "empty_key"),
+        (None, good, "empty_key"),
+        (b"somebody else", good, "key_is_not_user"),
+        (key, b"", "empty_value"),
+        (key, None, "empty_value"),
+        (key, b"\x00" * 20, "not_json"),
+        (key, b'{"user_id":' * 5_000, "wrong_fields"),
+    ]
+    return kinds[n % len(kinds)]
+
+
+def test_bad_messages_go_to_the_dead_letters_and_good_ones_are_decided(lane: Lane) -> None:
+    """Each of 100,000 good clicks gets its decision and each of 10,000 bad messages its dead letter, nothing else."""
+    rng = random.Random(7)
+    bad = [bad_message(n, rng) for n in range(BAD)]
+    reasons = {(key, value): reason for key, value, reason in bad}
+    messages = clicks(GOOD, users=2_000) + [(key, value) for key, value, _ in bad]
+    rng.shuffle(messages)
+    lane.produce(messages)
+    lane.start()
+    lane.wait_for_clicks()
+
+    places = {f"{m.topic()}-{m.partition()}-{m.offset()}": (m.key(), m.value()) for m in lane.read(lane.topics.clicks)}
+    letters = [msgspec.json.decode(m.value(), type=DeadLetter) for m in lane.read(lane.topics.dead_letters)]
+    assert len(letters) == BAD
+    for letter in letters:
+        key, value = places.pop(letter.id)
+        assert letter.id == f"{letter.topic}-{letter.partition}-{letter.offset}"
+        assert (letter.reason, letter.value_bytes) == (reasons[key, value], len(value or b""))
+        assert letter.detail
+        assert (letter.key is None, letter.value is None) == (key is None, value is None)
+        assert b64decode(letter.value or "") == (value or b"")
+    decided = [decode_id(m) for m in lane.read(lane.topics.recommendations)]
+    assert sorted(decided) == sorted(places)
+    assert len(decided) == GOOD
+
+
+def test_long_bad_message_is_cut_and_its_length_kept(lane: Lane) -> None:
+    """A message near Kafka's limit still fits into the dead-letter topic: its first 512 KiB, and how long it was."""
+    value = b"x" * 900_000
+    lane.produce([(b"user1", value), *clicks(10)])
+    lane.start()
+    lane.wait_for_clicks()
+    letter = msgspec.json.decode(lane.read(lane.topics.dead_letters)[0].value(), type=DeadLetter)
+    assert (letter.reason, letter.value_bytes) == ("too_large", 900_000)
+    assert b64decode(letter.value or "") == value[: 512 << 10]
+    assert len(lane.read(lane.topics.recommendations)) == 10

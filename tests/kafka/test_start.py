@@ -1,0 +1,182 @@
+"""A worker that cannot run says so in one line that tells what to do, and exits with 2. One that can, starts."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from stream.settings import variable
+from tests.kafka.lane import ROOT, Lane, Worker, clicks, wait_until
+
+
+def refusal(lane: Lane, **options: object) -> str:
+    """The one line a worker ends with. Fails if it is more than a line, or not exit code 2."""
+    worker = lane.start(**options)
+    assert worker.process.wait(timeout=30) == 2, worker.log
+    lines = worker.log.strip().splitlines()
+    assert len(lines) == 1, worker.log
+    return lines[0]
+
+
+def last_words(worker: Worker) -> str:
+    """The last line of a worker that had to join the group before it could see what is wrong."""
+    assert worker.process.wait(timeout=60) == 2, worker.log
+    return worker.log.strip().splitlines()[-1]
+
+
+def test_missing_model_is_refused(lane: Lane, tmp_path: Path) -> None:
+    """A model directory that is not there: train one."""
+    assert "eddy train" in refusal(lane, model=tmp_path / "none")
+
+
+@pytest.mark.parametrize("file", ["step.onnx", "items.json", "calibration.npz", "manifest.json"])
+def test_corrupt_model_is_refused(lane: Lane, tmp_path: Path, file: str) -> None:
+    """A model directory with a damaged file: copy it again."""
+    broken = tmp_path / "broken"
+    shutil.copytree(lane.model, broken)
+    (broken / file).write_bytes((broken / file).read_bytes()[:-20])
+    assert str(broken) in refusal(lane, model=broken)
+
+
+def test_foreign_directory_is_refused(lane: Lane, tmp_path: Path) -> None:
+    """A directory that is no model of Eddy's."""
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "manifest.json").write_text('{"name": "something else"}')
+    assert "manifest.json" in refusal(lane, model=tmp_path / "foreign")
+
+
+def test_unreachable_broker_is_refused(lane: Lane) -> None:
+    """Nobody listens at the broker's address: is it running, is the address right?"""
+    assert "no Kafka answers at 127.0.0.1:9" in refusal(lane, broker="127.0.0.1:9")
+
+
+def test_missing_topic_is_refused(lane: Lane) -> None:
+    """A topic that does not exist: `eddy topics create`."""
+    line = refusal(lane, recommendations_topic="nowhere")
+    assert "nowhere" in line
+    assert "eddy topics create" in line
+
+
+def test_changelog_with_other_partitions_is_refused(lane: Lane) -> None:
+    """A changelog with another number of partitions than the clicks would mix up users."""
+    other = f"{lane.name}-three"
+    config = {"cleanup.policy": "compact"}
+    admin = AdminClient({"bootstrap.servers": lane.broker})
+    admin.create_topics([NewTopic(other, 3, 1, config=config)])[other].result()
+    line = refusal(lane, changelog_topic=other)
+    assert "3 partitions" in line
+    assert "4" in line
+
+
+def test_changelog_that_kafka_would_delete_is_refused(lane: Lane) -> None:
+    """A changelog with the default cleanup policy loses states after a week."""
+    assert "cleanup.policy" in refusal(lane, changelog_topic=lane.topics.clicks, clicks_topic=lane.topics.changelog)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("k", 0), ("broker", "nowhere"), ("session_timeout_s", 0.5), ("device", "tpu")]
+)
+def test_wrong_setting_is_refused(lane: Lane, setting: str, value: object) -> None:
+    """A setting that cannot work is named."""
+    assert setting.replace("_", "-") in refusal(lane, **{setting: value}).replace("_", "-")
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU")
+def test_cuda_that_cannot_be_had_is_refused(lane: Lane) -> None:
+    """--device cuda never falls back to the CPU in silence."""
+    assert "cuda" in refusal(lane, device="cuda")
+
+
+def test_worker_says_what_it_runs_on(lane: Lane) -> None:
+    """The first line names provider, model, topics, group and worker id; SIGINT ends it cleanly."""
+    worker = lane.start()
+    worker.wait_for("partitions recovered")
+    first = worker.log.splitlines()[0]
+    for fact in ("provider=CPU", "model=random/1", f"group={lane.name}", "worker_id=0", f"clicks={lane.topics.clicks}"):
+        assert fact in first
+    assert worker.end(signal.SIGINT) == 0
+
+
+def test_worker_numbers_are_claimed_and_come_back(lane: Lane) -> None:
+    """Without --worker-id each process takes the first free number, and a killed worker's number is used again."""
+    first, second = lane.start(), None
+    first.wait_for("worker_id=0")
+    second = lane.start()
+    second.wait_for("worker_id=1")
+    first.end(signal.SIGKILL)
+    lane.start().wait_for("worker_id=0")
+
+
+def test_offsets_turned_back_are_refused(lane: Lane) -> None:
+    """With offsets reset under it the changelog's rows would be stepped twice: the worker says so and ends."""
+    lane.produce(clicks(2_000))
+    worker = lane.start()
+    lane.wait_for_clicks()
+    assert worker.end(signal.SIGTERM) == 0
+    admin = AdminClient({"bootstrap.servers": lane.broker})
+    group = ConsumerGroupTopicPartitions(lane.name, [TopicPartition(lane.topics.clicks, p, 0) for p in range(4)])
+
+    def reset() -> bool:  # refused while the static member's session lasts
+        answer = admin.alter_consumer_group_offsets([group])[lane.name].result()
+        return all(partition.error is None for partition in answer.topic_partitions)
+
+    wait_until(reset, "offsets can be reset")
+    line = last_words(lane.start())
+    assert "offsets were reset" in line
+    assert "--changelog-topic" in line
+
+
+def test_changelog_of_another_group_is_refused(lane: Lane) -> None:
+    """A new group on an old changelog would take over states it never stepped."""
+    lane.produce(clicks(2_000))
+    worker = lane.start()
+    lane.wait_for_clicks()
+    assert worker.end(signal.SIGTERM) == 0
+    line = last_words(lane.start(group=f"{lane.name}-2"))
+    assert "no committed offset" in line
+
+
+def test_two_workers_under_one_id_do_not_both_write(lane: Lane) -> None:
+    """Two workers with one id cannot both write: who is fenced ends with 70, and states stay exact."""
+    lane.produce(clicks(2_000))
+    first = lane.start(worker_id="a")
+    lane.wait_for_clicks()
+    second = lane.start(worker_id="a")
+    second.wait_for("partitions recovered")
+    lane.produce(clicks(2_000, seed=1))
+    both = (first.process, second.process)
+    wait_until(lambda: 70 in [process.poll() for process in both], "one of the two has ended, or both, one another")
+    lane.end_all()
+    lane.start(worker_id="a")
+    lane.wait_for_clicks()
+    lane.assert_as_if_nothing_had_happened()
+
+
+def test_faust_command_line_starts_a_worker_from_the_environment(lane: Lane, tmp_path: Path) -> None:
+    """`faust -A stream.kafka.app worker` does what `eddy worker` does, with EDDY_* as settings."""
+    lane.produce(clicks(500))
+    names = ("clicks", "recommendations", "anomalies", "dead_letters", "changelog")
+    environment = {variable(f"{name}_topic"): getattr(lane.topics, name) for name in names}
+    environment |= {
+        "EDDY_MODEL": str(lane.model),
+        "EDDY_BROKER": lane.broker,
+        "EDDY_GROUP": lane.name,
+        "EDDY_DATA_DIR": str(tmp_path),
+    }
+    with (tmp_path / "faust.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "faust", "-A", "stream.kafka.app", "worker"],
+            stdout=log,
+            stderr=log,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        )
+    lane.workers.append(Worker(process, tmp_path / "faust.log"))
+    lane.wait_for_clicks()
+    assert lane.workers[-1].end(signal.SIGTERM) == 0

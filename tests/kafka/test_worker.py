@@ -1,0 +1,88 @@
+"""What a user relies on from workers on a real Kafka: one decision per click, states as if nothing had happened."""
+
+import signal
+
+import msgspec
+
+from stream.events import Anomaly, Recommendation
+from tests.kafka.lane import Lane, Worker, clicks, wait_until
+
+RECOVERED = "partitions recovered"
+
+
+def test_each_click_has_one_decision_and_states_equal_the_engine_run_offline(lane: Lane) -> None:
+    """Clicks in = decisions out, ids are places in the topic, and the changelog holds exactly the engine's rows."""
+    lane.produce(clicks(20_000))
+    worker = lane.start()
+    lane.wait_for_clicks()
+    assert worker.end(signal.SIGTERM) == 0
+
+    lane.assert_as_if_nothing_had_happened()
+    one = msgspec.json.decode(lane.read(lane.topics.recommendations)[0].value(), type=Recommendation)
+    assert len(one.items) == 20
+    assert one.item_id not in one.items
+    assert one.model == "random/1"
+    alerts = [msgspec.json.decode(m.value(), type=Anomaly) for m in lane.read(lane.topics.anomalies)]
+    assert all(alert.p_value <= 0.001 for alert in alerts)
+
+
+def test_killed_worker_continues_where_its_last_transaction_ended(lane: Lane) -> None:
+    """kill -9 loses nothing and repeats nothing: three times on the way, and rows and decisions stay exact."""
+    lane.produce(clicks(40_000))
+    for share in (0.2, 0.4, 0.6):
+        worker = lane.start(max_cycle_clicks=300)
+        lane.wait_for_clicks(share)
+        worker.end(signal.SIGKILL)
+    with lane.progress() as look:
+        committed, ends = look()
+    assert committed < ends, "the worker was done before it could be killed"
+    lane.start()
+    lane.wait_for_clicks()
+    lane.assert_as_if_nothing_had_happened()
+
+
+def test_workers_share_partitions_and_hand_them_over(lane: Lane) -> None:
+    """A second worker takes half of the partitions; when the first stops, it gets the rest with their states."""
+    lane.produce(clicks(10_000))
+    first = lane.start()
+    first.wait_for(RECOVERED)
+    second = lane.start()
+    wait_until(lambda: partitions(first) == partitions(second) == 2, "each worker has half of the partitions")
+    lane.produce(clicks(10_000, seed=1))
+    lane.wait_for_clicks()
+
+    assert first.end(signal.SIGTERM) == 0
+    lane.produce(clicks(10_000, seed=2))
+    wait_until(lambda: partitions(second) == 4, "the second worker has all partitions")
+    lane.wait_for_clicks()
+    lane.assert_as_if_nothing_had_happened()
+
+
+def test_frozen_worker_writes_nothing_after_its_work_was_given_away(lane: Lane) -> None:
+    """A worker frozen past its session timeout has old states: its write never lands, and it ends or rejoins."""
+    lane.produce(clicks(40_000))
+    frozen = lane.start(max_cycle_clicks=300)
+    lane.wait_for_clicks(0.3)
+    frozen.send(signal.SIGSTOP)
+    other = lane.start()
+    lane.wait_for_clicks()
+    assert partitions(other) == 4
+
+    recoveries = frozen.log.count(RECOVERED)
+    frozen.send(signal.SIGCONT)
+    wait_until(
+        lambda: frozen.process.poll() is not None or frozen.log.count(RECOVERED) > recoveries,
+        "the frozen worker has ended or rejoined",
+    )
+    assert frozen.process.poll() in (None, 70)
+    lane.produce(clicks(10_000, seed=1))
+    lane.wait_for_clicks()
+    lane.assert_as_if_nothing_had_happened()
+
+
+def partitions(worker: Worker) -> int:
+    """How many partitions the worker has, by the last line of its log that says so."""
+    lines = [line for line in worker.log.splitlines() if RECOVERED in line or "no partitions" in line]
+    if not lines or "no partitions" in lines[-1]:
+        return 0
+    return lines[-1].partition("partitions=[")[2].partition("]")[0].count(",") + 1
