@@ -1,0 +1,197 @@
+"""The commands `eddy train`, `eddy evaluate` and `eddy replay`: what is typed becomes a log, settings and a call.
+
+They are mounted into `eddy` by the entry points in pyproject.toml; an EddyError becomes one line there. Heavy imports
+stand inside the commands, so that --help answers at once.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from export.data import Log
+
+LOG_OPTIONS = (
+    click.option("--user-col", help="Column of the user.  [default: user_id]"),
+    click.option("--item-col", help="Column of the item.  [default: item_id]"),
+    click.option(
+        "--event-col", help="Column of the event type; without one every click is a view.  [default: event_type]"
+    ),
+    click.option("--time-col", help="Column of the time: s, ms, dates or ISO.  [default: timestamp]"),
+    click.option(
+        "--session-col", help="Column of the visit; without one, half an hour parts them.  [default: session_id]"
+    ),
+    click.option("--drop-repeats", is_flag=True, help="Leave out rows equal to an earlier one."),
+    click.option("--from", "start", metavar="TIME", help="Only clicks from this time on: ISO (UTC), s or ms."),
+    click.option("--until", "end", metavar="TIME", help="Only clicks before this time."),
+)
+
+Command = Callable[..., None]
+
+
+def log_options(command: Command) -> Command:
+    """The argument LOG, the flags that name its columns, and the cut in time."""
+    for option in reversed(LOG_OPTIONS):
+        command = option(command)
+    return click.argument("log", type=click.Path(path_type=Path))(command)
+
+
+class Bar:
+    """A progress bar on stderr with clicks/s and the time left; lines go above it."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} clicks"),
+            TextColumn("{task.fields[pace]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "Bar":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.stop()
+
+    def begin(self, label: str, clicks: int) -> None:
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(label, total=clicks, pace="")
+
+    def seen(self, clicks: int) -> None:
+        assert self._task is not None
+        self._bar.advance(self._task, clicks)
+        speed = self._bar.tasks[0].speed
+        self._bar.update(self._task, pace=f"{speed:,.0f} clicks/s" if speed else "")
+
+    def say(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True)
+
+
+def _read(bar: Bar, log: Path, given: dict[str, Any]) -> "Log":
+    from export.data import ColumnNames, parse_time, read_log
+
+    names = ColumnNames(*(given[f"{name}_col"] for name in ("user", "item", "event", "time", "session")))
+    read = read_log(log, names, given["drop_repeats"])
+    for note in read.notes:
+        bar.say(f"{log}: {note}")
+    if given["start"] is None and given["end"] is None:
+        return read
+    return read.between(*(None if text is None else parse_time(text) for text in (given["start"], given["end"])))
+
+
+@click.command()
+@log_options
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory to write, .../NAME/VERSION.")
+@click.option("--hidden", type=click.IntRange(4, 1024), help="Units of state.  [default: by the log's size]")
+@click.option("--epochs", type=click.IntRange(1, 1000), help="At most; the best counts.  [default: by the log's size]")
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same model.")
+def train(log: Path, out: Path, hidden: int | None, epochs: int | None, seed: int, **given: Any) -> None:
+    """Train a model on a click LOG and convert it to ONNX.
+
+    LOG is CSV (.csv, .csv.gz), Parquet or JSON lines with user_id (or session_id), item_id, event_type and timestamp.
+    The newest tenth is held out to choose the best epoch and to calibrate the anomalies; then the newest clicks are
+    learned too. Ctrl-C goes on with the best model so far.
+
+    \b
+    Examples:
+      eddy train clicks.parquet --out models/mine/1
+      eddy train views.csv.gz --item-col article --until 2017-10-03T03:00:00 --out models/news/1
+    """
+    from export.pipeline import train_model
+    from export.train import TrainSettings
+
+    with Bar() as bar:
+        clicks = _read(bar, log, given)
+        settings = TrainSettings.for_log(len(clicks), hidden, epochs, seed)
+        manifest = train_model(out, clicks, settings, bar)
+    click.echo(f"wrote {out} ({manifest.items:,} items). Next: eddy evaluate {out} LOG, or eddy worker --model {out}")
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@log_options
+@click.option("--exclude-recent", type=int, default=0, show_default=True, help="Leave out the user's last N items.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+def evaluate(model: Path, log: Path, exclude_recent: int, device: str, as_json: bool, **given: Any) -> None:
+    """Recall@20 and MRR@20 of MODEL on a LOG, beside popularity and Markov.
+
+    The log runs through the serving engine in time order, users from a zero state. Each list is judged by the user's
+    next click in the same session; an item the model does not know is a miss for every method. The whole catalogue is
+    ranked; equal scores rank the item with more training clicks first.
+
+    \b
+    Examples:
+      eddy evaluate models/mine/1 later.parquet
+      eddy evaluate models/news/1 views.csv.gz --item-col article --from 2017-10-03T03:00:00 --json
+    """
+    from export.evaluate import evaluate as measure
+
+    with Bar() as bar:
+        clicks = _read(bar, log, given)
+        bar.begin("evaluating", len(clicks))
+        figures = {"log": str(log), **measure(model, clicks, exclude_recent, device, bar.seen)}
+    if as_json:
+        click.echo(json.dumps(figures))
+        return
+    click.echo(f"{figures['model']} on {figures['clicks']:,} clicks, {figures['judged']:,} judged")
+    click.echo(f"{'':12}{'recall@20':>10}{'MRR@20':>10}")
+    for name in ("eddy", "markov", "popularity"):
+        click.echo(f"{name:12}{figures[name]['recall20']:>10.4f}{figures[name]['mrr20']:>10.4f}")
+    for rule, share in figures["calibration"].items():
+        click.echo(f"{rule}: {share:.4%} of the clicks")
+
+
+@click.command()
+@log_options
+@click.option("--broker", default="localhost:9092", show_default=True, envvar="EDDY_BROKER", help="host:port of Kafka.")
+@click.option("--topic", default="clicks", show_default=True, help="Topic to publish to.")
+@click.option("--speed", default="1", show_default=True, help="Times the log's own pace, or max.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a line.")
+def replay(log: Path, broker: str, topic: str, speed: str, as_json: bool, **given: Any) -> None:
+    """Publish a LOG to Kafka, keyed by user, in time order.
+
+    \b
+    Examples:
+      eddy replay clicks.parquet --speed max
+      eddy replay views.csv.gz --item-col article --broker k1:9092 --speed 60
+    """
+    from export.replay import replay as publish
+
+    pace = _pace(speed)
+    with Bar() as bar:
+        clicks = _read(bar, log, given)
+        bar.begin("publishing", len(clicks))
+        sent = publish(clicks, broker, topic, pace, bar.seen)
+    if as_json:
+        click.echo(json.dumps(sent))
+    else:
+        click.echo(
+            f"{sent['clicks']:,} clicks on {topic} in {sent['seconds']:.1f} s, {sent['clicks_per_s']:,} clicks/s"
+        )
+
+
+def _pace(speed: str) -> float | None:
+    """None = as fast as the broker takes it."""
+    if speed == "max":
+        return None
+    try:
+        pace = float(speed)
+    except ValueError:
+        pace = 0.0
+    if not pace > 0:
+        raise click.BadParameter(f"{speed!r} is neither a number above 0 nor max", param_hint="--speed")
+    return pace

@@ -1,0 +1,68 @@
+"""Frozen states -> the event head and the two-level surprise head.
+
+The ranking head is left as it was trained. Within a cluster the surprise uses its rows and bias as they are, so only
+the distribution over clusters is fitted: an ordinary softmax regression on C + 1 classes, minutes even for large logs.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, dropout
+
+from export.network import Network, SurpriseHead, balanced_clusters, cluster_count
+from export.sequences import Clicks, Windows, outputs
+
+I64 = npt.NDArray[np.int64]
+
+ROUNDS, TOKENS, RATE, DROPOUT = 3, 2048, 4e-3, 0.15
+
+
+def fit_heads(network: Network, clicks: Clicks, weight: npt.NDArray[np.float64], new_items: int, seed: int) -> None:
+    """Fit `event_head` and set `surprise` on the states after each click, and on the zero state before a user's first.
+
+    weight     (n,) how much each click counts
+    new_items  items that are unknown and live at a time: they share the mass of the unknown item
+    """
+    rng = np.random.default_rng(seed)
+    generator = torch.Generator().manual_seed(seed)
+    unknown = network.sizes.items
+    item = np.where(clicks.fresh & (rng.random(len(clicks)) < 0.5), unknown, clicks.item)
+    network.eval()
+    out = outputs(network, Windows(clicks.with_items(item)))
+    first = np.append(True, clicks.user[1:] != clicks.user[:-1])
+    before = np.arange(-1, len(clicks) - 1)  # row of the state each click came upon
+    states = torch.where(torch.from_numpy(first).unsqueeze(1), torch.zeros(1), out[torch.from_numpy(before)])
+    del out
+
+    known_rows, known_bias = network.item_rows[:-1].detach(), network.item_bias[:-1].detach()
+    clusters = balanced_clusters(known_rows.numpy(), cluster_count(unknown), seed)
+    head = SurpriseHead(clusters, known_rows, known_bias, new_items)
+    came = torch.from_numpy(np.append(clusters, clusters.max() + 1)[item])
+    importance = torch.from_numpy(weight / weight.mean()).float()
+    _fit(head.top, states, came, importance, generator)
+    _fit(network.event_head, states, torch.from_numpy(clicks.event_type), importance, generator)
+    network.surprise = head.eval()
+
+
+def _fit(layer: nn.Linear, states: Tensor, came: Tensor, weight: Tensor, generator: torch.Generator) -> None:
+    """Softmax regression: states (n, H), class that came (n,) int64, weight (n,)."""
+    mass = torch.bincount(came, weights=weight, minlength=layer.out_features) + 0.5
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.bias.copy_((mass / mass.sum()).log())
+    optimizer = torch.optim.Adam(layer.parameters(), RATE, betas=(0.9, 0.98))
+    steps = ROUNDS * math.ceil(len(came) / TOKENS)
+    number = 0
+    for _ in range(ROUNDS):
+        for rows in torch.randperm(len(came), generator=generator).split(TOKENS):  # type: ignore[no-untyped-call]
+            for group in optimizer.param_groups:
+                group["lr"] = RATE * (1 - 0.95 * number / steps)
+            number += 1
+            loss = cross_entropy(layer(dropout(states[rows], DROPOUT)), came[rows], reduction="none")
+            mean = (loss * weight[rows]).mean()
+            optimizer.zero_grad()
+            mean.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()

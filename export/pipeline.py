@@ -1,0 +1,153 @@
+"""A click log -> a model directory: the whole training, in the order in which it must happen.
+
+1. The newest tenth of the log is held out.
+2. The network is trained on the rest; the held-out slice says after which epoch it was best.
+3. Heads are fitted, graphs converted, and the slice calibrates the surprise through the ONNX graph: clicks that were
+   not trained on, met as they will be met in service.
+4. The same number of epochs over the whole log, so that the served model knows the newest items too.
+5. Heads and graphs again, the parity gate, the baselines' counts, and last the manifest.
+Ctrl-C ends step 2 or 4 with the best model so far and goes on.
+"""
+
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from export import baselines
+from export.baselines import Baselines
+from export.calibrate import pools, surprises
+from export.convert import Facts, Pools, write_graphs, write_model
+from export.data import GAP_EDGES_MS, Log, Vocabulary, iso
+from export.heads import fit_heads
+from export.network import Network, Sizes
+from export.recency import Recency, best_recency
+from export.sequences import Clicks, birth_period, encode
+from export.train import Progress, TrainSettings, fit, ranking_quality
+from stream.errors import ConfigError
+from stream.manifest import Manifest
+
+I64 = npt.NDArray[np.int64]
+
+HELD_OUT = 0.1
+SMALLEST_LOG = 200
+"""Fewer clicks cannot be split into something to learn from and something to calibrate with."""
+
+
+def train_model(directory: Path, log: Log, settings: TrainSettings, progress: Progress) -> Manifest:
+    """Train on a log and write a model directory, .../NAME/VERSION.
+
+    Raises ConfigError if the directory holds a model already or the log cannot be learned from, ArtifactError if a
+    graph disagrees with the network.
+    """
+    if (directory / "manifest.json").exists():
+        raise ConfigError(f"model {directory}: there is one already; a version never changes, take another directory")
+    _check(log)
+    torch.manual_seed(settings.seed)
+    vocabulary = vocabulary_of(log)
+    clicks = encode(log, vocabulary, birth_period(log.time_ms))
+    cut_ms = int(np.quantile(clicks.time_ms, 1 - HELD_OUT))
+    head = clicks.where(clicks.time_ms < cut_ms)
+    tail = unknown_to(head, clicks.where(clicks.time_ms >= cut_ms), len(vocabulary.items))
+    if not len(head) or not (tail.target >= 0).any():
+        raise ConfigError("the newest tenth of the log holds no user with two clicks: too short to train on")
+
+    recency = best_recency(head, tail, len(vocabulary.items))
+    progress.say(f"{len(clicks):,} clicks, {len(vocabulary.items):,} items; {recency.describe()}")
+    sizes = Sizes(len(vocabulary.items), len(vocabulary.event_types), len(GAP_EDGES_MS) + 2, settings.hidden)
+    network, best = fit(Network(sizes), head, tail, recency, settings, progress)
+    quality = dict(zip(("recall20", "mrr20"), ranking_quality(network, tail), strict=True))
+    progress.say(f"held-out slice: recall@20 {quality['recall20']:.4f}, MRR@20 {quality['mrr20']:.4f}")
+    calibration = _calibrate(network, clicks, cut_ms, vocabulary, recency, settings.seed)
+
+    torch.manual_seed(settings.seed)
+    network, _ = fit(Network(sizes), clicks, None, recency, replace(settings, epochs=best), progress)
+    fit_heads(network, clicks, recency.weights(clicks.time_ms), new_items(clicks), settings.seed)
+    progress.say("converting and checking the graphs")
+    write_graphs(directory, network, vocabulary)
+    _baselines(log, vocabulary).save(directory)
+    training = {
+        "from": iso(int(log.time_ms.min())),
+        "until": iso(int(log.time_ms.max())),
+        "clicks": len(clicks),
+        "users": len(np.unique(clicks.user)),
+        "held_out_clicks": len(tail),
+        "best_epoch": best,
+        "recency": recency.describe(),
+        "settings": asdict(settings),
+        "torch": torch.__version__.partition("+")[0],
+    }
+    return write_model(directory, network, vocabulary, calibration, (baselines.FILE,), Facts(training, quality))
+
+
+def _calibrate(
+    network: Network, clicks: Clicks, cut_ms: int, vocabulary: Vocabulary, recency: Recency, seed: int
+) -> Pools:
+    """Pools of surprise on the held-out slice, by the graph of a network that has not seen it."""
+    before = clicks.time_ms < cut_ms
+    head = clicks.where(before)
+    fit_heads(network, head, recency.weights(head.time_ms), new_items(head), seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch) / "held-out" / "0"
+        write_graphs(directory, network, vocabulary)
+        seen = unknown_to(head, clicks, len(vocabulary.items))
+        return pools(surprises(directory / "step.onnx", network.cell.state, seen), seen, ~before, vocabulary)
+
+
+def _baselines(log: Log, vocabulary: Vocabulary) -> Baselines:
+    index = {name: i for i, name in enumerate(vocabulary.items)}
+    item = np.array([index.get(name, len(index)) for name in log.items], np.int64)[log.item]
+    following = log.next_in_session()
+    has = following >= 0
+    return Baselines.count(len(index), item[has], item[following[has]])
+
+
+def _check(log: Log) -> None:
+    """Raises ConfigError if nothing can be learned from the log, with what it lacks."""
+    if len(log) < SMALLEST_LOG:
+        raise ConfigError(f"the log has {len(log):,} clicks; at least {SMALLEST_LOG} are needed to train and calibrate")
+    if len(np.unique(log.item)) < 2:
+        raise ConfigError("the log has a single item: there is nothing to recommend")
+    if not (log.user[1:] == log.user[:-1]).any():
+        raise ConfigError(
+            "no user of the log has two clicks: there is no next click to learn from; is the user column right?"
+        )
+    if log.time_ms.min() == log.time_ms.max():
+        raise ConfigError(
+            "all clicks of the log have the same time: nothing is earlier or later; is the time column right?"
+        )
+
+
+def vocabulary_of(log: Log) -> Vocabulary:
+    """Items by descending count, ties by first appearance in time; event types likewise."""
+    items = [log.items[i] for i in _ranked(log.item, log.time_ms)]
+    event_types = tuple(log.event_types[i] for i in _ranked(log.event_type, log.time_ms))
+    return Vocabulary(items, event_types, GAP_EDGES_MS)
+
+
+def _ranked(index: I64, time_ms: I64) -> I64:
+    counts = np.bincount(index)
+    first = np.full(len(counts), np.iinfo(np.int64).max)
+    np.minimum.at(first, index, time_ms)
+    order = np.lexsort((first, -counts))
+    return order[counts[order] > 0]
+
+
+def unknown_to(trained: Clicks, clicks: Clicks, items: int) -> Clicks:
+    """The clicks as a model of the `trained` ones meets them: items born later are unknown."""
+    known = np.zeros(items + 1, np.bool_)
+    known[trained.item] = True
+    item = np.where(known[clicks.item], clicks.item, items)
+    target = np.where((clicks.target >= 0) & ~known[clicks.target], items, clicks.target)
+    return replace(clicks, item=item, target=target)
+
+
+def new_items(clicks: Clicks) -> int:
+    """How many items are new at a time: born per period, on average over the periods in which an item can be fresh."""
+    born = len(np.unique(clicks.item[clicks.fresh]))
+    span = int(clicks.time_ms.max() - clicks.time_ms.min())
+    periods = max(1, span // birth_period(clicks.time_ms) - 1)
+    return max(1, round(born / periods))

@@ -1,0 +1,183 @@
+"""Clicks sorted by (user, time) -> padded batches of windows, with each user's state carried from window to window.
+
+A window is at most `length` clicks of one user: the reach of backpropagation, not of the state. Of a user with more
+clicks, each window starts from the state that the one before left. Batches hold windows of like length, so that little
+is padding, and come roughly in time order, so that the newest clicks are learned last.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from export.data import HOUR, Log, Vocabulary
+from export.network import Network
+
+I64 = npt.NDArray[np.int64]
+
+BLOCK = 64
+"""Batches that are mixed with one another in length and order; over more than that, time goes forward."""
+
+
+@dataclass(frozen=True)
+class Clicks:
+    """n training inputs, sorted by (user, time).
+
+    item, event_type, gap  (n,) int64 indices of the vocabulary
+    target                 (n,) int64, the user's next item, -1 for the last click
+    fresh                  (n,) bool, the item was new when it was clicked
+    user, time_ms          (n,) int64
+    """
+
+    item: I64
+    event_type: I64
+    gap: I64
+    target: I64
+    fresh: npt.NDArray[np.bool_]
+    user: I64
+    time_ms: I64
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+    def with_items(self, item: I64) -> "Clicks":
+        """The same clicks with other inputs (n,); targets stay."""
+        return replace(self, item=item)
+
+    def where(self, keep: npt.NDArray[np.bool_]) -> "Clicks":
+        """The clicks where keep (n,) is True; a target may be of a click that is left out, gaps and freshness stay."""
+        return Clicks(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
+
+
+def encode(log: Log, vocabulary: Vocabulary, period_ms: int) -> Clicks:
+    """The log in the vocabulary's indices; what it does not hold becomes the index one beyond its end."""
+    item = _lookup(log.items, vocabulary.items)[log.item]
+    event_type = _lookup(log.event_types, vocabulary.event_types)[log.event_type]
+    target = np.full(len(log), -1, np.int64)
+    same = log.user[:-1] == log.user[1:]
+    target[:-1][same] = item[1:][same]
+    fresh = fresh_clicks(item, log.time_ms, period_ms)
+    return Clicks(item, event_type, log.gaps(vocabulary.gap_edges_ms), target, fresh, log.user, log.time_ms)
+
+
+def _lookup(names: list[str], known: list[str] | tuple[str, ...]) -> I64:
+    index = {name: i for i, name in enumerate(known)}
+    return np.array([index.get(name, len(known)) for name in names], np.int64)
+
+
+def birth_period(time_ms: I64) -> int:
+    """How long an item counts as new, in ms: an eighth of the log, but at least an hour and at most a week."""
+    return int(np.clip((time_ms.max() - time_ms.min()) // 8, HOUR, 7 * 24 * HOUR))
+
+
+def fresh_clicks(item: I64, time_ms: I64, period_ms: int) -> npt.NDArray[np.bool_]:
+    """(n,) True where the item was born in the click's own period; never in the first two, where every item is."""
+    period = (time_ms - time_ms.min()) // period_ms
+    born = np.full(int(item.max()) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(born, item, period)
+    fresh: npt.NDArray[np.bool_] = (period == born[item]) & (period > 1)
+    return fresh
+
+
+class Batch(NamedTuple):
+    """B windows of at most T clicks.
+
+    rows          (B, T) int64, row of each click in Clicks; padding repeats row 0
+    real          (B, T) bool
+    carry, leave  (B,) int64, where the state comes from and goes to in the carried states; 0 = none
+    """
+
+    rows: I64
+    real: npt.NDArray[np.bool_]
+    carry: I64
+    leave: I64
+
+
+class Windows:
+    """The windows of `Clicks`, and the states carried between them."""
+
+    def __init__(self, clicks: Clicks, length: int = 50) -> None:
+        self.clicks = clicks
+        starts = np.flatnonzero(np.append(True, clicks.user[1:] != clicks.user[:-1]))
+        counts = np.diff(np.append(starts, len(clicks)))
+        parts = -(-counts // length)
+        self._ordinal = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+        self._start = np.repeat(starts, parts) + self._ordinal * length
+        self._length = np.minimum(length, np.repeat(starts + counts, parts) - self._start)
+        self._end_ms = clicks.time_ms[self._start + self._length - 1]
+        continues = self._ordinal > 0
+        self._carry = np.where(continues, np.cumsum(continues), 0)
+        self._leave = np.append(self._carry[1:], 0)
+        self.carried = int(continues.sum())
+
+    def shuffled(self, tokens: int, rng: np.random.Generator) -> list[Batch]:
+        """Batches of about `tokens` clicks, older ones first, in random order within each stretch of time."""
+        order = np.argsort(self._end_ms, kind="stable")
+        stretch = np.searchsorted(
+            np.cumsum(self._length[order]), np.arange(BLOCK * tokens, len(self.clicks), BLOCK * tokens)
+        )
+        batches = []
+        for members in np.split(order, stretch):
+            cut = self._cut(rng.permutation(members), tokens)
+            batches += [cut[i] for i in rng.permutation(len(cut))]
+        return batches
+
+    def in_order(self, tokens: int) -> Iterator[Batch]:
+        """Every window after the one it continues."""
+        for ordinal in range(int(self._ordinal.max()) + 1):
+            yield from self._cut(np.flatnonzero(self._ordinal == ordinal), tokens)
+
+    def _cut(self, members: I64, tokens: int) -> list[Batch]:
+        """Windows of like length together, padded to the longest of each batch."""
+        members = members[np.argsort(self._length[members], kind="stable")]
+        batches = []
+        first = 0
+        while first < len(members):
+            last = first + 1
+            while last < len(members) and (last - first + 1) * self._length[members[last]] <= tokens:
+                last += 1
+            batches.append(self._batch(members[first:last]))
+            first = last
+        return batches
+
+    def _batch(self, members: I64) -> Batch:
+        offsets = np.arange(int(self._length[members].max()))
+        real = offsets < self._length[members][:, None]
+        rows = np.where(real, self._start[members][:, None] + offsets, 0)
+        return Batch(rows, real, self._carry[members], self._leave[members])
+
+
+class CarriedStates:
+    """The state each window left for the one that continues it: zeros where there is none yet."""
+
+    def __init__(self, network: Network, windows: Windows) -> None:
+        self._parts = network.zero_state(windows.carried + 1)
+
+    def take(self, batch: Batch) -> tuple[Tensor, ...]:
+        index = torch.from_numpy(batch.carry)
+        return tuple(part[index] for part in self._parts)
+
+    def leave(self, batch: Batch, last: tuple[Tensor, ...]) -> None:
+        """`last` is the state after the batch's last column, which is where a window that is continued ends."""
+        to = torch.from_numpy(batch.leave)
+        for part, value in zip(self._parts, last, strict=True):
+            part[to] = value.detach()
+            part[0] = 0.0
+
+
+@torch.no_grad()
+def outputs(network: Network, windows: Windows, tokens: int = 8192) -> Tensor:
+    """(n, H) float32: what the heads read after each click, users from a zero state."""
+    clicks, out = windows.clicks, torch.empty(len(windows.clicks), network.sizes.hidden)
+    carried = CarriedStates(network, windows)
+    for batch in windows.in_order(tokens):
+        ids = (torch.from_numpy(column[batch.rows]) for column in (clicks.item, clicks.event_type, clicks.gap))
+        values, last = network.cell.sequence(network.embed(*ids), carried.take(batch))
+        carried.leave(batch, last)
+        real = torch.from_numpy(batch.real)
+        out[torch.from_numpy(batch.rows)[real]] = values[real]
+    return out

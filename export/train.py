@@ -1,0 +1,253 @@
+"""Clicks -> a trained network: settings from the log, the loop, the best epoch, then the newest clicks.
+
+The ranking head is trained as GRU4Rec is (Hidasi & Karatzoglou 2018): sampled softmax with shared negatives drawn with
+p ~ count^alpha and corrected by log Q. A step touches the item rows of its batch only, never all V. Validation is the
+newest part of the log, and what it decided (how many epochs) is then applied to that part too: on news the last hours
+are worth more than all before. The rule: nothing of the validation slice is seen before it has been judged.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, dropout, embedding
+
+from export.network import Network
+from export.recency import Recency
+from export.sequences import Batch, CarriedStates, Clicks, Windows, outputs
+
+PATIENCE = 1
+"""Epochs without a better one after which training stops."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What a training runs with; `for_log` derives what the caller leaves open.
+
+    hidden     units of state
+    epochs     at most; the best one on the validation slice counts
+    tokens     clicks per step
+    negatives  items each step is contrasted with
+    alpha      negatives are drawn with p ~ count^alpha
+    dropout    of the cell's input and output
+    rate       Adam's, falling linearly to a twentieth
+    """
+
+    hidden: int
+    epochs: int
+    seed: int = 0
+    tokens: int = 2048
+    negatives: int = 1024
+    alpha: float = 0.75
+    dropout: float = 0.4
+    rate: float = 2e-3
+
+    @classmethod
+    def for_log(cls, clicks: int, hidden: int | None, epochs: int | None, seed: int) -> "TrainSettings":
+        """More clicks carry more units and need fewer rounds."""
+        units = 128 if clicks >= 200_000 else 64 if clicks >= 20_000 else 32
+        rounds = int(np.clip(4_000_000 // max(1, clicks), 3, 20))
+        tokens = int(np.clip(clicks // 100, 64, 2048))
+        return cls(hidden=hidden or units, epochs=epochs or rounds, seed=seed, tokens=tokens)
+
+
+class RowAdam:
+    """Adam for the rows a step touched: a pass over all V rows for every small batch would cost more than the LSTM."""
+
+    def __init__(self, rows: nn.Parameter) -> None:
+        self._rows = rows.data
+        self._mean = torch.zeros_like(rows.data)
+        self._square = torch.zeros_like(rows.data)
+
+    def step(self, index: Tensor, gradient: Tensor, rate: float, number: int) -> None:
+        """index (m,) int64 without repeats, gradient (m, ...) of those rows; `number` counts steps from 1."""
+        mean = self._mean[index].lerp_(gradient, 0.1)
+        square = self._square[index].lerp_(gradient.square(), 0.02)
+        self._mean.index_copy_(0, index, mean)
+        self._square.index_copy_(0, index, square)
+        scale = (1 - 0.98**number) ** 0.5 / (1 - 0.9**number)
+        self._rows.index_add_(0, index, mean / square.sqrt_().add_(1e-8), alpha=-rate * scale)
+
+
+class Progress(Protocol):
+    """Who is told how the training goes."""
+
+    def begin(self, label: str, clicks: int) -> None:
+        """A round over `clicks` clicks starts."""
+
+    def seen(self, clicks: int) -> None:
+        """So many more of them are learned."""
+
+    def say(self, line: str) -> None:
+        """A fact worth a line."""
+
+
+class Trainer:
+    """Steps the network through the windows of `clicks`, for `epochs` rounds."""
+
+    def __init__(self, network: Network, clicks: Clicks, settings: TrainSettings, progress: Progress) -> None:
+        self._network = network
+        self._settings = settings
+        self._progress = progress
+        self._windows = Windows(clicks)
+        self._rng = np.random.default_rng(settings.seed)
+        self._generator = torch.Generator().manual_seed(settings.seed)
+        unknown = network.sizes.items
+        share = Recency(None).share(clicks.item, clicks.time_ms, unknown)
+        q = torch.from_numpy(share**settings.alpha)
+        self._log_q = (q / q.sum()).log().float()
+        self._cumulative = torch.cumsum(q / q.sum(), 0)
+        with torch.no_grad():  # Adam alone would take longer to move a bias by nats than there are steps
+            network.item_bias.copy_(torch.from_numpy(share).log())
+        self._dense = [*network.cell.parameters(), network.event_rows, network.gap_rows]
+        self._adam = torch.optim.Adam(self._dense, betas=(0.9, 0.98))
+        self._item_rows, self._item_bias = RowAdam(network.item_rows), RowAdam(network.item_bias)
+        self._steps = settings.epochs * max(1, len(clicks) // settings.tokens)
+        self._number = 0
+
+    def epoch(self, label: str) -> float:
+        """One round, older clicks first; returns the mean loss."""
+        self._network.train()
+        carried = CarriedStates(self._network, self._windows)
+        self._progress.begin(label, len(self._windows.clicks))
+        total, judged = 0.0, 0
+        for batch in self._windows.shuffled(self._settings.tokens, self._rng):
+            if (self._windows.clicks.target[batch.rows][batch.real] >= 0).any():
+                loss, count = self._step(self._windows.clicks, batch, carried)
+                total, judged = total + loss * count, judged + count
+            self._progress.seen(int(batch.real.sum()))
+        return total / max(1, judged)
+
+    def _rate(self) -> float:
+        done = self._number / max(1, self._steps)
+        return self._settings.rate * min(1.0, self._number / 50) * max(0.05, 1 - 0.95 * done)
+
+    def _step(self, clicks: Clicks, batch: Batch, carried: CarriedStates) -> tuple[float, int]:
+        network, unknown = self._network, self._network.sizes.items
+        item, target, at = self._with_unknowns(clicks, batch)
+        drawn = torch.rand(self._settings.negatives, generator=self._generator, dtype=torch.float64)
+        negatives = torch.searchsorted(self._cumulative, drawn).clamp(max=unknown)
+        index, local = torch.unique(torch.cat([item.flatten(), target, negatives]), return_inverse=True)
+        mine, wanted, others = local.split([item.numel(), len(target), len(negatives)])
+        rows = network.item_rows.data[index].requires_grad_()
+        bias = network.item_bias.data[index].requires_grad_()
+
+        x = embedding(mine.view(item.shape), rows)
+        x = x + embedding(torch.from_numpy(clicks.event_type[batch.rows]), network.event_rows)
+        x = x + embedding(torch.from_numpy(clicks.gap[batch.rows]), network.gap_rows)
+        out, last = network.cell.sequence(dropout(x, self._settings.dropout), carried.take(batch))
+        carried.leave(batch, last)
+        out = dropout(out[at], self._settings.dropout)
+        loss = self._loss(out, rows, bias, wanted, others, self._log_q[negatives])
+        mean = loss.mean()
+
+        self._number += 1
+        for group in self._adam.param_groups:
+            group["lr"] = self._rate()
+        self._adam.zero_grad()
+        mean.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_([*self._dense, rows, bias], 1.0)
+        self._adam.step()
+        assert rows.grad is not None
+        assert bias.grad is not None
+        self._item_rows.step(index, rows.grad, self._rate(), self._number)
+        self._item_bias.step(index, bias.grad, self._rate(), self._number)
+        return mean.item(), len(loss)
+
+    def _with_unknowns(self, clicks: Clicks, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Half of the clicks on new items become <unk>, as input and as target: that is what a new item will be.
+
+        returns  item (B, T), target (m,), and where the m positions that have a target are, (B, T) bool
+        """
+        unknown = self._network.sizes.items
+        rows = batch.rows
+        hidden = self._rng.random(rows.shape) < 0.5
+        item = np.where(clicks.fresh[rows] & hidden, unknown, clicks.item[rows])
+        target = clicks.target[rows]
+        following = np.minimum(rows + 1, len(clicks) - 1)
+        next_hidden = np.roll(hidden, -1, axis=1)
+        target = np.where((target >= 0) & clicks.fresh[following] & next_hidden, unknown, target)
+        at = batch.real & (clicks.target[rows] >= 0)
+        return torch.from_numpy(item), torch.from_numpy(target[at]), torch.from_numpy(at)
+
+    def _loss(self, out: Tensor, rows: Tensor, bias: Tensor, wanted: Tensor, others: Tensor, log_q: Tensor) -> Tensor:
+        """(m,) sampled softmax cross-entropy: the others' share of the normaliser is an importance-sampled estimate.
+
+        The wanted item is in the normaliser for certain, so log Q corrects the others only; a negative that happens to
+        be the wanted item is taken out.
+        """
+        own = (out * rows[wanted]).sum(1) + bias[wanted]
+        correction = bias[others] - log_q - float(np.log(self._settings.negatives))
+        rivals = torch.addmm(correction, out, rows[others].t())
+        rivals = rivals.masked_fill(wanted.unsqueeze(1) == others.unsqueeze(0), -1e9)
+        logits = torch.cat([own.unsqueeze(1), rivals], dim=1)
+        return cross_entropy(logits, torch.zeros(len(own), dtype=torch.int64), reduction="none")
+
+
+def fit(
+    network: Network,
+    clicks: Clicks,
+    later: Clicks | None,
+    recency: Recency,
+    settings: TrainSettings,
+    progress: Progress,
+) -> tuple[Network, int]:
+    """Train for at most settings.epochs; returns the network as it was best on `later` clicks, and that epoch.
+
+    Without `later` every epoch is run and the last one counts. Ctrl-C keeps the best so far, or what there is. The bias
+    is then moved from the popularity of the whole log to that of its end (recency.py); states do not depend on it.
+    """
+    trainer = Trainer(network, clicks, settings, progress)
+    now = torch.from_numpy(recency.shift(clicks.item, clicks.time_ms, network.sizes.items)).float()
+    best, best_epoch = 0.0, 0
+    kept: Network | None = None
+    try:
+        for epoch in range(1, settings.epochs + 1):
+            loss = trainer.epoch(f"epoch {epoch}/{settings.epochs}")
+            if later is None:
+                progress.say(f"epoch {epoch}: loss {loss:.4f}")
+                continue
+            shifted = copy.deepcopy(network)
+            shifted.item_bias.data += now
+            recall, mrr = ranking_quality(shifted, later)
+            progress.say(f"epoch {epoch}: loss {loss:.4f}, held out: recall@20 {recall:.4f}, MRR@20 {mrr:.4f}")
+            if kept is None or recall + mrr > best:
+                best, best_epoch = recall + mrr, epoch
+                kept = shifted
+            elif epoch - best_epoch >= PATIENCE:
+                break
+    except KeyboardInterrupt:
+        progress.say("stopped: going on with the best model so far")
+    if kept is None:
+        kept = network
+        kept.item_bias.data += now
+    return kept.eval(), max(1, best_epoch)
+
+
+@torch.no_grad()
+def ranking_quality(network: Network, clicks: Clicks, limit: int = 20_000, seed: int = 0) -> tuple[float, float]:
+    """recall@20 and MRR@20 on the users' next items, full ranking, ties to the lower index; unknown targets are misses.
+
+    At most `limit` positions are judged, drawn by `seed`.
+    """
+    network.eval()
+    judged = np.flatnonzero(clicks.target >= 0)
+    if len(judged) > limit:
+        judged = np.sort(np.random.default_rng(seed).choice(judged, limit, replace=False))
+    out = outputs(network, Windows(clicks))
+    hits = reciprocal = 0.0
+    for rows in np.array_split(judged, max(1, len(judged) // 1024)):
+        target = torch.from_numpy(clicks.target[rows])
+        known = target < network.sizes.items
+        scores = network.log_probs(out[torch.from_numpy(rows)][known])
+        target = target[known].unsqueeze(1)
+        own = scores.gather(1, target)
+        lower = torch.arange(network.sizes.items).unsqueeze(0) < target
+        rank = 1 + ((scores > own) | ((scores == own) & lower)).sum(1)
+        hit = rank <= 20
+        hits += float(hit.sum())
+        reciprocal += float((hit / rank).sum())
+    return hits / max(1, len(judged)), reciprocal / max(1, len(judged))
