@@ -1,0 +1,142 @@
+"""What the documents say exists: commands, options, settings, fields, reasons, files."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import pytest
+import yaml
+
+from stream import events
+from stream.events import Anomaly, Click, DeadLetter, Recommendation
+from stream.ops.cli import eddy
+from stream.settings import Settings, Topics, from_environment, variable
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands() -> list[list[str]]:
+    """Every `eddy ...` of the documents' code: indented or fenced lines, and spans."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        lines = re.findall(r"^(?: {4})?(eddy [^#\n]*)", text, re.MULTILINE) + re.findall(r"`(eddy [a-z][^`]*)`", text)
+        found += [shlex.split(line) for line in lines]
+    return found
+
+
+@pytest.mark.parametrize("line", commands(), ids=" ".join)
+def test_every_command_in_the_documents_exists_with_its_options(line: list[str]) -> None:
+    """A reader can type what the documents show."""
+    command: click.Command | None = eddy
+    words = line[1:]
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        command = command.get_command(click.Context(command), words.pop(0))
+        assert command is not None, line
+    assert command is not None
+    options = {flag for parameter in command.params for flag in parameter.opts} | {"--help", "--version"}
+    assert {word for word in words if word.startswith("--")} <= options
+
+
+def test_every_command_is_in_the_documents() -> None:
+    """No command exists that nobody is told of."""
+    shown = {line[1] for line in commands() if len(line) > 1}
+    assert set(eddy.list_commands(click.Context(eddy))) <= shown
+
+
+def test_the_settings_page_lists_every_setting_with_its_default() -> None:
+    """The reference is whole and its defaults are the code's."""
+    page = (ROOT / "docs" / "settings.md").read_text()
+    rows = dict(re.findall(r"^\| `--([a-z-]+)` \| `(EDDY_[A-Z_]+)` \|.*$", page, re.MULTILINE))
+    defaults = dict(re.findall(r"^\| `--([a-z-]+)` \| `EDDY_[A-Z_]+` \| (.*?) \|", page, re.MULTILINE))
+    fields = {f.name: f.default for f in msgspec.structs.fields(Settings) if f.name != "topics"}
+    fields |= {f"{f.name}_topic": f.default for f in msgspec.structs.fields(Topics)}
+    assert {name.replace("-", "_"): name_of for name, name_of in rows.items()} == {n: variable(n) for n in fields}
+    for name, default in fields.items():
+        shown = {msgspec.NODEFAULT: "required", "": "empty"}.get(default, f"`{default}`")
+        assert defaults[name.replace("_", "-")] == shown, name
+
+
+@pytest.mark.parametrize("event", [Click, Recommendation, Anomaly, DeadLetter, events.Expected])
+def test_the_events_page_names_every_field(event: type[msgspec.Struct]) -> None:
+    """Each field of each event is explained."""
+    page = (ROOT / "docs" / "events.md").read_text()
+    section = page if event is events.Expected else page.split(f"## {event.__name__}")[1].split("\n## ")[0]
+    for field in event.__struct_fields__:
+        assert re.search(rf"[`\"]{field}[`\"]", section), f"{event.__name__}.{field}"
+
+
+def test_the_events_page_names_every_reason_of_a_dead_letter() -> None:
+    """A reason found in the topic can be looked up, and no other is promised."""
+    code = (ROOT / "stream" / "wire" / "json.py").read_text()
+    raised = set(re.findall(r'BadClick\(\s*"(\w+)"', code))
+    page = (ROOT / "docs" / "events.md").read_text().split("| reason | the message |")[1]
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == raised
+
+
+def test_links_between_the_documents_lead_somewhere() -> None:
+    """A link is a file of this repository, and its anchor a heading there."""
+    for page in PAGES:
+        for target, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]*))?\)", page.read_text()):
+            there = (page.parent / target) if target else page
+            assert there.is_file(), f"{page.name}: {target}"
+            headings = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE)
+            assert not anchor or anchor in {heading.lower().replace(" ", "-") for heading in headings}
+
+
+def test_make_targets_in_the_documents_exist() -> None:
+    """`make X` works for every X that is named."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        assert set(re.findall(r"(?:`|^ {4})make ([a-z-]+)", page.read_text(), re.MULTILINE)) <= targets
+
+
+def compose() -> dict[str, Any]:
+    loaded = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def test_compose_gives_a_worker_settings_that_it_takes() -> None:
+    """The containers' variables are the worker's own, and each worker has an id of its own."""
+    services = compose()["services"]
+    known = {variable(f) for f in Settings.__struct_fields__} | {
+        variable(f"{t}_topic") for t in Topics.__struct_fields__
+    }
+    workers = [services["worker"], services["worker-gpu"]]
+    for worker in workers:
+        assert set(worker["environment"]) <= known
+        settings = from_environment(worker["environment"])
+        assert settings.broker == "kafka:19092"
+        assert worker["restart"] == "unless-stopped"
+    assert len({worker["environment"]["EDDY_WORKER_ID"] for worker in workers}) == len(workers)
+    assert services["worker-gpu"]["profiles"] == ["gpu"]
+    assert services["worker-gpu"]["environment"]["EDDY_DEVICE"] == "cuda"
+
+
+def test_compose_starts_the_worker_after_the_topics_and_those_after_kafka() -> None:
+    """Each waits for what it needs, with listeners for the host and for containers."""
+    services = compose()["services"]
+    kafka = services["kafka"]
+    assert "healthcheck" in kafka
+    assert services["topics"]["depends_on"] == {"kafka": {"condition": "service_healthy"}}
+    assert services["worker"]["depends_on"] == {"topics": {"condition": "service_completed_successfully"}}
+    advertised = kafka["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+    assert advertised == "CONTAINERS://kafka:19092,HOST://localhost:9092"
+    for listener in ("CONTROLLER", "CONTAINERS", "HOST"):
+        assert f"{listener}:PLAINTEXT" in kafka["environment"]["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"]
+    assert eddy.commands["topics"].commands.keys() >= {services["topics"]["command"][1]}  # type: ignore[attr-defined]
+
+
+def test_the_image_is_built_from_files_that_are_there() -> None:
+    """What the Dockerfile copies exists and is not ignored."""
+    dockerfile = ROOT / compose()["services"]["topics"]["build"]["dockerfile"]
+    ignore = (ROOT / ".dockerignore").read_text()
+    for line in re.findall(r"^COPY (.*) \S+$", dockerfile.read_text(), re.MULTILINE):
+        for source in line.split():
+            assert (ROOT / source).exists()
+            assert f"!{source}" in ignore
