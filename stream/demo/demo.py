@@ -176,7 +176,8 @@ def demo(
     """
     path = model or default_model()
     scene = Scene(model=read_manifest(path).label, k=K, rate=rate)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal must not leave the worker behind
+        signal.signal(ending, _interrupt)
     counts = run(path, device, seconds, rate, users, seed, choose_view(scene, as_json))
     click.echo(msgspec.json.encode(counts).decode() if as_json else _in_words(counts))
 

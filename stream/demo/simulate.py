@@ -36,8 +36,8 @@ STRAYS = 0.002
 
 SCRAPERS_PER_1000 = 4
 REPEATERS_PER_1000 = 2
-TAKEN_OVER = 0.004
-"""Chance per session that it is not the user's own."""
+TAKEN_OVER = 0.012
+"""Chance per session, from the third on, that it is not the user's own."""
 
 
 class Simulated(NamedTuple):
@@ -98,7 +98,7 @@ def _person(shop: Shop, rng: random.Random, number: int, start_ms: int, taken_ov
     while True:
         sessions += 1
         session_id = f"{user}-{sessions}"
-        if sessions > 3 and rng.random() < taken_over:
+        if sessions > 2 and rng.random() < taken_over:
             acts, truth = _steal(shop, rng, favourites), "takeover"
         else:
             acts, truth = _browse(shop, rng, brand, favourites), ""
