@@ -28,11 +28,11 @@ SESSION_GAP_MS = 3 * HOUR_MS
 THINKING_MS = 2 * MINUTE_MS
 ENDS = 0.13
 """Chance that a click is the session's last but for what lies in the cart: about 8 clicks a session."""
-DRIFTS = 0.06
-"""Chance per session that a user turns to another category."""
+DRIFTS = 0.04
+"""Chance per session that a user turns to another category, mostly one that goes with their first."""
 FAVOURITES = (0.65, 0.25, 0.10)
-STRAYS = 0.002
-"""Chance that a person's click is anything in the shop. Small, or nothing a bot does would be unusual."""
+STRAYS = 0.0001
+"""Chance that a person's click is anything in the shop. Above the worker's alpha nothing a bot does would be unusual."""
 
 SCRAPERS_PER_1000 = 4
 REPEATERS_PER_1000 = 2
@@ -106,7 +106,7 @@ def _person(shop: Shop, rng: random.Random, number: int, start_ms: int, taken_ov
             now += wait_ms
             yield Simulated(now, number, _click(shop, user, item, now, event_type, session_id), truth)
         if rng.random() < DRIFTS:
-            near = companions(favourites[0]) if rng.random() < 0.5 else range(len(CATEGORIES))
+            near = companions(favourites[0]) if rng.random() < 0.8 else range(len(CATEGORIES))
             favourites[rng.randrange(len(favourites))] = rng.choice(near)
         now += MINUTE_MS + int(rng.expovariate(1 / SESSION_GAP_MS))
 
@@ -162,14 +162,15 @@ def _scraper(shop: Shop, rng: random.Random, number: int, start_ms: int) -> Iter
 
 
 def _repeater(shop: Shop, rng: random.Random, number: int, start_ms: int) -> Iterator[Simulated]:
-    """Clicks one item over and over, to make it look wanted."""
+    """Clicks the same three items over and over, to make them look wanted."""
     user, now, rounds = _name(number), start_ms + int(rng.random() * 2 * HOUR_MS), 0
     while True:
         rounds += 1
-        item = rng.randrange(len(shop.items))
-        for _ in range(rng.randrange(40, 120)):
+        pushed = rng.sample(range(len(shop.items)), 3)
+        for turn in range(rng.randrange(40, 120)):
             now += rng.randrange(55_000, 65_000)
-            yield Simulated(now, number, _click(shop, user, item, now, "view", f"{user}-{rounds}"), "repeater")
+            click = _click(shop, user, pushed[turn % 3], now, "view", f"{user}-{rounds}")
+            yield Simulated(now, number, click, "repeater")
         now += int(rng.uniform(3, 9) * HOUR_MS)
 
 
