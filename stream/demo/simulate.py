@@ -32,7 +32,7 @@ DRIFTS = 0.04
 """Chance per session that a user turns to another category, mostly one that goes with their first."""
 FAVOURITES = (0.65, 0.25, 0.10)
 STRAYS = 0.0001
-"""Chance that a person's click is anything in the shop. Above the worker's alpha nothing a bot does would be unusual."""
+"""Chance that a person's click is anything in the shop. Above the worker's alpha no bot could stand out."""
 
 SCRAPERS_PER_1000 = 4
 REPEATERS_PER_1000 = 2
