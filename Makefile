@@ -33,7 +33,7 @@ format: .venv/dev
 	$(BIN)/ruff format .
 
 parity: .venv/dev ## online = offline on the Globo clicks, with a worker killed on the way
-	$(BIN)/python bench/parity.py
+	$(BIN)/python -m bench.parity
 
 bench: parity    ## every benchmark; results in bench/results
 

@@ -47,7 +47,10 @@ def create_topics(broker: str, topics: Topics, partitions: int, replication: int
 
 def check_topics(broker: str, topics: Topics) -> dict[str, int]:
     """Topic name -> partitions, if a worker can run on them. Raises ConfigError with what to do otherwise."""
-    admin = _admin(broker)
+    return _check(_admin(broker), broker, topics)
+
+
+def _check(admin: AdminClient, broker: str, topics: Topics) -> dict[str, int]:
     present = _partitions(admin, broker)
     missing = [name for name in msgspec.structs.astuple(topics) if name not in present]
     if missing:
@@ -82,16 +85,12 @@ def _partitions(admin: AdminClient, broker: str) -> dict[str, int]:
 
 
 def _wait_for(admin: AdminClient, broker: str, topics: Topics) -> dict[str, int]:
-    """check_topics once the cluster knows the new topics everywhere."""
+    """`check_topics` once the cluster knows the new topics everywhere."""
     deadline = time.monotonic() + ANSWER_S
-    while True:
-        try:
-            return check_topics(broker, topics)
-        except ConfigError:
-            present = _partitions(admin, broker)
-            complete = all(name in present for name in msgspec.structs.astuple(topics))
-            if complete or time.monotonic() > deadline:
-                raise
+    names = set(msgspec.structs.astuple(topics))
+    while not names <= _partitions(admin, broker).keys() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return _check(admin, broker, topics)
 
 
 def _check_compaction(admin: AdminClient, changelog: str) -> None:

@@ -12,14 +12,15 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import Message, Producer
 
+from bench.readers import progress, read_topic
 from stream.engine.engine import Engine, open_engine
 from stream.errors import BadClick
 from stream.events import Click, Origin
@@ -119,13 +120,14 @@ class Lane:
 
     # -- clicks -------------------------------------------------------------------------------------------------------
 
-    def produce(self, messages: Iterable[tuple[bytes | None, bytes | None]]) -> None:
+    def produce(self, messages: Iterable[tuple[bytes | None, bytes | None]], compression: str = "none") -> None:
         """Publish (key, value) pairs."""
         producer = Producer(
             {
                 "bootstrap.servers": self.broker,
                 "partitioner": "murmur2_random",
                 "linger.ms": 20,
+                "compression.type": compression,
                 "queue.buffering.max.messages": 1_000_000,
                 "message.max.bytes": 1_000_000,
                 "log_level": 2,
@@ -146,51 +148,13 @@ class Lane:
 
     # -- readers ------------------------------------------------------------------------------------------------------
 
-    def _consumer(self, **config: object) -> Consumer:
-        return Consumer(
-            {
-                "bootstrap.servers": self.broker,
-                "group.id": self.name,
-                "enable.auto.commit": False,
-                "isolation.level": "read_committed",
-                "enable.partition.eof": True,
-                "auto.offset.reset": "earliest",
-                "log_level": 2,
-                **config,
-            }
-        )
-
     def read(self, topic: str) -> list[Message]:
         """Every message of a topic that a read_committed consumer sees."""
-        consumer = self._consumer()
-        count = len(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
-        consumer.assign([TopicPartition(topic, partition, 0) for partition in range(count)])
-        found: list[Message] = []
-        ended: set[int] = set()
-        deadline = time.monotonic() + 60
-        while len(ended) < count:
-            assert time.monotonic() < deadline, f"{topic} has no end"
-            for message in consumer.consume(10_000, 0.1):
-                if message.error() is None:
-                    found.append(message)
-                else:
-                    ended.add(message.partition())
-        consumer.close()
-        return found
+        return read_topic(self.broker, topic)
 
-    @contextmanager
-    def progress(self) -> Iterator[Callable[[], tuple[int, int]]]:
+    def progress(self) -> AbstractContextManager[Callable[[], tuple[int, int]]]:
         """A function that gives (clicks committed by the group, clicks there are)."""
-        consumer = self._consumer()
-
-        def look() -> tuple[int, int]:
-            ends, partitions = 0, [TopicPartition(self.topics.clicks, p) for p in range(self.partitions)]
-            for partition in partitions:
-                ends += consumer.get_watermark_offsets(partition, timeout=10)[1]
-            return sum(max(0, found.offset) for found in consumer.committed(partitions, timeout=30)), ends
-
-        yield look
-        consumer.close()
+        return progress(self.broker, self.name, self.topics.clicks)
 
     def wait_for_clicks(self, share: float = 1.0, deadline_s: float = 90.0) -> None:
         """Wait until the group has committed this share of all clicks."""

@@ -1,0 +1,362 @@
+"""Online = offline: the lists a shop would get from Kafka are those that `eddy evaluate` judges, to the 4th decimal.
+
+Globo's first days train a model; the next day is replayed through a real Kafka to two workers, one of which is killed
+with -9 on the way and restarted. Recall and MRR are computed from the `recommendations` topic and compared with `eddy
+evaluate` on the same clicks; then one worker does the same day undisturbed under another group, and every user's state
+must come out bit-equal. Exit code 1 if anything differs, or if Markov is not beaten.
+
+    python -m bench.parity [--clicks N] [--days D] [--json]
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+from confluent_kafka import Message
+
+from bench.apache_kafka import VERSION, ApacheKafka, KafkaUnavailable
+from bench.readers import progress, read_topic
+from export.evaluate import Quality, judge
+from stream.errors import EddyError
+from stream.events import Click, Recommendation
+from stream.kafka.topics import create_topics
+from stream.settings import Topics
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("EDDY_DATA", ROOT.parent / "shared" / "data")) / "globo_clicks.parquet"
+RESULT = ROOT / "bench" / "results" / "parity.json"
+COLUMNS = ["--item-col", "article_id"]
+START_MS, DAY_MS = 1_506_826_800_000, 86_400_000
+PARTITIONS = 4
+EXCLUDE_RECENT = 1
+KILL_AT = 0.4
+DRAIN_S = 600.0
+
+
+def stop(line: str) -> NoReturn:
+    print(f"parity: {line}", file=sys.stderr)
+    sys.exit(2)
+
+
+def eddy(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run an `eddy` command to its end; a failure ends the benchmark with what the command said."""
+    done = subprocess.run(_command(*arguments), cwd=ROOT, env=_environment(), text=True, check=False, **options)
+    if done.returncode != 0:
+        stop(f"eddy {arguments[0]} ended with {done.returncode}")
+    return done
+
+
+def _command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "stream.ops.cli", *map(str, arguments)]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+# -- the model --------------------------------------------------------------------------------------------------------
+
+
+def trained_model(days: int, extra: list[str]) -> tuple[Path, float]:
+    """A model of the first `days` days and the seconds its training took; trained once for the same settings."""
+    arguments = [*COLUMNS, "--until", START_MS + days * DAY_MS, *extra]
+    key = hashlib.sha256(json.dumps([DATA.stat().st_size, *map(str, arguments)]).encode()).hexdigest()[:12]
+    directory = ROOT / ".cache" / "parity" / key
+    took = directory / "seconds.json"
+    if not took.is_file():
+        print(f"training on days 1 to {days} (once; kept in {directory.relative_to(ROOT)})", file=sys.stderr)
+        began = time.monotonic()
+        eddy("train", DATA, *arguments, "--out", directory / "globo" / "1", stdout=sys.stderr)
+        took.write_text(json.dumps(round(time.monotonic() - began, 1)))
+    return directory / "globo" / "1", json.loads(took.read_text())
+
+
+def end_of(start_ms: int, clicks: int | None) -> int:
+    """Where the replayed day ends: after `clicks` clicks, or after the day."""
+    if clicks is None:
+        return start_ms + DAY_MS
+    import polars as pl
+
+    times = pl.read_parquet(DATA, columns=["timestamp"])["timestamp"].sort()
+    after = times.filter(times >= start_ms)
+    return int(after[min(clicks, len(after) - 1)])
+
+
+# -- the two runs -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Run:
+    """Workers of one group on the clicks topic, with outputs of their own."""
+
+    broker: str
+    model: Path
+    group: str
+    logs: Path
+
+    @property
+    def topics(self) -> Topics:
+        return Topics(
+            "clicks", *(f"{self.group}-{word}" for word in ("recommendations", "anomalies", "dead", "states"))
+        )
+
+    def start(self, worker_id: int) -> subprocess.Popen[bytes]:
+        topics = [("--" + name.replace("_", "-") + "-topic", topic) for name, topic in _fields(self.topics)]
+        with (self.logs / f"{self.group}-{worker_id}.log").open("ab") as log:
+            return subprocess.Popen(
+                _command(
+                    *("worker", "--model", self.model, "--broker", self.broker, "--group", self.group),
+                    *("--worker-id", worker_id, "--exclude-recent", EXCLUDE_RECENT, "--device", "cpu"),
+                    *(part for pair in topics for part in pair),
+                ),
+                cwd=ROOT,
+                env=_environment(),
+                stdout=log,
+                stderr=log,
+            )
+
+    def wait(self, reached: Callable[[int, int], bool], processes: list[subprocess.Popen[bytes]]) -> float:
+        """Wait until `reached(committed, all)`; returns the seconds from the first commit seen until then."""
+        deadline = time.monotonic() + DRAIN_S
+        first: float | None = None
+        with progress(self.broker, self.group, "clicks") as look:
+            while True:
+                committed, ends = look()
+                now = time.monotonic()
+                first = now if first is None and committed else first
+                if reached(committed, ends):
+                    return now - (first or now)
+                ended = [process.returncode for process in processes if process.poll() is not None]
+                if ended or now > deadline:
+                    logs = "\n".join(path.read_text()[-3000:] for path in self.logs.glob(f"{self.group}-*.log"))
+                    stop(f"workers of {self.group} at {committed} of {ends} clicks, ended: {ended}\n{logs}")
+                time.sleep(0.02)
+
+
+def _fields(topics: Topics) -> list[tuple[str, str]]:
+    return list(msgspec.structs.asdict(topics).items())
+
+
+def disturbed(run: Run, publish: Callable[[], object], clicks: int) -> dict[str, Any]:
+    """Two workers; one is killed with -9 when KILL_AT of all clicks are decided, and restarted under the same id."""
+    first, second = run.start(0), run.start(1)
+    try:
+        publish()
+        run.wait(lambda done, _: done >= KILL_AT * clicks, [first, second])
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        with progress(run.broker, run.group, "clicks") as look:
+            killed_at = look()[0]
+        if killed_at >= clicks:
+            stop("the workers were done before one could be killed; give more --clicks")
+        first = run.start(0)
+        run.wait(lambda done, _: done >= clicks, [first, second])
+        return {"killed_at_click": killed_at}
+    finally:
+        _end(first, second)
+
+
+def undisturbed(run: Run, clicks: int) -> dict[str, Any]:
+    """One worker from the first click to the last."""
+    worker = run.start(0)
+    try:
+        seconds = run.wait(lambda done, _: done >= clicks, [worker])
+        return {"one_worker_clicks_per_s": round(clicks / max(seconds, 1e-9))}
+    finally:
+        _end(worker)
+
+
+def _end(*processes: subprocess.Popen[bytes]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+# -- what came of it --------------------------------------------------------------------------------------------------
+
+
+def online_quality(clicks: list[Message], decisions: list[Message]) -> tuple[Quality, int, int, int]:
+    """Recall and MRR of the lists on the topic; users; clicks without a decision; decisions too many."""
+    decode_click = msgspec.json.Decoder(Click).decode
+    decode_decision = msgspec.json.Decoder(Recommendation).decode
+    counted: Counter[str] = Counter()
+    lists: dict[str, list[str]] = {}
+    for message in decisions:
+        decision = decode_decision(message.value())
+        counted[decision.id] += 1
+        lists[decision.id] = decision.items
+    in_order = sorted(clicks, key=lambda message: (message.partition(), message.offset()))
+    ids = [f"{message.topic()}-{message.partition()}-{message.offset()}" for message in in_order]
+    missing = len(set(ids) - counted.keys())
+    duplicates = counted.total() - len(counted) + len(counted.keys() - set(ids))
+    decoded = [decode_click(message.value()) for message in in_order]
+    quality = judge(
+        (click.user_id, click.session_id or "", click.item_id, lists.get(id_, []))
+        for id_, click in zip(ids, decoded, strict=True)
+    )
+    return quality, len({click.user_id for click in decoded}), missing, duplicates
+
+
+def states(broker: str, changelog: str) -> dict[tuple[int, bytes], bytes]:
+    """The last row of each user of each partition."""
+    return {(m.partition(), m.key()): m.value() for m in read_topic(broker, changelog)}
+
+
+def versions() -> dict[str, str]:
+    packages = ("eddy", "faust-streaming", "aiokafka", "confluent-kafka", "numpy", "polars", "torch")
+    runtime = "onnxruntime-gpu" if platform.machine() == "x86_64" and sys.platform == "linux" else "onnxruntime"
+    found = {name: version(name) for name in (*packages, runtime)}
+    return {"python": platform.python_version(), "kafka": VERSION, **found}
+
+
+def machine() -> dict[str, Any]:
+    cpu = platform.processor() or platform.machine()
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        names = [line.split(":", 1)[1].strip() for line in path.read_text().splitlines() if "model name" in line]
+        cpu = names[0] if names else cpu
+    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.platform()}
+
+
+def measure(broker: str, model: Path, start_ms: int, end_ms: int, logs: Path) -> dict[str, Any]:
+    """Both runs on one broker and what is to be compared."""
+    cut = [*COLUMNS, "--from", start_ms, "--until", end_ms]
+    say = lambda line: print(line, file=sys.stderr)  # noqa: E731
+    say("eddy evaluate, offline")
+    flags = ["--exclude-recent", EXCLUDE_RECENT, "--device", "cpu", "--json"]
+    done = eddy("evaluate", model, DATA, *cut, *flags, stdout=subprocess.PIPE)
+    offline = json.loads(done.stdout.strip().splitlines()[-1])
+    clicks = offline["clicks"]
+
+    killed, whole = Run(broker, model, "killed", logs), Run(broker, model, "whole", logs)
+    for run in (killed, whole):
+        create_topics(broker, run.topics, PARTITIONS, 1)
+
+    def publish() -> None:
+        eddy("replay", DATA, *cut, "--broker", broker, "--topic", "clicks", "--speed", "max", stdout=sys.stderr)
+
+    say(f"replaying {clicks:,} clicks to two workers, killing one")
+    facts = disturbed(killed, publish, clicks)
+    say("the same clicks once more, one worker, undisturbed")
+    facts |= undisturbed(whole, clicks)
+
+    published = read_topic(broker, "clicks")
+    quality, users, missing, duplicates = online_quality(published, read_topic(broker, killed.topics.recommendations))
+    ours, theirs = states(broker, killed.topics.changelog), states(broker, whole.topics.changelog)
+    return {
+        "online_recall20": quality.recall20,
+        "offline_recall20": offline["eddy"]["recall20"],
+        "online_mrr20": quality.mrr20,
+        "offline_mrr20": offline["eddy"]["mrr20"],
+        "markov_recall20": offline["markov"]["recall20"],
+        "markov_mrr20": offline["markov"]["mrr20"],
+        "popularity_recall20": offline["popularity"]["recall20"],
+        "popularity_mrr20": offline["popularity"]["mrr20"],
+        "judged": quality.judged,
+        "users": users,
+        "clicks": len(published),
+        "state_mismatches": sum(ours.get(key) != theirs.get(key) for key in ours.keys() | theirs.keys()),
+        "missing": missing + clicks - len(published),
+        "duplicates": duplicates,
+        **facts,
+    }
+
+
+def failures(results: dict[str, Any]) -> list[str]:
+    """What of the claim does not hold."""
+    found = [
+        f"online {name} {results[f'online_{name}']:.6f} is not offline's {results[f'offline_{name}']:.6f}"
+        for name in ("recall20", "mrr20")
+        if abs(results[f"online_{name}"] - results[f"offline_{name}"]) >= 0.5e-4
+    ]
+    found += [f"{results[name]} {name}" for name in ("state_mismatches", "missing", "duplicates") if results[name]]
+    found += [
+        f"online {name} {results[f'online_{name}']:.4f} is not above Markov's {results[f'markov_{name}']:.4f}"
+        for name in ("recall20", "mrr20")
+        if results[f"online_{name}"] <= results[f"markov_{name}"]
+    ]
+    return found
+
+
+def table(results: dict[str, Any]) -> str:
+    rows = [f"{'':12}{'recall@20':>10}{'MRR@20':>10}"]
+    rows += [
+        f"{name:12}{results[f'{name}_recall20']:>10.4f}{results[f'{name}_mrr20']:>10.4f}"
+        for name in ("online", "offline", "markov", "popularity")
+    ]
+    counts = ("clicks", "users", "judged", "state_mismatches", "missing", "duplicates", "one_worker_clicks_per_s")
+    rows += [f"{name:26}{results[name]:>10,}" for name in counts]
+    return "\n".join(rows)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--clicks", type=int, help="replay only this many clicks of the day, for a quick trial")
+    parser.add_argument("--days", type=int, default=2, help="train on the first DAYS days, replay the next [2]")
+    parser.add_argument("--train", default="", help='more options for `eddy train`, such as "--epochs 1"')
+    parser.add_argument("--json", action="store_true", help="also print the result as one JSON object")
+    parser.add_argument("--out", type=Path, default=RESULT, help="where to write the result")
+    given = parser.parse_args()
+    if not DATA.is_file():
+        stop(f"no {DATA}: set EDDY_DATA to the directory that holds globo_clicks.parquet")
+    start_ms = START_MS + given.days * DAY_MS
+    logs = Path(tempfile.mkdtemp(prefix="eddy-parity-"))
+    try:
+        with ApacheKafka() as kafka:
+            model, train_s = trained_model(given.days, given.train.split())
+            end_ms = end_of(start_ms, given.clicks)
+            results = {**measure(kafka.address, model, start_ms, end_ms, logs), "train_seconds": train_s}
+    except (KafkaUnavailable, EddyError) as exc:
+        stop(str(exc))
+    shutil.rmtree(logs, ignore_errors=True)
+    wrong = failures(results)
+    report = {
+        "command": "python -m bench.parity " + " ".join(sys.argv[1:]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions(),
+        "machine": machine(),
+        "conditions": {
+            "data": DATA.name,
+            "trained_on": f"days 1 to {given.days}",
+            "replayed": f"day {given.days + 1}" + (f", its first {given.clicks:,} clicks" if given.clicks else ""),
+            "partitions": PARTITIONS,
+            "exclude_recent": EXCLUDE_RECENT,
+            "killed": f"one of two workers, kill -9 at {KILL_AT:.0%} of the clicks, restarted",
+            "reference": "one worker, another group, undisturbed",
+        },
+        "results": results,
+        **results,
+        "failures": wrong,
+    }
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(json.dumps(report, indent=2) + "\n")
+    print(table(results))
+    for line in wrong:
+        print(f"FAILED: {line}")
+    if given.json:
+        print(json.dumps(report))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
