@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from export.data import GAP_EDGES_MS, Vocabulary
 from export.network import Network, Score, Sizes, Step, SurpriseHead, balanced_clusters, cluster_count
+from stream.detect.pvalue import HISTORIES
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import FILES, FORMAT, Manifest, sha256, write_manifest
 
@@ -226,6 +227,3 @@ def write_untrained(
     names = ["all", *(name for kind in event_types for name in (kind, *(f"{kind}/{h}" for h in HISTORIES)))]
     pools = {name: np.sort(rng.normal(mean, 0.5, 20_000)).astype(np.float32) for name in names}
     return write_model(directory, network, vocabulary, pools, (), Facts({"untrained": True, "seed": seed}, {}))
-
-
-HISTORIES = ("first", "short", "long")

@@ -18,6 +18,8 @@ from export.sequences import Clicks, Windows, outputs
 I64 = npt.NDArray[np.int64]
 
 ROUNDS, TOKENS, RATE, DROPOUT = 3, 2048, 4e-3, 0.15
+LEAST_STEPS = 300
+"""A short log is gone over more often, in smaller batches."""
 
 
 def fit_heads(network: Network, clicks: Clicks, weight: npt.NDArray[np.float64], new_items: int, seed: int) -> None:
@@ -54,10 +56,13 @@ def _fit(layer: nn.Linear, states: Tensor, came: Tensor, weight: Tensor, generat
         layer.weight.zero_()
         layer.bias.copy_((mass / mass.sum()).log())
     optimizer = torch.optim.Adam(layer.parameters(), RATE, betas=(0.9, 0.98))
-    steps = ROUNDS * math.ceil(len(came) / TOKENS)
+    tokens = min(TOKENS, max(64, len(came) // 32))
+    per_round = math.ceil(len(came) / tokens)
+    rounds = max(ROUNDS, math.ceil(LEAST_STEPS / per_round))
+    steps = rounds * per_round
     number = 0
-    for _ in range(ROUNDS):
-        for rows in torch.randperm(len(came), generator=generator).split(TOKENS):  # type: ignore[no-untyped-call]
+    for _ in range(rounds):
+        for rows in torch.randperm(len(came), generator=generator).split(tokens):  # type: ignore[no-untyped-call]
             for group in optimizer.param_groups:
                 group["lr"] = RATE * (1 - 0.95 * number / steps)
             number += 1

@@ -6,7 +6,7 @@
    not trained on, met as they will be met in service.
 4. The same number of epochs over the whole log, so that the served model knows the newest items too.
 5. Heads and graphs again, the parity gate, the baselines' counts, and last the manifest.
-Ctrl-C ends step 2 or 4 with the best model so far and goes on.
+Ctrl-C ends step 2 or 4 and goes on to step 5 with the best model of step 2.
 """
 
 import tempfile
@@ -58,13 +58,16 @@ def train_model(directory: Path, log: Log, settings: TrainSettings, progress: Pr
     recency = best_recency(head, tail, len(vocabulary.items))
     progress.say(f"{len(clicks):,} clicks, {len(vocabulary.items):,} items; {recency.describe()}")
     sizes = Sizes(len(vocabulary.items), len(vocabulary.event_types), len(GAP_EDGES_MS) + 2, settings.hidden)
-    network, best = fit(Network(sizes), head, tail, recency, settings, progress)
+    chosen = fit(Network(sizes), head, tail, recency, settings, progress)
+    network = chosen.network
     quality = dict(zip(("recall20", "mrr20"), ranking_quality(network, tail), strict=True))
     progress.say(f"held-out slice: recall@20 {quality['recall20']:.4f}, MRR@20 {quality['mrr20']:.4f}")
     calibration = _calibrate(network, clicks, cut_ms, vocabulary, recency, settings.seed)
 
-    torch.manual_seed(settings.seed)
-    network, _ = fit(Network(sizes), clicks, None, recency, replace(settings, epochs=best), progress)
+    if not chosen.interrupted:
+        torch.manual_seed(settings.seed)
+        whole = fit(Network(sizes), clicks, None, recency, replace(settings, epochs=chosen.best_epoch), progress)
+        network = network if whole.interrupted else whole.network
     fit_heads(network, clicks, recency.weights(clicks.time_ms), new_items(clicks), settings.seed)
     progress.say("converting and checking the graphs")
     write_graphs(directory, network, vocabulary)
@@ -75,7 +78,7 @@ def train_model(directory: Path, log: Log, settings: TrainSettings, progress: Pr
         "clicks": len(clicks),
         "users": len(np.unique(clicks.user)),
         "held_out_clicks": len(tail),
-        "best_epoch": best,
+        "best_epoch": chosen.best_epoch,
         "recency": recency.describe(),
         "settings": asdict(settings),
         "torch": torch.__version__.partition("+")[0],

@@ -24,8 +24,8 @@ FRACTIONS = (1, 2, 4, 8, 16, 32, 64, 128)
 FLOOR = 0.05
 """Weight of the oldest clicks in the fit of the surprise head: its few weights can follow popularity closely."""
 
-MARGIN = 1.02
-"""A half-life must be better than none by this factor: without drift nothing is to be thrown away."""
+MARGIN = 3.0
+"""A half-life must beat none by so many standard deviations of a count: chance picks some half-life in a short log."""
 
 
 @dataclass(frozen=True)
@@ -75,4 +75,5 @@ def best_recency(train: Clicks, later: Clicks, items: int, k: int = 20) -> Recen
     if span <= 0:
         return steady
     best = max((Recency(span / fraction) for fraction in FRACTIONS), key=hits)
-    return best if hits(best) > MARGIN * hits(steady) else steady
+    without = hits(steady)
+    return best if hits(best) > without + MARGIN * np.sqrt(without + 1) else steady

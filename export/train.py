@@ -8,7 +8,7 @@ are worth more than all before. The rule: nothing of the validation slice is see
 
 import copy
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ from export.network import Network
 from export.recency import Recency
 from export.sequences import Batch, CarriedStates, Clicks, Windows, outputs
 
-PATIENCE = 1
-"""Epochs without a better one after which training stops."""
+PATIENCE_STEPS = 200
+"""Steps without a better epoch after which training stops: one epoch of a large log, many of a small one."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ class Trainer:
         self._dense = [*network.cell.parameters(), network.event_rows, network.gap_rows]
         self._adam = torch.optim.Adam(self._dense, betas=(0.9, 0.98))
         self._item_rows, self._item_bias = RowAdam(network.item_rows), RowAdam(network.item_bias)
-        self._steps = settings.epochs * max(1, len(clicks) // settings.tokens)
+        self.steps_per_epoch = max(1, len(clicks) // settings.tokens)
+        self._steps = settings.epochs * self.steps_per_epoch
         self._number = 0
 
     def epoch(self, label: str) -> float:
@@ -187,6 +188,14 @@ class Trainer:
         return cross_entropy(logits, torch.zeros(len(own), dtype=torch.int64), reduction="none")
 
 
+class Fitted(NamedTuple):
+    """A trained network, after which epoch it was best, and whether Ctrl-C ended its training."""
+
+    network: Network
+    best_epoch: int
+    interrupted: bool
+
+
 def fit(
     network: Network,
     clicks: Clicks,
@@ -194,8 +203,8 @@ def fit(
     recency: Recency,
     settings: TrainSettings,
     progress: Progress,
-) -> tuple[Network, int]:
-    """Train for at most settings.epochs; returns the network as it was best on `later` clicks, and that epoch.
+) -> Fitted:
+    """Train for at most settings.epochs; returns the network as it was best on `later` clicks.
 
     Without `later` every epoch is run and the last one counts. Ctrl-C keeps the best so far, or what there is. The bias
     is then moved from the popularity of the whole log to that of its end (recency.py); states do not depend on it.
@@ -204,6 +213,7 @@ def fit(
     now = torch.from_numpy(recency.shift(clicks.item, clicks.time_ms, network.sizes.items)).float()
     best, best_epoch = 0.0, 0
     kept: Network | None = None
+    interrupted = False
     try:
         for epoch in range(1, settings.epochs + 1):
             loss = trainer.epoch(f"epoch {epoch}/{settings.epochs}")
@@ -217,14 +227,15 @@ def fit(
             if kept is None or recall + mrr > best:
                 best, best_epoch = recall + mrr, epoch
                 kept = shifted
-            elif epoch - best_epoch >= PATIENCE:
+            elif (epoch - best_epoch) * trainer.steps_per_epoch >= PATIENCE_STEPS:
                 break
     except KeyboardInterrupt:
+        interrupted = True
         progress.say("stopped: going on with the best model so far")
     if kept is None:
         kept = network
         kept.item_bias.data += now
-    return kept.eval(), max(1, best_epoch)
+    return Fitted(kept.eval(), max(1, best_epoch), interrupted)
 
 
 @torch.no_grad()

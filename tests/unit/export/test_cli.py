@@ -1,0 +1,53 @@
+"""`eddy train`, `evaluate` and `replay` as they are typed."""
+
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from export.cli import evaluate, replay, train
+from stream.errors import ConfigError
+
+LOG = "user_id,item_id,timestamp\n" + "".join(f"u{i % 3},i{i % 5},{1_700_000_000 + i}\n" for i in range(30))
+
+
+@pytest.mark.parametrize("command", [train, evaluate, replay])
+def test_help_teaches_with_an_example(command: click.Command) -> None:
+    """Each command's help shows a command line that works."""
+    shown = CliRunner().invoke(command, ["--help"])
+    assert shown.exit_code == 0
+    assert f"eddy {command.name} " in shown.output
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "says"),
+    [
+        (train, ["missing.csv", "--out", "m/1"], "no such file"),
+        (train, ["log.csv", "--out", "m/1"], "30 clicks; at least 200"),
+        (train, ["log.csv", "--out", "m/1", "--item-col", "sku"], "no column 'sku'"),
+        (train, ["log.csv", "--out", "m/1", "--until", "1999-01-01"], "the log covers 2023"),
+        (train, ["log.csv", "--out", "m/1", "--until", "tomorrow"], "'tomorrow' is neither"),
+        (replay, ["log.csv", "--broker", "localhost:1", "--speed", "max"], "localhost:1 cannot be reached"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: click.Command, arguments: list[str], says: str
+) -> None:
+    """What the operator got wrong comes back as one line of a ConfigError."""
+    monkeypatch.setattr("export.replay.CONNECT_S", 1.0)
+    monkeypatch.chdir(tmp_path)
+    Path("log.csv").write_text(LOG)
+    result = CliRunner().invoke(command, arguments)
+    assert isinstance(result.exception, ConfigError)
+    assert says in str(result.exception)
+    assert "\n" not in str(result.exception)
+
+
+@pytest.mark.parametrize("speed", ["fast", "0", "-1", "nan"])
+def test_a_wrong_speed_is_refused(tmp_path: Path, speed: str) -> None:
+    """--speed takes a number above zero or max."""
+    (tmp_path / "log.csv").write_text(LOG)
+    result = CliRunner().invoke(replay, [str(tmp_path / "log.csv"), "--speed", speed])
+    assert result.exit_code == 2
+    assert "neither a number above 0 nor max" in result.output

@@ -1,0 +1,137 @@
+"""What `eddy train`, `evaluate` and `replay` do with a log as people have them."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.data import ColumnNames, parse_time, read_log
+from stream.errors import ConfigError
+
+HEADER = "user_id,item_id,event_type,timestamp\n"
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_formats_agree(tmp_path: Path) -> None:
+    """The same clicks as CSV, gzipped CSV and JSON lines are the same log."""
+    text = HEADER + "ann,shoe,view,1700000000\nbob,hat,cart,1700000005\nann,hat,view,1700000002\n"
+    lines = "".join(
+        f'{{"user_id": "{u}", "item_id": "{i}", "event_type": "{e}", "timestamp": {t}}}\n'
+        for u, i, e, t in (line.split(",") for line in text.splitlines()[1:])
+    )
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(text.encode()))
+    paths = [written(tmp_path / "a.csv", text), tmp_path / "b.csv.gz", written(tmp_path / "c.jsonl", lines)]
+    for log in map(read_log, paths):
+        clicks = [
+            (log.users[u], log.items[i], log.event_types[e], int(t))
+            for u, i, e, t in zip(log.user, log.item, log.event_type, log.time_ms, strict=True)
+        ]
+        assert clicks == [
+            ("ann", "shoe", "view", 1_700_000_000_000),
+            ("ann", "hat", "view", 1_700_000_002_000),
+            ("bob", "hat", "cart", 1_700_000_005_000),
+        ]
+        assert log.notes == ["the rows were not in time order: sorted by user and time"]
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        ("1700000000", 1_700_000_000_000),
+        ("1700000000123", 1_700_000_000_123),
+        ("1700000000.5", 1_700_000_000_500),
+        ("2023-11-14T22:13:20Z", 1_700_000_000_000),
+        ("2023-11-14T22:13:20.250", 1_700_000_000_250),
+        ("2023-11-15T00:13:20+02:00", 1_700_000_000_000),
+        ("2023-11-14 22:13:20", 1_700_000_000_000),
+    ],
+)
+def test_times_are_read(tmp_path: Path, text: str, ms: int) -> None:
+    """Seconds, milliseconds and ISO strings with and without a zone are the moments they say, in a log and a flag."""
+    log = read_log(written(tmp_path / "a.csv", HEADER + f"u,i,view,{text}\n"))
+    assert log.time_ms.tolist() == [ms]
+    assert parse_time(text) == ms
+
+
+def test_bad_rows_are_dropped_and_counted(tmp_path: Path) -> None:
+    """Each reason why rows were left out is told once, with how many."""
+    rows = ["u,i,view,1700000000", ",i,view,1700000000", "u,,view,1700000000", "u,i,view,soon", "u,i,view,-5"]
+    log = read_log(written(tmp_path / "a.csv", HEADER + "\n".join(rows) + "\n"))
+    assert len(log) == 1
+    assert log.notes == [
+        "dropped 1 rows: no user",
+        "dropped 1 rows: no item",
+        "dropped 1 rows: no time that can be read",
+        "dropped 1 rows: a time before 1970 or after 2100",
+    ]
+
+
+def test_repeats_are_dropped_only_when_asked(tmp_path: Path) -> None:
+    """Two equal rows are two clicks, unless --drop-repeats says that the log holds repeats."""
+    path = written(tmp_path / "a.csv", HEADER + "u,i,view,1700000000\n" * 2)
+    assert len(read_log(path)) == 2
+    assert len(read_log(path, drop_repeats=True)) == 1
+
+
+def test_columns_are_mapped_and_defaulted(tmp_path: Path) -> None:
+    """A log with its own names and no event type is a log of views; without users its sessions are the users."""
+    path = written(tmp_path / "a.csv", "visit,article,when\ns1,a,1700000000\ns2,b,1700000001\n")
+    log = read_log(path, ColumnNames(item="article", time="when", session="visit"))
+    assert log.users == ["s1", "s2"]
+    assert log.event_types == ["view"]
+    assert "no users in the log" in log.notes[0]
+
+
+def test_half_an_hour_parts_sessions(tmp_path: Path) -> None:
+    """Without session ids a user's next click counts for the same session up to half an hour later."""
+    path = written(tmp_path / "a.csv", HEADER + "u,a,view,1000000\nu,b,view,1001800\nu,c,view,1003601\n")
+    assert read_log(path).next_in_session().tolist() == [1, -1, -1]
+
+
+def test_interleaved_sessions_are_followed_apart(tmp_path: Path) -> None:
+    """With session ids the next click is the next of that session, and the id belongs to its user alone."""
+    rows = "u,a,x,1000000\nu,b,y,1000001\nu,c,x,1000002\nv,d,x,1000003\n"
+    log = read_log(written(tmp_path / "a.csv", "user_id,item_id,session_id,timestamp\n" + rows))
+    assert log.next_in_session().tolist() == [2, -1, -1, -1]
+    assert [log.sessions[s] for s in log.session] == ["x", "y", "x", "x"]
+
+
+def test_gap_buckets_are_those_of_the_engine(tmp_path: Path) -> None:
+    """0 for a user's first click, then one more than the edges that the gap has reached."""
+    log = read_log(written(tmp_path / "a.csv", HEADER + "u,a,view,1000000\nu,b,view,1000010\nv,c,view,1000011\n"))
+    assert log.gaps((10_000, 60_000)).tolist() == [0, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.xlsx", b"", "must end in"),
+        ("missing.csv", None, "no such file"),
+        ("a.csv", b"", "not a readable"),
+        ("a.parquet", b"no parquet", "not a readable parquet"),
+        ("a.csv", b"user_id,item_id\nu,i\n", "no column 'timestamp'.*--time-col"),
+        ("a.csv", b"item_id,timestamp\ni,1700000000\n", "no column 'user_id'.*--user-col"),
+        ("a.csv", HEADER.encode(), "no clicks in 0 rows"),
+        ("a.csv", HEADER.encode() + b"u,i,view,never\n", "no clicks in 1 rows; dropped 1 rows: no time"),
+    ],
+)
+def test_a_log_that_cannot_be_used_says_why(tmp_path: Path, name: str, content: bytes | None, says: str) -> None:
+    """What is wrong and what was expected, in one line."""
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=says) as raised:
+        read_log(tmp_path / name)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_cut_outside_the_log_says_what_it_covers(tmp_path: Path) -> None:
+    """An empty slice is refused with the log's own period."""
+    log = read_log(written(tmp_path / "a.csv", HEADER + "u,a,view,1700000000\n"))
+    with pytest.raises(ConfigError, match=r"the log covers 2023-11-14 22:13:20"):
+        log.between(parse_time("2024-01-01"), None)
+    assert np.array_equal(log.between(None, parse_time("2024-01-01")).time_ms, log.time_ms)

@@ -1,0 +1,178 @@
+"""What training promises: it learns, it repeats itself, it can be stopped, and its calibration holds on others."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from export.data import GAP_EDGES_MS, Log, Vocabulary
+from export.evaluate import evaluate
+from export.network import Network, Sizes
+from export.pipeline import train_model, vocabulary_of
+from export.recency import Recency, best_recency
+from export.sequences import Clicks, Windows, encode, fresh_clicks, outputs
+from export.train import TrainSettings, fit
+from stream.errors import ArtifactError, ConfigError
+from stream.manifest import read_manifest
+
+ITEMS = 40
+SETTINGS = TrainSettings(hidden=16, epochs=10, seed=1, tokens=64, negatives=64, dropout=0.1, rate=1e-2)
+
+
+class Silent:
+    """Hears of the progress and says nothing; raises Ctrl-C after so many clicks."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self._left = stop_after
+
+    def begin(self, label: str, clicks: int) -> None:
+        pass
+
+    def seen(self, clicks: int) -> None:
+        if self._left is not None:
+            self._left -= clicks
+            if self._left <= 0:
+                self._left = None
+                raise KeyboardInterrupt
+
+    def say(self, line: str) -> None:
+        pass
+
+
+def shop(users: int = 400, clicks: int = 8, seed: int = 0) -> Log:
+    """Users who start anywhere and then click item (7 i + 3) mod 40 after item i, nine times in ten."""
+    rng = np.random.default_rng(seed)
+    item = np.empty((users, clicks), np.int64)
+    item[:, 0] = rng.integers(0, ITEMS, users)
+    for t in range(1, clicks):
+        stray = rng.random(users) < 0.1
+        item[:, t] = np.where(stray, rng.integers(0, ITEMS, users), (7 * item[:, t - 1] + 3) % ITEMS)
+    start = np.sort(rng.integers(0, 86_400_000, users))
+    time = 1_700_000_000_000 + start[:, None] + np.cumsum(rng.integers(5_000, 60_000, (users, clicks)), axis=1)
+    user = np.repeat(np.arange(users), clicks)
+    return Log(
+        user=user,
+        item=item.ravel(),
+        event_type=np.zeros(users * clicks, np.int64),
+        session=user,
+        time_ms=time.ravel(),
+        users=[f"u{i}" for i in range(users)],
+        items=[f"i{i}" for i in range(ITEMS)],
+        event_types=["view"],
+        sessions=[],
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("models") / "rule" / "1"
+    train_model(directory, shop(), SETTINGS, Silent())
+    return directory
+
+
+def test_a_rule_is_learned_and_served(trained: Path) -> None:
+    """A deterministic successor is found by the served model on other users, and popularity does not find it."""
+    figures = evaluate(trained, shop(users=100, seed=5), exclude_recent=0)
+    assert figures["judged"] == 700
+    assert figures["eddy"]["mrr20"] > 0.7
+    assert figures["eddy"]["mrr20"] > 3 * figures["popularity"]["mrr20"]
+    assert figures["markov"]["mrr20"] > 0.7
+
+
+def test_the_promised_false_alarm_rate_holds(trained: Path) -> None:
+    """On clicks like those of the log, about one in twenty has a p-value of 0.05 or less."""
+    figures = evaluate(trained, shop(users=300, seed=6), exclude_recent=0)
+    assert 0.02 < figures["calibration"]["p<=0.05"] < 0.09
+
+
+def test_what_was_just_clicked_is_left_out_for_every_method(trained: Path) -> None:
+    """With exclude_recent the figures are of lists without the user's last clicks, the baselines' too."""
+    log = shop(users=30, seed=7)
+    stuck = replace(log, item=np.zeros(len(log), np.int64))
+    figures = evaluate(trained, stuck, exclude_recent=1)
+    assert [figures[name]["recall20"] for name in ("eddy", "markov", "popularity")] == [0, 0, 0]
+
+
+def test_the_same_seed_gives_the_same_network() -> None:
+    """Two trainings with one seed end in the same weights, bit for bit; another seed's differ."""
+    log = shop(users=80)
+    clicks = encode(log, vocabulary_of(log), 3_600_000)
+
+    def rows(seed: int) -> NDArray[np.float32]:
+        torch.manual_seed(seed)
+        network = Network(Sizes(ITEMS, 1, len(GAP_EDGES_MS) + 2, 8))
+        fitted = fit(network, clicks, None, Recency(None), replace(SETTINGS, epochs=2, seed=seed), Silent())
+        return fitted.network.item_rows.detach().numpy()
+
+    np.testing.assert_array_equal(rows(1), rows(1))
+    assert not np.array_equal(rows(1), rows(2))
+
+
+def test_the_newest_popularity_counts_where_it_passes() -> None:
+    """Items that were popular only early lose to those of the end; in a steady log nothing is forgotten."""
+    log = shop(users=800)
+    steady = encode(log, vocabulary_of(log), 3_600_000)
+    hour = (steady.time_ms - steady.time_ms.min()) // 3_600_000
+    moving = replace(steady, item=hour + np.random.default_rng(0).integers(0, 10, len(steady)))
+    cut = np.quantile(steady.time_ms, 0.9)
+
+    def found(clicks: Clicks) -> Recency:
+        return best_recency(clicks.where(clicks.time_ms < cut), clicks.where(clicks.time_ms >= cut), ITEMS, k=5)
+
+    assert found(steady).half_life_ms is None
+    half_life_ms = found(moving).half_life_ms
+    assert half_life_ms is not None
+    shift = Recency(half_life_ms).shift(moving.item, moving.time_ms, ITEMS)
+    assert shift[moving.item.max()] > 0 > shift[0]
+
+
+@pytest.mark.parametrize("stop_after", [1, 6000])
+def test_ctrl_c_keeps_a_model_that_can_be_served(tmp_path: Path, stop_after: int) -> None:
+    """Stopped in the first round, later, or in the second pass, training still ends with a whole directory."""
+    directory = tmp_path / "rule" / "1"
+    train_model(directory, shop(users=300), replace(SETTINGS, epochs=2), Silent(stop_after))
+    assert read_manifest(directory).items == ITEMS
+    assert evaluate(directory, shop(users=20, seed=9), 0)["judged"] == 140
+
+
+def test_windows_carry_the_state(trained: Path) -> None:
+    """A user's outputs do not depend on where the sequence is cut into windows."""
+    torch.manual_seed(0)
+    log = shop(users=7, clicks=23)
+    clicks = encode(log, Vocabulary(log.items, ("view",), GAP_EDGES_MS), 3_600_000)
+    network = Network(Sizes(ITEMS, 1, len(GAP_EDGES_MS) + 2, 8)).eval()
+    whole = outputs(network, Windows(clicks, length=23))
+    for length in (1, 5, 22):
+        torch.testing.assert_close(outputs(network, Windows(clicks, length)), whole, atol=1e-6, rtol=0)
+
+
+def test_an_item_is_new_in_the_period_it_is_born() -> None:
+    """Clicks on an item are fresh while its first period lasts, except in the log's first two periods."""
+    item = np.array([0, 1, 2, 2, 2, 0])
+    time_ms = np.array([0, 15, 20, 29, 30, 31])
+    assert fresh_clicks(item, time_ms, 10).tolist() == [False, False, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("log", "says"),
+    [
+        (shop(users=4), "at least 200 are needed"),
+        (replace(shop(), item=np.zeros(3200, np.int64)), "a single item"),
+        (replace(shop(), user=np.arange(3200)), "no user of the log has two clicks"),
+        (replace(shop(), time_ms=np.full(3200, 1_700_000_000_000)), "the same time"),
+    ],
+)
+def test_a_log_with_nothing_to_learn_says_so(tmp_path: Path, log: Log, says: str) -> None:
+    """Too short, one item, sessions of one click, no time: each is told before any work is done."""
+    with pytest.raises(ConfigError, match=says):
+        train_model(tmp_path / "m" / "1", log, SETTINGS, Silent())
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_foreign_model_is_refused(tmp_path: Path) -> None:
+    """Evaluating a directory that `eddy train` did not write ends in one line, not in figures."""
+    with pytest.raises(ArtifactError, match="no such directory"):
+        evaluate(tmp_path / "nothing", shop(users=5), 0)
