@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 READ_S = 120.0
 
@@ -56,8 +56,15 @@ def progress(broker: str, group: str, topic: str) -> Iterator[Callable[[], tuple
     partitions = [TopicPartition(topic, partition) for partition in range(count)]
 
     def look() -> tuple[int, int]:
-        ends = sum(consumer.get_watermark_offsets(partition, timeout=10)[1] for partition in partitions)
-        return sum(max(0, found.offset) for found in consumer.committed(partitions, timeout=30)), ends
+        deadline = time.monotonic() + READ_S
+        while True:
+            try:
+                committed = sum(max(0, found.offset) for found in consumer.committed(partitions, timeout=10))
+                return committed, sum(consumer.get_watermark_offsets(p, timeout=10)[1] for p in partitions)
+            except KafkaException:  # a broker that starts has no coordinator yet, one that is down does not answer
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
     try:
         yield look

@@ -24,7 +24,7 @@ from stream.kafka.cycle import Cycles
 from stream.kafka.delivery import Delivery, WorkerLock, group_metadata
 from stream.kafka.topics import check_topics
 from stream.kafka.transport import BatchTopic, BatchTransport, assigned, check_group, membership
-from stream.kafka.watchdog import EXIT_OPERATOR, EXIT_WORKER, Rebalances, end, watch_group
+from stream.kafka.watchdog import EXIT_OPERATOR, EXIT_WORKER, Rebalances, Repeats, end, watch_group
 from stream.model.runtime import load_model
 from stream.settings import Settings, from_environment
 from stream.wire.json import JsonCodec
@@ -157,6 +157,8 @@ def run_worker(settings: Settings) -> int:
     Raises ArtifactError or ConfigError before anything has started.
     """
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Repeats("aiokafka"))
     logging.getLogger("stream").setLevel(logging.INFO)
     logging.getLogger("stream.kafka.transport").setLevel(logging.WARNING)  # Faust's services speak there
     _use_uvloop()

@@ -67,6 +67,24 @@ class Rebalances:
         )
 
 
+class Repeats(logging.Filter):
+    """Lets each of a library's messages through once in `every_s`: aiokafka says 100 times a second what is gone."""
+
+    def __init__(self, library: str, every_s: float = 10.0) -> None:
+        super().__init__()
+        self._library = library
+        self._every_s = every_s
+        self._last: dict[object, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith(self._library):
+            return True
+        if record.created - self._last.get(record.msg, 0.0) < self._every_s:
+            return False
+        self._last[record.msg] = record.created
+        return True
+
+
 async def watch_group(check: Callable[[], Awaitable[None]]) -> NoReturn:
     """Ask for parked group errors once a second; one that comes ends the process.
 

@@ -1,0 +1,83 @@
+"""Everything at once, at random: workers killed and frozen, the broker killed under them. The seed is printed.
+
+EDDY_CHAOS_SEED and EDDY_CHAOS_STEPS make it another and a longer run. It has a broker of its own, so it needs Java.
+"""
+
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.apache_kafka import ApacheKafka
+from tests.kafka.lane import Lane, clicks, wait_until
+
+SEED = int(os.environ.get("EDDY_CHAOS_SEED", "11"))
+STEPS = int(os.environ.get("EDDY_CHAOS_STEPS", "8"))
+WORKERS = ("0", "1")
+
+
+@pytest.mark.skipif("EDDY_TEST_KAFKA" in os.environ, reason="a broker that is not ours is not killed")
+def test_killed_and_frozen_workers_and_broker_leave_no_trace(
+    kafka: str, name: str, model: Path, tmp_path: Path
+) -> None:
+    """After kills, freezes and broker crashes every state equals the oracle's and every click has one decision."""
+    print(f"EDDY_CHAOS_SEED={SEED} EDDY_CHAOS_STEPS={STEPS}")
+    rng = random.Random(SEED)
+    with ApacheKafka() as broker:
+        lane = Lane(broker.address, name, model, tmp_path)
+        lane.create()
+        running = {worker_id: lane.start(worker_id=worker_id, hang_s=10) for worker_id in WORKERS}
+        stop = threading.Event()
+        loading = threading.Thread(target=load, args=(lane, stop))
+        loading.start()
+
+        def tend() -> None:
+            """Start what has ended, as a supervisor does. Only kills, fencing and hangs may end a worker."""
+            for worker_id, worker in running.items():
+                code = worker.process.poll()
+                if code is not None:
+                    assert code in (-signal.SIGKILL, 70, 2), worker.log
+                    assert code != 2 or "no Kafka answers" in worker.log, worker.log
+                    running[worker_id] = lane.start(worker_id=worker_id, hang_s=10)
+
+        def tend_for(seconds: float) -> None:
+            end = time.monotonic() + seconds
+            wait_until(lambda: tend() or time.monotonic() >= end, "time goes by")
+
+        try:
+            tend_for(5)
+            for _ in range(STEPS):
+                what, worker = rng.choice(["kill", "kill", "freeze", "broker"]), running[rng.choice(WORKERS)]
+                if what == "kill":
+                    worker.process.kill()
+                    tend_for(rng.uniform(0.5, 4))
+                elif what == "freeze":
+                    worker.send(signal.SIGSTOP)
+                    tend_for(rng.uniform(1, 9))
+                    worker.send(signal.SIGCONT)
+                else:
+                    broker.kill()
+                    tend_for(rng.uniform(0.5, 3))
+                    broker.restart()
+                    tend_for(3)
+            stop.set()
+            loading.join()
+            with lane.progress() as look:
+                wait_until(lambda: tend() or len(set(look())) == 1, "all clicks decided", 120)
+            lane.assert_as_if_nothing_had_happened()
+        finally:
+            stop.set()
+            loading.join()
+            lane.end_all()
+
+
+def load(lane: Lane, stop: threading.Event) -> None:
+    """About a thousand clicks a second until told to stop, over broker crashes."""
+    seed = 0
+    while not stop.wait(0.5):
+        lane.produce(clicks(500, seed=seed))
+        seed += 1

@@ -1,0 +1,30 @@
+"""What an operator sees of a group in trouble: enough to act, not a flood."""
+
+import logging
+
+from stream.kafka.watchdog import REBALANCES_PER_MINUTE, Rebalances, Repeats
+
+
+def test_flapping_group_is_noticed_and_a_quiet_one_is_not() -> None:
+    """More rebalances within a minute than a rolling restart makes are too many; spread out they are not."""
+    quick, slow = Rebalances(), Rebalances()
+    assert [quick.note(float(at)) for at in range(REBALANCES_PER_MINUTE + 1)] == [False] * REBALANCES_PER_MINUTE + [
+        True
+    ]
+    assert not any(slow.note(at * 30.0) for at in range(20))
+
+
+def record(name: str, message: str, at_s: float) -> logging.LogRecord:
+    made = logging.LogRecord(name, logging.ERROR, "", 0, message, None, None)
+    made.created = at_s
+    return made
+
+
+def test_repeated_library_messages_come_once_in_ten_seconds() -> None:
+    """A broker that is gone is told once in a while, and Eddy's own lines are never held back."""
+    repeats = Repeats("aiokafka", 10.0)
+    assert repeats.filter(record("aiokafka.conn", "gone", 1.0))
+    assert not repeats.filter(record("aiokafka.conn", "gone", 2.0))
+    assert repeats.filter(record("aiokafka.conn", "back", 2.0))
+    assert repeats.filter(record("aiokafka.conn", "gone", 12.0))
+    assert all(repeats.filter(record("stream.kafka.cycle", "same", 1.0)) for _ in range(3))
