@@ -8,6 +8,7 @@ watchdog asks, and counts.
 
 import asyncio
 import logging
+import math
 import os
 import sys
 from collections import deque
@@ -79,7 +80,7 @@ class Repeats(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if not record.name.startswith(self._library):
             return True
-        if record.created - self._last.get(record.msg, 0.0) < self._every_s:
+        if record.created - self._last.get(record.msg, -math.inf) < self._every_s:
             return False
         self._last[record.msg] = record.created
         return True
