@@ -98,7 +98,14 @@ def _read(bar: Bar, log: Path, given: dict[str, Any]) -> "Log":
 @click.option("--hidden", type=click.IntRange(4, 1024), help="Units of state.  [default: by the log's size]")
 @click.option("--epochs", type=click.IntRange(1, 1000), help="At most; the best counts.  [default: by the log's size]")
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same model.")
-def train(log: Path, out: Path, hidden: int | None, epochs: int | None, seed: int, **given: Any) -> None:
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="Of torch. One is best on a machine that does other work: threads at these sizes mostly wait for each other.",
+)
+def train(log: Path, out: Path, hidden: int | None, epochs: int | None, seed: int, threads: int, **given: Any) -> None:
     """Train a model on a click LOG and convert it to ONNX.
 
     LOG is CSV (.csv, .csv.gz), Parquet or JSON lines with user_id (or session_id), item_id, event_type and timestamp.
@@ -110,8 +117,12 @@ def train(log: Path, out: Path, hidden: int | None, epochs: int | None, seed: in
       eddy train clicks.parquet --out models/mine/1
       eddy train views.csv.gz --item-col article --until 2017-10-03T03:00:00 --out models/news/1
     """
+    import torch
+
     from export.pipeline import train_model
     from export.train import TrainSettings
+
+    torch.set_num_threads(threads)
 
     with Bar() as bar:
         clicks = _read(bar, log, given)
