@@ -132,16 +132,17 @@ class Run:
             )
 
     def wait(self, reached: Callable[[int, int], bool], processes: list[subprocess.Popen[bytes]]) -> float:
-        """Wait until `reached(committed, all)`; returns the seconds from the first commit seen until then."""
+        """Wait until `reached(committed, all)`; returns the clicks per second from the first commit seen until then."""
         deadline = time.monotonic() + DRAIN_S
-        first: float | None = None
+        first: tuple[float, int] | None = None
         with progress(self.broker, self.group, "clicks") as look:
             while True:
                 committed, ends = look()
                 now = time.monotonic()
-                first = now if first is None and committed else first
+                first = (now, committed) if first is None and committed else first
                 if reached(committed, ends):
-                    return now - (first or now)
+                    since, before = first or (now, committed)
+                    return (committed - before) / max(now - since, 1e-9)
                 ended = [process.returncode for process in processes if process.poll() is not None]
                 if ended or now > deadline:
                     logs = "\n".join(path.read_text()[-3000:] for path in self.logs.glob(f"{self.group}-*.log"))
@@ -176,8 +177,7 @@ def undisturbed(run: Run, clicks: int) -> dict[str, Any]:
     """One worker from the first click to the last."""
     worker = run.start(0)
     try:
-        seconds = run.wait(lambda done, _: done >= clicks, [worker])
-        return {"one_worker_clicks_per_s": round(clicks / max(seconds, 1e-9))}
+        return {"one_worker_clicks_per_s": round(run.wait(lambda done, _: done >= clicks, [worker]))}
     finally:
         _end(worker)
 
@@ -235,7 +235,7 @@ def machine() -> dict[str, Any]:
     if path.is_file():
         names = [line.split(":", 1)[1].strip() for line in path.read_text().splitlines() if "model name" in line]
         cpu = names[0] if names else cpu
-    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.platform()}
+    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.platform(), "load": os.getloadavg()[0]}
 
 
 def measure(broker: str, model: Path, start_ms: int, end_ms: int, logs: Path) -> dict[str, Any]:
@@ -331,7 +331,7 @@ def main() -> int:
     shutil.rmtree(logs, ignore_errors=True)
     wrong = failures(results)
     report = {
-        "command": "python -m bench.parity " + " ".join(sys.argv[1:]),
+        "command": " ".join(["python -m bench.parity", *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "machine": machine(),
