@@ -40,7 +40,7 @@ bench: parity    ## every benchmark; results in bench/results
 shop-model: .venv/dev ## train models/shop/1 again on the simulated shop
 	$(BIN)/python -m stream.demo.simulate --users 1500 --days 3 --seed 1 --out .cache/shop.csv.gz
 	rm -rf .cache/models/shop/1
-	$(BIN)/eddy train .cache/shop.csv.gz --hidden 64 --epochs 10 --out .cache/models/shop/1
+	$(BIN)/eddy train .cache/shop.csv.gz --hidden 64 --epochs 20 --out .cache/models/shop/1
 	rm -rf models/shop/1 && mkdir -p models/shop && mv .cache/models/shop/1 models/shop/1
 
 clean:

@@ -24,20 +24,25 @@ MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
 
+AWAY_MS = 40 * MINUTE_MS
+"""At least so long between two visits. Shorter, and a new visit would look like a jump that only bots make."""
 SESSION_GAP_MS = 3 * HOUR_MS
 THINKING_MS = 2 * MINUTE_MS
 ENDS = 0.13
 """Chance that a click is the session's last but for what lies in the cart: about 8 clicks a session."""
-DRIFTS = 0.04
-"""Chance per session that a user turns to another category, mostly one that goes with their first."""
+DRIFTS = 0.08
+"""Chance per session that one of a user's favourites gives way to another that goes with them."""
+MOVES = 0.003
+"""Chance per session that a user turns to something else altogether. What happens more often than the worker's alpha
+is no anomaly, so moves and strays are rare."""
 FAVOURITES = (0.65, 0.25, 0.10)
 STRAYS = 0.0001
-"""Chance that a person's click is anything in the shop. Above the worker's alpha no bot could stand out."""
+"""Chance that a person's click is anything in the shop."""
 
 SCRAPERS_PER_1000 = 4
 REPEATERS_PER_1000 = 2
-TAKEN_OVER = 0.012
-"""Chance per session, from the third on, that it is not the user's own."""
+TAKEN_OVER = 0.01
+"""Chance per session, from the second on, that it is not the user's own."""
 
 
 class Simulated(NamedTuple):
@@ -93,12 +98,12 @@ def _person(shop: Shop, rng: random.Random, number: int, start_ms: int, taken_ov
     """Sessions of a user with a brand and three favourite categories, which drift; some of them a thief's."""
     user = _name(number)
     brand = rng.randrange(len(shop.follow))
-    favourites = rng.sample(range(len(CATEGORIES)), len(FAVOURITES))
+    favourites = _favourites(rng)
     now, sessions = start_ms + int(rng.random() * SESSION_GAP_MS), 0
     while True:
         sessions += 1
         session_id = f"{user}-{sessions}"
-        if sessions > 2 and rng.random() < taken_over:
+        if sessions > 1 and rng.random() < taken_over:
             acts, truth = _steal(shop, rng, favourites), "takeover"
         else:
             acts, truth = _browse(shop, rng, brand, favourites), ""
@@ -106,9 +111,10 @@ def _person(shop: Shop, rng: random.Random, number: int, start_ms: int, taken_ov
             now += wait_ms
             yield Simulated(now, number, _click(shop, user, item, now, event_type, session_id), truth)
         if rng.random() < DRIFTS:
-            near = companions(favourites[0]) if rng.random() < 0.8 else range(len(CATEGORIES))
-            favourites[rng.randrange(len(favourites))] = rng.choice(near)
-        now += MINUTE_MS + int(rng.expovariate(1 / SESSION_GAP_MS))
+            favourites[rng.randrange(len(favourites))] = rng.choice(companions(favourites[0]))
+        if rng.random() < MOVES:
+            favourites = _favourites(rng)
+        now += AWAY_MS + int(rng.expovariate(1 / SESSION_GAP_MS))
 
 
 def _browse(shop: Shop, rng: random.Random, brand: int, favourites: list[int]) -> Iterator[tuple[int, int, str]]:
@@ -142,7 +148,7 @@ def _browse(shop: Shop, rng: random.Random, brand: int, favourites: list[int]) -
 
 def _steal(shop: Shop, rng: random.Random, favourites: list[int]) -> Iterator[tuple[int, int, str]]:
     """A thief in someone's account: dear things the owner never looks at, bought at once."""
-    strange = [category for category in range(len(CATEGORIES)) if category not in favourites]
+    strange = [category for category in range(len(CATEGORIES)) if category not in companions(favourites[0])]
     for _ in range(rng.randrange(6, 14)):
         item = rng.choice(shop.expensive[rng.choice(strange)])
         yield _pause(rng) // 4 + 1, item, "view"
@@ -152,7 +158,7 @@ def _steal(shop: Shop, rng: random.Random, favourites: list[int]) -> Iterator[tu
 
 def _scraper(shop: Shop, rng: random.Random, number: int, start_ms: int) -> Iterator[Simulated]:
     """Reads the whole catalogue, shuffled, at an even pace; again after some hours."""
-    user, now, rounds = _name(number), start_ms + int(rng.random() * 2 * HOUR_MS), 0
+    user, now, rounds = _name(number), start_ms + int(rng.random() * HOUR_MS), 0
     while True:
         rounds += 1
         for item in rng.sample(range(len(shop.items)), rng.randrange(100, 300)):
@@ -163,7 +169,7 @@ def _scraper(shop: Shop, rng: random.Random, number: int, start_ms: int) -> Iter
 
 def _repeater(shop: Shop, rng: random.Random, number: int, start_ms: int) -> Iterator[Simulated]:
     """Clicks the same three items over and over, to make them look wanted."""
-    user, now, rounds = _name(number), start_ms + int(rng.random() * 2 * HOUR_MS), 0
+    user, now, rounds = _name(number), start_ms + int(rng.random() * HOUR_MS), 0
     while True:
         rounds += 1
         pushed = rng.sample(range(len(shop.items)), 3)
@@ -172,6 +178,11 @@ def _repeater(shop: Shop, rng: random.Random, number: int, start_ms: int) -> Ite
             click = _click(shop, user, pushed[turn % 3], now, "view", f"{user}-{rounds}")
             yield Simulated(now, number, click, "repeater")
         now += int(rng.uniform(3, 9) * HOUR_MS)
+
+
+def _favourites(rng: random.Random) -> list[int]:
+    """Three categories that go together, the favourite first."""
+    return rng.sample(companions(rng.randrange(len(CATEGORIES))), len(FAVOURITES))
 
 
 def _from_shelf(shop: Shop, rng: random.Random, category: int, brand: int) -> int:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from stream import events
+from stream.demo.tally import Tally
 from stream.events import Anomaly, Click, DeadLetter, Recommendation
 from stream.ops.cli import eddy
 from stream.settings import Settings, Topics, from_environment, variable
@@ -140,3 +141,10 @@ def test_the_image_is_built_from_files_that_are_there() -> None:
         for source in line.split():
             assert (ROOT / source).exists()
             assert f"!{source}" in ignore
+
+
+def test_the_demo_page_names_every_count() -> None:
+    """Each figure that `eddy demo --json` prints is explained."""
+    page = (ROOT / "docs" / "demo.md").read_text()
+    for name in Tally(k=20).counts(1.0, "CPUExecutionProvider"):
+        assert f"`{name}`" in page, name

@@ -9,24 +9,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from export.convert import write_untrained
+from stream.demo.demo import WorkerProcess, default_model
 from stream.demo.shop import build_shop
+from stream.errors import EddyError
+from stream.manifest import read_manifest
 
 DEMO = [sys.executable, "-c", "from stream.demo.demo import demo; demo()"]
 
 
-@pytest.fixture(scope="module")
-def shop_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained model of the shop's items."""
-    directory = tmp_path_factory.mktemp("models") / "shop" / "0"
-    write_untrained(directory, [item.item_id for item in build_shop().items], ["view", "cart", "purchase"], hidden=16)
-    return directory
-
-
-def test_seconds_and_json_count_a_decision_per_click(shop_model: Path) -> None:
+def test_seconds_and_json_count_a_decision_per_click() -> None:
     """The last line is one JSON object: as many decisions as clicks, and something of everything."""
     done = subprocess.run(
-        [*DEMO, "--seconds", "5", "--json", "--rate", "500", "--model", str(shop_model)],
+        [*DEMO, "--seconds", "5", "--json", "--rate", "500"],
         capture_output=True,
         text=True,
         timeout=120,
@@ -38,17 +32,15 @@ def test_seconds_and_json_count_a_decision_per_click(shop_model: Path) -> None:
     assert counts["anomalies"] > 0
     assert counts["dead_letters"] > 0
     assert sum(counts["dead_letters_by_reason"].values()) == counts["dead_letters"]
-    assert 0 < counts["popularity_hit_rate"] < 1
+    assert counts["hit_rate"] > 3 * counts["popularity_hit_rate"] > 0
     assert counts["provider"] == "CPUExecutionProvider" or "CUDA" in counts["provider"]
     assert 4.5 < counts["seconds"] < 15
     assert counts["latency_p50_ms"] <= counts["latency_p99_ms"]
 
 
-def test_ctrl_c_ends_with_the_final_counts(shop_model: Path) -> None:
+def test_ctrl_c_ends_with_the_final_counts() -> None:
     """An endless demo ends on Ctrl-C: every click still gets its decision, and the counts are printed."""
-    process = subprocess.Popen(
-        [*DEMO, "--json", "--model", str(shop_model)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([*DEMO, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     deadline = time.monotonic() + 60
     while " 1 clicks" not in (line := process.stderr.readline()) and time.monotonic() < deadline:
@@ -60,6 +52,17 @@ def test_ctrl_c_ends_with_the_final_counts(shop_model: Path) -> None:
     assert counts["clicks"] == counts["decisions"] > 0
 
 
+def test_the_bundled_model_is_small_and_knows_the_shop() -> None:
+    """The model that comes with Eddy is whole, fits a repository and was trained on this very shop."""
+    directory = default_model()
+    manifest = read_manifest(directory)
+    assert manifest.label == "shop/1"
+    assert sum(file.stat().st_size for file in directory.iterdir()) < 2_000_000
+    known = set(msgspec.json.decode((directory / "items.json").read_bytes(), type=list[str]))
+    assert known == {item.item_id for item in build_shop().items}
+    assert set(manifest.event_types) == {"view", "cart", "purchase"}
+
+
 def test_a_model_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     """The demo refuses like every other command does."""
     code = "import sys; from stream.ops.cli import main; main(['demo', '--seconds', '1', '--model', sys.argv[1]])"
@@ -69,3 +72,17 @@ def test_a_model_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert "no such directory" in done.stderr
+
+
+def check_until(worker: WorkerProcess, deadline_s: float) -> None:
+    while time.monotonic() < deadline_s:
+        worker.check()
+
+
+def test_a_worker_that_ends_is_told_with_its_last_words(tmp_path: Path) -> None:
+    """When the worker cannot go on, the demo ends with the worker's own reason."""
+    with (
+        WorkerProcess("127.0.0.1:1", default_model(), "cpu", tmp_path) as worker,
+        pytest.raises(EddyError, match="exit code 2: no Kafka answers"),
+    ):
+        check_until(worker, time.monotonic() + 60)
