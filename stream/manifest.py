@@ -1,7 +1,7 @@
 """manifest.json: what a model directory promises, and the check that its files are those it was written with.
 
-A directory holds step.onnx, score.onnx, items.json, calibration.npz and manifest.json. The engine treats the state as
-opaque: which tensors there are, with shape and dtype, stands here.
+A directory holds step.onnx, score.onnx, items.json, calibration.npz, whatever else the manifest lists, and
+manifest.json itself. The engine treats the state as opaque: which tensors there are, with shape and dtype, stands here.
 """
 
 import hashlib
@@ -86,7 +86,7 @@ def read_manifest(directory: Path) -> Manifest:
         raise ArtifactError(
             f"model {directory}: format {manifest.format}, this Eddy reads format {FORMAT}; train it again or upgrade"
         )
-    for name in FILES:
+    for name in sorted({*FILES, *manifest.files}):
         if not (directory / name).is_file():
             raise ArtifactError(f"model {directory}: {name} is missing; copy the whole directory again")
         if sha256(directory / name) != manifest.files.get(name):

@@ -25,7 +25,7 @@ def damage_json(name: str, change: Callable[[dict[str, object]], object]) -> Cal
 
 
 def cut(name: str) -> Callable[[Path], None]:
-    return lambda directory: (directory / name).write_bytes((directory / name).read_bytes()[:-10])  # type: ignore[return-value]
+    return lambda directory: (directory / name).write_bytes((directory / name).read_bytes()[:-10])
 
 
 DAMAGES: list[tuple[str, Callable[[Path], object]]] = [
@@ -37,6 +37,10 @@ DAMAGES: list[tuple[str, Callable[[Path], object]]] = [
     ("score.onnx is missing", lambda directory: (directory / "score.onnx").unlink()),
     ("step.onnx is not the file", cut("step.onnx")),
     ("calibration.npz is not the file", cut("calibration.npz")),
+    (
+        "extra.bin is missing",
+        damage_json("manifest.json", lambda content: content["files"].update({"extra.bin": "0"})),
+    ),
     ("items.json is not the file", lambda directory: (directory / "items.json").write_text("[]")),
 ]
 
@@ -60,7 +64,7 @@ def test_an_onnx_file_that_is_no_graph_is_refused(model_dir: Path, tmp_path: Pat
     shutil.copytree(model_dir, directory)
     (directory / "step.onnx").write_bytes(b"not a graph")
     digest = hashlib.sha256(b"not a graph").hexdigest()
-    damage_json("manifest.json", lambda content: content["files"].update({"step.onnx": digest}))(directory)  # type: ignore[attr-defined]
+    damage_json("manifest.json", lambda content: content["files"].update({"step.onnx": digest}))(directory)
     with pytest.raises(ArtifactError, match=r"step\.onnx is not a graph"):
         load_model(directory, "cpu")
 
