@@ -38,9 +38,9 @@ parity: .venv/dev ## online = offline on the Globo clicks, with a worker killed 
 bench: parity    ## every benchmark; results in bench/results
 
 shop-model: .venv/dev ## train models/shop/1 again on the simulated shop
-	$(BIN)/python -m stream.demo.simulate --users 1500 --days 3 --seed 1 --out .cache/shop.csv.gz
+	$(BIN)/python -m stream.demo.simulate --users 2000 --days 1.5 --seed 1 --out .cache/shop.csv.gz
 	rm -rf .cache/models/shop/1
-	$(BIN)/eddy train .cache/shop.csv.gz --hidden 64 --epochs 20 --out .cache/models/shop/1
+	$(BIN)/eddy train .cache/shop.csv.gz --hidden 64 --epochs 40 --out .cache/models/shop/1
 	rm -rf models/shop/1 && mkdir -p models/shop && mv .cache/models/shop/1 models/shop/1
 
 clean:
