@@ -131,6 +131,7 @@ class Changelog:
                 "enable.auto.commit": False,
                 "isolation.level": isolation,
                 "enable.partition.eof": True,
+                "auto.offset.reset": "error",  # the default goes on at the end: rows left out without a word
                 "fetch.wait.max.ms": 50,
                 "max.partition.fetch.bytes": 8 << 20,
                 "fetch.message.max.bytes": 8 << 20,

@@ -209,8 +209,11 @@ class Cycles:
         for chunk in chunks:
             partition = chunk.partition
             lowest = offsets.get(partition, expected[partition])
-            if chunk.records[0].offset < lowest:
-                raise RuntimeError(f"{topics.clicks}-{partition}: read {chunk.records[0].offset} below {lowest}")
+            if chunk.begin != lowest or chunk.records[0].offset < lowest:
+                raise RuntimeError(
+                    f"{topics.clicks}-{partition}: decided up to {lowest}, but read on from {chunk.begin} "
+                    f"({chunk.records[0].offset}): clicks would be left out or repeated"
+                )
             for record in chunk.records:
                 origin = Origin(topics.clicks, partition, record.offset)
                 try:

@@ -32,12 +32,15 @@ IN_MEMORY_BYTES = 64 << 20
 class Chunk:
     """Records of one partition in offset order, fetched in one generation of the group.
 
+    begin    where reading went on after the chunk before it, or after a seek: chunks of a partition leave nothing out
+             exactly if each begins where the last one ended
     records  aiokafka's ConsumerRecords: .offset .timestamp (ms) .key .value (bytes or None)
     size     bytes of all keys and values
     """
 
     partition: int
     generation: int
+    begin: int
     records: Sequence[Any]
     size: int
 
@@ -134,7 +137,7 @@ class BatchConsumer(driver.Consumer):
             last.timestamp_type,
             (),
             None,
-            Chunk(tp.partition, generation, records, size),
+            Chunk(tp.partition, generation, wanted or 0, records, size),
             None,
             0,
             0,

@@ -99,7 +99,7 @@ def test_group_id_of_faust_is_the_group_of_the_transactions(app: faust.App) -> N
 
 async def deliver(consumer: BatchConsumer, offset: int) -> Any:
     """A chunk message as Faust's stream sees it: counted, in one event."""
-    chunk = Chunk(0, 1, [object()] * 10, 100)
+    chunk = Chunk(0, 1, 0, [object()] * 10, 100)
     message = ConsumerMessage(
         "clicks", 0, offset, 0.0, 0, (), None, chunk, None, 0, 0, TP("clicks", 0), generation_id=1
     )
