@@ -1,9 +1,10 @@
 """An embedded Kafka broker: librdkafka's mock cluster, which the confluent-kafka wheel already holds.
 
 It speaks the worker's whole transactional path and needs no Java, but it is for the demo and quick tests only: it
-ignores aborts, stores no transactional offsets, compacts nothing, knows no CreateTopics request (topics are given
-here), and keeps the last 5 MB of a partition, so a reader must keep up. Whatever is promised about delivery is tested
-on a real Kafka. Source: rdkafka_mock.h of librdkafka; not part of its stable interface.
+ignores aborts, stores no transactional offsets, compacts nothing and knows no CreateTopics request (topics are given
+here). It keeps the last 5 MB of a partition, so a reader must keep up, and finds a batch by walking all of them, so
+batches must not be tiny. Whatever is promised about delivery is tested on a real Kafka. Source: rdkafka_mock.h of
+librdkafka; not part of its stable interface.
 """
 
 import ctypes

@@ -30,7 +30,7 @@ from stream.events import Anomaly, DeadLetter, Recommendation
 from stream.manifest import read_manifest
 from stream.settings import Topics
 
-PARTITIONS = 4
+PARTITIONS = 2
 TOPICS = Topics()
 K = 20
 START_S = 120.0

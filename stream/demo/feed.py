@@ -16,9 +16,12 @@ from stream.demo.simulate import Simulated, break_message
 from stream.demo.tally import Tally
 
 MOST_UNDECIDED = 4_000
-"""Four partitions of 5 MB hold about 15,000 state rows: a worker this far behind still finds everything."""
+"""Two partitions of 5 MB hold about 10,000 recommendations: who is this far behind still finds everything."""
 BROKEN_PER_CLICK = 0.004
-TICK_S = 0.01
+TICK_S = 0.02
+LINGER_MS = 20
+"""The embedded broker searches a partition's batches from the oldest on, and gives one batch a fetch: thousands of
+batches of one click made it slower and slower until it fell behind 400 clicks/s after two minutes."""
 
 
 class Feed(threading.Thread):
@@ -32,7 +35,7 @@ class Feed(threading.Thread):
         self, broker: str, topic: str, stream: Iterator[Simulated], rate: float, seed: int, tally: Tally
     ) -> None:
         super().__init__(name="feed", daemon=True)
-        self._producer = Producer({"bootstrap.servers": broker, "linger.ms": 2, "log_level": 0})
+        self._producer = Producer({"bootstrap.servers": broker, "linger.ms": LINGER_MS, "log_level": 0})
         self._topic, self._stream, self._rate, self._tally = topic, stream, rate, tally
         self._rng = random.Random(f"{seed}/broken")
         self._stopping = threading.Event()
