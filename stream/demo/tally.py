@@ -72,7 +72,7 @@ class Tally:
         self.simulated_ms = 0
         self.latencies_ms: deque[float] = deque(maxlen=LATENCIES)
         self.last_judged: Judged | None = None
-        self.last_alerts: deque[Alert] = deque(maxlen=RECENT)
+        self.last_alerts: dict[str, Alert] = {}  # user -> their latest, newest last: one bot must not fill the page
         self._waiting: dict[tuple[str, int], float] = {}
         self._truth: dict[tuple[str, int], str] = {}
         self._before: dict[str, tuple[str, list[str], frozenset[str]]] = {}
@@ -116,7 +116,10 @@ class Tally:
         truth = self._truth.get((anomaly.user_id, anomaly.timestamp), "")
         self.alerts += 1
         self.true_alerts += bool(truth)
-        self.last_alerts.append(Alert(anomaly, truth))
+        self.last_alerts.pop(anomaly.user_id, None)
+        self.last_alerts[anomaly.user_id] = Alert(anomaly, truth)
+        if len(self.last_alerts) > RECENT:
+            del self.last_alerts[next(iter(self.last_alerts))]
 
     def rejected(self, letter: DeadLetter) -> None:
         self.dead_letters[letter.reason] += 1

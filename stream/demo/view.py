@@ -182,7 +182,7 @@ class LiveView:
         for ratio in (3, 6, 8, 3):
             table.add_column(ratio=ratio, no_wrap=True, overflow="ellipsis")
         table.add_column(no_wrap=True, justify="right")
-        for anomaly, truth in list(tally.last_alerts)[: -ALERT_ROWS - 1 : -1]:
+        for anomaly, truth in list(tally.last_alerts.values())[: -ALERT_ROWS - 1 : -1]:
             words, style = TRUTHS[truth]
             expected = Text("not " + " ".join(likely.item_id for likely in anomaly.expected), style="dim")
             what = f"{anomaly.event_type} of {anomaly.item_id}"

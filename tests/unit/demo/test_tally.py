@@ -83,7 +83,19 @@ def test_an_alert_is_true_if_the_simulator_says_so() -> None:
     decide(tally, "bot", "a", 1, [])
     tally.alerted(alert("u", 2))
     assert (tally.alerts, tally.true_alerts) == (2, 1)
-    assert [known.truth for known in tally.last_alerts] == ["scraper", ""]
+    assert [known.truth for known in tally.last_alerts.values()] == ["scraper", ""]
+
+
+def test_one_bot_does_not_crowd_out_the_other_alerts() -> None:
+    """The latest alert of each user is kept, the newest last."""
+    tally = Tally(k=1)
+    for timestamp, user in enumerate(["u", "bot", "bot", "v", "bot"]):
+        tally.alerted(alert(user, timestamp))
+    assert [(user, kept.anomaly.timestamp) for user, kept in tally.last_alerts.items()] == [
+        ("u", 0),
+        ("v", 3),
+        ("bot", 4),
+    ]
 
 
 def test_dead_letters_are_counted_by_reason_and_latency_in_ms() -> None:
