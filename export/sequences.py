@@ -49,8 +49,9 @@ class Clicks:
         return replace(self, item=item)
 
     def where(self, keep: npt.NDArray[np.bool_]) -> "Clicks":
-        """The clicks where keep (n,) is True; a target may be of a click that is left out, gaps and freshness stay."""
-        return Clicks(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
+        """The clicks where keep (n,) is True; gaps and freshness stay, a target that is left out becomes -1."""
+        kept = Clicks(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
+        return replace(kept, target=np.where(np.append(keep[1:], False)[keep], kept.target, -1))
 
 
 def encode(log: Log, vocabulary: Vocabulary, period_ms: int) -> Clicks:

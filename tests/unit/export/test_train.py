@@ -176,3 +176,16 @@ def test_a_foreign_model_is_refused(tmp_path: Path) -> None:
     """Evaluating a directory that `eddy train` did not write ends in one line, not in figures."""
     with pytest.raises(ArtifactError, match="no such directory"):
         evaluate(tmp_path / "nothing", shop(users=5), 0)
+
+
+def test_no_target_lies_in_what_is_left_out() -> None:
+    """A cut leaves no click with a target on its other side: the held-out clicks are not learned from."""
+    log = shop(users=20)
+    clicks = encode(log, vocabulary_of(log), 3_600_000)
+    cut = int(np.quantile(clicks.time_ms, 0.9))
+    head, tail = clicks.where(clicks.time_ms < cut), clicks.where(clicks.time_ms >= cut)
+    for part in (head, tail):
+        following = np.append(part.item[1:], -1)
+        same_user = np.append(part.user[1:] == part.user[:-1], False)
+        np.testing.assert_array_equal(part.target, np.where(same_user, following, -1))
+    assert (clicks.target[clicks.time_ms < cut] >= 0).sum() > (head.target >= 0).sum()
