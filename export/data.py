@@ -5,6 +5,7 @@ whatever their names. Rows that are no clicks are dropped and counted, one line 
 learned from raises ConfigError with what was found and what was expected. Rows of equal time keep the file's order.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -31,12 +32,12 @@ SECONDS_BELOW = 1e11  # as ms this is 1973, as seconds the year 5138
 LATEST_MS = 4_102_444_800_000  # the year 2100: a later time is a wrong unit
 
 READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
-    ".csv": lambda path: pl.read_csv(path, infer_schema_length=10_000),
+    ".csv": lambda path: pl.read_csv(path, infer_schema=False),
     ".parquet": pl.read_parquet,
-    ".jsonl": lambda path: pl.read_ndjson(path, infer_schema_length=10_000),
-    ".ndjson": lambda path: pl.read_ndjson(path, infer_schema_length=10_000),
+    ".jsonl": lambda path: pl.read_ndjson(path, infer_schema_length=None),
+    ".ndjson": lambda path: pl.read_ndjson(path, infer_schema_length=None),
 }
-"""By the file name's ending; .csv may be followed by .gz, which polars unpacks."""
+"""By the file name's ending; .csv may be followed by .gz, which polars unpacks. CSV stays text: 007 is not 7."""
 
 
 class Vocabulary(NamedTuple):
@@ -129,7 +130,10 @@ def read_log(path: Path, names: ColumnNames = USUAL_NAMES, drop_repeats: bool = 
     """
     frame = _read(path)
     notes: list[str] = []
-    clicks = frame.select(**_columns(frame, names, path, notes))
+    try:
+        clicks = frame.select(**_columns(frame, names, path, notes))
+    except pl.exceptions.PolarsError as exc:
+        raise ConfigError(f"log {path}: a column cannot be read ({_first_line(exc)})") from exc
     for reason, bad in _bad_rows():
         count = clicks.select(bad.sum()).item()
         if count:
@@ -157,8 +161,11 @@ def _read(path: Path) -> pl.DataFrame:
     try:
         return read(path)
     except (pl.exceptions.PolarsError, OSError, ValueError) as exc:
-        reason = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
-        raise ConfigError(f"log {path}: not a readable {ending.rpartition('.')[2]} file ({reason})") from exc
+        raise ConfigError(f"log {path}: not a readable {ending.rpartition('.')[2]} file ({_first_line(exc)})") from exc
+
+
+def _first_line(exc: Exception) -> str:
+    return str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
 
 
 def _columns(frame: pl.DataFrame, names: ColumnNames, path: Path, notes: list[str]) -> dict[str, pl.Expr]:
@@ -183,13 +190,32 @@ def _columns(frame: pl.DataFrame, names: ColumnNames, path: Path, notes: list[st
     time = find(names.time, "timestamp", "--time-col", needed=True)
     assert item is not None
     assert time is not None
+    for name in filter(None, (user, item, event, time, session)):
+        kind = frame.schema[name]
+        if kind.is_nested():
+            raise ConfigError(f"log {path}: column {name!r} holds {kind}, not one value for each click")
+
+    def text(name: str) -> pl.Expr:
+        return _text(name, frame.schema[name])
+
     return {
-        "user": pl.col(user or session or "").cast(pl.String),
-        "item": pl.col(item).cast(pl.String),
-        "event_type": pl.col(event).cast(pl.String).fill_null(DEFAULT_EVENT) if event else pl.lit(DEFAULT_EVENT),
-        "session": pl.col(session).cast(pl.String) if session else pl.lit(None, pl.String),
+        "user": text(user or session or ""),
+        "item": text(item),
+        "event_type": text(event).fill_null(DEFAULT_EVENT) if event else pl.lit(DEFAULT_EVENT),
+        "session": text(session) if session else pl.lit(None, pl.String),
         "time_ms": _milliseconds(time, frame.schema[time]),
     }
+
+
+def _text(name: str, kind: pl.DataType) -> pl.Expr:
+    """A column as strings. Whole floats lose their .0: pandas turns integers into floats where one is missing."""
+    column = pl.col(name)
+    if not kind.is_float():
+        return column.cast(pl.String)
+    number = column.fill_nan(None)
+    whole = number.cast(pl.Int64, strict=False)
+    is_whole = whole.is_not_null() & (whole.cast(kind) == number)
+    return pl.when(is_whole).then(whole.cast(pl.String)).otherwise(number.cast(pl.String))
 
 
 def _milliseconds(name: str, kind: pl.DataType) -> pl.Expr:
@@ -203,7 +229,7 @@ def _milliseconds(name: str, kind: pl.DataType) -> pl.Expr:
     )
     if not isinstance(kind, pl.String):
         return ms
-    zoned = column.str.replace("Z$", "+0000").str.replace(r"([+-]\d\d):(\d\d)$", "$1$2").str.replace("T", " ")
+    zoned = column.str.replace("( UTC|Z)$", "+0000").str.replace(r"([+-]\d\d):(\d\d)$", "$1$2").str.replace("T", " ")
     formats = [("%Y-%m-%d %H:%M:%S%.f%z", zoned), ("%Y-%m-%d %H:%M:%S%.f", zoned), ("%Y-%m-%d %H:%M", zoned)]
     parsed = [
         text.str.to_datetime(form, strict=False, time_unit="ms", time_zone="UTC" if "%z" in form else None)
@@ -258,7 +284,7 @@ def parse_time(text: str) -> int:
     else:
         return round(number * 1000 if abs(number) < SECONDS_BELOW else number)
     try:
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(re.sub(" UTC$", "+00:00", text))
     except ValueError as exc:
         raise ConfigError(f"time {text!r} is neither ISO (2017-10-03T03:00:00) nor a number of s or ms") from exc
     return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)

@@ -4,6 +4,7 @@ import gzip
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 from export.data import ColumnNames, parse_time, read_log
@@ -49,6 +50,7 @@ def test_formats_agree(tmp_path: Path) -> None:
         ("2023-11-14T22:13:20.250", 1_700_000_000_250),
         ("2023-11-15T00:13:20+02:00", 1_700_000_000_000),
         ("2023-11-14 22:13:20", 1_700_000_000_000),
+        ("2023-11-14 22:13:20 UTC", 1_700_000_000_000),
     ],
 )
 def test_times_are_read(tmp_path: Path, text: str, ms: int) -> None:
@@ -135,3 +137,43 @@ def test_a_cut_outside_the_log_says_what_it_covers(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"the log covers 2023-11-14 22:13:20"):
         log.between(parse_time("2024-01-01"), None)
     assert np.array_equal(log.between(None, parse_time("2024-01-01")).time_ms, log.time_ms)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_ids_stay_as_they_are_written(tmp_path: Path, ending: str) -> None:
+    """Leading zeros are kept, and a letter after many numbers is no surprise."""
+    ids = ["00234853", *(str(i) for i in range(10_100)), "SKU-1"]
+    frame = pl.DataFrame({"user_id": ids, "item_id": ids, "timestamp": range(1_700_000_000, 1_700_000_000 + len(ids))})
+    path = tmp_path / f"a.{ending}"
+    frame.write_csv(path) if ending == "csv" else frame.write_ndjson(path)
+    log = read_log(path)
+    assert sorted(log.items) == sorted(log.users) == sorted(ids)
+
+
+def test_whole_floats_are_integers(tmp_path: Path) -> None:
+    """Integer ids that pandas made floats, because one is missing, are read as the integers they were."""
+    users, items = [7.0, float("nan"), None, 8.5, 1e300], [1, 2, 3, 4, 5]
+    pl.DataFrame({"user_id": users, "item_id": items, "timestamp": [1_700_000_000.0] * 5}).write_parquet(
+        tmp_path / "a.parquet"
+    )
+    log = read_log(tmp_path / "a.parquet")
+    assert sorted(log.users) == ["1e+300", "7", "8.5"]
+    assert log.notes[0] == "dropped 2 rows: no user"
+
+
+@pytest.mark.parametrize("value", [[1, 2], {"a": 1}])
+@pytest.mark.parametrize("column", ["user_id", "item_id", "timestamp"])
+def test_a_nested_column_is_refused_by_name(tmp_path: Path, column: str, value: object) -> None:
+    """A list or a struct where one value belongs ends in one line that names the column."""
+    row = {"user_id": "u", "item_id": "i", "timestamp": 1_700_000_000, column: value}
+    pl.DataFrame([row]).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ConfigError, match=f"column '{column}' holds (List|Struct)") as raised:
+        read_log(tmp_path / "a.parquet")
+    assert "\n" not in str(raised.value)
+
+
+def test_json_ids_may_be_numbers_first(tmp_path: Path) -> None:
+    """A string after any number of numeric ids leaves the file readable."""
+    rows = [f'{{"user_id": {i}, "item_id": "i", "timestamp": 1700000000}}\n' for i in range(10_100)]
+    rows.append('{"user_id": "SKU-1", "item_id": "i", "timestamp": 1700000000}\n')
+    assert {"7", "SKU-1"} < set(read_log(written(tmp_path / "a.jsonl", "".join(rows))).users)

@@ -180,7 +180,7 @@ def test_a_foreign_model_is_refused(tmp_path: Path) -> None:
 
 def test_no_target_lies_in_what_is_left_out() -> None:
     """A cut leaves no click with a target on its other side: the held-out clicks are not learned from."""
-    log = shop(users=20)
+    log = shop(users=300)
     clicks = encode(log, vocabulary_of(log), 3_600_000)
     cut = int(np.quantile(clicks.time_ms, 0.9))
     head, tail = clicks.where(clicks.time_ms < cut), clicks.where(clicks.time_ms >= cut)
