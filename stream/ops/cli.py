@@ -29,7 +29,6 @@ EXTRAS = {
     "onnx": "train",
     "onnxscript": "train",
     "onnx_ir": "train",
-    "matplotlib": "train",
 }
 """Module -> the extra of Eddy that installs it."""
 
