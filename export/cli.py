@@ -117,15 +117,18 @@ def train(log: Path, out: Path, hidden: int | None, epochs: int | None, seed: in
       eddy train clicks.parquet --out models/mine/1
       eddy train views.csv.gz --item-col article --until 2017-10-03T03:00:00 --out models/news/1
     """
-    import torch
-
-    from export.pipeline import train_model
-    from export.train import TrainSettings
-
-    torch.set_num_threads(threads)
+    from export.place import check_place
 
     with Bar() as bar:
+        check_place(out)
         clicks = _read(bar, log, given)
+
+        import torch  # takes seconds: a wrong file name is told before
+
+        from export.pipeline import train_model
+        from export.train import TrainSettings
+
+        torch.set_num_threads(threads)
         settings = TrainSettings.for_log(len(clicks), hidden, epochs, seed)
         manifest = train_model(out, clicks, settings, bar)
     click.echo(f"wrote {out} ({manifest.items:,} items). Next: eddy evaluate {out} LOG, or eddy worker --model {out}")

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from export.data import GAP_EDGES_MS, Vocabulary
 from export.network import Network, Score, Sizes, Step, SurpriseHead, balanced_clusters, cluster_count
+from export.place import check_place, name_and_version
 from stream.detect.pvalue import HISTORIES
-from stream.errors import ArtifactError, ConfigError
+from stream.errors import ArtifactError
 from stream.manifest import FILES, FORMAT, Manifest, sha256, write_manifest
 
 OPSET = 20
@@ -43,16 +44,16 @@ class Facts(NamedTuple):
 def write_graphs(directory: Path, network: Network, vocabulary: Vocabulary) -> None:
     """step.onnx and score.onnx of the network, checked against it.
 
-    Raises ConfigError if the directory already holds a model, ArtifactError if the graphs disagree with the network.
+    Raises ConfigError if the directory holds a model or cannot be written, ArtifactError if the graphs disagree with
+    the network.
     """
-    if (directory / "manifest.json").exists():
-        raise ConfigError(f"model {directory}: there is one already; a version never changes, take another directory")
+    check_place(directory)
     directory.mkdir(parents=True, exist_ok=True)
     network.eval()
     state = network.cell.state
     facts = {
         "eddy.format": str(FORMAT),
-        "eddy.model": f"{directory.parent.name}/{directory.name}",
+        "eddy.model": "/".join(name_and_version(directory)),
         "eddy.cell": network.cell.name,
         "eddy.items": str(network.sizes.items),
         "eddy.event_types": json.dumps(list(vocabulary.event_types)),
@@ -189,10 +190,11 @@ def write_model(
     (directory / "items.json").write_text(json.dumps(vocabulary.items, ensure_ascii=False, separators=(",", ":")))
     arrays: dict[str, Any] = {f"pool_{i}": pool for i, pool in enumerate(pools.values())}
     np.savez(directory / "calibration.npz", **arrays)
+    name, version = name_and_version(directory)
     manifest = Manifest(
         format=FORMAT,
-        name=directory.absolute().parent.name,
-        version=directory.absolute().name,
+        name=name,
+        version=version,
         cell=network.cell.name,
         state=network.cell.state,
         event_types=vocabulary.event_types,

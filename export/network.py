@@ -115,7 +115,7 @@ class SurpriseHead(nn.Module):
 
 
 class Network(nn.Module):
-    """Embeddings, the cell and the heads. `surprise` is fitted last, on frozen states (train.py)."""
+    """Embeddings, the cell and the heads. `surprise` is fitted last, on frozen states (heads.py)."""
 
     surprise: SurpriseHead
 

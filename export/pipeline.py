@@ -6,9 +6,10 @@
    not trained on, met as they will be met in service.
 4. The same number of epochs over the whole log, so that the served model knows the newest items too.
 5. Heads and graphs again, the parity gate, the baselines' counts, and last the manifest.
-Ctrl-C ends step 2 or 4 and goes on to step 5 with the best model of step 2.
+Ctrl-C ends step 2 or 4 and goes on to step 5 with the best model of step 2; from then on it is held back.
 """
 
+import math
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,12 +24,15 @@ from export.calibrate import pools, surprises
 from export.convert import Facts, Pools, write_graphs, write_model
 from export.data import GAP_EDGES_MS, Log, Vocabulary, iso
 from export.heads import fit_heads
+from export.interrupts import Interrupts
 from export.network import Network, Sizes
+from export.place import check_place
 from export.recency import Recency, best_recency
 from export.sequences import Clicks, birth_period, encode
 from export.train import Progress, TrainSettings, fit, ranking_quality
 from stream.errors import ConfigError
 from stream.manifest import Manifest
+from stream.settings import Settings
 
 I64 = npt.NDArray[np.int64]
 
@@ -40,11 +44,10 @@ SMALLEST_LOG = 200
 def train_model(directory: Path, log: Log, settings: TrainSettings, progress: Progress) -> Manifest:
     """Train on a log and write a model directory, .../NAME/VERSION.
 
-    Raises ConfigError if the directory holds a model already or the log cannot be learned from, ArtifactError if a
-    graph disagrees with the network.
+    Raises ConfigError if the directory cannot be written or holds a model already or the log cannot be learned from,
+    ArtifactError if a graph disagrees with the network.
     """
-    if (directory / "manifest.json").exists():
-        raise ConfigError(f"model {directory}: there is one already; a version never changes, take another directory")
+    check_place(directory)
     _check(log)
     torch.manual_seed(settings.seed)
     vocabulary = vocabulary_of(log)
@@ -58,32 +61,54 @@ def train_model(directory: Path, log: Log, settings: TrainSettings, progress: Pr
     recency = best_recency(head, tail, len(vocabulary.items))
     progress.say(f"{len(clicks):,} clicks, {len(vocabulary.items):,} items; {recency.describe()}")
     sizes = Sizes(len(vocabulary.items), len(vocabulary.event_types), len(GAP_EDGES_MS) + 2, settings.hidden)
-    chosen = fit(Network(sizes), head, tail, recency, settings, progress)
-    network = chosen.network
-    quality = dict(zip(("recall20", "mrr20"), ranking_quality(network, tail), strict=True))
-    progress.say(f"held-out slice: recall@20 {quality['recall20']:.4f}, MRR@20 {quality['mrr20']:.4f}")
-    calibration = _calibrate(network, clicks, cut_ms, vocabulary, recency, settings.seed)
+    with Interrupts(progress.say) as interrupts:
+        with interrupts.allowed():
+            chosen = fit(Network(sizes), head, tail, recency, settings, progress)
+        network = chosen.network
+        quality = dict(zip(("recall20", "mrr20"), ranking_quality(network, tail), strict=True))
+        progress.say(f"held-out slice: recall@20 {quality['recall20']:.4f}, MRR@20 {quality['mrr20']:.4f}")
+        calibration = _calibrate(network, clicks, cut_ms, vocabulary, recency, settings.seed)
 
-    if not chosen.interrupted:
-        torch.manual_seed(settings.seed)
-        whole = fit(Network(sizes), clicks, None, recency, replace(settings, epochs=chosen.best_epoch), progress)
-        network = network if whole.interrupted else whole.network
-    fit_heads(network, clicks, recency.weights(clicks.time_ms), new_items(clicks), settings.seed)
-    progress.say("converting and checking the graphs")
-    write_graphs(directory, network, vocabulary)
-    _baselines(log, vocabulary).save(directory)
-    training = {
-        "from": iso(int(log.time_ms.min())),
-        "until": iso(int(log.time_ms.max())),
-        "clicks": len(clicks),
-        "users": len(np.unique(clicks.user)),
-        "held_out_clicks": len(tail),
-        "best_epoch": chosen.best_epoch,
-        "recency": recency.describe(),
-        "settings": asdict(settings),
-        "torch": torch.__version__.partition("+")[0],
-    }
-    return write_model(directory, network, vocabulary, calibration, (baselines.FILE,), Facts(training, quality))
+        if not chosen.interrupted:
+            torch.manual_seed(settings.seed)
+            whole_log = replace(settings, epochs=chosen.best_epoch)
+            with interrupts.allowed():
+                whole = fit(Network(sizes), clicks, None, recency, whole_log, progress)
+            network = network if whole.interrupted else whole.network
+        fit_heads(network, clicks, recency.weights(clicks.time_ms), new_items(clicks), settings.seed)
+        progress.say("converting and checking the graphs")
+        write_graphs(directory, network, vocabulary)
+        _baselines(log, vocabulary).save(directory)
+        training = {
+            "from": iso(int(log.time_ms.min())),
+            "until": iso(int(log.time_ms.max())),
+            "clicks": len(clicks),
+            "users": len(np.unique(clicks.user)),
+            "held_out_clicks": len(tail),
+            "best_epoch": chosen.best_epoch,
+            "recency": recency.describe(),
+            "settings": asdict(settings),
+            "torch": torch.__version__.partition("+")[0],
+        }
+        facts = Facts(training, quality)
+        manifest = write_model(directory, network, vocabulary, calibration, (baselines.FILE,), facts)
+    warning = calibration_warning(len(calibration["all"]), Settings(model=str(directory)).alpha)
+    if warning:
+        progress.say(warning)
+    return manifest
+
+
+def calibration_warning(held_out: int, alpha: float) -> str | None:
+    """What to do where so few held-out clicks cannot give a p-value of alpha; None where they can."""
+    smallest = 1 / (1 + held_out)
+    if smallest <= alpha:
+        return None
+    digit = 10.0 ** math.floor(math.log10(smallest))
+    enough = math.ceil((1 / alpha - 1) / HELD_OUT)
+    return (
+        f"with {held_out:,} held-out clicks no anomaly can be reported at alpha {alpha:g}, the worker's default: train "
+        f"on more clicks (at least {enough:,}) or start the worker with --alpha {math.ceil(smallest / digit) * digit:g}"
+    )
 
 
 def _calibrate(

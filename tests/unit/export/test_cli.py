@@ -1,5 +1,6 @@
 """`eddy train`, `evaluate` and `replay` as they are typed."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -27,6 +28,9 @@ def test_help_teaches_with_an_example(command: click.Command) -> None:
         (train, ["log.csv", "--out", "m/1"], "30 clicks; at least 200"),
         (train, ["log.csv", "--out", "m/1", "--item-col", "sku"], "no column 'sku'"),
         (train, ["log.csv", "--out", "m/1", "--until", "1999-01-01"], "the log covers 2023"),
+        (train, ["log.csv", "--out", "log.csv"], "cannot be written there"),
+        (train, ["log.csv", "--out", "log.csv/1"], "cannot be written there (Not a directory"),
+        (train, ["log.csv", "--out", "/proc/x/1"], "cannot be written there"),
         (train, ["log.csv", "--out", "m/1", "--until", "tomorrow"], "'tomorrow' is neither"),
         (replay, ["log.csv", "--broker", "localhost:1", "--speed", "max"], "localhost:1 cannot be reached"),
     ],
@@ -42,6 +46,18 @@ def test_mistakes_are_told_in_one_line(
     assert isinstance(result.exception, ConfigError)
     assert says in str(result.exception)
     assert "\n" not in str(result.exception)
+
+
+@pytest.mark.parametrize("arguments", [["missing.csv", "--out", "m/1"], ["log.csv", "--out", "log.csv"]])
+def test_a_wrong_path_is_told_before_torch_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """Nobody waits for torch to hear of a wrong file name, and nothing is left at --out."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    Path("log.csv").write_text(LOG)
+    assert isinstance(CliRunner().invoke(train, arguments).exception, ConfigError)
+    assert not Path("m").exists()
 
 
 @pytest.mark.parametrize("speed", ["fast", "0", "-1", "nan"])

@@ -107,6 +107,15 @@ def test_a_graph_of_other_weights_fails_the_gate(tmp_path: Path) -> None:
         read_manifest(tmp_path / "m" / "1")
 
 
+def test_a_relative_directory_has_the_same_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph and the manifest name the model alike, also where the path is only its version."""
+    (tmp_path / "shop").mkdir()
+    monkeypatch.chdir(tmp_path / "shop")
+    manifest = write_untrained(Path("3"), ITEMS, ["view"], hidden=8)
+    facts = open_graph(Path("3") / "step.onnx").get_modelmeta().custom_metadata_map
+    assert facts["eddy.model"] == manifest.label == "shop/3"
+
+
 def test_a_version_never_changes(directory: Path) -> None:
     """Writing over an existing model is refused."""
     with pytest.raises(ConfigError, match="there is one already"):

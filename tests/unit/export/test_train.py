@@ -1,5 +1,6 @@
 """What training promises: it learns, it repeats itself, it can be stopped, and its calibration holds on others."""
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 
 from export.data import GAP_EDGES_MS, Log, Vocabulary
 from export.evaluate import evaluate
+from export.interrupts import Interrupts
 from export.network import Network, Sizes
-from export.pipeline import train_model, vocabulary_of
+from export.pipeline import calibration_warning, train_model, vocabulary_of
 from export.recency import Recency, best_recency
 from export.sequences import Clicks, Windows, encode, fresh_clicks, outputs
 from export.train import TrainSettings, fit
@@ -136,6 +138,44 @@ def test_ctrl_c_keeps_a_model_that_can_be_served(tmp_path: Path, stop_after: int
     train_model(directory, shop(users=300), replace(SETTINGS, epochs=2), Silent(stop_after))
     assert read_manifest(directory).items == ITEMS
     assert evaluate(directory, shop(users=20, seed=9), 0)["judged"] == 140
+
+
+def test_ctrl_c_outside_of_a_fit_is_held_back(tmp_path: Path) -> None:
+    """Sent while calibrating or converting, SIGINT ends in a whole model, one line, and the old handler."""
+    said: list[str] = []
+
+    class Pressing(Silent):
+        def say(self, line: str) -> None:
+            said.append(line)
+            if line.startswith(("held-out", "converting")):
+                signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    directory = tmp_path / "rule" / "1"
+    train_model(directory, shop(users=100), replace(SETTINGS, epochs=1), Pressing())
+    assert read_manifest(directory).items == ITEMS
+    assert said.count("finishing: a few seconds") == 1
+    assert "held-out clicks no anomaly can be reported at alpha 0.001" in said[-1]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_ends_a_fit_once() -> None:
+    """Where it is allowed SIGINT interrupts; a second one at once after it does not."""
+    said: list[str] = []
+    with Interrupts(said.append) as interrupts:
+        with pytest.raises(KeyboardInterrupt), interrupts.allowed():
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+    assert said == ["finishing: a few seconds"]
+
+
+def test_too_few_held_out_clicks_for_alpha_are_told() -> None:
+    """From 999 held-out clicks on a p-value can reach 0.001; with fewer a line says how many or which --alpha."""
+    assert calibration_warning(999, 0.001) is None
+    warning = calibration_warning(320, 0.001)
+    assert warning is not None
+    assert "at least 9,990" in warning
+    assert "--alpha 0.004" in warning
 
 
 def test_windows_carry_the_state(trained: Path) -> None:

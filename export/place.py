@@ -1,0 +1,38 @@
+"""Where a model directory goes: what it is called there, and whether it can be written. Free of torch."""
+
+import tempfile
+from pathlib import Path
+
+from stream.errors import ConfigError
+
+
+def name_and_version(directory: Path) -> tuple[str, str]:
+    """.../NAME/VERSION, also where the path is relative."""
+    whole = directory.absolute()
+    return whole.parent.name, whole.name
+
+
+def check_place(directory: Path) -> None:
+    """Try whether a model can be written there, and leave nothing behind: nobody wants to hear so after an hour.
+
+    Raises ConfigError if not, or if the directory holds a model already.
+    """
+    made: list[Path] = []
+    try:
+        if (directory / "manifest.json").exists():
+            raise ConfigError(
+                f"model {directory}: there is one already; a version never changes, take another directory"
+            )
+        for part in (*reversed(directory.parents), directory):
+            if not part.exists():
+                part.mkdir()
+                made.append(part)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as exc:
+        raise ConfigError(
+            f"model {directory}: cannot be written there ({exc.strerror or exc}); take another directory"
+        ) from exc
+    finally:
+        for part in reversed(made):
+            part.rmdir()
