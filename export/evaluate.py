@@ -2,7 +2,7 @@
 
 Each click's list is judged by the same user's next click in the same session. A target the model does not know is
 a miss for every method, never left out. The engine runs the ONNX files on clicks in time order, users from a zero
-state, so these are the figures of the `recommendations` topic.
+state, so under the worker's `exclude_recent` these are the figures of the `recommendations` topic.
 """
 
 from collections import deque

@@ -25,6 +25,7 @@ from stream.kafka.delivery import Delivery, WorkerLock, group_metadata
 from stream.kafka.topics import check_topics
 from stream.kafka.transport import BatchTopic, BatchTransport, assigned, check_group, membership
 from stream.kafka.watchdog import EXIT_OPERATOR, EXIT_WORKER, Rebalances, Repeats, end, watch_group
+from stream.model.probe import batch_invariant
 from stream.model.runtime import load_model
 from stream.settings import Settings, from_environment
 from stream.wire.json import JsonCodec
@@ -42,6 +43,15 @@ def create_app(settings: Settings) -> faust.App:
     """
     model = load_model(Path(settings.model), settings.device)
     engine = open_engine(model, Path(settings.model), settings.k, settings.exclude_recent, settings.alpha)
+    if not batch_invariant(model, settings.k):
+        log.warning("states may differ in their last bits with the batch they are in: provider=%s", model.provider)
+    if engine.detector.smallest_p_value > settings.alpha:
+        log.warning(
+            "no click can be reported, the calibration is too small: smallest_p_value=%.2g alpha=%.2g; train on more "
+            "clicks or raise --alpha",
+            engine.detector.smallest_p_value,
+            settings.alpha,
+        )
     partitions = check_topics(settings.broker, settings.topics)[settings.topics.clicks]
     lock = None if settings.worker_id else WorkerLock(Path(settings.data_dir))
     worker_id = lock.worker_id if lock else settings.worker_id
@@ -56,7 +66,7 @@ def create_app(settings: Settings) -> faust.App:
     )
     app = _faust_app(settings, worker_id)
     app.eddy_lock = lock  # held as long as the app
-    app.transport = BatchTransport(app.conf.broker_consumer, app, cycles.release)
+    app.transport = BatchTransport(app.conf.broker_consumer, app, cycles.release, cycles.positions)
     _connect(app, cycles, settings, worker_id)
     log.info(
         "worker ready to join: model=%s provider=%s items=%d broker=%s group=%s worker_id=%s clicks=%s partitions=%d "
@@ -123,6 +133,7 @@ def _connect(app: faust.App, cycles: Cycles, settings: Settings, worker_id: str)
         generation, member_id = membership(app)
         partitions = assigned(app, settings.topics.clicks)
         if generation < 0 or not partitions:
+            cycles.stand_by()
             log.info("no partitions for this worker: generation=%d", generation)
             return
         metadata = group_metadata(settings.group, generation, member_id, app.conf.consumer_group_instance_id)

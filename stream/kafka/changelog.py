@@ -2,6 +2,8 @@
 
 The rule that must not break: a partition's rows and its committed offset come from the same transactions, so equal
 offsets mean equal rows. Reading one of them a transaction too early gave repeated decisions (design part 6), hence:
+every transaction also writes, per partition, the offset it commits under POSITION_KEY, and recovery demands that the
+two are equal. To get there,
 offsets are read with read_committed (the broker then waits for pending transactions), the changelog's end is the high
 watermark and not the last stable offset, and its rows are read with read_committed up to that end.
 """
@@ -9,6 +11,7 @@ watermark and not the last stable offset, and its rows are read with read_commit
 import logging
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_INVALID, Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -17,10 +20,25 @@ from stream.errors import ConfigError
 STABLE_S = 60.0
 """A dead worker's open transaction is decided within its timeout plus the broker's check interval (10 s)."""
 
+POSITION_KEY = b"\xffposition"
+"""Key of the one row of each partition that is no user's: the next offset of the clicks that the other rows stand for,
+in decimal. 0xff occurs nowhere in UTF-8, so no user id can be this key."""
+
 CALL_S = 5.0
 FETCHED = 20_000
 
 log = logging.getLogger(__name__)
+
+
+class Position(NamedTuple):
+    """A group's place in one partition.
+
+    committed  its committed offset, None if it never committed one
+    next       the offset to read next: the committed one, or the first that there is
+    """
+
+    committed: int | None
+    next: int
 
 
 class Changelog:
@@ -32,14 +50,15 @@ class Changelog:
         self._clicks = clicks
         self._topic = changelog
 
-    def committed(self, partitions: Sequence[int]) -> dict[int, int | None]:
-        """The group's committed offset of each clicks partition, once no transaction over it is pending.
+    def positions(self, partitions: Sequence[int]) -> dict[int, Position]:
+        """Where the group stands in each clicks partition, once no transaction over it is pending.
 
         Raises ConfigError if an offset lies beyond the topic's end: the topic is not the one it was committed on.
         """
         consumer = self._consumer("read_committed")
         try:
             found = self._stable(consumer, [TopicPartition(self._clicks, p) for p in partitions])
+            positions: dict[int, Position] = {}
             for partition, offset in found.items():
                 low, high = consumer.get_watermark_offsets(TopicPartition(self._clicks, partition), timeout=CALL_S)
                 if offset is not None and offset > high:
@@ -56,12 +75,13 @@ class Changelog:
                         offset,
                         low,
                     )
-            return found
+                positions[partition] = Position(offset, max(low, offset or 0))
+            return positions
         finally:
             consumer.close()
 
     def read(self, partitions: Sequence[int]) -> dict[int, dict[bytes, bytes]]:
-        """The latest row of each user of each partition, up to the high watermark at the call.
+        """The latest row of each user of each partition and its POSITION_KEY, up to the high watermark at the call.
 
         Raises TimeoutError if the end does not come nearer for STABLE_S.
         """
@@ -140,22 +160,26 @@ class Changelog:
         )
 
 
-def check_rows(group: str, clicks: str, partition: int, committed: int | None, rows: int, last_offset: int) -> None:
-    """Refuse rows that are ahead of the committed offset: steps would be left out or applied twice.
+def disagreement(group: str, clicks: str, partition: int, committed: int | None, position: int | None) -> ConfigError:
+    """Why offset and rows of a partition cannot belong together, and what to do.
 
-    rows         how many the changelog has of this partition
-    last_offset  the highest source offset among them, -1 if there are none
-    Raises ConfigError with what to do.
+    committed  the group's next offset, None if it has none
+    position   the one the changelog's rows stand for, None if it has no rows
     """
-    if committed is None and rows:
-        raise ConfigError(
-            f"the changelog has {rows} rows of partition {partition}, but group {group} has no committed offset on "
-            f"{clicks}: the rows are another group's, or its offsets were deleted; start with the --group that wrote "
-            "them, or with another --changelog-topic"
+    if committed is None:
+        return ConfigError(
+            f"the changelog's rows of partition {partition} stand at offset {position} of {clicks}, but group {group} "
+            "has no committed offset: the rows are another group's, or its offsets were deleted; start with the "
+            "--group that wrote them, or with another --changelog-topic"
         )
-    if committed is not None and last_offset >= committed:
-        raise ConfigError(
-            f"the changelog's rows of partition {partition} reach offset {last_offset} of {clicks}, but group {group} "
-            f"is at {committed}: its offsets were reset or the topic was created again; start with another --group "
-            "and --changelog-topic to read it anew"
+    if position is None:
+        return ConfigError(
+            f"group {group} is at offset {committed} of {clicks}-{partition}, but the changelog has nothing of that "
+            "partition: every user would begin anew; start with the --changelog-topic of this group, or, to begin "
+            "anew, with another --group as well"
         )
+    return ConfigError(
+        f"the changelog's rows of partition {partition} stand at offset {position} of {clicks}, but group {group} is "
+        f"at {committed}: its offsets were reset, the topic was created again or the changelog is an older one; start "
+        "with another --group and --changelog-topic to read it anew"
+    )

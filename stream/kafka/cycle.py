@@ -5,7 +5,7 @@
     revoke             nothing new begins; what runs ends; what is pending is released
 
 Rows are put in place only after Kafka has them, and only one cycle runs at a time. Engine and codec run in one thread
-of their own beside the event loop, the producer in another, so that a later cycle can be stepped while one commits.
+of their own beside the event loop, the producer in another.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from confluent_kafka import KafkaException
 from stream.engine.engine import Cycle, Engine
 from stream.errors import BadClick
 from stream.events import Click, DeadLetter, Origin
-from stream.kafka.changelog import Changelog, check_rows
+from stream.kafka.changelog import POSITION_KEY, Changelog, Position, disagreement
 from stream.kafka.delivery import Delivery, Outcome, Record
 from stream.kafka.transport import Chunk
 from stream.settings import Topics
@@ -37,6 +37,7 @@ ROLL_BACKS = 10
 """Roll-backs of one batch in a row before the worker ends: it would otherwise try a poisoned one for ever."""
 
 RECOVERY_S = 60.0
+AGREE_S = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,6 @@ class Batch:
     cycle: Cycle
     records: list[Record]
     offsets: dict[int, int]
-    dead_letters: int
 
 
 class Cycles:
@@ -92,7 +92,6 @@ class Cycles:
         self._pending: deque[Any] = deque()
         self._arrived = asyncio.Event()
         self._assignment: Assignment | None = None
-        self._held: dict[int, int | None] = {}  # partition -> committed offset its rows in the arena stand for
         self._started = False
         self._stale_at: float | None = None
 
@@ -110,6 +109,10 @@ class Cycles:
         self._pending.clear()
         return given_up
 
+    def positions(self) -> Mapping[int, int]:
+        """Partition -> the offset to read next under this assignment; empty while there is none."""
+        return {} if self._assignment is None else self._assignment.next
+
     def check_rejoined(self, limit_s: float) -> None:
         """Raises TimeoutError if the group has refused our offsets and no rebalance has come of it for `limit_s`."""
         if self._stale_at is not None and time.monotonic() - self._stale_at > limit_s:
@@ -122,19 +125,20 @@ class Cycles:
         2. generation and member id: taken once by the caller, never again under this assignment
         3. committed offsets with read_committed: a pending transaction over them is waited for
         4. changelog rows, read_committed, up to the high watermark: not before 3, so that no row is older than it
-        5. Faust seeks to the committed offsets; each chunk is checked against 3
+        5. the position that the changelog holds must be the committed offset: while a broker comes back from a crash
+           the two were seen apart for moments, so 3 and 4 are done again for AGREE_S
+        6. the consumer seeks to `positions`, also where nothing was committed yet; each chunk is checked against them
 
-        A partition whose committed offset is the one its rows in the arena stand for is kept: rows change in the
-        transactions that move the offset and in no others. Raises ConfigError if rows and offsets cannot belong
-        together.
+        Every partition is read anew, also one that was kept: what a frozen worker remembers may be old. Raises
+        ConfigError if rows and offsets do not belong together.
         """
         began = time.monotonic()
         if not self._started:
             await self._delivery.start()
             self._started = True
         self._stale_at = None
-        offsets, rows = await self._in_engine(self._restore, partitions)
-        self._assignment = Assignment(generation, member, {p: offset or 0 for p, offset in offsets.items()})
+        positions, rows = await self._in_engine(self._restore, partitions)
+        self._assignment = Assignment(generation, member, {p: position.next for p, position in positions.items()})
         log.info(
             "partitions recovered: partitions=%s generation=%d users=%d rows_read=%d seconds=%.2f",
             partitions,
@@ -143,6 +147,11 @@ class Cycles:
             rows,
             time.monotonic() - began,
         )
+
+    def stand_by(self) -> None:
+        """The group has given this worker nothing: it waits as a spare."""
+        self._assignment = None
+        self._stale_at = None
 
     async def run(self) -> None:
         """Decide on what arrives, for ever."""
@@ -190,7 +199,6 @@ class Cycles:
             outcome = await self._delivery.commit(batch.records, self._topics.clicks, batch.offsets, assignment.member)
             if outcome is Outcome.COMMITTED:
                 await self._in_engine(self._engine.commit, batch.cycle)
-                self._held.update(batch.offsets)
                 assignment.next.update(batch.offsets)
                 return
             if outcome is Outcome.STALE:  # what is pending comes by here and is acked undecided
@@ -223,37 +231,45 @@ class Cycles:
                     letter = encode(dead_letter(origin, record, exc))
                     records.append(Record(topics.dead_letters, record.key, letter))
             offsets[partition] = chunk.records[-1].offset + 1
-        dead_letters = len(records)
         cycle = self._engine.process(clicks, origins)
+        if cycle.repeated:
+            log.warning("clicks below their user's row skipped: clicks=%d", cycle.repeated)
         records += [Record(topics.recommendations, r.user_id.encode(), encode(r)) for r in cycle.recommendations]
         records += [Record(topics.anomalies, a.user_id.encode(), encode(a)) for a in cycle.anomalies]
         records += [Record(topics.changelog, key, row, partition) for partition, key, row in cycle.rows]
-        return Batch(cycle, records, offsets, dead_letters)
+        records += [Record(topics.changelog, POSITION_KEY, b"%d" % next_, p) for p, next_ in offsets.items()]
+        return Batch(cycle, records, offsets)
 
     # -- recovery, in the engine's thread -----------------------------------------------------------------------------
 
-    def _restore(self, partitions: Sequence[int]) -> tuple[dict[int, int | None], int]:
-        """Steps 3 and 4 of `recover`: returns the committed offsets and how many rows were read."""
-        arena = self._engine.arena
-        committed = self._patiently(self._changelog.committed, partitions)
-        stale = [p for p in self._held if p not in committed or committed[p] is None or committed[p] != self._held[p]]
-        for partition in stale:
-            arena.drop(partition)
-            del self._held[partition]
-        new = [partition for partition in partitions if partition not in self._held]
-        rows = self._patiently(self._changelog.read, new) if new else {}
-        for partition in new:
-            arena.restore(partition, rows[partition])
-            check_rows(
-                self._changelog.group,
-                self._topics.clicks,
-                partition,
-                committed[partition],
-                len(rows[partition]),
-                arena.last_offset(partition),
+    def _restore(self, partitions: Sequence[int]) -> tuple[dict[int, Position], int]:
+        """Steps 3 to 5 of `recover`: where each partition stands, and how many rows were read."""
+        deadline = time.monotonic() + AGREE_S
+        while True:
+            found = self._patiently(self._changelog.positions, partitions)
+            rows = self._patiently(self._changelog.read, partitions)
+            marks = {p: rows[p].pop(POSITION_KEY, None) for p in partitions}
+            stands = {p: None if mark is None else int(mark) for p, mark in marks.items()}
+            apart = [p for p in partitions if stands[p] != found[p].committed]
+            if not apart:
+                break
+            first = apart[0]
+            if time.monotonic() > deadline:
+                group, clicks = self._changelog.group, self._topics.clicks
+                raise disagreement(group, clicks, first, found[first].committed, stands[first])
+            log.warning(
+                "offsets and changelog apart, read again: partition=%d committed=%s changelog=%s",
+                first,
+                found[first].committed,
+                stands[first],
             )
-            self._held[partition] = committed[partition]
-        return committed, sum(map(len, rows.values()))
+            time.sleep(0.2)
+        arena = self._engine.arena
+        for partition in arena.partitions():
+            arena.drop(partition)
+        for partition in partitions:
+            arena.restore(partition, rows[partition])
+        return found, sum(map(len, rows.values()))
 
     @staticmethod
     def _patiently(read: Callable[[Sequence[int]], Any], partitions: Sequence[int]) -> Any:

@@ -61,8 +61,8 @@ def _check(admin: AdminClient, broker: str, topics: Topics) -> dict[str, int]:
     if present[topics.changelog] != present[topics.clicks]:
         raise ConfigError(
             f"topic {topics.changelog} has {present[topics.changelog]} partitions, {topics.clicks} has "
-            f"{present[topics.clicks]}: they must be equal; give another --changelog-topic and create it with `eddy "
-            "topics create`"
+            f"{present[topics.clicks]}: they must be equal; give another --changelog-topic, and another --group with "
+            "it, and create it with `eddy topics create`"
         )
     _check_compaction(admin, topics.changelog)
     return {name: present[name] for name in msgspec.structs.astuple(topics)}

@@ -9,7 +9,7 @@ are pinned exactly. Source: faust/transport/consumer.py and faust/transport/driv
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -116,7 +116,19 @@ class BatchConsumer(driver.Consumer):
         try:
             await self.perform_seek()
         except Exception as exc:  # the rebalance itself seeks again
-            self.log.warning("seek to committed offsets failed: error=%r", exc)
+            self.log.warning("seek failed: error=%r", exc)
+
+    async def perform_seek(self) -> None:
+        """Seek every partition to where its recovered state stands; called at a rebalance, before records flow.
+
+        aiokafka's own seek to the committed offset does nothing where none is committed yet, or where it is 0: what had
+        been fetched and dropped during a rebalance was then never read again.
+        """
+        positions = self.transport.positions()
+        wanted = {tp: positions[tp.partition] for tp in self.assignment() if tp.partition in positions}
+        if wanted:
+            await self.seek_wait(wanted)
+            self._read_offset.update({ensure_TP(tp): offset for tp, offset in wanted.items()})
 
     async def _hand_over(self, tp: Any, records: Sequence[Any], generation: int) -> None:
         wanted = self._read_offset[tp]
@@ -137,7 +149,7 @@ class BatchConsumer(driver.Consumer):
             last.timestamp_type,
             (),
             None,
-            Chunk(tp.partition, generation, wanted or 0, records, size),
+            Chunk(tp.partition, generation, records[0].offset if wanted is None else wanted, records, size),
             None,
             0,
             0,
@@ -200,14 +212,21 @@ class BatchConsumer(driver.Consumer):
 
 
 class BatchTransport(driver.Transport):
-    """The transport to put on an app. `release` gives up chunks handed to the agent but not started, and returns their
-    events; it is called when partitions are taken away and at the end."""
+    """The transport to put on an app.
+
+    release    gives up chunks handed to the agent but not started, and returns their events; called when partitions are
+               taken away and at the end
+    positions  partition -> the offset to read next, as recovery found it
+    """
 
     Consumer = BatchConsumer
 
-    def __init__(self, url: Any, app: Any, release: Callable[[], Iterable[Any]]) -> None:
+    def __init__(
+        self, url: Any, app: Any, release: Callable[[], Iterable[Any]], positions: Callable[[], Mapping[int, int]]
+    ) -> None:
         super().__init__(url, app)
         self.release = release
+        self.positions = positions
 
 
 def membership(app: faust.App) -> Member:

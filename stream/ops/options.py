@@ -21,7 +21,7 @@ HELP = {
     "data_dir": "Where claimed worker numbers are locked.",
     "device": "auto: a GPU if there is one; cuda: refuse to start without one; cpu.",
     "k": "Recommendations per click.",
-    "exclude_recent": "Leave out the user's last N different items; 0 leaves none out.",
+    "exclude_recent": "Leave out the items of the user's last N clicks; 0 leaves none out.",
     "alpha": "Alert when a click's p-value is at or below this: the promised false-alarm rate per click.",
     "max_future_s": "Seconds a click may lie ahead of the worker's clock before it is a dead letter.",
     "max_message_bytes": "A longer message is a dead letter.",

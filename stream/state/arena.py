@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.errors import ConfigError
-from stream.state.row import NO_OFFSET, Rows, new_rows
+from stream.state.row import Rows, new_rows
 
 Slots = npt.NDArray[np.intp]
 
@@ -52,11 +52,6 @@ class Arena:
     def rows(self, partition: int) -> dict[bytes, bytes]:
         """Every row of a partition as changelog key -> value."""
         return {key: self._rows[slot].tobytes() for key, slot in self._slots.get(partition, {}).items()}
-
-    def last_offset(self, partition: int) -> int:
-        """The highest source offset that any row of the partition holds, NO_OFFSET if there is none."""
-        slots = list(self._slots.get(partition, {}).values())
-        return int(self._rows["source_offset"][slots].max(initial=NO_OFFSET))
 
     def restore(self, partition: int, rows: Mapping[bytes, bytes]) -> None:
         """Replace a partition's rows by these changelog values. Raises ConfigError on rows of another model."""

@@ -13,8 +13,12 @@ from msgspec import Meta, Struct
 from stream.errors import BadClick
 from stream.events import Click
 
-Id = Annotated[str, Meta(min_length=1, max_length=256)] | int
+LONGEST_ID = 256
+Id = Annotated[str, Meta(min_length=1, max_length=LONGEST_ID)] | int
 Word = Annotated[str, Meta(min_length=1, max_length=64)]
+
+LATEST = 1e15
+"""Above it no unit gives a time worth reading (ms: the year 33,658), and arithmetic on it could overflow."""
 
 SECONDS_BELOW = 100_000_000_000
 """A timestamp under this is in seconds: as ms it would lie before March 1973, as seconds after the year 5138."""
@@ -59,6 +63,7 @@ class JsonCodec:
         try:
             message = self._decode(value)
             user_id = str(message.user_id)
+            item_id = str(message.item_id)
             is_user = key == user_id.encode()
         except msgspec.ValidationError as exc:
             raise BadClick("wrong_fields", str(exc)) from exc
@@ -68,9 +73,11 @@ class JsonCodec:
             raise BadClick("not_json", str(exc)) from exc
         if not is_user:
             raise BadClick("key_is_not_user", f"key {key[:64]!r} but user_id {user_id[:64]!r}; key messages by user_id")
+        if len(user_id) > LONGEST_ID or len(item_id) > LONGEST_ID:
+            raise BadClick("wrong_fields", f"a numeric id of more than {LONGEST_ID} digits")
         return Click(
             user_id=user_id,
-            item_id=str(message.item_id),
+            item_id=item_id,
             timestamp=self._believable_ms(message.timestamp, now_ms),
             event_type=message.event_type,
             session_id=None if message.session_id is None else str(message.session_id),
@@ -81,9 +88,11 @@ class JsonCodec:
 
     def _believable_ms(self, timestamp: float, now_ms: int) -> int:
         """Integer ms since the epoch, or BadClick: before 1970, or beyond the clock (also a unit finer than ms)."""
-        ms = round(timestamp * 1000 if timestamp < SECONDS_BELOW else timestamp)
+        if timestamp > LATEST:
+            raise BadClick("future_timestamp", "far beyond any time in seconds or ms; is the unit finer than ms?")
+        ms = round(timestamp * 1000 if timestamp < SECONDS_BELOW else timestamp) if timestamp > 0 else 0
         if ms <= 0:
-            raise BadClick("bad_timestamp", f"{timestamp} is not a time after 1970 in seconds or ms")
+            raise BadClick("bad_timestamp", "not a time after 1970 in seconds or ms")
         if ms > now_ms + self._max_future_ms:
             raise BadClick("future_timestamp", f"{timestamp} lies {(ms - now_ms) / 1000:.0f} s ahead of the clock")
         return ms

@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def app() -> faust.App:
     app = faust.App("group-of-tests", broker="aiokafka://127.0.0.1:9", Topic=BatchTopic, env_prefix="EDDY_FAUST_")
-    app.transport = BatchTransport(app.conf.broker_consumer, app, list)
+    app.transport = BatchTransport(app.conf.broker_consumer, app, list, dict)
     return app
 
 

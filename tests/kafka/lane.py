@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from confluent_kafka import Message, Producer
 
 from bench.readers import progress, read_topic
 from stream.engine.engine import Engine, open_engine
 from stream.errors import BadClick
 from stream.events import Click, Origin
+from stream.kafka.changelog import POSITION_KEY
 from stream.kafka.topics import create_topics
 from stream.model.runtime import load_model
 from stream.settings import Topics
@@ -186,12 +188,28 @@ class Lane:
     def assert_as_if_nothing_had_happened(self) -> None:
         """Rows bit-equal to the oracle's, exactly one decision per click."""
         rows, ids = self.oracle()
-        written = {message.key(): message.value() for message in self.read(self.topics.changelog)}
+        stored = {(m.partition(), m.key()): m.value() for m in self.read(self.topics.changelog)}
+        written = {key: row for (_, key), row in stored.items() if key != POSITION_KEY}
         assert written.keys() == rows.keys()
         wrong = [key for key, row in rows.items() if written[key] != row]
-        assert not wrong, f"{len(wrong)} of {len(rows)} rows differ, such as {wrong[0]!r}"
+        assert not wrong, self._difference(wrong, rows, written)
         decided = Counter(decode_id(message) for message in self.read(self.topics.recommendations))
         assert decided == ids
+
+    def _difference(self, wrong: list[bytes], rows: dict[bytes, bytes], written: dict[bytes, bytes]) -> str:
+        """Whether wrong rows are behind the oracle, ahead of it, or others at the same offset; and if they stay so."""
+        dtype = open_engine(load_model(self.model, "cpu"), self.model, 20, 1, 0.001).arena.dtype
+
+        def offset(row: bytes) -> int:
+            return int(np.frombuffer(row, dtype)["source_offset"][0])
+
+        steps = [offset(written[key]) - offset(rows[key]) for key in wrong]
+        again = {message.key(): message.value() for message in self.read(self.topics.changelog)}
+        return (
+            f"{len(wrong)} of {len(rows)} rows differ: {sum(s < 0 for s in steps)} behind the oracle, "
+            f"{sum(s > 0 for s in steps)} ahead, {sum(s == 0 for s in steps)} at the same offset; "
+            f"{sum(again[key] != rows[key] for key in wrong)} of them still differ when read again"
+        )
 
 
 def decode_id(message: Message) -> str:

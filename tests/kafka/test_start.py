@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from stream.kafka.topics import create_topics
 from stream.settings import variable
 from tests.kafka.lane import ROOT, Lane, Worker, clicks, wait_until
 
@@ -140,6 +142,18 @@ def test_changelog_of_another_group_is_refused(lane: Lane) -> None:
     assert worker.end(signal.SIGTERM) == 0
     line = last_words(lane.start(group=f"{lane.name}-2"))
     assert "no committed offset" in line
+
+
+def test_empty_changelog_beside_committed_offsets_is_refused(lane: Lane) -> None:
+    """Another changelog under the old group would start every user anew without a word."""
+    lane.produce(clicks(2_000))
+    worker = lane.start()
+    lane.wait_for_clicks()
+    assert worker.end(signal.SIGTERM) == 0
+    other = f"{lane.name}-other"
+    create_topics(lane.broker, msgspec.structs.replace(lane.topics, changelog=other), 4, 1)
+    line = last_words(lane.start(changelog_topic=other))
+    assert "begin anew" in line
 
 
 def test_two_workers_under_one_id_do_not_both_write(lane: Lane) -> None:
