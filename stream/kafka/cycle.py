@@ -125,8 +125,8 @@ class Cycles:
         2. generation and member id: taken once by the caller, never again under this assignment
         3. committed offsets with read_committed: a pending transaction over them is waited for
         4. changelog rows, read_committed, up to the high watermark: not before 3, so that no row is older than it
-        5. the position that the changelog holds must be the committed offset: while a broker comes back from a crash
-           the two were seen apart for moments, so 3 and 4 are done again for AGREE_S
+        5. the position that the changelog holds must be the committed offset: a worker that was frozen between 3 and 4,
+           or overtaken by the group, sees them apart, so both are read again for AGREE_S
         6. the consumer seeks to `positions`, also where nothing was committed yet; each chunk is checked against them
 
         Every partition is read anew, also one that was kept: what a frozen worker remembers may be old. Raises

@@ -127,6 +127,30 @@ def test_forgotten_messages_leave_nothing_to_wait_for(app: faust.App) -> None:
     asyncio.run(run())
 
 
+def test_every_partition_is_sought_even_where_nothing_was_committed(
+    app: faust.App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first rebalance before the first commit skips no click: offset 0 is sought like any other."""
+    import asyncio
+
+    sought: dict[TP, int] = {}
+
+    async def seek_wait(partitions: dict[TP, int]) -> None:
+        sought.update(partitions)
+
+    async def run() -> None:
+        consumer = app.consumer
+        monkeypatch.setattr(consumer, "assignment", lambda: {TP("clicks", 0), TP("clicks", 1)})
+        monkeypatch.setattr(consumer, "seek_wait", seek_wait)
+        app.transport.positions = lambda: {0: 0, 1: 7}
+        consumer._read_offset[TP("clicks", 0)] = 1513  # fetched and dropped under the assignment before
+        await consumer.perform_seek()
+        assert sought == {TP("clicks", 0): 0, TP("clicks", 1): 7}
+        assert dict(consumer._read_offset) == sought
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("instance", [None, "eddy-0"])
 def test_group_metadata_has_librdkafkas_layout(instance: str | None) -> None:
     """Our bytes are those that librdkafka writes for its own consumers, apart from generation and member."""

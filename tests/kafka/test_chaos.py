@@ -20,6 +20,22 @@ STEPS = int(os.environ.get("EDDY_CHAOS_STEPS", "8"))
 WORKERS = ("0", "1")
 
 
+@pytest.mark.skipif("EDDY_TEST_KAFKA" in os.environ, reason="a cold broker is needed, which that one is not")
+def test_first_start_of_two_workers_on_a_cold_broker_skips_no_click(name: str, model: Path, tmp_path: Path) -> None:
+    """On a new cluster the second worker joins before the first has committed anything: nothing fetched is lost."""
+    with ApacheKafka() as broker:
+        lane = Lane(broker.address, name, model, tmp_path)
+        lane.create()
+        lane.produce(clicks(3_000))
+        try:
+            for worker_id in WORKERS:
+                lane.start(worker_id=worker_id)
+            lane.wait_for_clicks(deadline_s=30)
+            lane.assert_as_if_nothing_had_happened()
+        finally:
+            lane.end_all()
+
+
 @pytest.mark.skipif("EDDY_TEST_KAFKA" in os.environ, reason="a broker that is not ours is not killed")
 def test_killed_and_frozen_workers_and_broker_leave_no_trace(
     kafka: str, name: str, model: Path, tmp_path: Path

@@ -1,0 +1,91 @@
+"""Recovery takes offsets and rows only as a pair that belongs together, and reading goes on exactly there."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from stream.engine.engine import open_engine
+from stream.errors import ConfigError
+from stream.kafka import cycle
+from stream.kafka.changelog import POSITION_KEY, Position
+from stream.kafka.cycle import Cycles
+from stream.kafka.transport import Chunk
+from stream.model.runtime import load_model
+from stream.settings import Topics
+from stream.wire.json import JsonCodec
+
+
+class Delivery:
+    """A producer that starts."""
+
+    async def start(self) -> None:
+        return None
+
+
+class Changelog:
+    """Partition 0 as read again and again: (where the group is, where the rows stand); the last answer stays."""
+
+    group = "shop"
+
+    def __init__(self, *answers: tuple[Position, int | None]) -> None:
+        self._answers = list(answers)
+
+    def positions(self, partitions: Sequence[int]) -> dict[int, Position]:
+        return dict.fromkeys(partitions, self._answers[0][0])
+
+    def read(self, partitions: Sequence[int]) -> dict[int, dict[bytes, bytes]]:
+        stands = self._answers[0][1]
+        if len(self._answers) > 1:
+            self._answers.pop(0)
+        return {partition: {} if stands is None else {POSITION_KEY: b"%d" % stands} for partition in partitions}
+
+
+def recovered(model_dir: Path, *answers: tuple[Position, int | None]) -> Cycles:
+    engine = open_engine(load_model(model_dir, "cpu"), model_dir, 20, 1, 0.001)
+    stubs: Any = (Delivery(), Changelog(*answers))
+    cycles = Cycles(engine, JsonCodec(65_536, 1), *stubs, Topics(), 1_000)
+    asyncio.run(cycles.recover([0], 1, b"member"))
+    return cycles
+
+
+def test_offset_and_rows_that_are_apart_are_read_again_until_they_agree(model_dir: Path) -> None:
+    """A worker frozen between reading offsets and rows takes neither: no click is stepped twice or left out."""
+    cycles = recovered(model_dir, (Position(1513, 1513), 3471), (Position(3471, 3471), 3471))
+    assert cycles.positions() == {0: 3471}
+
+
+@pytest.mark.parametrize(
+    ("committed", "stands", "says"),
+    [(None, 7, "no committed offset"), (7, None, "begin anew"), (7, 9, "offsets were reset"), (9, 7, "older one")],
+)
+def test_offset_and_rows_that_stay_apart_are_refused(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, committed: int | None, stands: int | None, says: str
+) -> None:
+    """Rows of another group, an empty changelog, turned-back offsets and an old changelog each stop the worker."""
+    monkeypatch.setattr(cycle, "AGREE_S", 0.0)
+    with pytest.raises(ConfigError, match=says):
+        recovered(model_dir, (Position(committed, committed or 0), stands))
+
+
+@pytest.mark.parametrize(
+    ("position", "stands", "next_offset"),
+    [(Position(None, 0), None, 0), (Position(None, 40), None, 40), (Position(7, 7), 7, 7)],
+)
+def test_recovered_partition_is_read_on_where_it_stands(
+    model_dir: Path, position: Position, stands: int | None, next_offset: int
+) -> None:
+    """Where nothing was committed the first offset there is comes next, otherwise the committed one."""
+    assert recovered(model_dir, (position, stands)).positions() == {0: next_offset}
+
+
+@pytest.mark.parametrize("begin", [0, 10, 12])
+def test_a_chunk_that_does_not_go_on_where_the_last_one_ended_is_refused(model_dir: Path, begin: int) -> None:
+    """Clicks dropped or repeated between the broker and the engine end the worker instead of a user's history."""
+    cycles = recovered(model_dir, (Position(11, 11), 11))
+    record = SimpleNamespace(offset=max(begin, 11), key=None, value=None, timestamp=0)
+    with pytest.raises(RuntimeError, match="left out or repeated"):
+        cycles._process([Chunk(0, 1, begin, [record], 0)], cycles.positions())
