@@ -37,14 +37,16 @@ def test_clicks_of_any_compression_are_read(lane: Lane) -> None:
 
 def test_killed_worker_continues_where_its_last_transaction_ended(lane: Lane) -> None:
     """kill -9 loses nothing and repeats nothing: three times on the way, and rows and decisions stay exact."""
-    lane.produce(clicks(40_000))
-    for share in (0.2, 0.4, 0.6):
-        worker = lane.start(max_cycle_clicks=100)
-        lane.wait_for_clicks(share)
+    midway = []
+    for seed in range(3):
+        lane.produce(clicks(20_000, seed=seed))
+        worker = lane.start(max_cycle_clicks=50)
+        lane.wait_for_clicks((seed + 0.2) / (seed + 1))
         worker.end(signal.SIGKILL)
-    with lane.progress() as look:
-        committed, ends = look()
-    assert committed < ends, "the worker was done before it could be killed"
+        with lane.progress() as look:
+            committed, ends = look()
+        midway.append(committed < ends)
+    assert any(midway), "each time the worker was done before it could be killed"
     lane.start()
     lane.wait_for_clicks()
     lane.assert_as_if_nothing_had_happened()
