@@ -37,7 +37,9 @@ ROLL_BACKS = 10
 """Roll-backs of one batch in a row before the worker ends: it would otherwise try a poisoned one for ever."""
 
 RECOVERY_S = 60.0
-AGREE_S = 10.0
+AGREE_TRIES, AGREE_PAUSE_S = 20, 0.5
+"""Tries, not a time limit: a worker frozen between the two reads would wake up past any limit."""
+
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +128,7 @@ class Cycles:
         3. committed offsets with read_committed: a pending transaction over them is waited for
         4. changelog rows, read_committed, up to the high watermark: not before 3, so that no row is older than it
         5. the position that the changelog holds must be the committed offset: a worker that was frozen between 3 and 4,
-           or overtaken by the group, sees them apart, so both are read again for AGREE_S
+           or overtaken by the group, sees them apart, so both are read again AGREE_TRIES times
         6. the consumer seeks to `positions`, also where nothing was committed yet; each chunk is checked against them
 
         Every partition is read anew, also one that was kept: what a frozen worker remembers may be old. Raises
@@ -244,26 +246,24 @@ class Cycles:
 
     def _restore(self, partitions: Sequence[int]) -> tuple[dict[int, Position], int]:
         """Steps 3 to 5 of `recover`: where each partition stands, and how many rows were read."""
-        deadline = time.monotonic() + AGREE_S
-        while True:
+        for left in reversed(range(AGREE_TRIES)):
             found = self._patiently(self._changelog.positions, partitions)
             rows = self._patiently(self._changelog.read, partitions)
             marks = {p: rows[p].pop(POSITION_KEY, None) for p in partitions}
             stands = {p: None if mark is None else int(mark) for p, mark in marks.items()}
-            apart = [p for p in partitions if stands[p] != found[p].committed]
-            if not apart:
+            apart = next((p for p in partitions if stands[p] != found[p].committed), None)
+            if apart is None:
                 break
-            first = apart[0]
-            if time.monotonic() > deadline:
-                group, clicks = self._changelog.group, self._topics.clicks
-                raise disagreement(group, clicks, first, found[first].committed, stands[first])
+            committed, position = found[apart].committed, stands[apart]
+            if not left:
+                raise disagreement(self._changelog.group, self._topics.clicks, apart, committed, position)
             log.warning(
                 "offsets and changelog apart, read again: partition=%d committed=%s changelog=%s",
-                first,
-                found[first].committed,
-                stands[first],
+                apart,
+                committed,
+                position,
             )
-            time.sleep(0.2)
+            time.sleep(AGREE_PAUSE_S)
         arena = self._engine.arena
         for partition in arena.partitions():
             arena.drop(partition)

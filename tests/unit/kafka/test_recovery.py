@@ -66,7 +66,7 @@ def test_offset_and_rows_that_stay_apart_are_refused(
     model_dir: Path, monkeypatch: pytest.MonkeyPatch, committed: int | None, stands: int | None, says: str
 ) -> None:
     """Rows of another group, an empty changelog, turned-back offsets and an old changelog each stop the worker."""
-    monkeypatch.setattr(cycle, "AGREE_S", 0.0)
+    monkeypatch.setattr(cycle, "AGREE_PAUSE_S", 0.0)
     with pytest.raises(ConfigError, match=says):
         recovered(model_dir, (Position(committed, committed or 0), stands))
 
