@@ -180,7 +180,7 @@ def run_worker(settings: Settings) -> int:
     try:
         worker.execute_from_commandline()
     except SystemExit as exc:
-        return int(exc.code or 0)
+        return EXIT_WORKER if exc.code else 0  # Faust's own code for a crash is 1, which here means a bug
     except Exception:
         log.exception("worker crashed")
         return EXIT_WORKER

@@ -128,7 +128,8 @@ class Cycles:
         3. committed offsets with read_committed: a pending transaction over them is waited for
         4. changelog rows, read_committed, up to the high watermark: not before 3, so that no row is older than it
         5. the position that the changelog holds must be the committed offset: a worker that was frozen between 3 and 4,
-           or overtaken by the group, sees them apart, so both are read again AGREE_TRIES times
+           or overtaken by the group, sees them apart, so both are read again AGREE_TRIES times. If
+           the offset moves meanwhile, another worker has the partitions: nothing is assigned, a rebalance is on its way
         6. the consumer seeks to `positions`, also where nothing was committed yet; each chunk is checked against them
 
         Every partition is read anew, also one that was kept: what a frozen worker remembers may be old. Raises
@@ -140,6 +141,10 @@ class Cycles:
             self._started = True
         self._stale_at = None
         positions, rows = await self._in_engine(self._restore, partitions)
+        if positions is None:
+            self._assignment, self._stale_at = None, time.monotonic()
+            log.warning("recovery overtaken by the group: partitions=%s generation=%d", partitions, generation)
+            return
         self._assignment = Assignment(generation, member, {p: position.next for p, position in positions.items()})
         log.info(
             "partitions recovered: partitions=%s generation=%d users=%d rows_read=%d seconds=%.2f",
@@ -244,10 +249,12 @@ class Cycles:
 
     # -- recovery, in the engine's thread -----------------------------------------------------------------------------
 
-    def _restore(self, partitions: Sequence[int]) -> tuple[dict[int, Position], int]:
-        """Steps 3 to 5 of `recover`: where each partition stands, and how many rows were read."""
+    def _restore(self, partitions: Sequence[int]) -> tuple[dict[int, Position] | None, int]:
+        """Steps 3 to 5 of `recover`: where each partition stands, None if overtaken, and how many rows were read."""
+        first: dict[int, Position] | None = None
         for left in reversed(range(AGREE_TRIES)):
             found = self._patiently(self._changelog.positions, partitions)
+            first = first or found
             rows = self._patiently(self._changelog.read, partitions)
             marks = {p: rows[p].pop(POSITION_KEY, None) for p in partitions}
             stands = {p: None if mark is None else int(mark) for p, mark in marks.items()}
@@ -255,6 +262,8 @@ class Cycles:
             if apart is None:
                 break
             committed, position = found[apart].committed, stands[apart]
+            if committed != first[apart].committed:
+                return None, 0
             if not left:
                 raise disagreement(self._changelog.group, self._topics.clicks, apart, committed, position)
             log.warning(

@@ -58,6 +58,15 @@ def test_offset_and_rows_that_are_apart_are_read_again_until_they_agree(model_di
     assert cycles.positions() == {0: 3471}
 
 
+def test_offset_that_keeps_moving_leaves_nothing_assigned(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another worker goes on committing, an overtaken one asks no operator: it waits for new partitions."""
+    monkeypatch.setattr(cycle, "AGREE_PAUSE_S", 0.0)
+    cycles = recovered(model_dir, *[(Position(at, at), at + 1) for at in range(100)])
+    assert cycles.positions() == {}
+    with pytest.raises(TimeoutError):
+        cycles.check_rejoined(-1.0)
+
+
 @pytest.mark.parametrize(
     ("committed", "stands", "says"),
     [(None, 7, "no committed offset"), (7, None, "begin anew"), (7, 9, "offsets were reset"), (9, 7, "older one")],
