@@ -128,8 +128,8 @@ class Cycles:
         3. committed offsets with read_committed: a pending transaction over them is waited for
         4. changelog rows, read_committed, up to the high watermark: not before 3, so that no row is older than it
         5. the position that the changelog holds must be the committed offset: a worker that was frozen between 3 and 4,
-           or overtaken by the group, sees them apart, so both are read again AGREE_TRIES times. If
-           the offset moves meanwhile, another worker has the partitions: nothing is assigned, a rebalance is on its way
+           or overtaken by the group, sees them apart, so both are read again AGREE_TRIES times. If the offset moves
+           meanwhile, another worker has the partitions: nothing is assigned, a rebalance is on its way
         6. the consumer seeks to `positions`, also where nothing was committed yet; each chunk is checked against them
 
         Every partition is read anew, also one that was kept: what a frozen worker remembers may be old. Raises
