@@ -6,6 +6,7 @@ stand inside the commands, so that --help answers at once.
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,13 @@ def _read(bar: Bar, log: Path, given: dict[str, Any]) -> "Log":
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory to write, .../NAME/VERSION.")
 @click.option("--hidden", type=click.IntRange(4, 1024), help="Units of state.  [default: by the log's size]")
 @click.option("--epochs", type=click.IntRange(1, 1000), help="At most; the best counts.  [default: by the log's size]")
+@click.option(
+    "--cell",
+    type=click.Choice(["lstm", "gru", "rnn"]),
+    default="lstm",
+    show_default=True,
+    help="The recurrent cell. gru and rnn have half the state per user.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same model.")
 @click.option(
     "--threads",
@@ -105,7 +113,16 @@ def _read(bar: Bar, log: Path, given: dict[str, Any]) -> "Log":
     show_default=True,
     help="Of torch. One is best on a machine that does other work: threads at these sizes mostly wait for each other.",
 )
-def train(log: Path, out: Path, hidden: int | None, epochs: int | None, seed: int, threads: int, **given: Any) -> None:
+def train(
+    log: Path,
+    out: Path,
+    hidden: int | None,
+    epochs: int | None,
+    cell: str,
+    seed: int,
+    threads: int,
+    **given: Any,
+) -> None:
     """Train a model on a click LOG and convert it to ONNX.
 
     LOG is CSV (.csv, .csv.gz), Parquet or JSON lines with user_id (or session_id), item_id, event_type and timestamp.
@@ -129,7 +146,7 @@ def train(log: Path, out: Path, hidden: int | None, epochs: int | None, seed: in
         from export.train import TrainSettings
 
         torch.set_num_threads(threads)
-        settings = TrainSettings.for_log(len(clicks), hidden, epochs, seed)
+        settings = replace(TrainSettings.for_log(len(clicks), hidden, epochs, seed), cell=cell)
         manifest = train_model(out, clicks, settings, bar)
     click.echo(f"wrote {out} ({manifest.items:,} items). Next: eddy evaluate {out} LOG, or eddy worker --model {out}")
 

@@ -211,13 +211,13 @@ def write_model(
 
 
 def write_untrained(
-    directory: Path, items: list[str], event_types: list[str], hidden: int = 16, seed: int = 0
+    directory: Path, items: list[str], event_types: list[str], hidden: int = 16, seed: int = 0, cell: str = "lstm"
 ) -> Manifest:
     """A complete model directory with random weights and synthetic calibration: for tests and trials of the worker."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     vocabulary = Vocabulary(items=list(items), event_types=tuple(event_types), gap_edges_ms=GAP_EDGES_MS)
-    network = Network(Sizes(len(items), len(event_types), len(GAP_EDGES_MS) + 2, hidden))
+    network = Network(Sizes(len(items), len(event_types), len(GAP_EDGES_MS) + 2, hidden, cell))
     with torch.no_grad():
         for rows in (network.item_rows, network.event_rows, network.gap_rows):
             rows.normal_(std=0.5)

@@ -16,55 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from stream.manifest import Tensor as StateTensor
+from export.cells import CELLS, LstmCell
 
 
 class Sizes(NamedTuple):
-    """What fixes the network's shapes: V known items, T event types, gap buckets, H units of state."""
+    """What fixes the network's shapes: V known items, T event types, gap buckets, H units of state, which of CELLS."""
 
     items: int
     event_types: int
     gaps: int
     hidden: int
-
-
-class LstmCell(nn.Module):
-    """An LSTM as a sequence for training and as one step for serving, from one set of weights.
-
-    The state is (h, c), zeros for a new user. nn.LSTM's gate order is i, f, g, o.
-    """
-
-    name = "lstm"
-
-    def __init__(self, hidden: int) -> None:
-        super().__init__()
-        self.hidden = hidden
-        self.lstm = nn.LSTM(hidden, hidden, batch_first=True)
-        with torch.no_grad():  # a forget gate that starts open keeps what came before
-            self.lstm.get_parameter("bias_ih_l0")[hidden : 2 * hidden].fill_(1.0)
-
-    @property
-    def state(self) -> tuple[StateTensor, ...]:
-        return StateTensor("h", (self.hidden,)), StateTensor("c", (self.hidden,))
-
-    def sequence(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """x (B, T, H), state (B, H) each -> the outputs after every click (B, T, H) and the last state."""
-        out, last = self.lstm(x, tuple(part.unsqueeze(0).contiguous() for part in state))
-        return out, tuple(part.squeeze(0) for part in last)
-
-    def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """x (B, H), state (B, H) each -> the new state. One Gemm over [x, h] beats ONNX Runtime's LSTM op."""
-        h, c = state
-        get = self.lstm.get_parameter
-        weight = torch.cat([get("weight_ih_l0"), get("weight_hh_l0")], dim=1)
-        gates = torch.addmm(get("bias_ih_l0") + get("bias_hh_l0"), torch.cat([x, h], dim=1), weight.t())
-        i, f, g, o = gates.chunk(4, dim=1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(c), c
-
-    def output(self, state: tuple[Tensor, ...]) -> Tensor:
-        """The part of the state that the heads read, (B, H)."""
-        return state[0]
+    cell: str = LstmCell.name
 
 
 class SurpriseHead(nn.Module):
@@ -127,7 +89,7 @@ class Network(nn.Module):
         self.item_bias = nn.Parameter(torch.zeros(sizes.items + 1))
         self.event_rows = nn.Parameter(torch.zeros(sizes.event_types + 1, hidden))
         self.gap_rows = nn.Parameter(torch.zeros(sizes.gaps, hidden))
-        self.cell = LstmCell(hidden)
+        self.cell = CELLS[sizes.cell](hidden)
         self.event_head = nn.Linear(hidden, sizes.event_types + 1)
 
     def embed(self, item: Tensor, event_type: Tensor, gap: Tensor) -> Tensor:

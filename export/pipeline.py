@@ -60,7 +60,8 @@ def train_model(directory: Path, log: Log, settings: TrainSettings, progress: Pr
 
     recency = best_recency(head, tail, len(vocabulary.items))
     progress.say(f"{len(clicks):,} clicks, {len(vocabulary.items):,} items; {recency.describe()}")
-    sizes = Sizes(len(vocabulary.items), len(vocabulary.event_types), len(GAP_EDGES_MS) + 2, settings.hidden)
+    gaps = len(GAP_EDGES_MS) + 2
+    sizes = Sizes(len(vocabulary.items), len(vocabulary.event_types), gaps, settings.hidden, settings.cell)
     with Interrupts(progress.say) as interrupts:
         with interrupts.allowed():
             chosen = fit(Network(sizes), head, tail, recency, settings, progress)

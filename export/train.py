@@ -34,6 +34,7 @@ class TrainSettings:
     alpha      negatives are drawn with p ~ count^alpha
     dropout    of the cell's input and output
     rate       Adam's, falling linearly to a twentieth
+    cell       one of cells.CELLS
     """
 
     hidden: int
@@ -44,6 +45,7 @@ class TrainSettings:
     alpha: float = 0.75
     dropout: float = 0.4
     rate: float = 2e-3
+    cell: str = "lstm"
 
     @classmethod
     def for_log(cls, clicks: int, hidden: int | None, epochs: int | None, seed: int) -> "TrainSettings":

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from export.cells import CELLS
 from export.convert import check_parity, open_graph, write_graphs, write_untrained
 from export.data import GAP_EDGES_MS, Vocabulary
 from export.network import Network, Sizes, SurpriseHead, balanced_clusters, cluster_count
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import read_manifest
+from stream.model.runtime import load_model
 
 ITEMS = [f"item-{i}" for i in range(90)]
 
@@ -23,9 +25,16 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def small_network(seed: int = 0) -> Network:
+@pytest.fixture(scope="module", params=sorted(CELLS))
+def of_each_cell(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / str(request.param) / "1"
+    write_untrained(path, ITEMS, ["view", "purchase"], hidden=8, cell=request.param)
+    return path
+
+
+def small_network(seed: int = 0, cell: str = "lstm") -> Network:
     torch.manual_seed(seed)
-    network = Network(Sizes(len(ITEMS), 2, len(GAP_EDGES_MS) + 2, 8))
+    network = Network(Sizes(len(ITEMS), 2, len(GAP_EDGES_MS) + 2, 8, cell))
     rows, bias = network.item_rows[:-1], network.item_bias[:-1]
     clusters = balanced_clusters(rows.detach().numpy(), cluster_count(len(ITEMS)), seed)
     network.surprise = SurpriseHead(clusters, rows, bias, new_items=5)
@@ -42,16 +51,23 @@ def test_a_written_directory_is_read_back(directory: Path) -> None:
         assert all(np.all(np.diff(pools[f"pool_{i}"]) >= 0) for i in range(len(manifest.calibration)))
 
 
-def test_rows_are_bit_equal_whatever_batch_they_are_in(directory: Path) -> None:
+def test_a_directory_says_which_cell_it_holds_and_the_worker_takes_its_state(of_each_cell: Path) -> None:
+    """Every cell's graphs load as they are: the state is what the manifest says, and lists come from its `h`."""
+    manifest, model = read_manifest(of_each_cell), load_model(of_each_cell, "cpu")
+    assert manifest.cell == of_each_cell.parent.name
+    assert [part.name for part in manifest.state] == (["h", "c"] if manifest.cell == "lstm" else ["h"])
+    assert model.score_inputs == ("h",)
+
+
+def test_rows_are_bit_equal_whatever_batch_they_are_in(of_each_cell: Path) -> None:
     """A user's state and surprise do not depend on who else is in the wave: recovery and replay rely on it."""
-    step, score = open_graph(directory / "step.onnx"), open_graph(directory / "score.onnx")
+    step, score = open_graph(of_each_cell / "step.onnx"), open_graph(of_each_cell / "score.onnx")
     rng = np.random.default_rng(3)
     feed = {
         "item": rng.integers(0, 91, 64),
         "event_type": rng.integers(0, 3, 64),
         "gap": rng.integers(0, 12, 64),
-        "h": rng.normal(size=(64, 8)).astype(np.float32),
-        "c": rng.normal(size=(64, 8)).astype(np.float32),
+        **{p.name: rng.normal(size=(64, 8)).astype(np.float32) for p in read_manifest(of_each_cell).state},
     }
     whole = step.run(None, feed)
     order = rng.permutation(64)
@@ -97,12 +113,16 @@ def test_clusters_are_balanced(items: int, count: int) -> None:
     assert sizes.max() - sizes.min() <= 2
 
 
-def test_a_graph_of_other_weights_fails_the_gate(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_a_graph_of_other_weights_fails_the_gate(tmp_path: Path, cell: str) -> None:
     """A graph that disagrees with the network is refused, and no servable directory is left."""
     vocabulary = Vocabulary(ITEMS, ("view", "purchase"), GAP_EDGES_MS)
-    write_graphs(tmp_path / "m" / "1", small_network(0), vocabulary)
+    network, other = small_network(0, cell), small_network(0, cell)
+    write_graphs(tmp_path / "m" / "1", network, vocabulary)
+    with torch.no_grad():
+        next(other.cell.parameters()).add_(1e-3)
     with pytest.raises(ArtifactError, match="differs by"):
-        check_parity(tmp_path / "m" / "1", small_network(1))
+        check_parity(tmp_path / "m" / "1", other)
     with pytest.raises(ArtifactError, match=r"no manifest\.json"):
         read_manifest(tmp_path / "m" / "1")
 

@@ -84,6 +84,15 @@ def test_a_rule_is_learned_and_served(trained: Path) -> None:
     assert figures["markov"]["mrr20"] > 0.7
 
 
+@pytest.mark.parametrize("cell", ["gru", "rnn"])
+def test_every_cell_learns_the_rule(tmp_path: Path, cell: str) -> None:
+    """The other cells are trained, converted past the gate and served just as the LSTM is."""
+    directory = tmp_path / "rule" / "1"
+    train_model(directory, shop(), replace(SETTINGS, cell=cell), Silent())
+    assert read_manifest(directory).cell == cell
+    assert evaluate(directory, shop(users=100, seed=5), exclude_recent=0)["eddy"]["mrr20"] > 0.7
+
+
 def test_the_promised_false_alarm_rate_holds(trained: Path) -> None:
     """On clicks like those of the log, about one in twenty has a p-value of 0.05 or less."""
     figures = evaluate(trained, shop(users=300, seed=6), exclude_recent=0)
