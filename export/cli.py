@@ -27,6 +27,12 @@ LOG_OPTIONS = (
     click.option(
         "--session-col", help="Column of the visit; without one, half an hour parts them.  [default: session_id]"
     ),
+    click.option(
+        "--in-order",
+        is_flag=True,
+        help="The rows are in time order: times are made from them, half a minute from click to click of a session, "
+        "and a time column is ignored.",
+    ),
     click.option("--drop-repeats", is_flag=True, help="Leave out rows equal to an earlier one."),
     click.option("--from", "start", metavar="TIME", help="Only clicks from this time on: ISO (UTC), s or ms."),
     click.option("--until", "end", metavar="TIME", help="Only clicks before this time."),
@@ -83,9 +89,12 @@ class Bar:
 
 def _read(bar: Bar, log: Path, given: dict[str, Any]) -> "Log":
     from export.data import ColumnNames, parse_time, read_log
+    from stream.errors import ConfigError
 
+    if given["in_order"] and (given["start"] or given["end"]):
+        raise ConfigError("--from and --until cut by time, and with --in-order the log has none: leave one out")
     names = ColumnNames(*(given[f"{name}_col"] for name in ("user", "item", "event", "time", "session")))
-    read = read_log(log, names, given["drop_repeats"])
+    read = read_log(log, names, given["drop_repeats"], given["in_order"])
     for note in read.notes:
         bar.say(f"{log}: {note}")
     if given["start"] is None and given["end"] is None:
@@ -133,6 +142,7 @@ def train(
     Examples:
       eddy train clicks.parquet --out models/mine/1
       eddy train views.csv.gz --item-col article --until 2017-10-03T03:00:00 --out models/news/1
+      eddy train sessions.csv --in-order --out models/paper/1
     """
     from export.place import check_place
 

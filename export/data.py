@@ -27,6 +27,12 @@ GAP_EDGES_MS = (
 )  # fmt: skip
 """Where the gap buckets part: within a visit, from visit to visit, from week to week."""
 
+ORDER_START_MS = 946_684_800_000  # the year 2000
+ORDER_SPAN_MS = 40 * 365 * DAY  # what rows may take, and again what the pauses between visits may: until 2080
+ORDER_PAUSE_MS = 30 * SECOND  # from click to click
+ORDER_VISIT_MS = HOUR  # from a visit to the same user's next one, at least
+"""The clock of a log without times: pauses as shops have them, so that the gaps met in service mean the same."""
+
 DEFAULT_EVENT = "view"
 SECONDS_BELOW = 1e11  # as ms this is 1973, as seconds the year 5138
 LATEST_MS = 4_102_444_800_000  # the year 2100: a later time is a wrong unit
@@ -123,15 +129,18 @@ class Log:
         return np.where(first, 0, 1 + np.searchsorted(np.asarray(edges_ms), passed, "right"))
 
 
-def read_log(path: Path, names: ColumnNames = USUAL_NAMES, drop_repeats: bool = False) -> Log:
+def read_log(path: Path, names: ColumnNames = USUAL_NAMES, drop_repeats: bool = False, in_order: bool = False) -> Log:
     """The clicks of a log file. Raises ConfigError if it cannot be read or holds no clicks.
 
     drop_repeats  leave out rows that are equal to an earlier one in user, item, event type and time
+    in_order      the rows are in time order: times are made from row numbers (`order_times`), a time column is ignored
     """
+    if in_order and drop_repeats:
+        raise ConfigError("--drop-repeats needs times: without them a second click on an item looks like a repeat")
     frame = _read(path)
     notes: list[str] = []
     try:
-        clicks = frame.select(**_columns(frame, names, path, notes))
+        clicks = frame.select(**_columns(frame, names, in_order, path, notes))
     except pl.exceptions.PolarsError as exc:
         raise ConfigError(f"log {path}: a column cannot be read ({_first_line(exc)})") from exc
     for reason, bad in _bad_rows():
@@ -146,7 +155,10 @@ def read_log(path: Path, names: ColumnNames = USUAL_NAMES, drop_repeats: bool = 
             notes.append(f"dropped {before - len(clicks):,} rows: equal to an earlier row")
     if clicks.is_empty():
         raise ConfigError(f"log {path}: no clicks in {len(frame):,} rows; {'; '.join(notes) or 'the file is empty'}")
-    if not clicks["time_ms"].is_sorted():
+    if in_order:
+        notes.append("taken to be in time order: times are made from the row numbers")
+        clicks = clicks.with_columns(time_ms=_order_times(clicks))
+    elif not clicks["time_ms"].is_sorted():
         notes.append("the rows were not in time order: sorted by user and time")
     return _log(clicks.sort("user", "time_ms", maintain_order=True), notes)
 
@@ -168,17 +180,18 @@ def _first_line(exc: Exception) -> str:
     return str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
 
 
-def _columns(frame: pl.DataFrame, names: ColumnNames, path: Path, notes: list[str]) -> dict[str, pl.Expr]:
-    """The log's columns under our names, as strings and milliseconds."""
+def _columns(
+    frame: pl.DataFrame, names: ColumnNames, in_order: bool, path: Path, notes: list[str]
+) -> dict[str, pl.Expr]:
+    """The log's columns under our names, as strings and milliseconds; in_order: no time is read, all are 1 ms."""
 
     def find(given: str | None, usual: str, flag: str, needed: bool) -> str | None:
         name = given or usual
         if name in frame.columns:
             return name
         if given or needed:
-            raise ConfigError(
-                f"log {path}: no column {name!r}; it has {', '.join(frame.columns) or 'none'}. Name it with {flag}"
-            )
+            has = ", ".join(frame.columns) or "none"
+            raise ConfigError(f"log {path}: no column {name!r}; it has {has}. Name it with {flag}")
         return None
 
     session = find(names.session, "session_id", "--session-col", needed=False)
@@ -187,9 +200,9 @@ def _columns(frame: pl.DataFrame, names: ColumnNames, path: Path, notes: list[st
         notes.append("no users in the log: each session is taken for a user of its own")
     item = find(names.item, "item_id", "--item-col", needed=True)
     event = find(names.event, "event_type", "--event-col", needed=False)
-    time = find(names.time, "timestamp", "--time-col", needed=True)
+    without = "--time-col, or say --in-order if the rows are in time order"
+    time = None if in_order else find(names.time, "timestamp", without, needed=True)
     assert item is not None
-    assert time is not None
     for name in filter(None, (user, item, event, time, session)):
         kind = frame.schema[name]
         if kind.is_nested():
@@ -203,7 +216,7 @@ def _columns(frame: pl.DataFrame, names: ColumnNames, path: Path, notes: list[st
         "item": text(item),
         "event_type": text(event).fill_null(DEFAULT_EVENT) if event else pl.lit(DEFAULT_EVENT),
         "session": text(session) if session else pl.lit(None, pl.String),
-        "time_ms": _milliseconds(time, frame.schema[time]),
+        "time_ms": _milliseconds(time, frame.schema[time]) if time else pl.lit(1, pl.Int64),
     }
 
 
@@ -252,6 +265,50 @@ def _bad_rows() -> list[tuple[str, pl.Expr]]:
     ]
 
 
+def _order_times(clicks: pl.DataFrame) -> I64:
+    user, _ = _indices(clicks["user"])
+    if clicks["session"].null_count() == len(clicks):
+        return order_times(user, None)
+    return order_times(user, _indices(_owned_sessions(clicks))[0])
+
+
+def order_times(user: I64, session: I64 | None) -> I64:
+    """(n,) made-up ms since the epoch for n clicks in time order that have none.
+
+    user, session  (n,) indices by first appearance; a session belongs to one user
+
+    With sessions: they follow each other in the order in which they begin, each with half a minute from click to
+    click, and at least an hour lies between two of one user. So the newest tenth holds the sessions that began last,
+    and a session whose rows lie scattered is closed up. Without: the clock goes by row, so fast that half of the
+    pauses between a user's clicks are at most half a minute. Logs of more than 42 million rows get a shorter pause.
+    """
+    rows = np.arange(len(user), dtype=np.int64)
+    if session is None:
+        order = np.argsort(user, kind="stable")
+        between = np.diff(order)[user[order[1:]] == user[order[:-1]]]
+        pause = ORDER_PAUSE_MS / float(np.median(between)) if len(between) else ORDER_PAUSE_MS
+        return ORDER_START_MS + (rows * min(pause, ORDER_SPAN_MS / len(user))).astype(np.int64)
+    pause_ms = max(1, min(ORDER_PAUSE_MS, ORDER_SPAN_MS // len(user)))
+    size = np.bincount(session)
+    first = np.cumsum(size) - size
+    order = np.argsort(session, kind="stable")
+    row = np.empty_like(rows)  # where each click lies once every session is closed up
+    row[order] = rows
+    owner = user[order[first]]
+    by_owner = np.argsort(owner, kind="stable")
+    again = owner[by_owner[1:]] == owner[by_owner[:-1]]
+    before, after = by_owner[:-1][again], by_owner[1:][again]
+    apart = np.zeros(len(size), np.int64)
+    apart[after] = np.maximum(0, ORDER_VISIT_MS - (first[after] - first[before] - size[before] + 1) * pause_ms)
+    begins = np.cumsum(apart * min(1.0, ORDER_SPAN_MS / max(1, int(apart.sum())))).astype(np.int64)
+    return np.asarray(ORDER_START_MS + row * pause_ms + begins[session])
+
+
+def _owned_sessions(clicks: pl.DataFrame) -> pl.Series:
+    """The session of each click, named together with its user: an id of two users is two sessions."""
+    return clicks.select(pl.concat_str("user", pl.lit("\x1f"), pl.col("session").fill_null("")))["user"]
+
+
 def _log(clicks: pl.DataFrame, notes: list[str]) -> Log:
     user, users = _indices(clicks["user"])
     item, items = _indices(clicks["item"])
@@ -261,7 +318,7 @@ def _log(clicks: pl.DataFrame, notes: list[str]) -> Log:
         new = np.append(True, (user[1:] != user[:-1]) | (np.diff(time_ms) > SESSION_GAP_MS))
         session, sessions = np.cumsum(new) - 1, list[str]()
     else:
-        named = clicks.select("session", pair=pl.concat_str("user", pl.lit("\x1f"), pl.col("session").fill_null("")))
+        named = clicks.select("session", pair=_owned_sessions(clicks))
         session, _ = _indices(named["pair"])
         sessions = named.unique("pair", keep="first", maintain_order=True)["session"].fill_null("").to_list()
     return Log(user, item, event_type, session, time_ms, users, items, event_types, sessions, notes)

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from export.data import ColumnNames, parse_time, read_log
+from export.data import GAP_EDGES_MS, HOUR, LATEST_MS, ColumnNames, Log, order_times, parse_time, read_log
 from stream.errors import ConfigError
 
 HEADER = "user_id,item_id,event_type,timestamp\n"
@@ -116,7 +118,7 @@ def test_gap_buckets_are_those_of_the_engine(tmp_path: Path) -> None:
         ("missing.csv", None, "no such file"),
         ("a.csv", b"", "not a readable"),
         ("a.parquet", b"no parquet", "not a readable parquet"),
-        ("a.csv", b"user_id,item_id\nu,i\n", "no column 'timestamp'.*--time-col"),
+        ("a.csv", b"user_id,item_id\nu,i\n", "no column 'timestamp'.*--time-col.*--in-order"),
         ("a.csv", b"item_id,timestamp\ni,1700000000\n", "no column 'user_id'.*--user-col"),
         ("a.csv", HEADER.encode(), "no clicks in 0 rows"),
         ("a.csv", HEADER.encode() + b"u,i,view,never\n", "no clicks in 1 rows; dropped 1 rows: no time"),
@@ -177,3 +179,70 @@ def test_json_ids_may_be_numbers_first(tmp_path: Path) -> None:
     rows = [f'{{"user_id": {i}, "item_id": "i", "timestamp": 1700000000}}\n' for i in range(10_100)]
     rows.append('{"user_id": "SKU-1", "item_id": "i", "timestamp": 1700000000}\n')
     assert {"7", "SKU-1"} < set(read_log(written(tmp_path / "a.jsonl", "".join(rows))).users)
+
+
+def in_order(tmp_path: Path, text: str) -> Log:
+    return read_log(written(tmp_path / "a.csv", text), in_order=True)
+
+
+def test_rows_in_order_need_no_times(tmp_path: Path) -> None:
+    """Sessions one after the other keep the order of their rows, at pauses of one bucket."""
+    log = in_order(tmp_path, "session_id,item_id\n9,c\n9,a\n9,c\n4,b\n4,a\n")
+    order = log.in_time_order()
+    assert [log.items[i] for i in log.item[order]] == ["c", "a", "c", "b", "a"]
+    assert np.unique(np.diff(log.time_ms[order])).tolist() == [30_000]
+    assert sorted(log.gaps(GAP_EDGES_MS)) == [0, 0, 2, 2, 2]
+
+
+def test_rows_in_order_ignore_a_time_column(tmp_path: Path) -> None:
+    """--in-order wins over times, so a column of garbage in their place drops no row."""
+    log = in_order(tmp_path, "session_id,item_id,timestamp\n1,a,\n1,b,soon\n1,c,5\n")
+    assert [log.items[i] for i in log.item] == ["a", "b", "c"]
+
+
+def test_the_next_session_in_order_is_another_visit(tmp_path: Path) -> None:
+    """Between two sessions of one user lies an hour, whether the rows between them are few or many."""
+    log = in_order(tmp_path, "user_id,session_id,item_id\n" + "u,1,a\nu,1,b\nu,2,c\n" + "v,3,d\n" * 200 + "u,4,e\n")
+    gaps = np.diff(log.time_ms[[log.users[u] == "u" for u in log.user]])
+    assert gaps.tolist() == [30_000, HOUR, 201 * 30_000]
+
+
+def test_scattered_users_in_order_pause_for_half_a_minute(tmp_path: Path) -> None:
+    """Without sessions the clock goes by row, and its pace makes the usual pause of a user half a minute."""
+    rows = "".join(f"u{i % 100},i{i % 7}\n" for i in range(1000))
+    log = in_order(tmp_path, "user_id,item_id\n" + rows)
+    assert (np.diff(log.time_ms[log.in_time_order()]) == 300).all()
+    assert set(log.gaps(GAP_EDGES_MS)) == {0, 2}
+
+
+def test_rows_in_order_cannot_be_repeats(tmp_path: Path) -> None:
+    """Without times a second look at an item cannot be told from a row written twice."""
+    path = written(tmp_path / "a.csv", "session_id,item_id\n1,a\n")
+    with pytest.raises(ConfigError, match="--drop-repeats needs times"):
+        read_log(path, drop_repeats=True, in_order=True)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60))
+def test_made_up_times_keep_sessions_together_and_apart(pairs: list[tuple[int, int]]) -> None:
+    """Whatever the rows' order: a session keeps its own, pauses alike, and no two visits of a user meet."""
+    names = list(dict.fromkeys(pairs))
+    users = list(dict.fromkeys(user for user, _ in pairs))
+    user = np.array([users.index(u) for u, _ in pairs])
+    session = np.array([names.index(pair) for pair in pairs])
+    times = order_times(user, session)
+    assert ((times > 0) & (times < LATEST_MS)).all()
+    for one in range(len(names)):
+        assert (np.diff(times[session == one]) == 30_000).all()
+    first = [int(times[session == one].min()) for one in range(len(names))]
+    assert first == sorted(first)
+    for one in range(len(users)):
+        mine = np.sort(times[user == one])
+        assert (np.diff(mine) >= HOUR).sum() == len(np.unique(session[user == one])) - 1
+
+
+def test_made_up_times_of_a_huge_log_end_before_2100() -> None:
+    """Where the rows or the visits are too many for the calendar, their pauses shrink."""
+    many = np.repeat(np.arange(400_000), 2)
+    assert order_times(many // 2, many).max() < LATEST_MS
+    assert (np.diff(order_times(np.zeros(800_000, np.int64), many)) > 0).all()
+    assert order_times(np.zeros(800_000, np.int64), many).max() < LATEST_MS
