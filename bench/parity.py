@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -22,8 +21,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,15 +29,15 @@ from confluent_kafka import Message
 
 from bench.apache_kafka import VERSION, ApacheKafka, KafkaUnavailable
 from bench.readers import progress, read_topic
+from bench.report import DATA_DIRECTORY, RESULTS, ROOT, write_report
 from export.evaluate import Quality, judge
 from stream.errors import EddyError
 from stream.events import Click, Recommendation
 from stream.kafka.topics import create_topics
 from stream.settings import Topics
 
-ROOT = Path(__file__).resolve().parent.parent
-DATA = Path(os.environ.get("EDDY_DATA", ROOT.parent / "shared" / "data")) / "globo_clicks.parquet"
-RESULT = ROOT / "bench" / "results" / "parity.json"
+DATA = DATA_DIRECTORY / "globo_clicks.parquet"
+RESULT = RESULTS / "parity.json"
 COLUMNS = ["--item-col", "article_id"]
 START_MS, DAY_MS = 1_506_826_800_000, 86_400_000
 PARTITIONS = 4
@@ -222,22 +219,6 @@ def states(broker: str, changelog: str) -> dict[tuple[int, bytes], bytes]:
     return {(m.partition(), m.key()): m.value() for m in read_topic(broker, changelog)}
 
 
-def versions() -> dict[str, str]:
-    packages = ("eddy", "faust-streaming", "aiokafka", "confluent-kafka", "numpy", "polars", "torch")
-    runtime = "onnxruntime-gpu" if platform.machine() == "x86_64" and sys.platform == "linux" else "onnxruntime"
-    found = {name: version(name) for name in (*packages, runtime)}
-    return {"python": platform.python_version(), "kafka": VERSION, **found}
-
-
-def machine() -> dict[str, Any]:
-    cpu = platform.processor() or platform.machine()
-    path = Path("/proc/cpuinfo")
-    if path.is_file():
-        names = [line.split(":", 1)[1].strip() for line in path.read_text().splitlines() if "model name" in line]
-        cpu = names[0] if names else cpu
-    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.platform(), "load": os.getloadavg()[0]}
-
-
 def measure(broker: str, model: Path, start_ms: int, end_ms: int, logs: Path) -> dict[str, Any]:
     """Both runs on one broker and what is to be compared."""
     cut = [*COLUMNS, "--from", start_ms, "--until", end_ms]
@@ -330,26 +311,16 @@ def main() -> int:
         stop(str(exc))
     shutil.rmtree(logs, ignore_errors=True)
     wrong = failures(results)
-    report = {
-        "command": " ".join(["python -m bench.parity", *sys.argv[1:]]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions(),
-        "machine": machine(),
-        "conditions": {
-            "data": DATA.name,
-            "trained_on": f"days 1 to {given.days}",
-            "replayed": f"day {given.days + 1}" + (f", its first {given.clicks:,} clicks" if given.clicks else ""),
-            "partitions": PARTITIONS,
-            "exclude_recent": EXCLUDE_RECENT,
-            "killed": f"one of two workers, kill -9 at {KILL_AT:.0%} of the clicks, restarted",
-            "reference": "one worker, another group, undisturbed",
-        },
-        "results": results,
-        **results,
-        "failures": wrong,
+    conditions = {
+        "data": DATA.name,
+        "trained_on": f"days 1 to {given.days}",
+        "replayed": f"day {given.days + 1}" + (f", its first {given.clicks:,} clicks" if given.clicks else ""),
+        "partitions": PARTITIONS,
+        "exclude_recent": EXCLUDE_RECENT,
+        "killed": f"one of two workers, kill -9 at {KILL_AT:.0%} of the clicks, restarted",
+        "reference": "one worker, another group, undisturbed",
     }
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(report, indent=2) + "\n")
+    report = write_report(given.out, "bench.parity", conditions, results, wrong, kafka=VERSION)
     print(table(results))
     for line in wrong:
         print(f"FAILED: {line}")

@@ -1,6 +1,6 @@
 """A trained network and its vocabulary -> a model directory that the worker can serve.
 
-    step.onnx  score.onnx  items.json  calibration.npz  baselines.npz  manifest.json (last)
+    step.onnx  score.onnx  items.json  calibration.npz  baselines.npz  weights.npz  manifest.json (last)
 
 The rule: torch on a whole sequence = torch step by step = ONNX step by step, or nothing is written that could be served
 (a directory without manifest.json is not a model). Nodes are stripped of metadata, which would hold build paths.
@@ -18,6 +18,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
+from export import weights
 from export.data import GAP_EDGES_MS, Vocabulary
 from export.network import Network, Score, Sizes, Step, SurpriseHead, balanced_clusters, cluster_count
 from export.place import check_place, name_and_version
@@ -182,7 +183,7 @@ def _same(directory: Path, what: str, ours: NDArray[np.float32], theirs: NDArray
 def write_model(
     directory: Path, network: Network, vocabulary: Vocabulary, pools: Pools, extra: tuple[str, ...], facts: Facts
 ) -> Manifest:
-    """The rest of the directory beside graphs that are already there: items, calibration, and last the manifest.
+    """The rest beside graphs that are already there: items, calibration, weights, and last the manifest.
 
     pools  name -> ascending surprises (float32, nats), in the order the manifest will list them
     extra  names of further files in the directory that belong to the model
@@ -203,7 +204,7 @@ def write_model(
         batch_multiple=BATCH_MULTIPLE,
         calibration=tuple(pools),
         files={name: sha256(directory / name) for name in (*FILES, *extra)},
-        training=facts.training,
+        training={**facts.training, weights.FILE: weights.save_weights(directory, network)},
         quality=facts.quality,
     )
     write_manifest(directory, manifest)

@@ -1,0 +1,56 @@
+"""What every benchmark leaves: a JSON file with its command, date, versions, machine, conditions and results."""
+
+import json
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+DATA_DIRECTORY = Path(os.environ.get("EDDY_DATA", ROOT.parent / "shared" / "data"))
+"""Real logs, which are no part of the project; without them a benchmark says so or simulates."""
+
+PACKAGES = ("eddy", "faust-streaming", "aiokafka", "confluent-kafka", "numpy", "polars", "torch")
+
+
+def write_report(
+    path: Path,
+    module: str,
+    conditions: dict[str, Any],
+    results: dict[str, Any],
+    failures: list[str],
+    **more_versions: str,
+) -> dict[str, Any]:
+    """Write the report of `python -m module` and return it. The results stand in it twice: by themselves and flat.
+
+    failures       what of the benchmark's claim does not hold, one line each
+    more_versions  of what is no Python package
+    """
+    runtime = "onnxruntime-gpu" if platform.machine() == "x86_64" and sys.platform == "linux" else "onnxruntime"
+    found = {name: version(name) for name in (*PACKAGES, runtime)}
+    report = {
+        "command": " ".join(["python -m", module, *sys.argv[1:]]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version(), **more_versions, **found},
+        "machine": machine(),
+        "conditions": conditions,
+        "results": results,
+        **results,
+        "failures": failures,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def machine() -> dict[str, Any]:
+    cpu = platform.processor() or platform.machine()
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        names = [line.split(":", 1)[1].strip() for line in path.read_text().splitlines() if "model name" in line]
+        cpu = names[0] if names else cpu
+    return {"cpu": cpu, "cores": os.cpu_count(), "system": platform.platform(), "load": os.getloadavg()[0]}
