@@ -35,13 +35,16 @@ class Click(Struct, frozen=True, gc=False, omit_defaults=True):
     category: str | None = None
 
 
-class Recommendation(Struct, frozen=True, gc=False):
+class Recommendation(Struct, frozen=True, gc=False, omit_defaults=True):
     """The decision on one click: the top items for the user's next one, best first.
 
-    log_probs  natural log of the model's probability of each item, non-increasing
-    surprise   of the click itself under the state before it, in nats
-    p_value    conformal, in (0, 1]; small = unusual
-    model      "name/version" of the model that decided
+    log_probs     natural log of the model's probability of each item, over its whole catalogue; non-increasing where
+                  neither diversity nor exploration moved an item
+    surprise      of the click itself under the state before it, in nats
+    p_value       conformal, in (0, 1]; small = unusual
+    model         "name/version" of the model that decided
+    propensities  only with exploration: the probability with which each slot shows the item it shows, given the click
+    explored      only with exploration: the slots (0 = first) that it filled
     """
 
     id: str
@@ -53,6 +56,8 @@ class Recommendation(Struct, frozen=True, gc=False):
     surprise: float
     p_value: float
     model: str
+    propensities: list[float] | None = None
+    explored: list[int] | None = None
 
 
 class Expected(Struct, frozen=True, gc=False):

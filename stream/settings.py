@@ -4,6 +4,7 @@ Each field says its unit, its default and why. Inner code gets plain values, nev
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -21,6 +22,78 @@ class Topics(Struct, frozen=True):
     anomalies: str = "anomalies"
     dead_letters: str = "clicks-dead-letter"
     changelog: str = "eddy-changelog"
+
+
+def words(text: str) -> list[str]:
+    """ "a, b" -> ["a", "b"]."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _check_ranges(given: Struct, *ranges: tuple[str, float, float]) -> None:
+    """Raises ConfigError for a field that lies outside its (name, low, high), or is NaN."""
+    for name, low, high in ranges:
+        value = getattr(given, name)
+        if not low <= value <= high:
+            raise ConfigError(f"setting {name} is {value}; it must be between {low} and {high}")
+
+
+class Rules(Struct, frozen=True):
+    """Which items a list may hold, and how it is made up. With the defaults it is the model's ranking.
+
+    exclude_events      event types, "purchase,cart": leave out the user's last 16 items that came by one of them
+    readmit_events      event types that allow such an item again, "remove_from_cart"
+    catalogue           .jsonl or .csv with item_id and what the rules below ask for; read again when it changes
+    only                "category=shoes,boots; market=de": only items that have one of the values in every column named
+    only_available      only items in the catalogue that are not out of stock by its in_stock or available
+    same_category       only items of the click's category: the click's own word, else the catalogue's for its item
+    max_per_category    items of one category in a list; 0 = any number. An item without a category is not counted
+    diversity           MMR: an item whose category is in the list counts diversity / (1 - diversity) nats less; 0 = off
+    popular_if_unknown  a user none of whose last 16 items the model knows gets a new user's list: the popular items
+    explore             share of the slots filled at random from the next best items, with the propensity told
+    explore_seed        another seed explores elsewhere; the same click under the same seed the same
+    """
+
+    exclude_events: str = ""
+    readmit_events: str = ""
+    catalogue: str = ""
+    only: str = ""
+    only_available: bool = False
+    same_category: bool = False
+    max_per_category: int = 0
+    diversity: float = 0.0
+    popular_if_unknown: bool = False
+    explore: float = 0.0
+    explore_seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work. Raises ConfigError with one line that names the setting."""
+        _check_ranges(
+            self,
+            ("max_per_category", 0, 1000),
+            ("diversity", 0.0, 0.95),
+            ("explore", 0.0, 0.5),  # above it the model's own choice would be the rarer one
+            ("explore_seed", 0, 2**63 - 1),
+        )
+        both = set(words(self.exclude_events)) & set(words(self.readmit_events))
+        if both:
+            raise ConfigError(f"settings exclude_events and readmit_events both name {', '.join(sorted(both))}")
+        if self.readmit_events and not self.exclude_events:
+            raise ConfigError("setting readmit_events needs exclude_events: nothing else is readmitted")
+        asking = ("only", "only_available", "same_category", "max_per_category", "diversity")
+        asks = [name for name in asking if getattr(self, name)]
+        if asks and not self.catalogue:
+            raise ConfigError(f"setting {asks[0]} needs the items' attributes; give --catalogue")
+        self.wanted()
+
+    def wanted(self) -> dict[str, frozenset[str]]:
+        """Column -> the values allowed, as `only` says. Raises ConfigError."""
+        found: dict[str, frozenset[str]] = {}
+        for part in filter(str.strip, self.only.split(";")):
+            column, _, values = part.partition("=")
+            if not column.strip() or not words(values) or column.strip() in found:
+                raise ConfigError(f"setting only holds {part.strip()!r}; it must be COLUMN=VALUE[,VALUE...][; ...]")
+            found[column.strip()] = frozenset(words(values))
+        return found
 
 
 class Settings(Struct, frozen=True):
@@ -49,6 +122,7 @@ class Settings(Struct, frozen=True):
     worker_id: str = ""
     data_dir: str = ".eddy"
     topics: Topics = Topics()
+    rules: Rules = Rules()
     device: str = "auto"
     k: int = 20
     exclude_recent: int = 1
@@ -61,7 +135,8 @@ class Settings(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         """Refuse what cannot work. Raises ConfigError with one line that names the setting."""
-        for name, low, high in (
+        _check_ranges(
+            self,
             ("k", 1, 1000),
             ("exclude_recent", 0, RECENT_ITEMS),
             ("max_message_bytes", 256, 1_000_000),
@@ -70,10 +145,7 @@ class Settings(Struct, frozen=True):
             ("hang_s", 1.0, 600.0),
             ("max_future_s", 0.0, 1e9),
             ("alpha", 1e-9, 0.5),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ConfigError(f"setting {name} is {value}; it must be between {low} and {high}")
+        )
         if self.device not in DEVICES:
             raise ConfigError(f"setting device is {self.device!r}; it must be one of {', '.join(DEVICES)}")
         for name in ("model", "broker", "group"):
@@ -103,17 +175,24 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
     environ  such as os.environ; a variable that is not there leaves the default
     Raises ConfigError with one line that names the variable.
     """
-    given: dict[str, object] = {}
-    for field in msgspec.structs.fields(Settings):
-        text = environ.get(variable(field.name))
-        if field.name == "topics" or text is None:
-            continue
-        try:
-            given[field.name] = msgspec.convert(text, field.type, strict=False)
-        except msgspec.ValidationError as exc:
-            raise ConfigError(f"{variable(field.name)} is {text!r}: {exc}") from exc
+    given = _given(Settings, environ)
     if not given.get("model"):
         raise ConfigError("EDDY_MODEL is not set; give it a directory written by `eddy train`")
     names = {name: environ.get(variable(f"{name}_topic")) for name in Topics.__struct_fields__}
     given["topics"] = Topics(**{name: topic for name, topic in names.items() if topic is not None})
-    return Settings(**given)  # type: ignore[arg-type]  # each value was converted to its field's type above
+    given["rules"] = Rules(**_given(Rules, environ))
+    return Settings(**given)
+
+
+def _given(kind: type[Struct], environ: Mapping[str, str]) -> dict[str, Any]:
+    """The plain fields of a struct that the environment has, each converted to its type. Raises ConfigError."""
+    found: dict[str, Any] = {}
+    for field in msgspec.structs.fields(kind):
+        text = environ.get(variable(field.name))
+        if field.name in ("topics", "rules") or text is None:
+            continue
+        try:
+            found[field.name] = msgspec.convert(text, field.type, strict=False)
+        except msgspec.ValidationError as exc:
+            raise ConfigError(f"{variable(field.name)} is {text!r}: {exc}") from exc
+    return found

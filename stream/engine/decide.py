@@ -1,6 +1,7 @@
 """Steps -> decisions: the top k of every user's new state, and an alert for each click that was too unlikely."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,23 +18,45 @@ SCORE_ROWS = 64
 EXPECTED_ITEMS = 3
 
 
-def top_items(model: Model, state: list[F32], recent: npt.NDArray[np.int32], k: int) -> tuple[I64, F32, I64]:
-    """The k likeliest next items of each user, without those in `recent`.
+@dataclass(frozen=True)
+class Lists:
+    """n lists.
 
-    state    score.onnx's inputs, each (n, *shape)
-    recent   (n, N) item indices to leave out; -1 and the unknown item match none
-    returns  items (n, k') best first, log_probs (n, k'), how many of the k' count (n,); k' <= k
+    items, log_probs        (n, k), of which the first counts (n,) count
+    propensities, explored  (n, k) float64 and bool, None where nothing was explored
     """
-    reach = min(k + recent.shape[1], len(model.items))
-    parts = [
-        model.score([value[a : a + SCORE_ROWS] for value in state], reach) for a in range(0, len(recent), SCORE_ROWS)
-    ]
-    items = np.concatenate([part[0] for part in parts]) if parts else np.empty((0, reach), np.int64)
-    log_probs = np.concatenate([part[1] for part in parts]) if parts else np.empty((0, reach), np.float32)
-    left_out = (items[:, :, None] == recent[:, None, :]).any(2)
-    keep_first = np.argsort(left_out, axis=1, kind="stable")[:, :k]
-    count = np.minimum(k, reach - left_out.sum(1))
-    return np.take_along_axis(items, keep_first, 1), np.take_along_axis(log_probs, keep_first, 1), count
+
+    items: I64
+    log_probs: F32
+    counts: I64
+    propensities: npt.NDArray[np.float64] | None = None
+    explored: npt.NDArray[np.bool_] | None = None
+
+
+def front(model: Model, state: list[F32], reach: int) -> tuple[I64, F32]:
+    """The `reach` likeliest next items of each user and their log-probabilities, (n, reach) best first.
+
+    state  score.onnx's inputs, each (n, *shape)
+    """
+    count = len(state[0])
+    parts = [model.score([value[a : a + SCORE_ROWS] for value in state], reach) for a in range(0, count, SCORE_ROWS)]
+    if not parts:
+        return np.empty((0, reach), np.int64), np.empty((0, reach), np.float32)
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def top_items(model: Model, state: list[F32], left_out: npt.NDArray[np.int32], k: int) -> Lists:
+    """The k likeliest next items of each user, without those left out; fewer where the catalogue is smaller.
+
+    state     score.onnx's inputs, each (n, *shape)
+    left_out  (n, N) item indices; -1 and the unknown item match none
+    """
+    reach = min(k + left_out.shape[1], len(model.items))
+    items, log_probs = front(model, state, reach)
+    unwanted = (items[:, :, None] == left_out[:, None, :]).any(2)
+    keep_first = np.argsort(unwanted, axis=1, kind="stable")[:, :k]
+    counts = np.minimum(k, reach - unwanted.sum(1))
+    return Lists(np.take_along_axis(items, keep_first, 1), np.take_along_axis(log_probs, keep_first, 1), counts)
 
 
 def recommendations(
@@ -42,18 +65,17 @@ def recommendations(
     origins: Sequence[Origin],
     steps: Steps,
     verdicts: Verdicts,
-    k: int,
-    exclude_recent: int,
+    lists: Lists,
 ) -> list[Recommendation]:
     """One decision per click, in the clicks' order."""
-    items, log_probs, counts = top_items(model, steps.after, steps.recent[:, :exclude_recent], k)
     names, label = model.items, model.manifest.label
     rows = zip(
         clicks,
         origins,
-        items.tolist(),
-        np.round(log_probs.astype(np.float64), 5).tolist(),
-        counts.tolist(),
+        lists.items.tolist(),
+        np.round(lists.log_probs.astype(np.float64), 5).tolist(),
+        lists.counts.tolist(),
+        *_exploration(lists),
         steps.surprise.astype(np.float64).round(5).tolist(),
         verdicts.p_value.tolist(),
         strict=True,
@@ -69,9 +91,19 @@ def recommendations(
             surprise=surprise,
             p_value=p_value,
             model=label,
+            propensities=propensities and propensities[:count],
+            explored=explored,
         )
-        for click, origin, row, logs, count, surprise, p_value in rows
+        for click, origin, row, logs, count, propensities, explored, surprise, p_value in rows
     ]
+
+
+def _exploration(lists: Lists) -> tuple[Iterable[list[float] | None], Iterable[list[int] | None]]:
+    """Per list the propensity of each slot, and the slots explored; None where nothing is."""
+    if lists.propensities is None or lists.explored is None:
+        none = [None] * len(lists.items)
+        return none, none
+    return lists.propensities.tolist(), [np.flatnonzero(row).tolist() for row in lists.explored]
 
 
 def anomalies(
@@ -85,18 +117,18 @@ def anomalies(
     """An alert for each anomalous click, with what was expected of the state before it."""
     which = np.flatnonzero(verdicts.anomalous).tolist()
     none_left_out = np.empty((len(which), 0), np.int32)
-    items, log_probs, _ = top_items(model, [value[which] for value in steps.before], none_left_out, EXPECTED_ITEMS)
+    likely = top_items(model, [value[which] for value in steps.before], none_left_out, EXPECTED_ITEMS)
     return [
         _anomaly(model, detector, clicks[i], origins[i], float(steps.surprise[i]), verdicts, i, expected)
-        for i, expected in zip(which, _expected(model, items, log_probs), strict=True)
+        for i, expected in zip(which, _expected(model, likely), strict=True)
     ]
 
 
-def _expected(model: Model, items: I64, log_probs: F32) -> list[list[Expected]]:
-    probabilities = np.exp(log_probs.astype(np.float64)).round(5)
+def _expected(model: Model, likely: Lists) -> list[list[Expected]]:
+    probabilities = np.exp(likely.log_probs.astype(np.float64)).round(5)
     return [
         [Expected(model.items[i], p) for i, p in zip(row, ps, strict=True)]
-        for row, ps in zip(items.tolist(), probabilities.tolist(), strict=True)
+        for row, ps in zip(likely.items.tolist(), probabilities.tolist(), strict=True)
     ]
 
 

@@ -13,13 +13,16 @@ import numpy.typing as npt
 
 from stream.detect.surprise import SurpriseDetector
 from stream.engine import decide
-from stream.engine.step import Columns, run_waves
+from stream.engine.rules import RuledLists
+from stream.engine.step import Columns, Steps, run_waves
 from stream.engine.waves import waves
 from stream.events import Anomaly, Click, Origin, Recommendation
-from stream.model.runtime import I64, Model
-from stream.settings import RECENT_ITEMS
+from stream.model.runtime import F32, I64, Model
+from stream.settings import RECENT_ITEMS, Rules, words
 from stream.state.arena import Arena
-from stream.state.row import Rows, new_rows, row_dtype
+from stream.state.row import NO_ITEM, Rows, new_rows, row_dtype, row_mark
+
+NO_RULES = Rules()
 
 
 @dataclass(frozen=True)
@@ -50,15 +53,26 @@ class Engine:
 
     k               recommendations per click
     exclude_recent  leave out the items of the user's last N clicks, this one among them
+    rules           what else a list must keep. Raises ConfigError on a catalogue that cannot be used
     """
 
-    def __init__(self, model: Model, detector: SurpriseDetector, arena: Arena, k: int, exclude_recent: int) -> None:
+    def __init__(
+        self, model: Model, detector: SurpriseDetector, arena: Arena, k: int, exclude_recent: int, rules: Rules
+    ) -> None:
         self.model = model
         self.detector = detector
         self.arena = arena
         self._k = k
         self._exclude_recent = exclude_recent
         self._event_index = {name: i for i, name in enumerate(model.manifest.event_types)}
+        self._hold = dict.fromkeys(words(rules.readmit_events), -1) | dict.fromkeys(words(rules.exclude_events), 1)
+        self._popular_if_unknown = rules.popular_if_unknown
+        self._ruled = RuledLists(model, rules, k) if rules.catalogue or rules.explore else None
+
+    def refresh(self) -> None:
+        """Take up a catalogue file that has changed. A broken one is logged, and what was read before stays."""
+        if self._ruled is not None:
+            self._ruled.refresh()
 
     def process(self, clicks: Sequence[Click], origins: Sequence[Origin]) -> Cycle:
         """Decide on clicks read from Kafka, each partition's in offset order. Nothing is in place until `commit`."""
@@ -73,7 +87,9 @@ class Engine:
         steps = run_waves(self.model, rows, owner, waves(owner), columns)
         verdicts = self.detector.judge(steps.surprise, columns.event_type, steps.clicks_before)
         return Cycle(
-            decide.recommendations(self.model, clicks, origins, steps, verdicts, self._k, self._exclude_recent),
+            decide.recommendations(
+                self.model, clicks, origins, steps, verdicts, self._lists(clicks, origins, columns.item, steps)
+            ),
             decide.anomalies(self.model, self.detector, clicks, origins, steps, verdicts),
             0,
             owners,
@@ -83,6 +99,22 @@ class Engine:
     def commit(self, cycle: Cycle) -> None:
         """Put a cycle's rows in place: Kafka has them."""
         self.arena.scatter(cycle.owners, cycle.staged)
+
+    def _lists(self, clicks: Sequence[Click], origins: Sequence[Origin], item: I64, steps: Steps) -> decide.Lists:
+        """Each click's list under the rules."""
+        state, left_out = steps.after, steps.recent[:, : self._exclude_recent]
+        if self._hold:
+            left_out = np.concatenate([left_out, steps.held], axis=1)
+        if self._popular_if_unknown:
+            state = self._as_new(state, steps.recent)
+        if self._ruled is None:
+            return decide.top_items(self.model, state, left_out, self._k)
+        return self._ruled(state, left_out, item, clicks, origins)
+
+    def _as_new(self, state: list[F32], recent: npt.NDArray[np.int32]) -> list[F32]:
+        """The states, but a new user's where none of the recent items is known."""
+        unknown = ((recent == NO_ITEM) | (recent == len(self.model.items))).all(1)
+        return [np.where(unknown.reshape(-1, *[1] * (value.ndim - 1)), np.float32(0), value) for value in state]
 
     def _stage(
         self, clicks: Sequence[Click], origins: Sequence[Origin]
@@ -106,12 +138,15 @@ class Engine:
 
     def _columns(self, clicks: Sequence[Click], origins: Sequence[Origin]) -> Columns:
         item, unknown_item = self.model.index, len(self.model.items)
-        event, unknown_event, n = self._event_index, len(self._event_index), len(clicks)
+        event, unknown_event, hold, n = self._event_index, len(self._event_index), self._hold, len(clicks)
         return Columns(
             item=np.fromiter((item.get(click.item_id, unknown_item) for click in clicks), np.int64, n),
             event_type=np.fromiter((event.get(click.event_type, unknown_event) for click in clicks), np.int64, n),
             time_ms=np.fromiter((click.timestamp for click in clicks), np.int64, n),
             offset=_offsets(origins),
+            hold=np.fromiter((hold.get(click.event_type, 0) for click in clicks), np.int8, n)
+            if hold
+            else np.zeros(n, np.int8),
         )
 
 
@@ -119,9 +154,14 @@ def _offsets(origins: Sequence[Origin]) -> I64:
     return np.fromiter((origin.offset for origin in origins), np.int64, len(origins))
 
 
-def open_engine(model: Model, directory: Path, k: int, exclude_recent: int, alpha: float) -> Engine:
-    """An engine for a loaded model, with its calibration and an empty arena. Raises ArtifactError."""
+def open_engine(
+    model: Model, directory: Path, k: int, exclude_recent: int, alpha: float, rules: Rules = NO_RULES
+) -> Engine:
+    """An engine for a loaded model, with its calibration and an empty arena.
+
+    Raises ArtifactError on a calibration, ConfigError on a catalogue that cannot be used.
+    """
     manifest = model.manifest
     detector = SurpriseDetector.load(directory, manifest, alpha)
-    arena = Arena(row_dtype(manifest.state, RECENT_ITEMS), manifest.identity)
-    return Engine(model, detector, arena, k, exclude_recent)
+    dtype = row_dtype(manifest.state, RECENT_ITEMS)
+    return Engine(model, detector, Arena(dtype, row_mark(manifest.identity, dtype)), k, exclude_recent, rules)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from stream.engine.waves import Index
 from stream.manifest import Manifest
 from stream.model.runtime import F32, I64, Model
-from stream.state.row import Rows
+from stream.state.row import NO_ITEM, Rows
 
 SESSION_GAP_MS = 30 * 60 * 1000
 """A user away for longer starts a new visit: the half hour web analytics has always used."""
@@ -16,12 +16,16 @@ SESSION_GAP_MS = 30 * 60 * 1000
 
 @dataclass(frozen=True)
 class Columns:
-    """n clicks as arrays: item (n,) and event_type (n,) indices (the last = unknown), time_ms (n,), offset (n,)."""
+    """n clicks as arrays: item (n,) and event_type (n,) indices (the last = unknown), time_ms (n,), offset (n,).
+
+    hold  (n,) int8: 1 = the item is held back from now on, -1 = it is let go, 0 = neither
+    """
 
     item: I64
     event_type: I64
     time_ms: I64
     offset: I64
+    hold: npt.NDArray[np.int8]
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,14 @@ class Steps:
 
     surprise       (n,) float32, nats, of each click under the state before it
     clicks_before  (n,) earlier clicks of the user
-    recent         (n, R) the user's last items with this click's first, -1 = none
+    recent, held   (n, R) the user's last items with this click's first, and those held back; -1 = none
     before, after  score.onnx's inputs before and after the click, each (n, *shape) float32
     """
 
     surprise: F32
     clicks_before: I64
     recent: npt.NDArray[np.int32]
+    held: npt.NDArray[np.int32]
     before: list[F32]
     after: list[F32]
 
@@ -64,6 +69,7 @@ def _empty(model: Model, rows: Rows, count: int) -> Steps:
         surprise=np.empty(count, np.float32),
         clicks_before=np.empty(count, np.int64),
         recent=np.empty((count, *rows.dtype["recent"].shape), np.int32),
+        held=np.empty((count, *rows.dtype["held"].shape), np.int32),
         before=[np.empty(shape, np.float32) for shape in shapes],
         after=[np.empty(shape, np.float32) for shape in shapes],
     )
@@ -94,10 +100,26 @@ def _run_wave(model: Model, rows: Rows, user: Index, wave: Index, clicks: Column
     recent[:, 1:] = recent[:, :-1].copy()
     recent[:, 0] = item
     rows["recent"][user] = recent
+    _hold(rows, user, item, np.where(item == len(model.items), 0, clicks.hold[wave]))
 
     steps.surprise[wave] = surprise
     steps.clicks_before[wave] = seen
     steps.recent[wave] = recent
+    steps.held[wave] = rows["held"][user]
     for i, name in enumerate(model.score_inputs):
         steps.before[i][wave] = state[names.index(name)]
         steps.after[i][wave] = after[names.index(name)]
+
+
+def _hold(rows: Rows, user: Index, item: I64, hold: npt.NDArray[np.int8]) -> None:
+    """Put each item in front of those its user's row holds back (hold = 1), or take it out (-1); no item twice."""
+    which = np.flatnonzero(hold)
+    if not len(which):
+        return
+    user, item, new = user[which], item[which], hold[which] > 0
+    held = rows["held"][user]
+    held[held == item[:, None]] = NO_ITEM
+    held = np.take_along_axis(held, np.argsort(held == NO_ITEM, axis=1, kind="stable"), 1)
+    held[new, 1:] = held[new, :-1]
+    held[new, 0] = item[new]
+    rows["held"][user] = held

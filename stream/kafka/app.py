@@ -42,7 +42,9 @@ def create_app(settings: Settings) -> faust.App:
     answered and the topics fit, or there is no app.
     """
     model = load_model(Path(settings.model), settings.device)
-    engine = open_engine(model, Path(settings.model), settings.k, settings.exclude_recent, settings.alpha)
+    engine = open_engine(
+        model, Path(settings.model), settings.k, settings.exclude_recent, settings.alpha, settings.rules
+    )
     if not batch_invariant(model, settings.k):
         log.warning("states may differ in their last bits with the batch they are in: provider=%s", model.provider)
     if engine.detector.smallest_p_value > settings.alpha:

@@ -216,6 +216,7 @@ class Cycles:
 
     def _process(self, chunks: list[Chunk], expected: Mapping[int, int]) -> Batch:
         """Decode and step. Touches neither the arena nor Kafka, so a batch can be dropped at any time."""
+        self._engine.refresh()
         now_ms, decode, topics = self._clock_ms(), self._codec.decode, self._topics
         clicks: list[Click] = []
         origins: list[Origin] = []

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import msgspec
 
-from stream.settings import DEVICES, Settings, Topics, variable
+from stream.settings import DEVICES, Rules, Settings, Topics, variable
 
 HELP = {
     "model": "Directory written by `eddy train`, .../NAME/VERSION.",
@@ -28,6 +28,20 @@ HELP = {
     "max_cycle_clicks": "Clicks in one transaction: more is faster, but each waits longer.",
     "session_timeout_s": "Seconds of silence after which a worker loses its partitions.",
     "hang_s": "Seconds after which a Kafka call that has not returned ends the process.",
+}
+RULE_HELP = {
+    "exclude_events": "Event types, as purchase,cart: leave out the user's last 16 items that came by one of them.",
+    "readmit_events": "Event types that allow such an item again, as remove_from_cart.",
+    "catalogue": "File of items, .jsonl or .csv: item_id, category, in_stock or available, what --only names. "
+    "Read again when it changes.",
+    "only": "Only items with these values in the catalogue: 'category=shoes,boots; market=de'.",
+    "only_available": "Only items in the catalogue that it does not call out of stock.",
+    "same_category": "Only items of the click's category.",
+    "max_per_category": "Items of one category in a list; 0: any number.",
+    "diversity": "MMR: an item whose category is in the list already counts D / (1 - D) nats less; 0: off.",
+    "popular_if_unknown": "A user whose last 16 items are all unknown to the model gets a new user's list.",
+    "explore": "Share of the slots filled at random from the next best items; the propensities are written.",
+    "explore_seed": "Another seed explores elsewhere.",
 }
 TOPIC_HELP = {
     "clicks": "Topic of the clicks to read.",
@@ -50,18 +64,26 @@ def topic_options(command: Command) -> Command:
     return command
 
 
+def rule_options(command: Command) -> Command:
+    """Give a command every field of Rules as an option; `take_rules` turns them back into Rules."""
+    for field in reversed(msgspec.structs.fields(Rules)):
+        command = _option(field, RULE_HELP[field.name])(command)
+    return command
+
+
 def worker_options(command: Command) -> Command:
     """Give a command every field of Settings as an option; `take_settings` turns them back into Settings."""
-    command = topic_options(command)
+    command = rule_options(topic_options(command))
     for field in reversed(msgspec.structs.fields(Settings)):
-        if field.name != "topics":
-            command = _setting(field)(command)
+        if field.name not in ("topics", "rules"):
+            command = _option(field, HELP[field.name])(command)
     return command
 
 
 def broker_option(command: Command) -> Command:
     """Give a command the worker's own `--broker`."""
-    return _setting(next(field for field in msgspec.structs.fields(Settings) if field.name == "broker"))(command)
+    field = next(field for field in msgspec.structs.fields(Settings) if field.name == "broker")
+    return _option(field, HELP["broker"])(command)
 
 
 def take_topics(given: dict[str, Any]) -> Topics:
@@ -69,13 +91,18 @@ def take_topics(given: dict[str, Any]) -> Topics:
     return Topics(**{name: given.pop(f"{name}_topic") for name in Topics.__struct_fields__})
 
 
+def take_rules(given: dict[str, Any]) -> Rules:
+    """Rules from a command's keyword arguments, which lose those of the rules. Raises ConfigError."""
+    return Rules(**{name: given.pop(name) for name in Rules.__struct_fields__})
+
+
 def take_settings(given: dict[str, Any]) -> Settings:
     """Settings from the keyword arguments of a command with `worker_options`. Raises ConfigError."""
-    topics = take_topics(given)
-    return Settings(topics=topics, **given)
+    topics, rules = take_topics(given), take_rules(given)
+    return Settings(topics=topics, rules=rules, **given)
 
 
-def _setting(field: Any) -> Callable[[Command], Command]:
+def _option(field: Any, text: str) -> Callable[[Command], Command]:
     """The option of one field: required where the field has no default."""
     required = field.default is msgspec.NODEFAULT
     kind = click.Choice(DEVICES) if field.name == "device" else field.type
@@ -84,9 +111,10 @@ def _setting(field: Any) -> Callable[[Command], Command]:
         _flag(field.name),
         envvar=variable(field.name),
         type=kind,
+        is_flag=field.type is bool,
         required=required,
-        show_default=not required and field.default != "",
-        help=HELP[field.name],
+        show_default=not required and field.type is not bool and field.default != "",
+        help=text,
         **default,
     )
 

@@ -19,7 +19,7 @@ class Arena:
     """Rows of one dtype for one model.
 
     dtype  from row_dtype
-    model  identity every row must carry
+    model  the row_mark that every row must carry
     """
 
     def __init__(self, dtype: np.dtype[np.void], model: int) -> None:
@@ -54,22 +54,23 @@ class Arena:
         return {key: self._rows[slot].tobytes() for key, slot in self._slots.get(partition, {}).items()}
 
     def restore(self, partition: int, rows: Mapping[bytes, bytes]) -> None:
-        """Replace a partition's rows by these changelog values. Raises ConfigError on rows of another model."""
+        """Replace a partition's rows by these changelog values. Raises ConfigError on another model's or layout's."""
         self.drop(partition)
         self._slots[partition] = {}
         for value in rows.values():
             if len(value) != self.dtype.itemsize:
                 raise ConfigError(
                     f"the changelog's row of partition {partition} has {len(value)} bytes, this model's rows have "
-                    f"{self.dtype.itemsize}; start with the model that wrote it, or give another --changelog-topic"
+                    f"{self.dtype.itemsize}; start with the model and the Eddy that wrote it, or give another "
+                    "--changelog-topic and --group"
                 )
         if not rows:
             return
         restored = np.frombuffer(b"".join(rows.values()), self.dtype)
         if (restored["model"] != self.model).any():
             raise ConfigError(
-                f"the changelog of partition {partition} was written under another model; start with that model, or "
-                "give another --changelog-topic and --group"
+                f"the changelog of partition {partition} was written under another model or another Eddy; start with "
+                "that one, or give another --changelog-topic and --group"
             )
         self.scatter([(partition, key) for key in rows], restored)
 

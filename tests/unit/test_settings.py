@@ -3,7 +3,7 @@
 import pytest
 
 from stream.errors import ConfigError
-from stream.settings import Settings, Topics
+from stream.settings import Rules, Settings, Topics, from_environment
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,37 @@ def test_a_wrong_setting_is_named_in_the_error(name: str, changes: dict[str, obj
     """The line says which setting, what it is and what it must be."""
     with pytest.raises(ConfigError, match=name):
         Settings(model="m", **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("diversity", {"diversity": 1.0, "catalogue": "items.csv"}),
+        ("explore", {"explore": 0.6}),
+        ("explore_seed", {"explore_seed": -1}),
+        ("max_per_category", {"max_per_category": 2}),
+        ("only_available", {"only_available": True}),
+        ("only", {"only": "shoes", "catalogue": "items.csv"}),
+        ("only", {"only": "category=", "catalogue": "items.csv"}),
+        ("only", {"only": "a=1; a=2", "catalogue": "items.csv"}),
+        ("readmit_events", {"readmit_events": "remove"}),
+        ("readmit_events both name cart", {"exclude_events": "buy,cart", "readmit_events": "cart"}),
+    ],
+)
+def test_a_wrong_rule_is_named_in_the_error(name: str, changes: dict[str, object]) -> None:
+    """A rule that cannot be kept, or that lacks the catalogue it needs, refuses the start."""
+    with pytest.raises(ConfigError, match=name):
+        Rules(**changes)  # type: ignore[arg-type]
+
+
+def test_rules_come_from_the_environment_too() -> None:
+    """`faust -A` knows what `eddy worker` knows."""
+    given = {"EDDY_MODEL": "m", "EDDY_CATALOGUE": "i.csv", "EDDY_ONLY_AVAILABLE": "1", "EDDY_ONLY": "a = b, c ;d=e"}
+    rules = from_environment(given).rules
+    assert (rules.catalogue, rules.only_available) == ("i.csv", True)
+    assert rules.wanted() == {"a": {"b", "c"}, "d": {"e"}}
+    with pytest.raises(ConfigError, match="EDDY_EXPLORE"):
+        from_environment({"EDDY_MODEL": "m", "EDDY_EXPLORE": "much"})
 
 
 def test_the_defaults_are_a_sound_setting() -> None:

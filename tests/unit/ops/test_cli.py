@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from stream.errors import ConfigError
 from stream.ops.cli import eddy, main
-from stream.settings import Settings, Topics, from_environment, variable
+from stream.settings import Rules, Settings, Topics, from_environment, variable
 
 
 def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str]:
@@ -47,7 +47,8 @@ def test_what_the_operator_got_wrong_is_one_line_and_exit_2(
 def test_every_field_of_settings_is_an_option_with_its_default_and_variable() -> None:
     """Whatever Settings knows can be given to `eddy worker`, by option or by environment, and is explained."""
     options = {option.name: option for option in eddy.commands["worker"].params}
-    fields = {f.name: f.default for f in msgspec.structs.fields(Settings) if f.name != "topics"}
+    fields = {f.name: f.default for f in msgspec.structs.fields(Settings) if f.name not in ("topics", "rules")}
+    fields |= {f.name: f.default for f in msgspec.structs.fields(Rules)}
     fields |= {f"{f.name}_topic": f.default for f in msgspec.structs.fields(Topics)}
     assert set(fields) == set(options)
     for name, default in fields.items():

@@ -1,0 +1,127 @@
+"""A catalogue file -> its columns in the order of the model's items.
+
+JSON lines (.jsonl, .ndjson) or CSV with a header (.csv), an item a line: `item_id`, then whatever the shop knows of it.
+Columns that nobody asks for and items that the model does not know are ignored; of two lines for one item the later
+counts. A file with one bad line is refused whole: half a catalogue would silently empty the lists.
+"""
+
+import csv
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from stream.errors import ConfigError
+
+STOCK = ("in_stock", "available")
+"""The columns that say whether an item can be had: true or false, yes or no, or how many there are."""
+
+_YES, _NO = {"true", "yes", "y", "t", "in stock"}, {"false", "no", "n", "f", "out of stock"}
+
+Values = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What a catalogue says of the V items of a model.
+
+    lines      items in the file, also those that the model does not know
+    listed     (V,) bool: the file has the item
+    available  (V,) bool: it is listed, and no column of STOCK denies it; None if no line has such a column
+    columns    name -> V tuples of the item's values: empty = none, several where the file has a list
+    """
+
+    lines: int
+    listed: npt.NDArray[np.bool_]
+    available: npt.NDArray[np.bool_] | None
+    columns: dict[str, list[Values]]
+
+
+def read_catalogue(path: Path, index: Mapping[str, int], columns: Collection[str]) -> Catalogue:
+    """Read the columns asked for, in the order of `index` (item id -> 0 .. V-1).
+
+    Raises ConfigError with one line that says which line of the file is wrong, or which column is in none.
+    """
+    listed, available = np.zeros(len(index), np.bool_), np.zeros(len(index), np.bool_)
+    found: dict[str, list[Values]] = {name: [()] * len(index) for name in columns}
+    seen: set[str] = set()
+    lines = 0
+    for number, line in _lines(path):
+        seen.update(line)
+        lines += 1
+        try:
+            at = index.get(_item(line))
+            if at is not None:
+                listed[at], available[at] = True, _in_stock(line)
+                for name, values in found.items():
+                    values[at] = _values(line.get(name))
+        except ValueError as exc:
+            raise ConfigError(f"catalogue {path}, line {number}: {exc}") from exc
+    missing = [name for name in columns if name not in seen]
+    if missing:
+        raise ConfigError(f"catalogue {path}: no line has {missing[0]}; it has {', '.join(sorted(seen)) or 'no lines'}")
+    return Catalogue(lines, listed, available if seen.intersection(STOCK) else None, found)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number in the file, fields) of every line that is not empty."""
+    try:
+        if path.suffix == ".csv":
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                reader = csv.DictReader(file, strict=True)
+                for row in reader:
+                    if None in row or None in row.values():
+                        raise ConfigError(f"catalogue {path}, line {reader.line_num}: not as many fields as the header")
+                    yield reader.line_num, row
+        elif path.suffix in (".jsonl", ".ndjson"):
+            decode = msgspec.json.Decoder(dict[str, Any]).decode
+            with path.open(encoding="utf-8-sig") as file:
+                for number, text in enumerate(file, 1):
+                    if text.strip():
+                        yield number, _decoded(decode, text, path, number)
+        else:
+            raise ConfigError(f"catalogue {path}: its name ends in none of .jsonl, .ndjson, .csv")
+    except (OSError, UnicodeDecodeError, csv.Error) as exc:
+        raise ConfigError(f"catalogue {path} cannot be read: {exc}") from exc
+
+
+def _decoded(decode: Any, text: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        line: dict[str, Any] = decode(text)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise ConfigError(f"catalogue {path}, line {number}: not a JSON object ({exc})") from exc
+    return line
+
+
+def _item(line: dict[str, Any]) -> str:
+    item = line.get("item_id")
+    if isinstance(item, bool) or not isinstance(item, str | int) or item == "":
+        raise ValueError(f"item_id is {item!r}; it must be a text or an integer")
+    return str(item)
+
+
+def _in_stock(line: dict[str, Any]) -> bool:
+    """What the first column of STOCK with a value says; True where none has."""
+    name = next((name for name in STOCK if line.get(name) not in (None, "")), None)
+    if name is None:
+        return True
+    value = line[name]
+    if isinstance(value, bool | int | float):
+        return value > 0
+    text = str(value).strip().lower()
+    if text in _YES or text in _NO:
+        return text in _YES
+    try:
+        return float(text) > 0
+    except ValueError:
+        raise ValueError(f"{name} is {value!r}; it must be true, false or a number") from None
+
+
+def _values(value: Any) -> Values:
+    """The texts of one field; a list is several."""
+    values = value if isinstance(value, list) else [value]
+    return tuple(str(one) for one in values if one not in (None, ""))

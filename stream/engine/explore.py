@@ -1,0 +1,89 @@
+"""Lists -> lists with a share of their slots filled at random, and the probability of everything that is shown.
+
+The scheme, so that an off-policy estimator can rely on it. Given a click, each slot j of its list has a greedy item
+g(j), and a pool P(j) of the window's items that are in no list: dealt out to the slots in turn, best first, so that no
+item is in two pools. Under a rule on categories a slot's pool holds items of g(j)'s category only, dealt among the
+slots of that category, so that the list's make-up stays. Each slot by itself shows, if its pool is not empty,
+
+    g(j) with propensity 1 - share,    each item of P(j) with propensity share / |P(j)|
+
+and g(j) with propensity 1 if it is. Slots are independent: a whole list's propensity is the product, and no item can
+stand in two slots. The draws are a hash of the click's place in Kafka and the seed: the same click decides the same.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.engine.decide import Lists
+from stream.events import Origin
+from stream.model.runtime import F32, I64
+
+F64 = npt.NDArray[np.float64]
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Picked(NamedTuple):
+    """n lists and what is left of their windows.
+
+    items, log_probs    (n, k) best first, of which counts (n,) count
+    spare, spare_probs  (n, window) the items of the window that are in no list, best first, of which spares (n,) count
+    """
+
+    items: I64
+    log_probs: F32
+    counts: I64
+    spare: I64
+    spare_probs: F32
+    spares: I64
+
+
+def explore(
+    picked: Picked, category: npt.NDArray[np.int32], origins: Sequence[Origin], share: float, seed: int
+) -> Lists:
+    """The lists with explored slots. category (V,): slots and pools of one category go together; share in (0, 1)."""
+    k = picked.items.shape[1]
+    slots = np.arange(k) < picked.counts[:, None]
+    spares = np.arange(picked.spare.shape[1]) < picked.spares[:, None]
+    of_slot = category[picked.items]
+    of_spare = category[picked.spare]
+
+    alike = (of_slot[:, :, None] == of_slot[:, None, :]) & slots[:, None, :]  # (n, slot, other slot)
+    turn = (alike & (np.arange(k) < np.arange(k)[:, None])).sum(2)  # its place among the slots of its category
+    among = np.maximum(alike.sum(2), 1)
+    stock = ((of_slot[:, :, None] == of_spare[:, None, :]) & spares[:, None, :]).sum(2)
+    pool = np.where(slots, np.maximum(stock - turn + among - 1, 0) // among, 0)  # |P(j)|, (n, k)
+
+    draws = uniforms(origins, seed, 2 * k)
+    explored = (pool > 0) & (draws[:, :k] < share)
+    propensities = np.where(pool > 0, 1 - share, 1.0)
+    user, slot = np.nonzero(explored)
+    drawn = turn[user, slot] + among[user, slot] * (draws[user, k + slot] * pool[user, slot]).astype(np.int64)
+    its = (of_spare[user] == of_slot[user, slot][:, None]) & spares[user]
+    at = (its & (np.cumsum(its, axis=1) == drawn[:, None] + 1)).argmax(1)
+
+    items, log_probs = picked.items.copy(), picked.log_probs.copy()
+    items[user, slot] = picked.spare[user, at]
+    log_probs[user, slot] = picked.spare_probs[user, at]
+    propensities[user, slot] = share / pool[user, slot]
+    return Lists(items, log_probs, picked.counts, propensities, explored)
+
+
+def uniforms(origins: Sequence[Origin], seed: int, count: int) -> F64:
+    """(n, count) numbers in [0, 1) that follow from each click's place and the seed: BLAKE2b, then SplitMix64.
+
+    Source: Steele, Lea & Flood 2014.
+    """
+    key = seed.to_bytes(8, "little")
+    hashes = b"".join(hashlib.blake2b(origin.id.encode(), digest_size=8, key=key).digest() for origin in origins)
+    start = np.frombuffer(hashes, "<u8")
+    z = start[:, None] + GOLDEN * np.arange(1, count + 1, dtype=np.uint64)  # unsigned: it wraps around
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    unit: F64 = (z >> np.uint64(11)) * 2.0**-53
+    return unit

@@ -1,0 +1,238 @@
+"""Users' states -> lists that keep the shop's rules: allowed items only, not too many alike, filled to the end.
+
+The rule: a list is what the same rules would take from the full ranking of the catalogue. Only the front of that
+ranking is asked of score.onnx; where the rules leave too little of it, four times as much, up to the whole catalogue.
+How much was asked for therefore changes no list, and neither does the batch a user is in.
+
+Source of the diversity: Carbonell & Goldstein 1998 (maximal marginal relevance), with "of one category" as similarity.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.catalogue.table import Catalogue, read_catalogue
+from stream.catalogue.watch import Watched
+from stream.engine.decide import Lists, front
+from stream.engine.explore import Picked, explore
+from stream.errors import ConfigError
+from stream.events import Click, Origin
+from stream.model.runtime import F32, I64, Model
+from stream.settings import Rules
+
+I32 = npt.NDArray[np.int32]
+Bools = npt.NDArray[np.bool_]
+
+NO_CATEGORY = -1
+
+WINDOW = 5
+"""Diversity chooses and exploration draws from the first WINDOW * k items that the user may be shown."""
+
+BEYOND = 1e6
+"""Nats that put an item behind every item of the window: only a cap on categories reaches so far."""
+
+REACH_FACTOR = 4
+ELEMENTS = 2_000_000
+"""Items held at a time for one batch of users: some tens of MB."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """What catalogue and rules come to, by the model's item index.
+
+    allowed   (V,) bool: may be shown at all
+    category  (V,) int32, NO_CATEGORY = none
+    codes     category -> its number
+    """
+
+    allowed: Bools
+    category: I32
+    codes: dict[str, int]
+
+
+class Shape(NamedTuple):
+    """How a list is made up: k items from a window of so many, at most `cap` of a category (0 = any number), `penalty`
+    nats for one whose category is in the list already."""
+
+    k: int
+    window: int
+    cap: int
+    penalty: float
+
+
+class RuledLists:
+    """Makes lists under rules that the model's ranking alone cannot keep."""
+
+    def __init__(self, model: Model, rules: Rules, k: int) -> None:
+        """Raises ConfigError on a catalogue that cannot be used."""
+        self._model = model
+        self._rules = rules
+        penalty = rules.diversity / (1 - rules.diversity)
+        window = WINDOW * k if penalty or rules.explore else k
+        self._shape = Shape(k, window, rules.max_per_category, penalty)
+        load = partial(_shelf, model.index, rules)
+        self._catalogue = Watched(Path(rules.catalogue), load) if rules.catalogue else None
+        self._bare = Shelf(np.ones(len(model.items), np.bool_), np.full(len(model.items), NO_CATEGORY, np.int32), {})
+
+    def refresh(self) -> None:
+        """Take the catalogue anew if its file has changed."""
+        if self._catalogue is not None:
+            self._catalogue.refresh()
+
+    def __call__(
+        self, state: list[F32], left_out: I32, item: I64, clicks: Sequence[Click], origins: Sequence[Origin]
+    ) -> Lists:
+        """One list per click. state: score.onnx's inputs; left_out (n, N) items, -1 = none; item (n,) clicked."""
+        shelf = self._bare if self._catalogue is None else self._catalogue.value
+        wanted = _wanted(shelf, item, clicks) if self._rules.same_category else None
+        picked = pick(self._model, state, left_out, shelf, wanted, self._shape)
+        if not self._rules.explore:
+            return Lists(picked.items, picked.log_probs, picked.counts)
+        shaped = bool(self._shape.cap or self._shape.penalty)
+        category = shelf.category if shaped else self._bare.category
+        return explore(picked, category, origins, self._rules.explore, self._rules.explore_seed)
+
+
+def pick(model: Model, state: list[F32], left_out: I32, shelf: Shelf, wanted: I32 | None, shape: Shape) -> Picked:
+    """The lists of n users, each as if taken from the full ranking.
+
+    left_out  (n, N) item indices; -1 and the unknown item match none
+    wanted    (n,) the one category allowed, NO_CATEGORY = all; None = all for everybody
+    returns   new memory
+    """
+    n, (k, window, cap, _) = len(left_out), shape
+    total, width = len(model.items), min(shape.window, len(model.items))
+    picked = Picked(
+        np.zeros((n, k), np.int64),
+        np.zeros((n, k), np.float32),
+        np.zeros(n, np.int64),
+        np.zeros((n, width), np.int64),
+        np.zeros((n, width), np.float32),
+        np.zeros(n, np.int64),
+    )
+    share = max(float(shelf.allowed.mean()), 1 / total)
+    reach = min(total, math.ceil((window * (2 if cap else 1) + left_out.shape[1]) / share * 1.25))
+    todo: npt.NDArray[np.intp] = np.arange(n)
+    while len(todo):
+        unfinished = []
+        for rows in np.split(todo, range(max(1, ELEMENTS // reach), len(todo), max(1, ELEMENTS // reach))):
+            items, log_probs = front(model, [value[rows] for value in state], reach)
+            fits = shelf.allowed[items] & ~(items[:, :, None] == left_out[rows][:, None, :]).any(2)
+            if wanted is not None:
+                fits &= (wanted[rows, None] == NO_CATEGORY) | (shelf.category[items] == wanted[rows, None])
+            done = _take(picked, rows, items, log_probs, fits, shelf.category[items], shape) | (reach == total)
+            unfinished.append(rows[~done])
+        todo = np.concatenate(unfinished)
+        reach = min(total, reach * REACH_FACTOR)
+    return picked
+
+
+def _take(
+    picked: Picked, rows: npt.NDArray[np.intp], items: I64, log_probs: F32, fits: Bools, category: I32, shape: Shape
+) -> Bools:
+    """Fill the `rows` of `picked` from fronts of the ranking; True where a longer front could change nothing."""
+    place = np.cumsum(fits, axis=1)
+    if shape.cap or shape.penalty:
+        at, counts = _greedy(log_probs, fits, place <= shape.window, category, shape)
+    else:
+        at = np.argsort(~fits, axis=1, kind="stable")[:, : shape.k]
+        counts = np.minimum(at.shape[1], place[:, -1])
+    picked.items[rows, : at.shape[1]] = np.take_along_axis(items, at, 1)
+    picked.log_probs[rows, : at.shape[1]] = np.take_along_axis(log_probs, at, 1)
+    picked.counts[rows] = counts
+    if shape.window > shape.k:
+        left = fits & (place <= shape.window)
+        here, slot = np.nonzero(np.arange(at.shape[1]) < counts[:, None])
+        left[here, at[here, slot]] = False
+        rest = np.argsort(~left, axis=1, kind="stable")[:, : picked.spare.shape[1]]
+        picked.spare[rows, : rest.shape[1]] = np.take_along_axis(items, rest, 1)
+        picked.spare_probs[rows, : rest.shape[1]] = np.take_along_axis(log_probs, rest, 1)
+        picked.spares[rows] = left.sum(1)
+    done: Bools = (counts == shape.k) & (place[:, -1] >= shape.window)
+    return done
+
+
+def _greedy(
+    log_probs: F32, fits: Bools, inside: Bools, category: I32, shape: Shape
+) -> tuple[npt.NDArray[np.intp], I64]:
+    """Slot by slot the item worth most: its log-probability, less `penalty` where its category is in the list.
+
+    All (n, R), best first. Returns positions (n, min(k, R)) and how many of them count (n,). Of items worth the same
+    the likelier comes first, of equally likely ones the earlier.
+    """
+    users = np.arange(len(fits))
+    worth = np.where(fits, log_probs.astype(np.float64) - np.where(inside, 0.0, BEYOND), -np.inf)
+    alike = np.zeros(fits.shape, np.int32)  # items of its category in the list so far
+    at = np.zeros((len(fits), min(shape.k, fits.shape[1])), np.intp)
+    counts = np.zeros(len(fits), np.int64)
+    for slot in range(at.shape[1]):
+        now = np.where(alike > 0, worth - shape.penalty, worth) if shape.penalty else worth
+        best = now.argmax(1)
+        found = now[users, best] > -np.inf
+        at[:, slot] = best
+        counts += found
+        worth[users, best] = -np.inf
+        its = category[users, best]
+        alike += (category == its[:, None]) & (found & (its != NO_CATEGORY))[:, None]
+        if shape.cap:
+            worth[alike >= shape.cap] = -np.inf
+    return at, counts
+
+
+def _wanted(shelf: Shelf, item: I64, clicks: Sequence[Click]) -> I32:
+    """(n,) each click's category: its own word if the catalogue knows it, else its item's; NO_CATEGORY = unknown."""
+    of_item = np.append(shelf.category, np.int32(NO_CATEGORY))[item].tolist()
+    codes = shelf.codes
+    return np.fromiter(
+        (
+            known if click.category is None else codes.get(click.category, known)
+            for click, known in zip(clicks, of_item, strict=True)
+        ),
+        np.int32,
+        len(clicks),
+    )
+
+
+def _shelf(index: dict[str, int], rules: Rules, path: Path) -> Shelf:
+    """The catalogue at `path` as the rules see it. Raises ConfigError if it cannot be used or allows no item."""
+    wanted = rules.wanted()
+    by_category = bool(rules.same_category or rules.max_per_category or rules.diversity)
+    catalogue = read_catalogue(path, index, {*wanted, *(("category",) if by_category else ())})
+    allowed = np.ones(len(index), np.bool_)
+    if rules.only_available:
+        if catalogue.available is None:
+            raise ConfigError(f"catalogue {path}: no line has in_stock or available, which only_available needs")
+        allowed &= catalogue.available
+    for column, values in wanted.items():
+        allowed &= np.fromiter((not values.isdisjoint(its) for its in catalogue.columns[column]), np.bool_, len(index))
+    if not allowed.any():
+        raise ConfigError(f"catalogue {path}: it allows no item of the model; look at its item_id and at only")
+    codes, category = _codes(catalogue, by_category)
+    log.info(
+        "catalogue read: path=%s lines=%d known=%d allowed=%d of=%d categories=%d",
+        path,
+        catalogue.lines,
+        int(catalogue.listed.sum()),
+        int(allowed.sum()),
+        len(index),
+        len(codes),
+    )
+    return Shelf(allowed, category, codes)
+
+
+def _codes(catalogue: Catalogue, by_category: bool) -> tuple[dict[str, int], I32]:
+    """Category -> number, and the number of each item's first category (V,) int32."""
+    codes: dict[str, int] = {}
+    if not by_category:
+        return codes, np.full(len(catalogue.listed), NO_CATEGORY, np.int32)
+    numbers = (codes.setdefault(its[0], len(codes)) if its else NO_CATEGORY for its in catalogue.columns["category"])
+    return codes, np.fromiter(numbers, np.int32, len(catalogue.listed))

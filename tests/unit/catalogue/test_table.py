@@ -1,0 +1,97 @@
+"""A catalogue as shops write it, and what is wrong with one in a line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream.catalogue.table import read_catalogue
+from stream.errors import ConfigError
+
+INDEX = {"a": 0, "b": 1, "7": 2}
+
+
+def written(path: Path, lines: list[dict[str, Any]]) -> Path:
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    return path
+
+
+def test_json_lines_and_csv_of_the_same_items_are_the_same_catalogue(tmp_path: Path) -> None:
+    """Either format; ids may be numbers; a byte-order mark, blank lines and further columns do not matter."""
+    lines = [{"item_id": 7, "category": "x, y", "in_stock": 3, "colour": "red"}, {"item_id": "zzz", "category": "x"}]
+    one = read_catalogue(written(tmp_path / "a.jsonl", lines), INDEX, ["category"])
+    table = tmp_path / "a.csv"
+    table.write_text('\ufeffitem_id,colour,category,in_stock\n7,red,"x, y",3\n\nzzz,,x,\n', encoding="utf-8")
+    two = read_catalogue(table, INDEX, ["category"])
+    for read in (one, two):
+        assert read.lines == 2
+        assert read.listed.tolist() == [False, False, True]
+        assert read.available is not None
+        assert read.available.tolist() == [False, False, True]
+        assert read.columns == {"category": [(), (), ("x, y",)]}
+
+
+@pytest.mark.parametrize(
+    ("line", "available"),
+    [
+        ({"in_stock": True}, True),
+        ({"in_stock": "no"}, False),
+        ({"in_stock": 0}, False),
+        ({"in_stock": "12"}, True),
+        ({"available": "FALSE"}, False),
+        ({"in_stock": None, "available": 1}, True),
+        ({"in_stock": ""}, True),
+        ({}, True),
+    ],
+)
+def test_a_listed_item_is_available_unless_the_catalogue_denies_it(
+    tmp_path: Path, line: dict[str, Any], available: bool
+) -> None:
+    """A flag, a word or a number of pieces; nothing said denies nothing; an item that is not listed is not there."""
+    lines = [{"item_id": "a", **line}, {"item_id": "b", "in_stock": 1}]
+    read = read_catalogue(written(tmp_path / "a.jsonl", lines), INDEX, [])
+    assert read.available is not None
+    assert read.available.tolist() == [available, True, False]
+
+
+def test_lists_are_several_values_and_the_later_of_two_lines_counts(tmp_path: Path) -> None:
+    """An item sold in two markets is in both."""
+    lines: list[dict[str, Any]] = [
+        {"item_id": "a", "market": ["de", 4]},
+        {"item_id": "b", "market": "de"},
+        {"item_id": "b"},
+    ]
+    read = read_catalogue(written(tmp_path / "a.jsonl", lines), INDEX, ["market"])
+    assert read.columns["market"] == [("de", "4"), (), ()]
+    assert read.available is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("a.jsonl", '{"item_id": "a"}\n{"item_id": ', "line 2: not a JSON object"),
+        ("a.jsonl", "[1]", "line 1: not a JSON object"),
+        ("a.jsonl", '{"id": "a"}', "line 1: item_id is None"),
+        ("a.jsonl", '{"item_id": "a", "in_stock": "maybe"}', "in_stock is 'maybe'"),
+        ("a.jsonl", '{"item_id": "a"}', "no line has category; it has item_id"),
+        ("a.jsonl", "", "it has no lines"),
+        ("a.csv", "item_id,category\na\n", "line 2: not as many fields"),
+        ("a.csv", "item_id,category\na,b,c\n", "line 2: not as many fields"),
+        ("a.parquet", "", "none of .jsonl"),
+    ],
+)
+def test_what_is_wrong_with_a_catalogue_is_said_with_its_line(tmp_path: Path, name: str, text: str, words: str) -> None:
+    """The whole file is refused: half a catalogue would silently empty the lists."""
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        read_catalogue(tmp_path / name, INDEX, ["category"])
+
+
+def test_a_catalogue_that_is_not_there_or_not_text_is_told_alike(tmp_path: Path) -> None:
+    """No stack trace for a wrong path or a binary file."""
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_catalogue(tmp_path / "none.csv", INDEX, [])
+    (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_catalogue(tmp_path / "a.jsonl", INDEX, [])

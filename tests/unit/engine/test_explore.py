@@ -1,0 +1,104 @@
+"""What is told of an explored slot is how often it is so: the promise that off-policy estimates stand on."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from stream.engine.explore import Picked, explore, uniforms
+from stream.events import Origin
+
+N = 20_000
+CATEGORY = np.array([0, 0, 0, 1, 1, -1, 0, 1, 0, -1, 0, 0, 1, 2], np.int32)
+
+
+@dataclass
+class Case:
+    """One user's list and spares, shown to N clicks."""
+
+    list: list[int]
+    spare: list[int]
+    category: np.ndarray
+
+    def shown(self, share: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        width = len(self.spare) + 2  # rows are padded where another user's window holds more
+        picked = Picked(
+            np.tile(np.array([*self.list, 0], np.int64), (N, 1)),
+            np.zeros((N, len(self.list) + 1), np.float32),
+            np.full(N, len(self.list)),
+            np.tile(np.resize(np.array([*self.spare, 0, 0], np.int64), width), (N, 1)),
+            np.zeros((N, width), np.float32),
+            np.full(N, len(self.spare)),
+        )
+        lists = explore(picked, self.category, [Origin("clicks", i % 7, i) for i in range(N)], share, seed)
+        assert lists.propensities is not None
+        assert lists.explored is not None
+        count = len(self.list)
+        assert (lists.counts == count).all()
+        return lists.items[:, :count], lists.propensities[:, :count], lists.explored[:, :count]
+
+
+ALL_ALIKE = Case([0, 1, 2, 3], [4, 5, 6, 7, 8, 9, 10], np.zeros(14, np.int32))
+BY_CATEGORY = Case([0, 3, 1, 5, 13], [2, 4, 6, 7, 8, 9, 10], CATEGORY)
+
+
+@pytest.mark.parametrize("case", [ALL_ALIKE, BY_CATEGORY])
+def test_the_propensity_told_is_the_frequency_seen(case: Case) -> None:
+    """Every (slot, item) comes as often as its propensity says, and always with the same propensity."""
+    items, propensities, explored = case.shown(share=0.3)
+    for slot in range(items.shape[1]):
+        total = 0.0
+        for item, times in Counter(items[:, slot].tolist()).items():
+            told = set(propensities[items[:, slot] == item, slot].tolist())
+            assert len(told) == 1
+            p = told.pop()
+            total += p
+            assert abs(times / N - p) <= 4.5 * np.sqrt(p * (1 - p) / N)
+            assert set(explored[items[:, slot] == item, slot].tolist()) == {item != case.list[slot]}
+        assert total == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("case", [ALL_ALIKE, BY_CATEGORY])
+def test_slots_are_independent_and_no_item_is_shown_twice(case: Case) -> None:
+    """A list's propensity is the product of its slots'; the pools of two slots share no item."""
+    items, _, explored = case.shown(share=0.3)
+    assert all(len(set(row)) == len(row) for row in items.tolist())
+    correlation = np.corrcoef(explored[:, explored.any(0)].T.astype(float))
+    assert np.abs(correlation - np.eye(len(correlation))).max() < 4.5 / np.sqrt(N)
+
+
+def test_inverse_propensities_give_back_the_value_of_another_policy() -> None:
+    """IPS over explored lists estimates what showing one spare item in slot 0 would earn, without ever doing so."""
+    items, propensities, _ = ALL_ALIKE.shown(share=0.2)
+    clicked = np.where(items[:, 0] == 8, 0.9, 0.1)  # item 8 would earn 0.9, any other 0.1
+    weight = (items[:, 0] == 8) / propensities[:, 0]
+    assert (weight * clicked).mean() == pytest.approx(0.9, abs=0.15)
+    assert weight.mean() == pytest.approx(1.0, abs=0.15)
+
+
+def test_under_a_rule_on_categories_a_slot_keeps_its_category() -> None:
+    """Exploring changes no list's make-up; a slot for which nothing of its category is left shows its own item."""
+    items, propensities, explored = BY_CATEGORY.shown(share=0.5)
+    assert (CATEGORY[items] == CATEGORY[BY_CATEGORY.list]).all()
+    assert not explored[:, 4].any()
+    assert (propensities[:, 4] == 1.0).all()
+    assert explored[:, :4].any(0).all()
+
+
+def test_another_seed_explores_elsewhere_and_the_same_seed_the_same() -> None:
+    """A redelivered click is decided alike; a new experiment is a new seed."""
+    first, again, other = (ALL_ALIKE.shown(0.3, seed)[0] for seed in (1, 1, 2))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_the_numbers_are_uniform_in_every_slot() -> None:
+    """Places in Kafka that lie next to each other give numbers that have nothing to do with each other."""
+    draws = uniforms([Origin("clicks", 0, i) for i in range(N)], 0, 6)
+    assert draws.min() >= 0
+    assert draws.max() < 1
+    counts = np.apply_along_axis(lambda column: np.histogram(column, 20, (0, 1))[0], 0, draws)
+    assert ((counts - N / 20) ** 2 / (N / 20)).sum(0).max() < 50  # chi square, 19 degrees: p = 1e-4
+    assert np.abs(np.corrcoef(draws.T) - np.eye(6)).max() < 4.5 / np.sqrt(N)
+    assert abs(np.corrcoef(draws[:-1, 0], draws[1:, 0])[0, 1]) < 4.5 / np.sqrt(N)
