@@ -168,11 +168,16 @@ def train(
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def evaluate(model: Path, log: Path, exclude_recent: int, device: str, as_json: bool, **given: Any) -> None:
-    """Recall@20 and MRR@20 of MODEL on a LOG, beside popularity and Markov.
+    """Recall and MRR of MODEL on a LOG, beside baselines.
+
+    The baselines: popularity, session popularity, Markov, co-occurrence and VS-KNN, from the model's training sessions.
 
     The log runs through the serving engine in time order, users from a zero state. Each list is judged by the user's
     next click in the same session; an item the model does not know is a miss for every method. The whole catalogue is
-    ranked; equal scores rank the item with more training clicks first.
+    ranked; equal scores rank the item with more training clicks first. Intervals are 95% bootstrap over sessions.
+
+    --json adds recall, MRR and NDCG at 1, 5, 10 and 20, figures by position in the session and by the popularity of
+    what came next, and what the lists hold: coverage of the catalogue, popularity, cold items.
 
     \b
     Examples:
@@ -183,17 +188,29 @@ def evaluate(model: Path, log: Path, exclude_recent: int, device: str, as_json: 
 
     with Bar() as bar:
         clicks = _read(bar, log, given)
-        bar.begin("evaluating", len(clicks))
-        figures = {"log": str(log), **measure(model, clicks, exclude_recent, device, bar.seen)}
+        figures = {"log": str(log), **measure(model, clicks, exclude_recent, device, bar)}
     if as_json:
         click.echo(json.dumps(figures))
-        return
-    click.echo(f"{figures['model']} on {figures['clicks']:,} clicks, {figures['judged']:,} judged")
-    click.echo(f"{'':12}{'recall@20':>10}{'MRR@20':>10}")
-    for name in ("eddy", "markov", "popularity"):
-        click.echo(f"{name:12}{figures[name]['recall20']:>10.4f}{figures[name]['mrr20']:>10.4f}")
-    for rule, share in figures["calibration"].items():
-        click.echo(f"{rule}: {share:.4%} of the clicks")
+    else:
+        click.echo(_table(figures))
+
+
+def _table(figures: dict[str, Any]) -> str:
+    """The figures of `eddy evaluate` for people."""
+    from export.baselines import NAMES
+
+    rows = [f"{figures['model']} on {figures['clicks']:,} clicks, {figures['judged']:,} judged"]
+    rows.append(f"{'':20}{'recall@20':>10}{'MRR@20':>9}{'NDCG@20':>9}{'coverage':>10}{'cold':>8}")
+    for name in ("eddy", *NAMES):
+        one = figures[name]
+        quality = f"{one['recall20']:>10.4f}{one['mrr20']:>9.4f}{one['ndcg20']:>9.4f}"
+        rows.append(f"{name:20}{quality}{one['coverage20']:>10.1%}{one['cold20']:>8.1%}")
+    for measure, title in (("recall20", "recall@20"), ("mrr20", "MRR@20")):
+        lead = figures["lead"][measure]
+        low, high = lead["95"]
+        rows.append(f"eddy - {lead['over']}, {title}: {lead['mean']:+.4f} (95%: {low:+.4f} to {high:+.4f})")
+    rows += [f"{rule}: {share:.4%} of the clicks" for rule, share in figures["calibration"].items()]
+    return "\n".join(rows)
 
 
 @click.command()

@@ -3,24 +3,30 @@
 Each click's list is judged by the same user's next click in the same session. A target the model does not know is
 a miss for every method, never left out. The engine runs the ONNX files on clicks in time order, users from a zero
 state, so under the worker's `exclude_recent` these are the figures of the `recommendations` topic.
+Ties: equal scores rank the item with more training clicks first, for every method.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from export.baselines import Baselines
+from export.baselines import Baseline, K, best, load_baselines, rivals
 from export.data import Log
-from stream.engine.engine import open_engine
+from export.metrics import COLD, KINDS, POSITIONS, Ranks, by_kind, intervals, measures, popularity_kind, position_kind
+from stream.engine.engine import Engine, open_engine
 from stream.errors import ConfigError
 from stream.events import Click, Origin
 from stream.model.runtime import load_model
 from stream.settings import RECENT_ITEMS
 
-K = 20
+I64 = npt.NDArray[np.int64]
+F64 = npt.NDArray[np.float64]
+
 CYCLE = 1_000
 """Clicks per engine cycle: as large as a busy worker's; results do not depend on it."""
 
@@ -36,39 +42,44 @@ class Quality(NamedTuple):
     mrr20: float
 
 
-class Judge:
-    """Judges lists against what came next, click by click in time order."""
-
-    def __init__(self, k: int = K) -> None:
-        self._k = k
-        self._open: dict[tuple[str, str], Sequence[str]] = {}
-        self._judged = 0
-        self._hits = 0
-        self._reciprocal = 0.0
-
-    def see(self, user: str, session: str, item: str, recommended: Sequence[str]) -> None:
-        """One click, and the list that was made after it, best first."""
-        listed = self._open.get((user, session))
-        if listed is not None:
-            self._judged += 1
-            for rank, candidate in enumerate(listed[: self._k], 1):
-                if candidate == item:
-                    self._hits += 1
-                    self._reciprocal += 1 / rank
-                    break
-        self._open[user, session] = recommended
-
-    def quality(self) -> Quality:
-        judged = max(1, self._judged)
-        return Quality(self._judged, self._hits / judged, self._reciprocal / judged)
+def rank_in(listed: Sequence[Any], item: Any) -> int:
+    """The place of the item in a list, best first, 1 = first; 0 if it is not among the first K."""
+    return listed.index(item) + 1 if item in listed[:K] else 0
 
 
-def judge(clicks: Iterable[tuple[str, str, str, Sequence[str]]], k: int = K) -> Quality:
+def judge(clicks: Iterable[tuple[str, str, str, Sequence[str]]]) -> Quality:
     """The quality of (user, session, item, recommended) in time order: each list against the session's next item."""
-    one = Judge(k)
+    waiting: dict[tuple[str, str], Sequence[str]] = {}
+    ranks = []
     for user, session, item, recommended in clicks:
-        one.see(user, session, item, recommended)
-    return one.quality()
+        listed = waiting.get((user, session))
+        if listed is not None:
+            ranks.append(rank_in(listed, item))
+        waiting[user, session] = recommended
+    if not ranks:
+        return Quality(0, 0.0, 0.0)
+    figures = measures(np.array(ranks, np.uint8))
+    return Quality(len(ranks), figures["recall20"], figures["mrr20"])
+
+
+class Watch(Protocol):
+    """Who is told how the evaluation goes."""
+
+    def begin(self, label: str, clicks: int) -> None:
+        """A method starts on `clicks` clicks."""
+
+    def seen(self, clicks: int) -> None:
+        """So many more of them are done."""
+
+
+class Unwatched:
+    """Tells nobody."""
+
+    def begin(self, label: str, clicks: int) -> None:
+        pass
+
+    def seen(self, clicks: int) -> None:
+        pass
 
 
 def log_clicks(log: Log) -> Iterable[tuple[Click, str]]:
@@ -86,76 +97,148 @@ def log_clicks(log: Log) -> Iterable[tuple[Click, str]]:
         yield click, str(session)
 
 
-class Rivals:
-    """The baselines on the same clicks, under the same exclusion of what the user has just clicked."""
+class Positions:
+    """The m clicks of a log that are judged, and what the baselines may see at each.
 
-    def __init__(self, directory: Path, items: list[str], index: dict[str, int], exclude_recent: int) -> None:
-        baselines = Baselines.load(directory)
-        self._methods = {"popularity": baselines.popularity, "markov": baselines.markov}
-        self._judges = {name: Judge() for name in self._methods}
-        self._items, self._index, self._exclude = items, index, exclude_recent
-        self._recent: dict[str, deque[int]] = {}
-        self._made: dict[tuple[str, int], list[str]] = {}
+    row      (m,) the click's row of the log, ascending
+    target   (m,) int64 index of the session's next item, V = unknown to the model
+    session  (m,) int64 of the log
+    so_far   (m,) int64 clicks of the session up to this one
+    """
 
-    def see(self, click: Click, session: str) -> None:
-        item = self._index.get(click.item_id, len(self._items))
-        recent = self._recent.setdefault(click.user_id, deque(maxlen=self._exclude))
-        recent.append(item)
-        for name, judged in self._judges.items():
-            judged.see(click.user_id, session, click.item_id, self._list(name, item, list(recent)))
+    def __init__(self, log: Log, index: dict[str, int]) -> None:
+        following = log.next_in_session()
+        self.row = np.flatnonzero(following >= 0)
+        self._item = np.array([index.get(name, len(index)) for name in log.items], np.int64)[log.item]
+        self.target = self._item[following[self.row]]
+        self.session = log.session[self.row]
+        order = np.argsort(log.session, kind="stable")
+        self._in_session = self._item[order]
+        first = np.searchsorted(log.session[order], log.session)
+        place = np.empty(len(log), np.int64)
+        place[order] = np.arange(len(log))
+        self._first, self._place = first[self.row], place[self.row]
+        self.so_far = self._place - self._first + 1
+        self._user_first = np.searchsorted(log.user, log.user)[self.row]
 
-    def _list(self, name: str, item: int, recent: list[int]) -> list[str]:
-        alone = recent in ([], [item])
-        made = self._made.get((name, item)) if alone else None
-        if made is None:
-            made = [self._items[i] for i in self._methods[name](item, recent, K)]
-            if alone:
-                self._made[name, item] = made
-        return made
+    def __len__(self) -> int:
+        return len(self.row)
 
-    def quality(self) -> dict[str, Quality]:
-        return {name: judged.quality() for name, judged in self._judges.items()}
+    def seen(self, exclude_recent: int) -> Iterator[tuple[I64, list[int], int]]:
+        """Of each position: the session's clicks so far, the user's last `exclude_recent` items, the target."""
+        bounds = zip(self._first.tolist(), self._place.tolist(), self._user_first.tolist(), strict=True)
+        for (first, place, user_first), row, target in zip(
+            bounds, self.row.tolist(), self.target.tolist(), strict=True
+        ):
+            recent = self._item[max(user_first, row + 1 - exclude_recent) : row + 1].tolist()
+            yield self._in_session[first : place + 1], recent, target
+
+
+class Judged:
+    """How one method did: the rank of each position's target, and how often each item was recommended there."""
+
+    def __init__(self, positions: int, items: int) -> None:
+        self.rank: Ranks = np.zeros(positions, np.uint8)
+        self.recommended: I64 = np.zeros(items, np.int64)
+
+    def beyond_accuracy(self, counts: I64) -> dict[str, float]:
+        """What the lists of 20 hold; counts (V,) are the items' training clicks.
+
+        coverage20   share of the catalogue in at least one list
+        popularity20 mean training clicks of a recommended item
+        cold20       share of recommended items that are cold
+        """
+        total = max(1, int(self.recommended.sum()))
+        return {
+            "coverage20": float((self.recommended > 0).mean()),
+            "popularity20": float((self.recommended * counts).sum() / total),
+            "cold20": float(self.recommended[counts <= COLD].sum() / total),
+        }
+
+
+def _run_engine(engine: Engine, log: Log, positions: Positions, watch: Watch) -> tuple[Judged, F64]:
+    """The engine's lists judged, and every click's p-value (n,)."""
+    index, items = engine.model.index, len(engine.model.items)
+    judged, p_values = Judged(len(positions), items), np.empty(len(log))
+    number = np.full(len(log), -1, np.int64)
+    number[positions.row] = np.arange(len(positions))
+    rows = log.in_time_order().tolist()
+    clicks = (click for click, _ in log_clicks(log))
+    watch.begin("eddy", len(log))
+    for start in range(0, len(rows), CYCLE):
+        part = list(islice(clicks, CYCLE))
+        cycle = engine.process(part, [Origin("log", 0, start + i) for i in range(len(part))])
+        engine.commit(cycle)
+        for row, decision in zip(rows[start : start + CYCLE], cycle.recommendations, strict=True):
+            p_values[row] = decision.p_value
+            at = int(number[row])
+            if at >= 0:
+                listed = [index[item] for item in decision.items[:K]]
+                judged.rank[at] = rank_in(listed, int(positions.target[at]))
+                judged.recommended[listed] += 1
+        watch.seen(len(part))
+    return judged, p_values
+
+
+def _run_baseline(
+    name: str, method: Baseline, items: int, positions: Positions, exclude_recent: int, watch: Watch
+) -> Judged:
+    judged = Judged(len(positions), items)
+    watch.begin(name, len(positions))
+    for at, (session, recent, target) in enumerate(positions.seen(exclude_recent)):
+        listed = best(method, session, recent, items)
+        judged.rank[at] = rank_in(listed, target)
+        judged.recommended[listed] += 1
+        if at % CYCLE == CYCLE - 1:
+            watch.seen(CYCLE)
+    return judged
 
 
 def evaluate(
-    directory: Path,
-    log: Log,
-    exclude_recent: int,
-    device: str = "cpu",
-    seen: Callable[[int], None] = lambda count: None,
+    directory: Path, log: Log, exclude_recent: int, device: str = "cpu", watch: Watch | None = None
 ) -> dict[str, Any]:
-    """recall@20 and MRR@20 of the model on the log beside popularity and Markov, as the JSON object of `eddy evaluate`.
+    """The model on the log beside the baselines, as the JSON object of `eddy evaluate`.
 
     exclude_recent  leave out the items of the user's last N clicks, for every method; 0 = full ranking
-    seen            is told the clicks of each cycle
-    Raises ArtifactError on a model that cannot be served, ConfigError on a wrong setting.
+    Raises ArtifactError on a model that cannot be served, ConfigError on a wrong setting or nothing to judge.
     """
     if not 0 <= exclude_recent <= RECENT_ITEMS:
         raise ConfigError(f"exclude_recent is {exclude_recent}; it must be between 0 and {RECENT_ITEMS}")
+    watch = watch or Unwatched()
     model = load_model(directory, device)
-    engine = open_engine(model, directory, k=K, exclude_recent=exclude_recent, alpha=min(ALPHAS))
-    rivals = Rivals(directory, model.items, model.index, exclude_recent)
-    ours, p_values = Judge(), []
-    pairs = list(log_clicks(log))
-    for start in range(0, len(pairs), CYCLE):
-        part = pairs[start : start + CYCLE]
-        cycle = engine.process([click for click, _ in part], [Origin("log", 0, start + i) for i in range(len(part))])
-        engine.commit(cycle)
-        for (click, session), decision in zip(part, cycle.recommendations, strict=True):
-            ours.see(click.user_id, session, click.item_id, decision.items)
-            rivals.see(click, session)
-            p_values.append(decision.p_value)
-        seen(len(part))
-    share = np.asarray(p_values)
-    quality = ours.quality()
-    if not quality.judged:
+    visits, setting = load_baselines(directory)
+    positions = Positions(log, model.index)
+    if not len(positions):
         raise ConfigError("nothing to judge: no session of the log has two clicks")
-    figures = {"eddy": quality, **rivals.quality()}
+    engine = open_engine(model, directory, k=K, exclude_recent=exclude_recent, alpha=min(ALPHAS))
+    ours, p_values = _run_engine(engine, log, positions, watch)
+    judged = {"eddy": ours}
+    for name, method in rivals(visits, setting).items():
+        judged[name] = _run_baseline(name, method, len(model.items), positions, exclude_recent, watch)
     return {
         "model": model.manifest.label,
-        "clicks": len(pairs),
-        "judged": quality.judged,
+        "clicks": len(log),
+        "judged": len(positions),
         "exclude_recent": exclude_recent,
-        **{name: {"recall20": q.recall20, "mrr20": q.mrr20} for name, q in figures.items()},
-        "calibration": {f"p<={alpha:g}": float((share <= alpha).mean()) for alpha in ALPHAS},
+        **report(judged, positions, visits.counts),
+        "vsknn_setting": asdict(setting),
+        "training_clicks_kept": len(visits.item),
+        "calibration": {f"p<={alpha:g}": float((p_values <= alpha).mean()) for alpha in ALPHAS},
     }
+
+
+def report(judged: dict[str, Judged], positions: Positions, counts: I64) -> dict[str, Any]:
+    """One object for each method, and under `lead` eddy's difference to the best baseline."""
+    found = intervals({name: one.rank for name, one in judged.items()}, positions.session)
+    so_far, popularity = position_kind(positions.so_far), popularity_kind(positions.target, counts)
+    methods = {
+        name: {
+            **measures(one.rank),
+            **found[name],
+            **one.beyond_accuracy(counts),
+            "by_position": by_kind(one.rank, so_far, tuple(POSITIONS)),
+            "by_popularity": by_kind(one.rank, popularity, KINDS),
+        }
+        for name, one in judged.items()
+    }
+    return {**methods, "lead": found["lead"]}

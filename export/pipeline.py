@@ -5,7 +5,7 @@
 3. Heads are fitted, graphs converted, and the slice calibrates the surprise through the ONNX graph: clicks that were
    not trained on, met as they will be met in service.
 4. The same number of epochs over the whole log, so that the served model knows the newest items too.
-5. Heads and graphs again, the parity gate, the baselines' counts, and last the manifest.
+5. Heads and graphs again, the parity gate, the baselines' sessions, and last the manifest.
 Ctrl-C ends step 2 or 4 and goes on to step 5 with the best model of step 2; from then on it is held back.
 """
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 
 from export import baselines
-from export.baselines import Baselines
+from export.baselines import save_baselines
 from export.calibrate import pools, surprises
 from export.convert import Facts, Pools, write_graphs, write_model
 from export.data import GAP_EDGES_MS, Log, Vocabulary, iso
@@ -30,6 +30,7 @@ from export.place import check_place
 from export.recency import Recency, best_recency
 from export.sequences import Clicks, birth_period, encode
 from export.train import Progress, TrainSettings, fit, ranking_quality
+from export.visits import visits_of
 from stream.errors import ConfigError
 from stream.manifest import Manifest
 from stream.settings import Settings
@@ -79,7 +80,7 @@ def train_model(directory: Path, log: Log, settings: TrainSettings, progress: Pr
         fit_heads(network, clicks, recency.weights(clicks.time_ms), new_items(clicks), settings.seed)
         progress.say("converting and checking the graphs")
         write_graphs(directory, network, vocabulary)
-        _baselines(log, vocabulary).save(directory)
+        save_baselines(directory, visits_of(log, vocabulary.items))
         training = {
             "from": iso(int(log.time_ms.min())),
             "until": iso(int(log.time_ms.max())),
@@ -124,14 +125,6 @@ def _calibrate(
         write_graphs(directory, network, vocabulary)
         seen = unknown_to(head, clicks, len(vocabulary.items))
         return pools(surprises(directory / "step.onnx", network.cell.state, seen), seen, ~before, vocabulary)
-
-
-def _baselines(log: Log, vocabulary: Vocabulary) -> Baselines:
-    index = {name: i for i, name in enumerate(vocabulary.items)}
-    item = np.array([index.get(name, len(index)) for name in log.items], np.int64)[log.item]
-    following = log.next_in_session()
-    has = following >= 0
-    return Baselines.count(len(index), item[has], item[following[has]])
 
 
 def _check(log: Log) -> None:

@@ -1,12 +1,24 @@
-"""How recommendations are judged, and the baselines beside them."""
+"""How recommendations are judged, whole against a slow version that does it click by click."""
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from click.testing import CliRunner
 
-from export.baselines import Baselines
-from export.evaluate import Judge, judge
+from export.baselines import NAMES, save_baselines
+from export.convert import write_untrained
+from export.data import Log, read_log
+from export.evaluate import K, evaluate, judge, rank_in
+from export.visits import visits_of
+from stream.engine.engine import open_engine
+from stream.errors import ArtifactError, ConfigError
+from stream.events import Click, Origin
+from stream.manifest import Manifest, read_manifest, sha256, write_manifest
+from stream.model.runtime import load_model
+
+ITEMS = 30
 
 
 def test_judging_by_hand() -> None:
@@ -26,34 +38,145 @@ def test_judging_by_hand() -> None:
 
 def test_rank_twenty_counts_and_twenty_one_does_not() -> None:
     """recall@20 looks at twenty items."""
-    for place, hit in ((19, 1.0), (20, 0.0)):
-        listed = [f"other-{i}" for i in range(place)] + ["wanted"]
-        one = Judge()
-        one.see("u", "s", "first", listed)
-        one.see("u", "s", "wanted", [])
-        assert one.quality().recall20 == hit
+    listed = [f"other-{i}" for i in range(30)]
+    assert rank_in(listed, "other-0") == 1
+    assert rank_in(listed, "other-19") == 20
+    assert rank_in(listed, "other-20") == 0
 
 
-def test_markov_lists_followers_then_the_most_popular() -> None:
-    """Followers by count, ties by the more popular item, then popularity; an unknown item gets popularity alone."""
-    before = np.array([0, 0, 0, 0, 0, 1])
-    after = np.array([3, 3, 4, 2, 2, 0])
-    baselines = Baselines.count(6, before, after)
-    assert baselines.markov(0, [], 6) == [2, 3, 4, 0, 1, 5]
-    assert baselines.markov(0, [0, 2], 3) == [3, 4, 1]
-    assert baselines.markov(6, [6], 3) == [0, 1, 2]
-    assert baselines.popularity(0, [1], 3) == [0, 2, 3]
+def clicks(users: int, seed: int) -> str:
+    """A CSV log of users with sessions of several lengths, interleaved in time, repeats and items new to the model."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for user in range(users):
+        item, time = int(rng.integers(ITEMS)), 1_700_000_000 + int(rng.integers(5_000))
+        for session in range(int(rng.integers(1, 4))):
+            for _ in range(int(rng.integers(1, 9))):
+                rows.append((time, f"{time},u{user},i{item},s{user}-{session}"))
+                time += int(rng.integers(1, 2_000))
+                item = int((7 * item + rng.choice([0, 3, 3, 3, 5])) % (ITEMS + 2))
+    return "timestamp,user_id,item_id,session_id\n" + "\n".join(line for _, line in sorted(rows)) + "\n"
 
 
-@given(
-    pairs=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), min_size=1, max_size=60),
-    item=st.integers(0, 12),
-    recent=st.lists(st.integers(0, 12), max_size=4),
-    k=st.integers(1, 14),
-)
-def test_markov_is_a_full_ranking(pairs: list[tuple[int, int]], item: int, recent: list[int], k: int) -> None:
-    """The list equals sorting the whole catalogue by count, then index, without what is left out."""
-    before, after = (np.array(column) for column in zip(*pairs, strict=True))
-    ranked = sorted(range(12), key=lambda i: (-sum(p == (item, i) for p in pairs), i))
-    expected = [i for i in ranked if i not in recent][:k]
-    assert Baselines.count(12, before, after).markov(item, recent, k) == expected
+def log_of(directory: Path, users: int, seed: int) -> Log:
+    path = directory / f"{seed}.csv"
+    path.write_text(clicks(users, seed))
+    return read_log(path)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network whose directory holds the sessions of a training log."""
+    directory = tmp_path_factory.mktemp("models") / "judged" / "1"
+    log = log_of(tmp_path_factory.mktemp("logs"), 60, 1)
+    names = np.array(log.items)[np.argsort(-np.bincount(log.item), kind="stable")]
+    items = [name for name in names.tolist() if name not in ("i30", "i31")]
+    manifest = write_untrained(directory, items, ["view"])
+    save_baselines(directory, visits_of(log, items))
+    files = {**manifest.files, "baselines.npz": sha256(directory / "baselines.npz")}
+    write_manifest(directory, Manifest(**{**_fields(manifest), "files": files}))
+    return directory
+
+
+def _fields(manifest: Manifest) -> dict[str, Any]:
+    return {name: getattr(manifest, name) for name in manifest.__struct_fields__}
+
+
+def slowly(model: Path, log: Log, exclude_recent: int) -> dict[str, dict[str, float]]:
+    """The engine and two baselines one click at a time, as the definitions read."""
+    loaded = load_model(model, "cpu")
+    engine = open_engine(loaded, model, K, exclude_recent, 0.001)
+    training = log_of(model, 60, 1)
+    follows = np.zeros((len(loaded.items), len(loaded.items)))
+    index = {**{name: len(loaded.items) for name in (*training.items, *log.items)}, **loaded.index}
+    for row, following in enumerate(training.next_in_session()):
+        a, b = index[training.items[training.item[row]]], index[training.items[training.item[following]]]
+        if following >= 0 and max(a, b) < len(loaded.items):
+            follows[a, b] += 1
+    ranks: dict[str, list[int]] = {"eddy": [], "markov": [], "popularity": []}
+    waiting: dict[tuple[str, int], dict[str, list[int]]] = {}
+    last: dict[tuple[str, int], int] = {}
+    recent: dict[str, list[int]] = {}
+    for offset, row in enumerate(log.in_time_order()):
+        user, name, session = log.users[log.user[row]], log.items[log.item[row]], int(log.session[row])
+        item, who = index[name], (user, session)
+        for method, listed in waiting.get(who, {}).items():
+            ranks[method].append(1 + listed.index(item) if item in listed else 0)
+        cycle = engine.process([Click(user, name, int(log.time_ms[row]), "view")], [Origin("log", 0, offset)])
+        engine.commit(cycle)
+        recent[user] = [*recent.get(user, []), item]
+        gone = recent[user][-exclude_recent:] if exclude_recent else []
+        if item < len(loaded.items):
+            last[who] = item
+        score = follows[last[who]] if who in last else np.zeros(len(loaded.items))
+        markov = sorted(range(len(score)), key=lambda i: (-score[i], i))
+        waiting[who] = {
+            "eddy": [loaded.index[i] for i in cycle.recommendations[0].items],
+            "markov": [i for i in markov if i not in gone][:K],
+            "popularity": [i for i in range(len(score)) if i not in gone][:K],
+        }
+    return {
+        name: {
+            "judged": len(found),
+            **{f"recall{k}": float(np.mean([0 < r <= k for r in found])) for k in (1, 5, 10, 20)},
+            **{f"mrr{k}": float(np.mean([1 / r if 0 < r <= k else 0 for r in found])) for k in (1, 5, 10, 20)},
+            **{f"ndcg{k}": float(np.mean([1 / np.log2(r + 1) if 0 < r <= k else 0 for r in found])) for k in (1, 20)},
+        }
+        for name, found in ranks.items()
+    }
+
+
+@pytest.mark.parametrize("exclude_recent", [0, 2])
+def test_figures_equal_those_of_one_click_at_a_time(model: Path, tmp_path: Path, exclude_recent: int) -> None:
+    """Batched cycles and flat arrays give what the definitions give: recall, MRR, NDCG, under an exclusion too."""
+    log = log_of(tmp_path, 40, 2)
+    figures = evaluate(model, log, exclude_recent)
+    for name, expected in slowly(model, log, exclude_recent).items():
+        assert figures["judged"] == expected.pop("judged")
+        assert {key: figures[name][key] for key in expected} == pytest.approx(expected), name
+        for breakdown in ("by_position", "by_popularity"):
+            parts = figures[name][breakdown].values()
+            assert sum(part["judged"] for part in parts) == figures["judged"]
+            hits = sum(part["judged"] * part["recall20"] for part in parts)
+            assert hits / figures["judged"] == pytest.approx(expected["recall20"])
+
+
+def test_every_method_has_its_key(model: Path, tmp_path: Path) -> None:
+    """One object for each method, with intervals around its figures; what the lists hold is a share."""
+    figures = evaluate(model, log_of(tmp_path, 40, 3), 0)
+    for name in ("eddy", *NAMES):
+        low, high = figures[name]["recall20_95"]
+        assert low <= figures[name]["recall20"] <= high
+        assert 0 < figures[name]["coverage20"] <= 1
+        assert figures[name]["by_popularity"]["unknown"]["recall20"] == 0
+    assert figures["popularity"]["coverage20"] == pytest.approx(K / read_manifest(model).items)
+    assert figures["lead"]["recall20"]["over"] in NAMES
+
+
+def test_a_model_without_training_sessions_is_refused(tmp_path: Path) -> None:
+    """A directory of an older training says what to do."""
+    directory = tmp_path / "old" / "1"
+    write_untrained(directory, ["i0", "i1"], ["view"])
+    with pytest.raises(ArtifactError, match="train it again"):
+        evaluate(directory, log_of(tmp_path, 5, 4), 0)
+
+
+def test_a_log_of_single_clicks_cannot_be_judged(model: Path, tmp_path: Path) -> None:
+    """Where no session goes on there is nothing to judge, and it is said."""
+    path = tmp_path / "single.csv"
+    path.write_text("user_id,item_id,timestamp\nann,i1,1700000000\nbob,i2,1700000001\n")
+    with pytest.raises(ConfigError, match="nothing to judge"):
+        evaluate(model, read_log(path), 0)
+
+
+def test_the_table_names_every_method(model: Path, tmp_path: Path) -> None:
+    """People see each method on a line of its own, and the lead over the best baseline."""
+    from export.cli import evaluate as command
+
+    path = tmp_path / "log.csv"
+    path.write_text(clicks(20, 5))
+    shown = CliRunner().invoke(command, [str(model), str(path)])
+    assert shown.exit_code == 0, shown.output
+    for name in ("eddy", *NAMES):
+        assert f"\n{name} " in shown.output
+    assert "eddy - " in shown.output

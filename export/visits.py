@@ -1,0 +1,107 @@
+"""A log's sessions in the model's indices, kept with the model (baselines.npz): all that the baselines need of it.
+
+The newest clicks are kept, at most NEWEST of them, so that the file stays small; the items' training counts are
+those of the whole log. Item indices are by descending training count, V = an item the model does not know.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from export.data import Log
+
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+F64 = npt.NDArray[np.float64]
+
+NEWEST = 5_000_000
+"""Clicks kept: 20 MB. Older sessions hardly count: VS-KNN looks at the newest ones that hold an item."""
+
+
+@dataclass(frozen=True)
+class Visits:
+    """S sessions, the one that ended first first.
+
+    item    (n,) int32, session s has item[start[s] : start[s + 1]], oldest click first; V = unknown
+    start   (S + 1,) int64
+    end_ms  (S,) int64, time of the last click
+    counts  (V,) int64, the items' clicks in the whole log
+    """
+
+    item: I32
+    start: I64
+    end_ms: I64
+    counts: I64
+
+    def __len__(self) -> int:
+        return len(self.end_ms)
+
+    @property
+    def items(self) -> int:
+        """V, how many items the model knows."""
+        return len(self.counts)
+
+    def session(self) -> I64:
+        """(n,) which session each click is of."""
+        return np.repeat(np.arange(len(self)), np.diff(self.start))
+
+    def where(self, keep: npt.NDArray[np.bool_]) -> "Visits":
+        """The sessions where keep (S,) is True; counts stay."""
+        lengths = np.diff(self.start)
+        start = np.append(0, np.cumsum(lengths[keep]))
+        return Visits(self.item[np.repeat(keep, lengths)], start, self.end_ms[keep], self.counts)
+
+    def positions(self) -> Iterator[tuple[I32, int]]:
+        """Every (clicks of a session so far, the item that came next)."""
+        for first, end in zip(self.start[:-1].tolist(), self.start[1:].tolist(), strict=True):
+            for at in range(first + 1, end):
+                yield self.item[first:at], int(self.item[at])
+
+
+class SessionSets:
+    """Sessions as sets of items, and of each item the sessions that hold it. Unknown items are left out.
+
+    item     (m,) int64 ascending within a session: session s holds item[start[s] : start[s + 1]]
+    holding  (m,) int64, newest session last: item i lies in holding[bound[i] : bound[i + 1]]
+    """
+
+    def __init__(self, visits: Visits) -> None:
+        known = visits.item < visits.items
+        pairs = np.unique(visits.session()[known] * visits.items + visits.item[known])
+        session, self.item = pairs // visits.items, pairs % visits.items
+        self.start = np.searchsorted(session, np.arange(len(visits) + 1))
+        by_item = np.argsort(self.item, kind="stable")
+        self.holding = session[by_item]
+        self.bound = np.searchsorted(self.item[by_item], np.arange(visits.items + 1))
+
+    def sessions_with(self, item: int, newest: int | None = None) -> I64:
+        """The sessions that hold the item, the newest last; at most the `newest`."""
+        a, b = self.bound[item : item + 2].tolist()
+        return self.holding[a if newest is None else max(a, b - newest) : b]
+
+    def items_of(self, sessions: I64) -> tuple[I64, I64]:
+        """The items of all these sessions, one session after the other, and how many each has."""
+        start = self.start[sessions]
+        size = self.start[sessions + 1] - start
+        return self.item[np.repeat(start - np.cumsum(size) + size, size) + np.arange(size.sum())], size
+
+
+def visits_of(log: Log, items: list[str], newest: int = NEWEST) -> Visits:
+    """The sessions of a log in the indices of `items`; at most the `newest` clicks, whole sessions."""
+    index = {name: i for i, name in enumerate(items)}
+    item = np.array([index.get(name, len(index)) for name in log.items], np.int64)[log.item]
+    counts = np.bincount(item, minlength=len(items) + 1)[: len(items)]
+    end_ms = np.zeros(int(log.session.max()) + 1, np.int64)
+    np.maximum.at(end_ms, log.session, log.time_ms)
+    order = np.lexsort((log.session, end_ms[log.session]))  # stable: a session's clicks keep their order
+    session = log.session[order]
+    start = np.flatnonzero(np.append(True, session[1:] != session[:-1]))
+    start = start[len(order) - start <= newest] if len(order) > newest else start
+    if not len(start):
+        start = np.array([len(order)])
+    first = start[0]
+    ends = end_ms[session[start]] if first < len(order) else np.empty(0, np.int64)
+    bounds = np.append(start, len(order))[: len(ends) + 1] - first
+    return Visits(item[order][first:].astype(np.int32), bounds, ends, counts)
