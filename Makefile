@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format bench parity speed shop-model clean help
+.PHONY: demo test lint format bench parity quality speed shop-model clean help
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -35,10 +35,13 @@ format: .venv/dev
 parity: .venv/dev ## online = offline on the Globo clicks, with a worker killed on the way
 	$(BIN)/python -m bench.parity
 
+quality: .venv/dev ## train and evaluate on public logs, beside baselines
+	$(BIN)/python -m bench.quality
+
 speed: .venv/dev ## training speed against a plain PyTorch loop
 	$(BIN)/python -m bench.training_speed
 
-bench: parity speed ## every benchmark; results in bench/results
+bench: parity speed quality ## every benchmark; results in bench/results
 
 shop-model: .venv/dev ## train models/shop/1 again on the simulated shop
 	$(BIN)/python -m stream.demo.simulate --users 2000 --days 1.5 --seed 1 --out .cache/shop.csv.gz

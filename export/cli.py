@@ -165,9 +165,12 @@ def train(
 @click.argument("model", type=click.Path(path_type=Path))
 @log_options
 @click.option("--exclude-recent", type=int, default=0, show_default=True, help="Leave out the user's last N items.")
+@click.option("--judge-from", metavar="TIME", help="Earlier clicks only build the users' states.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
-def evaluate(model: Path, log: Path, exclude_recent: int, device: str, as_json: bool, **given: Any) -> None:
+def evaluate(
+    model: Path, log: Path, exclude_recent: int, judge_from: str | None, device: str, as_json: bool, **given: Any
+) -> None:
     """Recall and MRR of MODEL on a LOG, beside baselines.
 
     The baselines: popularity, session popularity, Markov, co-occurrence and VS-KNN, from the model's training sessions.
@@ -184,11 +187,13 @@ def evaluate(model: Path, log: Path, exclude_recent: int, device: str, as_json: 
       eddy evaluate models/mine/1 later.parquet
       eddy evaluate models/news/1 views.csv.gz --item-col article --from 2017-10-03T03:00:00 --json
     """
+    from export.data import parse_time
     from export.evaluate import evaluate as measure
 
     with Bar() as bar:
+        judged_from_ms = None if judge_from is None else parse_time(judge_from)
         clicks = _read(bar, log, given)
-        figures = {"log": str(log), **measure(model, clicks, exclude_recent, device, bar)}
+        figures = {"log": str(log), **measure(model, clicks, exclude_recent, device, bar, judged_from_ms)}
     if as_json:
         click.echo(json.dumps(figures))
     else:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.baselines import Baseline, K, best, load_baselines, rivals
-from export.data import Log
+from export.data import Log, iso
 from export.metrics import COLD, KINDS, POSITIONS, Ranks, by_kind, intervals, measures, popularity_kind, position_kind
 from stream.engine.engine import Engine, open_engine
 from stream.errors import ConfigError
@@ -106,9 +106,9 @@ class Positions:
     so_far   (m,) int64 clicks of the session up to this one
     """
 
-    def __init__(self, log: Log, index: dict[str, int]) -> None:
+    def __init__(self, log: Log, index: dict[str, int], judge_from_ms: int | None = None) -> None:
         following = log.next_in_session()
-        self.row = np.flatnonzero(following >= 0)
+        self.row = np.flatnonzero((following >= 0) & (log.time_ms >= (judge_from_ms or 0)))
         self._item = np.array([index.get(name, len(index)) for name in log.items], np.int64)[log.item]
         self.target = self._item[following[self.row]]
         self.session = log.session[self.row]
@@ -195,11 +195,17 @@ def _run_baseline(
 
 
 def evaluate(
-    directory: Path, log: Log, exclude_recent: int, device: str = "cpu", watch: Watch | None = None
+    directory: Path,
+    log: Log,
+    exclude_recent: int,
+    device: str = "cpu",
+    watch: Watch | None = None,
+    judge_from_ms: int | None = None,
 ) -> dict[str, Any]:
     """The model on the log beside the baselines, as the JSON object of `eddy evaluate`.
 
     exclude_recent  leave out the items of the user's last N clicks, for every method; 0 = full ranking
+    judge_from_ms   lists of earlier clicks are not judged: those clicks are the users' histories
     Raises ArtifactError on a model that cannot be served, ConfigError on a wrong setting or nothing to judge.
     """
     if not 0 <= exclude_recent <= RECENT_ITEMS:
@@ -207,9 +213,10 @@ def evaluate(
     watch = watch or Unwatched()
     model = load_model(directory, device)
     visits, setting = load_baselines(directory)
-    positions = Positions(log, model.index)
+    positions = Positions(log, model.index, judge_from_ms)
     if not len(positions):
-        raise ConfigError("nothing to judge: no session of the log has two clicks")
+        when = "" if judge_from_ms is None else f" from {iso(judge_from_ms)} on"
+        raise ConfigError(f"nothing to judge: no session of the log has two clicks{when}")
     engine = open_engine(model, directory, k=K, exclude_recent=exclude_recent, alpha=min(ALPHAS))
     ours, p_values = _run_engine(engine, log, positions, watch)
     judged = {"eddy": ours}
@@ -220,6 +227,7 @@ def evaluate(
         "clicks": len(log),
         "judged": len(positions),
         "exclude_recent": exclude_recent,
+        "judged_from": None if judge_from_ms is None else iso(judge_from_ms),
         **report(judged, positions, visits.counts),
         "vsknn_setting": asdict(setting),
         "training_clicks_kept": len(visits.item),

@@ -161,6 +161,22 @@ def test_a_model_without_training_sessions_is_refused(tmp_path: Path) -> None:
         evaluate(directory, log_of(tmp_path, 5, 4), 0)
 
 
+def test_earlier_clicks_build_states_and_are_not_judged(model: Path, tmp_path: Path) -> None:
+    """With judge_from the later lists are those of users who have a history, for eddy and for their sessions alike."""
+    log = log_of(tmp_path, 40, 6)
+    middle = int(np.median(log.time_ms))
+    whole, history, alone = (
+        evaluate(model, log, 0),
+        evaluate(model, log, 0, judge_from_ms=middle),
+        evaluate(model, log.between(middle, None), 0),
+    )
+    assert alone["judged"] == history["judged"] < whole["judged"]
+    assert alone["popularity"]["recall20"] == history["popularity"]["recall20"]
+    assert alone["eddy"]["mrr20"] != history["eddy"]["mrr20"]
+    with pytest.raises(ConfigError, match="nothing to judge"):
+        evaluate(model, log, 0, judge_from_ms=int(log.time_ms.max()))
+
+
 def test_a_log_of_single_clicks_cannot_be_judged(model: Path, tmp_path: Path) -> None:
     """Where no session goes on there is nothing to judge, and it is said."""
     path = tmp_path / "single.csv"
