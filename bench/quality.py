@@ -101,7 +101,7 @@ def pairs(name: str) -> Split:
 
 
 def whole_sessions(prefixes: list[list[int]], targets: list[int]) -> list[list[int]]:
-    """The sessions that were cut into pairs, longest prefix first: a pair that is the prefix before it is no new one."""
+    """The sessions that were cut into pairs, longest prefix first: a pair that lies in the one before is no new one."""
     sessions: list[list[int]] = []
     longer: list[int] = []
     for prefix, target in zip(prefixes, targets, strict=True):
