@@ -23,10 +23,14 @@ LOG_OPTIONS = (
     click.option(
         "--event-col", help="Column of the event type; without one every click is a view.  [default: event_type]"
     ),
-    click.option("--time-col", help="Column of the time: s, ms, dates or ISO.  [default: timestamp]"),
+    click.option(
+        "--time-col", help="Column of the time: s, ms, µs or ns since 1970, dates or ISO.  [default: timestamp]"
+    ),
     click.option(
         "--session-col", help="Column of the visit; without one, half an hour parts them.  [default: session_id]"
     ),
+    click.option("--category-col", help="Column of the item's category, if any.  [default: category]"),
+    click.option("--price-col", help="Column of the item's price, if any.  [default: price]"),
     click.option(
         "--in-order",
         is_flag=True,
@@ -88,12 +92,14 @@ class Bar:
 
 
 def _read(bar: Bar, log: Path, given: dict[str, Any]) -> "Log":
-    from export.data import ColumnNames, parse_time, read_log
+    from export.columns import ColumnNames
+    from export.data import read_log
+    from export.times import parse_time
     from stream.errors import ConfigError
 
     if given["in_order"] and (given["start"] or given["end"]):
         raise ConfigError("--from and --until cut by time, and with --in-order the log has none: leave one out")
-    names = ColumnNames(*(given[f"{name}_col"] for name in ("user", "item", "event", "time", "session")))
+    names = ColumnNames(*(given[f"{name}_col"] for name in ColumnNames._fields))
     read = read_log(log, names, given["drop_repeats"], given["in_order"])
     for note in read.notes:
         bar.say(f"{log}: {note}")

@@ -1,25 +1,29 @@
-"""A click log in a file -> columns of indices sorted by (user, time), and what they mean.
+"""A click log -> columns of indices sorted by (user, time), on disk, and what they mean.
 
-Reads CSV (also .gz), Parquet and JSON lines with the columns user_id (or session_id), item_id, event_type, timestamp,
-whatever their names. Rows that are no clicks are dropped and counted, one line for each reason; a log that cannot be
-learned from raises ConfigError with what was found and what was expected. Rows of equal time keep the file's order.
+Batches of rows (columns.py) become indices of distinct names as they are read, are sorted by user (spool.py) and end as
+columns that lie in memory only as far as they are used: memory is bounded by the distinct names and a batch, not by the
+rows. Rows of equal time keep the file's order. Raises ConfigError where nothing can be learned from what was found.
 """
 
-import re
-from collections.abc import Callable
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from export.columns import USUAL_NAMES, ColumnNames, Met, batches
+from export.order import Clock, RowClock, SessionClock, owned_sessions
+from export.spool import I32, ROW, Column, Rows, Spool, part
+from export.times import iso
 from stream.engine.step import SESSION_GAP_MS
 from stream.errors import ConfigError
 
 I64 = npt.NDArray[np.int64]
+F64 = npt.NDArray[np.float64]
 
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
 GAP_EDGES_MS = (
@@ -27,23 +31,8 @@ GAP_EDGES_MS = (
 )  # fmt: skip
 """Where the gap buckets part: within a visit, from visit to visit, from week to week."""
 
-ORDER_START_MS = 946_684_800_000  # the year 2000
-ORDER_SPAN_MS = 40 * 365 * DAY  # what rows may take, and again what the pauses between visits may: until 2080
-ORDER_PAUSE_MS = 30 * SECOND  # from click to click
-ORDER_VISIT_MS = HOUR  # from a visit to the same user's next one, at least
-"""The clock of a log without times: pauses as shops have them, so that the gaps met in service mean the same."""
-
-DEFAULT_EVENT = "view"
-SECONDS_BELOW = 1e11  # as ms this is 1973, as seconds the year 5138
-LATEST_MS = 4_102_444_800_000  # the year 2100: a later time is a wrong unit
-
-READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
-    ".csv": lambda path: pl.read_csv(path, infer_schema=False),
-    ".parquet": pl.read_parquet,
-    ".jsonl": lambda path: pl.read_ndjson(path, infer_schema_length=None),
-    ".ndjson": lambda path: pl.read_ndjson(path, infer_schema_length=None),
-}
-"""By the file name's ending; .csv may be followed by .gz, which polars unpacks. CSV stays text: 007 is not 7."""
+MANY_REPEATS = 0.01
+"""Share of rows equal to another from which on it is told."""
 
 
 class Vocabulary(NamedTuple):
@@ -54,39 +43,31 @@ class Vocabulary(NamedTuple):
     gap_edges_ms: tuple[int, ...]
 
 
-class ColumnNames(NamedTuple):
-    """What the log calls its columns. None: the usual name if the log has it."""
-
-    user: str | None = None
-    item: str | None = None
-    event: str | None = None
-    time: str | None = None
-    session: str | None = None
-
-
-USUAL_NAMES = ColumnNames()
-
-
 @dataclass(frozen=True)
 class Log:
     """n clicks sorted by (user, time), as indices into the lists of names.
 
-    user, item, event_type, session  (n,) int64; a session belongs to one user
+    user, item, event_type, session  (n,) int32; a session belongs to one user
     time_ms                          (n,) int64, since the epoch, UTC
     sessions                         the log's own session ids; empty if it has none
     notes                            what was dropped or assumed, one line each
+    category                         (n,) int32 index into `categories`, -1 = none; None: the log has no such column
+    price                            (n,) float64, NaN = none; None: the log has no such column
     """
 
-    user: I64
-    item: I64
-    event_type: I64
-    session: I64
+    user: I32
+    item: I32
+    event_type: I32
+    session: I32
     time_ms: I64
     users: list[str]
     items: list[str]
     event_types: list[str]
     sessions: list[str]
     notes: list[str] = field(default_factory=list)
+    category: I32 | None = None
+    price: F64 | None = None
+    categories: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.user)
@@ -107,8 +88,9 @@ class Log:
 
     def where(self, keep: npt.NDArray[np.bool_]) -> "Log":
         """The clicks where keep (n,) is True."""
-        columns = {name: getattr(self, name)[keep] for name in ("user", "item", "event_type", "session", "time_ms")}
-        return replace(self, **columns)
+        columns = {name: getattr(self, name) for name in ROW.names or ()}
+        kept: dict[str, Any] = {name: part(column, keep) for name, column in columns.items() if column is not None}
+        return replace(self, **kept)
 
     def in_time_order(self) -> I64:
         """(n,) row numbers from the earliest click to the latest; a user's clicks of equal time keep their order."""
@@ -129,224 +111,148 @@ class Log:
         return np.where(first, 0, 1 + np.searchsorted(np.asarray(edges_ms), passed, "right"))
 
 
+class Index:
+    """Names -> indices by first appearance, over as many batches as come."""
+
+    def __init__(self) -> None:
+        self._index: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index)
+
+    def add(self, names: pl.Series) -> I32:
+        """(m,) String -> (m,) int32, -1 for null."""
+        distinct = names.drop_nulls().unique(maintain_order=True)
+        index = self._index
+        found = [index.setdefault(name, len(index)) for name in distinct.to_list()]
+        if not found:
+            return np.full(len(names), -1, np.int32)
+        return names.replace_strict(distinct, pl.Series(found, dtype=pl.Int32), default=-1).to_numpy()
+
+
+class Names(NamedTuple):
+    """The names that a log's rows are indices of."""
+
+    user: Index
+    item: Index
+    event_type: Index
+    session: Index
+    category: Index
+
+
 def read_log(path: Path, names: ColumnNames = USUAL_NAMES, drop_repeats: bool = False, in_order: bool = False) -> Log:
-    """The clicks of a log file. Raises ConfigError if it cannot be read or holds no clicks.
+    """The clicks of a log: a file, a directory or a pattern. Raises ConfigError if it cannot be read or has no clicks.
 
     drop_repeats  leave out rows that are equal to an earlier one in user, item, event type and time
-    in_order      the rows are in time order: times are made from row numbers (`order_times`), a time column is ignored
+    in_order      the rows are in time order: times are made from row numbers (order.py), a time column is ignored
     """
     if in_order and drop_repeats:
         raise ConfigError("--drop-repeats needs times: without them a second click on an item looks like a repeat")
-    frame = _read(path)
-    notes: list[str] = []
     try:
-        clicks = frame.select(**_columns(frame, names, in_order, path, notes))
-    except pl.exceptions.PolarsError as exc:
-        raise ConfigError(f"log {path}: a column cannot be read ({_first_line(exc)})") from exc
-    for reason, bad in _bad_rows():
-        count = clicks.select(bad.sum()).item()
-        if count:
-            notes.append(f"dropped {count:,} rows: {reason}")
-            clicks = clicks.filter(~bad)
-    if drop_repeats:
-        before = len(clicks)
-        clicks = clicks.unique(["user", "item", "event_type", "time_ms"], keep="first", maintain_order=True)
-        if len(clicks) < before:
-            notes.append(f"dropped {before - len(clicks):,} rows: equal to an earlier row")
-    if clicks.is_empty():
-        raise ConfigError(f"log {path}: no clicks in {len(frame):,} rows; {'; '.join(notes) or 'the file is empty'}")
+        return _read(path, names, drop_repeats, in_order)
+    except OSError as exc:
+        raise ConfigError(
+            f"log {path}: no room for its columns in {tempfile.gettempdir()} ({exc}); set TMPDIR to a larger disk"
+        ) from exc
+
+
+def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool) -> Log:
+    met, spool = Met(), Spool()
+    index = Names(Index(), Index(), Index(), Index(), Index())
+    last_ms, forward = 0, True
+    for batch in batches(path, names, in_order, met):
+        rows = _rows(batch, index)
+        if in_order:
+            rows["time_ms"] = len(spool) + np.arange(len(rows))
+        forward &= bool((np.diff(rows["time_ms"], prepend=last_ms) >= 0).all())
+        last_ms = int(rows["time_ms"][-1]) if len(rows) else last_ms
+        spool.add(rows)
+    notes = met.notes()
+    if not len(spool):
+        raise ConfigError(f"log {path}: no clicks in {met.rows:,} rows; {'; '.join(notes) or 'the file is empty'}")
+    has_sessions = bool(len(index.session))
+    clock: Clock | None = None
     if in_order:
         notes.append("taken to be in time order: times are made from the row numbers")
-        clicks = clicks.with_columns(time_ms=_order_times(clicks))
-    elif not clicks["time_ms"].is_sorted():
+        clock = SessionClock(spool) if has_sessions else RowClock(spool)
+    elif not forward:
         notes.append("the rows were not in time order: sorted by user and time")
-    return _log(clicks.sort("user", "time_ms", maintain_order=True), notes)
-
-
-def _read(path: Path) -> pl.DataFrame:
-    ending = path.name.lower().removesuffix(".gz")
-    read = next((reader for suffix, reader in READERS.items() if ending.endswith(suffix)), None)
-    if read is None:
-        raise ConfigError(f"log {path}: the name must end in {', '.join(READERS)} (or .csv.gz)")
-    if not path.is_file():
-        raise ConfigError(f"log {path}: no such file")
-    try:
-        return read(path)
-    except (pl.exceptions.PolarsError, OSError, ValueError) as exc:
-        raise ConfigError(f"log {path}: not a readable {ending.rpartition('.')[2]} file ({_first_line(exc)})") from exc
-
-
-def _first_line(exc: Exception) -> str:
-    return str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
-
-
-def _columns(
-    frame: pl.DataFrame, names: ColumnNames, in_order: bool, path: Path, notes: list[str]
-) -> dict[str, pl.Expr]:
-    """The log's columns under our names, as strings and milliseconds; in_order: no time is read, all are 1 ms."""
-
-    def find(given: str | None, usual: str, flag: str, needed: bool) -> str | None:
-        name = given or usual
-        if name in frame.columns:
-            return name
-        if given or needed:
-            has = ", ".join(frame.columns) or "none"
-            raise ConfigError(f"log {path}: no column {name!r}; it has {has}. Name it with {flag}")
-        return None
-
-    session = find(names.session, "session_id", "--session-col", needed=False)
-    user = find(names.user, "user_id", "--user-col", needed=session is None)
-    if user is None:
-        notes.append("no users in the log: each session is taken for a user of its own")
-    item = find(names.item, "item_id", "--item-col", needed=True)
-    event = find(names.event, "event_type", "--event-col", needed=False)
-    without = "--time-col, or say --in-order if the rows are in time order"
-    time = None if in_order else find(names.time, "timestamp", without, needed=True)
-    assert item is not None
-    for name in filter(None, (user, item, event, time, session)):
-        kind = frame.schema[name]
-        if kind.is_nested():
-            raise ConfigError(f"log {path}: column {name!r} holds {kind}, not one value for each click")
-
-    def text(name: str) -> pl.Expr:
-        return _text(name, frame.schema[name])
-
-    return {
-        "user": text(user or session or ""),
-        "item": text(item),
-        "event_type": text(event).fill_null(DEFAULT_EVENT) if event else pl.lit(DEFAULT_EVENT),
-        "session": text(session) if session else pl.lit(None, pl.String),
-        "time_ms": _milliseconds(time, frame.schema[time]) if time else pl.lit(1, pl.Int64),
-    }
-
-
-def _text(name: str, kind: pl.DataType) -> pl.Expr:
-    """A column as strings. Whole floats lose their .0: pandas turns integers into floats where one is missing."""
-    column = pl.col(name)
-    if not kind.is_float():
-        return column.cast(pl.String)
-    number = column.fill_nan(None)
-    whole = number.cast(pl.Int64, strict=False)
-    is_whole = whole.is_not_null() & (whole.cast(kind) == number)
-    return pl.when(is_whole).then(whole.cast(pl.String)).otherwise(number.cast(pl.String))
-
-
-def _milliseconds(name: str, kind: pl.DataType) -> pl.Expr:
-    """Seconds, milliseconds, dates or ISO strings -> ms since the epoch; null where it is none of them."""
-    column = pl.col(name)
-    if isinstance(kind, pl.Datetime | pl.Date):
-        return column.cast(pl.Datetime("ms")).cast(pl.Int64)
-    number = column.cast(pl.Float64, strict=False).fill_nan(None)
-    ms = (
-        pl.when(number.abs() < SECONDS_BELOW).then(number * 1000).otherwise(number).round().cast(pl.Int64, strict=False)
+    broken = sum("\ufffd" in name for names in (index.user, index.item) for name in names)
+    if broken:
+        notes.append(f"{broken:,} ids hold bytes that are not UTF-8, read as \ufffd: save the log as UTF-8")
+    columns, sessions, repeats = _sorted(spool, clock, has_sessions, drop_repeats)
+    if drop_repeats and repeats:
+        notes.append(f"dropped {repeats:,} rows: equal to an earlier row")
+    elif repeats >= MANY_REPEATS * len(spool):
+        share = f"{repeats:,} rows ({repeats / len(spool):.1%})"
+        notes.append(f"{share} are equal to an earlier row: --drop-repeats leaves them out")
+    for name in ("category", "price"):
+        if name not in met.columns:
+            del columns[name]
+    session_names = [*index.session, ""]  # the last is that of -1
+    return Log(
+        users=list(index.user),
+        items=list(index.item),
+        event_types=list(index.event_type),
+        sessions=[session_names[code] for code in sessions],
+        categories=list(index.category),
+        notes=notes,
+        **columns,
     )
-    if not isinstance(kind, pl.String):
-        return ms
-    zoned = column.str.replace("( UTC|Z)$", "+0000").str.replace(r"([+-]\d\d):(\d\d)$", "$1$2").str.replace("T", " ")
-    formats = [("%Y-%m-%d %H:%M:%S%.f%z", zoned), ("%Y-%m-%d %H:%M:%S%.f", zoned), ("%Y-%m-%d %H:%M", zoned)]
-    parsed = [
-        text.str.to_datetime(form, strict=False, time_unit="ms", time_zone="UTC" if "%z" in form else None)
-        .dt.replace_time_zone(None)
-        .cast(pl.Int64)
-        for form, text in formats
-    ]
-    day = column.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("ms")).cast(pl.Int64)
-    return pl.coalesce(ms, *parsed, day)
 
 
-def _bad_rows() -> list[tuple[str, pl.Expr]]:
-    missing = {"user": "no user", "item": "no item", "event_type": "no event type"}
-    rules = [(reason, pl.col(name).is_null() | (pl.col(name) == "")) for name, reason in missing.items()]
-    time = pl.col("time_ms")
-    return [
-        *rules,
-        ("no time that can be read", time.is_null()),
-        ("a time before 1970 or after 2100", (time <= 0) | (time >= LATEST_MS)),
-    ]
+def _rows(batch: pl.DataFrame, index: Names) -> Rows:
+    rows = np.empty(len(batch), ROW)
+    for name in Names._fields:
+        rows[name] = getattr(index, name).add(batch[name])
+    rows["time_ms"] = batch["time_ms"].to_numpy()
+    rows["price"] = batch["price"].fill_null(np.nan).to_numpy()
+    return rows
 
 
-def _order_times(clicks: pl.DataFrame) -> I64:
-    user, _ = _indices(clicks["user"])
-    if clicks["session"].null_count() == len(clicks):
-        return order_times(user, None)
-    return order_times(user, _indices(_owned_sessions(clicks))[0])
+def _sorted(
+    spool: Spool, clock: Clock | None, has_sessions: bool, drop_repeats: bool
+) -> tuple[dict[str, Any], I32, int]:
+    """The columns by (user, time), for each session the index of its name, and how many rows are repeats."""
+    columns = {name: Column(ROW[name]) for name in ROW.names or ()}
+    names = [np.zeros(0, np.int32)]
+    sessions = repeats = 0
+    for run in spool.by_user():
+        if clock is not None:
+            run["time_ms"] = clock.times(run)
+        run = run[np.lexsort((run["time_ms"], run["user"]))]
+        repeat = _repeats(run)
+        repeats += int(repeat.sum())
+        if drop_repeats:
+            run = run[~repeat]
+        if has_sessions:
+            session, first = owned_sessions(run)
+            names.append(run["session"][first])
+        else:
+            session = np.cumsum(_visit_begins(run)) - 1
+        run["session"] = sessions + session
+        sessions = int(run["session"].max()) + 1
+        for name, column in columns.items():
+            column.append(run[name])
+    return {name: column.array() for name, column in columns.items()}, np.concatenate(names), repeats
 
 
-def order_times(user: I64, session: I64 | None) -> I64:
-    """(n,) made-up ms since the epoch for n clicks in time order that have none.
-
-    user, session  (n,) indices by first appearance; a session belongs to one user
-
-    With sessions: they follow each other in the order in which they begin, each with half a minute from click to
-    click, and at least an hour lies between two of one user. So the newest tenth holds the sessions that began last,
-    and a session whose rows lie scattered is closed up. Without: the clock goes by row, so fast that half of the
-    pauses between a user's clicks are at most half a minute. Logs of more than 42 million rows get a shorter pause.
-    """
-    rows = np.arange(len(user), dtype=np.int64)
-    if session is None:
-        order = np.argsort(user, kind="stable")
-        between = np.diff(order)[user[order[1:]] == user[order[:-1]]]
-        pause = ORDER_PAUSE_MS / float(np.median(between)) if len(between) else ORDER_PAUSE_MS
-        return ORDER_START_MS + (rows * min(pause, ORDER_SPAN_MS / len(user))).astype(np.int64)
-    pause_ms = max(1, min(ORDER_PAUSE_MS, ORDER_SPAN_MS // len(user)))
-    size = np.bincount(session)
-    first = np.cumsum(size) - size
-    order = np.argsort(session, kind="stable")
-    row = np.empty_like(rows)  # where each click lies once every session is closed up
-    row[order] = rows
-    owner = user[order[first]]
-    by_owner = np.argsort(owner, kind="stable")
-    again = owner[by_owner[1:]] == owner[by_owner[:-1]]
-    before, after = by_owner[:-1][again], by_owner[1:][again]
-    apart = np.zeros(len(size), np.int64)
-    apart[after] = np.maximum(0, ORDER_VISIT_MS - (first[after] - first[before] - size[before] + 1) * pause_ms)
-    begins = np.cumsum(apart * min(1.0, ORDER_SPAN_MS / max(1, int(apart.sum())))).astype(np.int64)
-    return np.asarray(ORDER_START_MS + row * pause_ms + begins[session])
+def _visit_begins(run: Rows) -> npt.NDArray[np.bool_]:
+    """(m,) True at a user's first click and after half an hour's pause."""
+    pause = (run["user"][1:] != run["user"][:-1]) | (np.diff(run["time_ms"]) > SESSION_GAP_MS)
+    return np.append(True, pause)
 
 
-def _owned_sessions(clicks: pl.DataFrame) -> pl.Series:
-    """The session of each click, named together with its user: an id of two users is two sessions."""
-    return clicks.select(pl.concat_str("user", pl.lit("\x1f"), pl.col("session").fill_null("")))["user"]
-
-
-def _log(clicks: pl.DataFrame, notes: list[str]) -> Log:
-    user, users = _indices(clicks["user"])
-    item, items = _indices(clicks["item"])
-    event_type, event_types = _indices(clicks["event_type"])
-    time_ms = clicks["time_ms"].to_numpy().astype(np.int64)
-    if clicks["session"].null_count() == len(clicks):
-        new = np.append(True, (user[1:] != user[:-1]) | (np.diff(time_ms) > SESSION_GAP_MS))
-        session, sessions = np.cumsum(new) - 1, list[str]()
-    else:
-        named = clicks.select("session", pair=_owned_sessions(clicks))
-        session, _ = _indices(named["pair"])
-        sessions = named.unique("pair", keep="first", maintain_order=True)["session"].fill_null("").to_list()
-    return Log(user, item, event_type, session, time_ms, users, items, event_types, sessions, notes)
-
-
-def _indices(column: pl.Series) -> tuple[I64, list[str]]:
-    """Strings -> (n,) indices by first appearance, and the distinct strings."""
-    distinct = column.unique(maintain_order=True)
-    table = pl.DataFrame({"name": distinct, "index": np.arange(len(distinct))})
-    found = pl.DataFrame({"name": column}).join(table, on="name", how="left", maintain_order="left")
-    return found["index"].to_numpy().astype(np.int64), distinct.to_list()
-
-
-def parse_time(text: str) -> int:
-    """A moment on the command line, ISO or a number of s or ms since the epoch -> ms. Raises ConfigError."""
-    try:
-        number = float(text)
-    except ValueError:
-        pass
-    else:
-        return round(number * 1000 if abs(number) < SECONDS_BELOW else number)
-    try:
-        moment = datetime.fromisoformat(re.sub(" UTC$", "+00:00", text))
-    except ValueError as exc:
-        raise ConfigError(f"time {text!r} is neither ISO (2017-10-03T03:00:00) nor a number of s or ms") from exc
-    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
-
-
-def iso(ms: int | None) -> str:
-    """A moment for people, UTC to the second."""
-    return "the beginning or end" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).isoformat(" ", "seconds")
+def _repeats(run: Rows) -> npt.NDArray[np.bool_]:
+    """(m,) True where a sorted row is equal to an earlier one in user, item, event type and time."""
+    repeat = np.zeros(len(run), np.bool_)
+    tie = (run["user"][1:] == run["user"][:-1]) & (run["time_ms"][1:] == run["time_ms"][:-1])
+    tied = np.flatnonzero(np.append(tie, False) | np.append(False, tie))
+    rows = run[tied]
+    order = np.lexsort((rows["event_type"], rows["item"], rows["time_ms"], rows["user"]))
+    rows = rows[order][["user", "time_ms", "item", "event_type"]]
+    repeat[tied[order[1:][rows[1:] == rows[:-1]]]] = True
+    return repeat

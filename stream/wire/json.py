@@ -14,8 +14,9 @@ from stream.errors import BadClick
 from stream.events import Click
 
 LONGEST_ID = 256
+LONGEST_WORD = 64
 Id = Annotated[str, Meta(min_length=1, max_length=LONGEST_ID)] | int
-Word = Annotated[str, Meta(min_length=1, max_length=64)]
+Word = Annotated[str, Meta(min_length=1, max_length=LONGEST_WORD)]
 
 LATEST = 1e15
 """Above it no unit gives a time worth reading (ms: the year 33,658), and arithmetic on it could overflow."""

@@ -2,6 +2,7 @@
 
 import gzip
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import polars as pl
@@ -9,7 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.data import GAP_EDGES_MS, HOUR, LATEST_MS, ColumnNames, Log, order_times, parse_time, read_log
+from export.columns import ColumnNames
+from export.data import GAP_EDGES_MS, HOUR, Log, read_log
+from export.order import session_begins
+from export.times import LATEST_MS, parse_time
 from stream.errors import ConfigError
 
 HEADER = "user_id,item_id,event_type,timestamp\n"
@@ -53,6 +57,9 @@ def test_formats_agree(tmp_path: Path) -> None:
         ("2023-11-15T00:13:20+02:00", 1_700_000_000_000),
         ("2023-11-14 22:13:20", 1_700_000_000_000),
         ("2023-11-14 22:13:20 UTC", 1_700_000_000_000),
+        ("2023/11/14 22:13:20", 1_700_000_000_000),
+        ("1700000000000000", 1_700_000_000_000),
+        ("1700000000123456789", 1_700_000_000_123),
     ],
 )
 def test_times_are_read(tmp_path: Path, text: str, ms: int) -> None:
@@ -70,7 +77,7 @@ def test_bad_rows_are_dropped_and_counted(tmp_path: Path) -> None:
     assert log.notes == [
         "dropped 1 rows: no user",
         "dropped 1 rows: no item",
-        "dropped 1 rows: no time that can be read",
+        "dropped 1 rows: no time that can be read, such as 'soon'",
         "dropped 1 rows: a time before 1970 or after 2100",
     ]
 
@@ -116,8 +123,8 @@ def test_gap_buckets_are_those_of_the_engine(tmp_path: Path) -> None:
     [
         ("a.xlsx", b"", "must end in"),
         ("missing.csv", None, "no such file"),
-        ("a.csv", b"", "not a readable"),
-        ("a.parquet", b"no parquet", "not a readable parquet"),
+        ("a.csv", b"", "the file is empty"),
+        ("a.parquet", b"no parquet", "not readable .parquet:"),
         ("a.csv", b"user_id,item_id\nu,i\n", "no column 'timestamp'.*--time-col.*--in-order"),
         ("a.csv", b"item_id,timestamp\ni,1700000000\n", "no column 'user_id'.*--user-col"),
         ("a.csv", HEADER.encode(), "no clicks in 0 rows"),
@@ -225,24 +232,25 @@ def test_rows_in_order_cannot_be_repeats(tmp_path: Path) -> None:
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60))
 def test_made_up_times_keep_sessions_together_and_apart(pairs: list[tuple[int, int]]) -> None:
     """Whatever the rows' order: a session keeps its own, pauses alike, and no two visits of a user meet."""
-    names = list(dict.fromkeys(pairs))
-    users = list(dict.fromkeys(user for user, _ in pairs))
-    user = np.array([users.index(u) for u, _ in pairs])
-    session = np.array([names.index(pair) for pair in pairs])
-    times = order_times(user, session)
-    assert ((times > 0) & (times < LATEST_MS)).all()
-    for one in range(len(names)):
-        assert (np.diff(times[session == one]) == 30_000).all()
-    first = [int(times[session == one].min()) for one in range(len(names))]
-    assert first == sorted(first)
-    for one in range(len(users)):
-        mine = np.sort(times[user == one])
-        assert (np.diff(mine) >= HOUR).sum() == len(np.unique(session[user == one])) - 1
+    with TemporaryDirectory() as directory:
+        rows = "".join(f"u{user},s{session},{row}\n" for row, (user, session) in enumerate(pairs))
+        log = in_order(Path(directory), "user_id,session_id,item_id\n" + rows)
+    assert ((log.time_ms > 0) & (log.time_ms < LATEST_MS)).all()
+    order = log.in_time_order()
+    assert (np.diff(log.time_ms[order]) > 0).all()
+    closed_up = [row for pair in dict.fromkeys(pairs) for row, other in enumerate(pairs) if other == pair]
+    assert [int(log.items[i]) for i in log.item[order]] == closed_up
+    for session in range(len(log.sessions)):
+        assert (np.diff(log.time_ms[log.session == session]) == 30_000).all()
+    for user in range(len(log.users)):
+        mine = log.user == user
+        assert (np.diff(log.time_ms[mine]) >= HOUR).sum() == len(np.unique(log.session[mine])) - 1
 
 
 def test_made_up_times_of_a_huge_log_end_before_2100() -> None:
     """Where the rows or the visits are too many for the calendar, their pauses shrink."""
-    many = np.repeat(np.arange(400_000), 2)
-    assert order_times(many // 2, many).max() < LATEST_MS
-    assert (np.diff(order_times(np.zeros(800_000, np.int64), many)) > 0).all()
-    assert order_times(np.zeros(800_000, np.int64), many).max() < LATEST_MS
+    twice = np.full(400_000, 2)
+    begins, pause_ms = session_begins(np.zeros(400_000, np.int32), twice)
+    assert begins.max() + pause_ms < LATEST_MS
+    assert (np.diff(begins) > pause_ms).all()
+    assert session_begins(np.arange(2, dtype=np.int32), np.array([1, 10**9]))[1] == 1261
