@@ -193,8 +193,8 @@ def evaluate(
       eddy evaluate models/mine/1 later.parquet
       eddy evaluate models/news/1 views.csv.gz --item-col article --from 2017-10-03T03:00:00 --json
     """
-    from export.data import parse_time
     from export.evaluate import evaluate as measure
+    from export.times import parse_time
 
     with Bar() as bar:
         judged_from_ms = None if judge_from is None else parse_time(judge_from)

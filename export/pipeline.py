@@ -22,21 +22,19 @@ from export import baselines
 from export.baselines import save_baselines
 from export.calibrate import pools, surprises
 from export.convert import Facts, Pools, write_graphs, write_model
-from export.data import GAP_EDGES_MS, Log, Vocabulary
+from export.data import GAP_EDGES_MS, Log, Vocabulary, iso
 from export.heads import fit_heads
 from export.interrupts import Interrupts
 from export.network import Network, Sizes
 from export.place import check_place
 from export.recency import Recency, best_recency
 from export.sequences import Clicks, birth_period, encode
-from export.times import iso
 from export.train import Progress, TrainSettings, fit, ranking_quality
 from export.visits import visits_of
 from stream.errors import ConfigError
 from stream.manifest import Manifest
 from stream.settings import Settings
 
-I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
 HELD_OUT = 0.1
@@ -152,7 +150,7 @@ def vocabulary_of(log: Log) -> Vocabulary:
     return Vocabulary(items, event_types, GAP_EDGES_MS)
 
 
-def _ranked(index: I32, time_ms: I64) -> I64:
+def _ranked(index: I64, time_ms: I64) -> I64:
     counts = np.bincount(index)
     first = np.full(len(counts), np.iinfo(np.int64).max)
     np.minimum.at(first, index, time_ms)
