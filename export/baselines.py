@@ -22,7 +22,7 @@ K = 20
 SUCCESSORS = 128
 """Items kept per item by Markov and co-occurrence: a list of 20 without the 16 just seen needs 36."""
 VALIDATION = 0.1
-VALIDATED = 2_000
+VALIDATED = 5_000
 """VS-KNN's setting is chosen on so many positions of the newest tenth of the training sessions."""
 
 

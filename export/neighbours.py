@@ -44,9 +44,10 @@ TRIALS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("decay", ("linear", "div", "same")),
     ("idf", (0.0, 1.0, 10.0)),
     ("sample", (500, 1000, 2500, 5000)),
-    ("k", (50, 100, 200, 500, 1500)),
+    ("k", (50, 100, 200, 500, 1000, 2000)),
 )
 """Tried one after another, each with the best of those before."""
+ROUNDS = 2
 
 
 class VsKnn:
@@ -91,10 +92,12 @@ def _decay(name: str, age: I64) -> F64:
 def choose(quality: Callable[[VsKnnSetting], float]) -> VsKnnSetting:
     """The best setting by a quality measured on a validation slice: each field of TRIALS in turn, greedily."""
     best = VsKnnSetting()
-    reached = quality(best)
-    for field, values in TRIALS:
+    reached = {best: quality(best)}
+    for field, values in TRIALS * ROUNDS:
         for value in values:
             tried = replace(best, **{field: value})
-            if tried != best and (now := quality(tried)) > reached:
-                best, reached = tried, now
+            if tried not in reached:
+                reached[tried] = quality(tried)
+            if reached[tried] > reached[best]:
+                best = tried
     return best
