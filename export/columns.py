@@ -125,7 +125,7 @@ def _trouble(exc: BaseException) -> str:
         return "a line has more fields than the first one, which names the columns: is a separator not quoted?"
     if "could not parse" in text:
         return "a quote is opened and not closed, or the file is no CSV"
-    return f"not readable ({text.splitlines()[0][:200]})"
+    return f"not readable ({_printable(text.splitlines()[0])})"
 
 
 def _files(path: Path) -> list[Path]:
@@ -221,9 +221,14 @@ def _columns(path: Path, schema: pl.Schema, names: ColumnNames, in_order: bool, 
 
 
 def _shown(schema: pl.Schema) -> str:
-    names = [name if name.isprintable() and len(name) < 100 else ascii(name)[:100] for name in schema]
+    names = [_printable(name) for name in schema]
     more = [] if len(names) <= SHOWN else [f"{len(names) - SHOWN:,} more"]
     return ", ".join([*names[:SHOWN], *more]) or "none"
+
+
+def _printable(text: str) -> str:
+    """At most 200 characters for a line: a file of noise has control characters for names."""
+    return "".join(c if c.isprintable() else "?" for c in text[:200])
 
 
 def _renamed(batch: pl.DataFrame, columns: ColumnNames, met: Met) -> pl.DataFrame:

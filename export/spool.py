@@ -72,7 +72,7 @@ class Spool:
 
     def _sort(self) -> list[int]:
         """Moves every row to its run; returns where the runs end."""
-        run = np.maximum(np.cumsum(self._counts) - 1, 0) // RUN  # (users,) in index order, never falling
+        _, run = np.unique((np.cumsum(self._counts) - 1) // RUN, return_inverse=True)  # (users,) never falling
         sizes = np.bincount(run, weights=self._counts).astype(np.int64)
         ends = np.cumsum(sizes)
         if len(sizes) > 1:
