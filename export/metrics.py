@@ -62,12 +62,11 @@ def position_kind(clicks_so_far: I64) -> I64:
 
 
 def popularity_kind(item: I64, counts: I64) -> I64:
-    """(n,) index of KINDS. The head is the fewest items that hold half of all training clicks; len(counts) = unknown.
-
-    counts  (V,) descending
-    """
-    heads = int(np.searchsorted(np.cumsum(counts), counts.sum() / 2)) + 1
-    kind = np.where(np.arange(len(counts)) < heads, 0, np.where(counts > COLD, 1, 2))
+    """(n,) index of KINDS. The head is the fewest items that hold half of all training clicks; len(counts) = unknown."""
+    order = np.argsort(-counts, kind="stable")
+    heads = order[: int(np.searchsorted(np.cumsum(counts[order]), counts.sum() / 2)) + 1]
+    kind = np.where(counts > COLD, 1, 2)
+    kind[heads] = 0
     return np.append(kind, 3)[item]
 
 

@@ -18,9 +18,9 @@ def test_measures_by_hand() -> None:
 def test_kinds_of_positions_and_items() -> None:
     """By clicks so far; by training clicks: the items that hold half of them, the rest, the cold, the unknown."""
     assert position_kind(np.array([1, 2, 3, 4, 5, 9, 10, 99])).tolist() == [0, 1, 2, 2, 3, 3, 4, 4]
-    counts = np.array([50, 30, 10, 5, 1])
+    counts = np.array([30, 50, 10, 5, 1])
     assert [KINDS[i] for i in popularity_kind(np.arange(6), counts)] == [
-        "head", "tail", "tail", "cold", "cold", "unknown",
+        "tail", "head", "tail", "cold", "cold", "unknown",
     ]  # fmt: skip
     found = by_kind(np.array([1, 0, 2], np.uint8), np.array([0, 0, 3]), KINDS)
     assert found == {
