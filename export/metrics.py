@@ -62,7 +62,7 @@ def position_kind(clicks_so_far: I64) -> I64:
 
 
 def popularity_kind(item: I64, counts: I64) -> I64:
-    """(n,) index of KINDS. The head is the fewest items that hold half of all training clicks; len(counts) = unknown."""
+    """(n,) index of KINDS. The head: the fewest items that hold half of all training clicks; len(counts) = unknown."""
     order = np.argsort(-counts, kind="stable")
     heads = order[: int(np.searchsorted(np.cumsum(counts[order]), counts.sum() / 2)) + 1]
     kind = np.where(counts > COLD, 1, 2)

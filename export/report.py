@@ -24,8 +24,8 @@ LIMITS = (
     "user's state as those of an unknown item.",
     "The calibration holds for clicks like the held-out ones. A shop that changes needs a new training.",
     "The held-out figures are of a network that had not seen the slice; the one that is served learned it too.",
-    "Which epoch was best was chosen on the held-out slice, which flatters eddy a little. `eddy evaluate` on later clicks "
-    "is the honest figure.",
+    "Which epoch was best was chosen on the held-out slice, which flatters eddy a little. `eddy evaluate` on later "
+    "clicks is the honest figure.",
 )
 
 
@@ -119,8 +119,8 @@ def _methods(held_out: Mapping[str, Any]) -> str:
     head = ("", "recall@20", "MRR@20", "NDCG@20", "coverage", "mean popularity", "cold items")
     return (
         f"<p>{held_out['judged']:,} lists of 20 from the whole catalogue, each judged by the session's next item. In "
-        "brackets 95% bootstrap intervals over sessions. Coverage: share of the catalogue that was recommended at all; mean "
-        "popularity: training clicks of a recommended item; cold: recommended items with at most 5.</p>\n"
+        "brackets 95% bootstrap intervals over sessions. Coverage: share of the catalogue that was recommended at all; "
+        "mean popularity: training clicks of a recommended item; cold: recommended items with at most 5.</p>\n"
         + _table(head, rows, strong="eddy")
     )
 
