@@ -140,7 +140,8 @@ def train(
 ) -> None:
     """Train a model on a click LOG and convert it to ONNX.
 
-    LOG is CSV (.csv, .csv.gz), Parquet or JSON lines with user_id (or session_id), item_id, event_type and timestamp.
+    LOG is CSV (.csv, .csv.gz), Parquet or JSON lines with user_id (or session_id), item_id, event_type and timestamp:
+    a file, a directory of them or a quoted pattern. A log larger than memory is sorted on disk, under TMPDIR.
     The newest tenth is held out to choose the best epoch and to calibrate the anomalies; then the newest clicks are
     learned too. Ctrl-C goes on with the best model so far.
 
