@@ -68,7 +68,8 @@ class VsKnn:
         lists = [self._sets.sessions_with(item, setting.sample) for item in weights]
         sizes = [len(one) for one in lists]
         found, first, which = np.unique(np.concatenate(lists), return_index=True, return_inverse=True)
-        likeness = np.bincount(which, np.repeat([weight for _, weight in weights.values()], sizes))
+        summed = np.bincount(which, np.repeat([weight for _, weight in weights.values()], sizes))
+        likeness = summed.round(9)  # the same items in another order sum to another last bit, and must be equals
         ages = np.repeat([age for age, _ in weights.values()], sizes)[first]  # `first` is in the newest item's list
         found, likeness, ages = (column[-setting.sample :] for column in (found, likeness, ages))
         nearest = np.argsort(likeness, kind="stable")[::-1][: setting.k]  # of equals, the newest

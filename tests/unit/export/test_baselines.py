@@ -103,10 +103,8 @@ def test_vsknn_is_its_definition(sessions: list[list[int]], session: list[int], 
         for item, a in age.items()
     }
     candidates = [s for s, one in enumerate(sessions) if set(one) & set(session)][-setting.sample :]
-    likeness = {s: sum(weight[i] for i in {*session} & {*sessions[s]}) for s in candidates}
-    if len({round(value, 9) for value in likeness.values()}) < len(likeness):
-        likeness = {s: value + 1e-7 * s for s, value in likeness.items()}  # of equals, the newest
-    nearest = sorted(candidates, key=lambda s: -likeness[s])[: setting.k]
+    likeness = {s: round(sum(weight[i] for i in {*session} & {*sessions[s]}), 9) for s in candidates}
+    nearest = sorted(candidates, key=lambda s: (-likeness[s], -s))[: setting.k]  # of equals, the newest
     expected: dict[int, float] = {}
     for s in nearest:
         a = min(age[i] for i in {*session} & {*sessions[s]})
@@ -116,7 +114,7 @@ def test_vsknn_is_its_definition(sessions: list[list[int]], session: list[int], 
             gone = item == session[-1] and not setting.repeats
             expected[item] = expected.get(item, 0.0) + (not gone) * likeness[s] * decay * (1 + setting.idf * idf)
     found = scored(VsKnn(SessionSets(visits(sessions)), setting), np.array(session))
-    assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert found == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
 def test_the_newest_candidates_count() -> None:
