@@ -20,6 +20,8 @@ from stream.errors import ConfigError
 STOCK = ("in_stock", "available")
 """The columns that say whether an item can be had: true or false, yes or no, or how many there are."""
 
+CATEGORY = "category"
+
 _YES, _NO = {"true", "yes", "y", "t", "in stock"}, {"false", "no", "n", "f", "out of stock"}
 
 Values = tuple[str, ...]
@@ -32,7 +34,8 @@ class Catalogue:
     lines      items in the file, also those that the model does not know
     listed     (V,) bool: the file has the item
     available  (V,) bool: it is listed, and no column of STOCK denies it; None if no line has such a column
-    columns    name -> V tuples of the item's values: empty = none, several where the file has a list
+    columns    name -> V tuples of the item's values: empty = none, several where the file has a list. Those asked for
+               and "category", which is empty where the file has none
     """
 
     lines: int
@@ -47,7 +50,7 @@ def read_catalogue(path: Path, index: Mapping[str, int], columns: Collection[str
     Raises ConfigError with one line that says which line of the file is wrong, or which column is in none.
     """
     listed, available = np.zeros(len(index), np.bool_), np.zeros(len(index), np.bool_)
-    found: dict[str, list[Values]] = {name: [()] * len(index) for name in columns}
+    found: dict[str, list[Values]] = {name: [()] * len(index) for name in {*columns, CATEGORY}}
     seen: set[str] = set()
     lines = 0
     for number, line in _lines(path):
@@ -65,6 +68,17 @@ def read_catalogue(path: Path, index: Mapping[str, int], columns: Collection[str
     if missing:
         raise ConfigError(f"catalogue {path}: no line has {missing[0]}; it has {', '.join(sorted(seen)) or 'no lines'}")
     return Catalogue(lines, listed, available if seen.intersection(STOCK) else None, found)
+
+
+def item_ids(path: Path) -> list[str]:
+    """Every item of the file, in its order, some perhaps twice. Raises ConfigError as `read_catalogue` does."""
+    found = []
+    for number, line in _lines(path):
+        try:
+            found.append(_item(line))
+        except ValueError as exc:
+            raise ConfigError(f"catalogue {path}, line {number}: {exc}") from exc
+    return found
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -1,0 +1,69 @@
+"""Items that have no clicks yet -> a place beside the others, from what their category's items have learned.
+
+An item of a shop's catalogue that the log does not have stands at the end of the vocabulary, with no clicks. Training
+leaves its row about as it was drawn; `warm` then gives it the middle of its category's rows: it ranks where they rank,
+and a click on it says what a click on them says. Its bias is that of an item of middling popularity in its category:
+only clicks can say that it is more. In a category of thousands it is therefore rarely among the first twenty.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.catalogue.table import CATEGORY, item_ids, read_catalogue
+
+F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
+
+NO_CATEGORY = -1
+
+
+class Catalogued(NamedTuple):
+    """A vocabulary with the catalogue's new items at its end.
+
+    items     the items given, in their order, then the new ones in the file's
+    category  (V,) int64 of each, NO_CATEGORY where the catalogue names none
+    """
+
+    items: list[str]
+    category: I64
+
+
+def with_catalogue(path: Path, known: Sequence[str]) -> Catalogued:
+    """The known items and those that only the catalogue has. Raises ConfigError on a file that cannot be used."""
+    items = list(dict.fromkeys([*known, *item_ids(path)]))
+    catalogue = read_catalogue(path, {item: i for i, item in enumerate(items)}, [CATEGORY])
+    codes: dict[str, int] = {}
+    numbers = [codes.setdefault(its[0], len(codes)) if its else NO_CATEGORY for its in catalogue.columns[CATEGORY]]
+    return Catalogued(items, np.array(numbers, np.int64))
+
+
+def warm(rows: F32, bias: F32, clicks: I64, category: I64) -> tuple[F32, F32]:
+    """Rows and biases of V items as trained -> the same, but those of items without clicks from their category.
+
+    rows      (V, H) float32
+    bias      (V,) float32, of the ranking head
+    clicks    (V,) how often training saw the item
+    category  (V,), NO_CATEGORY = none: such an item, and one alone in its category, is made from all items
+    returns   new memory. A new row is the mean of its category's rows that have clicks, scaled to their mean length:
+              a mean is shorter than what it is of, and would never be among the best. A new bias is their median
+    """
+    rows, bias, trained = rows.copy(), bias.copy(), clicks > 0
+    for code in np.unique(category[~trained]):
+        its = category == code
+        like = its & trained if code != NO_CATEGORY and (its & trained).any() else trained
+        new = its & ~trained
+        rows[new] = _middle(rows[like])
+        bias[new] = np.median(bias[like])
+    return rows, bias
+
+
+def _middle(rows: F32) -> F32:
+    """(m, H) -> (H,): the direction of the mean, the mean length."""
+    mean = rows.mean(axis=0)
+    length = float(np.linalg.norm(mean))
+    scaled: F32 = mean * (np.linalg.norm(rows, axis=1).mean() / length) if length > 0 else mean
+    return scaled
