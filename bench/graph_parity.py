@@ -19,9 +19,10 @@ import torch
 from numpy.typing import NDArray
 
 from bench.report import RESULTS, write_report
-from export.convert import BATCH_MULTIPLE, TOLERANCE, open_graph
+from export.convert import BATCH_MULTIPLE, SCORE_STATE, TOLERANCE, open_graph
 from export.data import ColumnNames, Log, Vocabulary, read_log
 from export.evaluate import log_clicks
+from export.memory import memories
 from export.network import Network, Score, Step
 from export.sequences import Clicks, Windows, birth_period, encode, outputs
 from export.weights import load_network
@@ -57,14 +58,18 @@ class Ways(NamedTuple):
 
 
 @torch.no_grad()
-def by_sequences(network: Network, clicks: Clicks) -> tuple[torch.Tensor, NDArray[np.float64]]:
-    """The states after each click (n, H) from whole sequences, and the surprise of each click (n,)."""
-    out = outputs(network, Windows(clicks))
-    first = torch.from_numpy(np.append(True, clicks.user[1:] != clicks.user[:-1]))
-    before = torch.where(first.unsqueeze(1), torch.zeros(1), out.roll(1, dims=0))
+def by_sequences(network: Network, clicks: Clicks) -> tuple[tuple[torch.Tensor, ...], NDArray[np.float64]]:
+    """What score.onnx reads after each click (n, ...), from whole sequences, and the surprise of each click (n,)."""
+    after = (outputs(network, Windows(clicks)), *(torch.from_numpy(part) for part in memories(clicks)))
+    first = torch.from_numpy(np.append(True, clicks.user[1:] != clicks.user[:-1])).unsqueeze(1)
+    out, recent, visit = (torch.where(first, torch.zeros_like(part), part.roll(1, dims=0)) for part in after)
     item = torch.from_numpy(clicks.item)
-    parts = [network.surprise(item[rows], before[rows]).numpy() for rows in _chunks(len(clicks))]
-    return out, np.concatenate(parts).astype(np.float64)
+    own = network.mixture.visit_so_far(torch.from_numpy(clicks.gap), visit)
+    parts = [
+        network.mixture.surprise(network.surprise(item[rows], out[rows]), item[rows], recent[rows], own[rows]).numpy()
+        for rows in _chunks(len(clicks))
+    ]
+    return after, np.concatenate(parts).astype(np.float64)
 
 
 @torch.no_grad()
@@ -77,7 +82,7 @@ def by_steps(network: Network, clicks: Clicks, k: int) -> Ways:
         surprise, *after = step(*ids, *(part[users] for part in states))
         for part, value in zip(states, after, strict=True):
             part[users] = value
-        items, log_probs, _ = score(after[0], torch.tensor([k]))
+        items, log_probs, _ = score(after[0], *after[-2:], torch.tensor([k]))
         ways.surprise[rows], ways.items[rows], ways.log_probs[rows] = surprise, items, log_probs
     return ways
 
@@ -86,7 +91,7 @@ def by_graphs(directory: Path, network: Network, clicks: Clicks, k: int) -> Ways
     """step.onnx and score.onnx by hand, click after click, in batches of users that the engine would not form."""
     step, score = open_graph(directory / "step.onnx"), open_graph(directory / "score.onnx")
     ways = Ways.empty(len(clicks), k)
-    names = [part.name for part in network.cell.state]
+    names = [part.name for part in network.state]
     states = [part.numpy() for part in network.zero_state(_users(clicks))]
     for rows, users in _by_ordinal(clicks):
         pad = (0, -len(rows) % BATCH_MULTIPLE)
@@ -96,7 +101,8 @@ def by_graphs(directory: Path, network: Network, clicks: Clicks, k: int) -> Ways
         surprise, *after = step.run(None, feed)
         for part, value in zip(states, after, strict=True):
             part[users] = value[: len(rows)]
-        items, log_probs, _ = score.run(None, {"h": after[0][: len(rows)], "k": np.array([k])})
+        read = {name: part[: len(rows)] for name, part in zip(names, after, strict=True) if name in SCORE_STATE}
+        items, log_probs, _ = score.run(None, {**read, "k": np.array([k])})
         ways.surprise[rows], ways.items[rows], ways.log_probs[rows] = surprise[: len(rows)], items, log_probs
     return ways
 
@@ -166,7 +172,7 @@ def differences(network: Network, log: Log, vocabulary: Vocabulary, directory: P
     """Each of the other three ways against torch on whole sequences, over every click of the log."""
     clicks = encode(log, vocabulary, birth_period(log.time_ms))
     k = min(K, len(vocabulary.items))
-    out, surprise = by_sequences(network, clicks)
+    after, surprise = by_sequences(network, clicks)
     ways = {
         "torch steps": by_steps(network, clicks, k),
         "ONNX steps": by_graphs(directory, network, clicks, k),
@@ -175,7 +181,7 @@ def differences(network: Network, log: Log, vocabulary: Vocabulary, directory: P
     of_lists = {name: np.empty((len(clicks), k)) for name in ways}
     reference = Ways.empty(len(clicks), k)
     for rows in _chunks(len(clicks)):
-        whole = network.log_probs(out[rows])
+        whole = network.log_probs(*(part[rows] for part in after))
         best = torch.topk(whole, k)
         reference.items[rows], reference.log_probs[rows] = best.indices, best.values
         for name, way in ways.items():

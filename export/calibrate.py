@@ -28,7 +28,7 @@ def surprises(step_graph: Path, state: tuple[Tensor, ...], clicks: Clicks) -> F3
     longest_first = np.argsort(-counts, kind="stable")
     starts, counts = starts[longest_first], counts[longest_first]
     pad = -len(starts) % BATCH_MULTIPLE
-    states = [np.zeros((len(starts) + pad, *part.shape), np.float32) for part in state]
+    states = [np.zeros((len(starts) + pad, *part.shape), part.dtype) for part in state]
     out = np.empty(len(clicks), np.float32)
     for ordinal in range(int(counts[0])):
         users = int(np.searchsorted(-counts, -ordinal, "left"))  # those with more clicks than `ordinal`

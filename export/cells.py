@@ -30,6 +30,10 @@ class Cell(nn.Module, ABC):
         """The tensors of one user's state, the one the heads read first."""
         return (StateTensor("h", (self.hidden,)),)
 
+    def zero_state(self, batch: int) -> tuple[Tensor, ...]:
+        """A new user's state, (batch, *shape) each."""
+        return tuple(torch.zeros(batch, *part.shape) for part in self.state)
+
     @abstractmethod
     def sequence(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """x (B, T, H), state (B, H) each -> the outputs after every click (B, T, H) and the last state."""

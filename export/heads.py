@@ -1,7 +1,8 @@
-"""Frozen states -> the event head and the two-level surprise head.
+"""Frozen states -> the mixture's gates, the event head and the two-level surprise head.
 
 The ranking head is left as it was trained. Within a cluster the surprise uses its rows and bias as they are, so only
 the distribution over clusters is fitted: an ordinary softmax regression on C + 1 classes, minutes even for large logs.
+Gates and temperature say how far the network is to be trusted, so they are fitted on clicks it was not trained on.
 """
 
 import math
@@ -12,12 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout
 
+from export.memory import count_neighbours, memories
+from export.mixture import TEMPERATURES, Chances, Mixture, fit_mixture
 from export.network import Network, SurpriseHead, balanced_clusters, cluster_count
 from export.sequences import Clicks, Windows, outputs
 
 I64 = npt.NDArray[np.int64]
 
 ROUNDS, TOKENS, RATE, DROPOUT = 3, 2048, 4e-3, 0.15
+CHUNK = 512
+FITTED = 20_000
 LEAST_STEPS = 300
 """A short log is gone over more often, in smaller batches."""
 
@@ -41,12 +46,56 @@ def fit_heads(network: Network, clicks: Clicks, weight: npt.NDArray[np.float64],
 
     known_rows, known_bias = network.item_rows[:-1].detach(), network.item_bias[:-1].detach()
     clusters = balanced_clusters(known_rows.numpy(), cluster_count(unknown), seed)
-    head = SurpriseHead(clusters, known_rows, known_bias, new_items)
+    sharpness = 1 / network.mixture.temperature
+    head = SurpriseHead(clusters, known_rows * sharpness, known_bias * sharpness, new_items)
     came = torch.from_numpy(np.append(clusters, clusters.max() + 1)[item])
     importance = torch.from_numpy(weight / weight.mean()).float()
     _fit(head.top, states, came, importance, generator)
     _fit(network.event_head, states, torch.from_numpy(clicks.event_type), importance, generator)
     network.surprise = head.eval()
+
+
+def set_mixture(network: Network, clicks: Clicks, weight: npt.NDArray[np.float64]) -> None:
+    """Count the neighbours of `clicks`, each of weight (n,); gates and temperature stay, if there are any."""
+    known = network.sizes.items
+    counts = np.bincount(clicks.item, minlength=known + 1)[:known].astype(np.float64)
+    counted = Mixture(count_neighbours(clicks, weight, known), counts)
+    if hasattr(network, "mixture"):
+        counted.gates, counted.temperature = network.mixture.gates, network.mixture.temperature
+    network.mixture = counted
+
+
+def fit_gates(network: Network, clicks: Clicks, rows: I64, seed: int) -> None:
+    """Fit the mixture to the clicks that come after `rows` (n,), which the network was not trained on.
+
+    At most FITTED of them are used, drawn by `seed`; with none the gates stay closed.
+    """
+    if len(rows) > FITTED:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, FITTED, replace=False))
+    if len(rows):
+        fit_mixture(network.mixture, _chances(network, clicks, rows))
+
+
+@torch.no_grad()
+def _chances(network: Network, clicks: Clicks, rows: I64) -> Chances:
+    """What fit_mixture needs of the clicks that follow `rows` (n,), all of known items.
+
+    clicks  whole histories, as the network meets them
+    """
+    network.eval()
+    mixture, out = network.mixture, outputs(network, Windows(clicks))
+    recent, visit = (torch.from_numpy(part) for part in memories(clicks))
+    gap = torch.from_numpy(np.append(clicks.gap[1:], 0))
+    target = torch.from_numpy(clicks.target)
+    parts: list[Chances] = []
+    for chunk in torch.from_numpy(rows).split(CHUNK):  # type: ignore[no-untyped-call]
+        wanted, own = target[chunk], mixture.visit_so_far(gap[chunk], visit[chunk])
+        logits = network.logits(out[chunk])
+        says = [torch.log_softmax(logits / t, dim=1).gather(1, wanted.unsqueeze(1)) for t in TEMPERATURES]
+        features = mixture.features(recent[chunk], own)
+        sources = mixture.masses(recent[chunk], own)
+        parts.append(Chances(torch.cat(says, dim=1), features, *sources, mixture.at(wanted, recent[chunk])))
+    return Chances(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 def _fit(layer: nn.Linear, states: Tensor, came: Tensor, weight: Tensor, generator: torch.Generator) -> None:

@@ -1,8 +1,9 @@
 """The network: a user's clicks -> one recurrent state -> which item comes next, and how surprising that one was.
 
 One state feeds three heads: ranking (flat, tied to the item rows), event type, and surprise, a two-level softmax
-p(item) = p(cluster) p(item | cluster) that is a normalised likelihood at O(sqrt V) instead of O(V). `sequence` (for
-training) and `step` (exported) must stay the same function: convert.py refuses to write a model where they differ.
+p(item) = p(cluster) p(item | cluster) that is a normalised likelihood at O(sqrt V) instead of O(V). Ranking and
+surprise are mixed with what the user's last items bring (mixture.py). `sequence` (for training) and `step` (exported)
+must stay the same function: convert.py refuses to write a model where they differ.
 
 Sources: Hidasi et al. 2016 (GRU4Rec) for the recommender; Goodman 2001 for class-factored softmax.
 """
@@ -16,7 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from export import mixture
 from export.cells import CELLS, LstmCell
+from export.mixture import Mixture, log
+from stream.manifest import Tensor as StateTensor
 
 
 class Sizes(NamedTuple):
@@ -30,7 +34,7 @@ class Sizes(NamedTuple):
 
 
 class SurpriseHead(nn.Module):
-    """-log p(item | state) by a two-level softmax: which cluster, then which item of it.
+    """p(item | state) by a two-level softmax: which cluster, then which item of it.
 
     The rows within a cluster are the ranking head's; only `top` is fitted. The unknown item is its own cluster, and
     the `new_items` that are live share its probability: without that an unknown id looks like a popular item.
@@ -38,7 +42,7 @@ class SurpriseHead(nn.Module):
 
     blocks: Tensor  # (C + 1, H, S) item rows
     biases: Tensor  # (C + 1, S)
-    spread: Tensor  # (C + 1,) log of the items that share one slot
+    share: Tensor  # (C + 1,) of one of the items that share a slot
     cluster: Tensor  # (V + 1,) int64
     slot: Tensor  # (V + 1,) int64
 
@@ -56,29 +60,30 @@ class SurpriseHead(nn.Module):
         at = torch.from_numpy(clusters), torch.from_numpy(slots)
         blocks[at], biases[at] = rows.detach(), bias.detach()
         biases[count, 0] = 0.0
-        spread = torch.zeros(count + 1)
-        spread[count] = float(np.log(max(1, new_items)))
+        share = torch.ones(count + 1)
+        share[count] = 1 / max(1, new_items)
         self.register_buffer("blocks", blocks.transpose(1, 2).contiguous())
         self.register_buffer("biases", biases)
-        self.register_buffer("spread", spread)
+        self.register_buffer("share", share)
         self.register_buffer("cluster", torch.from_numpy(np.append(clusters, count)))
         self.register_buffer("slot", torch.from_numpy(np.append(slots, 0)))
         self.top = nn.Linear(hidden, count + 1)
 
     def forward(self, item: Tensor, out: Tensor) -> Tensor:
-        """item (B,) int64 with V = unknown, out (B, H) -> surprise (B,) in nats."""
+        """item (B,) int64 with V = unknown, out (B, H) -> the item's probability (B,)."""
         cluster = torch.index_select(self.cluster, 0, item)
         slot = torch.index_select(self.slot, 0, item)
-        top = torch.log_softmax(self.top(out), dim=1).gather(1, cluster.unsqueeze(1))
+        top = torch.softmax(self.top(out), dim=1).gather(1, cluster.unsqueeze(1))
         logits = torch.matmul(out.unsqueeze(1), torch.index_select(self.blocks, 0, cluster)).squeeze(1)
         logits = logits + torch.index_select(self.biases, 0, cluster)
-        inner = torch.log_softmax(logits, dim=1).gather(1, slot.unsqueeze(1))
-        return torch.index_select(self.spread, 0, cluster) - (top + inner).squeeze(1)
+        inner = torch.softmax(logits, dim=1).gather(1, slot.unsqueeze(1))
+        return (top * inner).squeeze(1) * torch.index_select(self.share, 0, cluster)
 
 
 class Network(nn.Module):
-    """Embeddings, the cell and the heads. `surprise` is fitted last, on frozen states (heads.py)."""
+    """Embeddings, the cell and the heads; `mixture` and `surprise` are fitted last, on frozen states (heads.py)."""
 
+    mixture: Mixture
     surprise: SurpriseHead
 
     def __init__(self, sizes: Sizes) -> None:
@@ -97,14 +102,23 @@ class Network(nn.Module):
         x = embedding(item, self.item_rows) + embedding(event_type, self.event_rows)
         return x + embedding(gap, self.gap_rows)
 
+    @property
+    def state(self) -> tuple[StateTensor, ...]:
+        """The tensors of one user's state: the cell's, then what the mixture remembers."""
+        return (*self.cell.state, *mixture.STATE)
+
     def zero_state(self, batch: int) -> tuple[Tensor, ...]:
         """A new user's state, (batch, *shape) each."""
-        return tuple(torch.zeros(batch, *part.shape) for part in self.cell.state)
+        return tuple(torch.zeros(batch, *part.shape, dtype=getattr(torch, part.dtype)) for part in self.state)
 
-    def log_probs(self, out: Tensor) -> Tensor:
-        """out (B, H) -> log-probabilities over the V known items, (B, V)."""
+    def logits(self, out: Tensor) -> Tensor:
+        """out (B, H) -> the network's own scores of the V known items, (B, V)."""
         known = self.sizes.items
-        return torch.log_softmax(torch.addmm(self.item_bias[:known], out, self.item_rows[:known].t()), dim=1)
+        return torch.addmm(self.item_bias[:known], out, self.item_rows[:known].t())
+
+    def log_probs(self, out: Tensor, recent: Tensor, visit: Tensor) -> Tensor:
+        """Log-probabilities over the V known items, (B, V), as served: out (B, H), and the mixture's memory."""
+        return self.mixture.log_probs(self.logits(out), recent, visit)
 
 
 class Step(nn.Module):
@@ -116,8 +130,12 @@ class Step(nn.Module):
 
     def forward(self, item: Tensor, event_type: Tensor, gap: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         net = self.network
-        surprise = net.surprise(item, net.cell.output(state))
-        return surprise, *net.cell.step(net.embed(item, event_type, gap), state)
+        *cell, recent, visit = state
+        before = tuple(cell)
+        own = net.surprise(item, net.cell.output(before))
+        surprise = net.mixture.surprise(own, item, recent, net.mixture.visit_so_far(gap, visit))
+        after = net.cell.step(net.embed(item, event_type, gap), before)
+        return surprise, *after, *net.mixture.step(item, gap, recent, visit)
 
 
 class Score(nn.Module):
@@ -127,13 +145,17 @@ class Score(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, h: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """h (B, H) float32, k (1,) int64 -> items (B, k) int64, log_probs (B, k), event_probs (B, T + 1)."""
+    def forward(self, h: Tensor, last_items: Tensor, visit_clicks: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """State parts h (B, H), last_items (B, R), visit_clicks (B, 1) and k (1,) int64 -> the k best of each user.
+
+        returns  items (B, k) int64, log_probs (B, k) float32, event_probs (B, T + 1) float32
+        """
         best = cast(int, k.item())  # not int(): that would fix the example's k in the graph
         torch._check(best >= 1)
         torch._check(best <= self.network.sizes.items)
-        values, items = torch.topk(self.network.log_probs(h), best, dim=1)
-        return items, values, torch.softmax(self.network.event_head(h), dim=1)
+        network = self.network
+        values, items = torch.topk(network.mixture.mixed(network.logits(h), last_items, visit_clicks), best, dim=1)
+        return items, log(values), torch.softmax(self.network.event_head(h), dim=1)
 
 
 def cluster_count(items: int) -> int:

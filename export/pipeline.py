@@ -1,7 +1,8 @@
 """A click log -> a model directory: the whole training, in the order in which it must happen.
 
 1. The newest tenth of the log is held out.
-2. The network is trained on the rest; the held-out slice says after which epoch it was best.
+2. The network is trained on the rest; the held-out slice says after which epoch it was best, and how far it is to be
+   trusted beside what the user's last items bring (mixture.py).
 3. Heads are fitted, graphs converted, and the slice calibrates the surprise through the ONNX graph: clicks that were
    not trained on, met as they will be met in service.
 4. The same number of epochs over the whole log, so that the served model knows the newest items too.
@@ -17,18 +18,20 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from export import baselines
 from export.baselines import save_baselines
 from export.calibrate import pools, surprises
 from export.convert import Facts, Pools, write_graphs, write_model
 from export.data import GAP_EDGES_MS, Log, Vocabulary, iso
-from export.heads import fit_heads
+from export.heads import fit_gates, fit_heads, set_mixture
 from export.interrupts import Interrupts
+from export.memory import memories
 from export.network import Network, Sizes
 from export.place import check_place
 from export.recency import Recency, best_recency
-from export.sequences import Clicks, birth_period, encode
+from export.sequences import Clicks, Windows, birth_period, encode, outputs
 from export.train import Progress, TrainSettings, fit, ranking_quality
 from export.visits import visits_of
 from stream.errors import ConfigError
@@ -67,7 +70,8 @@ def train_model(directory: Path, log: Log, settings: TrainSettings, progress: Pr
         with interrupts.allowed():
             chosen = fit(Network(sizes), head, tail, recency, settings, progress)
         network = chosen.network
-        quality = dict(zip(("recall20", "mrr20"), ranking_quality(network, tail), strict=True))
+        set_mixture(network, head, recency.weights(head.time_ms))
+        quality = _mix(network, head, clicks, cut_ms, settings.seed)
         progress.say(f"held-out slice: recall@20 {quality['recall20']:.4f}, MRR@20 {quality['mrr20']:.4f}")
         calibration = _calibrate(network, clicks, cut_ms, vocabulary, recency, settings.seed)
 
@@ -76,7 +80,10 @@ def train_model(directory: Path, log: Log, settings: TrainSettings, progress: Pr
             whole_log = replace(settings, epochs=chosen.best_epoch)
             with interrupts.allowed():
                 whole = fit(Network(sizes), clicks, None, recency, whole_log, progress)
-            network = network if whole.interrupted else whole.network
+            if not whole.interrupted:
+                whole.network.mixture = network.mixture
+                network = whole.network
+        set_mixture(network, clicks, recency.weights(clicks.time_ms))
         fit_heads(network, clicks, recency.weights(clicks.time_ms), new_items(clicks), settings.seed)
         progress.say("converting and checking the graphs")
         write_graphs(directory, network, vocabulary)
@@ -98,6 +105,27 @@ def train_model(directory: Path, log: Log, settings: TrainSettings, progress: Pr
     if warning:
         progress.say(warning)
     return manifest
+
+
+def _mix(network: Network, head: Clicks, clicks: Clicks, cut_ms: int, seed: int) -> dict[str, float]:
+    """Fit the mixture on every other held-out click; returns what it ranks the rest at, recall@20 and MRR@20.
+
+    The users come with their history, as they will in service.
+    """
+    seen = unknown_to(head, clicks, network.sizes.items)
+    seen = seen.where(np.isin(seen.user, seen.user[seen.time_ms >= cut_ms]))
+    later = np.flatnonzero((seen.target >= 0) & np.append(seen.time_ms[1:] >= cut_ms, False))
+    fitted, judged = later[::2], later[1::2]
+    fit_gates(network, seen, fitted[seen.target[fitted] < network.sizes.items], seed)
+    out = outputs(network, Windows(seen))
+    recent, visit = (torch.from_numpy(part) for part in memories(seen))
+
+    def scores(rows: I64) -> Tensor:
+        index = torch.from_numpy(rows)
+        return network.log_probs(out[index], recent[index], visit[index])
+
+    recall, mrr = ranking_quality(seen.target, judged, scores)
+    return {"recall20": recall, "mrr20": mrr}
 
 
 def calibration_warning(held_out: int, alpha: float) -> str | None:
@@ -124,7 +152,7 @@ def _calibrate(
         directory = Path(scratch) / "held-out" / "0"
         write_graphs(directory, network, vocabulary)
         seen = unknown_to(head, clicks, len(vocabulary.items))
-        return pools(surprises(directory / "step.onnx", network.cell.state, seen), seen, ~before, vocabulary)
+        return pools(surprises(directory / "step.onnx", network.state, seen), seen, ~before, vocabulary)
 
 
 def _check(log: Log) -> None:

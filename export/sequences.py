@@ -156,7 +156,7 @@ class CarriedStates:
     """The state each window left for the one that continues it: zeros where there is none yet."""
 
     def __init__(self, network: Network, windows: Windows) -> None:
-        self._parts = network.zero_state(windows.carried + 1)
+        self._parts = network.cell.zero_state(windows.carried + 1)
 
     def take(self, batch: Batch) -> tuple[Tensor, ...]:
         index = torch.from_numpy(batch.carry)

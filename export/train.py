@@ -7,10 +7,12 @@ are worth more than all before. The rule: nothing of the validation slice is see
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout, embedding
@@ -18,6 +20,8 @@ from torch.nn.functional import cross_entropy, dropout, embedding
 from export.network import Network
 from export.recency import Recency
 from export.sequences import Batch, CarriedStates, Clicks, Windows, outputs
+
+I64 = npt.NDArray[np.int64]
 
 PATIENCE_STEPS = 200
 """Steps without a better epoch after which training stops: one epoch of a large log, many of a small one."""
@@ -33,45 +37,47 @@ class TrainSettings:
     negatives  items each step is contrasted with
     alpha      negatives are drawn with p ~ count^alpha
     dropout    of the cell's input and output
-    rate       Adam's, falling linearly to a twentieth
+    rate       Adam's, of the cell, falling linearly to a twentieth
+    row_rate   Adagrad's, of the item rows, falling likewise
     cell       one of cells.CELLS
     """
 
     hidden: int
     epochs: int
     seed: int = 0
-    tokens: int = 2048
-    negatives: int = 1024
-    alpha: float = 0.75
+    tokens: int = 512
+    negatives: int = 2048
+    alpha: float = 0.5
     dropout: float = 0.4
-    rate: float = 2e-3
+    rate: float = 3e-3
+    row_rate: float = 0.1
     cell: str = "lstm"
 
     @classmethod
     def for_log(cls, clicks: int, hidden: int | None, epochs: int | None, seed: int) -> "TrainSettings":
         """More clicks carry more units and need fewer rounds."""
-        units = 128 if clicks >= 200_000 else 64 if clicks >= 20_000 else 32
-        rounds = int(np.clip(4_000_000 // max(1, clicks), 3, 20))
-        tokens = int(np.clip(clicks // 100, 64, 2048))
+        units = 192 if clicks >= 100_000 else 128 if clicks >= 20_000 else 64 if clicks >= 5_000 else 32
+        rounds = int(np.clip(4_000_000 // max(1, clicks), 4, 12))
+        tokens = int(np.clip(clicks // 250, 64, 512))
         return cls(hidden=hidden or units, epochs=epochs or rounds, seed=seed, tokens=tokens)
 
 
-class RowAdam:
-    """Adam for the rows a step touched: a pass over all V rows for every small batch would cost more than the LSTM."""
+class RowAdagrad:
+    """Adagrad for the rows a step touched: all V rows for every small batch would cost more than the LSTM does.
+
+    A row's first gradients move it by the whole rate, so an item of few clicks finds its place; Adam would take
+    hundreds. The accumulator starts at zero. Source: Duchi et al. 2011, as GRU4Rec uses it.
+    """
 
     def __init__(self, rows: nn.Parameter) -> None:
         self._rows = rows.data
-        self._mean = torch.zeros_like(rows.data)
-        self._square = torch.zeros_like(rows.data)
+        self._squares = torch.zeros_like(rows.data)
 
-    def step(self, index: Tensor, gradient: Tensor, rate: float, number: int) -> None:
-        """index (m,) int64 without repeats, gradient (m, ...) of those rows; `number` counts steps from 1."""
-        mean = self._mean[index].lerp_(gradient, 0.1)
-        square = self._square[index].lerp_(gradient.square(), 0.02)
-        self._mean.index_copy_(0, index, mean)
-        self._square.index_copy_(0, index, square)
-        scale = (1 - 0.98**number) ** 0.5 / (1 - 0.9**number)
-        self._rows.index_add_(0, index, mean / square.sqrt_().add_(1e-8), alpha=-rate * scale)
+    def step(self, index: Tensor, gradient: Tensor, rate: float) -> None:
+        """index (m,) int64 without repeats, gradient (m, ...) of those rows."""
+        squares = self._squares[index].addcmul_(gradient, gradient)
+        self._squares.index_copy_(0, index, squares)
+        self._rows.index_add_(0, index, gradient / squares.sqrt_().add_(1e-6), alpha=-rate)
 
 
 class Progress(Protocol):
@@ -106,7 +112,7 @@ class Trainer:
             network.item_bias.copy_(torch.from_numpy(share).log())
         self._dense = [*network.cell.parameters(), network.event_rows, network.gap_rows]
         self._adam = torch.optim.Adam(self._dense, betas=(0.9, 0.98))
-        self._item_rows, self._item_bias = RowAdam(network.item_rows), RowAdam(network.item_bias)
+        self._item_rows, self._item_bias = RowAdagrad(network.item_rows), RowAdagrad(network.item_bias)
         self.steps_per_epoch = max(1, len(clicks) // settings.tokens)
         self._steps = settings.epochs * self.steps_per_epoch
         self._number = 0
@@ -124,9 +130,10 @@ class Trainer:
             self._progress.seen(int(batch.real.sum()))
         return total / max(1, judged)
 
-    def _rate(self) -> float:
+    def _pace(self) -> float:
+        """The share of the rates that holds now: up within fifty steps, then down to a twentieth at the end."""
         done = self._number / max(1, self._steps)
-        return self._settings.rate * min(1.0, self._number / 50) * max(0.05, 1 - 0.95 * done)
+        return min(1.0, self._number / 50) * max(0.05, 1 - 0.95 * done)
 
     def _step(self, clicks: Clicks, batch: Batch, carried: CarriedStates) -> tuple[float, int]:
         network, unknown = self._network, self._network.sizes.items
@@ -149,15 +156,15 @@ class Trainer:
 
         self._number += 1
         for group in self._adam.param_groups:
-            group["lr"] = self._rate()
+            group["lr"] = self._settings.rate * self._pace()
         self._adam.zero_grad()
         mean.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_([*self._dense, rows, bias], 1.0)
         self._adam.step()
         assert rows.grad is not None
         assert bias.grad is not None
-        self._item_rows.step(index, rows.grad, self._rate(), self._number)
-        self._item_bias.step(index, bias.grad, self._rate(), self._number)
+        self._item_rows.step(index, rows.grad, self._settings.row_rate * self._pace())
+        self._item_bias.step(index, bias.grad, self._settings.row_rate * self._pace())
         return mean.item(), len(loss)
 
     def _with_unknowns(self, clicks: Clicks, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -224,7 +231,7 @@ def fit(
                 continue
             shifted = copy.deepcopy(network)
             shifted.item_bias.data += now
-            recall, mrr = ranking_quality(shifted, later)
+            recall, mrr = _held_out_quality(shifted, later)
             progress.say(f"epoch {epoch}: loss {loss:.4f}, held out: recall@20 {recall:.4f}, MRR@20 {mrr:.4f}")
             if kept is None or recall + mrr > best:
                 best, best_epoch = recall + mrr, epoch
@@ -241,26 +248,36 @@ def fit(
 
 
 @torch.no_grad()
-def ranking_quality(network: Network, clicks: Clicks, limit: int = 20_000, seed: int = 0) -> tuple[float, float]:
-    """recall@20 and MRR@20 on the users' next items, full ranking, ties to the lower index; unknown targets are misses.
+def _held_out_quality(network: Network, later: Clicks) -> tuple[float, float]:
+    """How well the network ranks by itself, users from a zero state."""
+    out = outputs(network.eval(), Windows(later))
+    rows = np.flatnonzero(later.target >= 0)
+    return ranking_quality(later.target, rows, lambda chunk: network.logits(out[torch.from_numpy(chunk)]))
 
-    At most `limit` positions are judged, drawn by `seed`.
+
+Scores = Callable[[I64], Tensor]
+"""Rows (m,) of a Clicks -> the scores of all known items after each of them, (m, V)."""
+
+
+@torch.no_grad()
+def ranking_quality(target: I64, rows: I64, scores: Scores, limit: int = 20_000, seed: int = 0) -> tuple[float, float]:
+    """recall@20 and MRR@20 of full rankings, ties to the lower index; unknown targets are misses.
+
+    target  (n,) each click's next item
+    rows    (m,) the clicks to judge; at most `limit` of them are, drawn by `seed`
     """
-    network.eval()
-    judged = np.flatnonzero(clicks.target >= 0)
-    if len(judged) > limit:
-        judged = np.sort(np.random.default_rng(seed).choice(judged, limit, replace=False))
-    out = outputs(network, Windows(clicks))
+    if len(rows) > limit:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
     hits = reciprocal = 0.0
-    for rows in np.array_split(judged, max(1, len(judged) // 1024)):
-        target = torch.from_numpy(clicks.target[rows])
-        known = target < network.sizes.items
-        scores = network.log_probs(out[torch.from_numpy(rows)][known])
-        target = target[known].unsqueeze(1)
-        own = scores.gather(1, target)
-        lower = torch.arange(network.sizes.items).unsqueeze(0) < target
-        rank = 1 + ((scores > own) | ((scores == own) & lower)).sum(1)
+    for chunk in np.array_split(rows, max(1, len(rows) // 512)):
+        ranked = scores(chunk)
+        wanted = torch.from_numpy(target[chunk])
+        known = wanted < ranked.shape[1]
+        ranked, wanted = ranked[known], wanted[known].unsqueeze(1)
+        own = ranked.gather(1, wanted)
+        lower = torch.arange(ranked.shape[1]).unsqueeze(0) < wanted
+        rank = 1 + ((ranked > own) | ((ranked == own) & lower)).sum(1)
         hit = rank <= 20
         hits += float(hit.sum())
         reciprocal += float((hit / rank).sum())
-    return hits / max(1, len(judged)), reciprocal / max(1, len(judged))
+    return hits / max(1, len(rows)), reciprocal / max(1, len(rows))

@@ -31,7 +31,7 @@ class Manifest(Struct, frozen=True):
     state          the tensors of one user's state
     event_types    index -> name; an unknown type has index len(event_types)
     gap_edges_ms   ascending; bucket 0 = the user's first click, bucket 1 + searchsorted(edges, gap, "right") else
-    batch_multiple step.onnx takes batches of a multiple of this
+    batch_multiple both graphs take batches of a multiple of this: sums of fewer rows are formed in another order
     calibration    pool names in the order of the arrays in calibration.npz
     files          file name -> sha256
     training       period, clicks, settings, seed ...: facts for people

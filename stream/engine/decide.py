@@ -10,7 +10,7 @@ import numpy.typing as npt
 from stream.detect.surprise import SurpriseDetector, Verdicts
 from stream.engine.step import Steps
 from stream.events import Anomaly, Click, Expected, Origin, Recommendation
-from stream.model.runtime import F32, I64, Model
+from stream.model.runtime import F32, I64, Model, StateArray
 
 SCORE_ROWS = 64
 """Users scored in one call: their logits over the catalogue stay in the CPU's cache (design part 3)."""
@@ -33,7 +33,7 @@ class Lists:
     explored: npt.NDArray[np.bool_] | None = None
 
 
-def front(model: Model, state: list[F32], reach: int) -> tuple[I64, F32]:
+def front(model: Model, state: list[StateArray], reach: int) -> tuple[I64, F32]:
     """The `reach` likeliest next items of each user and their log-probabilities, (n, reach) best first.
 
     state  score.onnx's inputs, each (n, *shape)
@@ -45,7 +45,7 @@ def front(model: Model, state: list[F32], reach: int) -> tuple[I64, F32]:
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
-def top_items(model: Model, state: list[F32], left_out: npt.NDArray[np.int32], k: int) -> Lists:
+def top_items(model: Model, state: list[StateArray], left_out: npt.NDArray[np.int32], k: int) -> Lists:
     """The k likeliest next items of each user, without those left out; fewer where the catalogue is smaller.
 
     state     score.onnx's inputs, each (n, *shape)

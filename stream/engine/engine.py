@@ -17,7 +17,7 @@ from stream.engine.rules import RuledLists
 from stream.engine.step import Columns, Steps, run_waves
 from stream.engine.waves import waves
 from stream.events import Anomaly, Click, Origin, Recommendation
-from stream.model.runtime import F32, I64, Model
+from stream.model.runtime import I64, Model, StateArray
 from stream.settings import RECENT_ITEMS, Rules, words
 from stream.state.arena import Arena
 from stream.state.row import NO_ITEM, Rows, new_rows, row_dtype, row_mark
@@ -111,10 +111,11 @@ class Engine:
             return decide.top_items(self.model, state, left_out, self._k)
         return self._ruled(state, left_out, item, clicks, origins)
 
-    def _as_new(self, state: list[F32], recent: npt.NDArray[np.int32]) -> list[F32]:
+    def _as_new(self, state: list[StateArray], recent: npt.NDArray[np.int32]) -> list[StateArray]:
         """The states, but a new user's where none of the recent items is known."""
         unknown = ((recent == NO_ITEM) | (recent == len(self.model.items))).all(1)
-        return [np.where(unknown.reshape(-1, *[1] * (value.ndim - 1)), np.float32(0), value) for value in state]
+        new = [np.zeros_like(value[:1]) for value in state]
+        return [np.where(unknown.reshape(-1, *[1] * (v.ndim - 1)), n, v) for n, v in zip(new, state, strict=True)]
 
     def _stage(
         self, clicks: Sequence[Click], origins: Sequence[Origin]

@@ -24,7 +24,7 @@ from stream.engine.decide import Lists, front
 from stream.engine.explore import Picked, explore
 from stream.errors import ConfigError
 from stream.events import Click, Origin
-from stream.model.runtime import F32, I64, Model
+from stream.model.runtime import F32, I64, Model, StateArray
 from stream.settings import Rules
 
 I32 = npt.NDArray[np.int32]
@@ -89,7 +89,7 @@ class RuledLists:
             self._catalogue.refresh()
 
     def __call__(
-        self, state: list[F32], left_out: I32, item: I64, clicks: Sequence[Click], origins: Sequence[Origin]
+        self, state: list[StateArray], left_out: I32, item: I64, clicks: Sequence[Click], origins: Sequence[Origin]
     ) -> Lists:
         """One list per click. state: score.onnx's inputs; left_out (n, N) items, -1 = none; item (n,) clicked."""
         shelf = self._bare if self._catalogue is None else self._catalogue.value
@@ -102,7 +102,9 @@ class RuledLists:
         return explore(picked, category, origins, self._rules.explore, self._rules.explore_seed)
 
 
-def pick(model: Model, state: list[F32], left_out: I32, shelf: Shelf, wanted: I32 | None, shape: Shape) -> Picked:
+def pick(
+    model: Model, state: list[StateArray], left_out: I32, shelf: Shelf, wanted: I32 | None, shape: Shape
+) -> Picked:
     """The lists of n users, each as if taken from the full ranking.
 
     left_out  (n, N) item indices; -1 and the unknown item match none

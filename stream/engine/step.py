@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from stream.engine.waves import Index
 from stream.manifest import Manifest
-from stream.model.runtime import F32, I64, Model
+from stream.model.runtime import F32, I64, Model, StateArray
 from stream.state.row import NO_ITEM, Rows
 
 SESSION_GAP_MS = 30 * 60 * 1000
@@ -35,15 +35,15 @@ class Steps:
     surprise       (n,) float32, nats, of each click under the state before it
     clicks_before  (n,) earlier clicks of the user
     recent, held   (n, R) the user's last items with this click's first, and those held back; -1 = none
-    before, after  score.onnx's inputs before and after the click, each (n, *shape) float32
+    before, after  score.onnx's inputs before and after the click, each (n, *shape)
     """
 
     surprise: F32
     clicks_before: I64
     recent: npt.NDArray[np.int32]
     held: npt.NDArray[np.int32]
-    before: list[F32]
-    after: list[F32]
+    before: list[StateArray]
+    after: list[StateArray]
 
 
 def gap_bucket(gap_ms: I64, first: npt.NDArray[np.bool_], edges_ms: tuple[int, ...]) -> I64:
@@ -64,14 +64,14 @@ def run_waves(model: Model, rows: Rows, owner: Index, order: list[Index], clicks
 
 
 def _empty(model: Model, rows: Rows, count: int) -> Steps:
-    shapes = [(count, *rows.dtype[name].shape) for name in model.score_inputs]
+    read = [rows.dtype[name].subdtype or (rows.dtype[name], ()) for name in model.score_inputs]
     return Steps(
         surprise=np.empty(count, np.float32),
         clicks_before=np.empty(count, np.int64),
         recent=np.empty((count, *rows.dtype["recent"].shape), np.int32),
         held=np.empty((count, *rows.dtype["held"].shape), np.int32),
-        before=[np.empty(shape, np.float32) for shape in shapes],
-        after=[np.empty(shape, np.float32) for shape in shapes],
+        before=[np.empty((count, *shape), kind) for kind, shape in read],
+        after=[np.empty((count, *shape), kind) for kind, shape in read],
     )
 
 

@@ -21,6 +21,8 @@ from stream.manifest import Manifest, read_manifest
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
+StateArray = npt.NDArray[Any]
+"""A state tensor of B users, of the dtype in the manifest."""
 
 WARNING, FATAL = 2, 4  # onnxruntime's log severities
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -43,13 +45,13 @@ class Model:
     _step: ort.InferenceSession
     _score: ort.InferenceSession
 
-    def step(self, item: I64, event_type: I64, gap: I64, state: list[F32]) -> tuple[F32, list[F32]]:
+    def step(self, item: I64, event_type: I64, gap: I64, state: list[StateArray]) -> tuple[F32, list[StateArray]]:
         """One click for each of B users.
 
         item        (B,) in [0, V], V = unknown
         event_type  (B,) in [0, T], T = unknown
         gap         (B,) bucket of Manifest.gap_edges_ms, 0 = the user's first click
-        state       the manifest's tensors, each (B, *shape) float32
+        state       the manifest's tensors, each (B, *shape) of its dtype
         returns     surprise (B,) float32, nats, of each click under the state before it; the states after it
         Raises ArtifactError on an index out of range or a result that is not finite.
         """
@@ -68,16 +70,18 @@ class Model:
             )
         return surprise, [value[:count] for value in after]
 
-    def score(self, state: list[F32], k: int) -> tuple[I64, F32, F32]:
+    def score(self, state: list[StateArray], k: int) -> tuple[I64, F32, F32]:
         """The k likeliest next items of each of B users.
 
-        state    the tensors named in score_inputs, each (B, *shape) float32
+        state    the tensors named in score_inputs, each (B, *shape)
         returns  items (B, k) int64 best first, log_probs (B, k) float32, event_probs (B, T + 1) float32
         """
-        feeds: dict[str, npt.NDArray[np.generic]] = dict(zip(self.score_inputs, state, strict=True))
+        count = len(state[0])
+        pad = -count % self.manifest.batch_multiple
+        feeds = {name: _padded(value, pad) for name, value in zip(self.score_inputs, state, strict=True)}
         feeds["k"] = np.array([k], np.int64)
         items, log_probs, event_probs = self._score.run(None, feeds)
-        return items, log_probs, event_probs
+        return items[:count], log_probs[:count], event_probs[:count]
 
 
 def load_model(directory: Path, device: str) -> Model:

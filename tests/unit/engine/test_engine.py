@@ -71,13 +71,14 @@ def test_one_click_is_one_step_of_the_model(model: Model, model_dir: Path) -> No
     """The decision and the row are what step.onnx and score.onnx say, nothing more."""
     engine = engine_of(model, model_dir)
     cycle = run(engine, [click("a", "i3"), click("a", "i4", second=90)])
-    state = [np.zeros((1, *tensor.shape), np.float32) for tensor in model.manifest.state]
+    state = [np.zeros((1, *tensor.shape), tensor.dtype) for tensor in model.manifest.state]
     zero = np.zeros(1, np.int64)
     surprise = []
     for item, gap in ((3, zero), (4, gap_bucket(np.array([90_000]), np.array([False]), model.manifest.gap_edges_ms))):
         value, state = model.step(np.array([model.index[f"i{item}"]]), zero, gap, state)
         surprise.append(float(value[0]))
-    items, _, _ = model.score(state[:1], 6)
+    read = [value for value, t in zip(state, model.manifest.state, strict=True) if t.name in model.score_inputs]
+    items, _, _ = model.score(read, 6)
     want = [model.items[i] for i in items[0].tolist() if model.items[i] != "i4"][:5]
     assert cycle.recommendations[1].items == want
     assert [r.surprise for r in cycle.recommendations] == pytest.approx(surprise, abs=1e-5)

@@ -87,7 +87,13 @@ def test_lists_under_rules_equal_those_of_the_full_ranking(model: Model, data: s
     """Whatever is left out, not allowed or alike: the list, and what it leaves of its window, are the brute force's."""
     users = data.draw(st.integers(1, 4))
     rng = np.random.default_rng(data.draw(st.integers(0, 10_000)))
-    state = [rng.uniform(-1, 1, (users, *t.shape)).astype(np.float32) for t in model.manifest.state[:1]]
+    state = [
+        (
+            rng.uniform(-1, 1, (users, *t.shape)) if t.dtype == "float32" else rng.integers(0, 8, (users, *t.shape))
+        ).astype(t.dtype)
+        for t in model.manifest.state
+        if t.name in model.score_inputs
+    ]
     left_out = rng.integers(-1, ITEMS + 1, (users, data.draw(st.integers(0, 4)))).astype(np.int32)
     allowed = rng.random(ITEMS) < data.draw(st.sampled_from([0.05, 0.5, 1.0]))
     common = data.draw(st.sampled_from([0.25, 0.9]))  # one category may fill a whole window
@@ -206,8 +212,9 @@ def test_diversity_spreads_a_list_over_more_categories(model: Model, model_dir: 
 
 def test_a_user_of_unknown_items_only_gets_a_new_users_list(model: Model, model_dir: Path) -> None:
     """popular_if_unknown: the state of unknown items is not trusted, until a known item comes."""
-    zero = [np.zeros((1, *tensor.shape), np.float32) for tensor in model.manifest.state]
-    popular = [model.items[i] for i in model.score(zero[: len(model.score_inputs)], 10)[0][0].tolist()]
+    zero = [np.zeros((1, *tensor.shape), tensor.dtype) for tensor in model.manifest.state]
+    read = [value for value, t in zip(zero, model.manifest.state, strict=True) if t.name in model.score_inputs]
+    popular = [model.items[i] for i in model.score(read, 10)[0][0].tolist()]
     clicks = [click("u", f"new {n}") for n in range(3)]
     on, off = Rules(popular_if_unknown=True), Rules()
     assert last(model, model_dir, on, clicks) == popular != last(model, model_dir, off, clicks)

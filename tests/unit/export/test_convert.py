@@ -2,17 +2,20 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from export.cells import CELLS
-from export.convert import check_parity, open_graph, write_graphs, write_untrained
+from export.convert import SCORE_STATE, check_parity, open_graph, write_graphs, write_untrained
 from export.data import GAP_EDGES_MS, Vocabulary
+from export.mixture import NEIGHBOURS, REMEMBERED, Mixture, Neighbours
 from export.network import Network, Sizes, SurpriseHead, balanced_clusters, cluster_count
 from stream.errors import ArtifactError, ConfigError
-from stream.manifest import read_manifest
+from stream.manifest import Manifest, read_manifest
 from stream.model.runtime import load_model
 
 ITEMS = [f"item-{i}" for i in range(90)]
@@ -32,12 +35,35 @@ def of_each_cell(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     return path
 
 
+def states(manifest: Manifest, users: int, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+    """Random states of users who are in the middle of a visit."""
+    drawn: dict[str, NDArray[Any]] = {}
+    for part in manifest.state:
+        if part.dtype == "float32":
+            drawn[part.name] = rng.normal(size=(users, *part.shape)).astype(np.float32)
+        else:
+            drawn[part.name] = rng.integers(0, REMEMBERED, (users, *part.shape)).astype(part.dtype)
+    return drawn
+
+
+def small_mixture(seed: int = 0) -> Mixture:
+    """Random neighbours and open gates."""
+    rng = np.random.default_rng(seed)
+    shares = np.pad(rng.dirichlet(np.ones(NEIGHBOURS), (2, len(ITEMS))) * 0.9, [(0, 0), (1, 1), (0, 0)])
+    found = [np.argsort(rng.random((len(ITEMS) + 2, len(ITEMS))), axis=1)[:, :NEIGHBOURS] for _ in range(2)]
+    tables = [Neighbours(i.astype(np.int32), s.astype(np.float32)) for i, s in zip(found, shares, strict=True)]
+    mixture = Mixture((tables[0], tables[1]), rng.integers(1, 99, len(ITEMS)).astype(float))
+    mixture.gates = torch.randn(mixture.gates.shape) - 2
+    return mixture
+
+
 def small_network(seed: int = 0, cell: str = "lstm") -> Network:
     torch.manual_seed(seed)
     network = Network(Sizes(len(ITEMS), 2, len(GAP_EDGES_MS) + 2, 8, cell))
     rows, bias = network.item_rows[:-1], network.item_bias[:-1]
     clusters = balanced_clusters(rows.detach().numpy(), cluster_count(len(ITEMS)), seed)
     network.surprise = SurpriseHead(clusters, rows, bias, new_items=5)
+    network.mixture = small_mixture(seed)
     return network
 
 
@@ -46,7 +72,7 @@ def test_a_written_directory_is_read_back(directory: Path) -> None:
     manifest = read_manifest(directory)
     assert (manifest.label, manifest.items, manifest.event_types) == ("shop/7", 90, ("view", "purchase"))
     assert json.loads((directory / "items.json").read_text()) == ITEMS
-    assert [part.shape for part in manifest.state] == [(8,), (8,)]
+    assert [part.shape for part in manifest.state] == [(8,), (8,), (REMEMBERED,), (1,)]
     with np.load(directory / "calibration.npz") as pools:
         assert all(np.all(np.diff(pools[f"pool_{i}"]) >= 0) for i in range(len(manifest.calibration)))
 
@@ -55,8 +81,9 @@ def test_a_directory_says_which_cell_it_holds_and_the_worker_takes_its_state(of_
     """Every cell's graphs load as they are: the state is what the manifest says, and lists come from its `h`."""
     manifest, model = read_manifest(of_each_cell), load_model(of_each_cell, "cpu")
     assert manifest.cell == of_each_cell.parent.name
-    assert [part.name for part in manifest.state] == (["h", "c"] if manifest.cell == "lstm" else ["h"])
-    assert model.score_inputs == ("h",)
+    cell = ["h", "c"] if manifest.cell == "lstm" else ["h"]
+    assert [part.name for part in manifest.state] == [*cell, "last_items", "visit_clicks"]
+    assert model.score_inputs == ("h", "last_items", "visit_clicks")
 
 
 def test_rows_are_bit_equal_whatever_batch_they_are_in(of_each_cell: Path) -> None:
@@ -67,7 +94,7 @@ def test_rows_are_bit_equal_whatever_batch_they_are_in(of_each_cell: Path) -> No
         "item": rng.integers(0, 91, 64),
         "event_type": rng.integers(0, 3, 64),
         "gap": rng.integers(0, 12, 64),
-        **{p.name: rng.normal(size=(64, 8)).astype(np.float32) for p in read_manifest(of_each_cell).state},
+        **states(read_manifest(of_each_cell), 64, rng),
     }
     whole = step.run(None, feed)
     order = rng.permutation(64)
@@ -78,9 +105,11 @@ def test_rows_are_bit_equal_whatever_batch_they_are_in(of_each_cell: Path) -> No
             for a, b in zip(part, whole, strict=True):
                 np.testing.assert_array_equal(a, b[rows])
     k = np.array([7])
-    ranked = score.run(None, {"h": feed["h"], "k": k})
+    read = {name: feed[name] for name in SCORE_STATE}
+    ranked = score.run(None, {**read, "k": k})
     for start in range(0, 64, 4):
-        for a, b in zip(score.run(None, {"h": feed["h"][start : start + 4], "k": k}), ranked, strict=True):
+        some = {name: value[start : start + 4] for name, value in read.items()}
+        for a, b in zip(score.run(None, {**some, "k": k}), ranked, strict=True):
             np.testing.assert_array_equal(a, b[start : start + 4])
 
 
@@ -88,7 +117,8 @@ def test_k_is_chosen_at_run_time(directory: Path) -> None:
     """One graph serves any k up to the catalogue; equal scores rank the more popular item first."""
     score = open_graph(directory / "score.onnx")
     for k in (1, 20, 90):
-        items, log_probs, event_probs = score.run(None, {"h": np.zeros((4, 8), np.float32), "k": np.array([k])})
+        new = {p.name: np.zeros((4, *p.shape), p.dtype) for p in read_manifest(directory).state if p.name != "c"}
+        items, log_probs, event_probs = score.run(None, {**new, "k": np.array([k])})
         np.testing.assert_array_equal(items, np.tile(np.arange(k), (4, 1)))
         assert log_probs.shape == (4, k)
         np.testing.assert_allclose(event_probs.sum(axis=1), 1, rtol=1e-6)
@@ -99,9 +129,25 @@ def test_surprise_is_a_normalised_likelihood() -> None:
     network = small_network()
     out = torch.randn(1, 8).expand(91, 8)
     with torch.no_grad():
-        surprise = network.surprise(torch.arange(91), out).double()
-    total = torch.exp(-surprise[:90]).sum() + 5 * torch.exp(-surprise[90])
+        probability = network.surprise(torch.arange(91), out).double()
+    total = probability[:90].sum() + 5 * probability[90]
     assert total.item() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_mixture_is_a_distribution_and_the_surprise_is_its_own() -> None:
+    """Whatever is remembered, the list's probabilities sum to one, and -log of an item's is the surprise at it."""
+    network, rng = small_network(), np.random.default_rng(1)
+    last = torch.from_numpy(rng.integers(0, len(ITEMS) + 2, (40, REMEMBERED)).astype(np.int32))
+    last[:10, 3:] = 0
+    last[10:20, 4] = last[10:20, 1]
+    visit = torch.from_numpy(rng.integers(0, 12, (40, 1)).astype(np.int32))
+    out = torch.randn(40, 8)
+    log_probs = network.log_probs(out, last, visit).detach()
+    np.testing.assert_allclose(log_probs.exp().sum(1), 1, atol=1e-5)
+    for item in range(0, len(ITEMS), 7):
+        came = torch.full((40,), item)
+        own = torch.softmax(network.logits(out), dim=1)[:, item].detach()
+        torch.testing.assert_close(network.mixture.surprise(own, came, last, visit), -log_probs[:, item])
 
 
 @pytest.mark.parametrize(("items", "count"), [(1, 1), (2, 2), (7, 3), (90, 22), (1000, 126)])

@@ -72,7 +72,7 @@ def test_an_onnx_file_that_is_no_graph_is_refused(model_dir: Path, tmp_path: Pat
 def test_an_item_outside_the_catalogue_is_refused(model_dir: Path) -> None:
     """ONNX would read another item's row for -1 without a word."""
     model = load_model(model_dir, "cpu")
-    state = [np.zeros((1, *tensor.shape), np.float32) for tensor in model.manifest.state]
+    state = [np.zeros((1, *tensor.shape), tensor.dtype) for tensor in model.manifest.state]
     for item in (-1, len(model.items) + 1):
         with pytest.raises(ArtifactError, match="item index"):
             model.step(np.array([item]), np.zeros(1, np.int64), np.zeros(1, np.int64), state)

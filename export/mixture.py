@@ -1,0 +1,241 @@
+"""What the network cannot learn from few clicks, beside it: p = (1 - m) p_network + what the user's last items bring.
+
+Each remembered item adds a little mass m to itself (people come back to what they looked at) and to the items that
+stood near it in other visits, by its age. How much is one gate per age, read from the place in the visit and the
+item's popularity, and fitted on held-out clicks; the neighbours are counted, not learned. A rare item that a network
+would need hundreds of clicks to place is so recommended from its third on. The rule: the mixture stays a normalised
+distribution, the same one in score.onnx (the list) and step.onnx (the surprise).
+
+Sources: co-occurrence and session neighbours as in Ludewig & Jannach 2018; repeats as in Ren et al. 2019 (RepeatNet);
+mixtures with counted distributions as in Jelinek & Mercer 1980; temperature as in Guo et al. 2017.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from export.data import GAP_EDGES_MS
+from stream.engine.step import SESSION_GAP_MS
+from stream.manifest import Tensor as StateTensor
+
+F64 = npt.NDArray[np.float64]
+
+REMEMBERED = 8
+"""Items the state remembers for the mixture. Measured: 5 is worse, 12 no better."""
+
+NEIGHBOURS = 64
+"""Kept for each item, the strongest. Measured: 100 is no better."""
+
+NEW_VISIT = 1 + GAP_EDGES_MS.index(SESSION_GAP_MS) + 1
+"""The first gap bucket that lies beyond a visit."""
+
+MOST = 0.95
+"""The largest mass the remembered items may take from the network."""
+
+STATE = (StateTensor("last_items", (REMEMBERED,), "int32"), StateTensor("visit_clicks", (1,), "int32"))
+"""last_items: item + 1, newest first, 0 = none (`recent` below). visit_clicks: of the current visit (`visit` below)."""
+
+FEATURES = 7
+CLOSED = -20.0
+TINY = 1e-30
+LANES = 16
+TEMPERATURES = (1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0)
+FIRST, PENALTY, FIRST_ROUNDS, MORE_ROUNDS = -4.0, 1e-4, 300, 100
+
+
+class Neighbours(NamedTuple):
+    """The strongest neighbours of each item: row 0 is no item, row i + 1 item i, row V + 1 the unknown item.
+
+    items  (V + 2, K) int32
+    share  (V + 2, K) float32, of the item's neighbours; rows sum to less than 1, by PRIOR and what was cut off
+    """
+
+    items: npt.NDArray[np.int32]
+    share: npt.NDArray[np.float32]
+
+
+class Mixture(nn.Module):
+    """What S sources add for each user: the newest item's followers, and by age each item's neighbours and itself.
+
+    The tables are counted. `gates` (F, S) and `temperature` (1,), by which the network's logits are divided, are fitted
+    on held-out clicks (fit_mixture). Sources in order: followers; neighbours of this visit's items by age (R), of older
+    ones (R); the items themselves of this visit (R), older ones (R).
+    """
+
+    following_items: Tensor  # (V + 2, K) int32
+    following_share: Tensor  # (V + 2, K)
+    following_mass: Tensor  # (V + 2,) sums of the shares
+    near_items: Tensor
+    near_share: Tensor
+    near_mass: Tensor
+    popularity: Tensor  # (V + 2,) log of the training clicks, shifted and scaled to about -1 .. 2
+    known: Tensor  # (V + 2,) 1.0 for items, 0.0 for none and unknown
+    ages: Tensor  # (R,) int32
+    newer: Tensor  # (R, R) bool, True where the column is the newer
+    gates: Tensor  # (F, S)
+    temperature: Tensor  # (1,)
+    ones: Tensor  # (S, LANES)
+
+    def __init__(self, tables: tuple[Neighbours, Neighbours], counts: F64) -> None:
+        """tables of count_neighbours; counts (V,) training clicks of each item. All gates start closed."""
+        super().__init__()
+        for name, table in zip(("following", "near"), tables, strict=True):
+            self.register_buffer(f"{name}_items", torch.tensor(table.items))
+            self.register_buffer(f"{name}_share", torch.tensor(table.share))
+            self.register_buffer(f"{name}_mass", torch.from_numpy(table.share.sum(axis=1)))
+        popularity = (np.log(np.maximum(1.0, np.pad(counts, 1, constant_values=1.0))) - 3) / 3
+        self.register_buffer("popularity", torch.from_numpy(popularity).float())
+        self.register_buffer("known", torch.from_numpy(np.pad(np.ones(len(counts)), 1)).float())
+        self.register_buffer("ages", torch.arange(REMEMBERED, dtype=torch.int32))
+        self.register_buffer("newer", torch.ones(REMEMBERED, REMEMBERED).tril(-1).bool())
+        gates = torch.zeros(FEATURES, 1 + 4 * REMEMBERED)
+        gates[0] = CLOSED
+        self.register_buffer("gates", gates)
+        self.register_buffer("temperature", torch.ones(1))
+        self.register_buffer("ones", torch.ones(gates.shape[1], LANES))
+
+    def step(self, item: Tensor, gap: Tensor, recent: Tensor, visit: Tensor) -> tuple[Tensor, Tensor]:
+        """The memory after a click: item (B,), gap (B,) int64; recent (B, R), visit (B, 1) int32."""
+        newest = (item + 1).to(torch.int32).unsqueeze(1)
+        return torch.cat([newest, recent[:, :-1]], dim=1), self.visit_so_far(gap, visit) + 1
+
+    def visit_so_far(self, gap: Tensor, visit: Tensor) -> Tensor:
+        """How many clicks of its own visit lie before a click with this gap, (B, 1) int32."""
+        begins = ((gap == 0) | (gap >= NEW_VISIT)).unsqueeze(1)
+        return torch.where(begins, torch.zeros_like(visit), visit)
+
+    def features(self, recent: Tensor, visit: Tensor) -> Tensor:
+        """What the gates read, (B, F): place in the visit, and popularity of the newest item."""
+        places = [visit == 0, visit == 1, visit == 2, (visit == 3) | (visit == 4)]
+        popular = torch.index_select(self.popularity, 0, recent[:, 0].to(torch.int64)).unsqueeze(1)
+        one = torch.ones_like(popular)
+        return torch.cat([one, *(place.to(one.dtype) for place in places), popular, popular * popular], dim=1)
+
+    def distinct(self, index: Tensor) -> Tensor:
+        """1.0 for each known item that is not remembered from a newer click as well: index (B, R) -> (B, R)."""
+        repeated = ((index.unsqueeze(2) == index.unsqueeze(1)) & self.newer).any(dim=2)
+        return torch.index_select(self.known, 0, index.flatten()).view(index.shape) * (~repeated).to(self.known.dtype)
+
+    def masses(self, recent: Tensor, visit: Tensor) -> tuple[Tensor, Tensor]:
+        """Which sources there are (B, S), 1.0 or 0.0, and the mass of each that is there (B, S)."""
+        index = recent.to(torch.int64)
+        there = index > 0
+        now, older = there & (self.ages < visit), there & (self.ages >= visit)
+        itself = self.distinct(index)
+        near = torch.index_select(self.near_mass, 0, index.flatten()).view(index.shape)
+        following = torch.index_select(self.following_mass, 0, index[:, 0]).unsqueeze(1)
+        present = torch.cat([now[:, :1], now, older, now, older], dim=1).to(near.dtype)
+        return present, present * torch.cat([following, near, near, itself, itself], dim=1)
+
+    def weigh(self, features: Tensor, present: Tensor, masses: Tensor) -> tuple[Tensor, Tensor]:
+        """What each source counts (B, S), and the mass (B, 1) that is left to the network."""
+        gates = torch.matmul(features, self.gates).unsqueeze(2)
+        # A sigmoid as the softmax of two: ONNX Runtime's own is exact to 1e-7, which is much of a small gate.
+        weights = torch.softmax(torch.cat([gates, torch.zeros_like(gates)], dim=2), dim=2).select(2, 0) * present
+        taken = self.total(weights * masses)
+        scale = MOST / torch.clamp(taken, min=MOST)
+        return weights * scale, 1 - taken * scale
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over the sources, (B, S) -> (B, 1), as a product: ONNX Runtime's sums depend on a row's alignment."""
+        return torch.matmul(values, self.ones)[:, :1]
+
+    def at(self, item: Tensor, recent: Tensor) -> Tensor:
+        """Each source's share of one item (B,) int64, (B, S); an unknown item has none."""
+        index = recent.to(torch.int64)
+        wanted = item.view(-1, 1, 1)
+        is_near = torch.index_select(self.near_items, 0, index.flatten()).view(*index.shape, -1) == wanted
+        share = torch.index_select(self.near_share, 0, index.flatten()).view(*index.shape, -1)
+        near = (share * is_near.to(share.dtype)).sum(dim=2)
+        follows = torch.index_select(self.following_items, 0, index[:, 0]) == item.unsqueeze(1)
+        share = torch.index_select(self.following_share, 0, index[:, 0])
+        following = (share * follows.to(share.dtype)).sum(dim=1, keepdim=True)
+        itself = (index == item.unsqueeze(1) + 1).to(share.dtype) * self.distinct(index)
+        return torch.cat([following, near, near, itself, itself], dim=1)
+
+    def surprise(self, network: Tensor, item: Tensor, recent: Tensor, visit: Tensor) -> Tensor:
+        """The network's probability (B,) of each item (B,) -> the mixture's surprise, nats; visit: of its own visit."""
+        weights, left = self.weigh(self.features(recent, visit), *self.masses(recent, visit))
+        added = self.total(weights * self.at(item, recent))
+        return -log((left * network.unsqueeze(1) + added).squeeze(1))
+
+    def log_probs(self, logits: Tensor, recent: Tensor, visit: Tensor) -> Tensor:
+        """The network's logits (B, V) for the next click -> log-probabilities (B, V)."""
+        return torch.log(self.mixed(logits, recent, visit) + TINY)
+
+    def mixed(self, logits: Tensor, recent: Tensor, visit: Tensor) -> Tensor:
+        """The network's logits (B, V) for the next click -> probabilities (B, V)."""
+        weights, left = self.weigh(self.features(recent, visit), *self.masses(recent, visit))
+        index, r = recent.to(torch.int64), REMEMBERED
+        following, now, older, again, before = weights.split([1, r, r, r, r], dim=1)  # type: ignore[no-untyped-call]
+        items = [
+            torch.index_select(self.following_items, 0, index[:, 0]),
+            torch.index_select(self.near_items, 0, index.flatten()).view(index.shape[0], r * NEIGHBOURS),
+            torch.clamp(recent - 1, min=0, max=logits.shape[1] - 1),
+        ]
+        near = torch.index_select(self.near_share, 0, index.flatten()).view(index.shape[0], r, NEIGHBOURS)
+        added = [
+            torch.index_select(self.following_share, 0, index[:, 0]) * following,
+            (near * (now + older).unsqueeze(2)).view(index.shape[0], r * NEIGHBOURS),
+            self.distinct(index) * (again + before),
+        ]
+        network = torch.softmax(logits / self.temperature, dim=1) * left
+        return network.scatter_add(1, torch.cat(items, dim=1).to(torch.int64), torch.cat(added, dim=1))
+
+
+def log(probability: Tensor) -> Tensor:
+    """Natural logarithm, the same bits wherever in a batch a value stands.
+
+    ONNX Runtime takes logarithms 16 at a time, and what is left over by another formula: so each value comes 16 times.
+    """
+    lanes = (probability + TINY).unsqueeze(-1).expand(*probability.shape, LANES)
+    return torch.log(lanes.contiguous()).select(-1, 0)
+
+
+class Chances(NamedTuple):
+    """What the fit needs of n held-out clicks: the network's log-probability of each at every temperature (n, T); the
+    features (n, F), presence, masses and the shares of the item that came (n, S) of the sources."""
+
+    network: Tensor
+    features: Tensor
+    present: Tensor
+    masses: Tensor
+    at: Tensor
+
+
+def fit_mixture(mixture: Mixture, chances: Chances) -> float:
+    """Set gates and temperature to what makes the clicks likeliest; returns their mean surprise in nats."""
+    best = math.inf
+    gates = mixture.gates.clone()
+    gates[0] = torch.where(chances.masses.sum(dim=0) > 0, FIRST, CLOSED)
+    rounds = FIRST_ROUNDS
+    for number, temperature in enumerate(TEMPERATURES):
+        surprise, gates = _fit_gates(mixture, chances, chances.network[:, number].exp(), gates, rounds)
+        if surprise >= best:
+            break
+        best, rounds = surprise, MORE_ROUNDS
+        kept = gates.clone()
+        mixture.temperature.fill_(temperature)
+    mixture.gates = kept
+    return best
+
+
+def _fit_gates(mixture: Mixture, chances: Chances, network: Tensor, gates: Tensor, rounds: int) -> tuple[float, Tensor]:
+    """Gates after so many rounds of Adam from `gates`, and the mean surprise with them."""
+    learned = gates.clone().requires_grad_()
+    mixture.gates = learned
+    optimizer = torch.optim.Adam([learned], lr=0.03)
+    surprise = 0.0
+    for _ in range(rounds):
+        weights, left = mixture.weigh(chances.features, chances.present, chances.masses)
+        mixed = left * network.unsqueeze(1) + mixture.total(weights * chances.at) + TINY
+        loss = -mixed.log().mean()
+        surprise = loss.item()
+        optimizer.zero_grad()
+        (loss + PENALTY * learned[1:].square().sum()).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return surprise, learned.detach()
