@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format bench parity quality speed shop-model clean help
+.PHONY: demo test lint format bench parity quality speed rules shop-model clean help
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -41,7 +41,10 @@ quality: .venv/dev ## train and evaluate on public logs, beside baselines
 speed: .venv/dev ## training speed against a plain PyTorch loop
 	$(BIN)/python -m bench.training_speed
 
-bench: parity speed quality ## every benchmark; results in bench/results
+rules: .venv/dev ## what each rule for the lists costs
+	$(BIN)/python -m bench.rules
+
+bench: parity speed quality rules ## every benchmark; results in bench/results
 
 shop-model: .venv/dev ## train models/shop/1 again on the simulated shop
 	$(BIN)/python -m stream.demo.simulate --users 2000 --days 1.5 --seed 1 --out .cache/shop.csv.gz

@@ -53,10 +53,21 @@ def top_items(model: Model, state: list[StateArray], left_out: npt.NDArray[np.in
     """
     reach = min(k + left_out.shape[1], len(model.items))
     items, log_probs = front(model, state, reach)
-    unwanted = (items[:, :, None] == left_out[:, None, :]).any(2)
+    unwanted = among(items, left_out)
     keep_first = np.argsort(unwanted, axis=1, kind="stable")[:, :k]
     counts = np.minimum(k, reach - unwanted.sum(1))
     return Lists(np.take_along_axis(items, keep_first, 1), np.take_along_axis(log_probs, keep_first, 1), counts)
+
+
+def among(items: I64, left_out: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    """(n, R) bool: which of each user's items (n, R) are among the user's left_out (n, N).
+
+    Column by column: in one comparison (n, R, N) it took three times as long (N = 17).
+    """
+    found = np.zeros(items.shape, np.bool_)
+    for column in left_out.T.astype(np.int64):
+        found |= items == column[:, None]
+    return found
 
 
 def recommendations(

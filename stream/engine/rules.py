@@ -8,7 +8,6 @@ Source of the diversity: Carbonell & Goldstein 1998 (maximal marginal relevance)
 """
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +19,7 @@ import numpy.typing as npt
 
 from stream.catalogue.table import Catalogue, read_catalogue
 from stream.catalogue.watch import Watched
-from stream.engine.decide import Lists, front
+from stream.engine.decide import Lists, among, front
 from stream.engine.explore import Picked, explore
 from stream.errors import ConfigError
 from stream.events import Click, Origin
@@ -121,21 +120,43 @@ def pick(
         np.zeros((n, width), np.float32),
         np.zeros(n, np.int64),
     )
-    share = max(float(shelf.allowed.mean()), 1 / total)
-    reach = min(total, math.ceil((window * (2 if cap else 1) + left_out.shape[1]) / share * 1.25))
-    todo: npt.NDArray[np.intp] = np.arange(n)
-    while len(todo):
-        unfinished = []
-        for rows in np.split(todo, range(max(1, ELEMENTS // reach), len(todo), max(1, ELEMENTS // reach))):
+    stock = _stock(shelf, wanted, n)
+    need = max(window, 2 * k if cap else k) + left_out.shape[1]
+    reaches = np.minimum(total, np.ceil(need * _over_fetch(stock / total))).astype(np.int64)
+    pending = np.ones(n, np.bool_)
+    while pending.any():
+        reach = int(reaches[pending].min())
+        users = np.flatnonzero(pending & (reaches == reach))
+        batch = max(1, ELEMENTS // reach)
+        for rows in (users[a : a + batch] for a in range(0, len(users), batch)):
             items, log_probs = front(model, [value[rows] for value in state], reach)
-            fits = shelf.allowed[items] & ~(items[:, :, None] == left_out[rows][:, None, :]).any(2)
+            may = shelf.allowed[items]
             if wanted is not None:
-                fits &= (wanted[rows, None] == NO_CATEGORY) | (shelf.category[items] == wanted[rows, None])
-            done = _take(picked, rows, items, log_probs, fits, shelf.category[items], shape) | (reach == total)
-            unfinished.append(rows[~done])
-        todo = np.concatenate(unfinished)
-        reach = min(total, reach * REACH_FACTOR)
+                may &= (wanted[rows, None] == NO_CATEGORY) | (shelf.category[items] == wanted[rows, None])
+            fits = may & ~among(items, left_out[rows])
+            full = _take(picked, rows, items, log_probs, fits, shelf.category[items], shape)
+            pending[rows] = ~full & (may.sum(1) < stock[rows])
+        reaches[users] = min(total, reach * REACH_FACTOR)
     return picked
+
+
+def _stock(shelf: Shelf, wanted: I32 | None, n: int) -> I64:
+    """(n,) how many items of the catalogue each user may be shown, before any is left out."""
+    everything = int(shelf.allowed.sum())
+    if wanted is None:
+        return np.full(n, everything)
+    listed = shelf.category[shelf.allowed]
+    by_category = np.bincount(listed[listed != NO_CATEGORY], minlength=len(shelf.codes))
+    return np.where(wanted == NO_CATEGORY, everything, np.append(by_category, 0)[wanted])
+
+
+def _over_fetch(share: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(n,) share of the catalogue that may be shown -> (n,) how many items to ask for each one needed.
+
+    A guess: items that may be shown need not lie evenly in the ranking. Powers of sqrt(2), so that users share calls.
+    """
+    rare = (share > 0) & (share < 1)
+    return np.where(rare, 2 ** (np.ceil(2 * np.log2(1.25 / np.where(rare, share, 1))) / 2), 1.0)
 
 
 def _take(

@@ -102,7 +102,7 @@ def test_lists_under_rules_equal_those_of_the_full_ranking(model: Model, data: s
     k, cap = data.draw(st.sampled_from([1, 3, 8, 60])), data.draw(st.sampled_from([0, 1, 2]))
     penalty, explored = data.draw(st.sampled_from([0.0, 0.3, 9.0])), data.draw(st.booleans())
     shape = Shape(k, WINDOW * k if penalty or explored else k, cap, penalty)
-    shelf = Shelf(allowed, category, {})
+    shelf = Shelf(allowed, category, {str(code): code for code in range(4)})
     mine = None if wanted is None else np.array(wanted, np.int32)
     picked = pick(model, state, left_out, shelf, mine, shape)
 
