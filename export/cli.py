@@ -14,6 +14,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
+from stream.ops.options import rule_options, take_rules
+
 if TYPE_CHECKING:
     from export.data import Log
 
@@ -174,6 +176,7 @@ def train(
 @click.option("--exclude-recent", type=int, default=0, show_default=True, help="Leave out the user's last N items.")
 @click.option("--judge-from", metavar="TIME", help="Earlier clicks only build the users' states.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="cpu", show_default=True)
+@rule_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def evaluate(
     model: Path, log: Path, exclude_recent: int, judge_from: str | None, device: str, as_json: bool, **given: Any
@@ -187,20 +190,25 @@ def evaluate(
     ranked; equal scores rank the item with more training clicks first. Intervals are 95% bootstrap over sessions.
 
     --json adds recall, MRR and NDCG at 1, 5, 10 and 20, figures by position in the session and by the popularity of
-    what came next, and what the lists hold: coverage of the catalogue, popularity, cold items.
+    what came next, and what the lists hold: coverage of the catalogue, popularity, cold items, categories.
+
+    The rules, from --exclude-events on, are the worker's, so that what they cost in recall can be seen before they
+    serve. They hold for eddy's lists; the baselines only leave out what --exclude-recent says.
 
     \b
     Examples:
       eddy evaluate models/mine/1 later.parquet
       eddy evaluate models/news/1 views.csv.gz --item-col article --from 2017-10-03T03:00:00 --json
+      eddy evaluate models/mine/1 later.parquet --catalogue items.csv --only-available --max-per-category 4
     """
+    rules = take_rules(given)
     from export.evaluate import evaluate as measure
     from export.times import parse_time
 
     with Bar() as bar:
         judged_from_ms = None if judge_from is None else parse_time(judge_from)
         clicks = _read(bar, log, given)
-        figures = {"log": str(log), **measure(model, clicks, exclude_recent, device, bar, judged_from_ms)}
+        figures = {"log": str(log), **measure(model, clicks, exclude_recent, device, bar, judged_from_ms, rules)}
     if as_json:
         click.echo(json.dumps(figures))
     else:

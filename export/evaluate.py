@@ -2,7 +2,7 @@
 
 Each click's list is judged by the same user's next click in the same session. A target the model does not know is
 a miss for every method, never left out. The engine runs the ONNX files on clicks in time order, users from a zero
-state, so under the worker's `exclude_recent` these are the figures of the `recommendations` topic.
+state, so under the worker's `exclude_recent` and rules these are the figures of the `recommendations` topic.
 Ties: equal scores rank the item with more training clicks first, for every method.
 """
 
@@ -12,17 +12,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from export.baselines import Baseline, K, best, load_baselines, rivals
 from export.data import Log, iso
 from export.metrics import COLD, KINDS, POSITIONS, Ranks, by_kind, intervals, measures, popularity_kind, position_kind
-from stream.engine.engine import Engine, open_engine
+from stream.engine.engine import NO_RULES, Engine, open_engine
 from stream.errors import ConfigError
 from stream.events import Click, Origin
 from stream.model.runtime import load_model
-from stream.settings import RECENT_ITEMS
+from stream.settings import RECENT_ITEMS, Rules
 
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
@@ -135,11 +136,23 @@ class Positions:
 
 
 class Judged:
-    """How one method did: the rank of each position's target, and how often each item was recommended there."""
+    """How one method did: the rank of each position's target, and what the lists held.
 
-    def __init__(self, positions: int, items: int) -> None:
+    category  (V,) of each item, below 0 = none; None = not known
+    """
+
+    def __init__(self, positions: int, items: int, category: npt.NDArray[np.int32] | None = None) -> None:
         self.rank: Ranks = np.zeros(positions, np.uint8)
         self.recommended: I64 = np.zeros(items, np.int64)
+        self._category = None if category is None else category.tolist()
+        self._categories = 0
+
+    def take(self, at: int, listed: list[int], target: int) -> None:
+        """The list made at a position, best first, and what came next."""
+        self.rank[at] = rank_in(listed, target)
+        self.recommended[listed] += 1
+        if self._category is not None:
+            self._categories += len({self._category[item] for item in listed} - {-1})
 
     def beyond_accuracy(self, counts: I64) -> dict[str, float]:
         """What the lists of 20 hold; counts (V,) are the items' training clicks.
@@ -147,9 +160,12 @@ class Judged:
         coverage20   share of the catalogue in at least one list
         popularity20 mean training clicks of a recommended item
         cold20       share of recommended items that are cold
+        categories20 with a catalogue: different categories in a list, on average
         """
         total = max(1, int(self.recommended.sum()))
+        diversity = {} if self._category is None else {"categories20": self._categories / max(1, len(self.rank))}
         return {
+            **diversity,
             "coverage20": float((self.recommended > 0).mean()),
             "popularity20": float((self.recommended * counts).sum() / total),
             "cold20": float(self.recommended[counts <= COLD].sum() / total),
@@ -159,7 +175,7 @@ class Judged:
 def _run_engine(engine: Engine, log: Log, positions: Positions, watch: Watch) -> tuple[Judged, F64]:
     """The engine's lists judged, and every click's p-value (n,)."""
     index, items = engine.model.index, len(engine.model.items)
-    judged, p_values = Judged(len(positions), items), np.empty(len(log))
+    judged, p_values = Judged(len(positions), items, engine.category), np.empty(len(log))
     number = np.full(len(log), -1, np.int64)
     number[positions.row] = np.arange(len(positions))
     rows = log.in_time_order().tolist()
@@ -173,22 +189,17 @@ def _run_engine(engine: Engine, log: Log, positions: Positions, watch: Watch) ->
             p_values[row] = decision.p_value
             at = int(number[row])
             if at >= 0:
-                listed = [index[item] for item in decision.items[:K]]
-                judged.rank[at] = rank_in(listed, int(positions.target[at]))
-                judged.recommended[listed] += 1
+                judged.take(at, [index[item] for item in decision.items[:K]], int(positions.target[at]))
         watch.seen(len(part))
     return judged, p_values
 
 
 def _run_baseline(
-    name: str, method: Baseline, items: int, positions: Positions, exclude_recent: int, watch: Watch
+    name: str, method: Baseline, judged: Judged, positions: Positions, exclude_recent: int, watch: Watch
 ) -> Judged:
-    judged = Judged(len(positions), items)
     watch.begin(name, len(positions))
     for at, (session, recent, target) in enumerate(positions.seen(exclude_recent)):
-        listed = best(method, session, recent, items)
-        judged.rank[at] = rank_in(listed, target)
-        judged.recommended[listed] += 1
+        judged.take(at, best(method, session, recent, len(judged.recommended)), target)
         if at % CYCLE == CYCLE - 1:
             watch.seen(CYCLE)
     return judged
@@ -201,11 +212,13 @@ def evaluate(
     device: str = "cpu",
     watch: Watch | None = None,
     judge_from_ms: int | None = None,
+    rules: Rules = NO_RULES,
 ) -> dict[str, Any]:
     """The model on the log beside the baselines, as the JSON object of `eddy evaluate`.
 
     exclude_recent  leave out the items of the user's last N clicks, for every method; 0 = full ranking
     judge_from_ms   lists of earlier clicks are not judged: those clicks are the users' histories
+    rules           of the worker, for eddy's lists only: the baselines know none
     Raises ArtifactError on a model that cannot be served, ConfigError on a wrong setting or nothing to judge.
     """
     if not 0 <= exclude_recent <= RECENT_ITEMS:
@@ -217,16 +230,18 @@ def evaluate(
     if not len(positions):
         when = "" if judge_from_ms is None else f" from {iso(judge_from_ms)} on"
         raise ConfigError(f"nothing to judge: no session of the log has two clicks{when}")
-    engine = open_engine(model, directory, k=K, exclude_recent=exclude_recent, alpha=min(ALPHAS))
+    engine = open_engine(model, directory, k=K, exclude_recent=exclude_recent, alpha=min(ALPHAS), rules=rules)
     ours, p_values = _run_engine(engine, log, positions, watch)
     judged = {"eddy": ours}
     for name, method in rivals(visits, setting).items():
-        judged[name] = _run_baseline(name, method, len(model.items), positions, exclude_recent, watch)
+        theirs = Judged(len(positions), len(model.items), engine.category)
+        judged[name] = _run_baseline(name, method, theirs, positions, exclude_recent, watch)
     return {
         "model": model.manifest.label,
         "clicks": len(log),
         "judged": len(positions),
         "exclude_recent": exclude_recent,
+        "rules": {name: value for name, value in msgspec.to_builtins(rules).items() if value},
         "judged_from": None if judge_from_ms is None else iso(judge_from_ms),
         **report(judged, positions, visits.counts),
         "vsknn_setting": asdict(setting),

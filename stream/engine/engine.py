@@ -69,6 +69,11 @@ class Engine:
         self._popular_if_unknown = rules.popular_if_unknown
         self._ruled = RuledLists(model, rules, k) if rules.catalogue or rules.explore else None
 
+    @property
+    def category(self) -> npt.NDArray[np.int32] | None:
+        """(V,) the number of each item's category, -1 = none; None where no catalogue names one."""
+        return self._ruled.category if self._ruled is not None else None
+
     def refresh(self) -> None:
         """Take up a catalogue file that has changed. A broken one is logged, and what was read before stays."""
         if self._ruled is not None:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stream.catalogue.table import Catalogue, read_catalogue
+from stream.catalogue.table import CATEGORY, Catalogue, read_catalogue
 from stream.catalogue.watch import Watched
 from stream.engine.decide import Lists, among, front
 from stream.engine.explore import Picked, explore
@@ -82,6 +82,15 @@ class RuledLists:
         self._catalogue = Watched(Path(rules.catalogue), load) if rules.catalogue else None
         self._bare = Shelf(np.ones(len(model.items), np.bool_), np.full(len(model.items), NO_CATEGORY, np.int32), {})
 
+    @property
+    def category(self) -> I32 | None:
+        """(V,) the number of each item's category, NO_CATEGORY = none; None where no catalogue names one."""
+        return self._shelf.category if self._shelf.codes else None
+
+    @property
+    def _shelf(self) -> Shelf:
+        return self._bare if self._catalogue is None else self._catalogue.value
+
     def refresh(self) -> None:
         """Take the catalogue anew if its file has changed."""
         if self._catalogue is not None:
@@ -91,7 +100,7 @@ class RuledLists:
         self, state: list[StateArray], left_out: I32, item: I64, clicks: Sequence[Click], origins: Sequence[Origin]
     ) -> Lists:
         """One list per click. state: score.onnx's inputs; left_out (n, N) items, -1 = none; item (n,) clicked."""
-        shelf = self._bare if self._catalogue is None else self._catalogue.value
+        shelf = self._shelf
         wanted = _wanted(shelf, item, clicks) if self._rules.same_category else None
         picked = pick(self._model, state, left_out, shelf, wanted, self._shape)
         if not self._rules.explore:
@@ -228,8 +237,8 @@ def _wanted(shelf: Shelf, item: I64, clicks: Sequence[Click]) -> I32:
 def _shelf(index: dict[str, int], rules: Rules, path: Path) -> Shelf:
     """The catalogue at `path` as the rules see it. Raises ConfigError if it cannot be used or allows no item."""
     wanted = rules.wanted()
-    by_category = bool(rules.same_category or rules.max_per_category or rules.diversity)
-    catalogue = read_catalogue(path, index, {*wanted, *(("category",) if by_category else ())})
+    by_category = rules.same_category or rules.max_per_category or rules.diversity
+    catalogue = read_catalogue(path, index, {*wanted, *((CATEGORY,) if by_category else ())})
     allowed = np.ones(len(index), np.bool_)
     if rules.only_available:
         if catalogue.available is None:
@@ -239,7 +248,7 @@ def _shelf(index: dict[str, int], rules: Rules, path: Path) -> Shelf:
         allowed &= np.fromiter((not values.isdisjoint(its) for its in catalogue.columns[column]), np.bool_, len(index))
     if not allowed.any():
         raise ConfigError(f"catalogue {path}: it allows no item of the model; look at its item_id and at only")
-    codes, category = _codes(catalogue, by_category)
+    codes, category = _codes(catalogue)
     log.info(
         "catalogue read: path=%s lines=%d known=%d allowed=%d of=%d categories=%d",
         path,
@@ -252,10 +261,8 @@ def _shelf(index: dict[str, int], rules: Rules, path: Path) -> Shelf:
     return Shelf(allowed, category, codes)
 
 
-def _codes(catalogue: Catalogue, by_category: bool) -> tuple[dict[str, int], I32]:
+def _codes(catalogue: Catalogue) -> tuple[dict[str, int], I32]:
     """Category -> number, and the number of each item's first category (V,) int32."""
     codes: dict[str, int] = {}
-    if not by_category:
-        return codes, np.full(len(catalogue.listed), NO_CATEGORY, np.int32)
-    numbers = (codes.setdefault(its[0], len(codes)) if its else NO_CATEGORY for its in catalogue.columns["category"])
+    numbers = (codes.setdefault(its[0], len(codes)) if its else NO_CATEGORY for its in catalogue.columns[CATEGORY])
     return codes, np.fromiter(numbers, np.int32, len(catalogue.listed))

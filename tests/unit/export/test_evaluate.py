@@ -17,6 +17,7 @@ from stream.errors import ArtifactError, ConfigError
 from stream.events import Click, Origin
 from stream.manifest import Manifest, read_manifest, sha256, write_manifest
 from stream.model.runtime import load_model
+from stream.settings import Rules
 
 ITEMS = 30
 
@@ -153,6 +154,22 @@ def test_every_method_has_its_key(model: Path, tmp_path: Path) -> None:
     assert figures["lead"]["recall20"]["over"] in NAMES
 
 
+def test_the_workers_rules_hold_in_an_evaluation(model: Path, tmp_path: Path) -> None:
+    """The lists judged are those that the worker would send under the same rules; what they hold is told."""
+    catalogue = tmp_path / "items.csv"
+    catalogue.write_text("item_id,category\n" + "".join(f"i{n},c{n % 5}\n" for n in range(ITEMS)))
+    log, path = log_of(tmp_path, 40, 3), str(catalogue)
+    plain = evaluate(model, log, 0, rules=Rules(catalogue=path))
+    capped = evaluate(model, log, 0, rules=Rules(catalogue=path, max_per_category=4))
+    only = evaluate(model, log, 0, rules=Rules(catalogue=path, only="category=c1,c2"))
+    assert plain["eddy"]["recall20"] == evaluate(model, log, 0)["eddy"]["recall20"]
+    assert (capped["eddy"]["categories20"], only["eddy"]["categories20"]) == (5, 2)
+    assert only["eddy"]["coverage20"] == pytest.approx(12 / read_manifest(model).items)
+    assert only["markov"] == plain["markov"]
+    assert only["rules"] == {"catalogue": path, "only": "category=c1,c2"}
+    assert "categories20" not in evaluate(model, log, 0)["eddy"]
+
+
 def test_a_model_without_training_sessions_is_refused(tmp_path: Path) -> None:
     """A directory of an older training says what to do."""
     directory = tmp_path / "old" / "1"
@@ -191,7 +208,7 @@ def test_the_table_names_every_method(model: Path, tmp_path: Path) -> None:
 
     path = tmp_path / "log.csv"
     path.write_text(clicks(20, 5))
-    shown = CliRunner().invoke(command, [str(model), str(path)])
+    shown = CliRunner().invoke(command, [str(model), str(path), "--explore", "0.1"])
     assert shown.exit_code == 0, shown.output
     for name in ("eddy", *NAMES):
         assert f"\n{name} " in shown.output
