@@ -123,6 +123,7 @@ def _read(bar: Bar, log: Path, given: dict[str, Any]) -> "Log":
     help="The recurrent cell. gru and rnn have half the state per user.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same model.")
+@click.option("--resume", is_flag=True, help="Go on after the last epoch of a training to --out that was killed.")
 @click.option(
     "--threads",
     type=click.IntRange(1, 256),
@@ -137,6 +138,7 @@ def train(
     epochs: int | None,
     cell: str,
     seed: int,
+    resume: bool,
     threads: int,
     **given: Any,
 ) -> None:
@@ -145,7 +147,8 @@ def train(
     LOG is CSV (.csv, .csv.gz), Parquet or JSON lines with user_id (or session_id), item_id, event_type and timestamp:
     a file, a directory of them or a quoted pattern. A log larger than memory is sorted on disk, under TMPDIR.
     The newest tenth is held out to choose the best epoch and to calibrate the anomalies; then the newest clicks are
-    learned too. Ctrl-C goes on with the best model so far.
+    learned too. Ctrl-C goes on with the best model so far. After each epoch a checkpoint is left in OUT.training, until
+    the model is written.
 
     \b
     Examples:
@@ -166,7 +169,7 @@ def train(
 
         torch.set_num_threads(threads)
         settings = replace(TrainSettings.for_log(len(clicks), hidden, epochs, seed), cell=cell)
-        manifest = train_model(out, clicks, settings, bar)
+        manifest = train_model(out, clicks, settings, bar, resume)
     click.echo(f"wrote {out} ({manifest.items:,} items). Next: eddy evaluate {out} LOG, or eddy worker --model {out}")
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from export import baselines
 from export.baselines import save_baselines
 from export.calibrate import pools, surprises
+from export.checkpoint import NAMES, Checkpoint, remove_checkpoints, training_key, training_place
 from export.convert import Facts, Pools, write_graphs, write_model
 from export.data import GAP_EDGES_MS, Log, Vocabulary, iso
 from export.heads import fit_gates, fit_heads, set_mixture
@@ -45,8 +46,12 @@ SMALLEST_LOG = 200
 """Fewer clicks cannot be split into something to learn from and something to calibrate with."""
 
 
-def train_model(directory: Path, log: Log, settings: TrainSettings, progress: Progress) -> Manifest:
+def train_model(
+    directory: Path, log: Log, settings: TrainSettings, progress: Progress, resume: bool = False
+) -> Manifest:
     """Train on a log and write a model directory, .../NAME/VERSION.
+
+    resume  go on from the checkpoints that a training to the same directory left when it was killed
 
     Raises ConfigError if the directory cannot be written or holds a model already or the log cannot be learned from,
     ArtifactError if a graph disagrees with the network.
@@ -66,9 +71,11 @@ def train_model(directory: Path, log: Log, settings: TrainSettings, progress: Pr
     progress.say(f"{len(clicks):,} clicks, {len(vocabulary.items):,} items; {recency.describe()}")
     gaps = len(GAP_EDGES_MS) + 2
     sizes = Sizes(len(vocabulary.items), len(vocabulary.event_types), gaps, settings.hidden, settings.cell)
+    place, key = training_place(directory), training_key(log, asdict(settings), None)
+    first, second = (Checkpoint(place / name, key, resume) for name in NAMES)
     with Interrupts(progress.say) as interrupts:
         with interrupts.allowed():
-            chosen = fit(Network(sizes), head, tail, recency, settings, progress)
+            chosen = fit(Network(sizes), head, tail, recency, settings, progress, checkpoint=first)
         network = chosen.network
         set_mixture(network, head, recency.weights(head.time_ms))
         quality = _mix(network, head, clicks, cut_ms, settings.seed)
@@ -79,7 +86,7 @@ def train_model(directory: Path, log: Log, settings: TrainSettings, progress: Pr
             torch.manual_seed(settings.seed)
             whole_log = replace(settings, epochs=chosen.best_epoch)
             with interrupts.allowed():
-                whole = fit(Network(sizes), clicks, None, recency, whole_log, progress)
+                whole = fit(Network(sizes), clicks, None, recency, whole_log, progress, checkpoint=second)
             if not whole.interrupted:
                 whole.network.mixture = network.mixture
                 network = whole.network
@@ -101,6 +108,7 @@ def train_model(directory: Path, log: Log, settings: TrainSettings, progress: Pr
         }
         facts = Facts(training, quality)
         manifest = write_model(directory, network, vocabulary, calibration, (baselines.FILE,), facts)
+    remove_checkpoints(place)
     warning = calibration_warning(len(calibration["all"]), Settings(model=str(directory)).alpha)
     if warning:
         progress.say(warning)

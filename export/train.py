@@ -7,9 +7,10 @@ are worth more than all before. The rule: nothing of the validation slice is see
 """
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout, embedding
 
+from export.checkpoint import Checkpoint
 from export.network import Network
 from export.recency import Recency
 from export.sequences import Batch, CarriedStates, Clicks, Windows, outputs
@@ -72,6 +74,11 @@ class RowAdagrad:
     def __init__(self, rows: nn.Parameter) -> None:
         self._rows = rows.data
         self._squares = torch.zeros_like(rows.data)
+
+    @property
+    def moments(self) -> tuple[Tensor, ...]:
+        """What it remembers of the gradients so far, each of the rows' shape: for a checkpoint."""
+        return (self._squares,)
 
     def step(self, index: Tensor, gradient: Tensor, rate: float) -> None:
         """index (m,) int64 without repeats, gradient (m, ...) of those rows."""
@@ -129,6 +136,30 @@ class Trainer:
                 total, judged = total + loss * count, judged + count
             self._progress.seen(int(batch.real.sum()))
         return total / max(1, judged)
+
+    def state(self) -> dict[str, Any]:
+        """All that the next epoch depends on, for a checkpoint."""
+        return {
+            "network": self._network.state_dict(),
+            "adam": self._adam.state_dict(),
+            "moments": [*self._item_rows.moments, *self._item_bias.moments],
+            "number": self._number,
+            "rng": json.dumps(self._rng.bit_generator.state),
+            "generator": self._generator.get_state(),
+            "torch": torch.get_rng_state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from where `state` was taken, to the same bits."""
+        self._network.load_state_dict(state["network"])
+        self._adam.load_state_dict(state["adam"])
+        moments = [*self._item_rows.moments, *self._item_bias.moments]
+        for mine, saved in zip(moments, state["moments"], strict=True):
+            mine.copy_(saved)
+        self._number = state["number"]
+        self._rng.bit_generator.state = json.loads(state["rng"])
+        self._generator.set_state(state["generator"])
+        torch.set_rng_state(state["torch"])
 
     def _pace(self) -> float:
         """The share of the rates that holds now: up within fifty steps, then down to a twentieth at the end."""
@@ -205,6 +236,48 @@ class Fitted(NamedTuple):
     interrupted: bool
 
 
+class Course:
+    """A training from epoch to epoch: which epoch was best on `later` clicks, and the network as it was then."""
+
+    def __init__(self, trainer: Trainer, network: Network, now: Tensor, settings: TrainSettings) -> None:
+        """now  (V + 1,) how far a network's bias is moved before it is judged or kept"""
+        self._trainer, self._network, self._now, self._settings = trainer, network, now, settings
+        self.epoch = self.best_epoch = 0
+        self.best = 0.0
+        self.kept: Network | None = None
+
+    @property
+    def ended(self) -> bool:
+        """All epochs are run, or none of the last ones was better than an earlier one."""
+        since = (self.epoch - self.best_epoch) * self._trainer.steps_per_epoch
+        return self.epoch >= self._settings.epochs or (self.kept is not None and since >= PATIENCE_STEPS)
+
+    def shifted(self) -> Network:
+        """A copy of the network with the popularity of the log's end."""
+        copied = copy.deepcopy(self._network)
+        copied.item_bias.data += self._now
+        return copied
+
+    def judge(self, network: Network, quality: float) -> None:
+        """The network of this epoch was so good."""
+        if self.kept is None or quality > self.best:
+            self.best, self.best_epoch, self.kept = quality, self.epoch, network
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: the trainer's state and this course's."""
+        kept = None if self.kept is None else self.kept.state_dict()
+        numbers = {"epoch": self.epoch, "best_epoch": self.best_epoch, "best": self.best}
+        return {**numbers, "kept": kept, "trainer": self._trainer.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from where `state` was taken."""
+        self._trainer.restore(state["trainer"])
+        self.epoch, self.best_epoch, self.best = state["epoch"], state["best_epoch"], state["best"]
+        if state["kept"] is not None:
+            self.kept = copy.deepcopy(self._network)
+            self.kept.load_state_dict(state["kept"])
+
+
 def fit(
     network: Network,
     clicks: Clicks,
@@ -212,39 +285,48 @@ def fit(
     recency: Recency,
     settings: TrainSettings,
     progress: Progress,
+    checkpoint: Checkpoint | None = None,
 ) -> Fitted:
     """Train for at most settings.epochs; returns the network as it was best on `later` clicks.
 
+    With a checkpoint the training goes on from what it holds, and leaves what it has come to after each epoch.
     Without `later` every epoch is run and the last one counts. Ctrl-C keeps the best so far, or what there is. The bias
     is then moved from the popularity of the whole log to that of its end (recency.py); states do not depend on it.
     """
     trainer = Trainer(network, clicks, settings, progress)
     now = torch.from_numpy(recency.shift(clicks.item, clicks.time_ms, network.sizes.items)).float()
-    best, best_epoch = 0.0, 0
-    kept: Network | None = None
+    course = Course(trainer, network, now, settings)
+    saved = checkpoint.load() if checkpoint else None
+    if saved is not None:
+        course.restore(saved)
+        progress.say(f"going on after epoch {course.epoch}")
     interrupted = False
     try:
-        for epoch in range(1, settings.epochs + 1):
-            loss = trainer.epoch(f"epoch {epoch}/{settings.epochs}")
-            if later is None:
-                progress.say(f"epoch {epoch}: loss {loss:.4f}")
-                continue
-            shifted = copy.deepcopy(network)
-            shifted.item_bias.data += now
-            recall, mrr = _held_out_quality(shifted, later)
-            progress.say(f"epoch {epoch}: loss {loss:.4f}, held out: recall@20 {recall:.4f}, MRR@20 {mrr:.4f}")
-            if kept is None or recall + mrr > best:
-                best, best_epoch = recall + mrr, epoch
-                kept = shifted
-            elif (epoch - best_epoch) * trainer.steps_per_epoch >= PATIENCE_STEPS:
-                break
+        while not course.ended:
+            course.epoch += 1
+            loss = trainer.epoch(f"epoch {course.epoch}/{settings.epochs}")
+            said = f"epoch {course.epoch}: loss {loss:.4f}"
+            if later is not None:
+                shifted = course.shifted()
+                recall, mrr = _held_out_quality(shifted, later)
+                said += f", held out: recall@20 {recall:.4f}, MRR@20 {mrr:.4f}"
+                course.judge(shifted, recall + mrr)
+            progress.say(said)
+            _save(checkpoint, course, progress)
     except KeyboardInterrupt:
         interrupted = True
         progress.say("stopped: going on with the best model so far")
-    if kept is None:
-        kept = network
-        kept.item_bias.data += now
-    return Fitted(kept.eval(), max(1, best_epoch), interrupted)
+    return Fitted((course.kept or course.shifted()).eval(), max(1, course.best_epoch), interrupted)
+
+
+def _save(checkpoint: Checkpoint | None, course: Course, progress: Progress) -> None:
+    """A full disk must not end a training: without a checkpoint it only cannot be resumed."""
+    if checkpoint is None:
+        return
+    try:
+        checkpoint.save(course.state())
+    except OSError as exc:
+        progress.say(f"no checkpoint of epoch {course.epoch} ({exc.strerror or exc}): --resume would begin before it")
 
 
 @torch.no_grad()
