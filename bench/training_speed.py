@@ -30,7 +30,7 @@ from bench.report import DATA_DIRECTORY, RESULTS, ROOT, write_report
 from export.data import ColumnNames, Log, read_log
 from export.network import Network, Sizes
 from export.pipeline import vocabulary_of
-from export.sequences import Clicks, birth_period, encode
+from export.sequences import Clicks, Windows, birth_period, encode, outputs
 from export.train import Trainer, TrainSettings, ranking_quality
 from stream.demo.shop import build_shop
 from stream.demo.simulate import DAY_MS, simulate_clean, write_log
@@ -211,12 +211,23 @@ class Silent:
 def eddy_epochs(
     task: Task, hidden: int, epochs: int, seed: int
 ) -> tuple[Callable[[], object], Callable[[], tuple[float, float]]]:
-    """(train one epoch, judge) of Eddy's trainer, with the settings it would choose for this log."""
+    """(train one epoch, judge) of Eddy's trainer, with the settings it would choose for this log.
+
+    Judged is the network alone, as the rival is: what Eddy adds from the user's last items is fitted afterwards.
+    """
     torch.manual_seed(seed)
     settings = TrainSettings.for_log(len(task.train), hidden, epochs, seed)
     network = Network(Sizes(task.items, 1, task.gaps, hidden, settings.cell))
     trainer = Trainer(network, task.train, settings, Silent())
-    return lambda: trainer.epoch(""), lambda: ranking_quality(network, task.later, limit=len(task.later))
+
+    def judge() -> tuple[float, float]:
+        with torch.no_grad():
+            out = outputs(network.eval(), Windows(task.later))
+        rows = np.flatnonzero(task.later.target >= 0)
+        scores = lambda chunk: network.logits(out[torch.from_numpy(chunk)])  # noqa: E731
+        return ranking_quality(task.later.target, rows, scores, limit=len(rows))
+
+    return lambda: trainer.epoch(""), judge
 
 
 # -- both -------------------------------------------------------------------------------------------------------------
