@@ -54,6 +54,7 @@ class Task(NamedTuple):
     train: Clicks
     later: Clicks
     items: int
+    event_types: int
     gaps: int
 
 
@@ -68,7 +69,8 @@ def read_task(path: Path, clicks: int | None) -> Task:
     train = log.where(~held_out)
     vocabulary = vocabulary_of(train)
     parts = (encode(part, vocabulary, birth_period(log.time_ms)) for part in (train, log.where(held_out)))
-    return Task(*parts, items=len(vocabulary.items), gaps=len(vocabulary.gap_edges_ms) + 2)
+    sizes = len(vocabulary.items), len(vocabulary.event_types), len(vocabulary.gap_edges_ms) + 2
+    return Task(*parts, *sizes)
 
 
 def _session_starts(log: Log) -> NDArray[np.int64]:
@@ -217,7 +219,7 @@ def eddy_epochs(
     """
     torch.manual_seed(seed)
     settings = TrainSettings.for_log(len(task.train), hidden, epochs, seed)
-    network = Network(Sizes(task.items, 1, task.gaps, hidden, settings.cell))
+    network = Network(Sizes(task.items, task.event_types, task.gaps, hidden, settings.cell))
     trainer = Trainer(network, task.train, settings, Silent())
 
     def judge() -> tuple[float, float]:
