@@ -154,11 +154,9 @@ def choose_vsknn(visits: Visits, seed: int = 0) -> VsKnnSetting:
     return choose(quality)
 
 
-def save_baselines(directory: Path, visits: Visits) -> VsKnnSetting:
-    """Write the training sessions and the setting chosen on them; returns the setting."""
-    setting = choose_vsknn(visits)
+def save_baselines(directory: Path, visits: Visits, setting: VsKnnSetting) -> None:
+    """Write the training sessions and VS-KNN's setting."""
     np.savez_compressed(directory / FILE, vsknn=np.array(json.dumps(asdict(setting))), **vars(visits))
-    return setting
 
 
 def load_baselines(directory: Path) -> tuple[Visits, VsKnnSetting]:

@@ -170,7 +170,8 @@ def train(
         torch.set_num_threads(threads)
         settings = replace(TrainSettings.for_log(len(clicks), hidden, epochs, seed), cell=cell)
         manifest = train_model(out, clicks, settings, bar, resume)
-    click.echo(f"wrote {out} ({manifest.items:,} items). Next: eddy evaluate {out} LOG, or eddy worker --model {out}")
+    click.echo(f"wrote {out} ({manifest.items:,} items), and how it went: {out / 'report.html'}")
+    click.echo(f"Next: eddy evaluate {out} LOG, or eddy worker --model {out}")
 
 
 @click.command()

@@ -6,7 +6,7 @@
 3. Heads are fitted, graphs converted, and the slice calibrates the surprise through the ONNX graph: clicks that were
    not trained on, met as they will be met in service.
 4. The same number of epochs over the whole log, so that the served model knows the newest items too.
-5. Heads and graphs again, the parity gate, the baselines' sessions, and last the manifest.
+5. Heads and graphs again, the parity gate, the baselines' sessions, and last the manifest and the report page.
 Ctrl-C ends step 2 or 4 and goes on to step 5 with the best model of step 2; from then on it is held back.
 """
 
@@ -27,11 +27,14 @@ from export.checkpoint import NAMES, Checkpoint, remove_checkpoints, training_ke
 from export.convert import Facts, Pools, write_graphs, write_model
 from export.data import GAP_EDGES_MS, Log, Vocabulary, iso
 from export.heads import fit_gates, fit_heads, set_mixture
+from export.held_out import calibration_curve, judge_held_out
 from export.interrupts import Interrupts
 from export.memory import memories
+from export.neighbours import VsKnnSetting
 from export.network import Network, Sizes
 from export.place import check_place
 from export.recency import Recency, best_recency
+from export.report import Findings, write_report
 from export.sequences import Clicks, Windows, birth_period, encode, outputs
 from export.train import Progress, TrainSettings, fit, ranking_quality
 from export.visits import visits_of
@@ -80,7 +83,7 @@ def train_model(
         set_mixture(network, head, recency.weights(head.time_ms))
         quality = _mix(network, head, clicks, cut_ms, settings.seed)
         progress.say(f"held-out slice: recall@20 {quality['recall20']:.4f}, MRR@20 {quality['mrr20']:.4f}")
-        calibration = _calibrate(network, clicks, cut_ms, vocabulary, recency, settings.seed)
+        calibration, findings = _calibrate(network, clicks, log, cut_ms, vocabulary, recency, settings.seed, progress)
 
         if not chosen.interrupted:
             torch.manual_seed(settings.seed)
@@ -94,7 +97,7 @@ def train_model(
         fit_heads(network, clicks, recency.weights(clicks.time_ms), new_items(clicks), settings.seed)
         progress.say("converting and checking the graphs")
         write_graphs(directory, network, vocabulary)
-        save_baselines(directory, visits_of(log, vocabulary.items))
+        save_baselines(directory, visits_of(log, vocabulary.items), VsKnnSetting(**findings.vsknn_setting))
         training = {
             "from": iso(int(log.time_ms.min())),
             "until": iso(int(log.time_ms.max())),
@@ -108,6 +111,7 @@ def train_model(
         }
         facts = Facts(training, quality)
         manifest = write_model(directory, network, vocabulary, calibration, (baselines.FILE,), facts)
+        write_report(directory, manifest, replace(findings, epochs=chosen.epochs, best_epoch=chosen.best_epoch))
     remove_checkpoints(place)
     warning = calibration_warning(len(calibration["all"]), Settings(model=str(directory)).alpha)
     if warning:
@@ -150,9 +154,16 @@ def calibration_warning(held_out: int, alpha: float) -> str | None:
 
 
 def _calibrate(
-    network: Network, clicks: Clicks, cut_ms: int, vocabulary: Vocabulary, recency: Recency, seed: int
-) -> Pools:
-    """Pools of surprise on the held-out slice, by the graph of a network that has not seen it."""
+    network: Network,
+    clicks: Clicks,
+    log: Log,
+    cut_ms: int,
+    vocabulary: Vocabulary,
+    recency: Recency,
+    seed: int,
+    progress: Progress,
+) -> tuple[Pools, Findings]:
+    """Pools of surprise on the held-out slice, by the graph of a network that has not seen it; and how it judged."""
     before = clicks.time_ms < cut_ms
     head = clicks.where(before)
     fit_heads(network, head, recency.weights(head.time_ms), new_items(head), seed)
@@ -160,7 +171,11 @@ def _calibrate(
         directory = Path(scratch) / "held-out" / "0"
         write_graphs(directory, network, vocabulary)
         seen = unknown_to(head, clicks, len(vocabulary.items))
-        return pools(surprises(directory / "step.onnx", network.state, seen), seen, ~before, vocabulary)
+        surprise = surprises(directory / "step.onnx", network.state, seen)
+        found = pools(surprise, seen, ~before, vocabulary)
+        progress.say("judging the held-out slice beside the baselines")
+        findings = judge_held_out(directory, network, vocabulary, found, log, cut_ms, progress)
+        return found, replace(findings, calibration=calibration_curve(surprise[~before], clicks.time_ms[~before]))
 
 
 def _check(log: Log) -> None:

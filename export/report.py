@@ -26,6 +26,9 @@ LIMITS = (
     "The held-out figures are of a network that had not seen the slice; the one that is served learned it too.",
     "Which epoch was best was chosen on the held-out slice, which flatters eddy a little. `eddy evaluate` on later "
     "clicks is the honest figure.",
+    "How far the network is trusted beside what a user's last items bring (the mixture's gates) was fitted on every other "
+    "held-out click. The card's recall@20 and MRR@20 are judged on the rest, of users with their history; the table above "
+    "counts all of the slice, of users without.",
 )
 
 
@@ -36,6 +39,7 @@ class Findings:
     epochs       one object for each epoch, with any of loss, recall20, mrr20 beside its `epoch`
     best_epoch   the one that was kept
     held_out     what `evaluate` says of the held-out slice; empty if it was not asked
+    vsknn_setting  of the baseline, chosen on the newest of the earlier sessions
     calibration  (alpha, share of later held-out clicks with a p-value of at most alpha, calibrated on the earlier ones)
     ablations    what was left out -> its figures (recall20, mrr20), beside "nothing"
     """
@@ -43,6 +47,7 @@ class Findings:
     epochs: Sequence[Mapping[str, float]] = ()
     best_epoch: int = 0
     held_out: Mapping[str, Any] = field(default_factory=dict)
+    vsknn_setting: Mapping[str, Any] = field(default_factory=dict)
     calibration: Sequence[Point] = ()
     ablations: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
@@ -155,6 +160,7 @@ def _card(manifest: Manifest) -> str:
         ("event types", ", ".join(manifest.event_types)),
         ("state of a user", ", ".join(f"{part.name} {list(part.shape)}" for part in manifest.state)),
         *((name.replace("_", " "), _said(value)) for name, value in training.items()),
+        *((f"held-out {name}", _said(value)) for name, value in manifest.quality.items()),
     ]
     chosen = [(str(name), _said(value)) for name, value in settings.items()] if isinstance(settings, Mapping) else []
     return (
@@ -172,7 +178,7 @@ def _said(value: object) -> str:
 
 # -- charts -----------------------------------------------------------------------------------------------------------
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 300, 200, 52, 34, 14, 12
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 300, 200, 52, 34, 24, 12
 
 
 def _curves(findings: Findings) -> str:
@@ -242,7 +248,7 @@ def chart(
         + text(LEFT, base + 14, number(x0), "start")
         + text(WIDTH - RIGHT, base + 14, number(x1), "end")
         + text((LEFT + WIDTH - RIGHT) / 2, base + 28, below, "middle")
-        + text(LEFT + 6, TOP + 9, title, "start")
+        + text(LEFT, TOP - 9, title, "start")
         + "</svg>"
     )
 

@@ -229,15 +229,16 @@ class Trainer:
 
 
 class Fitted(NamedTuple):
-    """A trained network, after which epoch it was best, and whether Ctrl-C ended its training."""
+    """A trained network, after which epoch it was best, whether Ctrl-C ended its training, and the learning curves."""
 
     network: Network
     best_epoch: int
     interrupted: bool
+    epochs: list[dict[str, float]]
 
 
 class Course:
-    """A training from epoch to epoch: which epoch was best on `later` clicks, and the network as it was then."""
+    """A training from epoch to epoch: how good each was on `later` clicks, and the network as the best one left it."""
 
     def __init__(self, trainer: Trainer, network: Network, now: Tensor, settings: TrainSettings) -> None:
         """now  (V + 1,) how far a network's bias is moved before it is judged or kept"""
@@ -245,6 +246,7 @@ class Course:
         self.epoch = self.best_epoch = 0
         self.best = 0.0
         self.kept: Network | None = None
+        self.epochs: list[dict[str, float]] = []
 
     @property
     def ended(self) -> bool:
@@ -258,8 +260,10 @@ class Course:
         copied.item_bias.data += self._now
         return copied
 
-    def judge(self, network: Network, quality: float) -> None:
+    def judge(self, network: Network, loss: float, recall: float, mrr: float) -> None:
         """The network of this epoch was so good."""
+        self.epochs.append({"epoch": self.epoch, "loss": loss, "recall20": recall, "mrr20": mrr})
+        quality = recall + mrr
         if self.kept is None or quality > self.best:
             self.best, self.best_epoch, self.kept = quality, self.epoch, network
 
@@ -267,12 +271,13 @@ class Course:
         """For a checkpoint: the trainer's state and this course's."""
         kept = None if self.kept is None else self.kept.state_dict()
         numbers = {"epoch": self.epoch, "best_epoch": self.best_epoch, "best": self.best}
-        return {**numbers, "kept": kept, "trainer": self._trainer.state()}
+        return {**numbers, "epochs": self.epochs, "kept": kept, "trainer": self._trainer.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from where `state` was taken."""
         self._trainer.restore(state["trainer"])
         self.epoch, self.best_epoch, self.best = state["epoch"], state["best_epoch"], state["best"]
+        self.epochs = state["epochs"]
         if state["kept"] is not None:
             self.kept = copy.deepcopy(self._network)
             self.kept.load_state_dict(state["kept"])
@@ -310,13 +315,13 @@ def fit(
                 shifted = course.shifted()
                 recall, mrr = _held_out_quality(shifted, later)
                 said += f", held out: recall@20 {recall:.4f}, MRR@20 {mrr:.4f}"
-                course.judge(shifted, recall + mrr)
+                course.judge(shifted, loss, recall, mrr)
             progress.say(said)
             _save(checkpoint, course, progress)
     except KeyboardInterrupt:
         interrupted = True
         progress.say("stopped: going on with the best model so far")
-    return Fitted((course.kept or course.shifted()).eval(), max(1, course.best_epoch), interrupted)
+    return Fitted((course.kept or course.shifted()).eval(), max(1, course.best_epoch), interrupted, course.epochs)
 
 
 def _save(checkpoint: Checkpoint | None, course: Course, progress: Progress) -> None:

@@ -136,7 +136,8 @@ def test_the_setting_is_chosen_where_it_helps() -> None:
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     """The model directory keeps sessions and setting; one without them is refused in one line."""
     one = visits([[0, 1, 2], [2, 3], [ITEMS, 1]] * 10)
-    setting = save_baselines(tmp_path, one)
+    setting = VsKnnSetting(k=7, idf=1.0, repeats=False)
+    save_baselines(tmp_path, one, setting)
     loaded, chosen = load_baselines(tmp_path)
     assert chosen == setting
     for name, value in vars(one).items():

@@ -11,6 +11,7 @@ from export.baselines import NAMES, save_baselines
 from export.convert import write_untrained
 from export.data import Log, read_log
 from export.evaluate import K, evaluate, judge, rank_in
+from export.neighbours import VsKnnSetting
 from export.visits import visits_of
 from stream.engine.engine import open_engine
 from stream.errors import ArtifactError, ConfigError
@@ -73,7 +74,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = np.array(log.items)[np.argsort(-np.bincount(log.item), kind="stable")]
     items = [name for name in names.tolist() if name not in ("i30", "i31")]
     manifest = write_untrained(directory, items, ["view"])
-    save_baselines(directory, visits_of(log, items))
+    save_baselines(directory, visits_of(log, items), VsKnnSetting())
     files = {**manifest.files, "baselines.npz": sha256(directory / "baselines.npz")}
     write_manifest(directory, Manifest(**{**_fields(manifest), "files": files}))
     return directory

@@ -1,5 +1,6 @@
 """What training promises: it learns, it repeats itself, it can be stopped, and its calibration holds on others."""
 
+import json
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +92,20 @@ def test_every_cell_learns_the_rule(tmp_path: Path, cell: str) -> None:
     train_model(directory, shop(), replace(SETTINGS, cell=cell), Silent())
     assert read_manifest(directory).cell == cell
     assert evaluate(directory, shop(users=100, seed=5), exclude_recent=0)["eddy"]["mrr20"] > 0.7
+
+
+def test_training_ends_with_a_report(trained: Path) -> None:
+    """The page is there with the curves and the held-out slice; what it says is that slice's, and it is not served."""
+    findings = json.loads((trained / "report.json").read_text())
+    assert [one["epoch"] for one in findings["epochs"]] == list(range(1, len(findings["epochs"]) + 1))
+    assert findings["epochs"][0]["loss"] > findings["epochs"][-1]["loss"]
+    assert findings["held_out"]["eddy"]["mrr20"] > 3 * findings["held_out"]["popularity"]["mrr20"]
+    assert findings["held_out"]["judged"] < 400
+    assert all(abs(share - alpha) < 0.15 for alpha, share in findings["calibration"])
+    page = (trained / "report.html").read_text()
+    assert "<h2>Learning curves" in page
+    assert "<h2>Calibration" in page
+    assert not {"report.html", "report.json"} & set(read_manifest(trained).files)
 
 
 def test_the_promised_false_alarm_rate_holds(trained: Path) -> None:

@@ -1,0 +1,77 @@
+"""The held-out slice judged as `eddy evaluate` judges a later log: the same engine, graphs, baselines and figures.
+
+A network that was not trained on the slice becomes a whole model directory for it, with the earlier sessions as the
+baselines' and VS-KNN's setting chosen among those; so no method has learned from the slice. What was chosen on it is the
+network's best epoch and, on every other click, the mixture's gates: report.LIMITS says so to the reader.
+"""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from export import baselines
+from export.baselines import choose_vsknn, save_baselines
+from export.convert import Facts, Pools, write_model
+from export.data import Log, Vocabulary
+from export.evaluate import Watch, evaluate
+from export.network import Network
+from export.report import Findings
+from export.visits import visits_of
+from stream.errors import ConfigError
+
+F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
+
+LARGEST = 50_000
+"""Clicks judged, the earliest of the slice: enough for intervals of a percent, a minute for all methods."""
+
+CURVE = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+def judge_held_out(
+    directory: Path,
+    network: Network,
+    vocabulary: Vocabulary,
+    found: Pools,
+    log: Log,
+    cut_ms: int,
+    watch: Watch,
+) -> Findings:
+    """How the network and the baselines rank the clicks from cut_ms on, users from a zero state.
+
+    directory  holds the network's graphs; becomes a whole model
+    found      what the surprise was calibrated to
+    """
+    head, tail = log.between(None, cut_ms), log.between(cut_ms, None)
+    earlier = visits_of(head, vocabulary.items)
+    setting = choose_vsknn(earlier)
+    save_baselines(directory, earlier, setting)
+    write_model(directory, network, vocabulary, found, (baselines.FILE,), Facts({}, {}))
+    known = np.zeros(len(log.items), np.bool_)
+    known[head.item] = True
+    names = [name if old else f"{name}\x00new" for name, old in zip(log.items, known.tolist(), strict=True)]
+    keep = np.zeros(len(tail), np.bool_)
+    keep[tail.in_time_order()[:LARGEST]] = True
+    try:
+        figures = evaluate(directory, replace(tail, items=names).where(keep), exclude_recent=0, watch=watch)
+    except ConfigError:  # no session of the slice has two clicks
+        figures = {}
+    return Findings(held_out=figures, vsknn_setting=asdict(setting))
+
+
+def calibration_curve(surprise: F32, time_ms: I64) -> list[tuple[float, float]]:
+    """How often the later half of the clicks has a p-value of at most alpha, calibrated on the earlier half.
+
+    surprise, time_ms  (n,) of held-out clicks; fewer than 4 give no curve
+    returns            (alpha, share) for each alpha of CURVE that a p-value can reach
+    """
+    order = np.argsort(time_ms, kind="stable")
+    earlier, later = np.split(surprise[order], [len(order) // 2])
+    if len(earlier) < 2:
+        return []
+    pool = np.sort(earlier)
+    above = len(pool) - np.searchsorted(pool, later, "left")
+    p_value = (1 + above) / (1 + len(pool))
+    return [(alpha, float((p_value <= alpha).mean())) for alpha in CURVE if alpha >= 1 / (1 + len(pool))]
