@@ -1,8 +1,8 @@
 """The held-out slice judged as `eddy evaluate` judges a later log: the same engine, graphs, baselines and figures.
 
 A network that was not trained on the slice becomes a whole model directory for it, with the earlier sessions as the
-baselines' and VS-KNN's setting chosen among those; so no method has learned from the slice. What was chosen on it is the
-network's best epoch and, on every other click, the mixture's gates: report.LIMITS says so to the reader.
+baselines' and VS-KNN's setting chosen among those; so no method has learned from the slice. Two things were chosen on
+it, the network's best epoch and, on every other click, the mixture's gates: report.LIMITS says so to the reader.
 """
 
 from dataclasses import asdict, replace

@@ -26,9 +26,9 @@ LIMITS = (
     "The held-out figures are of a network that had not seen the slice; the one that is served learned it too.",
     "Which epoch was best was chosen on the held-out slice, which flatters eddy a little. `eddy evaluate` on later "
     "clicks is the honest figure.",
-    "How far the network is trusted beside what a user's last items bring (the mixture's gates) was fitted on every other "
-    "held-out click. The card's recall@20 and MRR@20 are judged on the rest, of users with their history; the table above "
-    "counts all of the slice, of users without.",
+    "How far the network is trusted beside what a user's last items bring (the mixture's gates) was fitted on every "
+    "other held-out click. The card's held-out figures are judged on the rest, of users with their history; the table "
+    "counts both halves, of users without.",
 )
 
 
@@ -173,6 +173,8 @@ def _card(manifest: Manifest) -> str:
 def _said(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
@@ -187,7 +189,12 @@ def _curves(findings: Findings) -> str:
         points = [(float(one["epoch"]), float(one[key])) for one in findings.epochs if key in one]
         if points:
             charts.append(chart(points, title, "epoch", mark=findings.best_epoch))
-    return f'<div class="charts">{"".join(charts)}</div><p>The dot is the epoch that was kept.</p>\n' if charts else ""
+    if not charts:
+        return ""
+    return (
+        f'<div class="charts">{"".join(charts)}</div><p>The network by itself, before it is mixed with what the last '
+        "items bring. The dot is the epoch that was kept.</p>\n"
+    )
 
 
 def _calibration(curve: Sequence[Point]) -> str:
@@ -261,11 +268,13 @@ def _range(values: Sequence[float]) -> Point:
 
 STYLE = """
 :root{color-scheme:light dark;--line:#888;--mark:#0a66c2;--soft:#8883}
-body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem}
+@media(prefers-color-scheme:dark){:root{--mark:#6ab0f3}}
+body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem}h2{font-size:1.15rem;margin:2rem 0 .5rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;margin:.5rem 0 1rem;font-variant-numeric:tabular-nums}
-th,td{padding:.2rem .7rem;text-align:right;border-bottom:1px solid var(--soft);font-weight:400;overflow-wrap:anywhere}
-th:first-child,td:only-of-type{text-align:left}tr:first-child th{font-weight:600}.strong th,.strong td{font-weight:700}
+th,td{padding:.2rem .7rem;text-align:right;border-bottom:1px solid var(--soft);font-weight:400;white-space:nowrap}
+th:first-child,td:only-of-type{text-align:left}td:only-of-type{white-space:normal;overflow-wrap:anywhere}
+tr:first-child th{font-weight:600}.strong th,.strong td{font-weight:700}
 .charts{display:flex;flex-wrap:wrap;gap:1rem}svg{width:300px;max-width:100%}
 svg text{font:11px system-ui,sans-serif;fill:currentColor}svg path,polyline{fill:none;stroke:var(--line)}
 polyline{stroke:var(--mark);stroke-width:2}circle{fill:var(--mark)}path.same{stroke-dasharray:4 3}

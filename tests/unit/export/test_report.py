@@ -42,6 +42,7 @@ def manifest(**training: object) -> Manifest:
         calibration=(),
         files={"step.onnx": "ab" * 32},
         training={"clicks": 1234, "settings": {"hidden": 8}, **training},
+        quality={"recall20": 0.43219},
     )
 
 
@@ -79,6 +80,8 @@ def test_the_page_holds_every_part(tmp_path: Path) -> None:
         assert f"<h2>{title}" in written
     for name in ("eddy", *NAMES, "0.4000 (0.3500", "1,234", "ab" * 32, "time gaps", "1.2000%"):
         assert name in written
+    assert "<th>held-out recall20</th><td>0.4322</td>" in written
+    assert "fitted on every other held-out click" in written  # the reader hears what was chosen on the slice
     assert len(re.findall("<svg", written)) == 4
     assert json.loads((tmp_path / "report.json").read_text())["best_epoch"] == 2
 

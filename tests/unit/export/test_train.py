@@ -101,10 +101,12 @@ def test_training_ends_with_a_report(trained: Path) -> None:
     assert findings["epochs"][0]["loss"] > findings["epochs"][-1]["loss"]
     assert findings["held_out"]["eddy"]["mrr20"] > 3 * findings["held_out"]["popularity"]["mrr20"]
     assert findings["held_out"]["judged"] < 400
+    assert len(findings["calibration"]) > 3
     assert all(abs(share - alpha) < 0.15 for alpha, share in findings["calibration"])
     page = (trained / "report.html").read_text()
     assert "<h2>Learning curves" in page
     assert "<h2>Calibration" in page
+    assert f"<td>{read_manifest(trained).files['step.onnx']}</td>" in page
     assert not {"report.html", "report.json"} & set(read_manifest(trained).files)
 
 
