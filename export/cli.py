@@ -208,8 +208,11 @@ def evaluate(
     rules = take_rules(given)
     from export.evaluate import evaluate as measure
     from export.times import parse_time
+    from stream.errors import ConfigError
 
     with Bar() as bar:
+        if judge_from is not None and given["in_order"]:
+            raise ConfigError("--judge-from is a time, and with --in-order the log has none: leave one out")
         judged_from_ms = None if judge_from is None else parse_time(judge_from)
         clicks = _read(bar, log, given)
         figures = {"log": str(log), **measure(model, clicks, exclude_recent, device, bar, judged_from_ms, rules)}

@@ -190,7 +190,8 @@ def _check(log: Log) -> None:
         )
     if log.time_ms.min() == log.time_ms.max():
         raise ConfigError(
-            "all clicks of the log have the same time: nothing is earlier or later; is the time column right?"
+            "all clicks of the log have the same time: nothing is earlier or later; take another --time-col, or say "
+            "--in-order if the rows are in time order"
         )
 
 

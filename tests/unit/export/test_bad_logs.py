@@ -79,7 +79,7 @@ TOO_BAD = [
     ("long_ids.csv", HEADER + f"u,{'i' * 300},view,{START}\n", "an id of more than 256"),
     ("one_item.csv", clicks(item=lambda i: 0), "a single item"),
     ("single_clicks.csv", clicks(user=same), "no user of the log has two clicks"),
-    ("one_time.csv", clicks(time=lambda i: START), "all clicks of the log have the same time"),
+    ("one_time.csv", clicks(time=lambda i: START), "all clicks of the log have the same time.* --in-order"),
     ("short.csv", clicks(50), "50 clicks; at least 200"),
     ("twice.csv", "user_id,item_id,item_id,timestamp\nu,i,j,1\n", "two columns are called 'item_id'"),
     ("ragged.csv", HEADER + "u,i,view,1,extra\n", "more fields than the first"),
