@@ -148,7 +148,7 @@ def train(
     a file, a directory of them or a quoted pattern. A log larger than memory is sorted on disk, under TMPDIR.
     The newest tenth is held out to choose the best epoch and to calibrate the anomalies; then the newest clicks are
     learned too. Ctrl-C goes on with the best model so far. After each epoch a checkpoint is left in OUT.training, until
-    the model is written.
+    the model is written; OUT/report.html then tells how it went.
 
     \b
     Examples:
