@@ -223,10 +223,11 @@ def eddy_epochs(
     trainer = Trainer(network, task.train, settings, Silent())
 
     def judge() -> tuple[float, float]:
+        trained = trainer.trained()
         with torch.no_grad():
-            out = outputs(network.eval(), Windows(task.later))
+            out = outputs(trained, Windows(task.later))
         rows = np.flatnonzero(task.later.target >= 0)
-        scores = lambda chunk: network.logits(out[torch.from_numpy(chunk)])  # noqa: E731
+        scores = lambda chunk: trained.logits(out[torch.from_numpy(chunk)])  # noqa: E731
         return ranking_quality(task.later.target, rows, scores, limit=len(rows))
 
     return lambda: trainer.epoch(""), judge

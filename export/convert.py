@@ -175,7 +175,7 @@ def check_parity(directory: Path, network: Network, users: int = 16, clicks: int
             _same(directory, "state over the sequence", onnx_state[0], outs[:, t].numpy())
             feed = dict(zip(SCORE_STATE, _score_state(tuple(onnx_state)), strict=True))
             items, log_probs, _ = score.run(None, {**feed, "k": np.array([k])})
-            expected = network.log_probs(outs[:, t], *torch_state[-2:])
+            expected = network.log_probs(network.output(outs[:, t]), *torch_state[-2:])
             # Both together mean the same top k, up to items that lie within the tolerance of each other.
             _same(directory, f"top {k} log-probability", log_probs, torch.topk(expected, k).values.numpy())
             _same(directory, f"top {k} items", log_probs, expected.gather(1, torch.from_numpy(items)).numpy())
@@ -230,7 +230,7 @@ def write_untrained(
     vocabulary = Vocabulary(items=list(items), event_types=tuple(event_types), gap_edges_ms=GAP_EDGES_MS)
     network = Network(Sizes(len(items), len(event_types), len(GAP_EDGES_MS) + 2, hidden, cell))
     with torch.no_grad():
-        for rows in (network.item_rows, network.event_rows, network.gap_rows):
+        for rows in (network.event_rows, network.gap_rows):
             rows.normal_(std=0.5)
     known = network.item_rows[:-1].detach()
     clusters = balanced_clusters(known.numpy(), cluster_count(len(items)), seed)

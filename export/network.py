@@ -5,7 +5,11 @@ p(item) = p(cluster) p(item | cluster) that is a normalised likelihood at O(sqrt
 surprise are mixed with what the user's last items bring (mixture.py). `sequence` (for training) and `step` (exported)
 must stay the same function: convert.py refuses to write a model where they differ.
 
-Sources: Hidasi et al. 2016 (GRU4Rec) for the recommender; Goodman 2001 for class-factored softmax.
+Item rows and outputs are compared by direction alone: a row's length would be its popularity a second time, which the
+bias has already, and what a rare item is like would count for little.
+
+Sources: Hidasi et al. 2016 (GRU4Rec) for the recommender; Gupta et al. 2019 (NISER) for unit rows; Goodman 2001 for
+class-factored softmax.
 """
 
 import math
@@ -19,8 +23,18 @@ from torch.nn.functional import embedding
 
 from export import mixture
 from export.cells import CELLS, LstmCell
-from export.mixture import Mixture, log
+from export.mixture import LANES, Mixture, log
 from stream.manifest import Tensor as StateTensor
+
+SHARPNESS = 20.0
+"""Length of an output: the logit of an item that lies exactly in its direction, before the bias."""
+
+INPUT_LENGTH = 4.0
+"""Length of an item's row where the cell reads it."""
+
+
+SMALLEST = 1e-12
+"""Square of the length below which a row has no direction."""
 
 
 class Sizes(NamedTuple):
@@ -90,7 +104,7 @@ class Network(nn.Module):
         super().__init__()
         self.sizes = sizes
         hidden = sizes.hidden
-        self.item_rows = nn.Parameter(torch.randn(sizes.items + 1, hidden) * 0.05)  # the last row is <unk>
+        self.item_rows = nn.Parameter(unit(torch.randn(sizes.items + 1, hidden)))  # the last row is <unk>
         self.item_bias = nn.Parameter(torch.zeros(sizes.items + 1))
         self.event_rows = nn.Parameter(torch.zeros(sizes.event_types + 1, hidden))
         self.gap_rows = nn.Parameter(torch.zeros(sizes.gaps, hidden))
@@ -99,8 +113,12 @@ class Network(nn.Module):
 
     def embed(self, item: Tensor, event_type: Tensor, gap: Tensor) -> Tensor:
         """int64 of any one shape -> (..., H): the sum of the three rows."""
-        x = embedding(item, self.item_rows) + embedding(event_type, self.event_rows)
+        x = embedding(item, self.item_rows) * INPUT_LENGTH + embedding(event_type, self.event_rows)
         return x + embedding(gap, self.gap_rows)
+
+    def output(self, h: Tensor) -> Tensor:
+        """The cell's h (..., H) -> what all heads read, (..., H): its direction; zeros before a user's first click."""
+        return unit(h) * SHARPNESS
 
     @property
     def state(self) -> tuple[StateTensor, ...]:
@@ -112,7 +130,7 @@ class Network(nn.Module):
         return tuple(torch.zeros(batch, *part.shape, dtype=getattr(torch, part.dtype)) for part in self.state)
 
     def logits(self, out: Tensor) -> Tensor:
-        """out (B, H) -> the network's own scores of the V known items, (B, V)."""
+        """out (B, H) of `output` -> the network's own scores of the V known items, (B, V)."""
         known = self.sizes.items
         return torch.addmm(self.item_bias[:known], out, self.item_rows[:known].t())
 
@@ -132,7 +150,7 @@ class Step(nn.Module):
         net = self.network
         *cell, recent, visit = state
         before = tuple(cell)
-        own = net.surprise(item, net.cell.output(before))
+        own = net.surprise(item, net.output(net.cell.output(before)))
         surprise = net.mixture.surprise(own, item, recent, net.mixture.visit_so_far(gap, visit))
         after = net.cell.step(net.embed(item, event_type, gap), before)
         return surprise, *after, *net.mixture.step(item, gap, recent, visit)
@@ -154,8 +172,18 @@ class Score(nn.Module):
         torch._check(best >= 1)
         torch._check(best <= self.network.sizes.items)
         network = self.network
-        values, items = torch.topk(network.mixture.mixed(network.logits(h), last_items, visit_clicks), best, dim=1)
-        return items, log(values), torch.softmax(self.network.event_head(h), dim=1)
+        out = network.output(h)
+        values, items = torch.topk(network.mixture.mixed(network.logits(out), last_items, visit_clicks), best, dim=1)
+        return items, log(values), torch.softmax(network.event_head(out), dim=1)
+
+
+def unit(rows: Tensor) -> Tensor:
+    """(..., H) -> the same directions with length 1; zeros stay zeros.
+
+    Squares are summed by a product with ones: ONNX Runtime's own sums depend on a row's alignment.
+    """
+    squares = torch.matmul(rows * rows, torch.ones(rows.shape[-1], LANES, dtype=rows.dtype))[..., :1]
+    return rows / torch.sqrt(torch.clamp(squares, min=SMALLEST))
 
 
 def cluster_count(items: int) -> int:

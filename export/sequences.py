@@ -180,5 +180,5 @@ def outputs(network: Network, windows: Windows, tokens: int = 8192) -> Tensor:
         values, last = network.cell.sequence(network.embed(*ids), carried.take(batch))
         carried.leave(batch, last)
         real = torch.from_numpy(batch.real)
-        out[torch.from_numpy(batch.rows)[real]] = values[real]
+        out[torch.from_numpy(batch.rows)[real]] = network.output(values[real])
     return out

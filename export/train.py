@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout, embedding
 
 from export.checkpoint import Checkpoint
-from export.network import Network
+from export.network import INPUT_LENGTH, Network, unit
 from export.recency import Recency
 from export.sequences import Batch, CarriedStates, Clicks, Windows, outputs
 
@@ -137,6 +137,12 @@ class Trainer:
             self._progress.seen(int(batch.real.sum()))
         return total / max(1, judged)
 
+    def trained(self) -> Network:
+        """A copy of the network as it stands. While it learns its item rows have lengths: here they are 1."""
+        copied = copy.deepcopy(self._network)
+        copied.item_rows.data = unit(copied.item_rows.data)
+        return copied.eval()
+
     def state(self) -> dict[str, Any]:
         """All that the next epoch depends on, for a checkpoint."""
         return {
@@ -173,15 +179,16 @@ class Trainer:
         negatives = torch.searchsorted(self._cumulative, drawn).clamp(max=unknown)
         index, local = torch.unique(torch.cat([item.flatten(), target, negatives]), return_inverse=True)
         mine, wanted, others = local.split([item.numel(), len(target), len(negatives)])
-        rows = network.item_rows.data[index].requires_grad_()
+        free = network.item_rows.data[index].requires_grad_()
+        rows = unit(free)
         bias = network.item_bias.data[index].requires_grad_()
 
-        x = embedding(mine.view(item.shape), rows)
+        x = embedding(mine.view(item.shape), rows) * INPUT_LENGTH
         x = x + embedding(torch.from_numpy(clicks.event_type[batch.rows]), network.event_rows)
         x = x + embedding(torch.from_numpy(clicks.gap[batch.rows]), network.gap_rows)
         out, last = network.cell.sequence(dropout(x, self._settings.dropout), carried.take(batch))
         carried.leave(batch, last)
-        out = dropout(out[at], self._settings.dropout)
+        out = network.output(dropout(out[at], self._settings.dropout))
         loss = self._loss(out, rows, bias, wanted, others, self._log_q[negatives])
         mean = loss.mean()
 
@@ -190,11 +197,11 @@ class Trainer:
             group["lr"] = self._settings.rate * self._pace()
         self._adam.zero_grad()
         mean.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_([*self._dense, rows, bias], 1.0)
+        torch.nn.utils.clip_grad_norm_([*self._dense, free, bias], 1.0)
         self._adam.step()
-        assert rows.grad is not None
+        assert free.grad is not None
         assert bias.grad is not None
-        self._item_rows.step(index, rows.grad, self._settings.row_rate * self._pace())
+        self._item_rows.step(index, free.grad, self._settings.row_rate * self._pace())
         self._item_bias.step(index, bias.grad, self._settings.row_rate * self._pace())
         return mean.item(), len(loss)
 
@@ -254,11 +261,11 @@ class Course:
         since = (self.epoch - self.best_epoch) * self._trainer.steps_per_epoch
         return self.epoch >= self._settings.epochs or (self.kept is not None and since >= PATIENCE_STEPS)
 
-    def shifted(self) -> Network:
+    def served(self) -> Network:
         """A copy of the network with the popularity of the log's end."""
-        copied = copy.deepcopy(self._network)
-        copied.item_bias.data += self._now
-        return copied
+        trained = self._trainer.trained()
+        trained.item_bias.data += self._now
+        return trained
 
     def judge(self, network: Network, loss: float, recall: float, mrr: float) -> None:
         """The network of this epoch was so good."""
@@ -312,16 +319,16 @@ def fit(
             loss = trainer.epoch(f"epoch {course.epoch}/{settings.epochs}")
             said = f"epoch {course.epoch}: loss {loss:.4f}"
             if later is not None:
-                shifted = course.shifted()
-                recall, mrr = _held_out_quality(shifted, later)
+                network = course.served()
+                recall, mrr = _held_out_quality(network, later)
                 said += f", held out: recall@20 {recall:.4f}, MRR@20 {mrr:.4f}"
-                course.judge(shifted, loss, recall, mrr)
+                course.judge(network, loss, recall, mrr)
             progress.say(said)
             _save(checkpoint, course, progress)
     except KeyboardInterrupt:
         interrupted = True
         progress.say("stopped: going on with the best model so far")
-    return Fitted((course.kept or course.shifted()).eval(), max(1, course.best_epoch), interrupted, course.epochs)
+    return Fitted((course.kept or course.served()).eval(), max(1, course.best_epoch), interrupted, course.epochs)
 
 
 def _save(checkpoint: Checkpoint | None, course: Course, progress: Progress) -> None:
@@ -337,7 +344,7 @@ def _save(checkpoint: Checkpoint | None, course: Course, progress: Progress) -> 
 @torch.no_grad()
 def _held_out_quality(network: Network, later: Clicks) -> tuple[float, float]:
     """How well the network ranks by itself, users from a zero state."""
-    out = outputs(network.eval(), Windows(later))
+    out = outputs(network, Windows(later))
     rows = np.flatnonzero(later.target >= 0)
     return ranking_quality(later.target, rows, lambda chunk: network.logits(out[torch.from_numpy(chunk)]))
 
