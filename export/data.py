@@ -18,14 +18,12 @@ import polars as pl
 from export.columns import USUAL_NAMES, ColumnNames, Met, batches
 from export.order import Clock, RowClock, SessionClock, owned_sessions
 from export.spool import I32, ROW, Column, Rows, Spool, part
-from export.times import iso as iso
+from export.times import iso
 from stream.engine.step import SESSION_GAP_MS
 from stream.errors import ConfigError
 
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
-Codes = npt.NDArray[Any]
-"""int32 in a Log, to halve its size; whatever takes int64 indices takes these."""
 
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
 GAP_EDGES_MS = (
@@ -49,7 +47,7 @@ class Vocabulary(NamedTuple):
 class Log:
     """n clicks sorted by (user, time), as indices into the lists of names.
 
-    user, item, event_type, session  (n,) int32; a session belongs to one user
+    user, item, event_type, session  (n,) int32, half the size of int64; a session belongs to one user
     time_ms                          (n,) int64, since the epoch, UTC
     sessions                         the log's own session ids; empty if it has none
     notes                            what was dropped or assumed, one line each
@@ -57,17 +55,17 @@ class Log:
     price                            (n,) float64, NaN = none; None: the log has no such column
     """
 
-    user: Codes
-    item: Codes
-    event_type: Codes
-    session: Codes
+    user: I32
+    item: I32
+    event_type: I32
+    session: I32
     time_ms: I64
     users: list[str]
     items: list[str]
     event_types: list[str]
     sessions: list[str]
     notes: list[str] = field(default_factory=list)
-    category: Codes | None = None
+    category: I32 | None = None
     price: F64 | None = None
     categories: list[str] = field(default_factory=list)
 

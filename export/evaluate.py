@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from export.baselines import Baseline, K, best, load_baselines, rivals
-from export.data import Log, iso
+from export.data import Log
 from export.metrics import COLD, KINDS, POSITIONS, Ranks, by_kind, intervals, measures, popularity_kind, position_kind
+from export.times import iso
 from stream.engine.engine import NO_RULES, Engine, open_engine
 from stream.errors import ConfigError
 from stream.events import Click, Origin
@@ -103,7 +104,7 @@ class Positions:
 
     row      (m,) the click's row of the log, ascending
     target   (m,) int64 index of the session's next item, V = unknown to the model
-    session  (m,) int64 of the log
+    session  (m,) int32 of the log
     so_far   (m,) int64 clicks of the session up to this one
     """
 

@@ -70,7 +70,7 @@ def popularity_kind(item: I64, counts: I64) -> I64:
     return np.append(kind, 3)[item]
 
 
-def intervals(ranks: Mapping[str, Ranks], session: I64, seed: int = 0) -> dict[str, Any]:
+def intervals(ranks: Mapping[str, Ranks], session: npt.NDArray[np.integer], seed: int = 0) -> dict[str, Any]:
     """95% bootstrap intervals of recall20 and mrr20, and the first method's lead over the best other with its interval.
 
     ranks    name -> (n,); all methods are resampled alike, so the differences are paired

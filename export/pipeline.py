@@ -25,7 +25,7 @@ from export.baselines import save_baselines
 from export.calibrate import pools, surprises
 from export.checkpoint import NAMES, Checkpoint, remove_checkpoints, training_key, training_place
 from export.convert import Facts, Pools, write_graphs, write_model
-from export.data import GAP_EDGES_MS, Log, Vocabulary, iso
+from export.data import GAP_EDGES_MS, Log, Vocabulary
 from export.heads import fit_gates, fit_heads, set_mixture
 from export.held_out import calibration_curve, judge_held_out
 from export.interrupts import Interrupts
@@ -36,12 +36,14 @@ from export.place import check_place
 from export.recency import Recency, best_recency
 from export.report import Findings, write_report
 from export.sequences import Clicks, Windows, birth_period, encode, outputs
+from export.times import iso
 from export.train import Progress, TrainSettings, fit, ranking_quality
 from export.visits import visits_of
 from stream.errors import ConfigError
 from stream.manifest import Manifest
 from stream.settings import Settings
 
+I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
 HELD_OUT = 0.1
@@ -202,7 +204,7 @@ def vocabulary_of(log: Log) -> Vocabulary:
     return Vocabulary(items, event_types, GAP_EDGES_MS)
 
 
-def _ranked(index: I64, time_ms: I64) -> I64:
+def _ranked(index: I32, time_ms: I64) -> I64:
     counts = np.bincount(index)
     first = np.full(len(counts), np.iinfo(np.int64).max)
     np.minimum.at(first, index, time_ms)

@@ -17,6 +17,7 @@ from torch import Tensor
 from export.data import HOUR, Log, Vocabulary
 from export.network import Network
 
+I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
 BLOCK = 64
@@ -30,7 +31,8 @@ class Clicks:
     item, event_type, gap  (n,) int64 indices of the vocabulary
     target                 (n,) int64, the user's next item, -1 for the last click
     fresh                  (n,) bool, the item was new when it was clicked
-    user, time_ms          (n,) int64
+    user                   (n,) int32
+    time_ms                (n,) int64
     """
 
     item: I64
@@ -38,7 +40,7 @@ class Clicks:
     gap: I64
     target: I64
     fresh: npt.NDArray[np.bool_]
-    user: I64
+    user: I32
     time_ms: I64
 
     def __len__(self) -> int:
