@@ -27,10 +27,14 @@ def training_place(model: Path) -> Path:
     return model.with_name(f"{model.name}.training")
 
 
-def training_key(log: Log, settings: dict[str, Any], older: str | None) -> str:
-    """What must be equal for a training to go on: clicks, settings, PyTorch, and the model it started from, if any."""
-    columns = (log.user, log.item, log.event_type, log.session, log.time_ms)
-    clicks = hashlib.sha256(b"".join(column.tobytes() for column in columns))
+def training_key(log: Log, settings: dict[str, Any], older: int | None) -> str:
+    """What must be equal for a training to go on: clicks, settings, PyTorch, and the model it started from.
+
+    older  its Manifest.identity, if it started from one
+    """
+    clicks = hashlib.sha256()
+    for column in (log.user, log.item, log.event_type, log.session, log.time_ms):
+        clicks.update(column.tobytes())
     clicks.update("\n".join(log.items).encode())
     return json.dumps([clicks.hexdigest(), settings, torch.__version__, older])
 

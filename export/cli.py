@@ -118,11 +118,14 @@ def _read(bar: Bar, log: Path, given: dict[str, Any]) -> "Log":
 @click.option(
     "--cell",
     type=click.Choice(["lstm", "gru", "rnn"]),
-    default="lstm",
-    show_default=True,
-    help="The recurrent cell. gru and rnn have half the state per user.",
+    help="The recurrent cell; gru and rnn have half the state per user.  [default: lstm]",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same model.")
+@click.option(
+    "--from-model",
+    type=click.Path(path_type=Path),
+    help="Start from this model's weights: its items stay, new ones are added, units and cell are taken over.",
+)
 @click.option("--resume", is_flag=True, help="Go on after the last epoch of a training to --out that was killed.")
 @click.option(
     "--threads",
@@ -136,8 +139,9 @@ def train(
     out: Path,
     hidden: int | None,
     epochs: int | None,
-    cell: str,
+    cell: str | None,
     seed: int,
+    from_model: Path | None,
     resume: bool,
     threads: int,
     **given: Any,
@@ -166,10 +170,15 @@ def train(
 
         from export.pipeline import train_model
         from export.train import TrainSettings
+        from export.warm import read_older
 
         torch.set_num_threads(threads)
-        settings = replace(TrainSettings.for_log(len(clicks), hidden, epochs, seed), cell=cell)
-        manifest = train_model(out, clicks, settings, bar, resume)
+        typed = {name: value for name, value in (("hidden", hidden), ("epochs", epochs), ("cell", cell)) if value}
+        older = read_older(from_model) if from_model else None
+        taken = {"hidden": older.network.sizes.hidden, "cell": older.network.sizes.cell} if older else {}
+        chosen: dict[str, Any] = {**taken, **typed}
+        by_size = TrainSettings.for_log(len(clicks), hidden, epochs, seed)
+        manifest = train_model(out, clicks, replace(by_size, **chosen), bar, resume, older)
     click.echo(f"wrote {out} ({manifest.items:,} items), and how it went: {out / 'report.html'}")
     click.echo(f"Next: eddy evaluate {out} LOG, or eddy worker --model {out}")
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from export import mixture, weights
 from export.data import GAP_EDGES_MS, Vocabulary
-from export.mixture import NEIGHBOURS, Mixture, Neighbours
+from export.mixture import NEIGHBOURS, Counted, Mixture, Neighbours
 from export.network import Network, Score, Sizes, Step, SurpriseHead, balanced_clusters, cluster_count
 from export.place import check_place, name_and_version
 from stream.detect.pvalue import HISTORIES
@@ -238,7 +238,10 @@ def write_untrained(
     near = rng.integers(0, len(items), (2, len(items) + 2, NEIGHBOURS), np.int32)
     share = rng.dirichlet(np.ones(NEIGHBOURS + 1), (2, len(items) + 2))[..., 1:].astype(np.float32)
     share[:, [0, -1]] = 0.0
-    network.mixture = Mixture((Neighbours(near[0], share[0]), Neighbours(near[1], share[1])), np.ones(len(items)))
+    following, around = (
+        Neighbours(*table, np.ones(len(items) + 2, np.float32)) for table in zip(near, share, strict=True)
+    )
+    network.mixture = Mixture(Counted(following, around, np.ones(len(items))))
     network.mixture.gates[0] = -3.0
     write_graphs(directory, network, vocabulary)
     mean = float(np.log(len(items) + 1))

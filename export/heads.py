@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout
 
 from export.memory import count_neighbours, memories
-from export.mixture import TEMPERATURES, Chances, Mixture, fit_mixture
+from export.mixture import TEMPERATURES, Chances, Counted, Mixture, fit_mixture
 from export.network import Network, SurpriseHead, balanced_clusters, cluster_count
 from export.sequences import Clicks, Windows, outputs
 
@@ -55,11 +55,14 @@ def fit_heads(network: Network, clicks: Clicks, weight: npt.NDArray[np.float64],
     network.surprise = head.eval()
 
 
-def set_mixture(network: Network, clicks: Clicks, weight: npt.NDArray[np.float64]) -> None:
-    """Count the neighbours of `clicks`, each of weight (n,); gates and temperature stay, if there are any."""
-    known = network.sizes.items
-    counts = np.bincount(clicks.item, minlength=known + 1)[:known].astype(np.float64)
-    counted = Mixture(count_neighbours(clicks, weight, known), counts)
+def set_mixture(
+    network: Network, clicks: Clicks, weight: npt.NDArray[np.float64], before: Counted | None = None
+) -> None:
+    """Count the neighbours of `clicks`, each of weight (n,), on top of what was counted before them.
+
+    Gates and temperature stay, if there are any.
+    """
+    counted = Mixture(count_neighbours(clicks, weight, network.sizes.items, before))
     if hasattr(network, "mixture"):
         counted.gates, counted.temperature = network.mixture.gates, network.mixture.temperature
     network.mixture = counted

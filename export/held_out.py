@@ -37,21 +37,21 @@ def judge_held_out(
     found: Pools,
     log: Log,
     cut_ms: int,
+    known: set[str],
     watch: Watch,
 ) -> Findings:
     """How the network and the baselines rank the clicks from cut_ms on, users from a zero state.
 
     directory  holds the network's graphs; becomes a whole model
     found      what the surprise was calibrated to
+    known      the items that the network knows: others of the vocabulary are new to it
     """
     head, tail = log.between(None, cut_ms), log.between(cut_ms, None)
     earlier = visits_of(head, vocabulary.items)
     setting = choose_vsknn(earlier)
     save_baselines(directory, earlier, setting)
     write_model(directory, network, vocabulary, found, (baselines.FILE,), Facts({}, {}))
-    known = np.zeros(len(log.items), np.bool_)
-    known[head.item] = True
-    names = [name if old else f"{name}\x00new" for name, old in zip(log.items, known.tolist(), strict=True)]
+    names = [name if name in known else f"{name}\x00new" for name in log.items]
     keep = np.zeros(len(tail), np.bool_)
     keep[tail.in_time_order()[:LARGEST]] = True
     try:

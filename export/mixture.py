@@ -52,10 +52,20 @@ class Neighbours(NamedTuple):
 
     items  (V + 2, K) int32
     share  (V + 2, K) float32, of the item's neighbours; rows sum to less than 1, by PRIOR and what was cut off
+    total  (V + 2,) float32, how much was counted for the item, what was cut off among it
     """
 
     items: npt.NDArray[np.int32]
     share: npt.NDArray[np.float32]
+    total: npt.NDArray[np.float32]
+
+
+class Counted(NamedTuple):
+    """What a model has counted of its clicks: the two tables, and the clicks (V,) float64 of each item."""
+
+    following: Neighbours
+    near: Neighbours
+    clicks: F64
 
 
 class Mixture(nn.Module):
@@ -69,9 +79,12 @@ class Mixture(nn.Module):
     following_items: Tensor  # (V + 2, K) int32
     following_share: Tensor  # (V + 2, K)
     following_mass: Tensor  # (V + 2,) sums of the shares
+    following_total: Tensor  # (V + 2,) this and `clicks` serve no graph, but a training that starts from the model
     near_items: Tensor
     near_share: Tensor
     near_mass: Tensor
+    near_total: Tensor
+    clicks: Tensor  # (V,) training clicks of each item
     popularity: Tensor  # (V + 2,) log of the training clicks, shifted and scaled to about -1 .. 2
     known: Tensor  # (V + 2,) 1.0 for items, 0.0 for none and unknown
     ages: Tensor  # (R,) int32
@@ -80,13 +93,16 @@ class Mixture(nn.Module):
     temperature: Tensor  # (1,)
     ones: Tensor  # (S, LANES)
 
-    def __init__(self, tables: tuple[Neighbours, Neighbours], counts: F64) -> None:
-        """tables of count_neighbours; counts (V,) training clicks of each item. All gates start closed."""
+    def __init__(self, counted: Counted) -> None:
+        """All gates start closed."""
         super().__init__()
-        for name, table in zip(("following", "near"), tables, strict=True):
+        counts = counted.clicks
+        for name, table in (("following", counted.following), ("near", counted.near)):
             self.register_buffer(f"{name}_items", torch.tensor(table.items))
             self.register_buffer(f"{name}_share", torch.tensor(table.share))
             self.register_buffer(f"{name}_mass", torch.from_numpy(table.share.sum(axis=1)))
+            self.register_buffer(f"{name}_total", torch.tensor(table.total))
+        self.register_buffer("clicks", torch.from_numpy(counts).float())
         popularity = (np.log(np.maximum(1.0, np.pad(counts, 1, constant_values=1.0))) - 3) / 3
         self.register_buffer("popularity", torch.from_numpy(popularity).float())
         self.register_buffer("known", torch.from_numpy(np.pad(np.ones(len(counts)), 1)).float())
@@ -97,6 +113,15 @@ class Mixture(nn.Module):
         self.register_buffer("gates", gates)
         self.register_buffer("temperature", torch.ones(1))
         self.register_buffer("ones", torch.ones(gates.shape[1], LANES))
+
+    @property
+    def counted(self) -> Counted:
+        """What it was made from."""
+        following = Neighbours(
+            *(part.numpy() for part in (self.following_items, self.following_share, self.following_total))
+        )
+        near = Neighbours(*(part.numpy() for part in (self.near_items, self.near_share, self.near_total)))
+        return Counted(following, near, self.clicks.numpy().astype(np.float64))
 
     def step(self, item: Tensor, gap: Tensor, recent: Tensor, visit: Tensor) -> tuple[Tensor, Tensor]:
         """The memory after a click: item (B,), gap (B,) int64; recent (B, R), visit (B, 1) int32."""
@@ -208,10 +233,14 @@ class Chances(NamedTuple):
 
 
 def fit_mixture(mixture: Mixture, chances: Chances) -> float:
-    """Set gates and temperature to what makes the clicks likeliest; returns their mean surprise in nats."""
+    """Set gates and temperature to what makes the clicks likeliest; returns their mean surprise in nats.
+
+    Gates that are open, an older model's, are where the search for them begins.
+    """
     best = math.inf
     gates = mixture.gates.clone()
-    gates[0] = torch.where(chances.masses.sum(dim=0) > 0, FIRST, CLOSED)
+    opened = torch.where(chances.masses.sum(dim=0) > 0, FIRST, CLOSED)
+    gates[0] = torch.where(gates[0] > CLOSED, gates[0], opened)
     rounds = FIRST_ROUNDS
     for number, temperature in enumerate(TEMPERATURES):
         surprise, gates = _fit_gates(mixture, chances, chances.network[:, number].exp(), gates, rounds)

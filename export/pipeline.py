@@ -10,10 +10,12 @@
 Ctrl-C ends step 2 or 4 and goes on to step 5 with the best model of step 2; from then on it is held back.
 """
 
+import copy
 import math
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +32,7 @@ from export.heads import fit_gates, fit_heads, set_mixture
 from export.held_out import calibration_curve, judge_held_out
 from export.interrupts import Interrupts
 from export.memory import memories
+from export.mixture import Counted
 from export.neighbours import VsKnnSetting
 from export.network import Network, Sizes
 from export.place import check_place
@@ -39,6 +42,7 @@ from export.sequences import Clicks, Windows, birth_period, encode, outputs
 from export.times import iso
 from export.train import Progress, TrainSettings, fit, ranking_quality
 from export.visits import visits_of
+from export.warm import Older, check_older, counted_by, first_unseen, joined, warm_network
 from stream.errors import ConfigError
 from stream.manifest import Manifest
 from stream.settings import Settings
@@ -52,50 +56,57 @@ SMALLEST_LOG = 200
 
 
 def train_model(
-    directory: Path, log: Log, settings: TrainSettings, progress: Progress, resume: bool = False
+    directory: Path,
+    log: Log,
+    settings: TrainSettings,
+    progress: Progress,
+    resume: bool = False,
+    older: Older | None = None,
 ) -> Manifest:
     """Train on a log and write a model directory, .../NAME/VERSION.
 
     resume  go on from the checkpoints that a training to the same directory left when it was killed
+    older   start from this model's weights (warm.py)
 
     Raises ConfigError if the directory cannot be written or holds a model already or the log cannot be learned from,
     ArtifactError if a graph disagrees with the network.
     """
     check_place(directory)
-    _check(log)
     torch.manual_seed(settings.seed)
-    vocabulary = vocabulary_of(log)
-    clicks = encode(log, vocabulary, birth_period(log.time_ms))
-    cut_ms = int(np.quantile(clicks.time_ms, 1 - HELD_OUT))
-    head = clicks.where(clicks.time_ms < cut_ms)
-    tail = unknown_to(head, clicks.where(clicks.time_ms >= cut_ms), len(vocabulary.items))
-    if not len(head) or not (tail.target >= 0).any():
-        raise ConfigError("the newest tenth of the log holds no user with two clicks: too short to train on")
-
-    recency = best_recency(head, tail, len(vocabulary.items))
+    held_out = hold_out(log, older)
+    vocabulary, clicks, cut_ms, head, seen, _, recency, counted = held_out
+    tail = seen.where(seen.time_ms >= cut_ms)
     progress.say(f"{len(clicks):,} clicks, {len(vocabulary.items):,} items; {recency.describe()}")
     gaps = len(GAP_EDGES_MS) + 2
     sizes = Sizes(len(vocabulary.items), len(vocabulary.event_types), gaps, settings.hidden, settings.cell)
-    place, key = training_place(directory), training_key(log, asdict(settings), None)
+    if older is not None:
+        check_older(older, sizes, vocabulary)
+        progress.say(f"starting from {older.label}, which was trained until {iso(older.until_ms)}")
+
+    def start() -> Network:
+        return Network(sizes) if older is None else warm_network(older, sizes, vocabulary)
+
+    place = training_place(directory)
+    key = training_key(log, asdict(settings), None if older is None else older.identity)
     first, second = (Checkpoint(place / name, key, resume) for name in NAMES)
     with Interrupts(progress.say) as interrupts:
         with interrupts.allowed():
-            chosen = fit(Network(sizes), head, tail, recency, settings, progress, checkpoint=first)
+            chosen = fit(start(), head, tail, recency, settings, progress, checkpoint=first)
         network = chosen.network
-        set_mixture(network, head, recency.weights(head.time_ms))
-        quality = _mix(network, head, clicks, cut_ms, settings.seed)
+        count_on(network, head, recency, counted, older)
+        quality = mix(network, seen, cut_ms, settings.seed)
         progress.say(f"held-out slice: recall@20 {quality['recall20']:.4f}, MRR@20 {quality['mrr20']:.4f}")
-        calibration, findings = _calibrate(network, clicks, log, cut_ms, vocabulary, recency, settings.seed, progress)
+        calibration, findings = _calibrate(network, held_out, log, settings.seed, progress)
 
         if not chosen.interrupted:
             torch.manual_seed(settings.seed)
             whole_log = replace(settings, epochs=chosen.best_epoch)
             with interrupts.allowed():
-                whole = fit(Network(sizes), clicks, None, recency, whole_log, progress, checkpoint=second)
+                whole = fit(start(), clicks, None, recency, whole_log, progress, checkpoint=second)
             if not whole.interrupted:
                 whole.network.mixture = network.mixture
                 network = whole.network
-        set_mixture(network, clicks, recency.weights(clicks.time_ms))
+        count_on(network, clicks, recency, counted, older)
         fit_heads(network, clicks, recency.weights(clicks.time_ms), new_items(clicks), settings.seed)
         progress.say("converting and checking the graphs")
         write_graphs(directory, network, vocabulary)
@@ -108,6 +119,7 @@ def train_model(
             "held_out_clicks": len(tail),
             "best_epoch": chosen.best_epoch,
             "recency": recency.describe(),
+            "from_model": None if older is None else older.label,
             "settings": asdict(settings),
             "torch": torch.__version__.partition("+")[0],
         }
@@ -121,12 +133,74 @@ def train_model(
     return manifest
 
 
-def _mix(network: Network, head: Clicks, clicks: Clicks, cut_ms: int, seed: int) -> dict[str, float]:
+class HeldOut(NamedTuple):
+    """A log with its newest tenth held out.
+
+    head     the clicks before cut_ms
+    seen     all clicks as a model of the head meets them: items born later are unknown
+    known    (V + 1,) bool, the items that are not
+    recency  how fast popularity passes, by the newest tenth
+    counted  what the older model has counted, over the vocabulary; None without one
+    """
+
+    vocabulary: Vocabulary
+    clicks: Clicks
+    cut_ms: int
+    head: Clicks
+    seen: Clicks
+    known: npt.NDArray[np.bool_]
+    recency: Recency
+    counted: Counted | None
+
+
+def hold_out(log: Log, older: Older | None = None) -> HeldOut:
+    """Step 1: what is learned from and what is judged on. Raises ConfigError if nothing can be learned from the log.
+
+    older  a model that the training starts from: its items stay, and what it has seen is not judged on
+    """
+    _check(log)
+    vocabulary = vocabulary_of(log) if older is None else joined(older, vocabulary_of(log))
+    items = len(vocabulary.items)
+    clicks = encode(log, vocabulary, birth_period(log.time_ms))
+    cut_ms = int(np.quantile(clicks.time_ms, 1 - HELD_OUT))
+    counted = before = None
+    known = np.zeros(items + 1, np.bool_)
+    if older is not None:
+        cut_ms = first_unseen(older, cut_ms, int(clicks.time_ms.max()))
+        counted = counted_by(older, vocabulary)
+        both = np.bincount(clicks.item[clicks.time_ms <= older.until_ms], minlength=items)
+        before = np.maximum(0.0, counted.clicks - both)
+        known[:items] = counted.clicks > 0
+        clicks = replace(clicks, fresh=clicks.fresh & (counted.clicks[clicks.item] == 0))
+    head = clicks.where(clicks.time_ms < cut_ms)
+    known[head.item] = True
+    seen = known_only(known, clicks)
+    tail = seen.where(seen.time_ms >= cut_ms)
+    if not len(head) or not (tail.target >= 0).any():
+        raise ConfigError("the newest tenth of the log holds no user with two clicks: too short to train on")
+    return HeldOut(vocabulary, clicks, cut_ms, head, seen, known, best_recency(head, tail, items, before), counted)
+
+
+def count_on(network: Network, clicks: Clicks, recency: Recency, counted: Counted | None, older: Older | None) -> None:
+    """Set the mixture: neighbours counted in the clicks, on top of the older model's where those have not been.
+
+    Its gates are where the fit of the new ones begins.
+    """
+    weight = recency.weights(clicks.time_ms)
+    if older is None:
+        set_mixture(network, clicks, weight)
+        return
+    if not hasattr(network, "mixture"):
+        network.mixture = copy.deepcopy(older.network.mixture)
+    newer = clicks.time_ms > older.until_ms
+    set_mixture(network, clicks.where(newer), weight[newer], counted)
+
+
+def mix(network: Network, seen: Clicks, cut_ms: int, seed: int) -> dict[str, float]:
     """Fit the mixture on every other held-out click; returns what it ranks the rest at, recall@20 and MRR@20.
 
-    The users come with their history, as they will in service.
+    seen  all clicks of the log, so that the users come with their history, as they will in service
     """
-    seen = unknown_to(head, clicks, network.sizes.items)
     seen = seen.where(np.isin(seen.user, seen.user[seen.time_ms >= cut_ms]))
     later = np.flatnonzero((seen.target >= 0) & np.append(seen.time_ms[1:] >= cut_ms, False))
     fitted, judged = later[::2], later[1::2]
@@ -155,29 +229,19 @@ def calibration_warning(held_out: int, alpha: float) -> str | None:
     )
 
 
-def _calibrate(
-    network: Network,
-    clicks: Clicks,
-    log: Log,
-    cut_ms: int,
-    vocabulary: Vocabulary,
-    recency: Recency,
-    seed: int,
-    progress: Progress,
-) -> tuple[Pools, Findings]:
+def _calibrate(network: Network, held_out: HeldOut, log: Log, seed: int, progress: Progress) -> tuple[Pools, Findings]:
     """Pools of surprise on the held-out slice, by the graph of a network that has not seen it; and how it judged."""
-    before = clicks.time_ms < cut_ms
-    head = clicks.where(before)
+    vocabulary, _, cut_ms, head, seen, known, recency, _ = held_out
     fit_heads(network, head, recency.weights(head.time_ms), new_items(head), seed)
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "held-out" / "0"
         write_graphs(directory, network, vocabulary)
-        seen = unknown_to(head, clicks, len(vocabulary.items))
-        surprise = surprises(directory / "step.onnx", network.state, seen)
-        found = pools(surprise, seen, ~before, vocabulary)
+        surprise, later = surprises(directory / "step.onnx", network.state, seen), seen.time_ms >= cut_ms
+        found = pools(surprise, seen, later, vocabulary)
         progress.say("judging the held-out slice beside the baselines")
-        findings = judge_held_out(directory, network, vocabulary, found, log, cut_ms, progress)
-        return found, replace(findings, calibration=calibration_curve(surprise[~before], clicks.time_ms[~before]))
+        names = {vocabulary.items[i] for i in np.flatnonzero(known)}
+        findings = judge_held_out(directory, network, vocabulary, found, log, cut_ms, names, progress)
+        return found, replace(findings, calibration=calibration_curve(surprise[later], seen.time_ms[later]))
 
 
 def _check(log: Log) -> None:
@@ -212,10 +276,9 @@ def _ranked(index: I32, time_ms: I64) -> I64:
     return order[counts[order] > 0]
 
 
-def unknown_to(trained: Clicks, clicks: Clicks, items: int) -> Clicks:
-    """The clicks as a model of the `trained` ones meets them: items born later are unknown."""
-    known = np.zeros(items + 1, np.bool_)
-    known[trained.item] = True
+def known_only(known: npt.NDArray[np.bool_], clicks: Clicks) -> Clicks:
+    """The clicks as a model meets them that knows the items where `known` (V + 1,); others are its unknown item V."""
+    items = len(known) - 1
     item = np.where(known[clicks.item], clicks.item, items)
     target = np.where((clicks.target >= 0) & ~known[clicks.target], items, clicks.target)
     return replace(clicks, item=item, target=target)

@@ -30,9 +30,14 @@ MARGIN = 3.0
 
 @dataclass(frozen=True)
 class Recency:
-    """half_life_ms of popularity; None: it does not pass within the log."""
+    """How popularity passes.
+
+    half_life_ms  None: not within the log
+    before        (V,) an older model's clicks on each item that are not in the log: they count as its oldest does
+    """
 
     half_life_ms: float | None
+    before: F64 | None = None
 
     def decay(self, time_ms: I64) -> F64:
         """(n,) in (0, 1]: what each click counts for popularity at the end of the log."""
@@ -47,14 +52,22 @@ class Recency:
 
     def share(self, item: I64, time_ms: I64, items: int) -> F64:
         """(items + 1,) decayed share of each item, none of them zero; the last is the unknown item's."""
-        counts: F64 = np.bincount(item, weights=self.decay(time_ms), minlength=items + 1).astype(np.float64) + 0.02
+        decay = self.decay(time_ms)
+        counts: F64 = np.bincount(item, weights=decay, minlength=items + 1).astype(np.float64) + 0.02
+        if self.before is not None:
+            counts[:items] += self.before * decay.min()
         counts[items] = counts[:items].sum() * 0.05
         return np.asarray(counts / counts.sum())
 
     def shift(self, item: I64, time_ms: I64, items: int) -> F64:
         """(items + 1,) nats: how much likelier each item is at the end of the log than over all of it."""
-        then = Recency(None).share(item, time_ms, items)
+        then = self.steady.share(item, time_ms, items)
         return np.asarray(np.log(self.share(item, time_ms, items) / then))
+
+    @property
+    def steady(self) -> "Recency":
+        """Popularity over all clicks alike."""
+        return Recency(None, self.before)
 
     def describe(self) -> str:
         if self.half_life_ms is None:
@@ -62,7 +75,7 @@ class Recency:
         return f"popularity passes with a half-life of {self.half_life_ms / 3_600_000:.1f} h"
 
 
-def best_recency(train: Clicks, later: Clicks, items: int, k: int = 20) -> Recency:
+def best_recency(train: Clicks, later: Clicks, items: int, before: F64 | None = None, k: int = 20) -> Recency:
     """The half-life whose k most popular items hold most of the later clicks."""
     span = float(train.time_ms.max() - train.time_ms.min())
     wanted = later.item[later.item < items]
@@ -71,9 +84,9 @@ def best_recency(train: Clicks, later: Clicks, items: int, k: int = 20) -> Recen
         share = recency.share(train.item, train.time_ms, items)[:items]
         return float(np.isin(wanted, np.argsort(-share, kind="stable")[:k]).sum())
 
-    steady = Recency(None)
+    steady = Recency(None, before)
     if span <= 0:
         return steady
-    best = max((Recency(span / fraction) for fraction in FRACTIONS), key=hits)
+    best = max((Recency(span / fraction, before) for fraction in FRACTIONS), key=hits)
     without = hits(steady)
     return best if hits(best) > without + MARGIN * np.sqrt(without + 1) else steady

@@ -64,6 +64,9 @@ class TrainSettings:
         return cls(hidden=hidden or units, epochs=epochs or rounds, seed=seed, tokens=tokens)
 
 
+ALL_ALIKE = Recency(None)
+
+
 class RowAdagrad:
     """Adagrad for the rows a step touched: all V rows for every small batch would cost more than the LSTM does.
 
@@ -103,7 +106,15 @@ class Progress(Protocol):
 class Trainer:
     """Steps the network through the windows of `clicks`, for `epochs` rounds."""
 
-    def __init__(self, network: Network, clicks: Clicks, settings: TrainSettings, progress: Progress) -> None:
+    def __init__(
+        self,
+        network: Network,
+        clicks: Clicks,
+        settings: TrainSettings,
+        progress: Progress,
+        popularity: Recency = ALL_ALIKE,
+    ) -> None:
+        """popularity  of all clicks alike: the item bias begins with it, and negatives are drawn by it"""
         self._network = network
         self._settings = settings
         self._progress = progress
@@ -111,7 +122,7 @@ class Trainer:
         self._rng = np.random.default_rng(settings.seed)
         self._generator = torch.Generator().manual_seed(settings.seed)
         unknown = network.sizes.items
-        share = Recency(None).share(clicks.item, clicks.time_ms, unknown)
+        share = popularity.share(clicks.item, clicks.time_ms, unknown)
         q = torch.from_numpy(share**settings.alpha)
         self._log_q = (q / q.sum()).log().float()
         self._cumulative = torch.cumsum(q / q.sum(), 0)
@@ -305,7 +316,7 @@ def fit(
     Without `later` every epoch is run and the last one counts. Ctrl-C keeps the best so far, or what there is. The bias
     is then moved from the popularity of the whole log to that of its end (recency.py); states do not depend on it.
     """
-    trainer = Trainer(network, clicks, settings, progress)
+    trainer = Trainer(network, clicks, settings, progress, recency.steady)
     now = torch.from_numpy(recency.shift(clicks.item, clicks.time_ms, network.sizes.items)).float()
     course = Course(trainer, network, now, settings)
     saved = checkpoint.load() if checkpoint else None

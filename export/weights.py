@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from export.mixture import NEIGHBOURS, Mixture, Neighbours
+from export.mixture import NEIGHBOURS, Counted, Mixture, Neighbours
 from export.network import Network, Sizes, SurpriseHead
 from stream.errors import ArtifactError
 from stream.manifest import read_manifest, sha256
@@ -43,8 +43,8 @@ def load_network(directory: Path) -> Network:
         network = Network(Sizes(manifest.items, events, gaps, hidden, manifest.cell))
         known = weights["item_rows"][:-1], weights["item_bias"][:-1]
         none = np.zeros((manifest.items + 2, NEIGHBOURS))
-        empty = Neighbours(none.astype(np.int32), none.astype(np.float32))
-        network.mixture = Mixture((empty, empty), np.zeros(manifest.items))
+        empty = Neighbours(none.astype(np.int32), none.astype(np.float32), none[:, 0].astype(np.float32))
+        network.mixture = Mixture(Counted(empty, empty, np.zeros(manifest.items)))
         network.surprise = SurpriseHead(weights["surprise.cluster"][:-1].numpy(), *known, new_items=1)
         network.load_state_dict(weights)
     except (KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as exc:

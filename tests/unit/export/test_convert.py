@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from export.cells import CELLS
 from export.convert import SCORE_STATE, check_parity, open_graph, write_graphs, write_untrained
 from export.data import GAP_EDGES_MS, Vocabulary
-from export.mixture import NEIGHBOURS, REMEMBERED, Mixture, Neighbours
+from export.mixture import NEIGHBOURS, REMEMBERED, Counted, Mixture, Neighbours
 from export.network import Network, Sizes, SurpriseHead, balanced_clusters, cluster_count
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import Manifest, read_manifest
@@ -51,8 +51,9 @@ def small_mixture(seed: int = 0) -> Mixture:
     rng = np.random.default_rng(seed)
     shares = np.pad(rng.dirichlet(np.ones(NEIGHBOURS), (2, len(ITEMS))) * 0.9, [(0, 0), (1, 1), (0, 0)])
     found = [np.argsort(rng.random((len(ITEMS) + 2, len(ITEMS))), axis=1)[:, :NEIGHBOURS] for _ in range(2)]
-    tables = [Neighbours(i.astype(np.int32), s.astype(np.float32)) for i, s in zip(found, shares, strict=True)]
-    mixture = Mixture((tables[0], tables[1]), rng.integers(1, 99, len(ITEMS)).astype(float))
+    total = np.ones(len(ITEMS) + 2, np.float32)
+    tables = [Neighbours(i.astype(np.int32), s.astype(np.float32), total) for i, s in zip(found, shares, strict=True)]
+    mixture = Mixture(Counted(*tables, rng.integers(1, 99, len(ITEMS)).astype(float)))
     mixture.gates = torch.randn(mixture.gates.shape) - 2
     return mixture
 

@@ -1,0 +1,197 @@
+"""A training that starts from an older model: what it takes over, what it adds, what it may not be judged on."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor
+
+from export.cli import train
+from export.data import Log, Vocabulary
+from export.heads import set_mixture
+from export.memory import count_neighbours
+from export.network import Sizes
+from export.pipeline import count_on, hold_out, train_model, vocabulary_of
+from export.sequences import encode
+from export.warm import Older, joined, read_older, warm_network
+from export.weights import FILE, load_network
+from stream.errors import ArtifactError, ConfigError
+from stream.manifest import read_manifest
+from tests.unit.export.test_train import ITEMS, SETTINGS, Silent, shop
+
+DAY = 86_400_000
+
+
+def later(log: Log, days: int) -> Log:
+    """The same kind of clicks, some days later, with every item's number one higher: one is new, one is gone."""
+    return replace(log, time_ms=log.time_ms + days * DAY, items=[f"i{n + 1}" for n in range(ITEMS)])
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "rule" / "1"
+    train_model(path, shop(), SETTINGS, Silent())
+    return path
+
+
+@pytest.fixture(scope="module")
+def older(directory: Path) -> Older:
+    return read_older(directory)
+
+
+def test_rows_go_by_what_they_stand_for(older: Older) -> None:
+    """An item keeps its row wherever it stands now; a new one has the unknown item's; event types likewise."""
+    vocabulary = joined(older, Vocabulary(["new", "i7", "i3"], ("cart", "view"), older.vocabulary.gap_edges_ms))
+    assert vocabulary.items[:3] == ["new", "i7", "i3"]
+    assert sorted(vocabulary.items) == sorted(["new", *older.vocabulary.items])
+    sizes = Sizes(len(vocabulary.items), 2, older.network.sizes.gaps, 16)
+    network, was = warm_network(older, sizes, vocabulary), older.network
+    for place, name in enumerate(vocabulary.items):
+        before = older.vocabulary.items.index(name) if name != "new" else ITEMS
+        assert torch.equal(network.item_rows[place], was.item_rows[before])
+    assert torch.equal(network.item_rows[-1], was.item_rows[-1])
+    assert torch.equal(network.event_rows, was.event_rows[[1, 0, 1]])
+    for mine, theirs in zip(network.cell.parameters(), was.cell.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+class Hearing(Silent):
+    """Keeps the MRR@20 of each epoch on the held-out slice: the network's alone, before anything is fitted to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mrr20: list[float] = []
+
+    def say(self, line: str) -> None:
+        if line.startswith("epoch") and "MRR@20" in line:
+            self.mrr20.append(float(line.rpartition(" ")[2]))
+
+
+def test_a_warm_start_needs_fewer_epochs(tmp_path: Path, older: Older) -> None:
+    """After an epoch on few newer clicks a warm network ranks better than a cold one; the model says where it began."""
+    short = shop(users=100, seed=3)
+    log, once = replace(short, time_ms=short.time_ms + 2 * DAY), replace(SETTINGS, epochs=1)
+    cold, warm = Hearing(), Hearing()
+    train_model(tmp_path / "cold" / "1", log, once, cold)
+    manifest = train_model(tmp_path / "warm" / "1", log, once, warm, older=older)
+    assert warm.mrr20[0] > 1.5 * cold.mrr20[0]
+    assert manifest.training["from_model"] == "rule/1"
+
+
+def test_no_item_is_forgotten_and_new_ones_are_added(tmp_path: Path, older: Older) -> None:
+    """The new model knows the log's items and the older model's."""
+    train_model(tmp_path / "m" / "2", later(shop(users=60), 2), replace(SETTINGS, epochs=1), Silent(), older=older)
+    assert read_manifest(tmp_path / "m" / "2").items == ITEMS + 1
+    assert load_network(tmp_path / "m" / "2").sizes.items == ITEMS + 1
+
+
+def test_what_the_older_model_has_seen_does_not_judge_the_new_one(older: Older) -> None:
+    """The held-out slice begins after the older model's last click, also where that is less than a tenth."""
+    log = shop(users=600, seed=4)  # over the same day as the older model's
+    longer = replace(log, time_ms=log.time_ms + 2 * 3_600_000)
+    held_out = hold_out(longer, older)
+    tail = held_out.seen.time_ms >= held_out.cut_ms
+    assert older.until_ms < held_out.cut_ms
+    assert 0 < tail.sum() < 0.1 * len(log) - 1
+    assert int(np.quantile(longer.time_ms, 0.9)) < held_out.cut_ms
+    with pytest.raises(ConfigError, match="nothing is left to judge by"):
+        hold_out(replace(log, time_ms=log.time_ms - 3_600_000), older)
+
+
+@pytest.mark.parametrize(("change", "says"), [({"hidden": 8}, "hidden is 8, but 16"), ({"cell": "gru"}, "cell is gru")])
+def test_weights_that_do_not_fit_are_told(tmp_path: Path, older: Older, change: dict[str, object], says: str) -> None:
+    """Other units or another cell than the older model's end in one line before anything is trained."""
+    with pytest.raises(ConfigError, match=says):
+        train_model(tmp_path / "m" / "2", later(shop(), 2), replace(SETTINGS, **change), Silent(), older=older)
+
+
+def test_units_and_cell_come_from_the_older_model(tmp_path: Path, directory: Path) -> None:
+    """`eddy train --from-model` takes over what must be equal, and an older model without weights is told."""
+    log = replace(shop(users=60), time_ms=shop(users=60).time_ms + 2 * DAY)
+    columns = zip(log.user.tolist(), log.item.tolist(), log.time_ms.tolist(), strict=True)
+    path = tmp_path / "log.csv"
+    path.write_text("user_id,item_id,timestamp\n" + "".join(f"u{u},i{i},{t}\n" for u, i, t in columns))
+    arguments = [str(path), "--from-model", str(directory), "--epochs", "1", "--out", str(tmp_path / "m" / "2")]
+    ran = CliRunner().invoke(train, arguments)
+    assert ran.exit_code == 0, ran.output
+    assert read_manifest(tmp_path / "m" / "2").state[0].shape == (16,)
+    (tmp_path / "m" / "2" / FILE).unlink()
+    with pytest.raises(ArtifactError, match=r"no weights\.npz"):
+        read_older(tmp_path / "m" / "2")
+
+
+def test_what_the_older_model_counted_is_counted_on(tmp_path: Path) -> None:
+    """Two halves of a log, one after the other, give the neighbours and clicks that the whole gives at once."""
+    log = shop(users=200)
+    vocabulary = vocabulary_of(log)
+    clicks = encode(log, vocabulary, 3_600_000)
+    early = clicks.user < 100
+    assert clicks.time_ms[early].max() < clicks.time_ms[~early].max()
+    half, whole = (
+        count_neighbours(clicks.where(early), np.ones(800), ITEMS),
+        count_neighbours(clicks, np.ones(1600), ITEMS),
+    )
+    both = count_neighbours(clicks.where(~early), np.ones(800), ITEMS, half)
+    np.testing.assert_array_equal(both.clicks, whole.clicks)
+    for ours, theirs in ((both.following, whole.following), (both.near, whole.near)):
+        np.testing.assert_allclose(ours.total, theirs.total, rtol=1e-5)
+        np.testing.assert_allclose(np.sort(ours.share), np.sort(theirs.share), rtol=1e-4)
+
+
+def test_old_items_stay_popular_and_keep_their_neighbours(tmp_path: Path, older: Older) -> None:
+    """Of an item that no new click is of, popularity and neighbours are those of the older model; none is unknown."""
+    log = later(shop(users=60), 2)
+    kept = replace(log, items=[f"i{n + 1}" if n < 20 else f"new{n}" for n in range(ITEMS)])
+    held_out = hold_out(kept, older)
+    assert held_out.counted is not None
+    gone = held_out.vocabulary.items.index("i30")
+    was = older.vocabulary.items.index("i30")
+    network = warm_network(
+        older, Sizes(len(held_out.vocabulary.items), 1, older.network.sizes.gaps, 16), held_out.vocabulary
+    )
+    set_mixture(network, held_out.head, np.ones(len(held_out.head)), held_out.counted)
+    mixture, old = network.mixture, older.network.mixture
+    assert mixture.clicks[gone] == old.clicks[was] > 0
+    assert mixture.near_total[1 + gone] == pytest.approx(old.near_total[1 + was])
+
+    def neighbours(items: Tensor, share: Tensor, names: list[str]) -> dict[str, float]:
+        return {names[i]: s for i, s in zip(items.tolist(), share.tolist(), strict=True) if s > 0}
+
+    ours = neighbours(mixture.following_items[1 + gone], mixture.following_share[1 + gone], held_out.vocabulary.items)
+    theirs = neighbours(old.following_items[1 + was], old.following_share[1 + was], older.vocabulary.items)
+    assert ours == pytest.approx(theirs)
+    share = held_out.recency.share(held_out.head.item, held_out.head.time_ms, len(held_out.vocabulary.items))
+    assert share[gone] > np.median(share[:-1]) / 10
+
+
+def test_an_item_of_the_older_model_is_never_new(older: Older) -> None:
+    """An item that comes late in the log is new to it, but not to a model that knew it."""
+    log = replace(shop(), time_ms=shop().time_ms + 2 * DAY)
+    late = log.where((log.item != 5) | (log.time_ms > np.median(log.time_ms)))
+    for known, new in ((None, True), (older, False)):
+        held_out = hold_out(late, known)
+        assert held_out.clicks.fresh[held_out.clicks.item == held_out.vocabulary.items.index("i5")].any() == new
+
+
+def test_what_both_logs_hold_counts_once(older: Older) -> None:
+    """A log that begins with what the older model has learned has no more clicks than there were."""
+    log = shop()  # the older model's own, with as much again after it
+    after = replace(log, time_ms=log.time_ms + DAY, user=log.user + 400, session=log.session + 400)
+    both = Log(
+        **{name: np.append(getattr(log, name), getattr(after, name)) for name in ("user", "item", "event_type")},
+        session=np.append(log.session, after.session),
+        time_ms=np.append(log.time_ms, after.time_ms),
+        users=[f"u{n}" for n in range(800)],
+        items=log.items,
+        event_types=log.event_types,
+        sessions=[],
+    )
+    held_out = hold_out(both, older)
+    network = warm_network(older, Sizes(ITEMS, 1, older.network.sizes.gaps, 16), held_out.vocabulary)
+    count_on(network, held_out.clicks, held_out.recency, held_out.counted, older)
+    assert network.mixture.clicks.sum() == len(both)
+    assert held_out.recency.before is not None
+    assert held_out.recency.before.sum() == 0
