@@ -16,10 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from export.data import Vocabulary, iso
+from export.data import Vocabulary
 from export.mixture import NEIGHBOURS, Counted, Neighbours
 from export.network import Network, Sizes
-from export.times import parse_time
+from export.times import iso, parse_time
 from export.weights import load_network
 from stream.errors import ConfigError
 from stream.manifest import read_manifest
