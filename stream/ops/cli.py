@@ -18,6 +18,7 @@ from stream.ops.options import broker_option, take_settings, take_topics, topic_
 MOUNTED = {
     "demo": "A simulated shop on an embedded broker, live in the terminal.",
     "train": "Train a model on a click log and convert it to ONNX.",
+    "tune": "Search the training settings that do best on a click log.",
     "evaluate": "Recall and MRR of a model on a click log, beside baselines.",
     "replay": "Publish a click log to Kafka, keyed by user.",
 }
@@ -29,6 +30,8 @@ EXTRAS = {
     "onnx": "train",
     "onnxscript": "train",
     "onnx_ir": "train",
+    "optuna": "tune",
+    "sqlalchemy": "tune",
 }
 """Module -> the extra of Eddy that installs it."""
 
