@@ -7,7 +7,8 @@ target is missed or a baseline is not beaten.
 
     python -m bench.quality [--datasets bolcom,yoochoose64,diginetica] [--seeds 0,1,2] [--train OPTIONS] [--json]
 
-Data sets: bolcom, yoochoose64, diginetica; globo-dayN (trained on days 1 to N - 1); rees46. With -reset behind its name
+Data sets: bolcom, yoochoose64, diginetica; globo-dayN (trained on days 1 to N - 1); rees46,
+retailrocket, taobao, trivago (the newest tenth is the test). With -reset behind its name
 each session is a user of its own, in training too. Where users come back, `eddy_carried` is eddy on users who arrive
 at the test with the states that their earlier clicks left; `eddy` starts them anew.
 """
@@ -34,7 +35,7 @@ DEFAULT = "bolcom,yoochoose64,diginetica"
 METHODS = ("eddy", "popularity", "session_popularity", "markov", "cooccurrence", "vsknn")
 GLOBO_START_MS, DAY_MS = 1_506_826_800_000, 86_400_000
 NEWEST = 0.1
-"""Share of the REES46 clicks after whose beginning a session belongs to the test."""
+"""Share of the clicks of a log without a test of its own after whose beginning a session belongs to the test."""
 
 TARGETS = {"bolcom": (0.680, 0.330), "yoochoose64": (0.712, 0.312), "diginetica": (0.545, 0.190)}
 """recall@20 and MRR@20 to be reached."""
@@ -78,7 +79,7 @@ def read(name: str) -> pl.DataFrame:
     path = DATA_DIRECTORY / name
     if not path.is_file():
         stop(f"no {path}: set EDDY_DATA to the directory that holds it")
-    return pl.read_parquet(path)
+    return pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path)
 
 
 def bolcom() -> Split:
@@ -122,14 +123,43 @@ def globo(day: int) -> Split:
 
 
 def rees46() -> Split:
-    """Sessions by their first click: those begun after the cut are the test."""
     columns = {"u": "user_id", "session": "session_id", "pid": "item_id", "etime": "timestamp"}
-    clicks = read("rees46_sessions.parquet").select(list(columns)).rename(columns)
-    clicks = clicks.with_columns(pl.col("timestamp").cast(pl.Int64) * 1000).sort("timestamp", maintain_order=True)
+    return newest(read("rees46_sessions.parquet").select(list(columns)).rename(columns), 1000)
+
+
+def retailrocket() -> Split:
+    columns = {"visitorid": "user_id", "itemid": "item_id", "event": "event_type", "timestamp": "timestamp"}
+    return newest(read("retailrocket_5000_visitors.csv.gz").select(list(columns)).rename(columns))
+
+
+def taobao() -> Split:
+    columns = {"user": "user_id", "item": "item_id", "action": "event_type", "ts": "timestamp"}
+    return newest(read("taobao_2_hours.csv.gz").select(list(columns)).rename(columns), 1000)
+
+
+def trivago() -> Split:
+    """The actions whose reference is a hotel; users are anonymous beyond a session, as there."""
+    columns = {
+        "session_id": "session_id",
+        "reference": "item_id",
+        "action_type": "event_type",
+        "timestamp": "timestamp",
+    }
+    actions = read("trivago_100k.parquet").select(list(columns)).rename(columns)
+    return newest(actions.filter(pl.col("item_id").str.contains(r"^[0-9]+$")), 1000)
+
+
+def newest(clicks: pl.DataFrame, unit_ms: int = 1) -> Split:
+    """The newest sessions are the test: those begun after the cut. Without sessions, users are taken for them."""
+    clicks = clicks.with_columns(pl.col("timestamp").cast(pl.Int64) * unit_ms).sort("timestamp", maintain_order=True)
+    session = "session_id" if "session_id" in clicks.columns else "user_id"
     cut = int(clicks["timestamp"].quantile(1 - NEWEST, "nearest") or 0)
-    began, at = pl.col("timestamp").min().over("session_id"), pl.col("timestamp")
+    began, at = pl.col("timestamp").min().over(session), pl.col("timestamp")
     train, test = clicks.filter((began < cut) & (at < cut)), clicks.filter(began >= cut)
-    return Split(train, test, f"the sessions begun in the newest {NEWEST:.0%} of the clicks are the test", cut_ms=cut)
+    kind = "users" if session == "user_id" else "sessions"
+    what = f"the {kind} begun in the newest {NEWEST:.0%} of the clicks are the test"
+    returning = cut if session == "session_id" and "user_id" in clicks.columns else None
+    return Split(train, test, what, cut_ms=returning)
 
 
 def reset(split: Split) -> Split:
@@ -148,6 +178,9 @@ LOGS: dict[str, Callable[[], Split]] = {
     "yoochoose64": lambda: pairs("yoochoose_1_64"),
     "diginetica": lambda: pairs("diginetica"),
     "rees46": rees46,
+    "retailrocket": retailrocket,
+    "taobao": taobao,
+    "trivago": trivago,
     **{f"globo-day{day}": lambda day=day: globo(day) for day in range(3, 13)},
 }
 
