@@ -136,6 +136,11 @@ def _read(bar: Bar, log: Path, given: dict[str, Any]) -> "Log":
     type=click.Path(path_type=Path),
     help="Start from this model's weights: its items stay, new ones are added, units and cell are taken over.",
 )
+@click.option(
+    "--catalogue",
+    type=click.Path(path_type=Path),
+    help="File of items, as the worker's --catalogue: those without clicks are placed by their category.",
+)
 @click.option("--resume", is_flag=True, help="Go on after the last epoch of a training to --out that was killed.")
 @THREADS_OPTION
 def train(
@@ -147,6 +152,7 @@ def train(
     cell: str | None,
     seed: int,
     from_model: Path | None,
+    catalogue: Path | None,
     resume: bool,
     threads: int,
     **given: Any,
@@ -185,7 +191,7 @@ def train(
         taken = {"hidden": older.network.sizes.hidden, "cell": older.network.sizes.cell} if older else {}
         chosen: dict[str, Any] = {**taken, **(read_settings(settings) if settings else {}), **typed}
         by_size = TrainSettings.for_log(len(clicks), hidden, epochs, seed)
-        manifest = train_model(out, clicks, replace(by_size, **chosen), bar, resume, older)
+        manifest = train_model(out, clicks, replace(by_size, **chosen), bar, resume, older, catalogue)
     click.echo(f"wrote {out} ({manifest.items:,} items), and how it went: {out / 'report.html'}")
     click.echo(f"Next: eddy evaluate {out} LOG, or eddy worker --model {out}")
 

@@ -1,9 +1,9 @@
 """Items that have no clicks yet -> a place beside the others, from what their category's items have learned.
 
-An item of a shop's catalogue that the log does not have stands at the end of the vocabulary, with no clicks. Training
-leaves its row about as it was drawn; `warm` then gives it the middle of its category's rows: it ranks where they rank,
-and a click on it says what a click on them says. Its bias is that of an item of middling popularity in its category:
-only clicks can say that it is more. In a category of thousands it is therefore rarely among the first twenty.
+An item of a shop's catalogue that the log does not have stands at the end of the vocabulary, with no clicks. It takes
+no part in the training; `warm` then gives it the middle of its category's rows: it ranks where they rank, and a click
+on it says what a click on them says. Its bias is that of an item of middling popularity in its category: only clicks
+can say that it is more. In a category of thousands it is therefore rarely among the first twenty.
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from export.network import Network
 from stream.catalogue.table import CATEGORY, item_ids, read_catalogue
 
 F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
 NO_CATEGORY = -1
@@ -39,6 +42,28 @@ def with_catalogue(path: Path, known: Sequence[str]) -> Catalogued:
     codes: dict[str, int] = {}
     numbers = [codes.setdefault(its[0], len(codes)) if its else NO_CATEGORY for its in catalogue.columns[CATEGORY]]
     return Catalogued(items, np.array(numbers, np.int64))
+
+
+def with_new_items(network: Network, clicks: F64, category: I64) -> Network:
+    """A network trained on the first items of a vocabulary -> one of all, those without clicks from their category.
+
+    clicks    (V,) how often training saw each of the network's items
+    category  (W,), W >= V, as `warm` takes it
+    """
+    known, new = network.sizes.items, len(category) - network.sizes.items
+    rows, bias = network.item_rows.detach().numpy(), network.item_bias.detach().numpy()
+    warmed = warm(
+        np.pad(rows[:known], [(0, new), (0, 0)]),
+        np.pad(bias[:known], (0, new)),
+        np.pad(clicks, (0, new)).astype(np.int64),
+        category,
+    )
+    wide = Network(network.sizes._replace(items=known + new))
+    own = {name: value for name, value in network.state_dict().items() if name not in ("item_rows", "item_bias")}
+    wide.load_state_dict(own, strict=False)
+    for parameter, values, was in zip((wide.item_rows, wide.item_bias), warmed, (rows, bias), strict=True):
+        parameter.data = torch.from_numpy(np.concatenate([values, was[known:]]))  # the last is the unknown item's
+    return wide.eval()
 
 
 def warm(rows: F32, bias: F32, clicks: I64, category: I64) -> tuple[F32, F32]:

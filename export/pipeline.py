@@ -26,6 +26,7 @@ from export import baselines
 from export.baselines import save_baselines
 from export.calibrate import pools, surprises
 from export.checkpoint import NAMES, Checkpoint, remove_checkpoints, training_key, training_place
+from export.cold import NO_CATEGORY, Catalogued, with_catalogue, with_new_items
 from export.convert import Facts, Pools, write_graphs, write_model
 from export.data import GAP_EDGES_MS, Log, Vocabulary
 from export.heads import fit_gates, fit_heads, set_mixture
@@ -42,12 +43,13 @@ from export.sequences import Clicks, Windows, birth_period, encode, outputs
 from export.times import iso
 from export.train import Progress, TrainSettings, fit, ranking_quality
 from export.visits import visits_of
-from export.warm import Older, check_older, counted_by, first_unseen, joined, warm_network
+from export.warm import Older, check_older, counted_by, first_unseen, joined, placed, warm_network
 from stream.errors import ConfigError
 from stream.manifest import Manifest
 from stream.settings import Settings
 
 I32 = npt.NDArray[np.int32]
+F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
 HELD_OUT = 0.1
@@ -62,11 +64,13 @@ def train_model(
     progress: Progress,
     resume: bool = False,
     older: Older | None = None,
+    catalogue: Path | None = None,
 ) -> Manifest:
     """Train on a log and write a model directory, .../NAME/VERSION.
 
-    resume  go on from the checkpoints that a training to the same directory left when it was killed
-    older   start from this model's weights (warm.py)
+    resume     go on from the checkpoints that a training to the same directory left when it was killed
+    older      start from this model's weights (warm.py)
+    catalogue  file of items with their categories: those that no click is of get a row from it (cold.py)
 
     Raises ConfigError if the directory cannot be written or holds a model already or the log cannot be learned from,
     ArtifactError if a graph disagrees with the network.
@@ -76,6 +80,7 @@ def train_model(
     held_out = hold_out(log, older)
     vocabulary, clicks, cut_ms, head, seen, _, recency, counted = held_out
     tail = seen.where(seen.time_ms >= cut_ms)
+    catalogued = None if catalogue is None else with_catalogue(catalogue, vocabulary.items)
     progress.say(f"{len(clicks):,} clicks, {len(vocabulary.items):,} items; {recency.describe()}")
     gaps = len(GAP_EDGES_MS) + 2
     sizes = Sizes(len(vocabulary.items), len(vocabulary.event_types), gaps, settings.hidden, settings.cell)
@@ -86,15 +91,25 @@ def train_model(
     def start() -> Network:
         return Network(sizes) if older is None else warm_network(older, sizes, vocabulary)
 
+    def widened(network: Network, learned: Clicks) -> Network:
+        if catalogued is None:
+            return network
+        return with_new_items(network, clicks_of(learned, network.sizes.items, counted), catalogued.category)
+
     place = training_place(directory)
     key = training_key(log, asdict(settings), None if older is None else older.identity)
     first, second = (Checkpoint(place / name, key, resume) for name in NAMES)
     with Interrupts(progress.say) as interrupts:
         with interrupts.allowed():
             chosen = fit(start(), head, tail, recency, settings, progress, checkpoint=first)
-        network = chosen.network
-        count_on(network, head, recency, counted, older)
-        quality = mix(network, seen, cut_ms, settings.seed)
+        network = widened(chosen.network, head)
+        if catalogued is not None:
+            new = len(catalogued.items) - len(vocabulary.items)
+            progress.say(f"{new:,} items of the catalogue have no clicks: their rows come from their category")
+            held_out = held_out.with_items(catalogued)
+        served = held_out.vocabulary
+        count_on(network, head, recency, held_out.counted, older)
+        quality = mix(network, held_out.seen, cut_ms, settings.seed)
         progress.say(f"held-out slice: recall@20 {quality['recall20']:.4f}, MRR@20 {quality['mrr20']:.4f}")
         calibration, findings = _calibrate(network, held_out, log, settings.seed, progress)
 
@@ -104,13 +119,13 @@ def train_model(
             with interrupts.allowed():
                 whole = fit(start(), clicks, None, recency, whole_log, progress, checkpoint=second)
             if not whole.interrupted:
-                whole.network.mixture = network.mixture
-                network = whole.network
-        count_on(network, clicks, recency, counted, older)
+                mixture, network = network.mixture, widened(whole.network, clicks)
+                network.mixture = mixture
+        count_on(network, clicks, recency, held_out.counted, older)
         fit_heads(network, clicks, recency.weights(clicks.time_ms), new_items(clicks), settings.seed)
         progress.say("converting and checking the graphs")
-        write_graphs(directory, network, vocabulary)
-        save_baselines(directory, visits_of(log, vocabulary.items), VsKnnSetting(**findings.vsknn_setting))
+        write_graphs(directory, network, served)
+        save_baselines(directory, visits_of(log, served.items), VsKnnSetting(**findings.vsknn_setting))
         training = {
             "from": iso(int(log.time_ms.min())),
             "until": iso(int(log.time_ms.max())),
@@ -120,11 +135,12 @@ def train_model(
             "best_epoch": chosen.best_epoch,
             "recency": recency.describe(),
             "from_model": None if older is None else older.label,
+            "items_without_clicks": len(served.items) - sizes.items,
             "settings": asdict(settings),
             "torch": torch.__version__.partition("+")[0],
         }
         facts = Facts(training, quality)
-        manifest = write_model(directory, network, vocabulary, calibration, (baselines.FILE,), facts)
+        manifest = write_model(directory, network, served, calibration, (baselines.FILE,), facts)
         write_report(directory, manifest, replace(findings, epochs=chosen.epochs, best_epoch=chosen.best_epoch))
     remove_checkpoints(place)
     warning = calibration_warning(len(calibration["all"]), Settings(model=str(directory)).alpha)
@@ -151,6 +167,18 @@ class HeldOut(NamedTuple):
     known: npt.NDArray[np.bool_]
     recency: Recency
     counted: Counted | None
+
+    def with_items(self, catalogued: Catalogued) -> "HeldOut":
+        """The same with the catalogue's new items at the end; all that have a category are known."""
+        items = len(catalogued.items)
+        known = np.append(catalogued.category != NO_CATEGORY, False)
+        known[: len(self.known) - 1] |= self.known[:-1]
+        return self._replace(
+            vocabulary=Vocabulary(catalogued.items, self.vocabulary.event_types, self.vocabulary.gap_edges_ms),
+            seen=known_only(known, self.clicks),
+            known=known,
+            counted=self.counted and placed(self.counted, np.arange(len(self.vocabulary.items)), items),
+        )
 
 
 def hold_out(log: Log, older: Older | None = None) -> HeldOut:
@@ -194,6 +222,12 @@ def count_on(network: Network, clicks: Clicks, recency: Recency, counted: Counte
         network.mixture = copy.deepcopy(older.network.mixture)
     newer = clicks.time_ms > older.until_ms
     set_mixture(network, clicks.where(newer), weight[newer], counted)
+
+
+def clicks_of(clicks: Clicks, items: int, counted: Counted | None) -> F64:
+    """(V,) how often each item was clicked in `clicks` or in what the older model has counted."""
+    own = np.bincount(clicks.item, minlength=items).astype(np.float64)
+    return own if counted is None else own + counted.clicks[:items]
 
 
 def mix(network: Network, seen: Clicks, cut_ms: int, seed: int) -> dict[str, float]:

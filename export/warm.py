@@ -89,10 +89,14 @@ def counted_by(older: Older, vocabulary: Vocabulary) -> Counted:
     """What the older model has counted, over the items of a vocabulary that holds all of its own."""
     index = {item: i for i, item in enumerate(vocabulary.items)}
     place = np.array([index[item] for item in older.vocabulary.items], np.int64)
-    counted = older.network.mixture.counted
-    clicks = np.zeros(len(vocabulary.items))
+    return placed(older.network.mixture.counted, place, len(index))
+
+
+def placed(counted: Counted, place: npt.NDArray[np.int64], items: int) -> Counted:
+    """What was counted, with item i at place[i] of so many items."""
+    clicks = np.zeros(items)
     clicks[place] = counted.clicks
-    return Counted(_moved(counted.following, place, len(clicks)), _moved(counted.near, place, len(clicks)), clicks)
+    return Counted(_moved(counted.following, place, items), _moved(counted.near, place, items), clicks)
 
 
 def _moved(table: Neighbours, place: npt.NDArray[np.int64], items: int) -> Neighbours:

@@ -1,12 +1,21 @@
 """New items stand where their category stands, and nothing else moves."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from export.cli import train
 from export.cold import NO_CATEGORY, warm, with_catalogue
+from export.data import GAP_EDGES_MS, Vocabulary
+from export.pipeline import hold_out
+from export.sequences import Windows, encode, outputs
+from export.weights import load_network
 from stream.errors import ConfigError
+from stream.manifest import read_manifest
+from tests.unit.export.test_train import ITEMS, shop
 
 SHOES, HATS, GLOVES = 0, 1, 2
 CATEGORY = np.array([SHOES, SHOES, HATS, SHOES, HATS, SHOES, GLOVES, NO_CATEGORY])
@@ -64,3 +73,46 @@ def test_the_catalogues_new_items_stand_behind_the_known(tmp_path: Path) -> None
     path.write_text("id,category\nnew,hats\n")
     with pytest.raises(ConfigError, match="line 2: item_id is None"):
         with_catalogue(path, ["a"])
+
+
+def test_a_training_places_the_catalogues_new_items(tmp_path: Path) -> None:
+    """`eddy train --catalogue`: an item that nobody clicked is served, and asked for where its category is.
+
+    In the shop an item of category c is followed by one of category (3 c + 3) mod 4.
+    """
+    log = shop()
+    columns = zip(log.user.tolist(), log.item.tolist(), log.time_ms.tolist(), strict=True)
+    clicks, catalogue, out = tmp_path / "log.csv", tmp_path / "items.csv", tmp_path / "m" / "1"
+    clicks.write_text("user_id,item_id,timestamp\n" + "".join(f"u{u},i{i},{t}\n" for u, i, t in columns))
+    names = [*(f"i{i}" for i in range(ITEMS)), *(f"cold{c}" for c in range(4))]
+    catalogue.write_text("item_id,category\n" + "".join(f"{name},{n % 4}\n" for n, name in enumerate(names)))
+    arguments = ["--catalogue", str(catalogue), "--hidden", "16", "--epochs", "6", "--out", str(out)]
+    ran = CliRunner().invoke(train, [str(clicks), *arguments])
+    assert ran.exit_code == 0, ran.output
+
+    items, network = json.loads((out / "items.json").read_text()), load_network(out)
+    assert items[ITEMS:] == names[ITEMS:]
+    assert read_manifest(out).training["items_without_clicks"] == 4
+    vocabulary = Vocabulary(items, ("view",), GAP_EDGES_MS)
+    later = encode(shop(users=50, seed=9), vocabulary, 3_600_000)
+    logits = network.logits(outputs(network, Windows(later)))[:, ITEMS:].detach().numpy()
+    category = np.array([names.index(item) % 4 for item in items])[later.item]
+    for c in range(4):
+        assert logits[category == c].mean(axis=0).argmax() == (3 * c + 3) % 4
+
+
+def test_new_items_of_the_slice_are_known_by_their_category(tmp_path: Path) -> None:
+    """The slice is met as clicks will be in service: an item born in it is not unknown if it has a category."""
+    log = shop(users=200)
+    cut_ms = np.quantile(log.time_ms, 0.9)
+    born = log.where(((log.item != 3) & (log.item != 4)) | (log.time_ms >= cut_ms))
+    path = tmp_path / "items.csv"
+    path.write_text("item_id,category\ni3,a\nnew,a\n")
+    held_out = hold_out(born)
+    wide = held_out.with_items(with_catalogue(path, held_out.vocabulary.items))
+    three, four = (held_out.vocabulary.items.index(item) for item in ("i3", "i4"))
+    later = wide.clicks.time_ms >= wide.cut_ms
+    assert (held_out.seen.item[held_out.clicks.item == three] == ITEMS).all()
+    assert (wide.seen.item[later & (wide.clicks.item == three)] == three).all()
+    assert (wide.seen.item[later & (wide.clicks.item == four)] == ITEMS + 1).all()
+    assert wide.vocabulary.items == [*held_out.vocabulary.items, "new"]

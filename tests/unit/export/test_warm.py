@@ -82,10 +82,16 @@ def test_a_warm_start_needs_fewer_epochs(tmp_path: Path, older: Older) -> None:
 
 
 def test_no_item_is_forgotten_and_new_ones_are_added(tmp_path: Path, older: Older) -> None:
-    """The new model knows the log's items and the older model's."""
-    train_model(tmp_path / "m" / "2", later(shop(users=60), 2), replace(SETTINGS, epochs=1), Silent(), older=older)
-    assert read_manifest(tmp_path / "m" / "2").items == ITEMS + 1
-    assert load_network(tmp_path / "m" / "2").sizes.items == ITEMS + 1
+    """The new model knows the log's items, the older model's and the catalogue's."""
+    log, catalogue = later(shop(users=60), 2), tmp_path / "items.csv"
+    catalogue.write_text("item_id,category\ni1,a\nbrand-new,a\n")
+    once, out = replace(SETTINGS, epochs=1), tmp_path / "m" / "2"
+    train_model(out, log, once, Silent(), older=older, catalogue=catalogue)
+    assert read_manifest(out).items == ITEMS + 2
+    network = load_network(out)
+    assert network.sizes.items == ITEMS + 2
+    assert network.mixture.clicks.sum() == len(log) + len(shop())
+    assert network.mixture.clicks[-1] == 0
 
 
 def test_what_the_older_model_has_seen_does_not_judge_the_new_one(older: Older) -> None:
