@@ -26,7 +26,7 @@ from export.cells import CELLS, LstmCell
 from export.mixture import LANES, Mixture, log
 from stream.manifest import Tensor as StateTensor
 
-SHARPNESS = 20.0
+SHARPNESS = 16.0
 """Length of an output: the logit of an item that lies exactly in its direction, before the bias."""
 
 INPUT_LENGTH = 4.0

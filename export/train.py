@@ -25,6 +25,9 @@ from export.sequences import Batch, CarriedStates, Clicks, Windows, outputs
 
 I64 = npt.NDArray[np.int64]
 
+UNITS = ((500_000, 256), (100_000, 192), (20_000, 128), (5_000, 64), (0, 32))
+"""From how many clicks on how many units of state."""
+
 PATIENCE_STEPS = 200
 """Steps without a better epoch after which training stops: one epoch of a large log, many of a small one."""
 
@@ -58,8 +61,8 @@ class TrainSettings:
     @classmethod
     def for_log(cls, clicks: int, hidden: int | None, epochs: int | None, seed: int) -> "TrainSettings":
         """More clicks carry more units and need fewer rounds."""
-        units = 192 if clicks >= 100_000 else 128 if clicks >= 20_000 else 64 if clicks >= 5_000 else 32
-        rounds = int(np.clip(4_000_000 // max(1, clicks), 4, 12))
+        units = next(units for least, units in UNITS if clicks >= least)
+        rounds = int(np.clip(5_000_000 // max(1, clicks), 6, 12))
         tokens = int(np.clip(clicks // 250, 64, 512))
         return cls(hidden=hidden or units, epochs=epochs or rounds, seed=seed, tokens=tokens)
 
