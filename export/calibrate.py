@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from onnxruntime import InferenceSession
 
 from export.convert import BATCH_MULTIPLE, Pools, open_graph
 from export.data import Vocabulary
@@ -20,22 +21,35 @@ I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
 
 
+USERS = 1024
+"""Met at a time: the step graph gathers tens of kilobytes for each."""
+
+
 def surprises(step_graph: Path, state: tuple[Tensor, ...], clicks: Clicks) -> F32:
     """(n,) float32 nats: each click's surprise under its user's state before it, users from a zero state."""
     graph = open_graph(step_graph)
     starts = np.flatnonzero(np.append(True, clicks.user[1:] != clicks.user[:-1]))
     counts = np.diff(np.append(starts, len(clicks)))
     longest_first = np.argsort(-counts, kind="stable")
-    starts, counts = starts[longest_first], counts[longest_first]
+    out = np.empty(len(clicks), np.float32)
+    for first in range(0, len(starts), USERS):
+        users = longest_first[first : first + USERS]
+        _step_together(graph, state, clicks, starts[users], counts[users], out)
+    return out
+
+
+def _step_together(
+    graph: InferenceSession, state: tuple[Tensor, ...], clicks: Clicks, starts: I64, counts: I64, out: F32
+) -> None:
+    """Writes the surprises of some users to out (n,): their first rows (u,), and their clicks (u,) in falling order."""
     pad = -len(starts) % BATCH_MULTIPLE
     states = [np.zeros((len(starts) + pad, *part.shape), part.dtype) for part in state]
-    out = np.empty(len(clicks), np.float32)
     for ordinal in range(int(counts[0])):
         users = int(np.searchsorted(-counts, -ordinal, "left"))  # those with more clicks than `ordinal`
         rows = starts[:users] + ordinal
         size = users + -users % BATCH_MULTIPLE
         feed: dict[str, npt.NDArray[Any]] = {
-            name: np.pad(column[rows], (0, size - users))
+            name: np.pad(column[rows].astype(np.int64), (0, size - users))
             for name, column in (("item", clicks.item), ("event_type", clicks.event_type), ("gap", clicks.gap))
         }
         feed.update({part.name: value[:size] for part, value in zip(state, states, strict=True)})
@@ -43,7 +57,6 @@ def surprises(step_graph: Path, state: tuple[Tensor, ...], clicks: Clicks) -> F3
         out[rows] = surprise[:users]
         for value, new in zip(states, after, strict=True):
             value[:users] = new[:users]
-    return out
 
 
 def pools(surprise: F32, clicks: Clicks, held_out: npt.NDArray[np.bool_], vocabulary: Vocabulary) -> Pools:

@@ -4,6 +4,8 @@ Neighbours are counted within visits only, newer clicks for more where popularit
 Mixture.step gives click by click: a test holds them together.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 
@@ -21,7 +23,10 @@ PRIOR = 1.0
 """Clicks that an item's neighbours must outweigh: the network's share where little was counted."""
 
 NEWEST = 5_000_000
-"""Clicks that are counted, the newest ones: older ones hardly move a share, and pairs cost memory."""
+"""Clicks that are counted, the newest ones: older ones hardly move a share, and pairs cost time."""
+
+PAIRS = 2_000_000
+"""Pairs that are summed at a time, about, all of the same items; one takes some 60 bytes."""
 
 
 def new_visits(clicks: Clicks) -> npt.NDArray[np.bool_]:
@@ -41,46 +46,67 @@ def count_neighbours(clicks: Clicks, weight: F64, items: int, before: Counted | 
     if len(clicks) > NEWEST:
         keep = clicks.time_ms >= np.partition(clicks.time_ms, -NEWEST)[-NEWEST]
         clicks, weight = clicks.where(keep), weight[keep]
-    visit = np.cumsum(new_visits(clicks) | np.append(True, clicks.user[1:] != clicks.user[:-1]))
-    left, right, mass = [], [], []
-    for distance in range(1, WINDOW + 1):
-        a, b = clicks.item[:-distance], clicks.item[distance:]
-        pair = (visit[:-distance] == visit[distance:]) & (a != b) & (a < items) & (b < items)
-        left.append(a[pair])
-        right.append(b[pair])
-        mass.append(weight[distance:][pair] / distance)
-    following = _strongest(left[0], right[0], mass[0], items, before and before.following, scale)
-    one, two, w = np.concatenate(left), np.concatenate(right), np.concatenate(mass)
-    near = _strongest(np.append(one, two), np.append(two, one), np.append(w, w), items, before and before.near, scale)
+    visit = np.cumsum(new_visits(clicks) | np.append(True, clicks.user[1:] != clicks.user[:-1]), dtype=np.int32)
+    following, near = _no_neighbours(items), _no_neighbours(items)
+    by_item = np.argsort(clicks.item, kind="stable")
+    bound = np.searchsorted(clicks.item[by_item], np.arange(items + 1))
+    part = bound[:-1] // (PAIRS // (2 * WINDOW))
+    for low, high in pairwise([*np.flatnonzero(np.diff(part, prepend=-1)).tolist(), items]):
+        rows = np.sort(by_item[bound[low] : bound[high]])
+        after = [_pairs(clicks.item, items, visit, weight, rows, distance) for distance in range(1, WINDOW + 1)]
+        ahead = [_pairs(clicks.item, items, visit, weight, rows, -distance) for distance in range(1, WINDOW + 1)]
+        _strongest(following, low, high, after[:1], before and before.following, scale)
+        _strongest(near, low, high, after + ahead, before and before.near, scale)
     return Counted(following, near, seen if before is None else seen + before.clicks)
 
 
-def _strongest(item: I64, neighbour: I64, mass: F64, items: int, before: Neighbours | None, scale: float) -> Neighbours:
-    """Sum the mass of equal pairs, and keep each item's NEIGHBOURS largest; ties to the more popular neighbour.
+Pairs = tuple[I64, I64, F64]
+"""m items, a neighbour of each, and what it counts."""
 
+
+def _no_neighbours(items: int) -> Neighbours:
+    ids, share = np.zeros((items + 2, NEIGHBOURS), np.int32), np.zeros((items + 2, NEIGHBOURS), np.float32)
+    return Neighbours(ids, share, np.zeros(items + 2, np.float32))
+
+
+def _pairs(item: I64, items: int, visit: I32, weight: F64, rows: I64, distance: int) -> Pairs:
+    """The clicks at `rows` with those of known items so many clicks later in the same visit, or earlier if negative."""
+    rows = rows[(rows + distance >= 0) & (rows + distance < len(item))]
+    other = rows + distance
+    pair = (visit[rows] == visit[other]) & (item[rows] != item[other]) & (item[other] < items)
+    rows, other = rows[pair], other[pair]
+    return item[rows].astype(np.int64), item[other].astype(np.int64), weight[np.maximum(rows, other)] / abs(distance)
+
+
+def _strongest(
+    table: Neighbours, low: int, high: int, pairs: list[Pairs], before: Neighbours | None, scale: float
+) -> None:
+    """Sum the mass of equal pairs of the items low .. high - 1, and write each one's NEIGHBOURS largest to the table.
+
+    Ties go to the more popular neighbour.
     before  a table whose pairs are added, times scale; what it cut off adds to the totals only
     """
-    cut_off = np.zeros(items)
+    item, neighbour, mass = (np.concatenate(column) for column in zip(*pairs, strict=True))
+    items = len(table.total) - 2
+    cut_off = np.zeros(high - low)
     if before is not None:
-        known = scale * before.share[1:-1] * (before.total[1:-1, None].astype(np.float64) + PRIOR)
-        cut_off = np.maximum(0.0, scale * before.total[1:-1] - known.sum(axis=1))
+        share, of_item = before.share[1 + low : 1 + high], before.total[1 + low : 1 + high].astype(np.float64)
+        known = scale * share * (of_item[:, None] + PRIOR)
+        cut_off = np.maximum(0.0, scale * of_item - known.sum(axis=1))
         rows, places = np.nonzero(known)
-        item, neighbour = np.append(item, rows), np.append(neighbour, before.items[1 + rows, places])
+        item, neighbour = np.append(item, low + rows), np.append(neighbour, before.items[1 + low + rows, places])
         mass = np.append(mass, known[rows, places])
     pair, place = np.unique(item * items + neighbour, return_inverse=True)
     total = np.bincount(place, mass, len(pair))
     item, neighbour = pair // items, pair % items
     order = np.lexsort((neighbour, -total, item))
     item, neighbour, total = item[order], neighbour[order], total[order]
-    start = np.searchsorted(item, np.arange(items))
-    rank = np.arange(len(item)) - start[item]
-    of_item = np.bincount(item, total, items) + cut_off
+    rank = np.arange(len(item)) - np.searchsorted(item, np.arange(low, high))[item - low]
+    of_item = np.bincount(item - low, total, high - low) + cut_off
     kept = rank < NEIGHBOURS
-    ids = np.zeros((items + 2, NEIGHBOURS), np.int32)
-    share = np.zeros((items + 2, NEIGHBOURS), np.float32)
-    ids[item[kept] + 1, rank[kept]] = neighbour[kept]
-    share[item[kept] + 1, rank[kept]] = total[kept] / (of_item[item[kept]] + PRIOR)
-    return Neighbours(ids, share, np.pad(of_item, 1).astype(np.float32))
+    table.items[item[kept] + 1, rank[kept]] = neighbour[kept]
+    table.share[item[kept] + 1, rank[kept]] = total[kept] / (of_item[item[kept] - low] + PRIOR)
+    table.total[1 + low : 1 + high] = of_item
 
 
 def memories(clicks: Clicks) -> tuple[I32, I32]:

@@ -153,7 +153,8 @@ class HeldOut(NamedTuple):
     """A log with its newest tenth held out.
 
     head     the clicks before cut_ms
-    seen     all clicks as a model of the head meets them: items born later are unknown
+    seen     the users of the held-out slice with all their clicks, as a model of the head meets them: items born later
+             are unknown
     known    (V + 1,) bool, the items that are not
     recency  how fast popularity passes, by the newest tenth
     counted  what the older model has counted, over the vocabulary; None without one
@@ -202,7 +203,7 @@ def hold_out(log: Log, older: Older | None = None) -> HeldOut:
         clicks = replace(clicks, fresh=clicks.fresh & (counted.clicks[clicks.item] == 0))
     head = clicks.where(clicks.time_ms < cut_ms)
     known[head.item] = True
-    seen = known_only(known, clicks)
+    seen = known_only(known, clicks.where(np.isin(clicks.user, clicks.user[clicks.time_ms >= cut_ms])))
     tail = seen.where(seen.time_ms >= cut_ms)
     if not len(head) or not (tail.target >= 0).any():
         raise ConfigError("the newest tenth of the log holds no user with two clicks: too short to train on")
@@ -233,9 +234,8 @@ def clicks_of(clicks: Clicks, items: int, counted: Counted | None) -> F64:
 def mix(network: Network, seen: Clicks, cut_ms: int, seed: int) -> dict[str, float]:
     """Fit the mixture on every other held-out click; returns what it ranks the rest at, recall@20 and MRR@20.
 
-    seen  all clicks of the log, so that the users come with their history, as they will in service
+    seen  the users of the slice with all their clicks, as they will come in service
     """
-    seen = seen.where(np.isin(seen.user, seen.user[seen.time_ms >= cut_ms]))
     later = np.flatnonzero((seen.target >= 0) & np.append(seen.time_ms[1:] >= cut_ms, False))
     fitted, judged = later[::2], later[1::2]
     fit_gates(network, seen, fitted[seen.target[fitted] < network.sizes.items], seed)

@@ -1,0 +1,69 @@
+"""What a training holds in memory: parts at a time give what all at once would."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from export import calibrate, memory
+from export.calibrate import surprises
+from export.memory import PRIOR, WINDOW, count_neighbours
+from export.pipeline import train_model, vocabulary_of
+from export.sequences import Clicks, encode
+from export.weights import load_network
+from tests.unit.export.test_train import SETTINGS, Silent, shop
+
+ITEMS = 30
+
+
+def clicks_of(users: int, seed: int = 0) -> Clicks:
+    """Twenty clicks a user, visits within them, some on the unknown item."""
+    rng = np.random.default_rng(seed)
+    count = users * 20
+    item = np.minimum(rng.geometric(0.1, count) - 1, ITEMS)
+    gap = np.where(rng.random(count) < 0.2, 9, 1)
+    user = np.repeat(np.arange(users, dtype=np.int32), 20)
+    none = np.zeros(count, np.int64)
+    return Clicks(item, none, gap, none, np.zeros(count, np.bool_), user, np.arange(count) * 60_000)
+
+
+@pytest.mark.parametrize("pairs", [20, 500, 1_000_000])
+def test_neighbours_are_counted_some_items_at_a_time(monkeypatch: pytest.MonkeyPatch, pairs: int) -> None:
+    """However many pairs are summed at once, each table is what a plain count over all pairs gives."""
+    monkeypatch.setattr(memory, "PAIRS", pairs)
+    clicks, weight = clicks_of(users=25), np.random.default_rng(1).random(500) + 0.5
+    masses: dict[str, defaultdict[tuple[int, int], float]] = {
+        "near": defaultdict(float),
+        "following": defaultdict(float),
+    }
+    begins = memory.new_visits(clicks) | np.append(True, clicks.user[1:] != clicks.user[:-1])
+    visit, item = np.cumsum(begins), clicks.item.tolist()
+    for one in range(500):
+        for other in range(one + 1, min(one + WINDOW + 1, 500)):
+            if visit[one] == visit[other] and item[one] != item[other] and max(item[one], item[other]) < ITEMS:
+                mass = float(weight[other]) / (other - one)
+                masses["near"][item[one], item[other]] += mass
+                masses["near"][item[other], item[one]] += mass
+                if other == one + 1:
+                    masses["following"][item[one], item[other]] += mass
+    counted = count_neighbours(clicks, weight, ITEMS)
+    for name, dense in masses.items():
+        table, share = getattr(counted, name), np.zeros((ITEMS, ITEMS))
+        np.add.at(share, (np.arange(ITEMS)[:, None], table.items[1:-1]), table.share[1:-1])
+        np.testing.assert_allclose(table.total[1:-1], dense.sum(axis=1), rtol=1e-6)
+        np.testing.assert_allclose(share, dense / (dense.sum(axis=1, keepdims=True) + PRIOR), rtol=1e-6, atol=1e-9)
+
+
+def test_surprises_do_not_depend_on_who_is_met_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six users at a time or all: each click has the same surprise, bit for bit."""
+    torch.manual_seed(0)
+    directory, log = tmp_path / "m" / "1", shop(users=61)
+    train_model(directory, log, replace(SETTINGS, epochs=1), Silent())
+    clicks = encode(log, vocabulary_of(log), 3_600_000).where(np.random.default_rng(0).random(len(log)) < 0.7)
+    state = load_network(directory).state
+    whole = surprises(directory / "step.onnx", state, clicks)
+    monkeypatch.setattr(calibrate, "USERS", 6)
+    np.testing.assert_array_equal(surprises(directory / "step.onnx", state, clicks), whole)
+    assert len(np.unique(whole)) > 100
