@@ -34,10 +34,7 @@ def test_neighbours_are_counted_some_items_at_a_time(monkeypatch: pytest.MonkeyP
     """However many pairs are summed at once, each table is what a plain count over all pairs gives."""
     monkeypatch.setattr(memory, "PAIRS", pairs)
     clicks, weight = clicks_of(users=25), np.random.default_rng(1).random(500) + 0.5
-    masses: dict[str, defaultdict[tuple[int, int], float]] = {
-        "near": defaultdict(float),
-        "following": defaultdict(float),
-    }
+    masses = {name: np.zeros((ITEMS, ITEMS)) for name in ("near", "following")}
     begins = memory.new_visits(clicks) | np.append(True, clicks.user[1:] != clicks.user[:-1])
     visit, item = np.cumsum(begins), clicks.item.tolist()
     for one in range(500):
