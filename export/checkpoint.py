@@ -13,10 +13,14 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from export.data import Log
 from stream.errors import ConfigError
+
+I64 = npt.NDArray[np.int64]
 
 NAMES = ("held-out.pt", "whole.pt")
 """One file for each of the two passes over a log."""
@@ -27,13 +31,14 @@ def training_place(model: Path) -> Path:
     return model.with_name(f"{model.name}.training")
 
 
-def training_key(log: Log, settings: dict[str, Any], older: int | None) -> str:
+def training_key(log: Log, category: I64, settings: dict[str, Any], older: int | None) -> str:
     """What must be equal for a training to go on: clicks, settings, PyTorch, and the model it started from.
 
-    older  its Manifest.identity, if it started from one
+    category  (V,) of each item
+    older     its Manifest.identity, if it started from one
     """
     clicks = hashlib.sha256()
-    for column in (log.user, log.item, log.event_type, log.session, log.time_ms):
+    for column in (log.user, log.item, log.event_type, log.session, log.time_ms, category):
         clicks.update(column.tobytes())
     clicks.update("\n".join(log.items).encode())
     return json.dumps([clicks.hexdigest(), settings, torch.__version__, older])

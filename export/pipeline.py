@@ -78,10 +78,14 @@ def train_model(
     check_place(directory)
     torch.manual_seed(settings.seed)
     held_out = hold_out(log, older)
-    vocabulary, clicks, cut_ms, head, seen, _, recency, counted = held_out
+    vocabulary, clicks, cut_ms, head, seen, _, recency, counted, category = held_out
     tail = seen.where(seen.time_ms >= cut_ms)
     catalogued = None if catalogue is None else with_catalogue(catalogue, vocabulary.items)
-    progress.say(f"{len(clicks):,} clicks, {len(vocabulary.items):,} items; {recency.describe()}")
+    if catalogued is not None:
+        category = catalogued.category[: len(vocabulary.items)]
+    named = len(np.unique(category[category != NO_CATEGORY]))
+    like = f", {named:,} categories" if named else ""
+    progress.say(f"{len(clicks):,} clicks, {len(vocabulary.items):,} items{like}; {recency.describe()}")
     gaps = len(GAP_EDGES_MS) + 2
     sizes = Sizes(len(vocabulary.items), len(vocabulary.event_types), gaps, settings.hidden, settings.cell)
     if older is not None:
@@ -97,11 +101,11 @@ def train_model(
         return with_new_items(network, clicks_of(learned, network.sizes.items, counted), catalogued.category)
 
     place = training_place(directory)
-    key = training_key(log, asdict(settings), None if older is None else older.identity)
+    key = training_key(log, category, asdict(settings), None if older is None else older.identity)
     first, second = (Checkpoint(place / name, key, resume) for name in NAMES)
     with Interrupts(progress.say) as interrupts:
         with interrupts.allowed():
-            chosen = fit(start(), head, tail, recency, settings, progress, checkpoint=first)
+            chosen = fit(start(), head, tail, recency, settings, progress, checkpoint=first, category=category)
         network = widened(chosen.network, head)
         if catalogued is not None:
             new = len(catalogued.items) - len(vocabulary.items)
@@ -117,7 +121,7 @@ def train_model(
             torch.manual_seed(settings.seed)
             whole_log = replace(settings, epochs=chosen.best_epoch)
             with interrupts.allowed():
-                whole = fit(start(), clicks, None, recency, whole_log, progress, checkpoint=second)
+                whole = fit(start(), clicks, None, recency, whole_log, progress, checkpoint=second, category=category)
             if not whole.interrupted:
                 mixture, network = network.mixture, widened(whole.network, clicks)
                 network.mixture = mixture
@@ -134,6 +138,7 @@ def train_model(
             "held_out_clicks": len(tail),
             "best_epoch": chosen.best_epoch,
             "recency": recency.describe(),
+            "categories": named,
             "from_model": None if older is None else older.label,
             "items_without_clicks": len(served.items) - sizes.items,
             "settings": asdict(settings),
@@ -158,6 +163,7 @@ class HeldOut(NamedTuple):
     known    (V + 1,) bool, the items that are not
     recency  how fast popularity passes, by the newest tenth
     counted  what the older model has counted, over the vocabulary; None without one
+    category (V,) of each item by the log, NO_CATEGORY = none
     """
 
     vocabulary: Vocabulary
@@ -168,6 +174,7 @@ class HeldOut(NamedTuple):
     known: npt.NDArray[np.bool_]
     recency: Recency
     counted: Counted | None
+    category: I64
 
     def with_items(self, catalogued: Catalogued) -> "HeldOut":
         """The same with the catalogue's new items at the end; all that have a category are known."""
@@ -179,6 +186,7 @@ class HeldOut(NamedTuple):
             seen=known_only(known, self.clicks),
             known=known,
             counted=self.counted and placed(self.counted, np.arange(len(self.vocabulary.items)), items),
+            category=catalogued.category,
         )
 
 
@@ -207,7 +215,20 @@ def hold_out(log: Log, older: Older | None = None) -> HeldOut:
     tail = seen.where(seen.time_ms >= cut_ms)
     if not len(head) or not (tail.target >= 0).any():
         raise ConfigError("the newest tenth of the log holds no user with two clicks: too short to train on")
-    return HeldOut(vocabulary, clicks, cut_ms, head, seen, known, best_recency(head, tail, items, before), counted)
+    recency = best_recency(head, tail, items, before)
+    return HeldOut(vocabulary, clicks, cut_ms, head, seen, known, recency, counted, categories(log, vocabulary))
+
+
+def categories(log: Log, vocabulary: Vocabulary) -> I64:
+    """(V,) the category of each item, as its last click names it; NO_CATEGORY = none, or the log has no such column."""
+    index = {item: i for i, item in enumerate(vocabulary.items)}
+    place = np.array([index.get(item, -1) for item in log.items], np.int64)
+    category = np.full(len(index), NO_CATEGORY, np.int64)
+    if log.category is not None:
+        named = np.flatnonzero(log.category >= 0)
+        named = named[np.argsort(log.time_ms[named], kind="stable")]
+        category[place[log.item[named]]] = log.category[named]
+    return category
 
 
 def count_on(network: Network, clicks: Clicks, recency: Recency, counted: Counted | None, older: Older | None) -> None:
@@ -265,7 +286,7 @@ def calibration_warning(held_out: int, alpha: float) -> str | None:
 
 def _calibrate(network: Network, held_out: HeldOut, log: Log, seed: int, progress: Progress) -> tuple[Pools, Findings]:
     """Pools of surprise on the held-out slice, by the graph of a network that has not seen it; and how it judged."""
-    vocabulary, _, cut_ms, head, seen, known, recency, _ = held_out
+    vocabulary, _, cut_ms, head, seen, known, recency, _, _ = held_out
     fit_heads(network, head, recency.weights(head.time_ms), new_items(head), seed)
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "held-out" / "0"

@@ -116,8 +116,12 @@ class Trainer:
         settings: TrainSettings,
         progress: Progress,
         popularity: Recency = ALL_ALIKE,
+        category: I64 | None = None,
     ) -> None:
-        """popularity  of all clicks alike: the item bias begins with it, and negatives are drawn by it"""
+        """
+        popularity  of all clicks alike: the item bias begins with it, and negatives are drawn by it
+        category    (V,) of each item, -1 = none
+        """
         self._network = network
         self._settings = settings
         self._progress = progress
@@ -134,6 +138,11 @@ class Trainer:
         self._dense = [*network.cell.parameters(), network.event_rows, network.gap_rows]
         self._adam = torch.optim.Adam(self._dense, betas=(0.9, 0.98))
         self._item_rows, self._item_bias = RowAdagrad(network.item_rows), RowAdagrad(network.item_bias)
+        # An item's row is its own and its category's together: few clicks on an item teach about all that are like it.
+        none = np.full(unknown, -1) if category is None else category
+        self._category = torch.from_numpy(1 + np.append(none, -1))
+        self._shared = nn.Parameter(torch.zeros(int(self._category.max()) + 1, network.sizes.hidden))
+        self._shared_rows = RowAdagrad(self._shared)
         self.steps_per_epoch = max(1, len(clicks) // settings.tokens)
         self._steps = settings.epochs * self.steps_per_epoch
         self._number = 0
@@ -152,17 +161,18 @@ class Trainer:
         return total / max(1, judged)
 
     def trained(self) -> Network:
-        """A copy of the network as it stands. While it learns its item rows have lengths: here they are 1."""
+        """A copy of the network as it stands, its rows with their category's, and of length 1."""
         copied = copy.deepcopy(self._network)
-        copied.item_rows.data = unit(copied.item_rows.data)
+        copied.item_rows.data = unit(copied.item_rows.data + self._shared.data[self._category])
         return copied.eval()
 
     def state(self) -> dict[str, Any]:
         """All that the next epoch depends on, for a checkpoint."""
         return {
             "network": self._network.state_dict(),
+            "shared": self._shared.data,
             "adam": self._adam.state_dict(),
-            "moments": [*self._item_rows.moments, *self._item_bias.moments],
+            "moments": self._moments(),
             "number": self._number,
             "rng": json.dumps(self._rng.bit_generator.state),
             "generator": self._generator.get_state(),
@@ -172,14 +182,18 @@ class Trainer:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from where `state` was taken, to the same bits."""
         self._network.load_state_dict(state["network"])
+        self._shared.data.copy_(state["shared"])
         self._adam.load_state_dict(state["adam"])
-        moments = [*self._item_rows.moments, *self._item_bias.moments]
-        for mine, saved in zip(moments, state["moments"], strict=True):
+        for mine, saved in zip(self._moments(), state["moments"], strict=True):
             mine.copy_(saved)
         self._number = state["number"]
         self._rng.bit_generator.state = json.loads(state["rng"])
         self._generator.set_state(state["generator"])
         torch.set_rng_state(state["torch"])
+
+    def _moments(self) -> list[Tensor]:
+        """What the item and category rows' optimizers remember."""
+        return [*self._item_rows.moments, *self._shared_rows.moments, *self._item_bias.moments]
 
     def _pace(self) -> float:
         """The share of the rates that holds now: up within fifty steps, then down to a twentieth at the end."""
@@ -194,7 +208,9 @@ class Trainer:
         index, local = torch.unique(torch.cat([item.flatten(), target, negatives]), return_inverse=True)
         mine, wanted, others = local.split([item.numel(), len(target), len(negatives)])
         free = network.item_rows.data[index].requires_grad_()
-        rows = unit(free)
+        category, which = torch.unique(self._category[index], return_inverse=True)
+        shared = self._shared.data[category].requires_grad_()
+        rows = unit(free + shared[which])
         bias = network.item_bias.data[index].requires_grad_()
 
         x = embedding(mine.view(item.shape), rows) * INPUT_LENGTH
@@ -211,11 +227,14 @@ class Trainer:
             group["lr"] = self._settings.rate * self._pace()
         self._adam.zero_grad()
         mean.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_([*self._dense, free, bias], 1.0)
+        torch.nn.utils.clip_grad_norm_([*self._dense, free, shared, bias], 1.0)
         self._adam.step()
         assert free.grad is not None
+        assert shared.grad is not None
         assert bias.grad is not None
         self._item_rows.step(index, free.grad, self._settings.row_rate * self._pace())
+        self._shared_rows.step(category, shared.grad, self._settings.row_rate * self._pace())
+        self._shared.data[0] = 0.0  # of no category
         self._item_bias.step(index, bias.grad, self._settings.row_rate * self._pace())
         return mean.item(), len(loss)
 
@@ -313,6 +332,7 @@ def fit(
     progress: Progress,
     checkpoint: Checkpoint | None = None,
     judged: Callable[[int, float, float], None] = lambda epoch, recall, mrr: None,
+    category: I64 | None = None,
 ) -> Fitted:
     """Train for at most settings.epochs; returns the network as it was best on `later` clicks.
 
@@ -321,7 +341,7 @@ def fit(
     Without `later` every epoch is run and the last one counts. Ctrl-C keeps the best so far, or what there is. The bias
     is then moved from the popularity of the whole log to that of its end (recency.py); states do not depend on it.
     """
-    trainer = Trainer(network, clicks, settings, progress, recency.steady)
+    trainer = Trainer(network, clicks, settings, progress, recency.steady, category)
     now = torch.from_numpy(recency.shift(clicks.item, clicks.time_ms, network.sizes.items)).float()
     course = Course(trainer, network, now, settings)
     saved = checkpoint.load() if checkpoint else None

@@ -126,7 +126,16 @@ def _run(
     tail = held_out.seen.where(held_out.seen.time_ms >= held_out.cut_ms)
     told = _InTrial(progress, label)
     try:
-        fitted = fit(network, held_out.head, tail, held_out.recency, settings, told, judged=judged)
+        fitted = fit(
+            network,
+            held_out.head,
+            tail,
+            held_out.recency,
+            settings,
+            told,
+            judged=judged,
+            category=held_out.category,
+        )
     except _GivenUp:
         study.tell(trial, state=TrialState.PRUNED)
         progress.say(f"{label}: given up, its network at recall@20 {best[0]:.4f}, MRR@20 {best[1]:.4f} ({said})")

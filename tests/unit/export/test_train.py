@@ -14,7 +14,7 @@ from export.data import GAP_EDGES_MS, Log, Vocabulary
 from export.evaluate import evaluate
 from export.interrupts import Interrupts
 from export.network import Network, Sizes
-from export.pipeline import calibration_warning, train_model, vocabulary_of
+from export.pipeline import calibration_warning, categories, train_model, vocabulary_of
 from export.recency import Recency, best_recency
 from export.sequences import Clicks, Windows, encode, fresh_clicks, outputs
 from export.train import TrainSettings, fit
@@ -137,6 +137,42 @@ def test_the_same_seed_gives_the_same_network() -> None:
 
     np.testing.assert_array_equal(rows(1), rows(1))
     assert not np.array_equal(rows(1), rows(2))
+
+
+def test_items_of_a_category_learn_from_each_other() -> None:
+    """Where users stay within a category, items of few clicks are nearer to its others than they can learn alone; a
+    log that names none trains to the same bits as before."""
+    log = shop(users=80)
+    item = np.random.default_rng(0).integers(0, 10, len(log)) * 4 + log.user % 4
+    vocabulary = Vocabulary([str(i) for i in range(ITEMS)], ("view",), GAP_EDGES_MS)
+    clicks = encode(replace(log, item=item, items=vocabulary.items), vocabulary, 3_600_000)
+    category = np.arange(ITEMS, dtype=np.int64) % 4
+
+    def rows(of: NDArray[np.int64] | None) -> torch.Tensor:
+        torch.manual_seed(0)
+        network = Network(Sizes(ITEMS, 1, len(GAP_EDGES_MS) + 2, 8))
+        fitted = fit(network, clicks, None, Recency(None), replace(SETTINGS, epochs=8), Silent(), category=of)
+        return fitted.network.item_rows.detach()[:-1]
+
+    def alike(rows: torch.Tensor) -> float:
+        likeness, same = rows @ rows.t(), torch.from_numpy(category[:, None] == category)
+        return float(likeness[same].mean() - likeness[~same].mean())
+
+    torch.testing.assert_close(rows(None), rows(np.full(ITEMS, -1)), atol=0, rtol=0)
+    assert alike(rows(category)) > alike(rows(None)) + 0.1
+
+
+def test_an_items_category_is_what_its_last_click_says() -> None:
+    """The newest name counts, an item never named has none, and neither has any where the log has no such column."""
+    log = shop(users=3, clicks=4)
+    order = np.argsort(log.time_ms, kind="stable")
+    item, category = np.zeros(len(log), np.int32), np.full(len(log), -1, np.int32)
+    item[order[:2]], category[order[:3]] = 1, [0, 1, 2]
+    named = replace(log, item=item, category=category, categories=["shoes", "hats", "tea"])
+    vocabulary = vocabulary_of(named)
+    assert vocabulary.items == ["i0", "i1"]
+    assert categories(named, vocabulary).tolist() == [2, 1]
+    assert categories(replace(named, category=None), vocabulary).tolist() == [-1, -1]
 
 
 def test_the_newest_popularity_counts_where_it_passes() -> None:
