@@ -30,8 +30,9 @@ from bench.report import DATA_DIRECTORY, RESULTS, ROOT, write_report
 from export.data import ColumnNames, Log, read_log
 from export.network import Network, Sizes
 from export.pipeline import vocabulary_of
+from export.ranking import ranking_quality
 from export.sequences import Clicks, Windows, birth_period, encode, outputs
-from export.train import Trainer, TrainSettings, ranking_quality
+from export.train import Trainer, TrainSettings
 from stream.demo.shop import build_shop
 from stream.demo.simulate import DAY_MS, simulate_clean, write_log
 
@@ -176,7 +177,7 @@ def in_session_order(clicks: Clicks) -> tuple[NDArray[np.int64], NDArray[np.int6
 
 @torch.no_grad()
 def plain_quality(network: PlainGru4Rec, clicks: Clicks) -> tuple[float, float]:
-    """recall@20 and MRR@20 of every next click, as export.train.ranking_quality judges."""
+    """recall@20 and MRR@20 of every next click, as export.ranking.ranking_quality judges."""
     network.eval()
     item, starts = in_session_order(clicks)
     items = network.logits.out_features

@@ -37,11 +37,12 @@ from export.mixture import Counted
 from export.neighbours import VsKnnSetting
 from export.network import Network, Sizes
 from export.place import check_place
-from export.recency import Recency, best_recency
+from export.ranking import ranking_quality
+from export.recency import Recency, best_recency, shift_bias
 from export.report import Findings, write_report
 from export.sequences import Clicks, Windows, birth_period, encode, outputs
 from export.times import iso
-from export.train import Progress, TrainSettings, fit, ranking_quality
+from export.train import Progress, TrainSettings, fit
 from export.visits import visits_of
 from export.warm import Older, check_older, counted_by, first_unseen, joined, placed, warm_network
 from stream.errors import ConfigError
@@ -78,14 +79,14 @@ def train_model(
     check_place(directory)
     torch.manual_seed(settings.seed)
     held_out = hold_out(log, older)
-    vocabulary, clicks, cut_ms, head, seen, _, recency, counted, category = held_out
+    vocabulary, clicks, cut_ms, head, seen, _, popularity, counted, category = held_out
     tail = seen.where(seen.time_ms >= cut_ms)
     catalogued = None if catalogue is None else with_catalogue(catalogue, vocabulary.items)
     if catalogued is not None:
         category = catalogued.category[: len(vocabulary.items)]
     named = len(np.unique(category[category != NO_CATEGORY]))
     like = f", {named:,} categories" if named else ""
-    progress.say(f"{len(clicks):,} clicks, {len(vocabulary.items):,} items{like}; {recency.describe()}")
+    progress.say(f"{len(clicks):,} clicks, {len(vocabulary.items):,} items{like}")
     gaps = len(GAP_EDGES_MS) + 2
     sizes = Sizes(len(vocabulary.items), len(vocabulary.event_types), gaps, settings.hidden, settings.cell)
     if older is not None:
@@ -105,8 +106,10 @@ def train_model(
     first, second = (Checkpoint(place / name, key, resume) for name in NAMES)
     with Interrupts(progress.say) as interrupts:
         with interrupts.allowed():
-            chosen = fit(start(), head, tail, recency, settings, progress, checkpoint=first, category=category)
-        network = widened(chosen.network, head)
+            chosen = fit(start(), head, tail, settings, progress, popularity, first, category=category)
+        recency = best_recency(chosen.network, head, tail, popularity)
+        progress.say(recency.describe())
+        network = widened(shift_bias(chosen.network, head, recency), head)
         if catalogued is not None:
             new = len(catalogued.items) - len(vocabulary.items)
             progress.say(f"{new:,} items of the catalogue have no clicks: their rows come from their category")
@@ -115,15 +118,15 @@ def train_model(
         count_on(network, head, recency, held_out.counted, older)
         quality = mix(network, held_out.seen, cut_ms, settings.seed)
         progress.say(f"held-out slice: recall@20 {quality['recall20']:.4f}, MRR@20 {quality['mrr20']:.4f}")
-        calibration, findings = _calibrate(network, held_out, log, settings.seed, progress)
+        calibration, findings = _calibrate(network, held_out, recency, log, settings.seed, progress)
 
         if not chosen.interrupted:
             torch.manual_seed(settings.seed)
             whole_log = replace(settings, epochs=chosen.best_epoch)
             with interrupts.allowed():
-                whole = fit(start(), clicks, None, recency, whole_log, progress, checkpoint=second, category=category)
+                whole = fit(start(), clicks, None, whole_log, progress, popularity, second, category=category)
             if not whole.interrupted:
-                mixture, network = network.mixture, widened(whole.network, clicks)
+                mixture, network = network.mixture, widened(shift_bias(whole.network, clicks, recency), clicks)
                 network.mixture = mixture
         count_on(network, clicks, recency, held_out.counted, older)
         fit_heads(network, clicks, recency.weights(clicks.time_ms), new_items(clicks), settings.seed)
@@ -161,7 +164,7 @@ class HeldOut(NamedTuple):
     seen     the users of the held-out slice with all their clicks, as a model of the head meets them: items born later
              are unknown
     known    (V + 1,) bool, the items that are not
-    recency  how fast popularity passes, by the newest tenth
+    popularity  of all clicks alike, those that an older model has counted among them
     counted  what the older model has counted, over the vocabulary; None without one
     category (V,) of each item by the log, NO_CATEGORY = none
     """
@@ -172,7 +175,7 @@ class HeldOut(NamedTuple):
     head: Clicks
     seen: Clicks
     known: npt.NDArray[np.bool_]
-    recency: Recency
+    popularity: Recency
     counted: Counted | None
     category: I64
 
@@ -215,8 +218,8 @@ def hold_out(log: Log, older: Older | None = None) -> HeldOut:
     tail = seen.where(seen.time_ms >= cut_ms)
     if not len(head) or not (tail.target >= 0).any():
         raise ConfigError("the newest tenth of the log holds no user with two clicks: too short to train on")
-    recency = best_recency(head, tail, items, before)
-    return HeldOut(vocabulary, clicks, cut_ms, head, seen, known, recency, counted, categories(log, vocabulary))
+    category = categories(log, vocabulary)
+    return HeldOut(vocabulary, clicks, cut_ms, head, seen, known, Recency(None, before), counted, category)
 
 
 def categories(log: Log, vocabulary: Vocabulary) -> I64:
@@ -284,9 +287,11 @@ def calibration_warning(held_out: int, alpha: float) -> str | None:
     )
 
 
-def _calibrate(network: Network, held_out: HeldOut, log: Log, seed: int, progress: Progress) -> tuple[Pools, Findings]:
+def _calibrate(
+    network: Network, held_out: HeldOut, recency: Recency, log: Log, seed: int, progress: Progress
+) -> tuple[Pools, Findings]:
     """Pools of surprise on the held-out slice, by the graph of a network that has not seen it; and how it judged."""
-    vocabulary, _, cut_ms, head, seen, known, recency, _, _ = held_out
+    vocabulary, _, cut_ms, head, seen, known, _, _, _ = held_out
     fit_heads(network, head, recency.weights(head.time_ms), new_items(head), seed)
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "held-out" / "0"

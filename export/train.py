@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy, dropout, embedding
 
 from export.checkpoint import Checkpoint
 from export.network import INPUT_LENGTH, Network, unit
+from export.ranking import ranking_quality
 from export.recency import Recency
 from export.sequences import Batch, CarriedStates, Clicks, Windows, outputs
 
@@ -280,9 +281,8 @@ class Fitted(NamedTuple):
 class Course:
     """A training from epoch to epoch: how good each was on `later` clicks, and the network as the best one left it."""
 
-    def __init__(self, trainer: Trainer, network: Network, now: Tensor, settings: TrainSettings) -> None:
-        """now  (V + 1,) how far a network's bias is moved before it is judged or kept"""
-        self._trainer, self._network, self._now, self._settings = trainer, network, now, settings
+    def __init__(self, trainer: Trainer, network: Network, settings: TrainSettings) -> None:
+        self._trainer, self._network, self._settings = trainer, network, settings
         self.epoch = self.best_epoch = 0
         self.best = 0.0
         self.kept: Network | None = None
@@ -293,12 +293,6 @@ class Course:
         """All epochs are run, or none of the last ones was better than an earlier one."""
         since = (self.epoch - self.best_epoch) * self._trainer.steps_per_epoch
         return self.epoch >= self._settings.epochs or (self.kept is not None and since >= PATIENCE_STEPS)
-
-    def served(self) -> Network:
-        """A copy of the network with the popularity of the log's end."""
-        trained = self._trainer.trained()
-        trained.item_bias.data += self._now
-        return trained
 
     def judge(self, network: Network, loss: float, recall: float, mrr: float) -> None:
         """The network of this epoch was so good."""
@@ -327,9 +321,9 @@ def fit(
     network: Network,
     clicks: Clicks,
     later: Clicks | None,
-    recency: Recency,
     settings: TrainSettings,
     progress: Progress,
+    popularity: Recency = ALL_ALIKE,
     checkpoint: Checkpoint | None = None,
     judged: Callable[[int, float, float], None] = lambda epoch, recall, mrr: None,
     category: I64 | None = None,
@@ -338,12 +332,11 @@ def fit(
 
     With a checkpoint the training goes on from what it holds, and leaves what it has come to after each epoch.
     `judged` is told recall@20 and MRR@20 of each epoch (from 1); what it raises ends the training.
-    Without `later` every epoch is run and the last one counts. Ctrl-C keeps the best so far, or what there is. The bias
-    is then moved from the popularity of the whole log to that of its end (recency.py); states do not depend on it.
+    Without `later` every epoch is run and the last one counts. Ctrl-C keeps the best so far, or what there is.
+    `popularity` and `category` are the Trainer's.
     """
-    trainer = Trainer(network, clicks, settings, progress, recency.steady, category)
-    now = torch.from_numpy(recency.shift(clicks.item, clicks.time_ms, network.sizes.items)).float()
-    course = Course(trainer, network, now, settings)
+    trainer = Trainer(network, clicks, settings, progress, popularity, category)
+    course = Course(trainer, network, settings)
     saved = checkpoint.load() if checkpoint else None
     if saved is not None:
         course.restore(saved)
@@ -355,7 +348,7 @@ def fit(
             loss = trainer.epoch(f"epoch {course.epoch}/{settings.epochs}")
             said = f"epoch {course.epoch}: loss {loss:.4f}"
             if later is not None:
-                network = course.served()
+                network = trainer.trained()
                 recall, mrr = _held_out_quality(network, later)
                 said += f", held out: recall@20 {recall:.4f}, MRR@20 {mrr:.4f}"
                 judged(course.epoch, recall, mrr)
@@ -365,7 +358,7 @@ def fit(
     except KeyboardInterrupt:
         interrupted = True
         progress.say("stopped: going on with the best model so far")
-    return Fitted((course.kept or course.served()).eval(), max(1, course.best_epoch), interrupted, course.epochs)
+    return Fitted(course.kept or trainer.trained(), max(1, course.best_epoch), interrupted, course.epochs)
 
 
 def _save(checkpoint: Checkpoint | None, course: Course, progress: Progress) -> None:
@@ -384,31 +377,3 @@ def _held_out_quality(network: Network, later: Clicks) -> tuple[float, float]:
     out = outputs(network, Windows(later))
     rows = np.flatnonzero(later.target >= 0)
     return ranking_quality(later.target, rows, lambda chunk: network.logits(out[torch.from_numpy(chunk)]))
-
-
-Scores = Callable[[I64], Tensor]
-"""Rows (m,) of a Clicks -> the scores of all known items after each of them, (m, V)."""
-
-
-@torch.no_grad()
-def ranking_quality(target: I64, rows: I64, scores: Scores, limit: int = 20_000, seed: int = 0) -> tuple[float, float]:
-    """recall@20 and MRR@20 of full rankings, ties to the lower index; unknown targets are misses.
-
-    target  (n,) each click's next item
-    rows    (m,) the clicks to judge; at most `limit` of them are, drawn by `seed`
-    """
-    if len(rows) > limit:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
-    hits = reciprocal = 0.0
-    for chunk in np.array_split(rows, max(1, len(rows) // 512)):
-        ranked = scores(chunk)
-        wanted = torch.from_numpy(target[chunk])
-        known = wanted < ranked.shape[1]
-        ranked, wanted = ranked[known], wanted[known].unsqueeze(1)
-        own = ranked.gather(1, wanted)
-        lower = torch.arange(ranked.shape[1]).unsqueeze(0) < wanted
-        rank = 1 + ((ranked > own) | ((ranked == own) & lower)).sum(1)
-        hit = rank <= 20
-        hits += float(hit.sum())
-        reciprocal += float((hit / rank).sum())
-    return hits / max(1, len(rows)), reciprocal / max(1, len(rows))

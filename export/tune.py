@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from export.data import GAP_EDGES_MS, Log
 from export.network import Network, Sizes
 from export.pipeline import HeldOut, count_on, hold_out, mix
+from export.recency import best_recency, shift_bias
 from export.train import Progress, TrainSettings, fit
 from stream.errors import ConfigError
 
@@ -130,9 +131,9 @@ def _run(
             network,
             held_out.head,
             tail,
-            held_out.recency,
             settings,
             told,
+            held_out.popularity,
             judged=judged,
             category=held_out.category,
         )
@@ -144,7 +145,8 @@ def _run(
         study.tell(trial, state=TrialState.FAIL)
         progress.say("stopped: the best trial so far counts")
         return False
-    count_on(fitted.network, held_out.head, held_out.recency, None, None)
+    recency = best_recency(fitted.network, held_out.head, tail, held_out.popularity)
+    count_on(shift_bias(fitted.network, held_out.head, recency), held_out.head, recency, None, None)
     quality = mix(fitted.network, held_out.seen, held_out.cut_ms, settings.seed)
     for name, value in {**quality, "best_epoch": fitted.best_epoch}.items():
         trial.set_user_attr(name, value)

@@ -132,7 +132,7 @@ def test_the_same_seed_gives_the_same_network() -> None:
     def rows(seed: int) -> NDArray[np.float32]:
         torch.manual_seed(seed)
         network = Network(Sizes(ITEMS, 1, len(GAP_EDGES_MS) + 2, 8))
-        fitted = fit(network, clicks, None, Recency(None), replace(SETTINGS, epochs=2, seed=seed), Silent())
+        fitted = fit(network, clicks, None, replace(SETTINGS, epochs=2, seed=seed), Silent())
         return fitted.network.item_rows.detach().numpy()
 
     np.testing.assert_array_equal(rows(1), rows(1))
@@ -151,7 +151,7 @@ def test_items_of_a_category_learn_from_each_other() -> None:
     def rows(of: NDArray[np.int64] | None) -> torch.Tensor:
         torch.manual_seed(0)
         network = Network(Sizes(ITEMS, 1, len(GAP_EDGES_MS) + 2, 8))
-        fitted = fit(network, clicks, None, Recency(None), replace(SETTINGS, epochs=8), Silent(), category=of)
+        fitted = fit(network, clicks, None, replace(SETTINGS, epochs=8), Silent(), category=of)
         return fitted.network.item_rows.detach()[:-1]
 
     def alike(rows: torch.Tensor) -> float:
@@ -180,16 +180,23 @@ def test_the_newest_popularity_counts_where_it_passes() -> None:
     log = shop(users=800)
     steady = encode(log, vocabulary_of(log), 3_600_000)
     hour = (steady.time_ms - steady.time_ms.min()) // 3_600_000
-    moving = replace(steady, item=hour + np.random.default_rng(0).integers(0, 10, len(steady)))
+    item = 8 * hour + np.random.default_rng(0).integers(0, 16, len(steady))
+    moving = replace(steady, item=item, target=np.where(steady.target >= 0, np.roll(item, -1), -1))
+    items = int(item.max()) + 1
     cut = np.quantile(steady.time_ms, 0.9)
 
     def found(clicks: Clicks) -> Recency:
-        return best_recency(clicks.where(clicks.time_ms < cut), clicks.where(clicks.time_ms >= cut), ITEMS, k=5)
+        before = clicks.where(clicks.time_ms < cut)
+        network = Network(Sizes(items, 1, len(GAP_EDGES_MS) + 2, 8))
+        network.item_rows.data.zero_()  # ranks by popularity alone
+        share = Recency(None).share(before.item, before.time_ms, items)
+        network.item_bias.data.copy_(torch.from_numpy(share).log())
+        return best_recency(network, before, clicks.where(clicks.time_ms >= cut), Recency(None))
 
     assert found(steady).half_life_ms is None
     half_life_ms = found(moving).half_life_ms
     assert half_life_ms is not None
-    shift = Recency(half_life_ms).shift(moving.item, moving.time_ms, ITEMS)
+    shift = Recency(half_life_ms).shift(moving.item, moving.time_ms, items)
     assert shift[moving.item.max()] > 0 > shift[0]
 
 

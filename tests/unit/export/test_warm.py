@@ -169,7 +169,7 @@ def test_old_items_stay_popular_and_keep_their_neighbours(tmp_path: Path, older:
     ours = neighbours(mixture.following_items[1 + gone], mixture.following_share[1 + gone], held_out.vocabulary.items)
     theirs = neighbours(old.following_items[1 + was], old.following_share[1 + was], older.vocabulary.items)
     assert ours == pytest.approx(theirs)
-    share = held_out.recency.share(held_out.head.item, held_out.head.time_ms, len(held_out.vocabulary.items))
+    share = held_out.popularity.share(held_out.head.item, held_out.head.time_ms, len(held_out.vocabulary.items))
     assert share[gone] > np.median(share[:-1]) / 10
 
 
@@ -197,7 +197,7 @@ def test_what_both_logs_hold_counts_once(older: Older) -> None:
     )
     held_out = hold_out(both, older)
     network = warm_network(older, Sizes(ITEMS, 1, older.network.sizes.gaps, 16), held_out.vocabulary)
-    count_on(network, held_out.clicks, held_out.recency, held_out.counted, older)
+    count_on(network, held_out.clicks, held_out.popularity, held_out.counted, older)
     assert network.mixture.clicks.sum() == len(both)
-    assert held_out.recency.before is not None
-    assert held_out.recency.before.sum() == 0
+    assert held_out.popularity.before is not None
+    assert held_out.popularity.before.sum() == 0
