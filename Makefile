@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format bench parity quality speed rules shop-model clean help
+.PHONY: demo test lint format bench parity quality speed inputs rules shop-model clean help
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -41,10 +41,13 @@ quality: .venv/dev ## train and evaluate on public logs, beside baselines
 speed: .venv/dev ## training speed against a plain PyTorch loop
 	$(BIN)/python -m bench.training_speed
 
+inputs: .venv/dev ## what each thing that a click carries is worth
+	$(BIN)/python -m bench.inputs
+
 rules: .venv/dev ## what each rule for the lists costs
 	$(BIN)/python -m bench.rules
 
-bench: parity speed quality rules ## every benchmark; results in bench/results
+bench: parity speed quality inputs rules ## every benchmark; results in bench/results
 
 shop-model: .venv/dev ## train models/shop/1 again on the simulated shop
 	$(BIN)/python -m stream.demo.simulate --users 2000 --days 1.5 --seed 1 --out .cache/shop.csv.gz

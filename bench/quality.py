@@ -123,7 +123,7 @@ def globo(day: int) -> Split:
 
 
 def rees46() -> Split:
-    columns = {"u": "user_id", "session": "session_id", "pid": "item_id", "etime": "timestamp"}
+    columns = {"u": "user_id", "session": "session_id", "pid": "item_id", "csid": "category", "etime": "timestamp"}
     return newest(read("rees46_sessions.parquet").select(list(columns)).rename(columns), 1000)
 
 
@@ -133,7 +133,7 @@ def retailrocket() -> Split:
 
 
 def taobao() -> Split:
-    columns = {"user": "user_id", "item": "item_id", "action": "event_type", "ts": "timestamp"}
+    columns = {"user": "user_id", "item": "item_id", "category": "category", "action": "event_type", "ts": "timestamp"}
     return newest(read("taobao_2_hours.csv.gz").select(list(columns)).rename(columns), 1000)
 
 

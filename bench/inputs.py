@@ -1,0 +1,161 @@
+"""What each thing that a click carries is worth: trainings without it, judged on the held-out tenth of public logs.
+
+Of each log only the training part is read (bench/quality.py), so the test is not seen. A variant withholds one input;
+its figures are recall@20 and MRR@20 of the network mixed with the user's last items, as `eddy train` says them of the
+held-out slice, with the mean and each seed's difference to all inputs. An input that a log does not have is not tried.
+
+    python -m bench.inputs [--datasets retailrocket,taobao,trivago,rees46] [--seeds 0,1,2] [--json]
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.quality import Figures, say, split_of
+from bench.report import RESULTS, write_report
+from export.data import GAP_EDGES_MS, Log, read_log
+from export.mixture import NEW_VISIT
+from export.network import Network, Sizes
+from export.pipeline import HeldOut, count_on, hold_out, mix
+from export.recency import best_recency, shift_bias
+from export.sequences import Clicks
+from export.train import TrainSettings, fit
+
+RESULT = RESULTS / "inputs.json"
+DEFAULT = "retailrocket,taobao,trivago,rees46"
+
+
+class Silent:
+    """Hears of the progress and says nothing."""
+
+    def begin(self, label: str, clicks: int) -> None:
+        pass
+
+    def seen(self, clicks: int) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        pass
+
+
+# -- what is withheld -------------------------------------------------------------------------------------------------
+
+
+def everything(log: Log) -> HeldOut:
+    return hold_out(log)
+
+
+def no_event_type(log: Log) -> HeldOut:
+    return hold_out(replace(log, event_type=np.zeros_like(log.event_type), event_types=["view"]))
+
+
+def no_category(log: Log) -> HeldOut:
+    return hold_out(replace(log, category=None))
+
+
+def no_gap(log: Log) -> HeldOut:
+    """All gaps within a visit are alike, and all between visits."""
+
+    def without(clicks: Clicks) -> Clicks:
+        alike = np.where(clicks.gap >= NEW_VISIT, NEW_VISIT, np.minimum(clicks.gap, 1)).astype(clicks.gap.dtype)
+        return replace(clicks, gap=alike)
+
+    held_out = hold_out(log)
+    return held_out._replace(clicks=without(held_out.clicks), head=without(held_out.head), seen=without(held_out.seen))
+
+
+def no_earlier_sessions(log: Log) -> HeldOut:
+    """Each session is a user of its own: nothing is carried over from the user's earlier ones."""
+    return hold_out(replace(log, user=log.session, users=[str(n) for n in range(int(log.session.max()) + 1)]))
+
+
+def variants(log: Log) -> dict[str, Callable[[Log], HeldOut]]:
+    """Those that the log can be tried with, by name; the first is the one the others are compared with."""
+    found: dict[str, Callable[[Log], HeldOut]] = {"all inputs": everything, "no gap": no_gap}
+    if len(log.event_types) > 1:
+        found["no event type"] = no_event_type
+    if log.category is not None:
+        found["no category"] = no_category
+    if len(np.unique(log.session)) > len(np.unique(log.user)):
+        found["no earlier sessions"] = no_earlier_sessions
+    return found
+
+
+# -- train and judge --------------------------------------------------------------------------------------------------
+
+
+def quality(held_out: HeldOut, seed: int) -> dict[str, float]:
+    """recall@20 and MRR@20 on the held-out slice, of a training with the defaults."""
+    settings = TrainSettings.for_log(len(held_out.clicks), None, None, seed)
+    vocabulary, head = held_out.vocabulary, held_out.head
+    tail = held_out.seen.where(held_out.seen.time_ms >= held_out.cut_ms)
+    torch.manual_seed(seed)
+    sizes = Sizes(len(vocabulary.items), len(vocabulary.event_types), len(GAP_EDGES_MS) + 2, settings.hidden)
+    fitted = fit(Network(sizes), head, tail, settings, Silent(), held_out.popularity, category=held_out.category)
+    recency = best_recency(fitted.network, head, tail, held_out.popularity)
+    network = shift_bias(fitted.network, head, recency)
+    count_on(network, head, recency, None, None)
+    return mix(network, held_out.seen, held_out.cut_ms, seed)
+
+
+def measure(dataset: str, seeds: list[int]) -> dict[str, Figures]:
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "train.parquet"
+        split_of(dataset).train.write_parquet(path)
+        log = read_log(path)
+        found: dict[str, Figures] = {}
+        for name, withhold in variants(log).items():
+            held_out = withhold(log)
+            runs = []
+            for seed in seeds:
+                say(f"{dataset}: {name}, seed {seed}")
+                runs.append(quality(held_out, seed))
+            means = {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
+            found[name] = {**means, "by_seed": {str(seed): run for seed, run in zip(seeds, runs, strict=True)}}
+    return found
+
+
+def table(results: dict[str, dict[str, Figures]]) -> str:
+    rows = []
+    for dataset, found in results.items():
+        rows.append(f"{dataset:24}{'recall@20':>10}{'MRR@20':>10}{'differences to all inputs, by seed':>40}")
+        whole = found["all inputs"]["by_seed"]
+        for name, one in found.items():
+            apart = [
+                f"{run['recall20'] - whole[seed]['recall20']:+.4f}/{run['mrr20'] - whole[seed]['mrr20']:+.4f}"
+                for seed, run in one["by_seed"].items()
+            ]
+            rows.append(f"  {name:22}{one['recall20']:>10.4f}{one['mrr20']:>10.4f}   {'  '.join(apart)}")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--datasets", default=DEFAULT, help=f"which, by comma [{DEFAULT}]")
+    parser.add_argument("--seeds", default="0,1,2", help="of the trainings, by comma [0,1,2]")
+    parser.add_argument("--json", action="store_true", help="also print the result as one JSON object")
+    parser.add_argument("--out", type=Path, default=RESULT, help="where to write the result")
+    given = parser.parse_args()
+    seeds = [int(seed) for seed in given.seeds.split(",")]
+    results: dict[str, Any] = {}
+    if given.out.is_file():
+        results = json.loads(given.out.read_text())["results"]
+    report: dict[str, Any] = {}
+    for dataset in given.datasets.split(","):
+        results[dataset] = measure(dataset, seeds)
+        conditions = {"judged": "every other click of the held-out tenth of the training part"}
+        report = write_report(given.out, "bench.inputs", conditions, results, [])
+        print(table({dataset: results[dataset]}), flush=True)
+    if given.json:
+        print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
