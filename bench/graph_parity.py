@@ -60,11 +60,13 @@ class Ways(NamedTuple):
 @torch.no_grad()
 def by_sequences(network: Network, clicks: Clicks) -> tuple[tuple[torch.Tensor, ...], NDArray[np.float64]]:
     """What score.onnx reads after each click (n, ...), from whole sequences, and the surprise of each click (n,)."""
-    after = (outputs(network, Windows(clicks)), *(torch.from_numpy(part) for part in memories(clicks)))
+    every = np.arange(len(clicks))
+    remembered = (torch.from_numpy(part) for part in memories(clicks, every))
+    after = (outputs(network, Windows(clicks), every), *remembered)
     first = torch.from_numpy(np.append(True, clicks.user[1:] != clicks.user[:-1])).unsqueeze(1)
     out, recent, visit = (torch.where(first, torch.zeros_like(part), part.roll(1, dims=0)) for part in after)
-    item = torch.from_numpy(clicks.item)
-    own = network.mixture.visit_so_far(torch.from_numpy(clicks.gap), visit)
+    item = torch.from_numpy(clicks.item).long()
+    own = network.mixture.visit_so_far(torch.from_numpy(clicks.gap).long(), visit)
     parts = [
         network.mixture.surprise(network.surprise(item[rows], out[rows]), item[rows], recent[rows], own[rows]).numpy()
         for rows in _chunks(len(clicks))
@@ -78,7 +80,7 @@ def by_steps(network: Network, clicks: Clicks, k: int) -> Ways:
     step, score, ways = Step(network).eval(), Score(network).eval(), Ways.empty(len(clicks), k)
     states = network.zero_state(_users(clicks))
     for rows, users in _by_ordinal(clicks):
-        ids = (torch.from_numpy(column[rows]) for column in (clicks.item, clicks.event_type, clicks.gap))
+        ids = clicks.inputs(rows)
         surprise, *after = step(*ids, *(part[users] for part in states))
         for part, value in zip(states, after, strict=True):
             part[users] = value
@@ -95,7 +97,7 @@ def by_graphs(directory: Path, network: Network, clicks: Clicks, k: int) -> Ways
     states = [part.numpy() for part in network.zero_state(_users(clicks))]
     for rows, users in _by_ordinal(clicks):
         pad = (0, -len(rows) % BATCH_MULTIPLE)
-        columns = {"item": clicks.item, "event_type": clicks.event_type, "gap": clicks.gap}
+        columns = {name: getattr(clicks, name).astype(np.int64) for name in ("item", "event_type", "gap")}
         feed = {name: np.pad(column[rows], pad) for name, column in columns.items()}
         feed |= {name: np.pad(part[users], (pad, (0, 0))) for name, part in zip(names, states, strict=True)}
         surprise, *after = step.run(None, feed)

@@ -225,11 +225,9 @@ def eddy_epochs(
 
     def judge() -> tuple[float, float]:
         trained = trainer.trained()
-        with torch.no_grad():
-            out = outputs(trained, Windows(task.later))
         rows = np.flatnonzero(task.later.target >= 0)
-        scores = lambda chunk: trained.logits(out[torch.from_numpy(chunk)])  # noqa: E731
-        return ranking_quality(task.later.target, rows, scores, limit=len(rows))
+        out = outputs(trained, Windows(task.later), rows)
+        return ranking_quality(task.later.target[rows], task.items, lambda places: trained.logits(out[places]))
 
     return lambda: trainer.epoch(""), judge
 

@@ -39,7 +39,7 @@ def training_key(log: Log, category: I64, settings: dict[str, Any], older: int |
     """
     clicks = hashlib.sha256()
     for column in (log.user, log.item, log.event_type, log.session, log.time_ms, category):
-        clicks.update(column.tobytes())
+        clicks.update(np.ascontiguousarray(column).data)
     clicks.update("\n".join(log.items).encode())
     return json.dumps([clicks.hexdigest(), settings, torch.__version__, older])
 

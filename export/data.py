@@ -17,7 +17,7 @@ import polars as pl
 
 from export.columns import USUAL_NAMES, ColumnNames, Met, batches
 from export.order import Clock, RowClock, SessionClock, owned_sessions
-from export.spool import I32, ROW, Column, Rows, Spool, part
+from export.spool import I32, ROW, Column, Rows, Spool, chunks, part
 from export.times import iso
 from stream.engine.step import SESSION_GAP_MS
 from stream.errors import ConfigError
@@ -104,11 +104,14 @@ class Log:
         following[order[:-1][same]] = order[1:][same]
         return following
 
-    def gaps(self, edges_ms: tuple[int, ...]) -> I64:
-        """(n,) gap bucket of each click, 0 where the user has no earlier one in this log."""
-        first = np.append(True, self.user[1:] != self.user[:-1])
-        passed = np.append(0, np.diff(self.time_ms))
-        return np.where(first, 0, 1 + np.searchsorted(np.asarray(edges_ms), passed, "right"))
+    def gaps(self, edges_ms: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        """(n,) gap bucket of each click, 0 where the user has no earlier one in this log; below 255 edges."""
+        gap = np.zeros(len(self), np.uint8)
+        same, edges = self.user[1:] == self.user[:-1], np.asarray(edges_ms)
+        for at in chunks(len(same)):
+            passed = self.time_ms[1:][at] - self.time_ms[:-1][at]
+            gap[1:][at] = np.where(same[at], 1 + np.searchsorted(edges, passed, "right"), 0)
+        return gap
 
 
 class Index:

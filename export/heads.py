@@ -6,6 +6,7 @@ Gates and temperature say how far the network is to be trusted, so they are fitt
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +17,16 @@ from torch.nn.functional import cross_entropy, dropout
 from export.memory import count_neighbours, memories
 from export.mixture import TEMPERATURES, Chances, Counted, Mixture, fit_mixture
 from export.network import Network, SurpriseHead, balanced_clusters, cluster_count
+from export.ranking import drawn, places
 from export.sequences import Clicks, Windows, outputs
 
 I64 = npt.NDArray[np.int64]
 
 ROUNDS, TOKENS, RATE, DROPOUT = 3, 2048, 4e-3, 0.15
-CHUNK = 512
 FITTED = 20_000
+STATES = 1_000_000
+"""Clicks that the heads are fitted on, at most: a state of 192 units has 768 bytes."""
+
 LEAST_STEPS = 300
 """A short log is gone over more often, in smaller batches."""
 
@@ -38,20 +42,19 @@ def fit_heads(network: Network, clicks: Clicks, weight: npt.NDArray[np.float64],
     unknown = network.sizes.items
     item = np.where(clicks.fresh & (rng.random(len(clicks)) < 0.5), unknown, clicks.item)
     network.eval()
-    out = outputs(network, Windows(clicks.with_items(item)))
-    first = np.append(True, clicks.user[1:] != clicks.user[:-1])
-    before = np.arange(-1, len(clicks) - 1)  # row of the state each click came upon
-    states = torch.where(torch.from_numpy(first).unsqueeze(1), torch.zeros(1), out[torch.from_numpy(before)])
-    del out
+    rows = drawn(np.arange(len(clicks)), STATES, seed)
+    first = (rows == 0) | (clicks.user[rows] != clicks.user[np.maximum(0, rows - 1)])
+    after = outputs(network, Windows(clicks.with_items(item)), rows[~first] - 1)
+    states = States(after, torch.from_numpy(np.cumsum(~first) - 1), torch.from_numpy(~first))
 
     known_rows, known_bias = network.item_rows[:-1].detach(), network.item_bias[:-1].detach()
     clusters = balanced_clusters(known_rows.numpy(), cluster_count(unknown), seed)
     sharpness = 1 / network.mixture.temperature
     head = SurpriseHead(clusters, known_rows * sharpness, known_bias * sharpness, new_items)
-    came = torch.from_numpy(np.append(clusters, clusters.max() + 1)[item])
-    importance = torch.from_numpy(weight / weight.mean()).float()
+    came = torch.from_numpy(np.append(clusters, clusters.max() + 1)[item[rows]])
+    importance = torch.from_numpy(weight[rows] / weight[rows].mean()).float()
     _fit(head.top, states, came, importance, generator)
-    _fit(network.event_head, states, torch.from_numpy(clicks.event_type), importance, generator)
+    _fit(network.event_head, states, torch.from_numpy(clicks.event_type[rows].astype(np.int64)), importance, generator)
     network.surprise = head.eval()
 
 
@@ -73,8 +76,7 @@ def fit_gates(network: Network, clicks: Clicks, rows: I64, seed: int) -> None:
 
     At most FITTED of them are used, drawn by `seed`; with none the gates stay closed.
     """
-    if len(rows) > FITTED:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, FITTED, replace=False))
+    rows = drawn(rows, FITTED, seed)
     if len(rows):
         fit_mixture(network.mixture, _chances(network, clicks, rows))
 
@@ -86,23 +88,36 @@ def _chances(network: Network, clicks: Clicks, rows: I64) -> Chances:
     clicks  whole histories, as the network meets them
     """
     network.eval()
-    mixture, out = network.mixture, outputs(network, Windows(clicks))
-    recent, visit = (torch.from_numpy(part) for part in memories(clicks))
-    gap = torch.from_numpy(np.append(clicks.gap[1:], 0))
-    target = torch.from_numpy(clicks.target)
+    mixture, out = network.mixture, outputs(network, Windows(clicks), rows)
+    recent, visit = (torch.from_numpy(part) for part in memories(clicks, rows))
+    gap = torch.from_numpy(clicks.gap[rows + 1].astype(np.int64))
+    target = torch.from_numpy(clicks.target[rows].astype(np.int64))
     parts: list[Chances] = []
-    for chunk in torch.from_numpy(rows).split(CHUNK):  # type: ignore[no-untyped-call]
-        wanted, own = target[chunk], mixture.visit_so_far(gap[chunk], visit[chunk])
-        logits = network.logits(out[chunk])
+    for some in places(len(rows), network.sizes.items):
+        wanted, own = target[some], mixture.visit_so_far(gap[some], visit[some])
+        logits = network.logits(out[some])
         says = [torch.log_softmax(logits / t, dim=1).gather(1, wanted.unsqueeze(1)) for t in TEMPERATURES]
-        features = mixture.features(recent[chunk], own)
-        sources = mixture.masses(recent[chunk], own)
-        parts.append(Chances(torch.cat(says, dim=1), features, *sources, mixture.at(wanted, recent[chunk])))
+        features = mixture.features(recent[some], own)
+        sources = mixture.masses(recent[some], own)
+        parts.append(Chances(torch.cat(says, dim=1), features, *sources, mixture.at(wanted, recent[some])))
     return Chances(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _fit(layer: nn.Linear, states: Tensor, came: Tensor, weight: Tensor, generator: torch.Generator) -> None:
-    """Softmax regression: states (n, H), class that came (n,) int64, weight (n,)."""
+class States(NamedTuple):
+    """What m clicks came upon: after[place] (H,), or zeros where `later` is False, before a user's first click."""
+
+    after: Tensor
+    place: Tensor
+    later: Tensor
+
+    def at(self, rows: Tensor) -> Tensor:
+        """(k, H) of some of them."""
+        found: Tensor = self.after[self.place[rows].clamp(min=0)] * self.later[rows].unsqueeze(1)
+        return found
+
+
+def _fit(layer: nn.Linear, states: States, came: Tensor, weight: Tensor, generator: torch.Generator) -> None:
+    """Softmax regression of the class that came (n,) int64, weight (n,), on the n states."""
     mass = torch.bincount(came, weights=weight, minlength=layer.out_features) + 0.5
     with torch.no_grad():
         layer.weight.zero_()
@@ -118,7 +133,7 @@ def _fit(layer: nn.Linear, states: Tensor, came: Tensor, weight: Tensor, generat
             for group in optimizer.param_groups:
                 group["lr"] = RATE * (1 - 0.95 * number / steps)
             number += 1
-            loss = cross_entropy(layer(dropout(states[rows], DROPOUT)), came[rows], reduction="none")
+            loss = cross_entropy(layer(dropout(states.at(rows), DROPOUT)), came[rows], reduction="none")
             mean = (loss * weight[rows]).mean()
             optimizer.zero_grad()
             mean.backward()  # type: ignore[no-untyped-call]

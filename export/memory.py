@@ -69,7 +69,7 @@ def _no_neighbours(items: int) -> Neighbours:
     return Neighbours(ids, share, np.zeros(items + 2, np.float32))
 
 
-def _pairs(item: I64, items: int, visit: I32, weight: F64, rows: I64, distance: int) -> Pairs:
+def _pairs(item: I32, items: int, visit: I32, weight: F64, rows: I64, distance: int) -> Pairs:
     """The clicks at `rows` with those of known items so many clicks later in the same visit, or earlier if negative."""
     rows = rows[(rows + distance >= 0) & (rows + distance < len(item))]
     other = rows + distance
@@ -109,13 +109,13 @@ def _strongest(
     table.total[1 + low : 1 + high] = of_item
 
 
-def memories(clicks: Clicks) -> tuple[I32, I32]:
-    """What the state remembers after each click, users from nothing: recent (n, R), visit (n, 1)."""
-    count = len(clicks)
-    recent = np.zeros((count, REMEMBERED), np.int32)
-    for age in range(min(REMEMBERED, count)):
-        same = np.append(np.zeros(age, np.bool_), clicks.user[age:] == clicks.user[: count - age])
-        recent[same, age] = clicks.item[: count - age][same[age:]] + 1
-    begins = new_visits(clicks) | np.append(True, clicks.user[1:] != clicks.user[:-1])
-    first = np.maximum.accumulate(np.where(begins, np.arange(count), 0))
-    return recent, (np.arange(count) - first + 1).astype(np.int32)[:, None]
+def memories(clicks: Clicks, rows: I64) -> tuple[I32, I32]:
+    """What the state remembers after the clicks at rows (m,), users from nothing: recent (m, R), visit (m, 1)."""
+    recent = np.zeros((len(rows), REMEMBERED), np.int32)
+    for age in range(REMEMBERED):
+        earlier = np.maximum(0, rows - age)
+        same = (rows >= age) & (clicks.user[earlier] == clicks.user[rows])
+        recent[same, age] = clicks.item[earlier[same]] + 1
+    begins = np.flatnonzero(new_visits(clicks) | np.append(True, clicks.user[1:] != clicks.user[:-1]))
+    first = begins[np.searchsorted(begins, rows, "right") - 1]
+    return recent, (rows - first + 1).astype(np.int32)[:, None]

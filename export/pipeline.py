@@ -37,7 +37,7 @@ from export.mixture import Counted
 from export.neighbours import VsKnnSetting
 from export.network import Network, Sizes
 from export.place import check_place
-from export.ranking import ranking_quality
+from export.ranking import JUDGED, drawn, ranking_quality
 from export.recency import Recency, best_recency, shift_bias
 from export.report import Findings, write_report
 from export.sequences import Clicks, Windows, birth_period, encode, outputs
@@ -186,7 +186,7 @@ class HeldOut(NamedTuple):
         known[: len(self.known) - 1] |= self.known[:-1]
         return self._replace(
             vocabulary=Vocabulary(catalogued.items, self.vocabulary.event_types, self.vocabulary.gap_edges_ms),
-            seen=known_only(known, self.clicks),
+            seen=known_only(known, _of_users(self.clicks, self.cut_ms)),
             known=known,
             counted=self.counted and placed(self.counted, np.arange(len(self.vocabulary.items)), items),
             category=catalogued.category,
@@ -214,7 +214,7 @@ def hold_out(log: Log, older: Older | None = None) -> HeldOut:
         clicks = replace(clicks, fresh=clicks.fresh & (counted.clicks[clicks.item] == 0))
     head = clicks.where(clicks.time_ms < cut_ms)
     known[head.item] = True
-    seen = known_only(known, clicks.where(np.isin(clicks.user, clicks.user[clicks.time_ms >= cut_ms])))
+    seen = known_only(known, _of_users(clicks, cut_ms))
     tail = seen.where(seen.time_ms >= cut_ms)
     if not len(head) or not (tail.target >= 0).any():
         raise ConfigError("the newest tenth of the log holds no user with two clicks: too short to train on")
@@ -232,6 +232,11 @@ def categories(log: Log, vocabulary: Vocabulary) -> I64:
         named = named[np.argsort(log.time_ms[named], kind="stable")]
         category[place[log.item[named]]] = log.category[named]
     return category
+
+
+def _of_users(clicks: Clicks, cut_ms: int) -> Clicks:
+    """The users of the held-out slice with all their clicks."""
+    return clicks.where(np.isin(clicks.user, clicks.user[clicks.time_ms >= cut_ms]))
 
 
 def count_on(network: Network, clicks: Clicks, recency: Recency, counted: Counted | None, older: Older | None) -> None:
@@ -261,16 +266,15 @@ def mix(network: Network, seen: Clicks, cut_ms: int, seed: int) -> dict[str, flo
     seen  the users of the slice with all their clicks, as they will come in service
     """
     later = np.flatnonzero((seen.target >= 0) & np.append(seen.time_ms[1:] >= cut_ms, False))
-    fitted, judged = later[::2], later[1::2]
+    fitted, judged = later[::2], drawn(later[1::2], JUDGED)
     fit_gates(network, seen, fitted[seen.target[fitted] < network.sizes.items], seed)
-    out = outputs(network, Windows(seen))
-    recent, visit = (torch.from_numpy(part) for part in memories(seen))
+    out = outputs(network, Windows(seen), judged)
+    recent, visit = (torch.from_numpy(part) for part in memories(seen, judged))
 
-    def scores(rows: I64) -> Tensor:
-        index = torch.from_numpy(rows)
-        return network.log_probs(out[index], recent[index], visit[index])
+    def scores(some: Tensor) -> Tensor:
+        return network.log_probs(out[some], recent[some], visit[some])
 
-    recall, mrr = ranking_quality(seen.target, judged, scores)
+    recall, mrr = ranking_quality(seen.target[judged], network.sizes.items, scores)
     return {"recall20": recall, "mrr20": mrr}
 
 

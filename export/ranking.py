@@ -4,19 +4,26 @@ For choices during a training, on the network in PyTorch; what is reported of a 
 engine (evaluate.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
 DEPTH = 20
 
-Scores = Callable[[I64], Tensor]
-"""Rows (m,) of a Clicks -> the scores of all known items after each of them, (m, V)."""
+JUDGED = 20_000
+"""Clicks that say how good a network is, at most."""
+
+SCORED = 1 << 22
+"""Scores that are computed at a time: a few times 16 MB."""
+
+Scores = Callable[[Tensor], Tensor]
+"""Places (k,) among m clicks -> the scores of all known items after each of them, (k, V)."""
 
 
 def ranks(scores: Tensor, wanted: Tensor) -> Tensor:
@@ -34,21 +41,24 @@ def drawn(rows: I64, limit: int, seed: int = 0) -> I64:
     return np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
 
 
+def places(clicks: int, items: int) -> Iterator[Tensor]:
+    """The numbers from 0 to clicks - 1, at most 512 at a time, and no more than have SCORED scores of all items."""
+    yield from torch.arange(clicks).split(max(1, min(512, SCORED // items)))  # type: ignore[no-untyped-call]
+
+
 @torch.no_grad()
-def ranking_quality(target: I64, rows: I64, scores: Scores, limit: int = 20_000, seed: int = 0) -> tuple[float, float]:
+def ranking_quality(target: I32, items: int, scores: Scores) -> tuple[float, float]:
     """recall@20 and MRR@20 of full rankings; unknown targets are misses.
 
-    target  (n,) each click's next item
-    rows    (m,) the clicks to judge; at most `limit` of them are, drawn by `seed`
+    target  (m,) what came after each click
+    items   V, known ones
     """
-    rows = drawn(rows, limit, seed)
     hits = reciprocal = 0.0
-    for chunk in np.array_split(rows, max(1, len(rows) // 512)):
-        ranked = scores(chunk)
-        wanted = torch.from_numpy(target[chunk])
-        known = wanted < ranked.shape[1]
+    for some in places(len(target), items):
+        ranked, wanted = scores(some), torch.from_numpy(target)[some].long()
+        known = wanted < items
         rank = ranks(ranked[known], wanted[known])
         hit = rank <= DEPTH
         hits += float(hit.sum())
         reciprocal += float((hit / rank).sum())
-    return hits / max(1, len(rows)), reciprocal / max(1, len(rows))
+    return hits / max(1, len(target)), reciprocal / max(1, len(target))

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from export.network import Network
-from export.ranking import DEPTH, drawn, ranks
+from export.ranking import DEPTH, drawn, places, ranks
 from export.sequences import Clicks, Windows, outputs
 
+I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]
 
@@ -51,14 +52,18 @@ class Recency:
         """(n,) in (0, 1]: what each click counts for popularity at the end of the log."""
         if self.half_life_ms is None:
             return np.ones(len(time_ms))
-        return np.asarray(0.5 ** ((time_ms.max() - time_ms) / self.half_life_ms))
+        decay: F64 = (time_ms - time_ms.max()) / self.half_life_ms
+        return np.exp2(decay, out=decay)
 
     def weights(self, time_ms: I64) -> F64:
         """(n,) with mean 1: what each click counts for the surprise head."""
-        weight = FLOOR + (1 - FLOOR) * self.decay(time_ms)
-        return np.asarray(weight / weight.mean())
+        weight = self.decay(time_ms)
+        weight *= 1 - FLOOR
+        weight += FLOOR
+        weight /= weight.mean()
+        return weight
 
-    def share(self, item: I64, time_ms: I64, items: int) -> F64:
+    def share(self, item: I32, time_ms: I64, items: int) -> F64:
         """(items + 1,) decayed share of each item, none of them zero; the last is the unknown item's."""
         decay = self.decay(time_ms)
         counts: F64 = np.bincount(item, weights=decay, minlength=items + 1).astype(np.float64) + 0.02
@@ -67,7 +72,7 @@ class Recency:
         counts[items] = counts[:items].sum() * 0.05
         return np.asarray(counts / counts.sum())
 
-    def shift(self, item: I64, time_ms: I64, items: int) -> F64:
+    def shift(self, item: I32, time_ms: I64, items: int) -> F64:
         """(items + 1,) nats: how much likelier each item is at the end of the log than over all of it."""
         then = self.steady.share(item, time_ms, items)
         return np.asarray(np.log(self.share(item, time_ms, items) / then))
@@ -95,12 +100,12 @@ def best_recency(network: Network, train: Clicks, later: Clicks, steady: Recency
         return steady
     tried = [Recency(span / fraction, steady.before) for fraction in FRACTIONS]
     shifts = [torch.from_numpy(one.shift(train.item, train.time_ms, items)[:items]).float() for one in tried]
-    out = outputs(network, Windows(later))
+    out, target = outputs(network, Windows(later), rows), torch.from_numpy(later.target[rows]).long()
     gains: list[Tensor] = []
-    for chunk in np.array_split(rows, max(1, len(rows) // 512)):
-        logits, wanted = network.logits(out[torch.from_numpy(chunk)]), torch.from_numpy(later.target[chunk])
-        places = torch.stack([ranks(scores, wanted) for scores in (logits, *(logits + shift for shift in shifts))])
-        gains.append((places <= DEPTH) * (1 + 1 / places))  # what each click adds to recall@20 + MRR@20
+    for some in places(len(rows), items):
+        logits = network.logits(out[some])
+        ranked = torch.stack([ranks(logits + shift, target[some]) for shift in (torch.zeros(items), *shifts)])
+        gains.append((ranked <= DEPTH) * (1 + 1 / ranked))  # what each click adds to recall@20 + MRR@20
     without, *others = torch.cat(gains, dim=1)
     best = max(range(len(tried)), key=lambda i: float(others[i].sum()))
     gain = others[best] - without

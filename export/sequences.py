@@ -16,9 +16,11 @@ from torch import Tensor
 
 from export.data import HOUR, Log, Vocabulary
 from export.network import Network
+from export.spool import chunks, part
 
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
+U8 = npt.NDArray[np.uint8]
 
 BLOCK = 64
 """Batches that are mixed with one another in length and order; over more than that, time goes forward."""
@@ -26,19 +28,20 @@ BLOCK = 64
 
 @dataclass(frozen=True)
 class Clicks:
-    """n training inputs, sorted by (user, time).
+    """n training inputs, sorted by (user, time): 26 bytes each, of which a part of a log has its copy on disk.
 
-    item, event_type, gap  (n,) int64 indices of the vocabulary
-    target                 (n,) int64, the user's next item, -1 for the last click
-    fresh                  (n,) bool, the item was new when it was clicked
-    user                   (n,) int32
-    time_ms                (n,) int64
+    item, event_type  (n,) int32 indices of the vocabulary
+    gap               (n,) uint8 gap bucket
+    target            (n,) int32, the user's next item, -1 for the last click
+    fresh             (n,) bool, the item was new when it was clicked
+    user              (n,) int32
+    time_ms           (n,) int64
     """
 
-    item: I64
-    event_type: I64
-    gap: I64
-    target: I64
+    item: I32
+    event_type: I32
+    gap: U8
+    target: I32
     fresh: npt.NDArray[np.bool_]
     user: I32
     time_ms: I64
@@ -46,30 +49,36 @@ class Clicks:
     def __len__(self) -> int:
         return len(self.item)
 
-    def with_items(self, item: I64) -> "Clicks":
+    def with_items(self, item: I32) -> "Clicks":
         """The same clicks with other inputs (n,); targets stay."""
         return replace(self, item=item)
 
+    def inputs(self, rows: I64) -> tuple[Tensor, Tensor, Tensor]:
+        """Item, event type and gap of some clicks, int64 of the rows' shape."""
+        item, event_type, gap = (torch.from_numpy(part[rows]).long() for part in (self.item, self.event_type, self.gap))
+        return item, event_type, gap
+
     def where(self, keep: npt.NDArray[np.bool_]) -> "Clicks":
         """The clicks where keep (n,) is True; gaps and freshness stay, a target that is left out becomes -1."""
-        kept = Clicks(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
-        return replace(kept, target=np.where(np.append(keep[1:], False)[keep], kept.target, -1))
+        kept = Clicks(*(part(getattr(self, name), keep) for name in self.__dataclass_fields__))
+        kept.target[~np.append(keep[1:], False)[keep]] = -1
+        return kept
 
 
 def encode(log: Log, vocabulary: Vocabulary, period_ms: int) -> Clicks:
     """The log in the vocabulary's indices; what it does not hold becomes the index one beyond its end."""
     item = _lookup(log.items, vocabulary.items)[log.item]
     event_type = _lookup(log.event_types, vocabulary.event_types)[log.event_type]
-    target = np.full(len(log), -1, np.int64)
+    target = np.full(len(log), -1, np.int32)
     same = log.user[:-1] == log.user[1:]
     target[:-1][same] = item[1:][same]
     fresh = fresh_clicks(item, log.time_ms, period_ms)
     return Clicks(item, event_type, log.gaps(vocabulary.gap_edges_ms), target, fresh, log.user, log.time_ms)
 
 
-def _lookup(names: list[str], known: list[str] | tuple[str, ...]) -> I64:
+def _lookup(names: list[str], known: list[str] | tuple[str, ...]) -> I32:
     index = {name: i for i, name in enumerate(known)}
-    return np.array([index.get(name, len(known)) for name in names], np.int64)
+    return np.array([index.get(name, len(known)) for name in names], np.int32)
 
 
 def birth_period(time_ms: I64) -> int:
@@ -77,12 +86,15 @@ def birth_period(time_ms: I64) -> int:
     return int(np.clip((time_ms.max() - time_ms.min()) // 8, HOUR, 7 * 24 * HOUR))
 
 
-def fresh_clicks(item: I64, time_ms: I64, period_ms: int) -> npt.NDArray[np.bool_]:
+def fresh_clicks(item: I32, time_ms: I64, period_ms: int) -> npt.NDArray[np.bool_]:
     """(n,) True where the item was born in the click's own period; never in the first two, where every item is."""
-    period = (time_ms - time_ms.min()) // period_ms
-    born = np.full(int(item.max()) + 1, np.iinfo(np.int64).max)
-    np.minimum.at(born, item, period)
-    fresh: npt.NDArray[np.bool_] = (period == born[item]) & (period > 1)
+    start, born = time_ms.min(), np.full(int(item.max()) + 1, np.iinfo(np.int64).max)
+    fresh = np.zeros(len(item), np.bool_)
+    for at in chunks(len(item)):
+        np.minimum.at(born, item[at], (time_ms[at] - start) // period_ms)
+    for at in chunks(len(item)):
+        period = (time_ms[at] - start) // period_ms
+        fresh[at] = (period == born[item[at]]) & (period > 1)
     return fresh
 
 
@@ -108,31 +120,31 @@ class Windows:
         starts = np.flatnonzero(np.append(True, clicks.user[1:] != clicks.user[:-1]))
         counts = np.diff(np.append(starts, len(clicks)))
         parts = -(-counts // length)
-        self._ordinal = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+        self._ordinal = (np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)).astype(np.int32)
         self._start = np.repeat(starts, parts) + self._ordinal * length
-        self._length = np.minimum(length, np.repeat(starts + counts, parts) - self._start)
+        self._length = np.minimum(length, np.repeat(starts + counts, parts) - self._start).astype(np.int32)
         self._end_ms = clicks.time_ms[self._start + self._length - 1]
         continues = self._ordinal > 0
-        self._carry = np.where(continues, np.cumsum(continues), 0)
+        self._carry = np.where(continues, np.cumsum(continues, dtype=np.int32), 0)
         self._leave = np.append(self._carry[1:], 0)
         self.carried = int(continues.sum())
 
-    def shuffled(self, tokens: int, rng: np.random.Generator) -> list[Batch]:
+    def shuffled(self, tokens: int, rng: np.random.Generator) -> Iterator[Batch]:
         """Batches of about `tokens` clicks, older ones first, in random order within each stretch of time."""
         order = np.argsort(self._end_ms, kind="stable")
         stretch = np.searchsorted(
             np.cumsum(self._length[order]), np.arange(BLOCK * tokens, len(self.clicks), BLOCK * tokens)
         )
-        batches = []
         for members in np.split(order, stretch):
             cut = self._cut(rng.permutation(members), tokens)
-            batches += [cut[i] for i in rng.permutation(len(cut))]
-        return batches
+            yield from (cut[i] for i in rng.permutation(len(cut)))
 
-    def in_order(self, tokens: int) -> Iterator[Batch]:
-        """Every window after the one it continues."""
-        for ordinal in range(int(self._ordinal.max()) + 1):
-            yield from self._cut(np.flatnonzero(self._ordinal == ordinal), tokens)
+    def in_order(self, tokens: int, rows: I64) -> Iterator[Batch]:
+        """The windows of the users who have one of the clicks at rows (m,), every one after the one it continues."""
+        members = np.flatnonzero(np.isin(self.clicks.user[self._start], self.clicks.user[rows]))
+        members = members[np.argsort(self._ordinal[members], kind="stable")]
+        for together in np.split(members, np.flatnonzero(np.diff(self._ordinal[members])) + 1):
+            yield from self._cut(together, tokens)
 
     def _cut(self, members: I64, tokens: int) -> list[Batch]:
         """Windows of like length together, padded to the longest of each batch."""
@@ -151,7 +163,7 @@ class Windows:
         offsets = np.arange(int(self._length[members].max()))
         real = offsets < self._length[members][:, None]
         rows = np.where(real, self._start[members][:, None] + offsets, 0)
-        return Batch(rows, real, self._carry[members], self._leave[members])
+        return Batch(rows, real, self._carry[members].astype(np.int64), self._leave[members].astype(np.int64))
 
 
 class CarriedStates:
@@ -167,20 +179,23 @@ class CarriedStates:
     def leave(self, batch: Batch, last: tuple[Tensor, ...]) -> None:
         """`last` is the state after the batch's last column, which is where a window that is continued ends."""
         to = torch.from_numpy(batch.leave)
-        for part, value in zip(self._parts, last, strict=True):
-            part[to] = value.detach()
-            part[0] = 0.0
+        for kept, value in zip(self._parts, last, strict=True):
+            kept[to] = value.detach()
+            kept[0] = 0.0
 
 
 @torch.no_grad()
-def outputs(network: Network, windows: Windows, tokens: int = 8192) -> Tensor:
-    """(n, H) float32: what the heads read after each click, users from a zero state."""
-    clicks, out = windows.clicks, torch.empty(len(windows.clicks), network.sizes.hidden)
+def outputs(network: Network, windows: Windows, rows: I64, tokens: int = 8192) -> Tensor:
+    """(m, H) float32: what the heads read after the clicks at rows (m,), users from a zero state.
+
+    rows  ascending, without repeats: a state is large, so ask for those that are needed
+    """
+    clicks, out = windows.clicks, torch.empty(len(rows), network.sizes.hidden)
     carried = CarriedStates(network, windows)
-    for batch in windows.in_order(tokens):
-        ids = (torch.from_numpy(column[batch.rows]) for column in (clicks.item, clicks.event_type, clicks.gap))
-        values, last = network.cell.sequence(network.embed(*ids), carried.take(batch))
+    for batch in windows.in_order(tokens, rows):
+        values, last = network.cell.sequence(network.embed(*clicks.inputs(batch.rows)), carried.take(batch))
         carried.leave(batch, last)
-        real = torch.from_numpy(batch.real)
-        out[torch.from_numpy(batch.rows)[real]] = network.output(values[real])
+        place = np.searchsorted(rows, batch.rows).clip(max=len(rows) - 1)
+        wanted = batch.real & (rows[place] == batch.rows)
+        out[torch.from_numpy(place[wanted])] = network.output(values[torch.from_numpy(wanted)])
     return out

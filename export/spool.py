@@ -114,6 +114,12 @@ class Column:
 def part(column: npt.NDArray[Any], keep: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
     """column[keep] as a Column, so that a part of a large log is on disk too."""
     kept = Column(column.dtype)
-    for start in range(0, len(column), CHUNK):
-        kept.append(column[start : start + CHUNK][keep[start : start + CHUNK]])
+    for at in chunks(len(column)):
+        kept.append(column[at][keep[at]])
     return kept.array()
+
+
+def chunks(count: int) -> Iterator[slice]:
+    """Slices that together cover so many rows."""
+    for start in range(0, count, CHUNK):
+        yield slice(start, min(count, start + CHUNK))

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy, dropout, embedding
 
 from export.checkpoint import Checkpoint
 from export.network import INPUT_LENGTH, Network, unit
-from export.ranking import ranking_quality
+from export.ranking import JUDGED, drawn, ranking_quality
 from export.recency import Recency
 from export.sequences import Batch, CarriedStates, Clicks, Windows, outputs
 
@@ -215,8 +215,8 @@ class Trainer:
         bias = network.item_bias.data[index].requires_grad_()
 
         x = embedding(mine.view(item.shape), rows) * INPUT_LENGTH
-        x = x + embedding(torch.from_numpy(clicks.event_type[batch.rows]), network.event_rows)
-        x = x + embedding(torch.from_numpy(clicks.gap[batch.rows]), network.gap_rows)
+        _, event_type, gap = clicks.inputs(batch.rows)
+        x = x + embedding(event_type, network.event_rows) + embedding(gap, network.gap_rows)
         out, last = network.cell.sequence(dropout(x, self._settings.dropout), carried.take(batch))
         carried.leave(batch, last)
         out = network.output(dropout(out[at], self._settings.dropout))
@@ -253,7 +253,7 @@ class Trainer:
         next_hidden = np.roll(hidden, -1, axis=1)
         target = np.where((target >= 0) & clicks.fresh[following] & next_hidden, unknown, target)
         at = batch.real & (clicks.target[rows] >= 0)
-        return torch.from_numpy(item), torch.from_numpy(target[at]), torch.from_numpy(at)
+        return torch.from_numpy(item).long(), torch.from_numpy(target[at]).long(), torch.from_numpy(at)
 
     def _loss(self, out: Tensor, rows: Tensor, bias: Tensor, wanted: Tensor, others: Tensor, log_q: Tensor) -> Tensor:
         """(m,) sampled softmax cross-entropy: the others' share of the normaliser is an importance-sampled estimate.
@@ -374,6 +374,6 @@ def _save(checkpoint: Checkpoint | None, course: Course, progress: Progress) -> 
 @torch.no_grad()
 def _held_out_quality(network: Network, later: Clicks) -> tuple[float, float]:
     """How well the network ranks by itself, users from a zero state."""
-    out = outputs(network, Windows(later))
-    rows = np.flatnonzero(later.target >= 0)
-    return ranking_quality(later.target, rows, lambda chunk: network.logits(out[torch.from_numpy(chunk)]))
+    rows = drawn(np.flatnonzero(later.target >= 0), JUDGED)
+    out = outputs(network, Windows(later), rows)
+    return ranking_quality(later.target[rows], network.sizes.items, lambda places: network.logits(out[places]))

@@ -91,17 +91,15 @@ class SessionSets:
 def visits_of(log: Log, items: list[str], newest: int = NEWEST) -> Visits:
     """The sessions of a log in the indices of `items`; at most the `newest` clicks, whole sessions."""
     index = {name: i for i, name in enumerate(items)}
-    item = np.array([index.get(name, len(index)) for name in log.items], np.int64)[log.item]
+    item = np.array([index.get(name, len(index)) for name in log.items], np.int32)[log.item]
     counts = np.bincount(item, minlength=len(items) + 1)[: len(items)]
     end_ms = np.zeros(int(log.session.max()) + 1, np.int64)
     np.maximum.at(end_ms, log.session, log.time_ms)
-    order = np.lexsort((log.session, end_ms[log.session]))  # stable: a session's clicks keep their order
-    session = log.session[order]
-    start = np.flatnonzero(np.append(True, session[1:] != session[:-1]))
-    start = start[len(order) - start <= newest] if len(order) > newest else start
-    if not len(start):
-        start = np.array([len(order)])
-    first = start[0]
-    ends = end_ms[session[start]] if first < len(order) else np.empty(0, np.int64)
-    bounds = np.append(start, len(order))[: len(ends) + 1] - first
-    return Visits(item[order][first:].astype(np.int32), bounds, ends, counts)
+    lengths = np.bincount(log.session, minlength=len(end_ms))
+    sessions = np.lexsort((np.arange(len(end_ms)), end_ms))
+    sessions = sessions[(lengths[sessions] > 0) & (np.cumsum(lengths[sessions][::-1])[::-1] <= newest)]
+    place = np.full(len(end_ms), -1, np.int32)
+    place[sessions] = np.arange(len(sessions))
+    rows = np.flatnonzero(place[log.session] >= 0)
+    rows = rows[np.argsort(place[log.session[rows]], kind="stable")]  # a session's clicks keep their order
+    return Visits(item[rows], np.append(0, np.cumsum(lengths[sessions])), end_ms[sessions], counts)

@@ -95,7 +95,7 @@ def test_a_training_places_the_catalogues_new_items(tmp_path: Path) -> None:
     assert read_manifest(out).training["items_without_clicks"] == 4
     vocabulary = Vocabulary(items, ("view",), GAP_EDGES_MS)
     later = encode(shop(users=50, seed=9), vocabulary, 3_600_000)
-    logits = network.logits(outputs(network, Windows(later)))[:, ITEMS:].detach().numpy()
+    logits = network.logits(outputs(network, Windows(later), np.arange(len(later))))[:, ITEMS:].detach().numpy()
     category = np.array([names.index(item) % 4 for item in items])[later.item]
     for c in range(4):
         assert logits[category == c].mean(axis=0).argmax() == (3 * c + 3) % 4
@@ -111,8 +111,9 @@ def test_new_items_of_the_slice_are_known_by_their_category(tmp_path: Path) -> N
     held_out = hold_out(born)
     wide = held_out.with_items(with_catalogue(path, held_out.vocabulary.items))
     three, four = (held_out.vocabulary.items.index(item) for item in ("i3", "i4"))
-    later = wide.clicks.time_ms >= wide.cut_ms
-    assert (held_out.seen.item[held_out.clicks.item == three] == ITEMS).all()
-    assert (wide.seen.item[later & (wide.clicks.item == three)] == three).all()
-    assert (wide.seen.item[later & (wide.clicks.item == four)] == ITEMS + 1).all()
+    of_slice = np.isin(held_out.clicks.user, held_out.clicks.user[held_out.clicks.time_ms >= held_out.cut_ms])
+    item, later = held_out.clicks.item[of_slice], wide.seen.time_ms >= wide.cut_ms
+    assert (held_out.seen.item[item == three] == ITEMS).all()
+    assert (wide.seen.item[later & (item == three)] == three).all()
+    assert (wide.seen.item[later & (item == four)] == ITEMS + 1).all()
     assert wide.vocabulary.items == [*held_out.vocabulary.items, "new"]

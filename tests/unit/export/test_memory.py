@@ -9,9 +9,10 @@ import torch
 
 from export import calibrate, memory
 from export.calibrate import surprises
-from export.memory import PRIOR, WINDOW, count_neighbours
+from export.memory import PRIOR, WINDOW, count_neighbours, memories
+from export.network import Network, Sizes
 from export.pipeline import train_model, vocabulary_of
-from export.sequences import Clicks, encode
+from export.sequences import Clicks, Windows, encode, outputs
 from export.weights import load_network
 from tests.unit.export.test_train import SETTINGS, Silent, shop
 
@@ -22,10 +23,10 @@ def clicks_of(users: int, seed: int = 0) -> Clicks:
     """Twenty clicks a user, visits within them, some on the unknown item."""
     rng = np.random.default_rng(seed)
     count = users * 20
-    item = np.minimum(rng.geometric(0.1, count) - 1, ITEMS)
-    gap = np.where(rng.random(count) < 0.2, 9, 1)
+    item = np.minimum(rng.geometric(0.1, count) - 1, ITEMS).astype(np.int32)
+    gap = np.where(rng.random(count) < 0.2, 9, 1).astype(np.uint8)
     user = np.repeat(np.arange(users, dtype=np.int32), 20)
-    none = np.zeros(count, np.int64)
+    none = np.zeros(count, np.int32)
     return Clicks(item, none, gap, none, np.zeros(count, np.bool_), user, np.arange(count) * 60_000)
 
 
@@ -64,3 +65,18 @@ def test_surprises_do_not_depend_on_who_is_met_at_a_time(tmp_path: Path, monkeyp
     monkeypatch.setattr(calibrate, "USERS", 6)
     np.testing.assert_array_equal(surprises(directory / "step.onnx", state, clicks), whole)
     assert len(np.unique(whole)) > 100
+
+
+def test_states_are_those_of_the_whole_log_wherever_they_are_asked_for() -> None:
+    """Outputs and memories of some clicks are rows of those of all, and users who were not asked for are not run."""
+    torch.manual_seed(0)
+    clicks = clicks_of(users=40)
+    network = Network(Sizes(ITEMS, 0, 12, 8)).eval()
+    every, rows = np.arange(len(clicks)), np.flatnonzero(np.random.default_rng(1).random(len(clicks)) < 0.02)
+    windows = Windows(clicks, length=7)
+    whole = outputs(network, windows, every)[rows]
+    torch.testing.assert_close(outputs(network, windows, rows), whole, atol=1e-6, rtol=0)
+    for some, all_of in zip(memories(clicks, rows), memories(clicks, every), strict=True):
+        np.testing.assert_array_equal(some, all_of[rows])
+    run = np.concatenate([batch.rows[batch.real] for batch in windows.in_order(100, rows)])
+    np.testing.assert_array_equal(np.unique(clicks.user[run]), np.unique(clicks.user[rows]))

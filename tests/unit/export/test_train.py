@@ -253,9 +253,11 @@ def test_windows_carry_the_state(trained: Path) -> None:
     log = shop(users=7, clicks=23)
     clicks = encode(log, Vocabulary(log.items, ("view",), GAP_EDGES_MS), 3_600_000)
     network = Network(Sizes(ITEMS, 1, len(GAP_EDGES_MS) + 2, 8)).eval()
-    whole = outputs(network, Windows(clicks, length=23))
+    whole = outputs(network, Windows(clicks, length=23), np.arange(len(clicks)))
     for length in (1, 5, 22):
-        torch.testing.assert_close(outputs(network, Windows(clicks, length)), whole, atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            outputs(network, Windows(clicks, length), np.arange(len(clicks))), whole, atol=1e-6, rtol=0
+        )
 
 
 def test_an_item_is_new_in_the_period_it_is_born() -> None:
