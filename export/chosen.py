@@ -2,8 +2,8 @@
 
     {"settings": {"hidden": 96, "rate": 0.004, ...}, ...}
 
-Only fields of TrainSettings may stand there; one that is left out is derived from the log as always. The seed is no
-setting: the same ones must do with any.
+Only fields of TrainSettings may stand there; one that is left out is derived from the log as always. Seed and
+device are no settings: the same ones must do with any.
 """
 
 import json
@@ -41,7 +41,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise ConfigError(f'settings {path}: no object "settings" in it; write it with `eddy tune`')
     types = get_type_hints(TrainSettings)
-    known = [field.name for field in fields(TrainSettings) if field.name != "seed"]
+    known = [field.name for field in fields(TrainSettings) if field.name not in ("seed", "device")]
     return {name: _checked(path, name, value, types, known) for name, value in given.items()}
 
 

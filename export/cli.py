@@ -56,6 +56,13 @@ THREADS_OPTION = click.option(
     show_default=True,
     help="Of torch. One is best on a machine that does other work: threads at these sizes mostly wait for each other.",
 )
+DEVICE_OPTION = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where the network is trained; auto takes the GPU if torch sees one. All else runs on the CPU.",
+)
 
 Command = Callable[..., None]
 
@@ -142,6 +149,7 @@ def _read(bar: Bar, log: Path, given: dict[str, Any]) -> "Log":
     help="File of items, as the worker's --catalogue: those without clicks are placed by their category.",
 )
 @click.option("--resume", is_flag=True, help="Go on after the last epoch of a training to --out that was killed.")
+@DEVICE_OPTION
 @THREADS_OPTION
 def train(
     log: Path,
@@ -154,6 +162,7 @@ def train(
     from_model: Path | None,
     catalogue: Path | None,
     resume: bool,
+    device: str,
     threads: int,
     **given: Any,
 ) -> None:
@@ -181,17 +190,19 @@ def train(
         import torch  # takes seconds: a wrong file name is told before
 
         from export.chosen import read_settings
+        from export.device import choose_device
         from export.pipeline import train_model
         from export.train import TrainSettings
         from export.warm import read_older
 
         torch.set_num_threads(threads)
+        place = choose_device(device)
         typed = {name: value for name, value in (("hidden", hidden), ("epochs", epochs), ("cell", cell)) if value}
         older = read_older(from_model) if from_model else None
         taken = {"hidden": older.network.sizes.hidden, "cell": older.network.sizes.cell} if older else {}
         chosen: dict[str, Any] = {**taken, **(read_settings(settings) if settings else {}), **typed}
         by_size = TrainSettings.for_log(len(clicks), hidden, epochs, seed)
-        manifest = train_model(out, clicks, replace(by_size, **chosen), bar, resume, older, catalogue)
+        manifest = train_model(out, clicks, replace(by_size, device=place, **chosen), bar, resume, older, catalogue)
     click.echo(f"wrote {out} ({manifest.items:,} items), and how it went: {out / 'report.html'}")
     click.echo(f"Next: eddy evaluate {out} LOG, or eddy worker --model {out}")
 
@@ -206,6 +217,7 @@ def train(
 )
 @CELL_OPTION
 @click.option("--seed", type=int, default=0, show_default=True, help="Of every trial's training, and of the search.")
+@DEVICE_OPTION
 @THREADS_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as one JSON object.")
 def tune(
@@ -216,6 +228,7 @@ def tune(
     study: Path | None,
     cell: str | None,
     seed: int,
+    device: str,
     threads: int,
     as_json: bool,
     **given: Any,
@@ -242,11 +255,13 @@ def tune(
 
         import torch  # takes seconds: a wrong file name is told before
 
+        from export.device import choose_device
         from export.train import TrainSettings
         from export.tune import tune as search
 
         torch.set_num_threads(threads)
-        base = replace(TrainSettings.for_log(len(clicks), None, None, seed), cell=cell or "lstm")
+        place = choose_device(device)
+        base = replace(TrainSettings.for_log(len(clicks), None, None, seed), cell=cell or "lstm", device=place)
         found = asdict(search(clicks, base, study or out.with_suffix(".study"), trials, minutes, bar))
     out.write_text(json.dumps(found, indent=2) + "\n")
     if as_json:

@@ -111,6 +111,11 @@ class Network(nn.Module):
         self.cell = CELLS[sizes.cell](hidden)
         self.event_head = nn.Linear(hidden, sizes.event_types + 1)
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.item_rows.device
+
     def embed(self, item: Tensor, event_type: Tensor, gap: Tensor) -> Tensor:
         """int64 of any one shape -> (..., H): the sum of the three rows."""
         x = embedding(item, self.item_rows) * INPUT_LENGTH + embedding(event_type, self.event_rows)

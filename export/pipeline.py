@@ -140,6 +140,7 @@ def train_model(
             "users": len(np.unique(clicks.user)),
             "held_out_clicks": len(tail),
             "best_epoch": chosen.best_epoch,
+            "clicks_per_s": round(chosen.clicks_per_s),
             "recency": recency.describe(),
             "categories": named,
             "from_model": None if older is None else older.label,

@@ -30,7 +30,7 @@ def ranks(scores: Tensor, wanted: Tensor) -> Tensor:
     """(m,) int64, 1 = best, of the items wanted (m,) among scores (m, V); ties to the lower index."""
     wanted = wanted.unsqueeze(1)
     own = scores.gather(1, wanted)
-    lower = torch.arange(scores.shape[1]).unsqueeze(0) < wanted
+    lower = torch.arange(scores.shape[1], device=scores.device).unsqueeze(0) < wanted
     return 1 + ((scores > own) | ((scores == own) & lower)).sum(1)
 
 
@@ -55,7 +55,8 @@ def ranking_quality(target: I32, items: int, scores: Scores) -> tuple[float, flo
     """
     hits = reciprocal = 0.0
     for some in places(len(target), items):
-        ranked, wanted = scores(some), torch.from_numpy(target)[some].long()
+        ranked = scores(some)
+        wanted = torch.from_numpy(target)[some].long().to(ranked.device)
         known = wanted < items
         rank = ranks(ranked[known], wanted[known])
         hit = rank <= DEPTH

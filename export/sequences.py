@@ -170,7 +170,8 @@ class CarriedStates:
     """The state each window left for the one that continues it: zeros where there is none yet."""
 
     def __init__(self, network: Network, windows: Windows) -> None:
-        self._parts = network.cell.zero_state(windows.carried + 1)
+        zeros = network.cell.zero_state(windows.carried + 1)
+        self._parts = tuple(part.to(network.device) for part in zeros)
 
     def take(self, batch: Batch) -> tuple[Tensor, ...]:
         index = torch.from_numpy(batch.carry)
@@ -188,12 +189,14 @@ class CarriedStates:
 def outputs(network: Network, windows: Windows, rows: I64, tokens: int = 8192) -> Tensor:
     """(m, H) float32: what the heads read after the clicks at rows (m,), users from a zero state.
 
-    rows  ascending, without repeats: a state is large, so ask for those that are needed
+    rows     ascending, without repeats: a state is large, so ask for those that are needed
+    returns  on the network's device
     """
-    clicks, out = windows.clicks, torch.empty(len(rows), network.sizes.hidden)
+    clicks, out = windows.clicks, torch.empty(len(rows), network.sizes.hidden, device=network.device)
     carried = CarriedStates(network, windows)
     for batch in windows.in_order(tokens, rows):
-        values, last = network.cell.sequence(network.embed(*clicks.inputs(batch.rows)), carried.take(batch))
+        ids = (part.to(network.device) for part in clicks.inputs(batch.rows))
+        values, last = network.cell.sequence(network.embed(*ids), carried.take(batch))
         carried.leave(batch, last)
         place = np.searchsorted(rows, batch.rows).clip(max=len(rows) - 1)
         wanted = batch.real & (rows[place] == batch.rows)

@@ -8,6 +8,7 @@ are worth more than all before. The rule: nothing of the validation slice is see
 
 import copy
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -46,6 +47,7 @@ class TrainSettings:
     rate       Adam's, of the cell, falling linearly to a twentieth
     row_rate   Adagrad's, of the item rows, falling likewise
     cell       one of cells.CELLS
+    device     "cpu" or "cuda", where the rounds are run; chosen by device.py
     """
 
     hidden: int
@@ -58,6 +60,7 @@ class TrainSettings:
     rate: float = 3e-3
     row_rate: float = 0.1
     cell: str = "lstm"
+    device: str = "cpu"
 
     @classmethod
     def for_log(cls, clicks: int, hidden: int | None, epochs: int | None, seed: int) -> "TrainSettings":
@@ -123,17 +126,19 @@ class Trainer:
         popularity  of all clicks alike: the item bias begins with it, and negatives are drawn by it
         category    (V,) of each item, -1 = none
         """
-        self._network = network
+        device = torch.device(settings.device)
+        self._network = network.to(device)
         self._settings = settings
         self._progress = progress
         self._windows = Windows(clicks)
+        self._dropout_rng = torch.cuda if device.type == "cuda" else torch  # dropout draws from the global generator
         self._rng = np.random.default_rng(settings.seed)
-        self._generator = torch.Generator().manual_seed(settings.seed)
+        self._generator = torch.Generator(device).manual_seed(settings.seed)
         unknown = network.sizes.items
         share = popularity.share(clicks.item, clicks.time_ms, unknown)
         q = torch.from_numpy(share**settings.alpha)
-        self._log_q = (q / q.sum()).log().float()
-        self._cumulative = torch.cumsum(q / q.sum(), 0)
+        self._log_q = (q / q.sum()).log().float().to(device)
+        self._cumulative = torch.cumsum(q / q.sum(), 0).to(device)
         with torch.no_grad():  # Adam alone would take longer to move a bias by nats than there are steps
             network.item_bias.copy_(torch.from_numpy(share).log())
         self._dense = [*network.cell.parameters(), network.event_rows, network.gap_rows]
@@ -141,8 +146,8 @@ class Trainer:
         self._item_rows, self._item_bias = RowAdagrad(network.item_rows), RowAdagrad(network.item_bias)
         # An item's row is its own and its category's together: few clicks on an item teach about all that are like it.
         none = np.full(unknown, -1) if category is None else category
-        self._category = torch.from_numpy(1 + np.append(none, -1))
-        self._shared = nn.Parameter(torch.zeros(int(self._category.max()) + 1, network.sizes.hidden))
+        self._category = torch.from_numpy(1 + np.append(none, -1)).to(device)
+        self._shared = nn.Parameter(torch.zeros(int(self._category.max()) + 1, network.sizes.hidden, device=device))
         self._shared_rows = RowAdagrad(self._shared)
         self.steps_per_epoch = max(1, len(clicks) // settings.tokens)
         self._steps = settings.epochs * self.steps_per_epoch
@@ -177,7 +182,7 @@ class Trainer:
             "number": self._number,
             "rng": json.dumps(self._rng.bit_generator.state),
             "generator": self._generator.get_state(),
-            "torch": torch.get_rng_state(),
+            "torch": self._dropout_rng.get_rng_state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -190,7 +195,7 @@ class Trainer:
         self._number = state["number"]
         self._rng.bit_generator.state = json.loads(state["rng"])
         self._generator.set_state(state["generator"])
-        torch.set_rng_state(state["torch"])
+        self._dropout_rng.set_rng_state(state["torch"])
 
     def _moments(self) -> list[Tensor]:
         """What the item and category rows' optimizers remember."""
@@ -203,8 +208,10 @@ class Trainer:
 
     def _step(self, clicks: Clicks, batch: Batch, carried: CarriedStates) -> tuple[float, int]:
         network, unknown = self._network, self._network.sizes.items
-        item, target, at = self._with_unknowns(clicks, batch)
-        drawn = torch.rand(self._settings.negatives, generator=self._generator, dtype=torch.float64)
+        item, target, at = (part.to(self._generator.device) for part in self._with_unknowns(clicks, batch))
+        drawn = torch.rand(
+            self._settings.negatives, generator=self._generator, dtype=torch.float64, device=self._generator.device
+        )
         negatives = torch.searchsorted(self._cumulative, drawn).clamp(max=unknown)
         index, local = torch.unique(torch.cat([item.flatten(), target, negatives]), return_inverse=True)
         mine, wanted, others = local.split([item.numel(), len(target), len(negatives)])
@@ -215,7 +222,7 @@ class Trainer:
         bias = network.item_bias.data[index].requires_grad_()
 
         x = embedding(mine.view(item.shape), rows) * INPUT_LENGTH
-        _, event_type, gap = clicks.inputs(batch.rows)
+        _, event_type, gap = (part.to(item.device) for part in clicks.inputs(batch.rows))
         x = x + embedding(event_type, network.event_rows) + embedding(gap, network.gap_rows)
         out, last = network.cell.sequence(dropout(x, self._settings.dropout), carried.take(batch))
         carried.leave(batch, last)
@@ -266,16 +273,24 @@ class Trainer:
         rivals = torch.addmm(correction, out, rows[others].t())
         rivals = rivals.masked_fill(wanted.unsqueeze(1) == others.unsqueeze(0), -1e9)
         logits = torch.cat([own.unsqueeze(1), rivals], dim=1)
-        return cross_entropy(logits, torch.zeros(len(own), dtype=torch.int64), reduction="none")
+        return cross_entropy(logits, torch.zeros_like(wanted), reduction="none")
 
 
 class Fitted(NamedTuple):
-    """A trained network, after which epoch it was best, whether Ctrl-C ended its training, and the learning curves."""
+    """What a training came to.
+
+    network       on the CPU, as it was best
+    best_epoch    after which epoch that was
+    interrupted   whether Ctrl-C ended the training
+    epochs        the learning curves
+    clicks_per_s  over the epochs that this process ran to their end, without judging them; 0 = none
+    """
 
     network: Network
     best_epoch: int
     interrupted: bool
     epochs: list[dict[str, float]]
+    clicks_per_s: float
 
 
 class Course:
@@ -327,6 +342,7 @@ def fit(
     checkpoint: Checkpoint | None = None,
     judged: Callable[[int, float, float], None] = lambda epoch, recall, mrr: None,
     category: I64 | None = None,
+    clock_s: Callable[[], float] = time.monotonic,
 ) -> Fitted:
     """Train for at most settings.epochs; returns the network as it was best on `later` clicks.
 
@@ -342,11 +358,15 @@ def fit(
         course.restore(saved)
         progress.say(f"going on after epoch {course.epoch}")
     interrupted = False
+    learned, seconds = 0, 0.0
     try:
         while not course.ended:
             course.epoch += 1
+            began_s = clock_s()
             loss = trainer.epoch(f"epoch {course.epoch}/{settings.epochs}")
-            said = f"epoch {course.epoch}: loss {loss:.4f}"
+            took_s = max(1e-9, clock_s() - began_s)
+            learned, seconds = learned + len(clicks), seconds + took_s
+            said = f"epoch {course.epoch}: loss {loss:.4f}, {len(clicks) / took_s:,.0f} clicks/s"
             if later is not None:
                 network = trainer.trained()
                 recall, mrr = _held_out_quality(network, later)
@@ -358,7 +378,8 @@ def fit(
     except KeyboardInterrupt:
         interrupted = True
         progress.say("stopped: going on with the best model so far")
-    return Fitted(course.kept or trainer.trained(), max(1, course.best_epoch), interrupted, course.epochs)
+    best, pace = (course.kept or trainer.trained()).cpu(), learned / max(1e-9, seconds)
+    return Fitted(best, max(1, course.best_epoch), interrupted, course.epochs, pace)
 
 
 def _save(checkpoint: Checkpoint | None, course: Course, progress: Progress) -> None:

@@ -25,6 +25,7 @@ def test_settings_are_read_by_name(tmp_path: Path) -> None:
         ('{"hidden": 96}', 'no object "settings"'),
         ('{"settings": {"hiden": 96}}', "'hiden' is no setting of the training; there are hidden, epochs"),
         ('{"settings": {"seed": 1}}', "'seed' is no setting"),
+        ('{"settings": {"device": "cuda"}}', "'device' is no setting"),
         ('{"settings": {"hidden": "96"}}', "hidden is '96'"),
         ('{"settings": {"hidden": 96.5}}', "hidden is 96.5"),
         ('{"settings": {"hidden": 0}}', "hidden is 0; it must be between 4 and 1024"),
