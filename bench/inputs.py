@@ -3,6 +3,7 @@
 Of each log only the training part is read (bench/quality.py), so the test is not seen. A variant withholds one input;
 its figures are recall@20 and MRR@20 of the network mixed with the user's last items, as `eddy train` says them of the
 held-out slice, with the mean and each seed's difference to all inputs. An input that a log does not have is not tried.
+What earlier sessions are worth is in bench/quality.py (`eddy_carried`), where both are judged on the same clicks.
 
     python -m bench.inputs [--datasets retailrocket,taobao,trivago,rees46] [--seeds 0,1,2] [--json]
 """
@@ -71,11 +72,6 @@ def no_gap(log: Log) -> HeldOut:
     return held_out._replace(clicks=without(held_out.clicks), head=without(held_out.head), seen=without(held_out.seen))
 
 
-def no_earlier_sessions(log: Log) -> HeldOut:
-    """Each session is a user of its own: nothing is carried over from the user's earlier ones."""
-    return hold_out(replace(log, user=log.session, users=[str(n) for n in range(int(log.session.max()) + 1)]))
-
-
 def variants(log: Log) -> dict[str, Callable[[Log], HeldOut]]:
     """Those that the log can be tried with, by name; the first is the one the others are compared with."""
     found: dict[str, Callable[[Log], HeldOut]] = {"all inputs": everything, "no gap": no_gap}
@@ -83,8 +79,6 @@ def variants(log: Log) -> dict[str, Callable[[Log], HeldOut]]:
         found["no event type"] = no_event_type
     if log.category is not None:
         found["no category"] = no_category
-    if len(np.unique(log.session)) > len(np.unique(log.user)):
-        found["no earlier sessions"] = no_earlier_sessions
     return found
 
 
