@@ -158,7 +158,7 @@ class Lane:
         """A function that gives (clicks committed by the group, clicks there are)."""
         return progress(self.broker, self.name, self.topics.clicks)
 
-    def wait_for_clicks(self, share: float = 1.0, deadline_s: float = 90.0) -> None:
+    def wait_for_clicks(self, share: float = 1.0, deadline_s: float = 240.0) -> None:
         """Wait until the group has committed this share of all clicks."""
         with self.progress() as look:
 
