@@ -25,7 +25,7 @@ from export.data import GAP_EDGES_MS, Log, read_log
 from export.mixture import NEW_VISIT
 from export.network import Network, Sizes
 from export.pipeline import HeldOut, count_on, hold_out, mix
-from export.recency import best_recency, shift_bias
+from export.recency import Recency, best_recency, shift_bias
 from export.sequences import Clicks
 from export.train import TrainSettings, fit
 
@@ -85,18 +85,38 @@ def variants(log: Log) -> dict[str, Callable[[Log], HeldOut]]:
 # -- train and judge --------------------------------------------------------------------------------------------------
 
 
+def untrained(held_out: HeldOut, settings: TrainSettings) -> Network:
+    vocabulary = held_out.vocabulary
+    torch.manual_seed(settings.seed)
+    sizes = Sizes(len(vocabulary.items), len(vocabulary.event_types), len(GAP_EDGES_MS) + 2, settings.hidden)
+    return Network(sizes)
+
+
+def trained(held_out: HeldOut, settings: TrainSettings) -> Network:
+    """By itself, without the mixture: the best round on the held-out slice, which was not learned from."""
+    network, popularity = untrained(held_out, settings), held_out.popularity
+    tail = later(held_out)
+    return fit(network, held_out.head, tail, settings, Silent(), popularity, category=held_out.category).network
+
+
+def mixed(network: Network, held_out: HeldOut, seed: int) -> tuple[Network, Recency, dict[str, float]]:
+    """Mixed with what was counted before the slice; with how popularity passes, and recall@20 and MRR@20 on it."""
+    recency = best_recency(network, held_out.head, later(held_out), held_out.popularity)
+    network = shift_bias(network, held_out.head, recency)
+    count_on(network, held_out.head, recency, None, None)
+    return network, recency, mix(network, held_out.seen, held_out.cut_ms, seed)
+
+
+def later(held_out: HeldOut) -> Clicks:
+    """The slice itself."""
+    return held_out.seen.where(held_out.seen.time_ms >= held_out.cut_ms)
+
+
 def quality(held_out: HeldOut, seed: int) -> dict[str, float]:
     """recall@20 and MRR@20 on the held-out slice, of a training with the defaults."""
     settings = TrainSettings.for_log(len(held_out.clicks), None, None, seed)
-    vocabulary, head = held_out.vocabulary, held_out.head
-    tail = held_out.seen.where(held_out.seen.time_ms >= held_out.cut_ms)
-    torch.manual_seed(seed)
-    sizes = Sizes(len(vocabulary.items), len(vocabulary.event_types), len(GAP_EDGES_MS) + 2, settings.hidden)
-    fitted = fit(Network(sizes), head, tail, settings, Silent(), held_out.popularity, category=held_out.category)
-    recency = best_recency(fitted.network, head, tail, held_out.popularity)
-    network = shift_bias(fitted.network, head, recency)
-    count_on(network, head, recency, None, None)
-    return mix(network, held_out.seen, held_out.cut_ms, seed)
+    _, _, figures = mixed(trained(held_out, settings), held_out, seed)
+    return figures
 
 
 def measure(dataset: str, seeds: list[int]) -> dict[str, Figures]:
