@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format bench parity quality speed inputs rules shop-model clean help
+.PHONY: demo test lint format bench parity quality speed inputs rules heads shop-model clean help
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -47,7 +47,11 @@ inputs: .venv/dev ## what each thing that a click carries is worth
 rules: .venv/dev ## what each rule for the lists costs
 	$(BIN)/python -m bench.rules
 
-bench: parity speed quality inputs rules ## every benchmark; results in bench/results
+heads: .venv/dev ## the surprise head against the exact softmax, and shortlists; run quality first for its two large logs
+	$(BIN)/python -m bench.heads
+	$(BIN)/python -m bench.shortlist
+
+bench: parity speed quality inputs rules heads ## every benchmark; results in bench/results
 
 shop-model: .venv/dev ## train models/shop/1 again on the simulated shop
 	$(BIN)/python -m stream.demo.simulate --users 2000 --days 1.5 --seed 1 --out .cache/shop.csv.gz

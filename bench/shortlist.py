@@ -1,0 +1,244 @@
+"""A list from the whole catalogue against one from its best clusters only: what is lost, and CPU time.
+
+The graphs timed are the network's part of score.onnx by itself, logits and TopK, over random unit rows: cost depends on
+V and H alone. Full: one product with all rows. Shortlist: one with the centroids of 4 sqrt(V) clusters of equal size,
+then, user by user, with the rows of the best ones. Served: all of score.onnx, mixture and softmax included, up to 100k
+items. One thread, the ways in turn. What is lost is measured on trained networks, since random rows have no clusters:
+those that bench.heads left, on the clicks it judges.
+
+    python -m bench.shortlist [--datasets bolcom,rees46,yoochoose64,diginetica] [--items 20000,100000,1000000]
+        [--hidden 64,192] [--json]
+
+An empty --datasets or --items leaves that half out; the figures of what is not measured anew stay.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+
+from bench import quality
+from bench.heads import DATASETS, Case, case_of, cpu_us, memory, running, two_levels
+from bench.quality import Figures
+from bench.report import RESULTS, write_report
+from export.convert import IR_VERSION, OPSET, open_graph, write_untrained
+from export.heads import meetings
+from export.network import SHARPNESS, balanced_clusters, cluster_count
+from export.ranking import drawn, places
+from export.sequences import Windows, outputs
+
+F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
+
+RESULT = RESULTS / "shortlist.json"
+K = 20
+BEST = (8, 16, 32, 64, 128)
+"""Clusters on the shortlist, on trained networks."""
+
+TIMED_BEST = 32
+BATCHES = (1, 32, 256)
+SERVED_UP_TO = 100_000
+"""Items: beyond, writing a whole model takes more memory than this benchmark is given."""
+
+JUDGED = 4_000
+LOGITS = 6_400_000
+"""In one timed stretch, about; and five times so many at most at a time, which is 128 MB."""
+
+
+# -- what is lost -----------------------------------------------------------------------------------------------------
+
+
+def losses(case: Case) -> Figures:
+    """By way of ranking clusters and number of them: what is found of the true top K, and recall@K.
+
+    fitted     by the surprise head's own distribution over clusters, not cooled
+    centroids  by the mean row and the log of the items' summed popularity
+    """
+    network, items = case.network, case.network.sizes.items
+    rows, bias = network.item_rows[:-1].detach(), network.item_bias[:-1].detach()
+    clusters = torch.from_numpy(balanced_clusters(rows.numpy(), cluster_count(items), seed=0))
+    count = int(clusters.max()) + 1
+    met = meetings(network, case.learned, case.weight, seed=0)
+    fitted = two_levels(case, met, clusters.numpy(), seed=0).top
+    fitted.weight.data *= network.mixture.temperature
+    size = torch.bincount(clusters, minlength=count).unsqueeze(1)
+    centroids = torch.zeros(count, rows.shape[1]).index_add_(0, clusters, rows) / size
+    mass = torch.zeros(count).index_add_(0, clusters, bias.exp()).log()
+    ways = {"fitted": lambda o: fitted(o)[:, :count], "centroids": lambda o: o @ centroids.t() + mass}
+    return {"clusters": count, "items": items, **found_by(case, clusters, ways)}
+
+
+@torch.no_grad()
+def found_by(case: Case, clusters: Tensor, ways: dict[str, Callable[[Tensor], Tensor]]) -> Figures:
+    """ways  the score (B, C) of each cluster for outputs (B, H); clusters (V,)"""
+    network, items = case.network, case.network.sizes.items
+    count = int(clusters.max()) + 1
+    wanted = np.flatnonzero(case.later & (case.judged.target >= 0) & (case.judged.target < items))
+    chosen = drawn(wanted, JUDGED)
+    out = outputs(network, Windows(case.judged), chosen)
+    target = torch.from_numpy(case.judged.target[chosen]).long().unsqueeze(1)
+    found: Figures = {"full": {"recall20": 0.0}}
+    for part in places(len(chosen), items):
+        logits = network.logits(out[part])
+        top = logits.topk(K).indices
+        found["full"]["recall20"] += float((top == target[part]).sum()) / len(chosen)
+        for name, rank in ways.items():
+            order = rank(out[part]).argsort(dim=1, descending=True)
+            place = torch.empty_like(order).scatter_(1, order, torch.arange(count).expand_as(order))[:, clusters]
+            for best in BEST:
+                short = logits.masked_fill(place >= best, -torch.inf).topk(K).indices
+                same = (short.unsqueeze(2) == top.unsqueeze(1)).any(2).float().mean(1).sum()
+                one = found.setdefault(f"{name}, best {best}", {"of_top20": 0.0, "recall20": 0.0})
+                one["of_top20"] += float(same) / len(chosen)
+                one["recall20"] += float((short == target[part]).sum()) / len(chosen)
+    return found
+
+
+# -- what it costs ----------------------------------------------------------------------------------------------------
+
+
+def graph(nodes: list[onnx.NodeProto], constants: dict[str, npt.NDArray[Any]], hidden: int, path: Path) -> None:
+    """Write a graph from out (B, H) to the K best items (B, K)."""
+    made = helper.make_graph(
+        nodes,
+        "ranking",
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["B", hidden])],
+        [helper.make_tensor_value_info("items", TensorProto.INT64, ["B", K])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    path.write_bytes(model.SerializeToString())
+
+
+def write_full(rows: F32, path: Path) -> None:
+    """rows (V, H)."""
+    constants = {"columns": np.ascontiguousarray(rows.T), "k": np.array([K])}
+    nodes = [
+        helper.make_node("MatMul", ["out", "columns"], ["logits"]),
+        helper.make_node("TopK", ["logits", "k"], ["values", "items"]),
+    ]
+    graph(nodes, constants, rows.shape[1], path)
+
+
+def write_shortlist(rows: F32, best: int, path: Path) -> None:
+    """Clusters are runs of equal length of rows (V, H): which items they hold changes no cost.
+
+    Blocks are gathered for one user at a time: for a whole batch at once they would take gigabytes.
+    """
+    items, hidden = rows.shape
+    count = cluster_count(items)
+    size = -(-items // count)
+    blocks = np.zeros((count * size, hidden), np.float32)
+    blocks[:items] = rows
+    blocks = blocks.reshape(count, size, hidden)
+    centroids = np.ascontiguousarray(blocks.mean(axis=1).T)
+    ids = np.arange(count * size, dtype=np.int64).reshape(count, size)
+    body = helper.make_graph(
+        [
+            helper.make_node("Gather", ["blocks", "clusters"], ["theirs"], axis=0),
+            helper.make_node("Reshape", ["theirs", "flat"], ["rows"]),
+            helper.make_node("Unsqueeze", ["one", "axis"], ["column"]),
+            helper.make_node("MatMul", ["rows", "column"], ["product"]),
+            helper.make_node("Squeeze", ["product", "axis"], ["logits"]),
+            helper.make_node("TopK", ["logits", "k"], ["values", "place"]),
+            helper.make_node("Gather", ["ids", "clusters"], ["named"], axis=0),
+            helper.make_node("Reshape", ["named", "line"], ["names"]),
+            helper.make_node("Gather", ["names", "place"], ["chosen"], axis=0),
+        ],
+        "user",
+        [
+            helper.make_tensor_value_info("one", TensorProto.FLOAT, [hidden]),
+            helper.make_tensor_value_info("clusters", TensorProto.INT64, [best]),
+        ],
+        [helper.make_tensor_value_info("chosen", TensorProto.INT64, [K])],
+    )
+    constants = {
+        "blocks": blocks,
+        "centroids": centroids,
+        "ids": ids,
+        "k": np.array([K]),
+        "best": np.array([best]),
+        "flat": np.array([-1, hidden]),
+        "line": np.array([-1]),
+        "axis": np.array([1]),
+    }
+    nodes = [
+        helper.make_node("MatMul", ["out", "centroids"], ["scores"]),
+        helper.make_node("TopK", ["scores", "best"], ["their_scores", "best_clusters"]),
+        helper.make_node("Scan", ["out", "best_clusters"], ["items"], body=body, num_scan_inputs=2),
+    ]
+    graph(nodes, constants, hidden, path)
+
+
+def costs(items: int, hidden: int, scratch: Path) -> Figures:
+    """CPU microseconds per list, by batch size and way."""
+    rng = np.random.default_rng(0)
+    rows = unit_rows(rng, items, hidden)
+    write_full(rows, scratch / "full.onnx")
+    write_shortlist(rows, TIMED_BEST, scratch / "shortlist.onnx")
+    del rows
+    ways = {name: open_graph(scratch / f"{name}.onnx") for name in ("full", "shortlist")}
+    served = None
+    if items <= SERVED_UP_TO:
+        write_untrained(scratch / "served" / f"{items}-{hidden}", [str(i) for i in range(items)], ["view"], hidden)
+        served = open_graph(scratch / "served" / f"{items}-{hidden}" / "score.onnx")
+    found: Figures = {}
+    for batch in (batch for batch in BATCHES if batch * items <= 5 * LOGITS):
+        out = unit_rows(rng, batch, hidden) * np.float32(SHARPNESS)
+        runs = {name: running(way, {"out": out}) for name, way in ways.items()}
+        if served is not None:
+            runs["served"] = running(served, {"h": out, **memory(batch, items, rng), "k": np.array([K])})
+        found[f"batch {batch}"] = cpu_us(runs, batch, max(1, LOGITS // items // batch))
+    return found
+
+
+def unit_rows(rng: np.random.Generator, count: int, hidden: int) -> F32:
+    rows = rng.standard_normal((count, hidden), np.float32)
+    rows /= np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
+    return rows
+
+
+# -- all of it --------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--items", default="20000,100000,1000000", help="sizes of catalogue to time, by comma [%(default)s]"
+    )
+    parser.add_argument("--hidden", default="64,192", help="units to time, by comma [%(default)s]")
+    parser.add_argument("--datasets", default=",".join(DATASETS), help="trained networks, by comma [%(default)s]")
+    parser.add_argument("--json", action="store_true", help="the report on stdout")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    results, report = quality.kept(RESULT, "results"), {}
+    conditions = {"k": K, "threads": 1, "best_timed": TIMED_BEST, "lists_judged": JUDGED, "served_up_to": SERVED_UP_TO}
+    for dataset in filter(None, given.datasets.split(",")):
+        case = case_of(dataset, 0, reuse=True)
+        if case is not None:
+            results[f"kept of {dataset}"] = losses(case)
+            report = write_report(RESULT, "bench.shortlist", conditions, results, [])
+            if not given.json:
+                print(dataset, json.dumps(results[f"kept of {dataset}"], indent=1), flush=True)
+    for items in map(int, filter(None, given.items.split(","))):
+        for hidden in map(int, given.hidden.split(",")):
+            with tempfile.TemporaryDirectory() as scratch:
+                results[f"{items} items, {hidden} units"] = costs(items, hidden, Path(scratch))
+            report = write_report(RESULT, "bench.shortlist", conditions, results, [])
+            if not given.json:
+                print(items, hidden, results[f"{items} items, {hidden} units"], flush=True)
+    if given.json:
+        print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
