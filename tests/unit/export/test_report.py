@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 import pytest
 
 from export.baselines import NAMES
-from export.report import Findings, chart, page, write_report
+from export.charts import chart
+from export.report import Findings, page, write_report
 from stream.manifest import Manifest, Tensor
 
 METHOD: dict[str, Any] = {
