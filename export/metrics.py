@@ -17,6 +17,8 @@ Ranks = npt.NDArray[np.uint8]
 CUTS = (1, 5, 10, 20)
 RESAMPLES = 1_000
 INTERVAL = (2.5, 97.5)
+RESAMPLED = ("recall20", "mrr20")
+"""The measures that get intervals."""
 
 POSITIONS = {"1": 1, "2": 2, "3-4": 3, "5-9": 5, "10+": 10}
 """Clicks of the session so far, by the least of each kind."""
@@ -75,8 +77,43 @@ def intervals(ranks: Mapping[str, Ranks], session: npt.NDArray[np.integer], seed
 
     ranks    name -> (n,); all methods are resampled alike, so the differences are paired
     session  (n,) of any integers
-    returns  {name: {"recall20_95": [low, high], "mrr20_95": ...}} and under "lead" {measure: {to, mean, 95}}
+    returns  {name: {"recall20_95": [low, high], "mrr20_95": ...}} and under "lead" {measure: {over, mean, 95}}
     """
+    mean, drawn = _resampled(ranks, session, seed)
+    names = list(ranks)
+    found: dict[str, Any] = {
+        name: {f"{measure}_95": _range(drawn[:, i, j]) for j, measure in enumerate(RESAMPLED)}
+        for i, name in enumerate(names)
+    }
+    found["lead"] = {}
+    for j, measure in enumerate(RESAMPLED):
+        rival = 1 + int(np.argmax(mean[1:, j]))
+        found["lead"][measure] = {
+            "over": names[rival],
+            "mean": float(mean[0, j] - mean[rival, j]),
+            "95": _range(drawn[:, 0, j] - drawn[:, rival, j]),
+        }
+    return found
+
+
+def changes(ranks: Mapping[str, Ranks], session: npt.NDArray[np.integer], seed: int = 0) -> dict[str, Any]:
+    """How much each other method has more than the first, with 95% bootstrap intervals; arguments as of `intervals`.
+
+    returns  {name: {measure: {mean, 95}}}, without the first
+    """
+    mean, drawn = _resampled(ranks, session, seed)
+    return {
+        name: {
+            measure: {"mean": float(mean[i, j] - mean[0, j]), "95": _range(drawn[:, i, j] - drawn[:, 0, j])}
+            for j, measure in enumerate(RESAMPLED)
+        }
+        for i, name in enumerate(ranks)
+        if i
+    }
+
+
+def _resampled(ranks: Mapping[str, Ranks], session: npt.NDArray[np.integer], seed: int) -> tuple[F64, F64]:
+    """The means of RESAMPLED of m methods, (m, 2), and the same of each of the bootstrap's draws, (RESAMPLES, m, 2)."""
     _, which = np.unique(session, return_inverse=True)
     sessions = int(which.max()) + 1
     columns = [gain for rank in ranks.values() for gain in gains(rank, 20)[:2]]
@@ -87,21 +124,8 @@ def intervals(ranks: Mapping[str, Ranks], session: npt.NDArray[np.integer], seed
     for row in drawn:
         times = np.bincount(rng.integers(0, sessions, sessions), minlength=sessions).astype(np.float64)
         row[:] = times @ sums / (times @ clicks)
-    mean = sums.sum(0) / clicks.sum()
-    names = list(ranks)
-    found: dict[str, Any] = {
-        name: {"recall20_95": _range(drawn[:, 2 * i]), "mrr20_95": _range(drawn[:, 2 * i + 1])}
-        for i, name in enumerate(names)
-    }
-    found["lead"] = {}
-    for offset, measure in enumerate(("recall20", "mrr20")):
-        rival = 1 + int(np.argmax(mean[offset::2][1:]))
-        found["lead"][measure] = {
-            "over": names[rival],
-            "mean": float(mean[offset] - mean[2 * rival + offset]),
-            "95": _range(drawn[:, offset] - drawn[:, 2 * rival + offset]),
-        }
-    return found
+    shape = len(ranks), len(RESAMPLED)
+    return (sums.sum(0) / clicks.sum()).reshape(shape), drawn.reshape(RESAMPLES, *shape)
 
 
 def _range(values: F64) -> list[float]:

@@ -20,7 +20,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from export import baselines
 from export.baselines import save_baselines
@@ -32,12 +31,11 @@ from export.data import GAP_EDGES_MS, Log, Vocabulary
 from export.heads import fit_gates, fit_heads, set_mixture
 from export.held_out import calibration_curve, judge_held_out
 from export.interrupts import Interrupts
-from export.memory import memories
 from export.mixture import Counted
 from export.neighbours import VsKnnSetting
 from export.network import Network, Sizes
 from export.place import check_place
-from export.ranking import JUDGED, drawn, ranking_quality
+from export.ranking import JUDGED, drawn, list_ranks, recall_and_mrr
 from export.recency import Recency, best_recency, shift_bias
 from export.report import Findings, write_report
 from export.sequences import Clicks, Windows, birth_period, encode, outputs
@@ -266,17 +264,16 @@ def mix(network: Network, seen: Clicks, cut_ms: int, seed: int) -> dict[str, flo
 
     seen  the users of the slice with all their clicks, as they will come in service
     """
-    later = np.flatnonzero((seen.target >= 0) & np.append(seen.time_ms[1:] >= cut_ms, False))
-    fitted, judged = later[::2], drawn(later[1::2], JUDGED)
+    fitted, judged = halves(seen, cut_ms)
     fit_gates(network, seen, fitted[seen.target[fitted] < network.sizes.items], seed)
-    out = outputs(network, Windows(seen), judged)
-    recent, visit = (torch.from_numpy(part) for part in memories(seen, judged))
-
-    def scores(some: Tensor) -> Tensor:
-        return network.log_probs(out[some], recent[some], visit[some])
-
-    recall, mrr = ranking_quality(seen.target[judged], network.sizes.items, scores)
+    recall, mrr = recall_and_mrr(list_ranks(network, outputs(network, Windows(seen), judged), seen, judged))
     return {"recall20": recall, "mrr20": mrr}
+
+
+def halves(seen: Clicks, cut_ms: int) -> tuple[I64, I64]:
+    """The rows of `seen` whose next click is held out: every other one to fit gates on, at most JUDGED to judge on."""
+    later = np.flatnonzero((seen.target >= 0) & np.append(seen.time_ms[1:] >= cut_ms, False))
+    return later[::2], drawn(later[1::2], JUDGED)
 
 
 def calibration_warning(held_out: int, alpha: float) -> str | None:

@@ -11,6 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from export.memory import memories
+from export.metrics import Ranks, gains
+from export.network import Network
+from export.sequences import Clicks
+
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
@@ -47,19 +52,41 @@ def places(clicks: int, items: int) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def ranking_quality(target: I32, items: int, scores: Scores) -> tuple[float, float]:
-    """recall@20 and MRR@20 of full rankings; unknown targets are misses.
+def target_ranks(target: I32, items: int, scores: Scores) -> Ranks:
+    """(m,) the place of each target in a full ranking, 1 = best; 0: not among the first 20, or unknown.
 
     target  (m,) what came after each click
     items   V, known ones
     """
-    hits = reciprocal = 0.0
+    found: Ranks = np.zeros(len(target), np.uint8)
     for some in places(len(target), items):
         ranked = scores(some)
         wanted = torch.from_numpy(target)[some].long().to(ranked.device)
         known = wanted < items
         rank = ranks(ranked[known], wanted[known])
-        hit = rank <= DEPTH
-        hits += float(hit.sum())
-        reciprocal += float((hit / rank).sum())
-    return hits / max(1, len(target)), reciprocal / max(1, len(target))
+        found[some[known.cpu()].numpy()] = torch.where(rank <= DEPTH, rank, 0).to(torch.uint8).cpu().numpy()
+    return found
+
+
+def list_ranks(network: Network, out: Tensor, seen: Clicks, rows: I64) -> Ranks:
+    """(m,) the place, in the list as served, of what came after each of the clicks at rows (m,); 0 as above.
+
+    out  (m, H) of `outputs` after these clicks
+    """
+    recent, visit = (torch.from_numpy(part) for part in memories(seen, rows))
+
+    def scores(some: Tensor) -> Tensor:
+        return network.mixture.mixed(network.logits(out[some]), recent[some], visit[some])
+
+    return target_ranks(seen.target[rows], network.sizes.items, scores)
+
+
+def recall_and_mrr(rank: Ranks) -> tuple[float, float]:
+    """recall@20 and MRR@20 of ranks (m,); none are 0."""
+    recall, mrr, _ = gains(rank, DEPTH)
+    return float(recall.sum()) / max(1, len(rank)), float(mrr.sum()) / max(1, len(rank))
+
+
+def ranking_quality(target: I32, items: int, scores: Scores) -> tuple[float, float]:
+    """recall@20 and MRR@20 of full rankings, as of `target_ranks`."""
+    return recall_and_mrr(target_ranks(target, items, scores))
