@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 
 from export import baselines
+from export.ablation import ablations
 from export.baselines import save_baselines
 from export.calibrate import pools, surprises
 from export.checkpoint import NAMES, Checkpoint, remove_checkpoints, training_key, training_place
@@ -116,6 +117,10 @@ def train_model(
         count_on(network, head, recency, held_out.counted, older)
         quality = mix(network, held_out.seen, cut_ms, settings.seed)
         progress.say(f"held-out slice: recall@20 {quality['recall20']:.4f}, MRR@20 {quality['mrr20']:.4f}")
+        progress.say("measuring what each part of the model is worth there")
+        _, judged = halves(held_out.seen, cut_ms)
+        shift = recency.shift(head.item, head.time_ms, sizes.items)
+        worth = ablations(network, held_out.seen, judged, shift)
         calibration, findings = _calibrate(network, held_out, recency, log, settings.seed, progress)
 
         if not chosen.interrupted:
@@ -148,7 +153,8 @@ def train_model(
         }
         facts = Facts(training, quality)
         manifest = write_model(directory, network, served, calibration, (baselines.FILE,), facts)
-        write_report(directory, manifest, replace(findings, epochs=chosen.epochs, best_epoch=chosen.best_epoch))
+        findings = replace(findings, epochs=chosen.epochs, best_epoch=chosen.best_epoch, ablations=worth)
+        write_report(directory, manifest, findings)
     remove_checkpoints(place)
     warning = calibration_warning(len(calibration["all"]), Settings(model=str(directory)).alpha)
     if warning:

@@ -36,7 +36,7 @@ def ranks(scores: Tensor, wanted: Tensor) -> Tensor:
     wanted = wanted.unsqueeze(1)
     own = scores.gather(1, wanted)
     lower = torch.arange(scores.shape[1], device=scores.device).unsqueeze(0) < wanted
-    return 1 + ((scores > own) | ((scores == own) & lower)).sum(1)
+    return 1 + ((scores > own) | ((scores == own) & lower)).count_nonzero(1)  # sum(1) makes int64 of all of them first
 
 
 def drawn(rows: I64, limit: int, seed: int = 0) -> I64:

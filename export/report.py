@@ -13,7 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from export.charts import Point, chart
+from export.charts import Point, bars, chart
 from stream.manifest import Manifest
 
 PAGE, DATA = "report.html", "report.json"
@@ -40,7 +40,7 @@ class Findings:
     held_out     what `evaluate` says of the held-out slice; empty if it was not asked
     vsknn_setting  of the baseline, chosen on the newest of the earlier sessions
     calibration  (alpha, share of later held-out clicks with a p-value of at most alpha, calibrated on the earlier ones)
-    ablations    what was left out -> its figures (recall20, mrr20), beside "nothing"
+    ablations    what was left out -> the figures of the lists without it, as ablation.py gives them
     """
 
     epochs: Sequence[Mapping[str, float]] = ()
@@ -48,7 +48,7 @@ class Findings:
     held_out: Mapping[str, Any] = field(default_factory=dict)
     vsknn_setting: Mapping[str, Any] = field(default_factory=dict)
     calibration: Sequence[Point] = ()
-    ablations: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    ablations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def write_report(directory: Path, manifest: Manifest, findings: Findings) -> None:
@@ -141,11 +141,31 @@ def _kinds(held_out: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
-def _ablations(ablations: Mapping[str, Mapping[str, float]]) -> str:
+def _ablations(ablations: Mapping[str, Mapping[str, Any]]) -> str:
+    """What the lists lose without each part, as a picture and a table."""
     if not ablations:
         return ""
-    rows = [(name, f"{one['recall20']:.4f}", f"{one['mrr20']:.4f}") for name, one in ablations.items()]
-    return _table(("without", "recall@20", "MRR@20"), rows, strong="nothing")
+
+    def apart(change: Mapping[str, Any]) -> str:
+        low, high = change["95"]
+        return f"{change['mean']:+.4f} ({low:+.4f} to {high:+.4f})"
+
+    rows, losses = [], []
+    for name, one in ablations.items():
+        change = one.get("change")
+        recall, mrr = ("", "") if change is None else (apart(change["recall20"]), apart(change["mrr20"]))
+        rows.append((name, f"{one['recall20']:.4f}", recall, f"{one['mrr20']:.4f}", mrr))
+        if change is not None:
+            losses.append((name, change["recall20"]["mean"], change["recall20"]["95"]))
+    judged = next(iter(ablations.values()))["judged"]
+    return (
+        f"<p>The lists of the network without one of its parts: {judged:,} held-out clicks that no gate was fitted on, "
+        "of users with their history, the whole catalogue ranked. Beside each figure its difference to the lists as "
+        "served, in brackets the 95% bootstrap interval of the difference over visits. The network had learned with "
+        "the part: one that is trained without it may do better than this.</p>\n"
+        f'<div class="charts">{bars(losses, "recall@20 without it, difference")}</div>'
+        + _table(("without", "recall@20", "difference", "MRR@20", "difference"), rows, strong="nothing")
+    )
 
 
 def _card(manifest: Manifest) -> str:
@@ -220,4 +240,5 @@ tr:first-child th{font-weight:600}.strong th,.strong td{font-weight:700}
 .charts{display:flex;flex-wrap:wrap;gap:1rem}svg{width:300px;max-width:100%}
 svg text{font:11px system-ui,sans-serif;fill:currentColor}svg path,polyline{fill:none;stroke:var(--line)}
 polyline{stroke:var(--mark);stroke-width:2}circle{fill:var(--mark)}path.same{stroke-dasharray:4 3}
+path.bar{fill:var(--mark);stroke:none}path.spread{stroke:currentColor;stroke-width:1.5}
 """

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from export.metrics import KINDS, by_kind, intervals, measures, popularity_kind, position_kind
+from export.metrics import KINDS, by_kind, changes, intervals, measures, popularity_kind, position_kind
 
 
 def test_measures_by_hand() -> None:
@@ -48,3 +48,16 @@ def test_the_lead_is_paired_and_over_the_best() -> None:
     assert found["lead"]["recall20"] == {"over": "same", "mean": 0.0, "95": [0.0, 0.0]}
     low, high = found["same"]["mrr20_95"]
     assert low < high
+
+
+def test_a_change_is_paired_and_counted_from_the_first() -> None:
+    """What is the same everywhere has no spread; a worse method's change is the first one's lead over it, negated."""
+    rng = np.random.default_rng(2)
+    rank, session = rng.integers(0, 3, 500).astype(np.uint8), rng.integers(0, 90, 500)
+    worse = np.where(rng.random(500) < 0.2, 0, rank).astype(np.uint8)
+    found = changes({"whole": rank, "same": rank, "worse": worse}, session)
+    assert list(found) == ["same", "worse"]
+    assert found["same"]["mrr20"] == {"mean": 0.0, "95": [0.0, 0.0]}
+    lead = intervals({"whole": rank, "worse": worse}, session)["lead"]["recall20"]
+    assert found["worse"]["recall20"]["mean"] == -lead["mean"] < 0
+    assert found["worse"]["recall20"]["95"] == pytest.approx([-end for end in reversed(lead["95"])])

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from export.baselines import NAMES
-from export.charts import chart
+from export.charts import bars, chart
 from export.report import Findings, page, write_report
 from stream.manifest import Manifest, Tensor
 
@@ -25,7 +25,18 @@ FINDINGS = Findings(
     best_epoch=2,
     held_out={"judged": 7, "lead": {}, **dict.fromkeys(("eddy", *NAMES), METHOD)},
     calibration=[(0.001, 0.0), (0.01, 0.012), (0.05, 0.049), (1.0, 1.0)],
-    ablations={"nothing": {"recall20": 0.4, "mrr20": 0.2}, "time gaps": {"recall20": 0.39, "mrr20": 0.19}},
+    ablations={
+        "nothing": {"judged": 7, "recall20": 0.4, "mrr20": 0.2},
+        "time gaps": {
+            "judged": 7,
+            "recall20": 0.39,
+            "mrr20": 0.19,
+            "change": {
+                "recall20": {"mean": -0.01, "95": [-0.03, 0.01]},
+                "mrr20": {"mean": -0.01, "95": [-0.02, 0.005]},
+            },
+        },
+    },
 )
 
 
@@ -79,11 +90,20 @@ def test_the_page_holds_every_part(tmp_path: Path) -> None:
         "Limits",
     ):
         assert f"<h2>{title}" in written
-    for name in ("eddy", *NAMES, "0.4000 (0.3500", "1,234", "ab" * 32, "time gaps", "1.2000%"):
+    for name in (
+        "eddy",
+        *NAMES,
+        "0.4000 (0.3500",
+        "1,234",
+        "ab" * 32,
+        "time gaps",
+        "1.2000%",
+        "-0.0100 (-0.0200 to +0.0050)",
+    ):
         assert name in written
     assert "<th>held-out recall20</th><td>0.4322</td>" in written
     assert "fitted on every other held-out click" in written  # the reader hears what was chosen on the slice
-    assert len(re.findall("<svg", written)) == 4
+    assert len(re.findall("<svg", written)) == 5
     assert json.loads((tmp_path / "report.json").read_text())["best_epoch"] == 2
 
 
@@ -115,3 +135,14 @@ def test_a_chart_stays_within_its_frame(points: list[tuple[float, float]]) -> No
     assert tree.find("circle") is not None
     if len(points) == 3:
         assert drawn[1][1] > drawn[0][1]  # a smaller loss lies lower, and y grows downwards
+
+
+def test_bars_begin_at_zero_and_stay_within_the_frame() -> None:
+    """A loss goes left from the zero that all rows share, a gain right, and the interval lies across its bar."""
+    tree = ElementTree.fromstring(bars([("a", -0.2, (-0.3, -0.1)), ("b", 0.1, (0.0, 0.2))], "difference"))
+    marks = [re.findall(r"-?[\d.]+", path.attrib["d"]) for path in tree if path.get("class") in ("bar", "spread")]
+    loss, loss_ends, gain, gain_ends = [[float(number) for number in mark] for mark in marks]
+    zero, end, gained = loss[0], loss[2], gain[2]
+    assert gain[0] == zero
+    assert 0 <= loss_ends[0] < end < loss_ends[2] < zero == gain_ends[0] < gained < gain_ends[2] <= 300
+    assert "NaN" not in bars([("none", 0.0, (0.0, 0.0))], "difference")

@@ -103,8 +103,12 @@ def test_training_ends_with_a_report(trained: Path) -> None:
     assert findings["held_out"]["judged"] < 400
     assert len(findings["calibration"]) > 3
     assert all(abs(share - alpha) < 0.15 for alpha, share in findings["calibration"])
+    nothing, quality = findings["ablations"]["nothing"], read_manifest(trained).quality
+    assert {name: nothing[name] for name in quality} == quality  # of the network that is judged, on the same clicks
+    assert "event types" not in findings["ablations"]  # the log has one
     page = (trained / "report.html").read_text()
     assert "<h2>Learning curves" in page
+    assert "<h2>Ablations" in page
     assert "<h2>Calibration" in page
     assert f"<td>{read_manifest(trained).files['step.onnx']}</td>" in page
     assert not {"report.html", "report.json"} & set(read_manifest(trained).files)
