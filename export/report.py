@@ -23,8 +23,8 @@ LIMITS = (
     "user's state as those of an unknown item.",
     "The calibration holds for clicks like the held-out ones. A shop that changes needs a new training.",
     "The held-out figures are of a network that had not seen the slice; the one that is served learned it too.",
-    "Which epoch was best was chosen on the held-out slice, which flatters eddy a little. `eddy evaluate` on later "
-    "clicks is the honest figure.",
+    "Which epoch was best and how popularity passes were chosen on the held-out slice, which flatters eddy a little, "
+    "and the shift of popularity among the ablations. `eddy evaluate` on later clicks is the honest figure.",
     "How far the network is trusted beside what a user's last items bring (the mixture's gates) was fitted on every "
     "other held-out click. The card's held-out figures are judged on the rest, of users with their history; the table "
     "counts both halves, of users without.",
