@@ -109,7 +109,7 @@ def test_followers_are_missed_where_they_carry_the_signal(chained: Judged) -> No
 def test_repeats_are_missed_where_people_come_back() -> None:
     """Where everyone goes round items of their own, repeats carry the recall; others' followers do not."""
     one = judged(returns())
-    found = ablations(one.network, one.held_out.seen, one.rows, NO_SHIFT)
+    found = ablations(one.network, one.held_out.seen, one.rows, np.zeros(one.network.sizes.items + 1))
     assert found[NOTHING]["recall20"] > 0.65  # five of seven next clicks come back to an item
     assert found[REPEATS]["change"]["recall20"]["95"][1] < -0.3
     assert found[FOLLOWERS]["change"]["recall20"]["mean"] > -0.05
