@@ -172,7 +172,7 @@ def in_session_order(clicks: Clicks) -> tuple[NDArray[np.int64], NDArray[np.int6
     lengths = np.diff(np.append(first, len(clicks)))
     order = np.argsort(clicks.time_ms[first], kind="stable")
     rows = np.concatenate([np.arange(first[s], first[s] + lengths[s]) for s in order])
-    return clicks.item[rows], np.append(0, np.cumsum(lengths[order]))
+    return clicks.item[rows].astype(np.int64), np.append(0, np.cumsum(lengths[order]))
 
 
 @torch.no_grad()

@@ -1,10 +1,14 @@
 """What Eddy's training speed is measured against must itself be right."""
 
+from pathlib import Path
+
 import numpy as np
+import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.training_speed import session_parallel
+from bench.training_speed import read_task, run_side, session_parallel
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=30).filter(lambda n: max(n) > 1), st.integers(1, 5))
@@ -29,3 +33,15 @@ def test_lanes_walk_through_sessions(lengths: list[int], lanes: int) -> None:
     pairs = sum(length - 1 for length in lengths)
     assert len(seen) == len(set(seen))
     assert len(seen) > pairs - min(lanes, len(lengths)) * (max(lengths) - 1)
+
+
+@pytest.mark.parametrize("side", ["eddy", "plain"])
+def test_both_sides_learn_from_the_same_log(tmp_path: Path, side: str) -> None:
+    """On sessions that walk around a ring of items either side soon knows what comes next."""
+    begin = np.random.default_rng(0).integers(0, 40, 400)
+    item = (begin[:, None] + np.arange(8)) % 40
+    path = tmp_path / "ring.parquet"
+    pl.DataFrame({"session": np.repeat(np.arange(400), 8), "item": item.ravel()}).write_parquet(path)
+    found = run_side(side, read_task(path, clicks=None), hidden=32, epochs=4, seed=0)
+    assert len(found["epochs"]) == 4
+    assert found["recall20"] > 0.9  # 20 of 40 items by chance: .5
