@@ -66,7 +66,7 @@ def by_sequences(network: Network, clicks: Clicks) -> tuple[tuple[torch.Tensor, 
     first = torch.from_numpy(np.append(True, clicks.user[1:] != clicks.user[:-1])).unsqueeze(1)
     out, recent, visit = (torch.where(first, torch.zeros_like(part), part.roll(1, dims=0)) for part in after)
     item = torch.from_numpy(clicks.item).long()
-    own = network.mixture.visit_so_far(torch.from_numpy(clicks.gap).long(), visit)
+    own = visit_so_far(torch.from_numpy(clicks.gap).long(), visit)
     parts = [
         network.mixture.surprise(network.surprise(item[rows], out[rows]), item[rows], recent[rows], own[rows]).numpy()
         for rows in _chunks(len(clicks))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout
 
 from export.memory import count_neighbours, memories
-from export.mixture import TEMPERATURES, Chances, Counted, Mixture, fit_mixture
+from export.mixture import TEMPERATURES, Chances, Counted, Mixture, fit_mixture, visit_so_far
 from export.network import Network, SurpriseHead, balanced_clusters, cluster_count
 from export.ranking import drawn, places
 from export.sequences import Clicks, Windows, outputs
@@ -147,7 +147,7 @@ def _chances(network: Network, clicks: Clicks, rows: I64) -> Chances:
     target = torch.from_numpy(clicks.target[rows].astype(np.int64))
     parts: list[Chances] = []
     for some in places(len(rows), network.sizes.items):
-        wanted, own = target[some], mixture.visit_so_far(gap[some], visit[some])
+        wanted, own = target[some], visit_so_far(gap[some], visit[some])
         logits = network.logits(out[some])
         says = [torch.log_softmax(logits / t, dim=1).gather(1, wanted.unsqueeze(1)) for t in TEMPERATURES]
         features = mixture.features(recent[some], own)

@@ -25,7 +25,7 @@ from stream.manifest import Tensor as StateTensor
 F64 = npt.NDArray[np.float64]
 
 REMEMBERED = 8
-"""Items the state remembers for the mixture. Measured: 5 is worse, 12 no better."""
+"""Different items the state remembers for the mixture."""
 
 NEIGHBOURS = 64
 """Kept for each item, the strongest. Measured: 100 is no better."""
@@ -36,8 +36,9 @@ NEW_VISIT = 1 + GAP_EDGES_MS.index(SESSION_GAP_MS) + 1
 MOST = 0.95
 """The largest mass the remembered items may take from the network."""
 
-STATE = (StateTensor("last_items", (REMEMBERED,), "int32"), StateTensor("visit_clicks", (1,), "int32"))
-"""last_items: item + 1, newest first, 0 = none (`recent` below). visit_clicks: of the current visit (`visit` below)."""
+STATE = (StateTensor("last_items", (REMEMBERED,), "int32"), StateTensor("visit_items", (1,), "int32"))
+"""last_items: item + 1, each once, the one clicked last first, 0 = none (`recent` below); visit_items: how many of them
+are of the current visit, the first ones (`visit` below)."""
 
 FEATURES = 7
 CLOSED = -20.0
@@ -68,6 +69,27 @@ class Counted(NamedTuple):
     clicks: F64
 
 
+def remember(item: Tensor, gap: Tensor, recent: Tensor, visit: Tensor) -> tuple[Tensor, Tensor]:
+    """The memory after a click: item (B,), gap (B,) integers; recent (B, R), visit (B, 1) int32.
+
+    The item comes first, those that were clicked since it was last move back by one. So a user who looks again and
+    again at a few items does not push out the others.
+    """
+    newest = (item + 1).to(torch.int32).unsqueeze(1)
+    same = recent == newest
+    since = torch.cumsum(same.to(torch.int32), dim=1) - same.to(torch.int32) == 0
+    so_far = visit_so_far(gap, visit)
+    again = (same & (torch.arange(REMEMBERED, dtype=torch.int32) < so_far)).any(dim=1, keepdim=True)
+    moved = torch.where(since, torch.cat([newest, recent[:, :-1]], dim=1), recent)
+    return moved, torch.clamp(so_far + (~again).to(torch.int32), max=REMEMBERED)
+
+
+def visit_so_far(gap: Tensor, visit: Tensor) -> Tensor:
+    """How many remembered items are of the visit of a click with this gap, before the click, (B, 1) int32."""
+    begins = ((gap == 0) | (gap >= NEW_VISIT)).unsqueeze(1)
+    return torch.where(begins, torch.zeros_like(visit), visit)
+
+
 class Mixture(nn.Module):
     """What S sources add for each user: the newest item's followers, and by age each item's neighbours and itself.
 
@@ -88,7 +110,6 @@ class Mixture(nn.Module):
     popularity: Tensor  # (V + 2,) log of the training clicks, shifted and scaled to about -1 .. 2
     known: Tensor  # (V + 2,) 1.0 for items, 0.0 for none and unknown
     ages: Tensor  # (R,) int32
-    newer: Tensor  # (R, R) bool, True where the column is the newer
     gates: Tensor  # (F, S)
     temperature: Tensor  # (1,)
     ones: Tensor  # (S, LANES)
@@ -107,7 +128,6 @@ class Mixture(nn.Module):
         self.register_buffer("popularity", torch.from_numpy(popularity).float())
         self.register_buffer("known", torch.from_numpy(np.pad(np.ones(len(counts)), 1)).float())
         self.register_buffer("ages", torch.arange(REMEMBERED, dtype=torch.int32))
-        self.register_buffer("newer", torch.ones(REMEMBERED, REMEMBERED).tril(-1).bool())
         gates = torch.zeros(FEATURES, 1 + 4 * REMEMBERED)
         gates[0] = CLOSED
         self.register_buffer("gates", gates)
@@ -123,16 +143,6 @@ class Mixture(nn.Module):
         near = Neighbours(*(part.numpy() for part in (self.near_items, self.near_share, self.near_total)))
         return Counted(following, near, self.clicks.numpy().astype(np.float64))
 
-    def step(self, item: Tensor, gap: Tensor, recent: Tensor, visit: Tensor) -> tuple[Tensor, Tensor]:
-        """The memory after a click: item (B,), gap (B,) int64; recent (B, R), visit (B, 1) int32."""
-        newest = (item + 1).to(torch.int32).unsqueeze(1)
-        return torch.cat([newest, recent[:, :-1]], dim=1), self.visit_so_far(gap, visit) + 1
-
-    def visit_so_far(self, gap: Tensor, visit: Tensor) -> Tensor:
-        """How many clicks of its own visit lie before a click with this gap, (B, 1) int32."""
-        begins = ((gap == 0) | (gap >= NEW_VISIT)).unsqueeze(1)
-        return torch.where(begins, torch.zeros_like(visit), visit)
-
     def features(self, recent: Tensor, visit: Tensor) -> Tensor:
         """What the gates read, (B, F): place in the visit, and popularity of the newest item."""
         places = [visit == 0, visit == 1, visit == 2, (visit == 3) | (visit == 4)]
@@ -140,17 +150,16 @@ class Mixture(nn.Module):
         one = torch.ones_like(popular)
         return torch.cat([one, *(place.to(one.dtype) for place in places), popular, popular * popular], dim=1)
 
-    def distinct(self, index: Tensor) -> Tensor:
-        """1.0 for each known item that is not remembered from a newer click as well: index (B, R) -> (B, R)."""
-        repeated = ((index.unsqueeze(2) == index.unsqueeze(1)) & self.newer).any(dim=2)
-        return torch.index_select(self.known, 0, index.flatten()).view(index.shape) * (~repeated).to(self.known.dtype)
+    def of_known(self, index: Tensor) -> Tensor:
+        """1.0 for each known item, 0.0 for none and the unknown one: index (B, R) -> (B, R)."""
+        return torch.index_select(self.known, 0, index.flatten()).view(index.shape)
 
     def masses(self, recent: Tensor, visit: Tensor) -> tuple[Tensor, Tensor]:
         """Which sources there are (B, S), 1.0 or 0.0, and the mass of each that is there (B, S)."""
         index = recent.to(torch.int64)
         there = index > 0
         now, older = there & (self.ages < visit), there & (self.ages >= visit)
-        itself = self.distinct(index)
+        itself = self.of_known(index)
         near = torch.index_select(self.near_mass, 0, index.flatten()).view(index.shape)
         following = torch.index_select(self.following_mass, 0, index[:, 0]).unsqueeze(1)
         present = torch.cat([now[:, :1], now, older, now, older], dim=1).to(near.dtype)
@@ -179,7 +188,7 @@ class Mixture(nn.Module):
         follows = torch.index_select(self.following_items, 0, index[:, 0]) == item.unsqueeze(1)
         share = torch.index_select(self.following_share, 0, index[:, 0])
         following = (share * follows.to(share.dtype)).sum(dim=1, keepdim=True)
-        itself = (index == item.unsqueeze(1) + 1).to(share.dtype) * self.distinct(index)
+        itself = (index == item.unsqueeze(1) + 1).to(share.dtype) * self.of_known(index)
         return torch.cat([following, near, near, itself, itself], dim=1)
 
     def surprise(self, network: Tensor, item: Tensor, recent: Tensor, visit: Tensor) -> Tensor:
@@ -206,7 +215,7 @@ class Mixture(nn.Module):
         added = [
             torch.index_select(self.following_share, 0, index[:, 0]) * following,
             (near * (now + older).unsqueeze(2)).view(index.shape[0], r * NEIGHBOURS),
-            self.distinct(index) * (again + before),
+            self.of_known(index) * (again + before),
         ]
         network = torch.softmax(logits / self.temperature, dim=1) * left
         return network.scatter_add(1, torch.cat(items, dim=1).to(torch.int64), torch.cat(added, dim=1))

@@ -23,7 +23,7 @@ from torch.nn.functional import embedding
 
 from export import mixture
 from export.cells import CELLS, LstmCell
-from export.mixture import LANES, Mixture, log
+from export.mixture import LANES, Mixture, log, remember, visit_so_far
 from stream.manifest import Tensor as StateTensor
 
 SHARPNESS = 16.0
@@ -156,9 +156,9 @@ class Step(nn.Module):
         *cell, recent, visit = state
         before = tuple(cell)
         own = net.surprise(item, net.output(net.cell.output(before)))
-        surprise = net.mixture.surprise(own, item, recent, net.mixture.visit_so_far(gap, visit))
+        surprise = net.mixture.surprise(own, item, recent, visit_so_far(gap, visit))
         after = net.cell.step(net.embed(item, event_type, gap), before)
-        return surprise, *after, *net.mixture.step(item, gap, recent, visit)
+        return surprise, *after, *remember(item, gap, recent, visit)
 
 
 class Score(nn.Module):
@@ -168,8 +168,8 @@ class Score(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, h: Tensor, last_items: Tensor, visit_clicks: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """State parts h (B, H), last_items (B, R), visit_clicks (B, 1) and k (1,) int64 -> the k best of each user.
+    def forward(self, h: Tensor, last_items: Tensor, visit_items: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """State parts h (B, H), last_items (B, R), visit_items (B, 1) and k (1,) int64 -> the k best of each user.
 
         returns  items (B, k) int64, log_probs (B, k) float32, event_probs (B, T + 1) float32
         """
@@ -178,7 +178,7 @@ class Score(nn.Module):
         torch._check(best <= self.network.sizes.items)
         network = self.network
         out = network.output(h)
-        values, items = torch.topk(network.mixture.mixed(network.logits(out), last_items, visit_clicks), best, dim=1)
+        values, items = torch.topk(network.mixture.mixed(network.logits(out), last_items, visit_items), best, dim=1)
         return items, log(values), torch.softmax(network.event_head(out), dim=1)
 
 

@@ -83,8 +83,8 @@ def test_a_directory_says_which_cell_it_holds_and_the_worker_takes_its_state(of_
     manifest, model = read_manifest(of_each_cell), load_model(of_each_cell, "cpu")
     assert manifest.cell == of_each_cell.parent.name
     cell = ["h", "c"] if manifest.cell == "lstm" else ["h"]
-    assert [part.name for part in manifest.state] == [*cell, "last_items", "visit_clicks"]
-    assert model.score_inputs == ("h", "last_items", "visit_clicks")
+    assert [part.name for part in manifest.state] == [*cell, "last_items", "visit_items"]
+    assert model.score_inputs == ("h", "last_items", "visit_items")
 
 
 def test_rows_are_bit_equal_whatever_batch_they_are_in(of_each_cell: Path) -> None:
@@ -140,7 +140,6 @@ def test_the_mixture_is_a_distribution_and_the_surprise_is_its_own() -> None:
     network, rng = small_network(), np.random.default_rng(1)
     last = torch.from_numpy(rng.integers(0, len(ITEMS) + 2, (40, REMEMBERED)).astype(np.int32))
     last[:10, 3:] = 0
-    last[10:20, 4] = last[10:20, 1]
     visit = torch.from_numpy(rng.integers(0, 12, (40, 1)).astype(np.int32))
     out = torch.randn(40, 8)
     log_probs = network.log_probs(out, last, visit).detach()

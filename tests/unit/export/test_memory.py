@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from export import calibrate, memory
 from export.calibrate import surprises
 from export.data import Log
 from export.memory import PRIOR, WINDOW, count_neighbours, memories
+from export.mixture import NEW_VISIT, REMEMBERED
 from export.network import Network, Sizes
 from export.pipeline import train_model, vocabulary_of
 from export.sequences import Clicks, Windows, encode, outputs
@@ -82,6 +85,21 @@ def test_states_are_those_of_the_whole_log_wherever_they_are_asked_for() -> None
         np.testing.assert_array_equal(some, all_of[rows])
     run = np.concatenate([batch.rows[batch.real] for batch in windows.in_order(100, rows)])
     np.testing.assert_array_equal(np.unique(clicks.user[run]), np.unique(clicks.user[rows]))
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.sampled_from([0, 1, NEW_VISIT - 1, NEW_VISIT]))), st.integers(1, 9))
+def test_different_items_are_remembered_the_last_first(history: list[tuple[int, int]], users: int) -> None:
+    """After each click: the last REMEMBERED different items, and how many of them were clicked in this visit."""
+    item, gap = (np.array([click[part] for click in history] * users) for part in (0, 1))
+    none, user = np.zeros(len(item), np.int32), np.repeat(np.arange(users, dtype=np.int32), len(history))
+    clicks = Clicks(item.astype(np.int32), none, gap.astype(np.uint8), none, none.astype(np.bool_), user, item * 0)
+    rows = np.arange(len(item))[::-1][::2]
+    for row, recent, (visit,) in zip(rows.tolist(), *memories(clicks, rows), strict=True):
+        before = history[: row % len(history) + 1]
+        begins = max(i for i in range(len(before)) if i == 0 or before[i][1] in (0, NEW_VISIT))
+        items = list(dict.fromkeys(item for item, _ in reversed(before)))[:REMEMBERED]
+        assert recent[recent > 0].tolist() == [item + 1 for item in items]
+        assert visit == min(REMEMBERED, len({item for item, _ in before[begins:]}))
 
 
 def test_what_is_learned_from_is_few_bytes_a_click() -> None:
