@@ -23,6 +23,7 @@ from export.convert import BATCH_MULTIPLE, SCORE_STATE, TOLERANCE, open_graph
 from export.data import ColumnNames, Log, Vocabulary, read_log
 from export.evaluate import log_clicks
 from export.memory import memories
+from export.mixture import visit_so_far
 from export.network import Network, Score, Step
 from export.sequences import Clicks, Windows, birth_period, encode, outputs
 from export.weights import load_network

@@ -44,8 +44,17 @@ FEATURES = 7
 CLOSED = -20.0
 TINY = 1e-30
 LANES = 16
-TEMPERATURES = (1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0)
-FIRST, PENALTY, FIRST_ROUNDS, MORE_ROUNDS = -4.0, 1e-4, 300, 100
+TEMPERATURES = (1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0)
+FIRST_ROUNDS, MORE_ROUNDS = 300, 100
+
+FIRST = -4.0
+"""Where the search for a gate begins and what few clicks leave it near: a mass of .018. In a short log no user may have
+come back to the fourth last item; that is no reason never to show it."""
+
+STIFF, STIFFER = 0.3, 1.0
+"""Nats over all clicks for the square of a gate's distance from FIRST, and of its weights for place and popularity.
+Nats of held-out clicks that the gates were not fitted to, without -> with: bolcom 4.706 -> 4.648 (300 clicks fitted),
+4.641 -> 4.629 (1,000), 4.621 -> 4.617 (3,990); trivago .855 -> .831 (798); taobao 10.330 -> 10.268 (567)."""
 
 
 class Neighbours(NamedTuple):
@@ -267,13 +276,14 @@ def _fit_gates(mixture: Mixture, chances: Chances, network: Tensor, gates: Tenso
     learned = gates.clone().requires_grad_()
     mixture.gates = learned
     optimizer = torch.optim.Adam([learned], lr=0.03)
-    surprise = 0.0
+    there, clicks, surprise = gates[0] > CLOSED, len(network), 0.0
     for _ in range(rounds):
         weights, left = mixture.weigh(chances.features, chances.present, chances.masses)
         mixed = left * network.unsqueeze(1) + mixture.total(weights * chances.at) + TINY
         loss = -mixed.log().mean()
         surprise = loss.item()
+        prior = STIFF * (learned[0] - FIRST)[there].square().sum() + STIFFER * learned[1:].square().sum()
         optimizer.zero_grad()
-        (loss + PENALTY * learned[1:].square().sum()).backward()  # type: ignore[no-untyped-call]
+        (loss + prior / clicks).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return surprise, learned.detach()
