@@ -8,7 +8,7 @@ target is missed or a baseline is not beaten.
     python -m bench.quality [--datasets bolcom,yoochoose64,diginetica] [--seeds 0,1,2] [--train OPTIONS] [--json]
 
 Data sets: bolcom, yoochoose64, diginetica; globo-dayN (trained on days 1 to N - 1); rees46,
-retailrocket, taobao, trivago (the newest tenth is the test). With -reset behind its name
+rees46-oct, retailrocket, taobao, taobao-users, trivago, uci (the newest tenth is the test). With -reset behind its name
 each session is a user of its own, in training too. Where users come back, `eddy_carried` is eddy on users who arrive
 at the test with the states that their earlier clicks left; `eddy` starts them anew.
 """
@@ -149,6 +149,33 @@ def trivago() -> Split:
     return newest(actions.filter(pl.col("item_id").str.contains(r"^[0-9]+$")), 1000)
 
 
+def rees46_oct() -> Split:
+    """The first minutes of a month: few clicks of many users."""
+    columns = {"user_id": "user_id", "user_session": "session_id", "product_id": "item_id", "category_id": "category"}
+    kept = {**columns, "event_type": "event_type", "event_time": "timestamp"}
+    events = read("rees46_2019_oct_sample.csv.gz").select(list(kept)).rename(kept)
+    return newest(events.with_columns(_ms("timestamp", "%Y-%m-%d %H:%M:%S UTC")))
+
+
+def taobao_users() -> Split:
+    """Few users over nine days; the day of a user is a session."""
+    columns = {"user": "user_id", "item": "item_id", "category": "category", "action": "event_type", "ts": "timestamp"}
+    clicks = read("taobao_114_users.csv.gz").select(list(columns)).rename(columns)
+    visit = pl.col("user_id").cast(pl.String) + "-" + (pl.col("timestamp") // 86_400).cast(pl.String)
+    return newest(clicks.with_columns(visit.alias("session_id")), 1000)
+
+
+def uci() -> Split:
+    """Invoices of a wholesaler of gifts, line by line: what is bought together, in no order that means anything."""
+    columns = {"CustomerID": "user_id", "InvoiceNo": "session_id", "StockCode": "item_id", "InvoiceDate": "timestamp"}
+    lines = read("uci_online_retail.parquet").filter(pl.col("CustomerID").is_not_null() & (pl.col("Quantity") > 0))
+    return newest(lines.select(list(columns)).rename(columns).with_columns(_ms("timestamp", "%Y-%m-%d %H:%M:%S")))
+
+
+def _ms(column: str, pattern: str) -> pl.Expr:
+    return pl.col(column).str.to_datetime(pattern).dt.epoch("ms")
+
+
 def newest(clicks: pl.DataFrame, unit_ms: int = 1) -> Split:
     """The newest sessions are the test: those begun after the cut. Without sessions, users are taken for them."""
     clicks = clicks.with_columns(pl.col("timestamp").cast(pl.Int64) * unit_ms).sort("timestamp", maintain_order=True)
@@ -178,9 +205,12 @@ LOGS: dict[str, Callable[[], Split]] = {
     "yoochoose64": lambda: pairs("yoochoose_1_64"),
     "diginetica": lambda: pairs("diginetica"),
     "rees46": rees46,
+    "rees46-oct": rees46_oct,
     "retailrocket": retailrocket,
     "taobao": taobao,
+    "taobao-users": taobao_users,
     "trivago": trivago,
+    "uci": uci,
     **{f"globo-day{day}": lambda day=day: globo(day) for day in range(3, 13)},
 }
 
