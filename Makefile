@@ -57,6 +57,7 @@ shop-model: .venv/dev ## train models/shop/1 again on the simulated shop
 	$(BIN)/python -m stream.demo.simulate --users 2000 --days 1.5 --seed 1 --out .cache/shop.csv.gz
 	rm -rf .cache/models/shop/1
 	$(BIN)/eddy train .cache/shop.csv.gz --hidden 64 --epochs 40 --out .cache/models/shop/1
+	rm .cache/models/shop/1/weights.npz  # no worker needs it
 	rm -rf models/shop/1 && mkdir -p models/shop && mv .cache/models/shop/1 models/shop/1
 
 clean:
