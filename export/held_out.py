@@ -18,7 +18,7 @@ from export.data import Log, Vocabulary
 from export.evaluate import Watch, evaluate
 from export.network import Network
 from export.report import Findings
-from export.visits import visits_of
+from export.visits import Visits
 from stream.errors import ConfigError
 
 F32 = npt.NDArray[np.float32]
@@ -35,23 +35,23 @@ def judge_held_out(
     network: Network,
     vocabulary: Vocabulary,
     found: Pools,
-    log: Log,
-    cut_ms: int,
+    earlier: Visits,
+    tail: Log,
     known: set[str],
     watch: Watch,
 ) -> Findings:
-    """How the network and the baselines rank the clicks from cut_ms on, users from a zero state.
+    """How the network and the baselines rank the clicks of the slice, users from a zero state.
 
     directory  holds the network's graphs; becomes a whole model
     found      what the surprise was calibrated to
+    earlier    the sessions before the slice, which the baselines know
+    tail       the slice
     known      the items that the network knows: others of the vocabulary are new to it
     """
-    head, tail = log.between(None, cut_ms), log.between(cut_ms, None)
-    earlier = visits_of(head, vocabulary.items)
     setting = choose_vsknn(earlier)
     save_baselines(directory, earlier, setting)
     write_model(directory, network, vocabulary, found, (baselines.FILE,), Facts({}, {}))
-    names = [name if name in known else f"{name}\x00new" for name in log.items]
+    names = [name if name in known else f"{name}\x00new" for name in tail.items]
     keep = np.zeros(len(tail), np.bool_)
     keep[tail.in_time_order()[:LARGEST]] = True
     try:

@@ -42,8 +42,7 @@ from export.report import Findings, write_report
 from export.sequences import Clicks, Windows, birth_period, encode, outputs
 from export.times import iso
 from export.train import Progress, TrainSettings, fit
-from export.visits import visits_of
-from export.warm import Older, check_older, counted_by, first_unseen, joined, placed, warm_network
+from export.warm import Older, check_older, counted_by, first_unseen, joined, placed, visits_since, warm_network
 from stream.errors import ConfigError
 from stream.manifest import Manifest
 from stream.settings import Settings
@@ -91,6 +90,8 @@ def train_model(
     if older is not None:
         check_older(older, sizes, vocabulary)
         progress.say(f"starting from {older.label}, which was trained until {iso(older.until_ms)}")
+        if older.visits is None:
+            progress.say(f"{older.label} has no sessions that can be read: the baselines know this log's alone")
 
     def start() -> Network:
         return Network(sizes) if older is None else warm_network(older, sizes, vocabulary)
@@ -121,7 +122,7 @@ def train_model(
         _, judged = halves(held_out.seen, cut_ms)
         shift = recency.shift(head.item, head.time_ms, sizes.items)
         worth = ablations(network, held_out.seen, judged, shift)
-        calibration, findings = _calibrate(network, held_out, recency, log, settings.seed, progress)
+        calibration, findings = _calibrate(network, held_out, recency, log, older, settings.seed, progress)
 
         if not chosen.interrupted:
             torch.manual_seed(settings.seed)
@@ -135,7 +136,7 @@ def train_model(
         fit_heads(network, clicks, recency.weights(clicks.time_ms), new_items(clicks), settings.seed)
         progress.say("converting and checking the graphs")
         write_graphs(directory, network, served)
-        save_baselines(directory, visits_of(log, served.items), VsKnnSetting(**findings.vsknn_setting))
+        save_baselines(directory, visits_since(older, log, served.items), VsKnnSetting(**findings.vsknn_setting))
         training = {
             "from": iso(int(log.time_ms.min())),
             "until": iso(int(log.time_ms.max())),
@@ -204,7 +205,7 @@ def hold_out(log: Log, older: Older | None = None) -> HeldOut:
     older  a model that the training starts from: its items stay, and what it has seen is not judged on
     """
     _check(log)
-    vocabulary = vocabulary_of(log) if older is None else joined(older, vocabulary_of(log))
+    vocabulary = vocabulary_of(log) if older is None else joined(older, vocabulary_of(log), log)
     items = len(vocabulary.items)
     clicks = encode(log, vocabulary, birth_period(log.time_ms))
     cut_ms = int(np.quantile(clicks.time_ms, 1 - HELD_OUT))
@@ -296,7 +297,13 @@ def calibration_warning(held_out: int, alpha: float) -> str | None:
 
 
 def _calibrate(
-    network: Network, held_out: HeldOut, recency: Recency, log: Log, seed: int, progress: Progress
+    network: Network,
+    held_out: HeldOut,
+    recency: Recency,
+    log: Log,
+    older: Older | None,
+    seed: int,
+    progress: Progress,
 ) -> tuple[Pools, Findings]:
     """Pools of surprise on the held-out slice, by the graph of a network that has not seen it; and how it judged."""
     vocabulary, _, cut_ms, head, seen, known, _, _, _ = held_out
@@ -308,7 +315,9 @@ def _calibrate(
         found = pools(surprise, seen, later, vocabulary)
         progress.say("judging the held-out slice beside the baselines")
         names = {vocabulary.items[i] for i in np.flatnonzero(known)}
-        findings = judge_held_out(directory, network, vocabulary, found, log, cut_ms, names, progress)
+        earlier = visits_since(older, log.between(None, cut_ms), vocabulary.items)
+        tail = log.between(cut_ms, None)
+        findings = judge_held_out(directory, network, vocabulary, found, earlier, tail, names, progress)
         return found, replace(findings, calibration=calibration_curve(surprise[later], seen.time_ms[later]))
 
 

@@ -1,7 +1,8 @@
 """A log's sessions in the model's indices, kept with the model (baselines.npz): all that the baselines need of it.
 
 The newest clicks are kept, at most NEWEST of them, so that the file stays small; the items' training counts are
-those of the whole log. Item indices are by descending training count, V = an item the model does not know.
+those of the whole log. A model that was started from an older one goes on with that one's. Item indices are by
+descending training count, V = an item the model does not know.
 """
 
 from collections.abc import Iterator
@@ -53,6 +54,22 @@ class Visits:
         start = np.append(0, np.cumsum(lengths[keep]))
         return Visits(self.item[np.repeat(keep, lengths)], start, self.end_ms[keep], self.counts)
 
+    def placed(self, place: I32, items: int) -> "Visits":
+        """With item i at place[i] of so many items; place (V + 1,), the last of the unknown."""
+        counts = np.zeros(items, np.int64)
+        counts[place[:-1]] = self.counts
+        return Visits(place[self.item], self.start, self.end_ms, counts)
+
+    def followed_by(self, later: "Visits", newest: int = NEWEST) -> "Visits":
+        """These sessions and later ones of the same items; at most the `newest` clicks, whole sessions."""
+        both = Visits(
+            np.append(self.item, later.item),
+            np.append(self.start, self.start[-1] + later.start[1:]),
+            np.append(self.end_ms, later.end_ms),
+            self.counts + later.counts,
+        )
+        return both.where(both.start[-1] - both.start[:-1] <= newest)
+
     def positions(self) -> Iterator[tuple[I32, int]]:
         """Every (clicks of a session so far, the item that came next)."""
         for first, end in zip(self.start[:-1].tolist(), self.start[1:].tolist(), strict=True):
@@ -93,7 +110,7 @@ def visits_of(log: Log, items: list[str], newest: int = NEWEST) -> Visits:
     index = {name: i for i, name in enumerate(items)}
     item = np.array([index.get(name, len(index)) for name in log.items], np.int32)[log.item]
     counts = np.bincount(item, minlength=len(items) + 1)[: len(items)]
-    end_ms = np.zeros(int(log.session.max()) + 1, np.int64)
+    end_ms = np.zeros(int(log.session.max(initial=-1)) + 1, np.int64)
     np.maximum.at(end_ms, log.session, log.time_ms)
     lengths = np.bincount(log.session, minlength=len(end_ms))
     sessions = np.lexsort((np.arange(len(end_ms)), end_ms))

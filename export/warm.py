@@ -3,8 +3,9 @@
 Items of the older model that the log does not hold stay, so that a training on the newest clicks alone forgets none. An
 item that is new to it starts as the unknown item, which is what it was until now. What was counted is counted on: the
 older model's clicks and neighbours are added to the log's newer ones as if they were its oldest, so popularity and
-neighbours of an item outlive a day without it; the gates are fitted anew, from the older ones. What the older model has
-seen cannot judge the new one, so the held-out slice begins after its last click.
+neighbours of an item outlive a day without it, and the baselines know the sessions of both; the gates are fitted anew,
+from the older ones. What the older model has seen cannot judge the new one, so the held-out slice begins after its last
+click.
 """
 
 import json
@@ -16,23 +17,30 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from export.data import Vocabulary
+from export.baselines import load_baselines
+from export.data import Log, Vocabulary
 from export.mixture import NEIGHBOURS, Counted, Neighbours
 from export.network import Network, Sizes
 from export.times import iso, parse_time
+from export.visits import Visits, visits_of
 from export.weights import load_network
-from stream.errors import ConfigError
+from stream.errors import ArtifactError, ConfigError
 from stream.manifest import read_manifest
 
 
 class Older(NamedTuple):
-    """A model to start from; until_ms: no click it has learned is later, to the second."""
+    """A model to start from.
+
+    until_ms  no click it has learned is later, to the second
+    visits    the sessions that its baselines have; None = not there, or not to be read
+    """
 
     label: str
     identity: int
     network: Network
     vocabulary: Vocabulary
     until_ms: int
+    visits: Visits | None
 
 
 def read_older(directory: Path) -> Older:
@@ -43,17 +51,39 @@ def read_older(directory: Path) -> Older:
         raise ConfigError(f"model {directory}: its manifest does not say until when it was trained; start without it")
     items = json.loads((directory / "items.json").read_bytes())
     vocabulary = Vocabulary(items, manifest.event_types, manifest.gap_edges_ms)
-    return Older(manifest.label, manifest.identity, network, vocabulary, parse_time(until) + 999)
+    try:
+        visits, _ = load_baselines(directory)
+    except ArtifactError:
+        visits = None
+    return Older(manifest.label, manifest.identity, network, vocabulary, parse_time(until) + 999, visits)
 
 
-def joined(older: Older, vocabulary: Vocabulary) -> Vocabulary:
-    """The log's vocabulary, then what only the older model knows."""
-    items, event_types = set(vocabulary.items), set(vocabulary.event_types)
-    return Vocabulary(
-        [*vocabulary.items, *(item for item in older.vocabulary.items if item not in items)],
-        (*vocabulary.event_types, *(name for name in older.vocabulary.event_types if name not in event_types)),
-        vocabulary.gap_edges_ms,
-    )
+def joined(older: Older, vocabulary: Vocabulary, log: Log) -> Vocabulary:
+    """The log's vocabulary and what only the older model knows; items by their clicks in both, each counted once.
+
+    Ties in the order of the log's vocabulary, then the older one's.
+    """
+    clicks = dict(zip(older.vocabulary.items, older.network.mixture.counted.clicks.tolist(), strict=True))
+    newer = np.bincount(log.item[log.time_ms > older.until_ms], minlength=len(log.items))
+    for item, more in zip(log.items, newer.tolist(), strict=True):
+        clicks[item] = clicks.get(item, 0.0) + more
+    items = dict.fromkeys([*vocabulary.items, *older.vocabulary.items])
+    event_types = dict.fromkeys([*vocabulary.event_types, *older.vocabulary.event_types])
+    return Vocabulary(sorted(items, key=lambda item: -clicks[item]), tuple(event_types), vocabulary.gap_edges_ms)
+
+
+def visits_since(older: Older | None, log: Log, items: list[str]) -> Visits:
+    """What the baselines may know: the older model's sessions, and then the log's clicks that it has not learned.
+
+    A session that goes on after the older model's last click becomes two: which user it was is not kept.
+    items  the vocabulary, which holds all of the older model's
+    """
+    if older is None or older.visits is None:
+        return visits_of(log, items)
+    index = {item: i for i, item in enumerate(items)}
+    place = np.array([*(index[item] for item in older.vocabulary.items), len(items)], np.int32)
+    newer = visits_of(log.where(log.time_ms > older.until_ms), items, newest=len(log))  # cut with the older ones
+    return older.visits.placed(place, len(items)).followed_by(newer)
 
 
 def check_older(older: Older, sizes: Sizes, vocabulary: Vocabulary) -> None:

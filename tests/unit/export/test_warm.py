@@ -1,14 +1,20 @@
 """A training that starts from an older model: what it takes over, what it adds, what it may not be judged on."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
+from export.baselines import load_baselines
 from export.cli import train
 from export.data import Log, Vocabulary
 from export.heads import set_mixture
@@ -16,10 +22,11 @@ from export.memory import count_neighbours
 from export.network import Sizes
 from export.pipeline import count_on, hold_out, train_model, vocabulary_of
 from export.sequences import encode
+from export.visits import Visits, visits_of
 from export.warm import Older, joined, read_older, warm_network
 from export.weights import FILE, load_network
 from stream.errors import ArtifactError, ConfigError
-from stream.manifest import read_manifest
+from stream.manifest import read_manifest, write_manifest
 from tests.unit.export.test_train import ITEMS, SETTINGS, Silent, shop
 
 DAY = 86_400_000
@@ -28,6 +35,31 @@ DAY = 86_400_000
 def later(log: Log, days: int) -> Log:
     """The same kind of clicks, some days later, with every item's number one higher: one is new, one is gone."""
     return replace(log, time_ms=log.time_ms + days * DAY, items=[f"i{n + 1}" for n in range(ITEMS)])
+
+
+def together(log: Log, after: Log) -> Log:
+    """Both logs, users and sessions of the second as others than those of the first."""
+    items = [*log.items, *(name for name in after.items if name not in log.items)]
+    place = np.array([items.index(name) for name in after.items])
+    users, sessions = len(log.users), int(log.session.max()) + 1
+    return Log(
+        user=np.append(log.user, after.user + users),
+        item=np.append(log.item, place[after.item]),
+        event_type=np.append(log.event_type, after.event_type),
+        session=np.append(log.session, after.session + sessions),
+        time_ms=np.append(log.time_ms, after.time_ms),
+        users=[f"u{n}" for n in range(users + len(after.users))],
+        items=items,
+        event_types=log.event_types,
+        sessions=[],
+    )
+
+
+def named(visits: Visits, items: list[str]) -> tuple[list[tuple[int, list[str]]], dict[str, int]]:
+    """Each session's end and items by name; each item's clicks by name, where there are any."""
+    bounds = zip(visits.start[:-1].tolist(), visits.start[1:].tolist(), visits.end_ms.tolist(), strict=True)
+    sessions = [(end, [items[i] for i in visits.item[a:b].tolist()]) for a, b, end in bounds]
+    return sessions, {items[i]: int(visits.counts[i]) for i in np.flatnonzero(visits.counts)}
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +76,11 @@ def older(directory: Path) -> Older:
 
 def test_rows_go_by_what_they_stand_for(older: Older) -> None:
     """An item keeps its row wherever it stands now; a new one has the unknown item's; event types likewise."""
-    vocabulary = joined(older, Vocabulary(["new", "i7", "i3"], ("cart", "view"), older.vocabulary.gap_edges_ms))
-    assert vocabulary.items[:3] == ["new", "i7", "i3"]
+    vocabulary = joined(
+        older,
+        Vocabulary(["new", "i7", "i3"], ("cart", "view"), older.vocabulary.gap_edges_ms),
+        replace(shop(users=1, clicks=3), item=np.arange(3), items=["new", "i7", "i3"]),
+    )
     assert sorted(vocabulary.items) == sorted(["new", *older.vocabulary.items])
     sizes = Sizes(len(vocabulary.items), 2, older.network.sizes.gaps, 16)
     network, was = warm_network(older, sizes, vocabulary), older.network
@@ -59,13 +94,15 @@ def test_rows_go_by_what_they_stand_for(older: Older) -> None:
 
 
 class Hearing(Silent):
-    """Keeps the MRR@20 of each epoch on the held-out slice: the network's alone, before anything is fitted to it."""
+    """Keeps what is said, and each epoch's MRR@20 on the held-out slice: the network's, before anything is fitted."""
 
     def __init__(self) -> None:
         super().__init__()
         self.mrr20: list[float] = []
+        self.lines: list[str] = []
 
     def say(self, line: str) -> None:
+        self.lines.append(line)
         if line.startswith("epoch") and "MRR@20" in line:
             self.mrr20.append(float(line.rpartition(" ")[2]))
 
@@ -185,19 +222,58 @@ def test_an_item_of_the_older_model_is_never_new(older: Older) -> None:
 def test_what_both_logs_hold_counts_once(older: Older) -> None:
     """A log that begins with what the older model has learned has no more clicks than there were."""
     log = shop()  # the older model's own, with as much again after it
-    after = replace(log, time_ms=log.time_ms + DAY, user=log.user + 400, session=log.session + 400)
-    both = Log(
-        **{name: np.append(getattr(log, name), getattr(after, name)) for name in ("user", "item", "event_type")},
-        session=np.append(log.session, after.session),
-        time_ms=np.append(log.time_ms, after.time_ms),
-        users=[f"u{n}" for n in range(800)],
-        items=log.items,
-        event_types=log.event_types,
-        sessions=[],
-    )
+    both = together(log, replace(log, time_ms=log.time_ms + DAY))
     held_out = hold_out(both, older)
     network = warm_network(older, Sizes(ITEMS, 1, older.network.sizes.gaps, 16), held_out.vocabulary)
     count_on(network, held_out.clicks, held_out.popularity, held_out.counted, older)
     assert network.mixture.clicks.sum() == len(both)
     assert held_out.popularity.before is not None
     assert held_out.popularity.before.sum() == 0
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["the newer clicks", "all clicks again"])
+def test_the_baselines_know_what_a_training_on_both_logs_would_give_them(
+    tmp_path: Path, older: Older, again: bool
+) -> None:
+    """The sessions, their order, the clicks of each item and the most popular items are those of both logs."""
+    newer = later(shop(users=60, seed=5), 2)
+    both = together(shop(), newer)
+    out = tmp_path / "m" / "2"
+    train_model(out, both if again else newer, replace(SETTINGS, epochs=1), Silent(), older=older)
+    visits, _ = load_baselines(out)
+    items, whole = json.loads((out / "items.json").read_text()), vocabulary_of(both).items
+    found, expected = named(visits, items), named(visits_of(both, whole), whole)
+    assert found == expected
+    assert visits.counts.tolist() == sorted(expected[1].values(), reverse=True)
+
+
+@given(cut=st.integers(0, 20), newest=st.integers(1, 80), seed=st.integers(0, 9))
+def test_the_newest_sessions_of_both_logs_are_kept(cut: int, newest: int, seed: int) -> None:
+    """Sessions kept of an earlier and then of a later log are those kept of both at once, however few may be kept."""
+    rng = np.random.default_rng(seed)
+    log = shop(users=20, clicks=4, seed=seed)
+    log = log.where(rng.random(len(log)) < 0.8)
+    ends = np.full(20, 0)
+    np.maximum.at(ends, log.session, log.time_ms)
+    early = np.isin(log.session, np.argsort(ends, kind="stable")[:cut])
+    first, second = visits_of(log.where(early), log.items, newest), visits_of(log.where(~early), log.items)
+    found, expected = first.followed_by(second, newest), visits_of(log, log.items, newest)
+    for name, value in vars(expected).items():
+        np.testing.assert_array_equal(getattr(found, name), value)
+
+
+def test_without_the_older_sessions_the_baselines_know_the_log(tmp_path: Path, directory: Path) -> None:
+    """An older model whose baselines cannot be read still starts a training; the user is told what is missing."""
+    bare = tmp_path / "bare" / "1"
+    shutil.copytree(directory, bare)
+    (bare / "baselines.npz").unlink()
+    manifest = read_manifest(directory)
+    files = {name: digest for name, digest in manifest.files.items() if name != "baselines.npz"}
+    write_manifest(bare, msgspec.structs.replace(manifest, files=files))
+    newer, heard, out = later(shop(users=60), 2), Hearing(), tmp_path / "m" / "2"
+    train_model(out, newer, replace(SETTINGS, epochs=1), heard, older=read_older(bare))
+    visits, _ = load_baselines(out)
+    assert visits.counts.sum() == len(newer)
+    assert [line for line in heard.lines if "no sessions" in line] == [
+        "rule/1 has no sessions that can be read: the baselines know this log's alone"
+    ]
