@@ -59,10 +59,13 @@ def with_new_items(network: Network, clicks: F64, category: I64) -> Network:
         category,
     )
     wide = Network(network.sizes._replace(items=known + new))
-    own = {name: value for name, value in network.state_dict().items() if name not in ("item_rows", "item_bias")}
+    of_items = ("item_rows", "item_bias", "row_squares", "bias_squares")
+    own = {name: value for name, value in network.state_dict().items() if name not in of_items}
     wide.load_state_dict(own, strict=False)
     for parameter, values, was in zip((wide.item_rows, wide.item_bias), warmed, (rows, bias), strict=True):
         parameter.data = torch.from_numpy(np.concatenate([values, was[known:]]))  # the last is the unknown item's
+    for mine, theirs in ((wide.row_squares, network.row_squares), (wide.bias_squares, network.bias_squares)):
+        mine[:known], mine[-1] = theirs[:known], theirs[-1]
     return wide.eval()
 
 

@@ -99,6 +99,8 @@ class Network(nn.Module):
 
     mixture: Mixture
     surprise: SurpriseHead
+    row_squares: Tensor  # (V + 1,) sum of the squared gradients of each item row, mean over H. This and
+    bias_squares: Tensor  # (V + 1,) serve no graph, but a training that starts from the model: known items move little
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -106,6 +108,8 @@ class Network(nn.Module):
         hidden = sizes.hidden
         self.item_rows = nn.Parameter(unit(torch.randn(sizes.items + 1, hidden)))  # the last row is <unk>
         self.item_bias = nn.Parameter(torch.zeros(sizes.items + 1))
+        self.register_buffer("row_squares", torch.zeros(sizes.items + 1))
+        self.register_buffer("bias_squares", torch.zeros(sizes.items + 1))
         self.event_rows = nn.Parameter(torch.zeros(sizes.event_types + 1, hidden))
         self.gap_rows = nn.Parameter(torch.zeros(sizes.gaps, hidden))
         self.cell = CELLS[sizes.cell](hidden)

@@ -78,22 +78,19 @@ class RowAdagrad:
     """Adagrad for the rows a step touched: all V rows for every small batch would cost more than the LSTM does.
 
     A row's first gradients move it by the whole rate, so an item of few clicks finds its place; Adam would take
-    hundreds. The accumulator starts at zero. Source: Duchi et al. 2011, as GRU4Rec uses it.
+    hundreds. The accumulator starts at zero, or a row's at what an older training has learned of it: that row is to
+    be adjusted, not moved anew. Source: Duchi et al. 2011, as GRU4Rec uses it.
     """
 
-    def __init__(self, rows: nn.Parameter) -> None:
+    def __init__(self, rows: nn.Parameter, squares: Tensor | None = None) -> None:
+        """squares: sums of the gradients' squares so far, of a shape that expands to the rows'; None = zeros."""
         self._rows = rows.data
-        self._squares = torch.zeros_like(rows.data)
-
-    @property
-    def moments(self) -> tuple[Tensor, ...]:
-        """What it remembers of the gradients so far, each of the rows' shape: for a checkpoint."""
-        return (self._squares,)
+        self.squares = torch.zeros_like(rows.data) if squares is None else squares.expand_as(rows).clone()
 
     def step(self, index: Tensor, gradient: Tensor, rate: float) -> None:
         """index (m,) int64 without repeats, gradient (m, ...) of those rows."""
-        squares = self._squares[index].addcmul_(gradient, gradient)
-        self._squares.index_copy_(0, index, squares)
+        squares = self.squares[index].addcmul_(gradient, gradient)
+        self.squares.index_copy_(0, index, squares)
         self._rows.index_add_(0, index, gradient / squares.sqrt_().add_(1e-6), alpha=-rate)
 
 
@@ -143,12 +140,14 @@ class Trainer:
             network.item_bias.copy_(torch.from_numpy(share).log())
         self._dense = [*network.cell.parameters(), network.event_rows, network.gap_rows]
         self._adam = torch.optim.Adam(self._dense, betas=(0.9, 0.98))
-        self._item_rows, self._item_bias = RowAdagrad(network.item_rows), RowAdagrad(network.item_bias)
+        self._item_rows = RowAdagrad(network.item_rows, network.row_squares.unsqueeze(1))
+        self._item_bias = RowAdagrad(network.item_bias, network.bias_squares)
         # An item's row is its own and its category's together: few clicks on an item teach about all that are like it.
         none = np.full(unknown, -1) if category is None else category
         self._category = torch.from_numpy(1 + np.append(none, -1)).to(device)
         self._shared = nn.Parameter(torch.zeros(int(self._category.max()) + 1, network.sizes.hidden, device=device))
-        self._shared_rows = RowAdagrad(self._shared)
+        learned = torch.zeros(len(self._shared), device=device).index_add_(0, self._category, network.row_squares)
+        self._shared_rows = RowAdagrad(self._shared, learned.unsqueeze(1))
         self.steps_per_epoch = max(1, len(clicks) // settings.tokens)
         self._steps = settings.epochs * self.steps_per_epoch
         self._number = 0
@@ -169,7 +168,12 @@ class Trainer:
     def trained(self) -> Network:
         """A copy of the network as it stands, its rows with their category's, and of length 1."""
         copied = copy.deepcopy(self._network)
-        copied.item_rows.data = unit(copied.item_rows.data + self._shared.data[self._category])
+        rows = copied.item_rows.data + self._shared.data[self._category]
+        copied.item_rows.data = unit(rows)
+        # At length 1 a gradient is `length` times as large, and a step turns the row `length` times as far: the square
+        # root of the sums must be `length` squared times as large for the next step to turn it as this one would.
+        copied.row_squares = self._item_rows.squares.mean(dim=1) * rows.square().sum(dim=1).square()
+        copied.bias_squares = self._item_bias.squares.clone()
         return copied.eval()
 
     def state(self) -> dict[str, Any]:
@@ -199,7 +203,7 @@ class Trainer:
 
     def _moments(self) -> list[Tensor]:
         """What the item and category rows' optimizers remember."""
-        return [*self._item_rows.moments, *self._shared_rows.moments, *self._item_bias.moments]
+        return [self._item_rows.squares, self._shared_rows.squares, self._item_bias.squares]
 
     def _pace(self) -> float:
         """The share of the rates that holds now: up within fifty steps, then down to a twentieth at the end."""

@@ -1,11 +1,12 @@
 """An older model and a newer log -> the network that a training starts from: rows by item id, new items added.
 
 Items of the older model that the log does not hold stay, so that a training on the newest clicks alone forgets none. An
-item that is new to it starts as the unknown item, which is what it was until now. What was counted is counted on: the
-older model's clicks and neighbours are added to the log's newer ones as if they were its oldest, so popularity and
-neighbours of an item outlive a day without it, and the baselines know the sessions of both; the gates are fitted anew,
-from the older ones. What the older model has seen cannot judge the new one, so the held-out slice begins after its last
-click.
+item that is new to it starts as the unknown item, which is what it was until now. Known items are adjusted, not learned
+anew: their optimizer goes on from what it has seen, or a day's clicks would undo what a year's have taught. What was
+counted is counted on: the older model's clicks and neighbours are added to the log's newer ones as if they were its
+oldest, so popularity and neighbours of an item outlive a day without it, and the baselines know the sessions of both;
+the gates are fitted anew, from the older ones. What the older model has seen cannot judge the new one, so the held-out
+slice begins after its last click.
 """
 
 import json
@@ -105,6 +106,11 @@ def warm_network(older: Older, sizes: Sizes, vocabulary: Vocabulary) -> Network:
         network.cell.load_state_dict(source.cell.state_dict())
         network.gap_rows.copy_(source.gap_rows)
         network.item_rows.copy_(_by_name(source.item_rows, older.vocabulary.items, vocabulary.items))
+        known = set(older.vocabulary.items)
+        new = torch.tensor([item not in known for item in vocabulary.items])
+        for mine, theirs in ((network.row_squares, source.row_squares), (network.bias_squares, source.bias_squares)):
+            mine.copy_(_by_name(theirs, older.vocabulary.items, vocabulary.items))
+            mine[:-1][new] = 0.0  # it has learned nothing, and moves at once
         network.event_rows.copy_(_by_name(source.event_rows, older.vocabulary.event_types, vocabulary.event_types))
     return network
 

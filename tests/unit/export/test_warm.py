@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from click.testing import CliRunner
@@ -19,15 +20,18 @@ from export.cli import train
 from export.data import Log, Vocabulary
 from export.heads import set_mixture
 from export.memory import count_neighbours
-from export.network import Sizes
+from export.network import Network, Sizes, unit
 from export.pipeline import count_on, hold_out, train_model, vocabulary_of
 from export.sequences import encode
+from export.train import RowAdagrad, Trainer, fit
 from export.visits import Visits, visits_of
 from export.warm import Older, joined, read_older, warm_network
 from export.weights import FILE, load_network
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import read_manifest, write_manifest
 from tests.unit.export.test_train import ITEMS, SETTINGS, Silent, shop
+
+I64 = npt.NDArray[np.int64]
 
 DAY = 86_400_000
 
@@ -87,6 +91,9 @@ def test_rows_go_by_what_they_stand_for(older: Older) -> None:
     for place, name in enumerate(vocabulary.items):
         before = older.vocabulary.items.index(name) if name != "new" else ITEMS
         assert torch.equal(network.item_rows[place], was.item_rows[before])
+        for mine, theirs in ((network.row_squares, was.row_squares), (network.bias_squares, was.bias_squares)):
+            assert mine[place] == (theirs[before] if name != "new" else 0.0)
+            assert mine[-1] == theirs[-1] > 0
     assert torch.equal(network.item_rows[-1], was.item_rows[-1])
     assert torch.equal(network.event_rows, was.event_rows[[1, 0, 1]])
     for mine, theirs in zip(network.cell.parameters(), was.cell.parameters(), strict=True):
@@ -118,6 +125,41 @@ def test_a_warm_start_needs_fewer_epochs(tmp_path: Path, older: Older) -> None:
     assert manifest.training["from_model"] == "rule/1"
 
 
+@pytest.mark.parametrize("like", [None, np.zeros(ITEMS, np.int64)], ids=["each by itself", "all of one category"])
+def test_a_short_log_does_not_undo_what_was_taught(older: Older, like: I64 | None) -> None:
+    """Few clicks turn a known item's row little; with an optimizer that has forgotten what it saw they turn it far."""
+    short = shop(users=25, seed=6)
+    vocabulary = joined(older, vocabulary_of(short), short)
+    was = older.network.item_rows[:-1][[older.vocabulary.items.index(item) for item in vocabulary.items]]
+
+    def turned(remembers: bool) -> float:
+        network = warm_network(older, Sizes(ITEMS, 1, older.network.sizes.gaps, 16), vocabulary)
+        network.row_squares *= remembers
+        clicks = encode(short, vocabulary, DAY)
+        now = fit(network, clicks, None, replace(SETTINGS, epochs=2, tokens=8), Silent(), category=like).network
+        return 1 - float((now.item_rows[:-1] * was).detach().sum(dim=1).mean())
+
+    assert turned(remembers=True) < turned(remembers=False) / 5
+
+
+def test_a_row_of_length_1_turns_as_far_as_the_longer_one_that_it_was() -> None:
+    """What a training hands on of a row's gradients gives the next step the size that it would have had."""
+    log, lengths = shop(users=10), torch.linspace(0.5, 3, ITEMS + 1).unsqueeze(1)
+    network = Network(Sizes(ITEMS, 1, 12, 16))
+    network.item_rows.data *= lengths
+    network.row_squares = torch.linspace(0.01, 1, ITEMS + 1)
+    handed_on = Trainer(network, encode(log, vocabulary_of(log), DAY), SETTINGS, Silent()).trained()
+    torch.testing.assert_close(handed_on.item_rows.norm(dim=1), torch.ones(ITEMS + 1))
+    slope = 1e-3 * torch.randn(ITEMS + 1, 16)  # of the loss by a row of length 1
+
+    def turned(one: Network, slope: Tensor) -> Tensor:
+        start = unit(one.item_rows.data)
+        RowAdagrad(one.item_rows, one.row_squares.unsqueeze(1)).step(torch.arange(ITEMS + 1), slope, 1.0)
+        return (unit(one.item_rows.data) - start).norm(dim=1)
+
+    torch.testing.assert_close(turned(handed_on, slope), turned(network, slope / lengths), rtol=0.05, atol=0.0)
+
+
 def test_no_item_is_forgotten_and_new_ones_are_added(tmp_path: Path, older: Older) -> None:
     """The new model knows the log's items, the older model's and the catalogue's."""
     log, catalogue = later(shop(users=60), 2), tmp_path / "items.csv"
@@ -128,7 +170,8 @@ def test_no_item_is_forgotten_and_new_ones_are_added(tmp_path: Path, older: Olde
     network = load_network(out)
     assert network.sizes.items == ITEMS + 2
     assert network.mixture.clicks.sum() == len(log) + len(shop())
-    assert network.mixture.clicks[-1] == 0
+    assert network.mixture.clicks[-1] == network.row_squares[-2] == 0
+    assert (network.row_squares[:-2] > 0).all()
 
 
 def test_what_the_older_model_has_seen_does_not_judge_the_new_one(older: Older) -> None:
