@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format bench parity quality speed inputs rules heads shop-model clean help
+.PHONY: demo test lint format bench parity quality speed inputs rules heads days shop-model clean help
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -51,7 +51,10 @@ heads: .venv/dev ## the surprise head against the exact softmax, and shortlists;
 	$(BIN)/python -m bench.heads
 	$(BIN)/python -m bench.shortlist
 
-bench: parity speed quality inputs rules heads ## every benchmark; results in bench/results
+days: .venv/dev ## a news site day by day, each day judged before it is learned (hours)
+	$(BIN)/python -m bench.days
+
+bench: parity speed quality inputs rules heads days ## every benchmark; results in bench/results
 
 shop-model: .venv/dev ## train models/shop/1 again on the simulated shop
 	$(BIN)/python -m stream.demo.simulate --users 2000 --days 1.5 --seed 1 --out .cache/shop.csv.gz
