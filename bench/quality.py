@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -261,7 +262,8 @@ def measure(dataset: str, seeds: list[int], options: list[str]) -> tuple[dict[st
     split.test.write_parquet(test_log)
     runs: list[Figures] = []
     carried: list[Figures] = []
-    conditions: Figures = {"log": split.what, "clicks_trained_on": len(split.train), "seeds": seeds, "options": options}
+    conditions: Figures = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "log": split.what}
+    conditions |= {"clicks_trained_on": len(split.train), "seeds": seeds, "options": options}
     costs: dict[str, list[float]] = {key: [] for key in ("train_seconds", "train_peak_mb", "evaluate_seconds")}
     for seed in seeds:
         model = directory / f"seed-{seed}" / "1"
