@@ -1,7 +1,7 @@
 """The surprise head against the exact softmax it stands for, its clusters, and what a new item's share does.
 
-Networks are trained on all but the newest tenth of a log's training part, as `eddy train` does before it goes over the
-whole log, and judged on that tenth: likelihood, calibration (the slice's earlier half calibrates the later one) and CPU
+Networks are trained on all but the held-out slice of a log's training part, as `eddy train` does before it goes over
+the whole log, and judged on that: likelihood, calibration (the slice's earlier half calibrates the later one) and CPU
 time of step.onnx. Of yoochoose64 and diginetica the model that bench.quality left is judged on the test part instead:
 it has seen the whole log. Nothing is chosen there, and a data set whose model is missing is left out.
 

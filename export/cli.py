@@ -170,9 +170,9 @@ def train(
 
     LOG is CSV (.csv, .csv.gz), Parquet or JSON lines with user_id (or session_id), item_id, event_type and timestamp:
     a file, a directory of them or a quoted pattern. A log larger than memory is sorted on disk, under TMPDIR.
-    The newest tenth is held out to choose the best epoch and to calibrate the anomalies; then the newest clicks are
-    learned too. Ctrl-C goes on with the best model so far. After each epoch a checkpoint is left in OUT.training, until
-    the model is written; OUT/report.html then tells how it went.
+    The newest tenth, or a day if that is longer, but at most a third, is held out to choose the best epoch and to
+    calibrate the anomalies; then the newest clicks are learned too. Ctrl-C goes on with the best model so far. After
+    each epoch a checkpoint is left in OUT.training, until the model is written; OUT/report.html then tells how it went.
 
     \b
     Examples:
@@ -235,9 +235,9 @@ def tune(
 ) -> None:
     """Search the training settings that do best on a LOG.
 
-    Each trial trains on the log without its newest tenth; its value is recall@20 + MRR@20 on that tenth, of the network
-    mixed with the user's last items: what `eddy train` says of the held-out slice. Keep the clicks that a model shall
-    be tested on out of the LOG (--until). Units of state, dropout, learning rates, clicks per step, negatives and
+    Each trial trains on the log without the part that `eddy train` holds out; its value is recall@20 + MRR@20 there, of
+    the network mixed with the user's last items: what `eddy train` says of that slice. Keep the clicks that a model
+    shall be tested on out of the LOG (--until). Units of state, dropout, learning rates, clicks per step, negatives and
     epochs are searched; the first trial is what `eddy train` does by itself. Ctrl-C ends the search with the best so
     far, and the same command goes on where it ended.
 
@@ -268,7 +268,7 @@ def tune(
         click.echo(json.dumps(found))
         return
     default = "" if found["default"] is None else f" (by default {found['default']:.4f} in sum)"
-    click.echo(f"recall@20 {found['recall20']:.4f}, MRR@20 {found['mrr20']:.4f} on the newest tenth{default}")
+    click.echo(f"recall@20 {found['recall20']:.4f}, MRR@20 {found['mrr20']:.4f} on the held-out part{default}")
     click.echo(f"wrote {out}. Next: eddy train {log} --settings {out} --out DIRECTORY")
 
 

@@ -50,7 +50,7 @@ class RowClock:
 class SessionClock:
     """Sessions follow each other in the order in which they begin; one whose rows lie scattered is closed up.
 
-    So the newest tenth of the log holds the sessions that began last.
+    So the newest part of the log holds the sessions that began last.
     """
 
     def __init__(self, spool: Spool) -> None:

@@ -1,6 +1,6 @@
 """A click log -> a model directory: the whole training, in the order in which it must happen.
 
-1. The newest tenth of the log is held out.
+1. The newest part of the log is held out (held_out_from).
 2. The network is trained on the rest; the held-out slice says after which epoch it was best, and how far it is to be
    trusted beside what the user's last items bring (mixture.py).
 3. Heads are fitted, graphs converted, and the slice calibrates the surprise through the ONNX graph: clicks that were
@@ -51,7 +51,12 @@ I32 = npt.NDArray[np.int32]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
-HELD_OUT = 0.1
+HELD_OUT, AT_MOST = 0.1, 1 / 3
+"""Shares of the clicks that are held out: the first where that spans SERVED_MS, else up to the second."""
+
+SERVED_MS = 24 * 3_600_000
+"""How long a model serves, at least, before the next one is trained."""
+
 SMALLEST_LOG = 200
 """Fewer clicks cannot be split into something to learn from and something to calibrate with."""
 
@@ -164,7 +169,7 @@ def train_model(
 
 
 class HeldOut(NamedTuple):
-    """A log with its newest tenth held out.
+    """A log with its newest part held out.
 
     head     the clicks before cut_ms
     seen     the users of the held-out slice with all their clicks, as a model of the head meets them: items born later
@@ -208,7 +213,7 @@ def hold_out(log: Log, older: Older | None = None) -> HeldOut:
     vocabulary = vocabulary_of(log) if older is None else joined(older, vocabulary_of(log), log)
     items = len(vocabulary.items)
     clicks = encode(log, vocabulary, birth_period(log.time_ms))
-    cut_ms = int(np.quantile(clicks.time_ms, 1 - HELD_OUT))
+    cut_ms = held_out_from(clicks.time_ms)
     counted = before = None
     known = np.zeros(items + 1, np.bool_)
     if older is not None:
@@ -223,9 +228,19 @@ def hold_out(log: Log, older: Older | None = None) -> HeldOut:
     seen = known_only(known, _of_users(clicks, cut_ms))
     tail = seen.where(seen.time_ms >= cut_ms)
     if not len(head) or not (tail.target >= 0).any():
-        raise ConfigError("the newest tenth of the log holds no user with two clicks: too short to train on")
+        raise ConfigError("the newest part of the log holds no user with two clicks: too short to train on")
     category = categories(log, vocabulary)
     return HeldOut(vocabulary, clicks, cut_ms, head, seen, known, Recency(None, before), counted, category)
+
+
+def held_out_from(time_ms: I64) -> int:
+    """When the held-out slice begins: the newest tenth of the clicks (n,), and as near to a day as a third of them is.
+
+    What is chosen on the slice, the best epoch, whether popularity passes, how far the network is to be trusted, is
+    chosen for clicks so far ahead. On a log of two days a tenth is three hours, in which a news site hardly changes.
+    """
+    tenth, third = np.quantile(time_ms, [1 - HELD_OUT, 1 - AT_MOST])
+    return int(max(min(tenth, time_ms.max() - SERVED_MS), third))
 
 
 def categories(log: Log, vocabulary: Vocabulary) -> I64:

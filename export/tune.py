@@ -1,6 +1,6 @@
-"""A click log -> the training settings that do best on its own newest tenth: the search of `eddy tune`.
+"""A click log -> the training settings that do best on its own newest part: the search of `eddy tune`.
 
-A trial is a training on what comes before that tenth, and its value recall@20 + MRR@20 on it of what would be served,
+A trial is a training on what comes before that, and its value recall@20 + MRR@20 on it of what would be served,
 the network mixed with the user's last items: settings that make the network better where the mixture is good anyway win
 nothing. No other log is seen, and none that a model is later tested on may be. The first trial has the settings that
 `eddy train` takes by itself; the others are drawn by Optuna's TPE (Bergstra et al. 2011). A trial whose network is
@@ -46,7 +46,7 @@ CHECKS = 4
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a search came to. Quality is on the newest tenth of the log, as `eddy train` says it.
+    """What a search came to. Quality is on the held-out slice, as `eddy train` says it.
 
     settings   of the best trial, by their names in TrainSettings
     recall20, mrr20, best_epoch  of that trial

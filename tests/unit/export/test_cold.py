@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from export.cli import train
 from export.cold import NO_CATEGORY, warm, with_catalogue
 from export.data import GAP_EDGES_MS, Vocabulary
-from export.pipeline import hold_out
+from export.pipeline import held_out_from, hold_out
 from export.sequences import Windows, encode, outputs
 from export.weights import load_network
 from stream.errors import ConfigError
@@ -104,7 +104,7 @@ def test_a_training_places_the_catalogues_new_items(tmp_path: Path) -> None:
 def test_new_items_of_the_slice_are_known_by_their_category(tmp_path: Path) -> None:
     """The slice is met as clicks will be in service: an item born in it is not unknown if it has a category."""
     log = shop(users=200)
-    cut_ms = np.quantile(log.time_ms, 0.9)
+    cut_ms = held_out_from(log.time_ms)
     born = log.where(((log.item != 3) & (log.item != 4)) | (log.time_ms >= cut_ms))
     path = tmp_path / "items.csv"
     path.write_text("item_id,category\ni3,a\nnew,a\n")

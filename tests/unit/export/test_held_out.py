@@ -2,8 +2,26 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from export.held_out import calibration_curve
+from export.pipeline import held_out_from
+
+HOUR = 3_600_000
+
+
+@given(st.integers(1, 400), st.integers(30, 3_000), st.integers(0, 9))
+def test_the_slice_is_a_tenth_or_a_day_but_no_more_than_a_third(days: int, clicks: int, seed: int) -> None:
+    """What is chosen on the slice is chosen for a day ahead, as far as that leaves two thirds to learn from."""
+    time_ms = np.sort(np.random.default_rng(seed).integers(0, days * 24 * HOUR, clicks))
+    begins = held_out_from(time_ms)
+    share, span = (time_ms >= begins).mean(), time_ms.max() - begins
+    assert 0.1 - 1 / clicks <= share <= 1 / 3 + 1 / clicks
+    if share > 0.1 + 2 / clicks:
+        assert span <= 24 * HOUR
+    if span < 24 * HOUR - 1:
+        assert share >= 1 / 3 - 2 / clicks
 
 
 def test_the_curve_is_the_diagonal_where_nothing_drifts_and_above_it_where_surprise_grows() -> None:
