@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from export.memory import new_visits
+from export.memory import memories, new_visits
 from export.metrics import changes
 from export.mixture import CLOSED, REMEMBERED
 from export.network import Network
@@ -53,17 +53,19 @@ def ablations(network: Network, seen: Clicks, judged: I64, shift: F64) -> dict[s
     if not len(judged):
         return {}
 
+    remembered, target = memories(seen, judged), seen.target[judged]
+
     def states() -> Tensor:
         return outputs(network, Windows(seen), judged)
 
     served = states()
-    ranks = {NOTHING: list_ranks(network, served, seen, judged)}
+    ranks = {NOTHING: list_ranks(network, served, remembered, target)}
     for name, (part, without) in _of_the_list(network, shift).items():
         with holding(part, without):
-            ranks[name] = list_ranks(network, served, seen, judged)
+            ranks[name] = list_ranks(network, served, remembered, target)
     for name, rows in _inputs(network, seen).items():
         with holding(rows, torch.zeros_like(rows)):
-            ranks[name] = list_ranks(network, states(), seen, judged)
+            ranks[name] = list_ranks(network, states(), remembered, target)
 
     visit = np.cumsum(new_visits(seen) | np.append(True, seen.user[1:] != seen.user[:-1]))[judged]
     found: dict[str, dict[str, Any]] = {}

@@ -182,9 +182,14 @@ def train(
       eddy train sessions.csv --in-order --out models/paper/1
     """
     from export.place import check_place
+    from stream.errors import ConfigError
 
     with Bar() as bar:
         check_place(out)
+        if from_model and given["in_order"]:
+            raise ConfigError(
+                "--from-model tells what is new in the log by its times, and with --in-order it has none: leave one out"
+            )
         clicks = _read(bar, log, given)
 
         import torch  # takes seconds: a wrong file name is told before

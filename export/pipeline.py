@@ -32,6 +32,7 @@ from export.data import GAP_EDGES_MS, Log, Vocabulary
 from export.heads import fit_gates, fit_heads, set_mixture
 from export.held_out import calibration_curve, judge_held_out
 from export.interrupts import Interrupts
+from export.memory import memories
 from export.mixture import Counted
 from export.neighbours import VsKnnSetting
 from export.network import Network, Sizes
@@ -162,7 +163,7 @@ def train_model(
         findings = replace(findings, epochs=chosen.epochs, best_epoch=chosen.best_epoch, ablations=worth)
         write_report(directory, manifest, findings)
     remove_checkpoints(place)
-    warning = calibration_warning(len(calibration["all"]), Settings(model=str(directory)).alpha)
+    warning = calibration_warning(len(calibration["all"]), len(clicks), Settings(model=str(directory)).alpha)
     if warning:
         progress.say(warning)
     return manifest
@@ -240,7 +241,11 @@ def held_out_from(time_ms: I64) -> int:
     chosen for clicks so far ahead. On a log of two days a tenth is three hours, in which a news site hardly changes.
     """
     tenth, third = np.quantile(time_ms, [1 - HELD_OUT, 1 - AT_MOST])
-    return int(max(min(tenth, time_ms.max() - SERVED_MS), third))
+    begins = max(min(tenth, time_ms.max() - SERVED_MS + 1), third)
+    if (time_ms >= begins).mean() <= AT_MOST:
+        return int(begins)
+    later = time_ms[time_ms > begins]  # many clicks of one time, such as a date: all of them lie on one side
+    return int(later.min() if len(later) else begins)
 
 
 def categories(log: Log, vocabulary: Vocabulary) -> I64:
@@ -288,7 +293,8 @@ def mix(network: Network, seen: Clicks, cut_ms: int, seed: int) -> dict[str, flo
     """
     fitted, judged = halves(seen, cut_ms)
     fit_gates(network, seen, fitted[seen.target[fitted] < network.sizes.items], seed)
-    recall, mrr = recall_and_mrr(list_ranks(network, outputs(network, Windows(seen), judged), seen, judged))
+    out, remembered = outputs(network, Windows(seen), judged), memories(seen, judged)
+    recall, mrr = recall_and_mrr(list_ranks(network, out, remembered, seen.target[judged]))
     return {"recall20": recall, "mrr20": mrr}
 
 
@@ -298,13 +304,13 @@ def halves(seen: Clicks, cut_ms: int) -> tuple[I64, I64]:
     return later[::2], drawn(later[1::2], JUDGED)
 
 
-def calibration_warning(held_out: int, alpha: float) -> str | None:
-    """What to do where so few held-out clicks cannot give a p-value of alpha; None where they can."""
+def calibration_warning(held_out: int, clicks: int, alpha: float) -> str | None:
+    """What to do where so few held-out clicks of a log cannot give a p-value of alpha; None where they can."""
     smallest = 1 / (1 + held_out)
     if smallest <= alpha:
         return None
     digit = 10.0 ** math.floor(math.log10(smallest))
-    enough = math.ceil((1 / alpha - 1) / HELD_OUT)
+    enough = math.ceil((1 / alpha - 1) * clicks / held_out)
     return (
         f"with {held_out:,} held-out clicks no anomaly can be reported at alpha {alpha:g}, the worker's default: train "
         f"on more clicks (at least {enough:,}) or start the worker with --alpha {math.ceil(smallest / digit) * digit:g}"
@@ -322,7 +328,8 @@ def _calibrate(
 ) -> tuple[Pools, Findings]:
     """Pools of surprise on the held-out slice, by the graph of a network that has not seen it; and how it judged."""
     vocabulary, _, cut_ms, head, seen, known, _, _, _ = held_out
-    fit_heads(network, head, recency.weights(head.time_ms), new_items(head), seed)
+    progress.say("fitting the heads and converting them, to calibrate")
+    fit_heads(network, head, recency.weights(head.time_ms), new_items(held_out.clicks), seed)
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "held-out" / "0"
         write_graphs(directory, network, vocabulary)

@@ -11,10 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from export.memory import memories
 from export.metrics import Ranks, gains
 from export.network import Network
-from export.sequences import Clicks
 
 I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
@@ -68,17 +66,18 @@ def target_ranks(target: I32, items: int, scores: Scores) -> Ranks:
     return found
 
 
-def list_ranks(network: Network, out: Tensor, seen: Clicks, rows: I64) -> Ranks:
-    """(m,) the place, in the list as served, of what came after each of the clicks at rows (m,); 0 as above.
+def list_ranks(network: Network, out: Tensor, remembered: tuple[I32, I32], target: I32) -> Ranks:
+    """(m,) the place of each target in the list as served; 0 as above.
 
-    out  (m, H) of `outputs` after these clicks
+    out         (m, H) of `outputs` after the clicks before the targets
+    remembered  of `memories` after them
     """
-    recent, visit = (torch.from_numpy(part) for part in memories(seen, rows))
+    recent, visit = (torch.from_numpy(part) for part in remembered)
 
     def scores(some: Tensor) -> Tensor:
         return network.mixture.mixed(network.logits(out[some]), recent[some], visit[some])
 
-    return target_ranks(seen.target[rows], network.sizes.items, scores)
+    return target_ranks(target, network.sizes.items, scores)
 
 
 def recall_and_mrr(rank: Ranks) -> tuple[float, float]:

@@ -26,8 +26,9 @@ LIMITS = (
     "Which epoch was best and how popularity passes were chosen on the held-out slice, which flatters eddy a little, "
     "and the shift of popularity among the ablations. `eddy evaluate` on later clicks is the honest figure.",
     "How far the network is trusted beside what a user's last items bring (the mixture's gates) was fitted on every "
-    "other held-out click. The card's held-out figures are judged on the rest, of users with their history; the table "
-    "counts both halves, of users without.",
+    "other held-out click. The card's and the ablations' figures are judged on the rest, of users with their history, "
+    "by each user's next click, be it of a later visit; the table counts both halves, of users without, within the "
+    "visit.",
 )
 
 
@@ -162,7 +163,8 @@ def _ablations(ablations: Mapping[str, Mapping[str, Any]]) -> str:
         f"<p>The lists of the network without one of its parts: {judged:,} held-out clicks that no gate was fitted on, "
         "of users with their history, the whole catalogue ranked. Beside each figure its difference to the lists as "
         "served, in brackets the 95% bootstrap interval of the difference over visits. The network had learned with "
-        "the part: one that is trained without it may do better than this.</p>\n"
+        "the part: one that is trained without it may do better than this, and what one part brings another may bring "
+        "as well.</p>\n"
         f'<div class="charts">{bars(losses, "recall@20 without it, difference")}</div>'
         + _table(("without", "recall@20", "difference", "MRR@20", "difference"), rows, strong="nothing")
     )

@@ -82,8 +82,8 @@ def _lookup(names: list[str], known: list[str] | tuple[str, ...]) -> I32:
 
 
 def birth_period(time_ms: I64) -> int:
-    """How long an item counts as new, in ms: an eighth of the log, but at least an hour and at most a week."""
-    return int(np.clip((time_ms.max() - time_ms.min()) // 8, HOUR, 7 * 24 * HOUR))
+    """How long an item counts as new, in ms: an eighth of the log, but at least a minute and at most a week."""
+    return int(np.clip((time_ms.max() - time_ms.min()) // 8, HOUR // 60, 7 * 24 * HOUR))
 
 
 def fresh_clicks(item: I32, time_ms: I64, period_ms: int) -> npt.NDArray[np.bool_]:

@@ -11,7 +11,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -36,6 +39,9 @@ K = 20
 START_S = 120.0
 DRAIN_S = 60.0
 REFRESH_S = 0.25
+ENDINGS = (signal.SIGTERM, signal.SIGHUP)
+"""End the demo as Ctrl-C does: a closed terminal must not leave the worker behind."""
+
 YEARS_BACK = 3
 """Simulated time runs about a thousand times faster than the clock, and may not overtake it."""
 
@@ -176,7 +182,7 @@ def demo(
     """
     path = model or default_model()
     scene = Scene(model=read_manifest(path).label, k=K, rate=rate)
-    for ending in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal must not leave the worker behind
+    for ending in ENDINGS:
         signal.signal(ending, _interrupt)
     counts = run(path, device, seconds, rate, users, seed, choose_view(scene, as_json))
     click.echo(msgspec.json.encode(counts).decode() if as_json else _in_words(counts))
@@ -200,24 +206,43 @@ def run(
     ):
         reader = Reader(broker.address, tally)
         feed = Feed(broker.address, TOPICS.clicks, shop_stream, rate, seed, tally)
-        try:
-            with view:
-                feed.start()
-                _watch(worker, reader, feed, tally, seconds, view)
-        except KeyboardInterrupt:
-            pass
-        finally:
-            feed.stop()
-        _drain(worker, reader, feed, tally)
+        with _told_to_end() as told:
+            try:
+                with view:
+                    feed.start()
+                    _watch(worker, reader, feed, tally, seconds, view, told)
+            finally:
+                feed.stop()
+            _drain(worker, reader, feed, tally)
         counts = tally.counts(feed.seconds, worker.provider)
         reader.close()
     return counts
 
 
-def _watch(worker: WorkerProcess, reader: Reader, feed: Feed, tally: Tally, seconds: float | None, view: View) -> None:
-    """Step 3: read and show until the time is up or the feed has ended."""
+@contextmanager
+def _told_to_end() -> Iterator[threading.Event]:
+    """Set by Ctrl-C and its like, once or often. None breaks into a read: what that had read would not be counted."""
+    told = threading.Event()
+    before = {number: signal.signal(number, lambda *_: told.set()) for number in (signal.SIGINT, *ENDINGS)}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _watch(
+    worker: WorkerProcess,
+    reader: Reader,
+    feed: Feed,
+    tally: Tally,
+    seconds: float | None,
+    view: View,
+    told: threading.Event,
+) -> None:
+    """Step 3: read and show until the time is up, the feed has ended or the demo is told to."""
     began_s = shown_s = time.monotonic()
-    while feed.is_alive() and (seconds is None or feed.seconds < seconds):
+    while feed.is_alive() and not told.is_set() and (seconds is None or feed.seconds < seconds):
         reader.read()
         now_s = time.monotonic()
         if now_s - shown_s < REFRESH_S:

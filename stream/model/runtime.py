@@ -121,7 +121,8 @@ def _provider(device: str) -> str:
         return CPU
     if CUDA not in available:
         raise ConfigError(
-            "device cuda: this onnxruntime has no CUDA; install eddy[cuda] on Linux x86-64, or --device cpu"
+            "device cuda: this onnxruntime has no CUDA; pip install '.[cuda]' in Eddy's directory on Linux x86-64, or "
+            "--device cpu"
         )
     return CUDA
 
@@ -149,7 +150,8 @@ def _session(path: Path, provider: str, device: str) -> ort.InferenceSession:
         ort.set_default_logger_severity(WARNING)
     if device == "cuda" and session.get_providers()[0] != CUDA:
         raise ConfigError(
-            "device cuda cannot be had here (no driver, card or CUDA libraries); see eddy[cuda], or --device cpu"
+            "device cuda cannot be had here (no driver, card or CUDA libraries); pip install '.[cuda]' in Eddy's "
+            "directory brings the libraries; or --device cpu"
         )
     return session
 

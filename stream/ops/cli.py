@@ -183,7 +183,7 @@ def _missing(exc: ModuleNotFoundError) -> ConfigError:
     extra = EXTRAS.get((exc.name or "").partition(".")[0])
     if extra is None:
         return ConfigError(f"the installation is not whole: {exc}; install eddy again")
-    return ConfigError(f"needs pip install 'eddy[{extra}]' (module {exc.name} is not installed)")
+    return ConfigError(f"needs pip install '.[{extra}]' in Eddy's directory (module {exc.name} is not installed)")
 
 
 def _fail(line: str, code: int = 2) -> NoReturn:

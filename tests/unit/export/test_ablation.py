@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from export import ablation
 from export.ablation import NOTHING, ablations, holding
 from export.data import GAP_EDGES_MS, Log
+from export.memory import memories
 from export.mixture import CLOSED
 from export.network import Network, Sizes
 from export.pipeline import HeldOut, count_on, halves, hold_out, mix
@@ -66,7 +67,8 @@ class Judged(NamedTuple):
     def alone(self, network: Network) -> tuple[float, float]:
         """recall@20 and MRR@20 of another network on the same clicks."""
         seen = self.held_out.seen
-        return recall_and_mrr(list_ranks(network, outputs(network, Windows(seen), self.rows), seen, self.rows))
+        out = outputs(network, Windows(seen), self.rows)
+        return recall_and_mrr(list_ranks(network, out, memories(seen, self.rows), seen.target[self.rows]))
 
 
 def judged(log: Log, seed: int = 0) -> Judged:

@@ -16,12 +16,22 @@ def test_the_slice_is_a_tenth_or_a_day_but_no_more_than_a_third(days: int, click
     """What is chosen on the slice is chosen for a day ahead, as far as that leaves two thirds to learn from."""
     time_ms = np.sort(np.random.default_rng(seed).integers(0, days * 24 * HOUR, clicks))
     begins = held_out_from(time_ms)
+    assert isinstance(begins, int)
     share, span = (time_ms >= begins).mean(), time_ms.max() - begins
     assert 0.1 - 1 / clicks <= share <= 1 / 3 + 1 / clicks
     if share > 0.1 + 2 / clicks:
         assert span <= 24 * HOUR
     if span < 24 * HOUR - 1:
         assert share >= 1 / 3 - 2 / clicks
+
+
+@given(st.lists(st.integers(1, 500), min_size=3, max_size=40))
+def test_a_log_of_dates_is_not_held_out_by_the_half(clicks: list[int]) -> None:
+    """Where times are days, whole days are held out: the last one at least, and more of them only up to a third."""
+    time_ms = np.repeat(np.arange(len(clicks)) * 24 * HOUR, clicks)
+    days, share = np.unique(time_ms[time_ms >= held_out_from(time_ms)]), (time_ms >= held_out_from(time_ms)).mean()
+    assert len(days) >= 1
+    assert share <= 1 / 3 + 1e-9 or len(days) == 1
 
 
 def test_the_curve_is_the_diagonal_where_nothing_drifts_and_above_it_where_surprise_grows() -> None:

@@ -244,8 +244,8 @@ def test_ctrl_c_ends_a_fit_once() -> None:
 
 def test_too_few_held_out_clicks_for_alpha_are_told() -> None:
     """From 999 held-out clicks on a p-value can reach 0.001; with fewer a line says how many or which --alpha."""
-    assert calibration_warning(999, 0.001) is None
-    warning = calibration_warning(320, 0.001)
+    assert calibration_warning(999, 9_990, 0.001) is None
+    warning = calibration_warning(320, 3_200, 0.001)
     assert warning is not None
     assert "at least 9,990" in warning
     assert "--alpha 0.004" in warning

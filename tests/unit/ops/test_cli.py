@@ -92,7 +92,7 @@ def test_a_missing_extra_says_what_to_install(
     monkeypatch.setattr("stream.ops.cli._mounted", lambda: {"train": Point()})
     code, error = outcome(capsys, "train")
     assert (code, len(error.splitlines())) == (2, 1)
-    assert "pip install 'eddy[train]'" in error
+    assert "pip install '.[train]'" in error
 
 
 def test_a_bug_is_one_line_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
