@@ -2,6 +2,7 @@
 
 import json
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -213,6 +214,15 @@ def test_ctrl_c_keeps_a_model_that_can_be_served(tmp_path: Path, stop_after: int
     assert evaluate(directory, shop(users=20, seed=9), 0)["judged"] == 140
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """SIGINT as a terminal leaves it: tests that are run in the background inherit that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded")
 def test_ctrl_c_outside_of_a_fit_is_held_back(tmp_path: Path) -> None:
     """Sent while calibrating or converting, SIGINT ends in a whole model, one line, and the old handler."""
     said: list[str] = []
@@ -232,6 +242,7 @@ def test_ctrl_c_outside_of_a_fit_is_held_back(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.usefixtures("heeded")
 def test_ctrl_c_ends_a_fit_once() -> None:
     """Where it is allowed SIGINT interrupts; a second one at once after it does not."""
     said: list[str] = []
