@@ -41,7 +41,7 @@ class Models:
     """The models of one chain, each called by the last day it has learned; resumed: those made before stay."""
 
     def __init__(self, place: Path, first: int, options: list[str], resumed: bool) -> None:
-        self._place = place / f"from-day{first}{''.join(options)}"
+        self._place = place / f"from-day{first}{'_'.join(options).replace('/', '_')}"
         self._first, self._options = first, options
         if not resumed:
             shutil.rmtree(self._place, ignore_errors=True)

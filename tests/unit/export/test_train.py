@@ -11,13 +11,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+import export.pipeline
 from export.data import GAP_EDGES_MS, Log, Vocabulary
 from export.evaluate import evaluate
 from export.interrupts import Interrupts
 from export.network import Network, Sizes
 from export.pipeline import calibration_warning, categories, train_model, vocabulary_of
 from export.recency import Recency, best_recency
-from export.sequences import Clicks, Windows, encode, fresh_clicks, outputs
+from export.sequences import Clicks, Windows, birth_period, encode, fresh_clicks, outputs
 from export.train import TrainSettings, fit
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import read_manifest
@@ -280,6 +281,34 @@ def test_an_item_is_new_in_the_period_it_is_born() -> None:
     item = np.array([0, 1, 2, 2, 2, 0])
     time_ms = np.array([0, 15, 20, 29, 30, 31])
     assert fresh_clicks(item, time_ms, 10).tolist() == [False, False, True, True, False, False]
+
+
+def test_items_are_born_in_a_log_of_two_hours_too() -> None:
+    """Eighths of any log are periods, a minute long at least: else no item of a short log would ever be new."""
+    assert birth_period(np.array([0, 7_200_000])) == 900_000
+    assert birth_period(np.array([0, 1_000])) == 60_000
+
+
+def test_a_new_item_has_the_same_share_in_calibration_as_in_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All clicks on new items are about as surprising: with another share every p-value of theirs would jump."""
+    plain = shop(users=200)
+    period = (plain.time_ms - plain.time_ms.min()) * 9 // (1 + plain.time_ms.max() - plain.time_ms.min())
+    item = plain.item * (1 + period) ** 2 + 1_000_000 * period  # other items in every period
+    names, item = np.unique(item, return_inverse=True)
+    log = replace(plain, item=item, items=[f"i{name}" for name in names])
+    shares: list[int] = []
+    real = export.pipeline.fit_heads
+
+    def spy(network, clicks, weight, new_items, seed):  # type: ignore[no-untyped-def]
+        shares.append(new_items)
+        real(network, clicks, weight, new_items, seed)
+
+    monkeypatch.setattr(export.pipeline, "fit_heads", spy)
+    train_model(tmp_path / "m" / "1", log, replace(SETTINGS, epochs=1), Silent())
+    calibrated, served = shares
+    assert calibrated == served > 1
 
 
 @pytest.mark.parametrize(
