@@ -67,7 +67,7 @@ def ablations(network: Network, seen: Clicks, judged: I64, shift: F64) -> dict[s
         with holding(rows, torch.zeros_like(rows)):
             ranks[name] = list_ranks(network, states(), remembered, target)
 
-    visit = np.cumsum(new_visits(seen) | np.append(True, seen.user[1:] != seen.user[:-1]))[judged]
+    visit = np.cumsum(new_visits(seen), dtype=np.int32)[judged]
     found: dict[str, dict[str, Any]] = {}
     for name, rank in ranks.items():
         recall, mrr = recall_and_mrr(rank)

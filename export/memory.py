@@ -30,8 +30,9 @@ PAIRS = 2_000_000
 
 
 def new_visits(clicks: Clicks) -> npt.NDArray[np.bool_]:
-    """(n,) True where a click begins a visit."""
+    """(n,) True where a click begins a visit; a user's first one does, whatever its gap to one that was left out."""
     begins: npt.NDArray[np.bool_] = (clicks.gap == 0) | (clicks.gap >= NEW_VISIT)
+    begins |= np.append(True, clicks.user[1:] != clicks.user[:-1])
     return begins
 
 
@@ -46,7 +47,7 @@ def count_neighbours(clicks: Clicks, weight: F64, items: int, before: Counted | 
     if len(clicks) > NEWEST:
         keep = clicks.time_ms >= np.partition(clicks.time_ms, -NEWEST)[-NEWEST]
         clicks, weight = clicks.where(keep), weight[keep]
-    visit = np.cumsum(new_visits(clicks) | np.append(True, clicks.user[1:] != clicks.user[:-1]), dtype=np.int32)
+    visit = np.cumsum(new_visits(clicks), dtype=np.int32)
     following, near = _no_neighbours(items), _no_neighbours(items)
     by_item = np.argsort(clicks.item, kind="stable")
     bound = np.searchsorted(clicks.item[by_item], np.arange(items + 1))

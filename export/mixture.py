@@ -25,7 +25,7 @@ from stream.manifest import Tensor as StateTensor
 F64 = npt.NDArray[np.float64]
 
 REMEMBERED = 8
-"""Different items the state remembers for the mixture. Measured on three sparse logs: 5 to 24 make no difference."""
+"""Different items the state remembers for the mixture. Measured on three sparse logs: 5 to 24 hardly differ."""
 
 NEIGHBOURS = 64
 """Kept for each item, the strongest. Measured: 100 is no better."""

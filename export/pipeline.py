@@ -241,7 +241,7 @@ def held_out_from(time_ms: I64) -> int:
     chosen for clicks so far ahead. On a log of two days a tenth is three hours, in which a news site hardly changes.
     """
     tenth, third = np.quantile(time_ms, [1 - HELD_OUT, 1 - AT_MOST])
-    begins = math.ceil(max(min(tenth, time_ms.max() - SERVED_MS + 1), third))
+    begins: int = math.ceil(max(min(tenth, time_ms.max() - SERVED_MS + 1), third))
     if (time_ms >= begins).mean() <= AT_MOST:
         return begins
     later = time_ms[time_ms > begins]  # many clicks of one time, such as a date: all of them lie on one side
