@@ -47,7 +47,7 @@ inputs: .venv/dev ## what each thing that a click carries is worth
 rules: .venv/dev ## what each rule for the lists costs
 	$(BIN)/python -m bench.rules
 
-heads: .venv/dev ## the surprise head against the exact softmax, and shortlists; run quality first for its two large logs
+heads: .venv/dev ## the surprise head against the exact softmax, and shortlists
 	$(BIN)/python -m bench.heads
 	$(BIN)/python -m bench.shortlist
 

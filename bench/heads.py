@@ -2,22 +2,22 @@
 
 Networks are trained on all but the held-out slice of a log's training part, as `eddy train` does before it goes over
 the whole log, and judged on that: likelihood, calibration (the slice's earlier half calibrates the later one) and CPU
-time of step.onnx. Of yoochoose64 and diginetica the model that bench.quality left is judged on the test part instead:
-it has seen the whole log. Nothing is chosen there, and a data set whose model is missing is left out.
+time of step.onnx. The test parts are not read.
 
-    python -m bench.heads [--datasets bolcom,rees46,yoochoose64,diginetica] [--reuse] [--json]
+    python -m bench.heads [--datasets bolcom,rees46,yoochoose64,diginetica] [--seeds 0,1,2] [--reuse] [--json]
 
---reuse takes the networks that an earlier run left.
+--reuse takes the networks that an earlier run left of the same clicks, settings and PyTorch.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ from bench import quality
 from bench.inputs import mixed, trained, untrained
 from bench.quality import Figures
 from bench.report import RESULTS, ROOT, write_report
+from export.checkpoint import training_key
 from export.convert import open_graph, write_graphs
 from export.data import Log, Vocabulary, read_log
 from export.heads import Meetings, fitted_surprise, meetings, states_before
@@ -39,32 +40,31 @@ from export.memory import memories, new_visits
 from export.mixture import STATE
 from export.network import Network, SurpriseHead, balanced_clusters, cluster_count
 from export.pipeline import hold_out, new_items
-from export.ranking import places
-from export.sequences import Clicks, birth_period, encode
+from export.ranking import drawn, places, ranking_quality
+from export.sequences import Clicks, Windows, outputs
 from export.train import TrainSettings
-from export.weights import load_network
 from stream.detect.pvalue import Calibration
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+Logits = Callable[[Tensor], Tensor]
+"""Outputs (B, H) -> what a head says of all V items, (B, V)."""
 
 RESULT = RESULTS / "heads.json"
 SCRATCH = ROOT / ".cache" / "heads"
-EPOCHS = {"bolcom": 5, "rees46": 4}
-"""At most, for the networks trained here: enough for heads to differ, minutes instead of an hour."""
+EPOCHS = {"bolcom": 5, "rees46": 4, "yoochoose64": 3, "diginetica": 3}
+"""At most: enough for heads to differ, minutes instead of an hour."""
 
-SEEDS = {"bolcom": (0, 1, 2)}
-"""Of the trainings; the other logs, which are larger, have seed 0 alone."""
-
-WHOLE = ("yoochoose64", "diginetica")
-DATASETS = (*EPOCHS, *WHOLE)
 FACTORS = (1, 2, 4, 8)
 """Clusters tried, times sqrt(V); 4 is what network.cluster_count takes."""
 
 ALPHAS = (0.05, 0.01, 0.001)
 LARGEST = 30_000
 """Clicks judged, the earliest: the exact softmax costs V for each."""
+
+RANKED = 8_000
+"""Of them drawn to be ranked."""
 
 BATCH, REPEATS, ROUNDS = 256, 20, 5
 AT_LEAST, SCRAPED = 3, 20
@@ -93,28 +93,22 @@ class Case(NamedTuple):
 # -- networks ---------------------------------------------------------------------------------------------------------
 
 
-def case_of(dataset: str, seed: int, reuse: bool) -> Case | None:
-    """None where bench.quality has left no model."""
+def case_of(dataset: str, seed: int, reuse: bool) -> Case:
     split = quality.split_of(dataset)
     directory = SCRATCH / dataset
     directory.mkdir(parents=True, exist_ok=True)
     split.train.write_parquet(directory / "train.parquet")
     log = read_log(directory / "train.parquet", in_order="--in-order" in split.flags)
-    if dataset not in WHOLE:
-        return held_out_case(log, directory / f"seed-{seed}.npz", EPOCHS.get(dataset), seed, reuse)
-    model = quality.SCRATCH / dataset / f"seed-{seed}" / "1"
-    if not (model / "manifest.json").is_file():
-        quality.say(f"heads: {dataset} left out, no {model}: run bench.quality first")
-        return None
-    split.test.write_parquet(directory / "test.parquet")
-    return whole_case(log, read_log(directory / "test.parquet", in_order=True), model)
+    return held_out_case(log, directory, EPOCHS[dataset], seed, reuse)
 
 
-def held_out_case(log: Log, path: Path, epochs: int | None, seed: int, reuse: bool) -> Case:
-    """Steps 1 and 2 of export.pipeline; the network's own weights are kept under `path`."""
+def held_out_case(log: Log, directory: Path, epochs: int, seed: int, reuse: bool) -> Case:
+    """Steps 1 and 2 of export.pipeline; the network's own weights are kept in `directory`."""
     held_out = hold_out(log)
     clicks, head, seen = held_out.clicks, held_out.head, held_out.seen
     settings = TrainSettings.for_log(len(clicks), None, epochs, seed)
+    key = training_key(log, held_out.category, asdict(settings), None)
+    path = directory / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
     if reuse and path.is_file():
         network = untrained(held_out, settings)
         with np.load(path) as file:
@@ -126,19 +120,7 @@ def held_out_case(log: Log, path: Path, epochs: int | None, seed: int, reuse: bo
     later = earliest(seen.time_ms, seen.time_ms >= held_out.cut_ms)
     ids = clicks.item[np.isin(clicks.user, seen.user)][later]
     weight = recency.weights(head.time_ms)
-    return Case(network, held_out.vocabulary, head, weight, seen, later, ids, new_items(head))
-
-
-def whole_case(log: Log, test: Log, model: Path) -> Case:
-    """Logs in order have no times, so all their clicks count alike."""
-    network = load_network(model)
-    held_out = hold_out(log)
-    vocabulary, clicks = held_out.vocabulary, held_out.clicks
-    if json.loads((model / "items.json").read_text()) != vocabulary.items:
-        quality.stop(f"{model} was trained on another log")
-    judged = encode(test, vocabulary, birth_period(log.time_ms))
-    later = earliest(judged.time_ms, np.ones(len(judged), np.bool_))
-    return Case(network, vocabulary, clicks, np.ones(len(clicks)), judged, later, judged.item[later], new_items(clicks))
+    return Case(network, held_out.vocabulary, head, weight, seen, later, ids, new_items(clicks))
 
 
 def earliest(time_ms: I64, among: Flags) -> Flags:
@@ -190,6 +172,36 @@ def surprises(network: Network, head: nn.Module, clicks: Clicks, rows: I64) -> t
     return torch.cat(alone).numpy(), torch.cat(served).numpy()
 
 
+def two_level_logits(network: Network, head: SurpriseHead) -> Logits:
+    """All items by the two levels: their log-probabilities, not cooled, as the mixture takes a network's logits."""
+    temperature, count = network.mixture.temperature, head.top.out_features - 1
+    cluster = head.cluster[:-1]
+
+    def logits(out: Tensor) -> Tensor:
+        within = network.logits(out) / temperature
+        within = within - within.max(dim=1, keepdim=True).values
+        whole = torch.zeros(len(out), count).index_add_(1, cluster, within.exp()).log()
+        top = torch.log_softmax(head.top(out), dim=1)[:, :count]
+        return (within + (top - whole)[:, cluster]) * temperature
+
+    return logits
+
+
+@torch.no_grad()
+def ranked_by(case: Case, logits: Logits) -> Figures:
+    """recall@20 and MRR@20 of lists in the order of a head, by itself and mixed, at clicks that a known one follows."""
+    network, judged, items = case.network, case.judged, case.network.sizes.items
+    rows = drawn(np.flatnonzero(case.later & (judged.gap > 0) & (judged.item < items)), RANKED) - 1
+    out, target = outputs(network, Windows(judged), rows), judged.target[rows]
+    recent, visit = (torch.from_numpy(part) for part in memories(judged, rows))
+    alone = ranking_quality(target, items, lambda some: logits(out[some]))
+    served = ranking_quality(
+        target, items, lambda some: network.mixture.mixed(logits(out[some]), recent[some], visit[some])
+    )
+    measures = ("recall20", "mrr20", "recall20_served", "mrr20_served")
+    return {name: round(value, 4) for name, value in zip(measures, (*alone, *served), strict=True)}
+
+
 def judged_by(case: Case, head: nn.Module) -> tuple[Figures, F32]:
     """Likelihood and calibration of a head on the judged clicks, and its own surprise at them."""
     rows = np.flatnonzero(case.later)
@@ -216,11 +228,15 @@ def popularity_clusters(items: int, count: int) -> I64:
 
 
 def likelihood(case: Case, seed: int) -> dict[str, Figures]:
-    """The exact softmax, and two levels by number and kind of clusters: what each says of the judged clicks."""
+    """The exact softmax, and two levels by number and kind of clusters: what each says of the judged clicks.
+
+    Likelihood and calibration of all judged clicks, and what a list in the head's order would be worth.
+    """
     network, items = case.network, case.network.sizes.items
     met = meetings(network, case.learned, case.weight, seed)
     found: dict[str, Figures] = {}
     found["exact"], exact = judged_by(case, ExactHead(network, case.live))
+    found["exact"] |= ranked_by(case, network.logits)
     ways = by_two_means(network, seed)
     ways["popularity, 4 sqrt(V)"] = popularity_clusters(items, cluster_count(items))
     for name, clusters in ways.items():
@@ -230,7 +246,7 @@ def likelihood(case: Case, seed: int) -> dict[str, Figures]:
         its, alone = judged_by(case, head)
         count = int(clusters.max()) + 1
         more = {"clusters": count, "fit_seconds": round(took, 1), "rank_correlation": ranks_agree(alone, exact)}
-        found[name] = {**its, **more}
+        found[name] = {**its, **more, **ranked_by(case, two_level_logits(network, head))}
     return found
 
 
@@ -379,24 +395,21 @@ def auc(positive: F32, negative: F32) -> float:
 # -- all of it --------------------------------------------------------------------------------------------------------
 
 
-def measure(dataset: str, reuse: bool) -> Figures | None:
-    """Figures by head, means over the seeds where there are several, and the new items and costs of the first seed."""
+def measure(dataset: str, seeds: list[int], reuse: bool) -> Figures:
+    """Figures by head, means over the seeds, and the new items and costs of the first one."""
     runs: list[dict[str, Figures]] = []
     found: Figures = {}
-    seeds = SEEDS.get(dataset, (0,))
     for seed in seeds:
         case = case_of(dataset, seed, reuse)
-        if case is None:
-            return None
         quality.say(f"heads: {dataset}, seed {seed}: {len(case.learned):,} clicks, {case.network.sizes.items:,} items")
         runs.append(likelihood(case, seed))
         if seed == seeds[0]:
             found["unknown"] = unknown_items(case, seed)
             cost = costs(case, seed)
             found |= {"items": case.network.sizes.items, "hidden": case.network.sizes.hidden}
-            found |= {"judged_clicks": int(case.later.sum()), "judged_on": "test" if dataset in WHOLE else "held out"}
+            found["judged_clicks"] = int(case.later.sum())
     heads = {name: over_seeds([run[name] for run in runs]) | cost.get(name, {}) for name in runs[0]}
-    return {**found, "seeds": len(runs), "heads": heads}
+    return {**found, "seeds": seeds, "heads": heads}
 
 
 def over_seeds(runs: list[Figures]) -> Figures:
@@ -427,7 +440,8 @@ def table(dataset: str, its: Figures) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--datasets", default=",".join(DATASETS), help="which, by comma [%(default)s]")
+    parser.add_argument("--datasets", default=",".join(EPOCHS), help="which, by comma [%(default)s]")
+    parser.add_argument("--seeds", default="0,1,2", help="of the trainings, by comma [%(default)s]")
     parser.add_argument("--reuse", action="store_true", help="take the networks that an earlier run left")
     parser.add_argument("--json", action="store_true", help="the report on stdout")
     given = parser.parse_args()
@@ -436,13 +450,10 @@ def main() -> None:
     report: dict[str, Any] = {}
     conditions = {"batch": BATCH, "threads": 1, "epochs": EPOCHS, "largest": LARGEST, "scraper_clicks": SCRAPED}
     for dataset in given.datasets.split(","):
-        its = measure(dataset, given.reuse)
-        if its is None:
-            continue
-        results[dataset] = its
+        results[dataset] = measure(dataset, [int(seed) for seed in given.seeds.split(",")], given.reuse)
         report = write_report(RESULT, "bench.heads", conditions, results, [])
         if not given.json:
-            print(table(dataset, its), flush=True)
+            print(table(dataset, results[dataset]), flush=True)
     if given.json:
         print(json.dumps(report))
 

@@ -27,7 +27,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from bench import quality
-from bench.heads import DATASETS, Case, case_of, cpu_us, memory, running, two_levels
+from bench.heads import EPOCHS, Case, case_of, cpu_us, memory, running, two_levels
 from bench.quality import Figures
 from bench.report import RESULTS, write_report
 from export.convert import IR_VERSION, OPSET, open_graph, write_untrained
@@ -216,19 +216,17 @@ def main() -> None:
         "--items", default="20000,100000,1000000", help="sizes of catalogue to time, by comma [%(default)s]"
     )
     parser.add_argument("--hidden", default="64,192", help="units to time, by comma [%(default)s]")
-    parser.add_argument("--datasets", default=",".join(DATASETS), help="trained networks, by comma [%(default)s]")
+    parser.add_argument("--datasets", default=",".join(EPOCHS), help="trained networks, by comma [%(default)s]")
     parser.add_argument("--json", action="store_true", help="the report on stdout")
     given = parser.parse_args()
     torch.set_num_threads(1)
     results, report = quality.kept(RESULT, "results"), {}
     conditions = {"k": K, "threads": 1, "best_timed": TIMED_BEST, "lists_judged": JUDGED, "served_up_to": SERVED_UP_TO}
     for dataset in filter(None, given.datasets.split(",")):
-        case = case_of(dataset, 0, reuse=True)
-        if case is not None:
-            results[f"kept of {dataset}"] = losses(case)
-            report = write_report(RESULT, "bench.shortlist", conditions, results, [])
-            if not given.json:
-                print(dataset, json.dumps(results[f"kept of {dataset}"], indent=1), flush=True)
+        results[f"kept of {dataset}"] = losses(case_of(dataset, 0, reuse=True))
+        report = write_report(RESULT, "bench.shortlist", conditions, results, [])
+        if not given.json:
+            print(dataset, json.dumps(results[f"kept of {dataset}"], indent=1), flush=True)
     for items in map(int, filter(None, given.items.split(","))):
         for hidden in map(int, given.hidden.split(",")):
             with tempfile.TemporaryDirectory() as scratch:

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from bench import heads, shortlist
 from bench.graph_parity import by_steps
-from bench.heads import Case, ExactHead, auc, held_out_case, judged_by, popularity_clusters, scrapers, surprises
+from bench.heads import (
+    Case,
+    ExactHead,
+    auc,
+    held_out_case,
+    judged_by,
+    popularity_clusters,
+    scrapers,
+    surprises,
+    two_level_logits,
+)
 from export.convert import open_graph
 from export.data import GAP_EDGES_MS, Vocabulary, read_log
 from export.heads import set_mixture
@@ -66,6 +76,18 @@ def test_exact_probabilities_of_all_items_sum_to_one() -> None:
     torch.testing.assert_close(total, torch.ones(3))
 
 
+def test_all_items_at_once_are_the_surprise_heads_own_probabilities() -> None:
+    """But for the unknown item, which no list has."""
+    net, out = network(), torch.randn(3, 8)
+    every = torch.stack([net.surprise(torch.full((3,), item), out) for item in range(ITEMS)], dim=1)
+    ours = two_level_logits(net, net.surprise)(out) / net.mixture.temperature
+    net.surprise.blocks /= net.mixture.temperature  # as fitted_surprise makes them
+    net.surprise.biases /= net.mixture.temperature
+    cooled = torch.stack([net.surprise(torch.full((3,), item), out) for item in range(ITEMS)], dim=1)
+    torch.testing.assert_close(ours.exp(), cooled)
+    assert not torch.allclose(cooled, every)
+
+
 @given(st.lists(st.integers(0, 5), min_size=1), st.lists(st.integers(0, 5), min_size=1))
 def test_auc_counts_pairs(positive: list[int], negative: list[int]) -> None:
     """The share of pairs in which the positive lies above; ties count half."""
@@ -107,7 +129,7 @@ def test_a_network_that_is_taken_again_is_judged_as_before(tmp_path: Path) -> No
     clicks = {"user_id": np.arange(600) % 40, "item_id": item, "timestamp": 1_600_000_000_000 + 60_000 * np.arange(600)}
     pl.DataFrame(clicks).write_parquet(tmp_path / "log.parquet")
     log = read_log(tmp_path / "log.parquet")
-    fresh, again = (held_out_case(log, tmp_path / "kept.npz", epochs=1, seed=0, reuse=reuse) for reuse in (False, True))
+    fresh, again = (held_out_case(log, tmp_path, epochs=1, seed=0, reuse=reuse) for reuse in (False, True))
     judged = [judged_by(one, ExactHead(one.network, one.live))[0] for one in (fresh, again)]
     assert judged[0] == judged[1]
     assert judged[0]["nll_all"] > 0
