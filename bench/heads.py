@@ -39,9 +39,9 @@ from export.held_out import calibration_curve
 from export.memory import memories, new_visits
 from export.mixture import STATE
 from export.network import Network, SurpriseHead, balanced_clusters, cluster_count
-from export.pipeline import hold_out, new_items
 from export.ranking import drawn, places, ranking_quality
 from export.sequences import Clicks, Windows, outputs
+from export.split import hold_out, new_items
 from export.train import TrainSettings
 from stream.detect.pvalue import Calibration
 

@@ -22,12 +22,14 @@ import torch
 from bench.quality import Figures, say, split_of
 from bench.report import RESULTS, write_report
 from export.data import GAP_EDGES_MS, Log, read_log
+from export.epochs import fit
 from export.mixture import NEW_VISIT
 from export.network import Network, Sizes
-from export.pipeline import HeldOut, count_on, hold_out, mix
+from export.pipeline import count_on, mix
 from export.recency import Recency, best_recency, shift_bias
 from export.sequences import Clicks
-from export.train import TrainSettings, fit
+from export.split import HeldOut, hold_out
+from export.train import TrainSettings
 
 RESULT = RESULTS / "inputs.json"
 DEFAULT = "retailrocket,taobao,trivago,rees46"

@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from bench.report import DATA_DIRECTORY, RESULTS, ROOT, write_report
 from export.data import ColumnNames, Log, read_log
 from export.network import Network, Sizes
-from export.pipeline import vocabulary_of
 from export.ranking import ranking_quality
 from export.sequences import Clicks, Windows, birth_period, encode, outputs
+from export.split import vocabulary_of
 from export.train import Trainer, TrainSettings
 from stream.demo.shop import build_shop
 from stream.demo.simulate import DAY_MS, simulate_clean, write_log

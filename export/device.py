@@ -1,6 +1,6 @@
 """Where the network is trained: what `--device` says -> the name of a device that torch sees.
 
-Only the rounds over the log and their judging run there (train.py); heads, graphs and their checks stay on the CPU. On
+Only the rounds over the log and their judging run there (epochs.py); heads, graphs and their checks stay on the CPU. On
 a GPU products are computed in TF32, its mixed precision for float32 tensors: factors of 10 bits, sums and weights of
 23. An output is 16 long: in the 7 bits of bfloat16 its logits would be off by a tenth of a nat.
 """

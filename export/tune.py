@@ -22,10 +22,12 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from export.data import GAP_EDGES_MS, Log
+from export.epochs import fit
 from export.network import Network, Sizes
-from export.pipeline import HeldOut, count_on, hold_out, mix
+from export.pipeline import count_on, mix
 from export.recency import best_recency, shift_bias
-from export.train import Progress, TrainSettings, fit
+from export.split import HeldOut, hold_out
+from export.train import Progress, TrainSettings
 from stream.errors import ConfigError
 
 SPACE: dict[str, BaseDistribution] = {

@@ -14,9 +14,10 @@ from export.data import GAP_EDGES_MS, Log
 from export.memory import memories
 from export.mixture import CLOSED
 from export.network import Network, Sizes
-from export.pipeline import HeldOut, count_on, halves, hold_out, mix
+from export.pipeline import count_on, mix
 from export.ranking import list_ranks, recall_and_mrr
 from export.sequences import Windows, outputs
+from export.split import HeldOut, halves, hold_out
 
 ITEMS, USERS, CLICKS = 300, 500, 8
 LAST, FOLLOWERS, NEIGHBOURS, REPEATS = ablation.SOURCES

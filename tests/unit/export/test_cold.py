@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from export.cli import train
 from export.cold import NO_CATEGORY, warm, with_catalogue
 from export.data import GAP_EDGES_MS, Vocabulary
-from export.pipeline import held_out_from, hold_out
 from export.sequences import Windows, encode, outputs
+from export.split import held_out_from, hold_out
 from export.weights import load_network
 from stream.errors import ConfigError
 from stream.manifest import read_manifest

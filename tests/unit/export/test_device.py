@@ -11,10 +11,11 @@ from click.testing import CliRunner
 
 from export.cli import train
 from export.device import choose_device
+from export.epochs import fit
 from export.network import Network, Sizes
-from export.pipeline import train_model, vocabulary_of
+from export.pipeline import train_model
 from export.sequences import Windows, encode, outputs
-from export.train import fit
+from export.split import vocabulary_of
 from stream.errors import ConfigError
 from stream.manifest import read_manifest
 from tests.unit.export.test_checkpoint import Killed, Killing

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.held_out import calibration_curve
-from export.pipeline import held_out_from
+from export.split import held_out_from
 
 HOUR = 3_600_000
 

@@ -16,8 +16,9 @@ from export.data import Log
 from export.memory import PRIOR, WINDOW, count_neighbours, memories
 from export.mixture import NEW_VISIT, REMEMBERED
 from export.network import Network, Sizes
-from export.pipeline import train_model, vocabulary_of
+from export.pipeline import train_model
 from export.sequences import Clicks, Windows, encode, outputs
+from export.split import vocabulary_of
 from export.weights import load_network
 from tests.unit.export.test_train import SETTINGS, Silent, shop
 

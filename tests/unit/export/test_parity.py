@@ -12,7 +12,8 @@ from bench.graph_parity import allowed, differences
 from export.cells import CELLS
 from export.convert import write_untrained
 from export.data import Log, Vocabulary, read_log
-from export.pipeline import train_model, vocabulary_of
+from export.pipeline import train_model
+from export.split import vocabulary_of
 from export.train import TrainSettings
 from export.weights import FILE, load_network
 from stream.demo.shop import build_shop

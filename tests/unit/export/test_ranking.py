@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from export import ranking
-from export.pipeline import halves
 from export.ranking import ranking_quality, target_ranks
 from export.sequences import Clicks
+from export.split import halves
 
 ITEMS = 300
 
@@ -40,5 +40,5 @@ def test_no_click_both_fits_and_judges(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted, judged = halves(clicks, 300)
     both = np.sort(np.append(fitted, judged))
     assert both.tolist() == [row for row in range(299, count) if target[row] >= 0]
-    monkeypatch.setattr("export.pipeline.JUDGED", 10)
+    monkeypatch.setattr("export.split.JUDGED", 10)
     assert len(halves(clicks, 300)[1]) == 10

@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 
 import export.pipeline
 from export.data import GAP_EDGES_MS, Log, Vocabulary
+from export.epochs import fit
 from export.evaluate import evaluate
 from export.interrupts import Interrupts
 from export.network import Network, Sizes
-from export.pipeline import calibration_warning, categories, train_model, vocabulary_of
+from export.pipeline import calibration_warning, train_model
 from export.recency import Recency, best_recency
 from export.sequences import Clicks, Windows, birth_period, encode, fresh_clicks, outputs
-from export.train import TrainSettings, fit
+from export.split import categories, vocabulary_of
+from export.train import TrainSettings
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import read_manifest
 

@@ -15,7 +15,8 @@ from export.chosen import read_settings
 from export.cli import train
 from export.cli import tune as command
 from export.data import Log
-from export.pipeline import held_out_from, train_model
+from export.pipeline import train_model
+from export.split import held_out_from
 from export.tune import SPACE, tune
 from stream.errors import ConfigError
 from stream.manifest import read_manifest

@@ -18,12 +18,14 @@ from torch import Tensor
 from export.baselines import load_baselines
 from export.cli import train
 from export.data import Log, Vocabulary
+from export.epochs import fit
 from export.heads import set_mixture
 from export.memory import count_neighbours
 from export.network import Network, Sizes, unit
-from export.pipeline import count_on, hold_out, train_model, vocabulary_of
+from export.pipeline import count_on, train_model
 from export.sequences import encode
-from export.train import RowAdagrad, Trainer, fit
+from export.split import hold_out, vocabulary_of
+from export.train import RowAdagrad, Trainer
 from export.visits import Visits, visits_of
 from export.warm import Older, joined, read_older, warm_network
 from export.weights import FILE, load_network
