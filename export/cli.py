@@ -340,6 +340,7 @@ def _table(figures: dict[str, Any]) -> str:
         low, high = lead["95"]
         rows.append(f"eddy - {lead['over']}, {title}: {lead['mean']:+.4f} (95%: {low:+.4f} to {high:+.4f})")
     rows += [f"{rule}: {share:.4%} of the clicks" for rule, share in figures["calibration"].items()]
+    rows += figures["remarks"]
     return "\n".join(rows)
 
 

@@ -248,7 +248,21 @@ def evaluate(
         "vsknn_setting": asdict(setting),
         "training_clicks_kept": len(visits.item),
         "calibration": {f"p<={alpha:g}": float((p_values <= alpha).mean()) for alpha in ALPHAS},
+        "remarks": remarks(positions.target, len(model.items)),
     }
+
+
+def remarks(target: I64, items: int) -> list[str]:
+    """What the log leaves no method a choice in; target (m,) as in Positions, items V."""
+    found, unknown = [], int((target == items).sum())
+    if unknown:
+        whose = "all" if unknown == len(target) else f"{unknown:,} of the {len(target):,}"
+        found.append(f"{whose} judged clicks are on items that the model does not know: a miss for every method")
+    if items <= K:
+        found.append(
+            f"the catalogue has {items} items, which a list of {K} holds all: only MRR and NDCG tell methods apart"
+        )
+    return found
 
 
 def report(judged: dict[str, Judged], positions: Positions, counts: I64) -> dict[str, Any]:

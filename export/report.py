@@ -127,6 +127,7 @@ def _methods(held_out: Mapping[str, Any]) -> str:
         "brackets 95% bootstrap intervals over sessions. Coverage: share of the catalogue that was recommended at all; "
         "mean popularity: training clicks of a recommended item; cold: recommended items with at most 5.</p>\n"
         + _table(head, rows, strong="eddy")
+        + "".join(f"<p>{escape(line)}.</p>\n" for line in held_out["remarks"])
     )
 
 

@@ -216,7 +216,7 @@ class Trainer:
         rows = unit(free + shared[which])
         bias = network.item_bias.data[index].requires_grad_()
 
-        x = embedding(mine.view(item.shape), rows) * INPUT_LENGTH
+        x = self._clicked(item, embedding(mine.view(item.shape), rows))
         _, event_type, gap = (part.to(item.device) for part in clicks.inputs(batch.rows))
         x = x + embedding(event_type, network.event_rows) + embedding(gap, network.gap_rows)
         out, last = network.cell.sequence(dropout(x, self._settings.dropout), carried.take(batch))
@@ -240,6 +240,10 @@ class Trainer:
         self._shared.data[0] = 0.0  # of no category
         self._item_bias.step(index, bias.grad, self._settings.row_rate * self._pace())
         return mean.item(), len(loss)
+
+    def _clicked(self, item: Tensor, rows: Tensor) -> Tensor:
+        """What the cell reads of the items clicked (B, T): the rows (B, T, H) that the list is ranked by too."""
+        return rows * INPUT_LENGTH
 
     def _with_unknowns(self, clicks: Clicks, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Half of the clicks on new items become <unk>, as input and as target: that is what a new item will be.

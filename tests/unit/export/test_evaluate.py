@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from export.baselines import NAMES, save_baselines
 from export.convert import write_untrained
 from export.data import Log, read_log
-from export.evaluate import K, evaluate, judge, rank_in
+from export.evaluate import K, evaluate, judge, rank_in, remarks
 from export.neighbours import VsKnnSetting
 from export.visits import visits_of
 from stream.engine.engine import open_engine
@@ -201,6 +201,19 @@ def test_a_log_of_single_clicks_cannot_be_judged(model: Path, tmp_path: Path) ->
     path.write_text("user_id,item_id,timestamp\nann,i1,1700000000\nbob,i2,1700000001\n")
     with pytest.raises(ConfigError, match="nothing to judge"):
         evaluate(model, read_log(path), 0)
+
+
+def test_what_leaves_no_method_a_choice_is_said(model: Path, tmp_path: Path) -> None:
+    """A log of new items only says why its figures are zeros, to people too; a tiny catalogue why all are ones."""
+    from export.cli import evaluate as command
+
+    path = tmp_path / "new.csv"
+    path.write_text("user_id,item_id,timestamp\nann,n1,1700000000\nann,n2,1700000001\nann,n3,1700000002\n")
+    shown = CliRunner().invoke(command, [str(model), str(path)])
+    assert "all judged clicks are on items that the model does not know" in shown.output
+    assert remarks(np.array([0, 1]), 21) == []
+    assert "which a list of 20 holds all" in remarks(np.array([0, 1]), 20)[0]
+    assert "1 of the 2 judged clicks" in remarks(np.array([0, 21]), 21)[0]
 
 
 def test_the_table_names_every_method(model: Path, tmp_path: Path) -> None:

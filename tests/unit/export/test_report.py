@@ -23,7 +23,7 @@ METHOD: dict[str, Any] = {
 FINDINGS = Findings(
     epochs=[{"epoch": 1, "loss": 5.0, "recall20": 0.3, "mrr20": 0.1}, {"epoch": 2, "loss": 4.0, "recall20": 0.4}],
     best_epoch=2,
-    held_out={"judged": 7, "lead": {}, **dict.fromkeys(("eddy", *NAMES), METHOD)},
+    held_out={"judged": 7, "lead": {}, "remarks": ["3 are <new>"], **dict.fromkeys(("eddy", *NAMES), METHOD)},
     calibration=[(0.001, 0.0), (0.01, 0.012), (0.05, 0.049), (1.0, 1.0)],
     ablations={
         "nothing": {"judged": 7, "recall20": 0.4, "mrr20": 0.2},
@@ -115,6 +115,7 @@ def test_the_page_is_well_formed_and_needs_no_network() -> None:
     assert parser.open == []
     assert not re.search(r"https?://|src=|href=|<script|@import|url\(", written)
     assert "&lt;script&gt;" in written
+    assert "<p>3 are &lt;new&gt;.</p>" in written
 
 
 def test_what_was_not_measured_is_left_out() -> None:
