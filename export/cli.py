@@ -78,7 +78,8 @@ class Bar:
     """A progress bar on stderr with clicks/s and the time left; lines go above it."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        # What is printed holds names and values of the log: brackets and colons in them are theirs, not rich's.
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),

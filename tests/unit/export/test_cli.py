@@ -70,3 +70,12 @@ def test_a_wrong_speed_is_refused(tmp_path: Path, speed: str) -> None:
     result = CliRunner().invoke(replay, [str(tmp_path / "log.csv"), "--speed", speed])
     assert result.exit_code == 2
     assert "neither a number above 0 nor max" in result.output
+
+
+def test_brackets_and_colons_of_a_log_are_printed_as_they_are(tmp_path: Path) -> None:
+    """What rich would take for markup or an emoji is a value of the log, or its name."""
+    log = tmp_path / "clicks[de].csv"
+    log.write_text(LOG + "u1,i1,[/b]:apple:\n")
+    shown = CliRunner().invoke(train, [str(log), "--out", str(tmp_path / "m" / "1")])
+    assert "30 clicks; at least 200" in str(shown.exception)
+    assert f"{log}: dropped 1 rows: no time that can be read, such as '[/b]:apple:'" in shown.output
