@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from export.lines import SEPARATORS, no_json_object, too_many_fields
 from export.times import LATEST_MS, TEXT, milliseconds
 from stream.errors import ConfigError
 from stream.wire.json import LONGEST_ID, LONGEST_WORD
@@ -22,7 +23,6 @@ DEFAULT_EVENT = "view"
 BATCH = 1 << 18
 """Rows at a time."""
 
-SEPARATORS = ",;\t|"
 SHOWN = 20
 """Columns that a message lists."""
 
@@ -113,16 +113,19 @@ def batches(path: Path, names: ColumnNames, in_order: bool, met: Met) -> Iterato
                 met.rows += len(batch)
                 yield _kept(_renamed(batch, columns, met), met)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as exc:
-            raise ConfigError(f"log {file}: {_trouble(exc)}") from exc
+            raise ConfigError(f"log {file}: {_trouble(file, exc)}") from exc
 
 
-def _trouble(exc: BaseException) -> str:
-    """The first line of what polars says, and for the usual reasons what to do."""
-    if isinstance(exc, pl.exceptions.NoDataError):
-        return "the file is empty"
+def _trouble(file: Path, exc: BaseException) -> str:
+    """The first line of what polars says, and for the usual reasons where it is and what to do."""
     text = str(exc).strip() or type(exc).__name__
+    if isinstance(exc, pl.exceptions.NoDataError) or "empty reader" in text:
+        return "the file is empty"
     if "found more fields" in text:
-        return "a line has more fields than the first one, which names the columns: is a separator not quoted?"
+        long = too_many_fields(file) or "a line has more fields than the first one, which names them"
+        return f"{long}: is a separator not quoted?"
+    if _format(file) in (".jsonl", ".ndjson") and (broken := no_json_object(file)):
+        return f"{_printable(broken)}. Mend it or leave it out"
     if "could not parse" in text:
         return "a quote is opened and not closed, or the file is no CSV"
     return f"not readable ({_printable(text.splitlines()[0])})"
@@ -159,6 +162,8 @@ def _scan(path: Path) -> pl.LazyFrame:
     assert kind is not None
     with path.open("rb") as file:
         start = file.read(4)
+    if not start:
+        raise ConfigError(f"log {path}: the file is empty")
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise ConfigError(f"log {path}: the text is UTF-16; save it as UTF-8")
     if kind != ".parquet" and start == b"PAR1":
