@@ -257,15 +257,15 @@ def _renamed(batch: pl.DataFrame, columns: ColumnNames, met: Met) -> pl.DataFram
         number = given.cast(pl.Float64, strict=False)
         price = pl.select(pl.when(number.is_finite() & (number >= 0)).then(number)).to_series()
         met.without_price += price.null_count() - given.null_count()
+    session, category = (column.set(column == "", None) for column in (text(columns.session), text(columns.category)))
     if columns.session is not None:
-        met.without_session += batch[columns.session].null_count()
-    category = text(columns.category)
+        met.without_session += session.null_count()
     return times.with_columns(
         user=text(columns.user),
         item=text(columns.item),
         event_type=event_type,
-        session=text(columns.session),
-        category=category.set(category == "", None),
+        session=session,
+        category=category,
         price=price,
     )
 

@@ -173,10 +173,13 @@ def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool) ->
         forward &= bool((np.diff(rows["time_ms"], prepend=last_ms) >= 0).all())
         last_ms = int(rows["time_ms"][-1]) if len(rows) else last_ms
         spool.add(rows)
+    has_sessions = bool(len(index.session))
+    if met.without_session and not has_sessions:
+        met.without_session = 0
+        met.say("the column of sessions is empty: half an hour without a click parts them")
     notes = met.notes()
     if not len(spool):
         raise ConfigError(f"log {path}: no clicks in {met.rows:,} rows; {'; '.join(notes) or 'the file is empty'}")
-    has_sessions = bool(len(index.session))
     clock: Clock | None = None
     if in_order:
         notes.append("taken to be in time order: times are made from the row numbers")
@@ -192,6 +195,9 @@ def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool) ->
     elif repeats >= MANY_REPEATS * len(spool):
         share = f"{repeats:,} rows ({repeats / len(spool):.1%})"
         notes.append(f"{share} are equal to an earlier row: --drop-repeats leaves them out")
+    shared = int((np.bincount(sessions[sessions >= 0]) > 1).sum())
+    if shared:
+        notes.append(f"{shared:,} session ids belong to several users: each user's clicks of one are a session")
     for name in ("category", "price"):
         if name not in met.columns:
             del columns[name]

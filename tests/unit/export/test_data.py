@@ -110,6 +110,22 @@ def test_interleaved_sessions_are_followed_apart(tmp_path: Path) -> None:
     log = read_log(written(tmp_path / "a.csv", "user_id,item_id,session_id,timestamp\n" + rows))
     assert log.next_in_session().tolist() == [2, -1, -1, -1]
     assert [log.sessions[s] for s in log.session] == ["x", "y", "x", "x"]
+    assert log.notes == ["1 session ids belong to several users: each user's clicks of one are a session"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "says"),
+    [
+        (["", "a", ""], "2 rows have no session: those of a user are taken for one"),
+        ([float("nan"), 1.0, None], "2 rows have no session: those of a user are taken for one"),
+        (["", None, ""], "the column of sessions is empty: half an hour without a click parts them"),
+    ],
+)
+def test_clicks_of_no_session_are_told(tmp_path: Path, ids: list[object], says: str) -> None:
+    """An empty name and pandas' NaN are no session, as null is none."""
+    columns = {"user_id": ["u", "u", "v"], "item_id": ["i", "j", "k"], "timestamp": [1_700_000_000] * 3}
+    pl.DataFrame({**columns, "session_id": ids}).write_parquet(tmp_path / "a.parquet")
+    assert read_log(tmp_path / "a.parquet").notes == [says]
 
 
 def test_gap_buckets_are_those_of_the_engine(tmp_path: Path) -> None:
