@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.columns import ColumnNames
@@ -245,6 +245,7 @@ def test_rows_in_order_cannot_be_repeats(tmp_path: Path) -> None:
         read_log(path, drop_repeats=True, in_order=True)
 
 
+@settings(deadline=None)  # it reads files: a busy machine takes its time
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60))
 def test_made_up_times_keep_sessions_together_and_apart(pairs: list[tuple[int, int]]) -> None:
     """Whatever the rows' order: a session keeps its own, pauses alike, and no two visits of a user meet."""
