@@ -248,16 +248,29 @@ def evaluate(
         "vsknn_setting": asdict(setting),
         "training_clicks_kept": len(visits.item),
         "calibration": {f"p<={alpha:g}": float((p_values <= alpha).mean()) for alpha in ALPHAS},
-        "remarks": remarks(positions.target, len(model.items)),
+        "remarks": remarks(positions.target, model.items, _first_unknown(log, model.index)),
     }
 
 
-def remarks(target: I64, items: int) -> list[str]:
-    """What the log leaves no method a choice in; target (m,) as in Positions, items V."""
-    found, unknown = [], int((target == items).sum())
-    if unknown:
-        whose = "all" if unknown == len(target) else f"{unknown:,} of the {len(target):,}"
-        found.append(f"{whose} judged clicks are on items that the model does not know: a miss for every method")
+def _first_unknown(log: Log, index: dict[str, int]) -> str:
+    """The first item of the log's rows that the model does not know; empty if it knows all."""
+    return next((log.items[i] for i in log.item if log.items[i] not in index), "")
+
+
+def remarks(target: I64, names: Sequence[str], unknown: str) -> list[str]:
+    """What the log leaves no method a choice in.
+
+    target   (m,) as in Positions
+    names    (V,) the model's items
+    unknown  an item of the log that is none of them: ids that were written differently show so
+    """
+    found, items, missed = [], len(names), int((target == len(names)).sum())
+    if missed == len(target):
+        ids = f"such as {unknown!r}; its own are such as {names[0]!r}"
+        found.append(f"all judged clicks are on items that the model does not know, {ids}: a miss for every method")
+    elif missed:
+        share = f"{missed:,} of the {len(target):,}"
+        found.append(f"{share} judged clicks are on items that the model does not know: a miss for every method")
     if items <= K:
         found.append(
             f"the catalogue has {items} items, which a list of {K} holds all: only MRR and NDCG tell methods apart"

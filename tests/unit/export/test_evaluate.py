@@ -210,10 +210,13 @@ def test_what_leaves_no_method_a_choice_is_said(model: Path, tmp_path: Path) -> 
     path = tmp_path / "new.csv"
     path.write_text("user_id,item_id,timestamp\nann,n1,1700000000\nann,n2,1700000001\nann,n3,1700000002\n")
     shown = CliRunner().invoke(command, [str(model), str(path)])
-    assert "all judged clicks are on items that the model does not know" in shown.output
-    assert remarks(np.array([0, 1]), 21) == []
-    assert "which a list of 20 holds all" in remarks(np.array([0, 1]), 20)[0]
-    assert "1 of the 2 judged clicks" in remarks(np.array([0, 21]), 21)[0]
+    own = repr(load_model(model, "cpu").items[0])
+    ids = f"on items that the model does not know, such as 'n1'; its own are such as {own}: a miss for every method"
+    assert f"all judged clicks are {ids}" in shown.output
+    names = [f"i{i}" for i in range(21)]
+    assert remarks(np.array([0, 1]), names, "") == []
+    assert "which a list of 20 holds all" in remarks(np.array([0, 1]), names[:20], "")[0]
+    assert "1 of the 2 judged clicks" in remarks(np.array([0, 21]), names, "n1")[0]
 
 
 def test_the_table_names_every_method(model: Path, tmp_path: Path) -> None:
