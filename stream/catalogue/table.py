@@ -24,6 +24,9 @@ CATEGORY = "category"
 
 _YES, _NO = {"true", "yes", "y", "t", "in stock"}, {"false", "no", "n", "f", "out of stock"}
 
+SHOWN = 200
+"""Characters of the names that a message lists."""
+
 Values = tuple[str, ...]
 
 
@@ -112,7 +115,9 @@ def _decoded(decode: Any, text: str, path: Path, number: int) -> dict[str, Any]:
 
 
 def _item(line: dict[str, Any]) -> str:
-    item = line.get("item_id")
+    if "item_id" not in line:
+        raise ValueError(f"no item_id, but {', '.join(line)[:SHOWN] or 'nothing'}")
+    item = line["item_id"]
     if isinstance(item, bool) or not isinstance(item, str | int) or item == "":
         raise ValueError(f"item_id is {item!r}; it must be a text or an integer")
     return str(item)
