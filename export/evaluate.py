@@ -248,7 +248,10 @@ def evaluate(
         "vsknn_setting": asdict(setting),
         "training_clicks_kept": len(visits.item),
         "calibration": {f"p<={alpha:g}": float((p_values <= alpha).mean()) for alpha in ALPHAS},
-        "remarks": remarks(positions.target, model.items, _first_unknown(log, model.index)),
+        "remarks": [
+            *remarks(positions.target, model.items, _first_unknown(log, model.index)),
+            *unknown_events(log, model.manifest.event_types),
+        ],
     }
 
 
@@ -276,6 +279,21 @@ def remarks(target: I64, names: Sequence[str], unknown: str) -> list[str]:
             f"the catalogue has {items} items, which a list of {K} holds all: only MRR and NDCG tell methods apart"
         )
     return found
+
+
+def unknown_events(log: Log, known: Sequence[str]) -> list[str]:
+    """What is to be said of event types that the model does not know: it takes them all for one."""
+    clicks = np.bincount(log.event_type, minlength=len(log.event_types))
+    new = [i for i, name in enumerate(log.event_types) if name not in known and clicks[i]]
+    if not new:
+        return []
+    most = log.event_types[max(new, key=lambda i: clicks[i])]
+    share = f"{sum(clicks[i] for i in new):,} of the {len(log):,} clicks"
+    return [f"{share} have an event type that the model does not know, such as {most!r}; it knows {_some(known)}"]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join([*map(repr, names[:5]), *(["..."] if len(names) > 5 else [])])
 
 
 def report(judged: dict[str, Judged], positions: Positions, counts: I64) -> dict[str, Any]:

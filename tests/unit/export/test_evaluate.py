@@ -219,6 +219,21 @@ def test_what_leaves_no_method_a_choice_is_said(model: Path, tmp_path: Path) -> 
     assert "1 of the 2 judged clicks" in remarks(np.array([0, 21]), names, "n1")[0]
 
 
+def test_event_types_that_the_model_does_not_know_are_told(model: Path, tmp_path: Path) -> None:
+    """A log that calls its views otherwise is judged, and it is said; one with known types needs no word."""
+    known = load_model(model, "cpu").manifest.event_types
+    path = tmp_path / "log.csv"
+    rows = [
+        f"ann,i1,{event},{1_700_000_000 + i}" for i, event in enumerate((known[0], "pageview", "pageview", "click"))
+    ]
+    path.write_text("\n".join(["user_id,item_id,event_type,timestamp", *rows, ""]))
+    remarked = evaluate(model, read_log(path), 0)["remarks"]
+    said = "3 of the 4 clicks have an event type that the model does not know, such as 'pageview'; it knows"
+    assert any(said in line for line in remarked)
+    path.write_text("\n".join(["user_id,item_id,event_type,timestamp", *(rows[:1] * 2), ""]))
+    assert not any("event type" in line for line in evaluate(model, read_log(path), 0)["remarks"])
+
+
 def test_the_table_names_every_method(model: Path, tmp_path: Path) -> None:
     """People see each method on a line of its own, and the lead over the best baseline."""
     from export.cli import evaluate as command
