@@ -16,6 +16,7 @@ import torch
 
 from export.network import Network
 from stream.catalogue.table import CATEGORY, item_ids, read_catalogue
+from stream.errors import ConfigError
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -36,12 +37,28 @@ class Catalogued(NamedTuple):
 
 
 def with_catalogue(path: Path, known: Sequence[str]) -> Catalogued:
-    """The known items and those that only the catalogue has. Raises ConfigError on a file that cannot be used."""
+    """The known items and those that only the catalogue has.
+
+    Raises ConfigError on a file that cannot be used, or that has none of the known items: then no category has clicks.
+    """
     items = list(dict.fromkeys([*known, *item_ids(path)]))
     catalogue = read_catalogue(path, {item: i for i, item in enumerate(items)}, [CATEGORY])
+    if not catalogue.listed[: len(known)].any():
+        ids = f"such as {known[0]!r}; its own are such as {items[-1]!r}"
+        raise ConfigError(
+            f"catalogue {path}: it has none of the items that were clicked, {ids}: write ids alike in both"
+        )
     codes: dict[str, int] = {}
     numbers = [codes.setdefault(its[0], len(codes)) if its else NO_CATEGORY for its in catalogue.columns[CATEGORY]]
     return Catalogued(items, np.array(numbers, np.int64))
+
+
+def how_placed(category: I64, known: int) -> str:
+    """What is to be said of the items that only the catalogue has; category (W,), the first `known` have clicks."""
+    new, learned = category[known:], category[:known]
+    others = len(new) - int(np.isin(new, learned[learned != NO_CATEGORY]).sum())
+    line = f"{len(new):,} items of the catalogue have no clicks: their rows come from their category"
+    return line if not others else f"{line}, those of {others:,} from all items: none of their category has clicks"
 
 
 def with_new_items(network: Network, clicks: F64, category: I64) -> Network:

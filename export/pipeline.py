@@ -25,7 +25,7 @@ from export.ablation import ablations
 from export.baselines import save_baselines
 from export.calibrate import pools, surprises
 from export.checkpoint import NAMES, Checkpoint, remove_checkpoints, training_key, training_place
-from export.cold import NO_CATEGORY, with_catalogue, with_new_items
+from export.cold import NO_CATEGORY, how_placed, with_catalogue, with_new_items
 from export.convert import Facts, Pools, write_graphs, write_model
 from export.data import GAP_EDGES_MS, Log
 from export.epochs import fit
@@ -106,8 +106,7 @@ def train_model(
         progress.say(recency.describe())
         network = widened(shift_bias(chosen.network, head, recency), head)
         if catalogued is not None:
-            new = len(catalogued.items) - len(vocabulary.items)
-            progress.say(f"{new:,} items of the catalogue have no clicks: their rows come from their category")
+            progress.say(how_placed(catalogued.category, len(vocabulary.items)))
             held_out = held_out.with_items(catalogued)
         served = held_out.vocabulary
         count_on(network, head, recency, held_out.counted, older)

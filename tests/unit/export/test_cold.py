@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from export.cli import train
-from export.cold import NO_CATEGORY, warm, with_catalogue
+from export.cold import NO_CATEGORY, how_placed, warm, with_catalogue
 from export.data import GAP_EDGES_MS, Vocabulary
 from export.sequences import Windows, encode, outputs
 from export.split import held_out_from, hold_out
@@ -71,8 +71,25 @@ def test_the_catalogues_new_items_stand_behind_the_known(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="no line has category"):
         with_catalogue(path, ["a"])
     path.write_text("id,category\nnew,hats\n")
-    with pytest.raises(ConfigError, match="line 2: item_id is None"):
+    with pytest.raises(ConfigError, match="line 2: no item_id, but id, category"):
         with_catalogue(path, ["a"])
+
+
+def test_a_catalogue_of_other_ids_is_refused(tmp_path: Path) -> None:
+    """Ids that the log writes otherwise would fill the vocabulary with items that nobody clicks."""
+    path = tmp_path / "items.csv"
+    path.write_text("item_id,category\n007,shoes\n008,hats\n")
+    with pytest.raises(
+        ConfigError, match="none of the items that were clicked, such as '7'; its own are such as '008'"
+    ):
+        with_catalogue(path, ["7", "8"])
+
+
+def test_it_is_said_how_new_items_are_placed() -> None:
+    """Items that their category cannot place are told apart from those that it can."""
+    placed = "items of the catalogue have no clicks: their rows come from their category"
+    assert how_placed(CATEGORY[:6], 5) == f"1 {placed}"
+    assert how_placed(CATEGORY, 5) == f"3 {placed}, those of 2 from all items: none of their category has clicks"
 
 
 def test_a_training_places_the_catalogues_new_items(tmp_path: Path) -> None:
