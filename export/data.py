@@ -53,6 +53,7 @@ class Log:
     notes                            what was dropped or assumed, one line each
     category                         (n,) int32 index into `categories`, -1 = none; None: the log has no such column
     price                            (n,) float64, NaN = none; None: the log has no such column
+    in_order                         the times are made from the rows (order.py)
     """
 
     user: I32
@@ -68,6 +69,7 @@ class Log:
     category: I32 | None = None
     price: F64 | None = None
     categories: list[str] = field(default_factory=list)
+    in_order: bool = False
 
     def __len__(self) -> int:
         return len(self.user)
@@ -209,6 +211,7 @@ def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool) ->
         sessions=[session_names[code] for code in sessions],
         categories=list(index.category),
         notes=notes,
+        in_order=in_order,
         **columns,
     )
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from export.baselines import Baseline, K, best, load_baselines, rivals
 from export.data import Log
 from export.metrics import COLD, KINDS, POSITIONS, Ranks, by_kind, intervals, measures, popularity_kind, position_kind
-from export.times import iso
+from export.times import iso, parse_time
 from stream.engine.engine import NO_RULES, Engine, open_engine
 from stream.errors import ConfigError
 from stream.events import Click, Origin
@@ -251,6 +251,7 @@ def evaluate(
         "remarks": [
             *remarks(positions.target, model.items, _first_unknown(log, model.index)),
             *unknown_events(log, model.manifest.event_types),
+            *already_learned(log, positions.row, model.manifest.training.get("until")),
         ],
     }
 
@@ -290,6 +291,17 @@ def unknown_events(log: Log, known: Sequence[str]) -> list[str]:
     most = log.event_types[max(new, key=lambda i: clicks[i])]
     share = f"{sum(clicks[i] for i in new):,} of the {len(log):,} clicks"
     return [f"{share} have an event type that the model does not know, such as {most!r}; it knows {_some(known)}"]
+
+
+def already_learned(log: Log, judged: I64, until: str | None) -> list[str]:
+    """What is to be said of judged rows (m,) that the training may have seen; it went `until` then, to the second."""
+    if until is None or log.in_order:
+        return []
+    early = int((log.time_ms[judged] < parse_time(until) + 1000).sum())
+    if not early:
+        return []
+    share = f"{early:,} of the {len(judged):,} judged clicks"
+    return [f"{share} are not later than the model's training, which went until {until}: it may have learned them"]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """How recommendations are judged, whole against a slow version that does it click by click."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 from export.baselines import NAMES, save_baselines
 from export.convert import write_untrained
 from export.data import Log, read_log
-from export.evaluate import K, evaluate, judge, rank_in, remarks
+from export.evaluate import K, already_learned, evaluate, judge, rank_in, remarks
 from export.neighbours import VsKnnSetting
 from export.visits import visits_of
 from stream.engine.engine import open_engine
@@ -232,6 +233,18 @@ def test_event_types_that_the_model_does_not_know_are_told(model: Path, tmp_path
     assert any(said in line for line in remarked)
     path.write_text("\n".join(["user_id,item_id,event_type,timestamp", *(rows[:1] * 2), ""]))
     assert not any("event type" in line for line in evaluate(model, read_log(path), 0)["remarks"])
+
+
+def test_clicks_that_the_training_may_have_seen_are_told() -> None:
+    """Figures on clicks that were learned flatter; times made from rows tell nothing."""
+    names, rows = ["a"], np.zeros(4, np.int32)
+    time_ms = 1_700_000_000_000 + np.array([0, 999, 1000, 2000])
+    log = Log(rows, rows, rows, rows, time_ms, names, names, names, [])
+    until, judged = "2023-11-14 22:13:20+00:00", np.array([0, 1, 2])
+    said = f"2 of the 3 judged clicks are not later than the model's training, which went until {until}: it may have"
+    assert already_learned(log, judged, until)[0].startswith(said)
+    assert already_learned(log, judged[2:], until) == []
+    assert already_learned(log, judged, None) == already_learned(replace(log, in_order=True), judged, until) == []
 
 
 def test_the_table_names_every_method(model: Path, tmp_path: Path) -> None:
