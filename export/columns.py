@@ -55,6 +55,7 @@ class Met:
     unreadable_time: str | None = None
     without_session: int = 0
     without_price: int = 0
+    unreadable_price: str | None = None
 
     def say(self, line: str) -> None:
         if line not in self.lines:
@@ -72,7 +73,8 @@ class Met:
         if self.without_session:
             notes.append(f"{self.without_session:,} rows have no session: those of a user are taken for one")
         if self.without_price:
-            notes.append(f"{self.without_price:,} prices are no numbers from 0 up: taken for none")
+            example = f"such as {self.unreadable_price!r}"
+            notes.append(f"{self.without_price:,} prices are no numbers from 0 up, {example}: taken for none")
         return notes
 
 
@@ -254,9 +256,16 @@ def _renamed(batch: pl.DataFrame, columns: ColumnNames, met: Met) -> pl.DataFram
     price = pl.repeat(None, count, dtype=pl.Float64, eager=True)
     if columns.price is not None:
         given = batch[columns.price]
+        if given.dtype.is_float():
+            given = given.fill_nan(None)
+        elif given.dtype == pl.String:
+            given = given.set(given == "", None)
         number = given.cast(pl.Float64, strict=False)
         price = pl.select(pl.when(number.is_finite() & (number >= 0)).then(number)).to_series()
-        met.without_price += price.null_count() - given.null_count()
+        refused = given.filter(price.is_null() & given.is_not_null())
+        met.without_price += len(refused)
+        if len(refused) and met.unreadable_price is None:
+            met.unreadable_price = str(refused[0])[:40]
     session, category = (column.set(column == "", None) for column in (text(columns.session), text(columns.category)))
     if columns.session is not None:
         met.without_session += session.null_count()

@@ -4,6 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -82,7 +83,13 @@ def test_category_and_price_are_there_if_the_log_has_them(tmp_path: Path) -> Non
     assert log.price is not None
     assert log.category.tolist() == [0, -1, 1, 0]
     assert np.array_equal(log.price, [9.5, np.nan, np.nan, np.nan], equal_nan=True)
-    assert "2 prices are no numbers from 0 up: taken for none" in log.notes
+    assert "2 prices are no numbers from 0 up, such as 'free': taken for none" in log.notes
+    pl.DataFrame(
+        {"user_id": ["u"] * 3, "item_id": ["a"] * 3, "timestamp": [1, 2, 3], "price": [1.0, np.nan, None]}
+    ).write_parquet(tmp_path / "log.parquet")
+    assert not any("price" in note for note in read_log(tmp_path / "log.parquet").notes), (
+        "NaN is no price, not a bad one"
+    )
     kept = log.where(log.time_ms > 2000)
     assert kept.category is not None
     assert kept.category.tolist() == [1, 0]
