@@ -14,7 +14,7 @@ class Interrupts:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._allowed = False
-        self._said = False
+        self.came = False  # one that was held back
         self._before: Any = None
 
     def __enter__(self) -> "Interrupts":
@@ -42,7 +42,7 @@ class Interrupts:
         if self._allowed:
             self._allowed = False
             raise KeyboardInterrupt
-        if not self._said:
-            self._said = True
+        if not self.came:
+            self.came = True
             with suppress(RuntimeError):  # it may have come in the midst of another line
                 self._say("finishing: a few seconds")

@@ -7,7 +7,7 @@
    not trained on, met as they will be met in service.
 4. The same number of epochs over the whole log, so that the served model knows the newest items too.
 5. Heads and graphs again, the parity gate, the baselines' sessions, and last the manifest and the report page.
-Ctrl-C ends step 2 or 4 and goes on to step 5 with the best model of step 2; from then on it is held back.
+Ctrl-C ends step 2 or 4 and goes on to step 5 with the best model of step 2, without step 4 where it comes in step 3.
 """
 
 import copy
@@ -118,7 +118,7 @@ def train_model(
         worth = ablations(network, held_out.seen, judged, shift)
         calibration, findings = _calibrate(network, held_out, recency, log, older, settings.seed, progress)
 
-        if not chosen.interrupted:
+        if not chosen.interrupted and not interrupts.came:
             torch.manual_seed(settings.seed)
             whole_log = replace(settings, epochs=chosen.best_epoch)
             with interrupts.allowed():
