@@ -44,7 +44,7 @@ from export.sequences import Clicks, Windows, outputs
 from export.split import HeldOut, halves, hold_out, new_items
 from export.times import iso
 from export.train import Progress, TrainSettings
-from export.warm import Older, check_older, visits_since, warm_network
+from export.warm import Older, check_older, known_to, visits_since, warm_network
 from stream.manifest import Manifest
 from stream.settings import Settings
 
@@ -84,7 +84,10 @@ def train_model(
     sizes = Sizes(len(vocabulary.items), len(vocabulary.event_types), gaps, settings.hidden, settings.cell)
     if older is not None:
         check_older(older, sizes, vocabulary)
-        progress.say(f"starting from {older.label}, which was trained until {iso(older.until_ms)}")
+        progress.say(
+            f"starting from {older.label}, which was trained until {iso(older.until_ms)}; "
+            + known_to(older, [vocabulary.items[i] for i in np.unique(clicks.item)])
+        )
         if older.visits is None:
             progress.say(f"{older.label} has no sessions that can be read: the baselines know this log's alone")
 

@@ -87,6 +87,12 @@ def visits_since(older: Older | None, log: Log, items: list[str]) -> Visits:
     return older.visits.placed(place, len(items)).followed_by(newer)
 
 
+def known_to(older: Older, clicked: list[str]) -> str:
+    """What is to be said of the log's items: that few are known shows a log of other ids."""
+    known = len({*older.vocabulary.items}.intersection(clicked))
+    return f"it knows {known:,} of the log's {len(clicked):,} items"
+
+
 def check_older(older: Older, sizes: Sizes, vocabulary: Vocabulary) -> None:
     """Raises ConfigError where weights of the older model have no place in a network of these sizes."""
     theirs = older.network.sizes

@@ -27,7 +27,7 @@ from export.sequences import encode
 from export.split import hold_out, vocabulary_of
 from export.train import RowAdagrad, Trainer
 from export.visits import Visits, visits_of
-from export.warm import Older, joined, read_older, warm_network
+from export.warm import Older, joined, known_to, read_older, warm_network
 from export.weights import FILE, load_network
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import read_manifest, write_manifest
@@ -88,6 +88,7 @@ def test_rows_go_by_what_they_stand_for(older: Older) -> None:
         replace(shop(users=1, clicks=3), item=np.arange(3), items=["new", "i7", "i3"]),
     )
     assert sorted(vocabulary.items) == sorted(["new", *older.vocabulary.items])
+    assert known_to(older, ["new", "i7", "i3"]) == "it knows 2 of the log's 3 items"
     sizes = Sizes(len(vocabulary.items), 2, older.network.sizes.gaps, 16)
     network, was = warm_network(older, sizes, vocabulary), older.network
     for place, name in enumerate(vocabulary.items):
@@ -319,6 +320,7 @@ def test_without_the_older_sessions_the_baselines_know_the_log(tmp_path: Path, d
     train_model(out, newer, replace(SETTINGS, epochs=1), heard, older=read_older(bare))
     visits, _ = load_baselines(out)
     assert visits.counts.sum() == len(newer)
+    assert any("; it knows " in line for line in heard.lines)
     assert [line for line in heard.lines if "no sessions" in line] == [
         "rule/1 has no sessions that can be read: the baselines know this log's alone"
     ]
