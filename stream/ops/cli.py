@@ -1,10 +1,12 @@
 """The command `eddy`: what an operator types becomes Settings and a call; what goes wrong becomes one line.
 
-Exit codes: 0 done, 2 something the operator can put right (EddyError, a wrong option, a missing extra), 130 Ctrl-C,
-1 a bug in Eddy (EDDY_TRACEBACK=1 shows where). A worker that loses its work to another one ends with a code of its own.
+Exit codes: 0 done, 2 something the operator can put right (EddyError, a wrong option, a missing extra, a full disk),
+130 Ctrl-C, 1 a bug in Eddy (EDDY_TRACEBACK=1 shows where). A worker that loses its work to another one ends with a code
+of its own.
 `eddy --help` imports nothing heavy: commands of other packages are mounted from entry points and loaded when called.
 """
 
+import errno
 import os
 import sys
 from importlib.metadata import EntryPoint, entry_points, version
@@ -34,6 +36,9 @@ EXTRAS = {
     "sqlalchemy": "tune",
 }
 """Module -> the extra of Eddy that installs it."""
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+"""What a disk says that takes no more: nothing in Eddy can mend that."""
 
 EPILOG = """\b
 From a click log to recommendations:
@@ -175,6 +180,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except Exception as exc:
         if os.environ.get("EDDY_TRACEBACK"):
             raise
+        if isinstance(exc, OSError) and exc.errno in FULL:
+            _fail(f"eddy: a file could not be written ({exc}); make room where it goes, or under TMPDIR, and try again")
         _fail(f"eddy: a bug in Eddy: {type(exc).__name__}: {exc} (EDDY_TRACEBACK=1 shows where)", 1)
 
 

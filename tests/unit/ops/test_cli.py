@@ -1,5 +1,6 @@
 """The command line: every setting is an option, and whatever goes wrong is one line and exit code 2."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -93,6 +94,20 @@ def test_a_missing_extra_says_what_to_install(
     code, error = outcome(capsys, "train")
     assert (code, len(error.splitlines())) == (2, 1)
     assert "pip install '.[train]'" in error
+
+
+def test_a_full_disk_is_no_bug(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a file cannot be written for want of room, the operator hears that, and the shell sees 2."""
+
+    def write(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "model.onnx")
+
+    monkeypatch.delenv("EDDY_TRACEBACK", raising=False)
+    monkeypatch.setattr(eddy, "main", write)
+    code, error = outcome(capsys, "train")
+    assert code == 2
+    assert "No space left on device: 'model.onnx'); make room" in error
+    assert len(error.splitlines()) == 1
 
 
 def test_a_bug_is_one_line_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
