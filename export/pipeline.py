@@ -100,6 +100,8 @@ def train_model(
         return with_new_items(network, clicks_of(learned, network.sizes.items, counted), catalogued.category)
 
     place = training_place(directory)
+    if resume and not any((place / name).is_file() for name in NAMES):
+        progress.say(f"{place} has no checkpoint to go on from: starting anew")
     key = training_key(log, category, asdict(settings), None if older is None else older.identity)
     first, second = (Checkpoint(place / name, key, resume) for name in NAMES)
     with Interrupts(progress.say) as interrupts:

@@ -122,3 +122,15 @@ def test_a_full_disk_does_not_end_a_training(tmp_path: Path, monkeypatch: pytest
     train_model(tmp_path / "m" / "1", shop(users=100), replace(SHORT, epochs=1), progress)
     assert any("no checkpoint of epoch 1 (No space left on device)" in line for line in progress.said)
     assert read_manifest(tmp_path / "m" / "1").items == 40
+
+
+def test_a_resumption_of_nothing_is_told(tmp_path: Path) -> None:
+    """A mistyped --out would else begin a training of hours without a word."""
+
+    class Hearing(Silent):
+        def say(self, line: str) -> None:
+            if "no checkpoint" in line:
+                raise RuntimeError(line)
+
+    with pytest.raises(RuntimeError, match=r"1\.training has no checkpoint to go on from: starting anew"):
+        train_model(tmp_path / "rule" / "1", shop(users=100), SHORT, Hearing(), resume=True)
