@@ -129,6 +129,7 @@ WAYS: dict[str, tuple[type[Trainer], Figures]] = {
     "a tenth of the clicks hidden": (Masked, {}),
     "mean of the last epochs": (Averaged, {}),
     "no dropout": (Plain, {"dropout": 0.0}),
+    "dropout 0.2": (Plain, {"dropout": 0.2}),
     "negatives by count": (Plain, {"alpha": 1.0}),
     "512 negatives": (Plain, {"negatives": 512}),
 }
