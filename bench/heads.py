@@ -49,7 +49,7 @@ F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Logits = Callable[[Tensor], Tensor]
-"""Outputs (B, H) -> what a head says of all V items, (B, V)."""
+"""Outputs (B, H) -> what a head says of all V items, cooled, (B, V)."""
 
 RESULT = RESULTS / "heads.json"
 SCRATCH = ROOT / ".cache" / "heads"
@@ -146,7 +146,7 @@ class ExactHead(nn.Module):
         share = torch.ones(network.sizes.items + 1)
         share[-1] = 1 / live
         self.register_buffer("columns", (network.item_rows.detach() * sharpness).t().contiguous())
-        self.register_buffer("bias", network.item_bias.detach() * sharpness)
+        self.register_buffer("bias", network.item_bias.detach() * network.mixture.bias_weight)
         self.register_buffer("share", share)
 
     def forward(self, item: Tensor, out: Tensor) -> Tensor:
@@ -173,16 +173,15 @@ def surprises(network: Network, head: nn.Module, clicks: Clicks, rows: I64) -> t
 
 
 def two_level_logits(network: Network, head: SurpriseHead) -> Logits:
-    """All items by the two levels: their log-probabilities, not cooled, as the mixture takes a network's logits."""
-    temperature, count = network.mixture.temperature, head.top.out_features - 1
-    cluster = head.cluster[:-1]
+    """All items by the two levels: their log-probabilities."""
+    cluster, count = head.cluster[:-1], head.top.out_features - 1
 
     def logits(out: Tensor) -> Tensor:
-        within = network.logits(out) / temperature
+        within = network.cooled(out)
         within = within - within.max(dim=1, keepdim=True).values
         whole = torch.zeros(len(out), count).index_add_(1, cluster, within.exp()).log()
         top = torch.log_softmax(head.top(out), dim=1)[:, :count]
-        return (within + (top - whole)[:, cluster]) * temperature
+        return within + (top - whole)[:, cluster]
 
     return logits
 
@@ -236,7 +235,7 @@ def likelihood(case: Case, seed: int) -> dict[str, Figures]:
     met = meetings(network, case.learned, case.weight, seed)
     found: dict[str, Figures] = {}
     found["exact"], exact = judged_by(case, ExactHead(network, case.live))
-    found["exact"] |= ranked_by(case, network.logits)
+    found["exact"] |= ranked_by(case, network.cooled)
     ways = by_two_means(network, seed)
     ways["popularity, 4 sqrt(V)"] = popularity_clusters(items, cluster_count(items))
     for name, clusters in ways.items():

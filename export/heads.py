@@ -6,6 +6,7 @@ Gates and temperature say how far the network is to be trusted, so they are fitt
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout
 
 from export.memory import count_neighbours, memories
-from export.mixture import TEMPERATURES, Chances, Counted, Mixture, fit_mixture, visit_so_far
+from export.mixture import TRUSTS, Chances, Counted, Mixture, choose_trust, fit_mixture, visit_so_far
 from export.network import Network, SurpriseHead, balanced_clusters, cluster_count
 from export.ranking import drawn, places
 from export.sequences import Clicks, Windows, outputs
@@ -26,7 +27,9 @@ ROUNDS, TOKENS, DROPOUT = 3, 2048, 0.15
 RATE = 2e-3
 """Nats of held-out clusters, three networks of bolcom: 4.54 at 1e-3, 4.50 at 2e-3, 4.52 at 4e-3, 4.57 at 8e-3."""
 
-FITTED = 20_000
+FITTED, TRUSTED = 20_000, 2_000
+"""Clicks that gates are fitted to, and how far the network is to be trusted: each of those costs V for every trust."""
+
 STATES = 1_000_000
 """Clicks that the heads are fitted on, at most: a state of 192 units has 768 bytes."""
 
@@ -99,12 +102,13 @@ def fitted_surprise(
     """The surprise head over clusters (V,) of the known items, its distribution over them fitted.
 
     It is fitted on clicks that the network was trained on, whose states are surer than later ones will be. So both
-    levels are cooled by the mixture's temperature, which is fitted on held-out clicks; how often a cluster comes at
-    all, the bias, stays.
+    levels are cooled as the lists are, by the mixture's temperature and bias weight, which are fitted on held-out
+    clicks; how often a cluster comes at all, the bias of the first level, stays.
     """
-    sharpness = 1 / network.mixture.temperature
+    mixture = network.mixture
+    sharpness = 1 / mixture.temperature
     rows, bias = network.item_rows[:-1].detach(), network.item_bias[:-1].detach()
-    head = SurpriseHead(clusters, rows * sharpness, bias * sharpness, new_items)
+    head = SurpriseHead(clusters, rows * sharpness, bias * mixture.bias_weight, new_items)
     cluster_of = torch.from_numpy(np.append(clusters, clusters.max() + 1))
     _fit(head.top, met.states, cluster_of[met.item], met.weight, generator)
     head.top.weight.data *= sharpness
@@ -116,11 +120,12 @@ def set_mixture(
 ) -> None:
     """Count the neighbours of `clicks`, each of weight (n,), on top of what was counted before them.
 
-    Gates and temperature stay, if there are any.
+    Gates, temperature and bias weight stay, if there are any.
     """
     counted = Mixture(count_neighbours(clicks, weight, network.sizes.items, before))
     if hasattr(network, "mixture"):
-        counted.gates, counted.temperature = network.mixture.gates, network.mixture.temperature
+        older = network.mixture
+        counted.gates, counted.temperature, counted.bias_weight = older.gates, older.temperature, older.bias_weight
     network.mixture = counted
 
 
@@ -129,16 +134,19 @@ def fit_gates(network: Network, clicks: Clicks, rows: I64, seed: int) -> None:
 
     At most FITTED of them are used, drawn by `seed`; with none the gates stay closed.
     """
-    rows = drawn(rows, FITTED, seed)
+    rows, mixture = drawn(rows, FITTED, seed), network.mixture
     if len(rows):
-        fit_mixture(network.mixture, _chances(network, clicks, rows))
+        choose_trust(mixture, _chances(network, clicks, drawn(rows, TRUSTED, seed), TRUSTS))
+        trust = mixture.temperature.item(), mixture.bias_weight.item()
+        fit_mixture(mixture, _chances(network, clicks, rows, [trust]))
 
 
 @torch.no_grad()
-def _chances(network: Network, clicks: Clicks, rows: I64) -> Chances:
-    """What fit_mixture needs of the clicks that follow `rows` (n,), all of known items.
+def _chances(network: Network, clicks: Clicks, rows: I64, trusts: Sequence[tuple[float, float]]) -> Chances:
+    """What the mixture is fitted to, of the clicks that follow `rows` (n,), all of known items.
 
     clicks  whole histories, as the network meets them
+    trusts  temperatures and bias weights, as in TRUSTS
     """
     network.eval()
     mixture, out = network.mixture, outputs(network, Windows(clicks), rows)
@@ -148,8 +156,8 @@ def _chances(network: Network, clicks: Clicks, rows: I64) -> Chances:
     parts: list[Chances] = []
     for some in places(len(rows), network.sizes.items):
         wanted, own = target[some], visit_so_far(gap[some], visit[some])
-        logits = network.logits(out[some])
-        says = [torch.log_softmax(logits / t, dim=1).gather(1, wanted.unsqueeze(1)) for t in TEMPERATURES]
+        fits, bias = network.fits(out[some]), network.item_bias[:-1]
+        says = [torch.log_softmax(fits / t + w * bias, dim=1).gather(1, wanted.unsqueeze(1)) for t, w in trusts]
         features = mixture.features(recent[some], own)
         sources = mixture.masses(recent[some], own)
         parts.append(Chances(torch.cat(says, dim=1), features, *sources, mixture.at(wanted, recent[some])))

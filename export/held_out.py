@@ -27,6 +27,9 @@ I64 = npt.NDArray[np.int64]
 LARGEST = 50_000
 """Clicks judged, the earliest of the slice: enough for intervals of a percent, a minute for all methods."""
 
+NEW = "\x00new"
+"""Behind the name of an item that the vocabulary has and the network has not learned."""
+
 CURVE = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -51,13 +54,15 @@ def judge_held_out(
     setting = choose_vsknn(earlier)
     save_baselines(directory, earlier, setting)
     write_model(directory, network, vocabulary, found, (baselines.FILE,), Facts({}, {}))
-    names = [name if name in known else f"{name}\x00new" for name in tail.items]
+    names = [name if name in known else f"{name}{NEW}" for name in tail.items]
     keep = np.zeros(len(tail), np.bool_)
     keep[tail.in_time_order()[:LARGEST]] = True
     try:
         figures = evaluate(directory, replace(tail, items=names).where(keep), exclude_recent=0, watch=watch)
     except ConfigError:  # no session of the slice has two clicks
         figures = {}
+    else:
+        figures["remarks"] = [line.replace(repr(NEW)[1:-1], "") for line in figures["remarks"]]
     return Findings(held_out=figures, vsknn_setting=asdict(setting))
 
 

@@ -138,14 +138,22 @@ class Network(nn.Module):
         """A new user's state, (batch, *shape) each."""
         return tuple(torch.zeros(batch, *part.shape, dtype=getattr(torch, part.dtype)) for part in self.state)
 
+    def fits(self, out: Tensor) -> Tensor:
+        """out (B, H) of `output` -> how near each of the V known items lies to it, (B, V)."""
+        return torch.matmul(out, self.item_rows[:-1].t())
+
     def logits(self, out: Tensor) -> Tensor:
         """out (B, H) of `output` -> the network's own scores of the V known items, (B, V)."""
-        known = self.sizes.items
-        return torch.addmm(self.item_bias[:known], out, self.item_rows[:known].t())
+        return torch.addmm(self.item_bias[:-1], out, self.item_rows[:-1].t())
+
+    def cooled(self, out: Tensor) -> Tensor:
+        """The same as far as the mixture trusts the network: its state by its temperature, its bias by its weight."""
+        bias = self.item_bias[:-1] * self.mixture.bias_weight
+        return torch.addmm(bias, out / self.mixture.temperature, self.item_rows[:-1].t())
 
     def log_probs(self, out: Tensor, recent: Tensor, visit: Tensor) -> Tensor:
         """Log-probabilities over the V known items, (B, V), as served: out (B, H), and the mixture's memory."""
-        return self.mixture.log_probs(self.logits(out), recent, visit)
+        return self.mixture.log_probs(self.cooled(out), recent, visit)
 
 
 class Step(nn.Module):
@@ -182,7 +190,7 @@ class Score(nn.Module):
         torch._check(best <= self.network.sizes.items)
         network = self.network
         out = network.output(h)
-        values, items = torch.topk(network.mixture.mixed(network.logits(out), last_items, visit_items), best, dim=1)
+        values, items = torch.topk(network.mixture.mixed(network.cooled(out), last_items, visit_items), best, dim=1)
         return items, log(values), torch.softmax(network.event_head(out), dim=1)
 
 

@@ -75,7 +75,7 @@ def list_ranks(network: Network, out: Tensor, remembered: tuple[I32, I32], targe
     recent, visit = (torch.from_numpy(part) for part in remembered)
 
     def scores(some: Tensor) -> Tensor:
-        return network.mixture.mixed(network.logits(out[some]), recent[some], visit[some])
+        return network.mixture.mixed(network.cooled(out[some]), recent[some], visit[some])
 
     return target_ranks(target, network.sizes.items, scores)
 

@@ -80,9 +80,10 @@ def test_all_items_at_once_are_the_surprise_heads_own_probabilities() -> None:
     """But for the unknown item, which no list has."""
     net, out = network(), torch.randn(3, 8)
     every = torch.stack([net.surprise(torch.full((3,), item), out) for item in range(ITEMS)], dim=1)
-    ours = two_level_logits(net, net.surprise)(out) / net.mixture.temperature
+    net.mixture.bias_weight.fill_(0.5)
+    ours = two_level_logits(net, net.surprise)(out)
     net.surprise.blocks /= net.mixture.temperature  # as fitted_surprise makes them
-    net.surprise.biases /= net.mixture.temperature
+    net.surprise.biases[net.surprise.biases > -1e8] *= net.mixture.bias_weight
     cooled = torch.stack([net.surprise(torch.full((3,), item), out) for item in range(ITEMS)], dim=1)
     torch.testing.assert_close(ours.exp(), cooled)
     assert not torch.allclose(cooled, every)

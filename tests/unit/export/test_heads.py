@@ -49,6 +49,7 @@ def test_a_network_that_is_too_sure_is_cooled_on_both_levels() -> None:
     (plain, states), (cooled, _) = fitted(1.0), fitted(2.0)
     torch.testing.assert_close(cooled.blocks, plain.blocks / 2)
     torch.testing.assert_close(cooled.top.weight, plain.top.weight / 2)
+    torch.testing.assert_close(cooled.biases, plain.biases)  # popularity has a weight of its own
     nobody = torch.zeros(1, UNITS)
     torch.testing.assert_close(cooled.top(nobody), plain.top(nobody))
     surest, cooler = (torch.softmax(head.top(states), dim=1).max(dim=1).values.mean() for head in (plain, cooled))
