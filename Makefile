@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format bench parity quality speed inputs rules heads days shop-model clean help
+.PHONY: demo test lint format bench parity quality speed inputs rules heads ways days shop-model clean help
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -47,6 +47,9 @@ inputs: .venv/dev ## what each thing that a click carries is worth
 rules: .venv/dev ## what each rule for the lists costs
 	$(BIN)/python -m bench.rules
 
+ways: .venv/dev ## other ways to train than eddy train takes
+	$(BIN)/python -m bench.ways
+
 heads: .venv/dev ## the surprise head against the exact softmax, and shortlists
 	$(BIN)/python -m bench.heads
 	$(BIN)/python -m bench.shortlist
@@ -54,7 +57,7 @@ heads: .venv/dev ## the surprise head against the exact softmax, and shortlists
 days: .venv/dev ## a news site day by day, each day judged before it is learned (hours)
 	$(BIN)/python -m bench.days
 
-bench: parity speed quality inputs rules heads days ## every benchmark; results in bench/results
+bench: parity speed quality inputs rules heads ways days ## every benchmark; results in bench/results
 
 shop-model: .venv/dev ## train models/shop/1 again on the simulated shop
 	$(BIN)/python -m stream.demo.simulate --users 2000 --days 1.5 --seed 1 --out .cache/shop.csv.gz

@@ -7,10 +7,10 @@ target is missed or a baseline is not beaten.
 
     python -m bench.quality [--datasets bolcom,yoochoose64,diginetica] [--seeds 0,1,2] [--train OPTIONS] [--json]
 
-Data sets: bolcom, yoochoose64, diginetica; globo-dayN (trained on days 1 to N - 1); rees46,
-rees46-oct, retailrocket, taobao, taobao-users, trivago, uci (the newest tenth is the test). With -reset behind its name
-each session is a user of its own, in training too. Where users come back, `eddy_carried` is eddy on users who arrive
-at the test with the states that their earlier clicks left; `eddy` starts them anew.
+Data sets: bolcom, yoochoose64, diginetica; globo-dayN (trained on days 1 to N - 1); rees46, rees46-oct, retailrocket,
+taobao, taobao-users, trivago, uci and the made-up successors (the newest tenth is the test). With -reset behind its
+name each session is a user of its own, in training too. Where users come back, `eddy_carried` is eddy on users who
+arrive at the test with the states that their earlier clicks left; `eddy` starts them anew.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+import numpy as np
 import polars as pl
 
 from bench.report import DATA_DIRECTORY, RESULTS, ROOT, write_report
@@ -173,6 +174,21 @@ def uci() -> Split:
     return newest(lines.select(list(columns)).rename(columns).with_columns(_ms("timestamp", "%Y-%m-%d %H:%M:%S")))
 
 
+def successors() -> Split:
+    """Made up: 300 items, each with three successors; every fifth click is by popularity. There is no more to learn."""
+    rng = np.random.default_rng(0)
+    following, popular = rng.integers(0, 300, (300, 3)), 1 / np.arange(1, 301)
+    popular /= popular.sum()
+    rows: list[tuple[int, int, int, int]] = []
+    for session in range(1_800):
+        item, at = int(rng.choice(300, p=popular)), GLOBO_START_MS + int(rng.integers(14 * DAY_MS))
+        for _ in range(1 + int(rng.geometric(0.2))):
+            rows.append((session % 600, session, item, at))
+            at += int(rng.integers(3_000, 120_000))
+            item = int(following[item, rng.integers(3)] if rng.random() < 0.8 else rng.choice(300, p=popular))
+    return newest(pl.DataFrame(rows, schema=["user_id", "session_id", "item_id", "timestamp"], orient="row"))
+
+
 def _ms(column: str, pattern: str) -> pl.Expr:
     return pl.col(column).str.to_datetime(pattern).dt.epoch("ms")
 
@@ -208,6 +224,7 @@ LOGS: dict[str, Callable[[], Split]] = {
     "rees46": rees46,
     "rees46-oct": rees46_oct,
     "retailrocket": retailrocket,
+    "successors": successors,
     "taobao": taobao,
     "taobao-users": taobao_users,
     "trivago": trivago,

@@ -4,7 +4,7 @@ Of each log only the training part is read (bench/quality.py), so the test is no
 seeds and settings, and is judged as `eddy train` judges: recall@20 and MRR@20 on the held-out slice of the network by
 itself after its best epoch, and of the lists as served, mixed with the user's last items.
 
-    python -m bench.ways [--datasets bolcom,rees46] [--seeds 0,1,2] [--ways NAMES] [--json]
+    python -m bench.ways [--datasets bolcom] [--seeds 0,1,2] [--ways NAMES] [--json]
 """
 
 import argparse
@@ -182,7 +182,7 @@ def table(dataset: str, ways: dict[str, Figures]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--datasets", default="bolcom,rees46", help="which, by comma [%(default)s]")
+    parser.add_argument("--datasets", default="bolcom", help="which, by comma [%(default)s]")
     parser.add_argument("--seeds", default="0,1,2", help="of the trainings, by comma [%(default)s]")
     parser.add_argument("--ways", default=",".join(WAYS), help="which, by comma [all]")
     parser.add_argument("--json", action="store_true", help="the report on stdout")
