@@ -291,15 +291,14 @@ def choose_trust(mixture: Mixture, chances: Chances) -> None:
     mixture.bias_weight.fill_(BIAS_WEIGHTS[at[1]])
 
 
-def fit_mixture(mixture: Mixture, chances: Chances) -> float:
-    """Set the gates to what makes the clicks likeliest; returns their mean surprise in nats.
+def fit_mixture(mixture: Mixture, chances: Chances) -> None:
+    """Set the gates to what makes the clicks likeliest.
 
     Gates that are open, an older model's or choose_trust's, are where the search begins.
     chances  under the mixture's own trust
     """
     _open(mixture, chances)
-    surprise, mixture.gates = _fit_gates(mixture, chances, 0, FIRST_ROUNDS)
-    return surprise
+    _, mixture.gates = _fit_gates(mixture, chances, 0, FIRST_ROUNDS)
 
 
 def _open(mixture: Mixture, chances: Chances) -> None:
