@@ -156,11 +156,14 @@ def _chances(network: Network, clicks: Clicks, rows: I64, trusts: Sequence[tuple
     parts: list[Chances] = []
     for some in places(len(rows), network.sizes.items):
         wanted, own = target[some], visit_so_far(gap[some], visit[some])
+        says = torch.empty(len(some), len(trusts))  # one for all: small tensors kept between large ones fragment memory
         fits, bias = network.fits(out[some]), network.item_bias[:-1]
-        says = [torch.log_softmax(fits / t + w * bias, dim=1).gather(1, wanted.unsqueeze(1)) for t, w in trusts]
+        for column, (temperature, bias_weight) in enumerate(trusts):
+            scores = fits / temperature + bias_weight * bias
+            says[:, column] = scores.gather(1, wanted.unsqueeze(1)).squeeze(1) - scores.logsumexp(dim=1)
         features = mixture.features(recent[some], own)
         sources = mixture.masses(recent[some], own)
-        parts.append(Chances(torch.cat(says, dim=1), features, *sources, mixture.at(wanted, recent[some])))
+        parts.append(Chances(says, features, *sources, mixture.at(wanted, recent[some])))
     return Chances(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
