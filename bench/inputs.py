@@ -97,21 +97,16 @@ def untrained(held_out: HeldOut, settings: TrainSettings) -> Network:
 def trained(held_out: HeldOut, settings: TrainSettings) -> Network:
     """By itself, without the mixture: the best round on the held-out slice, which was not learned from."""
     network, popularity = untrained(held_out, settings), held_out.popularity
-    tail = later(held_out)
+    tail = held_out.tail
     return fit(network, held_out.head, tail, settings, Silent(), popularity, category=held_out.category).network
 
 
 def mixed(network: Network, held_out: HeldOut, seed: int) -> tuple[Network, Recency, dict[str, float]]:
     """Mixed with what was counted before the slice; with how popularity passes, and recall@20 and MRR@20 on it."""
-    recency = best_recency(network, held_out.head, later(held_out), held_out.popularity)
+    recency = best_recency(network, held_out.head, held_out.tail, held_out.popularity)
     network = shift_bias(network, held_out.head, recency)
     count_on(network, held_out.head, recency, None, None)
     return network, recency, mix(network, held_out.seen, held_out.cut_ms, seed)
-
-
-def later(held_out: HeldOut) -> Clicks:
-    """The slice itself."""
-    return held_out.seen.where(held_out.seen.time_ms >= held_out.cut_ms)
 
 
 def quality(held_out: HeldOut, seed: int) -> dict[str, float]:

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from bench.heads import EPOCHS
-from bench.inputs import Silent, later, mixed, untrained
+from bench.inputs import Silent, mixed, untrained
 from bench.quality import Figures, kept, say, split_of
 from bench.report import RESULTS, write_report
 from export.data import read_log
+from export.epochs import held_out_quality
 from export.network import INPUT_LENGTH, Network, Sizes, unit
-from export.ranking import JUDGED, drawn, ranking_quality
-from export.sequences import Batch, Clicks, Windows, outputs
+from export.sequences import Batch, Clicks
 from export.split import HeldOut, hold_out
 from export.train import RowAdagrad, Trainer, TrainSettings
 
@@ -149,22 +149,14 @@ def measure(held_out: HeldOut, kind: type[Trainer], settings: TrainSettings) -> 
     """recall@20 and MRR@20 on the held-out slice: of the network after its best epoch, and as served."""
     network = start(held_out, settings, kind)
     trainer = kind(network, held_out.head, settings, Silent(), held_out.popularity, category=held_out.category)
-    slice_ = later(held_out)
-    rows = drawn(np.flatnonzero(slice_.target >= 0), JUDGED)
     epochs: list[tuple[float, float, Network]] = []
     for _ in range(settings.epochs):
         trainer.epoch("")
         now = trainer.trained()
-        with torch.no_grad():
-            out = outputs(now, Windows(slice_), rows)
-            epochs.append((*alone(now, out, slice_, rows), now))
+        epochs.append((*held_out_quality(now, held_out.tail), now))
     recall, mrr, best = max(epochs, key=lambda epoch: epoch[0] + epoch[1])
     _, _, served = mixed(best, held_out, settings.seed)
     return {"network_recall20": recall, "network_mrr20": mrr, **served}
-
-
-def alone(network: Network, out: Tensor, clicks: Clicks, rows: Any) -> tuple[float, float]:
-    return ranking_quality(clicks.target[rows], network.sizes.items, lambda some: network.logits(out[some]))
 
 
 def over_seeds(runs: list[Figures]) -> Figures:

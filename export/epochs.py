@@ -119,7 +119,7 @@ def fit(
             said = f"epoch {course.epoch}: loss {loss:.4f}, {len(clicks) / took_s:,.0f} clicks/s"
             if later is not None:
                 network = trainer.trained()
-                recall, mrr = _held_out_quality(network, later)
+                recall, mrr = held_out_quality(network, later)
                 said += f", held out: recall@20 {recall:.4f}, MRR@20 {mrr:.4f}"
                 judged(course.epoch, recall, mrr)
                 course.judge(network, loss, recall, mrr)
@@ -143,8 +143,8 @@ def _save(checkpoint: Checkpoint | None, course: Course, progress: Progress) -> 
 
 
 @torch.no_grad()
-def _held_out_quality(network: Network, later: Clicks) -> tuple[float, float]:
-    """How well the network ranks by itself, users from a zero state."""
+def held_out_quality(network: Network, later: Clicks) -> tuple[float, float]:
+    """recall@20 and MRR@20 of the network by itself on at most JUDGED of `later`, users from a zero state."""
     rows = drawn(np.flatnonzero(later.target >= 0), JUDGED)
     out = outputs(network, Windows(later), rows)
     return ranking_quality(later.target[rows], network.sizes.items, lambda places: network.logits(out[places]))

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout
 
 from export.memory import count_neighbours, memories
-from export.mixture import TRUSTS, Chances, Counted, Mixture, choose_trust, fit_mixture, visit_so_far
+from export.mixture import Counted, Mixture, visit_so_far
 from export.network import Network, SurpriseHead, balanced_clusters, cluster_count
 from export.ranking import drawn, places
 from export.sequences import Clicks, Windows, outputs
+from export.trust import TRUSTS, Chances, choose_trust, fit_mixture
 
 I64 = npt.NDArray[np.int64]
 

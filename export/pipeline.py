@@ -72,8 +72,8 @@ def train_model(
     check_place(directory)
     torch.manual_seed(settings.seed)
     held_out = hold_out(log, older)
-    vocabulary, clicks, cut_ms, head, seen, _, popularity, counted, category = held_out
-    tail = seen.where(seen.time_ms >= cut_ms)
+    vocabulary, clicks, cut_ms, head, _, _, popularity, counted, category = held_out
+    tail = held_out.tail
     catalogued = None if catalogue is None else with_catalogue(catalogue, vocabulary.items)
     if catalogued is not None:
         category = catalogued.category[: len(vocabulary.items)]

@@ -54,6 +54,11 @@ class HeldOut(NamedTuple):
     counted: Counted | None
     category: I64
 
+    @property
+    def tail(self) -> Clicks:
+        """The slice itself, as a model of the head meets it; its users begin there."""
+        return self.seen.where(self.seen.time_ms >= self.cut_ms)
+
     def with_items(self, catalogued: Catalogued) -> "HeldOut":
         """The same with the catalogue's new items at the end; all that have a category are known."""
         items = len(catalogued.items)
@@ -90,11 +95,11 @@ def hold_out(log: Log, older: Older | None = None) -> HeldOut:
     head = clicks.where(clicks.time_ms < cut_ms)
     known[head.item] = True
     seen = known_only(known, _of_users(clicks, cut_ms))
-    tail = seen.where(seen.time_ms >= cut_ms)
-    if not len(head) or not (tail.target >= 0).any():
-        raise ConfigError("the newest part of the log holds no user with two clicks: too short to train on")
     category = categories(log, vocabulary)
-    return HeldOut(vocabulary, clicks, cut_ms, head, seen, known, Recency(None, before), counted, category)
+    held_out = HeldOut(vocabulary, clicks, cut_ms, head, seen, known, Recency(None, before), counted, category)
+    if not len(head) or not (held_out.tail.target >= 0).any():
+        raise ConfigError("the newest part of the log holds no user with two clicks: too short to train on")
+    return held_out
 
 
 def held_out_from(time_ms: I64) -> int:

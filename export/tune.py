@@ -126,7 +126,7 @@ def _run(
     torch.manual_seed(settings.seed)
     network = Network(_sizes(held_out, settings))
     said = ", ".join(f"{name} {value:.4g}" for name, value in trial.params.items())
-    tail = held_out.seen.where(held_out.seen.time_ms >= held_out.cut_ms)
+    tail = held_out.tail
     told = _InTrial(progress, label)
     try:
         fitted = fit(

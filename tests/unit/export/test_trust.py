@@ -4,21 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from export.mixture import (
-    BIAS_WEIGHTS,
-    FEATURES,
-    FIRST,
-    NEIGHBOURS,
-    REMEMBERED,
-    TEMPERATURES,
-    Chances,
-    Counted,
-    Mixture,
-    Neighbours,
-    choose_trust,
-    fit_mixture,
-)
+from export.mixture import FEATURES, NEIGHBOURS, REMEMBERED, Counted, Mixture, Neighbours
 from export.network import Network, Sizes
+from export.trust import BIAS_WEIGHTS, FIRST, TEMPERATURES, Chances, choose_trust, fit_mixture
 
 ITEMS = 12
 SOURCES = 1 + 4 * REMEMBERED
