@@ -15,8 +15,8 @@ import numpy.typing as npt
 import torch
 
 from export.network import Network
-from stream.catalogue.table import CATEGORY, item_ids, read_catalogue
 from stream.errors import ConfigError
+from stream.lists.catalogue import CATEGORY, item_ids, read_catalogue
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]

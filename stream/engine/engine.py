@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from stream.detect.surprise import SurpriseDetector
 from stream.engine import decide
-from stream.engine.rules import RuledLists
 from stream.engine.step import Columns, Steps, run_waves
 from stream.engine.waves import waves
 from stream.events import Anomaly, Click, Origin, Recommendation
+from stream.lists.rules import RuledLists
+from stream.lists.top import Lists, top_items
 from stream.model.runtime import I64, Model, StateArray
 from stream.settings import RECENT_ITEMS, Rules, words
 from stream.state.arena import Arena
@@ -105,7 +106,7 @@ class Engine:
         """Put a cycle's rows in place: Kafka has them."""
         self.arena.scatter(cycle.owners, cycle.staged)
 
-    def _lists(self, clicks: Sequence[Click], origins: Sequence[Origin], item: I64, steps: Steps) -> decide.Lists:
+    def _lists(self, clicks: Sequence[Click], origins: Sequence[Origin], item: I64, steps: Steps) -> Lists:
         """Each click's list under the rules."""
         state, left_out = steps.after, steps.recent[:, : self._exclude_recent]
         if self._hold:
@@ -113,7 +114,7 @@ class Engine:
         if self._popular_if_unknown:
             state = self._as_new(state, steps.recent)
         if self._ruled is None:
-            return decide.top_items(self.model, state, left_out, self._k)
+            return top_items(self.model, state, left_out, self._k)
         return self._ruled(state, left_out, item, clicks, origins)
 
     def _as_new(self, state: list[StateArray], recent: npt.NDArray[np.int32]) -> list[StateArray]:

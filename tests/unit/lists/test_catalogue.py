@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from stream.catalogue.table import read_catalogue
 from stream.errors import ConfigError
+from stream.lists.catalogue import read_catalogue
 
 INDEX = {"a": 0, "b": 1, "7": 2}
 

@@ -17,12 +17,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stream.catalogue.table import CATEGORY, Catalogue, read_catalogue
-from stream.catalogue.watch import Watched
-from stream.engine.decide import Lists, among, front
-from stream.engine.explore import Picked, explore
 from stream.errors import ConfigError
 from stream.events import Click, Origin
+from stream.lists.catalogue import CATEGORY, Catalogue, read_catalogue
+from stream.lists.explore import Picked, explore
+from stream.lists.top import Lists, among, front
+from stream.lists.watched_file import Watched
 from stream.model.runtime import F32, I64, Model, StateArray
 from stream.settings import Rules
 

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream.engine.engine import Cycle, Engine, open_engine
-from stream.engine.rules import WINDOW, Shape, Shelf, pick
 from stream.events import Click, Origin
+from stream.lists.rules import WINDOW, Shape, Shelf, pick
 from stream.model.runtime import Model, load_model
 from stream.settings import Rules
 from stream.wire.json import encode

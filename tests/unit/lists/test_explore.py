@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from stream.engine.explore import Picked, explore, uniforms
 from stream.events import Origin
+from stream.lists.explore import Picked, explore, uniforms
 
 N = 20_000
 CATEGORY = np.array([0, 0, 0, 1, 1, -1, 0, 1, 0, -1, 0, 0, 1, 2], np.int32)

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stream.engine.decide import Lists
 from stream.events import Origin
+from stream.lists.top import Lists
 from stream.model.runtime import F32, I64
 
 F64 = npt.NDArray[np.float64]
