@@ -9,12 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from stream.demo.demo import WorkerProcess, default_model
+from stream.demo.command import WorkerProcess, default_model
 from stream.demo.shop import build_shop
 from stream.errors import EddyError
 from stream.manifest import read_manifest
 
-DEMO = [sys.executable, "-c", "from stream.demo.demo import demo; demo()"]
+DEMO = [sys.executable, "-c", "from stream.demo.command import demo; demo()"]
 
 
 def test_seconds_and_json_count_a_decision_per_click() -> None:
