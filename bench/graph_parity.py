@@ -27,10 +27,10 @@ from export.mixture import visit_so_far
 from export.network import Network, Score, Step
 from export.sequences import Clicks, Windows, birth_period, encode, outputs
 from export.weights import load_network
-from stream.engine.engine import open_engine
 from stream.errors import EddyError
 from stream.events import Origin
 from stream.model.runtime import Model, load_model
+from stream.worker.served import open_engine
 
 RESULT = RESULTS / "graph_parity.json"
 K = 20

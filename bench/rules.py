@@ -19,10 +19,10 @@ import torch
 
 from bench.report import RESULTS, write_report
 from export.convert import write_untrained
-from stream.engine.engine import open_engine
 from stream.events import Click, Origin
 from stream.model.runtime import Model, load_model
 from stream.settings import Rules
+from stream.worker.served import open_engine
 
 RESULT = RESULTS / "rules.json"
 ITEMS, HIDDEN, CATEGORIES, K = 10_000, 128, 50, 20

@@ -20,11 +20,12 @@ from export.baselines import Baseline, K, best, load_baselines, rivals
 from export.data import Log
 from export.metrics import COLD, KINDS, POSITIONS, Ranks, by_kind, intervals, measures, popularity_kind, position_kind
 from export.times import iso, parse_time
-from stream.engine.engine import NO_RULES, Engine, open_engine
+from stream.engine.engine import Engine
 from stream.errors import ConfigError
 from stream.events import Click, Origin
 from stream.model.runtime import load_model
 from stream.settings import RECENT_ITEMS, Rules
+from stream.worker.served import NO_RULES, open_engine
 
 I64 = npt.NDArray[np.int64]
 F64 = npt.NDArray[np.float64]

@@ -170,7 +170,7 @@ def variable(option: str) -> str:
 
 
 def from_environment(environ: Mapping[str, str]) -> Settings:
-    """Settings as `faust -A stream.kafka.app worker` reads them: the variables that `eddy worker` knows too.
+    """Settings as `faust -A stream.worker.app worker` reads them: the variables that `eddy worker` knows too.
 
     environ  such as os.environ; a variable that is not there leaves the default
     Raises ConfigError with one line that names the variable.

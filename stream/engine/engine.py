@@ -6,7 +6,6 @@ cycle whose transaction was rolled back is simply not committed, and the same cl
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +18,9 @@ from stream.events import Anomaly, Click, Origin, Recommendation
 from stream.lists.rules import RuledLists
 from stream.lists.top import Lists, top_items
 from stream.model.runtime import I64, Model, StateArray
-from stream.settings import RECENT_ITEMS, Rules, words
+from stream.settings import Rules, words
 from stream.state.arena import Arena
-from stream.state.row import NO_ITEM, Rows, new_rows, row_dtype, row_mark
-
-NO_RULES = Rules()
+from stream.state.row import NO_ITEM, Rows, new_rows
 
 
 @dataclass(frozen=True)
@@ -159,16 +156,3 @@ class Engine:
 
 def _offsets(origins: Sequence[Origin]) -> I64:
     return np.fromiter((origin.offset for origin in origins), np.int64, len(origins))
-
-
-def open_engine(
-    model: Model, directory: Path, k: int, exclude_recent: int, alpha: float, rules: Rules = NO_RULES
-) -> Engine:
-    """An engine for a loaded model, with its calibration and an empty arena.
-
-    Raises ArtifactError on a calibration, ConfigError on a catalogue that cannot be used.
-    """
-    manifest = model.manifest
-    detector = SurpriseDetector.load(directory, manifest, alpha)
-    dtype = row_dtype(manifest.state, RECENT_ITEMS)
-    return Engine(model, detector, Arena(dtype, row_mark(manifest.identity, dtype)), k, exclude_recent, rules)

@@ -106,7 +106,7 @@ def worker(**given: Any) -> None:
       EDDY_MODEL=models/mine/1 EDDY_BROKER=k1:9092 eddy worker
     """
     settings = take_settings(given)
-    from stream.kafka.app import run_worker  # Faust takes a second to import: not for --help
+    from stream.worker.app import run_worker  # Faust takes a second to import: not for --help
 
     sys.exit(run_worker(settings))
 

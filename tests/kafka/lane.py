@@ -22,7 +22,7 @@ import numpy as np
 from confluent_kafka import Message, Producer
 
 from bench.readers import progress, read_topic
-from stream.engine.engine import Engine, open_engine
+from stream.engine.engine import Engine
 from stream.errors import BadClick
 from stream.events import Click, Origin
 from stream.kafka.changelog import POSITION_KEY
@@ -30,6 +30,7 @@ from stream.kafka.topics import create_topics
 from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec
+from stream.worker.served import open_engine
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW_MS = 1_760_000_000_000

@@ -173,7 +173,7 @@ def test_two_workers_under_one_id_do_not_both_write(lane: Lane) -> None:
 
 
 def test_faust_command_line_starts_a_worker_from_the_environment(lane: Lane, tmp_path: Path) -> None:
-    """`faust -A stream.kafka.app worker` does what `eddy worker` does, with EDDY_* as settings."""
+    """`faust -A stream.worker.app worker` does what `eddy worker` does, with EDDY_* as settings."""
     lane.produce(clicks(500))
     names = ("clicks", "recommendations", "anomalies", "dead_letters", "changelog")
     environment = {variable(f"{name}_topic"): getattr(lane.topics, name) for name in names}
@@ -185,7 +185,7 @@ def test_faust_command_line_starts_a_worker_from_the_environment(lane: Lane, tmp
     }
     with (tmp_path / "faust.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "faust", "-A", "stream.kafka.app", "worker"],
+            [sys.executable, "-m", "faust", "-A", "stream.worker.app", "worker"],
             stdout=log,
             stderr=log,
             cwd=ROOT,

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stream.engine.engine import Cycle, Engine, open_engine
+from stream.engine.engine import Cycle, Engine
 from stream.engine.step import gap_bucket
 from stream.events import Click, Origin
 from stream.model.probe import batch_invariant
 from stream.model.runtime import Model, load_model
+from stream.worker.served import open_engine
 
 START_MS = 1_700_000_000_000
 

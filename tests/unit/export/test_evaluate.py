@@ -14,12 +14,12 @@ from export.data import Log, read_log
 from export.evaluate import K, already_learned, evaluate, judge, rank_in, remarks
 from export.neighbours import VsKnnSetting
 from export.visits import visits_of
-from stream.engine.engine import open_engine
 from stream.errors import ArtifactError, ConfigError
 from stream.events import Click, Origin
 from stream.manifest import Manifest, read_manifest, sha256, write_manifest
 from stream.model.runtime import load_model
 from stream.settings import Rules
+from stream.worker.served import open_engine
 
 ITEMS = 30
 

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stream.engine.engine import Cycle, Engine, open_engine
+from stream.engine.engine import Cycle, Engine
 from stream.events import Click, Origin
 from stream.lists.rules import WINDOW, Shape, Shelf, pick
 from stream.model.runtime import Model, load_model
 from stream.settings import Rules
 from stream.wire.json import encode
+from stream.worker.served import open_engine
 
 START_MS = 1_700_000_000_000
 ITEMS = 50

@@ -62,7 +62,7 @@ def test_every_field_of_settings_is_an_option_with_its_default_and_variable() ->
 def test_worker_takes_its_settings_from_options_and_environment_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     """`eddy worker` and `faust -A` read the same variables into the same Settings, and an option wins."""
     seen: list[Settings] = []
-    monkeypatch.setitem(sys.modules, "stream.kafka.app", type("App", (), {"run_worker": seen.append}))
+    monkeypatch.setitem(sys.modules, "stream.worker.app", type("App", (), {"run_worker": seen.append}))
     environ = {"EDDY_MODEL": "m", "EDDY_K": "7", "EDDY_ALPHA": "0.01", "EDDY_CLICKS_TOPIC": "in"}
     result = CliRunner().invoke(eddy, ["worker"], env=environ, catch_exceptions=False)
     assert result.exit_code == 0
@@ -116,7 +116,7 @@ def test_a_bug_is_one_line_too(capsys: pytest.CaptureFixture[str], monkeypatch: 
     def fail(settings: Settings) -> None:
         raise ZeroDivisionError("x")
 
-    monkeypatch.setitem(sys.modules, "stream.kafka.app", type("App", (), {"run_worker": fail}))
+    monkeypatch.setitem(sys.modules, "stream.worker.app", type("App", (), {"run_worker": fail}))
     code, error = outcome(capsys, "worker", "--model", "m")
     assert (code, len(error.splitlines())) == (1, 1)
     assert "ZeroDivisionError" in error
@@ -128,7 +128,7 @@ def test_ctrl_c_is_quiet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     def interrupted(settings: Settings) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(sys.modules, "stream.kafka.app", type("App", (), {"run_worker": interrupted}))
+    monkeypatch.setitem(sys.modules, "stream.worker.app", type("App", (), {"run_worker": interrupted}))
     assert outcome(capsys, "worker", "--model", "m")[0] == 130
 
 

@@ -1,6 +1,6 @@
 """A worker, assembled: settings -> model, engine, producer, changelog and a Faust app whose one agent feeds the cycles.
 
-`eddy worker` calls `run_worker`; `faust -A stream.kafka.app worker` asks this module for `app`, which is built from
+`eddy worker` calls `run_worker`; `faust -A stream.worker.app worker` asks this module for `app`, which is built from
 EDDY_* then and not before: importing the module reads, opens and registers nothing. Whatever would stop a worker later
 is looked for before Faust starts, and told in one line.
 """
@@ -17,10 +17,8 @@ import faust
 from faust.types.tuples import TP
 from mode.supervisors import CrashingSupervisor
 
-from stream.engine.engine import open_engine
 from stream.errors import EddyError
 from stream.kafka.changelog import Changelog
-from stream.kafka.cycle import Cycles
 from stream.kafka.delivery import Delivery, WorkerLock, group_metadata
 from stream.kafka.topics import check_topics
 from stream.kafka.transport import BatchTopic, BatchTransport, assigned, check_group, membership
@@ -29,6 +27,8 @@ from stream.model.probe import batch_invariant
 from stream.model.runtime import load_model
 from stream.settings import Settings, from_environment
 from stream.wire.json import JsonCodec
+from stream.worker.cycle import Cycles
+from stream.worker.served import open_engine
 
 CHUNK_RECORDS = 2_000
 

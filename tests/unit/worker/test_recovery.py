@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from stream.engine.engine import open_engine
 from stream.errors import ConfigError
-from stream.kafka import cycle
 from stream.kafka.changelog import POSITION_KEY, Position
-from stream.kafka.cycle import Cycles
 from stream.kafka.transport import Chunk
 from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec
+from stream.worker import cycle
+from stream.worker.cycle import Cycles
+from stream.worker.served import open_engine
 
 
 class Delivery:
