@@ -14,7 +14,7 @@ from stream.kafka.transport import Chunk
 from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec
-from stream.worker import cycle
+from stream.worker import recovery
 from stream.worker.cycle import Cycles
 from stream.worker.served import open_engine
 
@@ -60,7 +60,7 @@ def test_offset_and_rows_that_are_apart_are_read_again_until_they_agree(model_di
 
 def test_offset_that_keeps_moving_leaves_nothing_assigned(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another worker goes on committing, an overtaken one asks no operator: it waits for new partitions."""
-    monkeypatch.setattr(cycle, "AGREE_PAUSE_S", 0.0)
+    monkeypatch.setattr(recovery, "AGREE_PAUSE_S", 0.0)
     cycles = recovered(model_dir, *[(Position(at, at), at + 1) for at in range(100)])
     assert cycles.positions() == {}
     with pytest.raises(TimeoutError):
@@ -75,7 +75,7 @@ def test_offset_and_rows_that_stay_apart_are_refused(
     model_dir: Path, monkeypatch: pytest.MonkeyPatch, committed: int | None, stands: int | None, says: str
 ) -> None:
     """Rows of another group, an empty changelog, turned-back offsets and an old changelog each stop the worker."""
-    monkeypatch.setattr(cycle, "AGREE_PAUSE_S", 0.0)
+    monkeypatch.setattr(recovery, "AGREE_PAUSE_S", 0.0)
     with pytest.raises(ConfigError, match=says):
         recovered(model_dir, (Position(committed, committed or 0), stands))
 
