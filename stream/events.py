@@ -10,6 +10,16 @@ from typing import NamedTuple
 from msgspec import Struct
 
 
+class Partition(NamedTuple):
+    """One partition of one topic: the key of whatever is kept per partition, never the bare number."""
+
+    topic: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}-{self.number}"
+
+
 class Origin(NamedTuple):
     """Where a message was read: its place in Kafka, which is also its identity."""
 
