@@ -31,6 +31,7 @@ from bench import quality
 from bench.inputs import mixed, trained, untrained
 from bench.quality import Figures
 from bench.report import RESULTS, ROOT, write_report
+from export.arrays import F32, F64, I32, I64, Flags
 from export.checkpoint import training_key
 from export.convert import open_graph, write_graphs
 from export.data import Log, Vocabulary, read_log
@@ -45,9 +46,6 @@ from export.split import hold_out, new_items
 from export.train import TrainSettings
 from stream.detect.pvalue import Calibration
 
-F32 = npt.NDArray[np.float32]
-I64 = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 Logits = Callable[[Tensor], Tensor]
 """Outputs (B, H) -> what a head says of all V items, cooled, (B, V)."""
 
@@ -83,10 +81,10 @@ class Case(NamedTuple):
     network: Network
     vocabulary: Vocabulary
     learned: Clicks
-    weight: npt.NDArray[np.float64]
+    weight: F64
     judged: Clicks
     later: Flags
-    ids: npt.NDArray[np.int32]
+    ids: I32
     live: int
 
 

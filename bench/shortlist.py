@@ -30,14 +30,12 @@ from bench import quality
 from bench.heads import EPOCHS, Case, case_of, cpu_us, memory, running, two_levels
 from bench.quality import Figures
 from bench.report import RESULTS, write_report
+from export.arrays import F32
 from export.convert import IR_VERSION, OPSET, open_graph, write_untrained
 from export.heads import meetings
 from export.network import SHARPNESS, balanced_clusters, cluster_count
 from export.ranking import drawn, places
 from export.sequences import Windows, outputs
-
-F32 = npt.NDArray[np.float32]
-I64 = npt.NDArray[np.int64]
 
 RESULT = RESULTS / "shortlist.json"
 K = 20

@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.report import DATA_DIRECTORY, RESULTS, ROOT, write_report
+from export.arrays import I64, Flags
 from export.data import ColumnNames, Log, read_log
 from export.network import Network, Sizes
 from export.ranking import ranking_quality
@@ -74,13 +74,13 @@ def read_task(path: Path, clicks: int | None) -> Task:
     return Task(*parts, *sizes)
 
 
-def _session_starts(log: Log) -> NDArray[np.int64]:
+def _session_starts(log: Log) -> I64:
     """(n,) when the session of each click began."""
     first = np.append(True, log.user[1:] != log.user[:-1])
     return log.time_ms[np.flatnonzero(first)[np.cumsum(first) - 1]]
 
 
-def _newest(began: NDArray[np.int64], clicks: int) -> int:
+def _newest(began: I64, clicks: int) -> int:
     """The time from which on about `clicks` clicks lie."""
     return int(np.partition(began, max(0, len(began) - clicks))[max(0, len(began) - clicks)])
 
@@ -118,12 +118,12 @@ class PlainGru4Rec(nn.Module):
 class LaneStep(NamedTuple):
     """One minibatch: for each of B lanes an item, the one that follows it, and whether a session begins here."""
 
-    item: NDArray[np.int64]
-    target: NDArray[np.int64]
-    begins: NDArray[np.bool_]
+    item: I64
+    target: I64
+    begins: Flags
 
 
-def session_parallel(item: NDArray[np.int64], starts: NDArray[np.int64], lanes: int) -> Iterator[LaneStep]:
+def session_parallel(item: I64, starts: I64, lanes: int) -> Iterator[LaneStep]:
     """Sessions of at least two clicks in lanes side by side; when a lane finds no further one the epoch ends.
 
     item (n,) of all sessions one after another, starts (s + 1,) where each begins and the last ends
@@ -166,7 +166,7 @@ def plain_epochs(task: Task, hidden: int, seed: int) -> tuple[Callable[[], objec
     return epoch, lambda: plain_quality(network, task.later)
 
 
-def in_session_order(clicks: Clicks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def in_session_order(clicks: Clicks) -> tuple[I64, I64]:
     """The items (n,) with sessions by their beginning, and where each session begins (s + 1,)."""
     first = np.flatnonzero(np.append(True, clicks.user[1:] != clicks.user[:-1]))
     lengths = np.diff(np.append(first, len(clicks)))

@@ -11,19 +11,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from export.arrays import F64, I64
 from export.memory import memories, new_visits
 from export.metrics import changes
 from export.mixture import CLOSED, REMEMBERED
 from export.network import Network
 from export.ranking import drawn, list_ranks, recall_and_mrr
 from export.sequences import Clicks, Windows, outputs
-
-I64 = npt.NDArray[np.int64]
-F64 = npt.NDArray[np.float64]
 
 NOTHING = "nothing"
 """The row of the lists as served."""

@@ -12,8 +12,9 @@ from typing import Protocol
 
 import numpy as np
 
+from export.arrays import F64, I64
 from export.neighbours import VsKnn, VsKnnSetting, choose
-from export.visits import F64, I64, SessionSets, Visits
+from export.visits import SessionSets, Visits
 from stream.errors import ArtifactError
 
 FILE = "baselines.npz"

@@ -11,15 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from onnxruntime import InferenceSession
 
+from export.arrays import F32, I64, Flags
 from export.convert import BATCH_MULTIPLE, Pools, open_graph
 from export.data import Vocabulary
 from export.sequences import Clicks
 from stream.detect.pvalue import HISTORIES, history_of
 from stream.manifest import Tensor
-
-I64 = npt.NDArray[np.int64]
-F32 = npt.NDArray[np.float32]
-
 
 USERS = 1024
 """Met at a time: the step graph gathers tens of kilobytes for each."""
@@ -59,7 +56,7 @@ def _step_together(
             value[:users] = new[:users]
 
 
-def pools(surprise: F32, clicks: Clicks, held_out: npt.NDArray[np.bool_], vocabulary: Vocabulary) -> Pools:
+def pools(surprise: F32, clicks: Clicks, held_out: Flags, vocabulary: Vocabulary) -> Pools:
     """Ascending surprises of the held-out clicks (n,) bool: all, by event type, by event type and history length."""
     first_row = np.maximum.accumulate(
         np.where(np.append(True, clicks.user[1:] != clicks.user[:-1]), np.arange(len(clicks)), 0)

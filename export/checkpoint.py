@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from export.arrays import I64
 from export.data import Log
 from stream.errors import ConfigError
-
-I64 = npt.NDArray[np.int64]
 
 NAMES = ("held-out.pt", "whole.pt")
 """One file for each of the two passes over a log."""

@@ -11,16 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from export.arrays import F32, F64, I64
 from export.network import Network
 from stream.catalogue.table import CATEGORY, item_ids, read_catalogue
 from stream.errors import ConfigError
-
-F32 = npt.NDArray[np.float32]
-F64 = npt.NDArray[np.float64]
-I64 = npt.NDArray[np.int64]
 
 NO_CATEGORY = -1
 

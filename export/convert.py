@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from numpy.typing import NDArray
 
 from export import mixture, weights
+from export.arrays import F32
 from export.data import GAP_EDGES_MS, Vocabulary
 from export.mixture import NEIGHBOURS, Counted, Mixture, Neighbours
 from export.network import Network, Score, Sizes, Step, SurpriseHead, balanced_clusters, cluster_count
@@ -39,7 +39,7 @@ SHORTEST = 0.01
 SCORE_STATE = ("h", *(part.name for part in mixture.STATE))
 """The parts of the state that score.onnx reads."""
 
-Pools = dict[str, NDArray[np.float32]]
+Pools = dict[str, F32]
 
 
 class Facts(NamedTuple):
@@ -188,9 +188,7 @@ def check_parity(directory: Path, network: Network, users: int = 16, clicks: int
             _same(directory, f"top {k} items", log_probs, expected.gather(1, torch.from_numpy(items)).numpy(), unsure)
 
 
-def _same(
-    directory: Path, what: str, ours: NDArray[np.float32], theirs: NDArray[np.float32], unsure: float = 1.0
-) -> None:
+def _same(directory: Path, what: str, ours: F32, theirs: F32, unsure: float = 1.0) -> None:
     worst = float(np.abs(ours - theirs).max())
     if not worst <= TOLERANCE * unsure * max(1.0, float(np.abs(theirs).max()) / 4):
         raise ArtifactError(

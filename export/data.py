@@ -12,18 +12,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from export.arrays import F64, I32, I64, U8, Flags
 from export.columns import USUAL_NAMES, ColumnNames, Met, batches
 from export.order import Clock, RowClock, SessionClock, owned_sessions
-from export.spool import I32, ROW, Column, Rows, Spool, chunks, part
+from export.spool import ROW, Column, Rows, Spool, chunks, part
 from export.times import iso
 from stream.engine.step import SESSION_GAP_MS
 from stream.errors import ConfigError
-
-I64 = npt.NDArray[np.int64]
-F64 = npt.NDArray[np.float64]
 
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
 GAP_EDGES_MS = (
@@ -88,7 +85,7 @@ class Log:
             )
         return self.where(keep)
 
-    def where(self, keep: npt.NDArray[np.bool_]) -> "Log":
+    def where(self, keep: Flags) -> "Log":
         """The clicks where keep (n,) is True."""
         columns = {name: getattr(self, name) for name in ROW.names or ()}
         kept: dict[str, Any] = {name: part(column, keep) for name, column in columns.items() if column is not None}
@@ -106,7 +103,7 @@ class Log:
         following[order[:-1][same]] = order[1:][same]
         return following
 
-    def gaps(self, edges_ms: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    def gaps(self, edges_ms: tuple[int, ...]) -> U8:
         """(n,) gap bucket of each click, 0 where the user has no earlier one in this log; below 255 edges."""
         gap = np.zeros(len(self), np.uint8)
         same, edges = self.user[1:] == self.user[:-1], np.asarray(edges_ms)
@@ -252,13 +249,13 @@ def _sorted(
     return {name: column.array() for name, column in columns.items()}, np.concatenate(names), repeats
 
 
-def _visit_begins(run: Rows) -> npt.NDArray[np.bool_]:
+def _visit_begins(run: Rows) -> Flags:
     """(m,) True at a user's first click and after half an hour's pause."""
     pause = (run["user"][1:] != run["user"][:-1]) | (np.diff(run["time_ms"]) > SESSION_GAP_MS)
     return np.append(True, pause)
 
 
-def _repeats(run: Rows) -> npt.NDArray[np.bool_]:
+def _repeats(run: Rows) -> Flags:
     """(m,) True where a sorted row is equal to an earlier one in user, item, event type and time."""
     repeat = np.zeros(len(run), np.bool_)
     tie = (run["user"][1:] == run["user"][:-1]) & (run["time_ms"][1:] == run["time_ms"][:-1])

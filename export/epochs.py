@@ -10,17 +10,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from export.arrays import I64
 from export.checkpoint import Checkpoint
 from export.network import Network
 from export.ranking import JUDGED, drawn, ranking_quality
 from export.recency import Recency
 from export.sequences import Clicks, Windows, outputs
 from export.train import ALL_ALIKE, Progress, Trainer, TrainSettings
-
-I64 = npt.NDArray[np.int64]
 
 PATIENCE_STEPS = 200
 """Steps without a better epoch after which training stops: one epoch of a large log, many of a small one."""

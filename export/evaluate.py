@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
+from export.arrays import F64, I32, I64
 from export.baselines import Baseline, K, best, load_baselines, rivals
 from export.data import Log
 from export.metrics import COLD, KINDS, POSITIONS, Ranks, by_kind, intervals, measures, popularity_kind, position_kind
@@ -25,9 +25,6 @@ from stream.errors import ConfigError
 from stream.events import Click, Origin
 from stream.model.runtime import load_model
 from stream.settings import RECENT_ITEMS, Rules
-
-I64 = npt.NDArray[np.int64]
-F64 = npt.NDArray[np.float64]
 
 CYCLE = 1_000
 """Clicks per engine cycle: as large as a busy worker's; results do not depend on it."""
@@ -142,7 +139,7 @@ class Judged:
     category  (V,) of each item, below 0 = none; None = not known
     """
 
-    def __init__(self, positions: int, items: int, category: npt.NDArray[np.int32] | None = None) -> None:
+    def __init__(self, positions: int, items: int, category: I32 | None = None) -> None:
         self.rank: Ranks = np.zeros(positions, np.uint8)
         self.recommended: I64 = np.zeros(items, np.int64)
         self._category = None if category is None else category.tolist()

@@ -10,19 +10,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout
 
+from export.arrays import F64, I64
 from export.memory import count_neighbours, memories
 from export.mixture import Counted, Mixture, visit_so_far
 from export.network import Network, SurpriseHead, balanced_clusters, cluster_count
 from export.ranking import drawn, places
 from export.sequences import Clicks, Windows, outputs
 from export.trust import TRUSTS, Chances, choose_trust, fit_mixture
-
-I64 = npt.NDArray[np.int64]
 
 ROUNDS, TOKENS, DROPOUT = 3, 2048, 0.15
 RATE = 2e-3
@@ -38,7 +36,7 @@ LEAST_STEPS = 300
 """A short log is gone over more often, in smaller batches."""
 
 
-def fit_heads(network: Network, clicks: Clicks, weight: npt.NDArray[np.float64], new_items: int, seed: int) -> None:
+def fit_heads(network: Network, clicks: Clicks, weight: F64, new_items: int, seed: int) -> None:
     """Fit `event_head` and set `surprise` on the states after each click, and on the zero state before a user's first.
 
     weight     (n,) how much each click counts
@@ -78,7 +76,7 @@ class Meetings(NamedTuple):
     weight: Tensor
 
 
-def meetings(network: Network, clicks: Clicks, weight: npt.NDArray[np.float64], seed: int) -> Meetings:
+def meetings(network: Network, clicks: Clicks, weight: F64, seed: int) -> Meetings:
     """At most STATES of the clicks, drawn by `seed`. Half of the clicks on new items become unknown, as in training."""
     rng = np.random.default_rng(seed)
     hidden = clicks.fresh & (rng.random(len(clicks)) < 0.5)
@@ -116,9 +114,7 @@ def fitted_surprise(
     return head.eval()
 
 
-def set_mixture(
-    network: Network, clicks: Clicks, weight: npt.NDArray[np.float64], before: Counted | None = None
-) -> None:
+def set_mixture(network: Network, clicks: Clicks, weight: F64, before: Counted | None = None) -> None:
     """Count the neighbours of `clicks`, each of weight (n,), on top of what was counted before them.
 
     Gates, temperature and bias weight stay, if there are any.

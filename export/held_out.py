@@ -9,9 +9,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from export import baselines
+from export.arrays import F32, I64
 from export.baselines import choose_vsknn, save_baselines
 from export.convert import Facts, Pools, write_model
 from export.data import Log, Vocabulary
@@ -20,9 +20,6 @@ from export.network import Network
 from export.report import Findings
 from export.visits import Visits
 from stream.errors import ConfigError
-
-F32 = npt.NDArray[np.float32]
-I64 = npt.NDArray[np.int64]
 
 LARGEST = 50_000
 """Clicks judged, the earliest of the slice: enough for intervals of a percent, a minute for all methods."""

@@ -6,15 +6,11 @@ Neighbours are counted within visits only, newer clicks for more where popularit
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from export.arrays import F64, I32, I64, Flags
 from export.mixture import NEIGHBOURS, NEW_VISIT, REMEMBERED, Counted, Neighbours, remember
 from export.sequences import Clicks
-
-I64 = npt.NDArray[np.int64]
-I32 = npt.NDArray[np.int32]
-F64 = npt.NDArray[np.float64]
 
 WINDOW = 10
 """Clicks of a visit are neighbours up to this distance, with weight 1 / distance."""
@@ -29,9 +25,9 @@ PAIRS = 2_000_000
 """Pairs that are summed at a time, about, all of the same items; one takes some 60 bytes."""
 
 
-def new_visits(clicks: Clicks) -> npt.NDArray[np.bool_]:
+def new_visits(clicks: Clicks) -> Flags:
     """(n,) True where a click begins a visit; a user's first one does, whatever its gap to one that was left out."""
-    begins: npt.NDArray[np.bool_] = (clicks.gap == 0) | (clicks.gap >= NEW_VISIT)
+    begins: Flags = (clicks.gap == 0) | (clicks.gap >= NEW_VISIT)
     begins |= np.append(True, clicks.user[1:] != clicks.user[:-1])
     return begins
 

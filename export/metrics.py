@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-I64 = npt.NDArray[np.int64]
-F64 = npt.NDArray[np.float64]
-Ranks = npt.NDArray[np.uint8]
+from export.arrays import F64, I64, U8
+
+Ranks = U8
 
 CUTS = (1, 5, 10, 20)
 RESAMPLES = 1_000

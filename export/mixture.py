@@ -13,15 +13,13 @@ mixtures with counted distributions as in Jelinek & Mercer 1980.
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from export.arrays import F32, F64, I32
 from export.data import GAP_EDGES_MS
 from stream.engine.step import SESSION_GAP_MS
 from stream.manifest import Tensor as StateTensor
-
-F64 = npt.NDArray[np.float64]
 
 REMEMBERED = 8
 """Different items the state remembers for the mixture. Measured on three sparse logs: 5 to 24 hardly differ."""
@@ -53,9 +51,9 @@ class Neighbours(NamedTuple):
     total  (V + 2,) float32, how much was counted for the item, what was cut off among it
     """
 
-    items: npt.NDArray[np.int32]
-    share: npt.NDArray[np.float32]
-    total: npt.NDArray[np.float32]
+    items: I32
+    share: F32
+    total: F32
 
 
 class Counted(NamedTuple):

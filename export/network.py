@@ -17,11 +17,11 @@ from typing import NamedTuple, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from export import mixture
+from export.arrays import F32, I64, Flags
 from export.cells import CELLS, LstmCell
 from export.mixture import LANES, Mixture, log, remember, visit_so_far
 from stream.manifest import Tensor as StateTensor
@@ -60,7 +60,7 @@ class SurpriseHead(nn.Module):
     cluster: Tensor  # (V + 1,) int64
     slot: Tensor  # (V + 1,) int64
 
-    def __init__(self, clusters: NDArray[np.int64], rows: Tensor, bias: Tensor, new_items: int) -> None:
+    def __init__(self, clusters: I64, rows: Tensor, bias: Tensor, new_items: int) -> None:
         """clusters (V,) int64: the cluster of each item, 0 .. C-1; rows (V, H) and bias (V,) of the ranking head."""
         super().__init__()
         items, hidden = rows.shape
@@ -208,7 +208,7 @@ def cluster_count(items: int) -> int:
     return max(1, min(round(4 * math.sqrt(items)), items // 4))
 
 
-def balanced_clusters(rows: NDArray[np.float32], count: int, seed: int) -> NDArray[np.int64]:
+def balanced_clusters(rows: F32, count: int, seed: int) -> I64:
     """The cluster of each row: 2-means, split in halves of equal share again and again, so that blocks are dense.
 
     rows (V, H) float32; returns (V,) int64 in 0 .. count-1, sizes differing by at most a few
@@ -229,7 +229,7 @@ def balanced_clusters(rows: NDArray[np.float32], count: int, seed: int) -> NDArr
     return clusters
 
 
-def _nearer_half(rows: NDArray[np.float32], cut: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+def _nearer_half(rows: F32, cut: int, rng: np.random.Generator) -> Flags:
     """2-means with the sizes fixed at (cut, n - cut): True for the first part."""
     one, two = rows[rng.choice(len(rows), 2, replace=False)]
     near = np.zeros(len(rows), np.bool_)

@@ -8,11 +8,9 @@ ends before 2100. Nothing can be learned from such a log about what a longer pau
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from export.spool import I32, Rows, Spool
-
-I64 = npt.NDArray[np.int64]
+from export.arrays import I32, I64
+from export.spool import Rows, Spool
 
 START_MS = 946_684_800_000  # the year 2000
 SPAN_MS = 40 * 365 * 86_400_000  # what rows may take, and again what the pauses between visits may: until 2080

@@ -17,11 +17,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from export import baselines
 from export.ablation import ablations
+from export.arrays import F64
 from export.baselines import save_baselines
 from export.calibrate import pools, surprises
 from export.checkpoint import NAMES, Checkpoint, remove_checkpoints, training_key, training_place
@@ -47,8 +47,6 @@ from export.train import Progress, TrainSettings
 from export.warm import Older, check_older, known_to, visits_since, warm_network
 from stream.manifest import Manifest
 from stream.settings import Settings
-
-F64 = npt.NDArray[np.float64]
 
 
 def train_model(

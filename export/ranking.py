@@ -7,15 +7,12 @@ engine (evaluate.py).
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from export.arrays import I32, I64
 from export.metrics import Ranks, gains
 from export.network import Network
-
-I32 = npt.NDArray[np.int32]
-I64 = npt.NDArray[np.int64]
 
 DEPTH = 20
 

@@ -12,17 +12,13 @@ Sources: Saerens et al. 2002 and Menon et al. 2021 (prior shift); Ji et al. 2020
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from export.arrays import F64, I32, I64
 from export.network import Network
 from export.ranking import DEPTH, drawn, places, ranks
 from export.sequences import Clicks, Windows, outputs
-
-I32 = npt.NDArray[np.int32]
-I64 = npt.NDArray[np.int64]
-F64 = npt.NDArray[np.float64]
 
 FRACTIONS = (1, 2, 4, 8, 16, 32, 64, 128)
 """The log's span is divided by these to give the half-lives tried."""

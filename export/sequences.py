@@ -10,17 +10,13 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from export.arrays import I32, I64, U8, Flags
 from export.data import HOUR, Log, Vocabulary
 from export.network import Network
 from export.spool import chunks, part
-
-I32 = npt.NDArray[np.int32]
-I64 = npt.NDArray[np.int64]
-U8 = npt.NDArray[np.uint8]
 
 BLOCK = 64
 """Batches that are mixed with one another in length and order; over more than that, time goes forward."""
@@ -42,7 +38,7 @@ class Clicks:
     event_type: I32
     gap: U8
     target: I32
-    fresh: npt.NDArray[np.bool_]
+    fresh: Flags
     user: I32
     time_ms: I64
 
@@ -58,7 +54,7 @@ class Clicks:
         item, event_type, gap = (torch.from_numpy(part[rows]).long() for part in (self.item, self.event_type, self.gap))
         return item, event_type, gap
 
-    def where(self, keep: npt.NDArray[np.bool_]) -> "Clicks":
+    def where(self, keep: Flags) -> "Clicks":
         """The clicks where keep (n,) is True; gaps and freshness stay, a target that is left out becomes -1."""
         kept = Clicks(*(part(getattr(self, name), keep) for name in self.__dataclass_fields__))
         kept.target[~np.append(keep[1:], False)[keep]] = -1
@@ -86,7 +82,7 @@ def birth_period(time_ms: I64) -> int:
     return int(np.clip((time_ms.max() - time_ms.min()) // 8, HOUR // 60, 7 * 24 * HOUR))
 
 
-def fresh_clicks(item: I32, time_ms: I64, period_ms: int) -> npt.NDArray[np.bool_]:
+def fresh_clicks(item: I32, time_ms: I64, period_ms: int) -> Flags:
     """(n,) True where the item was born in the click's own period; never in the first two, where every item is."""
     start, born = time_ms.min(), np.full(int(item.max()) + 1, np.iinfo(np.int64).max)
     fresh = np.zeros(len(item), np.bool_)
@@ -107,7 +103,7 @@ class Batch(NamedTuple):
     """
 
     rows: I64
-    real: npt.NDArray[np.bool_]
+    real: Flags
     carry: I64
     leave: I64
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from export.arrays import I32, I64, Flags
 from export.cold import NO_CATEGORY, Catalogued
 from export.data import GAP_EDGES_MS, Log, Vocabulary
 from export.mixture import Counted
@@ -18,9 +18,6 @@ from export.recency import Recency
 from export.sequences import Clicks, birth_period, encode
 from export.warm import Older, counted_by, first_unseen, joined, placed
 from stream.errors import ConfigError
-
-I32 = npt.NDArray[np.int32]
-I64 = npt.NDArray[np.int64]
 
 HELD_OUT, AT_MOST = 0.1, 1 / 3
 """Shares of the clicks that are held out: the first where that spans SERVED_MS, else up to the second."""
@@ -49,7 +46,7 @@ class HeldOut(NamedTuple):
     cut_ms: int
     head: Clicks
     seen: Clicks
-    known: npt.NDArray[np.bool_]
+    known: Flags
     popularity: Recency
     counted: Counted | None
     category: I64
@@ -154,7 +151,7 @@ def _of_users(clicks: Clicks, cut_ms: int) -> Clicks:
     return clicks.where(np.isin(clicks.user, clicks.user[clicks.time_ms >= cut_ms]))
 
 
-def known_only(known: npt.NDArray[np.bool_], clicks: Clicks) -> Clicks:
+def known_only(known: Flags, clicks: Clicks) -> Clicks:
     """The clicks as a model meets them that knows the items where `known` (V + 1,); others are its unknown item V."""
     items = len(known) - 1
     item = np.where(known[clicks.item], clicks.item, items)

@@ -12,6 +12,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from export.arrays import Flags
+
 ROW = np.dtype(
     [
         ("user", "<i4"),
@@ -26,7 +28,6 @@ ROW = np.dtype(
 """A click as it lies on disk: indices of names, ms since the epoch; -1 and NaN are none."""
 
 Rows = npt.NDArray[np.void]
-I32 = npt.NDArray[np.int32]
 
 CHUNK = 1 << 18
 """Rows that are moved at a time."""
@@ -111,7 +112,7 @@ class Column:
         return np.asarray(mapped)
 
 
-def part(column: npt.NDArray[Any], keep: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+def part(column: npt.NDArray[Any], keep: Flags) -> npt.NDArray[Any]:
     """column[keep] as a Column, so that a part of a large log is on disk too."""
     kept = Column(column.dtype)
     for at in chunks(len(column)):

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout, embedding
 
+from export.arrays import I64
 from export.network import INPUT_LENGTH, Network, unit
 from export.recency import Recency
 from export.sequences import Batch, CarriedStates, Clicks, Windows
-
-I64 = npt.NDArray[np.int64]
 
 UNITS = ((500_000, 256), (100_000, 192), (20_000, 128), (5_000, 64), (0, 32))
 """From how many clicks on how many units of state."""

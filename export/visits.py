@@ -9,13 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from export.arrays import I32, I64, Flags
 from export.data import Log
-
-I32 = npt.NDArray[np.int32]
-I64 = npt.NDArray[np.int64]
-F64 = npt.NDArray[np.float64]
 
 NEWEST = 5_000_000
 """Clicks kept: 20 MB. Older sessions hardly count: VS-KNN looks at the newest ones that hold an item."""
@@ -48,7 +44,7 @@ class Visits:
         """(n,) which session each click is of."""
         return np.repeat(np.arange(len(self)), np.diff(self.start))
 
-    def where(self, keep: npt.NDArray[np.bool_]) -> "Visits":
+    def where(self, keep: Flags) -> "Visits":
         """The sessions where keep (S,) is True; counts stay."""
         lengths = np.diff(self.start)
         start = np.append(0, np.cumsum(lengths[keep]))

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from export.arrays import I64
 from export.baselines import load_baselines
 from export.data import Log, Vocabulary
 from export.mixture import NEIGHBOURS, Counted, Neighbours
@@ -134,14 +134,14 @@ def counted_by(older: Older, vocabulary: Vocabulary) -> Counted:
     return placed(older.network.mixture.counted, place, len(index))
 
 
-def placed(counted: Counted, place: npt.NDArray[np.int64], items: int) -> Counted:
+def placed(counted: Counted, place: I64, items: int) -> Counted:
     """What was counted, with item i at place[i] of so many items."""
     clicks = np.zeros(items)
     clicks[place] = counted.clicks
     return Counted(_moved(counted.following, place, items), _moved(counted.near, place, items), clicks)
 
 
-def _moved(table: Neighbours, place: npt.NDArray[np.int64], items: int) -> Neighbours:
+def _moved(table: Neighbours, place: I64, items: int) -> Neighbours:
     """The table with item i at place[i] of so many items."""
     moved = Neighbours(
         np.zeros((items + 2, NEIGHBOURS), np.int32),

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from export.arrays import I64
 from export.baselines import (
     Baseline,
     Cooccurrence,
@@ -21,7 +22,7 @@ from export.baselines import (
 )
 from export.data import Log
 from export.neighbours import VsKnn, VsKnnSetting
-from export.visits import I64, SessionSets, Visits, visits_of
+from export.visits import SessionSets, Visits, visits_of
 from stream.errors import ArtifactError
 
 ITEMS = 12

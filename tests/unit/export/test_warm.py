@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from click.testing import CliRunner
@@ -15,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from export.arrays import I64
 from export.baselines import load_baselines
 from export.cli import train
 from export.data import Log, Vocabulary
@@ -32,8 +32,6 @@ from export.weights import FILE, load_network
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import read_manifest, write_manifest
 from tests.unit.export.test_train import ITEMS, SETTINGS, Silent, shop
-
-I64 = npt.NDArray[np.int64]
 
 DAY = 86_400_000
 
