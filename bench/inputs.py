@@ -26,6 +26,7 @@ from export.epochs import fit
 from export.mixture import NEW_VISIT
 from export.network import Network, Sizes
 from export.pipeline import count_on, mix
+from export.progress import NullProgress
 from export.recency import Recency, best_recency, shift_bias
 from export.sequences import Clicks
 from export.split import HeldOut, hold_out
@@ -33,19 +34,6 @@ from export.train import TrainSettings
 
 RESULT = RESULTS / "inputs.json"
 DEFAULT = "retailrocket,taobao,trivago,rees46"
-
-
-class Silent:
-    """Hears of the progress and says nothing."""
-
-    def begin(self, label: str, clicks: int) -> None:
-        pass
-
-    def seen(self, clicks: int) -> None:
-        pass
-
-    def say(self, line: str) -> None:
-        pass
 
 
 # -- what is withheld -------------------------------------------------------------------------------------------------
@@ -98,7 +86,7 @@ def trained(held_out: HeldOut, settings: TrainSettings) -> Network:
     """By itself, without the mixture: the best round on the held-out slice, which was not learned from."""
     network, popularity = untrained(held_out, settings), held_out.popularity
     tail = held_out.tail
-    return fit(network, held_out.head, tail, settings, Silent(), popularity, category=held_out.category).network
+    return fit(network, held_out.head, tail, settings, NullProgress(), popularity, category=held_out.category).network
 
 
 def mixed(network: Network, held_out: HeldOut, seed: int) -> tuple[Network, Recency, dict[str, float]]:

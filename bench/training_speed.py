@@ -29,6 +29,7 @@ from bench.report import DATA_DIRECTORY, RESULTS, ROOT, write_report
 from export.arrays import I64, Flags
 from export.data import ColumnNames, Log, read_log
 from export.network import Network, Sizes
+from export.progress import NullProgress
 from export.ranking import ranking_quality
 from export.sequences import Clicks, Windows, birth_period, encode, outputs
 from export.split import vocabulary_of
@@ -203,14 +204,6 @@ def plain_quality(network: PlainGru4Rec, clicks: Clicks) -> tuple[float, float]:
 # -- Eddy -------------------------------------------------------------------------------------------------------------
 
 
-class Silent:
-    """Hears of the progress and says nothing."""
-
-    def begin(self, label: str, clicks: int) -> None: ...
-    def seen(self, clicks: int) -> None: ...
-    def say(self, line: str) -> None: ...
-
-
 def eddy_epochs(
     task: Task, hidden: int, epochs: int, seed: int
 ) -> tuple[Callable[[], object], Callable[[], tuple[float, float]]]:
@@ -221,7 +214,7 @@ def eddy_epochs(
     torch.manual_seed(seed)
     settings = TrainSettings.for_log(len(task.train), hidden, epochs, seed)
     network = Network(Sizes(task.items, task.event_types, task.gaps, hidden, settings.cell))
-    trainer = Trainer(network, task.train, settings, Silent())
+    trainer = Trainer(network, task.train, settings, NullProgress())
 
     def judge() -> tuple[float, float]:
         trained = trainer.trained()

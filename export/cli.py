@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
+from export.progress import Bar
 from stream.ops.options import rule_options, take_rules
 
 if TYPE_CHECKING:
@@ -72,46 +71,6 @@ def log_options(command: Command) -> Command:
     for option in reversed(LOG_OPTIONS):
         command = option(command)
     return click.argument("log", type=click.Path(path_type=Path))(command)
-
-
-class Bar:
-    """A progress bar on stderr with clicks/s and the time left; lines go above it."""
-
-    def __init__(self) -> None:
-        # What is printed holds names and values of the log: brackets and colons in them are theirs, not rich's.
-        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} clicks"),
-            TextColumn("{task.fields[pace]}"),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-        )
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> "Bar":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
-
-    def begin(self, label: str, clicks: int) -> None:
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(label, total=clicks, pace="")
-
-    def seen(self, clicks: int) -> None:
-        assert self._task is not None
-        self._bar.advance(self._task, clicks)
-        speed = self._bar.tasks[0].speed
-        self._bar.update(self._task, pace=f"{speed:,.0f} clicks/s" if speed else "")
-
-    def say(self, line: str) -> None:
-        self._console.print(line, soft_wrap=True)
 
 
 def _read(bar: Bar, log: Path, given: dict[str, Any]) -> "Log":

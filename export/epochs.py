@@ -15,10 +15,11 @@ import torch
 from export.arrays import I64
 from export.checkpoint import Checkpoint
 from export.network import Network
+from export.progress import Progress
 from export.ranking import JUDGED, drawn, ranking_quality
 from export.recency import Recency
 from export.sequences import Clicks, Windows, outputs
-from export.train import ALL_ALIKE, Progress, Trainer, TrainSettings
+from export.train import ALL_ALIKE, Trainer, TrainSettings
 
 PATIENCE_STEPS = 200
 """Steps without a better epoch after which training stops: one epoch of a large log, many of a small one."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -19,6 +19,7 @@ from export.arrays import F64, I32, I64
 from export.baselines import Baseline, K, best, load_baselines, rivals
 from export.data import Log
 from export.metrics import COLD, KINDS, POSITIONS, Ranks, by_kind, intervals, measures, popularity_kind, position_kind
+from export.progress import NullProgress, Progress
 from export.times import iso, parse_time
 from stream.engine.engine import NO_RULES, Engine, open_engine
 from stream.errors import ConfigError
@@ -59,26 +60,6 @@ def judge(clicks: Iterable[tuple[str, str, str, Sequence[str]]]) -> Quality:
         return Quality(0, 0.0, 0.0)
     figures = measures(np.array(ranks, np.uint8))
     return Quality(len(ranks), figures["recall20"], figures["mrr20"])
-
-
-class Watch(Protocol):
-    """Who is told how the evaluation goes."""
-
-    def begin(self, label: str, clicks: int) -> None:
-        """A method starts on `clicks` clicks."""
-
-    def seen(self, clicks: int) -> None:
-        """So many more of them are done."""
-
-
-class Unwatched:
-    """Tells nobody."""
-
-    def begin(self, label: str, clicks: int) -> None:
-        pass
-
-    def seen(self, clicks: int) -> None:
-        pass
 
 
 def log_clicks(log: Log) -> Iterable[tuple[Click, str]]:
@@ -170,7 +151,7 @@ class Judged:
         }
 
 
-def _run_engine(engine: Engine, log: Log, positions: Positions, watch: Watch) -> tuple[Judged, F64]:
+def _run_engine(engine: Engine, log: Log, positions: Positions, watch: Progress) -> tuple[Judged, F64]:
     """The engine's lists judged, and every click's p-value (n,)."""
     index, items = engine.model.index, len(engine.model.items)
     judged, p_values = Judged(len(positions), items, engine.category), np.empty(len(log))
@@ -193,7 +174,7 @@ def _run_engine(engine: Engine, log: Log, positions: Positions, watch: Watch) ->
 
 
 def _run_baseline(
-    name: str, method: Baseline, judged: Judged, positions: Positions, exclude_recent: int, watch: Watch
+    name: str, method: Baseline, judged: Judged, positions: Positions, exclude_recent: int, watch: Progress
 ) -> Judged:
     watch.begin(name, len(positions))
     for at, (session, recent, target) in enumerate(positions.seen(exclude_recent)):
@@ -208,7 +189,7 @@ def evaluate(
     log: Log,
     exclude_recent: int,
     device: str = "cpu",
-    watch: Watch | None = None,
+    watch: Progress | None = None,
     judge_from_ms: int | None = None,
     rules: Rules = NO_RULES,
 ) -> dict[str, Any]:
@@ -221,7 +202,7 @@ def evaluate(
     """
     if not 0 <= exclude_recent <= RECENT_ITEMS:
         raise ConfigError(f"exclude_recent is {exclude_recent}; it must be between 0 and {RECENT_ITEMS}")
-    watch = watch or Unwatched()
+    watch = watch or NullProgress()
     model = load_model(directory, device)
     visits, setting = load_baselines(directory)
     positions = Positions(log, model.index, judge_from_ms)

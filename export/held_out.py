@@ -15,8 +15,9 @@ from export.arrays import F32, I64
 from export.baselines import choose_vsknn, save_baselines
 from export.convert import Facts, Pools, write_model
 from export.data import Log, Vocabulary
-from export.evaluate import Watch, evaluate
+from export.evaluate import evaluate
 from export.network import Network
+from export.progress import Progress
 from export.report import Findings
 from export.visits import Visits
 from stream.errors import ConfigError
@@ -38,7 +39,7 @@ def judge_held_out(
     earlier: Visits,
     tail: Log,
     known: set[str],
-    watch: Watch,
+    watch: Progress,
 ) -> Findings:
     """How the network and the baselines rank the clicks of the slice, users from a zero state.
 

@@ -37,13 +37,14 @@ from export.mixture import Counted
 from export.neighbours import VsKnnSetting
 from export.network import Network, Sizes
 from export.place import check_place
+from export.progress import Progress
 from export.ranking import list_ranks, recall_and_mrr
 from export.recency import Recency, best_recency, shift_bias
 from export.report import Findings, write_report
 from export.sequences import Clicks, Windows, outputs
 from export.split import HeldOut, halves, hold_out, new_items
 from export.times import iso
-from export.train import Progress, TrainSettings
+from export.train import TrainSettings
 from export.warm import Older, check_older, known_to, visits_since, warm_network
 from stream.manifest import Manifest
 from stream.settings import Settings

@@ -7,7 +7,7 @@ p ~ count^alpha and corrected by log Q. A step touches the item rows of its batc
 import copy
 import json
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy, dropout, embedding
 
 from export.arrays import I64
 from export.network import INPUT_LENGTH, Network, unit
+from export.progress import Progress
 from export.recency import Recency
 from export.sequences import Batch, CarriedStates, Clicks, Windows
 
@@ -81,19 +82,6 @@ class RowAdagrad:
         squares = self.squares[index].addcmul_(gradient, gradient)
         self.squares.index_copy_(0, index, squares)
         self._rows.index_add_(0, index, gradient / squares.sqrt_().add_(1e-6), alpha=-rate)
-
-
-class Progress(Protocol):
-    """Who is told how the training goes."""
-
-    def begin(self, label: str, clicks: int) -> None:
-        """A round over `clicks` clicks starts."""
-
-    def seen(self, clicks: int) -> None:
-        """So many more of them are learned."""
-
-    def say(self, line: str) -> None:
-        """A fact worth a line."""
 
 
 class Trainer:

@@ -25,9 +25,10 @@ from export.data import GAP_EDGES_MS, Log
 from export.epochs import fit
 from export.network import Network, Sizes
 from export.pipeline import count_on, mix
+from export.progress import Progress
 from export.recency import best_recency, shift_bias
 from export.split import HeldOut, hold_out
-from export.train import Progress, TrainSettings
+from export.train import TrainSettings
 from stream.errors import ConfigError
 
 SPACE: dict[str, BaseDistribution] = {

@@ -5,9 +5,9 @@ import polars as pl
 import pytest
 import torch
 
-from bench.inputs import Silent
 from bench.ways import WAYS, Averaged, BprMax, Plain, Separate, TwoTables, Uncorrected, measure, start
 from export.data import read_log
+from export.progress import NullProgress
 from export.split import HeldOut, hold_out
 from export.train import Trainer, TrainSettings
 
@@ -26,7 +26,7 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> HeldOut:
 
 
 def trainer(held_out: HeldOut, kind: type[Trainer]) -> Trainer:
-    return kind(start(held_out, SETTINGS, kind), held_out.head, SETTINGS, Silent())
+    return kind(start(held_out, SETTINGS, kind), held_out.head, SETTINGS, NullProgress())
 
 
 @pytest.mark.parametrize("name", WAYS)
