@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from bench.report import RESULTS, write_report
 from export.arrays import F64, I64
 from export.convert import BATCH_MULTIPLE, SCORE_STATE, TOLERANCE, open_graph
-from export.data import ColumnNames, Log, Vocabulary, read_log
-from export.evaluate import log_clicks
+from export.log.log import ColumnNames, Log, Vocabulary, log_clicks, read_log
 from export.memory import memories
 from export.mixture import visit_so_far
 from export.network import Network, Score, Step

@@ -34,9 +34,9 @@ from bench.report import RESULTS, ROOT, write_report
 from export.arrays import F32, F64, I32, I64, Flags
 from export.checkpoint import training_key
 from export.convert import open_graph, write_graphs
-from export.data import Log, Vocabulary, read_log
 from export.heads import Meetings, fitted_surprise, meetings, states_before
 from export.held_out import calibration_curve
+from export.log.log import Log, Vocabulary, read_log
 from export.memory import memories, new_visits
 from export.mixture import STATE
 from export.network import Network, SurpriseHead, balanced_clusters, cluster_count

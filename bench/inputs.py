@@ -21,8 +21,8 @@ import torch
 
 from bench.quality import Figures, say, split_of
 from bench.report import RESULTS, write_report
-from export.data import GAP_EDGES_MS, Log, read_log
 from export.epochs import fit
+from export.log.log import GAP_EDGES_MS, Log, read_log
 from export.mixture import NEW_VISIT
 from export.network import Network, Sizes
 from export.pipeline import count_on, mix

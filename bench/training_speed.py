@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from bench.report import DATA_DIRECTORY, RESULTS, ROOT, write_report
 from export.arrays import I64, Flags
-from export.data import ColumnNames, Log, read_log
+from export.log.log import ColumnNames, Log, read_log
 from export.network import Network, Sizes
 from export.progress import NullProgress
 from export.ranking import ranking_quality

@@ -24,8 +24,8 @@ from bench.heads import EPOCHS
 from bench.inputs import mixed, untrained
 from bench.quality import Figures, kept, say, split_of
 from bench.report import RESULTS, write_report
-from export.data import read_log
 from export.epochs import held_out_quality
+from export.log.log import read_log
 from export.network import INPUT_LENGTH, Network, Sizes, unit
 from export.progress import NullProgress
 from export.sequences import Batch, Clicks

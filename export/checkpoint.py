@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from export.arrays import I64
-from export.data import Log
+from export.log.log import Log
 from stream.errors import ConfigError
 
 NAMES = ("held-out.pt", "whole.pt")

@@ -16,7 +16,7 @@ from export.progress import Bar
 from stream.ops.options import rule_options, take_rules
 
 if TYPE_CHECKING:
-    from export.data import Log
+    from export.log.log import Log
 
 LOG_OPTIONS = (
     click.option("--user-col", help="Column of the user.  [default: user_id]"),
@@ -74,9 +74,9 @@ def log_options(command: Command) -> Command:
 
 
 def _read(bar: Bar, log: Path, given: dict[str, Any]) -> "Log":
-    from export.columns import ColumnNames
-    from export.data import read_log
-    from export.times import parse_time
+    from export.log.log import read_log
+    from export.log.reader import ColumnNames
+    from export.log.times import parse_time
     from stream.errors import ConfigError
 
     if given["in_order"] and (given["start"] or given["end"]):
@@ -270,7 +270,7 @@ def evaluate(
     """
     rules = take_rules(given)
     from export.evaluate import evaluate as measure
-    from export.times import parse_time
+    from export.log.times import parse_time
     from stream.errors import ConfigError
 
     with Bar() as bar:

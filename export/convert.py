@@ -19,7 +19,7 @@ import torch
 
 from export import mixture, weights
 from export.arrays import F32
-from export.data import GAP_EDGES_MS, Vocabulary
+from export.log.log import GAP_EDGES_MS, Vocabulary
 from export.mixture import NEIGHBOURS, Counted, Mixture, Neighbours
 from export.network import Network, Score, Sizes, Step, SurpriseHead, balanced_clusters, cluster_count
 from export.place import check_place, name_and_version

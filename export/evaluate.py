@@ -17,13 +17,13 @@ import numpy as np
 
 from export.arrays import F64, I32, I64
 from export.baselines import Baseline, K, best, load_baselines, rivals
-from export.data import Log
+from export.log.log import Log, log_clicks
+from export.log.times import iso, parse_time
 from export.metrics import COLD, KINDS, POSITIONS, Ranks, by_kind, intervals, measures, popularity_kind, position_kind
 from export.progress import NullProgress, Progress
-from export.times import iso, parse_time
 from stream.engine.engine import NO_RULES, Engine, open_engine
 from stream.errors import ConfigError
-from stream.events import Click, Origin
+from stream.events import Origin
 from stream.model.runtime import load_model
 from stream.settings import RECENT_ITEMS, Rules
 
@@ -60,21 +60,6 @@ def judge(clicks: Iterable[tuple[str, str, str, Sequence[str]]]) -> Quality:
         return Quality(0, 0.0, 0.0)
     figures = measures(np.array(ranks, np.uint8))
     return Quality(len(ranks), figures["recall20"], figures["mrr20"])
-
-
-def log_clicks(log: Log) -> Iterable[tuple[Click, str]]:
-    """The log's clicks in time order, as a producer would send them, each with its session."""
-    columns = (log.user, log.item, log.event_type, log.session, log.time_ms)
-    for row in log.in_time_order():
-        user, item, event_type, session, time_ms = (int(column[row]) for column in columns)
-        click = Click(
-            user_id=log.users[user],
-            item_id=log.items[item],
-            timestamp=time_ms,
-            event_type=log.event_types[event_type],
-            session_id=log.sessions[session] if log.sessions else None,
-        )
-        yield click, str(session)
 
 
 class Positions:

@@ -14,8 +14,8 @@ from export import baselines
 from export.arrays import F32, I64
 from export.baselines import choose_vsknn, save_baselines
 from export.convert import Facts, Pools, write_model
-from export.data import Log, Vocabulary
 from export.evaluate import evaluate
+from export.log.log import Log, Vocabulary
 from export.network import Network
 from export.progress import Progress
 from export.report import Findings

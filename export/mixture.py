@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from export.arrays import F32, F64, I32
-from export.data import GAP_EDGES_MS
+from export.log.log import GAP_EDGES_MS
 from stream.engine.step import SESSION_GAP_MS
 from stream.manifest import Tensor as StateTensor
 

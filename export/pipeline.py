@@ -27,11 +27,12 @@ from export.calibrate import pools, surprises
 from export.checkpoint import NAMES, Checkpoint, remove_checkpoints, training_key, training_place
 from export.cold import NO_CATEGORY, how_placed, with_catalogue, with_new_items
 from export.convert import Facts, Pools, write_graphs, write_model
-from export.data import GAP_EDGES_MS, Log
 from export.epochs import fit
 from export.heads import fit_gates, fit_heads, set_mixture
 from export.held_out import calibration_curve, judge_held_out
 from export.interrupts import Interrupts
+from export.log.log import GAP_EDGES_MS, Log
+from export.log.times import iso
 from export.memory import memories
 from export.mixture import Counted
 from export.neighbours import VsKnnSetting
@@ -43,7 +44,6 @@ from export.recency import Recency, best_recency, shift_bias
 from export.report import Findings, write_report
 from export.sequences import Clicks, Windows, outputs
 from export.split import HeldOut, halves, hold_out, new_items
-from export.times import iso
 from export.train import TrainSettings
 from export.warm import Older, check_older, known_to, visits_since, warm_network
 from stream.manifest import Manifest

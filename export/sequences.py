@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from export.arrays import I32, I64, U8, Flags
-from export.data import HOUR, Log, Vocabulary
+from export.log.log import HOUR, Log, Vocabulary
+from export.log.spill import chunks, part
 from export.network import Network
-from export.spool import chunks, part
 
 BLOCK = 64
 """Batches that are mixed with one another in length and order; over more than that, time goes forward."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from export.arrays import I32, I64, Flags
 from export.cold import NO_CATEGORY, Catalogued
-from export.data import GAP_EDGES_MS, Log, Vocabulary
+from export.log.log import GAP_EDGES_MS, Log, Vocabulary
 from export.mixture import Counted
 from export.ranking import JUDGED, drawn
 from export.recency import Recency

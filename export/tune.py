@@ -21,8 +21,8 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from export.data import GAP_EDGES_MS, Log
 from export.epochs import fit
+from export.log.log import GAP_EDGES_MS, Log
 from export.network import Network, Sizes
 from export.pipeline import count_on, mix
 from export.progress import Progress

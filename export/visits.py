@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from export.arrays import I32, I64, Flags
-from export.data import Log
+from export.log.log import Log
 
 NEWEST = 5_000_000
 """Clicks kept: 20 MB. Older sessions hardly count: VS-KNN looks at the newest ones that hold an item."""

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from export.arrays import I64
 from export.baselines import load_baselines
-from export.data import Log, Vocabulary
+from export.log.log import Log, Vocabulary
+from export.log.times import iso, parse_time
 from export.mixture import NEIGHBOURS, Counted, Neighbours
 from export.network import Network, Sizes
-from export.times import iso, parse_time
 from export.visits import Visits, visits_of
 from export.weights import load_network
 from stream.errors import ArtifactError, ConfigError

@@ -23,8 +23,8 @@ from bench.heads import (
     two_level_logits,
 )
 from export.convert import open_graph
-from export.data import GAP_EDGES_MS, Vocabulary, read_log
 from export.heads import set_mixture
+from export.log.log import GAP_EDGES_MS, Vocabulary, read_log
 from export.network import Network, Sizes, SurpriseHead
 from export.sequences import Clicks
 

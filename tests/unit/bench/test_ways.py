@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.ways import WAYS, Averaged, BprMax, Plain, Separate, TwoTables, Uncorrected, measure, start
-from export.data import read_log
+from export.log.log import read_log
 from export.progress import NullProgress
 from export.split import HeldOut, hold_out
 from export.train import Trainer, TrainSettings

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from export import ablation
 from export.ablation import NOTHING, ablations, holding
-from export.data import GAP_EDGES_MS, Log
+from export.log.log import GAP_EDGES_MS, Log
 from export.memory import memories
 from export.mixture import CLOSED
 from export.network import Network, Sizes

@@ -20,7 +20,7 @@ from export.baselines import (
     load_baselines,
     save_baselines,
 )
-from export.data import Log
+from export.log.log import Log
 from export.neighbours import VsKnn, VsKnnSetting
 from export.visits import SessionSets, Visits, visits_of
 from stream.errors import ArtifactError

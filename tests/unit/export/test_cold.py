@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from export.cli import train
 from export.cold import NO_CATEGORY, how_placed, warm, with_catalogue
-from export.data import GAP_EDGES_MS, Vocabulary
+from export.log.log import GAP_EDGES_MS, Vocabulary
 from export.sequences import Windows, encode, outputs
 from export.split import held_out_from, hold_out
 from export.weights import load_network

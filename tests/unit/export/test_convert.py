@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from export.cells import CELLS
 from export.convert import SCORE_STATE, check_parity, open_graph, write_graphs, write_untrained
-from export.data import GAP_EDGES_MS, Vocabulary
+from export.log.log import GAP_EDGES_MS, Vocabulary
 from export.mixture import NEIGHBOURS, REMEMBERED, Counted, Mixture, Neighbours
 from export.network import Network, Sizes, SurpriseHead, balanced_clusters, cluster_count
 from stream.errors import ArtifactError, ConfigError

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from export import calibrate, memory
 from export.calibrate import surprises
-from export.data import Log
+from export.log.log import Log
 from export.memory import PRIOR, WINDOW, count_neighbours, memories
 from export.mixture import NEW_VISIT, REMEMBERED
 from export.network import Network, Sizes

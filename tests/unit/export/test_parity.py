@@ -11,7 +11,7 @@ import torch
 from bench.graph_parity import allowed, differences
 from export.cells import CELLS
 from export.convert import write_untrained
-from export.data import Log, Vocabulary, read_log
+from export.log.log import Log, Vocabulary, read_log
 from export.pipeline import train_model
 from export.split import vocabulary_of
 from export.train import TrainSettings

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 import export.pipeline
-from export.data import GAP_EDGES_MS, Log, Vocabulary
 from export.epochs import fit
 from export.evaluate import evaluate
 from export.interrupts import Interrupts
+from export.log.log import GAP_EDGES_MS, Log, Vocabulary
 from export.network import Network, Sizes
 from export.pipeline import calibration_warning, train_model
 from export.recency import Recency, best_recency

@@ -14,7 +14,7 @@ import optuna
 from export.chosen import read_settings
 from export.cli import train
 from export.cli import tune as command
-from export.data import Log
+from export.log.log import Log
 from export.pipeline import train_model
 from export.split import held_out_from
 from export.tune import SPACE, tune

@@ -17,9 +17,9 @@ from torch import Tensor
 from export.arrays import I64
 from export.baselines import load_baselines
 from export.cli import train
-from export.data import Log, Vocabulary
 from export.epochs import fit
 from export.heads import set_mixture
+from export.log.log import Log, Vocabulary
 from export.memory import count_neighbours
 from export.network import Network, Sizes, unit
 from export.pipeline import count_on, train_model

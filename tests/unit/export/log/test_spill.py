@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.data import Log, read_log
-from export.spool import ROW, Column, Spool, part
+from export.log.log import Log, read_log
+from export.log.spill import ROW, Column, Spool, part
 from stream.errors import ConfigError
 
 
 def small(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("export.columns.BATCH", 7)
-    patch.setattr("export.spool.RUN", 16)
-    patch.setattr("export.spool.CHUNK", 5)
+    patch.setattr("export.log.reader.BATCH", 7)
+    patch.setattr("export.log.spill.RUN", 16)
+    patch.setattr("export.log.spill.CHUNK", 5)
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=120))

@@ -1,12 +1,12 @@
 """A click log -> columns of indices sorted by (user, time), on disk, and what they mean.
 
-Batches of rows (columns.py) become indices of distinct names as they are read, are sorted by user (spool.py) and end as
+Batches of rows (reader.py) become indices of distinct names as they are read, are sorted by user (spill.py) and end as
 columns that lie in memory only as far as they are used: memory is bounded by the distinct names and a batch, not by the
 rows. Rows of equal time keep the file's order. Raises ConfigError where nothing can be learned from what was found.
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +15,13 @@ import numpy as np
 import polars as pl
 
 from export.arrays import F64, I32, I64, U8, Flags
-from export.columns import USUAL_NAMES, ColumnNames, Met, batches
-from export.order import Clock, RowClock, SessionClock, owned_sessions
-from export.spool import ROW, Column, Rows, Spool, chunks, part
-from export.times import iso
+from export.log.made_times import Clock, RowClock, SessionClock, owned_sessions
+from export.log.reader import USUAL_NAMES, ColumnNames, Met, batches
+from export.log.spill import ROW, Column, Rows, Spool, chunks, part
+from export.log.times import iso
 from stream.engine.step import SESSION_GAP_MS
 from stream.errors import ConfigError
+from stream.events import Click
 
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
 GAP_EDGES_MS = (
@@ -50,7 +51,7 @@ class Log:
     notes                            what was dropped or assumed, one line each
     category                         (n,) int32 index into `categories`, -1 = none; None: the log has no such column
     price                            (n,) float64, NaN = none; None: the log has no such column
-    in_order                         the times are made from the rows (order.py)
+    in_order                         the times are made from the rows (made_times.py)
     """
 
     user: I32
@@ -149,7 +150,7 @@ def read_log(path: Path, names: ColumnNames = USUAL_NAMES, drop_repeats: bool = 
     """The clicks of a log: a file, a directory or a pattern. Raises ConfigError if it cannot be read or has no clicks.
 
     drop_repeats  leave out rows that are equal to an earlier one in user, item, event type and time
-    in_order      the rows are in time order: times are made from row numbers (order.py), a time column is ignored
+    in_order      the rows are in time order: times are made from row numbers (made_times.py), a time column is ignored
     """
     if in_order and drop_repeats:
         raise ConfigError("--drop-repeats needs times: without them a second click on an item looks like a repeat")
@@ -265,3 +266,18 @@ def _repeats(run: Rows) -> Flags:
     rows = rows[order][["user", "time_ms", "item", "event_type"]]
     repeat[tied[order[1:][rows[1:] == rows[:-1]]]] = True
     return repeat
+
+
+def log_clicks(log: Log) -> Iterable[tuple[Click, str]]:
+    """The log's clicks in time order, as a producer would send them, each with its session."""
+    columns = (log.user, log.item, log.event_type, log.session, log.time_ms)
+    for row in log.in_time_order():
+        user, item, event_type, session, time_ms = (int(column[row]) for column in columns)
+        click = Click(
+            user_id=log.users[user],
+            item_id=log.items[item],
+            timestamp=time_ms,
+            event_type=log.event_types[event_type],
+            session_id=log.sessions[session] if log.sessions else None,
+        )
+        yield click, str(session)

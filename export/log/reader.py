@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import polars as pl
 
-from export.lines import SEPARATORS, no_json_object, too_many_fields
-from export.times import LATEST_MS, TEXT, milliseconds
+from export.log.diagnose import SEPARATORS, printable, trouble
+from export.log.times import LATEST_MS, TEXT, milliseconds
 from stream.errors import ConfigError
 from stream.wire.json import LONGEST_ID, LONGEST_WORD
 
@@ -115,22 +115,7 @@ def batches(path: Path, names: ColumnNames, in_order: bool, met: Met) -> Iterato
                 met.rows += len(batch)
                 yield _kept(_renamed(batch, columns, met), met)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as exc:
-            raise ConfigError(f"log {file}: {_trouble(file, exc)}") from exc
-
-
-def _trouble(file: Path, exc: BaseException) -> str:
-    """The first line of what polars says, and for the usual reasons where it is and what to do."""
-    text = str(exc).strip() or type(exc).__name__
-    if isinstance(exc, pl.exceptions.NoDataError) or "empty reader" in text:
-        return "the file is empty"
-    if "found more fields" in text:
-        long = too_many_fields(file) or "a line has more fields than the first one, which names them"
-        return f"{long}: is a separator not quoted?"
-    if _format(file) in (".jsonl", ".ndjson") and (broken := no_json_object(file)):
-        return f"{_printable(broken)}. Mend it or leave it out"
-    if "could not parse" in text:
-        return "a quote is opened and not closed, or the file is no CSV"
-    return f"not readable ({_printable(text.splitlines()[0])})"
+            raise ConfigError(f"log {file}: {trouble(file, _format(file), exc)}") from exc
 
 
 def _files(path: Path) -> list[Path]:
@@ -228,14 +213,9 @@ def _columns(path: Path, schema: pl.Schema, names: ColumnNames, in_order: bool, 
 
 
 def _shown(schema: pl.Schema) -> str:
-    names = [_printable(name) for name in schema]
+    names = [printable(name) for name in schema]
     more = [] if len(names) <= SHOWN else [f"{len(names) - SHOWN:,} more"]
     return ", ".join([*names[:SHOWN], *more]) or "none"
-
-
-def _printable(text: str) -> str:
-    """At most 200 characters for a line: a file of noise has control characters for names."""
-    return "".join(c if c.isprintable() else "?" for c in text[:200])
 
 
 def _renamed(batch: pl.DataFrame, columns: ColumnNames, met: Met) -> pl.DataFrame:

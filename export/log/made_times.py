@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from export.arrays import I32, I64
-from export.spool import Rows, Spool
+from export.log.spill import Rows, Spool
 
 START_MS = 946_684_800_000  # the year 2000
 SPAN_MS = 40 * 365 * 86_400_000  # what rows may take, and again what the pauses between visits may: until 2080

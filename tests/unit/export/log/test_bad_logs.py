@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.cli import train
-from export.data import Log, read_log
+from export.log.log import Log, read_log
 from stream.errors import ConfigError
 from stream.manifest import read_manifest
 

@@ -11,10 +11,32 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import polars as pl
+
 SEPARATORS = ",;\t|"
 GZIP = b"\x1f\x8b"
 SHOWN = 60
 """Characters of a line that a message shows."""
+
+
+def trouble(file: Path, ending: str | None, exc: BaseException) -> str:
+    """The first line of what polars says, and for the usual reasons where it is and what to do."""
+    text = str(exc).strip() or type(exc).__name__
+    if isinstance(exc, pl.exceptions.NoDataError) or "empty reader" in text:
+        return "the file is empty"
+    if "found more fields" in text:
+        long = too_many_fields(file) or "a line has more fields than the first one, which names them"
+        return f"{long}: is a separator not quoted?"
+    if ending in (".jsonl", ".ndjson") and (broken := no_json_object(file)):
+        return f"{printable(broken)}. Mend it or leave it out"
+    if "could not parse" in text:
+        return "a quote is opened and not closed, or the file is no CSV"
+    return f"not readable ({printable(text.splitlines()[0])})"
+
+
+def printable(text: str) -> str:
+    """At most 200 characters for a line: a file of noise has control characters for names."""
+    return "".join(c if c.isprintable() else "?" for c in text[:200])
 
 
 def no_json_object(path: Path) -> str | None:

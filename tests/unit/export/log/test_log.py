@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.columns import ColumnNames
-from export.data import GAP_EDGES_MS, HOUR, Log, read_log
-from export.order import session_begins
-from export.times import LATEST_MS, parse_time
+from export.log.log import GAP_EDGES_MS, HOUR, Log, read_log
+from export.log.made_times import session_begins
+from export.log.reader import ColumnNames
+from export.log.times import LATEST_MS, parse_time
 from stream.errors import ConfigError
 
 HEADER = "user_id,item_id,event_type,timestamp\n"
