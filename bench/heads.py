@@ -37,11 +37,13 @@ from export.convert import open_graph, write_graphs
 from export.heads import Meetings, fitted_surprise, meetings, states_before
 from export.held_out import calibration_curve
 from export.log.log import Log, Vocabulary, read_log
-from export.memory import memories, new_visits
-from export.mixture import STATE
-from export.network import Network, SurpriseHead, balanced_clusters, cluster_count
+from export.memory import new_visits
+from export.network.mixture import STATE
+from export.network.network import Network
+from export.network.states import memories, outputs
+from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
 from export.ranking import drawn, places, ranking_quality
-from export.sequences import Clicks, Windows, outputs
+from export.sequences import Clicks, Windows
 from export.split import hold_out, new_items
 from export.train import TrainSettings
 from stream.detect.pvalue import Calibration

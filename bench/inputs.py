@@ -23,8 +23,8 @@ from bench.quality import Figures, say, split_of
 from bench.report import RESULTS, write_report
 from export.epochs import fit
 from export.log.log import GAP_EDGES_MS, Log, read_log
-from export.mixture import NEW_VISIT
-from export.network import Network, Sizes
+from export.network.mixture import NEW_VISIT
+from export.network.network import Network, Sizes
 from export.pipeline import count_on, mix
 from export.progress import NullProgress
 from export.recency import Recency, best_recency, shift_bias

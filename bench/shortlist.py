@@ -33,9 +33,11 @@ from bench.report import RESULTS, write_report
 from export.arrays import F32
 from export.convert import IR_VERSION, OPSET, open_graph, write_untrained
 from export.heads import meetings
-from export.network import SHARPNESS, balanced_clusters, cluster_count
+from export.network.network import SHARPNESS
+from export.network.states import outputs
+from export.network.surprise import balanced_clusters, cluster_count
 from export.ranking import drawn, places
-from export.sequences import Windows, outputs
+from export.sequences import Windows
 
 RESULT = RESULTS / "shortlist.json"
 K = 20

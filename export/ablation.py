@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from export.arrays import F64, I64
-from export.memory import memories, new_visits
+from export.memory import new_visits
 from export.metrics import changes
-from export.mixture import CLOSED, REMEMBERED
-from export.network import Network
+from export.network.mixture import CLOSED, REMEMBERED
+from export.network.network import Network
+from export.network.states import memories, outputs
 from export.ranking import drawn, list_ranks, recall_and_mrr
-from export.sequences import Clicks, Windows, outputs
+from export.sequences import Clicks, Windows
 
 NOTHING = "nothing"
 """The row of the lists as served."""

@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from export.cells import CELLS
+from export.network.cells import CELLS
 from export.train import TrainSettings
 from stream.errors import ConfigError
 

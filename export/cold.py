@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from export.arrays import F32, F64, I64
-from export.network import Network
+from export.network.network import Network
 from stream.catalogue.table import CATEGORY, item_ids, read_catalogue
 from stream.errors import ConfigError
 

@@ -17,11 +17,12 @@ import onnx
 import onnxruntime
 import torch
 
-from export import mixture, weights
 from export.arrays import F32
 from export.log.log import GAP_EDGES_MS, Vocabulary
-from export.mixture import NEIGHBOURS, Counted, Mixture, Neighbours
-from export.network import Network, Score, Sizes, Step, SurpriseHead, balanced_clusters, cluster_count
+from export.network import mixture, weights
+from export.network.mixture import NEIGHBOURS, Counted, Mixture, Neighbours
+from export.network.network import Network, Score, Sizes, Step
+from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
 from export.place import check_place, name_and_version
 from stream.detect.pvalue import HISTORIES
 from stream.errors import ArtifactError

@@ -16,7 +16,7 @@ from export.baselines import choose_vsknn, save_baselines
 from export.convert import Facts, Pools, write_model
 from export.evaluate import evaluate
 from export.log.log import Log, Vocabulary
-from export.network import Network
+from export.network.network import Network
 from export.progress import Progress
 from export.report import Findings
 from export.visits import Visits

@@ -1,4 +1,4 @@
-"""Clicks -> what the mixture counts and what it remembers, for all clicks of a log at once.
+"""Clicks -> what the mixture counts, for all clicks of a log at once.
 
 Neighbours are counted within visits only, newer clicks for more where popularity passes.
 """
@@ -6,10 +6,9 @@ Neighbours are counted within visits only, newer clicks for more where popularit
 from itertools import pairwise
 
 import numpy as np
-import torch
 
 from export.arrays import F64, I32, I64, Flags
-from export.mixture import NEIGHBOURS, NEW_VISIT, REMEMBERED, Counted, Neighbours, remember
+from export.network.mixture import NEIGHBOURS, NEW_VISIT, Counted, Neighbours
 from export.sequences import Clicks
 
 WINDOW = 10
@@ -104,29 +103,3 @@ def _strongest(
     table.items[item[kept] + 1, rank[kept]] = neighbour[kept]
     table.share[item[kept] + 1, rank[kept]] = total[kept] / (of_item[item[kept] - low] + PRIOR)
     table.total[1 + low : 1 + high] = of_item
-
-
-def memories(clicks: Clicks, rows: I64) -> tuple[I32, I32]:
-    """What the state remembers after the clicks at rows (m,), users from nothing: recent (m, R), visit (m, 1).
-
-    The users who have such a click are walked through side by side, one click of each at a time.
-    """
-    begins = np.flatnonzero(np.append(True, clicks.user[1:] != clicks.user[:-1]))
-    users, lane = np.unique(np.searchsorted(begins, rows, "right") - 1, return_inverse=True)
-    place = rows - begins[users][lane]
-    clicks_of = np.zeros(len(users), np.int64)
-    np.maximum.at(clicks_of, lane, place + 1)
-    longest_first = np.argsort(-clicks_of, kind="stable")
-    begin, clicks_of = begins[users[longest_first]], clicks_of[longest_first]
-    lane = np.argsort(longest_first)[lane]
-    found = np.zeros((len(rows), REMEMBERED), np.int32), np.zeros((len(rows), 1), np.int32)
-    recent, visit = (torch.zeros(len(users), part.shape[1], dtype=torch.int32) for part in found)
-    by_place = np.argsort(place, kind="stable")
-    bound = np.searchsorted(place[by_place], np.arange(clicks_of.max(initial=0) + 1))
-    for number in range(clicks_of.max(initial=0)):
-        there = int(np.searchsorted(-clicks_of, -number))  # the first ones have more than `number` clicks
-        item, gap = (torch.from_numpy(column[begin[:there] + number]) for column in (clicks.item, clicks.gap))
-        recent, visit = remember(item, gap, recent[:there], visit[:there])
-        asked = by_place[bound[number] : bound[number + 1]]
-        found[0][asked], found[1][asked] = recent[lane[asked]].numpy(), visit[lane[asked]].numpy()
-    return found

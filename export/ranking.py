@@ -12,7 +12,7 @@ from torch import Tensor
 
 from export.arrays import I32, I64
 from export.metrics import Ranks, gains
-from export.network import Network
+from export.network.network import Network
 
 DEPTH = 20
 

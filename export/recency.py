@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from export.arrays import F64, I32, I64
-from export.network import Network
+from export.network.network import Network
+from export.network.states import outputs
 from export.ranking import DEPTH, drawn, places, ranks
-from export.sequences import Clicks, Windows, outputs
+from export.sequences import Clicks, Windows
 
 FRACTIONS = (1, 2, 4, 8, 16, 32, 64, 128)
 """The log's span is divided by these to give the half-lives tried."""

@@ -16,7 +16,6 @@ from torch import Tensor
 from export.arrays import I32, I64, U8, Flags
 from export.log.log import HOUR, Log, Vocabulary
 from export.log.spill import chunks, part
-from export.network import Network
 
 BLOCK = 64
 """Batches that are mixed with one another in length and order; over more than that, time goes forward."""
@@ -160,41 +159,3 @@ class Windows:
         real = offsets < self._length[members][:, None]
         rows = np.where(real, self._start[members][:, None] + offsets, 0)
         return Batch(rows, real, self._carry[members].astype(np.int64), self._leave[members].astype(np.int64))
-
-
-class CarriedStates:
-    """The state each window left for the one that continues it: zeros where there is none yet."""
-
-    def __init__(self, network: Network, windows: Windows) -> None:
-        zeros = network.cell.zero_state(windows.carried + 1)
-        self._parts = tuple(part.to(network.device) for part in zeros)
-
-    def take(self, batch: Batch) -> tuple[Tensor, ...]:
-        index = torch.from_numpy(batch.carry)
-        return tuple(part[index] for part in self._parts)
-
-    def leave(self, batch: Batch, last: tuple[Tensor, ...]) -> None:
-        """`last` is the state after the batch's last column, which is where a window that is continued ends."""
-        to = torch.from_numpy(batch.leave)
-        for kept, value in zip(self._parts, last, strict=True):
-            kept[to] = value.detach()
-            kept[0] = 0.0
-
-
-@torch.no_grad()
-def outputs(network: Network, windows: Windows, rows: I64, tokens: int = 8192) -> Tensor:
-    """(m, H) float32: what the heads read after the clicks at rows (m,), users from a zero state.
-
-    rows     ascending, without repeats: a state is large, so ask for those that are needed
-    returns  on the network's device
-    """
-    clicks, out = windows.clicks, torch.empty(len(rows), network.sizes.hidden, device=network.device)
-    carried = CarriedStates(network, windows)
-    for batch in windows.in_order(tokens, rows):
-        ids = (part.to(network.device) for part in clicks.inputs(batch.rows))
-        values, last = network.cell.sequence(network.embed(*ids), carried.take(batch))
-        carried.leave(batch, last)
-        place = np.searchsorted(rows, batch.rows).clip(max=len(rows) - 1)
-        wanted = batch.real & (rows[place] == batch.rows)
-        out[torch.from_numpy(place[wanted])] = network.output(values[torch.from_numpy(wanted)])
-    return out

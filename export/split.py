@@ -12,7 +12,7 @@ import numpy as np
 from export.arrays import I32, I64, Flags
 from export.cold import NO_CATEGORY, Catalogued
 from export.log.log import GAP_EDGES_MS, Log, Vocabulary
-from export.mixture import Counted
+from export.network.mixture import Counted
 from export.ranking import JUDGED, drawn
 from export.recency import Recency
 from export.sequences import Clicks, birth_period, encode

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from export.mixture import CLOSED, REMEMBERED, TINY, Mixture
+from export.network.mixture import CLOSED, REMEMBERED, TINY, Mixture
 
 KINDS = torch.tensor([0] + [kind for kind in (1, 2, 3, 4) for _ in range(REMEMBERED)])
 """Of the sources: followers; neighbours of this visit's items, of older ones; the items of this visit, older ones."""

@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from export.epochs import fit
 from export.log.log import GAP_EDGES_MS, Log
-from export.network import Network, Sizes
+from export.network.network import Network, Sizes
 from export.pipeline import count_on, mix
 from export.progress import Progress
 from export.recency import best_recency, shift_bias

@@ -21,10 +21,10 @@ from export.arrays import I64
 from export.baselines import load_baselines
 from export.log.log import Log, Vocabulary
 from export.log.times import iso, parse_time
-from export.mixture import NEIGHBOURS, Counted, Neighbours
-from export.network import Network, Sizes
+from export.network.mixture import NEIGHBOURS, Counted, Neighbours
+from export.network.network import Network, Sizes
+from export.network.weights import load_network
 from export.visits import Visits, visits_of
-from export.weights import load_network
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import read_manifest
 

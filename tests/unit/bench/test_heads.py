@@ -25,7 +25,8 @@ from bench.heads import (
 from export.convert import open_graph
 from export.heads import set_mixture
 from export.log.log import GAP_EDGES_MS, Vocabulary, read_log
-from export.network import Network, Sizes, SurpriseHead
+from export.network.network import Network, Sizes
+from export.network.surprise import SurpriseHead
 from export.sequences import Clicks
 
 ITEMS, USERS, EACH = 12, 5, 8

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from export.checkpoint import Checkpoint, training_place
-from export.mixture import CLOSED
+from export.network.mixture import CLOSED
+from export.network.weights import FILE
 from export.pipeline import train_model
 from export.train import TrainSettings
-from export.weights import FILE
 from stream.errors import ConfigError
 from stream.manifest import read_manifest
 from tests.unit.export.test_train import SETTINGS, Silent, shop

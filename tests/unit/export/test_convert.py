@@ -9,11 +9,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from export.cells import CELLS
 from export.convert import SCORE_STATE, check_parity, open_graph, write_graphs, write_untrained
 from export.log.log import GAP_EDGES_MS, Vocabulary
-from export.mixture import NEIGHBOURS, REMEMBERED, Counted, Mixture, Neighbours
-from export.network import Network, Sizes, SurpriseHead, balanced_clusters, cluster_count
+from export.network.cells import CELLS
+from export.network.mixture import NEIGHBOURS, REMEMBERED, Counted, Mixture, Neighbours
+from export.network.network import Network, Sizes
+from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import Manifest, read_manifest
 from stream.model.runtime import load_model

@@ -5,9 +5,11 @@ import torch
 from torch import Tensor
 
 from export.heads import Meetings, States, fitted_surprise, states_before
-from export.mixture import NEIGHBOURS, Counted, Mixture, Neighbours
-from export.network import Network, Sizes, SurpriseHead
-from export.sequences import Clicks, Windows, outputs
+from export.network.mixture import NEIGHBOURS, Counted, Mixture, Neighbours
+from export.network.network import Network, Sizes
+from export.network.states import outputs
+from export.network.surprise import SurpriseHead
+from export.sequences import Clicks, Windows
 
 ITEMS, UNITS = 12, 8
 CLUSTERS = np.arange(ITEMS) % 3

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from export import calibrate, memory
 from export.calibrate import surprises
 from export.log.log import Log
-from export.memory import PRIOR, WINDOW, count_neighbours, memories
-from export.mixture import NEW_VISIT, REMEMBERED
-from export.network import Network, Sizes
+from export.memory import PRIOR, WINDOW, count_neighbours
+from export.network.mixture import NEW_VISIT, REMEMBERED
+from export.network.network import Network, Sizes
+from export.network.states import memories, outputs
+from export.network.weights import load_network
 from export.pipeline import train_model
-from export.sequences import Clicks, Windows, encode, outputs
+from export.sequences import Clicks, Windows, encode
 from export.split import vocabulary_of
-from export.weights import load_network
 from tests.unit.export.test_train import SETTINGS, Silent, shop
 
 ITEMS = 30

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from bench.graph_parity import allowed, differences
-from export.cells import CELLS
 from export.convert import write_untrained
 from export.log.log import Log, Vocabulary, read_log
+from export.network.cells import CELLS
+from export.network.weights import FILE, load_network
 from export.pipeline import train_model
 from export.split import vocabulary_of
 from export.train import TrainSettings
-from export.weights import FILE, load_network
 from stream.demo.shop import build_shop
 from stream.demo.simulate import simulate, write_log
 from stream.errors import ArtifactError

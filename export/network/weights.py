@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from export.mixture import NEIGHBOURS, Counted, Mixture, Neighbours
-from export.network import Network, Sizes, SurpriseHead
+from export.network.mixture import NEIGHBOURS, Counted, Mixture, Neighbours
+from export.network.network import Network, Sizes
+from export.network.surprise import SurpriseHead
 from stream.errors import ArtifactError
 from stream.manifest import read_manifest, sha256
 
