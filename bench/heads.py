@@ -34,16 +34,16 @@ from bench.report import RESULTS, ROOT, write_report
 from export.arrays import F32, F64, I32, I64, Flags
 from export.checkpoint import training_key
 from export.convert import open_graph, write_graphs
+from export.dataset.cooccurrence import new_visits
+from export.dataset.windows import Clicks, Windows, drawn
 from export.heads import Meetings, fitted_surprise, meetings, states_before
 from export.held_out import calibration_curve
 from export.log.log import Log, Vocabulary, read_log
-from export.memory import new_visits
 from export.network.mixture import STATE
 from export.network.network import Network
 from export.network.states import memories, outputs
 from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
-from export.ranking import drawn, places, ranking_quality
-from export.sequences import Clicks, Windows
+from export.ranking import places, ranking_quality
 from export.split import hold_out, new_items
 from export.train import TrainSettings
 from stream.detect.pvalue import Calibration

@@ -21,14 +21,15 @@ import torch
 
 from bench.quality import Figures, say, split_of
 from bench.report import RESULTS, write_report
+from export.dataset.cooccurrence import NEW_VISIT
+from export.dataset.popularity import Recency
+from export.dataset.windows import Clicks
 from export.epochs import fit
 from export.log.log import GAP_EDGES_MS, Log, read_log
-from export.network.mixture import NEW_VISIT
 from export.network.network import Network, Sizes
 from export.pipeline import count_on, mix
 from export.progress import NullProgress
-from export.recency import Recency, best_recency, shift_bias
-from export.sequences import Clicks
+from export.recency import best_recency, shift_bias
 from export.split import HeldOut, hold_out
 from export.train import TrainSettings
 

@@ -27,12 +27,12 @@ from torch import Tensor, nn
 
 from bench.report import DATA_DIRECTORY, RESULTS, ROOT, write_report
 from export.arrays import I64, Flags
+from export.dataset.windows import Clicks, Windows, birth_period, encode
 from export.log.log import ColumnNames, Log, read_log
 from export.network.network import Network, Sizes
 from export.network.states import outputs
 from export.progress import NullProgress
 from export.ranking import ranking_quality
-from export.sequences import Clicks, Windows, birth_period, encode
 from export.split import vocabulary_of
 from export.train import Trainer, TrainSettings
 from stream.demo.shop import build_shop

@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 
 from export.arrays import F64, I64
+from export.dataset.sessions import SessionSets, Visits
 from export.neighbours import VsKnn, VsKnnSetting, choose
-from export.visits import SessionSets, Visits
 from stream.errors import ArtifactError
 
 FILE = "baselines.npz"

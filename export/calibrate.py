@@ -13,8 +13,8 @@ from onnxruntime import InferenceSession
 
 from export.arrays import F32, I64, Flags
 from export.convert import BATCH_MULTIPLE, Pools, open_graph
+from export.dataset.windows import Clicks
 from export.log.log import Vocabulary
-from export.sequences import Clicks
 from stream.detect.pvalue import HISTORIES, history_of
 from stream.manifest import Tensor
 

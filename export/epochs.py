@@ -14,12 +14,12 @@ import torch
 
 from export.arrays import I64
 from export.checkpoint import Checkpoint
+from export.dataset.popularity import Recency
+from export.dataset.windows import Clicks, Windows, drawn
 from export.network.network import Network
 from export.network.states import outputs
 from export.progress import Progress
-from export.ranking import JUDGED, drawn, ranking_quality
-from export.recency import Recency
-from export.sequences import Clicks, Windows
+from export.ranking import JUDGED, ranking_quality
 from export.train import ALL_ALIKE, Trainer, TrainSettings
 
 PATIENCE_STEPS = 200

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from export.arrays import F64, I64
-from export.visits import SessionSets
+from export.dataset.sessions import SessionSets
 
 REACH = 30
 """Clicks of the session that are looked at: the weights of older ones are next to nothing."""

@@ -27,6 +27,9 @@ from export.calibrate import pools, surprises
 from export.checkpoint import NAMES, Checkpoint, remove_checkpoints, training_key, training_place
 from export.cold import NO_CATEGORY, how_placed, with_catalogue, with_new_items
 from export.convert import Facts, Pools, write_graphs, write_model
+from export.dataset.cooccurrence import Counted
+from export.dataset.popularity import Recency
+from export.dataset.windows import Clicks, Windows
 from export.epochs import fit
 from export.heads import fit_gates, fit_heads, set_mixture
 from export.held_out import calibration_curve, judge_held_out
@@ -34,15 +37,13 @@ from export.interrupts import Interrupts
 from export.log.log import GAP_EDGES_MS, Log
 from export.log.times import iso
 from export.neighbours import VsKnnSetting
-from export.network.mixture import Counted
 from export.network.network import Network, Sizes
 from export.network.states import memories, outputs
 from export.place import check_place
 from export.progress import Progress
 from export.ranking import list_ranks, recall_and_mrr
-from export.recency import Recency, best_recency, shift_bias
+from export.recency import best_recency, shift_bias
 from export.report import Findings, write_report
-from export.sequences import Clicks, Windows
 from export.split import HeldOut, halves, hold_out, new_items
 from export.train import TrainSettings
 from export.warm import Older, check_older, known_to, visits_since, warm_network

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from export.arrays import I32, I64
+from export.arrays import I32
 from export.metrics import Ranks, gains
 from export.network.network import Network
 
@@ -32,13 +32,6 @@ def ranks(scores: Tensor, wanted: Tensor) -> Tensor:
     own = scores.gather(1, wanted)
     lower = torch.arange(scores.shape[1], device=scores.device).unsqueeze(0) < wanted
     return 1 + ((scores > own) | ((scores == own) & lower)).count_nonzero(1)  # sum(1) makes int64 of all of them first
-
-
-def drawn(rows: I64, limit: int, seed: int = 0) -> I64:
-    """At most `limit` of the rows, drawn by `seed`, in their order."""
-    if len(rows) <= limit:
-        return rows
-    return np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
 
 
 def places(clicks: int, items: int) -> Iterator[Tensor]:

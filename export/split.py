@@ -11,11 +11,11 @@ import numpy as np
 
 from export.arrays import I32, I64, Flags
 from export.cold import NO_CATEGORY, Catalogued
+from export.dataset.cooccurrence import Counted
+from export.dataset.popularity import Recency
+from export.dataset.windows import Clicks, birth_period, drawn, encode
 from export.log.log import GAP_EDGES_MS, Log, Vocabulary
-from export.network.mixture import Counted
-from export.ranking import JUDGED, drawn
-from export.recency import Recency
-from export.sequences import Clicks, birth_period, encode
+from export.ranking import JUDGED
 from export.warm import Older, counted_by, first_unseen, joined, placed
 from stream.errors import ConfigError
 

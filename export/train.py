@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout, embedding
 
 from export.arrays import I64
+from export.dataset.popularity import Recency
+from export.dataset.windows import Batch, Clicks, Windows
 from export.network.network import INPUT_LENGTH, Network, unit
 from export.network.states import CarriedStates
 from export.progress import Progress
-from export.recency import Recency
-from export.sequences import Batch, Clicks, Windows
 
 UNITS = ((500_000, 256), (100_000, 192), (20_000, 128), (5_000, 64), (0, 32))
 """From how many clicks on how many units of state."""

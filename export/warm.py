@@ -19,12 +19,12 @@ from torch import Tensor
 
 from export.arrays import I64
 from export.baselines import load_baselines
+from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
+from export.dataset.sessions import Visits, visits_of
 from export.log.log import Log, Vocabulary
 from export.log.times import iso, parse_time
-from export.network.mixture import NEIGHBOURS, Counted, Neighbours
 from export.network.network import Network, Sizes
 from export.network.weights import load_network
-from export.visits import Visits, visits_of
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import read_manifest
 

@@ -10,25 +10,15 @@ Sources: co-occurrence and session neighbours as in Ludewig & Jannach 2018; repe
 mixtures with counted distributions as in Jelinek & Mercer 1980.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from export.arrays import F32, F64, I32
-from export.log.log import GAP_EDGES_MS
-from stream.engine.step import SESSION_GAP_MS
+from export.dataset.cooccurrence import NEIGHBOURS, NEW_VISIT, Counted, Neighbours
 from stream.manifest import Tensor as StateTensor
 
 REMEMBERED = 8
 """Different items the state remembers for the mixture. Measured on three sparse logs: 5 to 24 hardly differ."""
-
-NEIGHBOURS = 64
-"""Kept for each item, the strongest. Measured: 100 is no better."""
-
-NEW_VISIT = 1 + GAP_EDGES_MS.index(SESSION_GAP_MS) + 1
-"""The first gap bucket that lies beyond a visit."""
 
 MOST = 0.95
 """The largest mass the remembered items may take from the network."""
@@ -41,27 +31,6 @@ FEATURES = 7
 CLOSED = -20.0
 TINY = 1e-30
 LANES = 16
-
-
-class Neighbours(NamedTuple):
-    """The strongest neighbours of each item: row 0 is no item, row i + 1 item i, row V + 1 the unknown item.
-
-    items  (V + 2, K) int32
-    share  (V + 2, K) float32, of the item's neighbours; rows sum to less than 1, by PRIOR and what was cut off
-    total  (V + 2,) float32, how much was counted for the item, what was cut off among it
-    """
-
-    items: I32
-    share: F32
-    total: F32
-
-
-class Counted(NamedTuple):
-    """What a model has counted of its clicks: the two tables, and the clicks (V,) float64 of each item."""
-
-    following: Neighbours
-    near: Neighbours
-    clicks: F64
 
 
 def remember(item: Tensor, gap: Tensor, recent: Tensor, visit: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from export.arrays import I32, I64
+from export.dataset.windows import Batch, Clicks, Windows
 from export.network.mixture import REMEMBERED, remember
 from export.network.network import Network
-from export.sequences import Batch, Clicks, Windows
 
 
 class CarriedStates:

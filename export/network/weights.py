@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from export.network.mixture import NEIGHBOURS, Counted, Mixture, Neighbours
+from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
+from export.network.mixture import Mixture
 from export.network.network import Network, Sizes
 from export.network.surprise import SurpriseHead
 from stream.errors import ArtifactError

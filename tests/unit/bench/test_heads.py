@@ -23,11 +23,11 @@ from bench.heads import (
     two_level_logits,
 )
 from export.convert import open_graph
+from export.dataset.windows import Clicks
 from export.heads import set_mixture
 from export.log.log import GAP_EDGES_MS, Vocabulary, read_log
 from export.network.network import Network, Sizes
 from export.network.surprise import SurpriseHead
-from export.sequences import Clicks
 
 ITEMS, USERS, EACH = 12, 5, 8
 

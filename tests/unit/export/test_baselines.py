@@ -20,9 +20,9 @@ from export.baselines import (
     load_baselines,
     save_baselines,
 )
+from export.dataset.sessions import SessionSets, Visits, visits_of
 from export.log.log import Log
 from export.neighbours import VsKnn, VsKnnSetting
-from export.visits import SessionSets, Visits, visits_of
 from stream.errors import ArtifactError
 
 ITEMS = 12

@@ -9,10 +9,10 @@ from click.testing import CliRunner
 
 from export.cli import train
 from export.cold import NO_CATEGORY, how_placed, warm, with_catalogue
+from export.dataset.windows import Windows, encode
 from export.log.log import GAP_EDGES_MS, Vocabulary
 from export.network.states import outputs
 from export.network.weights import load_network
-from export.sequences import Windows, encode
 from export.split import held_out_from, hold_out
 from stream.errors import ConfigError
 from stream.manifest import read_manifest

@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from export.convert import SCORE_STATE, check_parity, open_graph, write_graphs, write_untrained
+from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
 from export.log.log import GAP_EDGES_MS, Vocabulary
 from export.network.cells import CELLS
-from export.network.mixture import NEIGHBOURS, REMEMBERED, Counted, Mixture, Neighbours
+from export.network.mixture import REMEMBERED, Mixture
 from export.network.network import Network, Sizes
 from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
 from stream.errors import ArtifactError, ConfigError

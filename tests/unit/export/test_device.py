@@ -10,12 +10,12 @@ import torch
 from click.testing import CliRunner
 
 from export.cli import train
+from export.dataset.windows import Windows, encode
 from export.device import choose_device
 from export.epochs import fit
 from export.network.network import Network, Sizes
 from export.network.states import outputs
 from export.pipeline import train_model
-from export.sequences import Windows, encode
 from export.split import vocabulary_of
 from stream.errors import ConfigError
 from stream.manifest import read_manifest

@@ -4,12 +4,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
+from export.dataset.windows import Clicks, Windows
 from export.heads import Meetings, States, fitted_surprise, states_before
-from export.network.mixture import NEIGHBOURS, Counted, Mixture, Neighbours
+from export.network.mixture import Mixture
 from export.network.network import Network, Sizes
 from export.network.states import outputs
 from export.network.surprise import SurpriseHead
-from export.sequences import Clicks, Windows
 
 ITEMS, UNITS = 12, 8
 CLUSTERS = np.arange(ITEMS) % 3

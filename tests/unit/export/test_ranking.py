@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from export import ranking
+from export.dataset.windows import Clicks
 from export.ranking import ranking_quality, target_ranks
-from export.sequences import Clicks
 from export.split import halves
 
 ITEMS = 300

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from export.network.mixture import FEATURES, NEIGHBOURS, REMEMBERED, Counted, Mixture, Neighbours
+from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
+from export.network.mixture import FEATURES, REMEMBERED, Mixture
 from export.network.network import Network, Sizes
 from export.trust import BIAS_WEIGHTS, FIRST, TEMPERATURES, Chances, choose_trust, fit_mixture
 

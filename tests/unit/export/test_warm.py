@@ -17,17 +17,17 @@ from torch import Tensor
 from export.arrays import I64
 from export.baselines import load_baselines
 from export.cli import train
+from export.dataset.cooccurrence import count_neighbours
+from export.dataset.sessions import Visits, visits_of
+from export.dataset.windows import encode
 from export.epochs import fit
 from export.heads import set_mixture
 from export.log.log import Log, Vocabulary
-from export.memory import count_neighbours
 from export.network.network import Network, Sizes, unit
 from export.network.weights import FILE, load_network
 from export.pipeline import count_on, train_model
-from export.sequences import encode
 from export.split import hold_out, vocabulary_of
 from export.train import RowAdagrad, Trainer
-from export.visits import Visits, visits_of
 from export.warm import Older, joined, known_to, read_older, warm_network
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import read_manifest, write_manifest

@@ -4,12 +4,14 @@ Neighbours are counted within visits only, newer clicks for more where popularit
 """
 
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
-from export.arrays import F64, I32, I64, Flags
-from export.network.mixture import NEIGHBOURS, NEW_VISIT, Counted, Neighbours
-from export.sequences import Clicks
+from export.arrays import F32, F64, I32, I64, Flags
+from export.dataset.windows import Clicks
+from export.log.log import GAP_EDGES_MS
+from stream.engine.step import SESSION_GAP_MS
 
 WINDOW = 10
 """Clicks of a visit are neighbours up to this distance, with weight 1 / distance."""
@@ -22,6 +24,33 @@ NEWEST = 5_000_000
 
 PAIRS = 2_000_000
 """Pairs that are summed at a time, about, all of the same items; one takes some 60 bytes."""
+
+NEIGHBOURS = 64
+"""Kept for each item, the strongest. Measured: 100 is no better."""
+
+NEW_VISIT = 1 + GAP_EDGES_MS.index(SESSION_GAP_MS) + 1
+"""The first gap bucket that lies beyond a visit."""
+
+
+class Neighbours(NamedTuple):
+    """The strongest neighbours of each item: row 0 is no item, row i + 1 item i, row V + 1 the unknown item.
+
+    items  (V + 2, K) int32
+    share  (V + 2, K) float32, of the item's neighbours; rows sum to less than 1, by PRIOR and what was cut off
+    total  (V + 2,) float32, how much was counted for the item, what was cut off among it
+    """
+
+    items: I32
+    share: F32
+    total: F32
+
+
+class Counted(NamedTuple):
+    """What a model has counted of its clicks: the two tables, and the clicks (V,) float64 of each item."""
+
+    following: Neighbours
+    near: Neighbours
+    clicks: F64
 
 
 def new_visits(clicks: Clicks) -> Flags:

@@ -159,3 +159,10 @@ class Windows:
         real = offsets < self._length[members][:, None]
         rows = np.where(real, self._start[members][:, None] + offsets, 0)
         return Batch(rows, real, self._carry[members].astype(np.int64), self._leave[members].astype(np.int64))
+
+
+def drawn(rows: I64, limit: int, seed: int = 0) -> I64:
+    """At most `limit` of the rows, drawn by `seed`, in their order."""
+    if len(rows) <= limit:
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
