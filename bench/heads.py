@@ -39,11 +39,11 @@ from export.dataset.windows import Clicks, Windows, drawn
 from export.heads import Meetings, fitted_surprise, meetings, states_before
 from export.held_out import calibration_curve
 from export.log.log import Log, Vocabulary, read_log
+from export.measure.ranking import places, ranking_quality
 from export.network.mixture import STATE
 from export.network.network import Network
 from export.network.states import memories, outputs
 from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
-from export.ranking import places, ranking_quality
 from export.split import hold_out, new_items
 from export.train import TrainSettings
 from stream.detect.pvalue import Calibration

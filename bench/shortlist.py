@@ -34,10 +34,10 @@ from export.arrays import F32
 from export.convert import IR_VERSION, OPSET, open_graph, write_untrained
 from export.dataset.windows import Windows, drawn
 from export.heads import meetings
+from export.measure.ranking import places
 from export.network.network import SHARPNESS
 from export.network.states import outputs
 from export.network.surprise import balanced_clusters, cluster_count
-from export.ranking import places
 
 RESULT = RESULTS / "shortlist.json"
 K = 20

@@ -29,10 +29,10 @@ from bench.report import DATA_DIRECTORY, RESULTS, ROOT, write_report
 from export.arrays import I64, Flags
 from export.dataset.windows import Clicks, Windows, birth_period, encode
 from export.log.log import ColumnNames, Log, read_log
+from export.measure.ranking import ranking_quality
 from export.network.network import Network, Sizes
 from export.network.states import outputs
 from export.progress import NullProgress
-from export.ranking import ranking_quality
 from export.split import vocabulary_of
 from export.train import Trainer, TrainSettings
 from stream.demo.shop import build_shop
@@ -179,7 +179,7 @@ def in_session_order(clicks: Clicks) -> tuple[I64, I64]:
 
 @torch.no_grad()
 def plain_quality(network: PlainGru4Rec, clicks: Clicks) -> tuple[float, float]:
-    """recall@20 and MRR@20 of every next click, as export.ranking.ranking_quality judges."""
+    """recall@20 and MRR@20 of every next click, as export.measure.ranking.ranking_quality judges."""
     network.eval()
     item, starts = in_session_order(clicks)
     items = network.logits.out_features

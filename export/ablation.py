@@ -17,11 +17,11 @@ from torch import Tensor
 from export.arrays import F64, I64
 from export.dataset.cooccurrence import new_visits
 from export.dataset.windows import Clicks, Windows, drawn
-from export.metrics import changes
+from export.measure.metrics import changes
+from export.measure.ranking import list_ranks, recall_and_mrr
 from export.network.mixture import CLOSED, REMEMBERED
 from export.network.network import Network
 from export.network.states import memories, outputs
-from export.ranking import list_ranks, recall_and_mrr
 
 NOTHING = "nothing"
 """The row of the lists as served."""

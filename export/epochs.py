@@ -16,10 +16,10 @@ from export.arrays import I64
 from export.checkpoint import Checkpoint
 from export.dataset.popularity import Recency
 from export.dataset.windows import Clicks, Windows, drawn
+from export.measure.ranking import JUDGED, ranking_quality
 from export.network.network import Network
 from export.network.states import outputs
 from export.progress import Progress
-from export.ranking import JUDGED, ranking_quality
 from export.train import ALL_ALIKE, Trainer, TrainSettings
 
 PATIENCE_STEPS = 200

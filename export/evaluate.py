@@ -19,7 +19,17 @@ from export.arrays import F64, I32, I64
 from export.baselines import Baseline, K, best, load_baselines, rivals
 from export.log.log import Log, log_clicks
 from export.log.times import iso, parse_time
-from export.metrics import COLD, KINDS, POSITIONS, Ranks, by_kind, intervals, measures, popularity_kind, position_kind
+from export.measure.metrics import (
+    COLD,
+    KINDS,
+    POSITIONS,
+    Ranks,
+    by_kind,
+    intervals,
+    measures,
+    popularity_kind,
+    position_kind,
+)
 from export.progress import NullProgress, Progress
 from stream.engine.engine import NO_RULES, Engine, open_engine
 from stream.errors import ConfigError

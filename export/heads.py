@@ -17,11 +17,11 @@ from torch.nn.functional import cross_entropy, dropout
 from export.arrays import F64, I64
 from export.dataset.cooccurrence import Counted, count_neighbours
 from export.dataset.windows import Clicks, Windows, drawn
+from export.measure.ranking import places
 from export.network.mixture import Mixture, visit_so_far
 from export.network.network import Network
 from export.network.states import memories, outputs
 from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
-from export.ranking import places
 from export.trust import TRUSTS, Chances, choose_trust, fit_mixture
 
 ROUNDS, TOKENS, DROPOUT = 3, 2048, 0.15

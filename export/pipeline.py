@@ -36,12 +36,12 @@ from export.held_out import calibration_curve, judge_held_out
 from export.interrupts import Interrupts
 from export.log.log import GAP_EDGES_MS, Log
 from export.log.times import iso
+from export.measure.ranking import list_ranks, recall_and_mrr
 from export.neighbours import VsKnnSetting
 from export.network.network import Network, Sizes
 from export.network.states import memories, outputs
 from export.place import check_place
 from export.progress import Progress
-from export.ranking import list_ranks, recall_and_mrr
 from export.recency import best_recency, shift_bias
 from export.report import Findings, write_report
 from export.split import HeldOut, halves, hold_out, new_items

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from export.dataset.popularity import Recency
 from export.dataset.windows import Clicks, Windows, drawn
+from export.measure.ranking import DEPTH, places, ranks
 from export.network.network import Network
 from export.network.states import outputs
-from export.ranking import DEPTH, places, ranks
 
 FRACTIONS = (1, 2, 4, 8, 16, 32, 64, 128)
 """The log's span is divided by these to give the half-lives tried."""

@@ -15,7 +15,7 @@ from export.dataset.cooccurrence import Counted
 from export.dataset.popularity import Recency
 from export.dataset.windows import Clicks, birth_period, drawn, encode
 from export.log.log import GAP_EDGES_MS, Log, Vocabulary
-from export.ranking import JUDGED
+from export.measure.ranking import JUDGED
 from export.warm import Older, counted_by, first_unseen, joined, placed
 from stream.errors import ConfigError
 

@@ -12,11 +12,11 @@ from export import ablation
 from export.ablation import NOTHING, ablations, holding
 from export.dataset.windows import Windows
 from export.log.log import GAP_EDGES_MS, Log
+from export.measure.ranking import list_ranks, recall_and_mrr
 from export.network.mixture import CLOSED
 from export.network.network import Network, Sizes
 from export.network.states import memories, outputs
 from export.pipeline import count_on, mix
-from export.ranking import list_ranks, recall_and_mrr
 from export.split import HeldOut, halves, hold_out
 
 ITEMS, USERS, CLICKS = 300, 500, 8

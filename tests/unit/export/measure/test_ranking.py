@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from export import ranking
 from export.dataset.windows import Clicks
-from export.ranking import ranking_quality, target_ranks
+from export.measure import ranking
+from export.measure.ranking import ranking_quality, target_ranks
 from export.split import halves
 
 ITEMS = 300

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from export.metrics import KINDS, by_kind, changes, intervals, measures, popularity_kind, position_kind
+from export.measure.metrics import KINDS, by_kind, changes, intervals, measures, popularity_kind, position_kind
 
 
 def test_measures_by_hand() -> None:

@@ -1,7 +1,7 @@
 """Scores of all items -> where the item that came next stands among them, and recall@20 and MRR@20 over many clicks.
 
 For choices during a training, on the network in PyTorch; what is reported of a model comes from its graphs through the
-engine (evaluate.py).
+engine (evaluate/evaluate.py).
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from export.arrays import I32
-from export.metrics import Ranks, gains
+from export.measure.metrics import Ranks, gains
 from export.network.network import Network
 
 DEPTH = 20
