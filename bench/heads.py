@@ -33,13 +33,13 @@ from bench.quality import Figures
 from bench.report import RESULTS, ROOT, write_report
 from export.arrays import F32, F64, I32, I64, Flags
 from export.checkpoint import training_key
-from export.convert import open_graph, write_graphs
 from export.dataset.cooccurrence import new_visits
 from export.dataset.windows import Clicks, Windows, drawn
 from export.heads import Meetings, fitted_surprise, meetings, states_before
 from export.held_out import calibration_curve
 from export.log.log import Log, Vocabulary, read_log
 from export.measure.ranking import places, ranking_quality
+from export.model.onnx import open_graph, write_graphs
 from export.network.mixture import STATE
 from export.network.network import Network
 from export.network.states import memories, outputs

@@ -31,10 +31,10 @@ from bench.heads import EPOCHS, Case, case_of, cpu_us, memory, running, two_leve
 from bench.quality import Figures
 from bench.report import RESULTS, write_report
 from export.arrays import F32
-from export.convert import IR_VERSION, OPSET, open_graph, write_untrained
 from export.dataset.windows import Windows, drawn
 from export.heads import meetings
 from export.measure.ranking import places
+from export.model.onnx import IR_VERSION, OPSET, open_graph, write_untrained
 from export.network.network import SHARPNESS
 from export.network.states import outputs
 from export.network.surprise import balanced_clusters, cluster_count

@@ -141,7 +141,7 @@ def train(
       eddy train clicks.parquet --settings settings.json --out models/mine/2
       eddy train sessions.csv --in-order --out models/paper/1
     """
-    from export.place import check_place
+    from export.model.writable import check_place
     from stream.errors import ConfigError
 
     with Bar() as bar:
@@ -212,7 +212,7 @@ def tune(
       eddy tune clicks.parquet --trials 100 --minutes 90 --out settings.json
       eddy train clicks.parquet --settings settings.json --out models/mine/2
     """
-    from export.place import check_file
+    from export.model.writable import check_file
 
     with Bar() as bar:
         check_file(out)

@@ -13,10 +13,10 @@ import numpy as np
 from export import baselines
 from export.arrays import F32, I64
 from export.baselines import choose_vsknn, save_baselines
-from export.convert import Facts, Pools, write_model
 from export.dataset.sessions import Visits
 from export.evaluate import evaluate
 from export.log.log import Log, Vocabulary
+from export.model.onnx import Facts, Pools, write_model
 from export.network.network import Network
 from export.progress import Progress
 from export.report import Findings

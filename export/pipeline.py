@@ -23,10 +23,8 @@ from export import baselines
 from export.ablation import ablations
 from export.arrays import F64
 from export.baselines import save_baselines
-from export.calibrate import pools, surprises
 from export.checkpoint import NAMES, Checkpoint, remove_checkpoints, training_key, training_place
 from export.cold import NO_CATEGORY, how_placed, with_catalogue, with_new_items
-from export.convert import Facts, Pools, write_graphs, write_model
 from export.dataset.cooccurrence import Counted
 from export.dataset.popularity import Recency
 from export.dataset.windows import Clicks, Windows
@@ -37,10 +35,12 @@ from export.interrupts import Interrupts
 from export.log.log import GAP_EDGES_MS, Log
 from export.log.times import iso
 from export.measure.ranking import list_ranks, recall_and_mrr
+from export.model.calibrate import pools, surprises
+from export.model.onnx import Facts, Pools, write_graphs, write_model
+from export.model.writable import check_place
 from export.neighbours import VsKnnSetting
 from export.network.network import Network, Sizes
 from export.network.states import memories, outputs
-from export.place import check_place
 from export.progress import Progress
 from export.recency import best_recency, shift_bias
 from export.report import Findings, write_report

@@ -22,10 +22,10 @@ from bench.heads import (
     surprises,
     two_level_logits,
 )
-from export.convert import open_graph
 from export.dataset.windows import Clicks
 from export.heads import set_mixture
 from export.log.log import GAP_EDGES_MS, Vocabulary, read_log
+from export.model.onnx import open_graph
 from export.network.network import Network, Sizes
 from export.network.surprise import SurpriseHead
 

@@ -10,12 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export import calibrate
-from export.calibrate import surprises
 from export.dataset import cooccurrence
 from export.dataset.cooccurrence import NEW_VISIT, PRIOR, WINDOW, count_neighbours
 from export.dataset.windows import Clicks, Windows, encode
 from export.log.log import Log
+from export.model import calibrate
+from export.model.calibrate import surprises
 from export.network.mixture import REMEMBERED
 from export.network.network import Network, Sizes
 from export.network.states import memories, outputs

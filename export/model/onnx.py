@@ -20,11 +20,11 @@ import torch
 from export.arrays import F32
 from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
 from export.log.log import GAP_EDGES_MS, Vocabulary
+from export.model.writable import check_place, name_and_version
 from export.network import mixture, weights
 from export.network.mixture import Mixture
 from export.network.network import Network, Score, Sizes, Step
 from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
-from export.place import check_place, name_and_version
 from stream.detect.pvalue import HISTORIES
 from stream.errors import ArtifactError
 from stream.manifest import FILES, FORMAT, Manifest, sha256, write_manifest

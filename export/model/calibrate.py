@@ -12,9 +12,9 @@ import numpy.typing as npt
 from onnxruntime import InferenceSession
 
 from export.arrays import F32, I64, Flags
-from export.convert import BATCH_MULTIPLE, Pools, open_graph
 from export.dataset.windows import Clicks
 from export.log.log import Vocabulary
+from export.model.onnx import BATCH_MULTIPLE, Pools, open_graph
 from stream.detect.pvalue import HISTORIES, history_of
 from stream.manifest import Tensor
 

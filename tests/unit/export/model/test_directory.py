@@ -9,9 +9,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from export.convert import SCORE_STATE, check_parity, open_graph, write_graphs, write_untrained
 from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
 from export.log.log import GAP_EDGES_MS, Vocabulary
+from export.model.onnx import SCORE_STATE, check_parity, open_graph, write_graphs, write_untrained
 from export.network.cells import CELLS
 from export.network.mixture import REMEMBERED, Mixture
 from export.network.network import Network, Sizes
