@@ -22,7 +22,8 @@ from bench.report import RESULTS, write_report
 from export.arrays import F64, I64
 from export.dataset.windows import Clicks, Windows, birth_period, encode
 from export.log.log import ColumnNames, Log, Vocabulary, log_clicks, read_log
-from export.model.onnx import BATCH_MULTIPLE, SCORE_STATE, TOLERANCE, open_graph
+from export.model.graph import BATCH_MULTIPLE, SCORE_STATE, open_graph
+from export.model.parity import TOLERANCE
 from export.network.mixture import visit_so_far
 from export.network.network import Network, Score, Step
 from export.network.states import memories, outputs

@@ -39,7 +39,8 @@ from export.heads import Meetings, fitted_surprise, meetings, states_before
 from export.held_out import calibration_curve
 from export.log.log import Log, Vocabulary, read_log
 from export.measure.ranking import places, ranking_quality
-from export.model.onnx import open_graph, write_graphs
+from export.model.graph import open_graph
+from export.model.onnx import write_graphs
 from export.network.mixture import STATE
 from export.network.network import Network
 from export.network.states import memories, outputs

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from bench.report import RESULTS, write_report
-from export.model.onnx import write_untrained
+from export.model.untrained import write_untrained
 from stream.engine.engine import open_engine
 from stream.events import Click, Origin
 from stream.model.runtime import Model, load_model

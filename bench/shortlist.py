@@ -34,7 +34,9 @@ from export.arrays import F32
 from export.dataset.windows import Windows, drawn
 from export.heads import meetings
 from export.measure.ranking import places
-from export.model.onnx import IR_VERSION, OPSET, open_graph, write_untrained
+from export.model.graph import open_graph
+from export.model.onnx import IR_VERSION, OPSET
+from export.model.untrained import write_untrained
 from export.network.network import SHARPNESS
 from export.network.states import outputs
 from export.network.surprise import balanced_clusters, cluster_count

@@ -16,7 +16,7 @@ from export.baselines import choose_vsknn, save_baselines
 from export.dataset.sessions import Visits
 from export.evaluate import evaluate
 from export.log.log import Log, Vocabulary
-from export.model.onnx import Facts, Pools, write_model
+from export.model.directory import Facts, Pools, write_model
 from export.network.network import Network
 from export.progress import Progress
 from export.report import Findings

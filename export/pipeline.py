@@ -36,7 +36,8 @@ from export.log.log import GAP_EDGES_MS, Log
 from export.log.times import iso
 from export.measure.ranking import list_ranks, recall_and_mrr
 from export.model.calibrate import pools, surprises
-from export.model.onnx import Facts, Pools, write_graphs, write_model
+from export.model.directory import Facts, Pools, write_model
+from export.model.onnx import write_graphs
 from export.model.writable import check_place
 from export.neighbours import VsKnnSetting
 from export.network.network import Network, Sizes

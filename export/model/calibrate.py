@@ -14,7 +14,8 @@ from onnxruntime import InferenceSession
 from export.arrays import F32, I64, Flags
 from export.dataset.windows import Clicks
 from export.log.log import Vocabulary
-from export.model.onnx import BATCH_MULTIPLE, Pools, open_graph
+from export.model.directory import Pools
+from export.model.graph import BATCH_MULTIPLE, open_graph
 from stream.detect.pvalue import HISTORIES, history_of
 from stream.manifest import Tensor
 

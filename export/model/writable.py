@@ -1,15 +1,9 @@
-"""Where a model directory or a file goes: what it is called there, and whether it can be written. Free of torch."""
+"""Where a model directory or a file goes: whether it can be written there. Free of torch."""
 
 import tempfile
 from pathlib import Path
 
 from stream.errors import ConfigError
-
-
-def name_and_version(directory: Path) -> tuple[str, str]:
-    """.../NAME/VERSION, also where the path is relative."""
-    whole = directory.absolute()
-    return whole.parent.name, whole.name
 
 
 def check_place(directory: Path) -> None:

@@ -1,8 +1,8 @@
 """The recurrent cells: a user's input and state -> the state after a click, in two forms from one set of weights.
 
 `sequence` is PyTorch's own layer, for training; `step` is one click in a few Gemms, for step.onnx. Both must stay the
-same function: convert.py refuses to write a model where they differ. Which tensors a state has is the cell's to say;
-all start as zeros, and the heads read the first, `h`.
+same function: model/parity.py refuses a model where they differ. Which tensors a state has is the cell's to say; all
+start as zeros, and the heads read the first, `h`.
 
 Sources: Hochreiter & Schmidhuber 1997 and Gers et al. 2000 (LSTM), Cho et al. 2014 (GRU), Elman 1990 (RNN).
 """

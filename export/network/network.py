@@ -3,7 +3,7 @@
 One state feeds three heads: ranking (flat, tied to the item rows), event type, and surprise, a two-level softmax that
 is a normalised likelihood at O(sqrt V) instead of O(V) (surprise.py). Ranking and surprise are mixed with what the
 user's last items bring (mixture.py). `sequence` (for training) and `step` (exported) must stay the same function:
-convert.py refuses to write a model where they differ.
+model/parity.py refuses to write a model where they differ.
 
 Item rows and outputs are compared by direction alone: a row's length would be its popularity a second time, which the
 bias has already, and what a rare item is like would count for little.

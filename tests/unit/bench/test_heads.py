@@ -25,7 +25,7 @@ from bench.heads import (
 from export.dataset.windows import Clicks
 from export.heads import set_mixture
 from export.log.log import GAP_EDGES_MS, Vocabulary, read_log
-from export.model.onnx import open_graph
+from export.model.graph import open_graph
 from export.network.network import Network, Sizes
 from export.network.surprise import SurpriseHead
 

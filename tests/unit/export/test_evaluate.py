@@ -12,7 +12,7 @@ from export.baselines import NAMES, save_baselines
 from export.dataset.sessions import visits_of
 from export.evaluate import K, already_learned, evaluate, judge, rank_in, remarks
 from export.log.log import Log, read_log
-from export.model.onnx import write_untrained
+from export.model.untrained import write_untrained
 from export.neighbours import VsKnnSetting
 from stream.engine.engine import open_engine
 from stream.errors import ArtifactError, ConfigError

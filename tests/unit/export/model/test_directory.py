@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
 from export.log.log import GAP_EDGES_MS, Vocabulary
-from export.model.onnx import SCORE_STATE, check_parity, open_graph, write_graphs, write_untrained
+from export.model.graph import SCORE_STATE, open_graph
+from export.model.onnx import write_graphs
+from export.model.parity import check_parity
+from export.model.untrained import write_untrained
 from export.network.cells import CELLS
 from export.network.mixture import REMEMBERED, Mixture
 from export.network.network import Network, Sizes

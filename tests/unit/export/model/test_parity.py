@@ -10,7 +10,7 @@ import torch
 
 from bench.graph_parity import allowed, differences
 from export.log.log import Log, Vocabulary, read_log
-from export.model.onnx import write_untrained
+from export.model.untrained import write_untrained
 from export.network.cells import CELLS
 from export.network.weights import FILE, load_network
 from export.pipeline import train_model
