@@ -269,7 +269,7 @@ def evaluate(
       eddy evaluate models/mine/1 later.parquet --catalogue items.csv --only-available --max-per-category 4
     """
     rules = take_rules(given)
-    from export.evaluate import evaluate as measure
+    from export.evaluate.evaluate import evaluate as measure
     from export.log.times import parse_time
     from stream.errors import ConfigError
 
@@ -287,7 +287,7 @@ def evaluate(
 
 def _table(figures: dict[str, Any]) -> str:
     """The figures of `eddy evaluate` for people."""
-    from export.baselines import NAMES
+    from export.evaluate.baselines import NAMES
 
     rows = [f"{figures['model']} on {figures['clicks']:,} clicks, {figures['judged']:,} judged"]
     rows.append(f"{'':20}{'recall@20':>10}{'MRR@20':>9}{'NDCG@20':>9}{'coverage':>10}{'cold':>8}")

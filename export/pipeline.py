@@ -19,18 +19,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from export import baselines
-from export.ablation import ablations
 from export.arrays import F64
-from export.baselines import save_baselines
 from export.checkpoint import NAMES, Checkpoint, remove_checkpoints, training_key, training_place
 from export.cold import NO_CATEGORY, how_placed, with_catalogue, with_new_items
 from export.dataset.cooccurrence import Counted
 from export.dataset.popularity import Recency
 from export.dataset.windows import Clicks, Windows
 from export.epochs import fit
+from export.evaluate import baselines
+from export.evaluate.ablation import ablations
+from export.evaluate.baselines import save_baselines
+from export.evaluate.held_out import Findings, calibration_curve, judge_held_out
+from export.evaluate.vsknn import VsKnnSetting
 from export.heads import fit_gates, fit_heads, set_mixture
-from export.held_out import calibration_curve, judge_held_out
 from export.interrupts import Interrupts
 from export.log.log import GAP_EDGES_MS, Log
 from export.log.times import iso
@@ -39,12 +40,11 @@ from export.model.calibrate import pools, surprises
 from export.model.directory import Facts, Pools, write_model
 from export.model.onnx import write_graphs
 from export.model.writable import check_place
-from export.neighbours import VsKnnSetting
 from export.network.network import Network, Sizes
 from export.network.states import memories, outputs
 from export.progress import Progress
 from export.recency import best_recency, shift_bias
-from export.report import Findings, write_report
+from export.report import write_report
 from export.split import HeldOut, halves, hold_out, new_items
 from export.train import TrainSettings
 from export.warm import Older, check_older, known_to, visits_since, warm_network

@@ -8,12 +8,13 @@ is served, so neither is in the manifest: the page can change without the model 
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from export.charts import Point, bars, chart
+from export.evaluate.held_out import Findings
 from stream.manifest import Manifest
 
 PAGE, DATA = "report.html", "report.json"
@@ -30,26 +31,6 @@ LIMITS = (
     "by each user's next click, be it of a later visit; the table counts both halves, of users without, within the "
     "visit.",
 )
-
-
-@dataclass(frozen=True)
-class Findings:
-    """What the training measured, plain enough for JSON.
-
-    epochs       one object for each epoch, with any of loss, recall20, mrr20 beside its `epoch`
-    best_epoch   the one that was kept
-    held_out     what `evaluate` says of the held-out slice; empty if it was not asked
-    vsknn_setting  of the baseline, chosen on the newest of the earlier sessions
-    calibration  (alpha, share of later held-out clicks with a p-value of at most alpha, calibrated on the earlier ones)
-    ablations    what was left out -> the figures of the lists without it, as ablation.py gives them
-    """
-
-    epochs: Sequence[Mapping[str, float]] = ()
-    best_epoch: int = 0
-    held_out: Mapping[str, Any] = field(default_factory=dict)
-    vsknn_setting: Mapping[str, Any] = field(default_factory=dict)
-    calibration: Sequence[Point] = ()
-    ablations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def write_report(directory: Path, manifest: Manifest, findings: Findings) -> None:

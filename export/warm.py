@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from export.arrays import I64
-from export.baselines import load_baselines
 from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
 from export.dataset.sessions import Visits, visits_of
+from export.evaluate.baselines import load_baselines
 from export.log.log import Log, Vocabulary
 from export.log.times import iso, parse_time
 from export.network.network import Network, Sizes

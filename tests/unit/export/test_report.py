@@ -9,9 +9,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from export.baselines import NAMES
 from export.charts import bars, chart
-from export.report import Findings, page, write_report
+from export.evaluate.baselines import NAMES
+from export.evaluate.held_out import Findings
+from export.report import page, write_report
 from stream.manifest import Manifest, Tensor
 
 METHOD: dict[str, Any] = {

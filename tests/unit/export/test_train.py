@@ -15,7 +15,7 @@ import export.pipeline
 from export.dataset.popularity import Recency
 from export.dataset.windows import Clicks, Windows, birth_period, encode, fresh_clicks
 from export.epochs import fit
-from export.evaluate import evaluate
+from export.evaluate.evaluate import evaluate
 from export.interrupts import Interrupts
 from export.log.log import GAP_EDGES_MS, Log, Vocabulary
 from export.network.network import Network, Sizes

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from export.arrays import I64
-from export.baselines import load_baselines
 from export.cli import train
 from export.dataset.cooccurrence import count_neighbours
 from export.dataset.sessions import Visits, visits_of
 from export.dataset.windows import encode
 from export.epochs import fit
+from export.evaluate.baselines import load_baselines
 from export.heads import set_mixture
 from export.log.log import Log, Vocabulary
 from export.network.network import Network, Sizes, unit

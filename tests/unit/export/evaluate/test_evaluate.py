@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from export.baselines import NAMES, save_baselines
 from export.dataset.sessions import visits_of
-from export.evaluate import K, already_learned, evaluate, judge, rank_in, remarks
+from export.evaluate.baselines import NAMES, save_baselines
+from export.evaluate.evaluate import K, already_learned, evaluate, judge, rank_in, remarks
+from export.evaluate.vsknn import VsKnnSetting
 from export.log.log import Log, read_log
 from export.model.untrained import write_untrained
-from export.neighbours import VsKnnSetting
 from stream.engine.engine import open_engine
 from stream.errors import ArtifactError, ConfigError
 from stream.events import Click, Origin

@@ -8,9 +8,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from export import ablation
-from export.ablation import NOTHING, ablations, holding
 from export.dataset.windows import Windows
+from export.evaluate import ablation
+from export.evaluate.ablation import NOTHING, ablations, holding
 from export.log.log import GAP_EDGES_MS, Log
 from export.measure.ranking import list_ranks, recall_and_mrr
 from export.network.mixture import CLOSED

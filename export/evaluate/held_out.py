@@ -2,24 +2,25 @@
 
 A network that was not trained on the slice becomes a whole model directory for it, with the earlier sessions as the
 baselines' and VS-KNN's setting chosen among those; so no method has learned from the slice. Two things were chosen on
-it, the network's best epoch and, on every other click, the mixture's gates: report.LIMITS says so to the reader.
+it, the network's best epoch and, on every other click, the mixture's gates: report/page.py says so to the reader.
 """
 
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from export import baselines
 from export.arrays import F32, I64
-from export.baselines import choose_vsknn, save_baselines
 from export.dataset.sessions import Visits
-from export.evaluate import evaluate
+from export.evaluate import baselines
+from export.evaluate.baselines import choose_vsknn, save_baselines
+from export.evaluate.evaluate import evaluate
 from export.log.log import Log, Vocabulary
 from export.model.directory import Facts, Pools, write_model
 from export.network.network import Network
 from export.progress import Progress
-from export.report import Findings
 from stream.errors import ConfigError
 
 LARGEST = 50_000
@@ -29,6 +30,26 @@ NEW = "\x00new"
 """Behind the name of an item that the vocabulary has and the network has not learned."""
 
 CURVE = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the training measured, plain enough for JSON.
+
+    epochs       one object for each epoch, with any of loss, recall20, mrr20 beside its `epoch`
+    best_epoch   the one that was kept
+    held_out     what `evaluate` says of the held-out slice; empty if it was not asked
+    vsknn_setting  of the baseline, chosen on the newest of the earlier sessions
+    calibration  (alpha, share of later held-out clicks with a p-value of at most alpha, calibrated on the earlier ones)
+    ablations    what was left out -> the figures of the lists without it, as ablation.py gives them
+    """
+
+    epochs: Sequence[Mapping[str, float]] = ()
+    best_epoch: int = 0
+    held_out: Mapping[str, Any] = field(default_factory=dict)
+    vsknn_setting: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Sequence[tuple[float, float]] = ()
+    ablations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def judge_held_out(

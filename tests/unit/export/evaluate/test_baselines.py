@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.arrays import I64
-from export.baselines import (
+from export.dataset.sessions import SessionSets, Visits, visits_of
+from export.evaluate.baselines import (
     Baseline,
     Cooccurrence,
     Markov,
@@ -20,9 +21,8 @@ from export.baselines import (
     load_baselines,
     save_baselines,
 )
-from export.dataset.sessions import SessionSets, Visits, visits_of
+from export.evaluate.vsknn import VsKnn, VsKnnSetting
 from export.log.log import Log
-from export.neighbours import VsKnn, VsKnnSetting
 from stream.errors import ArtifactError
 
 ITEMS = 12
@@ -96,7 +96,7 @@ def test_cooccurrence_is_the_decayed_cosine(sessions: list[list[int]], session: 
     ),
 )
 def test_vsknn_is_its_definition(sessions: list[list[int]], session: list[int], setting: VsKnnSetting) -> None:
-    """Candidates, likeness, neighbours and scores as in the header of neighbours.py, with sets and loops."""
+    """Candidates, likeness, neighbours and scores as in the header of vsknn.py, with sets and loops."""
     n = len(session)
     age = {item: session[::-1].index(item) for item in session}
     weight = {

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.held_out import calibration_curve
+from export.evaluate.held_out import calibration_curve
 from export.split import held_out_from
 
 HOUR = 3_600_000

@@ -14,7 +14,7 @@ import numpy as np
 
 from export.arrays import F64, I64
 from export.dataset.sessions import SessionSets, Visits
-from export.neighbours import VsKnn, VsKnnSetting, choose
+from export.evaluate.vsknn import VsKnn, VsKnnSetting, choose
 from stream.errors import ArtifactError
 
 FILE = "baselines.npz"
