@@ -32,7 +32,6 @@ from bench.inputs import mixed, trained, untrained
 from bench.quality import Figures
 from bench.report import RESULTS, ROOT, write_report
 from export.arrays import F32, F64, I32, I64, Flags
-from export.checkpoint import training_key
 from export.dataset.cooccurrence import new_visits
 from export.dataset.windows import Clicks, Windows, drawn
 from export.evaluate.held_out import calibration_curve
@@ -45,8 +44,9 @@ from export.network.mixture import STATE
 from export.network.network import Network
 from export.network.states import memories, outputs
 from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
-from export.split import hold_out, new_items
-from export.train import TrainSettings
+from export.train.checkpoint import training_key
+from export.train.holdout import hold_out, new_items
+from export.train.trainer import TrainSettings
 from stream.detect.pvalue import Calibration
 
 Logits = Callable[[Tensor], Tensor]

@@ -24,14 +24,14 @@ from bench.report import RESULTS, write_report
 from export.dataset.cooccurrence import NEW_VISIT
 from export.dataset.popularity import Recency
 from export.dataset.windows import Clicks
-from export.epochs import fit
 from export.log.log import GAP_EDGES_MS, Log, read_log
 from export.network.network import Network, Sizes
 from export.pipeline import count_on, mix
 from export.progress import NullProgress
 from export.recency import best_recency, shift_bias
-from export.split import HeldOut, hold_out
-from export.train import TrainSettings
+from export.train.epochs import fit
+from export.train.holdout import HeldOut, hold_out
+from export.train.trainer import TrainSettings
 
 RESULT = RESULTS / "inputs.json"
 DEFAULT = "retailrocket,taobao,trivago,rees46"

@@ -25,12 +25,12 @@ from bench.inputs import mixed, untrained
 from bench.quality import Figures, kept, say, split_of
 from bench.report import RESULTS, write_report
 from export.dataset.windows import Batch, Clicks
-from export.epochs import held_out_quality
 from export.log.log import read_log
 from export.network.network import INPUT_LENGTH, Network, Sizes, unit
 from export.progress import NullProgress
-from export.split import HeldOut, hold_out
-from export.train import RowAdagrad, Trainer, TrainSettings
+from export.train.epochs import held_out_quality
+from export.train.holdout import HeldOut, hold_out
+from export.train.trainer import RowAdagrad, Trainer, TrainSettings
 
 RESULT = RESULTS / "ways.json"
 MASKED = 0.1

@@ -154,11 +154,11 @@ def train(
 
         import torch  # takes seconds: a wrong file name is told before
 
-        from export.chosen import read_settings
         from export.device import choose_device
         from export.pipeline import train_model
-        from export.train import TrainSettings
-        from export.warm import read_older
+        from export.train.settings import read_settings
+        from export.train.trainer import TrainSettings
+        from export.train.warm_start import read_older
 
         torch.set_num_threads(threads)
         place = choose_device(device)
@@ -221,7 +221,7 @@ def tune(
         import torch  # takes seconds: a wrong file name is told before
 
         from export.device import choose_device
-        from export.train import TrainSettings
+        from export.train.trainer import TrainSettings
         from export.tune import tune as search
 
         torch.set_num_threads(threads)

@@ -20,19 +20,15 @@ import numpy as np
 import torch
 
 from export.arrays import F64
-from export.checkpoint import NAMES, Checkpoint, remove_checkpoints, training_key, training_place
-from export.cold import NO_CATEGORY, how_placed, with_catalogue, with_new_items
 from export.dataset.cooccurrence import Counted
 from export.dataset.popularity import Recency
 from export.dataset.windows import Clicks, Windows
-from export.epochs import fit
 from export.evaluate import baselines
 from export.evaluate.ablation import ablations
 from export.evaluate.baselines import save_baselines
 from export.evaluate.held_out import Findings, calibration_curve, judge_held_out
 from export.evaluate.vsknn import VsKnnSetting
 from export.heads import fit_gates, fit_heads, set_mixture
-from export.interrupts import Interrupts
 from export.log.log import GAP_EDGES_MS, Log
 from export.log.times import iso
 from export.measure.ranking import list_ranks, recall_and_mrr
@@ -45,9 +41,13 @@ from export.network.states import memories, outputs
 from export.progress import Progress
 from export.recency import best_recency, shift_bias
 from export.report import write_report
-from export.split import HeldOut, halves, hold_out, new_items
-from export.train import TrainSettings
-from export.warm import Older, check_older, known_to, visits_since, warm_network
+from export.train.checkpoint import NAMES, Checkpoint, remove_checkpoints, training_key, training_place
+from export.train.cold_items import NO_CATEGORY, how_placed, with_catalogue, with_new_items
+from export.train.epochs import fit
+from export.train.holdout import HeldOut, halves, hold_out, new_items
+from export.train.interrupts import Interrupts
+from export.train.trainer import TrainSettings
+from export.train.warm_start import Older, check_older, known_to, visits_since, warm_network
 from stream.manifest import Manifest
 from stream.settings import Settings
 

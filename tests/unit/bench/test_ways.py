@@ -8,8 +8,8 @@ import torch
 from bench.ways import WAYS, Averaged, BprMax, Plain, Separate, TwoTables, Uncorrected, measure, start
 from export.log.log import read_log
 from export.progress import NullProgress
-from export.split import HeldOut, hold_out
-from export.train import Trainer, TrainSettings
+from export.train.holdout import HeldOut, hold_out
+from export.train.trainer import Trainer, TrainSettings
 
 SETTINGS = TrainSettings(hidden=8, epochs=2, tokens=32, negatives=16)
 

@@ -21,8 +21,8 @@ from export.network.network import Network, Sizes
 from export.network.states import memories, outputs
 from export.network.weights import load_network
 from export.pipeline import train_model
-from export.split import vocabulary_of
-from tests.unit.export.test_train import SETTINGS, Silent, shop
+from export.train.holdout import vocabulary_of
+from tests.unit.export.train.test_trainer import SETTINGS, Silent, shop
 
 ITEMS = 30
 

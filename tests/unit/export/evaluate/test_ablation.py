@@ -17,7 +17,7 @@ from export.network.mixture import CLOSED
 from export.network.network import Network, Sizes
 from export.network.states import memories, outputs
 from export.pipeline import count_on, mix
-from export.split import HeldOut, halves, hold_out
+from export.train.holdout import HeldOut, halves, hold_out
 
 ITEMS, USERS, CLICKS = 300, 500, 8
 LAST, FOLLOWERS, NEIGHBOURS, REPEATS = ablation.SOURCES

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.evaluate.held_out import calibration_curve
-from export.split import held_out_from
+from export.train.holdout import held_out_from
 
 HOUR = 3_600_000
 

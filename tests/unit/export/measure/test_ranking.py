@@ -7,7 +7,7 @@ import torch
 from export.dataset.windows import Clicks
 from export.measure import ranking
 from export.measure.ranking import ranking_quality, target_ranks
-from export.split import halves
+from export.train.holdout import halves
 
 ITEMS = 300
 
@@ -40,5 +40,5 @@ def test_no_click_both_fits_and_judges(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted, judged = halves(clicks, 300)
     both = np.sort(np.append(fitted, judged))
     assert both.tolist() == [row for row in range(299, count) if target[row] >= 0]
-    monkeypatch.setattr("export.split.JUDGED", 10)
+    monkeypatch.setattr("export.train.holdout.JUDGED", 10)
     assert len(halves(clicks, 300)[1]) == 10

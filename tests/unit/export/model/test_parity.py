@@ -14,13 +14,13 @@ from export.model.untrained import write_untrained
 from export.network.cells import CELLS
 from export.network.weights import FILE, load_network
 from export.pipeline import train_model
-from export.split import vocabulary_of
-from export.train import TrainSettings
+from export.train.holdout import vocabulary_of
+from export.train.trainer import TrainSettings
 from stream.demo.shop import build_shop
 from stream.demo.simulate import simulate, write_log
 from stream.errors import ArtifactError
 from stream.manifest import read_manifest
-from tests.unit.export.test_train import Silent
+from tests.unit.export.train.test_trainer import Silent
 
 
 @pytest.fixture(scope="module")

@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 import export.pipeline
 from export.dataset.popularity import Recency
 from export.dataset.windows import Clicks, Windows, birth_period, encode, fresh_clicks
-from export.epochs import fit
 from export.evaluate.evaluate import evaluate
-from export.interrupts import Interrupts
 from export.log.log import GAP_EDGES_MS, Log, Vocabulary
 from export.network.network import Network, Sizes
 from export.network.states import outputs
 from export.pipeline import calibration_warning, train_model
 from export.recency import best_recency
-from export.split import categories, vocabulary_of
-from export.train import TrainSettings
+from export.train.epochs import fit
+from export.train.holdout import categories, vocabulary_of
+from export.train.interrupts import Interrupts
+from export.train.trainer import TrainSettings
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import read_manifest
 

@@ -19,19 +19,19 @@ from export.cli import train
 from export.dataset.cooccurrence import count_neighbours
 from export.dataset.sessions import Visits, visits_of
 from export.dataset.windows import encode
-from export.epochs import fit
 from export.evaluate.baselines import load_baselines
 from export.heads import set_mixture
 from export.log.log import Log, Vocabulary
 from export.network.network import Network, Sizes, unit
 from export.network.weights import FILE, load_network
 from export.pipeline import count_on, train_model
-from export.split import hold_out, vocabulary_of
-from export.train import RowAdagrad, Trainer
-from export.warm import Older, joined, known_to, read_older, warm_network
+from export.train.epochs import fit
+from export.train.holdout import hold_out, vocabulary_of
+from export.train.trainer import RowAdagrad, Trainer
+from export.train.warm_start import Older, joined, known_to, read_older, warm_network
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import read_manifest, write_manifest
-from tests.unit.export.test_train import ITEMS, SETTINGS, Silent, shop
+from tests.unit.export.train.test_trainer import ITEMS, SETTINGS, Silent, shop
 
 DAY = 86_400_000
 

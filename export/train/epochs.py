@@ -13,14 +13,14 @@ import numpy as np
 import torch
 
 from export.arrays import I64
-from export.checkpoint import Checkpoint
 from export.dataset.popularity import Recency
 from export.dataset.windows import Clicks, Windows, drawn
 from export.measure.ranking import JUDGED, ranking_quality
 from export.network.network import Network
 from export.network.states import outputs
 from export.progress import Progress
-from export.train import ALL_ALIKE, Trainer, TrainSettings
+from export.train.checkpoint import Checkpoint
+from export.train.trainer import ALL_ALIKE, Trainer, TrainSettings
 
 PATIENCE_STEPS = 200
 """Steps without a better epoch after which training stops: one epoch of a large log, many of a small one."""

@@ -12,15 +12,15 @@ from click.testing import CliRunner
 from export.cli import train
 from export.dataset.windows import Windows, encode
 from export.device import choose_device
-from export.epochs import fit
 from export.network.network import Network, Sizes
 from export.network.states import outputs
 from export.pipeline import train_model
-from export.split import vocabulary_of
+from export.train.epochs import fit
+from export.train.holdout import vocabulary_of
 from stream.errors import ConfigError
 from stream.manifest import read_manifest
-from tests.unit.export.test_checkpoint import Killed, Killing
-from tests.unit.export.test_train import ITEMS, SETTINGS, Silent, shop
+from tests.unit.export.train.test_checkpoint import Killed, Killing
+from tests.unit.export.train.test_trainer import ITEMS, SETTINGS, Silent, shop
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.checkpoint import Checkpoint, training_place
 from export.network.mixture import CLOSED
 from export.network.weights import FILE
 from export.pipeline import train_model
-from export.train import TrainSettings
+from export.train.checkpoint import Checkpoint, training_place
+from export.train.trainer import TrainSettings
 from stream.errors import ConfigError
 from stream.manifest import read_manifest
-from tests.unit.export.test_train import SETTINGS, Silent, shop
+from tests.unit.export.train.test_trainer import SETTINGS, Silent, shop
 
 SHORT = replace(SETTINGS, epochs=3)
 

@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 import msgspec
 
 from export.network.cells import CELLS
-from export.train import TrainSettings
+from export.train.trainer import TrainSettings
 from stream.errors import ConfigError
 
 RANGES: dict[str, tuple[float, float]] = {

@@ -8,15 +8,15 @@ import pytest
 from click.testing import CliRunner
 
 from export.cli import train
-from export.cold import NO_CATEGORY, how_placed, warm, with_catalogue
 from export.dataset.windows import Windows, encode
 from export.log.log import GAP_EDGES_MS, Vocabulary
 from export.network.states import outputs
 from export.network.weights import load_network
-from export.split import held_out_from, hold_out
+from export.train.cold_items import NO_CATEGORY, how_placed, warm, with_catalogue
+from export.train.holdout import held_out_from, hold_out
 from stream.errors import ConfigError
 from stream.manifest import read_manifest
-from tests.unit.export.test_train import ITEMS, shop
+from tests.unit.export.train.test_trainer import ITEMS, shop
 
 SHOES, HATS, GLOVES = 0, 1, 2
 CATEGORY = np.array([SHOES, SHOES, HATS, SHOES, HATS, SHOES, GLOVES, NO_CATEGORY])

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import numpy as np
 
 from export.arrays import I32, I64, Flags
-from export.cold import NO_CATEGORY, Catalogued
 from export.dataset.cooccurrence import Counted
 from export.dataset.popularity import Recency
 from export.dataset.windows import Clicks, birth_period, drawn, encode
 from export.log.log import GAP_EDGES_MS, Log, Vocabulary
 from export.measure.ranking import JUDGED
-from export.warm import Older, counted_by, first_unseen, joined, placed
+from export.train.cold_items import NO_CATEGORY, Catalogued
+from export.train.warm_start import Older, counted_by, first_unseen, joined, placed
 from stream.errors import ConfigError
 
 HELD_OUT, AT_MOST = 0.1, 1 / 3

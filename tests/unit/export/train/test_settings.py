@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from export.chosen import read_settings
+from export.train.settings import read_settings
 from stream.errors import ConfigError
 
 
