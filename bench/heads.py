@@ -46,7 +46,7 @@ from export.network.states import memories, outputs
 from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
 from export.train.checkpoint import training_key
 from export.train.holdout import hold_out, new_items
-from export.train.trainer import TrainSettings
+from export.train.settings import TrainSettings
 from stream.detect.pvalue import Calibration
 
 Logits = Callable[[Tensor], Tensor]

@@ -31,7 +31,7 @@ from export.progress import NullProgress
 from export.recency import best_recency, shift_bias
 from export.train.epochs import fit
 from export.train.holdout import HeldOut, hold_out
-from export.train.trainer import TrainSettings
+from export.train.settings import TrainSettings
 
 RESULT = RESULTS / "inputs.json"
 DEFAULT = "retailrocket,taobao,trivago,rees46"

@@ -34,7 +34,8 @@ from export.network.network import Network, Sizes
 from export.network.states import outputs
 from export.progress import NullProgress
 from export.train.holdout import vocabulary_of
-from export.train.trainer import Trainer, TrainSettings
+from export.train.settings import TrainSettings
+from export.train.trainer import Trainer
 from stream.demo.shop import build_shop
 from stream.demo.simulate import DAY_MS, simulate_clean, write_log
 

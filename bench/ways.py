@@ -30,7 +30,8 @@ from export.network.network import INPUT_LENGTH, Network, Sizes, unit
 from export.progress import NullProgress
 from export.train.epochs import held_out_quality
 from export.train.holdout import HeldOut, hold_out
-from export.train.trainer import RowAdagrad, Trainer, TrainSettings
+from export.train.settings import TrainSettings
+from export.train.trainer import RowAdagrad, Trainer
 
 RESULT = RESULTS / "ways.json"
 MASKED = 0.1

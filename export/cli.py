@@ -154,10 +154,8 @@ def train(
 
         import torch  # takes seconds: a wrong file name is told before
 
-        from export.device import choose_device
         from export.pipeline import train_model
-        from export.train.settings import read_settings
-        from export.train.trainer import TrainSettings
+        from export.train.settings import TrainSettings, choose_device, read_settings
         from export.train.warm_start import read_older
 
         torch.set_num_threads(threads)
@@ -220,8 +218,7 @@ def tune(
 
         import torch  # takes seconds: a wrong file name is told before
 
-        from export.device import choose_device
-        from export.train.trainer import TrainSettings
+        from export.train.settings import TrainSettings, choose_device
         from export.tune import tune as search
 
         torch.set_num_threads(threads)

@@ -46,7 +46,7 @@ from export.train.cold_items import NO_CATEGORY, how_placed, with_catalogue, wit
 from export.train.epochs import fit
 from export.train.holdout import HeldOut, halves, hold_out, new_items
 from export.train.interrupts import Interrupts
-from export.train.trainer import TrainSettings
+from export.train.settings import TrainSettings
 from export.train.warm_start import Older, check_older, known_to, visits_since, warm_network
 from stream.manifest import Manifest
 from stream.settings import Settings

@@ -28,7 +28,7 @@ from export.progress import Progress
 from export.recency import best_recency, shift_bias
 from export.train.epochs import fit
 from export.train.holdout import HeldOut, hold_out
-from export.train.trainer import TrainSettings
+from export.train.settings import TrainSettings
 from stream.errors import ConfigError
 
 SPACE: dict[str, BaseDistribution] = {

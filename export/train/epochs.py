@@ -20,7 +20,8 @@ from export.network.network import Network
 from export.network.states import outputs
 from export.progress import Progress
 from export.train.checkpoint import Checkpoint
-from export.train.trainer import ALL_ALIKE, Trainer, TrainSettings
+from export.train.settings import TrainSettings
+from export.train.trainer import ALL_ALIKE, Trainer
 
 PATIENCE_STEPS = 200
 """Steps without a better epoch after which training stops: one epoch of a large log, many of a small one."""

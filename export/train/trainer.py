@@ -1,4 +1,4 @@
-"""Clicks -> network: settings from the log, and the steps of one epoch.
+"""Clicks -> network: the steps of one epoch.
 
 The ranking head is trained as GRU4Rec is (Hidasi & Karatzoglou 2018): sampled softmax with shared negatives drawn with
 p ~ count^alpha and corrected by log Q. A step touches the item rows of its batch only, never all V.
@@ -6,7 +6,6 @@ p ~ count^alpha and corrected by log Q. A step touches the item rows of its batc
 
 import copy
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,47 +19,7 @@ from export.dataset.windows import Batch, Clicks, Windows
 from export.network.network import INPUT_LENGTH, Network, unit
 from export.network.states import CarriedStates
 from export.progress import Progress
-
-UNITS = ((500_000, 256), (100_000, 192), (20_000, 128), (5_000, 64), (0, 32))
-"""From how many clicks on how many units of state."""
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """What a training runs with; `for_log` derives what the caller leaves open.
-
-    hidden     units of state
-    epochs     at most; the best one on the validation slice counts
-    tokens     clicks per step
-    negatives  items each step is contrasted with
-    alpha      negatives are drawn with p ~ count^alpha
-    dropout    of the cell's input and output
-    rate       Adam's, of the cell, falling linearly to a twentieth
-    row_rate   Adagrad's, of the item rows, falling likewise
-    cell       one of cells.CELLS
-    device     "cpu" or "cuda", where the rounds are run; chosen by device.py
-    """
-
-    hidden: int
-    epochs: int
-    seed: int = 0
-    tokens: int = 512
-    negatives: int = 2048
-    alpha: float = 0.5
-    dropout: float = 0.4
-    rate: float = 3e-3
-    row_rate: float = 0.1
-    cell: str = "lstm"
-    device: str = "cpu"
-
-    @classmethod
-    def for_log(cls, clicks: int, hidden: int | None, epochs: int | None, seed: int) -> "TrainSettings":
-        """More clicks carry more units and need fewer rounds."""
-        units = next(units for least, units in UNITS if clicks >= least)
-        rounds = int(np.clip(5_000_000 // max(1, clicks), 6, 12))
-        tokens = int(np.clip(clicks // 250, 64, 512))
-        return cls(hidden=hidden or units, epochs=epochs or rounds, seed=seed, tokens=tokens)
-
+from export.train.settings import TrainSettings
 
 ALL_ALIKE = Recency(None)
 

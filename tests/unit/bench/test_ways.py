@@ -9,7 +9,8 @@ from bench.ways import WAYS, Averaged, BprMax, Plain, Separate, TwoTables, Uncor
 from export.log.log import read_log
 from export.progress import NullProgress
 from export.train.holdout import HeldOut, hold_out
-from export.train.trainer import Trainer, TrainSettings
+from export.train.settings import TrainSettings
+from export.train.trainer import Trainer
 
 SETTINGS = TrainSettings(hidden=8, epochs=2, tokens=32, negatives=16)
 

@@ -15,7 +15,7 @@ from export.network.cells import CELLS
 from export.network.weights import FILE, load_network
 from export.pipeline import train_model
 from export.train.holdout import vocabulary_of
-from export.train.trainer import TrainSettings
+from export.train.settings import TrainSettings
 from stream.demo.shop import build_shop
 from stream.demo.simulate import simulate, write_log
 from stream.errors import ArtifactError

@@ -10,7 +10,7 @@ from export.network.mixture import CLOSED
 from export.network.weights import FILE
 from export.pipeline import train_model
 from export.train.checkpoint import Checkpoint, training_place
-from export.train.trainer import TrainSettings
+from export.train.settings import TrainSettings
 from stream.errors import ConfigError
 from stream.manifest import read_manifest
 from tests.unit.export.train.test_trainer import SETTINGS, Silent, shop

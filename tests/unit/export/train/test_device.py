@@ -11,12 +11,12 @@ from click.testing import CliRunner
 
 from export.cli import train
 from export.dataset.windows import Windows, encode
-from export.device import choose_device
 from export.network.network import Network, Sizes
 from export.network.states import outputs
 from export.pipeline import train_model
 from export.train.epochs import fit
 from export.train.holdout import vocabulary_of
+from export.train.settings import choose_device
 from stream.errors import ConfigError
 from stream.manifest import read_manifest
 from tests.unit.export.train.test_checkpoint import Killed, Killing

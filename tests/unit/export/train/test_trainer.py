@@ -23,7 +23,7 @@ from export.recency import best_recency
 from export.train.epochs import fit
 from export.train.holdout import categories, vocabulary_of
 from export.train.interrupts import Interrupts
-from export.train.trainer import TrainSettings
+from export.train.settings import TrainSettings
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import read_manifest
 
