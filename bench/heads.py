@@ -35,7 +35,7 @@ from export.arrays import F32, F64, I32, I64, Flags
 from export.dataset.cooccurrence import new_visits
 from export.dataset.windows import Clicks, Windows, drawn
 from export.evaluate.held_out import calibration_curve
-from export.heads import Meetings, fitted_surprise, meetings, states_before
+from export.fit.heads import Meetings, fitted_surprise, meetings, states_before
 from export.log.log import Log, Vocabulary, read_log
 from export.measure.ranking import places, ranking_quality
 from export.model.graph import open_graph

@@ -32,7 +32,7 @@ from bench.quality import Figures
 from bench.report import RESULTS, write_report
 from export.arrays import F32
 from export.dataset.windows import Windows, drawn
-from export.heads import meetings
+from export.fit.heads import meetings
 from export.measure.ranking import places
 from export.model.graph import open_graph
 from export.model.onnx import IR_VERSION, OPSET

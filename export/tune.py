@@ -21,11 +21,11 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from export.fit.heads import count_on, mix
+from export.fit.popularity_shift import best_recency, shift_bias
 from export.log.log import GAP_EDGES_MS, Log
 from export.network.network import Network, Sizes
-from export.pipeline import count_on, mix
 from export.progress import Progress
-from export.recency import best_recency, shift_bias
 from export.train.epochs import fit
 from export.train.holdout import HeldOut, hold_out
 from export.train.settings import TrainSettings

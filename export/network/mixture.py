@@ -58,7 +58,7 @@ class Mixture(nn.Module):
     """What S sources add for each user: the newest item's followers, and by age each item's neighbours and itself.
 
     The tables are counted. `gates` (F, S), and `temperature` and `bias_weight` (1,), one of trust.TRUSTS, are fitted on
-    held-out clicks (trust.py). Sources in order: followers; neighbours of this visit's items by age
+    held-out clicks (fit/trust.py). Sources in order: followers; neighbours of this visit's items by age
     (R), of older ones (R); the items themselves of this visit (R), older ones (R).
     """
 

@@ -45,7 +45,7 @@ class Sizes(NamedTuple):
 
 
 class Network(nn.Module):
-    """Embeddings, the cell and the heads; `mixture` and `surprise` are fitted last, on frozen states (heads.py)."""
+    """Embeddings, the cell and the heads; `mixture` and `surprise` are fitted last, on frozen states (fit/heads.py)."""
 
     mixture: Mixture
     surprise: SurpriseHead

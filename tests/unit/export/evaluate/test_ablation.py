@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from export.dataset.windows import Windows
 from export.evaluate import ablation
 from export.evaluate.ablation import NOTHING, ablations, holding
+from export.fit.heads import count_on, mix
 from export.log.log import GAP_EDGES_MS, Log
 from export.measure.ranking import list_ranks, recall_and_mrr
 from export.network.mixture import CLOSED
 from export.network.network import Network, Sizes
 from export.network.states import memories, outputs
-from export.pipeline import count_on, mix
 from export.train.holdout import HeldOut, halves, hold_out
 
 ITEMS, USERS, CLICKS = 300, 500, 8

@@ -15,11 +15,11 @@ import export.pipeline
 from export.dataset.popularity import Recency
 from export.dataset.windows import Clicks, Windows, birth_period, encode, fresh_clicks
 from export.evaluate.evaluate import evaluate
+from export.fit.popularity_shift import best_recency
 from export.log.log import GAP_EDGES_MS, Log, Vocabulary
 from export.network.network import Network, Sizes
 from export.network.states import outputs
 from export.pipeline import calibration_warning, train_model
-from export.recency import best_recency
 from export.train.epochs import fit
 from export.train.holdout import categories, vocabulary_of
 from export.train.interrupts import Interrupts

@@ -20,11 +20,11 @@ from export.dataset.cooccurrence import count_neighbours
 from export.dataset.sessions import Visits, visits_of
 from export.dataset.windows import encode
 from export.evaluate.baselines import load_baselines
-from export.heads import set_mixture
+from export.fit.heads import count_on, set_mixture
 from export.log.log import Log, Vocabulary
 from export.network.network import Network, Sizes, unit
 from export.network.weights import FILE, load_network
-from export.pipeline import count_on, train_model
+from export.pipeline import train_model
 from export.train.epochs import fit
 from export.train.holdout import hold_out, vocabulary_of
 from export.train.trainer import RowAdagrad, Trainer

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
+from export.fit.trust import BIAS_WEIGHTS, FIRST, TEMPERATURES, Chances, choose_trust, fit_mixture
 from export.network.mixture import FEATURES, REMEMBERED, Mixture
 from export.network.network import Network, Sizes
-from export.trust import BIAS_WEIGHTS, FIRST, TEMPERATURES, Chances, choose_trust, fit_mixture
 
 ITEMS = 12
 SOURCES = 1 + 4 * REMEMBERED

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
 from export.dataset.windows import Clicks, Windows
-from export.heads import Meetings, States, fitted_surprise, states_before
+from export.fit.heads import Meetings, States, fitted_surprise, states_before
 from export.network.mixture import Mixture
 from export.network.network import Network, Sizes
 from export.network.states import outputs
