@@ -35,7 +35,7 @@ from export.model.onnx import write_graphs
 from export.model.writable import check_place
 from export.network.network import Network, Sizes
 from export.progress import Progress
-from export.report import write_report
+from export.report.page import write_report
 from export.train.checkpoint import NAMES, Checkpoint, remove_checkpoints, training_key, training_place
 from export.train.cold_items import NO_CATEGORY, how_placed, with_catalogue, with_new_items
 from export.train.epochs import fit

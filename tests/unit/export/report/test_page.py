@@ -9,10 +9,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from export.charts import bars, chart
 from export.evaluate.baselines import NAMES
 from export.evaluate.held_out import Findings
-from export.report import page, write_report
+from export.report.charts import bars, chart
+from export.report.page import page, write_report
 from stream.manifest import Manifest, Tensor
 
 METHOD: dict[str, Any] = {

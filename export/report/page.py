@@ -13,8 +13,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from export.charts import Point, bars, chart
 from export.evaluate.held_out import Findings
+from export.report.charts import Point, bars, chart
 from stream.manifest import Manifest
 
 PAGE, DATA = "report.html", "report.json"
