@@ -14,6 +14,7 @@ import click
 from export.options import CELL_OPTION, DEVICE_OPTION, THREADS_OPTION, log_options
 from export.progress import Bar
 from stream.ops.options import rule_options, take_rules
+from stream.settings import DEVICES
 
 if TYPE_CHECKING:
     from export.log.log import Log
@@ -185,7 +186,7 @@ def tune(
 @log_options
 @click.option("--exclude-recent", type=int, default=0, show_default=True, help="Leave out the user's last N items.")
 @click.option("--judge-from", metavar="TIME", help="Earlier clicks only build the users' states.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--device", type=click.Choice(DEVICES), default="cpu", show_default=True)
 @rule_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def evaluate(

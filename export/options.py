@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from stream.settings import DEVICES
+
 LOG_OPTIONS = (
     click.option("--user-col", help="Column of the user.  [default: user_id]"),
     click.option("--item-col", help="Column of the item.  [default: item_id]"),
@@ -46,7 +48,7 @@ THREADS_OPTION = click.option(
 
 DEVICE_OPTION = click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    type=click.Choice(DEVICES),
     default="auto",
     show_default=True,
     help="Where the network is trained; auto takes the GPU if torch sees one. All else runs on the CPU.",

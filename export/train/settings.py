@@ -33,8 +33,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "row_rate": (1e-6, 10.0),
 }
 
-DEVICES = ("auto", "cpu", "cuda")
-
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -105,7 +103,7 @@ def _checked(path: Path, name: str, value: object, types: dict[str, Any], known:
 
 
 def choose_device(asked: str) -> str:
-    """One of DEVICES -> "cpu" or "cuda". Raises ConfigError if a GPU is asked for and torch sees none.
+    """One of the worker's DEVICES -> "cpu" or "cuda". Raises ConfigError if a GPU is asked for and torch sees none.
 
     Only the rounds over the log and their judging run there (epochs.py); heads, graphs and their checks stay on the
     CPU. On a GPU products are computed in TF32, its mixed precision for float32 tensors: factors of 10 bits, sums and
