@@ -22,6 +22,7 @@ from bench.report import RESULTS, write_report
 from export.arrays import F64, I64
 from export.dataset.windows import Clicks, Windows, birth_period, encode
 from export.log.log import ColumnNames, Log, Vocabulary, log_clicks, read_log
+from export.measure.metrics import K
 from export.model.graph import BATCH_MULTIPLE, SCORE_STATE, open_graph
 from export.model.parity import TOLERANCE
 from export.network.mixture import visit_so_far
@@ -34,7 +35,6 @@ from stream.events import Origin
 from stream.model.runtime import Model, load_model
 
 RESULT = RESULTS / "graph_parity.json"
-K = 20
 ROWS = 1024
 """States scored at a time by torch: their logits over the catalogue must fit."""
 

@@ -33,6 +33,7 @@ from bench.report import RESULTS, write_report
 from export.arrays import F32
 from export.dataset.windows import Windows, drawn
 from export.fit.heads import meetings
+from export.measure.metrics import K
 from export.measure.ranking import places
 from export.model.graph import open_graph
 from export.model.onnx import IR_VERSION, OPSET
@@ -42,7 +43,6 @@ from export.network.states import outputs
 from export.network.surprise import balanced_clusters, cluster_count
 
 RESULT = RESULTS / "shortlist.json"
-K = 20
 BEST = (8, 16, 32, 64, 128)
 """Clusters on the shortlist, on trained networks."""
 

@@ -29,6 +29,7 @@ from bench.report import DATA_DIRECTORY, RESULTS, ROOT, write_report
 from export.arrays import I64, Flags
 from export.dataset.windows import Clicks, Windows, birth_period, encode
 from export.log.log import ColumnNames, Log, read_log
+from export.measure.metrics import K
 from export.measure.ranking import ranking_quality
 from export.network.network import Network, Sizes
 from export.network.states import outputs
@@ -41,7 +42,6 @@ from stream.demo.simulate import DAY_MS, simulate_clean, write_log
 
 RESULT = RESULTS / "training_speed.json"
 DATA = DATA_DIRECTORY / "yoochoose_1_64_train.parquet"
-K = 20
 JUDGED = 20_000
 """Clicks of the newest sessions that are held out, at most; a tenth of a short log."""
 

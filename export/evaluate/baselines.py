@@ -15,11 +15,11 @@ import numpy as np
 from export.arrays import F64, I64
 from export.dataset.sessions import SessionSets, Visits
 from export.evaluate.vsknn import VsKnn, VsKnnSetting, choose
+from export.measure.metrics import K
 from stream.errors import ArtifactError
 
 FILE = "baselines.npz"
 
-K = 20
 SUCCESSORS = 128
 """Items kept per item by Markov and co-occurrence: a list of 20 without the 16 just seen needs 36."""
 VALIDATION = 0.1

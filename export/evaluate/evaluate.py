@@ -16,13 +16,14 @@ import msgspec
 import numpy as np
 
 from export.arrays import F64, I32, I64
-from export.evaluate.baselines import Baseline, K, best, load_baselines, rivals
+from export.evaluate.baselines import Baseline, best, load_baselines, rivals
 from export.log.log import Log, log_clicks
 from export.log.times import iso, parse_time
 from export.measure.metrics import (
     COLD,
     KINDS,
     POSITIONS,
+    K,
     Ranks,
     by_kind,
     intervals,

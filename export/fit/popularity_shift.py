@@ -15,7 +15,8 @@ from torch import Tensor
 
 from export.dataset.popularity import Recency
 from export.dataset.windows import Clicks, Windows, drawn
-from export.measure.ranking import DEPTH, places, ranks
+from export.measure.metrics import K
+from export.measure.ranking import places, ranks
 from export.network.network import Network
 from export.network.states import outputs
 
@@ -46,7 +47,7 @@ def best_recency(network: Network, train: Clicks, later: Clicks, steady: Recency
     for some in places(len(rows), items):
         logits = network.logits(out[some])
         ranked = torch.stack([ranks(logits + shift, target[some]) for shift in (torch.zeros(items), *shifts)])
-        gains.append((ranked <= DEPTH) * (1 + 1 / ranked))  # what each click adds to recall@20 + MRR@20
+        gains.append((ranked <= K) * (1 + 1 / ranked))  # what each click adds to recall@20 + MRR@20
     without, *others = torch.cat(gains, dim=1)
     best = max(range(len(tried)), key=lambda i: float(others[i].sum()))
     gain = others[best] - without

@@ -14,7 +14,10 @@ from export.arrays import F64, I64, U8
 
 Ranks = U8
 
-CUTS = (1, 5, 10, 20)
+K = 20
+"""How long the lists are that are judged."""
+
+CUTS = (1, 5, 10, K)
 RESAMPLES = 1_000
 INTERVAL = (2.5, 97.5)
 RESAMPLED = ("recall20", "mrr20")
@@ -45,7 +48,7 @@ def measures(rank: Ranks) -> dict[str, float]:
 
 def by_kind(rank: Ranks, kind: I64, names: tuple[str, ...]) -> dict[str, dict[str, float]]:
     """recall20 and mrr20 of the positions of each kind (n,), an index of `names`; without kinds that do not occur."""
-    recall, mrr, _ = gains(rank, 20)
+    recall, mrr, _ = gains(rank, K)
     found = {}
     for index, name in enumerate(names):
         mine = kind == index
@@ -116,7 +119,7 @@ def _resampled(ranks: Mapping[str, Ranks], session: npt.NDArray[np.integer], see
     """The means of RESAMPLED of m methods, (m, 2), and the same of each of the bootstrap's draws, (RESAMPLES, m, 2)."""
     _, which = np.unique(session, return_inverse=True)
     sessions = int(which.max()) + 1
-    columns = [gain for rank in ranks.values() for gain in gains(rank, 20)[:2]]
+    columns = [gain for rank in ranks.values() for gain in gains(rank, K)[:2]]
     sums = np.stack([np.bincount(which, column, sessions) for column in columns], axis=1)
     clicks = np.bincount(which, minlength=sessions).astype(np.float64)
     rng = np.random.default_rng(seed)

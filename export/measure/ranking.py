@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from export.arrays import I32
-from export.measure.metrics import Ranks, gains
+from export.measure.metrics import K, Ranks, gains
 from export.network.network import Network
-
-DEPTH = 20
 
 JUDGED = 20_000
 """Clicks that say how good a network is, at most."""
@@ -52,7 +50,7 @@ def target_ranks(target: I32, items: int, scores: Scores) -> Ranks:
         wanted = torch.from_numpy(target)[some].long().to(ranked.device)
         known = wanted < items
         rank = ranks(ranked[known], wanted[known])
-        found[some[known.cpu()].numpy()] = torch.where(rank <= DEPTH, rank, 0).to(torch.uint8).cpu().numpy()
+        found[some[known.cpu()].numpy()] = torch.where(rank <= K, rank, 0).to(torch.uint8).cpu().numpy()
     return found
 
 
@@ -72,7 +70,7 @@ def list_ranks(network: Network, out: Tensor, remembered: tuple[I32, I32], targe
 
 def recall_and_mrr(rank: Ranks) -> tuple[float, float]:
     """recall@20 and MRR@20 of ranks (m,); none are 0."""
-    recall, mrr, _ = gains(rank, DEPTH)
+    recall, mrr, _ = gains(rank, K)
     return float(recall.sum()) / max(1, len(rank)), float(mrr.sum()) / max(1, len(rank))
 
 

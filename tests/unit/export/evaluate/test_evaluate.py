@@ -10,9 +10,10 @@ from click.testing import CliRunner
 
 from export.dataset.sessions import visits_of
 from export.evaluate.baselines import NAMES, save_baselines
-from export.evaluate.evaluate import K, already_learned, evaluate, judge, rank_in, remarks
+from export.evaluate.evaluate import already_learned, evaluate, judge, rank_in, remarks
 from export.evaluate.vsknn import VsKnnSetting
 from export.log.log import Log, read_log
+from export.measure.metrics import K
 from export.model.untrained import write_untrained
 from stream.engine.engine import open_engine
 from stream.errors import ArtifactError, ConfigError
