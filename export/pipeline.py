@@ -37,12 +37,13 @@ from export.network.network import Network, Sizes
 from export.progress import Progress
 from export.report.page import write_report
 from export.train.checkpoint import NAMES, Checkpoint, remove_checkpoints, training_key, training_place
-from export.train.cold_items import NO_CATEGORY, how_placed, with_catalogue, with_new_items
+from export.train.cold_items import how_placed, with_catalogue, with_new_items
 from export.train.epochs import fit
 from export.train.holdout import HeldOut, halves, hold_out, new_items
 from export.train.interrupts import Interrupts
 from export.train.settings import TrainSettings
 from export.train.warm_start import Older, check_older, known_to, visits_since, warm_network
+from stream.engine.rules import NO_CATEGORY
 from stream.manifest import Manifest
 from stream.settings import Settings
 

@@ -33,6 +33,7 @@ from export.measure.metrics import (
 )
 from export.progress import NullProgress, Progress
 from stream.engine.engine import NO_RULES, Engine, open_engine
+from stream.engine.rules import NO_CATEGORY
 from stream.errors import ConfigError
 from stream.events import Origin
 from stream.model.runtime import load_model
@@ -113,7 +114,7 @@ class Positions:
 class Judged:
     """How one method did: the rank of each position's target, and what the lists held.
 
-    category  (V,) of each item, below 0 = none; None = not known
+    category  (V,) of each item, NO_CATEGORY = none; None = not known
     """
 
     def __init__(self, positions: int, items: int, category: I32 | None = None) -> None:
@@ -127,7 +128,7 @@ class Judged:
         self.rank[at] = rank_in(listed, target)
         self.recommended[listed] += 1
         if self._category is not None:
-            self._categories += len({self._category[item] for item in listed} - {-1})
+            self._categories += len({self._category[item] for item in listed} - {NO_CATEGORY})
 
     def beyond_accuracy(self, counts: I64) -> dict[str, float]:
         """What the lists of 20 hold; counts (V,) are the items' training clicks.

@@ -16,9 +16,8 @@ import torch
 from export.arrays import F32, F64, I64
 from export.network.network import Network
 from stream.catalogue.table import CATEGORY, item_ids, read_catalogue
+from stream.engine.rules import NO_CATEGORY
 from stream.errors import ConfigError
-
-NO_CATEGORY = -1
 
 
 class Catalogued(NamedTuple):

@@ -15,8 +15,9 @@ from export.dataset.popularity import Recency
 from export.dataset.windows import Clicks, birth_period, drawn, encode
 from export.log.log import GAP_EDGES_MS, Log, Vocabulary
 from export.measure.ranking import JUDGED
-from export.train.cold_items import NO_CATEGORY, Catalogued
+from export.train.cold_items import Catalogued
 from export.train.warm_start import Older, counted_by, first_unseen, joined, placed
+from stream.engine.rules import NO_CATEGORY
 from stream.errors import ConfigError
 
 HELD_OUT, AT_MOST = 0.1, 1 / 3

@@ -20,6 +20,7 @@ from export.network.network import INPUT_LENGTH, Network, unit
 from export.network.states import CarriedStates
 from export.progress import Progress
 from export.train.settings import TrainSettings
+from stream.engine.rules import NO_CATEGORY
 
 ALL_ALIKE = Recency(None)
 
@@ -58,7 +59,7 @@ class Trainer:
     ) -> None:
         """
         popularity  of all clicks alike: the item bias begins with it, and negatives are drawn by it
-        category    (V,) of each item, -1 = none
+        category    (V,) of each item, NO_CATEGORY = none
         """
         device = torch.device(settings.device)
         self._network = network.to(device)
@@ -80,8 +81,8 @@ class Trainer:
         self._item_rows = RowAdagrad(network.item_rows, network.row_squares.unsqueeze(1))
         self._item_bias = RowAdagrad(network.item_bias, network.bias_squares)
         # An item's row is its own and its category's together: few clicks on an item teach about all that are like it.
-        none = np.full(unknown, -1) if category is None else category
-        self._category = torch.from_numpy(1 + np.append(none, -1)).to(device)
+        none = np.full(unknown, NO_CATEGORY) if category is None else category
+        self._category = torch.from_numpy(1 + np.append(none, NO_CATEGORY)).to(device)
         self._shared = nn.Parameter(torch.zeros(int(self._category.max()) + 1, network.sizes.hidden, device=device))
         learned = torch.zeros(len(self._shared), device=device).index_add_(0, self._category, network.row_squares)
         self._shared_rows = RowAdagrad(self._shared, learned.unsqueeze(1))

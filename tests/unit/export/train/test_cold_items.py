@@ -12,8 +12,9 @@ from export.dataset.windows import Windows, encode
 from export.log.log import GAP_EDGES_MS, Vocabulary
 from export.network.states import outputs
 from export.network.weights import load_network
-from export.train.cold_items import NO_CATEGORY, how_placed, warm, with_catalogue
+from export.train.cold_items import how_placed, warm, with_catalogue
 from export.train.holdout import held_out_from, hold_out
+from stream.engine.rules import NO_CATEGORY
 from stream.errors import ConfigError
 from stream.manifest import read_manifest
 from tests.unit.export.train.test_trainer import ITEMS, shop
