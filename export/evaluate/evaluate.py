@@ -6,7 +6,7 @@ state, so under the worker's `exclude_recent` and rules these are the figures of
 Ties: equal scores rank the item with more training clicks first, for every method.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -15,16 +15,15 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from export.arrays import F64, I32, I64
+from export.arrays import F64, I64
 from export.evaluate.baselines import Baseline, best, load_baselines, rivals
+from export.evaluate.positions import Judged, Positions, rank_in
 from export.log.log import Log, log_clicks
 from export.log.times import iso, parse_time
 from export.measure.metrics import (
-    COLD,
     KINDS,
     POSITIONS,
     K,
-    Ranks,
     by_kind,
     intervals,
     measures,
@@ -33,7 +32,6 @@ from export.measure.metrics import (
 )
 from export.progress import NullProgress, Progress
 from stream.engine.engine import NO_RULES, Engine, open_engine
-from stream.engine.rules import NO_CATEGORY
 from stream.errors import ConfigError
 from stream.events import Origin
 from stream.model.runtime import load_model
@@ -54,11 +52,6 @@ class Quality(NamedTuple):
     mrr20: float
 
 
-def rank_in(listed: Sequence[Any], item: Any) -> int:
-    """The place of the item in a list, best first, 1 = first; 0 if it is not among the first K."""
-    return listed.index(item) + 1 if item in listed[:K] else 0
-
-
 def judge(clicks: Iterable[tuple[str, str, str, Sequence[str]]]) -> Quality:
     """The quality of (user, session, item, recommended) in time order: each list against the session's next item."""
     waiting: dict[tuple[str, str], Sequence[str]] = {}
@@ -72,80 +65,6 @@ def judge(clicks: Iterable[tuple[str, str, str, Sequence[str]]]) -> Quality:
         return Quality(0, 0.0, 0.0)
     figures = measures(np.array(ranks, np.uint8))
     return Quality(len(ranks), figures["recall20"], figures["mrr20"])
-
-
-class Positions:
-    """The m clicks of a log that are judged, and what the baselines may see at each.
-
-    row      (m,) the click's row of the log, ascending
-    target   (m,) int64 index of the session's next item, V = unknown to the model
-    session  (m,) int32 of the log
-    so_far   (m,) int64 clicks of the session up to this one
-    """
-
-    def __init__(self, log: Log, index: dict[str, int], judge_from_ms: int | None = None) -> None:
-        following = log.next_in_session()
-        self.row = np.flatnonzero((following >= 0) & (log.time_ms >= (judge_from_ms or 0)))
-        self._item = np.array([index.get(name, len(index)) for name in log.items], np.int64)[log.item]
-        self.target = self._item[following[self.row]]
-        self.session = log.session[self.row]
-        order = np.argsort(log.session, kind="stable")
-        self._in_session = self._item[order]
-        first = np.searchsorted(log.session[order], log.session)
-        place = np.empty(len(log), np.int64)
-        place[order] = np.arange(len(log))
-        self._first, self._place = first[self.row], place[self.row]
-        self.so_far = self._place - self._first + 1
-        self._user_first = np.searchsorted(log.user, log.user)[self.row]
-
-    def __len__(self) -> int:
-        return len(self.row)
-
-    def seen(self, exclude_recent: int) -> Iterator[tuple[I64, list[int], int]]:
-        """Of each position: the session's clicks so far, the user's last `exclude_recent` items, the target."""
-        bounds = zip(self._first.tolist(), self._place.tolist(), self._user_first.tolist(), strict=True)
-        for (first, place, user_first), row, target in zip(
-            bounds, self.row.tolist(), self.target.tolist(), strict=True
-        ):
-            recent = self._item[max(user_first, row + 1 - exclude_recent) : row + 1].tolist()
-            yield self._in_session[first : place + 1], recent, target
-
-
-class Judged:
-    """How one method did: the rank of each position's target, and what the lists held.
-
-    category  (V,) of each item, NO_CATEGORY = none; None = not known
-    """
-
-    def __init__(self, positions: int, items: int, category: I32 | None = None) -> None:
-        self.rank: Ranks = np.zeros(positions, np.uint8)
-        self.recommended: I64 = np.zeros(items, np.int64)
-        self._category = None if category is None else category.tolist()
-        self._categories = 0
-
-    def take(self, at: int, listed: list[int], target: int) -> None:
-        """The list made at a position, best first, and what came next."""
-        self.rank[at] = rank_in(listed, target)
-        self.recommended[listed] += 1
-        if self._category is not None:
-            self._categories += len({self._category[item] for item in listed} - {NO_CATEGORY})
-
-    def beyond_accuracy(self, counts: I64) -> dict[str, float]:
-        """What the lists of 20 hold; counts (V,) are the items' training clicks.
-
-        coverage20   share of the catalogue in at least one list
-        popularity20 mean training clicks of a recommended item
-        cold20       share of recommended items that are cold
-        categories20 with a catalogue: different categories in a list, on average
-        """
-        total = max(1, int(self.recommended.sum()))
-        diversity = {} if self._category is None else {"categories20": self._categories / max(1, len(self.rank))}
-        return {
-            **diversity,
-            "coverage20": float((self.recommended > 0).mean()),
-            "popularity20": float((self.recommended * counts).sum() / total),
-            "cold20": float(self.recommended[counts <= COLD].sum() / total),
-        }
 
 
 def _run_engine(engine: Engine, log: Log, positions: Positions, watch: Progress) -> tuple[Judged, F64]:

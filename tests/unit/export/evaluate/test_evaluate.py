@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from export.dataset.sessions import visits_of
 from export.evaluate.baselines import NAMES, save_baselines
-from export.evaluate.evaluate import already_learned, evaluate, judge, rank_in, remarks
+from export.evaluate.evaluate import already_learned, evaluate, judge, remarks
+from export.evaluate.positions import rank_in
 from export.evaluate.vsknn import VsKnnSetting
 from export.log.log import Log, read_log
 from export.measure.metrics import K
