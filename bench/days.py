@@ -22,7 +22,7 @@ import polars as pl
 from bench import quality
 from bench.quality import DAY_MS, METHODS, Figures, Ran, Split, globo, kept, say, stop
 from bench.report import RESULTS, ROOT, write_report
-from export.times import parse_time
+from export.log.times import parse_time
 from stream.manifest import read_manifest
 
 RESULT = RESULTS / "days.json"

@@ -19,21 +19,22 @@ import torch
 from numpy.typing import NDArray
 
 from bench.report import RESULTS, write_report
-from export.convert import BATCH_MULTIPLE, SCORE_STATE, TOLERANCE, open_graph
-from export.data import ColumnNames, Log, Vocabulary, read_log
-from export.evaluate import log_clicks
-from export.memory import memories
-from export.mixture import visit_so_far
-from export.network import Network, Score, Step
-from export.sequences import Clicks, Windows, birth_period, encode, outputs
-from export.weights import load_network
+from export.arrays import F64, I64
+from export.dataset.windows import Clicks, Windows, birth_period, encode
+from export.log.log import ColumnNames, Log, Vocabulary, log_clicks, read_log
+from export.measure.metrics import K
+from export.model.graph import BATCH_MULTIPLE, SCORE_STATE, open_graph
+from export.model.parity import TOLERANCE
+from export.network.mixture import visit_so_far
+from export.network.network import Network, Score, Step
+from export.network.states import memories, outputs
+from export.network.weights import load_network
 from stream.errors import EddyError
 from stream.events import Origin
 from stream.model.runtime import Model, load_model
 from stream.worker.served import open_engine
 
 RESULT = RESULTS / "graph_parity.json"
-K = 20
 ROWS = 1024
 """States scored at a time by torch: their logits over the catalogue must fit."""
 
@@ -50,7 +51,7 @@ class Ways(NamedTuple):
     """
 
     surprise: NDArray[np.floating[Any]]
-    items: NDArray[np.int64]
+    items: I64
     log_probs: NDArray[np.floating[Any]]
 
     @classmethod
@@ -59,7 +60,7 @@ class Ways(NamedTuple):
 
 
 @torch.no_grad()
-def by_sequences(network: Network, clicks: Clicks) -> tuple[tuple[torch.Tensor, ...], NDArray[np.float64]]:
+def by_sequences(network: Network, clicks: Clicks) -> tuple[tuple[torch.Tensor, ...], F64]:
     """What score.onnx reads after each click (n, ...), from whole sequences, and the surprise of each click (n,)."""
     every = np.arange(len(clicks))
     remembered = (torch.from_numpy(part) for part in memories(clicks, every))
@@ -132,7 +133,7 @@ def _users(clicks: Clicks) -> int:
     return len(np.unique(clicks.user))
 
 
-def _ordinals(clicks: Clicks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _ordinals(clicks: Clicks) -> tuple[I64, I64]:
     """Of each click: the how many-th of its user it is, and its user's number."""
     first = np.append(True, clicks.user[1:] != clicks.user[:-1])
     starts = np.flatnonzero(first)
@@ -140,7 +141,7 @@ def _ordinals(clicks: Clicks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return np.arange(len(clicks)) - starts[user], user
 
 
-def _by_ordinal(clicks: Clicks) -> Iterator[tuple[NDArray[np.intp], NDArray[np.int64]]]:
+def _by_ordinal(clicks: Clicks) -> Iterator[tuple[NDArray[np.intp], I64]]:
     """All users' first clicks, then all second ones ...: rows of the clicks, numbers of the users."""
     ordinal, user = _ordinals(clicks)
     order = np.argsort(ordinal, kind="stable")
@@ -192,7 +193,7 @@ def differences(network: Network, log: Log, vocabulary: Vocabulary, directory: P
     return {name: _difference(way, reference._replace(surprise=surprise), of_lists[name]) for name, way in ways.items()}
 
 
-def _difference(way: Ways, reference: Ways, of_list: NDArray[np.float64]) -> Difference:
+def _difference(way: Ways, reference: Ways, of_list: F64) -> Difference:
     """of_list (n, k): the reference's log-probability of each item that the way lists."""
     other = way.items != reference.items
     far = other & (np.abs(of_list - reference.log_probs) > 2 * TOLERANCE)

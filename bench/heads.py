@@ -31,23 +31,24 @@ from bench import quality
 from bench.inputs import mixed, trained, untrained
 from bench.quality import Figures
 from bench.report import RESULTS, ROOT, write_report
-from export.checkpoint import training_key
-from export.convert import open_graph, write_graphs
-from export.data import Log, Vocabulary, read_log
-from export.heads import Meetings, fitted_surprise, meetings, states_before
-from export.held_out import calibration_curve
-from export.memory import memories, new_visits
-from export.mixture import STATE
-from export.network import Network, SurpriseHead, balanced_clusters, cluster_count
-from export.ranking import drawn, places, ranking_quality
-from export.sequences import Clicks, Windows, outputs
-from export.split import hold_out, new_items
-from export.train import TrainSettings
+from export.arrays import F32, F64, I32, I64, Flags
+from export.dataset.cooccurrence import new_visits
+from export.dataset.windows import Clicks, Windows, drawn
+from export.evaluate.held_out import calibration_curve
+from export.fit.heads import Meetings, fitted_surprise, meetings, states_before
+from export.log.log import Log, Vocabulary, read_log
+from export.measure.ranking import places, ranking_quality
+from export.model.graph import open_graph
+from export.model.onnx import write_graphs
+from export.network.mixture import STATE
+from export.network.network import Network
+from export.network.states import memories, outputs
+from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
+from export.train.checkpoint import training_key
+from export.train.holdout import hold_out, new_items
+from export.train.settings import TrainSettings
 from stream.detect.pvalue import Calibration
 
-F32 = npt.NDArray[np.float32]
-I64 = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 Logits = Callable[[Tensor], Tensor]
 """Outputs (B, H) -> what a head says of all V items, cooled, (B, V)."""
 
@@ -83,10 +84,10 @@ class Case(NamedTuple):
     network: Network
     vocabulary: Vocabulary
     learned: Clicks
-    weight: npt.NDArray[np.float64]
+    weight: F64
     judged: Clicks
     later: Flags
-    ids: npt.NDArray[np.int32]
+    ids: I32
     live: int
 
 

@@ -21,31 +21,20 @@ import torch
 
 from bench.quality import Figures, say, split_of
 from bench.report import RESULTS, write_report
-from export.data import GAP_EDGES_MS, Log, read_log
-from export.epochs import fit
-from export.mixture import NEW_VISIT
-from export.network import Network, Sizes
-from export.pipeline import count_on, mix
-from export.recency import Recency, best_recency, shift_bias
-from export.sequences import Clicks
-from export.split import HeldOut, hold_out
-from export.train import TrainSettings
+from export.dataset.cooccurrence import NEW_VISIT
+from export.dataset.popularity import Recency
+from export.dataset.windows import Clicks
+from export.fit.heads import count_on, mix
+from export.fit.popularity_shift import best_recency, shift_bias
+from export.log.log import GAP_EDGES_MS, Log, read_log
+from export.network.network import Network, Sizes
+from export.progress import NullProgress
+from export.train.epochs import fit
+from export.train.holdout import HeldOut, hold_out
+from export.train.settings import TrainSettings
 
 RESULT = RESULTS / "inputs.json"
 DEFAULT = "retailrocket,taobao,trivago,rees46"
-
-
-class Silent:
-    """Hears of the progress and says nothing."""
-
-    def begin(self, label: str, clicks: int) -> None:
-        pass
-
-    def seen(self, clicks: int) -> None:
-        pass
-
-    def say(self, line: str) -> None:
-        pass
 
 
 # -- what is withheld -------------------------------------------------------------------------------------------------
@@ -98,7 +87,7 @@ def trained(held_out: HeldOut, settings: TrainSettings) -> Network:
     """By itself, without the mixture: the best round on the held-out slice, which was not learned from."""
     network, popularity = untrained(held_out, settings), held_out.popularity
     tail = held_out.tail
-    return fit(network, held_out.head, tail, settings, Silent(), popularity, category=held_out.category).network
+    return fit(network, held_out.head, tail, settings, NullProgress(), popularity, category=held_out.category).network
 
 
 def mixed(network: Network, held_out: HeldOut, seed: int) -> tuple[Network, Recency, dict[str, float]]:

@@ -30,7 +30,7 @@ from confluent_kafka import Message
 from bench.apache_kafka import VERSION, ApacheKafka, KafkaUnavailable
 from bench.readers import progress, read_topic
 from bench.report import DATA_DIRECTORY, RESULTS, ROOT, write_report
-from export.evaluate import Quality, judge
+from export.evaluate.evaluate import Quality, judge
 from stream.errors import EddyError
 from stream.events import Click, Recommendation
 from stream.kafka.topics import create_topics

@@ -18,14 +18,15 @@ import numpy as np
 import torch
 
 from bench.report import RESULTS, write_report
-from export.convert import write_untrained
+from export.measure.metrics import K
+from export.model.untrained import write_untrained
 from stream.events import Click, Origin
 from stream.model.runtime import Model, load_model
 from stream.settings import Rules
 from stream.worker.served import open_engine
 
 RESULT = RESULTS / "rules.json"
-ITEMS, HIDDEN, CATEGORIES, K = 10_000, 128, 50, 20
+ITEMS, HIDDEN, CATEGORIES = 10_000, 128, 50
 CLICKS, CYCLE, USERS = 4_000, 1_000, 800
 IN_STOCK = 0.9
 EVENTS = ["view", "cart", "purchase"]

@@ -30,17 +30,19 @@ from bench import quality
 from bench.heads import EPOCHS, Case, case_of, cpu_us, memory, running, two_levels
 from bench.quality import Figures
 from bench.report import RESULTS, write_report
-from export.convert import IR_VERSION, OPSET, open_graph, write_untrained
-from export.heads import meetings
-from export.network import SHARPNESS, balanced_clusters, cluster_count
-from export.ranking import drawn, places
-from export.sequences import Windows, outputs
-
-F32 = npt.NDArray[np.float32]
-I64 = npt.NDArray[np.int64]
+from export.arrays import F32
+from export.dataset.windows import Windows, drawn
+from export.fit.heads import meetings
+from export.measure.metrics import K
+from export.measure.ranking import places
+from export.model.graph import open_graph
+from export.model.onnx import IR_VERSION, OPSET
+from export.model.untrained import write_untrained
+from export.network.network import SHARPNESS
+from export.network.states import outputs
+from export.network.surprise import balanced_clusters, cluster_count
 
 RESULT = RESULTS / "shortlist.json"
-K = 20
 BEST = (8, 16, 32, 64, 128)
 """Clusters on the shortlist, on trained networks."""
 

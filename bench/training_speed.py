@@ -23,22 +23,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.report import DATA_DIRECTORY, RESULTS, ROOT, write_report
-from export.data import ColumnNames, Log, read_log
-from export.network import Network, Sizes
-from export.ranking import ranking_quality
-from export.sequences import Clicks, Windows, birth_period, encode, outputs
-from export.split import vocabulary_of
-from export.train import Trainer, TrainSettings
+from export.arrays import I64, Flags
+from export.dataset.windows import Clicks, Windows, birth_period, encode
+from export.log.log import ColumnNames, Log, read_log
+from export.measure.metrics import K
+from export.measure.ranking import ranking_quality
+from export.network.network import Network, Sizes
+from export.network.states import outputs
+from export.progress import NullProgress
+from export.train.holdout import vocabulary_of
+from export.train.settings import TrainSettings
+from export.train.trainer import Trainer
 from stream.demo.shop import build_shop
 from stream.demo.simulate import DAY_MS, simulate_clean, write_log
 
 RESULT = RESULTS / "training_speed.json"
 DATA = DATA_DIRECTORY / "yoochoose_1_64_train.parquet"
-K = 20
 JUDGED = 20_000
 """Clicks of the newest sessions that are held out, at most; a tenth of a short log."""
 
@@ -74,13 +77,13 @@ def read_task(path: Path, clicks: int | None) -> Task:
     return Task(*parts, *sizes)
 
 
-def _session_starts(log: Log) -> NDArray[np.int64]:
+def _session_starts(log: Log) -> I64:
     """(n,) when the session of each click began."""
     first = np.append(True, log.user[1:] != log.user[:-1])
     return log.time_ms[np.flatnonzero(first)[np.cumsum(first) - 1]]
 
 
-def _newest(began: NDArray[np.int64], clicks: int) -> int:
+def _newest(began: I64, clicks: int) -> int:
     """The time from which on about `clicks` clicks lie."""
     return int(np.partition(began, max(0, len(began) - clicks))[max(0, len(began) - clicks)])
 
@@ -118,12 +121,12 @@ class PlainGru4Rec(nn.Module):
 class LaneStep(NamedTuple):
     """One minibatch: for each of B lanes an item, the one that follows it, and whether a session begins here."""
 
-    item: NDArray[np.int64]
-    target: NDArray[np.int64]
-    begins: NDArray[np.bool_]
+    item: I64
+    target: I64
+    begins: Flags
 
 
-def session_parallel(item: NDArray[np.int64], starts: NDArray[np.int64], lanes: int) -> Iterator[LaneStep]:
+def session_parallel(item: I64, starts: I64, lanes: int) -> Iterator[LaneStep]:
     """Sessions of at least two clicks in lanes side by side; when a lane finds no further one the epoch ends.
 
     item (n,) of all sessions one after another, starts (s + 1,) where each begins and the last ends
@@ -166,7 +169,7 @@ def plain_epochs(task: Task, hidden: int, seed: int) -> tuple[Callable[[], objec
     return epoch, lambda: plain_quality(network, task.later)
 
 
-def in_session_order(clicks: Clicks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def in_session_order(clicks: Clicks) -> tuple[I64, I64]:
     """The items (n,) with sessions by their beginning, and where each session begins (s + 1,)."""
     first = np.flatnonzero(np.append(True, clicks.user[1:] != clicks.user[:-1]))
     lengths = np.diff(np.append(first, len(clicks)))
@@ -177,7 +180,7 @@ def in_session_order(clicks: Clicks) -> tuple[NDArray[np.int64], NDArray[np.int6
 
 @torch.no_grad()
 def plain_quality(network: PlainGru4Rec, clicks: Clicks) -> tuple[float, float]:
-    """recall@20 and MRR@20 of every next click, as export.ranking.ranking_quality judges."""
+    """recall@20 and MRR@20 of every next click, as export.measure.ranking.ranking_quality judges."""
     network.eval()
     item, starts = in_session_order(clicks)
     items = network.logits.out_features
@@ -203,14 +206,6 @@ def plain_quality(network: PlainGru4Rec, clicks: Clicks) -> tuple[float, float]:
 # -- Eddy -------------------------------------------------------------------------------------------------------------
 
 
-class Silent:
-    """Hears of the progress and says nothing."""
-
-    def begin(self, label: str, clicks: int) -> None: ...
-    def seen(self, clicks: int) -> None: ...
-    def say(self, line: str) -> None: ...
-
-
 def eddy_epochs(
     task: Task, hidden: int, epochs: int, seed: int
 ) -> tuple[Callable[[], object], Callable[[], tuple[float, float]]]:
@@ -221,7 +216,7 @@ def eddy_epochs(
     torch.manual_seed(seed)
     settings = TrainSettings.for_log(len(task.train), hidden, epochs, seed)
     network = Network(Sizes(task.items, task.event_types, task.gaps, hidden, settings.cell))
-    trainer = Trainer(network, task.train, settings, Silent())
+    trainer = Trainer(network, task.train, settings, NullProgress())
 
     def judge() -> tuple[float, float]:
         trained = trainer.trained()

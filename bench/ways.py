@@ -21,15 +21,17 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from bench.heads import EPOCHS
-from bench.inputs import Silent, mixed, untrained
+from bench.inputs import mixed, untrained
 from bench.quality import Figures, kept, say, split_of
 from bench.report import RESULTS, write_report
-from export.data import read_log
-from export.epochs import held_out_quality
-from export.network import INPUT_LENGTH, Network, Sizes, unit
-from export.sequences import Batch, Clicks
-from export.split import HeldOut, hold_out
-from export.train import RowAdagrad, Trainer, TrainSettings
+from export.dataset.windows import Batch, Clicks
+from export.log.log import read_log
+from export.network.network import INPUT_LENGTH, Network, Sizes, unit
+from export.progress import NullProgress
+from export.train.epochs import held_out_quality
+from export.train.holdout import HeldOut, hold_out
+from export.train.settings import TrainSettings
+from export.train.trainer import RowAdagrad, Trainer
 
 RESULT = RESULTS / "ways.json"
 MASKED = 0.1
@@ -148,7 +150,7 @@ def start(held_out: HeldOut, settings: TrainSettings, kind: type[Trainer]) -> Ne
 def measure(held_out: HeldOut, kind: type[Trainer], settings: TrainSettings) -> Figures:
     """recall@20 and MRR@20 on the held-out slice: of the network after its best epoch, and as served."""
     network = start(held_out, settings, kind)
-    trainer = kind(network, held_out.head, settings, Silent(), held_out.popularity, category=held_out.category)
+    trainer = kind(network, held_out.head, settings, NullProgress(), held_out.popularity, category=held_out.category)
     epochs: list[tuple[float, float, Network]] = []
     for _ in range(settings.epochs):
         trainer.epoch("")

@@ -5,119 +5,25 @@ stand inside the commands, so that --help answers at once.
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
+from export.options import CELL_OPTION, DEVICE_OPTION, THREADS_OPTION, log_options
+from export.progress import Bar
 from stream.ops.options import rule_options, take_rules
+from stream.settings import DEVICES
 
 if TYPE_CHECKING:
-    from export.data import Log
-
-LOG_OPTIONS = (
-    click.option("--user-col", help="Column of the user.  [default: user_id]"),
-    click.option("--item-col", help="Column of the item.  [default: item_id]"),
-    click.option(
-        "--event-col", help="Column of the event type; without one every click is a view.  [default: event_type]"
-    ),
-    click.option(
-        "--time-col", help="Column of the time: s, ms, µs or ns since 1970, dates or ISO.  [default: timestamp]"
-    ),
-    click.option(
-        "--session-col", help="Column of the visit; without one, half an hour parts them.  [default: session_id]"
-    ),
-    click.option("--category-col", help="Column of the item's category, if any.  [default: category]"),
-    click.option("--price-col", help="Column of the item's price, if any.  [default: price]"),
-    click.option(
-        "--in-order",
-        is_flag=True,
-        help="The rows are in time order: times are made from them, half a minute from click to click of a session, "
-        "and a time column is ignored.",
-    ),
-    click.option("--drop-repeats", is_flag=True, help="Leave out rows equal to an earlier one."),
-    click.option("--from", "start", metavar="TIME", help="Only clicks from this time on: ISO (UTC), s or ms."),
-    click.option("--until", "end", metavar="TIME", help="Only clicks before this time."),
-)
-
-CELL_OPTION = click.option(
-    "--cell",
-    type=click.Choice(["lstm", "gru", "rnn"]),
-    help="The recurrent cell; gru and rnn have half the state per user.  [default: lstm]",
-)
-THREADS_OPTION = click.option(
-    "--threads",
-    type=click.IntRange(1, 256),
-    default=1,
-    show_default=True,
-    help="Of torch. One is best on a machine that does other work: threads at these sizes mostly wait for each other.",
-)
-DEVICE_OPTION = click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="Where the network is trained; auto takes the GPU if torch sees one. All else runs on the CPU.",
-)
-
-Command = Callable[..., None]
-
-
-def log_options(command: Command) -> Command:
-    """The argument LOG, the flags that name its columns, and the cut in time."""
-    for option in reversed(LOG_OPTIONS):
-        command = option(command)
-    return click.argument("log", type=click.Path(path_type=Path))(command)
-
-
-class Bar:
-    """A progress bar on stderr with clicks/s and the time left; lines go above it."""
-
-    def __init__(self) -> None:
-        # What is printed holds names and values of the log: brackets and colons in them are theirs, not rich's.
-        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} clicks"),
-            TextColumn("{task.fields[pace]}"),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-        )
-        self._task: TaskID | None = None
-
-    def __enter__(self) -> "Bar":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
-
-    def begin(self, label: str, clicks: int) -> None:
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(label, total=clicks, pace="")
-
-    def seen(self, clicks: int) -> None:
-        assert self._task is not None
-        self._bar.advance(self._task, clicks)
-        speed = self._bar.tasks[0].speed
-        self._bar.update(self._task, pace=f"{speed:,.0f} clicks/s" if speed else "")
-
-    def say(self, line: str) -> None:
-        self._console.print(line, soft_wrap=True)
+    from export.log.log import Log
 
 
 def _read(bar: Bar, log: Path, given: dict[str, Any]) -> "Log":
-    from export.columns import ColumnNames
-    from export.data import read_log
-    from export.times import parse_time
+    from export.log.log import read_log
+    from export.log.reader import ColumnNames
+    from export.log.times import parse_time
     from stream.errors import ConfigError
 
     if given["in_order"] and (given["start"] or given["end"]):
@@ -182,7 +88,7 @@ def train(
       eddy train clicks.parquet --settings settings.json --out models/mine/2
       eddy train sessions.csv --in-order --out models/paper/1
     """
-    from export.place import check_place
+    from export.model.writable import check_place
     from stream.errors import ConfigError
 
     with Bar() as bar:
@@ -195,11 +101,9 @@ def train(
 
         import torch  # takes seconds: a wrong file name is told before
 
-        from export.chosen import read_settings
-        from export.device import choose_device
         from export.pipeline import train_model
-        from export.train import TrainSettings
-        from export.warm import read_older
+        from export.train.settings import TrainSettings, choose_device, read_settings
+        from export.train.warm_start import read_older
 
         torch.set_num_threads(threads)
         place = choose_device(device)
@@ -253,7 +157,7 @@ def tune(
       eddy tune clicks.parquet --trials 100 --minutes 90 --out settings.json
       eddy train clicks.parquet --settings settings.json --out models/mine/2
     """
-    from export.place import check_file
+    from export.model.writable import check_file
 
     with Bar() as bar:
         check_file(out)
@@ -261,8 +165,7 @@ def tune(
 
         import torch  # takes seconds: a wrong file name is told before
 
-        from export.device import choose_device
-        from export.train import TrainSettings
+        from export.train.settings import TrainSettings, choose_device
         from export.tune import tune as search
 
         torch.set_num_threads(threads)
@@ -283,7 +186,7 @@ def tune(
 @log_options
 @click.option("--exclude-recent", type=int, default=0, show_default=True, help="Leave out the user's last N items.")
 @click.option("--judge-from", metavar="TIME", help="Earlier clicks only build the users' states.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--device", type=click.Choice(DEVICES), default="cpu", show_default=True)
 @rule_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def evaluate(
@@ -310,8 +213,8 @@ def evaluate(
       eddy evaluate models/mine/1 later.parquet --catalogue items.csv --only-available --max-per-category 4
     """
     rules = take_rules(given)
-    from export.evaluate import evaluate as measure
-    from export.times import parse_time
+    from export.evaluate.evaluate import evaluate as measure
+    from export.log.times import parse_time
     from stream.errors import ConfigError
 
     with Bar() as bar:
@@ -328,7 +231,7 @@ def evaluate(
 
 def _table(figures: dict[str, Any]) -> str:
     """The figures of `eddy evaluate` for people."""
-    from export.baselines import NAMES
+    from export.evaluate.baselines import NAMES
 
     rows = [f"{figures['model']} on {figures['clicks']:,} clicks, {figures['judged']:,} judged"]
     rows.append(f"{'':20}{'recall@20':>10}{'MRR@20':>9}{'NDCG@20':>9}{'coverage':>10}{'cold':>8}")

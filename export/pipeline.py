@@ -1,8 +1,8 @@
 """A click log -> a model directory: the whole training, in the order in which it must happen.
 
-1. The newest part of the log is held out (split.py).
+1. The newest part of the log is held out (train/holdout.py).
 2. The network is trained on the rest; the held-out slice says after which epoch it was best, and how far it is to be
-   trusted beside what the user's last items bring (mixture.py).
+   trusted beside what the user's last items bring (network/mixture.py).
 3. Heads are fitted, graphs converted, and the slice calibrates the surprise through the ONNX graph: clicks that were
    not trained on, met as they will be met in service.
 4. The same number of epochs over the whole log, so that the served model knows the newest items too.
@@ -10,45 +10,42 @@
 Ctrl-C ends step 2 or 4 and goes on to step 5 with the best model of step 2, without step 4 where it comes in step 3.
 """
 
-import copy
 import math
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from export import baselines
-from export.ablation import ablations
-from export.baselines import save_baselines
-from export.calibrate import pools, surprises
-from export.checkpoint import NAMES, Checkpoint, remove_checkpoints, training_key, training_place
-from export.cold import NO_CATEGORY, how_placed, with_catalogue, with_new_items
-from export.convert import Facts, Pools, write_graphs, write_model
-from export.data import GAP_EDGES_MS, Log
-from export.epochs import fit
-from export.heads import fit_gates, fit_heads, set_mixture
-from export.held_out import calibration_curve, judge_held_out
-from export.interrupts import Interrupts
-from export.memory import memories
-from export.mixture import Counted
-from export.neighbours import VsKnnSetting
-from export.network import Network, Sizes
-from export.place import check_place
-from export.ranking import list_ranks, recall_and_mrr
-from export.recency import Recency, best_recency, shift_bias
-from export.report import Findings, write_report
-from export.sequences import Clicks, Windows, outputs
-from export.split import HeldOut, halves, hold_out, new_items
-from export.times import iso
-from export.train import Progress, TrainSettings
-from export.warm import Older, check_older, known_to, visits_since, warm_network
+from export.dataset.popularity import Recency
+from export.dataset.windows import Clicks
+from export.evaluate import baselines
+from export.evaluate.ablation import ablations
+from export.evaluate.baselines import save_baselines
+from export.evaluate.held_out import Findings, calibration_curve, judge_held_out
+from export.evaluate.vsknn import VsKnnSetting
+from export.fit.heads import clicks_of, count_on, fit_heads, mix
+from export.fit.popularity_shift import best_recency, shift_bias
+from export.log.log import GAP_EDGES_MS, Log
+from export.log.times import iso
+from export.model.calibrate import pools, surprises
+from export.model.directory import Facts, Pools, write_model
+from export.model.onnx import write_graphs
+from export.model.writable import check_place
+from export.network.network import Network, Sizes
+from export.progress import Progress
+from export.report.page import write_report
+from export.train.checkpoint import NAMES, Checkpoint, remove_checkpoints, training_key, training_place
+from export.train.cold_items import how_placed, with_catalogue, with_new_items
+from export.train.epochs import fit
+from export.train.holdout import HeldOut, halves, hold_out, new_items
+from export.train.interrupts import Interrupts
+from export.train.settings import TrainSettings
+from export.train.warm_start import Older, check_older, known_to, visits_since, warm_network
+from stream.lists.rules import NO_CATEGORY
 from stream.manifest import Manifest
 from stream.settings import Settings
-
-F64 = npt.NDArray[np.float64]
 
 
 def train_model(
@@ -63,8 +60,8 @@ def train_model(
     """Train on a log and write a model directory, .../NAME/VERSION.
 
     resume     go on from the checkpoints that a training to the same directory left when it was killed
-    older      start from this model's weights (warm.py)
-    catalogue  file of items with their categories: those that no click is of get a row from it (cold.py)
+    older      start from this model's weights (train/warm_start.py)
+    catalogue  file of items with their categories: those that no click is of get a row from it (train/cold_items.py)
 
     Raises ConfigError if the directory cannot be written or holds a model already or the log cannot be learned from,
     ArtifactError if a graph disagrees with the network.
@@ -160,39 +157,6 @@ def train_model(
     if warning:
         progress.say(warning)
     return manifest
-
-
-def count_on(network: Network, clicks: Clicks, recency: Recency, counted: Counted | None, older: Older | None) -> None:
-    """Set the mixture: neighbours counted in the clicks, on top of the older model's where those have not been.
-
-    Its gates are where the fit of the new ones begins.
-    """
-    weight = recency.weights(clicks.time_ms)
-    if older is None:
-        set_mixture(network, clicks, weight)
-        return
-    if not hasattr(network, "mixture"):
-        network.mixture = copy.deepcopy(older.network.mixture)
-    newer = clicks.time_ms > older.until_ms
-    set_mixture(network, clicks.where(newer), weight[newer], counted)
-
-
-def clicks_of(clicks: Clicks, items: int, counted: Counted | None) -> F64:
-    """(V,) how often each item was clicked in `clicks` or in what the older model has counted."""
-    own = np.bincount(clicks.item, minlength=items).astype(np.float64)
-    return own if counted is None else own + counted.clicks[:items]
-
-
-def mix(network: Network, seen: Clicks, cut_ms: int, seed: int) -> dict[str, float]:
-    """Fit the mixture on every other held-out click; returns what it ranks the rest at, recall@20 and MRR@20.
-
-    seen  the users of the slice with all their clicks, as they will come in service
-    """
-    fitted, judged = halves(seen, cut_ms)
-    fit_gates(network, seen, fitted[seen.target[fitted] < network.sizes.items], seed)
-    out, remembered = outputs(network, Windows(seen), judged), memories(seen, judged)
-    recall, mrr = recall_and_mrr(list_ranks(network, out, remembered, seen.target[judged]))
-    return {"recall20": recall, "mrr20": mrr}
 
 
 def calibration_warning(held_out: int, clicks: int, alpha: float) -> str | None:

@@ -11,8 +11,7 @@ from typing import Any
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from export.data import Log
-from export.evaluate import log_clicks
+from export.log.log import Log, log_clicks
 from stream.errors import ConfigError
 
 CONNECT_S = 10.0

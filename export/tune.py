@@ -21,13 +21,14 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from export.data import GAP_EDGES_MS, Log
-from export.epochs import fit
-from export.network import Network, Sizes
-from export.pipeline import count_on, mix
-from export.recency import best_recency, shift_bias
-from export.split import HeldOut, hold_out
-from export.train import Progress, TrainSettings
+from export.fit.heads import count_on, mix
+from export.fit.popularity_shift import best_recency, shift_bias
+from export.log.log import GAP_EDGES_MS, Log
+from export.network.network import Network, Sizes
+from export.progress import Progress
+from export.train.epochs import fit
+from export.train.holdout import HeldOut, hold_out
+from export.train.settings import TrainSettings
 from stream.errors import ConfigError
 
 SPACE: dict[str, BaseDistribution] = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from export.convert import write_untrained
+from export.model.untrained import write_untrained
 
 ITEMS = [f"i{n}" for n in range(50)]
 EVENT_TYPES = ["view", "cart", "purchase"]

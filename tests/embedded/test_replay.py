@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer
 
-from export.data import read_log
+from export.log.log import read_log
 from export.replay import replay
 from stream.demo.broker import EmbeddedBroker
 from stream.errors import ConfigError

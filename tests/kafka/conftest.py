@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench.apache_kafka import ApacheKafka, KafkaUnavailable
-from export.convert import write_untrained
+from export.model.untrained import write_untrained
 from tests.kafka.lane import Lane
 
 REQUIRED = os.environ.get("EDDY_REQUIRE_KAFKA") == "1"

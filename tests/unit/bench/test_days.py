@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from bench import days, quality
 from bench.quality import DAY_MS, GLOBO_START_MS, Ran
-from export.times import parse_time
+from export.log.times import parse_time
 from stream.manifest import read_manifest
 from stream.ops.cli import eddy
 

@@ -22,11 +22,12 @@ from bench.heads import (
     surprises,
     two_level_logits,
 )
-from export.convert import open_graph
-from export.data import GAP_EDGES_MS, Vocabulary, read_log
-from export.heads import set_mixture
-from export.network import Network, Sizes, SurpriseHead
-from export.sequences import Clicks
+from export.dataset.windows import Clicks
+from export.fit.heads import set_mixture
+from export.log.log import GAP_EDGES_MS, Vocabulary, read_log
+from export.model.graph import open_graph
+from export.network.network import Network, Sizes
+from export.network.surprise import SurpriseHead
 
 ITEMS, USERS, EACH = 12, 5, 8
 

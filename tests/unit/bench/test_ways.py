@@ -5,11 +5,12 @@ import polars as pl
 import pytest
 import torch
 
-from bench.inputs import Silent
 from bench.ways import WAYS, Averaged, BprMax, Plain, Separate, TwoTables, Uncorrected, measure, start
-from export.data import read_log
-from export.split import HeldOut, hold_out
-from export.train import Trainer, TrainSettings
+from export.log.log import read_log
+from export.progress import NullProgress
+from export.train.holdout import HeldOut, hold_out
+from export.train.settings import TrainSettings
+from export.train.trainer import Trainer
 
 SETTINGS = TrainSettings(hidden=8, epochs=2, tokens=32, negatives=16)
 
@@ -26,7 +27,7 @@ def held_out(tmp_path_factory: pytest.TempPathFactory) -> HeldOut:
 
 
 def trainer(held_out: HeldOut, kind: type[Trainer]) -> Trainer:
-    return kind(start(held_out, SETTINGS, kind), held_out.head, SETTINGS, Silent())
+    return kind(start(held_out, SETTINGS, kind), held_out.head, SETTINGS, NullProgress())
 
 
 @pytest.mark.parametrize("name", WAYS)

@@ -10,17 +10,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export import calibrate, memory
-from export.calibrate import surprises
-from export.data import Log
-from export.memory import PRIOR, WINDOW, count_neighbours, memories
-from export.mixture import NEW_VISIT, REMEMBERED
-from export.network import Network, Sizes
+from export.dataset import cooccurrence
+from export.dataset.cooccurrence import NEW_VISIT, PRIOR, WINDOW, count_neighbours
+from export.dataset.windows import Clicks, Windows, encode
+from export.log.log import Log
+from export.model import calibrate
+from export.model.calibrate import surprises
+from export.network.mixture import REMEMBERED
+from export.network.network import Network, Sizes
+from export.network.states import memories, outputs
+from export.network.weights import load_network
 from export.pipeline import train_model
-from export.sequences import Clicks, Windows, encode, outputs
-from export.split import vocabulary_of
-from export.weights import load_network
-from tests.unit.export.test_train import SETTINGS, Silent, shop
+from export.train.holdout import vocabulary_of
+from tests.unit.export.train.test_trainer import SETTINGS, Silent, shop
 
 ITEMS = 30
 
@@ -39,7 +41,7 @@ def clicks_of(users: int, seed: int = 0) -> Clicks:
 @pytest.mark.parametrize("pairs", [20, 500, 1_000_000])
 def test_neighbours_are_counted_some_items_at_a_time(monkeypatch: pytest.MonkeyPatch, pairs: int) -> None:
     """However many pairs are summed at once, each table is what a plain count over all pairs gives."""
-    monkeypatch.setattr(memory, "PAIRS", pairs)
+    monkeypatch.setattr(cooccurrence, "PAIRS", pairs)
     clicks, weight = clicks_of(users=25), np.random.default_rng(1).random(500) + 0.5
     masses = {name: np.zeros((ITEMS, ITEMS)) for name in ("near", "following")}
     begins = (clicks.gap == 9) | (np.arange(500) % 20 == 0)

@@ -11,16 +11,16 @@ pytest.importorskip("optuna")
 
 import optuna
 
-from export.chosen import read_settings
 from export.cli import train
 from export.cli import tune as command
-from export.data import Log
+from export.log.log import Log
 from export.pipeline import train_model
-from export.split import held_out_from
+from export.train.holdout import held_out_from
+from export.train.settings import read_settings
 from export.tune import SPACE, tune
 from stream.errors import ConfigError
 from stream.manifest import read_manifest
-from tests.unit.export.test_train import SETTINGS, Silent, shop
+from tests.unit.export.train.test_trainer import SETTINGS, Silent, shop
 
 BASE = replace(SETTINGS, epochs=4)
 

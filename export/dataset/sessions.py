@@ -1,0 +1,118 @@
+"""A log's sessions in the model's indices, kept with the model (baselines.npz): all that the baselines need of it.
+
+The newest clicks are kept, at most NEWEST of them, so that the file stays small; the items' training counts are
+those of the whole log. A model that was started from an older one goes on with that one's. Item indices are by
+descending training count, V = an item the model does not know.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from export.arrays import I32, I64, Flags
+from export.log.log import Log
+
+NEWEST = 5_000_000
+"""Clicks kept: 20 MB. Older sessions hardly count: VS-KNN looks at the newest ones that hold an item."""
+
+
+@dataclass(frozen=True)
+class Visits:
+    """S sessions, the one that ended first first.
+
+    item    (n,) int32, session s has item[start[s] : start[s + 1]], oldest click first; V = unknown
+    start   (S + 1,) int64
+    end_ms  (S,) int64, time of the last click
+    counts  (V,) int64, the items' clicks in the whole log
+    """
+
+    item: I32
+    start: I64
+    end_ms: I64
+    counts: I64
+
+    def __len__(self) -> int:
+        return len(self.end_ms)
+
+    @property
+    def items(self) -> int:
+        """V, how many items the model knows."""
+        return len(self.counts)
+
+    def session(self) -> I64:
+        """(n,) which session each click is of."""
+        return np.repeat(np.arange(len(self)), np.diff(self.start))
+
+    def where(self, keep: Flags) -> "Visits":
+        """The sessions where keep (S,) is True; counts stay."""
+        lengths = np.diff(self.start)
+        start = np.append(0, np.cumsum(lengths[keep]))
+        return Visits(self.item[np.repeat(keep, lengths)], start, self.end_ms[keep], self.counts)
+
+    def placed(self, place: I32, items: int) -> "Visits":
+        """With item i at place[i] of so many items; place (V + 1,), the last of the unknown."""
+        counts = np.zeros(items, np.int64)
+        counts[place[:-1]] = self.counts
+        return Visits(place[self.item], self.start, self.end_ms, counts)
+
+    def followed_by(self, later: "Visits", newest: int = NEWEST) -> "Visits":
+        """These sessions and later ones of the same items; at most the `newest` clicks, whole sessions."""
+        both = Visits(
+            np.append(self.item, later.item),
+            np.append(self.start, self.start[-1] + later.start[1:]),
+            np.append(self.end_ms, later.end_ms),
+            self.counts + later.counts,
+        )
+        return both.where(both.start[-1] - both.start[:-1] <= newest)
+
+    def positions(self) -> Iterator[tuple[I32, int]]:
+        """Every (clicks of a session so far, the item that came next)."""
+        for first, end in zip(self.start[:-1].tolist(), self.start[1:].tolist(), strict=True):
+            for at in range(first + 1, end):
+                yield self.item[first:at], int(self.item[at])
+
+
+class SessionSets:
+    """Sessions as sets of items, and of each item the sessions that hold it. Unknown items are left out.
+
+    item     (m,) int64 ascending within a session: session s holds item[start[s] : start[s + 1]]
+    holding  (m,) int64, newest session last: item i lies in holding[bound[i] : bound[i + 1]]
+    """
+
+    def __init__(self, visits: Visits) -> None:
+        known = visits.item < visits.items
+        pairs = np.unique(visits.session()[known] * visits.items + visits.item[known])
+        session, self.item = pairs // visits.items, pairs % visits.items
+        self.start = np.searchsorted(session, np.arange(len(visits) + 1))
+        by_item = np.argsort(self.item, kind="stable")
+        self.holding = session[by_item]
+        self.bound = np.searchsorted(self.item[by_item], np.arange(visits.items + 1))
+
+    def sessions_with(self, item: int, newest: int | None = None) -> I64:
+        """The sessions that hold the item, the newest last; at most the `newest`."""
+        a, b = self.bound[item : item + 2].tolist()
+        return self.holding[a if newest is None else max(a, b - newest) : b]
+
+    def items_of(self, sessions: I64) -> tuple[I64, I64]:
+        """The items of all these sessions, one session after the other, and how many each has."""
+        start = self.start[sessions]
+        size = self.start[sessions + 1] - start
+        return self.item[np.repeat(start - np.cumsum(size) + size, size) + np.arange(size.sum())], size
+
+
+def visits_of(log: Log, items: list[str], newest: int = NEWEST) -> Visits:
+    """The sessions of a log in the indices of `items`; at most the `newest` clicks, whole sessions."""
+    index = {name: i for i, name in enumerate(items)}
+    item = np.array([index.get(name, len(index)) for name in log.items], np.int32)[log.item]
+    counts = np.bincount(item, minlength=len(items) + 1)[: len(items)]
+    end_ms = np.zeros(int(log.session.max(initial=-1)) + 1, np.int64)
+    np.maximum.at(end_ms, log.session, log.time_ms)
+    lengths = np.bincount(log.session, minlength=len(end_ms))
+    sessions = np.lexsort((np.arange(len(end_ms)), end_ms))
+    sessions = sessions[(lengths[sessions] > 0) & (np.cumsum(lengths[sessions][::-1])[::-1] <= newest)]
+    place = np.full(len(end_ms), -1, np.int32)
+    place[sessions] = np.arange(len(sessions))
+    rows = np.flatnonzero(place[log.session] >= 0)
+    rows = rows[np.argsort(place[log.session[rows]], kind="stable")]  # a session's clicks keep their order
+    return Visits(item[rows], np.append(0, np.cumsum(lengths[sessions])), end_ms[sessions], counts)

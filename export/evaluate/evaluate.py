@@ -1,0 +1,220 @@
+"""A log through the serving engine -> how good the recommendations are, beside the baselines.
+
+Each click's list is judged by the same user's next click in the same session. A target the model does not know is
+a miss for every method, never left out. The engine runs the ONNX files on clicks in time order, users from a zero
+state, so under the worker's `exclude_recent` and rules these are the figures of the `recommendations` topic.
+Ties: equal scores rank the item with more training clicks first, for every method.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from export.arrays import F64, I64
+from export.evaluate.baselines import Baseline, best, load_baselines, rivals
+from export.evaluate.positions import Judged, Positions, rank_in
+from export.log.log import Log, log_clicks
+from export.log.times import iso, parse_time
+from export.measure.metrics import (
+    KINDS,
+    POSITIONS,
+    K,
+    by_kind,
+    intervals,
+    measures,
+    popularity_kind,
+    position_kind,
+)
+from export.progress import NullProgress, Progress
+from stream.engine.engine import Engine
+from stream.errors import ConfigError
+from stream.events import Origin
+from stream.model.runtime import load_model
+from stream.settings import RECENT_ITEMS, Rules
+from stream.worker.served import NO_RULES, open_engine
+
+CYCLE = 1_000
+"""Clicks per engine cycle: as large as a busy worker's; results do not depend on it."""
+
+ALPHAS = (0.05, 0.01, 0.001)
+"""The false-alarm rates whose observed share is reported."""
+
+
+class Quality(NamedTuple):
+    """recall20: share of judged clicks whose next item was among the first k; mrr20: mean of 1/rank, 0 for a miss."""
+
+    judged: int
+    recall20: float
+    mrr20: float
+
+
+def judge(clicks: Iterable[tuple[str, str, str, Sequence[str]]]) -> Quality:
+    """The quality of (user, session, item, recommended) in time order: each list against the session's next item."""
+    waiting: dict[tuple[str, str], Sequence[str]] = {}
+    ranks = []
+    for user, session, item, recommended in clicks:
+        listed = waiting.get((user, session))
+        if listed is not None:
+            ranks.append(rank_in(listed, item))
+        waiting[user, session] = recommended
+    if not ranks:
+        return Quality(0, 0.0, 0.0)
+    figures = measures(np.array(ranks, np.uint8))
+    return Quality(len(ranks), figures["recall20"], figures["mrr20"])
+
+
+def _run_engine(engine: Engine, log: Log, positions: Positions, watch: Progress) -> tuple[Judged, F64]:
+    """The engine's lists judged, and every click's p-value (n,)."""
+    index, items = engine.model.index, len(engine.model.items)
+    judged, p_values = Judged(len(positions), items, engine.category), np.empty(len(log))
+    number = np.full(len(log), -1, np.int64)
+    number[positions.row] = np.arange(len(positions))
+    rows = log.in_time_order().tolist()
+    clicks = (click for click, _ in log_clicks(log))
+    watch.begin("eddy", len(log))
+    for start in range(0, len(rows), CYCLE):
+        part = list(islice(clicks, CYCLE))
+        cycle = engine.process(part, [Origin("log", 0, start + i) for i in range(len(part))])
+        engine.commit(cycle)
+        for row, decision in zip(rows[start : start + CYCLE], cycle.recommendations, strict=True):
+            p_values[row] = decision.p_value
+            at = int(number[row])
+            if at >= 0:
+                judged.take(at, [index[item] for item in decision.items[:K]], int(positions.target[at]))
+        watch.seen(len(part))
+    return judged, p_values
+
+
+def _run_baseline(
+    name: str, method: Baseline, judged: Judged, positions: Positions, exclude_recent: int, watch: Progress
+) -> Judged:
+    watch.begin(name, len(positions))
+    for at, (session, recent, target) in enumerate(positions.seen(exclude_recent)):
+        judged.take(at, best(method, session, recent, len(judged.recommended)), target)
+        if at % CYCLE == CYCLE - 1:
+            watch.seen(CYCLE)
+    return judged
+
+
+def evaluate(
+    directory: Path,
+    log: Log,
+    exclude_recent: int,
+    device: str = "cpu",
+    watch: Progress | None = None,
+    judge_from_ms: int | None = None,
+    rules: Rules = NO_RULES,
+) -> dict[str, Any]:
+    """The model on the log beside the baselines, as the JSON object of `eddy evaluate`.
+
+    exclude_recent  leave out the items of the user's last N clicks, for every method; 0 = full ranking
+    judge_from_ms   lists of earlier clicks are not judged: those clicks are the users' histories
+    rules           of the worker, for eddy's lists only: the baselines know none
+    Raises ArtifactError on a model that cannot be served, ConfigError on a wrong setting or nothing to judge.
+    """
+    if not 0 <= exclude_recent <= RECENT_ITEMS:
+        raise ConfigError(f"exclude_recent is {exclude_recent}; it must be between 0 and {RECENT_ITEMS}")
+    watch = watch or NullProgress()
+    model = load_model(directory, device)
+    visits, setting = load_baselines(directory)
+    positions = Positions(log, model.index, judge_from_ms)
+    if not len(positions):
+        when = "" if judge_from_ms is None else f" from {iso(judge_from_ms)} on"
+        raise ConfigError(f"nothing to judge: no session of the log has two clicks{when}")
+    engine = open_engine(model, directory, k=K, exclude_recent=exclude_recent, alpha=min(ALPHAS), rules=rules)
+    ours, p_values = _run_engine(engine, log, positions, watch)
+    judged = {"eddy": ours}
+    for name, method in rivals(visits, setting).items():
+        theirs = Judged(len(positions), len(model.items), engine.category)
+        judged[name] = _run_baseline(name, method, theirs, positions, exclude_recent, watch)
+    return {
+        "model": model.manifest.label,
+        "clicks": len(log),
+        "judged": len(positions),
+        "exclude_recent": exclude_recent,
+        "rules": {name: value for name, value in msgspec.to_builtins(rules).items() if value},
+        "judged_from": None if judge_from_ms is None else iso(judge_from_ms),
+        **report(judged, positions, visits.counts),
+        "vsknn_setting": asdict(setting),
+        "training_clicks_kept": len(visits.item),
+        "calibration": {f"p<={alpha:g}": float((p_values <= alpha).mean()) for alpha in ALPHAS},
+        "remarks": [
+            *remarks(positions.target, model.items, _first_unknown(log, model.index)),
+            *unknown_events(log, model.manifest.event_types),
+            *already_learned(log, positions.row, model.manifest.training.get("until")),
+        ],
+    }
+
+
+def _first_unknown(log: Log, index: dict[str, int]) -> str:
+    """The first item of the log's rows that the model does not know; empty if it knows all."""
+    return next((log.items[i] for i in log.item if log.items[i] not in index), "")
+
+
+def remarks(target: I64, names: Sequence[str], unknown: str) -> list[str]:
+    """What the log leaves no method a choice in.
+
+    target   (m,) as in Positions
+    names    (V,) the model's items
+    unknown  an item of the log that is none of them: ids that were written differently show so
+    """
+    found, items, missed = [], len(names), int((target == len(names)).sum())
+    if missed == len(target):
+        ids = f"such as {unknown!r}; its own are such as {names[0]!r}"
+        found.append(f"all judged clicks are on items that the model does not know, {ids}: a miss for every method")
+    elif missed:
+        share = f"{missed:,} of the {len(target):,}"
+        found.append(f"{share} judged clicks are on items that the model does not know: a miss for every method")
+    if items <= K:
+        found.append(
+            f"the catalogue has {items} items, which a list of {K} holds all: only MRR and NDCG tell methods apart"
+        )
+    return found
+
+
+def unknown_events(log: Log, known: Sequence[str]) -> list[str]:
+    """What is to be said of event types that the model does not know: it takes them all for one."""
+    clicks = np.bincount(log.event_type, minlength=len(log.event_types))
+    new = [i for i, name in enumerate(log.event_types) if name not in known and clicks[i]]
+    if not new:
+        return []
+    most = log.event_types[max(new, key=lambda i: clicks[i])]
+    share = f"{sum(clicks[i] for i in new):,} of the {len(log):,} clicks"
+    return [f"{share} have an event type that the model does not know, such as {most!r}; it knows {_some(known)}"]
+
+
+def already_learned(log: Log, judged: I64, until: str | None) -> list[str]:
+    """What is to be said of judged rows (m,) that the training may have seen; it went `until` then, to the second."""
+    if until is None or log.in_order:
+        return []
+    early = int((log.time_ms[judged] < parse_time(until) + 1000).sum())
+    if not early:
+        return []
+    share = f"{early:,} of the {len(judged):,} judged clicks"
+    return [f"{share} are not later than the model's training, which went until {until}: it may have learned them"]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join([*map(repr, names[:5]), *(["..."] if len(names) > 5 else [])])
+
+
+def report(judged: dict[str, Judged], positions: Positions, counts: I64) -> dict[str, Any]:
+    """One object for each method, and under `lead` eddy's difference to the best baseline."""
+    found = intervals({name: one.rank for name, one in judged.items()}, positions.session)
+    so_far, popularity = position_kind(positions.so_far), popularity_kind(positions.target, counts)
+    methods = {
+        name: {
+            **measures(one.rank),
+            **found[name],
+            **one.beyond_accuracy(counts),
+            "by_position": by_kind(one.rank, so_far, tuple(POSITIONS)),
+            "by_popularity": by_kind(one.rank, popularity, KINDS),
+        }
+        for name, one in judged.items()
+    }
+    return {**methods, "lead": found["lead"]}

@@ -1,0 +1,283 @@
+"""A click log -> columns of indices sorted by (user, time), on disk, and what they mean.
+
+Batches of rows (reader.py) become indices of distinct names as they are read, are sorted by user (spill.py) and end as
+columns that lie in memory only as far as they are used: memory is bounded by the distinct names and a batch, not by the
+rows. Rows of equal time keep the file's order. Raises ConfigError where nothing can be learned from what was found.
+"""
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from export.arrays import F64, I32, I64, U8, Flags
+from export.log.made_times import Clock, RowClock, SessionClock, owned_sessions
+from export.log.reader import USUAL_NAMES, ColumnNames, Met, batches
+from export.log.spill import ROW, Column, Rows, Spool, chunks, part
+from export.log.times import iso
+from stream.engine.step import SESSION_GAP_MS
+from stream.errors import ConfigError
+from stream.events import Click
+
+SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
+GAP_EDGES_MS = (
+    10 * SECOND, MINUTE, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 8 * HOUR, DAY, 3 * DAY, 7 * DAY, 30 * DAY,
+)  # fmt: skip
+"""Where the gap buckets part: within a visit, from visit to visit, from week to week."""
+
+MANY_REPEATS = 0.01
+"""Share of rows equal to another from which on it is told."""
+
+
+class Vocabulary(NamedTuple):
+    """What the indices mean. `items` is by descending training count; one beyond the end is the unknown."""
+
+    items: list[str]
+    event_types: tuple[str, ...]
+    gap_edges_ms: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Log:
+    """n clicks sorted by (user, time), as indices into the lists of names.
+
+    user, item, event_type, session  (n,) int32, half the size of int64; a session belongs to one user
+    time_ms                          (n,) int64, since the epoch, UTC
+    sessions                         the log's own session ids; empty if it has none
+    notes                            what was dropped or assumed, one line each
+    category                         (n,) int32 index into `categories`, -1 = none; None: the log has no such column
+    price                            (n,) float64, NaN = none; None: the log has no such column
+    in_order                         the times are made from the rows (made_times.py)
+    """
+
+    user: I32
+    item: I32
+    event_type: I32
+    session: I32
+    time_ms: I64
+    users: list[str]
+    items: list[str]
+    event_types: list[str]
+    sessions: list[str]
+    notes: list[str] = field(default_factory=list)
+    category: I32 | None = None
+    price: F64 | None = None
+    categories: list[str] = field(default_factory=list)
+    in_order: bool = False
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def between(self, start_ms: int | None, end_ms: int | None) -> "Log":
+        """The clicks with start_ms <= time < end_ms; the lists of names stay whole. Raises ConfigError if none is."""
+        keep = np.ones(len(self), np.bool_)
+        if start_ms is not None:
+            keep &= self.time_ms >= start_ms
+        if end_ms is not None:
+            keep &= self.time_ms < end_ms
+        if not keep.any():
+            raise ConfigError(
+                f"no click lies between {iso(start_ms)} and {iso(end_ms)}; "
+                f"the log covers {iso(int(self.time_ms.min()))} to {iso(int(self.time_ms.max()))}"
+            )
+        return self.where(keep)
+
+    def where(self, keep: Flags) -> "Log":
+        """The clicks where keep (n,) is True."""
+        columns = {name: getattr(self, name) for name in ROW.names or ()}
+        kept: dict[str, Any] = {name: part(column, keep) for name, column in columns.items() if column is not None}
+        return replace(self, **kept)
+
+    def in_time_order(self) -> I64:
+        """(n,) row numbers from the earliest click to the latest; a user's clicks of equal time keep their order."""
+        return np.argsort(self.time_ms, kind="stable")
+
+    def next_in_session(self) -> I64:
+        """(n,) row number of the same user's next click in the same session, -1 where there is none."""
+        following = np.full(len(self), -1, np.int64)
+        order = np.argsort(self.session, kind="stable")
+        same = self.session[order[:-1]] == self.session[order[1:]]
+        following[order[:-1][same]] = order[1:][same]
+        return following
+
+    def gaps(self, edges_ms: tuple[int, ...]) -> U8:
+        """(n,) gap bucket of each click, 0 where the user has no earlier one in this log; below 255 edges."""
+        gap = np.zeros(len(self), np.uint8)
+        same, edges = self.user[1:] == self.user[:-1], np.asarray(edges_ms)
+        for at in chunks(len(same)):
+            passed = self.time_ms[1:][at] - self.time_ms[:-1][at]
+            gap[1:][at] = np.where(same[at], 1 + np.searchsorted(edges, passed, "right"), 0)
+        return gap
+
+
+class Index:
+    """Names -> indices by first appearance, over as many batches as come."""
+
+    def __init__(self) -> None:
+        self._index: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index)
+
+    def add(self, names: pl.Series) -> I32:
+        """(m,) String -> (m,) int32, -1 for null."""
+        distinct = names.drop_nulls().unique(maintain_order=True)
+        index = self._index
+        found = [index.setdefault(name, len(index)) for name in distinct.to_list()]
+        if not found:
+            return np.full(len(names), -1, np.int32)
+        return names.replace_strict(distinct, pl.Series(found, dtype=pl.Int32), default=-1).to_numpy()
+
+
+class Names(NamedTuple):
+    """The names that a log's rows are indices of."""
+
+    user: Index
+    item: Index
+    event_type: Index
+    session: Index
+    category: Index
+
+
+def read_log(path: Path, names: ColumnNames = USUAL_NAMES, drop_repeats: bool = False, in_order: bool = False) -> Log:
+    """The clicks of a log: a file, a directory or a pattern. Raises ConfigError if it cannot be read or has no clicks.
+
+    drop_repeats  leave out rows that are equal to an earlier one in user, item, event type and time
+    in_order      the rows are in time order: times are made from row numbers (made_times.py), a time column is ignored
+    """
+    if in_order and drop_repeats:
+        raise ConfigError("--drop-repeats needs times: without them a second click on an item looks like a repeat")
+    try:
+        return _read(path, names, drop_repeats, in_order)
+    except OSError as exc:
+        raise ConfigError(
+            f"log {path}: no room for its columns in {tempfile.gettempdir()} ({exc}); set TMPDIR to a larger disk"
+        ) from exc
+
+
+def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool) -> Log:
+    met, spool = Met(), Spool()
+    index = Names(Index(), Index(), Index(), Index(), Index())
+    last_ms, forward = 0, True
+    for batch in batches(path, names, in_order, met):
+        rows = _rows(batch, index)
+        if in_order:
+            rows["time_ms"] = len(spool) + np.arange(len(rows))
+        forward &= bool((np.diff(rows["time_ms"], prepend=last_ms) >= 0).all())
+        last_ms = int(rows["time_ms"][-1]) if len(rows) else last_ms
+        spool.add(rows)
+    has_sessions = bool(len(index.session))
+    if met.without_session and not has_sessions:
+        met.without_session = 0
+        met.say("the column of sessions is empty: half an hour without a click parts them")
+    notes = met.notes()
+    if not len(spool):
+        raise ConfigError(f"log {path}: no clicks in {met.rows:,} rows; {'; '.join(notes) or 'the file is empty'}")
+    clock: Clock | None = None
+    if in_order:
+        notes.append("taken to be in time order: times are made from the row numbers")
+        clock = SessionClock(spool) if has_sessions else RowClock(spool)
+    elif not forward:
+        notes.append("the rows were not in time order: sorted by user and time")
+    broken = sum("\ufffd" in name for names in (index.user, index.item) for name in names)
+    if broken:
+        notes.append(f"{broken:,} ids hold bytes that are not UTF-8, read as \ufffd: save the log as UTF-8")
+    columns, sessions, repeats = _sorted(spool, clock, has_sessions, drop_repeats)
+    if drop_repeats and repeats:
+        notes.append(f"dropped {repeats:,} rows: equal to an earlier row")
+    elif repeats >= MANY_REPEATS * len(spool):
+        share = f"{repeats:,} rows ({repeats / len(spool):.1%})"
+        notes.append(f"{share} are equal to an earlier row: --drop-repeats leaves them out")
+    shared = int((np.bincount(sessions[sessions >= 0]) > 1).sum())
+    if shared:
+        notes.append(f"{shared:,} session ids belong to several users: each user's clicks of one are a session")
+    for name in ("category", "price"):
+        if name not in met.columns:
+            del columns[name]
+    session_names = [*index.session, ""]  # the last is that of -1
+    return Log(
+        users=list(index.user),
+        items=list(index.item),
+        event_types=list(index.event_type),
+        sessions=[session_names[code] for code in sessions],
+        categories=list(index.category),
+        notes=notes,
+        in_order=in_order,
+        **columns,
+    )
+
+
+def _rows(batch: pl.DataFrame, index: Names) -> Rows:
+    rows = np.empty(len(batch), ROW)
+    for name in Names._fields:
+        rows[name] = getattr(index, name).add(batch[name])
+    rows["time_ms"] = batch["time_ms"].to_numpy()
+    rows["price"] = batch["price"].fill_null(np.nan).to_numpy()
+    return rows
+
+
+def _sorted(
+    spool: Spool, clock: Clock | None, has_sessions: bool, drop_repeats: bool
+) -> tuple[dict[str, Any], I32, int]:
+    """The columns by (user, time), for each session the index of its name, and how many rows are repeats."""
+    columns = {name: Column(ROW[name]) for name in ROW.names or ()}
+    names = [np.zeros(0, np.int32)]
+    sessions = repeats = 0
+    for run in spool.by_user():
+        if clock is not None:
+            run["time_ms"] = clock.times(run)
+        run = run[np.lexsort((run["time_ms"], run["user"]))]
+        repeat = _repeats(run)
+        repeats += int(repeat.sum())
+        if drop_repeats:
+            run = run[~repeat]
+        if has_sessions:
+            session, first = owned_sessions(run)
+            names.append(run["session"][first])
+        else:
+            session = np.cumsum(_visit_begins(run)) - 1
+        run["session"] = sessions + session
+        sessions = int(run["session"].max()) + 1
+        for name, column in columns.items():
+            column.append(run[name])
+    return {name: column.array() for name, column in columns.items()}, np.concatenate(names), repeats
+
+
+def _visit_begins(run: Rows) -> Flags:
+    """(m,) True at a user's first click and after half an hour's pause."""
+    pause = (run["user"][1:] != run["user"][:-1]) | (np.diff(run["time_ms"]) > SESSION_GAP_MS)
+    return np.append(True, pause)
+
+
+def _repeats(run: Rows) -> Flags:
+    """(m,) True where a sorted row is equal to an earlier one in user, item, event type and time."""
+    repeat = np.zeros(len(run), np.bool_)
+    tie = (run["user"][1:] == run["user"][:-1]) & (run["time_ms"][1:] == run["time_ms"][:-1])
+    tied = np.flatnonzero(np.append(tie, False) | np.append(False, tie))
+    rows = run[tied]
+    order = np.lexsort((rows["event_type"], rows["item"], rows["time_ms"], rows["user"]))
+    rows = rows[order][["user", "time_ms", "item", "event_type"]]
+    repeat[tied[order[1:][rows[1:] == rows[:-1]]]] = True
+    return repeat
+
+
+def log_clicks(log: Log) -> Iterable[tuple[Click, str]]:
+    """The log's clicks in time order, as a producer would send them, each with its session."""
+    columns = (log.user, log.item, log.event_type, log.session, log.time_ms)
+    for row in log.in_time_order():
+        user, item, event_type, session, time_ms = (int(column[row]) for column in columns)
+        click = Click(
+            user_id=log.users[user],
+            item_id=log.items[item],
+            timestamp=time_ms,
+            event_type=log.event_types[event_type],
+            session_id=log.sessions[session] if log.sessions else None,
+        )
+        yield click, str(session)

@@ -1,0 +1,105 @@
+"""The clock of a log without times whose rows are in order: row numbers -> made-up ms since the epoch.
+
+The pauses are such as shops have, so that the gaps met in service mean the same: half a minute from click to click, at
+least an hour from a visit to the same user's next. A log of more than 42 million rows gets a shorter pause, so that it
+ends before 2100. Nothing can be learned from such a log about what a longer pause means.
+"""
+
+from typing import Protocol
+
+import numpy as np
+
+from export.arrays import I32, I64
+from export.log.spill import Rows, Spool
+
+START_MS = 946_684_800_000  # the year 2000
+SPAN_MS = 40 * 365 * 86_400_000  # what rows may take, and again what the pauses between visits may: until 2080
+PAUSE_MS = 30_000
+VISIT_MS = 3_600_000
+
+SAMPLE = 10_000_000
+"""Pauses of which the median is taken, about."""
+
+
+class Clock(Protocol):
+    """Tells the times of a run of the spool."""
+
+    def times(self, run: Rows) -> I64:
+        """(m,) ms since the epoch. The rows' time_ms is their number in the log; runs come as the spool gives them."""
+
+
+class RowClock:
+    """Without sessions the clock goes by row, so fast that half of a user's pauses are at most half a minute."""
+
+    def __init__(self, spool: Spool) -> None:
+        pauses = [np.zeros(0, np.int64)]
+        for run in spool.by_user():
+            run = run[np.argsort(run["user"], kind="stable")]
+            between = np.diff(run["time_ms"])[run["user"][1:] == run["user"][:-1]]
+            pauses.append(between[:: 1 + len(spool) // SAMPLE])
+        between = np.concatenate(pauses)
+        usual = float(np.median(between)) if len(between) else 1.0
+        self._pause_ms = min(PAUSE_MS / usual, SPAN_MS / len(spool))
+
+    def times(self, run: Rows) -> I64:
+        return np.asarray(START_MS + (run["time_ms"] * self._pause_ms).astype(np.int64))
+
+
+class SessionClock:
+    """Sessions follow each other in the order in which they begin; one whose rows lie scattered is closed up.
+
+    So the newest part of the log holds the sessions that began last.
+    """
+
+    def __init__(self, spool: Spool) -> None:
+        first, owner, size = [], [], []
+        for run in spool.by_user():
+            session, begins = owned_sessions(run)
+            first.append(run["time_ms"][begins])
+            owner.append(run["user"][begins])
+            size.append(np.bincount(session))
+        order = np.argsort(np.concatenate(first))
+        self._begins_ms = np.empty(len(order), np.int64)
+        self._begins_ms[order], self._pause_ms = session_begins(
+            np.concatenate(owner)[order], np.concatenate(size)[order]
+        )
+        self._done = 0
+
+    def times(self, run: Rows) -> I64:
+        session, begins = owned_sessions(run)
+        begins_ms = self._begins_ms[self._done : self._done + len(begins)]
+        self._done += len(begins)
+        order = np.argsort(session, kind="stable")
+        size = np.bincount(session)
+        place = np.empty(len(run), np.int64)
+        place[order] = np.arange(len(run)) - np.repeat(np.cumsum(size) - size, size)
+        return np.asarray(begins_ms[session] + place * self._pause_ms)
+
+
+def session_begins(owner: I32, size: I64) -> tuple[I64, int]:
+    """When each of S sessions begins, in ms since the epoch, and the ms from click to click.
+
+    owner, size  (S,) the user and the clicks of each, in the order in which they began
+    """
+    pause_ms = max(1, min(PAUSE_MS, SPAN_MS // int(size.sum())))
+    row = np.cumsum(size) - size
+    by_owner = np.argsort(owner, kind="stable")
+    again = owner[by_owner[1:]] == owner[by_owner[:-1]]
+    before, after = by_owner[:-1][again], by_owner[1:][again]
+    apart = np.zeros(len(size), np.int64)
+    apart[after] = np.maximum(0, VISIT_MS - (row[after] - row[before] - size[before] + 1) * pause_ms)
+    shrink = min(1.0, SPAN_MS / max(1, int(apart.sum())))
+    return START_MS + row * pause_ms + np.cumsum(apart * shrink).astype(np.int64), pause_ms
+
+
+def owned_sessions(rows: Rows) -> tuple[I64, I64]:
+    """(m,) the session of each row, numbered by first appearance, and where each first appears.
+
+    A name that two users have is two sessions.
+    """
+    pair = (rows["user"].astype(np.int64) << 32) | (rows["session"].astype(np.int64) + 1)
+    _, first, index = np.unique(pair, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return rank[index], first[order]

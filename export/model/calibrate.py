@@ -1,0 +1,72 @@
+"""Held-out clicks -> pools of surprise, through the ONNX step graph that the worker runs.
+
+The slice is the newest part of the log and was not trained on, so the pools hold the drift that a model meets between
+two trainings. Pool names and history lengths are the detector's (stream/detect/pvalue.py).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnxruntime import InferenceSession
+
+from export.arrays import F32, I64, Flags
+from export.dataset.windows import Clicks
+from export.log.log import Vocabulary
+from export.model.directory import Pools
+from export.model.graph import BATCH_MULTIPLE, open_graph
+from stream.detect.pvalue import HISTORIES, history_of
+from stream.manifest import Tensor
+
+USERS = 1024
+"""Met at a time: the step graph gathers tens of kilobytes for each."""
+
+
+def surprises(step_graph: Path, state: tuple[Tensor, ...], clicks: Clicks) -> F32:
+    """(n,) float32 nats: each click's surprise under its user's state before it, users from a zero state."""
+    graph = open_graph(step_graph)
+    starts = np.flatnonzero(np.append(True, clicks.user[1:] != clicks.user[:-1]))
+    counts = np.diff(np.append(starts, len(clicks)))
+    longest_first = np.argsort(-counts, kind="stable")
+    out = np.empty(len(clicks), np.float32)
+    for first in range(0, len(starts), USERS):
+        users = longest_first[first : first + USERS]
+        _step_together(graph, state, clicks, starts[users], counts[users], out)
+    return out
+
+
+def _step_together(
+    graph: InferenceSession, state: tuple[Tensor, ...], clicks: Clicks, starts: I64, counts: I64, out: F32
+) -> None:
+    """Writes the surprises of some users to out (n,): their first rows (u,), and their clicks (u,) in falling order."""
+    pad = -len(starts) % BATCH_MULTIPLE
+    states = [np.zeros((len(starts) + pad, *part.shape), part.dtype) for part in state]
+    for ordinal in range(int(counts[0])):
+        users = int(np.searchsorted(-counts, -ordinal, "left"))  # those with more clicks than `ordinal`
+        rows = starts[:users] + ordinal
+        size = users + -users % BATCH_MULTIPLE
+        feed: dict[str, npt.NDArray[Any]] = {
+            name: np.pad(column[rows].astype(np.int64), (0, size - users))
+            for name, column in (("item", clicks.item), ("event_type", clicks.event_type), ("gap", clicks.gap))
+        }
+        feed.update({part.name: value[:size] for part, value in zip(state, states, strict=True)})
+        surprise, *after = graph.run(None, feed)
+        out[rows] = surprise[:users]
+        for value, new in zip(states, after, strict=True):
+            value[:users] = new[:users]
+
+
+def pools(surprise: F32, clicks: Clicks, held_out: Flags, vocabulary: Vocabulary) -> Pools:
+    """Ascending surprises of the held-out clicks (n,) bool: all, by event type, by event type and history length."""
+    first_row = np.maximum.accumulate(
+        np.where(np.append(True, clicks.user[1:] != clicks.user[:-1]), np.arange(len(clicks)), 0)
+    )
+    history = history_of(np.arange(len(clicks)) - first_row)
+    found = {"all": np.sort(surprise[held_out])}
+    for index, name in enumerate(vocabulary.event_types):
+        mine = held_out & (clicks.event_type == index)
+        found[name] = np.sort(surprise[mine])
+        for length, history_name in enumerate(HISTORIES):
+            found[f"{name}/{history_name}"] = np.sort(surprise[mine & (history == length)])
+    return {name: pool for name, pool in found.items() if len(pool)}

@@ -1,0 +1,65 @@
+"""A trained network, its vocabulary and graphs -> a model directory that the worker can serve.
+
+    step.onnx  score.onnx  items.json  calibration.npz  baselines.npz  weights.npz  manifest.json (last)
+
+The rule: a directory without manifest.json is not a model.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from export.arrays import F32
+from export.log.log import Vocabulary
+from export.model.graph import BATCH_MULTIPLE
+from export.network import weights
+from export.network.network import Network
+from stream.manifest import FILES, FORMAT, Manifest, sha256, write_manifest
+
+Pools = dict[str, F32]
+
+
+class Facts(NamedTuple):
+    """What people want to know of a model: how it was trained, how good it is."""
+
+    training: dict[str, Any]
+    quality: dict[str, Any]
+
+
+def write_model(
+    directory: Path, network: Network, vocabulary: Vocabulary, pools: Pools, extra: tuple[str, ...], facts: Facts
+) -> Manifest:
+    """The rest beside graphs that are already there: items, calibration, weights, and last the manifest.
+
+    pools  name -> ascending surprises (float32, nats), in the order the manifest will list them
+    extra  names of further files in the directory that belong to the model
+    """
+    (directory / "items.json").write_text(json.dumps(vocabulary.items, ensure_ascii=False, separators=(",", ":")))
+    arrays: dict[str, Any] = {f"pool_{i}": pool for i, pool in enumerate(pools.values())}
+    np.savez(directory / "calibration.npz", **arrays)
+    name, version = name_and_version(directory)
+    manifest = Manifest(
+        format=FORMAT,
+        name=name,
+        version=version,
+        cell=network.cell.name,
+        state=network.state,
+        event_types=vocabulary.event_types,
+        gap_edges_ms=vocabulary.gap_edges_ms,
+        items=len(vocabulary.items),
+        batch_multiple=BATCH_MULTIPLE,
+        calibration=tuple(pools),
+        files={name: sha256(directory / name) for name in (*FILES, *extra)},
+        training={**facts.training, weights.FILE: weights.save_weights(directory, network)},
+        quality=facts.quality,
+    )
+    write_manifest(directory, manifest)
+    return manifest
+
+
+def name_and_version(directory: Path) -> tuple[str, str]:
+    """.../NAME/VERSION, also where the path is relative."""
+    whole = directory.absolute()
+    return whole.parent.name, whole.name

@@ -1,0 +1,111 @@
+"""A trained network and its vocabulary -> step.onnx and score.onnx, which have passed the gate (parity.py).
+
+Nodes are stripped of metadata, which would hold build paths.
+"""
+
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+
+from export.log.log import Vocabulary
+from export.model.directory import name_and_version
+from export.model.graph import BATCH_MULTIPLE, SCORE_STATE, score_state
+from export.model.parity import check_parity
+from export.model.writable import check_place
+from export.network.network import Network, Score, Step
+from stream.errors import ArtifactError
+from stream.manifest import FORMAT
+
+OPSET = 20
+IR_VERSION = 10
+
+
+def write_graphs(directory: Path, network: Network, vocabulary: Vocabulary) -> None:
+    """step.onnx and score.onnx of the network, checked against it.
+
+    Raises ConfigError if the directory holds a model or cannot be written, ArtifactError if the graphs disagree with
+    the network.
+    """
+    check_place(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    network.eval()
+    state = network.state
+    facts = {
+        "eddy.format": str(FORMAT),
+        "eddy.model": "/".join(name_and_version(directory)),
+        "eddy.cell": network.cell.name,
+        "eddy.items": str(network.sizes.items),
+        "eddy.event_types": json.dumps(list(vocabulary.event_types)),
+        "eddy.gap_edges_ms": json.dumps(list(vocabulary.gap_edges_ms)),
+    }
+    ids = tuple(torch.zeros(2 * BATCH_MULTIPLE, dtype=torch.int64) for _ in range(3))
+    names = [part.name for part in state]
+    _export(
+        Step(network),
+        (*ids, *network.zero_state(2 * BATCH_MULTIPLE)),
+        ["item", "event_type", "gap", *names],
+        ["surprise", *(f"{name}_out" for name in names)],
+        directory / "step.onnx",
+        facts,
+    )
+    _export(
+        Score(network),
+        (*score_state(network.zero_state(2 * BATCH_MULTIPLE)), torch.tensor([min(20, network.sizes.items)])),
+        [*SCORE_STATE, "k"],
+        ["items", "log_probs", "event_probs"],
+        directory / "score.onnx",
+        facts,
+    )
+    check_parity(directory, network)
+
+
+def _export(
+    module: torch.nn.Module,
+    example: tuple[torch.Tensor, ...],
+    inputs: list[str],
+    outputs: list[str],
+    path: Path,
+    facts: dict[str, str],
+) -> None:
+    """One graph: float32, weights inside the file, batch size free, nothing of the building machine in it."""
+    batch = torch.export.Dim("B", min=1)
+    dims = tuple(None if name == "k" else {0: batch} for name in inputs)
+    varargs = dims if "k" in inputs else (*dims[:3], dims[3:])
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of every package it could have used
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one free axis of a name is enough for torch; the others "will not be used"
+        program = torch.onnx.export(
+            module.eval(),
+            example,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=varargs,
+            external_data=False,
+            verbose=False,
+        )
+    if program is None:
+        raise ArtifactError(f"model {path.parent}: torch wrote no graph for {path.name}")
+    model = program.model_proto
+    _strip(model.graph)
+    model.doc_string = model.graph.doc_string = ""
+    model.ir_version = IR_VERSION
+    del model.metadata_props[:]
+    for key, value in sorted(facts.items()):
+        model.metadata_props.add(key=key, value=value)
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _strip(graph: onnx.GraphProto) -> None:
+    """Remove metadata and doc strings from every part of the graph, and its inferred inner shapes."""
+    for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    graph.ClearField("metadata_props")
+    graph.ClearField("value_info")

@@ -1,0 +1,69 @@
+"""The gate of a written model: what its ONNX graphs compute is what torch computes.
+
+The rule: torch on a whole sequence = torch step by step = ONNX step by step, or nothing is written that could be served
+(a directory without manifest.json is not a model).
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from export.arrays import F32
+from export.model.graph import SCORE_STATE, open_graph, score_state
+from export.network.network import Network, Step
+from stream.errors import ArtifactError
+
+TOLERANCE = 1e-5
+"""Largest difference in log-probability (nats) between torch and ONNX; both compute in float32."""
+
+SHORTEST = 0.01
+"""Length of a state below which nothing more is allowed."""
+
+
+def check_parity(directory: Path, network: Network, users: int = 16, clicks: int = 24, seed: int = 0) -> None:
+    """The gate: torch sequence = torch steps = ONNX steps, in surprise, state, log-probability and top 20.
+
+    Heads read a state's direction, which is the less sure the shorter the state is: where one is shorter than 1, as a
+    network of four units has them, so much more is allowed.
+
+    Raises ArtifactError with the largest difference and where it is.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = network.sizes
+    item = rng.integers(0, sizes.items + 1, (users, clicks))
+    event_type = rng.integers(0, sizes.event_types + 1, (users, clicks))
+    gap = rng.integers(0, sizes.gaps, (users, clicks))
+    step, score = open_graph(directory / "step.onnx"), open_graph(directory / "score.onnx")
+    k = min(20, sizes.items)
+    names = [part.name for part in network.state]
+    torch_step = Step(network).eval()
+    with torch.no_grad():
+        x = network.embed(*(torch.from_numpy(column) for column in (item, event_type, gap)))
+        outs, _ = network.cell.sequence(x, network.cell.zero_state(users))
+        unsure = max(1.0, 1 / float(outs.norm(dim=2).min().clamp(min=SHORTEST)))
+        torch_state = network.zero_state(users)
+        onnx_state = [part.numpy() for part in torch_state]
+        for t in range(clicks):
+            columns = {"item": item[:, t], "event_type": event_type[:, t], "gap": gap[:, t]}
+            surprise, *torch_state = torch_step(*(torch.from_numpy(c) for c in columns.values()), *torch_state)
+            got, *onnx_state = step.run(None, {**columns, **dict(zip(names, onnx_state, strict=True))})
+            _same(directory, "surprise", got, surprise.numpy(), unsure)
+            for name, ours, theirs in zip(names, onnx_state, torch_state, strict=True):
+                _same(directory, f"state {name}", ours, theirs.numpy())
+            _same(directory, "state over the sequence", onnx_state[0], outs[:, t].numpy())
+            feed = dict(zip(SCORE_STATE, score_state(tuple(onnx_state)), strict=True))
+            items, log_probs, _ = score.run(None, {**feed, "k": np.array([k])})
+            expected = network.log_probs(network.output(outs[:, t]), *torch_state[-2:])
+            # Both together mean the same top k, up to items that lie within the tolerance of each other.
+            _same(directory, f"top {k} log-probability", log_probs, torch.topk(expected, k).values.numpy(), unsure)
+            _same(directory, f"top {k} items", log_probs, expected.gather(1, torch.from_numpy(items)).numpy(), unsure)
+
+
+def _same(directory: Path, what: str, ours: F32, theirs: F32, unsure: float = 1.0) -> None:
+    worst = float(np.abs(ours - theirs).max())
+    if not worst <= TOLERANCE * unsure * max(1.0, float(np.abs(theirs).max()) / 4):
+        raise ArtifactError(
+            f"model {directory}: {what} differs by {worst:.2g} between torch and ONNX (allowed {TOLERANCE:g}); "
+            "nothing was written that could be served"
+        )

@@ -1,0 +1,45 @@
+"""A complete model that has learned nothing: for tests and trials of the worker."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
+from export.log.log import GAP_EDGES_MS, Vocabulary
+from export.model.directory import Facts, write_model
+from export.model.onnx import write_graphs
+from export.network.mixture import Mixture
+from export.network.network import Network, Sizes
+from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
+from stream.detect.pvalue import HISTORIES
+from stream.manifest import Manifest
+
+
+def write_untrained(
+    directory: Path, items: list[str], event_types: list[str], hidden: int = 16, seed: int = 0, cell: str = "lstm"
+) -> Manifest:
+    """A complete model directory with random weights and synthetic calibration: for tests and trials of the worker."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    vocabulary = Vocabulary(items=list(items), event_types=tuple(event_types), gap_edges_ms=GAP_EDGES_MS)
+    network = Network(Sizes(len(items), len(event_types), len(GAP_EDGES_MS) + 2, hidden, cell))
+    with torch.no_grad():
+        for rows in (network.event_rows, network.gap_rows):
+            rows.normal_(std=0.5)
+    known = network.item_rows[:-1].detach()
+    clusters = balanced_clusters(known.numpy(), cluster_count(len(items)), seed)
+    network.surprise = SurpriseHead(clusters, known, network.item_bias[:-1], new_items=10)
+    near = rng.integers(0, len(items), (2, len(items) + 2, NEIGHBOURS), np.int32)
+    share = rng.dirichlet(np.ones(NEIGHBOURS + 1), (2, len(items) + 2))[..., 1:].astype(np.float32)
+    share[:, [0, -1]] = 0.0
+    following, around = (
+        Neighbours(*table, np.ones(len(items) + 2, np.float32)) for table in zip(near, share, strict=True)
+    )
+    network.mixture = Mixture(Counted(following, around, np.ones(len(items))))
+    network.mixture.gates[0] = -3.0
+    write_graphs(directory, network, vocabulary)
+    mean = float(np.log(len(items) + 1))
+    names = ["all", *(name for kind in event_types for name in (kind, *(f"{kind}/{h}" for h in HISTORIES)))]
+    pools = {name: np.sort(rng.normal(mean, 0.5, 20_000)).astype(np.float32) for name in names}
+    return write_model(directory, network, vocabulary, pools, (), Facts({"untrained": True, "seed": seed}, {}))

@@ -1,0 +1,43 @@
+"""Where a model directory or a file goes: whether it can be written there. Free of torch."""
+
+import tempfile
+from pathlib import Path
+
+from stream.errors import ConfigError
+
+
+def check_place(directory: Path) -> None:
+    """Try whether a model can be written there, and leave nothing behind: nobody wants to hear so after an hour.
+
+    Raises ConfigError if not, or if the directory holds a model already.
+    """
+    made: list[Path] = []
+    try:
+        if (directory / "manifest.json").exists():
+            raise ConfigError(
+                f"model {directory}: there is one already; a version never changes, take another directory"
+            )
+        for part in (*reversed(directory.parents), directory):
+            if not part.exists():
+                part.mkdir()
+                made.append(part)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as exc:
+        raise ConfigError(
+            f"model {directory}: cannot be written there ({exc.strerror or exc}); take another directory"
+        ) from exc
+    finally:
+        for part in reversed(made):
+            part.rmdir()
+
+
+def check_file(path: Path) -> None:
+    """Try whether a file can be written there, and leave nothing behind. Raises ConfigError if not."""
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(None, "Is a directory")
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be written there ({exc.strerror or exc}); take another name") from exc

@@ -1,0 +1,259 @@
+"""Logs as they should not be, through `eddy train`: one clear line, or a sound model."""
+
+import gzip
+import math
+import random
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import polars as pl
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from export.cli import train
+from export.log.log import Log, read_log
+from stream.errors import ConfigError
+from stream.manifest import read_manifest
+
+HEADER = "user_id,item_id,event_type,timestamp\n"
+START = 1_700_000_000
+
+
+def same(i: int) -> int:
+    return i
+
+
+def clicks(
+    count: int = 300,
+    user: Callable[[int], int] = lambda i: i // 6,
+    item: Callable[[int], int] = lambda i: i % 17,
+    time: Callable[[int], int] = lambda i: START + 20 * i,
+) -> str:
+    return HEADER + "".join(f"u{user(i)},i{item(i)},view,{time(i)}\n" for i in range(count))
+
+
+def parquet(**columns: object) -> Callable[[Path], object]:
+    return lambda path: pl.DataFrame(columns).write_parquet(path)
+
+
+def truncated(path: Path) -> None:
+    pl.DataFrame({"user_id": range(1000)}).write_parquet(path)
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def corrupt(path: Path) -> None:
+    pl.DataFrame({"user_id": range(1000), "item_id": range(1000), "timestamp": range(1000)}).write_parquet(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:50] + bytes(100) + whole[150:])
+
+
+def empty_directory(path: Path) -> None:
+    path.mkdir()
+    (path / "notes.txt").write_text("no log")
+
+
+def half_a_gzip(path: Path) -> None:
+    whole = gzip.compress((HEADER + "".join(f"u{random.random()},i,view,{START}\n" for _ in range(20_000))).encode())
+    path.write_bytes(whole[: len(whole) // 2])
+
+
+TOO_BAD = [
+    ("empty.csv", "", "the file is empty"),
+    ("empty.csv.gz", "", "the file is empty"),
+    ("empty.parquet", "", "the file is empty"),
+    ("empty.jsonl", "", "the file is empty"),
+    ("blank.csv", "\n\n", "no column 'user_id'|the file is empty"),
+    ("header.csv", HEADER, "no clicks in 0 rows"),
+    ("headerless.csv", clicks().removeprefix(HEADER), "no column 'user_id'; it has u0, i0, view, 1700000000. Name it"),
+    ("no_users.csv", "item_id,timestamp\ni,1\n", "no column 'user_id'; .* --user-col"),
+    ("no_items.csv", "user_id,timestamp\nu,1\n", "no column 'item_id'; .* --item-col"),
+    ("no_times.csv", "user_id,item_id\nu,i\n", "no column 'timestamp'; .* --time-col, or say --in-order"),
+    ("german_dates.csv", HEADER + "u,i,view,14.11.2023\n", "dropped 1 rows: no time that can be read, such as '14.11."),
+    ("far_times.csv", HEADER + "u,i,view,9e18\nu,i,view,-1\n", "dropped 2 rows: a time before 1970 or after 2100"),
+    ("nulls.csv", HEADER + ",,,\n,,,\n", "no clicks in 2 rows; dropped 2 rows: no user"),
+    ("long_ids.csv", HEADER + f"u,{'i' * 300},view,{START}\n", "an id of more than 256"),
+    ("one_item.csv", clicks(item=lambda i: 0), "a single item"),
+    ("single_clicks.csv", clicks(user=same), "no user of the log has two clicks"),
+    ("one_time.csv", clicks(time=lambda i: START), "all clicks of the log have the same time.* --in-order"),
+    ("short.csv", clicks(50), "50 clicks; at least 200"),
+    ("twice.csv", "user_id,item_id,item_id,timestamp\nu,i,j,1\n", "two columns are called 'item_id'"),
+    ("empty.jsonl.gz", gzip.compress(b""), "the file is empty"),
+    (
+        "ragged.csv",
+        HEADER + 'u,"a\ni",view,1\nu,i,view,1,extra\n',
+        "line 4 has 5 fields and the first one.* 4: is a sep",
+    ),
+    ("ragged.csv.gz", gzip.compress(b"user_id;item_id;timestamp\nu;i;1\nu;i;1;x\n"), "line 3 has 4 fields"),
+    ("open_quote.csv", HEADER + '"u,i,view,1\nv,i,view,1\n', "a quote is opened and not closed"),
+    ("wide.csv", ",".join(f"c{i}" for i in range(500)) + "\n", "c19, 480 more. Name it"),
+    ("utf16.csv", clicks().encode("utf-16"), "UTF-16"),
+    ("sheet.csv", b"PK\x03\x04" + bytes(50), "a zip or a spreadsheet"),
+    ("noise.csv", bytes(range(256)) * 9, "no column 'user_id'|more fields|a quote is opened|not readable"),
+    ("noise.csv.gz", b"\x1f\x8b" + bytes(range(256)), "not readable"),
+    ("noise.parquet", bytes(range(256)), "not readable"),
+    ("noise.jsonl", bytes(range(256)), "line 1 is no JSON object"),
+    ("half.csv.gz", half_a_gzip, "not readable"),
+    ("text.jsonl", "not json\n", "line 1 is no JSON object: not json. Mend"),
+    ("arrays.jsonl", "[1, 2]\n", r"line 1 is no JSON object: \[1, 2\]"),
+    ("cut.jsonl", '{"user_id": 1}\n\n{"user_id": 2, "it', 'line 3 is no JSON object: {"user_id": 2, "it'),
+    ("cut.jsonl.gz", gzip.compress(b'{"user_id": 1}\n{"user_'), "line 2 is no JSON object"),
+    ("scalars.jsonl", '{"user_id": 1}\n7\n', "line 2 is no JSON object: 7|no column"),
+    ("truncated.parquet", truncated, "not readable"),
+    ("corrupt.parquet", corrupt, "not readable"),
+    ("renamed.csv", parquet(user_id=[1]), "this is a Parquet file"),
+    ("empty_frame.parquet", parquet(user_id=[], item_id=[], timestamp=[]), "no clicks in 0 rows"),
+    ("nested.parquet", parquet(user_id=[[1]], item_id=[1], timestamp=[1]), "column 'user_id' holds List"),
+    ("pause.parquet", parquet(user_id=[1], item_id=[1], timestamp=[timedelta(seconds=5)]), "holds Duration"),
+    (
+        "all_null.parquet",
+        parquet(user_id=[None] * 3, item_id=[1, 2, 3], timestamp=[1, 2, 3]),
+        "dropped 3 rows: no user",
+    ),
+    ("log.xlsx", "", "the name must end in"),
+    ("a_directory", empty_directory, "a directory without files"),
+    ("nothing-*.csv", None, "no file has such a name"),
+    ("missing.csv", None, "no such file"),
+]
+
+
+def put(path: Path, content: object) -> None:
+    if callable(content):
+        content(path)
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    elif isinstance(content, str):
+        path.write_text(content)
+
+
+def trained(log: Path, *options: str) -> Result:
+    arguments = [str(log), "--out", str(log.parent / "model" / "1"), "--epochs", "1", "--hidden", "4", *options]
+    return CliRunner().invoke(train, arguments)
+
+
+@pytest.mark.parametrize(("name", "content", "says"), TOO_BAD, ids=[name for name, *_ in TOO_BAD])
+def test_a_log_that_teaches_nothing_is_refused_in_one_line(
+    tmp_path: Path, name: str, content: object, says: str
+) -> None:
+    """The line names the log, what came and what to do; no model is written."""
+    put(tmp_path / name, content)
+    with pytest.raises(ConfigError, match=says) as raised:
+        raise trained(tmp_path / name).exception or AssertionError("a model was written")
+    line = str(raised.value)
+    assert line.isprintable()
+    assert len(line) < 1000
+    assert not (tmp_path / "model").exists()
+
+
+def rewritten(text: str) -> list[tuple[str, object, str]]:
+    """The same log as other programs write it, and what the loader says."""
+    rows = text.removeprefix(HEADER).splitlines()
+    units = (1, 10**3, 10**6, 10**9)
+    mixed = [f"{row[: row.rindex(',')]},{(START + 20 * i) * units[i % 4]}" for i, row in enumerate(rows)]
+    shuffled = random.Random(0).sample(rows, len(rows))
+    lines = [dict(zip(HEADER.strip().split(","), row.split(","), strict=True)) for row in rows]
+
+    def two_files(path: Path) -> None:
+        path.mkdir()
+        (path / "1.csv").write_text(HEADER + "\n".join(rows[:100]) + "\n")
+        (path / "2.parquet").write_bytes(b"")
+        pl.DataFrame(lines[100:]).with_columns(pl.col("timestamp").cast(pl.Int64)).write_parquet(path / "2.parquet")
+
+    return [
+        ("bom.csv", b"\xef\xbb\xbf" + text.encode(), ""),
+        ("crlf.csv", text.replace("\n", "\r\n").encode(), ""),
+        ("no_last_newline.csv", text.rstrip("\n"), ""),
+        ("semicolons.csv", text.replace(",", ";"), ""),
+        ("tabs.tsv", text.replace(",", "\t"), ""),
+        ("quoted.csv", "\n".join('"' + row.replace(",", '","') + '"' for row in text.splitlines()), ""),
+        ("plain.csv.gz", text, ""),  # a name that promises gzip
+        ("packed.csv.gz", gzip.compress(text.encode()), ""),
+        ("blanks.csv", text.replace("\n", "\n\n"), ""),
+        ("mixed_units.csv", HEADER + "\n".join(mixed), "times by their size: 75 in"),
+        ("shuffled.csv", HEADER + "\n".join(shuffled), "the rows were not in time order: sorted by user and time"),
+        ("holes.csv", text + f",i,view,{START}\nu,,view,{START}\nu,i,view,\n", "dropped 1 rows: no time"),
+        ("more_columns.csv", "\n".join(row + ",x,y" for row in text.splitlines()), ""),
+        ("a_directory", two_files, ""),
+    ]
+
+
+def test_bytes_that_are_not_utf8_are_told(tmp_path: Path) -> None:
+    """A Latin-1 log is read, its broken ids counted."""
+    put(tmp_path / "latin1.csv", clicks().replace("i3,", "caf\xe9,").encode("latin-1"))
+    log = read_log(tmp_path / "latin1.csv")
+    assert "caf\ufffd" in log.items
+    assert log.notes == ["1 ids hold bytes that are not UTF-8, read as \ufffd: save the log as UTF-8"]
+
+
+def as_text(log: Log) -> set[tuple[str, str, str, int]]:
+    columns = zip(log.user, log.item, log.event_type, log.time_ms, strict=True)
+    return {(log.users[u], log.items[i], log.event_types[e], int(t)) for u, i, e, t in columns}
+
+
+@pytest.mark.parametrize(("name", "content", "says"), rewritten(clicks()), ids=[n for n, *_ in rewritten(clicks())])
+def test_the_same_clicks_written_otherwise_are_the_same_log(
+    tmp_path: Path, name: str, content: object, says: str
+) -> None:
+    """However the rows are written, the log is that of the clean file, and what was strange is told."""
+    put(tmp_path / "clean.csv", clicks())
+    put(tmp_path / name, content)
+    log = read_log(tmp_path / name)
+    assert as_text(log) == as_text(read_log(tmp_path / "clean.csv"))
+    assert len(log) == 300
+    assert says in "; ".join(log.notes)
+
+
+SOUND = [
+    ("one_user.csv", clicks(user=lambda i: 0), ""),
+    ("half_once.csv", clicks(600, item=lambda i: 1000 + i if i % 2 else i % 50), ""),
+    ("repeats.csv", clicks() + clicks().removeprefix(HEADER) * 3, "900 rows (75.0%) are equal to an earlier row"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "says"), SOUND, ids=[name for name, *_ in SOUND])
+def test_a_poor_log_gives_a_sound_model(tmp_path: Path, name: str, content: object, says: str) -> None:
+    """What can be learned from is learned from: a whole model with finite figures, and what was strange is told."""
+    put(tmp_path / name, content)
+    result = trained(tmp_path / name)
+    assert result.exit_code == 0, result.exception
+    assert says in result.output
+    manifest = read_manifest(tmp_path / "model" / "1")
+    assert manifest.items >= 2
+    assert all(math.isfinite(figure) for figure in manifest.quality.values())
+
+
+GARBAGE = st.one_of(
+    st.text(max_size=400),
+    st.lists(
+        st.lists(
+            st.sampled_from(["u", "i", "", "1700000000", "1e400", "-1", "\ufffd", '"', "2023-11-14", ";", "\x00"])
+        ),
+        max_size=8,
+    ).map(lambda rows: HEADER + "\n".join(",".join(row) for row in rows)),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(GARBAGE, st.sampled_from([".csv", ".csv.gz", ".jsonl", ".parquet"]), st.booleans())
+def test_any_bytes_are_a_log_or_a_config_error(text: str, ending: str, in_order: bool) -> None:
+    """Nothing else comes out, whatever goes in, and what is a log is in order and in range."""
+    with TemporaryDirectory() as directory:
+        path = Path(directory) / f"log{ending}"
+        path.write_bytes(text.encode("utf-8", "surrogatepass"))
+        log, refusal = None, ""
+        try:
+            log = read_log(path, in_order=in_order)
+        except ConfigError as exc:
+            refusal = str(exc)
+    assert "\n" not in refusal
+    if log is None:
+        return
+    assert len(log) > 0
+    assert (np.diff(log.user) >= 0).all()
+    assert ((log.time_ms > 0) & (log.time_ms < 4_102_444_800_000)).all()
+    for column, names in ((log.user, log.users), (log.item, log.items), (log.event_type, log.event_types)):
+        assert ((column >= 0) & (column < len(names))).all()

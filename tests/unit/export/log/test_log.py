@@ -1,0 +1,273 @@
+"""What `eddy train`, `evaluate` and `replay` do with a log as people have them."""
+
+import gzip
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from export.log.log import GAP_EDGES_MS, HOUR, Log, read_log
+from export.log.made_times import session_begins
+from export.log.reader import ColumnNames
+from export.log.times import LATEST_MS, parse_time
+from stream.errors import ConfigError
+
+HEADER = "user_id,item_id,event_type,timestamp\n"
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_formats_agree(tmp_path: Path) -> None:
+    """The same clicks as CSV, gzipped CSV and JSON lines are the same log."""
+    text = HEADER + "ann,shoe,view,1700000000\nbob,hat,cart,1700000005\nann,hat,view,1700000002\n"
+    lines = "".join(
+        f'{{"user_id": "{u}", "item_id": "{i}", "event_type": "{e}", "timestamp": {t}}}\n'
+        for u, i, e, t in (line.split(",") for line in text.splitlines()[1:])
+    )
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(text.encode()))
+    paths = [written(tmp_path / "a.csv", text), tmp_path / "b.csv.gz", written(tmp_path / "c.jsonl", lines)]
+    for log in map(read_log, paths):
+        clicks = [
+            (log.users[u], log.items[i], log.event_types[e], int(t))
+            for u, i, e, t in zip(log.user, log.item, log.event_type, log.time_ms, strict=True)
+        ]
+        assert clicks == [
+            ("ann", "shoe", "view", 1_700_000_000_000),
+            ("ann", "hat", "view", 1_700_000_002_000),
+            ("bob", "hat", "cart", 1_700_000_005_000),
+        ]
+        assert log.notes == ["the rows were not in time order: sorted by user and time"]
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        ("1700000000", 1_700_000_000_000),
+        ("1700000000123", 1_700_000_000_123),
+        ("1700000000.5", 1_700_000_000_500),
+        ("2023-11-14T22:13:20Z", 1_700_000_000_000),
+        ("2023-11-14T22:13:20.250", 1_700_000_000_250),
+        ("2023-11-15T00:13:20+02:00", 1_700_000_000_000),
+        ("2023-11-14 22:13:20", 1_700_000_000_000),
+        ("2023-11-14 22:13:20 UTC", 1_700_000_000_000),
+        ("2023/11/14 22:13:20", 1_700_000_000_000),
+        ("1700000000000000", 1_700_000_000_000),
+        ("1700000000123456789", 1_700_000_000_123),
+    ],
+)
+def test_times_are_read(tmp_path: Path, text: str, ms: int) -> None:
+    """Seconds, milliseconds and ISO strings with and without a zone are the moments they say, in a log and a flag."""
+    log = read_log(written(tmp_path / "a.csv", HEADER + f"u,i,view,{text}\n"))
+    assert log.time_ms.tolist() == [ms]
+    assert parse_time(text) == ms
+
+
+def test_bad_rows_are_dropped_and_counted(tmp_path: Path) -> None:
+    """Each reason why rows were left out is told once, with how many."""
+    rows = ["u,i,view,1700000000", ",i,view,1700000000", "u,,view,1700000000", "u,i,view,soon", "u,i,view,-5"]
+    log = read_log(written(tmp_path / "a.csv", HEADER + "\n".join(rows) + "\n"))
+    assert len(log) == 1
+    assert log.notes == [
+        "dropped 1 rows: no user",
+        "dropped 1 rows: no item",
+        "dropped 1 rows: no time that can be read, such as 'soon'",
+        "dropped 1 rows: a time before 1970 or after 2100",
+    ]
+
+
+def test_repeats_are_dropped_only_when_asked(tmp_path: Path) -> None:
+    """Two equal rows are two clicks, unless --drop-repeats says that the log holds repeats."""
+    path = written(tmp_path / "a.csv", HEADER + "u,i,view,1700000000\n" * 2)
+    assert len(read_log(path)) == 2
+    assert len(read_log(path, drop_repeats=True)) == 1
+
+
+def test_columns_are_mapped_and_defaulted(tmp_path: Path) -> None:
+    """A log with its own names and no event type is a log of views; without users its sessions are the users."""
+    path = written(tmp_path / "a.csv", "visit,article,when\ns1,a,1700000000\ns2,b,1700000001\n")
+    log = read_log(path, ColumnNames(item="article", time="when", session="visit"))
+    assert log.users == ["s1", "s2"]
+    assert log.event_types == ["view"]
+    assert "no users in the log" in log.notes[0]
+
+
+def test_half_an_hour_parts_sessions(tmp_path: Path) -> None:
+    """Without session ids a user's next click counts for the same session up to half an hour later."""
+    path = written(tmp_path / "a.csv", HEADER + "u,a,view,1000000\nu,b,view,1001800\nu,c,view,1003601\n")
+    assert read_log(path).next_in_session().tolist() == [1, -1, -1]
+
+
+def test_interleaved_sessions_are_followed_apart(tmp_path: Path) -> None:
+    """With session ids the next click is the next of that session, and the id belongs to its user alone."""
+    rows = "u,a,x,1000000\nu,b,y,1000001\nu,c,x,1000002\nv,d,x,1000003\n"
+    log = read_log(written(tmp_path / "a.csv", "user_id,item_id,session_id,timestamp\n" + rows))
+    assert log.next_in_session().tolist() == [2, -1, -1, -1]
+    assert [log.sessions[s] for s in log.session] == ["x", "y", "x", "x"]
+    assert log.notes == ["1 session ids belong to several users: each user's clicks of one are a session"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "says"),
+    [
+        (["", "a", ""], "2 rows have no session: those of a user are taken for one"),
+        ([float("nan"), 1.0, None], "2 rows have no session: those of a user are taken for one"),
+        (["", None, ""], "the column of sessions is empty: half an hour without a click parts them"),
+    ],
+)
+def test_clicks_of_no_session_are_told(tmp_path: Path, ids: list[object], says: str) -> None:
+    """An empty name and pandas' NaN are no session, as null is none."""
+    columns = {"user_id": ["u", "u", "v"], "item_id": ["i", "j", "k"], "timestamp": [1_700_000_000] * 3}
+    pl.DataFrame({**columns, "session_id": ids}).write_parquet(tmp_path / "a.parquet")
+    assert read_log(tmp_path / "a.parquet").notes == [says]
+
+
+def test_gap_buckets_are_those_of_the_engine(tmp_path: Path) -> None:
+    """0 for a user's first click, then one more than the edges that the gap has reached."""
+    log = read_log(written(tmp_path / "a.csv", HEADER + "u,a,view,1000000\nu,b,view,1000010\nv,c,view,1000011\n"))
+    assert log.gaps((10_000, 60_000)).tolist() == [0, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.xlsx", b"", "must end in"),
+        ("missing.csv", None, "no such file"),
+        ("a.csv", b"", "the file is empty"),
+        ("a.parquet", b"no parquet", "not readable .parquet:"),
+        ("a.csv", b"user_id,item_id\nu,i\n", "no column 'timestamp'.*--time-col.*--in-order"),
+        ("a.csv", b"item_id,timestamp\ni,1700000000\n", "no column 'user_id'.*--user-col"),
+        ("a.csv", HEADER.encode(), "no clicks in 0 rows"),
+        ("a.csv", HEADER.encode() + b"u,i,view,never\n", "no clicks in 1 rows; dropped 1 rows: no time"),
+    ],
+)
+def test_a_log_that_cannot_be_used_says_why(tmp_path: Path, name: str, content: bytes | None, says: str) -> None:
+    """What is wrong and what was expected, in one line."""
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=says) as raised:
+        read_log(tmp_path / name)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_cut_outside_the_log_says_what_it_covers(tmp_path: Path) -> None:
+    """An empty slice is refused with the log's own period."""
+    log = read_log(written(tmp_path / "a.csv", HEADER + "u,a,view,1700000000\n"))
+    with pytest.raises(ConfigError, match=r"the log covers 2023-11-14 22:13:20"):
+        log.between(parse_time("2024-01-01"), None)
+    assert np.array_equal(log.between(None, parse_time("2024-01-01")).time_ms, log.time_ms)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_ids_stay_as_they_are_written(tmp_path: Path, ending: str) -> None:
+    """Leading zeros are kept, and a letter after many numbers is no surprise."""
+    ids = ["00234853", *(str(i) for i in range(10_100)), "SKU-1"]
+    frame = pl.DataFrame({"user_id": ids, "item_id": ids, "timestamp": range(1_700_000_000, 1_700_000_000 + len(ids))})
+    path = tmp_path / f"a.{ending}"
+    frame.write_csv(path) if ending == "csv" else frame.write_ndjson(path)
+    log = read_log(path)
+    assert sorted(log.items) == sorted(log.users) == sorted(ids)
+
+
+def test_whole_floats_are_integers(tmp_path: Path) -> None:
+    """Integer ids that pandas made floats, because one is missing, are read as the integers they were."""
+    users, items = [7.0, float("nan"), None, 8.5, 1e300], [1, 2, 3, 4, 5]
+    pl.DataFrame({"user_id": users, "item_id": items, "timestamp": [1_700_000_000.0] * 5}).write_parquet(
+        tmp_path / "a.parquet"
+    )
+    log = read_log(tmp_path / "a.parquet")
+    assert sorted(log.users) == ["1e+300", "7", "8.5"]
+    assert log.notes[0] == "dropped 2 rows: no user"
+
+
+@pytest.mark.parametrize("value", [[1, 2], {"a": 1}])
+@pytest.mark.parametrize("column", ["user_id", "item_id", "timestamp"])
+def test_a_nested_column_is_refused_by_name(tmp_path: Path, column: str, value: object) -> None:
+    """A list or a struct where one value belongs ends in one line that names the column."""
+    row = {"user_id": "u", "item_id": "i", "timestamp": 1_700_000_000, column: value}
+    pl.DataFrame([row]).write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ConfigError, match=f"column '{column}' holds (List|Struct)") as raised:
+        read_log(tmp_path / "a.parquet")
+    assert "\n" not in str(raised.value)
+
+
+def test_json_ids_may_be_numbers_first(tmp_path: Path) -> None:
+    """A string after any number of numeric ids leaves the file readable."""
+    rows = [f'{{"user_id": {i}, "item_id": "i", "timestamp": 1700000000}}\n' for i in range(10_100)]
+    rows.append('{"user_id": "SKU-1", "item_id": "i", "timestamp": 1700000000}\n')
+    assert {"7", "SKU-1"} < set(read_log(written(tmp_path / "a.jsonl", "".join(rows))).users)
+
+
+def in_order(tmp_path: Path, text: str) -> Log:
+    return read_log(written(tmp_path / "a.csv", text), in_order=True)
+
+
+def test_rows_in_order_need_no_times(tmp_path: Path) -> None:
+    """Sessions one after the other keep the order of their rows, at pauses of one bucket."""
+    log = in_order(tmp_path, "session_id,item_id\n9,c\n9,a\n9,c\n4,b\n4,a\n")
+    order = log.in_time_order()
+    assert [log.items[i] for i in log.item[order]] == ["c", "a", "c", "b", "a"]
+    assert np.unique(np.diff(log.time_ms[order])).tolist() == [30_000]
+    assert sorted(log.gaps(GAP_EDGES_MS)) == [0, 0, 2, 2, 2]
+
+
+def test_rows_in_order_ignore_a_time_column(tmp_path: Path) -> None:
+    """--in-order wins over times, so a column of garbage in their place drops no row."""
+    log = in_order(tmp_path, "session_id,item_id,timestamp\n1,a,\n1,b,soon\n1,c,5\n")
+    assert [log.items[i] for i in log.item] == ["a", "b", "c"]
+
+
+def test_the_next_session_in_order_is_another_visit(tmp_path: Path) -> None:
+    """Between two sessions of one user lies an hour, whether the rows between them are few or many."""
+    log = in_order(tmp_path, "user_id,session_id,item_id\n" + "u,1,a\nu,1,b\nu,2,c\n" + "v,3,d\n" * 200 + "u,4,e\n")
+    gaps = np.diff(log.time_ms[[log.users[u] == "u" for u in log.user]])
+    assert gaps.tolist() == [30_000, HOUR, 201 * 30_000]
+
+
+def test_scattered_users_in_order_pause_for_half_a_minute(tmp_path: Path) -> None:
+    """Without sessions the clock goes by row, and its pace makes the usual pause of a user half a minute."""
+    rows = "".join(f"u{i % 100},i{i % 7}\n" for i in range(1000))
+    log = in_order(tmp_path, "user_id,item_id\n" + rows)
+    assert (np.diff(log.time_ms[log.in_time_order()]) == 300).all()
+    assert set(log.gaps(GAP_EDGES_MS)) == {0, 2}
+
+
+def test_rows_in_order_cannot_be_repeats(tmp_path: Path) -> None:
+    """Without times a second look at an item cannot be told from a row written twice."""
+    path = written(tmp_path / "a.csv", "session_id,item_id\n1,a\n")
+    with pytest.raises(ConfigError, match="--drop-repeats needs times"):
+        read_log(path, drop_repeats=True, in_order=True)
+
+
+@settings(deadline=None)  # it reads files: a busy machine takes its time
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60))
+def test_made_up_times_keep_sessions_together_and_apart(pairs: list[tuple[int, int]]) -> None:
+    """Whatever the rows' order: a session keeps its own, pauses alike, and no two visits of a user meet."""
+    with TemporaryDirectory() as directory:
+        rows = "".join(f"u{user},s{session},{row}\n" for row, (user, session) in enumerate(pairs))
+        log = in_order(Path(directory), "user_id,session_id,item_id\n" + rows)
+    assert ((log.time_ms > 0) & (log.time_ms < LATEST_MS)).all()
+    order = log.in_time_order()
+    assert (np.diff(log.time_ms[order]) > 0).all()
+    closed_up = [row for pair in dict.fromkeys(pairs) for row, other in enumerate(pairs) if other == pair]
+    assert [int(log.items[i]) for i in log.item[order]] == closed_up
+    for session in range(len(log.sessions)):
+        assert (np.diff(log.time_ms[log.session == session]) == 30_000).all()
+    for user in range(len(log.users)):
+        mine = log.user == user
+        assert (np.diff(log.time_ms[mine]) >= HOUR).sum() == len(np.unique(log.session[mine])) - 1
+
+
+def test_made_up_times_of_a_huge_log_end_before_2100() -> None:
+    """Where the rows or the visits are too many for the calendar, their pauses shrink."""
+    twice = np.full(400_000, 2)
+    begins, pause_ms = session_begins(np.zeros(400_000, np.int32), twice)
+    assert begins.max() + pause_ms < LATEST_MS
+    assert (np.diff(begins) > pause_ms).all()
+    assert session_begins(np.arange(2, dtype=np.int32), np.array([1, 10**9]))[1] == 1261

@@ -1,0 +1,201 @@
+"""What a written model directory promises the worker."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
+from export.log.log import GAP_EDGES_MS, Vocabulary
+from export.model.graph import SCORE_STATE, open_graph
+from export.model.onnx import write_graphs
+from export.model.parity import check_parity
+from export.model.untrained import write_untrained
+from export.network.cells import CELLS
+from export.network.mixture import REMEMBERED, Mixture
+from export.network.network import Network, Sizes
+from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
+from stream.errors import ArtifactError, ConfigError
+from stream.manifest import Manifest, read_manifest
+from stream.model.runtime import load_model
+
+ITEMS = [f"item-{i}" for i in range(90)]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "shop" / "7"
+    write_untrained(path, ITEMS, ["view", "purchase"], hidden=8)
+    return path
+
+
+@pytest.fixture(scope="module", params=sorted(CELLS))
+def of_each_cell(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / str(request.param) / "1"
+    write_untrained(path, ITEMS, ["view", "purchase"], hidden=8, cell=request.param)
+    return path
+
+
+def states(manifest: Manifest, users: int, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+    """Random states of users who are in the middle of a visit."""
+    drawn: dict[str, NDArray[Any]] = {}
+    for part in manifest.state:
+        if part.dtype == "float32":
+            drawn[part.name] = rng.normal(size=(users, *part.shape)).astype(np.float32)
+        else:
+            drawn[part.name] = rng.integers(0, REMEMBERED, (users, *part.shape)).astype(part.dtype)
+    return drawn
+
+
+def small_mixture(seed: int = 0) -> Mixture:
+    """Random neighbours and open gates."""
+    rng = np.random.default_rng(seed)
+    shares = np.pad(rng.dirichlet(np.ones(NEIGHBOURS), (2, len(ITEMS))) * 0.9, [(0, 0), (1, 1), (0, 0)])
+    found = [np.argsort(rng.random((len(ITEMS) + 2, len(ITEMS))), axis=1)[:, :NEIGHBOURS] for _ in range(2)]
+    total = np.ones(len(ITEMS) + 2, np.float32)
+    tables = [Neighbours(i.astype(np.int32), s.astype(np.float32), total) for i, s in zip(found, shares, strict=True)]
+    mixture = Mixture(Counted(*tables, rng.integers(1, 99, len(ITEMS)).astype(float)))
+    mixture.gates = torch.randn(mixture.gates.shape) - 2
+    return mixture
+
+
+def small_network(seed: int = 0, cell: str = "lstm") -> Network:
+    torch.manual_seed(seed)
+    network = Network(Sizes(len(ITEMS), 2, len(GAP_EDGES_MS) + 2, 8, cell))
+    rows, bias = network.item_rows[:-1], network.item_bias[:-1]
+    clusters = balanced_clusters(rows.detach().numpy(), cluster_count(len(ITEMS)), seed)
+    network.surprise = SurpriseHead(clusters, rows, bias, new_items=5)
+    network.mixture = small_mixture(seed)
+    return network
+
+
+def test_a_written_directory_is_read_back(directory: Path) -> None:
+    """A directory written by conversion is one the worker accepts, named after its place."""
+    manifest = read_manifest(directory)
+    assert (manifest.label, manifest.items, manifest.event_types) == ("shop/7", 90, ("view", "purchase"))
+    assert json.loads((directory / "items.json").read_text()) == ITEMS
+    assert [part.shape for part in manifest.state] == [(8,), (8,), (REMEMBERED,), (1,)]
+    with np.load(directory / "calibration.npz") as pools:
+        assert all(np.all(np.diff(pools[f"pool_{i}"]) >= 0) for i in range(len(manifest.calibration)))
+
+
+def test_a_directory_says_which_cell_it_holds_and_the_worker_takes_its_state(of_each_cell: Path) -> None:
+    """Every cell's graphs load as they are: the state is what the manifest says, and lists come from its `h`."""
+    manifest, model = read_manifest(of_each_cell), load_model(of_each_cell, "cpu")
+    assert manifest.cell == of_each_cell.parent.name
+    cell = ["h", "c"] if manifest.cell == "lstm" else ["h"]
+    assert [part.name for part in manifest.state] == [*cell, "last_items", "visit_items"]
+    assert model.score_inputs == ("h", "last_items", "visit_items")
+
+
+def test_rows_are_bit_equal_whatever_batch_they_are_in(of_each_cell: Path) -> None:
+    """A user's state and surprise do not depend on who else is in the wave: recovery and replay rely on it."""
+    step, score = open_graph(of_each_cell / "step.onnx"), open_graph(of_each_cell / "score.onnx")
+    rng = np.random.default_rng(3)
+    feed = {
+        "item": rng.integers(0, 91, 64),
+        "event_type": rng.integers(0, 3, 64),
+        "gap": rng.integers(0, 12, 64),
+        **states(read_manifest(of_each_cell), 64, rng),
+    }
+    whole = step.run(None, feed)
+    order = rng.permutation(64)
+    for size in (4, 8, 20):
+        for start in range(0, 64, size):
+            rows = order[start : start + size]
+            part = step.run(None, {name: column[rows] for name, column in feed.items()})
+            for a, b in zip(part, whole, strict=True):
+                np.testing.assert_array_equal(a, b[rows])
+    k = np.array([7])
+    read = {name: feed[name] for name in SCORE_STATE}
+    ranked = score.run(None, {**read, "k": k})
+    for start in range(0, 64, 4):
+        some = {name: value[start : start + 4] for name, value in read.items()}
+        for a, b in zip(score.run(None, {**some, "k": k}), ranked, strict=True):
+            np.testing.assert_array_equal(a, b[start : start + 4])
+
+
+def test_k_is_chosen_at_run_time(directory: Path) -> None:
+    """One graph serves any k up to the catalogue; equal scores rank the more popular item first."""
+    score = open_graph(directory / "score.onnx")
+    for k in (1, 20, 90):
+        new = {p.name: np.zeros((4, *p.shape), p.dtype) for p in read_manifest(directory).state if p.name != "c"}
+        items, log_probs, event_probs = score.run(None, {**new, "k": np.array([k])})
+        np.testing.assert_array_equal(items, np.tile(np.arange(k), (4, 1)))
+        assert log_probs.shape == (4, k)
+        np.testing.assert_allclose(event_probs.sum(axis=1), 1, rtol=1e-6)
+
+
+def test_surprise_is_a_normalised_likelihood() -> None:
+    """exp(-surprise) over all known items, plus the unknown's whole share, sums to one."""
+    network = small_network()
+    out = torch.randn(1, 8).expand(91, 8)
+    with torch.no_grad():
+        probability = network.surprise(torch.arange(91), out).double()
+    total = probability[:90].sum() + 5 * probability[90]
+    assert total.item() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_mixture_is_a_distribution_and_the_surprise_is_its_own() -> None:
+    """Whatever is remembered, the list's probabilities sum to one, and -log of an item's is the surprise at it."""
+    network, rng = small_network(), np.random.default_rng(1)
+    last = torch.from_numpy(rng.integers(0, len(ITEMS) + 2, (40, REMEMBERED)).astype(np.int32))
+    last[:10, 3:] = 0
+    visit = torch.from_numpy(rng.integers(0, 12, (40, 1)).astype(np.int32))
+    out = torch.randn(40, 8)
+    log_probs = network.log_probs(out, last, visit).detach()
+    np.testing.assert_allclose(log_probs.exp().sum(1), 1, atol=1e-5)
+    for item in range(0, len(ITEMS), 7):
+        came = torch.full((40,), item)
+        own = torch.softmax(network.logits(out), dim=1)[:, item].detach()
+        torch.testing.assert_close(network.mixture.surprise(own, came, last, visit), -log_probs[:, item])
+
+
+@pytest.mark.parametrize(("items", "count"), [(1, 1), (2, 2), (7, 3), (90, 22), (1000, 126)])
+def test_clusters_are_balanced(items: int, count: int) -> None:
+    """Blocks are dense: no cluster is empty, and sizes differ by a few at most."""
+    rows = np.random.default_rng(0).normal(size=(items, 4)).astype(np.float32)
+    sizes = np.bincount(balanced_clusters(rows, count, seed=0), minlength=count)
+    assert sizes.min() >= 1
+    assert sizes.max() - sizes.min() <= 2
+
+
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_a_graph_of_other_weights_fails_the_gate(tmp_path: Path, cell: str) -> None:
+    """A graph that disagrees with the network is refused, and no servable directory is left."""
+    vocabulary = Vocabulary(ITEMS, ("view", "purchase"), GAP_EDGES_MS)
+    network, other = small_network(0, cell), small_network(0, cell)
+    write_graphs(tmp_path / "m" / "1", network, vocabulary)
+    with torch.no_grad():
+        next(other.cell.parameters()).add_(1e-3)
+    with pytest.raises(ArtifactError, match="differs by"):
+        check_parity(tmp_path / "m" / "1", other)
+    with pytest.raises(ArtifactError, match=r"no manifest\.json"):
+        read_manifest(tmp_path / "m" / "1")
+
+
+def test_a_relative_directory_has_the_same_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph and the manifest name the model alike, also where the path is only its version."""
+    (tmp_path / "shop").mkdir()
+    monkeypatch.chdir(tmp_path / "shop")
+    manifest = write_untrained(Path("3"), ITEMS, ["view"], hidden=8)
+    facts = open_graph(Path("3") / "step.onnx").get_modelmeta().custom_metadata_map
+    assert facts["eddy.model"] == manifest.label == "shop/3"
+
+
+def test_a_version_never_changes(directory: Path) -> None:
+    """Writing over an existing model is refused."""
+    with pytest.raises(ConfigError, match="there is one already"):
+        write_untrained(directory, ITEMS, ["view"])
+
+
+def test_graphs_tell_nothing_of_the_building_machine(directory: Path) -> None:
+    """No path of the machine that exported them is in the files."""
+    for name in ("step.onnx", "score.onnx"):
+        content = (directory / name).read_bytes()
+        assert b"network.py" not in content
+        assert b"site-packages" not in content

@@ -1,0 +1,91 @@
+"""Torch on whole sequences = torch steps = ONNX steps = the engine, on every click of a log."""
+
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench.graph_parity import allowed, differences
+from export.log.log import Log, Vocabulary, read_log
+from export.model.untrained import write_untrained
+from export.network.cells import CELLS
+from export.network.weights import FILE, load_network
+from export.pipeline import train_model
+from export.train.holdout import vocabulary_of
+from export.train.settings import TrainSettings
+from stream.demo.shop import build_shop
+from stream.demo.simulate import simulate, write_log
+from stream.errors import ArtifactError
+from stream.manifest import read_manifest
+from tests.unit.export.train.test_trainer import Silent
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
+    """4,000 clicks of the simulated shop: users interleaved, visits, three event types, bots, items clicked again."""
+    path = tmp_path_factory.mktemp("log") / "clicks.csv"
+    write_log(islice(simulate(build_shop(), users=60, seed=3, start_ms=1_700_000_000_000), 4_000), path)
+    read = read_log(path)
+    again = np.random.default_rng(0).random(len(read)) < 0.1
+    return replace(read, item=np.where(again, np.roll(read.item, 1), read.item))
+
+
+def vocabulary(log: Log) -> Vocabulary:
+    """What the log holds but for every seventh item and the rarest event type: those come as unknown."""
+    items, event_types, gap_edges_ms = vocabulary_of(log)
+    return Vocabulary([item for i, item in enumerate(items) if i % 7], event_types[:-1], gap_edges_ms)
+
+
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_four_ways_agree_on_every_click(tmp_path: Path, log: Log, cell: str) -> None:
+    """With random weights, unknown items and event types, every way gives the same surprise and the same list."""
+    known = vocabulary(log)
+    write_untrained(tmp_path / "m" / "1", known.items, list(known.event_types), hidden=24, cell=cell)
+    found = differences(load_network(tmp_path / "m" / "1"), log, known, tmp_path / "m" / "1")
+    assert all(difference.within(allowed(way)) for way, difference in found.items()), found
+
+
+def test_four_ways_agree_on_a_trained_model(tmp_path: Path, log: Log) -> None:
+    """The same after a training, whose logits are larger than random ones."""
+    settings = TrainSettings(hidden=32, epochs=8, tokens=128, negatives=128, rate=1e-2)
+    train_model(tmp_path / "m" / "1", log, settings, Silent())
+    known = vocabulary_of(log)
+    found = differences(load_network(tmp_path / "m" / "1"), log, known, tmp_path / "m" / "1")
+    assert all(difference.within(allowed(way)) for way, difference in found.items()), found
+
+
+def test_a_network_of_other_weights_is_told_from_the_graphs(tmp_path: Path, log: Log) -> None:
+    """A thousandth more on one bias of the cell, and neither graphs nor engine agree with the network any more."""
+    known = vocabulary(log)
+    write_untrained(tmp_path / "m" / "1", known.items, list(known.event_types), hidden=24)
+    network = load_network(tmp_path / "m" / "1")
+    with torch.no_grad():
+        network.cell.get_parameter("lstm.bias_hh_l0")[0] += 1e-3
+    found = differences(network, log, known, tmp_path / "m" / "1")
+    assert [way for way, difference in found.items() if difference.within(allowed(way))] == ["torch steps"]
+
+
+def test_weights_come_back_bit_for_bit(tmp_path: Path) -> None:
+    """What is read from beside the graphs is what was saved, and it is no file that the worker asks for."""
+    directory = tmp_path / "m" / "1"
+    write_untrained(directory, [f"i{n}" for n in range(30)], ["view"], hidden=8, cell="gru")
+    network = load_network(directory)
+    with np.load(directory / FILE) as saved:
+        for name, value in network.state_dict().items():
+            np.testing.assert_array_equal(value.numpy(), saved[name])
+    (directory / FILE).unlink()
+    assert read_manifest(directory).cell == "gru"
+    with pytest.raises(ArtifactError, match="copied without or trained before"):
+        load_network(directory)
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    """A weights file that does not belong to the graphs beside it ends in one line."""
+    for seed in (0, 1):
+        write_untrained(tmp_path / "m" / str(seed), [f"i{n}" for n in range(30)], ["view"], hidden=8, seed=seed)
+    (tmp_path / "m" / "0" / FILE).write_bytes((tmp_path / "m" / "1" / FILE).read_bytes())
+    with pytest.raises(ArtifactError, match="not the file it was written with"):
+        load_network(tmp_path / "m" / "0")

@@ -1,0 +1,136 @@
+"""A training that was killed goes on to the model it would have written."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.network.mixture import CLOSED
+from export.network.weights import FILE
+from export.pipeline import train_model
+from export.train.checkpoint import Checkpoint, training_place
+from export.train.settings import TrainSettings
+from stream.errors import ConfigError
+from stream.manifest import read_manifest
+from tests.unit.export.train.test_trainer import SETTINGS, Silent, shop
+
+SHORT = replace(SETTINGS, epochs=3)
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+class Killing(Silent):
+    """Ends the training when its n-th round begins; keeps what is said."""
+
+    def __init__(self, at_round: int | None = None) -> None:
+        super().__init__()
+        self._rounds, self._at_round = 0, at_round
+        self.said: list[str] = []
+
+    def begin(self, label: str, clicks: int) -> None:
+        self._rounds += label.startswith("epoch")
+        if self._rounds == self._at_round:
+            raise Killed
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("models") / "m" / "1"
+    train_model(directory, shop(users=100), SHORT, Silent())
+    return directory
+
+
+@pytest.mark.parametrize("at_round", [2, 3, 5])
+def test_a_resumed_training_writes_the_same_model(tmp_path: Path, undisturbed: Path, at_round: int) -> None:
+    """Killed after its first epoch, before its last, or in the second pass: same weights, graphs, calibration."""
+    directory = tmp_path / "m" / "1"
+    with pytest.raises(Killed):
+        train_model(directory, shop(users=100), SHORT, Killing(at_round))
+    assert training_place(directory).is_dir()
+    progress = Killing()
+    train_model(directory, shop(users=100), SHORT, progress, resume=True)
+    assert f"going on after epoch {min(at_round - 1, 3)}" in progress.said
+    for name in (FILE, "calibration.npz"):
+        with np.load(directory / name) as ours, np.load(undisturbed / name) as theirs:
+            assert all(np.array_equal(ours[array], theirs[array]) for array in theirs.files)
+            assert name != FILE or (theirs["mixture.gates"][0] > CLOSED).any()  # the mixture, too, is compared
+    ours, theirs = read_manifest(directory), read_manifest(undisturbed)
+    assert ours.files == theirs.files
+    assert ours.quality == theirs.quality
+    assert (directory / "report.json").read_text() == (undisturbed / "report.json").read_text()  # all its curves
+    assert not training_place(directory).exists()
+
+
+def test_a_new_training_does_not_go_on_from_an_old_one(tmp_path: Path) -> None:
+    """Without --resume what a killed training left is not looked at; with it and nothing there, one starts anew."""
+    directory = tmp_path / "m" / "1"
+    with pytest.raises(Killed):
+        train_model(directory, shop(users=100), SHORT, Killing(2))
+    with pytest.raises(Killed):
+        train_model(directory, shop(users=100), SHORT, Killing(1))
+    progress = Killing()
+    train_model(directory, shop(users=100), SHORT, progress, resume=True)
+    assert not any(line.startswith("going on") for line in progress.said)
+
+
+@pytest.mark.parametrize(
+    ("users", "settings"), [(101, SHORT), (100, replace(SHORT, seed=2)), (100, replace(SHORT, hidden=8))]
+)
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, users: int, settings: TrainSettings) -> None:
+    """Other clicks, another seed, other settings: what comes out would be neither the one nor the other."""
+    directory = tmp_path / "m" / "1"
+    with pytest.raises(Killed):
+        train_model(directory, shop(users=100), SHORT, Killing(2))
+    with pytest.raises(ConfigError, match="train without --resume"):
+        train_model(directory, shop(users=users), settings, Silent(), resume=True)
+
+
+def test_a_crash_while_saving_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    """What cannot be written whole does not replace what is there."""
+    checkpoint = Checkpoint(tmp_path / "whole.pt", "key", resume=True)
+    checkpoint.save({"epoch": 1})
+    with pytest.raises(Exception, match="pickle"):
+        checkpoint.save({"epoch": lambda: 2})
+    assert checkpoint.load() == {"epoch": 1}
+
+
+def test_a_torn_file_is_told_in_one_line(tmp_path: Path) -> None:
+    """A checkpoint that something else cut short is refused."""
+    checkpoint = Checkpoint(tmp_path / "whole.pt", "key", resume=True)
+    checkpoint.save({"epoch": 1})
+    content = (tmp_path / "whole.pt").read_bytes()
+    for size in (0, 10, len(content) // 2):
+        (tmp_path / "whole.pt").write_bytes(content[:size])
+        with pytest.raises(ConfigError, match="cannot be read"):
+            checkpoint.load()
+
+
+def test_a_full_disk_does_not_end_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no checkpoint can be written a line says so, and the model is written all the same."""
+
+    def full(self: Checkpoint, content: dict[str, object]) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Checkpoint, "save", full)
+    progress = Killing()
+    train_model(tmp_path / "m" / "1", shop(users=100), replace(SHORT, epochs=1), progress)
+    assert any("no checkpoint of epoch 1 (No space left on device)" in line for line in progress.said)
+    assert read_manifest(tmp_path / "m" / "1").items == 40
+
+
+def test_a_resumption_of_nothing_is_told(tmp_path: Path) -> None:
+    """A mistyped --out would else begin a training of hours without a word."""
+
+    class Hearing(Silent):
+        def say(self, line: str) -> None:
+            if "no checkpoint" in line:
+                raise RuntimeError(line)
+
+    with pytest.raises(RuntimeError, match=r"1\.training has no checkpoint to go on from: starting anew"):
+        train_model(tmp_path / "rule" / "1", shop(users=100), SHORT, Hearing(), resume=True)
