@@ -14,13 +14,14 @@ from stream.detect.surprise import SurpriseDetector
 from stream.engine import decide
 from stream.engine.step import Columns, Steps, run_waves
 from stream.engine.waves import waves
-from stream.events import Anomaly, Click, Origin, Recommendation
+from stream.events import Anomaly, Click, Origin, Partition, Recommendation
 from stream.lists.rules import RuledLists
 from stream.lists.top import Lists, top_items
 from stream.model.runtime import I64, Model, StateArray
 from stream.settings import Rules, words
-from stream.state.arena import Arena
-from stream.state.row import NO_ITEM, Rows, new_rows
+from stream.state.arena import Arena, Owner
+from stream.state.row import NO_ITEM
+from stream.state.staged import Staged, stage
 
 
 @dataclass(frozen=True)
@@ -30,20 +31,13 @@ class Cycle:
     recommendations  one per applied click, in order
     anomalies        those of them that were too unlikely
     repeated         clicks whose offset their user's row already holds: not applied again, no decision
-    owners, staged   whose rows changed, and the rows
+    staged           the rows that changed, and whose they are
     """
 
     recommendations: list[Recommendation]
     anomalies: list[Anomaly]
     repeated: int
-    owners: list[tuple[int, bytes]]
-    staged: Rows
-
-    @property
-    def rows(self) -> list[tuple[int, bytes, bytes]]:
-        """(partition, changelog key, changelog value) of every changed user."""
-        size, data = self.staged.dtype.itemsize, self.staged.tobytes()
-        return [(p, key, data[i * size : (i + 1) * size]) for i, (p, key) in enumerate(self.owners)]
+    staged: Staged
 
 
 class Engine:
@@ -79,15 +73,16 @@ class Engine:
 
     def process(self, clicks: Sequence[Click], origins: Sequence[Origin]) -> Cycle:
         """Decide on clicks read from Kafka, each partition's in offset order. Nothing is in place until `commit`."""
-        owner, owners, rows = self._stage(clicks, origins)
-        fresh = np.flatnonzero(_offsets(origins) > rows["source_offset"][owner])
+        owner, owners = _owners(clicks, origins)
+        staged = stage(self.arena, owners)
+        fresh = np.flatnonzero(_offsets(origins) > staged.rows["source_offset"][owner])
         if len(fresh) < len(clicks):  # never with transactions; an operator may have turned offsets back
             keep = fresh.tolist()
             cycle = self.process([clicks[i] for i in keep], [origins[i] for i in keep])
             return replace(cycle, repeated=len(clicks) - len(fresh))
 
         columns = self._columns(clicks, origins)
-        steps = run_waves(self.model, rows, owner, waves(owner), columns)
+        steps = run_waves(self.model, staged.rows, owner, waves(owner), columns)
         verdicts = self.detector.judge(steps.surprise, columns.event_type, steps.clicks_before)
         return Cycle(
             decide.recommendations(
@@ -95,13 +90,12 @@ class Engine:
             ),
             decide.anomalies(self.model, self.detector, clicks, origins, steps, verdicts),
             0,
-            owners,
-            rows,
+            staged,
         )
 
     def commit(self, cycle: Cycle) -> None:
         """Put a cycle's rows in place: Kafka has them."""
-        self.arena.scatter(cycle.owners, cycle.staged)
+        cycle.staged.commit(self.arena)
 
     def _lists(self, clicks: Sequence[Click], origins: Sequence[Origin], item: I64, steps: Steps) -> Lists:
         """Each click's list under the rules."""
@@ -120,26 +114,6 @@ class Engine:
         new = [np.zeros_like(value[:1]) for value in state]
         return [np.where(unknown.reshape(-1, *[1] * (v.ndim - 1)), n, v) for n, v in zip(new, state, strict=True)]
 
-    def _stage(
-        self, clicks: Sequence[Click], origins: Sequence[Origin]
-    ) -> tuple[npt.NDArray[np.intp], list[tuple[int, bytes]], Rows]:
-        """Copies of the rows these clicks touch: owner (n,) index into the copies, who they are, the copies (m,)."""
-        index: dict[tuple[int, bytes], int] = {}
-        owner = np.fromiter(
-            (
-                index.setdefault((origin.partition, click.user_id.encode()), len(index))
-                for click, origin in zip(clicks, origins, strict=True)
-            ),
-            np.intp,
-            len(clicks),
-        )
-        owners = list(index)
-        found = [self.arena.find(partition, key) for partition, key in owners]
-        known = [i for i, slot in enumerate(found) if slot is not None]
-        rows = new_rows(len(owners), self.arena.dtype, self.arena.model)
-        rows[known] = self.arena.gather(np.array([found[i] for i in known], np.intp))
-        return owner, owners, rows
-
     def _columns(self, clicks: Sequence[Click], origins: Sequence[Origin]) -> Columns:
         item, unknown_item = self.model.index, len(self.model.items)
         event, unknown_event, hold, n = self._event_index, len(self._event_index), self._hold, len(clicks)
@@ -152,6 +126,20 @@ class Engine:
             if hold
             else np.zeros(n, np.int8),
         )
+
+
+def _owners(clicks: Sequence[Click], origins: Sequence[Origin]) -> tuple[npt.NDArray[np.intp], list[Owner]]:
+    """Whose clicks these are: owner (n,) index into the users, and the users in the order of their first click."""
+    index: dict[Owner, int] = {}
+    owner = np.fromiter(
+        (
+            index.setdefault((Partition(origin.topic, origin.partition), click.user_id.encode()), len(index))
+            for click, origin in zip(clicks, origins, strict=True)
+        ),
+        np.intp,
+        len(clicks),
+    )
+    return owner, list(index)
 
 
 def _offsets(origins: Sequence[Origin]) -> I64:

@@ -10,9 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.errors import ConfigError
+from stream.events import Partition
 from stream.state.row import Rows, new_rows
 
 Slots = npt.NDArray[np.intp]
+Owner = tuple[Partition, bytes]
+"""Whose row it is: the partition its clicks are in, and the user id in UTF-8."""
 
 
 class Arena:
@@ -27,15 +30,15 @@ class Arena:
         self.model = model
         self._rows = new_rows(1024, dtype, model)
         self._free = list(range(1023, -1, -1))
-        self._slots: dict[int, dict[bytes, int]] = {}
+        self._slots: dict[Partition, dict[bytes, int]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._slots.values()))
 
-    def partitions(self) -> list[int]:
+    def partitions(self) -> list[Partition]:
         return sorted(self._slots)
 
-    def find(self, partition: int, key: bytes) -> int | None:
+    def find(self, partition: Partition, key: bytes) -> int | None:
         """The user's slot, or None for a user never seen here."""
         slots = self._slots.get(partition)
         return None if slots is None else slots.get(key)
@@ -44,16 +47,16 @@ class Arena:
         """(n,) slots -> (n,) rows, new memory."""
         return self._rows[slots]
 
-    def scatter(self, owners: Sequence[tuple[int, bytes]], rows: Rows) -> None:
-        """Put the rows of these (partition, user key) owners in place, in new slots for new users."""
+    def scatter(self, owners: Sequence[Owner], rows: Rows) -> None:
+        """Put the rows of these owners in place, in new slots for new users."""
         slots = np.fromiter((self._slot(partition, key) for partition, key in owners), np.intp, len(owners))
         self._rows[slots] = rows
 
-    def rows(self, partition: int) -> dict[bytes, bytes]:
+    def rows(self, partition: Partition) -> dict[bytes, bytes]:
         """Every row of a partition as changelog key -> value."""
         return {key: self._rows[slot].tobytes() for key, slot in self._slots.get(partition, {}).items()}
 
-    def restore(self, partition: int, rows: Mapping[bytes, bytes]) -> None:
+    def restore(self, partition: Partition, rows: Mapping[bytes, bytes]) -> None:
         """Replace a partition's rows by these changelog values. Raises ConfigError on another model's or layout's."""
         self.drop(partition)
         self._slots[partition] = {}
@@ -74,11 +77,11 @@ class Arena:
             )
         self.scatter([(partition, key) for key in rows], restored)
 
-    def drop(self, partition: int) -> None:
+    def drop(self, partition: Partition) -> None:
         """Forget a partition's rows; their slots are used again."""
         self._free.extend(self._slots.pop(partition, {}).values())
 
-    def _slot(self, partition: int, key: bytes) -> int:
+    def _slot(self, partition: Partition, key: bytes) -> int:
         slots = self._slots.setdefault(partition, {})
         slot = slots.get(key)
         if slot is None:

@@ -58,6 +58,6 @@ def process(
         log.warning("clicks below their user's row skipped: clicks=%d", cycle.repeated)
     records += [Record(topics.recommendations, r.user_id.encode(), encode(r)) for r in cycle.recommendations]
     records += [Record(topics.anomalies, a.user_id.encode(), encode(a)) for a in cycle.anomalies]
-    records += [Record(topics.changelog, key, row, partition) for partition, key, row in cycle.rows]
+    records += [Record(topics.changelog, key, row, partition.number) for partition, key, row in cycle.staged.changelog]
     records += [Record(topics.changelog, POSITION_KEY, b"%d" % next_, p) for p, next_ in offsets.items()]
     return Batch(cycle, records, offsets)

@@ -11,6 +11,7 @@ from typing import Any
 
 from confluent_kafka import KafkaException
 
+from stream.events import Partition
 from stream.kafka.changelog import POSITION_KEY, Changelog, Position, disagreement
 from stream.kafka.delivery import Delivery
 from stream.state.arena import Arena
@@ -118,10 +119,10 @@ class Recovery:
                 position,
             )
             time.sleep(AGREE_PAUSE_S)
-        for partition in self._arena.partitions():
-            self._arena.drop(partition)
+        for held in self._arena.partitions():
+            self._arena.drop(held)
         for partition in partitions:
-            self._arena.restore(partition, rows[partition])
+            self._arena.restore(Partition(self._clicks, partition), rows[partition])
         return found, sum(map(len, rows.values()))
 
 

@@ -24,7 +24,7 @@ from confluent_kafka import Message, Producer
 from bench.readers import progress, read_topic
 from stream.engine.engine import Engine
 from stream.errors import BadClick
-from stream.events import Click, Origin
+from stream.events import Click, Origin, Partition
 from stream.kafka.changelog import POSITION_KEY
 from stream.kafka.topics import create_topics
 from stream.model.runtime import load_model
@@ -183,7 +183,7 @@ class Lane:
             ids.update(_apply(engine, batch))
         rows: dict[bytes, bytes] = {}
         for partition in range(self.partitions):
-            rows |= engine.arena.rows(partition)
+            rows |= engine.arena.rows(Partition(self.topics.clicks, partition))
         return rows, ids
 
     def assert_as_if_nothing_had_happened(self) -> None:

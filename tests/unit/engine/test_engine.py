@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from stream.engine.engine import Cycle, Engine
 from stream.engine.step import gap_bucket
-from stream.events import Click, Origin
+from stream.events import Click, Origin, Partition
 from stream.model.probe import batch_invariant
 from stream.model.runtime import Model, load_model
 from stream.worker.served import open_engine
 
+ONE = Partition("clicks", 0)
 START_MS = 1_700_000_000_000
 
 
@@ -65,7 +66,7 @@ def test_batches_equal_single_clicks_bit_for_bit(
     alone = [run(single, [one], i) for i, one in enumerate(clicks)]
     assert [r for c in batched for r in c.recommendations] == [r for c in alone for r in c.recommendations]
     assert [a for c in batched for a in c.anomalies] == [a for c in alone for a in c.anomalies]
-    assert together.arena.rows(0) == single.arena.rows(0)
+    assert together.arena.rows(ONE) == single.arena.rows(ONE)
 
 
 def test_one_click_is_one_step_of_the_model(model: Model, model_dir: Path) -> None:
@@ -83,7 +84,7 @@ def test_one_click_is_one_step_of_the_model(model: Model, model_dir: Path) -> No
     want = [model.items[i] for i in items[0].tolist() if model.items[i] != "i4"][:5]
     assert cycle.recommendations[1].items == want
     assert [r.surprise for r in cycle.recommendations] == pytest.approx(surprise, abs=1e-5)
-    row = engine.arena.gather(np.array([engine.arena.find(0, b"a")]))
+    row = engine.arena.gather(np.array([engine.arena.find(ONE, b"a")]))
     assert (row["h"] == state[0]).all()
     assert row["clicks"].tolist() == [2]
 
@@ -92,10 +93,13 @@ def test_nothing_is_in_place_before_commit(model: Model, model_dir: Path) -> Non
     """A rolled-back transaction needs no undo: the same clicks give the same cycle again."""
     engine = engine_of(model, model_dir)
     run(engine, [click("a", "i1")])
-    before = engine.arena.rows(0)
+    before = engine.arena.rows(ONE)
     first = engine.process([click("a", "i2"), click("b", "i3")], origins(2, start=1))
-    assert engine.arena.rows(0) == before
-    assert engine.process([click("a", "i2"), click("b", "i3")], origins(2, start=1)).rows == first.rows
+    assert engine.arena.rows(ONE) == before
+    assert (
+        engine.process([click("a", "i2"), click("b", "i3")], origins(2, start=1)).staged.changelog
+        == first.staged.changelog
+    )
 
 
 def test_a_click_already_applied_is_counted_and_changes_nothing(model: Model, model_dir: Path) -> None:
@@ -115,7 +119,7 @@ def test_an_unknown_item_advances_the_state_and_is_never_recommended(model: Mode
     assert len(cycle.recommendations) == 2
     assert "brand new" not in cycle.recommendations[1].items
     assert sorted(cycle.recommendations[1].items) == sorted(model.items)
-    assert np.frombuffer(engine.arena.rows(0)[b"a"], engine.arena.dtype)["clicks"][0] == 2
+    assert np.frombuffer(engine.arena.rows(ONE)[b"a"], engine.arena.dtype)["clicks"][0] == 2
 
 
 def test_what_was_just_seen_is_left_out_and_the_list_stays_full(model: Model, model_dir: Path) -> None:
@@ -132,9 +136,9 @@ def test_users_of_one_name_in_two_partitions_are_two_states(model: Model, model_
     engine = engine_of(model, model_dir)
     for partition in (0, 1):
         engine.commit(engine.process([click("a", "i1")], origins(1, partition)))
-    engine.arena.drop(0)
-    assert engine.arena.rows(0) == {}
-    assert list(engine.arena.rows(1)) == [b"a"]
+    engine.arena.drop(ONE)
+    assert engine.arena.rows(ONE) == {}
+    assert list(engine.arena.rows(Partition("clicks", 1))) == [b"a"]
 
 
 def test_an_alert_says_what_was_expected_and_by_which_rule(model: Model, model_dir: Path) -> None:
@@ -152,14 +156,14 @@ def test_an_alert_says_what_was_expected_and_by_which_rule(model: Model, model_d
 def test_no_clicks_are_no_decisions(model: Model, model_dir: Path) -> None:
     """A cycle in which every message was bad."""
     cycle = engine_of(model, model_dir).process([], [])
-    assert (cycle.recommendations, cycle.anomalies, cycle.rows) == ([], [], [])
+    assert (cycle.recommendations, cycle.anomalies, cycle.staged.changelog) == ([], [], [])
 
 
 def test_a_late_click_does_not_turn_the_clock_back(model: Model, model_dir: Path) -> None:
     """Its gap counts as none, and the next click's gap runs from the newest time seen."""
     engine = engine_of(model, model_dir)
     run(engine, [click("a", "i1", 100), click("a", "i2", 40)])
-    row = np.frombuffer(engine.arena.rows(0)[b"a"], engine.arena.dtype)[0]
+    row = np.frombuffer(engine.arena.rows(ONE)[b"a"], engine.arena.dtype)[0]
     assert row["last_ms"] == START_MS + 100_000
     assert row["session_clicks"] == 2
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream.engine.engine import Cycle, Engine
-from stream.events import Click, Origin
+from stream.events import Click, Origin, Partition
 from stream.lists.rules import WINDOW, Shape, Shelf, pick
 from stream.model.runtime import Model, load_model
 from stream.settings import Rules
@@ -156,7 +156,8 @@ def test_with_every_rule_on_batches_equal_single_clicks(
     batched = [r for a, b in itertools.pairwise(edges) for r in run(together, clicks[a:b], a).recommendations]
     alone = [r for i, one in enumerate(clicks) for r in run(single, [one], i).recommendations]
     assert list(map(encode, batched)) == list(map(encode, alone))
-    assert together.arena.rows(0) == single.arena.rows(0)
+    one = Partition("clicks", 0)
+    assert together.arena.rows(one) == single.arena.rows(one)
 
 
 def test_an_item_bought_long_ago_is_left_out_until_it_is_readmitted(model: Model, model_dir: Path) -> None:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.errors import ConfigError
+from stream.events import Partition
 from stream.manifest import Tensor
 from stream.state.arena import Arena
 from stream.state.row import new_rows, row_dtype
@@ -13,6 +14,7 @@ from stream.state.row import new_rows, row_dtype
 STATE = (Tensor("h", (3,)), Tensor("c", (3,)))
 DTYPE = row_dtype(STATE, recent=4)
 MODEL = 77
+PARTITIONS = [Partition("clicks", 0), Partition("clicks", 1), Partition("carts", 0)]
 
 
 def rows_of(values: list[int]) -> np.ndarray:
@@ -31,13 +33,17 @@ def test_a_row_has_no_byte_that_is_not_a_field() -> None:
 
 
 OPERATIONS = st.lists(
-    st.tuples(st.sampled_from(["put", "drop", "reload"]), st.integers(0, 2), st.lists(st.integers(0, 9), max_size=8)),
+    st.tuples(
+        st.sampled_from(["put", "drop", "reload"]), st.sampled_from(PARTITIONS), st.lists(st.integers(0, 9), max_size=8)
+    ),
     max_size=25,
 )
 
 
 @given(OPERATIONS)
-def test_an_arena_holds_what_was_put_and_forgets_what_was_dropped(operations: list[tuple[str, int, list[int]]]) -> None:
+def test_an_arena_holds_what_was_put_and_forgets_what_was_dropped(
+    operations: list[tuple[str, Partition, list[int]]],
+) -> None:
     """Any order of writes, lost partitions and recoveries leaves each user's newest row and no other."""
     arena, want, clock = Arena(DTYPE, MODEL), {}, 0
     for what, partition, users in operations:
@@ -64,8 +70,10 @@ def test_it_grows_past_its_first_size_without_losing_a_row() -> None:
     """More users than the first allocation."""
     arena = Arena(DTYPE, MODEL)
     for start in range(0, 5000, 500):
-        arena.scatter([(0, b"%d" % i) for i in range(start, start + 500)], rows_of(list(range(start, start + 500))))
-    assert {key: np.frombuffer(row, DTYPE)["clicks"][0] for key, row in arena.rows(0).items()} == {
+        arena.scatter(
+            [(PARTITIONS[0], b"%d" % i) for i in range(start, start + 500)], rows_of(list(range(start, start + 500)))
+        )
+    assert {key: np.frombuffer(row, DTYPE)["clicks"][0] for key, row in arena.rows(PARTITIONS[0]).items()} == {
         b"%d" % i: i for i in range(5000)
     }
 
@@ -74,6 +82,6 @@ def test_rows_of_another_model_or_size_are_refused() -> None:
     """A changelog written under another model must not be read as this one's."""
     arena = Arena(DTYPE, MODEL)
     with pytest.raises(ConfigError, match="another model"):
-        arena.restore(0, {b"u": new_rows(1, DTYPE, MODEL + 1).tobytes()})
+        arena.restore(PARTITIONS[0], {b"u": new_rows(1, DTYPE, MODEL + 1).tobytes()})
     with pytest.raises(ConfigError, match="bytes"):
-        arena.restore(0, {b"u": b"short"})
+        arena.restore(PARTITIONS[0], {b"u": b"short"})
