@@ -14,7 +14,7 @@ RESULTS = ROOT / "bench" / "results"
 DATA_DIRECTORY = Path(os.environ.get("EDDY_DATA", ROOT.parent / "shared" / "data"))
 """Real logs, which are no part of the project; without them a benchmark says so or simulates."""
 
-PACKAGES = ("eddy", "faust-streaming", "aiokafka", "confluent-kafka", "numpy", "polars", "torch")
+PACKAGES = ("eddy-stream", "faust-streaming", "aiokafka", "confluent-kafka", "numpy", "polars", "torch")
 
 
 def write_report(

@@ -9,13 +9,16 @@ of its own.
 import errno
 import os
 import sys
-from importlib.metadata import EntryPoint, entry_points, version
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NoReturn
 
 import click
 
 from stream.errors import ConfigError, EddyError
 from stream.ops.options import broker_option, take_settings, take_topics, topic_options, worker_options
+
+DISTRIBUTION = "eddy-stream"
+"""Eddy's name on PyPI, where `eddy` is another project."""
 
 MOUNTED = {
     "demo": "A simulated shop on an embedded broker, live in the terminal.",
@@ -84,7 +87,7 @@ def _mounted() -> dict[str, EntryPoint]:
 @click.group(
     cls=Commands, epilog=EPILOG, context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]}
 )
-@click.version_option(version("eddy"), prog_name="eddy")
+@click.version_option(package_name=DISTRIBUTION, prog_name="eddy")
 def eddy() -> None:
     """Recommendations and anomalies from a shop's clickstream: one recurrent state per user, inside Kafka."""
 

@@ -4,14 +4,18 @@ import errno
 import os
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import msgspec
 import pytest
 from click.testing import CliRunner
 
 from stream.errors import ConfigError
-from stream.ops.cli import eddy, main
+from stream.ops.cli import DISTRIBUTION, eddy, main
 from stream.settings import Rules, Settings, Topics, from_environment, variable
+
+ROOT = Path(__file__).parents[3]
 
 
 def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str]:
@@ -147,3 +151,12 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
     for name in ("worker", "topics", "train", "evaluate", "replay"):
         assert f"\n  {name}" in done.stdout
+
+
+def test_version_is_the_projects(capsys: pytest.CaptureFixture[str]) -> None:
+    """`eddy --version` finds the installed distribution, whose name is not the command's."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["name"] == DISTRIBUTION
+    with pytest.raises(SystemExit) as exit:
+        main(["--version"])
+    assert (exit.value.code, capsys.readouterr().out) == (0, f"eddy, version {project['version']}\n")
