@@ -16,6 +16,7 @@ import click
 
 from stream.errors import ConfigError, EddyError
 from stream.ops.options import broker_option, take_settings, take_topics, topic_options, worker_options
+from stream.settings import unknown_variables
 
 MOUNTED = {
     "demo": "A simulated shop on an embedded broker, live in the terminal.",
@@ -87,6 +88,8 @@ def _mounted() -> dict[str, EntryPoint]:
 @click.version_option(version("eddy"), prog_name="eddy")
 def eddy() -> None:
     """Recommendations and anomalies from a shop's clickstream: one recurrent state per user, inside Kafka."""
+    for line in unknown_variables(os.environ):
+        click.echo(f"eddy: WARNING: {line}", err=True)
 
 
 @eddy.command()
