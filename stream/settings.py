@@ -4,6 +4,7 @@ Each field says its unit, its default and why. Inner code gets plain values, nev
 """
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import msgspec
@@ -169,17 +170,45 @@ def variable(option: str) -> str:
     return f"EDDY_{option.upper()}"
 
 
+def parse(kind: type, text: str, source: str) -> Any:
+    """The value of a setting that was written as text: the one parser for options and for variables.
+
+    kind    str, int, float or bool. Only str keeps the spaces around it; a bool is written as TRUE or FALSE below says
+    source  "--k" or "EDDY_K", for the error
+    Raises ConfigError with one line that names the source.
+    """
+    try:
+        return _flag(text) if kind is bool else kind(text)
+    except ValueError:
+        raise ConfigError(f"{source} is {text!r}; it must be {KINDS[kind]}") from None
+
+
+TRUE, FALSE = ("1", "true", "yes", "on", "t", "y"), ("0", "false", "no", "off", "f", "n")
+KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: f"one of {', '.join(TRUE)} or one of {', '.join(FALSE)}",
+}
+
+
+def _flag(text: str) -> bool:
+    word = text.strip().lower()
+    if word not in TRUE + FALSE:
+        raise ValueError
+    return word in TRUE
+
+
 def from_environment(environ: Mapping[str, str]) -> Settings:
     """Settings as `faust -A stream.worker.app worker` reads them: the variables that `eddy worker` knows too.
 
-    environ  such as os.environ; a variable that is not there leaves the default
+    environ  such as os.environ; a variable that is not there, or is empty, leaves the default
     Raises ConfigError with one line that names the variable.
     """
     given = _given(Settings, environ)
-    if not given.get("model"):
+    if "model" not in given:
         raise ConfigError("EDDY_MODEL is not set; give it a directory written by `eddy train`")
     names = {name: environ.get(variable(f"{name}_topic")) for name in Topics.__struct_fields__}
-    given["topics"] = Topics(**{name: topic for name, topic in names.items() if topic is not None})
+    given["topics"] = Topics(**{name: topic for name, topic in names.items() if topic})
     given["rules"] = Rules(**_given(Rules, environ))
     return Settings(**given)
 
@@ -188,11 +217,36 @@ def _given(kind: type[Struct], environ: Mapping[str, str]) -> dict[str, Any]:
     """The plain fields of a struct that the environment has, each converted to its type. Raises ConfigError."""
     found: dict[str, Any] = {}
     for field in msgspec.structs.fields(kind):
-        text = environ.get(variable(field.name))
-        if field.name in ("topics", "rules") or text is None:
-            continue
-        try:
-            found[field.name] = msgspec.convert(text, field.type, strict=False)
-        except msgspec.ValidationError as exc:
-            raise ConfigError(f"{variable(field.name)} is {text!r}: {exc}") from exc
+        name = variable(field.name)
+        text = environ.get(name)
+        if field.name not in ("topics", "rules") and text:
+            found[field.name] = parse(field.type, text, name)
     return found
+
+
+OTHER_VARIABLES = ("EDDY_TRACEBACK", "EDDY_DATA", "EDDY_TEST_KAFKA", "EDDY_REQUIRE_KAFKA")
+OTHER_PREFIXES = (
+    "EDDY_FAUST_",
+    "EDDY_CHAOS_",  # of the tests
+    "EDDY_SERVICE_",  # Kubernetes sets these two for a Service that is called eddy
+    "EDDY_PORT",
+)
+"""Variables that are no setting of a worker and yet known."""
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """One line for each variable named EDDY_... that nothing reads: a typing mistake would else have no effect, unseen.
+
+    It is a warning and no refusal, because the variable may be meant for another program of the deployment.
+    """
+    fields = [*Settings.__struct_fields__, *Rules.__struct_fields__, *(f"{n}_topic" for n in Topics.__struct_fields__)]
+    known = {variable(name) for name in fields if name not in ("topics", "rules")}
+    lines = []
+    for name in sorted(environ):
+        if not name.startswith("EDDY_") or name in known or name in OTHER_VARIABLES or name.startswith(OTHER_PREFIXES):
+            continue
+        word = name.removeprefix("EDDY_")
+        nearest = get_close_matches(word, [other.removeprefix("EDDY_") for other in known], 1)
+        advice = f"did you mean EDDY_{nearest[0]}?" if nearest else "docs/settings.md lists them"
+        lines.append(f"{name} is not a variable of Eddy and has no effect; {advice}")
+    return lines

@@ -16,6 +16,7 @@ import click
 
 from stream.errors import ConfigError, EddyError
 from stream.ops.options import broker_option, take_settings, take_topics, topic_options, worker_options
+from stream.settings import unknown_variables
 
 DISTRIBUTION = "eddy-stream"
 """Eddy's name on PyPI, where `eddy` is another project."""
@@ -90,6 +91,8 @@ def _mounted() -> dict[str, EntryPoint]:
 @click.version_option(package_name=DISTRIBUTION, prog_name="eddy")
 def eddy() -> None:
     """Recommendations and anomalies from a shop's clickstream: one recurrent state per user, inside Kafka."""
+    for line in unknown_variables(os.environ):
+        click.echo(f"eddy: WARNING: {line}", err=True)
 
 
 @eddy.command()

@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 import msgspec
+from click.core import ParameterSource
 
-from stream.settings import DEVICES, Rules, Settings, Topics, variable
+from stream.settings import DEVICES, Rules, Settings, Topics, parse, variable
 
 HELP = {
     "model": "Directory written by `eddy train`, .../NAME/VERSION.",
@@ -102,18 +103,39 @@ def take_settings(given: dict[str, Any]) -> Settings:
     return Settings(topics=topics, rules=rules, **given)
 
 
+class Typed(click.ParamType):
+    """A field's type for click, parsed as `stream.settings.parse` does it: an option and a variable mean the same."""
+
+    def __init__(self, kind: type) -> None:
+        self._kind = kind
+        self.name = {int: "integer", float: "float"}.get(kind, "text")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Raises ConfigError with one line that names the option, or the variable it was read from."""
+        if not isinstance(value, str) or param is None or ctx is None:
+            return value  # a default
+        assert param.name is not None
+        typed = ctx.get_parameter_source(param.name) is not ParameterSource.ENVIRONMENT
+        return parse(self._kind, value, _flag(param.name) if typed else variable(param.name))
+
+
+class TypedFlag(Typed, click.types.BoolParamType):
+    """The same for a flag, which click knows by its base class."""
+
+
 def _option(field: Any, text: str) -> Callable[[Command], Command]:
     """The option of one field: required where the field has no default."""
     required = field.default is msgspec.NODEFAULT
-    kind = click.Choice(DEVICES) if field.name == "device" else field.type
+    flag = field.type is bool
     default = {} if required else {"default": field.default}
     return click.option(
         _flag(field.name),
         envvar=variable(field.name),
-        type=kind,
-        is_flag=field.type is bool,
+        type=TypedFlag(bool) if flag else Typed(field.type),
+        metavar=f"[{'|'.join(DEVICES)}]" if field.name == "device" else None,
+        is_flag=flag,
         required=required,
-        show_default=not required and field.type is not bool and field.default != "",
+        show_default=not required and not flag and field.default != "",
         help=text,
         **default,
     )

@@ -25,7 +25,7 @@ from stream.kafka.transport import BatchTopic, BatchTransport, assigned, check_g
 from stream.kafka.watchdog import EXIT_OPERATOR, EXIT_WORKER, Rebalances, Repeats, end, watch_group
 from stream.model.probe import batch_invariant
 from stream.model.runtime import load_model
-from stream.settings import Settings, from_environment
+from stream.settings import Settings, from_environment, unknown_variables
 from stream.wire.json import JsonCodec
 from stream.worker.cycle import Cycles
 from stream.worker.served import open_engine
@@ -200,6 +200,8 @@ def __getattr__(name: str) -> Any:
     """`app`, built when Faust's command line asks for it."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    for line in unknown_variables(os.environ):
+        print(f"eddy: WARNING: {line}", file=sys.stderr)
     try:
         app = create_app(from_environment(os.environ))
     except EddyError as exc:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 
 from stream.errors import ConfigError
 from stream.ops.cli import DISTRIBUTION, eddy, main
-from stream.settings import Rules, Settings, Topics, from_environment, variable
+from stream.settings import Rules, Settings, Topics, from_environment, unknown_variables, variable
 
 ROOT = Path(__file__).parents[3]
 
@@ -73,6 +74,89 @@ def test_worker_takes_its_settings_from_options_and_environment_alike(monkeypatc
     assert seen == [from_environment(environ)] == [Settings(model="m", k=7, alpha=0.01, topics=Topics(clicks="in"))]
     CliRunner().invoke(eddy, ["worker", "--k", "8"], env=environ, catch_exceptions=False)
     assert seen[1].k == 8
+
+
+WRITTEN = ("", " ", "yes", "no", "1", "0", "TRUE", "off", "y", "2", " 5 ", "+3", "1e3", "0.01", "nan", "inf", "-0", "x")
+"""What people write into a variable, for a number, a flag or a word."""
+
+
+@pytest.mark.parametrize("text", WRITTEN)
+def test_a_variable_means_the_same_to_eddy_worker_and_to_faust(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Whatever a variable holds, both ways to start a worker take the same Settings or refuse with the same words."""
+    seen: list[Settings] = []
+    monkeypatch.setitem(sys.modules, "stream.worker.app", type("App", (), {"run_worker": seen.append}))
+    names = [f.name for kind in (Settings, Rules) for f in msgspec.structs.fields(kind)]
+    names += [f"{name}_topic" for name in Topics.__struct_fields__]
+    for name in set(names) - {"model", "topics", "rules"}:
+        environ = {"EDDY_MODEL": "m", "EDDY_CATALOGUE": "items.csv", variable(name): text}
+        seen.clear()
+        result = CliRunner().invoke(eddy, ["worker"], env=environ)
+        typed = seen[0] if seen else str(result.exception)
+        try:
+            read: Settings | str = from_environment(environ)
+        except ConfigError as exc:
+            read = str(exc)
+        assert typed == read, name
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"EDDY_K": ""}, Settings(model="m")),
+        ({"EDDY_K": " 5 "}, Settings(model="m", k=5)),
+        ({"EDDY_POPULAR_IF_UNKNOWN": "yes"}, Settings(model="m", rules=Rules(popular_if_unknown=True))),
+        ({"EDDY_POPULAR_IF_UNKNOWN": "Off"}, Settings(model="m")),
+        ({"EDDY_CLICKS_TOPIC": ""}, Settings(model="m")),
+    ],
+)
+def test_an_empty_variable_is_one_that_is_not_set(environ: dict[str, str], expected: Settings) -> None:
+    """Compose files write `EDDY_K: ${K:-}`: empty means the default; a flag takes the usual words."""
+    assert from_environment({"EDDY_MODEL": "m", **environ}) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("EDDY_K", "1e3", "EDDY_K is '1e3'; it must be a whole number"),
+        ("EDDY_ALPHA", "low", "EDDY_ALPHA is 'low'; it must be a number"),
+        ("EDDY_EXPLORE", "nan", "setting explore is nan"),
+        ("EDDY_ONLY_AVAILABLE", "maybe", "EDDY_ONLY_AVAILABLE is 'maybe'; it must be one of 1, true, yes, on"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_with_what_it_must_be(name: str, text: str, words: str) -> None:
+    """The line names the variable, what it holds and what it must hold."""
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        from_environment({"EDDY_MODEL": "m", name: text})
+
+
+def test_an_unknown_variable_is_reported_with_the_nearest_one() -> None:
+    """A mistyped variable is never silent: one line names it and what was probably meant; the command goes on."""
+    environ = {"EDDY_BROKERS": "k:9092", "EDDY_TRACEBACK": "1", "EDDY_FAUST_DATADIR": "x", "EDDY_XYZZY": "1"}
+    result = CliRunner().invoke(eddy, ["topics", "check", "--broker", "localhost:1"], env=environ)
+    lines = result.stderr.splitlines()
+    assert [line for line in lines if "EDDY_" in line] == [
+        "eddy: WARNING: EDDY_BROKERS is not a variable of Eddy and has no effect; did you mean EDDY_BROKER?",
+        "eddy: WARNING: EDDY_XYZZY is not a variable of Eddy and has no effect; docs/settings.md lists them",
+    ]
+
+
+def test_faust_reports_an_unknown_variable_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`faust -A stream.worker.app` looks at the environment as `eddy` does."""
+    from stream.worker import app
+
+    monkeypatch.setattr(os, "environ", {"EDDY_MODLE": "m"})
+    with pytest.raises(SystemExit):
+        _ = app.app
+    assert "did you mean EDDY_MODEL?" in capsys.readouterr().err
+
+
+def test_variables_of_the_tests_and_of_kubernetes_are_not_reported() -> None:
+    """Kubernetes sets EDDY_PORT_... and EDDY_SERVICE_... for a Service called eddy: those are nobody's mistake."""
+    foreign = ("EDDY_TEST_KAFKA", "EDDY_DATA", "EDDY_SERVICE_HOST", "EDDY_PORT_6066_TCP_ADDR", "EDDY_PORT", "HOME")
+    known = {variable(name) for name in ("model", "same_category", "dead_letters_topic")}
+    assert unknown_variables(dict.fromkeys((*foreign, *known), "1")) == []
 
 
 @pytest.mark.parametrize(("environ", "words"), [({}, "EDDY_MODEL"), ({"EDDY_MODEL": "m", "EDDY_K": "x"}, "EDDY_K")])
