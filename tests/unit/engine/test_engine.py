@@ -8,12 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stream.engine.engine import Cycle, Engine
+from stream.engine.engine import Engine
 from stream.engine.step import gap_bucket
-from stream.events import Click, Origin, Partition
+from stream.events import Click, Partition
 from stream.model.probe import batch_invariant
 from stream.model.runtime import Model, load_model
 from stream.worker.served import open_engine
+from tests.decide import process, run
 
 ONE = Partition("clicks", 0)
 START_MS = 1_700_000_000_000
@@ -30,16 +31,6 @@ def engine_of(model: Model, directory: Path, k: int = 5, exclude_recent: int = 1
 
 def click(user: str, item: str, second: int = 0, event_type: str = "view") -> Click:
     return Click(user, item, START_MS + 1000 * second, event_type)
-
-
-def origins(count: int, partition: int = 0, start: int = 0) -> list[Origin]:
-    return [Origin("clicks", partition, start + i) for i in range(count)]
-
-
-def run(engine: Engine, clicks: list[Click], start: int = 0) -> Cycle:
-    cycle = engine.process(clicks, origins(len(clicks), start=start))
-    engine.commit(cycle)
-    return cycle
 
 
 CLICKS = st.lists(
@@ -94,12 +85,12 @@ def test_nothing_is_in_place_before_commit(model: Model, model_dir: Path) -> Non
     engine = engine_of(model, model_dir)
     run(engine, [click("a", "i1")])
     before = engine.arena.rows(ONE)
-    first = engine.process([click("a", "i2"), click("b", "i3")], origins(2, start=1))
+    clicks = [click("a", "i2"), click("b", "i3")]
+    first = process(engine, clicks, start=1)
     assert engine.arena.rows(ONE) == before
-    assert (
-        engine.process([click("a", "i2"), click("b", "i3")], origins(2, start=1)).staged.changelog
-        == first.staged.changelog
-    )
+    again = process(engine, clicks, start=1)
+    assert again.cycle.staged.changelog == first.cycle.staged.changelog
+    assert again.recommendations == first.recommendations
 
 
 def test_a_click_already_applied_is_counted_and_changes_nothing(model: Model, model_dir: Path) -> None:
@@ -107,9 +98,10 @@ def test_a_click_already_applied_is_counted_and_changes_nothing(model: Model, mo
     engine = engine_of(model, model_dir)
     clicks = [click("a", f"i{n}", n) for n in range(4)]
     run(engine, clicks[:3])
-    cycle = engine.process(clicks, origins(4))
-    assert cycle.repeated == 3
-    assert [r.id for r in cycle.recommendations] == ["clicks-0-3"]
+    decided = run(engine, clicks)
+    assert decided.cycle.applied.tolist() == [3]
+    assert [r.id for r in decided.recommendations] == ["clicks-0-3"]
+    assert decided.recommendations[0].item_id == "i3"
 
 
 def test_an_unknown_item_advances_the_state_and_is_never_recommended(model: Model, model_dir: Path) -> None:
@@ -135,7 +127,7 @@ def test_users_of_one_name_in_two_partitions_are_two_states(model: Model, model_
     """A state belongs to its partition: that is what moves to another worker."""
     engine = engine_of(model, model_dir)
     for partition in (0, 1):
-        engine.commit(engine.process([click("a", "i1")], origins(1, partition)))
+        run(engine, [click("a", "i1")], partition=partition)
     engine.arena.drop(ONE)
     assert engine.arena.rows(ONE) == {}
     assert list(engine.arena.rows(Partition("clicks", 1))) == [b"a"]
@@ -155,8 +147,8 @@ def test_an_alert_says_what_was_expected_and_by_which_rule(model: Model, model_d
 
 def test_no_clicks_are_no_decisions(model: Model, model_dir: Path) -> None:
     """A cycle in which every message was bad."""
-    cycle = engine_of(model, model_dir).process([], [])
-    assert (cycle.recommendations, cycle.anomalies, cycle.staged.changelog) == ([], [], [])
+    decided = process(engine_of(model, model_dir), [])
+    assert (decided.recommendations, decided.anomalies, decided.cycle.staged.changelog) == ([], [], [])
 
 
 def test_a_late_click_does_not_turn_the_clock_back(model: Model, model_dir: Path) -> None:
