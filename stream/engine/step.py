@@ -74,16 +74,9 @@ def _run_wave(model: Model, rows: Rows, user: Index, wave: Index, clicks: Column
     names = [tensor.name for tensor in manifest.state]
     for name, value in zip(names, after, strict=True):
         rows[name][user] = value
-    new_session = (seen == 0) | (gap_ms > SESSION_GAP_MS)
-    rows["session_ms"][user] = np.where(new_session, now, rows["session_ms"][user])
-    rows["session_clicks"][user] = np.where(new_session, 1, rows["session_clicks"][user] + 1)
     rows["last_ms"][user] = np.maximum(now, last)
     rows["clicks"][user] = seen + 1
     rows["source_offset"][user] = clicks.offset[wave]
-    deviation = surprise - rows["surprise_mean"][user]
-    mean = rows["surprise_mean"][user] + deviation / (seen + 1).astype(np.float32)
-    rows["surprise_m2"][user] += deviation * (surprise - mean)
-    rows["surprise_mean"][user] = mean
     recent = rows["recent"][user]
     recent[:, 1:] = recent[:, :-1].copy()
     recent[:, 0] = item

@@ -24,7 +24,7 @@ def open_engine(
     """
     manifest = model.manifest
     detector = SurpriseDetector.load(directory, manifest, alpha)
-    dtype = row_dtype(manifest.state, RECENT_ITEMS)
+    dtype = row_dtype(manifest.state, RECENT_ITEMS, detector.row_fields)
     return Engine(model, detector, Arena(dtype, row_mark(manifest.identity, dtype)), k, exclude_recent, rules)
 
 

@@ -9,7 +9,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream.engine.engine import Engine
-from stream.engine.step import gap_bucket
 from stream.events import Click, Partition
 from stream.model.probe import batch_invariant
 from stream.model.runtime import Model, load_model
@@ -31,6 +30,17 @@ def engine_of(model: Model, directory: Path, k: int = 5, exclude_recent: int = 1
 
 def click(user: str, item: str, second: int = 0, event_type: str = "view") -> Click:
     return Click(user, item, START_MS + 1000 * second, event_type)
+
+
+def stepped(model: Model, clicks: list[tuple[str, int | None]]) -> tuple[list[float], list[np.ndarray]]:
+    """One user's views by hand, (item, ms since the last one; None = no earlier click): surprises and last state."""
+    state = [np.zeros((1, *tensor.shape), tensor.dtype) for tensor in model.manifest.state]
+    surprises = []
+    for item, gap_ms in clicks:
+        bucket = 0 if gap_ms is None else 1 + sum(edge <= gap_ms for edge in model.manifest.gap_edges_ms)
+        surprise, state = model.step(np.array([model.index[item]]), np.zeros(1, np.int64), np.array([bucket]), state)
+        surprises.append(float(surprise[0]))
+    return surprises, state
 
 
 CLICKS = st.lists(
@@ -64,12 +74,7 @@ def test_one_click_is_one_step_of_the_model(model: Model, model_dir: Path) -> No
     """The decision and the row are what step.onnx and score.onnx say, nothing more."""
     engine = engine_of(model, model_dir)
     cycle = run(engine, [click("a", "i3"), click("a", "i4", second=90)])
-    state = [np.zeros((1, *tensor.shape), tensor.dtype) for tensor in model.manifest.state]
-    zero = np.zeros(1, np.int64)
-    surprise = []
-    for item, gap in ((3, zero), (4, gap_bucket(np.array([90_000]), np.array([False]), model.manifest.gap_edges_ms))):
-        value, state = model.step(np.array([model.index[f"i{item}"]]), zero, gap, state)
-        surprise.append(float(value[0]))
+    surprise, state = stepped(model, [("i3", None), ("i4", 90_000)])
     read = [value for value, t in zip(state, model.manifest.state, strict=True) if t.name in model.score_inputs]
     items, _, _ = model.score(read, 6)
     want = [model.items[i] for i in items[0].tolist() if model.items[i] != "i4"][:5]
@@ -154,10 +159,12 @@ def test_no_clicks_are_no_decisions(model: Model, model_dir: Path) -> None:
 def test_a_late_click_does_not_turn_the_clock_back(model: Model, model_dir: Path) -> None:
     """Its gap counts as none, and the next click's gap runs from the newest time seen."""
     engine = engine_of(model, model_dir)
-    run(engine, [click("a", "i1", 100), click("a", "i2", 40)])
+    decided = run(engine, [click("a", "i1", 7200), click("a", "i2", 0), click("a", "i3", 7260)])
     row = np.frombuffer(engine.arena.rows(ONE)[b"a"], engine.arena.dtype)[0]
-    assert row["last_ms"] == START_MS + 100_000
-    assert row["session_clicks"] == 2
+    assert row["last_ms"] == START_MS + 7_260_000
+    surprise, state = stepped(model, [("i1", None), ("i2", 0), ("i3", 60_000)])
+    assert [r.surprise for r in decided.recommendations] == pytest.approx(surprise, abs=1e-5)
+    assert (row["h"] == state[0]).all()
 
 
 def test_a_row_does_not_depend_on_its_batch(model: Model) -> None:
