@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from bench.report import RESULTS, write_report
 from export.arrays import F64, I64
 from export.dataset.windows import Clicks, Windows, birth_period, encode
-from export.log.log import ColumnNames, Log, Vocabulary, log_clicks, read_log
+from export.evaluate.columns import log_columns
+from export.log.log import ColumnNames, Log, Vocabulary, read_log
 from export.measure.metrics import K
 from export.model.graph import BATCH_MULTIPLE, SCORE_STATE, open_graph
 from export.model.parity import TOLERANCE
@@ -30,16 +31,12 @@ from export.network.network import Network, Score, Step
 from export.network.states import memories, outputs
 from export.network.weights import load_network
 from stream.errors import EddyError
-from stream.events import Origin
 from stream.model.runtime import Model, load_model
 from stream.worker.served import open_engine
 
 RESULT = RESULTS / "graph_parity.json"
 ROWS = 1024
 """States scored at a time by torch: their logits over the catalogue must fit."""
-
-PRINTED = 0.5e-5
-"""The engine's decisions carry five decimals."""
 
 
 class Ways(NamedTuple):
@@ -115,16 +112,18 @@ def by_engine(directory: Path, model: Model, log: Log, k: int, seed: int = 0) ->
     """The worker's engine on the log in time order, users interleaved, in cycles of 1 to 1,000 clicks."""
     engine = open_engine(model, directory, k=k, exclude_recent=0, alpha=0.001)
     ways, order, rng = Ways.empty(len(log), k), log.in_time_order(), np.random.default_rng(seed)
-    clicks = [click for click, _ in log_clicks(log)]
+    clicks = log_columns(log, engine.encoder)
     start = 0
-    while start < len(clicks):
-        end = min(start + int(rng.integers(1, 1_001)), len(clicks))
-        cycle = engine.process(clicks[start:end], [Origin("log", 0, offset) for offset in range(start, end)])
+    while start < len(log):
+        end = min(start + int(rng.integers(1, 1_001)), len(log))
+        cycle = engine.process(clicks.take(np.arange(start, end)), now_ms=int(clicks.time_ms[end - 1]))
         engine.commit(cycle)
-        for row, decision in zip(order[start:end], cycle.recommendations, strict=True):
-            ways.surprise[row] = decision.surprise
-            ways.items[row] = [model.index[item] for item in decision.items]
-            ways.log_probs[row] = decision.log_probs
+        rows, decided = order[start:end], cycle.decisions
+        ways.surprise[rows], ways.items[rows], ways.log_probs[rows] = (
+            decided.surprise,
+            decided.lists.items,
+            decided.lists.log_probs,
+        )
         start = end
     return ways
 
@@ -205,11 +204,6 @@ def _difference(way: Ways, reference: Ways, of_list: F64) -> Difference:
     )
 
 
-def allowed(way: str) -> float:
-    """Nats by which a way may differ: the engine's decisions are rounded besides."""
-    return TOLERANCE + (PRINTED if way == "engine" else 0.0)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("model", type=Path, help="directory written by `eddy train`")
@@ -228,7 +222,7 @@ def main() -> int:
     except EddyError as exc:
         print(f"graph_parity: {exc}", file=sys.stderr)
         return 2
-    wrong = [f"{way}: {found[way]._asdict()}" for way in found if not found[way].within(allowed(way))]
+    wrong = [f"{way}: {found[way]._asdict()}" for way in found if not found[way].within(TOLERANCE)]
     conditions = {
         "data": given.log.name,
         "clicks": len(log),
@@ -238,7 +232,6 @@ def main() -> int:
         "hidden": model.manifest.state[0].shape[0],
         "reference": "torch on whole sequences, float32",
         "tolerance": TOLERANCE,
-        "engine": "its decisions are rounded to 5 decimals, so 0.5e-5 more is allowed",
     }
     results = {way: difference._asdict() for way, difference in found.items()}
     report = write_report(given.out, "bench.graph_parity", conditions, results, wrong)

@@ -8,7 +8,6 @@ Ties: equal scores rank the item with more training clicks first, for every meth
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +16,9 @@ import numpy as np
 
 from export.arrays import F64, I64
 from export.evaluate.baselines import Baseline, best, load_baselines, rivals
+from export.evaluate.columns import log_columns
 from export.evaluate.positions import Judged, Positions, rank_in
-from export.log.log import Log, log_clicks
+from export.log.log import Log
 from export.log.times import iso, parse_time
 from export.measure.metrics import (
     KINDS,
@@ -33,7 +33,6 @@ from export.measure.metrics import (
 from export.progress import NullProgress, Progress
 from stream.engine.engine import Engine
 from stream.errors import ConfigError
-from stream.events import Origin
 from stream.model.runtime import load_model
 from stream.settings import RECENT_ITEMS, Rules
 from stream.worker.served import NO_RULES, open_engine
@@ -70,22 +69,22 @@ def judge(clicks: Iterable[tuple[str, str, str, Sequence[str]]]) -> Quality:
 
 def _run_engine(engine: Engine, log: Log, positions: Positions, watch: Progress) -> tuple[Judged, F64]:
     """The engine's lists judged, and every click's p-value (n,)."""
-    index, items = engine.model.index, len(engine.model.items)
-    judged, p_values = Judged(len(positions), items, engine.category), np.empty(len(log))
+    judged, p_values = Judged(len(positions), len(engine.model.items), engine.category), np.empty(len(log))
     number = np.full(len(log), -1, np.int64)
     number[positions.row] = np.arange(len(positions))
-    rows = log.in_time_order().tolist()
-    clicks = (click for click, _ in log_clicks(log))
+    rows, clicks = log.in_time_order(), log_columns(log, engine.encoder)
     watch.begin("eddy", len(log))
-    for start in range(0, len(rows), CYCLE):
-        part = list(islice(clicks, CYCLE))
-        cycle = engine.process(part, [Origin("log", 0, start + i) for i in range(len(part))])
+    for start in range(0, len(log), CYCLE):
+        part = np.arange(start, min(start + CYCLE, len(log)))
+        cycle = engine.process(clicks.take(part), now_ms=int(clicks.time_ms[part[-1]]))
         engine.commit(cycle)
-        for row, decision in zip(rows[start : start + CYCLE], cycle.recommendations, strict=True):
-            p_values[row] = decision.p_value
-            at = int(number[row])
+        lists = cycle.decisions.lists
+        p_values[rows[part]] = cycle.decisions.p_value
+        for at, listed, count in zip(
+            number[rows[part]].tolist(), lists.items.tolist(), lists.counts.tolist(), strict=True
+        ):
             if at >= 0:
-                judged.take(at, [index[item] for item in decision.items[:K]], int(positions.target[at]))
+                judged.take(at, listed[:count], int(positions.target[at]))
         watch.seen(len(part))
     return judged, p_values
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from stream.engine.columns import Columns
 from stream.engine.waves import Index
 from stream.manifest import Manifest
 from stream.model.runtime import F32, I64, Model, StateArray
@@ -12,20 +13,6 @@ from stream.state.row import NO_ITEM, Rows
 
 SESSION_GAP_MS = 30 * 60 * 1000
 """A user away for longer starts a new visit: the half hour web analytics has always used."""
-
-
-@dataclass(frozen=True)
-class Columns:
-    """n clicks as arrays: item (n,) and event_type (n,) indices (the last = unknown), time_ms (n,), offset (n,).
-
-    hold  (n,) int8: 1 = the item is held back from now on, -1 = it is let go, 0 = neither
-    """
-
-    item: I64
-    event_type: I64
-    time_ms: I64
-    offset: I64
-    hold: npt.NDArray[np.int8]
 
 
 @dataclass(frozen=True)
@@ -52,14 +39,15 @@ def gap_bucket(gap_ms: I64, first: npt.NDArray[np.bool_], edges_ms: tuple[int, .
     return np.where(first, 0, bucket).astype(np.int64)
 
 
-def run_waves(model: Model, rows: Rows, owner: Index, order: list[Index], clicks: Columns) -> Steps:
+def run_waves(model: Model, rows: Rows, order: list[Index], clicks: Columns) -> Steps:
     """Step every click of `order`, wave by wave, on the staged `rows`, in place.
 
-    owner  (n,) index into rows of each click's user; a wave has each user once
+    rows   (m,) those of the clicks' m owners
+    order  waves of positions; a wave has each user at most once
     """
-    steps = _empty(model, rows, len(owner))
+    steps = _empty(model, rows, len(clicks))
     for wave in order:
-        _run_wave(model, rows, owner[wave], wave, clicks, steps)
+        _run_wave(model, rows, clicks.owner[wave], wave, clicks, steps)
     return steps
 
 
@@ -86,16 +74,9 @@ def _run_wave(model: Model, rows: Rows, user: Index, wave: Index, clicks: Column
     names = [tensor.name for tensor in manifest.state]
     for name, value in zip(names, after, strict=True):
         rows[name][user] = value
-    new_session = (seen == 0) | (gap_ms > SESSION_GAP_MS)
-    rows["session_ms"][user] = np.where(new_session, now, rows["session_ms"][user])
-    rows["session_clicks"][user] = np.where(new_session, 1, rows["session_clicks"][user] + 1)
     rows["last_ms"][user] = np.maximum(now, last)
     rows["clicks"][user] = seen + 1
     rows["source_offset"][user] = clicks.offset[wave]
-    deviation = surprise - rows["surprise_mean"][user]
-    mean = rows["surprise_mean"][user] + deviation / (seen + 1).astype(np.float32)
-    rows["surprise_m2"][user] += deviation * (surprise - mean)
-    rows["surprise_mean"][user] = mean
     recent = rows["recent"][user]
     recent[:, 1:] = recent[:, :-1].copy()
     recent[:, 0] = item

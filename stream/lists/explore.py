@@ -18,7 +18,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stream.events import Origin
 from stream.lists.top import Lists
 from stream.model.runtime import F32, I64
 
@@ -42,10 +41,13 @@ class Picked(NamedTuple):
     spares: I64
 
 
-def explore(
-    picked: Picked, category: npt.NDArray[np.int32], origins: Sequence[Origin], share: float, seed: int
-) -> Lists:
-    """The lists with explored slots. category (V,): slots and pools of one category go together; share in (0, 1)."""
+def explore(picked: Picked, category: npt.NDArray[np.int32], ids: Sequence[str], share: float, seed: int) -> Lists:
+    """The lists with explored slots.
+
+    category  (V,): slots and pools of one category go together
+    ids       (n,) the clicks' places in Kafka
+    share     in (0, 1)
+    """
     k = picked.items.shape[1]
     slots = np.arange(k) < picked.counts[:, None]
     spares = np.arange(picked.spare.shape[1]) < picked.spares[:, None]
@@ -58,7 +60,7 @@ def explore(
     stock = ((of_slot[:, :, None] == of_spare[:, None, :]) & spares[:, None, :]).sum(2)
     pool = np.where(slots, np.maximum(stock - turn + among - 1, 0) // among, 0)  # |P(j)|, (n, k)
 
-    draws = uniforms(origins, seed, 2 * k)
+    draws = uniforms(ids, seed, 2 * k)
     explored = (pool > 0) & (draws[:, :k] < share)
     propensities = np.where(pool > 0, 1 - share, 1.0)
     user, slot = np.nonzero(explored)
@@ -73,13 +75,13 @@ def explore(
     return Lists(items, log_probs, picked.counts, propensities, explored)
 
 
-def uniforms(origins: Sequence[Origin], seed: int, count: int) -> F64:
+def uniforms(ids: Sequence[str], seed: int, count: int) -> F64:
     """(n, count) numbers in [0, 1) that follow from each click's place and the seed: BLAKE2b, then SplitMix64.
 
     Source: Steele, Lea & Flood 2014.
     """
     key = seed.to_bytes(8, "little")
-    hashes = b"".join(hashlib.blake2b(origin.id.encode(), digest_size=8, key=key).digest() for origin in origins)
+    hashes = b"".join(hashlib.blake2b(place.encode(), digest_size=8, key=key).digest() for place in ids)
     start = np.frombuffer(hashes, "<u8")
     z = start[:, None] + GOLDEN * np.arange(1, count + 1, dtype=np.uint64)  # unsigned: it wraps around
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -8,7 +8,7 @@ Source of the diversity: Carbonell & Goldstein 1998 (maximal marginal relevance)
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.errors import ConfigError
-from stream.events import Click, Origin
 from stream.lists.catalogue import CATEGORY, Catalogue, read_catalogue
 from stream.lists.explore import Picked, explore
 from stream.lists.top import Lists, among, front
@@ -88,6 +87,11 @@ class RuledLists:
         return self._shelf.category if self._shelf.codes else None
 
     @property
+    def codes(self) -> dict[str, int]:
+        """Category -> its number, as the catalogue has them until the next `refresh`."""
+        return self._shelf.codes
+
+    @property
     def _shelf(self) -> Shelf:
         return self._bare if self._catalogue is None else self._catalogue.value
 
@@ -97,17 +101,24 @@ class RuledLists:
             self._catalogue.refresh()
 
     def __call__(
-        self, state: list[StateArray], left_out: I32, item: I64, clicks: Sequence[Click], origins: Sequence[Origin]
+        self, state: list[StateArray], left_out: I32, item: I64, category: I32, ids: Callable[[], Sequence[str]]
     ) -> Lists:
-        """One list per click. state: score.onnx's inputs; left_out (n, N) items, -1 = none; item (n,) clicked."""
+        """One list per click.
+
+        state     score.onnx's inputs
+        left_out  (n, N) items, -1 = none
+        item      (n,) clicked
+        category  (n,) that the click itself names, by the numbers of `codes`; NO_CATEGORY = none or unknown
+        ids       gives the n clicks' places in Kafka, which the draws of an exploration follow from
+        """
         shelf = self._shelf
-        wanted = _wanted(shelf, item, clicks) if self._rules.same_category else None
+        wanted = _wanted(shelf, item, category) if self._rules.same_category else None
         picked = pick(self._model, state, left_out, shelf, wanted, self._shape)
         if not self._rules.explore:
             return Lists(picked.items, picked.log_probs, picked.counts)
         shaped = bool(self._shape.cap or self._shape.penalty)
-        category = shelf.category if shaped else self._bare.category
-        return explore(picked, category, origins, self._rules.explore, self._rules.explore_seed)
+        alike = shelf.category if shaped else self._bare.category
+        return explore(picked, alike, ids(), self._rules.explore, self._rules.explore_seed)
 
 
 def pick(
@@ -220,18 +231,10 @@ def _greedy(
     return at, counts
 
 
-def _wanted(shelf: Shelf, item: I64, clicks: Sequence[Click]) -> I32:
-    """(n,) each click's category: its own word if the catalogue knows it, else its item's; NO_CATEGORY = unknown."""
-    of_item = np.append(shelf.category, np.int32(NO_CATEGORY))[item].tolist()
-    codes = shelf.codes
-    return np.fromiter(
-        (
-            known if click.category is None else codes.get(click.category, known)
-            for click, known in zip(clicks, of_item, strict=True)
-        ),
-        np.int32,
-        len(clicks),
-    )
+def _wanted(shelf: Shelf, item: I64, category: I32) -> I32:
+    """(n,) each click's category: the one it names, else its item's; NO_CATEGORY = unknown."""
+    of_item = np.append(shelf.category, np.int32(NO_CATEGORY))[item]
+    return np.where(category == NO_CATEGORY, of_item, category)
 
 
 def _shelf(index: dict[str, int], rules: Rules, path: Path) -> Shelf:

@@ -20,22 +20,19 @@ _FIELDS: list[tuple[str, Any]] = [
     ("model", "<u8"),  # row_mark of the model and the layout: a row of another one means nothing to this one
     ("source_offset", "<i8"),  # offset of the last click applied: a click at or below it is a repeat
     ("last_ms", "<i8"),  # latest click's time; a late click does not turn it back
-    ("session_ms", "<i8"),  # first click of the current visit
-    ("clicks", "<u4"),
-    ("session_clicks", "<u4"),
-    ("surprise_mean", "<f4"),  # over all clicks, nats (Welford 1962)
-    ("surprise_m2", "<f4"),  # sum of squared deviations from the mean
+    ("clicks", "<u4"),  # how many were applied
 ]
 
 
-def row_dtype(state: tuple[Tensor, ...], recent: int) -> np.dtype[np.void]:
+def row_dtype(state: tuple[Tensor, ...], recent: int, kept: tuple[Tensor, ...] = ()) -> np.dtype[np.void]:
     """The row of a model whose state is these tensors.
 
     recent  so many last items are kept, and beside them as many last items that a rule holds back (bought, in the
             cart) for longer than they are recent; both newest first, NO_ITEM = none
+    kept    what a detector keeps of each user
     """
     fields = [*_FIELDS, ("recent", "<i4", (recent,)), ("held", "<i4", (recent,))]
-    fields += [(tensor.name, np.dtype(tensor.dtype).newbyteorder("<"), tensor.shape) for tensor in state]
+    fields += [(tensor.name, np.dtype(tensor.dtype).newbyteorder("<"), tensor.shape) for tensor in (*state, *kept)]
     size = np.dtype(fields).itemsize
     if size % 8:
         fields.append(("spare", "u1", (8 - size % 8,)))

@@ -79,8 +79,7 @@ def anomalies(
     origins: Sequence[Origin],
     surprise: F32,
     p_value: F64,
-    pools: Sequence[tuple[str, int]],
-    threshold: float,
+    rules: Sequence[tuple[str, int, float]],
     items: I64,
     log_probs: F32,
 ) -> list[Anomaly]:
@@ -88,7 +87,7 @@ def anomalies(
 
     names, label       (V,) the item ids of the model, and its name and version
     surprise, p_value  (n,) of each click, nats
-    pools              (n,) name and size of the calibration pool that judged it
+    rules              (n,) what raised it: name and size of the calibration pool, and the threshold on the p-value
     items, log_probs   (n, E) the likeliest items before it, best first
     """
     rows = zip(
@@ -96,11 +95,11 @@ def anomalies(
         origins,
         surprise.tolist(),
         p_value.tolist(),
-        pools,
+        rules,
         _expected(names, items, log_probs),
         strict=True,
     )
-    return [_anomaly(label, threshold, *row) for row in rows]
+    return [_anomaly(label, *row) for row in rows]
 
 
 def _expected(names: Sequence[str], items: I64, log_probs: F32) -> list[list[Expected]]:
@@ -113,14 +112,14 @@ def _expected(names: Sequence[str], items: I64, log_probs: F32) -> list[list[Exp
 
 def _anomaly(
     label: str,
-    threshold: float,
     click: Click,
     origin: Origin,
     surprise: float,
     p_value: float,
-    pool: tuple[str, int],
+    rule: tuple[str, int, float],
     expected: list[Expected],
 ) -> Anomaly:
+    pool, pool_size, threshold = rule
     likely = ", ".join(e.item_id for e in expected)
     return Anomaly(
         id=origin.id,
@@ -134,8 +133,8 @@ def _anomaly(
         p_value=p_value,
         score=round(-float(np.log10(p_value)), 4),
         threshold=threshold,
-        pool=pool[0],
-        pool_size=pool[1],
+        pool=pool,
+        pool_size=pool_size,
         expected=expected,
         model=label,
     )

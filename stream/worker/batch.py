@@ -13,6 +13,7 @@ from stream.kafka.transport import Chunk
 from stream.settings import Topics
 from stream.wire.dead_letter import dead_letter
 from stream.wire.json import JsonCodec, encode
+from stream.worker.served import anomalies, recommendations
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +54,12 @@ def process(
                 letter = encode(dead_letter(origin, record, exc))
                 records.append(Record(topics.dead_letters, record.key, letter))
         offsets[partition] = chunk.records[-1].offset + 1
-    cycle = engine.process(clicks, origins)
-    if cycle.repeated:
-        log.warning("clicks below their user's row skipped: clicks=%d", cycle.repeated)
-    records += [Record(topics.recommendations, r.user_id.encode(), encode(r)) for r in cycle.recommendations]
-    records += [Record(topics.anomalies, a.user_id.encode(), encode(a)) for a in cycle.anomalies]
+    cycle = engine.process(engine.encoder.columns(clicks, origins), now_ms)
+    if len(cycle.applied) < len(clicks):
+        log.warning("clicks below their user's row skipped: clicks=%d", len(clicks) - len(cycle.applied))
+    recommended, alerts = recommendations(engine, clicks, origins, cycle), anomalies(engine, clicks, origins, cycle)
+    records += [Record(topics.recommendations, r.user_id.encode(), encode(r)) for r in recommended]
+    records += [Record(topics.anomalies, a.user_id.encode(), encode(a)) for a in alerts]
     records += [Record(topics.changelog, key, row, partition.number) for partition, key, row in cycle.staged.changelog]
     records += [Record(topics.changelog, POSITION_KEY, b"%d" % next_, p) for p, next_ in offsets.items()]
     return Batch(cycle, records, offsets)

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from stream.engine.engine import Engine
@@ -26,6 +27,9 @@ from stream.worker.batch import Batch, process
 from stream.worker.recovery import Assignment, Recovery
 
 CYCLE_BYTES = 16 << 20
+
+TICK_S = 1.0
+"""While no clicks come, the engine gets the time this often."""
 
 ROLL_BACKS = 10
 """Roll-backs of one batch in a row before the worker ends: it would otherwise try a poisoned one for ever."""
@@ -101,10 +105,12 @@ class Cycles:
     async def run(self) -> None:
         """Decide on what arrives, for ever."""
         while True:
-            await self._arrived.wait()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._arrived.wait(), TICK_S)
             events = self._take()
             if not events:
                 self._arrived.clear()
+                await self._in_engine(self._engine.tick, self._clock_ms())
                 continue
             await self._decide([event.value for event in events])
             for event in events:

@@ -1,13 +1,16 @@
-"""A model directory -> the engine that serves it."""
+"""A model directory -> the engine that serves it, and its decisions -> the events that Eddy writes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from stream.detect.surprise import SurpriseDetector
-from stream.engine.engine import Engine
+from stream.engine.engine import Cycle, Engine
+from stream.events import Anomaly, Click, Origin, Recommendation
 from stream.model.runtime import Model
 from stream.settings import RECENT_ITEMS, Rules
 from stream.state.arena import Arena
 from stream.state.row import row_dtype, row_mark
+from stream.wire import output
 
 NO_RULES = Rules()
 
@@ -21,5 +24,42 @@ def open_engine(
     """
     manifest = model.manifest
     detector = SurpriseDetector.load(directory, manifest, alpha)
-    dtype = row_dtype(manifest.state, RECENT_ITEMS)
+    dtype = row_dtype(manifest.state, RECENT_ITEMS, detector.row_fields)
     return Engine(model, detector, Arena(dtype, row_mark(manifest.identity, dtype)), k, exclude_recent, rules)
+
+
+def recommendations(
+    engine: Engine, clicks: Sequence[Click], origins: Sequence[Origin], cycle: Cycle
+) -> list[Recommendation]:
+    """One per applied click of the batch that the cycle was made of, in order."""
+    decisions, lists, applied = cycle.decisions, cycle.decisions.lists, cycle.applied.tolist()
+    return output.recommendations(
+        engine.model.items,
+        engine.model.manifest.label,
+        [clicks[i] for i in applied],
+        [origins[i] for i in applied],
+        lists.items,
+        lists.log_probs,
+        lists.counts,
+        lists.propensities,
+        lists.explored,
+        decisions.surprise,
+        decisions.p_value,
+    )
+
+
+def anomalies(engine: Engine, clicks: Sequence[Click], origins: Sequence[Origin], cycle: Cycle) -> list[Anomaly]:
+    """The alerts among the applied clicks of the batch that the cycle was made of, in order."""
+    decisions, alerts = cycle.decisions, cycle.decisions.alerts
+    applied = cycle.applied[alerts.click].tolist()
+    return output.anomalies(
+        engine.model.items,
+        engine.model.manifest.label,
+        [clicks[i] for i in applied],
+        [origins[i] for i in applied],
+        decisions.surprise[alerts.click],
+        decisions.p_value[alerts.click],
+        alerts.rules,
+        alerts.items,
+        alerts.log_probs,
+    )

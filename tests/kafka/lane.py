@@ -237,9 +237,10 @@ def _batches(
 
 
 def _apply(engine: Engine, batch: list[tuple[Click, Origin]]) -> list[str]:
-    cycle = engine.process([click for click, _ in batch], [origin for _, origin in batch])
+    clicks = engine.encoder.columns([click for click, _ in batch], [origin for _, origin in batch])
+    cycle = engine.process(clicks, now_ms=0)
     engine.commit(cycle)
-    return [decision.id for decision in cycle.recommendations]
+    return [batch[i][1].id for i in cycle.applied.tolist()]
 
 
 def clicks(count: int, users: int = 500, seed: int = 0) -> list[tuple[bytes | None, bytes | None]]:

@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream.detect.detector import Evidence
 from stream.detect.pvalue import Calibration, history_of
 from stream.detect.surprise import SurpriseDetector
 
@@ -26,7 +27,7 @@ def test_clean_clicks_are_reported_at_the_promised_rate() -> None:
     detector = SurpriseDetector(calibration, ("view",), alpha=0.01)
     clean = rng.exponential(size=50_000).astype(np.float32)
     zeros = np.zeros(len(clean), np.int64)
-    assert 0.008 < detector.judge(clean, zeros, zeros).anomalous.mean() < 0.012
+    assert 0.008 < detector.judge(Evidence(clean, zeros, zeros)).anomalous.mean() < 0.012
 
 
 def test_a_pool_too_small_for_the_promise_leaves_the_verdict_to_a_coarser_one() -> None:

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stream.engine.engine import Cycle, Engine
-from stream.engine.step import gap_bucket
-from stream.events import Click, Origin, Partition
+from stream.engine.engine import Engine
+from stream.events import Click, Partition
 from stream.model.probe import batch_invariant
 from stream.model.runtime import Model, load_model
 from stream.worker.served import open_engine
+from tests.decide import process, run
 
 ONE = Partition("clicks", 0)
 START_MS = 1_700_000_000_000
@@ -32,14 +32,15 @@ def click(user: str, item: str, second: int = 0, event_type: str = "view") -> Cl
     return Click(user, item, START_MS + 1000 * second, event_type)
 
 
-def origins(count: int, partition: int = 0, start: int = 0) -> list[Origin]:
-    return [Origin("clicks", partition, start + i) for i in range(count)]
-
-
-def run(engine: Engine, clicks: list[Click], start: int = 0) -> Cycle:
-    cycle = engine.process(clicks, origins(len(clicks), start=start))
-    engine.commit(cycle)
-    return cycle
+def stepped(model: Model, clicks: list[tuple[str, int | None]]) -> tuple[list[float], list[np.ndarray]]:
+    """One user's views by hand, (item, ms since the last one; None = no earlier click): surprises and last state."""
+    state = [np.zeros((1, *tensor.shape), tensor.dtype) for tensor in model.manifest.state]
+    surprises = []
+    for item, gap_ms in clicks:
+        bucket = 0 if gap_ms is None else 1 + sum(edge <= gap_ms for edge in model.manifest.gap_edges_ms)
+        surprise, state = model.step(np.array([model.index[item]]), np.zeros(1, np.int64), np.array([bucket]), state)
+        surprises.append(float(surprise[0]))
+    return surprises, state
 
 
 CLICKS = st.lists(
@@ -73,12 +74,7 @@ def test_one_click_is_one_step_of_the_model(model: Model, model_dir: Path) -> No
     """The decision and the row are what step.onnx and score.onnx say, nothing more."""
     engine = engine_of(model, model_dir)
     cycle = run(engine, [click("a", "i3"), click("a", "i4", second=90)])
-    state = [np.zeros((1, *tensor.shape), tensor.dtype) for tensor in model.manifest.state]
-    zero = np.zeros(1, np.int64)
-    surprise = []
-    for item, gap in ((3, zero), (4, gap_bucket(np.array([90_000]), np.array([False]), model.manifest.gap_edges_ms))):
-        value, state = model.step(np.array([model.index[f"i{item}"]]), zero, gap, state)
-        surprise.append(float(value[0]))
+    surprise, state = stepped(model, [("i3", None), ("i4", 90_000)])
     read = [value for value, t in zip(state, model.manifest.state, strict=True) if t.name in model.score_inputs]
     items, _, _ = model.score(read, 6)
     want = [model.items[i] for i in items[0].tolist() if model.items[i] != "i4"][:5]
@@ -94,12 +90,12 @@ def test_nothing_is_in_place_before_commit(model: Model, model_dir: Path) -> Non
     engine = engine_of(model, model_dir)
     run(engine, [click("a", "i1")])
     before = engine.arena.rows(ONE)
-    first = engine.process([click("a", "i2"), click("b", "i3")], origins(2, start=1))
+    clicks = [click("a", "i2"), click("b", "i3")]
+    first = process(engine, clicks, start=1)
     assert engine.arena.rows(ONE) == before
-    assert (
-        engine.process([click("a", "i2"), click("b", "i3")], origins(2, start=1)).staged.changelog
-        == first.staged.changelog
-    )
+    again = process(engine, clicks, start=1)
+    assert again.cycle.staged.changelog == first.cycle.staged.changelog
+    assert again.recommendations == first.recommendations
 
 
 def test_a_click_already_applied_is_counted_and_changes_nothing(model: Model, model_dir: Path) -> None:
@@ -107,9 +103,10 @@ def test_a_click_already_applied_is_counted_and_changes_nothing(model: Model, mo
     engine = engine_of(model, model_dir)
     clicks = [click("a", f"i{n}", n) for n in range(4)]
     run(engine, clicks[:3])
-    cycle = engine.process(clicks, origins(4))
-    assert cycle.repeated == 3
-    assert [r.id for r in cycle.recommendations] == ["clicks-0-3"]
+    decided = run(engine, clicks)
+    assert decided.cycle.applied.tolist() == [3]
+    assert [r.id for r in decided.recommendations] == ["clicks-0-3"]
+    assert decided.recommendations[0].item_id == "i3"
 
 
 def test_an_unknown_item_advances_the_state_and_is_never_recommended(model: Model, model_dir: Path) -> None:
@@ -135,7 +132,7 @@ def test_users_of_one_name_in_two_partitions_are_two_states(model: Model, model_
     """A state belongs to its partition: that is what moves to another worker."""
     engine = engine_of(model, model_dir)
     for partition in (0, 1):
-        engine.commit(engine.process([click("a", "i1")], origins(1, partition)))
+        run(engine, [click("a", "i1")], partition=partition)
     engine.arena.drop(ONE)
     assert engine.arena.rows(ONE) == {}
     assert list(engine.arena.rows(Partition("clicks", 1))) == [b"a"]
@@ -155,17 +152,19 @@ def test_an_alert_says_what_was_expected_and_by_which_rule(model: Model, model_d
 
 def test_no_clicks_are_no_decisions(model: Model, model_dir: Path) -> None:
     """A cycle in which every message was bad."""
-    cycle = engine_of(model, model_dir).process([], [])
-    assert (cycle.recommendations, cycle.anomalies, cycle.staged.changelog) == ([], [], [])
+    decided = process(engine_of(model, model_dir), [])
+    assert (decided.recommendations, decided.anomalies, decided.cycle.staged.changelog) == ([], [], [])
 
 
 def test_a_late_click_does_not_turn_the_clock_back(model: Model, model_dir: Path) -> None:
     """Its gap counts as none, and the next click's gap runs from the newest time seen."""
     engine = engine_of(model, model_dir)
-    run(engine, [click("a", "i1", 100), click("a", "i2", 40)])
+    decided = run(engine, [click("a", "i1", 7200), click("a", "i2", 0), click("a", "i3", 7260)])
     row = np.frombuffer(engine.arena.rows(ONE)[b"a"], engine.arena.dtype)[0]
-    assert row["last_ms"] == START_MS + 100_000
-    assert row["session_clicks"] == 2
+    assert row["last_ms"] == START_MS + 7_260_000
+    surprise, state = stepped(model, [("i1", None), ("i2", 0), ("i3", 60_000)])
+    assert [r.surprise for r in decided.recommendations] == pytest.approx(surprise, abs=1e-5)
+    assert (row["h"] == state[0]).all()
 
 
 def test_a_row_does_not_depend_on_its_batch(model: Model) -> None:

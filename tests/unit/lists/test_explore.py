@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from stream.events import Origin
 from stream.lists.explore import Picked, explore, uniforms
 
 N = 20_000
@@ -31,7 +30,7 @@ class Case:
             np.zeros((N, width), np.float32),
             np.full(N, len(self.spare)),
         )
-        lists = explore(picked, self.category, [Origin("clicks", i % 7, i) for i in range(N)], share, seed)
+        lists = explore(picked, self.category, [f"clicks-{i % 7}-{i}" for i in range(N)], share, seed)
         assert lists.propensities is not None
         assert lists.explored is not None
         count = len(self.list)
@@ -95,7 +94,7 @@ def test_another_seed_explores_elsewhere_and_the_same_seed_the_same() -> None:
 
 def test_the_numbers_are_uniform_in_every_slot() -> None:
     """Places in Kafka that lie next to each other give numbers that have nothing to do with each other."""
-    draws = uniforms([Origin("clicks", 0, i) for i in range(N)], 0, 6)
+    draws = uniforms([f"clicks-0-{i}" for i in range(N)], 0, 6)
     assert draws.min() >= 0
     assert draws.max() < 1
     counts = np.apply_along_axis(lambda column: np.histogram(column, 20, (0, 1))[0], 0, draws)

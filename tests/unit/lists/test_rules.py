@@ -10,13 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stream.engine.engine import Cycle, Engine
-from stream.events import Click, Origin, Partition
+from stream.engine.engine import Engine
+from stream.events import Click, Partition
 from stream.lists.rules import WINDOW, Shape, Shelf, pick
 from stream.model.runtime import Model, load_model
 from stream.settings import Rules
 from stream.wire.json import encode
 from stream.worker.served import open_engine
+from tests.decide import run
 
 START_MS = 1_700_000_000_000
 ITEMS = 50
@@ -51,12 +52,6 @@ def click(user: str, item: str, event_type: str = "view", category: str | None =
 
 def engine_of(model: Model, directory: Path, rules: Rules, k: int = 10, exclude_recent: int = 0) -> Engine:
     return open_engine(model, directory, k, exclude_recent, 0.05, rules)
-
-
-def run(engine: Engine, clicks: list[Click], start: int = 0) -> Cycle:
-    cycle = engine.process(clicks, [Origin("clicks", 0, start + i) for i in range(len(clicks))])
-    engine.commit(cycle)
-    return cycle
 
 
 def last(model: Model, directory: Path, rules: Rules, clicks: list[Click], k: int = 10) -> list[str]:

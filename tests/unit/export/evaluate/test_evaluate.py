@@ -17,11 +17,12 @@ from export.log.log import Log, read_log
 from export.measure.metrics import K
 from export.model.untrained import write_untrained
 from stream.errors import ArtifactError, ConfigError
-from stream.events import Click, Origin
+from stream.events import Click
 from stream.manifest import Manifest, read_manifest, sha256, write_manifest
 from stream.model.runtime import load_model
 from stream.settings import Rules
 from stream.worker.served import open_engine
+from tests.decide import run
 
 ITEMS = 30
 
@@ -107,8 +108,7 @@ def slowly(model: Path, log: Log, exclude_recent: int) -> dict[str, dict[str, fl
         item, who = index[name], (user, session)
         for method, listed in waiting.get(who, {}).items():
             ranks[method].append(1 + listed.index(item) if item in listed else 0)
-        cycle = engine.process([Click(user, name, int(log.time_ms[row]), "view")], [Origin("log", 0, offset)])
-        engine.commit(cycle)
+        decided = run(engine, [Click(user, name, int(log.time_ms[row]), "view")], offset)
         recent[user] = [*recent.get(user, []), item]
         gone = recent[user][-exclude_recent:] if exclude_recent else []
         if item < len(loaded.items):
@@ -116,7 +116,7 @@ def slowly(model: Path, log: Log, exclude_recent: int) -> dict[str, dict[str, fl
         score = follows[last[who]] if who in last else np.zeros(len(loaded.items))
         markov = sorted(range(len(score)), key=lambda i: (-score[i], i))
         waiting[who] = {
-            "eddy": [loaded.index[i] for i in cycle.recommendations[0].items],
+            "eddy": [loaded.index[i] for i in decided.recommendations[0].items],
             "markov": [i for i in markov if i not in gone][:K],
             "popularity": [i for i in range(len(score)) if i not in gone][:K],
         }

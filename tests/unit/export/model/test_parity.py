@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench.graph_parity import allowed, differences
+from bench.graph_parity import differences
 from export.log.log import Log, Vocabulary, read_log
+from export.model.parity import TOLERANCE
 from export.model.untrained import write_untrained
 from export.network.cells import CELLS
 from export.network.weights import FILE, load_network
@@ -45,7 +46,7 @@ def test_four_ways_agree_on_every_click(tmp_path: Path, log: Log, cell: str) -> 
     known = vocabulary(log)
     write_untrained(tmp_path / "m" / "1", known.items, list(known.event_types), hidden=24, cell=cell)
     found = differences(load_network(tmp_path / "m" / "1"), log, known, tmp_path / "m" / "1")
-    assert all(difference.within(allowed(way)) for way, difference in found.items()), found
+    assert all(difference.within(TOLERANCE) for way, difference in found.items()), found
 
 
 def test_four_ways_agree_on_a_trained_model(tmp_path: Path, log: Log) -> None:
@@ -54,7 +55,7 @@ def test_four_ways_agree_on_a_trained_model(tmp_path: Path, log: Log) -> None:
     train_model(tmp_path / "m" / "1", log, settings, Silent())
     known = vocabulary_of(log)
     found = differences(load_network(tmp_path / "m" / "1"), log, known, tmp_path / "m" / "1")
-    assert all(difference.within(allowed(way)) for way, difference in found.items()), found
+    assert all(difference.within(TOLERANCE) for way, difference in found.items()), found
 
 
 def test_a_network_of_other_weights_is_told_from_the_graphs(tmp_path: Path, log: Log) -> None:
@@ -65,7 +66,7 @@ def test_a_network_of_other_weights_is_told_from_the_graphs(tmp_path: Path, log:
     with torch.no_grad():
         network.cell.get_parameter("lstm.bias_hh_l0")[0] += 1e-3
     found = differences(network, log, known, tmp_path / "m" / "1")
-    assert [way for way, difference in found.items() if difference.within(allowed(way))] == ["torch steps"]
+    assert [way for way, difference in found.items() if difference.within(TOLERANCE)] == ["torch steps"]
 
 
 def test_weights_come_back_bit_for_bit(tmp_path: Path) -> None:

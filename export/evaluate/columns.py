@@ -1,0 +1,26 @@
+"""A log -> the columns the engine takes, as if a producer had sent its clicks in time order to one partition."""
+
+import numpy as np
+
+from export.log.log import Log
+from stream.engine.columns import Columns, Encoder
+from stream.events import Partition
+
+LOG = Partition("log", 0)
+
+
+def log_columns(log: Log, encoder: Encoder) -> Columns:
+    """The n clicks of a log in time order; a click's offset is its position there. A log's words are looked up once."""
+    rows = log.in_time_order()
+    event_type = log.event_type[rows]
+    categories = encoder.categories([*log.categories, None])  # the last is what a click without a category names
+    return Columns(
+        owners=[(LOG, user.encode()) for user in log.users],
+        owner=log.user[rows].astype(np.intp),
+        offset=np.arange(len(log)),
+        time_ms=log.time_ms[rows],
+        item=encoder.items(log.items)[log.item[rows]],
+        event_type=encoder.event_types(log.event_types)[event_type],
+        hold=encoder.holds(log.event_types)[event_type],
+        category=categories[np.full(len(log), -1) if log.category is None else log.category[rows]],
+    )

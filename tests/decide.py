@@ -1,0 +1,36 @@
+"""Clicks through an engine as the worker takes them: the columns in, the events out."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from stream.engine.engine import Cycle, Engine
+from stream.events import Anomaly, Click, Origin, Recommendation
+from stream.worker.served import anomalies, recommendations
+
+NOW_MS = 1_800_000_000_000
+
+
+class Decided(NamedTuple):
+    """A batch's cycle, and the events of its decisions."""
+
+    cycle: Cycle
+    recommendations: list[Recommendation]
+    anomalies: list[Anomaly]
+
+
+def origins(count: int, start: int = 0, partition: int = 0) -> list[Origin]:
+    return [Origin("clicks", partition, start + i) for i in range(count)]
+
+
+def process(engine: Engine, clicks: Sequence[Click], start: int = 0, partition: int = 0) -> Decided:
+    """Decide on clicks at consecutive offsets from `start`; nothing is in place."""
+    read = origins(len(clicks), start, partition)
+    cycle = engine.process(engine.encoder.columns(clicks, read), NOW_MS)
+    return Decided(cycle, recommendations(engine, clicks, read, cycle), anomalies(engine, clicks, read, cycle))
+
+
+def run(engine: Engine, clicks: Sequence[Click], start: int = 0, partition: int = 0) -> Decided:
+    """Decide on clicks and put their rows in place."""
+    decided = process(engine, clicks, start, partition)
+    engine.commit(decided.cycle)
+    return decided
