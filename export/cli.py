@@ -13,8 +13,7 @@ import click
 
 from export.options import CELL_OPTION, DEVICE_OPTION, THREADS_OPTION, log_options
 from export.progress import Bar
-from stream.ops.options import rule_options, take_rules
-from stream.settings import DEVICES
+from stream.ops.options import rule_options, setting_option, take_rules
 
 if TYPE_CHECKING:
     from export.log.log import Log
@@ -184,9 +183,9 @@ def tune(
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @log_options
-@click.option("--exclude-recent", type=int, default=0, show_default=True, help="Leave out the user's last N items.")
+@setting_option("exclude_recent")
 @click.option("--judge-from", metavar="TIME", help="Earlier clicks only build the users' states.")
-@click.option("--device", type=click.Choice(DEVICES), default="cpu", show_default=True)
+@setting_option("device")
 @rule_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def evaluate(
@@ -198,13 +197,15 @@ def evaluate(
 
     The log runs through the serving engine in time order, users from a zero state. Each list is judged by the user's
     next click in the same session; an item the model does not know is a miss for every method. The whole catalogue is
-    ranked; equal scores rank the item with more training clicks first. Intervals are 95% bootstrap over sessions.
+    ranked, less the user's last --exclude-recent items, for every method. Equal scores rank the item with more training
+    clicks first. Intervals are 95% bootstrap over sessions.
 
     --json adds recall, MRR and NDCG at 1, 5, 10 and 20, figures by position in the session and by the popularity of
     what came next, and what the lists hold: coverage of the catalogue, popularity, cold items, categories.
 
-    The rules, from --exclude-events on, are the worker's, so that what they cost in recall can be seen before they
-    serve. They hold for eddy's lists; the baselines only leave out what --exclude-recent says.
+    --exclude-recent and the rules, from --exclude-events on, have the worker's defaults and variables: with the same
+    options the lists are those that the worker writes. The rules hold for eddy's lists only. --exclude-recent 0 ranks
+    the whole catalogue, as published comparisons do.
 
     \b
     Examples:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from stream.errors import ConfigError, EddyError
-from stream.ops.options import broker_option, take_settings, take_topics, topic_options, worker_options
+from stream.ops.options import setting_option, take_settings, take_topics, topic_options, worker_options
 from stream.settings import unknown_variables
 
 MOUNTED = {
@@ -126,7 +126,7 @@ def topics() -> None:
 
 
 @topics.command()
-@broker_option
+@setting_option("broker")
 @click.option(
     "--partitions",
     type=click.IntRange(1, 10_000),
@@ -151,7 +151,7 @@ def create(broker: str, partitions: int, replication: int, **given: Any) -> None
 
 
 @topics.command()
-@broker_option
+@setting_option("broker")
 @topic_options
 def check(broker: str, **given: Any) -> None:
     """Say what is wrong with the topics; exit 2 if a worker would refuse to start."""
