@@ -14,6 +14,7 @@ import click
 from export.options import CELL_OPTION, DEVICE_OPTION, THREADS_OPTION, log_options
 from export.progress import Bar
 from stream.ops.options import rule_options, setting_option, take_rules
+from stream.settings import Topics, variable
 
 if TYPE_CHECKING:
     from export.log.log import Log
@@ -251,31 +252,55 @@ def _table(figures: dict[str, Any]) -> str:
 
 @click.command()
 @log_options
-@click.option("--broker", default="localhost:9092", show_default=True, envvar="EDDY_BROKER", help="host:port of Kafka.")
-@click.option("--topic", default="clicks", show_default=True, help="Topic to publish to.")
+@setting_option("broker")
+@click.option(
+    "--topic",
+    default=Topics().clicks,
+    envvar=variable("clicks_topic"),
+    show_default=True,
+    help="Topic to publish to: the worker's --clicks-topic.",
+)
 @click.option("--speed", default="1", show_default=True, help="Times the log's own pace, or max.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a line.")
-def replay(log: Path, broker: str, topic: str, speed: str, as_json: bool, **given: Any) -> None:
+@setting_option("max_future_s")
+@setting_option("max_message_bytes")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object.")
+def replay(
+    log: Path,
+    broker: str,
+    topic: str,
+    speed: str,
+    max_future_s: float,
+    max_message_bytes: int,
+    as_json: bool,
+    **given: Any,
+) -> None:
     """Publish a LOG to Kafka, keyed by user, in time order.
+
+    A click that a worker would refuse, such as one with a time in the future, is left out and counted with the reason.
+    EDDY_CLICKS_TOPIC and the worker's other variables hold here too.
 
     \b
     Examples:
       eddy replay clicks.parquet --speed max
       eddy replay views.csv.gz --item-col article --broker k1:9092 --speed 60
     """
+    from export.replay import counted
     from export.replay import replay as publish
+    from stream.wire.json import JsonCodec
 
     pace = _pace(speed)
     with Bar() as bar:
         clicks = _read(bar, log, given)
         bar.begin("publishing", len(clicks))
-        sent = publish(clicks, broker, topic, pace, bar.seen)
+        codec = JsonCodec(max_message_bytes, int(max_future_s * 1000))
+        sent = publish(clicks, broker, topic, pace, codec, bar.seen)
     if as_json:
         click.echo(json.dumps(sent))
-    else:
-        click.echo(
-            f"{sent['clicks']:,} clicks on {topic} in {sent['seconds']:.1f} s, {sent['clicks_per_s']:,} clicks/s"
-        )
+        return
+    click.echo(f"{sent['clicks']:,} clicks on {topic} in {sent['seconds']:.1f} s, {sent['clicks_per_s']:,} clicks/s")
+    left_out = sum(sent["left_out"].values())
+    if left_out:
+        click.echo(f"{left_out:,} left out that a worker would refuse: {counted(sent['left_out'])}")
 
 
 def _pace(speed: str) -> float | None:
