@@ -58,6 +58,7 @@ def _read(bar: Bar, log: Path, given: dict[str, Any]) -> "Log":
 @click.option("--resume", is_flag=True, help="Go on after the last epoch of a training to --out that was killed.")
 @DEVICE_OPTION
 @THREADS_OPTION
+@click.option("--json", "as_json", is_flag=True, help="Print what was written and its figures as one JSON object.")
 def train(
     log: Path,
     out: Path,
@@ -71,6 +72,7 @@ def train(
     resume: bool,
     device: str,
     threads: int,
+    as_json: bool,
     **given: Any,
 ) -> None:
     """Train a model on a click LOG and convert it to ONNX.
@@ -113,6 +115,10 @@ def train(
         chosen: dict[str, Any] = {**taken, **(read_settings(settings) if settings else {}), **typed}
         by_size = TrainSettings.for_log(len(clicks), hidden, epochs, seed)
         manifest = train_model(out, clicks, replace(by_size, device=place, **chosen), bar, resume, older, catalogue)
+    if as_json:
+        found = {"directory": str(out), "report": str(out / "report.json"), "items": manifest.items}
+        click.echo(json.dumps({**found, "quality": manifest.quality, "training": manifest.training}))
+        return
     click.echo(f"wrote {out} ({manifest.items:,} items), and how it went: {out / 'report.html'}")
     click.echo(f"Next: eddy evaluate {out} LOG, or eddy worker --model {out}")
 
