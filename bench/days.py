@@ -80,10 +80,10 @@ class Models:
 def judge(model: Path, models: Models, split: Split) -> tuple[dict[str, Figures], Figures]:
     """The figures of each method on a day's clicks, and the conditions they were measured under."""
     assert split.cut_ms is not None
-    fresh = quality.eddy("evaluate", model, models.log(split.test), "--json")
+    fresh = quality.eddy("evaluate", model, models.log(split.test), *quality.WHOLE, "--json")
     recent = split.train.filter(pl.col("timestamp") >= split.cut_ms - CARRIED_DAYS * DAY_MS)
     both = models.log(pl.concat([recent, split.test]))
-    carried = figures_of(quality.eddy("evaluate", model, both, "--json", "--judge-from", split.cut_ms))
+    carried = figures_of(quality.eddy("evaluate", model, both, *quality.WHOLE, "--json", "--judge-from", split.cut_ms))
     found = figures_of(fresh)
     conditions = {key: found[key] for key in ("clicks", "judged", "lead", "vsknn_setting", "calibration")}
     conditions["evaluate_seconds"] = round(fresh.seconds, 1)

@@ -1,4 +1,4 @@
-"""How good the recommendations are: `eddy train` and `eddy evaluate` with defaults on public logs, beside baselines.
+"""How good the recommendations are: `eddy train` with defaults and `eddy evaluate` on public logs, beside baselines.
 
 Each log is written as the loader takes it, a training and a test part; nothing of the test part is seen before it is
 judged. Figures come from the ONNX files through the serving engine: full ranking, every position of every test session,
@@ -36,6 +36,8 @@ SCRATCH = ROOT / ".cache" / "quality"
 DEFAULT = "bolcom,yoochoose64,diginetica"
 METHODS = ("eddy", "popularity", "session_popularity", "markov", "cooccurrence", "vsknn")
 GLOBO_START_MS, DAY_MS = 1_506_826_800_000, 86_400_000
+WHOLE = ("--exclude-recent", 0)
+"""For `eddy evaluate`: rank the whole catalogue, as the sources of the targets do."""
 NEWEST = 0.1
 """Share of the clicks of a log without a test of its own after whose beginning a session belongs to the test."""
 
@@ -287,14 +289,14 @@ def measure(dataset: str, seeds: list[int], options: list[str]) -> tuple[dict[st
         say(f"{dataset}: training with seed {seed}")
         trained = eddy("train", train_log, "--out", model, "--seed", seed, *split.flags, *options)
         say(f"{dataset}: evaluating")
-        evaluated = eddy("evaluate", model, test_log, "--json", *split.flags)
+        evaluated = eddy("evaluate", model, test_log, *WHOLE, "--json", *split.flags)
         runs.append(json.loads(evaluated.output.strip().splitlines()[-1]))
         if split.judged not in (None, runs[-1]["judged"]):
             stop(f"{dataset}: {runs[-1]['judged']} lists judged, but the source has {split.judged}")
         if split.cut_ms is not None:
             both = directory / "both.parquet"
             pl.concat([split.train, split.test]).write_parquet(both)
-            with_history = eddy("evaluate", model, both, "--json", "--judge-from", split.cut_ms)
+            with_history = eddy("evaluate", model, both, *WHOLE, "--json", "--judge-from", split.cut_ms)
             carried.append(json.loads(with_history.output.strip().splitlines()[-1]))
         costs["train_seconds"].append(round(trained.seconds, 1))
         costs["train_peak_mb"].append(trained.peak_mb)

@@ -13,8 +13,8 @@ import click
 
 from export.options import CELL_OPTION, DEVICE_OPTION, THREADS_OPTION, log_options
 from export.progress import Bar
-from stream.ops.options import rule_options, take_rules
-from stream.settings import DEVICES
+from stream.ops.options import rule_options, setting_option, take_rules
+from stream.settings import Topics, variable
 
 if TYPE_CHECKING:
     from export.log.log import Log
@@ -58,6 +58,7 @@ def _read(bar: Bar, log: Path, given: dict[str, Any]) -> "Log":
 @click.option("--resume", is_flag=True, help="Go on after the last epoch of a training to --out that was killed.")
 @DEVICE_OPTION
 @THREADS_OPTION
+@click.option("--json", "as_json", is_flag=True, help="Print what was written and its figures as one JSON object.")
 def train(
     log: Path,
     out: Path,
@@ -71,6 +72,7 @@ def train(
     resume: bool,
     device: str,
     threads: int,
+    as_json: bool,
     **given: Any,
 ) -> None:
     """Train a model on a click LOG and convert it to ONNX.
@@ -113,6 +115,10 @@ def train(
         chosen: dict[str, Any] = {**taken, **(read_settings(settings) if settings else {}), **typed}
         by_size = TrainSettings.for_log(len(clicks), hidden, epochs, seed)
         manifest = train_model(out, clicks, replace(by_size, device=place, **chosen), bar, resume, older, catalogue)
+    if as_json:
+        found = {"directory": str(out), "report": str(out / "report.json"), "items": manifest.items}
+        click.echo(json.dumps({**found, "quality": manifest.quality, "training": manifest.training}))
+        return
     click.echo(f"wrote {out} ({manifest.items:,} items), and how it went: {out / 'report.html'}")
     click.echo(f"Next: eddy evaluate {out} LOG, or eddy worker --model {out}")
 
@@ -184,9 +190,9 @@ def tune(
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @log_options
-@click.option("--exclude-recent", type=int, default=0, show_default=True, help="Leave out the user's last N items.")
+@setting_option("exclude_recent")
 @click.option("--judge-from", metavar="TIME", help="Earlier clicks only build the users' states.")
-@click.option("--device", type=click.Choice(DEVICES), default="cpu", show_default=True)
+@setting_option("device")
 @rule_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 def evaluate(
@@ -198,13 +204,15 @@ def evaluate(
 
     The log runs through the serving engine in time order, users from a zero state. Each list is judged by the user's
     next click in the same session; an item the model does not know is a miss for every method. The whole catalogue is
-    ranked; equal scores rank the item with more training clicks first. Intervals are 95% bootstrap over sessions.
+    ranked, less the user's last --exclude-recent items, for every method. Equal scores rank the item with more training
+    clicks first. Intervals are 95% bootstrap over sessions.
 
     --json adds recall, MRR and NDCG at 1, 5, 10 and 20, figures by position in the session and by the popularity of
     what came next, and what the lists hold: coverage of the catalogue, popularity, cold items, categories.
 
-    The rules, from --exclude-events on, are the worker's, so that what they cost in recall can be seen before they
-    serve. They hold for eddy's lists; the baselines only leave out what --exclude-recent says.
+    --exclude-recent and the rules, from --exclude-events on, have the worker's defaults and variables: with the same
+    options the lists are those that the worker writes. The rules hold for eddy's lists only. --exclude-recent 0 ranks
+    the whole catalogue, as published comparisons do.
 
     \b
     Examples:
@@ -250,31 +258,55 @@ def _table(figures: dict[str, Any]) -> str:
 
 @click.command()
 @log_options
-@click.option("--broker", default="localhost:9092", show_default=True, envvar="EDDY_BROKER", help="host:port of Kafka.")
-@click.option("--topic", default="clicks", show_default=True, help="Topic to publish to.")
+@setting_option("broker")
+@click.option(
+    "--topic",
+    default=Topics().clicks,
+    envvar=variable("clicks_topic"),
+    show_default=True,
+    help="Topic to publish to: the worker's --clicks-topic.",
+)
 @click.option("--speed", default="1", show_default=True, help="Times the log's own pace, or max.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a line.")
-def replay(log: Path, broker: str, topic: str, speed: str, as_json: bool, **given: Any) -> None:
+@setting_option("max_future_s")
+@setting_option("max_message_bytes")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object.")
+def replay(
+    log: Path,
+    broker: str,
+    topic: str,
+    speed: str,
+    max_future_s: float,
+    max_message_bytes: int,
+    as_json: bool,
+    **given: Any,
+) -> None:
     """Publish a LOG to Kafka, keyed by user, in time order.
+
+    A click that a worker would refuse, such as one with a time in the future, is left out and counted with the reason.
+    EDDY_CLICKS_TOPIC and the worker's other variables hold here too.
 
     \b
     Examples:
       eddy replay clicks.parquet --speed max
       eddy replay views.csv.gz --item-col article --broker k1:9092 --speed 60
     """
+    from export.replay import counted
     from export.replay import replay as publish
+    from stream.wire.json import JsonCodec
 
     pace = _pace(speed)
     with Bar() as bar:
         clicks = _read(bar, log, given)
         bar.begin("publishing", len(clicks))
-        sent = publish(clicks, broker, topic, pace, bar.seen)
+        codec = JsonCodec(max_message_bytes, int(max_future_s * 1000))
+        sent = publish(clicks, broker, topic, pace, codec, bar.seen)
     if as_json:
         click.echo(json.dumps(sent))
-    else:
-        click.echo(
-            f"{sent['clicks']:,} clicks on {topic} in {sent['seconds']:.1f} s, {sent['clicks_per_s']:,} clicks/s"
-        )
+        return
+    click.echo(f"{sent['clicks']:,} clicks on {topic} in {sent['seconds']:.1f} s, {sent['clicks_per_s']:,} clicks/s")
+    left_out = sum(sent["left_out"].values())
+    if left_out:
+        click.echo(f"{left_out:,} left out that a worker would refuse: {counted(sent['left_out'])}")
 
 
 def _pace(speed: str) -> float | None:

@@ -1,18 +1,22 @@
 """A click log -> messages on the clicks topic, keyed by user, in time order, at the log's own pace or faster.
 
+A click that a worker would refuse is left out and counted, so that the log's faults do not fill the dead letters.
+
 The partitioner is the Java client's (murmur2), so a user's clicks lie in the same partition whoever produces them. The
 producer is idempotent: a retry neither repeats nor reorders. Source: any Kafka client can do the same.
 """
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from export.log.log import Log, log_clicks
-from stream.errors import ConfigError
+from stream.errors import BadClick, ConfigError
+from stream.events import Click
+from stream.wire.json import SECONDS_BELOW, JsonCodec, encode
 
 CONNECT_S = 10.0
 FLUSH_S = 60.0
@@ -79,36 +83,71 @@ class Publisher:
 
 
 def replay(
-    log: Log, broker: str, topic: str, speed: float | None, seen: Callable[[int], None] = lambda count: None
+    log: Log,
+    broker: str,
+    topic: str,
+    speed: float | None,
+    codec: JsonCodec,
+    seen: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Any]:
-    """Publish the log. speed: times the log's own pace, None = as fast as the broker takes it.
+    """Publish the log.
 
-    returns  clicks, seconds, clicks_per_s, topic
-    Raises ConfigError if the broker cannot be reached, has no such topic, or does not take a click.
+    speed    times the log's own pace; None = as fast as the broker takes it
+    codec    the worker's, which says what it would refuse
+    returns  topic, clicks (published), left_out (reason -> clicks that a worker would refuse), seconds, clicks_per_s
+    Raises ConfigError if the broker cannot be reached, has no such topic or does not take a click, or if a worker would
+    refuse every click of the log.
     """
     publisher = Publisher(broker, topic)
-    encode = msgspec.json.Encoder().encode
-    first_ms = int(log.time_ms.min())
+    first_ms: int | None = None
     begun = time.monotonic()
-    sent = reported = 0
+    left_out: Counter[str] = Counter()
+    sent = done = reported = 0
     for click, _ in log_clicks(log):
+        done += 1
+        key, value = click.user_id.encode(), encode(click)
+        reason = _refused(click, key, value, codec)
+        if reason is not None:
+            left_out[reason] += 1
+            continue
+        if first_ms is None:
+            first_ms = click.timestamp  # not of a click left out: the others could wait for years
         if speed is not None:
             due = begun + (click.timestamp - first_ms) / 1000 / speed
             while (wait := due - time.monotonic()) > 0:
-                seen(sent - reported)
-                reported = sent
+                seen(done - reported)
+                reported = done
                 time.sleep(min(wait, 0.2))
-        publisher.send(click.user_id.encode(), encode(click))
+        publisher.send(key, value)
         sent += 1
         if sent % REPORT_EVERY == 0:
-            seen(sent - reported)
-            reported = sent
+            seen(done - reported)
+            reported = done
     publisher.close()
-    seen(sent - reported)
+    seen(done - reported)
+    if not sent:
+        raise ConfigError(f"a worker would refuse every click of the log: {counted(left_out)}; see docs/events.md")
     seconds = time.monotonic() - begun
     return {
         "topic": topic,
         "clicks": sent,
+        "left_out": dict(left_out),
         "seconds": round(seconds, 3),
         "clicks_per_s": round(sent / max(seconds, 1e-9)),
     }
+
+
+def counted(left_out: Mapping[str, int]) -> str:
+    """ "2 future_timestamp, 1 too_early": the commonest reason first."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in Counter(left_out).most_common())
+
+
+def _refused(click: Click, key: bytes, value: bytes, codec: JsonCodec) -> str | None:
+    """Why a worker would not take the message, as its dead letter says; None if it would."""
+    if click.timestamp < SECONDS_BELOW:  # a worker would read these ms as seconds: another time, and no error
+        return "too_early"
+    try:
+        codec.decode(key, value, time.time_ns() // 1_000_000)
+    except BadClick as exc:
+        return exc.reason
+    return None

@@ -271,13 +271,17 @@ def _repeats(run: Rows) -> Flags:
 def log_clicks(log: Log) -> Iterable[tuple[Click, str]]:
     """The log's clicks in time order, as a producer would send them, each with its session."""
     columns = (log.user, log.item, log.event_type, log.session, log.time_ms)
+    categories = [*log.categories, None]  # the last is that of -1
     for row in log.in_time_order():
         user, item, event_type, session, time_ms = (int(column[row]) for column in columns)
+        price = np.nan if log.price is None else float(log.price[row])
         click = Click(
             user_id=log.users[user],
             item_id=log.items[item],
             timestamp=time_ms,
             event_type=log.event_types[event_type],
             session_id=log.sessions[session] if log.sessions else None,
+            price=None if np.isnan(price) else price,
+            category=None if log.category is None else categories[log.category[row]],
         )
         yield click, str(session)

@@ -7,6 +7,7 @@ of its own.
 """
 
 import errno
+import json
 import os
 import sys
 from importlib.metadata import EntryPoint, entry_points
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from stream.errors import ConfigError, EddyError
-from stream.ops.options import broker_option, take_settings, take_topics, topic_options, worker_options
+from stream.ops.options import setting_option, take_settings, take_topics, topic_options, worker_options
 from stream.settings import unknown_variables
 
 DISTRIBUTION = "eddy-stream"
@@ -53,6 +54,9 @@ From a click log to recommendations:
   eddy replay clicks.parquet --broker localhost:9092 --speed max
 
 Each option of a worker can come from the environment: EDDY_BROKER, EDDY_MODEL ..."""
+
+
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object: topic -> what follows it.")
 
 
 class Commands(click.Group):
@@ -129,7 +133,7 @@ def topics() -> None:
 
 
 @topics.command()
-@broker_option
+@setting_option("broker")
 @click.option(
     "--partitions",
     type=click.IntRange(1, 10_000),
@@ -145,22 +149,42 @@ def topics() -> None:
     help="Copies of each partition; 3 where there are three brokers.",
 )
 @topic_options
-def create(broker: str, partitions: int, replication: int, **given: Any) -> None:
-    """Create the topics that do not exist yet, and check those that do."""
+@JSON_OPTION
+def create(broker: str, partitions: int, replication: int, as_json: bool, **given: Any) -> None:
+    """Create the topics that do not exist yet, and check those that do.
+
+    \b
+    Example:
+      eddy topics create --broker localhost:9092 --partitions 8 --replication 3
+    """
     from stream.kafka.topics import create_topics
 
-    for name, outcome in create_topics(broker, take_topics(given), partitions, replication).items():
+    done = create_topics(broker, take_topics(given), partitions, replication)
+    if as_json:
+        click.echo(json.dumps(done))
+        return
+    for name, outcome in done.items():
         click.echo(f"{name}: {outcome}")
 
 
 @topics.command()
-@broker_option
+@setting_option("broker")
 @topic_options
-def check(broker: str, **given: Any) -> None:
-    """Say what is wrong with the topics; exit 2 if a worker would refuse to start."""
+@JSON_OPTION
+def check(broker: str, as_json: bool, **given: Any) -> None:
+    """Report what is wrong with the topics; exit 2 if a worker would refuse to start.
+
+    \b
+    Example:
+      eddy topics check --broker localhost:9092 --clicks-topic shop-clicks
+    """
     from stream.kafka.topics import check_topics
 
-    for name, partitions in check_topics(broker, take_topics(given)).items():
+    found = check_topics(broker, take_topics(given))
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    for name, partitions in found.items():
         click.echo(f"{name}: {partitions} partitions")
 
 

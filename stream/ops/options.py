@@ -81,10 +81,10 @@ def worker_options(command: Command) -> Command:
     return command
 
 
-def broker_option(command: Command) -> Command:
-    """Give a command the worker's own `--broker`."""
-    field = next(field for field in msgspec.structs.fields(Settings) if field.name == "broker")
-    return _option(field, HELP["broker"])(command)
+def setting_option(name: str) -> Callable[[Command], Command]:
+    """The worker's own option of one field of Settings, for another command: its default, variable and parser."""
+    field = next(field for field in msgspec.structs.fields(Settings) if field.name == name)
+    return _option(field, HELP[name])
 
 
 def take_topics(given: dict[str, Any]) -> Topics:

@@ -14,7 +14,7 @@ from stream import events
 from stream.demo.tally import Tally
 from stream.events import Anomaly, Click, DeadLetter, Recommendation
 from stream.ops.cli import eddy
-from stream.settings import Rules, Settings, Topics, from_environment, variable
+from stream.settings import Rules, Settings, Topics, from_environment, unknown_variables, variable
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -142,6 +142,16 @@ def test_the_image_is_built_from_files_that_are_there() -> None:
         for source in line.split():
             assert (ROOT / source).exists()
             assert f"!{source}" in ignore
+
+
+def test_the_image_and_the_services_set_only_variables_that_eddy_knows() -> None:
+    """A variable that was renamed in the code would have no effect in a container, and nobody would see it."""
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    assert re.search(r"^ENV EDDY_DATA_DIR=(\S+)", dockerfile, re.MULTILINE)
+    found = dict(re.findall(r"^ENV (EDDY_\w+)=(\S+)", dockerfile, re.MULTILINE))
+    for service in compose()["services"].values():
+        found |= service["environment"]
+    assert unknown_variables(found) == []
 
 
 def test_the_demo_page_names_every_count() -> None:

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from confluent_kafka import Consumer
 
+from export.cli import replay as command
 from export.log.log import read_log
 from export.replay import replay
 from stream.demo.broker import EmbeddedBroker
@@ -13,6 +15,7 @@ from stream.events import Click
 from stream.wire.json import JsonCodec
 
 CLICKS = 300
+CODEC = JsonCodec(max_message_bytes=10_000, max_future_ms=0)
 
 
 @pytest.fixture
@@ -23,19 +26,18 @@ def log_file(tmp_path: Path) -> Path:
     return path
 
 
-def read_all(broker: str) -> dict[int, list[Click]]:
-    """Every click of the topic by partition, as a worker decodes them."""
-    codec = JsonCodec(max_message_bytes=10_000, max_future_ms=0)
+def read_all(broker: str, topic: str = "clicks", count: int = CLICKS) -> dict[int, list[Click]]:
+    """The first `count` clicks of the topic by partition, as a worker decodes them."""
     consumer = Consumer({"bootstrap.servers": broker, "group.id": "reader", "auto.offset.reset": "earliest"})
-    consumer.subscribe(["clicks"])
+    consumer.subscribe([topic])
     found: dict[int, list[Click]] = {}
     try:
-        while sum(map(len, found.values())) < CLICKS:
-            messages = consumer.consume(CLICKS, timeout=20)
+        while sum(map(len, found.values())) < count:
+            messages = consumer.consume(count, timeout=20)
             assert messages, "the broker gave no more clicks"
             for message in messages:
                 assert message.error() is None
-                click = codec.decode(message.key(), message.value(), 1_800_000_000_000)
+                click = CODEC.decode(message.key(), message.value(), 1_800_000_000_000)
                 assert message.key() == click.user_id.encode()
                 found.setdefault(message.partition() or 0, []).append(click)
     finally:
@@ -46,7 +48,7 @@ def read_all(broker: str) -> dict[int, list[Click]]:
 def test_a_log_arrives_keyed_by_user_in_time_order(log_file: Path) -> None:
     """Every click arrives once and whole, a user's clicks in one partition, each partition in time order."""
     with EmbeddedBroker({"clicks": 4}) as broker:
-        sent = replay(read_log(log_file), broker.address, "clicks", None)
+        sent = replay(read_log(log_file), broker.address, "clicks", None, CODEC)
         found = read_all(broker.address)
     assert sent["clicks"] == CLICKS
     clicks = [click for partition in found.values() for click in partition]
@@ -63,10 +65,57 @@ def test_a_log_arrives_keyed_by_user_in_time_order(log_file: Path) -> None:
 def test_the_logs_own_pace_is_kept(log_file: Path) -> None:
     """At a thousand times its pace a log of 299 s takes 0.3 s, not less."""
     with EmbeddedBroker({"clicks": 1}) as broker:
-        assert replay(read_log(log_file), broker.address, "clicks", 1000.0)["seconds"] >= 0.29
+        assert replay(read_log(log_file), broker.address, "clicks", 1000.0, CODEC)["seconds"] >= 0.29
+
+
+HEADER = "user_id,item_id,event_type,timestamp,session_id,category,price\n"
+
+
+def test_category_price_and_session_arrive(tmp_path: Path) -> None:
+    """What the log holds of a click lies on the topic; a click without one of them says nothing of it."""
+    (tmp_path / "log.csv").write_text(HEADER + "u1,i1,cart,1700000000,s1,shoes,49.5\nu1,i2,view,1700000001,s1,,\n")
+    with EmbeddedBroker({"clicks": 1}) as broker:
+        replay(read_log(tmp_path / "log.csv"), broker.address, "clicks", None, CODEC)
+        (first, second) = read_all(broker.address, count=2)[0]
+    assert first == Click("u1", "i1", 1_700_000_000_000, "cart", "s1", 49.5, None, "shoes")
+    assert second == Click("u1", "i2", 1_700_000_001_000, "view", "s1")
+
+
+def test_clicks_that_a_worker_would_refuse_are_not_published(tmp_path: Path) -> None:
+    """They are left out and counted by the worker's own reason; the rest arrives."""
+    bad = {
+        "future_timestamp": "u1,i1,view,4100000000,s1,,",
+        "too_early": "u1,i1,view,86400,s1,,",  # 2 January 1970: its ms would be read as seconds
+    }
+    good = [f"u1,i{n},view,{1_700_000_000 + n},s1,," for n in range(5)]
+    (tmp_path / "log.csv").write_text(HEADER + "\n".join([*bad.values(), *good]) + "\n")
+    with EmbeddedBroker({"clicks": 1}) as broker:
+        sent = replay(read_log(tmp_path / "log.csv"), broker.address, "clicks", 1000.0, CODEC)
+        found = read_all(broker.address, count=5)[0]
+    assert [click.item_id for click in found] == ["i0", "i1", "i2", "i3", "i4"]
+    assert (sent["clicks"], sent["left_out"]) == (5, dict.fromkeys(bad, 1))
+
+
+def test_a_log_of_which_no_click_would_be_taken_is_refused(tmp_path: Path) -> None:
+    """A log of the wrong unit ends in one line with the reason, not in an empty topic and a success."""
+    (tmp_path / "log.csv").write_text(HEADER + "u1,i1,view,4100000000,s1,,\n")
+    with EmbeddedBroker({"clicks": 1}) as broker, pytest.raises(ConfigError, match="1 future_timestamp"):
+        replay(read_log(tmp_path / "log.csv"), broker.address, "clicks", None, CODEC)
+
+
+def test_the_command_takes_the_workers_variables(log_file: Path) -> None:
+    """Broker, topic and limits come from the variables that the worker reads; people see what was left out."""
+    with EmbeddedBroker({"in": 1}) as broker:
+        environ = {"EDDY_BROKER": broker.address, "EDDY_CLICKS_TOPIC": "in", "EDDY_MAX_MESSAGE_BYTES": "256"}
+        with log_file.open("a") as log:
+            log.write(f"u1,{'x' * 200},view,1700000500,s1\n")
+        done = CliRunner().invoke(command, [str(log_file), "--speed", "max"], env=environ, catch_exceptions=False)
+        assert len(read_all(broker.address, "in")[0]) == CLICKS
+    assert f"{CLICKS} clicks on in in" in done.stdout
+    assert "1 left out that a worker would refuse: 1 too_large" in done.stdout
 
 
 def test_a_missing_topic_is_named(log_file: Path) -> None:
     """A topic that is not there is refused before anything is sent."""
     with EmbeddedBroker({"other": 1}) as broker, pytest.raises(ConfigError, match="no topic 'clicks'"):
-        replay(read_log(log_file), broker.address, "clicks", None)
+        replay(read_log(log_file), broker.address, "clicks", None, CODEC)

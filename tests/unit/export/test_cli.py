@@ -1,19 +1,22 @@
 """`eddy train`, `evaluate` and `replay` as they are typed."""
 
+import json
 import sys
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 from click.testing import CliRunner
 
-from export.cli import evaluate, replay, train
+from export.cli import evaluate, replay, train, tune
 from stream.errors import ConfigError
+from stream.manifest import read_manifest
 
 LOG = "user_id,item_id,timestamp\n" + "".join(f"u{i % 3},i{i % 5},{1_700_000_000 + i}\n" for i in range(30))
 
 
-@pytest.mark.parametrize("command", [train, evaluate, replay])
+@pytest.mark.parametrize("command", [train, tune, evaluate, replay])
 def test_help_teaches_with_an_example(command: click.Command) -> None:
     """Each command's help shows a command line that works."""
     shown = CliRunner().invoke(command, ["--help"])
@@ -61,6 +64,18 @@ def test_a_wrong_path_is_told_before_torch_is_loaded(
     Path("log.csv").write_text(LOG)
     assert isinstance(CliRunner().invoke(train, arguments).exception, ConfigError)
     assert not Path("m").exists()
+
+
+def test_a_training_can_be_read_by_a_program(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`eddy train --json` prints one JSON object: where the model is and how good it was on the held-out slice."""
+    facts = {"training": {"clicks": 30}, "quality": {"recall20": 0.25}}
+    written = msgspec.structs.replace(read_manifest(model_dir), **facts)
+    monkeypatch.setattr("export.pipeline.train_model", lambda *_: written)  # minutes, and tested elsewhere
+    (tmp_path / "log.csv").write_text(LOG)
+    out = tmp_path / "m" / "1"
+    done = CliRunner().invoke(train, [str(tmp_path / "log.csv"), "--out", str(out), "--json"], catch_exceptions=False)
+    report = str(out / "report.json")
+    assert json.loads(done.stdout) == {"directory": str(out), "report": report, "items": 50, **facts}
 
 
 @pytest.mark.parametrize("speed", ["fast", "0", "-1", "nan"])

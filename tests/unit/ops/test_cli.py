@@ -132,7 +132,7 @@ def test_a_value_of_the_wrong_kind_is_refused_with_what_it_must_be(name: str, te
 def test_an_unknown_variable_is_reported_with_the_nearest_one() -> None:
     """A mistyped variable is never silent: one line names it and what was probably meant; the command goes on."""
     environ = {"EDDY_BROKERS": "k:9092", "EDDY_TRACEBACK": "1", "EDDY_FAUST_DATADIR": "x", "EDDY_XYZZY": "1"}
-    result = CliRunner().invoke(eddy, ["topics", "check", "--broker", "localhost:1"], env=environ)
+    result = CliRunner().invoke(eddy, ["topics", "create", "--partitions", "0"], env=environ)
     lines = result.stderr.splitlines()
     assert [line for line in lines if "EDDY_" in line] == [
         "eddy: WARNING: EDDY_BROKERS is not a variable of Eddy and has no effect; did you mean EDDY_BROKER?",
@@ -208,6 +208,30 @@ def test_a_bug_is_one_line_too(capsys: pytest.CaptureFixture[str], monkeypatch: 
     code, error = outcome(capsys, "worker", "--model", "m")
     assert (code, len(error.splitlines())) == (1, 1)
     assert "ZeroDivisionError" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "expected"),
+    [
+        (["create", "--partitions", "3"], {"clicks": "created, 3 partitions"}, {"clicks": "created, 3 partitions"}),
+        (["check"], {"clicks": 3}, {"clicks": 3}),
+    ],
+)
+def test_topics_can_be_read_by_a_program(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: dict[str, object], expected: dict[str, object]
+) -> None:
+    """`eddy topics create --json` and `check --json` print one JSON object: topic -> what was done, or partitions."""
+    monkeypatch.setattr("stream.kafka.topics.create_topics", lambda *_: said)
+    monkeypatch.setattr("stream.kafka.topics.check_topics", lambda *_: said)
+    done = CliRunner().invoke(eddy, ["topics", *arguments, "--json"], catch_exceptions=False)
+    assert msgspec.json.decode(done.stdout) == expected
+
+
+@pytest.mark.parametrize("command", ["topics create", "topics check"])
+def test_each_topics_command_teaches_with_an_example(command: str) -> None:
+    """`--help` shows a command line that works."""
+    shown = CliRunner().invoke(eddy, [*command.split(), "--help"])
+    assert f"eddy {command} " in shown.output
 
 
 def test_ctrl_c_is_quiet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
