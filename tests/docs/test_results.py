@@ -19,7 +19,7 @@ LOGS = {
     "Taobao, two hours": "taobao",
     "Taobao, 114 users": "taobao-users",
     "trivago": "trivago",
-    "made-up log": "successors",
+    "simulated log": "successors",
     "UCI, a wholesaler's invoices": "uci",
 }
 P_VALUES = ("p<=0.05", "p<=0.01", "p<=0.001")
