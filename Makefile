@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format bench parity quality speed inputs rules heads ways days shop-model clean help
+.PHONY: demo test lint format bench parity quality speed inputs rules heads ways days shop-model demo-picture clean help
 help:            ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -65,6 +65,9 @@ shop-model: .venv/dev ## train models/shop/1 again on the simulated shop
 	$(BIN)/eddy train .cache/shop.csv.gz --hidden 64 --epochs 40 --out .cache/models/shop/1
 	rm .cache/models/shop/1/weights.npz  # no worker needs it
 	rm -rf models/shop/1 && mkdir -p models/shop && mv .cache/models/shop/1 models/shop/1
+
+demo-picture: .venv/base ## draw docs/demo.svg, the picture in README, from a run of the demo
+	$(BIN)/python docs/demo_picture.py
 
 clean:
 	rm -rf .venv .kafka .cache

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-from pathlib import Path
 from typing import Any
 
 import click
@@ -15,9 +14,7 @@ from stream.demo.tally import Tally
 from stream.events import Anomaly, Click, DeadLetter, Recommendation
 from stream.ops.cli import eddy
 from stream.settings import Rules, Settings, Topics, from_environment, unknown_variables, variable
-
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+from tests.docs.blocks import PAGES, ROOT
 
 
 def commands() -> list[list[str]]:
@@ -87,14 +84,53 @@ def test_links_between_the_documents_lead_somewhere() -> None:
             there = (page.parent / target) if target else page
             assert there.is_file(), f"{page.name}: {target}"
             headings = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE)
-            assert not anchor or anchor in {heading.lower().replace(" ", "-") for heading in headings}
+            anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert not anchor or anchor in anchors, f"{page.name}: {target}#{anchor}"
 
 
-def test_make_targets_in_the_documents_exist() -> None:
-    """`make X` works for every X that is named."""
+def test_the_index_lists_every_document() -> None:
+    """A reader finds each page from docs/README.md."""
+    listed = set(re.findall(r"^\| \[[^]]*\]\(([^)]*)\)", (ROOT / "docs" / "README.md").read_text(), re.MULTILINE))
+    assert {page.name for page in PAGES if page.parent.name == "docs"} - {"README.md"} <= listed
+
+
+def test_readme_is_short() -> None:
+    """What a stranger reads first fits a few screens; the rest is in docs/."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 120
+
+
+def test_make_targets_and_benchmarks_in_the_documents_exist() -> None:
+    """`make X` and `python -m bench.X` work for every X that is named."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page in PAGES:
-        assert set(re.findall(r"(?:`|^ {4})make ([a-z-]+)", page.read_text(), re.MULTILINE)) <= targets
+        text = page.read_text()
+        assert set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE)) <= targets, page.name
+        for module in re.findall(r"python -m bench\.(\w+)", text):
+            assert (ROOT / "bench" / f"{module}.py").is_file(), f"{page.name}: {module}"
+
+
+def test_files_and_names_in_the_documents_exist() -> None:
+    """A file that is named is there, and so is a function that is said to be in it."""
+    for page in PAGES:
+        text = page.read_text()
+        for path in re.findall(r"(?:`|pytest )((?:stream|export|tests|bench|docs)/[\w/]+\.\w+)", text):
+            assert (ROOT / path).is_file(), f"{page.name}: {path}"
+        for name, path in re.findall(r"`([\w.]+)` in `([\w/]+\.py)`", text):
+            code = (ROOT / path).read_text()
+            assert all(re.search(rf"(?:class|def) {part}\b", code) for part in name.split(".")), f"{name} in {path}"
+
+
+def test_the_architecture_lists_every_room_and_file_of_the_worker() -> None:
+    """A newcomer finds each room, and in stream/ each file, on one page."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    for package in ("stream", "export"):
+        rooms = page.split(f"## The rooms of {package}/")[1].split("\n## ")[0]
+        cells = {row.split(" | ")[0].strip("| "): row for row in rooms.splitlines() if row.startswith("| ")}
+        for room in sorted(path.parent for path in (ROOT / package).glob("*/__init__.py")):
+            row = next((row for name, row in cells.items() if f"`{room.name}`" in name), "")
+            assert row, f"{package}/{room.name}"
+            files = {path.stem for path in room.glob("*.py")} - {"__init__"}
+            assert package == "export" or files == set(row.split(" | ")[1].split(", ")), room.name
 
 
 def compose() -> dict[str, Any]:

@@ -1,0 +1,171 @@
+"""The documents' code blocks, run as a reader would run them: page by page, in order, in an empty directory.
+
+A page finds the files that it names: a small click log of the demo's shop, a catalogue and, unless the page trains it
+itself, a model. `localhost:9092` stands for a real Kafka that lasts as long as the page.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import takewhile
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import polars as pl
+import pytest
+
+from bench.apache_kafka import ApacheKafka, KafkaUnavailable
+from stream.demo.shop import build_shop
+from stream.demo.simulate import DAY_MS, simulate_clean
+from stream.events import Anomaly, Click, DeadLetter, Recommendation
+from tests.docs.blocks import PAGES, ROOT, RUN, SHOWN, Block, blocks
+
+KAFKA = "localhost:9092"
+MODEL = "models/mine/1"
+SMALLER = {"--replication 3": "--replication 1", "--seconds 30": "--seconds 2"}
+"""What a block asks for that a test has not got: more brokers, time."""
+WITH_COMMANDS = [page for page in PAGES if any(b.language in RUN and not b.skipped for b in blocks(page))]
+BLOCK_S = 120.0
+START_MS = 1_735_689_600_000
+
+
+class Endless(NamedTuple):
+    """A block that runs until Ctrl-C, and the file with what it has printed."""
+
+    block: Block
+    process: subprocess.Popen[bytes]
+    output: Path
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the files that the documents name: two days of clicks of a few users, and a catalogue."""
+    directory = tmp_path_factory.mktemp("inputs")
+    stream = simulate_clean(build_shop(), 20, 1, START_MS)
+    until_ms = START_MS + 2 * DAY_MS
+    clicks = [msgspec.structs.asdict(s.click) for s in takewhile(lambda s: s.timestamp < until_ms, stream)]
+    log = pl.DataFrame(clicks)
+    first = pl.col("timestamp") < START_MS + DAY_MS
+    log.filter(first).write_parquet(directory / "clicks.parquet")
+    log.filter(~first).write_parquet(directory / "next-day.parquet")
+    log.select("item_id", "category").unique("item_id").write_ndjson(directory / "items.jsonl")
+    return directory
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_runs_or_says_why_not(page: Path) -> None:
+    """No block escapes the test below: it names a language, and commands that are not run carry a reason."""
+    for block in blocks(page):
+        assert block.language in (*RUN, *SHOWN), f"{page.name}:{block.line}: fence it as one of {(*RUN, *SHOWN)}"
+        assert block.language in RUN or not block.mark, f"{page.name}:{block.line}: is no command"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_json_blocks_are_messages(page: Path) -> None:
+    """What is shown as a message has the fields of one, and no others."""
+    for block in blocks(page):
+        for shown in messages(block.text) if block.language == "json" else []:
+            fits = [e for e in (Click, Recommendation, Anomaly, DeadLetter) if set(shown) <= set(e.__struct_fields__)]
+            assert fits, f"{page.name}:{block.line}"
+            msgspec.convert(shown, fits[0])
+
+
+@pytest.mark.parametrize(
+    "page",
+    [p for p in PAGES if any(b.language in RUN and not b.skipped for b in blocks(p))],
+    ids=lambda page: page.name,
+)
+def test_the_commands_of_a_page_run(page: Path, inputs: Path, tmp_path: Path) -> None:
+    """Typed in order, every command succeeds; what runs until Ctrl-C has printed something and ends well."""
+    todo = [block for block in blocks(page) if block.language in RUN and not block.skipped]
+    text = "".join(block.text for block in todo)
+    shutil.copytree(inputs, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(ROOT / "models", tmp_path / "models")
+    if f"--out {MODEL}" not in text:
+        shutil.copytree(tmp_path / "models" / "shop" / "1", tmp_path / MODEL)
+    with ExitStack() as stack:
+        address = stack.enter_context(kafka()) if KAFKA in text else KAFKA
+        running: list[Endless] = []
+        for block in todo:
+            command = arguments(block, address)
+            if block.endless:
+                running.append(stack.enter_context(started(block, command, tmp_path)))
+            else:
+                done = subprocess.run(
+                    command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=BLOCK_S
+                )
+                assert done.returncode == 0, f"{page.name}:{block.line}\n{done.stdout}\n{done.stderr}"
+        for endless in reversed(running):
+            stop(page, endless)
+
+
+def messages(text: str) -> Iterator[dict[str, object]]:
+    """The JSON objects of a block, one after the other."""
+    start = 0
+    while text[start:].strip():
+        shown, start = json.JSONDecoder().raw_decode(text, start + len(text[start:]) - len(text[start:].lstrip()))
+        yield shown
+
+
+def arguments(block: Block, address: str) -> list[str]:
+    """The command line that runs a block against the broker at `address`."""
+    text = block.text.replace(KAFKA, address)
+    for asked, smaller in SMALLER.items():
+        text = text.replace(asked, smaller)
+    return [sys.executable, "-c", text] if block.language == "python" else ["bash", "-euo", "pipefail", "-c", text]
+
+
+def environment() -> dict[str, str]:
+    """Ours without settings of Eddy, with the tested `eddy` first on the path, and output that is not held back."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("EDDY_")}
+    return {**ours, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{ours['PATH']}", "PYTHONUNBUFFERED": "1"}
+
+
+@contextmanager
+def kafka() -> Iterator[str]:
+    """A real Kafka with no topics. Without one the page is skipped, or fails where the Kafka lane must run."""
+    try:
+        broker = ApacheKafka()
+    except KafkaUnavailable as exc:
+        if os.environ.get("EDDY_REQUIRE_KAFKA") == "1":
+            pytest.fail(f"EDDY_REQUIRE_KAFKA=1, but there is no real Kafka: {exc}", pytrace=False)
+        pytest.skip(f"THE PAGE'S COMMANDS DID NOT RUN: {exc}. Install Java and Maven")
+    with broker:
+        yield broker.address
+
+
+@contextmanager
+def started(block: Block, command: list[str], directory: Path) -> Iterator[Endless]:
+    """A block in a process group of its own, so that Ctrl-C reaches all of it. It ends at the latest here."""
+    output = directory / f"block-{block.line}.out"
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            command, cwd=directory, env=environment(), stdout=file, stderr=file, start_new_session=True
+        )
+    try:
+        yield Endless(block, process, output)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def stop(page: Path, endless: Endless) -> None:
+    """Press Ctrl-C once the block has printed something. A program that has no end of its own dies of it."""
+    deadline = time.monotonic() + BLOCK_S
+    while not endless.output.stat().st_size and endless.process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)  # the polling interval; the deadline above decides
+    printed, where = endless.output.read_text(errors="replace"), f"{page.name}:{endless.block.line}"
+    assert printed, f"{where}: printed nothing in {BLOCK_S:.0f} s"
+    assert endless.process.poll() is None, f"{where} ended by itself\n{printed}"
+    os.killpg(endless.process.pid, signal.SIGINT)
+    code = endless.process.wait(timeout=BLOCK_S)
+    died = (-signal.SIGINT,) if endless.block.language == "python" else ()
+    assert code in (0, *died), f"{where} ended with {code}\n{endless.output.read_text(errors='replace')}"

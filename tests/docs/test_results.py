@@ -1,0 +1,101 @@
+"""The tables of docs/results.md and README hold the figures of the committed result files."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from tests.docs.blocks import ROOT
+
+PAGE = (ROOT / "docs" / "results.md").read_text()
+LOGS = {
+    "bolcom sample": "bolcom",
+    "Yoochoose 1/64": "yoochoose64",
+    "Diginetica": "diginetica",
+    "REES46": "rees46",
+    "REES46, three hours of October": "rees46-oct",
+    "retailrocket sample": "retailrocket",
+    "Taobao, two hours": "taobao",
+    "Taobao, 114 users": "taobao-users",
+    "trivago": "trivago",
+    "simulated log": "successors",
+    "UCI, a wholesaler's invoices": "uci",
+}
+P_VALUES = ("p<=0.05", "p<=0.01", "p<=0.001")
+
+
+def results(name: str) -> dict[str, Any]:
+    """A file of bench/results."""
+    loaded = json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def table(text: str, title: str) -> list[list[str]]:
+    """The rows of the first table under a heading, without its head."""
+    section = re.split(r"^## ", text.split(f"## {title}\n")[1], flags=re.MULTILINE)[0]
+    rows = [line.strip("|").split(" | ") for line in section.split("\n\n|")[1].splitlines()[2:] if line.startswith("|")]
+    return [[cell.strip(" |") for cell in row] for row in rows]
+
+
+def pair(figures: dict[str, float]) -> str:
+    """recall@20 / MRR@20 as the tables write it."""
+    return f"{figures['recall20']:.4f} / {figures['mrr20']:.4f}".replace("0.", ".")
+
+
+def share(figure: float) -> str:
+    return f"{figure:.4f}".removeprefix("0")
+
+
+def test_lists_on_public_logs() -> None:
+    """Each log's row is its figures, its training clicks and its number of seeds."""
+    report = results("quality")
+    rows = table(PAGE, "Lists on public logs")
+    assert [row[0] for row in rows] == list(LOGS)
+    for name, clicks, seeds, *cells in rows:
+        found, conditions = report["results"][LOGS[name]], report["conditions"][LOGS[name]]
+        methods = ("eddy", "vsknn", "markov", "session_popularity")
+        assert cells[:4] == [pair(found[method]) for method in methods], name
+        assert (clicks, int(seeds)) == (f"{conditions['clicks_trained_on']:,}", len(conditions["seeds"])), name
+
+
+def test_a_news_site_day_by_day() -> None:
+    """Each day's row is its figures."""
+    found = results("days")["results"]
+    rows = table(PAGE, "A news site, day by day")
+    assert len(rows) == len(found)
+    for day, *cells in rows:
+        methods = ("eddy", "eddy_carried", "vsknn", "markov", "popularity")
+        assert cells == [pair(found[f"globo-day{day}"][method]) for method in methods], day
+
+
+def test_the_topic_equals_the_offline_evaluation() -> None:
+    """The four rows are those of the parity run."""
+    found = results("parity")
+    for row, name in zip(
+        table(PAGE, "The topic equals the offline evaluation"),
+        ("online", "offline", "markov", "popularity"),
+        strict=True,
+    ):
+        assert row[1:] == [share(found[f"{name}_recall20"]), share(found[f"{name}_mrr20"])], name
+
+
+def test_calibration() -> None:
+    """Shares of small p-values by log, and the news site's lowest and highest day."""
+    conditions = results("quality")["conditions"]
+    days = [day["calibration"] for day in results("days")["conditions"].values()]
+    expected = {name: [conditions[log]["calibration"][p] for p in P_VALUES] for name, log in LOGS.items()}
+    expected["news site, days 3 to 12, lowest day"] = [min(day[p] for day in days) for p in P_VALUES]
+    expected["news site, days 3 to 12, highest day"] = [max(day[p] for day in days) for p in P_VALUES]
+    assert {name: cells for name, *cells in table(PAGE, "Calibration")} == {
+        name: [share(figure) for figure in figures] for name, figures in expected.items()
+    }
+
+
+@pytest.mark.parametrize("row", table((ROOT / "README.md").read_text(), "Results"), ids=lambda row: str(row[0]))
+def test_readme_repeats_the_results_page(row: list[str]) -> None:
+    """README's small table is a part of the large one."""
+    name, seeds = re.match(r"(.*?)(?: \(mean of (\d) seeds\))?$", row[0]).groups()  # type: ignore[union-attr]
+    whole = {cells[0]: cells for cells in table(PAGE, "Lists on public logs")}[name]
+    assert (row[1:], seeds or "1") == (whole[3:6], whole[2])
