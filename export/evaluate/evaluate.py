@@ -69,7 +69,7 @@ def judge(clicks: Iterable[tuple[str, str, str, Sequence[str]]]) -> Quality:
 
 def _run_engine(engine: Engine, log: Log, positions: Positions, watch: Progress) -> tuple[Judged, F64]:
     """The engine's lists judged, and every click's p-value (n,)."""
-    judged, p_values = Judged(len(positions), len(engine.model.items), engine.category), np.empty(len(log))
+    judged, p_values = Judged(len(positions), len(engine.model.items), engine.category), np.ones(len(log))
     number = np.full(len(log), -1, np.int64)
     number[positions.row] = np.arange(len(positions))
     rows, clicks = log.in_time_order(), log_columns(log, engine.encoder)

@@ -24,13 +24,15 @@ from stream.state.staged import Staged, stage
 class Cycle:
     """The result of one batch of clicks, before any of it is in place.
 
-    applied    (n,) positions in the batch of the clicks that were applied, ascending. The others are repeats: their
-               user's row already holds their offset, so they are not applied again and have no decision
-    decisions  on the n applied clicks
+    decided    (n,) positions in the batch of the clicks that were decided, ascending
+    failed     positions of the clicks for which the model gave no finite result, ascending: their rows are as before
+               but for offset and time. All other clicks are repeats: their user's row already holds their offset
+    decisions  on the n decided clicks
     staged     the rows that changed, and whose they are
     """
 
-    applied: Index
+    decided: Index
+    failed: Index
     decisions: Decisions
     staged: Staged
 
@@ -68,11 +70,15 @@ class Engine:
         staged = stage(self.arena, clicks.owners)
         fresh = np.flatnonzero(clicks.offset > staged.rows["source_offset"][clicks.owner])
         if len(fresh) < len(clicks):  # never with transactions; an operator may have turned offsets back
-            return replace(self.process(clicks.take(fresh), now_ms), applied=fresh)
+            cycle = self.process(clicks.take(fresh), now_ms)
+            return replace(cycle, decided=fresh[cycle.decided], failed=fresh[cycle.failed])
 
         order = waves(clicks.owner)
         steps = run_waves(self.model, staged.rows, order, clicks)
-        return Cycle(fresh, self._decide(clicks, steps), staged)
+        decided, failed = np.flatnonzero(~steps.failed), np.flatnonzero(steps.failed)
+        if len(failed):
+            clicks, steps = clicks.take(decided), steps.take(decided)
+        return Cycle(decided, failed, self._decide(clicks, steps), staged)
 
     def commit(self, cycle: Cycle) -> None:
         """Put a cycle's rows in place: Kafka has them."""

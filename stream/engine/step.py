@@ -7,7 +7,6 @@ import numpy.typing as npt
 
 from stream.engine.columns import Columns
 from stream.engine.waves import Index
-from stream.manifest import Manifest
 from stream.model.runtime import F32, I64, Model, StateArray
 from stream.state.row import NO_ITEM, Rows
 
@@ -19,18 +18,33 @@ SESSION_GAP_MS = 30 * 60 * 1000
 class Steps:
     """What n steps leave beside the rows.
 
+    failed         (n,) bool: the model's result was not finite. The row is as before the click but for its offset and
+                   time, and the other fields say nothing of the click
     surprise       (n,) float32, nats, of each click under the state before it
     clicks_before  (n,) earlier clicks of the user
     recent, held   (n, R) the user's last items with this click's first, and those held back; -1 = none
     before, after  score.onnx's inputs before and after the click, each (n, *shape)
     """
 
+    failed: npt.NDArray[np.bool_]
     surprise: F32
     clicks_before: I64
     recent: npt.NDArray[np.int32]
     held: npt.NDArray[np.int32]
     before: list[StateArray]
     after: list[StateArray]
+
+    def take(self, which: Index) -> "Steps":
+        """The steps at these positions."""
+        return Steps(
+            self.failed[which],
+            self.surprise[which],
+            self.clicks_before[which],
+            self.recent[which],
+            self.held[which],
+            [value[which] for value in self.before],
+            [value[which] for value in self.after],
+        )
 
 
 def gap_bucket(gap_ms: I64, first: npt.NDArray[np.bool_], edges_ms: tuple[int, ...]) -> I64:
@@ -54,6 +68,7 @@ def run_waves(model: Model, rows: Rows, order: list[Index], clicks: Columns) -> 
 def _empty(model: Model, rows: Rows, count: int) -> Steps:
     read = [rows.dtype[name].subdtype or (rows.dtype[name], ()) for name in model.score_inputs]
     return Steps(
+        failed=np.zeros(count, np.bool_),
         surprise=np.empty(count, np.float32),
         clicks_before=np.empty(count, np.int64),
         recent=np.empty((count, *rows.dtype["recent"].shape), np.int32),
@@ -64,19 +79,24 @@ def _empty(model: Model, rows: Rows, count: int) -> Steps:
 
 
 def _run_wave(model: Model, rows: Rows, user: Index, wave: Index, clicks: Columns, steps: Steps) -> None:
-    manifest: Manifest = model.manifest
-    item, event_type, now = clicks.item[wave], clicks.event_type[wave], clicks.time_ms[wave]
-    seen, last = rows["clicks"][user].astype(np.int64), rows["last_ms"][user]
-    gap_ms = np.maximum(now - last, 0)
-    state = [rows[tensor.name][user] for tensor in manifest.state]
-    surprise, after = model.step(item, event_type, gap_bucket(gap_ms, seen == 0, manifest.gap_edges_ms), state)
+    item, seen, last = clicks.item[wave], rows["clicks"][user].astype(np.int64), rows["last_ms"][user]
+    gap_ms = np.maximum(clicks.time_ms[wave] - last, 0)
+    names = [tensor.name for tensor in model.manifest.state]
+    before = [rows[name][user] for name in names]
+    gap = gap_bucket(gap_ms, seen == 0, model.manifest.gap_edges_ms)
+    surprise, after = model.step(item, clicks.event_type[wave], gap, before)
 
-    names = [tensor.name for tensor in manifest.state]
+    rows["last_ms"][user] = np.maximum(clicks.time_ms[wave], last)
+    rows["source_offset"][user] = clicks.offset[wave]
+    finite = _finite(surprise, after)
+    if not finite.all():
+        steps.failed[wave] = ~finite
+        wave, user, item, seen = wave[finite], user[finite], item[finite], seen[finite]
+        surprise, before, after = surprise[finite], [v[finite] for v in before], [v[finite] for v in after]
+
     for name, value in zip(names, after, strict=True):
         rows[name][user] = value
-    rows["last_ms"][user] = np.maximum(now, last)
     rows["clicks"][user] = seen + 1
-    rows["source_offset"][user] = clicks.offset[wave]
     recent = rows["recent"][user]
     recent[:, 1:] = recent[:, :-1].copy()
     recent[:, 0] = item
@@ -88,8 +108,16 @@ def _run_wave(model: Model, rows: Rows, user: Index, wave: Index, clicks: Column
     steps.recent[wave] = recent
     steps.held[wave] = rows["held"][user]
     for i, name in enumerate(model.score_inputs):
-        steps.before[i][wave] = state[names.index(name)]
+        steps.before[i][wave] = before[names.index(name)]
         steps.after[i][wave] = after[names.index(name)]
+
+
+def _finite(surprise: F32, after: list[StateArray]) -> npt.NDArray[np.bool_]:
+    """(n,) bool: surprise and every number of the state are finite."""
+    finite = np.isfinite(surprise)
+    for value in after:
+        finite &= np.isfinite(value).reshape(len(value), -1).all(1)
+    return finite
 
 
 def _hold(rows: Rows, user: Index, item: I64, hold: npt.NDArray[np.int8]) -> None:

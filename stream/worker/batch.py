@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from stream.engine.engine import Cycle, Engine
 from stream.errors import BadClick
@@ -14,6 +15,8 @@ from stream.settings import Topics
 from stream.wire.dead_letter import dead_letter
 from stream.wire.json import JsonCodec, encode
 from stream.worker.served import anomalies, recommendations
+
+MODEL_FAILED = BadClick("model_failed", "the model's result for this click is not finite; nothing of it was kept")
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,7 @@ def process(
     decode = codec.decode
     clicks: list[Click] = []
     origins: list[Origin] = []
+    taken: list[Any] = []
     records: list[Record] = []
     offsets: dict[int, int] = {}
     for chunk in chunks:
@@ -50,13 +54,26 @@ def process(
             try:
                 clicks.append(decode(record.key, record.value, now_ms))
                 origins.append(origin)
+                taken.append(record)
             except BadClick as exc:
                 letter = encode(dead_letter(origin, record, exc))
                 records.append(Record(topics.dead_letters, record.key, letter))
         offsets[partition] = chunk.records[-1].offset + 1
     cycle = engine.process(engine.encoder.columns(clicks, origins), now_ms)
-    if len(cycle.applied) < len(clicks):
-        log.warning("clicks below their user's row skipped: clicks=%d", len(clicks) - len(cycle.applied))
+    repeats = len(clicks) - len(cycle.decided) - len(cycle.failed)
+    if repeats:
+        log.warning("clicks below their user's row skipped: clicks=%d", repeats)
+    failed = cycle.failed.tolist()
+    if failed:
+        log.error(
+            "model gave NaN or infinity, clicks to the dead letters, states as before: clicks=%d first=%s item=%s",
+            len(failed),
+            origins[failed[0]].id,
+            clicks[failed[0]].item_id,
+        )
+    for i in failed:
+        letter = encode(dead_letter(origins[i], taken[i], MODEL_FAILED))
+        records.append(Record(topics.dead_letters, taken[i].key, letter))
     recommended, alerts = recommendations(engine, clicks, origins, cycle), anomalies(engine, clicks, origins, cycle)
     records += [Record(topics.recommendations, r.user_id.encode(), encode(r)) for r in recommended]
     records += [Record(topics.anomalies, a.user_id.encode(), encode(a)) for a in alerts]

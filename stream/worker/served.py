@@ -31,13 +31,13 @@ def open_engine(
 def recommendations(
     engine: Engine, clicks: Sequence[Click], origins: Sequence[Origin], cycle: Cycle
 ) -> list[Recommendation]:
-    """One per applied click of the batch that the cycle was made of, in order."""
-    decisions, lists, applied = cycle.decisions, cycle.decisions.lists, cycle.applied.tolist()
+    """One per decided click of the batch that the cycle was made of, in order."""
+    decisions, lists, decided = cycle.decisions, cycle.decisions.lists, cycle.decided.tolist()
     return output.recommendations(
         engine.model.items,
         engine.model.manifest.label,
-        [clicks[i] for i in applied],
-        [origins[i] for i in applied],
+        [clicks[i] for i in decided],
+        [origins[i] for i in decided],
         lists.items,
         lists.log_probs,
         lists.counts,
@@ -49,14 +49,14 @@ def recommendations(
 
 
 def anomalies(engine: Engine, clicks: Sequence[Click], origins: Sequence[Origin], cycle: Cycle) -> list[Anomaly]:
-    """The alerts among the applied clicks of the batch that the cycle was made of, in order."""
+    """The alerts among the decided clicks of the batch that the cycle was made of, in order."""
     decisions, alerts = cycle.decisions, cycle.decisions.alerts
-    applied = cycle.applied[alerts.click].tolist()
+    decided = cycle.decided[alerts.click].tolist()
     return output.anomalies(
         engine.model.items,
         engine.model.manifest.label,
-        [clicks[i] for i in applied],
-        [origins[i] for i in applied],
+        [clicks[i] for i in decided],
+        [origins[i] for i in decided],
         decisions.surprise[alerts.click],
         decisions.p_value[alerts.click],
         alerts.rules,

@@ -240,7 +240,7 @@ def _apply(engine: Engine, batch: list[tuple[Click, Origin]]) -> list[str]:
     clicks = engine.encoder.columns([click for click, _ in batch], [origin for _, origin in batch])
     cycle = engine.process(clicks, now_ms=0)
     engine.commit(cycle)
-    return [batch[i][1].id for i in cycle.applied.tolist()]
+    return [batch[i][1].id for i in cycle.decided.tolist()]
 
 
 def clicks(count: int, users: int = 500, seed: int = 0) -> list[tuple[bytes | None, bytes | None]]:

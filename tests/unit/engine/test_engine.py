@@ -104,7 +104,7 @@ def test_a_click_already_applied_is_counted_and_changes_nothing(model: Model, mo
     clicks = [click("a", f"i{n}", n) for n in range(4)]
     run(engine, clicks[:3])
     decided = run(engine, clicks)
-    assert decided.cycle.applied.tolist() == [3]
+    assert decided.cycle.decided.tolist() == [3]
     assert [r.id for r in decided.recommendations] == ["clicks-0-3"]
     assert decided.recommendations[0].item_id == "i3"
 

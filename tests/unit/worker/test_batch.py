@@ -1,0 +1,44 @@
+"""What one transaction holds for the messages of a batch."""
+
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import numpy as np
+import pytest
+
+from stream.kafka.transport import Chunk
+from stream.model.runtime import load_model
+from stream.settings import Topics
+from stream.wire.json import JsonCodec
+from stream.worker.batch import process
+from stream.worker.served import open_engine
+from tests.unit.engine.test_not_finite import spoil
+
+NOW_MS = 1_700_000_000_000
+
+
+def message(offset: int, user: str, item: str) -> SimpleNamespace:
+    value = msgspec.json.encode({"user_id": user, "item_id": item, "timestamp": NOW_MS})
+    return SimpleNamespace(offset=offset, key=user.encode(), value=value, timestamp=NOW_MS)
+
+
+def test_a_click_on_which_the_model_fails_is_a_dead_letter_and_the_stream_goes_on(
+    model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each click has a decision or a letter; no row that is written holds NaN; one line says what happened."""
+    directory = spoil(model_dir, tmp_path / "spoiled" / "1", "state")
+    engine = open_engine(load_model(directory, "cpu"), directory, 5, 1, 0.001)
+    read = [message(0, "a", "i1"), message(1, "b", "i7"), message(2, "b", "i2")]
+    topics = Topics()
+    batch = process(engine, JsonCodec(65_536, 1000), topics, [Chunk(0, 1, 0, read, 300)], {0: 0}, NOW_MS)
+    assert Counter(record.topic for record in batch.records) == {
+        topics.recommendations: 2,
+        topics.dead_letters: 1,
+        topics.changelog: 3,
+    }
+    letter = next(msgspec.json.decode(r.value) for r in batch.records if r.topic == topics.dead_letters)
+    assert (letter["reason"], letter["offset"]) == ("model_failed", 1)
+    assert all(np.isfinite(batch.cycle.staged.rows[tensor.name]).all() for tensor in engine.model.manifest.state)
+    assert [r.message for r in caplog.records if "clicks=1 first=clicks-0-1 item=i7" in r.message]
