@@ -1,24 +1,25 @@
-"""What can go wrong, by whose fault it is.
+"""Eddy's exceptions, one class for each kind of cause.
 
     EddyError
-    +-- BadClick        the message's: to the dead-letter topic with its reason, the stream goes on
-    +-- ConfigError     the operator's: a setting, topic or broker; refuse to start, say what to do
-    +-- ArtifactError   the model directory's: missing, corrupt or foreign; refuse to start
-    +-- Fenced          the group's: another worker owns this work now; exit at once, write nothing
+    +-- BadClick        a bad message: it goes to the dead-letter topic with its reason, and the stream continues
+    +-- ConfigError     a bad setting, topic or broker: Eddy refuses to start and prints what to do
+    +-- ArtifactError   a model directory that is missing, corrupt or foreign: Eddy refuses to start
+    +-- Fenced          another worker owns this worker's partitions now: the worker exits and writes nothing
 
-Only BadClick is raised on the data path. The command line prints the others as one line and exits non-zero.
+Only BadClick is raised on the data path. For every other class the command line prints one line and exits with a code
+that is not 0.
 """
 
 
 class EddyError(Exception):
-    """Root of Eddy's own errors; its text is one line that says what came and what to do."""
+    """Base class of Eddy's errors. The text is one line that names the problem and the remedy."""
 
 
 class BadClick(EddyError):
-    """A message that is not a click.
+    """A message that is not a valid click.
 
     reason  a fixed word for metrics and filters, such as "not_json" or "future_timestamp"
-    detail  what came and what was expected, for a person
+    detail  the value that was found and the value that is expected, for a person
     """
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -28,12 +29,12 @@ class BadClick(EddyError):
 
 
 class ConfigError(EddyError):
-    """A setting, a topic or a broker that the worker cannot run with."""
+    """A setting, topic or broker with which the worker cannot run."""
 
 
 class ArtifactError(EddyError):
-    """A model directory that cannot be served: missing, corrupt, or not written by `eddy train`."""
+    """A model directory that cannot be used: missing, corrupt, or not written by `eddy train`."""
 
 
 class Fenced(EddyError):
-    """The group or the broker has given this worker's work to another one."""
+    """The consumer group or the broker has given this worker's partitions to a different worker."""

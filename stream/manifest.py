@@ -1,7 +1,7 @@
-"""manifest.json: what a model directory promises, and the check that its files are those it was written with.
+"""manifest.json: describes a model directory, with a checksum of each file.
 
-A directory holds step.onnx, score.onnx, items.json, calibration.npz, whatever else the manifest lists, and
-manifest.json itself. The engine treats the state as opaque: which tensors there are, with shape and dtype, stands here.
+A model directory has step.onnx, score.onnx, items.json, calibration.npz, any other files that the manifest lists, and
+manifest.json itself. The engine does not interpret the state: the manifest lists its tensors with shape and dtype.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ FILES = ("step.onnx", "score.onnx", "items.json", "calibration.npz")
 
 
 class Tensor(Struct, frozen=True):
-    """One state tensor of one user; `shape` leaves the batch out."""
+    """One state tensor of one user; `shape` has no batch dimension."""
 
     name: str
     shape: tuple[int, ...]
@@ -26,16 +26,18 @@ class Tensor(Struct, frozen=True):
 
 
 class Manifest(Struct, frozen=True):
-    """What stands in manifest.json.
+    """The fields of manifest.json.
 
-    state          the tensors of one user's state
-    event_types    index -> name; an unknown type has index len(event_types)
-    gap_edges_ms   ascending; bucket 0 = the user's first click, bucket 1 + searchsorted(edges, gap, "right") else
-    batch_multiple both graphs take batches of a multiple of this: sums of fewer rows are formed in another order
-    calibration    pool names in the order of the arrays in calibration.npz
-    files          file name -> sha256
-    training       period, clicks, settings, seed ...: facts for people
-    quality        figures measured at the end of training: for people
+    state           the tensors of one user's state
+    event_types     index -> name; an unknown type has the index len(event_types)
+    gap_edges_ms    ascending; bucket 0 is the user's first click, every other click has bucket
+                    1 + searchsorted(edges, gap, "right")
+    batch_multiple  the batch size of both graphs must be a multiple of this: with fewer rows the runtime adds in a
+                    different order, so that the results differ in the last bits
+    calibration     names of the pools, in the order of the arrays in calibration.npz
+    files           file name -> sha256
+    training        period, clicks, settings, seed ...; for information only
+    quality         metrics at the end of the training; for information only
     """
 
     format: int
@@ -54,47 +56,52 @@ class Manifest(Struct, frozen=True):
 
     @property
     def label(self) -> str:
+        """NAME/VERSION, as in the `model` field of the output events."""
         return f"{self.name}/{self.version}"
 
     @property
     def identity(self) -> int:
-        """64 bits that change when any served file does; they mark each state row with the model that wrote it."""
+        """A 64-bit hash of the files. Each state row stores it, to show which model wrote the row."""
         joined = "\n".join(f"{name} {self.files[name]}" for name in sorted(self.files))
         return int.from_bytes(hashlib.sha256(joined.encode()).digest()[:8], "little")
 
 
 def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of a model directory whose files are all there and unchanged.
+    """Read the manifest of a model directory and check that no file is missing or changed.
 
-    Raises ArtifactError with one line that says what is wrong and what to do.
+    Raises ArtifactError; its one line names the problem and the remedy.
     """
     if not directory.is_dir():
-        raise ArtifactError(f"model {directory}: no such directory; train one with `eddy train LOG --out {directory}`")
+        raise ArtifactError(f"model {directory}: no such directory; make it with `eddy train LOG --out {directory}`")
     path = directory / "manifest.json"
     if not path.is_file():
         raise ArtifactError(f"model {directory}: no manifest.json; is this a directory written by `eddy train`?")
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise ArtifactError(f"model {directory}: manifest.json is not one of Eddy's ({exc}); train it again") from exc
+        raise ArtifactError(f"model {directory}: manifest.json is not Eddy's format ({exc}); train it again") from exc
     if manifest.format != FORMAT:
         raise ArtifactError(
-            f"model {directory}: format {manifest.format}, this Eddy reads format {FORMAT}; train it again or upgrade"
+            f"model {directory}: it has format {manifest.format}, but this Eddy reads format {FORMAT}; train it again "
+            "or upgrade Eddy"
         )
     for name in sorted({*FILES, *manifest.files}):
         if not (directory / name).is_file():
             raise ArtifactError(f"model {directory}: {name} is missing; copy the whole directory again")
         if sha256(directory / name) != manifest.files.get(name):
-            raise ArtifactError(f"model {directory}: {name} is not the file it was written with; copy it again")
+            raise ArtifactError(
+                f"model {directory}: {name} is not the file that was written; copy the whole directory again"
+            )
     return manifest
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write manifest.json last: a directory without it is not a model."""
+    """Write manifest.json. Call it after all other files are written: a directory without a manifest is no model."""
     encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     (directory / "manifest.json").write_bytes(encoded + b"\n")

@@ -1,6 +1,7 @@
-"""The worker's settings: one frozen Settings, read once by the command line (or from EDDY_* by `faust -A`).
+"""The settings of a worker: one frozen Settings, which the command line reads once (`faust -A` reads it from EDDY_*).
 
-Each field says its unit, its default and why. Inner code gets plain values, never this object.
+The docstrings give the unit and the reason of each field. The engine and the Kafka code get plain values, not this
+object.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 class Topics(Struct, frozen=True):
-    """The topics a worker reads and writes. `changelog` is compacted and has as many partitions as `clicks`."""
+    """The topics that a worker reads and writes. `changelog` is compacted and has as many partitions as `clicks`."""
 
     clicks: str = "clicks"
     recommendations: str = "recommendations"
@@ -26,12 +27,12 @@ class Topics(Struct, frozen=True):
 
 
 def words(text: str) -> list[str]:
-    """ "a, b" -> ["a", "b"]."""
+    """Split a comma-separated text: "a, b" -> ["a", "b"]."""
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _check_ranges(given: Struct, *ranges: tuple[str, float, float]) -> None:
-    """Raises ConfigError for a field that lies outside its (name, low, high), or is NaN."""
+    """Check that each field lies within its (name, low, high). Raises ConfigError, also for NaN."""
     for name, low, high in ranges:
         value = getattr(given, name)
         if not low <= value <= high:
@@ -39,19 +40,25 @@ def _check_ranges(given: Struct, *ranges: tuple[str, float, float]) -> None:
 
 
 class Rules(Struct, frozen=True):
-    """Which items a list may hold, and how it is made up. With the defaults it is the model's ranking.
+    """The rules for the recommended lists. With the defaults a list is the model's ranking.
 
-    exclude_events      event types, "purchase,cart": leave out the user's last 16 items that came by one of them
-    readmit_events      event types that allow such an item again, "remove_from_cart"
-    catalogue           .jsonl or .csv with item_id and what the rules below ask for; read again when it changes
-    only                "category=shoes,boots; market=de": only items that have one of the values in every column named
-    only_available      only items in the catalogue that are not out of stock by its in_stock or available
-    same_category       only items of the click's category: the click's own word, else the catalogue's for its item
-    max_per_category    items of one category in a list; 0 = any number. An item without a category is not counted
-    diversity           MMR: an item whose category is in the list counts diversity / (1 - diversity) nats less; 0 = off
-    popular_if_unknown  a user none of whose last 16 items the model knows gets a new user's list: the popular items
-    explore             share of the slots filled at random from the next best items, with the propensity told
-    explore_seed        another seed explores elsewhere; the same click under the same seed the same
+    exclude_events      event types, such as "purchase,cart": a list has none of the user's last 16 items with such an
+                        event
+    readmit_events      event types that allow such an item again, such as "remove_from_cart"
+    catalogue           .jsonl or .csv file with item_id and the columns that the rules below need; the worker reads it
+                        again when it changes
+    only                such as "category=shoes,boots; market=de": an item needs one of the values in each named column
+    only_available      only items that are in the catalogue and whose in_stock or available does not deny it
+    same_category       only items of the click's category: the click's own, else that of its item in the catalogue
+    max_per_category    largest number of items of one category in a list; 0 = no limit. Items without a category are
+                        not counted
+    diversity           MMR: an item whose category is already in the list loses diversity / (1 - diversity) nats;
+                        0 = off
+    popular_if_unknown  a user whose last 16 items are all unknown to the model gets the list of a new user: the popular
+                        items
+    explore             share of the slots that are filled at random from the next best items; the decision has the
+                        propensities
+    explore_seed        seed of the exploration: the same click with the same seed gives the same list
     """
 
     exclude_events: str = ""
@@ -67,54 +74,56 @@ class Rules(Struct, frozen=True):
     explore_seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work. Raises ConfigError with one line that names the setting."""
+        """Check the values. Raises ConfigError with one line that names the setting."""
         _check_ranges(
             self,
             ("max_per_category", 0, 1000),
             ("diversity", 0.0, 0.95),
-            ("explore", 0.0, 0.5),  # above it the model's own choice would be the rarer one
+            ("explore", 0.0, 0.5),  # above 0.5 a random item would be more frequent than the model's choice
             ("explore_seed", 0, 2**63 - 1),
         )
         both = set(words(self.exclude_events)) & set(words(self.readmit_events))
         if both:
             raise ConfigError(f"settings exclude_events and readmit_events both name {', '.join(sorted(both))}")
         if self.readmit_events and not self.exclude_events:
-            raise ConfigError("setting readmit_events needs exclude_events: nothing else is readmitted")
+            raise ConfigError("setting readmit_events needs exclude_events, whose items it allows again")
         asking = ("only", "only_available", "same_category", "max_per_category", "diversity")
         asks = [name for name in asking if getattr(self, name)]
         if asks and not self.catalogue:
-            raise ConfigError(f"setting {asks[0]} needs the items' attributes; give --catalogue")
+            raise ConfigError(f"setting {asks[0]} needs a catalogue of the items; give --catalogue")
         self.wanted()
 
     def wanted(self) -> dict[str, frozenset[str]]:
-        """Column -> the values allowed, as `only` says. Raises ConfigError."""
+        """Parse `only`: column -> the allowed values. Raises ConfigError."""
         found: dict[str, frozenset[str]] = {}
         for part in filter(str.strip, self.only.split(";")):
             column, _, values = part.partition("=")
             if not column.strip() or not words(values) or column.strip() in found:
-                raise ConfigError(f"setting only holds {part.strip()!r}; it must be COLUMN=VALUE[,VALUE...][; ...]")
+                raise ConfigError(f"setting only has {part.strip()!r}; it must be COLUMN=VALUE[,VALUE...][; ...]")
             found[column.strip()] = frozenset(words(values))
         return found
 
 
 class Settings(Struct, frozen=True):
-    """What one worker runs with.
+    """All settings of one worker.
 
     model              directory written by `eddy train`, .../NAME/VERSION
-    broker             host:port[,host:port...] of Kafka
-    group              consumer group; its workers share the partitions, and its name opens their transactional ids
-    worker_id          stable and unique in the group: a restarted worker must reuse it to fence its former self.
-                       Empty: a free number is claimed under `data_dir`
-    data_dir           where the claimed worker numbers are locked
-    device             auto: a GPU if there is one; cuda: refuse to start without; cpu
+    broker             Kafka brokers, host:port[,host:port...]
+    group              consumer group: its workers share the partitions. It is the prefix of their transactional ids
+    worker_id          unique in the group. A restarted worker must have the same one, so that Kafka fences the process
+                       before it. Empty: the worker takes a free number, with a lock file in `data_dir`
+    data_dir           directory of the lock files for worker numbers
+    device             auto: the GPU if there is one, else the CPU; cuda: refuse to start without a GPU; cpu: the CPU
     k                  recommendations per click
-    exclude_recent     leave out the items of the user's last N clicks ("just seen"); 0 leaves none out
-    alpha              alert when the p-value is at or below; also the promised false-alarm rate per click
-    max_future_s       a click further ahead of the worker's clock than this is bad: a wrong unit or a wrong clock
-    max_message_bytes  a longer message is bad; a click has a few hundred bytes
-    max_cycle_clicks   clicks in one transaction: more is faster, but later (5,000 take about 50 ms to commit)
-    session_timeout_s  a silent worker loses its partitions after this; also bounds the transaction timeout
-    hang_s             a client call that has not returned by then ends the process (librdkafka #5456)
+    exclude_recent     a list has none of the items of the user's last N clicks; 0 = exclude nothing
+    alpha              alert when the p-value is at most this: the nominal false-alarm rate per click
+    max_future_s       s; a click that is further ahead of the worker's clock is bad: it has a wrong unit or clock
+    max_message_bytes  a longer message is bad; a normal click has a few hundred bytes
+    max_cycle_clicks   largest number of clicks in one transaction. A larger value raises throughput and latency (a
+                       commit of 5,000 clicks takes about 50 ms)
+    session_timeout_s  s; a worker without heartbeats for so long loses its partitions. It also limits the transaction
+                       timeout
+    hang_s             s; a Kafka call that takes longer ends the process (librdkafka #5456)
     """
 
     model: str
@@ -135,7 +144,7 @@ class Settings(Struct, frozen=True):
     hang_s: float = 20.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work. Raises ConfigError with one line that names the setting."""
+        """Check the values. Raises ConfigError with one line that names the setting."""
         _check_ranges(
             self,
             ("k", 1, 1000),
@@ -155,26 +164,26 @@ class Settings(Struct, frozen=True):
         for address in self.broker.split(","):
             host, _, port = address.strip().rpartition(":")
             if not host or not port.isdigit() or not 0 < int(port) < 65_536:
-                raise ConfigError(f"setting broker holds {address.strip()!r}; it must be host:port[,host:port...]")
+                raise ConfigError(f"setting broker has {address.strip()!r}; it must be host:port[,host:port...]")
         names = list(msgspec.structs.astuple(self.topics))
         if len(set(names)) < len(names) or not all(names):
-            raise ConfigError(f"settings topics are {', '.join(names)}; five different names are needed")
+            raise ConfigError(f"the topics are {', '.join(names)}; they need five different names that are not empty")
 
 
 RECENT_ITEMS = 16
-"""Items a state row remembers. More would cost row bytes; fewer would show again what was just seen."""
+"""Number of a user's last items in a state row. More would make the row larger; fewer would exclude too few items."""
 
 
 def variable(option: str) -> str:
-    """The environment variable of a setting: `EDDY_BROKER` of `broker`, `EDDY_CLICKS_TOPIC` of `clicks_topic`."""
+    """The environment variable of a setting: `broker` -> `EDDY_BROKER`, `clicks_topic` -> `EDDY_CLICKS_TOPIC`."""
     return f"EDDY_{option.upper()}"
 
 
 def parse(kind: type, text: str, source: str) -> Any:
-    """The value of a setting that was written as text: the one parser for options and for variables.
+    """Parse the text of a setting. Options and variables both use this parser.
 
-    kind    str, int, float or bool. Only str keeps the spaces around it; a bool is written as TRUE or FALSE below says
-    source  "--k" or "EDDY_K", for the error
+    kind    str, int, float or bool. Only a str keeps the spaces around it. A bool is one of the words in TRUE or FALSE
+    source  "--k" or "EDDY_K", for the error message
     Raises ConfigError with one line that names the source.
     """
     try:
@@ -199,14 +208,14 @@ def _flag(text: str) -> bool:
 
 
 def from_environment(environ: Mapping[str, str]) -> Settings:
-    """Settings as `faust -A stream.worker.app worker` reads them: the variables that `eddy worker` knows too.
+    """Read Settings from environment variables, for `faust -A stream.worker.app worker`.
 
-    environ  such as os.environ; a variable that is not there, or is empty, leaves the default
+    environ  such as os.environ; a setting whose variable is missing or empty has its default
     Raises ConfigError with one line that names the variable.
     """
     given = _given(Settings, environ)
     if "model" not in given:
-        raise ConfigError("EDDY_MODEL is not set; give it a directory written by `eddy train`")
+        raise ConfigError("EDDY_MODEL is not set; set it to a directory written by `eddy train`")
     names = {name: environ.get(variable(f"{name}_topic")) for name in Topics.__struct_fields__}
     given["topics"] = Topics(**{name: topic for name, topic in names.items() if topic})
     given["rules"] = Rules(**_given(Rules, environ))
@@ -214,7 +223,7 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
 
 
 def _given(kind: type[Struct], environ: Mapping[str, str]) -> dict[str, Any]:
-    """The plain fields of a struct that the environment has, each converted to its type. Raises ConfigError."""
+    """The values of a struct's fields that have a variable in the environment. Raises ConfigError."""
     found: dict[str, Any] = {}
     for field in msgspec.structs.fields(kind):
         name = variable(field.name)
@@ -227,17 +236,17 @@ def _given(kind: type[Struct], environ: Mapping[str, str]) -> dict[str, Any]:
 OTHER_VARIABLES = ("EDDY_TRACEBACK", "EDDY_DATA", "EDDY_TEST_KAFKA", "EDDY_REQUIRE_KAFKA")
 OTHER_PREFIXES = (
     "EDDY_FAUST_",
-    "EDDY_CHAOS_",  # of the tests
-    "EDDY_SERVICE_",  # Kubernetes sets these two for a Service that is called eddy
+    "EDDY_CHAOS_",  # used by the tests
+    "EDDY_SERVICE_",  # Kubernetes sets this one and the next for a Service with the name eddy
     "EDDY_PORT",
 )
-"""Variables that are no setting of a worker and yet known."""
+"""Known variables that are not settings of a worker."""
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """One line for each variable named EDDY_... that nothing reads: a typing mistake would else have no effect, unseen.
+    """One warning line for each variable EDDY_... that nothing reads. Without it a typing mistake would go unnoticed.
 
-    It is a warning and no refusal, because the variable may be meant for another program of the deployment.
+    The worker starts nevertheless, because a different program of the deployment may read the variable.
     """
     fields = [*Settings.__struct_fields__, *Rules.__struct_fields__, *(f"{n}_topic" for n in Topics.__struct_fields__)]
     known = {variable(name) for name in fields if name not in ("topics", "rules")}

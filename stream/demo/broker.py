@@ -1,10 +1,14 @@
-"""An embedded Kafka broker: librdkafka's mock cluster, which the confluent-kafka wheel already holds.
+"""An embedded Kafka broker: the mock cluster of librdkafka, which the confluent-kafka wheel contains.
 
-It speaks the worker's whole transactional path and needs no Java, but it is for the demo and quick tests only: it
-ignores aborts, stores no transactional offsets, compacts nothing and knows no CreateTopics request (topics are given
-here). It keeps the last 5 MB of a partition, so a reader must keep up, and finds a batch by walking all of them, so
-batches must not be tiny. Whatever is promised about delivery is tested on a real Kafka. Source: rdkafka_mock.h of
-librdkafka; not part of its stable interface.
+It supports all requests of the worker's transactions and needs no Java. Use it for the demo and for quick tests only:
+
+- It ignores aborts, stores no transactional offsets and does not compact.
+- It has no CreateTopics request: the topics are given to the constructor.
+- It keeps the last 5 MB of a partition, so a reader must keep up.
+- It finds a batch by a linear search from the oldest one, so batches must not be tiny.
+
+The delivery guarantees are tested on a real Kafka. Source: rdkafka_mock.h of librdkafka, which is not part of its
+stable interface.
 """
 
 import ctypes
@@ -18,17 +22,17 @@ import confluent_kafka
 from stream.errors import ConfigError
 
 LAYOUTS = ("../confluent_kafka.libs/librdkafka*.so*", ".dylibs/librdkafka*.dylib", "../.dylibs/librdkafka*.dylib")
-"""Where the wheels of Linux and macOS keep the library, from the package's directory."""
+"""Paths of the library in the wheels for Linux and macOS, relative to the package's directory."""
 
 PRODUCER = 0
 ERROR_BYTES = 512
 
 
 class EmbeddedBroker:
-    """A broker with the given topics while the `with` block lasts; `address` is its host:port.
+    """A context manager that runs a broker with the given topics; `address` is its host:port.
 
     topics  name -> number of partitions
-    Raises ConfigError if this installation of confluent-kafka holds no librdkafka, or one without the mock cluster.
+    Raises ConfigError if this installation of confluent-kafka has no librdkafka, or one without the mock cluster.
     """
 
     def __init__(self, topics: Mapping[str, int]) -> None:
@@ -43,30 +47,34 @@ class EmbeddedBroker:
         for name, value in (("test.mock.num.brokers", "1"), ("log_level", "3")):
             if library.rd_kafka_conf_set(conf, name.encode(), value.encode(), error, ERROR_BYTES) != 0:
                 raise ConfigError(f"embedded broker: {error.value.decode()}; install confluent-kafka again")
-        client = library.rd_kafka_new(PRODUCER, conf, error, ERROR_BYTES)  # owns conf from here on
+        client = library.rd_kafka_new(PRODUCER, conf, error, ERROR_BYTES)  # the client owns conf from here on
         if not client:
             raise ConfigError(f"embedded broker did not start: {error.value.decode()}")
         self._client = client
         cluster = library.rd_kafka_handle_mock_cluster(client)
-        library.rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, 0)  # the default waits 3 s for more workers
+        library.rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, 0)  # default: wait 3 s for more workers
         for topic, partitions in self._topics.items():
             if library.rd_kafka_mock_topic_create(cluster, topic.encode(), partitions, 1) != 0:
                 self.__exit__(None, None, None)
-                raise ConfigError(f"embedded broker: topic {topic!r} with {partitions} partitions was refused")
+                raise ConfigError(f"embedded broker: it did not create topic {topic!r} with {partitions} partitions")
         self.address = library.rd_kafka_mock_cluster_bootstraps(cluster).decode()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop the broker and forget every message."""
+        """Stop the broker. All its messages are lost."""
         client, self._client = self._client, None
         if client is not None:
             self._library.rd_kafka_destroy(client)
 
 
 def find_library(package: Path) -> str:
-    """Path of librdkafka beside the installed package, or the system's one. Raises ConfigError if there is none."""
+    """Return the path of librdkafka: the package's own library, else the system's.
+
+    package  directory of the installed package confluent_kafka
+    Raises ConfigError if neither exists.
+    """
     for layout in LAYOUTS:
         found = sorted((package / Path(layout).parent).resolve().glob(Path(layout).name))
         if found:
@@ -74,7 +82,7 @@ def find_library(package: Path) -> str:
     system = ctypes.util.find_library("rdkafka")
     if system is None:
         raise ConfigError(
-            f"embedded broker: no librdkafka beside {package}; install confluent-kafka from its wheel (pip install "
+            f"embedded broker: {package} has no librdkafka; install confluent-kafka from its wheel (pip install "
             "--force-reinstall --only-binary :all: confluent-kafka), or use a real Kafka"
         )
     return system
@@ -98,5 +106,5 @@ def _load() -> ctypes.CDLL:
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as exc:
-        raise ConfigError(f"embedded broker: {path} cannot be used ({exc}); install confluent-kafka's wheel") from exc
+        raise ConfigError(f"embedded broker: {path} cannot be used ({exc}); install confluent-kafka again") from exc
     return library

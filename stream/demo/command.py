@@ -1,8 +1,15 @@
-"""`eddy demo`: an embedded broker, the real worker as its own process, the shop's stream, and what comes of it.
+"""`eddy demo`: simulate a shop, run the real worker on an embedded broker, and count its results.
 
-Steps: (1) broker, (2) worker through `eddy worker`, (3) feed and reader, (4) stop the feed, (5) read until every click
-has its decision and every broken message its dead letter, (6) stop the worker, (7) the counts. A click without a
-decision at (5) is an error, never a footnote.
+Steps:
+
+1. Start the broker.
+2. Start the worker as its own process, with `eddy worker`.
+3. Start the feed, and read the worker's output topics.
+4. Stop the feed.
+5. Read until every click has its decision and every broken message has its dead letter. If one is missing, the demo
+   fails.
+6. Stop the worker.
+7. Print the counts.
 """
 
 import os
@@ -40,14 +47,18 @@ START_S = 120.0
 DRAIN_S = 60.0
 REFRESH_S = 0.25
 ENDINGS = (signal.SIGTERM, signal.SIGHUP)
-"""End the demo as Ctrl-C does: a closed terminal must not leave the worker behind."""
+"""These signals end the demo as Ctrl-C does. Without them a closed terminal would leave the worker running."""
 
 YEARS_BACK = 3
-"""Simulated time runs about a thousand times faster than the clock, and may not overtake it."""
+"""The simulation starts this many years ago: simulated time is about a thousand times as fast as the wall clock, and
+the worker refuses timestamps that lie in the future."""
 
 
 class WorkerProcess:
-    """`eddy worker` as an operator would start it, in a session of its own so that Ctrl-C reaches only the demo."""
+    """A context manager that runs `eddy worker` as a process.
+
+    The process has its own process group, so that the terminal sends Ctrl-C only to the demo.
+    """
 
     def __init__(self, broker: str, model: Path, device: str, directory: Path) -> None:
         self._log = directory / "worker.log"
@@ -90,24 +101,25 @@ class WorkerProcess:
             process.wait()
 
     def check(self) -> None:
-        """Raise EddyError with the worker's last words if it has ended."""
+        """Raise EddyError with the last line of the worker's log if the worker has ended."""
         if self._process is not None and self._process.poll() is not None:
-            raise EddyError(f"the worker ended with exit code {self._process.returncode}: {self.last_words}")
+            raise EddyError(f"the worker ended with exit code {self._process.returncode}: {self.last_line}")
 
     @property
     def provider(self) -> str:
-        """The execution provider the worker says it runs on; "" while it has not said so."""
+        """The execution provider that the worker has logged; "" until it has."""
         found = re.search(r"\bprovider=(\S+)", self._log.read_text(errors="replace"))
         return found[1] if found else ""
 
     @property
-    def last_words(self) -> str:
+    def last_line(self) -> str:
+        """The last line of the worker's log."""
         lines = self._log.read_text(errors="replace").strip().splitlines()
-        return lines[-1].removeprefix("eddy: ") if lines else "it said nothing"
+        return lines[-1].removeprefix("eddy: ") if lines else "its log is empty"
 
 
 class Reader:
-    """Reads the worker's three output topics into a tally; only what is committed."""
+    """Reads the committed messages of the worker's three output topics and counts them in a tally."""
 
     def __init__(self, broker: str, tally: Tally) -> None:
         self._tally = tally
@@ -129,7 +141,7 @@ class Reader:
         self._letter = msgspec.json.Decoder(DeadLetter).decode
 
     def read(self) -> None:
-        """Wait a moment for messages and count those that came. Raises EddyError if the broker has gone."""
+        """Wait up to 20 ms for messages and count those that arrive. Raises EddyError if the broker is unavailable."""
         for message in self._consumer.consume(1000, 0.02):
             if message.error() is not None:
                 raise EddyError(f"the decisions could not be read: {message.error().str()}")
@@ -146,33 +158,38 @@ class Reader:
 
 
 def default_model() -> Path:
-    """The shop's model: in an installed wheel beside this file, in a checkout under models/. Raises ConfigError."""
+    """Return the directory of the shop's model.
+
+    An installed wheel has the model in the directory of this file, a checkout has it under models/.
+    Raises ConfigError if neither exists.
+    """
     here = Path(__file__).resolve()
-    shelves = (here.parent / "models" / "shop", here.parents[2] / "models" / "shop")
-    found = [model for shelf in shelves for model in sorted(shelf.glob("*/manifest.json"))]
+    directories = (here.parent / "models" / "shop", here.parents[2] / "models" / "shop")
+    found = [model for directory in directories for model in sorted(directory.glob("*/manifest.json"))]
     if not found:
-        raise ConfigError("the demo's model is not installed; make it with `make shop-model`, or give --model")
+        raise ConfigError("the demo's model is not installed; train it with `make shop-model`, or give --model")
     return found[-1].parent
 
 
 @click.command()
-@click.option("--seconds", type=click.FloatRange(min=0.5), help="Send clicks for so long. Without it: until Ctrl-C.")
-@click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object, as the last line.")
+@click.option("--seconds", type=click.FloatRange(min=0.5), help="How long to send clicks. Default: until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object on the last line.")
 @click.option("--rate", type=click.FloatRange(1, 20_000), default=400.0, show_default=True, help="Clicks per second.")
-@click.option("--users", type=click.IntRange(10, 20_000), default=600, show_default=True, help="Users of the shop.")
-@click.option("--seed", type=int, default=2, show_default=True, help="Of the users. The shop is always the same.")
+@click.option("--users", type=click.IntRange(10, 20_000), default=600, show_default=True, help="Number of users.")
+@click.option("--seed", type=int, default=2, show_default=True, help="Seed of the users. The shop is always the same.")
 @click.option(
-    "--model", type=click.Path(path_type=Path), help="Model directory. Default: the one that comes with Eddy."
+    "--model", type=click.Path(path_type=Path), help="Model directory. Default: the model that is part of Eddy."
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 def demo(
     seconds: float | None, as_json: bool, rate: float, users: int, seed: int, model: Path | None, device: str
 ) -> None:
-    """A simulated shop on an embedded broker, live in the terminal. Needs no Kafka.
+    """Show Eddy on a simulated shop, live in the terminal. Needs no Kafka.
 
-    Users with drifting tastes click, fill carts and buy; a few bots and stolen accounts are among them, and some
-    messages are broken. The real worker recommends and alerts, and the demo knows whether it was right. Ctrl-C ends
-    it with the counts.
+    The demo starts an embedded broker and the real worker. Simulated users click, fill carts and buy, and their
+    preferences change over time. A few users are bots or have a stolen account, and some messages are broken. The
+    worker writes recommendations and alerts. The demo knows the truth, so it shows how many were right. Ctrl-C ends
+    the demo and prints the counts.
 
     \b
     Examples:
@@ -185,15 +202,16 @@ def demo(
     for ending in ENDINGS:
         signal.signal(ending, _interrupt)
     counts = run(path, device, seconds, rate, users, seed, choose_view(scene, as_json))
-    click.echo(msgspec.json.encode(counts).decode() if as_json else _in_words(counts))
+    click.echo(msgspec.json.encode(counts).decode() if as_json else _as_lines(counts))
 
 
 def run(
     model: Path, device: str, seconds: float | None, rate: float, users: int, seed: int, view: View
 ) -> dict[str, object]:
-    """Steps 1 to 7; returns Tally.counts.
+    """Run steps 1 to 7 and return Tally.counts.
 
-    Raises EddyError if the worker ends early, or if a click has no decision within DRAIN_S of the last one.
+    Raises EddyError if the worker ends early. Raises EddyError if no decision arrives for DRAIN_S seconds while a click
+    has none.
     """
     tally = Tally(K)
     now_ms = int(time.time() * 1000)
@@ -206,11 +224,11 @@ def run(
     ):
         reader = Reader(broker.address, tally)
         feed = Feed(broker.address, TOPICS.clicks, shop_stream, rate, seed, tally)
-        with _told_to_end() as told:
+        with _stop_on_signal() as stopping:
             try:
                 with view:
                     feed.start()
-                    _watch(worker, reader, feed, tally, seconds, view, told)
+                    _watch(worker, reader, feed, tally, seconds, view, stopping)
             finally:
                 feed.stop()
             _drain(worker, reader, feed, tally)
@@ -220,12 +238,15 @@ def run(
 
 
 @contextmanager
-def _told_to_end() -> Iterator[threading.Event]:
-    """Set by Ctrl-C and its like, once or often. None breaks into a read: what that had read would not be counted."""
-    told = threading.Event()
-    before = {number: signal.signal(number, lambda *_: told.set()) for number in (signal.SIGINT, *ENDINGS)}
+def _stop_on_signal() -> Iterator[threading.Event]:
+    """Yield an event that Ctrl-C and the signals of ENDINGS set.
+
+    They raise no KeyboardInterrupt meanwhile: it could interrupt a read whose messages would then not be counted.
+    """
+    stopping = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stopping.set()) for number in (signal.SIGINT, *ENDINGS)}
     try:
-        yield told
+        yield stopping
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -238,11 +259,11 @@ def _watch(
     tally: Tally,
     seconds: float | None,
     view: View,
-    told: threading.Event,
+    stopping: threading.Event,
 ) -> None:
-    """Step 3: read and show until the time is up, the feed has ended or the demo is told to."""
+    """Step 3: read and show until the time is over, the feed has ended or `stopping` is set."""
     began_s = shown_s = time.monotonic()
-    while feed.is_alive() and not told.is_set() and (seconds is None or feed.seconds < seconds):
+    while feed.is_alive() and not stopping.is_set() and (seconds is None or feed.seconds < seconds):
         reader.read()
         now_s = time.monotonic()
         if now_s - shown_s < REFRESH_S:
@@ -250,14 +271,14 @@ def _watch(
         shown_s = now_s
         worker.check()
         if feed.started_s is None and now_s - began_s > START_S:
-            raise EddyError(f"no decision within {START_S:.0f} s of the worker's start: {worker.last_words}")
+            raise EddyError(f"no decision within {START_S:.0f} s of the worker's start: {worker.last_line}")
         view.show(tally, feed.seconds, worker.provider)
     if feed.failed:
         raise EddyError(feed.failed)
 
 
 def _drain(worker: WorkerProcess, reader: Reader, feed: Feed, tally: Tally) -> None:
-    """Step 5: read what is still on its way. DRAIN_S counts from the last decision that came."""
+    """Step 5: read until nothing is missing. DRAIN_S is counted from the last message that was read."""
     last_s, left = time.monotonic(), -1
     while feed.is_alive() or tally.undecided or tally.unreported > 0:
         reader.read()
@@ -266,8 +287,9 @@ def _drain(worker: WorkerProcess, reader: Reader, feed: Feed, tally: Tally) -> N
             last_s = time.monotonic()
         if time.monotonic() - last_s > DRAIN_S:
             raise EddyError(
-                f"{tally.undecided} of {tally.clicks} clicks have no decision, {tally.unreported} of {tally.broken} "
-                f"broken messages no dead letter, {DRAIN_S:.0f} s after the last; worker: {worker.last_words}"
+                f"{tally.undecided} of {tally.clicks} clicks have no decision and {tally.unreported} of {tally.broken} "
+                f"broken messages have no dead letter, {DRAIN_S:.0f} s after the last message was read; worker: "
+                f"{worker.last_line}"
             )
     if feed.failed:
         raise EddyError(feed.failed)
@@ -277,8 +299,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _in_words(counts: dict[str, object]) -> str:
-    """The counts for a person: a line each."""
+def _as_lines(counts: dict[str, object]) -> str:
+    """The counts as text, one line per count."""
     lines = []
     for name, value in counts.items():
         shown = ", ".join(f"{key} {n}" for key, n in value.items()) if isinstance(value, dict) else str(value)

@@ -1,7 +1,8 @@
-"""The shop's stream -> the clicks topic, in a thread, at a steady rate of wall-clock time.
+"""Sends the simulated clicks to the clicks topic, in its own thread, at a constant rate of the wall clock.
 
-The first click goes alone: its decision shows that the worker is up, so starting it is not counted as latency. The feed
-waits when too many clicks are undecided, because the embedded broker keeps only 5 MB a partition.
+The feed sends the first click alone and waits for its decision: then the worker is ready, and its start does not count
+as latency. The feed pauses while too many clicks have no decision, because the embedded broker keeps only 5 MB per
+partition.
 """
 
 import random
@@ -16,18 +17,19 @@ from stream.demo.simulate import Simulated, break_message
 from stream.demo.tally import Tally
 
 MOST_UNDECIDED = 4_000
-"""Two partitions of 5 MB hold about 10,000 recommendations: who is this far behind still finds everything."""
+"""Two partitions of 5 MB hold about 10,000 recommendations, so a reader that is 4,000 clicks behind loses none."""
 BROKEN_PER_CLICK = 0.004
 TICK_S = 0.02
 LINGER_MS = 20
-"""The embedded broker searches a partition's batches from the oldest on, and gives one batch a fetch: thousands of
-batches of one click made it slower and slower until it fell behind 400 clicks/s after two minutes."""
+"""The embedded broker searches the batches of a partition from the oldest one, and returns one batch per fetch. With
+one click per batch it became slower with every batch, and after two minutes it was slower than 400 clicks/s."""
 
 
 class Feed(threading.Thread):
-    """Produces until `stop()`; `failed` holds what ended it early.
+    """A thread that sends clicks until `stop()`; `failed` is the error that ended it early, or "".
 
-    stream  in order of time; it ends by itself when it reaches the wall clock, for a click of the future is no click
+    stream  in time order. The feed ends when a timestamp reaches the wall clock, because the worker refuses clicks that
+            lie in the future
     rate    clicks per second of the wall clock
     """
 
@@ -45,13 +47,13 @@ class Feed(threading.Thread):
 
     @property
     def seconds(self) -> float:
-        """How long clicks have been sent, from the first decision on."""
+        """Seconds for which clicks have been sent, since the first decision."""
         if self.started_s is None:
             return 0.0
         return (self.ended_s or time.monotonic()) - self.started_s
 
     def stop(self) -> None:
-        """Stop sending; what was sent is delivered before the thread ends."""
+        """Stop sending. The thread delivers the clicks that it has sent before it ends."""
         self._stopping.set()
 
     def run(self) -> None:
@@ -63,7 +65,7 @@ class Feed(threading.Thread):
             self._tally.latencies_ms.clear()
             self._pace()
             if self._producer.flush(30) != 0:
-                self.failed = "the broker did not take every click within 30 s"
+                self.failed = "the broker did not accept every click within 30 s"
         except KafkaException as exc:
             self.failed = f"clicks could not be sent: {exc.args[0].str()}"
 
@@ -81,7 +83,7 @@ class Feed(threading.Thread):
         self.ended_s = time.monotonic()
 
     def _due(self, interval_s: float) -> int:
-        """How many clicks this tick sends: the rate, its fraction by lot, or none while the worker is behind."""
+        """Number of clicks to send in this tick: the rate, rounded at random; 0 while the worker is behind."""
         if self._tally.undecided >= MOST_UNDECIDED:
             return 0
         exact = self._rate * interval_s

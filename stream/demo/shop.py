@@ -1,7 +1,7 @@
-"""The simulated shop's shelves: 600 items in 24 categories, with prices, brands, and what people look at next.
+"""The catalogue of the simulated shop: 600 items in 24 categories, with prices, brands and likely next items.
 
-The shop comes from one fixed seed and the users from another, so that a model trained on simulated history knows the
-shop of every demo, but none of its users. Nothing here is drawn from real data.
+The shop has a fixed seed and the users have another one. So a model that was trained on simulated history knows the
+items of every demo, but none of its users. No real data is used.
 """
 
 import random
@@ -14,14 +14,14 @@ CATEGORIES = (
     "phones", "cables", "speakers", "cameras", "books", "puzzles", "kettles", "mugs",
 )  # fmt: skip
 NEIGHBOURS = 4
-"""Categories stand in groups of four that go together: shoes, clothes, camping, cycling, devices, home."""
+"""Size of a group of related categories. The groups: shoes, clothes, camping, cycling, devices, home."""
 BRANDS = "aknsv"
 ITEMS_PER_BRAND = 5
 
 SHOP_SEED = 600
 SUCCESSOR_WEIGHTS = (10.0, 6.0, 4.0, 2.0, 1.0)
 LOYALTY = 4.0
-"""How much heavier a successor of the user's own brand weighs: what only the user's history can tell."""
+"""Factor on the weight of a successor of the user's brand. A model can learn the brand only from the user's history."""
 
 
 @dataclass(frozen=True)
@@ -36,26 +36,26 @@ class Item:
 
 @dataclass(frozen=True)
 class Shop:
-    """The shelves. Items are numbers into `items`; weights are cumulative, as `random.choices` takes them.
+    """The catalogue. Every item is an index into `items`; weights are cumulative, as `random.choices` takes them.
 
-    shelf       category -> brand -> its items, most popular first
-    successors  item -> what people look at after it
-    follow      brand -> item -> cumulative weights of its successors, for a user of that brand
-    expensive   category -> its dearest items
+    by_brand    category -> brand -> its items, most popular first
+    successors  item -> the items that users look at after it
+    weights     brand -> item -> cumulative weights of its successors, for a user of that brand
+    expensive   category -> its most expensive items
     """
 
     items: tuple[Item, ...]
-    shelf: tuple[tuple[tuple[int, ...], ...], ...]
+    by_brand: tuple[tuple[tuple[int, ...], ...], ...]
     successors: tuple[tuple[int, ...], ...]
-    follow: tuple[tuple[tuple[float, ...], ...], ...]
+    weights: tuple[tuple[tuple[float, ...], ...], ...]
     expensive: tuple[tuple[int, ...], ...]
 
 
 def build_shop(seed: int = SHOP_SEED) -> Shop:
-    """The shop of a seed: the same on every machine and Python."""
+    """Build the shop of a seed. It is the same on every machine and Python version."""
     rng = random.Random(seed)
     items: list[Item] = []
-    shelf: list[tuple[tuple[int, ...], ...]] = []
+    by_brand: list[tuple[tuple[int, ...], ...]] = []
     for category, name in enumerate(CATEGORIES):
         level = rng.uniform(2.0, 5.0)
         brands: list[tuple[int, ...]] = []
@@ -64,38 +64,38 @@ def build_shop(seed: int = SHOP_SEED) -> Shop:
             for number in range(ITEMS_PER_BRAND):
                 price = round(2.718 ** rng.gauss(level, 0.5), 2)
                 items.append(Item(f"{name}-{letter}{number + 1}", category, brand, price))
-        shelf.append(tuple(brands))
-    successors = tuple(_successors(number, items, shelf, rng) for number in range(len(items)))
+        by_brand.append(tuple(brands))
+    successors = tuple(_successors(number, items, by_brand, rng) for number in range(len(items)))
     return Shop(
         items=tuple(items),
-        shelf=tuple(shelf),
+        by_brand=tuple(by_brand),
         successors=successors,
-        follow=tuple(tuple(_follow(items, brand, chosen) for chosen in successors) for brand in range(len(BRANDS))),
+        weights=tuple(tuple(_weights(items, brand, chosen) for chosen in successors) for brand in range(len(BRANDS))),
         expensive=tuple(_expensive(items, category) for category in range(len(CATEGORIES))),
     )
 
 
-def companions(category: int) -> range:
-    """The categories that go together with one, itself included."""
+def related(category: int) -> range:
+    """The categories of a category's group, with the category itself."""
     first = category - category % NEIGHBOURS
     return range(first, first + NEIGHBOURS)
 
 
 def _successors(
-    number: int, items: list[Item], shelf: list[tuple[tuple[int, ...], ...]], rng: random.Random
+    number: int, items: list[Item], by_brand: list[tuple[tuple[int, ...], ...]], rng: random.Random
 ) -> tuple[int, ...]:
-    """Five others: most from the same category, the rest from those that go together with it."""
+    """Five different items: most from the item's own category, the rest from its related categories."""
     category = items[number].category
     chosen: list[int] = []
     while len(chosen) < len(SUCCESSOR_WEIGHTS):
-        place = category if rng.random() < 0.6 else rng.choice(companions(category))
-        other = rng.choice(rng.choice(shelf[place]))
+        drawn = category if rng.random() < 0.6 else rng.choice(related(category))
+        other = rng.choice(rng.choice(by_brand[drawn]))
         if other != number and other not in chosen:
             chosen.append(other)
     return tuple(chosen)
 
 
-def _follow(items: list[Item], brand: int, successors: tuple[int, ...]) -> tuple[float, ...]:
+def _weights(items: list[Item], brand: int, successors: tuple[int, ...]) -> tuple[float, ...]:
     loyal = [LOYALTY if items[other].brand == brand else 1.0 for other in successors]
     return tuple(accumulate(weight * factor for weight, factor in zip(SUCCESSOR_WEIGHTS, loyal, strict=True)))
 

@@ -1,9 +1,10 @@
-"""Simulated users of the shop: seeded streams of clicks, with the truth about bots and thieves kept beside.
+"""Simulates the users of the shop: seeded streams of clicks, each with the truth about bots and stolen accounts.
 
-Every actor is an endless generator of (time, number, click, truth) with a random generator of its own; merged by time
-they are the shop's stream. Truth never enters a message. `python -m stream.demo.simulate` writes a clean log to train
-on.
-Rule: the same seed gives the same stream, and a user's timestamps are strictly ascending.
+Every actor is an endless generator of (time, number, click, truth) with its own random generator. The shop's stream is
+the merge of all actors by time. A message never contains the truth. `python -m stream.demo.simulate` writes a log
+without bots and stolen accounts, to train a model.
+
+The same seed gives the same stream, and the timestamps of a user are strictly ascending.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
-from stream.demo.shop import CATEGORIES, Shop, build_shop, companions
+from stream.demo.shop import CATEGORIES, Shop, build_shop, related
 from stream.events import Click
 
 MINUTE_MS = 60_000
@@ -25,28 +26,28 @@ HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
 
 AWAY_MS = 40 * MINUTE_MS
-"""At least so long between two visits. Shorter, and a new visit would look like a jump that only bots make."""
+"""Shortest time between two sessions of a user. After a shorter one, a new session would look like a bot's jump."""
 SESSION_GAP_MS = 3 * HOUR_MS
 THINKING_MS = 2 * MINUTE_MS
 ENDS = 0.13
-"""Chance that a click is the session's last but for what lies in the cart: about 8 clicks a session."""
+"""Chance that a click is the session's last one before the purchases: about 8 clicks per session."""
 DRIFTS = 0.08
-"""Chance per session that one of a user's favourites gives way to another that goes with them."""
+"""Chance per session that a related category replaces one of the user's favourites."""
 MOVES = 0.003
-"""Chance per session that a user turns to something else altogether. What happens more often than the worker's alpha
-is no anomaly, so moves and strays are rare."""
+"""Chance per session that all of a user's favourites change. An event that happens more often than the worker's alpha
+is no anomaly, so MOVES and STRAYS are small."""
 FAVOURITES = (0.65, 0.25, 0.10)
 STRAYS = 0.0001
-"""Chance that a person's click is anything in the shop."""
+"""Chance that a click of a person is on a random item of the shop."""
 
 SCRAPERS_PER_1000 = 4
 REPEATERS_PER_1000 = 2
 TAKEN_OVER = 0.01
-"""Chance per session, from the second on, that it is not the user's own."""
+"""Chance per session, from the user's second one, that a thief uses the account."""
 
 
 class Simulated(NamedTuple):
-    """One click as it happens. `truth` is "" for a person being themselves, else scraper, repeater or takeover."""
+    """One click of the simulation. `truth` is "" for the owner of the account, else scraper, repeater or takeover."""
 
     timestamp: int
     actor: int
@@ -55,7 +56,7 @@ class Simulated(NamedTuple):
 
 
 def simulate(shop: Shop, users: int, seed: int, start_ms: int) -> Iterator[Simulated]:
-    """The endless stream of a shop with a few bots and account takeovers among its users, in order of time."""
+    """The endless stream of a shop in time order. A few users are bots or have a stolen account."""
     scrapers = max(1, users * SCRAPERS_PER_1000 // 1000)
     repeaters = max(1, users * REPEATERS_PER_1000 // 1000)
     behaviours: list[Callable[[Shop, random.Random, int, int], Iterator[Simulated]]] = [
@@ -71,20 +72,20 @@ def simulate(shop: Shop, users: int, seed: int, start_ms: int) -> Iterator[Simul
 
 
 def simulate_clean(shop: Shop, users: int, seed: int, start_ms: int) -> Iterator[Simulated]:
-    """The same shop with nothing wrong in it: what a model learns from."""
+    """The same stream without bots and stolen accounts, to train a model."""
     return heapq.merge(
         *(_person(shop, random.Random(f"{seed}/{number}"), number, start_ms, 0.0) for number in range(users))
     )
 
 
 def break_message(rng: random.Random, click: Click, value: bytes) -> bytes:
-    """A message that is no click, made from one: what a broken producer sends."""
+    """Make a broken message from a click, as a faulty producer would send it."""
     breakages: tuple[Callable[[], bytes], ...] = (
         lambda: value[: rng.randrange(1, len(value))],  # cut off
         lambda: value.replace(click.item_id.encode(), b"\xff\xfe"),  # not UTF-8
         lambda: value.replace(b'"item_id"', b'"item"'),  # a field under another name
         lambda: value.replace(b"%d" % click.timestamp, b"%d" % (click.timestamp * 1000)),  # microseconds
-        lambda: value.replace(b"%d" % click.timestamp, b'"yesterday"'),  # a word for a number
+        lambda: value.replace(b"%d" % click.timestamp, b'"yesterday"'),  # text instead of a number
         lambda: b"",
     )
     return rng.choice(breakages)()
@@ -95,9 +96,9 @@ def _sometimes_taken_over(shop: Shop, rng: random.Random, number: int, start_ms:
 
 
 def _person(shop: Shop, rng: random.Random, number: int, start_ms: int, taken_over: float) -> Iterator[Simulated]:
-    """Sessions of a user with a brand and three favourite categories, which drift; some of them a thief's."""
+    """Sessions of a user with a brand and three favourite categories, which change; some sessions are a thief's."""
     user = _name(number)
-    brand = rng.randrange(len(shop.follow))
+    brand = rng.randrange(len(shop.weights))
     favourites = _favourites(rng)
     now, sessions = start_ms + int(rng.random() * SESSION_GAP_MS), 0
     while True:
@@ -111,16 +112,16 @@ def _person(shop: Shop, rng: random.Random, number: int, start_ms: int, taken_ov
             now += wait_ms
             yield Simulated(now, number, _click(shop, user, item, now, event_type, session_id), truth)
         if rng.random() < DRIFTS:
-            favourites[rng.randrange(len(favourites))] = rng.choice(companions(favourites[0]))
+            favourites[rng.randrange(len(favourites))] = rng.choice(related(favourites[0]))
         if rng.random() < MOVES:
             favourites = _favourites(rng)
         now += AWAY_MS + int(rng.expovariate(1 / SESSION_GAP_MS))
 
 
 def _browse(shop: Shop, rng: random.Random, brand: int, favourites: list[int]) -> Iterator[tuple[int, int, str]]:
-    """One visit as (pause in ms, item, event type): a walk from item to item, carts on the way, then purchases."""
+    """One session as (pause in ms, item, event type): a random walk over items with views and carts, then purchases."""
     category = rng.choices(favourites, FAVOURITES)[0]
-    item = _from_shelf(shop, rng, category, brand)
+    item = _from_category(shop, rng, category, brand)
     before, cart = item, list[int]()
     yield 0, item, "view"
     while True:
@@ -129,15 +130,15 @@ def _browse(shop: Shop, rng: random.Random, brand: int, favourites: list[int]) -
             yield _pause(rng), item, "cart"
         if rng.random() < ENDS:
             break
-        luck = rng.random()
-        if luck < STRAYS:
+        drawn = rng.random()
+        if drawn < STRAYS:
             after = rng.randrange(len(shop.items))
-        elif luck < 0.62:
-            after = rng.choices(shop.successors[item], cum_weights=shop.follow[brand][item])[0]
-        elif luck < 0.76:
-            after = rng.choices(shop.successors[before], cum_weights=shop.follow[brand][before])[0]
+        elif drawn < 0.62:
+            after = rng.choices(shop.successors[item], cum_weights=shop.weights[brand][item])[0]
+        elif drawn < 0.76:
+            after = rng.choices(shop.successors[before], cum_weights=shop.weights[brand][before])[0]
         else:
-            after = _from_shelf(shop, rng, category, brand)
+            after = _from_category(shop, rng, category, brand)
         if after != item:
             before, item = item, after
             yield _pause(rng), item, "view"
@@ -147,8 +148,8 @@ def _browse(shop: Shop, rng: random.Random, brand: int, favourites: list[int]) -
 
 
 def _steal(shop: Shop, rng: random.Random, favourites: list[int]) -> Iterator[tuple[int, int, str]]:
-    """A thief in someone's account: dear things the owner never looks at, bought at once."""
-    strange = [category for category in range(len(CATEGORIES)) if category not in companions(favourites[0])]
+    """A session of a thief: expensive items from categories that the owner never looks at, bought quickly."""
+    strange = [category for category in range(len(CATEGORIES)) if category not in related(favourites[0])]
     for _ in range(rng.randrange(6, 14)):
         item = rng.choice(shop.expensive[rng.choice(strange)])
         yield _pause(rng) // 4 + 1, item, "view"
@@ -157,7 +158,7 @@ def _steal(shop: Shop, rng: random.Random, favourites: list[int]) -> Iterator[tu
 
 
 def _scraper(shop: Shop, rng: random.Random, number: int, start_ms: int) -> Iterator[Simulated]:
-    """Reads the whole catalogue, shuffled, at an even pace; again after some hours."""
+    """A bot that views 100 to 300 random items at a constant pace, and repeats this after some hours."""
     user, now, rounds = _name(number), start_ms + int(rng.random() * HOUR_MS), 0
     while True:
         rounds += 1
@@ -168,7 +169,7 @@ def _scraper(shop: Shop, rng: random.Random, number: int, start_ms: int) -> Iter
 
 
 def _repeater(shop: Shop, rng: random.Random, number: int, start_ms: int) -> Iterator[Simulated]:
-    """Clicks the same three items over and over, to make them look wanted."""
+    """A bot that clicks the same three items many times, so that they look popular."""
     user, now, rounds = _name(number), start_ms + int(rng.random() * HOUR_MS), 0
     while True:
         rounds += 1
@@ -181,33 +182,33 @@ def _repeater(shop: Shop, rng: random.Random, number: int, start_ms: int) -> Ite
 
 
 def _favourites(rng: random.Random) -> list[int]:
-    """Three categories that go together, the favourite first."""
-    return rng.sample(companions(rng.randrange(len(CATEGORIES))), len(FAVOURITES))
+    """Three related categories; the first is the most used one."""
+    return rng.sample(related(rng.randrange(len(CATEGORIES))), len(FAVOURITES))
 
 
-def _from_shelf(shop: Shop, rng: random.Random, category: int, brand: int) -> int:
-    """An item of a category, mostly of the user's brand, the popular ones more often."""
-    own = brand if rng.random() < 0.7 else rng.randrange(len(shop.follow))
-    shelf = shop.shelf[category][own]
-    return shelf[int(len(shelf) * rng.random() ** 1.7)]
+def _from_category(shop: Shop, rng: random.Random, category: int, brand: int) -> int:
+    """A random item of a category, mostly of the user's brand; popular items are more frequent."""
+    drawn = brand if rng.random() < 0.7 else rng.randrange(len(shop.weights))
+    items = shop.by_brand[category][drawn]
+    return items[int(len(items) * rng.random() ** 1.7)]
 
 
 def _pause(rng: random.Random) -> int:
-    """Milliseconds between two clicks of a visit: at least one second, heavy-tailed."""
+    """Milliseconds between two clicks of a session: at least one second, log-normal."""
     return 1_000 + int(THINKING_MS * math.exp(rng.gauss(0.0, 0.7)))
 
 
 def _click(shop: Shop, user: str, item: int, now_ms: int, event_type: str, session_id: str) -> Click:
-    thing = shop.items[item]
+    bought = shop.items[item]
     return Click(
         user_id=user,
-        item_id=thing.item_id,
+        item_id=bought.item_id,
         timestamp=now_ms,
         event_type=event_type,
         session_id=session_id,
-        price=thing.price,
+        price=bought.price,
         quantity=1.0 if event_type == "purchase" else None,
-        category=CATEGORIES[thing.category],
+        category=CATEGORIES[bought.category],
     )
 
 
@@ -219,7 +220,10 @@ COLUMNS = ("user_id", "session_id", "item_id", "event_type", "timestamp", "price
 
 
 def write_log(clicks: Iterator[Simulated], path: Path) -> int:
-    """Write clicks as CSV, gzipped if the name ends in .gz; returns how many. Same clicks, same bytes."""
+    """Write clicks as CSV, with gzip if the name ends in .gz, and return their number.
+
+    The same clicks give the same bytes.
+    """
     written = 0
     with _open(path) as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -233,18 +237,18 @@ def write_log(clicks: Iterator[Simulated], path: Path) -> int:
 def _open(path: Path) -> IO[str]:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".gz":
-        packed = gzip.GzipFile(path, "wb", compresslevel=6, mtime=0)  # no time of writing: same clicks, same bytes
+        packed = gzip.GzipFile(path, "wb", compresslevel=6, mtime=0)  # mtime=0: the same clicks give the same bytes
         return io.TextIOWrapper(cast(IO[bytes], packed), encoding="utf-8", newline="")
     return path.open("w", encoding="utf-8", newline="")
 
 
 def main() -> None:
-    """Write a clean log of some days, for `eddy train`."""
+    """Write a log of simulated days for `eddy train`, without bots and stolen accounts."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--users", type=int, default=2000)
     parser.add_argument("--days", type=float, default=3.0, help="simulated days")
-    parser.add_argument("--seed", type=int, default=1, help="of the users; the demo's are others")
-    parser.add_argument("--start-ms", type=int, default=1_735_689_600_000, help="time of the first clicks, ms")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the users; the demo uses another one")
+    parser.add_argument("--start-ms", type=int, default=1_735_689_600_000, help="first timestamp, ms since 1970")
     parser.add_argument("--out", type=Path, required=True, help="FILE.csv or FILE.csv.gz")
     given = parser.parse_args()
     end_ms = given.start_ms + given.days * DAY_MS

@@ -1,8 +1,9 @@
-"""What the demo counts: clicks in, decisions out, hits beside popularity's, alerts beside the truth.
+"""Counts of the demo: clicks, decisions, hits compared with popularity, and alerts compared with the truth.
 
-A hit: the user's next good click is on one of the k items recommended at the click before. Popularity is judged the
-same way on the same clicks, with the k items most clicked in the stream up to that moment. The feed's thread only
-calls `sent`; everything else belongs to the reader's thread.
+A hit: the user's next valid click is on one of the k items that were recommended at the previous click. Popularity is
+judged in the same way on the same clicks, with the k items that have the most clicks in the stream so far.
+
+Threads: the feed calls `sent` and increments `broken`. Everything else runs in the reader's thread.
 """
 
 from collections import Counter, deque
@@ -18,7 +19,10 @@ RECENT = 50
 
 
 class Judged(NamedTuple):
-    """A click, what was recommended at it, and the item the user really clicked next; rank 0 = not among them."""
+    """A click, the items recommended at it, and the user's next item.
+
+    rank  of the next item among the recommended ones, 1 = first; 0 = not recommended
+    """
 
     user_id: str
     item_id: str
@@ -28,14 +32,14 @@ class Judged(NamedTuple):
 
 
 class Alert(NamedTuple):
-    """An anomaly and what the simulator knows of it: "" is a false alarm."""
+    """An anomaly and the simulator's truth about it; "" is a false alarm."""
 
     anomaly: Anomaly
     truth: str
 
 
 class Popularity:
-    """The k most clicked items so far; of equals those that got there first."""
+    """The k items with the most clicks so far. Of items with equal counts, the one that reached the count first."""
 
     def __init__(self, k: int) -> None:
         self._k = k
@@ -72,7 +76,7 @@ class Tally:
         self.simulated_ms = 0
         self.latencies_ms: deque[float] = deque(maxlen=LATENCIES)
         self.last_judged: Judged | None = None
-        self.last_alerts: dict[str, Alert] = {}  # user -> their latest, newest last: one bot must not fill the page
+        self.last_alerts: dict[str, Alert] = {}  # one per user, newest last: one bot must not fill the page
         self._waiting: dict[tuple[str, int], float] = {}
         self._truth: dict[tuple[str, int], str] = {}
         self._before: dict[str, tuple[str, list[str], frozenset[str]]] = {}
@@ -80,26 +84,29 @@ class Tally:
 
     @property
     def undecided(self) -> int:
-        """Clicks sent whose decision has not been read yet."""
+        """Number of sent clicks whose decision has not been read yet."""
         return len(self._waiting)
 
     @property
     def unreported(self) -> int:
-        """Broken messages sent whose dead letter has not been read yet."""
+        """Number of sent broken messages whose dead letter has not been read yet."""
         return self.broken - sum(self.dead_letters.values())
 
     def sent(self, simulated: Simulated, now_s: float) -> None:
-        """A good click is about to be produced; now_s is any monotonic clock. User and time name the click."""
-        name = (simulated.click.user_id, simulated.timestamp)
+        """Count a valid click that will be sent now.
+
+        now_s  of any monotonic clock, the same as in `decided`
+        """
+        key = (simulated.click.user_id, simulated.timestamp)
         if simulated.truth:
-            self._truth[name] = simulated.truth
+            self._truth[key] = simulated.truth
             if len(self._truth) > TRUTHS:
                 del self._truth[next(iter(self._truth))]
-        self._waiting[name] = now_s
+        self._waiting[key] = now_s
         self.clicks += 1
 
     def decided(self, decision: Recommendation, now_s: float) -> None:
-        """A recommendation was read. A click's second one counts as a recommendation, not as a decision."""
+        """Count a recommendation that was read. A second one for the same click is no decision."""
         self.recommendations += 1
         sent_s = self._waiting.pop((decision.user_id, decision.timestamp), None)
         if sent_s is None:
@@ -113,6 +120,7 @@ class Tally:
         self._before[decision.user_id] = (decision.item_id, decision.items, self._popularity.top)
 
     def alerted(self, anomaly: Anomaly) -> None:
+        """Count an alert that was read."""
         truth = self._truth.get((anomaly.user_id, anomaly.timestamp), "")
         self.alerts += 1
         self.true_alerts += bool(truth)
@@ -122,10 +130,15 @@ class Tally:
             del self.last_alerts[next(iter(self.last_alerts))]
 
     def rejected(self, letter: DeadLetter) -> None:
+        """Count a dead letter that was read."""
         self.dead_letters[letter.reason] += 1
 
     def counts(self, seconds: float, provider: str) -> dict[str, object]:
-        """The demo's result, as `eddy demo --json` prints it. `seconds` is how long clicks were sent."""
+        """The counts as `eddy demo --json` prints them.
+
+        seconds   for which clicks were sent
+        provider  execution provider of the worker
+        """
         p50, p99 = percentiles(self.latencies_ms, (0.5, 0.99))
         return {
             "clicks": self.clicks,
@@ -148,7 +161,7 @@ class Tally:
         }
 
     def _judge(self, decision: Recommendation) -> None:
-        """Judge what was recommended at the user's click before."""
+        """Judge the items that were recommended at the user's previous click."""
         before = self._before.get(decision.user_id)
         if before is None:
             return
@@ -161,7 +174,7 @@ class Tally:
 
 
 def percentiles(values: Iterable[float], parts: tuple[float, ...]) -> list[float]:
-    """The value below which each part lies (nearest rank); zeros if there are no values."""
+    """The quantile of the values for each part, by nearest rank; zeros if there are no values."""
     ordered = sorted(values)
     if not ordered:
         return [0.0 for _ in parts]

@@ -1,6 +1,6 @@
-"""A tally -> what a person sees: a live page in a terminal, or a line every few seconds without one.
+"""Shows the tally: a live page in a terminal, else one line every few seconds.
 
-The page fits 100 columns by 30 rows. Of the hundreds of clicks a second it shows a few, long enough to be read.
+The page needs 100 columns and 30 rows. It shows only a few clicks per second, so that a person can read them.
 """
 
 import sys
@@ -23,19 +23,19 @@ from stream.demo.tally import Judged, Tally, percentiles
 JUDGED_ROWS = 9
 ALERT_ROWS = 6
 LATEST = 2_000
-"""Latency is shown over so many of the latest decisions."""
+"""The page shows the latency of this many latest decisions."""
 LINE_EVERY_S = 5.0
 TRUTHS = {
     "": ("false alarm", "yellow"),
-    "scraper": ("true: a scraper", "green"),
-    "repeater": ("true: a click bot", "green"),
+    "scraper": ("true: scraper", "green"),
+    "repeater": ("true: click bot", "green"),
     "takeover": ("true: stolen account", "green"),
 }
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What does not change during a demo."""
+    """The facts of a demo that do not change: model, list length k and clicks per second."""
 
     model: str
     k: int
@@ -43,7 +43,7 @@ class Scene:
 
 
 class View(Protocol):
-    """Where the demo is shown; `show` is called a few times a second."""
+    """A display of the demo; `show` is called a few times per second."""
 
     def __enter__(self) -> object: ...
     def __exit__(
@@ -53,12 +53,12 @@ class View(Protocol):
 
 
 def choose_view(scene: Scene, as_json: bool) -> View:
-    """The live page if a person is looking, lines on stderr otherwise."""
+    """The live page if stdout is a terminal and JSON is not wanted; else lines on stderr."""
     return LineView(scene) if as_json or not sys.stdout.isatty() else LiveView(scene, Console())
 
 
 def device_in_words(provider: str) -> str:
-    """`CPUExecutionProvider` -> "CPU"; a GPU is named with its provider."""
+    """The device of an execution provider: "CPUExecutionProvider" -> "on the CPU"; a GPU with the provider's name."""
     if not provider:
         return "the worker is starting"
     name = provider.removesuffix("ExecutionProvider")
@@ -66,7 +66,7 @@ def device_in_words(provider: str) -> str:
 
 
 class LineView:
-    """One line on stderr every few seconds."""
+    """Prints one line on stderr every LINE_EVERY_S seconds."""
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
@@ -86,7 +86,7 @@ class LineView:
         self._next_s = seconds + LINE_EVERY_S
         print(
             f"{seconds:5.0f} s  {tally.clicks} clicks, {tally.decisions} decisions {device_in_words(provider)}, "
-            f"{_percent(tally.hits, tally.judged)} hit (popularity {_percent(tally.popular_hits, tally.judged)}), "
+            f"hit rate {_percent(tally.hits, tally.judged)} (popularity {_percent(tally.popular_hits, tally.judged)}), "
             f"{tally.alerts} alerts, {sum(tally.dead_letters.values())} dead letters",
             file=sys.stderr,
             flush=True,
@@ -94,7 +94,7 @@ class LineView:
 
 
 class LiveView:
-    """The page. `console` is where it is drawn; tests draw on one that records."""
+    """The live page, drawn on `console`."""
 
     def __init__(self, scene: Scene, console: Console) -> None:
         self._scene = scene
@@ -113,7 +113,7 @@ class LiveView:
         self._live.__exit__(kind, error, trace)
 
     def show(self, tally: Tally, seconds: float, provider: str) -> None:
-        """Draw the page anew."""
+        """Draw the page again."""
         last = tally.last_judged
         if last is not None and (not self._judged or self._judged[0] is not last):
             self._judged.appendleft(last)
@@ -126,7 +126,7 @@ class LiveView:
             Layout(self._clicks(), size=JUDGED_ROWS + 3),
             Layout(self._alerts(tally), size=ALERT_ROWS + 2),
         )
-        page["figures"].split_row(Layout(self._flow(tally), ratio=1), Layout(self._use(tally), ratio=1))
+        page["figures"].split_row(Layout(self._traffic(tally), ratio=1), Layout(self._quality(tally), ratio=1))
         self._live.update(page, refresh=True)
 
     def _head(self, tally: Tally, provider: str) -> Text:
@@ -136,33 +136,33 @@ class LiveView:
             past = tally.simulated_ms - self._start_ms
             clock = f"day {past // DAY_MS + 1}, {past % DAY_MS // HOUR_MS:02d}:{past % HOUR_MS // MINUTE_MS:02d}"
             text.append(f"  simulated {clock}", style="dim")
-        return text.append("  Ctrl-C ends", style="dim")
+        return text.append("  Ctrl-C ends the demo", style="dim")
 
-    def _flow(self, tally: Tally) -> Panel:
+    def _traffic(self, tally: Tally) -> Panel:
         p50, p99 = percentiles(list(tally.latencies_ms)[-LATEST:], (0.5, 0.99))
         (first_s, first), (last_s, last) = self._speed[0], self._speed[-1]
         speed = (last - first) / (last_s - first_s) if last_s > first_s else 0.0
         letters = "\n".join(f"{reason} {n}" for reason, n in tally.dead_letters.most_common(3))
         rows = Table.grid(padding=(0, 1))
-        rows.add_row("clicks in", f"[bold]{tally.clicks:,}[/]  [dim]of {len(tally.users):,} users[/]")
+        rows.add_row("clicks in", f"[bold]{tally.clicks:,}[/]  [dim]from {len(tally.users):,} users[/]")
         rows.add_row("decisions out", f"[bold]{tally.decisions:,}[/]  [dim]{speed:,.0f} per second[/]")
         rows.add_row("latency", f"p50 [bold]{p50:.0f}[/] ms   p99 [bold]{p99:.0f}[/] ms")
-        rows.add_row("dead letters", f"[bold]{sum(tally.dead_letters.values()):,}[/]  [dim]broken messages, such as[/]")
+        rows.add_row("dead letters", f"[bold]{sum(tally.dead_letters.values()):,}[/]  [dim]broken messages:[/]")
         rows.add_row("", f"[dim]{letters}[/]")
         return Panel(rows, title="Kafka in, Kafka out", title_align="left", border_style="cyan")
 
-    def _use(self, tally: Tally) -> Panel:
+    def _quality(self, tally: Tally) -> Panel:
         judged = max(1, tally.judged)
         rows = Table.grid(padding=(0, 1))
         for name, hits, style in (("Eddy", tally.hits, "green"), ("popularity", tally.popular_hits, "yellow")):
             bar = ProgressBar(total=judged, completed=hits, width=20, complete_style=style, finished_style=style)
             rows.add_row(name, bar, Text(_percent(hits, tally.judged), style=f"bold {style}"))
         k = self._scene.k
-        note = Text(f"hit: the next click is one of the {k} items;\n", style="dim")
-        note.append(f"popularity: the {k} most clicked, for everyone\n\n", style="dim")
+        note = Text(f"hit: the next click is one of the {k} items\n", style="dim")
+        note.append(f"popularity: the {k} most clicked items\n\n", style="dim")
         share = f"{tally.true_alerts:,} of {tally.alerts:,}"
-        note.append(share, style="not dim bold green").append(" alerts were true (a bot or a thief)", style="not dim")
-        return Panel(Group(rows, note), title="Is it right?", title_align="left", border_style="cyan")
+        note.append(share, style="not dim bold green").append(" alerts were true (bot or thief)", style="not dim")
+        return Panel(Group(rows, note), title="Hit rate and alerts", title_align="left", border_style="cyan")
 
     def _clicks(self) -> Panel:
         table = Table(expand=True, box=None, header_style="dim", pad_edge=False)

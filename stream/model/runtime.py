@@ -1,8 +1,8 @@
-"""The two ONNX graphs of a model directory, each in one ONNX Runtime session: step and score.
+"""Loads and runs the two ONNX graphs of a model directory, step and score.
 
-The graphs index tables by item: an index out of range would silently read another row, so indices are checked here.
-onnxruntime falls back to the CPU without a word when CUDA cannot be had; here a GPU that was asked for and is not
-there refuses to load.
+The graphs index tables by item. An index out of range would read a wrong row without an error, so this module checks
+the indices. If CUDA is not available, onnxruntime falls back to the CPU without an error; this module raises an error
+instead when the device is `cuda`.
 """
 
 import io
@@ -22,7 +22,7 @@ from stream.manifest import Manifest, read_manifest
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 StateArray = npt.NDArray[Any]
-"""A state tensor of B users, of the dtype in the manifest."""
+"""A state tensor of B users, with the dtype of the manifest."""
 
 WARNING, FATAL = 2, 4  # onnxruntime's log severities
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -32,7 +32,7 @@ CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 class Model:
     """A loaded model directory.
 
-    items     index -> item id; index len(items) means an unknown item
+    items     index -> item id; the index len(items) is the unknown item
     index     item id -> index
     provider  the execution provider that runs both graphs
     """
@@ -46,12 +46,12 @@ class Model:
     _score: ort.InferenceSession
 
     def step(self, item: I64, event_type: I64, gap: I64, state: list[StateArray]) -> tuple[F32, list[StateArray]]:
-        """One click for each of B users.
+        """Run step.onnx on one click of each of B users.
 
         item        (B,) in [0, V], V = unknown
         event_type  (B,) in [0, T], T = unknown
         gap         (B,) bucket of Manifest.gap_edges_ms, 0 = the user's first click
-        state       the manifest's tensors, each (B, *shape) of its dtype
+        state       the state tensors of the manifest, each (B, *shape) with its dtype
         returns     surprise (B,) float32, nats, of each click under the state before it; the states after it
         Any of the results may be NaN or infinite: the caller must look. Raises ArtifactError on an index out of range.
         """
@@ -66,7 +66,7 @@ class Model:
         return surprise[:count], [value[:count] for value in after]
 
     def score(self, state: list[StateArray], k: int) -> tuple[I64, F32, F32]:
-        """The k likeliest next items of each of B users.
+        """Run score.onnx: the k most likely next items of each of B users.
 
         state    the tensors named in score_inputs, each (B, *shape)
         returns  items (B, k) int64 best first, log_probs (B, k) float32, event_probs (B, T + 1) float32
@@ -82,7 +82,8 @@ class Model:
 def load_model(directory: Path, device: str) -> Model:
     """Load and check a model directory for a device of settings.DEVICES.
 
-    Raises ArtifactError if the directory is not a whole model, ConfigError if CUDA was asked for and cannot be had.
+    Raises ArtifactError if the directory is not a complete model, ConfigError if `device` is cuda and CUDA is not
+    available.
     """
     manifest = read_manifest(directory)
     try:
@@ -90,65 +91,68 @@ def load_model(directory: Path, device: str) -> Model:
     except msgspec.DecodeError as exc:
         raise ArtifactError(f"model {directory}: items.json is not a list of item ids ({exc}); train it again") from exc
     if len(items) != manifest.items:
-        raise ArtifactError(f"model {directory}: items.json has {len(items)} items, the manifest {manifest.items}")
+        raise ArtifactError(f"model {directory}: items.json has {len(items)} items, the manifest has {manifest.items}")
     provider = _provider(device)
-    step = _session(directory / "step.onnx", provider, device)
-    score = _session(directory / "score.onnx", provider, device)
+    step = _runtime(directory / "step.onnx", provider, device)
+    score = _runtime(directory / "score.onnx", provider, device)
     provider = step.get_providers()[0]
     state = [tensor.name for tensor in manifest.state]
     if [value.name for value in step.get_inputs()] != ["item", "event_type", "gap", *state]:
-        raise ArtifactError(f"model {directory}: step.onnx does not take what the manifest says; train it again")
+        raise ArtifactError(f"model {directory}: the inputs of step.onnx do not match the manifest; train it again")
     if [value.name for value in step.get_outputs()] != ["surprise", *(f"{name}_out" for name in state)]:
-        raise ArtifactError(f"model {directory}: step.onnx does not give what the manifest says; train it again")
+        raise ArtifactError(f"model {directory}: the outputs of step.onnx do not match the manifest; train it again")
     inputs = tuple(value.name for value in score.get_inputs() if value.name != "k")
     if not set(inputs) <= set(state):
         raise ArtifactError(
-            f"model {directory}: score.onnx takes {', '.join(inputs)}, which is no state; train it again"
+            f"model {directory}: score.onnx reads {', '.join(inputs)}, which are not all in the state; train it again"
         )
     index = {item: i for i, item in enumerate(items)}
     return Model(manifest, items, index, provider, inputs, step, score)
 
 
 def _provider(device: str) -> str:
-    """The provider to ask for. `auto` asks for CUDA only where an NVIDIA device shows, to keep a CPU start quiet."""
+    """The execution provider to request.
+
+    `auto` requests CUDA only if an NVIDIA device exists, so that onnxruntime logs no error on a machine without one.
+    """
     available = ort.get_available_providers()
     if device == "cpu" or (device == "auto" and not (CUDA in available and Path("/dev/nvidiactl").exists())):
         return CPU
     if CUDA not in available:
         raise ConfigError(
-            "device cuda: this onnxruntime has no CUDA; pip install '.[cuda]' in Eddy's directory on Linux x86-64, or "
-            "--device cpu"
+            "device cuda: the installed onnxruntime has no CUDA; on Linux x86-64 pip install '.[cuda]' in Eddy's "
+            "directory, or use --device cpu"
         )
     return CUDA
 
 
-def _session(path: Path, provider: str, device: str) -> ort.InferenceSession:
-    """One thread, no spinning: the worker calls it from one executor thread beside the event loop.
+def _runtime(path: Path, provider: str, device: str) -> ort.InferenceSession:
+    """Open a graph. It runs in one thread without spinning: the worker calls it from one thread beside the event loop.
 
-    CUDA computes in full float32 (no TF32), so that a state does not depend on the card.
+    CUDA computes in full float32 (no TF32), so that a state does not depend on the GPU model.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = FATAL  # its errors are raised as well, and told in our own one line
+    options.log_severity_level = FATAL  # it also raises its errors, and Eddy prints those
     providers: list[str | tuple[str, dict[str, str]]] = [CPU]
     if provider == CUDA:
-        with redirect_stdout(io.StringIO()):  # it prints what it misses
+        with redirect_stdout(io.StringIO()):  # it prints the missing libraries to stdout
             ort.preload_dlls()
-        ort.set_default_logger_severity(FATAL)  # a CUDA that is missing is told below, in one line
+        ort.set_default_logger_severity(FATAL)  # ConfigError below reports missing CUDA
         providers.insert(0, (CUDA, {"use_tf32": "0"}))
     try:
-        session = ort.InferenceSession(str(path), options, providers=providers)
-    except Exception as exc:  # onnxruntime's exceptions share no other base
-        raise ArtifactError(f"model {path.parent}: {path.name} is not a graph onnxruntime can run ({exc})") from exc
+        runtime = ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as exc:  # onnxruntime's exceptions have no other common base class
+        raise ArtifactError(f"model {path.parent}: onnxruntime cannot run {path.name} ({exc})") from exc
     finally:
         ort.set_default_logger_severity(WARNING)
-    if device == "cuda" and session.get_providers()[0] != CUDA:
+    if device == "cuda" and runtime.get_providers()[0] != CUDA:
         raise ConfigError(
-            "device cuda cannot be had here (no driver, card or CUDA libraries); pip install '.[cuda]' in Eddy's "
-            "directory brings the libraries; or --device cpu"
+            "device cuda is not available: the driver, the GPU or the CUDA libraries are missing; install the "
+            "libraries with pip install '.[cuda]' in Eddy's directory, or use --device cpu"
         )
-    return session
+    return runtime
 
 
 def _padded(values: npt.NDArray[Any], pad: int) -> npt.NDArray[Any]:

@@ -1,9 +1,15 @@
-"""The command `eddy`: what an operator types becomes Settings and a call; what goes wrong becomes one line.
+"""The command `eddy`: turns options into Settings and calls the command; prints every error as one line.
 
-Exit codes: 0 done, 2 something the operator can put right (EddyError, a wrong option, a missing extra, a full disk),
-130 Ctrl-C, 1 a bug in Eddy (EDDY_TRACEBACK=1 shows where). A worker that loses its work to another one ends with a code
-of its own.
-`eddy --help` imports nothing heavy: commands of other packages are mounted from entry points and loaded when called.
+Exit codes:
+
+    0    success
+    1    a bug in Eddy; EDDY_TRACEBACK=1 prints the stack trace
+    2    an error that the operator can correct: EddyError, a wrong option, a missing extra, a full disk
+    70   only `eddy worker`: it crashed, lost its partitions, or a Kafka call did not return; start it again
+    130  Ctrl-C
+
+`eddy --help` imports no heavy module: the commands of other packages are entry points, which are loaded when they are
+called.
 """
 
 import errno
@@ -20,16 +26,16 @@ from stream.ops.options import setting_option, take_settings, take_topics, topic
 from stream.settings import unknown_variables
 
 DISTRIBUTION = "eddy-stream"
-"""Eddy's name on PyPI, where `eddy` is another project."""
+"""Eddy's name on PyPI; the name `eddy` belongs to a different project."""
 
 MOUNTED = {
-    "demo": "A simulated shop on an embedded broker, live in the terminal.",
+    "demo": "Show Eddy on a simulated shop, live in the terminal.",
     "train": "Train a model on a click log and convert it to ONNX.",
-    "tune": "Search the training settings that do best on a click log.",
-    "evaluate": "Recall and MRR of a model on a click log, beside baselines.",
+    "tune": "Search the best training settings for a click log.",
+    "evaluate": "Compare a model with baselines on a click log: recall, MRR.",
     "replay": "Publish a click log to Kafka, keyed by user.",
 }
-"""One line per mounted command, so that the group's help need not import them."""
+"""The help line of each mounted command. It is here so that `eddy --help` does not import the command."""
 
 EXTRAS = {
     "polars": "logs",
@@ -40,10 +46,10 @@ EXTRAS = {
     "optuna": "tune",
     "sqlalchemy": "tune",
 }
-"""Module -> the extra of Eddy that installs it."""
+"""Module -> the extra that installs it."""
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
-"""What a disk says that takes no more: nothing in Eddy can mend that."""
+"""Error numbers of a full, read-only or broken disk. They are no bug in Eddy."""
 
 EPILOG = """\b
 From a click log to recommendations:
@@ -53,14 +59,14 @@ From a click log to recommendations:
   eddy worker --model models/mine/1 --broker localhost:9092
   eddy replay clicks.parquet --broker localhost:9092 --speed max
 
-Each option of a worker can come from the environment: EDDY_BROKER, EDDY_MODEL ..."""
+Each option of a worker is also an environment variable: EDDY_BROKER, EDDY_MODEL ..."""
 
 
-JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object: topic -> what follows it.")
+JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, keyed by topic.")
 
 
 class Commands(click.Group):
-    """The group of our own commands and of those in the entry points `eddy.commands`, loaded when called."""
+    """The command group: Eddy's own commands, and those of the entry points `eddy.commands`, loaded when called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*super().list_commands(ctx), *_mounted()})
@@ -94,7 +100,7 @@ def _mounted() -> dict[str, EntryPoint]:
 )
 @click.version_option(package_name=DISTRIBUTION, prog_name="eddy")
 def eddy() -> None:
-    """Recommendations and anomalies from a shop's clickstream: one recurrent state per user, inside Kafka."""
+    """Recommend items and report anomalies in a shop's clickstream, with one recurrent state per user in Kafka."""
     for line in unknown_variables(os.environ):
         click.echo(f"eddy: WARNING: {line}", err=True)
 
@@ -104,10 +110,10 @@ def eddy() -> None:
 def worker(**given: Any) -> None:
     """Turn clicks into recommendations and anomalies.
 
-    Reads the clicks topic, steps each user's state and writes, in one Kafka transaction per cycle, one recommendation
-    per click, anomalies, dead letters and the users' states. Start more workers with the same --group to share the
-    partitions. Stop with Ctrl-C or SIGTERM; after any kind of end, start it again with the same --worker-id.
-    Exit code 2: put right what the line says; 70: start it again.
+    The worker reads the clicks topic and updates the state of each user. In one Kafka transaction per cycle it writes
+    one recommendation per click, the anomalies, the dead letters and the users' states. Start more workers with the
+    same --group to share the partitions. Stop a worker with Ctrl-C or SIGTERM. Always start it again with the same
+    --worker-id. Exit code 2: correct the error that is printed. Exit code 70: start the worker again.
 
     \b
     Examples:
@@ -116,14 +122,14 @@ def worker(**given: Any) -> None:
       EDDY_MODEL=models/mine/1 EDDY_BROKER=k1:9092 eddy worker
     """
     settings = take_settings(given)
-    from stream.worker.app import run_worker  # Faust takes a second to import: not for --help
+    from stream.worker.app import run_worker  # here, because Faust takes a second to import and --help needs none of it
 
     sys.exit(run_worker(settings))
 
 
 @eddy.group()
 def topics() -> None:
-    """Create or check the topics that a worker needs.
+    """Create or check the topics of a worker.
 
     \b
     Examples:
@@ -139,19 +145,19 @@ def topics() -> None:
     type=click.IntRange(1, 10_000),
     default=8,
     show_default=True,
-    help="Of the clicks and of the changelog: the most workers that can share the work.",
+    help="Partitions of the clicks and of the changelog: the largest number of workers that can share the work.",
 )
 @click.option(
     "--replication",
     type=click.IntRange(1, 100),
     default=1,
     show_default=True,
-    help="Copies of each partition; 3 where there are three brokers.",
+    help="Copies of each partition. Use 3 with three or more brokers.",
 )
 @topic_options
 @JSON_OPTION
 def create(broker: str, partitions: int, replication: int, as_json: bool, **given: Any) -> None:
-    """Create the topics that do not exist yet, and check those that do.
+    """Create the missing topics and check the existing ones.
 
     \b
     Example:
@@ -172,7 +178,7 @@ def create(broker: str, partitions: int, replication: int, as_json: bool, **give
 @topic_options
 @JSON_OPTION
 def check(broker: str, as_json: bool, **given: Any) -> None:
-    """Report what is wrong with the topics; exit 2 if a worker would refuse to start.
+    """Check the topics: exit with code 2 and print the error if a worker would refuse to start.
 
     \b
     Example:
@@ -189,7 +195,7 @@ def check(broker: str, as_json: bool, **given: Any) -> None:
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run `eddy` and exit. The one broad `except` of the program is here: a user sees a line, never a stack trace."""
+    """Run `eddy` and exit the process. Every error becomes one line; this is the program's only broad `except`."""
     try:
         code = eddy.main(args=arguments, prog_name="eddy", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -211,15 +217,15 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if os.environ.get("EDDY_TRACEBACK"):
             raise
         if isinstance(exc, OSError) and exc.errno in FULL:
-            _fail(f"eddy: a file could not be written ({exc}); make room where it goes, or under TMPDIR, and try again")
-        _fail(f"eddy: a bug in Eddy: {type(exc).__name__}: {exc} (EDDY_TRACEBACK=1 shows where)", 1)
+            _fail(f"eddy: a file cannot be written ({exc}); free disk space there or under TMPDIR, and try again")
+        _fail(f"eddy: a bug in Eddy: {type(exc).__name__}: {exc} (EDDY_TRACEBACK=1 prints the stack trace)", 1)
 
 
 def _missing(exc: ModuleNotFoundError) -> ConfigError:
-    """Which extra brings the module that is not there. A module of no extra is a bug, and goes on as one."""
+    """The error for a module that is not installed. It names the extra that installs the module, if there is one."""
     extra = EXTRAS.get((exc.name or "").partition(".")[0])
     if extra is None:
-        return ConfigError(f"the installation is not whole: {exc}; install eddy again")
+        return ConfigError(f"the installation is incomplete: {exc}; install eddy again")
     return ConfigError(f"needs pip install '.[{extra}]' in Eddy's directory (module {exc.name} is not installed)")
 
 

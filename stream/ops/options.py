@@ -1,7 +1,8 @@
-"""Settings as command-line options: one option per field, made from the fields, so that none can be missing.
+"""Settings as command-line options: every field of Settings becomes one option.
 
-Name, type and default come from Settings; only the help stands here. A topic's option is `--<name>-topic`, and every
-option reads its environment variable too (`stream.settings.variable`), so that `faust -A` and `eddy worker` agree.
+Name, type and default of an option come from Settings; this module adds the help texts. The option of a topic is
+`--<name>-topic`. Every option also reads its environment variable (`stream.settings.variable`), so that `faust -A` and
+`eddy worker` use the same variables.
 """
 
 from collections.abc import Callable
@@ -15,48 +16,48 @@ from stream.settings import DEVICES, Rules, Settings, Topics, parse, variable
 
 HELP = {
     "model": "Directory written by `eddy train`, .../NAME/VERSION.",
-    "broker": "Kafka, as host:port[,host:port...].",
+    "broker": "Kafka brokers, as host:port[,host:port...].",
     "group": "Consumer group. Workers of one group share the partitions.",
-    "worker_id": "Stable and unique in the group: a restarted worker must come back with the same one. "
-    "Empty: a free number is claimed under --data-dir.",
-    "data_dir": "Where claimed worker numbers are locked.",
-    "device": "auto: a GPU if there is one; cuda: refuse to start without one; cpu.",
+    "worker_id": "Name of the worker, unique in the group. A restarted worker needs the same one. "
+    "Empty: the worker takes a free number, with a lock file in --data-dir.",
+    "data_dir": "Directory of the lock files for worker numbers.",
+    "device": "auto: the GPU if there is one, else the CPU. cuda: refuse to start without a GPU. cpu: the CPU.",
     "k": "Recommendations per click.",
-    "exclude_recent": "Leave out the items of the user's last N clicks; 0 leaves none out.",
-    "alpha": "Alert when a click's p-value is at or below this: the promised false-alarm rate per click.",
-    "max_future_s": "Seconds a click may lie ahead of the worker's clock before it is a dead letter.",
+    "exclude_recent": "Do not recommend the items of the user's last N clicks. 0: exclude nothing.",
+    "alpha": "Alert when the p-value of a click is at most this: the nominal false-alarm rate per click.",
+    "max_future_s": "A click that is more seconds ahead of the worker's clock is a dead letter.",
     "max_message_bytes": "A longer message is a dead letter.",
-    "max_cycle_clicks": "Clicks in one transaction: more is faster, but each waits longer.",
-    "session_timeout_s": "Seconds of silence after which a worker loses its partitions.",
-    "hang_s": "Seconds after which a Kafka call that has not returned ends the process.",
+    "max_cycle_clicks": "Largest number of clicks in one transaction. A larger value raises throughput and latency.",
+    "session_timeout_s": "A worker that sends no heartbeat for so many seconds loses its partitions.",
+    "hang_s": "A Kafka call that takes more seconds ends the process.",
 }
 RULE_HELP = {
-    "exclude_events": "Event types, as purchase,cart: leave out the user's last 16 items that came by one of them.",
-    "readmit_events": "Event types that allow such an item again, as remove_from_cart.",
-    "catalogue": "File of items, .jsonl or .csv: item_id, category, in_stock or available, what --only names. "
-    "Read again when it changes.",
-    "only": "Only items with these values in the catalogue: 'category=shoes,boots; market=de'.",
-    "only_available": "Only items in the catalogue that it does not call out of stock.",
-    "same_category": "Only items of the click's category.",
-    "max_per_category": "Items of one category in a list; 0: any number.",
-    "diversity": "MMR: an item whose category is in the list already counts D / (1 - D) nats less; 0: off.",
-    "popular_if_unknown": "A user whose last 16 items are all unknown to the model gets a new user's list.",
-    "explore": "Share of the slots filled at random from the next best items; the propensities are written.",
-    "explore_seed": "Another seed explores elsewhere.",
+    "exclude_events": "Event types, as purchase,cart: do not recommend the user's last 16 items with such an event.",
+    "readmit_events": "Event types that allow such an item again, such as remove_from_cart.",
+    "catalogue": "File of items, .jsonl or .csv, with item_id, category, in_stock or available, and the columns of "
+    "--only. The worker reads it again when it changes.",
+    "only": "Recommend only items with these values in the catalogue: 'category=shoes,boots; market=de'.",
+    "only_available": "Recommend only items that are in the catalogue and not out of stock there.",
+    "same_category": "Recommend only items of the click's category.",
+    "max_per_category": "Largest number of items of one category in a list. 0: no limit.",
+    "diversity": "MMR: subtract D / (1 - D) nats from an item whose category is already in the list. 0: off.",
+    "popular_if_unknown": "A user whose last 16 items are all unknown to the model gets the list of a new user.",
+    "explore": "Share of the slots that are filled at random from the next best items. The propensities are written.",
+    "explore_seed": "Seed of the exploration.",
 }
 TOPIC_HELP = {
-    "clicks": "Topic of the clicks to read.",
-    "recommendations": "Topic of the decisions: one per click.",
+    "clicks": "Topic of the clicks.",
+    "recommendations": "Topic of the recommendations: one per click.",
     "anomalies": "Topic of the alerts.",
-    "dead_letters": "Topic of the messages that are no clicks, with the reason.",
-    "changelog": "Compacted topic of the users' states; as many partitions as the clicks.",
+    "dead_letters": "Topic of the messages that are not valid clicks, each with the reason.",
+    "changelog": "Compacted topic of the users' states, with as many partitions as the clicks topic.",
 }
 
 Command = Callable[..., None]
 
 
 def topic_options(command: Command) -> Command:
-    """Give a command `--clicks-topic` and its siblings; `take_topics` turns them back into Topics."""
+    """Add the options of all topics to a command; `take_topics` makes Topics from their values."""
     for field in reversed(msgspec.structs.fields(Topics)):
         name = f"{field.name}_topic"
         command = click.option(
@@ -66,14 +67,14 @@ def topic_options(command: Command) -> Command:
 
 
 def rule_options(command: Command) -> Command:
-    """Give a command every field of Rules as an option; `take_rules` turns them back into Rules."""
+    """Add every field of Rules to a command as an option; `take_rules` makes Rules from their values."""
     for field in reversed(msgspec.structs.fields(Rules)):
         command = _option(field, RULE_HELP[field.name])(command)
     return command
 
 
 def worker_options(command: Command) -> Command:
-    """Give a command every field of Settings as an option; `take_settings` turns them back into Settings."""
+    """Add every field of Settings to a command as an option; `take_settings` makes Settings from their values."""
     command = rule_options(topic_options(command))
     for field in reversed(msgspec.structs.fields(Settings)):
         if field.name not in ("topics", "rules"):
@@ -82,36 +83,36 @@ def worker_options(command: Command) -> Command:
 
 
 def setting_option(name: str) -> Callable[[Command], Command]:
-    """The worker's own option of one field of Settings, for another command: its default, variable and parser."""
+    """The worker's option of one field of Settings, for a different command: same default, variable and parser."""
     field = next(field for field in msgspec.structs.fields(Settings) if field.name == name)
     return _option(field, HELP[name])
 
 
 def take_topics(given: dict[str, Any]) -> Topics:
-    """Topics from a command's keyword arguments, which lose those of the topics."""
+    """Remove the topics from a command's keyword arguments and return them as Topics."""
     return Topics(**{name: given.pop(f"{name}_topic") for name in Topics.__struct_fields__})
 
 
 def take_rules(given: dict[str, Any]) -> Rules:
-    """Rules from a command's keyword arguments, which lose those of the rules. Raises ConfigError."""
+    """Remove the rules from a command's keyword arguments and return them as Rules. Raises ConfigError."""
     return Rules(**{name: given.pop(name) for name in Rules.__struct_fields__})
 
 
 def take_settings(given: dict[str, Any]) -> Settings:
-    """Settings from the keyword arguments of a command with `worker_options`. Raises ConfigError."""
+    """Make Settings from the keyword arguments of a command with `worker_options`. Raises ConfigError."""
     topics, rules = take_topics(given), take_rules(given)
     return Settings(topics=topics, rules=rules, **given)
 
 
 class Typed(click.ParamType):
-    """A field's type for click, parsed as `stream.settings.parse` does it: an option and a variable mean the same."""
+    """The click type of a field. It uses `stream.settings.parse`, so an option and its variable have one syntax."""
 
     def __init__(self, kind: type) -> None:
         self._kind = kind
         self.name = {int: "integer", float: "float"}.get(kind, "text")
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Raises ConfigError with one line that names the option, or the variable it was read from."""
+        """Parse a value. Raises ConfigError with one line that names the option or the variable of the value."""
         if not isinstance(value, str) or param is None or ctx is None:
             return value  # a default
         assert param.name is not None
@@ -120,11 +121,11 @@ class Typed(click.ParamType):
 
 
 class TypedFlag(Typed, click.types.BoolParamType):
-    """The same for a flag, which click knows by its base class."""
+    """The click type of a flag. click recognises a flag by the base class BoolParamType."""
 
 
 def _option(field: Any, text: str) -> Callable[[Command], Command]:
-    """The option of one field: required where the field has no default."""
+    """The option of one field; it is required if the field has no default."""
     required = field.default is msgspec.NODEFAULT
     flag = field.type is bool
     default = {} if required else {"default": field.default}

@@ -80,7 +80,7 @@ def check_until(worker: WorkerProcess, deadline_s: float) -> None:
         worker.check()
 
 
-def test_a_worker_that_ends_is_told_with_its_last_words(tmp_path: Path) -> None:
+def test_a_worker_that_ends_early_ends_the_demo_with_its_last_log_line(tmp_path: Path) -> None:
     """When the worker cannot go on, the demo ends with the worker's own reason."""
     with (
         WorkerProcess("127.0.0.1:1", default_model(), "cpu", tmp_path) as worker,

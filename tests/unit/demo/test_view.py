@@ -52,7 +52,7 @@ def test_the_page_shows_hits_truth_latency_reasons_and_device_in_100_by_30() -> 
         "hit no. 2",
         "socks-k2",
         "not tents-v1",
-        "true: a scraper",
+        "true: scraper",
         "false alarm",
         "1 of 2 alerts were true",
         "100.0 %",

@@ -194,7 +194,7 @@ def test_a_full_disk_is_no_bug(capsys: pytest.CaptureFixture[str], monkeypatch: 
     monkeypatch.setattr(eddy, "main", write)
     code, error = outcome(capsys, "train")
     assert code == 2
-    assert "No space left on device: 'model.onnx'); make room" in error
+    assert "No space left on device: 'model.onnx'); free disk space" in error
     assert len(error.splitlines()) == 1
 
 
