@@ -55,6 +55,7 @@ class Recommendation(Struct, frozen=True, gc=False, omit_defaults=True):
     model         "name/version" of the model that decided
     propensities  only with exploration: the probability with which each slot shows the item it shows, given the click
     explored      only with exploration: the slots (0 = first) that it filled
+    items_cut     only where the whole list was larger than the topic takes: how many of its last items were left out
     """
 
     id: str
@@ -68,6 +69,7 @@ class Recommendation(Struct, frozen=True, gc=False, omit_defaults=True):
     model: str
     propensities: list[float] | None = None
     explored: list[int] | None = None
+    items_cut: int = 0
 
 
 class Expected(Struct, frozen=True, gc=False):
@@ -77,12 +79,13 @@ class Expected(Struct, frozen=True, gc=False):
     probability: float
 
 
-class Anomaly(Struct, frozen=True, gc=False):
+class Anomaly(Struct, frozen=True, gc=False, omit_defaults=True):
     """An alert: what was expected, what came, how unlikely that is, and by which rule it is reported.
 
-    score      high = anomalous: -log10 of the p-value
-    threshold  the alert is raised when p_value <= threshold, which is also the promised false-alarm rate per click
-    pool       which calibration pool judged it (event type and history length), and its size
+    score         high = anomalous: -log10 of the p-value
+    threshold     the alert is raised when p_value <= threshold, which is also the promised false-alarm rate per click
+    pool          which calibration pool judged it (event type and history length), and its size
+    expected_cut  only where the alert was larger than its topic takes: how many of `expected` were left out
     """
 
     id: str
@@ -99,12 +102,14 @@ class Anomaly(Struct, frozen=True, gc=False):
     pool_size: int
     expected: list[Expected]
     model: str
+    expected_cut: int = 0
 
 
 class DeadLetter(Struct, frozen=True, gc=False):
     """A message that is no click, with why and where it came from.
 
-    key, value  the original bytes in base64; a value over the limit is cut, and value_bytes says how long it was
+    key, value              the original bytes in base64, cut where the letter would be larger than its topic takes
+    key_bytes, value_bytes  how long they were; 0 also where there was none
     """
 
     id: str
@@ -117,3 +122,4 @@ class DeadLetter(Struct, frozen=True, gc=False):
     key: str | None
     value: str | None
     value_bytes: int
+    key_bytes: int

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from stream.errors import ConfigError, Fenced
 from stream.kafka.watchdog import end
@@ -38,11 +38,11 @@ log = logging.getLogger(__name__)
 
 
 class Record(NamedTuple):
-    """One message to write. `partition` is None where the key chooses it."""
+    """One message to write. A `value` of None is a tombstone; `partition` is None where the key chooses it."""
 
     topic: str
     key: bytes | None
-    value: bytes
+    value: bytes | None
     partition: int | None = None
 
 
@@ -103,9 +103,17 @@ class Delivery:
 
     transaction_timeout_s  not above the session timeout: the partitions of a dead worker wait for its open transaction
     hang_s                 a call that has not returned by then ends the process
+    limits                 topic -> the most bytes of a record, as topics.record_limits gives them
     """
 
-    def __init__(self, broker: str, transactional_id: str, transaction_timeout_s: float, hang_s: float) -> None:
+    def __init__(
+        self,
+        broker: str,
+        transactional_id: str,
+        transaction_timeout_s: float,
+        hang_s: float,
+        limits: Mapping[str, int],
+    ) -> None:
         self._thread = ThreadPoolExecutor(1, "delivery")
         self._hang_s = hang_s
         self._producer = Producer(
@@ -115,7 +123,9 @@ class Delivery:
                 "transaction.timeout.ms": int(transaction_timeout_s * 1000),
                 "retry.backoff.ms": 5,  # the default of 100 ms is what a transaction waits for its first send
                 "linger.ms": 0,  # commit flushes anyway
-                "batch.size": 900_000,
+                # Kafka's limit is one of batches, and librdkafka splits none that is refused
+                "batch.size": min(900_000, *limits.values()),
+                "message.max.bytes": max(limits.values()) + 1024,  # it also counts a record's framing
                 "batch.num.messages": 100_000,
                 "queue.buffering.max.messages": 1_000_000,
                 "queue.buffering.max.kbytes": 1_000_000,
@@ -137,7 +147,8 @@ class Delivery:
         3. offsets    sent with the membership: refused if the group has moved on
         4. commit     a crash after it: everything is visible, and recovery reads this transaction's rows
 
-        Raises Fenced if another producer has this transactional id, KafkaException if the producer is broken.
+        Raises Fenced if another producer has this transactional id, ConfigError if a topic takes less than it did at
+        the start, KafkaException if the producer is broken.
         """
         outcome: Outcome = await self._run(self._commit, records, topic, offsets, member)
         return outcome
@@ -165,6 +176,12 @@ class Delivery:
             error = exc.args[0]
             if error.name() in FENCED:
                 raise Fenced(f"another producer works under this worker's id ({error.name()}): {error.str()}") from exc
+            if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:  # the same records would be refused for ever
+                raise ConfigError(
+                    f"Kafka refused a record that fits the max.message.bytes read at the start ({error.str()}); if the "
+                    "topic's limit was lowered meanwhile, start again: records are then cut to it; if this worker may "
+                    "not read the topic's configuration, allow it DescribeConfigs or raise max.message.bytes"
+                ) from exc
             if error.fatal() or not error.txn_requires_abort():
                 raise
             log.warning("transaction rolled back: error=%s detail=%s", error.name(), error.str())

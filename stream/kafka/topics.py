@@ -1,11 +1,13 @@
 """The topics a worker needs: created by our own step, checked before every start, and never changed.
 
 The changelog must be compacted and have as many partitions as the clicks: partition p of the one holds the states of
-the users of partition p of the other.
+the users of partition p of the other. Kafka refuses a record that is larger than its topic's `max.message.bytes`, and
+with it the transaction it is in: so the limits are read here, and whoever makes a record keeps below them.
 """
 
 import logging
 import time
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException
@@ -20,6 +22,17 @@ COMPACTED = {
     "min.cleanable.dirty.ratio": "0.2",  # recovery reads what compaction leaves: compact early
     "segment.bytes": "67108864",
 }
+
+LIMIT = "max.message.bytes"
+DEFAULT_LIMIT = 1_048_588
+"""Kafka's default of LIMIT: 1 MiB and 12 bytes."""
+
+SMALLEST_LIMIT = 16_384
+"""The smallest LIMIT of an output topic: a decision or an alert without its list, with ids of 256 characters, each
+written as six bytes, takes less."""
+
+FRAME_BYTES = 128
+"""What Kafka counts beside key and value: 61 bytes of a batch's header and up to 33 of a record's."""
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +63,22 @@ def check_topics(broker: str, topics: Topics) -> dict[str, int]:
     return _check(_admin(broker), broker, topics)
 
 
+def record_limits(broker: str, topics: Topics, longest_row: int) -> dict[str, int]:
+    """Topic that a worker writes -> the most bytes that key and value of one record may have together.
+
+    longest_row  bytes of the longest key and value of a state row, which cannot be cut
+    Raises ConfigError if state rows do not fit into the changelog.
+    """
+    written = [name for name in msgspec.structs.astuple(topics) if name != topics.clicks]
+    limits = {name: limit - FRAME_BYTES for name, limit in _limits(_configs(_admin(broker), written), written).items()}
+    if limits[topics.changelog] < longest_row:
+        raise ConfigError(
+            f"topic {topics.changelog} has {LIMIT}={limits[topics.changelog] + FRAME_BYTES}: this model's state rows "
+            f"need {longest_row + FRAME_BYTES}; {_raise_limit(topics.changelog, longest_row + FRAME_BYTES)}"
+        )
+    return limits
+
+
 def _check(admin: AdminClient, broker: str, topics: Topics) -> dict[str, int]:
     present = _partitions(admin, broker)
     missing = [name for name in msgspec.structs.astuple(topics) if name not in present]
@@ -64,8 +93,15 @@ def _check(admin: AdminClient, broker: str, topics: Topics) -> dict[str, int]:
             f"{present[topics.clicks]}: they must be equal; give another --changelog-topic, and another --group with "
             "it, and create it with `eddy topics create`"
         )
-    _check_compaction(admin, topics.changelog)
-    return {name: present[name] for name in msgspec.structs.astuple(topics)}
+    names = list(msgspec.structs.astuple(topics))
+    configs = _configs(admin, names)
+    _check_compaction(configs, topics.changelog)
+    for name, limit in _limits(configs, [topics.recommendations, topics.anomalies, topics.dead_letters]).items():
+        if limit < SMALLEST_LIMIT:
+            raise ConfigError(
+                f"topic {name} has {LIMIT}={limit}, too small for every event; {_raise_limit(name, SMALLEST_LIMIT)}"
+            )
+    return {name: present[name] for name in names}
 
 
 def _admin(broker: str) -> AdminClient:
@@ -93,16 +129,40 @@ def _wait_for(admin: AdminClient, broker: str, topics: Topics) -> dict[str, int]
     return _check(admin, broker, topics)
 
 
-def _check_compaction(admin: AdminClient, changelog: str) -> None:
-    """Refuse a changelog whose rows Kafka would delete by age."""
+def _configs(admin: AdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Topic -> its configuration. A topic that may not be asked is left out and logged."""
     if (admin.list_topics(timeout=ANSWER_S).cluster_id or "").startswith("mockCluster"):
-        return  # librdkafka's embedded broker, which compacts nothing and never answers the question
-    resource = ConfigResource(ResourceType.TOPIC, changelog)
-    try:
-        policy = admin.describe_configs([resource])[resource].result(timeout=ANSWER_S)["cleanup.policy"].value
-    except (KafkaException, TimeoutError) as exc:  # not allowed to ask, perhaps; the worker itself needs no answer
-        log.warning("changelog's cleanup.policy could not be checked: topic=%s error=%s", changelog, exc)
-        return
+        return {}  # librdkafka's embedded broker, which compacts nothing and never answers the question
+    found: dict[str, dict[str, str]] = {}
+    for resource, future in admin.describe_configs(
+        [ConfigResource(ResourceType.TOPIC, name) for name in names]
+    ).items():
+        try:
+            found[resource.name] = {name: entry.value for name, entry in future.result(timeout=ANSWER_S).items()}
+        except (KafkaException, TimeoutError) as exc:  # not allowed to ask, perhaps; the worker can run without
+            log.warning(
+                "topic's configuration could not be read, so cleanup.policy is not checked and %s is taken to be %d: "
+                "topic=%s error=%s",
+                LIMIT,
+                DEFAULT_LIMIT,
+                resource.name,
+                exc,
+            )
+    return found
+
+
+def _limits(configs: Mapping[str, Mapping[str, str]], names: Sequence[str]) -> dict[str, int]:
+    """Topic -> its LIMIT in bytes."""
+    return {name: int(configs.get(name, {}).get(LIMIT, DEFAULT_LIMIT)) for name in names}
+
+
+def _raise_limit(topic: str, limit: int) -> str:
+    return f"raise it with kafka-configs.sh --alter --topic {topic} --add-config {LIMIT}={limit}"
+
+
+def _check_compaction(configs: Mapping[str, Mapping[str, str]], changelog: str) -> None:
+    """Refuse a changelog whose rows Kafka would delete by age."""
+    policy = configs.get(changelog, {}).get("cleanup.policy", "compact")
     if "compact" not in policy or "delete" in policy:
         raise ConfigError(
             f"topic {changelog} has cleanup.policy={policy}: Kafka would delete users' states; set it to compact with "

@@ -20,12 +20,13 @@ from mode.supervisors import CrashingSupervisor
 from stream.errors import EddyError
 from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import Delivery, WorkerLock, group_metadata
-from stream.kafka.topics import check_topics
+from stream.kafka.topics import check_topics, record_limits
 from stream.kafka.transport import BatchTopic, BatchTransport, assigned, check_group, membership
 from stream.kafka.watchdog import EXIT_OPERATOR, EXIT_WORKER, Rebalances, Repeats, end, watch_group
 from stream.model.probe import batch_invariant
 from stream.model.runtime import load_model
 from stream.settings import Settings, from_environment, unknown_variables
+from stream.wire.dead_letter import LONGEST_KEY
 from stream.wire.json import JsonCodec
 from stream.worker.cycle import Cycles
 from stream.worker.served import open_engine
@@ -55,15 +56,17 @@ def create_app(settings: Settings) -> faust.App:
             settings.alpha,
         )
     partitions = check_topics(settings.broker, settings.topics)[settings.topics.clicks]
+    limits = record_limits(settings.broker, settings.topics, engine.arena.dtype.itemsize + LONGEST_KEY)
     lock = None if settings.worker_id else WorkerLock(Path(settings.data_dir))
     worker_id = lock.worker_id if lock else settings.worker_id
 
     cycles = Cycles(
         engine,
         JsonCodec(settings.max_message_bytes, int(settings.max_future_s * 1000)),
-        Delivery(settings.broker, f"{settings.group}:{worker_id}", settings.session_timeout_s, settings.hang_s),
+        Delivery(settings.broker, f"{settings.group}:{worker_id}", settings.session_timeout_s, settings.hang_s, limits),
         Changelog(settings.broker, settings.group, settings.topics.clicks, settings.topics.changelog),
         settings.topics,
+        limits,
         settings.max_cycle_clicks,
     )
     app = _faust_app(settings, worker_id)
@@ -172,6 +175,7 @@ def run_worker(settings: Settings) -> int:
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     for handler in logging.getLogger().handlers:
         handler.addFilter(Repeats("aiokafka"))
+        handler.addFilter(Repeats("stream.worker.batch"))  # once a cycle would be up to 20 times a second
     logging.getLogger("stream").setLevel(logging.INFO)
     logging.getLogger("stream.kafka.transport").setLevel(logging.WARNING)  # Faust's services speak there
     _use_uvloop()

@@ -7,13 +7,14 @@ from typing import Any
 
 from stream.engine.engine import Cycle, Engine
 from stream.errors import BadClick
-from stream.events import Click, Origin
+from stream.events import Anomaly, Click, Origin, Recommendation
 from stream.kafka.changelog import POSITION_KEY
 from stream.kafka.delivery import Record
 from stream.kafka.transport import Chunk
 from stream.settings import Topics
 from stream.wire.dead_letter import dead_letter
-from stream.wire.json import JsonCodec, encode
+from stream.wire.fit import fit_anomaly, fit_recommendation
+from stream.wire.json import JsonCodec
 from stream.worker.served import anomalies, recommendations
 
 MODEL_FAILED = BadClick("model_failed", "the model's result for this click is not finite; nothing of it was kept")
@@ -31,9 +32,18 @@ class Batch:
 
 
 def process(
-    engine: Engine, codec: JsonCodec, topics: Topics, chunks: list[Chunk], expected: Mapping[int, int], now_ms: int
+    engine: Engine,
+    codec: JsonCodec,
+    topics: Topics,
+    limits: Mapping[str, int],
+    chunks: list[Chunk],
+    expected: Mapping[int, int],
+    now_ms: int,
 ) -> Batch:
-    """Decode and step. Touches neither the arena nor Kafka, so a batch can be dropped at any time."""
+    """Decode and step. Touches neither the arena nor Kafka, so a batch can be dropped at any time.
+
+    limits  topic -> the most bytes that key and value of a record may have together
+    """
     engine.refresh()
     decode = codec.decode
     clicks: list[Click] = []
@@ -56,8 +66,8 @@ def process(
                 origins.append(origin)
                 taken.append(record)
             except BadClick as exc:
-                letter = encode(dead_letter(origin, record, exc))
-                records.append(Record(topics.dead_letters, record.key, letter))
+                key, letter = dead_letter(origin, record, exc, limits[topics.dead_letters])
+                records.append(Record(topics.dead_letters, key, letter))
         offsets[partition] = chunk.records[-1].offset + 1
     cycle = engine.process(engine.encoder.columns(clicks, origins), now_ms)
     repeats = len(clicks) - len(cycle.decided) - len(cycle.failed)
@@ -72,11 +82,38 @@ def process(
             clicks[failed[0]].item_id,
         )
     for i in failed:
-        letter = encode(dead_letter(origins[i], taken[i], MODEL_FAILED))
-        records.append(Record(topics.dead_letters, taken[i].key, letter))
-    recommended, alerts = recommendations(engine, clicks, origins, cycle), anomalies(engine, clicks, origins, cycle)
-    records += [Record(topics.recommendations, r.user_id.encode(), encode(r)) for r in recommended]
-    records += [Record(topics.anomalies, a.user_id.encode(), encode(a)) for a in alerts]
+        key, letter = dead_letter(origins[i], taken[i], MODEL_FAILED, limits[topics.dead_letters])
+        records.append(Record(topics.dead_letters, key, letter))
+    records += _recommendations(recommendations(engine, clicks, origins, cycle), topics.recommendations, limits)
+    records += _anomalies(anomalies(engine, clicks, origins, cycle), topics.anomalies, limits)
     records += [Record(topics.changelog, key, row, partition.number) for partition, key, row in cycle.staged.changelog]
     records += [Record(topics.changelog, POSITION_KEY, b"%d" % next_, p) for p, next_ in offsets.items()]
     return Batch(cycle, records, offsets)
+
+
+def _recommendations(decisions: list[Recommendation], topic: str, limits: Mapping[str, int]) -> list[Record]:
+    """The recommendations of a cycle, each cut to what its topic takes."""
+    records: list[Record] = []
+    lists_cut = items_cut = 0
+    for decision in decisions:
+        key = decision.user_id.encode()
+        value, cut = fit_recommendation(decision, limits[topic] - len(key))
+        records.append(Record(topic, key, value))
+        lists_cut += cut > 0
+        items_cut += cut
+    if lists_cut:
+        log.warning(
+            "recommendations cut, larger than their topic takes: topic=%s bytes=%d lists=%d items=%d; "
+            "raise the topic's max.message.bytes or lower --k",
+            topic,
+            limits[topic],
+            lists_cut,
+            items_cut,
+        )
+    return records
+
+
+def _anomalies(alerts: list[Anomaly], topic: str, limits: Mapping[str, int]) -> list[Record]:
+    """The alerts of a cycle, each cut to what its topic takes."""
+    keyed = ((alert.user_id.encode(), alert) for alert in alerts)
+    return [Record(topic, key, fit_anomaly(alert, limits[topic] - len(key))) for key, alert in keyed]

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 class Cycles:
     """Runs one worker's cycles.
 
+    limits      topic -> the most bytes of a record, as topics.record_limits gives them
     max_clicks  of one cycle; a single chunk may not hold more
     clock_ms    the worker's clock, ms since the epoch: to tell times from the future
     """
@@ -51,6 +52,7 @@ class Cycles:
         delivery: Delivery,
         changelog: Changelog,
         topics: Topics,
+        limits: Mapping[str, int],
         max_clicks: int,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
@@ -59,6 +61,7 @@ class Cycles:
         self._delivery = delivery
         self._recovery = Recovery(delivery, changelog, engine.arena, topics.clicks, self._in_engine)
         self._topics = topics
+        self._limits = limits
         self._max_clicks = max_clicks
         self._clock_ms = clock_ms
         self._thread = ThreadPoolExecutor(1, "engine")
@@ -159,7 +162,7 @@ class Cycles:
         raise RuntimeError(f"the same transaction was rolled back {ROLL_BACKS} times")
 
     def _process(self, chunks: list[Chunk], expected: Mapping[int, int]) -> Batch:
-        return process(self._engine, self._codec, self._topics, chunks, expected, self._clock_ms())
+        return process(self._engine, self._codec, self._topics, self._limits, chunks, expected, self._clock_ms())
 
     async def _in_engine(self, call: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)

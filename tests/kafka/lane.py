@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from confluent_kafka import Message, Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from bench.readers import progress, read_topic
 from stream.engine.engine import Engine
@@ -88,7 +89,13 @@ class Lane:
     def topics(self) -> Topics:
         return Topics(*(f"{self.name}-{word}" for word in ("clicks", "recs", "anomalies", "dead", "changelog")))
 
-    def create(self) -> None:
+    def create(self, **configs: dict[str, str]) -> None:
+        """Create the topics; `configs` gives some of them a configuration, as clicks={"max.message.bytes": "9000"}."""
+        admin = AdminClient({"bootstrap.servers": self.broker})
+        for name, config in configs.items():
+            policy = {"cleanup.policy": "compact"} if name == "changelog" else {}
+            new = NewTopic(getattr(self.topics, name), self.partitions, 1, config=policy | config)
+            admin.create_topics([new])[new.topic].result()
         create_topics(self.broker, self.topics, self.partitions, 1)
 
     def arguments(self, **options: object) -> list[str]:
@@ -123,8 +130,10 @@ class Lane:
 
     # -- clicks -------------------------------------------------------------------------------------------------------
 
-    def produce(self, messages: Iterable[tuple[bytes | None, bytes | None]], compression: str = "none") -> None:
-        """Publish (key, value) pairs."""
+    def produce(
+        self, messages: Iterable[tuple[bytes | None, bytes | None]], compression: str = "none", longest: int = 1_000_000
+    ) -> None:
+        """Publish (key, value) pairs; none is longer than `longest` bytes."""
         producer = Producer(
             {
                 "bootstrap.servers": self.broker,
@@ -132,7 +141,7 @@ class Lane:
                 "linger.ms": 20,
                 "compression.type": compression,
                 "queue.buffering.max.messages": 1_000_000,
-                "message.max.bytes": 1_000_000,
+                "message.max.bytes": longest,
                 "log_level": 2,
             }
         )

@@ -102,7 +102,7 @@ def test_dead_letters_are_counted_by_reason_and_latency_in_ms() -> None:
     """Broken messages are no clicks; the latency is from sent to read."""
     tally = Tally(k=1)
     tally.broken = 2
-    tally.rejected(DeadLetter("id", "not_json", "", "clicks", 0, 0, 0, None, None, 0))
+    tally.rejected(DeadLetter("id", "not_json", "", "clicks", 0, 0, 0, None, None, 0, 0))
     assert tally.unreported == 1
     send(tally, "u", "a", 1)
     decide(tally, "u", "a", 1, [], now_s=1.25)

@@ -26,7 +26,7 @@ def sample() -> Tally:
         tally.alerted(
             Anomaly("i", user, item, "view", timestamp, "why", 12.0, 2e-4, 3.7, 1e-3, "view", 9, expected, "shop/1")
         )
-    tally.rejected(DeadLetter("i", "not_json", "", "clicks", 0, 0, 0, None, None, 0))
+    tally.rejected(DeadLetter("i", "not_json", "", "clicks", 0, 0, 0, None, None, 0, 0))
     return tally
 
 

@@ -32,7 +32,9 @@ def test_a_click_on_which_the_model_fails_is_a_dead_letter_and_the_stream_goes_o
     engine = open_engine(load_model(directory, "cpu"), directory, 5, 1, 0.001)
     read = [message(0, "a", "i1"), message(1, "b", "i7"), message(2, "b", "i2")]
     topics = Topics()
-    batch = process(engine, JsonCodec(65_536, 1000), topics, [Chunk(0, 1, 0, read, 300)], {0: 0}, NOW_MS)
+    limits = dict.fromkeys(msgspec.structs.astuple(topics), 1_000_000)
+    chunks = [Chunk(0, 1, 0, read, 300)]
+    batch = process(engine, JsonCodec(65_536, 1000), topics, limits, chunks, {0: 0}, NOW_MS)
     assert Counter(record.topic for record in batch.records) == {
         topics.recommendations: 2,
         topics.dead_letters: 1,

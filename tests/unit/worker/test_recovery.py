@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from stream.errors import ConfigError
@@ -47,7 +48,14 @@ class Changelog:
 def recovered(model_dir: Path, *answers: tuple[Position, int | None]) -> Cycles:
     engine = open_engine(load_model(model_dir, "cpu"), model_dir, 20, 1, 0.001)
     stubs: Any = (Delivery(), Changelog(*answers))
-    cycles = Cycles(engine, JsonCodec(65_536, 1), *stubs, Topics(), 1_000)
+    cycles = Cycles(
+        engine,
+        JsonCodec(65_536, 1),
+        *stubs,
+        Topics(),
+        dict.fromkeys(msgspec.structs.astuple(Topics()), 1_000_000),
+        1_000,
+    )
     asyncio.run(cycles.recover([0], 1, b"member"))
     return cycles
 
