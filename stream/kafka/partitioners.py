@@ -12,14 +12,15 @@ NewHashPartitioner.
 import math
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 MOST_KEYS = 4_096
 """Keys kept at once. The hashes take 5 us a key, so that a full sample costs 20 ms."""
 
-CHANCE = 1e-9
-"""A partitioner counts as found if so many keys would fit it by chance with at most this probability."""
+CHANCE, CHANCE_IF_MOVED = 1e-9, 1e-3
+"""A partitioner counts as found if so many keys would fit it by chance with at most this probability. A key in two
+partitions proves that there are two partitioners: then only their names are in question, and less is enough."""
 
 KEYS_TO_JUDGE = 200
 """So many keys that no known partitioner explains are enough to say that none does."""
@@ -65,15 +66,17 @@ class Verdict(NamedTuple):
     """What a sample of keys shows.
 
     keys         pairs of key and partition in the sample
-    explained    partitioner -> how many of the pairs it explains, of those that explain more than chance, most first
-    unexplained  pairs that none of these explains
+    fits         known partitioner -> how many of the pairs it explains, some of them by chance
+    found        those that explain more than chance, the one that explains most first
+    unexplained  pairs that none of those found explains
     moved        keys read from more than one partition
-    example      a key that is not where the first partitioner puts it, one that moved if there is one; None if all are
+    example      a key that is not where the first found puts it, or one that moved if there is one; None if all are
     other        where the example was read before; None if it did not move
     """
 
     keys: int
-    explained: dict[str, int]
+    fits: dict[str, int]
+    found: list[str]
     unexplained: int
     moved: int
     example: Place | None
@@ -82,7 +85,7 @@ class Verdict(NamedTuple):
     @property
     def mixed(self) -> bool:
         """Whether producers choose partitions in different ways."""
-        return self.moved > 0 or len(self.explained) > 1
+        return self.moved > 0 or len(self.found) > 1
 
     @property
     def unknown(self) -> bool:
@@ -124,30 +127,43 @@ class Placements:
 
     def verdict(self) -> Verdict:
         """What the sample shows so far: which partitioners, taken together, explain it beyond chance."""
+        chance = CHANCE_IF_MOVED if self._moved else CHANCE
         left, found = dict(self._fits), []
         while left:
-            explains = {name: sum(n for fits, n in left.items() if name in fits) for name in PARTITIONERS}
+            explains = _explained(left)
             name = max(explains, key=lambda name: explains[name])
-            if not self._beyond_chance(explains[name], sum(left.values())):
+            if _by_chance(explains[name], sum(left.values()), 1 / self._partitions) > chance:
                 break
             found.append(name)
             left = {fits: n for fits, n in left.items() if name not in fits}
-        explained = {name: sum(n for fits, n in self._fits.items() if name in fits) for name in found}
         other, example = next(iter(self._moved.values()), (None, self._misplaced(found)))
-        return Verdict(sum(self._fits.values()), explained, sum(left.values()), len(self._moved), example, other)
+        return Verdict(
+            sum(self._fits.values()),
+            _explained(self._fits),
+            found,
+            sum(left.values()),
+            len(self._moved),
+            example,
+            other,
+        )
 
     def _misplaced(self, found: list[str]) -> Place | None:
         return next((place for fits, place in self._examples.items() if not fits & set(found[:1])), None)
 
-    def _beyond_chance(self, fit: int, keys: int) -> bool:
-        """Whether a partitioner that has nothing to do with these keys would fit so many of them only by a wonder.
 
-        Chernoff's bound of the binomial tail: exp(-keys * KL(share || chance)).
-        """
-        share, chance = fit / keys, 1 / self._partitions
-        if share <= chance:
-            return False
-        kl = share * math.log(share / chance)
-        if share < 1:
-            kl += (1 - share) * math.log((1 - share) / (1 - chance))
-        return keys * kl >= -math.log(CHANCE)
+def _explained(pairs: Mapping[frozenset[str], int]) -> dict[str, int]:
+    return {name: sum(n for fits, n in pairs.items() if name in fits) for name in PARTITIONERS}
+
+
+def _by_chance(fit: int, keys: int, chance: float) -> float:
+    """At most the probability that a partitioner which has nothing to do with these keys fits so many of them.
+
+    Chernoff's bound of the binomial tail: exp(-keys * KL(share || chance)).
+    """
+    share = fit / keys
+    if share <= chance:
+        return 1.0
+    kl = share * math.log(share / chance)
+    if share < 1:
+        kl += (1 - share) * math.log((1 - share) / (1 - chance))
+    return math.exp(-keys * kl)

@@ -3,7 +3,9 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+from stream.engine.columns import Columns
 from stream.engine.engine import Cycle, Engine
 from stream.errors import BadClick
 from stream.events import Click, Origin
@@ -18,13 +20,23 @@ from stream.worker.served import anomalies, recommendations
 log = logging.getLogger(__name__)
 
 
+class Refused(NamedTuple):
+    """A message that became a dead letter: where it was read, aiokafka's record, and why."""
+
+    origin: Origin
+    record: Any
+    why: BadClick
+
+
 @dataclass(frozen=True)
 class Batch:
-    """A processed batch: everything its transaction will hold, and the cycle to commit after it."""
+    """A processed batch: its clicks, the cycle to commit after them, what its transaction holds, what was refused."""
 
+    clicks: Columns
     cycle: Cycle
     records: list[Record]
     offsets: dict[int, int]
+    refused: list[Refused]
 
 
 def process(
@@ -36,6 +48,7 @@ def process(
     clicks: list[Click] = []
     origins: list[Origin] = []
     records: list[Record] = []
+    refused: list[Refused] = []
     offsets: dict[int, int] = {}
     for chunk in chunks:
         partition = chunk.partition
@@ -51,10 +64,12 @@ def process(
                 clicks.append(decode(record.key, record.value, now_ms))
                 origins.append(origin)
             except BadClick as exc:
+                refused.append(Refused(origin, record, exc))
                 letter = encode(dead_letter(origin, record, exc))
                 records.append(Record(topics.dead_letters, record.key, letter))
         offsets[partition] = chunk.records[-1].offset + 1
-    cycle = engine.process(engine.encoder.columns(clicks, origins), now_ms)
+    columns = engine.encoder.columns(clicks, origins)
+    cycle = engine.process(columns, now_ms)
     if len(cycle.applied) < len(clicks):
         log.warning("clicks below their user's row skipped: clicks=%d", len(clicks) - len(cycle.applied))
     recommended, alerts = recommendations(engine, clicks, origins, cycle), anomalies(engine, clicks, origins, cycle)
@@ -62,4 +77,4 @@ def process(
     records += [Record(topics.anomalies, a.user_id.encode(), encode(a)) for a in alerts]
     records += [Record(topics.changelog, key, row, partition.number) for partition, key, row in cycle.staged.changelog]
     records += [Record(topics.changelog, POSITION_KEY, b"%d" % next_, p) for p, next_ in offsets.items()]
-    return Batch(cycle, records, offsets)
+    return Batch(columns, cycle, records, offsets, refused)

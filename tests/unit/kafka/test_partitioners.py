@@ -86,7 +86,7 @@ def sample(partitions: int, *producers: Callable[[bytes], int], users: int = 300
 def test_one_known_partitioner_is_found_and_nothing_else(name: str, partitions: int) -> None:
     """Producers that agree are never suspected, however few partitions make chance hits likely."""
     verdict = sample(partitions, PARTITIONERS[name], PARTITIONERS[name]).verdict()
-    assert verdict.explained == {name: 300}
+    assert (verdict.found, verdict.fits[name]) == ([name], 300)
     assert (verdict.mixed, verdict.unknown, verdict.unexplained, verdict.example) == (False, False, 0, None)
 
 
@@ -96,7 +96,7 @@ def test_two_partitioners_are_both_named(one: str, two: str, partitions: int) ->
     """Two producers that share their users: both hashes are found, with a user that lies in two partitions."""
     verdict = sample(partitions, PARTITIONERS[one], PARTITIONERS[two]).verdict()
     assert verdict.mixed
-    assert set(verdict.explained) == {one, two}
+    assert set(verdict.found) == {one, two}
     assert verdict.unexplained == 0
     assert verdict.example is not None
     assert verdict.other is not None
@@ -116,8 +116,8 @@ def test_two_partitioners_are_found_without_a_user_in_common(partitions: int) ->
         placements.add(key, zlib.crc32(key) % partitions, 2)
     verdict = placements.verdict()
     assert verdict.moved == 0
-    assert list(verdict.explained) == ["murmur2", "crc32"]
-    assert verdict.explained["murmur2"] >= 2_000
+    assert verdict.found == ["murmur2", "crc32"]
+    assert verdict.fits["murmur2"] >= 2_000
     assert verdict.mixed
     assert verdict.example is not None
     assert verdict.example.offset == 2
@@ -126,20 +126,20 @@ def test_two_partitioners_are_found_without_a_user_in_common(partitions: int) ->
 
 def test_three_partitioners_are_all_named() -> None:
     """A third producer does not hide behind two."""
-    assert set(sample(8, *PARTITIONERS.values()).verdict().explained) == set(PARTITIONERS)
+    assert set(sample(8, *PARTITIONERS.values()).verdict().found) == set(PARTITIONERS)
 
 
 @pytest.mark.parametrize("partitions", [2, 3, 8, 64])
 def test_a_partitioner_of_ones_own_is_unknown_but_not_mixed(partitions: int) -> None:
     """A consistent partitioner that nobody knows puts each user in one partition: no harm, and no warning."""
     verdict = sample(partitions, lambda key: int(key[4:]), lambda key: int(key[4:]), users=3_000).verdict()
-    assert (verdict.mixed, verdict.unknown, verdict.moved, verdict.explained) == (False, True, 0, {})
+    assert (verdict.mixed, verdict.unknown, verdict.moved, verdict.found) == (False, True, 0, [])
 
 
 def test_an_own_rule_for_some_users_is_not_mixed() -> None:
     """The Java client's partitions, but some users always in partition 0: consistent, so not mixed."""
     verdict = sample(8, lambda key: 0 if key.endswith(b"7") else murmur2(key)).verdict()
-    assert list(verdict.explained) == ["murmur2"]
+    assert verdict.found == ["murmur2"]
     assert verdict.unexplained > 20
     assert (verdict.mixed, verdict.unknown) == (False, True)
 
@@ -149,7 +149,7 @@ def test_partitions_without_regard_to_the_key_are_mixed() -> None:
     rng = random.Random(1)
     verdict = sample(4, lambda _: rng.randrange(4), lambda _: rng.randrange(4)).verdict()
     assert verdict.mixed
-    assert verdict.explained == {}
+    assert verdict.found == []
     assert verdict.moved > 100
 
 
@@ -163,6 +163,13 @@ def test_few_users_in_two_partitions_are_enough(partitions: int) -> None:
     assert verdict.mixed
     assert verdict.moved == 1
     assert verdict.example == (USERS[0], (murmur2(USERS[0]) + 1) % partitions, 9)
+
+
+def test_forty_users_in_two_partitions_name_their_partitioners() -> None:
+    """Users that moved prove the mixture, so few of them are enough to name its partitioners."""
+    verdict = sample(4, murmur2, zlib.crc32, users=40).verdict()
+    assert set(verdict.found) == {"murmur2", "crc32"}
+    assert verdict.unexplained == 0
 
 
 def test_few_keys_are_not_judged() -> None:
@@ -194,7 +201,8 @@ def test_the_sample_is_bounded_and_can_start_again() -> None:
     assert placements.verdict().keys == 0
     for key in USERS[:300]:
         placements.add(key, murmur2(key) % 4, 0)
-    assert placements.verdict().explained == {"murmur2": 300}
+    assert placements.verdict().found == ["murmur2"]
+    assert placements.verdict().fits["murmur2"] == 300
 
 
 def test_a_worker_with_one_of_many_partitions_judges_alike() -> None:
@@ -206,5 +214,5 @@ def test_a_worker_with_one_of_many_partitions_judges_alike() -> None:
     for key in seen[5]:
         placements.add(key, 5, 0)
     verdict = placements.verdict()
-    assert list(verdict.explained) == ["murmur2"]
+    assert verdict.found == ["murmur2"]
     assert not verdict.mixed
