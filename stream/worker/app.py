@@ -23,13 +23,16 @@ from stream.kafka.delivery import Delivery, WorkerLock, group_metadata
 from stream.kafka.topics import check_topics, record_limits
 from stream.kafka.transport import BatchTopic, BatchTransport, assigned, check_group, membership
 from stream.kafka.watchdog import EXIT_OPERATOR, EXIT_WORKER, Rebalances, Repeats, end, watch_group
+from stream.meter import Meter
 from stream.model.probe import batch_invariant
 from stream.model.runtime import load_model
 from stream.settings import Settings, from_environment, unknown_variables
 from stream.wire.dead_letter import LONGEST_KEY
 from stream.wire.json import JsonCodec
 from stream.worker.cycle import Cycles
+from stream.worker.observe import Observed
 from stream.worker.served import open_engine
+from stream.worker.status import Status, report
 
 CHUNK_RECORDS = 2_000
 
@@ -60,6 +63,8 @@ def create_app(settings: Settings) -> faust.App:
     lock = None if settings.worker_id else WorkerLock(Path(settings.data_dir))
     worker_id = lock.worker_id if lock else settings.worker_id
 
+    meter = Meter()
+    observed = Observed(meter, model, engine.arena, partitions)
     cycles = Cycles(
         engine,
         JsonCodec(settings.max_message_bytes, int(settings.max_future_s * 1000)),
@@ -68,11 +73,15 @@ def create_app(settings: Settings) -> faust.App:
         settings.topics,
         limits,
         settings.max_cycle_clicks,
+        observe=observed.committed,
     )
     app = _faust_app(settings, worker_id)
     app.eddy_lock = lock  # held as long as the app
     app.transport = BatchTransport(app.conf.broker_consumer, app, cycles.release, cycles.positions)
     _connect(app, cycles, settings, worker_id)
+    placements, examples, event_types = observed.placements, observed.examples, model.manifest.event_types
+    status = Status(meter, placements, examples, settings.topics, event_types, time.monotonic())
+    _report(app, cycles, settings.topics.clicks, status)
     log.info(
         "worker ready to join: model=%s provider=%s items=%d broker=%s group=%s worker_id=%s clicks=%s partitions=%d "
         "recommendations=%s anomalies=%s dead_letters=%s changelog=%s",
@@ -165,6 +174,18 @@ def _connect(app: faust.App, cycles: Cycles, settings: Settings, worker_id: str)
     @app.on_before_shutdown.connect
     async def stop(app: faust.App, **_: Any) -> None:
         await cycles.close()
+
+
+def _report(app: faust.App, cycles: Cycles, clicks: str, status: Status) -> None:
+    """Have the status logged as long as the app runs."""
+
+    def lag() -> int:
+        ends = app.monitor.tp_end_offsets  # high watermarks of the latest fetches
+        return sum(max(0, ends.get(TP(clicks, p), next_) - next_) for p, next_ in cycles.positions().items())
+
+    @app.task
+    async def report_status() -> None:
+        await report(status, lag)
 
 
 def run_worker(settings: Settings) -> int:

@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+from stream.engine.columns import Columns
 from stream.engine.engine import Cycle, Engine
 from stream.errors import BadClick
 from stream.events import Anomaly, Click, Origin, Recommendation
@@ -22,13 +23,23 @@ MODEL_FAILED = BadClick("model_failed", "the model's result for this click is no
 log = logging.getLogger(__name__)
 
 
+class Refused(NamedTuple):
+    """A message that became a dead letter: where it was read, aiokafka's record, and why."""
+
+    origin: Origin
+    record: Any
+    why: BadClick
+
+
 @dataclass(frozen=True)
 class Batch:
-    """A processed batch: everything its transaction will hold, and the cycle to commit after it."""
+    """A processed batch: its clicks, the cycle to commit after them, what its transaction holds, what was refused."""
 
+    clicks: Columns
     cycle: Cycle
     records: list[Record]
     offsets: dict[int, int]
+    refused: list[Refused]
 
 
 def process(
@@ -50,6 +61,7 @@ def process(
     origins: list[Origin] = []
     taken: list[Any] = []
     records: list[Record] = []
+    refused: list[Refused] = []
     offsets: dict[int, int] = {}
     for chunk in chunks:
         partition = chunk.partition
@@ -66,10 +78,12 @@ def process(
                 origins.append(origin)
                 taken.append(record)
             except BadClick as exc:
+                refused.append(Refused(origin, record, exc))
                 key, letter = dead_letter(origin, record, exc, limits[topics.dead_letters])
                 records.append(Record(topics.dead_letters, key, letter))
         offsets[partition] = chunk.records[-1].offset + 1
-    cycle = engine.process(engine.encoder.columns(clicks, origins), now_ms)
+    columns = engine.encoder.columns(clicks, origins)
+    cycle = engine.process(columns, now_ms)
     repeats = len(clicks) - len(cycle.decided) - len(cycle.failed)
     if repeats:
         log.warning("clicks below their user's row skipped: clicks=%d", repeats)
@@ -82,13 +96,14 @@ def process(
             clicks[failed[0]].item_id,
         )
     for i in failed:
+        refused.append(Refused(origins[i], taken[i], MODEL_FAILED))
         key, letter = dead_letter(origins[i], taken[i], MODEL_FAILED, limits[topics.dead_letters])
         records.append(Record(topics.dead_letters, key, letter))
     records += _recommendations(recommendations(engine, clicks, origins, cycle), topics.recommendations, limits)
     records += _anomalies(anomalies(engine, clicks, origins, cycle), topics.anomalies, limits)
     records += [Record(topics.changelog, key, row, partition.number) for partition, key, row in cycle.staged.changelog]
     records += [Record(topics.changelog, POSITION_KEY, b"%d" % next_, p) for p, next_ in offsets.items()]
-    return Batch(cycle, records, offsets)
+    return Batch(columns, cycle, records, offsets, refused)
 
 
 def _recommendations(decisions: list[Recommendation], topic: str, limits: Mapping[str, int]) -> list[Record]:

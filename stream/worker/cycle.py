@@ -43,6 +43,7 @@ class Cycles:
     limits      topic -> the most bytes of a record, as topics.record_limits gives them
     max_clicks  of one cycle; a single chunk may not hold more
     clock_ms    the worker's clock, ms since the epoch: to tell times from the future
+    observe     called with the chunks and the batch of each committed cycle, in the event loop's thread
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Cycles:
         limits: Mapping[str, int],
         max_clicks: int,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        observe: Callable[[Sequence[Chunk], Batch], None] = lambda chunks, batch: None,
     ) -> None:
         self._engine = engine
         self._codec = codec
@@ -64,6 +66,7 @@ class Cycles:
         self._limits = limits
         self._max_clicks = max_clicks
         self._clock_ms = clock_ms
+        self._observe = observe
         self._thread = ThreadPoolExecutor(1, "engine")
         self._pending: deque[Any] = deque()
         self._arrived = asyncio.Event()
@@ -154,6 +157,7 @@ class Cycles:
             if outcome is Outcome.COMMITTED:
                 await self._in_engine(self._engine.commit, batch.cycle)
                 assignment.next.update(batch.offsets)
+                self._observe(ours, batch)
                 return
             if outcome is Outcome.STALE:  # what is pending comes by here and is acked undecided
                 self._assignment = None

@@ -1,0 +1,265 @@
+"""A meter's figures -> the worker's status line, and warnings about what somebody should mend.
+
+    every 2 s         warnings, over the last 10 s or 100 messages, whichever is longer
+    every 30 s        the status line, if messages were decided or the lag changed in these 30 s
+    every 10 minutes  the status line all the same, as a sign of life
+
+A warning is repeated every 5 minutes while it holds. docs/operations.md explains every line.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, NoReturn
+
+from stream.events import hashed
+from stream.kafka.partitioners import Placements, Verdict
+from stream.meter import Meter, Snapshot
+from stream.settings import Topics
+from stream.worker.observe import Example
+
+CHECK_S = 2.0
+STATUS_S = 30.0
+SIGN_OF_LIFE_S = 600.0
+REPEAT_S = 300.0
+
+WINDOW_S = 10.0
+WINDOW_MESSAGES = 100
+
+DEAD_SHARE = 0.1
+FEWEST_DEAD = 10
+"""Fewer dead letters than this are no reason for a warning, whatever their share."""
+
+FEWEST_CLICKS = 20
+"""Among fewer clicks it says little that most items or event types are unknown."""
+
+CLIENTS = {"murmur2": "Java clients", "crc32": "librdkafka's default", "fnv1a": "Sarama"}
+
+log = logging.getLogger(__name__)
+
+
+class Line(NamedTuple):
+    """What to log at which of logging's levels. A `kind` that was logged is not logged again for `repeat_s`."""
+
+    level: int
+    kind: str
+    text: str
+    repeat_s: float = REPEAT_S
+
+
+async def report(status: "Status", lag: Callable[[], int]) -> NoReturn:
+    """Log what `status` finds, for ever; in the event loop's thread.
+
+    lag  gives the number of records in this worker's partitions that are not decided yet
+    """
+    while True:
+        await asyncio.sleep(CHECK_S)
+        for line in status.lines(time.monotonic(), lag()):
+            log.log(line.level, "%s", line.text)
+
+
+class Status:
+    """Finds out which lines are due.
+
+    meter, placements, examples  of this worker, as Observed keeps them
+    topics       names for the warnings
+    event_types  those that the model knows
+    now_s        monotonic seconds, as in `lines`
+    """
+
+    def __init__(
+        self,
+        meter: Meter,
+        placements: Placements,
+        examples: Mapping[str, Example],
+        topics: Topics,
+        event_types: Sequence[str],
+        now_s: float,
+    ) -> None:
+        self._meter = meter
+        self._placements = placements
+        self._examples = examples
+        self._topics = topics
+        self._event_types = event_types
+        self._interval = (now_s, meter.snapshot())
+        self._window = deque([self._interval])
+        self._status_s = self._sample_s = now_s
+        self._logged: dict[str, float] = {}
+
+    def lines(self, now_s: float, lag: int) -> list[Line]:
+        """What to log now; called every few seconds."""
+        self._meter.level("lag", lag)
+        now = self._meter.snapshot()
+        due = [line for line in self._findings(now_s, now) if self._is_due(line, now_s)]
+        if now_s - self._sample_s >= REPEAT_S:  # else what was mended long ago would still be warned of
+            self._placements.clear()
+            self._sample_s = now_s
+        began, before = self._interval
+        if now_s - began >= STATUS_S:
+            happened = (before.count("messages"), before.level("lag") or 0) != (now.count("messages"), lag)
+            if happened or now_s - self._status_s >= SIGN_OF_LIFE_S:
+                due.append(Line(logging.INFO, "status", status_line(now_s - began, before, now)))
+                self._status_s = now_s
+            self._interval = (now_s, now)
+        return due
+
+    def _findings(self, now_s: float, now: Snapshot) -> list[Line]:
+        before, topics = self._before(now_s, now), self._topics
+        return [
+            line
+            for line in (
+                dead_letters(before, now, self._examples, topics),
+                unknown_items(before, now),
+                unknown_event_types(before, now, self._event_types),
+                partitioners(self._placements.verdict(), topics.clicks),
+            )
+            if line is not None
+        ]
+
+    def _before(self, now_s: float, now: Snapshot) -> Snapshot:
+        """The latest snapshot that lies WINDOW_S and WINDOW_MESSAGES back, or the oldest there is."""
+        messages, window = now.count("messages"), self._window
+        if messages > window[-1][1].count("messages"):
+            window.append((now_s, now))
+        while (
+            len(window) > 1
+            and now_s - window[1][0] >= WINDOW_S
+            and messages - window[1][1].count("messages") >= WINDOW_MESSAGES
+        ):
+            window.popleft()
+        return window[0][1]
+
+    def _is_due(self, line: Line, now_s: float) -> bool:
+        last_s = self._logged.get(line.kind)
+        if last_s is not None and now_s - last_s < line.repeat_s:
+            return False
+        self._logged[line.kind] = now_s
+        return True
+
+
+def status_line(seconds: float, before: Snapshot, now: Snapshot) -> str:
+    """The figures of the `seconds` between two snapshots; lag and users as they are now."""
+    counts = {name: now.count(name) - before.count(name) for name in ("clicks", "dead_letters", "alerts")}
+    timing = now.timing("latency")
+    p50, p99 = (None, None) if timing is None else map(timing.since(before.timing("latency")).quantile_s, (0.5, 0.99))
+    reasons = _by_reason(before, now)
+    return (
+        f"status: clicks_per_s={counts['clicks'] / seconds:.1f} lag={now.level('lag') or 0:.0f} "
+        f"latency_p50_ms={_ms(p50)} latency_p99_ms={_ms(p99)} "
+        f"dead_letters={counts['dead_letters']} "
+        f"reasons={','.join(f'{reason}:{n}' for reason, n in reasons.items()) or 'none'} "
+        f"unknown_items={_share(before, now, 'unknown_items')} "
+        f"unknown_event_types={_share(before, now, 'unknown_event_types')} "
+        f"alerts={counts['alerts']} users={now.level('users') or 0:.0f}"
+    )
+
+
+def dead_letters(before: Snapshot, now: Snapshot, examples: Mapping[str, Example], topics: Topics) -> Line | None:
+    """A warning if more than DEAD_SHARE of the messages between two snapshots were refused."""
+    reasons = _by_reason(before, now)
+    dead, messages = sum(reasons.values()), now.count("messages") - before.count("messages")
+    if dead < FEWEST_DEAD or dead <= DEAD_SHARE * messages:
+        return None
+    reason, most = next(iter(reasons.items()))
+    example = examples[reason]
+    return Line(
+        logging.WARNING,
+        f"dead letters: {reason}",
+        f"many messages are dead letters: dead_letters={dead} messages={messages} commonest_reason={reason} "
+        f"with_that_reason={most}; detail of one: {example.detail}; fields seen: "
+        f"{', '.join(example.fields) or 'none, the messages are no JSON objects'}; correct the producer as "
+        f"docs/events.md describes a click; the messages are kept in topic {topics.dead_letters}",
+    )
+
+
+def unknown_items(before: Snapshot, now: Snapshot) -> Line | None:
+    """A warning if the model knows fewer than half of the clicked items."""
+    clicks, unknown = _clicks_and(before, now, "unknown_items")
+    if clicks < FEWEST_CLICKS or 2 * unknown <= clicks:
+        return None
+    return Line(
+        logging.WARNING,
+        "unknown items",
+        f"most clicks are on items that the model does not know: unknown={unknown} clicks={clicks}; compare the "
+        "producer's item ids with items.json in the model directory; train on newer clicks if the items are new",
+    )
+
+
+def unknown_event_types(before: Snapshot, now: Snapshot, known: Sequence[str]) -> Line | None:
+    """A warning if the model knows fewer than half of the clicks' event types.
+
+    known  the event types that it knows
+    """
+    clicks, unknown = _clicks_and(before, now, "unknown_event_types")
+    if clicks < FEWEST_CLICKS or 2 * unknown <= clicks:
+        return None
+    return Line(
+        logging.WARNING,
+        "unknown event types",
+        f"most clicks have an event type that the model does not know: unknown={unknown} clicks={clicks} "
+        f"known_event_types={','.join(known) or 'none'}; let the producer write these, or train on a log with the "
+        "producer's event types",
+    )
+
+
+def partitioners(verdict: Verdict, topic: str) -> Line | None:
+    """A warning if producers choose partitions in different ways; one INFO line if in a way that Eddy does not know."""
+    if verdict.mixed:
+        return Line(logging.WARNING, "partitioners", _mixed(verdict, topic))
+    if verdict.unknown:
+        return Line(
+            logging.INFO,
+            "unknown partitioner",
+            f"keys are not where a known partitioner puts them: topic={topic} keys={verdict.keys} "
+            f"{_fits(verdict)} unexplained={verdict.unexplained}; nothing is wrong as long as all producers "
+            "choose a user's partition in the same way",
+            float("inf"),
+        )
+    return None
+
+
+def _mixed(verdict: Verdict, topic: str) -> str:
+    facts = [
+        f"topic={topic}",
+        f"keys={verdict.keys}",
+        _fits(verdict),
+        f"unexplained={verdict.unexplained}",
+        f"keys_in_two_partitions={verdict.moved}",
+    ]
+    if verdict.example is not None:
+        place = verdict.example
+        facts += [f"user={hashed(place.key)}", f"partition={place.partition}", f"offset={place.offset}"]
+    if verdict.other is not None:
+        facts += [f"other_partition={verdict.other.partition}", f"other_offset={verdict.other.offset}"]
+    found = ", ".join(f"{name} ({CLIENTS[name]})" for name in verdict.found)
+    return (
+        f"producers put keys into partitions in different ways: {' '.join(facts)}; partitioners found: "
+        f"{found or 'none that is known'}; a user in two partitions has two states, so give all producers the same "
+        "partitioner (librdkafka: partitioner=murmur2_random)"
+    )
+
+
+def _fits(verdict: Verdict) -> str:
+    return " ".join(f"{name}={n}" for name, n in verdict.fits.items())
+
+
+def _by_reason(before: Snapshot, now: Snapshot) -> dict[str, int]:
+    """Reason -> dead letters between two snapshots, the commonest first."""
+    earlier = before.counts_by("dead_letters", "reason")
+    added = {reason: n - earlier.get(reason, 0) for reason, n in now.counts_by("dead_letters", "reason").items()}
+    return {reason: n for reason, n in sorted(added.items(), key=lambda pair: (-pair[1], pair[0])) if n}
+
+
+def _clicks_and(before: Snapshot, now: Snapshot, name: str) -> tuple[int, int]:
+    return now.count("clicks") - before.count("clicks"), now.count(name) - before.count(name)
+
+
+def _share(before: Snapshot, now: Snapshot, name: str) -> str:
+    clicks, some = _clicks_and(before, now, name)
+    return f"{some / clicks:.1%}" if clicks else "none"
+
+
+def _ms(seconds: float | None) -> str:
+    return "none" if seconds is None else f"{seconds * 1000:.0f}"

@@ -1,0 +1,108 @@
+"""What a committed batch adds to the figures, and the examples that go with them."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from stream.engine.engine import Engine
+from stream.kafka.partitioners import MOST_KEYS, murmur2
+from stream.kafka.transport import Chunk
+from stream.meter import Meter
+from stream.model.runtime import load_model
+from stream.settings import Topics
+from stream.wire.json import JsonCodec
+from stream.worker.batch import process
+from stream.worker.observe import KEYS_PER_BATCH, Observed
+from stream.worker.served import open_engine
+
+NOW_MS = 1_760_000_000_000
+PARTITIONS = 4
+
+
+@pytest.fixture
+def engine(model_dir: Path) -> Engine:
+    return open_engine(load_model(model_dir, "cpu"), model_dir, 20, 1, 0.001)
+
+
+def click(user: str, item: str = "i1", **fields: Any) -> tuple[bytes, bytes]:
+    event = {"user_id": user, "item_id": item, "timestamp": NOW_MS, "event_type": "view"} | fields
+    return user.encode(), json.dumps({name: value for name, value in event.items() if value is not None}).encode()
+
+
+def observe(engine: Engine, *messages: tuple[bytes | None, bytes | None], ages_ms: Sequence[int] = (0,)) -> Observed:
+    """What one batch of these messages shows, each in the Java client's partition."""
+    placed: dict[int, list[Any]] = {}
+    for n, (key, value) in enumerate(messages):
+        records = placed.setdefault(murmur2(key or b"") % PARTITIONS, [])
+        stamp = NOW_MS - ages_ms[n % len(ages_ms)]
+        records.append(SimpleNamespace(offset=len(records), key=key, value=value, timestamp=stamp))
+    chunks = [Chunk(partition, 1, 0, records, 0) for partition, records in placed.items()]
+    codec = JsonCodec(65_536, 3_600_000)
+    batch = process(engine, codec, Topics(), chunks, dict.fromkeys(placed, 0), NOW_MS)
+    engine.commit(batch.cycle)
+    observed = Observed(Meter(), engine.model, engine.arena, PARTITIONS, lambda: NOW_MS)
+    observed.committed(chunks, batch)
+    return observed
+
+
+def test_a_batch_is_counted_by_what_became_of_it(engine: Engine) -> None:
+    """Messages, clicks, dead letters by reason, unknown items and event types, users and alerts."""
+    good = [click("ann"), click("ben", "new"), click("ann", event_type="wish"), click("cleo")]
+    bad = [click("dan", item_id=None), (b"eve", b"{"), (b"eve", b"}"), (None, b"{}")]
+    seen = observe(engine, *good, *bad).meter.snapshot()
+    assert [seen.count(name) for name in ("messages", "clicks", "unknown_items", "unknown_event_types")] == [8, 4, 1, 1]
+    assert seen.counts_by("dead_letters", "reason") == {"wrong_fields": 1, "not_json": 2, "empty_key": 1}
+    assert seen.level("users") == 3
+    assert seen.count("alerts") == 0
+
+
+def test_latency_is_the_age_of_the_records_at_the_commit(engine: Engine) -> None:
+    """Each message counts with the time from its Kafka timestamp; one of a clock that is ahead counts as 0."""
+    messages = [click(f"u{n}") for n in range(100)]
+    timing = observe(engine, *messages, ages_ms=[-50, 40, 40, 40, 900]).meter.snapshot().timing("latency")
+    assert timing is not None
+    assert timing.buckets.sum() == 100
+    assert timing.quantile_s(0.5) == pytest.approx(0.04, rel=0.1)
+    assert timing.quantile_s(0.99) == pytest.approx(0.9, rel=0.1)
+
+
+def test_an_example_shows_detail_and_fields_but_no_user(engine: Engine) -> None:
+    """The fields of a refused message are named; who it is about is hashed, wherever the detail shows it."""
+    example = observe(engine, (b"somebody", click("ann@shop.example", extra=1)[1])).examples["key_is_not_user"]
+    assert example.fields == ("event_type", "extra", "item_id", "timestamp", "user_id")
+    assert "somebody" not in example.detail
+    assert "ann@shop.example" not in example.detail
+    for user in (b"somebody", b"ann@shop.example"):
+        assert hashlib.sha256(user).hexdigest()[:12] in example.detail
+
+
+@pytest.mark.parametrize("value", [b"\x00\x01\xfe", b"[1]", b"", None, b'{"a":' * 5_000, b"x" * 900_000, b'"\xff"'])
+def test_an_example_of_no_json_object_has_no_fields(engine: Engine, value: bytes | None) -> None:
+    """Whatever was refused, looking at it raises nothing."""
+    examples = observe(engine, (b"ann", value)).examples
+    assert [example.fields for example in examples.values()] == [()]
+
+
+def test_a_producers_text_cannot_break_the_log(engine: Engine) -> None:
+    """Line breaks, control characters and endless names of fields do not get into a line of the log."""
+    value = json.dumps(
+        {"user_id": "ann", "a\n2026-01-01 ERROR fake": 1, "b" * 5_000: 1} | {f"f{n}": 1 for n in range(99)}
+    )
+    example = observe(engine, (b"ann", value.encode())).examples["wrong_fields"]
+    assert len(example.fields) <= 20
+    assert all(len(name) <= 200 and name.isprintable() for name in (*example.fields, example.detail))
+
+
+def test_keys_of_clicks_are_sampled_and_those_of_refused_messages_are_not(engine: Engine) -> None:
+    """At most KEYS_PER_BATCH keys a batch, each with its partition and offset."""
+    good = [click(f"u{n}") for n in range(40)]
+    verdict = observe(engine, *good, *[click(f"bad{n}", item_id=None) for n in range(20)]).placements.verdict()
+    assert (verdict.keys, verdict.found) == (40, ["murmur2"])
+    many = observe(engine, *[click(f"u{n}") for n in range(1_000)]).placements.verdict()
+    assert (many.keys, many.found) == (KEYS_PER_BATCH, ["murmur2"])
+    assert KEYS_PER_BATCH < MOST_KEYS
