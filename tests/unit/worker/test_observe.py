@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from stream.engine.engine import Engine
@@ -43,7 +44,8 @@ def observe(engine: Engine, *messages: tuple[bytes | None, bytes | None], ages_m
         records.append(SimpleNamespace(offset=len(records), key=key, value=value, timestamp=stamp))
     chunks = [Chunk(partition, 1, 0, records, 0) for partition, records in placed.items()]
     codec = JsonCodec(65_536, 3_600_000)
-    batch = process(engine, codec, Topics(), chunks, dict.fromkeys(placed, 0), NOW_MS)
+    limits = dict.fromkeys(msgspec.structs.astuple(Topics()), 1_000_000)
+    batch = process(engine, codec, Topics(), limits, chunks, dict.fromkeys(placed, 0), NOW_MS)
     engine.commit(batch.cycle)
     observed = Observed(Meter(), engine.model, engine.arena, PARTITIONS, lambda: NOW_MS)
     observed.committed(chunks, batch)
