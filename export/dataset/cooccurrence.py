@@ -11,7 +11,7 @@ import numpy as np
 from export.arrays import F32, F64, I32, I64, Flags
 from export.dataset.windows import Clicks
 from export.log.log import GAP_EDGES_MS
-from stream.engine.step import SESSION_GAP_MS
+from stream.engine.step import SESSION_GAP_MS, gap_bucket
 
 WINDOW = 10
 """Clicks of a visit are neighbours up to this distance, with weight 1 / distance."""
@@ -28,8 +28,8 @@ PAIRS = 2_000_000
 NEIGHBOURS = 64
 """Kept for each item, the strongest. Measured: 100 is no better."""
 
-NEW_VISIT = 1 + GAP_EDGES_MS.index(SESSION_GAP_MS) + 1
-"""The first gap bucket that lies beyond a visit."""
+NEW_VISIT = int(gap_bucket(np.array([SESSION_GAP_MS]), np.array([False]), GAP_EDGES_MS)[0])
+"""The bucket of the shortest gap that starts a session; longer gaps have this bucket or a higher one."""
 
 
 class Neighbours(NamedTuple):

@@ -78,11 +78,10 @@ def _run_engine(engine: Engine, log: Log, positions: Positions, watch: Progress)
         part = np.arange(start, min(start + CYCLE, len(log)))
         cycle = engine.process(clicks.take(part), now_ms=int(clicks.time_ms[part[-1]]))
         engine.commit(cycle)
-        lists = cycle.decisions.lists
-        p_values[rows[part]] = cycle.decisions.p_value
-        for at, listed, count in zip(
-            number[rows[part]].tolist(), lists.items.tolist(), lists.counts.tolist(), strict=True
-        ):
+        lists, decided = cycle.decisions.lists, rows[part[cycle.decided]]
+        p_values[decided] = cycle.decisions.p_value
+        at_row = number[decided].tolist()
+        for at, listed, count in zip(at_row, lists.items.tolist(), lists.counts.tolist(), strict=True):
             if at >= 0:
                 judged.take(at, listed[:count], int(positions.target[at]))
         watch.seen(len(part))

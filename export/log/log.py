@@ -19,7 +19,7 @@ from export.log.made_times import Clock, RowClock, SessionClock, owned_sessions
 from export.log.reader import USUAL_NAMES, ColumnNames, Met, batches
 from export.log.spill import ROW, Column, Rows, Spool, chunks, part
 from export.log.times import iso
-from stream.engine.step import SESSION_GAP_MS
+from stream.engine.step import gap_bucket, starts_session
 from stream.errors import ConfigError
 from stream.events import Click
 
@@ -107,10 +107,10 @@ class Log:
     def gaps(self, edges_ms: tuple[int, ...]) -> U8:
         """(n,) gap bucket of each click, 0 where the user has no earlier one in this log; below 255 edges."""
         gap = np.zeros(len(self), np.uint8)
-        same, edges = self.user[1:] == self.user[:-1], np.asarray(edges_ms)
-        for at in chunks(len(same)):
+        first = self.user[1:] != self.user[:-1]
+        for at in chunks(len(first)):
             passed = self.time_ms[1:][at] - self.time_ms[:-1][at]
-            gap[1:][at] = np.where(same[at], 1 + np.searchsorted(edges, passed, "right"), 0)
+            gap[1:][at] = gap_bucket(passed, first[at], edges_ms)
         return gap
 
 
@@ -252,7 +252,7 @@ def _sorted(
 
 def _visit_begins(run: Rows) -> Flags:
     """(m,) True at a user's first click and after half an hour's pause."""
-    pause = (run["user"][1:] != run["user"][:-1]) | (np.diff(run["time_ms"]) > SESSION_GAP_MS)
+    pause = (run["user"][1:] != run["user"][:-1]) | starts_session(np.diff(run["time_ms"]))
     return np.append(True, pause)
 
 

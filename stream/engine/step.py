@@ -11,7 +11,7 @@ from stream.model.runtime import F32, I64, Model, StateArray
 from stream.state.row import NO_ITEM, Rows
 
 SESSION_GAP_MS = 30 * 60 * 1000
-"""A user away for longer starts a new visit: the half hour web analytics has always used."""
+"""A user away for this long starts a new session: the half hour that web analytics uses."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,11 @@ class Steps:
             [value[which] for value in self.before],
             [value[which] for value in self.after],
         )
+
+
+def starts_session(gap_ms: I64) -> npt.NDArray[np.bool_]:
+    """(n,) ms since the user's last click -> (n,) bool; a gap of exactly SESSION_GAP_MS starts a session."""
+    return gap_ms >= SESSION_GAP_MS
 
 
 def gap_bucket(gap_ms: I64, first: npt.NDArray[np.bool_], edges_ms: tuple[int, ...]) -> I64:

@@ -48,31 +48,41 @@ def explore(picked: Picked, category: npt.NDArray[np.int32], ids: Sequence[str],
     ids       (n,) the clicks' places in Kafka
     share     in (0, 1)
     """
-    k = picked.items.shape[1]
-    slots = np.arange(k) < picked.counts[:, None]
-    spares = np.arange(picked.spare.shape[1]) < picked.spares[:, None]
-    of_slot = category[picked.items]
-    of_spare = category[picked.spare]
+    n, k = picked.items.shape
+    user, slot = np.nonzero(np.arange(k) < picked.counts[:, None])  # all filled slots of all lists, (s,) each
+    owner, place = np.nonzero(np.arange(picked.spare.shape[1]) < picked.spares[:, None])  # all spare items, (t,) each
+    codes = int(category.max()) + 2
+    of_slot = user * codes + category[picked.items[user, slot]] + 1  # a number for each (list, category)
+    of_spare = owner * codes + category[picked.spare[owner, place]] + 1
 
-    alike = (of_slot[:, :, None] == of_slot[:, None, :]) & slots[:, None, :]  # (n, slot, other slot)
-    turn = (alike & (np.arange(k) < np.arange(k)[:, None])).sum(2)  # its place among the slots of its category
-    among = np.maximum(alike.sum(2), 1)
-    stock = ((of_slot[:, :, None] == of_spare[:, None, :]) & spares[:, None, :]).sum(2)
-    pool = np.where(slots, np.maximum(stock - turn + among - 1, 0) // among, 0)  # |P(j)|, (n, k)
+    turn, among = _turns(of_slot)  # its place among the slots of its category, and how many these are
+    by_kind = np.argsort(of_spare, kind="stable")  # best first within a list's category
+    first = np.searchsorted(of_spare[by_kind], of_slot, "left")
+    stock = np.searchsorted(of_spare[by_kind], of_slot, "right") - first
+    pool = np.maximum(stock - turn + among - 1, 0) // among  # |P(j)|
 
     draws = uniforms(ids, seed, 2 * k)
-    explored = (pool > 0) & (draws[:, :k] < share)
-    propensities = np.where(pool > 0, 1 - share, 1.0)
-    user, slot = np.nonzero(explored)
-    drawn = turn[user, slot] + among[user, slot] * (draws[user, k + slot] * pool[user, slot]).astype(np.int64)
-    its = (of_spare[user] == of_slot[user, slot][:, None]) & spares[user]
-    at = (its & (np.cumsum(its, axis=1) == drawn[:, None] + 1)).argmax(1)
+    explores = (pool > 0) & (draws[user, slot] < share)
+    propensities, explored = np.ones((n, k)), np.zeros((n, k), np.bool_)
+    propensities[user, slot] = np.where(pool > 0, 1 - share, 1.0)
+    user, slot, turn, among, pool, first = (values[explores] for values in (user, slot, turn, among, pool, first))
+    drawn = by_kind[first + turn + among * (draws[user, k + slot] * pool).astype(np.int64)]
 
     items, log_probs = picked.items.copy(), picked.log_probs.copy()
-    items[user, slot] = picked.spare[user, at]
-    log_probs[user, slot] = picked.spare_probs[user, at]
-    propensities[user, slot] = share / pool[user, slot]
+    items[user, slot] = picked.spare[owner[drawn], place[drawn]]
+    log_probs[user, slot] = picked.spare_probs[owner[drawn], place[drawn]]
+    propensities[user, slot] = share / pool
+    explored[user, slot] = True
     return Lists(items, log_probs, picked.counts, propensities, explored)
+
+
+def _turns(kind: I64) -> tuple[I64, I64]:
+    """Of each of (s,) kinds: how many equal ones stand before it, and how many equal ones there are."""
+    order = np.argsort(kind, kind="stable")
+    first = np.searchsorted(kind[order], kind, "left")
+    turn = np.empty(len(kind), np.int64)
+    turn[order] = np.arange(len(kind))
+    return turn - first, np.searchsorted(kind[order], kind, "right") - first
 
 
 def uniforms(ids: Sequence[str], seed: int, count: int) -> F64:

@@ -1,5 +1,6 @@
 """What is told of an explored slot is how often it is so: the promise that off-policy estimates stand on."""
 
+import tracemalloc
 from collections import Counter
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from stream.lists.explore import Picked, explore, uniforms
+from stream.lists.top import Lists
 
 N = 20_000
 CATEGORY = np.array([0, 0, 0, 1, 1, -1, 0, 1, 0, -1, 0, 0, 1, 2], np.int32)
@@ -101,3 +103,64 @@ def test_the_numbers_are_uniform_in_every_slot() -> None:
     assert ((counts - N / 20) ** 2 / (N / 20)).sum(0).max() < 50  # chi square, 19 degrees: p = 1e-4
     assert np.abs(np.corrcoef(draws.T) - np.eye(6)).max() < 4.5 / np.sqrt(N)
     assert abs(np.corrcoef(draws[:-1, 0], draws[1:, 0])[0, 1]) < 4.5 / np.sqrt(N)
+
+
+def by_definition(picked: Picked, category: np.ndarray, ids: list[str], share: float, seed: int) -> Lists:
+    """The scheme as its formulas read, every slot compared with every spare item: (n, k, 5k) arrays."""
+    k = picked.items.shape[1]
+    slots = np.arange(k) < picked.counts[:, None]
+    spares = np.arange(picked.spare.shape[1]) < picked.spares[:, None]
+    of_slot, of_spare = category[picked.items], category[picked.spare]
+    alike = (of_slot[:, :, None] == of_slot[:, None, :]) & slots[:, None, :]
+    turn = (alike & (np.arange(k) < np.arange(k)[:, None])).sum(2)
+    among = np.maximum(alike.sum(2), 1)
+    stock = ((of_slot[:, :, None] == of_spare[:, None, :]) & spares[:, None, :]).sum(2)
+    pool = np.where(slots, np.maximum(stock - turn + among - 1, 0) // among, 0)
+    draws = uniforms(ids, seed, 2 * k)
+    explored = (pool > 0) & (draws[:, :k] < share)
+    propensities = np.where(pool > 0, 1 - share, 1.0)
+    user, slot = np.nonzero(explored)
+    drawn = turn[user, slot] + among[user, slot] * (draws[user, k + slot] * pool[user, slot]).astype(np.int64)
+    its = (of_spare[user] == of_slot[user, slot][:, None]) & spares[user]
+    at = (its & (np.cumsum(its, axis=1) == drawn[:, None] + 1)).argmax(1)
+    items, log_probs = picked.items.copy(), picked.log_probs.copy()
+    items[user, slot] = picked.spare[user, at]
+    log_probs[user, slot] = picked.spare_probs[user, at]
+    propensities[user, slot] = share / pool[user, slot]
+    return Lists(items, log_probs, picked.counts, propensities, explored)
+
+
+def windows(n: int, k: int, categories: int, seed: int) -> tuple[Picked, np.ndarray, list[str]]:
+    """n lists of up to k items with up to 4k spare ones, of a catalogue of 6k items, some without a category."""
+    rng = np.random.default_rng(seed)
+    shown = np.argsort(rng.random((n, 6 * k)), axis=1)
+    picked = Picked(
+        shown[:, :k],
+        rng.normal(size=(n, k)).astype(np.float32),
+        rng.integers(0, k + 1, n),
+        shown[:, k:],
+        rng.normal(size=(n, 5 * k)).astype(np.float32),
+        rng.integers(0, 4 * k + 1, n),
+    )
+    return picked, rng.integers(-1, categories, 6 * k).astype(np.int32), [f"clicks-0-{i}" for i in range(n)]
+
+
+@pytest.mark.parametrize("categories", [0, 1, 3, 40])
+@pytest.mark.parametrize(("n", "k"), [(0, 3), (1, 1), (60, 7)])
+def test_every_byte_is_that_of_the_formulas(n: int, k: int, categories: int) -> None:
+    """However the pools are found, a click's draws, items and propensities stay those of the scheme."""
+    picked, category, ids = windows(n, k, categories, seed=n + categories)
+    got, want = (make(picked, category, ids, 0.4, 5) for make in (explore, by_definition))
+    for name in ("items", "log_probs", "counts", "propensities", "explored"):
+        assert getattr(got, name).tobytes() == getattr(want, name).tobytes()
+        assert getattr(got, name).dtype == getattr(want, name).dtype
+
+
+def test_memory_is_that_of_the_windows() -> None:
+    """Long lists need no array of every slot against every spare item: that took fifteen times as much."""
+    picked, category, ids = windows(300, 200, 10, seed=1)
+    tracemalloc.start()
+    explore(picked, category, ids, 0.1, 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5 * (picked.items.nbytes + picked.spare.nbytes)

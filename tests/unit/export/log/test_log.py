@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from export.dataset.cooccurrence import NEW_VISIT
 from export.log.log import GAP_EDGES_MS, HOUR, Log, read_log
 from export.log.made_times import session_begins
 from export.log.reader import ColumnNames
 from export.log.times import LATEST_MS, parse_time
+from stream.engine.step import gap_bucket
 from stream.errors import ConfigError
 
 HEADER = "user_id,item_id,event_type,timestamp\n"
@@ -98,10 +100,15 @@ def test_columns_are_mapped_and_defaulted(tmp_path: Path) -> None:
     assert "no users in the log" in log.notes[0]
 
 
-def test_half_an_hour_parts_sessions(tmp_path: Path) -> None:
-    """Without session ids a user's next click counts for the same session up to half an hour later."""
-    path = written(tmp_path / "a.csv", HEADER + "u,a,view,1000000\nu,b,view,1001800\nu,c,view,1003601\n")
-    assert read_log(path).next_in_session().tolist() == [1, -1, -1]
+@pytest.mark.parametrize(("gap_ms", "parted"), [(1_799_999, False), (1_800_000, True), (1_800_001, True)])
+def test_half_an_hour_parts_sessions_for_the_log_and_for_the_graphs(tmp_path: Path, gap_ms: int, parted: bool) -> None:
+    """Without session ids a gap of 30 minutes or more starts a session, and its gap bucket says the same."""
+    start = 1_700_000_000_000
+    path = written(tmp_path / "a.csv", HEADER + f"u,a,view,{start}\nu,b,view,{start + gap_ms}\n")
+    log = read_log(path)
+    assert log.next_in_session().tolist() == ([-1, -1] if parted else [1, -1])
+    assert (log.gaps(GAP_EDGES_MS)[1] >= NEW_VISIT) == parted
+    assert (gap_bucket(np.array([gap_ms]), np.array([False]), GAP_EDGES_MS)[0] >= NEW_VISIT) == parted
 
 
 def test_interleaved_sessions_are_followed_apart(tmp_path: Path) -> None:
