@@ -12,7 +12,9 @@ Ctrl-C ends step 2 or 4 and goes on to step 5 with the best model of step 2, wit
 
 import math
 import tempfile
+import time
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +37,7 @@ from export.model.onnx import write_graphs
 from export.model.writable import check_place
 from export.network.network import Network, Sizes
 from export.progress import Progress
-from export.report.page import write_report
+from export.report.page import About, write_report
 from export.train.checkpoint import NAMES, Checkpoint, remove_checkpoints, training_key, training_place
 from export.train.cold_items import how_placed, with_catalogue, with_new_items
 from export.train.epochs import fit
@@ -43,6 +45,7 @@ from export.train.holdout import HeldOut, halves, hold_out, new_items
 from export.train.interrupts import Interrupts
 from export.train.settings import TrainSettings
 from export.train.warm_start import Older, check_older, known_to, visits_since, warm_network
+from stream import DISTRIBUTION
 from stream.lists.rules import NO_CATEGORY
 from stream.manifest import Manifest
 from stream.settings import Settings
@@ -151,7 +154,8 @@ def train_model(
         facts = Facts(training, quality)
         manifest = write_model(directory, network, served, calibration, (baselines.FILE,), facts)
         findings = replace(findings, epochs=chosen.epochs, best_epoch=chosen.best_epoch, ablations=worth)
-        write_report(directory, manifest, findings)
+        about = About(log.name, iso(time.time_ns() // 1_000_000), version(DISTRIBUTION))
+        write_report(directory, manifest, findings, about)
     remove_checkpoints(place)
     warning = calibration_warning(len(calibration["all"]), len(clicks), Settings(model=str(directory)).alpha)
     if warning:

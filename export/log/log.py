@@ -51,6 +51,7 @@ class Log:
     notes                            what was dropped or assumed, one line each
     category                         (n,) int32 index into `categories`, -1 = none; None: the log has no such column
     price                            (n,) float64, NaN = none; None: the log has no such column
+    name                             the file, directory or pattern that was read; empty if the log comes from no file
     in_order                         the times are made from the rows (made_times.py)
     """
 
@@ -68,6 +69,7 @@ class Log:
     price: F64 | None = None
     categories: list[str] = field(default_factory=list)
     in_order: bool = False
+    name: str = ""
 
     def __len__(self) -> int:
         return len(self.user)
@@ -210,6 +212,7 @@ def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool) ->
         categories=list(index.category),
         notes=notes,
         in_order=in_order,
+        name=str(path),
         **columns,
     )
 

@@ -1,99 +1,136 @@
-"""Numbers -> SVG for the report page: no script, and no colour but those that the page's style gives."""
+"""Numbers -> SVG for the report page, drawn by matplotlib: no script, no font, and the page's own colours.
 
-from collections.abc import Sequence
-from html import escape
+The same numbers give the same bytes: the ids of shapes are hashed with a fixed salt, and no date is written. matplotlib
+is imported when a chart is drawn, because that takes half a second which the rest of a command need not wait for.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import StringIO
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup, escape
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Point = tuple[float, float]
-Bar = tuple[str, float, Point]
+Row = tuple[str, float, Point]
 """A name, its value and the interval around it."""
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 300, 200, 52, 34, 24, 12
-ROW, THICK = 30, 9
+WIDTH_IN, WIDER_IN, HEIGHT_IN, ROW_IN = 4.0, 5.5, 2.5, 0.28
+PIXELS_PER_INCH = 88
+INK, MARK = "#010203", "#040506"
+"""Drawn with these, then replaced by the colours of the page's style: matplotlib knows no currentColor."""
+
+STYLE = {
+    "svg.fonttype": "none",  # text stays text, in the reader's font
+    "svg.hashsalt": "eddy",
+    "font.size": 9.0,
+    "figure.titlesize": 10.0,
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": INK,
+    "grid.alpha": 0.15,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+}
 
 
-def chart(
-    points: Sequence[Point],
-    title: str,
-    below: str,
-    mark: float | None = None,
-    diagonal: bool = False,
-    power: bool = False,
-) -> str:
-    """One line as SVG.
+def epochs(points: Sequence[Point], title: str, kept: float, highest: float = math.inf) -> Markup:
+    """A value after each epoch as a line, with a larger dot at the epoch that was kept.
 
-    mark      x of the point that gets a dot
-    diagonal  also the line y = x, and one range for both axes
-    power     the numbers are exponents of ten, and are written as such
+    points   (epoch, value), values from 0 to `highest`
     """
+    from matplotlib.ticker import MaxNLocator
+
     xs, ys = [x for x, _ in points], [y for _, y in points]
-    (x0, x1), (y0, y1) = _range(xs), _range(ys)
-    if diagonal:
-        x0 = y0 = min(x0, y0)
-        x1 = y1 = max(x1, y1)
-
-    def at(x: float, y: float) -> str:
-        across = LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT)
-        down = HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - BOTTOM - TOP)
-        return f"{across:.1f},{down:.1f}"
-
-    def number(value: float) -> str:
-        return f"{10**value:.2g}" if power else f"{value:.4g}"
-
-    line = " ".join(at(x, y) for x, y in points)
-    dots = [f'<circle r="4" cx="{c}" cy="{d}"/>' for x, y in points if x == mark for c, d in [at(x, y).split(",")]]
-    base = HEIGHT - BOTTOM
-    return (
-        _open(title, HEIGHT)
-        + f'<path class="axis" d="M{LEFT},{TOP}V{base}H{WIDTH - RIGHT}"/>'
-        + (f'<path class="same" d="M{at(x0, y0)}L{at(x1, y1)}"/>' if diagonal else "")
-        + f'<polyline points="{line}"/>{"".join(dots)}'
-        + _text(LEFT - 4, base, number(y0), "end")
-        + _text(LEFT - 4, TOP + 9, number(y1), "end")
-        + _text(LEFT, base + 14, number(x0), "start")
-        + _text(WIDTH - RIGHT, base + 14, number(x1), "end")
-        + _text((LEFT + WIDTH - RIGHT) / 2, base + 28, below, "middle")
-        + _text(LEFT, TOP - 9, title, "start")
-        + "</svg>"
-    )
+    with _figure(WIDTH_IN, HEIGHT_IN, title) as (figure, axes):
+        axes.plot(xs, ys, color=MARK, marker=".", markersize=4, linewidth=1.5)
+        axes.plot([x for x in xs if x == kept], [y for x, y in points if x == kept], "o", color=MARK, markersize=7)
+        axes.set_xlim(min(xs) - 0.5, max(xs) + 0.5)
+        axes.set_ylim(*_around(ys, 0.0, highest))
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+        axes.set_xlabel("epoch")
+        return _svg(figure, title)
 
 
-def bars(rows: Sequence[Bar], title: str) -> str:
-    """One bar from zero for each row, its name above it and its interval as a line across it, as SVG."""
-    ends = [0.0, *(end for _, value, interval in rows for end in (value, *interval))]
-    low, high = _range(ends)
-    base = TOP + ROW * len(rows)
-
-    def at(value: float) -> str:
-        return f"{RIGHT + (value - low) / (high - low) * (WIDTH - 2 * RIGHT):.1f}"
-
-    drawn = []
-    for number, (name, value, (least, most)) in enumerate(rows):
-        top = TOP + ROW * number + ROW - THICK - 4
-        drawn.append(_text(RIGHT, top - 4, name, "start"))
-        drawn.append(f'<path class="bar" d="M{at(0)},{top}H{at(value)}v{THICK}H{at(0)}Z"/>')
-        drawn.append(f'<path class="axis" d="M{at(0)},{top - 1}v{THICK + 2}"/>')
-        drawn.append(f'<path class="spread" d="M{at(least)},{top + THICK / 2}H{at(most)}"/>')
-    return (
-        _open(title, base + 20)
-        + "".join(drawn)
-        + f'<path class="axis" d="M{RIGHT},{base}H{WIDTH - RIGHT}"/>'
-        + _text(RIGHT, base + 14, f"{low:.4g}", "start")
-        + _text(WIDTH - RIGHT, base + 14, f"{high:.4g}", "end")
-        + _text(RIGHT, TOP - 9, title, "start")
-        + "</svg>"
-    )
+def ranges(rows: Sequence[Row], title: str, line: float | None = None) -> Markup:
+    """One dot for each row, the first on top, with its interval; `line` is marked by a vertical line."""
+    values = [end for _, value, interval in rows for end in (value, *interval)]
+    with _figure(WIDER_IN, 0.9 + ROW_IN * len(rows), title) as (figure, axes):
+        for place, (_, value, (low, high)) in enumerate(rows):
+            axes.plot([low, high], [place, place], color=MARK, linewidth=2, alpha=0.5)
+            axes.plot(value, place, "o", color=MARK, markersize=5)
+        if line is not None:
+            axes.axvline(line, color=INK, linewidth=0.8, linestyle="--")
+            values.append(line)
+        axes.set_xlim(*_around(values, -math.inf, math.inf))
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
+        axes.grid(axis="y", visible=False)
+        return _svg(figure, title)
 
 
-def _open(title: str, height: int) -> str:
-    name = escape(title)
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{name}"><title>{name}</title>'
+def calibration(points: Sequence[Point], title: str) -> Markup:
+    """Realised over nominal false-alarm rates, both above 0, on logarithmic axes of one range; dashed: equal rates."""
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
+    low = min(value for point in points for value in point) / 1.5
+    high = max(value for point in points for value in point) * 1.5
+    with _figure(WIDTH_IN, WIDTH_IN, title) as (figure, axes):
+        axes.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle="--")
+        axes.plot([x for x, _ in points], [y for _, y in points], color=MARK, marker="o", markersize=4, linewidth=1.5)
+        axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))  # 0.01; by default it is TeX
+            axis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("alpha (nominal)")
+        axes.set_ylabel("share of clicks (realised)")
+        return _svg(figure, title)
 
 
-def _text(x: float, y: float, words: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
-
-
-def _range(values: Sequence[float]) -> Point:
-    """The least and the largest, never the same."""
+def _around(values: Sequence[float], lowest: float, highest: float) -> Point:
+    """Limits of an axis that has all values inside: never empty, and never beyond what the values can be."""
     low, high = min(values), max(values)
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
+    pad = max(0.1 * (high - low), 0.05 * max(abs(low), abs(high)), 0.005)
+    return max(lowest, low - pad), min(highest, high + pad)
+
+
+@contextmanager
+def _figure(width_in: float, height_in: float, title: str) -> "Iterator[tuple[Figure, Axes]]":
+    """A figure with one pair of axes, under our style whatever the reader's matplotlibrc says."""
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    with matplotlib.style.context(["default", STYLE]):
+        figure = Figure(figsize=(width_in, height_in), layout="constrained")
+        axes = figure.add_subplot()
+        figure.suptitle(title, x=0.01, horizontalalignment="left")
+        yield figure, axes
+
+
+def _svg(figure: "Figure", title: str) -> Markup:
+    """The figure as one <svg> element for a page: no namespaces, no metadata, no ids that another figure could have."""
+    file = StringIO()
+    figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    drawn = file.getvalue()
+    view = re.search(r'viewBox="[^"]*"', drawn)
+    assert view is not None
+    shapes = drawn[drawn.index(">", view.end()) + 1 :]
+    shapes = re.sub(r'<g id="[^"]*">', "<g>", shapes).replace("xlink:href", "href")
+    shapes = shapes.replace(INK, "currentColor").replace(MARK, "var(--mark)")
+    name = escape(title)
+    width = round(figure.get_figwidth() * PIXELS_PER_INCH)
+    return Markup(f'<svg width="{width}" {view[0]} role="img" aria-label="{name}"><title>{name}</title>{shapes}')

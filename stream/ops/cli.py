@@ -21,12 +21,10 @@ from typing import Any, NoReturn
 
 import click
 
+from stream import DISTRIBUTION
 from stream.errors import ConfigError, EddyError
 from stream.ops.options import setting_option, take_settings, take_topics, topic_options, worker_options
 from stream.settings import unknown_variables
-
-DISTRIBUTION = "eddy-stream"
-"""Eddy's name on PyPI; the name `eddy` belongs to a different project."""
 
 MOUNTED = {
     "demo": "Show Eddy on a simulated shop, live in the terminal.",
@@ -43,6 +41,8 @@ EXTRAS = {
     "onnx": "train",
     "onnxscript": "train",
     "onnx_ir": "train",
+    "jinja2": "train",
+    "matplotlib": "train",
     "optuna": "tune",
     "sqlalchemy": "tune",
 }

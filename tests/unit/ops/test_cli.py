@@ -12,8 +12,9 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
+from stream import DISTRIBUTION
 from stream.errors import ConfigError
-from stream.ops.cli import DISTRIBUTION, eddy, main
+from stream.ops.cli import eddy, main
 from stream.settings import Rules, Settings, Topics, from_environment, unknown_variables, variable
 
 ROOT = Path(__file__).parents[3]
