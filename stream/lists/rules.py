@@ -21,8 +21,8 @@ import numpy.typing as npt
 from stream.errors import ConfigError
 from stream.lists.catalogue import CATEGORY, Catalogue, read_catalogue
 from stream.lists.explore import Picked, explore
-from stream.lists.top import Lists, among, front
-from stream.lists.watched_file import Watched
+from stream.lists.top import Lists, among, ranked_prefix
+from stream.lists.watched_file import WatchedFile
 from stream.model.runtime import F32, I64, Model, StateArray
 from stream.settings import Rules
 
@@ -83,7 +83,7 @@ class RuledLists:
         window = WINDOW * k if penalty or rules.explore else k
         self._shape = Shape(k, window, rules.max_per_category, penalty)
         load = partial(_shelf, model.index, rules)
-        self._catalogue = Watched(Path(rules.catalogue), load) if rules.catalogue else None
+        self._catalogue = WatchedFile(Path(rules.catalogue), load) if rules.catalogue else None
         self._bare = Shelf(np.ones(len(model.items), np.bool_), np.full(len(model.items), NO_CATEGORY, np.int32), {})
 
     @property
@@ -154,7 +154,7 @@ def pick(
         users = np.flatnonzero(pending & (reaches == reach))
         batch = max(1, ELEMENTS // reach)
         for rows in (users[a : a + batch] for a in range(0, len(users), batch)):
-            items, log_probs = front(model, [value[rows] for value in state], reach)
+            items, log_probs = ranked_prefix(model, [value[rows] for value in state], reach)
             may = shelf.allowed[items]
             if wanted is not None:
                 may &= (wanted[rows, None] == NO_CATEGORY) | (shelf.category[items] == wanted[rows, None])

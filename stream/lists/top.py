@@ -27,16 +27,16 @@ class Lists:
     explored: npt.NDArray[np.bool_] | None = None
 
 
-def front(model: Model, state: list[StateArray], reach: int) -> tuple[I64, F32]:
-    """The `reach` most likely next items of each user and their log-probabilities, (n, reach), best first.
+def ranked_prefix(model: Model, state: list[StateArray], depth: int) -> tuple[I64, F32]:
+    """The `depth` most likely next items of each user and their log-probabilities, (n, depth), best first.
 
     state  inputs of score.onnx, each (n, *shape)
-    reach  depth: how many items of the ranking to compute
+    depth  how many items of the ranking to compute
     """
     count = len(state[0])
-    parts = [model.score([value[a : a + SCORE_ROWS] for value in state], reach) for a in range(0, count, SCORE_ROWS)]
+    parts = [model.score([value[a : a + SCORE_ROWS] for value in state], depth) for a in range(0, count, SCORE_ROWS)]
     if not parts:
-        return np.empty((0, reach), np.int64), np.empty((0, reach), np.float32)
+        return np.empty((0, depth), np.int64), np.empty((0, depth), np.float32)
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
@@ -46,11 +46,11 @@ def top_items(model: Model, state: list[StateArray], left_out: npt.NDArray[np.in
     state     inputs of score.onnx, each (n, *shape)
     left_out  (n, N) int32 indices of excluded items; -1 and the unknown item exclude nothing
     """
-    reach = min(k + left_out.shape[1], len(model.items))
-    items, log_probs = front(model, state, reach)
+    depth = min(k + left_out.shape[1], len(model.items))
+    items, log_probs = ranked_prefix(model, state, depth)
     unwanted = among(items, left_out)
     keep_first = np.argsort(unwanted, axis=1, kind="stable")[:, :k]
-    counts = np.minimum(k, reach - unwanted.sum(1))
+    counts = np.minimum(k, depth - unwanted.sum(1))
     return Lists(np.take_along_axis(items, keep_first, 1), np.take_along_axis(log_probs, keep_first, 1), counts)
 
 

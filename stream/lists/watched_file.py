@@ -17,7 +17,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class Watched(Generic[T]):
+class WatchedFile(Generic[T]):
     """The result of `load` for the file at `path`, in `value`. Raises ConfigError if the first load fails.
 
     load  raises ConfigError on a bad file
