@@ -1,8 +1,8 @@
-"""The events Eddy reads and writes, as they stand on the topics (JSON objects with these fields).
+"""The events that Eddy reads and writes. On the topics they are JSON objects with these fields.
 
-A click comes in; exactly one Recommendation goes out for it (the decision), an Anomaly where its surprise is too
-unlikely, or a DeadLetter where the message was no click. Every output's `id` is derived from the click's place in its
-topic, so a consumer can drop repeats without asking Eddy.
+For each click Eddy writes exactly one Recommendation (the decision). It also writes an Anomaly if the click's surprise
+is too unlikely. For a message that is not a valid click it writes a DeadLetter instead. The `id` of every output is the
+click's topic, partition and offset, so a consumer can recognise repeats.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from msgspec import Struct
 
 
 class Partition(NamedTuple):
-    """One partition of one topic: the key of whatever is kept per partition, never the bare number."""
+    """One partition of one topic. It is the key of all data that is kept per partition, instead of the number alone."""
 
     topic: str
     number: int
@@ -22,7 +22,7 @@ class Partition(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """Where a message was read: its place in Kafka, which is also its identity."""
+    """The topic, partition and offset of a message. They identify the message."""
 
     topic: str
     partition: int
@@ -34,7 +34,7 @@ class Origin(NamedTuple):
 
 
 class Click(Struct, frozen=True, gc=False, omit_defaults=True):
-    """One event of one user: a view, a cart, a purchase ... `timestamp` is ms since the epoch, UTC."""
+    """One event of one user, such as a view, a cart or a purchase. `timestamp` is ms since the epoch, UTC."""
 
     user_id: str
     item_id: str
@@ -47,14 +47,14 @@ class Click(Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class Recommendation(Struct, frozen=True, gc=False, omit_defaults=True):
-    """The decision on one click: the top items for the user's next one, best first.
+    """The decision on one click: the recommended items for the user's next click, best first.
 
-    log_probs     natural log of the model's probability of each item, over its whole catalogue; non-increasing where
-                  neither diversity nor exploration moved an item
-    surprise      of the click itself under the state before it, in nats
+    log_probs     natural logarithm of the model's probability of each item, over the whole catalogue. The values do not
+                  increase, except where diversity or exploration moved an item
+    surprise      nats, of the click itself under the state before it
     p_value       conformal, in (0, 1]; small = unusual
-    model         "name/version" of the model that decided
-    propensities  only with exploration: the probability with which each slot shows the item it shows, given the click
+    model         "name/version" of the model
+    propensities  only with exploration: the probability that each slot shows its item, given the click
     explored      only with exploration: the slots (0 = first) that it filled
     items_cut     only where the whole list was larger than the topic takes: how many of its last items were left out
     """
@@ -74,14 +74,14 @@ class Recommendation(Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class Expected(Struct, frozen=True, gc=False):
-    """An item the model held likely, and its probability."""
+    """An item that the model expected, and its probability."""
 
     item_id: str
     probability: float
 
 
 class Anomaly(Struct, frozen=True, gc=False, omit_defaults=True):
-    """An alert: what was expected, what came, how unlikely that is, and by which rule it is reported.
+    """An alert about one unusual click: the click, its p-value, the items that were expected, and the reason.
 
     score         high = anomalous: -log10 of the p-value
     threshold     the alert is raised when p_value <= threshold, which is also the promised false-alarm rate per click
@@ -107,7 +107,7 @@ class Anomaly(Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class DeadLetter(Struct, frozen=True, gc=False):
-    """A message that is no click, with why and where it came from.
+    """A message that is not a valid click, with the reason and its topic, partition and offset.
 
     key, value              the original bytes in base64, cut where the letter would be larger than its topic takes
     key_bytes, value_bytes  how long they were; 0 also where there was none

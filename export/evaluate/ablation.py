@@ -1,9 +1,13 @@
-"""A trained network -> what each of its parts is worth on held-out clicks: lists without the part beside those served.
+"""Ablation: compares the lists of a trained network with the lists without one of its parts, on held-out clicks.
 
-Nothing is trained again: a source of the mixture is left out by closing its gates, so that the network has its mass; an
-input by zeroing its rows while the states run; the shift of popularity by taking it off the bias. The network had
-learned with the part, so a training without it might do better than these lists (bench/inputs.py trains without).
-The rule: afterwards network and mixture are what they were, bit for bit.
+Nothing is trained again:
+
+- A component of the mixture is removed by closing its gates, so that its weight goes to the network.
+- An input is removed by setting its rows to zero while the states are computed.
+- The recency correction of popularity is removed by subtracting it from the bias.
+
+The network was trained with the part, so a network that is trained without it may be better than these figures
+(bench/inputs.py trains without the inputs). Afterwards the network and the mixture have the same bits as before.
 """
 
 from collections.abc import Iterator
@@ -24,7 +28,7 @@ from export.network.network import Network
 from export.network.states import memories, outputs
 
 NOTHING = "nothing"
-"""The row of the lists as served."""
+"""Name of the row for the served lists, from which nothing is removed."""
 
 SOURCES = {
     "the last items (network alone)": slice(None),
@@ -32,20 +36,21 @@ SOURCES = {
     "neighbours": slice(1, 1 + 2 * REMEMBERED),
     "repeats": slice(1 + 2 * REMEMBERED, None),
 }
-"""Columns of the mixture's gates, in their order there."""
+"""Component of the mixture -> its columns in the gates."""
 
 SCORED = 1 << 28
-"""Scores of a part's lists in all, at most: about 4 s on one core. So fewer clicks are judged where items are many."""
+"""Largest number of scores for one part: about 4 s on one core. So fewer clicks are judged if there are many items."""
 
 
 def ablations(network: Network, seen: Clicks, judged: I64, shift: F64) -> dict[str, dict[str, Any]]:
-    """What is left out -> recall@20 and MRR@20 of the lists without it, in full ranking.
+    """recall@20 and MRR@20 of the lists without each part, in full ranking.
 
-    seen     the users of the held-out slice with all their clicks, as they will come in service
-    judged   (m,) the rows whose next click judges, which no gate was fitted on; none give {}
-    shift    (V + 1,) nats that the bias of the items that were trained was moved by
-    returns  {name: {judged, recall20, mrr20}}, NOTHING first, the others with change {measure: {mean, 95}}: a paired
-             bootstrap over visits. An input that is the same at all clicks has no row, nor has a shift of zeros
+    seen     the users of the held-out slice with all their clicks, as in production
+    judged   (m,) rows of clicks that no gate was fitted on; their next click is the target. m = 0 returns {}
+    shift    (V + 1,) nats, the recency correction that was added to the bias of the trained items
+    returns  {name of the removed part: {judged, recall20, mrr20}}, first NOTHING. All but NOTHING also have change
+             {measure: {mean, 95}}, from a paired bootstrap over sessions. An input with the same value at all clicks
+             has no row, and neither has a shift of zeros
     """
     judged = drawn(judged, max(1, SCORED // network.sizes.items))
     if not len(judged):
@@ -58,25 +63,25 @@ def ablations(network: Network, seen: Clicks, judged: I64, shift: F64) -> dict[s
 
     served = states()
     ranks = {NOTHING: list_ranks(network, served, remembered, target)}
-    for name, (part, without) in _of_the_list(network, shift).items():
-        with holding(part, without):
+    for name, (part, without) in _list_parts(network, shift).items():
+        with temporarily(part, without):
             ranks[name] = list_ranks(network, served, remembered, target)
     for name, rows in _inputs(network, seen).items():
-        with holding(rows, torch.zeros_like(rows)):
+        with temporarily(rows, torch.zeros_like(rows)):
             ranks[name] = list_ranks(network, states(), remembered, target)
 
-    visit = np.cumsum(new_visits(seen), dtype=np.int32)[judged]
+    session = np.cumsum(new_visits(seen), dtype=np.int32)[judged]
     found: dict[str, dict[str, Any]] = {}
     for name, rank in ranks.items():
         recall, mrr = recall_and_mrr(rank)
         found[name] = {"judged": len(judged), "recall20": recall, "mrr20": mrr}
-    for name, change in changes(ranks, visit).items():
+    for name, change in changes(ranks, session).items():
         found[name]["change"] = change
     return found
 
 
-def _of_the_list(network: Network, shift: F64) -> dict[str, tuple[Tensor, Tensor]]:
-    """What a list is made of beside the state: name -> (the tensor that holds it, what it is without it)."""
+def _list_parts(network: Network, shift: F64) -> dict[str, tuple[Tensor, Tensor]]:
+    """The parts that do not change the states: name -> (the tensor with the part, its values without the part)."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
     gates = network.mixture.gates
     for name, columns in SOURCES.items():
@@ -86,25 +91,25 @@ def _of_the_list(network: Network, shift: F64) -> dict[str, tuple[Tensor, Tensor
         found[name] = gates, closed
     if shift.any():
         bias = network.item_bias.detach().clone()
-        trained = len(shift) - 1  # items without clicks stand behind these, and no popularity of theirs has passed
+        trained = len(shift) - 1  # cold items follow in the bias, without a correction
         bias[:trained] -= torch.from_numpy(shift[:trained]).float()
         found["the shift of popularity"] = network.item_bias, bias
     return found
 
 
 def _inputs(network: Network, seen: Clicks) -> dict[str, Tensor]:
-    """The rows of what the states read beside the items, where that is not always the same."""
+    """The inputs of the states other than the items: name -> its rows. An input with one value is left out."""
     found: dict[str, Tensor] = {}
     if len(np.unique(seen.event_type)) > 1:
         found["event types"] = network.event_rows
-    if len(np.unique(seen.gap[~new_visits(seen)])) > 1:  # a log without times has one gap within visits
+    if len(np.unique(seen.gap[~new_visits(seen)])) > 1:  # without times all gaps within sessions are equal
         found["time gaps"] = network.gap_rows
     return found
 
 
 @contextmanager
-def holding(tensor: Tensor, values: Tensor) -> Iterator[None]:
-    """The tensor has these values for a while, then its own again."""
+def temporarily(tensor: Tensor, values: Tensor) -> Iterator[None]:
+    """Give the tensor these values inside the `with` block, and its own values afterwards."""
     own = tensor.detach().clone()
     tensor.data.copy_(values)
     try:

@@ -1,8 +1,8 @@
-"""Training sessions -> what a recommender has to beat: popularity, session popularity, Markov, co-occurrence, VS-KNN.
+"""The baselines: popularity, session popularity, Markov, co-occurrence and VS-KNN.
 
-Each gives scores to some items from the clicks of the present session; `best` makes a full ranking of them: equal
-scores rank the lower index first, the higher training count, so every list goes on with the most popular items.
-Rule: all of them see the same training sessions and the same clicks as the model, and are judged alike.
+Each baseline scores some items from the clicks of the current session. `best` makes a full ranking: with equal scores
+the lower index ranks first, which is the item with more training clicks, so every list continues with the most popular
+items. All baselines have the same training sessions and the same clicks as the model, and are judged in the same way.
 """
 
 import json
@@ -21,24 +21,28 @@ from stream.errors import ArtifactError
 FILE = "baselines.npz"
 
 SUCCESSORS = 128
-"""Items kept per item by Markov and co-occurrence: a list of 20 without the 16 just seen needs 36."""
+"""Neighbours per item in the co-occurrence baseline. A list of 20 without the 16 recent items needs 36."""
 VALIDATION = 0.1
 VALIDATED = 5_000
-"""VS-KNN's setting is chosen on so many positions of the newest tenth of the training sessions."""
+"""The setting of VS-KNN is chosen on at most this many positions of the newest VALIDATION of the training sessions."""
 
 
 class Baseline(Protocol):
-    """Scores items by the session so far."""
+    """Scores items from the session so far."""
 
     def scores(self, session: I64) -> tuple[I64, F64]:
-        """(items (m,) ascending, scores (m,)); the rest of the catalogue scores 0.
+        """(items (m,) ascending, scores (m,)); every item that is not returned has the score 0.
 
         session  (t,) int64 known items, t > 0, oldest click first
         """
 
 
 def best(baseline: Baseline, session: I64, left_out: list[int], items: int, k: int = K) -> list[int]:
-    """The k items of `items` that score highest, without those in `left_out`; ties to the lower index."""
+    """The k items with the highest scores, best first, without those in `left_out`; ties to the lower index.
+
+    session  (t,) item indices, oldest click first; those of unknown items, at least `items`, are ignored
+    items    V, the number of known items
+    """
     listed: list[int] = []
     session = session[session < items]
     if len(session):
@@ -57,14 +61,14 @@ def best(baseline: Baseline, session: I64, left_out: list[int], items: int, k: i
 
 
 class Popularity:
-    """The most clicked items, whatever the session holds."""
+    """Recommends the items with the most training clicks. It ignores the session."""
 
     def scores(self, session: I64) -> tuple[I64, F64]:
         return session[:0], np.empty(0)
 
 
 class SessionPopularity:
-    """The session's own items, the most clicked first; after them the most popular."""
+    """Recommends the items of the session, most clicked first, then the most popular items."""
 
     def scores(self, session: I64) -> tuple[I64, F64]:
         items, counts = np.unique(session, return_counts=True)
@@ -72,7 +76,7 @@ class SessionPopularity:
 
 
 class Markov:
-    """What most often came next after the item just clicked."""
+    """Recommends the items that most often followed the last clicked item."""
 
     def __init__(self, visits: Visits) -> None:
         known = visits.item < visits.items
@@ -88,15 +92,16 @@ class Markov:
 
 
 class Cooccurrence:
-    """Items that share sessions with the session's items: cosine of their session sets, the newest click weighs most.
+    """Recommends items that occur in sessions with the items of this session: the cosine of their sets of sessions.
 
-    An item clicked `age` clicks ago weighs 1 - age / 10. Source: item-to-item KNN, Davidson et al. 2010.
+    An item that was clicked `age` clicks ago has the weight 1 - age / 10. Source: item-to-item KNN, Davidson et al.
+    2010.
     """
 
     def __init__(self, sets: SessionSets) -> None:
         self._sets = sets
         self._sessions = np.diff(sets.bound)
-        self._beside: dict[int, tuple[I64, F64]] = {}
+        self._cached: dict[int, tuple[I64, F64]] = {}
 
     def scores(self, session: I64) -> tuple[I64, F64]:
         newest = session[:-11:-1].tolist()
@@ -106,34 +111,37 @@ class Cooccurrence:
         return items, np.bincount(which, weighted, len(items)).astype(np.float64)
 
     def _neighbours(self, item: int) -> tuple[I64, F64]:
-        """The SUCCESSORS items most alike, and their cosines; counted when first asked for."""
-        made = self._beside.get(item)
-        if made is None:
-            made = self._beside[item] = self._count(item)
-        return made
+        """The SUCCESSORS most similar items and their cosines, computed at the first call for an item."""
+        found = self._cached.get(item)
+        if found is None:
+            found = self._cached[item] = self._count(item)
+        return found
 
     def _count(self, item: int) -> tuple[I64, F64]:
         held, _ = self._sets.items_of(self._sets.sessions_with(item))
-        beside, times = np.unique(held, return_counts=True)
-        beside, times = beside[beside != item], times[beside != item]
-        cosine = times / np.sqrt(self._sessions[beside] * float(self._sessions[item]))
+        others, times = np.unique(held, return_counts=True)
+        others, times = others[others != item], times[others != item]
+        cosine = times / np.sqrt(self._sessions[others] * float(self._sessions[item]))
         kept = np.sort(np.argsort(-cosine, kind="stable")[:SUCCESSORS])
-        return beside[kept], cosine[kept]
+        return others[kept], cosine[kept]
 
 
 NAMES = ("popularity", "session_popularity", "markov", "cooccurrence", "vsknn")
-"""As in the figures."""
+"""Names of the baselines in the results."""
 
 
 def rivals(visits: Visits, setting: VsKnnSetting) -> dict[str, Baseline]:
-    """Every baseline by its name in the figures."""
+    """Make every baseline: name in the results -> baseline."""
     sets = SessionSets(visits)
     methods = (Popularity(), SessionPopularity(), Markov(visits), Cooccurrence(sets), VsKnn(sets, setting))
     return dict(zip(NAMES, methods, strict=True))
 
 
 def choose_vsknn(visits: Visits, seed: int = 0) -> VsKnnSetting:
-    """The setting with the highest recall@20 + MRR@20 on the newest tenth of the sessions, neighbours from the rest."""
+    """The setting with the highest recall@20 + MRR@20 on the newest tenth of the sessions.
+
+    The neighbours are from the earlier sessions. With too few sessions it is the default setting.
+    """
     cut = int(len(visits) * (1 - VALIDATION))
     ordinal = np.arange(len(visits))
     head, tail = visits.where(ordinal < cut), visits.where(ordinal >= cut)
@@ -156,18 +164,18 @@ def choose_vsknn(visits: Visits, seed: int = 0) -> VsKnnSetting:
 
 
 def save_baselines(directory: Path, visits: Visits, setting: VsKnnSetting) -> None:
-    """Write the training sessions and VS-KNN's setting."""
+    """Write the training sessions and the setting of VS-KNN."""
     np.savez_compressed(directory / FILE, vsknn=np.array(json.dumps(asdict(setting))), **vars(visits))
 
 
 def load_baselines(directory: Path) -> tuple[Visits, VsKnnSetting]:
-    """What `save_baselines` wrote. Raises ArtifactError if the model has none."""
+    """Read what `save_baselines` wrote. Raises ArtifactError if the model directory has no such file."""
     try:
         with np.load(directory / FILE, allow_pickle=False) as file:
             visits = Visits(file["item"], file["start"], file["end_ms"], file["counts"])
             return visits, VsKnnSetting(**json.loads(str(file["vsknn"])))
     except (OSError, KeyError, ValueError, TypeError) as exc:
         raise ArtifactError(
-            f"model {directory}: no training sessions in {FILE}, which the baselines need; train it again with "
+            f"model {directory}: {FILE} has no training sessions, which the baselines need; train it again with "
             "`eddy train`"
         ) from exc

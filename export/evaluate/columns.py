@@ -1,4 +1,4 @@
-"""A log -> the columns the engine takes, as if a producer had sent its clicks in time order to one partition."""
+"""Converts a log to the engine's columns, as if a producer had sent the clicks in time order to one partition."""
 
 import numpy as np
 
@@ -10,10 +10,10 @@ LOG = Partition("log", 0)
 
 
 def log_columns(log: Log, encoder: Encoder) -> Columns:
-    """The n clicks of a log in time order; a click's offset is its position there. A log's words are looked up once."""
+    """The n clicks of a log in time order. The offset of a click is its position in that order."""
     rows = log.in_time_order()
     event_type = log.event_type[rows]
-    categories = encoder.categories([*log.categories, None])  # the last is what a click without a category names
+    categories = encoder.categories([*log.categories, None])  # the last one, None, is for clicks without a category
     return Columns(
         owners=[(LOG, user.encode()) for user in log.users],
         owner=log.user[rows].astype(np.intp),

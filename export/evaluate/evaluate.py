@@ -1,9 +1,9 @@
-"""A log through the serving engine -> how good the recommendations are, beside the baselines.
+"""Evaluates a model on a log with the serving engine, and compares it with the baselines.
 
-Each click's list is judged by the same user's next click in the same session. A target the model does not know is
-a miss for every method, never left out. The engine runs the ONNX files on clicks in time order, users from a zero
-state, so under the worker's `exclude_recent` and rules these are the figures of the `recommendations` topic.
-Ties: equal scores rank the item with more training clicks first, for every method.
+The target of each list is the same user's next click in the same session. A target that the model does not know counts
+as a miss for every method. The engine runs the ONNX files on the clicks in time order, and users start from a zero
+state. So with the worker's `exclude_recent` and rules these are the metrics of the `recommendations` topic. With equal
+scores the item with more training clicks ranks first, for every method.
 """
 
 from collections.abc import Iterable, Sequence
@@ -38,14 +38,14 @@ from stream.settings import RECENT_ITEMS, Rules
 from stream.worker.served import NO_RULES, open_engine
 
 CYCLE = 1_000
-"""Clicks per engine cycle: as large as a busy worker's; results do not depend on it."""
+"""Clicks per cycle of the engine, as in a busy worker. The results do not depend on it."""
 
 ALPHAS = (0.05, 0.01, 0.001)
-"""The false-alarm rates whose observed share is reported."""
+"""The nominal false-alarm rates whose realised rate is reported."""
 
 
 class Quality(NamedTuple):
-    """recall20: share of judged clicks whose next item was among the first k; mrr20: mean of 1/rank, 0 for a miss."""
+    """recall20: share of judged clicks whose next item was among the first 20; mrr20: mean of 1/rank, 0 for a miss."""
 
     judged: int
     recall20: float
@@ -53,7 +53,10 @@ class Quality(NamedTuple):
 
 
 def judge(clicks: Iterable[tuple[str, str, str, Sequence[str]]]) -> Quality:
-    """The quality of (user, session, item, recommended) in time order: each list against the session's next item."""
+    """The quality of recommended lists: each list is judged by the next item of its session.
+
+    clicks  (user, session, item, recommended), in time order
+    """
     waiting: dict[tuple[str, str], Sequence[str]] = {}
     ranks = []
     for user, session, item, recommended in clicks:
@@ -68,7 +71,7 @@ def judge(clicks: Iterable[tuple[str, str, str, Sequence[str]]]) -> Quality:
 
 
 def _run_engine(engine: Engine, log: Log, positions: Positions, watch: Progress) -> tuple[Judged, F64]:
-    """The engine's lists judged, and every click's p-value (n,)."""
+    """Run the engine on the log; return its judged lists and the p-value of every click, (n,)."""
     judged, p_values = Judged(len(positions), len(engine.model.items), engine.category), np.ones(len(log))
     number = np.full(len(log), -1, np.int64)
     number[positions.row] = np.arange(len(positions))
@@ -108,12 +111,12 @@ def evaluate(
     judge_from_ms: int | None = None,
     rules: Rules = NO_RULES,
 ) -> dict[str, Any]:
-    """The model on the log beside the baselines, as the JSON object of `eddy evaluate`.
+    """Evaluate the model and the baselines on the log; return the JSON object of `eddy evaluate`.
 
-    exclude_recent  leave out the items of the user's last N clicks, for every method; 0 = full ranking
-    judge_from_ms   lists of earlier clicks are not judged: those clicks are the users' histories
-    rules           of the worker, for eddy's lists only: the baselines know none
-    Raises ArtifactError on a model that cannot be served, ConfigError on a wrong setting or nothing to judge.
+    exclude_recent  every method excludes the items of the user's last N clicks; 0 = full ranking
+    judge_from_ms   lists of earlier clicks are not judged: these clicks only build the users' states
+    rules           the worker's rules, for Eddy's lists only: the baselines have no rules
+    Raises ArtifactError on a bad model, ConfigError on a wrong setting or if no click can be judged.
     """
     if not 0 <= exclude_recent <= RECENT_ITEMS:
         raise ConfigError(f"exclude_recent is {exclude_recent}; it must be between 0 and {RECENT_ITEMS}")
@@ -128,8 +131,8 @@ def evaluate(
     ours, p_values = _run_engine(engine, log, positions, watch)
     judged = {"eddy": ours}
     for name, method in rivals(visits, setting).items():
-        theirs = Judged(len(positions), len(model.items), engine.category)
-        judged[name] = _run_baseline(name, method, theirs, positions, exclude_recent, watch)
+        empty = Judged(len(positions), len(model.items), engine.category)
+        judged[name] = _run_baseline(name, method, empty, positions, exclude_recent, watch)
     return {
         "model": model.manifest.label,
         "clicks": len(log),
@@ -150,33 +153,33 @@ def evaluate(
 
 
 def _first_unknown(log: Log, index: dict[str, int]) -> str:
-    """The first item of the log's rows that the model does not know; empty if it knows all."""
+    """The first item of the log that the model does not know; "" if it knows all."""
     return next((log.items[i] for i in log.item if log.items[i] not in index), "")
 
 
 def remarks(target: I64, names: Sequence[str], unknown: str) -> list[str]:
-    """What the log leaves no method a choice in.
+    """Remarks about targets that no method can recommend, and about a small catalogue.
 
     target   (m,) as in Positions
     names    (V,) the model's items
-    unknown  an item of the log that is none of them: ids that were written differently show so
+    unknown  an item of the log that the model does not know: it shows whether ids have a different format
     """
     found, items, missed = [], len(names), int((target == len(names)).sum())
     if missed == len(target):
-        ids = f"such as {unknown!r}; its own are such as {names[0]!r}"
+        ids = f"such as {unknown!r}; an item that it knows is {names[0]!r}"
         found.append(f"all judged clicks are on items that the model does not know, {ids}: a miss for every method")
     elif missed:
         share = f"{missed:,} of the {len(target):,}"
         found.append(f"{share} judged clicks are on items that the model does not know: a miss for every method")
     if items <= K:
         found.append(
-            f"the catalogue has {items} items, which a list of {K} holds all: only MRR and NDCG tell methods apart"
+            f"the catalogue has {items} items, a list has {K}: all methods have the same recall@20, compare MRR"
         )
     return found
 
 
 def unknown_events(log: Log, known: Sequence[str]) -> list[str]:
-    """What is to be said of event types that the model does not know: it takes them all for one."""
+    """A remark about event types that the model does not know: they all have the same index."""
     clicks = np.bincount(log.event_type, minlength=len(log.event_types))
     new = [i for i, name in enumerate(log.event_types) if name not in known and clicks[i]]
     if not new:
@@ -187,14 +190,18 @@ def unknown_events(log: Log, known: Sequence[str]) -> list[str]:
 
 
 def already_learned(log: Log, judged: I64, until: str | None) -> list[str]:
-    """What is to be said of judged rows (m,) that the training may have seen; it went `until` then, to the second."""
+    """A remark about judged clicks that may have been part of the training.
+
+    judged  (m,) rows of the log
+    until   time of the last training click, to the second
+    """
     if until is None or log.in_order:
         return []
     early = int((log.time_ms[judged] < parse_time(until) + 1000).sum())
     if not early:
         return []
     share = f"{early:,} of the {len(judged):,} judged clicks"
-    return [f"{share} are not later than the model's training, which went until {until}: it may have learned them"]
+    return [f"{share} are not later than the last training click at {until}: the model may have been trained on them"]
 
 
 def _some(names: Sequence[str]) -> str:
@@ -202,7 +209,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def report(judged: dict[str, Judged], positions: Positions, counts: I64) -> dict[str, Any]:
-    """One object for each method, and under `lead` eddy's difference to the best baseline."""
+    """The metrics of each method, and in `lead` the difference between eddy and the best baseline."""
     found = intervals({name: one.rank for name, one in judged.items()}, positions.session)
     so_far, popularity = position_kind(positions.so_far), popularity_kind(positions.target, counts)
     methods = {

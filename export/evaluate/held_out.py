@@ -1,8 +1,8 @@
-"""The held-out slice judged as `eddy evaluate` judges a later log: the same engine, graphs, baselines and figures.
+"""Evaluates a network on the held-out slice, with the engine, graphs, baselines and metrics of `eddy evaluate`.
 
-A network that was not trained on the slice becomes a whole model directory for it, with the earlier sessions as the
-baselines' and VS-KNN's setting chosen among those; so no method has learned from the slice. Two things were chosen on
-it, the network's best epoch and, on every other click, the mixture's gates: report/page.py says so to the reader.
+The network was not trained on the slice. It is written as a complete model directory. The baselines have the earlier
+sessions, and the setting of VS-KNN is chosen on these, so no method has learned from the slice. Two choices were made
+on the slice: the best epoch of the network and, on every second click, the gates of the mixture. The report states it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,24 +24,25 @@ from export.progress import Progress
 from stream.errors import ConfigError
 
 LARGEST = 50_000
-"""Clicks judged, the earliest of the slice: enough for intervals of a percent, a minute for all methods."""
+"""The earliest clicks of the slice that are judged: enough for intervals of a percent, in a minute for all methods."""
 
 NEW = "\x00new"
-"""Behind the name of an item that the vocabulary has and the network has not learned."""
+"""Suffix of the name of an item that is in the vocabulary but not known to the network."""
 
 CURVE = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What the training measured, plain enough for JSON.
+    """The measurements of a training, in types that JSON can encode.
 
-    epochs       one object for each epoch, with any of loss, recall20, mrr20 beside its `epoch`
-    best_epoch   the one that was kept
-    held_out     what `evaluate` says of the held-out slice; empty if it was not asked
-    vsknn_setting  of the baseline, chosen on the newest of the earlier sessions
-    calibration  (alpha, share of later held-out clicks with a p-value of at most alpha, calibrated on the earlier ones)
-    ablations    what was left out -> the figures of the lists without it, as ablation.py gives them
+    epochs         one object per epoch, with `epoch` and any of loss, recall20, mrr20
+    best_epoch     the epoch whose weights were kept
+    held_out       result of `evaluate` on the held-out slice; empty if it was not evaluated
+    vsknn_setting  setting of the baseline, chosen on the newest of the earlier sessions
+    calibration    (alpha, realised false-alarm rate): calibrated on the earlier half of the held-out clicks, measured
+                   on the later half
+    ablations      removed part -> metrics of the lists without it, from ablation.py
     """
 
     epochs: Sequence[Mapping[str, float]] = ()
@@ -62,13 +63,13 @@ def judge_held_out(
     known: set[str],
     watch: Progress,
 ) -> Findings:
-    """How the network and the baselines rank the clicks of the slice, users from a zero state.
+    """Evaluate the network and the baselines on the slice; users start from a zero state.
 
-    directory  holds the network's graphs; becomes a whole model
-    found      what the surprise was calibrated to
-    earlier    the sessions before the slice, which the baselines know
+    directory  has the network's graphs; this function completes it to a model directory
+    found      calibration pools of the surprise
+    earlier    the sessions before the slice, for the baselines
     tail       the slice
-    known      the items that the network knows: others of the vocabulary are new to it
+    known      the items with training clicks; all other items of the vocabulary count as unknown
     """
     setting = choose_vsknn(earlier)
     save_baselines(directory, earlier, setting)
@@ -86,10 +87,11 @@ def judge_held_out(
 
 
 def calibration_curve(surprise: F32, time_ms: I64) -> list[tuple[float, float]]:
-    """How often the later half of the clicks has a p-value of at most alpha, calibrated on the earlier half.
+    """The realised false-alarm rates: calibrated on the earlier half of the clicks, measured on the later half.
 
-    surprise, time_ms  (n,) of held-out clicks; fewer than 4 give no curve
-    returns            (alpha, share) for each alpha of CURVE that a p-value can reach
+    surprise, time_ms  (n,) of held-out clicks; the curve is empty if n < 4
+    returns            (alpha, share of clicks with a p-value of at most alpha), for each alpha of CURVE that is not
+                       smaller than the smallest possible p-value
     """
     order = np.argsort(time_ms, kind="stable")
     earlier, later = np.split(surprise[order], [len(order) // 2])

@@ -1,10 +1,11 @@
-"""VS-KNN: what is next in the training sessions that are most like this one. Our own, on flat arrays.
+"""VS-KNN: recommends the items of the training sessions that are most similar to the current one. Own implementation.
 
-1. Candidates: the most recent training sessions that hold an item of this session.
-2. Likeness: the sum, over the items in common, of a weight that falls with how long ago the item was clicked here.
-3. Score of an item: the sum, over the k most alike that hold it, of likeness times a decay by how long ago the newest
-   item in common was clicked, optionally times (1 + weight * idf).
-Sources: Ludewig & Jannach 2018 (VS-KNN); Kersbergen et al. 2022 (VMIS-kNN: idf, the last item itself left out).
+1. Candidates: the most recent training sessions that have an item in common with the current session.
+2. Similarity: the sum over the common items of a weight. The weight decreases with the age of the click here.
+3. Score of an item: the sum over the k most similar sessions that contain it. Each adds its similarity, times a decay
+   by the age of the newest common item, optionally times (1 + weight * idf).
+
+Sources: Ludewig & Jannach 2018 (VS-KNN); Kersbergen et al. 2022 (VMIS-kNN: idf, without the last item itself).
 The setting is chosen on the newest part of the training sessions, never on a test log.
 """
 
@@ -17,18 +18,19 @@ import numpy as np
 from export.arrays import F64, I64
 from export.dataset.sessions import SessionSets
 
-REACH = 30
-"""Clicks of the session that are looked at: the weights of older ones are next to nothing."""
+LAST_CLICKS = 30
+"""Number of the session's last clicks that are used. The weights of older clicks are close to 0."""
 
 
 @dataclass(frozen=True)
 class VsKnnSetting:
-    """k neighbours of `sample` candidates.
+    """The parameters: k neighbours of `sample` candidates.
 
-    weight   of an item clicked `age` clicks ago in a session of n: "linear" 1 - age / 10, "div" (n - age) / n, "same" 1
-    decay    of a neighbour whose newest item in common is that old: "linear", "div" 1 / (1 + age), "same"
-    idf      an item's score times (1 + idf * log(sessions / sessions with it))
-    repeats  whether the item just clicked may be next
+    weight   of an item that was clicked `age` clicks ago in a session of n clicks: "linear" 1 - age / 10, "div"
+             (n - age) / n, "same" 1
+    decay    of a neighbour, by the age of its newest common item: "linear" 1 - age / 10, "div" 1 / (1 + age), "same" 1
+    idf      the score of an item is multiplied by (1 + idf * log(sessions / sessions with the item))
+    repeats  whether the last clicked item may be recommended
     """
 
     k: int = 200
@@ -47,12 +49,12 @@ TRIALS: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("sample", (500, 1000, 2500, 5000)),
     ("k", (50, 100, 200, 500, 1000, 2000)),
 )
-"""Tried one after another, each with the best of those before."""
+"""The fields and values to try. Each field is tried with the best values of the fields before it."""
 ROUNDS = 2
 
 
 class VsKnn:
-    """Scores of items by the sessions most like the present one."""
+    """Scores items by the training sessions that are most similar to the current one."""
 
     def __init__(self, sets: SessionSets, setting: VsKnnSetting) -> None:
         self._sets = sets
@@ -61,20 +63,23 @@ class VsKnn:
         self._boost = 1 + setting.idf * np.log(sessions / np.maximum(1, np.diff(sets.bound)))
 
     def scores(self, session: I64) -> tuple[I64, F64]:
-        """Items (m,) that neighbours hold, ascending, and their scores (m,); session (t,) oldest first, all known."""
+        """The items of the neighbours (m,), ascending, and their scores (m,).
+
+        session  (t,) known items, oldest first
+        """
         setting = self._setting
         weights: dict[int, tuple[int, float]] = {}
-        for age, item in enumerate(session[: -REACH - 1 : -1].tolist()):
+        for age, item in enumerate(session[: -LAST_CLICKS - 1 : -1].tolist()):
             weights.setdefault(item, (age, _weight(setting.weight, age, len(session))))
         lists = [self._sets.sessions_with(item, setting.sample) for item in weights]
         sizes = [len(one) for one in lists]
         found, first, which = np.unique(np.concatenate(lists), return_index=True, return_inverse=True)
         summed = np.bincount(which, np.repeat([weight for _, weight in weights.values()], sizes))
-        likeness = summed.round(9)  # the same items in another order sum to another last bit, and must be equals
+        similarity = summed.round(9)  # the order of a sum changes its last bits, and equal sessions must stay equal
         ages = np.repeat([age for age, _ in weights.values()], sizes)[first]  # `first` is in the newest item's list
-        found, likeness, ages = (column[-setting.sample :] for column in (found, likeness, ages))
-        nearest = np.argsort(likeness, kind="stable")[::-1][: setting.k]  # of equals, the newest
-        value = likeness[nearest] * _decay(setting.decay, ages[nearest])
+        found, similarity, ages = (column[-setting.sample :] for column in (found, similarity, ages))
+        nearest = np.argsort(similarity, kind="stable")[::-1][: setting.k]  # ties to the newest session
+        value = similarity[nearest] * _decay(setting.decay, ages[nearest])
         held, size = self._sets.items_of(found[nearest])
         items, which = np.unique(held, return_inverse=True)
         score = np.bincount(which, np.repeat(value, size), len(items)) * self._boost[items]
@@ -92,7 +97,10 @@ def _decay(name: str, age: I64) -> F64:
 
 
 def choose(quality: Callable[[VsKnnSetting], float]) -> VsKnnSetting:
-    """The best setting by a quality measured on a validation slice: each field of TRIALS in turn, greedily."""
+    """Search the best setting greedily: one field of TRIALS after the other, ROUNDS times.
+
+    quality  of a setting on a validation slice; higher is better
+    """
     best = VsKnnSetting()
     reached = {best: quality(best)}
     for field, values in TRIALS * ROUNDS:

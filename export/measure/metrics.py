@@ -1,7 +1,8 @@
-"""Ranks of what came next -> recall, MRR and NDCG at 1, 5, 10 and 20, with intervals and by kinds of position.
+"""Computes recall, MRR and NDCG at 1, 5, 10 and 20 from ranks, with confidence intervals and by groups of positions.
 
-A rank is the place of the next item in a list of 20, 1 = first; 0 = not in it, which every measure counts as nothing.
-The bootstrap draws whole sessions: positions of one session are alike, and drawn alone they would promise too much.
+A rank is the position of the next item in a list of 20, 1 = first; 0 = not in the list, which adds 0 to every metric.
+The bootstrap draws whole sessions, because the positions of one session are correlated. Drawing positions one by one
+would give intervals that are too narrow.
 """
 
 from collections.abc import Mapping
@@ -15,30 +16,33 @@ from export.arrays import F64, I64, U8
 Ranks = U8
 
 K = 20
-"""How long the lists are that are judged."""
+"""Length of the judged lists."""
 
 CUTS = (1, 5, 10, K)
 RESAMPLES = 1_000
 INTERVAL = (2.5, 97.5)
 RESAMPLED = ("recall20", "mrr20")
-"""The measures that get intervals."""
+"""The metrics that have confidence intervals."""
 
 POSITIONS = {"1": 1, "2": 2, "3-4": 3, "5-9": 5, "10+": 10}
-"""Clicks of the session so far, by the least of each kind."""
+"""Groups by the number of clicks of the session so far: name -> the smallest number of the group."""
 COLD = 5
-"""An item with at most so many training clicks is cold."""
+"""An item with at most this many training clicks is cold."""
 KINDS = ("head", "tail", "cold", "unknown")
 
 
 def gains(rank: Ranks, k: int) -> tuple[F64, F64, F64]:
-    """What each position (n,) adds to recall, MRR and NDCG at k: with one right item NDCG's ideal is 1."""
+    """The recall, MRR and NDCG at k of each position, (n,) float64 in [0, 1].
+
+    There is one correct item per position, so the ideal DCG is 1.
+    """
     hit = (rank > 0) & (rank <= k)
-    place = np.where(hit, rank, 1).astype(np.float64)
-    return hit.astype(np.float64), hit / place, hit / np.log2(place + 1)
+    divisor = np.where(hit, rank, 1).astype(np.float64)
+    return hit.astype(np.float64), hit / divisor, hit / np.log2(divisor + 1)
 
 
 def measures(rank: Ranks) -> dict[str, float]:
-    """recall1 ... ndcg20: the means over all positions (n,), n > 0."""
+    """The means recall1 ... ndcg20 over all positions (n,), n > 0."""
     found: dict[str, float] = {}
     for k in CUTS:
         for name, gain in zip(("recall", "mrr", "ndcg"), gains(rank, k), strict=True):
@@ -47,7 +51,10 @@ def measures(rank: Ranks) -> dict[str, float]:
 
 
 def by_kind(rank: Ranks, kind: I64, names: tuple[str, ...]) -> dict[str, dict[str, float]]:
-    """recall20 and mrr20 of the positions of each kind (n,), an index of `names`; without kinds that do not occur."""
+    """recall20 and mrr20 of each group of positions; groups without a position are left out.
+
+    kind  (n,) index of `names`
+    """
     recall, mrr, _ = gains(rank, K)
     found = {}
     for index, name in enumerate(names):
@@ -67,7 +74,11 @@ def position_kind(clicks_so_far: I64) -> I64:
 
 
 def popularity_kind(item: I64, counts: I64) -> I64:
-    """(n,) index of KINDS. The head: the fewest items that hold half of all training clicks; len(counts) = unknown."""
+    """(n,) index of KINDS for each item. The head is the smallest set of items with half of all training clicks.
+
+    item    (n,) index; len(counts) = unknown
+    counts  (V,) training clicks of each item
+    """
     order = np.argsort(-counts, kind="stable")
     heads = order[: int(np.searchsorted(np.cumsum(counts[order]), counts.sum() / 2)) + 1]
     kind = np.where(counts > COLD, 1, 2)
@@ -76,10 +87,10 @@ def popularity_kind(item: I64, counts: I64) -> I64:
 
 
 def intervals(ranks: Mapping[str, Ranks], session: npt.NDArray[np.integer], seed: int = 0) -> dict[str, Any]:
-    """95% bootstrap intervals of recall20 and mrr20, and the first method's lead over the best other with its interval.
+    """95% bootstrap intervals of recall20 and mrr20, and of the first method's lead over the best other method.
 
-    ranks    name -> (n,); all methods are resampled alike, so the differences are paired
-    session  (n,) of any integers
+    ranks    name -> (n,); all methods use the same resamples, so the differences are paired
+    session  (n,) any integers
     returns  {name: {"recall20_95": [low, high], "mrr20_95": ...}} and under "lead" {measure: {over, mean, 95}}
     """
     mean, drawn = _resampled(ranks, session, seed)
@@ -100,9 +111,9 @@ def intervals(ranks: Mapping[str, Ranks], session: npt.NDArray[np.integer], seed
 
 
 def changes(ranks: Mapping[str, Ranks], session: npt.NDArray[np.integer], seed: int = 0) -> dict[str, Any]:
-    """How much each other method has more than the first, with 95% bootstrap intervals; arguments as of `intervals`.
+    """The difference of each method to the first one, with 95% bootstrap intervals; arguments as in `intervals`.
 
-    returns  {name: {measure: {mean, 95}}}, without the first
+    returns  {name: {measure: {mean, 95}}}, without the first method
     """
     mean, drawn = _resampled(ranks, session, seed)
     return {
@@ -116,7 +127,7 @@ def changes(ranks: Mapping[str, Ranks], session: npt.NDArray[np.integer], seed: 
 
 
 def _resampled(ranks: Mapping[str, Ranks], session: npt.NDArray[np.integer], seed: int) -> tuple[F64, F64]:
-    """The means of RESAMPLED of m methods, (m, 2), and the same of each of the bootstrap's draws, (RESAMPLES, m, 2)."""
+    """The means of RESAMPLED for m methods, (m, 2), and the same for each resample, (RESAMPLES, m, 2)."""
     _, which = np.unique(session, return_inverse=True)
     sessions = int(which.max()) + 1
     columns = [gain for rank in ranks.values() for gain in gains(rank, K)[:2]]

@@ -1,7 +1,7 @@
-"""Scores of all items -> where the item that came next stands among them, and recall@20 and MRR@20 over many clicks.
+"""Computes the rank of the next item from the scores of all items, and recall@20 and MRR@20 over many clicks.
 
-For choices during a training, on the network in PyTorch; what is reported of a model comes from its graphs through the
-engine (evaluate/evaluate.py).
+The training uses these functions for its choices, with the network in PyTorch. The reported metrics of a model come
+from its ONNX graphs and the engine instead (evaluate/evaluate.py).
 """
 
 from collections.abc import Callable, Iterator
@@ -15,34 +15,36 @@ from export.measure.metrics import K, Ranks, gains
 from export.network.network import Network
 
 JUDGED = 20_000
-"""Clicks that say how good a network is, at most."""
+"""Largest number of clicks on which a network is judged."""
 
 SCORED = 1 << 22
-"""Scores that are computed at a time: a few times 16 MB."""
+"""Largest number of scores in one batch: a few times 16 MB."""
 
 Scores = Callable[[Tensor], Tensor]
-"""Places (k,) among m clicks -> the scores of all known items after each of them, (k, V)."""
+"""Indices (k,) of some of m clicks -> the scores of all known items after each of these clicks, (k, V)."""
 
 
 def ranks(scores: Tensor, wanted: Tensor) -> Tensor:
-    """(m,) int64, 1 = best, of the items wanted (m,) among scores (m, V); ties to the lower index."""
+    """The rank of each item of `wanted` (m,) among the scores (m, V): (m,) int64, 1 = best; ties to the lower index."""
     wanted = wanted.unsqueeze(1)
     own = scores.gather(1, wanted)
     lower = torch.arange(scores.shape[1], device=scores.device).unsqueeze(0) < wanted
-    return 1 + ((scores > own) | ((scores == own) & lower)).count_nonzero(1)  # sum(1) makes int64 of all of them first
+    return 1 + ((scores > own) | ((scores == own) & lower)).count_nonzero(
+        1
+    )  # sum(1) would convert the whole array to int64 first
 
 
 def places(clicks: int, items: int) -> Iterator[Tensor]:
-    """The numbers from 0 to clicks - 1, at most 512 at a time, and no more than have SCORED scores of all items."""
+    """The indices 0 to clicks - 1 in batches: at most 512 clicks, and at most SCORED scores over all items."""
     yield from torch.arange(clicks).split(max(1, min(512, SCORED // items)))  # type: ignore[no-untyped-call]
 
 
 @torch.no_grad()
 def target_ranks(target: I32, items: int, scores: Scores) -> Ranks:
-    """(m,) the place of each target in a full ranking, 1 = best; 0: not among the first 20, or unknown.
+    """(m,) uint8, the rank of each target in a full ranking, 1 = best; 0 = not among the first 20, or unknown.
 
-    target  (m,) what came after each click
-    items   V, known ones
+    target  (m,) index of the item after each click
+    items   V, the number of known items
     """
     found: Ranks = np.zeros(len(target), np.uint8)
     for some in places(len(target), items):
@@ -55,25 +57,25 @@ def target_ranks(target: I32, items: int, scores: Scores) -> Ranks:
 
 
 def list_ranks(network: Network, out: Tensor, remembered: tuple[I32, I32], target: I32) -> Ranks:
-    """(m,) the place of each target in the list as served; 0 as above.
+    """(m,) uint8, the rank of each target in the ranking of the served mixture; 0 as in `target_ranks`.
 
-    out         (m, H) of `outputs` after the clicks before the targets
-    remembered  of `memories` after them
+    out         (m, H) result of `outputs` after the click before each target
+    remembered  result of `memories` after the same clicks
     """
-    recent, visit = (torch.from_numpy(part) for part in remembered)
+    recent, session = (torch.from_numpy(part) for part in remembered)
 
     def scores(some: Tensor) -> Tensor:
-        return network.mixture.mixed(network.cooled(out[some]), recent[some], visit[some])
+        return network.mixture.mixed(network.cooled(out[some]), recent[some], session[some])
 
     return target_ranks(target, network.sizes.items, scores)
 
 
 def recall_and_mrr(rank: Ranks) -> tuple[float, float]:
-    """recall@20 and MRR@20 of ranks (m,); none are 0."""
+    """recall@20 and MRR@20 of ranks (m,); both are 0 if m is 0."""
     recall, mrr, _ = gains(rank, K)
     return float(recall.sum()) / max(1, len(rank)), float(mrr.sum()) / max(1, len(rank))
 
 
 def ranking_quality(target: I32, items: int, scores: Scores) -> tuple[float, float]:
-    """recall@20 and MRR@20 of full rankings, as of `target_ranks`."""
+    """recall@20 and MRR@20 of full rankings; arguments as in `target_ranks`."""
     return recall_and_mrr(target_ranks(target, items, scores))

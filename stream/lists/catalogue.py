@@ -1,8 +1,9 @@
-"""A catalogue file -> its columns in the order of the model's items.
+"""Reads a catalogue file into columns in the order of the model's items.
 
-JSON lines (.jsonl, .ndjson) or CSV with a header (.csv), an item a line: `item_id`, then whatever the shop knows of it.
-Columns that nobody asks for and items that the model does not know are ignored; of two lines for one item the later
-counts. A file with one bad line is refused whole: half a catalogue would silently empty the lists.
+The file is JSON lines (.jsonl, .ndjson) or CSV with a header (.csv), with one item per line: `item_id` and attributes.
+Columns that no rule needs and items that the model does not know are ignored. If two lines have the same item, the
+later line counts. One bad line makes the whole file an error, because half a catalogue would silently shorten the
+lists.
 """
 
 import csv
@@ -18,27 +19,27 @@ import numpy.typing as npt
 from stream.errors import ConfigError
 
 STOCK = ("in_stock", "available")
-"""The columns that say whether an item can be had: true or false, yes or no, or how many there are."""
+"""The columns for availability: true or false, yes or no, or the number in stock."""
 
 CATEGORY = "category"
 
 _YES, _NO = {"true", "yes", "y", "t", "in stock"}, {"false", "no", "n", "f", "out of stock"}
 
 SHOWN = 200
-"""Characters of the names that a message lists."""
+"""An error message shows at most this many characters of the column names."""
 
 Values = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What a catalogue says of the V items of a model.
+    """The attributes of the model's V items, from the catalogue file.
 
-    lines      items in the file, also those that the model does not know
+    lines      number of items in the file, including those that the model does not know
     listed     (V,) bool: the file has the item
-    available  (V,) bool: it is listed, and no column of STOCK denies it; None if no line has such a column
-    columns    name -> V tuples of the item's values: empty = none, several where the file has a list. Those asked for
-               and "category", which is empty where the file has none
+    available  (V,) bool: the item is listed, and no column of STOCK denies it. None if no line has such a column
+    columns    name -> V tuples with the values of each item: () if it has none, several if the file has a list. The
+               requested columns, and always "category"
     """
 
     lines: int
@@ -48,9 +49,9 @@ class Catalogue:
 
 
 def read_catalogue(path: Path, index: Mapping[str, int], columns: Collection[str]) -> Catalogue:
-    """Read the columns asked for, in the order of `index` (item id -> 0 .. V-1).
+    """Read the requested columns, in the order of `index` (item id -> 0 .. V-1).
 
-    Raises ConfigError with one line that says which line of the file is wrong, or which column is in none.
+    Raises ConfigError; its one line names the bad line of the file, or the column that no line has.
     """
     listed, available = np.zeros(len(index), np.bool_), np.zeros(len(index), np.bool_)
     found: dict[str, list[Values]] = {name: [()] * len(index) for name in {*columns, CATEGORY}}
@@ -60,11 +61,11 @@ def read_catalogue(path: Path, index: Mapping[str, int], columns: Collection[str
         seen.update(line)
         lines += 1
         try:
-            at = index.get(_item(line))
-            if at is not None:
-                listed[at], available[at] = True, _in_stock(line)
+            row = index.get(_item(line))
+            if row is not None:
+                listed[row], available[row] = True, _in_stock(line)
                 for name, values in found.items():
-                    values[at] = _values(line.get(name))
+                    values[row] = _values(line.get(name))
         except ValueError as exc:
             raise ConfigError(f"catalogue {path}, line {number}: {exc}") from exc
     missing = [name for name in columns if name not in seen]
@@ -74,7 +75,7 @@ def read_catalogue(path: Path, index: Mapping[str, int], columns: Collection[str
 
 
 def item_ids(path: Path) -> list[str]:
-    """Every item of the file, in its order, some perhaps twice. Raises ConfigError as `read_catalogue` does."""
+    """The item of every line, in file order, with repeats. Raises ConfigError as `read_catalogue` does."""
     found = []
     for number, line in _lines(path):
         try:
@@ -85,7 +86,7 @@ def item_ids(path: Path) -> list[str]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number in the file, fields) of every line that is not empty."""
+    """(line number, fields) of every line that is not empty."""
     try:
         if path.suffix == ".csv":
             with path.open(newline="", encoding="utf-8-sig") as file:
@@ -101,7 +102,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     if text.strip():
                         yield number, _decoded(decode, text, path, number)
         else:
-            raise ConfigError(f"catalogue {path}: its name ends in none of .jsonl, .ndjson, .csv")
+            raise ConfigError(f"catalogue {path}: the name must end in .jsonl, .ndjson or .csv")
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
         raise ConfigError(f"catalogue {path} cannot be read: {exc}") from exc
 
@@ -116,15 +117,15 @@ def _decoded(decode: Any, text: str, path: Path, number: int) -> dict[str, Any]:
 
 def _item(line: dict[str, Any]) -> str:
     if "item_id" not in line:
-        raise ValueError(f"no item_id, but {', '.join(line)[:SHOWN] or 'nothing'}")
+        raise ValueError(f"no item_id; the columns are: {', '.join(line)[:SHOWN] or 'none'}")
     item = line["item_id"]
     if isinstance(item, bool) or not isinstance(item, str | int) or item == "":
-        raise ValueError(f"item_id is {item!r}; it must be a text or an integer")
+        raise ValueError(f"item_id is {item!r}; it must be a string or an integer")
     return str(item)
 
 
 def _in_stock(line: dict[str, Any]) -> bool:
-    """What the first column of STOCK with a value says; True where none has."""
+    """Whether the item is available, by the first column of STOCK that has a value. True if no column has one."""
     name = next((name for name in STOCK if line.get(name) not in (None, "")), None)
     if name is None:
         return True
@@ -141,6 +142,6 @@ def _in_stock(line: dict[str, Any]) -> bool:
 
 
 def _values(value: Any) -> Values:
-    """The texts of one field; a list is several."""
+    """The values of one field as strings; a list has several."""
     values = value if isinstance(value, list) else [value]
     return tuple(str(one) for one in values if one not in (None, ""))

@@ -1,14 +1,16 @@
-"""Lists -> lists with a share of their slots filled at random, and the probability of everything that is shown.
+"""Exploration: fills a share of the slots of each list at random, and computes the propensity of each shown item.
 
-The scheme, so that an off-policy estimator can rely on it. Given a click, each slot j of its list has a greedy item
-g(j), and a pool P(j) of the window's items that are in no list: dealt out to the slots in turn, best first, so that no
-item is in two pools. Under a rule on categories a slot's pool holds items of g(j)'s category only, dealt among the
-slots of that category, so that the list's make-up stays. Each slot by itself shows, if its pool is not empty,
+An off-policy estimator can rely on this scheme. For a given click each slot j of its list has a greedy item g(j) and a
+pool P(j). The pools contain the items of the window that are not in the list. They are assigned to the slots in turn,
+best first, so no item is in two pools. Under a rule on categories the pool of a slot contains only items of g(j)'s
+category, assigned to the slots of that category in turn, so the categories of the list do not change.
+
+A slot with an empty pool shows g(j) with propensity 1. Each slot with a pool shows
 
     g(j) with propensity 1 - share,    each item of P(j) with propensity share / |P(j)|
 
-and g(j) with propensity 1 if it is. Slots are independent: a whole list's propensity is the product, and no item can
-stand in two slots. The draws are a hash of the click's place in Kafka and the seed: the same click decides the same.
+The slots are independent: the propensity of a whole list is the product, and no item can be in two slots. The random
+numbers are a hash of the click's topic, partition and offset and of the seed, so a repeated click gets the same list.
 """
 
 import hashlib
@@ -27,10 +29,11 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Picked(NamedTuple):
-    """n lists and what is left of their windows.
+    """The greedy lists of n users, and the other items of their windows.
 
-    items, log_probs    (n, k) best first, of which counts (n,) count
-    spare, spare_probs  (n, window) the items of the window that are in no list, best first, of which spares (n,) count
+    items, log_probs    (n, k), best first; only the first counts[i] of row i are part of the list
+    spare, spare_probs  (n, window), best first: the items of the window that are not in the list; only the first
+                        spares[i] of row i are valid
     """
 
     items: I64
@@ -42,10 +45,10 @@ class Picked(NamedTuple):
 
 
 def explore(picked: Picked, category: npt.NDArray[np.int32], ids: Sequence[str], share: float, seed: int) -> Lists:
-    """The lists with explored slots.
+    """Return the lists with some slots filled at random, as the module's docstring describes.
 
-    category  (V,): slots and pools of one category go together
-    ids       (n,) the clicks' places in Kafka
+    category  (V,): a slot shows only items of the same category as its greedy item
+    ids       (n,) the clicks' ids, topic-partition-offset
     share     in (0, 1)
     """
     n, k = picked.items.shape
@@ -55,7 +58,7 @@ def explore(picked: Picked, category: npt.NDArray[np.int32], ids: Sequence[str],
     of_slot = user * codes + category[picked.items[user, slot]] + 1  # a number for each (list, category)
     of_spare = owner * codes + category[picked.spare[owner, place]] + 1
 
-    turn, among = _turns(of_slot)  # its place among the slots of its category, and how many these are
+    turn, among = _turns(of_slot)  # its rank among the slots of its category, and how many these are
     by_kind = np.argsort(of_spare, kind="stable")  # best first within a list's category
     first = np.searchsorted(of_spare[by_kind], of_slot, "left")
     stock = np.searchsorted(of_spare[by_kind], of_slot, "right") - first
@@ -86,7 +89,7 @@ def _turns(kind: I64) -> tuple[I64, I64]:
 
 
 def uniforms(ids: Sequence[str], seed: int, count: int) -> F64:
-    """(n, count) numbers in [0, 1) that follow from each click's place and the seed: BLAKE2b, then SplitMix64.
+    """(n, count) numbers in [0, 1) that depend only on each click's id and the seed: BLAKE2b, then SplitMix64.
 
     Source: Steele, Lea & Flood 2014.
     """

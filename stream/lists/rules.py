@@ -1,10 +1,11 @@
-"""Users' states -> lists that keep the shop's rules: allowed items only, not too many alike, filled to the end.
+"""Makes lists that obey the shop's rules: only allowed items, a limited number per category, and full length.
 
-The rule: a list is what the same rules would take from the full ranking of the catalogue. Only the front of that
-ranking is asked of score.onnx; where the rules leave too little of it, four times as much, up to the whole catalogue.
-How much was asked for therefore changes no list, and neither does the batch a user is in.
+A list is exactly the list that the same rules select from the full ranking of the catalogue. To save time, score.onnx
+computes only a prefix of the ranking. If the rules leave too few items of the prefix, a prefix four times as deep is
+computed, up to the whole catalogue. So neither the depth nor the other users of a batch change a list.
 
-Source of the diversity: Carbonell & Goldstein 1998 (maximal marginal relevance), with "of one category" as similarity.
+Source of the diversity: Carbonell & Goldstein 1998 (maximal marginal relevance), where two items are similar if they
+have the same category.
 """
 
 import logging
@@ -20,8 +21,8 @@ import numpy.typing as npt
 from stream.errors import ConfigError
 from stream.lists.catalogue import CATEGORY, Catalogue, read_catalogue
 from stream.lists.explore import Picked, explore
-from stream.lists.top import Lists, among, front
-from stream.lists.watched_file import Watched
+from stream.lists.top import Lists, among, ranked_prefix
+from stream.lists.watched_file import WatchedFile
 from stream.model.runtime import F32, I64, Model, StateArray
 from stream.settings import Rules
 
@@ -31,24 +32,25 @@ Bools = npt.NDArray[np.bool_]
 NO_CATEGORY = -1
 
 WINDOW = 5
-"""Diversity chooses and exploration draws from the first WINDOW * k items that the user may be shown."""
+"""Diversity and exploration select from the window: the first WINDOW * k items that are allowed for the user."""
 
 BEYOND = 1e6
-"""Nats that put an item behind every item of the window: only a cap on categories reaches so far."""
+"""Nats subtracted from items outside the window, so that they rank below all items in it. Such items are only used if a
+cap on categories excludes too many items of the window."""
 
 REACH_FACTOR = 4
 ELEMENTS = 2_000_000
-"""Items held at a time for one batch of users: some tens of MB."""
+"""Largest number of array elements for one batch of users: some tens of MB."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Shelf:
-    """What catalogue and rules come to, by the model's item index.
+    """The rules and the catalogue as arrays over the model's item indices.
 
-    allowed   (V,) bool: may be shown at all
-    category  (V,) int32, NO_CATEGORY = none
+    allowed   (V,) bool: the item may be recommended
+    category  (V,) int32 number of the item's category, NO_CATEGORY = none
     codes     category -> its number
     """
 
@@ -58,8 +60,11 @@ class Shelf:
 
 
 class Shape(NamedTuple):
-    """How a list is made up: k items from a window of so many, at most `cap` of a category (0 = any number), `penalty`
-    nats for one whose category is in the list already."""
+    """The parameters of a list: k items from a window of `window` items.
+
+    cap      largest number of items of one category; 0 = no limit
+    penalty  nats subtracted from an item whose category is already in the list
+    """
 
     k: int
     window: int
@@ -68,27 +73,27 @@ class Shape(NamedTuple):
 
 
 class RuledLists:
-    """Makes lists under rules that the model's ranking alone cannot keep."""
+    """Makes lists under the shop's rules, as the module's docstring describes."""
 
     def __init__(self, model: Model, rules: Rules, k: int) -> None:
-        """Raises ConfigError on a catalogue that cannot be used."""
+        """Read the catalogue, if the rules name one. Raises ConfigError if it is bad."""
         self._model = model
         self._rules = rules
         penalty = rules.diversity / (1 - rules.diversity)
         window = WINDOW * k if penalty or rules.explore else k
         self._shape = Shape(k, window, rules.max_per_category, penalty)
         load = partial(_shelf, model.index, rules)
-        self._catalogue = Watched(Path(rules.catalogue), load) if rules.catalogue else None
+        self._catalogue = WatchedFile(Path(rules.catalogue), load) if rules.catalogue else None
         self._bare = Shelf(np.ones(len(model.items), np.bool_), np.full(len(model.items), NO_CATEGORY, np.int32), {})
 
     @property
     def category(self) -> I32 | None:
-        """(V,) the number of each item's category, NO_CATEGORY = none; None where no catalogue names one."""
+        """(V,) the number of each item's category, NO_CATEGORY = none; None if the catalogue has no categories."""
         return self._shelf.category if self._shelf.codes else None
 
     @property
     def codes(self) -> dict[str, int]:
-        """Category -> its number, as the catalogue has them until the next `refresh`."""
+        """Category -> its number. Valid until the next `refresh`."""
         return self._shelf.codes
 
     @property
@@ -96,20 +101,20 @@ class RuledLists:
         return self._bare if self._catalogue is None else self._catalogue.value
 
     def refresh(self) -> None:
-        """Take the catalogue anew if its file has changed."""
+        """Read the catalogue again if its file has changed."""
         if self._catalogue is not None:
             self._catalogue.refresh()
 
     def __call__(
         self, state: list[StateArray], left_out: I32, item: I64, category: I32, ids: Callable[[], Sequence[str]]
     ) -> Lists:
-        """One list per click.
+        """Make one list per click.
 
-        state     score.onnx's inputs
-        left_out  (n, N) items, -1 = none
-        item      (n,) clicked
-        category  (n,) that the click itself names, by the numbers of `codes`; NO_CATEGORY = none or unknown
-        ids       gives the n clicks' places in Kafka, which the draws of an exploration follow from
+        state     inputs of score.onnx
+        left_out  (n, N) excluded items, -1 = none
+        item      (n,) the clicked items
+        category  (n,) the category field of the click, as a number of `codes`; NO_CATEGORY = none or unknown
+        ids       returns the n clicks' ids, topic-partition-offset, from which exploration derives its random numbers
         """
         shelf = self._shelf
         wanted = _wanted(shelf, item, category) if self._rules.same_category else None
@@ -124,10 +129,10 @@ class RuledLists:
 def pick(
     model: Model, state: list[StateArray], left_out: I32, shelf: Shelf, wanted: I32 | None, shape: Shape
 ) -> Picked:
-    """The lists of n users, each as if taken from the full ranking.
+    """The lists of n users, each equal to the one from the full ranking.
 
-    left_out  (n, N) item indices; -1 and the unknown item match none
-    wanted    (n,) the one category allowed, NO_CATEGORY = all; None = all for everybody
+    left_out  (n, N) indices of excluded items; -1 and the unknown item exclude nothing
+    wanted    (n,) the only allowed category, NO_CATEGORY = all; None = all categories for every user
     returns   new memory
     """
     n, (k, window, cap, _) = len(left_out), shape
@@ -149,7 +154,7 @@ def pick(
         users = np.flatnonzero(pending & (reaches == reach))
         batch = max(1, ELEMENTS // reach)
         for rows in (users[a : a + batch] for a in range(0, len(users), batch)):
-            items, log_probs = front(model, [value[rows] for value in state], reach)
+            items, log_probs = ranked_prefix(model, [value[rows] for value in state], reach)
             may = shelf.allowed[items]
             if wanted is not None:
                 may &= (wanted[rows, None] == NO_CATEGORY) | (shelf.category[items] == wanted[rows, None])
@@ -161,7 +166,7 @@ def pick(
 
 
 def _stock(shelf: Shelf, wanted: I32 | None, n: int) -> I64:
-    """(n,) how many items of the catalogue each user may be shown, before any is left out."""
+    """(n,) number of items of the catalogue that are allowed for each user, including those in left_out."""
     everything = int(shelf.allowed.sum())
     if wanted is None:
         return np.full(n, everything)
@@ -171,9 +176,10 @@ def _stock(shelf: Shelf, wanted: I32 | None, n: int) -> I64:
 
 
 def _over_fetch(share: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(n,) share of the catalogue that may be shown -> (n,) how many items to ask for each one needed.
+    """(n,) allowed share of the catalogue -> (n,) number of ranked items to compute per needed item.
 
-    A guess: items that may be shown need not lie evenly in the ranking. Powers of sqrt(2), so that users share calls.
+    It is an estimate, because the allowed items need not be spread evenly over the ranking. The results are powers of
+    sqrt(2), so that many users have the same depth and share a call.
     """
     rare = (share > 0) & (share < 1)
     return np.where(rare, 2 ** (np.ceil(2 * np.log2(1.25 / np.where(rare, share, 1))) / 2), 1.0)
@@ -182,7 +188,7 @@ def _over_fetch(share: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _take(
     picked: Picked, rows: npt.NDArray[np.intp], items: I64, log_probs: F32, fits: Bools, category: I32, shape: Shape
 ) -> Bools:
-    """Fill the `rows` of `picked` from fronts of the ranking; True where a longer front could change nothing."""
+    """Fill the `rows` of `picked` from a prefix of the ranking; True where a deeper prefix would change nothing."""
     place = np.cumsum(fits, axis=1)
     if shape.cap or shape.penalty:
         at, counts = _greedy(log_probs, fits, place <= shape.window, category, shape)
@@ -207,10 +213,11 @@ def _take(
 def _greedy(
     log_probs: F32, fits: Bools, inside: Bools, category: I32, shape: Shape
 ) -> tuple[npt.NDArray[np.intp], I64]:
-    """Slot by slot the item worth most: its log-probability, less `penalty` where its category is in the list.
+    """Fill the slots one by one, each with the item of the highest value.
 
-    All (n, R), best first. Returns positions (n, min(k, R)) and how many of them count (n,). Of items worth the same
-    the likelier comes first, of equally likely ones the earlier.
+    The value is the log-probability, minus `penalty` if the item's category is already in the list. All arguments are
+    (n, R), best first. Returns positions (n, min(k, R)) and how many of them are valid (n,). Ties go to the item with
+    the higher log-probability, then to the earlier one.
     """
     users = np.arange(len(fits))
     worth = np.where(fits, log_probs.astype(np.float64) - np.where(inside, 0.0, BEYOND), -np.inf)
@@ -232,13 +239,13 @@ def _greedy(
 
 
 def _wanted(shelf: Shelf, item: I64, category: I32) -> I32:
-    """(n,) each click's category: the one it names, else its item's; NO_CATEGORY = unknown."""
+    """(n,) the category of each click: its own category field, else that of its item; NO_CATEGORY = unknown."""
     of_item = np.append(shelf.category, np.int32(NO_CATEGORY))[item]
     return np.where(category == NO_CATEGORY, of_item, category)
 
 
 def _shelf(index: dict[str, int], rules: Rules, path: Path) -> Shelf:
-    """The catalogue at `path` as the rules see it. Raises ConfigError if it cannot be used or allows no item."""
+    """Read the catalogue at `path` and apply the rules to it. Raises ConfigError if it is bad or allows no item."""
     wanted = rules.wanted()
     by_category = rules.same_category or rules.max_per_category or rules.diversity
     catalogue = read_catalogue(path, index, {*wanted, *((CATEGORY,) if by_category else ())})
@@ -250,7 +257,9 @@ def _shelf(index: dict[str, int], rules: Rules, path: Path) -> Shelf:
     for column, values in wanted.items():
         allowed &= np.fromiter((not values.isdisjoint(its) for its in catalogue.columns[column]), np.bool_, len(index))
     if not allowed.any():
-        raise ConfigError(f"catalogue {path}: it allows no item of the model; look at its item_id and at only")
+        raise ConfigError(
+            f"catalogue {path}: it allows no item of the model; check its item_id column and the setting only"
+        )
     codes, category = _codes(catalogue)
     log.info(
         "catalogue read: path=%s lines=%d known=%d allowed=%d of=%d categories=%d",
@@ -265,7 +274,7 @@ def _shelf(index: dict[str, int], rules: Rules, path: Path) -> Shelf:
 
 
 def _codes(catalogue: Catalogue) -> tuple[dict[str, int], I32]:
-    """Category -> number, and the number of each item's first category (V,) int32."""
+    """Number the categories: category -> number, and the number of each item's first category, (V,) int32."""
     codes: dict[str, int] = {}
     numbers = (codes.setdefault(its[0], len(codes)) if its else NO_CATEGORY for its in catalogue.columns[CATEGORY])
     return codes, np.fromiter(numbers, np.int32, len(catalogue.listed))

@@ -1,4 +1,4 @@
-"""Users' states -> the k likeliest next items of each, without those left out."""
+"""Computes the k most likely next items of each user from the state, without the excluded items."""
 
 from dataclasses import dataclass
 
@@ -8,15 +8,16 @@ import numpy.typing as npt
 from stream.model.runtime import F32, I64, Model, StateArray
 
 SCORE_ROWS = 64
-"""Users scored in one call: their logits over the catalogue stay in the CPU's cache (design part 3)."""
+"""Users per call of score.onnx. So few users' logits over the catalogue fit into the CPU's cache (design part 3)."""
 
 
 @dataclass(frozen=True)
 class Lists:
-    """n lists.
+    """The recommended lists of n users.
 
-    items, log_probs        (n, k), of which the first counts (n,) count
-    propensities, explored  (n, k) float64 and bool, None where nothing was explored
+    items, log_probs        (n, k) int64 and float32, best first
+    counts                  (n,) int64: only the first counts[i] items of row i are part of the list
+    propensities, explored  (n, k) float64 and bool; None without exploration
     """
 
     items: I64
@@ -26,36 +27,37 @@ class Lists:
     explored: npt.NDArray[np.bool_] | None = None
 
 
-def front(model: Model, state: list[StateArray], reach: int) -> tuple[I64, F32]:
-    """The `reach` likeliest next items of each user and their log-probabilities, (n, reach) best first.
+def ranked_prefix(model: Model, state: list[StateArray], depth: int) -> tuple[I64, F32]:
+    """The `depth` most likely next items of each user and their log-probabilities, (n, depth), best first.
 
-    state  score.onnx's inputs, each (n, *shape)
+    state  inputs of score.onnx, each (n, *shape)
+    depth  how many items of the ranking to compute
     """
     count = len(state[0])
-    parts = [model.score([value[a : a + SCORE_ROWS] for value in state], reach) for a in range(0, count, SCORE_ROWS)]
+    parts = [model.score([value[a : a + SCORE_ROWS] for value in state], depth) for a in range(0, count, SCORE_ROWS)]
     if not parts:
-        return np.empty((0, reach), np.int64), np.empty((0, reach), np.float32)
+        return np.empty((0, depth), np.int64), np.empty((0, depth), np.float32)
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
 def top_items(model: Model, state: list[StateArray], left_out: npt.NDArray[np.int32], k: int) -> Lists:
-    """The k likeliest next items of each user, without those left out; fewer where the catalogue is smaller.
+    """The k most likely next items of each user, without `left_out`; fewer if the catalogue has too few items.
 
-    state     score.onnx's inputs, each (n, *shape)
-    left_out  (n, N) item indices; -1 and the unknown item match none
+    state     inputs of score.onnx, each (n, *shape)
+    left_out  (n, N) int32 indices of excluded items; -1 and the unknown item exclude nothing
     """
-    reach = min(k + left_out.shape[1], len(model.items))
-    items, log_probs = front(model, state, reach)
+    depth = min(k + left_out.shape[1], len(model.items))
+    items, log_probs = ranked_prefix(model, state, depth)
     unwanted = among(items, left_out)
     keep_first = np.argsort(unwanted, axis=1, kind="stable")[:, :k]
-    counts = np.minimum(k, reach - unwanted.sum(1))
+    counts = np.minimum(k, depth - unwanted.sum(1))
     return Lists(np.take_along_axis(items, keep_first, 1), np.take_along_axis(log_probs, keep_first, 1), counts)
 
 
 def among(items: I64, left_out: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
-    """(n, R) bool: which of each user's items (n, R) are among the user's left_out (n, N).
+    """(n, R) bool: whether each of the user's items (n, R) is among the user's left_out (n, N).
 
-    Column by column: in one comparison (n, R, N) it took three times as long (N = 17).
+    It compares column by column: one comparison of (n, R, N) took three times as long with N = 17.
     """
     found = np.zeros(items.shape, np.bool_)
     for column in left_out.T.astype(np.int64):

@@ -1,7 +1,7 @@
-"""A file that is read again when it changes, and a worker that outlives its mistakes.
+"""Reads a file again when it changes, and keeps the last valid content.
 
-At the start a file that cannot be used refuses the start. Later it costs one line in the log: what was read before
-stays until the file is good again. Replace the file by a rename: a file read half-written may look whole.
+A bad file at the start stops the start. A bad file later is a warning in the log, and the previous content stays in use
+until the file is valid again. Replace the file by a rename: a reader cannot detect every file that is half written.
 """
 
 import logging
@@ -17,32 +17,35 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-class Watched(Generic[T]):
-    """What `load` makes of the file at `path`. Raises ConfigError if that fails the first time.
+class WatchedFile(Generic[T]):
+    """The result of `load` for the file at `path`, in `value`. Raises ConfigError if the first load fails.
 
-    load  raises ConfigError on a file that cannot be used
+    load  raises ConfigError on a bad file
     """
 
     def __init__(self, path: Path, load: Callable[[Path], T]) -> None:
         self._path = path
         self._load = load
-        self._mark = _mark(path)
+        self._version = _version(path)
         self.value = load(path)
 
     def refresh(self) -> None:
-        """Load the file again if its time, size or inode changed since the last try (one stat, microseconds)."""
-        mark = _mark(self._path)
-        if mark == self._mark:
+        """Load the file again if its mtime, size or inode has changed since the last try.
+
+        Without a change it costs one stat, which takes microseconds.
+        """
+        version = _version(self._path)
+        if version == self._version:
             return
-        self._mark = mark
+        self._version = version
         try:
             self.value = self._load(self._path)
         except ConfigError as exc:
-            log.warning("catalogue not taken, the one before stays: error=%s", exc)
+            log.warning("catalogue not loaded, the previous one stays in use: error=%s", exc)
 
 
-def _mark(path: Path) -> tuple[int, int, int] | None:
-    """None where there is no file."""
+def _version(path: Path) -> tuple[int, int, int] | None:
+    """The file's mtime, size and inode; None if there is no file."""
     try:
         stat = os.stat(path)
     except OSError:

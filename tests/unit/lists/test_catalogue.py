@@ -72,15 +72,15 @@ def test_lists_are_several_values_and_the_later_of_two_lines_counts(tmp_path: Pa
     [
         ("a.jsonl", '{"item_id": "a"}\n{"item_id": ', "line 2: not a JSON object"),
         ("a.jsonl", "[1]", "line 1: not a JSON object"),
-        ("a.jsonl", '{"id": "a"}', "line 1: no item_id, but id"),
+        ("a.jsonl", '{"id": "a"}', "line 1: no item_id; the columns are: id"),
         ("a.jsonl", '{"item_id": null}', "line 1: item_id is None"),
-        ("a.csv", "item_id;category\na;b\n", "line 2: no item_id, but item_id;category"),
+        ("a.csv", "item_id;category\na;b\n", "line 2: no item_id; the columns are: item_id;category"),
         ("a.jsonl", '{"item_id": "a", "in_stock": "maybe"}', "in_stock is 'maybe'"),
         ("a.jsonl", '{"item_id": "a"}', "no line has category; it has item_id"),
         ("a.jsonl", "", "it has no lines"),
         ("a.csv", "item_id,category\na\n", "line 2: not as many fields"),
         ("a.csv", "item_id,category\na,b,c\n", "line 2: not as many fields"),
-        ("a.parquet", "", "none of .jsonl"),
+        ("a.parquet", "", "must end in .jsonl"),
     ],
 )
 def test_what_is_wrong_with_a_catalogue_is_said_with_its_line(tmp_path: Path, name: str, text: str, words: str) -> None:

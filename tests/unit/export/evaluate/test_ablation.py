@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from export.dataset.windows import Windows
 from export.evaluate import ablation
-from export.evaluate.ablation import NOTHING, ablations, holding
+from export.evaluate.ablation import NOTHING, ablations, temporarily
 from export.fit.heads import count_on, mix
 from export.log.log import GAP_EDGES_MS, Log
 from export.measure.ranking import list_ranks, recall_and_mrr
@@ -151,7 +151,7 @@ def test_network_and_mixture_stay_as_they_were() -> None:
     before = {name: value.clone() for name, value in one.network.state_dict().items()}
     gates = one.network.mixture.gates
     ablations(one.network, one.held_out.seen, one.rows, np.ones(ITEMS + 1))
-    with pytest.raises(KeyboardInterrupt), holding(gates, torch.zeros_like(gates)):
+    with pytest.raises(KeyboardInterrupt), temporarily(gates, torch.zeros_like(gates)):
         raise KeyboardInterrupt
     assert one.network.mixture.gates is gates
     after = one.network.state_dict()

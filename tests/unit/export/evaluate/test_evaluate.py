@@ -214,11 +214,13 @@ def test_what_leaves_no_method_a_choice_is_said(model: Path, tmp_path: Path) -> 
     path.write_text("user_id,item_id,timestamp\nann,n1,1700000000\nann,n2,1700000001\nann,n3,1700000002\n")
     shown = CliRunner().invoke(command, [str(model), str(path)])
     own = repr(load_model(model, "cpu").items[0])
-    ids = f"on items that the model does not know, such as 'n1'; its own are such as {own}: a miss for every method"
+    ids = (
+        f"on items that the model does not know, such as 'n1'; an item that it knows is {own}: a miss for every method"
+    )
     assert f"all judged clicks are {ids}" in shown.output
     names = [f"i{i}" for i in range(21)]
     assert remarks(np.array([0, 1]), names, "") == []
-    assert "which a list of 20 holds all" in remarks(np.array([0, 1]), names[:20], "")[0]
+    assert "all methods have the same recall@20" in remarks(np.array([0, 1]), names[:20], "")[0]
     assert "1 of the 2 judged clicks" in remarks(np.array([0, 21]), names, "n1")[0]
 
 
@@ -243,7 +245,7 @@ def test_clicks_that_the_training_may_have_seen_are_told() -> None:
     time_ms = 1_700_000_000_000 + np.array([0, 999, 1000, 2000])
     log = Log(rows, rows, rows, rows, time_ms, names, names, names, [])
     until, judged = "2023-11-14 22:13:20+00:00", np.array([0, 1, 2])
-    said = f"2 of the 3 judged clicks are not later than the model's training, which went until {until}: it may have"
+    said = f"2 of the 3 judged clicks are not later than the last training click at {until}: the model may have been"
     assert already_learned(log, judged, until)[0].startswith(said)
     assert already_learned(log, judged[2:], until) == []
     assert already_learned(log, judged, None) == already_learned(replace(log, in_order=True), judged, until) == []

@@ -73,7 +73,7 @@ def test_the_catalogues_new_items_stand_behind_the_known(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="no line has category"):
         with_catalogue(path, ["a"])
     path.write_text("id,category\nnew,hats\n")
-    with pytest.raises(ConfigError, match="line 2: no item_id, but id, category"):
+    with pytest.raises(ConfigError, match="line 2: no item_id; the columns are: id, category"):
         with_catalogue(path, ["a"])
 
 
