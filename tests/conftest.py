@@ -1,13 +1,26 @@
-"""What every lane shares: a complete model directory with random weights."""
+"""What every lane shares: one torch thread, graphs traced once per structure, a complete model with random weights."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from export.model.untrained import write_untrained
+from tests.graphs import Traced
 
 ITEMS = [f"i{n}" for n in range(50)]
 EVENT_TYPES = ["view", "cart", "purchase"]
+
+torch.set_num_threads(1)  # on matrices this small a second thread only waits for the first
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traced() -> Iterator[None]:
+    """Networks that differ in their weights alone share one trace; see tests/graphs.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", Traced(torch.onnx.export))
+        yield
 
 
 @pytest.fixture(scope="session")
