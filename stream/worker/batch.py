@@ -60,7 +60,6 @@ def process(
     clicks: list[Click] = []
     origins: list[Origin] = []
     taken: list[Any] = []
-    records: list[Record] = []
     refused: list[Refused] = []
     offsets: dict[int, int] = {}
     for chunk in chunks:
@@ -78,9 +77,8 @@ def process(
                 origins.append(origin)
                 taken.append(record)
             except BadClick as exc:
-                refused.append(Refused(origin, record, exc))
-                key, letter = dead_letter(origin, record, exc, limits[topics.dead_letters])
-                records.append(Record(topics.dead_letters, key, letter))
+                why = BadClick(exc.reason, exc.detail)  # the one raised holds this frame, and with it the whole batch
+                refused.append(Refused(origin, record, why))
         offsets[partition] = chunk.records[-1].offset + 1
     columns = engine.encoder.columns(clicks, origins)
     cycle = engine.process(columns, now_ms)
@@ -95,10 +93,8 @@ def process(
             origins[failed[0]].id,
             clicks[failed[0]].item_id,
         )
-    for i in failed:
-        refused.append(Refused(origins[i], taken[i], MODEL_FAILED))
-        key, letter = dead_letter(origins[i], taken[i], MODEL_FAILED, limits[topics.dead_letters])
-        records.append(Record(topics.dead_letters, key, letter))
+    refused += [Refused(origins[i], taken[i], MODEL_FAILED) for i in failed]
+    records = [Record(topics.dead_letters, *dead_letter(*each, limits[topics.dead_letters])) for each in refused]
     records += _recommendations(recommendations(engine, clicks, origins, cycle), topics.recommendations, limits)
     records += _anomalies(anomalies(engine, clicks, origins, cycle), topics.anomalies, limits)
     records += [Record(topics.changelog, key, row, partition.number) for partition, key, row in cycle.staged.changelog]

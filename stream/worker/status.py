@@ -1,4 +1,4 @@
-"""A meter's figures -> the worker's status line, and warnings about what somebody should mend.
+"""A meter's figures -> the worker's status line, and warnings that somebody should act on.
 
     every 2 s         warnings, over the last 10 s or 100 messages, whichever is longer
     every 30 s        the status line, if messages were decided or the lag changed in these 30 s
@@ -36,6 +36,10 @@ FEWEST_CLICKS = 20
 """Among fewer clicks it says little that most items or event types are unknown."""
 
 CLIENTS = {"murmur2": "Java clients", "crc32": "librdkafka's default", "fnv1a": "Sarama"}
+
+CORRECT_PRODUCER = "correct the producer as docs/events.md describes a click"
+OTHER_ADVICE = {"model_failed": "the messages are valid clicks, so train the model again and check its report"}
+"""What to do, by the reason of the dead letters."""
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +97,7 @@ class Status:
         self._meter.level("lag", lag)
         now = self._meter.snapshot()
         due = [line for line in self._findings(now_s, now) if self._is_due(line, now_s)]
-        if now_s - self._sample_s >= REPEAT_S:  # else what was mended long ago would still be warned of
+        if now_s - self._sample_s >= REPEAT_S:  # else what was corrected long ago would still be warned of
             self._placements.clear()
             self._sample_s = now_s
         began, before = self._interval
@@ -169,8 +173,8 @@ def dead_letters(before: Snapshot, now: Snapshot, examples: Mapping[str, Example
         f"dead letters: {reason}",
         f"many messages are dead letters: dead_letters={dead} messages={messages} commonest_reason={reason} "
         f"with_that_reason={most}; detail of one: {example.detail}; fields seen: "
-        f"{', '.join(example.fields) or 'none, the messages are no JSON objects'}; correct the producer as "
-        f"docs/events.md describes a click; the messages are kept in topic {topics.dead_letters}",
+        f"{', '.join(example.fields) or 'none, the messages are no JSON objects'}; "
+        f"{OTHER_ADVICE.get(reason, CORRECT_PRODUCER)}; the messages are kept in topic {topics.dead_letters}",
     )
 
 

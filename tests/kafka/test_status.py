@@ -1,4 +1,4 @@
-"""What a worker on a real Kafka logs about its work and about producers that somebody should mend."""
+"""What a worker on a real Kafka logs about its work and about producers that somebody should correct."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Producers that choose partitions in different ways are told from one that chooses in a way of its own."""
+"""Producers that choose partitions in different ways are distinguished from one consistent custom partitioner."""
 
 import random
 import zlib

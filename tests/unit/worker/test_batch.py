@@ -1,5 +1,7 @@
 """What one transaction holds for the messages of a batch."""
 
+import gc
+import weakref
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,10 @@ from stream.worker.served import open_engine
 from tests.unit.engine.test_not_finite import spoil
 
 NOW_MS = 1_700_000_000_000
+
+
+class Weak(SimpleNamespace):
+    """A record that a weak reference can point to."""
 
 
 def message(offset: int, user: str, item: str) -> SimpleNamespace:
@@ -44,3 +50,21 @@ def test_a_click_on_which_the_model_fails_is_a_dead_letter_and_the_stream_goes_o
     assert (letter["reason"], letter["offset"]) == ("model_failed", 1)
     assert all(np.isfinite(batch.cycle.staged.rows[tensor.name]).all() for tensor in engine.model.manifest.state)
     assert [r.message for r in caplog.records if "clicks=1 first=clicks-0-1 item=i7" in r.message]
+
+
+def test_a_batch_with_refused_messages_is_freed_with_its_last_user(model_dir: Path) -> None:
+    """A refused message keeps no part of the batch alive: megabytes of clicks do not wait for the garbage collector."""
+    engine = open_engine(load_model(model_dir, "cpu"), model_dir, 5, 1, 0.001)
+    topics = Topics()
+    limits = dict.fromkeys(msgspec.structs.astuple(topics), 1_000_000)
+    record = Weak(offset=0, key=b"a", value=b'{"user_id": "a"}', timestamp=NOW_MS)
+    chunk, alive = Chunk(0, 1, 0, [record], 10), weakref.ref(record)
+    gc.collect()
+    gc.disable()
+    try:
+        batch = process(engine, JsonCodec(65_536, 1000), topics, limits, [chunk], {0: 0}, NOW_MS)
+        assert [letter.why.reason for letter in batch.refused] == ["wrong_fields"]
+        del batch, chunk, record
+        assert alive() is None
+    finally:
+        gc.enable()

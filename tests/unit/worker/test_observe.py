@@ -20,9 +20,11 @@ from stream.wire.json import JsonCodec
 from stream.worker.batch import process
 from stream.worker.observe import KEYS_PER_BATCH, Observed
 from stream.worker.served import open_engine
+from tests.unit.engine.test_not_finite import spoil
 
 NOW_MS = 1_760_000_000_000
 PARTITIONS = 4
+LIMITS = dict.fromkeys(msgspec.structs.astuple(Topics()), 1_000_000)
 
 
 @pytest.fixture
@@ -44,8 +46,7 @@ def observe(engine: Engine, *messages: tuple[bytes | None, bytes | None], ages_m
         records.append(SimpleNamespace(offset=len(records), key=key, value=value, timestamp=stamp))
     chunks = [Chunk(partition, 1, 0, records, 0) for partition, records in placed.items()]
     codec = JsonCodec(65_536, 3_600_000)
-    limits = dict.fromkeys(msgspec.structs.astuple(Topics()), 1_000_000)
-    batch = process(engine, codec, Topics(), limits, chunks, dict.fromkeys(placed, 0), NOW_MS)
+    batch = process(engine, codec, Topics(), LIMITS, chunks, dict.fromkeys(placed, 0), NOW_MS)
     engine.commit(batch.cycle)
     observed = Observed(Meter(), engine.model, engine.arena, PARTITIONS, lambda: NOW_MS)
     observed.committed(chunks, batch)
@@ -61,6 +62,15 @@ def test_a_batch_is_counted_by_what_became_of_it(engine: Engine) -> None:
     assert seen.counts_by("dead_letters", "reason") == {"wrong_fields": 1, "not_json": 2, "empty_key": 1}
     assert seen.level("users") == 3
     assert seen.count("alerts") == 0
+
+
+def test_a_click_on_which_the_model_fails_is_a_dead_letter(model_dir: Path, tmp_path: Path) -> None:
+    """It counts as a dead letter with its reason and not as a click."""
+    directory = spoil(model_dir, tmp_path / "spoiled" / "1", "state")
+    engine = open_engine(load_model(directory, "cpu"), directory, 5, 1, 0.001)
+    seen = observe(engine, click("ann", "i1"), click("ben", "i7")).meter.snapshot()
+    assert (seen.count("messages"), seen.count("clicks")) == (2, 1)
+    assert seen.counts_by("dead_letters", "reason") == {"model_failed": 1}
 
 
 def test_latency_is_the_age_of_the_records_at_the_commit(engine: Engine) -> None:

@@ -1,4 +1,4 @@
-"""The status line says what happened, and warnings come early, say what to do, and are not repeated at once."""
+"""The status line has the figures, and warnings come early, name what to do, and are not repeated at once."""
 
 import hashlib
 import logging
@@ -90,7 +90,7 @@ def test_an_idle_worker_gives_a_sign_of_life_only() -> None:
     assert "unknown_items=none" in lines[0].text
 
 
-def test_a_worker_that_falls_behind_without_deciding_says_so() -> None:
+def test_a_worker_that_falls_behind_without_deciding_logs_it() -> None:
     """Lag that grows is something that happened, even if no message was decided."""
     worker = Worker()
 
@@ -120,6 +120,15 @@ def test_refused_messages_are_reported_within_seconds_with_the_commonest_reason(
     assert Topics().dead_letters in text
 
 
+def test_a_model_that_fails_is_not_blamed_on_the_producer() -> None:
+    """Valid clicks that the model cannot step: the advice is about the model."""
+    worker = Worker()
+    worker.clicks(10, model_failed=90)
+    [text] = warnings(worker.run(CHECK_S))
+    assert "train the model again" in text
+    assert "producer" not in text
+
+
 def test_a_producer_that_breaks_after_a_healthy_hour_is_noticed() -> None:
     """What went well before does not hide what is refused now."""
     worker = Worker()
@@ -147,7 +156,7 @@ def test_a_tenth_of_the_messages_is_the_limit(good: int, bad: int, warned: int) 
 
 
 def test_a_warning_is_repeated_while_it_holds_and_ends_with_it() -> None:
-    """An hour of refused messages: one warning in five minutes. When the producer is mended, there are no more."""
+    """An hour of refused messages: one warning in five minutes. When the producer is corrected, there are no more."""
     worker = Worker()
     lines = worker.run(3_600, lambda: worker.clicks(10, not_json=10))
     assert len(warnings(lines)) == 3_600 / REPEAT_S
@@ -202,7 +211,7 @@ def test_two_partitioners_are_warned_of_with_a_user_to_look_up() -> None:
     assert "user" + user.decode()[4:] not in text
 
 
-def test_mended_partitioners_are_not_warned_of_for_long() -> None:
+def test_corrected_partitioners_are_not_warned_of_for_long() -> None:
     """Once all producers agree the warning is not repeated more than once."""
     worker = Worker()
     worker.keys(murmur2)
