@@ -20,7 +20,7 @@ demo: .venv/base ## an embedded broker, a simulated shop, a live view
 	$(BIN)/eddy demo
 
 test: .venv/dev  ## every test; the lane on a real Kafka starts one by itself
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: .venv/dev  ## style, types and import rules
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""What every lane shares: one torch thread, graphs traced once per structure, a complete model with random weights."""
+"""What every lane shares: one torch thread, graphs traced once, a complete model, and whether the Kafka lane ran."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +8,7 @@ import torch
 
 from export.model.untrained import write_untrained
 from tests.graphs import Traced
+from tests.kafka_lane import count_kafka_lane
 
 ITEMS = [f"i{n}" for n in range(50)]
 EVENT_TYPES = ["view", "cart", "purchase"]
@@ -29,3 +30,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("models") / "tiny" / "1"
     write_untrained(directory, ITEMS, EVENT_TYPES, hidden=16, seed=0)
     return directory
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    count_kafka_lane(config)

@@ -13,9 +13,9 @@ from stream.kafka.changelog import POSITION_KEY
 from stream.kafka.delivery import Record
 from stream.kafka.transport import Chunk
 from stream.settings import Topics
+from stream.wire.codec import Codec
 from stream.wire.dead_letter import dead_letter
 from stream.wire.fit import fit_anomaly, fit_recommendation
-from stream.wire.json import JsonCodec
 from stream.worker.served import anomalies, recommendations
 
 MODEL_FAILED = BadClick("model_failed", "the model's result for this click is not finite; nothing of it was kept")
@@ -44,7 +44,7 @@ class Batch:
 
 def process(
     engine: Engine,
-    codec: JsonCodec,
+    codec: Codec,
     topics: Topics,
     limits: Mapping[str, int],
     chunks: list[Chunk],

@@ -22,7 +22,7 @@ from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import Delivery, Outcome
 from stream.kafka.transport import Chunk
 from stream.settings import Topics
-from stream.wire.json import JsonCodec
+from stream.wire.codec import Codec
 from stream.worker.batch import Batch, process
 from stream.worker.recovery import Assignment, Recovery
 
@@ -49,7 +49,7 @@ class Cycles:
     def __init__(
         self,
         engine: Engine,
-        codec: JsonCodec,
+        codec: Codec,
         delivery: Delivery,
         changelog: Changelog,
         topics: Topics,

@@ -1,12 +1,14 @@
 """The lane on a real Kafka: one broker for the whole session, topics of their own for each test.
 
 EDDY_TEST_KAFKA=host:port uses that broker; otherwise one is started from Maven's jars. Where neither is possible the
-lane is skipped loudly, and with EDDY_REQUIRE_KAFKA=1 it fails: a lane that silently did not run proves nothing.
+lane is skipped loudly, and with EDDY_REQUIRE_KAFKA=1 it fails (tests/kafka_lane.py).
 """
 
+import fcntl
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,47 +16,61 @@ import pytest
 from bench.apache_kafka import ApacheKafka, KafkaUnavailable
 from export.model.untrained import write_untrained
 from tests.kafka.lane import Lane
+from tests.kafka_lane import REQUIRED
 
-REQUIRED = os.environ.get("EDDY_REQUIRE_KAFKA") == "1"
-RAN = pytest.StashKey[int]()
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "kafka" in getattr(item, "fixturenames", ()):
+            item.add_marker("real_kafka")
 
 
 @pytest.fixture(scope="session")
-def kafka() -> Iterator[str]:
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """host:port of a real Kafka."""
     given = os.environ.get("EDDY_TEST_KAFKA")
     if given:
         yield given
         return
+    own = tmp_path_factory.getbasetemp()
     try:
-        broker = ApacheKafka()
+        with one_broker(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) as address:
+            yield address
     except KafkaUnavailable as exc:
         if REQUIRED:
             pytest.fail(f"EDDY_REQUIRE_KAFKA=1, but there is no real Kafka: {exc}", pytrace=False)
         pytest.skip(f"THE KAFKA LANE DID NOT RUN: {exc}. Install Java and Maven or set EDDY_TEST_KAFKA=host:port")
-    yield broker.address
-    broker.stop()
+
+
+@contextmanager
+def one_broker(directory: Path) -> Iterator[str]:
+    """The address of one broker for all test processes that share the directory.
+
+    Users hold a shared lock. Whoever comes first starts the broker, and stops it when all others have let go.
+    """
+    started, address = None, directory / "kafka-address"
+    with (directory / "kafka-lock").open("w") as lock:
+        while True:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            if address.exists():
+                break
+            fcntl.flock(lock, fcntl.LOCK_EX)  # releases the shared lock first: another process may come before us
+            if not address.exists():
+                started = ApacheKafka()
+                address.write_text(started.address)
+        try:
+            yield address.read_text()
+        finally:
+            if started is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                address.unlink()
+                started.stop()
 
 
 @pytest.fixture
 def name() -> str:
     """A prefix for topics and groups that no other test and no earlier run uses."""
     return f"t{uuid.uuid4().hex[:10]}"
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    report = yield
-    if report.when == "call" and not report.skipped and "kafka" in getattr(item, "fixturenames", ()):
-        item.config.stash[RAN] = item.config.stash.get(RAN, 0) + 1
-    return report  # type: ignore[return-value]
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A required lane of which not one test ran is a failure, whatever the reason (deselected, collected nowhere)."""
-    if REQUIRED and session.config.stash.get(RAN, 0) == 0 and session.exitstatus == pytest.ExitCode.OK:
-        print("\nEDDY_REQUIRE_KAFKA=1, but no test ran on a real Kafka")
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")
