@@ -43,6 +43,7 @@ from export.train.holdout import HeldOut, halves, hold_out, new_items
 from export.train.interrupts import Interrupts
 from export.train.settings import TrainSettings
 from export.train.warm_start import Older, check_older, known_to, visits_since, warm_network
+from stream.detect.pvalue import ALL
 from stream.lists.rules import NO_CATEGORY
 from stream.manifest import Manifest
 from stream.settings import Settings
@@ -153,7 +154,7 @@ def train_model(
         findings = replace(findings, epochs=chosen.epochs, best_epoch=chosen.best_epoch, ablations=worth)
         write_report(directory, manifest, findings)
     remove_checkpoints(place)
-    warning = calibration_warning(len(calibration["all"]), len(clicks), Settings(model=str(directory)).alpha)
+    warning = calibration_warning(len(calibration[ALL]), len(clicks), Settings(model=str(directory)).alpha)
     if warning:
         progress.say(warning)
     return manifest
