@@ -25,7 +25,8 @@ from export.evaluate.ablation import ablations
 from export.evaluate.baselines import save_baselines
 from export.evaluate.held_out import Findings, calibration_curve, judge_held_out
 from export.evaluate.vsknn import VsKnnSetting
-from export.fit.heads import clicks_of, count_on, fit_heads, mix
+from export.fit.heads import fit_heads
+from export.fit.mixture import clicks_of, count_on, mix
 from export.fit.popularity_shift import best_recency, shift_bias
 from export.log.log import GAP_EDGES_MS, Log
 from export.log.times import iso
