@@ -24,7 +24,7 @@ from bench.report import RESULTS, write_report
 from export.dataset.cooccurrence import NEW_VISIT
 from export.dataset.popularity import Recency
 from export.dataset.windows import Clicks
-from export.fit.heads import count_on, mix
+from export.fit.mixture import count_on, mix
 from export.fit.popularity_shift import best_recency, shift_bias
 from export.log.log import GAP_EDGES_MS, Log, read_log
 from export.network.network import Network, Sizes

@@ -27,7 +27,8 @@ from export.evaluate.ablation import ablations
 from export.evaluate.baselines import save_baselines
 from export.evaluate.held_out import Findings, calibration_curve, judge_held_out
 from export.evaluate.vsknn import VsKnnSetting
-from export.fit.heads import clicks_of, count_on, fit_heads, mix
+from export.fit.heads import fit_heads
+from export.fit.mixture import clicks_of, count_on, mix
 from export.fit.popularity_shift import best_recency, shift_bias
 from export.log.log import GAP_EDGES_MS, Log
 from export.log.times import iso
@@ -46,6 +47,7 @@ from export.train.interrupts import Interrupts
 from export.train.settings import TrainSettings
 from export.train.warm_start import Older, check_older, known_to, visits_since, warm_network
 from stream import DISTRIBUTION
+from stream.detect.pvalue import ALL
 from stream.lists.rules import NO_CATEGORY
 from stream.manifest import Manifest
 from stream.settings import Settings
@@ -157,7 +159,7 @@ def train_model(
         about = About(log.name, iso(time.time_ns() // 1_000_000), version(DISTRIBUTION))
         write_report(directory, manifest, findings, about)
     remove_checkpoints(place)
-    warning = calibration_warning(len(calibration["all"]), len(clicks), Settings(model=str(directory)).alpha)
+    warning = calibration_warning(len(calibration[ALL]), len(clicks), Settings(model=str(directory)).alpha)
     if warning:
         progress.say(warning)
     return manifest

@@ -21,7 +21,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from export.fit.heads import count_on, mix
+from export.fit.mixture import count_on, mix
 from export.fit.popularity_shift import best_recency, shift_bias
 from export.log.log import GAP_EDGES_MS, Log
 from export.network.network import Network, Sizes

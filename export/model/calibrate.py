@@ -16,7 +16,7 @@ from export.dataset.windows import Clicks
 from export.log.log import Vocabulary
 from export.model.directory import Pools
 from export.model.graph import BATCH_MULTIPLE, open_graph
-from stream.detect.pvalue import HISTORIES, history_of
+from stream.detect.pvalue import ALL, HISTORIES, history_of, pool_name
 from stream.manifest import Tensor
 
 USERS = 1024
@@ -63,10 +63,10 @@ def pools(surprise: F32, clicks: Clicks, held_out: Flags, vocabulary: Vocabulary
         np.where(np.append(True, clicks.user[1:] != clicks.user[:-1]), np.arange(len(clicks)), 0)
     )
     history = history_of(np.arange(len(clicks)) - first_row)
-    found = {"all": np.sort(surprise[held_out])}
-    for index, name in enumerate(vocabulary.event_types):
+    found = {ALL: np.sort(surprise[held_out])}
+    for index, event_type in enumerate(vocabulary.event_types):
         mine = held_out & (clicks.event_type == index)
-        found[name] = np.sort(surprise[mine])
+        found[pool_name(event_type)] = np.sort(surprise[mine])
         for length, history_name in enumerate(HISTORIES):
-            found[f"{name}/{history_name}"] = np.sort(surprise[mine & (history == length)])
+            found[pool_name(event_type, history_name)] = np.sort(surprise[mine & (history == length)])
     return {name: pool for name, pool in found.items() if len(pool)}

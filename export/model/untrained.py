@@ -12,7 +12,7 @@ from export.model.onnx import write_graphs
 from export.network.mixture import Mixture
 from export.network.network import Network, Sizes
 from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
-from stream.detect.pvalue import HISTORIES
+from stream.detect.pvalue import ALL, HISTORIES, pool_name
 from stream.manifest import Manifest
 
 
@@ -40,6 +40,6 @@ def write_untrained(
     network.mixture.gates[0] = -3.0
     write_graphs(directory, network, vocabulary)
     mean = float(np.log(len(items) + 1))
-    names = ["all", *(name for kind in event_types for name in (kind, *(f"{kind}/{h}" for h in HISTORIES)))]
+    names = [ALL, *(pool_name(event_type, history) for event_type in event_types for history in (None, *HISTORIES))]
     pools = {name: np.sort(rng.normal(mean, 0.5, 20_000)).astype(np.float32) for name in names}
     return write_model(directory, network, vocabulary, pools, (), Facts({"untrained": True, "seed": seed}, {}))

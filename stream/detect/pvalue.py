@@ -21,6 +21,21 @@ HISTORIES = ("first", "short", "long")
 SHORT_BELOW = 5
 """Earlier clicks: none = first, 1 to 4 = short, else long."""
 
+ALL = "all"
+"""The pool of all held-out clicks. Every model has it."""
+
+
+def pool_name(event_type: str, history: str | None = None) -> str:
+    """The pool of an event type, or of an event type and one of HISTORIES. Different arguments give different names.
+
+    An event type is part of a log, so it may be called `all` or hold a "/". Only then it is percent-encoded, so that
+    the names in older models stay what they are: `all` -> `%61ll`, `cart/add` -> `cart%2Fadd`.
+    """
+    name = event_type.replace("%", "%25").replace("/", "%2F")
+    if name == ALL:
+        name = "%61ll"
+    return name if history is None else f"{name}/{history}"
+
 
 def history_of(clicks_before: npt.NDArray[np.integer]) -> I64:
     """(n,) earlier clicks -> (n,) index into HISTORIES."""
@@ -30,7 +45,7 @@ def history_of(clicks_before: npt.NDArray[np.integer]) -> I64:
 class Calibration:
     """Sorted held-out surprises by pool.
 
-    names   of the pools: `all`, `<event_type>`, `<event_type>/<history>`
+    names   of the pools: ALL, and those of `pool_name`
     scores  per pool, (m,) float32 ascending, nats
     """
 
@@ -49,17 +64,18 @@ class Calibration:
         for name, pool in zip(manifest.calibration, scores, strict=True):
             if pool.ndim != 1 or not len(pool) or not np.isfinite(pool).all() or (np.diff(pool) < 0).any():
                 raise ArtifactError(f"model {directory}: calibration pool {name} is empty or unsorted; train it again")
-        if "all" not in manifest.calibration:
-            raise ArtifactError(f"model {directory}: calibration.npz has no pool `all`; train it again")
+        if ALL not in manifest.calibration:
+            raise ArtifactError(f"model {directory}: calibration.npz has no pool `{ALL}`; train it again")
         return cls(manifest.calibration, scores)
 
     def table(self, event_types: tuple[str, ...], alpha: float) -> I64:
         """(T + 1, len(HISTORIES)) int64: which pool judges an event type (the last row: unknown ones) and history."""
-        usable = {name: i for i, name in enumerate(self.names) if name == "all" or len(self.scores[i]) >= 10 / alpha}
-        table = np.full((len(event_types) + 1, len(HISTORIES)), usable["all"], np.int64)
+        usable = {name: i for i, name in enumerate(self.names) if name == ALL or len(self.scores[i]) >= 10 / alpha}
+        table = np.full((len(event_types) + 1, len(HISTORIES)), usable[ALL], np.int64)
         for i, event_type in enumerate(event_types):
+            coarser = usable.get(pool_name(event_type), usable[ALL])
             for j, history in enumerate(HISTORIES):
-                table[i, j] = usable.get(f"{event_type}/{history}", usable.get(event_type, usable["all"]))
+                table[i, j] = usable.get(pool_name(event_type, history), coarser)
         return table
 
     def p_values(self, surprise: F32, pool: I64) -> F64:

@@ -23,7 +23,7 @@ from bench.heads import (
     two_level_logits,
 )
 from export.dataset.windows import Clicks
-from export.fit.heads import set_mixture
+from export.fit.mixture import set_mixture
 from export.log.log import GAP_EDGES_MS, Vocabulary, read_log
 from export.model.graph import open_graph
 from export.network.network import Network, Sizes

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.detect.detector import Evidence
-from stream.detect.pvalue import Calibration, history_of
+from stream.detect.pvalue import ALL, HISTORIES, Calibration, history_of, pool_name
 from stream.detect.surprise import SurpriseDetector
 
 FINITE = st.floats(-50, 50, width=32)
@@ -37,6 +37,20 @@ def test_a_pool_too_small_for_the_promise_leaves_the_verdict_to_a_coarser_one() 
     table = calibration.table(("view", "cart"), alpha=0.01)
     names = [[calibration.names[i] for i in row] for row in table]
     assert names == [["view", "view", "view/long"], ["all"] * 3, ["all"] * 3]
+
+
+@given(st.lists(st.text("al/%first2F61", max_size=9), unique=True))
+def test_no_two_pools_have_the_same_name(event_types: list[str]) -> None:
+    """Whatever the event types of a log are called, `all` or `view/first`, none takes the place of another pool."""
+    names = [ALL, *(pool_name(event_type, history) for event_type in event_types for history in (None, *HISTORIES))]
+    assert len(set(names)) == len(names)
+
+
+def test_usual_event_types_keep_the_names_that_older_models_have() -> None:
+    """A model that was written before names were encoded finds its pools again."""
+    assert pool_name("view") == "view"
+    assert pool_name("add to cart", "short") == "add to cart/short"
+    assert (pool_name("all"), pool_name("cart/add", "long")) == ("%61ll", "cart%2Fadd/long")
 
 
 def test_history_is_first_short_or_long() -> None:

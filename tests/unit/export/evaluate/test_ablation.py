@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from export.dataset.windows import Windows
 from export.evaluate import ablation
 from export.evaluate.ablation import NOTHING, ablations, temporarily
-from export.fit.heads import count_on, mix
+from export.fit.mixture import count_on, mix
 from export.log.log import GAP_EDGES_MS, Log
 from export.measure.ranking import list_ranks, recall_and_mrr
 from export.network.mixture import CLOSED

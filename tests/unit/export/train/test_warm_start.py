@@ -20,7 +20,7 @@ from export.dataset.cooccurrence import count_neighbours
 from export.dataset.sessions import Visits, visits_of
 from export.dataset.windows import encode
 from export.evaluate.baselines import load_baselines
-from export.fit.heads import count_on, set_mixture
+from export.fit.mixture import count_on, set_mixture
 from export.log.log import Log, Vocabulary
 from export.network.network import Network, Sizes, unit
 from export.network.weights import FILE, load_network
