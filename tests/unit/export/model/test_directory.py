@@ -2,16 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
 from export.log.log import GAP_EDGES_MS, Vocabulary
-from export.model.graph import SCORE_STATE, open_graph
+from export.model.graph import open_graph
 from export.model.onnx import write_graphs
 from export.model.parity import check_parity
 from export.model.untrained import write_untrained
@@ -20,8 +18,7 @@ from export.network.mixture import REMEMBERED, Mixture
 from export.network.network import Network, Sizes
 from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
 from stream.errors import ArtifactError, ConfigError
-from stream.manifest import Manifest, read_manifest
-from stream.model.runtime import load_model
+from stream.manifest import read_manifest
 
 ITEMS = [f"item-{i}" for i in range(90)]
 
@@ -31,24 +28,6 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "shop" / "7"
     write_untrained(path, ITEMS, ["view", "purchase"], hidden=8)
     return path
-
-
-@pytest.fixture(scope="module", params=sorted(CELLS))
-def of_each_cell(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models") / str(request.param) / "1"
-    write_untrained(path, ITEMS, ["view", "purchase"], hidden=8, cell=request.param)
-    return path
-
-
-def states(manifest: Manifest, users: int, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
-    """Random states of users who are in the middle of a visit."""
-    drawn: dict[str, NDArray[Any]] = {}
-    for part in manifest.state:
-        if part.dtype == "float32":
-            drawn[part.name] = rng.normal(size=(users, *part.shape)).astype(np.float32)
-        else:
-            drawn[part.name] = rng.integers(0, REMEMBERED, (users, *part.shape)).astype(part.dtype)
-    return drawn
 
 
 def small_mixture(seed: int = 0) -> Mixture:
@@ -81,42 +60,6 @@ def test_a_written_directory_is_read_back(directory: Path) -> None:
     assert [part.shape for part in manifest.state] == [(8,), (8,), (REMEMBERED,), (1,)]
     with np.load(directory / "calibration.npz") as pools:
         assert all(np.all(np.diff(pools[f"pool_{i}"]) >= 0) for i in range(len(manifest.calibration)))
-
-
-def test_a_directory_says_which_cell_it_holds_and_the_worker_takes_its_state(of_each_cell: Path) -> None:
-    """Every cell's graphs load as they are: the state is what the manifest says, and lists come from its `h`."""
-    manifest, model = read_manifest(of_each_cell), load_model(of_each_cell, "cpu")
-    assert manifest.cell == of_each_cell.parent.name
-    cell = ["h", "c"] if manifest.cell == "lstm" else ["h"]
-    assert [part.name for part in manifest.state] == [*cell, "last_items", "visit_items"]
-    assert model.score_inputs == ("h", "last_items", "visit_items")
-
-
-def test_rows_are_bit_equal_whatever_batch_they_are_in(of_each_cell: Path) -> None:
-    """A user's state and surprise do not depend on who else is in the wave: recovery and replay rely on it."""
-    step, score = open_graph(of_each_cell / "step.onnx"), open_graph(of_each_cell / "score.onnx")
-    rng = np.random.default_rng(3)
-    feed = {
-        "item": rng.integers(0, 91, 64),
-        "event_type": rng.integers(0, 3, 64),
-        "gap": rng.integers(0, 12, 64),
-        **states(read_manifest(of_each_cell), 64, rng),
-    }
-    whole = step.run(None, feed)
-    order = rng.permutation(64)
-    for size in (4, 8, 20):
-        for start in range(0, 64, size):
-            rows = order[start : start + size]
-            part = step.run(None, {name: column[rows] for name, column in feed.items()})
-            for a, b in zip(part, whole, strict=True):
-                np.testing.assert_array_equal(a, b[rows])
-    k = np.array([7])
-    read = {name: feed[name] for name in SCORE_STATE}
-    ranked = score.run(None, {**read, "k": k})
-    for start in range(0, 64, 4):
-        some = {name: value[start : start + 4] for name, value in read.items()}
-        for a, b in zip(score.run(None, {**some, "k": k}), ranked, strict=True):
-            np.testing.assert_array_equal(a, b[start : start + 4])
 
 
 def test_k_is_chosen_at_run_time(directory: Path) -> None:
