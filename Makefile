@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: demo test lint format bench parity quality speed inputs rules heads ways days shop-model demo-picture clean help
-help:            ## what there is
+help:            ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 .venv/base: pyproject.toml
@@ -16,13 +16,13 @@ help:            ## what there is
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-demo: .venv/base ## an embedded broker, a simulated shop, a live view
+demo: .venv/base ## run the demo: a simulated shop on an embedded broker, live in the terminal
 	$(BIN)/eddy demo
 
-test: .venv/dev  ## every test; the lane on a real Kafka starts one by itself
+test: .venv/dev  ## run every test; the tests on a real Kafka start their own broker
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
-lint: .venv/dev  ## style, types and import rules
+lint: .venv/dev  ## check style, types and import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -32,41 +32,41 @@ format: .venv/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-parity: .venv/dev ## online = offline on the Globo clicks, with a worker killed on the way
+parity: .venv/dev ## compare a worker that is killed and restarted with eddy evaluate, on the Globo clicks
 	$(BIN)/python -m bench.parity
 
-quality: .venv/dev ## train and evaluate on public logs, beside baselines
+quality: .venv/dev ## train and evaluate on public logs, with baselines
 	$(BIN)/python -m bench.quality
 
-speed: .venv/dev ## training speed against a plain PyTorch loop
+speed: .venv/dev ## measure the training speed against a plain PyTorch loop
 	$(BIN)/python -m bench.training_speed
 
-inputs: .venv/dev ## what each thing that a click carries is worth
+inputs: .venv/dev ## measure the gain from each field of a click
 	$(BIN)/python -m bench.inputs
 
-rules: .venv/dev ## what each rule for the lists costs
+rules: .venv/dev ## measure the cost of each rule for the lists
 	$(BIN)/python -m bench.rules
 
-ways: .venv/dev ## other ways to train than eddy train takes
+ways: .venv/dev ## compare alternative training methods with eddy train
 	$(BIN)/python -m bench.ways
 
-heads: .venv/dev ## the surprise head against the exact softmax, and shortlists
+heads: .venv/dev ## compare the surprise head with the exact softmax and with shortlists
 	$(BIN)/python -m bench.heads
 	$(BIN)/python -m bench.shortlist
 
-days: .venv/dev ## a news site day by day, each day judged before it is learned (hours)
+days: .venv/dev ## evaluate and train on a news site day by day (takes hours)
 	$(BIN)/python -m bench.days
 
-bench: parity speed quality inputs rules heads ways days ## every benchmark; results in bench/results
+bench: parity speed quality inputs rules heads ways days ## run every benchmark; the results are in bench/results
 
 shop-model: .venv/dev ## train models/shop/1 again on the simulated shop
 	$(BIN)/python -m stream.demo.simulate --users 2000 --days 1.5 --seed 1 --out .cache/shop.csv.gz
 	rm -rf .cache/models/shop/1
 	$(BIN)/eddy train .cache/shop.csv.gz --hidden 64 --epochs 40 --out .cache/models/shop/1
-	rm .cache/models/shop/1/weights.npz  # no worker needs it
+	rm .cache/models/shop/1/weights.npz  # a worker does not need it
 	rm -rf models/shop/1 && mkdir -p models/shop && mv .cache/models/shop/1 models/shop/1
 
-demo-picture: .venv/base ## draw docs/demo.svg, the picture in README, from a run of the demo
+demo-picture: .venv/base ## draw docs/demo.svg, the picture in README.md, from a run of the demo
 	$(BIN)/python docs/demo_picture.py
 
 clean:

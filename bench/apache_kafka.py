@@ -1,7 +1,8 @@
-"""A real Apache Kafka of our own: one process, KRaft, free ports, up in seconds. For tests and benchmarks only.
+"""Runs a real Apache Kafka as one process (KRaft) on free ports. For tests and benchmarks only.
 
-The jars come through Maven into `.kafka/` (43 MB, once); every start gets a fresh data directory. The broker is ready
-when an AdminClient has seen it, never after a fixed sleep. `kill()` and `restart()` keep the data, as a crash does.
+Maven downloads the jars into `.kafka/` at the first use (43 MB). Every ApacheKafka has its own new data directory. The
+broker is ready when an AdminClient can list its topics; there is no fixed sleep. `kill()` and `restart()` keep the
+data, as a crash does.
 
 Source: Kafka's config/server.properties for KRaft, combined mode.
 """
@@ -70,11 +71,11 @@ broker.session.timeout.ms=2000
 
 
 class KafkaUnavailable(Exception):
-    """No real Kafka can be started here; its text says what is missing."""
+    """A real Kafka cannot be started on this machine; the text names the reason."""
 
 
 def fetch_jars() -> Path:
-    """The directory of Kafka's jars, fetched through Maven on first use. Raises KafkaUnavailable."""
+    """Return the directory of Kafka's jars; Maven downloads them at the first use. Raises KafkaUnavailable."""
     libs = HOME / f"libs-{VERSION}"
     for program, need in (("java", "a Java runtime, 17 or newer"), ("mvn", "Apache Maven")):
         if shutil.which(program) is None and not (program == "mvn" and libs.is_dir()):
@@ -96,13 +97,13 @@ def fetch_jars() -> Path:
             check=False,
         )
         if done.returncode != 0:
-            raise KafkaUnavailable(f"Maven could not fetch Kafka {VERSION}'s jars:\n{done.stdout[-2000:]}")
-        partial.rename(libs)  # last: a directory with this name is complete
+            raise KafkaUnavailable(f"Maven could not download the jars of Kafka {VERSION}:\n{done.stdout[-2000:]}")
+        partial.rename(libs)  # last, so that a directory with this name is complete
     return libs
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports nobody listens on. Taken below the ephemeral range, so that no client's connection grabs one meanwhile."""
+    """Free ports below the ephemeral range, so that no outgoing connection can take one before the broker does."""
     with contextlib.ExitStack() as stack:
         ports: list[int] = []
         candidate = 20_000 + os.getpid() * 7 % 10_000
@@ -116,10 +117,11 @@ def _free_ports(count: int) -> list[int]:
 
 
 class ApacheKafka:
-    """One broker on 127.0.0.1, started by the constructor and ready when it returns.
+    """One broker on 127.0.0.1. The constructor starts it and returns when it is ready.
 
-    address  "127.0.0.1:port", the same over `restart()`
-    Raises KafkaUnavailable when Java, Maven or the jars are missing, or the broker does not come up in `ready_s`.
+    address  "127.0.0.1:port"; a `restart()` does not change it
+    Raises KafkaUnavailable if Java, Maven or the jars are missing, or if the broker is not ready within `ready_s`
+    seconds.
     """
 
     def __init__(self, ready_s: float = 60.0) -> None:
@@ -154,14 +156,14 @@ class ApacheKafka:
         return (self._directory / "broker.log").read_text(errors="replace")[-2000:]
 
     def restart(self) -> None:
-        """Start the broker (again) on its data and wait until it answers."""
+        """Start the broker, again if it runs, on its data, and wait until it answers."""
         self.kill()
         self._process = subprocess.Popen(
             self._java("kafka.Kafka", str(self._directory / "server.properties")),
             stdout=self._log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C reaches the benchmark, which then stops the broker in its own order
+            start_new_session=True,  # Ctrl-C must not stop the broker before the benchmark does
         )
         deadline = time.monotonic() + self._ready_s
         admin = AdminClient({"bootstrap.servers": self.address, "log_level": 0, "reconnect.backoff.max.ms": 200})
@@ -172,22 +174,23 @@ class ApacheKafka:
             except KafkaException:
                 pass
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise KafkaUnavailable(f"Kafka did not come up within {self._ready_s:.0f} s:\n{self._tail()}")
+                raise KafkaUnavailable(f"Kafka was not ready within {self._ready_s:.0f} s:\n{self._tail()}")
 
     def kill(self) -> None:
-        """kill -9; the data stays for `restart()`."""
-        self._end(signal.SIGKILL)
+        """Kill the broker with SIGKILL. The data stays for `restart()`."""
+        self._signal(signal.SIGKILL)
 
     def stop(self) -> None:
         """Stop the broker and delete its data."""
-        self._end(signal.SIGTERM)
+        self._signal(signal.SIGTERM)
         self._log.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    def _end(self, how: signal.Signals) -> None:
+    def _signal(self, number: signal.Signals) -> None:
+        """Send a signal to the broker and wait until it has ended, 15 s at most; then kill it."""
         if self._process is None:
             return
-        self._process.send_signal(how)
+        self._process.send_signal(number)
         try:
             self._process.wait(timeout=15)
         except subprocess.TimeoutExpired:

@@ -1,10 +1,14 @@
-"""A news site day by day: each day's clicks are judged first and learned then, beside baselines that know as much.
+"""Evaluates Eddy on a news site day by day: each day's clicks are first the test and then the training, with baselines.
 
-The first model is trained on the days before the first one judged, with defaults. Each further day it is judged on the
-day's clicks (`eddy`: users anew; `eddy_carried`: users with the states that their clicks of the last two days left) and
-then trained on with those alone, `eddy train --from-model`. The rule: no model has learned a click of a day that it
-is judged on, nor have the baselines, which are the model's own. The result is written after every day, and --resume
-goes on with the models in .cache. Exit code 1 if Eddy is not above VS-KNN and Markov in both measures on a day.
+The first model is trained with the default settings on the days before the first test day. On every test day:
+
+1. The model is evaluated on the day's clicks. `eddy`: users start from a zero state. `eddy_carried`: users have the
+   states after their clicks of the last two days.
+2. The model is trained further on the clicks of that day alone, with `eddy train --from-model`.
+
+So no model and no baseline has learned a click of a day that it is tested on. The result is written after every day.
+--resume continues with the models in .cache. Exit code 1 if Eddy is not better than VS-KNN and Markov in recall and MRR
+on every day.
 
     python -m bench.days [--days 3..12] [--train OPTIONS] [--resume] [--json]
 """
@@ -29,61 +33,72 @@ RESULT = RESULTS / "days.json"
 SCRATCH = ROOT / ".cache" / "days"
 FIRST, LAST = 3, 12
 RIVALS = ("vsknn", "markov")
-"""What Eddy must be above."""
+"""The baselines that Eddy must beat."""
 
 CARRIED_DAYS = 2
-"""Users' states are built from so many days before the one judged: most news readers come back sooner or not at all."""
+"""For `eddy_carried` the users' states are built from this many days before the test day. Most readers of news return
+earlier than that or never."""
 
 SHOWN = ("eddy", "eddy_carried", "markov", "vsknn", "popularity")
 
 
 class Models:
-    """The models of one chain, each called by the last day it has learned; resumed: those made before stay."""
+    """A series of models. The version of each is the last day that it has learned.
 
-    def __init__(self, place: Path, first: int, options: list[str], resumed: bool) -> None:
-        self._place = place / f"from-day{first}{'_'.join(options).replace('/', '_')}"
+    first    the first test day
+    options  of `eddy train`
+    resumed  keep the models of an earlier run
+    """
+
+    def __init__(self, parent: Path, first: int, options: list[str], resumed: bool) -> None:
+        self._directory = parent / f"from-day{first}{'_'.join(options).replace('/', '_')}"
         self._first, self._options = first, options
         if not resumed:
-            shutil.rmtree(self._place, ignore_errors=True)
-        self._place.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory.mkdir(parents=True, exist_ok=True)
 
     def before(self, day: int, split: Split) -> tuple[Path, Figures]:
-        """The model that has learned all days before this one, and what it cost; the split is the day's."""
-        model, facts = self._learned(day - 1), self._place / f"{day - 1}.json"
+        """Return the model that has learned all days before this one, and the cost of its training.
+
+        split  of the day
+        """
+        model, facts = self._learned(day - 1), self._directory / f"{day - 1}.json"
         if not (model / "manifest.json").is_file():
-            log, from_model = self._place / "train.parquet", []
+            log, from_model = self._directory / "train.parquet", []
             clicks = split.train
             if day > self._first:
                 clicks = globo(day - 1).test
                 from_model = ["--from-model", self._learned(day - 2)]
             clicks.write_parquet(log)
             say(f"day {day}: training on {len(clicks):,} clicks")
-            ran = quality.eddy("train", log, "--out", model, "--resume", *from_model, *self._options)
+            ran = quality.run_eddy("train", log, "--out", model, "--resume", *from_model, *self._options)
             cost = {"clicks_learned": len(clicks), "train_seconds": round(ran.seconds, 1), "train_peak_mb": ran.peak_mb}
             facts.write_text(json.dumps(cost))
         until = read_manifest(model).training["until"]
         if split.cut_ms is None or parse_time(until) >= split.cut_ms:
-            stop(f"{model} was trained until {until}: it knows clicks of day {day}, which it is to be judged on")
+            stop(f"{model} was trained until {until}: it has learned clicks of day {day}, on which it would be judged")
         cost = json.loads(facts.read_text()) if facts.is_file() else {}
         return model, cost
 
     def log(self, clicks: pl.DataFrame) -> Path:
-        """A file of these clicks; the next call takes its place."""
-        path = self._place / "judged.parquet"
+        """Write these clicks to a file and return its path. The next call replaces the file."""
+        path = self._directory / "judged.parquet"
         clicks.write_parquet(path)
         return path
 
     def _learned(self, day: int) -> Path:
-        return self._place / "globo" / str(day)
+        return self._directory / "globo" / str(day)
 
 
 def judge(model: Path, models: Models, split: Split) -> tuple[dict[str, Figures], Figures]:
-    """The figures of each method on a day's clicks, and the conditions they were measured under."""
+    """The metrics of each method on a day's clicks, and the conditions of the measurement."""
     assert split.cut_ms is not None
-    fresh = quality.eddy("evaluate", model, models.log(split.test), *quality.WHOLE, "--json")
+    fresh = quality.run_eddy("evaluate", model, models.log(split.test), *quality.WHOLE, "--json")
     recent = split.train.filter(pl.col("timestamp") >= split.cut_ms - CARRIED_DAYS * DAY_MS)
     both = models.log(pl.concat([recent, split.test]))
-    carried = figures_of(quality.eddy("evaluate", model, both, *quality.WHOLE, "--json", "--judge-from", split.cut_ms))
+    carried = figures_of(
+        quality.run_eddy("evaluate", model, both, *quality.WHOLE, "--json", "--judge-from", split.cut_ms)
+    )
     found = figures_of(fresh)
     conditions = {key: found[key] for key in ("clicks", "judged", "lead", "vsknn_setting", "calibration")}
     conditions["evaluate_seconds"] = round(fresh.seconds, 1)
@@ -91,25 +106,25 @@ def judge(model: Path, models: Models, split: Split) -> tuple[dict[str, Figures]
 
 
 def figures_of(ran: Ran) -> Figures:
-    """What `eddy evaluate --json` printed last."""
+    """The JSON object on the last line that `eddy evaluate --json` printed."""
     figures: Figures = json.loads(ran.output.strip().splitlines()[-1])
     return figures
 
 
 def failures(results: dict[str, dict[str, Figures]]) -> list[str]:
-    """Where Eddy is not above its rivals, a line each."""
+    """One line for each metric in which Eddy is not better than a baseline of RIVALS."""
     return quality.failures({day: {name: one[name] for name in ("eddy", *RIVALS)} for day, one in results.items()})
 
 
 def line(day: str, methods: dict[str, Figures]) -> str:
-    """A row of the table: recall@20 / MRR@20 of each method."""
+    """One row of the printed table: recall@20 / MRR@20 of each method."""
     return f"{day:14}" + "".join(
         f"{one['recall20']:>10.4f} /{one['mrr20']:.4f}" for one in map(methods.get, SHOWN) if one
     )
 
 
 def days_of(text: str) -> range:
-    """3..12 -> the days 3 to 12. Raises ArgumentTypeError."""
+    """Parse a range of days: "3..12" -> the days 3 to 12. Raises ArgumentTypeError."""
     first, dots, last = text.partition("..")
     if not (dots and first.isdigit() and last.isdigit() and 2 <= int(first) <= int(last) <= LAST):
         raise argparse.ArgumentTypeError(f"{text!r} is not FIRST..LAST, with 2 <= FIRST <= LAST <= {LAST}")
@@ -118,9 +133,11 @@ def days_of(text: str) -> range:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--days", type=days_of, default=f"{FIRST}..{LAST}", help=f"which are judged [{FIRST}..{LAST}]")
+    parser.add_argument("--days", type=days_of, default=f"{FIRST}..{LAST}", help=f"the test days [{FIRST}..{LAST}]")
     parser.add_argument("--train", default="", help='more options for every `eddy train`, such as "--epochs 1"')
-    parser.add_argument("--resume", action="store_true", help="go on with the models and figures of a run cut short")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue with the models and results of an interrupted run"
+    )
     parser.add_argument("--json", action="store_true", help="also print the result as one JSON object")
     parser.add_argument("--out", type=Path, default=RESULT, help="where to write the result")
     given = parser.parse_args()

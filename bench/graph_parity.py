@@ -1,8 +1,9 @@
-"""One model, one log, four ways: torch on whole sequences = torch steps = ONNX steps = the serving engine, per click.
+"""Checks that four implementations of a model agree on every click of a log.
 
-Every click of the log is judged: the surprise it came with, the 20 best items after it and their log-probabilities. Two
-lists are the same if they hold the same items in the same order, but for neighbours whose log-probabilities lie within
-twice the tolerance of each other: float32 may order those either way. Exit code 1 where a way differs by more.
+The implementations: PyTorch on whole sequences (the reference), PyTorch step by step, the ONNX graphs step by step, and
+the serving engine. Compared are the surprise of each click, the 20 best items after it, and their log-probabilities.
+Two lists are equal if they have the same items in the same order. Items whose log-probabilities differ by less than
+twice the tolerance may be swapped, because float32 can rank them either way. Exit code 1 if a difference is larger.
 
     python -m bench.graph_parity MODEL LOG [--item-col NAME ...] [--json]
 """
@@ -36,15 +37,15 @@ from stream.worker.served import open_engine
 
 RESULT = RESULTS / "graph_parity.json"
 ROWS = 1024
-"""States scored at a time by torch: their logits over the catalogue must fit."""
+"""Number of states that PyTorch scores in one batch: their logits over the catalogue must fit into memory."""
 
 
-class Ways(NamedTuple):
-    """What one way says of n clicks, in the order of `Clicks`.
+class Outputs(NamedTuple):
+    """The results of one implementation for n clicks, in the order of `Clicks`.
 
-    surprise   (n,) nats, of the click under the state before it
-    items      (n, k) int64, best first, of the state after it
-    log_probs  (n, k)
+    surprise   (n,) nats, of each click under the state before it
+    items      (n, k) int64, best first, from the state after the click
+    log_probs  (n, k) nats
     """
 
     surprise: NDArray[np.floating[Any]]
@@ -52,20 +53,20 @@ class Ways(NamedTuple):
     log_probs: NDArray[np.floating[Any]]
 
     @classmethod
-    def empty(cls, count: int, k: int) -> "Ways":
+    def empty(cls, count: int, k: int) -> "Outputs":
         return cls(np.empty(count), np.empty((count, k), np.int64), np.empty((count, k)))
 
 
 @torch.no_grad()
 def by_sequences(network: Network, clicks: Clicks) -> tuple[tuple[torch.Tensor, ...], F64]:
-    """What score.onnx reads after each click (n, ...), from whole sequences, and the surprise of each click (n,)."""
+    """PyTorch on whole sequences: the inputs of score.onnx after each click (n, ...), and the surprise of each (n,)."""
     every = np.arange(len(clicks))
     remembered = (torch.from_numpy(part) for part in memories(clicks, every))
     after = (outputs(network, Windows(clicks), every), *remembered)
     first = torch.from_numpy(np.append(True, clicks.user[1:] != clicks.user[:-1])).unsqueeze(1)
-    out, recent, visit = (torch.where(first, torch.zeros_like(part), part.roll(1, dims=0)) for part in after)
+    out, recent, session = (torch.where(first, torch.zeros_like(part), part.roll(1, dims=0)) for part in after)
     item = torch.from_numpy(clicks.item).long()
-    own = visit_so_far(torch.from_numpy(clicks.gap).long(), visit)
+    own = visit_so_far(torch.from_numpy(clicks.gap).long(), session)
     parts = [
         network.mixture.surprise(network.surprise(item[rows], out[rows]), item[rows], recent[rows], own[rows]).numpy()
         for rows in _chunks(len(clicks))
@@ -74,9 +75,9 @@ def by_sequences(network: Network, clicks: Clicks) -> tuple[tuple[torch.Tensor, 
 
 
 @torch.no_grad()
-def by_steps(network: Network, clicks: Clicks, k: int) -> Ways:
-    """The modules that become the graphs, run by torch itself, click after click."""
-    step, score, ways = Step(network).eval(), Score(network).eval(), Ways.empty(len(clicks), k)
+def by_steps(network: Network, clicks: Clicks, k: int) -> Outputs:
+    """PyTorch step by step: the modules from which the graphs are exported, one click of each user at a time."""
+    step, score, found = Step(network).eval(), Score(network).eval(), Outputs.empty(len(clicks), k)
     states = network.zero_state(_users(clicks))
     for rows, users in _by_ordinal(clicks):
         ids = clicks.inputs(rows)
@@ -84,14 +85,14 @@ def by_steps(network: Network, clicks: Clicks, k: int) -> Ways:
         for part, value in zip(states, after, strict=True):
             part[users] = value
         items, log_probs, _ = score(after[0], *after[-2:], torch.tensor([k]))
-        ways.surprise[rows], ways.items[rows], ways.log_probs[rows] = surprise, items, log_probs
-    return ways
+        found.surprise[rows], found.items[rows], found.log_probs[rows] = surprise, items, log_probs
+    return found
 
 
-def by_graphs(directory: Path, network: Network, clicks: Clicks, k: int) -> Ways:
-    """step.onnx and score.onnx by hand, click after click, in batches of users that the engine would not form."""
+def by_graphs(directory: Path, network: Network, clicks: Clicks, k: int) -> Outputs:
+    """step.onnx and score.onnx without the engine, one click of each user at a time, in batches unlike the engine's."""
     step, score = open_graph(directory / "step.onnx"), open_graph(directory / "score.onnx")
-    ways = Ways.empty(len(clicks), k)
+    found = Outputs.empty(len(clicks), k)
     names = [part.name for part in network.state]
     states = [part.numpy() for part in network.zero_state(_users(clicks))]
     for rows, users in _by_ordinal(clicks):
@@ -104,14 +105,14 @@ def by_graphs(directory: Path, network: Network, clicks: Clicks, k: int) -> Ways
             part[users] = value[: len(rows)]
         read = {name: part[: len(rows)] for name, part in zip(names, after, strict=True) if name in SCORE_STATE}
         items, log_probs, _ = score.run(None, {**read, "k": np.array([k])})
-        ways.surprise[rows], ways.items[rows], ways.log_probs[rows] = surprise[: len(rows)], items, log_probs
-    return ways
+        found.surprise[rows], found.items[rows], found.log_probs[rows] = surprise[: len(rows)], items, log_probs
+    return found
 
 
-def by_engine(directory: Path, model: Model, log: Log, k: int, seed: int = 0) -> Ways:
-    """The worker's engine on the log in time order, users interleaved, in cycles of 1 to 1,000 clicks."""
+def by_engine(directory: Path, model: Model, log: Log, k: int, seed: int = 0) -> Outputs:
+    """The worker's engine on the log in time order, with all users interleaved, in cycles of 1 to 1,000 clicks."""
     engine = open_engine(model, directory, k=k, exclude_recent=0, alpha=0.001)
-    ways, order, rng = Ways.empty(len(log), k), log.in_time_order(), np.random.default_rng(seed)
+    found, order, rng = Outputs.empty(len(log), k), log.in_time_order(), np.random.default_rng(seed)
     clicks = log_columns(log, engine.encoder)
     start = 0
     while start < len(log):
@@ -119,13 +120,13 @@ def by_engine(directory: Path, model: Model, log: Log, k: int, seed: int = 0) ->
         cycle = engine.process(clicks.take(np.arange(start, end)), now_ms=int(clicks.time_ms[end - 1]))
         engine.commit(cycle)
         rows, decided = order[start:end], cycle.decisions
-        ways.surprise[rows], ways.items[rows], ways.log_probs[rows] = (
+        found.surprise[rows], found.items[rows], found.log_probs[rows] = (
             decided.surprise,
             decided.lists.items,
             decided.lists.log_probs,
         )
         start = end
-    return ways
+    return found
 
 
 def _users(clicks: Clicks) -> int:
@@ -133,7 +134,7 @@ def _users(clicks: Clicks) -> int:
 
 
 def _ordinals(clicks: Clicks) -> tuple[I64, I64]:
-    """Of each click: the how many-th of its user it is, and its user's number."""
+    """For each click (n,): its index among the clicks of its user, and the number of its user."""
     first = np.append(True, clicks.user[1:] != clicks.user[:-1])
     starts = np.flatnonzero(first)
     user = np.cumsum(first) - 1
@@ -141,7 +142,7 @@ def _ordinals(clicks: Clicks) -> tuple[I64, I64]:
 
 
 def _by_ordinal(clicks: Clicks) -> Iterator[tuple[NDArray[np.intp], I64]]:
-    """All users' first clicks, then all second ones ...: rows of the clicks, numbers of the users."""
+    """Yield the first clicks of all users, then all second clicks, ...: rows of the clicks, numbers of the users."""
     ordinal, user = _ordinals(clicks)
     order = np.argsort(ordinal, kind="stable")
     for rows in np.split(order, np.cumsum(np.bincount(ordinal))[:-1]):
@@ -153,12 +154,12 @@ def _chunks(count: int) -> Iterator[slice]:
 
 
 class Difference(NamedTuple):
-    """One way against torch on whole sequences.
+    """The differences between one implementation and PyTorch on whole sequences.
 
-    log_prob         largest difference (nats) in the log-probability of an item of a list
-    surprise         largest difference (nats) in the surprise of a click
-    reordered        clicks whose list differs by neighbours that are too near to each other to tell apart
-    wrong_lists      clicks whose list differs by more than that
+    log_prob     nats, largest difference in the log-probability of a listed item
+    surprise     nats, largest difference in the surprise of a click
+    reordered    number of clicks whose list differs only by items within the tolerance
+    wrong_lists  number of clicks whose list differs by more
     """
 
     log_prob: float
@@ -172,34 +173,38 @@ class Difference(NamedTuple):
 
 @torch.no_grad()
 def differences(network: Network, log: Log, vocabulary: Vocabulary, directory: Path) -> dict[str, Difference]:
-    """Each of the other three ways against torch on whole sequences, over every click of the log."""
+    """Compare each implementation with PyTorch on whole sequences, over every click of the log."""
     clicks = encode(log, vocabulary, birth_period(log.time_ms))
     k = min(K, len(vocabulary.items))
     after, surprise = by_sequences(network, clicks)
-    ways = {
+    found = {
         "torch steps": by_steps(network, clicks, k),
         "ONNX steps": by_graphs(directory, network, clicks, k),
         "engine": by_engine(directory, load_model(directory, "cpu"), log, k),
     }
-    of_lists = {name: np.empty((len(clicks), k)) for name in ways}
-    reference = Ways.empty(len(clicks), k)
+    listed = {name: np.empty((len(clicks), k)) for name in found}
+    reference = Outputs.empty(len(clicks), k)
     for rows in _chunks(len(clicks)):
         whole = network.log_probs(*(part[rows] for part in after))
         best = torch.topk(whole, k)
         reference.items[rows], reference.log_probs[rows] = best.indices, best.values
-        for name, way in ways.items():
-            of_lists[name][rows] = whole.gather(1, torch.from_numpy(way.items[rows]))
-    return {name: _difference(way, reference._replace(surprise=surprise), of_lists[name]) for name, way in ways.items()}
+        for name, one in found.items():
+            listed[name][rows] = whole.gather(1, torch.from_numpy(one.items[rows]))
+    reference = reference._replace(surprise=surprise)
+    return {name: _difference(one, reference, listed[name]) for name, one in found.items()}
 
 
-def _difference(way: Ways, reference: Ways, of_list: F64) -> Difference:
-    """of_list (n, k): the reference's log-probability of each item that the way lists."""
-    other = way.items != reference.items
-    far = other & (np.abs(of_list - reference.log_probs) > 2 * TOLERANCE)
+def _difference(one: Outputs, reference: Outputs, listed: F64) -> Difference:
+    """Compare one implementation with the reference.
+
+    listed  (n, k) log-probabilities by the reference of the items that the implementation lists
+    """
+    differs = one.items != reference.items
+    far = differs & (np.abs(listed - reference.log_probs) > 2 * TOLERANCE)
     return Difference(
-        float(np.abs(way.log_probs - of_list).max()),
-        float(np.abs(way.surprise - reference.surprise).max()),
-        int((other.any(1) & ~far.any(1)).sum()),
+        float(np.abs(one.log_probs - listed).max()),
+        float(np.abs(one.surprise - reference.surprise).max()),
+        int((differs.any(1) & ~far.any(1)).sum()),
         int(far.any(1).sum()),
     )
 
@@ -207,9 +212,9 @@ def _difference(way: Ways, reference: Ways, of_list: F64) -> Difference:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("model", type=Path, help="directory written by `eddy train`")
-    parser.add_argument("log", type=Path, help="the log whose every click is judged")
+    parser.add_argument("log", type=Path, help="click log; every click is compared")
     for name in ColumnNames._fields:
-        parser.add_argument(f"--{name}-col", help=f"the log's column of the {name}")
+        parser.add_argument(f"--{name}-col", help=f"name of the log's {name} column")
     parser.add_argument("--json", action="store_true", help="also print the result as one JSON object")
     parser.add_argument("--out", type=Path, default=RESULT, help="where to write the result")
     given = parser.parse_args()
@@ -222,7 +227,7 @@ def main() -> int:
     except EddyError as exc:
         print(f"graph_parity: {exc}", file=sys.stderr)
         return 2
-    wrong = [f"{way}: {found[way]._asdict()}" for way in found if not found[way].within(TOLERANCE)]
+    wrong = [f"{name}: {one._asdict()}" for name, one in found.items() if not one.within(TOLERANCE)]
     conditions = {
         "data": given.log.name,
         "clicks": len(log),
@@ -233,11 +238,11 @@ def main() -> int:
         "reference": "torch on whole sequences, float32",
         "tolerance": TOLERANCE,
     }
-    results = {way: difference._asdict() for way, difference in found.items()}
+    results = {name: one._asdict() for name, one in found.items()}
     report = write_report(given.out, "bench.graph_parity", conditions, results, wrong)
     print(f"{'':12}{'log-prob':>10}{'surprise':>10}{'reordered':>11}{'wrong':>7}   of {len(log):,} clicks")
-    for way, d in found.items():
-        print(f"{way:12}{d.log_prob:>10.1e}{d.surprise:>10.1e}{d.reordered:>11,}{d.wrong_lists:>7,}")
+    for name, one in found.items():
+        print(f"{name:12}{one.log_prob:>10.1e}{one.surprise:>10.1e}{one.reordered:>11,}{one.wrong_lists:>7,}")
     if given.json:
         print(json.dumps(report))
     for line in wrong:

@@ -1,9 +1,11 @@
-"""Online = offline: the lists a shop would get from Kafka are those that `eddy evaluate` judges, to the 4th decimal.
+"""Checks that the lists on Kafka have the recall and MRR of `eddy evaluate` on the same clicks, to the 4th decimal.
 
-Globo's first days train a model; the next day is replayed through a real Kafka to two workers, one of which is killed
-with -9 on the way and restarted. Recall and MRR are computed from the `recommendations` topic and compared with `eddy
-evaluate` on the same clicks; then one worker does the same day undisturbed under another group, and every user's state
-must come out bit-equal. Exit code 1 if anything differs, or if Markov is not beaten.
+1. A model is trained on the first days of Globo.
+2. The next day is replayed through a real Kafka to two workers. One worker is killed with kill -9 and restarted.
+3. Recall and MRR are computed from the `recommendations` topic and compared with `eddy evaluate`.
+4. One worker of a second group processes the same day without a crash. Every user's state must be bit-equal.
+
+Exit code 1 if anything differs, or if Eddy is not better than Markov.
 
     python -m bench.parity [--clicks N] [--days D] [--json]
 """
@@ -52,10 +54,10 @@ def stop(line: str) -> NoReturn:
 
 
 def eddy(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run an `eddy` command to its end; a failure ends the benchmark with what the command said."""
+    """Run an `eddy` command and wait for its end. If it fails, the benchmark ends with exit code 2."""
     done = subprocess.run(_command(*arguments), cwd=ROOT, env=_environment(), text=True, check=False, **options)
     if done.returncode != 0:
-        stop(f"eddy {arguments[0]} ended with {done.returncode}")
+        stop(f"eddy {arguments[0]} ended with exit code {done.returncode}")
     return done
 
 
@@ -71,13 +73,16 @@ def _environment() -> dict[str, str]:
 
 
 def trained_model(days: int, extra: list[str]) -> tuple[Path, float]:
-    """A model of the first `days` days and the seconds its training took; trained once for the same settings."""
+    """A model of the first `days` days and the seconds of its training. The same settings are trained only once."""
     arguments = [*COLUMNS, "--until", START_MS + days * DAY_MS, *extra]
     key = hashlib.sha256(json.dumps([DATA.stat().st_size, *map(str, arguments)]).encode()).hexdigest()[:12]
     directory = ROOT / ".cache" / "parity" / key
     took = directory / "seconds.json"
     if not took.is_file():
-        print(f"training on days 1 to {days} (once; kept in {directory.relative_to(ROOT)})", file=sys.stderr)
+        print(
+            f"training on days 1 to {days} (only once: the model stays in {directory.relative_to(ROOT)})",
+            file=sys.stderr,
+        )
         began = time.monotonic()
         eddy("train", DATA, *arguments, "--out", directory / "globo" / "1", stdout=sys.stderr)
         took.write_text(json.dumps(round(time.monotonic() - began, 1)))
@@ -85,7 +90,7 @@ def trained_model(days: int, extra: list[str]) -> tuple[Path, float]:
 
 
 def end_of(start_ms: int, clicks: int | None) -> int:
-    """Where the replayed day ends: after `clicks` clicks, or after the day."""
+    """The end of the replay, ms since the epoch: after `clicks` clicks, or after the day if `clicks` is None."""
     if clicks is None:
         return start_ms + DAY_MS
     import polars as pl
@@ -100,7 +105,7 @@ def end_of(start_ms: int, clicks: int | None) -> int:
 
 @dataclass
 class Run:
-    """Workers of one group on the clicks topic, with outputs of their own."""
+    """The workers of one consumer group on the clicks topic, with their own output topics."""
 
     broker: str
     model: Path
@@ -129,12 +134,15 @@ class Run:
             )
 
     def wait(self, reached: Callable[[int, int], bool], processes: list[subprocess.Popen[bytes]]) -> float:
-        """Wait until `reached(committed, all)`; returns the clicks per second from the first commit seen until then."""
+        """Wait until `reached(committed, all)`; return the clicks per second since the first commit that was seen.
+
+        processes  the workers; if one has ended, or after DRAIN_S seconds, the benchmark ends with exit code 2
+        """
         deadline = time.monotonic() + DRAIN_S
         first: tuple[float, int] | None = None
-        with progress(self.broker, self.group, "clicks") as look:
+        with progress(self.broker, self.group, "clicks") as read_progress:
             while True:
-                committed, ends = look()
+                committed, ends = read_progress()
                 now = time.monotonic()
                 first = (now, committed) if first is None and committed else first
                 if reached(committed, ends):
@@ -143,7 +151,7 @@ class Run:
                 ended = [process.returncode for process in processes if process.poll() is not None]
                 if ended or now > deadline:
                     logs = "\n".join(path.read_text()[-3000:] for path in self.logs.glob(f"{self.group}-*.log"))
-                    stop(f"workers of {self.group} at {committed} of {ends} clicks, ended: {ended}\n{logs}")
+                    stop(f"workers of {self.group} are at {committed} of {ends} clicks, exit codes: {ended}\n{logs}")
                 time.sleep(0.02)
 
 
@@ -152,17 +160,17 @@ def _fields(topics: Topics) -> list[tuple[str, str]]:
 
 
 def disturbed(run: Run, publish: Callable[[], object], clicks: int) -> dict[str, Any]:
-    """Two workers; one is killed with -9 when KILL_AT of all clicks are decided, and restarted under the same id."""
+    """Two workers. One is killed with kill -9 when KILL_AT of all clicks have a decision, and restarted with its id."""
     first, second = run.start(0), run.start(1)
     try:
         publish()
         run.wait(lambda done, _: done >= KILL_AT * clicks, [first, second])
         first.send_signal(signal.SIGKILL)
         first.wait()
-        with progress(run.broker, run.group, "clicks") as look:
-            killed_at = look()[0]
+        with progress(run.broker, run.group, "clicks") as read_progress:
+            killed_at = read_progress()[0]
         if killed_at >= clicks:
-            stop("the workers were done before one could be killed; give more --clicks")
+            stop("the workers had finished before one was killed; give more --clicks")
         first = run.start(0)
         run.wait(lambda done, _: done >= clicks, [first, second])
         return {"killed_at_click": killed_at}
@@ -171,7 +179,7 @@ def disturbed(run: Run, publish: Callable[[], object], clicks: int) -> dict[str,
 
 
 def undisturbed(run: Run, clicks: int) -> dict[str, Any]:
-    """One worker from the first click to the last."""
+    """One worker processes all clicks without a crash."""
     worker = run.start(0)
     try:
         return {"one_worker_clicks_per_s": round(run.wait(lambda done, _: done >= clicks, [worker]))}
@@ -189,11 +197,11 @@ def _end(*processes: subprocess.Popen[bytes]) -> None:
             process.kill()
 
 
-# -- what came of it --------------------------------------------------------------------------------------------------
+# -- results ----------------------------------------------------------------------------------------------------------
 
 
 def online_quality(clicks: list[Message], decisions: list[Message]) -> tuple[Quality, int, int, int]:
-    """Recall and MRR of the lists on the topic; users; clicks without a decision; decisions too many."""
+    """Recall and MRR of the lists on the topic, number of users, of clicks without a decision, of surplus decisions."""
     decode_click = msgspec.json.Decoder(Click).decode
     decode_decision = msgspec.json.Decoder(Recommendation).decode
     counted: Counter[str] = Counter()
@@ -215,15 +223,15 @@ def online_quality(clicks: list[Message], decisions: list[Message]) -> tuple[Qua
 
 
 def states(broker: str, changelog: str) -> dict[tuple[int, bytes], bytes]:
-    """The last row of each user of each partition."""
+    """The last state row of each user: (partition, key) -> row."""
     return {(m.partition(), m.key()): m.value() for m in read_topic(broker, changelog)}
 
 
 def measure(broker: str, model: Path, start_ms: int, end_ms: int, logs: Path) -> dict[str, Any]:
-    """Both runs on one broker and what is to be compared."""
+    """Do both runs on one broker and return the values to compare."""
     cut = [*COLUMNS, "--from", start_ms, "--until", end_ms]
     say = lambda line: print(line, file=sys.stderr)  # noqa: E731
-    say("eddy evaluate, offline")
+    say("running eddy evaluate (offline)")
     flags = ["--exclude-recent", EXCLUDE_RECENT, "--device", "cpu", "--json"]
     done = eddy("evaluate", model, DATA, *cut, *flags, stdout=subprocess.PIPE)
     offline = json.loads(done.stdout.strip().splitlines()[-1])
@@ -236,14 +244,14 @@ def measure(broker: str, model: Path, start_ms: int, end_ms: int, logs: Path) ->
     def publish() -> None:
         eddy("replay", DATA, *cut, "--broker", broker, "--topic", "clicks", "--speed", "max", stdout=sys.stderr)
 
-    say(f"replaying {clicks:,} clicks to two workers, killing one")
+    say(f"replaying {clicks:,} clicks to two workers; one is killed")
     facts = disturbed(killed, publish, clicks)
-    say("the same clicks once more, one worker, undisturbed")
+    say("processing the same clicks again with one worker")
     facts |= undisturbed(whole, clicks)
 
     published = read_topic(broker, "clicks")
     quality, users, missing, duplicates = online_quality(published, read_topic(broker, killed.topics.recommendations))
-    ours, theirs = states(broker, killed.topics.changelog), states(broker, whole.topics.changelog)
+    after_crash, expected = states(broker, killed.topics.changelog), states(broker, whole.topics.changelog)
     return {
         "online_recall20": quality.recall20,
         "offline_recall20": offline["eddy"]["recall20"],
@@ -256,7 +264,9 @@ def measure(broker: str, model: Path, start_ms: int, end_ms: int, logs: Path) ->
         "judged": quality.judged,
         "users": users,
         "clicks": len(published),
-        "state_mismatches": sum(ours.get(key) != theirs.get(key) for key in ours.keys() | theirs.keys()),
+        "state_mismatches": sum(
+            after_crash.get(key) != expected.get(key) for key in after_crash.keys() | expected.keys()
+        ),
         "missing": missing + clicks - len(published),
         "duplicates": duplicates,
         **facts,
@@ -264,15 +274,19 @@ def measure(broker: str, model: Path, start_ms: int, end_ms: int, logs: Path) ->
 
 
 def failures(results: dict[str, Any]) -> list[str]:
-    """What of the claim does not hold."""
+    """One line for each part of the claim that does not hold."""
     found = [
-        f"online {name} {results[f'online_{name}']:.6f} is not offline's {results[f'offline_{name}']:.6f}"
+        f"online {name} {results[f'online_{name}']:.6f} is not the offline {results[f'offline_{name}']:.6f}"
         for name in ("recall20", "mrr20")
         if abs(results[f"online_{name}"] - results[f"offline_{name}"]) >= 0.5e-4
     ]
-    found += [f"{results[name]} {name}" for name in ("state_mismatches", "missing", "duplicates") if results[name]]
     found += [
-        f"online {name} {results[f'online_{name}']:.4f} is not above Markov's {results[f'markov_{name}']:.4f}"
+        f"{name} is {results[name]}, but must be 0"
+        for name in ("state_mismatches", "missing", "duplicates")
+        if results[name]
+    ]
+    found += [
+        f"online {name} {results[f'online_{name}']:.4f} is not above Markov with {results[f'markov_{name}']:.4f}"
         for name in ("recall20", "mrr20")
         if results[f"online_{name}"] <= results[f"markov_{name}"]
     ]
@@ -292,14 +306,14 @@ def table(results: dict[str, Any]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--clicks", type=int, help="replay only this many clicks of the day, for a quick trial")
+    parser.add_argument("--clicks", type=int, help="replay only this many clicks of the day, for a quick check")
     parser.add_argument("--days", type=int, default=2, help="train on the first DAYS days, replay the next [2]")
     parser.add_argument("--train", default="", help='more options for `eddy train`, such as "--epochs 1"')
     parser.add_argument("--json", action="store_true", help="also print the result as one JSON object")
     parser.add_argument("--out", type=Path, default=RESULT, help="where to write the result")
     given = parser.parse_args()
     if not DATA.is_file():
-        stop(f"no {DATA}: set EDDY_DATA to the directory that holds globo_clicks.parquet")
+        stop(f"{DATA} does not exist: set EDDY_DATA to the directory of globo_clicks.parquet")
     start_ms = START_MS + given.days * DAY_MS
     logs = Path(tempfile.mkdtemp(prefix="eddy-parity-"))
     try:

@@ -1,16 +1,17 @@
-"""How good the recommendations are: `eddy train` with defaults and `eddy evaluate` on public logs, beside baselines.
+"""Measures recall and MRR on public logs: `eddy train` with default settings and `eddy evaluate`, with baselines.
 
-Each log is written as the loader takes it, a training and a test part; nothing of the test part is seen before it is
-judged. Figures come from the ONNX files through the serving engine: full ranking, every position of every test session,
-ties to the item with more training clicks. A run replaces the figures of its own data sets only. Exit code 1 if a
-target is missed or a baseline is not beaten.
+Each log is split into a training part and a test part. The test part is not used before the evaluation. The metrics
+come from the ONNX files and the serving engine: full ranking, every position of every test session, ties to the item
+with more training clicks. A run replaces only the results of its own data sets. Exit code 1 if Eddy misses a target or
+does not beat a baseline.
 
     python -m bench.quality [--datasets bolcom,yoochoose64,diginetica] [--seeds 0,1,2] [--train OPTIONS] [--json]
 
-Data sets: bolcom, yoochoose64, diginetica; globo-dayN (trained on days 1 to N - 1); rees46, rees46-oct, retailrocket,
-taobao, taobao-users, trivago, uci and the made-up successors (the newest tenth is the test). With -reset behind its
-name each session is a user of its own, in training too. Where users come back, `eddy_carried` is eddy on users who
-arrive at the test with the states that their earlier clicks left; `eddy` starts them anew.
+Data sets with their own test part: bolcom, yoochoose64, diginetica, and globo-dayN, which is trained on the days 1 to
+N - 1. Data sets whose newest tenth is the test part: rees46, rees46-oct, retailrocket, taobao, taobao-users, trivago,
+uci, and the synthetic successors. With the suffix -reset every session is a separate user, in the training too. If
+users return, `eddy_carried` is Eddy with the users' states after their earlier clicks. In `eddy` all users start from a
+zero state.
 """
 
 import argparse
@@ -37,12 +38,12 @@ DEFAULT = "bolcom,yoochoose64,diginetica"
 METHODS = ("eddy", "popularity", "session_popularity", "markov", "cooccurrence", "vsknn")
 GLOBO_START_MS, DAY_MS = 1_506_826_800_000, 86_400_000
 WHOLE = ("--exclude-recent", 0)
-"""For `eddy evaluate`: rank the whole catalogue, as the sources of the targets do."""
+"""Options of `eddy evaluate`: rank the whole catalogue, as the sources of the targets do."""
 NEWEST = 0.1
-"""Share of the clicks of a log without a test of its own after whose beginning a session belongs to the test."""
+"""In a log without its own test part, the sessions that begin in this newest share of the clicks are the test."""
 
 TARGETS = {"bolcom": (0.680, 0.330), "yoochoose64": (0.712, 0.312), "diginetica": (0.545, 0.190)}
-"""recall@20 and MRR@20 to be reached."""
+"""Target values of recall@20 and MRR@20."""
 
 Figures = dict[str, Any]
 
@@ -56,16 +57,16 @@ REFERENCE: dict[str, dict[str, Figures]] = {
     "yoochoose64": {"gru4rec_official (design)": _row(0.698, 0.306), "sr_gnn published (design)": _row(0.706, 0.309)},
     "diginetica": {"gru4rec_official (design)": _row(0.531, 0.183), "gce_gnn published (design)": _row(0.542, 0.190)},
 }
-"""What the project's design states for the same files: not measured here."""
+"""Values from the project's design for the same files. They are not measured here."""
 
 
 class Split(NamedTuple):
-    """A log in two parts, in the loader's columns.
+    """The training part and the test part of a log, with the column names of the log reader.
 
-    what     for people
-    flags    for `eddy train` and `eddy evaluate`
-    judged   how many lists must be judged, where the source says so
-    cut_ms   where the test begins, for logs whose users come back
+    what    description of the split
+    flags   options for `eddy train` and `eddy evaluate`
+    judged  number of lists that must be judged, if the source gives it
+    cut_ms  first time of the test, for logs whose users return
     """
 
     train: pl.DataFrame
@@ -82,7 +83,7 @@ class Split(NamedTuple):
 def read(name: str) -> pl.DataFrame:
     path = DATA_DIRECTORY / name
     if not path.is_file():
-        stop(f"no {path}: set EDDY_DATA to the directory that holds it")
+        stop(f"{path} does not exist: set EDDY_DATA to the directory of this file")
     return pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path)
 
 
@@ -96,7 +97,7 @@ def bolcom() -> Split:
 
 
 def pairs(name: str) -> Split:
-    """Training sessions in order without times, and test sessions rebuilt from the papers' (prefix, target) pairs."""
+    """Training sessions in order, no times; test sessions rebuilt from the (prefix, target) pairs of the papers."""
     train = read(f"{name}_train.parquet").rename({"session": "session_id", "item": "item_id"})
     test = read(f"{name}_test_pairs.parquet")
     sessions = whole_sessions(test["prefix"].to_list(), test["target"].to_list())
@@ -106,7 +107,10 @@ def pairs(name: str) -> Split:
 
 
 def whole_sessions(prefixes: list[list[int]], targets: list[int]) -> list[list[int]]:
-    """The sessions that were cut into pairs, longest prefix first: a pair that lies in the one before is no new one."""
+    """The sessions from which the pairs were made. A pair that is a prefix of the pair before it is no new session.
+
+    prefixes, targets  of the pairs; those of one session are adjacent, longest prefix first
+    """
     sessions: list[list[int]] = []
     longer: list[int] = []
     for prefix, target in zip(prefixes, targets, strict=True):
@@ -142,7 +146,7 @@ def taobao() -> Split:
 
 
 def trivago() -> Split:
-    """The actions whose reference is a hotel; users are anonymous beyond a session, as there."""
+    """The actions whose reference is a hotel. Every session is a separate user, as in the source."""
     columns = {
         "session_id": "session_id",
         "reference": "item_id",
@@ -154,7 +158,7 @@ def trivago() -> Split:
 
 
 def rees46_oct() -> Split:
-    """The first minutes of a month: few clicks of many users."""
+    """The first minutes of a month: many users with few clicks each."""
     columns = {"user_id": "user_id", "user_session": "session_id", "product_id": "item_id", "category_id": "category"}
     kept = {**columns, "event_type": "event_type", "event_time": "timestamp"}
     events = read("rees46_2019_oct_sample.csv.gz").select(list(kept)).rename(kept)
@@ -162,22 +166,22 @@ def rees46_oct() -> Split:
 
 
 def taobao_users() -> Split:
-    """Few users over nine days; the day of a user is a session."""
+    """Few users over nine days. All clicks of a user on one day are a session."""
     columns = {"user": "user_id", "item": "item_id", "category": "category", "action": "event_type", "ts": "timestamp"}
     clicks = read("taobao_114_users.csv.gz").select(list(columns)).rename(columns)
-    visit = pl.col("user_id").cast(pl.String) + "-" + (pl.col("timestamp") // 86_400).cast(pl.String)
-    return newest(clicks.with_columns(visit.alias("session_id")), 1000)
+    session = pl.col("user_id").cast(pl.String) + "-" + (pl.col("timestamp") // 86_400).cast(pl.String)
+    return newest(clicks.with_columns(session.alias("session_id")), 1000)
 
 
 def uci() -> Split:
-    """Invoices of a wholesaler of gifts, line by line: what is bought together, in no order that means anything."""
+    """The invoices of a wholesaler of gifts. An invoice is a session; the order of its lines has no meaning."""
     columns = {"CustomerID": "user_id", "InvoiceNo": "session_id", "StockCode": "item_id", "InvoiceDate": "timestamp"}
     lines = read("uci_online_retail.parquet").filter(pl.col("CustomerID").is_not_null() & (pl.col("Quantity") > 0))
     return newest(lines.select(list(columns)).rename(columns).with_columns(_ms("timestamp", "%Y-%m-%d %H:%M:%S")))
 
 
 def successors() -> Split:
-    """Made up: 300 items, each with three successors; every fifth click is by popularity. There is no more to learn."""
+    """A synthetic log: 300 items with three successors each. A fifth of the clicks follow popularity instead."""
     rng = np.random.default_rng(0)
     following, popular = rng.integers(0, 300, (300, 3)), 1 / np.arange(1, 301)
     popular /= popular.sum()
@@ -196,25 +200,28 @@ def _ms(column: str, pattern: str) -> pl.Expr:
 
 
 def newest(clicks: pl.DataFrame, unit_ms: int = 1) -> Split:
-    """The newest sessions are the test: those begun after the cut. Without sessions, users are taken for them."""
+    """Split a log: the sessions that begin after the cut are the test. Without sessions the users are split.
+
+    unit_ms  milliseconds per unit of the timestamp column
+    """
     clicks = clicks.with_columns(pl.col("timestamp").cast(pl.Int64) * unit_ms).sort("timestamp", maintain_order=True)
     session = "session_id" if "session_id" in clicks.columns else "user_id"
     cut = int(clicks["timestamp"].quantile(1 - NEWEST, "nearest") or 0)
     began, at = pl.col("timestamp").min().over(session), pl.col("timestamp")
     train, test = clicks.filter((began < cut) & (at < cut)), clicks.filter(began >= cut)
     kind = "users" if session == "user_id" else "sessions"
-    what = f"the {kind} begun in the newest {NEWEST:.0%} of the clicks are the test"
+    what = f"the {kind} that begin in the newest {NEWEST:.0%} of the clicks are the test"
     returning = cut if session == "session_id" and "user_id" in clicks.columns else None
     return Split(train, test, what, cut_ms=returning)
 
 
 def reset(split: Split) -> Split:
-    """The same log with each session a user of its own."""
+    """The same log, where every session is a separate user."""
     alone = pl.col("session_id").alias("user_id")
     return split._replace(
         train=split.train.with_columns(alone),
         test=split.test.with_columns(alone),
-        what=f"{split.what}; each session a user of its own",
+        what=f"{split.what}; every session is a separate user",
         cut_ms=None,
     )
 
@@ -238,7 +245,7 @@ LOGS: dict[str, Callable[[], Split]] = {
 def split_of(dataset: str) -> Split:
     name = dataset.removesuffix("-reset")
     if name not in LOGS:
-        stop(f"no data set {name!r}; there are {', '.join(LOGS)}, and each with -reset")
+        stop(f"unknown data set {name!r}; known are {', '.join(LOGS)}, each also with -reset")
     split = LOGS[name]()
     return split if name == dataset else reset(split)
 
@@ -247,31 +254,31 @@ def split_of(dataset: str) -> Split:
 
 
 class Ran(NamedTuple):
-    """A command that ended well: what it printed, its seconds, and the most memory it held."""
+    """A command that has succeeded: its output on stdout, its duration, and its peak memory."""
 
     output: str
     seconds: float
     peak_mb: int
 
 
-def eddy(*arguments: object) -> Ran:
-    """Run an `eddy` command in a process of its own; a failure ends the benchmark."""
+def run_eddy(*arguments: object) -> Ran:
+    """Run an `eddy` command as a process and wait for its end. If it fails, the benchmark ends with exit code 2."""
     command = [sys.executable, "-m", "stream.ops.cli", *map(str, arguments)]
     began = time.monotonic()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         output = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)  # of this process alone, where getrusage has the largest of all
+        _, status, usage = os.wait4(process.pid, 0)  # of this process only; getrusage has the maximum of all
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
-        stop(f"eddy {arguments[0]} ended with {process.returncode}")
+        stop(f"eddy {arguments[0]} ended with exit code {process.returncode}")
     kilobytes = usage.ru_maxrss if sys.platform == "linux" else usage.ru_maxrss // 1024
     return Ran(output, time.monotonic() - began, round(kilobytes / 1024))
 
 
 def measure(dataset: str, seeds: list[int], options: list[str]) -> tuple[dict[str, Figures], Figures]:
-    """The figures of each method, and the conditions they were measured under; baselines do not depend on the seed."""
+    """The metrics of each method and the conditions of the measurement. The baselines do not depend on the seed."""
     split = split_of(dataset)
     directory = SCRATCH / dataset
     shutil.rmtree(directory, ignore_errors=True)
@@ -287,16 +294,16 @@ def measure(dataset: str, seeds: list[int], options: list[str]) -> tuple[dict[st
     for seed in seeds:
         model = directory / f"seed-{seed}" / "1"
         say(f"{dataset}: training with seed {seed}")
-        trained = eddy("train", train_log, "--out", model, "--seed", seed, *split.flags, *options)
+        trained = run_eddy("train", train_log, "--out", model, "--seed", seed, *split.flags, *options)
         say(f"{dataset}: evaluating")
-        evaluated = eddy("evaluate", model, test_log, *WHOLE, "--json", *split.flags)
+        evaluated = run_eddy("evaluate", model, test_log, *WHOLE, "--json", *split.flags)
         runs.append(json.loads(evaluated.output.strip().splitlines()[-1]))
         if split.judged not in (None, runs[-1]["judged"]):
-            stop(f"{dataset}: {runs[-1]['judged']} lists judged, but the source has {split.judged}")
+            stop(f"{dataset}: {runs[-1]['judged']} lists were judged, but the source has {split.judged}")
         if split.cut_ms is not None:
             both = directory / "both.parquet"
             pl.concat([split.train, split.test]).write_parquet(both)
-            with_history = eddy("evaluate", model, both, *WHOLE, "--json", "--judge-from", split.cut_ms)
+            with_history = run_eddy("evaluate", model, both, *WHOLE, "--json", "--judge-from", split.cut_ms)
             carried.append(json.loads(with_history.output.strip().splitlines()[-1]))
         costs["train_seconds"].append(round(trained.seconds, 1))
         costs["train_peak_mb"].append(trained.peak_mb)
@@ -310,26 +317,29 @@ def measure(dataset: str, seeds: list[int], options: list[str]) -> tuple[dict[st
 
 
 def over_seeds(runs: list[Figures], seeds: list[int]) -> Figures:
-    """The first seed's figures, but the means of the measures over all of them, and each seed's two under `by_seed`."""
+    """The results of the first seed, with every metric replaced by its mean over the seeds.
+
+    `by_seed` has recall20 and mrr20 of each seed.
+    """
     means = {key: sum(run[key] for run in runs) / len(runs) for key, one in runs[0].items() if isinstance(one, float)}
     each = {str(seed): _row(run["recall20"], run["mrr20"]) for seed, run in zip(seeds, runs, strict=True)}
     return {**runs[0], **means, "by_seed": each}
 
 
-# -- what came of it --------------------------------------------------------------------------------------------------
+# -- results ----------------------------------------------------------------------------------------------------------
 
 
 def failures(results: dict[str, dict[str, Figures]]) -> list[str]:
-    """What of the claim does not hold."""
+    """One line for each target that is missed and each baseline that is not beaten."""
     found = []
     for dataset, methods in results.items():
-        for place, measure_name in enumerate(("recall20", "mrr20")):
+        targets = TARGETS.get(dataset, (0.0, 0.0))
+        for measure_name, target in zip(("recall20", "mrr20"), targets, strict=True):
             ours = methods["eddy"][measure_name]
-            target = TARGETS.get(dataset, (0.0, 0.0))[place]
             if ours < target:
                 found.append(f"{dataset}: {measure_name} {ours:.4f} is below its target {target:.3f}")
             found += [
-                f"{dataset}: {measure_name} {ours:.4f} is not above {name}'s {figures[measure_name]:.4f}"
+                f"{dataset}: {measure_name} {ours:.4f} is not above {name} with {figures[measure_name]:.4f}"
                 for name, figures in methods.items()
                 if not name.startswith("eddy") and ours <= figures[measure_name]
             ]
@@ -345,7 +355,7 @@ def table(results: dict[str, dict[str, Figures]]) -> str:
 
 
 def kept(path: Path, key: str) -> dict[str, Any]:
-    """What an earlier run left under a key of the result."""
+    """The value of a key in the result file of an earlier run; {} without a file."""
     if not path.is_file():
         return {}
     earlier: dict[str, Any] = json.loads(path.read_text()).get(key, {})
@@ -363,8 +373,10 @@ def stop(line: str) -> NoReturn:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--datasets", default=DEFAULT, help=f"which, by comma [{DEFAULT}]")
-    parser.add_argument("--seeds", default="0", help="of the training, by comma; eddy's figures are their means [0]")
+    parser.add_argument("--datasets", default=DEFAULT, help=f"data sets, separated by commas [{DEFAULT}]")
+    parser.add_argument(
+        "--seeds", default="0", help="seeds of the training, separated by commas; the results are means [0]"
+    )
     parser.add_argument("--train", default="", help='more options for `eddy train`, such as "--epochs 1"')
     parser.add_argument("--json", action="store_true", help="also print the result as one JSON object")
     parser.add_argument("--out", type=Path, default=RESULT, help="where to write the result")

@@ -1,6 +1,6 @@
-"""What a topic holds and how far a group has come, by consumers of their own that know nothing of Eddy's.
+"""Reads topics and the committed offsets of a group, with consumers that are independent of Eddy.
 
-Everything is read with read_committed: what a rolled-back transaction left behind does not count.
+All consumers use read_committed: they do not see the messages of rolled-back transactions.
 """
 
 import time
@@ -16,7 +16,7 @@ def _consumer(broker: str, group: str) -> Consumer:
     return Consumer(
         {
             "bootstrap.servers": broker,
-            "group.id": group,  # to ask for its offsets; nothing here joins
+            "group.id": group,  # only to read its offsets; the consumer does not join the group
             "enable.auto.commit": False,
             "isolation.level": "read_committed",
             "enable.partition.eof": True,
@@ -27,7 +27,7 @@ def _consumer(broker: str, group: str) -> Consumer:
 
 
 def read_topic(broker: str, topic: str) -> list[Message]:
-    """Every message of a topic up to its end, each partition's in offset order. Raises TimeoutError."""
+    """All messages of a topic; those of one partition are in offset order. Raises TimeoutError after READ_S seconds."""
     consumer = _consumer(broker, "readers")
     try:
         count = len(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
@@ -37,7 +37,7 @@ def read_topic(broker: str, topic: str) -> list[Message]:
         deadline = time.monotonic() + READ_S
         while len(ended) < count:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{topic} has no end")
+                raise TimeoutError(f"the end of {topic} was not reached within {READ_S:.0f} s")
             for message in consumer.consume(10_000, 0.1):
                 if message.error() is None:
                     found.append(message)
@@ -50,23 +50,23 @@ def read_topic(broker: str, topic: str) -> list[Message]:
 
 @contextmanager
 def progress(broker: str, group: str, topic: str) -> Iterator[Callable[[], tuple[int, int]]]:
-    """A function that gives (messages the group has committed, messages the topic has)."""
+    """Yield a function that returns (messages that the group has committed, messages of the topic)."""
     consumer = _consumer(broker, group)
     count = len(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
     partitions = [TopicPartition(topic, partition) for partition in range(count)]
 
-    def look() -> tuple[int, int]:
+    def read_progress() -> tuple[int, int]:
         deadline = time.monotonic() + READ_S
         while True:
             try:
                 committed = sum(max(0, found.offset) for found in consumer.committed(partitions, timeout=10))
                 return committed, sum(consumer.get_watermark_offsets(p, timeout=10)[1] for p in partitions)
-            except KafkaException:  # a broker that starts has no coordinator yet, one that is down does not answer
+            except KafkaException:  # the broker is down, or has no coordinator yet
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
 
     try:
-        yield look
+        yield read_progress
     finally:
         consumer.close()

@@ -1,4 +1,4 @@
-"""What every benchmark leaves: a JSON file with its command, date, versions, machine, conditions and results."""
+"""Writes the result of a benchmark: a JSON file with command, date, versions, machine, conditions and results."""
 
 import json
 import os
@@ -12,7 +12,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 DATA_DIRECTORY = Path(os.environ.get("EDDY_DATA", ROOT.parent / "shared" / "data"))
-"""Real logs, which are no part of the project; without them a benchmark says so or simulates."""
+"""Directory of the real logs, which are not part of the project. A benchmark without its log prints that, or simulates
+one."""
 
 PACKAGES = ("eddy-stream", "faust-streaming", "aiokafka", "confluent-kafka", "numpy", "polars", "torch")
 
@@ -25,10 +26,11 @@ def write_report(
     failures: list[str],
     **more_versions: str,
 ) -> dict[str, Any]:
-    """Write the report of `python -m module` and return it. The results stand in it twice: by themselves and flat.
+    """Write the report of `python -m module` and return it.
 
-    failures       what of the benchmark's claim does not hold, one line each
-    more_versions  of what is no Python package
+    results        they are in the report twice: under `results` and as keys of the report itself
+    failures       one line for each part of the benchmark's claim that does not hold
+    more_versions  versions of software other than Python packages
     """
     runtime = "onnxruntime-gpu" if platform.machine() == "x86_64" and sys.platform == "linux" else "onnxruntime"
     found = {name: version(name) for name in (*PACKAGES, runtime)}
@@ -48,6 +50,7 @@ def write_report(
 
 
 def machine() -> dict[str, Any]:
+    """CPU, cores, operating system and load of this machine."""
     cpu = platform.processor() or platform.machine()
     path = Path("/proc/cpuinfo")
     if path.is_file():

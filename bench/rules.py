@@ -1,8 +1,9 @@
-"""What each rule for the lists costs: CPU time per click of the engine, against the same clicks without rules.
+"""Measures the cost of each rule for the lists: CPU time per click of the engine, with and without the rule.
 
-A model with random weights over 10,000 items, 128 units of state: a rule's cost does not depend on how good the lists
-are, but on how deep into the ranking it must look. Random weights are the hard case of that: a trained model puts items
-of the click's category in front. One thread, the cases in turn, round after round; median and range of the rounds.
+The model has random weights, 10,000 items and 128 hidden units. The cost of a rule does not depend on the quality of
+the lists, but on how deep in the ranking the allowed items are. Random weights are the worst case, because a trained
+model ranks items of the click's category first. The engine runs in one thread. All cases run once per round; the result
+is the median and the range over the rounds.
 
     python -m bench.rules [--rounds N] [--json]
 """
@@ -33,7 +34,7 @@ EVENTS = ["view", "cart", "purchase"]
 
 
 def cases(catalogue: str) -> dict[str, Rules]:
-    """The rules measured, by name; each category has a fiftieth of the items, the market half of them."""
+    """Name -> the rules to measure. Each category has a fiftieth of the items; the market `at` has half of them."""
     return {
         "no rules": Rules(),
         "leave out what was bought or is in the cart": Rules(exclude_events="cart,purchase"),
@@ -60,7 +61,7 @@ def cases(catalogue: str) -> dict[str, Rules]:
 
 
 def write_catalogue(path: Path, rng: np.random.Generator) -> None:
-    """ITEMS items of CATEGORIES categories, most of them in stock, half of them in the second market."""
+    """Write a catalogue of ITEMS items in CATEGORIES categories; IN_STOCK are available, half are in market `at`."""
     lines = (
         {
             "item_id": f"i{n}",
@@ -74,7 +75,7 @@ def write_catalogue(path: Path, rng: np.random.Generator) -> None:
 
 
 def clicks_of(rng: np.random.Generator) -> list[Click]:
-    """Clicks of USERS users on items of which few are popular and some unknown."""
+    """Random clicks of USERS users: few items are popular, and some are unknown to the model."""
     items = rng.zipf(1.3, CLICKS) % (ITEMS + 50)
     return [
         Click(f"u{rng.integers(USERS)}", f"i{item}", 1_700_000_000_000 + 1000 * n, EVENTS[rng.integers(3)])
@@ -83,7 +84,7 @@ def clicks_of(rng: np.random.Generator) -> list[Click]:
 
 
 def cpu_us(model: Model, directory: Path, rules: Rules, clicks: list[Click]) -> float:
-    """CPU microseconds per click, from columns to decisions and rows."""
+    """CPU time per click in microseconds, from columns to decisions and committed rows."""
     engine = open_engine(model, directory, K, exclude_recent=1, alpha=0.001, rules=rules)
     origins = [Origin("clicks", 0, n) for n in range(len(clicks))]
     columns = engine.encoder.columns(clicks, origins)
@@ -95,14 +96,14 @@ def cpu_us(model: Model, directory: Path, rules: Rules, clicks: list[Click]) -> 
 
 
 def measure(scratch: Path, rounds: int) -> dict[str, dict[str, float]]:
-    """Case -> median CPU time per click, and its ratio to that without rules in the same round."""
+    """Case -> median CPU time per click, and its ratio to the time without rules in the same round."""
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     directory = scratch / "random" / "1"
     write_untrained(directory, [f"i{n}" for n in range(ITEMS)], EVENTS, HIDDEN)
     write_catalogue(scratch / "items.jsonl", rng)
     model, clicks, rules = load_model(directory, "cpu"), clicks_of(rng), cases(str(scratch / "items.jsonl"))
-    cpu_us(model, directory, Rules(), clicks)  # the first run also warms up
+    cpu_us(model, directory, Rules(), clicks)  # warm-up: the first run is slower
     took = [{name: cpu_us(model, directory, its, clicks) for name, its in rules.items()} for _ in range(rounds)]
     found = {}
     for name in rules:
@@ -119,7 +120,7 @@ def measure(scratch: Path, rounds: int) -> dict[str, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="the report on stdout")
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         results = measure(Path(scratch), given.rounds)

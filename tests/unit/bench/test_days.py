@@ -50,7 +50,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     site(tmp_path)
     monkeypatch.setattr(quality, "DATA_DIRECTORY", tmp_path)
-    monkeypatch.setattr(quality, "eddy", run)
+    monkeypatch.setattr(quality, "run_eddy", run)
     monkeypatch.setattr(days, "SCRATCH", tmp_path / "scratch")
     return ran
 

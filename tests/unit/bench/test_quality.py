@@ -35,7 +35,7 @@ def test_every_pair_of_the_papers_is_one_judged_position(name: str) -> None:
 def test_what_is_below_a_target_or_a_baseline_is_told() -> None:
     """A target missed and a baseline not beaten are one line each; eddy's other variants are no rivals."""
     methods = {"eddy": METHOD, "vsknn": {"recall20": 0.4, "mrr20": 0.3}, "eddy_carried": {"recall20": 1, "mrr20": 1}}
-    assert failures({"elsewhere": methods}) == ["elsewhere: mrr20 0.2500 is not above vsknn's 0.3000"]
+    assert failures({"elsewhere": methods}) == ["elsewhere: mrr20 0.2500 is not above vsknn with 0.3000"]
     assert len(failures({"bolcom": methods})) == 3
 
 
@@ -60,7 +60,7 @@ def test_a_run_replaces_only_its_own_data_sets(tmp_path: Path, monkeypatch: pyte
         facts = dict.fromkeys(("clicks", "judged", "lead", "vsknn_setting", "calibration"), 1)
         return Ran(json.dumps({**figures, **facts}), 1.0, 100)
 
-    monkeypatch.setattr(quality, "eddy", ran)
+    monkeypatch.setattr(quality, "run_eddy", ran)
     out = tmp_path / "quality.json"
     out.write_text(json.dumps({"results": {"bolcom": {"eddy": METHOD}}, "conditions": {"bolcom": "earlier"}}))
     monkeypatch.setattr("sys.argv", ["quality", "--datasets", "small", "--seeds", "0,1", "--out", str(out)])
