@@ -16,6 +16,7 @@ from typing import NamedTuple
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_INVALID, Consumer, KafkaError, KafkaException, TopicPartition
 
 from stream.errors import ConfigError
+from stream.events import Partition
 
 STABLE_S = 60.0
 """A dead worker's open transaction is decided within its timeout plus the broker's check interval (10 s)."""
@@ -34,7 +35,8 @@ class Position(NamedTuple):
     """A group's place in one partition.
 
     committed  its committed offset, None if it never committed one
-    next       the offset to read next: the committed one, or the first that there is
+    next       the offset to read next: the committed one, though Kafka may have deleted it meanwhile (what is lost is
+               then noticed by the fetch), or the first that there is
     """
 
     committed: int | None
@@ -42,55 +44,51 @@ class Position(NamedTuple):
 
 
 class Changelog:
-    """Reads a group's committed offsets and its changelog. All calls block; a Changelog belongs to one thread."""
+    """Reads a group's committed offsets and its changelog. All calls block: they run in the engine thread.
 
-    def __init__(self, broker: str, group: str, clicks: str, changelog: str) -> None:
+    topic  the changelog: its partition p holds the states of the users of partition p of the clicks
+    """
+
+    def __init__(self, broker: str, group: str, topic: str) -> None:
         self._broker = broker
         self.group = group
-        self._clicks = clicks
-        self._topic = changelog
+        self._topic = topic
 
-    def positions(self, partitions: Sequence[int]) -> dict[int, Position]:
-        """Where the group stands in each clicks partition, once no transaction over it is pending.
+    def positions(self, partitions: Sequence[Partition]) -> dict[Partition, Position]:
+        """Where the group stands in each partition, once no transaction of ours over it is pending.
 
         Raises ConfigError if an offset lies beyond the topic's end: the topic is not the one it was committed on.
         """
-        consumer = self._consumer("read_committed")
-        try:
-            found = self._stable(consumer, [TopicPartition(self._clicks, p) for p in partitions])
-            positions: dict[int, Position] = {}
-            for partition, offset in found.items():
-                low, high = consumer.get_watermark_offsets(TopicPartition(self._clicks, partition), timeout=CALL_S)
-                if offset is not None and offset > high:
-                    raise ConfigError(
-                        f"group {self.group} has committed offset {offset} on {self._clicks}-{partition}, which ends "
-                        f"at {high}: the topic was created again; start with another --group and --changelog-topic"
-                    )
-                if offset is not None and offset < low:
-                    log.warning(
-                        "clicks lost before they were read: topic=%s partition=%d committed=%d first=%d; "
-                        "raise the topic's retention",
-                        self._clicks,
-                        partition,
-                        offset,
-                        low,
-                    )
-                positions[partition] = Position(offset, max(low, offset or 0))
-            return positions
-        finally:
-            consumer.close()
+        committed = self._committed(partitions)
+        positions: dict[Partition, Position] = {}
+        for partition, (low, high) in self._ends(partitions).items():
+            offset = committed[partition]
+            if offset is not None and offset > high:
+                raise ConfigError(
+                    f"group {self.group} has committed offset {offset} on {partition}, which ends at {high}: the topic "
+                    "was created again; start with another --group and --changelog-topic"
+                )
+            positions[partition] = Position(offset, low if offset is None else offset)
+        return positions
 
-    def read(self, partitions: Sequence[int]) -> dict[int, dict[bytes, bytes]]:
+    def read(self, partitions: Sequence[Partition]) -> dict[Partition, dict[bytes, bytes]]:
         """The latest row of each user of each partition and its POSITION_KEY, up to the high watermark at the call.
 
+        partitions  those of the clicks
         Raises TimeoutError if the end does not come nearer for STABLE_S.
         """
-        ends = self._ends(partitions)
-        rows: dict[int, dict[bytes, bytes]] = {partition: {} for partition in partitions}
-        left = {partition for partition, (low, high) in ends.items() if high > low}
+        of_number = {partition.number: partition for partition in partitions}
+        found = self._read(list(of_number))
+        return {partition: found[number] for number, partition in of_number.items()}
+
+    def _read(self, numbers: Sequence[int]) -> dict[int, dict[bytes, bytes]]:
+        """Partition number of the changelog -> its latest rows."""
+        ends = {p.number: end for p, end in self._ends([Partition(self._topic, n) for n in numbers]).items()}
+        rows: dict[int, dict[bytes, bytes]] = {number: {} for number in numbers}
+        left = {number for number, (low, high) in ends.items() if high > low}
         consumer = self._consumer("read_committed")
         try:
-            consumer.assign([TopicPartition(self._topic, p, OFFSET_BEGINNING) for p in left])
+            consumer.assign([TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in left])
             deadline = time.monotonic() + STABLE_S
             while left:
                 messages = consumer.consume(FETCHED, 0.05)
@@ -117,29 +115,38 @@ class Changelog:
         finally:
             consumer.close()
 
-    def _stable(self, consumer: Consumer, asked: list[TopicPartition]) -> dict[int, int | None]:
+    def _committed(self, partitions: Sequence[Partition]) -> dict[Partition, int | None]:
+        """The group's committed offsets, None where there is none. Waits for a pending transaction over them."""
+        consumer = self._consumer("read_committed")
+        asked = [TopicPartition(*partition) for partition in partitions]
         deadline = time.monotonic() + STABLE_S
-        while True:
-            try:
-                answer = consumer.committed(asked, timeout=CALL_S)
-                for found in answer:
-                    if found.error is not None:
-                        raise KafkaException(found.error)
-                return {t.partition: None if t.offset == OFFSET_INVALID else t.offset for t in answer}
-            except (
-                KafkaException
-            ) as exc:  # UNSTABLE_OFFSET_COMMIT while a transaction is pending, or no coordinator yet
-                if time.monotonic() > deadline:
-                    raise
-                log.info("committed offsets not stable yet: error=%s", exc.args[0].name())
+        try:
+            while True:
+                try:
+                    answer = consumer.committed(asked, timeout=CALL_S)
+                    for found in answer:
+                        if found.error is not None:
+                            raise KafkaException(found.error)
+                    return {
+                        Partition(t.topic, t.partition): None if t.offset == OFFSET_INVALID else t.offset
+                        for t in answer
+                    }
+                except KafkaException as exc:  # UNSTABLE_OFFSET_COMMIT: a transaction is pending; or no coordinator yet
+                    if time.monotonic() > deadline:
+                        raise
+                    log.info("committed offsets not stable yet: error=%s", exc.args[0].name())
+        finally:
+            consumer.close()
 
-    def _ends(self, partitions: Sequence[int]) -> dict[int, tuple[int, int]]:
-        """First offset and high watermark: a read_committed consumer would be told the last stable offset instead."""
+    def _ends(self, partitions: Sequence[Partition]) -> dict[Partition, tuple[int, int]]:
+        """First offset and high watermark.
+
+        A read_committed consumer would get the last stable offset as the end, which stands still while any transaction
+        is open: another application's in the clicks, a dead worker's in the changelog.
+        """
         consumer = self._consumer("read_uncommitted")
         try:
-            return {
-                p: consumer.get_watermark_offsets(TopicPartition(self._topic, p), timeout=CALL_S) for p in partitions
-            }
+            return {p: consumer.get_watermark_offsets(TopicPartition(*p), timeout=CALL_S) for p in partitions}
         finally:
             consumer.close()
 
@@ -160,26 +167,26 @@ class Changelog:
         )
 
 
-def disagreement(group: str, clicks: str, partition: int, committed: int | None, position: int | None) -> ConfigError:
-    """Why offset and rows of a partition cannot belong together, and what to do.
+def disagreement(group: str, partition: Partition, committed: int | None, position: int | None) -> ConfigError:
+    """Why offset and rows of a clicks partition cannot belong together, and what to do.
 
     committed  the group's next offset, None if it has none
     position   the one the changelog's rows stand for, None if it has no rows
     """
     if committed is None:
         return ConfigError(
-            f"the changelog's rows of partition {partition} stand at offset {position} of {clicks}, but group {group} "
-            "has no committed offset: the rows are another group's, or its offsets were deleted; start with the "
-            "--group that wrote them, or with another --changelog-topic"
+            f"the changelog's rows stand at offset {position} of {partition}, but group {group} has no committed "
+            "offset there: the rows are another group's, or its offsets were deleted; start with the --group that "
+            "wrote them, or with another --changelog-topic"
         )
     if position is None:
         return ConfigError(
-            f"group {group} is at offset {committed} of {clicks}-{partition}, but the changelog has nothing of that "
-            "partition: every user would begin anew; start with the --changelog-topic of this group, or, to begin "
-            "anew, with another --group as well"
+            f"group {group} is at offset {committed} of {partition}, but the changelog has no rows of that partition: "
+            "every user would begin without history; start with the --changelog-topic of this group, or, to begin "
+            "without history, with another --group as well"
         )
     return ConfigError(
-        f"the changelog's rows of partition {partition} stand at offset {position} of {clicks}, but group {group} is "
-        f"at {committed}: its offsets were reset, the topic was created again or the changelog is an older one; start "
-        "with another --group and --changelog-topic to read it anew"
+        f"the changelog's rows stand at offset {position} of {partition}, but group {group} is at {committed}: its "
+        "offsets were reset, the topic was created again or the changelog is an older one; start with another --group "
+        "and --changelog-topic to read the clicks again"
     )

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
 from stream.errors import ConfigError, Fenced
+from stream.events import Partition
 from stream.kafka.watchdog import end
 
 CALL_S = 10.0
@@ -99,7 +100,9 @@ class WorkerLock:
 
 
 class Delivery:
-    """The worker's only producer. Every call blocks, so all of them run in one thread of their own.
+    """The worker's only producer. Its calls block, so they run in a thread of their own, the delivery thread.
+
+    `start`, `commit` and `close` are called in the event loop; what they run in the delivery thread says so.
 
     transaction_timeout_s  not above the session timeout: the partitions of a dead worker wait for its open transaction
     hang_s                 a call that has not returned by then ends the process
@@ -139,18 +142,19 @@ class Delivery:
         """Fence and roll back what an earlier process under this transactional id has left open."""
         await self._run(self._again, self._producer.init_transactions, CALL_S)
 
-    async def commit(self, records: Sequence[Record], topic: str, offsets: Mapping[int, int], member: bytes) -> Outcome:
-        """Write all records and the source offsets (partition -> next offset of `topic`) in one transaction.
+    async def commit(self, records: Sequence[Record], offsets: Mapping[Partition, int], member: bytes) -> Outcome:
+        """Write all records and the source offsets (partition -> the offset to read next) in one transaction.
 
-        1. begin      a crash from here to 4 leaves an open transaction: the restarted worker's `start`, or its timeout,
-        2. produce    rolls it back, and the clicks are read again
-        3. offsets    sent with the membership: refused if the group has moved on
-        4. commit     a crash after it: everything is visible, and recovery reads this transaction's rows
+        1. begin      after a crash from here to 4, `start` of the restarted worker rolls the transaction back, or its
+                      timeout does; nothing of it is visible, and the clicks are read again
+        2. produce    records go to the broker in the background; the first refused one fails step 4
+        3. offsets    sent with the membership; the group coordinator refuses a member of an older generation
+        4. commit     waits for all records; after a crash behind it all is visible, and recovery reads these rows
 
         Raises Fenced if another producer has this transactional id, ConfigError if a topic takes less than it did at
         the start, KafkaException if the producer is broken.
         """
-        outcome: Outcome = await self._run(self._commit, records, topic, offsets, member)
+        outcome: Outcome = await self._run(self._commit, records, offsets, member)
         return outcome
 
     async def close(self) -> None:
@@ -164,14 +168,15 @@ class Delivery:
             end(TimeoutError(f"a call to the broker has not returned in {self._hang_s:.0f} s (librdkafka #5456)"))
         return future.result()
 
-    def _commit(self, records: Sequence[Record], topic: str, offsets: Mapping[int, int], member: bytes) -> Outcome:
+    def _commit(self, records: Sequence[Record], offsets: Mapping[Partition, int], member: bytes) -> Outcome:
+        """Steps 1 to 4 of `commit`, in the delivery thread."""
         producer = self._producer
-        positions = [TopicPartition(topic, partition, offset) for partition, offset in offsets.items()]
+        positions = [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
         try:
-            producer.begin_transaction()
-            self._produce(records)
-            self._again(producer.send_offsets_to_transaction, positions, member, CALL_S)
-            self._again(producer.commit_transaction, CALL_S)
+            producer.begin_transaction()  # 1
+            self._produce(records)  # 2
+            self._again(producer.send_offsets_to_transaction, positions, member, CALL_S)  # 3
+            self._again(producer.commit_transaction, CALL_S)  # 4
         except KafkaException as exc:
             error = exc.args[0]
             if error.name() in FENCED:
@@ -190,6 +195,7 @@ class Delivery:
         return Outcome.COMMITTED
 
     def _produce(self, records: Sequence[Record]) -> None:
+        """Step 2 of `commit`, in the delivery thread."""
         produce = self._producer.produce
         for topic, key, value, partition in records:
             while True:
@@ -201,7 +207,7 @@ class Delivery:
 
     @staticmethod
     def _again(call: Callable[..., Any], *arguments: Any) -> None:
-        """The same call until its outcome is known. `hang_s` of the caller bounds it."""
+        """The same call until its outcome is known, in the delivery thread. `hang_s` of the caller bounds it."""
         while True:
             try:
                 call(*arguments)

@@ -4,8 +4,8 @@ Faust stays the shell (membership, rebalance hooks, agents), but its stock consu
 offsets by itself. Here a chunk of one partition's records is one Faust message, the transaction in `delivery` commits,
 and Faust only keeps account of what is still in the works.
 
-Every private name of Faust and aiokafka that Eddy relies on stands in this file (tests/contracts checks them), and both
-are pinned exactly. Source: faust/transport/consumer.py and faust/transport/drivers/aiokafka.py.
+Every private name of Faust and aiokafka that Eddy relies on stands in this file and in fetch.py (tests/contracts checks
+them), and both are pinned exactly. Source: faust/transport/consumer.py and faust/transport/drivers/aiokafka.py.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import faust
 from faust.transport.consumer import ensure_TP, notify
 from faust.transport.drivers import aiokafka as driver
-from faust.types.tuples import ConsumerMessage
+from faust.types.tuples import TP, ConsumerMessage
 
+from stream.errors import EddyError
+from stream.events import Partition
+from stream.kafka.fetch import FetchThread, Stretch
 from stream.kafka.watchdog import end
-
-FETCH_WAIT_MS = 50
-"""How long the broker may hold an empty fetch. Faust has 1500 hard-coded, which a rebalance then waits for."""
 
 IN_MEMORY_RECORDS = 20_000
 IN_MEMORY_BYTES = 64 << 20
@@ -30,17 +30,21 @@ IN_MEMORY_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Records of one partition in offset order, fetched in one generation of the group.
+    """Offsets begin <= offset < end of one partition, fetched in one generation of the group.
 
-    begin    where reading went on after the chunk before it, or after a seek: chunks of a partition leave nothing out
-             exactly if each begins where the last one ended
-    records  aiokafka's ConsumerRecords: .offset .timestamp (ms) .key .value (bytes or None)
+    begin    where the fetcher had come before: chunks of a partition leave nothing out exactly if each begins where the
+             last one ended
+    lost     how many of these offsets Kafka had deleted before they were read
+    records  aiokafka's ConsumerRecords in offset order: .offset .timestamp (ms) .key .value (bytes or None); there may
+             be none
     size     bytes of all keys and values
     """
 
-    partition: int
+    partition: Partition
     generation: int
     begin: int
+    end: int
+    lost: int
     records: Sequence[Any]
     size: int
 
@@ -62,20 +66,12 @@ class BatchTopic(faust.Topic):
         self.decode = decode
 
 
-class BatchThread(driver.AIOKafkaConsumerThread):
-    """The thread that fetches and heartbeats."""
-
-    def _create_worker_consumer(self, transport: Any) -> Any:
-        consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
-        return consumer
-
-
 class BatchConsumer(driver.Consumer):
     """Hands over chunks, holds back when too much is in memory, and never commits.
 
     Faust waits at a rebalance and at the end until every message it handed out is acked. So the cycle loop must ack
-    what it has started, and `transport.release` takes what it has not started out of Faust's account.
+    what it has started, and `transport.release` takes what it has not started out of Faust's account. Every method is
+    called in the event loop; fetching itself is the consumer thread's (FetchThread).
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -83,8 +79,8 @@ class BatchConsumer(driver.Consumer):
         self._room = asyncio.Event()
         super().__init__(*arguments, **options)
 
-    def _new_consumer_thread(self) -> BatchThread:
-        return BatchThread(self, loop=self.loop, beacon=self.beacon)
+    def _new_consumer_thread(self) -> FetchThread:
+        return FetchThread(self, loop=self.loop, beacon=self.beacon)
 
     async def _drain_messages(self, fetcher: Any) -> None:
         """Faust's fetch loop: chunks of this generation to the agent, until the consumer or the fetcher stops."""
@@ -102,12 +98,14 @@ class BatchConsumer(driver.Consumer):
                 if not self.flow_active:  # a rebalance began meanwhile: what was fetched may not be ours any more
                     await self._seek_back()
                     continue
-                for tp, records in fetched.items():
+                for tp, stretch in fetched.items():
                     await self._wait_for_room(stopped)
                     if not self.flow_active or self.app.consumer_generation_id != generation:
                         break
                     if active is None or tp in active or tp in self._buffered_partitions:
-                        await self._hand_over(ensure_TP(tp), records, generation)
+                        await self._hand_over(ensure_TP(tp), stretch, generation)
+        except EddyError as exc:
+            end(exc)
         except self.consumer_stopped_errors:
             if not self.transport.app.should_stop:
                 raise
@@ -125,18 +123,12 @@ class BatchConsumer(driver.Consumer):
         been fetched and dropped during a rebalance was then never read again.
         """
         positions = self.transport.positions()
-        wanted = {tp: positions[tp.partition] for tp in self.assignment() if tp.partition in positions}
+        wanted = {tp: positions[tp] for tp in self.assignment() if tp in positions}
         if wanted:
             await self.seek_wait(wanted)
-            self._read_offset.update({ensure_TP(tp): offset for tp, offset in wanted.items()})
 
-    async def _hand_over(self, tp: Any, records: Sequence[Any], generation: int) -> None:
-        wanted = self._read_offset[tp]
-        if wanted is not None and records[0].offset < wanted:
-            records = [record for record in records if record.offset >= wanted]
-        if not records:
-            return
-        last = records[-1]
+    async def _hand_over(self, tp: TP, stretch: Stretch, generation: int) -> None:
+        begin, stop, lost, records = stretch
         size = sum(len(record.key or b"") + len(record.value or b"") for record in records)
         self._records += len(records)
         self._bytes += size
@@ -144,12 +136,12 @@ class BatchConsumer(driver.Consumer):
         message = ConsumerMessage(
             tp.topic,
             tp.partition,
-            last.offset,
-            last.timestamp / 1000.0,
-            last.timestamp_type,
+            stop - 1,
+            records[-1].timestamp / 1000.0 if records else 0.0,
+            records[-1].timestamp_type if records else 0,
             (),
             None,
-            Chunk(tp.partition, generation, records[0].offset if wanted is None else wanted, records, size),
+            Chunk(Partition(*tp), generation, begin, stop, lost, records, size),
             None,
             0,
             0,
@@ -157,7 +149,6 @@ class BatchConsumer(driver.Consumer):
             generation_id=generation,
         )
         await self.wait_first(self.callback(message), self.suspend_flow.wait())
-        self._read_offset[tp] = last.offset + 1
 
     async def _wait_for_room(self, stopped: Callable[[], bool]) -> None:
         while (self._records > IN_MEMORY_RECORDS or self._bytes > IN_MEMORY_BYTES) and self.flow_active:
@@ -222,7 +213,7 @@ class BatchTransport(driver.Transport):
     Consumer = BatchConsumer
 
     def __init__(
-        self, url: Any, app: Any, release: Callable[[], Iterable[Any]], positions: Callable[[], Mapping[int, int]]
+        self, url: Any, app: Any, release: Callable[[], Iterable[Any]], positions: Callable[[], Mapping[Partition, int]]
     ) -> None:
         super().__init__(url, app)
         self.release = release
@@ -248,6 +239,6 @@ async def check_group(app: faust.App) -> None:
     await thread.call_thread(check)
 
 
-def assigned(app: faust.App, topic: str) -> list[int]:
-    """The partitions of `topic` that this worker has now."""
-    return sorted(tp.partition for tp in app.consumer.assignment() if tp.topic == topic)
+def assigned(app: faust.App) -> list[Partition]:
+    """The partitions that this worker has now, of every topic that an agent reads."""
+    return sorted(Partition(*tp) for tp in app.consumer.assignment())

@@ -18,8 +18,10 @@ from faust.types.tuples import TP
 from mode.supervisors import CrashingSupervisor
 
 from stream.errors import EddyError
+from stream.events import Partition
 from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import Delivery, WorkerLock, group_metadata
+from stream.kafka.fetch import OFFSET_RESET
 from stream.kafka.topics import check_topics, record_limits
 from stream.kafka.transport import BatchTopic, BatchTransport, assigned, check_group, membership
 from stream.kafka.watchdog import EXIT_OPERATOR, EXIT_WORKER, Rebalances, Repeats, end, watch_group
@@ -69,7 +71,7 @@ def create_app(settings: Settings) -> faust.App:
         engine,
         JsonCodec(settings.max_message_bytes, int(settings.max_future_s * 1000)),
         Delivery(settings.broker, f"{settings.group}:{worker_id}", settings.session_timeout_s, settings.hang_s, limits),
-        Changelog(settings.broker, settings.group, settings.topics.clicks, settings.topics.changelog),
+        Changelog(settings.broker, settings.group, settings.topics.changelog),
         settings.topics,
         limits,
         settings.max_cycle_clicks,
@@ -81,7 +83,7 @@ def create_app(settings: Settings) -> faust.App:
     _connect(app, cycles, settings, worker_id)
     placements, examples, event_types = observed.placements, observed.examples, model.manifest.event_types
     status = Status(meter, placements, examples, settings.topics, event_types, time.monotonic())
-    _report(app, cycles, settings.topics.clicks, status)
+    _report(app, cycles, status)
     log.info(
         "worker ready to join: model=%s provider=%s items=%d broker=%s group=%s worker_id=%s clicks=%s partitions=%d "
         "recommendations=%s anomalies=%s dead_letters=%s changelog=%s",
@@ -113,7 +115,7 @@ def _faust_app(settings: Settings, worker_id: str) -> faust.App:
         broker_request_timeout=max(20.0, session_s * 1.5),
         broker_max_poll_records=min(CHUNK_RECORDS, settings.max_cycle_clicks),
         producer_request_timeout=30.0,  # the default of 20 minutes is how long a stop could take
-        consumer_auto_offset_reset="earliest",
+        consumer_auto_offset_reset=OFFSET_RESET,
         stream_wait_empty=True,
         stream_buffer_maxsize=16_384,
         stream_recovery_delay=0.0,
@@ -138,14 +140,14 @@ def _connect(app: faust.App, cycles: Cycles, settings: Settings, worker_id: str)
 
     @app.on_partitions_revoked.connect
     async def revoked(app: faust.App, tps: set[TP], **_: Any) -> None:
-        log.info("partitions revoked: partitions=%s", sorted(tp.partition for tp in tps))
+        log.info("partitions revoked: partitions=[%s]", ", ".join(str(Partition(*tp)) for tp in sorted(tps)))
 
     @app.on_rebalance_complete.connect  # awaited before Faust seeks and fetches; on_partitions_assigned is too late
     async def recover(app: faust.App, **_: Any) -> None:
         if rebalances.note(time.monotonic()):
             rebalances.warn(worker_id)
         generation, member_id = membership(app)
-        partitions = assigned(app, settings.topics.clicks)
+        partitions = assigned(app)
         if generation < 0 or not partitions:
             cycles.stand_by()
             log.info("no partitions for this worker: generation=%d", generation)
@@ -176,12 +178,12 @@ def _connect(app: faust.App, cycles: Cycles, settings: Settings, worker_id: str)
         await cycles.close()
 
 
-def _report(app: faust.App, cycles: Cycles, clicks: str, status: Status) -> None:
+def _report(app: faust.App, cycles: Cycles, status: Status) -> None:
     """Have the status logged as long as the app runs."""
 
     def lag() -> int:
         ends = app.monitor.tp_end_offsets  # high watermarks of the latest fetches
-        return sum(max(0, ends.get(TP(clicks, p), next_) - next_) for p, next_ in cycles.positions().items())
+        return sum(max(0, ends.get(TP(*p), next_) - next_) for p, next_ in cycles.positions().items())
 
     @app.task
     async def report_status() -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from stream.engine.columns import Columns
 from stream.engine.engine import Cycle, Engine
 from stream.errors import BadClick
-from stream.events import Anomaly, Click, Origin, Recommendation
+from stream.events import Anomaly, Click, Origin, Partition, Recommendation
 from stream.kafka.changelog import POSITION_KEY
 from stream.kafka.delivery import Record
 from stream.kafka.transport import Chunk
@@ -33,12 +33,15 @@ class Refused(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """A processed batch: its clicks, the cycle to commit after them, what its transaction holds, what was refused."""
+    """A processed batch: its clicks, the cycle to commit after them, what its transaction holds, what was refused.
+
+    offsets  partition -> the offset to read next
+    """
 
     clicks: Columns
     cycle: Cycle
     records: list[Record]
-    offsets: dict[int, int]
+    offsets: dict[Partition, int]
     refused: list[Refused]
 
 
@@ -48,12 +51,14 @@ def process(
     topics: Topics,
     limits: Mapping[str, int],
     chunks: list[Chunk],
-    expected: Mapping[int, int],
+    expected: Mapping[Partition, int],
     now_ms: int,
 ) -> Batch:
-    """Decode and step. Touches neither the arena nor Kafka, so a batch can be dropped at any time.
+    """Decode and step, in the engine thread. Touches neither the arena nor Kafka: a batch can be dropped at any time.
 
-    limits  topic -> the most bytes that key and value of a record may have together
+    limits    topic -> the most bytes that key and value of a record may have together
+    expected  partition -> where its first chunk must begin
+    Raises RuntimeError if a chunk does not begin where the one before it ended.
     """
     engine.refresh()
     decode = codec.decode
@@ -61,17 +66,17 @@ def process(
     origins: list[Origin] = []
     taken: list[Any] = []
     refused: list[Refused] = []
-    offsets: dict[int, int] = {}
+    offsets: dict[Partition, int] = {}
     for chunk in chunks:
         partition = chunk.partition
-        lowest = offsets.get(partition, expected[partition])
-        if chunk.begin != lowest or chunk.records[0].offset < lowest:
+        reached = offsets.get(partition, expected[partition])
+        if chunk.begin != reached:
             raise RuntimeError(
-                f"{topics.clicks}-{partition}: decided up to {lowest}, but read on from {chunk.begin} "
-                f"({chunk.records[0].offset}): clicks would be left out or repeated"
+                f"{partition}: decided up to offset {reached}, but the next chunk begins at {chunk.begin}: clicks "
+                "would be left out or repeated"
             )
         for record in chunk.records:
-            origin = Origin(topics.clicks, partition, record.offset)
+            origin = Origin(*partition, record.offset)
             try:
                 clicks.append(decode(record.key, record.value, now_ms))
                 origins.append(origin)
@@ -79,7 +84,7 @@ def process(
             except BadClick as exc:
                 why = BadClick(exc.reason, exc.detail)  # the one raised holds this frame, and with it the whole batch
                 refused.append(Refused(origin, record, why))
-        offsets[partition] = chunk.records[-1].offset + 1
+        offsets[partition] = chunk.end
     columns = engine.encoder.columns(clicks, origins)
     cycle = engine.process(columns, now_ms)
     repeats = len(clicks) - len(cycle.decided) - len(cycle.failed)
@@ -98,7 +103,7 @@ def process(
     records += _recommendations(recommendations(engine, clicks, origins, cycle), topics.recommendations, limits)
     records += _anomalies(anomalies(engine, clicks, origins, cycle), topics.anomalies, limits)
     records += [Record(topics.changelog, key, row, partition.number) for partition, key, row in cycle.staged.changelog]
-    records += [Record(topics.changelog, POSITION_KEY, b"%d" % next_, p) for p, next_ in offsets.items()]
+    records += [Record(topics.changelog, POSITION_KEY, b"%d" % next_, p.number) for p, next_ in offsets.items()]
     return Batch(columns, cycle, records, offsets, refused)
 
 

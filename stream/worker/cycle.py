@@ -1,11 +1,12 @@
 """The work: chunks of clicks become one cycle, and a cycle one transaction.
 
     start, rebalance   recover: offsets and rows as of the last decided transaction
-    cycle              decode -> process (staged) -> transaction -> commit the staged rows -> ack
+    cycle              decode and process (staged) -> transaction -> commit the staged rows -> ack
     revoke             nothing new begins; what runs ends; what is pending is released
 
-Rows are put in place only after Kafka has them, and only one cycle runs at a time. Engine and codec run in one thread
-of their own beside the event loop, the producer in another.
+Rows are put in place only after Kafka has them, and only one cycle runs at a time. Four threads take part: the event
+loop, which calls everything here; the consumer thread, which fetches and heartbeats (kafka.fetch); the engine thread,
+which has the codec, the engine and the arena to itself; and the delivery thread, which has the producer.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from stream.engine.engine import Engine
+from stream.events import Partition
 from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import Delivery, Outcome
 from stream.kafka.transport import Chunk
@@ -38,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class Cycles:
-    """Runs one worker's cycles.
+    """Runs one worker's cycles. Every method is called in the event loop, unless it says otherwise.
 
     limits      topic -> the most bytes of a record, as topics.record_limits gives them
     max_clicks  of one cycle; a single chunk may not hold more
@@ -61,7 +63,7 @@ class Cycles:
         self._engine = engine
         self._codec = codec
         self._delivery = delivery
-        self._recovery = Recovery(delivery, changelog, engine.arena, topics.clicks, self._in_engine)
+        self._recovery = Recovery(delivery, changelog, engine.arena, self._in_engine)
         self._topics = topics
         self._limits = limits
         self._max_clicks = max_clicks
@@ -87,7 +89,7 @@ class Cycles:
         self._pending.clear()
         return given_up
 
-    def positions(self) -> Mapping[int, int]:
+    def positions(self) -> Mapping[Partition, int]:
         """Partition -> the offset to read next under this assignment; empty while there is none."""
         return {} if self._assignment is None else self._assignment.next
 
@@ -96,7 +98,7 @@ class Cycles:
         if self._stale_at is not None and time.monotonic() - self._stale_at > limit_s:
             raise TimeoutError(f"the group refused this worker's offsets and gave it nothing new for {limit_s:.0f} s")
 
-    async def recover(self, partitions: Sequence[int], generation: int, member: bytes) -> None:
+    async def recover(self, partitions: Sequence[Partition], generation: int, member: bytes) -> None:
         """Take up the partitions this worker has just been given, as `Recovery.recover` finds them."""
         self._stale_at = None
         self._assignment = await self._recovery.recover(partitions, generation, member)
@@ -109,18 +111,26 @@ class Cycles:
         self._stale_at = None
 
     async def run(self) -> None:
-        """Decide on what arrives, for ever."""
+        """Decide on what arrives, for ever. Each cycle:
+
+        1. take      chunks in the order they came
+        2. process   decode, step, encode; rows are staged. After a crash up to here nothing is written
+        3. deliver   one transaction (`Delivery.commit` says what a crash in it leaves)
+        4. commit    the staged rows into the arena. A crash between 3 and 4 loses the arena, and recovery reads the
+                     rows from the changelog
+        5. ack       Faust need not wait for these chunks any more
+        """
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._arrived.wait(), TICK_S)
-            events = self._take()
+            events = self._take()  # 1
             if not events:
                 self._arrived.clear()
                 await self._in_engine(self._engine.tick, self._clock_ms())
                 continue
-            await self._decide([event.value for event in events])
+            await self._decide([event.value for event in events])  # 2 to 4
             for event in events:
-                event.ack()
+                event.ack()  # 5
 
     async def close(self) -> None:
         await self._delivery.close()
@@ -142,20 +152,20 @@ class Cycles:
         return taken
 
     async def _decide(self, chunks: list[Chunk]) -> None:
-        """Process and deliver. A batch that is not ours any more is dropped: its next owner reads it again."""
+        """Steps 2 to 4 of a cycle. A batch that is not ours any more is dropped: its next owner reads it again."""
         assignment = self._assignment
         if assignment is None:
             return
         ours = [c for c in chunks if c.generation == assignment.generation and c.partition in assignment.next]
         if not ours:
             return
-        batch = await self._in_engine(self._process, ours, assignment.next)
+        batch = await self._in_engine(self._process, ours, assignment.next)  # 2
         for _ in range(ROLL_BACKS):
             if self._assignment is not assignment:
                 return
-            outcome = await self._delivery.commit(batch.records, self._topics.clicks, batch.offsets, assignment.member)
+            outcome = await self._delivery.commit(batch.records, batch.offsets, assignment.member)  # 3
             if outcome is Outcome.COMMITTED:
-                await self._in_engine(self._engine.commit, batch.cycle)
+                await self._in_engine(self._engine.commit, batch.cycle)  # 4
                 assignment.next.update(batch.offsets)
                 self._observe(ours, batch)
                 return
@@ -165,8 +175,10 @@ class Cycles:
                 return
         raise RuntimeError(f"the same transaction was rolled back {ROLL_BACKS} times")
 
-    def _process(self, chunks: list[Chunk], expected: Mapping[int, int]) -> Batch:
+    def _process(self, chunks: list[Chunk], expected: Mapping[Partition, int]) -> Batch:
+        """Step 2 of a cycle, in the engine thread."""
         return process(self._engine, self._codec, self._topics, self._limits, chunks, expected, self._clock_ms())
 
     async def _in_engine(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a call in the engine thread and wait for it."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)

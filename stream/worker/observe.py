@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from stream.events import hashed
+from stream.events import Origin, hashed
 from stream.kafka.partitioners import Placements
 from stream.kafka.transport import Chunk
 from stream.meter import Meter
@@ -70,6 +70,7 @@ class Observed:
         count, clicks, decisions = self.meter.count, batch.clicks, batch.cycle.decisions
         stamps = np.array([record.timestamp for chunk in chunks for record in chunk.records], np.float64)
         count("messages", len(stamps))
+        count("clicks_lost", sum(chunk.lost for chunk in chunks))
         count("clicks", len(decisions.p_value))
         count("unknown_items", int((clicks.item == len(self._model.items)).sum()))
         count("unknown_event_types", int((clicks.event_type == len(self._model.manifest.event_types)).sum()))
@@ -96,12 +97,12 @@ class Observed:
     def _sample_keys(self, chunks: Sequence[Chunk], refused: Sequence[Refused]) -> None:
         """Keys of clicks: a refused message has no state that could lie in the wrong partition."""
         ends = list(accumulate(len(chunk.records) for chunk in chunks))
-        dead = {letter.origin[1:] for letter in refused}
+        dead = {letter.origin for letter in refused}
         for at in self._some(range(ends[-1] if ends else 0), KEYS_PER_BATCH):
             number = next(i for i, end in enumerate(ends) if at < end)
             chunk, record = chunks[number], chunks[number].records[at - ends[number]]
-            if (chunk.partition, record.offset) not in dead:
-                self.placements.add(record.key, chunk.partition, record.offset)
+            if Origin(*chunk.partition, record.offset) not in dead:
+                self.placements.add(record.key, chunk.partition.number, record.offset)
 
     def _some(self, what: Sequence[Any], most: int) -> Sequence[Any]:
         """All of it, or a random sample: a regular one could hit one of several producers only."""

@@ -28,63 +28,64 @@ class Assignment:
     """What this worker may write until the next rebalance.
 
     member  the group's generation and member id as they stood when the partitions were recovered
-    next    partition -> the lowest offset that may come next
+    next    partition -> the offset at which the next chunk must begin
     """
 
     generation: int
     member: bytes
-    next: dict[int, int]
+    next: dict[Partition, int]
 
 
 class Recovery:
     """Makes an arena stand where Kafka stands.
 
-    clicks     the topic whose offsets are committed
-    in_engine  runs a call in the engine's thread
+    in_engine  runs a call in the engine thread
     """
 
     def __init__(
-        self,
-        delivery: Delivery,
-        changelog: Changelog,
-        arena: Arena,
-        clicks: str,
-        in_engine: Callable[..., Awaitable[Any]],
+        self, delivery: Delivery, changelog: Changelog, arena: Arena, in_engine: Callable[..., Awaitable[Any]]
     ) -> None:
         self._delivery = delivery
         self._changelog = changelog
         self._arena = arena
-        self._clicks = clicks
         self._in_engine = in_engine
         self._started = False
 
-    async def recover(self, partitions: Sequence[int], generation: int, member: bytes) -> Assignment | None:
+    async def recover(self, partitions: Sequence[Partition], generation: int, member: bytes) -> Assignment | None:
         """Make the arena stand where Kafka stands, for the partitions this worker has just been given.
 
-        1. init_transactions, once: what a former process under this id left open is rolled back
-        2. generation and member id: taken once by the caller, never again under this assignment
-        3. committed offsets with read_committed: a pending transaction over them is waited for
-        4. changelog rows, read_committed, up to the high watermark: not before 3, so that no row is older than it
-        5. the position that the changelog holds must be the committed offset: a worker that was frozen between 3 and 4,
-           or overtaken by the group, sees them apart, so both are read again AGREE_TRIES times. If the offset moves
-           meanwhile, another worker has the partitions: nothing is assigned (None), a rebalance is on its way
-        6. the consumer seeks to `positions`, also where nothing was committed yet; each chunk is checked against them
+        1. membership  generation and member id, taken by the caller in the same rebalance and kept for the assignment
+        2. start       once: the transaction that an earlier process under this id left open is rolled back
+        3. offsets     the group's committed ones; the broker waits for a pending transaction over them
+        4. rows        of the changelog, committed ones up to its high watermark; not before 3, or rows could be older
+                       than the offsets
+        5. compare     the changelog's own position with the committed offset. A worker that was frozen between 3 and 4,
+                       or overtaken by the group, sees them apart, so 3 and 4 are done again, AGREE_TRIES times. If the
+                       offset moves meanwhile, another worker has the partitions: nothing is assigned (None), and a
+                       rebalance is on its way
+        6. restore     the arena's rows, all at once
+        7. seek        the consumer goes to `next` of the assignment, also where nothing was committed yet; from then
+                       on each chunk must begin where the last one ended
 
-        Every partition is read anew, also one that was kept: what a frozen worker remembers may be old. Raises
-        ConfigError if rows and offsets do not belong together.
+        Only 2 changes anything in Kafka: a crash between any two steps leaves what was there before, and the next start
+        begins at 1. Up to 6 the arena holds the rows of the assignment before, which nobody decides on any more.
+
+        Every partition is read again, also one that was kept: what a frozen worker remembers may be old. Called in the
+        event loop. Raises ConfigError if rows and offsets do not belong together.
         """
         began = time.monotonic()
         if not self._started:
-            await self._delivery.start()
+            await self._delivery.start()  # 2
             self._started = True
-        positions, rows = await self._in_engine(self._restore, partitions)
+        positions, rows = await self._in_engine(self._restore, partitions)  # 3 to 6
+        names = ", ".join(map(str, partitions))
         if positions is None:
-            log.warning("recovery overtaken by the group: partitions=%s generation=%d", partitions, generation)
+            log.warning("recovery overtaken by the group: partitions=[%s] generation=%d", names, generation)
             return None
-        assignment = Assignment(generation, member, {p: position.next for p, position in positions.items()})
+        assignment = Assignment(generation, member, {p: position.next for p, position in positions.items()})  # for 7
         log.info(
-            "partitions recovered: partitions=%s generation=%d users=%d rows_read=%d seconds=%.2f",
-            partitions,
+            "partitions recovered: partitions=[%s] generation=%d users=%d rows_read=%d seconds=%.2f",
+            names,
             generation,
             len(self._arena),
             rows,
@@ -92,17 +93,17 @@ class Recovery:
         )
         return assignment
 
-    def _restore(self, partitions: Sequence[int]) -> tuple[dict[int, Position] | None, int]:
-        """Steps 3 to 5 of `recover`, in the engine's thread.
+    def _restore(self, partitions: Sequence[Partition]) -> tuple[dict[Partition, Position] | None, int]:
+        """Steps 3 to 6 of `recover`, in the engine thread.
 
         Where each partition stands, None if overtaken, and how many rows were read.
         """
-        first: dict[int, Position] | None = None
+        first: dict[Partition, Position] | None = None
         for left in reversed(range(AGREE_TRIES)):
-            found = _patiently(self._changelog.positions, partitions)
+            found = _patiently(self._changelog.positions, partitions)  # 3
             first = first or found
-            rows = _patiently(self._changelog.read, partitions)
-            marks = {p: rows[p].pop(POSITION_KEY, None) for p in partitions}
+            rows = _patiently(self._changelog.read, partitions)  # 4
+            marks = {p: rows[p].pop(POSITION_KEY, None) for p in partitions}  # 5
             stands = {p: None if mark is None else int(mark) for p, mark in marks.items()}
             apart = next((p for p in partitions if stands[p] != found[p].committed), None)
             if apart is None:
@@ -111,22 +112,22 @@ class Recovery:
             if committed != first[apart].committed:
                 return None, 0
             if not left:
-                raise disagreement(self._changelog.group, self._clicks, apart, committed, position)
+                raise disagreement(self._changelog.group, apart, committed, position)
             log.warning(
-                "offsets and changelog apart, read again: partition=%d committed=%s changelog=%s",
+                "offsets and changelog apart, read again: partition=%s committed=%s changelog=%s",
                 apart,
                 committed,
                 position,
             )
             time.sleep(AGREE_PAUSE_S)
-        for held in self._arena.partitions():
-            self._arena.drop(held)
+        for kept in self._arena.partitions():  # 6
+            self._arena.drop(kept)
         for partition in partitions:
-            self._arena.restore(Partition(self._clicks, partition), rows[partition])
+            self._arena.restore(partition, rows[partition])
         return found, sum(map(len, rows.values()))
 
 
-def _patiently(read: Callable[[Sequence[int]], Any], partitions: Sequence[int]) -> Any:
+def _patiently(read: Callable[[Sequence[Partition]], Any], partitions: Sequence[Partition]) -> Any:
     """A broker may be restarting, which is what often causes the rebalance: read again until RECOVERY_S."""
     deadline = time.monotonic() + RECOVERY_S
     while True:

@@ -3,6 +3,7 @@
 They may change in any release: when one of these fails after an upgrade, read stream/kafka/transport.py again.
 """
 
+import asyncio
 import inspect
 import re
 import struct
@@ -10,6 +11,7 @@ import tomllib
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from weakref import WeakSet
 
@@ -23,7 +25,9 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP, ConsumerMessage
 
 from stream.errors import Fenced
+from stream.events import Partition
 from stream.kafka.delivery import group_metadata
+from stream.kafka.fetch import Stretch
 from stream.kafka.transport import BatchConsumer, BatchTopic, BatchTransport, Chunk
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +60,12 @@ def test_versions_are_pinned_exactly(name: str) -> None:
         (driver.Consumer.verify_event_path, ["self", "now", "tp"]),
         (driver.Consumer._new_consumer_thread, ["self"]),
         (driver.AIOKafkaConsumerThread._create_worker_consumer, ["self", "transport"]),
+        (driver.AIOKafkaConsumerThread._seek_wait, ["self", "consumer", "partitions"]),
+        (
+            driver.AIOKafkaConsumerThread._fetch_records,
+            ["self", "consumer", "active_partitions", "timeout", "max_records"],
+        ),
+        (driver.AIOKafkaConsumerThread.on_partitions_revoked, ["self", "revoked"]),
         (faust.Topic._compile_decode, ["self"]),
         (GroupCoordinator.check_errors, ["self"]),
     ],
@@ -73,7 +83,9 @@ def test_overridden_and_called_methods_have_their_parameters(method: Callable[..
         (AIOKafkaConsumer.start, ["fetch_max_wait_ms=self._fetch_max_wait_ms"]),
         (driver.AIOKafkaConsumerThread.on_start, ["self._consumer = self._create_consumer("]),
         (driver.AIOKafkaConsumerThread._create_worker_consumer, ["group_instance_id=conf.consumer_group_instance_id"]),
-        (stock.Consumer.__init__, ["self._unacked_messages", "self._read_offset", "self._waiting_for_ack"]),
+        (stock.Consumer.__init__, ["self._unacked_messages", "self._waiting_for_ack"]),
+        (AIOKafkaConsumer.__init__, ["self._isolation_level = isolation_level", "self._subscription"]),
+        (AIOKafkaConsumer.start, ["isolation_level=self._isolation_level"]),
         (stock.Consumer._reset_state, ["self._buffered_partitions", "self.suspend_flow", "self.flow_active"]),
     ],
 )
@@ -99,7 +111,7 @@ def test_group_id_of_faust_is_the_group_of_the_transactions(app: faust.App) -> N
 
 async def deliver(consumer: BatchConsumer, offset: int) -> Any:
     """A chunk message as Faust's stream sees it: counted, in one event."""
-    chunk = Chunk(0, 1, 0, [object()] * 10, 100)
+    chunk = Chunk(Partition("clicks", 0), 1, 0, offset + 1, 0, [object()] * 10, 100)
     message = ConsumerMessage(
         "clicks", 0, offset, 0.0, 0, (), None, chunk, None, 0, 0, TP("clicks", 0), generation_id=1
     )
@@ -111,7 +123,6 @@ async def deliver(consumer: BatchConsumer, offset: int) -> Any:
 
 def test_forgotten_messages_leave_nothing_to_wait_for(app: faust.App) -> None:
     """A released chunk leaves Faust's account although somebody still refers to it, and its memory is given back."""
-    import asyncio
 
     async def run() -> None:
         consumer = app.consumer
@@ -127,12 +138,46 @@ def test_forgotten_messages_leave_nothing_to_wait_for(app: faust.App) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(("value_bytes", "most_chunks"), [(10, 21), (1 << 20, 1)])
+def test_fetching_waits_while_too_much_is_undecided(
+    app: faust.App, monkeypatch: pytest.MonkeyPatch, value_bytes: int, most_chunks: int
+) -> None:
+    """A worker that is behind keeps 20,000 clicks or 64 MB in memory, not the whole topic, and goes on once it acks."""
+    tp = TP("clicks", 0)
+    record = SimpleNamespace(key=b"u", value=b"v" * value_bytes, timestamp=0, timestamp_type=0)
+    handed_over: list[ConsumerMessage] = []
+
+    async def fetch(timeout: float) -> tuple[dict[TP, Stretch], None]:
+        begin = 1_000 * len(handed_over)
+        return {tp: Stretch(begin, begin + 1_000, 0, [record] * 1_000)}, None
+
+    async def take(message: ConsumerMessage) -> None:
+        handed_over.append(message)
+
+    async def let_it_run() -> None:
+        for _ in range(1_000):  # turns of the event loop: without a limit each fetch takes a few
+            await asyncio.sleep(0)
+
+    async def run() -> None:
+        consumer = app.consumer
+        monkeypatch.setattr(consumer, "_wait_next_records", fetch)
+        monkeypatch.setattr(consumer, "callback", take)
+        monkeypatch.setattr(consumer, "highwater", lambda tp: 0)
+        draining = asyncio.ensure_future(consumer._drain_messages(SimpleNamespace(_stopped=asyncio.Event())))
+        await let_it_run()
+        assert len(handed_over) == most_chunks
+        consumer.ack(handed_over[0])
+        await let_it_run()
+        assert len(handed_over) == most_chunks + 1
+        draining.cancel()
+
+    asyncio.run(run())
+
+
 def test_every_partition_is_sought_even_where_nothing_was_committed(
     app: faust.App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A first rebalance before the first commit skips no click: offset 0 is sought like any other."""
-    import asyncio
-
     sought: dict[TP, int] = {}
 
     async def seek_wait(partitions: dict[TP, int]) -> None:
@@ -142,11 +187,9 @@ def test_every_partition_is_sought_even_where_nothing_was_committed(
         consumer = app.consumer
         monkeypatch.setattr(consumer, "assignment", lambda: {TP("clicks", 0), TP("clicks", 1)})
         monkeypatch.setattr(consumer, "seek_wait", seek_wait)
-        app.transport.positions = lambda: {0: 0, 1: 7}
-        consumer._read_offset[TP("clicks", 0)] = 1513  # fetched and dropped under the assignment before
+        app.transport.positions = lambda: {Partition("clicks", 0): 0, Partition("clicks", 1): 7}
         await consumer.perform_seek()
         assert sought == {TP("clicks", 0): 0, TP("clicks", 1): 7}
-        assert dict(consumer._read_offset) == sought
 
     asyncio.run(run())
 

@@ -158,6 +158,20 @@ class Lane:
         assert producer.flush(60) == 0
         assert not failed, failed[0]
 
+    def upstream(self) -> Producer:
+        """A producer of another application that writes clicks in transactions of its own."""
+        producer = Producer(
+            {
+                "bootstrap.servers": self.broker,
+                "transactional.id": f"{self.name}-upstream",
+                "transaction.timeout.ms": 300_000,
+                "partitioner": "murmur2_random",
+                "log_level": 2,
+            }
+        )
+        producer.init_transactions(30)
+        return producer
+
     # -- readers ------------------------------------------------------------------------------------------------------
 
     def read(self, topic: str) -> list[Message]:

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from stream.events import Partition
 from stream.kafka.transport import Chunk
 from stream.model.runtime import load_model
 from stream.settings import Topics
@@ -39,8 +40,9 @@ def test_a_click_on_which_the_model_fails_is_a_dead_letter_and_the_stream_goes_o
     read = [message(0, "a", "i1"), message(1, "b", "i7"), message(2, "b", "i2")]
     topics = Topics()
     limits = dict.fromkeys(msgspec.structs.astuple(topics), 1_000_000)
-    chunks = [Chunk(0, 1, 0, read, 300)]
-    batch = process(engine, JsonCodec(65_536, 1000), topics, limits, chunks, {0: 0}, NOW_MS)
+    clicks_0 = Partition("clicks", 0)
+    chunks = [Chunk(clicks_0, 1, 0, 3, 0, read, 300)]
+    batch = process(engine, JsonCodec(65_536, 1000), topics, limits, chunks, {clicks_0: 0}, NOW_MS)
     assert Counter(record.topic for record in batch.records) == {
         topics.recommendations: 2,
         topics.dead_letters: 1,

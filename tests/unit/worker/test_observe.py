@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from stream.engine.engine import Engine
+from stream.events import Partition
 from stream.kafka.partitioners import MOST_KEYS, murmur2
 from stream.kafka.transport import Chunk
 from stream.meter import Meter
@@ -39,12 +40,12 @@ def click(user: str, item: str = "i1", **fields: Any) -> tuple[bytes, bytes]:
 
 def observe(engine: Engine, *messages: tuple[bytes | None, bytes | None], ages_ms: Sequence[int] = (0,)) -> Observed:
     """What one batch of these messages shows, each in the Java client's partition."""
-    placed: dict[int, list[Any]] = {}
+    placed: dict[Partition, list[Any]] = {}
     for n, (key, value) in enumerate(messages):
-        records = placed.setdefault(murmur2(key or b"") % PARTITIONS, [])
+        records = placed.setdefault(Partition("clicks", murmur2(key or b"") % PARTITIONS), [])
         stamp = NOW_MS - ages_ms[n % len(ages_ms)]
         records.append(SimpleNamespace(offset=len(records), key=key, value=value, timestamp=stamp))
-    chunks = [Chunk(partition, 1, 0, records, 0) for partition, records in placed.items()]
+    chunks = [Chunk(partition, 1, 0, len(records), 0, records, 0) for partition, records in placed.items()]
     codec = JsonCodec(65_536, 3_600_000)
     batch = process(engine, codec, Topics(), LIMITS, chunks, dict.fromkeys(placed, 0), NOW_MS)
     engine.commit(batch.cycle)
@@ -71,6 +72,16 @@ def test_a_click_on_which_the_model_fails_is_a_dead_letter(model_dir: Path, tmp_
     seen = observe(engine, click("ann", "i1"), click("ben", "i7")).meter.snapshot()
     assert (seen.count("messages"), seen.count("clicks")) == (2, 1)
     assert seen.counts_by("dead_letters", "reason") == {"model_failed": 1}
+
+
+def test_offsets_that_kafka_deleted_unread_are_counted(engine: Engine) -> None:
+    """Lost clicks of every chunk of a committed batch add up."""
+    clicks_0 = Partition("clicks", 0)
+    chunks = [Chunk(clicks_0, 1, 0, 25, 25, [], 0), Chunk(clicks_0, 1, 25, 30, 0, [], 0)]
+    batch = process(engine, JsonCodec(65_536, 1), Topics(), {}, chunks, {clicks_0: 0}, NOW_MS)
+    observed = Observed(Meter(), engine.model, engine.arena, PARTITIONS, lambda: NOW_MS)
+    observed.committed(chunks, batch)
+    assert observed.meter.snapshot().count("clicks_lost") == 25
 
 
 def test_latency_is_the_age_of_the_records_at_the_commit(engine: Engine) -> None:

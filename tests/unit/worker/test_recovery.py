@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from stream.errors import ConfigError
+from stream.events import Partition
 from stream.kafka.changelog import POSITION_KEY, Position
 from stream.kafka.transport import Chunk
 from stream.model.runtime import load_model
@@ -18,6 +19,8 @@ from stream.wire.json import JsonCodec
 from stream.worker import recovery
 from stream.worker.cycle import Cycles
 from stream.worker.served import open_engine
+
+CLICKS_0 = Partition("clicks", 0)
 
 
 class Delivery:
@@ -28,17 +31,17 @@ class Delivery:
 
 
 class Changelog:
-    """Partition 0 as read again and again: (where the group is, where the rows stand); the last answer stays."""
+    """A partition as read again and again: (where the group is, where the rows stand); the last answer stays."""
 
     group = "shop"
 
     def __init__(self, *answers: tuple[Position, int | None]) -> None:
         self._answers = list(answers)
 
-    def positions(self, partitions: Sequence[int]) -> dict[int, Position]:
+    def positions(self, partitions: Sequence[Partition]) -> dict[Partition, Position]:
         return dict.fromkeys(partitions, self._answers[0][0])
 
-    def read(self, partitions: Sequence[int]) -> dict[int, dict[bytes, bytes]]:
+    def read(self, partitions: Sequence[Partition]) -> dict[Partition, dict[bytes, bytes]]:
         stands = self._answers[0][1]
         if len(self._answers) > 1:
             self._answers.pop(0)
@@ -56,14 +59,14 @@ def recovered(model_dir: Path, *answers: tuple[Position, int | None]) -> Cycles:
         dict.fromkeys(msgspec.structs.astuple(Topics()), 1_000_000),
         1_000,
     )
-    asyncio.run(cycles.recover([0], 1, b"member"))
+    asyncio.run(cycles.recover([CLICKS_0], 1, b"member"))
     return cycles
 
 
 def test_offset_and_rows_that_are_apart_are_read_again_until_they_agree(model_dir: Path) -> None:
     """A worker frozen between reading offsets and rows takes neither: no click is stepped twice or left out."""
     cycles = recovered(model_dir, (Position(1513, 1513), 3471), (Position(3471, 3471), 3471))
-    assert cycles.positions() == {0: 3471}
+    assert cycles.positions() == {CLICKS_0: 3471}
 
 
 def test_offset_that_keeps_moving_leaves_nothing_assigned(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +80,7 @@ def test_offset_that_keeps_moving_leaves_nothing_assigned(model_dir: Path, monke
 
 @pytest.mark.parametrize(
     ("committed", "stands", "says"),
-    [(None, 7, "no committed offset"), (7, None, "begin anew"), (7, 9, "offsets were reset"), (9, 7, "older one")],
+    [(None, 7, "no committed offset"), (7, None, "without history"), (7, 9, "offsets were reset"), (9, 7, "older one")],
 )
 def test_offset_and_rows_that_stay_apart_are_refused(
     model_dir: Path, monkeypatch: pytest.MonkeyPatch, committed: int | None, stands: int | None, says: str
@@ -96,7 +99,7 @@ def test_recovered_partition_is_read_on_where_it_stands(
     model_dir: Path, position: Position, stands: int | None, next_offset: int
 ) -> None:
     """Where nothing was committed the first offset there is comes next, otherwise the committed one."""
-    assert recovered(model_dir, (position, stands)).positions() == {0: next_offset}
+    assert recovered(model_dir, (position, stands)).positions() == {CLICKS_0: next_offset}
 
 
 @pytest.mark.parametrize("begin", [0, 10, 12])
@@ -105,4 +108,13 @@ def test_a_chunk_that_does_not_go_on_where_the_last_one_ended_is_refused(model_d
     cycles = recovered(model_dir, (Position(11, 11), 11))
     record = SimpleNamespace(offset=max(begin, 11), key=None, value=None, timestamp=0)
     with pytest.raises(RuntimeError, match="left out or repeated"):
-        cycles._process([Chunk(0, 1, begin, [record], 0)], cycles.positions())
+        cycles._process([Chunk(CLICKS_0, 1, begin, 13, 0, [record], 0)], cycles.positions())
+
+
+def test_offsets_without_clicks_are_passed(model_dir: Path) -> None:
+    """A stretch of markers, rolled back or lost clicks moves the partition on without a decision."""
+    cycles = recovered(model_dir, (Position(11, 11), 11))
+    chunks = [Chunk(CLICKS_0, 1, 11, 15, 0, [], 0), Chunk(CLICKS_0, 1, 15, 40, 25, [], 0)]
+    batch = cycles._process(chunks, cycles.positions())
+    assert batch.offsets == {CLICKS_0: 40}
+    assert [(record.key, record.value, record.partition) for record in batch.records] == [(POSITION_KEY, b"40", 0)]

@@ -1,0 +1,85 @@
+"""Clicks that Kafka deletes before a worker has read them are counted and logged, never passed over in silence."""
+
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from tests.kafka.lane import Lane, Worker, clicks, decode_id
+
+
+@pytest.fixture
+def single(kafka: str, name: str, model: Path, tmp_path: Path) -> Iterator[Lane]:
+    """Topics of one partition: the n-th click has offset n."""
+    lane = Lane(kafka, name, model, tmp_path, partitions=1)
+    lane.create()
+    yield lane
+    lane.end_all()
+
+
+def delete_up_to(lane: Lane, offset: int) -> None:
+    """Delete the first clicks, as retention does."""
+    admin = AdminClient({"bootstrap.servers": lane.broker})
+    for future in admin.delete_records([TopicPartition(lane.topics.clicks, 0, offset)]).values():
+        future.result()
+
+
+def lost(worker: Worker) -> list[tuple[int, int, int]]:
+    """(first offset, last offset, count) of each report in the worker's log."""
+    found = re.findall(r"WARNING clicks lost .* offsets=(\d+)\.\.(\d+) count=(\d+)", worker.log)
+    return [(int(first), int(last), int(count)) for first, last, count in found]
+
+
+def decided_offsets(lane: Lane) -> list[int]:
+    return sorted(int(decode_id(m).rpartition("-")[2]) for m in lane.read(lane.topics.recommendations))
+
+
+def test_clicks_deleted_under_a_running_worker_are_counted_and_logged(single: Lane) -> None:
+    """Retention overtakes a slow worker: one warning says which offsets are gone, and the next click is decided."""
+    single.produce(clicks(500))
+    worker = single.start(session_timeout_s=60, hang_s=60)
+    single.wait_for_clicks()
+    worker.send(signal.SIGSTOP)
+    single.produce(clicks(1, seed=1))  # answers a fetch that the broker may still hold
+    single.produce(clicks(999, seed=2))
+    delete_up_to(single, 1_200)
+    worker.send(signal.SIGCONT)
+    single.produce(clicks(100, seed=3))
+    single.wait_for_clicks()
+    [(first, last, count)] = lost(worker)
+    assert (first in (500, 501), last, count) == (True, 1_199, 1_200 - first)
+    assert decided_offsets(single) == [*range(first), *range(1_200, 1_600)]
+    assert worker.end(signal.SIGTERM) == 0
+
+
+def test_clicks_deleted_while_no_worker_ran_are_counted_and_logged_once(single: Lane) -> None:
+    """The next start reports what is gone, also where nothing is left to read; the one after it reports nothing."""
+    single.produce(clicks(500))
+    worker = single.start()
+    single.wait_for_clicks()
+    assert worker.end(signal.SIGTERM) == 0
+    single.produce(clicks(300, seed=1))
+    delete_up_to(single, 800)
+    worker = single.start()
+    single.wait_for_clicks()
+    assert lost(worker) == [(500, 799, 300)]
+    assert worker.end(signal.SIGTERM) == 0
+    single.produce(clicks(100, seed=2))
+    worker = single.start()
+    single.wait_for_clicks()
+    assert lost(worker) == []
+    assert decided_offsets(single) == [*range(500), *range(800, 900)]
+
+
+def test_new_group_on_an_old_topic_has_lost_nothing(single: Lane) -> None:
+    """A group that never read the topic begins at the first click there is, and no click of it is reported lost."""
+    single.produce(clicks(300))
+    delete_up_to(single, 200)
+    worker = single.start()
+    single.wait_for_clicks()
+    assert lost(worker) == []
+    assert decided_offsets(single) == list(range(200, 300))
