@@ -1,7 +1,5 @@
 """`eddy demo`: simulate a shop, run the real worker on an embedded broker, and count its results.
 
-Steps:
-
 1. Start the broker.
 2. Start the worker as its own process, with `eddy worker`.
 3. Start the feed, and read the worker's output topics.
@@ -12,18 +10,14 @@ Steps:
 7. Print the counts.
 """
 
-import os
-import re
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 
 import click
 import msgspec
@@ -35,6 +29,7 @@ from stream.demo.shop import build_shop
 from stream.demo.simulate import DAY_MS, simulate
 from stream.demo.tally import Tally
 from stream.demo.view import Scene, View, choose_view
+from stream.demo.worker_process import WorkerProcess
 from stream.errors import ConfigError, EddyError
 from stream.events import Anomaly, DeadLetter, Recommendation
 from stream.manifest import read_manifest
@@ -52,70 +47,6 @@ ENDINGS = (signal.SIGTERM, signal.SIGHUP)
 YEARS_BACK = 3
 """The simulation starts this many years ago: simulated time is about a thousand times as fast as the wall clock, and
 the worker refuses timestamps that lie in the future."""
-
-
-class WorkerProcess:
-    """A context manager that runs `eddy worker` as a process.
-
-    The process has its own process group, so that the terminal sends Ctrl-C only to the demo.
-    """
-
-    def __init__(self, broker: str, model: Path, device: str, directory: Path) -> None:
-        self._log = directory / "worker.log"
-        self._command = [
-            *(sys.executable, "-m", "stream.ops.cli", "worker", "--model", str(model), "--broker", broker),
-            *(
-                "--device",
-                device,
-                "--k",
-                str(K),
-                "--worker-id",
-                "demo",
-                "--group",
-                "demo",
-                "--data-dir",
-                str(directory),
-            ),
-        ]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> "WorkerProcess":
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("EDDY_")}
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ, start_new_session=True
-            )
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        process = self._process
-        if process is None or process.poll() is not None:
-            return
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-    def check(self) -> None:
-        """Raise EddyError with the last line of the worker's log if the worker has ended."""
-        if self._process is not None and self._process.poll() is not None:
-            raise EddyError(f"the worker ended with exit code {self._process.returncode}: {self.last_line}")
-
-    @property
-    def provider(self) -> str:
-        """The execution provider that the worker has logged; "" until it has."""
-        found = re.search(r"\bprovider=(\S+)", self._log.read_text(errors="replace"))
-        return found[1] if found else ""
-
-    @property
-    def last_line(self) -> str:
-        """The last line of the worker's log."""
-        lines = self._log.read_text(errors="replace").strip().splitlines()
-        return lines[-1].removeprefix("eddy: ") if lines else "its log is empty"
 
 
 class Reader:
@@ -220,7 +151,7 @@ def run(
     with (
         tempfile.TemporaryDirectory(prefix="eddy-demo-") as directory,
         EmbeddedBroker(partitions) as broker,
-        WorkerProcess(broker.address, model, device, Path(directory)) as worker,
+        WorkerProcess(broker.address, model, device, Path(directory), K) as worker,
     ):
         reader = Reader(broker.address, tally)
         feed = Feed(broker.address, TOPICS.clicks, shop_stream, rate, seed, tally)

@@ -9,8 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from stream.demo.command import WorkerProcess, default_model
+from stream.demo.command import K, default_model
 from stream.demo.shop import build_shop
+from stream.demo.worker_process import WorkerProcess
 from stream.errors import EddyError
 from stream.manifest import read_manifest
 
@@ -83,7 +84,7 @@ def check_until(worker: WorkerProcess, deadline_s: float) -> None:
 def test_a_worker_that_ends_early_ends_the_demo_with_its_last_log_line(tmp_path: Path) -> None:
     """When the worker cannot go on, the demo ends with the worker's own reason."""
     with (
-        WorkerProcess("127.0.0.1:1", default_model(), "cpu", tmp_path) as worker,
+        WorkerProcess("127.0.0.1:1", default_model(), "cpu", tmp_path, K) as worker,
         pytest.raises(EddyError, match="exit code 2: no Kafka answers"),
     ):
         check_until(worker, time.monotonic() + 60)

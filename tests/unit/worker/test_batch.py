@@ -60,11 +60,12 @@ def test_a_batch_with_refused_messages_is_freed_with_its_last_user(model_dir: Pa
     topics = Topics()
     limits = dict.fromkeys(msgspec.structs.astuple(topics), 1_000_000)
     record = Weak(offset=0, key=b"a", value=b'{"user_id": "a"}', timestamp=NOW_MS)
-    chunk, alive = Chunk(0, 1, 0, [record], 10), weakref.ref(record)
+    clicks_0 = Partition("clicks", 0)
+    chunk, alive = Chunk(clicks_0, 1, 0, 1, 0, [record], 10), weakref.ref(record)
     gc.collect()
     gc.disable()
     try:
-        batch = process(engine, JsonCodec(65_536, 1000), topics, limits, [chunk], {0: 0}, NOW_MS)
+        batch = process(engine, JsonCodec(65_536, 1000), topics, limits, [chunk], {clicks_0: 0}, NOW_MS)
         assert [letter.why.reason for letter in batch.refused] == ["wrong_fields"]
         del batch, chunk, record
         assert alive() is None

@@ -1,0 +1,63 @@
+"""`eddy worker` as a process of the demo: started, watched and ended."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+
+from stream.errors import EddyError
+
+
+class WorkerProcess:
+    """A context manager that runs `eddy worker` as a process.
+
+    The process has its own process group, so that the terminal sends Ctrl-C only to the demo.
+    """
+
+    def __init__(self, broker: str, model: Path, device: str, directory: Path, k: int) -> None:
+        self._log = directory / "worker.log"
+        options = {"--model": model, "--broker": broker, "--device": device, "--k": k, "--worker-id": "demo"}
+        options |= {"--group": "demo", "--data-dir": directory}
+        words = [str(word) for option in options.items() for word in option]
+        self._command = [sys.executable, "-m", "stream.ops.cli", "worker", *words]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> "WorkerProcess":
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("EDDY_")}
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ, start_new_session=True
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    def check(self) -> None:
+        """Raise EddyError with the last line of the worker's log if the worker has ended."""
+        if self._process is not None and self._process.poll() is not None:
+            raise EddyError(f"the worker ended with exit code {self._process.returncode}: {self.last_line}")
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that the worker has logged; "" until it has."""
+        found = re.search(r"\bprovider=(\S+)", self._log.read_text(errors="replace"))
+        return found[1] if found else ""
+
+    @property
+    def last_line(self) -> str:
+        """The last line of the worker's log."""
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        return lines[-1].removeprefix("eddy: ") if lines else "its log is empty"
