@@ -7,34 +7,14 @@ stand inside the commands, so that --help answers at once.
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from export.options import CELL_OPTION, DEVICE_OPTION, THREADS_OPTION, log_options
+from export.options import CELL_OPTION, DEVICE_OPTION, THREADS_OPTION, log_options, take_log
 from export.progress import Bar
 from stream.ops.options import rule_options, setting_option, take_rules
 from stream.settings import Topics, variable
-
-if TYPE_CHECKING:
-    from export.log.log import Log
-
-
-def _read(bar: Bar, log: Path, given: dict[str, Any]) -> "Log":
-    from export.log.log import read_log
-    from export.log.reader import ColumnNames
-    from export.log.times import parse_time
-    from stream.errors import ConfigError
-
-    if given["in_order"] and (given["start"] or given["end"]):
-        raise ConfigError("--from and --until cut by time, and with --in-order the log has none: leave one out")
-    names = ColumnNames(*(given[f"{name}_col"] for name in ColumnNames._fields))
-    read = read_log(log, names, given["drop_repeats"], given["in_order"])
-    for note in read.notes:
-        bar.say(f"{log}: {note}")
-    if given["start"] is None and given["end"] is None:
-        return read
-    return read.between(*(None if text is None else parse_time(text) for text in (given["start"], given["end"])))
 
 
 @click.command()
@@ -99,7 +79,7 @@ def train(
             raise ConfigError(
                 "--from-model tells what is new in the log by its times, and with --in-order it has none: leave one out"
             )
-        clicks = _read(bar, log, given)
+        clicks = take_log(bar, log, given)
 
         import torch  # takes seconds: a wrong file name is told before
 
@@ -167,7 +147,7 @@ def tune(
 
     with Bar() as bar:
         check_file(out)
-        clicks = _read(bar, log, given)
+        clicks = take_log(bar, log, given)
 
         import torch  # takes seconds: a wrong file name is told before
 
@@ -223,37 +203,19 @@ def evaluate(
     rules = take_rules(given)
     from export.evaluate.evaluate import evaluate as measure
     from export.log.times import parse_time
+    from export.report.table import table
     from stream.errors import ConfigError
 
     with Bar() as bar:
         if judge_from is not None and given["in_order"]:
             raise ConfigError("--judge-from is a time, and with --in-order the log has none: leave one out")
         judged_from_ms = None if judge_from is None else parse_time(judge_from)
-        clicks = _read(bar, log, given)
+        clicks = take_log(bar, log, given)
         figures = {"log": str(log), **measure(model, clicks, exclude_recent, device, bar, judged_from_ms, rules)}
     if as_json:
         click.echo(json.dumps(figures))
     else:
-        click.echo(_table(figures))
-
-
-def _table(figures: dict[str, Any]) -> str:
-    """The figures of `eddy evaluate` for people."""
-    from export.evaluate.baselines import NAMES
-
-    rows = [f"{figures['model']} on {figures['clicks']:,} clicks, {figures['judged']:,} judged"]
-    rows.append(f"{'':20}{'recall@20':>10}{'MRR@20':>9}{'NDCG@20':>9}{'coverage':>10}{'cold':>8}")
-    for name in ("eddy", *NAMES):
-        one = figures[name]
-        quality = f"{one['recall20']:>10.4f}{one['mrr20']:>9.4f}{one['ndcg20']:>9.4f}"
-        rows.append(f"{name:20}{quality}{one['coverage20']:>10.1%}{one['cold20']:>8.1%}")
-    for measure, title in (("recall20", "recall@20"), ("mrr20", "MRR@20")):
-        lead = figures["lead"][measure]
-        low, high = lead["95"]
-        rows.append(f"eddy - {lead['over']}, {title}: {lead['mean']:+.4f} (95%: {low:+.4f} to {high:+.4f})")
-    rows += [f"{rule}: {share:.4%} of the clicks" for rule, share in figures["calibration"].items()]
-    rows += figures["remarks"]
-    return "\n".join(rows)
+        click.echo(table(figures))
 
 
 @click.command()
@@ -296,7 +258,7 @@ def replay(
 
     pace = _pace(speed)
     with Bar() as bar:
-        clicks = _read(bar, log, given)
+        clicks = take_log(bar, log, given)
         bar.begin("publishing", len(clicks))
         codec = JsonCodec(max_message_bytes, int(max_future_s * 1000))
         sent = publish(clicks, broker, topic, pace, codec, bar.seen)

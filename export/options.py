@@ -2,10 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from export.progress import Progress
+from stream.errors import ConfigError
 from stream.settings import DEVICES
+
+if TYPE_CHECKING:
+    from export.log.log import Log
 
 LOG_OPTIONS = (
     click.option("--user-col", help="Column of the user.  [default: user_id]"),
@@ -62,3 +68,24 @@ def log_options(command: Command) -> Command:
     for option in reversed(LOG_OPTIONS):
         command = option(command)
     return click.argument("log", type=click.Path(path_type=Path))(command)
+
+
+def take_log(progress: Progress, log: Path, given: dict[str, Any]) -> "Log":
+    """The log that a command with `log_options` was given, cut in time; notes about it go to progress.
+
+    given  the command's keyword arguments
+    Raises ConfigError if the log cannot be read or has no clicks.
+    """
+    from export.log.log import read_log
+    from export.log.reader import ColumnNames
+    from export.log.times import parse_time
+
+    if given["in_order"] and (given["start"] or given["end"]):
+        raise ConfigError("--from and --until cut by time, and with --in-order the log has none: leave one out")
+    names = ColumnNames(*(given[f"{name}_col"] for name in ColumnNames._fields))
+    read = read_log(log, names, given["drop_repeats"], given["in_order"])
+    for note in read.notes:
+        progress.say(f"{log}: {note}")
+    if given["start"] is None and given["end"] is None:
+        return read
+    return read.between(*(None if text is None else parse_time(text) for text in (given["start"], given["end"])))
