@@ -111,7 +111,7 @@ def by_graphs(directory: Path, network: Network, clicks: Clicks, k: int) -> Outp
 
 def by_engine(directory: Path, model: Model, log: Log, k: int, seed: int = 0) -> Outputs:
     """The worker's engine on the log in time order, with all users interleaved, in cycles of 1 to 1,000 clicks."""
-    engine = open_engine(model, directory, k=k, exclude_recent=0, alpha=0.001)
+    engine = open_engine(model, directory, k=k, exclude_recent=0, alpha=0.001, forget_after_days=0)
     found, order, rng = Outputs.empty(len(log), k), log.in_time_order(), np.random.default_rng(seed)
     clicks = log_columns(log, engine.encoder)
     start = 0

@@ -104,6 +104,10 @@ class Rules(Struct, frozen=True):
         return found
 
 
+FORGET_AFTER_DAYS = 90.0
+"""A quarter: few people come back after a longer pause, and a state of older clicks says little of the next one."""
+
+
 class Settings(Struct, frozen=True):
     """All settings of one worker.
 
@@ -141,6 +145,7 @@ class Settings(Struct, frozen=True):
     max_message_bytes: int = 65_536
     max_cycle_clicks: int = 5_000
     session_timeout_s: float = 10.0
+    forget_after_days: float = FORGET_AFTER_DAYS
     hang_s: float = 20.0
 
     def __post_init__(self) -> None:
@@ -153,6 +158,7 @@ class Settings(Struct, frozen=True):
             ("max_cycle_clicks", 1, 100_000),
             ("session_timeout_s", 6.0, 300.0),
             ("hang_s", 1.0, 600.0),
+            ("forget_after_days", 0.0, 36_500.0),
             ("max_future_s", 0.0, 1e9),
             ("alpha", 1e-9, 0.5),
         )

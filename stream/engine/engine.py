@@ -17,6 +17,7 @@ from stream.engine.waves import Index, waves
 from stream.model.runtime import Model
 from stream.settings import Rules
 from stream.state.arena import Arena
+from stream.state.evict import NEVER, Forgetting, partition_times, sweep
 from stream.state.staged import Staged, stage
 
 
@@ -44,12 +45,20 @@ class Engine:
     """
 
     def __init__(
-        self, model: Model, detector: Detector, arena: Arena, k: int, exclude_recent: int, rules: Rules
+        self,
+        model: Model,
+        detector: Detector,
+        arena: Arena,
+        k: int,
+        exclude_recent: int,
+        rules: Rules,
+        forgetting: Forgetting = NEVER,
     ) -> None:
-        """Raises ConfigError on a catalogue that cannot be used. The parameters are those of Decider."""
+        """Raises ConfigError on a catalogue that cannot be used. k, exclude_recent and rules are those of Decider."""
         self.model = model
         self.detector = detector
         self.arena = arena
+        self._forgetting = forgetting
         self._decide = Decider(model, detector, k, exclude_recent, rules)
         self.encoder = Encoder(model, rules, self._decide.categories if rules.same_category else None)
 
@@ -74,7 +83,9 @@ class Engine:
             return replace(cycle, decided=fresh[cycle.decided], failed=fresh[cycle.failed])
 
         order = waves(clicks.owner)
-        steps = run_waves(self.model, staged.rows, order, clicks)
+        times = partition_times(self.arena, clicks.owners, clicks.owner, clicks.time_ms)
+        steps = run_waves(self.model, staged.rows, order, clicks, self._forgetting, times)
+        staged = replace(staged, swept=sweep(self.arena, self._forgetting, len(clicks), clicks.owners))
         decided, failed = np.flatnonzero(~steps.failed), np.flatnonzero(steps.failed)
         if len(failed):
             clicks, steps = clicks.take(decided), steps.take(decided)

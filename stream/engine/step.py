@@ -8,7 +8,8 @@ import numpy.typing as npt
 from stream.engine.columns import Columns
 from stream.engine.waves import Index
 from stream.model.runtime import F32, I64, Model, StateArray
-from stream.state.row import NO_ITEM, Rows
+from stream.state.evict import Forgetting
+from stream.state.row import NO_ITEM, Rows, new_rows
 
 SESSION_GAP_MS = 30 * 60 * 1000
 """A user away for this long starts a new session: the half hour that web analytics uses."""
@@ -58,15 +59,22 @@ def gap_bucket(gap_ms: I64, first: npt.NDArray[np.bool_], edges_ms: tuple[int, .
     return np.where(first, 0, bucket).astype(np.int64)
 
 
-def run_waves(model: Model, rows: Rows, order: list[Index], clicks: Columns) -> Steps:
+def run_waves(
+    model: Model, rows: Rows, order: list[Index], clicks: Columns, forgetting: Forgetting, now_ms: I64
+) -> Steps:
     """Step every click of `order`, wave by wave, on the staged `rows`, in place.
 
-    rows   (m,) those of the clicks' m owners
-    order  waves of positions; a wave has each user at most once
+    rows    (m,) those of the clicks' m owners
+    order   waves of positions; a wave has each user at most once
+    now_ms  (n,) the time of each click's partition: a user who is forgotten by then starts with a new row
     """
     steps = _empty(model, rows, len(clicks))
     for wave in order:
-        _run_wave(model, rows, clicks.owner[wave], wave, clicks, steps)
+        user = clicks.owner[wave]
+        gone = user[forgetting.forgotten(rows["clicks"][user], rows["last_ms"][user], now_ms[wave])]
+        if len(gone):
+            rows[gone] = new_rows(len(gone), rows.dtype, int(rows["model"][gone[0]]))
+        _run_wave(model, rows, user, wave, clicks, steps)
     return steps
 
 

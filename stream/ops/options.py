@@ -29,6 +29,8 @@ HELP = {
     "max_message_bytes": "A longer message is a dead letter.",
     "max_cycle_clicks": "Largest number of clicks in one transaction. A larger value raises throughput and latency.",
     "session_timeout_s": "A worker that sends no heartbeat for so many seconds loses its partitions.",
+    "forget_after_days": "Days without a click after which a user's state is deleted, a third of it after a single "
+    "click. 0: never.",
     "hang_s": "A Kafka call that takes more seconds ends the process.",
 }
 RULE_HELP = {

@@ -49,7 +49,13 @@ def create_app(settings: Settings) -> faust.App:
     """
     model = load_model(Path(settings.model), settings.device)
     engine = open_engine(
-        model, Path(settings.model), settings.k, settings.exclude_recent, settings.alpha, settings.rules
+        model,
+        Path(settings.model),
+        settings.k,
+        settings.exclude_recent,
+        settings.alpha,
+        settings.rules,
+        settings.forget_after_days,
     )
     if not batch_invariant(model, settings.k):
         log.warning("states may differ in their last bits with the batch they are in: provider=%s", model.provider)

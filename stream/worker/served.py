@@ -7,8 +7,9 @@ from stream.detect.surprise import SurpriseDetector
 from stream.engine.engine import Cycle, Engine
 from stream.events import Anomaly, Click, Origin, Recommendation
 from stream.model.runtime import Model
-from stream.settings import RECENT_ITEMS, Rules
+from stream.settings import FORGET_AFTER_DAYS, RECENT_ITEMS, Rules
 from stream.state.arena import Arena
+from stream.state.evict import DAY_MS, Forgetting
 from stream.state.row import row_dtype, row_mark
 from stream.wire import output
 
@@ -16,16 +17,23 @@ NO_RULES = Rules()
 
 
 def open_engine(
-    model: Model, directory: Path, k: int, exclude_recent: int, alpha: float, rules: Rules = NO_RULES
+    model: Model,
+    directory: Path,
+    k: int,
+    exclude_recent: int,
+    alpha: float,
+    rules: Rules = NO_RULES,
+    forget_after_days: float = FORGET_AFTER_DAYS,
 ) -> Engine:
-    """An engine for a loaded model, with its calibration and an empty arena.
+    """An engine for a loaded model, with its calibration and an empty arena. The settings are those of Settings.
 
     Raises ArtifactError on a calibration, ConfigError on a catalogue that cannot be used.
     """
     manifest = model.manifest
     detector = SurpriseDetector.load(directory, manifest, alpha)
     dtype = row_dtype(manifest.state, RECENT_ITEMS, detector.row_fields)
-    return Engine(model, detector, Arena(dtype, row_mark(manifest.identity, dtype)), k, exclude_recent, rules)
+    arena = Arena(dtype, row_mark(manifest.identity, dtype))
+    return Engine(model, detector, arena, k, exclude_recent, rules, Forgetting(int(forget_after_days * DAY_MS)))
 
 
 def recommendations(

@@ -34,7 +34,9 @@ def test_a_row_has_no_byte_that_is_not_a_field() -> None:
 
 OPERATIONS = st.lists(
     st.tuples(
-        st.sampled_from(["put", "drop", "reload"]), st.sampled_from(PARTITIONS), st.lists(st.integers(0, 9), max_size=8)
+        st.sampled_from(["put", "drop", "remove", "reload"]),
+        st.sampled_from(PARTITIONS),
+        st.lists(st.integers(0, 9), max_size=8),
     ),
     max_size=25,
 )
@@ -56,6 +58,10 @@ def test_an_arena_holds_what_was_put_and_forgets_what_was_dropped(
         elif what == "drop":
             arena.drop(partition)
             want = {owner: value for owner, value in want.items() if owner[0] != partition}
+        elif what == "remove":
+            gone = [owner for owner in want if owner[0] == partition and int(owner[1]) in users]
+            arena.remove(gone)
+            want = {owner: value for owner, value in want.items() if owner not in gone}
         else:
             arena.restore(partition, arena.rows(partition))
     assert len(arena) == len(want)
@@ -76,6 +82,23 @@ def test_it_grows_past_its_first_size_without_losing_a_row() -> None:
     assert {key: np.frombuffer(row, DTYPE)["clicks"][0] for key, row in arena.rows(PARTITIONS[0]).items()} == {
         b"%d" % i: i for i in range(5000)
     }
+
+
+@pytest.mark.parametrize("how", ["drop", "remove", "restore"])
+def test_slots_that_are_given_up_are_used_again(how: str) -> None:
+    """Partitions that come and go, and users who leave, do not make the arena grow."""
+    arena = Arena(DTYPE, MODEL)
+    for start in range(0, 10_000, 1000):
+        owners = [(PARTITIONS[0], b"%d" % i) for i in range(start, start + 1000)]
+        arena.scatter(owners, rows_of(list(range(1000))))
+        if how == "drop":
+            arena.drop(PARTITIONS[0])
+        elif how == "remove":
+            arena.remove(owners)
+        else:
+            arena.restore(PARTITIONS[0], {})
+        assert len(arena) == 0
+    assert arena.capacity == 1024
 
 
 def test_rows_of_another_model_or_size_are_refused() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from stream.events import Partition
+from stream.kafka.delivery import Record
 from stream.kafka.transport import Chunk
 from stream.model.runtime import load_model
 from stream.settings import Topics
@@ -20,14 +21,15 @@ from stream.worker.served import open_engine
 from tests.unit.engine.test_not_finite import spoil
 
 NOW_MS = 1_700_000_000_000
+HOUR_MS = 3_600_000
 
 
 class Weak(SimpleNamespace):
     """A record that a weak reference can point to."""
 
 
-def message(offset: int, user: str, item: str) -> SimpleNamespace:
-    value = msgspec.json.encode({"user_id": user, "item_id": item, "timestamp": NOW_MS})
+def message(offset: int, user: str, item: str, time_ms: int = NOW_MS) -> SimpleNamespace:
+    value = msgspec.json.encode({"user_id": user, "item_id": item, "timestamp": time_ms})
     return SimpleNamespace(offset=offset, key=user.encode(), value=value, timestamp=NOW_MS)
 
 
@@ -71,3 +73,19 @@ def test_a_batch_with_refused_messages_is_freed_with_its_last_user(model_dir: Pa
         assert alive() is None
     finally:
         gc.enable()
+
+
+def test_a_forgotten_user_is_a_tombstone_in_the_changelog(model_dir: Path) -> None:
+    """The record that compaction removes a row by: the user's key, no value, the partition of the row."""
+    engine = open_engine(load_model(model_dir, "cpu"), model_dir, 5, 1, 0.001, forget_after_days=3)
+    topics = Topics()
+    limits = dict.fromkeys(msgspec.structs.astuple(topics), 1_000_000)
+    found: list[Record] = []
+    third = Partition("clicks", 3)
+    for offset in range(6):
+        user, time_ms = ("gone" if offset == 0 else "here"), NOW_MS + 20 * HOUR_MS * offset
+        chunks = [Chunk(third, 1, offset, offset + 1, 0, [message(offset, user, "i1", time_ms)], 100)]
+        batch = process(engine, JsonCodec(65_536, 1000), topics, limits, chunks, {third: offset}, time_ms)
+        engine.commit(batch.cycle)
+        found += [record for record in batch.records if record.value is None]
+    assert found == [Record(topics.changelog, b"gone", None, 3)]
