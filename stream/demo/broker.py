@@ -13,6 +13,7 @@ stable interface.
 
 import ctypes
 import ctypes.util
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -47,7 +48,13 @@ class EmbeddedBroker:
         for name, value in (("test.mock.num.brokers", "1"), ("log_level", "3")):
             if library.rd_kafka_conf_set(conf, name.encode(), value.encode(), error, ERROR_BYTES) != 0:
                 raise ConfigError(f"embedded broker: {error.value.decode()}; install confluent-kafka again")
-        client = library.rd_kafka_new(PRODUCER, conf, error, ERROR_BYTES)  # the client owns conf from here on
+        # The broker's thread inherits the mask. Without it, a Ctrl-C that the kernel delivers to this thread ends the
+        # broker's poll with EINTR, and the broker with it.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            client = library.rd_kafka_new(PRODUCER, conf, error, ERROR_BYTES)  # the client owns conf from here on
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if not client:
             raise ConfigError(f"embedded broker did not start: {error.value.decode()}")
         self._client = client
