@@ -17,9 +17,8 @@ import polars as pl
 from export.log.diagnose import SEPARATORS, printable, trouble
 from export.log.times import LATEST_MS, TEXT, milliseconds
 from stream.errors import ConfigError
-from stream.wire.json import LONGEST_ID, LONGEST_WORD
+from stream.wire.fields import DEFAULT_EVENT, LONGEST_ID, LONGEST_WORD
 
-DEFAULT_EVENT = "view"
 BATCH = 1 << 18
 """Rows at a time."""
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import polars as pl
 
 from stream.errors import ConfigError
-from stream.wire.json import SECONDS_BELOW
+from stream.wire.fields import SECONDS_BELOW
 
 LATEST_MS = 4_102_444_800_000
 """The year 2100: a later time is a mistake."""
