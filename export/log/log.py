@@ -15,9 +15,9 @@ import numpy as np
 import polars as pl
 
 from export.arrays import F64, I32, I64, U8, Flags
-from export.log.made_times import Clock, RowClock, SessionClock, owned_sessions
 from export.log.reader import USUAL_NAMES, ColumnNames, Met, batches
 from export.log.spill import ROW, Column, Rows, Spool, chunks, part
+from export.log.synthetic_times import Clock, RowClock, SessionClock, owned_sessions
 from export.log.times import iso
 from stream.engine.step import SESSION_GAP_MS
 from stream.errors import ConfigError
@@ -51,7 +51,7 @@ class Log:
     notes                            what was dropped or assumed, one line each
     category                         (n,) int32 index into `categories`, -1 = none; None: the log has no such column
     price                            (n,) float64, NaN = none; None: the log has no such column
-    in_order                         the times are made from the rows (made_times.py)
+    in_order                         the times are made from the rows (synthetic_times.py)
     """
 
     user: I32
@@ -150,7 +150,7 @@ def read_log(path: Path, names: ColumnNames = USUAL_NAMES, drop_repeats: bool = 
     """The clicks of a log: a file, a directory or a pattern. Raises ConfigError if it cannot be read or has no clicks.
 
     drop_repeats  leave out rows that are equal to an earlier one in user, item, event type and time
-    in_order      the rows are in time order: times are made from row numbers (made_times.py), a time column is ignored
+    in_order      the rows are in time order: times are made from row numbers, a time column is ignored
     """
     if in_order and drop_repeats:
         raise ConfigError("--drop-repeats needs times: without them a second click on an item looks like a repeat")

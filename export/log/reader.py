@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from export.log.diagnose import SEPARATORS, printable, trouble
+from export.log.files import SEPARATORS, printable, trouble
 from export.log.times import LATEST_MS, TEXT, milliseconds
 from stream.errors import ConfigError
 from stream.wire.fields import DEFAULT_EVENT, LONGEST_ID, LONGEST_WORD

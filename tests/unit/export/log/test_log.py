@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.log.log import GAP_EDGES_MS, HOUR, Log, read_log
-from export.log.made_times import session_begins
 from export.log.reader import ColumnNames
+from export.log.synthetic_times import session_begins
 from export.log.times import LATEST_MS, parse_time
 from stream.errors import ConfigError
 
