@@ -15,13 +15,15 @@ import numpy as np
 import polars as pl
 
 from export.arrays import F64, I32, I64, U8, Flags
-from export.log.reader import USUAL_NAMES, ColumnNames, Met, batches
+from export.log.notes import ReadStats, implausible_times, implausible_users
+from export.log.reader import USUAL_NAMES, ColumnNames, batches
 from export.log.spill import ROW, Column, Rows, Spool, chunks, part
 from export.log.synthetic_times import Clock, RowClock, SessionClock, owned_sessions
-from export.log.times import iso
+from export.log.times import LATEST_MS, iso
 from stream.engine.step import SESSION_GAP_MS
 from stream.errors import ConfigError
 from stream.events import Click
+from stream.wire.fields import YEAR_1971_MS
 
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
 GAP_EDGES_MS = (
@@ -163,23 +165,30 @@ def read_log(path: Path, names: ColumnNames = USUAL_NAMES, drop_repeats: bool = 
 
 
 def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool) -> Log:
-    met, spool = Met(), Spool()
+    stats, spool = ReadStats(), Spool()
     index = Names(Index(), Index(), Index(), Index(), Index())
-    last_ms, forward = 0, True
-    for batch in batches(path, names, in_order, met):
+    first_ms, last_ms, forward, dated_1970 = LATEST_MS, 0, True, 0
+    for batch in batches(path, names, in_order, stats):
+        if not len(batch):
+            continue
         rows = _rows(batch, index)
         if in_order:
             rows["time_ms"] = len(spool) + np.arange(len(rows))
-        forward &= bool((np.diff(rows["time_ms"], prepend=last_ms) >= 0).all())
-        last_ms = int(rows["time_ms"][-1]) if len(rows) else last_ms
+        times = rows["time_ms"]
+        forward &= bool(times[0] >= last_ms and (np.diff(times) >= 0).all())
+        first_ms, last_ms = min(first_ms, int(times.min())), max(last_ms, int(times.max()))
+        dated_1970 += int((times < YEAR_1971_MS).sum())
         spool.add(rows)
     has_sessions = bool(len(index.session))
-    if met.without_session and not has_sessions:
-        met.without_session = 0
-        met.say("the column of sessions is empty: half an hour without a click parts them")
-    notes = met.notes()
+    if stats.without_session and not has_sessions:
+        stats.without_session = 0
+        stats.add("the column of sessions is empty: half an hour without a click parts them")
+    notes = stats.notes()
     if not len(spool):
-        raise ConfigError(f"log {path}: no clicks in {met.rows:,} rows; {'; '.join(notes) or 'the file is empty'}")
+        raise ConfigError(f"log {path}: no clicks in {stats.rows:,} rows; {'; '.join(notes) or 'the file is empty'}")
+    if not in_order:
+        notes += implausible_times(first_ms, last_ms, len(spool), dated_1970)
+    notes += implausible_users(list(index.user), spool.clicks_of_users())
     clock: Clock | None = None
     if in_order:
         notes.append("taken to be in time order: times are made from the row numbers")
@@ -199,7 +208,7 @@ def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool) ->
     if shared:
         notes.append(f"{shared:,} session ids belong to several users: each user's clicks of one are a session")
     for name in ("category", "price"):
-        if name not in met.columns:
+        if name not in stats.columns:
             del columns[name]
     session_names = [*index.session, ""]  # the last is that of -1
     return Log(

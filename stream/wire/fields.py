@@ -31,7 +31,7 @@ UNITS = (("s", SECONDS_BELOW), ("ms", SECONDS_BELOW * 1_000), ("µs", SECONDS_BE
 
 NS_PER_MS = 1_000_000
 TEXT = "text or dates"
-CALENDAR = "digits of a date"
+CALENDAR = "digits of dates"
 
 DATES = (
     (19_700_101, 21_001_231),
@@ -43,7 +43,10 @@ DATES = (
 As numbers since the epoch they would lie in August 1970, in 1976 and beyond the year 2590.
 """
 
-LATEST_MS = 10**15
+YEAR_1971_MS = 31_536_000_000
+"""An earlier time counts from something else than the epoch: a live click is refused, a log's is reported."""
+
+BOUND_MS = 10**15
 """Times are cut to this and its negative (the year 33,658): arithmetic on later ones could overflow."""
 
 DIGITS = "0123456789"
@@ -66,7 +69,7 @@ class Unusable(ValueError):
 
 
 NO_WORD = "neither text nor a whole number"
-LOST_DIGITS = "a float beyond 2^53, which has lost its last digits: write it as an integer or as text"
+LOST_DIGITS = "a float so large that it has lost its last digits: write it as an integer or as text"
 NO_TIME = "no time that can be read"
 NO_NUMBER = "no number from 0 up"
 
@@ -188,7 +191,7 @@ def _of_integer(value: int) -> tuple[int, str]:
         return value, "ms"
     if size < UNITS[2][1]:
         return value // 1_000, "µs"
-    return min(max(value // NS_PER_MS, -LATEST_MS), LATEST_MS), "ns"
+    return min(max(value // NS_PER_MS, -BOUND_MS), BOUND_MS), "ns"
 
 
 def _of_float(value: float) -> tuple[int, str]:

@@ -14,13 +14,20 @@ from msgspec import Meta, Struct
 
 from stream.errors import BadClick
 from stream.events import Click
-from stream.wire.fields import DEFAULT_EVENT, DIGITS, LONGEST_ID, LONGEST_WORD, Unusable, number, time_ms, word
+from stream.wire.fields import (
+    DEFAULT_EVENT,
+    DIGITS,
+    LONGEST_ID,
+    LONGEST_WORD,
+    YEAR_1971_MS,
+    Unusable,
+    number,
+    time_ms,
+    word,
+)
 
 SHOWN = 64
 """Characters of a value that a detail shows."""
-
-YEAR_1971_MS = 31_536_000_000
-"""A click that happens now is not from 1970: its time counts from something else than the epoch."""
 
 UNDECODABLE = (msgspec.DecodeError, RecursionError, ValueError)
 """What msgspec raises on bytes that are no JSON, nested too deeply, not UTF-8, or a number beyond its range."""
