@@ -16,7 +16,8 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from export.log.log import Log, log_clicks
 from stream.errors import BadClick, ConfigError
 from stream.events import Click
-from stream.wire.json import SECONDS_BELOW, JsonCodec, encode
+from stream.wire.fields import SECONDS_BELOW
+from stream.wire.json import JsonCodec, encode
 
 CONNECT_S = 10.0
 FLUSH_S = 60.0

@@ -15,13 +15,15 @@ import numpy as np
 import polars as pl
 
 from export.arrays import F64, I32, I64, U8, Flags
-from export.log.made_times import Clock, RowClock, SessionClock, owned_sessions
-from export.log.reader import USUAL_NAMES, ColumnNames, Met, batches
+from export.log.notes import ReadStats, implausible_times, implausible_users
+from export.log.reader import USUAL_NAMES, ColumnNames, batches
 from export.log.spill import ROW, Column, Rows, Spool, chunks, part
-from export.log.times import iso
+from export.log.synthetic_times import Clock, RowClock, SessionClock, owned_sessions
+from export.log.times import LATEST_MS, iso
 from stream.engine.step import gap_bucket, starts_session
 from stream.errors import ConfigError
 from stream.events import Click
+from stream.wire.fields import YEAR_1971_MS
 
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
 GAP_EDGES_MS = (
@@ -52,7 +54,7 @@ class Log:
     category                         (n,) int32 index into `categories`, -1 = none; None: the log has no such column
     price                            (n,) float64, NaN = none; None: the log has no such column
     name                             the file, directory or pattern that was read; empty if the log comes from no file
-    in_order                         the times are made from the rows (made_times.py)
+    in_order                         the times are made from the rows (synthetic_times.py)
     """
 
     user: I32
@@ -152,7 +154,7 @@ def read_log(path: Path, names: ColumnNames = USUAL_NAMES, drop_repeats: bool = 
     """The clicks of a log: a file, a directory or a pattern. Raises ConfigError if it cannot be read or has no clicks.
 
     drop_repeats  leave out rows that are equal to an earlier one in user, item, event type and time
-    in_order      the rows are in time order: times are made from row numbers (made_times.py), a time column is ignored
+    in_order      the rows are in time order: times are made from row numbers, a time column is ignored
     """
     if in_order and drop_repeats:
         raise ConfigError("--drop-repeats needs times: without them a second click on an item looks like a repeat")
@@ -165,23 +167,30 @@ def read_log(path: Path, names: ColumnNames = USUAL_NAMES, drop_repeats: bool = 
 
 
 def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool) -> Log:
-    met, spool = Met(), Spool()
+    stats, spool = ReadStats(), Spool()
     index = Names(Index(), Index(), Index(), Index(), Index())
-    last_ms, forward = 0, True
-    for batch in batches(path, names, in_order, met):
+    first_ms, last_ms, forward, dated_1970 = LATEST_MS, 0, True, 0
+    for batch in batches(path, names, in_order, stats):
+        if not len(batch):
+            continue
         rows = _rows(batch, index)
         if in_order:
             rows["time_ms"] = len(spool) + np.arange(len(rows))
-        forward &= bool((np.diff(rows["time_ms"], prepend=last_ms) >= 0).all())
-        last_ms = int(rows["time_ms"][-1]) if len(rows) else last_ms
+        times = rows["time_ms"]
+        forward &= bool(times[0] >= last_ms and (np.diff(times) >= 0).all())
+        first_ms, last_ms = min(first_ms, int(times.min())), max(last_ms, int(times.max()))
+        dated_1970 += int((times < YEAR_1971_MS).sum())
         spool.add(rows)
     has_sessions = bool(len(index.session))
-    if met.without_session and not has_sessions:
-        met.without_session = 0
-        met.say("the column of sessions is empty: half an hour without a click parts them")
-    notes = met.notes()
+    if stats.without_session and not has_sessions:
+        stats.without_session = 0
+        stats.add("the column of sessions is empty: half an hour without a click parts them")
+    notes = stats.notes()
     if not len(spool):
-        raise ConfigError(f"log {path}: no clicks in {met.rows:,} rows; {'; '.join(notes) or 'the file is empty'}")
+        raise ConfigError(f"log {path}: no clicks in {stats.rows:,} rows; {'; '.join(notes) or 'the file is empty'}")
+    if not in_order:
+        notes += implausible_times(first_ms, last_ms, len(spool), dated_1970)
+    notes += implausible_users(list(index.user), spool.clicks_of_users())
     clock: Clock | None = None
     if in_order:
         notes.append("taken to be in time order: times are made from the row numbers")
@@ -201,7 +210,7 @@ def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool) ->
     if shared:
         notes.append(f"{shared:,} session ids belong to several users: each user's clicks of one are a session")
     for name in ("category", "price"):
-        if name not in met.columns:
+        if name not in stats.columns:
             del columns[name]
     session_names = [*index.session, ""]  # the last is that of -1
     return Log(

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from export.arrays import Flags
+from export.arrays import I64, Flags
 
 ROW = np.dtype(
     [
@@ -57,6 +57,10 @@ class Spool:
         counts[: len(self._counts)] += self._counts
         self._counts = counts
         rows.tofile(self._file)
+
+    def clicks_of_users(self) -> I64:
+        """(users,) how many rows each has, by index."""
+        return self._counts
 
     def by_user(self) -> Iterator[Rows]:
         """Runs of whole users in index order; within a run the rows are in the order in which they were added."""

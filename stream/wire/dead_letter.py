@@ -7,7 +7,8 @@ import msgspec
 
 from stream.errors import BadClick
 from stream.events import DeadLetter, Origin
-from stream.wire.json import LONGEST_ID, encode
+from stream.wire.fields import LONGEST_ID
+from stream.wire.json import encode
 
 LONGEST_KEY = 4 * LONGEST_ID
 """Bytes of the longest user id in UTF-8: a longer key is no user's."""

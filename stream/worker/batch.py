@@ -15,7 +15,7 @@ from stream.kafka.transport import Chunk
 from stream.settings import Topics
 from stream.wire.codec import Codec
 from stream.wire.dead_letter import dead_letter
-from stream.wire.fit import fit_anomaly, fit_recommendation
+from stream.wire.sizes import fit_anomaly, fit_recommendation
 from stream.worker.served import anomalies, recommendations
 
 MODEL_FAILED = BadClick("model_failed", "the model's result for this click is not finite; nothing of it was kept")

@@ -50,7 +50,9 @@ def test_an_encoded_click_decodes_to_itself() -> None:
         ("empty_key", b"", json.dumps(click()).encode()),
         ("key_is_not_user", b"u2", json.dumps(click()).encode()),
         ("not_json", b"u1", json.dumps(click()).encode()[:-5]),
-        ("not_json", b"u1", b'{"user_id": "u1", "item_id": "i", "timestamp": NaN}'),
+        ("wrong_fields", b"u1", b'{"user_id": "u1", "item_id": "i", "timestamp": NaN}'),
+        ("wrong_fields", b"u1", b'{"user_id": "u1", "item_id": "half \\ud83d", "timestamp": 1700000000}'),
+        ("not_json", b"u1", json.dumps(click()).encode("utf-16")),
         ("not_json", b"u1", b'{"x": ' + b"[" * 3000),
         ("not_utf8", b"u1", b'{"user_id": "u1", "item_id": "\xff\xfe", "timestamp": 1700000000}'),
         ("too_large", b"u1", json.dumps(click(item_id="x" * 5000)).encode()),
@@ -58,10 +60,20 @@ def test_an_encoded_click_decodes_to_itself() -> None:
         ("wrong_fields", b"u1", json.dumps(click(item_id="")).encode()),
         ("wrong_fields", b"u1", json.dumps(click(item_id=None)).encode()),
         ("wrong_fields", b"u1", json.dumps(click(user_id=["u1"])).encode()),
-        ("wrong_fields", b"u1", json.dumps(click(timestamp="yesterday")).encode()),
-        ("wrong_fields", b"u1", json.dumps(click(price="cheap")).encode()),
+        ("wrong_fields", b"u1", json.dumps(click(user_id=True)).encode()),
+        ("wrong_fields", b"u1", json.dumps(click(item_id=1.5)).encode()),
+        ("wrong_fields", b"u1", json.dumps(click(item_id=1234567890123456789.0)).encode()),
+        ("wrong_fields", b"u1", json.dumps(click(item_id="1.2345678901234568e+18")).encode()),
+        ("wrong_fields", b"u1", json.dumps(click(timestamp=None)).encode()),
+        ("wrong_fields", b"u1", json.dumps({"user_id": "u1", "item_id": "i1"}).encode()),
         ("wrong_fields", b"u1", b'"click"'),
         ("bad_timestamp", b"u1", json.dumps(click(timestamp=0)).encode()),
+        ("bad_timestamp", b"u1", json.dumps(click(timestamp="yesterday")).encode()),
+        ("bad_timestamp", b"u1", json.dumps(click(timestamp="14.11.2023")).encode()),
+        ("bad_timestamp", b"u1", json.dumps(click(timestamp=True)).encode()),
+        ("bad_timestamp", b"u1", json.dumps(click(timestamp=[NOW_MS])).encode()),
+        ("bad_timestamp", b"u1", json.dumps(click(timestamp=45627.5)).encode()),
+        ("bad_timestamp", b"u1", json.dumps(click(timestamp=5_000)).encode()),
         ("bad_timestamp", b"u1", json.dumps(click(timestamp=-5)).encode()),
         ("bad_timestamp", b"u1", json.dumps(click(timestamp=-1e308)).encode()),
         ("bad_timestamp", b"u1", json.dumps(click(timestamp=-int("9" * 400))).encode()),
@@ -69,7 +81,8 @@ def test_an_encoded_click_decodes_to_itself() -> None:
         ("future_timestamp", b"u1", json.dumps(click(timestamp=1e308)).encode()),
         ("wrong_fields", b"u1", json.dumps(click(item_id=int("9" * 400))).encode()),
         ("future_timestamp", b"u1", json.dumps(click(timestamp=NOW_MS + 3_600_001)).encode()),
-        ("future_timestamp", b"u1", json.dumps(click(timestamp=NOW_MS * 1000)).encode()),
+        ("future_timestamp", b"u1", json.dumps(click(timestamp=NOW_MS * 1000 + 3_600_001_000)).encode()),
+        ("future_timestamp", b"u1", json.dumps(click(timestamp="2100-01-01")).encode()),
     ],
 )
 def test_a_bad_message_is_named_by_its_reason(reason: str, key: bytes | None, value: bytes | None) -> None:
@@ -77,6 +90,77 @@ def test_a_bad_message_is_named_by_its_reason(reason: str, key: bytes | None, va
     with pytest.raises(BadClick) as caught:
         CODEC.decode(key, value, NOW_MS)
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "taken"),
+    [
+        ("event_type", None, "view"),
+        ("event_type", "", "view"),
+        ("event_type", 3, "3"),
+        ("session_id", "", None),
+        ("session_id", 12.0, "12"),
+        ("session_id", "12.0", "12"),
+        ("price", "49.99", 49.99),
+        ("price", " 5 ", 5.0),
+        ("price", "", None),
+        ("price", float("nan"), None),
+        ("quantity", "2", 2.0),
+        ("category", 2053013555631882655, "2053013555631882655"),
+        ("category", "", None),
+    ],
+)
+def test_an_optional_field_is_read_as_shops_send_it(field: str, value: object, taken: object) -> None:
+    """Numbers as text, ids as numbers, and null or nothing where there is none."""
+    codec = JsonCodec(4096, 3_600_000)
+    got = codec.decode(b"u1", json.dumps(click(**{field: value})).encode(), NOW_MS)
+    assert getattr(got, field) == taken
+    assert not codec.left_out
+
+
+@pytest.mark.parametrize(
+    ("field", "raw", "taken"),
+    [
+        ("event_type", b'"' + b"x" * 65 + b'"', "view"),
+        ("event_type", b'["view"]', "view"),
+        ("session_id", b"true", None),
+        ("session_id", b'"' + b"x" * 257 + b'"', None),
+        ("price", b'"49,99"', None),
+        ("price", b'"49.99 EUR"', None),
+        ("price", b'"NaN"', None),
+        ("price", b"-1", None),
+        ("price", b"1e400", None),
+        ("quantity", b'{"of": 2}', None),
+        ("category", b'["a", "b"]', None),
+        ("category", b'"half an emoji \\ud83d"', None),
+        ("category", b"2053013555631882655.0", None),
+        ("category", b"9" * 300, None),
+    ],
+)
+def test_an_optional_field_that_is_not_usable_is_left_out_and_counted(field: str, raw: bytes, taken: object) -> None:
+    """It costs itself, not the click, and the other fields arrive."""
+    codec = JsonCodec(4096, 3_600_000)
+    whole = json.dumps(click(**{field: "HERE"})).encode().replace(b'"HERE"', raw)
+    got = codec.decode(b"u1", whole, NOW_MS)
+    assert getattr(got, field) == taken
+    assert (got.user_id, got.item_id, got.timestamp) == ("u1", "i1", NOW_MS)
+    assert codec.left_out == {field: 1}
+
+
+def test_what_is_left_out_is_counted_once() -> None:
+    """Also where other text looks like a float and the message is read with more care."""
+    codec = JsonCodec(4096, 3_600_000)
+    codec.decode(b"u1", json.dumps(click(price="cheap", category="v1.5")).encode(), NOW_MS)
+    assert codec.left_out == {"price": 1}
+
+
+@pytest.mark.parametrize(
+    ("user", "key"), [(17, b"17"), (17.0, b"17"), (17.0, b"17.0"), ("17.0", b"17.0"), ("17.0", b"17"), ("007", b"007")]
+)
+def test_a_number_written_as_a_float_is_the_integer_it_was(user: object, key: bytes) -> None:
+    """pandas and JSON libraries write 17 as 17.0; it is the same user, in the message and in its key."""
+    got = CODEC.decode(key, json.dumps(click(user_id=user, item_id=user)).encode(), NOW_MS)
+    assert got.user_id == got.item_id == key.decode().removesuffix(".0")
 
 
 @given(st.binary(max_size=300) | st.none(), st.binary(max_size=20) | st.none())
@@ -95,7 +179,10 @@ ANY = st.recursive(
 
 @given(
     st.fixed_dictionaries(
-        {"user_id": ANY, "item_id": ANY, "timestamp": ANY}, optional={"event_type": ANY, "price": ANY}
+        {"user_id": ANY, "item_id": ANY, "timestamp": ANY},
+        optional={
+            name: ANY | st.just("\ud800") for name in ("event_type", "session_id", "price", "quantity", "category")
+        },
     )
 )
 def test_no_field_values_raise_anything_but_bad_click(message: dict[str, object]) -> None:

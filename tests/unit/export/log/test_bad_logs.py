@@ -76,7 +76,7 @@ TOO_BAD = [
     ("german_dates.csv", HEADER + "u,i,view,14.11.2023\n", "dropped 1 rows: no time that can be read, such as '14.11."),
     ("far_times.csv", HEADER + "u,i,view,9e18\nu,i,view,-1\n", "dropped 2 rows: a time before 1970 or after 2100"),
     ("nulls.csv", HEADER + ",,,\n,,,\n", "no clicks in 2 rows; dropped 2 rows: no user"),
-    ("long_ids.csv", HEADER + f"u,{'i' * 300},view,{START}\n", "an id of more than 256"),
+    ("long_ids.csv", HEADER + f"u,{'i' * 300},view,{START}\n", "the item is longer than 256 characters"),
     ("one_item.csv", clicks(item=lambda i: 0), "a single item"),
     ("single_clicks.csv", clicks(user=same), "no user of the log has two clicks"),
     ("one_time.csv", clicks(time=lambda i: START), "all clicks of the log have the same time.* --in-order"),

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from export.dataset.cooccurrence import NEW_VISIT
 from export.log.log import GAP_EDGES_MS, HOUR, Log, read_log
-from export.log.made_times import session_begins
 from export.log.reader import ColumnNames
+from export.log.synthetic_times import session_begins
 from export.log.times import LATEST_MS, parse_time
 from stream.engine.step import gap_bucket
 from stream.errors import ConfigError
+from stream.wire.fields import LOST_DIGITS
 
 HEADER = "user_id,item_id,event_type,timestamp\n"
 
@@ -113,7 +114,7 @@ def test_half_an_hour_parts_sessions_for_the_log_and_for_the_graphs(tmp_path: Pa
 
 def test_interleaved_sessions_are_followed_apart(tmp_path: Path) -> None:
     """With session ids the next click is the next of that session, and the id belongs to its user alone."""
-    rows = "u,a,x,1000000\nu,b,y,1000001\nu,c,x,1000002\nv,d,x,1000003\n"
+    rows = "u,a,x,1700000000\nu,b,y,1700000001\nu,c,x,1700000002\nv,d,x,1700000003\n"
     log = read_log(written(tmp_path / "a.csv", "user_id,item_id,session_id,timestamp\n" + rows))
     assert log.next_in_session().tolist() == [2, -1, -1, -1]
     assert [log.sessions[s] for s in log.session] == ["x", "y", "x", "x"]
@@ -137,7 +138,9 @@ def test_clicks_of_no_session_are_told(tmp_path: Path, ids: list[object], says: 
 
 def test_gap_buckets_are_those_of_the_engine(tmp_path: Path) -> None:
     """0 for a user's first click, then one more than the edges that the gap has reached."""
-    log = read_log(written(tmp_path / "a.csv", HEADER + "u,a,view,1000000\nu,b,view,1000010\nv,c,view,1000011\n"))
+    log = read_log(
+        written(tmp_path / "a.csv", HEADER + "u,a,view,1700000000\nu,b,view,1700000010\nv,c,view,1700000011\n")
+    )
     assert log.gaps((10_000, 60_000)).tolist() == [0, 2, 0]
 
 
@@ -189,8 +192,12 @@ def test_whole_floats_are_integers(tmp_path: Path) -> None:
         tmp_path / "a.parquet"
     )
     log = read_log(tmp_path / "a.parquet")
-    assert sorted(log.users) == ["1e+300", "7", "8.5"]
-    assert log.notes[0] == "dropped 2 rows: no user"
+    assert log.users == ["7"]
+    assert log.notes == [
+        "dropped 2 rows: no user",
+        "dropped 1 rows: the user is neither text nor a whole number, such as '8.5'",
+        f"dropped 1 rows: the user is {LOST_DIGITS}, such as '1e+300'",
+    ]
 
 
 @pytest.mark.parametrize("value", [[1, 2], {"a": 1}])

@@ -12,7 +12,7 @@ from stream.errors import BadClick
 from stream.events import Anomaly, DeadLetter, Expected, Origin, Recommendation
 from stream.kafka.topics import FRAME_BYTES, SMALLEST_LIMIT
 from stream.wire.dead_letter import dead_letter
-from stream.wire.fit import fit_anomaly, fit_recommendation
+from stream.wire.sizes import fit_anomaly, fit_recommendation
 
 WORST = "\x01" * 256
 """The id that takes most bytes: each of its characters is written as six."""

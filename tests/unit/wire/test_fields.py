@@ -1,0 +1,178 @@
+"""What an id, a time, a word and a number are: the rules of docs/events.md, value by value."""
+
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.wire.fields import LONGEST_ID, Unusable, number, time_ms, word
+
+MS = 1_700_000_000_123
+"""2023-11-14 22:13:20.123 UTC"""
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("shoe", "shoe"),
+        ("007", "007"),
+        (" padded ", " padded "),
+        ("", None),
+        (None, None),
+        (7, "7"),
+        (-1, "-1"),
+        (2**64, "18446744073709551616"),
+        (17.0, "17"),
+        (-0.0, "0"),
+        (2.0**53 - 1, "9007199254740991"),
+        (float("nan"), None),
+        ("17.0", "17"),
+        ("17.000", "17"),
+        ("007.0", "007.0"),
+        ("1.5", "1.5"),
+        ("1.0.0", "1.0.0"),
+        (".0", ".0"),
+        ("1e10", "1e10"),
+        ("\u0661\u0667.\u0660", "\u0661\u0667.\u0660"),
+        ("x" * LONGEST_ID, "x" * LONGEST_ID),
+    ],
+)
+def test_a_word_is_read(value: object, text: str | None) -> None:
+    """Text is itself, numbers are their digits however they were written, and nothing is none."""
+    assert word(value, LONGEST_ID) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (True, "neither text nor"),
+        ([1], "neither text nor"),
+        ({"id": 1}, "neither text nor"),
+        (1.5, "neither text nor"),
+        (2.0**53, "lost its last digits"),
+        (float("inf"), "lost its last digits"),
+        ("1.2345678901234568e+18", "lost its last digits"),
+        ("1.23456789012345677E18", "lost its last digits"),
+        ("1234567890123456789.0", "lost its last digits"),
+        ("x" * (LONGEST_ID + 1), "longer than 256"),
+        (10**LONGEST_ID, "longer than 256"),
+    ],
+)
+def test_a_value_that_is_no_word_says_why(value: object, why: str) -> None:
+    """Ids that would merge with others and values of another kind are refused by name."""
+    with pytest.raises(Unusable, match=why):
+        word(value, LONGEST_ID)
+
+
+@pytest.mark.parametrize(
+    ("value", "ms"),
+    [
+        (1_700_000_000, 1_700_000_000_000),
+        (1_700_000_000.123, MS),
+        (MS, MS),
+        (float(MS), MS),
+        (MS * 1_000 + 999, MS),
+        (MS * 1_000_000 + 999_999, MS),
+        ("1700000000", 1_700_000_000_000),
+        (" 1700000000.123 ", MS),
+        ("1.7e9", 1_700_000_000_000),
+        (str(MS), MS),
+        ("2023-11-14T22:13:20.123Z", MS),
+        ("2023-11-14t22:13:20.123456789z", MS),
+        ("2023-11-14 22:13:20.123 UTC", MS),
+        ("2023-11-14T22:13:20,123", MS),
+        ("2023-11-15T00:13:20.123+02:00", MS),
+        ("2023-11-14 17:13:20.123 -0500", MS),
+        ("2023-11-15T00:13:20.123+02", MS),
+        ("2023-11-15T00:13:20.123+01:00[Europe/Paris]", MS + 3_600_000),
+        ("2023/11/14 22:13:20.123", MS),
+        ("2023-11-14 22:13", 1_699_999_980_000),
+        ("2023-11-14", 1_699_920_000_000),
+        (20231114, 1_699_920_000_000),
+        (20231114.0, 1_699_920_000_000),
+        ("20231114", 1_699_920_000_000),
+        (202311142213, 1_699_999_980_000),
+        (20231114221320, 1_700_000_000_000),
+        (20231314, 20_231_314_000),  # no such month: seconds
+        (0, 0),
+        (-5, -5_000),
+        (45627.5, 45_627_500),
+    ],
+)
+def test_a_time_is_read(value: object, ms: int) -> None:
+    """The unit is told by the size, digits of a date are that date, and text is a number or ISO 8601."""
+    read = time_ms(value)
+    assert read is not None
+    assert read[0] == ms
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("soon", "14.11.2023", "11/14/2023", "2023-13-01", "2023-02-30", "2023-11-14 25:00", "NaN", "1_700_000_000"),
+        True,
+        [MS],
+        {"at": MS},
+        float("inf"),
+        "\u0661\u0667\u0660\u0660\u0660\u0660\u0660\u0660\u0660\u0660",
+    ],
+)
+def test_a_value_that_is_no_time_is_refused(value: object) -> None:
+    """Day and month cannot be told apart, and other digits than ASCII's are no number."""
+    with pytest.raises(Unusable, match="no time that can be read"):
+        time_ms(value)
+
+
+@given(
+    st.datetimes(datetime(1971, 1, 1), datetime(2099, 1, 1)),
+    st.integers(-14 * 60, 14 * 60),
+    st.sampled_from(["T", " "]),
+)
+def test_iso_times_are_what_python_reads(moment: datetime, offset_minutes: int, separator: str) -> None:
+    """Any moment in any zone."""
+    moment = moment.replace(tzinfo=UTC).astimezone(timezone(timedelta(minutes=offset_minutes)))
+    exact = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    assert time_ms(moment.isoformat(separator)) == (exact, "text or dates")
+
+
+@pytest.mark.parametrize(
+    ("value", "amount"),
+    [
+        *((9, 9.0), (9.5, 9.5), (0, 0.0), (None, None), (float("nan"), None)),
+        *(("49.99", 49.99), ("1e3", 1000.0), (" 5", 5.0), ("", None), ("+.5", 0.5), ("5.", 5.0)),
+    ],
+)
+def test_a_number_is_read(value: object, amount: float | None) -> None:
+    """Also as text; nothing is none."""
+    assert number(value) == amount
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("49,99", "1.299,00", "$5", "cheap", "NaN", "inf", "1_000", "-1", "1e999", "\u0665"),
+        *(-0.5, 10**400, True, [5], Decimal(5), float("inf")),
+    ],
+)
+def test_a_value_that_is_no_number_is_refused(value: object) -> None:
+    """A decimal comma may be a thousands separator, and a price below 0 is none."""
+    with pytest.raises(Unusable, match="no number from 0 up"):
+        number(value)
+
+
+def test_an_integer_of_thousands_of_digits_is_too_long() -> None:
+    """Python refuses to write it, which must not come out as another error."""
+    with pytest.raises(Unusable, match="longer than 256"):
+        word(10**5_000, LONGEST_ID)
+
+
+@given(st.text(max_size=8) | st.integers() | st.floats() | st.from_regex(r"-?[0-9]+\.0+", fullmatch=True))
+def test_a_word_read_again_is_itself(value: object) -> None:
+    """So it does not matter how often a value passes through Eddy: `eddy replay` publishes what `eddy train` read."""
+    try:
+        once = word(value, LONGEST_ID)
+    except Unusable:
+        return
+    assert word(once, LONGEST_ID) == once
