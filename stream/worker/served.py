@@ -1,19 +1,33 @@
-"""A model directory -> the engine that serves it, and its decisions -> the events that Eddy writes."""
+"""A model directory -> the engine that serves it, and its decisions -> the events that Eddy writes.
 
-from collections.abc import Sequence
+A Scorer is the same without Kafka, for Python programs.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
 
 from stream.detect.surprise import SurpriseDetector
 from stream.engine.engine import Cycle, Engine
+from stream.errors import ArtifactError
 from stream.events import Anomaly, Click, Origin, Recommendation
-from stream.model.runtime import Model
-from stream.settings import FORGET_AFTER_DAYS, RECENT_ITEMS, Rules
+from stream.model.runtime import Model, load_model
+from stream.settings import FORGET_AFTER_DAYS, RECENT_ITEMS, Rules, Settings
 from stream.state.arena import Arena
 from stream.state.evict import DAY_MS, Forgetting
 from stream.state.row import row_dtype, row_mark
 from stream.wire import output
+from stream.wire.json import JsonCodec
 
 NO_RULES = Rules()
+
+SCORED_TOGETHER = 1_000
+"""Clicks of one engine cycle of a Scorer: their states and lists are in memory at the same time."""
 
 
 def open_engine(
@@ -71,3 +85,65 @@ def anomalies(engine: Engine, clicks: Sequence[Click], origins: Sequence[Origin]
         alerts.items,
         alerts.log_probs,
     )
+
+
+class Scorer:
+    """Scores clicks, each from the state that the user's earlier clicks have left. Not thread-safe.
+
+    engine  keeps the users' states from call to call
+    """
+
+    def __init__(self, engine: Engine, codec: JsonCodec) -> None:
+        self.engine = engine
+        self._codec = codec
+        self._encode = msgspec.json.Encoder(enc_hook=_plain).encode
+        self._scored = 0
+
+    def score(self, clicks: Iterable[Mapping[str, Any]]) -> list[Recommendation]:
+        """One decision for each click, in the clicks' order.
+
+        clicks   with the fields of a message on the clicks topic (user_id, item_id, timestamp ...), read by the same
+                 rules; the clicks of a user in the order of their times
+        returns  what the worker would write to the recommendations topic; `id` counts the clicks of this object
+        Raises BadClick for a click that cannot be read, before any is scored; ArtifactError if the model's result for
+        a click is not finite.
+        """
+        now_ms = time.time_ns() // 1_000_000
+        read = [self._read(click, now_ms) for click in clicks]
+        parts = (read[start : start + SCORED_TOGETHER] for start in range(0, len(read), SCORED_TOGETHER))
+        return [decision for part in parts for decision in self._decide(part, now_ms)]
+
+    def _read(self, click: Mapping[str, Any], now_ms: int) -> Click:
+        return self._codec.decode(str(click.get("user_id", "")).encode(), self._encode(click), now_ms)
+
+    def _decide(self, clicks: list[Click], now_ms: int) -> list[Recommendation]:
+        origins = [Origin("scored", 0, self._scored + i) for i in range(len(clicks))]
+        cycle = self.engine.process(self.engine.encoder.columns(clicks, origins), now_ms)
+        if len(cycle.failed):
+            failed = clicks[cycle.failed[0]]
+            raise ArtifactError(
+                f"model {self.engine.model.manifest.label}: the result for a click on {failed.item_id} is not finite; "
+                "train it again"
+            )
+        self.engine.commit(cycle)
+        self._scored += len(clicks)
+        return recommendations(self.engine, clicks, origins, cycle)
+
+
+def load_scorer(
+    directory: str | PathLike[str], k: int, exclude_recent: int, alpha: float, rules: Rules | None, device: str
+) -> Scorer:
+    """What `stream.load` gives. Raises ArtifactError or ConfigError."""
+    path = Path(directory)
+    settings = Settings(
+        model=str(path), k=k, exclude_recent=exclude_recent, alpha=alpha, rules=rules or NO_RULES, device=device
+    )
+    engine = open_engine(load_model(path, device), path, k, exclude_recent, alpha, settings.rules)
+    return Scorer(engine, JsonCodec(settings.max_message_bytes, int(settings.max_future_s * 1000)))
+
+
+def _plain(value: object) -> object:
+    """A NumPy number as Python's own: msgspec knows no others."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise NotImplementedError
