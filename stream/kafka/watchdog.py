@@ -11,9 +11,12 @@ import logging
 import math
 import os
 import sys
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import NoReturn
+
+from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from stream.errors import EddyError, Fenced
 
@@ -83,6 +86,30 @@ class Repeats(logging.Filter):
         if record.created - self._last.get(record.msg, -math.inf) < self._every_s:
             return False
         self._last[record.msg] = record.created
+        return True
+
+
+NO_COORDINATOR = "Group Coordinator Request failed: %s"
+"""aiokafka's words, as an error: whoever answered does not know the group's coordinator."""
+
+
+class NoCoordinatorYet(logging.Filter):
+    """Makes NO_COORDINATOR an INFO in the first `grace_s` of a process; after them it is the error it says.
+
+    A cluster creates the topic of the groups' offsets for its first group and has no coordinator until that is done.
+    For the logger of aiokafka.consumer.group_coordinator.
+    """
+
+    def __init__(self, grace_s: float = 30.0) -> None:
+        super().__init__()
+        self._until = time.time() + grace_s
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.msg == NO_COORDINATOR and record.created < self._until:
+            reason = record.args[0] if isinstance(record.args, tuple) and record.args else None
+            if isinstance(reason, GroupCoordinatorNotAvailableError):
+                record.levelno, record.levelname = logging.INFO, "INFO"
+                record.msg, record.args = "the group has no coordinator yet, asked again: %s", (reason,)
         return True
 
 

@@ -8,6 +8,7 @@ is looked for before Faust starts, and told in one line.
 import asyncio
 import logging
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -17,14 +18,14 @@ import faust
 from faust.types.tuples import TP
 from mode.supervisors import CrashingSupervisor
 
-from stream.errors import EddyError
+from stream.errors import ConfigError, EddyError
 from stream.events import Partition
 from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import Delivery, WorkerLock, group_metadata
 from stream.kafka.fetch import OFFSET_RESET
 from stream.kafka.topics import check_topics, record_limits
 from stream.kafka.transport import BatchTopic, BatchTransport, assigned, check_group, membership
-from stream.kafka.watchdog import EXIT_OPERATOR, EXIT_WORKER, Rebalances, Repeats, end, watch_group
+from stream.kafka.watchdog import EXIT_OPERATOR, EXIT_WORKER, NoCoordinatorYet, Rebalances, Repeats, end, watch_group
 from stream.meter import Meter
 from stream.model.probe import batch_invariant
 from stream.model.runtime import load_model
@@ -39,6 +40,14 @@ from stream.worker.status import Status, report
 CHUNK_RECORDS = 2_000
 
 log = logging.getLogger(__name__)
+
+
+class WithoutWeb(faust.Worker):
+    """Faust's worker without its web server, which `faust -A` opens on all interfaces unless told otherwise."""
+
+    def __init__(self, app: faust.App, *arguments: Any, **options: Any) -> None:
+        app.conf.web_enabled = False
+        super().__init__(app, *arguments, **options)
 
 
 def create_app(settings: Settings) -> faust.App:
@@ -68,6 +77,7 @@ def create_app(settings: Settings) -> faust.App:
         )
     partitions = check_topics(settings.broker, settings.topics)[settings.topics.clicks]
     limits = record_limits(settings.broker, settings.topics, engine.arena.dtype.itemsize + LONGEST_KEY)
+    _make_directory(Path(settings.data_dir))
     lock = None if settings.worker_id else WorkerLock(Path(settings.data_dir))
     worker_id = lock.worker_id if lock else settings.worker_id
 
@@ -85,6 +95,7 @@ def create_app(settings: Settings) -> faust.App:
     )
     app = _faust_app(settings, worker_id)
     app.eddy_lock = lock  # held as long as the app
+    logging.getLogger("aiokafka.consumer.group_coordinator").addFilter(NoCoordinatorYet())
     app.transport = BatchTransport(app.conf.broker_consumer, app, cycles.release, cycles.positions)
     _connect(app, cycles, settings, worker_id)
     placements, examples, event_types = observed.placements, observed.examples, model.manifest.event_types
@@ -109,6 +120,14 @@ def create_app(settings: Settings) -> faust.App:
     return app
 
 
+def _make_directory(path: Path) -> None:
+    """Make `path` and its parents, which Faust would not make. Raises ConfigError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(f"directory {path} cannot be made ({exc.strerror}); give another --data-dir") from exc
+
+
 def _faust_app(settings: Settings, worker_id: str) -> faust.App:
     session_s = settings.session_timeout_s
     return faust.App(
@@ -128,7 +147,7 @@ def _faust_app(settings: Settings, worker_id: str) -> faust.App:
         agent_supervisor=CrashingSupervisor,  # restarting the agent alone would skip what it had taken
         topic_disable_leader=True,
         topic_allow_declare=False,
-        web_enabled=False,
+        Worker=WithoutWeb,
         datadir=settings.data_dir,
         env_prefix="EDDY_FAUST_",  # else Faust reads variables such as BROKER_URL
         Topic=BatchTopic,
@@ -206,9 +225,10 @@ def run_worker(settings: Settings) -> int:
         handler.addFilter(Repeats("aiokafka"))
         handler.addFilter(Repeats("stream.worker.batch"))  # once a cycle would be up to 20 times a second
     logging.getLogger("stream").setLevel(logging.INFO)
-    logging.getLogger("stream.kafka.transport").setLevel(logging.WARNING)  # Faust's services speak there
+    for name in ("stream.kafka.transport", "stream.kafka.fetch"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # Faust's services report there that they start and stop
     _use_uvloop()
-    worker = faust.Worker(
+    worker = WithoutWeb(
         create_app(settings), loglevel=logging.WARNING, quiet=True, redirect_stdouts=False, override_logging=False
     )
     worker.spinner = None  # else it turns the cursor on and off in a log file
@@ -216,9 +236,13 @@ def run_worker(settings: Settings) -> int:
         worker.execute_from_commandline()
     except SystemExit as exc:
         return EXIT_WORKER if exc.code else 0  # Faust's own code for a crash is 1, which here means a bug
+    except KeyboardInterrupt:  # Ctrl-C again, after the loop that had taken the first one was closed
+        return 0
     except Exception:
         log.exception("worker crashed")
         return EXIT_WORKER
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process ends: another Ctrl-C would only print a traceback
     return 0
 
 

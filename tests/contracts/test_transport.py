@@ -29,6 +29,7 @@ from stream.events import Partition
 from stream.kafka.delivery import group_metadata
 from stream.kafka.fetch import Stretch
 from stream.kafka.transport import BatchConsumer, BatchTopic, BatchTransport, Chunk
+from stream.kafka.watchdog import NO_COORDINATOR
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -86,6 +87,7 @@ def test_overridden_and_called_methods_have_their_parameters(method: Callable[..
         (stock.Consumer.__init__, ["self._unacked_messages", "self._waiting_for_ack"]),
         (AIOKafkaConsumer.__init__, ["self._isolation_level = isolation_level", "self._subscription"]),
         (AIOKafkaConsumer.start, ["isolation_level=self._isolation_level"]),
+        (GroupCoordinator.ensure_coordinator_known, [f'log.error("{NO_COORDINATOR}", err)']),
         (stock.Consumer._reset_state, ["self._buffered_partitions", "self.suspend_flow", "self.flow_active"]),
     ],
 )

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
-from export.convert import write_untrained
+from export.model.untrained import write_untrained
 from stream.events import Anomaly, DeadLetter, Recommendation
 from tests.kafka.lane import NOW_MS, Lane, clicks
 

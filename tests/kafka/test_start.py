@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,28 @@ def test_worker_says_what_it_runs_on(lane: Lane) -> None:
     assert worker.end(signal.SIGINT) == 0
 
 
+def test_a_first_start_warns_of_nothing_and_ends_however_often_ctrl_c_is_pressed(lane: Lane) -> None:
+    """From first start to Ctrl-C nothing but INFO is logged, no traceback is printed, and the exit code is 0."""
+    lane.produce(clicks(500))
+    worker = lane.start(worker_id="a", data_dir=lane.directory / "not" / "there")
+    lane.wait_for_clicks()
+
+    def ended() -> bool:
+        worker.process.send_signal(signal.SIGINT)
+        return worker.process.poll() is not None
+
+    wait_until(ended, "the worker has ended")
+    assert worker.process.returncode == 0, worker.log
+    assert [line for line in worker.log.splitlines() if " INFO " not in line] == []
+
+
+def test_a_data_directory_that_cannot_be_made_is_refused(lane: Lane) -> None:
+    """Faust keeps a directory of its own under --data-dir, also where a --worker-id is given."""
+    file = lane.directory / "file"
+    file.write_text("")
+    assert "--data-dir" in refusal(lane, worker_id="a", data_dir=file / "data")
+
+
 def test_worker_numbers_are_claimed_and_come_back(lane: Lane) -> None:
     """Without --worker-id each process takes the first free number, and a killed worker's number is used again."""
     first, second = lane.start(), None
@@ -173,7 +196,10 @@ def test_two_workers_under_one_id_do_not_both_write(lane: Lane) -> None:
 
 
 def test_faust_command_line_starts_a_worker_from_the_environment(lane: Lane, tmp_path: Path) -> None:
-    """`faust -A stream.worker.app worker` does what `eddy worker` does, with EDDY_* as settings."""
+    """`faust -A stream.worker.app worker` does what `eddy worker` does, with EDDY_* as settings. No port is opened."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     lane.produce(clicks(500))
     names = ("clicks", "recommendations", "anomalies", "dead_letters", "changelog")
     environment = {variable(f"{name}_topic"): getattr(lane.topics, name) for name in names}
@@ -185,7 +211,7 @@ def test_faust_command_line_starts_a_worker_from_the_environment(lane: Lane, tmp
     }
     with (tmp_path / "faust.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "faust", "-A", "stream.worker.app", "worker"],
+            [sys.executable, "-m", "faust", "-A", "stream.worker.app", "worker", "--web-port", str(port)],
             stdout=log,
             stderr=log,
             cwd=ROOT,
@@ -193,4 +219,7 @@ def test_faust_command_line_starts_a_worker_from_the_environment(lane: Lane, tmp
         )
     lane.workers.append(Worker(process, tmp_path / "faust.log"))
     lane.wait_for_clicks()
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+    assert str(port) not in lane.workers[-1].log
     assert lane.workers[-1].end(signal.SIGTERM) == 0

@@ -1,8 +1,11 @@
 """What an operator sees of a group in trouble: enough to act, not a flood."""
 
 import logging
+import time
 
-from stream.kafka.watchdog import REBALANCES_PER_MINUTE, Rebalances, Repeats
+from aiokafka.errors import GroupCoordinatorNotAvailableError, NodeNotReadyError
+
+from stream.kafka.watchdog import NO_COORDINATOR, REBALANCES_PER_MINUTE, NoCoordinatorYet, Rebalances, Repeats
 
 
 def test_flapping_group_is_noticed_and_a_quiet_one_is_not() -> None:
@@ -14,10 +17,25 @@ def test_flapping_group_is_noticed_and_a_quiet_one_is_not() -> None:
     assert not any(slow.note(at * 30.0) for at in range(20))
 
 
-def record(name: str, message: str, at_s: float) -> logging.LogRecord:
-    made = logging.LogRecord(name, logging.ERROR, "", 0, message, None, None)
+def record(name: str, message: str, at_s: float, *arguments: object) -> logging.LogRecord:
+    made = logging.LogRecord(name, logging.ERROR, "", 0, message, arguments, None)
     made.created = at_s
     return made
+
+
+def test_a_missing_coordinator_is_an_error_only_after_a_new_cluster_had_time_to_make_one() -> None:
+    """The first group of a cluster has no coordinator for a moment: INFO. Later, or for another reason: an error."""
+    began, missing = time.time(), GroupCoordinatorNotAvailableError()
+    lower = NoCoordinatorYet(grace_s=30.0)
+    lines = [
+        record("aiokafka", NO_COORDINATOR, began + 1, missing),
+        record("aiokafka", NO_COORDINATOR, began + 60, missing),
+        record("aiokafka", NO_COORDINATOR, began + 1, NodeNotReadyError()),
+        record("aiokafka", "something else: %s", began + 1, missing),
+    ]
+    assert all(map(lower.filter, lines))
+    assert [line.levelname for line in lines] == ["INFO", "ERROR", "ERROR", "ERROR"]
+    assert "GroupCoordinatorNotAvailable" in lines[0].getMessage()
 
 
 def test_repeated_library_messages_come_once_in_ten_seconds() -> None:
