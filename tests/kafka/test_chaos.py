@@ -22,7 +22,7 @@ WORKERS = ("0", "1")
 
 @pytest.mark.skipif("EDDY_TEST_KAFKA" in os.environ, reason="a cold broker is needed, which that one is not")
 def test_first_start_of_two_workers_on_a_cold_broker_skips_no_click(name: str, model: Path, tmp_path: Path) -> None:
-    """On a new cluster the second worker joins before the first commits: nothing fetched is lost, no error is logged."""
+    """On a new cluster the second worker joins before the first commits: nothing is lost, no error is logged."""
     with ApacheKafka() as broker:
         lane = Lane(broker.address, name, model, tmp_path)
         lane.create()
