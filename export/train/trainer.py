@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, dropout, embedding
+from torch.nn.functional import dropout, embedding
 
 from export.arrays import I64
 from export.dataset.popularity import Recency
 from export.dataset.windows import Batch, Clicks, Windows
+from export.network.loss import sampled_softmax_loss
 from export.network.network import INPUT_LENGTH, Network, unit
 from export.network.states import CarriedStates
 from export.progress import Progress
@@ -209,14 +210,5 @@ class Trainer:
         return torch.from_numpy(item).long(), torch.from_numpy(target[at]).long(), torch.from_numpy(at)
 
     def _loss(self, out: Tensor, rows: Tensor, bias: Tensor, wanted: Tensor, others: Tensor, log_q: Tensor) -> Tensor:
-        """(m,) sampled softmax cross-entropy: the others' share of the normaliser is an importance-sampled estimate.
-
-        The wanted item is in the normaliser for certain, so log Q corrects the others only; a negative that happens to
-        be the wanted item is taken out.
-        """
-        own = (out * rows[wanted]).sum(1) + bias[wanted]
-        correction = bias[others] - log_q - float(np.log(self._settings.negatives))
-        rivals = torch.addmm(correction, out, rows[others].t())
-        rivals = rivals.masked_fill(wanted.unsqueeze(1) == others.unsqueeze(0), -1e9)
-        logits = torch.cat([own.unsqueeze(1), rivals], dim=1)
-        return cross_entropy(logits, torch.zeros_like(wanted), reduction="none")
+        """(m,) loss of each position, nats (network/loss.py). bench/ways.py overrides this method with other losses."""
+        return sampled_softmax_loss(out, rows, bias, wanted, others, log_q)
