@@ -1,8 +1,9 @@
-"""What a training has come to after each epoch -> a file beside the model's place, from which `--resume` goes on.
+"""Training checkpoints: the state of a training after each epoch -> a file from which `eddy train --resume` continues.
 
-A training goes on to the very result it would have had: the file holds the weights, the optimizers' moments, every
-random generator and the best network so far. It is written under another name and then renamed, so that a crash while
-writing leaves the one before. It is refused where clicks, settings or PyTorch are not those it was made with.
+A resumed training gives the same bits as an uninterrupted one. A checkpoint therefore contains the weights, the
+optimizer moments, the state of every random generator and the best network so far. `save` writes a temporary file and
+renames it: after a crash during the write, the previous checkpoint is intact. `load` rejects a checkpoint that was made
+with other clicks, other settings or another PyTorch version.
 """
 
 import contextlib
@@ -21,19 +22,21 @@ from export.log.log import Log
 from stream.errors import ConfigError
 
 NAMES = ("held-out.pt", "whole.pt")
-"""One file for each of the two passes over a log."""
+"""File names of the two training passes: before the held-out slice, and over the whole log."""
 
 
 def training_place(model: Path) -> Path:
-    """Where the checkpoints of a training lie: OUT.training, beside the model that it will write at OUT."""
+    """Directory of the checkpoints of a training that writes its model to OUT: OUT.training."""
     return model.with_name(f"{model.name}.training")
 
 
 def training_key(log: Log, category: I64, settings: dict[str, Any], older: int | None) -> str:
-    """What must be equal for a training to go on: clicks, settings, PyTorch, and the model it started from.
+    """JSON text that identifies a training: two trainings with the same key give the same model.
 
-    category  (V,) of each item
-    older     its Manifest.identity, if it started from one
+    It covers the clicks, the settings, the PyTorch version and the model that the training starts from.
+
+    category  (V,) int64, category of each item
+    older     Manifest.identity of the model that the training starts from; None = random initial weights
     """
     clicks = hashlib.sha256()
     for column in (log.user, log.item, log.event_type, log.session, log.time_ms, category):
@@ -43,7 +46,7 @@ def training_key(log: Log, category: I64, settings: dict[str, Any], older: int |
 
 
 class Checkpoint:
-    """One file of a training; `load` gives what the last `save` took, once the training is resumed."""
+    """One checkpoint file of a training. Without `resume`, an existing file is deleted, so `load` returns None."""
 
     def __init__(self, path: Path, key: str, resume: bool) -> None:
         self._path, self._key = path, key
@@ -51,7 +54,10 @@ class Checkpoint:
             path.unlink(missing_ok=True)
 
     def load(self) -> dict[str, Any] | None:
-        """Tensors, numbers and texts by name, or None where nothing was saved. Raises ConfigError if not for us."""
+        """The content of the last `save` (tensors, numbers and texts by name); None if there is no file.
+
+        Raises ConfigError if the file cannot be read or its key differs.
+        """
         if not self._path.is_file():
             return None
         try:
@@ -60,12 +66,13 @@ class Checkpoint:
             raise ConfigError(f"checkpoint {self._path}: cannot be read; train without --resume") from exc
         if content.pop("key", None) != self._key:
             raise ConfigError(
-                f"checkpoint {self._path}: it is of other clicks, settings or another PyTorch; train without --resume"
+                f"checkpoint {self._path}: it was made with other clicks, other settings or another PyTorch version; "
+                "train without --resume"
             )
         return content
 
     def save(self, content: dict[str, Any]) -> None:
-        """Replace the file by one of this content. Raises OSError, which leaves the one before."""
+        """Replace the file. Raises OSError if it cannot be written; the previous file is then intact."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self._path.with_suffix(".unfinished")
         with unfinished.open("wb") as file:
@@ -76,8 +83,8 @@ class Checkpoint:
 
 
 def remove_checkpoints(place: Path) -> None:
-    """The model is written: what it was made from is not needed any more."""
+    """Delete the checkpoints of a training whose model is written, and their directory if it is then empty."""
     for name in NAMES:
         (place / name).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # there is none, or someone keeps other files there
+    with contextlib.suppress(OSError):  # the directory does not exist, or it contains files of the user
         place.rmdir()

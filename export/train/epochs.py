@@ -1,7 +1,8 @@
-"""Epoch after epoch until none is better, and the network as it was best.
+"""The epoch loop with early stopping: train, evaluate on the held-out slice, keep the best network.
 
-Validation is the newest part of the log, and what it decided (how many epochs) is then applied to that part too: on
-news the last hours are worth more than all before. The rule: nothing of the slice is learned before it has been judged.
+The held-out slice is the newest part of the log (holdout.py). It decides the number of epochs; a second training then
+runs that number of epochs over the whole log, because on news the last hours are worth more than all earlier clicks.
+The rule: no click of the slice is trained on before the network was evaluated on the slice.
 """
 
 import copy
@@ -24,17 +25,17 @@ from export.train.settings import TrainSettings
 from export.train.trainer import ALL_ALIKE, Trainer
 
 PATIENCE_STEPS = 200
-"""Steps without a better epoch after which training stops: one epoch of a large log, many of a small one."""
+"""Early stopping after so many training steps without a better epoch: one epoch of a large log, many of a small one."""
 
 
 class Fitted(NamedTuple):
-    """What a training came to.
+    """The result of a training.
 
-    network       on the CPU, as it was best
-    best_epoch    after which epoch that was
-    interrupted   whether Ctrl-C ended the training
-    epochs        the learning curves
-    clicks_per_s  over the epochs that this process ran to their end, without judging them; 0 = none
+    network       the network after the best epoch, on the CPU
+    best_epoch    number of that epoch, from 1
+    interrupted   True if Ctrl-C ended the training
+    epochs        learning curve: epoch, loss (nats), recall20 and mrr20 of each evaluated epoch
+    clicks_per_s  training speed over the epochs that this process completed, evaluation excluded; 0 = none completed
     """
 
     network: Network
@@ -45,7 +46,7 @@ class Fitted(NamedTuple):
 
 
 class Course:
-    """A training from epoch to epoch: how good each was on `later` clicks, and the network as the best one left it."""
+    """The progress of one training: held-out quality of each epoch, and the network after the best epoch."""
 
     def __init__(self, trainer: Trainer, network: Network, settings: TrainSettings) -> None:
         self._trainer, self._network, self._settings = trainer, network, settings
@@ -56,25 +57,25 @@ class Course:
 
     @property
     def ended(self) -> bool:
-        """All epochs are run, or none of the last ones was better than an earlier one."""
+        """True when all epochs were run, or when PATIENCE_STEPS steps brought no better epoch."""
         since = (self.epoch - self.best_epoch) * self._trainer.steps_per_epoch
         return self.epoch >= self._settings.epochs or (self.kept is not None and since >= PATIENCE_STEPS)
 
     def judge(self, network: Network, loss: float, recall: float, mrr: float) -> None:
-        """The network of this epoch was so good."""
+        """Record the held-out quality of the current epoch; keep the network if it is the best so far. loss in nats."""
         self.epochs.append({"epoch": self.epoch, "loss": loss, "recall20": recall, "mrr20": mrr})
         quality = recall + mrr
         if self.kept is None or quality > self.best:
             self.best, self.best_epoch, self.kept = quality, self.epoch, network
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint: the trainer's state and this course's."""
+        """Content of a checkpoint: the state of the trainer and of this object."""
         kept = None if self.kept is None else self.kept.state_dict()
         numbers = {"epoch": self.epoch, "best_epoch": self.best_epoch, "best": self.best}
         return {**numbers, "epochs": self.epochs, "kept": kept, "trainer": self._trainer.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from where `state` was taken."""
+        """Continue from a `state` of an earlier process."""
         self._trainer.restore(state["trainer"])
         self.epoch, self.best_epoch, self.best = state["epoch"], state["best_epoch"], state["best"]
         self.epochs = state["epochs"]
@@ -95,19 +96,25 @@ def fit(
     category: I64 | None = None,
     clock_s: Callable[[], float] = time.monotonic,
 ) -> Fitted:
-    """Train for at most settings.epochs; returns the network as it was best on `later` clicks.
+    """Train for at most settings.epochs epochs; returns the network after the best epoch.
 
-    With a checkpoint the training goes on from what it holds, and leaves what it has come to after each epoch.
-    `judged` is told recall@20 and MRR@20 of each epoch (from 1); what it raises ends the training.
-    Without `later` every epoch is run and the last one counts. Ctrl-C keeps the best so far, or what there is.
-    `popularity` and `category` are the Trainer's.
+    Ctrl-C ends the training and keeps the best network so far, or the current one if no epoch was evaluated.
+
+    later       held-out clicks: the best epoch has the highest recall@20 + MRR@20 on them. None = run every epoch and
+                return the network after the last one
+    popularity, category  as in Trainer
+    checkpoint  loaded before the first epoch and saved after each epoch; None = no checkpoint
+    judged      called after each evaluated epoch with its number (from 1), recall@20 and MRR@20; an exception that it
+                raises ends the training
+    clock_s     monotonic clock, seconds
+    Raises ConfigError if the checkpoint belongs to another training.
     """
     trainer = Trainer(network, clicks, settings, progress, popularity, category)
     course = Course(trainer, network, settings)
     saved = checkpoint.load() if checkpoint else None
     if saved is not None:
         course.restore(saved)
-        progress.say(f"going on after epoch {course.epoch}")
+        progress.say(f"resuming after epoch {course.epoch}")
     interrupted = False
     learned, seconds = 0, 0.0
     try:
@@ -121,31 +128,34 @@ def fit(
             if later is not None:
                 network = trainer.trained()
                 recall, mrr = held_out_quality(network, later)
-                said += f", held out: recall@20 {recall:.4f}, MRR@20 {mrr:.4f}"
+                said += f", held-out recall@20 {recall:.4f}, MRR@20 {mrr:.4f}"
                 judged(course.epoch, recall, mrr)
                 course.judge(network, loss, recall, mrr)
             progress.say(said)
             _save(checkpoint, course, progress)
     except KeyboardInterrupt:
         interrupted = True
-        progress.say("stopped: going on with the best model so far")
+        progress.say("interrupted: continuing with the best network so far")
     best, pace = (course.kept or trainer.trained()).cpu(), learned / max(1e-9, seconds)
     return Fitted(best, max(1, course.best_epoch), interrupted, course.epochs, pace)
 
 
 def _save(checkpoint: Checkpoint | None, course: Course, progress: Progress) -> None:
-    """A full disk must not end a training: without a checkpoint it only cannot be resumed."""
+    """Save a checkpoint. On a write error the training continues: a full disk only makes it impossible to resume."""
     if checkpoint is None:
         return
     try:
         checkpoint.save(course.state())
     except OSError as exc:
-        progress.say(f"no checkpoint of epoch {course.epoch} ({exc.strerror or exc}): --resume would begin before it")
+        progress.say(f"no checkpoint of epoch {course.epoch} ({exc.strerror or exc}): --resume would repeat this epoch")
 
 
 @torch.no_grad()
 def held_out_quality(network: Network, later: Clicks) -> tuple[float, float]:
-    """recall@20 and MRR@20 of the network by itself on at most JUDGED of `later`, users from a zero state."""
+    """recall@20 and MRR@20 of the network without the mixture, on at most JUDGED clicks of `later`.
+
+    Users start from a zero state.
+    """
     rows = drawn(np.flatnonzero(later.target >= 0), JUDGED)
     out = outputs(network, Windows(later), rows)
     return ranking_quality(later.target[rows], network.sizes.items, lambda places: network.logits(out[places]))

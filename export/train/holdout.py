@@ -1,6 +1,7 @@
-"""A log in two: what is learned from, and its newest part, which is held out to choose, to judge and to calibrate with.
+"""The held-out split: a log -> training clicks, and its newest part as the held-out slice.
 
-The rule: what is held out is met as it will be in service, so items born in it are unknown there.
+The held-out slice is used to choose the best epoch, to evaluate and to calibrate. The rule: the slice is evaluated as
+in production, so items first seen in the slice are unknown items.
 """
 
 import math
@@ -21,25 +22,26 @@ from stream.errors import ConfigError
 from stream.lists.rules import NO_CATEGORY
 
 HELD_OUT, AT_MOST = 0.1, 1 / 3
-"""Shares of the clicks that are held out: the first where that spans SERVED_MS, else up to the second."""
+"""Share of the clicks that is held out: HELD_OUT if that spans SERVED_MS, otherwise more, up to AT_MOST."""
 
 SERVED_MS = 24 * 3_600_000
-"""How long a model serves, at least, before the next one is trained."""
+"""Minimum time in production before the next model is trained, ms."""
 
 SMALLEST_LOG = 200
-"""Fewer clicks cannot be split into something to learn from and something to calibrate with."""
+"""Minimum clicks of a log. A smaller log cannot be split into a training part and a calibration part."""
 
 
 class HeldOut(NamedTuple):
-    """A log with its newest part held out.
+    """A log, split into a training part and a held-out slice.
 
-    head     the clicks before cut_ms
-    seen     the users of the held-out slice with all their clicks, as a model of the head meets them: items born later
-             are unknown
-    known    (V + 1,) bool, the items that are not
-    popularity  of all clicks alike, those that an older model has counted among them
-    counted  what the older model has counted, over the vocabulary; None without one
-    category (V,) of each item by the log, NO_CATEGORY = none
+    clicks      all clicks of the log
+    cut_ms      time of the split, ms: the held-out slice begins here
+    head        training part: the clicks before cut_ms
+    seen        all clicks of the users who click in the slice; items first seen in the slice are the unknown item V
+    known       (V + 1,) bool, True for items that a model trained on `head` knows; False for the unknown item
+    popularity  popularity over all clicks, no recency correction; includes the clicks that an older model counted
+    counted     co-occurrence counts of the older model, over this vocabulary; None without an older model
+    category    (V,) int64, category of each item in the log; NO_CATEGORY = none
     """
 
     vocabulary: Vocabulary
@@ -54,11 +56,11 @@ class HeldOut(NamedTuple):
 
     @property
     def tail(self) -> Clicks:
-        """The slice itself, as a model of the head meets it; its users begin there."""
+        """The clicks of the held-out slice alone, with items as in `seen`; users start from a zero state there."""
         return self.seen.where(self.seen.time_ms >= self.cut_ms)
 
     def with_items(self, catalogued: Catalogued) -> "HeldOut":
-        """The same with the catalogue's new items at the end; all that have a category are known."""
+        """This split with the cold items of a catalogue appended to the vocabulary; items with a category are known."""
         items = len(catalogued.items)
         known = np.append(catalogued.category != NO_CATEGORY, False)
         known[: len(self.known) - 1] |= self.known[:-1]
@@ -72,9 +74,11 @@ class HeldOut(NamedTuple):
 
 
 def hold_out(log: Log, older: Older | None = None) -> HeldOut:
-    """Step 1: what is learned from and what is judged on. Raises ConfigError if nothing can be learned from the log.
+    """Split a log into a training part and a held-out slice (step 1 of export/pipeline.py).
 
-    older  a model that the training starts from: its items stay, and what it has seen is not judged on
+    older  model that the training starts from: its items stay in the vocabulary, and clicks that it was trained on are
+           not in the slice
+    Raises ConfigError if the log is too small or has no next clicks to train on.
     """
     _check(log)
     vocabulary = vocabulary_of(log) if older is None else joined(older, vocabulary_of(log), log)
@@ -96,26 +100,31 @@ def hold_out(log: Log, older: Older | None = None) -> HeldOut:
     category = categories(log, vocabulary)
     held_out = HeldOut(vocabulary, clicks, cut_ms, head, seen, known, Recency(None, before), counted, category)
     if not len(head) or not (held_out.tail.target >= 0).any():
-        raise ConfigError("the newest part of the log holds no user with two clicks: too short to train on")
+        raise ConfigError("the newest part of the log has no user with two clicks: the log is too short to train on")
     return held_out
 
 
 def held_out_from(time_ms: I64) -> int:
-    """When the held-out slice begins: the newest tenth of the clicks (n,), and as near to a day as a third of them is.
+    """Time at which the held-out slice begins, ms. time_ms is (n,) int64.
 
-    What is chosen on the slice, the best epoch, whether popularity passes, how far the network is to be trusted, is
-    chosen for clicks so far ahead. On a log of two days a tenth is three hours, in which a news site hardly changes.
+    The slice is the newest tenth of the clicks. If that spans less than a day, the slice is extended to a day, up to a
+    third of the clicks. The slice decides the best epoch, the recency correction, the temperature and the bias
+    weight for clicks that are as far ahead as the slice is long. In a log of two days a tenth is three hours, and in
+    three hours a news site hardly changes.
     """
     tenth, third = np.quantile(time_ms, [1 - HELD_OUT, 1 - AT_MOST])
     begins: int = math.ceil(max(min(tenth, time_ms.max() - SERVED_MS + 1), third))
     if (time_ms >= begins).mean() <= AT_MOST:
         return begins
-    later = time_ms[time_ms > begins]  # many clicks of one time, such as a date: all of them lie on one side
+    later = time_ms[time_ms > begins]  # many clicks have the same time, such as a date: keep them on one side
     return int(later.min()) if len(later) else begins
 
 
 def halves(seen: Clicks, cut_ms: int) -> tuple[I64, I64]:
-    """The rows of `seen` whose next click is held out: every other one to fit gates on, at most JUDGED to judge on."""
+    """Rows of `seen` whose next click is in the held-out slice, in two halves.
+
+    returns  every second row, to fit the gates; and of the remaining rows at most JUDGED, to evaluate on
+    """
     later = np.flatnonzero((seen.target >= 0) & np.append(seen.time_ms[1:] >= cut_ms, False))
     return later[::2], drawn(later[1::2], JUDGED)
 
@@ -136,7 +145,7 @@ def _ranked(index: I32, time_ms: I64) -> I64:
 
 
 def categories(log: Log, vocabulary: Vocabulary) -> I64:
-    """(V,) the category of each item, as its last click names it; NO_CATEGORY = none, or the log has no such column."""
+    """(V,) int64, category of each item in its last click; NO_CATEGORY = none, or the log has no category column."""
     index = {item: i for i, item in enumerate(vocabulary.items)}
     place = np.array([index.get(item, -1) for item in log.items], np.int64)
     category = np.full(len(index), NO_CATEGORY, np.int64)
@@ -148,12 +157,12 @@ def categories(log: Log, vocabulary: Vocabulary) -> I64:
 
 
 def _of_users(clicks: Clicks, cut_ms: int) -> Clicks:
-    """The users of the held-out slice with all their clicks."""
+    """All clicks of the users who click at or after cut_ms."""
     return clicks.where(np.isin(clicks.user, clicks.user[clicks.time_ms >= cut_ms]))
 
 
 def known_only(known: Flags, clicks: Clicks) -> Clicks:
-    """The clicks as a model meets them that knows the items where `known` (V + 1,); others are its unknown item V."""
+    """The clicks with all items where `known` (V + 1,) bool is False replaced by the unknown item V."""
     items = len(known) - 1
     item = np.where(known[clicks.item], clicks.item, items)
     target = np.where((clicks.target >= 0) & ~known[clicks.target], items, clicks.target)
@@ -161,7 +170,11 @@ def known_only(known: Flags, clicks: Clicks) -> Clicks:
 
 
 def new_items(clicks: Clicks) -> int:
-    """How many items are new at a time: born per period, on average over the periods in which an item can be fresh."""
+    """How many new items exist at the same time, at least 1.
+
+    This is the mean count of items first seen in a period (windows.birth_period), over the periods in which an item can
+    be fresh.
+    """
     born = len(np.unique(clicks.item[clicks.fresh]))
     span = int(clicks.time_ms.max() - clicks.time_ms.min())
     periods = max(1, span // birth_period(clicks.time_ms) - 1)
@@ -169,17 +182,17 @@ def new_items(clicks: Clicks) -> int:
 
 
 def _check(log: Log) -> None:
-    """Raises ConfigError if nothing can be learned from the log, with what it lacks."""
+    """Raises ConfigError with the reason if a log cannot be trained on."""
     if len(log) < SMALLEST_LOG:
         raise ConfigError(f"the log has {len(log):,} clicks; at least {SMALLEST_LOG} are needed to train and calibrate")
     if len(np.unique(log.item)) < 2:
         raise ConfigError("the log has a single item: there is nothing to recommend")
     if not (log.user[1:] == log.user[:-1]).any():
         raise ConfigError(
-            "no user of the log has two clicks: there is no next click to learn from; is the user column right?"
+            "no user of the log has two clicks, so there is no next click to train on; is the user column right?"
         )
     if log.time_ms.min() == log.time_ms.max():
         raise ConfigError(
-            "all clicks of the log have the same time: nothing is earlier or later; take another --time-col, or say "
-            "--in-order if the rows are in time order"
+            "all clicks of the log have the same time, so they have no order; give another --time-col, or --in-order "
+            "if the rows are in time order"
         )

@@ -1,4 +1,4 @@
-"""Ctrl-C while a training is turned into a model: held back, so that hours of training are not lost for seconds."""
+"""Ctrl-C while a trained network is written as a model: ignored, so that no finished training is lost."""
 
 import signal
 import threading
@@ -9,17 +9,17 @@ from typing import Any
 
 
 class Interrupts:
-    """Within this context SIGINT is held back with one line, but for the parts in `allowed`."""
+    """Context in which SIGINT is ignored and logged once; inside `allowed` it raises KeyboardInterrupt as usual."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._allowed = False
-        self.came = False  # one that was held back
+        self.came = False  # True once a SIGINT was ignored
         self._before: Any = None
 
     def __enter__(self) -> "Interrupts":
         before = signal.getsignal(signal.SIGINT)
-        # Only the main thread may set a handler; what is ignored (nohup) stays ignored.
+        # Only the main thread may set a handler. A SIGINT that is already ignored (nohup) stays ignored.
         if threading.current_thread() is threading.main_thread() and callable(before):
             self._before = before
             signal.signal(signal.SIGINT, self._come)
@@ -31,7 +31,7 @@ class Interrupts:
 
     @contextmanager
     def allowed(self) -> Iterator[None]:
-        """A part that Ctrl-C may end, once: a second one is held back."""
+        """A part that Ctrl-C may end: the first SIGINT raises KeyboardInterrupt, later ones are ignored."""
         self._allowed = True
         try:
             yield
@@ -44,5 +44,5 @@ class Interrupts:
             raise KeyboardInterrupt
         if not self.came:
             self.came = True
-            with suppress(RuntimeError):  # it may have come in the midst of another line
+            with suppress(RuntimeError):  # the signal may arrive while another line is being written
                 self._say("finishing: a few seconds")

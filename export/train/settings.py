@@ -1,10 +1,10 @@
-"""What a training runs with: derived from the log, chosen in settings.json, and the device.
+"""Training settings: defaults derived from the log, overrides from a settings file, and the device.
 
     {"settings": {"hidden": 96, "rate": 0.004, ...}, ...}
 
-The file holds training settings that someone chose, `eddy tune` or a person; `eddy train --settings` takes it. Only
-fields of TrainSettings may stand there; one that is left out is derived from the log as always. Seed and device are no
-settings: the same ones must do with any.
+`eddy tune` or a person writes the settings file, and `eddy train --settings` reads it. It may contain fields of
+TrainSettings only; a field that is absent is derived from the log. Seed and device are not allowed in the file: a
+settings file must work with every seed and on every device.
 """
 
 import json
@@ -20,7 +20,7 @@ from export.network.cells import CELLS
 from stream.errors import ConfigError
 
 UNITS = ((500_000, 256), (100_000, 192), (20_000, 128), (5_000, 64), (0, 32))
-"""From how many clicks on how many units of state."""
+"""(minimum clicks of the log, units of state), largest log first."""
 
 RANGES: dict[str, tuple[float, float]] = {
     "hidden": (4, 1024),
@@ -36,18 +36,19 @@ RANGES: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What a training runs with; `for_log` derives what the caller leaves open.
+    """The settings of one training; `for_log` derives defaults from the size of the log.
 
-    hidden     units of state
-    epochs     at most; the best one on the validation slice counts
-    tokens     clicks per step
-    negatives  items each step is contrasted with
+    hidden     units of state, H
+    epochs     maximum; the best epoch on the held-out slice is kept
+    seed       of all random generators
+    tokens     clicks per training step
+    negatives  negative items per training step, shared by all clicks of the step
     alpha      negatives are drawn with p ~ count^alpha
-    dropout    of the cell's input and output
-    rate       Adam's, of the cell, falling linearly to a twentieth
-    row_rate   Adagrad's, of the item rows, falling likewise
+    dropout    dropout probability of the cell's input and output
+    rate       Adam learning rate of the cell; it falls linearly to a twentieth
+    row_rate   Adagrad learning rate of the item rows; it falls linearly to a twentieth
     cell       one of cells.CELLS
-    device     "cpu" or "cuda", where the rounds are run; chosen by choose_device
+    device     "cpu" or "cuda", where the epochs are run; the result of choose_device
     """
 
     hidden: int
@@ -64,7 +65,10 @@ class TrainSettings:
 
     @classmethod
     def for_log(cls, clicks: int, hidden: int | None, epochs: int | None, seed: int) -> "TrainSettings":
-        """More clicks carry more units and need fewer rounds."""
+        """Settings for a log of so many clicks: a larger log gets more units and fewer epochs.
+
+        hidden, epochs  None = derived from the size of the log
+        """
         units = next(units for least, units in UNITS if clicks >= least)
         rounds = int(np.clip(5_000_000 // max(1, clicks), 6, 12))
         tokens = int(np.clip(clicks // 250, 64, 512))
@@ -72,7 +76,10 @@ class TrainSettings:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings of a file by their names in TrainSettings. Raises ConfigError with what is wrong and what may be."""
+    """The settings of a file, by their names in TrainSettings.
+
+    Raises ConfigError with the reason and the allowed values if the file or a value is invalid.
+    """
     try:
         content = json.loads(path.read_bytes())
     except OSError as exc:
@@ -89,7 +96,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def _checked(path: Path, name: str, value: object, types: dict[str, Any], known: list[str]) -> object:
     if name not in known:
-        raise ConfigError(f"settings {path}: {name!r} is no setting of the training; there are {', '.join(known)}")
+        raise ConfigError(f"settings {path}: {name!r} is not a training setting; the settings are {', '.join(known)}")
     try:
         right = msgspec.convert(value, types[name])
     except msgspec.ValidationError as exc:
@@ -103,11 +110,14 @@ def _checked(path: Path, name: str, value: object, types: dict[str, Any], known:
 
 
 def choose_device(asked: str) -> str:
-    """One of the worker's DEVICES -> "cpu" or "cuda". Raises ConfigError if a GPU is asked for and torch sees none.
+    """One of the worker's DEVICES -> "cpu" or "cuda".
 
-    Only the rounds over the log and their judging run there (epochs.py); heads, graphs and their checks stay on the
-    CPU. On a GPU products are computed in TF32, its mixed precision for float32 tensors: factors of 10 bits, sums and
-    weights of 23. An output is 16 long: in the 7 bits of bfloat16 its logits would be off by a tenth of a nat.
+    Only the training epochs and their evaluation run on the device (epochs.py); fitting the heads, writing the graphs
+    and checking them run on the CPU. On a GPU this function enables TF32 for matrix products: the factors have 10 bits
+    of mantissa, sums and weights 23. Outputs have length 16, so the 7 bits of bfloat16 would change logits by a tenth
+    of a nat.
+
+    Raises ConfigError for "cuda" if torch sees no GPU.
     """
     seen = torch.cuda.is_available()
     if asked == "cuda" and not seen:

@@ -1,7 +1,8 @@
-"""Clicks -> network: the steps of one epoch.
+"""The training steps of one epoch: clicks -> updated network weights.
 
-The ranking head is trained as GRU4Rec is (Hidasi & Karatzoglou 2018): sampled softmax with shared negatives drawn with
-p ~ count^alpha and corrected by log Q. A step touches the item rows of its batch only, never all V.
+The loss is sampled softmax with shared negatives, drawn with p ~ count^alpha and corrected by log Q (network/loss.py).
+The cell is updated by Adam, item rows and biases by Adagrad. A step reads and writes only the item rows of its batch
+(clicked items, targets, negatives), never all V rows.
 """
 
 import copy
@@ -11,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, dropout, embedding
+from torch.nn.functional import dropout, embedding
 
 from export.arrays import I64
 from export.dataset.popularity import Recency
 from export.dataset.windows import Batch, Clicks, Windows
+from export.network.loss import sampled_softmax_loss
 from export.network.network import INPUT_LENGTH, Network, unit
 from export.network.states import CarriedStates
 from export.progress import Progress
@@ -26,27 +28,27 @@ ALL_ALIKE = Recency(None)
 
 
 class RowAdagrad:
-    """Adagrad for the rows a step touched: all V rows for every small batch would cost more than the LSTM does.
+    """Adagrad that updates only the rows of one step: updating all V rows would cost more than the LSTM.
 
-    A row's first gradients move it by the whole rate, so an item of few clicks finds its place; Adam would take
-    hundreds. The accumulator starts at zero, or a row's at what an older training has learned of it: that row is to
-    be adjusted, not moved anew. Source: Duchi et al. 2011, as GRU4Rec uses it.
+    The first gradients of a row move it by the full learning rate, so the row of an item with few clicks converges in a
+    few steps; Adam would need hundreds. The accumulator starts at zero, or at the sums of an older training: rows that
+    were trained before then move little. Source: Duchi et al. 2011, as used by GRU4Rec.
     """
 
     def __init__(self, rows: nn.Parameter, squares: Tensor | None = None) -> None:
-        """squares: sums of the gradients' squares so far, of a shape that expands to the rows'; None = zeros."""
+        """squares: initial sums of squared gradients, in a shape that expands to that of rows; None = zeros."""
         self._rows = rows.data
         self.squares = torch.zeros_like(rows.data) if squares is None else squares.expand_as(rows).clone()
 
     def step(self, index: Tensor, gradient: Tensor, rate: float) -> None:
-        """index (m,) int64 without repeats, gradient (m, ...) of those rows."""
+        """Update some rows in place: index (m,) int64 without duplicates, gradient (m, ...) of these rows."""
         squares = self.squares[index].addcmul_(gradient, gradient)
         self.squares.index_copy_(0, index, squares)
         self._rows.index_add_(0, index, gradient / squares.sqrt_().add_(1e-6), alpha=-rate)
 
 
 class Trainer:
-    """Steps the network through the windows of `clicks`, for `epochs` rounds."""
+    """Trains a network on `clicks`, one epoch per call of `epoch`."""
 
     def __init__(
         self,
@@ -58,8 +60,9 @@ class Trainer:
         category: I64 | None = None,
     ) -> None:
         """
-        popularity  of all clicks alike: the item bias begins with it, and negatives are drawn by it
-        category    (V,) of each item, NO_CATEGORY = none
+        network     trained in place, moved to settings.device
+        popularity  initial item bias and sampling distribution of the negatives; without recency correction
+        category    (V,) int64, category of each item, NO_CATEGORY = none; None = no categories
         """
         device = torch.device(settings.device)
         self._network = network.to(device)
@@ -74,13 +77,13 @@ class Trainer:
         q = torch.from_numpy(share**settings.alpha)
         self._log_q = (q / q.sum()).log().float().to(device)
         self._cumulative = torch.cumsum(q / q.sum(), 0).to(device)
-        with torch.no_grad():  # Adam alone would take longer to move a bias by nats than there are steps
+        with torch.no_grad():  # from zero, gradient steps would not reach biases of several nats in time
             network.item_bias.copy_(torch.from_numpy(share).log())
         self._dense = [*network.cell.parameters(), network.event_rows, network.gap_rows]
         self._adam = torch.optim.Adam(self._dense, betas=(0.9, 0.98))
         self._item_rows = RowAdagrad(network.item_rows, network.row_squares.unsqueeze(1))
         self._item_bias = RowAdagrad(network.item_bias, network.bias_squares)
-        # An item's row is its own and its category's together: few clicks on an item teach about all that are like it.
+        # Each item's row is the sum of an item part and a category part, so a click also trains the similar items.
         none = np.full(unknown, NO_CATEGORY) if category is None else category
         self._category = torch.from_numpy(1 + np.append(none, NO_CATEGORY)).to(device)
         self._shared = nn.Parameter(torch.zeros(int(self._category.max()) + 1, network.sizes.hidden, device=device))
@@ -91,7 +94,7 @@ class Trainer:
         self._number = 0
 
     def epoch(self, label: str) -> float:
-        """One round, older clicks first; returns the mean loss."""
+        """Train one epoch, older clicks first; returns the mean loss per target, nats. label: of the progress bar."""
         self._network.train()
         carried = CarriedStates(self._network, self._windows)
         self._progress.begin(label, len(self._windows.clicks))
@@ -104,18 +107,19 @@ class Trainer:
         return total / max(1, judged)
 
     def trained(self) -> Network:
-        """A copy of the network as it stands, its rows with their category's, and of length 1."""
+        """A copy of the current network in evaluation mode; item rows include the category part and have length 1."""
         copied = copy.deepcopy(self._network)
         rows = copied.item_rows.data + self._shared.data[self._category]
         copied.item_rows.data = unit(rows)
-        # At length 1 a gradient is `length` times as large, and a step turns the row `length` times as far: the square
-        # root of the sums must be `length` squared times as large for the next step to turn it as this one would.
+        # A row of length L is rescaled to length 1, so its Adagrad sums must be rescaled too. At length 1 the gradient
+        # is L times as large, and a step of the same size turns the row L times as far. The next step turns the row by
+        # the same angle if the square root of the sums is L^2 times as large.
         copied.row_squares = self._item_rows.squares.mean(dim=1) * rows.square().sum(dim=1).square()
         copied.bias_squares = self._item_bias.squares.clone()
         return copied.eval()
 
     def state(self) -> dict[str, Any]:
-        """All that the next epoch depends on, for a checkpoint."""
+        """Everything that the next epoch depends on, for a checkpoint."""
         return {
             "network": self._network.state_dict(),
             "shared": self._shared.data,
@@ -128,7 +132,7 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from where `state` was taken, to the same bits."""
+        """Continue from a `state`; the following epochs give the same bits as without the interruption."""
         self._network.load_state_dict(state["network"])
         self._shared.data.copy_(state["shared"])
         self._adam.load_state_dict(state["adam"])
@@ -140,15 +144,16 @@ class Trainer:
         self._dropout_rng.set_rng_state(state["torch"])
 
     def _moments(self) -> list[Tensor]:
-        """What the item and category rows' optimizers remember."""
+        """Adagrad sums of the item rows, the category rows and the item biases."""
         return [self._item_rows.squares, self._shared_rows.squares, self._item_bias.squares]
 
     def _pace(self) -> float:
-        """The share of the rates that holds now: up within fifty steps, then down to a twentieth at the end."""
+        """Learning-rate factor of the current step: linear warm-up over 50 steps, then linear decay to a twentieth."""
         done = self._number / max(1, self._steps)
         return min(1.0, self._number / 50) * max(0.05, 1 - 0.95 * done)
 
     def _step(self, clicks: Clicks, batch: Batch, carried: CarriedStates) -> tuple[float, int]:
+        """One training step; returns the mean loss of the batch, nats, and its count of targets."""
         network, unknown = self._network, self._network.sizes.items
         item, target, at = (part.to(self._generator.device) for part in self._with_unknowns(clicks, batch))
         drawn = torch.rand(
@@ -184,18 +189,23 @@ class Trainer:
         assert bias.grad is not None
         self._item_rows.step(index, free.grad, self._settings.row_rate * self._pace())
         self._shared_rows.step(category, shared.grad, self._settings.row_rate * self._pace())
-        self._shared.data[0] = 0.0  # of no category
+        self._shared.data[0] = 0.0  # row 0 is "no category" and stays zero
         self._item_bias.step(index, bias.grad, self._settings.row_rate * self._pace())
         return mean.item(), len(loss)
 
     def _clicked(self, item: Tensor, rows: Tensor) -> Tensor:
-        """What the cell reads of the items clicked (B, T): the rows (B, T, H) that the list is ranked by too."""
+        """Cell input of the clicked items, (B, T, H): their ranking rows (B, T, H), scaled. item is (B, T) int64.
+
+        A method, so that bench/ways.py can compare a second table of rows.
+        """
         return rows * INPUT_LENGTH
 
     def _with_unknowns(self, clicks: Clicks, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Half of the clicks on new items become <unk>, as input and as target: that is what a new item will be.
+        """Replace half of the clicks on fresh items by the unknown item, as input and as target.
 
-        returns  item (B, T), target (m,), and where the m positions that have a target are, (B, T) bool
+        In production every new item is the unknown item, so the network must learn a row for it.
+
+        returns  item (B, T) int64; target (m,) int64; (B, T) bool, True at the m positions that have a target
         """
         unknown = self._network.sizes.items
         rows = batch.rows
@@ -209,14 +219,5 @@ class Trainer:
         return torch.from_numpy(item).long(), torch.from_numpy(target[at]).long(), torch.from_numpy(at)
 
     def _loss(self, out: Tensor, rows: Tensor, bias: Tensor, wanted: Tensor, others: Tensor, log_q: Tensor) -> Tensor:
-        """(m,) sampled softmax cross-entropy: the others' share of the normaliser is an importance-sampled estimate.
-
-        The wanted item is in the normaliser for certain, so log Q corrects the others only; a negative that happens to
-        be the wanted item is taken out.
-        """
-        own = (out * rows[wanted]).sum(1) + bias[wanted]
-        correction = bias[others] - log_q - float(np.log(self._settings.negatives))
-        rivals = torch.addmm(correction, out, rows[others].t())
-        rivals = rivals.masked_fill(wanted.unsqueeze(1) == others.unsqueeze(0), -1e9)
-        logits = torch.cat([own.unsqueeze(1), rivals], dim=1)
-        return cross_entropy(logits, torch.zeros_like(wanted), reduction="none")
+        """(m,) loss of each position, nats (network/loss.py). bench/ways.py overrides this method with other losses."""
+        return sampled_softmax_loss(out, rows, bias, wanted, others, log_q)

@@ -1,12 +1,14 @@
-"""An older model and a newer log -> the network that a training starts from: rows by item id, new items added.
+"""Warm start: an older model and a newer log -> the initial network of a training, its rows matched by item id.
 
-Items of the older model that the log does not hold stay, so that a training on the newest clicks alone forgets none. An
-item that is new to it starts as the unknown item, which is what it was until now. Known items are adjusted, not learned
-anew: their optimizer goes on from what it has seen, or a day's clicks would undo what a year's have taught. What was
-counted is counted on: the older model's clicks and neighbours are added to the log's newer ones as if they were its
-oldest, so popularity and neighbours of an item outlive a day without it, and the baselines know the sessions of both;
-the gates are fitted anew, from the older ones. What the older model has seen cannot judge the new one, so the held-out
-slice begins after its last click.
+- Items of the older model that are not in the log stay, so a training on the newest clicks alone forgets no item.
+- An item that the older model does not know starts with the row of the unknown item, which represented it so far.
+- The Adagrad sums of known items are kept. Without them, a day of clicks would undo what a year of clicks has taught.
+- Click counts and neighbours of the older model are added to those of the log's newer clicks, with the weight of the
+  log's oldest clicks. An item therefore keeps its popularity and neighbours through a day without clicks.
+- The baselines get the sessions of both.
+- The gates of the mixture are fitted again, starting from the older model's gates.
+- The held-out slice begins after the older model's last training click: clicks that the older model was trained on
+  cannot evaluate the new model.
 """
 
 import json
@@ -30,10 +32,12 @@ from stream.manifest import read_manifest
 
 
 class Older(NamedTuple):
-    """A model to start from.
+    """The model that a training starts from.
 
-    until_ms  no click it has learned is later, to the second
-    visits    the sessions that its baselines have; None = not there, or not to be read
+    label     name and version, for messages
+    identity  Manifest.identity
+    until_ms  upper bound of the times of its training clicks, ms (the manifest stores seconds)
+    visits    sessions of its baselines; None = the file is absent or cannot be read
     """
 
     label: str
@@ -45,11 +49,16 @@ class Older(NamedTuple):
 
 
 def read_older(directory: Path) -> Older:
-    """The model of a directory with weights. Raises ArtifactError if it is not whole, ConfigError if not trained."""
+    """Read the model of a directory.
+
+    Raises ArtifactError if the directory is incomplete or has no weights, ConfigError if the model was not trained.
+    """
     network, manifest = load_network(directory), read_manifest(directory)
     until = manifest.training.get("until")
     if until is None:
-        raise ConfigError(f"model {directory}: its manifest does not say until when it was trained; start without it")
+        raise ConfigError(
+            f"model {directory}: its manifest has no time of the last training click; train without --from-model"
+        )
     items = json.loads((directory / "items.json").read_bytes())
     vocabulary = Vocabulary(items, manifest.event_types, manifest.gap_edges_ms)
     try:
@@ -60,9 +69,10 @@ def read_older(directory: Path) -> Older:
 
 
 def joined(older: Older, vocabulary: Vocabulary, log: Log) -> Vocabulary:
-    """The log's vocabulary and what only the older model knows; items by their clicks in both, each counted once.
+    """The union of the log's vocabulary and the older model's; items by descending clicks in both.
 
-    Ties in the order of the log's vocabulary, then the older one's.
+    A click that is in the log and was also counted by the older model counts once. Items with equal clicks keep the
+    order of the log's vocabulary, followed by that of the older model.
     """
     clicks = dict(zip(older.vocabulary.items, older.network.mixture.counted.clicks.tolist(), strict=True))
     newer = np.bincount(log.item[log.time_ms > older.until_ms], minlength=len(log.items))
@@ -74,27 +84,28 @@ def joined(older: Older, vocabulary: Vocabulary, log: Log) -> Vocabulary:
 
 
 def visits_since(older: Older | None, log: Log, items: list[str]) -> Visits:
-    """What the baselines may know: the older model's sessions, and then the log's clicks that it has not learned.
+    """Sessions for the baselines: those of the older model, then those of the log's clicks after its last one.
 
-    A session that goes on after the older model's last click becomes two: which user it was is not kept.
-    items  the vocabulary, which holds all of the older model's
+    A session that continues after the older model's last click becomes two sessions: the older model stores no users.
+
+    items  the vocabulary; it contains all items of the older model
     """
     if older is None or older.visits is None:
         return visits_of(log, items)
     index = {item: i for i, item in enumerate(items)}
     place = np.array([*(index[item] for item in older.vocabulary.items), len(items)], np.int32)
-    newer = visits_of(log.where(log.time_ms > older.until_ms), items, newest=len(log))  # cut with the older ones
+    newer = visits_of(log.where(log.time_ms > older.until_ms), items, newest=len(log))  # followed_by cuts both together
     return older.visits.placed(place, len(items)).followed_by(newer)
 
 
 def known_to(older: Older, clicked: list[str]) -> str:
-    """What is to be said of the log's items: that few are known shows a log of other ids."""
+    """Progress line: how many of the log's items the older model knows. Few known items suggest other item ids."""
     known = len({*older.vocabulary.items}.intersection(clicked))
     return f"it knows {known:,} of the log's {len(clicked):,} items"
 
 
 def check_older(older: Older, sizes: Sizes, vocabulary: Vocabulary) -> None:
-    """Raises ConfigError where weights of the older model have no place in a network of these sizes."""
+    """Raises ConfigError if the older model's weights do not fit a network of these sizes."""
     theirs = older.network.sizes
     for name, is_, was in (
         ("hidden", sizes.hidden, theirs.hidden),
@@ -102,11 +113,11 @@ def check_older(older: Older, sizes: Sizes, vocabulary: Vocabulary) -> None:
         ("gap edges", vocabulary.gap_edges_ms, older.vocabulary.gap_edges_ms),
     ):
         if is_ != was:
-            raise ConfigError(f"{name} is {is_}, but {was} in model {older.label}: leave it out to start from that one")
+            raise ConfigError(f"{name} is {is_}, but {was} in model {older.label}: omit it to start from that model")
 
 
 def warm_network(older: Older, sizes: Sizes, vocabulary: Vocabulary) -> Network:
-    """A network of these sizes with the older model's weights, each row by what it stands for."""
+    """A network of these sizes with the older model's weights; rows are matched by item and event type."""
     network, source = Network(sizes), older.network
     with torch.no_grad():
         network.cell.load_state_dict(source.cell.state_dict())
@@ -116,33 +127,36 @@ def warm_network(older: Older, sizes: Sizes, vocabulary: Vocabulary) -> Network:
         new = torch.tensor([item not in known for item in vocabulary.items])
         for mine, theirs in ((network.row_squares, source.row_squares), (network.bias_squares, source.bias_squares)):
             mine.copy_(_by_name(theirs, older.vocabulary.items, vocabulary.items))
-            mine[:-1][new] = 0.0  # it has learned nothing, and moves at once
+            mine[:-1][new] = 0.0  # new items have no gradients yet: their rows must move at the full rate
         network.event_rows.copy_(_by_name(source.event_rows, older.vocabulary.event_types, vocabulary.event_types))
     return network
 
 
 def _by_name(rows: Tensor, were: list[str] | tuple[str, ...], are: list[str] | tuple[str, ...]) -> Tensor:
-    """rows (n + 1, H) of the names that were, the last of the unknown -> (m + 1, H) of the names that are."""
+    """Rows (n + 1, ...) of the n old names -> rows (m + 1, ...) of the m new names. The last row is <unk>.
+
+    A new name that is not among the old names gets the row of <unk>.
+    """
     place = {name: i for i, name in enumerate(were)}
     return rows[torch.tensor([*(place.get(name, len(were)) for name in are), len(were)])]
 
 
 def counted_by(older: Older, vocabulary: Vocabulary) -> Counted:
-    """What the older model has counted, over the items of a vocabulary that holds all of its own."""
+    """Co-occurrence counts of the older model, reindexed to a vocabulary that contains all its items."""
     index = {item: i for i, item in enumerate(vocabulary.items)}
     place = np.array([index[item] for item in older.vocabulary.items], np.int64)
     return placed(older.network.mixture.counted, place, len(index))
 
 
 def placed(counted: Counted, place: I64, items: int) -> Counted:
-    """What was counted, with item i at place[i] of so many items."""
+    """Reindex counts: item i gets index place[i], among `items` items. place is (V,) int64."""
     clicks = np.zeros(items)
     clicks[place] = counted.clicks
     return Counted(_moved(counted.following, place, items), _moved(counted.near, place, items), clicks)
 
 
 def _moved(table: Neighbours, place: I64, items: int) -> Neighbours:
-    """The table with item i at place[i] of so many items."""
+    """Reindex a neighbour table: item i gets index place[i], among `items` items."""
     moved = Neighbours(
         np.zeros((items + 2, NEIGHBOURS), np.int32),
         np.zeros((items + 2, NEIGHBOURS), np.float32),
@@ -154,13 +168,14 @@ def _moved(table: Neighbours, place: I64, items: int) -> Neighbours:
 
 
 def first_unseen(older: Older, cut_ms: int, end_ms: int) -> int:
-    """Where the held-out slice begins: at cut_ms, or after what the older model has learned.
+    """Time at which the held-out slice begins, ms: cut_ms, but later than the older model's training clicks.
 
-    Raises ConfigError if the log ends before that.
+    end_ms  time of the log's last click
+    Raises ConfigError if the log has no click after the older model's training clicks.
     """
     if end_ms <= older.until_ms:
         raise ConfigError(
-            f"the log ends at {iso(end_ms)}, and model {older.label} has learned clicks until {iso(older.until_ms)}: "
-            "nothing is left to judge by; give a log with newer clicks, or train without --from-model"
+            f"the log ends at {iso(end_ms)}, and model {older.label} was trained until {iso(older.until_ms)}: no "
+            "click is left to evaluate on; give a log with newer clicks, or train without --from-model"
         )
     return max(cut_ms, older.until_ms + 1)

@@ -56,7 +56,7 @@ def test_a_resumed_training_writes_the_same_model(tmp_path: Path, undisturbed: P
     assert training_place(directory).is_dir()
     progress = Killing()
     train_model(directory, shop(users=100), SHORT, progress, resume=True)
-    assert f"going on after epoch {min(at_round - 1, 3)}" in progress.said
+    assert f"resuming after epoch {min(at_round - 1, 3)}" in progress.said
     for name in (FILE, "calibration.npz"):
         with np.load(directory / name) as ours, np.load(undisturbed / name) as theirs:
             assert all(np.array_equal(ours[array], theirs[array]) for array in theirs.files)
@@ -79,7 +79,7 @@ def test_a_new_training_does_not_go_on_from_an_old_one(tmp_path: Path) -> None:
         train_model(directory, shop(users=100), SHORT, Killing(1))
     progress = Killing()
     train_model(directory, shop(users=100), SHORT, progress, resume=True)
-    assert not any(line.startswith("going on") for line in progress.said)
+    assert not any(line.startswith("resuming") for line in progress.said)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_a_catalogue_of_other_ids_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "items.csv"
     path.write_text("item_id,category\n007,shoes\n008,hats\n")
     with pytest.raises(
-        ConfigError, match="none of the items that were clicked, such as '7'; its own are such as '008'"
+        ConfigError, match="none of the items of the log; the log has ids such as '7', the catalogue ids such as '008'"
     ):
         with_catalogue(path, ["7", "8"])
 

@@ -96,5 +96,5 @@ def test_a_training_on_the_gpu_goes_on_after_a_crash(tmp_path: Path) -> None:
         train_model(directory, log, replace(settings, device="cpu"), Silent(), resume=True)
     progress = Killing()
     train_model(directory, log, settings, progress, resume=True)
-    assert "going on after epoch 1" in progress.said
+    assert "resuming after epoch 1" in progress.said
     assert read_manifest(directory).items == ITEMS

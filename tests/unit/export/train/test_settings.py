@@ -23,7 +23,7 @@ def test_settings_are_read_by_name(tmp_path: Path) -> None:
         ("{", "not JSON"),
         ("[1]", 'no object "settings"'),
         ('{"hidden": 96}', 'no object "settings"'),
-        ('{"settings": {"hiden": 96}}', "'hiden' is no setting of the training; there are hidden, epochs"),
+        ('{"settings": {"hiden": 96}}', "'hiden' is not a training setting; the settings are hidden, epochs"),
         ('{"settings": {"seed": 1}}', "'seed' is no setting"),
         ('{"settings": {"device": "cuda"}}', "'device' is no setting"),
         ('{"settings": {"hidden": "96"}}', "hidden is '96'"),

@@ -184,7 +184,7 @@ def test_what_the_older_model_has_seen_does_not_judge_the_new_one(older: Older) 
     assert older.until_ms < held_out.cut_ms
     assert 0 < tail.sum() < 0.1 * len(log) - 1
     assert int(np.quantile(longer.time_ms, 0.9)) < held_out.cut_ms
-    with pytest.raises(ConfigError, match="nothing is left to judge by"):
+    with pytest.raises(ConfigError, match="no click is left to evaluate on"):
         hold_out(replace(log, time_ms=log.time_ms - 3_600_000), older)
 
 
