@@ -1,7 +1,7 @@
 """What the tests on a real Kafka share: topics of their own, clicks, worker processes, readers, and the oracle.
 
-The oracle is the same engine run offline over the same clicks in each partition's order, one process, no Kafka in
-between: whatever a worker went through, its rows must come out bit-equal to it.
+The oracle (tests/oracle.py) is a plain loop over the same clicks in each partition's order: whatever a worker went
+through, its decisions and alerts must be the oracle's, and its rows bit-equal.
 """
 
 import os
@@ -11,30 +11,26 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 from confluent_kafka import Message, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from bench.readers import progress, read_topic
-from stream.engine.engine import Engine
-from stream.errors import BadClick
-from stream.events import Click, Origin, Partition
-from stream.kafka.changelog import POSITION_KEY
 from stream.kafka.topics import create_topics
-from stream.model.runtime import load_model
 from stream.settings import Topics
-from stream.wire.json import JsonCodec
-from stream.worker.served import open_engine
+from tests.oracle import POSITION, Event, Oracle
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW_MS = 1_760_000_000_000
+
+LISTS_EVERY = 20
+"""The oracle makes the list of one click in so many: it costs more than all the rest."""
 
 
 def wait_until(true: Callable[[], bool], what: str, deadline_s: float = 60.0) -> None:
@@ -197,73 +193,56 @@ class Lane:
 
     # -- the oracle ---------------------------------------------------------------------------------------------------
 
-    def oracle(self) -> tuple[dict[bytes, bytes], Counter[str]]:
-        """Changelog key -> row, and how many decisions each id must have, by the engine run offline."""
-        engine = open_engine(load_model(self.model, "cpu"), self.model, 20, 1, 0.001)
-        decode, now_ms = JsonCodec(65_536, 3_600_000).decode, time.time_ns() // 1_000_000
-        ids: Counter[str] = Counter()
-        for batch in _batches(self.read(self.topics.clicks), decode, now_ms):
-            ids.update(_apply(engine, batch))
-        rows: dict[bytes, bytes] = {}
-        for partition in range(self.partitions):
-            rows |= engine.arena.rows(Partition(self.topics.clicks, partition))
-        return rows, ids
-
     def assert_as_if_nothing_had_happened(self) -> None:
-        """Rows bit-equal to the oracle's, exactly one decision per click."""
-        rows, ids = self.oracle()
-        stored = {(m.partition(), m.key()): m.value() for m in self.read(self.topics.changelog)}
-        written = {key: row for (_, key), row in stored.items() if key != POSITION_KEY}
-        assert written.keys() == rows.keys()
-        wrong = [key for key, row in rows.items() if written[key] != row]
-        assert not wrong, self._difference(wrong, rows, written)
-        decided = Counter(decode_id(message) for message in self.read(self.topics.recommendations))
-        assert decided == ids
+        """Each click has exactly the decision and the alert that the oracle gives it, and every row is bit-equal."""
+        oracle = Oracle(self.model, lists_every=LISTS_EVERY)
+        decisions: dict[str, Event] = {}
+        alerts: dict[str, Event] = {}
+        for message in sorted(self.read(self.topics.clicks), key=lambda m: (m.partition(), m.offset())):
+            expected = oracle.decide(
+                message.topic(), message.partition(), message.offset(), message.key(), message.value()
+            )
+            if expected is not None:
+                decisions[expected.decision["id"]] = expected.decision
+                if expected.alert is not None:
+                    alerts[expected.alert["id"]] = expected.alert
+        _assert_events(self.read(self.topics.recommendations), decisions)
+        _assert_events(self.read(self.topics.anomalies), alerts)
+        self._assert_rows(oracle)
 
-    def _difference(self, wrong: list[bytes], rows: dict[bytes, bytes], written: dict[bytes, bytes]) -> str:
-        """Whether wrong rows are behind the oracle, ahead of it, or others at the same offset; and if they stay so."""
-        dtype = open_engine(load_model(self.model, "cpu"), self.model, 20, 1, 0.001).arena.dtype
+    def _assert_rows(self, oracle: Oracle) -> None:
+        """The changelog holds the oracle's rows; that of a user who is forgotten may be gone."""
+        written: dict[tuple[int, bytes], bytes] = {}
+        for message in self.read(self.topics.changelog):
+            place = (message.partition(), message.key())
+            if message.value() is None:
+                written.pop(place, None)
+            elif message.key() != POSITION:
+                written[place] = message.value()
+        mark = int.from_bytes(next(iter(written.values()))[:8], "little")
+        wrong: list[str] = []
+        for partition, key, row, may_be_gone in oracle.rows(mark):
+            found = written.pop((partition, key), row if may_be_gone else None)
+            if found is None:
+                wrong.append(f"{key!r} has no row")
+            elif found != row:
+                offsets = (int.from_bytes(data[8:16], "little") for data in (found, row))
+                wrong.append("{!r} is at offset {} and should be at {}".format(key, *offsets))
+        assert not wrong, f"{len(wrong)} of {len(oracle.users)} rows are wrong: {wrong[:10]}"
+        assert not written, f"{len(written)} rows of users who never clicked: {list(written)[:10]}"
 
-        def offset(row: bytes) -> int:
-            return int(np.frombuffer(row, dtype)["source_offset"][0])
 
-        steps = [offset(written[key]) - offset(rows[key]) for key in wrong]
-        again = {message.key(): message.value() for message in self.read(self.topics.changelog)}
-        return (
-            f"{len(wrong)} of {len(rows)} rows differ: {sum(s < 0 for s in steps)} behind the oracle, "
-            f"{sum(s > 0 for s in steps)} ahead, {sum(s == 0 for s in steps)} at the same offset; "
-            f"{sum(again[key] != rows[key] for key in wrong)} of them still differ when read again"
-        )
+def _assert_events(messages: list[Message], expected: dict[str, Event]) -> None:
+    """Exactly the expected events by id. A field is compared if the oracle has made it."""
+    found = [msgspec.json.decode(message.value()) for message in messages]
+    assert Counter(event["id"] for event in found) == Counter(expected.keys())
+    wrong = [event for event in found if {name: event[name] for name in expected[event["id"]]} != expected[event["id"]]]
+    assert not wrong, f"{len(wrong)} of {len(found)} differ: {wrong[0]} should be {expected[wrong[0]['id']]}"
 
 
 def decode_id(message: Message) -> str:
     decoded: dict[str, Any] = msgspec.json.decode(message.value())
     return str(decoded["id"])
-
-
-def _batches(
-    messages: list[Message], decode: Callable[..., Click], now_ms: int
-) -> Iterator[list[tuple[Click, Origin]]]:
-    """Clicks in each partition's order, one partition after the other, 1,000 at a time. Bad messages are left out."""
-    batch: list[tuple[Click, Origin]] = []
-    for message in sorted(messages, key=lambda m: (m.partition(), m.offset())):
-        try:
-            click = decode(message.key(), message.value(), now_ms)
-        except BadClick:
-            continue
-        batch.append((click, Origin(message.topic(), message.partition(), message.offset())))
-        if len(batch) == 1000:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _apply(engine: Engine, batch: list[tuple[Click, Origin]]) -> list[str]:
-    clicks = engine.encoder.columns([click for click, _ in batch], [origin for _, origin in batch])
-    cycle = engine.process(clicks, now_ms=0)
-    engine.commit(cycle)
-    return [batch[i][1].id for i in cycle.decided.tolist()]
 
 
 def clicks(count: int, users: int = 500, seed: int = 0) -> list[tuple[bytes | None, bytes | None]]:

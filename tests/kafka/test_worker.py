@@ -10,8 +10,8 @@ from tests.kafka.lane import Lane, Worker, clicks, wait_until
 RECOVERED = "partitions recovered"
 
 
-def test_each_click_has_one_decision_and_states_equal_the_engine_run_offline(lane: Lane) -> None:
-    """Clicks in = decisions out, ids are places in the topic, and the changelog holds exactly the engine's rows."""
+def test_each_click_has_one_decision_and_states_equal_those_of_a_plain_loop(lane: Lane) -> None:
+    """Clicks in = decisions out, ids are places in the topic, and the changelog holds exactly the oracle's rows."""
     lane.produce(clicks(20_000))
     worker = lane.start()
     lane.wait_for_clicks()

@@ -1,0 +1,203 @@
+"""What a worker must decide on the clicks of a partition, by a plain loop over them that shares no code with it.
+
+One click at a time: JSON by Python's own module, the user's row as a dictionary, one call of step.onnx and one of
+score.onnx, the p-value by counting, the events as dictionaries. The formats alone are common ground: the model
+directory, a state row's bytes and the JSON of the events. No rules for the lists and no exploration.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime as ort
+
+RECENT = 16
+DAY_MS = 86_400_000
+POSITION = b"\xffposition"
+
+Event = dict[str, Any]
+
+
+class Expected(NamedTuple):
+    """What one click must give: its decision, and the alert if it is an anomaly."""
+
+    decision: Event
+    alert: Event | None
+
+
+@dataclass
+class User:
+    """A user's row."""
+
+    state: dict[str, Any]
+    clicks: int = 0
+    last_ms: int = 0
+    offset: int = -1
+    recent: list[int] = field(default_factory=list)
+
+
+class Oracle:
+    """Decides on clicks in the order of their partition.
+
+    k, exclude_recent, alpha, forget_after_days  as the worker's settings
+    lists_every  the list is made for one click in so many (by its offset); all else is checked on every click
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        k: int = 20,
+        exclude_recent: int = 1,
+        alpha: float = 0.001,
+        forget_after_days: float = 90,
+        lists_every: int = 1,
+    ) -> None:
+        self.manifest = json.loads((model / "manifest.json").read_text())
+        self.items = json.loads((model / "items.json").read_text())
+        self._number = {item: i for i, item in enumerate(self.items)}
+        with np.load(model / "calibration.npz") as file:
+            self._pools = {name: file[f"pool_{i}"] for i, name in enumerate(self.manifest["calibration"])}
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._step, self._score = (
+            ort.InferenceSession(str(model / name), options, providers=["CPUExecutionProvider"])
+            for name in ("step.onnx", "score.onnx")
+        )
+        self._score_inputs = [value.name for value in self._score.get_inputs() if value.name != "k"]
+        self._k, self._exclude, self._alpha = k, exclude_recent, alpha
+        self._forget_ms = forget_after_days * DAY_MS
+        self._lists_every = lists_every
+        self.users: dict[tuple[int, str], User] = {}
+        self._time_ms: dict[int, int] = {}
+
+    def decide(
+        self, topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None
+    ) -> Expected | None:
+        """What the message must give; None if it is no click."""
+        click = read(key, value)
+        if click is None:
+            return None
+        now_ms = self._time_ms[partition] = max(click["timestamp"], self._time_ms.get(partition, 0))
+        user = self.users.get((partition, click["user_id"]))
+        if user is None or self.forgotten(user, now_ms):
+            user = self.users[partition, click["user_id"]] = User(self._zeros())
+
+        item = self._number.get(click["item_id"], len(self.items))
+        types = self.manifest["event_types"]
+        event_type = types.index(click["event_type"]) if click["event_type"] in types else len(types)
+        before, history = user.state, user.clicks
+        gap_ms = max(0, click["timestamp"] - user.last_ms)
+        bucket = 0 if not history else 1 + sum(gap_ms >= edge for edge in self.manifest["gap_edges_ms"])
+        surprise, *after = self._run(self._step, {"item": item, "event_type": event_type, "gap": bucket} | before)
+        user.state = {tensor["name"]: value for tensor, value in zip(self.manifest["state"], after, strict=True)}
+        user.clicks += 1
+        user.last_ms = max(user.last_ms, click["timestamp"])
+        user.offset = offset
+        user.recent = [item, *user.recent][:RECENT]
+
+        pool, p_value = self._p_value(surprise, click["event_type"], history)
+        common = {
+            "id": f"{topic}-{partition}-{offset}",
+            "user_id": click["user_id"],
+            "item_id": click["item_id"],
+            "timestamp": click["timestamp"],
+            "surprise": _rounded(surprise),
+            "p_value": p_value,
+            "model": f"{self.manifest['name']}/{self.manifest['version']}",
+        }
+        decision = common | (self._list(user) if offset % self._lists_every == 0 else {})
+        if p_value > self._alpha:
+            return Expected(decision, None)
+        return Expected(decision, self._alert(common, click["event_type"], float(surprise), pool, before))
+
+    def forgotten(self, user: User, now_ms: int) -> bool:
+        """A user without a click for so long starts with a new row; one with a single click after a third of it."""
+        limit_ms = self._forget_ms if user.clicks > 1 else self._forget_ms // 3
+        return bool(self._forget_ms) and now_ms - user.last_ms > limit_ms
+
+    def rows(self, model_mark: int) -> Iterator[tuple[int, bytes, bytes, bool]]:
+        """(partition, key, row, whether it may be gone: the user is forgotten by now) of every user.
+
+        model_mark  the row's first field, which says what model and layout it is of
+        """
+        fields: list[Any] = [("model", "<u8"), ("offset", "<i8"), ("last_ms", "<i8"), ("clicks", "<u4")]
+        fields += [("recent", "<i4", RECENT), ("held", "<i4", RECENT)]
+        for tensor in self.manifest["state"]:
+            fields.append((tensor["name"], np.dtype(tensor["dtype"]).newbyteorder("<"), tuple(tensor["shape"])))
+        layout = np.dtype(fields)
+        for (partition, name), user in self.users.items():
+            row = np.zeros((), layout)
+            row["model"], row["offset"] = model_mark, user.offset
+            row["last_ms"], row["clicks"] = user.last_ms, user.clicks
+            row["recent"] = user.recent + [-1] * (RECENT - len(user.recent))
+            row["held"] = -1
+            for part, value in user.state.items():
+                row[part] = value
+            data = row.tobytes()
+            yield partition, name.encode(), data + bytes(-len(data) % 8), self.forgotten(user, self._time_ms[partition])
+
+    def _zeros(self) -> dict[str, Any]:
+        return {t["name"]: np.zeros(t["shape"], t["dtype"]) for t in self.manifest["state"]}
+
+    def _run(self, session: ort.InferenceSession, inputs: dict[str, Any], **plain: Any) -> list[Any]:
+        """One row through a graph, which takes batches of a multiple of some number: the row is repeated."""
+        times = self.manifest["batch_multiple"]
+        feeds = {name: np.stack([np.asarray(value)] * times) for name, value in inputs.items()}
+        return [output[0] for output in session.run(None, feeds | plain)]
+
+    def _top(self, state: dict[str, Any], count: int) -> list[tuple[int, float]]:
+        """The likeliest items and their log-probabilities, best first."""
+        k = np.array([min(count, len(self.items))], np.int64)
+        items, log_probs, _ = self._run(self._score, {name: state[name] for name in self._score_inputs}, k=k)
+        return list(zip(items.tolist(), log_probs, strict=True))
+
+    def _list(self, user: User) -> Event:
+        left_out = user.recent[: self._exclude]
+        best = [(i, logp) for i, logp in self._top(user.state, self._k + self._exclude) if i not in left_out][: self._k]
+        return {"items": [self.items[i] for i, _ in best], "log_probs": [_rounded(logp) for _, logp in best]}
+
+    def _p_value(self, surprise: np.float32, event_type: str, history: int) -> tuple[str, float]:
+        """The pool that judges the click, and the share of its scores, and of this one, that are as large."""
+        length = "first" if history == 0 else "short" if history < 5 else "long"
+        names = [f"{event_type}/{length}", event_type] if event_type in self.manifest["event_types"] else []
+        pool = next((n for n in names if len(self._pools.get(n, ())) >= 10 / self._alpha), "all")
+        scores = self._pools[pool]
+        return pool, (1 + int(np.count_nonzero(scores >= surprise))) / (1 + len(scores))
+
+    def _alert(self, common: Event, event_type: str, surprise: float, pool: str, before: dict[str, Any]) -> Event:
+        likely = self._top(before, 3)
+        names = ", ".join(self.items[i] for i, _ in likely)
+        p_value = common["p_value"]
+        return common | {
+            "event_type": event_type,
+            "reason": f"{event_type} of {common['item_id']} where {names} was expected: "
+            f"surprise {surprise:.1f} nats, p-value {p_value:.2g}",
+            "score": round(-math.log10(p_value), 4),
+            "threshold": self._alpha,
+            "pool": pool,
+            "pool_size": len(self._pools[pool]),
+            "expected": [
+                {"item_id": self.items[i], "probability": float(np.exp(np.float64(logp)).round(5))}
+                for i, logp in likely
+            ],
+        }
+
+
+def read(key: bytes | None, value: bytes | None) -> Event | None:
+    """The click in a message as the tests write them: ids are texts, the time is in ms. None for anything else."""
+    try:
+        click = json.loads(value or b"")
+        known = isinstance(click["user_id"], str) and isinstance(click["item_id"], str)
+        if not known or click["user_id"].encode() != key or int(click["timestamp"]) <= 0:
+            return None
+    except (ValueError, TypeError, KeyError):
+        return None
+    return {"event_type": "view"} | click
+
+
+def _rounded(nats: np.float32) -> float:
+    return float(np.float64(nats).round(5))
