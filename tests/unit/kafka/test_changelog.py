@@ -1,0 +1,221 @@
+"""Where a worker's partitions stand, with a consumer that answers as librdkafka does."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, TopicPartition
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stream.errors import ConfigError
+from stream.events import Partition
+from stream.kafka import changelog
+from stream.kafka.changelog import POSITION_KEY, Changelog, Position, disagreement
+
+ONE, TWO = Partition("clicks", 0), Partition("clicks", 1)
+
+
+class Kafka:
+    """Partitions with their ends, a group's offsets and the changelog's messages. Its consumers stand at Consumer."""
+
+    def __init__(self) -> None:
+        self.ends: dict[tuple[str, int], tuple[int, int]] = {}
+        self.committed: list[Callable[[], dict[tuple[str, int], int]]] = []
+        self.batches: list[list[Any]] = []
+        self.opened: list[dict[str, Any]] = []
+        self.closed = 0
+
+    def consumer(self, config: dict[str, Any]) -> "Consumer":
+        self.opened.append(config)
+        return Consumer(self)
+
+
+class Consumer:
+    def __init__(self, kafka: Kafka) -> None:
+        self.kafka = kafka
+        self.assigned: list[TopicPartition] = []
+
+    def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
+        return self.kafka.ends[partition.topic, partition.partition]
+
+    def committed(self, asked: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        offsets = self.kafka.committed.pop(0)()
+        return [
+            TopicPartition(p.topic, p.partition, offsets.get((p.topic, p.partition), OFFSET_INVALID)) for p in asked
+        ]
+
+    def assign(self, partitions: list[TopicPartition]) -> None:
+        self.assigned = partitions
+
+    def consume(self, most: int, timeout: float) -> list[Any]:
+        return self.kafka.batches.pop(0) if self.kafka.batches else []
+
+    def close(self) -> None:
+        self.kafka.closed += 1
+
+
+@pytest.fixture
+def kafka(monkeypatch: pytest.MonkeyPatch) -> Kafka:
+    made = Kafka()
+    monkeypatch.setattr(changelog, "Consumer", made.consumer)
+    return made
+
+
+def message(partition: int, offset: int, key: bytes, value: bytes | None) -> Any:
+    return SimpleNamespace(
+        partition=lambda: partition, offset=lambda: offset, key=lambda: key, value=lambda: value, error=lambda: None
+    )
+
+
+def end_of(partition: int, offset: int, code: int = KafkaError._PARTITION_EOF) -> Any:
+    """The event that a consumer gets at the end of a partition, or with another code an error."""
+    return SimpleNamespace(partition=lambda: partition, offset=lambda: offset, error=lambda: KafkaError(code))
+
+
+def pending() -> dict[tuple[str, int], int]:
+    raise KafkaException(KafkaError(KafkaError.UNSTABLE_OFFSET_COMMIT))
+
+
+def reader() -> Changelog:
+    return Changelog("broker:9092", "shop", "eddy-changelog")
+
+
+def test_a_group_goes_on_where_it_committed_and_begins_at_the_first_offset(kafka: Kafka) -> None:
+    """A partition without a committed offset is read from the oldest click that Kafka still has."""
+    kafka.committed = [lambda: {ONE: 25}]
+    kafka.ends = {ONE: (10, 90), TWO: (7, 9)}
+    assert reader().positions([ONE, TWO]) == {ONE: Position(25, 25), TWO: Position(None, 7)}
+    assert len(kafka.opened) == kafka.closed
+
+
+def test_an_offset_whose_clicks_kafka_has_deleted_is_kept(kafka: Kafka) -> None:
+    """The loss is found at the fetch and counted: going on at the first click there is would hide it."""
+    kafka.committed = [lambda: {ONE: 3}]
+    kafka.ends = {ONE: (10, 90)}
+    assert reader().positions([ONE]) == {ONE: Position(3, 3)}
+
+
+@pytest.mark.parametrize(("offset", "fits"), [(90, True), (91, False)])
+def test_an_offset_behind_the_end_is_another_topics(kafka: Kafka, offset: int, fits: bool) -> None:
+    """A topic that was created again has new clicks at old offsets: the start is refused with the remedy."""
+    kafka.committed = [lambda: {ONE: offset}]
+    kafka.ends = {ONE: (0, 90)}
+    if fits:
+        assert reader().positions([ONE])[ONE].next == 90
+        return
+    with pytest.raises(ConfigError, match=r"offset 91 on clicks-0, which ends at 90.*--group and --changelog-topic"):
+        reader().positions([ONE])
+
+
+def test_a_pending_transaction_over_the_offsets_is_waited_for(kafka: Kafka) -> None:
+    """An offset read before a dead worker's transaction was decided would repeat its decisions."""
+    kafka.committed = [pending, pending, lambda: {ONE: 5}]
+    kafka.ends = {ONE: (0, 9)}
+    assert reader().positions([ONE]) == {ONE: Position(5, 5)}
+
+
+def test_a_transaction_that_is_never_decided_is_an_error(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the longest time that a transaction can take, waiting ends with Kafka's own error."""
+    monkeypatch.setattr(changelog, "STABLE_S", -1.0)
+    kafka.committed = [pending]
+    with pytest.raises(KafkaException, match="UNSTABLE_OFFSET_COMMIT"):
+        reader().positions([ONE])
+    assert len(kafka.opened) == kafka.closed
+
+
+def test_offsets_wait_for_transactions_and_ends_do_not(kafka: Kafka) -> None:
+    """Offsets are read with read_committed, ends with read_uncommitted: the last stable offset would hide rows."""
+    kafka.committed = [dict]
+    kafka.ends = {ONE: (0, 0)}
+    reader().positions([ONE])
+    assert [config["isolation.level"] for config in kafka.opened] == ["read_committed", "read_uncommitted"]
+    assert all(config["group.id"] == "shop" and not config["enable.auto.commit"] for config in kafka.opened)
+
+
+ROWS = st.lists(
+    st.tuples(st.integers(0, 1), st.sampled_from([b"a", b"b", b"c", POSITION_KEY]), st.none() | st.binary(max_size=4)),
+    max_size=20,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+@given(written=ROWS, batch=st.integers(1, 5), markers=st.lists(st.integers(1, 3), min_size=2, max_size=2))
+def test_rows_are_the_newest_of_each_user(
+    kafka: Kafka, written: list[tuple[int, bytes, bytes | None]], batch: int, markers: list[int]
+) -> None:
+    """However the messages come in batches: the last value of a key counts, and a tombstone takes the key away."""
+    expected: dict[int, dict[bytes, bytes]] = {0: {}, 1: {}}
+    offsets, messages = [0, 0], []
+    for number, key, value in written:
+        messages.append(message(number, offsets[number], key, value))
+        offsets[number] += 1
+        if value is None:
+            expected[number].pop(key, None)
+        else:
+            expected[number][key] = value
+    ends = [offset + marker for offset, marker in zip(offsets, markers, strict=True)]  # behind it a commit's marker
+    messages += [end_of(number, end) for number, end in enumerate(ends)]
+    kafka.ends = {("eddy-changelog", number): (0, end) for number, end in enumerate(ends)}
+    kafka.batches = [messages[at : at + batch] for at in range(0, len(messages), batch)]
+    assert reader().read([ONE, TWO]) == {ONE: expected[0], TWO: expected[1]}
+    assert kafka.batches == []
+
+
+def test_an_end_before_the_high_watermark_is_not_the_end(kafka: Kafka) -> None:
+    """While a dead worker's transaction is open, a read_committed consumer stops before it: the rows behind count."""
+    kafka.ends = {("eddy-changelog", 0): (0, 3)}
+    kafka.batches = [[message(0, 0, b"a", b"old"), end_of(0, 1)], [], [message(0, 1, b"a", b"new"), end_of(0, 3)]]
+    assert reader().read([ONE]) == {ONE: {b"a": b"new"}}
+
+
+def test_an_empty_changelog_is_not_waited_for(kafka: Kafka) -> None:
+    """A new group, or a partition that compaction emptied, has no rows and costs no time."""
+    kafka.ends = {("eddy-changelog", 0): (0, 0), ("eddy-changelog", 1): (8, 8)}
+    assert reader().read([ONE, TWO]) == {ONE: {}, TWO: {}}
+
+
+def test_a_changelog_that_cannot_be_read_to_its_end_is_an_error(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the rows are never taken for all of them; the message names the partitions that are not complete."""
+    monkeypatch.setattr(changelog, "STABLE_S", -1.0)
+    kafka.ends = {("eddy-changelog", 0): (0, 1), ("eddy-changelog", 1): (0, 5)}
+    kafka.batches = [[message(0, 0, b"a", b"1"), message(1, 0, b"b", b"2")]]
+    with pytest.raises(TimeoutError, match=r"partitions \[1\]"):
+        reader().read([ONE, TWO])
+    assert len(kafka.opened) == kafka.closed
+
+
+def test_an_error_of_the_consumer_is_raised(kafka: Kafka) -> None:
+    """A deleted row segment or a lost right is no end of the changelog."""
+    kafka.ends = {("eddy-changelog", 0): (0, 5)}
+    kafka.batches = [[end_of(0, 2, KafkaError.TOPIC_AUTHORIZATION_FAILED)]]
+    with pytest.raises(KafkaException, match="TOPIC_AUTHORIZATION_FAILED"):
+        reader().read([ONE])
+    assert len(kafka.opened) == kafka.closed
+
+
+def test_no_user_has_the_position_as_key() -> None:
+    """The one row that is no user's has a key that is not UTF-8, as every user id is."""
+    with pytest.raises(UnicodeDecodeError):
+        POSITION_KEY.decode()
+
+
+@pytest.mark.parametrize(
+    ("committed", "position", "words"),
+    [
+        (None, 7, ["stand at offset 7", "no committed offset", "--group that", "--changelog-topic"]),
+        (
+            9,
+            None,
+            ["is at offset 9", "no rows of that partition", "--changelog-topic of this group", "--group as well"],
+        ),
+        (9, 7, ["at offset 7", "is at 9", "another --group and --changelog-topic"]),
+    ],
+)
+def test_what_does_not_belong_together_is_said_with_the_way_out(
+    committed: int | None, position: int | None, words: list[str]
+) -> None:
+    """Each of the three cases names group, partition, both offsets and the options to change."""
+    text = str(disagreement("shop", ONE, committed, position))
+    assert [word for word in ["group shop", "clicks-0", *words] if word not in text] == []

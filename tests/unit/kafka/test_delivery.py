@@ -1,0 +1,275 @@
+"""What becomes of a transaction, with a producer that answers as librdkafka does."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stream.errors import ConfigError, Fenced
+from stream.events import Partition
+from stream.kafka import delivery
+from stream.kafka.delivery import FENCED, STALE, Delivery, Outcome, Record, WorkerLock, group_metadata
+
+CLICKS = Partition("clicks", 3)
+LIMITS = {"recommendations": 1_000_000, "eddy-changelog": 2_000_000}
+STEPS = ["begin_transaction", "produce", "send_offsets_to_transaction", "commit_transaction"]
+
+
+def error(name: str, **what: bool) -> KafkaException:
+    """The exception of confluent-kafka for a KafkaError of this name."""
+    return KafkaException(KafkaError(getattr(KafkaError, name), name, **what))
+
+
+class Producer:
+    """Stands at confluent_kafka's place: keeps every call, and fails the next calls of a method as `fails` says."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+        self.calls: list[tuple[Any, ...]] = []
+        self.fails: dict[str, list[Exception]] = {}
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        self.calls.append((name, *arguments))
+        self.meanwhile()
+        if self.fails.get(name):
+            raise self.fails[name].pop(0)
+
+    def init_transactions(self, timeout_s: float) -> None:
+        self._call("init_transactions", timeout_s)
+
+    def begin_transaction(self) -> None:
+        self._call("begin_transaction")
+
+    def produce(self, topic: str, value: bytes | None, key: bytes | None, partition: int) -> None:
+        self._call("produce", topic, value, key, partition)
+
+    def poll(self, timeout_s: float) -> None:
+        self._call("poll", timeout_s)
+
+    def send_offsets_to_transaction(self, offsets: list[TopicPartition], member: bytes, timeout_s: float) -> None:
+        self._call("send_offsets_to_transaction", offsets, member, timeout_s)
+
+    def commit_transaction(self, timeout_s: float) -> None:
+        self._call("commit_transaction", timeout_s)
+
+    def abort_transaction(self, timeout_s: float) -> None:
+        self._call("abort_transaction", timeout_s)
+
+    def names(self) -> list[str]:
+        return [call[0] for call in self.calls]
+
+
+class Ended(Exception):
+    """The process would have ended here."""
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Delivery, Producer]]:
+    def end(exc: BaseException) -> None:
+        raise Ended(str(exc))
+
+    monkeypatch.setattr(delivery, "Producer", Producer)
+    monkeypatch.setattr(delivery, "end", end)
+    monkeypatch.setattr(delivery.time, "sleep", lambda seconds: None)
+    made = Delivery("broker:9092", "eddy-0", 10.0, 5.0, LIMITS)
+    yield made, made._producer
+    asyncio.run(made.close())
+
+
+def commit(made: Delivery, records: list[Record], offset: int = 12) -> Outcome:
+    return asyncio.run(made.commit(records, {CLICKS: offset}, b"member"))
+
+
+RECORDS = [Record("recommendations", b"u", b"{}"), Record("eddy-changelog", b"u", None, 3)]
+
+
+def test_a_transaction_is_begin_produce_offsets_commit(started: tuple[Delivery, Producer]) -> None:
+    """All records, then the source offsets with the membership, then the commit: nothing stands outside of it."""
+    made, producer = started
+    assert commit(made, RECORDS) is Outcome.COMMITTED
+    assert producer.names() == ["begin_transaction", "produce", "produce", *STEPS[2:]]
+    assert producer.calls[1:3] == [
+        ("produce", "recommendations", b"{}", b"u", -1),  # librdkafka chooses the partition by the key
+        ("produce", "eddy-changelog", None, b"u", 3),
+    ]
+    _, offsets, member, _ = producer.calls[3]
+    assert [(one.topic, one.partition, one.offset) for one in offsets] == [("clicks", 3, 12)]
+    assert member == b"member"
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("name", ["TRANSACTIONAL_ID_AUTHORIZATION_FAILED", "_TIMED_OUT", "ILLEGAL_GENERATION"])
+def test_an_error_that_requires_an_abort_rolls_back(started: tuple[Delivery, Producer], step: str, name: str) -> None:
+    """Whichever step it comes from: one abort, no commit behind it, and the outcome says whether the group moved on."""
+    made, producer = started
+    producer.fails[step] = [error(name, txn_requires_abort=True)]
+    expected = Outcome.STALE if name in STALE else Outcome.ROLLED_BACK
+    assert commit(made, RECORDS) is expected
+    assert producer.names()[-1] == "abort_transaction"
+    assert producer.names().count("abort_transaction") == 1
+    assert producer.names()[-2] == step
+    assert commit(made, RECORDS) is Outcome.COMMITTED
+
+
+@pytest.mark.parametrize("name", sorted(STALE))
+def test_a_group_that_moved_on_is_told_apart(started: tuple[Delivery, Producer], name: str) -> None:
+    """The records belong to another worker now: the caller may not send them again."""
+    made, producer = started
+    producer.fails["send_offsets_to_transaction"] = [error(name, txn_requires_abort=True)]
+    assert commit(made, RECORDS) is Outcome.STALE
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("name", sorted(FENCED))
+def test_a_fenced_worker_writes_nothing_more(started: tuple[Delivery, Producer], step: str, name: str) -> None:
+    """Another producer has the id: no abort, no second try, and the error says which it was."""
+    made, producer = started
+    producer.fails[step] = [error(name, fatal=True)]
+    with pytest.raises(Fenced, match=name):
+        commit(made, RECORDS)
+    assert producer.names()[-1] == step
+
+
+def test_a_record_that_the_topic_refuses_is_said_with_the_remedy(started: tuple[Delivery, Producer]) -> None:
+    """The same records would be refused for ever: the worker ends with what to change instead of trying again."""
+    made, producer = started
+    producer.fails["commit_transaction"] = [error("MSG_SIZE_TOO_LARGE", txn_requires_abort=True)]
+    with pytest.raises(ConfigError, match=r"max\.message\.bytes"):
+        commit(made, RECORDS)
+
+
+@pytest.mark.parametrize("fatal", [True, False])
+def test_a_broken_producer_is_no_outcome(started: tuple[Delivery, Producer], fatal: bool) -> None:
+    """An error that an abort cannot mend is raised as it is: nobody takes it for a rollback."""
+    made, producer = started
+    producer.fails["commit_transaction"] = [error("_STATE", fatal=fatal, txn_requires_abort=fatal)]
+    with pytest.raises(KafkaException, match="_STATE"):
+        commit(made, RECORDS)
+    assert "abort_transaction" not in producer.names()
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+@given(times=st.tuples(*[st.integers(0, 3)] * 3), needs_abort=st.booleans())
+def test_a_call_of_unknown_outcome_is_repeated_and_never_the_work(
+    started: tuple[Delivery, Producer], times: tuple[int, int, int], needs_abort: bool
+) -> None:
+    """Timeouts repeat the call that timed out, and only this one: each record is produced once."""
+    made, producer = started
+    producer.calls.clear()
+    offsets, commits, aborts = times
+    timed_out = [error("_TIMED_OUT", retriable=True) for _ in range(3)]
+    producer.fails = {
+        "send_offsets_to_transaction": timed_out[:offsets],
+        "commit_transaction": timed_out[:commits] + [error("_FAIL", txn_requires_abort=True)] * needs_abort,
+        "abort_transaction": timed_out[:aborts],
+    }
+    assert commit(made, RECORDS) is (Outcome.ROLLED_BACK if needs_abort else Outcome.COMMITTED)
+    assert producer.names() == [
+        "begin_transaction",
+        *["produce"] * len(RECORDS),
+        *["send_offsets_to_transaction"] * (offsets + 1),
+        *["commit_transaction"] * (commits + 1),
+        *["abort_transaction"] * (needs_abort * (aborts + 1)),
+    ]
+
+
+def test_a_retriable_error_that_requires_an_abort_is_not_repeated(started: tuple[Delivery, Producer]) -> None:
+    """librdkafka refuses every call until the abort: repeating would never end."""
+    made, producer = started
+    producer.fails["commit_transaction"] = [error("_TIMED_OUT", retriable=True, txn_requires_abort=True)]
+    assert commit(made, RECORDS) is Outcome.ROLLED_BACK
+    assert producer.names().count("commit_transaction") == 1
+
+
+def test_a_full_queue_is_waited_for(started: tuple[Delivery, Producer]) -> None:
+    """A record that finds the queue full is produced after some of it went out: none is lost or written twice."""
+    made, producer = started
+    producer.fails["produce"] = [BufferError(), BufferError()]
+    assert commit(made, RECORDS) is Outcome.COMMITTED
+    assert producer.names()[1:7] == ["produce", "poll", "produce", "poll", "produce", "produce"]
+    assert [call[1] for call in producer.calls if call[0] == "produce"] == ["recommendations"] * 3 + ["eddy-changelog"]
+
+
+def test_start_fences_the_process_before_and_is_repeated(started: tuple[Delivery, Producer]) -> None:
+    """A broker that is slow at the start of a worker costs time, not the worker."""
+    made, producer = started
+    producer.fails["init_transactions"] = [error("_TIMED_OUT", retriable=True)]
+    asyncio.run(made.start())
+    assert producer.names() == ["init_transactions"] * 2
+
+
+def test_a_call_that_never_returns_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """librdkafka #5456: the event loop notices a hanging call although the delivery thread cannot."""
+    released = threading.Event()
+
+    def end(exc: BaseException) -> None:
+        raise Ended(str(exc))
+
+    monkeypatch.setattr(delivery, "Producer", Producer)
+    monkeypatch.setattr(delivery, "end", end)
+    made = Delivery("broker:9092", "eddy-0", 10.0, 0.01, LIMITS)
+    made._producer.meanwhile = released.wait
+    try:
+        with pytest.raises(Ended, match="has not returned"):
+            asyncio.run(made.start())
+    finally:
+        released.set()
+        asyncio.run(made.close())
+
+
+def test_the_producer_is_set_up_for_its_topics(started: tuple[Delivery, Producer]) -> None:
+    """Batches fit the smallest topic, messages the largest; joins by key find Java's partition; one id, one timeout."""
+    config = started[1].config
+    assert config["transactional.id"] == "eddy-0"
+    assert config["transaction.timeout.ms"] == 10_000
+    assert config["batch.size"] <= min(LIMITS.values())
+    assert config["message.max.bytes"] > max(LIMITS.values())
+    assert config["partitioner"] == "murmur2_random"
+
+
+@given(
+    group=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20),
+    generation=st.integers(0, 2**31 - 1),
+    member=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=40),
+    instance=st.none() | st.text(st.characters(codec="ascii", exclude_characters="\0"), max_size=20),
+)
+@settings(max_examples=40)
+def test_a_membership_can_be_read_back(group: str, generation: int, member: str, instance: str | None) -> None:
+    """Its bytes are a mark, four bytes, zero-ended strings and a flag, whatever the names: nothing runs together."""
+    data = group_metadata(group, generation, member, instance)
+    assert data[:7] == b"CGMDv2:"
+    assert int.from_bytes(data[7:11], "little") == generation
+    first, second, rest = data[11:].split(b"\0", 2)
+    assert (first.decode(), second.decode()) == (group, member)
+    assert rest == (b"\x01" if instance is None else b"\0" + instance.encode() + b"\0")
+
+
+def test_workers_of_one_machine_have_the_lowest_free_numbers(tmp_path: Path) -> None:
+    """A worker that ends gives its number back, and the next one takes it: transactional ids stay few."""
+    directory = tmp_path / "not" / "there"
+    locks = [WorkerLock(directory) for _ in range(3)]
+    assert [lock.worker_id for lock in locks] == ["0", "1", "2"]
+    os.close(locks[1]._file)  # as the kernel does at the end of a process
+    assert WorkerLock(directory).worker_id == "1"
+    assert WorkerLock(directory).worker_id == "3"
+
+
+def test_workers_of_other_directories_do_not_share_numbers(tmp_path: Path) -> None:
+    """Two groups on one machine keep their numbers apart by --data-dir."""
+    one, two = WorkerLock(tmp_path / "a"), WorkerLock(tmp_path / "b")
+    assert (one.worker_id, two.worker_id) == ("0", "0")
+
+
+def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """A file in the place of the directory is one line with both ways out."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"file.*--worker-id or --data-dir"):
+        WorkerLock(tmp_path / "file")

@@ -1,0 +1,237 @@
+"""Which topics a worker accepts and creates, with an admin client that answers as a Kafka does."""
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from stream.errors import ConfigError
+from stream.kafka import topics as kafka_topics
+from stream.kafka.topics import (
+    DEFAULT_LIMIT,
+    FRAME_BYTES,
+    LIMIT,
+    SMALLEST_LIMIT,
+    check_topics,
+    create_topics,
+    record_limits,
+)
+from stream.settings import Topics
+
+TOPICS = Topics()
+NAMES = ["clicks", "recommendations", "anomalies", "clicks-dead-letter", "eddy-changelog"]
+BROKER = "broker:9092"
+
+
+class Future:
+    """Answers at once."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def result(self, timeout: float) -> Any:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+class Cluster:
+    """A Kafka of one broker: topics with partitions and configurations. Stands at AdminClient's place."""
+
+    def __init__(self, partitions: Mapping[str, int], configs: Mapping[str, dict[str, str]] | None = None) -> None:
+        self.partitions = dict(partitions)
+        self.configs = {name: dict((configs or {}).get(name, {})) for name in partitions}
+        self.created: dict[str, tuple[int, int]] = {}
+        self.refuses: dict[str, Exception] = {}
+        self.cluster_id = "real"
+        self.down = False
+
+    def list_topics(self, timeout: float) -> Any:
+        if self.down:
+            raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+        found = {
+            name: SimpleNamespace(partitions=dict.fromkeys(range(count)), error=None)
+            for name, count in self.partitions.items()
+        }
+        return SimpleNamespace(topics=found, cluster_id=self.cluster_id)
+
+    def create_topics(self, new: list[Any]) -> dict[str, Future]:
+        answers = {}
+        for topic in new:
+            if topic.topic in self.refuses:
+                answers[topic.topic] = Future(self.refuses[topic.topic])
+                continue
+            self.partitions[topic.topic] = topic.num_partitions
+            self.configs[topic.topic] = dict(topic.config)
+            self.created[topic.topic] = (topic.num_partitions, topic.replication_factor)
+            answers[topic.topic] = Future(None)
+        return answers
+
+    def describe_configs(self, resources: list[Any]) -> dict[Any, Future]:
+        defaults = {"cleanup.policy": "delete", LIMIT: str(DEFAULT_LIMIT)}
+        answers = {}
+        for resource in resources:
+            if resource.name in self.refuses:
+                answers[resource] = Future(self.refuses[resource.name])
+                continue
+            config = defaults | self.configs[resource.name]
+            answers[resource] = Future({name: SimpleNamespace(value=value) for name, value in config.items()})
+        return answers
+
+
+def cluster(monkeypatch: pytest.MonkeyPatch, partitions: Mapping[str, int], **configs: dict[str, str]) -> Cluster:
+    made = Cluster(partitions, {"eddy-changelog": {"cleanup.policy": "compact"}, **configs})
+    monkeypatch.setattr(kafka_topics, "AdminClient", lambda config: made)
+    return made
+
+
+def whole(count: int = 4) -> dict[str, int]:
+    return dict.fromkeys(NAMES, count)
+
+
+def test_a_whole_set_of_topics_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every topic with its partitions; only the changelog must have as many as the clicks."""
+    cluster(monkeypatch, {**whole(), "recommendations": 9, "another application's": 1})
+    assert check_topics(BROKER, TOPICS) == {**whole(), "recommendations": 9}
+
+
+@pytest.mark.parametrize("missing", NAMES)
+def test_a_missing_topic_is_named_with_the_command_that_creates_it(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    """A worker creates nothing itself: a wrong --broker would leave topics on somebody else's Kafka."""
+    made = cluster(monkeypatch, {name: 4 for name in NAMES if name != missing})
+    with pytest.raises(ConfigError, match=rf"no topic {missing} on {BROKER}.*eddy topics create"):
+        check_topics(BROKER, TOPICS)
+    assert made.created == {}
+
+
+def test_a_changelog_of_other_partitions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Partition p of the changelog holds the users of partition p of the clicks: the numbers must be equal."""
+    cluster(monkeypatch, {**whole(4), "eddy-changelog": 8})
+    with pytest.raises(ConfigError, match="has 8 partitions, clicks has 4"):
+        check_topics(BROKER, TOPICS)
+
+
+@pytest.mark.parametrize(("policy", "fits"), [("compact", True), ("delete", False), ("compact,delete", False)])
+def test_a_changelog_that_forgets_by_age_is_refused(monkeypatch: pytest.MonkeyPatch, policy: str, fits: bool) -> None:
+    """Kafka would delete the states of users who come back after a week: the message has the command against it."""
+    made = cluster(monkeypatch, whole())
+    made.configs["eddy-changelog"]["cleanup.policy"] = policy
+    if fits:
+        assert check_topics(BROKER, TOPICS) == whole()
+        return
+    with pytest.raises(ConfigError, match=rf"cleanup\.policy={policy}.*kafka-configs\.sh"):
+        check_topics(BROKER, TOPICS)
+
+
+@pytest.mark.parametrize("name", ["recommendations", "anomalies", "clicks-dead-letter"])
+@pytest.mark.parametrize(("limit", "fits"), [(SMALLEST_LIMIT, True), (SMALLEST_LIMIT - 1, False)])
+def test_a_topic_that_is_too_small_for_its_events_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, limit: int, fits: bool
+) -> None:
+    """At the start, with the number that is needed, and not at the first event that does not fit."""
+    made = cluster(monkeypatch, whole())
+    made.configs[name][LIMIT] = str(limit)
+    if fits:
+        check_topics(BROKER, TOPICS)
+        return
+    with pytest.raises(ConfigError, match=rf"--topic {name} --add-config {LIMIT}={SMALLEST_LIMIT}"):
+        check_topics(BROKER, TOPICS)
+
+
+def test_no_broker_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address and the error's name, with the two usual causes."""
+    made = cluster(monkeypatch, whole())
+    made.down = True
+    for call in (lambda: check_topics(BROKER, TOPICS), lambda: create_topics(BROKER, TOPICS, 4, 1)):
+        with pytest.raises(ConfigError, match=rf"no Kafka answers at {BROKER}.*_TRANSPORT"):
+            call()
+
+
+def test_only_what_is_missing_is_created(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Existing topics stay as they are, and the report says which are new."""
+    made = cluster(monkeypatch, {"anomalies": 7})
+    done = create_topics(BROKER, TOPICS, partitions=4, replication=3)
+    assert done["anomalies"] == "exists, 7 partitions"
+    assert done["clicks"] == "created, 4 partitions"
+    assert made.created == {name: (4, 3) for name in NAMES if name != "anomalies"}
+    assert made.configs["clicks"] == {}
+    assert made.configs["eddy-changelog"]["cleanup.policy"] == "compact"
+    assert create_topics(BROKER, TOPICS, 4, 3) == {
+        name: f"exists, {n} partitions" for name, n in made.partitions.items()
+    }
+
+
+def test_a_new_changelog_follows_the_clicks_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number on the command line does not count against a clicks topic that exists already."""
+    made = cluster(monkeypatch, {"clicks": 12})
+    create_topics(BROKER, TOPICS, partitions=4, replication=1)
+    assert made.created["eddy-changelog"] == (12, 1)
+    assert made.created["recommendations"] == (4, 1)
+
+
+def test_a_topic_that_somebody_creates_at_the_same_time_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two deployments that start together do not fail each other."""
+    made = cluster(monkeypatch, {name: 4 for name in NAMES if name != "clicks"})
+    admin = made.create_topics
+
+    def overtaken(new: list[Any]) -> dict[str, Future]:
+        admin(new)
+        return {topic.topic: Future(KafkaException(KafkaError(KafkaError.TOPIC_ALREADY_EXISTS))) for topic in new}
+
+    monkeypatch.setattr(made, "create_topics", overtaken)
+    assert create_topics(BROKER, TOPICS, 4, 1)["clicks"] == "created, 4 partitions"
+
+
+def test_a_topic_that_may_not_be_created_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kafka's own reason reaches the operator."""
+    made = cluster(monkeypatch, {})
+    made.refuses["clicks"] = KafkaException(KafkaError(KafkaError.POLICY_VIOLATION, "not by you"))
+    with pytest.raises(ConfigError, match="topic clicks could not be created: not by you"):
+        create_topics(BROKER, TOPICS, 4, 1)
+
+
+def test_record_limits_are_those_of_the_topics_that_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What key and value may have together is the topic's limit without Kafka's frame; clicks are only read."""
+    made = cluster(monkeypatch, whole())
+    made.configs["anomalies"][LIMIT] = "20000"
+    limits = record_limits(BROKER, TOPICS, longest_row=5_000)
+    assert limits == dict.fromkeys(NAMES[1:], DEFAULT_LIMIT - FRAME_BYTES) | {"anomalies": 20_000 - FRAME_BYTES}
+
+
+def test_state_rows_that_do_not_fit_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row cannot be cut: the message has the smallest limit that is enough, and one byte more is too much."""
+    made = cluster(monkeypatch, whole())
+    made.configs["eddy-changelog"][LIMIT] = "6000"
+    assert record_limits(BROKER, TOPICS, 6_000 - FRAME_BYTES)["eddy-changelog"] == 6_000 - FRAME_BYTES
+    with pytest.raises(ConfigError, match=rf"{LIMIT}=6000: .* need 6001; .*--add-config {LIMIT}=6001"):
+        record_limits(BROKER, TOPICS, 6_001 - FRAME_BYTES)
+
+
+def test_a_configuration_that_may_not_be_read_is_logged_and_taken_as_kafkas_default(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker without the right to ask still starts; the log names the topic that was not checked."""
+    made = cluster(monkeypatch, whole())
+    made.refuses["eddy-changelog"] = KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
+    made.configs["eddy-changelog"]["cleanup.policy"] = "delete"
+    assert check_topics(BROKER, TOPICS) == whole()
+    assert record_limits(BROKER, TOPICS, 5_000)["eddy-changelog"] == DEFAULT_LIMIT - FRAME_BYTES
+    assert all("topic=eddy-changelog" in record.getMessage() for record in caplog.records)
+    assert len(caplog.records) == 2
+
+
+def test_librdkafkas_embedded_broker_is_not_asked_for_configurations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It never answers: the demo would wait for seconds at its start."""
+    made = cluster(monkeypatch, whole())
+    made.cluster_id = "mockCluster42"
+
+    def ask(resources: list[Any]) -> dict[Any, Future]:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr(made, "describe_configs", ask)
+    assert check_topics(BROKER, TOPICS) == whole()
+    assert set(record_limits(BROKER, TOPICS, 5_000).values()) == {DEFAULT_LIMIT - FRAME_BYTES}

@@ -1,0 +1,158 @@
+"""Rows that wait for Kafka, and the arena through rebalances, against plain dictionaries."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream.errors import ConfigError
+from stream.events import Partition
+from stream.manifest import Tensor
+from stream.state.arena import Arena, Owner
+from stream.state.row import NO_ITEM, NO_OFFSET, new_rows, row_dtype
+from stream.state.staged import Staged, stage
+
+DTYPE = row_dtype((Tensor("h", (2,)),), recent=3)
+MODEL = 5
+ONE, TWO = Partition("clicks", 0), Partition("clicks", 1)
+OWNERS = st.lists(
+    st.tuples(st.sampled_from([ONE, TWO]), st.sampled_from([b"a", b"b", b"c", "\u00fc".encode()])), unique=True
+)
+
+
+def marked(count: int, first: int) -> np.ndarray:
+    rows = new_rows(count, DTYPE, MODEL)
+    rows["clicks"] = np.arange(first, first + count)
+    return rows
+
+
+def contents(arena: Arena) -> dict[Owner, bytes]:
+    """Every row of the arena by its owner."""
+    return {(partition, key): row for partition in (ONE, TWO) for key, row in arena.rows(partition).items()}
+
+
+@settings(max_examples=40)
+@given(OWNERS, OWNERS)
+def test_staged_rows_are_the_arenas_for_known_users_and_new_for_all_others(
+    known: list[Owner], asked: list[Owner]
+) -> None:
+    """A known user continues from the stored row; an unknown one has a zero state, no items and no offset."""
+    arena = Arena(DTYPE, MODEL)
+    arena.scatter(known, marked(len(known), 100))
+    stored, new = contents(arena), new_rows(1, DTYPE, MODEL).tobytes()
+    staged = stage(arena, asked)
+    assert list(staged.owners) == asked
+    assert [row.tobytes() for row in staged.rows] == [stored.get(owner, new) for owner in asked]
+
+
+@settings(max_examples=40)
+@given(OWNERS, OWNERS)
+def test_steps_on_staged_rows_reach_the_arena_at_commit_only(known: list[Owner], asked: list[Owner]) -> None:
+    """Dropping the staged rows is the whole rollback, and a commit changes the rows of its users and no other."""
+    arena = Arena(DTYPE, MODEL)
+    arena.scatter(known, marked(len(known), 100))
+    before = contents(arena)
+    staged = stage(arena, asked)
+    staged.rows["clicks"] += 7
+    staged.rows["h"] = 0.5
+    assert contents(arena) == before
+    staged.commit(arena)
+    assert contents(arena) == before | {owner: row.tobytes() for owner, row in zip(asked, staged.rows, strict=True)}
+
+
+@settings(max_examples=40)
+@given(OWNERS)
+def test_the_changelog_restores_what_was_committed(asked: list[Owner]) -> None:
+    """Keys and values that a cycle writes to Kafka give a second worker the same rows, byte for byte."""
+    arena, other = Arena(DTYPE, MODEL), Arena(DTYPE, MODEL)
+    staged = Staged(asked, marked(len(asked), 1))
+    staged.commit(arena)
+    written: dict[Partition, dict[bytes, bytes]] = {ONE: {}, TWO: {}}
+    for partition, key, value in staged.changelog:
+        assert len(value) == DTYPE.itemsize
+        written[partition][key] = value
+    for partition, rows in written.items():
+        other.restore(partition, rows)
+    assert contents(other) == contents(arena)
+    assert len(other) == len(asked)
+
+
+def test_slots_of_a_lost_partition_are_used_again() -> None:
+    """Rebalances that take a partition away and bring it back do not make the arena grow."""
+    arena = Arena(DTYPE, MODEL)
+    owners = [(ONE, b"%d" % user) for user in range(700)]
+    for turn in range(20):
+        arena.scatter(owners, marked(len(owners), turn))
+        arena.drop(ONE)
+    arena.scatter(owners, marked(len(owners), 0))
+    slots = [arena.find(partition, key) for partition, key in owners]
+    assert sorted(set(slots)) == sorted(slots)
+    assert max(slot for slot in slots if slot is not None) < 1024
+
+
+def test_a_partition_restored_twenty_times_takes_the_room_of_one() -> None:
+    """A recovery replaces the rows that it finds; none of them stays behind without an owner."""
+    arena = Arena(DTYPE, MODEL)
+    rows = {b"%d" % user: row.tobytes() for user, row in enumerate(marked(900, 0))}
+    for _ in range(20):
+        arena.restore(ONE, rows)
+    assert arena.rows(ONE) == rows
+    assert max(slot for key in rows if (slot := arena.find(ONE, key)) is not None) < 1024
+
+
+def test_a_slot_that_had_another_owner_leaves_nothing_to_the_next() -> None:
+    """After a rebalance a new user in a used slot starts from a zero state, not from a stranger's."""
+    arena = Arena(DTYPE, MODEL)
+    strangers = [(ONE, b"%d" % user) for user in range(1024)]
+    old = marked(1024, 1)
+    old["h"], old["recent"], old["source_offset"] = 9.0, 3, 77
+    arena.scatter(strangers, old)
+    arena.drop(ONE)
+    staged = stage(arena, [(TWO, b"new")])
+    staged.commit(arena)
+    row = np.frombuffer(arena.rows(TWO)[b"new"], DTYPE)[0]
+    assert row["h"].tolist() == [0.0, 0.0]
+    assert row["recent"].tolist() == [NO_ITEM] * 3
+    assert row["source_offset"] == NO_OFFSET
+
+
+def test_gathered_rows_are_a_copy() -> None:
+    """Whoever changes what was gathered does not change a user's state."""
+    arena = Arena(DTYPE, MODEL)
+    arena.scatter([(ONE, b"a")], marked(1, 4))
+    before = arena.rows(ONE)
+    gathered = arena.gather(np.array([arena.find(ONE, b"a")], np.intp))
+    gathered["clicks"] = 0
+    assert arena.rows(ONE) == before
+
+
+def test_partitions_are_those_that_are_held_even_without_a_user() -> None:
+    """A partition with an empty changelog is held from its restore to its drop; dropping an unknown one is nothing."""
+    arena = Arena(DTYPE, MODEL)
+    arena.drop(ONE)
+    arena.restore(TWO, {})
+    arena.restore(ONE, {b"u": new_rows(1, DTYPE, MODEL).tobytes()})
+    assert arena.partitions() == [ONE, TWO]
+    assert (len(arena), arena.rows(TWO), arena.find(TWO, b"u")) == (1, {}, None)
+    arena.drop(TWO)
+    assert arena.partitions() == [ONE]
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 4), st.integers(1, 40))
+def test_one_bad_row_refuses_the_whole_partition(at: int, short: int) -> None:
+    """A row of another size among good ones stops the recovery with both sizes and what to do; none is taken in."""
+    arena = Arena(DTYPE, MODEL)
+    rows = {b"%d" % user: row.tobytes() for user, row in enumerate(marked(5, 0))}
+    rows[b"%d" % at] = rows[b"%d" % at][:-short]
+    message = rf"partition clicks-0 has {DTYPE.itemsize - short} bytes, .* {DTYPE.itemsize}; .*--changelog-topic"
+    with pytest.raises(ConfigError, match=message):
+        arena.restore(ONE, rows)
+    assert len(arena) == 0
+
+
+def test_two_bad_rows_whose_lengths_make_up_for_each_other_are_refused() -> None:
+    """The bytes of all rows together may be right although no user's row is."""
+    row = new_rows(1, DTYPE, MODEL).tobytes()
+    with pytest.raises(ConfigError, match="bytes"):
+        Arena(DTYPE, MODEL).restore(ONE, {b"a": row[:-8], b"b": row + row[:8]})

@@ -1,0 +1,199 @@
+"""Settings as text: options and variables are read alike, and a mistake is said by name."""
+
+import math
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream.errors import ConfigError
+from stream.settings import (
+    FALSE,
+    TRUE,
+    Rules,
+    Settings,
+    Topics,
+    from_environment,
+    parse,
+    unknown_variables,
+    variable,
+    words,
+)
+
+WORDS = st.lists(st.text("ab c_-", min_size=1, max_size=6).filter(lambda word: word.strip() == word), max_size=5)
+
+
+@given(given_words=WORDS, before=st.sampled_from(["", " ", "\t"]), after=st.sampled_from(["", " ", ",", " , ,"]))
+@settings(max_examples=40)
+def test_words_come_back_from_any_spacing(given_words: list[str], before: str, after: str) -> None:
+    """Spaces around words and empty places between commas do not matter; spaces within a word stay."""
+    assert words(",".join(before + word + after for word in given_words)) == given_words
+
+
+@given(st.integers(), st.floats(allow_nan=False), st.booleans())
+@settings(max_examples=40)
+def test_what_was_written_is_read(number: int, real: float, flag: bool) -> None:
+    """Whole numbers, numbers and each spelling of a flag, in either case and with spaces around."""
+    assert parse(int, f" {number} ", "--k") == number
+    assert parse(float, repr(real), "--alpha") == real
+    for word in TRUE if flag else FALSE:
+        assert parse(bool, f" {word.upper()} ", "--only-available") is flag
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "must"),
+    [
+        (int, "", "a whole number"),
+        (int, "3.0", "a whole number"),
+        (int, "1e3", "a whole number"),
+        (int, "ten", "a whole number"),
+        (float, "0,5", "a number"),
+        (float, "", "a number"),
+        (bool, "", "one of 1, true"),
+        (bool, "2", "one of 1, true"),
+        (bool, "maybe", "one of 1, true"),
+    ],
+)
+def test_text_of_another_kind_is_refused_by_its_source(kind: type, text: str, must: str) -> None:
+    """The line names the option or the variable, repeats the text and says what it must be."""
+    with pytest.raises(ConfigError, match=f"EDDY_K is {text!r}; it must be {must}"):
+        parse(kind, text, "EDDY_K")
+
+
+def test_text_settings_keep_their_spaces() -> None:
+    """A path may begin or end with one."""
+    assert parse(str, " a b ", "--catalogue") == " a b "
+
+
+def test_true_and_false_have_no_word_in_common() -> None:
+    """No text is both."""
+    assert not set(TRUE) & set(FALSE)
+
+
+def text_of(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+OTHERS = {
+    "model": "m/shop/2",
+    "broker": "a:1,b:2",
+    "group": "other",
+    "worker_id": "7",
+    "data_dir": "/data",
+    "device": "cpu",
+    "k": 5,
+    "exclude_recent": 0,
+    "alpha": 0.02,
+    "max_future_s": 1.5,
+    "max_message_bytes": 1000,
+    "max_cycle_clicks": 10,
+    "session_timeout_s": 45.0,
+    "hang_s": 2.0,
+}
+OTHER_RULES = {
+    "exclude_events": "buy",
+    "readmit_events": "remove",
+    "catalogue": "items.csv",
+    "only": "market=de",
+    "only_available": True,
+    "same_category": True,
+    "max_per_category": 3,
+    "diversity": 0.5,
+    "popular_if_unknown": True,
+    "explore": 0.25,
+    "explore_seed": 9,
+}
+
+
+def test_every_setting_has_a_variable() -> None:
+    """`faust -A` can set all that `eddy worker` can: no field is left at its default, and none is forgotten here."""
+    topics = {name: f"my-{name}" for name in Topics.__struct_fields__}
+    environ = {variable(name): text_of(value) for name, value in (OTHERS | OTHER_RULES).items()}
+    environ |= {variable(f"{name}_topic"): topic for name, topic in topics.items()}
+    found = from_environment(environ)
+    assert found == Settings(**OTHERS, topics=Topics(**topics), rules=Rules(**OTHER_RULES))
+    for kind, values in ((Settings, OTHERS), (Rules, OTHER_RULES), (Topics, topics)):
+        fields = {field.name: field.default for field in msgspec.structs.fields(kind)}
+        assert set(values) == set(fields) - {"topics", "rules"}
+        assert [name for name, value in values.items() if value == fields[name]] == []
+    assert unknown_variables(environ) == []
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS | OTHER_RULES))
+def test_an_empty_variable_is_the_default(name: str) -> None:
+    """Compose files pass variables on that are not set as empty ones."""
+    environ = {"EDDY_MODEL": "m"} | ({} if name == "model" else {variable(name): ""})
+    assert from_environment(environ) == Settings(model="m")
+
+
+def test_no_model_is_said_with_what_to_do() -> None:
+    """The one setting without a default."""
+    for environ in ({}, {"EDDY_MODEL": ""}):
+        with pytest.raises(ConfigError, match=r"EDDY_MODEL is not set.*eddy train"):
+            from_environment(environ)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("EDDY_BROKERS", "did you mean EDDY_BROKER?"),
+        ("EDDY_CLICK_TOPIC", "did you mean EDDY_CLICKS_TOPIC?"),
+        ("EDDY_EXPLORE_SED", "did you mean EDDY_EXPLORE_SEED?"),
+        ("EDDY_XYZZY", "docs/settings.md lists them"),
+    ],
+)
+def test_a_mistyped_variable_is_reported_with_the_nearest(name: str, advice: str) -> None:
+    """A variable that nothing reads would otherwise leave its setting at the default without a word."""
+    (line,) = unknown_variables({name: "1", "PATH": "/bin", "EDDY_MODEL": "m"})
+    assert line.startswith(f"{name} is not a variable of Eddy")
+    assert line.endswith(advice)
+
+
+@pytest.mark.parametrize("name", ["EDDY_PORT_9092_TCP", "EDDY_SERVICE_HOST", "EDDY_FAUST_X", "EDDY_DATA", "TEDDY_X"])
+def test_variables_of_others_are_not_reported(name: str) -> None:
+    """Kubernetes, the tests and other programs set variables that only look like Eddy's."""
+    assert unknown_variables({name: "1"}) == []
+
+
+RANGES = {
+    "k": (1, 1000),
+    "exclude_recent": (0, 16),
+    "alpha": (1e-9, 0.5),
+    "session_timeout_s": (6.0, 300.0),
+    "hang_s": (1.0, 600.0),
+    "max_message_bytes": (256, 1_000_000),
+    "max_cycle_clicks": (1, 100_000),
+}
+
+
+@pytest.mark.parametrize("name", sorted(RANGES))
+def test_both_ends_of_a_range_are_allowed_and_nothing_beyond(name: str) -> None:
+    """The message has the limits, so that the next try fits."""
+    low, high = RANGES[name]
+    for value in (low, high):
+        assert getattr(Settings(model="m", **{name: value}), name) == value  # type: ignore[arg-type]
+    for value in (low - 1, high * 1.001 + 1, -math.inf, math.inf, math.nan):
+        with pytest.raises(ConfigError, match=rf"setting {name} is .*; it must be between {low} and {high}"):
+            Settings(model="m", **{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("broker", ["h:0", "h:65536", ":9092", "h:", "h:9092,", "h:-1", "h:9092 x", ""])
+def test_an_address_that_cannot_be_one_is_refused(broker: str) -> None:
+    """librdkafka would try such an address in the background for ever."""
+    with pytest.raises(ConfigError, match="setting broker"):
+        Settings(model="m", broker=broker)
+
+
+@pytest.mark.parametrize("broker", ["h:1", "a.b-c:65535, d:2", "[::1]:9092"])
+def test_addresses_of_any_kind_are_taken(broker: str) -> None:
+    """Names, several brokers and IPv6."""
+    assert Settings(model="m", broker=broker).broker == broker
+
+
+@pytest.mark.parametrize("name", Topics.__struct_fields__)
+def test_each_topic_has_a_name_of_its_own(name: str) -> None:
+    """An output topic that is the clicks' would feed the worker its own decisions."""
+    for taken in ({*msgspec.structs.astuple(Topics())} - {getattr(Topics(), name)}) | {""}:
+        with pytest.raises(ConfigError, match="five different names"):
+            Settings(model="m", topics=Topics(**{name: taken}))
