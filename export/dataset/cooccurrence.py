@@ -1,6 +1,6 @@
-"""Clicks -> what the mixture counts, for all clicks of a log at once.
+"""Co-occurrence counts for the mixture: clicks -> the strongest neighbours of each item, and its click count.
 
-Neighbours are counted within visits only, newer clicks for more where popularity passes.
+Neighbours are counted within sessions only. With a recency correction, newer clicks have a higher weight.
 """
 
 from itertools import pairwise
@@ -14,30 +14,31 @@ from export.log.log import GAP_EDGES_MS
 from stream.engine.step import SESSION_GAP_MS, gap_bucket
 
 WINDOW = 10
-"""Clicks of a visit are neighbours up to this distance, with weight 1 / distance."""
+"""Maximum distance, in clicks of one session, of two neighbours. Their weight is 1 / distance."""
 
 PRIOR = 1.0
-"""Clicks that an item's neighbours must outweigh: the network's share where little was counted."""
+"""Smoothing: added to the total mass of an item, so that neighbours of an item with few clicks get a small share."""
 
 NEWEST = 5_000_000
-"""Clicks that are counted, the newest ones: older ones hardly move a share, and pairs cost time."""
+"""Maximum clicks that are counted, the newest ones. Older clicks change shares little, and pairs cost time."""
 
 PAIRS = 2_000_000
-"""Pairs that are summed at a time, about, all of the same items; one takes some 60 bytes."""
+"""Approximate pairs summed per pass over a range of items; a pair needs about 60 bytes of memory."""
 
 NEIGHBOURS = 64
-"""Kept for each item, the strongest. Measured: 100 is no better."""
+"""Neighbours kept per item, the strongest ones. Measured: 100 gives no better lists."""
 
 NEW_VISIT = int(gap_bucket(np.array([SESSION_GAP_MS]), np.array([False]), GAP_EDGES_MS)[0])
-"""The bucket of the shortest gap that starts a session; longer gaps have this bucket or a higher one."""
+"""Gap bucket of the shortest gap that starts a session; longer gaps have this bucket or a higher one."""
 
 
 class Neighbours(NamedTuple):
-    """The strongest neighbours of each item: row 0 is no item, row i + 1 item i, row V + 1 the unknown item.
+    """The K strongest neighbours of each item. Row 0 means "no item", row i + 1 is item i, row V + 1 the unknown item.
 
-    items  (V + 2, K) int32
-    share  (V + 2, K) float32, of the item's neighbours; rows sum to less than 1, by PRIOR and what was cut off
-    total  (V + 2,) float32, how much was counted for the item, what was cut off among it
+    items  (V + 2, K) int32, item indices of the neighbours
+    share  (V + 2, K) float32, share of each neighbour in the item's mass. A row sums to less than 1, because PRIOR and
+           the neighbours that are not kept are part of the mass
+    total  (V + 2,) float32, mass of the item, including the neighbours that are not kept, without PRIOR
     """
 
     items: I32
@@ -46,7 +47,12 @@ class Neighbours(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """What a model has counted of its clicks: the two tables, and the clicks (V,) float64 of each item."""
+    """The co-occurrence counts of a model.
+
+    following  neighbours that come directly after the item
+    near       neighbours within WINDOW clicks, before or after the item
+    clicks     (V,) float64, clicks of each item
+    """
 
     following: Neighbours
     near: Neighbours
@@ -54,17 +60,21 @@ class Counted(NamedTuple):
 
 
 def new_visits(clicks: Clicks) -> Flags:
-    """(n,) True where a click begins a visit; a user's first one does, whatever its gap to one that was left out."""
+    """(n,) bool, True where a click begins a session.
+
+    The first click of a user here always does: its gap may refer to an earlier click that is not among these clicks.
+    """
     begins: Flags = (clicks.gap == 0) | (clicks.gap >= NEW_VISIT)
     begins |= np.append(True, clicks.user[1:] != clicks.user[:-1])
     return begins
 
 
 def count_neighbours(clicks: Clicks, weight: F64, items: int, before: Counted | None = None) -> Counted:
-    """The items that come right after each item, those that stand near it on either side, within visits; the clicks.
+    """Count the neighbours and clicks of each item.
 
-    weight  (n,) how much each click counts, mean 1
-    before  of earlier clicks, over the same items: added, each of them for as much as the oldest of these clicks
+    weight  (n,) float64, weight of each click, mean 1
+    items   V
+    before  counts of an older model, over the same items; they are added with the weight of the oldest of these clicks
     """
     scale = float(weight.min(initial=1.0))
     seen = np.bincount(clicks.item, minlength=items + 1)[:items].astype(np.float64)
@@ -86,7 +96,7 @@ def count_neighbours(clicks: Clicks, weight: F64, items: int, before: Counted | 
 
 
 Pairs = tuple[I64, I64, F64]
-"""m items, a neighbour of each, and what it counts."""
+"""m pairs: item (m,), its neighbour (m,), and the mass of the pair (m,)."""
 
 
 def _no_neighbours(items: int) -> Neighbours:
@@ -95,7 +105,10 @@ def _no_neighbours(items: int) -> Neighbours:
 
 
 def _pairs(item: I32, items: int, visit: I32, weight: F64, rows: I64, distance: int) -> Pairs:
-    """The clicks at `rows` with those of known items so many clicks later in the same visit, or earlier if negative."""
+    """Pairs of the clicks at `rows` with the click `distance` clicks later in the same session; negative = earlier.
+
+    Pairs with the unknown item as neighbour and pairs of an item with itself are left out.
+    """
     rows = rows[(rows + distance >= 0) & (rows + distance < len(item))]
     other = rows + distance
     pair = (visit[rows] == visit[other]) & (item[rows] != item[other]) & (item[other] < items)
@@ -106,10 +119,11 @@ def _pairs(item: I32, items: int, visit: I32, weight: F64, rows: I64, distance: 
 def _strongest(
     table: Neighbours, low: int, high: int, pairs: list[Pairs], before: Neighbours | None, scale: float
 ) -> None:
-    """Sum the mass of equal pairs of the items low .. high - 1, and write each one's NEIGHBOURS largest to the table.
+    """Sum equal pairs of the items low .. high - 1, and write the NEIGHBOURS strongest neighbours of each to the table.
 
-    Ties go to the more popular neighbour.
-    before  a table whose pairs are added, times scale; what it cut off adds to the totals only
+    Of neighbours with equal mass, the more popular one comes first.
+
+    before  table of an older model, added with weight `scale`; the mass of its dropped neighbours adds to total only
     """
     item, neighbour, mass = (np.concatenate(column) for column in zip(*pairs, strict=True))
     items = len(table.total) - 2

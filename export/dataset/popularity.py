@@ -1,4 +1,4 @@
-"""How popular items are: exponentially decaying counts of their clicks, where popularity passes within the log."""
+"""Item popularity: click counts, with exponential decay in time if popularity changes within the log."""
 
 from dataclasses import dataclass
 
@@ -7,29 +7,30 @@ import numpy as np
 from export.arrays import F64, I32, I64
 
 FLOOR = 0.05
-"""Weight of the oldest clicks in the fit of the surprise head: its few weights can follow popularity closely."""
+"""Smallest relative weight of a click in the fit of the surprise head, so that the oldest clicks still count."""
 
 
 @dataclass(frozen=True)
 class Recency:
-    """How popularity passes.
+    """The recency correction of popularity.
 
-    half_life_ms  None: not within the log
-    before        (V,) an older model's clicks on each item that are not in the log: they count as its oldest does
+    half_life_ms  half-life of a click's weight; None = popularity is stable over the log: no recency correction
+    before        (V,) float64, clicks of each item that an older model counted and that are not in the log; they get
+                  the weight of the log's oldest click
     """
 
     half_life_ms: float | None
     before: F64 | None = None
 
     def decay(self, time_ms: I64) -> F64:
-        """(n,) in (0, 1]: what each click counts for popularity at the end of the log."""
+        """(n,) float64 in (0, 1], weight of each click for the popularity at the end of the log. time_ms (n,) int64."""
         if self.half_life_ms is None:
             return np.ones(len(time_ms))
         decay: F64 = (time_ms - time_ms.max()) / self.half_life_ms
         return np.exp2(decay, out=decay)
 
     def weights(self, time_ms: I64) -> F64:
-        """(n,) with mean 1: what each click counts for the surprise head."""
+        """(n,) float64 with mean 1, weight of each click in the fit of the surprise head. time_ms (n,) int64."""
         weight = self.decay(time_ms)
         weight *= 1 - FLOOR
         weight += FLOOR
@@ -37,7 +38,7 @@ class Recency:
         return weight
 
     def share(self, item: I32, time_ms: I64, items: int) -> F64:
-        """(items + 1,) decayed share of each item, none of them zero; the last is the unknown item's."""
+        """(items + 1,) float64, weighted share of each item in all clicks, above 0; the last is the unknown item."""
         decay = self.decay(time_ms)
         counts: F64 = np.bincount(item, weights=decay, minlength=items + 1).astype(np.float64) + 0.02
         if self.before is not None:
@@ -46,16 +47,18 @@ class Recency:
         return np.asarray(counts / counts.sum())
 
     def shift(self, item: I32, time_ms: I64, items: int) -> F64:
-        """(items + 1,) nats: how much likelier each item is at the end of the log than over all of it."""
+        """(items + 1,) nats: log ratio of each item's share at the end of the log to its share over the whole log."""
         then = self.steady.share(item, time_ms, items)
         return np.asarray(np.log(self.share(item, time_ms, items) / then))
 
     @property
     def steady(self) -> "Recency":
-        """Popularity over all clicks alike."""
+        """The same popularity without recency correction: all clicks have equal weight."""
         return Recency(None, self.before)
 
     def describe(self) -> str:
+        """Progress line."""
         if self.half_life_ms is None:
-            return "popularity does not pass within the log"
-        return f"popularity passes with a half-life of {self.half_life_ms / 3_600_000:.1f} h"
+            return "popularity is stable over the log: no recency correction"
+        hours = self.half_life_ms / 3_600_000
+        return f"popularity changes over the log: recency correction with a half-life of {hours:.1f} h"

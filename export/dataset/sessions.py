@@ -1,8 +1,8 @@
-"""A log's sessions in the model's indices, kept with the model (baselines.npz): all that the baselines need of it.
+"""The sessions of a log as item indices: the training data of the baselines, saved with the model (baselines.npz).
 
-The newest clicks are kept, at most NEWEST of them, so that the file stays small; the items' training counts are
-those of the whole log. A model that was started from an older one goes on with that one's. Item indices are by
-descending training count, V = an item the model does not know.
+At most the NEWEST newest clicks are kept, so that the file stays small; click counts are those of the whole log. A
+model that was trained from an older model also contains the older model's sessions. Item indices are by descending
+training clicks; V is the unknown item.
 """
 
 from collections.abc import Iterator
@@ -14,17 +14,17 @@ from export.arrays import I32, I64, Flags
 from export.log.log import Log
 
 NEWEST = 5_000_000
-"""Clicks kept: 20 MB. Older sessions hardly count: VS-KNN looks at the newest ones that hold an item."""
+"""Maximum clicks kept: 20 MB. Older sessions matter little: VS-KNN uses the newest sessions that contain an item."""
 
 
 @dataclass(frozen=True)
 class Visits:
-    """S sessions, the one that ended first first.
+    """S sessions, ordered by the time of their last click.
 
-    item    (n,) int32, session s has item[start[s] : start[s + 1]], oldest click first; V = unknown
+    item    (n,) int32, item[start[s] : start[s + 1]] are the clicks of session s, oldest first; V = unknown item
     start   (S + 1,) int64
     end_ms  (S,) int64, time of the last click
-    counts  (V,) int64, the items' clicks in the whole log
+    counts  (V,) int64, clicks of each item in the whole log
     """
 
     item: I32
@@ -37,27 +37,27 @@ class Visits:
 
     @property
     def items(self) -> int:
-        """V, how many items the model knows."""
+        """V, the count of known items."""
         return len(self.counts)
 
     def session(self) -> I64:
-        """(n,) which session each click is of."""
+        """(n,) int64, session of each click."""
         return np.repeat(np.arange(len(self)), np.diff(self.start))
 
     def where(self, keep: Flags) -> "Visits":
-        """The sessions where keep (S,) is True; counts stay."""
+        """The sessions where keep (S,) bool is True; counts do not change."""
         lengths = np.diff(self.start)
         start = np.append(0, np.cumsum(lengths[keep]))
         return Visits(self.item[np.repeat(keep, lengths)], start, self.end_ms[keep], self.counts)
 
     def placed(self, place: I32, items: int) -> "Visits":
-        """With item i at place[i] of so many items; place (V + 1,), the last of the unknown."""
+        """Reindex items: item i gets index place[i], of `items`. place (V + 1,) int32; the last is for <unk>."""
         counts = np.zeros(items, np.int64)
         counts[place[:-1]] = self.counts
         return Visits(place[self.item], self.start, self.end_ms, counts)
 
     def followed_by(self, later: "Visits", newest: int = NEWEST) -> "Visits":
-        """These sessions and later ones of the same items; at most the `newest` clicks, whole sessions."""
+        """These sessions, then the later ones (same vocabulary); whole sessions, at most the `newest` newest clicks."""
         both = Visits(
             np.append(self.item, later.item),
             np.append(self.start, self.start[-1] + later.start[1:]),
@@ -67,17 +67,17 @@ class Visits:
         return both.where(both.start[-1] - both.start[:-1] <= newest)
 
     def positions(self) -> Iterator[tuple[I32, int]]:
-        """Every (clicks of a session so far, the item that came next)."""
+        """All prefixes of all sessions: (items of the prefix (p,) int32, next item)."""
         for first, end in zip(self.start[:-1].tolist(), self.start[1:].tolist(), strict=True):
             for at in range(first + 1, end):
                 yield self.item[first:at], int(self.item[at])
 
 
 class SessionSets:
-    """Sessions as sets of items, and of each item the sessions that hold it. Unknown items are left out.
+    """Sessions as sets of items, and the inverted index from items to sessions. Unknown items are left out.
 
-    item     (m,) int64 ascending within a session: session s holds item[start[s] : start[s + 1]]
-    holding  (m,) int64, newest session last: item i lies in holding[bound[i] : bound[i + 1]]
+    item     (m,) int64, item[start[s] : start[s + 1]] are the items of session s, ascending
+    holding  (m,) int64, holding[bound[i] : bound[i + 1]] are the sessions that contain item i, newest last
     """
 
     def __init__(self, visits: Visits) -> None:
@@ -90,19 +90,19 @@ class SessionSets:
         self.bound = np.searchsorted(self.item[by_item], np.arange(visits.items + 1))
 
     def sessions_with(self, item: int, newest: int | None = None) -> I64:
-        """The sessions that hold the item, the newest last; at most the `newest`."""
+        """The sessions that contain the item, newest last; at most the `newest` newest ones."""
         a, b = self.bound[item : item + 2].tolist()
         return self.holding[a if newest is None else max(a, b - newest) : b]
 
     def items_of(self, sessions: I64) -> tuple[I64, I64]:
-        """The items of all these sessions, one session after the other, and how many each has."""
+        """The items of these sessions, concatenated, and the count of items of each session."""
         start = self.start[sessions]
         size = self.start[sessions + 1] - start
         return self.item[np.repeat(start - np.cumsum(size) + size, size) + np.arange(size.sum())], size
 
 
 def visits_of(log: Log, items: list[str], newest: int = NEWEST) -> Visits:
-    """The sessions of a log in the indices of `items`; at most the `newest` clicks, whole sessions."""
+    """The sessions of a log, with indices into `items`; whole sessions, at most the `newest` newest clicks."""
     index = {name: i for i, name in enumerate(items)}
     item = np.array([index.get(name, len(index)) for name in log.items], np.int32)[log.item]
     counts = np.bincount(item, minlength=len(items) + 1)[: len(items)]

@@ -1,8 +1,8 @@
-"""Clicks sorted by (user, time) -> padded batches of windows, with each user's state carried from window to window.
+"""Clicks sorted by (user, time) -> padded batches of windows for truncated backpropagation through time.
 
-A window is at most `length` clicks of one user: the reach of backpropagation, not of the state. Of a user with more
-clicks, each window starts from the state that the one before left. Batches hold windows of like length, so that little
-is padding, and come roughly in time order, so that the newest clicks are learned last.
+A window has at most `length` consecutive clicks of one user. `length` limits backpropagation, not the state: each
+further window of a user starts from the last state of the previous window. A batch contains windows of similar length,
+which reduces padding. Batches are in approximate time order, so the newest clicks are trained on last.
 """
 
 from collections.abc import Iterator
@@ -18,17 +18,17 @@ from export.log.log import HOUR, Log, Vocabulary
 from export.log.spill import chunks, part
 
 BLOCK = 64
-"""Batches that are mixed with one another in length and order; over more than that, time goes forward."""
+"""Batches per block. Windows are shuffled within a block; the blocks are in time order."""
 
 
 @dataclass(frozen=True)
 class Clicks:
-    """n training inputs, sorted by (user, time): 26 bytes each, of which a part of a log has its copy on disk.
+    """n clicks as indices, sorted by (user, time). A click has 26 bytes; copies made by `where` may be on disk.
 
-    item, event_type  (n,) int32 indices of the vocabulary
-    gap               (n,) uint8 gap bucket
-    target            (n,) int32, the user's next item, -1 for the last click
-    fresh             (n,) bool, the item was new when it was clicked
+    item, event_type  (n,) int32, indices into the vocabulary; its size = unknown
+    gap               (n,) uint8, bucket of the time since the user's previous click
+    target            (n,) int32, the user's next item; -1 for the last click
+    fresh             (n,) bool, True if the item was new when it was clicked
     user              (n,) int32
     time_ms           (n,) int64
     """
@@ -45,23 +45,26 @@ class Clicks:
         return len(self.item)
 
     def with_items(self, item: I32) -> "Clicks":
-        """The same clicks with other inputs (n,); targets stay."""
+        """The same clicks with other input items (n,); targets do not change."""
         return replace(self, item=item)
 
     def inputs(self, rows: I64) -> tuple[Tensor, Tensor, Tensor]:
-        """Item, event type and gap of some clicks, int64 of the rows' shape."""
+        """Item, event type and gap of the clicks at `rows`: int64 tensors of the shape of rows."""
         item, event_type, gap = (torch.from_numpy(part[rows]).long() for part in (self.item, self.event_type, self.gap))
         return item, event_type, gap
 
     def where(self, keep: Flags) -> "Clicks":
-        """The clicks where keep (n,) is True; gaps and freshness stay, a target that is left out becomes -1."""
+        """The clicks where keep (n,) is True. Gaps and `fresh` do not change; a target that is left out becomes -1."""
         kept = Clicks(*(part(getattr(self, name), keep) for name in self.__dataclass_fields__))
         kept.target[~np.append(keep[1:], False)[keep]] = -1
         return kept
 
 
 def encode(log: Log, vocabulary: Vocabulary, period_ms: int) -> Clicks:
-    """The log in the vocabulary's indices; what it does not hold becomes the index one beyond its end."""
+    """The log as indices into the vocabulary; an unknown name gets the size of the vocabulary as index.
+
+    period_ms  length of the period in which an item counts as new (birth_period)
+    """
     item = _lookup(log.items, vocabulary.items)[log.item]
     event_type = _lookup(log.event_types, vocabulary.event_types)[log.event_type]
     target = np.full(len(log), -1, np.int32)
@@ -77,12 +80,15 @@ def _lookup(names: list[str], known: list[str] | tuple[str, ...]) -> I32:
 
 
 def birth_period(time_ms: I64) -> int:
-    """How long an item counts as new, in ms: an eighth of the log, but at least a minute and at most a week."""
+    """Length of the period in which an item counts as new, ms: an eighth of the log, between a minute and a week."""
     return int(np.clip((time_ms.max() - time_ms.min()) // 8, HOUR // 60, 7 * 24 * HOUR))
 
 
 def fresh_clicks(item: I32, time_ms: I64, period_ms: int) -> Flags:
-    """(n,) True where the item was born in the click's own period; never in the first two, where every item is."""
+    """(n,) bool, True where the item's first click is in the same period; False in the first two periods.
+
+    There, most items have their first click in the log although they are not new.
+    """
     start, born = time_ms.min(), np.full(int(item.max()) + 1, np.iinfo(np.int64).max)
     fresh = np.zeros(len(item), np.bool_)
     for at in chunks(len(item)):
@@ -96,9 +102,10 @@ def fresh_clicks(item: I32, time_ms: I64, period_ms: int) -> Flags:
 class Batch(NamedTuple):
     """B windows of at most T clicks.
 
-    rows          (B, T) int64, row of each click in Clicks; padding repeats row 0
-    real          (B, T) bool
-    carry, leave  (B,) int64, where the state comes from and goes to in the carried states; 0 = none
+    rows   (B, T) int64, row of each click in Clicks; padding is row 0
+    real   (B, T) bool, False for padding
+    carry  (B,) int64, row of CarriedStates that the first state is read from; 0 = zero state
+    leave  (B,) int64, row of CarriedStates that the last state is written to; 0 = no window continues
     """
 
     rows: I64
@@ -108,7 +115,12 @@ class Batch(NamedTuple):
 
 
 class Windows:
-    """The windows of `Clicks`, and the states carried between them."""
+    """The windows of some clicks, and the links from each window to the one that continues it.
+
+    clicks   sorted by (user, time)
+    length   maximum clicks of a window
+    carried  count of windows that continue another one
+    """
 
     def __init__(self, clicks: Clicks, length: int = 50) -> None:
         self.clicks = clicks
@@ -125,7 +137,7 @@ class Windows:
         self.carried = int(continues.sum())
 
     def shuffled(self, tokens: int, rng: np.random.Generator) -> Iterator[Batch]:
-        """Batches of about `tokens` clicks, older ones first, in random order within each stretch of time."""
+        """One epoch: batches of about `tokens` clicks, blocks in time order, random order within each block."""
         order = np.argsort(self._end_ms, kind="stable")
         stretch = np.searchsorted(
             np.cumsum(self._length[order]), np.arange(BLOCK * tokens, len(self.clicks), BLOCK * tokens)
@@ -135,14 +147,14 @@ class Windows:
             yield from (cut[i] for i in rng.permutation(len(cut)))
 
     def in_order(self, tokens: int, rows: I64) -> Iterator[Batch]:
-        """The windows of the users who have one of the clicks at rows (m,), every one after the one it continues."""
+        """Windows of the users of the clicks at rows (m,); a window comes after the window that it continues."""
         members = np.flatnonzero(np.isin(self.clicks.user[self._start], self.clicks.user[rows]))
         members = members[np.argsort(self._ordinal[members], kind="stable")]
         for together in np.split(members, np.flatnonzero(np.diff(self._ordinal[members])) + 1):
             yield from self._cut(together, tokens)
 
     def _cut(self, members: I64, tokens: int) -> list[Batch]:
-        """Windows of like length together, padded to the longest of each batch."""
+        """Cut windows into batches of similar length, each padded to its longest window."""
         members = members[np.argsort(self._length[members], kind="stable")]
         batches = []
         first = 0
@@ -162,7 +174,7 @@ class Windows:
 
 
 def drawn(rows: I64, limit: int, seed: int = 0) -> I64:
-    """At most `limit` of the rows, drawn by `seed`, in their order."""
+    """A random sample of at most `limit` of the rows, without replacement, in their order."""
     if len(rows) <= limit:
         return rows
     return np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))

@@ -1,7 +1,7 @@
-"""Held-out clicks -> pools of surprise, through the ONNX step graph that the worker runs.
+"""Calibration: held-out clicks -> pools of surprises, computed by the step.onnx that the worker runs.
 
-The slice is the newest part of the log and was not trained on, so the pools hold the drift that a model meets between
-two trainings. Pool names and history lengths are the detector's (stream/detect/pvalue.py).
+The held-out slice is the newest part of the log and was not trained on, so the pools include the drift between two
+trainings. Pool names and history lengths are defined in stream/detect/pvalue.py.
 """
 
 from pathlib import Path
@@ -20,11 +20,14 @@ from stream.detect.pvalue import ALL, HISTORIES, history_of, pool_name
 from stream.manifest import Tensor
 
 USERS = 1024
-"""Met at a time: the step graph gathers tens of kilobytes for each."""
+"""Users per batch: the step graph gathers tens of kilobytes for each user."""
 
 
 def surprises(step_graph: Path, state: tuple[Tensor, ...], clicks: Clicks) -> F32:
-    """(n,) float32 nats: each click's surprise under its user's state before it, users from a zero state."""
+    """(n,) float32, nats: surprise of each click given its user's state before the click; users start from zeros.
+
+    state  tensors of the state, as in the manifest
+    """
     graph = open_graph(step_graph)
     starts = np.flatnonzero(np.append(True, clicks.user[1:] != clicks.user[:-1]))
     counts = np.diff(np.append(starts, len(clicks)))
@@ -39,7 +42,11 @@ def surprises(step_graph: Path, state: tuple[Tensor, ...], clicks: Clicks) -> F3
 def _step_together(
     graph: InferenceSession, state: tuple[Tensor, ...], clicks: Clicks, starts: I64, counts: I64, out: F32
 ) -> None:
-    """Writes the surprises of some users to out (n,): their first rows (u,), and their clicks (u,) in falling order."""
+    """Write the surprises of u users to out (n,).
+
+    starts  (u,) first row of each user
+    counts  (u,) clicks of each user, descending
+    """
     pad = -len(starts) % BATCH_MULTIPLE
     states = [np.zeros((len(starts) + pad, *part.shape), part.dtype) for part in state]
     for ordinal in range(int(counts[0])):
@@ -58,7 +65,12 @@ def _step_together(
 
 
 def pools(surprise: F32, clicks: Clicks, held_out: Flags, vocabulary: Vocabulary) -> Pools:
-    """Ascending surprises of the held-out clicks (n,) bool: all, by event type, by event type and history length."""
+    """Calibration pools by name, each ascending: all clicks, by event type, by event type and history length.
+
+    surprise  (n,) float32, nats
+    held_out  (n,) bool, clicks that the pools are made of
+    returns   non-empty pools only
+    """
     first_row = np.maximum.accumulate(
         np.where(np.append(True, clicks.user[1:] != clicks.user[:-1]), np.arange(len(clicks)), 0)
     )

@@ -1,8 +1,8 @@
-"""A trained network, its vocabulary and graphs -> a model directory that the worker can serve.
+"""Completes a model directory: network, vocabulary and calibration pools -> the files that a worker loads.
 
     step.onnx  score.onnx  items.json  calibration.npz  baselines.npz  weights.npz  manifest.json (last)
 
-The rule: a directory without manifest.json is not a model.
+The rule: manifest.json is written last, so a directory without it is not a model.
 """
 
 import json
@@ -22,7 +22,7 @@ Pools = dict[str, F32]
 
 
 class Facts(NamedTuple):
-    """What people want to know of a model: how it was trained, how good it is."""
+    """Facts in the manifest for people: training settings and times, and quality figures."""
 
     training: dict[str, Any]
     quality: dict[str, Any]
@@ -31,9 +31,9 @@ class Facts(NamedTuple):
 def write_model(
     directory: Path, network: Network, vocabulary: Vocabulary, pools: Pools, extra: tuple[str, ...], facts: Facts
 ) -> Manifest:
-    """The rest beside graphs that are already there: items, calibration, weights, and last the manifest.
+    """Write items, calibration, weights and, last, the manifest, into a directory that already has the graphs.
 
-    pools  name -> ascending surprises (float32, nats), in the order the manifest will list them
+    pools  name -> ascending surprises (float32, nats), in the order of the manifest
     extra  names of further files in the directory that belong to the model
     """
     (directory / "items.json").write_text(json.dumps(vocabulary.items, ensure_ascii=False, separators=(",", ":")))
@@ -60,6 +60,6 @@ def write_model(
 
 
 def name_and_version(directory: Path) -> tuple[str, str]:
-    """.../NAME/VERSION, also where the path is relative."""
+    """NAME and VERSION of a path .../NAME/VERSION, which may be relative."""
     whole = directory.absolute()
     return whole.parent.name, whole.name

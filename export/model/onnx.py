@@ -1,6 +1,6 @@
-"""A trained network and its vocabulary -> step.onnx and score.onnx, which have passed the gate (parity.py).
+"""ONNX export: a trained network and its vocabulary -> step.onnx and score.onnx, checked against torch (parity.py).
 
-Nodes are stripped of metadata, which would hold build paths.
+Metadata of the graph nodes is removed, because it contains paths of the building machine.
 """
 
 import json
@@ -25,10 +25,10 @@ IR_VERSION = 10
 
 
 def write_graphs(directory: Path, network: Network, vocabulary: Vocabulary) -> None:
-    """step.onnx and score.onnx of the network, checked against it.
+    """Write step.onnx and score.onnx, and check that they compute the same as the network.
 
-    Raises ConfigError if the directory holds a model or cannot be written, ArtifactError if the graphs disagree with
-    the network.
+    Raises ConfigError if the directory already contains a model or cannot be written, ArtifactError if the graphs
+    differ from the network.
     """
     check_place(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -71,13 +71,13 @@ def _export(
     path: Path,
     facts: dict[str, str],
 ) -> None:
-    """One graph: float32, weights inside the file, batch size free, nothing of the building machine in it."""
+    """Write one graph: float32, weights inside the file, variable batch size, no paths of the building machine."""
     batch = torch.export.Dim("B", min=1)
     dims = tuple(None if name == "k" else {0: batch} for name in inputs)
     varargs = dims if "k" in inputs else (*dims[:3], dims[3:])
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of every package it could have used
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns about every optional package that is missing
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # one free axis of a name is enough for torch; the others "will not be used"
+        warnings.simplefilter("ignore")  # torch warns that repeated names of the axis "will not be used"
         program = torch.onnx.export(
             module.eval(),
             example,
@@ -90,7 +90,7 @@ def _export(
             verbose=False,
         )
     if program is None:
-        raise ArtifactError(f"model {path.parent}: torch wrote no graph for {path.name}")
+        raise ArtifactError(f"model {path.parent}: torch exported no graph for {path.name}")
     model = program.model_proto
     _strip(model.graph)
     model.doc_string = model.graph.doc_string = ""
@@ -103,7 +103,7 @@ def _export(
 
 
 def _strip(graph: onnx.GraphProto) -> None:
-    """Remove metadata and doc strings from every part of the graph, and its inferred inner shapes."""
+    """Remove metadata and doc strings from all parts of the graph, and the inferred shapes of inner values."""
     for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")

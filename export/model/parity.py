@@ -1,7 +1,7 @@
-"""The gate of a written model: what its ONNX graphs compute is what torch computes.
+"""The parity check of a model: its ONNX graphs must compute the same values as torch.
 
-The rule: torch on a whole sequence = torch step by step = ONNX step by step, or nothing is written that could be served
-(a directory without manifest.json is not a model).
+The rule: torch on a whole sequence = torch step by step = ONNX step by step. If they differ, manifest.json is not
+written, and a directory without manifest.json is not a model.
 """
 
 from pathlib import Path
@@ -18,16 +18,16 @@ TOLERANCE = 1e-5
 """Largest difference in log-probability (nats) between torch and ONNX; both compute in float32."""
 
 SHORTEST = 0.01
-"""Length of a state below which nothing more is allowed."""
+"""Shortest length of h that widens the tolerance further."""
 
 
 def check_parity(directory: Path, network: Network, users: int = 16, clicks: int = 24, seed: int = 0) -> None:
-    """The gate: torch sequence = torch steps = ONNX steps, in surprise, state, log-probability and top 20.
+    """Compare torch sequence, torch steps and ONNX steps: surprise, state, log-probabilities and top 20.
 
-    Heads read a state's direction, which is the less sure the shorter the state is: where one is shorter than 1, as a
-    network of four units has them, so much more is allowed.
+    The inputs are random clicks. The heads read the direction of h, and rounding errors change the direction of a short
+    h more. If the shortest h has a length below 1, as in a network of four units, the tolerance is divided by it.
 
-    Raises ArtifactError with the largest difference and where it is.
+    Raises ArtifactError with the name and the size of the difference.
     """
     rng = np.random.default_rng(seed)
     sizes = network.sizes
@@ -55,7 +55,7 @@ def check_parity(directory: Path, network: Network, users: int = 16, clicks: int
             feed = dict(zip(SCORE_STATE, score_state(tuple(onnx_state)), strict=True))
             items, log_probs, _ = score.run(None, {**feed, "k": np.array([k])})
             expected = network.log_probs(network.output(outs[:, t]), *torch_state[-2:])
-            # Both together mean the same top k, up to items that lie within the tolerance of each other.
+            # Both checks together: the same top k, except for items whose log-probabilities differ by the tolerance.
             _same(directory, f"top {k} log-probability", log_probs, torch.topk(expected, k).values.numpy(), unsure)
             _same(directory, f"top {k} items", log_probs, expected.gather(1, torch.from_numpy(items)).numpy(), unsure)
 
@@ -65,5 +65,5 @@ def _same(directory: Path, what: str, ours: F32, theirs: F32, unsure: float = 1.
     if not worst <= TOLERANCE * unsure * max(1.0, float(np.abs(theirs).max()) / 4):
         raise ArtifactError(
             f"model {directory}: {what} differs by {worst:.2g} between torch and ONNX (allowed {TOLERANCE:g}); "
-            "nothing was written that could be served"
+            "no manifest was written, so the directory is not a model"
         )

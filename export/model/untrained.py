@@ -1,4 +1,4 @@
-"""A complete model that has learned nothing: for tests and trials of the worker."""
+"""A complete model with random weights, for tests and trials of the worker."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from stream.manifest import Manifest
 def write_untrained(
     directory: Path, items: list[str], event_types: list[str], hidden: int = 16, seed: int = 0, cell: str = "lstm"
 ) -> Manifest:
-    """A complete model directory with random weights and synthetic calibration: for tests and trials of the worker."""
+    """Write a complete model directory with random weights and synthetic calibration pools."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     vocabulary = Vocabulary(items=list(items), event_types=tuple(event_types), gap_edges_ms=GAP_EDGES_MS)

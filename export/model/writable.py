@@ -1,4 +1,4 @@
-"""Where a model directory or a file goes: whether it can be written there. Free of torch."""
+"""Checks before a long training: can the output directory or file be written? Imports no torch, so it is fast."""
 
 import tempfile
 from pathlib import Path
@@ -7,15 +7,15 @@ from stream.errors import ConfigError
 
 
 def check_place(directory: Path) -> None:
-    """Try whether a model can be written there, and leave nothing behind: nobody wants to hear so after an hour.
+    """Check that a model can be written to a directory, before an hour of training; leaves no files behind.
 
-    Raises ConfigError if not, or if the directory holds a model already.
+    Raises ConfigError if the directory cannot be written or already contains a model.
     """
     made: list[Path] = []
     try:
         if (directory / "manifest.json").exists():
             raise ConfigError(
-                f"model {directory}: there is one already; a version never changes, take another directory"
+                f"model {directory}: already contains a model; versions do not change, give another directory"
             )
         for part in (*reversed(directory.parents), directory):
             if not part.exists():
@@ -25,7 +25,7 @@ def check_place(directory: Path) -> None:
             pass
     except OSError as exc:
         raise ConfigError(
-            f"model {directory}: cannot be written there ({exc.strerror or exc}); take another directory"
+            f"model {directory}: the directory cannot be written ({exc.strerror or exc}); give another directory"
         ) from exc
     finally:
         for part in reversed(made):
@@ -33,11 +33,11 @@ def check_place(directory: Path) -> None:
 
 
 def check_file(path: Path) -> None:
-    """Try whether a file can be written there, and leave nothing behind. Raises ConfigError if not."""
+    """Check that a file can be written; leaves no file behind. Raises ConfigError if it cannot."""
     try:
         if path.is_dir():
             raise IsADirectoryError(None, "Is a directory")
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as exc:
-        raise ConfigError(f"{path}: cannot be written there ({exc.strerror or exc}); take another name") from exc
+        raise ConfigError(f"{path}: the file cannot be written ({exc.strerror or exc}); give another name") from exc

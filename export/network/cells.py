@@ -1,8 +1,12 @@
-"""The recurrent cells: a user's input and state -> the state after a click, in two forms from one set of weights.
+"""The recurrent cells (LSTM, GRU, RNN): the input of a click and the state before it -> the state after it.
 
-`sequence` is PyTorch's own layer, for training; `step` is one click in a few Gemms, for step.onnx. Both must stay the
-same function: model/parity.py refuses a model where they differ. Which tensors a state has is the cell's to say; all
-start as zeros, and the heads read the first, `h`.
+Each cell has two forms with the same weights:
+
+- `sequence` runs PyTorch's own layer over whole sequences, for training.
+- `step` computes one click in a few matrix products, for export to step.onnx.
+
+The rule: both forms must compute the same function. model/parity.py rejects a model where they differ. Each cell
+defines the tensors of its state; all start as zeros, and the heads read the first one, `h`.
 
 Sources: Hochreiter & Schmidhuber 1997 and Gers et al. 2000 (LSTM), Cho et al. 2014 (GRU), Elman 1990 (RNN).
 """
@@ -16,10 +20,10 @@ from stream.manifest import Tensor as StateTensor
 
 
 class Cell(nn.Module, ABC):
-    """A recurrent layer of H units whose input is H wide too."""
+    """A recurrent layer of H units with inputs of width H."""
 
     name: str
-    """What `eddy train --cell` and the manifest call it."""
+    """Name of the cell in `eddy train --cell` and in the manifest."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -27,23 +31,26 @@ class Cell(nn.Module, ABC):
 
     @property
     def state(self) -> tuple[StateTensor, ...]:
-        """The tensors of one user's state, the one the heads read first."""
+        """Names and shapes of the tensors of one user's state; the heads read the first one."""
         return (StateTensor("h", (self.hidden,)),)
 
     def zero_state(self, batch: int) -> tuple[Tensor, ...]:
-        """A new user's state, (batch, *shape) each."""
+        """The state of users without clicks: zeros, (batch, *shape) float32 for each tensor."""
         return tuple(torch.zeros(batch, *part.shape) for part in self.state)
 
     @abstractmethod
     def sequence(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """x (B, T, H), state (B, H) each -> the outputs after every click (B, T, H) and the last state."""
+        """T clicks of B users: x (B, T, H), state (B, H) each -> outputs (B, T, H) and the last state (B, H) each."""
 
     @abstractmethod
     def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """x (B, H), state (B, H) each -> the new state. Gemms beat ONNX Runtime's own recurrent operators."""
+        """One click of B users: x (B, H), state (B, H) each -> the new state (B, H) each.
+
+        Written as matrix products, because they are faster than ONNX Runtime's recurrent operators.
+        """
 
     def output(self, state: tuple[Tensor, ...]) -> Tensor:
-        """The part of the state that the heads read, (B, H)."""
+        """The tensor of the state that the heads read, (B, H)."""
         return state[0]
 
 
@@ -55,7 +62,7 @@ class LstmCell(Cell):
     def __init__(self, hidden: int) -> None:
         super().__init__(hidden)
         self.lstm = nn.LSTM(hidden, hidden, batch_first=True)
-        with torch.no_grad():  # a forget gate that starts open keeps what came before
+        with torch.no_grad():  # a forget gate that starts open keeps earlier clicks in the state
             self.lstm.get_parameter("bias_ih_l0")[hidden : 2 * hidden].fill_(1.0)
 
     @property
@@ -74,7 +81,7 @@ class LstmCell(Cell):
 
 
 class GruCell(Cell):
-    """State (h,): half a row of an LSTM's. nn.GRU's gate order is r, z, n; r resets after the product with h."""
+    """State (h,): half the size of an LSTM's. nn.GRU's gate order is r, z, n; r is applied after the product with h."""
 
     name = "gru"
 
@@ -98,7 +105,7 @@ class GruCell(Cell):
 
 
 class RnnCell(Cell):
-    """State (h,), tanh, no gates: the cheapest step and the shortest memory."""
+    """State (h,), tanh, no gates: the fastest step, and the state forgets earlier clicks the soonest."""
 
     name = "rnn"
 
@@ -115,7 +122,7 @@ class RnnCell(Cell):
 
 
 def _one_gemm(layer: nn.RNNBase, x: Tensor, h: Tensor) -> Tensor:
-    """What all gates see, (B, gates * H): one Gemm over [x, h], which is faster than two."""
+    """Pre-activations of all gates, (B, gates * H): one product with [x, h], which is faster than two products."""
     get = layer.get_parameter
     weight = torch.cat([get("weight_ih_l0"), get("weight_hh_l0")], dim=1)
     return torch.addmm(get("bias_ih_l0") + get("bias_hh_l0"), torch.cat([x, h], dim=1), weight.t())

@@ -1,12 +1,17 @@
-"""The network: a user's clicks -> one recurrent state -> which item comes next, and how surprising that one was.
+"""The network: a user's clicks -> one recurrent state -> scores of the next item, and the surprise of each click.
 
-One state feeds three heads: ranking (flat, tied to the item rows), event type, and surprise, a two-level softmax that
-is a normalised likelihood at O(sqrt V) instead of O(V) (surprise.py). Ranking and surprise are mixed with what the
-user's last items bring (mixture.py). `sequence` (for training) and `step` (exported) must stay the same function:
-model/parity.py refuses to write a model where they differ.
+Three heads read the state:
 
-Item rows and outputs are compared by direction alone: a row's length would be its popularity a second time, which the
-bias has already, and what a rare item is like would count for little.
+- ranking: the logits of all V items, from the item rows that the cell also reads (tied weights);
+- event type: a softmax over the type of the next event;
+- surprise: the probability of one item by a two-level softmax, O(sqrt V) instead of O(V) (surprise.py).
+
+The probabilities of ranking and surprise are mixed with co-occurrence and repeat components (mixture.py). The training
+loss is in loss.py. The rule: `Cell.sequence` (training) and `Cell.step` (exported) must compute the same function;
+model/parity.py rejects a model where they differ.
+
+Item rows and outputs have fixed lengths, so logits depend on directions and on the bias. With free lengths, the length
+of a row would encode popularity, which the bias already does, and rare items would get small logits.
 
 Sources: Hidasi et al. 2016 (GRU4Rec) for the recommender; Gupta et al. 2019 (NISER) for unit rows.
 """
@@ -24,18 +29,17 @@ from export.network.surprise import SurpriseHead
 from stream.manifest import Tensor as StateTensor
 
 SHARPNESS = 16.0
-"""Length of an output: the logit of an item that lies exactly in its direction, before the bias."""
+"""Length of an output: the logit, without the bias, of an item row that has the direction of the output."""
 
 INPUT_LENGTH = 4.0
-"""Length of an item's row where the cell reads it."""
-
+"""Length of an item's row in the input of the cell."""
 
 SMALLEST = 1e-12
-"""Square of the length below which a row has no direction."""
+"""Smallest squared length that a row is divided by; it keeps zeros as zeros."""
 
 
 class Sizes(NamedTuple):
-    """What fixes the network's shapes: V known items, T event types, gap buckets, H units of state, which of CELLS."""
+    """The sizes of a network: V known items, T event types, gap buckets, H units of state, and the name of the cell."""
 
     items: int
     event_types: int
@@ -45,12 +49,16 @@ class Sizes(NamedTuple):
 
 
 class Network(nn.Module):
-    """Embeddings, the cell and the heads; `mixture` and `surprise` are fitted last, on frozen states (fit/heads.py)."""
+    """Embeddings, the cell and the heads.
+
+    `mixture` and `surprise` are absent until they are fitted, after the training, on frozen states (fit/).
+    """
 
     mixture: Mixture
     surprise: SurpriseHead
-    row_squares: Tensor  # (V + 1,) sum of the squared gradients of each item row, mean over H. This and
-    bias_squares: Tensor  # (V + 1,) serve no graph, but a training that starts from the model: known items move little
+    # Adagrad sums, for a training that starts from this model; no ONNX graph reads them. Known items then move little.
+    row_squares: Tensor  # (V + 1,) sum of the squared gradients of each item row, mean over H
+    bias_squares: Tensor  # (V + 1,) sum of the squared gradients of each item bias
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -67,47 +75,53 @@ class Network(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """The device of the weights."""
         return self.item_rows.device
 
     def embed(self, item: Tensor, event_type: Tensor, gap: Tensor) -> Tensor:
-        """int64 of any one shape -> (..., H): the sum of the three rows."""
+        """Cell input of clicks: int64 indices (...) -> (..., H), the sum of the item, event type and gap rows."""
         x = embedding(item, self.item_rows) * INPUT_LENGTH + embedding(event_type, self.event_rows)
         return x + embedding(gap, self.gap_rows)
 
     def output(self, h: Tensor) -> Tensor:
-        """The cell's h (..., H) -> what all heads read, (..., H): its direction; zeros before a user's first click."""
+        """Cell output h (..., H) -> input of all heads (..., H): h scaled to length SHARPNESS; zeros stay zeros."""
         return unit(h) * SHARPNESS
 
     @property
     def state(self) -> tuple[StateTensor, ...]:
-        """The tensors of one user's state: the cell's, then what the mixture remembers."""
+        """Names, shapes and dtypes of one user's state: the tensors of the cell, then those of the mixture."""
         return (*self.cell.state, *mixture.STATE)
 
     def zero_state(self, batch: int) -> tuple[Tensor, ...]:
-        """A new user's state, (batch, *shape) each."""
+        """The state of users without clicks: zeros, (batch, *shape) for each tensor."""
         return tuple(torch.zeros(batch, *part.shape, dtype=getattr(torch, part.dtype)) for part in self.state)
 
     def fits(self, out: Tensor) -> Tensor:
-        """out (B, H) of `output` -> how near each of the V known items lies to it, (B, V)."""
+        """out (B, H) of `output` -> dot products with the V known items' rows, (B, V): logits without the bias."""
         return torch.matmul(out, self.item_rows[:-1].t())
 
     def logits(self, out: Tensor) -> Tensor:
-        """out (B, H) of `output` -> the network's own scores of the V known items, (B, V)."""
+        """out (B, H) of `output` -> logits of the V known items, (B, V), without the mixture and its temperature."""
         return torch.addmm(self.item_bias[:-1], out, self.item_rows[:-1].t())
 
     def cooled(self, out: Tensor) -> Tensor:
-        """The same as far as the mixture trusts the network: its state by its temperature, its bias by its weight."""
+        """out (B, H) -> calibrated logits (B, V): the mixture's temperature and bias weight are applied."""
         bias = self.item_bias[:-1] * self.mixture.bias_weight
         return torch.addmm(bias, out / self.mixture.temperature, self.item_rows[:-1].t())
 
     def log_probs(self, out: Tensor, recent: Tensor, visit: Tensor) -> Tensor:
-        """Log-probabilities over the V known items, (B, V), as served: out (B, H), and the mixture's memory."""
+        """Log-probabilities of the V known items as in production, (B, V), nats.
+
+        out (B, H) of `output`; mixture memory recent (B, R), visit (B, 1)
+        """
         return self.mixture.log_probs(self.cooled(out), recent, visit)
 
 
 class Step(nn.Module):
-    """One click: what step.onnx computes. The surprise is under the state before the click."""
+    """The graph of step.onnx: one click and the state before it -> its surprise (nats) and the state after it.
+
+    The surprise is computed from the state before the click.
+    """
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -124,18 +138,21 @@ class Step(nn.Module):
 
 
 class Score(nn.Module):
-    """A state's best k items and the next event's type: what score.onnx computes. Equal scores: lower index first."""
+    """The graph of score.onnx: a state -> its top k items and the probabilities of the next event type.
+
+    Items with equal scores are in ascending order of their index.
+    """
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, h: Tensor, last_items: Tensor, visit_items: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """State parts h (B, H), last_items (B, R), visit_items (B, 1) and k (1,) int64 -> the k best of each user.
+        """State tensors h (B, H), last_items (B, R), visit_items (B, 1) and k (1,) int64 -> the top k of each user.
 
         returns  items (B, k) int64, log_probs (B, k) float32, event_probs (B, T + 1) float32
         """
-        best = cast(int, k.item())  # not int(): that would fix the example's k in the graph
+        best = cast(int, k.item())  # int() would write the example's k into the graph as a constant
         torch._check(best >= 1)
         torch._check(best <= self.network.sizes.items)
         network = self.network
@@ -145,9 +162,10 @@ class Score(nn.Module):
 
 
 def unit(rows: Tensor) -> Tensor:
-    """(..., H) -> the same directions with length 1; zeros stay zeros.
+    """(..., H) -> rows of the same direction with length 1; zeros stay zeros.
 
-    Squares are summed by a product with ones: ONNX Runtime's own sums depend on a row's alignment.
+    The squares are summed by a matrix product with ones: results of ONNX Runtime's sum operators depend on the
+    alignment of a row in memory.
     """
     squares = torch.matmul(rows * rows, torch.ones(rows.shape[-1], LANES, dtype=rows.dtype))[..., :1]
     return rows / torch.sqrt(torch.clamp(squares, min=SMALLEST))

@@ -1,4 +1,4 @@
-"""Clicks in windows -> the network's states: carried from window to window, read by the heads, and remembered items."""
+"""Windows of clicks -> states of the network and mixture memories at chosen clicks, users from a zero state."""
 
 import numpy as np
 import torch
@@ -11,18 +11,25 @@ from export.network.network import Network
 
 
 class CarriedStates:
-    """The state each window left for the one that continues it: zeros where there is none yet."""
+    """Cell states between the windows of one user: the last state of a window is the first state of the next.
+
+    Row 0 stays zeros; windows that continue no other window start from it.
+    """
 
     def __init__(self, network: Network, windows: Windows) -> None:
         zeros = network.cell.zero_state(windows.carried + 1)
         self._parts = tuple(part.to(network.device) for part in zeros)
 
     def take(self, batch: Batch) -> tuple[Tensor, ...]:
+        """First state of each window of the batch, (B, H) for each tensor of the cell."""
         index = torch.from_numpy(batch.carry)
         return tuple(part[index] for part in self._parts)
 
     def leave(self, batch: Batch, last: tuple[Tensor, ...]) -> None:
-        """`last` is the state after the batch's last column, which is where a window that is continued ends."""
+        """Store `last`, (B, H) each: the state after the batch's last column.
+
+        A window that another one continues has the full length, so its last click is in that column.
+        """
         to = torch.from_numpy(batch.leave)
         for kept, value in zip(self._parts, last, strict=True):
             kept[to] = value.detach()
@@ -31,10 +38,11 @@ class CarriedStates:
 
 @torch.no_grad()
 def outputs(network: Network, windows: Windows, rows: I64, tokens: int = 8192) -> Tensor:
-    """(m, H) float32: what the heads read after the clicks at rows (m,), users from a zero state.
+    """Input of the heads after the clicks at `rows`; users start from a zero state.
 
-    rows     ascending, without repeats: a state is large, so ask for those that are needed
-    returns  on the network's device
+    rows     (m,) int64, ascending, without duplicates; request only the rows you need, because states are large
+    tokens   maximum clicks per batch
+    returns  (m, H) float32 on the network's device
     """
     clicks, out = windows.clicks, torch.empty(len(rows), network.sizes.hidden, device=network.device)
     carried = CarriedStates(network, windows)
@@ -49,9 +57,9 @@ def outputs(network: Network, windows: Windows, rows: I64, tokens: int = 8192) -
 
 
 def memories(clicks: Clicks, rows: I64) -> tuple[I32, I32]:
-    """What the state remembers after the clicks at rows (m,), users from nothing: recent (m, R), visit (m, 1).
+    """Mixture memory after the clicks at rows (m,) int64: recent (m, R) int32, visit (m, 1) int32.
 
-    The users who have such a click are walked through side by side, one click of each at a time.
+    Users start with an empty memory. The users of these clicks are processed in parallel, one click of each per step.
     """
     begins = np.flatnonzero(np.append(True, clicks.user[1:] != clicks.user[:-1]))
     users, lane = np.unique(np.searchsorted(begins, rows, "right") - 1, return_inverse=True)

@@ -1,7 +1,8 @@
-"""How surprising an item is: p(item) = p(cluster) p(item | cluster), a normalised likelihood at O(sqrt V)
-instead of O(V).
+"""The surprise head: p(item | state) = p(cluster | state) p(item | cluster, state), by a two-level softmax.
 
-Source: Goodman 2001 for class-factored softmax.
+The result is a normalised likelihood that costs O(sqrt V) instead of O(V). Surprise is -log p, in nats.
+
+Source: Goodman 2001 (class-factored softmax).
 """
 
 import math
@@ -14,20 +15,26 @@ from export.arrays import F32, I64, Flags
 
 
 class SurpriseHead(nn.Module):
-    """p(item | state) by a two-level softmax: which cluster, then which item of it.
+    """p(item | state) by a two-level softmax: over clusters, then over the items of the cluster.
 
-    The rows within a cluster are the ranking head's; only `top` is fitted. The unknown item is its own cluster, and
-    the `new_items` that are live share its probability: without that an unknown id looks like a popular item.
+    Rows and biases within a cluster are copies of the ranking head's; only `top`, the layer over clusters, is fitted.
+    The unknown item is a cluster of its own. Its probability is divided by `new_items`, the count of new items that
+    exist at the same time; without this division, an unknown id would have the low surprise of a popular item.
     """
 
-    blocks: Tensor  # (C + 1, H, S) item rows
+    blocks: Tensor  # (C + 1, H, S) item rows by cluster; S = size of the largest cluster
     biases: Tensor  # (C + 1, S)
-    share: Tensor  # (C + 1,) of one of the items that share a slot
-    cluster: Tensor  # (V + 1,) int64
-    slot: Tensor  # (V + 1,) int64
+    share: Tensor  # (C + 1,) 1, and 1 / new_items for the unknown item's cluster
+    cluster: Tensor  # (V + 1,) int64, cluster of each item
+    slot: Tensor  # (V + 1,) int64, index of each item in its cluster
 
     def __init__(self, clusters: I64, rows: Tensor, bias: Tensor, new_items: int) -> None:
-        """clusters (V,) int64: the cluster of each item, 0 .. C-1; rows (V, H) and bias (V,) of the ranking head."""
+        """
+        clusters   (V,) int64, cluster of each item, 0 .. C - 1
+        rows       (V, H) float32, item rows of the ranking head; copied
+        bias       (V,) float32, biases of the ranking head; copied
+        new_items  count of new items that exist at the same time
+        """
         super().__init__()
         items, hidden = rows.shape
         count = int(clusters.max()) + 1
@@ -36,7 +43,7 @@ class SurpriseHead(nn.Module):
         slots = np.empty(items, np.int64)
         slots[order] = np.arange(items) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         blocks = torch.zeros(count + 1, int(sizes.max()), hidden)
-        biases = torch.full((count + 1, int(sizes.max())), -1e9)  # empty slots have no mass
+        biases = torch.full((count + 1, int(sizes.max())), -1e9)  # exp(-1e9) = 0: empty slots get no probability
         at = torch.from_numpy(clusters), torch.from_numpy(slots)
         blocks[at], biases[at] = rows.detach(), bias.detach()
         biases[count, 0] = 0.0
@@ -50,7 +57,7 @@ class SurpriseHead(nn.Module):
         self.top = nn.Linear(hidden, count + 1)
 
     def forward(self, item: Tensor, out: Tensor) -> Tensor:
-        """item (B,) int64 with V = unknown, out (B, H) -> the item's probability (B,)."""
+        """item (B,) int64, V = unknown; out (B, H) of Network.output -> probability of each item (B,)."""
         cluster = torch.index_select(self.cluster, 0, item)
         slot = torch.index_select(self.slot, 0, item)
         top = torch.softmax(self.top(out), dim=1).gather(1, cluster.unsqueeze(1))
@@ -61,14 +68,15 @@ class SurpriseHead(nn.Module):
 
 
 def cluster_count(items: int) -> int:
-    """C of the surprise head: about 4 sqrt(V), but never clusters of fewer than four items."""
+    """Count of clusters C for V items: about 4 sqrt(V), with at least four items per cluster on average."""
     return max(1, min(round(4 * math.sqrt(items)), items // 4))
 
 
 def balanced_clusters(rows: F32, count: int, seed: int) -> I64:
-    """The cluster of each row: 2-means, split in halves of equal share again and again, so that blocks are dense.
+    """Cluster of each row, by recursive 2-means with fixed sizes: equal sizes waste little memory on padding.
 
-    rows (V, H) float32; returns (V,) int64 in 0 .. count-1, sizes differing by at most a few
+    rows     (V, H) float32
+    returns  (V,) int64 in 0 .. count - 1; cluster sizes differ by at most a few rows
     """
     rng = np.random.default_rng(seed)
     clusters = np.zeros(len(rows), np.int64)
@@ -87,7 +95,7 @@ def balanced_clusters(rows: F32, count: int, seed: int) -> I64:
 
 
 def _nearer_half(rows: F32, cut: int, rng: np.random.Generator) -> Flags:
-    """2-means with the sizes fixed at (cut, n - cut): True for the first part."""
+    """2-means with fixed sizes (cut, n - cut): (n,) bool, True for the first cluster."""
     one, two = rows[rng.choice(len(rows), 2, replace=False)]
     near = np.zeros(len(rows), np.bool_)
     for _ in range(8):

@@ -1,7 +1,8 @@
-"""weights.npz beside a model's graphs: the network as PyTorch had it, to train on from, or to compare the graphs with.
+"""weights.npz: the PyTorch weights of a model, to start another training from it or to compare its graphs with torch.
 
-A worker needs no weights: the manifest does not list the file among those it checks, and a model may be deployed
-without it. Its hash stands among the manifest's facts, so weights of another model are refused. Arrays, never pickles.
+A worker does not need the file: the manifest does not list it among the files that a worker checks, so a model can be
+deployed without it. The manifest's training facts contain its sha256, so weights of another model are rejected. The
+file contains arrays only, never pickles.
 """
 
 import zipfile
@@ -21,22 +22,22 @@ FILE = "weights.npz"
 
 
 def save_weights(directory: Path, network: Network) -> str:
-    """Write every parameter and buffer of the network under its PyTorch name; returns the file's sha256."""
+    """Write all parameters and buffers of the network, by their PyTorch names. Returns the sha256 of the file, hex."""
     np.savez(directory / FILE, **{name: value.detach().numpy() for name, value in network.state_dict().items()})
     return sha256(directory / FILE)
 
 
 def load_network(directory: Path) -> Network:
-    """The network that a model directory was converted from, ready for evaluation.
+    """The PyTorch network of a model directory, in evaluation mode, on the CPU.
 
-    Raises ArtifactError if the directory is no whole model, has no weights, or those of another model.
+    Raises ArtifactError if the directory is not a complete model, has no weights or has the weights of another model.
     """
     manifest = read_manifest(directory)
     path = directory / FILE
     if not path.is_file():
-        raise ArtifactError(f"model {directory}: no {FILE}; it was copied without or trained before there was one")
+        raise ArtifactError(f"model {directory}: no {FILE}; copy the file too, or train the model again")
     if sha256(path) != manifest.training.get(FILE):
-        raise ArtifactError(f"model {directory}: {FILE} is not the file it was written with; copy it again")
+        raise ArtifactError(f"model {directory}: {FILE} is not the file that was written with the model; copy it again")
     try:
         with np.load(path, allow_pickle=False) as file:
             weights = {name: torch.from_numpy(file[name]) for name in file.files}
@@ -50,5 +51,7 @@ def load_network(directory: Path) -> Network:
         network.surprise = SurpriseHead(weights["surprise.cluster"][:-1].numpy(), *known, new_items=1)
         network.load_state_dict(weights)
     except (KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as exc:
-        raise ArtifactError(f"model {directory}: {FILE} does not hold this Eddy's network; train it again") from exc
+        raise ArtifactError(
+            f"model {directory}: {FILE} does not match the network of this Eddy version; train the model again"
+        ) from exc
     return network.eval()

@@ -132,7 +132,7 @@ def test_a_relative_directory_has_the_same_label(tmp_path: Path, monkeypatch: py
 
 def test_a_version_never_changes(directory: Path) -> None:
     """Writing over an existing model is refused."""
-    with pytest.raises(ConfigError, match="there is one already"):
+    with pytest.raises(ConfigError, match="already contains a model"):
         write_untrained(directory, ITEMS, ["view"])
 
 
