@@ -1,4 +1,7 @@
-"""Clicks -> the arrays the engine takes. Every word of a click becomes an index here and nowhere else."""
+"""Converts clicks to the arrays that the engine processes.
+
+This is the only module that converts the ids and names in a click to indices.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,16 +24,17 @@ T = TypeVar("T", bound=np.generic)
 
 @dataclass(frozen=True)
 class Columns:
-    """n clicks of m users as arrays; the clicks of each partition in the order of their offsets.
+    """n clicks of m users as arrays. The clicks of each partition are in the order of their offsets.
 
-    owners      the m users, each once, in the order of their first click here
-    owner       (n,) intp, index into owners of each click's user
+    owners      (m,) the users, each once, in the order of their first click in this batch
+    owner       (n,) intp, index into owners: the user of each click
     offset      (n,) int64, the click's offset in its partition
     time_ms     (n,) int64, ms since the epoch
-    item        (n,) int64 index, V = unknown to the model
-    event_type  (n,) int64 index, T = unknown to the model
-    hold        (n,) int8: 1 = the item is held back from now on, -1 = it is let go, 0 = neither
-    category    (n,) int32, number of the category that the click itself names, NO_CATEGORY = none or unknown
+    item        (n,) int64, index of the item; V (the number of items) = the model does not know it
+    event_type  (n,) int64, index of the event type; T (the number of event types) = the model does not know it
+    hold        (n,) int8: 1 = exclude the item from the user's lists from now on, -1 = no longer exclude it,
+                0 = no change
+    category    (n,) int32, code of the click's own category field; NO_CATEGORY = missing or unknown
     """
 
     owners: Sequence[Owner]
@@ -46,21 +50,22 @@ class Columns:
         return len(self.owner)
 
     def ids(self) -> list[str]:
-        """(n,) "topic-partition-offset": what Kafka knows each click by."""
-        places = [str(partition) for partition, _ in self.owners]
+        """The id of each click, "topic-partition-offset" (n,)."""
+        partitions = [str(partition) for partition, _ in self.owners]
         return [
-            f"{places[user]}-{offset}" for user, offset in zip(self.owner.tolist(), self.offset.tolist(), strict=True)
+            f"{partitions[user]}-{offset}"
+            for user, offset in zip(self.owner.tolist(), self.offset.tolist(), strict=True)
         ]
 
     def take(self, which: Index) -> "Columns":
-        """The clicks at these positions, ascending, with only their users."""
+        """Select the clicks at the positions `which` (ascending) and the users who have one of them."""
         users, first, owner = np.unique(self.owner[which], return_index=True, return_inverse=True)
         order = np.argsort(first)
-        place = np.empty(len(order), np.intp)
-        place[order] = np.arange(len(order))
+        rank = np.empty(len(order), np.intp)  # position of each user in the order of first clicks
+        rank[order] = np.arange(len(order))
         return Columns(
             [self.owners[user] for user in users[order].tolist()],
-            place[owner],
+            rank[owner],
             self.offset[which],
             self.time_ms[which],
             self.item[which],
@@ -71,10 +76,9 @@ class Columns:
 
 
 class Encoder:
-    """Words -> indices, for one model under one set of rules.
+    """Converts the ids and names in clicks to indices, for one model and one set of rules.
 
-    categories  gives the numbers of the catalogue's categories as they are now; None where no rule asks for a click's
-                category
+    categories  returns the current category -> code of the catalogue. None if no rule uses the category of a click
     """
 
     def __init__(self, model: Model, rules: Rules, categories: Callable[[], Mapping[str, int]] | None) -> None:
@@ -84,7 +88,7 @@ class Encoder:
         self._categories = categories
 
     def columns(self, clicks: Sequence[Click], origins: Sequence[Origin]) -> Columns:
-        """The clicks as arrays, in their order; origins (n,) where each was read."""
+        """Convert n clicks to arrays, in the same order. `origins` (n,) has the origin of each click."""
         owner, owners = _owners(clicks, origins)
         return Columns(
             owners=owners,
@@ -98,19 +102,22 @@ class Encoder:
         )
 
     def items(self, ids: Sequence[str]) -> I64:
-        """(n,) int64 indices of the items, V = unknown."""
+        """Convert n item ids to indices (n,) int64; V (the number of items) = unknown."""
         return _indices(self._items, ids, len(self._items), np.int64)
 
     def event_types(self, names: Sequence[str]) -> I64:
-        """(n,) int64 indices of the event types, T = unknown."""
+        """Convert n event types to indices (n,) int64; T (the number of event types) = unknown."""
         return _indices(self._event_types, names, len(self._event_types), np.int64)
 
     def holds(self, names: Sequence[str]) -> I8:
-        """(n,) int8: what an event of each type does to its item, as in Columns.hold."""
+        """Convert n event types to the values of `Columns.hold` (n,) int8."""
         return _indices(self._holds, names, 0, np.int8) if self._holds else np.zeros(len(names), np.int8)
 
     def categories(self, names: Sequence[str | None]) -> I32:
-        """(n,) int32 numbers of the categories, NO_CATEGORY = unknown, None or not asked for by any rule."""
+        """Convert n categories to codes (n,) int32.
+
+        The code is NO_CATEGORY for None, for an unknown category, and if no rule uses the category of a click.
+        """
         if self._categories is None:
             return np.full(len(names), NO_CATEGORY, np.int32)
         return _indices(self._categories(), names, NO_CATEGORY, np.int32)
@@ -121,11 +128,12 @@ def _indices(index: Mapping[Any, int], names: Sequence[Any], unknown: int, dtype
 
 
 def _owners(clicks: Sequence[Click], origins: Sequence[Origin]) -> tuple[Index, list[Owner]]:
-    """Whose clicks these are: owner (n,) index into the users, and the users in the order of their first click."""
-    places: dict[tuple[str, int], Partition] = {}
+    """Return `owner` (n,) and `owners` as in Columns."""
+    partitions: dict[tuple[str, int], Partition] = {}
     index: dict[Owner, int] = {}
     owner = np.empty(len(clicks), np.intp)
     for i, (click, (topic, number, _)) in enumerate(zip(clicks, origins, strict=True)):
-        place = places.get((topic, number)) or places.setdefault((topic, number), Partition(topic, number))
-        owner[i] = index.setdefault((place, click.user_id.encode()), len(index))
+        key = (topic, number)
+        partition = partitions.get(key) or partitions.setdefault(key, Partition(topic, number))
+        owner[i] = index.setdefault((partition, click.user_id.encode()), len(index))
     return owner, list(index)

@@ -1,4 +1,7 @@
-"""Steps -> decisions: a list for every user's new state, a verdict on every click, and what an alert must say."""
+"""Computes the decisions from the results of the model steps.
+
+Each click gets a list of recommendations for the user's new state, a p-value, and an alert if it is anomalous.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,11 +27,11 @@ EXPECTED_ITEMS = 3
 class Decisions:
     """The decisions on n clicks, in their order.
 
-    lists      what each user is recommended now
-    surprise   (n,) float32, nats, of each click under the state before it
+    lists      the recommendations after each click
+    surprise   (n,) float32, nats: -log probability of each click, given the user's state before the click
     p_value    (n,) float64 in (0, 1]; small = unusual
-    pool       (n,) int64, which of the detector's pools judged the click
-    alerts     the clicks that were too unlikely
+    pool       (n,) int64, index of the calibration pool that the detector used
+    alerts     the anomalous clicks
     """
 
     lists: Lists
@@ -39,11 +42,12 @@ class Decisions:
 
 
 class Decider:
-    """Decides on steps, by one model, one detector and the rules for the lists.
+    """Computes decisions with one model, one detector and the rules for the lists.
 
     k               recommendations per click
-    exclude_recent  leave out the items of the user's last N clicks, this one among them
-    rules           what else a list must keep. Raises ConfigError on a catalogue that cannot be used
+    exclude_recent  the items of the user's last N clicks, including the current one, are not recommended
+    rules           the shop's rules for a list
+    Raises ConfigError if the catalogue is not usable.
     """
 
     def __init__(self, model: Model, detector: Detector, k: int, exclude_recent: int, rules: Rules) -> None:
@@ -57,27 +61,27 @@ class Decider:
 
     @property
     def category(self) -> npt.NDArray[np.int32] | None:
-        """(V,) the number of each item's category, NO_CATEGORY = none; None where no catalogue names one."""
+        """(V,) int32, code of each item's category, NO_CATEGORY = none. None if the catalogue has no categories."""
         return self._ruled.category if self._ruled is not None else None
 
     def categories(self) -> Mapping[str, int]:
-        """The catalogue's categories -> their numbers, until the next `refresh`."""
+        """The categories of the catalogue and their codes: category -> code. Valid until the next `refresh`."""
         return self._ruled.codes if self._ruled is not None else {}
 
     def refresh(self) -> None:
-        """Take up a catalogue file that has changed. A broken one is logged, and what was read before stays."""
+        """Read the catalogue again if its file has changed. If the new file is bad, log it and use the old content."""
         if self._ruled is not None:
             self._ruled.refresh()
 
     def __call__(self, clicks: Columns, steps: Steps) -> Decisions:
-        """Decide on clicks that have been stepped."""
+        """Compute the decisions on n clicks from their n steps."""
         verdicts = self._detector.judge(Evidence(steps.surprise, clicks.event_type, steps.clicks_before))
         return Decisions(
             self._lists(clicks, steps), steps.surprise, verdicts.p_value, verdicts.pool, self._alerts(steps, verdicts)
         )
 
     def _lists(self, clicks: Columns, steps: Steps) -> Lists:
-        """Each click's list under the rules."""
+        """Make the list of each click under the rules."""
         state, left_out = steps.after, steps.recent[:, : self._exclude_recent]
         if self._holds:
             left_out = np.concatenate([left_out, steps.held], axis=1)
@@ -88,13 +92,13 @@ class Decider:
         return self._ruled(state, left_out, clicks.item, clicks.category, clicks.ids)
 
     def _as_new(self, state: list[StateArray], recent: npt.NDArray[np.int32]) -> list[StateArray]:
-        """The states, but a new user's where none of the recent items is known."""
+        """Return the states (n, ...), with the state of a new user where the model knows none of the recent items."""
         unknown = ((recent == NO_ITEM) | (recent == len(self._model.items))).all(1)
         new = [np.zeros_like(value[:1]) for value in state]
         return [np.where(unknown.reshape(-1, *[1] * (v.ndim - 1)), n, v) for n, v in zip(new, state, strict=True)]
 
     def _alerts(self, steps: Steps, verdicts: Verdicts) -> Alerts:
-        """An alert for each anomalous click, with what was expected of the state before it."""
+        """Make an alert for each anomalous click. Its expected items are those for the state before the click."""
         which = np.flatnonzero(verdicts.anomalous)
         none_left_out = np.empty((len(which), 0), np.int32)
         likely = top_items(self._model, [value[which] for value in steps.before], none_left_out, EXPECTED_ITEMS)

@@ -1,7 +1,8 @@
-"""Columns of clicks in, columns of decisions and staged rows out: schedule, run, decide.
+"""Processes batches of clicks: the input is columns of clicks, the output is decisions and changed rows.
 
-`process` touches nothing: it works on copies of the users' rows. `commit` puts them in place once Kafka has them; a
-cycle whose transaction was rolled back is simply not committed, and the same clicks can be processed again.
+`process` does not change the arena: it works on copies of the users' rows. `commit` writes the copies to the arena
+after the Kafka transaction is committed. If the transaction was rolled back, the caller drops the cycle, and the same
+clicks can be processed again.
 """
 
 from dataclasses import dataclass, replace
@@ -23,13 +24,14 @@ from stream.state.staged import Staged, stage
 
 @dataclass(frozen=True)
 class Cycle:
-    """The result of one batch of clicks, before any of it is in place.
+    """The result of one batch of clicks. The arena is not changed yet.
 
-    decided    (n,) positions in the batch of the clicks that were decided, ascending
-    failed     positions of the clicks for which the model gave no finite result, ascending: their rows are as before
-               but for offset and time. All other clicks are repeats: their user's row already holds their offset
-    decisions  on the n decided clicks
-    staged     the rows that changed, and whose they are
+    decided    (n,) positions in the batch of the clicks that have a decision, ascending
+    failed     positions in the batch of the clicks for which the model's result is not finite, ascending. Their rows
+               change only in offset and time
+    decisions  the decisions on the n decided clicks
+    staged     the changed rows and their owners
+    Clicks in neither `decided` nor `failed` are repeats: their offset is not above source_offset in the user's row.
     """
 
     decided: Index
@@ -39,9 +41,9 @@ class Cycle:
 
 
 class Engine:
-    """Steps users' states with a model. Not thread-safe: one cycle at a time.
+    """Updates users' states with a model and decides on their clicks. Not thread-safe: process one cycle at a time.
 
-    encoder  makes the columns that `process` takes
+    encoder  converts clicks to the columns for `process`
     """
 
     def __init__(
@@ -54,7 +56,7 @@ class Engine:
         rules: Rules,
         forgetting: Forgetting = NEVER,
     ) -> None:
-        """Raises ConfigError on a catalogue that cannot be used. k, exclude_recent and rules are those of Decider."""
+        """k, exclude_recent and rules are those of Decider. Raises ConfigError if the catalogue is not usable."""
         self.model = model
         self.detector = detector
         self.arena = arena
@@ -64,21 +66,21 @@ class Engine:
 
     @property
     def category(self) -> npt.NDArray[np.int32] | None:
-        """(V,) the number of each item's category, NO_CATEGORY = none; None where no catalogue names one."""
+        """(V,) int32, code of each item's category, NO_CATEGORY = none. None if the catalogue has no categories."""
         return self._decide.category
 
     def refresh(self) -> None:
-        """Take up a catalogue file that has changed. Columns made before it hold the old category numbers."""
+        """Read the catalogue again if its file has changed. Columns made earlier have the old category codes."""
         self._decide.refresh()
 
     def process(self, clicks: Columns, now_ms: int) -> Cycle:
-        """Decide on clicks read from Kafka. Nothing is in place until `commit`.
+        """Decide on a batch of clicks. The arena does not change until `commit`.
 
-        now_ms  the worker's clock, ms since the epoch; no decision depends on it yet
+        now_ms  the current time of the worker, ms since the epoch. No decision depends on it yet
         """
         staged = stage(self.arena, clicks.owners)
         fresh = np.flatnonzero(clicks.offset > staged.rows["source_offset"][clicks.owner])
-        if len(fresh) < len(clicks):  # never with transactions; an operator may have turned offsets back
+        if len(fresh) < len(clicks):  # only if an operator reset the group's offsets to earlier ones
             cycle = self.process(clicks.take(fresh), now_ms)
             return replace(cycle, decided=fresh[cycle.decided], failed=fresh[cycle.failed])
 
@@ -92,8 +94,8 @@ class Engine:
         return Cycle(decided, failed, self._decide(clicks, steps), staged)
 
     def commit(self, cycle: Cycle) -> None:
-        """Put a cycle's rows in place: Kafka has them."""
+        """Write the rows of a cycle to the arena. Call it after the Kafka transaction is committed."""
         cycle.staged.commit(self.arena)
 
     def tick(self, now_ms: int) -> None:
-        """The worker's clock while no clicks come, about once a second. Nothing in the engine needs it yet."""
+        """Report the current time while no clicks arrive, about once a second. The engine does not use it yet."""

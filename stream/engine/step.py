@@ -1,4 +1,4 @@
-"""One wave: gather the users' rows, run step.onnx, write the rows back into the staged copies."""
+"""Runs the model on waves of clicks: reads the users' staged rows, runs step.onnx, and writes the new states back."""
 
 from dataclasses import dataclass
 
@@ -12,19 +12,20 @@ from stream.state.evict import Forgetting
 from stream.state.row import NO_ITEM, Rows, new_rows
 
 SESSION_GAP_MS = 30 * 60 * 1000
-"""A user away for this long starts a new session: the half hour that web analytics uses."""
+"""A pause of this length starts a new session. Web analytics usually uses the same half hour."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What n steps leave beside the rows.
+    """The results of n model steps, beside the changed rows.
 
-    failed         (n,) bool: the model's result was not finite. The row is as before the click but for its offset and
-                   time, and the other fields say nothing of the click
-    surprise       (n,) float32, nats, of each click under the state before it
-    clicks_before  (n,) earlier clicks of the user
-    recent, held   (n, R) the user's last items with this click's first, and those held back; -1 = none
-    before, after  score.onnx's inputs before and after the click, each (n, *shape)
+    failed         (n,) bool: the model's result is not finite. Then only offset and time of the row change, and the
+                   other fields of this class are undefined for the click
+    surprise       (n,) float32, nats: -log probability of each click, given the user's state before the click
+    clicks_before  (n,) int64, number of earlier clicks of the user
+    recent         (n, R) int32, the user's last items, newest first, including the item of this click; -1 = none
+    held           (n, R) int32, the items that a rule excludes from the user's lists; -1 = none
+    before, after  the inputs of score.onnx before and after the click, each (n, *shape)
     """
 
     failed: npt.NDArray[np.bool_]
@@ -36,7 +37,7 @@ class Steps:
     after: list[StateArray]
 
     def take(self, which: Index) -> "Steps":
-        """The steps at these positions."""
+        """Select the steps at the positions `which`."""
         return Steps(
             self.failed[which],
             self.surprise[which],
@@ -49,12 +50,15 @@ class Steps:
 
 
 def starts_session(gap_ms: I64) -> npt.NDArray[np.bool_]:
-    """(n,) ms since the user's last click -> (n,) bool; a gap of exactly SESSION_GAP_MS starts a session."""
+    """True (n,) where a gap (n,), ms since the user's last click, starts a session: gap >= SESSION_GAP_MS."""
     return gap_ms >= SESSION_GAP_MS
 
 
 def gap_bucket(gap_ms: I64, first: npt.NDArray[np.bool_], edges_ms: tuple[int, ...]) -> I64:
-    """(n,) ms since the user's last click -> (n,) bucket: 0 for a first click, else 1 + the number of edges <= gap."""
+    """Convert gaps (n,) in ms since the user's last click to buckets (n,) int64.
+
+    The bucket is 0 if `first` (n,) is true, else 1 + the number of edges <= gap.
+    """
     bucket = 1 + np.searchsorted(np.asarray(edges_ms, np.int64), gap_ms, "right")
     return np.where(first, 0, bucket).astype(np.int64)
 
@@ -62,11 +66,11 @@ def gap_bucket(gap_ms: I64, first: npt.NDArray[np.bool_], edges_ms: tuple[int, .
 def run_waves(
     model: Model, rows: Rows, order: list[Index], clicks: Columns, forgetting: Forgetting, now_ms: I64
 ) -> Steps:
-    """Step every click of `order`, wave by wave, on the staged `rows`, in place.
+    """Run the model on all n clicks, wave by wave, and update the staged `rows` in place.
 
-    rows    (m,) those of the clicks' m owners
-    order   waves of positions; a wave has each user at most once
-    now_ms  (n,) the time of each click's partition: a user who is forgotten by then starts with a new row
+    rows    (m,) the rows of the clicks' m owners
+    order   the waves: arrays of click positions. A wave has each user at most once
+    now_ms  (n,) int64, time of each click's partition, ms. A user who is forgotten by this time starts with a new row
     """
     steps = _empty(model, rows, len(clicks))
     for wave in order:
@@ -126,7 +130,7 @@ def _run_wave(model: Model, rows: Rows, user: Index, wave: Index, clicks: Column
 
 
 def _finite(surprise: F32, after: list[StateArray]) -> npt.NDArray[np.bool_]:
-    """(n,) bool: surprise and every number of the state are finite."""
+    """True (n,) where the surprise and all numbers of the state are finite."""
     finite = np.isfinite(surprise)
     for value in after:
         finite &= np.isfinite(value).reshape(len(value), -1).all(1)
@@ -134,7 +138,7 @@ def _finite(surprise: F32, after: list[StateArray]) -> npt.NDArray[np.bool_]:
 
 
 def _hold(rows: Rows, user: Index, item: I64, hold: npt.NDArray[np.int8]) -> None:
-    """Put each item in front of those its user's row holds back (hold = 1), or take it out (-1); no item twice."""
+    """Insert each item at the front of `held` in its user's row (hold = 1) or remove it (-1). No item occurs twice."""
     which = np.flatnonzero(hold)
     if not len(which):
         return

@@ -1,7 +1,8 @@
-"""Clicks in order -> waves: in wave w stands the w-th click of each user.
+"""Splits a batch of clicks into waves: wave w has the w-th click of each user.
 
-Clicks of one user must be stepped one after the other, clicks of different users may be stepped together. A wave has
-each user at most once and the waves keep every user's order, so running them equals running the clicks one by one.
+The model must process the clicks of one user one after the other. It may process clicks of different users together. A
+wave has each user at most once, and the waves preserve the order of each user's clicks. So running the waves one after
+the other gives the same result as running the clicks one by one.
 """
 
 import numpy as np
@@ -11,10 +12,10 @@ Index = npt.NDArray[np.intp]
 
 
 def waves(owner: Index) -> list[Index]:
-    """Positions of the clicks, wave by wave.
+    """Compute the waves of n clicks.
 
-    owner    (n,) which user each click belongs to, clicks in order
-    returns  disjoint index arrays that together are 0..n-1; wave w holds the w-th click of every user that has one
+    owner    (n,) intp, index of each click's user; the clicks are in order
+    returns  one array of click positions per wave. The arrays are disjoint and together have all positions 0..n-1
     """
     if not len(owner):
         return []

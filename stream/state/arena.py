@@ -1,7 +1,8 @@
-"""All users' rows in one array, found by (partition, user).
+"""Stores the rows of all users in one array. A row is found by partition and user.
 
-The engine copies rows out, works on the copies, and puts them back once Kafka has them; nothing else writes here. A
-partition that is lost is dropped whole, one that is won is restored whole from the changelog.
+The engine copies rows, works on the copies, and writes them back after the Kafka transaction is committed. Nothing else
+writes rows, except recovery. When the worker gets a partition, all rows of the partition are restored from the
+changelog. When the worker loses the partition, all its rows are dropped.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,14 +17,19 @@ from stream.state.row import Rows, new_rows
 
 Slots = npt.NDArray[np.intp]
 Owner = tuple[Partition, bytes]
-"""Whose row it is: the partition its clicks are in, and the user id in UTF-8."""
+"""Identifies a row: the partition of the user's clicks, and the user id in UTF-8."""
 
-FIRST_SLOTS = 1024
-NO_HOME = -1
+INITIAL_SLOTS = 1024
+UNUSED = -1
 
 
 class Ages(NamedTuple):
-    """Used slots (n,), their rows' clicks and last_ms (n,), and the largest last_ms of each one's partition (n,)."""
+    """The fields of n used slots that decide whether their users are forgotten.
+
+    slots            (n,) intp, the slots
+    clicks, last_ms  (n,) fields of the rows
+    newest_ms        (n,) the largest last_ms in the partition of each row
+    """
 
     slots: Slots
     clicks: npt.NDArray[np.uint32]
@@ -34,27 +40,27 @@ class Ages(NamedTuple):
 class Arena:
     """Rows of one dtype for one model.
 
-    dtype  from row_dtype
-    model  the row_mark that every row must carry
-    hand   the slot at which the next sweep for forgotten users begins
+    dtype       the result of row_dtype
+    model       the row_mark that every row must have
+    next_slot   the slot where the next sweep for forgotten users begins
     """
 
     def __init__(self, dtype: np.dtype[np.void], model: int) -> None:
         self.dtype = dtype
         self.model = model
-        self.hand = 0
-        self._rows = new_rows(FIRST_SLOTS, dtype, model)
-        self._free = list(range(FIRST_SLOTS - 1, -1, -1))
+        self.next_slot = 0
+        self._rows = new_rows(INITIAL_SLOTS, dtype, model)
+        self._free = list(range(INITIAL_SLOTS - 1, -1, -1))
         self._slots: dict[Partition, dict[bytes, int]] = {}
-        self._keys: list[bytes] = [b""] * FIRST_SLOTS  # whose slot it is: a user's key, and the number of a partition
-        self._home = np.full(FIRST_SLOTS, NO_HOME, np.int32)
-        self._numbers: dict[Partition, int] = {}
-        self._places: list[Partition] = []  # by number
-        self._newest_ms = np.zeros(0, np.int64)  # by a partition's number
+        self._keys: list[bytes] = [b""] * INITIAL_SLOTS  # slot -> user id
+        self._slot_partition = np.full(INITIAL_SLOTS, UNUSED, np.int32)  # slot -> partition index
+        self._partition_index: dict[Partition, int] = {}
+        self._partitions: list[Partition] = []  # by partition index
+        self._newest_ms = np.zeros(0, np.int64)  # by partition index
 
     @property
     def capacity(self) -> int:
-        """Slots there are, used or not. They are used again, and never given back to the system."""
+        """Number of slots, used or free. Free slots are used again, but their memory is never released."""
         return len(self._rows)
 
     def __len__(self) -> int:
@@ -64,74 +70,77 @@ class Arena:
         return sorted(self._slots)
 
     def find(self, partition: Partition, key: bytes) -> int | None:
-        """The user's slot, or None for a user never seen here."""
+        """Return the slot of the user, or None if the user has no row."""
         slots = self._slots.get(partition)
         return None if slots is None else slots.get(key)
 
     def gather(self, slots: Slots) -> Rows:
-        """(n,) slots -> (n,) rows, new memory."""
+        """Copy the rows (n,) of these slots (n,) to new memory."""
         return self._rows[slots]
 
     def scatter(self, owners: Sequence[Owner], rows: Rows) -> None:
-        """Put the rows of these owners in place, in new slots for new users."""
+        """Write the rows (n,) of n owners. An owner without a row gets a new slot."""
         slots = np.fromiter((self._slot(partition, key) for partition, key in owners), np.intp, len(owners))
         self._rows[slots] = rows
-        np.maximum.at(self._newest_ms, self._home[slots], rows["last_ms"])
+        np.maximum.at(self._newest_ms, self._slot_partition[slots], rows["last_ms"])
 
     def newest_ms(self, partition: Partition) -> int:
-        """The largest last_ms that a row of the partition has had here; 0 for none."""
-        number = self._numbers.get(partition)
-        return 0 if number is None else int(self._newest_ms[number])
+        """Return the largest last_ms that was written to a row of the partition since its restore; 0 = none."""
+        index = self._partition_index.get(partition)
+        return 0 if index is None else int(self._newest_ms[index])
 
     def ages(self, start: int, end: int) -> Ages:
-        """What the rows of the slots start <= slot < end say of their users' clicks and times."""
-        home, rows = self._home[start:end], self._rows[start:end]
-        used = np.flatnonzero(home != NO_HOME)
-        return Ages(start + used, rows["clicks"][used], rows["last_ms"][used], self._newest_ms[home[used]])
+        """Return the ages of the rows in the used slots of start <= slot < end."""
+        partition, rows = self._slot_partition[start:end], self._rows[start:end]
+        used = np.flatnonzero(partition != UNUSED)
+        return Ages(start + used, rows["clicks"][used], rows["last_ms"][used], self._newest_ms[partition[used]])
 
     def owner(self, slot: int) -> Owner:
-        """Whose row a used slot holds."""
-        return self._places[self._home[slot]], self._keys[slot]
+        """Return the owner of the row in a used slot."""
+        return self._partitions[self._slot_partition[slot]], self._keys[slot]
 
     def remove(self, owners: Iterable[Owner]) -> None:
-        """Give up the rows of these owners; their slots are used again."""
+        """Remove the rows of these owners. Their slots become free."""
         self._release(
             [slot for partition, key in owners if (slot := self._slots[partition].pop(key, None)) is not None]
         )
 
     def rows(self, partition: Partition) -> dict[bytes, bytes]:
-        """Every row of a partition as changelog key -> value."""
+        """Return all rows of a partition as changelog key -> changelog value."""
         return {key: self._rows[slot].tobytes() for key, slot in self._slots.get(partition, {}).items()}
 
     def restore(self, partition: Partition, rows: Mapping[bytes, bytes]) -> None:
-        """Replace a partition's rows by these changelog values. Raises ConfigError on another model's or layout's."""
+        """Replace all rows of a partition by these rows, changelog key -> changelog value.
+
+        Raises ConfigError if a row was written with another model or another row layout.
+        """
         self.drop(partition)
         self._slots[partition] = {}
         for value in rows.values():
             if len(value) != self.dtype.itemsize:
                 raise ConfigError(
-                    f"the changelog's row of partition {partition} has {len(value)} bytes, this model's rows have "
-                    f"{self.dtype.itemsize}; start with the model and the Eddy that wrote it, or give another "
-                    "--changelog-topic and --group"
+                    f"a row in the changelog of partition {partition} has {len(value)} bytes, but a row of this model "
+                    f"has {self.dtype.itemsize} bytes; start with the model and the Eddy version that wrote the "
+                    "changelog, or set another --changelog-topic and --group"
                 )
         if not rows:
             return
         restored = np.frombuffer(b"".join(rows.values()), self.dtype)
         if (restored["model"] != self.model).any():
             raise ConfigError(
-                f"the changelog of partition {partition} was written under another model or another Eddy; start with "
-                "that one, or give another --changelog-topic and --group"
+                f"the changelog of partition {partition} was written with another model or another Eddy version; start "
+                "with that model and version, or set another --changelog-topic and --group"
             )
         self.scatter([(partition, key) for key in rows], restored)
 
     def drop(self, partition: Partition) -> None:
-        """Forget a partition's rows and its newest time; their slots are used again."""
+        """Remove all rows of a partition and its newest time. The slots become free."""
         self._release(list(self._slots.pop(partition, {}).values()))
-        if partition in self._numbers:
-            self._newest_ms[self._numbers[partition]] = 0
+        if partition in self._partition_index:
+            self._newest_ms[self._partition_index[partition]] = 0
 
     def _release(self, slots: list[int]) -> None:
-        self._home[slots] = NO_HOME
+        self._slot_partition[slots] = UNUSED
         for slot in slots:
             self._keys[slot] = b""
         self._free.extend(slots)
@@ -143,19 +152,19 @@ class Arena:
             if not self._free:
                 self._grow()
             slot = slots[key] = self._free.pop()
-            self._keys[slot], self._home[slot] = key, self._number(partition)
+            self._keys[slot], self._slot_partition[slot] = key, self._index_of(partition)
         return slot
 
-    def _number(self, partition: Partition) -> int:
-        number = self._numbers.setdefault(partition, len(self._numbers))
-        if number == len(self._newest_ms):
-            self._places.append(partition)
+    def _index_of(self, partition: Partition) -> int:
+        index = self._partition_index.setdefault(partition, len(self._partition_index))
+        if index == len(self._newest_ms):
+            self._partitions.append(partition)
             self._newest_ms = np.append(self._newest_ms, 0)
-        return number
+        return index
 
     def _grow(self) -> None:
         old = len(self._rows)
         self._rows = np.concatenate([self._rows, new_rows(old, self.dtype, self.model)])
         self._free.extend(range(2 * old - 1, old - 1, -1))
         self._keys += [b""] * old
-        self._home = np.append(self._home, np.full(old, NO_HOME, np.int32))
+        self._slot_partition = np.append(self._slot_partition, np.full(old, UNUSED, np.int32))

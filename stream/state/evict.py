@@ -1,9 +1,15 @@
-"""Users who stay away are forgotten: their next click starts a new row, and the old row leaves memory and changelog.
+"""Evicts the rows of users who have been idle for too long.
 
-The rule that must not break: whether a click starts a new row follows from the clicks of its partition in their order,
-never from the batch it is in or from when the sweep came by. So the time is the partition's own: the largest click time
-that it has seen. That is the largest last_ms of its rows, so it survives a restart, and it never goes back: a user whom
-the sweep may remove would be forgotten at every later click. Old clicks that a worker catches up on forget nobody.
+A user is forgotten after a fixed time without a click. The next click of a forgotten user starts a new row. A sweep
+removes the rows of forgotten users from memory and from the changelog.
+
+The rule that must not break: only the clicks of a partition and their order decide whether a click starts a new row.
+Neither the batches nor the progress of the sweep may change the result. So idle time is measured on the partition's own
+clock, not on the system clock. The partition's clock is the largest click time in the partition so far:
+
+- It equals the largest last_ms of the partition's rows, so it survives a restart.
+- It never goes back, so a user who is forgotten once stays forgotten until the next click.
+- A worker that catches up on old clicks forgets no user too early.
 """
 
 from collections.abc import Collection, Sequence
@@ -18,35 +24,44 @@ I64 = npt.NDArray[np.int64]
 
 DAY_MS = 86_400_000
 
-SINGLE_CLICK = 3
-"""A user with one click is forgotten after a third of the time: most are bots or browsers that keep no cookies."""
+SINGLE_CLICK_DIVISOR = 3
+"""A user with one click is forgotten after a third of the time. Most of them are bots or browsers without cookies."""
 
 SLOTS_PER_CLICK, SLOTS_PER_CYCLE = 4, 256
-"""How far a sweep looks: users can leave faster than they come, and no cycle waits for the others' rows."""
+"""How many slots one sweep checks. This limits the time of a cycle, and yet rows can be removed faster than clicks add
+them."""
 
 
 class Forgetting(NamedTuple):
-    """After how many ms without a click a user is forgotten; 0 = never."""
+    """The rule that decides which users are forgotten.
+
+    after_ms  a user is forgotten after so many ms without a click; 0 = never
+    """
 
     after_ms: int
 
     def forgotten(self, clicks: npt.NDArray[np.uint32], last_ms: I64, now_ms: I64) -> npt.NDArray[np.bool_]:
-        """(n,) which users are forgotten: fields of their rows, and the time of their partition."""
+        """True (n,) for each user who is forgotten.
+
+        clicks, last_ms  (n,) fields of the users' rows
+        now_ms           (n,) time of each user's partition, ms
+        """
         if not self.after_ms:
             return np.zeros(len(last_ms), np.bool_)
-        limit = np.where(clicks > 1, self.after_ms, self.after_ms // SINGLE_CLICK)
-        return (last_ms > 0) & (now_ms - last_ms > limit)  # 0: a new row
+        limit = np.where(clicks > 1, self.after_ms, self.after_ms // SINGLE_CLICK_DIVISOR)
+        return (last_ms > 0) & (now_ms - last_ms > limit)  # last_ms is 0 in a new row
 
 
 NEVER = Forgetting(0)
 
 
 def partition_times(arena: Arena, owners: Sequence[Owner], owner: npt.NDArray[np.intp], time_ms: I64) -> I64:
-    """(n,) the time of each click's partition when the click has come, ms.
+    """Compute the time of each click's partition, including the click itself.
 
-    owners   m users
-    owner    (n,) index into owners of each click's user; the clicks of a partition in order
-    time_ms  (n,) of the clicks
+    owners   (m,) the users
+    owner    (n,) intp, index into owners: the user of each click. The clicks of each partition are in order
+    time_ms  (n,) int64, times of the clicks, ms since the epoch
+    returns  (n,) int64, ms since the epoch
     """
     number = {partition: i for i, partition in enumerate(dict.fromkeys(partition for partition, _ in owners))}
     of_click = np.fromiter((number[partition] for partition, _ in owners), np.intp, len(owners))[owner]
@@ -58,22 +73,23 @@ def partition_times(arena: Arena, owners: Sequence[Owner], owner: npt.NDArray[np
 
 
 class Swept(NamedTuple):
-    """The users whom a sweep has found forgotten, and the slot at which the next one begins."""
+    """The result of a sweep: the forgotten users, and the slot where the next sweep begins."""
 
     owners: Sequence[Owner]
-    hand: int
+    next_slot: int
 
 
 def sweep(arena: Arena, forgetting: Forgetting, clicks: int, busy: Collection[Owner]) -> Swept:
-    """Look at the next slots of the arena, as many as befit a cycle of so many clicks; touches nothing.
+    """Find the forgotten users in the next slots of the arena. Does not change the arena.
 
-    busy  users who click in this cycle: they stay
+    clicks  number of clicks in this cycle. With more clicks, more slots are checked
+    busy    users with a click in this cycle. They are never part of the result
     """
-    end = min(arena.capacity, arena.hand + SLOTS_PER_CYCLE + SLOTS_PER_CLICK * clicks)
-    hand = end if end < arena.capacity else 0
-    ages = arena.ages(arena.hand, end)
+    end = min(arena.capacity, arena.next_slot + SLOTS_PER_CYCLE + SLOTS_PER_CLICK * clicks)
+    next_slot = end if end < arena.capacity else 0
+    ages = arena.ages(arena.next_slot, end)
     slots = ages.slots[forgetting.forgotten(ages.clicks, ages.last_ms, ages.newest_ms)].tolist()
     if not slots:
-        return Swept((), hand)
+        return Swept((), next_slot)
     busy = set(busy)
-    return Swept([owner for owner in map(arena.owner, slots) if owner not in busy], hand)
+    return Swept([owner for owner in map(arena.owner, slots) if owner not in busy], next_slot)

@@ -1,7 +1,7 @@
-"""One user's state as one fixed-size numpy row, whose bytes are the changelog value.
+"""Defines the row: the state of one user as one fixed-size NumPy record. Its bytes are the changelog value.
 
-Eight-byte fields stand first and the row is a multiple of eight bytes long, so the row needs no padding: every byte is
-written by a step, and two rows are the same state exactly when their bytes are equal.
+Two rows are the same state exactly if their bytes are equal. So the row must have no padding bytes, whose values are
+undefined. Therefore the eight-byte fields come first, and the length of the row is a multiple of eight bytes.
 """
 
 import hashlib
@@ -17,19 +17,20 @@ NO_OFFSET = -1
 NO_ITEM = -1
 
 _FIELDS: list[tuple[str, Any]] = [
-    ("model", "<u8"),  # row_mark of the model and the layout: a row of another one means nothing to this one
-    ("source_offset", "<i8"),  # offset of the last click applied: a click at or below it is a repeat
-    ("last_ms", "<i8"),  # latest click's time; a late click does not turn it back
-    ("clicks", "<u4"),  # how many were applied
+    ("model", "<u8"),  # row_mark: identifies the model and the row layout that wrote the row
+    ("source_offset", "<i8"),  # offset of the last processed click. A click at or below this offset is a repeat
+    ("last_ms", "<i8"),  # largest click time so far, ms since the epoch. A late click does not lower it
+    ("clicks", "<u4"),  # number of processed clicks
 ]
 
 
 def row_dtype(state: tuple[Tensor, ...], recent: int, kept: tuple[Tensor, ...] = ()) -> np.dtype[np.void]:
-    """The row of a model whose state is these tensors.
+    """Return the dtype of a row.
 
-    recent  so many last items are kept, and beside them as many last items that a rule holds back (bought, in the
-            cart) for longer than they are recent; both newest first, NO_ITEM = none
-    kept    what a detector keeps of each user
+    state   the state tensors of the model
+    recent  the length of two item lists: `recent` (the user's last items) and `held` (items that a rule excludes from
+            the user's lists, such as bought items). Both are newest first, NO_ITEM = none
+    kept    the fields that a detector needs in each user's row
     """
     fields = [*_FIELDS, ("recent", "<i4", (recent,)), ("held", "<i4", (recent,))]
     fields += [(tensor.name, np.dtype(tensor.dtype).newbyteorder("<"), tensor.shape) for tensor in (*state, *kept)]
@@ -40,13 +41,16 @@ def row_dtype(state: tuple[Tensor, ...], recent: int, kept: tuple[Tensor, ...] =
 
 
 def row_mark(model: int, dtype: np.dtype[np.void]) -> int:
-    """64 bits of the model's identity and the row's layout: a row is read only by what would have written it so."""
+    """Return a 64-bit hash of the model's identity and the row layout.
+
+    A worker accepts only rows with its own mark, so it never reads a row of another model or layout.
+    """
     layout = f"{model} {dtype.descr}"
     return int.from_bytes(hashlib.sha256(layout.encode()).digest()[:8], "little")
 
 
 def new_rows(count: int, dtype: np.dtype[np.void], model: int) -> Rows:
-    """`count` rows of users never seen: a zero state, no items, no offset."""
+    """Return `count` rows for new users: the state is zero, without items and without an offset."""
     rows = np.zeros(count, dtype)
     rows["model"] = model
     rows["source_offset"] = NO_OFFSET

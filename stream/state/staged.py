@@ -1,7 +1,7 @@
-"""Copies of the rows that a cycle's clicks touch, until Kafka has them.
+"""Holds copies of the rows that a cycle changes, until the Kafka transaction is committed.
 
-The engine steps the copies. `commit` puts them into the arena; a cycle whose transaction was rolled back is dropped,
-and the arena is as it was.
+The engine updates the copies. `commit` writes them to the arena. If the transaction was rolled back, the copies are
+dropped, and the arena is unchanged.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from stream.state.row import Rows, new_rows
 
 @dataclass(frozen=True)
 class Staged:
-    """m users' rows that are not in place yet, and the users who leave.
+    """The changed rows of m users, and the users whose rows will be removed. The arena is not changed yet.
 
-    owners  whose rows they are, each once
-    rows    (m,) of the arena's dtype, own memory
-    swept   users whose rows are removed, none of the owners
+    owners  (m,) the owners of the rows, each once
+    rows    (m,) of the arena's dtype, in their own memory
+    swept   the users whose rows will be removed. None of them is in `owners`
     """
 
     owners: Sequence[Owner]
@@ -30,22 +30,25 @@ class Staged:
 
     @property
     def changelog(self) -> list[tuple[Partition, bytes, bytes | None]]:
-        """(partition, changelog key, changelog value) of every user, in the owners' order; None for those who leave."""
+        """(partition, changelog key, changelog value) of each user, in the order of the owners, then the removed users.
+
+        The value of a removed user is None, a tombstone.
+        """
         size, data = self.rows.dtype.itemsize, self.rows.tobytes()
         changed = ((p, key, data[i * size : (i + 1) * size]) for i, (p, key) in enumerate(self.owners))
         return [*changed, *((p, key, None) for p, key in self.swept.owners)]
 
     def commit(self, arena: Arena) -> None:
-        """Put the rows in place: Kafka has them."""
+        """Write the rows to the arena and remove the swept users. Call it after the transaction is committed."""
         arena.scatter(self.owners, self.rows)
         arena.remove(self.swept.owners)
-        arena.hand = self.swept.hand
+        arena.next_slot = self.swept.next_slot
 
 
 def stage(arena: Arena, owners: Sequence[Owner]) -> Staged:
-    """Copies of these users' rows, nobody leaving; a user who is not in the arena gets a new row."""
+    """Copy the rows of these users, with no users to remove. A user without a row gets a new one."""
     found = [arena.find(partition, key) for partition, key in owners]
     known = [i for i, slot in enumerate(found) if slot is not None]
     rows = new_rows(len(owners), arena.dtype, arena.model)
     rows[known] = arena.gather(np.array([found[i] for i in known], np.intp))
-    return Staged(owners, rows, Swept((), arena.hand))
+    return Staged(owners, rows, Swept((), arena.next_slot))

@@ -139,7 +139,7 @@ def test_who_is_gone_leaves_memory_and_changelog_in_a_cycles_transaction(model: 
     engine = engine_of(model, model_dir)
     run(engine, [click(user, 0) for user in ("gone", "back", "often", "often")])
     offsets = itertools.count(4)
-    while engine.arena.hand:  # until a sweep begins where these users are
+    while engine.arena.next_slot:  # until a sweep begins where these users are
         run(engine, [click("new", 30)], start=next(offsets))
     cycle = process(engine, [click("back", 31)], start=next(offsets)).cycle
     assert [(p, key) for p, key, row in cycle.staged.changelog if row is None] == [(ONE, b"gone")]
