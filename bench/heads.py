@@ -1,12 +1,12 @@
-"""The surprise head against the exact softmax it stands for, its clusters, and what a new item's share does.
+"""Compares the two-level surprise head with the exact softmax that it approximates, by clusters and new-item share.
 
-Networks are trained on all but the held-out slice of a log's training part, as `eddy train` does before it goes over
-the whole log, and judged on that: likelihood, calibration (the slice's earlier half calibrates the later one) and CPU
-time of step.onnx. The test parts are not read.
+Each network is trained on the training part of a log without its held-out slice, as in the first training of `eddy
+train`. It is evaluated on the slice: likelihood, calibration (the earlier half of the slice calibrates the later half)
+and CPU time of step.onnx. The test parts of the logs are not read.
 
     python -m bench.heads [--datasets bolcom,rees46,yoochoose64,diginetica] [--seeds 0,1,2] [--reuse] [--json]
 
---reuse takes the networks that an earlier run left of the same clicks, settings and PyTorch.
+--reuse loads the networks that an earlier run saved for the same clicks, settings and PyTorch version.
 """
 
 import argparse
@@ -50,35 +50,37 @@ from export.train.settings import TrainSettings
 from stream.detect.pvalue import Calibration
 
 Logits = Callable[[Tensor], Tensor]
-"""Outputs (B, H) -> what a head says of all V items, cooled, (B, V)."""
+"""Outputs (B, H) -> calibrated logits of all V items, (B, V)."""
 
 RESULT = RESULTS / "heads.json"
 SCRATCH = ROOT / ".cache" / "heads"
 EPOCHS = {"bolcom": 5, "rees46": 4, "yoochoose64": 3, "diginetica": 3}
-"""At most: enough for heads to differ, minutes instead of an hour."""
+"""Maximum epochs: enough to show differences between heads, in minutes instead of an hour."""
 
 FACTORS = (1, 2, 4, 8)
-"""Clusters tried, times sqrt(V); 4 is what network.cluster_count takes."""
+"""Cluster counts that are compared, in units of sqrt(V); surprise.cluster_count uses 4."""
 
 ALPHAS = (0.05, 0.01, 0.001)
 LARGEST = 30_000
-"""Clicks judged, the earliest: the exact softmax costs V for each."""
+"""Maximum clicks evaluated, the earliest ones: the exact softmax costs O(V) per click."""
 
 RANKED = 8_000
-"""Of them drawn to be ranked."""
+"""Maximum clicks, a random sample of the evaluated ones, for which lists are ranked."""
 
 BATCH, REPEATS, ROUNDS = 256, 20, 5
 AT_LEAST, SCRAPED = 3, 20
-"""Users of at least AT_LEAST clicks are judged as users; a scraper makes SCRAPED at most."""
+"""Minimum clicks of a user in the figures by user; maximum clicks of a scraper."""
 
 
 class Case(NamedTuple):
-    """A network and what its heads are fitted and judged on.
+    """A network, and the clicks on which its heads are fitted and evaluated.
 
-    learned  the clicks it was trained on; weight (n,) of each
-    judged   whole histories; later (m,) bool: those that are judged
-    ids      (m,) int32, the judged clicks' items before what is new became one unknown item
-    live     how many new items there are at a time (pipeline.new_items)
+    learned  the training clicks
+    weight   (n,) float64, weight of each training click
+    judged   all clicks of the users of the held-out slice
+    later    bool, True for the clicks of `judged` that are evaluated
+    ids      (m,) int32, items of the evaluated clicks, before new items were replaced by the unknown item
+    live     count of new items that exist at the same time (holdout.new_items)
     """
 
     network: Network
@@ -104,7 +106,7 @@ def case_of(dataset: str, seed: int, reuse: bool) -> Case:
 
 
 def held_out_case(log: Log, directory: Path, epochs: int, seed: int, reuse: bool) -> Case:
-    """Steps 1 and 2 of export.pipeline; the network's own weights are kept in `directory`."""
+    """Split and train (steps 1 and 2 of export/pipeline.py); the weights are saved in `directory`."""
     held_out = hold_out(log)
     clicks, head, seen = held_out.clicks, held_out.head, held_out.seen
     settings = TrainSettings.for_log(len(clicks), None, epochs, seed)
@@ -125,7 +127,7 @@ def held_out_case(log: Log, directory: Path, epochs: int, seed: int, reuse: bool
 
 
 def earliest(time_ms: I64, among: Flags) -> Flags:
-    """(n,) bool: the LARGEST earliest of the clicks that are `among` them."""
+    """(n,) bool, True for the earliest clicks where `among` (n,) is True, at most LARGEST."""
     rows = np.flatnonzero(among)
     chosen = rows[np.argsort(time_ms[rows], kind="stable")[:LARGEST]]
     return np.isin(np.arange(len(time_ms)), chosen)
@@ -135,11 +137,11 @@ def earliest(time_ms: I64, among: Flags) -> Flags:
 
 
 class ExactHead(nn.Module):
-    """The flat ranking head as the likelihood of the next item: what the two-level head approximates, at O(V)."""
+    """The exact softmax over the ranking head's logits, O(V): the likelihood that the two-level head approximates."""
 
     columns: Tensor  # (H, V + 1)
     bias: Tensor  # (V + 1,)
-    share: Tensor  # (V + 1,) of one of the items that share the last place
+    share: Tensor  # (V + 1,) 1, and 1 / live for the unknown item
 
     def __init__(self, network: Network, live: int) -> None:
         super().__init__()
@@ -151,19 +153,19 @@ class ExactHead(nn.Module):
         self.register_buffer("share", share)
 
     def forward(self, item: Tensor, out: Tensor) -> Tensor:
-        """As SurpriseHead: item (B,), out (B, H) -> (B,)."""
+        """Same interface as SurpriseHead: item (B,) int64, out (B, H) -> probability of each item (B,)."""
         probabilities = torch.softmax(torch.addmm(self.bias, out, self.columns), dim=1)
         return probabilities.gather(1, item.unsqueeze(1)).squeeze(1) * torch.index_select(self.share, 0, item)
 
 
 @torch.no_grad()
 def surprises(network: Network, head: nn.Module, clicks: Clicks, rows: I64) -> tuple[F32, F32]:
-    """Nats of the clicks at rows (m,), ascending: by the head alone, and mixed with what the last items bring."""
+    """Surprises (m,), nats, of the clicks at rows (m,), ascending: of the head alone, and of the mixture as served."""
     states = states_before(network, clicks, rows)
     remembered = memories(clicks, rows[states.later.numpy()] - 1)
     recent, visit = (torch.zeros(len(rows), part.shape[1], dtype=torch.int32) for part in remembered)
     recent[states.later], visit[states.later] = (torch.from_numpy(part) for part in remembered)
-    visit[torch.from_numpy(new_visits(clicks)[rows])] = 0  # of the click's own visit
+    visit[torch.from_numpy(new_visits(clicks)[rows])] = 0  # a click that begins a session has an empty session
     item, _, _ = clicks.inputs(rows)
     alone, served = [], []
     for some in places(len(rows), network.sizes.items):
@@ -174,7 +176,7 @@ def surprises(network: Network, head: nn.Module, clicks: Clicks, rows: I64) -> t
 
 
 def two_level_logits(network: Network, head: SurpriseHead) -> Logits:
-    """All items by the two levels: their log-probabilities."""
+    """The two-level head as a function from outputs (B, H) to log-probabilities of all V items (B, V)."""
     cluster, count = head.cluster[:-1], head.top.out_features - 1
 
     def logits(out: Tensor) -> Tensor:
@@ -189,7 +191,7 @@ def two_level_logits(network: Network, head: SurpriseHead) -> Logits:
 
 @torch.no_grad()
 def ranked_by(case: Case, logits: Logits) -> Figures:
-    """recall@20 and MRR@20 of lists in the order of a head, by itself and mixed, at clicks that a known one follows."""
+    """recall@20 and MRR@20 of lists ranked by `logits`, alone and in the mixture, where the next item is known."""
     network, judged, items = case.network, case.judged, case.network.sizes.items
     rows = drawn(np.flatnonzero(case.later & (judged.gap > 0) & (judged.item < items)), RANKED) - 1
     out, target = outputs(network, Windows(judged), rows), judged.target[rows]
@@ -203,7 +205,7 @@ def ranked_by(case: Case, logits: Logits) -> Figures:
 
 
 def judged_by(case: Case, head: nn.Module) -> tuple[Figures, F32]:
-    """Likelihood and calibration of a head on the judged clicks, and its own surprise at them."""
+    """Likelihood and calibration of a head on the evaluated clicks, and its surprises without the mixture, nats."""
     rows = np.flatnonzero(case.later)
     alone, served = surprises(case.network, head, case.judged, rows)
     follows, known = case.judged.gap[rows] > 0, case.judged.item[rows] < case.network.sizes.items
@@ -223,14 +225,14 @@ def mean(values: npt.NDArray[Any]) -> float | None:
 
 
 def popularity_clusters(items: int, count: int) -> I64:
-    """(V,) equal shares of the catalogue in order of popularity, which is the order of the vocabulary."""
+    """(V,) int64, clusters of equal size by popularity, which is the order of the vocabulary."""
     return np.arange(items, dtype=np.int64) * count // items
 
 
 def likelihood(case: Case, seed: int) -> dict[str, Figures]:
-    """The exact softmax, and two levels by number and kind of clusters: what each says of the judged clicks.
+    """Figures of the exact softmax and of the two-level heads, by count and kind of clusters.
 
-    Likelihood and calibration of all judged clicks, and what a list in the head's order would be worth.
+    The figures are likelihood and calibration on all evaluated clicks, and the quality of lists ranked by the head.
     """
     network, items = case.network, case.network.sizes.items
     met = meetings(network, case.learned, case.weight, seed)
@@ -251,7 +253,7 @@ def likelihood(case: Case, seed: int) -> dict[str, Figures]:
 
 
 def by_two_means(network: Network, seed: int) -> dict[str, I64]:
-    """The clusters (V,) of the known items, by how many there are."""
+    """2-means clusters (V,) of the known items, one entry per cluster count in FACTORS."""
     rows = network.item_rows[:-1].detach().numpy()
     root = math.sqrt(len(rows))
     return {f"2-means, {factor} sqrt(V)": balanced_clusters(rows, round(factor * root), seed) for factor in FACTORS}
@@ -262,7 +264,7 @@ def two_levels(case: Case, met: Meetings, clusters: I64, seed: int) -> SurpriseH
 
 
 def ranks_agree(one: F32, other: F32) -> float:
-    """Spearman's rank correlation."""
+    """Spearman's rank correlation of two arrays (m,)."""
     a, b = (np.argsort(np.argsort(values, kind="stable"), kind="stable") for values in (one, other))
     return round(float(np.corrcoef(a, b)[0, 1]), 4)
 
@@ -271,11 +273,11 @@ def ranks_agree(one: F32, other: F32) -> float:
 
 
 def costs(case: Case, seed: int) -> dict[str, Figures]:
-    """CPU microseconds per click of step.onnx, one thread, BATCH users at a time, the heads in turn."""
+    """CPU time of step.onnx per head: microseconds per click, one thread, batches of BATCH users, heads interleaved."""
     network, items = case.network, case.network.sizes.items
     rows, known_bias = network.item_rows[:-1].detach(), network.item_bias[:-1].detach()
     heads: dict[str, nn.Module] = {"exact": ExactHead(network, case.live)}
-    for name, clusters in by_two_means(network, seed).items():  # what the head has learned changes no cost
+    for name, clusters in by_two_means(network, seed).items():  # the weights do not affect the cost
         heads[name] = SurpriseHead(clusters, rows, known_bias, case.live)
     runs: dict[str, Callable[[], object]] = {}
     rng = np.random.default_rng(seed)
@@ -294,7 +296,7 @@ def costs(case: Case, seed: int) -> dict[str, Figures]:
 
 
 def memory(batch: int, items: int, rng: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
-    """What the mixture remembers of users who clicked random items, by the names it has in the graphs."""
+    """Mixture memory of users who clicked random items, by its tensor names in the graphs."""
     recent, visit = (np.zeros((batch, *part.shape), part.dtype) for part in STATE)
     recent[:] = rng.integers(0, items + 1, recent.shape)
     visit[:] = 3
@@ -306,7 +308,7 @@ def running(graph: onnxruntime.InferenceSession, feed: dict[str, npt.NDArray[Any
 
 
 def cpu_us(runs: dict[str, Callable[[], object]], each: int, repeats: int) -> dict[str, float]:
-    """Median over ROUNDS of the CPU microseconds for one of `each` parts of a run, the runs in turn."""
+    """Median over ROUNDS of the CPU microseconds of a run, divided by its `each` parts; the runs are interleaved."""
     took: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS + 1):
         for name, run in runs.items():
@@ -321,10 +323,11 @@ def cpu_us(runs: dict[str, Callable[[], object]], each: int, repeats: int) -> di
 
 
 def unknown_items(case: Case, seed: int) -> Figures | None:
-    """What the share of a new item in the unknown item's mass does, to honest clicks on new items and to a scraper's.
+    """Effect of the new-item share on the surprise of honest clicks on new items and of a scraper's clicks.
 
-    A scraper clicks items that nobody has seen before, with the gaps of an honest user.
-    None without clicks on new items.
+    A simulated scraper clicks only unknown items, with the gaps of an honest user.
+
+    returns  None if the evaluated clicks contain no new items
     """
     network, items = case.network, case.network.sizes.items
     rows = np.flatnonzero(case.later)
@@ -350,7 +353,7 @@ def unknown_items(case: Case, seed: int) -> Figures | None:
     }
     for shared in (1, case.live, 4 * case.live):
         extra = math.log(shared) - math.log(case.live)
-        # An unknown item has no part in what the last items bring, so its surprise moves by the log of the share alone.
+        # The mixture's other components give an unknown item no mass, so the share changes its surprise by a constant.
         mine, theirs = served + np.where(new, extra, 0).astype(np.float32), scraped + np.float32(extra)
         calibration = Calibration(("all",), [np.sort(mine[:half])])
         p_value = calibration.p_values(mine[half:], np.zeros(len(mine) - half, np.int64))
@@ -369,7 +372,7 @@ def unknown_items(case: Case, seed: int) -> Figures | None:
 
 
 def scrapers(case: Case) -> Clicks:
-    """The judged users of enough clicks, each as a new user all of whose items are unknown."""
+    """Simulated scrapers: the evaluated users with at least AT_LEAST clicks, all items replaced by the unknown item."""
     judged = case.judged
     starts = np.flatnonzero(np.append(True, judged.user[1:] != judged.user[:-1]))
     place = np.arange(len(judged)) - np.repeat(starts, np.diff(np.append(starts, len(judged))))
@@ -386,7 +389,7 @@ def by_user(surprise: F32, user: npt.NDArray[np.integer[Any]]) -> F32:
 
 
 def auc(positive: F32, negative: F32) -> float:
-    """How often a positive value lies above a negative one; ties count half."""
+    """Area under the ROC curve: probability that a positive value is above a negative one; ties count half."""
     below = np.sort(negative)
     wins = (np.searchsorted(below, positive, "left") + np.searchsorted(below, positive, "right")) / 2
     return round(float(wins.mean() / max(1, len(below))), 4)
@@ -396,7 +399,7 @@ def auc(positive: F32, negative: F32) -> float:
 
 
 def measure(dataset: str, seeds: list[int], reuse: bool) -> Figures:
-    """Figures by head, means over the seeds, and the new items and costs of the first one."""
+    """Figures by head, means over the seeds; new items and CPU costs are measured on the first seed only."""
     runs: list[dict[str, Figures]] = []
     found: Figures = {}
     for seed in seeds:
@@ -413,7 +416,7 @@ def measure(dataset: str, seeds: list[int], reuse: bool) -> Figures:
 
 
 def over_seeds(runs: list[Figures]) -> Figures:
-    """Means of the figures, and the likelihood of each seed."""
+    """Means of the figures over the seeds, and the likelihood of each seed."""
     means: Figures = {}
     for key, first in runs[0].items():
         if isinstance(first, dict):
@@ -440,10 +443,10 @@ def table(dataset: str, its: Figures) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--datasets", default=",".join(EPOCHS), help="which, by comma [%(default)s]")
-    parser.add_argument("--seeds", default="0,1,2", help="of the trainings, by comma [%(default)s]")
-    parser.add_argument("--reuse", action="store_true", help="take the networks that an earlier run left")
-    parser.add_argument("--json", action="store_true", help="the report on stdout")
+    parser.add_argument("--datasets", default=",".join(EPOCHS), help="comma-separated names [%(default)s]")
+    parser.add_argument("--seeds", default="0,1,2", help="comma-separated seeds of the trainings [%(default)s]")
+    parser.add_argument("--reuse", action="store_true", help="load the networks that an earlier run saved")
+    parser.add_argument("--json", action="store_true", help="print the report on stdout")
     given = parser.parse_args()
     torch.set_num_threads(1)
     results = quality.kept(RESULT, "results")

@@ -1,9 +1,9 @@
-"""What each thing that a click carries is worth: trainings without it, judged on the held-out tenth of public logs.
+"""Ablation of the inputs: trainings without event type, category or gap, on public logs.
 
-Of each log only the training part is read (bench/quality.py), so the test is not seen. A variant withholds one input;
-its figures are recall@20 and MRR@20 of the network mixed with the user's last items, as `eddy train` says them of the
-held-out slice, with the mean and each seed's difference to all inputs. An input that a log does not have is not tried.
-What earlier sessions are worth is in bench/quality.py (`eddy_carried`), where both are judged on the same clicks.
+Only the training part of each log is read (bench/quality.py), never its test part. Each variant removes one input, and
+is evaluated on the held-out slice by recall@20 and MRR@20 of the lists as served, the figures that `eddy train` prints.
+The report has means and, per seed, the difference to all inputs. A variant is skipped if the log lacks the input. The
+value of earlier sessions is measured in bench/quality.py (`eddy_carried`).
 
     python -m bench.inputs [--datasets retailrocket,taobao,trivago,rees46] [--seeds 0,1,2] [--json]
 """
@@ -37,7 +37,7 @@ RESULT = RESULTS / "inputs.json"
 DEFAULT = "retailrocket,taobao,trivago,rees46"
 
 
-# -- what is withheld -------------------------------------------------------------------------------------------------
+# -- variants ---------------------------------------------------------------------------------------------------------
 
 
 def everything(log: Log) -> HeldOut:
@@ -53,7 +53,7 @@ def no_category(log: Log) -> HeldOut:
 
 
 def no_gap(log: Log) -> HeldOut:
-    """All gaps within a visit are alike, and all between visits."""
+    """Two gap values remain: one within sessions and one between sessions."""
 
     def without(clicks: Clicks) -> Clicks:
         alike = np.where(clicks.gap >= NEW_VISIT, NEW_VISIT, np.minimum(clicks.gap, 1)).astype(clicks.gap.dtype)
@@ -64,7 +64,7 @@ def no_gap(log: Log) -> HeldOut:
 
 
 def variants(log: Log) -> dict[str, Callable[[Log], HeldOut]]:
-    """Those that the log can be tried with, by name; the first is the one the others are compared with."""
+    """The variants that apply to the log, by name; the others are compared with the first one."""
     found: dict[str, Callable[[Log], HeldOut]] = {"all inputs": everything, "no gap": no_gap}
     if len(log.event_types) > 1:
         found["no event type"] = no_event_type
@@ -84,14 +84,17 @@ def untrained(held_out: HeldOut, settings: TrainSettings) -> Network:
 
 
 def trained(held_out: HeldOut, settings: TrainSettings) -> Network:
-    """By itself, without the mixture: the best round on the held-out slice, which was not learned from."""
+    """The network without the mixture, after its best epoch on the held-out slice; trained on the clicks before it."""
     network, popularity = untrained(held_out, settings), held_out.popularity
     tail = held_out.tail
     return fit(network, held_out.head, tail, settings, NullProgress(), popularity, category=held_out.category).network
 
 
 def mixed(network: Network, held_out: HeldOut, seed: int) -> tuple[Network, Recency, dict[str, float]]:
-    """Mixed with what was counted before the slice; with how popularity passes, and recall@20 and MRR@20 on it."""
+    """Add the mixture, counted on the clicks before the held-out slice.
+
+    returns  the network, its recency correction, and recall@20 and MRR@20 on the slice
+    """
     recency = best_recency(network, held_out.head, held_out.tail, held_out.popularity)
     network = shift_bias(network, held_out.head, recency)
     count_on(network, held_out.head, recency, None, None)
@@ -99,7 +102,7 @@ def mixed(network: Network, held_out: HeldOut, seed: int) -> tuple[Network, Rece
 
 
 def quality(held_out: HeldOut, seed: int) -> dict[str, float]:
-    """recall@20 and MRR@20 on the held-out slice, of a training with the defaults."""
+    """recall@20 and MRR@20 on the held-out slice, for a training with default settings."""
     settings = TrainSettings.for_log(len(held_out.clicks), None, None, seed)
     _, _, figures = mixed(trained(held_out, settings), held_out, seed)
     return figures
@@ -138,8 +141,8 @@ def table(results: dict[str, dict[str, Figures]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--datasets", default=DEFAULT, help=f"which, by comma [{DEFAULT}]")
-    parser.add_argument("--seeds", default="0,1,2", help="of the trainings, by comma [0,1,2]")
+    parser.add_argument("--datasets", default=DEFAULT, help=f"comma-separated names [{DEFAULT}]")
+    parser.add_argument("--seeds", default="0,1,2", help="comma-separated seeds of the trainings [0,1,2]")
     parser.add_argument("--json", action="store_true", help="also print the result as one JSON object")
     parser.add_argument("--out", type=Path, default=RESULT, help="where to write the result")
     given = parser.parse_args()

@@ -1,15 +1,18 @@
-"""A list from the whole catalogue against one from its best clusters only: what is lost, and CPU time.
+"""Compares ranking the whole catalogue with ranking a shortlist of clusters: loss of quality, and CPU time.
 
-The graphs timed are the network's part of score.onnx by itself, logits and TopK, over random unit rows: cost depends on
-V and H alone. Full: one product with all rows. Shortlist: one with the centroids of 4 sqrt(V) clusters of equal size,
-then, user by user, with the rows of the best ones. Served: all of score.onnx, mixture and softmax included, up to 100k
-items. One thread, the ways in turn. What is lost is measured on trained networks, since random rows have no clusters:
-those that bench.heads left, on the clicks it judges.
+CPU time is measured on three kinds of graphs, with one thread, interleaved:
+
+- full: logits of all V items and TopK, the network's part of score.onnx;
+- shortlist: logits of the centroids of 4 sqrt(V) clusters of equal size, then, per user, of the rows of the best ones;
+- served: the complete score.onnx with mixture and softmax, up to 100k items.
+
+The rows are random unit vectors, because the cost depends on V and H only. The loss of quality is measured on trained
+networks, because random rows have no clusters: the networks and clicks of bench.heads.
 
     python -m bench.shortlist [--datasets bolcom,rees46,yoochoose64,diginetica] [--items 20000,100000,1000000]
         [--hidden 64,192] [--json]
 
-An empty --datasets or --items leaves that half out; the figures of what is not measured anew stay.
+An empty --datasets or --items skips that half; earlier figures of what is not measured stay in the report.
 """
 
 import argparse
@@ -44,26 +47,26 @@ from export.network.surprise import balanced_clusters, cluster_count
 
 RESULT = RESULTS / "shortlist.json"
 BEST = (8, 16, 32, 64, 128)
-"""Clusters on the shortlist, on trained networks."""
+"""Counts of clusters on the shortlist, for the loss of quality."""
 
 TIMED_BEST = 32
 BATCHES = (1, 32, 256)
 SERVED_UP_TO = 100_000
-"""Items: beyond, writing a whole model takes more memory than this benchmark is given."""
+"""Maximum items of a complete model: writing a larger one needs too much memory for this benchmark."""
 
 JUDGED = 4_000
 LOGITS = 6_400_000
-"""In one timed stretch, about; and five times so many at most at a time, which is 128 MB."""
+"""Approximate logits per timed run. A batch has at most five times as many, which is 128 MB."""
 
 
-# -- what is lost -----------------------------------------------------------------------------------------------------
+# -- loss of quality --------------------------------------------------------------------------------------------------
 
 
 def losses(case: Case) -> Figures:
-    """By way of ranking clusters and number of them: what is found of the true top K, and recall@K.
+    """Share of the true top K that is found, and recall@K, by scoring of the clusters and count of clusters.
 
-    fitted     by the surprise head's own distribution over clusters, not cooled
-    centroids  by the mean row and the log of the items' summed popularity
+    fitted     clusters scored by the surprise head's layer over clusters, without the temperature
+    centroids  clusters scored by their mean row and the log of their summed popularity
     """
     network, items = case.network, case.network.sizes.items
     rows, bias = network.item_rows[:-1].detach(), network.item_bias[:-1].detach()
@@ -81,7 +84,11 @@ def losses(case: Case) -> Figures:
 
 @torch.no_grad()
 def found_by(case: Case, clusters: Tensor, ways: dict[str, Callable[[Tensor], Tensor]]) -> Figures:
-    """ways  the score (B, C) of each cluster for outputs (B, H); clusters (V,)"""
+    """The figures of `losses`.
+
+    clusters  (V,) int64
+    ways      name -> function from outputs (B, H) to scores of the clusters (B, C)
+    """
     network, items = case.network, case.network.sizes.items
     count = int(clusters.max()) + 1
     wanted = np.flatnonzero(case.later & (case.judged.target >= 0) & (case.judged.target < items))
@@ -105,11 +112,11 @@ def found_by(case: Case, clusters: Tensor, ways: dict[str, Callable[[Tensor], Te
     return found
 
 
-# -- what it costs ----------------------------------------------------------------------------------------------------
+# -- CPU time ---------------------------------------------------------------------------------------------------------
 
 
 def graph(nodes: list[onnx.NodeProto], constants: dict[str, npt.NDArray[Any]], hidden: int, path: Path) -> None:
-    """Write a graph from out (B, H) to the K best items (B, K)."""
+    """Write a graph that computes the top K items (B, K) from out (B, H)."""
     made = helper.make_graph(
         nodes,
         "ranking",
@@ -122,7 +129,7 @@ def graph(nodes: list[onnx.NodeProto], constants: dict[str, npt.NDArray[Any]], h
 
 
 def write_full(rows: F32, path: Path) -> None:
-    """rows (V, H)."""
+    """Write the graph of the full ranking. rows (V, H)."""
     constants = {"columns": np.ascontiguousarray(rows.T), "k": np.array([K])}
     nodes = [
         helper.make_node("MatMul", ["out", "columns"], ["logits"]),
@@ -132,9 +139,10 @@ def write_full(rows: F32, path: Path) -> None:
 
 
 def write_shortlist(rows: F32, best: int, path: Path) -> None:
-    """Clusters are runs of equal length of rows (V, H): which items they hold changes no cost.
+    """Write the graph of the shortlist. rows (V, H); best: count of clusters on the shortlist.
 
-    Blocks are gathered for one user at a time: for a whole batch at once they would take gigabytes.
+    A cluster is a range of consecutive rows, because the cost does not depend on the choice of items. The rows are
+    gathered for one user at a time: gathering them for a whole batch would need gigabytes of memory.
     """
     items, hidden = rows.shape
     count = cluster_count(items)
@@ -182,7 +190,7 @@ def write_shortlist(rows: F32, best: int, path: Path) -> None:
 
 
 def costs(items: int, hidden: int, scratch: Path) -> Figures:
-    """CPU microseconds per list, by batch size and way."""
+    """CPU microseconds per list, by batch size and kind of graph."""
     rng = np.random.default_rng(0)
     rows = unit_rows(rng, items, hidden)
     write_full(rows, scratch / "full.onnx")
@@ -215,11 +223,13 @@ def unit_rows(rng: np.random.Generator, count: int, hidden: int) -> F32:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--items", default="20000,100000,1000000", help="sizes of catalogue to time, by comma [%(default)s]"
+        "--items", default="20000,100000,1000000", help="comma-separated catalogue sizes to time [%(default)s]"
     )
-    parser.add_argument("--hidden", default="64,192", help="units to time, by comma [%(default)s]")
-    parser.add_argument("--datasets", default=",".join(EPOCHS), help="trained networks, by comma [%(default)s]")
-    parser.add_argument("--json", action="store_true", help="the report on stdout")
+    parser.add_argument("--hidden", default="64,192", help="comma-separated units of state to time [%(default)s]")
+    parser.add_argument(
+        "--datasets", default=",".join(EPOCHS), help="comma-separated names of trained networks [%(default)s]"
+    )
+    parser.add_argument("--json", action="store_true", help="print the report on stdout")
     given = parser.parse_args()
     torch.set_num_threads(1)
     results, report = quality.kept(RESULT, "results"), {}

@@ -1,10 +1,11 @@
 """Training speed: an epoch of Eddy's trainer against a plain PyTorch GRU4Rec loop with a full softmax, same clicks.
 
-The rival is what one would write first: session-parallel minibatches (Hidasi et al. 2016: lanes that take the next
-session when theirs ends, its state reset), nn.GRU, cross-entropy over all items, dense Adam. Both have the same hidden
-size, the same clicks and the same threads, each in a process of its own, one after the other. Both are judged on the
-newest sessions by full ranking (unknown items are misses, ties to the more popular item). Only training is timed.
-Exit code 1 if Eddy is not twice as fast at no lower quality, or takes more than 4 GB.
+The rival is a straightforward implementation: session-parallel minibatches (Hidasi et al. 2016: a lane whose session
+ends continues with the next session, with a reset state), nn.GRU, cross-entropy over all items, dense Adam. Both sides
+have the same hidden size, clicks and threads. Each runs in its own process, one after the other. Both are evaluated on
+the newest sessions by full ranking: unknown items are misses, and of items with equal scores the more popular one ranks
+first. Only training is timed. The exit code is 1 if Eddy is not twice as fast, has lower quality, or needs more than
+4 GB.
 
     python -m bench.training_speed [--clicks N] [--epochs N] [--threads 2,1] [--json]
 """
@@ -43,17 +44,17 @@ from stream.demo.simulate import DAY_MS, simulate_clean, write_log
 RESULT = RESULTS / "training_speed.json"
 DATA = DATA_DIRECTORY / "yoochoose_1_64_train.parquet"
 JUDGED = 20_000
-"""Clicks of the newest sessions that are held out, at most; a tenth of a short log."""
+"""Maximum held-out clicks, from the newest sessions; a tenth of the clicks of a short log."""
 
 LANES, RATE, DROPOUT = 128, 3e-3, 0.2
-"""The rival's, the best of six that were tried on 40,000 clicks and judged as below: 64 to 256 lanes, 1e-3 to 3e-3."""
+"""The rival's settings: the best of six, compared on 40,000 clicks as below (64 to 256 lanes, rates 1e-3 to 3e-3)."""
 
 FASTER, SAME, MEMORY_GB = 2.0, 0.005, 4.0
-"""The claim: so many times as fast, no lower in recall or MRR than by sampling error, with at most so much memory."""
+"""The claim: minimum speed ratio; maximum deficit in recall@20 and MRR@20 (sampling error); maximum memory, GB."""
 
 
 class Task(NamedTuple):
-    """What both sides learn, and what they are judged on: sessions are users, items beyond V are unknown."""
+    """Training clicks and held-out clicks of both sides. Sessions are users; item index V is the unknown item."""
 
     train: Clicks
     later: Clicks
@@ -63,7 +64,7 @@ class Task(NamedTuple):
 
 
 def read_task(path: Path, clicks: int | None) -> Task:
-    """The newest `clicks` clicks of a log whose rows are in order; the newest sessions of them are held out."""
+    """Read the newest `clicks` clicks of a log whose rows are in order, and hold out their newest sessions."""
     log = read_log(path, ColumnNames(item="item", session="session"), in_order=True)
     began = _session_starts(log)
     if clicks is not None:
@@ -78,18 +79,18 @@ def read_task(path: Path, clicks: int | None) -> Task:
 
 
 def _session_starts(log: Log) -> I64:
-    """(n,) when the session of each click began."""
+    """(n,) int64, start time of each click's session, ms."""
     first = np.append(True, log.user[1:] != log.user[:-1])
     return log.time_ms[np.flatnonzero(first)[np.cumsum(first) - 1]]
 
 
 def _newest(began: I64, clicks: int) -> int:
-    """The time from which on about `clicks` clicks lie."""
+    """The session start time (of began (n,), ms) from which on there are about `clicks` clicks."""
     return int(np.partition(began, max(0, len(began) - clicks))[max(0, len(began) - clicks)])
 
 
 def simulated_log(directory: Path) -> Path:
-    """Half a million clicks' worth of the simulated shop, where no real log is at hand."""
+    """Write half a million clicks of the simulated shop, for machines without the real log."""
     path = directory / "shop.csv"
     start_ms = 1_700_000_000_000
     stream = simulate_clean(build_shop(), users=5_000, seed=1, start_ms=start_ms)
@@ -107,19 +108,19 @@ class PlainGru4Rec(nn.Module):
 
     def __init__(self, items: int, hidden: int) -> None:
         super().__init__()
-        self.rows = nn.Embedding(items + 1, hidden)  # the last is the unknown item, which only later clicks hold
+        self.rows = nn.Embedding(items + 1, hidden)  # the last row is the unknown item; only held-out clicks contain it
         self.gru = nn.GRU(hidden, hidden, batch_first=True)
         self.drop = nn.Dropout(DROPOUT)
         self.logits = nn.Linear(hidden, items)
 
     def forward(self, item: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """item (B, T) int64, state (1, B, H) -> outputs (B, T, H) before the last layer, state (1, B, H)."""
+        """item (B, T) int64, state (1, B, H) -> inputs of the last layer (B, T, H), new state (1, B, H)."""
         out, state = self.gru(self.drop(self.rows(item)), state)
         return self.drop(out), state
 
 
 class LaneStep(NamedTuple):
-    """One minibatch: for each of B lanes an item, the one that follows it, and whether a session begins here."""
+    """One minibatch of B lanes: item (B,), next item (B,), and (B,) bool, True where a session begins."""
 
     item: I64
     target: I64
@@ -127,9 +128,12 @@ class LaneStep(NamedTuple):
 
 
 def session_parallel(item: I64, starts: I64, lanes: int) -> Iterator[LaneStep]:
-    """Sessions of at least two clicks in lanes side by side; when a lane finds no further one the epoch ends.
+    """The minibatches of one epoch, from sessions of at least two clicks in parallel lanes.
 
-    item (n,) of all sessions one after another, starts (s + 1,) where each begins and the last ends
+    The epoch ends when a lane needs a further session and none is left.
+
+    item    (n,) int64, items of all sessions, concatenated
+    starts  (s + 1,) int64, start of each session in item, and the end of the last one
     """
     sessions = np.flatnonzero(np.diff(starts) > 1)
     lanes = min(lanes, len(sessions))
@@ -149,7 +153,7 @@ def session_parallel(item: I64, starts: I64, lanes: int) -> Iterator[LaneStep]:
 
 
 def plain_epochs(task: Task, hidden: int, seed: int) -> tuple[Callable[[], object], Callable[[], tuple[float, float]]]:
-    """(train one epoch, judge) of the rival."""
+    """Functions of the rival: train one epoch; evaluate (recall@20, MRR@20)."""
     torch.manual_seed(seed)
     network = PlainGru4Rec(task.items, hidden)
     adam = torch.optim.Adam(network.parameters(), RATE)
@@ -170,7 +174,7 @@ def plain_epochs(task: Task, hidden: int, seed: int) -> tuple[Callable[[], objec
 
 
 def in_session_order(clicks: Clicks) -> tuple[I64, I64]:
-    """The items (n,) with sessions by their beginning, and where each session begins (s + 1,)."""
+    """Items (n,) with the sessions ordered by start time, and the start of each session in them (s + 1,)."""
     first = np.flatnonzero(np.append(True, clicks.user[1:] != clicks.user[:-1]))
     lengths = np.diff(np.append(first, len(clicks)))
     order = np.argsort(clicks.time_ms[first], kind="stable")
@@ -180,7 +184,7 @@ def in_session_order(clicks: Clicks) -> tuple[I64, I64]:
 
 @torch.no_grad()
 def plain_quality(network: PlainGru4Rec, clicks: Clicks) -> tuple[float, float]:
-    """recall@20 and MRR@20 of every next click, as export.measure.ranking.ranking_quality judges."""
+    """recall@20 and MRR@20 over all next clicks, defined as in export.measure.ranking.ranking_quality."""
     network.eval()
     item, starts = in_session_order(clicks)
     items = network.logits.out_features
@@ -209,9 +213,9 @@ def plain_quality(network: PlainGru4Rec, clicks: Clicks) -> tuple[float, float]:
 def eddy_epochs(
     task: Task, hidden: int, epochs: int, seed: int
 ) -> tuple[Callable[[], object], Callable[[], tuple[float, float]]]:
-    """(train one epoch, judge) of Eddy's trainer, with the settings it would choose for this log.
+    """Functions of Eddy's trainer, with default settings for this log: train one epoch; evaluate.
 
-    Judged is the network alone, as the rival is: what Eddy adds from the user's last items is fitted afterwards.
+    The network is evaluated without the mixture, which is fitted after the training, so both sides are comparable.
     """
     torch.manual_seed(seed)
     settings = TrainSettings.for_log(len(task.train), hidden, epochs, seed)
@@ -255,7 +259,7 @@ def run_side(side: str, task: Task, hidden: int, epochs: int, seed: int) -> dict
 
 
 def peak_gb() -> float:
-    """The most memory this process has held, the data and PyTorch itself among it."""
+    """Peak memory of this process, GB, including the data and PyTorch."""
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used / (1e9 if sys.platform == "darwin" else 1e9 / 1024)
 
@@ -272,7 +276,7 @@ def in_own_process(side: str, threads: int, data: Path, given: argparse.Namespac
 
 
 def failures(results: dict[str, Any]) -> list[str]:
-    """What of the claim does not hold."""
+    """One line for each part of the claim that is not met."""
     found = []
     for threads, sides in results.items():
         eddy, plain = sides["eddy"], sides["plain"]
@@ -290,12 +294,14 @@ def failures(results: dict[str, Any]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--clicks", type=int, help="only the newest clicks of the log, for a quick trial")
+    parser.add_argument("--clicks", type=int, help="use only so many of the newest clicks, for a quick trial")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--hidden", type=int, default=128)
-    parser.add_argument("--threads", default="2,1", help="of torch, one run for each [2,1]")
-    parser.add_argument("--data", type=Path, help="a log with the columns session and item, its rows in order")
-    parser.add_argument("--side", choices=["eddy", "plain"], help="only this side, in this process")
+    parser.add_argument(
+        "--threads", default="2,1", help="comma-separated thread counts of torch, one run for each [2,1]"
+    )
+    parser.add_argument("--data", type=Path, help="log with the columns session and item, rows in time order")
+    parser.add_argument("--side", choices=["eddy", "plain"], help="run only this side, in this process")
     parser.add_argument("--json", action="store_true", help="also print the result as one JSON object")
     parser.add_argument("--out", type=Path, default=RESULT, help="where to write the result")
     given = parser.parse_args()

@@ -1,8 +1,8 @@
-"""Other ways to train than `eddy train` takes, on the held-out slice of public logs: the loss, the rows, averages.
+"""Alternative training methods, compared with `eddy train` on public logs: losses, item rows, averaging, settings.
 
-Of each log only the training part is read (bench/quality.py), so the test is not seen. Every way starts from the same
-seeds and settings, and is judged as `eddy train` judges: recall@20 and MRR@20 on the held-out slice of the network by
-itself after its best epoch, and of the lists as served, mixed with the user's last items.
+Only the training part of each log is read (bench/quality.py), never its test part. All methods start from the same
+seeds and settings. Each is evaluated on the held-out slice by recall@20 and MRR@20, for the network alone after its
+best epoch and for the lists as served, with the mixture.
 
     python -m bench.ways [--datasets bolcom] [--seeds 0,1,2] [--ways NAMES] [--json]
 """
@@ -35,20 +35,20 @@ from export.train.trainer import RowAdagrad, Trainer
 
 RESULT = RESULTS / "ways.json"
 MASKED = 0.1
-"""Share of the clicks that are hidden from the cell."""
+"""Share of the clicks whose item is replaced by the unknown item in the cell's input."""
 
 AVERAGED = 3
-"""Epochs, the last ones."""
+"""Count of last epochs whose networks are averaged."""
 
 
 class Plain(Trainer):
-    """As `eddy train` does it."""
+    """The trainer of `eddy train`, unchanged."""
 
 
 class BprMax(Trainer):
-    """Bayesian personalised ranking against the negatives, each for as much as it is a rival.
+    """BPR-max: Bayesian personalised ranking against the negatives, weighted by their softmax.
 
-    Source: Hidasi & Karatzoglou 2018, without their regularisation of the scores: unit rows bound them.
+    Source: Hidasi & Karatzoglou 2018. Their score regularisation is left out, because unit rows bound the scores.
     """
 
     def _loss(self, out: Tensor, rows: Tensor, bias: Tensor, wanted: Tensor, others: Tensor, log_q: Tensor) -> Tensor:
@@ -60,14 +60,14 @@ class BprMax(Trainer):
 
 
 class Uncorrected(Trainer):
-    """Sampled softmax that does not know how the negatives were drawn."""
+    """Sampled softmax without the log-Q correction of the negatives."""
 
     def _loss(self, out: Tensor, rows: Tensor, bias: Tensor, wanted: Tensor, others: Tensor, log_q: Tensor) -> Tensor:
         return super()._loss(out, rows, bias, wanted, others, torch.zeros_like(log_q))
 
 
 class Masked(Trainer):
-    """A share of the clicks is unknown to the cell, so that it does not lean on any of them."""
+    """Input dropout of whole clicks: a share of the items is replaced by the unknown item."""
 
     def _with_unknowns(self, clicks: Clicks, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         item, target, at = super()._with_unknowns(clicks, batch)
@@ -76,7 +76,7 @@ class Masked(Trainer):
 
 
 class TwoTables(Network):
-    """The cell reads items by other rows than those that the list is ranked by."""
+    """A network whose cell input has its own item rows, separate from the ranking rows."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
@@ -88,7 +88,7 @@ class TwoTables(Network):
 
 
 class Separate(Trainer):
-    """Trains both tables of TwoTables, the cell's by Adagrad as the other."""
+    """Trains both tables of TwoTables by Adagrad."""
 
     def __init__(self, network: Network, *rest: Any, **named: Any) -> None:
         super().__init__(network, *rest, **named)
@@ -108,7 +108,7 @@ class Separate(Trainer):
 
 
 class Averaged(Trainer):
-    """The mean of the networks after the last epochs."""
+    """Averages the weights of the networks after the last AVERAGED epochs."""
 
     def __init__(self, *rest: Any, **named: Any) -> None:
         super().__init__(*rest, **named)
@@ -135,7 +135,7 @@ WAYS: dict[str, tuple[type[Trainer], Figures]] = {
     "negatives by count": (Plain, {"alpha": 1.0}),
     "512 negatives": (Plain, {"negatives": 512}),
 }
-"""By name: the trainer, and the settings that differ from those of `eddy train`."""
+"""Name -> trainer class, and the settings that differ from those of `eddy train`."""
 
 
 def start(held_out: HeldOut, settings: TrainSettings, kind: type[Trainer]) -> Network:
@@ -148,7 +148,7 @@ def start(held_out: HeldOut, settings: TrainSettings, kind: type[Trainer]) -> Ne
 
 
 def measure(held_out: HeldOut, kind: type[Trainer], settings: TrainSettings) -> Figures:
-    """recall@20 and MRR@20 on the held-out slice: of the network after its best epoch, and as served."""
+    """Held-out recall@20 and MRR@20: of the network alone after its best epoch, and of the lists as served."""
     network = start(held_out, settings, kind)
     trainer = kind(network, held_out.head, settings, NullProgress(), held_out.popularity, category=held_out.category)
     epochs: list[tuple[float, float, Network]] = []
@@ -176,10 +176,10 @@ def table(dataset: str, ways: dict[str, Figures]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--datasets", default="bolcom", help="which, by comma [%(default)s]")
-    parser.add_argument("--seeds", default="0,1,2", help="of the trainings, by comma [%(default)s]")
-    parser.add_argument("--ways", default=",".join(WAYS), help="which, by comma [all]")
-    parser.add_argument("--json", action="store_true", help="the report on stdout")
+    parser.add_argument("--datasets", default="bolcom", help="comma-separated names [%(default)s]")
+    parser.add_argument("--seeds", default="0,1,2", help="comma-separated seeds of the trainings [%(default)s]")
+    parser.add_argument("--ways", default=",".join(WAYS), help="comma-separated methods [all]")
+    parser.add_argument("--json", action="store_true", help="print the report on stdout")
     given = parser.parse_args()
     torch.set_num_threads(1)
     results, report = kept(RESULT, "results"), {}

@@ -1,4 +1,4 @@
-"""Types of arrays by what they hold; a docstring gives the shape."""
+"""Array types by dtype; docstrings give the shapes."""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,7 +1,7 @@
-"""The commands `eddy train`, `tune`, `evaluate` and `replay`: what is typed becomes a log, settings and a call.
+"""The commands `eddy train`, `tune`, `evaluate` and `replay`: command line -> log, settings and a function call.
 
-They are mounted into `eddy` by the entry points in pyproject.toml; an EddyError becomes one line there. Heavy imports
-stand inside the commands, so that --help answers at once.
+The entry points in pyproject.toml add these commands to `eddy`, which prints an EddyError as one line. Slow imports are
+inside the commands, so that --help is fast.
 """
 
 import json
@@ -20,25 +20,27 @@ from stream.settings import Topics, variable
 @click.command()
 @log_options
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory to write, .../NAME/VERSION.")
-@click.option("--hidden", type=click.IntRange(4, 1024), help="Units of state.  [default: by the log's size]")
-@click.option("--epochs", type=click.IntRange(1, 1000), help="At most; the best counts.  [default: by the log's size]")
-@click.option("--settings", type=click.Path(path_type=Path), help="A file of `eddy tune`; options given here win.")
+@click.option("--hidden", type=click.IntRange(4, 1024), help="Units of state.  [default: by log size]")
+@click.option(
+    "--epochs", type=click.IntRange(1, 1000), help="Maximum epochs; the best is kept.  [default: by log size]"
+)
+@click.option("--settings", type=click.Path(path_type=Path), help="Settings file of `eddy tune`; options override it.")
 @CELL_OPTION
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same model.")
 @click.option(
     "--from-model",
     type=click.Path(path_type=Path),
-    help="Start from this model's weights: its items stay, new ones are added, units and cell are taken over.",
+    help="Start from the weights of this model. Its items, units and cell are kept, and new items are added.",
 )
 @click.option(
     "--catalogue",
     type=click.Path(path_type=Path),
-    help="File of items, as the worker's --catalogue: those without clicks are placed by their category.",
+    help="Item file, as for the worker's --catalogue. Items without clicks get an embedding from their category.",
 )
-@click.option("--resume", is_flag=True, help="Go on after the last epoch of a training to --out that was killed.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted training to --out after its last epoch.")
 @DEVICE_OPTION
 @THREADS_OPTION
-@click.option("--json", "as_json", is_flag=True, help="Print what was written and its figures as one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the model directory and its figures as one JSON object.")
 def train(
     log: Path,
     out: Path,
@@ -59,9 +61,10 @@ def train(
 
     LOG is CSV (.csv, .csv.gz), Parquet or JSON lines with user_id (or session_id), item_id, event_type and timestamp:
     a file, a directory of them or a quoted pattern. A log larger than memory is sorted on disk, under TMPDIR.
-    The newest tenth, or a day if that is longer, but at most a third, is held out to choose the best epoch and to
-    calibrate the anomalies; then the newest clicks are learned too. Ctrl-C goes on with the best model so far. After
-    each epoch a checkpoint is left in OUT.training, until the model is written; OUT/report.html then tells how it went.
+    The newest tenth of the clicks is held out, or a day if that is longer, but at most a third. This held-out slice
+    decides the best epoch and calibrates the anomalies; a second training then includes it. Ctrl-C ends the training
+    and continues with the best network so far. Each epoch writes a checkpoint to OUT.training, which is deleted when
+    the model is written. OUT/report.html is the training report.
 
     \b
     Examples:
@@ -77,11 +80,11 @@ def train(
         check_place(out)
         if from_model and given["in_order"]:
             raise ConfigError(
-                "--from-model tells what is new in the log by its times, and with --in-order it has none: leave one out"
+                "--from-model finds new clicks by their times, and with --in-order it has none: omit one of them"
             )
         clicks = take_log(bar, log, given)
 
-        import torch  # takes seconds: a wrong file name is told before
+        import torch  # slow import: report a wrong file name first
 
         from export.pipeline import train_model
         from export.train.settings import TrainSettings, choose_device, read_settings
@@ -99,23 +102,23 @@ def train(
         found = {"directory": str(out), "report": str(out / "report.json"), "items": manifest.items}
         click.echo(json.dumps({**found, "quality": manifest.quality, "training": manifest.training}))
         return
-    click.echo(f"wrote {out} ({manifest.items:,} items), and how it went: {out / 'report.html'}")
+    click.echo(f"wrote {out} ({manifest.items:,} items); training report: {out / 'report.html'}")
     click.echo(f"Next: eddy evaluate {out} LOG, or eddy worker --model {out}")
 
 
 @click.command()
 @log_options
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The settings.json to write.")
-@click.option("--trials", type=click.IntRange(1, 10_000), default=30, show_default=True, help="How many in all.")
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Stop after so long.  [default: no limit]")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Settings file to write.")
+@click.option("--trials", type=click.IntRange(1, 10_000), default=30, show_default=True, help="Trials in total.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Maximum minutes.  [default: no limit]")
 @click.option(
-    "--study", type=click.Path(path_type=Path), help="SQLite file of the trials.  [default: beside --out, .study]"
+    "--study", type=click.Path(path_type=Path), help="SQLite file of the trials.  [default: --out with suffix .study]"
 )
 @CELL_OPTION
-@click.option("--seed", type=int, default=0, show_default=True, help="Of every trial's training, and of the search.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the search and of all trainings.")
 @DEVICE_OPTION
 @THREADS_OPTION
-@click.option("--json", "as_json", is_flag=True, help="Print what was written as one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the settings file as one JSON object.")
 def tune(
     log: Path,
     out: Path,
@@ -129,13 +132,13 @@ def tune(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Search the training settings that do best on a LOG.
+    """Search for the best training settings for a LOG.
 
-    Each trial trains on the log without the part that `eddy train` holds out; its value is recall@20 + MRR@20 there, of
-    the network mixed with the user's last items: what `eddy train` says of that slice. Keep the clicks that a model
-    shall be tested on out of the LOG (--until). Units of state, dropout, learning rates, clicks per step, negatives and
-    epochs are searched; the first trial is what `eddy train` does by itself. Ctrl-C ends the search with the best so
-    far, and the same command goes on where it ended.
+    Each trial trains on the LOG without the slice that `eddy train` holds out, and is evaluated on that slice. The
+    search maximises recall@20 + MRR@20 of the lists as served, the figures that `eddy train` prints for the slice.
+    Leave your test clicks out of the LOG (--until). The search covers units of state, dropout, learning rates, clicks
+    per step, negatives and epochs. The first trial uses the defaults of `eddy train`. Ctrl-C ends the search and keeps
+    the best trial so far; the same command continues the search.
 
     \b
     Examples:
@@ -149,7 +152,7 @@ def tune(
         check_file(out)
         clicks = take_log(bar, log, given)
 
-        import torch  # takes seconds: a wrong file name is told before
+        import torch  # slow import: report a wrong file name first
 
         from export.train.settings import TrainSettings, choose_device
         from export.tune import tune as search
@@ -162,8 +165,8 @@ def tune(
     if as_json:
         click.echo(json.dumps(found))
         return
-    default = "" if found["default"] is None else f" (by default {found['default']:.4f} in sum)"
-    click.echo(f"recall@20 {found['recall20']:.4f}, MRR@20 {found['mrr20']:.4f} on the held-out part{default}")
+    default = "" if found["default"] is None else f" (sum with the default settings: {found['default']:.4f})"
+    click.echo(f"recall@20 {found['recall20']:.4f}, MRR@20 {found['mrr20']:.4f} on the held-out slice{default}")
     click.echo(f"wrote {out}. Next: eddy train {log} --settings {out} --out DIRECTORY")
 
 
@@ -171,28 +174,29 @@ def tune(
 @click.argument("model", type=click.Path(path_type=Path))
 @log_options
 @setting_option("exclude_recent")
-@click.option("--judge-from", metavar="TIME", help="Earlier clicks only build the users' states.")
+@click.option("--judge-from", metavar="TIME", help="Earlier clicks only update the states.")
 @setting_option("device")
 @rule_options
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def evaluate(
     model: Path, log: Path, exclude_recent: int, judge_from: str | None, device: str, as_json: bool, **given: Any
 ) -> None:
-    """Recall and MRR of MODEL on a LOG, beside baselines.
+    """Measure recall and MRR of MODEL on a LOG, and compare with baselines.
 
-    The baselines: popularity, session popularity, Markov, co-occurrence and VS-KNN, from the model's training sessions.
+    The baselines are popularity, session popularity, Markov, co-occurrence and VS-KNN, built from the model's training
+    sessions.
 
-    The log runs through the serving engine in time order, users from a zero state. Each list is judged by the user's
-    next click in the same session; an item the model does not know is a miss for every method. The whole catalogue is
-    ranked, less the user's last --exclude-recent items, for every method. Equal scores rank the item with more training
-    clicks first. Intervals are 95% bootstrap over sessions.
+    The serving engine processes the log in time order; users start from a zero state. The correct answer of each list
+    is the user's next click in the same session. An item that the model does not know is a miss for every method. Every
+    method ranks the whole catalogue without the user's last --exclude-recent items. Of items with equal scores, the one
+    with more training clicks ranks first. Intervals are 95% bootstrap over sessions.
 
-    --json adds recall, MRR and NDCG at 1, 5, 10 and 20, figures by position in the session and by the popularity of
-    what came next, and what the lists hold: coverage of the catalogue, popularity, cold items, categories.
+    --json adds recall, MRR and NDCG at 1, 5, 10 and 20; the figures by position in the session and by the popularity of
+    the next item; and properties of the lists: coverage of the catalogue, popularity, cold items, categories.
 
-    --exclude-recent and the rules, from --exclude-events on, have the worker's defaults and variables: with the same
-    options the lists are those that the worker writes. The rules hold for eddy's lists only. --exclude-recent 0 ranks
-    the whole catalogue, as published comparisons do.
+    --exclude-recent and the rules, from --exclude-events on, have the worker's defaults and environment variables. With
+    the same options the lists are those that the worker writes. The rules apply to the lists of eddy only.
+    --exclude-recent 0 ranks the whole catalogue, as published comparisons do.
 
     \b
     Examples:
@@ -208,7 +212,7 @@ def evaluate(
 
     with Bar() as bar:
         if judge_from is not None and given["in_order"]:
-            raise ConfigError("--judge-from is a time, and with --in-order the log has none: leave one out")
+            raise ConfigError("--judge-from is a time, and with --in-order the log has none: omit one of them")
         judged_from_ms = None if judge_from is None else parse_time(judge_from)
         clicks = take_log(bar, log, given)
         figures = {"log": str(log), **measure(model, clicks, exclude_recent, device, bar, judged_from_ms, rules)}
@@ -228,7 +232,7 @@ def evaluate(
     show_default=True,
     help="Topic to publish to: the worker's --clicks-topic.",
 )
-@click.option("--speed", default="1", show_default=True, help="Times the log's own pace, or max.")
+@click.option("--speed", default="1", show_default=True, help="Multiple of the log's own pace, or max.")
 @setting_option("max_future_s")
 @setting_option("max_message_bytes")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object.")
@@ -244,8 +248,8 @@ def replay(
 ) -> None:
     """Publish a LOG to Kafka, keyed by user, in time order.
 
-    A click that a worker would refuse, such as one with a time in the future, is left out and counted with the reason.
-    EDDY_CLICKS_TOPIC and the worker's other variables hold here too.
+    A click that a worker would reject, such as one with a time in the future, is left out and counted by its reason.
+    EDDY_CLICKS_TOPIC and the worker's other environment variables apply.
 
     \b
     Examples:
@@ -265,14 +269,16 @@ def replay(
     if as_json:
         click.echo(json.dumps(sent))
         return
-    click.echo(f"{sent['clicks']:,} clicks on {topic} in {sent['seconds']:.1f} s, {sent['clicks_per_s']:,} clicks/s")
+    click.echo(
+        f"published {sent['clicks']:,} clicks to {topic} in {sent['seconds']:.1f} s ({sent['clicks_per_s']:,}/s)"
+    )
     left_out = sum(sent["left_out"].values())
     if left_out:
-        click.echo(f"{left_out:,} left out that a worker would refuse: {counted(sent['left_out'])}")
+        click.echo(f"clicks left out because a worker would reject them: {left_out:,} ({counted(sent['left_out'])})")
 
 
 def _pace(speed: str) -> float | None:
-    """None = as fast as the broker takes it."""
+    """--speed as a multiple of the log's own pace; None = as fast as the broker accepts clicks."""
     if speed == "max":
         return None
     try:

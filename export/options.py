@@ -1,4 +1,4 @@
-"""Options that several commands of the offline side take."""
+"""Command line options shared by several commands of export/."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,23 +17,25 @@ LOG_OPTIONS = (
     click.option("--user-col", help="Column of the user.  [default: user_id]"),
     click.option("--item-col", help="Column of the item.  [default: item_id]"),
     click.option(
-        "--event-col", help="Column of the event type; without one every click is a view.  [default: event_type]"
+        "--event-col", help="Column of the event type; without it every click is a view.  [default: event_type]"
     ),
     click.option(
-        "--time-col", help="Column of the time: s, ms, µs or ns since 1970, dates or ISO.  [default: timestamp]"
+        "--time-col",
+        help="Column of the time: s, ms, µs or ns since 1970, a date type or ISO 8601.  [default: timestamp]",
     ),
     click.option(
-        "--session-col", help="Column of the visit; without one, half an hour parts them.  [default: session_id]"
+        "--session-col",
+        help="Column of the session; without it, half an hour without clicks ends one.  [default: session_id]",
     ),
     click.option("--category-col", help="Column of the item's category, if any.  [default: category]"),
     click.option("--price-col", help="Column of the item's price, if any.  [default: price]"),
     click.option(
         "--in-order",
         is_flag=True,
-        help="The rows are in time order: times are made from them, half a minute from click to click of a session, "
-        "and a time column is ignored.",
+        help="The rows are in time order. A time column is ignored; clicks get synthetic times, half a minute apart "
+        "within a session.",
     ),
-    click.option("--drop-repeats", is_flag=True, help="Leave out rows equal to an earlier one."),
+    click.option("--drop-repeats", is_flag=True, help="Leave out rows that repeat an earlier row."),
     click.option("--from", "start", metavar="TIME", help="Only clicks from this time on: ISO (UTC), s or ms."),
     click.option("--until", "end", metavar="TIME", help="Only clicks before this time."),
 )
@@ -41,7 +43,7 @@ LOG_OPTIONS = (
 CELL_OPTION = click.option(
     "--cell",
     type=click.Choice(["lstm", "gru", "rnn"]),
-    help="The recurrent cell; gru and rnn have half the state per user.  [default: lstm]",
+    help="Recurrent cell; the state of gru and rnn is half as large.  [default: lstm]",
 )
 
 THREADS_OPTION = click.option(
@@ -49,7 +51,7 @@ THREADS_OPTION = click.option(
     type=click.IntRange(1, 256),
     default=1,
     show_default=True,
-    help="Of torch. One is best on a machine that does other work: threads at these sizes mostly wait for each other.",
+    help="Threads of torch. At these sizes threads mostly wait for each other; use 1 on a machine with other work.",
 )
 
 DEVICE_OPTION = click.option(
@@ -57,23 +59,24 @@ DEVICE_OPTION = click.option(
     type=click.Choice(DEVICES),
     default="auto",
     show_default=True,
-    help="Where the network is trained; auto takes the GPU if torch sees one. All else runs on the CPU.",
+    help="Device of the training; auto = the GPU if torch sees one. Everything else runs on the CPU.",
 )
 
 Command = Callable[..., None]
 
 
 def log_options(command: Command) -> Command:
-    """The argument LOG, the flags that name its columns, and the cut in time."""
+    """Add the argument LOG and LOG_OPTIONS (column names, order, time range) to a command."""
     for option in reversed(LOG_OPTIONS):
         command = option(command)
     return click.argument("log", type=click.Path(path_type=Path))(command)
 
 
 def take_log(progress: Progress, log: Path, given: dict[str, Any]) -> "Log":
-    """The log that a command with `log_options` was given, cut in time; notes about it go to progress.
+    """Read the log of a command with `log_options`, restricted to its time range.
 
-    given  the command's keyword arguments
+    progress  receives the notes about the log
+    given     the command's keyword arguments
     Raises ConfigError if the log cannot be read or has no clicks.
     """
     from export.log.log import read_log
@@ -81,7 +84,7 @@ def take_log(progress: Progress, log: Path, given: dict[str, Any]) -> "Log":
     from export.log.times import parse_time
 
     if given["in_order"] and (given["start"] or given["end"]):
-        raise ConfigError("--from and --until cut by time, and with --in-order the log has none: leave one out")
+        raise ConfigError("--from and --until are times, and with --in-order the log has none: omit one of them")
     names = ColumnNames(*(given[f"{name}_col"] for name in ColumnNames._fields))
     read = read_log(log, names, given["drop_repeats"], given["in_order"])
     for note in read.notes:

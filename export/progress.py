@@ -1,4 +1,4 @@
-"""Whoever waits for a training or an evaluation -> what is told of it, and a bar in the terminal."""
+"""Progress of trainings and evaluations: the interface for reporting, and a progress bar in the terminal."""
 
 from typing import Protocol
 
@@ -8,20 +8,20 @@ from rich.progress import Progress as RichProgress
 
 
 class Progress(Protocol):
-    """Who is told how a training or an evaluation goes."""
+    """Receives the progress of a training or an evaluation."""
 
     def begin(self, label: str, clicks: int) -> None:
-        """A round over `clicks` clicks starts, or a method on them."""
+        """A task over `clicks` clicks starts, such as an epoch or a baseline; `label` names it."""
 
     def seen(self, clicks: int) -> None:
-        """So many more of them are done."""
+        """So many more clicks of the task are processed."""
 
     def say(self, line: str) -> None:
-        """A fact worth a line."""
+        """Print a line."""
 
 
 class NullProgress:
-    """Tells nobody."""
+    """Ignores all progress."""
 
     def begin(self, label: str, clicks: int) -> None:
         pass
@@ -34,10 +34,10 @@ class NullProgress:
 
 
 class Bar:
-    """A progress bar on stderr with clicks/s and the time left; lines go above it."""
+    """A progress bar on stderr with clicks/s and the remaining time; lines are printed above it."""
 
     def __init__(self) -> None:
-        # What is printed holds names and values of the log: brackets and colons in them are theirs, not rich's.
+        # Lines contain names and values of the log; rich must not interpret brackets and colons in them as markup.
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._bar = RichProgress(
             SpinnerColumn(),

@@ -1,9 +1,9 @@
 """A click log -> messages on the clicks topic, keyed by user, in time order, at the log's own pace or faster.
 
-A click that a worker would refuse is left out and counted, so that the log's faults do not fill the dead letters.
+A click that a worker would reject is left out and counted, so that faults of the log do not fill the dead letters.
 
-The partitioner is the Java client's (murmur2), so a user's clicks lie in the same partition whoever produces them. The
-producer is idempotent: a retry neither repeats nor reorders. Source: any Kafka client can do the same.
+The partitioner is that of the Java client (murmur2), so all clicks of a user are in the same partition as those that a
+Java producer writes. The producer is idempotent: a retry neither repeats nor reorders messages.
 """
 
 import time
@@ -22,11 +22,11 @@ from stream.wire.json import JsonCodec, encode
 CONNECT_S = 10.0
 FLUSH_S = 60.0
 REPORT_EVERY = 500
-"""Clicks between two reports to `seen`, and between two looks at the clock."""
+"""Clicks between two calls of `seen`."""
 
 
 class Publisher:
-    """Sends clicks to one topic; `close` returns once the broker has them all."""
+    """Sends messages to one topic; `close` returns when the broker has acknowledged all of them."""
 
     def __init__(self, broker: str, topic: str) -> None:
         """Raises ConfigError if the broker cannot be reached or has no such topic."""
@@ -40,7 +40,7 @@ class Publisher:
                 "partitioner": "murmur2_random",
                 "linger.ms": 5,
                 "compression.type": "lz4",
-                "error_cb": lambda error: None,  # what matters fails a delivery or the look at the topics
+                "error_cb": lambda error: None,  # errors that matter also fail a delivery or list_topics
                 "log_level": 0,
             }
         )
@@ -56,22 +56,23 @@ class Publisher:
             )
 
     def send(self, key: bytes, value: bytes) -> None:
+        """Queue one message. Raises ConfigError if the broker rejected an earlier one."""
         while True:
             try:
                 self._producer.produce(self._topic, key=key, value=value, on_delivery=self._delivered)
                 break
-            except BufferError:  # the broker is slower than the log is read
+            except BufferError:  # the queue is full: the log is read faster than the broker accepts messages
                 self._producer.poll(0.1)
         self._producer.poll(0)
         self._check()
 
     def close(self) -> None:
-        """Raises ConfigError if a click was not taken."""
+        """Wait for all acknowledgements. Raises ConfigError if the broker did not accept a message."""
         left = self._producer.flush(FLUSH_S)
         self._check()
         if left:
             raise ConfigError(
-                f"broker {self._broker} did not take {left:,} clicks within {FLUSH_S:g} s; is it still up?"
+                f"broker {self._broker} did not accept {left:,} clicks within {FLUSH_S:g} s; is it still up?"
             )
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
@@ -80,7 +81,7 @@ class Publisher:
 
     def _check(self) -> None:
         if self._failure is not None:
-            raise ConfigError(f"topic {self._topic} on {self._broker} did not take a click ({self._failure.str()})")
+            raise ConfigError(f"topic {self._topic} on {self._broker} did not accept a click ({self._failure.str()})")
 
 
 def replay(
@@ -93,11 +94,12 @@ def replay(
 ) -> dict[str, Any]:
     """Publish the log.
 
-    speed    times the log's own pace; None = as fast as the broker takes it
-    codec    the worker's, which says what it would refuse
-    returns  topic, clicks (published), left_out (reason -> clicks that a worker would refuse), seconds, clicks_per_s
-    Raises ConfigError if the broker cannot be reached, has no such topic or does not take a click, or if a worker would
-    refuse every click of the log.
+    speed    multiple of the log's own pace; None = as fast as the broker accepts messages
+    codec    the worker's codec, which decides which clicks a worker would reject
+    seen     called with the count of clicks since its last call
+    returns  topic, clicks (published), left_out (reason -> clicks that a worker would reject), seconds, clicks_per_s
+    Raises ConfigError if the broker cannot be reached, has no such topic or does not accept a click, or if a worker
+    would reject every click of the log.
     """
     publisher = Publisher(broker, topic)
     first_ms: int | None = None
@@ -112,7 +114,7 @@ def replay(
             left_out[reason] += 1
             continue
         if first_ms is None:
-            first_ms = click.timestamp  # not of a click left out: the others could wait for years
+            first_ms = click.timestamp  # a rejected click may have a time years away, and the others would wait
         if speed is not None:
             due = begun + (click.timestamp - first_ms) / 1000 / speed
             while (wait := due - time.monotonic()) > 0:
@@ -127,7 +129,7 @@ def replay(
     publisher.close()
     seen(done - reported)
     if not sent:
-        raise ConfigError(f"a worker would refuse every click of the log: {counted(left_out)}; see docs/events.md")
+        raise ConfigError(f"a worker would reject every click of the log: {counted(left_out)}; see docs/events.md")
     seconds = time.monotonic() - begun
     return {
         "topic": topic,
@@ -139,13 +141,13 @@ def replay(
 
 
 def counted(left_out: Mapping[str, int]) -> str:
-    """ "2 future_timestamp, 1 too_early": the commonest reason first."""
+    """Counts by reason as text, the most frequent first: "2 future_timestamp, 1 too_early"."""
     return ", ".join(f"{count:,} {reason}" for reason, count in Counter(left_out).most_common())
 
 
 def _refused(click: Click, key: bytes, value: bytes, codec: JsonCodec) -> str | None:
-    """Why a worker would not take the message, as its dead letter says; None if it would."""
-    if click.timestamp < SECONDS_BELOW:  # a worker would read these ms as seconds: another time, and no error
+    """The reason for which a worker would reject the message, as in its dead letters; None if it would accept it."""
+    if click.timestamp < SECONDS_BELOW:  # a worker would read these ms as seconds, without an error
         return "too_early"
     try:
         codec.decode(key, value, time.time_ns() // 1_000_000)

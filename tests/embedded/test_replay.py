@@ -111,8 +111,8 @@ def test_the_command_takes_the_workers_variables(log_file: Path) -> None:
             log.write(f"u1,{'x' * 200},view,1700000500,s1\n")
         done = CliRunner().invoke(command, [str(log_file), "--speed", "max"], env=environ, catch_exceptions=False)
         assert len(read_all(broker.address, "in")[0]) == CLICKS
-    assert f"{CLICKS} clicks on in in" in done.stdout
-    assert "1 left out that a worker would refuse: 1 too_large" in done.stdout
+    assert f"published {CLICKS} clicks to in in" in done.stdout
+    assert "clicks left out because a worker would reject them: 1 (1 too_large)" in done.stdout
 
 
 def test_a_missing_topic_is_named(log_file: Path) -> None:

@@ -36,7 +36,11 @@ def test_help_teaches_with_an_example(command: click.Command) -> None:
         (train, ["log.csv", "--out", "/proc/x/1"], "the directory cannot be written"),
         (train, ["log.csv", "--out", "m/1", "--until", "tomorrow"], "'tomorrow' is neither"),
         (train, ["log.csv", "--out", "m/1", "--in-order", "--from", "2023-01-01"], "with --in-order the log has none"),
-        (train, ["log.csv", "--out", "m/1", "--in-order", "--from-model", "m/0"], "with --in-order it has none"),
+        (
+            train,
+            ["log.csv", "--out", "m/1", "--in-order", "--from-model", "m/0"],
+            "with --in-order it has none",
+        ),
         (evaluate, ["m/1", "log.csv", "--in-order", "--judge-from", "2023-11-14"], "with --in-order the log has none"),
         (replay, ["log.csv", "--broker", "localhost:1", "--speed", "max"], "localhost:1 cannot be reached"),
     ],
