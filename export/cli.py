@@ -74,9 +74,10 @@ def train(
       eddy train sessions.csv --in-order --out models/paper/1
     """
     from export.model.writable import check_place
+    from export.train.interrupts import ending_at_once
     from stream.errors import ConfigError
 
-    with Bar() as bar:
+    with Bar() as bar, ending_at_once(bar.__exit__):
         check_place(out)
         if from_model and given["in_order"]:
             raise ConfigError(

@@ -106,9 +106,9 @@ def train_model(
         progress.say(f"{place} has no checkpoint to go on from: starting anew")
     key = training_key(log, category, asdict(settings), None if older is None else older.identity)
     first, second = (Checkpoint(place / name, key, resume) for name in NAMES)
-    with Interrupts(progress.say) as interrupts:
-        with interrupts.allowed():
-            chosen = fit(start(), head, tail, settings, progress, popularity, first, category=category)
+    with Interrupts(progress) as interrupts:
+        with interrupts.allowed() as watched:
+            chosen = fit(start(), head, tail, settings, watched, popularity, first, category=category)
         recency = best_recency(chosen.network, head, tail, popularity)
         progress.say(recency.describe())
         network = widened(shift_bias(chosen.network, head, recency), head)
@@ -128,8 +128,8 @@ def train_model(
         if not chosen.interrupted and not interrupts.came:
             torch.manual_seed(settings.seed)
             whole_log = replace(settings, epochs=chosen.best_epoch)
-            with interrupts.allowed():
-                whole = fit(start(), clicks, None, whole_log, progress, popularity, second, category=category)
+            with interrupts.allowed() as watched:
+                whole = fit(start(), clicks, None, whole_log, watched, popularity, second, category=category)
             if not whole.interrupted:
                 mixture, network = network.mixture, widened(shift_bias(whole.network, clicks, recency), clicks)
                 network.mixture = mixture
@@ -158,7 +158,7 @@ def train_model(
         findings = replace(findings, epochs=chosen.epochs, best_epoch=chosen.best_epoch, ablations=worth)
         about = About(log.name, iso(time.time_ns() // 1_000_000), version(DISTRIBUTION))
         write_report(directory, manifest, findings, about)
-    remove_checkpoints(place)
+        remove_checkpoints(place)
     warning = calibration_warning(len(calibration[ALL]), len(clicks), Settings(model=str(directory)).alpha)
     if warning:
         progress.say(warning)

@@ -1,8 +1,6 @@
 """What training promises: it learns, it repeats itself, it can be stopped, and its calibration holds on others."""
 
 import json
-import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +20,6 @@ from export.network.states import outputs
 from export.pipeline import calibration_warning, train_model
 from export.train.epochs import fit
 from export.train.holdout import categories, vocabulary_of
-from export.train.interrupts import Interrupts
 from export.train.settings import TrainSettings
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import read_manifest
@@ -208,58 +205,6 @@ def test_the_newest_popularity_counts_where_it_passes() -> None:
     assert half_life_ms is not None
     shift = Recency(half_life_ms).shift(moving.item, moving.time_ms, items)
     assert shift[moving.item.max()] > 0 > shift[0]
-
-
-@pytest.mark.parametrize("stop_after", [1, 6000])
-def test_ctrl_c_keeps_a_model_that_can_be_served(tmp_path: Path, stop_after: int) -> None:
-    """Stopped in the first round, later, or in the second pass, training still ends with a whole directory."""
-    directory = tmp_path / "rule" / "1"
-    train_model(directory, shop(users=300), replace(SETTINGS, epochs=2), Silent(stop_after))
-    assert read_manifest(directory).items == ITEMS
-    assert evaluate(directory, shop(users=20, seed=9), 0)["judged"] == 140
-
-
-@pytest.fixture
-def heeded() -> Iterator[None]:
-    """SIGINT as a terminal leaves it: tests that are run in the background inherit that it is ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("heeded")
-def test_ctrl_c_outside_of_a_fit_is_held_back(tmp_path: Path) -> None:
-    """Sent while calibrating or converting, SIGINT ends in a whole model, one line, and the old handler.
-
-    "A few seconds" are not a second pass over the whole log: that one is left out.
-    """
-    said: list[str] = []
-
-    class Pressing(Silent):
-        def say(self, line: str) -> None:
-            said.append(line)
-            if line.startswith(("held-out", "converting")):
-                signal.raise_signal(signal.SIGINT)
-
-    before = signal.getsignal(signal.SIGINT)
-    directory = tmp_path / "rule" / "1"
-    train_model(directory, shop(users=100), replace(SETTINGS, epochs=1), Pressing())
-    assert read_manifest(directory).items == ITEMS
-    assert said.count("finishing: a few seconds") == 1
-    assert sum(line.startswith("epoch") for line in said) == 1
-    assert "held-out clicks no anomaly can be reported at alpha 0.001" in said[-1]
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-@pytest.mark.usefixtures("heeded")
-def test_ctrl_c_ends_a_fit_once() -> None:
-    """Where it is allowed SIGINT interrupts; a second one at once after it does not."""
-    said: list[str] = []
-    with Interrupts(said.append) as interrupts:
-        with pytest.raises(KeyboardInterrupt), interrupts.allowed():
-            signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-    assert said == ["finishing: a few seconds"]
 
 
 def test_too_few_held_out_clicks_for_alpha_are_told() -> None:
