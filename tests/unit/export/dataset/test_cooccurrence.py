@@ -71,7 +71,7 @@ def same(found: Table, expected: Table) -> None:
         assert mine == pytest.approx(dict(expected[item]), rel=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(CLICKS, st.integers(0, 99))
 def test_neighbours_are_counted_within_sessions_by_distance(clicks: list[tuple[int, int, int]], seed: int) -> None:
     """Every pair of different known items of a session counts its weight over its distance, for both of the items."""

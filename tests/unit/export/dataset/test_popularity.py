@@ -13,7 +13,7 @@ HOUR = 3_600_000
 ITEMS = 4
 CLICKS = st.lists(st.tuples(st.integers(0, ITEMS), st.integers(0, 100 * HOUR)), min_size=1, max_size=20)
 HALF_LIVES = st.none() | st.sampled_from([0.5 * HOUR, 10.0 * HOUR, 1e12])
-QUICK = settings(max_examples=50)
+QUICK = settings(max_examples=25)
 
 
 def columns(clicks: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:

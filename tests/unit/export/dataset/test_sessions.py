@@ -9,7 +9,7 @@ from export.log.log import Log
 
 ITEMS = 5
 SESSIONS = st.lists(st.lists(st.integers(0, ITEMS), min_size=1, max_size=5), max_size=8)
-QUICK = settings(max_examples=40)
+QUICK = settings(max_examples=25)
 
 
 def flat(sessions: list[list[int]], counts: list[int] | None = None) -> Visits:

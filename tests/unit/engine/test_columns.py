@@ -1,0 +1,115 @@
+"""Words of clicks -> indices, against plain dictionaries."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stream.engine.columns import Columns, Encoder
+from stream.events import Click, Origin, Partition
+from stream.lists.rules import NO_CATEGORY
+from stream.model.runtime import Model, load_model
+from stream.settings import Rules
+from tests.conftest import EVENT_TYPES, ITEMS
+
+HOLDS = {"cart": 1, "purchase": 1, "remove": -1}
+RULES = Rules(exclude_events="cart, purchase", readmit_events="remove")
+CATEGORIES = {"shoes": 0, "hats": 1}
+
+READ = st.lists(
+    st.tuples(
+        st.builds(
+            Click,
+            user_id=st.sampled_from(["a", "b", "\u00fc", "a "]),
+            item_id=st.sampled_from(["i0", "i7", "i49", "i50", "never seen"]),
+            timestamp=st.integers(1, 2**50),
+            event_type=st.sampled_from([*EVENT_TYPES, "remove", "wish"]),
+            category=st.sampled_from([None, "shoes", "hats", "gloves"]),
+        ),
+        st.builds(Origin, st.sampled_from(["clicks", "carts"]), st.integers(0, 2), st.integers(0, 2**40)),
+    ),
+    max_size=12,
+)
+QUICK = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+
+
+@pytest.fixture(scope="module")
+def model(model_dir: Path) -> Model:
+    return load_model(model_dir, "cpu")
+
+
+def encoded(model: Model, read: list[tuple[Click, Origin]]) -> Columns:
+    clicks, origins = [click for click, _ in read], [origin for _, origin in read]
+    return Encoder(model, RULES, lambda: CATEGORIES).columns(clicks, origins)
+
+
+def rows(columns: Columns) -> list[tuple[object, ...]]:
+    """Each click as one tuple, with its user instead of an index."""
+    owners = [columns.owners[user] for user in columns.owner.tolist()]
+    parts = (columns.offset, columns.time_ms, columns.item, columns.event_type, columns.hold, columns.category)
+    return list(zip(owners, *(part.tolist() for part in parts), strict=True))
+
+
+@QUICK
+@given(READ)
+def test_each_click_has_the_index_of_its_words(model: Model, read: list[tuple[Click, Origin]]) -> None:
+    """A word that the model does not know has the index behind its last; users of two partitions are two."""
+    columns = encoded(model, read)
+    assert rows(columns) == [
+        (
+            (Partition(origin.topic, origin.partition), click.user_id.encode()),
+            origin.offset,
+            click.timestamp,
+            ITEMS.index(click.item_id) if click.item_id in ITEMS else len(ITEMS),
+            EVENT_TYPES.index(click.event_type) if click.event_type in EVENT_TYPES else len(EVENT_TYPES),
+            HOLDS.get(click.event_type, 0),
+            CATEGORIES.get(click.category or "", NO_CATEGORY),
+        )
+        for click, origin in read
+    ]
+    owners = [(Partition(o.topic, o.partition), click.user_id.encode()) for click, o in read]
+    assert list(columns.owners) == list(dict.fromkeys(owners))
+    assert columns.ids() == [origin.id for _, origin in read]
+    assert len(columns) == len(read)
+
+
+@QUICK
+@given(READ, st.data())
+def test_some_of_the_clicks_are_the_same_clicks(
+    model: Model, read: list[tuple[Click, Origin]], data: st.DataObject
+) -> None:
+    """Repeats and failures are taken out of a batch: the rest keeps its order, and no user without a click stays."""
+    which = [i for i in range(len(read)) if data.draw(st.booleans())]
+    taken = encoded(model, read).take(np.array(which, np.intp))
+    expected = encoded(model, [read[i] for i in which])
+    assert rows(taken) == rows(expected)
+    assert list(taken.owners) == list(expected.owners)
+    assert taken.ids() == expected.ids()
+
+
+def test_without_a_rule_on_categories_none_is_looked_up(model: Model) -> None:
+    """A worker without a catalogue takes no notice of the clicks' categories."""
+    encoder = Encoder(model, Rules(), None)
+    assert encoder.categories(["shoes", None]).tolist() == [NO_CATEGORY, NO_CATEGORY]
+    assert encoder.holds(["cart", "purchase"]).tolist() == [0, 0]
+
+
+def test_categories_are_those_of_the_catalogue_as_it_is_now(model: Model) -> None:
+    """A catalogue that was read again counts for the next batch; the encoder keeps no copy."""
+    now = {"shoes": 0}
+    encoder = Encoder(model, RULES, lambda: now)
+    assert encoder.categories(["shoes", "hats"]).tolist() == [0, NO_CATEGORY]
+    now.clear()
+    now["hats"] = 0
+    assert encoder.categories(["shoes", "hats"]).tolist() == [NO_CATEGORY, 0]
+
+
+def test_columns_have_the_dtypes_that_the_graphs_take(model: Model) -> None:
+    """Even an empty batch, which numpy would make float64."""
+    for read in ([], [(Click("u", "i1", 5), Origin("clicks", 0, 0))]):
+        columns = encoded(model, read)
+        assert [part.dtype for part in (columns.owner, columns.offset, columns.time_ms)] == [np.intp, "int64", "int64"]
+        assert [part.dtype for part in (columns.item, columns.event_type)] == ["int64", "int64"]
+        assert [part.dtype for part in (columns.hold, columns.category)] == ["int8", "int32"]

@@ -1,0 +1,71 @@
+"""States and memories of a whole log against one user's clicks at a time."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from export.dataset.cooccurrence import NEIGHBOURS, NEW_VISIT, Counted, Neighbours
+from export.dataset.windows import Clicks, Windows
+from export.network.mixture import REMEMBERED, Mixture, remember
+from export.network.network import Network, Sizes
+from export.network.states import memories, outputs
+
+ITEMS, UNITS = 12, 6
+QUICK = settings(max_examples=10, deadline=None)
+CLICKS = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(0, ITEMS), st.sampled_from([0, 1, NEW_VISIT])), min_size=1, max_size=25
+).map(lambda clicks: sorted(clicks, key=lambda click: click[0]))
+"""User, item, gap bucket; sorted by user."""
+
+
+def columns(clicks: list[tuple[int, int, int]]) -> Clicks:
+    user, item, gap = np.array(clicks, np.int32).T
+    none = np.zeros(len(clicks), np.int32)
+    return Clicks(item, none, gap.astype(np.uint8), none, none > 0, user, np.arange(len(clicks)))
+
+
+def network() -> Network:
+    torch.manual_seed(0)
+    made = Network(Sizes(ITEMS, 1, NEW_VISIT + 1, UNITS))
+    none = np.zeros((ITEMS + 2, NEIGHBOURS), np.float32)
+    empty = Neighbours(none.astype(np.int32), none, none[:, 0])
+    made.mixture = Mixture(Counted(empty, empty, np.zeros(ITEMS)))
+    return made.eval()
+
+
+NETWORK = network()
+
+
+def asked(count: int, data: st.DataObject) -> np.ndarray:
+    return np.array(sorted(data.draw(st.sets(st.integers(0, count - 1), min_size=1))), np.int64)
+
+
+@QUICK
+@given(CLICKS, st.data())
+def test_memories_are_those_of_one_click_at_a_time(clicks: list[tuple[int, int, int]], data: st.DataObject) -> None:
+    """Users walked through side by side remember what each alone does, at every click that is asked for."""
+    rows = asked(len(clicks), data)
+    expected, user = [], -1
+    for number, item, gap in clicks:
+        if number != user:
+            user, recent, session = number, torch.zeros(1, REMEMBERED, dtype=torch.int32), torch.zeros(1, 1).int()
+        recent, session = remember(torch.tensor([item]), torch.tensor([gap]), recent, session)
+        expected.append((recent[0].tolist(), session[0].tolist()))
+    found = memories(columns(clicks), rows)
+    assert [(a.tolist(), b.tolist()) for a, b in zip(*found, strict=True)] == [expected[row] for row in rows]
+
+
+@QUICK
+@given(CLICKS, st.integers(1, 5), st.integers(1, 12), st.data())
+def test_outputs_do_not_depend_on_windows_and_batches(
+    clicks: list[tuple[int, int, int]], length: int, tokens: int, data: st.DataObject
+) -> None:
+    """A state carried from window to window is that of the user's clicks in one piece."""
+    rows = asked(len(clicks), data)
+    found = outputs(NETWORK, Windows(columns(clicks), length), rows, tokens)
+    for place, row in enumerate(rows.tolist()):
+        first = next(at for at, click in enumerate(clicks) if click[0] == clicks[row][0])
+        mine = columns(clicks[first : row + 1])
+        alone = outputs(NETWORK, Windows(mine, 50), np.array([len(mine) - 1]))
+        torch.testing.assert_close(found[place : place + 1], alone, rtol=1e-4, atol=1e-5)
