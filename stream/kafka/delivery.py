@@ -29,6 +29,9 @@ from stream.kafka.watchdog import end
 CALL_S = 10.0
 """librdkafka's own time limit per call; a call that only timed out is made again until `hang_s`."""
 
+MOST_BYTES = 1_000_000_000
+"""The largest message.max.bytes that librdkafka takes."""
+
 FENCED = frozenset({"_FENCED", "PRODUCER_FENCED", "INVALID_PRODUCER_EPOCH", "FENCED_INSTANCE_ID"})
 """Somebody else works under this worker's id."""
 
@@ -128,7 +131,7 @@ class Delivery:
                 "linger.ms": 0,  # commit flushes anyway
                 # Kafka's limit is one of batches, and librdkafka splits none that is refused
                 "batch.size": min(900_000, *limits.values()),
-                "message.max.bytes": max(limits.values()) + 1024,  # it also counts a record's framing
+                "message.max.bytes": min(MOST_BYTES, max(limits.values()) + 1024),  # it also counts a record's framing
                 "batch.num.messages": 100_000,
                 "queue.buffering.max.messages": 1_000_000,
                 "queue.buffering.max.kbytes": 1_000_000,
@@ -162,6 +165,7 @@ class Delivery:
         self._thread.shutdown(wait=False)
 
     async def _run(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a call in the delivery thread and wait for it, at most `hang_s`."""
         future = asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
         done, _ = await asyncio.wait({future}, timeout=self._hang_s)
         if not done:

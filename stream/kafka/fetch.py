@@ -14,7 +14,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from faust.transport.drivers import aiokafka as driver
 
 from stream.errors import ConfigError
@@ -91,7 +91,11 @@ class FetchThread(driver.AIOKafkaConsumerThread):
 
     async def _skip_lost(self, consumer: Any, out_of_range: Mapping[Any, int]) -> dict[Any, int]:
         """Go on behind clicks that are gone, partition -> position out of range. Partition -> how many offsets are."""
-        first = await consumer.beginning_offsets(list(out_of_range))
+        try:
+            first = await consumer.beginning_offsets(list(out_of_range))
+        except KafkaError as exc:  # the position stands, so the next fetch finds it out of range again
+            log.warning("first offsets could not be read, tried again: error=%r", exc)
+            return {}
         now = _positions(consumer)
         lost: dict[Any, int] = {}
         for tp, position in out_of_range.items():

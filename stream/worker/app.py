@@ -155,7 +155,10 @@ def _faust_app(settings: Settings, worker_id: str) -> faust.App:
 
 
 def _connect(app: faust.App, cycles: Cycles, settings: Settings, worker_id: str) -> None:
-    """Hang the cycles on Faust's hooks. An error in any of them ends the process: nothing may go on half."""
+    """Hang the cycles on Faust's hooks. An error in any of them ends the process: nothing may go on half.
+
+    Faust awaits every hook and task in the event loop, the rebalance's too, though the consumer thread asks for them.
+    """
     rebalances = Rebalances()
 
     @app.agent(app.topic(settings.topics.clicks), name="clicks")

@@ -133,6 +133,7 @@ class Cycles:
                 event.ack()  # 5
 
     async def close(self) -> None:
+        """Stop the engine thread and the delivery thread. No cycle runs: Faust has waited for the last one."""
         await self._delivery.close()
         self._thread.shutdown(wait=False)
 

@@ -128,7 +128,10 @@ class Recovery:
 
 
 def _patiently(read: Callable[[Sequence[Partition]], Any], partitions: Sequence[Partition]) -> Any:
-    """A broker may be restarting, which is what often causes the rebalance: read again until RECOVERY_S."""
+    """A broker may be restarting, which is what often causes the rebalance: read again until RECOVERY_S.
+
+    In the engine thread, as `_restore`.
+    """
     deadline = time.monotonic() + RECOVERY_S
     while True:
         try:
