@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from export.log.log import Log, log_clicks
 from stream.errors import BadClick, ConfigError
 from stream.events import Click
-from stream.wire.fields import SECONDS_BELOW
+from stream.wire.fields import time_ms
 from stream.wire.json import JsonCodec, encode
 
 CONNECT_S = 10.0
@@ -145,7 +145,10 @@ def counted(left_out: Mapping[str, int]) -> str:
 
 def _refused(click: Click, key: bytes, value: bytes, codec: JsonCodec) -> str | None:
     """Why a worker would not take the message, as its dead letter says; None if it would."""
-    if click.timestamp < SECONDS_BELOW:  # a worker would read these ms as seconds: another time, and no error
+    read = time_ms(click.timestamp)
+    if (
+        read is None or read[0] != click.timestamp
+    ):  # such ms are read as seconds or as a date's digits, without an error
         return "too_early"
     try:
         codec.decode(key, value, time.time_ns() // 1_000_000)

@@ -31,7 +31,7 @@ UNITS = (("s", SECONDS_BELOW), ("ms", SECONDS_BELOW * 1_000), ("µs", SECONDS_BE
 
 NS_PER_MS = 1_000_000
 TEXT = "text or dates"
-CALENDAR = "digits of dates"
+CALENDAR = "YYYYMMDD digits"
 
 DATES = (
     (19_700_101, 21_001_231),

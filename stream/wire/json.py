@@ -233,9 +233,9 @@ def _ms(timestamp: object) -> int:
 
 
 def _shown(value: object) -> str:
-    """The beginning of a value; Python refuses to write an integer of more than 4,300 digits."""
+    """The beginning of a value, as Python writes it; Python refuses to write an integer of more than 4,300 digits."""
     try:
-        return repr(value)[:SHOWN]
+        return repr(value[:SHOWN]) if isinstance(value, str) else repr(value)[:SHOWN]
     except ValueError:
         return "a number of thousands of digits"
 
