@@ -24,7 +24,7 @@ from export.log.times import LATEST_MS, iso
 from stream.engine.step import gap_bucket, starts_session
 from stream.errors import ConfigError
 from stream.events import Click
-from stream.wire.fields import YEAR_1971_MS
+from stream.wire.fields import FIRST_CLICK_MS
 
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
 GAP_EDGES_MS = (
@@ -148,7 +148,7 @@ def read_log(path: Path, names: ColumnNames = USUAL_NAMES, drop_repeats: bool = 
 def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool) -> Log:
     stats, spool = ReadStats(), Spool()
     index = Names(Index(), Index(), Index(), Index(), Index())
-    first_ms, last_ms, forward, dated_1970 = LATEST_MS, 0, True, 0
+    first_ms, last_ms, forward, too_early = LATEST_MS, 0, True, 0
     for batch in batches(path, names, in_order, stats):
         if not len(batch):
             continue
@@ -158,7 +158,7 @@ def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool) ->
         times = rows["time_ms"]
         forward &= bool(times[0] >= last_ms and (np.diff(times) >= 0).all())
         first_ms, last_ms = min(first_ms, int(times.min())), max(last_ms, int(times.max()))
-        dated_1970 += int((times < YEAR_1971_MS).sum())
+        too_early += int((times < FIRST_CLICK_MS).sum())
         spool.add(rows)
     has_sessions = bool(len(index.session))
     if stats.without_session and not has_sessions:
@@ -168,7 +168,7 @@ def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool) ->
     if not len(spool):
         raise ConfigError(f"log {path}: no clicks in {stats.rows:,} rows; {'; '.join(notes) or 'the file is empty'}")
     if not in_order:
-        notes += implausible_times(first_ms, last_ms, len(spool), dated_1970)
+        notes += implausible_times(first_ms, last_ms, len(spool), too_early)
     notes += implausible_users(list(index.user), spool.clicks_of_users())
     clock: Clock | None = None
     if in_order:
