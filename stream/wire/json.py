@@ -72,7 +72,7 @@ class _Given(Struct, gc=False):
 class JsonCodec:
     """Decodes clicks. `max_message_bytes` and `max_future_ms` bound what is believed (see Settings).
 
-    left_out  by the name of an optional field: how many messages had a value there that is not usable
+    left_out  optional field -> messages whose value there was not usable, since somebody cleared it
     """
 
     def __init__(self, max_message_bytes: int, max_future_ms: int) -> None:
