@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from export.log.log import Log, log_clicks
 from stream.errors import BadClick, ConfigError
 from stream.events import Click
-from stream.wire.fields import SECONDS_BELOW
+from stream.wire.fields import time_ms
 from stream.wire.json import JsonCodec, encode
 
 CONNECT_S = 10.0
@@ -147,7 +147,8 @@ def counted(left_out: Mapping[str, int]) -> str:
 
 def _refused(click: Click, key: bytes, value: bytes, codec: JsonCodec) -> str | None:
     """The reason for which a worker would reject the message, as in its dead letters; None if it would accept it."""
-    if click.timestamp < SECONDS_BELOW:  # a worker would read these ms as seconds, without an error
+    read = time_ms(click.timestamp)
+    if read is None or read[0] != click.timestamp:  # a worker reads such ms as seconds or as a date, without an error
         return "too_early"
     try:
         codec.decode(key, value, time.time_ns() // 1_000_000)

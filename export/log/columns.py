@@ -4,11 +4,13 @@ The rules are applied to the different values of a column. Only plain times, whi
 at a time; a property test holds both to one answer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
 
+from export.arrays import I32
 from stream.wire.fields import DATES, EXACT_BELOW, NS_PER_MS, TEXT, UNITS, Unusable, number, time_ms, word
 
 EXACT_BELOW_FLOAT32 = 2.0**24
@@ -149,3 +151,25 @@ def _distinct(column: pl.Series, read: Callable[[Any], Any], kind: pl.DataType) 
 def nulls(count: int) -> pl.Series:
     """(n,) String, none of them a value."""
     return pl.Series([None], dtype=pl.String).new_from_index(0, count)
+
+
+class Index:
+    """Names -> indices by first appearance, over as many batches as come."""
+
+    def __init__(self) -> None:
+        self._index: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index)
+
+    def add(self, names: pl.Series) -> I32:
+        """(m,) String -> (m,) int32, -1 for null."""
+        distinct = names.drop_nulls().unique(maintain_order=True)
+        index = self._index
+        found = [index.setdefault(name, len(index)) for name in distinct.to_list()]
+        if not found:
+            return np.full(len(names), -1, np.int32)
+        return names.replace_strict(distinct, pl.Series(found, dtype=pl.Int32), default=-1).to_numpy()

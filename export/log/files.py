@@ -20,6 +20,7 @@ import msgspec
 import polars as pl
 
 from stream.errors import ConfigError
+from stream.wire.fields import Unusable
 from stream.wire.json import UNDECODABLE, loose_object
 
 BATCH = 1 << 18
@@ -41,7 +42,7 @@ class LogFile(Protocol):
         """Some of its columns, BATCH rows at a time, in the order of its rows."""
 
     def value(self, cell: Any) -> Any:
-        """What a cell of a batch holds, as stream.wire.fields takes it."""
+        """What a cell of a batch holds, as stream.wire.fields takes it. Raises Unusable."""
 
 
 class Table:
@@ -91,8 +92,12 @@ class JsonLines:
     def value(self, cell: Any) -> Any:
         try:
             return msgspec.json.decode(cell)
-        except msgspec.DecodeError:  # NaN
-            return json.loads(cell)
+        except UNDECODABLE:
+            pass
+        try:
+            return json.loads(cell)  # NaN
+        except (RecursionError, ValueError) as exc:
+            raise Unusable("nested too deeply, or a number of thousands of digits") from exc
 
     def _rows(self) -> Iterator[dict[str, msgspec.Raw]]:
         with text_lines(self._path) as lines:

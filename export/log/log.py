@@ -1,12 +1,12 @@
-"""A click log -> columns of indices sorted by (user, time), on disk, and what they mean.
+"""A click log -> columns of indices sorted by (user, time), on disk, and the names that they are indices of.
 
-Batches of rows (reader.py) become indices of distinct names as they are read, are sorted by user (spill.py) and end as
-columns that lie in memory only as far as they are used: memory is bounded by the distinct names and a batch, not by the
-rows. Rows of equal time keep the file's order. Raises ConfigError where nothing can be learned from what was found.
+Batches of rows (reader.py) become indices as they are read, are sorted by user (spill.py) and end as memory-mapped
+columns: memory is bounded by the number of names and the size of a batch, not by the number of rows. Rows of equal time
+keep the file's order. Raises ConfigError if the log has no clicks.
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from export.arrays import F64, I32, I64, U8, Flags
+from export.log.columns import Index
 from export.log.notes import ReadStats, implausible_times, implausible_users
 from export.log.reader import USUAL_NAMES, ColumnNames, batches
 from export.log.spill import ROW, Column, Rows, Spool, chunks, part
@@ -23,20 +24,20 @@ from export.log.times import LATEST_MS, iso
 from stream.engine.step import gap_bucket, starts_session
 from stream.errors import ConfigError
 from stream.events import Click
-from stream.wire.fields import YEAR_1971_MS
+from stream.wire.fields import FIRST_CLICK_MS
 
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
 GAP_EDGES_MS = (
     10 * SECOND, MINUTE, 5 * MINUTE, 30 * MINUTE, 2 * HOUR, 8 * HOUR, DAY, 3 * DAY, 7 * DAY, 30 * DAY,
 )  # fmt: skip
-"""Where the gap buckets part: within a visit, from visit to visit, from week to week."""
+"""Edges of the gap buckets: within a session, between sessions, between weeks."""
 
 MANY_REPEATS = 0.01
-"""Share of rows equal to another from which on it is told."""
+"""Share of repeated rows from which on they are reported."""
 
 
 class Vocabulary(NamedTuple):
-    """What the indices mean. `items` is by descending training count; one beyond the end is the unknown."""
+    """What the indices of a model mean. `items` is by descending training count; len(items) is the unknown item."""
 
     items: list[str]
     event_types: tuple[str, ...]
@@ -50,7 +51,7 @@ class Log:
     user, item, event_type, session  (n,) int32, half the size of int64; a session belongs to one user
     time_ms                          (n,) int64, since the epoch, UTC
     sessions                         the log's own session ids; empty if it has none
-    notes                            what was dropped or assumed, one line each
+    notes                            what was dropped, assumed or is implausible, one line each
     category                         (n,) int32 index into `categories`, -1 = none; None: the log has no such column
     price                            (n,) float64, NaN = none; None: the log has no such column
     name                             the file, directory or pattern that was read; empty if the log comes from no file
@@ -118,28 +119,6 @@ class Log:
         return gap
 
 
-class Index:
-    """Names -> indices by first appearance, over as many batches as come."""
-
-    def __init__(self) -> None:
-        self._index: dict[str, int] = {}
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._index)
-
-    def add(self, names: pl.Series) -> I32:
-        """(m,) String -> (m,) int32, -1 for null."""
-        distinct = names.drop_nulls().unique(maintain_order=True)
-        index = self._index
-        found = [index.setdefault(name, len(index)) for name in distinct.to_list()]
-        if not found:
-            return np.full(len(names), -1, np.int32)
-        return names.replace_strict(distinct, pl.Series(found, dtype=pl.Int32), default=-1).to_numpy()
-
-
 class Names(NamedTuple):
     """The names that a log's rows are indices of."""
 
@@ -169,7 +148,7 @@ def read_log(path: Path, names: ColumnNames = USUAL_NAMES, drop_repeats: bool = 
 def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool) -> Log:
     stats, spool = ReadStats(), Spool()
     index = Names(Index(), Index(), Index(), Index(), Index())
-    first_ms, last_ms, forward, dated_1970 = LATEST_MS, 0, True, 0
+    first_ms, last_ms, forward, too_early = LATEST_MS, 0, True, 0
     for batch in batches(path, names, in_order, stats):
         if not len(batch):
             continue
@@ -179,7 +158,7 @@ def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool) ->
         times = rows["time_ms"]
         forward &= bool(times[0] >= last_ms and (np.diff(times) >= 0).all())
         first_ms, last_ms = min(first_ms, int(times.min())), max(last_ms, int(times.max()))
-        dated_1970 += int((times < YEAR_1971_MS).sum())
+        too_early += int((times < FIRST_CLICK_MS).sum())
         spool.add(rows)
     has_sessions = bool(len(index.session))
     if stats.without_session and not has_sessions:
@@ -189,7 +168,7 @@ def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool) ->
     if not len(spool):
         raise ConfigError(f"log {path}: no clicks in {stats.rows:,} rows; {'; '.join(notes) or 'the file is empty'}")
     if not in_order:
-        notes += implausible_times(first_ms, last_ms, len(spool), dated_1970)
+        notes += implausible_times(first_ms, last_ms, len(spool), too_early)
     notes += implausible_users(list(index.user), spool.clicks_of_users())
     clock: Clock | None = None
     if in_order:
@@ -254,7 +233,7 @@ def _sorted(
             session, first = owned_sessions(run)
             names.append(run["session"][first])
         else:
-            session = np.cumsum(_visit_begins(run)) - 1
+            session = np.cumsum(_session_begins(run)) - 1
         run["session"] = sessions + session
         sessions = int(run["session"].max()) + 1
         for name, column in columns.items():
@@ -262,7 +241,7 @@ def _sorted(
     return {name: column.array() for name, column in columns.items()}, np.concatenate(names), repeats
 
 
-def _visit_begins(run: Rows) -> Flags:
+def _session_begins(run: Rows) -> Flags:
     """(m,) True at a user's first click and after half an hour's pause."""
     pause = (run["user"][1:] != run["user"][:-1]) | starts_session(np.diff(run["time_ms"]))
     return np.append(True, pause)

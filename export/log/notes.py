@@ -97,17 +97,17 @@ def similar_column(what: str, names: Sequence[str]) -> str | None:
     return next((name for name in names if SIMILAR[what].match(name)), None)
 
 
-def implausible_times(first_ms: int, last_ms: int, clicks: int, dated_1970: int) -> list[str]:
-    """A line where clicks lie so near to 1970, or to each other, as in a real log they hardly do.
+def implausible_times(first_ms: int, last_ms: int, clicks: int, too_early: int) -> list[str]:
+    """A line where clicks are older than the web, or all of them lie within minutes.
 
     first_ms, last_ms  of the earliest and the latest
     clicks             how many there are
-    dated_1970         how many of them are dated 1970
+    too_early          how many of them are dated before FIRST_CLICK_MS
     """
     span = f"from {iso(first_ms)} to {iso(last_ms)}"
-    if dated_1970:
+    if too_early:
         return [
-            f"{dated_1970:,} clicks ({dated_1970 / clicks:.1%}) are dated 1970 (the log goes {span}): "
+            f"{too_early:,} clicks ({too_early / clicks:.1%}) are dated before 1991 (the log goes {span}): "
             "are the times day numbers of a spreadsheet, or the time since something else than 1970?"
         ]
     if clicks >= MIN_CLICKS and 0 < last_ms - first_ms < SHORT_MS:

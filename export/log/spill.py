@@ -1,7 +1,8 @@
-"""Rows in a file's order -> the same rows in runs of whole users, on disk throughout.
+"""Rows in a file's order -> the same rows in runs of whole users, on disk.
 
-A log may be larger than memory: only the count of rows of each user, one run and one chunk are held. The files have no
-names and vanish with the process, however it ends; they lie in TMPDIR, which must not be a memory disk.
+A log may be larger than memory: memory holds the number of rows of each user, one run and one chunk. The temporary
+files have no names, so the system removes them when the process ends, however it ends. They are in TMPDIR, which must
+not be in memory itself.
 """
 
 import os
@@ -25,15 +26,15 @@ ROW = np.dtype(
         ("price", "<f8"),
     ]
 )
-"""A click as it lies on disk: indices of names, ms since the epoch; -1 and NaN are none."""
+"""A click on disk: indices of names, ms since the epoch; -1 and NaN mean none."""
 
 Rows = npt.NDArray[np.void]
 
 CHUNK = 1 << 18
-"""Rows that are moved at a time."""
+"""Rows that are read or written at a time."""
 
 RUN = 1 << 21
-"""Rows of a run, about; a user with more has a run of its own."""
+"""Rows of a run, roughly; a user with more rows is a run alone."""
 
 
 def _nameless() -> IO[bytes]:
@@ -41,7 +42,7 @@ def _nameless() -> IO[bytes]:
 
 
 class Spool:
-    """Takes rows in order, gives them back by user."""
+    """Stores rows in the order in which they come and returns them by user."""
 
     def __init__(self) -> None:
         self._file = _nameless()
@@ -97,7 +98,7 @@ class Spool:
 
 
 class Column:
-    """A column that is written once, from first to last, and then lies in memory as far as it is used."""
+    """A column that is written once, from first to last, and then memory-mapped."""
 
     def __init__(self, dtype: npt.DTypeLike) -> None:
         self._file = _nameless()
@@ -107,7 +108,7 @@ class Column:
         values.astype(self._dtype, copy=False).tofile(self._file)
 
     def array(self) -> npt.NDArray[Any]:
-        """(n,) on the file, which lives as long as the array does."""
+        """(n,) memory-mapped; the file exists as long as the array."""
         self._file.flush()
         if os.fstat(self._file.fileno()).st_size == 0:
             return np.zeros(0, self._dtype)
@@ -117,7 +118,7 @@ class Column:
 
 
 def part(column: npt.NDArray[Any], keep: Flags) -> npt.NDArray[Any]:
-    """column[keep] as a Column, so that a part of a large log is on disk too."""
+    """column[keep], on disk too."""
     kept = Column(column.dtype)
     for at in chunks(len(column)):
         kept.append(column[at][keep[at]])
@@ -125,6 +126,6 @@ def part(column: npt.NDArray[Any], keep: Flags) -> npt.NDArray[Any]:
 
 
 def chunks(count: int) -> Iterator[slice]:
-    """Slices that together cover so many rows."""
+    """Slices of at most CHUNK rows that cover `count` rows."""
     for start in range(0, count, CHUNK):
         yield slice(start, min(count, start + CHUNK))

@@ -1,8 +1,8 @@
-"""The clock of a log without times whose rows are in order: row numbers -> made-up ms since the epoch.
+"""Synthetic timestamps for a log without a time column whose rows are in order: row numbers -> ms since the epoch.
 
-The pauses are such as shops have, so that the gaps met in service mean the same: half a minute from click to click, at
-least an hour from a visit to the same user's next. A log of more than 42 million rows gets a shorter pause, so that it
-ends before 2100. Nothing can be learned from such a log about what a longer pause means.
+The pauses are those of a usual shop, so that a gap means the same to the model in production: half a minute from click
+to click, at least an hour between two sessions of a user. A log of more than 42 million rows gets shorter pauses, so
+that it ends before 2100. A model trained on such a log knows nothing about longer pauses.
 """
 
 from typing import Protocol
@@ -13,23 +13,25 @@ from export.arrays import I32, I64
 from export.log.spill import Rows, Spool
 
 START_MS = 946_684_800_000  # the year 2000
-SPAN_MS = 40 * 365 * 86_400_000  # what rows may take, and again what the pauses between visits may: until 2080
+SPAN_MS = 40 * 365 * 86_400_000
+"""At most this time for the rows, and as much for the pauses between sessions: until 2080."""
+
 PAUSE_MS = 30_000
-VISIT_MS = 3_600_000
+SESSION_PAUSE_MS = 3_600_000
 
 SAMPLE = 10_000_000
-"""Pauses of which the median is taken, about."""
+"""The median pause is computed on about this many."""
 
 
 class Clock(Protocol):
-    """Tells the times of a run of the spool."""
+    """Makes the times of a run of the spool."""
 
     def times(self, run: Rows) -> I64:
         """(m,) ms since the epoch. The rows' time_ms is their number in the log; runs come as the spool gives them."""
 
 
 class RowClock:
-    """Without sessions the clock goes by row, so fast that half of a user's pauses are at most half a minute."""
+    """For a log without sessions: equal steps from row to row, such that a user's median pause is half a minute."""
 
     def __init__(self, spool: Spool) -> None:
         pauses = [np.zeros(0, np.int64)]
@@ -46,9 +48,9 @@ class RowClock:
 
 
 class SessionClock:
-    """Sessions follow each other in the order in which they begin; one whose rows lie scattered is closed up.
+    """For a log with sessions: one after the other, in the order of their first rows, so that the last are the newest.
 
-    So the newest part of the log holds the sessions that began last.
+    The rows of a session get consecutive times, also where rows of other sessions lie between them.
     """
 
     def __init__(self, spool: Spool) -> None:
@@ -87,15 +89,15 @@ def session_begins(owner: I32, size: I64) -> tuple[I64, int]:
     again = owner[by_owner[1:]] == owner[by_owner[:-1]]
     before, after = by_owner[:-1][again], by_owner[1:][again]
     apart = np.zeros(len(size), np.int64)
-    apart[after] = np.maximum(0, VISIT_MS - (row[after] - row[before] - size[before] + 1) * pause_ms)
+    apart[after] = np.maximum(0, SESSION_PAUSE_MS - (row[after] - row[before] - size[before] + 1) * pause_ms)
     shrink = min(1.0, SPAN_MS / max(1, int(apart.sum())))
     return START_MS + row * pause_ms + np.cumsum(apart * shrink).astype(np.int64), pause_ms
 
 
 def owned_sessions(rows: Rows) -> tuple[I64, I64]:
-    """(m,) the session of each row, numbered by first appearance, and where each first appears.
+    """(m,) the session of each row, numbered by first appearance, and the row where each first appears.
 
-    A name that two users have is two sessions.
+    A session id that two users have is two sessions.
     """
     pair = (rows["user"].astype(np.int64) << 32) | (rows["session"].astype(np.int64) + 1)
     _, first, index = np.unique(pair, return_index=True, return_inverse=True)

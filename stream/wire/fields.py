@@ -31,7 +31,7 @@ UNITS = (("s", SECONDS_BELOW), ("ms", SECONDS_BELOW * 1_000), ("µs", SECONDS_BE
 
 NS_PER_MS = 1_000_000
 TEXT = "text or dates"
-CALENDAR = "digits of dates"
+CALENDAR = "YYYYMMDD digits"
 
 DATES = (
     (19_700_101, 21_001_231),
@@ -43,8 +43,9 @@ DATES = (
 As numbers since the epoch they would lie in August 1970, in 1976 and beyond the year 2590.
 """
 
-YEAR_1971_MS = 31_536_000_000
-"""An earlier time counts from something else than the epoch: a live click is refused, a log's is reported."""
+FIRST_CLICK_MS = 662_688_000_000
+"""1991, when the web began: an earlier time counts from something else than the epoch, such as the days of a
+spreadsheet, the start of a session or the ticks of .NET and Windows. A live click is refused, a log's is reported."""
 
 BOUND_MS = 10**15
 """Times are cut to this and its negative (the year 33,658): arithmetic on later ones could overflow."""

@@ -17,9 +17,9 @@ from stream.events import Click
 from stream.wire.fields import (
     DEFAULT_EVENT,
     DIGITS,
+    FIRST_CLICK_MS,
     LONGEST_ID,
     LONGEST_WORD,
-    YEAR_1971_MS,
     Unusable,
     number,
     time_ms,
@@ -72,7 +72,7 @@ class _Given(Struct, gc=False):
 class JsonCodec:
     """Decodes clicks. `max_message_bytes` and `max_future_ms` bound what is believed (see Settings).
 
-    left_out  by the name of an optional field: how many messages had a value there that is not usable
+    left_out  optional field -> messages whose value there was not usable, since somebody cleared it
     """
 
     def __init__(self, max_message_bytes: int, max_future_ms: int) -> None:
@@ -183,7 +183,7 @@ def loose_object(text: str) -> dict[str, Any]:
 def _given_loosely(value: bytes, refusal: Exception) -> _Given:
     """Raises BadClick for msgspec's refusal if Python's decoder refuses too."""
     try:
-        read = loose_object(value.decode())
+        read = loose_object(value.decode("utf-8-sig"))
     except (RecursionError, ValueError):
         raise _undecodable(refusal) from refusal
     return _Given(*(read.get(field) for field in _Given.__struct_fields__))
@@ -217,25 +217,25 @@ def _is_id(key: bytes, user_id: str) -> bool:
 
 
 def _ms(timestamp: object) -> int:
-    """A time after 1970 in ms since the epoch. Raises BadClick."""
+    """A time in ms since the epoch that a click may have. Raises BadClick."""
     try:
         read = time_ms(timestamp)
     except Unusable as exc:
         raise BadClick("bad_timestamp", f"{_shown(timestamp)} is {exc}") from exc
     if read is None:
         raise BadClick("wrong_fields", "timestamp is missing or empty")
-    if read[0] < YEAR_1971_MS:
+    if read[0] < FIRST_CLICK_MS:
         raise BadClick(
             "bad_timestamp",
-            f"{_shown(timestamp)} is dated 1970 or before: a spreadsheet's day number, or a time since something?",
+            f"{_shown(timestamp)} is dated before 1991: a spreadsheet's day number, or the time since something?",
         )
     return read[0]
 
 
 def _shown(value: object) -> str:
-    """The beginning of a value; Python refuses to write an integer of more than 4,300 digits."""
+    """The beginning of a value, as Python writes it; Python refuses to write an integer of more than 4,300 digits."""
     try:
-        return repr(value)[:SHOWN]
+        return repr(value[:SHOWN]) if isinstance(value, str) else repr(value)[:SHOWN]
     except ValueError:
         return "a number of thousands of digits"
 

@@ -35,7 +35,8 @@ class Refused(NamedTuple):
 class Batch:
     """A processed batch: its clicks, the cycle to commit after them, what its transaction holds, what was refused.
 
-    offsets  partition -> the offset to read next
+    offsets   partition -> the offset to read next
+    left_out  optional field -> messages whose value there was not usable
     """
 
     clicks: Columns
@@ -43,6 +44,7 @@ class Batch:
     records: list[Record]
     offsets: dict[Partition, int]
     refused: list[Refused]
+    left_out: Mapping[str, int]
 
 
 def process(
@@ -62,6 +64,7 @@ def process(
     """
     engine.refresh()
     decode = codec.decode
+    codec.left_out.clear()
     clicks: list[Click] = []
     origins: list[Origin] = []
     taken: list[Any] = []
@@ -104,7 +107,7 @@ def process(
     records += _anomalies(anomalies(engine, clicks, origins, cycle), topics.anomalies, limits)
     records += [Record(topics.changelog, key, row, partition.number) for partition, key, row in cycle.staged.changelog]
     records += [Record(topics.changelog, POSITION_KEY, b"%d" % next_, p.number) for p, next_ in offsets.items()]
-    return Batch(columns, cycle, records, offsets, refused)
+    return Batch(columns, cycle, records, offsets, refused, dict(codec.left_out))
 
 
 def _recommendations(decisions: list[Recommendation], topic: str, limits: Mapping[str, int]) -> list[Record]:

@@ -77,6 +77,8 @@ class Observed:
         count("alerts", len(decisions.alerts.click))
         for reason, n in Counter(refused.why.reason for refused in batch.refused).items():
             count("dead_letters", n, reason=reason)
+        for field, n in batch.left_out.items():
+            count("left_out", n, field=field)
         self.meter.level("users", len(self._arena))
         self.meter.observe("latency", (self._clock_ms() - stamps[stamps > 0]) / 1000.0)
         self._sample_letters(batch.refused)

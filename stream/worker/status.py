@@ -148,12 +148,12 @@ def status_line(seconds: float, before: Snapshot, now: Snapshot) -> str:
     counts = {name: now.count(name) - before.count(name) for name in ("clicks", "dead_letters", "alerts")}
     timing = now.timing("latency")
     p50, p99 = (None, None) if timing is None else map(timing.since(before.timing("latency")).quantile_s, (0.5, 0.99))
-    reasons = _by_reason(before, now)
+    reasons, left_out = (_added(before, now, *of) for of in (("dead_letters", "reason"), ("left_out", "field")))
     return (
         f"status: clicks_per_s={counts['clicks'] / seconds:.1f} lag={now.level('lag') or 0:.0f} "
         f"latency_p50_ms={_ms(p50)} latency_p99_ms={_ms(p99)} "
         f"dead_letters={counts['dead_letters']} "
-        f"reasons={','.join(f'{reason}:{n}' for reason, n in reasons.items()) or 'none'} "
+        f"reasons={_listed(reasons)} left_out={_listed(left_out)} "
         f"unknown_items={_share(before, now, 'unknown_items')} "
         f"unknown_event_types={_share(before, now, 'unknown_event_types')} "
         f"alerts={counts['alerts']} users={now.level('users') or 0:.0f}"
@@ -162,7 +162,7 @@ def status_line(seconds: float, before: Snapshot, now: Snapshot) -> str:
 
 def dead_letters(before: Snapshot, now: Snapshot, examples: Mapping[str, Example], topics: Topics) -> Line | None:
     """A warning if more than DEAD_SHARE of the messages between two snapshots were refused."""
-    reasons = _by_reason(before, now)
+    reasons = _added(before, now, "dead_letters", "reason")
     dead, messages = sum(reasons.values()), now.count("messages") - before.count("messages")
     if dead < FEWEST_DEAD or dead <= DEAD_SHARE * messages:
         return None
@@ -249,11 +249,15 @@ def _fits(verdict: Verdict) -> str:
     return " ".join(f"{name}={n}" for name, n in verdict.fits.items())
 
 
-def _by_reason(before: Snapshot, now: Snapshot) -> dict[str, int]:
-    """Reason -> dead letters between two snapshots, the commonest first."""
-    earlier = before.counts_by("dead_letters", "reason")
-    added = {reason: n - earlier.get(reason, 0) for reason, n in now.counts_by("dead_letters", "reason").items()}
-    return {reason: n for reason, n in sorted(added.items(), key=lambda pair: (-pair[1], pair[0])) if n}
+def _added(before: Snapshot, now: Snapshot, name: str, label: str) -> dict[str, int]:
+    """Value of a count's label -> what was added between two snapshots, the largest first."""
+    earlier = before.counts_by(name, label)
+    added = {value: n - earlier.get(value, 0) for value, n in now.counts_by(name, label).items()}
+    return {value: n for value, n in sorted(added.items(), key=lambda pair: (-pair[1], pair[0])) if n}
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ",".join(f"{value}:{n}" for value, n in counts.items()) or "none"
 
 
 def _clicks_and(before: Snapshot, now: Snapshot, name: str) -> tuple[int, int]:

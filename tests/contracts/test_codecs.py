@@ -1,6 +1,7 @@
 """What the worker relies on in every codec, whatever the format: clicks come back whole, and the rest is BadClick."""
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -26,6 +27,7 @@ class PackedCodec:
 
     def __init__(self, max_message_bytes: int, max_future_ms: int) -> None:
         self.most, self.ahead = max_message_bytes, max_future_ms
+        self.left_out: Counter[str] = Counter()
 
     def decode(self, key: bytes | None, value: bytes | None, now_ms: int) -> Click:
         if not value:

@@ -74,6 +74,7 @@ def test_an_encoded_click_decodes_to_itself() -> None:
         ("bad_timestamp", b"u1", json.dumps(click(timestamp=[NOW_MS])).encode()),
         ("bad_timestamp", b"u1", json.dumps(click(timestamp=45627.5)).encode()),
         ("bad_timestamp", b"u1", json.dumps(click(timestamp=5_000)).encode()),
+        ("bad_timestamp", b"u1", json.dumps(click(timestamp=133_783_776_000_000_000)).encode()),
         ("bad_timestamp", b"u1", json.dumps(click(timestamp=-5)).encode()),
         ("bad_timestamp", b"u1", json.dumps(click(timestamp=-1e308)).encode()),
         ("bad_timestamp", b"u1", json.dumps(click(timestamp=-int("9" * 400))).encode()),
@@ -195,3 +196,8 @@ def test_no_field_values_raise_anything_but_bad_click(message: dict[str, object]
     assert 0 < got.timestamp <= NOW_MS + 3_600_000
     assert got.user_id
     assert got.item_id
+
+
+def test_a_byte_order_mark_is_no_error() -> None:
+    """Some .NET and PowerShell producers write one."""
+    assert CODEC.decode(b"u1", b"\xef\xbb\xbf" + json.dumps(click()).encode(), NOW_MS) == decode(click())

@@ -65,6 +65,16 @@ def test_a_batch_is_counted_by_what_became_of_it(engine: Engine) -> None:
     assert seen.count("alerts") == 0
 
 
+def test_what_was_left_out_of_clicks_is_counted_by_field(engine: Engine) -> None:
+    """An optional value that is not usable costs no click, but somebody may look for it."""
+    seen = observe(
+        engine, click("ann", price="cheap"), click("ben", price="49,99", category=[1]), click("cleo", price=5)
+    )
+    figures = seen.meter.snapshot()
+    assert figures.count("clicks") == 3
+    assert figures.counts_by("left_out", "field") == {"price": 2, "category": 1}
+
+
 def test_a_click_on_which_the_model_fails_is_a_dead_letter(model_dir: Path, tmp_path: Path) -> None:
     """It counts as a dead letter with its reason and not as a click."""
     directory = spoil(model_dir, tmp_path / "spoiled" / "1", "state")

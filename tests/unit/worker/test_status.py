@@ -67,6 +67,8 @@ def test_the_status_line_holds_the_figures_of_its_interval() -> None:
     worker.run(STATUS_S)
     worker.clicks(3_000, items=30, types=600, not_json=2, empty_key=5)
     meter.count("alerts", 4)
+    meter.count("left_out", 3, field="category")
+    meter.count("left_out", 31, field="price")
     meter.level("users", 77)
     meter.observe("latency", [0.05] * 90 + [1.0] * 10)
     worker.lag = 12
@@ -77,8 +79,8 @@ def test_the_status_line_holds_the_figures_of_its_interval() -> None:
     assert int(latency[1]) == pytest.approx(50, rel=0.1)
     assert int(latency[2]) == pytest.approx(1000, rel=0.1)
     assert line.text.replace(latency[0], "") == (
-        "status: clicks_per_s=100.0 lag=12 dead_letters=7 reasons=empty_key:5,not_json:2 unknown_items=1.0% "
-        "unknown_event_types=20.0% alerts=4 users=77"
+        "status: clicks_per_s=100.0 lag=12 dead_letters=7 reasons=empty_key:5,not_json:2 left_out=price:31,category:3 "
+        "unknown_items=1.0% unknown_event_types=20.0% alerts=4 users=77"
     )
 
 

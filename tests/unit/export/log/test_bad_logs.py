@@ -181,7 +181,7 @@ def rewritten(text: str) -> list[tuple[str, object, str]]:
     ]
 
 
-def test_bytes_that_are_not_utf8_are_told(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_are_reported(tmp_path: Path) -> None:
     """A Latin-1 log is read, its broken ids counted."""
     put(tmp_path / "latin1.csv", clicks().replace("i3,", "caf\xe9,").encode("latin-1"))
     log = read_log(tmp_path / "latin1.csv")
@@ -198,7 +198,7 @@ def as_text(log: Log) -> set[tuple[str, str, str, int]]:
 def test_the_same_clicks_written_otherwise_are_the_same_log(
     tmp_path: Path, name: str, content: object, says: str
 ) -> None:
-    """However the rows are written, the log is that of the clean file, and what was strange is told."""
+    """However the rows are written, the log is that of the clean file, and what was strange is reported."""
     put(tmp_path / "clean.csv", clicks())
     put(tmp_path / name, content)
     log = read_log(tmp_path / name)
@@ -216,7 +216,7 @@ SOUND = [
 
 @pytest.mark.parametrize(("name", "content", "says"), SOUND, ids=[name for name, *_ in SOUND])
 def test_a_poor_log_gives_a_sound_model(tmp_path: Path, name: str, content: object, says: str) -> None:
-    """What can be learned from is learned from: a whole model with finite figures, and what was strange is told."""
+    """What can be learned from is learned from: a whole model with finite figures, and what was strange is reported."""
     put(tmp_path / name, content)
     result = trained(tmp_path / name)
     assert result.exit_code == 0, result.exception

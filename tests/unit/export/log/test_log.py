@@ -73,7 +73,7 @@ def test_times_are_read(tmp_path: Path, text: str, ms: int) -> None:
 
 
 def test_bad_rows_are_dropped_and_counted(tmp_path: Path) -> None:
-    """Each reason why rows were left out is told once, with how many."""
+    """Each reason why rows were dropped is reported once, with how many."""
     rows = ["u,i,view,1700000000", ",i,view,1700000000", "u,,view,1700000000", "u,i,view,soon", "u,i,view,-5"]
     log = read_log(written(tmp_path / "a.csv", HEADER + "\n".join(rows) + "\n"))
     assert len(log) == 1
@@ -129,7 +129,7 @@ def test_interleaved_sessions_are_followed_apart(tmp_path: Path) -> None:
         (["", None, ""], "the column of sessions is empty: half an hour without a click parts them"),
     ],
 )
-def test_clicks_of_no_session_are_told(tmp_path: Path, ids: list[object], says: str) -> None:
+def test_clicks_without_a_session_are_reported(tmp_path: Path, ids: list[object], says: str) -> None:
     """An empty name and pandas' NaN are no session, as null is none."""
     columns = {"user_id": ["u", "u", "v"], "item_id": ["i", "j", "k"], "timestamp": [1_700_000_000] * 3}
     pl.DataFrame({**columns, "session_id": ids}).write_parquet(tmp_path / "a.parquet")
@@ -237,7 +237,7 @@ def test_rows_in_order_ignore_a_time_column(tmp_path: Path) -> None:
     assert [log.items[i] for i in log.item] == ["a", "b", "c"]
 
 
-def test_the_next_session_in_order_is_another_visit(tmp_path: Path) -> None:
+def test_the_next_session_in_order_begins_an_hour_later(tmp_path: Path) -> None:
     """Between two sessions of one user lies an hour, whether the rows between them are few or many."""
     log = in_order(tmp_path, "user_id,session_id,item_id\n" + "u,1,a\nu,1,b\nu,2,c\n" + "v,3,d\n" * 200 + "u,4,e\n")
     gaps = np.diff(log.time_ms[[log.users[u] == "u" for u in log.user]])
@@ -253,7 +253,7 @@ def test_scattered_users_in_order_pause_for_half_a_minute(tmp_path: Path) -> Non
 
 
 def test_rows_in_order_cannot_be_repeats(tmp_path: Path) -> None:
-    """Without times a second look at an item cannot be told from a row written twice."""
+    """Without times a second click on an item and a row written twice look the same."""
     path = written(tmp_path / "a.csv", "session_id,item_id\n1,a\n")
     with pytest.raises(ConfigError, match="--drop-repeats needs times"):
         read_log(path, drop_repeats=True, in_order=True)
@@ -262,7 +262,7 @@ def test_rows_in_order_cannot_be_repeats(tmp_path: Path) -> None:
 @settings(deadline=None)  # it reads files: a busy machine takes its time
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60))
 def test_made_up_times_keep_sessions_together_and_apart(pairs: list[tuple[int, int]]) -> None:
-    """Whatever the rows' order: a session keeps its own, pauses alike, and no two visits of a user meet."""
+    """Whatever the rows' order: a session keeps its own, pauses alike, and no two sessions of a user meet."""
     with TemporaryDirectory() as directory:
         rows = "".join(f"u{user},s{session},{row}\n" for row, (user, session) in enumerate(pairs))
         log = in_order(Path(directory), "user_id,session_id,item_id\n" + rows)
@@ -279,7 +279,7 @@ def test_made_up_times_keep_sessions_together_and_apart(pairs: list[tuple[int, i
 
 
 def test_made_up_times_of_a_huge_log_end_before_2100() -> None:
-    """Where the rows or the visits are too many for the calendar, their pauses shrink."""
+    """Where the rows or the sessions are too many for the calendar, their pauses shrink."""
     twice = np.full(400_000, 2)
     begins, pause_ms = session_begins(np.zeros(400_000, np.int32), twice)
     assert begins.max() + pause_ms < LATEST_MS

@@ -65,12 +65,14 @@ def test_digits_of_a_date_are_that_date(tmp_path: Path, form: str) -> None:
         lambda ms: ms // DAY_MS + 25569,
         lambda ms: ms - START_MS + 5,
         lambda ms: (ms - START_MS) // 1000 + 5,
+        lambda ms: ms * 10_000 + 116_444_736_000_000_000,
+        lambda ms: ms * 10_000 + 621_355_968_000_000_000,
     ],
-    ids=["spreadsheet", "whole days of a spreadsheet", "relative ms", "relative s"],
+    ids=["spreadsheet", "whole days of a spreadsheet", "relative ms", "relative s", "Windows", ".NET"],
 )
-def test_times_that_lie_in_1970_are_reported(tmp_path: Path, time: Callable[[int], object]) -> None:
+def test_times_before_the_web_are_reported(tmp_path: Path, time: Callable[[int], object]) -> None:
     """They are taken for seconds since the epoch, and the line says so."""
-    assert any(") are dated 1970 (the log goes from 1970-01-01" in note for note in shop(tmp_path, time=time).notes)
+    assert any(") are dated before 1991 (the log goes from 19" in note for note in shop(tmp_path, time=time).notes)
 
 
 def test_a_log_of_seconds_is_reported(tmp_path: Path) -> None:
@@ -173,3 +175,19 @@ def test_times_as_float32_are_reported(tmp_path: Path) -> None:
     """Their clicks fall together by the minute."""
     frame(timestamp=pl.Series([START_MS / 1000] * 3, dtype=pl.Float32)).write_parquet(tmp_path / "a.parquet")
     assert "holds float32, which rounds a time" in read_log(tmp_path / "a.parquet").notes[0]
+
+
+def test_a_number_of_thousands_of_digits_is_left_out(tmp_path: Path) -> None:
+    """It is too long for the decoder, which costs its field alone."""
+    line = '{"user_id": "u", "item_id": "a", "timestamp": 1733011200000, "category": %s}\n'
+    (tmp_path / "a.jsonl").write_text(line % '"c"' + line % ("9" * 5000))
+    log = read_log(tmp_path / "a.jsonl")
+    assert (len(log), log.categories) == (2, ["c"])
+
+
+def test_a_line_that_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    """The decoder gives up, and the line can be found."""
+    line = '{"user_id": "u", "item_id": "a", "timestamp": 1733011200000, "category": %s}\n'
+    (tmp_path / "a.jsonl").write_text(line % '"c"' + line % ("[" * 5000 + "]" * 5000))
+    with pytest.raises(ConfigError, match="line 2 is no JSON object"):
+        read_log(tmp_path / "a.jsonl")

@@ -17,7 +17,7 @@ from export.log.notes import ReadStats
 from export.log.reader import USUAL_NAMES, batches
 from export.log.times import LATEST_MS
 from stream.errors import BadClick
-from stream.wire.fields import YEAR_1971_MS
+from stream.wire.fields import FIRST_CLICK_MS
 from stream.wire.json import JsonCodec
 
 FIELDS = {
@@ -89,7 +89,7 @@ def agree(field: str, values: Sequence[Any], name: str, write: Callable[[Path, l
         logged = in_the_log(field, len(values), path)
     for value, got in zip(values, logged, strict=True):
         live = on_the_topic(field, value)
-        if field == "timestamp" and got is not None and got < YEAR_1971_MS:
+        if field == "timestamp" and got is not None and got < FIRST_CLICK_MS:
             assert live == "bad_timestamp", value
         elif live in ("wrong_fields", "bad_timestamp", "future_timestamp"):
             assert got is None, (value, live)

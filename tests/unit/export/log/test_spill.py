@@ -115,7 +115,7 @@ def test_a_column_outlives_its_writer() -> None:
     assert array.tolist() == list(range(10))
 
 
-def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without room for the columns the line says where there was none and how to choose another place."""
 
     def full(self: Spool, rows: object) -> None:
