@@ -218,9 +218,9 @@ def _drain(worker: WorkerProcess, reader: Reader, feed: Feed, tally: Tally) -> N
             last_s = time.monotonic()
         if time.monotonic() - last_s > DRAIN_S:
             raise EddyError(
-                f"{tally.undecided} of {tally.clicks} clicks have no decision and {tally.unreported} of {tally.broken} "
-                f"broken messages have no dead letter, {DRAIN_S:.0f} s after the last message was read; worker: "
-                f"{worker.last_line}"
+                f"the demo waited {DRAIN_S:.0f} s for messages that did not come: decisions on {tally.undecided} of "
+                f"{tally.clicks} clicks, dead letters of {tally.unreported} of {tally.broken} broken messages; "
+                f"the worker's last line: {worker.last_line}"
             )
     if feed.failed:
         raise EddyError(feed.failed)

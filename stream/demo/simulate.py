@@ -24,6 +24,7 @@ from stream.events import Click
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
+DECADES_MS = 40 * 365 * DAY_MS
 
 AWAY_MS = 40 * MINUTE_MS
 """Shortest time between two sessions of a user. After a shorter one, a new session would look like a bot's jump."""
@@ -84,7 +85,7 @@ def break_message(rng: random.Random, click: Click, value: bytes) -> bytes:
         lambda: value[: rng.randrange(1, len(value))],  # cut off
         lambda: value.replace(click.item_id.encode(), b"\xff\xfe"),  # not UTF-8
         lambda: value.replace(b'"item_id"', b'"item"'),  # a field under another name
-        lambda: value.replace(b"%d" % click.timestamp, b"%d" % (click.timestamp * 1000)),  # microseconds
+        lambda: value.replace(b"%d" % click.timestamp, b"%d" % (click.timestamp + DECADES_MS)),  # a clock that is ahead
         lambda: value.replace(b"%d" % click.timestamp, b'"yesterday"'),  # text instead of a number
         lambda: b"",
     )

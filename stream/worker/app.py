@@ -168,7 +168,8 @@ def _connect(app: faust.App, cycles: Cycles, settings: Settings, worker_id: str)
 
     @app.on_partitions_revoked.connect
     async def revoked(app: faust.App, tps: set[TP], **_: Any) -> None:
-        log.info("partitions revoked: partitions=[%s]", ", ".join(str(Partition(*tp)) for tp in sorted(tps)))
+        if tps:
+            log.info("partitions revoked: partitions=[%s]", ", ".join(str(Partition(*tp)) for tp in sorted(tps)))
 
     @app.on_rebalance_complete.connect  # awaited before Faust seeks and fetches; on_partitions_assigned is too late
     async def recover(app: faust.App, **_: Any) -> None:

@@ -1,6 +1,5 @@
 """The simulated shop: repeatable, in order of time, with its truth kept beside the messages."""
 
-import contextlib
 import csv
 import gzip
 import random
@@ -13,7 +12,8 @@ import pytest
 
 from stream.demo.shop import CATEGORIES, build_shop
 from stream.demo.simulate import break_message, simulate, simulate_clean, write_log
-from stream.events import Click
+from stream.errors import BadClick
+from stream.wire.json import JsonCodec
 
 SHOP = build_shop()
 START = 1_700_000_000_000
@@ -73,17 +73,16 @@ def test_the_shop_is_the_same_for_every_seed_of_users() -> None:
     assert build_shop() == SHOP
 
 
-def test_a_broken_message_is_never_a_whole_click() -> None:
-    """Each kind of broken message is either no JSON object of a click, or has an impossible time."""
+def test_the_worker_refuses_every_broken_message() -> None:
+    """Each kind of broken message becomes a dead letter: none is read as a click."""
     rng = random.Random(0)
     click = next(simulate(SHOP, 5, 0, START)).click
-    value = msgspec.json.encode(click)
+    value, codec = msgspec.json.encode(click), JsonCodec(65_536, 3_600_000)
     broken = {break_message(rng, click, value) for _ in range(300)}
     assert len(broken) > 6
     for message in broken:
-        assert message != value
-        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
-            assert msgspec.json.decode(message, type=Click).timestamp > 1000 * START
+        with pytest.raises(BadClick):
+            codec.decode(click.user_id.encode(), message, click.timestamp + 1000)
 
 
 @pytest.mark.parametrize("name", ["log.csv", "log.csv.gz"])
