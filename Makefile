@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format bench parity quality speed inputs rules heads ways days shop-model demo-picture clean help
+.PHONY: demo test lint format bench parity quality speed inputs rules engine heads ways days shop-model demo-picture clean help
 help:            ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -50,6 +50,9 @@ rules: .venv/dev ## measure the cost of each rule for the lists
 ways: .venv/dev ## compare alternative training methods with eddy train
 	$(BIN)/python -m bench.ways
 
+engine: .venv/dev ## measure the clicks per second of the engine; OLD=DIRECTORY compares with a checkout that has a .venv
+	$(BIN)/python -m bench.engine $(if $(OLD),--old $(OLD))
+
 heads: .venv/dev ## compare the surprise head with the exact softmax and with shortlists
 	$(BIN)/python -m bench.heads
 	$(BIN)/python -m bench.shortlist
@@ -57,7 +60,7 @@ heads: .venv/dev ## compare the surprise head with the exact softmax and with sh
 days: .venv/dev ## evaluate and train on a news site day by day (takes hours)
 	$(BIN)/python -m bench.days
 
-bench: parity speed quality inputs rules heads ways days ## run every benchmark; the results are in bench/results
+bench: parity speed quality inputs rules engine heads ways days ## run every benchmark; the results are in bench/results
 
 shop-model: .venv/dev ## train models/shop/1 again on the simulated shop
 	$(BIN)/python -m stream.demo.simulate --users 2000 --days 1.5 --seed 1 --out .cache/shop.csv.gz

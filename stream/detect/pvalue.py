@@ -86,7 +86,7 @@ class Calibration:
         returns   (n,) float64 in (0, 1], new memory: (1 + #{scores >= surprise}) / (1 + m)
         """
         out = np.empty(len(surprise), np.float64)
-        for index in np.unique(pool):
+        for index in set(pool.tolist()):
             scores = self.scores[index]
             mine = pool == index
             below = np.searchsorted(scores, surprise[mine], "left")

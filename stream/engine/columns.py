@@ -93,8 +93,8 @@ class Encoder:
         return Columns(
             owners=owners,
             owner=owner,
-            offset=np.fromiter((origin.offset for origin in origins), np.int64, len(origins)),
-            time_ms=np.fromiter((click.timestamp for click in clicks), np.int64, len(clicks)),
+            offset=np.array([origin.offset for origin in origins], np.int64),
+            time_ms=np.array([click.timestamp for click in clicks], np.int64),
             item=self.items([click.item_id for click in clicks]),
             event_type=self.event_types([click.event_type for click in clicks]),
             hold=self.holds([click.event_type for click in clicks]),
@@ -124,16 +124,25 @@ class Encoder:
 
 
 def _indices(index: Mapping[Any, int], names: Sequence[Any], unknown: int, dtype: type[T]) -> npt.NDArray[T]:
-    return np.fromiter((index.get(name, unknown) for name in names), dtype, len(names))
+    return np.array([index.get(name, unknown) for name in names], dtype)
 
 
 def _owners(clicks: Sequence[Click], origins: Sequence[Origin]) -> tuple[Index, list[Owner]]:
     """Return `owner` (n,) and `owners` as in Columns."""
-    partitions: dict[tuple[str, int], Partition] = {}
-    index: dict[Owner, int] = {}
-    owner = np.empty(len(clicks), np.intp)
-    for i, (click, (topic, number, _)) in enumerate(zip(clicks, origins, strict=True)):
-        key = (topic, number)
-        partition = partitions.get(key) or partitions.setdefault(key, Partition(topic, number))
-        owner[i] = index.setdefault((partition, click.user_id.encode()), len(index))
-    return owner, list(index)
+    users: dict[Partition, dict[bytes, int]] = {}
+    owners: list[Owner] = []
+    owner: list[int] = []
+    partition, index = None, {}
+    for click, (topic, number, _) in zip(clicks, origins, strict=True):
+        if (
+            partition is None or number != partition.number or topic != partition.topic
+        ):  # hashing it for each click is slow
+            partition = Partition(topic, number)
+            index = users.setdefault(partition, {})
+        key = click.user_id.encode()
+        user = index.get(key)
+        if user is None:
+            user = index[key] = len(owners)
+            owners.append((partition, key))
+        owner.append(user)
+    return np.array(owner, np.intp), owners

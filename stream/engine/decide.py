@@ -100,6 +100,8 @@ class Decider:
     def _alerts(self, steps: Steps, verdicts: Verdicts) -> Alerts:
         """Make an alert for each anomalous click. Its expected items are those for the state before the click."""
         which = np.flatnonzero(verdicts.anomalous)
+        if not len(which):  # as in nearly all small cycles
+            return Alerts(which, [], np.empty((0, EXPECTED_ITEMS), np.int64), np.empty((0, EXPECTED_ITEMS), np.float32))
         none_left_out = np.empty((len(which), 0), np.int32)
         likely = top_items(self._model, [value[which] for value in steps.before], none_left_out, EXPECTED_ITEMS)
         return Alerts(which, self._detector.alert_rules(verdicts.pool[which]), likely.items, likely.log_probs)

@@ -87,11 +87,11 @@ class Engine:
         order = waves(clicks.owner)
         times = partition_times(self.arena, clicks.owners, clicks.owner, clicks.time_ms)
         steps = run_waves(self.model, staged.rows, order, clicks, self._forgetting, times)
-        staged = replace(staged, swept=sweep(self.arena, self._forgetting, len(clicks), clicks.owners))
+        swept = sweep(self.arena, self._forgetting, len(clicks), clicks.owners)
         decided, failed = np.flatnonzero(~steps.failed), np.flatnonzero(steps.failed)
         if len(failed):
             clicks, steps = clicks.take(decided), steps.take(decided)
-        return Cycle(decided, failed, self._decide(clicks, steps), staged)
+        return Cycle(decided, failed, self._decide(clicks, steps), Staged(staged.owners, staged.rows, swept))
 
     def commit(self, cycle: Cycle) -> None:
         """Write the rows of a cycle to the arena. Call it after the Kafka transaction is committed."""

@@ -60,7 +60,7 @@ def gap_bucket(gap_ms: I64, first: npt.NDArray[np.bool_], edges_ms: tuple[int, .
     The bucket is 0 if `first` (n,) is true, else 1 + the number of edges <= gap.
     """
     bucket = 1 + np.searchsorted(np.asarray(edges_ms, np.int64), gap_ms, "right")
-    return np.where(first, 0, bucket).astype(np.int64)
+    return np.where(first, 0, bucket)
 
 
 def run_waves(
@@ -73,13 +73,20 @@ def run_waves(
     now_ms  (n,) int64, time of each click's partition, ms. A user who is forgotten by this time starts with a new row
     """
     steps = _empty(model, rows, len(clicks))
-    for wave in order:
+    long = len(order) > 1 and forgetting.possible_within(int(now_ms.max() - clicks.time_ms.min()))
+    for turn, wave in enumerate(order):
         user = clicks.owner[wave]
-        gone = user[forgetting.forgotten(rows["clicks"][user], rows["last_ms"][user], now_ms[wave])]
-        if len(gone):
-            rows[gone] = new_rows(len(gone), rows.dtype, int(rows["model"][gone[0]]))
+        if turn == 0 or long:  # later waves only if the batch is long enough: their users have clicked in it
+            _forget(rows, user, forgetting, now_ms[wave])
         _run_wave(model, rows, user, wave, clicks, steps)
     return steps
+
+
+def _forget(rows: Rows, user: Index, forgetting: Forgetting, now_ms: I64) -> None:
+    """Give new rows to the users who are forgotten by now."""
+    gone = user[forgetting.forgotten(rows["clicks"][user], rows["last_ms"][user], now_ms)]
+    if len(gone):
+        rows[gone] = new_rows(len(gone), rows.dtype, int(rows["model"][gone[0]]))
 
 
 def _empty(model: Model, rows: Rows, count: int) -> Steps:
@@ -133,7 +140,8 @@ def _finite(surprise: F32, after: list[StateArray]) -> npt.NDArray[np.bool_]:
     """True (n,) where the surprise and all numbers of the state are finite."""
     finite = np.isfinite(surprise)
     for value in after:
-        finite &= np.isfinite(value).reshape(len(value), -1).all(1)
+        if value.dtype.kind == "f" and not (of_value := np.isfinite(value)).all():
+            finite &= of_value.reshape(len(value), -1).all(1)
     return finite
 
 

@@ -19,10 +19,11 @@ def waves(owner: Index) -> list[Index]:
     """
     if not len(owner):
         return []
+    counts = np.bincount(owner)
+    if counts.max() == 1:  # nobody clicks twice: saves two sorts, a tenth of a cycle of one click
+        return [np.arange(len(owner))]
     by_owner = np.argsort(owner, kind="stable")
-    first = np.flatnonzero(np.r_[True, np.diff(owner[by_owner]) != 0])
-    lengths = np.diff(np.r_[first, len(owner)])
     turn = np.empty(len(owner), np.intp)
-    turn[by_owner] = np.arange(len(owner)) - np.repeat(first, lengths)
+    turn[by_owner] = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
     by_turn = np.argsort(turn, kind="stable")
     return np.split(by_turn, np.cumsum(np.bincount(turn))[:-1])

@@ -50,8 +50,9 @@ def top_items(model: Model, state: list[StateArray], left_out: npt.NDArray[np.in
     items, log_probs = ranked_prefix(model, state, depth)
     unwanted = among(items, left_out)
     keep_first = np.argsort(unwanted, axis=1, kind="stable")[:, :k]
+    users = np.arange(len(items))[:, None]
     counts = np.minimum(k, depth - unwanted.sum(1))
-    return Lists(np.take_along_axis(items, keep_first, 1), np.take_along_axis(log_probs, keep_first, 1), counts)
+    return Lists(items[users, keep_first], log_probs[users, keep_first], counts)
 
 
 def among(items: I64, left_out: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:

@@ -21,6 +21,7 @@ Owner = tuple[Partition, bytes]
 
 INITIAL_SLOTS = 1024
 UNUSED = -1
+NO_SLOTS: Mapping[bytes, int] = {}
 
 
 class Ages(NamedTuple):
@@ -69,10 +70,14 @@ class Arena:
     def partitions(self) -> list[Partition]:
         return sorted(self._slots)
 
-    def find(self, partition: Partition, key: bytes) -> int | None:
-        """Return the slot of the user, or None if the user has no row."""
-        slots = self._slots.get(partition)
-        return None if slots is None else slots.get(key)
+    def find(self, owners: Iterable[Owner]) -> list[int | None]:
+        """Return the slots of the users; None for a user without a row."""
+        found, last, slots = [], None, NO_SLOTS
+        for partition, key in owners:
+            if partition is not last:  # hashing it for each user is slow
+                last, slots = partition, self._slots.get(partition, NO_SLOTS)
+            found.append(slots.get(key))
+        return found
 
     def gather(self, slots: Slots) -> Rows:
         """Copy the rows (n,) of these slots (n,) to new memory."""
@@ -80,7 +85,8 @@ class Arena:
 
     def scatter(self, owners: Sequence[Owner], rows: Rows) -> None:
         """Write the rows (n,) of n owners. An owner without a row gets a new slot."""
-        slots = np.fromiter((self._slot(partition, key) for partition, key in owners), np.intp, len(owners))
+        found = self.find(owners)
+        slots = [self._new_slot(*owners[i]) if slot is None else slot for i, slot in enumerate(found)]
         self._rows[slots] = rows
         np.maximum.at(self._newest_ms, self._slot_partition[slots], rows["last_ms"])
 
@@ -145,14 +151,11 @@ class Arena:
             self._keys[slot] = b""
         self._free.extend(slots)
 
-    def _slot(self, partition: Partition, key: bytes) -> int:
-        slots = self._slots.setdefault(partition, {})
-        slot = slots.get(key)
-        if slot is None:
-            if not self._free:
-                self._grow()
-            slot = slots[key] = self._free.pop()
-            self._keys[slot], self._slot_partition[slot] = key, self._index_of(partition)
+    def _new_slot(self, partition: Partition, key: bytes) -> int:
+        if not self._free:
+            self._grow()
+        slot = self._slots.setdefault(partition, {})[key] = self._free.pop()
+        self._keys[slot], self._slot_partition[slot] = key, self._index_of(partition)
         return slot
 
     def _index_of(self, partition: Partition) -> int:

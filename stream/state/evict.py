@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from stream.events import Partition
 from stream.state.arena import Arena, Owner
 
 I64 = npt.NDArray[np.int64]
@@ -48,8 +49,13 @@ class Forgetting(NamedTuple):
         """
         if not self.after_ms:
             return np.zeros(len(last_ms), np.bool_)
-        limit = np.where(clicks > 1, self.after_ms, self.after_ms // SINGLE_CLICK_DIVISOR)
-        return (last_ms > 0) & (now_ms - last_ms > limit)  # last_ms is 0 in a new row
+        idle_ms = now_ms - last_ms
+        found = (idle_ms > self.after_ms // SINGLE_CLICK_DIVISOR) & (last_ms > 0)  # last_ms is 0 in a new row
+        return found & ((clicks <= 1) | (idle_ms > self.after_ms)) if found.any() else found
+
+    def possible_within(self, ms: int) -> bool:
+        """Whether a user can be forgotten after less than so many ms."""
+        return self.after_ms > 0 and ms > self.after_ms // SINGLE_CLICK_DIVISOR
 
 
 NEVER = Forgetting(0)
@@ -63,11 +69,16 @@ def partition_times(arena: Arena, owners: Sequence[Owner], owner: npt.NDArray[np
     time_ms  (n,) int64, times of the clicks, ms since the epoch
     returns  (n,) int64, ms since the epoch
     """
-    number = {partition: i for i, partition in enumerate(dict.fromkeys(partition for partition, _ in owners))}
-    of_click = np.fromiter((number[partition] for partition, _ in owners), np.intp, len(owners))[owner]
+    numbers: dict[Partition, int] = {}
+    of_owner, last, number = [], None, 0
+    for partition, _ in owners:
+        if partition is not last:  # hashing it for each user is slow
+            last, number = partition, numbers.setdefault(partition, len(numbers))
+        of_owner.append(number)
+    of_click = np.array(of_owner, np.intp)[owner]
     now_ms = np.empty(len(time_ms), np.int64)
-    for partition, i in number.items():
-        mine = np.flatnonzero(of_click == i)
+    for partition, number in numbers.items():
+        mine = np.flatnonzero(of_click == number) if len(numbers) > 1 else slice(None)
         now_ms[mine] = np.maximum.accumulate(np.maximum(time_ms[mine], arena.newest_ms(partition)))
     return now_ms
 

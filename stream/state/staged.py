@@ -47,7 +47,7 @@ class Staged:
 
 def stage(arena: Arena, owners: Sequence[Owner]) -> Staged:
     """Copy the rows of these users, with no users to remove. A user without a row gets a new one."""
-    found = [arena.find(partition, key) for partition, key in owners]
+    found = arena.find(owners)
     known = [i for i, slot in enumerate(found) if slot is not None]
     rows = new_rows(len(owners), arena.dtype, arena.model)
     rows[known] = arena.gather(np.array([found[i] for i in known], np.intp))

@@ -66,7 +66,7 @@ def test_an_arena_holds_what_was_put_and_forgets_what_was_dropped(
             arena.restore(partition, arena.rows(partition))
     assert len(arena) == len(want)
     for (partition, key), value in want.items():
-        slot = arena.find(partition, key)
+        [slot] = arena.find([(partition, key)])
         assert slot is not None
         assert arena.gather(np.array([slot]))["clicks"].tolist() == [value]
         assert arena.rows(partition)[key] == rows_of([value])[0].tobytes()

@@ -9,6 +9,7 @@ from stream.errors import ConfigError
 from stream.events import Partition
 from stream.manifest import Tensor
 from stream.state.arena import Arena, Owner
+from stream.state.evict import Swept
 from stream.state.row import NO_ITEM, NO_OFFSET, new_rows, row_dtype
 from stream.state.staged import Staged, stage
 
@@ -65,7 +66,7 @@ def test_steps_on_staged_rows_reach_the_arena_at_commit_only(known: list[Owner],
 def test_the_changelog_restores_what_was_committed(asked: list[Owner]) -> None:
     """Keys and values that a cycle writes to Kafka give a second worker the same rows, byte for byte."""
     arena, other = Arena(DTYPE, MODEL), Arena(DTYPE, MODEL)
-    staged = Staged(asked, marked(len(asked), 1))
+    staged = Staged(asked, marked(len(asked), 1), Swept((), 0))
     staged.commit(arena)
     written: dict[Partition, dict[bytes, bytes]] = {ONE: {}, TWO: {}}
     for partition, key, value in staged.changelog:
@@ -85,7 +86,7 @@ def test_slots_of_a_lost_partition_are_used_again() -> None:
         arena.scatter(owners, marked(len(owners), turn))
         arena.drop(ONE)
     arena.scatter(owners, marked(len(owners), 0))
-    slots = [arena.find(partition, key) for partition, key in owners]
+    slots = arena.find(owners)
     assert sorted(set(slots)) == sorted(slots)
     assert max(slot for slot in slots if slot is not None) < 1024
 
@@ -97,7 +98,7 @@ def test_a_partition_restored_twenty_times_takes_the_room_of_one() -> None:
     for _ in range(20):
         arena.restore(ONE, rows)
     assert arena.rows(ONE) == rows
-    assert max(slot for key in rows if (slot := arena.find(ONE, key)) is not None) < 1024
+    assert max(slot for slot in arena.find([(ONE, key) for key in rows]) if slot is not None) < 1024
 
 
 def test_a_slot_that_had_another_owner_leaves_nothing_to_the_next() -> None:
@@ -121,7 +122,7 @@ def test_gathered_rows_are_a_copy() -> None:
     arena = Arena(DTYPE, MODEL)
     arena.scatter([(ONE, b"a")], marked(1, 4))
     before = arena.rows(ONE)
-    gathered = arena.gather(np.array([arena.find(ONE, b"a")], np.intp))
+    gathered = arena.gather(np.array(arena.find([(ONE, b"a")]), np.intp))
     gathered["clicks"] = 0
     assert arena.rows(ONE) == before
 
@@ -133,7 +134,7 @@ def test_partitions_are_those_that_are_held_even_without_a_user() -> None:
     arena.restore(TWO, {})
     arena.restore(ONE, {b"u": new_rows(1, DTYPE, MODEL).tobytes()})
     assert arena.partitions() == [ONE, TWO]
-    assert (len(arena), arena.rows(TWO), arena.find(TWO, b"u")) == (1, {}, None)
+    assert (len(arena), arena.rows(TWO), arena.find([(TWO, b"u")])) == (1, {}, [None])
     arena.drop(TWO)
     assert arena.partitions() == [ONE]
 
@@ -145,7 +146,7 @@ def test_one_bad_row_refuses_the_whole_partition(at: int, short: int) -> None:
     arena = Arena(DTYPE, MODEL)
     rows = {b"%d" % user: row.tobytes() for user, row in enumerate(marked(5, 0))}
     rows[b"%d" % at] = rows[b"%d" % at][:-short]
-    message = rf"partition clicks-0 has {DTYPE.itemsize - short} bytes, .* {DTYPE.itemsize}; .*--changelog-topic"
+    message = rf"partition clicks-0 has {DTYPE.itemsize - short} bytes, .* {DTYPE.itemsize} bytes; .*--changelog-topic"
     with pytest.raises(ConfigError, match=message):
         arena.restore(ONE, rows)
     assert len(arena) == 0

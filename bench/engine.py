@@ -1,0 +1,218 @@
+"""Throughput of the engine: clicks per second of `Engine.process` and `commit`, here and in an older checkout.
+
+Each side is a process of its own that loads the models once and waits. The sides take turns, round after round, with
+the same clicks and fresh states. Seconds are those of CPU time: the engine is one thread that never waits. An engine
+that takes clicks and gives events (before `stream/engine/columns.py`) is timed over `process`. One that takes columns
+is timed twice: over `process` alone, and over the same work as the older one, from clicks to events. Exit code 1 if the
+latter is slower than the older side.
+
+    python -m bench.engine [--old CHECKOUT] [--rounds N] [--json]
+
+CHECKOUT has its own environment, CHECKOUT/.venv.
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+ROOT = Path(__file__).resolve().parent.parent
+BATCHES = {1: 500, 64: 3_200, 2_000: 6_000}
+"""Clicks of a batch -> clicks of a round."""
+
+ITEMS, HIDDEN, USERS, K = 20_000, 128, 800, 20
+START_MS = 1_735_689_600_000
+EVENTS = ("view", "view", "view", "view", "cart", "purchase")
+SAME = 0.98
+"""A median ratio of at least this is no slower: medians of a few rounds differ by so much."""
+
+
+class Times(NamedTuple):
+    """Clicks per second of one round; None where the side has no such thing."""
+
+    from_clicks: float
+    from_columns: float | None
+
+
+# -- one side: imports the `stream` of its own checkout and nothing else of it ----------------------------------------
+
+
+def serve_rounds(models: dict[str, str], commands: TextIO) -> None:
+    """Run a round for each line "model batch" and print its Times as JSON, until the end of the commands."""
+    from stream.model.runtime import load_model
+
+    loaded = {name: load_model(Path(path), "cpu") for name, path in models.items()}
+    print("ready", flush=True)
+    for line in commands:
+        name, batch = line.split()
+        times = one_round(loaded[name], Path(models[name]), int(batch))
+        print(json.dumps(times), flush=True)
+
+
+def one_round(model: Any, directory: Path, batch: int) -> Times:
+    """The round's clicks through a new engine, and once more through another one from columns."""
+    try:
+        from stream.worker.served import open_engine
+    except ImportError:
+        from stream.engine.engine import open_engine  # type: ignore[attr-defined,no-redef]
+    from stream.events import Click, Origin
+
+    count, rng = BATCHES[batch], random.Random(0)
+    known = len(model.items)
+    clicks = [
+        Click(
+            f"user-{int(USERS * rng.random() ** 2)}",
+            model.items[int(known * rng.random() ** 3)] if rng.random() < 0.97 else f"new-{n % 50}",
+            START_MS + 137 * n,
+            rng.choice(EVENTS),
+        )
+        for n in range(count)
+    ]
+    parts = [
+        (clicks[a : a + batch], [Origin("clicks", 0, a + i) for i in range(len(clicks[a : a + batch]))])
+        for a in range(0, count, batch)
+    ]
+    engine: Any = open_engine(model, directory, K, 1, 0.001)
+    if not hasattr(engine, "encoder"):
+        began = time.process_time()
+        for part in parts:
+            engine.commit(engine.process(*part))
+        return Times(count / (time.process_time() - began), None)
+
+    from stream.worker.served import anomalies, recommendations
+
+    began = time.process_time()
+    for part in parts:
+        cycle = engine.process(engine.encoder.columns(*part), START_MS)
+        recommendations(engine, *part, cycle), anomalies(engine, *part, cycle)
+        engine.commit(cycle)
+    whole = time.process_time() - began
+    engine = open_engine(model, directory, K, 1, 0.001)
+    columns = [engine.encoder.columns(*part) for part in parts]
+    began = time.process_time()
+    for part in columns:
+        engine.commit(engine.process(part, START_MS))
+    return Times(count / whole, count / (time.process_time() - began))
+
+
+# -- both sides -------------------------------------------------------------------------------------------------------
+
+
+class Side:
+    """A process that runs rounds with the `stream` of one checkout."""
+
+    def __init__(self, checkout: Path, models: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [checkout / ".venv" / "bin" / "python", __file__, "--side", json.dumps(models)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=checkout,
+            env={**os.environ, "PYTHONPATH": str(checkout)},
+            text=True,
+        )
+        self._answer()
+
+    def round(self, model: str, batch: int) -> Times:
+        assert self._process.stdin is not None
+        print(model, batch, file=self._process.stdin, flush=True)
+        return Times(*json.loads(self._answer()))
+
+    def end(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a side has ended with exit code {self._process.wait()}")
+        return line
+
+
+def measure(old: Path | None, models: dict[str, str], rounds: int) -> dict[str, dict[str, Any]]:
+    """Model and batch -> medians in clicks per second, and the ratios of the rounds; old = None: one side only."""
+    now = Side(ROOT, models)
+    before = None if old is None else Side(old, models)
+    found: dict[str, dict[str, Any]] = {}
+    for name in models:
+        for batch in BATCHES:
+            now.round(name, batch)  # the first round also warms up
+            pairs = [(before.round(name, batch) if before else None, now.round(name, batch)) for _ in range(rounds)]
+            its = {
+                "process": round(statistics.median(new.from_columns or 0.0 for _, new in pairs)),
+                "clicks_to_events": round(statistics.median(new.from_clicks for _, new in pairs)),
+            }
+            ratios = [new.from_clicks / old.from_clicks for old, new in pairs if old]
+            if ratios:
+                its |= {
+                    "old_clicks_to_events": round(statistics.median(old.from_clicks for old, _ in pairs if old)),
+                    "ratio": round(statistics.median(ratios), 3),
+                    "ratio_lowest": round(min(ratios), 3),
+                    "ratio_highest": round(max(ratios), 3),
+                }
+            found[f"{name}, batches of {batch}"] = its
+    for side in (now, before):
+        if side:
+            side.end()
+    return found
+
+
+def main() -> int:
+    from bench.report import RESULTS, write_report
+    from export.model.untrained import write_untrained
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--old", type=Path, help="a checkout with its own .venv to compare with")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", action="store_true", help="also print the report")
+    parser.add_argument("--out", type=Path, default=RESULTS / "engine.json", help="where to write the report")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch) / "untrained" / "1"
+        write_untrained(made, [f"i{n}" for n in range(ITEMS)], ["view", "cart", "purchase"], HIDDEN)
+        shop = ROOT / "models" / "shop" / "1"
+        sizes = {path: json.loads((path / "manifest.json").read_text())["items"] for path in (shop, made)}
+        models = {f"{path.parent.name}-{items}-items": str(path) for path, items in sizes.items()}
+        found = measure(given.old and given.old.resolve(), models, given.rounds)
+    conditions = {
+        "users": USERS,
+        "k": K,
+        "hidden": {"untrained": HIDDEN},
+        "clicks of a round": {str(batch): clicks for batch, clicks in BATCHES.items()},
+        "rounds": given.rounds,
+        "old": given.old and _commit(given.old),
+        "new": _commit(ROOT),
+        "unit": "clicks per CPU second; process: from columns to columns; clicks_to_events: what the old engine did",
+    }
+    slower = [f"{name}: {its['ratio']} of the old side" for name, its in found.items() if its.get("ratio", 1.0) < SAME]
+    report = write_report(given.out, "bench.engine", conditions, found, slower)
+    print(f"{'':36}{'process':>10}{'events':>10}{'old':>10}{'ratio':>8}")
+    for name, its in found.items():
+        old = f"{its['old_clicks_to_events']:>10,}{its['ratio']:>8.2f}" if "ratio" in its else ""
+        print(f"{name:36}{its['process']:>10,}{its['clicks_to_events']:>10,}{old}")
+    if given.json:
+        print(json.dumps(report))
+    for line in slower:
+        print(f"FAILED: {line}")
+    return 1 if slower else 0
+
+
+def _commit(checkout: Path) -> str:
+    return subprocess.run(
+        ["git", "-C", checkout, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--side"]:
+        serve_rounds(json.loads(sys.argv[2]), sys.stdin)
+    else:
+        sys.exit(main())
