@@ -91,7 +91,7 @@ def test_it_is_said_how_new_items_are_placed() -> None:
     """Items that their category cannot place are told apart from those that it can."""
     placed = "items of the catalogue have no clicks: their rows come from their category"
     assert how_placed(CATEGORY[:6], 5) == f"1 {placed}"
-    assert how_placed(CATEGORY, 5) == f"3 {placed}, those of 2 from all items: none of their category has clicks"
+    assert how_placed(CATEGORY, 5) == f"3 {placed}; 2 rows come from all items: no item of their category has clicks"
 
 
 def test_a_training_places_the_catalogues_new_items(tmp_path: Path) -> None:
