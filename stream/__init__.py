@@ -1,4 +1,7 @@
-"""Eddy from Python: `load` gives a model that scores clicks without Kafka. Importing this module imports no other."""
+"""Python interface of Eddy. `load` returns a model that scores clicks without Kafka.
+
+Importing this module is cheap: it imports no other module of Eddy.
+"""
 
 from os import PathLike
 from typing import TYPE_CHECKING
@@ -8,7 +11,7 @@ if TYPE_CHECKING:
     from stream.worker.served import Scorer
 
 DISTRIBUTION = "eddy-stream"
-"""Eddy's name on PyPI, where `eddy` is another project; `importlib.metadata.version` of it is Eddy's version."""
+"""Name of Eddy's distribution on PyPI, where the name `eddy` belongs to another project."""
 
 
 def load(
@@ -20,15 +23,17 @@ def load(
     rules: "Rules | None" = None,
     device: str = "auto",
 ) -> "Scorer":
-    """A model directory as an object that scores clicks: the worker's own engine, with its settings and defaults.
+    """Load a model directory and return an object that scores clicks.
 
-    directory       written by `eddy train`, .../NAME/VERSION
-    k               recommendations for each click
-    exclude_recent  the items of a user's last so many clicks are not recommended
-    alpha           a click with a p-value at or below is an anomaly
-    rules           a `stream.settings.Rules`
+    It uses the same engine and the same defaults as the worker.
+
+    directory       model directory that `eddy train` wrote, .../NAME/VERSION
+    k               number of recommendations for each click
+    exclude_recent  the items of a user's last N clicks are not recommended
+    alpha           a click with a p-value of at most alpha is an anomaly
+    rules           the shop's rules for the lists; None = no rules
     device          auto, cpu or cuda
-    Raises ArtifactError if the directory is not a whole model, ConfigError for a setting that cannot work.
+    Raises ArtifactError if the model is incomplete or invalid, ConfigError if a setting is invalid.
     """
     from stream.worker.served import load_scorer
 

@@ -56,7 +56,7 @@ class Recommendation(Struct, frozen=True, gc=False, omit_defaults=True):
     model         "name/version" of the model
     propensities  only with exploration: the probability that each slot shows its item, given the click
     explored      only with exploration: the slots (0 = first) that it filled
-    items_cut     only where the whole list was larger than the topic takes: how many of its last items were left out
+    items_cut     number of omitted items at the end of the list; above 0 only if it was too large for its topic
     """
 
     id: str
@@ -84,9 +84,11 @@ class Anomaly(Struct, frozen=True, gc=False, omit_defaults=True):
     """An alert about one unusual click: the click, its p-value, the items that were expected, and the reason.
 
     score         high = anomalous: -log10 of the p-value
-    threshold     the alert is raised when p_value <= threshold, which is also the promised false-alarm rate per click
-    pool          which calibration pool judged it (event type and history length), and its size
-    expected_cut  only where the alert was larger than its topic takes: how many of `expected` were left out
+    threshold     the alert is raised if p_value <= threshold. It is also the nominal false-alarm rate per click
+    pool          name of the calibration pool that gave the p-value (event type and history length)
+    pool_size     number of clicks in this pool
+    expected      the most probable items for the state before the click, best first
+    expected_cut  number of omitted `expected` items; above 0 only if the alert was too large for its topic
     """
 
     id: str
@@ -109,8 +111,10 @@ class Anomaly(Struct, frozen=True, gc=False, omit_defaults=True):
 class DeadLetter(Struct, frozen=True, gc=False):
     """A message that is not a valid click, with the reason and its topic, partition and offset.
 
-    key, value              the original bytes in base64, cut where the letter would be larger than its topic takes
-    key_bytes, value_bytes  how long they were; 0 also where there was none
+    timestamp               Kafka's timestamp of the message, ms since the epoch
+    key, value              the original bytes in base64, shortened if the record would be too large for its topic.
+                            None if the message had none
+    key_bytes, value_bytes  length of the original key and value in bytes; 0 if the message had none
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""What an alert says beside the click itself: the rule that raised it, and what was expected instead."""
+"""Defines the content of an alert beside the click: the rule that raised it, and the expected items."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,10 +8,11 @@ import numpy.typing as npt
 
 
 class AlertRule(NamedTuple):
-    """An alert is raised when p_value <= threshold.
+    """A rule that raises an alert if p_value <= threshold.
 
-    pool, pool_size  which calibration pool judges, and how many scores it holds
-    threshold        also the promised false-alarm rate per click
+    pool       name of the calibration pool that gives the p-value
+    pool_size  number of scores in the pool
+    threshold  also the nominal false-alarm rate per click
     """
 
     pool: str
@@ -21,11 +22,12 @@ class AlertRule(NamedTuple):
 
 @dataclass(frozen=True)
 class Alerts:
-    """The alerts among n judged clicks, as columns.
+    """The a alerts among n clicks, as columns.
 
-    click             (a,) positions among the n clicks, ascending
-    rules             (a,) which rule raised each
-    items, log_probs  (a, E) the likeliest items before the click, best first, int64 and float32
+    click      (a,) intp, positions of the anomalous clicks among the n clicks, ascending
+    rules      (a,) the rule that raised each alert
+    items      (a, E) int64, the most probable items for the state before the click, best first
+    log_probs  (a, E) float32, log probabilities of these items, nats
     """
 
     click: npt.NDArray[np.intp]

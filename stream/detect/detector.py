@@ -1,6 +1,6 @@
-"""What a detector is: steps of users' states in, verdicts out.
+"""Defines the interface of a detector: the input is evidence on n clicks, the output is n verdicts.
 
-The rule that must not break: a verdict on a click depends on that click's evidence alone, never on the batch it is in.
+The rule that must not break: the verdict on a click depends only on the evidence on this click, never on the batch.
 """
 
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from stream.manifest import Tensor
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of n clicks.
+    """The input of a detector: facts about n clicks.
 
-    surprise       (n,) float32, nats, finite: of each click under the state before it
-    event_type     (n,) int64 index, the last = unknown
-    clicks_before  (n,) int64, earlier clicks of the same user
+    surprise       (n,) float32, nats, finite: -log probability of each click, given the user's state before the click
+    event_type     (n,) int64, index of the event type; T (the number of event types) = the model does not know it
+    clicks_before  (n,) int64, number of earlier clicks of the same user
     """
 
     surprise: F32
@@ -30,11 +30,11 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Of n clicks.
+    """The output of a detector: its results for n clicks.
 
     p_value    (n,) float64 in (0, 1]; small = unusual
-    pool       (n,) int64, which of the detector's pools judged the click
-    anomalous  (n,) bool: an alert is raised
+    pool       (n,) int64, index of the calibration pool that gave the p-value
+    anomalous  (n,) bool: the click raises an alert
     """
 
     p_value: F64
@@ -43,18 +43,21 @@ class Verdicts:
 
 
 class Detector(Protocol):
-    """Judges clicks. One object serves all users; what it keeps of each user lies in the user's row."""
+    """Finds anomalous clicks. One object serves all users. Its data about a user is stored in the user's row."""
 
     @property
     def row_fields(self) -> tuple[Tensor, ...]:
-        """The fields it keeps in each user's row; zero for a new user. Another layout makes older rows unreadable."""
+        """The fields that it needs in each user's row. They are zero for a new user.
+
+        If they change, rows that were written before cannot be read.
+        """
 
     @property
     def smallest_p_value(self) -> float:
-        """The smallest p-value it can give; above the threshold no click can ever be reported."""
+        """The smallest possible p-value. If it is above the threshold, the detector can never raise an alert."""
 
     def judge(self, seen: Evidence) -> Verdicts:
-        """Verdicts on n clicks, new memory."""
+        """Compute the verdicts on n clicks, in new memory."""
 
     def alert_rules(self, pool: I64) -> list[AlertRule]:
-        """By which rule a click of each of these pools (a,) is reported."""
+        """Return the alert rule for each of the pools (a,), which are indices as in Verdicts.pool."""

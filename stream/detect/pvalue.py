@@ -1,8 +1,10 @@
-"""Surprise -> conformal p-value, against held-out clicks of the same kind.
+"""Converts surprises to conformal p-values, by comparison with held-out clicks of the same kind.
 
-Inductive conformal prediction (Vovk, Gammerman, Shafer 2005): if a click is exchangeable with those of its pool, its
-p-value is at most alpha with probability at most alpha, whatever the model is worth. Pools go by event type and history
-length; a pool with fewer than 10 / alpha scores cannot hold that promise closely, so a coarser one answers for it.
+Source: inductive conformal prediction (Vovk, Gammerman, Shafer 2005). If a click is exchangeable with the clicks of its
+pool, its p-value is at most alpha with probability at most alpha. This is true for any model, good or bad.
+
+There is a pool for each event type and history length. If a pool has fewer than 10 / alpha scores, its p-values are too
+coarse for this alpha. Then a pool of more general clicks is used instead.
 """
 
 from pathlib import Path
@@ -19,17 +21,17 @@ I64 = npt.NDArray[np.int64]
 
 HISTORIES = ("first", "short", "long")
 SHORT_BELOW = 5
-"""Earlier clicks: none = first, 1 to 4 = short, else long."""
+"""A user without earlier clicks has the history `first`, with 1 to 4 earlier clicks `short`, else `long`."""
 
 ALL = "all"
-"""The pool of all held-out clicks. Every model has it."""
+"""Name of the pool with all held-out clicks. Every model has this pool."""
 
 
 def pool_name(event_type: str, history: str | None = None) -> str:
-    """The pool of an event type, or of an event type and one of HISTORIES. Different arguments give different names.
+    """Return the name of the pool for an event type, or for an event type and one of HISTORIES.
 
-    An event type is part of a log, so it may be called `all` or hold a "/". Only then it is percent-encoded, so that
-    the names in older models stay what they are: `all` -> `%61ll`, `cart/add` -> `cart%2Fadd`.
+    Different arguments give different names. Event types come from logs, so one can be `all` or contain "/". These are
+    percent-encoded: `all` -> `%61ll`, `cart/add` -> `cart%2Fadd`. Other names are as in older models.
     """
     name = event_type.replace("%", "%25").replace("/", "%2F")
     if name == ALL:
@@ -38,15 +40,15 @@ def pool_name(event_type: str, history: str | None = None) -> str:
 
 
 def history_of(clicks_before: npt.NDArray[np.integer]) -> I64:
-    """(n,) earlier clicks -> (n,) index into HISTORIES."""
+    """Convert numbers of earlier clicks (n,) to indices (n,) int64 into HISTORIES."""
     return (clicks_before > 0).astype(np.int64) + (clicks_before >= SHORT_BELOW)
 
 
 class Calibration:
-    """Sorted held-out surprises by pool.
+    """The calibration pools. A pool has the surprises of held-out clicks of one kind.
 
-    names   of the pools: ALL, and those of `pool_name`
-    scores  per pool, (m,) float32 ascending, nats
+    names   name of each pool: ALL, or a result of `pool_name`
+    scores  for each pool: (m,) float32, nats, ascending
     """
 
     def __init__(self, names: tuple[str, ...], scores: list[F32]) -> None:
@@ -69,7 +71,10 @@ class Calibration:
         return cls(manifest.calibration, scores)
 
     def table(self, event_types: tuple[str, ...], alpha: float) -> I64:
-        """(T + 1, len(HISTORIES)) int64: which pool judges an event type (the last row: unknown ones) and history."""
+        """Choose the pool for each event type and history, among the pools with at least 10 / alpha scores.
+
+        returns  (T + 1, len(HISTORIES)) int64, index of the pool. The last row is for unknown event types
+        """
         usable = {name: i for i, name in enumerate(self.names) if name == ALL or len(self.scores[i]) >= 10 / alpha}
         table = np.full((len(event_types) + 1, len(HISTORIES)), usable[ALL], np.int64)
         for i, event_type in enumerate(event_types):
@@ -79,7 +84,7 @@ class Calibration:
         return table
 
     def p_values(self, surprise: F32, pool: I64) -> F64:
-        """Conformal p-value of each surprise against its pool.
+        """Compute the conformal p-value of each surprise in its pool.
 
         surprise  (n,) float32, nats, finite
         pool      (n,) int64, index of the pool

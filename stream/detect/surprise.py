@@ -1,4 +1,4 @@
-"""Step results -> which clicks are anomalous: the p-value of their surprise is at or below alpha."""
+"""Detects anomalous clicks by their surprise: a click is anomalous if the p-value of its surprise is at most alpha."""
 
 from pathlib import Path
 
@@ -11,7 +11,10 @@ from stream.manifest import Manifest, Tensor
 
 
 class SurpriseDetector:
-    """Judges clicks by surprise alone. `alpha` is the threshold on the p-value and the promised false-alarm rate."""
+    """A Detector that uses only the surprise of a click.
+
+    alpha  threshold of the p-value, and the nominal false-alarm rate per click
+    """
 
     row_fields: tuple[Tensor, ...] = ()
 
@@ -26,7 +29,7 @@ class SurpriseDetector:
 
     @property
     def smallest_p_value(self) -> float:
-        """What the largest pool can reach."""
+        """The smallest p-value of the largest pool in use."""
         return 1 / (1 + max(len(self.calibration.scores[i]) for i in np.unique(self._table)))
 
     def judge(self, seen: Evidence) -> Verdicts:

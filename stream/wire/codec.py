@@ -1,4 +1,4 @@
-"""The interface between message bytes and clicks. A message format is one class that has it (JSON: json.py)."""
+"""Defines the interface that converts message bytes to clicks. Each message format has one class (JSON: json.py)."""
 
 from collections import Counter
 from typing import Protocol
@@ -7,18 +7,18 @@ from stream.events import Click
 
 
 class Codec(Protocol):
-    """Decodes the clicks of one message format. Its tests: tests/contracts/test_codecs.py.
+    """Decodes messages of one format. tests/contracts/test_codecs.py tests every codec.
 
-    left_out  optional field -> messages whose value there was not usable, since somebody cleared it
+    left_out  optional field -> number of messages whose value in this field was not valid, since the last clear()
     """
 
     left_out: Counter[str]
 
     def decode(self, key: bytes | None, value: bytes | None, now_ms: int) -> Click:
-        """The click in one Kafka message.
+        """Decode one Kafka message to a click.
 
-        key     the user id in UTF-8: the key chooses the partition, and a user's state lives in one partition
-        value   the message itself; None is a tombstone
-        now_ms  the worker's clock, ms since the epoch
-        Raises BadClick and nothing else: one message can neither stop the stream nor be half read.
+        key     must be the user id in UTF-8. The key determines the partition, and a user's state is in one partition
+        value   the message; None is a tombstone
+        now_ms  current time of the worker, ms since the epoch
+        Raises only BadClick, so that no message can stop the stream.
         """

@@ -1,4 +1,7 @@
-"""A message that is no click -> the record that keeps it, cut to what its topic takes."""
+"""Makes dead letters: records that store the messages that are not valid clicks.
+
+A dead letter is shortened if it would be larger than its topic allows.
+"""
 
 from base64 import b64encode
 from typing import Any
@@ -11,18 +14,19 @@ from stream.wire.fields import LONGEST_ID
 from stream.wire.json import encode
 
 LONGEST_KEY = 4 * LONGEST_ID
-"""Bytes of the longest user id in UTF-8: a longer key is no user's."""
+"""Length in bytes of the longest possible user id in UTF-8. A longer key cannot be a user id."""
 
 LONGEST_DETAIL = 500
 
 
 def dead_letter(origin: Origin, record: Any, why: BadClick, most_bytes: int) -> tuple[bytes | None, bytes]:
-    """Kafka key and value of the letter about a bad message.
+    """Make the dead letter for a bad message.
 
     record      an aiokafka ConsumerRecord: .timestamp (ms) .key .value (bytes or None)
-    most_bytes  that key and value may have together, at least topics.SMALLEST_BYTES
-    returns     the message's own key, None where that is longer than LONGEST_KEY: a part of a key would be another
-                user's; and a DeadLetter that holds as much of the message as there is room for
+    most_bytes  largest size of Kafka key and value together, at least topics.SMALLEST_BYTES
+    returns     Kafka key and Kafka value of the dead letter. The Kafka key is the key of the message, or None if that
+                is longer than LONGEST_KEY, because a shortened key could be the id of another user. The Kafka value is
+                a DeadLetter in JSON, with as many bytes of the message as fit
     """
     key, value = record.key, record.value
     kafka_key = None if key is None or len(key) > LONGEST_KEY else key
@@ -40,12 +44,12 @@ def dead_letter(origin: Origin, record: Any, why: BadClick, most_bytes: int) -> 
         value_bytes=len(value or b""),
     )
     room = (most_bytes - len(kafka_key or b"") - len(encode(letter))) * 3 // 4 - 4  # base64: 4 bytes for each 3
-    key_room = max(room - letter.value_bytes, room // 10)  # a short value leaves its room to a long key
+    key_room = max(room - letter.value_bytes, room // 10)  # a short value leaves more bytes for a long key
     kept_key = _base64(key, key_room)
     kept_value = _base64(value, room - min(letter.key_bytes, key_room))
     return kafka_key, encode(msgspec.structs.replace(letter, key=kept_key, value=kept_value))
 
 
 def _base64(data: bytes | None, most: int) -> str | None:
-    """The first `most` bytes in base64."""
+    """Return the first `most` bytes in base64, or None for None."""
     return None if data is None else b64encode(data[:most]).decode()

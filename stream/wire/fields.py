@@ -1,8 +1,13 @@
-"""What a word, a time and a number are: one answer for the clicks topic (json.py) and for logs (export/log/columns.py).
+"""Defines how field values are read: words, times and numbers.
 
-A value as JSON or a file gives it becomes what Eddy works with, None where nothing is given, or raises Unusable. An id
-is a word that is required. Required fields are strict: without one there is no click. An optional field that is not
-usable is left out of the click and counted. docs/events.md has the rules as a table.
+The same rules are used for the clicks topic (json.py) and for logs (export/log/columns.py). Each function converts a
+value from JSON or from a file. It returns None if the value is missing or empty. It raises Unusable if the value is not
+valid. The caller handles an invalid value as follows:
+
+- A required field (user, item, time) without a valid value makes the whole message invalid.
+- An optional field without a valid value is omitted from the click and counted.
+
+docs/events.md has all rules as a table.
 """
 
 import math
@@ -10,24 +15,24 @@ import re
 from datetime import date
 
 LONGEST_ID = 256
-"""Characters of an id, a session id or a category."""
+"""Largest number of characters in an id, a session id or a category."""
 
 LONGEST_WORD = 64
-"""Characters of an event type."""
+"""Largest number of characters in an event type."""
 
 DEFAULT_EVENT = "view"
 
 EXACT_BELOW = 2.0**53
-"""From here on a float64 no longer holds every integer: ids written as such have lost their last digits."""
+"""A float64 of this size or larger cannot represent every integer, so an id that was stored as one may be wrong."""
 
 DAY_MS = 86_400_000
 UNIX_EPOCH = date(1970, 1, 1).toordinal()
 
 SECONDS_BELOW = 100_000_000_000
-"""A number below it is in seconds: as ms it would lie before March 1973, as seconds after the year 5138."""
+"""A time below this number is in seconds. As ms, this number is in March 1973. As seconds, it is in the year 5138."""
 
 UNITS = (("s", SECONDS_BELOW), ("ms", SECONDS_BELOW * 1_000), ("µs", SECONDS_BELOW * 1_000_000))
-"""A unit's name and the number below which it is meant; larger numbers are ns."""
+"""Name and upper limit of each unit. A number is in the first unit whose limit is above it, else in ns."""
 
 NS_PER_MS = 1_000_000
 TEXT = "text or dates"
@@ -38,20 +43,21 @@ DATES = (
     (1970_01_01_00_00, 2100_12_31_23_59),
     (1970_01_01_00_00_00, 2100_12_31_23_59_59),
 )
-"""Numbers that may be dates, first and last: YYYYMMDD, then with HHMM, then with SS.
+"""Ranges (first, last) of numbers that are read as dates: YYYYMMDD, YYYYMMDDHHMM and YYYYMMDDHHMMSS.
 
-As numbers since the epoch they would lie in August 1970, in 1976 and beyond the year 2590.
+As times since the epoch, these numbers would be in August 1970, in 1976 and after the year 2590.
 """
 
 FIRST_CLICK_MS = 662_688_000_000
-"""1991, when the web began: an earlier time counts from something else than the epoch, such as the days of a
-spreadsheet, the start of a session or the ticks of .NET and Windows. A live click is refused, a log's is reported."""
+"""1991, the beginning of the web. An earlier time is probably not relative to the epoch: it may be a spreadsheet's day
+number, the time since a session's start, or ticks of .NET or Windows. The worker refuses such a click; a log reader
+reports it."""
 
 BOUND_MS = 10**15
-"""Times are cut to this and its negative (the year 33,658): arithmetic on later ones could overflow."""
+"""Times in ns are limited to plus or minus this value (the year 33,658), so that later arithmetic cannot overflow."""
 
 DIGITS = "0123456789"
-"""What text ends with that may be a float."""
+"""Text that may be a float ends with one of these characters."""
 
 WHOLE_FLOAT = re.compile(r"-?(?:0|[1-9][0-9]*)\.0+")
 BIG_FLOAT = re.compile(r"-?[0-9]\.[0-9]+[eE]\+?[0-9]+")
@@ -66,13 +72,13 @@ MOMENT = re.compile(
 
 
 class Unusable(ValueError):
-    """A value that a field cannot take; its text says why, in words that are the same for all such values."""
+    """A value is not valid for its field. The message is the reason, the same text for all values with this reason."""
 
 
 NO_WORD = "neither text nor a whole number"
-LOST_DIGITS = "a float so large that it has lost its last digits: write it as an integer or as text"
-NO_TIME = "no time that can be read"
-NO_NUMBER = "no number from 0 up"
+LOST_DIGITS = "a float that is too large to be exact: write it as an integer or as text"
+NO_TIME = "no time in a known format"
+NO_NUMBER = "not a number >= 0"
 
 
 def too_long(longest: int) -> str:
@@ -80,13 +86,16 @@ def too_long(longest: int) -> str:
 
 
 def word(value: object, longest: int, exact_below: float = EXACT_BELOW) -> str | None:
-    """The text that an id, an event type, a session or a category is.
+    """Read an id, an event type, a session or a category as text.
 
-    Text is taken as it is, with its blanks and leading zeros. A whole number is its digits, also where it was written
-    as a float: 17.0 and "17.0" are 17, which is how pandas writes a column of integers in which one is missing. Empty
-    text and NaN are none.
-    exact_below  floats from here on have lost digits (2^24 for float32)
-    Raises Unusable.
+    - Text is not changed: blanks and leading zeros remain.
+    - A whole number becomes its digits. A whole float does too: 17.0 and "17.0" become "17". pandas writes a column of
+      integers in this way if one value is missing.
+    - None, empty text and NaN give None.
+
+    longest      largest number of characters
+    exact_below  floats of this size or larger are not exact integers (2^24 for float32)
+    Raises Unusable if the value is too long, is not exact, or is neither text nor a whole number.
     """
     kind = type(value)
     if kind is str:
@@ -94,7 +103,7 @@ def word(value: object, longest: int, exact_below: float = EXACT_BELOW) -> str |
         text = _without_float(value) if "." in value and value[-1] in DIGITS else value
     elif kind is int:
         assert isinstance(value, int)
-        if value.bit_length() > 4 * longest:  # also where Python refuses to write the digits
+        if value.bit_length() > 4 * longest:  # checked first, because str() of a huge integer raises ValueError
             raise Unusable(too_long(longest))
         text = str(value)
     elif kind is float:
@@ -110,11 +119,14 @@ def word(value: object, longest: int, exact_below: float = EXACT_BELOW) -> str |
 
 
 def time_ms(value: object) -> tuple[int, str] | None:
-    """A moment in ms since the epoch, UTC, and what its unit was.
+    """Read a time. Return it in ms since the epoch, UTC, and the name of its unit.
 
-    A number's size tells its unit (UNITS), and DATES are recognised; text is such a number or ISO 8601, in UTC unless
-    it has an offset. Whether the moment is believable is for the caller to judge.
-    Raises Unusable.
+    - For a number, the size determines the unit (UNITS). Numbers within DATES are dates.
+    - Text is such a number, or ISO 8601. ISO 8601 without an offset is UTC.
+    - None, empty text and NaN give None.
+
+    The caller must check that the time is plausible.
+    Raises Unusable if the value is not a time.
     """
     if isinstance(value, str):
         text = value.strip()
@@ -138,9 +150,10 @@ def time_ms(value: object) -> tuple[int, str] | None:
 
 
 def number(value: object) -> float | None:
-    """A price or a quantity: finite and not negative; "49.99" is a number, "49,99" and "49.99 EUR" are none.
+    """Read a price or a quantity, a finite number >= 0. None, empty text and NaN give None.
 
-    Raises Unusable.
+    Text must be a number in digits: "49.99" is valid, "49,99" and "49.99 EUR" are not.
+    Raises Unusable if the value is not such a number.
     """
     if isinstance(value, str):
         text = value.strip()
@@ -161,7 +174,7 @@ def number(value: object) -> float | None:
         return None
     if not 0 <= read < math.inf:
         raise Unusable(NO_NUMBER)
-    return read + 0.0  # -0.0 is 0.0
+    return read + 0.0  # + 0.0 converts -0.0 to 0.0
 
 
 def _without_float(text: str) -> str:
@@ -204,7 +217,7 @@ def _of_float(value: float) -> tuple[int, str]:
 
 
 def _of_digits(digits: str) -> int | None:
-    """YYYYMMDD, also with HHMM or HHMMSS; None if there is no such day."""
+    """Convert YYYYMMDD, YYYYMMDDHHMM or YYYYMMDDHHMMSS to ms since the epoch. None if the date does not exist."""
     hour, minute, second = (int(digits[at : at + 2] or 0) for at in (8, 10, 12))
     return _ms(int(digits[:4]), int(digits[4:6]), int(digits[6:8]), hour, minute, second)
 

@@ -1,8 +1,13 @@
-"""JSON bytes -> Click, and events -> JSON bytes.
+"""Converts JSON bytes to clicks, and events to JSON bytes.
 
-A message is a click if its user, item and time can be read (fields.py), its key is the user and its time is believable.
-Optional fields that are not usable are left out of the click and counted. Anything else raises BadClick with a fixed
-reason, and nothing but BadClick is ever raised: one message can neither stop the stream nor pass half-read.
+A message is a valid click if all of this is true:
+
+- user, item and time are valid by the rules of fields.py,
+- the message key is the user id,
+- the time is plausible.
+
+If an optional field is not valid, it is omitted from the click and counted. For an invalid message, the codec raises
+BadClick with a fixed reason. It raises no other exception, so that no message can stop the stream.
 """
 
 import json
@@ -27,13 +32,13 @@ from stream.wire.fields import (
 )
 
 SHOWN = 64
-"""Characters of a value that a detail shows."""
+"""Largest number of characters of a value in the detail of a BadClick."""
 
 UNDECODABLE = (msgspec.DecodeError, RecursionError, ValueError)
-"""What msgspec raises on bytes that are no JSON, nested too deeply, not UTF-8, or a number beyond its range."""
+"""Exceptions of msgspec for bytes that are not JSON, nested too deeply, not UTF-8, or have a number out of range."""
 
 POINT, ESCAPE = b".\\"
-"""As integers: searching bytes for one is 20 times faster than for bytes of length 1 (22 and 430 ns in 166 bytes)."""
+"""These are integers, because `46 in value` is 20 times faster than `b"." in value` (22 and 430 ns in 166 bytes)."""
 
 Text = Annotated[str, Meta(min_length=1, max_length=LONGEST_ID)]
 Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -41,9 +46,11 @@ Amount = Annotated[float, Meta(ge=0)]
 
 
 class _Plain(Struct, gc=False):
-    """A click as nearly all are: its values are what they mean, unless text holds a float. msgspec checks them in C.
+    """A click in the usual form, which nearly all messages have. msgspec checks the types and limits in C.
 
-    timestamp  ms of the years 2001 to 2286: no other unit has such numbers
+    The values need no conversion, with one exception: text that is a float (see _has_float_text).
+
+    timestamp  ms, years 2001 to 2286. In this range, no other unit is possible
     """
 
     user_id: Text | Integer
@@ -57,7 +64,7 @@ class _Plain(Struct, gc=False):
 
 
 class _Given(Struct, gc=False):
-    """A click as producers write it: any value may be in any field."""
+    """A click in any other form: a field may have a value of any type."""
 
     user_id: Any = None
     item_id: Any = None
@@ -70,9 +77,11 @@ class _Given(Struct, gc=False):
 
 
 class JsonCodec:
-    """Decodes clicks. `max_message_bytes` and `max_future_ms` bound what is believed (see Settings).
+    """Decodes clicks from JSON.
 
-    left_out  optional field -> messages whose value there was not usable, since somebody cleared it
+    max_message_bytes  longer messages are refused
+    max_future_ms      a click is refused if its time is later than the worker's time by more than this
+    left_out           optional field -> messages whose value in this field was not valid, since the last clear()
     """
 
     def __init__(self, max_message_bytes: int, max_future_ms: int) -> None:
@@ -83,16 +92,16 @@ class JsonCodec:
         self.left_out: Counter[str] = Counter()
 
     def decode(self, key: bytes | None, value: bytes | None, now_ms: int) -> Click:
-        """The click in one Kafka message.
+        """Decode one Kafka message to a click.
 
-        key     must be the user id in UTF-8: the key chooses the partition, and a user's state lives in one
-        now_ms  the worker's clock, ms since the epoch
-        Raises BadClick and nothing else.
+        key     must be the user id in UTF-8. The key determines the partition, and a user's state is in one partition
+        now_ms  current time of the worker, ms since the epoch
+        Raises only BadClick.
         """
         if not value:
             raise BadClick("empty_value", "the message has no value; a click is a JSON object")
         if len(value) > self._max_message_bytes:
-            raise BadClick("too_large", f"{len(value)} bytes; at most {self._max_message_bytes} are read")
+            raise BadClick("too_large", f"the message has {len(value)} bytes; the limit is {self._max_message_bytes}")
         if not key:
             raise BadClick(
                 "empty_key", "the message has no key; key it by user_id so that a user stays in one partition"
@@ -112,7 +121,7 @@ class JsonCodec:
             )
         if message.timestamp > now_ms + self._max_future_ms:
             ahead = (message.timestamp - now_ms) / 1000
-            raise BadClick("future_timestamp", f"{message.timestamp} ms lies {ahead:.0f} s ahead of the clock")
+            raise BadClick("future_timestamp", f"{message.timestamp} ms is {ahead:.0f} s ahead of the worker's clock")
         return Click(
             user_id,
             item_id,
@@ -125,7 +134,7 @@ class JsonCodec:
         )
 
     def _read(self, value: bytes) -> _Plain:
-        """What a message means that is not plain. Raises BadClick if that is no click."""
+        """Decode a message that is not in the usual form (_Plain). Raises BadClick if it is not a valid click."""
         try:
             given = self._given(value)
         except UNDECODABLE as exc:
@@ -157,23 +166,24 @@ class JsonCodec:
 
 
 def _has_float_text(message: _Plain) -> bool:
-    """Whether some text of a plain message ends like a float, as "17.0" does, and so may mean another word."""
+    """Return True if a text of the message ends like a float, as "17.0" does. Such text may need conversion."""
     texts = (message.user_id, message.item_id, message.event_type, message.session_id, message.category)
-    for text in texts:  # noqa: SIM110  any() takes 150 ns more
+    for text in texts:  # noqa: SIM110  any() takes 150 ns longer
         if type(text) is str and "." in text and text[-1] in DIGITS:
             return True
     return False
 
 
 def loose_object(text: str) -> dict[str, Any]:
-    """An object as Python's own decoder reads it: NaN, numbers like 1e400 and half an emoji spoil only their field.
+    """Decode a JSON object with Python's json module, which accepts more than msgspec.
 
-    msgspec refuses the whole text for them. A string that cannot be UTF-8 becomes bytes, which no field takes.
-    Raises ValueError or RecursionError if the text is no object.
+    msgspec refuses the whole text for NaN, for numbers like 1e400 and for half of a surrogate pair. Here they make
+    only their own field invalid. A string that cannot be encoded in UTF-8 becomes bytes, which no field accepts.
+    Raises ValueError or RecursionError if the text is not a JSON object.
     """
     read = json.loads(text)
     if not isinstance(read, dict):
-        raise ValueError("no JSON object")
+        raise ValueError("not a JSON object")
     for name, value in read.items():
         if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
             read[name] = value.encode(errors="surrogatepass")
@@ -181,7 +191,7 @@ def loose_object(text: str) -> dict[str, Any]:
 
 
 def _given_loosely(value: bytes, refusal: Exception) -> _Given:
-    """Raises BadClick for msgspec's refusal if Python's decoder refuses too."""
+    """Decode with `loose_object`. If that fails too, raise BadClick for `refusal`, the exception of msgspec."""
     try:
         read = loose_object(value.decode("utf-8-sig"))
     except (RecursionError, ValueError):
@@ -198,7 +208,7 @@ def _undecodable(refusal: Exception) -> BadClick:
 
 
 def _id(field: str, value: object) -> str:
-    """A user or an item. Raises BadClick."""
+    """Read a user id or an item id. Raises BadClick if it is missing or not valid."""
     try:
         read = word(value, LONGEST_ID)
     except Unusable as exc:
@@ -209,7 +219,7 @@ def _id(field: str, value: object) -> str:
 
 
 def _is_id(key: bytes, user_id: str) -> bool:
-    """Whether the key is the same id written in another way, as 17.0 is 17."""
+    """Return True if the key is the same id in another form, such as 17.0 for 17."""
     try:
         return word(key.decode(), LONGEST_ID) == user_id
     except ValueError:  # Unusable, or not UTF-8
@@ -217,7 +227,7 @@ def _is_id(key: bytes, user_id: str) -> bool:
 
 
 def _ms(timestamp: object) -> int:
-    """A time in ms since the epoch that a click may have. Raises BadClick."""
+    """Read a time from 1991 on, in ms since the epoch. Raises BadClick if it is missing, not valid or earlier."""
     try:
         read = time_ms(timestamp)
     except Unusable as exc:
@@ -227,18 +237,19 @@ def _ms(timestamp: object) -> int:
     if read[0] < FIRST_CLICK_MS:
         raise BadClick(
             "bad_timestamp",
-            f"{_shown(timestamp)} is dated before 1991: a spreadsheet's day number, or the time since something?",
+            f"{_shown(timestamp)} is a time before 1991; send ms since 1970, not a spreadsheet's day number or a time "
+            "relative to another moment",
         )
     return read[0]
 
 
 def _shown(value: object) -> str:
-    """The beginning of a value, as Python writes it; Python refuses to write an integer of more than 4,300 digits."""
+    """Return the beginning of the value as Python writes it."""
     try:
         return repr(value[:SHOWN]) if isinstance(value, str) else repr(value)[:SHOWN]
-    except ValueError:
+    except ValueError:  # an integer of more than 4,300 digits
         return "a number of thousands of digits"
 
 
 encode = msgspec.json.Encoder().encode
-"""Any event of stream.events -> its JSON bytes."""
+"""Convert an event of stream.events to JSON bytes."""

@@ -1,4 +1,4 @@
-"""Decided columns -> events: a recommendation per click, an anomaly per click that was too unlikely."""
+"""Converts the engine's decisions to events: a Recommendation for each click, an Anomaly for each anomalous click."""
 
 from collections.abc import Iterable, Sequence
 
@@ -26,12 +26,17 @@ def recommendations(
     surprise: F32,
     p_value: F64,
 ) -> list[Recommendation]:
-    """One decision per click, in the clicks' order.
+    """Make the recommendation of each of n clicks, in the order of the clicks.
 
-    names, label            (V,) the item ids of the model, and its name and version
-    items, log_probs        (n, k) each click's list, of which the first counts (n,) count
-    propensities, explored  (n, k), None where nothing was explored
-    surprise, p_value       (n,) of each click under the state before it, nats
+    names         (V,) item ids of the model
+    label         "name/version" of the model
+    items         (n, k) int64, indices of the recommended items
+    log_probs     (n, k) float32, nats
+    counts        (n,) int64, length of each list: only the first counts[i] entries of row i are used
+    propensities  (n, k) float64, probability of each entry under exploration; None without exploration
+    explored      (n, k) bool, entries that exploration filled; None without exploration
+    surprise      (n,) float32, nats: -log probability of each click, given the user's state before the click
+    p_value       (n,) float64 in (0, 1]
     """
     rows = zip(
         clicks,
@@ -65,7 +70,7 @@ def recommendations(
 def _exploration(
     n: int, propensities: F64 | None, explored: Bools | None
 ) -> tuple[Iterable[list[float] | None], Iterable[list[int] | None]]:
-    """Per list the propensity of each slot, and the slots explored; None where nothing is."""
+    """Return for each list its propensities and the slots that exploration filled; None without exploration."""
     if propensities is None or explored is None:
         none = [None] * n
         return none, none
@@ -83,12 +88,15 @@ def anomalies(
     items: I64,
     log_probs: F32,
 ) -> list[Anomaly]:
-    """An alert for each of these clicks, with what was expected of the state before it.
+    """Make the alert of each of n anomalous clicks.
 
-    names, label       (V,) the item ids of the model, and its name and version
-    surprise, p_value  (n,) of each click, nats
-    rules              (n,) what raised it: name and size of the calibration pool, and the threshold on the p-value
-    items, log_probs   (n, E) the likeliest items before it, best first
+    names      (V,) item ids of the model
+    label      "name/version" of the model
+    surprise   (n,) float32, nats
+    p_value    (n,) float64 in (0, 1]
+    rules      (n,) the rule that raised each alert: name and size of the calibration pool, threshold of the p-value
+    items      (n, E) int64, the most probable items for the state before the click, best first
+    log_probs  (n, E) float32, log probabilities of these items, nats
     """
     rows = zip(
         clicks,

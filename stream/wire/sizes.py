@@ -1,4 +1,7 @@
-"""Events -> JSON bytes that are not larger than their topic takes: what is too long is cut, and the event says so."""
+"""Converts events to JSON bytes that fit the size limit of their topic.
+
+An event that is too large is shortened. Then a field of the event has the number of omitted items.
+"""
 
 from itertools import accumulate
 
@@ -11,9 +14,10 @@ LONGEST_REASON = 500
 
 
 def fit_recommendation(decision: Recommendation, most_bytes: int) -> tuple[bytes, int]:
-    """The decision with the longest prefix of its list that fits, and how many items were left out.
+    """Convert a recommendation to JSON bytes, with as many of its first items as fit.
 
-    most_bytes  at least what the decision takes without its list
+    most_bytes  size limit in bytes. The recommendation without items must fit
+    returns     the JSON bytes, and the number of omitted items
     """
     whole = encode(decision)
     if len(whole) <= most_bytes:
@@ -25,7 +29,7 @@ def fit_recommendation(decision: Recommendation, most_bytes: int) -> tuple[bytes
 
 
 def _first(decision: Recommendation, count: int) -> Recommendation:
-    """The decision with the first `count` items of its list."""
+    """Return the recommendation with only the first `count` items of its list."""
     return replace(
         decision,
         items=decision.items[:count],
@@ -37,7 +41,7 @@ def _first(decision: Recommendation, count: int) -> Recommendation:
 
 
 def _item_bytes(decision: Recommendation, slot: int) -> int:
-    """What one slot of the list adds to the JSON bytes, at most: its values, each with a comma."""
+    """Return the largest number of JSON bytes that one slot of the list needs: its values, each with a comma."""
     size = len(encode(decision.items[slot])) + len(encode(decision.log_probs[slot])) + 2
     if decision.propensities is not None:
         size += len(encode(decision.propensities[slot])) + 1
@@ -47,9 +51,11 @@ def _item_bytes(decision: Recommendation, slot: int) -> int:
 
 
 def fit_anomaly(alert: Anomaly, most_bytes: int) -> bytes:
-    """The alert, without the expected items where it would not fit; `expected_cut` then says how many they were.
+    """Convert an alert to JSON bytes. If it does not fit, omit the expected items and shorten the reason.
 
-    most_bytes  at least what the alert takes without them
+    Then `expected_cut` has the number of omitted items.
+
+    most_bytes  size limit in bytes. The alert without expected items must fit
     """
     whole = encode(alert)
     if len(whole) <= most_bytes:

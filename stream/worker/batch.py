@@ -1,4 +1,4 @@
-"""Chunks of clicks -> everything that one transaction will hold."""
+"""Processes a batch: converts chunks of messages to all records and offsets of one transaction."""
 
 import logging
 from collections.abc import Mapping
@@ -18,13 +18,13 @@ from stream.wire.dead_letter import dead_letter
 from stream.wire.sizes import fit_anomaly, fit_recommendation
 from stream.worker.served import anomalies, recommendations
 
-MODEL_FAILED = BadClick("model_failed", "the model's result for this click is not finite; nothing of it was kept")
+MODEL_FAILED = BadClick("model_failed", "the model's result for the click is not finite; the state is unchanged")
 
 log = logging.getLogger(__name__)
 
 
 class Refused(NamedTuple):
-    """A message that became a dead letter: where it was read, aiokafka's record, and why."""
+    """A message that became a dead letter: its origin, the record of aiokafka, and the reason."""
 
     origin: Origin
     record: Any
@@ -33,10 +33,14 @@ class Refused(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """A processed batch: its clicks, the cycle to commit after them, what its transaction holds, what was refused.
+    """A processed batch.
 
-    offsets   partition -> the offset to read next
-    left_out  optional field -> messages whose value there was not usable
+    clicks    the valid clicks
+    cycle     the engine's result. It must be committed to the arena after the transaction is committed
+    records   all records of the transaction
+    offsets   partition -> offset of the next message to read
+    refused   the messages that became dead letters
+    left_out  optional field -> number of messages whose value in this field was not valid
     """
 
     clicks: Columns
@@ -56,11 +60,14 @@ def process(
     expected: Mapping[Partition, int],
     now_ms: int,
 ) -> Batch:
-    """Decode and step, in the engine thread. Touches neither the arena nor Kafka: a batch can be dropped at any time.
+    """Decode the messages of the chunks and process the clicks. Runs in the engine thread.
 
-    limits    topic -> the most bytes that key and value of a record may have together
-    expected  partition -> where its first chunk must begin
-    Raises RuntimeError if a chunk does not begin where the one before it ended.
+    It changes neither the arena nor Kafka, so a batch can be dropped at any time.
+
+    limits    topic -> largest size in bytes of a record's key and value together
+    expected  partition -> offset at which its first chunk must begin
+    now_ms    current time of the worker, ms since the epoch
+    Raises RuntimeError if a chunk does not begin at the end of the previous chunk of its partition.
     """
     engine.refresh()
     decode = codec.decode
@@ -85,18 +92,19 @@ def process(
                 origins.append(origin)
                 taken.append(record)
             except BadClick as exc:
-                why = BadClick(exc.reason, exc.detail)  # the one raised holds this frame, and with it the whole batch
+                why = BadClick(exc.reason, exc.detail)  # `exc` references this frame, and so the whole batch
                 refused.append(Refused(origin, record, why))
         offsets[partition] = chunk.end
     columns = engine.encoder.columns(clicks, origins)
     cycle = engine.process(columns, now_ms)
     repeats = len(clicks) - len(cycle.decided) - len(cycle.failed)
     if repeats:
-        log.warning("clicks below their user's row skipped: clicks=%d", repeats)
+        log.warning("repeated clicks skipped, their offsets are not above those in the users' rows: clicks=%d", repeats)
     failed = cycle.failed.tolist()
     if failed:
         log.error(
-            "model gave NaN or infinity, clicks to the dead letters, states as before: clicks=%d first=%s item=%s",
+            "the model's result is NaN or infinite, so clicks became dead letters and their states are unchanged: "
+            "clicks=%d first=%s item=%s",
             len(failed),
             origins[failed[0]].id,
             clicks[failed[0]].item_id,
@@ -111,7 +119,7 @@ def process(
 
 
 def _recommendations(decisions: list[Recommendation], topic: str, limits: Mapping[str, int]) -> list[Record]:
-    """The recommendations of a cycle, each cut to what its topic takes."""
+    """Convert recommendations to records. A record that is too large for the topic gets a shorter list."""
     records: list[Record] = []
     lists_cut = items_cut = 0
     for decision in decisions:
@@ -122,7 +130,7 @@ def _recommendations(decisions: list[Recommendation], topic: str, limits: Mappin
         items_cut += cut
     if lists_cut:
         log.warning(
-            "recommendations cut, larger than their topic takes: topic=%s bytes=%d lists=%d items=%d; "
+            "recommendations cut to the size limit of their topic: topic=%s bytes=%d lists=%d items=%d; "
             "raise the topic's max.message.bytes or lower --k",
             topic,
             limits[topic],
@@ -133,6 +141,6 @@ def _recommendations(decisions: list[Recommendation], topic: str, limits: Mappin
 
 
 def _anomalies(alerts: list[Anomaly], topic: str, limits: Mapping[str, int]) -> list[Record]:
-    """The alerts of a cycle, each cut to what its topic takes."""
+    """Convert alerts to records. A record that is too large for the topic has no expected items."""
     keyed = ((alert.user_id.encode(), alert) for alert in alerts)
     return [Record(topic, key, fit_anomaly(alert, limits[topic] - len(key))) for key, alert in keyed]

@@ -1,7 +1,7 @@
-"""Committed batches -> figures for the meter, and examples that say what a figure alone does not.
+"""Measures committed batches: adds figures to the meter and keeps examples of dead letters and keys for the warnings.
 
-Everything here runs in the event loop's thread, after a batch is committed: a batch that was rolled back and comes
-again counts once. A batch costs one pass over its timestamps and a bounded sample of its keys and dead letters.
+All code runs in the event loop's thread after a batch is committed. So a batch that was rolled back and processed again
+is counted once. The cost per batch is one pass over its timestamps and a bounded sample of its keys and dead letters.
 """
 
 import random
@@ -26,16 +26,16 @@ from stream.worker.batch import Batch, Refused
 
 KEYS_PER_BATCH = 64
 LETTERS_PER_BATCH = 5
-LONGEST_READ = 65_536
-MOST_FIELDS = 20
+MAX_DECODED_BYTES = 65_536
+MAX_FIELDS = 20
 
 
 @dataclass(frozen=True)
 class Example:
-    """What messages refused for one reason look like.
+    """An example of the messages that were refused for one reason.
 
-    detail  of one of them, as its dead letter has it, with its user id hashed
-    fields  names of the fields in the latest of them, sorted; empty where they are not JSON objects
+    detail  detail of one dead letter, with the user id hashed
+    fields  sorted field names of the most recent messages; empty if they are not JSON objects
     """
 
     detail: str
@@ -43,10 +43,10 @@ class Example:
 
 
 class Observed:
-    """Figures and examples of what one worker has committed.
+    """The figures and examples of one worker's committed batches.
 
-    partitions  of the topic that the clicks are read from
-    clock_ms    ms since the epoch, to compare with the records' timestamps
+    partitions  number of partitions of the clicks topic
+    clock_ms    returns the current time in ms since the epoch, to compare with the records' timestamps
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Observed:
         self._rng = random.Random(0)
 
     def committed(self, chunks: Sequence[Chunk], batch: Batch) -> None:
-        """Take in a batch that has just been committed, and the chunks it was made of."""
+        """Add the figures of a batch that was just committed. `chunks` is the input of the batch."""
         count, clicks, decisions = self.meter.count, batch.clicks, batch.cycle.decisions
         stamps = np.array([record.timestamp for chunk in chunks for record in chunk.records], np.float64)
         count("messages", len(stamps))
@@ -93,11 +93,11 @@ class Observed:
             users = [letter.record.key, str(message.get("user_id", "")).encode()]
             self.examples[letter.why.reason] = Example(
                 _printable(_without_users(letter.why.detail, users)),
-                tuple(map(_printable, sorted(seen)[:MOST_FIELDS])),
+                tuple(map(_printable, sorted(seen)[:MAX_FIELDS])),
             )
 
     def _sample_keys(self, chunks: Sequence[Chunk], refused: Sequence[Refused]) -> None:
-        """Keys of clicks: a refused message has no state that could lie in the wrong partition."""
+        """Sample keys of valid clicks. Refused messages do not change a state, so their partition does not matter."""
         ends = list(accumulate(len(chunk.records) for chunk in chunks))
         dead = {letter.origin for letter in refused}
         for at in self._some(range(ends[-1] if ends else 0), KEYS_PER_BATCH):
@@ -106,14 +106,14 @@ class Observed:
             if Origin(*chunk.partition, record.offset) not in dead:
                 self.placements.add(record.key, chunk.partition.number, record.offset)
 
-    def _some(self, what: Sequence[Any], most: int) -> Sequence[Any]:
-        """All of it, or a random sample: a regular one could hit one of several producers only."""
-        return what if len(what) <= most else self._rng.sample(what, most)
+    def _some(self, values: Sequence[Any], most: int) -> Sequence[Any]:
+        """Return all values, or a random sample of `most`. A regular sample could miss one of several producers."""
+        return values if len(values) <= most else self._rng.sample(values, most)
 
 
 def _object(value: bytes | None) -> dict[str, Any]:
-    """The message as a JSON object; an empty one if it is none, or too long to look at."""
-    if not value or len(value) > LONGEST_READ:
+    """Decode the message as a JSON object. Return an empty one if it is not an object or is too large to decode."""
+    if not value or len(value) > MAX_DECODED_BYTES:
         return {}
     try:
         return msgspec.json.decode(value, type=dict[str, Any])
@@ -122,7 +122,7 @@ def _object(value: bytes | None) -> dict[str, Any]:
 
 
 def _without_users(detail: str, users: Sequence[bytes | None]) -> str:
-    """The detail with these ids hashed; a detail shows their first 64 characters, plain or as Python writes them."""
+    """Replace these user ids in a detail by hashes. A detail has up to 64 characters of an id or of its repr."""
     for user in filter(None, users):
         text = user.decode(errors="replace")
         for shown in {text, text[:64], repr(text[:64])[1:-1], repr(user[:64])[2:-1]}:
@@ -131,5 +131,5 @@ def _without_users(detail: str, users: Sequence[bytes | None]) -> str:
 
 
 def _printable(text: str) -> str:
-    """A producer's text on one line of a log: at most 200 characters, none of them a control character."""
+    """Make a producer's text safe for a log line: at most 200 characters, without control characters."""
     return "".join(c if c.isprintable() else "?" for c in text[:200])

@@ -1,6 +1,6 @@
-"""A model directory -> the engine that serves it, and its decisions -> the events that Eddy writes.
+"""Opens the engine for a model directory, and converts its decisions to the events that Eddy writes.
 
-A Scorer is the same without Kafka, for Python programs.
+Scorer is the interface for Python programs: it uses an engine without Kafka.
 """
 
 import time
@@ -26,8 +26,8 @@ from stream.wire.json import JsonCodec
 
 NO_RULES = Rules()
 
-SCORED_TOGETHER = 1_000
-"""Clicks of one engine cycle of a Scorer: their states and lists are in memory at the same time."""
+CLICKS_PER_CYCLE = 1_000
+"""Clicks in one engine cycle of a Scorer. It limits memory: a cycle has the states and lists of all its clicks."""
 
 
 def open_engine(
@@ -39,9 +39,10 @@ def open_engine(
     rules: Rules = NO_RULES,
     forget_after_days: float = FORGET_AFTER_DAYS,
 ) -> Engine:
-    """An engine for a loaded model, with its calibration and an empty arena. The settings are those of Settings.
+    """Open an engine for a loaded model, with the model's calibration and an empty arena.
 
-    Raises ArtifactError on a calibration, ConfigError on a catalogue that cannot be used.
+    The arguments after `directory` are described in Settings.
+    Raises ArtifactError if the calibration is not usable, ConfigError if the catalogue is not usable.
     """
     manifest = model.manifest
     detector = SurpriseDetector.load(directory, manifest, alpha)
@@ -53,7 +54,7 @@ def open_engine(
 def recommendations(
     engine: Engine, clicks: Sequence[Click], origins: Sequence[Origin], cycle: Cycle
 ) -> list[Recommendation]:
-    """One per decided click of the batch that the cycle was made of, in order."""
+    """Make the recommendations for the decided clicks of a cycle, in order. `clicks` and `origins` are its input."""
     decisions, lists, decided = cycle.decisions, cycle.decisions.lists, cycle.decided.tolist()
     return output.recommendations(
         engine.model.items,
@@ -71,7 +72,7 @@ def recommendations(
 
 
 def anomalies(engine: Engine, clicks: Sequence[Click], origins: Sequence[Origin], cycle: Cycle) -> list[Anomaly]:
-    """The alerts among the decided clicks of the batch that the cycle was made of, in order."""
+    """Make the alerts of a cycle, in the order of the clicks. `clicks` and `origins` are the input of the cycle."""
     decisions, alerts = cycle.decisions, cycle.decisions.alerts
     decided = cycle.decided[alerts.click].tolist()
     return output.anomalies(
@@ -88,9 +89,9 @@ def anomalies(engine: Engine, clicks: Sequence[Click], origins: Sequence[Origin]
 
 
 class Scorer:
-    """Scores clicks, each from the state that the user's earlier clicks have left. Not thread-safe.
+    """Scores clicks. The score of a click depends on the user's earlier clicks. Not thread-safe.
 
-    engine  keeps the users' states from call to call
+    engine  stores the states of the users between the calls
     """
 
     def __init__(self, engine: Engine, codec: JsonCodec) -> None:
@@ -100,17 +101,18 @@ class Scorer:
         self._scored = 0
 
     def score(self, clicks: Iterable[Mapping[str, Any]]) -> list[Recommendation]:
-        """One decision for each click, in the clicks' order.
+        """Score clicks. Return one recommendation per click, in the order of the clicks.
 
-        clicks   with the fields of a message on the clicks topic (user_id, item_id, timestamp ...), read by the same
-                 rules; the clicks of a user in the order of their times
-        returns  what the worker would write to the recommendations topic; `id` counts the clicks of this object
-        Raises BadClick for a click that cannot be read, before any is scored; ArtifactError if the model's result for
-        a click is not finite.
+        clicks   have the fields of a message on the clicks topic (user_id, item_id, timestamp, ...). The same rules
+                 apply. The clicks of a user must be in the order of their times
+        returns  the events that the worker would write to the recommendations topic. `id` has the number of the click,
+                 counted over all calls
+        Raises BadClick if a click is not valid; then no click of this call is scored. Raises ArtifactError if the
+        model's result for a click is not finite.
         """
         now_ms = time.time_ns() // 1_000_000
         read = [self._read(click, now_ms) for click in clicks]
-        parts = (read[start : start + SCORED_TOGETHER] for start in range(0, len(read), SCORED_TOGETHER))
+        parts = (read[start : start + CLICKS_PER_CYCLE] for start in range(0, len(read), CLICKS_PER_CYCLE))
         return [decision for part in parts for decision in self._decide(part, now_ms)]
 
     def _read(self, click: Mapping[str, Any], now_ms: int) -> Click:
@@ -133,7 +135,7 @@ class Scorer:
 def load_scorer(
     directory: str | PathLike[str], k: int, exclude_recent: int, alpha: float, rules: Rules | None, device: str
 ) -> Scorer:
-    """What `stream.load` gives. Raises ArtifactError or ConfigError."""
+    """Implement `stream.load`, which documents the arguments. Raises ArtifactError or ConfigError."""
     path = Path(directory)
     settings = Settings(
         model=str(path), k=k, exclude_recent=exclude_recent, alpha=alpha, rules=rules or NO_RULES, device=device
@@ -143,7 +145,7 @@ def load_scorer(
 
 
 def _plain(value: object) -> object:
-    """A NumPy number as Python's own: msgspec knows no others."""
+    """Convert a NumPy number to a Python number, because msgspec does not encode NumPy numbers."""
     if isinstance(value, np.generic):
         return value.item()
     raise NotImplementedError

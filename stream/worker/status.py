@@ -1,10 +1,10 @@
-"""A meter's figures -> the worker's status line, and warnings that somebody should act on.
+"""Logs the worker's status line, and warnings that an operator should act on, from the figures of a meter.
 
-    every 2 s         warnings, over the last 10 s or 100 messages, whichever is longer
-    every 30 s        the status line, if messages were decided or the lag changed in these 30 s
-    every 10 minutes  the status line all the same, as a sign of life
+    every 2 s         checks for warnings, over the last 10 s or 100 messages, whichever is longer
+    every 30 s        logs the status line, if messages were decided or the lag changed in these 30 s
+    every 10 minutes  logs the status line in any case, as a sign of life
 
-A warning is repeated every 5 minutes while it holds. docs/operations.md explains every line.
+A warning is repeated every 5 minutes while its condition is true. docs/operations.md explains every line.
 """
 
 import asyncio
@@ -30,22 +30,27 @@ WINDOW_MESSAGES = 100
 
 DEAD_SHARE = 0.1
 FEWEST_DEAD = 10
-"""Fewer dead letters than this are no reason for a warning, whatever their share."""
+"""With fewer dead letters, there is no warning, even if their share is large."""
 
 FEWEST_CLICKS = 20
-"""Among fewer clicks it says little that most items or event types are unknown."""
+"""With fewer clicks, there is no warning about unknown items or event types."""
 
 CLIENTS = {"murmur2": "Java clients", "crc32": "librdkafka's default", "fnv1a": "Sarama"}
 
 CORRECT_PRODUCER = "correct the producer as docs/events.md describes a click"
 OTHER_ADVICE = {"model_failed": "the messages are valid clicks, so train the model again and check its report"}
-"""What to do, by the reason of the dead letters."""
+"""Reason of the dead letters -> advice. For all other reasons, the advice is CORRECT_PRODUCER."""
 
 log = logging.getLogger(__name__)
 
 
 class Line(NamedTuple):
-    """What to log at which of logging's levels. A `kind` that was logged is not logged again for `repeat_s`."""
+    """A log line.
+
+    level     level of the logging module
+    kind      identifies the condition. Two lines of one kind are at least `repeat_s` apart
+    text      the message
+    """
 
     level: int
     kind: str
@@ -54,9 +59,9 @@ class Line(NamedTuple):
 
 
 async def report(status: "Status", lag: Callable[[], int]) -> NoReturn:
-    """Log what `status` finds, for ever; in the event loop's thread.
+    """Log the lines of `status` until the task is cancelled. Runs in the event loop's thread.
 
-    lag  gives the number of records in this worker's partitions that are not decided yet
+    lag  returns the number of records in this worker's partitions that are not decided yet
     """
     while True:
         await asyncio.sleep(CHECK_S)
@@ -65,12 +70,14 @@ async def report(status: "Status", lag: Callable[[], int]) -> NoReturn:
 
 
 class Status:
-    """Finds out which lines are due.
+    """Determines which log lines are due.
 
-    meter, placements, examples  of this worker, as Observed keeps them
-    topics       names for the warnings
-    event_types  those that the model knows
-    now_s        monotonic seconds, as in `lines`
+    meter        the figures of this worker, as in Observed
+    placements   the sampled keys of this worker, as in Observed
+    examples     reason -> an example of the refused messages, as in Observed
+    topics       topic names for the warnings
+    event_types  the event types that the model knows
+    now_s        monotonic time in seconds, as in `lines`
     """
 
     def __init__(
@@ -93,11 +100,11 @@ class Status:
         self._logged: dict[str, float] = {}
 
     def lines(self, now_s: float, lag: int) -> list[Line]:
-        """What to log now; called every few seconds."""
+        """Return the lines to log now. Call it every few seconds."""
         self._meter.level("lag", lag)
         now = self._meter.snapshot()
         due = [line for line in self._findings(now_s, now) if self._is_due(line, now_s)]
-        if now_s - self._sample_s >= REPEAT_S:  # else what was corrected long ago would still be warned of
+        if now_s - self._sample_s >= REPEAT_S:  # else there would be warnings of problems that were corrected long ago
             self._placements.clear()
             self._sample_s = now_s
         began, before = self._interval
@@ -123,7 +130,7 @@ class Status:
         ]
 
     def _before(self, now_s: float, now: Snapshot) -> Snapshot:
-        """The latest snapshot that lies WINDOW_S and WINDOW_MESSAGES back, or the oldest there is."""
+        """Return the latest snapshot from at least WINDOW_S and WINDOW_MESSAGES ago, or the oldest one."""
         messages, window = now.count("messages"), self._window
         if messages > window[-1][1].count("messages"):
             window.append((now_s, now))
@@ -144,7 +151,7 @@ class Status:
 
 
 def status_line(seconds: float, before: Snapshot, now: Snapshot) -> str:
-    """The figures of the `seconds` between two snapshots; lag and users as they are now."""
+    """Format the figures of the `seconds` between two snapshots. Lag and users are the current values."""
     counts = {name: now.count(name) - before.count(name) for name in ("clicks", "dead_letters", "alerts")}
     timing = now.timing("latency")
     p50, p99 = (None, None) if timing is None else map(timing.since(before.timing("latency")).quantile_s, (0.5, 0.99))
@@ -161,7 +168,7 @@ def status_line(seconds: float, before: Snapshot, now: Snapshot) -> str:
 
 
 def dead_letters(before: Snapshot, now: Snapshot, examples: Mapping[str, Example], topics: Topics) -> Line | None:
-    """A warning if more than DEAD_SHARE of the messages between two snapshots were refused."""
+    """Return a warning if more than DEAD_SHARE of the messages between two snapshots were refused, else None."""
     reasons = _added(before, now, "dead_letters", "reason")
     dead, messages = sum(reasons.values()), now.count("messages") - before.count("messages")
     if dead < FEWEST_DEAD or dead <= DEAD_SHARE * messages:
@@ -173,13 +180,13 @@ def dead_letters(before: Snapshot, now: Snapshot, examples: Mapping[str, Example
         f"dead letters: {reason}",
         f"many messages are dead letters: dead_letters={dead} messages={messages} commonest_reason={reason} "
         f"with_that_reason={most}; detail of one: {example.detail}; fields seen: "
-        f"{', '.join(example.fields) or 'none, the messages are no JSON objects'}; "
+        f"{', '.join(example.fields) or 'none, the messages are not JSON objects'}; "
         f"{OTHER_ADVICE.get(reason, CORRECT_PRODUCER)}; the messages are kept in topic {topics.dead_letters}",
     )
 
 
 def unknown_items(before: Snapshot, now: Snapshot) -> Line | None:
-    """A warning if the model knows fewer than half of the clicked items."""
+    """Return a warning if the model does not know the items of more than half of the clicks, else None."""
     clicks, unknown = _clicks_and(before, now, "unknown_items")
     if clicks < FEWEST_CLICKS or 2 * unknown <= clicks:
         return None
@@ -192,9 +199,9 @@ def unknown_items(before: Snapshot, now: Snapshot) -> Line | None:
 
 
 def unknown_event_types(before: Snapshot, now: Snapshot, known: Sequence[str]) -> Line | None:
-    """A warning if the model knows fewer than half of the clicks' event types.
+    """Return a warning if the model does not know the event types of more than half of the clicks, else None.
 
-    known  the event types that it knows
+    known  the event types that the model knows
     """
     clicks, unknown = _clicks_and(before, now, "unknown_event_types")
     if clicks < FEWEST_CLICKS or 2 * unknown <= clicks:
@@ -203,13 +210,13 @@ def unknown_event_types(before: Snapshot, now: Snapshot, known: Sequence[str]) -
         logging.WARNING,
         "unknown event types",
         f"most clicks have an event type that the model does not know: unknown={unknown} clicks={clicks} "
-        f"known_event_types={','.join(known) or 'none'}; let the producer write these, or train on a log with the "
-        "producer's event types",
+        f"known_event_types={','.join(known) or 'none'}; change the producer to send these, or train on a log with "
+        "the producer's event types",
     )
 
 
 def partitioners(verdict: Verdict, topic: str) -> Line | None:
-    """A warning if producers choose partitions in different ways; one INFO line if in a way that Eddy does not know."""
+    """Return a warning if producers use different partitioners, an INFO line if they use an unknown one, else None."""
     if verdict.mixed:
         return Line(logging.WARNING, "partitioners", _mixed(verdict, topic))
     if verdict.unknown:
@@ -217,8 +224,8 @@ def partitioners(verdict: Verdict, topic: str) -> Line | None:
             logging.INFO,
             "unknown partitioner",
             f"keys are not where a known partitioner puts them: topic={topic} keys={verdict.keys} "
-            f"{_fits(verdict)} unexplained={verdict.unexplained}; nothing is wrong as long as all producers "
-            "choose a user's partition in the same way",
+            f"{_fits(verdict)} unexplained={verdict.unexplained}; this is no problem if all producers choose a "
+            "user's partition in the same way",
             float("inf"),
         )
     return None
@@ -233,8 +240,8 @@ def _mixed(verdict: Verdict, topic: str) -> str:
         f"keys_in_two_partitions={verdict.moved}",
     ]
     if verdict.example is not None:
-        place = verdict.example
-        facts += [f"user={hashed(place.key)}", f"partition={place.partition}", f"offset={place.offset}"]
+        key, partition, offset = verdict.example
+        facts += [f"user={hashed(key)}", f"partition={partition}", f"offset={offset}"]
     if verdict.other is not None:
         facts += [f"other_partition={verdict.other.partition}", f"other_offset={verdict.other.offset}"]
     found = ", ".join(f"{name} ({CLIENTS[name]})" for name in verdict.found)
@@ -250,7 +257,7 @@ def _fits(verdict: Verdict) -> str:
 
 
 def _added(before: Snapshot, now: Snapshot, name: str, label: str) -> dict[str, int]:
-    """Value of a count's label -> what was added between two snapshots, the largest first."""
+    """Return what a count gained between two snapshots, by the value of its label: the largest first."""
     earlier = before.counts_by(name, label)
     added = {value: n - earlier.get(value, 0) for value, n in now.counts_by(name, label).items()}
     return {value: n for value, n in sorted(added.items(), key=lambda pair: (-pair[1], pair[0])) if n}

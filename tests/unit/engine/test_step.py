@@ -14,6 +14,7 @@ from stream.engine.waves import waves
 from stream.events import Click, Origin, Partition
 from stream.model.runtime import Model, load_model
 from stream.settings import Rules
+from stream.state.evict import NEVER
 from stream.state.row import NO_ITEM, Rows, new_rows, row_dtype
 
 ONE = Partition("clicks", 0)
@@ -52,7 +53,7 @@ def stepped(model: Model, steps: Sequence[Step]) -> tuple[dict[str, np.void], Ro
     """The rows of the users after these clicks."""
     clicks = columns(model, steps)
     rows = new_rows(len(clicks.owners), row_dtype(model.manifest.state, RECENT), 1)
-    run_waves(model, rows, waves(clicks.owner), clicks)
+    run_waves(model, rows, waves(clicks.owner), clicks, NEVER, clicks.time_ms)
     return {key.decode(): rows[i] for i, (_, key) in enumerate(clicks.owners)}, rows
 
 
@@ -87,7 +88,7 @@ def test_rows_do_not_depend_on_where_a_batch_is_cut(model: Model, steps: list[St
     rows = new_rows(len(clicks.owners), row_dtype(model.manifest.state, RECENT), 1)
     order = waves(clicks.owner)
     for part in (np.arange(len(steps)) < cut, np.arange(len(steps)) >= cut):
-        run_waves(model, rows, [wave[part[wave]] for wave in order if part[wave].any()], clicks)
+        run_waves(model, rows, [wave[part[wave]] for wave in order if part[wave].any()], clicks, NEVER, clicks.time_ms)
     assert {key.decode(): rows[i].tobytes() for i, (_, key) in enumerate(clicks.owners)} == {
         user: row.tobytes() for user, row in whole.items()
     }
@@ -98,7 +99,7 @@ def test_what_steps_return_is_the_row_around_each_click(model: Model) -> None:
     steps = [("a", "i1", "view", 0), ("b", "i2", "buy", 1), ("a", "i3", "view", 2)]
     clicks = columns(model, steps)
     rows = new_rows(2, row_dtype(model.manifest.state, RECENT), 1)
-    found = run_waves(model, rows, waves(clicks.owner), clicks)
+    found = run_waves(model, rows, waves(clicks.owner), clicks, NEVER, clicks.time_ms)
     assert found.clicks_before.tolist() == [0, 0, 1]
     assert found.recent.tolist() == [[1, -1, -1], [2, -1, -1], [3, 1, -1]]
     assert found.held.tolist() == [[-1, -1, -1], [2, -1, -1], [-1, -1, -1]]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stream.engine.engine import Engine
 from stream.events import Click, Partition
-from stream.lists.rules import WINDOW, Shape, Shelf, pick
+from stream.lists.rules import WINDOW, CompiledRules, Shape, pick
 from stream.model.runtime import Model, load_model
 from stream.settings import Rules
 from stream.wire.json import encode
@@ -98,9 +98,9 @@ def test_lists_under_rules_equal_those_of_the_full_ranking(model: Model, data: s
     k, cap = data.draw(st.sampled_from([1, 3, 8, 60])), data.draw(st.sampled_from([0, 1, 2]))
     penalty, explored = data.draw(st.sampled_from([0.0, 0.3, 9.0])), data.draw(st.booleans())
     shape = Shape(k, WINDOW * k if penalty or explored else k, cap, penalty)
-    shelf = Shelf(allowed, category, {str(code): code for code in range(4)})
+    compiled = CompiledRules(allowed, category, {str(code): code for code in range(4)})
     mine = None if wanted is None else np.array(wanted, np.int32)
-    picked = pick(model, state, left_out, shelf, mine, shape)
+    picked = pick(model, state, left_out, compiled, mine, shape)
 
     ranked, log_probs, _ = model.score(state, ITEMS)
     for user in range(users):

@@ -51,11 +51,11 @@ def test_a_word_is_read(value: object, text: str | None) -> None:
         ([1], "neither text nor"),
         ({"id": 1}, "neither text nor"),
         (1.5, "neither text nor"),
-        (2.0**53, "lost its last digits"),
-        (float("inf"), "lost its last digits"),
-        ("1.2345678901234568e+18", "lost its last digits"),
-        ("1.23456789012345677E18", "lost its last digits"),
-        ("1234567890123456789.0", "lost its last digits"),
+        (2.0**53, "too large to be exact"),
+        (float("inf"), "too large to be exact"),
+        ("1.2345678901234568e+18", "too large to be exact"),
+        ("1.23456789012345677E18", "too large to be exact"),
+        ("1234567890123456789.0", "too large to be exact"),
         ("x" * (LONGEST_ID + 1), "longer than 256"),
         (10**LONGEST_ID, "longer than 256"),
     ],
@@ -121,7 +121,7 @@ def test_a_time_is_read(value: object, ms: int) -> None:
 )
 def test_a_value_that_is_no_time_is_refused(value: object) -> None:
     """Day and month cannot be told apart, and other digits than ASCII's are no number."""
-    with pytest.raises(Unusable, match="no time that can be read"):
+    with pytest.raises(Unusable, match="no time in a known format"):
         time_ms(value)
 
 
@@ -158,7 +158,7 @@ def test_a_number_is_read(value: object, amount: float | None) -> None:
 )
 def test_a_value_that_is_no_number_is_refused(value: object) -> None:
     """A decimal comma may be a thousands separator, and a price below 0 is none."""
-    with pytest.raises(Unusable, match="no number from 0 up"):
+    with pytest.raises(Unusable, match="not a number >= 0"):
         number(value)
 
 

@@ -30,7 +30,7 @@ def as_given(click: Click) -> dict[str, object]:
 
 def test_it_decides_as_the_worker_in_one_call_or_in_several(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lists, surprise and p-values are those of the recommendations topic; users go on where the last call ended."""
-    monkeypatch.setattr(served, "SCORED_TOGETHER", 4)
+    monkeypatch.setattr(served, "CLICKS_PER_CYCLE", 4)
     clicks = clicks_of(20)
     want = run(open_engine(load_model(model_dir, "cpu"), model_dir, 5, 1, 0.001), clicks).recommendations
     model = load(model_dir, k=5)

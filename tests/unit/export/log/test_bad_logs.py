@@ -73,7 +73,11 @@ TOO_BAD = [
     ("no_users.csv", "item_id,timestamp\ni,1\n", "no column 'user_id'; .* --user-col"),
     ("no_items.csv", "user_id,timestamp\nu,1\n", "no column 'item_id'; .* --item-col"),
     ("no_times.csv", "user_id,item_id\nu,i\n", "no column 'timestamp'; .* --time-col, or say --in-order"),
-    ("german_dates.csv", HEADER + "u,i,view,14.11.2023\n", "dropped 1 rows: no time that can be read, such as '14.11."),
+    (
+        "german_dates.csv",
+        HEADER + "u,i,view,14.11.2023\n",
+        "dropped 1 rows: no time in a known format, such as '14",
+    ),
     ("far_times.csv", HEADER + "u,i,view,9e18\nu,i,view,-1\n", "dropped 2 rows: a time before 1970 or after 2100"),
     ("nulls.csv", HEADER + ",,,\n,,,\n", "no clicks in 2 rows; dropped 2 rows: no user"),
     ("long_ids.csv", HEADER + f"u,{'i' * 300},view,{START}\n", "the item is longer than 256 characters"),

@@ -80,7 +80,7 @@ def test_bad_rows_are_dropped_and_counted(tmp_path: Path) -> None:
     assert log.notes == [
         "dropped 1 rows: no user",
         "dropped 1 rows: no item",
-        "dropped 1 rows: no time that can be read, such as 'soon'",
+        "dropped 1 rows: no time in a known format, such as 'soon'",
         "dropped 1 rows: a time before 1970 or after 2100",
     ]
 

@@ -131,7 +131,7 @@ def test_ids_that_lost_their_digits_are_refused(tmp_path: Path) -> None:
     """64-bit ids in a float column fall together; such a log is not trained on."""
     ids = [float(1234567890123456789 + i) for i in range(40)]
     frame(item_id=ids).write_parquet(tmp_path / "a.parquet")
-    with pytest.raises(ConfigError, match="no clicks in 40 rows; dropped 40 rows: the item is a float so large"):
+    with pytest.raises(ConfigError, match="no clicks in 40 rows; dropped 40 rows: the item is a float that is"):
         read_log(tmp_path / "a.parquet")
 
 
@@ -141,7 +141,7 @@ def test_float32_loses_digits_earlier(tmp_path: Path) -> None:
     frame(item_id=ids).write_parquet(tmp_path / "a.parquet")
     log = read_log(tmp_path / "a.parquet")
     assert log.items == ["16777215"]
-    assert log.notes[0].startswith("dropped 2 rows: the item is a float so large")
+    assert log.notes[0].startswith("dropped 2 rows: the item is a float that is too large")
 
 
 def test_decimals_are_exact(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_what_is_left_out_of_a_log_is_counted(tmp_path: Path) -> None:
     assert log.notes == [
         f"""1 event types are longer than 64 characters, such as '"{"x" * 39}': taken for 'view'""",
         """1 categories are neither text nor a whole number, such as '["x", "y"]': left out""",
-        """1 prices are no number from 0 up, such as '"49,99"': left out""",
+        """1 prices are not a number >= 0, such as '"49,99"': left out""",
     ]
 
 
