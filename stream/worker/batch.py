@@ -1,4 +1,4 @@
-"""Chunks of clicks -> everything that one transaction will hold."""
+"""Chunks of clicks -> the records of one transaction."""
 
 import logging
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Refused(NamedTuple):
-    """A message that became a dead letter: where it was read, aiokafka's record, and why."""
+    """A message that becomes a dead letter: where it was read, aiokafka's record, and the reason."""
 
     origin: Origin
     record: Any
