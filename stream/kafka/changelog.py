@@ -1,11 +1,12 @@
-"""Where a worker's partitions stand: committed offsets and changelog rows, both as of the last decided transaction.
+"""Reads committed offsets and changelog rows, both as of the last transaction that was committed or rolled back.
 
-The rule that must not break: a partition's rows and its committed offset come from the same transactions, so equal
-offsets mean equal rows. Reading one of them a transaction too early gave repeated decisions (design part 6), hence:
-every transaction also writes, per partition, the offset it commits under POSITION_KEY, and recovery demands that the
-two are equal. To get there,
-offsets are read with read_committed (the broker then waits for pending transactions), the changelog's end is the high
-watermark and not the last stable offset, and its rows are read with read_committed up to that end.
+The rule that must not break: a partition's rows and its committed offset come from the same transactions. If one of
+them is read a transaction too early, decisions are repeated. So each transaction also writes the offset that it commits
+into the changelog, under POSITION_KEY, and recovery compares the two. Three details make them equal:
+
+    offsets             read with read_committed: the broker waits for pending transactions over them
+    end of changelog    the high watermark, not the last stable offset, which stands before a pending transaction
+    rows                read with read_committed, up to that end
 """
 
 import logging
@@ -22,8 +23,8 @@ STABLE_S = 60.0
 """A dead worker's open transaction is decided within its timeout plus the broker's check interval (10 s)."""
 
 POSITION_KEY = b"\xffposition"
-"""Key of the one row of each partition that is no user's: the next offset of the clicks that the other rows stand for,
-in decimal. 0xff occurs nowhere in UTF-8, so no user id can be this key."""
+"""Key of the one row of each partition that belongs to no user. Its value is an offset in decimal: the other rows hold
+all clicks below it. 0xff occurs nowhere in UTF-8, so no user id can be this key."""
 
 CALL_S = 5.0
 FETCHED = 20_000
@@ -32,11 +33,11 @@ log = logging.getLogger(__name__)
 
 
 class Position(NamedTuple):
-    """A group's place in one partition.
+    """Where a group is in one partition.
 
-    committed  its committed offset, None if it never committed one
-    next       the offset to read next: the committed one, though Kafka may have deleted it meanwhile (what is lost is
-               then noticed by the fetch), or the first that there is
+    committed  its committed offset; None if it has none
+    next       the offset to read next: the committed one, else the first of the partition. Kafka may have deleted the
+               committed one; the fetch then notices what is lost
     """
 
     committed: int | None
@@ -55,9 +56,9 @@ class Changelog:
         self._topic = topic
 
     def positions(self, partitions: Sequence[Partition]) -> dict[Partition, Position]:
-        """Where the group stands in each partition, once no transaction of ours over it is pending.
+        """The group's position in each partition. Waits while a transaction over the offsets is pending.
 
-        Raises ConfigError if an offset lies beyond the topic's end: the topic is not the one it was committed on.
+        Raises ConfigError if an offset is beyond the partition's end: the topic is not the one it was committed on.
         """
         committed = self._committed(partitions)
         positions: dict[Partition, Position] = {}
@@ -72,10 +73,10 @@ class Changelog:
         return positions
 
     def read(self, partitions: Sequence[Partition]) -> dict[Partition, dict[bytes, bytes]]:
-        """The latest row of each user of each partition and its POSITION_KEY, up to the high watermark at the call.
+        """Partition -> key -> the latest row, with that of POSITION_KEY, up to the high watermark at the call.
 
-        partitions  those of the clicks
-        Raises TimeoutError if the end does not come nearer for STABLE_S.
+        partitions  of the clicks
+        Raises TimeoutError if nothing more can be read for STABLE_S.
         """
         of_number = {partition.number: partition for partition in partitions}
         found = self._read(list(of_number))
@@ -116,7 +117,7 @@ class Changelog:
             consumer.close()
 
     def _committed(self, partitions: Sequence[Partition]) -> dict[Partition, int | None]:
-        """The group's committed offsets, None where there is none. Waits for a pending transaction over them."""
+        """The group's committed offsets, None where it has none. Waits while a transaction over them is pending."""
         consumer = self._consumer("read_committed")
         asked = [TopicPartition(*partition) for partition in partitions]
         deadline = time.monotonic() + STABLE_S
@@ -141,8 +142,8 @@ class Changelog:
     def _ends(self, partitions: Sequence[Partition]) -> dict[Partition, tuple[int, int]]:
         """First offset and high watermark.
 
-        A read_committed consumer would get the last stable offset as the end, which stands still while any transaction
-        is open: another application's in the clicks, a dead worker's in the changelog.
+        A read_committed consumer would get the last stable offset as the end. That offset does not move while a
+        transaction is open: another application's in the clicks, a dead worker's in the changelog.
         """
         consumer = self._consumer("read_uncommitted")
         try:
@@ -158,7 +159,7 @@ class Changelog:
                 "enable.auto.commit": False,
                 "isolation.level": isolation,
                 "enable.partition.eof": True,
-                "auto.offset.reset": "error",  # the default goes on at the end: rows left out without a word
+                "auto.offset.reset": "error",  # the default continues at the end, and rows would be missing
                 "fetch.wait.max.ms": 50,
                 "max.partition.fetch.bytes": 8 << 20,
                 "fetch.message.max.bytes": 8 << 20,
@@ -168,16 +169,16 @@ class Changelog:
 
 
 def disagreement(group: str, partition: Partition, committed: int | None, position: int | None) -> ConfigError:
-    """Why offset and rows of a clicks partition cannot belong together, and what to do.
+    """The error for an offset and rows of a clicks partition that do not belong together. It says what to do.
 
-    committed  the group's next offset, None if it has none
-    position   the one the changelog's rows stand for, None if it has no rows
+    committed  the group's committed offset; None if it has none
+    position   the offset in the changelog's POSITION_KEY; None if it has no rows
     """
     if committed is None:
         return ConfigError(
-            f"the changelog's rows stand at offset {position} of {partition}, but group {group} has no committed "
-            "offset there: the rows are another group's, or its offsets were deleted; start with the --group that "
-            "wrote them, or with another --changelog-topic"
+            f"the changelog's rows are at offset {position} of {partition}, but group {group} has no committed offset "
+            "there: another group wrote the rows, or this group's offsets were deleted; start with the --group that "
+            "wrote the rows, or with another --changelog-topic"
         )
     if position is None:
         return ConfigError(
@@ -186,7 +187,7 @@ def disagreement(group: str, partition: Partition, committed: int | None, positi
             "without history, with another --group as well"
         )
     return ConfigError(
-        f"the changelog's rows stand at offset {position} of {partition}, but group {group} is at {committed}: its "
+        f"the changelog's rows are at offset {position} of {partition}, but group {group} is at {committed}: its "
         "offsets were reset, the topic was created again or the changelog is an older one; start with another --group "
         "and --changelog-topic to read the clicks again"
     )

@@ -1,9 +1,9 @@
 """One transaction per cycle: outputs, dead letters, rows and source offsets become visible together or not at all.
 
-Each worker has one transactional producer (KIP-447). Its transactional id is made of the group and the stable worker
-id, so a restarted worker fences its former self; the group's generation and member id travel with the offsets, so a
-worker that was frozen past its session cannot write. A call whose outcome is unknown is repeated, never the work; a
-producer that is fenced or broken ends the process.
+Each worker has one transactional producer (KIP-447). Its transactional id consists of the group and the worker id, so a
+restarted worker fences the process before it. The group's generation and member id are sent with the offsets, so a
+worker that was frozen for longer than its session cannot write. A call whose outcome is unknown is repeated; the work
+itself never is. If the producer is fenced or broken, the process ends.
 
 Sources: KIP-98, KIP-447; librdkafka's INTRODUCTION.md, "Transactional producer"; librdkafka #5456 (the hang).
 """
@@ -33,10 +33,10 @@ MOST_BYTES = 1_000_000_000
 """The largest message.max.bytes that librdkafka takes."""
 
 FENCED = frozenset({"_FENCED", "PRODUCER_FENCED", "INVALID_PRODUCER_EPOCH", "FENCED_INSTANCE_ID"})
-"""Somebody else works under this worker's id."""
+"""Errors that mean: another process uses this worker's id."""
 
 STALE = frozenset({"ILLEGAL_GENERATION", "UNKNOWN_MEMBER_ID", "REBALANCE_IN_PROGRESS"})
-"""The group has moved on without this worker."""
+"""Errors that mean: the group has a newer generation, of which this worker knows nothing yet."""
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +51,11 @@ class Record(NamedTuple):
 
 
 class Outcome(enum.Enum):
-    """What became of a transaction.
+    """How a transaction ended.
 
     COMMITTED    everything is visible
-    ROLLED_BACK  nothing is; the same records may be sent again
-    STALE        nothing is, and the group has moved on: a rebalance is on its way, the records are not ours any more
+    ROLLED_BACK  nothing is visible; the same records may be sent again
+    STALE        nothing is visible; the group has a newer generation, so the records belong to another worker now
     """
 
     COMMITTED = "committed"
@@ -66,8 +66,9 @@ class Outcome(enum.Enum):
 def group_metadata(group: str, generation: int, member_id: str, instance_id: str | None) -> bytes:
     """Faust's membership in the form that confluent-kafka's send_offsets_to_transaction takes.
 
-    librdkafka's serialised rd_kafka_consumer_group_metadata_t ("CGMDv2"), as Consumer.consumer_group_metadata() gives
-    it. Raises Fenced for a member that is none: the broker would accept its offsets unfenced.
+    The form is librdkafka's serialised rd_kafka_consumer_group_metadata_t ("CGMDv2"), as
+    Consumer.consumer_group_metadata() returns it. Raises Fenced without a membership: the broker would accept the
+    offsets without any fencing.
     """
     if generation < 0 or not member_id:
         raise Fenced(f"no membership in group {group} (generation {generation}); offsets would be written unfenced")
@@ -76,7 +77,7 @@ def group_metadata(group: str, generation: int, member_id: str, instance_id: str
 
 
 class WorkerLock:
-    """A worker number that no other process under `data_dir` has. Held until the process ends, however it ends."""
+    """A worker number that no other process under `data_dir` has. It is held until the process ends."""
 
     def __init__(self, data_dir: Path) -> None:
         """Claim the lowest free number. Raises ConfigError if `data_dir` cannot be written."""
@@ -129,7 +130,7 @@ class Delivery:
                 "transaction.timeout.ms": int(transaction_timeout_s * 1000),
                 "retry.backoff.ms": 5,  # the default of 100 ms is what a transaction waits for its first send
                 "linger.ms": 0,  # commit flushes anyway
-                # Kafka's limit is one of batches, and librdkafka splits none that is refused
+                # Kafka applies max.message.bytes to batches, and librdkafka does not split a refused one
                 "batch.size": min(900_000, *limits.values()),
                 "message.max.bytes": min(MOST_BYTES, max(limits.values()) + 1024),  # it also counts a record's framing
                 "batch.num.messages": 100_000,
@@ -142,7 +143,7 @@ class Delivery:
         )
 
     async def start(self) -> None:
-        """Fence and roll back what an earlier process under this transactional id has left open."""
+        """Fence an earlier process with this transactional id, and roll back the transaction that it left open."""
         await self._run(self._again, self._producer.init_transactions, CALL_S)
 
     async def commit(self, records: Sequence[Record], offsets: Mapping[Partition, int], member: bytes) -> Outcome:

@@ -1,9 +1,9 @@
-"""What ends a worker, and who notices that it should end.
+"""Ends a worker that must not go on, and notices a consumer group in trouble.
 
-A worker that may have lost its work must not write, flush, commit or wait: `end` leaves at once with the exit code that
-says whose fault it is. aiokafka parks a fatal group error (a fenced instance id, say) until somebody asks, and Faust
-never asks; and two workers with one worker id take the group from each other about once a second without a word. The
-watchdog asks, and counts.
+A worker that may have lost its partitions must not write, flush, commit or wait: `end` leaves at once, with an exit
+code that says what to do. aiokafka keeps a fatal error of the group (such as a fenced instance id) until somebody asks
+for it, and Faust never asks: `watch_group` does. Two workers with one worker id take the group from each other about
+once a second, and nothing is logged: `Rebalances` counts and warns.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ def end(exc: BaseException) -> NoReturn:
 
 
 class Rebalances:
-    """Counts rebalances over the last minute and warns when a group does not come to rest."""
+    """Counts the rebalances of the last minute and warns if the consumer group keeps rebalancing."""
 
     def __init__(self) -> None:
         self._at_s: deque[float] = deque()
@@ -64,15 +64,15 @@ class Rebalances:
 
     def warn(self, worker_id: str) -> None:
         log.warning(
-            "the group does not come to rest: rebalances_last_minute=%d worker_id=%s; "
-            "is another worker running under this worker id, or do workers restart in a loop?",
+            "the consumer group keeps rebalancing: rebalances_last_minute=%d worker_id=%s; "
+            "check whether another worker has this worker id, and whether workers restart in a loop",
             len(self._at_s),
             worker_id,
         )
 
 
 class Repeats(logging.Filter):
-    """Lets each of a library's messages through once in `every_s`: aiokafka says 100 times a second what is gone."""
+    """Passes each message of a logger once in `every_s`: aiokafka logs a lost broker 100 times a second."""
 
     def __init__(self, library: str, every_s: float = 10.0) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """A worker, assembled: settings -> model, engine, producer, changelog and a Faust app whose one agent feeds the cycles.
 
 `eddy worker` calls `run_worker`; `faust -A stream.worker.app worker` asks this module for `app`, which is built from
-EDDY_* then and not before: importing the module reads, opens and registers nothing. Whatever would stop a worker later
-is looked for before Faust starts, and told in one line.
+EDDY_* then and not before: importing the module reads, opens and registers nothing. What would stop a worker later is
+checked before Faust starts, and reported in one line.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 class WithoutWeb(faust.Worker):
-    """Faust's worker without its web server, which `faust -A` opens on all interfaces unless told otherwise."""
+    """Faust's worker without its web server, which `faust -A` would open on all interfaces."""
 
     def __init__(self, app: faust.App, *arguments: Any, **options: Any) -> None:
         app.conf.web_enabled = False

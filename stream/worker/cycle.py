@@ -1,8 +1,8 @@
 """The work: chunks of clicks become one cycle, and a cycle one transaction.
 
-    start, rebalance   recover: offsets and rows as of the last decided transaction
-    cycle              decode and process (staged) -> transaction -> commit the staged rows -> ack
-    revoke             nothing new begins; what runs ends; what is pending is released
+    start, rebalance   recover offsets and rows
+    cycle              decode and process (rows are staged) -> transaction -> commit the staged rows -> ack
+    revoke             the running cycle ends, no new one begins, pending chunks are released
 
 Rows are put in place only after Kafka has them, and only one cycle runs at a time. Four threads take part: the event
 loop, which calls everything here; the consumer thread, which fetches and heartbeats (kafka.fetch); the engine thread,
@@ -31,10 +31,10 @@ from stream.worker.recovery import Assignment, Recovery
 CYCLE_BYTES = 16 << 20
 
 TICK_S = 1.0
-"""While no clicks come, the engine gets the time this often."""
+"""How often `Engine.tick` is called while no clicks come."""
 
 ROLL_BACKS = 10
-"""Roll-backs of one batch in a row before the worker ends: it would otherwise try a poisoned one for ever."""
+"""The worker ends after so many roll-backs of one batch; it would otherwise repeat a bad batch for ever."""
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +44,8 @@ class Cycles:
 
     limits      topic -> the most bytes of a record, as topics.record_limits gives them
     max_clicks  of one cycle; a single chunk may not hold more
-    clock_ms    the worker's clock, ms since the epoch: to tell times from the future
-    observe     called with the chunks and the batch of each committed cycle, in the event loop's thread
+    clock_ms    the worker's clock, ms since the epoch; a click may not be far ahead of it
+    observe     called with the chunks and the batch of each committed cycle
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Cycles:
         self._arrived.set()
 
     def release(self) -> list[Any]:
-        """Give up what has not started, and start nothing more under this assignment. Returns the events given up."""
+        """Give up the chunks of which no cycle has begun, and end the assignment. Returns the events given up."""
         self._assignment = None
         given_up = list(self._pending)
         self._pending.clear()
@@ -94,31 +94,31 @@ class Cycles:
         return {} if self._assignment is None else self._assignment.next
 
     def check_rejoined(self, limit_s: float) -> None:
-        """Raises TimeoutError if the group has refused our offsets and no rebalance has come of it for `limit_s`."""
+        """Raises TimeoutError if the group refused our offsets more than `limit_s` ago and no rebalance followed."""
         if self._stale_at is not None and time.monotonic() - self._stale_at > limit_s:
-            raise TimeoutError(f"the group refused this worker's offsets and gave it nothing new for {limit_s:.0f} s")
+            raise TimeoutError(f"no rebalance for {limit_s:.0f} s after the group refused this worker's offsets")
 
     async def recover(self, partitions: Sequence[Partition], generation: int, member: bytes) -> None:
-        """Take up the partitions this worker has just been given, as `Recovery.recover` finds them."""
+        """Begin an assignment: `Recovery.recover` restores the partitions."""
         self._stale_at = None
         self._assignment = await self._recovery.recover(partitions, generation, member)
         if self._assignment is None:
             self._stale_at = time.monotonic()
 
     def stand_by(self) -> None:
-        """The group has given this worker nothing: it waits as a spare."""
+        """The group has given no partitions to this worker: it waits as a spare."""
         self._assignment = None
         self._stale_at = None
 
     async def run(self) -> None:
         """Decide on what arrives, for ever. Each cycle:
 
-        1. take      chunks in the order they came
-        2. process   decode, step, encode; rows are staged. After a crash up to here nothing is written
-        3. deliver   one transaction (`Delivery.commit` says what a crash in it leaves)
-        4. commit    the staged rows into the arena. A crash between 3 and 4 loses the arena, and recovery reads the
-                     rows from the changelog
-        5. ack       Faust need not wait for these chunks any more
+        1. take      chunks in the order in which they came
+        2. process   decode, step, encode; rows are staged. After a crash before 3 the clicks are read again
+        3. deliver   one transaction; `Delivery.commit` says what a crash in it leaves
+        4. commit    the staged rows into the arena. After a crash between 3 and 4 recovery reads the changelog
+        5. ack       Faust does not wait for these chunks any more. After a crash between 4 and 5 nothing is missing:
+                     Faust's account is in memory only
         """
         while True:
             with suppress(TimeoutError):
@@ -140,7 +140,7 @@ class Cycles:
     # -- one cycle ----------------------------------------------------------------------------------------------------
 
     def _take(self) -> list[Any]:
-        """Chunks in the order they came, up to the size of a cycle; at least one."""
+        """Pending chunks in their order, up to the size of a cycle; at least one if there is one."""
         taken: list[Any] = []
         clicks = size = 0
         while self._pending:
@@ -153,7 +153,7 @@ class Cycles:
         return taken
 
     async def _decide(self, chunks: list[Chunk]) -> None:
-        """Steps 2 to 4 of a cycle. A batch that is not ours any more is dropped: its next owner reads it again."""
+        """Steps 2 to 4 of a cycle. A batch of partitions that were lost is dropped: their new owner reads it again."""
         assignment = self._assignment
         if assignment is None:
             return
@@ -170,7 +170,7 @@ class Cycles:
                 assignment.next.update(batch.offsets)
                 self._observe(ours, batch)
                 return
-            if outcome is Outcome.STALE:  # what is pending comes by here and is acked undecided
+            if outcome is Outcome.STALE:  # pending chunks are then acked without a decision, by the return above
                 self._assignment = None
                 self._stale_at = time.monotonic()
                 return

@@ -1,6 +1,6 @@
-"""Start and rebalance: offsets and rows as of the last decided transaction.
+"""Start and rebalance: the arena gets the rows that belong to the group's committed offsets.
 
-Only if offset and rows of each partition belong together is anything assigned.
+Nothing is assigned unless the offset and the rows of every partition belong together.
 """
 
 import logging
@@ -18,7 +18,7 @@ from stream.state.arena import Arena
 
 RECOVERY_S = 60.0
 AGREE_TRIES, AGREE_PAUSE_S = 20, 0.5
-"""Tries, not a time limit: a worker frozen between the two reads would wake up past any limit."""
+"""A number of tries and not a time limit: a worker that is frozen between the two reads exceeds any limit."""
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class Assignment:
     """What this worker may write until the next rebalance.
 
-    member  the group's generation and member id as they stood when the partitions were recovered
+    member  the group's generation and member id at the time when the partitions were recovered
     next    partition -> the offset at which the next chunk must begin
     """
 
@@ -37,7 +37,7 @@ class Assignment:
 
 
 class Recovery:
-    """Makes an arena stand where Kafka stands.
+    """Restores an arena from the changelog.
 
     in_engine  runs a call in the engine thread
     """
@@ -52,26 +52,26 @@ class Recovery:
         self._started = False
 
     async def recover(self, partitions: Sequence[Partition], generation: int, member: bytes) -> Assignment | None:
-        """Make the arena stand where Kafka stands, for the partitions this worker has just been given.
+        """Restore the arena for the partitions that the group has just given to this worker.
 
         1. membership  generation and member id, taken by the caller in the same rebalance and kept for the assignment
         2. start       once: the transaction that an earlier process under this id left open is rolled back
         3. offsets     the group's committed ones; the broker waits for a pending transaction over them
         4. rows        of the changelog, committed ones up to its high watermark; not before 3, or rows could be older
                        than the offsets
-        5. compare     the changelog's own position with the committed offset. A worker that was frozen between 3 and 4,
-                       or overtaken by the group, sees them apart, so 3 and 4 are done again, AGREE_TRIES times. If the
-                       offset moves meanwhile, another worker has the partitions: nothing is assigned (None), and a
-                       rebalance is on its way
+        5. compare     the changelog's own position with the committed offset. They differ for a worker that was frozen
+                       between 3 and 4, or that has lost the partitions. So 3 and 4 are repeated up to AGREE_TRIES
+                       times. If the offset moves meanwhile, another worker has the partitions: the result is None,
+                       and a rebalance will follow
         6. restore     the arena's rows, all at once
         7. seek        the consumer goes to `next` of the assignment, also where nothing was committed yet; from then
                        on each chunk must begin where the last one ended
 
-        Only 2 changes anything in Kafka: a crash between any two steps leaves what was there before, and the next start
-        begins at 1. Up to 6 the arena holds the rows of the assignment before, which nobody decides on any more.
+        Only 2 changes anything in Kafka: after a crash between any two steps the next start begins at 1 and finds what
+        this one found. Until 6 the arena holds the rows of the assignment before, and no cycle runs.
 
-        Every partition is read again, also one that was kept: what a frozen worker remembers may be old. Called in the
-        event loop. Raises ConfigError if rows and offsets do not belong together.
+        Every partition is read again, also one that this worker had before: after a freeze its rows may be old. Called
+        in the event loop. Raises ConfigError if rows and offsets do not belong together.
         """
         began = time.monotonic()
         if not self._started:
@@ -96,7 +96,7 @@ class Recovery:
     def _restore(self, partitions: Sequence[Partition]) -> tuple[dict[Partition, Position] | None, int]:
         """Steps 3 to 6 of `recover`, in the engine thread.
 
-        Where each partition stands, None if overtaken, and how many rows were read.
+        Returns the group's positions, None if another worker has the partitions, and how many rows were read.
         """
         first: dict[Partition, Position] | None = None
         for left in reversed(range(AGREE_TRIES)):
@@ -128,10 +128,7 @@ class Recovery:
 
 
 def _patiently(read: Callable[[Sequence[Partition]], Any], partitions: Sequence[Partition]) -> Any:
-    """A broker may be restarting, which is what often causes the rebalance: read again until RECOVERY_S.
-
-    In the engine thread, as `_restore`.
-    """
+    """Read, and repeat it for up to RECOVERY_S: a broker's restart often causes the rebalance. In the engine thread."""
     deadline = time.monotonic() + RECOVERY_S
     while True:
         try:

@@ -28,6 +28,7 @@ from tests.oracle import POSITION, Event, Oracle
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW_MS = 1_760_000_000_000
+DAY_MS = 86_400_000
 
 LISTS_EVERY = 20
 """The oracle makes the list of one click in so many: it costs more than all the rest."""
@@ -235,7 +236,12 @@ class Lane:
 def _assert_events(messages: list[Message], expected: dict[str, Event]) -> None:
     """Exactly the expected events by id. A field is compared if the oracle has made it."""
     found = [msgspec.json.decode(message.value()) for message in messages]
-    assert Counter(event["id"] for event in found) == Counter(expected.keys())
+    ids = Counter(event["id"] for event in found)
+    missing, repeated = expected.keys() - ids.keys(), [id_ for id_, n in ids.items() if n > 1]
+    unknown = ids.keys() - expected.keys()
+    assert not missing, f"{len(missing)} of {len(expected)} are missing: {sorted(missing)[:10]}"
+    assert not repeated, f"{len(repeated)} of {len(expected)} came twice: {sorted(repeated)[:10]}"
+    assert not unknown, f"{len(unknown)} are of no click: {sorted(unknown)[:10]}"
     wrong = [event for event in found if {name: event[name] for name in expected[event["id"]]} != expected[event["id"]]]
     assert not wrong, f"{len(wrong)} of {len(found)} differ: {wrong[0]} should be {expected[wrong[0]['id']]}"
 
@@ -246,7 +252,7 @@ def decode_id(message: Message) -> str:
 
 
 def clicks(count: int, users: int = 500, seed: int = 0) -> list[tuple[bytes | None, bytes | None]]:
-    """`count` clicks of a shop with 300 known items and some unknown ones."""
+    """`count` clicks of a shop with 300 known items and some unknown ones; each seed has a day of its own."""
     rng = random.Random(seed)
     encode = msgspec.json.Encoder().encode
     found: list[tuple[bytes | None, bytes | None]] = []
@@ -256,7 +262,7 @@ def clicks(count: int, users: int = 500, seed: int = 0) -> list[tuple[bytes | No
             "user_id": user,
             "item_id": f"i{int(rng.random() ** 2 * 330)}",
             "event_type": rng.choice(["view", "view", "view", "cart", "purchase"]),
-            "timestamp": NOW_MS + seed * 1_000_000_000 + n * 137,
+            "timestamp": NOW_MS + seed * DAY_MS + n * 137,
         }
         found.append((user.encode(), encode(event)))
     return found
