@@ -143,3 +143,14 @@ def test_an_older_models_counts_go_on(older: list[tuple[int, int, int]], newer: 
     counted = [sum(item == one for _, item, _ in [*older, *newer]) for one in range(ITEMS)]
     assert found.clicks.tolist() == counted
     assert isinstance(found, Counted)
+
+
+def test_what_an_older_model_cut_off_still_counts_in_the_totals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mass of neighbours that it did not keep is not given to those that it kept."""
+    monkeypatch.setattr(cooccurrence, "NEIGHBOURS", 1)
+    older = [(0, item, NEW_VISIT if first else 1) for item in (1, 1, 2) for first, item in ((1, 0), (0, item))]
+    before = count_neighbours(columns(older), np.ones(6), ITEMS)
+    found = count_neighbours(columns([(0, 0, 1), (0, 1, 1)]), np.ones(2), ITEMS, before)
+    assert found.following.items[1].tolist() == [1]
+    assert found.following.total[1] == pytest.approx(4)
+    assert found.following.share[1, 0] == pytest.approx(3 / (4 + PRIOR))

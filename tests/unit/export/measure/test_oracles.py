@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from export.measure.metrics import CUTS, KINDS, by_kind, gains, intervals, measures, popularity_kind
@@ -54,6 +54,7 @@ def test_groups_together_are_the_whole(positions: list[tuple[int, int]]) -> None
 
 @QUICK
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=12))
+@example([7, 7])
 def test_the_head_is_the_fewest_items_with_half_of_the_clicks(counts: list[int]) -> None:
     """Without the last of them it would have less than half; all others are tail or cold by their own clicks."""
     kinds = [KINDS[kind] for kind in popularity_kind(np.arange(len(counts) + 1), np.array(counts))]
