@@ -39,7 +39,9 @@ def _read(bar: Bar, log: Path, given: dict[str, Any]) -> "Log":
 
 @click.command()
 @log_options
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory to write, .../NAME/VERSION.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Directory to write: its path ends in NAME/VERSION."
+)
 @click.option("--hidden", type=click.IntRange(4, 1024), help="Units of state.  [default: by the log's size]")
 @click.option("--epochs", type=click.IntRange(1, 1000), help="At most; the best counts.  [default: by the log's size]")
 @click.option("--settings", type=click.Path(path_type=Path), help="A file of `eddy tune`; options given here win.")
@@ -90,11 +92,12 @@ def train(
       eddy train clicks.parquet --settings settings.json --out models/mine/2
       eddy train sessions.csv --in-order --out models/paper/1
     """
-    from export.model.writable import check_place
+    from export.model.writable import check_name, check_place
     from export.train.interrupts import ending_at_once
     from stream.errors import ConfigError
 
     with Bar() as bar, ending_at_once(bar.__exit__):
+        check_name(out)
         check_place(out)
         if from_model and given["in_order"]:
             raise ConfigError(

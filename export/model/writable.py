@@ -6,6 +6,13 @@ from pathlib import Path
 from stream.errors import ConfigError
 
 
+def check_name(directory: Path) -> None:
+    """Raises ConfigError unless the path ends in NAME/VERSION, as it is typed: a model is called after both."""
+    if len(directory.parts) < 2 or {*directory.parts[-2:]} & {"..", directory.anchor}:
+        name = directory.name if directory.name not in ("", "..") else "mine"
+        raise ConfigError(f"--out {directory}: it must end in NAME/VERSION, such as --out {name}/1")
+
+
 def check_place(directory: Path) -> None:
     """Try whether a model can be written there, and leave nothing behind: nobody wants to hear so after an hour.
 

@@ -31,7 +31,12 @@ def test_help_teaches_with_an_example(command: click.Command) -> None:
         (train, ["log.csv", "--out", "m/1"], "30 clicks; at least 200"),
         (train, ["log.csv", "--out", "m/1", "--item-col", "sku"], "no column 'sku'"),
         (train, ["log.csv", "--out", "m/1", "--until", "1999-01-01"], "the log covers 2023"),
-        (train, ["log.csv", "--out", "log.csv"], "cannot be written there"),
+        (train, ["log.csv", "--out", "mymodel"], "--out mymodel: it must end in NAME/VERSION, such as --out mymodel/1"),
+        (train, ["log.csv", "--out", "./mymodel/"], "such as --out mymodel/1"),
+        (train, ["log.csv", "--out", "/mymodel"], "such as --out mymodel/1"),
+        (train, ["log.csv", "--out", "../mymodel"], "such as --out mymodel/1"),
+        (train, ["log.csv", "--out", "."], "such as --out mine/1"),
+        (train, ["log.csv", "--out", ".."], "such as --out mine/1"),
         (train, ["log.csv", "--out", "log.csv/1"], "cannot be written there (Not a directory"),
         (train, ["log.csv", "--out", "/proc/x/1"], "cannot be written there"),
         (train, ["log.csv", "--out", "m/1", "--until", "tomorrow"], "'tomorrow' is neither"),
@@ -54,7 +59,7 @@ def test_mistakes_are_told_in_one_line(
     assert "\n" not in str(result.exception)
 
 
-@pytest.mark.parametrize("arguments", [["missing.csv", "--out", "m/1"], ["log.csv", "--out", "log.csv"]])
+@pytest.mark.parametrize("arguments", [["missing.csv", "--out", "m/1"], ["log.csv", "--out", "log.csv/1"]])
 def test_a_wrong_path_is_told_before_torch_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
