@@ -1,11 +1,11 @@
-"""The commands `eddy train`, `tune`, `evaluate` and `replay`: what is typed becomes a log, settings and a call.
+"""The commands `eddy train`, `evaluate` and `replay`: what is typed becomes a log, settings and a call.
 
 They are mounted into `eddy` by the entry points in pyproject.toml; an EddyError becomes one line there. Heavy imports
 stand inside the commands, so that --help answers at once.
 """
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,6 @@ def _read(bar: Bar, log: Path, given: dict[str, Any]) -> "Log":
 )
 @click.option("--hidden", type=click.IntRange(4, 1024), help="Units of state.  [default: by the log's size]")
 @click.option("--epochs", type=click.IntRange(1, 1000), help="At most; the best counts.  [default: by the log's size]")
-@click.option("--settings", type=click.Path(path_type=Path), help="A file of `eddy tune`; options given here win.")
 @CELL_OPTION
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same model.")
 @click.option(
@@ -66,7 +65,6 @@ def train(
     out: Path,
     hidden: int | None,
     epochs: int | None,
-    settings: Path | None,
     cell: str | None,
     seed: int,
     from_model: Path | None,
@@ -89,7 +87,6 @@ def train(
     Examples:
       eddy train clicks.parquet --out models/mine/1
       eddy train views.csv.gz --item-col article --until 2017-10-03T03:00:00 --out models/news/1
-      eddy train clicks.parquet --settings settings.json --out models/mine/2
       eddy train sessions.csv --in-order --out models/paper/1
     """
     from export.model.writable import check_name, check_place
@@ -108,7 +105,7 @@ def train(
         import torch  # takes seconds: a wrong file name is told before
 
         from export.pipeline import train_model
-        from export.train.settings import TrainSettings, choose_device, read_settings
+        from export.train.settings import TrainSettings, choose_device
         from export.train.warm_start import read_older
 
         torch.set_num_threads(threads)
@@ -116,7 +113,7 @@ def train(
         typed = {name: value for name, value in (("hidden", hidden), ("epochs", epochs), ("cell", cell)) if value}
         older = read_older(from_model) if from_model else None
         taken = {"hidden": older.network.sizes.hidden, "cell": older.network.sizes.cell} if older else {}
-        chosen: dict[str, Any] = {**taken, **(read_settings(settings) if settings else {}), **typed}
+        chosen: dict[str, Any] = {**taken, **typed}
         by_size = TrainSettings.for_log(len(clicks), hidden, epochs, seed)
         manifest = train_model(out, clicks, replace(by_size, device=place, **chosen), bar, resume, older, catalogue)
     if as_json:
@@ -125,70 +122,6 @@ def train(
         return
     click.echo(f"wrote {out} ({manifest.items:,} items), and how it went: {out / 'report.html'}")
     click.echo(f"Next: eddy evaluate {out} LOG, or eddy worker --model {out}")
-
-
-@click.command()
-@log_options
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The settings.json to write.")
-@click.option("--trials", type=click.IntRange(1, 10_000), default=30, show_default=True, help="How many in all.")
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Stop after so long.  [default: no limit]")
-@click.option(
-    "--study", type=click.Path(path_type=Path), help="SQLite file of the trials.  [default: beside --out, .study]"
-)
-@CELL_OPTION
-@click.option("--seed", type=int, default=0, show_default=True, help="Of every trial's training, and of the search.")
-@DEVICE_OPTION
-@THREADS_OPTION
-@click.option("--json", "as_json", is_flag=True, help="Print what was written as one JSON object.")
-def tune(
-    log: Path,
-    out: Path,
-    trials: int,
-    minutes: float | None,
-    study: Path | None,
-    cell: str | None,
-    seed: int,
-    device: str,
-    threads: int,
-    as_json: bool,
-    **given: Any,
-) -> None:
-    """Search the training settings that do best on a LOG.
-
-    Each trial trains on the log without the part that `eddy train` holds out; its value is recall@20 + MRR@20 there, of
-    the network mixed with the user's last items: what `eddy train` says of that slice. Keep the clicks that a model
-    shall be tested on out of the LOG (--until). Units of state, dropout, learning rates, clicks per step, negatives and
-    epochs are searched; the first trial is what `eddy train` does by itself. Ctrl-C ends the search with the best so
-    far, and the same command goes on where it ended.
-
-    \b
-    Examples:
-      eddy tune clicks.parquet --out settings.json
-      eddy tune clicks.parquet --trials 100 --minutes 90 --out settings.json
-      eddy train clicks.parquet --settings settings.json --out models/mine/2
-    """
-    from export.model.writable import check_file
-
-    with Bar() as bar:
-        check_file(out)
-        clicks = _read(bar, log, given)
-
-        import torch  # takes seconds: a wrong file name is told before
-
-        from export.train.settings import TrainSettings, choose_device
-        from export.tune import tune as search
-
-        torch.set_num_threads(threads)
-        place = choose_device(device)
-        base = replace(TrainSettings.for_log(len(clicks), None, None, seed), cell=cell or "lstm", device=place)
-        found = asdict(search(clicks, base, study or out.with_suffix(".study"), trials, minutes, bar))
-    out.write_text(json.dumps(found, indent=2) + "\n")
-    if as_json:
-        click.echo(json.dumps(found))
-        return
-    default = "" if found["default"] is None else f" (by default {found['default']:.4f} in sum)"
-    click.echo(f"recall@20 {found['recall20']:.4f}, MRR@20 {found['mrr20']:.4f} on the held-out part{default}")
-    click.echo(f"wrote {out}. Next: eddy train {log} --settings {out} --out DIRECTORY")
 
 
 @click.command()

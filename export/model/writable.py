@@ -1,4 +1,4 @@
-"""Where a model directory or a file goes: whether it can be written there. Free of torch."""
+"""Where a model directory goes: whether it can be written there. Free of torch."""
 
 import tempfile
 from pathlib import Path
@@ -37,14 +37,3 @@ def check_place(directory: Path) -> None:
     finally:
         for part in reversed(made):
             part.rmdir()
-
-
-def check_file(path: Path) -> None:
-    """Try whether a file can be written there, and leave nothing behind. Raises ConfigError if not."""
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(None, "Is a directory")
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as exc:
-        raise ConfigError(f"{path}: cannot be written there ({exc.strerror or exc}); take another name") from exc

@@ -91,14 +91,12 @@ def fit(
     progress: Progress,
     popularity: Recency = ALL_ALIKE,
     checkpoint: Checkpoint | None = None,
-    judged: Callable[[int, float, float], None] = lambda epoch, recall, mrr: None,
     category: I64 | None = None,
     clock_s: Callable[[], float] = time.monotonic,
 ) -> Fitted:
     """Train for at most settings.epochs; returns the network as it was best on `later` clicks.
 
     With a checkpoint the training goes on from what it holds, and leaves what it has come to after each epoch.
-    `judged` is told recall@20 and MRR@20 of each epoch (from 1); what it raises ends the training.
     Without `later` every epoch is run and the last one counts. Ctrl-C keeps the best so far, or what there is.
     `popularity` and `category` are the Trainer's.
     """
@@ -122,7 +120,6 @@ def fit(
                 network = trainer.trained()
                 recall, mrr = held_out_quality(network, later)
                 said += f", held out: recall@20 {recall:.4f}, MRR@20 {mrr:.4f}"
-                judged(course.epoch, recall, mrr)
                 course.judge(network, loss, recall, mrr)
             progress.say(said)
             _save(checkpoint, course, progress)

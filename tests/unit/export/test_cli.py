@@ -9,14 +9,14 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from export.cli import evaluate, replay, train, tune
+from export.cli import evaluate, replay, train
 from stream.errors import ConfigError
 from stream.manifest import read_manifest
 
 LOG = "user_id,item_id,timestamp\n" + "".join(f"u{i % 3},i{i % 5},{1_700_000_000 + i}\n" for i in range(30))
 
 
-@pytest.mark.parametrize("command", [train, tune, evaluate, replay])
+@pytest.mark.parametrize("command", [train, evaluate, replay])
 def test_help_teaches_with_an_example(command: click.Command) -> None:
     """Each command's help shows a command line that works."""
     shown = CliRunner().invoke(command, ["--help"])
