@@ -1,11 +1,11 @@
-"""The commands `eddy train`, `tune`, `evaluate` and `replay`: command line -> log, settings and a function call.
+"""The commands `eddy train`, `evaluate` and `replay`: command line -> log, settings and a function call.
 
 The entry points in pyproject.toml add these commands to `eddy`, which prints an EddyError as one line. Slow imports are
 inside the commands, so that --help is fast.
 """
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from stream.settings import Topics, variable
 
 @click.command()
 @log_options
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Directory to write, .../NAME/VERSION.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="Directory to write: its path ends in NAME/VERSION."
+)
 @click.option("--hidden", type=click.IntRange(4, 1024), help="Units of state.  [default: by log size]")
 @click.option(
     "--epochs", type=click.IntRange(1, 1000), help="Maximum epochs; the best is kept.  [default: by log size]"
 )
-@click.option("--settings", type=click.Path(path_type=Path), help="Settings file of `eddy tune`; options override it.")
 @CELL_OPTION
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same model.")
 @click.option(
@@ -46,7 +47,6 @@ def train(
     out: Path,
     hidden: int | None,
     epochs: int | None,
-    settings: Path | None,
     cell: str | None,
     seed: int,
     from_model: Path | None,
@@ -70,14 +70,14 @@ def train(
     Examples:
       eddy train clicks.parquet --out models/mine/1
       eddy train views.csv.gz --item-col article --until 2017-10-03T03:00:00 --out models/news/1
-      eddy train clicks.parquet --settings settings.json --out models/mine/2
       eddy train sessions.csv --in-order --out models/paper/1
     """
-    from export.model.writable import check_place
+    from export.model.writable import check_name, check_place
     from export.train.interrupts import ending_at_once
     from stream.errors import ConfigError
 
     with Bar() as bar, ending_at_once(bar.__exit__):
+        check_name(out)
         check_place(out)
         if from_model and given["in_order"]:
             raise ConfigError(
@@ -88,7 +88,7 @@ def train(
         import torch  # slow import: report a wrong file name first
 
         from export.pipeline import train_model
-        from export.train.settings import TrainSettings, choose_device, read_settings
+        from export.train.settings import TrainSettings, choose_device
         from export.train.warm_start import read_older
 
         torch.set_num_threads(threads)
@@ -96,7 +96,7 @@ def train(
         typed = {name: value for name, value in (("hidden", hidden), ("epochs", epochs), ("cell", cell)) if value}
         older = read_older(from_model) if from_model else None
         taken = {"hidden": older.network.sizes.hidden, "cell": older.network.sizes.cell} if older else {}
-        chosen: dict[str, Any] = {**taken, **(read_settings(settings) if settings else {}), **typed}
+        chosen: dict[str, Any] = {**taken, **typed}
         by_size = TrainSettings.for_log(len(clicks), hidden, epochs, seed)
         manifest = train_model(out, clicks, replace(by_size, device=place, **chosen), bar, resume, older, catalogue)
     if as_json:
@@ -105,70 +105,6 @@ def train(
         return
     click.echo(f"wrote {out} ({manifest.items:,} items); training report: {out / 'report.html'}")
     click.echo(f"Next: eddy evaluate {out} LOG, or eddy worker --model {out}")
-
-
-@click.command()
-@log_options
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Settings file to write.")
-@click.option("--trials", type=click.IntRange(1, 10_000), default=30, show_default=True, help="Trials in total.")
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Maximum minutes.  [default: no limit]")
-@click.option(
-    "--study", type=click.Path(path_type=Path), help="SQLite file of the trials.  [default: --out with suffix .study]"
-)
-@CELL_OPTION
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the search and of all trainings.")
-@DEVICE_OPTION
-@THREADS_OPTION
-@click.option("--json", "as_json", is_flag=True, help="Print the settings file as one JSON object.")
-def tune(
-    log: Path,
-    out: Path,
-    trials: int,
-    minutes: float | None,
-    study: Path | None,
-    cell: str | None,
-    seed: int,
-    device: str,
-    threads: int,
-    as_json: bool,
-    **given: Any,
-) -> None:
-    """Search for the best training settings for a LOG.
-
-    Each trial trains on the LOG without the slice that `eddy train` holds out, and is evaluated on that slice. The
-    search maximises recall@20 + MRR@20 of the lists as served, the figures that `eddy train` prints for the slice.
-    Leave your test clicks out of the LOG (--until). The search covers units of state, dropout, learning rates, clicks
-    per step, negatives and epochs. The first trial uses the defaults of `eddy train`. Ctrl-C ends the search and keeps
-    the best trial so far; the same command continues the search.
-
-    \b
-    Examples:
-      eddy tune clicks.parquet --out settings.json
-      eddy tune clicks.parquet --trials 100 --minutes 90 --out settings.json
-      eddy train clicks.parquet --settings settings.json --out models/mine/2
-    """
-    from export.model.writable import check_file
-
-    with Bar() as bar:
-        check_file(out)
-        clicks = take_log(bar, log, given)
-
-        import torch  # slow import: report a wrong file name first
-
-        from export.train.settings import TrainSettings, choose_device
-        from export.tune import tune as search
-
-        torch.set_num_threads(threads)
-        place = choose_device(device)
-        base = replace(TrainSettings.for_log(len(clicks), None, None, seed), cell=cell or "lstm", device=place)
-        found = asdict(search(clicks, base, study or out.with_suffix(".study"), trials, minutes, bar))
-    out.write_text(json.dumps(found, indent=2) + "\n")
-    if as_json:
-        click.echo(json.dumps(found))
-        return
-    default = "" if found["default"] is None else f" (sum with the default settings: {found['default']:.4f})"
-    click.echo(f"recall@20 {found['recall20']:.4f}, MRR@20 {found['mrr20']:.4f} on the held-out slice{default}")
-    click.echo(f"wrote {out}. Next: eddy train {log} --settings {out} --out DIRECTORY")
 
 
 @click.command()

@@ -12,6 +12,7 @@ import onnx
 import torch
 
 from export.log.log import Vocabulary
+from export.measure.metrics import K
 from export.model.directory import name_and_version
 from export.model.graph import BATCH_MULTIPLE, SCORE_STATE, score_state
 from export.model.parity import check_parity
@@ -54,7 +55,7 @@ def write_graphs(directory: Path, network: Network, vocabulary: Vocabulary) -> N
     )
     _export(
         Score(network),
-        (*score_state(network.zero_state(2 * BATCH_MULTIPLE)), torch.tensor([min(20, network.sizes.items)])),
+        (*score_state(network.zero_state(2 * BATCH_MULTIPLE)), torch.tensor([min(K, network.sizes.items)])),
         [*SCORE_STATE, "k"],
         ["items", "log_probs", "event_probs"],
         directory / "score.onnx",

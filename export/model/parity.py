@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from export.arrays import F32
+from export.measure.metrics import K
 from export.model.graph import SCORE_STATE, open_graph, score_state
 from export.network.network import Network, Step
 from stream.errors import ArtifactError
@@ -35,7 +36,7 @@ def check_parity(directory: Path, network: Network, users: int = 16, clicks: int
     event_type = rng.integers(0, sizes.event_types + 1, (users, clicks))
     gap = rng.integers(0, sizes.gaps, (users, clicks))
     step, score = open_graph(directory / "step.onnx"), open_graph(directory / "score.onnx")
-    k = min(20, sizes.items)
+    k = min(K, sizes.items)
     names = [part.name for part in network.state]
     torch_step = Step(network).eval()
     with torch.no_grad():

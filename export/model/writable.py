@@ -1,9 +1,16 @@
-"""Checks before a long training: can the output directory or file be written? Imports no torch, so it is fast."""
+"""Checks before a long training: can the output directory be written? Imports no torch, so it is fast."""
 
 import tempfile
 from pathlib import Path
 
 from stream.errors import ConfigError
+
+
+def check_name(directory: Path) -> None:
+    """Raises ConfigError unless the path ends in NAME/VERSION, as it is typed: a model is called after both."""
+    if len(directory.parts) < 2 or {*directory.parts[-2:]} & {"..", directory.anchor}:
+        name = directory.name if directory.name not in ("", "..") else "mine"
+        raise ConfigError(f"--out {directory}: it must end in NAME/VERSION, such as --out {name}/1")
 
 
 def check_place(directory: Path) -> None:
@@ -30,14 +37,3 @@ def check_place(directory: Path) -> None:
     finally:
         for part in reversed(made):
             part.rmdir()
-
-
-def check_file(path: Path) -> None:
-    """Check that a file can be written; leaves no file behind. Raises ConfigError if it cannot."""
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(None, "Is a directory")
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as exc:
-        raise ConfigError(f"{path}: the file cannot be written ({exc.strerror or exc}); give another name") from exc

@@ -92,7 +92,6 @@ def fit(
     progress: Progress,
     popularity: Recency = ALL_ALIKE,
     checkpoint: Checkpoint | None = None,
-    judged: Callable[[int, float, float], None] = lambda epoch, recall, mrr: None,
     category: I64 | None = None,
     clock_s: Callable[[], float] = time.monotonic,
 ) -> Fitted:
@@ -104,8 +103,6 @@ def fit(
                 return the network after the last one
     popularity, category  as in Trainer
     checkpoint  loaded before the first epoch and saved after each epoch; None = no checkpoint
-    judged      called after each evaluated epoch with its number (from 1), recall@20 and MRR@20; an exception that it
-                raises ends the training
     clock_s     monotonic clock, seconds
     Raises ConfigError if the checkpoint belongs to another training.
     """
@@ -129,7 +126,6 @@ def fit(
                 network = trainer.trained()
                 recall, mrr = held_out_quality(network, later)
                 said += f", held-out recall@20 {recall:.4f}, MRR@20 {mrr:.4f}"
-                judged(course.epoch, recall, mrr)
                 course.judge(network, loss, recall, mrr)
             progress.say(said)
             _save(checkpoint, course, progress)

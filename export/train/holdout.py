@@ -150,7 +150,7 @@ def categories(log: Log, vocabulary: Vocabulary) -> I64:
     place = np.array([index.get(item, -1) for item in log.items], np.int64)
     category = np.full(len(index), NO_CATEGORY, np.int64)
     if log.category is not None:
-        named = np.flatnonzero(log.category >= 0)
+        named = np.flatnonzero(log.category != NO_CATEGORY)
         named = named[np.argsort(log.time_ms[named], kind="stable")]
         category[place[log.item[named]]] = log.category[named]
     return category

@@ -1,37 +1,14 @@
-"""Training settings: defaults derived from the log, overrides from a settings file, and the device.
+"""Training settings: defaults derived from the log, and the device."""
 
-    {"settings": {"hidden": 96, "rate": 0.004, ...}, ...}
+from dataclasses import dataclass
 
-`eddy tune` or a person writes the settings file, and `eddy train --settings` reads it. It may contain fields of
-TrainSettings only; a field that is absent is derived from the log. Seed and device are not allowed in the file: a
-settings file must work with every seed and on every device.
-"""
-
-import json
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any, get_type_hints
-
-import msgspec
 import numpy as np
 import torch
 
-from export.network.cells import CELLS
 from stream.errors import ConfigError
 
 UNITS = ((500_000, 256), (100_000, 192), (20_000, 128), (5_000, 64), (0, 32))
 """(minimum clicks of the log, units of state), largest log first."""
-
-RANGES: dict[str, tuple[float, float]] = {
-    "hidden": (4, 1024),
-    "epochs": (1, 1000),
-    "tokens": (16, 1_000_000),
-    "negatives": (1, 1_000_000),
-    "alpha": (0.0, 1.0),
-    "dropout": (0.0, 0.95),
-    "rate": (1e-6, 1.0),
-    "row_rate": (1e-6, 10.0),
-}
 
 
 @dataclass(frozen=True)
@@ -73,40 +50,6 @@ class TrainSettings:
         rounds = int(np.clip(5_000_000 // max(1, clicks), 6, 12))
         tokens = int(np.clip(clicks // 250, 64, 512))
         return cls(hidden=hidden or units, epochs=epochs or rounds, seed=seed, tokens=tokens)
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """The settings of a file, by their names in TrainSettings.
-
-    Raises ConfigError with the reason and the allowed values if the file or a value is invalid.
-    """
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as exc:
-        raise ConfigError(f"settings {path}: cannot be read ({exc.strerror}); write it with `eddy tune`") from exc
-    except ValueError as exc:
-        raise ConfigError(f"settings {path}: not JSON ({exc}); write it with `eddy tune`") from exc
-    given = content.get("settings") if isinstance(content, dict) else None
-    if not isinstance(given, dict):
-        raise ConfigError(f'settings {path}: no object "settings" in it; write it with `eddy tune`')
-    types = get_type_hints(TrainSettings)
-    known = [field.name for field in fields(TrainSettings) if field.name not in ("seed", "device")]
-    return {name: _checked(path, name, value, types, known) for name, value in given.items()}
-
-
-def _checked(path: Path, name: str, value: object, types: dict[str, Any], known: list[str]) -> object:
-    if name not in known:
-        raise ConfigError(f"settings {path}: {name!r} is not a training setting; the settings are {', '.join(known)}")
-    try:
-        right = msgspec.convert(value, types[name])
-    except msgspec.ValidationError as exc:
-        raise ConfigError(f"settings {path}: {name} is {value!r} ({exc})") from exc
-    low, high = RANGES.get(name, (-float("inf"), float("inf")))
-    if name in RANGES and not low <= right <= high:
-        raise ConfigError(f"settings {path}: {name} is {value!r}; it must be between {low:g} and {high:g}")
-    if name == "cell" and right not in CELLS:
-        raise ConfigError(f"settings {path}: cell is {value!r}; it must be one of {', '.join(CELLS)}")
-    return right
 
 
 def choose_device(asked: str) -> str:

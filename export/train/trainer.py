@@ -84,8 +84,10 @@ class Trainer:
         self._item_rows = RowAdagrad(network.item_rows, network.row_squares.unsqueeze(1))
         self._item_bias = RowAdagrad(network.item_bias, network.bias_squares)
         # Each item's row is the sum of an item part and a category part, so a click also trains the similar items.
-        none = np.full(unknown, NO_CATEGORY) if category is None else category
-        self._category = torch.from_numpy(1 + np.append(none, NO_CATEGORY)).to(device)
+        named = np.zeros(unknown + 1, np.int64)  # of each item and of the unknown one; 0 = no category
+        if category is not None:
+            named[:-1] = np.where(category == NO_CATEGORY, 0, category + 1)
+        self._category = torch.from_numpy(named).to(device)
         self._shared = nn.Parameter(torch.zeros(int(self._category.max()) + 1, network.sizes.hidden, device=device))
         learned = torch.zeros(len(self._shared), device=device).index_add_(0, self._category, network.row_squares)
         self._shared_rows = RowAdagrad(self._shared, learned.unsqueeze(1))

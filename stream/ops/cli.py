@@ -29,7 +29,6 @@ from stream.settings import unknown_variables
 MOUNTED = {
     "demo": "Show Eddy on a simulated shop, live in the terminal.",
     "train": "Train a model on a click log and convert it to ONNX.",
-    "tune": "Search the best training settings for a click log.",
     "evaluate": "Compare a model with baselines on a click log: recall, MRR.",
     "replay": "Publish a click log to Kafka, keyed by user.",
 }
@@ -43,8 +42,6 @@ EXTRAS = {
     "onnx_ir": "train",
     "jinja2": "train",
     "matplotlib": "train",
-    "optuna": "tune",
-    "sqlalchemy": "tune",
 }
 """Module -> the extra that installs it."""
 
