@@ -1,11 +1,12 @@
-"""Kafka's clicks as the consumer thread reads them: stretches of offsets without a hole, committed clicks only.
+"""The consumer thread: reads committed clicks as stretches of offsets, and notices clicks that Kafka has deleted.
 
-Offsets of a partition are not all clicks: between them lie transaction markers, clicks that were rolled back, and those
-that compaction took away. So the offsets of the records do not show whether something is missing; the fetcher's own
-position does. Each stretch begins where the one before it ended, and clicks that Kafka deleted before they were read
-(retention, DeleteRecords) are a part of it that is counted and logged.
+The rule that must not break: each stretch of a partition begins where the last one ended. The offsets of the records do
+not show whether something is missing, because not every offset is a click: there are transaction markers, clicks that
+were rolled back, and clicks that compaction removed. So a stretch begins and ends at positions of the fetcher itself.
+Clicks that Kafka deleted before they were read (retention, DeleteRecords) are part of a stretch; they are counted and
+logged.
 
-Private names of Faust and aiokafka stand in this file and in transport.py alone (tests/contracts checks them).
+Private names of Faust and aiokafka are used in this file and in transport.py only (tests/contracts checks them).
 Source: faust/transport/drivers/aiokafka.py, aiokafka/consumer/fetcher.py.
 """
 
@@ -20,10 +21,10 @@ from faust.transport.drivers import aiokafka as driver
 from stream.errors import ConfigError
 
 FETCH_WAIT_MS = 50
-"""How long the broker may hold an empty fetch. Faust has 1500 hard-coded, which a rebalance then waits for."""
+"""How long the broker may hold an empty fetch. Faust's fixed 1500 would delay each rebalance."""
 
 OFFSET_RESET = "none"
-"""aiokafka must not reset an offset that is out of range by itself: nobody would learn of the clicks in between."""
+"""aiokafka's reset policy. With another one it passes lost clicks by itself, and nobody notices."""
 
 NOT_SOUGHT_S = 0.2
 
@@ -31,10 +32,10 @@ log = logging.getLogger(__name__)
 
 
 class Stretch(NamedTuple):
-    """Offsets begin <= offset < end of one partition, read in one go.
+    """Offsets begin <= offset < end of one partition, read at once.
 
-    lost     how many of them Kafka had deleted before they were read
-    records  aiokafka's ConsumerRecords in offset order; none where all offsets are markers, rolled back or lost
+    lost     how many of these offsets Kafka had deleted before they were read
+    records  aiokafka's ConsumerRecords in offset order; empty if no offset is a click
     """
 
     begin: int
@@ -44,10 +45,10 @@ class Stretch(NamedTuple):
 
 
 class FetchThread(driver.AIOKafkaConsumerThread):
-    """The thread that fetches and heartbeats. Everything here runs in it, in an event loop of its own."""
+    """The thread that fetches and sends heartbeats. Every method runs in it, in an event loop of its own."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        self._reached: dict[Any, int] = {}  # partition -> where it was sought, or the last stretch ended
+        self._reached: dict[Any, int] = {}  # partition -> end of its last stretch, or the offset of a seek
         super().__init__(*arguments, **options)
 
     def _create_worker_consumer(self, transport: Any) -> Any:
@@ -57,7 +58,7 @@ class FetchThread(driver.AIOKafkaConsumerThread):
         return consumer
 
     async def on_partitions_revoked(self, revoked: Any) -> None:
-        """A partition that comes back counts from where it is sought then."""
+        """Forget where the partitions are: after a rebalance each begins with a seek."""
         self._reached.clear()
         await super().on_partitions_revoked(revoked)
 
@@ -68,9 +69,9 @@ class FetchThread(driver.AIOKafkaConsumerThread):
     async def _fetch_records(
         self, consumer: Any, active_partitions: Any, timeout: float | None = None, max_records: int | None = None
     ) -> dict[Any, Stretch]:
-        """Partition -> the stretch read next, for each that has moved on. Waits up to `timeout` s for records.
+        """Partition -> its next stretch, for each partition that was read on. Waits up to `timeout` s for records.
 
-        Raises ConfigError for a position beyond the partition's end.
+        Raises ConfigError if a position is beyond the partition's end.
         """
         records: Mapping[Any, Sequence[Any]] = {}
         lost: Mapping[Any, int] = {}
@@ -78,9 +79,9 @@ class FetchThread(driver.AIOKafkaConsumerThread):
             records = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
         except OffsetOutOfRangeError as exc:
             lost = await self._skip_lost(consumer, exc.args[0])
-        except NoOffsetForPartitionError:  # not sought: another worker overtook recovery, a rebalance is on its way
+        except NoOffsetForPartitionError:  # no seek: another worker has the partition, and a rebalance will follow
             await asyncio.sleep(NOT_SOUGHT_S)
-        # nothing may be awaited from here on: positions and records belong together
+        # no await from here on: a seek in between would separate the positions from the records
         stretches: dict[Any, Stretch] = {}
         for tp, end in _positions(consumer).items():
             begin = self._reached.get(tp)
@@ -90,21 +91,25 @@ class FetchThread(driver.AIOKafkaConsumerThread):
         return stretches
 
     async def _skip_lost(self, consumer: Any, out_of_range: Mapping[Any, int]) -> dict[Any, int]:
-        """Go on behind clicks that are gone, partition -> position out of range. Partition -> how many offsets are."""
+        """Continue at the first click that is left.
+
+        out_of_range  partition -> position that Kafka does not have
+        returns       partition -> how many offsets were lost
+        """
         try:
             first = await consumer.beginning_offsets(list(out_of_range))
-        except KafkaError as exc:  # the position stands, so the next fetch finds it out of range again
+        except KafkaError as exc:  # the position has not changed, so the next fetch fails in the same way
             log.warning("first offsets could not be read, tried again: error=%r", exc)
             return {}
         now = _positions(consumer)
         lost: dict[Any, int] = {}
         for tp, position in out_of_range.items():
-            if now.get(tp) != position:  # a rebalance or a seek came meanwhile
+            if now.get(tp) != position:  # there was a rebalance or a seek
                 continue
             if first[tp] <= position:
                 raise ConfigError(
-                    f"{tp.topic}-{tp.partition} ends before offset {position}, which is to be read next: Kafka lost "
-                    "clicks that were decided, or the topic was created again; start with another --group and "
+                    f"{tp.topic}-{tp.partition} ends before offset {position}, the next one to read: Kafka lost clicks "
+                    "that were decided, or the topic was created again; start with another --group and "
                     "--changelog-topic"
                 )
             consumer.seek(tp, first[tp])
@@ -122,7 +127,7 @@ class FetchThread(driver.AIOKafkaConsumerThread):
 
 
 def _positions(consumer: Any) -> dict[Any, int]:
-    """Partition -> the offset that is read next, of every partition that has one."""
+    """Partition -> the offset to read next, for every partition that has a position."""
     subscription = consumer._subscription.subscription
     if subscription is None or subscription.assignment is None:
         return {}

@@ -1,8 +1,8 @@
-"""The topics a worker needs: created by our own step, checked before every start, and never changed.
+"""The topics of a worker: created by `eddy topics create`, checked before every start, and never changed.
 
-The changelog must be compacted and have as many partitions as the clicks: partition p of the one holds the states of
-the users of partition p of the other. Kafka refuses a record that is larger than its topic's `max.message.bytes`, and
-with it the transaction it is in: so the limits are read here, and whoever makes a record keeps below them.
+The changelog must be compacted and have as many partitions as the clicks: its partition p holds the states of the users
+of clicks partition p. Kafka refuses a record that is larger than its topic's `max.message.bytes`, and the transaction
+with it. So the limits are read here, and every record is made to fit.
 """
 
 import logging
@@ -28,17 +28,17 @@ DEFAULT_LIMIT = 1_048_588
 """Kafka's default of LIMIT: 1 MiB and 12 bytes."""
 
 SMALLEST_LIMIT = 16_384
-"""The smallest LIMIT of an output topic: a decision or an alert without its list, with ids of 256 characters, each
-written as six bytes, takes less."""
+"""The smallest LIMIT of an output topic. A decision or an alert without its list takes less, also with ids of 256
+characters that JSON writes as six bytes each."""
 
 FRAME_BYTES = 128
-"""What Kafka counts beside key and value: 61 bytes of a batch's header and up to 33 of a record's."""
+"""Bytes that Kafka counts beside key and value: 61 for the header of a batch, up to 33 for that of a record."""
 
 log = logging.getLogger(__name__)
 
 
 def create_topics(broker: str, topics: Topics, partitions: int, replication: int) -> dict[str, str]:
-    """Create what does not exist, check what does. Topic name -> what was done.
+    """Create the topics that do not exist, check those that do. Returns topic name -> what was done.
 
     Raises ConfigError if the broker does not answer or refuses, or if existing topics do not fit.
     """
@@ -64,7 +64,7 @@ def check_topics(broker: str, topics: Topics) -> dict[str, int]:
 
 
 def record_limits(broker: str, topics: Topics, longest_row: int) -> dict[str, int]:
-    """Topic that a worker writes -> the most bytes that key and value of one record may have together.
+    """The most bytes that key and value of one record may have together, for each topic that a worker writes.
 
     longest_row  bytes of the longest key and value of a state row, which cannot be cut
     Raises ConfigError if state rows do not fit into the changelog.
@@ -109,7 +109,7 @@ def _admin(broker: str) -> AdminClient:
 
 
 def _partitions(admin: AdminClient, broker: str) -> dict[str, int]:
-    """Partitions of every topic there is. Raises ConfigError if no broker answers."""
+    """Topic -> partitions, for every topic of the cluster. Raises ConfigError if no broker answers."""
     try:
         metadata = admin.list_topics(timeout=ANSWER_S)
     except KafkaException as exc:

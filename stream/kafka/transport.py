@@ -1,11 +1,11 @@
-"""Faust's data path, one message per fetched chunk: the agent gets hundreds of records at once instead of one by one.
+"""Faust's transport with one message per chunk: the agent gets hundreds of records at once instead of one by one.
 
-Faust stays the shell (membership, rebalance hooks, agents), but its stock consumer costs 70 us a record and commits
-offsets by itself. Here a chunk of one partition's records is one Faust message, the transaction in `delivery` commits,
-and Faust only keeps account of what is still in the works.
+Faust does the rest (membership, rebalance hooks, agents), but its own consumer takes 70 us per record and commits
+offsets by itself. Here a chunk of one partition's records is one Faust message, the transaction in `delivery` commits
+the offsets, and Faust only knows which chunks are not decided yet.
 
-Every private name of Faust and aiokafka that Eddy relies on stands in this file and in fetch.py (tests/contracts checks
-them), and both are pinned exactly. Source: faust/transport/consumer.py and faust/transport/drivers/aiokafka.py.
+Private names of Faust and aiokafka are used in this file and in fetch.py only (tests/contracts checks them), and both
+are pinned exactly. Source: faust/transport/consumer.py and faust/transport/drivers/aiokafka.py.
 """
 
 import asyncio
@@ -25,15 +25,15 @@ from stream.kafka.watchdog import end
 
 IN_MEMORY_RECORDS = 20_000
 IN_MEMORY_BYTES = 64 << 20
-"""Fetched and not yet decided: enough to keep the engine busy. Faust's own limit counts chunks, not records."""
+"""Most records and bytes that are fetched and not yet decided. Faust's own limit counts chunks, not records."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """Offsets begin <= offset < end of one partition, fetched in one generation of the group.
 
-    begin    where the fetcher had come before: chunks of a partition leave nothing out exactly if each begins where the
-             last one ended
+    begin    the fetcher's position before it read the chunk. Nothing is left out if each chunk of a partition begins
+             where the last one ended
     lost     how many of these offsets Kafka had deleted before they were read
     records  aiokafka's ConsumerRecords in offset order: .offset .timestamp (ms) .key .value (bytes or None); there may
              be none
@@ -67,11 +67,11 @@ class BatchTopic(faust.Topic):
 
 
 class BatchConsumer(driver.Consumer):
-    """Hands over chunks, holds back when too much is in memory, and never commits.
+    """Gives chunks to the agent, waits when too much is in memory, and never commits.
 
-    Faust waits at a rebalance and at the end until every message it handed out is acked. So the cycle loop must ack
-    what it has started, and `transport.release` takes what it has not started out of Faust's account. Every method is
-    called in the event loop; fetching itself is the consumer thread's (FetchThread).
+    At a rebalance and at the end Faust waits until every message that it gave to the agent is acked. So the cycle loop
+    must ack what it has begun, and `forget` removes from Faust's account what `transport.release` gives up. Every
+    method is called in the event loop; only the fetch itself runs in the consumer thread (FetchThread).
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -167,10 +167,10 @@ class BatchConsumer(driver.Consumer):
         return True
 
     def forget(self, message: Any) -> None:
-        """Take a message out of Faust's account; whoever owns its partition next reads it again.
+        """Remove a message from Faust's account; the partition's next owner reads it again.
 
-        By hand, because the set is weak and the agent's loop variable keeps the last message alive: the whole group
-        then waited 60 s for a worker that had nothing left to do.
+        Faust removes it only when the object is gone (its set is weak), but the agent's loop variable keeps the last
+        message alive: the whole group then waited 60 s for a worker that had nothing left to do.
         """
         message.acked = True
         self._unacked_messages.discard(message)
@@ -179,7 +179,7 @@ class BatchConsumer(driver.Consumer):
         self._room.set()
 
     async def wait_empty(self) -> None:
-        """Wait for the cycle that is running; chunks not started are released first. Too long ends the process."""
+        """Release the chunks of which no cycle has begun, and wait for the running cycle. Too long ends the process."""
         for event in self.transport.release():
             self.forget(event.message)
         limit_s = self.app.conf.broker_session_timeout
@@ -195,19 +195,19 @@ class BatchConsumer(driver.Consumer):
         self._room.set()
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
-        """Nothing: offsets are committed by the transaction that holds the outputs."""
+        """Do nothing: the transaction that holds the outputs commits the offsets."""
         return False
 
     def verify_event_path(self, now: float, tp: Any) -> None:
-        """Nothing: Faust would report a stuck commit, because it makes none."""
+        """Do nothing: Faust would report that commits are stuck, because it makes none."""
 
 
 class BatchTransport(driver.Transport):
     """The transport to put on an app.
 
-    release    gives up chunks handed to the agent but not started, and returns their events; called when partitions are
-               taken away and at the end
-    positions  partition -> the offset to read next, as recovery found it
+    release    gives up the chunks that the agent has and no cycle has begun, and returns their events; called when
+               partitions are revoked, and at the end
+    positions  gives partition -> the offset to read next, as recovery found it
     """
 
     Consumer = BatchConsumer
@@ -227,7 +227,7 @@ def membership(app: faust.App) -> Member:
 
 
 async def check_group(app: faust.App) -> None:
-    """Raise what aiokafka has parked: a fatal error of the group membership."""
+    """Raise the fatal error of the group membership that aiokafka keeps, if there is one."""
     thread = app.consumer._thread
     consumer = thread._consumer
     if consumer is None or consumer._coordinator is None:
