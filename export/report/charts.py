@@ -1,7 +1,7 @@
-"""Numbers -> SVG for the report page, drawn by matplotlib: no script, no font, and the page's own colours.
+"""Draws charts as SVG for the report page, with matplotlib. The SVG has no scripts and no fonts, and uses page colours.
 
-The same numbers give the same bytes: the ids of shapes are hashed with a fixed salt, and no date is written. matplotlib
-is imported when a chart is drawn, because that takes half a second which the rest of a command need not wait for.
+The same numbers give the same bytes: matplotlib hashes the ids of shapes with a fixed salt, and no date is written.
+matplotlib is imported only when a chart is drawn, because the import takes half a second.
 """
 
 import math
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 Point = tuple[float, float]
 Row = tuple[str, float, Point]
-"""A name, its value and the interval around it."""
+"""A name, a value and the interval (low, high) of the value."""
 
 WIDTH_IN, WIDER_IN, HEIGHT_IN, ROW_IN = 4.0, 5.5, 2.5, 0.28
 PIXELS_PER_INCH = 88
 INK, MARK = "#010203", "#040506"
-"""Drawn with these, then replaced by the colours of the page's style: matplotlib knows no currentColor."""
+"""Placeholder colours, which `_svg` replaces by the colours of the page, because matplotlib has no currentColor."""
 
 STYLE = {
     "svg.fonttype": "none",  # text stays text, in the reader's font
@@ -49,9 +49,11 @@ STYLE = {
 
 
 def epochs(points: Sequence[Point], title: str, kept: float, highest: float = math.inf) -> Markup:
-    """A value after each epoch as a line, with a larger dot at the epoch that was kept.
+    """Draw a line with the value of each epoch, and a larger dot at the epoch of the served model.
 
-    points   (epoch, value), values from 0 to `highest`
+    points   (epoch, value) pairs
+    kept     the epoch whose weights were kept
+    highest  largest possible value; the smallest is 0
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -67,12 +69,12 @@ def epochs(points: Sequence[Point], title: str, kept: float, highest: float = ma
 
 
 def ranges(rows: Sequence[Row], title: str, line: float | None = None) -> Markup:
-    """One dot for each row, the first on top, with its interval; `line` is marked by a vertical line."""
+    """Draw a dot with its interval for each row, the first row on top. `line` is the position of a vertical line."""
     values = [end for _, value, interval in rows for end in (value, *interval)]
     with _figure(WIDER_IN, 0.9 + ROW_IN * len(rows), title) as (figure, axes):
-        for place, (_, value, (low, high)) in enumerate(rows):
-            axes.plot([low, high], [place, place], color=MARK, linewidth=2, alpha=0.5)
-            axes.plot(value, place, "o", color=MARK, markersize=5)
+        for y, (_, value, (low, high)) in enumerate(rows):
+            axes.plot([low, high], [y, y], color=MARK, linewidth=2, alpha=0.5)
+            axes.plot(value, y, "o", color=MARK, markersize=5)
         if line is not None:
             axes.axvline(line, color=INK, linewidth=0.8, linestyle="--")
             values.append(line)
@@ -84,7 +86,10 @@ def ranges(rows: Sequence[Row], title: str, line: float | None = None) -> Markup
 
 
 def calibration(points: Sequence[Point], title: str) -> Markup:
-    """Realised over nominal false-alarm rates, both above 0, on logarithmic axes of one range; dashed: equal rates."""
+    """Draw realised against nominal false-alarm rates on logarithmic axes. The dashed line shows equal rates.
+
+    points  (nominal, realised) pairs, all above 0
+    """
     from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
     low = min(value for point in points for value in point) / 1.5
@@ -94,7 +99,7 @@ def calibration(points: Sequence[Point], title: str) -> Markup:
         axes.plot([x for x, _ in points], [y for _, y in points], color=MARK, marker="o", markersize=4, linewidth=1.5)
         axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(StrMethodFormatter("{x:g}"))  # 0.01; by default it is TeX
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))  # such as 0.01; the default is TeX
             axis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("alpha (nominal)")
         axes.set_ylabel("share of clicks (realised)")
@@ -102,7 +107,7 @@ def calibration(points: Sequence[Point], title: str) -> Markup:
 
 
 def _around(values: Sequence[float], lowest: float, highest: float) -> Point:
-    """Limits of an axis that has all values inside: never empty, and never beyond what the values can be."""
+    """Return the limits of an axis that includes all values. They are apart, and within [lowest, highest]."""
     low, high = min(values), max(values)
     pad = max(0.1 * (high - low), 0.05 * max(abs(low), abs(high)), 0.005)
     return max(lowest, low - pad), min(highest, high + pad)
@@ -110,7 +115,7 @@ def _around(values: Sequence[float], lowest: float, highest: float) -> Point:
 
 @contextmanager
 def _figure(width_in: float, height_in: float, title: str) -> "Iterator[tuple[Figure, Axes]]":
-    """A figure with one pair of axes, under our style whatever the reader's matplotlibrc says."""
+    """Make a figure with one pair of axes. The style does not depend on the user's matplotlibrc."""
     import matplotlib.style
     from matplotlib.figure import Figure
 
@@ -122,7 +127,7 @@ def _figure(width_in: float, height_in: float, title: str) -> "Iterator[tuple[Fi
 
 
 def _svg(figure: "Figure", title: str) -> Markup:
-    """The figure as one <svg> element for a page: no namespaces, no metadata, no ids that another figure could have."""
+    """Convert the figure to one <svg> element without namespaces, metadata or ids that another figure could have."""
     file = StringIO()
     figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     drawn = file.getvalue()

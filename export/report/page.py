@@ -1,8 +1,8 @@
-"""What a training measured -> report.html in the model directory, one page for people, and report.json for programs.
+"""Writes the training report into the model directory: report.html for people, and report.json for programs.
 
-page.html is the page's template and holds its words; here the figures become its tables and charts. The page is
-self-contained: it loads no script, font or picture. Neither file is served, so neither is in the manifest: the page can
-change without the model becoming another.
+The template page.html has all texts of the page. This module converts the figures to tables and charts. The page is
+self-contained: it loads no scripts, fonts or images. The worker does not read the report, so the report is not in the
+manifest, and a change of the report does not change the identity of the model.
 """
 
 import json
@@ -23,7 +23,7 @@ from stream.manifest import Manifest
 PAGE, DATA = "report.html", "report.json"
 
 CURVES = (("loss", "loss", float("inf")), ("recall20", "held-out recall@20", 1.0), ("mrr20", "held-out MRR@20", 1.0))
-"""Key of an epoch's figures, title and the highest value there can be."""
+"""For each learning curve: key in the figures of an epoch, title, and largest possible value."""
 
 KINDS = (("by_position", "clicks so far"), ("by_popularity", "next item"))
 
@@ -33,7 +33,7 @@ Cells = list[tuple[str, ...]]
 
 @dataclass(frozen=True)
 class About:
-    """Where the figures come from: the log's name, when the training ended (UTC), and Eddy's version."""
+    """The origin of the figures: name of the log, end of the training (UTC), and version of Eddy."""
 
     log: str
     date: str
@@ -41,14 +41,14 @@ class About:
 
 
 def write_report(directory: Path, manifest: Manifest, findings: Findings, about: About) -> None:
-    """Write report.html and report.json. Parts for which nothing was measured are left out of the page."""
+    """Write report.html and report.json. The page omits sections without measurements."""
     found = {**asdict(about), "verdict": verdict(findings.held_out.get("lead", {}))._asdict(), **asdict(findings)}
     (directory / DATA).write_text(json.dumps(found, indent=1) + "\n")
     (directory / PAGE).write_text(page(manifest, findings, about), encoding="utf-8")
 
 
 def page(manifest: Manifest, findings: Findings, about: About) -> str:
-    """The whole page. Every name is escaped, whatever an item or a log is called."""
+    """Return the HTML of the page. All names are escaped, so a name cannot change the page."""
     held_out = findings.held_out
     methods = {METHODS.get(name, name): one for name, one in held_out.items() if _is_method(one)}
     template = Environment(
@@ -80,7 +80,7 @@ def _is_method(value: object) -> bool:
 
 
 def _methods(methods: Mapping[str, Figures]) -> Cells:
-    """Each method's figures with their intervals."""
+    """Return a table row for each method, with its figures and intervals."""
 
     def ranged(one: Figures, measure: str) -> str:
         low, high = one[f"{measure}_95"]
@@ -106,7 +106,7 @@ def _methods_chart(methods: Mapping[str, Figures]) -> Markup:
 
 
 def _kinds(methods: Mapping[str, Figures], key: str, title: str) -> dict[str, Any]:
-    """recall@20 of every method where the lists are parted by one of KINDS."""
+    """Return a table of recall@20 of every method, for the parts of the lists by one of KINDS."""
     parts = methods["Eddy"][key]
     return {
         "head": (title, *(f"{kind} ({part['judged']:,})" for kind, part in parts.items())),
@@ -124,7 +124,7 @@ def _curves(findings: Findings) -> list[Markup]:
 
 
 def _ablations(ablations: Mapping[str, Figures]) -> dict[str, Any] | None:
-    """What the lists lose without each part, as a chart and a table; None if that was not measured."""
+    """Return the change of the lists without each part, as a chart and a table. None if it was not measured."""
     if not ablations:
         return None
 
@@ -147,7 +147,7 @@ def _ablations(ablations: Mapping[str, Figures]) -> dict[str, Any] | None:
 
 
 def _calibration(curve: Sequence[charts.Point]) -> dict[str, Any] | None:
-    shown = [(alpha, share) for alpha, share in curve if alpha > 0 and share > 0]  # a logarithmic axis has no zero
+    shown = [(alpha, share) for alpha, share in curve if alpha > 0 and share > 0]  # a logarithmic axis cannot show 0
     return (
         {
             "chart": charts.calibration(shown, "nominal and realised false-alarm rate") if shown else "",
@@ -159,7 +159,7 @@ def _calibration(curve: Sequence[charts.Point]) -> dict[str, Any] | None:
 
 
 def _card(manifest: Manifest) -> dict[str, Cells]:
-    """What the model was made of: data, settings, files."""
+    """Return the model card: facts about data and model, settings, and files."""
     training = dict(manifest.training)
     settings = training.pop("settings", {})
     facts: Cells = [

@@ -1,4 +1,4 @@
-"""The figures of `eddy evaluate` -> lines for people."""
+"""Formats the figures of `eddy evaluate` as text for people."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from export.evaluate.baselines import NAMES
 
 
 def table(figures: dict[str, Any]) -> str:
-    """One line for each method, then Eddy's lead, the share of alarms and the remarks."""
+    """Return one line per method, then Eddy's lead over the best baseline, the alarm rates and the remarks."""
     rows = [f"{figures['model']} on {figures['clicks']:,} clicks, {figures['judged']:,} judged"]
     rows.append(f"{'':20}{'recall@20':>10}{'MRR@20':>9}{'NDCG@20':>9}{'coverage':>10}{'cold':>8}")
     for name in ("eddy", *NAMES):

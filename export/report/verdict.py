@@ -1,4 +1,4 @@
-"""Eddy's lead over the best baseline on the held-out slice -> one sentence that says whether Eddy is better."""
+"""Makes one sentence that states whether Eddy is better than the best baseline on the held-out slice."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -11,28 +11,32 @@ METHODS = {
     "cooccurrence": "co-occurrence",
     "vsknn": "VS-KNN",
 }
-"""The methods' names in sentences and tables."""
+"""Key of a method -> its name in sentences and tables."""
 
 MEASURES = {"recall20": "recall@20", "mrr20": "MRR@20"}
 WORDS = {"better": "better", "tie": "not clearly better", "worse": "worse"}
-"""By where the 95% interval of the difference lies: above zero, around it, below it."""
+"""The words for a 95% interval of the difference: above zero (better), around zero (tie), or below zero (worse)."""
 
 
 class Verdict(NamedTuple):
-    """kind: better, worse or tie where all measures agree; mixed; unknown where nothing was judged."""
+    """The result of the comparison.
+
+    kind      better, worse or tie if all measures agree; mixed if they do not; unknown if nothing was measured
+    sentence  the result in words
+    """
 
     kind: str
     sentence: str
 
 
 def verdict(lead: Mapping[str, Any]) -> Verdict:
-    """What the held-out slice says of Eddy beside the best baseline.
+    """Compare Eddy with the best baseline.
 
-    lead  measure -> over (the best baseline), mean (Eddy's difference) and 95 (its interval), as `eddy evaluate --json`
-          gives it; empty if nothing was judged
+    lead  measure -> `over` (the best baseline), `mean` (Eddy's lead) and `95` (interval of the lead),
+          as in the output of `eddy evaluate --json`; empty if nothing was measured
     """
     if not lead:
-        return Verdict("unknown", "There is no verdict: the held-out slice has no session of two clicks to judge.")
+        return Verdict("unknown", "There is no verdict: the held-out slice has no session of two clicks.")
     kinds = {measure: _kind(*lead[measure]["95"]) for measure in MEASURES}
     figures = " and ".join(_figures(title, lead[measure]) for measure, title in MEASURES.items())
     if len(set(kinds.values())) == 1:

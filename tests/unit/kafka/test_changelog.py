@@ -204,7 +204,7 @@ def test_no_user_has_the_position_as_key() -> None:
 @pytest.mark.parametrize(
     ("committed", "position", "words"),
     [
-        (None, 7, ["stand at offset 7", "no committed offset", "--group that", "--changelog-topic"]),
+        (None, 7, ["at offset 7", "no committed offset", "--group that", "--changelog-topic"]),
         (
             9,
             None,
