@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import quality
-from bench.inputs import mixed, trained, untrained
+from bench.inputs import trained, untrained
 from bench.quality import Figures
 from bench.report import RESULTS, ROOT, write_report
 from export.arrays import F32, F64, I32, I64, Flags
@@ -36,6 +36,7 @@ from export.dataset.cooccurrence import new_visits
 from export.dataset.windows import Clicks, Windows, drawn
 from export.evaluate.held_out import calibration_curve
 from export.fit.heads import Meetings, fitted_surprise, meetings, states_before
+from export.fit.mixture import mixed
 from export.log.log import Log, Vocabulary, read_log
 from export.measure.ranking import places, ranking_quality
 from export.model.graph import open_graph
@@ -119,11 +120,11 @@ def held_out_case(log: Log, directory: Path, epochs: int, seed: int, reuse: bool
     else:
         network = trained(held_out, settings)
         np.savez(path, **{name: value.numpy() for name, value in network.state_dict().items()})
-    network, recency, _ = mixed(network, held_out, seed)
+    served = mixed(network, held_out, seed)
     later = earliest(seen.time_ms, seen.time_ms >= held_out.cut_ms)
     ids = clicks.item[np.isin(clicks.user, seen.user)][later]
-    weight = recency.weights(head.time_ms)
-    return Case(network, held_out.vocabulary, head, weight, seen, later, ids, new_items(clicks))
+    weight = served.recency.weights(head.time_ms)
+    return Case(served.network, held_out.vocabulary, head, weight, seen, later, ids, new_items(clicks))
 
 
 def earliest(time_ms: I64, among: Flags) -> Flags:

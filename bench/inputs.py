@@ -22,14 +22,12 @@ import torch
 from bench.quality import Figures, say, split_of
 from bench.report import RESULTS, write_report
 from export.dataset.cooccurrence import NEW_VISIT
-from export.dataset.popularity import Recency
 from export.dataset.windows import Clicks
-from export.fit.mixture import count_on, mix
-from export.fit.popularity_shift import best_recency, shift_bias
+from export.fit.mixture import mixed
 from export.log.log import GAP_EDGES_MS, Log, read_log
 from export.network.network import Network, Sizes
 from export.progress import NullProgress
-from export.train.epochs import fit
+from export.train.epochs import fit_held_out
 from export.train.holdout import HeldOut, hold_out
 from export.train.settings import TrainSettings
 
@@ -85,27 +83,13 @@ def untrained(held_out: HeldOut, settings: TrainSettings) -> Network:
 
 def trained(held_out: HeldOut, settings: TrainSettings) -> Network:
     """The network without the mixture, after its best epoch on the held-out slice; trained on the clicks before it."""
-    network, popularity = untrained(held_out, settings), held_out.popularity
-    tail = held_out.tail
-    return fit(network, held_out.head, tail, settings, NullProgress(), popularity, category=held_out.category).network
-
-
-def mixed(network: Network, held_out: HeldOut, seed: int) -> tuple[Network, Recency, dict[str, float]]:
-    """Add the mixture, counted on the clicks before the held-out slice.
-
-    returns  the network, its recency correction, and recall@20 and MRR@20 on the slice
-    """
-    recency = best_recency(network, held_out.head, held_out.tail, held_out.popularity)
-    network = shift_bias(network, held_out.head, recency)
-    count_on(network, held_out.head, recency, None, None)
-    return network, recency, mix(network, held_out.seen, held_out.cut_ms, seed)
+    return fit_held_out(untrained(held_out, settings), held_out, settings, NullProgress()).network
 
 
 def quality(held_out: HeldOut, seed: int) -> dict[str, float]:
     """recall@20 and MRR@20 on the held-out slice, for a training with default settings."""
     settings = TrainSettings.for_log(len(held_out.clicks), None, None, seed)
-    _, _, figures = mixed(trained(held_out, settings), held_out, seed)
-    return figures
+    return mixed(trained(held_out, settings), held_out, seed).quality
 
 
 def measure(dataset: str, seeds: list[int]) -> dict[str, Figures]:

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from bench.heads import EPOCHS
-from bench.inputs import mixed, untrained
+from bench.inputs import untrained
 from bench.quality import Figures, kept, say, split_of
 from bench.report import RESULTS, write_report
 from export.dataset.windows import Batch, Clicks
+from export.fit.mixture import mixed
 from export.log.log import read_log
 from export.network.network import INPUT_LENGTH, Network, Sizes, unit
 from export.progress import NullProgress
@@ -157,8 +158,8 @@ def measure(held_out: HeldOut, kind: type[Trainer], settings: TrainSettings) -> 
         now = trainer.trained()
         epochs.append((*held_out_quality(now, held_out.tail), now))
     recall, mrr, best = max(epochs, key=lambda epoch: epoch[0] + epoch[1])
-    _, _, served = mixed(best, held_out, settings.seed)
-    return {"network_recall20": recall, "network_mrr20": mrr, **served}
+    served = mixed(best, held_out, settings.seed)
+    return {"network_recall20": recall, "network_mrr20": mrr, **served.quality}
 
 
 def over_seeds(runs: list[Figures]) -> Figures:

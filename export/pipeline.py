@@ -1,35 +1,35 @@
 """A click log -> a model directory: the whole training, in the order in which it must happen.
 
 1. The newest part of the log is held out (train/holdout.py).
-2. The network is trained on the rest; the held-out slice says after which epoch it was best, and how far it is to be
-   trusted beside what the user's last items bring (network/mixture.py).
-3. Heads are fitted, graphs converted, and the slice calibrates the surprise through the ONNX graph: clicks that were
+2. The network is trained on the rest; the held-out slice says after which epoch it was best.
+3. The network is mixed with what the user's last items bring (fit/mixture.py), and judged on the slice.
+4. Heads are fitted, graphs converted, and the slice calibrates the surprise through the ONNX graph: clicks that were
    not trained on, met as they will be met in service.
-4. The same number of epochs over the whole log, so that the served model knows the newest items too.
-5. Heads and graphs again, the parity gate, the baselines' sessions, and last the manifest and the report page.
-Ctrl-C ends step 2 or 4 and goes on to step 5 with the best model of step 2, without step 4 where it comes in step 3.
+5. The same number of epochs over the whole log, so that the served model knows the newest items too.
+6. Heads and graphs again, the parity gate, the baselines' sessions, and last the manifest and the report page.
+
+Ctrl-C ends step 2 or 5 and goes on with the best model of step 2, without step 5 where it comes before that. A process
+that is killed in step 2 or 5 leaves checkpoints, from which `resume` goes on; one that is killed later leaves those of
+whole steps. A directory without a manifest is not a model.
 """
 
 import math
 import tempfile
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from export.dataset.popularity import Recency
-from export.dataset.windows import Clicks
 from export.evaluate import baselines
 from export.evaluate.ablation import ablations
 from export.evaluate.baselines import save_baselines
 from export.evaluate.held_out import Findings, calibration_curve, judge_held_out
 from export.evaluate.vsknn import VsKnnSetting
 from export.fit.heads import fit_heads
-from export.fit.mixture import clicks_of, count_on, mix
-from export.fit.popularity_shift import best_recency, shift_bias
+from export.fit.mixture import Mixed, at_the_end, count_on, mixed
 from export.log.log import GAP_EDGES_MS, Log
 from export.log.times import iso
 from export.model.calibrate import pools, surprises
@@ -40,8 +40,8 @@ from export.network.network import Network, Sizes
 from export.progress import Progress
 from export.report.page import About, write_report
 from export.train.checkpoint import NAMES, Checkpoint, remove_checkpoints, training_key, training_place
-from export.train.cold_items import how_placed, with_catalogue, with_new_items
-from export.train.epochs import fit
+from export.train.cold_items import Catalogued, how_placed, with_catalogue
+from export.train.epochs import Fitted, fit, fit_held_out
 from export.train.holdout import HeldOut, halves, hold_out, new_items
 from export.train.interrupts import Interrupts
 from export.train.settings import TrainSettings
@@ -51,6 +51,41 @@ from stream.detect.pvalue import ALL
 from stream.lists.rules import NO_CATEGORY
 from stream.manifest import Manifest
 from stream.settings import Settings
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the steps of one training have in common.
+
+    held_out    the log, its newest part held out; categories are the catalogue's, if there is one
+    catalogued  the vocabulary with the items that only the catalogue has
+    """
+
+    log: Log
+    settings: TrainSettings
+    progress: Progress
+    older: Older | None
+    held_out: HeldOut
+    catalogued: Catalogued | None
+
+    @property
+    def sizes(self) -> Sizes:
+        vocabulary, settings = self.held_out.vocabulary, self.settings
+        items, event_types = len(vocabulary.items), len(vocabulary.event_types)
+        return Sizes(items, event_types, len(GAP_EDGES_MS) + 2, settings.hidden, settings.cell)
+
+    @property
+    def categories(self) -> int:
+        """How many the items have."""
+        category = self.held_out.category
+        return len(np.unique(category[category != NO_CATEGORY]))
+
+    def start(self) -> Network:
+        """The network that both trainings begin with, and PyTorch's generator as they begin with it."""
+        torch.manual_seed(self.settings.seed)
+        if self.older is None:
+            return Network(self.sizes)
+        return warm_network(self.older, self.sizes, self.held_out.vocabulary)
 
 
 def train_model(
@@ -72,96 +107,143 @@ def train_model(
     ArtifactError if a graph disagrees with the network.
     """
     check_place(directory)
-    torch.manual_seed(settings.seed)
-    held_out = hold_out(log, older)
-    vocabulary, clicks, cut_ms, head, _, _, popularity, counted, category = held_out
-    tail = held_out.tail
-    catalogued = None if catalogue is None else with_catalogue(catalogue, vocabulary.items)
-    if catalogued is not None:
-        category = catalogued.category[: len(vocabulary.items)]
-    named = len(np.unique(category[category != NO_CATEGORY]))
-    like = f", {named:,} categories" if named else ""
-    progress.say(f"{len(clicks):,} clicks, {len(vocabulary.items):,} items{like}")
-    gaps = len(GAP_EDGES_MS) + 2
-    sizes = Sizes(len(vocabulary.items), len(vocabulary.event_types), gaps, settings.hidden, settings.cell)
+    job = _hold_out(log, settings, progress, older, catalogue)  # 1
+    place = training_place(directory)
+    first, second = _checkpoints(job, place, resume)
+    with Interrupts(progress) as interrupts:
+        with interrupts.allowed() as watched:
+            chosen = fit_held_out(job.start(), job.held_out, settings, watched, first)  # 2
+        served = _mix(job, chosen.network)  # 3
+        calibration, findings = _calibrate(job, served)  # 4
+        findings = replace(findings, epochs=chosen.epochs, best_epoch=chosen.best_epoch)
+        network = served.network
+        if not chosen.interrupted and not interrupts.came:
+            with interrupts.allowed() as watched:
+                network = _train_on_all(job, served, chosen.best_epoch, watched, second)  # 5
+        manifest = _write(directory, job, served, network, chosen, calibration, findings)  # 6
+        remove_checkpoints(place)
+    warning = calibration_warning(len(calibration[ALL]), len(job.held_out.clicks), Settings(str(directory)).alpha)
+    if warning:
+        progress.say(warning)
+    return manifest
+
+
+def _hold_out(
+    log: Log, settings: TrainSettings, progress: Progress, older: Older | None, catalogue: Path | None
+) -> Job:
+    """Step 1: the log in two parts, and whether the older model fits it."""
+    held_out, catalogued = hold_out(log, older), None
+    vocabulary = held_out.vocabulary
+    if catalogue is not None:
+        catalogued = with_catalogue(catalogue, vocabulary.items)
+        held_out = held_out._replace(category=catalogued.category[: len(vocabulary.items)])
+    job = Job(log, settings, progress, older, held_out, catalogued)
+    like = f", {job.categories:,} categories" if job.categories else ""
+    progress.say(f"{len(held_out.clicks):,} clicks, {len(vocabulary.items):,} items{like}")
     if older is not None:
-        check_older(older, sizes, vocabulary)
+        check_older(older, job.sizes, vocabulary)
         progress.say(
             f"starting from {older.label}, which was trained until {iso(older.until_ms)}; "
-            + known_to(older, [vocabulary.items[i] for i in np.unique(clicks.item)])
+            + known_to(older, [vocabulary.items[i] for i in np.unique(held_out.clicks.item)])
         )
         if older.visits is None:
             progress.say(f"{older.label} has no sessions that can be read: the baselines know this log's alone")
+    return job
 
-    def start() -> Network:
-        return Network(sizes) if older is None else warm_network(older, sizes, vocabulary)
 
-    def widened(network: Network, learned: Clicks) -> Network:
-        if catalogued is None:
-            return network
-        return with_new_items(network, clicks_of(learned, network.sizes.items, counted), catalogued.category)
-
-    place = training_place(directory)
+def _checkpoints(job: Job, place: Path, resume: bool) -> tuple[Checkpoint, Checkpoint]:
+    """Those of steps 2 and 5."""
     if resume and not any((place / name).is_file() for name in NAMES):
-        progress.say(f"{place} has no checkpoint to go on from: starting anew")
-    key = training_key(log, category, asdict(settings), None if older is None else older.identity)
+        job.progress.say(f"{place} has no checkpoint to go on from: starting anew")
+    identity = None if job.older is None else job.older.identity
+    key = training_key(job.log, job.held_out.category, asdict(job.settings), identity)
     first, second = (Checkpoint(place / name, key, resume) for name in NAMES)
-    with Interrupts(progress) as interrupts:
-        with interrupts.allowed() as watched:
-            chosen = fit(start(), head, tail, settings, watched, popularity, first, category=category)
-        recency = best_recency(chosen.network, head, tail, popularity)
-        progress.say(recency.describe())
-        network = widened(shift_bias(chosen.network, head, recency), head)
-        if catalogued is not None:
-            progress.say(how_placed(catalogued.category, len(vocabulary.items)))
-            held_out = held_out.with_items(catalogued)
-        served = held_out.vocabulary
-        count_on(network, head, recency, held_out.counted, older)
-        quality = mix(network, held_out.seen, cut_ms, settings.seed)
-        progress.say(f"held-out slice: recall@20 {quality['recall20']:.4f}, MRR@20 {quality['mrr20']:.4f}")
-        progress.say("measuring what each part of the model is worth there")
-        _, judged = halves(held_out.seen, cut_ms)
-        shift = recency.shift(head.item, head.time_ms, sizes.items)
-        worth = ablations(network, held_out.seen, judged, shift)
-        calibration, findings = _calibrate(network, held_out, recency, log, older, settings.seed, progress)
+    return first, second
 
-        if not chosen.interrupted and not interrupts.came:
-            torch.manual_seed(settings.seed)
-            whole_log = replace(settings, epochs=chosen.best_epoch)
-            with interrupts.allowed() as watched:
-                whole = fit(start(), clicks, None, whole_log, watched, popularity, second, category=category)
-            if not whole.interrupted:
-                mixture, network = network.mixture, widened(shift_bias(whole.network, clicks, recency), clicks)
-                network.mixture = mixture
-        count_on(network, clicks, recency, held_out.counted, older)
-        fit_heads(network, clicks, recency.weights(clicks.time_ms), new_items(clicks), settings.seed)
-        progress.say("converting and checking the graphs")
-        write_graphs(directory, network, served)
-        save_baselines(directory, visits_since(older, log, served.items), VsKnnSetting(**findings.vsknn_setting))
-        training = {
-            "from": iso(int(log.time_ms.min())),
-            "until": iso(int(log.time_ms.max())),
-            "clicks": len(clicks),
-            "users": len(np.unique(clicks.user)),
-            "held_out_clicks": len(tail),
-            "best_epoch": chosen.best_epoch,
-            "clicks_per_s": round(chosen.clicks_per_s),
-            "recency": recency.describe(),
-            "categories": named,
-            "from_model": None if older is None else older.label,
-            "items_without_clicks": len(served.items) - sizes.items,
-            "settings": asdict(settings),
-            "torch": torch.__version__.partition("+")[0],
-        }
-        facts = Facts(training, quality)
-        manifest = write_model(directory, network, served, calibration, (baselines.FILE,), facts)
-        findings = replace(findings, epochs=chosen.epochs, best_epoch=chosen.best_epoch, ablations=worth)
-        about = About(log.name, iso(time.time_ns() // 1_000_000), version(DISTRIBUTION))
-        write_report(directory, manifest, findings, about)
-        remove_checkpoints(place)
-    warning = calibration_warning(len(calibration[ALL]), len(clicks), Settings(model=str(directory)).alpha)
-    if warning:
-        progress.say(warning)
+
+def _mix(job: Job, network: Network) -> Mixed:
+    """Step 3: the network as it would be served of the clicks before the slice."""
+    served = mixed(network, job.held_out, job.settings.seed, job.older, job.catalogued)
+    job.progress.say(served.recency.describe())
+    if job.catalogued is not None:
+        job.progress.say(how_placed(job.catalogued.category, job.sizes.items))
+    recall, mrr = served.quality["recall20"], served.quality["mrr20"]
+    job.progress.say(f"held-out slice: recall@20 {recall:.4f}, MRR@20 {mrr:.4f}")
+    return served
+
+
+def _calibrate(job: Job, served: Mixed) -> tuple[Pools, Findings]:
+    """Step 4: pools of surprise on the slice, by the graph of a network that has not seen it; and how it is judged."""
+    network, held_out, recency = served.network, served.held_out, served.recency
+    head, seen, vocabulary, cut_ms = held_out.head, held_out.seen, held_out.vocabulary, held_out.cut_ms
+    job.progress.say("measuring what each part of the model is worth there")
+    _, judged = halves(seen, cut_ms)
+    worth = ablations(network, seen, judged, recency.shift(head.item, head.time_ms, job.sizes.items))
+    job.progress.say("fitting the heads and converting them, to calibrate")
+    fit_heads(network, head, recency.weights(head.time_ms), new_items(held_out.clicks), job.settings.seed)
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch) / "held-out" / "0"
+        write_graphs(directory, network, vocabulary)
+        surprise, later = surprises(directory / "step.onnx", network.state, seen), seen.time_ms >= cut_ms
+        found = pools(surprise, seen, later, vocabulary)
+        job.progress.say("judging the held-out slice beside the baselines")
+        names = {vocabulary.items[i] for i in np.flatnonzero(held_out.known)}
+        earlier = visits_since(job.older, job.log.between(None, cut_ms), vocabulary.items)
+        tail = job.log.between(cut_ms, None)
+        findings = judge_held_out(directory, network, vocabulary, found, earlier, tail, names, job.progress)
+    curve = calibration_curve(surprise[later], seen.time_ms[later])
+    return found, replace(findings, calibration=curve, ablations=worth)
+
+
+def _train_on_all(job: Job, served: Mixed, epochs: int, watched: Progress, checkpoint: Checkpoint) -> Network:
+    """Step 5: a network of the whole log with the mixture of step 3, or the network of step 3 if Ctrl-C ended it."""
+    held_out, settings = job.held_out, replace(job.settings, epochs=epochs)
+    clicks, popularity, category = held_out.clicks, held_out.popularity, held_out.category
+    whole = fit(job.start(), clicks, None, settings, watched, popularity, checkpoint, category)
+    if whole.interrupted:
+        return served.network
+    network = at_the_end(whole.network, clicks, served.recency, held_out.counted, job.catalogued)
+    network.mixture = served.network.mixture
+    return network
+
+
+def _write(
+    directory: Path,
+    job: Job,
+    served: Mixed,
+    network: Network,
+    chosen: Fitted,
+    calibration: Pools,
+    findings: Findings,
+) -> Manifest:
+    """Step 6: everything is counted and fitted on the whole log, and written; the manifest last but for the report."""
+    held_out, recency, log = served.held_out, served.recency, job.log
+    clicks, vocabulary = held_out.clicks, held_out.vocabulary
+    count_on(network, clicks, recency, held_out.counted, job.older)
+    fit_heads(network, clicks, recency.weights(clicks.time_ms), new_items(clicks), job.settings.seed)
+    job.progress.say("converting and checking the graphs")
+    write_graphs(directory, network, vocabulary)
+    setting = VsKnnSetting(**findings.vsknn_setting)
+    save_baselines(directory, visits_since(job.older, log, vocabulary.items), setting)
+    training = {
+        "from": iso(int(log.time_ms.min())),
+        "until": iso(int(log.time_ms.max())),
+        "clicks": len(clicks),
+        "users": len(np.unique(clicks.user)),
+        "held_out_clicks": len(held_out.tail),
+        "best_epoch": chosen.best_epoch,
+        "clicks_per_s": round(chosen.clicks_per_s),
+        "recency": recency.describe(),
+        "categories": job.categories,
+        "from_model": None if job.older is None else job.older.label,
+        "items_without_clicks": len(vocabulary.items) - job.sizes.items,
+        "settings": asdict(job.settings),
+        "torch": torch.__version__.partition("+")[0],
+    }
+    facts = Facts(training, served.quality)
+    manifest = write_model(directory, network, vocabulary, calibration, (baselines.FILE,), facts)
+    about = About(log.name, iso(time.time_ns() // 1_000_000), version(DISTRIBUTION))
+    write_report(directory, manifest, findings, about)
     return manifest
 
 
@@ -176,29 +258,3 @@ def calibration_warning(held_out: int, clicks: int, alpha: float) -> str | None:
         f"with {held_out:,} held-out clicks no anomaly can be reported at alpha {alpha:g}, the worker's default: train "
         f"on more clicks (at least {enough:,}) or start the worker with --alpha {math.ceil(smallest / digit) * digit:g}"
     )
-
-
-def _calibrate(
-    network: Network,
-    held_out: HeldOut,
-    recency: Recency,
-    log: Log,
-    older: Older | None,
-    seed: int,
-    progress: Progress,
-) -> tuple[Pools, Findings]:
-    """Pools of surprise on the held-out slice, by the graph of a network that has not seen it; and how it judged."""
-    vocabulary, _, cut_ms, head, seen, known, _, _, _ = held_out
-    progress.say("fitting the heads and converting them, to calibrate")
-    fit_heads(network, head, recency.weights(head.time_ms), new_items(held_out.clicks), seed)
-    with tempfile.TemporaryDirectory() as scratch:
-        directory = Path(scratch) / "held-out" / "0"
-        write_graphs(directory, network, vocabulary)
-        surprise, later = surprises(directory / "step.onnx", network.state, seen), seen.time_ms >= cut_ms
-        found = pools(surprise, seen, later, vocabulary)
-        progress.say("judging the held-out slice beside the baselines")
-        names = {vocabulary.items[i] for i in np.flatnonzero(known)}
-        earlier = visits_since(older, log.between(None, cut_ms), vocabulary.items)
-        tail = log.between(cut_ms, None)
-        findings = judge_held_out(directory, network, vocabulary, found, earlier, tail, names, progress)
-        return found, replace(findings, calibration=calibration_curve(surprise[later], seen.time_ms[later]))

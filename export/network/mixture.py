@@ -57,9 +57,9 @@ def visit_so_far(gap: Tensor, visit: Tensor) -> Tensor:
 class Mixture(nn.Module):
     """What S sources add for each user: the newest item's followers, and by age each item's neighbours and itself.
 
-    The tables are counted. `gates` (F, S), and `temperature` and `bias_weight` (1,), one of trust.TRUSTS, are fitted on
-    held-out clicks (fit/trust.py). Sources in order: followers; neighbours of this visit's items by age
-    (R), of older ones (R); the items themselves of this visit (R), older ones (R).
+    The tables are counted. `gates` (F, S), and `temperature` and `bias_weight` (1,) of the network, are fitted on
+    held-out clicks (fit/gates.py). Sources in order: followers; neighbours of this visit's items by age (R), of older
+    ones (R); the items themselves of this visit (R), older ones (R).
     """
 
     following_items: Tensor  # (V + 2, K) int32
@@ -133,10 +133,17 @@ class Mixture(nn.Module):
 
     def weigh(self, features: Tensor, present: Tensor, masses: Tensor) -> tuple[Tensor, Tensor]:
         """What each source counts (B, S), and the mass (B, 1) that is left to the network."""
+        return self.limited(*self.let_in(features, present, masses))
+
+    def let_in(self, features: Tensor, present: Tensor, masses: Tensor) -> tuple[Tensor, Tensor]:
+        """What each source counts by its gate alone (B, S), and the mass (B, 1) that all together take."""
         gates = torch.matmul(features, self.gates).unsqueeze(2)
         # A sigmoid as the softmax of two: ONNX Runtime's own is exact to 1e-7, which is much of a small gate.
         weights = torch.softmax(torch.cat([gates, torch.zeros_like(gates)], dim=2), dim=2).select(2, 0) * present
-        taken = self.total(weights * masses)
+        return weights, self.total(weights * masses)
+
+    def limited(self, weights: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
+        """The same with at most MOST taken in all, and the mass (B, 1) that is left to the network."""
         scale = MOST / torch.clamp(taken, min=MOST)
         return weights * scale, 1 - taken * scale
 

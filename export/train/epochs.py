@@ -21,6 +21,7 @@ from export.network.network import Network
 from export.network.states import outputs
 from export.progress import Progress
 from export.train.checkpoint import Checkpoint
+from export.train.holdout import HeldOut
 from export.train.settings import TrainSettings
 from export.train.trainer import ALL_ALIKE, Trainer
 
@@ -82,6 +83,18 @@ class Course:
         if state["kept"] is not None:
             self.kept = copy.deepcopy(self._network)
             self.kept.load_state_dict(state["kept"])
+
+
+def fit_held_out(
+    network: Network,
+    held_out: HeldOut,
+    settings: TrainSettings,
+    progress: Progress,
+    checkpoint: Checkpoint | None = None,
+) -> Fitted:
+    """Train on the clicks before the held-out slice; that says after which epoch the network was best."""
+    popularity, category = held_out.popularity, held_out.category
+    return fit(network, held_out.head, held_out.tail, settings, progress, popularity, checkpoint, category)
 
 
 def fit(
