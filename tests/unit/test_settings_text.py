@@ -90,6 +90,7 @@ OTHERS = {
     "max_cycle_clicks": 10,
     "session_timeout_s": 45.0,
     "hang_s": 2.0,
+    "forget_after_days": 7.5,
 }
 OTHER_RULES = {
     "exclude_events": "buy",
@@ -164,6 +165,7 @@ RANGES = {
     "hang_s": (1.0, 600.0),
     "max_message_bytes": (256, 1_000_000),
     "max_cycle_clicks": (1, 100_000),
+    "forget_after_days": (0.0, 36_500.0),
 }
 
 
