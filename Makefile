@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format bench parity quality speed inputs rules engine heads ways days shop-model demo-picture clean help
+.PHONY: demo test lint format bench parity quality speed inputs cold rules engine heads ways days shop-model demo-picture clean help
 help:            ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -44,6 +44,9 @@ speed: .venv/dev ## measure the training speed against a plain PyTorch loop
 inputs: .venv/dev ## measure the gain from each field of a click
 	$(BIN)/python -m bench.inputs
 
+cold: .venv/dev ## measure the gain from a catalogue for items without training clicks
+	$(BIN)/python -m bench.cold_items
+
 rules: .venv/dev ## measure the cost of each rule for the lists
 	$(BIN)/python -m bench.rules
 
@@ -60,7 +63,7 @@ heads: .venv/dev ## compare the surprise head with the exact softmax and with sh
 days: .venv/dev ## evaluate and train on a news site day by day (takes hours)
 	$(BIN)/python -m bench.days
 
-bench: parity speed quality inputs rules engine heads ways days ## run every benchmark; the results are in bench/results
+bench: parity speed quality inputs cold rules engine heads ways days ## run every benchmark; the results are in bench/results
 
 shop-model: .venv/dev ## train models/shop/1 again on the simulated shop
 	$(BIN)/python -m stream.demo.simulate --users 2000 --days 1.5 --seed 1 --out .cache/shop.csv.gz
