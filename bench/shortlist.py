@@ -30,7 +30,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from bench import quality
-from bench.heads import EPOCHS, Case, case_of, cpu_us, memory, running, two_levels
+from bench.cases import EPOCHS, Case, case_of, two_levels
+from bench.cpu import cpu_us, memory, running
 from bench.quality import Figures
 from bench.report import RESULTS, write_report
 from export.arrays import F32

@@ -1,11 +1,9 @@
 """Training speed: an epoch of Eddy's trainer against a plain PyTorch GRU4Rec loop with a full softmax, same clicks.
 
-The rival is a straightforward implementation: session-parallel minibatches (Hidasi et al. 2016: a lane whose session
-ends continues with the next session, with a reset state), nn.GRU, cross-entropy over all items, dense Adam. Both sides
-have the same hidden size, clicks and threads. Each runs in its own process, one after the other. Both are evaluated on
-the newest sessions by full ranking: unknown items are misses, and of items with equal scores the more popular one ranks
-first. Only training is timed. The exit code is 1 if Eddy is not twice as fast, has lower quality, or needs more than
-4 GB.
+The rival is bench/plain_gru4rec.py, a straightforward implementation. Both sides have the same hidden size, clicks and
+threads. Each runs in its own process, one after the other. Both are evaluated on the newest sessions by full ranking:
+unknown items are misses, and of items with equal scores the more popular one ranks first. Only training is timed. The
+exit code is 1 if Eddy is not twice as fast, has lower quality, or needs more than 4 GB.
 
     python -m bench.training_speed [--clicks N] [--epochs N] [--threads 2,1] [--json]
 """
@@ -17,20 +15,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from itertools import pairwise, takewhile
+from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
+from bench.plain_gru4rec import DROPOUT, LANES, RATE, plain_epochs
 from bench.report import DATA_DIRECTORY, RESULTS, ROOT, write_report
-from export.arrays import I64, Flags
+from export.arrays import I64
 from export.dataset.windows import Clicks, Windows, birth_period, encode
 from export.log.log import ColumnNames, Log, read_log
-from export.measure.metrics import K
 from export.measure.ranking import ranking_quality
 from export.network.network import Network, Sizes
 from export.network.states import outputs
@@ -45,9 +42,6 @@ RESULT = RESULTS / "training_speed.json"
 DATA = DATA_DIRECTORY / "yoochoose_1_64_train.parquet"
 JUDGED = 20_000
 """Maximum held-out clicks, from the newest sessions; a tenth of the clicks of a short log."""
-
-LANES, RATE, DROPOUT = 128, 3e-3, 0.2
-"""The rival's settings: the best of six, compared on 40,000 clicks as below (64 to 256 lanes, rates 1e-3 to 3e-3)."""
 
 FASTER, SAME, MEMORY_GB = 2.0, 0.005, 4.0
 """The claim: minimum speed ratio; maximum deficit in recall@20 and MRR@20 (sampling error); maximum memory, GB."""
@@ -100,113 +94,6 @@ def simulated_log(directory: Path) -> Path:
     return path
 
 
-# -- the rival --------------------------------------------------------------------------------------------------------
-
-
-class PlainGru4Rec(nn.Module):
-    """Item embedding, dropout, GRU, dropout, one logit for each item."""
-
-    def __init__(self, items: int, hidden: int) -> None:
-        super().__init__()
-        self.rows = nn.Embedding(items + 1, hidden)  # the last row is the unknown item; only held-out clicks contain it
-        self.gru = nn.GRU(hidden, hidden, batch_first=True)
-        self.drop = nn.Dropout(DROPOUT)
-        self.logits = nn.Linear(hidden, items)
-
-    def forward(self, item: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """item (B, T) int64, state (1, B, H) -> inputs of the last layer (B, T, H), new state (1, B, H)."""
-        out, state = self.gru(self.drop(self.rows(item)), state)
-        return self.drop(out), state
-
-
-class LaneStep(NamedTuple):
-    """One minibatch of B lanes: item (B,), next item (B,), and (B,) bool, True where a session begins."""
-
-    item: I64
-    target: I64
-    begins: Flags
-
-
-def session_parallel(item: I64, starts: I64, lanes: int) -> Iterator[LaneStep]:
-    """The minibatches of one epoch, from sessions of at least two clicks in parallel lanes.
-
-    The epoch ends when a lane needs a further session and none is left.
-
-    item    (n,) int64, items of all sessions, concatenated
-    starts  (s + 1,) int64, start of each session in item, and the end of the last one
-    """
-    sessions = np.flatnonzero(np.diff(starts) > 1)
-    lanes = min(lanes, len(sessions))
-    at, end = starts[sessions[:lanes]].copy(), starts[sessions[:lanes] + 1]
-    begins = np.ones(lanes, np.bool_)
-    following = lanes
-    while True:
-        yield LaneStep(item[at], item[at + 1], begins)
-        at = at + 1
-        begins = at + 1 >= end
-        wanted = int(begins.sum())
-        if following + wanted > len(sessions):
-            return
-        taken = sessions[following : following + wanted]
-        at[begins], end[begins] = starts[taken], starts[taken + 1]
-        following += wanted
-
-
-def plain_epochs(task: Task, hidden: int, seed: int) -> tuple[Callable[[], object], Callable[[], tuple[float, float]]]:
-    """Functions of the rival: train one epoch; evaluate (recall@20, MRR@20)."""
-    torch.manual_seed(seed)
-    network = PlainGru4Rec(task.items, hidden)
-    adam = torch.optim.Adam(network.parameters(), RATE)
-    item, starts = in_session_order(task.train)
-
-    def epoch() -> None:
-        network.train()
-        state = torch.zeros(1, LANES, hidden)
-        for step in session_parallel(item, starts, LANES):
-            state = state[:, : len(step.item)] * torch.from_numpy(~step.begins).view(1, -1, 1)
-            out, state = network(torch.from_numpy(step.item).unsqueeze(1), state.detach())
-            loss = nn.functional.cross_entropy(network.logits(out.squeeze(1)), torch.from_numpy(step.target))
-            adam.zero_grad()
-            loss.backward()
-            adam.step()
-
-    return epoch, lambda: plain_quality(network, task.later)
-
-
-def in_session_order(clicks: Clicks) -> tuple[I64, I64]:
-    """Items (n,) with the sessions ordered by start time, and the start of each session in them (s + 1,)."""
-    first = np.flatnonzero(np.append(True, clicks.user[1:] != clicks.user[:-1]))
-    lengths = np.diff(np.append(first, len(clicks)))
-    order = np.argsort(clicks.time_ms[first], kind="stable")
-    rows = np.concatenate([np.arange(first[s], first[s] + lengths[s]) for s in order])
-    return clicks.item[rows].astype(np.int64), np.append(0, np.cumsum(lengths[order]))
-
-
-@torch.no_grad()
-def plain_quality(network: PlainGru4Rec, clicks: Clicks) -> tuple[float, float]:
-    """recall@20 and MRR@20 over all next clicks, defined as in export.measure.ranking.ranking_quality."""
-    network.eval()
-    item, starts = in_session_order(clicks)
-    items = network.logits.out_features
-    hits = reciprocal = 0.0
-    judged = 0
-    for first, last in pairwise(starts):
-        if last - first < 2:
-            continue
-        session = torch.from_numpy(item[first:last])
-        out, _ = network(session[:-1].unsqueeze(0), torch.zeros(1, 1, network.gru.hidden_size))
-        target = session[1:]
-        known = target < items
-        scores, target = network.logits(out[0][known]), target[known].unsqueeze(1)
-        own = scores.gather(1, target)
-        lower = torch.arange(items).unsqueeze(0) < target
-        rank = 1 + ((scores > own) | ((scores == own) & lower)).sum(1)
-        hit = rank <= K
-        hits, reciprocal = hits + float(hit.sum()), reciprocal + float((hit / rank).sum())
-        judged += int(last - first - 1)
-    return hits / judged, reciprocal / judged
-
-
 # -- Eddy -------------------------------------------------------------------------------------------------------------
 
 
@@ -236,7 +123,10 @@ def eddy_epochs(
 
 def run_side(side: str, task: Task, hidden: int, epochs: int, seed: int) -> dict[str, Any]:
     """Train in this process; per epoch seconds by the clock and of the processor, recall@20 and MRR@20 after it."""
-    epoch, judge = plain_epochs(task, hidden, seed) if side == "plain" else eddy_epochs(task, hidden, epochs, seed)
+    if side == "plain":
+        epoch, judge = plain_epochs(task.train, task.later, task.items, hidden, seed)
+    else:
+        epoch, judge = eddy_epochs(task, hidden, epochs, seed)
     rows = []
     for number in range(1, epochs + 1):
         wall, cpu = time.perf_counter(), time.process_time()

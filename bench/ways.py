@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from bench.heads import EPOCHS
+from bench.cases import EPOCHS
 from bench.inputs import untrained
 from bench.quality import Figures, kept, say, split_of
 from bench.report import RESULTS, write_report

@@ -9,19 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import heads, shortlist
+from bench import cpu, shortlist
+from bench.cases import Case, held_out_case, surprises
 from bench.graph_parity import by_steps
-from bench.heads import (
-    Case,
-    ExactHead,
-    auc,
-    held_out_case,
-    judged_by,
-    popularity_clusters,
-    scrapers,
-    surprises,
-    two_level_logits,
-)
+from bench.heads import ExactHead, judged_by, popularity_clusters, two_level_logits
+from bench.new_items import auc, scrapers
 from export.dataset.windows import Clicks
 from export.fit.mixture import set_mixture
 from export.log.log import GAP_EDGES_MS, Vocabulary, read_log
@@ -152,7 +144,7 @@ def test_the_graphs_take_the_memory_that_they_are_timed_with(model_dir: Path) ->
     rng, batch = np.random.default_rng(0), 4
     ids = {name: np.zeros(batch, np.int64) for name in ("item", "event_type", "gap")}
     cell = {name: np.ones((batch, 16), np.float32) for name in ("h", "c")}
-    remembered = heads.memory(batch, 50, rng)
+    remembered = cpu.memory(batch, 50, rng)
     surprise = open_graph(model_dir / "step.onnx").run(["surprise"], {**ids, **cell, **remembered})[0]
     items = open_graph(model_dir / "score.onnx").run(["items"], {"h": cell["h"], **remembered, "k": np.array([20])})[0]
     assert np.isfinite(surprise).all()

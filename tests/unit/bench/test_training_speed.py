@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.training_speed import read_task, run_side, session_parallel
+from bench.plain_gru4rec import session_parallel
+from bench.training_speed import read_task, run_side
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=30).filter(lambda n: max(n) > 1), st.integers(1, 5))
