@@ -1,4 +1,4 @@
-"""What the share of a new item in the probability of the unknown item changes, for honest clicks and for a scraper's."""
+"""Effect of a new item's share in the unknown item's probability, for honest clicks and for a scraper's."""
 
 import math
 from dataclasses import replace

@@ -51,7 +51,10 @@ def share(figure: float) -> str:
 def test_items_without_training_clicks() -> None:
     """Each row is one kind of next click, with and without a catalogue."""
     found = results("cold_items")["results"]["rees46-oct"]
-    expected = [[str(one["judged"]), *(pair(one[f"{way} a catalogue"]) for way in ("without", "with"))] for one in found.values()]
+    expected = [
+        [str(one["judged"]), *(pair(one[f"{way} a catalogue"]) for way in ("without", "with"))]
+        for one in found.values()
+    ]
     assert [row[1:] for row in table(PAGE, "Items without training clicks")] == expected
 
 
