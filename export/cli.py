@@ -81,7 +81,7 @@ def train(
         check_place(out)
         if from_model and given["in_order"]:
             raise ConfigError(
-                "--from-model finds new clicks by their times, and with --in-order it has none: omit one of them"
+                "--from-model needs times to find new clicks, and with --in-order the log has none: omit one of the two"
             )
         clicks = take_log(bar, log, given)
 
@@ -149,7 +149,7 @@ def evaluate(
 
     with Bar() as bar:
         if judge_from is not None and given["in_order"]:
-            raise ConfigError("--judge-from is a time, and with --in-order the log has none: omit one of them")
+            raise ConfigError("--judge-from needs times, and with --in-order the log has none: omit one of the two")
         judged_from_ms = None if judge_from is None else parse_time(judge_from)
         clicks = take_log(bar, log, given)
         figures = {"log": str(log), **measure(model, clicks, exclude_recent, device, bar, judged_from_ms, rules)}

@@ -84,7 +84,9 @@ def take_log(progress: Progress, log: Path, given: dict[str, Any]) -> "Log":
     from export.log.times import parse_time
 
     if given["in_order"] and (given["start"] or given["end"]):
-        raise ConfigError("--from and --until are times, and with --in-order the log has none: omit one of them")
+        raise ConfigError(
+            "--from and --until need times, and with --in-order the log has none: omit them or --in-order"
+        )
     names = ColumnNames(*(given[f"{name}_col"] for name in ColumnNames._fields))
     read = read_log(log, names, given["drop_repeats"], given["in_order"])
     for note in read.notes:

@@ -15,8 +15,8 @@ class Recency:
     """The recency correction of popularity.
 
     half_life_ms  half-life of a click's weight; None = popularity is stable over the log: no recency correction
-    before        (V,) float64, clicks of each item that an older model counted and that are not in the log; they get
-                  the weight of the log's oldest click
+    before        (V,) float64, per item, the clicks that an older model counted and that the log does not contain. They
+                  get the weight of the log's oldest click
     """
 
     half_life_ms: float | None

@@ -149,7 +149,7 @@ def _distinct(column: pl.Series, read: Callable[[Any], Any], kind: pl.DataType) 
 
 
 def nulls(count: int) -> pl.Series:
-    """(n,) String, none of them a value."""
+    """A String column of n nulls."""
     return pl.Series([None], dtype=pl.String).new_from_index(0, count)
 
 

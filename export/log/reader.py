@@ -75,7 +75,9 @@ def _columns(path: Path, schema: pl.Schema, names: ColumnNames, in_order: bool, 
         name: str = given or getattr(USUAL, what)
         if name not in schema:
             if given or needed:
-                raise ConfigError(f"log {path}: no column {name!r}; it has {_shown(schema)}. Name it with {flag}")
+                raise ConfigError(
+                    f"log {path}: no column {name!r}; its columns are {_shown(schema)}. Give a column with {flag}"
+                )
             return None
         if f"{name}_duplicated_0" in schema:
             raise ConfigError(f"log {path}: two columns are called {name!r}; rename one")

@@ -87,9 +87,9 @@ class _Interruptible:
 
 @contextmanager
 def ending_at_once(clean_up: Callable[[], None]) -> Iterator[None]:
-    """Within this context SIGINT ends the process with INTERRUPTED, after `clean_up`; later ones are ignored.
+    """Within this context the first SIGINT calls `clean_up` and ends the process with exit code INTERRUPTED.
 
-    For a command that has nothing to save yet, or nothing more.
+    Later SIGINTs are ignored. It is for a command that has nothing to save: not yet, or everything is saved.
     """
 
     def end(number: int, frame: FrameType | None) -> None:

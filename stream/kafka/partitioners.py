@@ -156,7 +156,7 @@ def _explained(pairs: Mapping[frozenset[str], int]) -> dict[str, int]:
 
 
 def _by_chance(fit: int, keys: int, chance: float) -> float:
-    """At most the probability that a partitioner which has nothing to do with these keys fits so many of them.
+    """An upper bound on the probability that an unrelated partitioner fits at least this many keys by chance.
 
     Chernoff's bound of the binomial tail: exp(-keys * KL(share || chance)).
     """

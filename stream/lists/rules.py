@@ -278,7 +278,7 @@ def _compile(index: dict[str, int], rules: Rules, path: Path) -> CompiledRules:
         )
     codes, category = _codes(catalogue)
     log.info(
-        "catalogue read: path=%s lines=%d known=%d allowed=%d of=%d categories=%d",
+        "catalogue read: path=%s lines=%d known=%d allowed=%d items_in_model=%d categories=%d",
         path,
         catalogue.lines,
         int(catalogue.listed.sum()),

@@ -107,7 +107,7 @@ class Observed:
                 self.placements.add(record.key, chunk.partition.number, record.offset)
 
     def _some(self, values: Sequence[Any], most: int) -> Sequence[Any]:
-        """Return all values, or a random sample of `most`. A regular sample could miss one of several producers."""
+        """Return all values, or a random sample of `most`. Taking every n-th could miss a producer."""
         return values if len(values) <= most else self._rng.sample(values, most)
 
 

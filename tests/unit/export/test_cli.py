@@ -44,7 +44,7 @@ def test_help_teaches_with_an_example(command: click.Command) -> None:
         (
             train,
             ["log.csv", "--out", "m/1", "--in-order", "--from-model", "m/0"],
-            "with --in-order it has none",
+            "with --in-order the log has none",
         ),
         (evaluate, ["m/1", "log.csv", "--in-order", "--judge-from", "2023-11-14"], "with --in-order the log has none"),
         (replay, ["log.csv", "--broker", "localhost:1", "--speed", "max"], "localhost:1 cannot be reached"),
