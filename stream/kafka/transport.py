@@ -228,6 +228,8 @@ def membership(app: faust.App) -> Member:
 
 async def check_group(app: faust.App) -> None:
     """Raise the fatal error of the group membership that aiokafka keeps, if there is one."""
+    if app.should_stop:  # the consumer thread, and its loop, may be gone already
+        return
     thread = app.consumer._thread
     consumer = thread._consumer
     if consumer is None or consumer._coordinator is None:

@@ -74,6 +74,7 @@ class Cycles:
         self._arrived = asyncio.Event()
         self._assignment: Assignment | None = None
         self._stale_at: float | None = None
+        self._closed = False
 
     # -- what the agent and the rebalance hooks call ------------------------------------------------------------------
 
@@ -111,7 +112,7 @@ class Cycles:
         self._stale_at = None
 
     async def run(self) -> None:
-        """Decide on what arrives, for ever. Each cycle:
+        """Decide on what arrives, until `close`. Each cycle:
 
         1. take      chunks in the order in which they came
         2. process   decode, step, encode; rows are staged. After a crash before 3 the clicks are read again
@@ -123,6 +124,8 @@ class Cycles:
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._arrived.wait(), TICK_S)
+            if self._closed:  # Faust cancels this task a while after `close`; a tick would find no engine thread
+                return
             events = self._take()  # 1
             if not events:
                 self._arrived.clear()
@@ -134,6 +137,8 @@ class Cycles:
 
     async def close(self) -> None:
         """Stop the engine thread and the delivery thread. No cycle runs: Faust has waited for the last one."""
+        self._closed = True
+        self._arrived.set()
         await self._delivery.close()
         self._thread.shutdown(wait=False)
 

@@ -53,7 +53,7 @@ def test_clicks_deleted_under_a_running_worker_are_counted_and_logged(single: La
     [(first, last, count)] = lost(worker)
     assert (first in (500, 501), last, count) == (True, 1_199, 1_200 - first)
     assert decided_offsets(single) == [*range(first), *range(1_200, 1_600)]
-    assert worker.end(signal.SIGTERM) == 0
+    assert worker.end(signal.SIGTERM) == 0, worker.log
 
 
 def test_clicks_deleted_while_no_worker_ran_are_counted_and_logged_once(single: Lane) -> None:
@@ -61,13 +61,13 @@ def test_clicks_deleted_while_no_worker_ran_are_counted_and_logged_once(single: 
     single.produce(clicks(500))
     worker = single.start()
     single.wait_for_clicks()
-    assert worker.end(signal.SIGTERM) == 0
+    assert worker.end(signal.SIGTERM) == 0, worker.log
     single.produce(clicks(300, seed=1))
     delete_up_to(single, 800)
     worker = single.start()
     single.wait_for_clicks()
     assert lost(worker) == [(500, 799, 300)]
-    assert worker.end(signal.SIGTERM) == 0
+    assert worker.end(signal.SIGTERM) == 0, worker.log
     single.produce(clicks(100, seed=2))
     worker = single.start()
     single.wait_for_clicks()

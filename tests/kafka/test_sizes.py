@@ -56,7 +56,7 @@ def test_bad_message_with_a_key_near_kafkas_limit_does_not_stop_the_stream(lane:
     lane.produce([*clicks(10), (key, b"{}"), (b"user1", None), *clicks(10, seed=1)])
     worker = lane.start()
     lane.wait_for_clicks()
-    assert worker.end(signal.SIGTERM) == 0
+    assert worker.end(signal.SIGTERM) == 0, worker.log
     by_length = {letter.key_bytes: (kafka_key, letter) for kafka_key, letter in letters(lane)}
     assert by_length.keys() == {950_000, 5}
     kafka_key, letter = by_length[950_000]
@@ -76,8 +76,9 @@ def test_letter_is_cut_to_what_its_topic_takes(narrow: Lane) -> None:
     narrow.produce([(key, value), (b"user1", value), *clicks(10)], longest=6_000_000)
     narrow.start()
     narrow.wait_for_clicks()
-    found = letters(narrow)
-    assert [(letter.key_bytes, letter.value_bytes) for _, letter in found] == [(2_000_000, 3_000_000), (5, 3_000_000)]
+    found = letters(narrow)  # the two keys may be in two partitions: no order between them
+    lengths = {(letter.key_bytes, letter.value_bytes) for _, letter in found}
+    assert (len(found), lengths) == (2, {(2_000_000, 3_000_000), (5, 3_000_000)})
     for _, letter in found:
         assert key.startswith(b64decode(letter.key or "")) or letter.key_bytes == 5
         assert value.startswith(b64decode(letter.value or ""))

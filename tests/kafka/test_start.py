@@ -143,7 +143,7 @@ def test_offsets_turned_back_are_refused(lane: Lane) -> None:
     lane.produce(clicks(2_000))
     worker = lane.start()
     lane.wait_for_clicks()
-    assert worker.end(signal.SIGTERM) == 0
+    assert worker.end(signal.SIGTERM) == 0, worker.log
     admin = AdminClient({"bootstrap.servers": lane.broker})
     group = ConsumerGroupTopicPartitions(lane.name, [TopicPartition(lane.topics.clicks, p, 0) for p in range(4)])
 
@@ -162,7 +162,7 @@ def test_changelog_of_another_group_is_refused(lane: Lane) -> None:
     lane.produce(clicks(2_000))
     worker = lane.start()
     lane.wait_for_clicks()
-    assert worker.end(signal.SIGTERM) == 0
+    assert worker.end(signal.SIGTERM) == 0, worker.log
     line = last_words(lane.start(group=f"{lane.name}-2"))
     assert "no committed offset" in line
 
@@ -172,7 +172,7 @@ def test_empty_changelog_beside_committed_offsets_is_refused(lane: Lane) -> None
     lane.produce(clicks(2_000))
     worker = lane.start()
     lane.wait_for_clicks()
-    assert worker.end(signal.SIGTERM) == 0
+    assert worker.end(signal.SIGTERM) == 0, worker.log
     other = f"{lane.name}-other"
     create_topics(lane.broker, msgspec.structs.replace(lane.topics, changelog=other), 4, 1)
     line = last_words(lane.start(changelog_topic=other))

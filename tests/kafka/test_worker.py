@@ -15,7 +15,7 @@ def test_each_click_has_one_decision_and_states_equal_those_of_a_plain_loop(lane
     lane.produce(clicks(20_000))
     worker = lane.start()
     lane.wait_for_clicks()
-    assert worker.end(signal.SIGTERM) == 0
+    assert worker.end(signal.SIGTERM) == 0, worker.log
 
     lane.assert_as_if_nothing_had_happened()
     one = msgspec.json.decode(lane.read(lane.topics.recommendations)[0].value(), type=Recommendation)
