@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
+import xxhash
 
 RECENT = 16
 DAY_MS = 86_400_000
@@ -122,9 +123,15 @@ class Oracle:
     def rows(self, model_mark: int) -> Iterator[tuple[int, bytes, bytes, bool]]:
         """(partition, key, row, whether it may be gone: the user is forgotten by now) of every user.
 
-        model_mark  the row's first field, which says what model and layout it is of
+        model_mark  the row's second field, which says what model and layout it is of
         """
-        fields: list[Any] = [("model", "<u8"), ("offset", "<i8"), ("last_ms", "<i8"), ("clicks", "<u4")]
+        fields: list[Any] = [
+            ("checksum", "<u8"),
+            ("model", "<u8"),
+            ("offset", "<i8"),
+            ("last_ms", "<i8"),
+            ("clicks", "<u4"),
+        ]
         fields += [("recent", "<i4", RECENT), ("held", "<i4", RECENT)]
         for tensor in self.manifest["state"]:
             fields.append((tensor["name"], np.dtype(tensor["dtype"]).newbyteorder("<"), tuple(tensor["shape"])))
@@ -137,8 +144,11 @@ class Oracle:
             row["held"] = -1
             for part, value in user.state.items():
                 row[part] = value
-            data = row.tobytes()
-            yield partition, name.encode(), data + bytes(-len(data) % 8), self.forgotten(user, self._time_ms[partition])
+            key, data = name.encode(), row.tobytes()[8:]
+            data += bytes(-len(data) % 8)
+            checksum = xxhash.xxh3_64(data, seed=xxhash.xxh3_64(key).intdigest()).intdigest()
+            row_bytes = checksum.to_bytes(8, "little") + data
+            yield partition, key, row_bytes, self.forgotten(user, self._time_ms[partition])
 
     def _zeros(self) -> dict[str, Any]:
         return {t["name"]: np.zeros(t["shape"], t["dtype"]) for t in self.manifest["state"]}

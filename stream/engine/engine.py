@@ -19,7 +19,7 @@ from stream.model.runtime import Model
 from stream.settings import Rules
 from stream.state.arena import Arena
 from stream.state.evict import NEVER, Forgetting, partition_times, sweep
-from stream.state.staged import Staged, stage
+from stream.state.staged import Staged, copies, stage
 
 
 @dataclass(frozen=True)
@@ -78,20 +78,20 @@ class Engine:
 
         now_ms  the current time of the worker, ms since the epoch. No decision depends on it yet
         """
-        staged = stage(self.arena, clicks.owners)
-        fresh = np.flatnonzero(clicks.offset > staged.rows["source_offset"][clicks.owner])
+        rows = copies(self.arena, clicks.owners)
+        fresh = np.flatnonzero(clicks.offset > rows["source_offset"][clicks.owner])
         if len(fresh) < len(clicks):  # only if an operator reset the group's offsets to earlier ones
             cycle = self.process(clicks.take(fresh), now_ms)
             return replace(cycle, decided=fresh[cycle.decided], failed=fresh[cycle.failed])
 
         order = waves(clicks.owner)
         times = partition_times(self.arena, clicks.owners, clicks.owner, clicks.time_ms)
-        steps = run_waves(self.model, staged.rows, order, clicks, self._forgetting, times)
-        swept = sweep(self.arena, self._forgetting, len(clicks), clicks.owners)
+        steps = run_waves(self.model, rows, order, clicks, self._forgetting, times)
+        staged = stage(self.arena, clicks.owners, rows, sweep(self.arena, self._forgetting, len(clicks), clicks.owners))
         decided, failed = np.flatnonzero(~steps.failed), np.flatnonzero(steps.failed)
         if len(failed):
             clicks, steps = clicks.take(decided), steps.take(decided)
-        return Cycle(decided, failed, self._decide(clicks, steps), Staged(staged.owners, staged.rows, swept))
+        return Cycle(decided, failed, self._decide(clicks, steps), staged)
 
     def commit(self, cycle: Cycle) -> None:
         """Write the rows of a cycle to the arena. Call it after the Kafka transaction is committed."""

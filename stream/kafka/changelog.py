@@ -2,7 +2,8 @@
 
 The rule that must not break: a partition's rows and its committed offset come from the same transactions. If one of
 them is read a transaction too early, decisions are repeated. So each transaction also writes the offset that it commits
-into the changelog, under POSITION_KEY, and recovery compares the two. Three details make them equal:
+into the changelog, under POSITION_KEY, and recovery compares the two. The same row holds the number of the partition's
+rows and a checksum over them, so rows that were lost or altered are noticed. Three details make them equal:
 
     offsets             read with read_committed: the broker waits for pending transactions over them
     end of changelog    the high watermark, not the last stable offset, which stands before a pending transaction
@@ -10,11 +11,12 @@ into the changelog, under POSITION_KEY, and recovery compares the two. Three det
 """
 
 import logging
+import re
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_INVALID, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, TopicPartition
 
 from stream.errors import ConfigError
 from stream.events import Partition
@@ -23,13 +25,48 @@ STABLE_S = 60.0
 """A dead worker's open transaction is decided within its timeout plus the broker's check interval (10 s)."""
 
 POSITION_KEY = b"\xffposition"
-"""Key of the one row of each partition that belongs to no user. Its value is an offset in decimal: the other rows hold
-all clicks below it. 0xff occurs nowhere in UTF-8, so no user id can be this key."""
+"""Key of the one row of each partition that belongs to no user. Its value is a Mark. 0xff occurs nowhere in UTF-8, so
+no user id can be this key."""
+
+TAIL = 16
+"""How many offsets before the end a partition's mark is looked for. The mark is the last record of a transaction, so
+only markers and rolled-back transactions can be behind it."""
 
 CALL_S = 5.0
-FETCHED = 20_000
+FETCHED = 5_000
+
+Take = Callable[[Partition, dict[bytes, bytes | None]], Any]
+"""Takes rows of a clicks partition: key -> row, None for a tombstone."""
 
 log = logging.getLogger(__name__)
+
+
+class Mark(NamedTuple):
+    """The row under POSITION_KEY: which clicks a partition's other rows hold, and what these rows add up to.
+
+    next      the rows hold all clicks below this offset
+    users     number of rows
+    checksum  sum of the checksums of the rows, modulo 2^64
+    """
+
+    next: int
+    users: int
+    checksum: int
+
+    def encode(self) -> bytes:
+        return b"%d %d %016x" % self
+
+    @classmethod
+    def decode(cls, value: bytes, partition: Partition) -> "Mark":
+        """Raises ConfigError if another version of Eddy wrote it."""
+        found = re.fullmatch(rb"(\d+) (\d+) ([0-9a-f]{16})", value)
+        if found is None:
+            raise ConfigError(
+                f"the changelog of partition {partition} was written with another Eddy version: its row "
+                f"{POSITION_KEY!r} is {value[:60]!r}; start with that version, or set another --changelog-topic and "
+                "--group"
+            )
+        return cls(int(found[1]), int(found[2]), int(found[3], 16))
 
 
 class Position(NamedTuple):
@@ -72,47 +109,74 @@ class Changelog:
             positions[partition] = Position(offset, low if offset is None else offset)
         return positions
 
-    def read(self, partitions: Sequence[Partition]) -> dict[Partition, dict[bytes, bytes]]:
-        """Partition -> key -> the latest row, with that of POSITION_KEY, up to the high watermark at the call.
+    def marks(self, partitions: Sequence[Partition]) -> dict[Partition, Mark]:
+        """The marks at the ends of the partitions; a partition is left out where the end shows none.
 
         partitions  of the clicks
-        Raises TimeoutError if nothing more can be read for STABLE_S.
+        """
+        marks: dict[Partition, Mark] = {}
+
+        def keep(partition: Partition, rows: Mapping[bytes, bytes | None]) -> None:
+            value = rows.get(POSITION_KEY)
+            if value is not None:
+                marks[partition] = Mark.decode(value, partition)
+
+        self._read(partitions, lambda low, high: max(low, high - TAIL), keep)
+        return marks
+
+    def read(self, partitions: Sequence[Partition], take: Take) -> dict[Partition, Mark]:
+        """Read all rows up to the high watermark at the call. Returns the marks of the partitions that have one.
+
+        partitions  of the clicks
+        take        called with each batch of rows while they are read, without the rows of POSITION_KEY
+        Raises TimeoutError if nothing more can be read for STABLE_S, and whatever `take` raises.
+        """
+        marks: dict[Partition, Mark] = {}
+
+        def split(partition: Partition, rows: dict[bytes, bytes | None]) -> None:
+            value = rows.pop(POSITION_KEY, None)
+            if value is not None:
+                marks[partition] = Mark.decode(value, partition)
+            take(partition, rows)
+
+        self._read(partitions, lambda low, high: low, split)
+        return marks
+
+    def _read(self, partitions: Sequence[Partition], begin: Callable[[int, int], int], take: Take) -> None:
+        """Read the changelog's partitions from `begin` (of first offset and high watermark) to their high watermarks.
+
+        The rows of a batch are given to `take` with the latest row of each key only; the rows of a later batch are
+        later ones. All partitions are read at the same time.
         """
         of_number = {partition.number: partition for partition in partitions}
-        found = self._read(list(of_number))
-        return {partition: found[number] for number, partition in of_number.items()}
-
-    def _read(self, numbers: Sequence[int]) -> dict[int, dict[bytes, bytes]]:
-        """Partition number of the changelog -> its latest rows."""
-        ends = {p.number: end for p, end in self._ends([Partition(self._topic, n) for n in numbers]).items()}
-        rows: dict[int, dict[bytes, bytes]] = {number: {} for number in numbers}
+        ends = {p.number: end for p, end in self._ends([Partition(self._topic, n) for n in of_number]).items()}
         left = {number for number, (low, high) in ends.items() if high > low}
         consumer = self._consumer("read_committed")
         try:
-            consumer.assign([TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in left])
+            consumer.assign([TopicPartition(self._topic, number, begin(*ends[number])) for number in left])
             deadline = time.monotonic() + STABLE_S
             while left:
                 messages = consumer.consume(FETCHED, 0.05)
+                rows: dict[int, dict[bytes, bytes | None]] = {}
                 for message in messages:
-                    partition = message.partition()
+                    number = message.partition()
                     if message.error() is not None:
                         if message.error().code() != KafkaError._PARTITION_EOF:
                             raise KafkaException(message.error())
-                        if message.offset() >= ends[partition][1]:  # else a pending transaction lies before the end
-                            left.discard(partition)
-                    elif message.value() is None:
-                        rows[partition].pop(message.key(), None)
-                    else:
-                        rows[partition][message.key()] = message.value()
-                        if message.offset() + 1 >= ends[partition][1]:
-                            left.discard(partition)
+                        if message.offset() >= ends[number][1]:  # else a pending transaction lies before the end
+                            left.discard(number)
+                        continue
+                    rows.setdefault(number, {})[message.key()] = message.value()
+                    if message.offset() + 1 >= ends[number][1]:
+                        left.discard(number)
+                for number, batch in rows.items():
+                    take(of_number[number], batch)
                 if messages:
                     deadline = time.monotonic() + STABLE_S
                 elif time.monotonic() > deadline:
                     raise TimeoutError(
                         f"the changelog {self._topic} could not be read to its end on partitions {sorted(left)}"
                     )
-            return rows
         finally:
             consumer.close()
 
@@ -172,7 +236,7 @@ def disagreement(group: str, partition: Partition, committed: int | None, positi
     """The error for an offset and rows of a clicks partition that do not belong together. It says what to do.
 
     committed  the group's committed offset; None if it has none
-    position   the offset in the changelog's POSITION_KEY; None if it has no rows
+    position   the offset in the partition's mark; None if the changelog has none
     """
     if committed is None:
         return ConfigError(

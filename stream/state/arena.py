@@ -1,11 +1,12 @@
-"""Stores the rows of all users in one array. A row is found by partition and user.
+"""Stores the rows of all users in blocks of memory. A row is found by partition and user.
 
 The engine copies rows, works on the copies, and writes them back after the Kafka transaction is committed. Nothing else
-writes rows, except recovery. When the worker gets a partition, all rows of the partition are restored from the
-changelog. When the worker loses the partition, all its rows are dropped.
+writes rows, except recovery. When the worker gets a partition, its rows are loaded from the changelog. When the worker
+loses the partition, all its rows are dropped. Blocks have a fixed size, so more users never move a row.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,15 +14,27 @@ import numpy.typing as npt
 
 from stream.errors import ConfigError
 from stream.events import Partition
-from stream.state.row import Rows, new_rows
+from stream.state.checksum import intact
+from stream.state.row import Rows
 
 Slots = npt.NDArray[np.intp]
 Owner = tuple[Partition, bytes]
 """Identifies a row: the partition of the user's clicks, and the user id in UTF-8."""
 
-INITIAL_SLOTS = 1024
+BLOCK_SLOTS = 8192
 UNUSED = -1
 NO_SLOTS: Mapping[bytes, int] = {}
+
+
+class Totals(NamedTuple):
+    """What the rows of a partition add up to.
+
+    users     number of rows
+    checksum  sum of the checksums of the rows, modulo 2^64
+    """
+
+    users: int
+    checksum: int
 
 
 class Ages(NamedTuple):
@@ -50,19 +63,22 @@ class Arena:
         self.dtype = dtype
         self.model = model
         self.next_slot = 0
-        self._rows = new_rows(INITIAL_SLOTS, dtype, model)
-        self._free = list(range(INITIAL_SLOTS - 1, -1, -1))
+        self._blocks: list[Rows] = []
+        self._free: list[int] = []
         self._slots: dict[Partition, dict[bytes, int]] = {}
-        self._keys: list[bytes] = [b""] * INITIAL_SLOTS  # slot -> user id
-        self._slot_partition = np.full(INITIAL_SLOTS, UNUSED, np.int32)  # slot -> partition index
+        self._keys: list[bytes] = []  # slot -> user id
+        self._slot_partition = np.zeros(0, np.int32)  # slot -> partition index
+        self._slot_checksum = np.zeros(0, np.uint64)  # slot -> checksum of its row; 0 while the slot is free
         self._partition_index: dict[Partition, int] = {}
         self._partitions: list[Partition] = []  # by partition index
         self._newest_ms = np.zeros(0, np.int64)  # by partition index
+        self._checksum = np.zeros(0, np.uint64)  # by partition index: sum over its rows
+        self._grow()
 
     @property
     def capacity(self) -> int:
         """Number of slots, used or free. Free slots are used again, but their memory is never released."""
-        return len(self._rows)
+        return len(self._blocks) * BLOCK_SLOTS
 
     def __len__(self) -> int:
         return sum(map(len, self._slots.values()))
@@ -81,14 +97,34 @@ class Arena:
 
     def gather(self, slots: Slots) -> Rows:
         """Copy the rows (n,) of these slots (n,) to new memory."""
-        return self._rows[slots]
+        rows = np.empty(len(slots), self.dtype)
+        for block, places, within in self._by_block(slots):
+            rows[places] = block[within]
+        return rows
 
     def scatter(self, owners: Sequence[Owner], rows: Rows) -> None:
-        """Write the rows (n,) of n owners. An owner without a row gets a new slot."""
+        """Write the rows (n,) of n owners, each owner once. An owner without a row gets a new slot."""
         found = self.find(owners)
-        slots = [self._new_slot(*owners[i]) if slot is None else slot for i, slot in enumerate(found)]
-        self._rows[slots] = rows
-        np.maximum.at(self._newest_ms, self._slot_partition[slots], rows["last_ms"])
+        slots = np.array(
+            [self._new_slot(*owners[i]) if slot is None else slot for i, slot in enumerate(found)], np.intp
+        )
+        for block, places, within in self._by_block(slots):
+            block[within] = rows[places]
+        partitions, checksums = self._slot_partition[slots], rows["checksum"]
+        np.maximum.at(self._newest_ms, partitions, rows["last_ms"])
+        np.add.at(self._checksum, partitions, checksums - self._slot_checksum[slots])  # uint64: modulo 2^64
+        self._slot_checksum[slots] = checksums
+
+    def checksums(self, owners: Iterable[Owner]) -> list[int | None]:
+        """Return the checksums of the users' rows; None for a user without a row."""
+        found = self.find(owners)
+        checksums = self._slot_checksum[[UNUSED if slot is None else slot for slot in found]].tolist()
+        return [None if slot is None else checksum for slot, checksum in zip(found, checksums, strict=True)]
+
+    def totals(self, partition: Partition) -> Totals:
+        """Return what the rows of the partition add up to."""
+        index = self._partition_index.get(partition)
+        return Totals(len(self._slots.get(partition, NO_SLOTS)), 0 if index is None else int(self._checksum[index]))
 
     def newest_ms(self, partition: Partition) -> int:
         """Return the largest last_ms that was written to a row of the partition since its restore; 0 = none."""
@@ -97,47 +133,58 @@ class Arena:
 
     def ages(self, start: int, end: int) -> Ages:
         """Return the ages of the rows in the used slots of start <= slot < end."""
-        partition, rows = self._slot_partition[start:end], self._rows[start:end]
+        partition = self._slot_partition[start:end]
         used = np.flatnonzero(partition != UNUSED)
-        return Ages(start + used, rows["clicks"][used], rows["last_ms"][used], self._newest_ms[partition[used]])
+        slots = start + used
+        clicks, last_ms = np.empty(len(used), np.uint32), np.empty(len(used), np.int64)
+        for block, places, within in self._by_block(slots):
+            clicks[places], last_ms[places] = block["clicks"][within], block["last_ms"][within]
+        return Ages(slots, clicks, last_ms, self._newest_ms[partition[used]])
 
     def owner(self, slot: int) -> Owner:
         """Return the owner of the row in a used slot."""
         return self._partitions[self._slot_partition[slot]], self._keys[slot]
 
     def remove(self, owners: Iterable[Owner]) -> None:
-        """Remove the rows of these owners. Their slots become free."""
-        self._release(
-            [slot for partition, key in owners if (slot := self._slots[partition].pop(key, None)) is not None]
-        )
+        """Remove the rows of these owners. Their slots become free. An owner without a row is ignored."""
+        slots = self._slots
+        self._release([slots[p].pop(key) for p, key in owners if key in slots.get(p, NO_SLOTS)])
 
     def rows(self, partition: Partition) -> dict[bytes, bytes]:
         """Return all rows of a partition as changelog key -> changelog value."""
-        return {key: self._rows[slot].tobytes() for key, slot in self._slots.get(partition, {}).items()}
+        slots = self._slots.get(partition, {})
+        size, data = self.dtype.itemsize, self.gather(np.array(list(slots.values()), np.intp)).tobytes()
+        return {key: data[i * size : (i + 1) * size] for i, key in enumerate(slots)}
 
-    def restore(self, partition: Partition, rows: Mapping[bytes, bytes]) -> None:
-        """Replace all rows of a partition by these rows, changelog key -> changelog value.
-
-        Raises ConfigError if a row was written with another model or another row layout.
-        """
+    def hold(self, partition: Partition) -> None:
+        """Hold a partition without rows. Rows that it had are dropped."""
         self.drop(partition)
         self._slots[partition] = {}
-        for value in rows.values():
-            if len(value) != self.dtype.itemsize:
-                raise ConfigError(
-                    f"a row in the changelog of partition {partition} has {len(value)} bytes, but a row of this model "
-                    f"has {self.dtype.itemsize} bytes; start with the model and the Eddy version that wrote the "
-                    "changelog, or set another --changelog-topic and --group"
-                )
-        if not rows:
-            return
-        restored = np.frombuffer(b"".join(rows.values()), self.dtype)
-        if (restored["model"] != self.model).any():
-            raise ConfigError(
-                f"the changelog of partition {partition} was written with another model or another Eddy version; start "
-                "with that model and version, or set another --changelog-topic and --group"
-            )
-        self.scatter([(partition, key) for key in rows], restored)
+
+    def load(self, partition: Partition, rows: Mapping[bytes, bytes | None]) -> list[bytes]:
+        """Add rows of the changelog, key -> value, to those of a partition. None removes a row.
+
+        Returns the keys of broken rows; their users have no row after it. Raises ConfigError if a row was written with
+        another model or another row layout.
+        """
+        known = {key: row for key, row in rows.items() if row is not None and intact(key, row)}
+        self.remove([(partition, key) for key in rows if key not in known])
+        for row in known.values():
+            if len(row) != self.dtype.itemsize:
+                raise self._other_model(partition)
+        if known:
+            loaded = np.frombuffer(b"".join(known.values()), self.dtype)
+            if (loaded["model"] != self.model).any():
+                raise self._other_model(partition)
+            self.scatter([(partition, key) for key in known], loaded)
+        return [key for key, row in rows.items() if row is not None and key not in known]
+
+    @staticmethod
+    def _other_model(partition: Partition) -> ConfigError:
+        return ConfigError(
+            f"the changelog of partition {partition} was written with another model or another Eddy version; start "
+            "with that model and version, or set another --changelog-topic and --group"
+        )
 
     def drop(self, partition: Partition) -> None:
         """Remove all rows of a partition and its newest time. The slots become free."""
@@ -145,7 +192,21 @@ class Arena:
         if partition in self._partition_index:
             self._newest_ms[self._partition_index[partition]] = 0
 
+    def _by_block(self, slots: Slots) -> Iterator[tuple[Rows, Slots | slice, Slots]]:
+        """Split slots by block: the block, the indices into `slots`, and the indices into the block."""
+        block, within = np.divmod(slots, BLOCK_SLOTS)
+        if len(self._blocks) == 1:
+            yield self._blocks[0], slice(None), within
+            return
+        order = np.argsort(block, kind="stable")
+        ends = np.flatnonzero(np.diff(block[order], append=-1)) + 1
+        for start, end in itertools.pairwise([0, *ends.tolist()]):
+            places = order[start:end]
+            yield self._blocks[block[places[0]]], places, within[places]
+
     def _release(self, slots: list[int]) -> None:
+        np.subtract.at(self._checksum, self._slot_partition[slots], self._slot_checksum[slots])
+        self._slot_checksum[slots] = 0
         self._slot_partition[slots] = UNUSED
         for slot in slots:
             self._keys[slot] = b""
@@ -163,11 +224,13 @@ class Arena:
         if index == len(self._newest_ms):
             self._partitions.append(partition)
             self._newest_ms = np.append(self._newest_ms, 0)
+            self._checksum = np.append(self._checksum, np.uint64(0))
         return index
 
     def _grow(self) -> None:
-        old = len(self._rows)
-        self._rows = np.concatenate([self._rows, new_rows(old, self.dtype, self.model)])
-        self._free.extend(range(2 * old - 1, old - 1, -1))
-        self._keys += [b""] * old
-        self._slot_partition = np.append(self._slot_partition, np.full(old, UNUSED, np.int32))
+        old = self.capacity
+        self._blocks.append(np.empty(BLOCK_SLOTS, self.dtype))  # each row is written before it is read
+        self._free.extend(range(old + BLOCK_SLOTS - 1, old - 1, -1))
+        self._keys += [b""] * BLOCK_SLOTS
+        self._slot_partition = np.append(self._slot_partition, np.full(BLOCK_SLOTS, UNUSED, np.int32))
+        self._slot_checksum = np.append(self._slot_checksum, np.zeros(BLOCK_SLOTS, np.uint64))

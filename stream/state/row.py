@@ -16,7 +16,11 @@ Rows = npt.NDArray[np.void]
 NO_OFFSET = -1
 NO_ITEM = -1
 
+CHECKSUM_BYTES = 8
+"""The checksum of a row is in its first bytes, so that rows of any layout can be checked."""
+
 _FIELDS: list[tuple[str, Any]] = [
+    ("checksum", "<u8"),  # of the user id and the bytes that follow; state.checksum computes it
     ("model", "<u8"),  # row_mark: identifies the model and the row layout that wrote the row
     ("source_offset", "<i8"),  # offset of the last processed click. A click at or below this offset is a repeat
     ("last_ms", "<i8"),  # largest click time so far, ms since the epoch. A late click does not lower it

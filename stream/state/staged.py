@@ -4,15 +4,18 @@ The engine updates the copies. `commit` writes them to the arena. If the transac
 dropped, and the arena is unchanged.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from stream.events import Partition
-from stream.state.arena import Arena, Owner
+from stream.state.arena import Arena, Owner, Totals
+from stream.state.checksum import seal
 from stream.state.evict import Swept
 from stream.state.row import Rows, new_rows
+
+CHECKSUMS = 1 << 64
 
 
 @dataclass(frozen=True)
@@ -20,13 +23,15 @@ class Staged:
     """The changed rows of m users, and the users whose rows will be removed. The arena is not changed yet.
 
     owners  (m,) the owners of the rows, each once
-    rows    (m,) of the arena's dtype, in their own memory
+    rows    (m,) of the arena's dtype, in their own memory, with their checksums
     swept   the users whose rows will be removed. None of them is in `owners`
+    totals  partition -> its totals after the commit, for each partition of a changed or removed row
     """
 
     owners: Sequence[Owner]
     rows: Rows
     swept: Swept
+    totals: Mapping[Partition, Totals]
 
     @property
     def changelog(self) -> list[tuple[Partition, bytes, bytes | None]]:
@@ -45,10 +50,23 @@ class Staged:
         arena.next_slot = self.swept.next_slot
 
 
-def stage(arena: Arena, owners: Sequence[Owner]) -> Staged:
-    """Copy the rows of these users, with no users to remove. A user without a row gets a new one."""
+def copies(arena: Arena, owners: Sequence[Owner]) -> Rows:
+    """Copy the rows (m,) of these users. A user without a row gets a new one."""
     found = arena.find(owners)
     known = [i for i, slot in enumerate(found) if slot is not None]
     rows = new_rows(len(owners), arena.dtype, arena.model)
     rows[known] = arena.gather(np.array([found[i] for i in known], np.intp))
-    return Staged(owners, rows, Swept((), arena.next_slot))
+    return rows
+
+
+def stage(arena: Arena, owners: Sequence[Owner], rows: Rows, swept: Swept) -> Staged:
+    """Write the checksums into the changed rows (m,) of these users, and compute the totals of their partitions."""
+    seal([key for _, key in owners], rows)
+    new = [*rows["checksum"].tolist(), *[None] * len(swept.owners)]
+    changed = [*owners, *swept.owners]
+    totals: dict[Partition, Totals] = {}
+    for (partition, _), old, checksum in zip(changed, arena.checksums(changed), new, strict=True):
+        users, total = totals.get(partition) or arena.totals(partition)
+        users += (checksum is not None) - (old is not None)
+        totals[partition] = Totals(users, (total + (checksum or 0) - (old or 0)) % CHECKSUMS)
+    return Staged(owners, rows, swept, totals)

@@ -9,7 +9,7 @@ from stream.engine.columns import Columns
 from stream.engine.engine import Cycle, Engine
 from stream.errors import BadClick
 from stream.events import Anomaly, Click, Origin, Partition, Recommendation
-from stream.kafka.changelog import POSITION_KEY
+from stream.kafka.changelog import POSITION_KEY, Mark
 from stream.kafka.delivery import Record
 from stream.kafka.transport import Chunk
 from stream.settings import Topics
@@ -110,11 +110,13 @@ def process(
             clicks[failed[0]].item_id,
         )
     refused += [Refused(origins[i], taken[i], MODEL_FAILED) for i in failed]
+    totals = {p: cycle.staged.totals.get(p) or engine.arena.totals(p) for p in offsets}
+    marks = {p: Mark(next_, *totals[p]) for p, next_ in offsets.items()}
     records = [Record(topics.dead_letters, *dead_letter(*each, limits[topics.dead_letters])) for each in refused]
     records += _recommendations(recommendations(engine, clicks, origins, cycle), topics.recommendations, limits)
     records += _anomalies(anomalies(engine, clicks, origins, cycle), topics.anomalies, limits)
     records += [Record(topics.changelog, key, row, partition.number) for partition, key, row in cycle.staged.changelog]
-    records += [Record(topics.changelog, POSITION_KEY, b"%d" % next_, p.number) for p, next_ in offsets.items()]
+    records += [Record(topics.changelog, POSITION_KEY, mark.encode(), p.number) for p, mark in marks.items()]
     return Batch(columns, cycle, records, offsets, refused, dict(codec.left_out))
 
 

@@ -214,20 +214,28 @@ class Lane:
     def _assert_rows(self, oracle: Oracle) -> None:
         """The changelog holds the oracle's rows; that of a user who is forgotten may be gone."""
         written: dict[tuple[int, bytes], bytes] = {}
+        positions: dict[int, bytes] = {}
         for message in self.read(self.topics.changelog):
             place = (message.partition(), message.key())
             if message.value() is None:
                 written.pop(place, None)
             elif message.key() != POSITION:
                 written[place] = message.value()
-        mark = int.from_bytes(next(iter(written.values()))[:8], "little")
+            else:
+                positions[message.partition()] = message.value()
+        for partition, position in positions.items():
+            checksums = [
+                int.from_bytes(row[:8], "little") for (number, _), row in written.items() if number == partition
+            ]
+            assert position.split()[1:] == [b"%d" % len(checksums), b"%016x" % (sum(checksums) % 2**64)]
+        mark = int.from_bytes(next(iter(written.values()))[8:16], "little")
         wrong: list[str] = []
         for partition, key, row, may_be_gone in oracle.rows(mark):
             found = written.pop((partition, key), row if may_be_gone else None)
             if found is None:
                 wrong.append(f"{key!r} has no row")
             elif found != row:
-                offsets = (int.from_bytes(data[8:16], "little") for data in (found, row))
+                offsets = (int.from_bytes(data[16:24], "little") for data in (found, row))
                 wrong.append("{!r} is at offset {} and should be at {}".format(key, *offsets))
         assert not wrong, f"{len(wrong)} of {len(oracle.users)} rows are wrong: {wrong[:10]}"
         assert not written, f"{len(written)} rows of users who never clicked: {list(written)[:10]}"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from stream.errors import ConfigError
 from stream.events import Partition
 from stream.kafka import changelog
-from stream.kafka.changelog import POSITION_KEY, Changelog, Position, disagreement
+from stream.kafka.changelog import POSITION_KEY, Changelog, Mark, Position, disagreement
 
 ONE, TWO = Partition("clicks", 0), Partition("clicks", 1)
 
@@ -26,6 +26,7 @@ class Kafka:
         self.batches: list[list[Any]] = []
         self.opened: list[dict[str, Any]] = []
         self.closed = 0
+        self.assigned: list[TopicPartition] = []
 
     def consumer(self, config: dict[str, Any]) -> "Consumer":
         self.opened.append(config)
@@ -35,7 +36,6 @@ class Kafka:
 class Consumer:
     def __init__(self, kafka: Kafka) -> None:
         self.kafka = kafka
-        self.assigned: list[TopicPartition] = []
 
     def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
         return self.kafka.ends[partition.topic, partition.partition]
@@ -47,7 +47,7 @@ class Consumer:
         ]
 
     def assign(self, partitions: list[TopicPartition]) -> None:
-        self.assigned = partitions
+        self.kafka.assigned = partitions
 
     def consume(self, most: int, timeout: float) -> list[Any]:
         return self.kafka.batches.pop(0) if self.kafka.batches else []
@@ -80,6 +80,13 @@ def pending() -> dict[tuple[str, int], int]:
 
 def reader() -> Changelog:
     return Changelog("broker:9092", "shop", "eddy-changelog")
+
+
+def read(partitions: list[Partition]) -> tuple[dict[Partition, dict[bytes, bytes]], dict[Partition, Mark]]:
+    """The rows that the changelog's reader gives, put together as its user must; and the marks."""
+    found: dict[Partition, dict[bytes, bytes | None]] = {partition: {} for partition in partitions}
+    marks = reader().read(partitions, lambda partition, rows: found[partition].update(rows))
+    return {p: {key: row for key, row in rows.items() if row is not None} for p, rows in found.items()}, marks
 
 
 def test_a_group_goes_on_where_it_committed_and_begins_at_the_first_offset(kafka: Kafka) -> None:
@@ -135,7 +142,8 @@ def test_offsets_wait_for_transactions_and_ends_do_not(kafka: Kafka) -> None:
 
 
 ROWS = st.lists(
-    st.tuples(st.integers(0, 1), st.sampled_from([b"a", b"b", b"c", POSITION_KEY]), st.none() | st.binary(max_size=4)),
+    st.tuples(st.integers(0, 1), st.sampled_from([b"a", b"b", b"c"]), st.none() | st.binary(max_size=4))
+    | st.tuples(st.integers(0, 1), st.just(POSITION_KEY), st.builds(Mark, *[st.integers(0, 2**64 - 1)] * 3)),
     max_size=20,
 )
 
@@ -143,15 +151,18 @@ ROWS = st.lists(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
 @given(written=ROWS, batch=st.integers(1, 5), markers=st.lists(st.integers(1, 3), min_size=2, max_size=2))
 def test_rows_are_the_newest_of_each_user(
-    kafka: Kafka, written: list[tuple[int, bytes, bytes | None]], batch: int, markers: list[int]
+    kafka: Kafka, written: list[tuple[int, bytes, bytes | Mark | None]], batch: int, markers: list[int]
 ) -> None:
     """However the messages come in batches: the last value of a key counts, and a tombstone takes the key away."""
     expected: dict[int, dict[bytes, bytes]] = {0: {}, 1: {}}
+    expected_marks: dict[int, Mark] = {}
     offsets, messages = [0, 0], []
     for number, key, value in written:
-        messages.append(message(number, offsets[number], key, value))
+        messages.append(message(number, offsets[number], key, value.encode() if isinstance(value, Mark) else value))
         offsets[number] += 1
-        if value is None:
+        if isinstance(value, Mark):
+            expected_marks[number] = value
+        elif value is None:
             expected[number].pop(key, None)
         else:
             expected[number][key] = value
@@ -159,7 +170,9 @@ def test_rows_are_the_newest_of_each_user(
     messages += [end_of(number, end) for number, end in enumerate(ends)]
     kafka.ends = {("eddy-changelog", number): (0, end) for number, end in enumerate(ends)}
     kafka.batches = [messages[at : at + batch] for at in range(0, len(messages), batch)]
-    assert reader().read([ONE, TWO]) == {ONE: expected[0], TWO: expected[1]}
+    rows, marks = read([ONE, TWO])
+    assert rows == {ONE: expected[0], TWO: expected[1]}
+    assert marks == {(ONE, TWO)[number]: mark for number, mark in expected_marks.items()}
     assert kafka.batches == []
 
 
@@ -167,13 +180,13 @@ def test_an_end_before_the_high_watermark_is_not_the_end(kafka: Kafka) -> None:
     """While a dead worker's transaction is open, a read_committed consumer stops before it: the rows behind count."""
     kafka.ends = {("eddy-changelog", 0): (0, 3)}
     kafka.batches = [[message(0, 0, b"a", b"old"), end_of(0, 1)], [], [message(0, 1, b"a", b"new"), end_of(0, 3)]]
-    assert reader().read([ONE]) == {ONE: {b"a": b"new"}}
+    assert read([ONE])[0] == {ONE: {b"a": b"new"}}
 
 
 def test_an_empty_changelog_is_not_waited_for(kafka: Kafka) -> None:
     """A new group, or a partition that compaction emptied, has no rows and costs no time."""
     kafka.ends = {("eddy-changelog", 0): (0, 0), ("eddy-changelog", 1): (8, 8)}
-    assert reader().read([ONE, TWO]) == {ONE: {}, TWO: {}}
+    assert read([ONE, TWO]) == ({ONE: {}, TWO: {}}, {})
 
 
 def test_a_changelog_that_cannot_be_read_to_its_end_is_an_error(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +195,7 @@ def test_a_changelog_that_cannot_be_read_to_its_end_is_an_error(kafka: Kafka, mo
     kafka.ends = {("eddy-changelog", 0): (0, 1), ("eddy-changelog", 1): (0, 5)}
     kafka.batches = [[message(0, 0, b"a", b"1"), message(1, 0, b"b", b"2")]]
     with pytest.raises(TimeoutError, match=r"partitions \[1\]"):
-        reader().read([ONE, TWO])
+        read([ONE, TWO])
     assert len(kafka.opened) == kafka.closed
 
 
@@ -191,8 +204,26 @@ def test_an_error_of_the_consumer_is_raised(kafka: Kafka) -> None:
     kafka.ends = {("eddy-changelog", 0): (0, 5)}
     kafka.batches = [[end_of(0, 2, KafkaError.TOPIC_AUTHORIZATION_FAILED)]]
     with pytest.raises(KafkaException, match="TOPIC_AUTHORIZATION_FAILED"):
-        reader().read([ONE])
+        read([ONE])
     assert len(kafka.opened) == kafka.closed
+
+
+def test_a_mark_is_looked_for_at_the_end_only(kafka: Kafka) -> None:
+    """A kept partition costs a few records, however long its changelog is; without a mark there it is left out."""
+    kafka.ends = {("eddy-changelog", 0): (0, 5_000), ("eddy-changelog", 1): (4_990, 5_000)}
+    mark = Mark(7, 2, 2**64 - 1)
+    tails = [message(0, 4_997, b"a", b"row"), message(0, 4_998, POSITION_KEY, mark.encode()), end_of(0, 5_000)]
+    kafka.batches = [[*tails, message(1, 4_998, b"b", b"row"), end_of(1, 5_000)]]
+    assert reader().marks([ONE, TWO]) == {ONE: mark}
+    assert {p.partition: p.offset for p in kafka.assigned} == {0: 4_984, 1: 4_990}
+
+
+def test_mark_of_another_version_is_refused(kafka: Kafka) -> None:
+    """Until now it was an offset alone: those rows have no checksums, and the message names the way out."""
+    kafka.ends = {("eddy-changelog", 0): (0, 2)}
+    kafka.batches = [[message(0, 0, POSITION_KEY, b"17"), end_of(0, 2)]]
+    with pytest.raises(ConfigError, match=r"clicks-0 was written with another Eddy version.*--changelog-topic"):
+        read([ONE])
 
 
 def test_no_user_has_the_position_as_key() -> None:

@@ -1,14 +1,18 @@
 """The arena against a plain dictionary of rows."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream.errors import ConfigError
 from stream.events import Partition
 from stream.manifest import Tensor
-from stream.state.arena import Arena
+from stream.state import arena as arena_module
+from stream.state.arena import BLOCK_SLOTS, Arena
+from stream.state.checksum import seal
 from stream.state.row import new_rows, row_dtype
 
 STATE = (Tensor("h", (3,)), Tensor("c", (3,)))
@@ -17,11 +21,16 @@ MODEL = 77
 PARTITIONS = [Partition("clicks", 0), Partition("clicks", 1), Partition("carts", 0)]
 
 
-def rows_of(values: list[int]) -> np.ndarray:
-    rows = new_rows(len(values), DTYPE, MODEL)
+def rows_of(keys: list[bytes], values: list[int], model: int = MODEL) -> np.ndarray:
+    rows = new_rows(len(values), DTYPE, model)
     rows["h"] = np.array(values, np.float32)[:, None]
     rows["clicks"] = values
+    seal(keys, rows)
     return rows
+
+
+def numbered(users: Iterable[int]) -> list[bytes]:
+    return [b"%d" % user for user in users]
 
 
 def test_a_row_has_no_byte_that_is_not_a_field() -> None:
@@ -30,6 +39,11 @@ def test_a_row_has_no_byte_that_is_not_a_field() -> None:
         dtype = row_dtype((Tensor("h", (width,)),), recent=3)
         assert sum(dtype[name].itemsize for name in dtype.names) == dtype.itemsize
         assert dtype.itemsize % 8 == 0
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arena_module, "BLOCK_SLOTS", 4)
 
 
 OPERATIONS = st.lists(
@@ -42,6 +56,8 @@ OPERATIONS = st.lists(
 )
 
 
+@pytest.mark.usefixtures("small_blocks")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(OPERATIONS)
 def test_an_arena_holds_what_was_put_and_forgets_what_was_dropped(
     operations: list[tuple[str, Partition, list[int]]],
@@ -53,7 +69,8 @@ def test_an_arena_holds_what_was_put_and_forgets_what_was_dropped(
             users = list(dict.fromkeys(users))
             values = list(range(clock, clock + len(users)))
             clock += len(users)
-            arena.scatter([(partition, b"%d" % user) for user in users], rows_of(values))
+            keys = numbered(users)
+            arena.scatter([(partition, key) for key in keys], rows_of(keys, values))
             want.update({(partition, b"%d" % user): value for user, value in zip(users, values, strict=True)})
         elif what == "drop":
             arena.drop(partition)
@@ -63,48 +80,73 @@ def test_an_arena_holds_what_was_put_and_forgets_what_was_dropped(
             arena.remove(gone)
             want = {owner: value for owner, value in want.items() if owner not in gone}
         else:
-            arena.restore(partition, arena.rows(partition))
+            rows = arena.rows(partition)
+            arena.hold(partition)
+            assert arena.load(partition, rows) == []
     assert len(arena) == len(want)
+    for partition in PARTITIONS:
+        checksums = [int.from_bytes(row[:8], "little") for row in arena.rows(partition).values()]
+        assert arena.totals(partition) == (len(checksums), sum(checksums) % 2**64)
     for (partition, key), value in want.items():
         [slot] = arena.find([(partition, key)])
         assert slot is not None
         assert arena.gather(np.array([slot]))["clicks"].tolist() == [value]
-        assert arena.rows(partition)[key] == rows_of([value])[0].tobytes()
+        assert arena.rows(partition)[key] == rows_of([key], [value])[0].tobytes()
 
 
 def test_it_grows_past_its_first_size_without_losing_a_row() -> None:
-    """More users than the first allocation."""
-    arena = Arena(DTYPE, MODEL)
-    for start in range(0, 5000, 500):
-        arena.scatter(
-            [(PARTITIONS[0], b"%d" % i) for i in range(start, start + 500)], rows_of(list(range(start, start + 500)))
-        )
+    """Users in several blocks: each has a row, whether they are read alone or together."""
+    arena, count = Arena(DTYPE, MODEL), 2 * BLOCK_SLOTS + 500
+    for start in range(0, count, 500):
+        keys = numbered(range(start, min(start + 500, count)))
+        arena.scatter([(PARTITIONS[0], key) for key in keys], rows_of(keys, list(map(int, keys))))
     assert {key: np.frombuffer(row, DTYPE)["clicks"][0] for key, row in arena.rows(PARTITIONS[0]).items()} == {
-        b"%d" % i: i for i in range(5000)
+        b"%d" % i: i for i in range(count)
     }
+    asked = [count - 1, 3, BLOCK_SLOTS, 7, BLOCK_SLOTS - 1]
+    slots = np.array(arena.find([(PARTITIONS[0], key) for key in numbered(asked)]), np.intp)
+    assert arena.gather(slots)["clicks"].tolist() == asked
+    assert arena.ages(0, arena.capacity).clicks.sum() == count * (count - 1) // 2
+    assert arena.capacity == 3 * BLOCK_SLOTS
 
 
-@pytest.mark.parametrize("how", ["drop", "remove", "restore"])
+@pytest.mark.parametrize("how", ["drop", "remove", "hold"])
 def test_slots_that_are_given_up_are_used_again(how: str) -> None:
     """Partitions that come and go, and users who leave, do not make the arena grow."""
     arena = Arena(DTYPE, MODEL)
-    for start in range(0, 10_000, 1000):
-        owners = [(PARTITIONS[0], b"%d" % i) for i in range(start, start + 1000)]
-        arena.scatter(owners, rows_of(list(range(1000))))
+    for start in range(0, 3 * BLOCK_SLOTS, BLOCK_SLOTS // 2):
+        keys = numbered(range(start, start + BLOCK_SLOTS // 2))
+        owners = [(PARTITIONS[0], key) for key in keys]
+        arena.scatter(owners, rows_of(keys, list(range(len(keys)))))
         if how == "drop":
             arena.drop(PARTITIONS[0])
         elif how == "remove":
             arena.remove(owners)
         else:
-            arena.restore(PARTITIONS[0], {})
+            arena.hold(PARTITIONS[0])
         assert len(arena) == 0
-    assert arena.capacity == 1024
+        assert arena.totals(PARTITIONS[0]) == (0, 0)
+    assert arena.capacity == BLOCK_SLOTS
 
 
-def test_rows_of_another_model_or_size_are_refused() -> None:
-    """A changelog written under another model must not be read as this one's."""
+@pytest.mark.parametrize("dtype", [DTYPE, row_dtype(STATE, recent=6)])
+def test_rows_of_another_model_or_layout_are_refused(dtype: np.dtype[np.void]) -> None:
+    """A changelog written with another model must not be read as this one's."""
+    arena, rows = Arena(DTYPE, MODEL), new_rows(1, dtype, MODEL + 1)
+    seal([b"u"], rows)
+    with pytest.raises(ConfigError, match=r"another model.*--changelog-topic"):
+        arena.load(PARTITIONS[0], {b"u": rows.tobytes()})
+
+
+@given(at=st.integers(0, DTYPE.itemsize - 1), bit=st.integers(0, 7), cut=st.none() | st.integers(0, DTYPE.itemsize - 1))
+def test_any_changed_bit_or_length_of_a_row_is_noticed(at: int, bit: int, cut: int | None) -> None:
+    """A broken row is left out and named; the user's older row does not come back, and other rows are loaded."""
     arena = Arena(DTYPE, MODEL)
-    with pytest.raises(ConfigError, match="another model"):
-        arena.restore(PARTITIONS[0], {b"u": new_rows(1, DTYPE, MODEL + 1).tobytes()})
-    with pytest.raises(ConfigError, match="bytes"):
-        arena.restore(PARTITIONS[0], {b"u": b"short"})
+    good = {key: row.tobytes() for key, row in zip((b"a", b"b"), rows_of([b"a", b"b"], [1, 2]), strict=True)}
+    assert arena.load(PARTITIONS[0], good) == []
+    broken = bytearray(good[b"a"])
+    broken[at] ^= 1 << bit
+    assert arena.load(PARTITIONS[0], good | {b"a": bytes(broken[:cut])}) == [b"a"]
+    assert arena.rows(PARTITIONS[0]) == {b"b": good[b"b"]}
+    assert arena.load(PARTITIONS[0], {b"c": good[b"b"]}) == [b"c"]  # another user's row under this key
+    assert arena.totals(PARTITIONS[0]) == (1, int.from_bytes(good[b"b"][:8], "little"))

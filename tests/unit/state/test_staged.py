@@ -1,17 +1,16 @@
 """Rows that wait for Kafka, and the arena through rebalances, against plain dictionaries."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.errors import ConfigError
 from stream.events import Partition
 from stream.manifest import Tensor
-from stream.state.arena import Arena, Owner
+from stream.state.arena import BLOCK_SLOTS, Arena, Owner
+from stream.state.checksum import seal
 from stream.state.evict import Swept
-from stream.state.row import NO_ITEM, NO_OFFSET, new_rows, row_dtype
-from stream.state.staged import Staged, stage
+from stream.state.row import NO_ITEM, NO_OFFSET, Rows, new_rows, row_dtype
+from stream.state.staged import Staged, copies, stage
 
 DTYPE = row_dtype((Tensor("h", (2,)),), recent=3)
 MODEL = 5
@@ -25,6 +24,10 @@ def marked(count: int, first: int) -> np.ndarray:
     rows = new_rows(count, DTYPE, MODEL)
     rows["clicks"] = np.arange(first, first + count)
     return rows
+
+
+def staged(arena: Arena, owners: list[Owner], rows: Rows) -> Staged:
+    return stage(arena, owners, rows, Swept((), 0))
 
 
 def contents(arena: Arena) -> dict[Owner, bytes]:
@@ -41,9 +44,7 @@ def test_staged_rows_are_the_arenas_for_known_users_and_new_for_all_others(
     arena = Arena(DTYPE, MODEL)
     arena.scatter(known, marked(len(known), 100))
     stored, new = contents(arena), new_rows(1, DTYPE, MODEL).tobytes()
-    staged = stage(arena, asked)
-    assert list(staged.owners) == asked
-    assert [row.tobytes() for row in staged.rows] == [stored.get(owner, new) for owner in asked]
+    assert [row.tobytes() for row in copies(arena, asked)] == [stored.get(owner, new) for owner in asked]
 
 
 @settings(max_examples=40)
@@ -53,12 +54,31 @@ def test_steps_on_staged_rows_reach_the_arena_at_commit_only(known: list[Owner],
     arena = Arena(DTYPE, MODEL)
     arena.scatter(known, marked(len(known), 100))
     before = contents(arena)
-    staged = stage(arena, asked)
-    staged.rows["clicks"] += 7
-    staged.rows["h"] = 0.5
+    rows = copies(arena, asked)
+    rows["clicks"] += 7
+    rows["h"] = 0.5
+    change = staged(arena, asked, rows)
     assert contents(arena) == before
-    staged.commit(arena)
-    assert contents(arena) == before | {owner: row.tobytes() for owner, row in zip(asked, staged.rows, strict=True)}
+    change.commit(arena)
+    assert contents(arena) == before | {owner: row.tobytes() for owner, row in zip(asked, rows, strict=True)}
+
+
+@settings(max_examples=40)
+@given(OWNERS, OWNERS, st.data())
+def test_totals_of_a_cycle_are_those_of_the_arena_after_its_commit(
+    known: list[Owner], asked: list[Owner], data: st.DataObject
+) -> None:
+    """What a cycle writes to Kafka about a partition is what memory, and whoever reads the rows, add up to then."""
+    arena = Arena(DTYPE, MODEL)
+    staged(arena, known, marked(len(known), 100)).commit(arena)
+    gone = [owner for owner in known if owner not in asked]
+    swept = data.draw(st.lists(st.sampled_from(gone), unique=True)) if gone else []
+    change = stage(arena, asked, marked(len(asked), 5), Swept(swept, 0))
+    assert change.totals.keys() == {partition for partition, _ in [*asked, *swept]}
+    change.commit(arena)
+    for partition, totals in change.totals.items():
+        checksums = [int.from_bytes(row[:8], "little") for row in arena.rows(partition).values()]
+        assert totals == arena.totals(partition) == (len(checksums), sum(checksums) % 2**64)
 
 
 @settings(max_examples=40)
@@ -66,14 +86,15 @@ def test_steps_on_staged_rows_reach_the_arena_at_commit_only(known: list[Owner],
 def test_the_changelog_restores_what_was_committed(asked: list[Owner]) -> None:
     """Keys and values that a cycle writes to Kafka give a second worker the same rows, byte for byte."""
     arena, other = Arena(DTYPE, MODEL), Arena(DTYPE, MODEL)
-    staged = Staged(asked, marked(len(asked), 1), Swept((), 0))
-    staged.commit(arena)
+    change = staged(arena, asked, marked(len(asked), 1))
+    change.commit(arena)
     written: dict[Partition, dict[bytes, bytes]] = {ONE: {}, TWO: {}}
-    for partition, key, value in staged.changelog:
+    for partition, key, value in change.changelog:
         assert len(value) == DTYPE.itemsize
         written[partition][key] = value
     for partition, rows in written.items():
-        other.restore(partition, rows)
+        other.hold(partition)
+        assert other.load(partition, rows) == []
     assert contents(other) == contents(arena)
     assert len(other) == len(asked)
 
@@ -88,29 +109,31 @@ def test_slots_of_a_lost_partition_are_used_again() -> None:
     arena.scatter(owners, marked(len(owners), 0))
     slots = arena.find(owners)
     assert sorted(set(slots)) == sorted(slots)
-    assert max(slot for slot in slots if slot is not None) < 1024
+    assert max(slot for slot in slots if slot is not None) < BLOCK_SLOTS
 
 
 def test_a_partition_restored_twenty_times_takes_the_room_of_one() -> None:
     """A recovery replaces the rows that it finds; none of them stays behind without an owner."""
     arena = Arena(DTYPE, MODEL)
-    rows = {b"%d" % user: row.tobytes() for user, row in enumerate(marked(900, 0))}
+    rows = marked(900, 0)
+    seal([b"%d" % user for user in range(900)], rows)
+    rows = {b"%d" % user: row.tobytes() for user, row in enumerate(rows)}
     for _ in range(20):
-        arena.restore(ONE, rows)
+        arena.hold(ONE)
+        arena.load(ONE, rows)
     assert arena.rows(ONE) == rows
-    assert max(slot for slot in arena.find([(ONE, key) for key in rows]) if slot is not None) < 1024
+    assert max(slot for slot in arena.find([(ONE, key) for key in rows]) if slot is not None) < BLOCK_SLOTS
 
 
 def test_a_slot_that_had_another_owner_leaves_nothing_to_the_next() -> None:
     """After a rebalance a new user in a used slot starts from a zero state, not from a stranger's."""
     arena = Arena(DTYPE, MODEL)
-    strangers = [(ONE, b"%d" % user) for user in range(1024)]
-    old = marked(1024, 1)
+    strangers = [(ONE, b"%d" % user) for user in range(BLOCK_SLOTS)]
+    old = marked(BLOCK_SLOTS, 1)
     old["h"], old["recent"], old["source_offset"] = 9.0, 3, 77
     arena.scatter(strangers, old)
     arena.drop(ONE)
-    staged = stage(arena, [(TWO, b"new")])
-    staged.commit(arena)
+    staged(arena, [(TWO, b"new")], copies(arena, [(TWO, b"new")])).commit(arena)
     row = np.frombuffer(arena.rows(TWO)[b"new"], DTYPE)[0]
     assert row["h"].tolist() == [0.0, 0.0]
     assert row["recent"].tolist() == [NO_ITEM] * 3
@@ -128,32 +151,13 @@ def test_gathered_rows_are_a_copy() -> None:
 
 
 def test_partitions_are_those_that_are_held_even_without_a_user() -> None:
-    """A partition with an empty changelog is held from its restore to its drop; dropping an unknown one is nothing."""
+    """A partition with an empty changelog is held from `hold` to `drop`; dropping an unknown one is nothing."""
     arena = Arena(DTYPE, MODEL)
     arena.drop(ONE)
-    arena.restore(TWO, {})
-    arena.restore(ONE, {b"u": new_rows(1, DTYPE, MODEL).tobytes()})
+    arena.hold(TWO)
+    arena.hold(ONE)
+    arena.scatter([(ONE, b"u")], marked(1, 1))
     assert arena.partitions() == [ONE, TWO]
     assert (len(arena), arena.rows(TWO), arena.find([(TWO, b"u")])) == (1, {}, [None])
     arena.drop(TWO)
     assert arena.partitions() == [ONE]
-
-
-@settings(max_examples=30)
-@given(st.integers(0, 4), st.integers(1, 40))
-def test_one_bad_row_refuses_the_whole_partition(at: int, short: int) -> None:
-    """A row of another size among good ones stops the recovery with both sizes and what to do; none is taken in."""
-    arena = Arena(DTYPE, MODEL)
-    rows = {b"%d" % user: row.tobytes() for user, row in enumerate(marked(5, 0))}
-    rows[b"%d" % at] = rows[b"%d" % at][:-short]
-    message = rf"partition clicks-0 has {DTYPE.itemsize - short} bytes, .* {DTYPE.itemsize} bytes; .*--changelog-topic"
-    with pytest.raises(ConfigError, match=message):
-        arena.restore(ONE, rows)
-    assert len(arena) == 0
-
-
-def test_two_bad_rows_whose_lengths_make_up_for_each_other_are_refused() -> None:
-    """The bytes of all rows together may be right although no user's row is."""
-    row = new_rows(1, DTYPE, MODEL).tobytes()
-    with pytest.raises(ConfigError, match="bytes"):
-        Arena(DTYPE, MODEL).restore(ONE, {b"a": row[:-8], b"b": row + row[:8]})

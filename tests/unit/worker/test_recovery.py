@@ -11,7 +11,7 @@ import pytest
 
 from stream.errors import ConfigError
 from stream.events import Partition
-from stream.kafka.changelog import POSITION_KEY, Position
+from stream.kafka.changelog import POSITION_KEY, Mark, Position
 from stream.kafka.transport import Chunk
 from stream.model.runtime import load_model
 from stream.settings import Topics
@@ -41,11 +41,11 @@ class Changelog:
     def positions(self, partitions: Sequence[Partition]) -> dict[Partition, Position]:
         return dict.fromkeys(partitions, self._answers[0][0])
 
-    def read(self, partitions: Sequence[Partition]) -> dict[Partition, dict[bytes, bytes]]:
+    def read(self, partitions: Sequence[Partition], take: Any) -> dict[Partition, Mark]:
         stands = self._answers[0][1]
         if len(self._answers) > 1:
             self._answers.pop(0)
-        return {partition: {} if stands is None else {POSITION_KEY: b"%d" % stands} for partition in partitions}
+        return {} if stands is None else {partition: Mark(stands, 0, 0) for partition in partitions}
 
 
 def recovered(model_dir: Path, *answers: tuple[Position, int | None]) -> Cycles:
@@ -117,4 +117,6 @@ def test_offsets_without_clicks_are_passed(model_dir: Path) -> None:
     chunks = [Chunk(CLICKS_0, 1, 11, 15, 0, [], 0), Chunk(CLICKS_0, 1, 15, 40, 25, [], 0)]
     batch = cycles._process(chunks, cycles.positions())
     assert batch.offsets == {CLICKS_0: 40}
-    assert [(record.key, record.value, record.partition) for record in batch.records] == [(POSITION_KEY, b"40", 0)]
+    assert [(record.key, record.value, record.partition) for record in batch.records] == [
+        (POSITION_KEY, b"40 0 0000000000000000", 0)
+    ]
