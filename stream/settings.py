@@ -127,6 +127,8 @@ class Settings(Struct, frozen=True):
                        commit of 5,000 clicks takes about 50 ms)
     session_timeout_s  s; a worker without heartbeats for so long loses its partitions. It also limits the transaction
                        timeout
+    stay_in_group      on SIGTERM keep the place in the group. For a restart under the same worker_id within
+                       session_timeout_s: then nothing moves
     hang_s             s; a Kafka call that takes longer ends the process (librdkafka #5456)
     """
 
@@ -146,6 +148,7 @@ class Settings(Struct, frozen=True):
     max_cycle_clicks: int = 5_000
     session_timeout_s: float = 10.0
     forget_after_days: float = FORGET_AFTER_DAYS
+    stay_in_group: bool = False
     hang_s: float = 20.0
 
     def __post_init__(self) -> None:

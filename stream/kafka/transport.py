@@ -25,6 +25,7 @@ from stream.kafka.watchdog import end
 
 IN_MEMORY_RECORDS = 20_000
 IN_MEMORY_BYTES = 64 << 20
+LEAVE_S = 5.0
 """Most records and bytes that are fetched and not yet decided. Faust's own limit counts chunks, not records."""
 
 
@@ -239,6 +240,24 @@ async def check_group(app: faust.App) -> None:
         consumer._coordinator.check_errors()
 
     await thread.call_thread(check)
+
+
+async def leave_group(app: faust.App) -> None:
+    """Leave the group, so that its other workers take the partitions at once. Waits for Kafka up to LEAVE_S.
+
+    aiokafka's static members do not leave: the others would wait for the whole session timeout. Call it after the last
+    transaction, which carries this membership.
+    """
+    if app.consumer is None or app.consumer._thread is None or app.consumer._thread._consumer is None:
+        return
+    thread = app.consumer._thread
+
+    async def leave() -> None:
+        coordinator = thread._consumer._coordinator
+        coordinator._group_instance_id = None
+        await coordinator.close()
+
+    await asyncio.wait({asyncio.ensure_future(thread.call_thread(leave))}, timeout=LEAVE_S)
 
 
 def assigned(app: faust.App) -> list[Partition]:

@@ -31,6 +31,8 @@ HELP = {
     "session_timeout_s": "A worker that sends no heartbeat for so many seconds loses its partitions.",
     "forget_after_days": "Days without a click after which a user's state is deleted, a third of it after a single "
     "click. 0: never.",
+    "stay_in_group": "On SIGTERM keep the partitions for a restart under the same --worker-id within "
+    "--session-timeout-s. Without it the other workers take them at once.",
     "hang_s": "A Kafka call that takes more seconds ends the process.",
 }
 RULE_HELP = {

@@ -24,7 +24,7 @@ from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import Delivery, WorkerLock, group_metadata
 from stream.kafka.fetch import OFFSET_RESET
 from stream.kafka.topics import check_topics, record_limits
-from stream.kafka.transport import BatchTopic, BatchTransport, assigned, check_group, membership
+from stream.kafka.transport import BatchTopic, BatchTransport, assigned, check_group, leave_group, membership
 from stream.kafka.watchdog import EXIT_OPERATOR, EXIT_WORKER, NoCoordinatorYet, Rebalances, Repeats, end, watch_group
 from stream.meter import Meter
 from stream.model.probe import batch_invariant
@@ -38,6 +38,9 @@ from stream.worker.served import open_engine
 from stream.worker.status import Status, report
 
 CHUNK_RECORDS = 2_000
+
+HEARTBEAT_S = 0.3
+"""How long a worker may take to notice a rebalance. Everybody waits for the last one; Kafka's default is 3 s."""
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +139,7 @@ def _faust_app(settings: Settings, worker_id: str) -> faust.App:
         broker_client_id=f"eddy-{worker_id}",
         consumer_group_instance_id=f"eddy-{worker_id}",  # a restarted worker takes its place without a rebalance
         broker_session_timeout=session_s,
-        broker_heartbeat_interval=session_s / 5,
+        broker_heartbeat_interval=HEARTBEAT_S,
         broker_request_timeout=max(20.0, session_s * 1.5),
         broker_max_poll_records=min(CHUNK_RECORDS, settings.max_cycle_clicks),
         producer_request_timeout=30.0,  # the default of 20 minutes is how long a stop could take
@@ -205,6 +208,8 @@ def _connect(app: faust.App, cycles: Cycles, settings: Settings, worker_id: str)
     @app.on_before_shutdown.connect
     async def stop(app: faust.App, **_: Any) -> None:
         await cycles.close()
+        if not settings.stay_in_group:
+            await leave_group(app)
 
 
 def _report(app: faust.App, cycles: Cycles, status: Status) -> None:
