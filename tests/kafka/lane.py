@@ -107,7 +107,8 @@ class Lane:
         given |= {f"{name}_topic": topic for name, topic in msgspec.structs.asdict(self.topics).items()}
         given |= options
         flags = [(f"--{name.replace('_', '-')}", str(value)) for name, value in given.items()]
-        return [sys.executable, "-m", "stream.ops.cli", "worker", *(part for flag in flags for part in flag)]
+        words = [word for flag in flags for word in flag if word != "True"]  # --stay-in-group has no value
+        return [sys.executable, "-m", "stream.ops.cli", "worker", *words]
 
     def start(self, **options: object) -> Worker:
         """Start a worker; `end_all` ends it at the latest."""
