@@ -101,8 +101,8 @@ def create_app(settings: Settings) -> faust.App:
     logging.getLogger("aiokafka.consumer.group_coordinator").addFilter(NoCoordinatorYet())
     app.transport = BatchTransport(app.conf.broker_consumer, app, cycles.release, cycles.positions)
     _connect(app, cycles, settings, worker_id)
-    placements, examples, event_types = observed.placements, observed.examples, model.manifest.event_types
-    status = Status(meter, placements, examples, settings.topics, event_types, time.monotonic())
+    key_sample, examples, event_types = observed.key_sample, observed.examples, model.manifest.event_types
+    status = Status(meter, key_sample, examples, settings.topics, event_types, time.monotonic())
     _report(app, cycles, status)
     log.info(
         "worker ready to join: model=%s provider=%s items=%d broker=%s group=%s worker_id=%s clicks=%s partitions=%d "

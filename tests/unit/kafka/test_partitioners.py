@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import Message, Producer
 
 from stream.demo.broker import EmbeddedBroker
-from stream.kafka.partitioners import MOST_KEYS, PARTITIONERS, Placements, fnv1a, murmur2
+from stream.kafka.partitioners import MOST_KEYS, PARTITIONERS, KeySample, fnv1a, murmur2
 
 USERS = [f"user{n}".encode() for n in range(3_000)]
 
@@ -72,13 +72,13 @@ def test_librdkafka_puts_keys_where_the_hashes_say(partitioner: str, name: str) 
     assert where == {key: PARTITIONERS[name](key) % partitions for key in keys}
 
 
-def sample(partitions: int, *producers: Callable[[bytes], int], users: int = 300) -> Placements:
+def sample(partitions: int, *producers: Callable[[bytes], int], users: int = 300) -> KeySample:
     """Every producer in turn writes a click of each user."""
-    placements = Placements(partitions)
+    sampled = KeySample(partitions)
     for offset, producer in enumerate(producers):
         for key in USERS[:users]:
-            placements.add(key, producer(key) % partitions, offset)
-    return placements
+            sampled.add(key, producer(key) % partitions, offset)
+    return sampled
 
 
 @pytest.mark.parametrize("partitions", [2, 3, 4, 8, 64])
@@ -99,23 +99,23 @@ def test_two_partitioners_are_both_named(one: str, two: str, partitions: int) ->
     assert set(verdict.found) == {one, two}
     assert verdict.unexplained == 0
     assert verdict.example is not None
-    assert verdict.other is not None
+    assert verdict.earlier is not None
     key = verdict.example.key
-    assert (verdict.other.key, verdict.other.partition) == (key, PARTITIONERS[one](key) % partitions)
-    assert verdict.example.partition == PARTITIONERS[two](key) % partitions != verdict.other.partition
-    assert (verdict.other.offset, verdict.example.offset) == (0, 1)
+    assert (verdict.earlier.key, verdict.earlier.partition) == (key, PARTITIONERS[one](key) % partitions)
+    assert verdict.example.partition == PARTITIONERS[two](key) % partitions != verdict.earlier.partition
+    assert (verdict.earlier.offset, verdict.example.offset) == (0, 1)
 
 
 @pytest.mark.parametrize("partitions", [2, 4, 12])
 def test_two_partitioners_are_found_without_a_user_in_common(partitions: int) -> None:
     """A second producer with 100 users of its own among 2,000 is found from the hashes alone."""
-    placements = Placements(partitions)
+    sampled = KeySample(partitions)
     for key in USERS[:2_000]:
-        placements.add(key, murmur2(key) % partitions, 1)
+        sampled.add(key, murmur2(key) % partitions, 1)
     for key in USERS[2_000:2_100]:
-        placements.add(key, zlib.crc32(key) % partitions, 2)
-    verdict = placements.verdict()
-    assert verdict.moved == 0
+        sampled.add(key, zlib.crc32(key) % partitions, 2)
+    verdict = sampled.verdict()
+    assert verdict.split == 0
     assert verdict.found == ["murmur2", "crc32"]
     assert verdict.fits["murmur2"] >= 2_000
     assert verdict.mixed
@@ -133,7 +133,7 @@ def test_three_partitioners_are_all_named() -> None:
 def test_a_partitioner_of_ones_own_is_unknown_but_not_mixed(partitions: int) -> None:
     """A consistent partitioner that nobody knows puts each user in one partition: no harm, and no warning."""
     verdict = sample(partitions, lambda key: int(key[4:]), lambda key: int(key[4:]), users=3_000).verdict()
-    assert (verdict.mixed, verdict.unknown, verdict.moved, verdict.found) == (False, True, 0, [])
+    assert (verdict.mixed, verdict.unknown, verdict.split, verdict.found) == (False, True, 0, [])
 
 
 def test_an_own_rule_for_some_users_is_not_mixed() -> None:
@@ -150,18 +150,18 @@ def test_partitions_without_regard_to_the_key_are_mixed() -> None:
     verdict = sample(4, lambda _: rng.randrange(4), lambda _: rng.randrange(4)).verdict()
     assert verdict.mixed
     assert verdict.found == []
-    assert verdict.moved > 100
+    assert verdict.split > 100
 
 
 @pytest.mark.parametrize("partitions", [2, 4])
 def test_few_users_in_two_partitions_are_enough(partitions: int) -> None:
     """Five users prove nothing by their hashes, but one of them in two partitions does."""
-    placements = sample(partitions, murmur2, users=5)
-    assert not placements.verdict().mixed
-    placements.add(USERS[0], (murmur2(USERS[0]) + 1) % partitions, 9)
-    verdict = placements.verdict()
+    sampled = sample(partitions, murmur2, users=5)
+    assert not sampled.verdict().mixed
+    sampled.add(USERS[0], (murmur2(USERS[0]) + 1) % partitions, 9)
+    verdict = sampled.verdict()
     assert verdict.mixed
-    assert verdict.moved == 1
+    assert verdict.split == 1
     assert verdict.example == (USERS[0], (murmur2(USERS[0]) + 1) % partitions, 9)
 
 
@@ -175,10 +175,10 @@ def test_forty_users_in_two_partitions_name_their_partitioners() -> None:
 def test_few_keys_are_not_judged() -> None:
     """Chance must not make a mixture of a handful of keys: no verdict on 100 small samples of one partitioner."""
     for begin in range(0, 2_000, 20):
-        placements = Placements(2)
+        sampled = KeySample(2)
         for key in USERS[begin : begin + 20]:
-            placements.add(key, int(key[4:]) % 2, 0)
-        verdict = placements.verdict()
+            sampled.add(key, int(key[4:]) % 2, 0)
+        verdict = sampled.verdict()
         assert (verdict.mixed, verdict.unknown) == (False, False)
 
 
@@ -190,19 +190,19 @@ def test_one_partition_is_not_checked() -> None:
 
 def test_the_sample_is_bounded_and_can_start_again() -> None:
     """However many users there are, the sample stays small; after `clear` only what comes then is judged."""
-    placements = Placements(4)
+    sampled = KeySample(4)
     for n in range(3 * MOST_KEYS):
         key = b"%d" % n
-        placements.add(key, zlib.crc32(key) % 4, n)
-    assert placements.verdict().keys == MOST_KEYS
-    placements.add(b"1", (zlib.crc32(b"1") + 1) % 4, 0)
-    assert placements.verdict().moved == 1
-    placements.clear()
-    assert placements.verdict().keys == 0
+        sampled.add(key, zlib.crc32(key) % 4, n)
+    assert sampled.verdict().keys == MOST_KEYS
+    sampled.add(b"1", (zlib.crc32(b"1") + 1) % 4, 0)
+    assert sampled.verdict().split == 1
+    sampled.clear()
+    assert sampled.verdict().keys == 0
     for key in USERS[:300]:
-        placements.add(key, murmur2(key) % 4, 0)
-    assert placements.verdict().found == ["murmur2"]
-    assert placements.verdict().fits["murmur2"] == 300
+        sampled.add(key, murmur2(key) % 4, 0)
+    assert sampled.verdict().found == ["murmur2"]
+    assert sampled.verdict().fits["murmur2"] == 300
 
 
 def test_a_worker_with_one_of_many_partitions_judges_alike() -> None:
@@ -210,9 +210,9 @@ def test_a_worker_with_one_of_many_partitions_judges_alike() -> None:
     seen: dict[int, list[bytes]] = defaultdict(list)
     for key in USERS:
         seen[murmur2(key) % 8].append(key)
-    placements = Placements(8)
+    sampled = KeySample(8)
     for key in seen[5]:
-        placements.add(key, 5, 0)
-    verdict = placements.verdict()
+        sampled.add(key, 5, 0)
+    verdict = sampled.verdict()
     assert verdict.found == ["murmur2"]
     assert not verdict.mixed

@@ -134,8 +134,8 @@ def test_a_producers_text_cannot_break_the_log(engine: Engine) -> None:
 def test_keys_of_clicks_are_sampled_and_those_of_refused_messages_are_not(engine: Engine) -> None:
     """At most KEYS_PER_BATCH keys a batch, each with its partition and offset."""
     good = [click(f"u{n}") for n in range(40)]
-    verdict = observe(engine, *good, *[click(f"bad{n}", item_id=None) for n in range(20)]).placements.verdict()
+    verdict = observe(engine, *good, *[click(f"bad{n}", item_id=None) for n in range(20)]).key_sample.verdict()
     assert (verdict.keys, verdict.found) == (40, ["murmur2"])
-    many = observe(engine, *[click(f"u{n}") for n in range(1_000)]).placements.verdict()
+    many = observe(engine, *[click(f"u{n}") for n in range(1_000)]).key_sample.verdict()
     assert (many.keys, many.found) == (KEYS_PER_BATCH, ["murmur2"])
     assert KEYS_PER_BATCH < MOST_KEYS

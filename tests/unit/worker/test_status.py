@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from stream.kafka.partitioners import Placements, murmur2
+from stream.kafka.partitioners import KeySample, murmur2
 from stream.meter import Meter
 from stream.settings import Topics
 from stream.worker.observe import Example
@@ -22,9 +22,9 @@ class Worker:
 
     def __init__(self, partitions: int = 4) -> None:
         self.meter = Meter()
-        self.placements = Placements(partitions)
+        self.key_sample = KeySample(partitions)
         self.examples: dict[str, Example] = {}
-        self.status = Status(self.meter, self.placements, self.examples, Topics(), ("view", "cart"), 0.0)
+        self.status = Status(self.meter, self.key_sample, self.examples, Topics(), ("view", "cart"), 0.0)
         self.now_s = 0.0
         self.lag = 0
 
@@ -41,7 +41,7 @@ class Worker:
 
     def keys(self, partitioner: Callable[[bytes], int], partitions: int = 4) -> None:
         for offset, key in enumerate(USERS):
-            self.placements.add(key, partitioner(key) % partitions, offset)
+            self.key_sample.add(key, partitioner(key) % partitions, offset)
 
     def run(self, seconds: float, each_check: Callable[[], None] = lambda: None) -> list[Line]:
         """What is logged in so many seconds; `each_check` before every check."""
