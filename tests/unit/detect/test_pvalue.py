@@ -1,11 +1,12 @@
 """Conformal p-values against their definition, and which pool judges."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.detect.detector import Evidence
-from stream.detect.pvalue import ALL, HISTORIES, Calibration, history_of, pool_name
+from stream.detect.pvalue import ALL, HISTORIES, Calibration, history_of, pool_name, usable_alpha
 from stream.detect.surprise import SurpriseDetector
 
 FINITE = st.floats(-50, 50, width=32)
@@ -56,3 +57,16 @@ def test_usual_event_types_keep_the_names_that_older_models_have() -> None:
 def test_history_is_first_short_or_long() -> None:
     """No earlier click, one to four, five and more."""
     assert history_of(np.array([0, 1, 4, 5, 90])).tolist() == [0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("held_out", [*range(1, 120), 299, 671, 999, 3_332])
+def test_the_alpha_that_the_worker_proposes_makes_alerts_possible(held_out: int) -> None:
+    """If a calibration is too small for an alpha, the warning proposes a round one at which alerts are possible."""
+    calibration = Calibration(("all",), [np.arange(held_out, dtype=np.float32)])
+    smallest = 1 / (1 + held_out)
+    alpha = usable_alpha(SurpriseDetector(calibration, (), smallest / 2).smallest_p_value)
+    detector = SurpriseDetector(calibration, (), alpha)
+    one = np.zeros(1, np.int64)
+    assert detector.judge(Evidence(np.array([1e6], np.float32), one, one)).anomalous.all()
+    assert smallest <= alpha <= 2 * smallest
+    assert len(f"{alpha:f}".replace(".", "").strip("0")) == 1
