@@ -40,7 +40,7 @@ def murmur2(key: bytes) -> int:
 
 
 def fnv1a(key: bytes) -> int:
-    """The hash of Sarama's default, and of librdkafka's fnv1a and fnv1a_random: the absolute value of the signed hash."""
+    """The hash of Sarama's default, and of librdkafka's fnv1a and fnv1a_random: the signed hash's absolute value."""
     h = 0x811C9DC5
     for byte in key:
         h = (h ^ byte) * 0x01000193 & 0xFFFFFFFF
@@ -70,8 +70,8 @@ class Verdict(NamedTuple):
     found        the partitioners in use: they match more pairs than by chance. The most frequent one is first
     unexplained  number of pairs that no partitioner in `found` matches
     split        number of keys in more than one partition
-    example      a key in a second partition. If there is none: a key in a partition that found[0] does not give. None if
-                 found[0] gives the partition of every key
+    example      a key in a second partition. If there is none: a key in a partition that found[0] does not give. None
+                 if found[0] gives the partition of every key
     earlier      the first message with the key of `example`, from a different partition; None if no key is split
     """
 

@@ -27,7 +27,7 @@ from faust.types.tuples import TP, ConsumerMessage
 from stream.errors import Fenced
 from stream.events import Partition
 from stream.kafka.delivery import group_metadata
-from stream.kafka.fetch import Stretch
+from stream.kafka.fetch import OffsetRange
 from stream.kafka.transport import BatchConsumer, BatchTopic, BatchTransport, Chunk
 from stream.kafka.watchdog import NO_COORDINATOR
 
@@ -149,9 +149,9 @@ def test_fetching_waits_while_too_much_is_undecided(
     record = SimpleNamespace(key=b"u", value=b"v" * value_bytes, timestamp=0, timestamp_type=0)
     handed_over: list[ConsumerMessage] = []
 
-    async def fetch(timeout: float) -> tuple[dict[TP, Stretch], None]:
+    async def fetch(timeout: float) -> tuple[dict[TP, OffsetRange], None]:
         begin = 1_000 * len(handed_over)
-        return {tp: Stretch(begin, begin + 1_000, 0, [record] * 1_000)}, None
+        return {tp: OffsetRange(begin, begin + 1_000, 0, [record] * 1_000)}, None
 
     async def take(message: ConsumerMessage) -> None:
         handed_over.append(message)

@@ -269,7 +269,7 @@ def test_workers_of_other_directories_do_not_share_numbers(tmp_path: Path) -> No
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    """A file in the place of the directory is one line with both ways out."""
+    """If the data directory is a file, one line names both remedies."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"file.*--worker-id or --data-dir"):
+    with pytest.raises(ConfigError, match=r"file.*--worker-id or another --data-dir"):
         WorkerLock(tmp_path / "file")
