@@ -114,8 +114,8 @@ class Settings(Struct, frozen=True):
     model              directory written by `eddy train`, .../NAME/VERSION
     broker             Kafka brokers, host:port[,host:port...]
     group              consumer group: its workers share the partitions. It is the prefix of their transactional ids
-    worker_id          unique in the group. A restarted worker must have the same one, so that Kafka fences the process
-                       before it. Empty: the worker takes a free number, with a lock file in `data_dir`
+    worker_id          unique in the group. A restarted worker must have the same one, so that Kafka fences its
+                       previous process. Empty: the worker takes a free number, with a lock file in `data_dir`
     data_dir           directory of the lock files for worker numbers
     device             auto: the GPU if there is one, else the CPU; cuda: refuse to start without a GPU; cpu: the CPU
     k                  recommendations per click
