@@ -1,4 +1,4 @@
-"""Messages that are no clicks: they reach the dead letters with reason and origin, and harm nobody's clicks."""
+"""Messages that are no clicks become dead letters with reason and origin, and do not affect any click."""
 
 import json
 import random
