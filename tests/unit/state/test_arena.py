@@ -59,10 +59,10 @@ OPERATIONS = st.lists(
 @pytest.mark.usefixtures("small_blocks")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(OPERATIONS)
-def test_an_arena_holds_what_was_put_and_forgets_what_was_dropped(
+def test_an_arena_has_the_written_rows_and_not_the_dropped_ones(
     operations: list[tuple[str, Partition, list[int]]],
 ) -> None:
-    """Any order of writes, lost partitions and recoveries leaves each user's newest row and no other."""
+    """After any order of writes, lost partitions and recoveries it has each user's newest row and no other."""
     arena, want, clock = Arena(DTYPE, MODEL), {}, 0
     for what, partition, users in operations:
         if what == "put":
