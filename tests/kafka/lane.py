@@ -216,9 +216,9 @@ class Lane:
         written: dict[tuple[int, bytes], bytes] = {}
         positions: dict[int, bytes] = {}
         for message in self.read(self.topics.changelog):
-            place = (message.partition(), message.key())
+            row = (message.partition(), message.key())
             if message.value() is None:
-                written.pop(place, None)
+                written.pop(row, None)
             elif message.key() != POSITION:
                 written[place] = message.value()
             else:

@@ -45,15 +45,15 @@ DAMAGES: list[tuple[str, Callable[[Path], object]]] = [
 ]
 
 
-@pytest.mark.parametrize(("says", "damage"), DAMAGES)
+@pytest.mark.parametrize(("fragment", "damage"), DAMAGES)
 def test_a_damaged_directory_is_refused(
-    model_dir: Path, tmp_path: Path, says: str, damage: Callable[[Path], object]
+    model_dir: Path, tmp_path: Path, fragment: str, damage: Callable[[Path], object]
 ) -> None:
     """A missing, cut or foreign file is one line, before a graph runs."""
     directory = tmp_path / "model"
     shutil.copytree(model_dir, directory)
     damage(directory)
-    with pytest.raises(ArtifactError, match=says) as caught:
+    with pytest.raises(ArtifactError, match=fragment) as caught:
         load_model(directory, "cpu")
     assert "\n" not in str(caught.value)
 

@@ -211,18 +211,18 @@ def test_a_bug_is_one_line_too(capsys: pytest.CaptureFixture[str], monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said", "expected"),
+    ("arguments", "answer", "expected"),
     [
         (["create", "--partitions", "3"], {"clicks": "created, 3 partitions"}, {"clicks": "created, 3 partitions"}),
         (["check"], {"clicks": 3}, {"clicks": 3}),
     ],
 )
 def test_topics_can_be_read_by_a_program(
-    monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: dict[str, object], expected: dict[str, object]
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], answer: dict[str, object], expected: dict[str, object]
 ) -> None:
     """`eddy topics create --json` and `check --json` print one JSON object: topic -> what was done, or partitions."""
-    monkeypatch.setattr("stream.kafka.topics.create_topics", lambda *_: said)
-    monkeypatch.setattr("stream.kafka.topics.check_topics", lambda *_: said)
+    monkeypatch.setattr("stream.kafka.topics.create_topics", lambda *_: answer)
+    monkeypatch.setattr("stream.kafka.topics.check_topics", lambda *_: answer)
     done = CliRunner().invoke(eddy, ["topics", *arguments, "--json"], catch_exceptions=False)
     assert msgspec.json.decode(done.stdout) == expected
 

@@ -79,15 +79,15 @@ def test_offset_that_keeps_moving_leaves_nothing_assigned(model_dir: Path, monke
 
 
 @pytest.mark.parametrize(
-    ("committed", "stands", "says"),
+    ("committed", "stands", "fragment"),
     [(None, 7, "no committed offset"), (7, None, "without history"), (7, 9, "offsets were reset"), (9, 7, "older one")],
 )
 def test_offset_and_rows_that_never_agree_are_refused(
-    model_dir: Path, monkeypatch: pytest.MonkeyPatch, committed: int | None, stands: int | None, says: str
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, committed: int | None, stands: int | None, fragment: str
 ) -> None:
     """Rows of a different group, an empty changelog, reset offsets and an old changelog each end the worker."""
     monkeypatch.setattr(recovery, "AGREE_PAUSE_S", 0.0)
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=fragment):
         recovered(model_dir, (Position(committed, committed or 0), stands))
 
 

@@ -205,11 +205,11 @@ def test_two_partitioners_cause_a_warning_with_an_example_user() -> None:
     assert "murmur2 (Java clients)" in text
     assert "crc32 (librdkafka's default)" in text
     assert re.search(r"murmur2=\d+ crc32=\d+ ", text)
-    place = re.search(r"user=(\w+) partition=(\d) offset=(\d+) other_partition=(\d) other_offset=(\d+)", text)
-    assert place is not None
-    [user] = [key for key in USERS if hashlib.sha256(key).hexdigest()[:12] == place[1]]
-    assert int(place[2]) == zlib.crc32(user) % 4
-    assert int(place[4]) == murmur2(user) % 4
+    example = re.search(r"user=(\w+) partition=(\d) offset=(\d+) other_partition=(\d) other_offset=(\d+)", text)
+    assert example is not None
+    [user] = [key for key in USERS if hashlib.sha256(key).hexdigest()[:12] == example[1]]
+    assert int(example[2]) == zlib.crc32(user) % 4
+    assert int(example[4]) == murmur2(user) % 4
     assert "user" + user.decode()[4:] not in text
 
 

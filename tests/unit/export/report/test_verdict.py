@@ -18,7 +18,7 @@ ABOVE, AROUND, BELOW = (0.012, [0.004, 0.02]), (0.001, [-0.003, 0.005]), (-0.03,
         ((0.0, [0.0, 0.0]), (0.0, [0.0, 0.0]), "tie", "not clearly better than the best baseline"),
     ],
 )
-def test_the_verdict_says_what_the_intervals_allow(
+def test_the_verdict_follows_the_intervals(
     recall: tuple[float, list[float]], mrr: tuple[float, list[float]], kind: str, says: str
 ) -> None:
     """Better or worse only where the whole 95% interval of the difference lies on one side of zero."""
@@ -35,6 +35,6 @@ def test_the_verdict_says_what_the_intervals_allow(
 
 
 def test_nothing_judged_gives_no_verdict() -> None:
-    """A held-out slice of single clicks says nothing about quality, and the page says so."""
+    """A held-out slice of single clicks has no verdict, and the page has a sentence about this."""
     assert verdict({}).kind == "unknown"
     assert "no session of two clicks" in verdict({}).sentence
