@@ -41,7 +41,7 @@ def test_missing_model_is_refused(lane: Lane, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", ["step.onnx", "items.json", "calibration.npz", "manifest.json"])
 def test_corrupt_model_is_refused(lane: Lane, tmp_path: Path, file: str) -> None:
-    """For a damaged file the error says to copy the directory again."""
+    """For a damaged file the remedy in the error is to copy the directory again."""
     broken = tmp_path / "broken"
     shutil.copytree(lane.model, broken)
     (broken / file).write_bytes((broken / file).read_bytes()[:-20])

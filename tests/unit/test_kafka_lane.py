@@ -65,7 +65,7 @@ def test_a_lane_that_is_not_required_is_skipped_with_a_message(tree: Path, proce
 
 @PROCESSES
 def test_a_lane_that_ran_is_counted(tree: Path, processes: str) -> None:
-    """The last lines say how many tests ran on a real Kafka, and a required lane passes."""
+    """The last lines have the number of tests that ran on a real Kafka, and a required lane passes."""
     (tree / "test_two.py").write_text("import pytest\n\n@pytest.mark.real_kafka\ndef test_there(): pass\n")
     code, out = run(tree, "-n", processes, required="1")
     assert code == pytest.ExitCode.OK, out

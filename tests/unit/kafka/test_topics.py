@@ -152,7 +152,7 @@ def test_no_broker_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_only_what_is_missing_is_created(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Existing topics stay as they are, and the report says which are new."""
+    """Existing topics stay as they are, and the result shows which are new."""
     made = cluster(monkeypatch, {"anomalies": 7})
     done = create_topics(BROKER, TOPICS, partitions=4, replication=3)
     assert done["anomalies"] == "exists, 7 partitions"

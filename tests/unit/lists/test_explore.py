@@ -51,9 +51,9 @@ def test_the_propensity_is_the_measured_frequency(case: Case) -> None:
     for slot in range(items.shape[1]):
         total = 0.0
         for item, times in Counter(items[:, slot].tolist()).items():
-            told = set(propensities[items[:, slot] == item, slot].tolist())
-            assert len(told) == 1
-            p = told.pop()
+            found = set(propensities[items[:, slot] == item, slot].tolist())
+            assert len(found) == 1
+            p = found.pop()
             total += p
             assert abs(times / N - p) <= 4.5 * np.sqrt(p * (1 - p) / N)
             assert set(explored[items[:, slot] == item, slot].tolist()) == {item != case.list[slot]}

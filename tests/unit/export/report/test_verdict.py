@@ -8,7 +8,7 @@ ABOVE, AROUND, BELOW = (0.012, [0.004, 0.02]), (0.001, [-0.003, 0.005]), (-0.03,
 
 
 @pytest.mark.parametrize(
-    ("recall", "mrr", "kind", "says"),
+    ("recall", "mrr", "kind", "fragment"),
     [
         (ABOVE, ABOVE, "better", "Eddy is better than the best baseline on the held-out slice: recall@20 +0.0120"),
         (BELOW, BELOW, "worse", "Eddy is worse than the best baseline on the held-out slice: recall@20 -0.0300"),
@@ -19,7 +19,7 @@ ABOVE, AROUND, BELOW = (0.012, [0.004, 0.02]), (0.001, [-0.003, 0.005]), (-0.03,
     ],
 )
 def test_the_verdict_follows_the_intervals(
-    recall: tuple[float, list[float]], mrr: tuple[float, list[float]], kind: str, says: str
+    recall: tuple[float, list[float]], mrr: tuple[float, list[float]], kind: str, fragment: str
 ) -> None:
     """Better or worse only where the whole 95% interval of the difference lies on one side of zero."""
     lead = {
@@ -28,7 +28,7 @@ def test_the_verdict_follows_the_intervals(
     }
     found = verdict(lead)
     assert found.kind == kind
-    assert says in found.sentence
+    assert fragment in found.sentence
     low, high = mrr[1]
     assert f"against VS-KNN (95% interval {recall[1][0]:+.4f} to {recall[1][1]:+.4f})" in found.sentence
     assert found.sentence.endswith(f"against session popularity (95% interval {low:+.4f} to {high:+.4f}).")
