@@ -220,7 +220,7 @@ class Lane:
             if message.value() is None:
                 written.pop(row, None)
             elif message.key() != POSITION:
-                written[place] = message.value()
+                written[row] = message.value()
             else:
                 positions[message.partition()] = message.value()
         for partition, position in positions.items():

@@ -111,8 +111,8 @@ def test_it_grows_past_its_first_size_without_losing_a_row() -> None:
 
 
 @pytest.mark.parametrize("how", ["drop", "remove", "hold"])
-def test_slots_that_are_given_up_are_used_again(how: str) -> None:
-    """Partitions that come and go, and users who leave, do not make the arena grow."""
+def test_free_slots_are_used_again(how: str) -> None:
+    """The arena does not grow when partitions are lost and restored and users are forgotten."""
     arena = Arena(DTYPE, MODEL)
     for start in range(0, 3 * BLOCK_SLOTS, BLOCK_SLOTS // 2):
         keys = numbered(range(start, start + BLOCK_SLOTS // 2))

@@ -76,7 +76,7 @@ def test_a_batch_with_refused_messages_is_freed_with_its_last_reference(model_di
 
 
 def test_a_forgotten_user_is_a_tombstone_in_the_changelog(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The record that compaction removes a row by: the user's key, no value, the partition of the row."""
+    """The record has the user's key, no value and the row's partition, so compaction removes the row."""
     monkeypatch.setattr("stream.state.arena.BLOCK_SLOTS", 256)  # so that few cycles sweep all slots
     engine = open_engine(load_model(model_dir, "cpu"), model_dir, 5, 1, 0.001, forget_after_days=3)
     topics = Topics()
