@@ -8,12 +8,14 @@ help:            ## list the commands
 
 .venv/base: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Eddy needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Set PYTHON=") if sys.version_info < (3, 11) else 0'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable .
+	@echo 'Installing Eddy and the packages of its worker into .venv (0.5 GB); this takes minutes.'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
 .venv/dev: .venv/base
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@echo 'Installing PyTorch and the tools for training and tests into .venv (up to 6 GB); this takes minutes.'
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
 demo: .venv/base ## run the demo: a simulated shop on an embedded broker, live in the terminal

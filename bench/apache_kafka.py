@@ -15,10 +15,11 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -119,6 +120,9 @@ def _free_ports(count: int) -> list[int]:
 class ApacheKafka:
     """One broker on 127.0.0.1. The constructor starts it and returns when it is ready.
 
+    If the process gets SIGTERM, the broker and its data are removed before the process dies of it. Python handles
+    signals in the main thread only, so this needs a constructor call in the main thread.
+
     address  "127.0.0.1:port"; a `restart()` does not change it
     Raises KafkaUnavailable if Java, Maven or the jars are missing, or if the broker is not ready within `ready_s`
     seconds.
@@ -132,6 +136,9 @@ class ApacheKafka:
         self.address = f"127.0.0.1:{port}"
         self._log = (self._directory / "broker.log").open("ab")
         self._process: subprocess.Popen[bytes] | None = None
+        self._earlier_handler: Any = None
+        if threading.current_thread() is threading.main_thread():
+            self._earlier_handler = signal.signal(signal.SIGTERM, self._terminated)
         try:
             properties = self._directory / "server.properties"
             properties.write_text(PROPERTIES.format(port=port, controller=controller, data=self._directory / "data"))
@@ -183,8 +190,16 @@ class ApacheKafka:
     def stop(self) -> None:
         """Stop the broker and delete its data."""
         self._signal(signal.SIGTERM)
+        if signal.getsignal(signal.SIGTERM) == self._terminated:
+            signal.signal(signal.SIGTERM, self._earlier_handler)
         self._log.close()
         shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _terminated(self, number: int, frame: FrameType | None) -> None:
+        """Remove the broker, then let the earlier handler have the signal."""
+        self.kill()  # a clean stop could take longer than a supervisor waits
+        self.stop()
+        os.kill(os.getpid(), number)
 
     def _signal(self, number: signal.Signals) -> None:
         """Send a signal to the broker and wait until it has ended, 15 s at most; then kill it."""

@@ -1,7 +1,7 @@
 """The events that Eddy reads and writes. On the topics they are JSON objects with these fields.
 
-For each click Eddy writes exactly one Recommendation (the decision). It also writes an Anomaly if the click's surprise
-is too unlikely. For a message that is not a valid click it writes a DeadLetter instead. The `id` of every output is the
+For each click Eddy writes exactly one Recommendation (the decision). It also writes an Anomaly if the click is too
+unlikely. For a message that is not a valid click it writes a DeadLetter instead. The `id` of every output is the
 click's topic, partition and offset, so a consumer can recognise repeats.
 """
 
@@ -12,7 +12,7 @@ from msgspec import Struct
 
 
 class Partition(NamedTuple):
-    """One partition of one topic. It is the key of all data that is kept per partition, instead of the number alone."""
+    """One partition of one topic. Data per partition has this key, because the number alone is not unique."""
 
     topic: str
     number: int
@@ -131,8 +131,8 @@ class DeadLetter(Struct, frozen=True, gc=False):
 
 
 def hashed(user: bytes) -> str:
-    """A user's key as log lines show it: the first 12 hex digits of its SHA-256.
+    """Hash a user's key for log lines: the first 12 hex digits of its SHA-256.
 
-    Whoever knows the user finds the line: `printf %s USER | sha256sum | cut -c1-12`.
+    To find the lines of a known user: `printf %s USER | sha256sum | cut -c1-12`.
     """
     return hashlib.sha256(user).hexdigest()[:12]

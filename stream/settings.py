@@ -48,7 +48,7 @@ class Rules(Struct, frozen=True):
     catalogue           .jsonl or .csv file with item_id and the columns that the rules below need; the worker reads it
                         again when it changes
     only                such as "category=shoes,boots; market=de": an item needs one of the values in each named column
-    only_available      only items that are in the catalogue and whose in_stock or available does not deny it
+    only_available      only items that are in the catalogue and are not marked there as out of stock
     same_category       only items of the click's category: the click's own, else that of its item in the catalogue
     max_per_category    largest number of items of one category in a list; 0 = no limit. Items without a category are
                         not counted
@@ -86,7 +86,7 @@ class Rules(Struct, frozen=True):
         if both:
             raise ConfigError(f"settings exclude_events and readmit_events both name {', '.join(sorted(both))}")
         if self.readmit_events and not self.exclude_events:
-            raise ConfigError("setting readmit_events needs exclude_events, whose items it allows again")
+            raise ConfigError("setting readmit_events needs exclude_events, because it allows their items again")
         asking = ("only", "only_available", "same_category", "max_per_category", "diversity")
         asks = [name for name in asking if getattr(self, name)]
         if asks and not self.catalogue:
@@ -105,7 +105,7 @@ class Rules(Struct, frozen=True):
 
 
 FORGET_AFTER_DAYS = 90.0
-"""A quarter: few people come back after a longer pause, and a state of older clicks says little of the next one."""
+"""A quarter: few people come back after a longer pause, and older clicks predict little of the next one."""
 
 
 class Settings(Struct, frozen=True):
@@ -114,8 +114,8 @@ class Settings(Struct, frozen=True):
     model              directory written by `eddy train`, .../NAME/VERSION
     broker             Kafka brokers, host:port[,host:port...]
     group              consumer group: its workers share the partitions. It is the prefix of their transactional ids
-    worker_id          unique in the group. A restarted worker must have the same one, so that Kafka fences the process
-                       before it. Empty: the worker takes a free number, with a lock file in `data_dir`
+    worker_id          unique in the group. A restarted worker must have the same one, so that Kafka fences its
+                       previous process. Empty: the worker takes a free number, with a lock file in `data_dir`
     data_dir           directory of the lock files for worker numbers
     device             auto: the GPU if there is one, else the CPU; cuda: refuse to start without a GPU; cpu: the CPU
     k                  recommendations per click

@@ -1,4 +1,4 @@
-"""What every lane shares: one torch thread, graphs traced once, a complete model, and whether the Kafka lane ran."""
+"""What all tests share: one torch thread, graphs traced once, a complete model, and a report on the Kafka tests."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ torch.set_num_threads(1)  # on matrices this small a second thread only waits fo
 
 @pytest.fixture(scope="session", autouse=True)
 def traced() -> Iterator[None]:
-    """Networks that differ in their weights alone share one trace; see tests/graphs.py."""
+    """Networks that differ only in their weights share one trace; see tests/graphs.py."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.onnx, "export", Traced(torch.onnx.export))
         yield
@@ -26,7 +26,7 @@ def traced() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of 50 items i0..i49 and three event types, untrained but whole."""
+    """A model of 50 items i0..i49 and three event types, untrained but complete."""
     directory = tmp_path_factory.mktemp("models") / "tiny" / "1"
     write_untrained(directory, ITEMS, EVENT_TYPES, hidden=16, seed=0)
     return directory

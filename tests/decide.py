@@ -1,4 +1,4 @@
-"""Clicks through an engine as the worker takes them: the columns in, the events out."""
+"""Passes clicks to an engine as the worker does: columns in, events out."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -23,14 +23,14 @@ def origins(count: int, start: int = 0, partition: int = 0) -> list[Origin]:
 
 
 def process(engine: Engine, clicks: Sequence[Click], start: int = 0, partition: int = 0) -> Decided:
-    """Decide on clicks at consecutive offsets from `start`; nothing is in place."""
+    """Decide on clicks at consecutive offsets from `start`, without a commit."""
     read = origins(len(clicks), start, partition)
     cycle = engine.process(engine.encoder.columns(clicks, read), NOW_MS)
     return Decided(cycle, recommendations(engine, clicks, read, cycle), anomalies(engine, clicks, read, cycle))
 
 
 def run(engine: Engine, clicks: Sequence[Click], start: int = 0, partition: int = 0) -> Decided:
-    """Decide on clicks and put their rows in place."""
+    """Decide on clicks and commit their rows."""
     decided = process(engine, clicks, start, partition)
     engine.commit(decided.cycle)
     return decided

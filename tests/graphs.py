@@ -1,9 +1,9 @@
-"""Networks that differ in their weights alone share one ONNX trace: torch takes seconds to trace a graph.
+"""Networks that differ only in their weights share one ONNX trace, because torch takes seconds to trace a graph.
 
-A training writes four graphs, and most tests that train ask for what is in them, not how they are made. `Traced` stands
-in the place of torch's exporter: the first network of a structure is traced by torch, and the next ones put their own
-weights into that trace. Eddy's own gate (export/model/parity.py) still compares every graph with its network, so
-weights in a trace of another structure fail the test. tests/contracts/test_cells.py compares both ways bit by bit.
+A training writes four graphs, and most tests need only their content. `Traced` replaces torch's exporter: torch traces
+the first network of a structure, and each later network puts its own weights into that trace. Eddy's own gate
+(export/model/parity.py) still compares every graph with its network, so weights in a trace of a different structure
+fail the test. tests/contracts/test_cells.py compares both ways bit by bit.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Exporter = Callable[..., torch.onnx.ONNXProgram | None]
 
 
 class Traced:
-    """Is called as `torch.onnx.export` is; `export` is that function."""
+    """A replacement for `torch.onnx.export`; `export` is the original function."""
 
     def __init__(self, export: Exporter) -> None:
         self.export = export
@@ -36,7 +36,8 @@ class Traced:
 
 
 def structure(module: nn.Module, example: tuple[torch.Tensor, ...], options: dict[str, Any]) -> str:
-    """Everything that a trace depends on but the weights: modules, their plain attributes, shapes, dtypes, options."""
+    """Everything except the weights that a trace depends on: modules, their plain attributes, shapes, dtypes,
+    options."""
     parts = [(name, type(part), _plain(part)) for name, part in module.named_modules()]
     weights = [(name, weight.shape, weight.dtype) for name, weight in module.state_dict().items()]
     inputs = [(one.shape, one.dtype) for one in example]

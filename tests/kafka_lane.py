@@ -1,8 +1,8 @@
-"""Whether the tests on a real Kafka ran: printed at the end, and a failure where EDDY_REQUIRE_KAFKA=1.
+"""Prints at the end whether the tests on a real Kafka ran. With EDDY_REQUIRE_KAFKA=1 it is an error if they did not.
 
 Tests marked `real_kafka` are counted by their reports, because under pytest-xdist only reports reach the process that
 gives the exit status. A session in which none of them ran has failed, whatever the reason (no Java, deselected, not
-collected): a lane that silently did not run proves nothing.
+collected).
 """
 
 import os
@@ -41,6 +41,6 @@ class KafkaLane:
 
 
 def count_kafka_lane(config: pytest.Config) -> None:
-    """To be called by pytest_configure."""
+    """Call it in pytest_configure."""
     if not hasattr(config, "workerinput"):  # a process of pytest-xdist sees its own tests alone
         config.pluginmanager.register(KafkaLane())

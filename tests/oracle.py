@@ -1,7 +1,7 @@
-"""What a worker must decide on the clicks of a partition, by a plain loop over them that shares no code with it.
+"""The expected decisions on the clicks of a partition, from a plain loop that shares no code with the worker.
 
 One click at a time: JSON by Python's own module, the user's row as a dictionary, one call of step.onnx and one of
-score.onnx, the p-value by counting, the events as dictionaries. The formats alone are common ground: the model
+score.onnx, the p-value by counting, the events as dictionaries. Only the formats are shared: the model
 directory, a state row's bytes and the JSON of the events. No rules for the lists and no exploration.
 """
 
@@ -24,7 +24,7 @@ Event = dict[str, Any]
 
 
 class Expected(NamedTuple):
-    """What one click must give: its decision, and the alert if it is an anomaly."""
+    """The expected events of one click: its decision, and the alert if it is an anomaly."""
 
     decision: Event
     alert: Event | None
@@ -45,7 +45,7 @@ class Oracle:
     """Decides on clicks in the order of their partition.
 
     k, exclude_recent, alpha, forget_after_days  as the worker's settings
-    lists_every  the list is made for one click in so many (by its offset); all else is checked on every click
+    lists_every  make the list for one click in this many (by its offset); everything else is made for every click
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Oracle:
     def decide(
         self, topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None
     ) -> Expected | None:
-        """What the message must give; None if it is no click."""
+        """Return the expected events of a message; None if it is no click."""
         click = read(key, value)
         if click is None:
             return None
@@ -123,7 +123,7 @@ class Oracle:
     def rows(self, model_mark: int) -> Iterator[tuple[int, bytes, bytes, bool]]:
         """(partition, key, row, whether it may be gone: the user is forgotten by now) of every user.
 
-        model_mark  the row's second field, which says what model and layout it is of
+        model_mark  the second field of a row: it identifies model and layout
         """
         fields: list[Any] = [
             ("checksum", "<u8"),
@@ -154,7 +154,7 @@ class Oracle:
         return {t["name"]: np.zeros(t["shape"], t["dtype"]) for t in self.manifest["state"]}
 
     def _run(self, session: ort.InferenceSession, inputs: dict[str, Any], **plain: Any) -> list[Any]:
-        """One row through a graph, which takes batches of a multiple of some number: the row is repeated."""
+        """Run a graph on one row. The graph needs batches of a multiple of some number, so the row is repeated."""
         times = self.manifest["batch_multiple"]
         feeds = {name: np.stack([np.asarray(value)] * times) for name, value in inputs.items()}
         return [output[0] for output in session.run(None, feeds | plain)]
@@ -198,7 +198,7 @@ class Oracle:
 
 
 def read(key: bytes | None, value: bytes | None) -> Event | None:
-    """The click in a message as the tests write them: ids are texts, the time is in ms. None for anything else."""
+    """The click in a message as the tests write it: ids are text, the time is in ms. None for any other message."""
     try:
         click = json.loads(value or b"")
         known = isinstance(click["user_id"], str) and isinstance(click["item_id"], str)

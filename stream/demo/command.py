@@ -46,7 +46,7 @@ ENDINGS = (signal.SIGTERM, signal.SIGHUP)
 
 YEARS_BACK = 3
 """The simulation starts this many years ago: simulated time is about a thousand times as fast as the wall clock, and
-the worker refuses timestamps that lie in the future."""
+the worker refuses timestamps in the future."""
 
 
 class Reader:
@@ -218,7 +218,7 @@ def _drain(worker: WorkerProcess, reader: Reader, feed: Feed, tally: Tally) -> N
             last_s = time.monotonic()
         if time.monotonic() - last_s > DRAIN_S:
             raise EddyError(
-                f"the demo waited {DRAIN_S:.0f} s for messages that did not come: decisions on {tally.undecided} of "
+                f"the demo waited {DRAIN_S:.0f} s for messages that are missing: decisions on {tally.undecided} of "
                 f"{tally.clicks} clicks, dead letters of {tally.unreported} of {tally.broken} broken messages; "
                 f"the worker's last line: {worker.last_line}"
             )

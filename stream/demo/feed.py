@@ -28,8 +28,8 @@ one click per batch it became slower with every batch, and after two minutes it 
 class Feed(threading.Thread):
     """A thread that sends clicks until `stop()`; `failed` is the error that ended it early, or "".
 
-    stream  in time order. The feed ends when a timestamp reaches the wall clock, because the worker refuses clicks that
-            lie in the future
+    stream  in time order. The feed ends when a timestamp is at the wall clock, because the worker refuses clicks that
+            are in the future
     rate    clicks per second of the wall clock
     """
 

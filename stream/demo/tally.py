@@ -39,7 +39,7 @@ class Alert(NamedTuple):
 
 
 class Popularity:
-    """The k items with the most clicks so far. Of items with equal counts, the one that reached the count first."""
+    """The k items with the most clicks so far. Of items with equal counts, the one that had the count first."""
 
     def __init__(self, k: int) -> None:
         self._k = k

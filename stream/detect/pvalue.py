@@ -7,6 +7,7 @@ There is a pool for each event type and history length. If a pool has fewer than
 coarse for this alpha. Then a pool of more general clicks is used instead.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,12 @@ def pool_name(event_type: str, history: str | None = None) -> str:
 def history_of(clicks_before: npt.NDArray[np.integer]) -> I64:
     """Convert numbers of earlier clicks (n,) to indices (n,) int64 into HISTORIES."""
     return (clicks_before > 0).astype(np.int64) + (clicks_before >= SHORT_BELOW)
+
+
+def usable_alpha(smallest_p_value: float) -> float:
+    """Return the smallest alpha with one digit at which an alert is possible: 0.00149 -> 0.002."""
+    digit = 10.0 ** math.floor(math.log10(smallest_p_value))
+    return float(f"{math.ceil(smallest_p_value / digit) * digit:g}")
 
 
 class Calibration:

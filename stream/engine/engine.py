@@ -56,7 +56,7 @@ class Engine:
         rules: Rules,
         forgetting: Forgetting = NEVER,
     ) -> None:
-        """k, exclude_recent and rules are those of Decider. Raises ConfigError if the catalogue is not usable."""
+        """k, exclude_recent and rules are arguments of Decider. Raises ConfigError if the catalogue is not usable."""
         self.model = model
         self.detector = detector
         self.arena = arena

@@ -146,7 +146,7 @@ def _finite(surprise: F32, after: list[StateArray]) -> npt.NDArray[np.bool_]:
 
 
 def _hold(rows: Rows, user: Index, item: I64, hold: npt.NDArray[np.int8]) -> None:
-    """Insert each item at the front of `held` in its user's row (hold = 1) or remove it (-1). No item occurs twice."""
+    """Insert each item at the start of `held` in its user's row (hold = 1) or remove it (-1). No item occurs twice."""
     which = np.flatnonzero(hold)
     if not len(which):
         return

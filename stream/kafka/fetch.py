@@ -1,10 +1,10 @@
-"""The consumer thread: reads committed clicks as stretches of offsets, and notices clicks that Kafka has deleted.
+"""The consumer thread: reads committed clicks as ranges of offsets, and notices clicks that Kafka has deleted.
 
-The rule that must not break: each stretch of a partition begins where the last one ended. The offsets of the records do
-not show whether something is missing, because not every offset is a click: there are transaction markers, clicks that
-were rolled back, and clicks that compaction removed. So a stretch begins and ends at positions of the fetcher itself.
-Clicks that Kafka deleted before they were read (retention, DeleteRecords) are part of a stretch; they are counted and
-logged.
+The rule that must not break: each range of a partition begins where the previous one ended. The offsets of the records
+do not show whether a click is missing, because not every offset has a click: there are transaction markers, clicks that
+were rolled back, and clicks that compaction removed. So the fetcher's own positions are the limits of a range. A range
+includes the offsets of clicks that Kafka deleted before they were read (retention, DeleteRecords). These offsets are
+counted and logged.
 
 Private names of Faust and aiokafka are used in this file and in transport.py only (tests/contracts checks them).
 Source: faust/transport/drivers/aiokafka.py, aiokafka/consumer/fetcher.py.
@@ -21,21 +21,21 @@ from faust.transport.drivers import aiokafka as driver
 from stream.errors import ConfigError
 
 FETCH_WAIT_MS = 50
-"""How long the broker may hold an empty fetch. Faust's fixed 1500 would delay each rebalance."""
+"""How long the broker waits before it answers an empty fetch. Faust's fixed 1500 would delay each rebalance."""
 
 OFFSET_RESET = "none"
-"""aiokafka's reset policy. With another one it passes lost clicks by itself, and nobody notices."""
+"""aiokafka's reset policy. With any other policy aiokafka skips deleted clicks without an error."""
 
-NOT_SOUGHT_S = 0.2
+NO_POSITION_S = 0.2
 
 log = logging.getLogger(__name__)
 
 
-class Stretch(NamedTuple):
-    """Offsets begin <= offset < end of one partition, read at once.
+class OffsetRange(NamedTuple):
+    """The result of one read of a partition: the offsets begin <= offset < end.
 
-    lost     how many of these offsets Kafka had deleted before they were read
-    records  aiokafka's ConsumerRecords in offset order; empty if no offset is a click
+    lost     number of these offsets that Kafka deleted before they were read
+    records  aiokafka's ConsumerRecords in offset order; empty if no offset has a click
     """
 
     begin: int
@@ -45,31 +45,31 @@ class Stretch(NamedTuple):
 
 
 class FetchThread(driver.AIOKafkaConsumerThread):
-    """The thread that fetches and sends heartbeats. Every method runs in it, in an event loop of its own."""
+    """The thread that fetches and sends heartbeats. Every method runs in this thread, which has its own event loop."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        self._reached: dict[Any, int] = {}  # partition -> end of its last stretch, or the offset of a seek
+        self._next_offset: dict[Any, int] = {}  # partition -> end of its last range, or the offset of a seek
         super().__init__(*arguments, **options)
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
-        consumer._isolation_level = "read_committed"  # Faust asks for that only with its own transactions
+        consumer._isolation_level = "read_committed"  # Faust sets this only for its own transactions
         return consumer
 
     async def on_partitions_revoked(self, revoked: Any) -> None:
-        """Forget where the partitions are: after a rebalance each begins with a seek."""
-        self._reached.clear()
+        """Forget the positions of the partitions: after a rebalance each partition begins with a seek."""
+        self._next_offset.clear()
         await super().on_partitions_revoked(revoked)
 
     async def _seek_wait(self, consumer: Any, partitions: Mapping[Any, int]) -> None:
-        self._reached.update(partitions)
-        await super()._seek_wait(consumer, partitions)  # seeks before it first awaits: no fetch comes between
+        self._next_offset.update(partitions)
+        await super()._seek_wait(consumer, partitions)  # it seeks before its first await, so no fetch runs in between
 
     async def _fetch_records(
         self, consumer: Any, active_partitions: Any, timeout: float | None = None, max_records: int | None = None
-    ) -> dict[Any, Stretch]:
-        """Partition -> its next stretch, for each partition that was read on. Waits up to `timeout` s for records.
+    ) -> dict[Any, OffsetRange]:
+        """Wait up to `timeout` s for records. Return partition -> its next range, if its position has moved.
 
         Raises ConfigError if a position is beyond the partition's end.
         """
@@ -79,27 +79,27 @@ class FetchThread(driver.AIOKafkaConsumerThread):
             records = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
         except OffsetOutOfRangeError as exc:
             lost = await self._skip_lost(consumer, exc.args[0])
-        except NoOffsetForPartitionError:  # no seek: another worker has the partition, and a rebalance will follow
-            await asyncio.sleep(NOT_SOUGHT_S)
+        except NoOffsetForPartitionError:  # another worker has the partition; a rebalance will follow
+            await asyncio.sleep(NO_POSITION_S)
         # no await from here on: a seek in between would separate the positions from the records
-        stretches: dict[Any, Stretch] = {}
+        ranges: dict[Any, OffsetRange] = {}
         for tp, end in _positions(consumer).items():
-            begin = self._reached.get(tp)
+            begin = self._next_offset.get(tp)
             if begin is not None and begin != end:
-                self._reached[tp] = end
-                stretches[tp] = Stretch(begin, end, lost.get(tp, 0), records.get(tp, ()))
-        return stretches
+                self._next_offset[tp] = end
+                ranges[tp] = OffsetRange(begin, end, lost.get(tp, 0), records.get(tp, ()))
+        return ranges
 
     async def _skip_lost(self, consumer: Any, out_of_range: Mapping[Any, int]) -> dict[Any, int]:
-        """Continue at the first click that is left.
+        """Continue at the first offset that Kafka still has.
 
         out_of_range  partition -> position that Kafka does not have
-        returns       partition -> how many offsets were lost
+        returns       partition -> number of skipped offsets
         """
         try:
             first = await consumer.beginning_offsets(list(out_of_range))
         except KafkaError as exc:  # the position has not changed, so the next fetch fails in the same way
-            log.warning("first offsets could not be read, tried again: error=%r", exc)
+            log.warning("the first offsets could not be read, so the worker tries again: error=%r", exc)
             return {}
         now = _positions(consumer)
         lost: dict[Any, int] = {}
@@ -108,9 +108,8 @@ class FetchThread(driver.AIOKafkaConsumerThread):
                 continue
             if first[tp] <= position:
                 raise ConfigError(
-                    f"{tp.topic}-{tp.partition} ends before offset {position}, the next one to read: Kafka lost clicks "
-                    "that were decided, or the topic was created again; start with another --group and "
-                    "--changelog-topic"
+                    f"{tp.topic}-{tp.partition} ends before offset {position}, the next one to read: Kafka lost "
+                    "decided clicks, or the topic was created again; start with another --group and --changelog-topic"
                 )
             consumer.seek(tp, first[tp])
             lost[tp] = first[tp] - position
@@ -127,7 +126,7 @@ class FetchThread(driver.AIOKafkaConsumerThread):
 
 
 def _positions(consumer: Any) -> dict[Any, int]:
-    """Partition -> the offset to read next, for every partition that has a position."""
+    """Return partition -> next offset to read, for every partition that has a position."""
     subscription = consumer._subscription.subscription
     if subscription is None or subscription.assignment is None:
         return {}

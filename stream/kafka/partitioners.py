@@ -1,9 +1,9 @@
-"""Keys and the partitions they were read from -> whether all producers choose partitions alike.
+"""Checks from a sample of keys and their partitions whether all producers use the same partitioner.
 
-A user's state lives in the partition of the user's key, so producers with different partitioners split a user in two.
-Kafka does not store how a partition was chosen, but it can be calculated again: the known partitioners are a hash of
-the key modulo the number of partitions. A sample of keys is enough, because a wrong partitioner explains only one key
-in `partitions` by chance.
+A user's state is in the partition of the user's key. If producers use different partitioners, a user has clicks in two
+partitions, and so two states. Kafka does not store which partitioner chose a partition. But each known partitioner is a
+hash of the key modulo the number of partitions, so this module computes it again and compares. A sample of keys is
+enough: a wrong partitioner gives the right partition by chance for only one key in `partitions`.
 
 Sources: Kafka's Utils.murmur2; librdkafka's rd_kafka_msg_partitioner_*, rdmurmur2.c and rdfnv1a.c; Sarama's
 NewHashPartitioner.
@@ -16,18 +16,18 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 MOST_KEYS = 4_096
-"""Keys kept at once. The hashes take 5 us a key, so that a full sample costs 20 ms."""
+"""Largest number of keys in a sample. The hashes take 5 us per key, so a full sample costs 20 ms."""
 
-CHANCE, CHANCE_IF_MOVED = 1e-9, 1e-3
-"""A partitioner counts as found if so many keys would fit it by chance with at most this probability. A key in two
-partitions proves that there are two partitioners: then only their names are in question, and less is enough."""
+CHANCE, CHANCE_IF_SPLIT = 1e-9, 1e-3
+"""A partitioner is in use if the probability that so many keys match it by chance is at most CHANCE. If a key is in two
+partitions, there certainly are two partitioners and only their names are unknown: then CHANCE_IF_SPLIT is enough."""
 
 KEYS_TO_JUDGE = 200
-"""So many keys that no known partitioner explains are enough to say that none does."""
+"""A sample with fewer keys is too small to conclude that producers use an unknown partitioner."""
 
 
 def murmur2(key: bytes) -> int:
-    """What the Java client and librdkafka's murmur2 and murmur2_random take modulo the partitions."""
+    """The hash of the Java client, and of librdkafka's murmur2 and murmur2_random."""
     m, h = 0x5BD1E995, 0x9747B28C ^ len(key)
     whole = len(key) & ~3
     for at in range(0, whole, 4):
@@ -40,7 +40,7 @@ def murmur2(key: bytes) -> int:
 
 
 def fnv1a(key: bytes) -> int:
-    """What Sarama's default and librdkafka's fnv1a and fnv1a_random take: the absolute value of the signed hash."""
+    """The hash of Sarama's default, and of librdkafka's fnv1a and fnv1a_random: the signed hash's absolute value."""
     h = 0x811C9DC5
     for byte in key:
         h = (h ^ byte) * 0x01000193 & 0xFFFFFFFF
@@ -54,8 +54,8 @@ PARTITIONERS: dict[str, Callable[[bytes], int]] = {
 }
 
 
-class Place(NamedTuple):
-    """Where a key was read."""
+class SampledKey(NamedTuple):
+    """A key, with the partition and offset of the message that had it."""
 
     key: bytes
     partition: int
@@ -63,40 +63,41 @@ class Place(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What a sample of keys shows.
+    """The result for a sample of keys.
 
-    keys         pairs of key and partition in the sample
-    fits         known partitioner -> how many of the pairs it explains, some of them by chance
-    found        those that explain more than chance, the one that explains most first
-    unexplained  pairs that none of those found explains
-    moved        keys read from more than one partition
-    example      a key that is not where the first found puts it, or one that moved if there is one; None if all are
-    other        where the example was read before; None if it did not move
+    keys         number of different pairs of key and partition in the sample
+    fits         known partitioner -> number of pairs for which it gives this partition, some of them by chance
+    found        the partitioners in use: they match more pairs than by chance. The most frequent one is first
+    unexplained  number of pairs that no partitioner in `found` matches
+    split        number of keys in more than one partition
+    example      a key in a second partition. If there is none: a key in a partition that found[0] does not give. None
+                 if found[0] gives the partition of every key
+    earlier      the first message with the key of `example`, from a different partition; None if no key is split
     """
 
     keys: int
     fits: dict[str, int]
     found: list[str]
     unexplained: int
-    moved: int
-    example: Place | None
-    other: Place | None
+    split: int
+    example: SampledKey | None
+    earlier: SampledKey | None
 
     @property
     def mixed(self) -> bool:
-        """Whether producers choose partitions in different ways."""
-        return self.moved > 0 or len(self.found) > 1
+        """True if producers use different partitioners."""
+        return self.split > 0 or len(self.found) > 1
 
     @property
     def unknown(self) -> bool:
-        """Whether many keys are where no known partitioner puts them, each of them in one partition only."""
+        """True if producers use a partitioner that is not in PARTITIONERS, and no key is in two partitions."""
         return not self.mixed and self.keys >= KEYS_TO_JUDGE and self.unexplained > 0
 
 
-class Placements:
-    """A bounded sample of keys and where they were read.
+class KeySample:
+    """A bounded sample of keys with their partitions.
 
-    partitions  of the topic. With one there is nothing to judge, and nothing is kept
+    partitions  number of partitions of the topic. With one partition the sample stays empty
     """
 
     def __init__(self, partitions: int) -> None:
@@ -104,30 +105,33 @@ class Placements:
         self.clear()
 
     def clear(self) -> None:
-        """Forget the sample: what comes from now on is judged alone."""
-        self._places: dict[bytes, Place] = {}
+        """Remove all keys from the sample."""
+        self._first: dict[bytes, SampledKey] = {}
         self._fits: Counter[frozenset[str]] = Counter()
-        self._examples: dict[frozenset[str], Place] = {}
-        self._moved: dict[bytes, tuple[Place, Place]] = {}
+        self._examples: dict[frozenset[str], SampledKey] = {}
+        self._split: dict[bytes, tuple[SampledKey, SampledKey]] = {}
 
     def add(self, key: bytes, partition: int, offset: int) -> None:
-        """Take a message into the sample. A key in the sample is only looked at again in another partition."""
-        first = self._places.get(key)
+        """Add the key of a message, if the sample has room and does not have the key yet.
+
+        A key in the sample is used a second time only if it is in a different partition.
+        """
+        first = self._first.get(key)
         if first is None:
-            if self._partitions == 1 or len(self._places) >= MOST_KEYS:
+            if self._partitions == 1 or len(self._first) >= MOST_KEYS:
                 return
-            first = self._places[key] = Place(key, partition, offset)
-        elif first.partition == partition or key in self._moved:
+            first = self._first[key] = SampledKey(key, partition, offset)
+        elif first.partition == partition or key in self._split:
             return
         else:
-            self._moved[key] = (first, Place(key, partition, offset))
+            self._split[key] = (first, SampledKey(key, partition, offset))
         fits = frozenset(name for name, hash_ in PARTITIONERS.items() if hash_(key) % self._partitions == partition)
         self._fits[fits] += 1
-        self._examples.setdefault(fits, Place(key, partition, offset))
+        self._examples.setdefault(fits, SampledKey(key, partition, offset))
 
     def verdict(self) -> Verdict:
-        """What the sample shows so far: which partitioners, taken together, explain it beyond chance."""
-        chance = CHANCE_IF_MOVED if self._moved else CHANCE
+        """Find the partitioners that together match the sample better than by chance."""
+        chance = CHANCE_IF_SPLIT if self._split else CHANCE
         left, found = dict(self._fits), []
         while left:
             explains = _explained(left)
@@ -136,19 +140,19 @@ class Placements:
                 break
             found.append(name)
             left = {fits: n for fits, n in left.items() if name not in fits}
-        other, example = next(iter(self._moved.values()), (None, self._misplaced(found)))
+        earlier, example = next(iter(self._split.values()), (None, self._unmatched(found)))
         return Verdict(
             sum(self._fits.values()),
             _explained(self._fits),
             found,
             sum(left.values()),
-            len(self._moved),
+            len(self._split),
             example,
-            other,
+            earlier,
         )
 
-    def _misplaced(self, found: list[str]) -> Place | None:
-        return next((place for fits, place in self._examples.items() if not fits & set(found[:1])), None)
+    def _unmatched(self, found: list[str]) -> SampledKey | None:
+        return next((key for fits, key in self._examples.items() if not fits & set(found[:1])), None)
 
 
 def _explained(pairs: Mapping[frozenset[str], int]) -> dict[str, int]:
@@ -156,9 +160,9 @@ def _explained(pairs: Mapping[frozenset[str], int]) -> dict[str, int]:
 
 
 def _by_chance(fit: int, keys: int, chance: float) -> float:
-    """An upper bound on the probability that an unrelated partitioner fits at least this many keys by chance.
+    """An upper bound on the probability that an unrelated partitioner matches at least `fit` of `keys` keys by chance.
 
-    Chernoff's bound of the binomial tail: exp(-keys * KL(share || chance)).
+    It is Chernoff's bound of the binomial tail: exp(-keys * KL(share || chance)).
     """
     share = fit / keys
     if share <= chance:

@@ -1,8 +1,8 @@
 """The topics of a worker: created by `eddy topics create`, checked before every start, and never changed.
 
-The changelog must be compacted and have as many partitions as the clicks: its partition p holds the states of the users
-of clicks partition p. Kafka refuses a record that is larger than its topic's `max.message.bytes`, and the transaction
-with it. So the limits are read here, and every record is made to fit.
+The changelog must be compacted and have as many partitions as the clicks topic: its partition p has the states of the
+users in partition p of the clicks topic. Kafka refuses a record that is larger than its topic's `max.message.bytes`,
+and then the whole transaction fails. So this module reads the limits, and the worker makes every record fit.
 """
 
 import logging
@@ -19,7 +19,7 @@ from stream.settings import Topics
 ANSWER_S = 6.0
 COMPACTED = {
     "cleanup.policy": "compact",
-    "min.cleanable.dirty.ratio": "0.2",  # recovery reads what compaction leaves: compact early
+    "min.cleanable.dirty.ratio": "0.2",  # compact early, because recovery reads all records that are not compacted
     "segment.bytes": "67108864",
 }
 
@@ -28,17 +28,17 @@ DEFAULT_LIMIT = 1_048_588
 """Kafka's default of LIMIT: 1 MiB and 12 bytes."""
 
 SMALLEST_LIMIT = 16_384
-"""The smallest LIMIT of an output topic. A decision or an alert without its list takes less, also with ids of 256
-characters that JSON writes as six bytes each."""
+"""The smallest allowed LIMIT of an output topic. A decision or an alert without its list is always smaller, also if its
+ids have 256 characters that JSON writes with six bytes each."""
 
 FRAME_BYTES = 128
-"""Bytes that Kafka counts beside key and value: 61 for the header of a batch, up to 33 for that of a record."""
+"""Kafka also counts the headers against LIMIT: 61 bytes for a batch, up to 33 for a record."""
 
 log = logging.getLogger(__name__)
 
 
 def create_topics(broker: str, topics: Topics, partitions: int, replication: int) -> dict[str, str]:
-    """Create the topics that do not exist, check those that do. Returns topic name -> what was done.
+    """Create the missing topics and check the existing ones. Return topic name -> what was done.
 
     Raises ConfigError if the broker does not answer or refuses, or if existing topics do not fit.
     """
@@ -59,14 +59,14 @@ def create_topics(broker: str, topics: Topics, partitions: int, replication: int
 
 
 def check_topics(broker: str, topics: Topics) -> dict[str, int]:
-    """Topic name -> partitions, if a worker can run on them. Raises ConfigError with what to do otherwise."""
+    """Return topic name -> number of partitions. Raises ConfigError if a worker cannot run with these topics."""
     return _check(_admin(broker), broker, topics)
 
 
 def record_limits(broker: str, topics: Topics, longest_row: int) -> dict[str, int]:
-    """The most bytes that key and value of one record may have together, for each topic that a worker writes.
+    """Return the largest size in bytes of a record's key and value together, for each topic that a worker writes.
 
-    longest_row  bytes of the longest key and value of a state row, which cannot be cut
+    longest_row  largest size in bytes of a state row's key and value. A state row cannot be shortened
     Raises ConfigError if state rows do not fit into the changelog.
     """
     written = [name for name in msgspec.structs.astuple(topics) if name != topics.clicks]
@@ -109,7 +109,7 @@ def _admin(broker: str) -> AdminClient:
 
 
 def _partitions(admin: AdminClient, broker: str) -> dict[str, int]:
-    """Topic -> partitions, for every topic of the cluster. Raises ConfigError if no broker answers."""
+    """Return topic -> number of partitions for every topic of the cluster. Raises ConfigError if no broker answers."""
     try:
         metadata = admin.list_topics(timeout=ANSWER_S)
     except KafkaException as exc:
@@ -121,7 +121,7 @@ def _partitions(admin: AdminClient, broker: str) -> dict[str, int]:
 
 
 def _wait_for(admin: AdminClient, broker: str, topics: Topics) -> dict[str, int]:
-    """`check_topics` once the cluster knows the new topics everywhere."""
+    """Wait until the brokers know the new topics, then check them as `check_topics` does."""
     deadline = time.monotonic() + ANSWER_S
     names = set(msgspec.structs.astuple(topics))
     while not names <= _partitions(admin, broker).keys() and time.monotonic() < deadline:
@@ -130,18 +130,18 @@ def _wait_for(admin: AdminClient, broker: str, topics: Topics) -> dict[str, int]
 
 
 def _configs(admin: AdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Topic -> its configuration. A topic that may not be asked is left out and logged."""
+    """Return topic -> its configuration. If a configuration cannot be read, log it and omit the topic."""
     if (admin.list_topics(timeout=ANSWER_S).cluster_id or "").startswith("mockCluster"):
-        return {}  # librdkafka's embedded broker, which compacts nothing and never answers the question
+        return {}  # librdkafka's embedded broker does not compact, and never answers describe_configs
     found: dict[str, dict[str, str]] = {}
     for resource, future in admin.describe_configs(
         [ConfigResource(ResourceType.TOPIC, name) for name in names]
     ).items():
         try:
             found[resource.name] = {name: entry.value for name, entry in future.result(timeout=ANSWER_S).items()}
-        except (KafkaException, TimeoutError) as exc:  # not allowed to ask, perhaps; the worker can run without
+        except (KafkaException, TimeoutError) as exc:  # perhaps it is not allowed; the worker can run without it
             log.warning(
-                "topic's configuration could not be read, so cleanup.policy is not checked and %s is taken to be %d: "
+                "topic's configuration could not be read, so cleanup.policy is not checked and %s is assumed to be %d: "
                 "topic=%s error=%s",
                 LIMIT,
                 DEFAULT_LIMIT,
@@ -152,7 +152,7 @@ def _configs(admin: AdminClient, names: Sequence[str]) -> dict[str, dict[str, st
 
 
 def _limits(configs: Mapping[str, Mapping[str, str]], names: Sequence[str]) -> dict[str, int]:
-    """Topic -> its LIMIT in bytes."""
+    """Return topic -> its LIMIT in bytes."""
     return {name: int(configs.get(name, {}).get(LIMIT, DEFAULT_LIMIT)) for name in names}
 
 
@@ -161,7 +161,7 @@ def _raise_limit(topic: str, limit: int) -> str:
 
 
 def _check_compaction(configs: Mapping[str, Mapping[str, str]], changelog: str) -> None:
-    """Refuse a changelog whose rows Kafka would delete by age."""
+    """Raise ConfigError if Kafka would delete rows of the changelog by age."""
     policy = configs.get(changelog, {}).get("cleanup.policy", "compact")
     if "compact" not in policy or "delete" in policy:
         raise ConfigError(

@@ -1,8 +1,8 @@
-"""Faust's transport with one message per chunk: the agent gets hundreds of records at once instead of one by one.
+"""A Faust transport with one message per chunk: the agent gets hundreds of records at once instead of one by one.
 
-Faust does the rest (membership, rebalance hooks, agents), but its own consumer takes 70 us per record and commits
-offsets by itself. Here a chunk of one partition's records is one Faust message, the transaction in `delivery` commits
-the offsets, and Faust only knows which chunks are not decided yet.
+Faust manages the group membership, the rebalance hooks and the agents. Its own consumer needs 70 us per record and
+commits offsets itself. With this transport one Faust message is a chunk of records of one partition, and the
+transaction in delivery.py commits the offsets. Faust only stores which chunks are not decided yet.
 
 Private names of Faust and aiokafka are used in this file and in fetch.py only (tests/contracts checks them), and both
 are pinned exactly. Source: faust/transport/consumer.py and faust/transport/drivers/aiokafka.py.
@@ -20,24 +20,25 @@ from faust.types.tuples import TP, ConsumerMessage
 
 from stream.errors import EddyError
 from stream.events import Partition
-from stream.kafka.fetch import FetchThread, Stretch
+from stream.kafka.fetch import FetchThread, OffsetRange
 from stream.kafka.watchdog import end
+
+LEAVE_S = 5.0
 
 IN_MEMORY_RECORDS = 20_000
 IN_MEMORY_BYTES = 64 << 20
-LEAVE_S = 5.0
-"""Most records and bytes that are fetched and not yet decided. Faust's own limit counts chunks, not records."""
+"""Largest number of records and bytes that are fetched and not yet decided. Faust's own limit counts chunks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """Offsets begin <= offset < end of one partition, fetched in one generation of the group.
 
-    begin    the fetcher's position before it read the chunk. Nothing is left out if each chunk of a partition begins
-             where the last one ended
-    lost     how many of these offsets Kafka had deleted before they were read
-    records  aiokafka's ConsumerRecords in offset order: .offset .timestamp (ms) .key .value (bytes or None); there may
-             be none
+    begin    the fetcher's position before it read the chunk. No click is skipped if each chunk of a partition begins
+             where the previous one ended
+    lost     number of these offsets that Kafka deleted before they were read
+    records  aiokafka's ConsumerRecords in offset order: .offset .timestamp (ms) .key .value (bytes or None). It may be
+             empty
     size     bytes of all keys and values
     """
 
@@ -51,14 +52,14 @@ class Chunk:
 
 
 class Member(NamedTuple):
-    """Who this worker is in the group right now."""
+    """This worker's current membership in the consumer group."""
 
     generation: int
     member_id: str
 
 
 class BatchTopic(faust.Topic):
-    """A topic whose events carry a Chunk: nothing is left to decode."""
+    """A topic of events that have a Chunk as their value, which Faust must not decode."""
 
     def _compile_decode(self) -> None:
         async def decode(message: Any, *, propagate: bool = False) -> Any:
@@ -68,11 +69,12 @@ class BatchTopic(faust.Topic):
 
 
 class BatchConsumer(driver.Consumer):
-    """Gives chunks to the agent, waits when too much is in memory, and never commits.
+    """Passes chunks to the agent, waits while too many records are in memory, and never commits.
 
-    At a rebalance and at the end Faust waits until every message that it gave to the agent is acked. So the cycle loop
-    must ack what it has begun, and `forget` removes from Faust's account what `transport.release` gives up. Every
-    method is called in the event loop; only the fetch itself runs in the consumer thread (FetchThread).
+    At a rebalance and at shutdown Faust waits until every message that the agent got is acked. So the cycle loop must
+    ack the messages of the cycles that it has begun. `transport.release` gives up the others, and `forget` removes
+    these from Faust's unacked messages. Every method is called in the event loop; only the fetch itself runs in the
+    consumer thread (FetchThread).
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -84,7 +86,7 @@ class BatchConsumer(driver.Consumer):
         return FetchThread(self, loop=self.loop, beacon=self.beacon)
 
     async def _drain_messages(self, fetcher: Any) -> None:
-        """Faust's fetch loop: chunks of this generation to the agent, until the consumer or the fetcher stops."""
+        """Faust's fetch loop: pass chunks of this generation to the agent until the consumer or the fetcher stops."""
 
         def stopped() -> bool:
             return bool(self._stopped.is_set() or fetcher._stopped.is_set())
@@ -96,15 +98,15 @@ class BatchConsumer(driver.Consumer):
                 generation = self.app.consumer_generation_id
                 if fetched is None or self.should_stop:
                     continue
-                if not self.flow_active:  # a rebalance began meanwhile: what was fetched may not be ours any more
+                if not self.flow_active:  # a rebalance has begun: this worker may have lost the fetched partitions
                     await self._seek_back()
                     continue
-                for tp, stretch in fetched.items():
+                for tp, fetched_range in fetched.items():
                     await self._wait_for_room(stopped)
                     if not self.flow_active or self.app.consumer_generation_id != generation:
                         break
                     if active is None or tp in active or tp in self._buffered_partitions:
-                        await self._hand_over(ensure_TP(tp), stretch, generation)
+                        await self._hand_over(ensure_TP(tp), fetched_range, generation)
         except EddyError as exc:
             end(exc)
         except self.consumer_stopped_errors:
@@ -114,22 +116,22 @@ class BatchConsumer(driver.Consumer):
     async def _seek_back(self) -> None:
         try:
             await self.perform_seek()
-        except Exception as exc:  # the rebalance itself seeks again
+        except Exception as exc:  # the rebalance will seek again
             self.log.warning("seek failed: error=%r", exc)
 
     async def perform_seek(self) -> None:
-        """Seek every partition to where its recovered state stands; called at a rebalance, before records flow.
+        """Seek every partition to the offset of its recovered state. Faust calls it at a rebalance, before it fetches.
 
-        aiokafka's own seek to the committed offset does nothing where none is committed yet, or where it is 0: what had
-        been fetched and dropped during a rebalance was then never read again.
+        aiokafka's own seek to the committed offset does nothing if no offset is committed or if it is 0. Then records
+        that were fetched and dropped during a rebalance were never read again.
         """
         positions = self.transport.positions()
         wanted = {tp: positions[tp] for tp in self.assignment() if tp in positions}
         if wanted:
             await self.seek_wait(wanted)
 
-    async def _hand_over(self, tp: TP, stretch: Stretch, generation: int) -> None:
-        begin, stop, lost, records = stretch
+    async def _hand_over(self, tp: TP, fetched: OffsetRange, generation: int) -> None:
+        begin, stop, lost, records = fetched
         size = sum(len(record.key or b"") + len(record.value or b"") for record in records)
         self._records += len(records)
         self._bytes += size
@@ -162,16 +164,16 @@ class BatchConsumer(driver.Consumer):
                 continue
 
     def ack(self, message: Any) -> bool:
-        """Called once per message when its last event is acked."""
+        """Faust calls it once per message, when the last event of the message is acked."""
         self.forget(message)
         notify(self._waiting_for_ack)
         return True
 
     def forget(self, message: Any) -> None:
-        """Remove a message from Faust's account; the partition's next owner reads it again.
+        """Remove a message from Faust's unacked messages. The partition's next owner reads it again.
 
-        Faust removes it only when the object is gone (its set is weak), but the agent's loop variable keeps the last
-        message alive: the whole group then waited 60 s for a worker that had nothing left to do.
+        Faust has a weak set, so it removes a message only when the object is deleted. The agent's loop variable keeps
+        the last message alive: without this method the whole group waited 60 s for a worker without work.
         """
         message.acked = True
         self._unacked_messages.discard(message)
@@ -180,35 +182,38 @@ class BatchConsumer(driver.Consumer):
         self._room.set()
 
     async def wait_empty(self) -> None:
-        """Release the chunks of which no cycle has begun, and wait for the running cycle. Too long ends the process."""
+        """Give up the chunks that no cycle has begun, and wait for the running cycle.
+
+        If that takes longer than the session timeout, end the process.
+        """
         for event in self.transport.release():
             self.forget(event.message)
         limit_s = self.app.conf.broker_session_timeout
         waiting = asyncio.ensure_future(super().wait_empty())
-        done, _ = await asyncio.wait({waiting}, timeout=limit_s)  # wait_for would hang too: Faust swallows its cancel
+        done, _ = await asyncio.wait({waiting}, timeout=limit_s)  # wait_for never returns: Faust ignores its cancel
         if not done:
             end(TimeoutError(f"a cycle has not ended within the session timeout of {limit_s} s"))
         waiting.result()
 
     async def on_partitions_revoked(self, revoked: Any) -> None:
         await super().on_partitions_revoked(revoked)  # waits for the running cycle
-        self._records = self._bytes = 0  # what Faust cleared from its queues was never acked
+        self._records = self._bytes = 0  # the messages that Faust removed from its queues are never acked
         self._room.set()
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
-        """Do nothing: the transaction that holds the outputs commits the offsets."""
+        """Do nothing: the transaction of the outputs commits the offsets."""
         return False
 
     def verify_event_path(self, now: float, tp: Any) -> None:
-        """Do nothing: Faust would report that commits are stuck, because it makes none."""
+        """Do nothing: Faust makes no commits here, and would report that they are stuck."""
 
 
 class BatchTransport(driver.Transport):
-    """The transport to put on an app.
+    """The transport of a worker's Faust app.
 
-    release    gives up the chunks that the agent has and no cycle has begun, and returns their events; called when
-               partitions are revoked, and at the end
-    positions  gives partition -> the offset to read next, as recovery found it
+    release    gives up the chunks that the agent has and that no cycle has begun, and returns their events. It is
+               called when partitions are revoked, and at shutdown
+    positions  returns partition -> next offset to read
     """
 
     Consumer = BatchConsumer
@@ -222,14 +227,14 @@ class BatchTransport(driver.Transport):
 
 
 def membership(app: faust.App) -> Member:
-    """Generation and member id as aiokafka has them now: (-1, "") while this worker is in no generation."""
+    """Return the current generation and member id of aiokafka: (-1, "") if this worker is in no generation."""
     coordinator = app.consumer._thread._consumer._coordinator
     return Member(coordinator.generation, coordinator.member_id)
 
 
 async def check_group(app: faust.App) -> None:
-    """Raise the fatal error of the group membership that aiokafka keeps, if there is one."""
-    if app.should_stop:  # the consumer thread, and its loop, may be gone already
+    """Raise the fatal group error that aiokafka keeps, if there is one."""
+    if app.should_stop:  # the consumer thread and its loop may have ended
         return
     thread = app.consumer._thread
     consumer = thread._consumer
@@ -261,5 +266,5 @@ async def leave_group(app: faust.App) -> None:
 
 
 def assigned(app: faust.App) -> list[Partition]:
-    """The partitions that this worker has now, of every topic that an agent reads."""
+    """Return the partitions that this worker has now, of all topics that an agent reads."""
     return sorted(Partition(*tp) for tp in app.consumer.assignment())

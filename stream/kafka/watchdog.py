@@ -1,9 +1,11 @@
-"""Ends a worker that must not go on, and notices a consumer group in trouble.
+"""Ends a worker that must not continue, and warns if the consumer group has a problem.
 
-A worker that may have lost its partitions must not write, flush, commit or wait: `end` leaves at once, with an exit
-code that says what to do. aiokafka keeps a fatal error of the group (such as a fenced instance id) until somebody asks
-for it, and Faust never asks: `watch_group` does. Two workers with one worker id take the group from each other about
-once a second, and nothing is logged: `Rebalances` counts and warns.
+- A worker that may have lost its partitions must not write, flush, commit or wait. `end` exits at once. The exit code
+  shows whether a restart helps.
+- aiokafka keeps a fatal error of the group, such as a fenced instance id, until it is asked for it. Faust never asks;
+  `watch_group` does.
+- Two workers with the same worker id remove each other from the group about once a second, and Kafka's clients log
+  nothing. `Rebalances` counts the rebalances and logs a warning.
 """
 
 import asyncio
@@ -22,7 +24,7 @@ from stream.errors import EddyError, Fenced
 
 EXIT_OPERATOR = 2
 EXIT_WORKER = 70
-"""sysexits' EX_SOFTWARE: a supervisor should start the worker again; with EXIT_OPERATOR that would not help."""
+"""EX_SOFTWARE of sysexits.h. A supervisor should restart the worker. With EXIT_OPERATOR a restart does not help."""
 
 CHECK_S = 1.0
 REBALANCES_PER_MINUTE = 6
@@ -31,9 +33,9 @@ log = logging.getLogger(__name__)
 
 
 def end(exc: BaseException) -> NoReturn:
-    """End the process now, without unwinding: nothing may be flushed or committed any more.
+    """End the process at once, without cleanup, because it must not flush or commit anything.
 
-    A ConfigError or ArtifactError is one line and exit 2, everything else a log entry and exit 70.
+    A ConfigError or ArtifactError prints one line and exits with 2. Any other error is logged and exits with 70.
     """
     if isinstance(exc, EddyError) and not isinstance(exc, Fenced):
         print(f"eddy: {exc}", file=sys.stderr)
@@ -56,7 +58,7 @@ class Rebalances:
         self._at_s: deque[float] = deque()
 
     def note(self, now_s: float) -> bool:
-        """Count one rebalance at `now_s` (monotonic seconds); True if there are too many."""
+        """Count a rebalance at `now_s` (monotonic seconds). Return True if the last minute had too many."""
         self._at_s.append(now_s)
         while self._at_s[0] < now_s - 60:
             self._at_s.popleft()
@@ -72,7 +74,7 @@ class Rebalances:
 
 
 class Repeats(logging.Filter):
-    """Passes each message of a logger once in `every_s`: aiokafka logs a lost broker 100 times a second."""
+    """Logs each message of a library at most once in `every_s`: aiokafka logs a lost broker 100 times a second."""
 
     def __init__(self, library: str, every_s: float = 10.0) -> None:
         super().__init__()
@@ -90,14 +92,14 @@ class Repeats(logging.Filter):
 
 
 NO_COORDINATOR = "Group Coordinator Request failed: %s"
-"""aiokafka's words, as an error: whoever answered does not know the group's coordinator."""
+"""aiokafka's error message: the broker that answered does not know the group's coordinator."""
 
 
 class NoCoordinatorYet(logging.Filter):
-    """Makes NO_COORDINATOR an INFO in the first `grace_s` of a process; after them it is the error it says.
+    """Changes NO_COORDINATOR from an error to an INFO line in the first `grace_s` of a process.
 
-    A cluster creates the topic of the groups' offsets for its first group and has no coordinator until that is done.
-    For the logger of aiokafka.consumer.group_coordinator.
+    A cluster creates the topic for the offsets when its first group starts, and has no coordinator until then. Add this
+    filter to the logger aiokafka.consumer.group_coordinator.
     """
 
     def __init__(self, grace_s: float = 30.0) -> None:
@@ -109,18 +111,18 @@ class NoCoordinatorYet(logging.Filter):
             reason = record.args[0] if isinstance(record.args, tuple) and record.args else None
             if isinstance(reason, GroupCoordinatorNotAvailableError):
                 record.levelno, record.levelname = logging.INFO, "INFO"
-                record.msg, record.args = "the group has no coordinator yet, asked again: %s", (reason,)
+                record.msg, record.args = "the group has no coordinator yet, so the worker asks again: %s", (reason,)
         return True
 
 
 async def watch_group(check: Callable[[], Awaitable[None]]) -> NoReturn:
-    """Ask for parked group errors once a second; one that comes ends the process.
+    """Ask for a fatal error of the group once a second. An error ends the process.
 
-    check  raises what the group membership has parked (transport.check_group)
+    check  raises the error that aiokafka keeps (transport.check_group)
     """
     while True:
         await asyncio.sleep(CHECK_S)
         try:
             await check()
-        except Exception as exc:  # any parked error means this member gets no more work and does not know it
+        except Exception as exc:  # after such an error this member gets no messages and does not know it
             end(exc)

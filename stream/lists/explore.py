@@ -53,12 +53,12 @@ def explore(picked: Picked, category: npt.NDArray[np.int32], ids: Sequence[str],
     """
     n, k = picked.items.shape
     user, slot = np.nonzero(np.arange(k) < picked.counts[:, None])  # all filled slots of all lists, (s,) each
-    owner, place = np.nonzero(np.arange(picked.spare.shape[1]) < picked.spares[:, None])  # all spare items, (t,) each
+    owner, rank = np.nonzero(np.arange(picked.spare.shape[1]) < picked.spares[:, None])  # all spare items, (t,) each
     codes = int(category.max()) + 2
     of_slot = user * codes + category[picked.items[user, slot]] + 1  # a number for each (list, category)
-    of_spare = owner * codes + category[picked.spare[owner, place]] + 1
+    of_spare = owner * codes + category[picked.spare[owner, rank]] + 1
 
-    turn, among = _turns(of_slot)  # its rank among the slots of its category, and how many these are
+    turn, among = _turns(of_slot)  # its rank among the slots of its category, and their number
     by_kind = np.argsort(of_spare, kind="stable")  # best first within a list's category
     first = np.searchsorted(of_spare[by_kind], of_slot, "left")
     stock = np.searchsorted(of_spare[by_kind], of_slot, "right") - first
@@ -72,15 +72,15 @@ def explore(picked: Picked, category: npt.NDArray[np.int32], ids: Sequence[str],
     drawn = by_kind[first + turn + among * (draws[user, k + slot] * pool).astype(np.int64)]
 
     items, log_probs = picked.items.copy(), picked.log_probs.copy()
-    items[user, slot] = picked.spare[owner[drawn], place[drawn]]
-    log_probs[user, slot] = picked.spare_probs[owner[drawn], place[drawn]]
+    items[user, slot] = picked.spare[owner[drawn], rank[drawn]]
+    log_probs[user, slot] = picked.spare_probs[owner[drawn], rank[drawn]]
     propensities[user, slot] = share / pool
     explored[user, slot] = True
     return Lists(items, log_probs, picked.counts, propensities, explored)
 
 
 def _turns(kind: I64) -> tuple[I64, I64]:
-    """Of each of (s,) kinds: how many equal ones stand before it, and how many equal ones there are."""
+    """Return for each of s kinds: the number of equal kinds before it, and the number of equal kinds in total."""
     order = np.argsort(kind, kind="stable")
     first = np.searchsorted(kind[order], kind, "left")
     turn = np.empty(len(kind), np.int64)
@@ -94,7 +94,7 @@ def uniforms(ids: Sequence[str], seed: int, count: int) -> F64:
     Source: Steele, Lea & Flood 2014.
     """
     key = seed.to_bytes(8, "little")
-    hashes = b"".join(hashlib.blake2b(place.encode(), digest_size=8, key=key).digest() for place in ids)
+    hashes = b"".join(hashlib.blake2b(id_.encode(), digest_size=8, key=key).digest() for id_ in ids)
     start = np.frombuffer(hashes, "<u8")
     z = start[:, None] + GOLDEN * np.arange(1, count + 1, dtype=np.uint64)  # unsigned: it wraps around
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

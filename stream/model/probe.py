@@ -1,4 +1,4 @@
-"""Tests at the start whether the result of a row depends on the other rows of its batch.
+"""Checks at the start whether the result of a row depends on the other rows of its batch.
 
 On a CPU with prepacked weights it does not. Then a state does not depend on the traffic at the time it was computed,
 and the states of a recovered worker can be compared byte by byte. A GPU chooses its kernels by shape, so its results
@@ -12,14 +12,14 @@ from stream.model.runtime import I64, Model, StateArray
 
 
 def batch_invariant(model: Model, k: int, rows: int = 13) -> bool:
-    """True if step and score give bit-equal results for `rows` random users in one batch and one by one."""
+    """Return True if step and score give bit-equal results for `rows` random users in one batch and one by one."""
     rng = np.random.default_rng(0)
     manifest = model.manifest
     item: I64 = rng.integers(0, manifest.items + 1, rows)
     event_type: I64 = rng.integers(0, len(manifest.event_types) + 1, rows)
     gap: I64 = rng.integers(0, len(manifest.gap_edges_ms) + 2, rows)
     state: list[StateArray] = [np.zeros((rows, *tensor.shape), tensor.dtype) for tensor in manifest.state]
-    for _ in range(3):  # only the model knows which states are possible, so make some with it
+    for _ in range(3):  # random tensors may be impossible states, so the model makes them
         state = model.step(rng.permutation(item), event_type, rng.permutation(gap), state)[1]
     k = min(k, manifest.items)
     names = [tensor.name for tensor in manifest.state]

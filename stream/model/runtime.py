@@ -53,7 +53,8 @@ class Model:
         gap         (B,) bucket of Manifest.gap_edges_ms, 0 = the user's first click
         state       the state tensors of the manifest, each (B, *shape) with its dtype
         returns     surprise (B,) float32, nats, of each click under the state before it; the states after it
-        Any of the results may be NaN or infinite: the caller must look. Raises ArtifactError on an index out of range.
+        The results may be NaN or infinite, so the caller must check them. Raises ArtifactError if an index is out of
+        range.
         """
         count = len(item)
         pad = -count % self.manifest.batch_multiple

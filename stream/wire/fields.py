@@ -32,7 +32,7 @@ SECONDS_BELOW = 100_000_000_000
 """A time below this number is in seconds. As ms, this number is in March 1973. As seconds, it is in the year 5138."""
 
 UNITS = (("s", SECONDS_BELOW), ("ms", SECONDS_BELOW * 1_000), ("µs", SECONDS_BELOW * 1_000_000))
-"""Name and upper limit of each unit. A number is in the first unit whose limit is above it, else in ns."""
+"""Name and upper limit of each unit. A number is in the first unit with a limit above the number, else in ns."""
 
 NS_PER_MS = 1_000_000
 TEXT = "text or dates"

@@ -1,8 +1,9 @@
-"""A worker, assembled: settings -> model, engine, producer, changelog and a Faust app whose one agent feeds the cycles.
+"""Builds a worker from its settings: model, engine, producer, changelog and a Faust app.
 
-`eddy worker` calls `run_worker`; `faust -A stream.worker.app worker` asks this module for `app`, which is built from
-EDDY_* then and not before: importing the module reads, opens and registers nothing. What would stop a worker later is
-checked before Faust starts, and reported in one line.
+The app has one agent, which passes the clicks to the cycles. `eddy worker` calls `run_worker`.
+`faust -A stream.worker.app worker` reads the attribute `app` of this module, and only then `app` is built from the
+EDDY_* variables: importing the module reads, opens and registers nothing. Everything that can be checked is checked
+before Faust starts, and an error is one line.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ import faust
 from faust.types.tuples import TP
 from mode.supervisors import CrashingSupervisor
 
+from stream.detect.pvalue import usable_alpha
 from stream.errors import ConfigError, EddyError
 from stream.events import Partition
 from stream.kafka.changelog import Changelog
@@ -54,10 +56,9 @@ class WithoutWeb(faust.Worker):
 
 
 def create_app(settings: Settings) -> faust.App:
-    """A Faust app that is ready to start.
+    """Build a Faust app that is ready to start. It loads the model and checks the broker and the topics.
 
-    Raises ArtifactError or ConfigError, each with one line that says what to do: the model is loaded, the broker has
-    answered and the topics fit, or there is no app.
+    Raises ArtifactError or ConfigError, each with one line that names the remedy.
     """
     model = load_model(Path(settings.model), settings.device)
     engine = open_engine(
@@ -70,13 +71,14 @@ def create_app(settings: Settings) -> faust.App:
         settings.forget_after_days,
     )
     if not batch_invariant(model, settings.k):
-        log.warning("states may differ in their last bits with the batch they are in: provider=%s", model.provider)
+        log.warning("the last bits of a state may depend on the other clicks of its batch: provider=%s", model.provider)
     if engine.detector.smallest_p_value > settings.alpha:
         log.warning(
             "no click can be reported, the calibration is too small: smallest_p_value=%.2g alpha=%.2g; train on more "
-            "clicks or raise --alpha",
+            "clicks or start with --alpha %g",
             engine.detector.smallest_p_value,
             settings.alpha,
+            usable_alpha(engine.detector.smallest_p_value),
         )
     partitions = check_topics(settings.broker, settings.topics)[settings.topics.clicks]
     limits = record_limits(settings.broker, settings.topics, engine.arena.dtype.itemsize + LONGEST_KEY)
@@ -97,12 +99,12 @@ def create_app(settings: Settings) -> faust.App:
         observe=observed.committed,
     )
     app = _faust_app(settings, worker_id)
-    app.eddy_lock = lock  # held as long as the app
+    app.eddy_lock = lock  # it must live as long as the app
     logging.getLogger("aiokafka.consumer.group_coordinator").addFilter(NoCoordinatorYet())
     app.transport = BatchTransport(app.conf.broker_consumer, app, cycles.release, cycles.positions)
     _connect(app, cycles, settings, worker_id)
-    placements, examples, event_types = observed.placements, observed.examples, model.manifest.event_types
-    status = Status(meter, placements, examples, settings.topics, event_types, time.monotonic())
+    key_sample, examples, event_types = observed.key_sample, observed.examples, model.manifest.event_types
+    status = Status(meter, key_sample, examples, settings.topics, event_types, time.monotonic())
     _report(app, cycles, status)
     log.info(
         "worker ready to join: model=%s provider=%s items=%d broker=%s group=%s worker_id=%s clicks=%s partitions=%d "
@@ -124,7 +126,7 @@ def create_app(settings: Settings) -> faust.App:
 
 
 def _make_directory(path: Path) -> None:
-    """Make `path` and its parents, which Faust would not make. Raises ConfigError."""
+    """Make the directory `path` with its parents. Faust makes no parents. Raises ConfigError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
@@ -137,17 +139,17 @@ def _faust_app(settings: Settings, worker_id: str) -> faust.App:
         settings.group,
         broker=[f"aiokafka://{address.strip()}" for address in settings.broker.split(",")],
         broker_client_id=f"eddy-{worker_id}",
-        consumer_group_instance_id=f"eddy-{worker_id}",  # a restarted worker takes its place without a rebalance
+        consumer_group_instance_id=f"eddy-{worker_id}",  # a restart causes no rebalance
         broker_session_timeout=session_s,
         broker_heartbeat_interval=HEARTBEAT_S,
         broker_request_timeout=max(20.0, session_s * 1.5),
         broker_max_poll_records=min(CHUNK_RECORDS, settings.max_cycle_clicks),
-        producer_request_timeout=30.0,  # the default of 20 minutes is how long a stop could take
+        producer_request_timeout=30.0,  # with the default, a stop could take 20 minutes
         consumer_auto_offset_reset=OFFSET_RESET,
         stream_wait_empty=True,
         stream_buffer_maxsize=16_384,
         stream_recovery_delay=0.0,
-        agent_supervisor=CrashingSupervisor,  # restarting the agent alone would skip what it had taken
+        agent_supervisor=CrashingSupervisor,  # a restart of the agent alone would skip the clicks that it had taken
         topic_disable_leader=True,
         topic_allow_declare=False,
         Worker=WithoutWeb,
@@ -158,9 +160,9 @@ def _faust_app(settings: Settings, worker_id: str) -> faust.App:
 
 
 def _connect(app: faust.App, cycles: Cycles, settings: Settings, worker_id: str) -> None:
-    """Hang the cycles on Faust's hooks. An error in any of them ends the process: nothing may go on half.
+    """Connect the cycles to Faust's hooks. An error in a hook or task ends the process.
 
-    Faust awaits every hook and task in the event loop, the rebalance's too, though the consumer thread asks for them.
+    Faust awaits every hook and task in the event loop, also those of a rebalance, which the consumer thread starts.
     """
     rebalances = Rebalances()
 
@@ -213,7 +215,7 @@ def _connect(app: faust.App, cycles: Cycles, settings: Settings, worker_id: str)
 
 
 def _report(app: faust.App, cycles: Cycles, status: Status) -> None:
-    """Have the status logged as long as the app runs."""
+    """Log the status while the app runs."""
 
     def lag() -> int:
         ends = app.monitor.tp_end_offsets  # high watermarks of the latest fetches
@@ -227,25 +229,25 @@ def _report(app: faust.App, cycles: Cycles, status: Status) -> None:
 def run_worker(settings: Settings) -> int:
     """Run a worker until SIGTERM or SIGINT and return its exit code: 0 after a clean end, 70 after a crash.
 
-    Raises ArtifactError or ConfigError before anything has started.
+    Raises ArtifactError or ConfigError before Faust starts.
     """
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     for handler in logging.getLogger().handlers:
         handler.addFilter(Repeats("aiokafka"))
-        handler.addFilter(Repeats("stream.worker.batch"))  # once a cycle would be up to 20 times a second
+        handler.addFilter(Repeats("stream.worker.batch"))  # it could log 20 times a second, once per cycle
     logging.getLogger("stream").setLevel(logging.INFO)
     for name in ("stream.kafka.transport", "stream.kafka.fetch"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # Faust's services report there that they start and stop
+        logging.getLogger(name).setLevel(logging.WARNING)  # Faust's services log there that they start and stop
     _use_uvloop()
     worker = WithoutWeb(
         create_app(settings), loglevel=logging.WARNING, quiet=True, redirect_stdouts=False, override_logging=False
     )
-    worker.spinner = None  # else it turns the cursor on and off in a log file
+    worker.spinner = None  # the spinner would write control characters to a log file
     try:
         worker.execute_from_commandline()
     except SystemExit as exc:
         return EXIT_WORKER if exc.code else 0  # Faust's own code for a crash is 1, which here means a bug
-    except KeyboardInterrupt:  # Ctrl-C again, after the loop that had taken the first one was closed
+    except KeyboardInterrupt:  # a second Ctrl-C, after the event loop was closed
         return 0
     except Exception:
         log.exception("worker crashed")
@@ -263,7 +265,7 @@ def _use_uvloop() -> None:
 
 
 def __getattr__(name: str) -> Any:
-    """`app`, built when Faust's command line asks for it."""
+    """Build `app` when Faust's command line reads it."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     for line in unknown_variables(os.environ):

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from stream.events import Origin, hashed
-from stream.kafka.partitioners import Placements
+from stream.kafka.partitioners import KeySample
 from stream.kafka.transport import Chunk
 from stream.meter import Meter
 from stream.model.runtime import Model
@@ -58,7 +58,7 @@ class Observed:
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self.meter = meter
-        self.placements = Placements(partitions)
+        self.key_sample = KeySample(partitions)
         self.examples: dict[str, Example] = {}
         self._model = model
         self._arena = arena
@@ -104,7 +104,7 @@ class Observed:
             number = next(i for i, end in enumerate(ends) if at < end)
             chunk, record = chunks[number], chunks[number].records[at - ends[number]]
             if Origin(*chunk.partition, record.offset) not in dead:
-                self.placements.add(record.key, chunk.partition.number, record.offset)
+                self.key_sample.add(record.key, chunk.partition.number, record.offset)
 
     def _some(self, values: Sequence[Any], most: int) -> Sequence[Any]:
         """Return all values, or a random sample of `most`. Taking every n-th could miss a producer."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 from stream.events import hashed
-from stream.kafka.partitioners import Placements, Verdict
+from stream.kafka.partitioners import KeySample, Verdict
 from stream.meter import Meter, Snapshot
 from stream.settings import Topics
 from stream.worker.observe import Example
@@ -73,7 +73,7 @@ class Status:
     """Determines which log lines are due.
 
     meter        the figures of this worker, as in Observed
-    placements   the sampled keys of this worker, as in Observed
+    key_sample   the sampled keys of this worker, as in Observed
     examples     reason -> an example of the refused messages, as in Observed
     topics       topic names for the warnings
     event_types  the event types that the model knows
@@ -83,14 +83,14 @@ class Status:
     def __init__(
         self,
         meter: Meter,
-        placements: Placements,
+        key_sample: KeySample,
         examples: Mapping[str, Example],
         topics: Topics,
         event_types: Sequence[str],
         now_s: float,
     ) -> None:
         self._meter = meter
-        self._placements = placements
+        self._key_sample = key_sample
         self._examples = examples
         self._topics = topics
         self._event_types = event_types
@@ -105,7 +105,7 @@ class Status:
         now = self._meter.snapshot()
         due = [line for line in self._findings(now_s, now) if self._is_due(line, now_s)]
         if now_s - self._sample_s >= REPEAT_S:  # else there would be warnings of problems that were corrected long ago
-            self._placements.clear()
+            self._key_sample.clear()
             self._sample_s = now_s
         began, before = self._interval
         if now_s - began >= STATUS_S:
@@ -124,7 +124,7 @@ class Status:
                 dead_letters(before, now, self._examples, topics),
                 unknown_items(before, now),
                 unknown_event_types(before, now, self._event_types),
-                partitioners(self._placements.verdict(), topics.clicks),
+                partitioners(self._key_sample.verdict(), topics.clicks),
             )
             if line is not None
         ]
@@ -237,13 +237,13 @@ def _mixed(verdict: Verdict, topic: str) -> str:
         f"keys={verdict.keys}",
         _fits(verdict),
         f"unexplained={verdict.unexplained}",
-        f"keys_in_two_partitions={verdict.moved}",
+        f"keys_in_two_partitions={verdict.split}",
     ]
     if verdict.example is not None:
         key, partition, offset = verdict.example
         facts += [f"user={hashed(key)}", f"partition={partition}", f"offset={offset}"]
-    if verdict.other is not None:
-        facts += [f"other_partition={verdict.other.partition}", f"other_offset={verdict.other.offset}"]
+    if verdict.earlier is not None:
+        facts += [f"other_partition={verdict.earlier.partition}", f"other_offset={verdict.earlier.offset}"]
     found = ", ".join(f"{name} ({CLIENTS[name]})" for name in verdict.found)
     return (
         f"producers put keys into partitions in different ways: {' '.join(facts)}; partitioners found: "

@@ -43,7 +43,7 @@ def cell_of(name: str, seed: int = 0) -> Cell:
 
 
 def drawn_state(cell: Cell, users: int) -> tuple[torch.Tensor, ...]:
-    """States as they are in the middle of a sequence: within (-1, 1)."""
+    """States as in the middle of a sequence: within (-1, 1)."""
     return tuple(torch.tanh(torch.randn(users, *part.shape)) for part in cell.state)
 
 
@@ -71,7 +71,7 @@ def same(ours: tuple[torch.Tensor, ...], theirs: tuple[torch.Tensor, ...]) -> No
 
 
 @EACH_CELL
-def test_a_cell_is_listed_under_its_own_name_and_says_what_its_state_is(name: str) -> None:
+def test_a_cell_has_its_own_name_and_declares_its_state(name: str) -> None:
     """Every part of the state has a name of its own, and a new user's is zeros of that shape and dtype."""
     cell = cell_of(name)
     assert cell.name == name
@@ -104,7 +104,7 @@ def test_steps_are_the_sequence(name: str, new: bool) -> None:
 @pytest.mark.parametrize("length", [1, 5, CLICKS - 1])
 @torch.no_grad()
 def test_windows_are_the_sequence(name: str, length: int) -> None:
-    """A sequence that is cut into windows gives the same outputs where the state is handed on."""
+    """A sequence that is cut into windows gives the same outputs if the state is passed on."""
     cell = cell_of(name)
     x = torch.randn(USERS, CLICKS, HIDDEN)
     whole, last = cell.sequence(x, cell.zero_state(USERS))
@@ -133,7 +133,7 @@ def test_users_do_not_see_each_other(name: str) -> None:
 
 @EACH_CELL
 def test_every_weight_learns_from_the_sequence_and_acts_on_the_step(name: str) -> None:
-    """No parameter is left out of either form: a gradient by `sequence` and one by `step`, and they are equal."""
+    """Every parameter is used by both forms: it has a gradient by `sequence` and one by `step`, and they are equal."""
     cell = cell_of(name)
     x, state = torch.randn(USERS, 3, HIDDEN), drawn_state(cell, USERS)
     by_sequence = torch.autograd.grad(cell.sequence(x, state)[0][:, -1].square().sum(), list(cell.parameters()))
@@ -148,7 +148,7 @@ def test_every_weight_learns_from_the_sequence_and_acts_on_the_step(name: str) -
 @EACH_CELL
 @torch.no_grad()
 def test_a_state_stays_bounded(name: str) -> None:
-    """Thousands of clicks of a bot, at the largest inputs, leave a state that is a number."""
+    """After thousands of clicks of a bot with the largest inputs, the state is still finite."""
     cell = cell_of(name)
     state = cell.zero_state(2)
     x = torch.tensor([[1e3] * HIDDEN, [-1e3] * HIDDEN])
@@ -159,7 +159,8 @@ def test_a_state_stays_bounded(name: str) -> None:
 
 
 def test_the_worker_takes_the_state_that_the_manifest_lists(directory: Path) -> None:
-    """Every cell's graphs load as they are: the state is what cell and mixture declare, and lists come from its `h`."""
+    """Every cell's graphs load without changes: the state is what cell and mixture declare, and lists come from its
+    `h`."""
     manifest, model, cell = read_manifest(directory), load_model(directory, "cpu"), cell_of(directory.parent.name)
     assert manifest.cell == cell.name
     assert manifest.state[: len(cell.state)] == cell.state
@@ -210,10 +211,9 @@ def test_rows_are_bit_equal_whatever_batch_they_are_in(directory: Path) -> None:
             np.testing.assert_array_equal(a, b[start : start + 4])
 
 
-def test_a_shared_trace_computes_what_a_trace_of_its_own_does(
-    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The stand-in of tests/graphs.py against torch's exporter, with other weights than those it traced: bit-equal."""
+def test_a_shared_trace_equals_a_new_trace(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cached exporter of tests/graphs.py equals torch's exporter bit by bit, also with weights that it did not
+    trace."""
     shared = torch.onnx.export
     assert isinstance(shared, Traced)
     network, rng = load_network(directory), np.random.default_rng(4)

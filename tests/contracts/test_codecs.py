@@ -1,4 +1,4 @@
-"""What the worker relies on in every codec, whatever the format: clicks come back whole, and the rest is BadClick."""
+"""What the worker relies on in every codec: a click is decoded without loss, and anything else raises BadClick."""
 
 import re
 from collections import Counter
@@ -23,7 +23,7 @@ REASONS = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "events.md").read_t
 
 
 class PackedCodec:
-    """MessagePack, as plainly as possible: the fields of Click by name."""
+    """A minimal MessagePack codec: the fields of Click by name."""
 
     def __init__(self, max_message_bytes: int, max_future_ms: int) -> None:
         self.most, self.ahead = max_message_bytes, max_future_ms
@@ -113,7 +113,7 @@ def test_any_bytes_are_a_click_or_a_bad_click(form: Format, key: bytes | None, v
 
 @given(click=CLICKS, data=st.data())
 def test_a_damaged_click_is_a_click_or_a_bad_click(form: Format, click: Click, data: st.DataObject) -> None:
-    """A message that lost its end, or has wrong bytes within, is refused or read as whatever it now says."""
+    """A message that lost its end or has wrong bytes is refused, or read as the click that these bytes now are."""
     whole = form.encode(click)
     at = data.draw(st.integers(0, len(whole) - 1))
     middle = data.draw(st.binary(min_size=1, max_size=3))
@@ -136,7 +136,7 @@ def test_a_damaged_click_is_a_click_or_a_bad_click(form: Format, click: Click, d
 def test_a_click_that_cannot_be_used_is_refused(
     form: Format, reason: str, key: bytes | None, changes: dict[str, object]
 ) -> None:
-    """Whatever the format, these are no clicks, for the same reason."""
+    """In every format these messages are refused with the same reason."""
     assert refused(form, key, form.encode(msgspec.structs.replace(CLICK, **changes))) == reason
 
 
@@ -147,7 +147,7 @@ def test_a_message_without_a_value_is_refused(form: Format, value: bytes | None)
 
 
 def test_a_click_does_not_depend_on_the_messages_before_it(form: Format) -> None:
-    """A bad message leaves nothing behind in the codec."""
+    """A bad message does not change how the codec decodes the next one."""
     key, value = b"user", form.encode(CLICK)
     before = form.codec.decode(key, value, NOW_MS)
     for bad in (value[:-3], b"\x00", None):
@@ -156,7 +156,7 @@ def test_a_click_does_not_depend_on_the_messages_before_it(form: Format) -> None
 
 
 def test_a_time_is_judged_by_the_clock_that_is_given(form: Format) -> None:
-    """The same message is a click later: a codec has no clock of its own."""
+    """A message from the future is a valid click later: a codec uses only the given time."""
     value = form.encode(msgspec.structs.replace(CLICK, timestamp=NOW_MS + AHEAD_MS + 5))
     assert refused(form, b"user", value) == "future_timestamp"
     assert form.codec.decode(b"user", value, NOW_MS + 5).timestamp == NOW_MS + AHEAD_MS + 5

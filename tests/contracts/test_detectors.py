@@ -1,4 +1,4 @@
-"""What the engine relies on in every detector, whatever it judges by."""
+"""What the engine relies on in every detector."""
 
 import itertools
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.decide import run
 
 
 class NaiveDetector:
-    """Takes the model's probability of the click for its p-value, and keeps a number for each user."""
+    """Uses the model's probability of the click as its p-value, and stores a number for each user."""
 
     row_fields = (Tensor("alerts", (), "int32"), Tensor("worst", (2,)))
     smallest_p_value = 1e-300
@@ -68,7 +68,7 @@ def test_a_verdict_is_a_p_value_a_pool_and_an_alert_at_the_rules_threshold(detec
 
 
 def test_a_verdict_does_not_depend_on_the_batch(detector: Detector) -> None:
-    """Clicks judged together are judged as in pieces, and no clicks give no verdicts."""
+    """The verdicts on a batch equal those on its parts, and an empty batch has none."""
     seen = evidence(101)
     whole = detector.judge(seen)
     for start, end in itertools.pairwise([0, 0, 1, 4, 50, 101]):
@@ -81,7 +81,7 @@ def test_a_verdict_does_not_depend_on_the_batch(detector: Detector) -> None:
 
 
 def test_a_more_surprising_click_is_never_less_unusual(detector: Detector) -> None:
-    """Of two clicks of one kind the more surprising one has no higher p-value; none falls below the smallest."""
+    """Of two clicks of one kind, the more surprising one has no higher p-value; no p-value is below the smallest."""
     surprise = np.sort(np.append(evidence(200).surprise, [-50, 1e30])).astype(np.float32)
     found = []
     for event_type, clicks_before in itertools.product(range(len(EVENT_TYPES) + 1), (0, 2, 9)):
@@ -93,7 +93,7 @@ def test_a_more_surprising_click_is_never_less_unusual(detector: Detector) -> No
 
 
 def test_its_fields_are_part_of_every_users_row(detector: Detector, model: Model) -> None:
-    """What a detector declares is in the row: zero for a new user, and among the bytes that recovery brings back."""
+    """A detector's fields are in the row: zero for a new user, and restored by a recovery."""
     dtype = row_dtype(model.manifest.state, RECENT_ITEMS, detector.row_fields)
     arena = Arena(dtype, row_mark(model.manifest.identity, dtype))
     run(Engine(model, detector, arena, 5, 1, Rules()), [Click("a", "i1", 1_700_000_000_000)])

@@ -1,6 +1,6 @@
-"""The private names of Faust, aiokafka and librdkafka that the worker needs are there, with the shapes it relies on.
+"""The private names of Faust, aiokafka and librdkafka that the worker needs exist, as the worker uses them.
 
-They may change in any release: when one of these fails after an upgrade, read stream/kafka/transport.py again.
+They may change in any release. If a test fails after an upgrade, check stream/kafka/transport.py and fetch.py.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from faust.types.tuples import TP, ConsumerMessage
 from stream.errors import Fenced
 from stream.events import Partition
 from stream.kafka.delivery import group_metadata
-from stream.kafka.fetch import Stretch
+from stream.kafka.fetch import OffsetRange
 from stream.kafka.transport import BatchConsumer, BatchTopic, BatchTransport, Chunk
 from stream.kafka.watchdog import NO_COORDINATOR
 
@@ -43,7 +43,7 @@ def app() -> faust.App:
 
 @pytest.mark.parametrize("name", ["faust-streaming", "aiokafka"])
 def test_versions_are_pinned_exactly(name: str) -> None:
-    """Private names are only known for the versions they were read in."""
+    """Private names were checked only for these versions."""
     dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     assert any(re.match(rf"{name}(\[.*\])?=={re.escape(version(name))}$", dependency) for dependency in dependencies)
 
@@ -72,7 +72,7 @@ def test_versions_are_pinned_exactly(name: str) -> None:
     ],
 )
 def test_overridden_and_called_methods_have_their_parameters(method: Callable[..., Any], parameters: list[str]) -> None:
-    """What the batch transport overrides or calls still takes what it took."""
+    """Methods that the batch transport overrides or calls have the expected parameters."""
     assert list(inspect.signature(method).parameters) == parameters
 
 
@@ -92,13 +92,13 @@ def test_overridden_and_called_methods_have_their_parameters(method: Callable[..
     ],
 )
 def test_private_attributes_are_still_set(owner: Callable[..., Any], names: list[str]) -> None:
-    """What the batch transport reads and writes still stands where it stood."""
+    """Attributes that the batch transport reads and writes still exist."""
     source = inspect.getsource(owner)
     assert [name for name in names if name not in source] == []
 
 
 def test_rebalance_hook_is_awaited_before_seek_and_fetch() -> None:
-    """Faust sends on_rebalance_complete, then seeks, then lets records flow: recovery relies on that order."""
+    """Faust sends on_rebalance_complete, then seeks, then fetches: recovery relies on this order."""
     from faust.tables.recovery import Recovery
 
     source = inspect.getsource(Recovery._resume_streams)
@@ -112,7 +112,7 @@ def test_group_id_of_faust_is_the_group_of_the_transactions(app: faust.App) -> N
 
 
 async def deliver(consumer: BatchConsumer, offset: int) -> Any:
-    """A chunk message as Faust's stream sees it: counted, in one event."""
+    """A chunk message as Faust's stream handles it: one event."""
     chunk = Chunk(Partition("clicks", 0), 1, 0, offset + 1, 0, [object()] * 10, 100)
     message = ConsumerMessage(
         "clicks", 0, offset, 0.0, 0, (), None, chunk, None, 0, 0, TP("clicks", 0), generation_id=1
@@ -124,7 +124,8 @@ async def deliver(consumer: BatchConsumer, offset: int) -> Any:
 
 
 def test_forgotten_messages_leave_nothing_to_wait_for(app: faust.App) -> None:
-    """A released chunk leaves Faust's account although somebody still refers to it, and its memory is given back."""
+    """A released chunk is removed from Faust's unacked messages although it is still referenced, and its memory is
+    free."""
 
     async def run() -> None:
         consumer = app.consumer
@@ -144,14 +145,14 @@ def test_forgotten_messages_leave_nothing_to_wait_for(app: faust.App) -> None:
 def test_fetching_waits_while_too_much_is_undecided(
     app: faust.App, monkeypatch: pytest.MonkeyPatch, value_bytes: int, most_chunks: int
 ) -> None:
-    """A worker that is behind keeps 20,000 clicks or 64 MB in memory, not the whole topic, and goes on once it acks."""
+    """A worker that is behind has at most 20,000 clicks or 64 MB in memory, and continues to fetch after an ack."""
     tp = TP("clicks", 0)
     record = SimpleNamespace(key=b"u", value=b"v" * value_bytes, timestamp=0, timestamp_type=0)
     handed_over: list[ConsumerMessage] = []
 
-    async def fetch(timeout: float) -> tuple[dict[TP, Stretch], None]:
+    async def fetch(timeout: float) -> tuple[dict[TP, OffsetRange], None]:
         begin = 1_000 * len(handed_over)
-        return {tp: Stretch(begin, begin + 1_000, 0, [record] * 1_000)}, None
+        return {tp: OffsetRange(begin, begin + 1_000, 0, [record] * 1_000)}, None
 
     async def take(message: ConsumerMessage) -> None:
         handed_over.append(message)
@@ -176,10 +177,10 @@ def test_fetching_waits_while_too_much_is_undecided(
     asyncio.run(run())
 
 
-def test_every_partition_is_sought_even_where_nothing_was_committed(
+def test_every_partition_gets_a_seek_even_without_a_committed_offset(
     app: faust.App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A first rebalance before the first commit skips no click: offset 0 is sought like any other."""
+    """A rebalance before the first commit skips no click: there is a seek to offset 0, too."""
     sought: dict[TP, int] = {}
 
     async def seek_wait(partitions: dict[TP, int]) -> None:
@@ -198,7 +199,7 @@ def test_every_partition_is_sought_even_where_nothing_was_committed(
 
 @pytest.mark.parametrize("instance", [None, "eddy-0"])
 def test_group_metadata_has_librdkafkas_layout(instance: str | None) -> None:
-    """Our bytes are those that librdkafka writes for its own consumers, apart from generation and member."""
+    """Our bytes equal those of librdkafka's own consumers, except for generation and member."""
     config = {"bootstrap.servers": "127.0.0.1:9", "group.id": "shop", "log_level": 0}
     theirs = Consumer(config | ({"group.instance.id": instance} if instance else {})).consumer_group_metadata()
     ours = group_metadata("shop", 7, "member", instance)
@@ -207,7 +208,7 @@ def test_group_metadata_has_librdkafkas_layout(instance: str | None) -> None:
 
 
 @pytest.mark.parametrize(("generation", "member"), [(-1, ""), (-1, "m"), (3, "")])
-def test_membership_of_nobody_is_refused(generation: int, member: str) -> None:
-    """The broker takes (-1, "") without fencing: such offsets are never sent."""
+def test_offsets_without_a_membership_are_refused(generation: int, member: str) -> None:
+    """The broker accepts (-1, "") without fencing, so such offsets are never sent."""
     with pytest.raises(Fenced):
         group_metadata("shop", generation, member, None)

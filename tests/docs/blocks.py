@@ -1,4 +1,4 @@
-"""The code blocks of the documents, and what a comment above a block says of running it.
+"""The code blocks of the documents, and the comments that control whether they run.
 
 <!-- not run: REASON -->    the tests do not run it, for this reason
 <!-- runs until Ctrl-C -->  it is started, and ended with Ctrl-C after the page's last block

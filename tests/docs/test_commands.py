@@ -30,7 +30,7 @@ from tests.docs.blocks import PAGES, ROOT, RUN, SHOWN, Block, blocks
 KAFKA = "localhost:9092"
 MODEL = "models/mine/1"
 SMALLER = {"--replication 3": "--replication 1", "--seconds 30": "--seconds 2"}
-"""What a block asks for that a test has not got: more brokers, time."""
+"""Values that a test cannot use, and their replacements: fewer brokers, less time."""
 WITH_COMMANDS = [page for page in PAGES if any(b.language in RUN and not b.skipped for b in blocks(page))]
 BLOCK_S = 120.0
 START_MS = 1_735_689_600_000
@@ -61,7 +61,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_block_runs_or_says_why_not(page: Path) -> None:
-    """No block escapes the test below: it names a language, and commands that are not run carry a reason."""
+    """Every block has a language, and a block that is not run has a reason."""
     for block in blocks(page):
         assert block.language in (*RUN, *SHOWN), f"{page.name}:{block.line}: fence it as one of {(*RUN, *SHOWN)}"
         assert block.language in RUN or not block.mark, f"{page.name}:{block.line}: is no command"
@@ -69,7 +69,7 @@ def test_every_block_runs_or_says_why_not(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_json_blocks_are_messages(page: Path) -> None:
-    """What is shown as a message has the fields of one, and no others."""
+    """A JSON block has only fields of an event."""
     for block in blocks(page):
         for shown in messages(block.text) if block.language == "json" else []:
             fits = [e for e in (Click, Recommendation, Anomaly, DeadLetter) if set(shown) <= set(e.__struct_fields__)]
@@ -83,7 +83,8 @@ def test_json_blocks_are_messages(page: Path) -> None:
     ids=lambda page: page.name,
 )
 def test_the_commands_of_a_page_run(page: Path, inputs: Path, tmp_path: Path) -> None:
-    """Typed in order, every command succeeds; what runs until Ctrl-C has printed something and ends well."""
+    """All commands of a page succeed in order; a program that runs until Ctrl-C prints something and exits without an
+    error."""
     todo = [block for block in blocks(page) if block.language in RUN and not block.skipped]
     text = "".join(block.text for block in todo)
     shutil.copytree(inputs, tmp_path, dirs_exist_ok=True)
@@ -123,7 +124,8 @@ def arguments(block: Block, address: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Ours without settings of Eddy, with the tested `eddy` first on the path, and output that is not held back."""
+    """The test's environment without settings of Eddy, with the tested `eddy` first on the path and unbuffered
+    output."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("EDDY_")}
     return {**ours, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{ours['PATH']}", "PYTHONUNBUFFERED": "1"}
 
@@ -143,7 +145,8 @@ def kafka() -> Iterator[str]:
 
 @contextmanager
 def started(block: Block, command: list[str], directory: Path) -> Iterator[Endless]:
-    """A block in a process group of its own, so that Ctrl-C reaches all of it. It ends at the latest here."""
+    """Run a block in its own process group, so that Ctrl-C reaches all its processes, and end it at the end of the
+    context."""
     output = directory / f"block-{block.line}.out"
     with output.open("wb") as file:
         process = subprocess.Popen(
@@ -158,7 +161,7 @@ def started(block: Block, command: list[str], directory: Path) -> Iterator[Endle
 
 
 def stop(page: Path, endless: Endless) -> None:
-    """Press Ctrl-C once the block has printed something. A program that has no end of its own dies of it."""
+    """Send Ctrl-C once the block has printed something. A Python block without a handler dies of the signal."""
     deadline = time.monotonic() + BLOCK_S
     while not endless.output.stat().st_size and endless.process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)  # the polling interval; the deadline above decides

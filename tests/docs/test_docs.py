@@ -1,4 +1,4 @@
-"""What the documents say exists: commands, options, settings, fields, reasons, files."""
+"""All commands, options, settings, fields, reasons and files that the documents name exist, and the other way round."""
 
 import re
 import shlex
@@ -29,7 +29,7 @@ def commands() -> list[list[str]]:
 
 @pytest.mark.parametrize("line", commands(), ids=" ".join)
 def test_every_command_in_the_documents_exists_with_its_options(line: list[str]) -> None:
-    """A reader can type what the documents show."""
+    """A reader can run every `eddy` command that the documents show."""
     command: click.Command | None = eddy
     words = line[1:]
     while isinstance(command, click.Group) and words and not words[0].startswith("-"):
@@ -41,13 +41,13 @@ def test_every_command_in_the_documents_exists_with_its_options(line: list[str])
 
 
 def test_every_command_is_in_the_documents() -> None:
-    """No command exists that nobody is told of."""
+    """Every command is documented."""
     shown = {line[1] for line in commands() if len(line) > 1}
     assert set(eddy.list_commands(click.Context(eddy))) <= shown
 
 
 def test_the_settings_page_lists_every_setting_with_its_default() -> None:
-    """The reference is whole and its defaults are the code's."""
+    """The reference is complete and has the defaults of the code."""
     page = (ROOT / "docs" / "settings.md").read_text()
     rows = dict(re.findall(r"^\| `--([a-z-]+)` \| `(EDDY_[A-Z_]+)` \|.*$", page, re.MULTILINE))
     defaults = dict(re.findall(r"^\| `--([a-z-]+)` \| `EDDY_[A-Z_]+` \| (.*?) \|", page, re.MULTILINE))
@@ -70,7 +70,7 @@ def test_the_events_page_names_every_field(event: type[msgspec.Struct]) -> None:
 
 
 def test_the_events_page_names_every_reason_of_a_dead_letter() -> None:
-    """A reason found in the topic can be looked up, and no other is promised."""
+    """Every reason in the topic is explained, and the page has no other reasons."""
     files = [*(ROOT / "stream" / "wire").glob("*.py"), *(ROOT / "stream" / "worker").glob("*.py")]
     code = "".join(file.read_text() for file in files)
     raised = set(re.findall(r'BadClick\(\s*"(\w+)"', code))
@@ -78,7 +78,7 @@ def test_the_events_page_names_every_reason_of_a_dead_letter() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == raised
 
 
-def test_links_between_the_documents_lead_somewhere() -> None:
+def test_links_between_the_documents_are_valid() -> None:
     """A link is a file of this repository, and its anchor a heading there."""
     for page in PAGES:
         for target, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]*))?\)", page.read_text()):
@@ -96,7 +96,7 @@ def test_the_index_lists_every_document() -> None:
 
 
 def test_readme_is_short() -> None:
-    """What a stranger reads first fits a few screens; the rest is in docs/."""
+    """README has at most 120 lines; the rest is in docs/."""
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
 
@@ -111,7 +111,7 @@ def test_make_targets_and_benchmarks_in_the_documents_exist() -> None:
 
 
 def test_files_and_names_in_the_documents_exist() -> None:
-    """A file that is named is there, and so is a function that is said to be in it."""
+    """Every named file exists, and so does every function that a page names with its file."""
     for page in PAGES:
         text = page.read_text()
         for path in re.findall(r"(?:`|pytest )((?:stream|export|tests|bench|docs)/[\w/]+\.\w+)", text):
@@ -140,7 +140,7 @@ def compose() -> dict[str, Any]:
     return loaded
 
 
-def test_compose_gives_a_worker_settings_that_it_takes() -> None:
+def test_compose_sets_only_valid_settings_of_a_worker() -> None:
     """The containers' variables are the worker's own, and each worker has an id of its own."""
     services = compose()["services"]
     known = {variable(f) for f in Settings.__struct_fields__} | {
@@ -157,8 +157,8 @@ def test_compose_gives_a_worker_settings_that_it_takes() -> None:
     assert services["worker-gpu"]["environment"]["EDDY_DEVICE"] == "cuda"
 
 
-def test_compose_starts_the_worker_after_the_topics_and_those_after_kafka() -> None:
-    """Each waits for what it needs, with listeners for the host and for containers."""
+def test_compose_starts_kafka_then_the_topics_then_the_worker() -> None:
+    """Each service waits for the previous one, and Kafka has listeners for the host and for containers."""
     services = compose()["services"]
     kafka = services["kafka"]
     assert "healthcheck" in kafka
@@ -171,7 +171,7 @@ def test_compose_starts_the_worker_after_the_topics_and_those_after_kafka() -> N
     assert eddy.commands["topics"].commands.keys() >= {services["topics"]["command"][1]}  # type: ignore[attr-defined]
 
 
-def test_the_image_is_built_from_files_that_are_there() -> None:
+def test_the_image_is_built_from_existing_files() -> None:
     """What the Dockerfile copies exists and is not ignored."""
     dockerfile = ROOT / compose()["services"]["topics"]["build"]["dockerfile"]
     ignore = (ROOT / ".dockerignore").read_text()

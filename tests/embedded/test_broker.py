@@ -1,4 +1,4 @@
-"""The embedded broker takes messages and gives them back, and says plainly why it cannot start."""
+"""The embedded broker stores and returns messages, and reports clearly why it cannot start."""
 
 from pathlib import Path
 
@@ -36,15 +36,15 @@ def test_what_is_produced_is_consumed() -> None:
     ],
 )
 def test_the_library_is_found_in_each_wheel(tmp_path: Path, package: str, library: str) -> None:
-    """Linux and macOS wheels keep librdkafka in different places."""
+    """Linux and macOS wheels keep librdkafka in different directories."""
     (tmp_path / package).mkdir(parents=True)
     (tmp_path / library).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / library).touch()
     assert find_library(tmp_path / package) == str(tmp_path / library)
 
 
-def test_no_library_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without librdkafka the demo says what to do, on one line."""
+def test_a_missing_library_is_an_error_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without librdkafka the demo prints one line with the remedy."""
     monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
     with pytest.raises(ConfigError, match="confluent-kafka") as error:
         find_library(tmp_path)

@@ -19,7 +19,7 @@ DEMO = [sys.executable, "-c", "from stream.demo.command import demo; demo()"]
 
 
 def test_seconds_and_json_count_a_decision_per_click() -> None:
-    """The last line is one JSON object: as many decisions as clicks, and something of everything."""
+    """The last line is one JSON object: as many decisions as clicks, and no count is zero."""
     done = subprocess.run(
         [*DEMO, "--seconds", "5", "--json", "--rate", "500"],
         capture_output=True,
@@ -40,7 +40,8 @@ def test_seconds_and_json_count_a_decision_per_click() -> None:
 
 
 def test_ctrl_c_ends_with_the_final_counts() -> None:
-    """An endless demo ends on Ctrl-C, pressed once or often: every click has its decision, counts are printed."""
+    """A demo without a time limit ends on one or more Ctrl-C: every click has its decision, and the counts are
+    printed."""
     process = subprocess.Popen([*DEMO, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     deadline = time.monotonic() + 60
@@ -55,7 +56,7 @@ def test_ctrl_c_ends_with_the_final_counts() -> None:
 
 
 def test_the_bundled_model_is_small_and_knows_the_shop() -> None:
-    """The model that comes with Eddy is whole, fits a repository and was trained on this very shop."""
+    """The model that comes with Eddy is complete, small, and was trained on this shop."""
     directory = default_model()
     manifest = read_manifest(directory)
     assert manifest.label == "shop/1"
@@ -65,8 +66,8 @@ def test_the_bundled_model_is_small_and_knows_the_shop() -> None:
     assert set(manifest.event_types) == {"view", "cart", "purchase"}
 
 
-def test_a_model_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    """The demo refuses like every other command does."""
+def test_a_missing_model_is_one_line(tmp_path: Path) -> None:
+    """The demo reports a missing model as every other command does."""
     code = "import sys; from stream.ops.cli import main; main(['demo', '--seconds', '1', '--model', sys.argv[1]])"
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "none")], capture_output=True, text=True, timeout=60, check=False
@@ -82,7 +83,7 @@ def check_until(worker: WorkerProcess, deadline_s: float) -> None:
 
 
 def test_a_worker_that_ends_early_ends_the_demo_with_its_last_log_line(tmp_path: Path) -> None:
-    """When the worker cannot go on, the demo ends with the worker's own reason."""
+    """If the worker ends early, the demo ends with the last line of the worker's log."""
     with (
         WorkerProcess("127.0.0.1:1", default_model(), "cpu", tmp_path, K) as worker,
         pytest.raises(EddyError, match="exit code 2: no Kafka answers"),

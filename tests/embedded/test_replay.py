@@ -1,4 +1,4 @@
-"""`eddy replay` on an embedded broker: what a log becomes on the topic."""
+"""`eddy replay` on an embedded broker: the messages that a log becomes on the topic."""
 
 from pathlib import Path
 
@@ -46,7 +46,8 @@ def read_all(broker: str, topic: str = "clicks", count: int = CLICKS) -> dict[in
 
 
 def test_a_log_arrives_keyed_by_user_in_time_order(log_file: Path) -> None:
-    """Every click arrives once and whole, a user's clicks in one partition, each partition in time order."""
+    """Every click arrives once with all fields; a user's clicks are in one partition; each partition is in time
+    order."""
     with EmbeddedBroker({"clicks": 4}) as broker:
         sent = replay(read_log(log_file), broker.address, "clicks", None, CODEC)
         found = read_all(broker.address)
@@ -72,7 +73,7 @@ HEADER = "user_id,item_id,event_type,timestamp,session_id,category,price\n"
 
 
 def test_category_price_and_session_arrive(tmp_path: Path) -> None:
-    """What the log holds of a click lies on the topic; a click without one of them says nothing of it."""
+    """Optional fields of the log are on the topic; a click without a field has no such field in its message."""
     (tmp_path / "log.csv").write_text(HEADER + "u1,i1,cart,1700000000,s1,shoes,49.5\nu1,i2,view,1700000001,s1,,\n")
     with EmbeddedBroker({"clicks": 1}) as broker:
         replay(read_log(tmp_path / "log.csv"), broker.address, "clicks", None, CODEC)
@@ -81,8 +82,8 @@ def test_category_price_and_session_arrive(tmp_path: Path) -> None:
     assert second == Click("u1", "i2", 1_700_000_001_000, "view", "s1")
 
 
-def test_clicks_that_a_worker_would_refuse_are_not_published(tmp_path: Path) -> None:
-    """They are left out and counted by the worker's own reason; the rest arrives."""
+def test_clicks_that_a_worker_would_reject_are_not_published(tmp_path: Path) -> None:
+    """They are left out and counted by the worker's reason; all other clicks arrive."""
     bad = {
         "future_timestamp": "u1,i1,view,4100000000,s1,,",
         "too_early": "u1,i1,view,86400,s1,,",  # 2 January 1970: its ms would be read as seconds
@@ -96,15 +97,16 @@ def test_clicks_that_a_worker_would_refuse_are_not_published(tmp_path: Path) -> 
     assert (sent["clicks"], sent["left_out"]) == (5, dict.fromkeys(bad, 1))
 
 
-def test_a_log_of_which_no_click_would_be_taken_is_refused(tmp_path: Path) -> None:
-    """A log of the wrong unit ends in one line with the reason, not in an empty topic and a success."""
+def test_a_log_without_an_acceptable_click_is_refused(tmp_path: Path) -> None:
+    """A log with the wrong time unit is an error with the reason, not a success with an empty topic."""
     (tmp_path / "log.csv").write_text(HEADER + "u1,i1,view,4100000000,s1,,\n")
     with EmbeddedBroker({"clicks": 1}) as broker, pytest.raises(ConfigError, match="1 future_timestamp"):
         replay(read_log(tmp_path / "log.csv"), broker.address, "clicks", None, CODEC)
 
 
-def test_the_command_takes_the_workers_variables(log_file: Path) -> None:
-    """Broker, topic and limits come from the variables that the worker reads; people see what was left out."""
+def test_the_command_uses_the_workers_variables(log_file: Path) -> None:
+    """Broker, topic and limits come from the variables that the worker reads; the output shows how many clicks were
+    left out."""
     with EmbeddedBroker({"in": 1}) as broker:
         environ = {"EDDY_BROKER": broker.address, "EDDY_CLICKS_TOPIC": "in", "EDDY_MAX_MESSAGE_BYTES": "256"}
         with log_file.open("a") as log:
@@ -116,6 +118,6 @@ def test_the_command_takes_the_workers_variables(log_file: Path) -> None:
 
 
 def test_a_missing_topic_is_named(log_file: Path) -> None:
-    """A topic that is not there is refused before anything is sent."""
+    """If the topic does not exist, nothing is sent."""
     with EmbeddedBroker({"other": 1}) as broker, pytest.raises(ConfigError, match="no topic 'clicks'"):
         replay(read_log(log_file), broker.address, "clicks", None, CODEC)

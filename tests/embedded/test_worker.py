@@ -34,7 +34,7 @@ def environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def worker(broker: str, model: Path, directory: Path) -> Iterator[Callable[[], str]]:
-    """`eddy worker` for the length of the block; yields what reads its log."""
+    """Run `eddy worker` while the block runs; yields a function that reads its log."""
     log = directory / "worker.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -54,7 +54,7 @@ def worker(broker: str, model: Path, directory: Path) -> Iterator[Callable[[], s
 
 
 def read(broker: str, topics: list[str], enough: Callable[[dict[str, list[bytes]]], bool]) -> dict[str, list[bytes]]:
-    """Topic -> committed values, read until there are enough, and then a moment longer for what should not come."""
+    """Topic -> committed values: read until there are enough, then a moment longer to catch extra messages."""
     consumer = Consumer(
         {"bootstrap.servers": broker, "group.id": "t", "isolation.level": "read_committed", "enable.auto.commit": False}
     )
@@ -85,7 +85,7 @@ BROKEN = {
 
 
 def test_every_click_gets_one_decision_and_every_broken_message_a_reason(model_dir: Path, tmp_path: Path) -> None:
-    """Clicks in = decisions out, also for unknown items; what is no click lies in the dead letters with its origin."""
+    """Every click has one decision, also on an unknown item; every other message has a dead letter with its origin."""
     clicks = [
         Click(f"u{n % 7}", f"i{n % 50}" if n % 10 else f"new-{n}", START_MS + n * 1000, ("view", "cart", "wish")[n % 3])
         for n in range(400)
@@ -145,10 +145,10 @@ def test_every_click_gets_one_decision_and_every_broken_message_a_reason(model_d
         (TOPICS, ["--broker", "127.0.0.1:1"], "no Kafka answers at 127.0.0.1:1"),
     ],
 )
-def test_a_worker_that_cannot_run_says_why_in_one_line(
+def test_a_worker_that_cannot_run_prints_one_line(
     model_dir: Path, tmp_path: Path, topics: dict[str, int], arguments: list[str], words: str
 ) -> None:
-    """A missing model, topic or broker, or a changelog of another size: one line on what to do, and exit 2."""
+    """A missing model, topic or broker, or a changelog of another size: one line with the remedy, and exit code 2."""
     with EmbeddedBroker(topics) as broker:
         done = subprocess.run(
             command(

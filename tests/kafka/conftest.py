@@ -1,7 +1,7 @@
-"""The lane on a real Kafka: one broker for the whole session, topics of their own for each test.
+"""The tests on a real Kafka (the lane): one broker for all of them, and new topics for each test.
 
-EDDY_TEST_KAFKA=host:port uses that broker; otherwise one is started from Maven's jars. Where neither is possible the
-lane is skipped loudly, and with EDDY_REQUIRE_KAFKA=1 it fails (tests/kafka_lane.py).
+EDDY_TEST_KAFKA=host:port uses that broker; otherwise one is started from Maven's jars. If neither is possible,
+the lane is skipped with a clear message. With EDDY_REQUIRE_KAFKA=1 it fails (tests/kafka_lane.py).
 """
 
 import fcntl
@@ -46,7 +46,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def one_broker(directory: Path) -> Iterator[str]:
     """The address of one broker for all test processes that share the directory.
 
-    Users hold a shared lock. Whoever comes first starts the broker, and stops it when all others have let go.
+    Each user holds a shared lock. The first process starts the broker, and stops it when no other holds the lock.
     """
     started, address = None, directory / "kafka-address"
     with (directory / "kafka-lock").open("w") as lock:
@@ -75,7 +75,7 @@ def name() -> str:
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model with random weights, which steps states as any other."""
+    """A small model with random weights."""
     directory = tmp_path_factory.mktemp("models") / "random" / "1"
     write_untrained(directory, [f"i{n}" for n in range(300)], ["view", "cart", "purchase"], hidden=16)
     return directory

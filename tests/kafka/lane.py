@@ -1,7 +1,7 @@
-"""What the tests on a real Kafka share: topics of their own, clicks, worker processes, readers, and the oracle.
+"""What the tests on a real Kafka share: new topics, clicks, worker processes, readers, and the oracle.
 
-The oracle (tests/oracle.py) is a plain loop over the same clicks in each partition's order: whatever a worker went
-through, its decisions and alerts must be the oracle's, and its rows bit-equal.
+The oracle (tests/oracle.py) is a plain loop over the same clicks in each partition's order. After every kill, freeze or
+rebalance a worker's decisions and alerts must equal the oracle's, and its rows must be bit-equal.
 """
 
 import os
@@ -35,7 +35,7 @@ LISTS_EVERY = 20
 
 
 def wait_until(true: Callable[[], bool], what: str, deadline_s: float = 60.0) -> None:
-    """Poll until `true`; fails with `what` at the deadline."""
+    """Poll until `true` returns True; fail with `what` at the deadline."""
     end = time.monotonic() + deadline_s
     while not true():
         if time.monotonic() > end:
@@ -217,11 +217,11 @@ class Lane:
         written: dict[tuple[int, bytes], bytes] = {}
         positions: dict[int, bytes] = {}
         for message in self.read(self.topics.changelog):
-            place = (message.partition(), message.key())
+            row = (message.partition(), message.key())
             if message.value() is None:
-                written.pop(place, None)
+                written.pop(row, None)
             elif message.key() != POSITION:
-                written[place] = message.value()
+                written[row] = message.value()
             else:
                 positions[message.partition()] = message.value()
         for partition, position in positions.items():

@@ -1,4 +1,4 @@
-"""Messages that are no clicks: they reach the dead letters with reason and origin, and harm nobody's clicks."""
+"""Messages that are no clicks become dead letters with reason and origin, and do not affect any click."""
 
 import json
 import random
@@ -54,11 +54,11 @@ def test_bad_messages_go_to_the_dead_letters_and_good_ones_are_decided(lane: Lan
     lane.start()
     lane.wait_for_clicks()
 
-    places = {f"{m.topic()}-{m.partition()}-{m.offset()}": (m.key(), m.value()) for m in lane.read(lane.topics.clicks)}
+    sent = {f"{m.topic()}-{m.partition()}-{m.offset()}": (m.key(), m.value()) for m in lane.read(lane.topics.clicks)}
     letters = [msgspec.json.decode(m.value(), type=DeadLetter) for m in lane.read(lane.topics.dead_letters)]
     assert len(letters) == BAD
     for letter in letters:
-        key, value = places.pop(letter.id)
+        key, value = sent.pop(letter.id)
         assert letter.id == f"{letter.topic}-{letter.partition}-{letter.offset}"
         assert letter.reason == reasons[key, value]
         assert (letter.key_bytes, letter.value_bytes) == (len(key or b""), len(value or b""))
@@ -66,5 +66,5 @@ def test_bad_messages_go_to_the_dead_letters_and_good_ones_are_decided(lane: Lan
         assert (letter.key is None, letter.value is None) == (key is None, value is None)
         assert (b64decode(letter.key or ""), b64decode(letter.value or "")) == (key or b"", value or b"")
     decided = [decode_id(m) for m in lane.read(lane.topics.recommendations)]
-    assert sorted(decided) == sorted(places)
+    assert sorted(decided) == sorted(sent)
     assert len(decided) == GOOD

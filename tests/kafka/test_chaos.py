@@ -1,6 +1,6 @@
-"""Everything at once, at random: workers killed and frozen, the broker killed under them. The seed is printed.
+"""Random failures in combination: workers are killed and frozen, and the broker is killed. The seed is printed.
 
-EDDY_CHAOS_SEED and EDDY_CHAOS_STEPS make it another and a longer run. It has a broker of its own, so it needs Java.
+EDDY_CHAOS_SEED and EDDY_CHAOS_STEPS change the run and its length. It starts its own broker, so it needs Java.
 """
 
 import os
@@ -53,7 +53,8 @@ def test_killed_and_frozen_workers_and_broker_leave_no_trace(
         loading.start()
 
         def tend() -> None:
-            """Start what has ended, as a supervisor does. Only kills, fencing and hangs may end a worker."""
+            """Start workers that have ended, as a supervisor does. Only kills, fencing and hanging calls may end a
+            worker."""
             for worker_id, worker in running.items():
                 code = worker.process.poll()
                 if code is not None:
@@ -93,7 +94,7 @@ def test_killed_and_frozen_workers_and_broker_leave_no_trace(
 
 
 def load(lane: Lane, stop: threading.Event) -> None:
-    """About a thousand clicks a second until told to stop, over broker crashes."""
+    """Send about a thousand clicks a second until `stop` is set, also during broker crashes."""
     seed = 0
     while not stop.wait(0.5):
         lane.produce(clicks(500, seed=seed))

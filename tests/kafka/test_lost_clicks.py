@@ -1,4 +1,4 @@
-"""Clicks that Kafka deletes before a worker has read them are counted and logged, never passed over in silence."""
+"""Clicks that Kafka deletes before a worker has read them are counted and logged, never skipped silently."""
 
 import re
 import signal
@@ -39,7 +39,8 @@ def decided_offsets(lane: Lane) -> list[int]:
 
 
 def test_clicks_deleted_under_a_running_worker_are_counted_and_logged(single: Lane) -> None:
-    """Retention overtakes a slow worker: one warning says which offsets are gone, and the next click is decided."""
+    """If retention deletes clicks before a slow worker reads them, one warning has their offsets, and the next click is
+    decided."""
     single.produce(clicks(500))
     worker = single.start(session_timeout_s=60, hang_s=60)
     single.wait_for_clicks()
@@ -57,7 +58,7 @@ def test_clicks_deleted_under_a_running_worker_are_counted_and_logged(single: La
 
 
 def test_clicks_deleted_while_no_worker_ran_are_counted_and_logged_once(single: Lane) -> None:
-    """The next start reports what is gone, also where nothing is left to read; the one after it reports nothing."""
+    """The next start reports the lost clicks, also if no click is left; the start after that reports nothing."""
     single.produce(clicks(500))
     worker = single.start()
     single.wait_for_clicks()
@@ -76,7 +77,7 @@ def test_clicks_deleted_while_no_worker_ran_are_counted_and_logged_once(single: 
 
 
 def test_new_group_on_an_old_topic_has_lost_nothing(single: Lane) -> None:
-    """A group that never read the topic begins at the first click there is, and no click of it is reported lost."""
+    """A group that has never read the topic begins at the first click in Kafka, and reports no lost click."""
     single.produce(clicks(300))
     delete_up_to(single, 200)
     worker = single.start()

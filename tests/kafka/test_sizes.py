@@ -1,4 +1,4 @@
-"""No record that a worker writes is larger than its topic takes: it is cut, or the worker does not start."""
+"""No record that a worker writes is larger than its topic allows: it is cut, or the worker does not start."""
 
 import json
 import signal
@@ -20,7 +20,7 @@ LONG_IDS = [f"{n:03}-" + "i" * 252 for n in range(300)]
 
 @pytest.fixture
 def narrow(kafka: str, name: str, model: Path, tmp_path: Path) -> Iterator[Lane]:
-    """Topics that do not exist yet: each test creates them with limits of its own."""
+    """Topics that do not exist yet: each test creates them with its own limits."""
     lane = Lane(kafka, name, model, tmp_path)
     yield lane
     lane.end_all()
@@ -69,7 +69,7 @@ def test_bad_message_with_a_key_near_kafkas_limit_does_not_stop_the_stream(lane:
     assert len(lane.read(lane.topics.recommendations)) == 20
 
 
-def test_letter_is_cut_to_what_its_topic_takes(narrow: Lane) -> None:
+def test_letter_is_cut_to_the_limit_of_its_topic(narrow: Lane) -> None:
     """A 3 MB message with a 2 MB key fits into a small dead-letter topic: both are cut, their lengths are kept."""
     narrow.create(clicks={"max.message.bytes": "6000000"}, dead_letters={"max.message.bytes": str(SMALLEST)})
     key, value = b"k" * 2_000_000, b"v" * 3_000_000
@@ -86,8 +86,9 @@ def test_letter_is_cut_to_what_its_topic_takes(narrow: Lane) -> None:
     assert len(narrow.read(narrow.topics.recommendations)) == 10
 
 
-def test_list_is_cut_to_what_its_topic_takes(narrow: Lane, long_ids: Path) -> None:
-    """300 ids of 256 characters do not fit into 16 KB: the best ones that fit are written, the rest is counted."""
+def test_list_is_cut_to_the_limit_of_its_topic(narrow: Lane, long_ids: Path) -> None:
+    """300 ids of 256 characters do not fit into 16 KB: the best ones that fit are written, and the omitted ones are
+    counted."""
     limits = {"max.message.bytes": str(SMALLEST)}
     narrow.create(recommendations=limits, anomalies=limits, dead_letters=limits)
     users = [f"user{n % 40}-{'u' * 240}" for n in range(2_000)]
@@ -114,7 +115,7 @@ def test_list_is_cut_to_what_its_topic_takes(narrow: Lane, long_ids: Path) -> No
 
 
 def test_topic_too_small_for_any_event_is_refused(lane: Lane) -> None:
-    """Below 16 KB not even a decision without its list is sure to fit: the line says which topic and what to set."""
+    """Below 16 KB even a decision without its list may be too large: the error names the topic and the limit to set."""
     set_limit(lane, lane.topics.anomalies, 16_000)
     worker = lane.start()
     assert worker.process.wait(timeout=30) == 2, worker.log
@@ -133,8 +134,9 @@ def test_changelog_too_small_for_a_state_row_is_refused(narrow: Lane) -> None:
         assert word in worker.log
 
 
-def test_limit_lowered_under_a_running_worker_ends_it_with_what_to_set(lane: Lane) -> None:
-    """Kafka refuses what fitted at the start: the worker ends with exit 2 and says why; started again it cuts."""
+def test_limit_lowered_under_a_running_worker_ends_it_with_the_remedy(lane: Lane) -> None:
+    """Kafka refuses a record that fitted at the start: the worker prints the remedy and exits with 2; after a restart
+    it cuts."""
     lane.produce(clicks(10))
     worker = lane.start(k=300)
     lane.wait_for_clicks()

@@ -1,4 +1,4 @@
-"""A worker that cannot run says so in one line that tells what to do, and exits with 2. One that can, starts."""
+"""A worker that cannot run prints one line with the remedy and exits with 2. A worker that can run starts."""
 
 import os
 import shutil
@@ -19,7 +19,8 @@ from tests.kafka.lane import ROOT, Lane, Worker, clicks, wait_until
 
 
 def refusal(lane: Lane, **options: object) -> str:
-    """The one line a worker ends with. Fails if it is more than a line, or not exit code 2."""
+    """Return the one line that a worker prints before it ends. Fail if there is more than one line, or if the exit code
+    is not 2."""
     worker = lane.start(**options)
     assert worker.process.wait(timeout=30) == 2, worker.log
     lines = worker.log.strip().splitlines()
@@ -27,20 +28,20 @@ def refusal(lane: Lane, **options: object) -> str:
     return lines[0]
 
 
-def last_words(worker: Worker) -> str:
-    """The last line of a worker that had to join the group before it could see what is wrong."""
+def last_line(worker: Worker) -> str:
+    """The last line of a worker that must join the group before it can find the error."""
     assert worker.process.wait(timeout=60) == 2, worker.log
     return worker.log.strip().splitlines()[-1]
 
 
 def test_missing_model_is_refused(lane: Lane, tmp_path: Path) -> None:
-    """A model directory that is not there: train one."""
+    """For a missing model directory the error names `eddy train`."""
     assert "eddy train" in refusal(lane, model=tmp_path / "none")
 
 
 @pytest.mark.parametrize("file", ["step.onnx", "items.json", "calibration.npz", "manifest.json"])
 def test_corrupt_model_is_refused(lane: Lane, tmp_path: Path, file: str) -> None:
-    """A model directory with a damaged file: copy it again."""
+    """For a damaged file the remedy in the error is to copy the directory again."""
     broken = tmp_path / "broken"
     shutil.copytree(lane.model, broken)
     (broken / file).write_bytes((broken / file).read_bytes()[:-20])
@@ -48,19 +49,19 @@ def test_corrupt_model_is_refused(lane: Lane, tmp_path: Path, file: str) -> None
 
 
 def test_foreign_directory_is_refused(lane: Lane, tmp_path: Path) -> None:
-    """A directory that is no model of Eddy's."""
+    """A directory that is not a model is refused."""
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "manifest.json").write_text('{"name": "something else"}')
     assert "manifest.json" in refusal(lane, model=tmp_path / "foreign")
 
 
 def test_unreachable_broker_is_refused(lane: Lane) -> None:
-    """Nobody listens at the broker's address: is it running, is the address right?"""
+    """If no broker answers, the error asks whether it is running and whether the address is right."""
     assert "no Kafka answers at 127.0.0.1:9" in refusal(lane, broker="127.0.0.1:9")
 
 
 def test_missing_topic_is_refused(lane: Lane) -> None:
-    """A topic that does not exist: `eddy topics create`."""
+    """For a missing topic the error names `eddy topics create`."""
     line = refusal(lane, recommendations_topic="nowhere")
     assert "nowhere" in line
     assert "eddy topics create" in line
@@ -86,17 +87,17 @@ def test_changelog_that_kafka_would_delete_is_refused(lane: Lane) -> None:
     ("setting", "value"), [("k", 0), ("broker", "nowhere"), ("session_timeout_s", 0.5), ("device", "tpu")]
 )
 def test_wrong_setting_is_refused(lane: Lane, setting: str, value: object) -> None:
-    """A setting that cannot work is named."""
+    """An invalid setting is named in the error."""
     assert setting.replace("_", "-") in refusal(lane, **{setting: value}).replace("_", "-")
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU")
-def test_cuda_that_cannot_be_had_is_refused(lane: Lane) -> None:
-    """--device cuda never falls back to the CPU in silence."""
+def test_cuda_without_a_gpu_is_refused(lane: Lane) -> None:
+    """--device cuda never falls back silently to the CPU."""
     assert "cuda" in refusal(lane, device="cuda")
 
 
-def test_worker_says_what_it_runs_on(lane: Lane) -> None:
+def test_worker_logs_its_model_provider_and_topics(lane: Lane) -> None:
     """The first line names provider, model, topics, group and worker id; SIGINT ends it cleanly."""
     worker = lane.start()
     worker.wait_for("partitions recovered")
@@ -106,7 +107,7 @@ def test_worker_says_what_it_runs_on(lane: Lane) -> None:
     assert worker.end(signal.SIGINT) == 0
 
 
-def test_a_first_start_warns_of_nothing_and_ends_however_often_ctrl_c_is_pressed(lane: Lane) -> None:
+def test_a_first_start_logs_no_warning_and_ends_on_repeated_ctrl_c(lane: Lane) -> None:
     """From first start to Ctrl-C nothing but INFO is logged, no traceback is printed, and the exit code is 0."""
     lane.produce(clicks(500))
     worker = lane.start(worker_id="a", data_dir=lane.directory / "not" / "there")
@@ -128,8 +129,8 @@ def test_a_data_directory_that_cannot_be_made_is_refused(lane: Lane) -> None:
     assert "--data-dir" in refusal(lane, worker_id="a", data_dir=file / "data")
 
 
-def test_worker_numbers_are_claimed_and_come_back(lane: Lane) -> None:
-    """Without --worker-id each process takes the first free number, and a killed worker's number is used again."""
+def test_worker_numbers_are_locked_and_used_again(lane: Lane) -> None:
+    """Without --worker-id each process takes the lowest free number, and a killed worker's number is free again."""
     first, second = lane.start(), None
     first.wait_for("worker_id=0")
     second = lane.start()
@@ -138,8 +139,8 @@ def test_worker_numbers_are_claimed_and_come_back(lane: Lane) -> None:
     lane.start().wait_for("worker_id=0")
 
 
-def test_offsets_turned_back_are_refused(lane: Lane) -> None:
-    """With offsets reset under it the changelog's rows would be stepped twice: the worker says so and ends."""
+def test_offsets_reset_to_earlier_ones_are_refused(lane: Lane) -> None:
+    """If the offsets were reset, clicks would update the states twice: the worker reports this and ends."""
     lane.produce(clicks(2_000))
     worker = lane.start()
     lane.wait_for_clicks()
@@ -152,35 +153,35 @@ def test_offsets_turned_back_are_refused(lane: Lane) -> None:
         return all(partition.error is None for partition in answer.topic_partitions)
 
     wait_until(reset, "offsets can be reset")
-    line = last_words(lane.start())
+    line = last_line(lane.start())
     assert "offsets were reset" in line
     assert "--changelog-topic" in line
 
 
 def test_changelog_of_another_group_is_refused(lane: Lane) -> None:
-    """A new group on an old changelog would take over states it never stepped."""
+    """A new group with an old changelog would use states of clicks that it has not read."""
     lane.produce(clicks(2_000))
     worker = lane.start()
     lane.wait_for_clicks()
     assert worker.end(signal.SIGTERM) == 0, worker.log
-    line = last_words(lane.start(group=f"{lane.name}-2"))
+    line = last_line(lane.start(group=f"{lane.name}-2"))
     assert "no committed offset" in line
 
 
 def test_empty_changelog_beside_committed_offsets_is_refused(lane: Lane) -> None:
-    """Another changelog under the old group would start every user anew without a word."""
+    """With a new changelog and the old group, every user would silently lose the history."""
     lane.produce(clicks(2_000))
     worker = lane.start()
     lane.wait_for_clicks()
     assert worker.end(signal.SIGTERM) == 0, worker.log
     other = f"{lane.name}-other"
     create_topics(lane.broker, msgspec.structs.replace(lane.topics, changelog=other), 4, 1)
-    line = last_words(lane.start(changelog_topic=other))
+    line = last_line(lane.start(changelog_topic=other))
     assert "without history" in line
 
 
-def test_two_workers_under_one_id_do_not_both_write(lane: Lane) -> None:
-    """Two workers with one id cannot both write: who is fenced ends with 70, and states stay exact."""
+def test_two_workers_with_one_id_do_not_both_write(lane: Lane) -> None:
+    """Of two workers with one id, the fenced one exits with 70, and the states stay correct."""
     lane.produce(clicks(2_000))
     first = lane.start(worker_id="a")
     lane.wait_for_clicks()

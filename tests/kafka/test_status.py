@@ -1,4 +1,4 @@
-"""What a worker on a real Kafka logs about its work and about producers that somebody should correct."""
+"""What a worker on a real Kafka logs about its work and about faulty producers."""
 
 import hashlib
 import json
@@ -29,9 +29,9 @@ def produce(lane: Lane, partitioner: str, messages: list[tuple[bytes | None, byt
 
 
 def test_a_producer_whose_messages_are_all_refused_is_reported_with_the_reason(lane: Lane) -> None:
-    """2,000 messages that call the item "product": seconds later the log names the reason and the fields seen.
+    """For 2,000 messages with "product" instead of "item_id", the log soon names the reason and the fields seen.
 
-    The 4,000 good clicks before them lead to no warning.
+    The 4,000 good clicks before them cause no warning.
     """
     worker = started(lane)
     lane.produce(clicks(4_000))

@@ -1,4 +1,4 @@
-"""Clicks that another application writes in transactions of its own: only what it has committed is decided, once."""
+"""Clicks that another application writes in its own transactions: only committed clicks are decided, once each."""
 
 import signal
 from collections import Counter
@@ -13,7 +13,7 @@ Messages = list[tuple[bytes | None, bytes | None]]
 
 
 def write(producer: Producer, topic: str, messages: Messages) -> None:
-    """Begin a transaction and write into it; it is left open."""
+    """Begin a transaction, write clicks, and leave it open."""
     producer.begin_transaction()
     for key, value in messages:
         producer.produce(topic, value, key)
@@ -21,18 +21,18 @@ def write(producer: Producer, topic: str, messages: Messages) -> None:
 
 
 def timestamps(messages: Messages) -> Counter[int]:
-    """Of clicks, which have each another one."""
+    """The timestamps of the clicks; each click has a different one."""
     return Counter(msgspec.json.decode(value or b"")["timestamp"] for _, value in messages)
 
 
 def decided(lane: Lane) -> Counter[int]:
-    """How many decisions there are on the click of each timestamp."""
+    """Timestamp of a click -> number of its decisions."""
     found = lane.read(lane.topics.recommendations)
     return Counter(msgspec.json.decode(message.value(), type=Recommendation).timestamp for message in found)
 
 
 def test_only_committed_clicks_are_decided_and_a_retry_counts_once(lane: Lane) -> None:
-    """A transaction rolled back and tried again gives one decision per click, one that is open gives none yet."""
+    """A rolled-back transaction that is sent again gives one decision per click; an open one gives none yet."""
     first, retried, rolled_back, late = (clicks(200, seed=seed) for seed in range(4))
     upstream = lane.upstream()
     worker = lane.start()
@@ -56,8 +56,8 @@ def test_only_committed_clicks_are_decided_and_a_retry_counts_once(lane: Lane) -
     lane.assert_as_if_nothing_had_happened()
 
 
-def test_worker_that_starts_inside_an_open_transaction_goes_on_behind_it(lane: Lane) -> None:
-    """Killed and started again while another application's transaction is open, a worker recovers and waits for it."""
+def test_worker_that_starts_during_an_open_transaction_continues_after_it(lane: Lane) -> None:
+    """A worker that is restarted while another application's transaction is open recovers and waits for it."""
     before, inside = clicks(200), clicks(200, seed=1)
     lane.produce(before)
     upstream = lane.upstream()

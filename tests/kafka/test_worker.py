@@ -1,4 +1,4 @@
-"""What a user relies on from workers on a real Kafka: one decision per click, states as if nothing had happened."""
+"""Workers on a real Kafka: one decision per click, and states as if no failure had happened."""
 
 import signal
 
@@ -11,7 +11,7 @@ RECOVERED = "partitions recovered"
 
 
 def test_each_click_has_one_decision_and_states_equal_those_of_a_plain_loop(lane: Lane) -> None:
-    """Clicks in = decisions out, ids are places in the topic, and the changelog holds exactly the oracle's rows."""
+    """Each click has one decision with the click's offset as id, and the changelog has exactly the oracle's rows."""
     lane.produce(clicks(20_000))
     worker = lane.start()
     lane.wait_for_clicks()
@@ -27,7 +27,7 @@ def test_each_click_has_one_decision_and_states_equal_those_of_a_plain_loop(lane
 
 
 def test_clicks_of_any_compression_are_read(lane: Lane) -> None:
-    """Producers compress as they like: each of Kafka's codecs is read."""
+    """Producers may use each of Kafka's compression codecs."""
     for seed, codec in enumerate(("none", "gzip", "snappy", "lz4", "zstd")):
         lane.produce(clicks(500, seed=seed), codec)
     lane.start()
@@ -36,7 +36,7 @@ def test_clicks_of_any_compression_are_read(lane: Lane) -> None:
 
 
 def test_killed_worker_continues_where_its_last_transaction_ended(lane: Lane) -> None:
-    """kill -9 loses nothing and repeats nothing: three times on the way, and rows and decisions stay exact."""
+    """After three times kill -9, no click is lost or repeated: rows and decisions equal the oracle's."""
     midway = []
     for seed in range(3):
         lane.produce(clicks(20_000, seed=seed))
@@ -52,7 +52,7 @@ def test_killed_worker_continues_where_its_last_transaction_ended(lane: Lane) ->
     lane.assert_as_if_nothing_had_happened()
 
 
-def test_workers_share_partitions_and_hand_them_over(lane: Lane) -> None:
+def test_workers_share_partitions_and_pass_them_on(lane: Lane) -> None:
     """A second worker takes half of the partitions; when the first stops, it gets the rest with their states."""
     lane.produce(clicks(10_000))
     first = lane.start()
@@ -69,8 +69,9 @@ def test_workers_share_partitions_and_hand_them_over(lane: Lane) -> None:
     lane.assert_as_if_nothing_had_happened()
 
 
-def test_frozen_worker_writes_nothing_after_its_work_was_given_away(lane: Lane) -> None:
-    """A worker frozen past its session timeout has old states: its write never lands, and it ends or rejoins."""
+def test_frozen_worker_writes_nothing_after_it_has_lost_its_partitions(lane: Lane) -> None:
+    """A worker that was frozen for longer than its session timeout has old states: it writes nothing, and ends or
+    rejoins."""
     lane.produce(clicks(40_000))
     frozen = lane.start(max_cycle_clicks=100)
     lane.wait_for_clicks(0.3)
@@ -93,7 +94,7 @@ def test_frozen_worker_writes_nothing_after_its_work_was_given_away(lane: Lane) 
 
 
 def partitions(worker: Worker) -> int:
-    """How many partitions the worker has, by the last line of its log that says so."""
+    """Number of the worker's partitions, from the last such line of its log."""
     lines = [line for line in worker.log.splitlines() if RECOVERED in line or "no partitions" in line]
     if not lines or "no partitions" in lines[-1]:
         return 0

@@ -1,4 +1,4 @@
-"""What names a message, a partition and a user in outputs and logs."""
+"""How outputs and logs identify a message, a partition and a user."""
 
 import hashlib
 
@@ -9,19 +9,19 @@ from stream.events import Anomaly, Click, DeadLetter, Expected, Origin, Partitio
 
 
 def test_an_id_is_topic_partition_and_offset() -> None:
-    """A consumer can tell a repeat by it, and find the click again in Kafka."""
+    """A consumer can recognise a repeat by the id, and find the click in Kafka."""
     assert Origin("clicks", 3, 12).id == "clicks-3-12"
     assert str(Partition("clicks-eu", 3)) == "clicks-eu-3"
 
 
 def test_partitions_of_two_topics_are_two() -> None:
-    """Equal numbers of different topics do not share what is kept by partition."""
+    """Partitions of different topics with the same number do not share data."""
     kept = {Partition("a", 0): 1, Partition("b", 0): 2}
     assert kept[Partition("a", 0)] == 1
     assert sorted([Partition("b", 0), Partition("a", 10), Partition("a", 9)]) == [("a", 9), ("a", 10), ("b", 0)]
 
 
-def test_a_user_in_the_log_can_be_found_by_whoever_knows_the_id() -> None:
+def test_a_user_in_the_log_can_be_found_by_the_id() -> None:
     """The line holds what `printf %s USER | sha256sum | cut -c1-12` prints, and no user id."""
     for user in ("ann", "j\u00fcrgen", ""):
         assert hashed(user.encode()) == hashlib.sha256(user.encode()).hexdigest()[:12]
@@ -85,11 +85,11 @@ def test_a_user_in_the_log_can_be_found_by_whoever_knows_the_id() -> None:
     ],
 )
 def test_an_event_has_these_fields_in_this_order(event: object, written: dict[str, object]) -> None:
-    """The wire format: a field that comes, goes or is renamed is a breaking change and must be seen here."""
+    """The wire format: a new, removed or renamed field is a breaking change and must fail here."""
     assert list(msgspec.to_builtins(event).items()) == list(written.items())
 
 
 def test_an_event_cannot_be_changed() -> None:
-    """What was decided is what is sent, whoever holds it in between."""
+    """Events are immutable, so a decision cannot change before it is sent."""
     with pytest.raises(AttributeError):
         Click("u", "i", 5).item_id = "j"  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""A Kafka lane that did not run is loud, and a failure where it is required: in one process and under pytest-xdist."""
+"""A Kafka lane that did not run is reported, and fails if it is required, in one process and under pytest-xdist."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ PROCESSES = pytest.mark.parametrize("processes", ["0", "1"], ids=["one process",
 
 
 def run(directory: Path, *arguments: str, required: str = "") -> tuple[int, str]:
-    """Exit status and output of a pytest that finds neither Java nor a given Kafka."""
+    """Exit status and output of pytest without Java and without a given Kafka."""
     without = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "EDDY"))}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "xdist", *arguments],
@@ -49,14 +49,14 @@ def test_a_required_lane_without_java_fails_and_says_what_is_missing() -> None:
 @PROCESSES
 @pytest.mark.parametrize("chosen", ["test_two.py", "test_two.py::test_here"], ids=["skipped", "deselected"])
 def test_a_required_lane_that_did_not_run_fails(tree: Path, processes: str, chosen: str) -> None:
-    """Tests that pass elsewhere do not make up for it."""
+    """It fails although all other tests pass."""
     code, out = run(tree, chosen, "-n", processes, required="1")
     assert code == pytest.ExitCode.TESTS_FAILED, out
     assert "THE KAFKA LANE DID NOT RUN; EDDY_REQUIRE_KAFKA=1" in out
 
 
 @PROCESSES
-def test_a_lane_that_is_not_required_is_skipped_loudly(tree: Path, processes: str) -> None:
+def test_a_lane_that_is_not_required_is_skipped_with_a_message(tree: Path, processes: str) -> None:
     """On a machine without Java all other tests can be run."""
     code, out = run(tree, "-n", processes)
     assert code == pytest.ExitCode.OK, out
@@ -65,7 +65,7 @@ def test_a_lane_that_is_not_required_is_skipped_loudly(tree: Path, processes: st
 
 @PROCESSES
 def test_a_lane_that_ran_is_counted(tree: Path, processes: str) -> None:
-    """The last lines say how many tests ran on a real Kafka, and a required lane is content with them."""
+    """The last lines have the number of tests that ran on a real Kafka, and a required lane passes."""
     (tree / "test_two.py").write_text("import pytest\n\n@pytest.mark.real_kafka\ndef test_there(): pass\n")
     code, out = run(tree, "-n", processes, required="1")
     assert code == pytest.ExitCode.OK, out

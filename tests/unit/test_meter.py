@@ -1,4 +1,4 @@
-"""Figures that several readers, each with its own interval, can trust."""
+"""Figures for several readers with different intervals."""
 
 import threading
 
@@ -9,7 +9,7 @@ from stream.meter import Meter
 
 
 def test_counts_add_up_over_labels() -> None:
-    """A count is the sum over its labels, each label keeps its own, and what was never counted is 0."""
+    """A count is the sum over its labels, each label has its own count, and an unknown name has 0."""
     meter = Meter()
     meter.count("dead_letters", 3, reason="not_json")
     meter.count("dead_letters", reason="empty_key")
@@ -48,7 +48,7 @@ def test_a_snapshot_does_not_change() -> None:
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("scale", [0.002, 0.08, 40.0, 90_000.0])
 def test_quantiles_are_within_a_tenth(share: float, scale: float) -> None:
-    """From milliseconds to days, a quantile is the sorted durations' own within a tenth."""
+    """From milliseconds to days, a quantile is within 10% of the exact one."""
     durations = np.random.default_rng(3).lognormal(np.log(scale), 0.8, 20_000)
     meter = Meter()
     for part in np.split(durations, 10):
@@ -60,7 +60,7 @@ def test_quantiles_are_within_a_tenth(share: float, scale: float) -> None:
 
 
 def test_durations_beyond_the_scale_are_kept() -> None:
-    """A negative duration, which two clocks can give, and one of a century neither fail nor vanish."""
+    """A negative duration, which two clocks can give, and one of a century are counted without an error."""
     meter = Meter()
     meter.observe("latency", [-3.0, 0.0, 3e9])
     timing = meter.snapshot().timing("latency")
@@ -81,7 +81,7 @@ def test_no_durations_have_no_quantile() -> None:
 
 
 def test_threads_lose_no_count() -> None:
-    """Three threads that count and time at once end with every one of their figures."""
+    """With three threads that count and time at once, no figure is lost."""
     meter = Meter()
 
     def work() -> None:

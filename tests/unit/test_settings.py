@@ -22,7 +22,7 @@ from stream.settings import Rules, Settings, Topics, from_environment
     ],
 )
 def test_a_wrong_setting_is_named_in_the_error(name: str, changes: dict[str, object]) -> None:
-    """The line says which setting, what it is and what it must be."""
+    """The error names the setting, its value and the allowed values."""
     with pytest.raises(ConfigError, match=name):
         Settings(model="m", **changes)  # type: ignore[arg-type]
 
@@ -43,13 +43,13 @@ def test_a_wrong_setting_is_named_in_the_error(name: str, changes: dict[str, obj
     ],
 )
 def test_a_wrong_rule_is_named_in_the_error(name: str, changes: dict[str, object]) -> None:
-    """A rule that cannot be kept, or that lacks the catalogue it needs, refuses the start."""
+    """An impossible rule, or a rule without the catalogue that it needs, is refused at the start."""
     with pytest.raises(ConfigError, match=name):
         Rules(**changes)  # type: ignore[arg-type]
 
 
 def test_rules_come_from_the_environment_too() -> None:
-    """`faust -A` knows what `eddy worker` knows."""
+    """`faust -A` reads the same rules as `eddy worker`."""
     given = {"EDDY_MODEL": "m", "EDDY_CATALOGUE": "i.csv", "EDDY_ONLY_AVAILABLE": "1", "EDDY_ONLY": "a = b, c ;d=e"}
     rules = from_environment(given).rules
     assert (rules.catalogue, rules.only_available) == ("i.csv", True)
@@ -58,6 +58,6 @@ def test_rules_come_from_the_environment_too() -> None:
         from_environment({"EDDY_MODEL": "m", "EDDY_EXPLORE": "much"})
 
 
-def test_the_defaults_are_a_sound_setting() -> None:
-    """Only the model has no default."""
+def test_the_defaults_are_valid() -> None:
+    """Only the model must be given."""
     assert Settings(model="m").broker == "localhost:9092"

@@ -1,4 +1,4 @@
-"""Settings as text: options and variables are read alike, and a mistake is said by name."""
+"""Settings as text: options and variables use one parser, and an error has the name of its source."""
 
 import math
 
@@ -27,7 +27,7 @@ WORDS = st.lists(st.text("ab c_-", min_size=1, max_size=6).filter(lambda word: w
 @given(given_words=WORDS, before=st.sampled_from(["", " ", "\t"]), after=st.sampled_from(["", " ", ",", " , ,"]))
 @settings(max_examples=40)
 def test_words_come_back_from_any_spacing(given_words: list[str], before: str, after: str) -> None:
-    """Spaces around words and empty places between commas do not matter; spaces within a word stay."""
+    """Spaces around words and empty items between commas are ignored; spaces within a word stay."""
     assert words(",".join(before + word + after for word in given_words)) == given_words
 
 
@@ -56,7 +56,7 @@ def test_what_was_written_is_read(number: int, real: float, flag: bool) -> None:
     ],
 )
 def test_text_of_another_kind_is_refused_by_its_source(kind: type, text: str, must: str) -> None:
-    """The line names the option or the variable, repeats the text and says what it must be."""
+    """The error has the option or variable, the text, and the expected kind of value."""
     with pytest.raises(ConfigError, match=f"EDDY_K is {text!r}; it must be {must}"):
         parse(kind, text, "EDDY_K")
 
@@ -66,8 +66,8 @@ def test_text_settings_keep_their_spaces() -> None:
     assert parse(str, " a b ", "--catalogue") == " a b "
 
 
-def test_true_and_false_have_no_word_in_common() -> None:
-    """No text is both."""
+def test_no_word_is_both_true_and_false() -> None:
+    """The words for true and for false are disjoint."""
     assert not set(TRUE) & set(FALSE)
 
 
@@ -108,7 +108,7 @@ OTHER_RULES = {
 
 
 def test_every_setting_has_a_variable() -> None:
-    """`faust -A` can set all that `eddy worker` can: no field is left at its default, and none is forgotten here."""
+    """`faust -A` can set all that `eddy worker` can: every field is set, and this test covers every field."""
     topics = {name: f"my-{name}" for name in Topics.__struct_fields__}
     environ = {variable(name): text_of(value) for name, value in (OTHERS | OTHER_RULES).items()}
     environ |= {variable(f"{name}_topic"): topic for name, topic in topics.items()}
@@ -123,13 +123,13 @@ def test_every_setting_has_a_variable() -> None:
 
 @pytest.mark.parametrize("name", sorted(OTHERS | OTHER_RULES))
 def test_an_empty_variable_is_the_default(name: str) -> None:
-    """Compose files pass variables on that are not set as empty ones."""
+    """Compose files pass variables that are not set as empty ones."""
     environ = {"EDDY_MODEL": "m"} | ({} if name == "model" else {variable(name): ""})
     assert from_environment(environ) == Settings(model="m")
 
 
-def test_no_model_is_said_with_what_to_do() -> None:
-    """The one setting without a default."""
+def test_a_missing_model_is_an_error_with_the_remedy() -> None:
+    """The model is the only setting without a default."""
     for environ in ({}, {"EDDY_MODEL": ""}):
         with pytest.raises(ConfigError, match=r"EDDY_MODEL is not set.*eddy train"):
             from_environment(environ)
@@ -145,7 +145,7 @@ def test_no_model_is_said_with_what_to_do() -> None:
     ],
 )
 def test_a_mistyped_variable_is_reported_with_the_nearest(name: str, advice: str) -> None:
-    """A variable that nothing reads would otherwise leave its setting at the default without a word."""
+    """A variable that nothing reads would otherwise silently leave its setting at the default."""
     (line,) = unknown_variables({name: "1", "PATH": "/bin", "EDDY_MODEL": "m"})
     assert line.startswith(f"{name} is not a variable of Eddy")
     assert line.endswith(advice)
@@ -171,7 +171,7 @@ RANGES = {
 
 @pytest.mark.parametrize("name", sorted(RANGES))
 def test_both_ends_of_a_range_are_allowed_and_nothing_beyond(name: str) -> None:
-    """The message has the limits, so that the next try fits."""
+    """Both limits are valid values, and the error shows them."""
     low, high = RANGES[name]
     for value in (low, high):
         assert getattr(Settings(model="m", **{name: value}), name) == value  # type: ignore[arg-type]
@@ -181,21 +181,21 @@ def test_both_ends_of_a_range_are_allowed_and_nothing_beyond(name: str) -> None:
 
 
 @pytest.mark.parametrize("broker", ["h:0", "h:65536", ":9092", "h:", "h:9092,", "h:-1", "h:9092 x", ""])
-def test_an_address_that_cannot_be_one_is_refused(broker: str) -> None:
-    """librdkafka would try such an address in the background for ever."""
+def test_an_invalid_address_is_refused(broker: str) -> None:
+    """librdkafka would try such an address in the background without end."""
     with pytest.raises(ConfigError, match="setting broker"):
         Settings(model="m", broker=broker)
 
 
 @pytest.mark.parametrize("broker", ["h:1", "a.b-c:65535, d:2", "[::1]:9092"])
-def test_addresses_of_any_kind_are_taken(broker: str) -> None:
+def test_addresses_of_any_kind_are_accepted(broker: str) -> None:
     """Names, several brokers and IPv6."""
     assert Settings(model="m", broker=broker).broker == broker
 
 
 @pytest.mark.parametrize("name", Topics.__struct_fields__)
-def test_each_topic_has_a_name_of_its_own(name: str) -> None:
-    """An output topic that is the clicks' would feed the worker its own decisions."""
+def test_the_topics_have_different_names(name: str) -> None:
+    """If an output topic were the clicks topic, the worker would read its own decisions."""
     for taken in ({*msgspec.structs.astuple(Topics())} - {getattr(Topics(), name)}) | {""}:
         with pytest.raises(ConfigError, match="five different names"):
             Settings(model="m", topics=Topics(**{name: taken}))

@@ -1,4 +1,4 @@
-"""What `make days` promises: no model is judged on a day that it has learned, and a run that is cut short goes on."""
+"""`make days`: no model is judged on a day that it has learned, and an interrupted run can be continued."""
 
 import argparse
 import json
@@ -58,7 +58,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def test_each_day_is_judged_before_it_is_learned(
     tmp_path: Path, asked: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The model of day N has learned the days before N; the next one goes on from it; --resume runs nothing again."""
+    """The model of day N has learned the days before N; the next one continues from it; --resume repeats no step."""
     out = tmp_path / "days.json"
     command = ["days", "--days", "3..4", "--train", "--epochs 1 --hidden 8", "--out", str(out)]
     monkeypatch.setattr("sys.argv", command)
@@ -80,7 +80,7 @@ def test_each_day_is_judged_before_it_is_learned(
 
 
 def test_only_vsknn_and_markov_must_be_beaten() -> None:
-    """A day on which one of them is as good is a line; the other methods are shown only."""
+    """A day on which one of them is as good is reported; the other methods are only shown."""
     best, less = {"recall20": 0.5, "mrr20": 0.25}, {"recall20": 0.4, "mrr20": 0.2}
     methods = {"eddy": best, "vsknn": less, "markov": less, "popularity": best}
     assert days.failures({"globo-day3": methods}) == []
@@ -89,7 +89,7 @@ def test_only_vsknn_and_markov_must_be_beaten() -> None:
 
 
 @pytest.mark.parametrize("text", ["3", "1..4", "5..4", "3..13", "a..b"])
-def test_days_that_are_none_are_told(text: str) -> None:
+def test_days_that_do_not_exist_are_refused(text: str) -> None:
     """The first two days can only be learned, and there are twelve."""
     with pytest.raises(argparse.ArgumentTypeError, match=r"FIRST\.\.LAST"):
         days.days_of(text)

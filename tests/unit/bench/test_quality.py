@@ -32,7 +32,7 @@ def test_every_pair_of_the_papers_is_one_judged_position(name: str) -> None:
     assert sessions.min() == 2 or sessions.min() > 1
 
 
-def test_what_is_below_a_target_or_a_baseline_is_told() -> None:
+def test_a_missed_target_or_baseline_is_reported() -> None:
     """A target missed and a baseline not beaten are one line each; eddy's other variants are no rivals."""
     methods = {"eddy": METHOD, "vsknn": {"recall20": 0.4, "mrr20": 0.3}, "eddy_carried": {"recall20": 1, "mrr20": 1}}
     assert failures({"elsewhere": methods}) == ["elsewhere: mrr20 0.2500 is not above vsknn with 0.3000"]

@@ -1,4 +1,4 @@
-"""What Eddy's training speed is measured against must itself be right."""
+"""The training loop that Eddy's speed is compared with is correct."""
 
 from pathlib import Path
 

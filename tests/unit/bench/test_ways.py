@@ -1,4 +1,4 @@
-"""The other ways to train must do what they are named for, or their figures say nothing."""
+"""Each alternative training method does what its name says."""
 
 import numpy as np
 import polars as pl

@@ -1,4 +1,4 @@
-"""The simulated shop: what its users can rely on."""
+"""The properties of the simulated shop."""
 
 from itertools import pairwise
 
@@ -20,7 +20,7 @@ COUNT = len(CATEGORIES) * len(BRANDS) * ITEMS_PER_BRAND
 
 
 def test_every_item_is_in_its_category_and_brand_once() -> None:
-    """600 items, each under its own name, with a price."""
+    """The shop has 600 items with different names and a price."""
     placed = [item for brands in SHOP.by_brand for items in brands for item in items]
     assert sorted(placed) == list(range(COUNT)) == list(range(len(SHOP.items)))
     assert len({item.item_id for item in SHOP.items}) == COUNT
@@ -34,7 +34,7 @@ def test_every_item_is_in_its_category_and_brand_once() -> None:
 
 
 def test_successors_are_other_items_of_related_categories() -> None:
-    """Users stay in a group of categories that belong together, and no item follows itself."""
+    """Successors are in related categories, and no item is its own successor."""
     for number, chosen in enumerate(SHOP.successors):
         assert len(set(chosen)) == len(SUCCESSOR_WEIGHTS)
         assert number not in chosen
@@ -42,7 +42,7 @@ def test_successors_are_other_items_of_related_categories() -> None:
 
 
 def test_a_users_brand_is_four_times_as_likely() -> None:
-    """The weights are cumulative, and only the brand's own successors are raised."""
+    """The weights are cumulative, and only successors of the user's brand have a higher weight."""
     for brand, by_item in enumerate(SHOP.weights):
         for number, cumulative in enumerate(by_item):
             single = [cumulative[0], *(b - a for a, b in pairwise(cumulative))]
@@ -50,15 +50,15 @@ def test_a_users_brand_is_four_times_as_likely() -> None:
             assert single == pytest.approx([w * f for w, f in zip(SUCCESSOR_WEIGHTS, factors, strict=True)])
 
 
-def test_the_expensive_items_are_the_ten_dearest_of_a_category() -> None:
-    """Thieves take what costs most."""
+def test_the_expensive_items_are_the_ten_most_expensive_of_a_category() -> None:
+    """Thieves buy the most expensive items."""
     for category, chosen in enumerate(SHOP.expensive):
         prices = sorted((item.price for item in SHOP.items if item.category == category), reverse=True)
         assert [SHOP.items[number].price for number in chosen] == prices[:10]
 
 
 def test_groups_of_categories_do_not_overlap() -> None:
-    """A category is related to itself and to the same others as they are."""
+    """Related categories form groups: being related is symmetric and transitive."""
     groups = {tuple(related(category)) for category in range(len(CATEGORIES))}
     assert sorted(category for group in groups for category in group) == list(range(len(CATEGORIES)))
     assert all(len(group) == NEIGHBOURS for group in groups)

@@ -1,4 +1,4 @@
-"""The simulated shop: repeatable, in order of time, with its truth kept beside the messages."""
+"""The simulated shop: repeatable, in time order, and without the truth in the messages."""
 
 import csv
 import gzip
@@ -19,15 +19,15 @@ SHOP = build_shop()
 START = 1_700_000_000_000
 
 
-def test_the_same_seed_gives_the_same_stream_and_another_seed_another() -> None:
-    """A demo can be shown twice: shop, clicks and truth depend on the seeds alone."""
+def test_only_the_same_seed_gives_the_same_stream() -> None:
+    """A demo is repeatable: shop, clicks and truth depend only on the seeds."""
     first = list(islice(simulate(SHOP, 50, 7, START), 3000))
     assert first == list(islice(simulate(build_shop(), 50, 7, START), 3000))
     assert first != list(islice(simulate(SHOP, 50, 8, START), 3000))
 
 
-def test_time_never_runs_backwards_and_a_users_clicks_have_distinct_times() -> None:
-    """The stream comes in order of time, and user and timestamp name a click."""
+def test_times_ascend_and_a_users_clicks_have_distinct_times() -> None:
+    """The stream is in time order, and user and timestamp identify a click."""
     clicks = [simulated.click for simulated in islice(simulate(SHOP, 80, 3, START), 20_000)]
     assert all(earlier.timestamp <= later.timestamp for earlier, later in pairwise(clicks))
     assert clicks[0].timestamp >= START
@@ -35,7 +35,7 @@ def test_time_never_runs_backwards_and_a_users_clicks_have_distinct_times() -> N
 
 
 def test_the_truth_is_known_and_is_not_in_the_message() -> None:
-    """Bots and thieves act, each as its truth says, and a message does not give them away."""
+    """Bots and thieves behave as their truth describes, and a message does not contain the truth."""
     stream = list(islice(simulate(SHOP, 600, 5, START), 40_000))
     count = Counter(simulated.truth for simulated in stream)
     assert set(count) == {"", "scraper", "repeater", "takeover"}
@@ -54,7 +54,7 @@ def test_the_truth_is_known_and_is_not_in_the_message() -> None:
 
 
 def test_clean_history_holds_people_only_and_every_event_type() -> None:
-    """What a model learns from has no bots in it, covers the shop, and has carts before purchases."""
+    """The training data has no bots, covers the shop, and has carts before purchases."""
     stream = list(islice(simulate_clean(SHOP, 300, 1, START), 30_000))
     assert {simulated.truth for simulated in stream} == {""}
     types = Counter(simulated.click.event_type for simulated in stream)
@@ -87,7 +87,7 @@ def test_the_worker_refuses_every_broken_message() -> None:
 
 @pytest.mark.parametrize("name", ["log.csv", "log.csv.gz"])
 def test_a_log_is_written_the_same_each_time(tmp_path: Path, name: str) -> None:
-    """The log that trains the shop's model can be made again, byte for byte."""
+    """The training log of the shop's model is reproducible byte by byte."""
     paths = tmp_path / "a" / name, tmp_path / "b" / name
     for path in paths:
         assert write_log(islice(simulate_clean(SHOP, 20, 1, START), 500), path) == 500

@@ -1,4 +1,4 @@
-"""What the demo counts, checked by hand on a few clicks."""
+"""The counts of the demo, checked by hand on a few clicks."""
 
 import random
 from collections import Counter
@@ -22,7 +22,7 @@ def alert(user: str, timestamp: int) -> Anomaly:
 
 
 def test_a_hit_is_the_users_next_click_among_those_recommended_at_the_click_before() -> None:
-    """Another user's clicks in between do not count, and a first click is judged by nobody."""
+    """Another user's clicks in between do not count, and a user's first click is not judged."""
     tally = Tally(k=2)
     steps = [
         ("u", "a", ["b", "c"]),  # judged by nobody
@@ -42,7 +42,7 @@ def test_a_hit_is_the_users_next_click_among_those_recommended_at_the_click_befo
 
 
 def test_popularity_is_judged_on_the_same_clicks_with_what_was_popular_then() -> None:
-    """The yardstick knows no more than the recommender did: the stream up to the click before."""
+    """The popularity baseline uses only the stream up to the previous click, as the recommender does."""
     tally = Tally(k=1)
     for timestamp, (user, item) in enumerate([("u", "a"), ("v", "b"), ("v", "b"), ("u", "b"), ("u", "b")]):
         send(tally, user, item, timestamp)
@@ -62,8 +62,8 @@ def test_popularity_equals_a_full_count() -> None:
         assert sorted((count[item] for item in popularity.top), reverse=True) == best
 
 
-def test_a_second_decision_on_a_click_is_seen_as_one() -> None:
-    """A duplicate cannot make up for a missing decision: decisions count clicks, recommendations count messages."""
+def test_a_second_decision_on_a_click_is_not_counted() -> None:
+    """A duplicate does not replace a missing decision: decisions count clicks, recommendations count messages."""
     tally = Tally(k=1)
     send(tally, "u", "a", 1)
     send(tally, "u", "a", 2)
@@ -75,7 +75,7 @@ def test_a_second_decision_on_a_click_is_seen_as_one() -> None:
 
 
 def test_an_alert_is_true_if_the_simulator_says_so() -> None:
-    """The truth of a click is found again by its user and time, before or after its decision."""
+    """The truth of a click is looked up by its user and time, before or after its decision."""
     tally = Tally(k=1)
     send(tally, "bot", "a", 1, truth="scraper")
     send(tally, "u", "a", 2)
@@ -113,6 +113,6 @@ def test_dead_letters_are_counted_by_reason_and_latency_in_ms() -> None:
 
 
 def test_percentiles_by_nearest_rank() -> None:
-    """The usual definition, and zeros for nothing at all."""
+    """Percentiles follow the nearest-rank definition, and are zeros without values."""
     assert percentiles(range(100), (0.5, 0.99)) == [50, 99]
     assert percentiles([], (0.5,)) == [0.0]

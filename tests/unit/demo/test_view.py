@@ -1,4 +1,4 @@
-"""The live page, drawn on a console that records: what a person must be able to read at 100 by 30."""
+"""The live page on a recording console of 100 by 30 characters."""
 
 import io
 
@@ -11,7 +11,7 @@ from stream.events import Anomaly, Click, DeadLetter, Expected, Recommendation
 
 
 def sample() -> Tally:
-    """Two clicks of a user, of which the second was recommended; a true alert, a false one, a dead letter."""
+    """Two clicks of a user, the second of them recommended; a true alert, a false one, a dead letter."""
     tally = Tally(k=2)
     for timestamp, item in ((1_000, "boots-a1"), (2_000, "socks-k2")):
         tally.sent(
@@ -40,7 +40,7 @@ def drawn(tally: Tally) -> list[str]:
 
 
 def test_the_page_shows_hits_truth_latency_reasons_and_device_in_100_by_30() -> None:
-    """Everything a person came for is on one page that fits their terminal."""
+    """All important figures are on one page of this size."""
     lines = drawn(sample())
     page = "\n".join(lines)
     assert len(lines) <= 30
@@ -61,12 +61,12 @@ def test_the_page_shows_hits_truth_latency_reasons_and_device_in_100_by_30() -> 
 
 
 def test_a_page_before_the_first_decision_can_be_drawn() -> None:
-    """Nothing has happened yet, and nothing breaks."""
+    """The page can be drawn without any figures."""
     assert "Eddy" in drawn(Tally(k=20))[0]
 
 
-def test_the_device_is_said_plainly() -> None:
-    """Nobody has to know what an execution provider is."""
+def test_the_device_is_shown_in_plain_words() -> None:
+    """The page shows CPU or GPU instead of the name of an execution provider."""
     assert device_in_words("CPUExecutionProvider") == "on the CPU"
     assert device_in_words("CUDAExecutionProvider") == "on the GPU (CUDA)"
     assert device_in_words("") == "the worker is starting"

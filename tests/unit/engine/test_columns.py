@@ -1,4 +1,4 @@
-"""Words of clicks -> indices, against plain dictionaries."""
+"""The conversion of ids and names to indices, against plain dictionaries."""
 
 from pathlib import Path
 
@@ -54,8 +54,8 @@ def rows(columns: Columns) -> list[tuple[object, ...]]:
 
 @QUICK
 @given(READ)
-def test_each_click_has_the_index_of_its_words(model: Model, read: list[tuple[Click, Origin]]) -> None:
-    """A word that the model does not know has the index behind its last; users of two partitions are two."""
+def test_ids_and_names_become_indices(model: Model, read: list[tuple[Click, Origin]]) -> None:
+    """An unknown id has the index after the last one; equal user ids in two partitions are two users."""
     columns = encoded(model, read)
     assert rows(columns) == [
         (
@@ -80,7 +80,8 @@ def test_each_click_has_the_index_of_its_words(model: Model, read: list[tuple[Cl
 def test_some_of_the_clicks_are_the_same_clicks(
     model: Model, read: list[tuple[Click, Origin]], data: st.DataObject
 ) -> None:
-    """Repeats and failures are taken out of a batch: the rest keeps its order, and no user without a click stays."""
+    """Repeats and failures are removed from a batch: the other clicks keep their order, and users without a click are
+    removed."""
     which = [i for i in range(len(read)) if data.draw(st.booleans())]
     taken = encoded(model, read).take(np.array(which, np.intp))
     expected = encoded(model, [read[i] for i in which])
@@ -89,15 +90,15 @@ def test_some_of_the_clicks_are_the_same_clicks(
     assert taken.ids() == expected.ids()
 
 
-def test_without_a_rule_on_categories_none_is_looked_up(model: Model) -> None:
-    """A worker without a catalogue takes no notice of the clicks' categories."""
+def test_without_a_rule_on_categories_they_are_ignored(model: Model) -> None:
+    """A worker without a catalogue ignores the clicks' categories."""
     encoder = Encoder(model, Rules(), None)
     assert encoder.categories(["shoes", None]).tolist() == [NO_CATEGORY, NO_CATEGORY]
     assert encoder.holds(["cart", "purchase"]).tolist() == [0, 0]
 
 
-def test_categories_are_those_of_the_catalogue_as_it_is_now(model: Model) -> None:
-    """A catalogue that was read again counts for the next batch; the encoder keeps no copy."""
+def test_categories_are_those_of_the_current_catalogue(model: Model) -> None:
+    """The next batch uses the catalogue that was read last; the encoder has no copy."""
     now = {"shoes": 0}
     encoder = Encoder(model, RULES, lambda: now)
     assert encoder.categories(["shoes", "hats"]).tolist() == [0, NO_CATEGORY]
@@ -106,8 +107,8 @@ def test_categories_are_those_of_the_catalogue_as_it_is_now(model: Model) -> Non
     assert encoder.categories(["shoes", "hats"]).tolist() == [NO_CATEGORY, 0]
 
 
-def test_columns_have_the_dtypes_that_the_graphs_take(model: Model) -> None:
-    """Even an empty batch, which numpy would make float64."""
+def test_columns_have_the_dtypes_of_the_graphs(model: Model) -> None:
+    """An empty batch has the right dtypes too; NumPy's default would be float64."""
     for read in ([], [(Click("u", "i1", 5), Origin("clicks", 0, 0))]):
         columns = encoded(model, read)
         assert [part.dtype for part in (columns.owner, columns.offset, columns.time_ms)] == [np.intp, "int64", "int64"]

@@ -1,4 +1,4 @@
-"""The engine against the clear slow version: one click at a time, one user in a batch."""
+"""The engine against a slow version: one click at a time, one user in a batch."""
 
 import itertools
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_batches_equal_single_clicks_bit_for_bit(
 
 
 def test_one_click_is_one_step_of_the_model(model: Model, model_dir: Path) -> None:
-    """The decision and the row are what step.onnx and score.onnx say, nothing more."""
+    """The decision and the row equal the results of step.onnx and score.onnx."""
     engine = engine_of(model, model_dir)
     cycle = run(engine, [click("a", "i3"), click("a", "i4", second=90)])
     surprise, state = stepped(model, [("i3", None), ("i4", 90_000)])
@@ -85,8 +85,8 @@ def test_one_click_is_one_step_of_the_model(model: Model, model_dir: Path) -> No
     assert row["clicks"].tolist() == [2]
 
 
-def test_nothing_is_in_place_before_commit(model: Model, model_dir: Path) -> None:
-    """A rolled-back transaction needs no undo: the same clicks give the same cycle again."""
+def test_the_arena_does_not_change_before_commit(model: Model, model_dir: Path) -> None:
+    """After a rolled-back transaction the same clicks give the same cycle again."""
     engine = engine_of(model, model_dir)
     run(engine, [click("a", "i1")])
     before = engine.arena.rows(ONE)
@@ -99,7 +99,7 @@ def test_nothing_is_in_place_before_commit(model: Model, model_dir: Path) -> Non
 
 
 def test_a_click_already_applied_is_counted_and_changes_nothing(model: Model, model_dir: Path) -> None:
-    """Offsets turned back by an operator cannot step a state twice."""
+    """After an operator has reset the offsets, no click updates a state twice."""
     engine = engine_of(model, model_dir)
     clicks = [click("a", f"i{n}", n) for n in range(4)]
     run(engine, clicks[:3])
@@ -110,7 +110,7 @@ def test_a_click_already_applied_is_counted_and_changes_nothing(model: Model, mo
 
 
 def test_an_unknown_item_advances_the_state_and_is_never_recommended(model: Model, model_dir: Path) -> None:
-    """New items are normal in a shop: the click counts, and the list holds known items only."""
+    """A click on a new item updates the state, and lists have known items only."""
     engine = engine_of(model, model_dir, k=50)
     cycle = run(engine, [click("a", "i1"), click("a", "brand new", 5)])
     assert len(cycle.recommendations) == 2
@@ -119,7 +119,7 @@ def test_an_unknown_item_advances_the_state_and_is_never_recommended(model: Mode
     assert np.frombuffer(engine.arena.rows(ONE)[b"a"], engine.arena.dtype)["clicks"][0] == 2
 
 
-def test_what_was_just_seen_is_left_out_and_the_list_stays_full(model: Model, model_dir: Path) -> None:
+def test_recent_items_are_left_out_and_the_list_stays_full(model: Model, model_dir: Path) -> None:
     """exclude_recent = N leaves out the items of the last N clicks; 0 leaves none out."""
     clicks = [click("a", f"i{n}", n) for n in range(6)]
     whole = run(engine_of(model, model_dir, k=50, exclude_recent=0), clicks).recommendations[-1].items
@@ -129,7 +129,7 @@ def test_what_was_just_seen_is_left_out_and_the_list_stays_full(model: Model, mo
 
 
 def test_users_of_one_name_in_two_partitions_are_two_states(model: Model, model_dir: Path) -> None:
-    """A state belongs to its partition: that is what moves to another worker."""
+    """A state belongs to its partition, because a rebalance moves partitions."""
     engine = engine_of(model, model_dir)
     for partition in (0, 1):
         run(engine, [click("a", "i1")], partition=partition)
@@ -138,7 +138,7 @@ def test_users_of_one_name_in_two_partitions_are_two_states(model: Model, model_
     assert list(engine.arena.rows(Partition("clicks", 1))) == [b"a"]
 
 
-def test_an_alert_says_what_was_expected_and_by_which_rule(model: Model, model_dir: Path) -> None:
+def test_an_alert_has_the_expected_items_and_its_rule(model: Model, model_dir: Path) -> None:
     """Every anomaly is a recommendation's click with p-value at or below the threshold."""
     engine = engine_of(model, model_dir)
     rng = np.random.default_rng(1)
@@ -151,13 +151,13 @@ def test_an_alert_says_what_was_expected_and_by_which_rule(model: Model, model_d
 
 
 def test_no_clicks_are_no_decisions(model: Model, model_dir: Path) -> None:
-    """A cycle in which every message was bad."""
+    """A cycle without a valid click gives no decisions."""
     decided = process(engine_of(model, model_dir), [])
     assert (decided.recommendations, decided.anomalies, decided.cycle.staged.changelog) == ([], [], [])
 
 
 def test_a_late_click_does_not_turn_the_clock_back(model: Model, model_dir: Path) -> None:
-    """Its gap counts as none, and the next click's gap runs from the newest time seen."""
+    """The gap of a late click is 0, and the next gap is measured from the newest time."""
     engine = engine_of(model, model_dir)
     decided = run(engine, [click("a", "i1", 7200), click("a", "i2", 0), click("a", "i3", 7260)])
     row = np.frombuffer(engine.arena.rows(ONE)[b"a"], engine.arena.dtype)[0]
@@ -168,5 +168,5 @@ def test_a_late_click_does_not_turn_the_clock_back(model: Model, model_dir: Path
 
 
 def test_a_row_does_not_depend_on_its_batch(model: Model) -> None:
-    """The probe the worker runs at start passes on a CPU."""
+    """The worker's check at the start passes on a CPU."""
     assert batch_invariant(model, k=5)

@@ -1,4 +1,4 @@
-"""A result that is NaN or infinite is kept out of the states: it would poison its user for ever."""
+"""A result that is NaN or infinite is never written to a state: it would spoil all later results of the user."""
 
 import itertools
 import shutil
@@ -66,7 +66,7 @@ CLICKS = [
 
 
 def test_such_a_click_has_no_decision_and_leaves_the_state_as_it_was(spoiled: Path) -> None:
-    """Only its offset and its time are kept, so it is not tried again; the user goes on from the state before it."""
+    """Only its offset and its time are stored, so it is not tried again; the user continues with the earlier state."""
     engine = engine_of(spoiled)
     decided = run(engine, CLICKS)
     assert decided.cycle.failed.tolist() == [1, 3, 4]
@@ -79,7 +79,7 @@ def test_such_a_click_has_no_decision_and_leaves_the_state_as_it_was(spoiled: Pa
 
 
 def test_no_other_click_is_touched_by_it(spoiled: Path) -> None:
-    """The other clicks have the decisions and states that they have without it, in one batch and one by one."""
+    """All other clicks have the same decisions and states as without it, in one batch and one by one."""
     clicks = [Click(one.user_id, one.item_id, START_MS) for one in CLICKS]
     good = [i for i, one in enumerate(clicks) if one.item_id != "i7"]
     alone = engine_of(spoiled)

@@ -1,4 +1,4 @@
-"""The engine decides as a plain loop over the clicks does, one click at a time and without any code in common."""
+"""The engine against a plain loop over the clicks that shares no code with it."""
 
 import json
 import random
@@ -18,7 +18,8 @@ DAY_MS = 86_400_000
 
 @pytest.mark.parametrize("alpha", [0.001, 0.3])
 def test_decisions_alerts_and_rows_are_those_of_a_plain_loop(model_dir: Path, alpha: float) -> None:
-    """Lists, surprise, p-values, alerts and every byte of the rows, over months in which users are forgotten."""
+    """Lists, surprise, p-values, alerts and every byte of the rows are equal, over months in which users are
+    forgotten."""
     rng = random.Random(4)
     clicks = [
         Click(

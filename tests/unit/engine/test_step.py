@@ -1,4 +1,4 @@
-"""What a step leaves in a row beside the model's state, against plain lists."""
+"""The fields of a row beside the model's state, against plain lists."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,7 +60,8 @@ def stepped(model: Model, steps: Sequence[Step]) -> tuple[dict[str, np.void], Ro
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
 @given(STEPS)
 def test_a_row_keeps_counts_times_and_the_last_items(model: Model, steps: list[Step]) -> None:
-    """Clicks applied, newest time, last offset, last items and held items are those of a plain walk over the clicks."""
+    """Clicks applied, newest time, last offset, last items and held items equal those of a plain loop over the
+    clicks."""
     rows, _ = stepped(model, steps)
     for user, row in rows.items():
         mine = [(i, *step[1:]) for i, step in enumerate(steps) if step[0] == user]
@@ -82,7 +83,7 @@ def test_a_row_keeps_counts_times_and_the_last_items(model: Model, steps: list[S
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15, deadline=None)
 @given(STEPS, st.integers(0, 14))
 def test_rows_do_not_depend_on_where_a_batch_is_cut(model: Model, steps: list[Step], cut: int) -> None:
-    """Two batches leave the bytes that one leaves: rows carry all that the next click needs."""
+    """Two batches give the same bytes as one batch: a row has everything that the next click needs."""
     whole, _ = stepped(model, steps)
     clicks = columns(model, steps)
     rows = new_rows(len(clicks.owners), row_dtype(model.manifest.state, RECENT), 1)
@@ -95,7 +96,7 @@ def test_rows_do_not_depend_on_where_a_batch_is_cut(model: Model, steps: list[St
 
 
 def test_what_steps_return_is_the_row_around_each_click(model: Model) -> None:
-    """`before` is the state that the click found, `after` the state that it left, also of two clicks of one user."""
+    """`before` is the state before the click and `after` the state after it, also for two clicks of one user."""
     steps = [("a", "i1", "view", 0), ("b", "i2", "buy", 1), ("a", "i3", "view", 2)]
     clicks = columns(model, steps)
     rows = new_rows(2, row_dtype(model.manifest.state, RECENT), 1)
@@ -118,8 +119,8 @@ EDGES = (0, 1_000, 60_000, SESSION_GAP_MS)
 
 @given(st.lists(st.tuples(st.integers(0, 2 * SESSION_GAP_MS) | st.sampled_from(EDGES), st.booleans()), max_size=9))
 @settings(max_examples=40)
-def test_a_gaps_bucket_is_the_number_of_edges_it_reaches(gaps: list[tuple[int, bool]]) -> None:
-    """A gap of exactly an edge has reached it, and a first click has the bucket 0 whatever its gap."""
+def test_a_gaps_bucket_is_the_number_of_edges_up_to_it(gaps: list[tuple[int, bool]]) -> None:
+    """A gap equal to an edge is above it, and a first click has the bucket 0."""
     gap_ms = np.array([gap for gap, _ in gaps], np.int64)
     first = np.array([first for _, first in gaps], np.bool_)
     expected = [0 if first else 1 + sum(edge <= gap for edge in EDGES) for gap, first in gaps]
@@ -129,5 +130,5 @@ def test_a_gaps_bucket_is_the_number_of_edges_it_reaches(gaps: list[tuple[int, b
 
 
 def test_a_session_starts_after_half_an_hour_to_the_millisecond() -> None:
-    """The border that a shop's own web analytics has."""
+    """A gap of exactly 30 minutes starts a session, one ms less does not."""
     assert starts_session(np.array([0, 1_799_999, 1_800_000, 10**9])).tolist() == [False, False, True, True]

@@ -9,7 +9,7 @@ from stream.engine.waves import waves
 
 @given(st.lists(st.integers(0, 6), max_size=60))
 def test_waves_hold_every_click_once_and_keep_each_users_order(owner: list[int]) -> None:
-    """Wave w is exactly the w-th click of each user that has one."""
+    """Wave w has exactly the w-th click of each user."""
     turns: dict[int, int] = {}
     want: list[list[int]] = []
     for position, user in enumerate(owner):

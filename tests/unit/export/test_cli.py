@@ -17,7 +17,7 @@ LOG = "user_id,item_id,timestamp\n" + "".join(f"u{i % 3},i{i % 5},{1_700_000_000
 
 
 @pytest.mark.parametrize("command", [train, evaluate, replay])
-def test_help_teaches_with_an_example(command: click.Command) -> None:
+def test_help_has_an_example(command: click.Command) -> None:
     """Each command's help shows a command line that works."""
     shown = CliRunner().invoke(command, ["--help"])
     assert shown.exit_code == 0
@@ -25,7 +25,7 @@ def test_help_teaches_with_an_example(command: click.Command) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "arguments", "says"),
+    ("command", "arguments", "fragment"),
     [
         (train, ["missing.csv", "--out", "m/1"], "no such file"),
         (train, ["log.csv", "--out", "m/1"], "30 clicks; at least 200"),
@@ -50,24 +50,24 @@ def test_help_teaches_with_an_example(command: click.Command) -> None:
         (replay, ["log.csv", "--broker", "localhost:1", "--speed", "max"], "localhost:1 cannot be reached"),
     ],
 )
-def test_mistakes_are_told_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: click.Command, arguments: list[str], says: str
+def test_mistakes_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: click.Command, arguments: list[str], fragment: str
 ) -> None:
-    """What the operator got wrong comes back as one line of a ConfigError."""
+    """A wrong argument raises a ConfigError of one line."""
     monkeypatch.setattr("export.replay.CONNECT_S", 1.0)
     monkeypatch.chdir(tmp_path)
     Path("log.csv").write_text(LOG)
     result = CliRunner().invoke(command, arguments)
     assert isinstance(result.exception, ConfigError)
-    assert says in str(result.exception)
+    assert fragment in str(result.exception)
     assert "\n" not in str(result.exception)
 
 
 @pytest.mark.parametrize("arguments", [["missing.csv", "--out", "m/1"], ["log.csv", "--out", "log.csv/1"]])
-def test_a_wrong_path_is_told_before_torch_is_loaded(
+def test_a_wrong_path_is_reported_before_torch_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
-    """Nobody waits for torch to hear of a wrong file name, and nothing is left at --out."""
+    """A wrong file name is reported without loading torch, and --out is not created."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "torch", None)
     Path("log.csv").write_text(LOG)
@@ -97,7 +97,7 @@ def test_a_wrong_speed_is_refused(tmp_path: Path, speed: str) -> None:
 
 
 def test_brackets_and_colons_of_a_log_are_printed_as_they_are(tmp_path: Path) -> None:
-    """What rich would take for markup or an emoji is a value of the log, or its name."""
+    """Text that rich would read as markup or an emoji is printed unchanged."""
     log = tmp_path / "clicks[de].csv"
     log.write_text(LOG + "u1,i1,[/b]:apple:\n")
     shown = CliRunner().invoke(train, [str(log), "--out", str(tmp_path / "m" / "1")])

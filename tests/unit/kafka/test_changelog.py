@@ -1,4 +1,4 @@
-"""Where a worker's partitions stand, with a consumer that answers as librdkafka does."""
+"""Reading offsets and rows, with a consumer that answers as librdkafka does."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -18,7 +18,8 @@ ONE, TWO = Partition("clicks", 0), Partition("clicks", 1)
 
 
 class Kafka:
-    """Partitions with their ends, a group's offsets and the changelog's messages. Its consumers stand at Consumer."""
+    """Partitions with their ends, a group's offsets and the changelog's messages. Its consumers replace
+    confluent_kafka.Consumer."""
 
     def __init__(self) -> None:
         self.ends: dict[tuple[str, int], tuple[int, int]] = {}
@@ -70,7 +71,7 @@ def message(partition: int, offset: int, key: bytes, value: bytes | None) -> Any
 
 
 def end_of(partition: int, offset: int, code: int = KafkaError._PARTITION_EOF) -> Any:
-    """The event that a consumer gets at the end of a partition, or with another code an error."""
+    """The end-of-partition event of a consumer; with a different code, an error."""
     return SimpleNamespace(partition=lambda: partition, offset=lambda: offset, error=lambda: KafkaError(code))
 
 
@@ -89,7 +90,7 @@ def read(partitions: list[Partition]) -> tuple[dict[Partition, dict[bytes, bytes
     return {p: {key: row for key, row in rows.items() if row is not None} for p, rows in found.items()}, marks
 
 
-def test_a_group_goes_on_where_it_committed_and_begins_at_the_first_offset(kafka: Kafka) -> None:
+def test_a_group_continues_at_its_commit_or_begins_at_the_first_offset(kafka: Kafka) -> None:
     """A partition without a committed offset is read from the oldest click that Kafka still has."""
     kafka.committed = [lambda: {ONE: 25}]
     kafka.ends = {ONE: (10, 90), TWO: (7, 9)}
@@ -98,15 +99,15 @@ def test_a_group_goes_on_where_it_committed_and_begins_at_the_first_offset(kafka
 
 
 def test_an_offset_whose_clicks_kafka_has_deleted_is_kept(kafka: Kafka) -> None:
-    """The loss is found at the fetch and counted: going on at the first click there is would hide it."""
+    """The fetch finds and counts the loss. Starting at the first existing click would hide it."""
     kafka.committed = [lambda: {ONE: 3}]
     kafka.ends = {ONE: (10, 90)}
     assert reader().positions([ONE]) == {ONE: Position(3, 3)}
 
 
 @pytest.mark.parametrize(("offset", "fits"), [(90, True), (91, False)])
-def test_an_offset_behind_the_end_is_another_topics(kafka: Kafka, offset: int, fits: bool) -> None:
-    """A topic that was created again has new clicks at old offsets: the start is refused with the remedy."""
+def test_an_offset_beyond_the_end_is_refused(kafka: Kafka, offset: int, fits: bool) -> None:
+    """A topic that was created again has new clicks at old offsets: the error has the remedy."""
     kafka.committed = [lambda: {ONE: offset}]
     kafka.ends = {ONE: (0, 90)}
     if fits:
@@ -116,15 +117,15 @@ def test_an_offset_behind_the_end_is_another_topics(kafka: Kafka, offset: int, f
         reader().positions([ONE])
 
 
-def test_a_pending_transaction_over_the_offsets_is_waited_for(kafka: Kafka) -> None:
-    """An offset read before a dead worker's transaction was decided would repeat its decisions."""
+def test_reading_waits_for_a_pending_transaction(kafka: Kafka) -> None:
+    """An offset that is read before a dead worker's transaction has ended would repeat its decisions."""
     kafka.committed = [pending, pending, lambda: {ONE: 5}]
     kafka.ends = {ONE: (0, 9)}
     assert reader().positions([ONE]) == {ONE: Position(5, 5)}
 
 
-def test_a_transaction_that_is_never_decided_is_an_error(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the longest time that a transaction can take, waiting ends with Kafka's own error."""
+def test_a_transaction_that_never_ends_is_an_error(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the longest possible time of a transaction, Kafka's own error is raised."""
     monkeypatch.setattr(changelog, "STABLE_S", -1.0)
     kafka.committed = [pending]
     with pytest.raises(KafkaException, match="UNSTABLE_OFFSET_COMMIT"):
@@ -153,7 +154,7 @@ ROWS = st.lists(
 def test_rows_are_the_newest_of_each_user(
     kafka: Kafka, written: list[tuple[int, bytes, bytes | Mark | None]], batch: int, markers: list[int]
 ) -> None:
-    """However the messages come in batches: the last value of a key counts, and a tombstone takes the key away."""
+    """In every split into batches, the last value of a key counts, and a tombstone removes the key."""
     expected: dict[int, dict[bytes, bytes]] = {0: {}, 1: {}}
     expected_marks: dict[int, Mark] = {}
     offsets, messages = [0, 0], []
@@ -177,20 +178,21 @@ def test_rows_are_the_newest_of_each_user(
 
 
 def test_an_end_before_the_high_watermark_is_not_the_end(kafka: Kafka) -> None:
-    """While a dead worker's transaction is open, a read_committed consumer stops before it: the rows behind count."""
+    """While a dead worker's transaction is open, a read_committed consumer stops before it; the rows after it are read,
+    too."""
     kafka.ends = {("eddy-changelog", 0): (0, 3)}
     kafka.batches = [[message(0, 0, b"a", b"old"), end_of(0, 1)], [], [message(0, 1, b"a", b"new"), end_of(0, 3)]]
     assert read([ONE])[0] == {ONE: {b"a": b"new"}}
 
 
-def test_an_empty_changelog_is_not_waited_for(kafka: Kafka) -> None:
-    """A new group, or a partition that compaction emptied, has no rows and costs no time."""
+def test_an_empty_changelog_needs_no_waiting(kafka: Kafka) -> None:
+    """A new group, or a partition that compaction emptied, has no rows, and reading returns at once."""
     kafka.ends = {("eddy-changelog", 0): (0, 0), ("eddy-changelog", 1): (8, 8)}
     assert read([ONE, TWO]) == ({ONE: {}, TWO: {}}, {})
 
 
 def test_a_changelog_that_cannot_be_read_to_its_end_is_an_error(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of the rows are never taken for all of them; the message names the partitions that are not complete."""
+    """Incomplete rows are never used; the error names the incomplete partitions."""
     monkeypatch.setattr(changelog, "STABLE_S", -1.0)
     kafka.ends = {("eddy-changelog", 0): (0, 1), ("eddy-changelog", 1): (0, 5)}
     kafka.batches = [[message(0, 0, b"a", b"1"), message(1, 0, b"b", b"2")]]
@@ -200,7 +202,7 @@ def test_a_changelog_that_cannot_be_read_to_its_end_is_an_error(kafka: Kafka, mo
 
 
 def test_an_error_of_the_consumer_is_raised(kafka: Kafka) -> None:
-    """A deleted row segment or a lost right is no end of the changelog."""
+    """A deleted segment or a missing permission does not count as the end of the changelog."""
     kafka.ends = {("eddy-changelog", 0): (0, 5)}
     kafka.batches = [[end_of(0, 2, KafkaError.TOPIC_AUTHORIZATION_FAILED)]]
     with pytest.raises(KafkaException, match="TOPIC_AUTHORIZATION_FAILED"):
@@ -227,7 +229,7 @@ def test_mark_of_another_version_is_refused(kafka: Kafka) -> None:
 
 
 def test_no_user_has_the_position_as_key() -> None:
-    """The one row that is no user's has a key that is not UTF-8, as every user id is."""
+    """The key of the position row is not UTF-8, so it cannot be a user id."""
     with pytest.raises(UnicodeDecodeError):
         POSITION_KEY.decode()
 
@@ -244,9 +246,9 @@ def test_no_user_has_the_position_as_key() -> None:
         (9, 7, ["at offset 7", "is at 9", "another --group and --changelog-topic"]),
     ],
 )
-def test_what_does_not_belong_together_is_said_with_the_way_out(
+def test_offsets_and_rows_that_disagree_are_an_error_with_the_remedy(
     committed: int | None, position: int | None, words: list[str]
 ) -> None:
-    """Each of the three cases names group, partition, both offsets and the options to change."""
+    """The error of each case names group, partition, both offsets and the options to change."""
     text = str(disagreement("shop", ONE, committed, position))
     assert [word for word in ["group shop", "clicks-0", *words] if word not in text] == []

@@ -1,4 +1,4 @@
-"""What becomes of a transaction, with a producer that answers as librdkafka does."""
+"""The outcomes of a transaction, with a producer that answers as librdkafka does."""
 
 import asyncio
 import os
@@ -28,7 +28,8 @@ def error(name: str, **what: bool) -> KafkaException:
 
 
 class Producer:
-    """Stands at confluent_kafka's place: keeps every call, and fails the next calls of a method as `fails` says."""
+    """Replaces confluent_kafka.Producer: records every call, and raises the errors in `fails` for the next calls of a
+    method."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
@@ -68,7 +69,7 @@ class Producer:
 
 
 class Ended(Exception):
-    """The process would have ended here."""
+    """Raised where the process would end."""
 
 
 @pytest.fixture
@@ -92,7 +93,8 @@ RECORDS = [Record("recommendations", b"u", b"{}"), Record("eddy-changelog", b"u"
 
 
 def test_a_transaction_is_begin_produce_offsets_commit(started: tuple[Delivery, Producer]) -> None:
-    """All records, then the source offsets with the membership, then the commit: nothing stands outside of it."""
+    """All records, then the source offsets with the membership, then the commit: everything is inside the
+    transaction."""
     made, producer = started
     assert commit(made, RECORDS) is Outcome.COMMITTED
     assert producer.names() == ["begin_transaction", "produce", "produce", *STEPS[2:]]
@@ -108,7 +110,8 @@ def test_a_transaction_is_begin_produce_offsets_commit(started: tuple[Delivery, 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("name", ["TRANSACTIONAL_ID_AUTHORIZATION_FAILED", "_TIMED_OUT", "ILLEGAL_GENERATION"])
 def test_an_error_that_requires_an_abort_rolls_back(started: tuple[Delivery, Producer], step: str, name: str) -> None:
-    """Whichever step it comes from: one abort, no commit behind it, and the outcome says whether the group moved on."""
+    """After an error in any step there is one abort and no commit, and the outcome shows if the group has a new
+    generation."""
     made, producer = started
     producer.fails[step] = [error(name, txn_requires_abort=True)]
     expected = Outcome.STALE if name in STALE else Outcome.ROLLED_BACK
@@ -120,8 +123,8 @@ def test_an_error_that_requires_an_abort_rolls_back(started: tuple[Delivery, Pro
 
 
 @pytest.mark.parametrize("name", sorted(STALE))
-def test_a_group_that_moved_on_is_told_apart(started: tuple[Delivery, Producer], name: str) -> None:
-    """The records belong to another worker now: the caller may not send them again."""
+def test_a_new_generation_of_the_group_has_its_own_outcome(started: tuple[Delivery, Producer], name: str) -> None:
+    """The records may belong to a different worker now, so the caller must not send them again."""
     made, producer = started
     producer.fails["send_offsets_to_transaction"] = [error(name, txn_requires_abort=True)]
     assert commit(made, RECORDS) is Outcome.STALE
@@ -130,7 +133,7 @@ def test_a_group_that_moved_on_is_told_apart(started: tuple[Delivery, Producer],
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("name", sorted(FENCED))
 def test_a_fenced_worker_writes_nothing_more(started: tuple[Delivery, Producer], step: str, name: str) -> None:
-    """Another producer has the id: no abort, no second try, and the error says which it was."""
+    """If another producer uses the id, there is no abort and no second try, and the error has Kafka's name for it."""
     made, producer = started
     producer.fails[step] = [error(name, fatal=True)]
     with pytest.raises(Fenced, match=name):
@@ -138,8 +141,8 @@ def test_a_fenced_worker_writes_nothing_more(started: tuple[Delivery, Producer],
     assert producer.names()[-1] == step
 
 
-def test_a_record_that_the_topic_refuses_is_said_with_the_remedy(started: tuple[Delivery, Producer]) -> None:
-    """The same records would be refused for ever: the worker ends with what to change instead of trying again."""
+def test_a_record_that_the_topic_refuses_is_an_error_with_the_remedy(started: tuple[Delivery, Producer]) -> None:
+    """The same records would be refused again, so the worker ends and prints what to change."""
     made, producer = started
     producer.fails["commit_transaction"] = [error("MSG_SIZE_TOO_LARGE", txn_requires_abort=True)]
     with pytest.raises(ConfigError, match=r"max\.message\.bytes"):
@@ -147,8 +150,8 @@ def test_a_record_that_the_topic_refuses_is_said_with_the_remedy(started: tuple[
 
 
 @pytest.mark.parametrize("fatal", [True, False])
-def test_a_broken_producer_is_no_outcome(started: tuple[Delivery, Producer], fatal: bool) -> None:
-    """An error that an abort cannot mend is raised as it is: nobody takes it for a rollback."""
+def test_the_error_of_a_broken_producer_is_raised(started: tuple[Delivery, Producer], fatal: bool) -> None:
+    """An error that an abort cannot repair is raised unchanged, and is not a rollback."""
     made, producer = started
     producer.fails["commit_transaction"] = [error("_STATE", fatal=fatal, txn_requires_abort=fatal)]
     with pytest.raises(KafkaException, match="_STATE"):
@@ -158,10 +161,10 @@ def test_a_broken_producer_is_no_outcome(started: tuple[Delivery, Producer], fat
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
 @given(times=st.tuples(*[st.integers(0, 3)] * 3), needs_abort=st.booleans())
-def test_a_call_of_unknown_outcome_is_repeated_and_never_the_work(
+def test_a_call_that_timed_out_is_repeated_but_not_the_records(
     started: tuple[Delivery, Producer], times: tuple[int, int, int], needs_abort: bool
 ) -> None:
-    """Timeouts repeat the call that timed out, and only this one: each record is produced once."""
+    """Only the call that timed out is repeated: each record is produced once."""
     made, producer = started
     producer.calls.clear()
     offsets, commits, aborts = times
@@ -189,8 +192,8 @@ def test_a_retriable_error_that_requires_an_abort_is_not_repeated(started: tuple
     assert producer.names().count("commit_transaction") == 1
 
 
-def test_a_full_queue_is_waited_for(started: tuple[Delivery, Producer]) -> None:
-    """A record that finds the queue full is produced after some of it went out: none is lost or written twice."""
+def test_producing_waits_while_the_queue_is_full(started: tuple[Delivery, Producer]) -> None:
+    """If the queue is full, a record is produced later: none is lost or written twice."""
     made, producer = started
     producer.fails["produce"] = [BufferError(), BufferError()]
     assert commit(made, RECORDS) is Outcome.COMMITTED
@@ -198,8 +201,8 @@ def test_a_full_queue_is_waited_for(started: tuple[Delivery, Producer]) -> None:
     assert [call[1] for call in producer.calls if call[0] == "produce"] == ["recommendations"] * 3 + ["eddy-changelog"]
 
 
-def test_start_fences_the_process_before_and_is_repeated(started: tuple[Delivery, Producer]) -> None:
-    """A broker that is slow at the start of a worker costs time, not the worker."""
+def test_start_fences_the_previous_process_and_is_repeated(started: tuple[Delivery, Producer]) -> None:
+    """A broker that is slow when a worker starts delays the worker but does not end it."""
     made, producer = started
     producer.fails["init_transactions"] = [error("_TIMED_OUT", retriable=True)]
     asyncio.run(made.start())
@@ -243,7 +246,7 @@ def test_the_producer_is_set_up_for_its_topics(started: tuple[Delivery, Producer
 )
 @settings(max_examples=40)
 def test_a_membership_can_be_read_back(group: str, generation: int, member: str, instance: str | None) -> None:
-    """Its bytes are a mark, four bytes, zero-ended strings and a flag, whatever the names: nothing runs together."""
+    """For any names, the bytes are a mark, four bytes, zero-terminated strings and a flag."""
     data = group_metadata(group, generation, member, instance)
     assert data[:7] == b"CGMDv2:"
     assert int.from_bytes(data[7:11], "little") == generation
@@ -253,7 +256,7 @@ def test_a_membership_can_be_read_back(group: str, generation: int, member: str,
 
 
 def test_workers_of_one_machine_have_the_lowest_free_numbers(tmp_path: Path) -> None:
-    """A worker that ends gives its number back, and the next one takes it: transactional ids stay few."""
+    """The number of a worker that has ended is used again, so there are few transactional ids."""
     directory = tmp_path / "not" / "there"
     locks = [WorkerLock(directory) for _ in range(3)]
     assert [lock.worker_id for lock in locks] == ["0", "1", "2"]
@@ -262,14 +265,14 @@ def test_workers_of_one_machine_have_the_lowest_free_numbers(tmp_path: Path) -> 
     assert WorkerLock(directory).worker_id == "3"
 
 
-def test_workers_of_other_directories_do_not_share_numbers(tmp_path: Path) -> None:
-    """Two groups on one machine keep their numbers apart by --data-dir."""
+def test_workers_with_different_directories_have_their_own_numbers(tmp_path: Path) -> None:
+    """Two groups on one machine have separate numbers with different --data-dir."""
     one, two = WorkerLock(tmp_path / "a"), WorkerLock(tmp_path / "b")
     assert (one.worker_id, two.worker_id) == ("0", "0")
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    """A file in the place of the directory is one line with both ways out."""
+    """If the data directory is a file, one line names both remedies."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"file.*--worker-id or --data-dir"):
+    with pytest.raises(ConfigError, match=r"file.*--worker-id or another --data-dir"):
         WorkerLock(tmp_path / "file")

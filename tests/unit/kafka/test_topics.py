@@ -26,7 +26,7 @@ BROKER = "broker:9092"
 
 
 class Future:
-    """Answers at once."""
+    """A future that has its result."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
@@ -38,7 +38,7 @@ class Future:
 
 
 class Cluster:
-    """A Kafka of one broker: topics with partitions and configurations. Stands at AdminClient's place."""
+    """A Kafka of one broker: topics with partitions and configurations. Replaces AdminClient."""
 
     def __init__(self, partitions: Mapping[str, int], configs: Mapping[str, dict[str, str]] | None = None) -> None:
         self.partitions = dict(partitions)
@@ -91,8 +91,8 @@ def whole(count: int = 4) -> dict[str, int]:
     return dict.fromkeys(NAMES, count)
 
 
-def test_a_whole_set_of_topics_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every topic with its partitions; only the changelog must have as many as the clicks."""
+def test_a_complete_set_of_topics_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every topic with its partitions; only the changelog must have as many as the clicks topic."""
     cluster(monkeypatch, {**whole(), "recommendations": 9, "another application's": 1})
     assert check_topics(BROKER, TOPICS) == {**whole(), "recommendations": 9}
 
@@ -101,23 +101,23 @@ def test_a_whole_set_of_topics_is_accepted(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_missing_topic_is_named_with_the_command_that_creates_it(
     monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
-    """A worker creates nothing itself: a wrong --broker would leave topics on somebody else's Kafka."""
+    """A worker creates no topics: with a wrong --broker they would be on a different Kafka."""
     made = cluster(monkeypatch, {name: 4 for name in NAMES if name != missing})
     with pytest.raises(ConfigError, match=rf"no topic {missing} on {BROKER}.*eddy topics create"):
         check_topics(BROKER, TOPICS)
     assert made.created == {}
 
 
-def test_a_changelog_of_other_partitions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Partition p of the changelog holds the users of partition p of the clicks: the numbers must be equal."""
+def test_a_changelog_with_a_different_number_of_partitions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Partition p of the changelog has the users of partition p of the clicks, so the numbers must be equal."""
     cluster(monkeypatch, {**whole(4), "eddy-changelog": 8})
     with pytest.raises(ConfigError, match="has 8 partitions, clicks has 4"):
         check_topics(BROKER, TOPICS)
 
 
 @pytest.mark.parametrize(("policy", "fits"), [("compact", True), ("delete", False), ("compact,delete", False)])
-def test_a_changelog_that_forgets_by_age_is_refused(monkeypatch: pytest.MonkeyPatch, policy: str, fits: bool) -> None:
-    """Kafka would delete the states of users who come back after a week: the message has the command against it."""
+def test_a_changelog_that_deletes_by_age_is_refused(monkeypatch: pytest.MonkeyPatch, policy: str, fits: bool) -> None:
+    """Kafka would delete states after a week: the error has the command that prevents it."""
     made = cluster(monkeypatch, whole())
     made.configs["eddy-changelog"]["cleanup.policy"] = policy
     if fits:
@@ -129,10 +129,10 @@ def test_a_changelog_that_forgets_by_age_is_refused(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("name", ["recommendations", "anomalies", "clicks-dead-letter"])
 @pytest.mark.parametrize(("limit", "fits"), [(SMALLEST_LIMIT, True), (SMALLEST_LIMIT - 1, False)])
-def test_a_topic_that_is_too_small_for_its_events_is_refused(
+def test_a_topic_with_a_limit_too_small_for_its_events_is_refused(
     monkeypatch: pytest.MonkeyPatch, name: str, limit: int, fits: bool
 ) -> None:
-    """At the start, with the number that is needed, and not at the first event that does not fit."""
+    """The start is refused, with the limit that is needed, instead of a failure at the first large event."""
     made = cluster(monkeypatch, whole())
     made.configs[name][LIMIT] = str(limit)
     if fits:
@@ -152,7 +152,7 @@ def test_no_broker_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_only_what_is_missing_is_created(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Existing topics stay as they are, and the report says which are new."""
+    """Existing topics stay as they are, and the result shows which are new."""
     made = cluster(monkeypatch, {"anomalies": 7})
     done = create_topics(BROKER, TOPICS, partitions=4, replication=3)
     assert done["anomalies"] == "exists, 7 partitions"
@@ -165,16 +165,16 @@ def test_only_what_is_missing_is_created(monkeypatch: pytest.MonkeyPatch) -> Non
     }
 
 
-def test_a_new_changelog_follows_the_clicks_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The number on the command line does not count against a clicks topic that exists already."""
+def test_a_new_changelog_has_the_partitions_of_the_existing_clicks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the clicks topic exists, its number of partitions is used instead of the command line's."""
     made = cluster(monkeypatch, {"clicks": 12})
     create_topics(BROKER, TOPICS, partitions=4, replication=1)
     assert made.created["eddy-changelog"] == (12, 1)
     assert made.created["recommendations"] == (4, 1)
 
 
-def test_a_topic_that_somebody_creates_at_the_same_time_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two deployments that start together do not fail each other."""
+def test_a_topic_that_is_created_at_the_same_time_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two deployments that start at the same time do not fail."""
     made = cluster(monkeypatch, {name: 4 for name in NAMES if name != "clicks"})
     admin = made.create_topics
 
@@ -187,7 +187,7 @@ def test_a_topic_that_somebody_creates_at_the_same_time_is_there(monkeypatch: py
 
 
 def test_a_topic_that_may_not_be_created_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kafka's own reason reaches the operator."""
+    """The error has Kafka's own reason."""
     made = cluster(monkeypatch, {})
     made.refuses["clicks"] = KafkaException(KafkaError(KafkaError.POLICY_VIOLATION, "not by you"))
     with pytest.raises(ConfigError, match="topic clicks could not be created: not by you"):
@@ -195,15 +195,16 @@ def test_a_topic_that_may_not_be_created_is_named(monkeypatch: pytest.MonkeyPatc
 
 
 def test_record_limits_are_those_of_the_topics_that_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What key and value may have together is the topic's limit without Kafka's frame; clicks are only read."""
+    """The limit of key and value together is the topic's limit without Kafka's headers; the clicks topic is only
+    read."""
     made = cluster(monkeypatch, whole())
     made.configs["anomalies"][LIMIT] = "20000"
     limits = record_limits(BROKER, TOPICS, longest_row=5_000)
     assert limits == dict.fromkeys(NAMES[1:], DEFAULT_LIMIT - FRAME_BYTES) | {"anomalies": 20_000 - FRAME_BYTES}
 
 
-def test_state_rows_that_do_not_fit_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row cannot be cut: the message has the smallest limit that is enough, and one byte more is too much."""
+def test_state_rows_that_do_not_fit_are_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row cannot be cut: the error has the smallest limit that is enough, and one byte more does not fit."""
     made = cluster(monkeypatch, whole())
     made.configs["eddy-changelog"][LIMIT] = "6000"
     assert record_limits(BROKER, TOPICS, 6_000 - FRAME_BYTES)["eddy-changelog"] == 6_000 - FRAME_BYTES
@@ -211,10 +212,10 @@ def test_state_rows_that_do_not_fit_stop_the_start(monkeypatch: pytest.MonkeyPat
         record_limits(BROKER, TOPICS, 6_001 - FRAME_BYTES)
 
 
-def test_a_configuration_that_may_not_be_read_is_logged_and_taken_as_kafkas_default(
+def test_without_permission_to_read_a_configuration_kafkas_default_is_assumed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A worker without the right to ask still starts; the log names the topic that was not checked."""
+    """A worker without this permission still starts; the log names the topic that was not checked."""
     made = cluster(monkeypatch, whole())
     made.refuses["eddy-changelog"] = KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
     made.configs["eddy-changelog"]["cleanup.policy"] = "delete"
@@ -225,7 +226,7 @@ def test_a_configuration_that_may_not_be_read_is_logged_and_taken_as_kafkas_defa
 
 
 def test_librdkafkas_embedded_broker_is_not_asked_for_configurations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It never answers: the demo would wait for seconds at its start."""
+    """It never answers, so the demo would wait for seconds at its start."""
     made = cluster(monkeypatch, whole())
     made.cluster_id = "mockCluster42"
 

@@ -1,4 +1,4 @@
-"""What an operator sees of a group in trouble: enough to act, not a flood."""
+"""The log lines about a consumer group with a problem: enough to act on, and not too many."""
 
 import logging
 import time
@@ -8,8 +8,8 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError, NodeNotReadyError
 from stream.kafka.watchdog import NO_COORDINATOR, REBALANCES_PER_MINUTE, NoCoordinatorYet, Rebalances, Repeats
 
 
-def test_flapping_group_is_noticed_and_a_quiet_one_is_not() -> None:
-    """More rebalances within a minute than a rolling restart makes are too many; spread out they are not."""
+def test_a_group_that_keeps_rebalancing_is_noticed() -> None:
+    """More rebalances in a minute than a rolling restart causes are too many; over a longer time they are not."""
     quick, slow = Rebalances(), Rebalances()
     assert [quick.note(float(at)) for at in range(REBALANCES_PER_MINUTE + 1)] == [False] * REBALANCES_PER_MINUTE + [
         True
@@ -23,8 +23,8 @@ def record(name: str, message: str, at_s: float, *arguments: object) -> logging.
     return made
 
 
-def test_a_missing_coordinator_is_an_error_only_after_a_new_cluster_had_time_to_make_one() -> None:
-    """The first group of a cluster has no coordinator for a moment: INFO. Later, or for another reason: an error."""
+def test_a_missing_coordinator_is_an_error_only_after_the_grace_time() -> None:
+    """For the first group of a cluster it is an INFO line. Later, or for a different reason, it is an error."""
     began, missing = time.time(), GroupCoordinatorNotAvailableError()
     lower = NoCoordinatorYet(grace_s=30.0)
     lines = [
@@ -39,7 +39,7 @@ def test_a_missing_coordinator_is_an_error_only_after_a_new_cluster_had_time_to_
 
 
 def test_repeated_library_messages_come_once_in_ten_seconds() -> None:
-    """A broker that is gone is told once in a while, and Eddy's own lines are never held back."""
+    """A lost broker is logged at intervals, and Eddy's own lines are never suppressed."""
     repeats = Repeats("aiokafka", 10.0)
     assert repeats.filter(record("aiokafka.conn", "gone", 1.0))
     assert not repeats.filter(record("aiokafka.conn", "gone", 2.0))

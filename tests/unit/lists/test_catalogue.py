@@ -1,4 +1,4 @@
-"""A catalogue as shops write it, and what is wrong with one in a line."""
+"""Catalogues as shops write them, and one-line errors for bad ones."""
 
 import json
 from pathlib import Path
@@ -45,10 +45,10 @@ def test_json_lines_and_csv_of_the_same_items_are_the_same_catalogue(tmp_path: P
         ({}, True),
     ],
 )
-def test_a_listed_item_is_available_unless_the_catalogue_denies_it(
+def test_a_listed_item_is_available_unless_it_is_out_of_stock(
     tmp_path: Path, line: dict[str, Any], available: bool
 ) -> None:
-    """A flag, a word or a number of pieces; nothing said denies nothing; an item that is not listed is not there."""
+    """Stock is a flag, a word or a number; an item without it is available; an item that is not listed is not."""
     lines = [{"item_id": "a", **line}, {"item_id": "b", "in_stock": 1}]
     read = read_catalogue(written(tmp_path / "a.jsonl", lines), INDEX, [])
     assert read.available is not None
@@ -56,7 +56,7 @@ def test_a_listed_item_is_available_unless_the_catalogue_denies_it(
 
 
 def test_lists_are_several_values_and_the_later_of_two_lines_counts(tmp_path: Path) -> None:
-    """An item sold in two markets is in both."""
+    """An item with two markets is in both; a later line of an item replaces an earlier one."""
     lines: list[dict[str, Any]] = [
         {"item_id": "a", "market": ["de", 4]},
         {"item_id": "b", "market": "de"},
@@ -83,15 +83,15 @@ def test_lists_are_several_values_and_the_later_of_two_lines_counts(tmp_path: Pa
         ("a.parquet", "", "must end in .jsonl"),
     ],
 )
-def test_what_is_wrong_with_a_catalogue_is_said_with_its_line(tmp_path: Path, name: str, text: str, words: str) -> None:
+def test_an_error_in_a_catalogue_names_its_line(tmp_path: Path, name: str, text: str, words: str) -> None:
     """The whole file is refused: half a catalogue would silently empty the lists."""
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=words):
         read_catalogue(tmp_path / name, INDEX, ["category"])
 
 
-def test_a_catalogue_that_is_not_there_or_not_text_is_told_alike(tmp_path: Path) -> None:
-    """No stack trace for a wrong path or a binary file."""
+def test_a_missing_or_binary_catalogue_is_one_line(tmp_path: Path) -> None:
+    """A wrong path or a binary file prints no stack trace."""
     with pytest.raises(ConfigError, match="cannot be read"):
         read_catalogue(tmp_path / "none.csv", INDEX, [])
     (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe\x00")

@@ -1,4 +1,4 @@
-"""Catalogues of any content against a plain reading of them, and files that no shop means to give."""
+"""Catalogues with any content against a plain reader, and files that cannot be intended."""
 
 import csv
 import json
@@ -36,7 +36,7 @@ def slow_values(value: Any) -> tuple[str, ...]:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(lines=LINES)
 def test_columns_are_those_of_each_items_last_line(tmp_path: Path, lines: list[dict[str, Any]]) -> None:
-    """Every column stands in the order of the model's items, and a later line replaces an earlier one whole."""
+    """Every column is in the order of the model's items, and a later line replaces the whole earlier one."""
     path = tmp_path / "items.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     last = {line["item_id"]: line for line in lines}
@@ -58,7 +58,7 @@ ROWS = st.lists(st.tuples(st.sampled_from([*INDEX, "other"]), WORDS, st.sampled_
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
 @given(rows=ROWS)
 def test_csv_and_json_lines_of_the_same_rows_are_one_catalogue(tmp_path: Path, rows: list[tuple[str, ...]]) -> None:
-    """Quotes, commas and letters of any script come through both formats alike."""
+    """Quotes, commas and letters of any script are read equally from both formats."""
     names = ("item_id", "category", "available")
     table, lines = tmp_path / "items.csv", tmp_path / "items.ndjson"
     with table.open("w", newline="", encoding="utf-8") as file:
@@ -91,7 +91,7 @@ def test_csv_and_json_lines_of_the_same_rows_are_one_catalogue(tmp_path: Path, r
         ("a.csv", "item_id,category\n,shoes\n"),
     ],
 )
-def test_a_file_that_no_shop_means_is_one_line(tmp_path: Path, name: str, text: str) -> None:
+def test_a_malformed_file_is_one_line(tmp_path: Path, name: str, text: str) -> None:
     """Endless nesting, fields of megabytes and ids of another type are refused, and the line names the file."""
     path = tmp_path / name
     path.write_text(text)
@@ -104,7 +104,7 @@ def test_a_file_that_no_shop_means_is_one_line(tmp_path: Path, name: str, text: 
 
 
 def test_a_line_of_a_megabyte_is_an_item_like_any_other(tmp_path: Path) -> None:
-    """JSON lines have no largest length: a long description does not hide the item."""
+    """JSON lines have no maximum length: an item with a long description is read."""
     path = tmp_path / "items.jsonl"
     path.write_text(json.dumps({"item_id": "i3", "text": "x" * 1_000_000, "category": "shoes"}))
     found = read_catalogue(path, INDEX, ["category"])
@@ -121,7 +121,7 @@ def test_an_error_names_few_of_many_columns(tmp_path: Path) -> None:
 
 
 def test_a_directory_is_no_catalogue(tmp_path: Path) -> None:
-    """A path that names a directory is said to be unreadable instead of ending in a stack trace."""
+    """For a directory the error is one line, not a stack trace."""
     path = tmp_path / "items.csv"
     path.mkdir()
     with pytest.raises(ConfigError, match="cannot be read"):

@@ -1,4 +1,4 @@
-"""What is told of an explored slot is how often it is so: the promise that off-policy estimates stand on."""
+"""The propensity of an explored slot is its true frequency: off-policy estimates rely on it."""
 
 import tracemalloc
 from collections import Counter
@@ -16,7 +16,7 @@ CATEGORY = np.array([0, 0, 0, 1, 1, -1, 0, 1, 0, -1, 0, 0, 1, 2], np.int32)
 
 @dataclass
 class Case:
-    """One user's list and spares, shown to N clicks."""
+    """One user's list and spare items, for N clicks."""
 
     list: list[int]
     spare: list[int]
@@ -45,15 +45,15 @@ BY_CATEGORY = Case([0, 3, 1, 5, 13], [2, 4, 6, 7, 8, 9, 10], CATEGORY)
 
 
 @pytest.mark.parametrize("case", [ALL_ALIKE, BY_CATEGORY])
-def test_the_propensity_told_is_the_frequency_seen(case: Case) -> None:
-    """Every (slot, item) comes as often as its propensity says, and always with the same propensity."""
+def test_the_propensity_is_the_measured_frequency(case: Case) -> None:
+    """Every (slot, item) is as frequent as its propensity, and always has the same propensity."""
     items, propensities, explored = case.shown(share=0.3)
     for slot in range(items.shape[1]):
         total = 0.0
         for item, times in Counter(items[:, slot].tolist()).items():
-            told = set(propensities[items[:, slot] == item, slot].tolist())
-            assert len(told) == 1
-            p = told.pop()
+            found = set(propensities[items[:, slot] == item, slot].tolist())
+            assert len(found) == 1
+            p = found.pop()
             total += p
             assert abs(times / N - p) <= 4.5 * np.sqrt(p * (1 - p) / N)
             assert set(explored[items[:, slot] == item, slot].tolist()) == {item != case.list[slot]}
@@ -69,8 +69,8 @@ def test_slots_are_independent_and_no_item_is_shown_twice(case: Case) -> None:
     assert np.abs(correlation - np.eye(len(correlation))).max() < 4.5 / np.sqrt(N)
 
 
-def test_inverse_propensities_give_back_the_value_of_another_policy() -> None:
-    """IPS over explored lists estimates what showing one spare item in slot 0 would earn, without ever doing so."""
+def test_inverse_propensities_estimate_the_value_of_a_different_policy() -> None:
+    """IPS over explored lists estimates what showing one spare item in slot 0 would earn, without showing it."""
     items, propensities, _ = ALL_ALIKE.shown(share=0.2)
     clicked = np.where(items[:, 0] == 8, 0.9, 0.1)  # item 8 would earn 0.9, any other 0.1
     weight = (items[:, 0] == 8) / propensities[:, 0]
@@ -79,7 +79,8 @@ def test_inverse_propensities_give_back_the_value_of_another_policy() -> None:
 
 
 def test_under_a_rule_on_categories_a_slot_keeps_its_category() -> None:
-    """Exploring changes no list's make-up; a slot for which nothing of its category is left shows its own item."""
+    """Exploration does not change the categories of a list; a slot without a spare item of its category shows its own
+    item."""
     items, propensities, explored = BY_CATEGORY.shown(share=0.5)
     assert (CATEGORY[items] == CATEGORY[BY_CATEGORY.list]).all()
     assert not explored[:, 4].any()
@@ -87,15 +88,15 @@ def test_under_a_rule_on_categories_a_slot_keeps_its_category() -> None:
     assert explored[:, :4].any(0).all()
 
 
-def test_another_seed_explores_elsewhere_and_the_same_seed_the_same() -> None:
-    """A redelivered click is decided alike; a new experiment is a new seed."""
+def test_only_the_same_seed_explores_in_the_same_way() -> None:
+    """A redelivered click gets the same list; a new experiment needs a new seed."""
     first, again, other = (ALL_ALIKE.shown(0.3, seed)[0] for seed in (1, 1, 2))
     assert (first == again).all()
     assert (first != other).any()
 
 
 def test_the_numbers_are_uniform_in_every_slot() -> None:
-    """Places in Kafka that lie next to each other give numbers that have nothing to do with each other."""
+    """Neighbouring offsets give independent numbers."""
     draws = uniforms([f"clicks-0-{i}" for i in range(N)], 0, 6)
     assert draws.min() >= 0
     assert draws.max() < 1
@@ -106,7 +107,7 @@ def test_the_numbers_are_uniform_in_every_slot() -> None:
 
 
 def by_definition(picked: Picked, category: np.ndarray, ids: list[str], share: float, seed: int) -> Lists:
-    """The scheme as its formulas read, every slot compared with every spare item: (n, k, 5k) arrays."""
+    """The formulas of the scheme, with every slot compared with every spare item: (n, k, 5k) arrays."""
     k = picked.items.shape[1]
     slots = np.arange(k) < picked.counts[:, None]
     spares = np.arange(picked.spare.shape[1]) < picked.spares[:, None]
@@ -147,8 +148,8 @@ def windows(n: int, k: int, categories: int, seed: int) -> tuple[Picked, np.ndar
 
 @pytest.mark.parametrize("categories", [0, 1, 3, 40])
 @pytest.mark.parametrize(("n", "k"), [(0, 3), (1, 1), (60, 7)])
-def test_every_byte_is_that_of_the_formulas(n: int, k: int, categories: int) -> None:
-    """However the pools are found, a click's draws, items and propensities stay those of the scheme."""
+def test_every_byte_equals_the_formulas(n: int, k: int, categories: int) -> None:
+    """A click's draws, items and propensities equal those of the formulas."""
     picked, category, ids = windows(n, k, categories, seed=n + categories)
     got, want = (make(picked, category, ids, 0.4, 5) for make in (explore, by_definition))
     for name in ("items", "log_probs", "counts", "propensities", "explored"):
@@ -156,8 +157,8 @@ def test_every_byte_is_that_of_the_formulas(n: int, k: int, categories: int) -> 
         assert getattr(got, name).dtype == getattr(want, name).dtype
 
 
-def test_memory_is_that_of_the_windows() -> None:
-    """Long lists need no array of every slot against every spare item: that took fifteen times as much."""
+def test_memory_grows_only_with_the_windows() -> None:
+    """Long lists need no array of every slot with every spare item, which took fifteen times as much memory."""
     picked, category, ids = windows(300, 200, 10, seed=1)
     tracemalloc.start()
     explore(picked, category, ids, 0.1, 0)

@@ -1,4 +1,4 @@
-"""Lists under rules against the clear slow version: filter the whole ranking, then fill slot by slot."""
+"""Lists under rules against a slow version: filter the whole ranking, then fill slot by slot."""
 
 import itertools
 import json
@@ -80,7 +80,7 @@ def slow_list(ranking: list[tuple[int, float]], category: list[int], shape: Shap
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 @given(data=st.data())
 def test_lists_under_rules_equal_those_of_the_full_ranking(model: Model, data: st.DataObject) -> None:
-    """Whatever is left out, not allowed or alike: the list, and what it leaves of its window, are the brute force's."""
+    """For any excluded items and categories, the list and the rest of its window equal the slow version's."""
     users = data.draw(st.integers(1, 4))
     rng = np.random.default_rng(data.draw(st.integers(0, 10_000)))
     state = [
@@ -134,7 +134,7 @@ CLICKS = st.lists(
 def test_with_every_rule_on_batches_equal_single_clicks(
     model: Model, model_dir: Path, catalogue: str, clicks: list[Click], cuts: list[int]
 ) -> None:
-    """A redelivered click gives the same bytes, explored slots too, in whatever cycle it comes."""
+    """A redelivered click gives the same bytes in any cycle, also for explored slots."""
     rules = Rules(
         exclude_events="cart,purchase",
         readmit_events="remove",
@@ -156,7 +156,8 @@ def test_with_every_rule_on_batches_equal_single_clicks(
 
 
 def test_an_item_bought_long_ago_is_left_out_until_it_is_readmitted(model: Model, model_dir: Path) -> None:
-    """exclude_events outlasts the recent clicks; readmit_events lets the item back in; views leave nothing out."""
+    """exclude_events lasts longer than the recent clicks; readmit_events allows the item again; views exclude
+    nothing."""
     rules = Rules(exclude_events="cart,buy", readmit_events="remove")
     views = [click("u", f"i{n % 5}") for n in range(20)]
     clicks = [click("u", "i30", "buy"), click("u", "i31", "cart"), *views]
@@ -167,22 +168,22 @@ def test_an_item_bought_long_ago_is_left_out_until_it_is_readmitted(model: Model
     assert len(last(model, model_dir, rules, clicks, k=10)) == 10
 
 
-def test_sixteen_different_items_are_held_back_and_a_repeat_takes_no_place(model: Model, model_dir: Path) -> None:
-    """The row holds the last 16 items bought, however often each was."""
+def test_sixteen_different_items_are_excluded_and_a_repeat_counts_once(model: Model, model_dir: Path) -> None:
+    """The row has the last 16 different items bought."""
     rules = Rules(exclude_events="buy")
     clicks = [click("u", f"i{n}", "buy") for n in range(17) for _ in range(3)] + [click("u", "unknown", "buy")]
     assert set(last(model, model_dir, rules, clicks, k=50)) == set(model.items) - {f"i{n}" for n in range(1, 17)}
 
 
 def test_only_what_the_catalogue_allows_is_recommended(model: Model, model_dir: Path, catalogue: str) -> None:
-    """In stock, of the categories and of the market that are asked for; and all of those."""
+    """A list has only items in stock, of the requested categories and market; and none of these is missing."""
     rules = Rules(catalogue=catalogue, only="category=shoes,boots; market=at", only_available=True)
     want = {f"i{n}" for n in range(25, 50) if n % 4 < 2 and n % 5}
     assert set(last(model, model_dir, rules, [click("u", "i0")], k=50)) == want
 
 
 def test_same_category_follows_the_click(model: Model, model_dir: Path, catalogue: str) -> None:
-    """The click's own word counts first, then its item's; a click of no known category is not restricted."""
+    """The click's own category is used, else its item's; without a known category there is no restriction."""
     rules = Rules(catalogue=catalogue, same_category=True)
     hats = {f"i{n}" for n in range(50) if n % 4 == 2}
     assert set(last(model, model_dir, rules, [click("u", "i2")], k=50)) == hats
@@ -192,7 +193,7 @@ def test_same_category_follows_the_click(model: Model, model_dir: Path, catalogu
 
 
 def test_at_most_n_of_a_category_and_the_list_stays_full(model: Model, model_dir: Path, catalogue: str) -> None:
-    """Items without a category are not counted; the list is filled from further down the ranking."""
+    """Items without a category are not counted; the list is filled with lower-ranked items."""
     found = last(model, model_dir, Rules(catalogue=catalogue, max_per_category=2), [click("u", "i0")])
     assert len(found) == 10
     of = Counter(FOUR[int(item[1:]) % 4] for item in found)
@@ -200,7 +201,7 @@ def test_at_most_n_of_a_category_and_the_list_stays_full(model: Model, model_dir
 
 
 def test_diversity_spreads_a_list_over_more_categories(model: Model, model_dir: Path, catalogue: str) -> None:
-    """With a strong penalty every category comes before any comes twice."""
+    """With a strong penalty a list has every category before it repeats one."""
     found = last(model, model_dir, Rules(catalogue=catalogue, diversity=0.95), [click("u", "i0")], k=10)
     of = [FOUR[int(item[1:]) % 4] for item in found]
     named = [category for category in of if category]
@@ -208,7 +209,7 @@ def test_diversity_spreads_a_list_over_more_categories(model: Model, model_dir: 
 
 
 def test_a_user_of_unknown_items_only_gets_a_new_users_list(model: Model, model_dir: Path) -> None:
-    """popular_if_unknown: the state of unknown items is not trusted, until a known item comes."""
+    """popular_if_unknown: a state of unknown items is not used until the user clicks a known item."""
     zero = [np.zeros((1, *tensor.shape), tensor.dtype) for tensor in model.manifest.state]
     read = [value for value, t in zip(zero, model.manifest.state, strict=True) if t.name in model.score_inputs]
     popular = [model.items[i] for i in model.score(read, 10)[0][0].tolist()]
@@ -219,8 +220,8 @@ def test_a_user_of_unknown_items_only_gets_a_new_users_list(model: Model, model_
     assert last(model, model_dir, on, clicks) == last(model, model_dir, off, clicks)
 
 
-def test_without_exploration_a_decision_has_its_old_fields_only(model: Model, model_dir: Path) -> None:
-    """Who does not explore sends no byte more."""
+def test_without_exploration_a_decision_has_no_fields_of_it(model: Model, model_dir: Path) -> None:
+    """Without exploration a decision has no more bytes than before."""
     decision = json.loads(encode(run(engine_of(model, model_dir, Rules()), [click("u", "i1")]).recommendations[0]))
     assert not {"propensities", "explored"} & set(decision)
     explored = json.loads(
@@ -229,10 +230,10 @@ def test_without_exploration_a_decision_has_its_old_fields_only(model: Model, mo
     assert len(explored["propensities"]) == len(explored["items"])
 
 
-def test_a_catalogue_that_changes_is_taken_up_and_a_broken_one_is_not(
+def test_a_changed_catalogue_is_used_and_a_broken_one_is_not(
     model: Model, model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """refresh() follows the file; what cannot be used costs one line, and the lists go on as before."""
+    """refresh() reads a changed file; a bad one is one log line, and the lists stay as before."""
     path = tmp_path / "items.csv"
     path.write_text("item_id,available\n" + "".join(f"i{n},1\n" for n in range(5)))
     engine = engine_of(model, model_dir, Rules(catalogue=str(path), only_available=True))

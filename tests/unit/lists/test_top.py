@@ -36,7 +36,7 @@ def states(model: Model, users: int, seed: int) -> list[StateArray]:
     k=st.sampled_from([1, 7, ITEMS - 1, ITEMS, 80]),
     seed=st.integers(0, 99),
 )
-def test_lists_are_the_ranking_without_what_is_left_out(
+def test_lists_are_the_ranking_without_the_excluded_items(
     model: Model, left_out: list[list[int]], k: int, seed: int
 ) -> None:
     """For any k up to more than the catalogue: the first k allowed items, best first, each with its log-probability."""
@@ -52,7 +52,7 @@ def test_lists_are_the_ranking_without_what_is_left_out(
 
 
 def test_a_repeated_excluded_item_shortens_no_list(model: Model) -> None:
-    """A user who clicked one item sixteen times has as long a list as any other."""
+    """A user who clicked one item sixteen times still has a full list."""
     state = states(model, 1, 0)
     found = top_items(model, state, np.full((1, 16), 3, np.int32), 20)
     assert found.counts.tolist() == [20]
@@ -60,7 +60,7 @@ def test_a_repeated_excluded_item_shortens_no_list(model: Model) -> None:
 
 
 def test_users_beyond_one_call_of_the_graph_have_their_own_lists(model: Model) -> None:
-    """A batch is scored in parts; the user before, at and behind a border has the list that the user has alone."""
+    """A batch is scored in parts; users at the borders of the parts have the same list as alone."""
     count = 2 * SCORE_ROWS + 1
     state = states(model, count, 1)
     items, log_probs = ranked_prefix(model, state, 5)
@@ -72,7 +72,7 @@ def test_users_beyond_one_call_of_the_graph_have_their_own_lists(model: Model) -
 
 
 def test_no_users_have_no_lists(model: Model) -> None:
-    """A cycle without a decided click gives empty arrays of the usual width."""
+    """Without users the arrays are empty and have the usual width."""
     nobody = states(model, 0, 0)
     items, log_probs = ranked_prefix(model, nobody, 4)
     assert (items.shape, items.dtype, log_probs.shape, log_probs.dtype) == ((0, 4), np.int64, (0, 4), np.float32)

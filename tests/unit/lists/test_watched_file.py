@@ -11,7 +11,7 @@ from stream.lists.watched_file import WatchedFile
 
 
 class Reader:
-    """Loads text and counts how often; text with "bad" in it is refused."""
+    """Loads text and counts the loads; text with "bad" in it is refused."""
 
     def __init__(self) -> None:
         self.loads = 0
@@ -35,7 +35,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_file_that_does_not_change_is_read_once(path: Path) -> None:
-    """A worker asks before every cycle: without a change this costs no reading."""
+    """A worker checks before every cycle: without a change the file is not read."""
     reader = Reader()
     watched = WatchedFile(path, reader)
     for _ in range(5):
@@ -64,7 +64,7 @@ def test_a_file_with_an_older_time_is_read_too(path: Path) -> None:
 
 
 def test_a_file_that_grew_within_one_tick_is_read(path: Path) -> None:
-    """The size counts where the time stands still."""
+    """A different size is noticed even if the time is the same."""
     watched, stat = WatchedFile(path, Reader()), path.stat()
     path.write_text("one and more")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
@@ -73,7 +73,7 @@ def test_a_file_that_grew_within_one_tick_is_read(path: Path) -> None:
 
 
 def test_a_bad_file_at_the_start_stops_the_start(path: Path) -> None:
-    """There is nothing yet that could stay in use."""
+    """Without earlier content the error is raised."""
     path.write_text("bad")
     with pytest.raises(ConfigError, match="is bad"):
         WatchedFile(path, Reader())
@@ -101,8 +101,8 @@ def test_a_file_that_turns_bad_is_reported_once_and_the_last_one_stays(
     assert len(caplog.records) == 3
 
 
-def test_a_file_that_is_gone_for_a_while_is_missed_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A deployment that deletes before it writes costs one line, and the new file is read when it is there."""
+def test_a_file_that_is_missing_for_a_while_is_reported_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A deployment that deletes the file before it writes causes one line, and the new file is read when it exists."""
     watched = WatchedFile(path, Reader())
     path.unlink()
     for _ in range(3):
@@ -114,7 +114,7 @@ def test_a_file_that_is_gone_for_a_while_is_missed_once(path: Path, caplog: pyte
 
 
 def test_the_file_behind_a_link_is_watched(tmp_path: Path) -> None:
-    """Kubernetes mounts a configuration as a link through a directory's link, and turns only the directory's."""
+    """Kubernetes mounts a configuration as a link through a linked directory, and changes only the directory's link."""
     for version in ("1", "2"):
         (tmp_path / version).mkdir()
         (tmp_path / version / "items.csv").write_text(f"version {version}")
@@ -128,8 +128,8 @@ def test_the_file_behind_a_link_is_watched(tmp_path: Path) -> None:
     assert watched.value == "version 2"
 
 
-def test_a_directory_in_the_place_of_the_file_is_a_bad_file(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever stands there instead, the worker goes on with what it had."""
+def test_a_directory_with_the_name_of_the_file_is_a_bad_file(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The worker continues with the previous content."""
     watched = WatchedFile(path, Reader())
     path.unlink()
     path.mkdir()
@@ -138,7 +138,7 @@ def test_a_directory_in_the_place_of_the_file_is_a_bad_file(path: Path, caplog: 
 
 
 def test_an_error_that_is_not_about_the_file_is_not_swallowed(path: Path) -> None:
-    """Only a bad file is survived; a mistake of the program ends it."""
+    """Only a bad file is tolerated; an error of the program is raised."""
 
     def load(path: Path) -> int:
         return 1 // (len(path.read_text()) - 4)

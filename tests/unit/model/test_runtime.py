@@ -1,4 +1,4 @@
-"""A directory that is not a whole model is refused in one line that says what is wrong."""
+"""An incomplete model directory is refused with one line that names the problem."""
 
 import hashlib
 import json
@@ -45,21 +45,21 @@ DAMAGES: list[tuple[str, Callable[[Path], object]]] = [
 ]
 
 
-@pytest.mark.parametrize(("says", "damage"), DAMAGES)
+@pytest.mark.parametrize(("fragment", "damage"), DAMAGES)
 def test_a_damaged_directory_is_refused(
-    model_dir: Path, tmp_path: Path, says: str, damage: Callable[[Path], object]
+    model_dir: Path, tmp_path: Path, fragment: str, damage: Callable[[Path], object]
 ) -> None:
-    """Missing, cut, foreign: one line each, before anything runs."""
+    """A missing, cut or foreign file is one line, before a graph runs."""
     directory = tmp_path / "model"
     shutil.copytree(model_dir, directory)
     damage(directory)
-    with pytest.raises(ArtifactError, match=says) as caught:
+    with pytest.raises(ArtifactError, match=fragment) as caught:
         load_model(directory, "cpu")
     assert "\n" not in str(caught.value)
 
 
 def test_an_onnx_file_that_is_no_graph_is_refused(model_dir: Path, tmp_path: Path) -> None:
-    """Even where its hash agrees with the manifest."""
+    """It is refused even if its hash agrees with the manifest."""
     directory = tmp_path / "model"
     shutil.copytree(model_dir, directory)
     (directory / "step.onnx").write_bytes(b"not a graph")
@@ -70,7 +70,7 @@ def test_an_onnx_file_that_is_no_graph_is_refused(model_dir: Path, tmp_path: Pat
 
 
 def test_an_item_outside_the_catalogue_is_refused(model_dir: Path) -> None:
-    """ONNX would read another item's row for -1 without a word."""
+    """ONNX would silently read a wrong row for the index -1."""
     model = load_model(model_dir, "cpu")
     state = [np.zeros((1, *tensor.shape), tensor.dtype) for tensor in model.manifest.state]
     for item in (-1, len(model.items) + 1):
@@ -78,8 +78,8 @@ def test_an_item_outside_the_catalogue_is_refused(model_dir: Path) -> None:
             model.step(np.array([item]), np.zeros(1, np.int64), np.zeros(1, np.int64), state)
 
 
-def test_a_gpu_that_cannot_be_had_is_an_error_and_auto_takes_the_cpu(model_dir: Path) -> None:
-    """onnxruntime would fall back in silence."""
+def test_a_missing_gpu_is_an_error_and_auto_uses_the_cpu(model_dir: Path) -> None:
+    """onnxruntime alone would fall back silently."""
     if Path("/dev/nvidiactl").exists():
         pytest.skip("this machine has an NVIDIA device")
     with pytest.raises(ConfigError, match="cuda"):
@@ -88,7 +88,7 @@ def test_a_gpu_that_cannot_be_had_is_an_error_and_auto_takes_the_cpu(model_dir: 
 
 
 def test_the_calibration_is_read_by_pool(model_dir: Path) -> None:
-    """Pools stand in the manifest's order and the detector can use them."""
+    """The pools are in the manifest's order, and the detector can use them."""
     manifest = read_manifest(model_dir)
     detector = SurpriseDetector.load(model_dir, manifest, alpha=0.05)
     assert detector.calibration.names == manifest.calibration

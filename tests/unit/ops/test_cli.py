@@ -1,4 +1,4 @@
-"""The command line: every setting is an option, and whatever goes wrong is one line and exit code 2."""
+"""The command line: every setting is an option, and an error is one line and exit code 2."""
 
 import errno
 import os
@@ -41,10 +41,10 @@ def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object
         (["topics", "create", "--partitions", "0"], "--partitions"),
     ],
 )
-def test_what_the_operator_got_wrong_is_one_line_and_exit_2(
+def test_a_wrong_command_line_is_one_line_and_exit_2(
     capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
-    """A wrong command line never shows a stack trace: one line says what is wrong, and the shell sees 2."""
+    """A wrong command line prints one line that names the error, no stack trace, and exits with 2."""
     code, error = outcome(capsys, *arguments)
     assert code == 2
     assert len(error.splitlines()) == 1
@@ -52,7 +52,7 @@ def test_what_the_operator_got_wrong_is_one_line_and_exit_2(
 
 
 def test_every_field_of_settings_is_an_option_with_its_default_and_variable() -> None:
-    """Whatever Settings knows can be given to `eddy worker`, by option or by environment, and is explained."""
+    """Every field of Settings can be set by option or environment variable, and has a help text."""
     options = {option.name: option for option in eddy.commands["worker"].params}
     fields = {f.name: f.default for f in msgspec.structs.fields(Settings) if f.name not in ("topics", "rules")}
     fields |= {f.name: f.default for f in msgspec.structs.fields(Rules)}
@@ -65,8 +65,8 @@ def test_every_field_of_settings_is_an_option_with_its_default_and_variable() ->
         assert option.required if default is msgspec.NODEFAULT else option.default == default
 
 
-def test_worker_takes_its_settings_from_options_and_environment_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`eddy worker` and `faust -A` read the same variables into the same Settings, and an option wins."""
+def test_worker_reads_its_settings_from_options_and_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`eddy worker` and `faust -A` read the same variables into the same Settings, and an option has priority."""
     seen: list[Settings] = []
     monkeypatch.setitem(sys.modules, "stream.worker.app", type("App", (), {"run_worker": seen.append}))
     environ = {"EDDY_MODEL": "m", "EDDY_K": "7", "EDDY_ALPHA": "0.01", "EDDY_CLICKS_TOPIC": "in"}
@@ -83,7 +83,7 @@ WRITTEN = ("", " ", "yes", "no", "1", "0", "TRUE", "off", "y", "2", " 5 ", "+3",
 
 @pytest.mark.parametrize("text", WRITTEN)
 def test_a_variable_means_the_same_to_eddy_worker_and_to_faust(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    """Whatever a variable holds, both ways to start a worker take the same Settings or refuse with the same words."""
+    """For any value of a variable, both commands make the same Settings or print the same error."""
     seen: list[Settings] = []
     monkeypatch.setitem(sys.modules, "stream.worker.app", type("App", (), {"run_worker": seen.append}))
     names = [f.name for kind in (Settings, Rules) for f in msgspec.structs.fields(kind)]
@@ -110,7 +110,7 @@ def test_a_variable_means_the_same_to_eddy_worker_and_to_faust(monkeypatch: pyte
         ({"EDDY_CLICKS_TOPIC": ""}, Settings(model="m")),
     ],
 )
-def test_an_empty_variable_is_one_that_is_not_set(environ: dict[str, str], expected: Settings) -> None:
+def test_an_empty_variable_counts_as_not_set(environ: dict[str, str], expected: Settings) -> None:
     """Compose files write `EDDY_K: ${K:-}`: empty means the default; a flag takes the usual words."""
     assert from_environment({"EDDY_MODEL": "m", **environ}) == expected
 
@@ -131,7 +131,7 @@ def test_a_value_of_the_wrong_kind_is_refused_with_what_it_must_be(name: str, te
 
 
 def test_an_unknown_variable_is_reported_with_the_nearest_one() -> None:
-    """A mistyped variable is never silent: one line names it and what was probably meant; the command goes on."""
+    """For a mistyped variable one line names it and the nearest known name; the command still runs."""
     environ = {"EDDY_BROKERS": "k:9092", "EDDY_TRACEBACK": "1", "EDDY_FAUST_DATADIR": "x", "EDDY_XYZZY": "1"}
     result = CliRunner().invoke(eddy, ["topics", "create", "--partitions", "0"], env=environ)
     lines = result.stderr.splitlines()
@@ -144,7 +144,7 @@ def test_an_unknown_variable_is_reported_with_the_nearest_one() -> None:
 def test_faust_reports_an_unknown_variable_too(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`faust -A stream.worker.app` looks at the environment as `eddy` does."""
+    """`faust -A stream.worker.app` reports unknown variables as `eddy` does."""
     from stream.worker import app
 
     monkeypatch.setattr(os, "environ", {"EDDY_MODLE": "m"})
@@ -154,7 +154,7 @@ def test_faust_reports_an_unknown_variable_too(
 
 
 def test_variables_of_the_tests_and_of_kubernetes_are_not_reported() -> None:
-    """Kubernetes sets EDDY_PORT_... and EDDY_SERVICE_... for a Service called eddy: those are nobody's mistake."""
+    """Kubernetes sets EDDY_PORT_... and EDDY_SERVICE_... for a Service called eddy, so these are not mistakes."""
     foreign = ("EDDY_TEST_KAFKA", "EDDY_DATA", "EDDY_SERVICE_HOST", "EDDY_PORT_6066_TCP_ADDR", "EDDY_PORT", "HOME")
     known = {variable(name) for name in ("model", "same_category", "dead_letters_topic")}
     assert unknown_variables(dict.fromkeys((*foreign, *known), "1")) == []
@@ -162,14 +162,12 @@ def test_variables_of_the_tests_and_of_kubernetes_are_not_reported() -> None:
 
 @pytest.mark.parametrize(("environ", "words"), [({}, "EDDY_MODEL"), ({"EDDY_MODEL": "m", "EDDY_K": "x"}, "EDDY_K")])
 def test_a_wrong_environment_names_its_variable(environ: dict[str, str], words: str) -> None:
-    """`faust -A` with a missing or wrong variable says which one."""
+    """`faust -A` with a missing or wrong variable prints its name."""
     with pytest.raises(ConfigError, match=words):
         from_environment(environ)
 
 
-def test_a_missing_extra_says_what_to_install(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_extra_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """`eddy train` on the base install is one line that names the extra."""
 
     class Point:
@@ -186,7 +184,7 @@ def test_a_missing_extra_says_what_to_install(
 
 
 def test_a_full_disk_is_no_bug(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a file cannot be written for want of room, the operator hears that, and the shell sees 2."""
+    """If a disk is full, the command prints one line about it and exits with 2."""
 
     def write(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "model.onnx")
@@ -200,7 +198,8 @@ def test_a_full_disk_is_no_bug(capsys: pytest.CaptureFixture[str], monkeypatch: 
 
 
 def test_a_bug_is_one_line_too(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even what we did not foresee is no stack trace for the operator, and not the exit code of their mistakes."""
+    """An unexpected error prints one line without a stack trace, and its exit code differs from the operator's
+    errors."""
 
     def fail(settings: Settings) -> None:
         raise ZeroDivisionError("x")
@@ -212,31 +211,31 @@ def test_a_bug_is_one_line_too(capsys: pytest.CaptureFixture[str], monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said", "expected"),
+    ("arguments", "answer", "expected"),
     [
         (["create", "--partitions", "3"], {"clicks": "created, 3 partitions"}, {"clicks": "created, 3 partitions"}),
         (["check"], {"clicks": 3}, {"clicks": 3}),
     ],
 )
 def test_topics_can_be_read_by_a_program(
-    monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: dict[str, object], expected: dict[str, object]
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], answer: dict[str, object], expected: dict[str, object]
 ) -> None:
     """`eddy topics create --json` and `check --json` print one JSON object: topic -> what was done, or partitions."""
-    monkeypatch.setattr("stream.kafka.topics.create_topics", lambda *_: said)
-    monkeypatch.setattr("stream.kafka.topics.check_topics", lambda *_: said)
+    monkeypatch.setattr("stream.kafka.topics.create_topics", lambda *_: answer)
+    monkeypatch.setattr("stream.kafka.topics.check_topics", lambda *_: answer)
     done = CliRunner().invoke(eddy, ["topics", *arguments, "--json"], catch_exceptions=False)
     assert msgspec.json.decode(done.stdout) == expected
 
 
 @pytest.mark.parametrize("command", ["topics create", "topics check"])
-def test_each_topics_command_teaches_with_an_example(command: str) -> None:
+def test_each_topics_command_has_an_example(command: str) -> None:
     """`--help` shows a command line that works."""
     shown = CliRunner().invoke(eddy, [*command.split(), "--help"])
     assert f"eddy {command} " in shown.output
 
 
 def test_ctrl_c_is_quiet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C ends a command with 130 and no words."""
+    """Ctrl-C ends a command with exit code 130 and no output."""
 
     def interrupted(settings: Settings) -> None:
         raise KeyboardInterrupt
@@ -262,7 +261,7 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
         assert f"\n  {name}" in done.stdout
 
 
-def test_version_is_the_projects(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str]) -> None:
     """`eddy --version` finds the installed distribution, whose name is not the command's."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["name"] == DISTRIBUTION

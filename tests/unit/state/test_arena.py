@@ -59,10 +59,10 @@ OPERATIONS = st.lists(
 @pytest.mark.usefixtures("small_blocks")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(OPERATIONS)
-def test_an_arena_holds_what_was_put_and_forgets_what_was_dropped(
+def test_an_arena_has_the_written_rows_and_not_the_dropped_ones(
     operations: list[tuple[str, Partition, list[int]]],
 ) -> None:
-    """Any order of writes, lost partitions and recoveries leaves each user's newest row and no other."""
+    """After any order of writes, lost partitions and recoveries it has each user's newest row and no other."""
     arena, want, clock = Arena(DTYPE, MODEL), {}, 0
     for what, partition, users in operations:
         if what == "put":
@@ -111,8 +111,8 @@ def test_it_grows_past_its_first_size_without_losing_a_row() -> None:
 
 
 @pytest.mark.parametrize("how", ["drop", "remove", "hold"])
-def test_slots_that_are_given_up_are_used_again(how: str) -> None:
-    """Partitions that come and go, and users who leave, do not make the arena grow."""
+def test_free_slots_are_used_again(how: str) -> None:
+    """The arena does not grow when partitions are lost and restored and users are forgotten."""
     arena = Arena(DTYPE, MODEL)
     for start in range(0, 3 * BLOCK_SLOTS, BLOCK_SLOTS // 2):
         keys = numbered(range(start, start + BLOCK_SLOTS // 2))

@@ -1,4 +1,4 @@
-"""Users who stay away are forgotten, in the decisions at once and in memory and changelog soon after."""
+"""Users without clicks are forgotten: at once in the decisions, and later in memory and changelog."""
 
 import itertools
 from collections.abc import Iterator
@@ -46,14 +46,14 @@ def click(user: str, hour: float, item: str = "i1") -> Click:
 
 
 def clicks_of(engine: Engine) -> dict[bytes, int]:
-    """The users in memory, and how many clicks each one's state holds."""
+    """The users in memory, with the number of clicks in each state."""
     rows = engine.arena.rows(ONE)
     return {key: int(np.frombuffer(row, engine.arena.dtype)["clicks"][0]) for key, row in rows.items()}
 
 
 @dataclass
 class User:
-    """A user as the definition reads: the state and how it came about."""
+    """A user by the definition: the state, and the clicks in it."""
 
     state: list[Any]
     last_ms: int = 0
@@ -61,7 +61,7 @@ class User:
 
 
 def by_definition(model: Model, clicks: list[Click]) -> Iterator[tuple[float, User]]:
-    """Surprise and user after each click of one partition, one by one, with nothing but a dictionary."""
+    """Surprise and user after each click of one partition, one by one, with a dictionary."""
     users: dict[str, User] = {}
     now_ms = 0
     for one in clicks:
@@ -94,10 +94,10 @@ WALKS = st.lists(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(walk=WALKS, cuts=st.sets(st.integers(0, 40)), restarts=st.sets(st.integers(0, 40), max_size=3))
-def test_who_starts_anew_follows_from_the_clicks_alone(
+def test_who_starts_again_depends_only_on_the_clicks(
     model: Model, model_dir: Path, walk: list[tuple[str, str, int, int]], cuts: set[int], restarts: set[int]
 ) -> None:
-    """However the clicks are cut into cycles, whenever a sweep or a restart comes between: as the definition says."""
+    """For every split into cycles, and with sweeps and restarts in between, the users equal the definition."""
     hours = itertools.accumulate(step for _, _, step, _ in walk)
     clicks = [click(user, hour - late, item) for (user, item, _, late), hour in zip(walk, hours, strict=True)]
     want = list(by_definition(model, clicks))
@@ -120,7 +120,7 @@ def test_who_starts_anew_follows_from_the_clicks_alone(
 
 
 def test_a_user_stays_for_exactly_so_long_and_a_single_click_a_third_of_it(model: Model, model_dir: Path) -> None:
-    """At the limit the state goes on, one ms later it starts anew."""
+    """A click exactly at the limit continues the state; one ms later it starts a new one."""
     for before, hours in ((1, 24), (2, 72)):
         for late_ms, clicks in ((0, before + 1), (1, 1)):
             engine = engine_of(model, model_dir)
@@ -129,11 +129,12 @@ def test_a_user_stays_for_exactly_so_long_and_a_single_click_a_third_of_it(model
             assert clicks_of(engine) == {b"a": clicks}
 
 
-def test_a_late_click_comes_to_the_partitions_time_not_to_its_own(model: Model, model_dir: Path) -> None:
-    """A click that is late by days finds its user forgotten, swept or not, however the time came to be known."""
+def test_a_late_click_is_judged_by_the_partitions_time(model: Model, model_dir: Path) -> None:
+    """A click that is late by days starts a new state, if the partition's newest time is beyond the limit, swept or
+    not."""
     walk = [click("a", 0), click("b", 100), click("c", 20), click("a", 20), click("b", 101)]
     want = [surprise for surprise, _ in by_definition(model, walk)]
-    assert want[3] == want[0]  # a starts anew
+    assert want[3] == want[0]  # a starts with a new state
     for edges in ([0, 5], [0, 1, 2, 3, 4, 5], [0, 3, 5]):
         engine, found = engine_of(model, model_dir), []
         for first, end in itertools.pairwise(edges):
@@ -141,8 +142,9 @@ def test_a_late_click_comes_to_the_partitions_time_not_to_its_own(model: Model, 
         assert found == pytest.approx(want, abs=1e-4)
 
 
-def test_who_is_gone_leaves_memory_and_changelog_in_a_cycles_transaction(model: Model, model_dir: Path) -> None:
-    """A tombstone for each, in the row's partition; nothing is gone before the commit, and nobody who clicks."""
+def test_forgotten_users_leave_memory_and_changelog_with_a_transaction(model: Model, model_dir: Path) -> None:
+    """Each forgotten user has a tombstone in the row's partition; no row is removed before the commit, and no active
+    user."""
     engine = engine_of(model, model_dir)
     run(engine, [click(user, 0) for user in ("gone", "back", "often", "often")])
     offsets = itertools.count(4)
@@ -156,8 +158,8 @@ def test_who_is_gone_leaves_memory_and_changelog_in_a_cycles_transaction(model: 
     assert clicks_of(engine)[b"back"] == 1
 
 
-def test_what_a_changelog_reader_has_is_what_memory_has(model: Model, model_dir: Path) -> None:
-    """Rows and tombstones in their order give the same users, so a restarted worker does not bring them back."""
+def test_the_changelog_has_the_same_users_as_memory(model: Model, model_dir: Path) -> None:
+    """Rows and tombstones in order give the same users, so a restarted worker does not restore forgotten ones."""
     engine, written = engine_of(model, model_dir), {}
     rng = np.random.default_rng(2)
     for n in range(60):
@@ -172,7 +174,8 @@ def test_what_a_changelog_reader_has_is_what_memory_has(model: Model, model_dir:
 
 
 def test_a_sweep_is_bounded_by_the_cycle(model: Model, model_dir: Path) -> None:
-    """However many users are gone, a cycle of one click looks at some hundred slots; in the end all have left."""
+    """With any number of forgotten users, a cycle of one click checks some hundred slots; in the end all are
+    removed."""
     engine = engine_of(model, model_dir)
     run(engine, [click(f"u{n}", 0) for n in range(3000)])
     for n in range(30):
@@ -181,8 +184,8 @@ def test_a_sweep_is_bounded_by_the_cycle(model: Model, model_dir: Path) -> None:
     assert list(engine.arena.rows(ONE)) == [b"here"]
 
 
-def test_slots_of_those_who_left_are_used_again(model: Model, model_dir: Path) -> None:
-    """A stream of users who come once takes the memory of those who are not forgotten yet."""
+def test_slots_of_forgotten_users_are_used_again(model: Model, model_dir: Path) -> None:
+    """With a stream of one-click users, memory holds only those who are not forgotten yet."""
     engine = engine_of(model, model_dir)
     for n in range(60):
         run(engine, [click(f"u{n}-{i}", 12 * n) for i in range(200)], start=200 * n)
@@ -191,7 +194,8 @@ def test_slots_of_those_who_left_are_used_again(model: Model, model_dir: Path) -
 
 
 def test_old_clicks_forget_nobody_and_neither_does_another_partition(model: Model, model_dir: Path) -> None:
-    """Time is that of the partition's clicks: catching up years later, or beside a faster partition, nobody is lost."""
+    """Time is the time of the partition's clicks: no user is lost when a worker catches up years later, or beside a
+    newer partition."""
     engine = engine_of(model, model_dir)
     run(engine, [click("a", 0)])
     run(engine, [click("b", 10_000)], partition=1)
@@ -199,8 +203,8 @@ def test_old_clicks_forget_nobody_and_neither_does_another_partition(model: Mode
     assert clicks_of(engine) == {b"a": 2}
 
 
-def test_zero_days_is_never(model: Model, model_dir: Path) -> None:
-    """forget_after_days = 0 keeps everybody."""
+def test_zero_days_means_never(model: Model, model_dir: Path) -> None:
+    """With forget_after_days = 0 no user is forgotten."""
     engine = engine_of(model, model_dir, days=0)
     run(engine, [click("a", 0), click("b", 0)])
     run(engine, [click("a", 100_000)], start=2)

@@ -1,4 +1,4 @@
-"""A row's bytes are the changelog's value: their layout may not change unnoticed."""
+"""A row's bytes are the changelog's value: a change of their layout must be noticed."""
 
 import struct
 
@@ -20,7 +20,7 @@ TENSORS = st.lists(
 
 
 def test_the_bytes_of_a_row_are_those_of_the_layout() -> None:
-    """Little-endian fields in a fixed order: rows that one machine wrote are read on any other."""
+    """Little-endian fields in a fixed order: rows can be read on every machine."""
     rows = new_rows(1, row_dtype((Tensor("h", (2,)), Tensor("n", (), "int32")), recent=2), 0x1122334455667788)
     rows["checksum"] = 0xFEDCBA9876543210
     rows["source_offset"], rows["last_ms"], rows["clicks"] = 9, 1_700_000_000_000, 3
@@ -33,7 +33,8 @@ def test_the_bytes_of_a_row_are_those_of_the_layout() -> None:
 @settings(max_examples=40)
 @given(state=TENSORS, recent=st.integers(1, 17))
 def test_every_row_is_whole_words_without_padding(state: tuple[Tensor, ...], recent: int) -> None:
-    """Equal states have equal bytes whatever the model: no byte lies outside a field, and the size is one of words."""
+    """Equal states have equal bytes for every model: no byte is outside a field, and the size is a multiple of a
+    word."""
     dtype = row_dtype(state, recent)
     names = dtype.names or ()
     sizes = [dtype[name].itemsize for name in names]
@@ -46,7 +47,7 @@ def test_every_row_is_whole_words_without_padding(state: tuple[Tensor, ...], rec
 @settings(max_examples=40)
 @given(state=TENSORS, recent=st.integers(1, 17))
 def test_a_new_users_state_is_zeros(state: tuple[Tensor, ...], recent: int) -> None:
-    """A user who was never seen has a zero state, whatever its tensors, and the mark of the model."""
+    """A new user has a zero state and the mark of the model."""
     rows = new_rows(3, row_dtype(state, recent), 12)
     assert all(not rows[tensor.name].any() for tensor in state)
     assert rows["model"].tolist() == [12] * 3
@@ -75,7 +76,7 @@ def test_rows_of_another_layout_have_another_mark(
     assert row_mark(1, row_dtype(state, recent, kept)) != row_mark(1, row_dtype((H,), 3))
 
 
-def test_a_mark_is_that_of_model_and_layout_and_nothing_else() -> None:
+def test_a_mark_depends_only_on_model_and_layout() -> None:
     """It is the same in every process, differs between models, and fits the row's eight bytes."""
     dtype = row_dtype((H,), 3)
     assert row_mark(1, dtype) == row_mark(1, row_dtype((H,), 3)) != row_mark(2, dtype)
@@ -83,7 +84,7 @@ def test_a_mark_is_that_of_model_and_layout_and_nothing_else() -> None:
 
 
 def test_a_row_with_a_detectors_fields_holds_them_after_the_state() -> None:
-    """What a detector keeps does not move the state: its offset in the row stays."""
+    """A detector's fields do not change the offset of the state in the row."""
     plain, kept = row_dtype((H,), 3), row_dtype((H,), 3, (Tensor("alerts", (), "int32"),))
     assert plain.fields is not None
     assert kept.fields is not None

@@ -1,4 +1,4 @@
-"""Rows that wait for Kafka, and the arena through rebalances, against plain dictionaries."""
+"""Staged rows, and the arena during rebalances, against plain dictionaries."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -37,9 +37,7 @@ def contents(arena: Arena) -> dict[Owner, bytes]:
 
 @settings(max_examples=40)
 @given(OWNERS, OWNERS)
-def test_staged_rows_are_the_arenas_for_known_users_and_new_for_all_others(
-    known: list[Owner], asked: list[Owner]
-) -> None:
+def test_staged_rows_are_copies_for_known_users_and_new_for_all_others(known: list[Owner], asked: list[Owner]) -> None:
     """A known user continues from the stored row; an unknown one has a zero state, no items and no offset."""
     arena = Arena(DTYPE, MODEL)
     arena.scatter(known, marked(len(known), 100))
@@ -50,7 +48,7 @@ def test_staged_rows_are_the_arenas_for_known_users_and_new_for_all_others(
 @settings(max_examples=40)
 @given(OWNERS, OWNERS)
 def test_steps_on_staged_rows_reach_the_arena_at_commit_only(known: list[Owner], asked: list[Owner]) -> None:
-    """Dropping the staged rows is the whole rollback, and a commit changes the rows of its users and no other."""
+    """To roll back, the staged rows are dropped; a commit changes only the rows of its users."""
     arena = Arena(DTYPE, MODEL)
     arena.scatter(known, marked(len(known), 100))
     before = contents(arena)
@@ -100,7 +98,7 @@ def test_the_changelog_restores_what_was_committed(asked: list[Owner]) -> None:
 
 
 def test_slots_of_a_lost_partition_are_used_again() -> None:
-    """Rebalances that take a partition away and bring it back do not make the arena grow."""
+    """The arena does not grow when rebalances remove a partition and give it back."""
     arena = Arena(DTYPE, MODEL)
     owners = [(ONE, b"%d" % user) for user in range(700)]
     for turn in range(20):
@@ -112,8 +110,8 @@ def test_slots_of_a_lost_partition_are_used_again() -> None:
     assert max(slot for slot in slots if slot is not None) < BLOCK_SLOTS
 
 
-def test_a_partition_restored_twenty_times_takes_the_room_of_one() -> None:
-    """A recovery replaces the rows that it finds; none of them stays behind without an owner."""
+def test_a_partition_restored_twenty_times_needs_the_memory_of_one() -> None:
+    """A recovery replaces all rows of a partition; no row without an owner remains."""
     arena = Arena(DTYPE, MODEL)
     rows = marked(900, 0)
     seal([b"%d" % user for user in range(900)], rows)
@@ -125,8 +123,8 @@ def test_a_partition_restored_twenty_times_takes_the_room_of_one() -> None:
     assert max(slot for slot in arena.find([(ONE, key) for key in rows]) if slot is not None) < BLOCK_SLOTS
 
 
-def test_a_slot_that_had_another_owner_leaves_nothing_to_the_next() -> None:
-    """After a rebalance a new user in a used slot starts from a zero state, not from a stranger's."""
+def test_a_slot_that_is_used_again_starts_from_zeros() -> None:
+    """After a rebalance a new user in a used slot starts from a zero state, not from the state of the earlier user."""
     arena = Arena(DTYPE, MODEL)
     strangers = [(ONE, b"%d" % user) for user in range(BLOCK_SLOTS)]
     old = marked(BLOCK_SLOTS, 1)
@@ -141,7 +139,7 @@ def test_a_slot_that_had_another_owner_leaves_nothing_to_the_next() -> None:
 
 
 def test_gathered_rows_are_a_copy() -> None:
-    """Whoever changes what was gathered does not change a user's state."""
+    """A change of gathered rows does not change a user's state."""
     arena = Arena(DTYPE, MODEL)
     arena.scatter([(ONE, b"a")], marked(1, 4))
     before = arena.rows(ONE)

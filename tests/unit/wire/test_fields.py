@@ -1,4 +1,4 @@
-"""What an id, a time, a word and a number are: the rules of docs/events.md, value by value."""
+"""How ids, times, words and numbers are read: the rules of docs/events.md, value by value."""
 
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
@@ -40,7 +40,7 @@ MS = 1_700_000_000_123
     ],
 )
 def test_a_word_is_read(value: object, text: str | None) -> None:
-    """Text is itself, numbers are their digits however they were written, and nothing is none."""
+    """Text stays unchanged, numbers become their digits, and an empty value becomes None."""
     assert word(value, LONGEST_ID) == text
 
 
@@ -60,8 +60,8 @@ def test_a_word_is_read(value: object, text: str | None) -> None:
         (10**LONGEST_ID, "longer than 256"),
     ],
 )
-def test_a_value_that_is_no_word_says_why(value: object, why: str) -> None:
-    """Ids that would merge with others and values of another kind are refused by name."""
+def test_a_value_that_is_no_word_has_a_reason(value: object, why: str) -> None:
+    """Ids that are not exact and values of a wrong kind are refused with the reason."""
     with pytest.raises(Unusable, match=why):
         word(value, LONGEST_ID)
 
@@ -102,7 +102,7 @@ def test_a_value_that_is_no_word_says_why(value: object, why: str) -> None:
     ],
 )
 def test_a_time_is_read(value: object, ms: int) -> None:
-    """The unit is told by the size, digits of a date are that date, and text is a number or ISO 8601."""
+    """The size determines the unit, digits of a date are that date, and text is a number or ISO 8601."""
     read = time_ms(value)
     assert read is not None
     assert read[0] == ms
@@ -120,7 +120,7 @@ def test_a_time_is_read(value: object, ms: int) -> None:
     ],
 )
 def test_a_value_that_is_no_time_is_refused(value: object) -> None:
-    """Day and month cannot be told apart, and other digits than ASCII's are no number."""
+    """An unknown order of day and month is refused, and so are digits that are not ASCII."""
     with pytest.raises(Unusable, match="no time in a known format"):
         time_ms(value)
 
@@ -131,7 +131,7 @@ def test_a_value_that_is_no_time_is_refused(value: object) -> None:
     st.sampled_from(["T", " "]),
 )
 def test_iso_times_are_what_python_reads(moment: datetime, offset_minutes: int, separator: str) -> None:
-    """Any moment in any zone."""
+    """For any time in any zone, the result equals Python's."""
     moment = moment.replace(tzinfo=UTC).astimezone(timezone(timedelta(minutes=offset_minutes)))
     exact = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
     assert time_ms(moment.isoformat(separator)) == (exact, "text or dates")
@@ -145,7 +145,7 @@ def test_iso_times_are_what_python_reads(moment: datetime, offset_minutes: int, 
     ],
 )
 def test_a_number_is_read(value: object, amount: float | None) -> None:
-    """Also as text; nothing is none."""
+    """A number may be text; an empty value becomes None."""
     assert number(value) == amount
 
 
@@ -157,20 +157,20 @@ def test_a_number_is_read(value: object, amount: float | None) -> None:
     ],
 )
 def test_a_value_that_is_no_number_is_refused(value: object) -> None:
-    """A decimal comma may be a thousands separator, and a price below 0 is none."""
+    """A decimal comma is ambiguous, and a price cannot be negative."""
     with pytest.raises(Unusable, match="not a number >= 0"):
         number(value)
 
 
 def test_an_integer_of_thousands_of_digits_is_too_long() -> None:
-    """Python refuses to write it, which must not come out as another error."""
+    """Python cannot convert it to text; the result must be Unusable, not a different error."""
     with pytest.raises(Unusable, match="longer than 256"):
         word(10**5_000, LONGEST_ID)
 
 
 @given(st.text(max_size=8) | st.integers() | st.floats() | st.from_regex(r"-?[0-9]+\.0+", fullmatch=True))
 def test_a_word_read_again_is_itself(value: object) -> None:
-    """So it does not matter how often a value passes through Eddy: `eddy replay` publishes what `eddy train` read."""
+    """A value does not change if it is read twice: `eddy replay` publishes the same ids that `eddy train` read."""
     try:
         once = word(value, LONGEST_ID)
     except Unusable:

@@ -1,4 +1,4 @@
-"""What is a click, what is not, and that nothing but BadClick ever comes out of the decoder."""
+"""Which messages are clicks; for all other messages the decoder raises only BadClick."""
 
 import contextlib
 import json
@@ -23,8 +23,8 @@ def click(**changes: object) -> dict[str, object]:
     return {"user_id": "u1", "item_id": "i1", "event_type": "view", "timestamp": NOW_MS, **changes}
 
 
-def test_a_whole_click_is_read_as_it_was_written() -> None:
-    """Every documented field arrives."""
+def test_a_complete_click_is_read_as_it_was_written() -> None:
+    """Every documented field is read."""
     got = decode(click(session_id="s", price=9.5, quantity=2, category="shoes"))
     assert got == Click("u1", "i1", NOW_MS, "view", "s", 9.5, 2.0, "shoes")
 
@@ -36,7 +36,7 @@ def test_numeric_ids_become_strings_and_seconds_become_ms() -> None:
 
 
 def test_an_encoded_click_decodes_to_itself() -> None:
-    """What `eddy replay` writes is what the worker reads."""
+    """The worker reads exactly the clicks that `eddy replay` writes."""
     original = Click("u1", "i1", NOW_MS, "cart", "s", 1.5, 1.0, None)
     assert CODEC.decode(b"u1", encode(original), NOW_MS) == original
 
@@ -87,7 +87,7 @@ def test_an_encoded_click_decodes_to_itself() -> None:
     ],
 )
 def test_a_bad_message_is_named_by_its_reason(reason: str, key: bytes | None, value: bytes | None) -> None:
-    """Whoever reads the dead letters can tell the faults apart."""
+    """Each kind of error has its own reason in the dead letters."""
     with pytest.raises(BadClick) as caught:
         CODEC.decode(key, value, NOW_MS)
     assert caught.value.reason == reason
@@ -112,7 +112,7 @@ def test_a_bad_message_is_named_by_its_reason(reason: str, key: bytes | None, va
     ],
 )
 def test_an_optional_field_is_read_as_shops_send_it(field: str, value: object, taken: object) -> None:
-    """Numbers as text, ids as numbers, and null or nothing where there is none."""
+    """Numbers may be text, ids may be numbers, and a missing value may be null or absent."""
     codec = JsonCodec(4096, 3_600_000)
     got = codec.decode(b"u1", json.dumps(click(**{field: value})).encode(), NOW_MS)
     assert getattr(got, field) == taken
@@ -139,7 +139,7 @@ def test_an_optional_field_is_read_as_shops_send_it(field: str, value: object, t
     ],
 )
 def test_an_optional_field_that_is_not_usable_is_left_out_and_counted(field: str, raw: bytes, taken: object) -> None:
-    """It costs itself, not the click, and the other fields arrive."""
+    """Only this field is left out; the click and its other fields are valid."""
     codec = JsonCodec(4096, 3_600_000)
     whole = json.dumps(click(**{field: "HERE"})).encode().replace(b'"HERE"', raw)
     got = codec.decode(b"u1", whole, NOW_MS)
@@ -148,8 +148,8 @@ def test_an_optional_field_that_is_not_usable_is_left_out_and_counted(field: str
     assert codec.left_out == {field: 1}
 
 
-def test_what_is_left_out_is_counted_once() -> None:
-    """Also where other text looks like a float and the message is read with more care."""
+def test_a_field_that_is_left_out_is_counted_once() -> None:
+    """It is counted once also if the message is decoded a second time because other text looks like a float."""
     codec = JsonCodec(4096, 3_600_000)
     codec.decode(b"u1", json.dumps(click(price="cheap", category="v1.5")).encode(), NOW_MS)
     assert codec.left_out == {"price": 1}
@@ -159,14 +159,14 @@ def test_what_is_left_out_is_counted_once() -> None:
     ("user", "key"), [(17, b"17"), (17.0, b"17"), (17.0, b"17.0"), ("17.0", b"17.0"), ("17.0", b"17"), ("007", b"007")]
 )
 def test_a_number_written_as_a_float_is_the_integer_it_was(user: object, key: bytes) -> None:
-    """pandas and JSON libraries write 17 as 17.0; it is the same user, in the message and in its key."""
+    """pandas and JSON libraries write 17 as 17.0; this is the same user, in the message and in its key."""
     got = CODEC.decode(key, json.dumps(click(user_id=user, item_id=user)).encode(), NOW_MS)
     assert got.user_id == got.item_id == key.decode().removesuffix(".0")
 
 
 @given(st.binary(max_size=300) | st.none(), st.binary(max_size=20) | st.none())
 def test_no_bytes_raise_anything_but_bad_click(value: bytes | None, key: bytes | None) -> None:
-    """One message can never stop the stream."""
+    """No message can stop the stream."""
     with contextlib.suppress(BadClick):
         CODEC.decode(key, value, NOW_MS)
 
@@ -187,7 +187,7 @@ ANY = st.recursive(
     )
 )
 def test_no_field_values_raise_anything_but_bad_click(message: dict[str, object]) -> None:
-    """Nor can any value of a known field; a click that passes has a believable time and ids."""
+    """The same is true for any value of a known field; a valid click has a plausible time and valid ids."""
     key = str(message["user_id"]).encode(errors="surrogatepass")
     try:
         got = CODEC.decode(key, json.dumps(message).encode(), NOW_MS)

@@ -1,4 +1,4 @@
-"""Decided columns -> the events on the topics, against the fields one by one."""
+"""The conversion of decisions to events, field by field."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def test_every_decision_has_its_own_clicks_fields_and_its_own_list(
         NAMES, "shop/1", given_clicks, origins, items, log_probs, np.array(counts, np.int64), shares, explored,
         surprise, p_value,
     )  # fmt: skip
-    assert [one.id for one in found] == [f"clicks-{place}-{offset}" for _, place, offset in origins]
+    assert [one.id for one in found] == [f"clicks-{partition}-{offset}" for _, partition, offset in origins]
     for i, (one, click, count) in enumerate(zip(found, given_clicks, counts, strict=True)):
         assert (one.user_id, one.item_id, one.timestamp, one.model) == (
             click.user_id,
@@ -53,8 +53,8 @@ def test_every_decision_has_its_own_clicks_fields_and_its_own_list(
             assert one.explored == [slot for slot in range(K) if explored[i, slot]]
 
 
-def test_an_alert_says_what_came_what_was_expected_and_by_which_rule() -> None:
-    """The reason is one sentence for a person; the numbers are there for a program too."""
+def test_an_alert_has_the_click_the_expected_items_and_its_rule() -> None:
+    """The reason is one sentence for a person; programs get the same numbers as fields."""
     given_clicks, origins = clicks(2)
     found = anomalies(
         NAMES,
@@ -93,8 +93,8 @@ def test_a_higher_score_is_a_smaller_p_value(p_values: list[float]) -> None:
         assert 10**-one.score == pytest.approx(p_value, rel=2e-4)
 
 
-def test_columns_of_different_lengths_are_a_mistake() -> None:
-    """A decision can never be sent under the click beside its own: unequal columns raise."""
+def test_columns_of_different_lengths_raise() -> None:
+    """Columns of unequal length raise, so a decision is never sent with the wrong click."""
     given_clicks, origins = clicks(3)
     with pytest.raises(ValueError, match=r"zip\(\)"):
         recommendations(
@@ -104,7 +104,7 @@ def test_columns_of_different_lengths_are_a_mistake() -> None:
 
 
 def test_no_clicks_are_no_events() -> None:
-    """A cycle of bad messages only."""
+    """Without clicks there are no events."""
     none = np.empty(0, np.float32)
     assert recommendations(
         NAMES, "m/1", [], [], np.empty((0, K), np.int64), np.empty((0, K), np.float32), np.empty(0, np.int64), None,

@@ -1,4 +1,4 @@
-"""Whatever a message or an event holds, what is written about it fits its topic and says what it left out."""
+"""Every record fits the limit of its topic and has the number of omitted items or bytes."""
 
 from base64 import b64decode
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ LENGTHS = st.none() | st.integers(0, 200_000)
 def test_letter_fits_and_keeps_the_beginning_of_key_and_value(
     most: int, key_bytes: int | None, value_bytes: int | None, detail: str
 ) -> None:
-    """Key and value are prefixes of the originals, whole where both fit, and their lengths are told."""
+    """Key and value are prefixes of the originals, whole where both fit, and the letter has their original lengths."""
     key = None if key_bytes is None else b"k" * key_bytes
     value = None if value_bytes is None else b"v" * value_bytes
     record = SimpleNamespace(key=key, value=value, timestamp=1_760_000_000_000)
@@ -51,7 +51,7 @@ def test_letter_fits_and_keeps_the_beginning_of_key_and_value(
     explore=st.booleans(),
 )
 def test_recommendation_keeps_the_longest_prefix_that_fits(most: int, items: list[str], explore: bool) -> None:
-    """Best first, as many as fit: one more would not, and none is left out where the whole list fits."""
+    """The list has as many of its first items as fit: one more would not fit, and a list that fits is not cut."""
     count = len(items)
     whole = Recommendation(
         id="clicks-1-1",
@@ -83,7 +83,7 @@ def test_recommendation_keeps_the_longest_prefix_that_fits(most: int, items: lis
 
 @pytest.mark.parametrize("ids", ["i1", WORST, "x" * 20_000])
 def test_alert_fits_even_if_the_models_ids_are_long(ids: str) -> None:
-    """An alert whose expected items do not fit is written without them and says how many they were."""
+    """An alert whose expected items do not fit is written without them and has their number."""
     alert = Anomaly(
         id="clicks-1-1",
         user_id=WORST,

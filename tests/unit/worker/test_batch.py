@@ -1,4 +1,4 @@
-"""What one transaction holds for the messages of a batch."""
+"""The records of the transaction of a batch."""
 
 import gc
 import weakref
@@ -36,7 +36,7 @@ def message(offset: int, user: str, item: str, time_ms: int = NOW_MS) -> SimpleN
 def test_a_click_on_which_the_model_fails_is_a_dead_letter_and_the_stream_goes_on(
     model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each click has a decision or a letter; no row that is written holds NaN; one line says what happened."""
+    """Each click has a decision or a dead letter; no row has NaN; one log line reports it."""
     directory = spoil(model_dir, tmp_path / "spoiled" / "1", "state")
     engine = open_engine(load_model(directory, "cpu"), directory, 5, 1, 0.001)
     read = [message(0, "a", "i1"), message(1, "b", "i7"), message(2, "b", "i2")]
@@ -56,8 +56,8 @@ def test_a_click_on_which_the_model_fails_is_a_dead_letter_and_the_stream_goes_o
     assert [r.message for r in caplog.records if "clicks=1 first=clicks-0-1 item=i7" in r.message]
 
 
-def test_a_batch_with_refused_messages_is_freed_with_its_last_user(model_dir: Path) -> None:
-    """A refused message keeps no part of the batch alive: megabytes of clicks do not wait for the garbage collector."""
+def test_a_batch_with_refused_messages_is_freed_with_its_last_reference(model_dir: Path) -> None:
+    """A refused message has no reference to the batch, so its megabytes are freed without the garbage collector."""
     engine = open_engine(load_model(model_dir, "cpu"), model_dir, 5, 1, 0.001)
     topics = Topics()
     limits = dict.fromkeys(msgspec.structs.astuple(topics), 1_000_000)
@@ -76,7 +76,7 @@ def test_a_batch_with_refused_messages_is_freed_with_its_last_user(model_dir: Pa
 
 
 def test_a_forgotten_user_is_a_tombstone_in_the_changelog(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The record that compaction removes a row by: the user's key, no value, the partition of the row."""
+    """The record has the user's key, no value and the row's partition, so compaction removes the row."""
     monkeypatch.setattr("stream.state.arena.BLOCK_SLOTS", 256)  # so that few cycles sweep all slots
     engine = open_engine(load_model(model_dir, "cpu"), model_dir, 5, 1, 0.001, forget_after_days=3)
     topics = Topics()

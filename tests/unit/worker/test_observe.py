@@ -1,4 +1,4 @@
-"""What a committed batch adds to the figures, and the examples that go with them."""
+"""The figures and examples that a committed batch adds."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ def click(user: str, item: str = "i1", **fields: Any) -> tuple[bytes, bytes]:
 
 
 def observe(engine: Engine, *messages: tuple[bytes | None, bytes | None], ages_ms: Sequence[int] = (0,)) -> Observed:
-    """What one batch of these messages shows, each in the Java client's partition."""
+    """The figures after one batch of these messages, each in the Java client's partition."""
     placed: dict[Partition, list[Any]] = {}
     for n, (key, value) in enumerate(messages):
         records = placed.setdefault(Partition("clicks", murmur2(key or b"") % PARTITIONS), [])
@@ -54,7 +54,7 @@ def observe(engine: Engine, *messages: tuple[bytes | None, bytes | None], ages_m
     return observed
 
 
-def test_a_batch_is_counted_by_what_became_of_it(engine: Engine) -> None:
+def test_the_messages_of_a_batch_are_counted_by_their_result(engine: Engine) -> None:
     """Messages, clicks, dead letters by reason, unknown items and event types, users and alerts."""
     good = [click("ann"), click("ben", "new"), click("ann", event_type="wish"), click("cleo")]
     bad = [click("dan", item_id=None), (b"eve", b"{"), (b"eve", b"}"), (None, b"{}")]
@@ -65,8 +65,8 @@ def test_a_batch_is_counted_by_what_became_of_it(engine: Engine) -> None:
     assert seen.count("alerts") == 0
 
 
-def test_what_was_left_out_of_clicks_is_counted_by_field(engine: Engine) -> None:
-    """An optional value that is not usable costs no click, but somebody may look for it."""
+def test_omitted_fields_of_clicks_are_counted_by_field(engine: Engine) -> None:
+    """A click with an unusable optional value is valid, but the value is counted by field."""
     seen = observe(
         engine, click("ann", price="cheap"), click("ben", price="49,99", category=[1]), click("cleo", price=5)
     )
@@ -85,7 +85,7 @@ def test_a_click_on_which_the_model_fails_is_a_dead_letter(model_dir: Path, tmp_
 
 
 def test_offsets_that_kafka_deleted_unread_are_counted(engine: Engine) -> None:
-    """Lost clicks of every chunk of a committed batch add up."""
+    """The lost clicks of all chunks of a committed batch are summed."""
     clicks_0 = Partition("clicks", 0)
     chunks = [Chunk(clicks_0, 1, 0, 25, 25, [], 0), Chunk(clicks_0, 1, 25, 30, 0, [], 0)]
     batch = process(engine, JsonCodec(65_536, 1), Topics(), {}, chunks, {clicks_0: 0}, NOW_MS)
@@ -95,7 +95,7 @@ def test_offsets_that_kafka_deleted_unread_are_counted(engine: Engine) -> None:
 
 
 def test_latency_is_the_age_of_the_records_at_the_commit(engine: Engine) -> None:
-    """Each message counts with the time from its Kafka timestamp; one of a clock that is ahead counts as 0."""
+    """Each message counts with the time from its Kafka timestamp; a message from a clock that is ahead counts as 0."""
     messages = [click(f"u{n}") for n in range(100)]
     timing = observe(engine, *messages, ages_ms=[-50, 40, 40, 40, 900]).meter.snapshot().timing("latency")
     assert timing is not None
@@ -105,7 +105,7 @@ def test_latency_is_the_age_of_the_records_at_the_commit(engine: Engine) -> None
 
 
 def test_an_example_shows_detail_and_fields_but_no_user(engine: Engine) -> None:
-    """The fields of a refused message are named; who it is about is hashed, wherever the detail shows it."""
+    """The fields of a refused message are named; the user is hashed everywhere in the detail."""
     example = observe(engine, (b"somebody", click("ann@shop.example", extra=1)[1])).examples["key_is_not_user"]
     assert example.fields == ("event_type", "extra", "item_id", "timestamp", "user_id")
     assert "somebody" not in example.detail
@@ -116,13 +116,13 @@ def test_an_example_shows_detail_and_fields_but_no_user(engine: Engine) -> None:
 
 @pytest.mark.parametrize("value", [b"\x00\x01\xfe", b"[1]", b"", None, b'{"a":' * 5_000, b"x" * 900_000, b'"\xff"'])
 def test_an_example_of_no_json_object_has_no_fields(engine: Engine, value: bytes | None) -> None:
-    """Whatever was refused, looking at it raises nothing."""
+    """Any refused message can be an example without an error."""
     examples = observe(engine, (b"ann", value)).examples
     assert [example.fields for example in examples.values()] == [()]
 
 
 def test_a_producers_text_cannot_break_the_log(engine: Engine) -> None:
-    """Line breaks, control characters and endless names of fields do not get into a line of the log."""
+    """Line breaks, control characters and very long field names do not get into the log."""
     value = json.dumps(
         {"user_id": "ann", "a\n2026-01-01 ERROR fake": 1, "b" * 5_000: 1} | {f"f{n}": 1 for n in range(99)}
     )
@@ -134,8 +134,8 @@ def test_a_producers_text_cannot_break_the_log(engine: Engine) -> None:
 def test_keys_of_clicks_are_sampled_and_those_of_refused_messages_are_not(engine: Engine) -> None:
     """At most KEYS_PER_BATCH keys a batch, each with its partition and offset."""
     good = [click(f"u{n}") for n in range(40)]
-    verdict = observe(engine, *good, *[click(f"bad{n}", item_id=None) for n in range(20)]).placements.verdict()
+    verdict = observe(engine, *good, *[click(f"bad{n}", item_id=None) for n in range(20)]).key_sample.verdict()
     assert (verdict.keys, verdict.found) == (40, ["murmur2"])
-    many = observe(engine, *[click(f"u{n}") for n in range(1_000)]).placements.verdict()
+    many = observe(engine, *[click(f"u{n}") for n in range(1_000)]).key_sample.verdict()
     assert (many.keys, many.found) == (KEYS_PER_BATCH, ["murmur2"])
     assert KEYS_PER_BATCH < MOST_KEYS

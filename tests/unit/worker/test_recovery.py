@@ -1,4 +1,4 @@
-"""Recovery takes offsets and rows only as a pair that belongs together, and reading goes on exactly there."""
+"""Recovery uses only offsets and rows that agree, and reading continues exactly there."""
 
 import asyncio
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class Delivery:
 
 
 class Changelog:
-    """A partition as read again and again: (where the group is, where the rows stand); the last answer stays."""
+    """The answers for a partition: (committed offset, offset of the rows); the last answer is repeated."""
 
     group = "shop"
 
@@ -63,14 +63,14 @@ def recovered(model_dir: Path, *answers: tuple[Position, int | None]) -> Cycles:
     return cycles
 
 
-def test_offset_and_rows_that_are_apart_are_read_again_until_they_agree(model_dir: Path) -> None:
-    """A worker frozen between reading offsets and rows takes neither: no click is stepped twice or left out."""
+def test_offset_and_rows_that_differ_are_read_again_until_they_agree(model_dir: Path) -> None:
+    """A worker that was frozen between reading offsets and rows uses neither, so no click is repeated or skipped."""
     cycles = recovered(model_dir, (Position(1513, 1513), 3471), (Position(3471, 3471), 3471))
     assert cycles.positions() == {CLICKS_0: 3471}
 
 
 def test_offset_that_keeps_moving_leaves_nothing_assigned(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While another worker goes on committing, an overtaken one asks no operator: it waits for new partitions."""
+    """If a different worker commits meanwhile, there is no error: this worker waits for new partitions."""
     monkeypatch.setattr(recovery, "AGREE_PAUSE_S", 0.0)
     cycles = recovered(model_dir, *[(Position(at, at), at + 1) for at in range(100)])
     assert cycles.positions() == {}
@@ -79,15 +79,15 @@ def test_offset_that_keeps_moving_leaves_nothing_assigned(model_dir: Path, monke
 
 
 @pytest.mark.parametrize(
-    ("committed", "stands", "says"),
+    ("committed", "stands", "fragment"),
     [(None, 7, "no committed offset"), (7, None, "without history"), (7, 9, "offsets were reset"), (9, 7, "older one")],
 )
-def test_offset_and_rows_that_stay_apart_are_refused(
-    model_dir: Path, monkeypatch: pytest.MonkeyPatch, committed: int | None, stands: int | None, says: str
+def test_offset_and_rows_that_never_agree_are_refused(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, committed: int | None, stands: int | None, fragment: str
 ) -> None:
-    """Rows of another group, an empty changelog, turned-back offsets and an old changelog each stop the worker."""
+    """Rows of a different group, an empty changelog, reset offsets and an old changelog each end the worker."""
     monkeypatch.setattr(recovery, "AGREE_PAUSE_S", 0.0)
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=fragment):
         recovered(model_dir, (Position(committed, committed or 0), stands))
 
 
@@ -95,24 +95,24 @@ def test_offset_and_rows_that_stay_apart_are_refused(
     ("position", "stands", "next_offset"),
     [(Position(None, 0), None, 0), (Position(None, 40), None, 40), (Position(7, 7), 7, 7)],
 )
-def test_recovered_partition_is_read_on_where_it_stands(
+def test_reading_continues_at_the_recovered_offset(
     model_dir: Path, position: Position, stands: int | None, next_offset: int
 ) -> None:
-    """Where nothing was committed the first offset there is comes next, otherwise the committed one."""
+    """The next offset is the committed one, or the first of the partition if none is committed."""
     assert recovered(model_dir, (position, stands)).positions() == {CLICKS_0: next_offset}
 
 
 @pytest.mark.parametrize("begin", [0, 10, 12])
-def test_a_chunk_that_does_not_go_on_where_the_last_one_ended_is_refused(model_dir: Path, begin: int) -> None:
-    """Clicks dropped or repeated between the broker and the engine end the worker instead of a user's history."""
+def test_a_chunk_that_does_not_begin_at_the_end_of_the_last_one_is_refused(model_dir: Path, begin: int) -> None:
+    """If clicks were skipped or repeated before the engine, the worker ends and no state is wrong."""
     cycles = recovered(model_dir, (Position(11, 11), 11))
     record = SimpleNamespace(offset=max(begin, 11), key=None, value=None, timestamp=0)
     with pytest.raises(RuntimeError, match="left out or repeated"):
         cycles._process([Chunk(CLICKS_0, 1, begin, 13, 0, [record], 0)], cycles.positions())
 
 
-def test_offsets_without_clicks_are_passed(model_dir: Path) -> None:
-    """A stretch of markers, rolled back or lost clicks moves the partition on without a decision."""
+def test_offsets_without_clicks_are_skipped(model_dir: Path) -> None:
+    """A range of markers, rolled-back or lost clicks moves the offset without a decision."""
     cycles = recovered(model_dir, (Position(11, 11), 11))
     chunks = [Chunk(CLICKS_0, 1, 11, 15, 0, [], 0), Chunk(CLICKS_0, 1, 15, 40, 25, [], 0)]
     batch = cycles._process(chunks, cycles.positions())

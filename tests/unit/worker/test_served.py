@@ -1,4 +1,4 @@
-"""Eddy without Kafka: a loaded model scores clicks as the worker decides on them."""
+"""Eddy without Kafka: a loaded model scores clicks exactly as the worker does."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ def as_given(click: Click) -> dict[str, object]:
 
 
 def test_it_decides_as_the_worker_in_one_call_or_in_several(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lists, surprise and p-values are those of the recommendations topic; users go on where the last call ended."""
+    """Lists, surprise and p-values are those of the recommendations topic; users keep their state between calls."""
     monkeypatch.setattr(served, "CLICKS_PER_CYCLE", 4)
     clicks = clicks_of(20)
     want = run(open_engine(load_model(model_dir, "cpu"), model_dir, 5, 1, 0.001), clicks).recommendations
@@ -42,7 +42,7 @@ def test_it_decides_as_the_worker_in_one_call_or_in_several(model_dir: Path, mon
 
 
 def test_clicks_are_read_as_messages_are(model_dir: Path) -> None:
-    """Ids may be numbers, times seconds, and both NumPy's; a click that is none is refused before any is scored."""
+    """Ids may be numbers, times seconds, and both NumPy's; an invalid click is refused before any click is scored."""
     model, plain = load(model_dir), load(model_dir)
     number = {"user_id": np.int64(7), "item_id": 3, "timestamp": np.int64(START_MS // 1000)}
     assert model.score([number])[0].items == plain.score([{**number, "user_id": "7", "timestamp": START_MS}])[0].items
@@ -51,7 +51,7 @@ def test_clicks_are_read_as_messages_are(model_dir: Path) -> None:
     assert [model.score([number])[0].surprise] == [plain.score([number])[0].surprise]
 
 
-def test_settings_and_models_that_cannot_work_are_refused(model_dir: Path, tmp_path: Path) -> None:
+def test_invalid_settings_and_models_are_refused(model_dir: Path, tmp_path: Path) -> None:
     """As at the start of a worker, each with one line."""
     with pytest.raises(ConfigError, match="setting k is 0"):
         load(model_dir, k=0)
@@ -62,7 +62,7 @@ def test_settings_and_models_that_cannot_work_are_refused(model_dir: Path, tmp_p
 
 
 def test_a_model_that_fails_is_an_error_and_leaves_the_states(model_dir: Path, tmp_path: Path) -> None:
-    """A decision that cannot be had is not left out in silence."""
+    """A click without a decision raises an error and is not left out silently."""
     model = load(spoil(model_dir, tmp_path / "spoiled" / "1", "state"))
     with pytest.raises(ArtifactError, match="i7 is not finite"):
         model.score([as_given(Click("u", "i1", START_MS)), as_given(Click("u", "i7", START_MS))])
@@ -70,7 +70,7 @@ def test_a_model_that_fails_is_an_error_and_leaves_the_states(model_dir: Path, t
 
 
 def test_importing_stream_is_light() -> None:
-    """A program that may never load a model pays for nothing."""
+    """`import stream` loads no other package."""
     heavy = "{'numpy', 'onnxruntime', 'faust', 'confluent_kafka', 'msgspec'}"
     code = f"import sys, stream; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

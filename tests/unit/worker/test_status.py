@@ -1,4 +1,4 @@
-"""The status line has the figures, and warnings come early, name what to do, and are not repeated at once."""
+"""The status line has the figures; warnings are early, have the remedy, and are not repeated at once."""
 
 import hashlib
 import logging
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from stream.kafka.partitioners import Placements, murmur2
+from stream.kafka.partitioners import KeySample, murmur2
 from stream.meter import Meter
 from stream.settings import Topics
 from stream.worker.observe import Example
@@ -22,14 +22,14 @@ class Worker:
 
     def __init__(self, partitions: int = 4) -> None:
         self.meter = Meter()
-        self.placements = Placements(partitions)
+        self.key_sample = KeySample(partitions)
         self.examples: dict[str, Example] = {}
-        self.status = Status(self.meter, self.placements, self.examples, Topics(), ("view", "cart"), 0.0)
+        self.status = Status(self.meter, self.key_sample, self.examples, Topics(), ("view", "cart"), 0.0)
         self.now_s = 0.0
         self.lag = 0
 
     def clicks(self, n: int, items: int = 0, types: int = 0, **dead: int) -> None:
-        """Count n clicks, of them so many of unknown items and types, and dead letters by reason."""
+        """Count n clicks, some with unknown items and types, and dead letters by reason."""
         meter = self.meter
         meter.count("messages", n + sum(dead.values()))
         meter.count("clicks", n)
@@ -41,10 +41,10 @@ class Worker:
 
     def keys(self, partitioner: Callable[[bytes], int], partitions: int = 4) -> None:
         for offset, key in enumerate(USERS):
-            self.placements.add(key, partitioner(key) % partitions, offset)
+            self.key_sample.add(key, partitioner(key) % partitions, offset)
 
     def run(self, seconds: float, each_check: Callable[[], None] = lambda: None) -> list[Line]:
-        """What is logged in so many seconds; `each_check` before every check."""
+        """The lines logged in this many seconds; `each_check` is called before every check."""
         lines: list[Line] = []
         end_s = self.now_s + seconds
         while self.now_s < end_s:
@@ -59,7 +59,7 @@ def warnings(lines: list[Line]) -> list[str]:
 
 
 def test_the_status_line_holds_the_figures_of_its_interval() -> None:
-    """Rates, shares and quantiles are those of the last 30 s; lag and users those of now."""
+    """Rates, shares and quantiles are of the last 30 s; lag and users are current."""
     worker = Worker()
     meter = worker.meter
     worker.clicks(5_000, not_json=100)
@@ -85,7 +85,7 @@ def test_the_status_line_holds_the_figures_of_its_interval() -> None:
 
 
 def test_an_idle_worker_gives_a_sign_of_life_only() -> None:
-    """Nothing to do for an hour: a line every 10 minutes, and no number is made up where there is none."""
+    """In an idle hour there is a line every 10 minutes, with `none` for missing figures."""
     lines = Worker().run(6 * SIGN_OF_LIFE_S)
     assert len(lines) == 6
     assert "clicks_per_s=0.0 lag=0 latency_p50_ms=none" in lines[0].text
@@ -93,7 +93,7 @@ def test_an_idle_worker_gives_a_sign_of_life_only() -> None:
 
 
 def test_a_worker_that_falls_behind_without_deciding_logs_it() -> None:
-    """Lag that grows is something that happened, even if no message was decided."""
+    """A growing lag is logged even if no message was decided."""
     worker = Worker()
 
     def more() -> None:
@@ -102,8 +102,8 @@ def test_a_worker_that_falls_behind_without_deciding_logs_it() -> None:
     assert len(worker.run(4 * STATUS_S, more)) == 4
 
 
-def test_after_a_quiet_time_the_rate_is_that_of_the_last_interval() -> None:
-    """Clicks after five quiet minutes are not spread over these minutes."""
+def test_after_an_idle_time_the_rate_is_that_of_the_last_interval() -> None:
+    """The rate after five idle minutes does not include these minutes."""
     worker = Worker()
     assert worker.run(10 * STATUS_S) == []
     worker.clicks(300)
@@ -112,7 +112,7 @@ def test_after_a_quiet_time_the_rate_is_that_of_the_last_interval() -> None:
 
 
 def test_refused_messages_are_reported_within_seconds_with_the_commonest_reason() -> None:
-    """3,000 refused messages: the first check names the reason, its detail and the fields that came."""
+    """3,000 refused messages: the first check names the reason, its detail and the fields seen."""
     worker = Worker()
     worker.clicks(0, wrong_fields=2_900, not_json=100)
     [text] = warnings(worker.run(CHECK_S))
@@ -122,8 +122,8 @@ def test_refused_messages_are_reported_within_seconds_with_the_commonest_reason(
     assert Topics().dead_letters in text
 
 
-def test_a_model_that_fails_is_not_blamed_on_the_producer() -> None:
-    """Valid clicks that the model cannot step: the advice is about the model."""
+def test_a_model_that_fails_is_not_reported_as_an_error_of_the_producer() -> None:
+    """If the model fails on valid clicks, the advice is about the model."""
     worker = Worker()
     worker.clicks(10, model_failed=90)
     [text] = warnings(worker.run(CHECK_S))
@@ -132,7 +132,7 @@ def test_a_model_that_fails_is_not_blamed_on_the_producer() -> None:
 
 
 def test_a_producer_that_breaks_after_a_healthy_hour_is_noticed() -> None:
-    """What went well before does not hide what is refused now."""
+    """Earlier valid messages do not hide refused ones."""
     worker = Worker()
     assert warnings(worker.run(3_600, lambda: worker.clicks(2_000))) == []
     [text] = warnings(worker.run(6, lambda: worker.clicks(1_000, wrong_fields=1_000)))
@@ -151,13 +151,13 @@ def test_a_slow_stream_of_refused_messages_is_noticed() -> None:
 
 @pytest.mark.parametrize(("good", "bad", "warned"), [(900, 99, 0), (900, 101, 1), (0, 9, 0), (0, 10, 1), (5, 5, 0)])
 def test_a_tenth_of_the_messages_is_the_limit(good: int, bad: int, warned: int) -> None:
-    """A tenth of the messages may be dead letters, and a handful of messages proves nothing."""
+    """Up to a tenth of the messages may be dead letters, and a few messages are too few for a warning."""
     worker = Worker()
     worker.clicks(good, not_json=bad)
     assert len(warnings(worker.run(STATUS_S))) == warned
 
 
-def test_a_warning_is_repeated_while_it_holds_and_ends_with_it() -> None:
+def test_a_warning_is_repeated_while_its_condition_is_true() -> None:
     """An hour of refused messages: one warning in five minutes. When the producer is corrected, there are no more."""
     worker = Worker()
     lines = worker.run(3_600, lambda: worker.clicks(10, not_json=10))
@@ -166,7 +166,7 @@ def test_a_warning_is_repeated_while_it_holds_and_ends_with_it() -> None:
     assert warnings(worker.run(3_600, lambda: worker.clicks(20))) == []
 
 
-def test_another_reason_is_another_warning() -> None:
+def test_a_second_reason_is_a_second_warning() -> None:
     """A second broken producer is not hidden for five minutes by the first."""
     worker = Worker()
     worker.clicks(0, not_json=1_000)
@@ -176,8 +176,8 @@ def test_another_reason_is_another_warning() -> None:
     assert "empty_key" in text
 
 
-def test_unknown_items_and_event_types_are_warned_of() -> None:
-    """More than half of the clicks on unknown items or of unknown types: one line each, with what to do."""
+def test_unknown_items_and_event_types_cause_warnings() -> None:
+    """More than half of the clicks on unknown items or of unknown types: one line each, with the remedy."""
     worker = Worker()
     worker.clicks(100, items=51, types=50)
     [items] = warnings(worker.run(CHECK_S))
@@ -189,13 +189,13 @@ def test_unknown_items_and_event_types_are_warned_of() -> None:
 
 
 def test_a_few_unknown_clicks_are_no_warning() -> None:
-    """19 clicks are too few to say that most are unknown."""
+    """19 clicks are too few for this warning."""
     worker = Worker()
     worker.clicks(19, items=19, types=19)
     assert warnings(worker.run(STATUS_S)) == []
 
 
-def test_two_partitioners_are_warned_of_with_a_user_to_look_up() -> None:
+def test_two_partitioners_cause_a_warning_with_an_example_user() -> None:
     """Both are named with their counts, and a user is named by a hash that an operator can compute."""
     worker = Worker()
     worker.keys(murmur2)
@@ -205,15 +205,15 @@ def test_two_partitioners_are_warned_of_with_a_user_to_look_up() -> None:
     assert "murmur2 (Java clients)" in text
     assert "crc32 (librdkafka's default)" in text
     assert re.search(r"murmur2=\d+ crc32=\d+ ", text)
-    place = re.search(r"user=(\w+) partition=(\d) offset=(\d+) other_partition=(\d) other_offset=(\d+)", text)
-    assert place is not None
-    [user] = [key for key in USERS if hashlib.sha256(key).hexdigest()[:12] == place[1]]
-    assert int(place[2]) == zlib.crc32(user) % 4
-    assert int(place[4]) == murmur2(user) % 4
+    example = re.search(r"user=(\w+) partition=(\d) offset=(\d+) other_partition=(\d) other_offset=(\d+)", text)
+    assert example is not None
+    [user] = [key for key in USERS if hashlib.sha256(key).hexdigest()[:12] == example[1]]
+    assert int(example[2]) == zlib.crc32(user) % 4
+    assert int(example[4]) == murmur2(user) % 4
     assert "user" + user.decode()[4:] not in text
 
 
-def test_corrected_partitioners_are_not_warned_of_for_long() -> None:
+def test_after_a_correction_the_warning_ends() -> None:
     """Once all producers agree the warning is not repeated more than once."""
     worker = Worker()
     worker.keys(murmur2)
@@ -222,7 +222,7 @@ def test_corrected_partitioners_are_not_warned_of_for_long() -> None:
     assert len(warnings(worker.run(3_600, lambda: worker.keys(murmur2)))) <= 1
 
 
-def test_a_partitioner_of_ones_own_gives_one_mild_line() -> None:
+def test_a_custom_partitioner_gives_one_info_line() -> None:
     """Consistent but unknown: one INFO line in an hour, and no warning."""
     worker = Worker()
     lines = worker.run(3_600, lambda: worker.keys(lambda key: int(key[4:])))
@@ -230,7 +230,7 @@ def test_a_partitioner_of_ones_own_gives_one_mild_line() -> None:
     assert len([line for line in lines if line.kind == "unknown partitioner"]) == 1
 
 
-def test_one_partition_is_never_warned_of() -> None:
+def test_one_partition_causes_no_warning() -> None:
     """With one partition every partitioner is right."""
     worker = Worker(partitions=1)
     assert worker.run(60, lambda: worker.keys(zlib.crc32, 1)) == []

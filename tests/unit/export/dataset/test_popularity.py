@@ -91,7 +91,7 @@ def test_steady_popularity_keeps_the_clicks_of_the_older_model() -> None:
     assert steady.before is before
 
 
-def test_it_is_said_how_popularity_passes() -> None:
+def test_the_half_life_is_reported_in_hours() -> None:
     """The half-life in hours, as the report shows it."""
     assert "half-life of 1.5 h" in Recency(1.5 * HOUR).describe()
     assert "does not" in Recency(None).describe() or "stable" in Recency(None).describe()

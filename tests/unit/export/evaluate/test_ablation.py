@@ -1,4 +1,4 @@
-"""What a part is worth is told of the very network that was judged, which is afterwards what it was."""
+"""Ablations use the network that was judged, and do not change it."""
 
 import copy
 from typing import NamedTuple
@@ -90,14 +90,15 @@ def chained() -> Judged:
 
 
 def test_the_lists_as_served_are_those_that_the_training_judged(chained: Judged) -> None:
-    """The first row is what `mix` says of the same clicks, to the last bit, and has no difference to itself."""
+    """The first row equals the result of `mix` on the same clicks bit by bit, and its difference is 0."""
     row = ablations(chained.network, chained.held_out.seen, chained.rows, NO_SHIFT)[NOTHING]
     assert row == {"judged": len(chained.rows), **chained.quality}
     assert row["recall20"] > 0.9
 
 
 def test_followers_are_missed_where_they_carry_the_signal(chained: Judged) -> None:
-    """In chains the last items say all: without them nothing is left, and without followers the order suffers."""
+    """In chains only the last items predict the next: without them recall is lost, and without followers the order is
+    worse."""
     found = ablations(chained.network, chained.held_out.seen, chained.rows, NO_SHIFT)
     assert found[LAST]["recall20"] < 0.2
     assert found[LAST]["change"]["recall20"]["95"][1] < -0.7

@@ -1,4 +1,4 @@
-"""How recommendations are judged, whole against a slow version that does it click by click."""
+"""The evaluation of recommendations, against a slow version that does it click by click."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -159,7 +159,7 @@ def test_every_method_has_its_key(model: Path, tmp_path: Path) -> None:
 
 
 def test_the_workers_rules_hold_in_an_evaluation(model: Path, tmp_path: Path) -> None:
-    """The lists judged are those that the worker would send under the same rules; what they hold is told."""
+    """The lists judged are those that the worker would send under the same rules; their content is reported."""
     catalogue = tmp_path / "items.csv"
     catalogue.write_text("item_id,category\n" + "".join(f"i{n},c{n % 5}\n" for n in range(ITEMS)))
     log, path = log_of(tmp_path, 40, 3), str(catalogue)
@@ -175,7 +175,7 @@ def test_the_workers_rules_hold_in_an_evaluation(model: Path, tmp_path: Path) ->
 
 
 def test_a_model_without_training_sessions_is_refused(tmp_path: Path) -> None:
-    """A directory of an older training says what to do."""
+    """For a directory of an older training, the error has the remedy."""
     directory = tmp_path / "old" / "1"
     write_untrained(directory, ["i0", "i1"], ["view"])
     with pytest.raises(ArtifactError, match="train it again"):
@@ -199,15 +199,15 @@ def test_earlier_clicks_build_states_and_are_not_judged(model: Path, tmp_path: P
 
 
 def test_a_log_of_single_clicks_cannot_be_judged(model: Path, tmp_path: Path) -> None:
-    """Where no session goes on there is nothing to judge, and it is said."""
+    """If no session has a second click, this is reported."""
     path = tmp_path / "single.csv"
     path.write_text("user_id,item_id,timestamp\nann,i1,1700000000\nbob,i2,1700000001\n")
     with pytest.raises(ConfigError, match="nothing to judge"):
         evaluate(model, read_log(path), 0)
 
 
-def test_what_leaves_no_method_a_choice_is_said(model: Path, tmp_path: Path) -> None:
-    """A log of new items only says why its figures are zeros, to people too; a tiny catalogue why all are ones."""
+def test_logs_on_which_all_methods_are_equal_are_reported(model: Path, tmp_path: Path) -> None:
+    """For a log of new items only, a line explains the zeros; for a tiny catalogue, a line explains the ones."""
     from export.cli import evaluate as command
 
     path = tmp_path / "new.csv"
@@ -224,8 +224,8 @@ def test_what_leaves_no_method_a_choice_is_said(model: Path, tmp_path: Path) -> 
     assert "1 of the 2 judged clicks" in remarks(np.array([0, 21]), names, "n1")[0]
 
 
-def test_event_types_that_the_model_does_not_know_are_told(model: Path, tmp_path: Path) -> None:
-    """A log that calls its views otherwise is judged, and it is said; one with known types needs no word."""
+def test_event_types_that_the_model_does_not_know_are_reported(model: Path, tmp_path: Path) -> None:
+    """A log with unknown event types is judged and this is reported; a log with known types has no such line."""
     known = load_model(model, "cpu").manifest.event_types
     path = tmp_path / "log.csv"
     rows = [
@@ -239,8 +239,8 @@ def test_event_types_that_the_model_does_not_know_are_told(model: Path, tmp_path
     assert not any("event type" in line for line in evaluate(model, read_log(path), 0)["remarks"])
 
 
-def test_clicks_that_the_training_may_have_seen_are_told() -> None:
-    """Figures on clicks that were learned flatter; times made from rows tell nothing."""
+def test_clicks_that_the_training_may_have_seen_are_reported() -> None:
+    """Figures on learned clicks are too good, so a line reports them; synthetic times give no such line."""
     names, rows = ["a"], np.zeros(4, np.int32)
     time_ms = 1_700_000_000_000 + np.array([0, 999, 1000, 2000])
     log = Log(rows, rows, rows, rows, time_ms, names, names, names, [])

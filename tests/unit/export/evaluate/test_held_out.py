@@ -1,4 +1,4 @@
-"""How the held-out slice is judged."""
+"""The choice and the evaluation of the held-out slice."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,8 @@ def test_a_log_of_dates_is_not_held_out_by_the_half(clicks: list[int]) -> None:
 
 
 def test_the_curve_is_the_diagonal_where_nothing_drifts_and_above_it_where_surprise_grows() -> None:
-    """Clicks like the earlier ones keep the promise; more surprising ones break it, and the curve shows it."""
+    """Clicks like the earlier ones have the nominal false-alarm rate; more surprising ones have a higher rate, and the
+    curve shows it."""
     rng = np.random.default_rng(0)
     surprise, time_ms = rng.normal(5, 1, 20_000).astype(np.float32), np.arange(20_000)
     steady = dict(calibration_curve(surprise, time_ms))

@@ -1,4 +1,4 @@
-"""Logs as they should not be, through `eddy train`: one clear line, or a sound model."""
+"""Faulty logs in `eddy train`: one clear line, or a valid model."""
 
 import gzip
 import math
@@ -139,13 +139,13 @@ def trained(log: Path, *options: str) -> Result:
     return CliRunner().invoke(train, arguments)
 
 
-@pytest.mark.parametrize(("name", "content", "says"), TOO_BAD, ids=[name for name, *_ in TOO_BAD])
+@pytest.mark.parametrize(("name", "content", "fragment"), TOO_BAD, ids=[name for name, *_ in TOO_BAD])
 def test_a_log_that_teaches_nothing_is_refused_in_one_line(
-    tmp_path: Path, name: str, content: object, says: str
+    tmp_path: Path, name: str, content: object, fragment: str
 ) -> None:
-    """The line names the log, what came and what to do; no model is written."""
+    """The line has the log, the problem and the remedy; no model is written."""
     put(tmp_path / name, content)
-    with pytest.raises(ConfigError, match=says) as raised:
+    with pytest.raises(ConfigError, match=fragment) as raised:
         raise trained(tmp_path / name).exception or AssertionError("a model was written")
     line = str(raised.value)
     assert line.isprintable()
@@ -154,7 +154,7 @@ def test_a_log_that_teaches_nothing_is_refused_in_one_line(
 
 
 def rewritten(text: str) -> list[tuple[str, object, str]]:
-    """The same log as other programs write it, and what the loader says."""
+    """The same log as other programs write it, and the loader's notes."""
     rows = text.removeprefix(HEADER).splitlines()
     units = (1, 10**3, 10**6, 10**9)
     mixed = [f"{row[: row.rindex(',')]},{(START + 20 * i) * units[i % 4]}" for i, row in enumerate(rows)]
@@ -198,17 +198,17 @@ def as_text(log: Log) -> set[tuple[str, str, str, int]]:
     return {(log.users[u], log.items[i], log.event_types[e], int(t)) for u, i, e, t in columns}
 
 
-@pytest.mark.parametrize(("name", "content", "says"), rewritten(clicks()), ids=[n for n, *_ in rewritten(clicks())])
-def test_the_same_clicks_written_otherwise_are_the_same_log(
-    tmp_path: Path, name: str, content: object, says: str
+@pytest.mark.parametrize(("name", "content", "fragment"), rewritten(clicks()), ids=[n for n, *_ in rewritten(clicks())])
+def test_the_same_clicks_in_a_different_form_are_the_same_log(
+    tmp_path: Path, name: str, content: object, fragment: str
 ) -> None:
-    """However the rows are written, the log is that of the clean file, and what was strange is reported."""
+    """For every form of the rows, the log equals that of the clean file, and the deviations are reported."""
     put(tmp_path / "clean.csv", clicks())
     put(tmp_path / name, content)
     log = read_log(tmp_path / name)
     assert as_text(log) == as_text(read_log(tmp_path / "clean.csv"))
     assert len(log) == 300
-    assert says in "; ".join(log.notes)
+    assert fragment in "; ".join(log.notes)
 
 
 SOUND = [
@@ -218,13 +218,13 @@ SOUND = [
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "says"), SOUND, ids=[name for name, *_ in SOUND])
-def test_a_poor_log_gives_a_sound_model(tmp_path: Path, name: str, content: object, says: str) -> None:
-    """What can be learned from is learned from: a whole model with finite figures, and what was strange is reported."""
+@pytest.mark.parametrize(("name", "content", "fragment"), SOUND, ids=[name for name, *_ in SOUND])
+def test_a_faulty_log_gives_a_valid_model(tmp_path: Path, name: str, content: object, fragment: str) -> None:
+    """Usable rows are learned: the model is complete, its figures are finite, and the deviations are reported."""
     put(tmp_path / name, content)
     result = trained(tmp_path / name)
     assert result.exit_code == 0, result.exception
-    assert says in result.output
+    assert fragment in result.output
     manifest = read_manifest(tmp_path / "model" / "1")
     assert manifest.items >= 2
     assert all(math.isfinite(figure) for figure in manifest.quality.values())
@@ -244,7 +244,7 @@ GARBAGE = st.one_of(
 @settings(max_examples=150, deadline=None)
 @given(GARBAGE, st.sampled_from([".csv", ".csv.gz", ".jsonl", ".parquet"]), st.booleans())
 def test_any_bytes_are_a_log_or_a_config_error(text: str, ending: str, in_order: bool) -> None:
-    """Nothing else comes out, whatever goes in, and what is a log is in order and in range."""
+    """Any bytes give a ConfigError or a log in time order with values in range."""
     with TemporaryDirectory() as directory:
         path = Path(directory) / f"log{ending}"
         path.write_bytes(text.encode("utf-8", "surrogatepass"))

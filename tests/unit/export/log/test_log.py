@@ -1,4 +1,4 @@
-"""What `eddy train`, `evaluate` and `replay` do with a log as people have them."""
+"""How `eddy train`, `evaluate` and `replay` read logs."""
 
 import gzip
 from pathlib import Path
@@ -66,14 +66,14 @@ def test_formats_agree(tmp_path: Path) -> None:
     ],
 )
 def test_times_are_read(tmp_path: Path, text: str, ms: int) -> None:
-    """Seconds, milliseconds and ISO strings with and without a zone are the moments they say, in a log and a flag."""
+    """Seconds, milliseconds and ISO strings with and without a zone are read correctly, in a log and in an option."""
     log = read_log(written(tmp_path / "a.csv", HEADER + f"u,i,view,{text}\n"))
     assert log.time_ms.tolist() == [ms]
     assert parse_time(text) == ms
 
 
 def test_bad_rows_are_dropped_and_counted(tmp_path: Path) -> None:
-    """Each reason why rows were dropped is reported once, with how many."""
+    """Each reason for dropped rows is reported once, with their number."""
     rows = ["u,i,view,1700000000", ",i,view,1700000000", "u,,view,1700000000", "u,i,view,soon", "u,i,view,-5"]
     log = read_log(written(tmp_path / "a.csv", HEADER + "\n".join(rows) + "\n"))
     assert len(log) == 1
@@ -86,14 +86,15 @@ def test_bad_rows_are_dropped_and_counted(tmp_path: Path) -> None:
 
 
 def test_repeats_are_dropped_only_when_asked(tmp_path: Path) -> None:
-    """Two equal rows are two clicks, unless --drop-repeats says that the log holds repeats."""
+    """Two equal rows are two clicks, unless --drop-repeats is given."""
     path = written(tmp_path / "a.csv", HEADER + "u,i,view,1700000000\n" * 2)
     assert len(read_log(path)) == 2
     assert len(read_log(path, drop_repeats=True)) == 1
 
 
 def test_columns_are_mapped_and_defaulted(tmp_path: Path) -> None:
-    """A log with its own names and no event type is a log of views; without users its sessions are the users."""
+    """Columns may have other names; without event types all clicks are views; without users the sessions are the
+    users."""
     path = written(tmp_path / "a.csv", "visit,article,when\ns1,a,1700000000\ns2,b,1700000001\n")
     log = read_log(path, ColumnNames(item="article", time="when", session="visit"))
     assert log.users == ["s1", "s2"]
@@ -102,8 +103,10 @@ def test_columns_are_mapped_and_defaulted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("gap_ms", "parted"), [(1_799_999, False), (1_800_000, True), (1_800_001, True)])
-def test_half_an_hour_parts_sessions_for_the_log_and_for_the_graphs(tmp_path: Path, gap_ms: int, parted: bool) -> None:
-    """Without session ids a gap of 30 minutes or more starts a session, and its gap bucket says the same."""
+def test_half_an_hour_separates_sessions_for_the_log_and_for_the_graphs(
+    tmp_path: Path, gap_ms: int, parted: bool
+) -> None:
+    """Without session ids a gap of 30 minutes or more starts a session, as its gap bucket does."""
     start = 1_700_000_000_000
     path = written(tmp_path / "a.csv", HEADER + f"u,a,view,{start}\nu,b,view,{start + gap_ms}\n")
     log = read_log(path)
@@ -112,7 +115,7 @@ def test_half_an_hour_parts_sessions_for_the_log_and_for_the_graphs(tmp_path: Pa
     assert (gap_bucket(np.array([gap_ms]), np.array([False]), GAP_EDGES_MS)[0] >= NEW_VISIT) == parted
 
 
-def test_interleaved_sessions_are_followed_apart(tmp_path: Path) -> None:
+def test_interleaved_sessions_are_separate(tmp_path: Path) -> None:
     """With session ids the next click is the next of that session, and the id belongs to its user alone."""
     rows = "u,a,x,1700000000\nu,b,y,1700000001\nu,c,x,1700000002\nv,d,x,1700000003\n"
     log = read_log(written(tmp_path / "a.csv", "user_id,item_id,session_id,timestamp\n" + rows))
@@ -122,22 +125,22 @@ def test_interleaved_sessions_are_followed_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ids", "says"),
+    ("ids", "fragment"),
     [
         (["", "a", ""], "2 rows have no session: those of a user are taken for one"),
         ([float("nan"), 1.0, None], "2 rows have no session: those of a user are taken for one"),
         (["", None, ""], "the column of sessions is empty: half an hour without a click parts them"),
     ],
 )
-def test_clicks_without_a_session_are_reported(tmp_path: Path, ids: list[object], says: str) -> None:
-    """An empty name and pandas' NaN are no session, as null is none."""
+def test_clicks_without_a_session_are_reported(tmp_path: Path, ids: list[object], fragment: str) -> None:
+    """An empty id, pandas' NaN and null are no session."""
     columns = {"user_id": ["u", "u", "v"], "item_id": ["i", "j", "k"], "timestamp": [1_700_000_000] * 3}
     pl.DataFrame({**columns, "session_id": ids}).write_parquet(tmp_path / "a.parquet")
-    assert read_log(tmp_path / "a.parquet").notes == [says]
+    assert read_log(tmp_path / "a.parquet").notes == [fragment]
 
 
 def test_gap_buckets_are_those_of_the_engine(tmp_path: Path) -> None:
-    """0 for a user's first click, then one more than the edges that the gap has reached."""
+    """0 for a user's first click, else one more than the number of edges up to the gap."""
     log = read_log(
         written(tmp_path / "a.csv", HEADER + "u,a,view,1700000000\nu,b,view,1700000010\nv,c,view,1700000011\n")
     )
@@ -145,7 +148,7 @@ def test_gap_buckets_are_those_of_the_engine(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "says"),
+    ("name", "content", "fragment"),
     [
         ("a.xlsx", b"", "must end in"),
         ("missing.csv", None, "no such file"),
@@ -157,16 +160,18 @@ def test_gap_buckets_are_those_of_the_engine(tmp_path: Path) -> None:
         ("a.csv", HEADER.encode() + b"u,i,view,never\n", "no clicks in 1 rows; dropped 1 rows: no time"),
     ],
 )
-def test_a_log_that_cannot_be_used_says_why(tmp_path: Path, name: str, content: bytes | None, says: str) -> None:
-    """What is wrong and what was expected, in one line."""
+def test_an_unusable_log_has_an_error_with_the_reason(
+    tmp_path: Path, name: str, content: bytes | None, fragment: str
+) -> None:
+    """One line has the problem and the expected value."""
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(ConfigError, match=says) as raised:
+    with pytest.raises(ConfigError, match=fragment) as raised:
         read_log(tmp_path / name)
     assert "\n" not in str(raised.value)
 
 
-def test_a_cut_outside_the_log_says_what_it_covers(tmp_path: Path) -> None:
+def test_a_cut_outside_the_log_is_an_error_with_its_period(tmp_path: Path) -> None:
     """An empty slice is refused with the log's own period."""
     log = read_log(written(tmp_path / "a.csv", HEADER + "u,a,view,1700000000\n"))
     with pytest.raises(ConfigError, match=r"the log covers 2023-11-14 22:13:20"):

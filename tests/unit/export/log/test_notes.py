@@ -44,7 +44,7 @@ def moment(ms: int) -> datetime:
 
 
 def test_a_sound_log_has_no_line(tmp_path: Path) -> None:
-    """A line that always comes is read by nobody."""
+    """A sound log has no notes, because nobody reads a line that is always there."""
     assert shop(tmp_path, event_type=["view"], session_id=["s"], colour=["red"]).notes == [
         "1 session ids belong to several users: each user's clicks of one are a session"
     ]
@@ -71,19 +71,19 @@ def test_digits_of_a_date_are_that_date(tmp_path: Path, form: str) -> None:
     ids=["spreadsheet", "whole days of a spreadsheet", "relative ms", "relative s", "Windows", ".NET"],
 )
 def test_times_before_the_web_are_reported(tmp_path: Path, time: Callable[[int], object]) -> None:
-    """They are taken for seconds since the epoch, and the line says so."""
+    """They are read as seconds since the epoch, and the line reports this."""
     assert any(") are dated before 1991 (the log goes from 19" in note for note in shop(tmp_path, time=time).notes)
 
 
 def test_a_log_of_seconds_is_reported(tmp_path: Path) -> None:
-    """Two weeks that became 13 s in some export."""
+    """A log of two weeks in which all times are within 13 s is reported."""
     notes = shop(tmp_path, time=lambda ms: START_MS + (ms - START_MS) // 93_000).notes
     assert [note for note in notes if "the log spans 13 s" in note]
 
 
 @pytest.mark.parametrize("name", ["null", "undefined", "None", "NaN", "0", "(not set)", " "])
 def test_a_placeholder_for_unknown_users_is_reported(tmp_path: Path, name: str) -> None:
-    """All who are not logged in would be one user."""
+    """Otherwise all users who are not logged in would be one user."""
     notes = shop(tmp_path, user=lambda i: name if i % 8 == 0 else f"u{i % 41}").notes
     assert notes == [
         f"user {name!r} has 12.5% of all clicks: does it stand for users who are not known? They are taken for one"
@@ -119,7 +119,7 @@ def test_a_column_that_looks_like_the_session_is_reported(tmp_path: Path, name: 
     "name", ["event_time", "event_id", "transaction_id", "session_start", "visitor_id", "visit_number", "device_type"]
 )
 def test_a_column_with_a_similar_name_is_not_reported(name: str) -> None:
-    """Its name says that it is something else."""
+    """A column with a similar but different name is not meant."""
     assert similar_column("event", [name]) is similar_column("session", [name]) is None
 
 
@@ -128,7 +128,7 @@ def frame(**columns: object) -> pl.DataFrame:
 
 
 def test_ids_that_lost_their_digits_are_refused(tmp_path: Path) -> None:
-    """64-bit ids in a float column fall together; such a log is not trained on."""
+    """64-bit ids in a float column are no longer unique, so the log is refused."""
     ids = [float(1234567890123456789 + i) for i in range(40)]
     frame(item_id=ids).write_parquet(tmp_path / "a.parquet")
     with pytest.raises(ConfigError, match="no clicks in 40 rows; dropped 40 rows: the item is a float that is"):
@@ -172,13 +172,13 @@ def test_what_is_left_out_of_a_log_is_counted(tmp_path: Path) -> None:
 
 
 def test_times_as_float32_are_reported(tmp_path: Path) -> None:
-    """Their clicks fall together by the minute."""
+    """In float32 all clicks of about a minute have the same time."""
     frame(timestamp=pl.Series([START_MS / 1000] * 3, dtype=pl.Float32)).write_parquet(tmp_path / "a.parquet")
     assert "holds float32, which rounds a time" in read_log(tmp_path / "a.parquet").notes[0]
 
 
 def test_a_number_of_thousands_of_digits_is_left_out(tmp_path: Path) -> None:
-    """It is too long for the decoder, which costs its field alone."""
+    """It is too long for the decoder; only its field is left out."""
     line = '{"user_id": "u", "item_id": "a", "timestamp": 1733011200000, "category": %s}\n'
     (tmp_path / "a.jsonl").write_text(line % '"c"' + line % ("9" * 5000))
     log = read_log(tmp_path / "a.jsonl")
@@ -186,7 +186,7 @@ def test_a_number_of_thousands_of_digits_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_line_that_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
-    """The decoder gives up, and the line can be found."""
+    """The decoder refuses it, and the error has the number of the line."""
     line = '{"user_id": "u", "item_id": "a", "timestamp": 1733011200000, "category": %s}\n'
     (tmp_path / "a.jsonl").write_text(line % '"c"' + line % ("[" * 5000 + "]" * 5000))
     with pytest.raises(ConfigError, match="line 2 is no JSON object"):

@@ -61,7 +61,7 @@ def message(field: str, value: Any, row: int) -> dict[str, Any]:
 
 
 def on_the_topic(field: str, value: Any) -> Any:
-    """What the worker makes of it, or BadClick's reason; its clock is at the end of what a log may hold."""
+    """The worker's click, or the reason of BadClick; its clock is at the latest time that a log may have."""
     sent = message(field, value, 0)
     user = sent["user_id"]
     key = str(int(user)) if isinstance(user, float) and math.isfinite(user) else str(user) or "no user"
@@ -73,7 +73,7 @@ def on_the_topic(field: str, value: Any) -> Any:
 
 
 def in_the_log(field: str, count: int, path: Path) -> list[Any]:
-    """What the log's reader makes of the rows; None and a missing row are both None."""
+    """The clicks that the log's reader gives for the rows; a missing row is None."""
     marked = "user" if field == "category" else "category"
     found: dict[str, Any] = {}
     for batch in batches(path, USUAL_NAMES, False, ReadStats()):
@@ -82,7 +82,7 @@ def in_the_log(field: str, count: int, path: Path) -> list[Any]:
 
 
 def agree(field: str, values: Sequence[Any], name: str, write: Callable[[Path, list[dict[str, Any]]], None]) -> None:
-    """Each value, written by `write` into a log, is what it is on the topic."""
+    """Each value is read equally from the topic and from a log that `write` has written."""
     with TemporaryDirectory() as directory:
         path = Path(directory) / name
         write(path, [message(field, value, row) for row, value in enumerate(values)])
@@ -124,7 +124,7 @@ def test_a_line_of_json_is_the_same_click_in_a_log(field: str, values: list[Any]
 @settings(deadline=None, max_examples=60)
 @given(values=st.lists(TEXT.filter(lambda text: "\x00" not in text and "\r" not in text), min_size=1, max_size=30))
 def test_a_csv_cell_is_the_same_as_text_on_the_topic(field: str, values: list[str]) -> None:
-    """A CSV holds nothing but text."""
+    """Every cell of a CSV is text."""
     agree(field, values, "log.csv", write_csv)
 
 
@@ -146,7 +146,7 @@ def test_a_parquet_cell_is_the_same_as_its_value_on_the_topic(field: str, values
 @settings(deadline=None, max_examples=30)
 @given(values=st.lists(st.integers(-(2**53) + 1, 2**53 - 1), min_size=1, max_size=30))
 def test_integers_that_pandas_made_floats_are_the_integers(field: str, values: list[int]) -> None:
-    """A CSV says 17.0, Parquet holds a double, JSON says 17.0, and the live event says 17."""
+    """A CSV and JSON have 17.0, Parquet has a double, and the live event has 17."""
     for name, write in (("log.csv", write_csv), ("log.parquet", write_parquet), ("log.jsonl", write_jsonl)):
         with TemporaryDirectory() as directory:
             path = Path(directory) / name

@@ -1,4 +1,4 @@
-"""A log larger than memory: small batches, chunks and runs must give what one large one gives."""
+"""A log larger than memory: small batches, chunks and runs give the same result as one large one."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -21,8 +21,8 @@ def small(patch: pytest.MonkeyPatch) -> None:
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=120))
-def test_rows_come_back_by_user_in_the_order_in_which_they_came(users: list[int]) -> None:
-    """Runs hold whole users in index order, whatever the runs' size, and can be read twice."""
+def test_rows_are_returned_by_user_in_their_order(users: list[int]) -> None:
+    """For any size, runs have whole users in index order, and can be read twice."""
     rows = np.zeros(len(users), ROW)
     rows["user"] = users
     rows["time_ms"] = np.arange(len(users))
@@ -63,7 +63,7 @@ def columns(log: Log) -> dict[str, object]:
 def test_a_log_in_many_runs_is_the_same_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sessions: bool, option: str
 ) -> None:
-    """Where batches, chunks and runs end is not to be seen in any column, note or name."""
+    """The ends of batches, chunks and runs change no column, note or name."""
     path = random_log(tmp_path / "log.csv", sessions)
     options = {option: True} if option else {}
     whole = columns(read_log(path, **options))
@@ -72,7 +72,7 @@ def test_a_log_in_many_runs_is_the_same_log(
 
 
 def test_category_and_price_are_there_if_the_log_has_them(tmp_path: Path) -> None:
-    """Codes of names and numbers; what is missing or no price is none, and a log without the columns has none."""
+    """Categories become codes and prices become numbers; a missing or invalid value is none."""
     path = tmp_path / "log.csv"
     path.write_text(
         "user_id,item_id,timestamp,category,price\nu,a,1,shoes,9.5\nu,b,2,,\nu,c,3,hats,free\nu,d,4,shoes,-1\n"
@@ -98,7 +98,7 @@ def test_category_and_price_are_there_if_the_log_has_them(tmp_path: Path) -> Non
 
 
 def test_a_part_of_a_column_is_on_disk_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunk by chunk the same as at once, also where nothing is left."""
+    """The result chunk by chunk equals the result at once, also for an empty part."""
     small(monkeypatch)
     column, keep = np.arange(23, dtype=np.int32), np.arange(23) % 3 > 0
     assert part(column, keep).tolist() == column[keep].tolist()
@@ -106,7 +106,7 @@ def test_a_part_of_a_column_is_on_disk_too(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_column_outlives_its_writer() -> None:
-    """The array keeps its nameless file; nothing is left behind to clean up."""
+    """The array keeps its unnamed file open; no file remains."""
     column = Column(np.int64)
     for start in range(0, 10, 5):
         column.append(np.arange(start, start + 5))
@@ -116,7 +116,7 @@ def test_a_column_outlives_its_writer() -> None:
 
 
 def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without room for the columns the line says where there was none and how to choose another place."""
+    """Without room for the columns the error has the directory and the way to choose a different one."""
 
     def full(self: Spool, rows: object) -> None:
         raise OSError(28, "No space left on device")

@@ -30,7 +30,7 @@ def test_kinds_of_positions_and_items() -> None:
 
 
 def test_the_interval_is_that_of_sessions_not_of_positions() -> None:
-    """Positions that are all alike within a session tell no more than one of them: the interval keeps its width."""
+    """Equal positions in a session count as one: the interval keeps its width."""
     rng = np.random.default_rng(0)
     hit = (rng.random(200) < 0.5).astype(np.uint8)
     alone = intervals({"eddy": hit, "other": hit * 0}, np.arange(200))

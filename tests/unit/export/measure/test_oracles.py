@@ -19,7 +19,7 @@ QUICK = settings(max_examples=30, deadline=None)
 @QUICK
 @given(RANKS)
 def test_means_are_those_of_the_definitions(rank: list[int]) -> None:
-    """Recall, reciprocal rank and discounted gain at every cut; a rank of 0 or behind the cut adds nothing."""
+    """Recall, reciprocal rank and discounted gain at every cut; a rank of 0 or beyond the cut adds nothing."""
     found = measures(np.array(rank, np.uint8))
     for k in CUTS:
         hits = [one for one in rank if 0 < one <= k]
@@ -85,7 +85,7 @@ SCORES = st.lists(st.lists(st.integers(0, 3), min_size=30, max_size=30), min_siz
 
 @QUICK
 @given(SCORES, st.data())
-def test_a_rank_is_the_place_in_the_sorted_items(scores: list[list[int]], data: st.DataObject) -> None:
+def test_a_rank_is_the_position_in_the_sorted_items(scores: list[list[int]], data: st.DataObject) -> None:
     """Best first, of equal scores the lower index; beyond twenty and for an unknown item it is 0."""
     targets = [data.draw(st.integers(0, 30)) for _ in scores]
     table = torch.tensor(scores, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Where the item that came next stands among all of them."""
+"""The rank of the next item among all items."""
 
 import numpy as np
 import pytest
@@ -13,8 +13,8 @@ ITEMS = 300
 
 
 @pytest.mark.parametrize("scored", [1, 2 * ITEMS, 1 << 22])
-def test_a_place_beyond_twenty_is_none_however_far(monkeypatch: pytest.MonkeyPatch, scored: int) -> None:
-    """First, twentieth, one beyond, so far that a byte would begin again, unknown; whatever is scored at a time."""
+def test_a_rank_beyond_twenty_is_none(monkeypatch: pytest.MonkeyPatch, scored: int) -> None:
+    """First, twentieth, twenty-first, beyond 256, and unknown, for any number of clicks scored at once."""
     monkeypatch.setattr(ranking, "SCORED", scored)
     scores = -torch.arange(ITEMS).float()
     target = np.array([0, 19, 20, 256, 299, ITEMS], np.int32)
@@ -31,7 +31,7 @@ def test_of_equal_scores_the_lower_index_ranks_first() -> None:
 
 
 def test_no_click_both_fits_and_judges(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The halves of the held-out clicks are apart, of next clicks from the cut on, and one has its limit."""
+    """The two parts of the held-out clicks are disjoint, have next clicks from the cut on, and one is limited."""
     count = 600
     target = np.where(np.arange(count) % 6 == 5, -1, 1).astype(np.int32)
     one, no = np.ones(count, np.int32), np.zeros(count, np.bool_)

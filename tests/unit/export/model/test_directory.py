@@ -1,4 +1,4 @@
-"""What a written model directory promises the worker."""
+"""The properties of a model directory that the worker relies on."""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ def small_network(seed: int = 0, cell: str = "lstm") -> Network:
 
 
 def test_a_written_directory_is_read_back(directory: Path) -> None:
-    """A directory written by conversion is one the worker accepts, named after its place."""
+    """The worker accepts a directory that the conversion wrote; its name comes from the path."""
     manifest = read_manifest(directory)
     assert (manifest.label, manifest.items, manifest.event_types) == ("shop/7", 90, ("view", "purchase"))
     assert json.loads((directory / "items.json").read_text()) == ITEMS
@@ -84,7 +84,7 @@ def test_surprise_is_a_normalised_likelihood() -> None:
 
 
 def test_the_mixture_is_a_distribution_and_the_surprise_is_its_own() -> None:
-    """Whatever is remembered, the list's probabilities sum to one, and -log of an item's is the surprise at it."""
+    """For any recent items, the list's probabilities sum to one, and -log of an item's probability is its surprise."""
     network, rng = small_network(), np.random.default_rng(1)
     last = torch.from_numpy(rng.integers(0, len(ITEMS) + 2, (40, REMEMBERED)).astype(np.int32))
     last[:10, 3:] = 0
@@ -136,7 +136,7 @@ def test_a_version_never_changes(directory: Path) -> None:
         write_untrained(directory, ITEMS, ["view"])
 
 
-def test_graphs_tell_nothing_of_the_building_machine(directory: Path) -> None:
+def test_graphs_have_no_paths_of_the_building_machine(directory: Path) -> None:
     """No path of the machine that exported them is in the files."""
     for name in ("step.onnx", "score.onnx"):
         content = (directory / name).read_bytes()

@@ -58,8 +58,8 @@ def test_four_ways_agree_on_a_trained_model(tmp_path: Path, log: Log) -> None:
     assert all(difference.within(TOLERANCE) for way, difference in found.items()), found
 
 
-def test_a_network_of_other_weights_is_told_from_the_graphs(tmp_path: Path, log: Log) -> None:
-    """A thousandth more on one bias of the cell, and neither graphs nor engine agree with the network any more."""
+def test_a_network_with_different_weights_fails_the_check(tmp_path: Path, log: Log) -> None:
+    """If one bias of the cell differs by a thousandth, neither graphs nor engine agree with the network."""
     known = vocabulary(log)
     write_untrained(tmp_path / "m" / "1", known.items, list(known.event_types), hidden=24)
     network = load_network(tmp_path / "m" / "1")
@@ -70,7 +70,7 @@ def test_a_network_of_other_weights_is_told_from_the_graphs(tmp_path: Path, log:
 
 
 def test_weights_come_back_bit_for_bit(tmp_path: Path) -> None:
-    """What is read from beside the graphs is what was saved, and it is no file that the worker asks for."""
+    """The weights that are read equal those that were saved, and the worker does not need this file."""
     directory = tmp_path / "m" / "1"
     write_untrained(directory, [f"i{n}" for n in range(30)], ["view"], hidden=8, cell="gru")
     network = load_network(directory)
@@ -84,7 +84,7 @@ def test_weights_come_back_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
-    """A weights file that does not belong to the graphs beside it ends in one line."""
+    """A weights file that does not belong to the graphs is an error of one line."""
     for seed in (0, 1):
         write_untrained(tmp_path / "m" / str(seed), [f"i{n}" for n in range(30)], ["view"], hidden=8, seed=seed)
     (tmp_path / "m" / "0" / FILE).write_bytes((tmp_path / "m" / "1" / FILE).read_bytes())

@@ -137,7 +137,8 @@ def test_the_page_needs_no_network_and_runs_nothing() -> None:
 
 
 def test_what_was_not_measured_is_left_out() -> None:
-    """A training that was stopped early, or measured nothing, gives its card and says that there is no verdict."""
+    """A training that was stopped early, or measured nothing, gives its card and a sentence that there is no
+    verdict."""
     written = page(manifest(), Findings(), About("", "", ""))
     assert "<h2>Model card" in written
     assert "<h2>Methods" not in written

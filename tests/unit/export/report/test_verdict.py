@@ -8,7 +8,7 @@ ABOVE, AROUND, BELOW = (0.012, [0.004, 0.02]), (0.001, [-0.003, 0.005]), (-0.03,
 
 
 @pytest.mark.parametrize(
-    ("recall", "mrr", "kind", "says"),
+    ("recall", "mrr", "kind", "fragment"),
     [
         (ABOVE, ABOVE, "better", "Eddy is better than the best baseline on the held-out slice: recall@20 +0.0120"),
         (BELOW, BELOW, "worse", "Eddy is worse than the best baseline on the held-out slice: recall@20 -0.0300"),
@@ -18,8 +18,8 @@ ABOVE, AROUND, BELOW = (0.012, [0.004, 0.02]), (0.001, [-0.003, 0.005]), (-0.03,
         ((0.0, [0.0, 0.0]), (0.0, [0.0, 0.0]), "tie", "not clearly better than the best baseline"),
     ],
 )
-def test_the_verdict_says_what_the_intervals_allow(
-    recall: tuple[float, list[float]], mrr: tuple[float, list[float]], kind: str, says: str
+def test_the_verdict_follows_the_intervals(
+    recall: tuple[float, list[float]], mrr: tuple[float, list[float]], kind: str, fragment: str
 ) -> None:
     """Better or worse only where the whole 95% interval of the difference lies on one side of zero."""
     lead = {
@@ -28,13 +28,13 @@ def test_the_verdict_says_what_the_intervals_allow(
     }
     found = verdict(lead)
     assert found.kind == kind
-    assert says in found.sentence
+    assert fragment in found.sentence
     low, high = mrr[1]
     assert f"against VS-KNN (95% interval {recall[1][0]:+.4f} to {recall[1][1]:+.4f})" in found.sentence
     assert found.sentence.endswith(f"against session popularity (95% interval {low:+.4f} to {high:+.4f}).")
 
 
 def test_nothing_judged_gives_no_verdict() -> None:
-    """A held-out slice of single clicks says nothing about quality, and the page says so."""
+    """A held-out slice of single clicks has no verdict, and the page has a sentence about this."""
     assert verdict({}).kind == "unknown"
     assert "no session of two clicks" in verdict({}).sentence

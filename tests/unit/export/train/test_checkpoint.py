@@ -1,4 +1,4 @@
-"""A training that was killed goes on to the model it would have written."""
+"""A killed training continues to the same model."""
 
 import json
 from dataclasses import replace
@@ -20,11 +20,11 @@ SHORT = replace(SETTINGS, epochs=3)
 
 
 class Killed(Exception):
-    """Stands for the end of the process."""
+    """Raised instead of the end of the process."""
 
 
 class Killing(Silent):
-    """Ends the training when its n-th round begins; keeps what is said."""
+    """Ends the training when its n-th round begins; keeps the messages."""
 
     def __init__(self, at_round: int | None = None) -> None:
         super().__init__()
@@ -70,8 +70,8 @@ def test_a_resumed_training_writes_the_same_model(tmp_path: Path, undisturbed: P
     assert not training_place(directory).exists()
 
 
-def test_a_new_training_does_not_go_on_from_an_old_one(tmp_path: Path) -> None:
-    """Without --resume what a killed training left is not looked at; with it and nothing there, one starts anew."""
+def test_a_new_training_does_not_continue_an_old_one(tmp_path: Path) -> None:
+    """Without --resume a checkpoint is ignored; with --resume and no checkpoint, training starts from the beginning."""
     directory = tmp_path / "m" / "1"
     with pytest.raises(Killed):
         train_model(directory, shop(users=100), SHORT, Killing(2))
@@ -86,7 +86,7 @@ def test_a_new_training_does_not_go_on_from_an_old_one(tmp_path: Path) -> None:
     ("users", "settings"), [(101, SHORT), (100, replace(SHORT, seed=2)), (100, replace(SHORT, hidden=8))]
 )
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, users: int, settings: TrainSettings) -> None:
-    """Other clicks, another seed, other settings: what comes out would be neither the one nor the other."""
+    """A checkpoint of different clicks, a different seed or different settings is refused."""
     directory = tmp_path / "m" / "1"
     with pytest.raises(Killed):
         train_model(directory, shop(users=100), SHORT, Killing(2))
@@ -95,7 +95,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, users: int,
 
 
 def test_a_crash_while_saving_leaves_the_checkpoint_before(tmp_path: Path) -> None:
-    """What cannot be written whole does not replace what is there."""
+    """An incomplete checkpoint does not replace the previous one."""
     checkpoint = Checkpoint(tmp_path / "whole.pt", "key", resume=True)
     checkpoint.save({"epoch": 1})
     with pytest.raises(Exception, match="pickle"):
@@ -103,8 +103,8 @@ def test_a_crash_while_saving_leaves_the_checkpoint_before(tmp_path: Path) -> No
     assert checkpoint.load() == {"epoch": 1}
 
 
-def test_a_torn_file_is_told_in_one_line(tmp_path: Path) -> None:
-    """A checkpoint that something else cut short is refused."""
+def test_a_cut_file_is_one_line(tmp_path: Path) -> None:
+    """A checkpoint that is cut is refused."""
     checkpoint = Checkpoint(tmp_path / "whole.pt", "key", resume=True)
     checkpoint.save({"epoch": 1})
     content = (tmp_path / "whole.pt").read_bytes()
@@ -115,7 +115,7 @@ def test_a_torn_file_is_told_in_one_line(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_does_not_end_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no checkpoint can be written a line says so, and the model is written all the same."""
+    """If no checkpoint can be written, a line reports it, and the model is still written."""
 
     def full(self: Checkpoint, content: dict[str, object]) -> None:
         raise OSError(28, "No space left on device")
@@ -127,8 +127,8 @@ def test_a_full_disk_does_not_end_a_training(tmp_path: Path, monkeypatch: pytest
     assert read_manifest(tmp_path / "m" / "1").items == 40
 
 
-def test_a_resumption_of_nothing_is_told(tmp_path: Path) -> None:
-    """A mistyped --out would else begin a training of hours without a word."""
+def test_resume_without_a_checkpoint_is_reported(tmp_path: Path) -> None:
+    """Otherwise a mistyped --out would silently start a training of hours."""
 
     class Hearing(Silent):
         def say(self, line: str) -> None:

@@ -1,4 +1,4 @@
-"""New items stand where their category stands, and nothing else moves."""
+"""New items get the embedding of their category, and nothing else changes."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ CLICKS = np.array([9, 4, 2, 1, 7, 0, 0, 0])
 
 
 def trained() -> tuple[np.ndarray, np.ndarray]:
-    """Eight items in four dimensions: shoes lie along the first, hats along the second."""
+    """Eight items in four dimensions: shoes are along the first, hats along the second."""
     rng = np.random.default_rng(0)
     rows = rng.normal(0, 0.3, (8, 4)).astype(np.float32)
     rows[CATEGORY == SHOES, 0] += 3
@@ -54,14 +54,14 @@ def test_items_with_clicks_keep_what_they_learned() -> None:
     assert warm(rows, bias, np.ones(8, np.int64), CATEGORY)[0].tolist() == rows.tolist()
 
 
-def test_without_a_category_that_has_clicks_an_item_is_like_all() -> None:
-    """A category of new items only, or none, says nothing: the middle of the catalogue it is."""
+def test_without_a_category_with_clicks_an_item_gets_the_mean_of_all() -> None:
+    """An item with no category, or with one of new items only, gets the mean of the catalogue."""
     rows, bias = warm(*trained(), CLICKS, CATEGORY)
     assert (rows[6] == rows[7]).all()
     assert bias[6] == bias[7] == 2.0
 
 
-def test_the_catalogues_new_items_stand_behind_the_known(tmp_path: Path) -> None:
+def test_the_catalogues_new_items_come_after_the_known(tmp_path: Path) -> None:
     """Known items keep their index; an item listed twice is one; the later line's category counts."""
     path = tmp_path / "items.csv"
     path.write_text("item_id,category\nnew,hats\nb,shoes\nother,\nnew,shoes\n")
@@ -78,7 +78,7 @@ def test_the_catalogues_new_items_stand_behind_the_known(tmp_path: Path) -> None
 
 
 def test_a_catalogue_of_other_ids_is_refused(tmp_path: Path) -> None:
-    """Ids that the log writes otherwise would fill the vocabulary with items that nobody clicks."""
+    """If the log has ids in a different form, the vocabulary would be full of items that nobody clicks."""
     path = tmp_path / "items.csv"
     path.write_text("item_id,category\n007,shoes\n008,hats\n")
     with pytest.raises(
@@ -87,15 +87,15 @@ def test_a_catalogue_of_other_ids_is_refused(tmp_path: Path) -> None:
         with_catalogue(path, ["7", "8"])
 
 
-def test_it_is_said_how_new_items_are_placed() -> None:
-    """Items that their category cannot place are told apart from those that it can."""
+def test_the_number_of_new_items_with_and_without_a_category_is_reported() -> None:
+    """Items without a category that has clicks are counted separately."""
     placed = "items of the catalogue have no clicks: their rows come from their category"
     assert how_placed(CATEGORY[:6], 5) == f"1 {placed}"
     assert how_placed(CATEGORY, 5) == f"3 {placed}; 2 rows come from all items: no item of their category has clicks"
 
 
 def test_a_training_places_the_catalogues_new_items(tmp_path: Path) -> None:
-    """`eddy train --catalogue`: an item that nobody clicked is served, and asked for where its category is.
+    """`eddy train --catalogue`: an item without clicks is recommended where its category is.
 
     In the shop an item of category c is followed by one of category (3 c + 3) mod 4.
     """
@@ -121,7 +121,8 @@ def test_a_training_places_the_catalogues_new_items(tmp_path: Path) -> None:
 
 
 def test_new_items_of_the_slice_are_known_by_their_category(tmp_path: Path) -> None:
-    """The slice is met as clicks will be in service: an item born in it is not unknown if it has a category."""
+    """The held-out slice is evaluated as in production: an item first seen there is not unknown if it has a
+    category."""
     log = shop(users=200)
     cut_ms = held_out_from(log.time_ms)
     born = log.where(((log.item != 3) & (log.item != 4)) | (log.time_ms >= cut_ms))

@@ -43,8 +43,8 @@ def test_the_gpu_is_taken_if_torch_sees_one(
     assert choose_device(asked) == chosen
 
 
-def test_a_gpu_that_is_not_there_is_told_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """--device cuda never falls back to the CPU in silence, and writes nothing."""
+def test_a_missing_gpu_is_reported_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--device cuda never falls back silently to the CPU, and writes nothing."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     log = tmp_path / "log.csv"
     log.write_text("user_id,item_id,timestamp\n" + "".join(f"u{n % 9},i{n % 5},{1e9 + n:.0f}\n" for n in range(300)))

@@ -1,4 +1,4 @@
-"""Ctrl-C while a model is trained: what is learned is kept, and nobody sees a stack trace."""
+"""Ctrl-C while a model is trained: the learned weights are kept, and no stack trace is printed."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""What training promises: it learns, it repeats itself, it can be stopped, and its calibration holds on others."""
+"""Training learns, is repeatable, can be stopped, and its calibration holds on other users."""
 
 import json
 from dataclasses import replace
@@ -29,7 +29,7 @@ SETTINGS = TrainSettings(hidden=16, epochs=10, seed=1, tokens=64, negatives=64, 
 
 
 class Silent:
-    """Hears of the progress and says nothing; raises Ctrl-C after so many clicks."""
+    """A Progress that prints nothing and sends Ctrl-C after this many clicks."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         self._left = stop_after
@@ -98,7 +98,7 @@ def test_every_cell_learns_the_rule(tmp_path: Path, cell: str) -> None:
 
 
 def test_training_ends_with_a_report(trained: Path) -> None:
-    """The page is there with the curves and the held-out slice; what it says is that slice's, and it is not served."""
+    """The page exists with the curves and the figures of the held-out slice, and is not a file of the manifest."""
     findings = json.loads((trained / "report.json").read_text())
     assert [one["epoch"] for one in findings["epochs"]] == list(range(1, len(findings["epochs"]) + 1))
     assert findings["epochs"][0]["loss"] > findings["epochs"][-1]["loss"]
@@ -117,7 +117,7 @@ def test_training_ends_with_a_report(trained: Path) -> None:
     assert not {"report.html", "report.json"} & set(read_manifest(trained).files)
 
 
-def test_the_promised_false_alarm_rate_holds(trained: Path) -> None:
+def test_the_nominal_false_alarm_rate_holds(trained: Path) -> None:
     """On clicks like those of the log, about one in twenty has a p-value of 0.05 or less."""
     figures = evaluate(trained, shop(users=300, seed=6), exclude_recent=0)
     assert 0.02 < figures["calibration"]["p<=0.05"] < 0.09
@@ -169,7 +169,7 @@ def test_items_of_a_category_learn_from_each_other() -> None:
     assert alike(rows(category)) > alike(rows(None)) + 0.1
 
 
-def test_an_items_category_is_what_its_last_click_says() -> None:
+def test_an_items_category_is_that_of_its_last_click() -> None:
     """The newest name counts, an item never named has none, and neither has any where the log has no such column."""
     log = shop(users=3, clicks=4)
     order = np.argsort(log.time_ms, kind="stable")
@@ -182,7 +182,7 @@ def test_an_items_category_is_what_its_last_click_says() -> None:
     assert categories(replace(named, category=None), vocabulary).tolist() == [-1, -1]
 
 
-def test_the_newest_popularity_counts_where_it_passes() -> None:
+def test_the_newest_popularity_counts_if_popularity_is_not_stable() -> None:
     """Items that were popular only early lose to those of the end; in a steady log nothing is forgotten."""
     log = shop(users=800)
     steady = encode(log, vocabulary_of(log), 3_600_000)
@@ -207,8 +207,9 @@ def test_the_newest_popularity_counts_where_it_passes() -> None:
     assert shift[moving.item.max()] > 0 > shift[0]
 
 
-def test_too_few_held_out_clicks_for_alpha_are_told() -> None:
-    """From 999 held-out clicks on a p-value can reach 0.001; with fewer a line says how many or which --alpha."""
+def test_too_few_held_out_clicks_for_alpha_are_reported() -> None:
+    """From 999 held-out clicks on a p-value can reach 0.001; with fewer, a line has the number of clicks needed and a
+    usable --alpha."""
     assert calibration_warning(999, 9_990, 0.001) is None
     warning = calibration_warning(320, 3_200, 0.001)
     assert warning is not None
@@ -265,7 +266,7 @@ def test_a_new_item_has_the_same_share_in_calibration_as_in_service(
 
 
 @pytest.mark.parametrize(
-    ("log", "says"),
+    ("log", "fragment"),
     [
         (shop(users=4), "at least 200 are needed"),
         (replace(shop(), item=np.zeros(3200, np.int64)), "a single item"),
@@ -273,9 +274,9 @@ def test_a_new_item_has_the_same_share_in_calibration_as_in_service(
         (replace(shop(), time_ms=np.full(3200, 1_700_000_000_000)), "the same time.* --in-order"),
     ],
 )
-def test_a_log_with_nothing_to_learn_says_so(tmp_path: Path, log: Log, says: str) -> None:
-    """Too short, one item, sessions of one click, no time: each is told before any work is done."""
-    with pytest.raises(ConfigError, match=says):
+def test_a_log_with_nothing_to_learn_is_refused(tmp_path: Path, log: Log, fragment: str) -> None:
+    """A log that is too short, has one item, sessions of one click or no times is refused before any work."""
+    with pytest.raises(ConfigError, match=fragment):
         train_model(tmp_path / "m" / "1", log, SETTINGS, Silent())
     assert not (tmp_path / "m").exists()
 

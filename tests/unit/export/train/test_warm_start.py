@@ -1,4 +1,4 @@
-"""A training that starts from an older model: what it takes over, what it adds, what it may not be judged on."""
+"""Training from an older model: what it reuses, what it adds, and which clicks may judge it."""
 
 import json
 import shutil
@@ -102,7 +102,8 @@ def test_rows_go_by_what_they_stand_for(older: Older) -> None:
 
 
 class Hearing(Silent):
-    """Keeps what is said, and each epoch's MRR@20 on the held-out slice: the network's, before anything is fitted."""
+    """A Progress that keeps the messages and each epoch's MRR@20 on the held-out slice: the network's, before anything
+    is fitted."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,14 +190,16 @@ def test_what_the_older_model_has_seen_does_not_judge_the_new_one(older: Older) 
 
 
 @pytest.mark.parametrize(("change", "says"), [({"hidden": 8}, "hidden is 8, but 16"), ({"cell": "gru"}, "cell is gru")])
-def test_weights_that_do_not_fit_are_told(tmp_path: Path, older: Older, change: dict[str, object], says: str) -> None:
-    """Other units or another cell than the older model's end in one line before anything is trained."""
+def test_weights_that_do_not_fit_are_one_line(
+    tmp_path: Path, older: Older, change: dict[str, object], says: str
+) -> None:
+    """If units or cell differ from the older model's, one line is printed before the training."""
     with pytest.raises(ConfigError, match=says):
         train_model(tmp_path / "m" / "2", later(shop(), 2), replace(SETTINGS, **change), Silent(), older=older)
 
 
 def test_units_and_cell_come_from_the_older_model(tmp_path: Path, directory: Path) -> None:
-    """`eddy train --from-model` takes over what must be equal, and an older model without weights is told."""
+    """`eddy train --from-model` takes over what must be equal, and reports an older model without weights."""
     log = replace(shop(users=60), time_ms=shop(users=60).time_ms + 2 * DAY)
     columns = zip(log.user.tolist(), log.item.tolist(), log.time_ms.tolist(), strict=True)
     path = tmp_path / "log.csv"
@@ -307,7 +310,7 @@ def test_the_newest_sessions_of_both_logs_are_kept(cut: int, newest: int, seed: 
 
 
 def test_without_the_older_sessions_the_baselines_know_the_log(tmp_path: Path, directory: Path) -> None:
-    """An older model whose baselines cannot be read still starts a training; the user is told what is missing."""
+    """An older model whose baselines cannot be read still starts a training; a line reports what is missing."""
     bare = tmp_path / "bare" / "1"
     shutil.copytree(directory, bare)
     (bare / "baselines.npz").unlink()
