@@ -62,9 +62,9 @@ class Mark(NamedTuple):
         found = re.fullmatch(rb"(\d+) (\d+) ([0-9a-f]{16})", value)
         if found is None:
             raise ConfigError(
-                f"the changelog of partition {partition} was written with another Eddy version: its row "
-                f"{POSITION_KEY!r} is {value[:60]!r}; start with that version, or set another --changelog-topic and "
-                "--group"
+                f"the changelog of partition {partition} was written with another Eddy version, its row "
+                f"{POSITION_KEY!r} is {value[:60]!r}; start with another --group and --changelog-topic (all users then "
+                "begin without history), or with the version that wrote it"
             )
         return cls(int(found[1]), int(found[2]), int(found[3], 16))
 

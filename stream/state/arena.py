@@ -183,7 +183,8 @@ class Arena:
     def _other_model(partition: Partition) -> ConfigError:
         return ConfigError(
             f"the changelog of partition {partition} was written with another model or another Eddy version; start "
-            "with that model and version, or set another --changelog-topic and --group"
+            "with another --group and --changelog-topic (all users then begin without history), or with the model and "
+            "version that wrote it"
         )
 
     def drop(self, partition: Partition) -> None:
