@@ -12,7 +12,7 @@ from typing import Any
 from confluent_kafka import KafkaException
 
 from stream.errors import ConfigError
-from stream.events import Partition
+from stream.events import Partition, hashed
 from stream.kafka.changelog import Changelog, Mark, Position, disagreement
 from stream.kafka.delivery import Delivery
 from stream.state.arena import Arena, Totals
@@ -170,16 +170,16 @@ class Recovery:
             raise missing_rows(partition, Totals(users, checksum), totals, broken)
         if broken:
             log.error(
-                "broken rows in the changelog, their users begin without history: partition=%s rows=%d first_key=%r",
+                "broken rows in the changelog, their users begin without history: partition=%s rows=%d first_user=%s",
                 partition,
                 len(broken),
-                broken[0][:100],
+                hashed(broken[0]),
             )
 
 
 def missing_rows(partition: Partition, written: Totals, read: Totals, broken: Sequence[bytes]) -> ConfigError:
     """The error for a changelog whose rows are not those that were written. It says what to do."""
-    first = f"; {len(broken)} rows are broken, the first has the key {broken[0][:100]!r}" if broken else ""
+    first = f"; {len(broken)} rows are broken, the first one of user {hashed(broken[0])}" if broken else ""
     return ConfigError(
         f"the changelog of partition {partition} lost or changed rows: {written.users} users with checksum "
         f"{written.checksum:016x} were written, {read.users} with {read.checksum:016x} are there{first}. Check that "
