@@ -104,13 +104,10 @@ class Arena:
 
     def scatter(self, owners: Sequence[Owner], rows: Rows) -> None:
         """Write the rows (n,) of n owners, each owner once. An owner without a row gets a new slot."""
-        found = self.find(owners)
-        slots = np.array(
-            [self._new_slot(*owners[i]) if slot is None else slot for i, slot in enumerate(found)], np.intp
-        )
+        slots, partitions = self._slots_for(owners)
         for block, places, within in self._by_block(slots):
             block[within] = rows[places]
-        partitions, checksums = self._slot_partition[slots], rows["checksum"]
+        checksums = rows["checksum"]
         np.maximum.at(self._newest_ms, partitions, rows["last_ms"])
         np.add.at(self._checksum, partitions, checksums - self._slot_checksum[slots])  # uint64: modulo 2^64
         self._slot_checksum[slots] = checksums
@@ -213,12 +210,23 @@ class Arena:
             self._keys[slot] = b""
         self._free.extend(slots)
 
-    def _new_slot(self, partition: Partition, key: bytes) -> int:
-        if not self._free:
-            self._grow()
-        slot = self._slots.setdefault(partition, {})[key] = self._free.pop()
-        self._keys[slot], self._slot_partition[slot] = key, self._index_of(partition)
-        return slot
+    def _slots_for(self, owners: Iterable[Owner]) -> tuple[Slots, Slots]:
+        """Slots of the owners, new ones where they have none, and the partition index of each owner."""
+        slots, indices = [], []
+        last, known, index = None, dict(NO_SLOTS), UNUSED
+        for partition, key in owners:
+            if partition is not last:  # hashing it for each user is slow
+                last, known, index = partition, self._slots.setdefault(partition, {}), self._index_of(partition)
+            slot = known.get(key)
+            if slot is None:
+                if not self._free:
+                    self._grow()
+                slot = known[key] = self._free.pop()
+                self._keys[slot] = key
+            slots.append(slot)
+            indices.append(index)
+        self._slot_partition[slots] = indices
+        return np.array(slots, np.intp), np.array(indices, np.intp)
 
     def _index_of(self, partition: Partition) -> int:
         index = self._partition_index.setdefault(partition, len(self._partition_index))
