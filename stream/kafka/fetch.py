@@ -78,8 +78,12 @@ class FetchThread(driver.AIOKafkaConsumerThread):
         try:
             records = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
         except OffsetOutOfRangeError as exc:
-            lost = await self._skip_lost(consumer, exc.args[0])
-        except NoOffsetForPartitionError:  # another worker has the partition; a rebalance will follow
+            sought = {tp: position for tp, position in exc.args[0].items() if tp in self._next_offset}
+            if sought:
+                lost = await self._skip_lost(consumer, sought)
+            else:  # its recovery is still running
+                await asyncio.sleep(NO_POSITION_S)
+        except NoOffsetForPartitionError:  # its recovery is still running, or another worker has the partition
             await asyncio.sleep(NO_POSITION_S)
         # no await from here on: a seek in between would separate the positions from the records
         ranges: dict[Any, OffsetRange] = {}

@@ -232,6 +232,14 @@ def membership(app: faust.App) -> Member:
     return Member(coordinator.generation, coordinator.member_id)
 
 
+async def seek(app: faust.App, offsets: Mapping[Partition, int]) -> None:
+    """Continue to read at these offsets. Until then the records of these partitions are fetched and dropped."""
+    try:
+        await app.consumer.seek_wait({TP(*partition): offset for partition, offset in offsets.items()})
+    except Exception as exc:  # a rebalance has begun, and recovers and seeks again
+        app.consumer.log.warning("seek failed: error=%r", exc)
+
+
 async def check_group(app: faust.App) -> None:
     """Raise the fatal group error that aiokafka keeps, if there is one."""
     if app.should_stop:  # the consumer thread and its loop may have ended

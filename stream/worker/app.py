@@ -26,7 +26,7 @@ from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import Delivery, WorkerLock, group_metadata
 from stream.kafka.fetch import OFFSET_RESET
 from stream.kafka.topics import check_topics, record_limits
-from stream.kafka.transport import BatchTopic, BatchTransport, assigned, check_group, leave_group, membership
+from stream.kafka.transport import BatchTopic, BatchTransport, assigned, check_group, leave_group, membership, seek
 from stream.kafka.watchdog import EXIT_OPERATOR, EXIT_WORKER, NoCoordinatorYet, Rebalances, Repeats, end, watch_group
 from stream.meter import Meter
 from stream.model.probe import batch_invariant
@@ -36,6 +36,7 @@ from stream.wire.dead_letter import LONGEST_KEY
 from stream.wire.json import JsonCodec
 from stream.worker.cycle import Cycles
 from stream.worker.observe import Observed
+from stream.worker.recovery import Assignment
 from stream.worker.served import open_engine
 from stream.worker.status import Status, report
 
@@ -188,7 +189,14 @@ def _connect(app: faust.App, cycles: Cycles, settings: Settings, worker_id: str)
             return
         metadata = group_metadata(settings.group, generation, member_id, app.conf.consumer_group_instance_id)
         try:
-            await cycles.recover(partitions, generation, metadata)
+            assignment = await cycles.recover(partitions, generation, metadata)
+        except Exception as exc:
+            end(exc)
+        app.add_future(read(assignment, partitions))
+
+    async def read(assignment: Assignment, partitions: list[Partition]) -> None:
+        try:
+            await seek(app, await cycles.read(assignment, partitions))
         except Exception as exc:
             end(exc)
 

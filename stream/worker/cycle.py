@@ -63,13 +63,13 @@ class Cycles:
         self._engine = engine
         self._codec = codec
         self._delivery = delivery
-        self._recovery = Recovery(delivery, changelog, engine.arena, self._in_engine)
         self._topics = topics
         self._limits = limits
         self._max_clicks = max_clicks
         self._clock_ms = clock_ms
         self._observe = observe
         self._thread = ThreadPoolExecutor(1, "engine")
+        self._recovery = Recovery(delivery, changelog, engine.arena, self._thread)
         self._pending: deque[Any] = deque()
         self._arrived = asyncio.Event()
         self._assignment: Assignment | None = None
@@ -99,12 +99,22 @@ class Cycles:
         if self._stale_at is not None and time.monotonic() - self._stale_at > limit_s:
             raise TimeoutError(f"no rebalance for {limit_s:.0f} s after the group refused this worker's offsets")
 
-    async def recover(self, partitions: Sequence[Partition], generation: int, member: bytes) -> None:
-        """Begin an assignment: `Recovery.recover` restores the partitions."""
+    async def recover(self, partitions: Sequence[Partition], generation: int, member: bytes) -> Assignment:
+        """Begin an assignment with what `Recovery.keep` keeps. The rest of it must be read then."""
         self._stale_at = None
-        self._assignment = await self._recovery.recover(partitions, generation, member)
-        if self._assignment is None:
+        self._assignment = await self._recovery.keep(partitions, generation, member)
+        return self._assignment
+
+    async def read(self, assignment: Assignment, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        """Read the rest of an assignment and return the offsets to seek; none if the assignment is over."""
+        found = await self._recovery.read(assignment, partitions)
+        if self._assignment is not assignment:
+            return {}
+        if found is None:
+            self._assignment = None
             self._stale_at = time.monotonic()
+            return {}
+        return found
 
     def stand_by(self) -> None:
         """The group has given no partitions to this worker: it waits as a spare."""

@@ -1,12 +1,18 @@
 """Start and rebalance: the arena gets the rows that belong to the group's committed offsets.
 
-Nothing is assigned unless the offset and the rows of every partition belong together and no row is missing.
+No partition is read on unless its offset and its rows belong together and no row is missing. A partition that this
+worker had before, and whose rows are right, is not read again and does not wait for the others.
 """
 
+import asyncio
 import logging
+import threading
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaException
@@ -32,7 +38,7 @@ class Assignment:
     """What this worker may write until the next rebalance.
 
     member  the group's generation and member id at the time when the partitions were recovered
-    next    partition -> the offset at which the next chunk must begin
+    next    recovered partition -> the offset at which the next chunk must begin
     """
 
     generation: int
@@ -40,88 +46,112 @@ class Assignment:
     next: dict[Partition, int]
 
 
-class Recovery:
-    """Restores an arena from the changelog.
+class Abandoned(Exception):
+    """A new assignment has begun: what was read for the one before is not needed any more."""
 
-    in_engine  runs a call in the engine thread
+
+class Recovery:
+    """Restores an arena from the changelog. `keep` and `read` are called in the event loop.
+
+    engine  the engine thread, which alone touches the arena
     """
 
-    def __init__(
-        self, delivery: Delivery, changelog: Changelog, arena: Arena, in_engine: Callable[..., Awaitable[Any]]
-    ) -> None:
+    def __init__(self, delivery: Delivery, changelog: Changelog, arena: Arena, engine: ThreadPoolExecutor) -> None:
         self._delivery = delivery
         self._changelog = changelog
         self._arena = arena
-        self._in_engine = in_engine
+        self._engine = engine
         self._started = False
         self._last: Assignment | None = None
+        self._current: Assignment | None = None
         self._broken: dict[Partition, set[bytes]] = {}
 
-    async def recover(self, partitions: Sequence[Partition], generation: int, member: bytes) -> Assignment | None:
-        """Restore the arena for the partitions that the group has just given to this worker.
+    async def keep(self, partitions: Sequence[Partition], generation: int, member: bytes) -> Assignment:
+        """Begin an assignment with the partitions that this worker had before and whose rows in memory are right.
 
         1. membership  generation and member id, taken by the caller in the same rebalance and kept for the assignment
         2. start       once: the transaction that an earlier process under this id left open is rolled back
-        3. offsets     the group's committed ones; the broker waits for a pending transaction over them
-        4. keep        of a partition that this worker had before, only the mark at the end of the changelog is read. If
-                       offset, number of rows and checksum are those in memory, the rows in memory stay
-        5. rows        of each other partition: committed ones up to the high watermark of the changelog; not before 3,
-                       or rows could be older than the offsets
-        6. compare     the mark's offset with the committed one. They differ for a worker that was frozen between 3 and
-                       5, or that has lost the partitions. So 3 to 5 are repeated up to AGREE_TRIES times. If the
-                       offset moves meanwhile, another worker has the partitions: the result is None, and a rebalance
-                       will follow
-        7. check       the rows that were read against the number and the checksum in the mark
-        8. seek        the consumer goes to `next` of the assignment, also where nothing was committed yet; from then
-                       on each chunk must begin where the last one ended
+        3. keep        of a partition that this worker had before, only the group's offset and the mark at the end of
+                       the changelog are read. If offset, number of rows and checksum are those in memory, the rows
+                       stay, and the partition is in `next` of the result
 
-        Only 2 changes anything in Kafka: after a crash between any two steps the next start begins at 1 and finds what
-        this one found. No cycle runs meanwhile. Called in the event loop. Raises ConfigError if rows and offsets do not
-        belong together, or if rows are missing.
+        Only 2 changes anything in Kafka: after a crash between any two steps, here and in `read`, the next start begins
+        at 1 and finds what this one found. No cycle runs meanwhile.
         """
-        began = time.monotonic()
+        had = self._last.next if self._last is not None else {}
+        self._current = None  # a `read` of the assignment before stops at its next batch
         if not self._started:
             await self._delivery.start()  # 2
             self._started = True
-        positions, kept = await self._in_engine(self._restore, partitions)  # 3 to 7
+        loop = asyncio.get_running_loop()
+        kept = await loop.run_in_executor(self._engine, self._keep, partitions, had)  # 3
+        self._last = self._current = Assignment(generation, member, kept)
+        return self._last
+
+    def _keep(self, partitions: Sequence[Partition], had: Mapping[Partition, int]) -> dict[Partition, int]:
+        """Step 3, in the engine thread: the partitions to keep, and the offsets to continue at."""
+        for lost in set(self._arena.partitions()).difference(partitions):
+            self._arena.drop(lost)
+        held = [p for p in partitions if p in had and p in self._arena.partitions()]
+        if not held:
+            return {}
+        found = _patiently(self._changelog.positions, held)
+        marks = _patiently(self._changelog.marks, held)
+        ours = {p: Mark(had[p], *self._arena.totals(p)) for p in held}
+        return {p: had[p] for p in held if marks.get(p) == ours[p] and found[p].committed == had[p]}
+
+    async def read(self, assignment: Assignment, partitions: Sequence[Partition]) -> Mapping[Partition, int] | None:
+        """Restore the other partitions of an assignment from the changelog. Cycles of the kept ones run meanwhile.
+
+        4. offsets     the group's committed ones; the broker waits for a pending transaction over them
+        5. rows        committed ones up to the high watermark of the changelog; not before 4, or rows could be older
+                       than the offsets. They go into the arena batch by batch
+        6. compare     the mark's offset with the committed one. They differ for a worker that was frozen between 4 and
+                       5, or that has lost the partitions. So 4 and 5 are repeated up to AGREE_TRIES times. If the
+                       offset moves meanwhile, another worker has the partitions, and a rebalance will follow
+        7. check       the rows that were read against the number and the checksum in the mark
+        8. seek        the caller moves the consumer to the offsets of the result, also where nothing was committed yet;
+                       from then on each chunk must begin where the last one ended
+
+        Returns the offsets to continue at, which are also in `next` of the assignment then; None if the partitions
+        went to another worker. Raises ConfigError if rows and offsets do not belong together, or if rows are missing.
+        """
+        began = time.monotonic()
+        kept = len(assignment.next)
+        rest = [p for p in partitions if p not in assignment.next]
         names = ", ".join(map(str, partitions))
-        if positions is None:
-            log.warning("recovery overtaken by the group: partitions=[%s] generation=%d", names, generation)
+        try:
+            positions = await _in_daemon(self._restore, assignment, rest) if rest else {}  # 4 to 7
+        except Abandoned:
             return None
-        self._last = Assignment(generation, member, {p: position.next for p, position in positions.items()})  # for 8
+        if positions is None:
+            log.warning("recovery overtaken by the group: partitions=[%s] generation=%d", names, assignment.generation)
+            return None
+        assignment.next.update(positions)
         log.info(
             "partitions recovered: partitions=[%s] generation=%d kept=%d users=%d seconds=%.2f",
             names,
-            generation,
-            len(kept),
+            assignment.generation,
+            kept,
             len(self._arena),
             time.monotonic() - began,
         )
-        return self._last
+        return positions
 
-    def _restore(
-        self, partitions: Sequence[Partition]
-    ) -> tuple[Mapping[Partition, Position] | None, Collection[Partition]]:
-        """Steps 3 to 7 of `recover`, in the engine thread.
-
-        Returns the group's positions, None if another worker has the partitions; and the partitions that were kept.
-        """
+    def _restore(self, assignment: Assignment, partitions: Sequence[Partition]) -> dict[Partition, int] | None:
+        """Steps 4 to 7 of `read`, in a thread of their own. None if another worker has the partitions."""
         first: Mapping[Partition, Position] | None = None
-        for lost in set(self._arena.partitions()).difference(partitions):
-            self._arena.drop(lost)
         for left in reversed(range(AGREE_TRIES)):
-            found = _patiently(self._changelog.positions, partitions)  # 3
+            found = _patiently(self._changelog.positions, partitions)  # 4
             first = first or found
-            marks = self._unchanged(partitions)  # 4
-            kept = list(marks)
-            marks |= _patiently(self._read, [p for p in partitions if p not in marks])  # 5
+            marks = _patiently(partial(self._read, assignment), partitions)  # 5
             stands = {p: marks[p].next if p in marks else None for p in partitions}
             apart = next((p for p in partitions if stands[p] != found[p].committed), None)  # 6
             if apart is None:
                 break
             committed, position = found[apart].committed, stands[apart]
             if committed != first[apart].committed:
-                return None, ()
+                return None
             if not left:
                 raise disagreement(self._changelog.group, apart, committed, position)
             log.warning(
@@ -132,24 +162,25 @@ class Recovery:
             )
             time.sleep(AGREE_PAUSE_S)
         for partition in partitions:
-            if partition not in kept:
-                self._check(partition, marks.get(partition))  # 7
-        return found, kept
+            self._in_engine(assignment, self._check, partition, marks.get(partition))  # 7
+        return {p: position.next for p, position in found.items()}
 
-    def _unchanged(self, partitions: Sequence[Partition]) -> dict[Partition, Mark]:
-        """Step 4: the marks of the partitions whose rows are in memory as the changelog holds them."""
-        had = self._last.next if self._last is not None else {}
-        held = [p for p in partitions if p in had and p in self._arena.partitions()]
-        ours = {p: Mark(had[p], *self._arena.totals(p)) for p in held}
-        found: Mapping[Partition, Mark] = _patiently(self._changelog.marks, held) if held else {}
-        return {p: mark for p, mark in found.items() if mark == ours[p]}
+    def _in_engine(self, assignment: Assignment, call: Callable[..., None], *arguments: Any) -> None:
+        """Run a call in the engine thread and wait for it. Raises Abandoned if a new assignment has begun."""
 
-    def _read(self, partitions: Sequence[Partition]) -> dict[Partition, Mark]:
-        """Step 5: rows go into the arena while they are read. Nothing uses them before step 7."""
+        def unless_abandoned() -> None:
+            if self._current is not assignment:
+                raise Abandoned
+            call(*arguments)
+
+        self._engine.submit(unless_abandoned).result()
+
+    def _read(self, assignment: Assignment, partitions: Sequence[Partition]) -> dict[Partition, Mark]:
+        """Step 5. Nothing uses the rows before step 7."""
         for partition in partitions:
-            self._arena.hold(partition)
+            self._in_engine(assignment, self._arena.hold, partition)
             self._broken[partition] = set()
-        return self._changelog.read(partitions, self._load) if partitions else {}
+        return self._changelog.read(partitions, partial(self._in_engine, assignment, self._load))
 
     def _load(self, partition: Partition, rows: Mapping[bytes, bytes | None]) -> None:
         broken = self._arena.load(partition, rows)
@@ -188,8 +219,30 @@ def missing_rows(partition: Partition, written: Totals, read: Totals, broken: Se
     )
 
 
+async def _in_daemon(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a call in a thread that the end of the process does not wait for: it may wait for a broker."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[Any] = loop.create_future()
+
+    def settle(value: Any, error: BaseException | None) -> None:
+        if not result.done():
+            result.set_result(value) if error is None else result.set_exception(error)
+
+    def run() -> None:
+        value, error = None, None
+        try:
+            value = call(*arguments)
+        except BaseException as exc:
+            error = exc
+        with suppress(RuntimeError):  # the loop is closed: the process ends
+            loop.call_soon_threadsafe(settle, value, error)
+
+    threading.Thread(target=run, name="recovery", daemon=True).start()
+    return await result
+
+
 def _patiently(read: Callable[[Sequence[Partition]], Any], partitions: Sequence[Partition]) -> Any:
-    """Read, and repeat it for up to RECOVERY_S: a broker's restart often causes the rebalance. In the engine thread."""
+    """Read, and repeat it for up to RECOVERY_S: a broker's restart often causes the rebalance."""
     deadline = time.monotonic() + RECOVERY_S
     while True:
         try:

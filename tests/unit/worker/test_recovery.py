@@ -1,7 +1,9 @@
 """Recovery uses only offsets and rows that agree, and reading continues exactly there."""
 
 import asyncio
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +17,12 @@ from stream.kafka.changelog import POSITION_KEY, Mark, Position
 from stream.kafka.transport import Chunk
 from stream.model.runtime import load_model
 from stream.settings import Topics
+from stream.state.checksum import seal
+from stream.state.row import new_rows
 from stream.wire.json import JsonCodec
 from stream.worker import recovery
 from stream.worker.cycle import Cycles
+from stream.worker.recovery import Recovery
 from stream.worker.served import open_engine
 
 CLICKS_0 = Partition("clicks", 0)
@@ -59,7 +64,11 @@ def recovered(model_dir: Path, *answers: tuple[Position, int | None]) -> Cycles:
         dict.fromkeys(msgspec.structs.astuple(Topics()), 1_000_000),
         1_000,
     )
-    asyncio.run(cycles.recover([CLICKS_0], 1, b"member"))
+
+    async def recover() -> None:
+        await cycles.read(await cycles.recover([CLICKS_0], 1, b"member"), [CLICKS_0])
+
+    asyncio.run(recover())
     return cycles
 
 
@@ -120,3 +129,45 @@ def test_offsets_without_clicks_are_skipped(model_dir: Path) -> None:
     assert [(record.key, record.value, record.partition) for record in batch.records] == [
         (POSITION_KEY, b"40 0 0000000000000000", 0)
     ]
+
+
+class Held(Changelog):
+    """A changelog that gives one row when it is released."""
+
+    def __init__(self, row: tuple[bytes, bytes]) -> None:
+        super().__init__((Position(1, 1), 1))
+        self.reading, self.released = threading.Event(), threading.Event()
+        self._row = row
+
+    def marks(self, partitions: Sequence[Partition]) -> dict[Partition, Mark]:
+        return {}
+
+    def read(self, partitions: Sequence[Partition], take: Any) -> dict[Partition, Mark]:
+        self.reading.set()
+        assert self.released.wait(10)
+        for partition in partitions:
+            take(partition, dict([self._row]))
+        return {partition: Mark(1, 1, int.from_bytes(self._row[1][:8], "little")) for partition in partitions}
+
+
+def test_rows_of_an_assignment_that_is_over_do_not_reach_memory(model_dir: Path) -> None:
+    """A rebalance while a partition is read: the old reading stops, and the new one has the partition to itself."""
+    engine = open_engine(load_model(model_dir, "cpu"), model_dir, 20, 1, 0.001)
+    rows = new_rows(1, engine.arena.dtype, engine.arena.model)
+    seal([b"user"], rows)
+    changelog = Held((b"user", rows.tobytes()))
+    delivery: Any = Delivery()
+    held: Any = changelog
+
+    async def rebalance() -> None:
+        recovery = Recovery(delivery, held, engine.arena, ThreadPoolExecutor(1))
+        old = asyncio.create_task(recovery.read(await recovery.keep([CLICKS_0], 1, b""), [CLICKS_0]))
+        await asyncio.to_thread(changelog.reading.wait, 10)
+        new = await recovery.keep([CLICKS_0], 2, b"")
+        changelog.released.set()
+        assert await old is None
+        assert len(engine.arena) == 0
+        assert await recovery.read(new, [CLICKS_0]) == new.next == {CLICKS_0: 1}
+        assert list(engine.arena.rows(CLICKS_0)) == [b"user"]
+
+    asyncio.run(rebalance())
