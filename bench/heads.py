@@ -32,7 +32,7 @@ from bench.report import RESULTS, write_report
 from export.arrays import F32, I64
 from export.dataset.windows import Windows, drawn
 from export.evaluate.held_out import calibration_curve
-from export.fit.heads import meetings
+from export.fit.heads import surprise_examples
 from export.measure.ranking import ranking_quality
 from export.model.graph import open_graph
 from export.model.onnx import write_graphs
@@ -83,7 +83,7 @@ def two_level_logits(network: Network, head: SurpriseHead) -> Logits:
     cluster, count = head.cluster[:-1], head.top.out_features - 1
 
     def logits(out: Tensor) -> Tensor:
-        within = network.cooled(out)
+        within = network.calibrated_logits(out)
         within = within - within.max(dim=1, keepdim=True).values
         whole = torch.zeros(len(out), count).index_add_(1, cluster, within.exp()).log()
         top = torch.log_softmax(head.top(out), dim=1)[:, :count]
@@ -98,10 +98,10 @@ def ranked_by(case: Case, logits: Logits) -> Figures:
     network, judged, items = case.network, case.judged, case.network.sizes.items
     rows = drawn(np.flatnonzero(case.later & (judged.gap > 0) & (judged.item < items)), RANKED) - 1
     out, target = outputs(network, Windows(judged), rows), judged.target[rows]
-    recent, visit = (torch.from_numpy(part) for part in memories(judged, rows))
+    recent, session = (torch.from_numpy(part) for part in memories(judged, rows))
     alone = ranking_quality(target, items, lambda some: logits(out[some]))
     served = ranking_quality(
-        target, items, lambda some: network.mixture.mixed(logits(out[some]), recent[some], visit[some])
+        target, items, lambda some: network.mixture.mixed(logits(out[some]), recent[some], session[some])
     )
     measures = ("recall20", "mrr20", "recall20_served", "mrr20_served")
     return {name: round(value, 4) for name, value in zip(measures, (*alone, *served), strict=True)}
@@ -134,15 +134,15 @@ def likelihood(case: Case, seed: int) -> dict[str, Figures]:
     The figures are likelihood and calibration on all evaluated clicks, and the quality of lists ranked by the head.
     """
     network, items = case.network, case.network.sizes.items
-    met = meetings(network, case.learned, case.weight, seed)
+    examples = surprise_examples(network, case.learned, case.weight, seed)
     found: dict[str, Figures] = {}
     found["exact"], exact = judged_by(case, ExactHead(network, case.live))
-    found["exact"] |= ranked_by(case, network.cooled)
+    found["exact"] |= ranked_by(case, network.calibrated_logits)
     ways = by_two_means(network, seed)
     ways["popularity, 4 sqrt(V)"] = popularity_clusters(items, cluster_count(items))
     for name, clusters in ways.items():
         began = time.process_time()
-        head = two_levels(case, met, clusters, seed)
+        head = two_levels(case, examples, clusters, seed)
         took = time.process_time() - began
         its, alone = judged_by(case, head)
         count = int(clusters.max()) + 1

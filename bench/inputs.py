@@ -21,7 +21,7 @@ import torch
 
 from bench.quality import Figures, say, split_of
 from bench.report import RESULTS, write_report
-from export.dataset.cooccurrence import NEW_VISIT
+from export.dataset.cooccurrence import NEW_SESSION
 from export.dataset.windows import Clicks
 from export.fit.mixture import mixed
 from export.log.log import GAP_EDGES_MS, Log, read_log
@@ -54,7 +54,7 @@ def no_gap(log: Log) -> HeldOut:
     """Two gap values remain: one within sessions and one between sessions."""
 
     def without(clicks: Clicks) -> Clicks:
-        alike = np.where(clicks.gap >= NEW_VISIT, NEW_VISIT, np.minimum(clicks.gap, 1)).astype(clicks.gap.dtype)
+        alike = np.where(clicks.gap >= NEW_SESSION, NEW_SESSION, np.minimum(clicks.gap, 1)).astype(clicks.gap.dtype)
         return replace(clicks, gap=alike)
 
     held_out = hold_out(log)

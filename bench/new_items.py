@@ -11,7 +11,7 @@ from bench.cases import ALPHAS, Case, mean, surprises, two_levels
 from bench.quality import Figures
 from export.arrays import F32
 from export.dataset.windows import Clicks
-from export.fit.heads import meetings
+from export.fit.heads import surprise_examples
 from export.network.surprise import balanced_clusters, cluster_count
 from stream.detect.pvalue import ALL, Calibration
 
@@ -32,9 +32,9 @@ def unknown_items(case: Case, seed: int) -> Figures | None:
         return None
     count = np.bincount(case.ids[case.judged.item[rows] == items])
     part = count[count > 0] / count.sum()
-    met = meetings(network, case.learned, case.weight, seed)
+    examples = surprise_examples(network, case.learned, case.weight, seed)
     clusters = balanced_clusters(network.item_rows[:-1].detach().numpy(), cluster_count(items), seed)
-    head = two_levels(case, met, clusters, seed)
+    head = two_levels(case, examples, clusters, seed)
     _, served = surprises(network, head, case.judged, rows)
     order = np.argsort(case.judged.time_ms[rows], kind="stable")
     rows, served = rows[order], served[order]

@@ -36,9 +36,9 @@ from bench.quality import Figures
 from bench.report import RESULTS, write_report
 from export.arrays import F32
 from export.dataset.windows import Windows, drawn
-from export.fit.heads import meetings
+from export.fit.heads import surprise_examples
 from export.measure.metrics import K
-from export.measure.ranking import places
+from export.measure.ranking import row_batches
 from export.model.graph import open_graph
 from export.model.onnx import IR_VERSION, OPSET
 from export.model.untrained import write_untrained
@@ -73,8 +73,8 @@ def losses(case: Case) -> Figures:
     rows, bias = network.item_rows[:-1].detach(), network.item_bias[:-1].detach()
     clusters = torch.from_numpy(balanced_clusters(rows.numpy(), cluster_count(items), seed=0))
     count = int(clusters.max()) + 1
-    met = meetings(network, case.learned, case.weight, seed=0)
-    fitted = two_levels(case, met, clusters.numpy(), seed=0).top
+    examples = surprise_examples(network, case.learned, case.weight, seed=0)
+    fitted = two_levels(case, examples, clusters.numpy(), seed=0).top
     fitted.weight.data *= network.mixture.temperature
     size = torch.bincount(clusters, minlength=count).unsqueeze(1)
     centroids = torch.zeros(count, rows.shape[1]).index_add_(0, clusters, rows) / size
@@ -97,7 +97,7 @@ def found_by(case: Case, clusters: Tensor, ways: dict[str, Callable[[Tensor], Te
     out = outputs(network, Windows(case.judged), chosen)
     target = torch.from_numpy(case.judged.target[chosen]).long().unsqueeze(1)
     found: Figures = {"full": {"recall20": 0.0}}
-    for part in places(len(chosen), items):
+    for part in row_batches(len(chosen), items):
         logits = network.logits(out[part])
         top = logits.topk(K).indices
         found["full"]["recall20"] += float((top == target[part]).sum()) / len(chosen)

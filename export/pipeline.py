@@ -29,23 +29,23 @@ from export.evaluate.baselines import save_baselines
 from export.evaluate.held_out import Findings, calibration_curve, judge_held_out
 from export.evaluate.vsknn import VsKnnSetting
 from export.fit.heads import fit_heads
-from export.fit.mixture import Mixed, at_the_end, count_on, mixed
+from export.fit.mixture import Mixed, count_cooccurrence, mixed, with_final_popularity
 from export.log.log import GAP_EDGES_MS, Log
 from export.log.times import iso
 from export.model.calibrate import pools, surprises
 from export.model.directory import Facts, Pools, write_model
 from export.model.onnx import write_graphs
-from export.model.writable import check_place
+from export.model.writable import check_writable
 from export.network.network import Network, Sizes
 from export.progress import Progress
 from export.report.page import About, write_report
-from export.train.checkpoint import NAMES, Checkpoint, remove_checkpoints, training_key, training_place
-from export.train.cold_items import Catalogued, how_placed, with_catalogue
+from export.train.checkpoint import NAMES, Checkpoint, checkpoint_directory, remove_checkpoints, training_key
+from export.train.cold_items import Catalogued, describe_cold_items, with_catalogue
 from export.train.epochs import Fitted, fit, fit_held_out
 from export.train.holdout import HeldOut, halves, hold_out, new_items
 from export.train.interrupts import Interrupts
 from export.train.settings import TrainSettings
-from export.train.warm_start import Older, check_older, known_to, visits_since, warm_network
+from export.train.warm_start import Older, check_older, describe_overlap, sessions_since, warm_network
 from stream import DISTRIBUTION
 from stream.detect.pvalue import ALL
 from stream.lists.rules import NO_CATEGORY
@@ -106,9 +106,9 @@ def train_model(
     Raises ConfigError if the directory cannot be written or holds a model already or the log cannot be learned from,
     ArtifactError if a graph disagrees with the network.
     """
-    check_place(directory)
+    check_writable(directory)
     job = _hold_out(log, settings, progress, older, catalogue)  # 1
-    place = training_place(directory)
+    place = checkpoint_directory(directory)
     first, second = _checkpoints(job, place, resume)
     with Interrupts(progress) as interrupts:
         with interrupts.allowed() as watched:
@@ -144,9 +144,9 @@ def _hold_out(
         check_older(older, job.sizes, vocabulary)
         progress.say(
             f"starting from {older.label}, which was trained until {iso(older.until_ms)}; "
-            + known_to(older, [vocabulary.items[i] for i in np.unique(held_out.clicks.item)])
+            + describe_overlap(older, [vocabulary.items[i] for i in np.unique(held_out.clicks.item)])
         )
-        if older.visits is None:
+        if older.sessions is None:
             progress.say(f"{older.label} has no sessions that can be read: the baselines know this log's alone")
     return job
 
@@ -166,7 +166,7 @@ def _mix(job: Job, network: Network) -> Mixed:
     served = mixed(network, job.held_out, job.settings.seed, job.older, job.catalogued)
     job.progress.say(served.recency.describe())
     if job.catalogued is not None:
-        job.progress.say(how_placed(job.catalogued.category, job.sizes.items))
+        job.progress.say(describe_cold_items(job.catalogued.category, job.sizes.items))
     recall, mrr = served.quality["recall20"], served.quality["mrr20"]
     job.progress.say(f"held-out slice: recall@20 {recall:.4f}, MRR@20 {mrr:.4f}")
     return served
@@ -188,7 +188,7 @@ def _calibrate(job: Job, served: Mixed) -> tuple[Pools, Findings]:
         found = pools(surprise, seen, later, vocabulary)
         job.progress.say("judging the held-out slice beside the baselines")
         names = {vocabulary.items[i] for i in np.flatnonzero(held_out.known)}
-        earlier = visits_since(job.older, job.log.between(None, cut_ms), vocabulary.items)
+        earlier = sessions_since(job.older, job.log.between(None, cut_ms), vocabulary.items)
         tail = job.log.between(cut_ms, None)
         findings = judge_held_out(directory, network, vocabulary, found, earlier, tail, names, job.progress)
     curve = calibration_curve(surprise[later], seen.time_ms[later])
@@ -202,7 +202,7 @@ def _train_on_all(job: Job, served: Mixed, epochs: int, watched: Progress, check
     whole = fit(job.start(), clicks, None, settings, watched, popularity, checkpoint, category)
     if whole.interrupted:
         return served.network
-    network = at_the_end(whole.network, clicks, served.recency, held_out.counted, job.catalogued)
+    network = with_final_popularity(whole.network, clicks, served.recency, held_out.counted, job.catalogued)
     network.mixture = served.network.mixture
     return network
 
@@ -219,12 +219,12 @@ def _write(
     """Step 6: everything is counted and fitted on the whole log, and written; the manifest last but for the report."""
     held_out, recency, log = served.held_out, served.recency, job.log
     clicks, vocabulary = held_out.clicks, held_out.vocabulary
-    count_on(network, clicks, recency, held_out.counted, job.older)
+    count_cooccurrence(network, clicks, recency, held_out.counted, job.older)
     fit_heads(network, clicks, recency.weights(clicks.time_ms), new_items(clicks), job.settings.seed)
     job.progress.say("converting and checking the graphs")
     write_graphs(directory, network, vocabulary)
     setting = VsKnnSetting(**findings.vsknn_setting)
-    save_baselines(directory, visits_since(job.older, log, vocabulary.items), setting)
+    save_baselines(directory, sessions_since(job.older, log, vocabulary.items), setting)
     training = {
         "from": iso(int(log.time_ms.min())),
         "until": iso(int(log.time_ms.max())),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from export.arrays import F32, I64
-from export.dataset.sessions import Visits
+from export.dataset.sessions import Sessions
 from export.evaluate import baselines
 from export.evaluate.baselines import choose_vsknn, save_baselines
 from export.evaluate.evaluate import evaluate
@@ -58,7 +58,7 @@ def judge_held_out(
     network: Network,
     vocabulary: Vocabulary,
     found: Pools,
-    earlier: Visits,
+    earlier: Sessions,
     tail: Log,
     known: set[str],
     watch: Progress,

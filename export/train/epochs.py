@@ -167,4 +167,4 @@ def held_out_quality(network: Network, later: Clicks) -> tuple[float, float]:
     """
     rows = drawn(np.flatnonzero(later.target >= 0), JUDGED)
     out = outputs(network, Windows(later), rows)
-    return ranking_quality(later.target[rows], network.sizes.items, lambda places: network.logits(out[places]))
+    return ranking_quality(later.target[rows], network.sizes.items, lambda some: network.logits(out[some]))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.dataset import cooccurrence
-from export.dataset.cooccurrence import NEW_VISIT, PRIOR, WINDOW, count_neighbours
+from export.dataset.cooccurrence import NEW_SESSION, PRIOR, WINDOW, count_neighbours
 from export.dataset.windows import Clicks, Windows, encode
 from export.log.log import Log
 from export.model import calibrate
@@ -28,7 +28,7 @@ ITEMS = 30
 
 
 def clicks_of(users: int, seed: int = 0) -> Clicks:
-    """Twenty clicks a user, visits within them, some on the unknown item."""
+    """Twenty clicks a user, sessions within them, some on the unknown item."""
     rng = np.random.default_rng(seed)
     count = users * 20
     item = np.minimum(rng.geometric(0.1, count) - 1, ITEMS).astype(np.int32)
@@ -90,7 +90,10 @@ def test_states_are_those_of_the_whole_log_wherever_they_are_asked_for() -> None
     np.testing.assert_array_equal(np.unique(clicks.user[run]), np.unique(clicks.user[rows]))
 
 
-@given(st.lists(st.tuples(st.integers(0, 12), st.sampled_from([0, 1, NEW_VISIT - 1, NEW_VISIT]))), st.integers(1, 9))
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.sampled_from([0, 1, NEW_SESSION - 1, NEW_SESSION]))),
+    st.integers(1, 9),
+)
 def test_different_items_are_remembered_the_last_first(history: list[tuple[int, int]], users: int) -> None:
     """After each click: the last REMEMBERED different items, and how many of them were clicked in this visit."""
     item, gap = (np.array([click[part] for click in history] * users) for part in (0, 1))
@@ -99,7 +102,7 @@ def test_different_items_are_remembered_the_last_first(history: list[tuple[int, 
     rows = np.arange(len(item))[::-1][::2]
     for row, recent, (visit,) in zip(rows.tolist(), *memories(clicks, rows), strict=True):
         before = history[: row % len(history) + 1]
-        begins = max(i for i in range(len(before)) if i == 0 or before[i][1] in (0, NEW_VISIT))
+        begins = max(i for i in range(len(before)) if i == 0 or before[i][1] in (0, NEW_SESSION))
         items = list(dict.fromkeys(item for item, _ in reversed(before)))[:REMEMBERED]
         assert recent[recent > 0].tolist() == [item + 1 for item in items]
         assert visit == min(REMEMBERED, len({item for item, _ in before[begins:]}))

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
-from export.fit.gates import FIRST, HIGHEST, LOWEST, Examples, fit_gates, fit_jointly
+from export.fit.gates import HIGHEST, INITIAL_LOGIT, LOWEST, Examples, fit_gates, fit_jointly
 from export.fit.mixture import expansion
-from export.network.mixture import FEATURES, MOST, REMEMBERED, Mixture
+from export.network.mixture import FEATURES, MAX_WEIGHT, REMEMBERED, Mixture
 from export.network.network import Network, Sizes
 
 ITEMS, UNITS = 12, 8
@@ -45,29 +45,29 @@ def gates_after(clicks: int, came: float) -> Tensor:
 
 def test_a_few_clicks_do_not_rule_a_source_out() -> None:
     """What never came in ten clicks still has a chance; what never came in thousands has next to none."""
-    began = torch.sigmoid(torch.tensor(FIRST))
+    began = torch.sigmoid(torch.tensor(INITIAL_LOGIT))
     assert (gates_after(10, came=0.0) > began / 4).all()
     assert (gates_after(5_000, came=0.0) < began / 15).all()
 
 
 def test_what_brings_the_item_is_let_in() -> None:
     """A source that is right every second time gets more than it began with."""
-    assert (gates_after(1_000, came=0.5) > torch.sigmoid(torch.tensor(FIRST))).all()
+    assert (gates_after(1_000, came=0.5) > torch.sigmoid(torch.tensor(INITIAL_LOGIT))).all()
 
 
 def test_gates_open_no_further_than_the_limit() -> None:
     """Sources that are always right take the largest mass there is, and stop there."""
-    assert gates_after(1_000, came=1.0).sum() == pytest.approx(MOST, abs=0.05)
+    assert gates_after(1_000, came=1.0).sum() == pytest.approx(MAX_WEIGHT, abs=0.05)
 
 
 @pytest.mark.parametrize(("temperature", "bias_weight"), [(1.0, 1.0), (1.0, 0.4), (2.0, 1.0), (3.0, 0.2), (8.0, 0.7)])
 def test_temperature_and_bias_weight_are_those_that_the_clicks_came_by(temperature: float, bias_weight: float) -> None:
-    """Of clicks drawn by a network that is cooled so much, as nearly as thousands of clicks can tell."""
+    """Of clicks drawn by a network with this temperature, as nearly as thousands of clicks can tell."""
     network = random_network()
     out = network.output(torch.randn(8_000, UNITS))
     network.mixture.temperature.fill_(temperature)
     network.mixture.bias_weight.fill_(bias_weight)
-    target = torch.multinomial(torch.softmax(network.cooled(out), dim=1), 1).squeeze(1)
+    target = torch.multinomial(torch.softmax(network.calibrated_logits(out), dim=1), 1).squeeze(1)
     mixture = network.mixture = empty()
     fit_jointly(mixture, examples(len(out), came=0.0), lambda around: expansion(network, out, target, around))
     assert 1 / mixture.temperature.item() == pytest.approx(1 / temperature, rel=0.08)
@@ -95,7 +95,7 @@ def test_an_expansion_is_the_networks_log_probability() -> None:
     out, target = network.output(torch.randn(50, UNITS)), torch.randint(ITEMS, (50,))
 
     def exact(point: Tensor) -> Tensor:
-        scores = point[0] * network.fits(out) + point[1] * network.item_bias[:-1]
+        scores = point[0] * network.row_products(out) + point[1] * network.item_bias[:-1]
         return torch.log_softmax(scores, dim=1).gather(1, target.unsqueeze(1)).squeeze(1).detach()
 
     around = torch.tensor([0.5, 0.6])
@@ -111,8 +111,8 @@ def test_an_expansion_is_the_networks_log_probability() -> None:
 def test_temperature_and_bias_weight_change_only_their_own_part() -> None:
     """The temperature divides what the state says, the weight is of the bias; at 1 they leave the logits."""
     network, out = random_network(), torch.randn(4, UNITS)
-    torch.testing.assert_close(network.cooled(out), network.logits(out))
+    torch.testing.assert_close(network.calibrated_logits(out), network.logits(out))
     network.mixture.temperature.fill_(2.0)
-    torch.testing.assert_close(network.cooled(out), network.fits(out) / 2 + network.item_bias[:-1])
+    torch.testing.assert_close(network.calibrated_logits(out), network.row_products(out) / 2 + network.item_bias[:-1])
     network.mixture.bias_weight.fill_(0.0)
-    torch.testing.assert_close(network.cooled(out), network.fits(out) / 2)
+    torch.testing.assert_close(network.calibrated_logits(out), network.row_products(out) / 2)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
 from export.dataset.windows import Clicks, Windows
-from export.fit.heads import Meetings, States, fitted_surprise, states_before
+from export.fit.heads import PreClickStates, SurpriseExamples, fitted_surprise, states_before
 from export.network.mixture import Mixture
 from export.network.network import Network, Sizes
 from export.network.states import outputs
@@ -31,9 +31,9 @@ def fitted(temperature: float) -> tuple[SurpriseHead, Tensor]:
     network.mixture.temperature.fill_(temperature)
     item = torch.arange(200) % (ITEMS + 1)
     after = torch.randn(200, UNITS) + 4 * torch.randn(ITEMS + 1, UNITS)[item]
-    states = States(after, torch.arange(200), torch.ones(200, dtype=torch.bool))
-    met = Meetings(states, item, torch.zeros(200, dtype=torch.int64), torch.ones(200))
-    return fitted_surprise(network, met, CLUSTERS, 5, torch.Generator().manual_seed(0)), after
+    states = PreClickStates(after, torch.arange(200), torch.ones(200, dtype=torch.bool))
+    examples = SurpriseExamples(states, item, torch.zeros(200, dtype=torch.int64), torch.ones(200))
+    return fitted_surprise(network, examples, CLUSTERS, 5, torch.Generator().manual_seed(0)), after
 
 
 def test_a_click_comes_upon_what_the_one_before_left() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.dataset.cooccurrence import NEW_VISIT
+from export.dataset.cooccurrence import NEW_SESSION
 from export.log.log import GAP_EDGES_MS, HOUR, Log, read_log
 from export.log.reader import ColumnNames
 from export.log.synthetic_times import session_begins
@@ -111,8 +111,8 @@ def test_half_an_hour_separates_sessions_for_the_log_and_for_the_graphs(
     path = written(tmp_path / "a.csv", HEADER + f"u,a,view,{start}\nu,b,view,{start + gap_ms}\n")
     log = read_log(path)
     assert log.next_in_session().tolist() == ([-1, -1] if parted else [1, -1])
-    assert (log.gaps(GAP_EDGES_MS)[1] >= NEW_VISIT) == parted
-    assert (gap_bucket(np.array([gap_ms]), np.array([False]), GAP_EDGES_MS)[0] >= NEW_VISIT) == parted
+    assert (log.gaps(GAP_EDGES_MS)[1] >= NEW_SESSION) == parted
+    assert (gap_bucket(np.array([gap_ms]), np.array([False]), GAP_EDGES_MS)[0] >= NEW_SESSION) == parted
 
 
 def test_interleaved_sessions_are_separate(tmp_path: Path) -> None:

@@ -9,13 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from export.dataset.cooccurrence import NEIGHBOURS, NEW_VISIT, Counted, Neighbours
-from export.network.mixture import MOST, REMEMBERED, Mixture, remember
+from export.dataset.cooccurrence import NEIGHBOURS, NEW_SESSION, Counted, Neighbours
+from export.network.mixture import MAX_WEIGHT, REMEMBERED, Mixture, remember
 
 ITEMS = 6
 QUICK = settings(max_examples=25, deadline=None)
 
-WALK = st.lists(st.tuples(st.integers(0, ITEMS), st.sampled_from([0, 1, NEW_VISIT - 1, NEW_VISIT, NEW_VISIT + 2])))
+WALK = st.lists(
+    st.tuples(st.integers(0, ITEMS), st.sampled_from([0, 1, NEW_SESSION - 1, NEW_SESSION, NEW_SESSION + 2]))
+)
 """One user's items and gap buckets; ITEMS = unknown."""
 
 
@@ -24,7 +26,7 @@ def slow_memory(walk: list[tuple[int, int]]) -> tuple[list[int], int]:
     recent: list[int] = []
     session: set[int] = set()
     for item, gap in walk:
-        if gap == 0 or gap >= NEW_VISIT:
+        if gap == 0 or gap >= NEW_SESSION:
             session = set()
         recent = [item, *(other for other in recent if other != item)][:REMEMBERED]
         session.add(item)
@@ -107,7 +109,7 @@ def slow_mixture(made: Mixture, seed: int, walk: list[tuple[int, int]], network:
         brought.append((gate(place), shares(near, item) if item < ITEMS else {}))
         brought.append((gate(place + 2 * REMEMBERED), {item: 1.0} if item < ITEMS else {}))
     taken = sum(weight * sum(mine.values()) for weight, mine in brought)
-    scale = MOST / max(MOST, taken)
+    scale = MAX_WEIGHT / max(MAX_WEIGHT, taken)
     found = [p * (1 - taken * scale) for p in network]
     for weight, mine in brought:
         for item, share in mine.items():
@@ -120,7 +122,7 @@ def slow_mixture(made: Mixture, seed: int, walk: list[tuple[int, int]], network:
 def test_probabilities_are_the_networks_and_what_the_last_items_bring(
     walk: list[tuple[int, int]], seed: int, strength: float
 ) -> None:
-    """Followers, neighbours and repeats by age, each by its gate; together never more than MOST."""
+    """Followers, neighbours and repeats by age, each by its gate; together never more than MAX_WEIGHT."""
     made, (recent, session) = mixture(seed, strength), memory(walk)
     logits = torch.randn(1, ITEMS, generator=torch.Generator().manual_seed(seed))
     network = torch.softmax(logits.double(), dim=1)[0].tolist()
