@@ -85,6 +85,7 @@ def train(
             )
         clicks = take_log(bar, log, given)
 
+        bar.say("loading PyTorch")
         import torch  # slow import: report a wrong file name first
 
         from export.pipeline import train_model

@@ -76,7 +76,7 @@ def _run_engine(engine: Engine, log: Log, positions: Positions, watch: Progress)
     number = np.full(len(log), -1, np.int64)
     number[positions.row] = np.arange(len(positions))
     rows, clicks = log.in_time_order(), log_columns(log, engine.encoder)
-    watch.begin("eddy", len(log))
+    watch.begin("evaluating eddy", len(log))
     for start in range(0, len(log), CYCLE):
         part = np.arange(start, min(start + CYCLE, len(log)))
         cycle = engine.process(clicks.take(part), now_ms=int(clicks.time_ms[part[-1]]))
@@ -94,7 +94,7 @@ def _run_engine(engine: Engine, log: Log, positions: Positions, watch: Progress)
 def _run_baseline(
     name: str, method: Baseline, judged: Judged, positions: Positions, exclude_recent: int, watch: Progress
 ) -> Judged:
-    watch.begin(name, len(positions))
+    watch.begin(f"evaluating {name}", len(positions))
     for at, (session, recent, target) in enumerate(positions.seen(exclude_recent)):
         judged.take(at, best(method, session, recent, len(judged.recommended)), target)
         if at % CYCLE == CYCLE - 1:

@@ -71,6 +71,7 @@ def judge_held_out(
     tail       the slice
     known      the items with training clicks; all other items of the vocabulary count as unknown
     """
+    watch.say("choosing the setting of VS-KNN, one of the baselines")
     setting = choose_vsknn(earlier)
     save_baselines(directory, earlier, setting)
     write_model(directory, network, vocabulary, found, (baselines.FILE,), Facts({}, {}))

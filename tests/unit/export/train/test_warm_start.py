@@ -322,6 +322,6 @@ def test_without_the_older_sessions_the_baselines_know_the_log(tmp_path: Path, d
     sessions, _ = load_baselines(out)
     assert sessions.counts.sum() == len(newer)
     assert any("; it knows " in line for line in heard.lines)
-    assert [line for line in heard.lines if "no sessions" in line] == [
-        "rule/1 has no sessions that can be read: the baselines know this log's alone"
+    assert [line for line in heard.lines if "no readable sessions" in line] == [
+        "rule/1 has no readable sessions: the baselines use only the sessions of this log"
     ]
