@@ -1,6 +1,6 @@
 """Networks that are trained without the held-out slice of public logs, and the clicks on which they are evaluated.
 
-Only the training part of each log is read (bench/quality.py), so the test part is not seen. The weights are saved in
+Only the training part of each log is read (bench/datasets.py), so the test part is not seen. The weights are saved in
 .cache and loaded again for the same clicks, settings and PyTorch version.
 """
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from bench import quality
+from bench.datasets import split_of
 from bench.inputs import trained, untrained
 from bench.report import ROOT
 from export.arrays import F32, F64, I32, I64, Flags
@@ -62,7 +62,7 @@ class Case(NamedTuple):
 
 
 def case_of(dataset: str, seed: int, reuse: bool) -> Case:
-    split = quality.split_of(dataset)
+    split = split_of(dataset)
     directory = SCRATCH / dataset
     directory.mkdir(parents=True, exist_ok=True)
     split.train.write_parquet(directory / "train.parquet")

@@ -2,7 +2,7 @@
 
 The catalogue has every item of the log that has a category, test items too, as a shop's catalogue has tomorrow's items.
 Both models are trained with defaults on the same clicks. Lists are judged by the next click of the same user in the
-test part (bench/quality.py), in full ranking. Without a catalogue an item without training clicks is in no list.
+test part (bench/datasets.py), in full ranking. Without a catalogue an item without training clicks is in no list.
 `not clicked before` leaves out clicks on items that the user has clicked before in the test, which a list may repeat.
 
     python -m bench.cold_items [--datasets rees46-oct] [--seed 0] [--train OPTIONS] [--json]
@@ -19,8 +19,9 @@ import numpy as np
 import polars as pl
 import torch
 
-from bench.quality import Figures, eddy, kept, say, split_of, stop
-from bench.report import RESULTS, write_report
+from bench.command import run_eddy, say, stop
+from bench.datasets import split_of
+from bench.report import RESULTS, Figures, kept, write_report
 from export.arrays import I64, Flags
 from export.dataset.windows import Windows, birth_period, encode
 from export.log.log import Log, Vocabulary, read_log
@@ -85,7 +86,7 @@ def measure(dataset: str, seed: int, options: list[str]) -> Figures:
         for name, more in ((WITHOUT, []), (WITH, ["--catalogue", place / "items.csv"])):
             say(f"{dataset}: training {name}")
             model = place / name.partition(" ")[0] / "1"
-            eddy("train", place / "train.parquet", "--out", model, "--seed", seed, *more, *split.flags, *options)
+            run_eddy("train", place / "train.parquet", "--out", model, "--seed", seed, *more, *split.flags, *options)
             ranks[name] = ranks_of(model, test, rows)
         trained = {str(item) for item in split.train["item_id"].unique()}
     cold = np.array([item not in trained for item in test.items])[test.item[rows + 1]]

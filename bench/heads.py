@@ -23,12 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench import quality
 from bench.cases import ALPHAS, EPOCHS, LARGEST, Case, case_of, mean, surprises, two_levels
+from bench.command import say
 from bench.cpu import cpu_us, memory, running
 from bench.new_items import SCRAPED, unknown_items
-from bench.quality import Figures
-from bench.report import RESULTS, write_report
+from bench.report import RESULTS, Figures, kept, write_report
 from export.arrays import F32, I64
 from export.dataset.windows import Windows, drawn
 from export.evaluate.held_out import calibration_curve
@@ -199,7 +198,7 @@ def measure(dataset: str, seeds: list[int], reuse: bool) -> Figures:
     found: Figures = {}
     for seed in seeds:
         case = case_of(dataset, seed, reuse)
-        quality.say(f"heads: {dataset}, seed {seed}: {len(case.learned):,} clicks, {case.network.sizes.items:,} items")
+        say(f"heads: {dataset}, seed {seed}: {len(case.learned):,} clicks, {case.network.sizes.items:,} items")
         runs.append(likelihood(case, seed))
         if seed == seeds[0]:
             found["unknown"] = unknown_items(case, seed)
@@ -244,7 +243,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the report on stdout")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    results = quality.kept(RESULT, "results")
+    results = kept(RESULT, "results")
     report: dict[str, Any] = {}
     conditions = {"batch": BATCH, "threads": 1, "epochs": EPOCHS, "largest": LARGEST, "scraper_clicks": SCRAPED}
     for dataset in given.datasets.split(","):

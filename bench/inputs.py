@@ -1,6 +1,6 @@
 """Ablation of the inputs: trainings without event type, category or gap, on public logs.
 
-Only the training part of each log is read (bench/quality.py), never its test part. Each variant removes one input, and
+Only the training part of each log is read (bench/datasets.py), never its test part. Each variant removes one input, and
 is evaluated on the held-out slice by recall@20 and MRR@20 of the lists as served, the figures that `eddy train` prints.
 The report has means and, per seed, the difference to all inputs. A variant is skipped if the log lacks the input. The
 value of earlier sessions is measured in bench/quality.py (`eddy_carried`).
@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.quality import Figures, say, split_of
-from bench.report import RESULTS, write_report
+from bench.command import say
+from bench.datasets import split_of
+from bench.report import RESULTS, Figures, write_report
 from export.dataset.cooccurrence import NEW_SESSION
 from export.dataset.windows import Clicks
 from export.fit.mixture import mixed

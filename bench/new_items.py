@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.cases import ALPHAS, Case, mean, surprises, two_levels
-from bench.quality import Figures
+from bench.report import Figures
 from export.arrays import F32
 from export.dataset.windows import Clicks
 from export.fit.heads import surprise_examples

@@ -29,11 +29,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from bench import quality
 from bench.cases import EPOCHS, Case, case_of, two_levels
 from bench.cpu import cpu_us, memory, running
-from bench.quality import Figures
-from bench.report import RESULTS, write_report
+from bench.report import RESULTS, Figures, kept, write_report
 from export.arrays import F32
 from export.dataset.windows import Windows, drawn
 from export.fit.heads import surprise_examples
@@ -233,7 +231,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the report on stdout")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    results, report = quality.kept(RESULT, "results"), {}
+    results, report = kept(RESULT, "results"), {}
     conditions = {"k": K, "threads": 1, "best_timed": TIMED_BEST, "lists_judged": JUDGED, "served_up_to": SERVED_UP_TO}
     for dataset in filter(None, given.datasets.split(",")):
         results[f"kept of {dataset}"] = losses(case_of(dataset, 0, reuse=True))
