@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from bench.report import ROOT
@@ -17,12 +18,22 @@ class Ran(NamedTuple):
     peak_mb: int
 
 
+def eddy_command(*arguments: object) -> list[str]:
+    """The command line that runs `eddy` with this Python."""
+    return [sys.executable, "-m", "stream.ops.cli", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    """The environment in which `eddy` is run from this checkout."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
 def run_eddy(*arguments: object) -> Ran:
     """Run an `eddy` command as a process and wait for its end. If it fails, the benchmark ends with exit code 2."""
-    command = [sys.executable, "-m", "stream.ops.cli", *map(str, arguments)]
     began = time.monotonic()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        eddy_command(*arguments), cwd=ROOT, env=environment(), text=True, stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         output = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)  # of this process only; getrusage has the maximum of all
@@ -34,9 +45,11 @@ def run_eddy(*arguments: object) -> Ran:
 
 
 def say(line: str) -> None:
+    """Print a line on stderr."""
     print(line, file=sys.stderr)
 
 
 def stop(line: str) -> NoReturn:
-    say(f"quality: {line}")
+    """Print a line on stderr, after the name of the benchmark, and end with exit code 2."""
+    say(f"{Path(sys.argv[0]).stem}: {line}")
     sys.exit(2)

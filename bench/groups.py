@@ -1,45 +1,26 @@
 """Consumer groups of Eddy workers for bench/parity.py: two workers of which one is killed, and one worker alone."""
 
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 
+from bench.command import eddy_command, environment, stop
 from bench.readers import progress
 from bench.report import ROOT
 from stream.settings import Topics
 
 EXCLUDE_RECENT = 1
 KILL_AT = 0.4
+"""Share of the clicks that have a decision when one worker is killed."""
+
 DRAIN_S = 600.0
-
-
-def stop(line: str) -> NoReturn:
-    print(f"parity: {line}", file=sys.stderr)
-    sys.exit(2)
-
-
-def eddy(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run an `eddy` command and wait for its end. If it fails, the benchmark ends with exit code 2."""
-    done = subprocess.run(_command(*arguments), cwd=ROOT, env=_environment(), text=True, check=False, **options)
-    if done.returncode != 0:
-        stop(f"eddy {arguments[0]} ended with exit code {done.returncode}")
-    return done
-
-
-def _command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "stream.ops.cli", *map(str, arguments)]
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+"""Maximum time of one run."""
 
 
 @dataclass
@@ -61,13 +42,13 @@ class Run:
         topics = [("--" + name.replace("_", "-") + "-topic", topic) for name, topic in _fields(self.topics)]
         with (self.logs / f"{self.group}-{worker_id}.log").open("ab") as log:
             return subprocess.Popen(
-                _command(
+                eddy_command(
                     *("worker", "--model", self.model, "--broker", self.broker, "--group", self.group),
                     *("--worker-id", worker_id, "--exclude-recent", EXCLUDE_RECENT, "--device", "cpu"),
                     *(part for pair in topics for part in pair),
                 ),
                 cwd=ROOT,
-                env=_environment(),
+                env=environment(),
                 stdout=log,
                 stderr=log,
             )

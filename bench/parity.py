@@ -14,7 +14,6 @@ import argparse
 import hashlib
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +25,8 @@ import msgspec
 from confluent_kafka import Message
 
 from bench.apache_kafka import VERSION, ApacheKafka, KafkaUnavailable
-from bench.groups import EXCLUDE_RECENT, KILL_AT, Run, disturbed, eddy, stop, undisturbed
+from bench.command import run_eddy, say, stop
+from bench.groups import EXCLUDE_RECENT, KILL_AT, Run, disturbed, undisturbed
 from bench.readers import read_topic
 from bench.report import DATA_DIRECTORY, RESULTS, ROOT, write_report
 from export.evaluate.evaluate import Quality, judge
@@ -51,12 +51,9 @@ def trained_model(days: int, extra: list[str]) -> tuple[Path, float]:
     directory = ROOT / ".cache" / "parity" / key
     took = directory / "seconds.json"
     if not took.is_file():
-        print(
-            f"training on days 1 to {days} (only once: the model stays in {directory.relative_to(ROOT)})",
-            file=sys.stderr,
-        )
+        say(f"training on days 1 to {days} (only once: the model stays in {directory.relative_to(ROOT)})")
         began = time.monotonic()
-        eddy("train", DATA, *arguments, "--out", directory / "globo" / "1", stdout=sys.stderr)
+        run_eddy("train", DATA, *arguments, "--out", directory / "globo" / "1")
         took.write_text(json.dumps(round(time.monotonic() - began, 1)))
     return directory / "globo" / "1", json.loads(took.read_text())
 
@@ -105,11 +102,10 @@ def states(broker: str, changelog: str) -> dict[tuple[int, bytes], bytes]:
 def measure(broker: str, model: Path, start_ms: int, end_ms: int, logs: Path) -> dict[str, Any]:
     """Do both runs on one broker and return the values to compare."""
     cut = [*COLUMNS, "--from", start_ms, "--until", end_ms]
-    say = lambda line: print(line, file=sys.stderr)  # noqa: E731
     say("running eddy evaluate (offline)")
     flags = ["--exclude-recent", EXCLUDE_RECENT, "--device", "cpu", "--json"]
-    done = eddy("evaluate", model, DATA, *cut, *flags, stdout=subprocess.PIPE)
-    offline = json.loads(done.stdout.strip().splitlines()[-1])
+    done = run_eddy("evaluate", model, DATA, *cut, *flags)
+    offline = json.loads(done.output.strip().splitlines()[-1])
     clicks = offline["clicks"]
 
     killed, whole = Run(broker, model, "killed", logs), Run(broker, model, "whole", logs)
@@ -117,7 +113,7 @@ def measure(broker: str, model: Path, start_ms: int, end_ms: int, logs: Path) ->
         create_topics(broker, run.topics, PARTITIONS, 1)
 
     def publish() -> None:
-        eddy("replay", DATA, *cut, "--broker", broker, "--topic", "clicks", "--speed", "max", stdout=sys.stderr)
+        run_eddy("replay", DATA, *cut, "--broker", broker, "--topic", "clicks", "--speed", "max")
 
     say(f"replaying {clicks:,} clicks to two workers; one is killed")
     facts = disturbed(killed, publish, clicks)
