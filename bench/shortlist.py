@@ -76,8 +76,8 @@ def losses(case: Case) -> Figures:
     fitted.weight.data *= network.mixture.temperature
     size = torch.bincount(clusters, minlength=count).unsqueeze(1)
     centroids = torch.zeros(count, rows.shape[1]).index_add_(0, clusters, rows) / size
-    mass = torch.zeros(count).index_add_(0, clusters, bias.exp()).log()
-    ways = {"fitted": lambda o: fitted(o)[:, :count], "centroids": lambda o: o @ centroids.t() + mass}
+    popularity = torch.zeros(count).index_add_(0, clusters, bias.exp()).log()
+    ways = {"fitted": lambda o: fitted(o)[:, :count], "centroids": lambda o: o @ centroids.t() + popularity}
     return {"clusters": count, "items": items, **found_by(case, clusters, ways)}
 
 
@@ -101,9 +101,9 @@ def found_by(case: Case, clusters: Tensor, ways: dict[str, Callable[[Tensor], Te
         found["full"]["recall20"] += float((top == target[part]).sum()) / len(chosen)
         for name, rank in ways.items():
             order = rank(out[part]).argsort(dim=1, descending=True)
-            place = torch.empty_like(order).scatter_(1, order, torch.arange(count).expand_as(order))[:, clusters]
+            rank_of = torch.empty_like(order).scatter_(1, order, torch.arange(count).expand_as(order))[:, clusters]
             for best in BEST:
-                short = logits.masked_fill(place >= best, -torch.inf).topk(K).indices
+                short = logits.masked_fill(rank_of >= best, -torch.inf).topk(K).indices
                 same = (short.unsqueeze(2) == top.unsqueeze(1)).any(2).float().mean(1).sum()
                 one = found.setdefault(f"{name}, best {best}", {"of_top20": 0.0, "recall20": 0.0})
                 one["of_top20"] += float(same) / len(chosen)
@@ -158,10 +158,10 @@ def write_shortlist(rows: F32, best: int, path: Path) -> None:
             helper.make_node("Unsqueeze", ["one", "axis"], ["column"]),
             helper.make_node("MatMul", ["rows", "column"], ["product"]),
             helper.make_node("Squeeze", ["product", "axis"], ["logits"]),
-            helper.make_node("TopK", ["logits", "k"], ["values", "place"]),
+            helper.make_node("TopK", ["logits", "k"], ["values", "position"]),
             helper.make_node("Gather", ["ids", "clusters"], ["named"], axis=0),
             helper.make_node("Reshape", ["named", "line"], ["names"]),
-            helper.make_node("Gather", ["names", "place"], ["chosen"], axis=0),
+            helper.make_node("Gather", ["names", "position"], ["chosen"], axis=0),
         ],
         "user",
         [

@@ -120,7 +120,7 @@ def train_model(
         calibration, findings = _calibrate(job, served)  # 4
         findings = replace(findings, epochs=chosen.epochs, best_epoch=chosen.best_epoch)
         network = served.network
-        if not chosen.interrupted and not interrupts.came:
+        if not chosen.interrupted and not interrupts.received:
             with interrupts.allowed() as watched:
                 network = _train_on_all(job, served, chosen.best_epoch, watched, second)  # 5
         manifest = _write(directory, job, served, network, chosen, calibration, findings)  # 6

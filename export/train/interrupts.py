@@ -23,12 +23,12 @@ INTERRUPTED = 130
 
 
 class Interrupts:
-    """A context in which SIGINT only prints a line, except inside `allowed`. `came` is True after such a SIGINT."""
+    """A context in which SIGINT only prints a line, except inside `allowed`. `received` is True after such a SIGINT."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._part: _Interruptible | None = None
-        self.came = False
+        self.received = False
         self._before: Any = None
 
     def __enter__(self) -> "Interrupts":
@@ -60,8 +60,8 @@ class Interrupts:
             self._hold_back()
 
     def _hold_back(self) -> None:
-        if not self.came:
-            self.came = True
+        if not self.received:
+            self.received = True
             with suppress(RuntimeError):  # raised if SIGINT came while another line was being printed
                 self._progress.say("Ctrl-C: finishing the model without further training")
 

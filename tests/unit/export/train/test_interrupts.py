@@ -83,7 +83,7 @@ def test_ctrl_c_after_the_last_batch_is_not_forgotten() -> None:
     with Interrupts(Silent()) as interrupts:
         with interrupts.allowed():
             signal.raise_signal(signal.SIGINT)
-        assert interrupts.came
+        assert interrupts.received
 
 
 @pytest.mark.parametrize(
