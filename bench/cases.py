@@ -1,6 +1,6 @@
 """Networks that are trained without the held-out slice of public logs, and the clicks on which they are evaluated.
 
-Only the training part of each log is read (bench/quality.py), so the test part is not seen. The weights are saved in
+Only the training part of each log is read (bench/datasets.py), so the test part is not seen. The weights are saved in
 .cache and loaded again for the same clicks, settings and PyTorch version.
 """
 
@@ -14,16 +14,16 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from bench import quality
+from bench.datasets import split_of
 from bench.inputs import trained, untrained
 from bench.report import ROOT
 from export.arrays import F32, F64, I32, I64, Flags
-from export.dataset.cooccurrence import new_visits
+from export.dataset.cooccurrence import session_starts
 from export.dataset.windows import Clicks
-from export.fit.heads import Meetings, fitted_surprise, states_before
+from export.fit.heads import SurpriseExamples, fitted_surprise, states_before
 from export.fit.mixture import mixed
 from export.log.log import Log, Vocabulary, read_log
-from export.measure.ranking import places
+from export.measure.ranking import row_batches
 from export.network.network import Network
 from export.network.states import memories
 from export.network.surprise import SurpriseHead
@@ -62,7 +62,7 @@ class Case(NamedTuple):
 
 
 def case_of(dataset: str, seed: int, reuse: bool) -> Case:
-    split = quality.split_of(dataset)
+    split = split_of(dataset)
     directory = SCRATCH / dataset
     directory.mkdir(parents=True, exist_ok=True)
     split.train.write_parquet(directory / "train.parquet")
@@ -102,21 +102,22 @@ def earliest(time_ms: I64, among: Flags) -> Flags:
 def surprises(network: Network, head: nn.Module, clicks: Clicks, rows: I64) -> tuple[F32, F32]:
     """Surprises (m,), nats, of the clicks at rows (m,), ascending: of the head alone, and of the mixture as served."""
     states = states_before(network, clicks, rows)
-    remembered = memories(clicks, rows[states.later.numpy()] - 1)
-    recent, visit = (torch.zeros(len(rows), part.shape[1], dtype=torch.int32) for part in remembered)
-    recent[states.later], visit[states.later] = (torch.from_numpy(part) for part in remembered)
-    visit[torch.from_numpy(new_visits(clicks)[rows])] = 0  # a click that begins a session has an empty session
+    remembered = memories(clicks, rows[states.has_preceding.numpy()] - 1)
+    recent, session = (torch.zeros(len(rows), part.shape[1], dtype=torch.int32) for part in remembered)
+    recent[states.has_preceding], session[states.has_preceding] = (torch.from_numpy(part) for part in remembered)
+    begins = torch.from_numpy(session_starts(clicks)[rows])
+    session[begins] = 0  # such a click has no earlier clicks in its session
     item, _, _ = clicks.inputs(rows)
     alone, served = [], []
-    for some in places(len(rows), network.sizes.items):
+    for some in row_batches(len(rows), network.sizes.items):
         own = head(item[some], states.at(some))
         alone.append(-torch.log(own + 1e-30))
-        served.append(network.mixture.surprise(own, item[some], recent[some], visit[some]))
+        served.append(network.mixture.surprise(own, item[some], recent[some], session[some]))
     return torch.cat(alone).numpy(), torch.cat(served).numpy()
 
 
-def two_levels(case: Case, met: Meetings, clusters: I64, seed: int) -> SurpriseHead:
-    return fitted_surprise(case.network, met, clusters, case.live, torch.Generator().manual_seed(seed))
+def two_levels(case: Case, examples: SurpriseExamples, clusters: I64, seed: int) -> SurpriseHead:
+    return fitted_surprise(case.network, examples, clusters, case.live, torch.Generator().manual_seed(seed))
 
 
 def mean(values: npt.NDArray[Any]) -> float | None:

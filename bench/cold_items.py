@@ -1,9 +1,10 @@
-"""What `eddy train --catalogue` is worth: lists for clicks on items that have no training clicks, with it and without.
+"""Measures the gain from `eddy train --catalogue`: recall and MRR for next clicks on items without training clicks.
 
-The catalogue has every item of the log that has a category, test items too, as a shop's catalogue has tomorrow's items.
-Both models are trained with defaults on the same clicks. Lists are judged by the next click of the same user in the
-test part (bench/quality.py), in full ranking. Without a catalogue an item without training clicks is in no list.
-`not clicked before` leaves out clicks on items that the user has clicked before in the test, which a list may repeat.
+The catalogue has all items of the log with a category, also those of the test part: the catalogue of a shop has new
+items before anyone clicks them. Both models are trained with default settings on the same clicks. The target of each
+list is the next click of the same user in the test part (bench/datasets.py), in full ranking. Without a catalogue an
+item without training clicks is in no list. `not clicked before` excludes targets that the user has clicked before in
+the test part, because a list can repeat them.
 
     python -m bench.cold_items [--datasets rees46-oct] [--seed 0] [--train OPTIONS] [--json]
 """
@@ -19,8 +20,9 @@ import numpy as np
 import polars as pl
 import torch
 
-from bench.quality import Figures, eddy, kept, say, split_of, stop
-from bench.report import RESULTS, write_report
+from bench.command import run_eddy, say, stop
+from bench.datasets import split_of
+from bench.report import RESULTS, Figures, kept, write_report
 from export.arrays import I64, Flags
 from export.dataset.windows import Windows, birth_period, encode
 from export.log.log import Log, Vocabulary, read_log
@@ -36,7 +38,7 @@ WITHOUT, WITH = "without a catalogue", "with a catalogue"
 
 
 def write_catalogue(clicks: pl.DataFrame, path: Path) -> None:
-    """item_id and category of every item that has one, by its last click."""
+    """Write item_id and category of each item with a category; the category is that of its last click."""
     if "category" not in clicks.columns:
         stop("this data set has no categories")
     named = clicks.filter(pl.col("category").is_not_null()).select("item_id", "category")
@@ -44,7 +46,7 @@ def write_catalogue(clicks: pl.DataFrame, path: Path) -> None:
 
 
 def ranks_of(model: Path, test: Log, rows: I64) -> Ranks:
-    """(m,) where the items that follow the clicks at rows (m,) stand in the model's lists, users from a zero state."""
+    """(m,) rank of the item after each click at rows (m,) in the model's list; users start from a zero state."""
     network, manifest = load_network(model), read_manifest(model)
     items = json.loads((model / "items.json").read_bytes())
     clicks = encode(test, Vocabulary(items, manifest.event_types, manifest.gap_edges_ms), birth_period(test.time_ms))
@@ -52,7 +54,7 @@ def ranks_of(model: Path, test: Log, rows: I64) -> Ranks:
 
 
 def clicked_before(test: Log) -> Flags:
-    """(n,) True where the user has clicked the item before; the log is sorted by user and time."""
+    """(n,) bool, True where the user has clicked the item before in the test part."""
     pairs = test.user.astype(np.int64) * len(test.items) + test.item
     _, first = np.unique(pairs, return_index=True)
     again = np.ones(len(test), np.bool_)
@@ -61,7 +63,7 @@ def clicked_before(test: Log) -> Flags:
 
 
 def figures(ranks: dict[str, Ranks], chosen: Flags, user: I64) -> Figures:
-    """recall@20 and MRR@20 of the lists where chosen (m,) is True, and the paired difference over users."""
+    """recall@20 and MRR@20 of the lists where chosen (m,) is True, and the paired difference with its interval."""
     some = {name: rank[chosen] for name, rank in ranks.items()}
     found: Figures = {"judged": int(chosen.sum())}
     for name, rank in some.items():
@@ -75,17 +77,19 @@ def figures(ranks: dict[str, Ranks], chosen: Flags, user: I64) -> Figures:
 def measure(dataset: str, seed: int, options: list[str]) -> Figures:
     split = split_of(dataset)
     with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch)
+        directory = Path(scratch)
         for name, part in (("train", split.train), ("test", split.test)):
-            part.write_parquet(place / f"{name}.parquet")
-        write_catalogue(pl.concat([split.train, split.test]), place / "items.csv")
-        test = read_log(place / "test.parquet")
+            part.write_parquet(directory / f"{name}.parquet")
+        write_catalogue(pl.concat([split.train, split.test]), directory / "items.csv")
+        test = read_log(directory / "test.parquet")
         rows = np.flatnonzero(test.user[1:] == test.user[:-1])
         ranks: dict[str, Ranks] = {}
-        for name, more in ((WITHOUT, []), (WITH, ["--catalogue", place / "items.csv"])):
+        for name, more in ((WITHOUT, []), (WITH, ["--catalogue", directory / "items.csv"])):
             say(f"{dataset}: training {name}")
-            model = place / name.partition(" ")[0] / "1"
-            eddy("train", place / "train.parquet", "--out", model, "--seed", seed, *more, *split.flags, *options)
+            model = directory / name.partition(" ")[0] / "1"
+            run_eddy(
+                "train", directory / "train.parquet", "--out", model, "--seed", seed, *more, *split.flags, *options
+            )
             ranks[name] = ranks_of(model, test, rows)
         trained = {str(item) for item in split.train["item_id"].unique()}
     cold = np.array([item not in trained for item in test.items])[test.item[rows + 1]]
@@ -109,10 +113,10 @@ def table(dataset: str, found: dict[str, Figures]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--datasets", default=DEFAULT, help="which, by comma [%(default)s]")
-    parser.add_argument("--seed", type=int, default=0, help="of the trainings [%(default)s]")
+    parser.add_argument("--datasets", default=DEFAULT, help="comma-separated names [%(default)s]")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the trainings [%(default)s]")
     parser.add_argument("--train", default="", help='more options for `eddy train`, such as "--epochs 1"')
-    parser.add_argument("--json", action="store_true", help="the report on stdout")
+    parser.add_argument("--json", action="store_true", help="print the report on stdout")
     parser.add_argument("--out", type=Path, default=RESULT, help="where to write the result")
     given = parser.parse_args()
     torch.set_num_threads(1)

@@ -16,10 +16,10 @@ ROUNDS = 5
 
 def memory(batch: int, items: int, rng: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
     """Mixture memory of users who clicked random items, by its tensor names in the graphs."""
-    recent, visit = (np.zeros((batch, *part.shape), part.dtype) for part in STATE)
+    recent, session = (np.zeros((batch, *part.shape), part.dtype) for part in STATE)
     recent[:] = rng.integers(0, items + 1, recent.shape)
-    visit[:] = 3
-    return {part.name: value for part, value in zip(STATE, (recent, visit), strict=True)}
+    session[:] = 3
+    return {part.name: value for part, value in zip(STATE, (recent, session), strict=True)}
 
 
 def running(graph: onnxruntime.InferenceSession, feed: dict[str, npt.NDArray[Any]]) -> Callable[[], object]:

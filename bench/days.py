@@ -24,8 +24,10 @@ from typing import Any
 import polars as pl
 
 from bench import quality
-from bench.quality import DAY_MS, METHODS, Figures, Ran, Split, globo, kept, say, stop
-from bench.report import RESULTS, ROOT, write_report
+from bench.command import Ran, run_eddy, say, stop
+from bench.datasets import DAY_MS, Split, globo
+from bench.quality import METHODS
+from bench.report import RESULTS, ROOT, Figures, kept, write_report
 from export.log.times import parse_time
 from stream.manifest import read_manifest
 
@@ -71,7 +73,7 @@ class Models:
                 from_model = ["--from-model", self._learned(day - 2)]
             clicks.write_parquet(log)
             say(f"day {day}: training on {len(clicks):,} clicks")
-            ran = quality.run_eddy("train", log, "--out", model, "--resume", *from_model, *self._options)
+            ran = run_eddy("train", log, "--out", model, "--resume", *from_model, *self._options)
             cost = {"clicks_learned": len(clicks), "train_seconds": round(ran.seconds, 1), "train_peak_mb": ran.peak_mb}
             facts.write_text(json.dumps(cost))
         until = read_manifest(model).training["until"]
@@ -93,12 +95,10 @@ class Models:
 def judge(model: Path, models: Models, split: Split) -> tuple[dict[str, Figures], Figures]:
     """The metrics of each method on a day's clicks, and the conditions of the measurement."""
     assert split.cut_ms is not None
-    fresh = quality.run_eddy("evaluate", model, models.log(split.test), *quality.WHOLE, "--json")
+    fresh = run_eddy("evaluate", model, models.log(split.test), *quality.WHOLE, "--json")
     recent = split.train.filter(pl.col("timestamp") >= split.cut_ms - CARRIED_DAYS * DAY_MS)
     both = models.log(pl.concat([recent, split.test]))
-    carried = figures_of(
-        quality.run_eddy("evaluate", model, both, *quality.WHOLE, "--json", "--judge-from", split.cut_ms)
-    )
+    carried = figures_of(run_eddy("evaluate", model, both, *quality.WHOLE, "--json", "--judge-from", split.cut_ms))
     found = figures_of(fresh)
     conditions = {key: found[key] for key in ("clicks", "judged", "lead", "vsknn_setting", "calibration")}
     conditions["evaluate_seconds"] = round(fresh.seconds, 1)

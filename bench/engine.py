@@ -1,10 +1,10 @@
-"""Throughput of the engine: clicks per second of `Engine.process` and `commit`, here and in an older checkout.
+"""Measures the clicks per second of `Engine.process` and `commit`, in this checkout and in an older one.
 
-Each side is a process of its own that loads the models once and waits. The sides take turns, round after round, with
-the same clicks and fresh states. Seconds are those of CPU time: the engine is one thread that never waits. An engine
-that takes clicks and gives events (before `stream/engine/columns.py`) is timed over `process`. One that takes columns
-is timed twice: over `process` alone, and over the same work as the older one, from clicks to events. Exit code 1 if the
-latter is slower than the older side.
+Each side is a process that loads the models once. The sides run in turn, one round after another, with the same clicks
+and new states. Times are CPU times, because the engine is one thread that never waits. An old engine (before
+`stream/engine/columns.py`) takes clicks and returns events, and is timed over `process`. An engine that takes columns
+is timed twice: over `process` alone, and over the complete work of an old engine, from clicks to events. Exit code 1 if
+the complete work is slower than in the older checkout.
 
     python -m bench.engine [--old CHECKOUT] [--rounds N] [--json]
 
@@ -25,27 +25,27 @@ from typing import Any, NamedTuple, TextIO
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCHES = {1: 500, 64: 3_200, 2_000: 6_000}
-"""Clicks of a batch -> clicks of a round."""
+"""Clicks per batch -> clicks per round."""
 
 ITEMS, HIDDEN, USERS, K = 20_000, 128, 800, 20
 START_MS = 1_735_689_600_000
 EVENTS = ("view", "view", "view", "view", "cart", "purchase")
 SAME = 0.98
-"""A median ratio of at least this is no slower: medians of a few rounds differ by so much."""
+"""Minimum median ratio that counts as equal: medians of a few rounds differ by 2 %."""
 
 
 class Times(NamedTuple):
-    """Clicks per second of one round; None where the side has no such thing."""
+    """Clicks per second of one round. from_columns is None if the engine of this side does not take columns."""
 
     from_clicks: float
     from_columns: float | None
 
 
-# -- one side: imports the `stream` of its own checkout and nothing else of it ----------------------------------------
+# -- one side: imports only `stream`, from its own checkout ----------------------------------------
 
 
 def serve_rounds(models: dict[str, str], commands: TextIO) -> None:
-    """Run a round for each line "model batch" and print its Times as JSON, until the end of the commands."""
+    """Run a round for each line "MODEL BATCH" of the commands, and print its Times as JSON."""
     from stream.model.runtime import load_model
 
     loaded = {name: load_model(Path(path), "cpu") for name, path in models.items()}
@@ -57,7 +57,7 @@ def serve_rounds(models: dict[str, str], commands: TextIO) -> None:
 
 
 def one_round(model: Any, directory: Path, batch: int) -> Times:
-    """The round's clicks through a new engine, and once more through another one from columns."""
+    """Process the clicks of a round with a new engine, from clicks; and with another new engine, from columns."""
     try:
         from stream.worker.served import open_engine
     except ImportError:
@@ -138,7 +138,7 @@ class Side:
 
 
 def measure(old: Path | None, models: dict[str, str], rounds: int) -> dict[str, dict[str, Any]]:
-    """Model and batch -> medians in clicks per second, and the ratios of the rounds; old = None: one side only."""
+    """Model and batch -> median clicks per second, and the ratios of the rounds. old: None = measure one side only."""
     now = Side(ROOT, models)
     before = None if old is None else Side(old, models)
     found: dict[str, dict[str, Any]] = {}

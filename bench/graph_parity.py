@@ -27,7 +27,7 @@ from export.log.log import ColumnNames, Log, Vocabulary, read_log
 from export.measure.metrics import K
 from export.model.graph import BATCH_MULTIPLE, SCORE_STATE, open_graph
 from export.model.parity import TOLERANCE
-from export.network.mixture import visit_so_far
+from export.network.mixture import session_size_before
 from export.network.network import Network, Score, Step
 from export.network.states import memories, outputs
 from export.network.weights import load_network
@@ -66,7 +66,7 @@ def by_sequences(network: Network, clicks: Clicks) -> tuple[tuple[torch.Tensor, 
     first = torch.from_numpy(np.append(True, clicks.user[1:] != clicks.user[:-1])).unsqueeze(1)
     out, recent, session = (torch.where(first, torch.zeros_like(part), part.roll(1, dims=0)) for part in after)
     item = torch.from_numpy(clicks.item).long()
-    own = visit_so_far(torch.from_numpy(clicks.gap).long(), session)
+    own = session_size_before(torch.from_numpy(clicks.gap).long(), session)
     parts = [
         network.mixture.surprise(network.surprise(item[rows], out[rows]), item[rows], recent[rows], own[rows]).numpy()
         for rows in _chunks(len(clicks))

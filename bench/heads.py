@@ -23,16 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench import quality
 from bench.cases import ALPHAS, EPOCHS, LARGEST, Case, case_of, mean, surprises, two_levels
+from bench.command import say
 from bench.cpu import cpu_us, memory, running
 from bench.new_items import SCRAPED, unknown_items
-from bench.quality import Figures
-from bench.report import RESULTS, write_report
+from bench.report import RESULTS, Figures, kept, write_report
 from export.arrays import F32, I64
 from export.dataset.windows import Windows, drawn
 from export.evaluate.held_out import calibration_curve
-from export.fit.heads import meetings
+from export.fit.heads import surprise_examples
 from export.measure.ranking import ranking_quality
 from export.model.graph import open_graph
 from export.model.onnx import write_graphs
@@ -83,7 +82,7 @@ def two_level_logits(network: Network, head: SurpriseHead) -> Logits:
     cluster, count = head.cluster[:-1], head.top.out_features - 1
 
     def logits(out: Tensor) -> Tensor:
-        within = network.cooled(out)
+        within = network.calibrated_logits(out)
         within = within - within.max(dim=1, keepdim=True).values
         whole = torch.zeros(len(out), count).index_add_(1, cluster, within.exp()).log()
         top = torch.log_softmax(head.top(out), dim=1)[:, :count]
@@ -98,10 +97,10 @@ def ranked_by(case: Case, logits: Logits) -> Figures:
     network, judged, items = case.network, case.judged, case.network.sizes.items
     rows = drawn(np.flatnonzero(case.later & (judged.gap > 0) & (judged.item < items)), RANKED) - 1
     out, target = outputs(network, Windows(judged), rows), judged.target[rows]
-    recent, visit = (torch.from_numpy(part) for part in memories(judged, rows))
+    recent, session = (torch.from_numpy(part) for part in memories(judged, rows))
     alone = ranking_quality(target, items, lambda some: logits(out[some]))
     served = ranking_quality(
-        target, items, lambda some: network.mixture.mixed(logits(out[some]), recent[some], visit[some])
+        target, items, lambda some: network.mixture.mixed(logits(out[some]), recent[some], session[some])
     )
     measures = ("recall20", "mrr20", "recall20_served", "mrr20_served")
     return {name: round(value, 4) for name, value in zip(measures, (*alone, *served), strict=True)}
@@ -134,15 +133,15 @@ def likelihood(case: Case, seed: int) -> dict[str, Figures]:
     The figures are likelihood and calibration on all evaluated clicks, and the quality of lists ranked by the head.
     """
     network, items = case.network, case.network.sizes.items
-    met = meetings(network, case.learned, case.weight, seed)
+    examples = surprise_examples(network, case.learned, case.weight, seed)
     found: dict[str, Figures] = {}
     found["exact"], exact = judged_by(case, ExactHead(network, case.live))
-    found["exact"] |= ranked_by(case, network.cooled)
+    found["exact"] |= ranked_by(case, network.calibrated_logits)
     ways = by_two_means(network, seed)
     ways["popularity, 4 sqrt(V)"] = popularity_clusters(items, cluster_count(items))
     for name, clusters in ways.items():
         began = time.process_time()
-        head = two_levels(case, met, clusters, seed)
+        head = two_levels(case, examples, clusters, seed)
         took = time.process_time() - began
         its, alone = judged_by(case, head)
         count = int(clusters.max()) + 1
@@ -199,7 +198,7 @@ def measure(dataset: str, seeds: list[int], reuse: bool) -> Figures:
     found: Figures = {}
     for seed in seeds:
         case = case_of(dataset, seed, reuse)
-        quality.say(f"heads: {dataset}, seed {seed}: {len(case.learned):,} clicks, {case.network.sizes.items:,} items")
+        say(f"heads: {dataset}, seed {seed}: {len(case.learned):,} clicks, {case.network.sizes.items:,} items")
         runs.append(likelihood(case, seed))
         if seed == seeds[0]:
             found["unknown"] = unknown_items(case, seed)
@@ -244,7 +243,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the report on stdout")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    results = quality.kept(RESULT, "results")
+    results = kept(RESULT, "results")
     report: dict[str, Any] = {}
     conditions = {"batch": BATCH, "threads": 1, "epochs": EPOCHS, "largest": LARGEST, "scraper_clicks": SCRAPED}
     for dataset in given.datasets.split(","):

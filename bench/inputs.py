@@ -1,6 +1,6 @@
 """Ablation of the inputs: trainings without event type, category or gap, on public logs.
 
-Only the training part of each log is read (bench/quality.py), never its test part. Each variant removes one input, and
+Only the training part of each log is read (bench/datasets.py), never its test part. Each variant removes one input, and
 is evaluated on the held-out slice by recall@20 and MRR@20 of the lists as served, the figures that `eddy train` prints.
 The report has means and, per seed, the difference to all inputs. A variant is skipped if the log lacks the input. The
 value of earlier sessions is measured in bench/quality.py (`eddy_carried`).
@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.quality import Figures, say, split_of
-from bench.report import RESULTS, write_report
-from export.dataset.cooccurrence import NEW_VISIT
+from bench.command import say
+from bench.datasets import split_of
+from bench.report import RESULTS, Figures, write_report
+from export.dataset.cooccurrence import NEW_SESSION
 from export.dataset.windows import Clicks
 from export.fit.mixture import mixed
 from export.log.log import GAP_EDGES_MS, Log, read_log
@@ -54,7 +55,7 @@ def no_gap(log: Log) -> HeldOut:
     """Two gap values remain: one within sessions and one between sessions."""
 
     def without(clicks: Clicks) -> Clicks:
-        alike = np.where(clicks.gap >= NEW_VISIT, NEW_VISIT, np.minimum(clicks.gap, 1)).astype(clicks.gap.dtype)
+        alike = np.where(clicks.gap >= NEW_SESSION, NEW_SESSION, np.minimum(clicks.gap, 1)).astype(clicks.gap.dtype)
         return replace(clicks, gap=alike)
 
     held_out = hold_out(log)

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.cases import ALPHAS, Case, mean, surprises, two_levels
-from bench.quality import Figures
+from bench.report import Figures
 from export.arrays import F32
 from export.dataset.windows import Clicks
-from export.fit.heads import meetings
+from export.fit.heads import surprise_examples
 from export.network.surprise import balanced_clusters, cluster_count
 from stream.detect.pvalue import ALL, Calibration
 
@@ -32,9 +32,9 @@ def unknown_items(case: Case, seed: int) -> Figures | None:
         return None
     count = np.bincount(case.ids[case.judged.item[rows] == items])
     part = count[count > 0] / count.sum()
-    met = meetings(network, case.learned, case.weight, seed)
+    examples = surprise_examples(network, case.learned, case.weight, seed)
     clusters = balanced_clusters(network.item_rows[:-1].detach().numpy(), cluster_count(items), seed)
-    head = two_levels(case, met, clusters, seed)
+    head = two_levels(case, examples, clusters, seed)
     _, served = surprises(network, head, case.judged, rows)
     order = np.argsort(case.judged.time_ms[rows], kind="stable")
     rows, served = rows[order], served[order]
@@ -50,7 +50,7 @@ def unknown_items(case: Case, seed: int) -> Figures | None:
     }
     for shared in (1, case.live, 4 * case.live):
         extra = math.log(shared) - math.log(case.live)
-        # The mixture's other components give an unknown item no mass, so the share changes its surprise by a constant.
+        # The mixture's components give the unknown item no probability, so the share shifts its surprise by a constant.
         mine, theirs = served + np.where(new, extra, 0).astype(np.float32), scraped + np.float32(extra)
         calibration = Calibration((ALL,), [np.sort(mine[:half])])
         p_value = calibration.p_values(mine[half:], np.zeros(len(mine) - half, np.int64))
@@ -72,9 +72,9 @@ def scrapers(case: Case) -> Clicks:
     """Simulated scrapers: the evaluated users with at least AT_LEAST clicks, all items replaced by the unknown item."""
     judged = case.judged
     starts = np.flatnonzero(np.append(True, judged.user[1:] != judged.user[:-1]))
-    place = np.arange(len(judged)) - np.repeat(starts, np.diff(np.append(starts, len(judged))))
-    long_enough = np.isin(judged.user, judged.user[place >= AT_LEAST - 1])
-    them = judged.where(long_enough & (place < SCRAPED))
+    position = np.arange(len(judged)) - np.repeat(starts, np.diff(np.append(starts, len(judged))))
+    long_enough = np.isin(judged.user, judged.user[position >= AT_LEAST - 1])
+    them = judged.where(long_enough & (position < SCRAPED))
     return replace(them, item=np.full_like(them.item, case.network.sizes.items))
 
 

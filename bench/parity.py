@@ -13,60 +13,32 @@ Exit code 1 if anything differs, or if Eddy is not better than Markov.
 import argparse
 import hashlib
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 from confluent_kafka import Message
 
 from bench.apache_kafka import VERSION, ApacheKafka, KafkaUnavailable
-from bench.readers import progress, read_topic
+from bench.command import run_eddy, say, stop
+from bench.groups import EXCLUDE_RECENT, KILL_AT, Run, disturbed, undisturbed
+from bench.readers import read_topic
 from bench.report import DATA_DIRECTORY, RESULTS, ROOT, write_report
 from export.evaluate.evaluate import Quality, judge
 from stream.errors import EddyError
 from stream.events import Click, Recommendation
 from stream.kafka.topics import create_topics
-from stream.settings import Topics
 
 DATA = DATA_DIRECTORY / "globo_clicks.parquet"
 RESULT = RESULTS / "parity.json"
 COLUMNS = ["--item-col", "article_id"]
 START_MS, DAY_MS = 1_506_826_800_000, 86_400_000
 PARTITIONS = 4
-EXCLUDE_RECENT = 1
-KILL_AT = 0.4
-DRAIN_S = 600.0
-
-
-def stop(line: str) -> NoReturn:
-    print(f"parity: {line}", file=sys.stderr)
-    sys.exit(2)
-
-
-def eddy(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run an `eddy` command and wait for its end. If it fails, the benchmark ends with exit code 2."""
-    done = subprocess.run(_command(*arguments), cwd=ROOT, env=_environment(), text=True, check=False, **options)
-    if done.returncode != 0:
-        stop(f"eddy {arguments[0]} ended with exit code {done.returncode}")
-    return done
-
-
-def _command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "stream.ops.cli", *map(str, arguments)]
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 # -- the model --------------------------------------------------------------------------------------------------------
@@ -79,12 +51,9 @@ def trained_model(days: int, extra: list[str]) -> tuple[Path, float]:
     directory = ROOT / ".cache" / "parity" / key
     took = directory / "seconds.json"
     if not took.is_file():
-        print(
-            f"training on days 1 to {days} (only once: the model stays in {directory.relative_to(ROOT)})",
-            file=sys.stderr,
-        )
+        say(f"training on days 1 to {days} (only once: the model stays in {directory.relative_to(ROOT)})")
         began = time.monotonic()
-        eddy("train", DATA, *arguments, "--out", directory / "globo" / "1", stdout=sys.stderr)
+        run_eddy("train", DATA, *arguments, "--out", directory / "globo" / "1")
         took.write_text(json.dumps(round(time.monotonic() - began, 1)))
     return directory / "globo" / "1", json.loads(took.read_text())
 
@@ -98,103 +67,6 @@ def end_of(start_ms: int, clicks: int | None) -> int:
     times = pl.read_parquet(DATA, columns=["timestamp"])["timestamp"].sort()
     after = times.filter(times >= start_ms)
     return int(after[min(clicks, len(after) - 1)])
-
-
-# -- the two runs -----------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Run:
-    """The workers of one consumer group on the clicks topic, with their own output topics."""
-
-    broker: str
-    model: Path
-    group: str
-    logs: Path
-
-    @property
-    def topics(self) -> Topics:
-        return Topics(
-            "clicks", *(f"{self.group}-{word}" for word in ("recommendations", "anomalies", "dead", "states"))
-        )
-
-    def start(self, worker_id: int) -> subprocess.Popen[bytes]:
-        topics = [("--" + name.replace("_", "-") + "-topic", topic) for name, topic in _fields(self.topics)]
-        with (self.logs / f"{self.group}-{worker_id}.log").open("ab") as log:
-            return subprocess.Popen(
-                _command(
-                    *("worker", "--model", self.model, "--broker", self.broker, "--group", self.group),
-                    *("--worker-id", worker_id, "--exclude-recent", EXCLUDE_RECENT, "--device", "cpu"),
-                    *(part for pair in topics for part in pair),
-                ),
-                cwd=ROOT,
-                env=_environment(),
-                stdout=log,
-                stderr=log,
-            )
-
-    def wait(self, reached: Callable[[int, int], bool], processes: list[subprocess.Popen[bytes]]) -> float:
-        """Wait until `reached(committed, all)`; return the clicks per second since the first commit that was seen.
-
-        processes  the workers; if one has ended, or after DRAIN_S seconds, the benchmark ends with exit code 2
-        """
-        deadline = time.monotonic() + DRAIN_S
-        first: tuple[float, int] | None = None
-        with progress(self.broker, self.group, "clicks") as read_progress:
-            while True:
-                committed, ends = read_progress()
-                now = time.monotonic()
-                first = (now, committed) if first is None and committed else first
-                if reached(committed, ends):
-                    since, before = first or (now, committed)
-                    return (committed - before) / max(now - since, 1e-9)
-                ended = [process.returncode for process in processes if process.poll() is not None]
-                if ended or now > deadline:
-                    logs = "\n".join(path.read_text()[-3000:] for path in self.logs.glob(f"{self.group}-*.log"))
-                    stop(f"workers of {self.group} are at {committed} of {ends} clicks, exit codes: {ended}\n{logs}")
-                time.sleep(0.02)
-
-
-def _fields(topics: Topics) -> list[tuple[str, str]]:
-    return list(msgspec.structs.asdict(topics).items())
-
-
-def disturbed(run: Run, publish: Callable[[], object], clicks: int) -> dict[str, Any]:
-    """Two workers. One is killed with kill -9 when KILL_AT of all clicks have a decision, and restarted with its id."""
-    first, second = run.start(0), run.start(1)
-    try:
-        publish()
-        run.wait(lambda done, _: done >= KILL_AT * clicks, [first, second])
-        first.send_signal(signal.SIGKILL)
-        first.wait()
-        with progress(run.broker, run.group, "clicks") as read_progress:
-            killed_at = read_progress()[0]
-        if killed_at >= clicks:
-            stop("the workers had finished before one was killed; give more --clicks")
-        first = run.start(0)
-        run.wait(lambda done, _: done >= clicks, [first, second])
-        return {"killed_at_click": killed_at}
-    finally:
-        _end(first, second)
-
-
-def undisturbed(run: Run, clicks: int) -> dict[str, Any]:
-    """One worker processes all clicks without a crash."""
-    worker = run.start(0)
-    try:
-        return {"one_worker_clicks_per_s": round(run.wait(lambda done, _: done >= clicks, [worker]))}
-    finally:
-        _end(worker)
-
-
-def _end(*processes: subprocess.Popen[bytes]) -> None:
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
 
 
 # -- results ----------------------------------------------------------------------------------------------------------
@@ -230,11 +102,10 @@ def states(broker: str, changelog: str) -> dict[tuple[int, bytes], bytes]:
 def measure(broker: str, model: Path, start_ms: int, end_ms: int, logs: Path) -> dict[str, Any]:
     """Do both runs on one broker and return the values to compare."""
     cut = [*COLUMNS, "--from", start_ms, "--until", end_ms]
-    say = lambda line: print(line, file=sys.stderr)  # noqa: E731
     say("running eddy evaluate (offline)")
     flags = ["--exclude-recent", EXCLUDE_RECENT, "--device", "cpu", "--json"]
-    done = eddy("evaluate", model, DATA, *cut, *flags, stdout=subprocess.PIPE)
-    offline = json.loads(done.stdout.strip().splitlines()[-1])
+    done = run_eddy("evaluate", model, DATA, *cut, *flags)
+    offline = json.loads(done.output.strip().splitlines()[-1])
     clicks = offline["clicks"]
 
     killed, whole = Run(broker, model, "killed", logs), Run(broker, model, "whole", logs)
@@ -242,7 +113,7 @@ def measure(broker: str, model: Path, start_ms: int, end_ms: int, logs: Path) ->
         create_topics(broker, run.topics, PARTITIONS, 1)
 
     def publish() -> None:
-        eddy("replay", DATA, *cut, "--broker", broker, "--topic", "clicks", "--speed", "max", stdout=sys.stderr)
+        run_eddy("replay", DATA, *cut, "--broker", broker, "--topic", "clicks", "--speed", "max")
 
     say(f"replaying {clicks:,} clicks to two workers; one is killed")
     facts = disturbed(killed, publish, clicks)

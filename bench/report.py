@@ -15,6 +15,8 @@ DATA_DIRECTORY = Path(os.environ.get("EDDY_DATA", ROOT.parent / "shared" / "data
 """Directory of the real logs, which are not part of the project. A benchmark without its log prints that, or simulates
 one."""
 
+Figures = dict[str, Any]
+
 PACKAGES = ("eddy-stream", "faust-streaming", "aiokafka", "confluent-kafka", "numpy", "polars", "torch")
 
 
@@ -47,6 +49,14 @@ def write_report(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n")
     return report
+
+
+def kept(path: Path, key: str) -> dict[str, Any]:
+    """The value of a key in the result file of an earlier run; {} without a file."""
+    if not path.is_file():
+        return {}
+    earlier: dict[str, Any] = json.loads(path.read_text()).get(key, {})
+    return earlier
 
 
 def machine() -> dict[str, Any]:

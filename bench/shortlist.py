@@ -29,16 +29,14 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from bench import quality
 from bench.cases import EPOCHS, Case, case_of, two_levels
 from bench.cpu import cpu_us, memory, running
-from bench.quality import Figures
-from bench.report import RESULTS, write_report
+from bench.report import RESULTS, Figures, kept, write_report
 from export.arrays import F32
 from export.dataset.windows import Windows, drawn
-from export.fit.heads import meetings
+from export.fit.heads import surprise_examples
 from export.measure.metrics import K
-from export.measure.ranking import places
+from export.measure.ranking import row_batches
 from export.model.graph import open_graph
 from export.model.onnx import IR_VERSION, OPSET
 from export.model.untrained import write_untrained
@@ -73,13 +71,13 @@ def losses(case: Case) -> Figures:
     rows, bias = network.item_rows[:-1].detach(), network.item_bias[:-1].detach()
     clusters = torch.from_numpy(balanced_clusters(rows.numpy(), cluster_count(items), seed=0))
     count = int(clusters.max()) + 1
-    met = meetings(network, case.learned, case.weight, seed=0)
-    fitted = two_levels(case, met, clusters.numpy(), seed=0).top
+    examples = surprise_examples(network, case.learned, case.weight, seed=0)
+    fitted = two_levels(case, examples, clusters.numpy(), seed=0).top
     fitted.weight.data *= network.mixture.temperature
     size = torch.bincount(clusters, minlength=count).unsqueeze(1)
     centroids = torch.zeros(count, rows.shape[1]).index_add_(0, clusters, rows) / size
-    mass = torch.zeros(count).index_add_(0, clusters, bias.exp()).log()
-    ways = {"fitted": lambda o: fitted(o)[:, :count], "centroids": lambda o: o @ centroids.t() + mass}
+    popularity = torch.zeros(count).index_add_(0, clusters, bias.exp()).log()
+    ways = {"fitted": lambda o: fitted(o)[:, :count], "centroids": lambda o: o @ centroids.t() + popularity}
     return {"clusters": count, "items": items, **found_by(case, clusters, ways)}
 
 
@@ -97,15 +95,15 @@ def found_by(case: Case, clusters: Tensor, ways: dict[str, Callable[[Tensor], Te
     out = outputs(network, Windows(case.judged), chosen)
     target = torch.from_numpy(case.judged.target[chosen]).long().unsqueeze(1)
     found: Figures = {"full": {"recall20": 0.0}}
-    for part in places(len(chosen), items):
+    for part in row_batches(len(chosen), items):
         logits = network.logits(out[part])
         top = logits.topk(K).indices
         found["full"]["recall20"] += float((top == target[part]).sum()) / len(chosen)
         for name, rank in ways.items():
             order = rank(out[part]).argsort(dim=1, descending=True)
-            place = torch.empty_like(order).scatter_(1, order, torch.arange(count).expand_as(order))[:, clusters]
+            rank_of = torch.empty_like(order).scatter_(1, order, torch.arange(count).expand_as(order))[:, clusters]
             for best in BEST:
-                short = logits.masked_fill(place >= best, -torch.inf).topk(K).indices
+                short = logits.masked_fill(rank_of >= best, -torch.inf).topk(K).indices
                 same = (short.unsqueeze(2) == top.unsqueeze(1)).any(2).float().mean(1).sum()
                 one = found.setdefault(f"{name}, best {best}", {"of_top20": 0.0, "recall20": 0.0})
                 one["of_top20"] += float(same) / len(chosen)
@@ -160,10 +158,10 @@ def write_shortlist(rows: F32, best: int, path: Path) -> None:
             helper.make_node("Unsqueeze", ["one", "axis"], ["column"]),
             helper.make_node("MatMul", ["rows", "column"], ["product"]),
             helper.make_node("Squeeze", ["product", "axis"], ["logits"]),
-            helper.make_node("TopK", ["logits", "k"], ["values", "place"]),
+            helper.make_node("TopK", ["logits", "k"], ["values", "position"]),
             helper.make_node("Gather", ["ids", "clusters"], ["named"], axis=0),
             helper.make_node("Reshape", ["named", "line"], ["names"]),
-            helper.make_node("Gather", ["names", "place"], ["chosen"], axis=0),
+            helper.make_node("Gather", ["names", "position"], ["chosen"], axis=0),
         ],
         "user",
         [
@@ -233,7 +231,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the report on stdout")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    results, report = quality.kept(RESULT, "results"), {}
+    results, report = kept(RESULT, "results"), {}
     conditions = {"k": K, "threads": 1, "best_timed": TIMED_BEST, "lists_judged": JUDGED, "served_up_to": SERVED_UP_TO}
     for dataset in filter(None, given.datasets.split(",")):
         results[f"kept of {dataset}"] = losses(case_of(dataset, 0, reuse=True))

@@ -113,7 +113,7 @@ def eddy_epochs(
         trained = trainer.trained()
         rows = np.flatnonzero(task.later.target >= 0)
         out = outputs(trained, Windows(task.later), rows)
-        return ranking_quality(task.later.target[rows], task.items, lambda places: trained.logits(out[places]))
+        return ranking_quality(task.later.target[rows], task.items, lambda some: trained.logits(out[some]))
 
     return lambda: trainer.epoch(""), judge
 

@@ -1,6 +1,6 @@
 """Alternative training methods, compared with `eddy train` on public logs: losses, item rows, averaging, settings.
 
-Only the training part of each log is read (bench/quality.py), never its test part. All methods start from the same
+Only the training part of each log is read (bench/datasets.py), never its test part. All methods start from the same
 seeds and settings. Each is evaluated on the held-out slice by recall@20 and MRR@20, for the network alone after its
 best epoch and for the lists as served, with the mixture.
 
@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from bench.cases import EPOCHS
+from bench.command import say
+from bench.datasets import split_of
 from bench.inputs import untrained
-from bench.quality import Figures, kept, say, split_of
-from bench.report import RESULTS, write_report
+from bench.report import RESULTS, Figures, kept, write_report
 from export.dataset.windows import Batch, Clicks
 from export.fit.mixture import mixed
 from export.log.log import read_log

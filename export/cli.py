@@ -72,19 +72,20 @@ def train(
       eddy train views.csv.gz --item-col article --until 2017-10-03T03:00:00 --out models/news/1
       eddy train sessions.csv --in-order --out models/paper/1
     """
-    from export.model.writable import check_name, check_place
+    from export.model.writable import check_name, check_writable
     from export.train.interrupts import ending_at_once
     from stream.errors import ConfigError
 
     with Bar() as bar, ending_at_once(bar.__exit__):
         check_name(out)
-        check_place(out)
+        check_writable(out)
         if from_model and given["in_order"]:
             raise ConfigError(
                 "--from-model needs times to find new clicks, and with --in-order the log has none: omit one of the two"
             )
         clicks = take_log(bar, log, given)
 
+        bar.say("loading PyTorch")
         import torch  # slow import: report a wrong file name first
 
         from export.pipeline import train_model
@@ -92,13 +93,15 @@ def train(
         from export.train.warm_start import read_older
 
         torch.set_num_threads(threads)
-        place = choose_device(device)
+        chosen_device = choose_device(device)
         typed = {name: value for name, value in (("hidden", hidden), ("epochs", epochs), ("cell", cell)) if value}
         older = read_older(from_model) if from_model else None
         taken = {"hidden": older.network.sizes.hidden, "cell": older.network.sizes.cell} if older else {}
         chosen: dict[str, Any] = {**taken, **typed}
         by_size = TrainSettings.for_log(len(clicks), hidden, epochs, seed)
-        manifest = train_model(out, clicks, replace(by_size, device=place, **chosen), bar, resume, older, catalogue)
+        manifest = train_model(
+            out, clicks, replace(by_size, device=chosen_device, **chosen), bar, resume, older, catalogue
+        )
     if as_json:
         found = {"directory": str(out), "report": str(out / "report.json"), "items": manifest.items}
         click.echo(json.dumps({**found, "quality": manifest.quality, "training": manifest.training}))

@@ -88,6 +88,7 @@ def take_log(progress: Progress, log: Path, given: dict[str, Any]) -> "Log":
             "--from and --until need times, and with --in-order the log has none: omit them or --in-order"
         )
     names = ColumnNames(*(given[f"{name}_col"] for name in ColumnNames._fields))
+    progress.say(f"{log}: reading")
     read = read_log(log, names, given["drop_repeats"], given["in_order"])
     for note in read.notes:
         progress.say(f"{log}: {note}")

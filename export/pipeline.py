@@ -1,16 +1,18 @@
-"""A click log -> a model directory: the whole training, in the order in which it must happen.
+"""The training of a model, from a click log to a model directory. The order of the steps matters.
 
-1. The newest part of the log is held out (train/holdout.py).
-2. The network is trained on the rest; the held-out slice says after which epoch it was best.
-3. The network is mixed with what the user's last items bring (fit/mixture.py), and judged on the slice.
-4. Heads are fitted, graphs converted, and the slice calibrates the surprise through the ONNX graph: clicks that were
-   not trained on, met as they will be met in service.
-5. The same number of epochs over the whole log, so that the served model knows the newest items too.
-6. Heads and graphs again, the parity gate, the baselines' sessions, and last the manifest and the report page.
+1. Hold out the newest part of the log, the held-out slice (train/holdout.py).
+2. Train the network on the rest. The slice decides the best epoch.
+3. Fit the mixture on one half of the slice, and evaluate it on the other half (fit/mixture.py).
+4. Fit the heads and export the graphs. The surprises of the slice, computed by step.onnx, calibrate the anomalies:
+   these clicks were not trained on, as in production. Compare the model with the baselines on the slice.
+5. Train again from the beginning on the whole log, for the best number of epochs, so that the served model knows the
+   newest items too.
+6. Fit the heads and export the graphs again, check their parity, and write the model. The manifest comes last, and then
+   the training report.
 
-Ctrl-C ends step 2 or 5 and goes on with the best model of step 2, without step 5 where it comes before that. A process
-that is killed in step 2 or 5 leaves checkpoints, from which `resume` goes on; one that is killed later leaves those of
-whole steps. A directory without a manifest is not a model.
+Ctrl-C ends step 2 or step 5, and the training continues with the best network of step 2. After a Ctrl-C before step 5,
+step 5 is skipped. A process that is killed leaves the checkpoints of steps 2 and 5; `resume` continues from them. A
+directory without a manifest is not a model.
 """
 
 import math
@@ -29,23 +31,23 @@ from export.evaluate.baselines import save_baselines
 from export.evaluate.held_out import Findings, calibration_curve, judge_held_out
 from export.evaluate.vsknn import VsKnnSetting
 from export.fit.heads import fit_heads
-from export.fit.mixture import Mixed, at_the_end, count_on, mixed
+from export.fit.mixture import Mixed, count_cooccurrence, mixed, with_final_popularity
 from export.log.log import GAP_EDGES_MS, Log
 from export.log.times import iso
 from export.model.calibrate import pools, surprises
 from export.model.directory import Facts, Pools, write_model
 from export.model.onnx import write_graphs
-from export.model.writable import check_place
+from export.model.writable import check_writable
 from export.network.network import Network, Sizes
 from export.progress import Progress
 from export.report.page import About, write_report
-from export.train.checkpoint import NAMES, Checkpoint, remove_checkpoints, training_key, training_place
-from export.train.cold_items import Catalogued, how_placed, with_catalogue
+from export.train.checkpoint import NAMES, Checkpoint, checkpoint_directory, remove_checkpoints, training_key
+from export.train.cold_items import Catalogued, describe_cold_items, with_catalogue
 from export.train.epochs import Fitted, fit, fit_held_out
 from export.train.holdout import HeldOut, halves, hold_out, new_items
 from export.train.interrupts import Interrupts
 from export.train.settings import TrainSettings
-from export.train.warm_start import Older, check_older, known_to, visits_since, warm_network
+from export.train.warm_start import Older, check_older, describe_overlap, sessions_since, warm_network
 from stream import DISTRIBUTION
 from stream.detect.pvalue import ALL
 from stream.lists.rules import NO_CATEGORY
@@ -55,10 +57,11 @@ from stream.settings import Settings
 
 @dataclass(frozen=True)
 class Job:
-    """What the steps of one training have in common.
+    """The inputs of one training, which its steps share.
 
-    held_out    the log, its newest part held out; categories are the catalogue's, if there is one
-    catalogued  the vocabulary with the items that only the catalogue has
+    older       the model that the training starts from; None = random initial weights
+    held_out    the split of the log; the categories are the catalogue's, if there is one
+    catalogued  the vocabulary including the items that are only in the catalogue; None = no catalogue
     """
 
     log: Log
@@ -76,12 +79,12 @@ class Job:
 
     @property
     def categories(self) -> int:
-        """How many the items have."""
+        """Count of different categories of the items."""
         category = self.held_out.category
         return len(np.unique(category[category != NO_CATEGORY]))
 
     def start(self) -> Network:
-        """The network that both trainings begin with, and PyTorch's generator as they begin with it."""
+        """The initial network of steps 2 and 5. It also seeds PyTorch's generator, so that both start equally."""
         torch.manual_seed(self.settings.seed)
         if self.older is None:
             return Network(self.sizes)
@@ -99,17 +102,17 @@ def train_model(
 ) -> Manifest:
     """Train on a log and write a model directory, .../NAME/VERSION.
 
-    resume     go on from the checkpoints that a training to the same directory left when it was killed
-    older      start from this model's weights (train/warm_start.py)
-    catalogue  file of items with their categories: those that no click is of get a row from it (train/cold_items.py)
+    resume     continue from the checkpoints that an interrupted training to the same directory left
+    older      the model whose weights the training starts from (train/warm_start.py)
+    catalogue  file of items with categories; items without clicks get a row from it (train/cold_items.py)
 
-    Raises ConfigError if the directory cannot be written or holds a model already or the log cannot be learned from,
-    ArtifactError if a graph disagrees with the network.
+    Raises ConfigError if the directory cannot be written or already contains a model, or if the log cannot be trained
+    on; ArtifactError if an ONNX graph differs from the network.
     """
-    check_place(directory)
+    check_writable(directory)
     job = _hold_out(log, settings, progress, older, catalogue)  # 1
-    place = training_place(directory)
-    first, second = _checkpoints(job, place, resume)
+    checkpoints = checkpoint_directory(directory)
+    first, second = _checkpoints(job, checkpoints, resume)
     with Interrupts(progress) as interrupts:
         with interrupts.allowed() as watched:
             chosen = fit_held_out(job.start(), job.held_out, settings, watched, first)  # 2
@@ -117,11 +120,11 @@ def train_model(
         calibration, findings = _calibrate(job, served)  # 4
         findings = replace(findings, epochs=chosen.epochs, best_epoch=chosen.best_epoch)
         network = served.network
-        if not chosen.interrupted and not interrupts.came:
+        if not chosen.interrupted and not interrupts.received:
             with interrupts.allowed() as watched:
                 network = _train_on_all(job, served, chosen.best_epoch, watched, second)  # 5
         manifest = _write(directory, job, served, network, chosen, calibration, findings)  # 6
-        remove_checkpoints(place)
+        remove_checkpoints(checkpoints)
     warning = calibration_warning(len(calibration[ALL]), len(job.held_out.clicks), Settings(str(directory)).alpha)
     if warning:
         progress.say(warning)
@@ -131,78 +134,87 @@ def train_model(
 def _hold_out(
     log: Log, settings: TrainSettings, progress: Progress, older: Older | None, catalogue: Path | None
 ) -> Job:
-    """Step 1: the log in two parts, and whether the older model fits it."""
+    """Step 1: split the log. Raises ConfigError if the older model does not fit it."""
     held_out, catalogued = hold_out(log, older), None
     vocabulary = held_out.vocabulary
     if catalogue is not None:
         catalogued = with_catalogue(catalogue, vocabulary.items)
         held_out = held_out._replace(category=catalogued.category[: len(vocabulary.items)])
     job = Job(log, settings, progress, older, held_out, catalogued)
-    like = f", {job.categories:,} categories" if job.categories else ""
-    progress.say(f"{len(held_out.clicks):,} clicks, {len(vocabulary.items):,} items{like}")
+    with_categories = f", {job.categories:,} categories" if job.categories else ""
+    progress.say(f"{len(held_out.clicks):,} clicks, {len(vocabulary.items):,} items{with_categories}")
     if older is not None:
         check_older(older, job.sizes, vocabulary)
         progress.say(
             f"starting from {older.label}, which was trained until {iso(older.until_ms)}; "
-            + known_to(older, [vocabulary.items[i] for i in np.unique(held_out.clicks.item)])
+            + describe_overlap(older, [vocabulary.items[i] for i in np.unique(held_out.clicks.item)])
         )
-        if older.visits is None:
-            progress.say(f"{older.label} has no sessions that can be read: the baselines know this log's alone")
+        if older.sessions is None:
+            progress.say(f"{older.label} has no readable sessions: the baselines use only the sessions of this log")
     return job
 
 
-def _checkpoints(job: Job, place: Path, resume: bool) -> tuple[Checkpoint, Checkpoint]:
-    """Those of steps 2 and 5."""
-    if resume and not any((place / name).is_file() for name in NAMES):
-        job.progress.say(f"{place} has no checkpoint to go on from: starting anew")
+def _checkpoints(job: Job, directory: Path, resume: bool) -> tuple[Checkpoint, Checkpoint]:
+    """The checkpoints of steps 2 and 5."""
+    if resume and not any((directory / name).is_file() for name in NAMES):
+        job.progress.say(f"{directory} has no checkpoint: the training starts with the first epoch")
     identity = None if job.older is None else job.older.identity
     key = training_key(job.log, job.held_out.category, asdict(job.settings), identity)
-    first, second = (Checkpoint(place / name, key, resume) for name in NAMES)
+    first, second = (Checkpoint(directory / name, key, resume) for name in NAMES)
     return first, second
 
 
 def _mix(job: Job, network: Network) -> Mixed:
-    """Step 3: the network as it would be served of the clicks before the slice."""
+    """Step 3: the network as it would be served if the log ended before the slice."""
+    job.progress.say("choosing the recency correction, counting co-occurrences and fitting the mixture")
     served = mixed(network, job.held_out, job.settings.seed, job.older, job.catalogued)
     job.progress.say(served.recency.describe())
     if job.catalogued is not None:
-        job.progress.say(how_placed(job.catalogued.category, job.sizes.items))
+        job.progress.say(describe_cold_items(job.catalogued.category, job.sizes.items))
     recall, mrr = served.quality["recall20"], served.quality["mrr20"]
     job.progress.say(f"held-out slice: recall@20 {recall:.4f}, MRR@20 {mrr:.4f}")
     return served
 
 
 def _calibrate(job: Job, served: Mixed) -> tuple[Pools, Findings]:
-    """Step 4: pools of surprise on the slice, by the graph of a network that has not seen it; and how it is judged."""
+    """Step 4: the calibration pools from the surprises of the slice, and the figures of the model on the slice."""
     network, held_out, recency = served.network, served.held_out, served.recency
     head, seen, vocabulary, cut_ms = held_out.head, held_out.seen, held_out.vocabulary, held_out.cut_ms
-    job.progress.say("measuring what each part of the model is worth there")
+    job.progress.say("ablation: measuring the contribution of each part of the model on the held-out slice")
     _, judged = halves(seen, cut_ms)
-    worth = ablations(network, seen, judged, recency.shift(head.item, head.time_ms, job.sizes.items))
-    job.progress.say("fitting the heads and converting them, to calibrate")
+    contributions = ablations(network, seen, judged, recency.shift(head.item, head.time_ms, job.sizes.items))
+    job.progress.say("fitting the heads on the training part")
     fit_heads(network, head, recency.weights(head.time_ms), new_items(held_out.clicks), job.settings.seed)
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "held-out" / "0"
+        job.progress.say("exporting the graphs to ONNX and checking them, for the calibration")
         write_graphs(directory, network, vocabulary)
+        job.progress.say("calibrating the anomalies on the held-out slice")
         surprise, later = surprises(directory / "step.onnx", network.state, seen), seen.time_ms >= cut_ms
         found = pools(surprise, seen, later, vocabulary)
-        job.progress.say("judging the held-out slice beside the baselines")
+        job.progress.say("evaluating the model and the baselines on the held-out slice")
         names = {vocabulary.items[i] for i in np.flatnonzero(held_out.known)}
-        earlier = visits_since(job.older, job.log.between(None, cut_ms), vocabulary.items)
+        earlier = sessions_since(job.older, job.log.between(None, cut_ms), vocabulary.items)
         tail = job.log.between(cut_ms, None)
         findings = judge_held_out(directory, network, vocabulary, found, earlier, tail, names, job.progress)
     curve = calibration_curve(surprise[later], seen.time_ms[later])
-    return found, replace(findings, calibration=curve, ablations=worth)
+    return found, replace(findings, calibration=curve, ablations=contributions)
 
 
 def _train_on_all(job: Job, served: Mixed, epochs: int, watched: Progress, checkpoint: Checkpoint) -> Network:
-    """Step 5: a network of the whole log with the mixture of step 3, or the network of step 3 if Ctrl-C ended it."""
+    """Step 5: a network that is trained on the whole log, with the mixture of step 3.
+
+    If Ctrl-C ends the training, it is the network of step 3.
+    """
     held_out, settings = job.held_out, replace(job.settings, epochs=epochs)
     clicks, popularity, category = held_out.clicks, held_out.popularity, held_out.category
-    whole = fit(job.start(), clicks, None, settings, watched, popularity, checkpoint, category)
+    watched.say(f"training again on the whole log, {epochs} epochs")
+    whole = fit(
+        job.start(), clicks, None, settings, watched, popularity, checkpoint, category, label="final training, epoch"
+    )
     if whole.interrupted:
         return served.network
-    network = at_the_end(whole.network, clicks, served.recency, held_out.counted, job.catalogued)
+    network = with_final_popularity(whole.network, clicks, served.recency, held_out.counted, job.catalogued)
     network.mixture = served.network.mixture
     return network
 
@@ -216,15 +228,17 @@ def _write(
     calibration: Pools,
     findings: Findings,
 ) -> Manifest:
-    """Step 6: everything is counted and fitted on the whole log, and written; the manifest last but for the report."""
+    """Step 6: count and fit everything on the whole log, and write the model: the manifest last, then the report."""
     held_out, recency, log = served.held_out, served.recency, job.log
     clicks, vocabulary = held_out.clicks, held_out.vocabulary
-    count_on(network, clicks, recency, held_out.counted, job.older)
+    job.progress.say("counting co-occurrences and fitting the heads on the whole log")
+    count_cooccurrence(network, clicks, recency, held_out.counted, job.older)
     fit_heads(network, clicks, recency.weights(clicks.time_ms), new_items(clicks), job.settings.seed)
-    job.progress.say("converting and checking the graphs")
+    job.progress.say("exporting the graphs to ONNX and checking them")
     write_graphs(directory, network, vocabulary)
+    job.progress.say("writing the model and the training report")
     setting = VsKnnSetting(**findings.vsknn_setting)
-    save_baselines(directory, visits_since(job.older, log, vocabulary.items), setting)
+    save_baselines(directory, sessions_since(job.older, log, vocabulary.items), setting)
     training = {
         "from": iso(int(log.time_ms.min())),
         "until": iso(int(log.time_ms.max())),
@@ -248,7 +262,10 @@ def _write(
 
 
 def calibration_warning(held_out: int, clicks: int, alpha: float) -> str | None:
-    """What to do where so few held-out clicks of a log cannot give a p-value of alpha; None where they can."""
+    """A warning with advice if the held-out clicks are too few for a p-value of alpha; otherwise None.
+
+    held_out, clicks  count of held-out clicks, and of all clicks of the log
+    """
     smallest = 1 / (1 + held_out)
     if smallest <= alpha:
         return None

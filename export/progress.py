@@ -34,10 +34,13 @@ class NullProgress:
 
 
 class Bar:
-    """A progress bar on stderr with clicks/s and the remaining time; lines are printed above it."""
+    """A progress bar on stderr with clicks/s and the remaining time; lines are printed above it.
+
+    If stderr is not a terminal, each task prints a line when it begins.
+    """
 
     def __init__(self) -> None:
-        # Lines contain names and values of the log; rich must not interpret brackets and colons in them as markup.
+        # Lines contain names and values of the log. Rich must not interpret their brackets and colons as markup.
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._bar = RichProgress(
             SpinnerColumn(),
@@ -52,16 +55,20 @@ class Bar:
         self._task: TaskID | None = None
 
     def __enter__(self) -> "Bar":
-        self._bar.start()
+        if self._console.is_terminal:
+            self._bar.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._bar.stop()
+        if self._console.is_terminal:  # elsewhere `stop` would print an empty line
+            self._bar.stop()
 
     def begin(self, label: str, clicks: int) -> None:
         if self._task is not None:
             self._bar.remove_task(self._task)
         self._task = self._bar.add_task(label, total=clicks, pace="")
+        if not self._console.is_terminal:
+            self.say(f"{label}: {clicks:,} clicks")
 
     def seen(self, clicks: int) -> None:
         assert self._task is not None

@@ -114,7 +114,7 @@ def replay(
             left_out[reason] += 1
             continue
         if first_ms is None:
-            first_ms = click.timestamp  # a rejected click may have a time years away, and the others would wait
+            first_ms = click.timestamp  # the time of a rejected click may be years away; all later clicks would wait
         if speed is not None:
             due = begun + (click.timestamp - first_ms) / 1000 / speed
             while (wait := due - time.monotonic()) > 0:

@@ -18,7 +18,7 @@ NEWEST = 5_000_000
 
 
 @dataclass(frozen=True)
-class Visits:
+class Sessions:
     """S sessions, ordered by the time of their last click.
 
     item    (n,) int32, item[start[s] : start[s + 1]] are the clicks of session s, oldest first; V = unknown item
@@ -44,21 +44,21 @@ class Visits:
         """(n,) int64, session of each click."""
         return np.repeat(np.arange(len(self)), np.diff(self.start))
 
-    def where(self, keep: Flags) -> "Visits":
+    def where(self, keep: Flags) -> "Sessions":
         """The sessions where keep (S,) bool is True; counts do not change."""
         lengths = np.diff(self.start)
         start = np.append(0, np.cumsum(lengths[keep]))
-        return Visits(self.item[np.repeat(keep, lengths)], start, self.end_ms[keep], self.counts)
+        return Sessions(self.item[np.repeat(keep, lengths)], start, self.end_ms[keep], self.counts)
 
-    def placed(self, place: I32, items: int) -> "Visits":
-        """Reindex items: item i gets index place[i], of `items`. place (V + 1,) int32; the last is for <unk>."""
+    def reindexed(self, index: I32, items: int) -> "Sessions":
+        """Item i gets index[i], among `items` items. index (V + 1,) int32; the last entry is for the unknown item."""
         counts = np.zeros(items, np.int64)
-        counts[place[:-1]] = self.counts
-        return Visits(place[self.item], self.start, self.end_ms, counts)
+        counts[index[:-1]] = self.counts
+        return Sessions(index[self.item], self.start, self.end_ms, counts)
 
-    def followed_by(self, later: "Visits", newest: int = NEWEST) -> "Visits":
+    def followed_by(self, later: "Sessions", newest: int = NEWEST) -> "Sessions":
         """These sessions, then the later ones (same vocabulary); whole sessions, at most the `newest` newest clicks."""
-        both = Visits(
+        both = Sessions(
             np.append(self.item, later.item),
             np.append(self.start, self.start[-1] + later.start[1:]),
             np.append(self.end_ms, later.end_ms),
@@ -80,14 +80,14 @@ class SessionSets:
     holding  (m,) int64, holding[bound[i] : bound[i + 1]] are the sessions that contain item i, newest last
     """
 
-    def __init__(self, visits: Visits) -> None:
-        known = visits.item < visits.items
-        pairs = np.unique(visits.session()[known] * visits.items + visits.item[known])
-        session, self.item = pairs // visits.items, pairs % visits.items
-        self.start = np.searchsorted(session, np.arange(len(visits) + 1))
+    def __init__(self, sessions: Sessions) -> None:
+        known = sessions.item < sessions.items
+        pairs = np.unique(sessions.session()[known] * sessions.items + sessions.item[known])
+        session, self.item = pairs // sessions.items, pairs % sessions.items
+        self.start = np.searchsorted(session, np.arange(len(sessions) + 1))
         by_item = np.argsort(self.item, kind="stable")
         self.holding = session[by_item]
-        self.bound = np.searchsorted(self.item[by_item], np.arange(visits.items + 1))
+        self.bound = np.searchsorted(self.item[by_item], np.arange(sessions.items + 1))
 
     def sessions_with(self, item: int, newest: int | None = None) -> I64:
         """The sessions that contain the item, newest last; at most the `newest` newest ones."""
@@ -101,7 +101,7 @@ class SessionSets:
         return self.item[np.repeat(start - np.cumsum(size) + size, size) + np.arange(size.sum())], size
 
 
-def visits_of(log: Log, items: list[str], newest: int = NEWEST) -> Visits:
+def sessions_of(log: Log, items: list[str], newest: int = NEWEST) -> Sessions:
     """The sessions of a log, with indices into `items`; whole sessions, at most the `newest` newest clicks."""
     index = {name: i for i, name in enumerate(items)}
     item = np.array([index.get(name, len(index)) for name in log.items], np.int32)[log.item]
@@ -111,8 +111,8 @@ def visits_of(log: Log, items: list[str], newest: int = NEWEST) -> Visits:
     lengths = np.bincount(log.session, minlength=len(end_ms))
     sessions = np.lexsort((np.arange(len(end_ms)), end_ms))
     sessions = sessions[(lengths[sessions] > 0) & (np.cumsum(lengths[sessions][::-1])[::-1] <= newest)]
-    place = np.full(len(end_ms), -1, np.int32)
-    place[sessions] = np.arange(len(sessions))
-    rows = np.flatnonzero(place[log.session] >= 0)
-    rows = rows[np.argsort(place[log.session[rows]], kind="stable")]  # a session's clicks keep their order
-    return Visits(item[rows], np.append(0, np.cumsum(lengths[sessions])), end_ms[sessions], counts)
+    rank = np.full(len(end_ms), -1, np.int32)
+    rank[sessions] = np.arange(len(sessions))
+    rows = np.flatnonzero(rank[log.session] >= 0)
+    rows = rows[np.argsort(rank[log.session[rows]], kind="stable")]  # a session's clicks keep their order
+    return Sessions(item[rows], np.append(0, np.cumsum(lengths[sessions])), end_ms[sessions], counts)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from export.arrays import F64, I64
-from export.dataset.cooccurrence import new_visits
+from export.dataset.cooccurrence import session_starts
 from export.dataset.windows import Clicks, Windows, drawn
 from export.measure.metrics import changes
 from export.measure.ranking import list_ranks, recall_and_mrr
@@ -70,7 +70,7 @@ def ablations(network: Network, seen: Clicks, judged: I64, shift: F64) -> dict[s
         with temporarily(rows, torch.zeros_like(rows)):
             ranks[name] = list_ranks(network, states(), remembered, target)
 
-    session = np.cumsum(new_visits(seen), dtype=np.int32)[judged]
+    session = np.cumsum(session_starts(seen), dtype=np.int32)[judged]
     found: dict[str, dict[str, Any]] = {}
     for name, rank in ranks.items():
         recall, mrr = recall_and_mrr(rank)
@@ -102,7 +102,7 @@ def _inputs(network: Network, seen: Clicks) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     if len(np.unique(seen.event_type)) > 1:
         found["event types"] = network.event_rows
-    if len(np.unique(seen.gap[~new_visits(seen)])) > 1:  # without times all gaps within sessions are equal
+    if len(np.unique(seen.gap[~session_starts(seen)])) > 1:  # without times all gaps within sessions are equal
         found["time gaps"] = network.gap_rows
     return found
 

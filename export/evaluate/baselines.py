@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from export.arrays import F64, I64
-from export.dataset.sessions import SessionSets, Visits
+from export.dataset.sessions import Sessions, SessionSets
 from export.evaluate.vsknn import VsKnn, VsKnnSetting, choose
 from export.measure.metrics import K
 from stream.errors import ArtifactError
@@ -78,13 +78,13 @@ class SessionPopularity:
 class Markov:
     """Recommends the items that most often followed the last clicked item."""
 
-    def __init__(self, visits: Visits) -> None:
-        known = visits.item < visits.items
-        inside = (np.diff(visits.session()) == 0) & known[:-1] & known[1:]
-        pairs = visits.item[:-1][inside].astype(np.int64) * visits.items + visits.item[1:][inside]
+    def __init__(self, sessions: Sessions) -> None:
+        known = sessions.item < sessions.items
+        inside = (np.diff(sessions.session()) == 0) & known[:-1] & known[1:]
+        pairs = sessions.item[:-1][inside].astype(np.int64) * sessions.items + sessions.item[1:][inside]
         pairs, self._times = np.unique(pairs, return_counts=True)
-        self._next = pairs % visits.items
-        self._start = np.searchsorted(pairs // visits.items, np.arange(visits.items + 1))
+        self._next = pairs % sessions.items
+        self._start = np.searchsorted(pairs // sessions.items, np.arange(sessions.items + 1))
 
     def scores(self, session: I64) -> tuple[I64, F64]:
         a, b = self._start[session[-1] : session[-1] + 2].tolist()
@@ -130,22 +130,22 @@ NAMES = ("popularity", "session_popularity", "markov", "cooccurrence", "vsknn")
 """Names of the baselines in the results."""
 
 
-def rivals(visits: Visits, setting: VsKnnSetting) -> dict[str, Baseline]:
+def rivals(sessions: Sessions, setting: VsKnnSetting) -> dict[str, Baseline]:
     """Make every baseline: name in the results -> baseline."""
-    sets = SessionSets(visits)
-    methods = (Popularity(), SessionPopularity(), Markov(visits), Cooccurrence(sets), VsKnn(sets, setting))
+    sets = SessionSets(sessions)
+    methods = (Popularity(), SessionPopularity(), Markov(sessions), Cooccurrence(sets), VsKnn(sets, setting))
     return dict(zip(NAMES, methods, strict=True))
 
 
-def choose_vsknn(visits: Visits, seed: int = 0) -> VsKnnSetting:
+def choose_vsknn(sessions: Sessions, seed: int = 0) -> VsKnnSetting:
     """The setting with the highest recall@20 + MRR@20 on the newest tenth of the sessions.
 
     The neighbours are from the earlier sessions. With too few sessions it is the default setting.
     """
-    cut = int(len(visits) * (1 - VALIDATION))
-    ordinal = np.arange(len(visits))
-    head, tail = visits.where(ordinal < cut), visits.where(ordinal >= cut)
-    positions = [(session, item) for session, item in tail.positions() if item < visits.items]
+    cut = int(len(sessions) * (1 - VALIDATION))
+    ordinal = np.arange(len(sessions))
+    head, tail = sessions.where(ordinal < cut), sessions.where(ordinal >= cut)
+    positions = [(session, item) for session, item in tail.positions() if item < sessions.items]
     if not cut or not positions:
         return VsKnnSetting()
     chosen = np.random.default_rng(seed).permutation(len(positions))[:VALIDATED]
@@ -156,24 +156,24 @@ def choose_vsknn(visits: Visits, seed: int = 0) -> VsKnnSetting:
         method = VsKnn(sets, setting)
         total = 0.0
         for session, item in judged:
-            listed = best(method, session, [], visits.items)
+            listed = best(method, session, [], sessions.items)
             total += 1 + 1 / (1 + listed.index(item)) if item in listed else 0.0
         return total
 
     return choose(quality)
 
 
-def save_baselines(directory: Path, visits: Visits, setting: VsKnnSetting) -> None:
+def save_baselines(directory: Path, sessions: Sessions, setting: VsKnnSetting) -> None:
     """Write the training sessions and the setting of VS-KNN."""
-    np.savez_compressed(directory / FILE, vsknn=np.array(json.dumps(asdict(setting))), **vars(visits))
+    np.savez_compressed(directory / FILE, vsknn=np.array(json.dumps(asdict(setting))), **vars(sessions))
 
 
-def load_baselines(directory: Path) -> tuple[Visits, VsKnnSetting]:
+def load_baselines(directory: Path) -> tuple[Sessions, VsKnnSetting]:
     """Read what `save_baselines` wrote. Raises ArtifactError if the model directory has no such file."""
     try:
         with np.load(directory / FILE, allow_pickle=False) as file:
-            visits = Visits(file["item"], file["start"], file["end_ms"], file["counts"])
-            return visits, VsKnnSetting(**json.loads(str(file["vsknn"])))
+            sessions = Sessions(file["item"], file["start"], file["end_ms"], file["counts"])
+            return sessions, VsKnnSetting(**json.loads(str(file["vsknn"])))
     except (OSError, KeyError, ValueError, TypeError) as exc:
         raise ArtifactError(
             f"model {directory}: {FILE} has no training sessions, which the baselines need; train it again with "

@@ -76,7 +76,7 @@ def _run_engine(engine: Engine, log: Log, positions: Positions, watch: Progress)
     number = np.full(len(log), -1, np.int64)
     number[positions.row] = np.arange(len(positions))
     rows, clicks = log.in_time_order(), log_columns(log, engine.encoder)
-    watch.begin("eddy", len(log))
+    watch.begin("evaluating eddy", len(log))
     for start in range(0, len(log), CYCLE):
         part = np.arange(start, min(start + CYCLE, len(log)))
         cycle = engine.process(clicks.take(part), now_ms=int(clicks.time_ms[part[-1]]))
@@ -94,7 +94,7 @@ def _run_engine(engine: Engine, log: Log, positions: Positions, watch: Progress)
 def _run_baseline(
     name: str, method: Baseline, judged: Judged, positions: Positions, exclude_recent: int, watch: Progress
 ) -> Judged:
-    watch.begin(name, len(positions))
+    watch.begin(f"evaluating {name}", len(positions))
     for at, (session, recent, target) in enumerate(positions.seen(exclude_recent)):
         judged.take(at, best(method, session, recent, len(judged.recommended)), target)
         if at % CYCLE == CYCLE - 1:
@@ -122,7 +122,7 @@ def evaluate(
         raise ConfigError(f"exclude_recent is {exclude_recent}; it must be between 0 and {RECENT_ITEMS}")
     watch = watch or NullProgress()
     model = load_model(directory, device)
-    visits, setting = load_baselines(directory)
+    sessions, setting = load_baselines(directory)
     positions = Positions(log, model.index, judge_from_ms)
     if not len(positions):
         when = "" if judge_from_ms is None else f" from {iso(judge_from_ms)} on"
@@ -130,7 +130,7 @@ def evaluate(
     engine = open_engine(model, directory, k=K, exclude_recent=exclude_recent, alpha=min(ALPHAS), rules=rules)
     ours, p_values = _run_engine(engine, log, positions, watch)
     judged = {"eddy": ours}
-    for name, method in rivals(visits, setting).items():
+    for name, method in rivals(sessions, setting).items():
         empty = Judged(len(positions), len(model.items), engine.category)
         judged[name] = _run_baseline(name, method, empty, positions, exclude_recent, watch)
     return {
@@ -140,9 +140,9 @@ def evaluate(
         "exclude_recent": exclude_recent,
         "rules": {name: value for name, value in msgspec.to_builtins(rules).items() if value},
         "judged_from": None if judge_from_ms is None else iso(judge_from_ms),
-        **report(judged, positions, visits.counts),
+        **report(judged, positions, sessions.counts),
         "vsknn_setting": asdict(setting),
-        "training_clicks_kept": len(visits.item),
+        "training_clicks_kept": len(sessions.item),
         "calibration": {f"p<={alpha:g}": float((p_values <= alpha).mean()) for alpha in ALPHAS},
         "remarks": [
             *remarks(positions.target, model.items, _first_unknown(log, model.index)),

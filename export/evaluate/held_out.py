@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from export.arrays import F32, I64
-from export.dataset.sessions import Visits
+from export.dataset.sessions import Sessions
 from export.evaluate import baselines
 from export.evaluate.baselines import choose_vsknn, save_baselines
 from export.evaluate.evaluate import evaluate
@@ -58,7 +58,7 @@ def judge_held_out(
     network: Network,
     vocabulary: Vocabulary,
     found: Pools,
-    earlier: Visits,
+    earlier: Sessions,
     tail: Log,
     known: set[str],
     watch: Progress,
@@ -71,6 +71,7 @@ def judge_held_out(
     tail       the slice
     known      the items with training clicks; all other items of the vocabulary count as unknown
     """
+    watch.say("choosing the setting of VS-KNN, one of the baselines")
     setting = choose_vsknn(earlier)
     save_baselines(directory, earlier, setting)
     write_model(directory, network, vocabulary, found, (baselines.FILE,), Facts({}, {}))

@@ -1,12 +1,12 @@
-"""Held-out clicks -> the mixture's gates, the network's temperature, and the weight of its popularity bias.
+"""Fits the mixture on held-out clicks: its gates, and the network's temperature and bias weight.
 
-All are fitted together, to the likelihood of clicks that the network was not trained on. The rule: few clicks leave the
-gates near where they began, so that what a short log does not show is not ruled out.
+All are fitted together, by maximum likelihood of clicks that the network was not trained on. The rule: with few clicks
+the gates stay near their initial value, so a short log does not switch a component off.
 
-The network's log-probability of a click costs V at each temperature and bias weight. So it is expanded to second order
-in (1 / temperature, bias weight), and expanded again where the fit has moved: EXPANSIONS passes over the catalogue.
+The network's log-probability of one click costs O(V) at each temperature and bias weight. It is therefore approximated
+to second order in (1 / temperature, bias weight), at EXPANSIONS points. Each expansion is one pass over the catalogue.
 
-Sources: temperature as in Guo et al. 2017.
+Source: Guo et al. 2017 (temperature scaling).
 """
 
 from collections.abc import Callable
@@ -15,58 +15,71 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from export.network.mixture import CLOSED, MOST, REMEMBERED, TINY, Mixture
+from export.network.mixture import CLOSED, MAX_WEIGHT, REMEMBERED, TINY, Mixture
 
-KINDS = torch.tensor([0] + [kind for kind in (1, 2, 3, 4) for _ in range(REMEMBERED)])
-"""Of the sources: followers; neighbours of this visit's items, of older ones; the items of this visit, older ones."""
+SOURCE_KIND = torch.tensor([0] + [kind for kind in (1, 2, 3, 4) for _ in range(REMEMBERED)])
+"""(S,) kind of each source: 0 followers; 1 neighbours of items of this session, 2 of older items; 3 items of this
+session, 4 older items."""
 
 EXPANSIONS, STEPS = 10, 40
-"""Passes over the catalogue, and steps of Adam after each."""
+"""Expansions of the network's log-probability, and Adam steps after each."""
 
 GATE_STEPS = 300
-"""Steps of Adam for the gates alone."""
+"""Adam steps of a fit of the gates alone."""
 
 RATE = 0.03
 
 LOWEST, HIGHEST = torch.tensor([0.1, 0.0]), torch.tensor([1.0, 1.0])
-"""Of (1 / temperature, bias weight). The network is never sharpened, and never left without any order of its items."""
+"""Bounds of (1 / temperature, bias weight). The network is never sharpened, and it always ranks its items."""
 
-FARTHEST = 1.5, 0.25
-"""The factor by which 1 / temperature, and the amount by which the bias weight may move before the next expansion. From
-1 to 0.1 in one step the second order is off by nats, and gates that open meanwhile do not close again."""
+MAX_MOVE = 1.5, 0.25
+"""Maximum move between two expansions: a factor for 1 / temperature, an amount for the bias weight. If 1 / temperature
+moves from 1 to 0.1 at once, the second order is wrong by nats. Gates that open because of this error do not close
+again."""
 
-OVERSHOOT = 0.3
-"""Nats per mass that the gates let in beyond MOST. There the likelihood has no slope, so they would open on. On made-up
-sessions in which all hangs on the last click, one network of three ended .018 nats worse without it."""
+EXCESS_PENALTY = 0.3
+"""Penalty in nats per unit of mixture weight above MAX_WEIGHT. Above it the likelihood has no slope, so without a
+penalty the gates would open further. Without it, one network of three ended .018 nats worse on synthetic sessions in
+which only the last click matters."""
 
-FIRST = -4.0
-"""Where the search for a gate begins and what few clicks leave it near: a mass of .018. In a short log no user may have
-come back to the fourth last item; that is no reason never to show it."""
+INITIAL_LOGIT = -4.0
+"""Initial logit of a gate: a weight of .018. With few clicks a gate stays near it: if no user of a short log clicked
+the fourth last item again, that is no reason never to recommend it."""
 
-STIFF, STIFFER = 0.3, 1.0
-"""Nats over all clicks for the square of a gate's distance from the mean of its kind, of that mean's from FIRST, and of
-its weights for place and popularity. Nats of held-out clicks that gates were not fitted to, without any -> each gate
-held by itself, one temperature for all: bolcom 4.706 -> 4.648 (300 clicks fitted), 4.641 -> 4.629 (1,000), 4.621 ->
-4.617 (3,990); trivago .855 -> .831 (798); taobao 10.330 -> 10.268 (567)."""
+GATE_L2, FEATURE_L2 = 0.3, 1.0
+"""Weights of the L2 penalties, in nats over all clicks.
+
+GATE_L2     squared distance of a gate from the mean of its kind, and of this mean from INITIAL_LOGIT
+FEATURE_L2  squared weights of the features
+
+Nats of held-out clicks on which nothing was fitted, without a penalty -> with a penalty on each gate alone and one
+temperature for all: bolcom 4.706 -> 4.648 (fitted on 300 clicks), 4.641 -> 4.629 (1,000), 4.621 -> 4.617 (3,990);
+trivago .855 -> .831 (798); taobao 10.330 -> 10.268 (567).
+"""
 
 
 class Examples(NamedTuple):
-    """n held-out clicks as the mixture sees them: the features (n, F); presence, masses and the shares of the item that
-    came (n, S) of the sources."""
+    """The mixture's inputs for n held-out clicks.
+
+    features       (n, F) inputs of the gates
+    present        (n, S) 1.0 for each source that exists at the click, else 0.0
+    share_sums     (n, S) sum of each source's shares over all items
+    target_shares  (n, S) share that each source gives to the clicked item
+    """
 
     features: Tensor
     present: Tensor
-    masses: Tensor
-    at: Tensor
+    share_sums: Tensor
+    target_shares: Tensor
 
 
 class Expansion(NamedTuple):
-    """The network's log-probability of n clicks around one (1 / temperature, bias weight), to second order.
+    """Second-order expansion of the network's log-probability of n clicks in (1 / temperature, bias weight).
 
-    around     (2,)
+    around     (2,) point of the expansion
     value      (n,) nats
     gradient   (n, 2)
-    curvature  (n, 2, 2), positive: the covariance of what is weighed, under the network's distribution
+    curvature  (n, 2, 2) negative second derivative: covariance of (row product, bias) under the network's distribution
     """
 
     around: Tensor
@@ -75,25 +88,26 @@ class Expansion(NamedTuple):
     curvature: Tensor
 
     def log_probs(self, point: Tensor) -> Tensor:
-        """(n,) nats at a point (2,) near by; differentiable."""
+        """(n,) nats at a point (2,) near `around`; differentiable."""
         moved = point - self.around
         found: Tensor = self.value + self.gradient @ moved - (self.curvature @ moved) @ moved / 2
         return found
 
 
 def fit_jointly(mixture: Mixture, examples: Examples, expand: Callable[[Tensor], Expansion]) -> None:
-    """Set gates, temperature and bias weight to what makes the clicks most likely.
+    """Set gates, temperature and bias weight, in place, to the maximum of the penalised likelihood of n clicks.
 
-    The search begins at the mixture's own; gates of sources that never had a mass stay closed.
-    expand  (1 / temperature, bias weight) (2,) -> the expansion of the n clicks there
+    The fit starts from the mixture's own values. Gates of sources without any share stay closed.
+
+    expand  (1 / temperature, bias weight) (2,) -> expansion of the n clicks' log-probability at this point
     """
-    gates = _opened(mixture, examples)
+    gates = _initial_gates(mixture, examples)
     point = torch.cat([1 / mixture.temperature, mixture.bias_weight]).requires_grad_()
     optimizer = torch.optim.Adam([gates, point], lr=RATE)
     for number in range(EXPANSIONS):
         optimizer.param_groups[0]["lr"] = RATE * (1 - number / EXPANSIONS)
         network = expand(point.detach().clone())
-        factor, amount = FARTHEST
+        factor, amount = MAX_MOVE
         low = torch.maximum(LOWEST, torch.stack([network.around[0] / factor, network.around[1] - amount]))
         high = torch.minimum(HIGHEST, torch.stack([network.around[0] * factor, network.around[1] + amount]))
         for _ in range(STEPS):
@@ -104,19 +118,22 @@ def fit_jointly(mixture: Mixture, examples: Examples, expand: Callable[[Tensor],
 
 
 def fit_gates(mixture: Mixture, examples: Examples, log_probs: Tensor) -> None:
-    """Set the gates to what makes the clicks most likely; log_probs (n,), the network's as it is in the mixture."""
-    gates = _opened(mixture, examples)
+    """Set the gates, in place, to the maximum of the penalised likelihood of n clicks.
+
+    log_probs  (n,) nats, the network's log-probability of each click at the mixture's temperature and bias weight
+    """
+    gates = _initial_gates(mixture, examples)
     optimizer = torch.optim.Adam([gates], lr=RATE)
     for _ in range(GATE_STEPS):
         _step(optimizer, _loss(mixture, gates, examples, log_probs))
     mixture.gates = gates.detach()
 
 
-def _opened(mixture: Mixture, examples: Examples) -> Tensor:
-    """Gates to fit: those of sources that were there begin at FIRST, unless they are open already."""
+def _initial_gates(mixture: Mixture, examples: Examples) -> Tensor:
+    """Initial gates (F, S). A closed gate starts at INITIAL_LOGIT if its source has a share at any of the clicks."""
     gates = mixture.gates.clone()
-    there = torch.where(examples.masses.sum(dim=0) > 0, FIRST, CLOSED)
-    gates[0] = torch.where(gates[0] > CLOSED, gates[0], there)
+    initial = torch.where(examples.share_sums.sum(dim=0) > 0, INITIAL_LOGIT, CLOSED)
+    gates[0] = torch.where(gates[0] > CLOSED, gates[0], initial)
     return gates.requires_grad_()
 
 
@@ -127,25 +144,26 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 def _loss(mixture: Mixture, gates: Tensor, examples: Examples, log_probs: Tensor) -> Tensor:
-    """Mean nats of the clicks under a mixture with these gates (F, S), and what the gates themselves cost."""
+    """Mean negative log-likelihood of the clicks under a mixture with these gates (F, S), plus the penalties; nats."""
     mixture.gates = gates
-    weights, taken = mixture.let_in(examples.features, examples.present, examples.masses)
-    beyond = torch.relu(taken - MOST).mean()
-    weights, left = mixture.limited(weights, taken)
-    mixed = left * log_probs.exp().unsqueeze(1) + mixture.total(weights * examples.at) + TINY
-    loss: Tensor = OVERSHOOT * beyond - mixed.log().mean() + _strain(gates) / len(log_probs)
+    weights, total = mixture.gated(examples.features, examples.present, examples.share_sums)
+    excess = torch.relu(total - MAX_WEIGHT).mean()
+    weights, left = mixture.limited(weights, total)
+    mixed = left * log_probs.exp().unsqueeze(1) + mixture.total(weights * examples.target_shares) + TINY
+    loss: Tensor = EXCESS_PENALTY * excess - mixed.log().mean() + _l2_penalty(gates) / len(log_probs)
     return loss
 
 
-def _strain(gates: Tensor) -> Tensor:
-    """What it costs gates (F, S) to be away from where they began, nats over all clicks. Closed ones cost nothing.
+def _l2_penalty(gates: Tensor) -> Tensor:
+    """L2 penalty of gates (F, S), nats over all clicks. Closed gates have no penalty.
 
-    Clicks that speak against one age of a kind speak against the others too: its mean moves for the price of one.
+    The gates of one kind differ only in the age of the item, so clicks that contradict one of them contradict the
+    others too. The mean of a kind is therefore penalised once, and each gate by its distance from this mean.
     """
-    there = gates[0].detach() > CLOSED
-    away, kind = (gates[0] - FIRST)[there], KINDS[there]
-    count = torch.bincount(kind, minlength=len(KINDS)).clamp(min=1)
-    mean = torch.zeros(len(KINDS)).index_add(0, kind, away) / count
-    apart = (away - mean[kind]).square().sum() + mean.square().sum()
-    strain: Tensor = STIFF * apart + STIFFER * gates[1:].square().sum()
-    return strain
+    is_open = gates[0].detach() > CLOSED
+    offset, kind = (gates[0] - INITIAL_LOGIT)[is_open], SOURCE_KIND[is_open]
+    count = torch.bincount(kind, minlength=len(SOURCE_KIND)).clamp(min=1)
+    mean = torch.zeros(len(SOURCE_KIND)).index_add(0, kind, offset) / count
+    squares = (offset - mean[kind]).square().sum() + mean.square().sum()
+    penalty: Tensor = GATE_L2 * squares + FEATURE_L2 * gates[1:].square().sum()
+    return penalty

@@ -1,6 +1,6 @@
-"""A trained network -> the same network with its mixture: what the last items bring, counted and weighed.
+"""Adds the mixture to a trained network: counts the co-occurrences, then fits gates, temperature and bias weight.
 
-Gates and temperature say how far the network is to be trusted, so they are fitted on clicks it was not trained on.
+The fit uses held-out clicks only: on its own training clicks the network is more confident than in production.
 """
 
 import copy
@@ -18,25 +18,28 @@ from export.dataset.popularity import Recency
 from export.dataset.windows import Clicks, Windows, drawn
 from export.fit.gates import Examples, Expansion, fit_gates, fit_jointly
 from export.fit.popularity_shift import best_recency, shift_bias
-from export.measure.ranking import list_ranks, places, recall_and_mrr
-from export.network.mixture import Mixture, visit_so_far
+from export.measure.ranking import list_ranks, recall_and_mrr, row_batches
+from export.network.mixture import Mixture, session_size_before
 from export.network.network import Network
 from export.network.states import memories, outputs
 from export.train.cold_items import Catalogued, with_new_items
 from export.train.holdout import HeldOut, halves
 from export.train.warm_start import Older
 
-FITTED = 20_000
-"""Clicks that the gates are fitted to, at most."""
+GATE_CLICKS = 20_000
+"""Maximum clicks on which the gates are fitted."""
 
-JOINTLY = 2_000
-"""Of them, those that temperature and bias weight are fitted to: each costs V at every expansion."""
+JOINT_CLICKS = 2_000
+"""Maximum clicks on which temperature and bias weight are fitted too: each click costs O(V) at every expansion."""
 
 
 def set_mixture(network: Network, clicks: Clicks, weight: F64, before: Counted | None = None) -> None:
-    """Count the neighbours of `clicks`, each of weight (n,), on top of what was counted before them.
+    """Set the network's mixture to the co-occurrence counts of the clicks, added to the counts `before`.
 
-    Gates, temperature and bias weight stay, if there are any.
+    Gates, temperature and bias weight of an existing mixture stay.
+
+    weight  (n,) float64, weight of each click
+    before  counts of an older model, over the same items
     """
     counted = Mixture(count_neighbours(clicks, weight, network.sizes.items, before))
     if hasattr(network, "mixture"):
@@ -45,10 +48,16 @@ def set_mixture(network: Network, clicks: Clicks, weight: F64, before: Counted |
     network.mixture = counted
 
 
-def count_on(network: Network, clicks: Clicks, recency: Recency, counted: Counted | None, older: Older | None) -> None:
-    """Set the mixture: neighbours counted in the clicks, on top of the older model's where those have not been.
+def count_cooccurrence(
+    network: Network, clicks: Clicks, recency: Recency, counted: Counted | None, older: Older | None
+) -> None:
+    """Set the network's mixture to the co-occurrence counts of the clicks and, if there is one, of the older model.
 
-    Its gates are where the fit of the new ones begins.
+    Clicks that the older model was trained on are in its counts already; they are not counted again. The older model's
+    gates are the initial gates.
+
+    recency  weights of the clicks
+    counted  co-occurrence counts of the older model, over this vocabulary
     """
     weight = recency.weights(clicks.time_ms)
     if older is None:
@@ -63,9 +72,9 @@ def count_on(network: Network, clicks: Clicks, recency: Recency, counted: Counte
 class Mixed(NamedTuple):
     """A network with its mixture, as it would be served if the log ended where the held-out slice begins.
 
-    held_out  what it was mixed with: the one that was given, with the catalogue's items
-    recency   how popularity passes in the log
-    quality   recall20 and mrr20 on the held-out clicks that the mixture was not fitted to
+    held_out  the split with the items of the catalogue, if there is one
+    recency   the recency correction of popularity
+    quality   recall20 and mrr20 on the held-out clicks on which the mixture was not fitted
     """
 
     network: Network
@@ -77,28 +86,29 @@ class Mixed(NamedTuple):
 def mixed(
     network: Network, held_out: HeldOut, seed: int, older: Older | None = None, catalogued: Catalogued | None = None
 ) -> Mixed:
-    """A network that was trained on the clicks before the held-out slice -> what would be served of it.
+    """A network that was trained on the clicks before the held-out slice -> the network as it would be served.
 
-    1. How popularity passes (recency), chosen on the slice.
-    2. The bias is moved to the end of the clicks before it; the catalogue's items are added.
-    3. Neighbours are counted in the same clicks.
-    4. The mixture is fitted to every other click of the slice, and judged on the rest.
+    1. Choose the recency correction of popularity on the slice.
+    2. Shift the bias to the popularity at the end of the training clicks, and add the catalogue's items.
+    3. Count the co-occurrences in the training clicks.
+    4. Fit the mixture on every second click of the slice, and evaluate it on the other clicks.
     """
     head = held_out.head
     recency = best_recency(network, head, held_out.tail, held_out.popularity)  # 1
-    network = at_the_end(network, head, recency, held_out.counted, catalogued)  # 2
+    network = with_final_popularity(network, head, recency, held_out.counted, catalogued)  # 2
     if catalogued is not None:
         held_out = held_out.with_items(catalogued)
-    count_on(network, head, recency, held_out.counted, older)  # 3
+    count_cooccurrence(network, head, recency, held_out.counted, older)  # 3
     return Mixed(network, held_out, recency, mix(network, held_out.seen, held_out.cut_ms, seed))  # 4
 
 
-def at_the_end(
+def with_final_popularity(
     network: Network, clicks: Clicks, recency: Recency, counted: Counted | None, catalogued: Catalogued | None
 ) -> Network:
-    """A network that was trained on `clicks`, as of their end: popularity is that of the end, new items are added.
+    """Shift the bias of a network to the popularity at the end of its training clicks, and add the catalogue's items.
 
-    counted  what an older model has counted: its items have clicks too
+    clicks   the training clicks of the network
+    counted  co-occurrence counts of an older model: its items have training clicks too
     """
     network = shift_bias(network, clicks, recency)
     if catalogued is None:
@@ -110,9 +120,10 @@ def at_the_end(
 
 
 def mix(network: Network, seen: Clicks, cut_ms: int, seed: int) -> dict[str, float]:
-    """Fit the mixture on every other held-out click; returns what it ranks the rest at, recall@20 and MRR@20.
+    """Fit the mixture on every second held-out click; returns recall20 and mrr20 of its lists on the other clicks.
 
-    seen  the users of the slice with all their clicks, as they will come in service
+    seen    the users of the slice with all their clicks, as in production
+    cut_ms  time at which the slice begins, ms
     """
     fitted, judged = halves(seen, cut_ms)
     fit_mixture(network, seen, fitted[seen.target[fitted] < network.sizes.items], seed)
@@ -122,16 +133,17 @@ def mix(network: Network, seen: Clicks, cut_ms: int, seed: int) -> dict[str, flo
 
 
 def fit_mixture(network: Network, clicks: Clicks, rows: I64, seed: int) -> None:
-    """Fit the mixture to the clicks that come after `rows` (n,), which the network was not trained on.
+    """Fit the mixture on the clicks that follow `rows` (n,) int64; the network was not trained on them.
 
-    At most FITTED of them are used, drawn by `seed`; with none the gates stay closed.
-    clicks  whole histories, as the network meets them
+    A random sample of at most GATE_CLICKS of them is used. Without any the gates stay closed.
+
+    clicks  complete histories of the users, as in production
     """
-    rows = drawn(rows, FITTED, seed)
+    rows = drawn(rows, GATE_CLICKS, seed)
     if not len(rows):
         return
     network.eval()
-    few = drawn(rows, JOINTLY, seed)
+    few = drawn(rows, JOINT_CLICKS, seed)
     out, target = outputs(network, Windows(clicks), few), torch.from_numpy(clicks.target[few]).long()
     fit_jointly(network.mixture, _examples(network, clicks, few), partial(expansion, network, out, target))
     fit_gates(network.mixture, _examples(network, clicks, rows), _log_probs(network, clicks, rows))
@@ -139,44 +151,47 @@ def fit_mixture(network: Network, clicks: Clicks, rows: I64, seed: int) -> None:
 
 @torch.no_grad()
 def expansion(network: Network, out: Tensor, target: Tensor, around: Tensor) -> Expansion:
-    """The network's log-probability of known items `target` (n,) after outputs (n, H), around a point (2,)."""
+    """Expansion of the network's log-probability of the known items `target` (n,) after the outputs `out` (n, H).
+
+    around  (2,) point of the expansion: 1 / temperature and bias weight
+    """
     bias = network.item_bias[:-1]
-    found = torch.empty(len(out), 6)  # one for all: small tensors kept between large ones fragment memory
-    for some in places(len(out), len(bias)):
-        fits, wanted = network.fits(out[some]), target[some]
-        scores = around[0] * fits + around[1] * bias
-        whole = scores.logsumexp(dim=1, keepdim=True)
-        share = (scores - whole).exp()
-        by_fit = share * fits
-        fit, popular = by_fit.sum(dim=1), share @ bias
-        own = fits.gather(1, wanted.unsqueeze(1)).squeeze(1)
-        found[some, 0] = around[0] * own + around[1] * bias[wanted] - whole.squeeze(1)
-        found[some, 1], found[some, 2] = own - fit, bias[wanted] - popular
-        found[some, 3] = (by_fit * fits).sum(dim=1) - fit.square()
-        found[some, 4] = by_fit @ bias - fit * popular
-        found[some, 5] = share @ bias.square() - popular.square()
+    found = torch.empty(len(out), 6)  # one tensor for all: small tensors kept between large ones fragment memory
+    for some in row_batches(len(out), len(bias)):
+        products, wanted = network.row_products(out[some]), target[some]
+        scores = around[0] * products + around[1] * bias
+        log_sum = scores.logsumexp(dim=1, keepdim=True)
+        p = (scores - log_sum).exp()
+        weighted = p * products
+        mean_product, mean_bias = weighted.sum(dim=1), p @ bias
+        own = products.gather(1, wanted.unsqueeze(1)).squeeze(1)
+        found[some, 0] = around[0] * own + around[1] * bias[wanted] - log_sum.squeeze(1)
+        found[some, 1], found[some, 2] = own - mean_product, bias[wanted] - mean_bias
+        found[some, 3] = (weighted * products).sum(dim=1) - mean_product.square()
+        found[some, 4] = weighted @ bias - mean_product * mean_bias
+        found[some, 5] = p @ bias.square() - mean_bias.square()
     return Expansion(around, found[:, 0], found[:, 1:3], found[:, [3, 4, 4, 5]].view(-1, 2, 2))
 
 
 @torch.no_grad()
 def _log_probs(network: Network, clicks: Clicks, rows: I64) -> Tensor:
-    """(n,) nats: the network's own, at its temperature and bias weight, of the clicks that follow `rows` (n,)."""
+    """(n,) nats, the network's calibrated log-probability of the clicks that follow `rows` (n,)."""
     out, target = outputs(network, Windows(clicks), rows), torch.from_numpy(clicks.target[rows]).long()
     found = torch.empty(len(rows))
-    for some in places(len(rows), network.sizes.items):
-        found[some] = -cross_entropy(network.cooled(out[some]), target[some], reduction="none")
+    for some in row_batches(len(rows), network.sizes.items):
+        found[some] = -cross_entropy(network.calibrated_logits(out[some]), target[some], reduction="none")
     return found
 
 
 @torch.no_grad()
 def _examples(network: Network, clicks: Clicks, rows: I64) -> Examples:
-    """What the mixture sees of the clicks that follow `rows` (n,), all of known items."""
-    recent, visit = (torch.from_numpy(part) for part in memories(clicks, rows))
+    """The mixture's inputs at the clicks that follow `rows` (n,), all on known items."""
+    recent, session = (torch.from_numpy(part) for part in memories(clicks, rows))
     target, gap = (torch.from_numpy(part.astype(np.int64)) for part in (clicks.target[rows], clicks.gap[rows + 1]))
-    mixture, own = network.mixture, visit_so_far(gap, visit)
+    mixture, own = network.mixture, session_size_before(gap, session)
     parts: list[Examples] = []
-    for some in places(len(rows), network.sizes.items):
+    for some in row_batches(len(rows), network.sizes.items):
         features = mixture.features(recent[some], own[some])
-        sources = mixture.masses(recent[some], own[some])
-        parts.append(Examples(features, *sources, mixture.at(target[some], recent[some])))
+        sources = mixture.sources(recent[some], own[some])
+        parts.append(Examples(features, *sources, mixture.shares_of(target[some], recent[some])))
     return Examples(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -21,7 +21,7 @@ from torch import Tensor
 from export.dataset.popularity import Recency
 from export.dataset.windows import Clicks, Windows, drawn
 from export.measure.metrics import K
-from export.measure.ranking import places, ranks
+from export.measure.ranking import ranks, row_batches
 from export.network.network import Network
 from export.network.states import outputs
 
@@ -51,7 +51,7 @@ def best_recency(network: Network, train: Clicks, later: Clicks, steady: Recency
     shifts = [torch.from_numpy(one.shift(train.item, train.time_ms, items)[:items]).float() for one in tried]
     out, target = outputs(network, Windows(later), rows), torch.from_numpy(later.target[rows]).long()
     gains: list[Tensor] = []
-    for some in places(len(rows), items):
+    for some in row_batches(len(rows), items):
         logits = network.logits(out[some])
         ranked = torch.stack([ranks(logits + shift, target[some]) for shift in (torch.zeros(items), *shifts)])
         gains.append((ranked <= K) * (1 + 1 / ranked))  # contribution of each click to recall@20 + MRR@20

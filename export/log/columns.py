@@ -1,7 +1,7 @@
-"""A column of a file -> words, numbers and times, by the rules of the clicks topic (stream/wire/fields.py).
+"""Converts a column of a file to words, numbers or times, by the rules of the clicks topic (stream/wire/fields.py).
 
-The rules are applied to the different values of a column. Only plain times, which hardly repeat, are computed a column
-at a time; a property test holds both to one answer.
+The rules are applied once to each different value of a column. Usual times are an exception: they rarely repeat, so
+they are computed for the whole column at once. A property test checks that both give the same result.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,14 +18,14 @@ EXACT_BELOW_FLOAT32 = 2.0**24
 USUAL_ISO = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-5][0-9](\.[0-9]{1,9})?(Z| UTC)?$"
 
 Value = Callable[[Any], Any]
-"""A cell of a file -> what it holds (LogFile.value)."""
+"""A cell of a file -> its value (LogFile.value)."""
 
 
 class Read(NamedTuple):
-    """A column of n cells, read.
+    """The result of reading a column of n cells.
 
-    values  (n,) null where there is none
-    why     (n,) String: why a value is not usable; null where it is, or where there is none
+    values  (n,) null if the cell is empty or not usable
+    why     (n,) String, why the cell is not usable; null if it is usable or empty
     """
 
     values: pl.Series
@@ -33,7 +33,7 @@ class Read(NamedTuple):
 
 
 def words(column: pl.Series, longest: int, value: Value) -> Read:
-    """String values: ids, event types, sessions or categories of at most so many characters."""
+    """Read ids, event types, sessions or categories: String values of at most `longest` characters."""
     column = _simple(column)
     exact_below = EXACT_BELOW_FLOAT32 if column.dtype == pl.Float32 else EXACT_BELOW
     if column.dtype.is_decimal():
@@ -42,7 +42,7 @@ def words(column: pl.Series, longest: int, value: Value) -> Read:
 
 
 def numbers(column: pl.Series, value: Value) -> Read:
-    """Float64 values: prices."""
+    """Read prices: Float64 values."""
     column = _simple(column)
     if column.dtype.is_decimal():
         column = column.cast(pl.Float64)
@@ -50,7 +50,7 @@ def numbers(column: pl.Series, value: Value) -> Read:
 
 
 def times(column: pl.Series, value: Value) -> tuple[Read, pl.Series]:
-    """Int64 values in ms since the epoch, UTC, and (n,) String: the unit that each was in."""
+    """Read times: Int64 values in ms since the epoch, UTC; and (n,) String, the unit of each cell."""
     if isinstance(column.dtype, pl.Datetime | pl.Date):
         ms = column.cast(pl.Datetime("ms")).cast(pl.Int64)
         return Read(ms, nulls(len(ms))), nulls(len(ms)).fill_null(TEXT)
@@ -75,10 +75,10 @@ def times(column: pl.Series, value: Value) -> tuple[Read, pl.Series]:
 
 
 def _plain_times(column: pl.Series) -> pl.DataFrame:
-    """`ms` and `unit` of the usual times, null for all other cells.
+    """The columns `ms` and `unit` of the usual times; null for all other cells.
 
-    That are numbers which are no date's digits, and ISO 8601 to the second or finer in UTC. As times hardly repeat, a
-    log of a million ISO times is read in 2 s in this way and in 7 s one by one.
+    Usual times are numbers that do not look like a date (20241201), and ISO 8601 in UTC with seconds. A log of a
+    million ISO times is read in 2 s this way, and in 7 s cell by cell.
     """
     cell = pl.col("cell")
     integer: pl.Expr = pl.lit(None, pl.Int64)
@@ -119,7 +119,7 @@ def _plain_times(column: pl.Series) -> pl.DataFrame:
 
 
 def _simple(column: pl.Series) -> pl.Series:
-    """With one of the types that the rules know: text, integers, floats without NaN, decimals and truth values."""
+    """The column with a type that the rules know: text, integer, float without NaN, decimal or boolean."""
     if column.dtype.is_float():
         return column.fill_nan(None)
     if column.dtype.is_integer() or column.dtype.is_decimal() or column.dtype in (pl.String, pl.Boolean):
@@ -128,7 +128,7 @@ def _simple(column: pl.Series) -> pl.Series:
 
 
 def _distinct(column: pl.Series, read: Callable[[Any], Any], kind: pl.DataType) -> Read:
-    """`read` of each different cell, for all cells that have it."""
+    """Call `read` once for each different cell, and use the result for all equal cells."""
     cells = column.drop_nulls().unique()
     values: list[Any] = []
     why: list[str | None] = []
@@ -154,7 +154,7 @@ def nulls(count: int) -> pl.Series:
 
 
 class Index:
-    """Names -> indices by first appearance, over as many batches as come."""
+    """Numbers names by first appearance, over all batches of a log."""
 
     def __init__(self) -> None:
         self._index: dict[str, int] = {}
@@ -166,7 +166,7 @@ class Index:
         return iter(self._index)
 
     def add(self, names: pl.Series) -> I32:
-        """(m,) String -> (m,) int32, -1 for null."""
+        """The indices of names (m,) String: (m,) int32, -1 for null. New names get the next indices."""
         distinct = names.drop_nulls().unique(maintain_order=True)
         index = self._index
         found = [index.setdefault(name, len(index)) for name in distinct.to_list()]

@@ -1,7 +1,8 @@
-"""The files of a log -> batches of their rows as they are, and what is wrong with a file that cannot be read.
+"""Reads the files of a log as batches of unchanged rows, and explains why a file cannot be read.
 
-CSV (the separator is recognised), Parquet and JSON lines: a file, a directory of them or a quoted pattern, in the order
-of their names. .gz may follow a name's ending. Where a text file is broken, the line is looked for, a line at a time.
+A log is a file, a directory of files or a quoted pattern; files are read in the order of their names. The formats are
+CSV (the separator is recognised), Parquet and JSON lines, by the ending of the name; text files may be gzipped. If a
+text file is broken, it is searched line by line for the line to report.
 """
 
 import csv
@@ -14,7 +15,7 @@ from contextlib import suppress
 from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, BinaryIO, Protocol, TextIO, cast
 
 import msgspec
 import polars as pl
@@ -24,29 +25,33 @@ from stream.wire.fields import Unusable
 from stream.wire.json import UNDECODABLE, loose_object
 
 BATCH = 1 << 18
-"""Rows at a time."""
+"""Rows of a batch."""
 
 SEPARATORS = ",;\t|"
 GZIP = b"\x1f\x8b"
 SHOWN = 60
-"""Characters of a line that a message shows."""
+"""Maximum characters of a line in a message."""
+
+CONTROL = bytes({*range(32)} - {*b"\t\n\v\f\r"})
+BINARY = 0.05
+"""Minimum share of control characters in the first 4,096 bytes of a file that is not text. Random bytes have 0.11."""
 
 
 class LogFile(Protocol):
     """One file of a log."""
 
     schema: pl.Schema
-    """Its columns."""
+    """Names and types of its columns."""
 
     def batches(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        """Some of its columns, BATCH rows at a time, in the order of its rows."""
+        """Yield the given columns in batches of at most BATCH rows, in the order of the rows."""
 
     def value(self, cell: Any) -> Any:
-        """What a cell of a batch holds, as stream.wire.fields takes it. Raises Unusable."""
+        """The value of a cell of a batch, as stream.wire.fields reads it. Raises Unusable."""
 
 
 class Table:
-    """A file that polars reads."""
+    """A CSV or Parquet file, read by polars."""
 
     def __init__(self, frame: pl.LazyFrame) -> None:
         self._frame = frame
@@ -60,9 +65,10 @@ class Table:
 
 
 class JsonLines:
-    """A JSON object a line. Its cells are JSON, so that true, 17.0 and "17.0" stay apart in one column.
+    """A file with one JSON object per line.
 
-    The file is read twice, because a new column may begin at any line; polars would give a column a type for all cells.
+    The cells of a batch are JSON texts, so true, 17.0 and "17.0" stay different values; polars would give all cells of
+    a column one type. The file is read twice, because any line can have a new column.
     """
 
     def __init__(self, path: Path) -> None:
@@ -113,23 +119,26 @@ class JsonLines:
         try:
             row = loose_object(line)
         except (RecursionError, ValueError) as exc:
-            shown = printable(f"line {number:,} is no JSON object: {line.strip()[:SHOWN]}")
-            raise ConfigError(f"log {self._path}: {shown}. Mend it or leave it out") from exc
-        # bytes are a string that is cut within a character: as a list it is in no field usable, here as on the topic
+            shown = printable(f"line {number:,} is not a JSON object: {line.strip()[:SHOWN]}")
+            raise ConfigError(f"log {self._path}: {shown}. Correct the line or remove it") from exc
+        # Bytes are a string that ends within a character. As a list it is not usable in any field, as on the topic.
         return {name: msgspec.Raw(json.dumps(cell, default=list).encode()) for name, cell in row.items()}
 
 
 def files(path: Path) -> list[Path]:
-    """A file, the log files in a directory, or those that a pattern finds, by name. Raises ConfigError if none is."""
+    """The files of a log, sorted by name: a file, the log files of a directory, or the matches of a pattern.
+
+    Raises ConfigError if there is no such file, or if a name has another ending than ENDINGS.
+    """
     if path.is_dir():
         found = sorted(file for file in path.iterdir() if file.is_file() and _ending(file) is not None)
         if not found:
-            raise ConfigError(f"log {path}: a directory without files that end in {', '.join(ENDINGS)}")
+            raise ConfigError(f"log {path}: the directory has no files that end in {', '.join(ENDINGS)}")
         return found
     if not path.exists() and glob.has_magic(str(path)):
         found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if Path(name).is_file()]
         if not found:
-            raise ConfigError(f"log {path}: no file has such a name")
+            raise ConfigError(f"log {path}: no file matches this pattern")
     else:
         found = [path]
     for file in found:
@@ -141,7 +150,10 @@ def files(path: Path) -> list[Path]:
 
 
 def open_file(path: Path) -> LogFile:
-    """By the name's ending. Raises ConfigError where the content is of another kind, and what polars raises."""
+    """Open a file by the ending of its name.
+
+    Raises ConfigError if the content is obviously of another format, and otherwise what polars raises.
+    """
     ending = _ending(path)
     assert ending is not None
     with path.open("rb") as file:
@@ -153,17 +165,28 @@ def open_file(path: Path) -> LogFile:
     if ending != ".parquet" and start == b"PAR1":
         raise ConfigError(f"log {path}: this is a Parquet file; name it .parquet")
     if start[:2] == b"PK":
-        raise ConfigError(f"log {path}: this is a zip or a spreadsheet; save it as CSV")
+        raise ConfigError(f"log {path}: this is a zip file or a spreadsheet; save it as CSV")
+    if ending != ".parquet" and _is_binary(path):
+        raise ConfigError(f"log {path}: not a text file; a {ending} file must be text. Save the log as CSV or Parquet")
     return ENDINGS[ending](path)
 
 
+def _is_binary(path: Path) -> bool:
+    """True if the start of the file, unpacked if it is gzipped, has too many control characters for a text."""
+    start = b""
+    with suppress(OSError, EOFError, zlib.error), _unpacked(path) as file:
+        start = file.read(4096)
+    return len(start) - len(start.translate(None, CONTROL)) > BINARY * len(start)
+
+
 def _ending(path: Path) -> str | None:
+    """The ending of the name among ENDINGS, without .gz; None if it has another one."""
     name = path.name.lower().removesuffix(".gz")
     return next((known for known in ENDINGS if name.endswith(known)), None)
 
 
 def _csv(path: Path) -> LogFile:
-    """All columns stay text: 007 is not 7. Bytes that are not UTF-8 become the replacement character."""
+    """Open a CSV file; all columns are text, because 007 is not 7. Invalid UTF-8 becomes the replacement character."""
 
     def table(separator: str) -> Table:
         return Table(pl.scan_csv(path, separator=separator, infer_schema=False, encoding="utf8-lossy", glob=False))
@@ -182,36 +205,40 @@ ENDINGS: dict[str, Callable[[Path], LogFile]] = {
     ".jsonl": JsonLines,
     ".ndjson": JsonLines,
 }
-"""How a file is opened, by its name's ending; .gz may follow, which is unpacked."""
+"""Ending of the name -> function that opens the file. The name may end in .gz after it."""
 
 
 def text_lines(path: Path) -> TextIO:
-    """The lines of a text file, also of a gzipped one; bytes that are not UTF-8 become the replacement character."""
+    """The lines of a text file, unpacked if it is gzipped. Invalid UTF-8 becomes the replacement character."""
+    return TextIOWrapper(_unpacked(path), "utf-8-sig", "replace", "\n")
+
+
+def _unpacked(path: Path) -> BinaryIO:
     with path.open("rb") as file:
         packed = file.read(len(GZIP)) == GZIP
-    return TextIOWrapper(gzip.open(path) if packed else path.open("rb"), "utf-8-sig", "replace", "\n")
+    return cast(BinaryIO, gzip.open(path) if packed else path.open("rb"))
 
 
 def trouble(file: Path, exc: BaseException) -> str:
-    """The first line of what was raised on reading, and for the usual reasons where it is and what to do."""
+    """One line that explains an exception of reading a file: for the usual reasons with the line and with advice."""
     text = str(exc).strip() or type(exc).__name__
     if isinstance(exc, pl.exceptions.NoDataError) or "empty reader" in text:
         return "the file is empty"
     if "found more fields" in text:
-        long = _too_many_fields(file) or "a line has more fields than the first one, which names them"
+        long = _too_many_fields(file) or "a line has more fields than the header"
         return f"{long}: is a separator not quoted?"
     if "could not parse" in text:
-        return "a quote is opened and not closed, or the file is no CSV"
+        return _broken_quote(file) or "a quote is opened and not closed, or the file is not CSV"
     return f"not readable ({printable(text.splitlines()[0])})"
 
 
 def printable(text: str) -> str:
-    """At most 200 characters for a line: a file of noise has control characters for names."""
+    """The first 200 characters, with ? for control characters: names can come from a broken file."""
     return "".join(c if c.isprintable() else "?" for c in text[:200])
 
 
 def _too_many_fields(path: Path) -> str | None:
-    """Which line of a CSV has more fields than the first one."""
+    """The first line of a CSV file with more fields than the header, as text for a message; None if not found."""
     with suppress(csv.Error, OSError, EOFError, zlib.error), text_lines(path) as lines:
         header = next(lines, "")
         separator = max(SEPARATORS, key=header.count)
@@ -219,5 +246,26 @@ def _too_many_fields(path: Path) -> str | None:
         names = len(next(csv.reader([header], delimiter=separator)))
         for row in rows:
             if len(row) > names:
-                return f"line {1 + rows.line_num:,} has {len(row)} fields and the first one, which names them, {names}"
+                return f"line {1 + rows.line_num:,} has {len(row)} fields, but the header has {names}"
+    return None
+
+
+def _broken_quote(path: Path) -> str | None:
+    """The first line of a CSV file with a wrong quote, as text for a message; None if not found.
+
+    A quote that is not closed extends to the end of the file, so the line where its row begins is reported.
+    """
+    with suppress(OSError, EOFError, zlib.error), text_lines(path) as lines:
+        header = next(lines, "")
+        rows = csv.reader(lines, delimiter=max(SEPARATORS, key=header.count), strict=True)
+        begins = 2
+        try:
+            for _ in rows:
+                begins = 2 + rows.line_num
+        except csv.Error as exc:
+            if "expected after" in str(exc):
+                return (
+                    f"line {1 + rows.line_num:,}: text follows a closing quote; write a quote in a field as two quotes"
+                )
+            return f"line {begins:,}: a quote is opened and not closed"
     return None

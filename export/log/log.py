@@ -1,8 +1,11 @@
-"""A click log -> columns of indices sorted by (user, time), on disk, and the names that they are indices of.
+"""Reads a click log into columns of indices, sorted by (user, time), and the lists of names behind the indices.
 
-Batches of rows (reader.py) become indices as they are read, are sorted by user (spill.py) and end as memory-mapped
-columns: memory is bounded by the number of names and the size of a batch, not by the number of rows. Rows of equal time
-keep the file's order. Raises ConfigError if the log has no clicks.
+1. Batches of rows (reader.py) are converted to indices.
+2. The rows are sorted by user, on disk (spill.py).
+3. The result is memory-mapped columns. So the number of names and the size of a batch limit the memory, not the number
+   of rows.
+
+Rows with equal times keep the order of the file.
 """
 
 import tempfile
@@ -16,7 +19,7 @@ import polars as pl
 
 from export.arrays import F64, I32, I64, U8, Flags
 from export.log.columns import Index
-from export.log.notes import ReadStats, implausible_times, implausible_users
+from export.log.notes import ReadStats, counted, implausible_times, implausible_users
 from export.log.reader import USUAL_NAMES, ColumnNames, batches
 from export.log.spill import ROW, Column, Rows, Spool, chunks, part
 from export.log.synthetic_times import Clock, RowClock, SessionClock, owned_sessions
@@ -33,11 +36,11 @@ GAP_EDGES_MS = (
 """Edges of the gap buckets: within a session, between sessions, between weeks."""
 
 MANY_REPEATS = 0.01
-"""Share of repeated rows from which on they are reported."""
+"""Minimum share of repeated rows that is reported."""
 
 
 class Vocabulary(NamedTuple):
-    """What the indices of a model mean. `items` is by descending training count; len(items) is the unknown item."""
+    """The names behind the indices of a model. `items` is by descending training clicks; len(items) = unknown item."""
 
     items: list[str]
     event_types: tuple[str, ...]
@@ -48,14 +51,14 @@ class Vocabulary(NamedTuple):
 class Log:
     """n clicks sorted by (user, time), as indices into the lists of names.
 
-    user, item, event_type, session  (n,) int32, half the size of int64; a session belongs to one user
+    user, item, event_type, session  (n,) int32; a session belongs to one user
     time_ms                          (n,) int64, since the epoch, UTC
     sessions                         the log's own session ids; empty if it has none
-    notes                            what was dropped, assumed or is implausible, one line each
-    category                         (n,) int32 index into `categories`, -1 = none; None: the log has no such column
-    price                            (n,) float64, NaN = none; None: the log has no such column
-    name                             the file, directory or pattern that was read; empty if the log comes from no file
-    in_order                         the times are made from the rows (synthetic_times.py)
+    notes                            what was dropped, assumed or looks implausible, one line each
+    category                         (n,) int32 index into `categories`, -1 = none; None = no such column
+    price                            (n,) float64, NaN = none; None = no such column
+    in_order                         True if the times are synthetic (synthetic_times.py)
+    name                             the file, directory or pattern that was read; empty without a file
     """
 
     user: I32
@@ -78,7 +81,7 @@ class Log:
         return len(self.user)
 
     def between(self, start_ms: int | None, end_ms: int | None) -> "Log":
-        """The clicks with start_ms <= time < end_ms; the lists of names stay whole. Raises ConfigError if none is."""
+        """The clicks with start_ms <= time < end_ms; the lists of names stay. Raises ConfigError if none is left."""
         keep = np.ones(len(self), np.bool_)
         if start_ms is not None:
             keep &= self.time_ms >= start_ms
@@ -86,7 +89,7 @@ class Log:
             keep &= self.time_ms < end_ms
         if not keep.any():
             raise ConfigError(
-                f"no click lies between {iso(start_ms)} and {iso(end_ms)}; "
+                f"no click is between {iso(start_ms)} and {iso(end_ms)}; "
                 f"the log covers {iso(int(self.time_ms.min()))} to {iso(int(self.time_ms.max()))}"
             )
         return self.where(keep)
@@ -110,7 +113,7 @@ class Log:
         return following
 
     def gaps(self, edges_ms: tuple[int, ...]) -> U8:
-        """(n,) gap bucket of each click, 0 where the user has no earlier one in this log; below 255 edges."""
+        """(n,) uint8, gap bucket of each click; 0 if the user has no earlier click in this log. At most 254 edges."""
         gap = np.zeros(len(self), np.uint8)
         first = self.user[1:] != self.user[:-1]
         for at in chunks(len(first)):
@@ -120,7 +123,7 @@ class Log:
 
 
 class Names(NamedTuple):
-    """The names that a log's rows are indices of."""
+    """The names behind the indices of a log's rows, one Index per column."""
 
     user: Index
     item: Index
@@ -130,18 +133,20 @@ class Names(NamedTuple):
 
 
 def read_log(path: Path, names: ColumnNames = USUAL_NAMES, drop_repeats: bool = False, in_order: bool = False) -> Log:
-    """The clicks of a log: a file, a directory or a pattern. Raises ConfigError if it cannot be read or has no clicks.
+    """Read a log: a file, a directory or a pattern. Raises ConfigError if it cannot be read or has no clicks.
 
-    drop_repeats  leave out rows that are equal to an earlier one in user, item, event type and time
-    in_order      the rows are in time order: times are made from row numbers, a time column is ignored
+    drop_repeats  leave out rows that equal an earlier row in user, item, event type and time
+    in_order      the rows are in time order: the clicks get synthetic times, and a time column is ignored
     """
     if in_order and drop_repeats:
-        raise ConfigError("--drop-repeats needs times: without them a second click on an item looks like a repeat")
+        raise ConfigError(
+            "--drop-repeats needs times: without times, a second click on an item looks like a repeated row"
+        )
     try:
         return _read(path, names, drop_repeats, in_order)
     except OSError as exc:
         raise ConfigError(
-            f"log {path}: no room for its columns in {tempfile.gettempdir()} ({exc}); set TMPDIR to a larger disk"
+            f"log {path}: its columns cannot be written to {tempfile.gettempdir()} ({exc}); set TMPDIR to a larger disk"
         ) from exc
 
 
@@ -163,35 +168,39 @@ def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool) ->
     has_sessions = bool(len(index.session))
     if stats.without_session and not has_sessions:
         stats.without_session = 0
-        stats.add("the column of sessions is empty: half an hour without a click parts them")
+        stats.add("the session column is empty: half an hour without a click ends a session")
     notes = stats.notes()
+    if not stats.rows:
+        raise ConfigError(f"log {path}: the log has a header and no rows")
     if not len(spool):
-        raise ConfigError(f"log {path}: no clicks in {stats.rows:,} rows; {'; '.join(notes) or 'the file is empty'}")
+        raise ConfigError(f"log {path}: no clicks in {counted(stats.rows, 'row')}; {'; '.join(notes)}")
     if not in_order:
         notes += implausible_times(first_ms, last_ms, len(spool), too_early)
     notes += implausible_users(list(index.user), spool.clicks_of_users())
     clock: Clock | None = None
     if in_order:
-        notes.append("taken to be in time order: times are made from the row numbers")
+        notes.append("the rows are used in their order, with synthetic times")
         clock = SessionClock(spool) if has_sessions else RowClock(spool)
     elif not forward:
         notes.append("the rows were not in time order: sorted by user and time")
     broken = sum("\ufffd" in name for names in (index.user, index.item) for name in names)
     if broken:
-        notes.append(f"{broken:,} ids hold bytes that are not UTF-8, read as \ufffd: save the log as UTF-8")
+        have = counted(broken, "id has", "ids have")
+        notes.append(f"{have} bytes that are not UTF-8, read as \ufffd: save the log as UTF-8")
     columns, sessions, repeats = _sorted(spool, clock, has_sessions, drop_repeats)
     if drop_repeats and repeats:
-        notes.append(f"dropped {repeats:,} rows: equal to an earlier row")
+        notes.append(f"dropped {counted(repeats, 'row')}: equal to an earlier row")
     elif repeats >= MANY_REPEATS * len(spool):
-        share = f"{repeats:,} rows ({repeats / len(spool):.1%})"
-        notes.append(f"{share} are equal to an earlier row: --drop-repeats leaves them out")
+        have = counted(repeats, "row repeats", "rows repeat")
+        notes.append(f"{have} an earlier row ({repeats / len(spool):.1%}): --drop-repeats leaves them out")
     shared = int((np.bincount(sessions[sessions >= 0]) > 1).sum())
     if shared:
-        notes.append(f"{shared:,} session ids belong to several users: each user's clicks of one are a session")
+        belong = counted(shared, "session id belongs", "session ids belong")
+        notes.append(f"{belong} to several users: each of these users has a separate session")
     for name in ("category", "price"):
         if name not in stats.columns:
             del columns[name]
-    session_names = [*index.session, ""]  # the last is that of -1
+    session_names = [*index.session, ""]  # the last one is for index -1
     return Log(
         users=list(index.user),
         items=list(index.item),
@@ -217,7 +226,7 @@ def _rows(batch: pl.DataFrame, index: Names) -> Rows:
 def _sorted(
     spool: Spool, clock: Clock | None, has_sessions: bool, drop_repeats: bool
 ) -> tuple[dict[str, Any], I32, int]:
-    """The columns by (user, time), for each session the index of its name, and how many rows are repeats."""
+    """The columns sorted by (user, time), the index of each session's name (S,), and the count of repeated rows."""
     columns = {name: Column(ROW[name]) for name in ROW.names or ()}
     names = [np.zeros(0, np.int32)]
     sessions = repeats = 0
@@ -242,13 +251,13 @@ def _sorted(
 
 
 def _session_begins(run: Rows) -> Flags:
-    """(m,) True at a user's first click and after half an hour's pause."""
+    """(m,) bool, True at a user's first click and after a pause of half an hour."""
     pause = (run["user"][1:] != run["user"][:-1]) | starts_session(np.diff(run["time_ms"]))
     return np.append(True, pause)
 
 
 def _repeats(run: Rows) -> Flags:
-    """(m,) True where a sorted row is equal to an earlier one in user, item, event type and time."""
+    """(m,) bool, True where a row of a sorted run equals an earlier row in user, item, event type and time."""
     repeat = np.zeros(len(run), np.bool_)
     tie = (run["user"][1:] == run["user"][:-1]) & (run["time_ms"][1:] == run["time_ms"][:-1])
     tied = np.flatnonzero(np.append(tie, False) | np.append(False, tie))
@@ -260,9 +269,9 @@ def _repeats(run: Rows) -> Flags:
 
 
 def log_clicks(log: Log) -> Iterable[tuple[Click, str]]:
-    """The log's clicks in time order, as a producer would send them, each with its session."""
+    """The clicks in time order, as a producer would send them, each with its session (an index, as text)."""
     columns = (log.user, log.item, log.event_type, log.session, log.time_ms)
-    categories = [*log.categories, None]  # the last is that of -1
+    categories = [*log.categories, None]  # the last one is for index -1
     for row in log.in_time_order():
         user, item, event_type, session, time_ms = (int(column[row]) for column in columns)
         price = np.nan if log.price is None else float(log.price[row])

@@ -1,4 +1,4 @@
-"""What is worth knowing about a log, a line each: what was dropped or left out, and what looks implausible."""
+"""Makes the notes about a log, one line each: what was dropped or left out, and what looks implausible."""
 
 import re
 from collections import Counter
@@ -14,23 +14,23 @@ from export.log.times import iso
 from stream.wire.fields import DEFAULT_EVENT, TEXT
 
 SHOWN = 40
-"""Characters of a value that a line shows."""
+"""Maximum characters of a value in a note."""
 
 MIN_CLICKS = 100
-"""In a shorter log one user may well have a fifth of the clicks, and all of them lie within minutes."""
+"""Minimum clicks for notes about times and users. In a shorter log one user can have a fifth of the clicks."""
 
 SHORT_MS = 600_000
-"""A log that spans less than 10 minutes has its times in another unit, more likely than not."""
+"""A log that spans less than 10 minutes probably has its times in another unit."""
 
 LARGE_SHARE = 0.2
-"""Of all clicks, from which on one user is reported."""
+"""Minimum share of all clicks for which any user is reported."""
 
 PLACEHOLDER_SHARE = 0.01
-"""Of all clicks, from which on a user is reported whose name stands for no user."""
+"""Minimum share of all clicks for which a user with a placeholder as name is reported."""
 
 PLACEHOLDERS = {"null", "none", "nan", "na", "n/a", "undefined", "unknown", "anonymous", "guest", "(not set)", "", "-"}
 ZEROS = {"0", "-1"}
-"""May be users like others; placeholders if they have many times the clicks of the mean user."""
+"""Names that can be real users. They count as placeholders if they have MANY_TIMES the clicks of the mean user."""
 
 MANY_TIMES = 5
 
@@ -41,18 +41,21 @@ SIMILAR = {
     ),
     "session": re.compile(rf"{NOT_SIMILAR}(?:.*(?:session|visit)|sid$)", re.I),
 }
-"""Names that logs give to the column of event types or of sessions."""
+"""Patterns for other names of the event type column and the session column."""
 
 
 @dataclass
 class ReadStats:
-    """Counts of what was read, and lines about it.
+    """Statistics of the rows that were read, and notes about the files.
 
-    dropped   rows that are no clicks, by reason
-    units     kept rows, by the unit of their time
-    left_out  values of optional columns that are not usable: which, and why
-    examples  a value for each such text
-    columns   the optional columns that the log has
+    rows             all rows, also the dropped ones
+    dropped          reason -> rows that are not clicks
+    units            unit of the time -> rows that are clicks
+    left_out         "COLUMN is REASON" -> rows whose value of an optional column is not usable
+    examples         a reason of `dropped` or key of `left_out` -> one such value
+    lines            notes about the files, without counts
+    columns          the columns that the log has, by Eddy's names
+    without_session  rows without a session, in a log with a session column
     """
 
     rows: int = 0
@@ -65,26 +68,30 @@ class ReadStats:
     without_session: int = 0
 
     def add(self, line: str) -> None:
-        """A line, once."""
+        """Add a note about a file, unless it is there already."""
         if line not in self.lines:
             self.lines.append(line)
 
     def notes(self) -> list[str]:
-        """One line for each thing worth knowing."""
+        """All notes, in the order in which they are printed."""
         notes = list(self.lines)
-        notes += [f"dropped {count:,} rows: {reason}{self._example(reason)}" for reason, count in self.dropped.items()]
+        notes += [
+            f"dropped {counted(count, 'row')}: {reason}{self._example(reason)}"
+            for reason, count in self.dropped.items()
+        ]
         if len(self.units) > 1 or not self.units.keys() <= {"s", "ms", TEXT}:
             counts = ", ".join(f"{count:,} in {unit}" for unit, count in self.units.most_common())
-            notes.append(f"times by their size: {counts}")
+            notes.append(f"units of the times, by their size: {counts}")
         if self.without_session:
-            notes.append(f"{self.without_session:,} rows have no session: those of a user are taken for one")
-        for values, count in self.left_out.items():
-            instead = f"taken for {DEFAULT_EVENT!r}" if values.startswith("event types") else "left out"
-            notes.append(f"{count:,} {values}{self._example(values)}: {instead}")
+            have = counted(self.without_session, "row has", "rows have")
+            notes.append(f"{have} no session: those of one user are one session")
+        for problem, count in self.left_out.items():
+            instead = f"read as {DEFAULT_EVENT!r}" if problem.startswith("event type") else "left out"
+            notes.append(f"{problem} in {counted(count, 'row')}{self._example(problem)}: {instead}")
         return notes
 
     def example(self, of: str, cells: pl.Series) -> None:
-        """Remembers the first of some cells, unless there is an example already."""
+        """Keep the first non-null cell as the example of a reason, unless it has one already."""
         if of not in self.examples and len(cells := cells.drop_nulls()):
             self.examples[of] = printable(str(cells[0]))[:SHOWN]
 
@@ -92,23 +99,28 @@ class ReadStats:
         return f", such as {self.examples[of]!r}" if of in self.examples else ""
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """A count with its noun: "1 row", "2 rows". many: the plural; by default `one` with an s."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 def similar_column(what: str, names: Sequence[str]) -> str | None:
-    """The first name that looks like that of the `event` or `session` column."""
+    """The first name that is similar to usual names of the `event` or `session` column; None if no name is."""
     return next((name for name in names if SIMILAR[what].match(name)), None)
 
 
 def implausible_times(first_ms: int, last_ms: int, clicks: int, too_early: int) -> list[str]:
-    """A line where clicks are older than the web, or all of them lie within minutes.
+    """A note if clicks are older than the web, or if all of them are within minutes; else no note.
 
-    first_ms, last_ms  of the earliest and the latest
-    clicks             how many there are
-    too_early          how many of them are dated before FIRST_CLICK_MS
+    first_ms, last_ms  time of the first click and of the last click
+    clicks             count of the clicks
+    too_early          count of the clicks before FIRST_CLICK_MS
     """
     span = f"from {iso(first_ms)} to {iso(last_ms)}"
     if too_early:
         return [
-            f"{too_early:,} clicks ({too_early / clicks:.1%}) are dated before 1991 (the log goes {span}): "
-            "are the times day numbers of a spreadsheet, or the time since something else than 1970?"
+            f"{counted(too_early, 'click is', 'clicks are')} dated before 1991 ({too_early / clicks:.1%}; the log goes "
+            f"{span}): are the times day numbers of a spreadsheet, or do they count from another year than 1970?"
         ]
     if clicks >= MIN_CLICKS and 0 < last_ms - first_ms < SHORT_MS:
         return [f"the log spans {(last_ms - first_ms) / 1000:.0f} s ({span}): are its times in another unit?"]
@@ -116,7 +128,7 @@ def implausible_times(first_ms: int, last_ms: int, clicks: int, too_early: int) 
 
 
 def implausible_users(users: Sequence[str], clicks: I64) -> list[str]:
-    """A line for each user who is hardly one person. clicks (users,): how many each has."""
+    """A note for each user who is probably not one person. clicks (users,) int64, clicks of each user."""
     total = int(clicks.sum())
     if total < MIN_CLICKS:
         return []
@@ -126,7 +138,7 @@ def implausible_users(users: Sequence[str], clicks: I64) -> list[str]:
         share = f"user {printable(name)[:SHOWN]!r} has {count / total:.1%} of all clicks"
         many = count > MANY_TIMES * total / len(users)
         if name.strip().lower() in PLACEHOLDERS or (name in ZEROS and many):
-            lines.append(f"{share}: does it stand for users who are not known? They are taken for one")
+            lines.append(f"{share}: if it stands for unknown users, leave these rows out: they count as one user")
         elif count > LARGE_SHARE * total:
-            lines.append(f"{share}: is it a bot, or does it stand for many?")
+            lines.append(f"{share}: it may be a bot, or stand for many users")
     return lines

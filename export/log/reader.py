@@ -1,7 +1,7 @@
-"""Files of a log -> batches of rows under our names, and statistics of what was read.
+"""Reads the files of a log as batches of clicks, with Eddy's column names, and counts what it drops or leaves out.
 
-A row that is no click, by the rules of the clicks topic, is dropped and counted under the first reason that holds. An
-optional value that is not usable is left out and counted. A file that cannot be read raises ConfigError.
+A row that is not a click by the rules of the clicks topic is dropped, and counted under the first reason that applies.
+An optional value that is not usable is left out and counted. A file that cannot be read raises ConfigError.
 """
 
 import zlib
@@ -19,13 +19,13 @@ from stream.errors import ConfigError
 from stream.wire.fields import DEFAULT_EVENT, LONGEST_ID, LONGEST_WORD, NO_TIME, TEXT
 
 SHOWN = 20
-"""Columns that a message lists."""
+"""Maximum columns that a message lists."""
 
 OUT_OF_RANGE = "a time before 1970 or after 2100"
 
 
 class ColumnNames(NamedTuple):
-    """What the log calls its columns. None: the usual name if the log has it."""
+    """The names of the log's columns; None = the usual name, if the log has such a column."""
 
     user: str | None = None
     item: str | None = None
@@ -41,11 +41,11 @@ USUAL = ColumnNames("user_id", "item_id", "event_type", "timestamp", "session_id
 
 
 def batches(path: Path, names: ColumnNames, in_order: bool, stats: ReadStats) -> Iterator[pl.DataFrame]:
-    """The clicks of a log, a batch at a time, in the order of the files' rows.
+    """Yield the clicks of a log in batches, in the order of the rows.
 
     user, item, event_type  String, not empty
     session, category       String; null where there is none
-    time_ms                 Int64, within 1970 and 2100; 1 with in_order, which reads no time
+    time_ms                 Int64, between 1970 and 2100; with in_order always 1, because no time is read
     price                   Float64; null where there is none
     Raises ConfigError if a file cannot be read or lacks a column.
     """
@@ -68,7 +68,7 @@ def batches(path: Path, names: ColumnNames, in_order: bool, stats: ReadStats) ->
 
 
 def _columns(path: Path, schema: pl.Schema, names: ColumnNames, in_order: bool, stats: ReadStats) -> ColumnNames:
-    """Which columns of the file are which; None: it has none and needs none."""
+    """The names of the file's columns; None = the file has no such column, and none is needed."""
 
     def find(what: str, flag: str, needed: bool = False) -> str | None:
         given = getattr(names, what)
@@ -80,23 +80,23 @@ def _columns(path: Path, schema: pl.Schema, names: ColumnNames, in_order: bool, 
                 )
             return None
         if f"{name}_duplicated_0" in schema:
-            raise ConfigError(f"log {path}: two columns are called {name!r}; rename one")
+            raise ConfigError(f"log {path}: two columns have the name {name!r}; rename one")
         kind = schema[name]
         if kind.is_nested() or isinstance(kind, pl.Object | pl.Duration | pl.Time):
             if not given and what in ("category", "price"):
-                stats.add(f"column {name!r} holds {kind}, not one value for each click: not used")
+                stats.add(f"column {name!r} has the type {kind}, not one value for each click: not used")
                 return None
-            raise ConfigError(f"log {path}: column {name!r} holds {kind}, not one value for each click")
+            raise ConfigError(f"log {path}: column {name!r} has the type {kind}, not one value for each click")
         stats.columns.add(what)
         return name
 
     session = find("session", "--session-col")
     user = find("user", "--user-col", needed=session is None)
     if user is None:
-        stats.add("no users in the log: each session is taken for a user of its own")
+        stats.add("no users in the log: each session is a separate user")
     item = find("item", "--item-col", needed=True)
     event = find("event", "--event-col")
-    advice = "--time-col, or say --in-order if the rows are in time order"
+    advice = "--time-col, or give --in-order if the rows are in time order"
     time = None if in_order else find("time", advice, needed=True)
     category, price = find("category", "--category-col"), find("price", "--price-col")
     found = ColumnNames(user or session, item, event, time, session, category, price)
@@ -107,7 +107,7 @@ def _columns(path: Path, schema: pl.Schema, names: ColumnNames, in_order: bool, 
             shown = printable(similar)
             stats.add(f"column {shown!r} looks like {meaning} and is not used: --{what}-col {shown} reads it")
     if time is not None and schema[time] == pl.Float32:
-        stats.add(f"column {time!r} holds float32, which rounds a time of today to two minutes: write integers")
+        stats.add(f"column {time!r} is float32, which rounds times to two minutes: write integers")
     return found
 
 
@@ -118,16 +118,16 @@ def _shown(schema: pl.Schema) -> str:
 
 
 def _clicks(batch: pl.DataFrame, columns: ColumnNames, file: LogFile, stats: ReadStats) -> pl.DataFrame:
-    """The rows that are clicks, under our names; all others are counted."""
+    """The rows that are clicks, with Eddy's column names; the dropped rows and left-out values are counted."""
 
     def cells(name: str | None) -> pl.Series:
         return nulls(len(batch)) if name is None else batch[name]
 
     def optional(name: str | None, read: Read, what: str) -> pl.Series:
         for why in read.why.drop_nulls().unique(maintain_order=True):
-            rows, values = read.why == why, f"{what} are {why}"
-            stats.left_out[values] += int(rows.sum())
-            stats.example(values, cells(name).filter(rows))
+            rows, problem = read.why == why, f"{what} is {why}"
+            stats.left_out[problem] += int(rows.sum())
+            stats.example(problem, cells(name).filter(rows))
         return read.values
 
     user, item = (words(cells(name), LONGEST_ID, file.value) for name in (columns.user, columns.item))
@@ -142,10 +142,10 @@ def _clicks(batch: pl.DataFrame, columns: ColumnNames, file: LogFile, stats: Rea
             "item": item.values,
             "time_ms": time.values,
             "unit": unit,
-            "event_type": optional(columns.event, event_type, "event types").fill_null(DEFAULT_EVENT),
-            "session": optional(columns.session, session, "sessions"),
-            "category": optional(columns.category, category, "categories"),
-            "price": optional(columns.price, numbers(cells(columns.price), file.value), "prices"),
+            "event_type": optional(columns.event, event_type, "event type").fill_null(DEFAULT_EVENT),
+            "session": optional(columns.session, session, "session"),
+            "category": optional(columns.category, category, "category"),
+            "price": optional(columns.price, numbers(cells(columns.price), file.value), "price"),
         }
     )
     if columns.session is not None:
@@ -169,12 +169,13 @@ def _clicks(batch: pl.DataFrame, columns: ColumnNames, file: LogFile, stats: Rea
 
 
 def _reason(what: str, read: Read) -> pl.Series:
-    """(n,) why a row without such an id is no click; null where it may be one."""
+    """(n,) String, why a row without a usable id is not a click; null if the id is usable."""
     why = pl.lit(f"the {what} is ") + read.why
     return pl.select(pl.when(read.values.is_null()).then(pl.coalesce(why, pl.lit(f"no {what}")))).to_series()
 
 
 def _reason_of_time(read: Read) -> pl.Series:
+    """(n,) String, why a row without a usable time is not a click; null if the time is usable."""
     out_of_range = (read.values <= 0) | (read.values >= LATEST_MS)
     missing = pl.when(read.values.is_null()).then(pl.lit(NO_TIME))
     return pl.select(missing.when(out_of_range).then(pl.lit(OUT_OF_RANGE))).to_series()

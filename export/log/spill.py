@@ -1,8 +1,8 @@
-"""Rows in a file's order -> the same rows in runs of whole users, on disk.
+"""Sorts rows by user on disk: rows in the order of the file -> runs of complete users.
 
-A log may be larger than memory: memory holds the number of rows of each user, one run and one chunk. The temporary
-files have no names, so the system removes them when the process ends, however it ends. They are in TMPDIR, which must
-not be in memory itself.
+A log may be larger than memory. Memory holds only the row count of each user, one run and one chunk. The temporary
+files are deleted from their directory at once, so the system frees them when the process ends, even after a crash. They
+are in TMPDIR, which must not be a file system in memory.
 """
 
 import os
@@ -26,15 +26,15 @@ ROW = np.dtype(
         ("price", "<f8"),
     ]
 )
-"""A click on disk: indices of names, ms since the epoch; -1 and NaN mean none."""
+"""A click on disk: indices of names, time in ms since the epoch; -1 and NaN = none."""
 
 Rows = npt.NDArray[np.void]
 
 CHUNK = 1 << 18
-"""Rows that are read or written at a time."""
+"""Maximum rows that are read or written at once."""
 
 RUN = 1 << 21
-"""Rows of a run, roughly; a user with more rows is a run alone."""
+"""Approximate rows of a run. A user with more rows is a run of its own."""
 
 
 def _nameless() -> IO[bytes]:
@@ -42,7 +42,7 @@ def _nameless() -> IO[bytes]:
 
 
 class Spool:
-    """Stores rows in the order in which they come and returns them by user."""
+    """Stores rows in any order of users, and returns them sorted by user."""
 
     def __init__(self) -> None:
         self._file = _nameless()
@@ -60,7 +60,7 @@ class Spool:
         rows.tofile(self._file)
 
     def clicks_of_users(self) -> I64:
-        """(users,) how many rows each has, by index."""
+        """(users,) int64, rows of each user."""
         return self._counts
 
     def by_user(self) -> Iterator[Rows]:
@@ -77,8 +77,8 @@ class Spool:
         return np.fromfile(self._file, ROW, count)
 
     def _sort(self) -> list[int]:
-        """Moves every row to its run; returns where the runs end."""
-        _, run = np.unique((np.cumsum(self._counts) - 1) // RUN, return_inverse=True)  # (users,) never falling
+        """Write the rows to a new file, sorted by run. Returns the end row of each run."""
+        _, run = np.unique((np.cumsum(self._counts) - 1) // RUN, return_inverse=True)  # (users,) ascending
         sizes = np.bincount(run, weights=self._counts).astype(np.int64)
         ends = np.cumsum(sizes)
         if len(sizes) > 1:
@@ -86,9 +86,11 @@ class Spool:
             sorted_file = _nameless()
             for start in range(0, len(self), CHUNK):
                 rows = self._read(start, CHUNK)
-                place = run[rows["user"]]
-                rows = rows[np.argsort(place, kind="stable")]
-                for number, part in enumerate(np.split(rows, np.cumsum(np.bincount(place, minlength=len(sizes)))[:-1])):
+                of_row = run[rows["user"]]
+                rows = rows[np.argsort(of_row, kind="stable")]
+                for number, part in enumerate(
+                    np.split(rows, np.cumsum(np.bincount(of_row, minlength=len(sizes)))[:-1])
+                ):
                     sorted_file.seek(int(at[number]) * ROW.itemsize)
                     part.tofile(sorted_file)
                     at[number] += len(part)
@@ -98,7 +100,7 @@ class Spool:
 
 
 class Column:
-    """A column that is written once, from first to last, and then memory-mapped."""
+    """A column on disk: values are appended, and then the file is memory-mapped."""
 
     def __init__(self, dtype: npt.DTypeLike) -> None:
         self._file = _nameless()
@@ -108,7 +110,7 @@ class Column:
         values.astype(self._dtype, copy=False).tofile(self._file)
 
     def array(self) -> npt.NDArray[Any]:
-        """(n,) memory-mapped; the file exists as long as the array."""
+        """(n,) memory-mapped array. The file exists as long as the array; call this method once."""
         self._file.flush()
         if os.fstat(self._file.fileno()).st_size == 0:
             return np.zeros(0, self._dtype)
@@ -118,7 +120,7 @@ class Column:
 
 
 def part(column: npt.NDArray[Any], keep: Flags) -> npt.NDArray[Any]:
-    """column[keep], on disk too."""
+    """column[keep], as a new column on disk."""
     kept = Column(column.dtype)
     for at in chunks(len(column)):
         kept.append(column[at][keep[at]])

@@ -14,24 +14,24 @@ from export.log.spill import Rows, Spool
 
 START_MS = 946_684_800_000  # the year 2000
 SPAN_MS = 40 * 365 * 86_400_000
-"""At most this time for the rows, and as much for the pauses between sessions: until 2080."""
+"""Maximum time of all rows, and maximum time of all pauses between sessions; so the last time is in 2080."""
 
 PAUSE_MS = 30_000
 SESSION_PAUSE_MS = 3_600_000
 
 SAMPLE = 10_000_000
-"""The median pause is computed on about this many."""
+"""Approximate number of pauses of which the median is computed."""
 
 
 class Clock(Protocol):
-    """Makes the times of a run of the spool."""
+    """Computes the times of the rows of a run."""
 
     def times(self, run: Rows) -> I64:
-        """(m,) ms since the epoch. The rows' time_ms is their number in the log; runs come as the spool gives them."""
+        """(m,) int64, ms since the epoch. Before, time_ms of a row is its row number. Call it for the runs in order."""
 
 
 class RowClock:
-    """For a log without sessions: equal steps from row to row, such that a user's median pause is half a minute."""
+    """For a log without sessions: equal steps from row to row. The median pause of a user is half a minute."""
 
     def __init__(self, spool: Spool) -> None:
         pauses = [np.zeros(0, np.int64)]
@@ -48,9 +48,9 @@ class RowClock:
 
 
 class SessionClock:
-    """For a log with sessions: one after the other, in the order of their first rows, so that the last are the newest.
+    """For a log with sessions: sessions follow each other in the order of their first rows.
 
-    The rows of a session get consecutive times, also where rows of other sessions lie between them.
+    The rows of a session get consecutive times, even if rows of other sessions are between them.
     """
 
     def __init__(self, spool: Spool) -> None:
@@ -73,15 +73,16 @@ class SessionClock:
         self._done += len(begins)
         order = np.argsort(session, kind="stable")
         size = np.bincount(session)
-        place = np.empty(len(run), np.int64)
-        place[order] = np.arange(len(run)) - np.repeat(np.cumsum(size) - size, size)
-        return np.asarray(begins_ms[session] + place * self._pause_ms)
+        position = np.empty(len(run), np.int64)
+        position[order] = np.arange(len(run)) - np.repeat(np.cumsum(size) - size, size)
+        return np.asarray(begins_ms[session] + position * self._pause_ms)
 
 
 def session_begins(owner: I32, size: I64) -> tuple[I64, int]:
-    """When each of S sessions begins, in ms since the epoch, and the ms from click to click.
+    """Start time of each session, (S,) int64, ms since the epoch; and the time from click to click, ms.
 
-    owner, size  (S,) the user and the clicks of each, in the order in which they began
+    owner  (S,) int32, user of each session, in the order of the first rows
+    size   (S,) int64, clicks of each session
     """
     pause_ms = max(1, min(PAUSE_MS, SPAN_MS // int(size.sum())))
     row = np.cumsum(size) - size
@@ -95,9 +96,9 @@ def session_begins(owner: I32, size: I64) -> tuple[I64, int]:
 
 
 def owned_sessions(rows: Rows) -> tuple[I64, I64]:
-    """(m,) the session of each row, numbered by first appearance, and the row where each first appears.
+    """The session of each row (m,), numbered by first appearance, and the first row of each session (S,).
 
-    A session id that two users have is two sessions.
+    If two users have the same session id, these are two sessions.
     """
     pair = (rows["user"].astype(np.int64) << 32) | (rows["session"].astype(np.int64) + 1)
     _, first, index = np.unique(pair, return_index=True, return_inverse=True)

@@ -1,4 +1,4 @@
-"""Moments on the command line and in messages. Those of a log are read by columns.py, by the same rules."""
+"""Times on the command line and in messages. The times of a log are read in columns.py, by the same rules."""
 
 from datetime import UTC, datetime
 
@@ -6,11 +6,11 @@ from stream.errors import ConfigError
 from stream.wire.fields import Unusable, time_ms
 
 LATEST_MS = 4_102_444_800_000
-"""The year 2100: a later time is a mistake."""
+"""The year 2100. A later time is treated as an error of the log."""
 
 
 def parse_time(text: str) -> int:
-    """A moment on the command line, ISO 8601 or a number since the epoch -> ms. Raises ConfigError."""
+    """Parse a time of the command line: ISO 8601 or a number since the epoch -> ms. Raises ConfigError."""
     try:
         read = time_ms(text)
     except Unusable:
@@ -21,5 +21,5 @@ def parse_time(text: str) -> int:
 
 
 def iso(ms: int | None) -> str:
-    """A moment for people, UTC to the second."""
+    """A time as text for people, UTC, to the second; None = the open end of a time range."""
     return "the beginning or end" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).isoformat(" ", "seconds")

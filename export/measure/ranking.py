@@ -34,7 +34,7 @@ def ranks(scores: Tensor, wanted: Tensor) -> Tensor:
     )  # sum(1) would convert the whole array to int64 first
 
 
-def places(clicks: int, items: int) -> Iterator[Tensor]:
+def row_batches(clicks: int, items: int) -> Iterator[Tensor]:
     """The indices 0 to clicks - 1 in batches: at most 512 clicks, and at most SCORED scores over all items."""
     yield from torch.arange(clicks).split(max(1, min(512, SCORED // items)))  # type: ignore[no-untyped-call]
 
@@ -47,7 +47,7 @@ def target_ranks(target: I32, items: int, scores: Scores) -> Ranks:
     items   V, the number of known items
     """
     found: Ranks = np.zeros(len(target), np.uint8)
-    for some in places(len(target), items):
+    for some in row_batches(len(target), items):
         ranked = scores(some)
         wanted = torch.from_numpy(target)[some].long().to(ranked.device)
         known = wanted < items
@@ -65,7 +65,7 @@ def list_ranks(network: Network, out: Tensor, remembered: tuple[I32, I32], targe
     recent, session = (torch.from_numpy(part) for part in remembered)
 
     def scores(some: Tensor) -> Tensor:
-        return network.mixture.mixed(network.cooled(out[some]), recent[some], session[some])
+        return network.mixture.mixed(network.calibrated_logits(out[some]), recent[some], session[some])
 
     return target_ranks(target, network.sizes.items, scores)
 

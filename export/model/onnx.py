@@ -16,7 +16,7 @@ from export.measure.metrics import K
 from export.model.directory import name_and_version
 from export.model.graph import BATCH_MULTIPLE, SCORE_STATE, score_state
 from export.model.parity import check_parity
-from export.model.writable import check_place
+from export.model.writable import check_writable
 from export.network.network import Network, Score, Step
 from stream.errors import ArtifactError
 from stream.manifest import FORMAT
@@ -31,7 +31,7 @@ def write_graphs(directory: Path, network: Network, vocabulary: Vocabulary) -> N
     Raises ConfigError if the directory already contains a model or cannot be written, ArtifactError if the graphs
     differ from the network.
     """
-    check_place(directory)
+    check_writable(directory)
     directory.mkdir(parents=True, exist_ok=True)
     network.eval()
     state = network.state

@@ -13,7 +13,7 @@ def check_name(directory: Path) -> None:
         raise ConfigError(f"--out {directory}: it must end in NAME/VERSION, such as --out {name}/1")
 
 
-def check_place(directory: Path) -> None:
+def check_writable(directory: Path) -> None:
     """Check that a model can be written to a directory, before an hour of training; leaves no files behind.
 
     Raises ConfigError if the directory cannot be written or already contains a model.

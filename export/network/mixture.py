@@ -1,10 +1,11 @@
-"""What the network cannot learn from few clicks, beside it: p = (1 - m) p_network + what the user's last items bring.
+"""The mixture: p(item) = (1 - w) p_network(item) + co-occurrence and repeat components of the user's last items.
 
-Each remembered item adds a little mass m to itself (people come back to what they looked at) and to the items that
-stood near it in other visits, by its age. How much is one gate per age, read from the place in the visit and the
-item's popularity, and fitted on held-out clicks; the neighbours are counted, not learned. A rare item that a network
-would need hundreds of clicks to place is so recommended from its third on. The rule: the mixture stays a normalised
-distribution, the same one in score.onnx (the list) and step.onnx (the surprise).
+Each remembered item gives probability to itself (a repeat) and to the items that were clicked near it in other sessions
+(its neighbours). The weights come from one gate per component and age of the item. The inputs of the gates are the
+position in the session and the popularity of the newest item. The gates are fitted on held-out clicks (fit/gates.py);
+the neighbours are counted, not learned. So a rare item can be recommended after about three clicks on it; the network
+alone needs hundreds. The rule: the mixture is a normalised distribution, the same in score.onnx (list) and step.onnx
+(surprise).
 
 Sources: co-occurrence and session neighbours as in Ludewig & Jannach 2018; repeats as in Ren et al. 2019 (RepeatNet);
 mixtures with counted distributions as in Jelinek & Mercer 1980.
@@ -14,58 +15,64 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from export.dataset.cooccurrence import NEIGHBOURS, NEW_VISIT, Counted, Neighbours
+from export.dataset.cooccurrence import NEIGHBOURS, NEW_SESSION, Counted, Neighbours
 from stream.manifest import Tensor as StateTensor
 
 REMEMBERED = 8
-"""Different items the state remembers for the mixture. Measured on three sparse logs: 5 to 24 hardly differ."""
+"""R, the number of different items in the memory. Measured on three sparse logs: 5 to 24 hardly differ."""
 
-MOST = 0.95
-"""The largest mass the remembered items may take from the network."""
+MAX_WEIGHT = 0.95
+"""Maximum weight of all components together; the rest is the weight of the network."""
 
 STATE = (StateTensor("last_items", (REMEMBERED,), "int32"), StateTensor("visit_items", (1,), "int32"))
-"""last_items: item + 1, each once, the one clicked last first, 0 = none (`recent` below); visit_items: how many of them
-are of the current visit, the first ones (`visit` below)."""
+"""The memory: two tensors of the user's state.
+
+last_items   `recent` below: item + 1 of the last different items, newest first; 0 = none
+visit_items  `session` below: how many of them were clicked in the current session; these are the first ones
+"""
 
 FEATURES = 7
 CLOSED = -20.0
+"""Logit of a closed gate: a weight of 2e-9."""
+
 TINY = 1e-30
 LANES = 16
 
 
-def remember(item: Tensor, gap: Tensor, recent: Tensor, visit: Tensor) -> tuple[Tensor, Tensor]:
-    """The memory after a click: item (B,), gap (B,) integers; recent (B, R), visit (B, 1) int32.
+def remember(item: Tensor, gap: Tensor, recent: Tensor, session: Tensor) -> tuple[Tensor, Tensor]:
+    """The memory after a click: item (B,), gap (B,) integers; recent (B, R), session (B, 1) int32, before and after it.
 
-    The item comes first, those that were clicked since it was last move back by one. So a user who looks again and
-    again at a few items does not push out the others.
+    The item moves to the front, and the items that were newer than it move back by one. So a user who clicks a few
+    items many times keeps the other items in the memory.
     """
     newest = (item + 1).to(torch.int32).unsqueeze(1)
     same = recent == newest
-    since = torch.cumsum(same.to(torch.int32), dim=1) - same.to(torch.int32) == 0
-    so_far = visit_so_far(gap, visit)
-    again = (same & (torch.arange(REMEMBERED, dtype=torch.int32) < so_far)).any(dim=1, keepdim=True)
-    moved = torch.where(since, torch.cat([newest, recent[:, :-1]], dim=1), recent)
-    return moved, torch.clamp(so_far + (~again).to(torch.int32), max=REMEMBERED)
+    newer = torch.cumsum(same.to(torch.int32), dim=1) - same.to(torch.int32) == 0
+    before = session_size_before(gap, session)
+    again = (same & (torch.arange(REMEMBERED, dtype=torch.int32) < before)).any(dim=1, keepdim=True)
+    moved = torch.where(newer, torch.cat([newest, recent[:, :-1]], dim=1), recent)
+    return moved, torch.clamp(before + (~again).to(torch.int32), max=REMEMBERED)
 
 
-def visit_so_far(gap: Tensor, visit: Tensor) -> Tensor:
-    """How many remembered items are of the visit of a click with this gap, before the click, (B, 1) int32."""
-    begins = ((gap == 0) | (gap >= NEW_VISIT)).unsqueeze(1)
-    return torch.where(begins, torch.zeros_like(visit), visit)
+def session_size_before(gap: Tensor, session: Tensor) -> Tensor:
+    """`session` (B, 1) int32 just before a click with this gap (B,): 0 if the click begins a session."""
+    begins = ((gap == 0) | (gap >= NEW_SESSION)).unsqueeze(1)
+    return torch.where(begins, torch.zeros_like(session), session)
 
 
 class Mixture(nn.Module):
-    """What S sources add for each user: the newest item's followers, and by age each item's neighbours and itself.
+    """Mixes the network's distribution with S sources. A source gives each item a share, with a sum of at most 1.
 
-    The tables are counted. `gates` (F, S), and `temperature` and `bias_weight` (1,) of the network, are fitted on
-    held-out clicks (fit/gates.py). Sources in order: followers; neighbours of this visit's items by age (R), of older
-    ones (R); the items themselves of this visit (R), older ones (R).
+    The tables of neighbours are counted. The gates, and the network's temperature and bias weight, are fitted.
+
+    The sources in order: 1 for the followers of the newest item; R for the neighbours of this session's items, by age;
+    R for the neighbours of older items; R for this session's items themselves; R for older items themselves.
     """
 
     following_items: Tensor  # (V + 2, K) int32
     following_share: Tensor  # (V + 2, K)
     following_mass: Tensor  # (V + 2,) sums of the shares
-    following_total: Tensor  # (V + 2,) this and `clicks` serve no graph, but a training that starts from the model
+    following_total: Tensor  # (V + 2,) as `clicks`, only for a training that starts from the model; in no graph
     near_items: Tensor
     near_share: Tensor
     near_mass: Tensor
@@ -102,57 +109,60 @@ class Mixture(nn.Module):
 
     @property
     def counted(self) -> Counted:
-        """What it was made from."""
+        """The co-occurrence counts from which the mixture was made."""
         following = Neighbours(
             *(part.numpy() for part in (self.following_items, self.following_share, self.following_total))
         )
         near = Neighbours(*(part.numpy() for part in (self.near_items, self.near_share, self.near_total)))
         return Counted(following, near, self.clicks.numpy().astype(np.float64))
 
-    def features(self, recent: Tensor, visit: Tensor) -> Tensor:
-        """What the gates read, (B, F): place in the visit, and popularity of the newest item."""
-        places = [visit == 0, visit == 1, visit == 2, (visit == 3) | (visit == 4)]
+    def features(self, recent: Tensor, session: Tensor) -> Tensor:
+        """Inputs of the gates, (B, F) float32: 1, position in the session (one-hot), popularity of the newest item."""
+        positions = [session == 0, session == 1, session == 2, (session == 3) | (session == 4)]
         popular = torch.index_select(self.popularity, 0, recent[:, 0].to(torch.int64)).unsqueeze(1)
         one = torch.ones_like(popular)
-        return torch.cat([one, *(place.to(one.dtype) for place in places), popular, popular * popular], dim=1)
+        return torch.cat([one, *(position.to(one.dtype) for position in positions), popular, popular * popular], dim=1)
 
     def of_known(self, index: Tensor) -> Tensor:
-        """1.0 for each known item, 0.0 for none and the unknown one: index (B, R) -> (B, R)."""
+        """index (B, R) of memory entries -> (B, R): 1.0 for a known item, 0.0 for none and for the unknown item."""
         return torch.index_select(self.known, 0, index.flatten()).view(index.shape)
 
-    def masses(self, recent: Tensor, visit: Tensor) -> tuple[Tensor, Tensor]:
-        """Which sources there are (B, S), 1.0 or 0.0, and the mass of each that is there (B, S)."""
+    def sources(self, recent: Tensor, session: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S) 1.0 for each source that exists, else 0.0; and (B, S) the sum of its shares over all items."""
         index = recent.to(torch.int64)
         there = index > 0
-        now, older = there & (self.ages < visit), there & (self.ages >= visit)
+        now, older = there & (self.ages < session), there & (self.ages >= session)
         itself = self.of_known(index)
         near = torch.index_select(self.near_mass, 0, index.flatten()).view(index.shape)
         following = torch.index_select(self.following_mass, 0, index[:, 0]).unsqueeze(1)
         present = torch.cat([now[:, :1], now, older, now, older], dim=1).to(near.dtype)
         return present, present * torch.cat([following, near, near, itself, itself], dim=1)
 
-    def weigh(self, features: Tensor, present: Tensor, masses: Tensor) -> tuple[Tensor, Tensor]:
-        """What each source counts (B, S), and the mass (B, 1) that is left to the network."""
-        return self.limited(*self.let_in(features, present, masses))
+    def weights(self, features: Tensor, present: Tensor, share_sums: Tensor) -> tuple[Tensor, Tensor]:
+        """The weight of each source (B, S), and the weight of the network (B, 1)."""
+        return self.limited(*self.gated(features, present, share_sums))
 
-    def let_in(self, features: Tensor, present: Tensor, masses: Tensor) -> tuple[Tensor, Tensor]:
-        """What each source counts by its gate alone (B, S), and the mass (B, 1) that all together take."""
+    def gated(self, features: Tensor, present: Tensor, share_sums: Tensor) -> tuple[Tensor, Tensor]:
+        """The weight of each source (B, S) by its gate alone, and their total probability (B, 1), without a limit."""
         gates = torch.matmul(features, self.gates).unsqueeze(2)
-        # A sigmoid as the softmax of two: ONNX Runtime's own is exact to 1e-7, which is much of a small gate.
+        # A sigmoid as a softmax of two values: ONNX Runtime's sigmoid has an error of 1e-7, too large for a small gate.
         weights = torch.softmax(torch.cat([gates, torch.zeros_like(gates)], dim=2), dim=2).select(2, 0) * present
-        return weights, self.total(weights * masses)
+        return weights, self.total(weights * share_sums)
 
-    def limited(self, weights: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
-        """The same with at most MOST taken in all, and the mass (B, 1) that is left to the network."""
-        scale = MOST / torch.clamp(taken, min=MOST)
-        return weights * scale, 1 - taken * scale
+    def limited(self, weights: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        """The weights (B, S), scaled to a total probability of at most MAX_WEIGHT; and the network's weight (B, 1)."""
+        scale = MAX_WEIGHT / torch.clamp(total, min=MAX_WEIGHT)
+        return weights * scale, 1 - total * scale
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum over the sources, (B, S) -> (B, 1), as a product: ONNX Runtime's sums depend on a row's alignment."""
+        """The sum over the sources, (B, S) -> (B, 1).
+
+        It is a matrix product, because the results of ONNX Runtime's sums depend on the alignment of a row in memory.
+        """
         return torch.matmul(values, self.ones)[:, :1]
 
-    def at(self, item: Tensor, recent: Tensor) -> Tensor:
-        """Each source's share of one item (B,) int64, (B, S); an unknown item has none."""
+    def shares_of(self, item: Tensor, recent: Tensor) -> Tensor:
+        """The share that each source gives to item (B,) int64: (B, S). The shares of the unknown item are 0."""
         index = recent.to(torch.int64)
         wanted = item.view(-1, 1, 1)
         is_near = torch.index_select(self.near_items, 0, index.flatten()).view(*index.shape, -1) == wanted
@@ -164,19 +174,22 @@ class Mixture(nn.Module):
         itself = (index == item.unsqueeze(1) + 1).to(share.dtype) * self.of_known(index)
         return torch.cat([following, near, near, itself, itself], dim=1)
 
-    def surprise(self, network: Tensor, item: Tensor, recent: Tensor, visit: Tensor) -> Tensor:
-        """The network's probability (B,) of each item (B,) -> the mixture's surprise, nats; visit: of its own visit."""
-        weights, left = self.weigh(self.features(recent, visit), *self.masses(recent, visit))
-        added = self.total(weights * self.at(item, recent))
+    def surprise(self, network: Tensor, item: Tensor, recent: Tensor, session: Tensor) -> Tensor:
+        """The network's probability (B,) of the clicked item (B,) -> the mixture's surprise (B,), nats.
+
+        recent, session  the memory before the click; `session` as `session_size_before` returns it
+        """
+        weights, left = self.weights(self.features(recent, session), *self.sources(recent, session))
+        added = self.total(weights * self.shares_of(item, recent))
         return -log((left * network.unsqueeze(1) + added).squeeze(1))
 
-    def log_probs(self, logits: Tensor, recent: Tensor, visit: Tensor) -> Tensor:
-        """The network's logits (B, V) for the next click, cooled -> log-probabilities (B, V)."""
-        return torch.log(self.mixed(logits, recent, visit) + TINY)
+    def log_probs(self, logits: Tensor, recent: Tensor, session: Tensor) -> Tensor:
+        """The network's calibrated logits (B, V) -> log-probabilities (B, V) of the next item, nats."""
+        return torch.log(self.mixed(logits, recent, session) + TINY)
 
-    def mixed(self, logits: Tensor, recent: Tensor, visit: Tensor) -> Tensor:
-        """The network's logits (B, V) for the next click, cooled -> probabilities (B, V)."""
-        weights, left = self.weigh(self.features(recent, visit), *self.masses(recent, visit))
+    def mixed(self, logits: Tensor, recent: Tensor, session: Tensor) -> Tensor:
+        """The network's calibrated logits (B, V) -> probabilities (B, V) of the next item."""
+        weights, left = self.weights(self.features(recent, session), *self.sources(recent, session))
         index, r = recent.to(torch.int64), REMEMBERED
         following, now, older, again, before = weights.split([1, r, r, r, r], dim=1)  # type: ignore[no-untyped-call]
         items = [
@@ -195,9 +208,10 @@ class Mixture(nn.Module):
 
 
 def log(probability: Tensor) -> Tensor:
-    """Natural logarithm, the same bits wherever in a batch a value stands.
+    """Natural logarithm, whose bits do not depend on the position of a value in the batch.
 
-    ONNX Runtime takes logarithms 16 at a time, and what is left over by another formula: so each value comes 16 times.
+    ONNX Runtime computes 16 logarithms at a time, and the rest with another formula. So each value is repeated 16
+    times.
     """
     lanes = (probability + TINY).unsqueeze(-1).expand(*probability.shape, LANES)
     return torch.log(lanes.contiguous()).select(-1, 0)

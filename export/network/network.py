@@ -24,7 +24,7 @@ from torch.nn.functional import embedding
 
 from export.network import mixture
 from export.network.cells import CELLS, LstmCell
-from export.network.mixture import LANES, Mixture, log, remember, visit_so_far
+from export.network.mixture import LANES, Mixture, log, remember, session_size_before
 from export.network.surprise import SurpriseHead
 from stream.manifest import Tensor as StateTensor
 
@@ -96,7 +96,7 @@ class Network(nn.Module):
         """The state of users without clicks: zeros, (batch, *shape) for each tensor."""
         return tuple(torch.zeros(batch, *part.shape, dtype=getattr(torch, part.dtype)) for part in self.state)
 
-    def fits(self, out: Tensor) -> Tensor:
+    def row_products(self, out: Tensor) -> Tensor:
         """out (B, H) of `output` -> dot products with the V known items' rows, (B, V): logits without the bias."""
         return torch.matmul(out, self.item_rows[:-1].t())
 
@@ -104,17 +104,17 @@ class Network(nn.Module):
         """out (B, H) of `output` -> logits of the V known items, (B, V), without the mixture and its temperature."""
         return torch.addmm(self.item_bias[:-1], out, self.item_rows[:-1].t())
 
-    def cooled(self, out: Tensor) -> Tensor:
+    def calibrated_logits(self, out: Tensor) -> Tensor:
         """out (B, H) -> calibrated logits (B, V): the mixture's temperature and bias weight are applied."""
         bias = self.item_bias[:-1] * self.mixture.bias_weight
         return torch.addmm(bias, out / self.mixture.temperature, self.item_rows[:-1].t())
 
-    def log_probs(self, out: Tensor, recent: Tensor, visit: Tensor) -> Tensor:
+    def log_probs(self, out: Tensor, recent: Tensor, session: Tensor) -> Tensor:
         """Log-probabilities of the V known items as in production, (B, V), nats.
 
-        out (B, H) of `output`; mixture memory recent (B, R), visit (B, 1)
+        out (B, H) of `output`; mixture memory recent (B, R), session (B, 1)
         """
-        return self.mixture.log_probs(self.cooled(out), recent, visit)
+        return self.mixture.log_probs(self.calibrated_logits(out), recent, session)
 
 
 class Step(nn.Module):
@@ -129,12 +129,12 @@ class Step(nn.Module):
 
     def forward(self, item: Tensor, event_type: Tensor, gap: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         net = self.network
-        *cell, recent, visit = state
+        *cell, recent, session = state
         before = tuple(cell)
         own = net.surprise(item, net.output(net.cell.output(before)))
-        surprise = net.mixture.surprise(own, item, recent, visit_so_far(gap, visit))
+        surprise = net.mixture.surprise(own, item, recent, session_size_before(gap, session))
         after = net.cell.step(net.embed(item, event_type, gap), before)
-        return surprise, *after, *remember(item, gap, recent, visit)
+        return surprise, *after, *remember(item, gap, recent, session)
 
 
 class Score(nn.Module):
@@ -157,7 +157,8 @@ class Score(nn.Module):
         torch._check(best <= self.network.sizes.items)
         network = self.network
         out = network.output(h)
-        values, items = torch.topk(network.mixture.mixed(network.cooled(out), last_items, visit_items), best, dim=1)
+        probabilities = network.mixture.mixed(network.calibrated_logits(out), last_items, visit_items)
+        values, items = torch.topk(probabilities, best, dim=1)
         return items, log(values), torch.softmax(network.event_head(out), dim=1)
 
 

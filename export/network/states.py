@@ -50,33 +50,33 @@ def outputs(network: Network, windows: Windows, rows: I64, tokens: int = 8192) -
         ids = (part.to(network.device) for part in clicks.inputs(batch.rows))
         values, last = network.cell.sequence(network.embed(*ids), carried.take(batch))
         carried.leave(batch, last)
-        place = np.searchsorted(rows, batch.rows).clip(max=len(rows) - 1)
-        wanted = batch.real & (rows[place] == batch.rows)
-        out[torch.from_numpy(place[wanted])] = network.output(values[torch.from_numpy(wanted)])
+        index = np.searchsorted(rows, batch.rows).clip(max=len(rows) - 1)
+        wanted = batch.real & (rows[index] == batch.rows)
+        out[torch.from_numpy(index[wanted])] = network.output(values[torch.from_numpy(wanted)])
     return out
 
 
 def memories(clicks: Clicks, rows: I64) -> tuple[I32, I32]:
-    """Mixture memory after the clicks at rows (m,) int64: recent (m, R) int32, visit (m, 1) int32.
+    """Mixture memory after the clicks at rows (m,) int64: recent (m, R) int32, session (m, 1) int32.
 
     Users start with an empty memory. The users of these clicks are processed in parallel, one click of each per step.
     """
     begins = np.flatnonzero(np.append(True, clicks.user[1:] != clicks.user[:-1]))
     users, lane = np.unique(np.searchsorted(begins, rows, "right") - 1, return_inverse=True)
-    place = rows - begins[users][lane]
+    ordinal = rows - begins[users][lane]
     clicks_of = np.zeros(len(users), np.int64)
-    np.maximum.at(clicks_of, lane, place + 1)
+    np.maximum.at(clicks_of, lane, ordinal + 1)
     longest_first = np.argsort(-clicks_of, kind="stable")
     begin, clicks_of = begins[users[longest_first]], clicks_of[longest_first]
     lane = np.argsort(longest_first)[lane]
     found = np.zeros((len(rows), REMEMBERED), np.int32), np.zeros((len(rows), 1), np.int32)
-    recent, visit = (torch.zeros(len(users), part.shape[1], dtype=torch.int32) for part in found)
-    by_place = np.argsort(place, kind="stable")
-    bound = np.searchsorted(place[by_place], np.arange(clicks_of.max(initial=0) + 1))
+    recent, session = (torch.zeros(len(users), part.shape[1], dtype=torch.int32) for part in found)
+    by_ordinal = np.argsort(ordinal, kind="stable")
+    bound = np.searchsorted(ordinal[by_ordinal], np.arange(clicks_of.max(initial=0) + 1))
     for number in range(clicks_of.max(initial=0)):
-        there = int(np.searchsorted(-clicks_of, -number))  # the first ones have more than `number` clicks
-        item, gap = (torch.from_numpy(column[begin[:there] + number]) for column in (clicks.item, clicks.gap))
-        recent, visit = remember(item, gap, recent[:there], visit[:there])
-        asked = by_place[bound[number] : bound[number + 1]]
-        found[0][asked], found[1][asked] = recent[lane[asked]].numpy(), visit[lane[asked]].numpy()
+        active = int(np.searchsorted(-clicks_of, -number))  # the first users have more than `number` clicks
+        item, gap = (torch.from_numpy(column[begin[:active] + number]) for column in (clicks.item, clicks.gap))
+        recent, session = remember(item, gap, recent[:active], session[:active])
+        asked = by_ordinal[bound[number] : bound[number + 1]]
+        found[0][asked], found[1][asked] = recent[lane[asked]].numpy(), session[lane[asked]].numpy()
     return found

@@ -25,8 +25,8 @@ NAMES = ("held-out.pt", "whole.pt")
 """File names of the two training passes: before the held-out slice, and over the whole log."""
 
 
-def training_place(model: Path) -> Path:
-    """Directory of the checkpoints of a training that writes its model to OUT: OUT.training."""
+def checkpoint_directory(model: Path) -> Path:
+    """The directory of the checkpoints of a training that writes its model to OUT: OUT.training."""
     return model.with_name(f"{model.name}.training")
 
 
@@ -82,9 +82,9 @@ class Checkpoint:
         unfinished.replace(self._path)
 
 
-def remove_checkpoints(place: Path) -> None:
+def remove_checkpoints(directory: Path) -> None:
     """Delete the checkpoints of a training whose model is written, and their directory if it is then empty."""
     for name in NAMES:
-        (place / name).unlink(missing_ok=True)
+        (directory / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # the directory does not exist, or it contains files of the user
-        place.rmdir()
+        directory.rmdir()

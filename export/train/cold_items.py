@@ -48,7 +48,7 @@ def with_catalogue(path: Path, known: Sequence[str]) -> Catalogued:
     return Catalogued(items, np.array(numbers, np.int64))
 
 
-def how_placed(category: I64, known: int) -> str:
+def describe_cold_items(category: I64, known: int) -> str:
     """Progress line about the cold items. category (W,) int64; the first `known` items are those of the log."""
     new, learned = category[known:], category[:known]
     others = len(new) - int(np.isin(new, learned[learned != NO_CATEGORY]).sum())

@@ -107,6 +107,7 @@ def fit(
     checkpoint: Checkpoint | None = None,
     category: I64 | None = None,
     clock_s: Callable[[], float] = time.monotonic,
+    label: str = "epoch",
 ) -> Fitted:
     """Train for at most settings.epochs epochs; returns the network after the best epoch.
 
@@ -117,6 +118,7 @@ def fit(
     popularity, category  as in Trainer
     checkpoint  loaded before the first epoch and saved after each epoch; None = no checkpoint
     clock_s     monotonic clock, seconds
+    label       the word before the number of an epoch in progress lines
     Raises ConfigError if the checkpoint belongs to another training.
     """
     trainer = Trainer(network, clicks, settings, progress, popularity, category)
@@ -124,23 +126,23 @@ def fit(
     saved = checkpoint.load() if checkpoint else None
     if saved is not None:
         course.restore(saved)
-        progress.say(f"resuming after epoch {course.epoch}")
+        progress.say(f"resuming after {label} {course.epoch}")
     interrupted = False
     learned, seconds = 0, 0.0
     try:
         while not course.ended:
             course.epoch += 1
             began_s = clock_s()
-            loss = trainer.epoch(f"epoch {course.epoch}/{settings.epochs}")
+            loss = trainer.epoch(f"{label} {course.epoch}/{settings.epochs}")
             took_s = max(1e-9, clock_s() - began_s)
             learned, seconds = learned + len(clicks), seconds + took_s
-            said = f"epoch {course.epoch}: loss {loss:.4f}, {len(clicks) / took_s:,.0f} clicks/s"
+            line = f"{label} {course.epoch}: loss {loss:.4f}, {len(clicks) / took_s:,.0f} clicks/s"
             if later is not None:
                 network = trainer.trained()
                 recall, mrr = held_out_quality(network, later)
-                said += f", held-out recall@20 {recall:.4f}, MRR@20 {mrr:.4f}"
+                line += f", held-out recall@20 {recall:.4f}, MRR@20 {mrr:.4f}"
                 course.judge(network, loss, recall, mrr)
-            progress.say(said)
+            progress.say(line)
             _save(checkpoint, course, progress)
     except KeyboardInterrupt:
         interrupted = True
@@ -167,4 +169,4 @@ def held_out_quality(network: Network, later: Clicks) -> tuple[float, float]:
     """
     rows = drawn(np.flatnonzero(later.target >= 0), JUDGED)
     out = outputs(network, Windows(later), rows)
-    return ranking_quality(later.target[rows], network.sizes.items, lambda places: network.logits(out[places]))
+    return ranking_quality(later.target[rows], network.sizes.items, lambda some: network.logits(out[some]))

@@ -17,7 +17,7 @@ from export.dataset.windows import Clicks, birth_period, drawn, encode
 from export.log.log import GAP_EDGES_MS, Log, Vocabulary
 from export.measure.ranking import JUDGED
 from export.train.cold_items import Catalogued
-from export.train.warm_start import Older, counted_by, first_unseen, joined, placed
+from export.train.warm_start import Older, counted_by, first_unseen, joined, reindexed
 from stream.errors import ConfigError
 from stream.lists.rules import NO_CATEGORY
 
@@ -68,7 +68,7 @@ class HeldOut(NamedTuple):
             vocabulary=Vocabulary(catalogued.items, self.vocabulary.event_types, self.vocabulary.gap_edges_ms),
             seen=known_only(known, _of_users(self.clicks, self.cut_ms)),
             known=known,
-            counted=self.counted and placed(self.counted, np.arange(len(self.vocabulary.items)), items),
+            counted=self.counted and reindexed(self.counted, np.arange(len(self.vocabulary.items)), items),
             category=catalogued.category,
         )
 
@@ -147,12 +147,12 @@ def _ranked(index: I32, time_ms: I64) -> I64:
 def categories(log: Log, vocabulary: Vocabulary) -> I64:
     """(V,) int64, category of each item in its last click; NO_CATEGORY = none, or the log has no category column."""
     index = {item: i for i, item in enumerate(vocabulary.items)}
-    place = np.array([index.get(item, -1) for item in log.items], np.int64)
+    of_name = np.array([index.get(item, -1) for item in log.items], np.int64)
     category = np.full(len(index), NO_CATEGORY, np.int64)
     if log.category is not None:
         named = np.flatnonzero(log.category != NO_CATEGORY)
         named = named[np.argsort(log.time_ms[named], kind="stable")]
-        category[place[log.item[named]]] = log.category[named]
+        category[of_name[log.item[named]]] = log.category[named]
     return category
 
 

@@ -1,7 +1,8 @@
-"""Ctrl-C while a training is turned into a model: held back, so that hours of training are not lost for seconds.
+"""Ctrl-C during a training: it ends the epochs but not the writing of the model, so no hours of training are lost.
 
-The rule: no exception is raised where the signal arrives. It would be lost in a callback of an import or of a tensor
-that is freed, and Python would print a stack trace. The training looks at a flag after each batch instead.
+The rule: the signal handler raises no exception. Python can run it inside an import or the destructor of a tensor,
+where the exception would be lost and only a stack trace printed. It sets a flag, which the training reads after each
+batch.
 """
 
 import atexit
@@ -22,12 +23,12 @@ INTERRUPTED = 130
 
 
 class Interrupts:
-    """Within this context SIGINT is held back with one line, but for the parts in `allowed`."""
+    """A context in which SIGINT only prints a line, except inside `allowed`. `received` is True after such a SIGINT."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._part: _Interruptible | None = None
-        self.came = False  # one that was held back
+        self.received = False
         self._before: Any = None
 
     def __enter__(self) -> "Interrupts":
@@ -40,16 +41,16 @@ class Interrupts:
 
     @contextmanager
     def allowed(self) -> Iterator[Progress]:
-        """A part that Ctrl-C may end, once: a second one is held back.
+        """A part that the first Ctrl-C ends; further ones only print a line.
 
-        yields  the progress to report to: its `seen` raises KeyboardInterrupt if SIGINT came
+        yields  a Progress for this part, whose `seen` raises KeyboardInterrupt after a SIGINT
         """
         part = self._part = _Interruptible(self._progress)
         try:
             yield part
         finally:
             self._part = None
-            if part.asked:  # it came after the last batch
+            if part.asked:  # SIGINT came after the last batch
                 self._hold_back()
 
     def _come(self, number: int, frame: FrameType | None) -> None:
@@ -59,14 +60,14 @@ class Interrupts:
             self._hold_back()
 
     def _hold_back(self) -> None:
-        if not self.came:
-            self.came = True
-            with suppress(RuntimeError):  # it may have come in the midst of another line
-                self._progress.say("finishing: a few seconds")
+        if not self.received:
+            self.received = True
+            with suppress(RuntimeError):  # raised if SIGINT came while another line was being printed
+                self._progress.say("Ctrl-C: finishing the model without further training")
 
 
 class _Interruptible:
-    """Progress that ends what reports to it, once it is asked to."""
+    """A Progress that raises KeyboardInterrupt from `seen`, once, after `asked` was set."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -89,7 +90,7 @@ class _Interruptible:
 def ending_at_once(clean_up: Callable[[], None]) -> Iterator[None]:
     """Within this context the first SIGINT calls `clean_up` and ends the process with exit code INTERRUPTED.
 
-    Later SIGINTs are ignored. It is for a command that has nothing to save: not yet, or everything is saved.
+    Later SIGINTs are ignored. Use it where there is nothing to save: before a training, or after the model is written.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -97,7 +98,7 @@ def ending_at_once(clean_up: Callable[[], None]) -> Iterator[None]:
         try:
             clean_up()
         finally:
-            os._exit(INTERRUPTED)  # sys.exit would raise here, and the end of the interpreter takes its time
+            os._exit(INTERRUPTED)  # sys.exit would raise an exception here, and ending the interpreter takes seconds
 
     before = _handle(end)
     try:
@@ -105,13 +106,13 @@ def ending_at_once(clean_up: Callable[[], None]) -> Iterator[None]:
     finally:
         if before is not None:
             signal.signal(signal.SIGINT, before)
-            atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # all is done: nothing is left to interrupt
+            atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # while the interpreter ends
 
 
 def _handle(handler: Handler) -> Any:
-    """Let SIGINT call this; returns what it called before, or None where it must stay as it is."""
+    """Install a handler of SIGINT. Returns the previous handler, or None if the handler must not be changed."""
     before = signal.getsignal(signal.SIGINT)
-    # Only the main thread may set a handler; what is ignored (nohup) stays ignored.
+    # Only the main thread may set a handler. If SIGINT is ignored (nohup), it stays ignored.
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         return None
     signal.signal(signal.SIGINT, handler)

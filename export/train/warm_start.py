@@ -21,7 +21,7 @@ from torch import Tensor
 
 from export.arrays import I64
 from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
-from export.dataset.sessions import Visits, visits_of
+from export.dataset.sessions import Sessions, sessions_of
 from export.evaluate.baselines import load_baselines
 from export.log.log import Log, Vocabulary
 from export.log.times import iso, parse_time
@@ -37,7 +37,7 @@ class Older(NamedTuple):
     label     name and version, for messages
     identity  Manifest.identity
     until_ms  upper bound of the times of its training clicks, ms (the manifest stores seconds)
-    visits    sessions of its baselines; None = the file is absent or cannot be read
+    sessions    sessions of its baselines; None = the file is absent or cannot be read
     """
 
     label: str
@@ -45,7 +45,7 @@ class Older(NamedTuple):
     network: Network
     vocabulary: Vocabulary
     until_ms: int
-    visits: Visits | None
+    sessions: Sessions | None
 
 
 def read_older(directory: Path) -> Older:
@@ -62,10 +62,10 @@ def read_older(directory: Path) -> Older:
     items = json.loads((directory / "items.json").read_bytes())
     vocabulary = Vocabulary(items, manifest.event_types, manifest.gap_edges_ms)
     try:
-        visits, _ = load_baselines(directory)
+        sessions, _ = load_baselines(directory)
     except ArtifactError:
-        visits = None
-    return Older(manifest.label, manifest.identity, network, vocabulary, parse_time(until) + 999, visits)
+        sessions = None
+    return Older(manifest.label, manifest.identity, network, vocabulary, parse_time(until) + 999, sessions)
 
 
 def joined(older: Older, vocabulary: Vocabulary, log: Log) -> Vocabulary:
@@ -83,22 +83,23 @@ def joined(older: Older, vocabulary: Vocabulary, log: Log) -> Vocabulary:
     return Vocabulary(sorted(items, key=lambda item: -clicks[item]), tuple(event_types), vocabulary.gap_edges_ms)
 
 
-def visits_since(older: Older | None, log: Log, items: list[str]) -> Visits:
+def sessions_since(older: Older | None, log: Log, items: list[str]) -> Sessions:
     """Sessions for the baselines: those of the older model, then those of the log's clicks after its last one.
 
     A session that continues after the older model's last click becomes two sessions: the older model stores no users.
 
     items  the vocabulary; it contains all items of the older model
     """
-    if older is None or older.visits is None:
-        return visits_of(log, items)
+    if older is None or older.sessions is None:
+        return sessions_of(log, items)
     index = {item: i for i, item in enumerate(items)}
-    place = np.array([*(index[item] for item in older.vocabulary.items), len(items)], np.int32)
-    newer = visits_of(log.where(log.time_ms > older.until_ms), items, newest=len(log))  # followed_by cuts both together
-    return older.visits.placed(place, len(items)).followed_by(newer)
+    reindex = np.array([*(index[item] for item in older.vocabulary.items), len(items)], np.int32)
+    # newest=len(log): `followed_by` limits the clicks of both together.
+    newer = sessions_of(log.where(log.time_ms > older.until_ms), items, newest=len(log))
+    return older.sessions.reindexed(reindex, len(items)).followed_by(newer)
 
 
-def known_to(older: Older, clicked: list[str]) -> str:
+def describe_overlap(older: Older, clicked: list[str]) -> str:
     """Progress line: how many of the log's items the older model knows. Few known items suggest other item ids."""
     known = len({*older.vocabulary.items}.intersection(clicked))
     return f"it knows {known:,} of the log's {len(clicked):,} items"
@@ -137,33 +138,34 @@ def _by_name(rows: Tensor, were: list[str] | tuple[str, ...], are: list[str] | t
 
     A new name that is not among the old names gets the row of <unk>.
     """
-    place = {name: i for i, name in enumerate(were)}
-    return rows[torch.tensor([*(place.get(name, len(were)) for name in are), len(were)])]
+    index = {name: i for i, name in enumerate(were)}
+    return rows[torch.tensor([*(index.get(name, len(were)) for name in are), len(were)])]
 
 
 def counted_by(older: Older, vocabulary: Vocabulary) -> Counted:
     """Co-occurrence counts of the older model, reindexed to a vocabulary that contains all its items."""
     index = {item: i for i, item in enumerate(vocabulary.items)}
-    place = np.array([index[item] for item in older.vocabulary.items], np.int64)
-    return placed(older.network.mixture.counted, place, len(index))
+    reindex = np.array([index[item] for item in older.vocabulary.items], np.int64)
+    return reindexed(older.network.mixture.counted, reindex, len(index))
 
 
-def placed(counted: Counted, place: I64, items: int) -> Counted:
-    """Reindex counts: item i gets index place[i], among `items` items. place is (V,) int64."""
+def reindexed(counted: Counted, index: I64, items: int) -> Counted:
+    """The counts, where item i gets index[i], among `items` items. index (V,) int64."""
     clicks = np.zeros(items)
-    clicks[place] = counted.clicks
-    return Counted(_moved(counted.following, place, items), _moved(counted.near, place, items), clicks)
+    clicks[index] = counted.clicks
+    following, near = (_reindexed(table, index, items) for table in (counted.following, counted.near))
+    return Counted(following, near, clicks)
 
 
-def _moved(table: Neighbours, place: I64, items: int) -> Neighbours:
-    """Reindex a neighbour table: item i gets index place[i], among `items` items."""
+def _reindexed(table: Neighbours, index: I64, items: int) -> Neighbours:
+    """A neighbour table, where item i gets index[i], among `items` items."""
     moved = Neighbours(
         np.zeros((items + 2, NEIGHBOURS), np.int32),
         np.zeros((items + 2, NEIGHBOURS), np.float32),
         np.zeros(items + 2, np.float32),
     )
-    moved.items[1 + place] = place[table.items[1:-1]]
-    moved.share[1 + place], moved.total[1 + place] = table.share[1:-1], table.total[1:-1]
+    moved.items[1 + index] = index[table.items[1:-1]]
+    moved.share[1 + index], moved.total[1 + index] = table.share[1:-1], table.total[1:-1]
     return moved
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from export.dataset.sessions import visits_of
+from export.dataset.sessions import sessions_of
 from export.evaluate.baselines import FILE, save_baselines
 from export.evaluate.vsknn import VsKnnSetting
 from export.log.log import read_log
@@ -44,7 +44,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "items.csv").write_text("\n".join(["item_id,category", *items]) + "\n")
     model = place / "judged" / "1"
     manifest = write_untrained(model, names(), ["view"])
-    save_baselines(model, visits_of(read_log(place / "log.csv"), names()), VsKnnSetting())
+    save_baselines(model, sessions_of(read_log(place / "log.csv"), names()), VsKnnSetting())
     write_manifest(model, msgspec.structs.replace(manifest, files={**manifest.files, FILE: sha256(model / FILE)}))
     return place
 

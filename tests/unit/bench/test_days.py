@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from bench import days, quality
-from bench.quality import DAY_MS, GLOBO_START_MS, Ran
+from bench import datasets, days
+from bench.command import Ran
+from bench.datasets import DAY_MS, GLOBO_START_MS
 from export.log.times import parse_time
 from stream.manifest import read_manifest
 from stream.ops.cli import eddy
@@ -49,8 +50,8 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         return Ran(result.stdout, 1.0, 100)
 
     site(tmp_path)
-    monkeypatch.setattr(quality, "DATA_DIRECTORY", tmp_path)
-    monkeypatch.setattr(quality, "run_eddy", run)
+    monkeypatch.setattr(datasets, "DATA_DIRECTORY", tmp_path)
+    monkeypatch.setattr(days, "run_eddy", run)
     monkeypatch.setattr(days, "SCRATCH", tmp_path / "scratch")
     return ran
 

@@ -77,9 +77,9 @@ def test_all_items_at_once_are_the_surprise_heads_own_probabilities() -> None:
     ours = two_level_logits(net, net.surprise)(out)
     net.surprise.blocks /= net.mixture.temperature  # as fitted_surprise makes them
     net.surprise.biases[net.surprise.biases > -1e8] *= net.mixture.bias_weight
-    cooled = torch.stack([net.surprise(torch.full((3,), item), out) for item in range(ITEMS)], dim=1)
-    torch.testing.assert_close(ours.exp(), cooled)
-    assert not torch.allclose(cooled, every)
+    calibrated_logits = torch.stack([net.surprise(torch.full((3,), item), out) for item in range(ITEMS)], dim=1)
+    torch.testing.assert_close(ours.exp(), calibrated_logits)
+    assert not torch.allclose(calibrated_logits, every)
 
 
 @given(st.lists(st.integers(0, 5), min_size=1), st.lists(st.integers(0, 5), min_size=1))

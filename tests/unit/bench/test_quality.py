@@ -8,7 +8,9 @@ import polars as pl
 import pytest
 
 from bench import quality
-from bench.quality import Ran, Split, failures, main, over_seeds, split_of, whole_sessions
+from bench.command import Ran
+from bench.datasets import LOGS, Split, split_of, whole_sessions
+from bench.quality import failures, main, over_seeds
 from bench.report import DATA_DIRECTORY
 
 METHOD = {"recall20": 0.5, "mrr20": 0.25}
@@ -51,7 +53,7 @@ def test_a_run_replaces_only_its_own_data_sets(tmp_path: Path, monkeypatch: pyte
     """The result keeps what earlier runs measured, and holds {dataset: {method: {recall20, mrr20}}} at its top."""
     frame = pl.DataFrame({"session_id": [1, 1], "item_id": [1, 2], "timestamp": [1_600_000_000_000, 1_600_000_001_000]})
     monkeypatch.setattr(quality, "SCRATCH", tmp_path / "scratch")
-    monkeypatch.setitem(quality.LOGS, "small", lambda: Split(frame, frame, "a log of two clicks", judged=1))
+    monkeypatch.setitem(LOGS, "small", lambda: Split(frame, frame, "a log of two clicks", judged=1))
     asked: list[str] = []
 
     def ran(*arguments: Any) -> Ran:

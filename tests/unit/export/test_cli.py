@@ -102,4 +102,4 @@ def test_brackets_and_colons_of_a_log_are_printed_as_they_are(tmp_path: Path) ->
     log.write_text(LOG + "u1,i1,[/b]:apple:\n")
     shown = CliRunner().invoke(train, [str(log), "--out", str(tmp_path / "m" / "1")])
     assert "30 clicks; at least 200" in str(shown.exception)
-    assert f"{log}: dropped 1 rows: no time in a known format, such as '[/b]:apple:'" in shown.output
+    assert f"{log}: dropped 1 row: no time in a known format, such as '[/b]:apple:'" in shown.output

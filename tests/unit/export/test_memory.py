@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.dataset import cooccurrence
-from export.dataset.cooccurrence import NEW_VISIT, PRIOR, WINDOW, count_neighbours
+from export.dataset.cooccurrence import NEW_SESSION, PRIOR, WINDOW, count_neighbours
 from export.dataset.windows import Clicks, Windows, encode
 from export.log.log import Log
 from export.model import calibrate
@@ -28,7 +28,7 @@ ITEMS = 30
 
 
 def clicks_of(users: int, seed: int = 0) -> Clicks:
-    """Twenty clicks a user, visits within them, some on the unknown item."""
+    """Twenty clicks a user, sessions within them, some on the unknown item."""
     rng = np.random.default_rng(seed)
     count = users * 20
     item = np.minimum(rng.geometric(0.1, count) - 1, ITEMS).astype(np.int32)
@@ -45,10 +45,10 @@ def test_neighbours_are_counted_some_items_at_a_time(monkeypatch: pytest.MonkeyP
     clicks, weight = clicks_of(users=25), np.random.default_rng(1).random(500) + 0.5
     masses = {name: np.zeros((ITEMS, ITEMS)) for name in ("near", "following")}
     begins = (clicks.gap == 9) | (np.arange(500) % 20 == 0)
-    visit, item = np.cumsum(begins), clicks.item.tolist()
+    session, item = np.cumsum(begins), clicks.item.tolist()
     for one in range(500):
         for other in range(one + 1, min(one + WINDOW + 1, 500)):
-            if visit[one] == visit[other] and item[one] != item[other] and max(item[one], item[other]) < ITEMS:
+            if session[one] == session[other] and item[one] != item[other] and max(item[one], item[other]) < ITEMS:
                 mass = float(weight[other]) / (other - one)
                 masses["near"][item[one], item[other]] += mass
                 masses["near"][item[other], item[one]] += mass
@@ -90,19 +90,22 @@ def test_states_are_those_of_the_whole_log_wherever_they_are_asked_for() -> None
     np.testing.assert_array_equal(np.unique(clicks.user[run]), np.unique(clicks.user[rows]))
 
 
-@given(st.lists(st.tuples(st.integers(0, 12), st.sampled_from([0, 1, NEW_VISIT - 1, NEW_VISIT]))), st.integers(1, 9))
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.sampled_from([0, 1, NEW_SESSION - 1, NEW_SESSION]))),
+    st.integers(1, 9),
+)
 def test_different_items_are_remembered_the_last_first(history: list[tuple[int, int]], users: int) -> None:
-    """After each click: the last REMEMBERED different items, and how many of them were clicked in this visit."""
+    """After each click: the last REMEMBERED different items, and how many of them were clicked in this session."""
     item, gap = (np.array([click[part] for click in history] * users) for part in (0, 1))
     none, user = np.zeros(len(item), np.int32), np.repeat(np.arange(users, dtype=np.int32), len(history))
     clicks = Clicks(item.astype(np.int32), none, gap.astype(np.uint8), none, none.astype(np.bool_), user, item * 0)
     rows = np.arange(len(item))[::-1][::2]
-    for row, recent, (visit,) in zip(rows.tolist(), *memories(clicks, rows), strict=True):
+    for row, recent, (session,) in zip(rows.tolist(), *memories(clicks, rows), strict=True):
         before = history[: row % len(history) + 1]
-        begins = max(i for i in range(len(before)) if i == 0 or before[i][1] in (0, NEW_VISIT))
+        begins = max(i for i in range(len(before)) if i == 0 or before[i][1] in (0, NEW_SESSION))
         items = list(dict.fromkeys(item for item, _ in reversed(before)))[:REMEMBERED]
         assert recent[recent > 0].tolist() == [item + 1 for item in items]
-        assert visit == min(REMEMBERED, len({item for item, _ in before[begins:]}))
+        assert session == min(REMEMBERED, len({item for item, _ in before[begins:]}))
 
 
 def test_what_is_learned_from_is_few_bytes_a_click() -> None:

@@ -8,13 +8,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.dataset import cooccurrence
-from export.dataset.cooccurrence import NEW_VISIT, PRIOR, WINDOW, Counted, Neighbours, count_neighbours, new_visits
+from export.dataset.cooccurrence import (
+    NEW_SESSION,
+    PRIOR,
+    WINDOW,
+    Counted,
+    Neighbours,
+    count_neighbours,
+    session_starts,
+)
 from export.dataset.windows import Clicks
 
 ITEMS = 5
 CLICKS = st.lists(
     st.tuples(
-        st.integers(0, 2), st.integers(0, ITEMS), st.sampled_from([1, 2, NEW_VISIT - 1, NEW_VISIT, NEW_VISIT + 1])
+        st.integers(0, 2),
+        st.integers(0, ITEMS),
+        st.sampled_from([1, 2, NEW_SESSION - 1, NEW_SESSION, NEW_SESSION + 1]),
     ),
     max_size=30,
 ).map(lambda clicks: sorted(clicks, key=lambda click: click[0]))
@@ -32,7 +42,7 @@ def sessions_of(clicks: list[tuple[int, int, int]]) -> list[int]:
     """The number of each click's session: a new one where the user changes or the gap is long."""
     found, number = [], 0
     for at, (user, _, gap) in enumerate(clicks):
-        number += at == 0 or user != clicks[at - 1][0] or gap >= NEW_VISIT
+        number += at == 0 or user != clicks[at - 1][0] or gap >= NEW_SESSION
         found.append(number)
     return found
 
@@ -91,13 +101,13 @@ def test_neighbours_are_counted_within_sessions_by_distance(clicks: list[tuple[i
 @given(CLICKS)
 def test_sessions_begin_at_users_and_long_gaps(clicks: list[tuple[int, int, int]]) -> None:
     """The training's sessions are those that the worker sees by its gap buckets."""
-    begins = new_visits(columns(clicks)) if clicks else np.empty(0, np.bool_)
+    begins = session_starts(columns(clicks)) if clicks else np.empty(0, np.bool_)
     assert np.cumsum(begins).tolist() == sessions_of(clicks)
 
 
 def test_only_the_strongest_neighbours_are_kept_and_the_total_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is cut off still counts in the total, so the shares of the kept ones do not grow by the cut."""
-    clicks = [(0, item, NEW_VISIT if first else 1) for item in (1, 1, 2, 3) for first, item in ((1, 0), (0, item))]
+    clicks = [(0, item, NEW_SESSION if first else 1) for item in (1, 1, 2, 3) for first, item in ((1, 0), (0, item))]
     whole = count_neighbours(columns(clicks), np.ones(8), ITEMS)
     monkeypatch.setattr(cooccurrence, "NEIGHBOURS", 2)
     cut = count_neighbours(columns(clicks), np.ones(8), ITEMS)
@@ -148,7 +158,7 @@ def test_an_older_models_counts_go_on(older: list[tuple[int, int, int]], newer: 
 def test_what_an_older_model_cut_off_still_counts_in_the_totals(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mass of neighbours that it did not keep is not given to those that it kept."""
     monkeypatch.setattr(cooccurrence, "NEIGHBOURS", 1)
-    older = [(0, item, NEW_VISIT if first else 1) for item in (1, 1, 2) for first, item in ((1, 0), (0, item))]
+    older = [(0, item, NEW_SESSION if first else 1) for item in (1, 1, 2) for first, item in ((1, 0), (0, item))]
     before = count_neighbours(columns(older), np.ones(6), ITEMS)
     found = count_neighbours(columns([(0, 0, 1), (0, 1, 1)]), np.ones(2), ITEMS, before)
     assert found.following.items[1].tolist() == [1]

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.dataset.sessions import SessionSets, Visits, visits_of
+from export.dataset.sessions import Sessions, SessionSets, sessions_of
 from export.log.log import Log
 
 ITEMS = 5
@@ -12,9 +12,9 @@ SESSIONS = st.lists(st.lists(st.integers(0, ITEMS), min_size=1, max_size=5), max
 QUICK = settings(max_examples=25)
 
 
-def flat(sessions: list[list[int]], counts: list[int] | None = None) -> Visits:
+def flat(sessions: list[list[int]], counts: list[int] | None = None) -> Sessions:
     """The sessions as arrays; ITEMS = an unknown item."""
-    return Visits(
+    return Sessions(
         np.array([item for one in sessions for item in one], np.int32),
         np.cumsum([0, *map(len, sessions)]).astype(np.int64),
         np.arange(len(sessions)) * 10,
@@ -22,8 +22,8 @@ def flat(sessions: list[list[int]], counts: list[int] | None = None) -> Visits:
     )
 
 
-def lists(visits: Visits) -> list[list[int]]:
-    return [part.tolist() for part in np.split(visits.item, visits.start[1:-1])] if len(visits) else []
+def lists(sessions: Sessions) -> list[list[int]]:
+    return [part.tolist() for part in np.split(sessions.item, sessions.start[1:-1])] if len(sessions) else []
 
 
 @QUICK
@@ -57,7 +57,7 @@ def test_every_click_knows_its_session(sessions: list[list[int]]) -> None:
 def test_items_of_another_model_are_found_at_their_new_index(sessions: list[list[int]], order: list[int]) -> None:
     """Clicks and counts move together to the new indices; the unknown item stays unknown."""
     place = np.array([*order[:ITEMS], ITEMS + 2], np.int32)
-    moved = flat(sessions, [1, 2, 3, 4, 5]).placed(place, ITEMS + 2)
+    moved = flat(sessions, [1, 2, 3, 4, 5]).reindexed(place, ITEMS + 2)
     assert lists(moved) == [[int(place[item]) for item in one] for one in sessions]
     assert moved.items == ITEMS + 2
     assert [int(moved.counts[place[item]]) for item in range(ITEMS)] == [1, 2, 3, 4, 5]
@@ -123,7 +123,7 @@ def test_a_logs_sessions_are_ordered_by_their_last_click(clicks: list[tuple[int,
             break
         expected.insert(0, [which for which, _ in one])
         ends.insert(0, max(ms for _, ms in one))
-    found = visits_of(log, known, newest)
+    found = sessions_of(log, known, newest)
     assert lists(found) == expected
     assert found.end_ms.tolist() == ends
     assert found.counts.tolist() == [sum(which == item for _, item, _ in clicks) for which in (2, 0)]

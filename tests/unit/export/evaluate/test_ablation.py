@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from export.dataset.windows import Windows
 from export.evaluate import ablation
 from export.evaluate.ablation import NOTHING, ablations, temporarily
-from export.fit.mixture import count_on, mix
+from export.fit.mixture import count_cooccurrence, mix
 from export.log.log import GAP_EDGES_MS, Log
 from export.measure.ranking import list_ranks, recall_and_mrr
 from export.network.mixture import CLOSED
@@ -79,7 +79,7 @@ def judged(log: Log, seed: int = 0) -> Judged:
     network = Network(Sizes(len(held_out.vocabulary.items), len(log.event_types), len(GAP_EDGES_MS) + 2, 16)).eval()
     torch.nn.init.normal_(network.event_rows)
     torch.nn.init.normal_(network.gap_rows)
-    count_on(network, held_out.head, held_out.popularity, None, None)
+    count_cooccurrence(network, held_out.head, held_out.popularity, None, None)
     quality = mix(network, held_out.seen, held_out.cut_ms, seed)
     return Judged(network, held_out, halves(held_out.seen, held_out.cut_ms)[1], quality)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.arrays import I64
-from export.dataset.sessions import SessionSets, Visits, visits_of
+from export.dataset.sessions import Sessions, SessionSets, sessions_of
 from export.evaluate.baselines import (
     Baseline,
     Cooccurrence,
@@ -30,10 +30,10 @@ SESSIONS = st.lists(st.lists(st.integers(0, ITEMS), min_size=1, max_size=6), min
 SESSION = st.lists(st.integers(0, ITEMS), min_size=1, max_size=14)
 
 
-def visits(sessions: list[list[int]]) -> Visits:
+def as_sessions(sessions: list[list[int]]) -> Sessions:
     start = np.append(0, np.cumsum([len(one) for one in sessions]))
     item = np.array([item for one in sessions for item in one], np.int32)
-    return Visits(item, start, np.arange(len(sessions)), np.arange(ITEMS, 0, -1))
+    return Sessions(item, start, np.arange(len(sessions)), np.arange(ITEMS, 0, -1))
 
 
 def listed(baseline: Baseline, session: list[int], left_out: tuple[int, ...] = (), k: int = ITEMS) -> list[int]:
@@ -47,7 +47,7 @@ def scored(baseline: Baseline, session: I64) -> dict[int, float]:
 
 def test_lists_by_hand() -> None:
     """Followers by count, ties by the more popular item, then popularity; an unknown item gets popularity alone."""
-    markov = Markov(visits([[0, 3], [0, 3], [0, 4], [0, 4], [0, 2], [1, 0]]))
+    markov = Markov(as_sessions([[0, 3], [0, 3], [0, 4], [0, 4], [0, 2], [1, 0]]))
     assert listed(markov, [0], k=6) == [3, 4, 2, 0, 1, 5]
     assert listed(markov, [0], (0, 3), 3) == [4, 2, 1]
     assert listed(markov, [ITEMS], k=3) == [0, 1, 2]
@@ -62,7 +62,7 @@ def test_markov_is_a_full_ranking(sessions: list[list[int]], session: list[int],
     known = [i for i in session if i < ITEMS]
     ranked = sorted(range(ITEMS), key=lambda i: (-pairs.count((known[-1], i)) if known else 0, i))
     expected = [i for i in ranked if i not in left_out][:k]
-    assert listed(Markov(visits(sessions)), session, tuple(left_out), k) == expected
+    assert listed(Markov(as_sessions(sessions)), session, tuple(left_out), k) == expected
 
 
 @given(sessions=SESSIONS, session=SESSION)
@@ -77,7 +77,7 @@ def test_cooccurrence_is_the_decayed_cosine(sessions: list[list[int]], session: 
                 cosine = len(holds[i] & holds[j]) / (len(holds[i]) * len(holds[j])) ** 0.5
                 expected[j] += (1 - age / 10) * cosine
     if known:
-        found = scored(Cooccurrence(SessionSets(visits(sessions))), np.array(known))
+        found = scored(Cooccurrence(SessionSets(as_sessions(sessions))), np.array(known))
         assert found == pytest.approx({j: expected[j] for j in found})
         assert all(j in found for j, score in expected.items() if score > 0)
 
@@ -114,14 +114,14 @@ def test_vsknn_is_its_definition(sessions: list[list[int]], session: list[int], 
             idf = np.log(len(sessions) / sum(item in one for one in sessions))
             gone = item == session[-1] and not setting.repeats
             expected[item] = expected.get(item, 0.0) + (not gone) * likeness[s] * decay * (1 + setting.idf * idf)
-    found = scored(VsKnn(SessionSets(visits(sessions)), setting), np.array(session))
+    found = scored(VsKnn(SessionSets(as_sessions(sessions)), setting), np.array(session))
     assert found == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
 def test_the_newest_candidates_count() -> None:
     """Of more sessions than the sample, only the newest are neighbours."""
     old, new = [[0, 1]] * 5, [[0, 2]] * 3
-    method = VsKnn(SessionSets(visits(old + new)), VsKnnSetting(sample=3))
+    method = VsKnn(SessionSets(as_sessions(old + new)), VsKnnSetting(sample=3))
     assert listed(method, [0], (0,), 2) == [2, 1]
     assert scored(method, np.array([0])).keys() == {0, 2}
 
@@ -130,13 +130,13 @@ def test_the_setting_is_chosen_where_it_helps() -> None:
     """In sessions that never repeat an item, VS-KNN learns on its own slice not to repeat the last one."""
     rng = np.random.default_rng(0)
     sessions = [[int(a), (int(a) + 3) % ITEMS, (int(a) + 6) % ITEMS] for a in rng.integers(0, ITEMS, 400)]
-    assert not choose_vsknn(visits(sessions)).repeats
-    assert choose_vsknn(visits([[int(a)] * 4 for a in rng.integers(0, ITEMS, 400)])).repeats
+    assert not choose_vsknn(as_sessions(sessions)).repeats
+    assert choose_vsknn(as_sessions([[int(a)] * 4 for a in rng.integers(0, ITEMS, 400)])).repeats
 
 
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     """The model directory keeps sessions and setting; one without them is refused in one line."""
-    one = visits([[0, 1, 2], [2, 3], [ITEMS, 1]] * 10)
+    one = as_sessions([[0, 1, 2], [2, 3], [ITEMS, 1]] * 10)
     setting = VsKnnSetting(k=7, idf=1.0, repeats=False)
     save_baselines(tmp_path, one, setting)
     loaded, chosen = load_baselines(tmp_path)
@@ -161,12 +161,12 @@ def test_sessions_are_kept_by_their_end_and_only_the_newest() -> None:
         event_types=["view"],
         sessions=[],
     )
-    found = visits_of(log, ["a", "b"])
+    found = sessions_of(log, ["a", "b"])
     assert found.item.tolist() == [2, 1, 0, 1, 0]
     assert found.start.tolist() == [0, 2, 4, 5]
     assert found.end_ms.tolist() == [30, 50, 90]
     assert found.counts.tolist() == [2, 2]
-    newest = visits_of(log, ["a", "b"], newest=4)
+    newest = sessions_of(log, ["a", "b"], newest=4)
     assert newest.item.tolist() == [0, 1, 0]
     assert newest.start.tolist() == [0, 2, 3]
     assert newest.end_ms.tolist() == [50, 90]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from export.dataset.sessions import visits_of
+from export.dataset.sessions import sessions_of
 from export.evaluate.baselines import NAMES, save_baselines
 from export.evaluate.evaluate import already_learned, evaluate, judge, remarks
 from export.evaluate.positions import rank_in
@@ -78,7 +78,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = np.array(log.items)[np.argsort(-np.bincount(log.item), kind="stable")]
     items = [name for name in names.tolist() if name not in ("i30", "i31")]
     manifest = write_untrained(directory, items, ["view"])
-    save_baselines(directory, visits_of(log, items), VsKnnSetting())
+    save_baselines(directory, sessions_of(log, items), VsKnnSetting())
     files = {**manifest.files, "baselines.npz": sha256(directory / "baselines.npz")}
     write_manifest(directory, Manifest(**{**_fields(manifest), "files": files}))
     return directory

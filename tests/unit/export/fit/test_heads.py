@@ -1,4 +1,4 @@
-"""What the surprise head is fitted on, and how sure it may be of clicks it was not fitted on."""
+"""The examples of the surprise head, and its correction by the temperature."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
 from export.dataset.windows import Clicks, Windows
-from export.fit.heads import Meetings, States, fitted_surprise, states_before
+from export.fit.heads import PreClickStates, SurpriseExamples, fitted_surprise, states_before
 from export.network.mixture import Mixture
 from export.network.network import Network, Sizes
 from export.network.states import outputs
@@ -31,24 +31,24 @@ def fitted(temperature: float) -> tuple[SurpriseHead, Tensor]:
     network.mixture.temperature.fill_(temperature)
     item = torch.arange(200) % (ITEMS + 1)
     after = torch.randn(200, UNITS) + 4 * torch.randn(ITEMS + 1, UNITS)[item]
-    states = States(after, torch.arange(200), torch.ones(200, dtype=torch.bool))
-    met = Meetings(states, item, torch.zeros(200, dtype=torch.int64), torch.ones(200))
-    return fitted_surprise(network, met, CLUSTERS, 5, torch.Generator().manual_seed(0)), after
+    states = PreClickStates(after, torch.arange(200), torch.ones(200, dtype=torch.bool))
+    examples = SurpriseExamples(states, item, torch.zeros(200, dtype=torch.int64), torch.ones(200))
+    return fitted_surprise(network, examples, CLUSTERS, 5, torch.Generator().manual_seed(0)), after
 
 
-def test_a_click_comes_upon_what_the_one_before_left() -> None:
-    """The output after the same user's click before it; a user's first click comes upon zeros."""
+def test_the_state_before_a_click_is_that_after_the_previous_click() -> None:
+    """It is the output after the same user's previous click; zeros before a user's first click."""
     user = np.array([3, 3, 3, 7, 9, 9], np.int32)
     item, none = np.arange(6, dtype=np.int32), np.zeros(6, np.int32)
     clicks = Clicks(item, none, none.astype(np.uint8), none, none > 0, user, none.astype(np.int64))
     network, rows = untrained().eval(), np.array([0, 2, 3, 5])
-    after, came = outputs(network, Windows(clicks), np.arange(6)), states_before(network, clicks, rows)
+    after, before = outputs(network, Windows(clicks), np.arange(6)), states_before(network, clicks, rows)
     nothing = torch.zeros(UNITS)
-    torch.testing.assert_close(came.at(torch.arange(4)), torch.stack([nothing, after[1], nothing, after[4]]))
+    torch.testing.assert_close(before.at(torch.arange(4)), torch.stack([nothing, after[1], nothing, after[4]]))
 
 
-def test_a_network_that_is_too_sure_is_cooled_on_both_levels() -> None:
-    """The mixture's temperature divides what the states say of clusters and of items, and leaves a new user's alone."""
+def test_the_temperature_corrects_both_levels() -> None:
+    """It divides the rows of clusters and items, but not the biases, which give the probabilities of a new user."""
     (plain, states), (cooled, _) = fitted(1.0), fitted(2.0)
     torch.testing.assert_close(cooled.blocks, plain.blocks / 2)
     torch.testing.assert_close(cooled.top.weight, plain.top.weight / 2)
@@ -60,7 +60,7 @@ def test_a_network_that_is_too_sure_is_cooled_on_both_levels() -> None:
 
 
 def test_probabilities_of_all_items_sum_to_one() -> None:
-    """Over the known items and as many new ones as share the unknown item's mass, cooled or not."""
+    """The sum is over the known items and over the new items that share the probability of the unknown item."""
     head, states = fitted(2.0)
     few = states[:3]
     every = torch.stack([head(torch.full((3,), item), few) for item in range(ITEMS + 1)], dim=1)

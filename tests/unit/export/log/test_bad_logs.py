@@ -68,15 +68,15 @@ TOO_BAD = [
     ("empty.parquet", "", "the file is empty"),
     ("empty.jsonl", "", "the file is empty"),
     ("blank.csv", "\n\n", "no column 'user_id'|the file is empty"),
-    ("header.csv", HEADER, "no clicks in 0 rows"),
+    ("header.csv", HEADER, "header.csv: the log has a header and no rows$"),
     ("headerless.csv", clicks().removeprefix(HEADER), "no column 'user_id'; its columns are u0, i0, view, 1700000000"),
     ("no_users.csv", "item_id,timestamp\ni,1\n", "no column 'user_id'; .* --user-col"),
     ("no_items.csv", "user_id,timestamp\nu,1\n", "no column 'item_id'; .* --item-col"),
-    ("no_times.csv", "user_id,item_id\nu,i\n", "no column 'timestamp'; .* --time-col, or say --in-order"),
+    ("no_times.csv", "user_id,item_id\nu,i\n", "no column 'timestamp'; .* --time-col, or give --in-order"),
     (
         "german_dates.csv",
         HEADER + "u,i,view,14.11.2023\n",
-        "dropped 1 rows: no time in a known format, such as '14",
+        "dropped 1 row: no time in a known format, such as '14",
     ),
     ("far_times.csv", HEADER + "u,i,view,9e18\nu,i,view,-1\n", "dropped 2 rows: a time before 1970 or after 2100"),
     ("nulls.csv", HEADER + ",,,\n,,,\n", "no clicks in 2 rows; dropped 2 rows: no user"),
@@ -85,42 +85,47 @@ TOO_BAD = [
     ("single_clicks.csv", clicks(user=same), "no user of the log has two clicks"),
     ("one_time.csv", clicks(time=lambda i: START), "all clicks of the log have the same time.* --in-order"),
     ("short.csv", clicks(50), "50 clicks; at least 200"),
-    ("twice.csv", "user_id,item_id,item_id,timestamp\nu,i,j,1\n", "two columns are called 'item_id'"),
+    ("twice.csv", "user_id,item_id,item_id,timestamp\nu,i,j,1\n", "two columns have the name 'item_id'"),
     ("empty.jsonl.gz", gzip.compress(b""), "the file is empty"),
     (
         "ragged.csv",
         HEADER + 'u,"a\ni",view,1\nu,i,view,1,extra\n',
-        "line 4 has 5 fields and the first one.* 4: is a sep",
+        "line 4 has 5 fields, but the header has 4: is a sep",
     ),
     ("ragged.csv.gz", gzip.compress(b"user_id;item_id;timestamp\nu;i;1\nu;i;1;x\n"), "line 3 has 4 fields"),
-    ("open_quote.csv", HEADER + '"u,i,view,1\nv,i,view,1\n', "a quote is opened and not closed"),
+    ("open_quote.csv", HEADER + '"u,i,view,1\nv,i,view,1\n', "line 2: a quote is opened and not closed"),
+    ("late_quote.csv", HEADER + "u,i,view,1\n" * 3 + 'u,"i,view,1\n' + "u,i,view,1\n" * 3, "line 5: a quote is opened"),
+    ("text_after_quote.csv", HEADER + 'u,"a\ni",view,1\nu,"i"x,view,1\n', "line 4: text follows a closing quote"),
+    ("open_quote.csv.gz", gzip.compress((HEADER + 'u,"i,view,1\n').encode()), "line 2: a quote is opened"),
     ("wide.csv", ",".join(f"c{i}" for i in range(500)) + "\n", "c19, 480 more. Give a column"),
     ("utf16.csv", clicks().encode("utf-16"), "UTF-16"),
-    ("sheet.csv", b"PK\x03\x04" + bytes(50), "a zip or a spreadsheet"),
-    ("noise.csv", bytes(range(256)) * 9, "no column 'user_id'|more fields|a quote is opened|not readable"),
+    ("sheet.csv", b"PK\x03\x04" + bytes(50), "a zip file or a spreadsheet"),
+    ("noise.csv", bytes(range(256)) * 9, "not a text file; a .csv file must be text"),
+    ("packed_noise.csv.gz", gzip.compress(random.Random(0).randbytes(9_000)), "not a text file"),
+    ("picture.csv", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\2\0" + random.Random(0).randbytes(900), "not a text file"),
     ("noise.csv.gz", b"\x1f\x8b" + bytes(range(256)), "not readable"),
     ("noise.parquet", bytes(range(256)), "not readable"),
-    ("noise.jsonl", bytes(range(256)), "line 1 is no JSON object"),
+    ("noise.jsonl", bytes(range(256)), "not a text file; a .jsonl file must be text"),
     ("half.csv.gz", half_a_gzip, "not readable"),
-    ("text.jsonl", "not json\n", "line 1 is no JSON object: not json. Mend"),
-    ("arrays.jsonl", "[1, 2]\n", r"line 1 is no JSON object: \[1, 2\]"),
-    ("cut.jsonl", '{"user_id": 1}\n\n{"user_id": 2, "it', 'line 3 is no JSON object: {"user_id": 2, "it'),
-    ("cut.jsonl.gz", gzip.compress(b'{"user_id": 1}\n{"user_'), "line 2 is no JSON object"),
-    ("scalars.jsonl", '{"user_id": 1}\n7\n', "line 2 is no JSON object: 7|no column"),
+    ("text.jsonl", "not json\n", "line 1 is not a JSON object: not json. Correct"),
+    ("arrays.jsonl", "[1, 2]\n", r"line 1 is not a JSON object: \[1, 2\]"),
+    ("cut.jsonl", '{"user_id": 1}\n\n{"user_id": 2, "it', 'line 3 is not a JSON object: {"user_id": 2, "it'),
+    ("cut.jsonl.gz", gzip.compress(b'{"user_id": 1}\n{"user_'), "line 2 is not a JSON object"),
+    ("scalars.jsonl", '{"user_id": 1}\n7\n', "line 2 is not a JSON object: 7|no column"),
     ("truncated.parquet", truncated, "not readable"),
     ("corrupt.parquet", corrupt, "not readable"),
     ("renamed.csv", parquet(user_id=[1]), "this is a Parquet file"),
-    ("empty_frame.parquet", parquet(user_id=[], item_id=[], timestamp=[]), "no clicks in 0 rows"),
-    ("nested.parquet", parquet(user_id=[[1]], item_id=[1], timestamp=[1]), "column 'user_id' holds List"),
-    ("pause.parquet", parquet(user_id=[1], item_id=[1], timestamp=[timedelta(seconds=5)]), "holds Duration"),
+    ("empty_frame.parquet", parquet(user_id=[], item_id=[], timestamp=[]), "the log has a header and no rows"),
+    ("nested.parquet", parquet(user_id=[[1]], item_id=[1], timestamp=[1]), "column 'user_id' has the type List"),
+    ("pause.parquet", parquet(user_id=[1], item_id=[1], timestamp=[timedelta(seconds=5)]), "has the type Duration"),
     (
         "all_null.parquet",
         parquet(user_id=[None] * 3, item_id=[1, 2, 3], timestamp=[1, 2, 3]),
         "dropped 3 rows: no user",
     ),
     ("log.xlsx", "", "the name must end in"),
-    ("a_directory", empty_directory, "a directory without files"),
-    ("nothing-*.csv", None, "no file has such a name"),
+    ("a_directory", empty_directory, "the directory has no files"),
+    ("nothing-*.csv", None, "no file matches this pattern"),
     ("missing.csv", None, "no such file"),
 ]
 
@@ -177,9 +182,9 @@ def rewritten(text: str) -> list[tuple[str, object, str]]:
         ("plain.csv.gz", text, ""),  # a name that promises gzip
         ("packed.csv.gz", gzip.compress(text.encode()), ""),
         ("blanks.csv", text.replace("\n", "\n\n"), ""),
-        ("mixed_units.csv", HEADER + "\n".join(mixed), "times by their size: 75 in"),
+        ("mixed_units.csv", HEADER + "\n".join(mixed), "units of the times, by their size: 75 in"),
         ("shuffled.csv", HEADER + "\n".join(shuffled), "the rows were not in time order: sorted by user and time"),
-        ("holes.csv", text + f",i,view,{START}\nu,,view,{START}\nu,i,view,\n", "dropped 1 rows: no time"),
+        ("holes.csv", text + f",i,view,{START}\nu,,view,{START}\nu,i,view,\n", "dropped 1 row: no time"),
         ("more_columns.csv", "\n".join(row + ",x,y" for row in text.splitlines()), ""),
         ("a_directory", two_files, ""),
     ]
@@ -190,7 +195,7 @@ def test_bytes_that_are_not_utf8_are_reported(tmp_path: Path) -> None:
     put(tmp_path / "latin1.csv", clicks().replace("i3,", "caf\xe9,").encode("latin-1"))
     log = read_log(tmp_path / "latin1.csv")
     assert "caf\ufffd" in log.items
-    assert log.notes == ["1 ids hold bytes that are not UTF-8, read as \ufffd: save the log as UTF-8"]
+    assert log.notes == ["1 id has bytes that are not UTF-8, read as \ufffd: save the log as UTF-8"]
 
 
 def as_text(log: Log) -> set[tuple[str, str, str, int]]:
@@ -214,7 +219,7 @@ def test_the_same_clicks_in_a_different_form_are_the_same_log(
 SOUND = [
     ("one_user.csv", clicks(user=lambda i: 0), ""),
     ("half_once.csv", clicks(600, item=lambda i: 1000 + i if i % 2 else i % 50), ""),
-    ("repeats.csv", clicks() + clicks().removeprefix(HEADER) * 3, "900 rows (75.0%) are equal to an earlier row"),
+    ("repeats.csv", clicks() + clicks().removeprefix(HEADER) * 3, "900 rows repeat an earlier row (75.0%)"),
 ]
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.dataset.cooccurrence import NEW_VISIT
+from export.dataset.cooccurrence import NEW_SESSION
 from export.log.log import GAP_EDGES_MS, HOUR, Log, read_log
 from export.log.reader import ColumnNames
 from export.log.synthetic_times import session_begins
@@ -78,10 +78,10 @@ def test_bad_rows_are_dropped_and_counted(tmp_path: Path) -> None:
     log = read_log(written(tmp_path / "a.csv", HEADER + "\n".join(rows) + "\n"))
     assert len(log) == 1
     assert log.notes == [
-        "dropped 1 rows: no user",
-        "dropped 1 rows: no item",
-        "dropped 1 rows: no time in a known format, such as 'soon'",
-        "dropped 1 rows: a time before 1970 or after 2100",
+        "dropped 1 row: no user",
+        "dropped 1 row: no item",
+        "dropped 1 row: no time in a known format, such as 'soon'",
+        "dropped 1 row: a time before 1970 or after 2100",
     ]
 
 
@@ -111,8 +111,8 @@ def test_half_an_hour_separates_sessions_for_the_log_and_for_the_graphs(
     path = written(tmp_path / "a.csv", HEADER + f"u,a,view,{start}\nu,b,view,{start + gap_ms}\n")
     log = read_log(path)
     assert log.next_in_session().tolist() == ([-1, -1] if parted else [1, -1])
-    assert (log.gaps(GAP_EDGES_MS)[1] >= NEW_VISIT) == parted
-    assert (gap_bucket(np.array([gap_ms]), np.array([False]), GAP_EDGES_MS)[0] >= NEW_VISIT) == parted
+    assert (log.gaps(GAP_EDGES_MS)[1] >= NEW_SESSION) == parted
+    assert (gap_bucket(np.array([gap_ms]), np.array([False]), GAP_EDGES_MS)[0] >= NEW_SESSION) == parted
 
 
 def test_interleaved_sessions_are_separate(tmp_path: Path) -> None:
@@ -121,15 +121,15 @@ def test_interleaved_sessions_are_separate(tmp_path: Path) -> None:
     log = read_log(written(tmp_path / "a.csv", "user_id,item_id,session_id,timestamp\n" + rows))
     assert log.next_in_session().tolist() == [2, -1, -1, -1]
     assert [log.sessions[s] for s in log.session] == ["x", "y", "x", "x"]
-    assert log.notes == ["1 session ids belong to several users: each user's clicks of one are a session"]
+    assert log.notes == ["1 session id belongs to several users: each of these users has a separate session"]
 
 
 @pytest.mark.parametrize(
     ("ids", "fragment"),
     [
-        (["", "a", ""], "2 rows have no session: those of a user are taken for one"),
-        ([float("nan"), 1.0, None], "2 rows have no session: those of a user are taken for one"),
-        (["", None, ""], "the column of sessions is empty: half an hour without a click parts them"),
+        (["", "a", ""], "2 rows have no session: those of one user are one session"),
+        ([float("nan"), 1.0, None], "2 rows have no session: those of one user are one session"),
+        (["", None, ""], "the session column is empty: half an hour without a click ends a session"),
     ],
 )
 def test_clicks_without_a_session_are_reported(tmp_path: Path, ids: list[object], fragment: str) -> None:
@@ -156,8 +156,8 @@ def test_gap_buckets_are_those_of_the_engine(tmp_path: Path) -> None:
         ("a.parquet", b"no parquet", "not readable .parquet:"),
         ("a.csv", b"user_id,item_id\nu,i\n", "no column 'timestamp'.*--time-col.*--in-order"),
         ("a.csv", b"item_id,timestamp\ni,1700000000\n", "no column 'user_id'.*--user-col"),
-        ("a.csv", HEADER.encode(), "no clicks in 0 rows"),
-        ("a.csv", HEADER.encode() + b"u,i,view,never\n", "no clicks in 1 rows; dropped 1 rows: no time"),
+        ("a.csv", HEADER.encode(), "a header and no rows"),
+        ("a.csv", HEADER.encode() + b"u,i,view,never\n", "no clicks in 1 row; dropped 1 row: no time"),
     ],
 )
 def test_an_unusable_log_has_an_error_with_the_reason(
@@ -200,8 +200,8 @@ def test_whole_floats_are_integers(tmp_path: Path) -> None:
     assert log.users == ["7"]
     assert log.notes == [
         "dropped 2 rows: no user",
-        "dropped 1 rows: the user is neither text nor a whole number, such as '8.5'",
-        f"dropped 1 rows: the user is {LOST_DIGITS}, such as '1e+300'",
+        "dropped 1 row: the user is neither text nor a whole number, such as '8.5'",
+        f"dropped 1 row: the user is {LOST_DIGITS}, such as '1e+300'",
     ]
 
 
@@ -211,7 +211,7 @@ def test_a_nested_column_is_refused_by_name(tmp_path: Path, column: str, value: 
     """A list or a struct where one value belongs ends in one line that names the column."""
     row = {"user_id": "u", "item_id": "i", "timestamp": 1_700_000_000, column: value}
     pl.DataFrame([row]).write_parquet(tmp_path / "a.parquet")
-    with pytest.raises(ConfigError, match=f"column '{column}' holds (List|Struct)") as raised:
+    with pytest.raises(ConfigError, match=f"column '{column}' has the type (List|Struct)") as raised:
         read_log(tmp_path / "a.parquet")
     assert "\n" not in str(raised.value)
 

@@ -83,7 +83,7 @@ def test_category_and_price_are_there_if_the_log_has_them(tmp_path: Path) -> Non
     assert log.price is not None
     assert log.category.tolist() == [0, -1, 1, 0]
     assert np.array_equal(log.price, [9.5, np.nan, np.nan, np.nan], equal_nan=True)
-    assert "2 prices are not a number >= 0, such as 'free': left out" in log.notes
+    assert "price is not a number >= 0 in 2 rows, such as 'free': left out" in log.notes
     pl.DataFrame(
         {"user_id": ["u"] * 3, "item_id": ["a"] * 3, "timestamp": [1, 2, 3], "price": [1.0, np.nan, None]}
     ).write_parquet(tmp_path / "log.parquet")

@@ -88,14 +88,14 @@ def test_the_mixture_is_a_distribution_and_the_surprise_is_its_own() -> None:
     network, rng = small_network(), np.random.default_rng(1)
     last = torch.from_numpy(rng.integers(0, len(ITEMS) + 2, (40, REMEMBERED)).astype(np.int32))
     last[:10, 3:] = 0
-    visit = torch.from_numpy(rng.integers(0, 12, (40, 1)).astype(np.int32))
+    session = torch.from_numpy(rng.integers(0, 12, (40, 1)).astype(np.int32))
     out = torch.randn(40, 8)
-    log_probs = network.log_probs(out, last, visit).detach()
+    log_probs = network.log_probs(out, last, session).detach()
     np.testing.assert_allclose(log_probs.exp().sum(1), 1, atol=1e-5)
     for item in range(0, len(ITEMS), 7):
-        came = torch.full((40,), item)
+        clicked = torch.full((40,), item)
         own = torch.softmax(network.logits(out), dim=1)[:, item].detach()
-        torch.testing.assert_close(network.mixture.surprise(own, came, last, visit), -log_probs[:, item])
+        torch.testing.assert_close(network.mixture.surprise(own, clicked, last, session), -log_probs[:, item])
 
 
 @pytest.mark.parametrize(("items", "count"), [(1, 1), (2, 2), (7, 3), (90, 22), (1000, 126)])

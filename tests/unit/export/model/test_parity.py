@@ -26,7 +26,7 @@ from tests.unit.export.train.test_trainer import Silent
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
-    """4,000 clicks of the simulated shop: users interleaved, visits, three event types, bots, items clicked again."""
+    """4,000 clicks of the simulated shop: users interleaved, sessions, three event types, bots, items clicked again."""
     path = tmp_path_factory.mktemp("log") / "clicks.csv"
     write_log(islice(simulate(build_shop(), users=60, seed=3, start_ms=1_700_000_000_000), 4_000), path)
     read = read_log(path)

@@ -1,4 +1,4 @@
-"""The mixture beside the network against a mixture in plain Python."""
+"""The mixture compared with a mixture in plain Python."""
 
 import math
 
@@ -9,13 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from export.dataset.cooccurrence import NEIGHBOURS, NEW_VISIT, Counted, Neighbours
-from export.network.mixture import MOST, REMEMBERED, Mixture, remember
+from export.dataset.cooccurrence import NEIGHBOURS, NEW_SESSION, Counted, Neighbours
+from export.network.mixture import MAX_WEIGHT, REMEMBERED, Mixture, remember
 
 ITEMS = 6
 QUICK = settings(max_examples=25, deadline=None)
 
-WALK = st.lists(st.tuples(st.integers(0, ITEMS), st.sampled_from([0, 1, NEW_VISIT - 1, NEW_VISIT, NEW_VISIT + 2])))
+WALK = st.lists(
+    st.tuples(st.integers(0, ITEMS), st.sampled_from([0, 1, NEW_SESSION - 1, NEW_SESSION, NEW_SESSION + 2]))
+)
 """One user's items and gap buckets; ITEMS = unknown."""
 
 
@@ -24,7 +26,7 @@ def slow_memory(walk: list[tuple[int, int]]) -> tuple[list[int], int]:
     recent: list[int] = []
     session: set[int] = set()
     for item, gap in walk:
-        if gap == 0 or gap >= NEW_VISIT:
+        if gap == 0 or gap >= NEW_SESSION:
             session = set()
         recent = [item, *(other for other in recent if other != item)][:REMEMBERED]
         session.add(item)
@@ -84,7 +86,7 @@ def shares(found: Neighbours, item: int) -> dict[int, float]:
 
 
 def slow_mixture(made: Mixture, seed: int, walk: list[tuple[int, int]], network: list[float]) -> list[float]:
-    """p = left * network + each source's weight on what it brings, source by source."""
+    """p = left * network + the sum over the sources of weight * shares, source by source."""
     recent, count = slow_memory(walk)
     session = min(count, REMEMBERED)
     newest = recent[0] if recent else None
@@ -97,19 +99,19 @@ def slow_mixture(made: Mixture, seed: int, walk: list[tuple[int, int]], network:
     def gate(source: int) -> float:
         return 1 / (1 + math.exp(-float(np.dot(read, gates[:, source]))))
 
-    brought: list[tuple[float, dict[int, float]]] = []
+    sources: list[tuple[float, dict[int, float]]] = []
     following, near = table(seed), table(seed + 1)
     for age, item in enumerate(recent):
         now = age < session
         if age == 0 and now:
-            brought.append((gate(0), shares(following, item) if item < ITEMS else {}))
-        place = 1 + age + (0 if now else REMEMBERED)
-        brought.append((gate(place), shares(near, item) if item < ITEMS else {}))
-        brought.append((gate(place + 2 * REMEMBERED), {item: 1.0} if item < ITEMS else {}))
-    taken = sum(weight * sum(mine.values()) for weight, mine in brought)
-    scale = MOST / max(MOST, taken)
-    found = [p * (1 - taken * scale) for p in network]
-    for weight, mine in brought:
+            sources.append((gate(0), shares(following, item) if item < ITEMS else {}))
+        column = 1 + age + (0 if now else REMEMBERED)
+        sources.append((gate(column), shares(near, item) if item < ITEMS else {}))
+        sources.append((gate(column + 2 * REMEMBERED), {item: 1.0} if item < ITEMS else {}))
+    total = sum(weight * sum(mine.values()) for weight, mine in sources)
+    scale = MAX_WEIGHT / max(MAX_WEIGHT, total)
+    found = [p * (1 - total * scale) for p in network]
+    for weight, mine in sources:
         for item, share in mine.items():
             found[item] += weight * scale * share
     return found
@@ -117,10 +119,10 @@ def slow_mixture(made: Mixture, seed: int, walk: list[tuple[int, int]], network:
 
 @QUICK
 @given(WALK, st.integers(0, 50), st.sampled_from([0.1, 1.0, 5.0]))
-def test_probabilities_are_the_networks_and_what_the_last_items_bring(
+def test_probabilities_are_those_of_the_network_and_of_the_sources(
     walk: list[tuple[int, int]], seed: int, strength: float
 ) -> None:
-    """Followers, neighbours and repeats by age, each by its gate; together never more than MOST."""
+    """Followers, neighbours and repeats by age have the weights of their gates; together at most MAX_WEIGHT."""
     made, (recent, session) = mixture(seed, strength), memory(walk)
     logits = torch.randn(1, ITEMS, generator=torch.Generator().manual_seed(seed))
     network = torch.softmax(logits.double(), dim=1)[0].tolist()
@@ -132,7 +134,7 @@ def test_probabilities_are_the_networks_and_what_the_last_items_bring(
 @QUICK
 @given(WALK, st.integers(0, 50))
 def test_the_surprise_at_an_item_is_its_probability_in_the_list(walk: list[tuple[int, int]], seed: int) -> None:
-    """step.onnx and score.onnx speak of one distribution: -log of the list's probability, for every item."""
+    """step.onnx and score.onnx have the same distribution: the surprise is -log of the list's probability."""
     made, (recent, session) = mixture(seed), memory(walk)
     logits = torch.randn(1, ITEMS, generator=torch.Generator().manual_seed(seed))
     network = torch.softmax(logits, dim=1)[0]
@@ -150,7 +152,7 @@ def test_closed_gates_leave_the_network_alone() -> None:
 
 
 def test_a_new_user_has_the_networks_list() -> None:
-    """Nothing is remembered, so nothing is brought, however open the gates are."""
+    """Without remembered items no source exists, even if the gates are open."""
     made = mixture(0)
     made.gates.fill_(5.0)
     recent, session = memory([])
@@ -158,8 +160,8 @@ def test_a_new_user_has_the_networks_list() -> None:
     np.testing.assert_allclose(made.mixed(logits, recent, session), torch.softmax(logits, dim=1), atol=1e-6)
 
 
-def test_an_unknown_item_takes_its_place_and_brings_nothing() -> None:
-    """A user of unknown items only has the network's list too."""
+def test_unknown_items_are_remembered_but_have_no_shares() -> None:
+    """A user with only unknown items gets the network's list."""
     made = mixture(3)
     made.gates.fill_(5.0)
     recent, session = memory([(ITEMS, 0), (ITEMS, 1)])
@@ -169,7 +171,7 @@ def test_an_unknown_item_takes_its_place_and_brings_nothing() -> None:
 
 
 def test_users_of_one_batch_do_not_mix() -> None:
-    """Each row is what it is alone."""
+    """Each row of a batch has the result that it has alone."""
     made = mixture(7)
     walks = [[(0, 0)], [(1, 0), (2, 1), (ITEMS, 1)], []]
     recent, session = (torch.cat(parts) for parts in zip(*map(memory, walks), strict=True))

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.dataset.cooccurrence import NEIGHBOURS, NEW_VISIT, Counted, Neighbours
+from export.dataset.cooccurrence import NEIGHBOURS, NEW_SESSION, Counted, Neighbours
 from export.dataset.windows import Clicks, Windows
 from export.network.mixture import REMEMBERED, Mixture, remember
 from export.network.network import Network, Sizes
@@ -15,7 +15,9 @@ from export.network.states import memories, outputs
 ITEMS, UNITS = 12, 6
 QUICK = settings(max_examples=10, deadline=None)
 CLICKS = st.lists(
-    st.tuples(st.integers(0, 3), st.integers(0, ITEMS), st.sampled_from([0, 1, NEW_VISIT])), min_size=1, max_size=25
+    st.tuples(st.integers(0, 3), st.integers(0, ITEMS), st.sampled_from([0, 1, NEW_SESSION])),
+    min_size=1,
+    max_size=25,
 ).map(lambda clicks: sorted(clicks, key=lambda click: click[0]))
 """User, item, gap bucket; sorted by user."""
 
@@ -28,7 +30,7 @@ def columns(clicks: list[tuple[int, int, int]]) -> Clicks:
 
 def network() -> Network:
     torch.manual_seed(0)
-    made = Network(Sizes(ITEMS, 1, NEW_VISIT + 1, UNITS))
+    made = Network(Sizes(ITEMS, 1, NEW_SESSION + 1, UNITS))
     none = np.zeros((ITEMS + 2, NEIGHBOURS), np.float32)
     empty = Neighbours(none.astype(np.int32), none, none[:, 0])
     made.mixture = Mixture(Counted(empty, empty, np.zeros(ITEMS)))

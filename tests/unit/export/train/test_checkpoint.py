@@ -10,7 +10,7 @@ import pytest
 from export.network.mixture import CLOSED
 from export.network.weights import FILE
 from export.pipeline import train_model
-from export.train.checkpoint import Checkpoint, training_place
+from export.train.checkpoint import Checkpoint, checkpoint_directory
 from export.train.settings import TrainSettings
 from stream.errors import ConfigError
 from stream.manifest import read_manifest
@@ -32,7 +32,7 @@ class Killing(Silent):
         self.said: list[str] = []
 
     def begin(self, label: str, clicks: int) -> None:
-        self._rounds += label.startswith("epoch")
+        self._rounds += "epoch" in label
         if self._rounds == self._at_round:
             raise Killed
 
@@ -53,7 +53,7 @@ def test_a_resumed_training_writes_the_same_model(tmp_path: Path, undisturbed: P
     directory = tmp_path / "m" / "1"
     with pytest.raises(Killed):
         train_model(directory, shop(users=100), SHORT, Killing(at_round))
-    assert training_place(directory).is_dir()
+    assert checkpoint_directory(directory).is_dir()
     progress = Killing()
     train_model(directory, shop(users=100), SHORT, progress, resume=True)
     assert f"resuming after epoch {min(at_round - 1, 3)}" in progress.said
@@ -67,7 +67,7 @@ def test_a_resumed_training_writes_the_same_model(tmp_path: Path, undisturbed: P
     reports = [json.loads((place / "report.json").read_text()) for place in (directory, undisturbed)]
     assert reports[0].pop("date") >= reports[1].pop("date")
     assert reports[0] == reports[1]  # all its curves
-    assert not training_place(directory).exists()
+    assert not checkpoint_directory(directory).exists()
 
 
 def test_a_new_training_does_not_continue_an_old_one(tmp_path: Path) -> None:
@@ -135,5 +135,5 @@ def test_resume_without_a_checkpoint_is_reported(tmp_path: Path) -> None:
             if "no checkpoint" in line:
                 raise RuntimeError(line)
 
-    with pytest.raises(RuntimeError, match=r"1\.training has no checkpoint to go on from: starting anew"):
+    with pytest.raises(RuntimeError, match=r"1\.training has no checkpoint: the training starts with the first epoch"):
         train_model(tmp_path / "rule" / "1", shop(users=100), SHORT, Hearing(), resume=True)

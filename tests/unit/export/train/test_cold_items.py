@@ -12,7 +12,7 @@ from export.dataset.windows import Windows, encode
 from export.log.log import GAP_EDGES_MS, Vocabulary
 from export.network.states import outputs
 from export.network.weights import load_network
-from export.train.cold_items import how_placed, warm, with_catalogue
+from export.train.cold_items import describe_cold_items, warm, with_catalogue
 from export.train.holdout import held_out_from, hold_out
 from stream.errors import ConfigError
 from stream.lists.rules import NO_CATEGORY
@@ -90,8 +90,11 @@ def test_a_catalogue_of_other_ids_is_refused(tmp_path: Path) -> None:
 def test_the_number_of_new_items_with_and_without_a_category_is_reported() -> None:
     """Items without a category that has clicks are counted separately."""
     placed = "items of the catalogue have no clicks: their rows come from their category"
-    assert how_placed(CATEGORY[:6], 5) == f"1 {placed}"
-    assert how_placed(CATEGORY, 5) == f"3 {placed}; 2 rows come from all items: no item of their category has clicks"
+    assert describe_cold_items(CATEGORY[:6], 5) == f"1 {placed}"
+    assert (
+        describe_cold_items(CATEGORY, 5)
+        == f"3 {placed}; 2 rows come from all items: no item of their category has clicks"
+    )
 
 
 def test_a_training_places_the_catalogues_new_items(tmp_path: Path) -> None:

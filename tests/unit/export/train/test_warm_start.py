@@ -17,10 +17,10 @@ from torch import Tensor
 from export.arrays import I64
 from export.cli import train
 from export.dataset.cooccurrence import count_neighbours
-from export.dataset.sessions import Visits, visits_of
+from export.dataset.sessions import Sessions, sessions_of
 from export.dataset.windows import encode
 from export.evaluate.baselines import load_baselines
-from export.fit.mixture import count_on, set_mixture
+from export.fit.mixture import count_cooccurrence, set_mixture
 from export.log.log import Log, Vocabulary
 from export.network.network import Network, Sizes, unit
 from export.network.weights import FILE, load_network
@@ -28,7 +28,7 @@ from export.pipeline import train_model
 from export.train.epochs import fit
 from export.train.holdout import hold_out, vocabulary_of
 from export.train.trainer import RowAdagrad, Trainer
-from export.train.warm_start import Older, joined, known_to, read_older, warm_network
+from export.train.warm_start import Older, describe_overlap, joined, read_older, warm_network
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import read_manifest, write_manifest
 from tests.unit.export.train.test_trainer import ITEMS, SETTINGS, Silent, shop
@@ -59,11 +59,11 @@ def together(log: Log, after: Log) -> Log:
     )
 
 
-def named(visits: Visits, items: list[str]) -> tuple[list[tuple[int, list[str]]], dict[str, int]]:
+def named(sessions: Sessions, items: list[str]) -> tuple[list[tuple[int, list[str]]], dict[str, int]]:
     """Each session's end and items by name; each item's clicks by name, where there are any."""
-    bounds = zip(visits.start[:-1].tolist(), visits.start[1:].tolist(), visits.end_ms.tolist(), strict=True)
-    sessions = [(end, [items[i] for i in visits.item[a:b].tolist()]) for a, b, end in bounds]
-    return sessions, {items[i]: int(visits.counts[i]) for i in np.flatnonzero(visits.counts)}
+    bounds = zip(sessions.start[:-1].tolist(), sessions.start[1:].tolist(), sessions.end_ms.tolist(), strict=True)
+    ends = [(end, [items[i] for i in sessions.item[a:b].tolist()]) for a, b, end in bounds]
+    return ends, {items[i]: int(sessions.counts[i]) for i in np.flatnonzero(sessions.counts)}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_rows_go_by_what_they_stand_for(older: Older) -> None:
         replace(shop(users=1, clicks=3), item=np.arange(3), items=["new", "i7", "i3"]),
     )
     assert sorted(vocabulary.items) == sorted(["new", *older.vocabulary.items])
-    assert known_to(older, ["new", "i7", "i3"]) == "it knows 2 of the log's 3 items"
+    assert describe_overlap(older, ["new", "i7", "i3"]) == "it knows 2 of the log's 3 items"
     sizes = Sizes(len(vocabulary.items), 2, older.network.sizes.gaps, 16)
     network, was = warm_network(older, sizes, vocabulary), older.network
     for place, name in enumerate(vocabulary.items):
@@ -272,7 +272,7 @@ def test_what_both_logs_hold_counts_once(older: Older) -> None:
     both = together(log, replace(log, time_ms=log.time_ms + DAY))
     held_out = hold_out(both, older)
     network = warm_network(older, Sizes(ITEMS, 1, older.network.sizes.gaps, 16), held_out.vocabulary)
-    count_on(network, held_out.clicks, held_out.popularity, held_out.counted, older)
+    count_cooccurrence(network, held_out.clicks, held_out.popularity, held_out.counted, older)
     assert network.mixture.clicks.sum() == len(both)
     assert held_out.popularity.before is not None
     assert held_out.popularity.before.sum() == 0
@@ -287,11 +287,11 @@ def test_the_baselines_know_what_a_training_on_both_logs_would_give_them(
     both = together(shop(), newer)
     out = tmp_path / "m" / "2"
     train_model(out, both if again else newer, replace(SETTINGS, epochs=1), Silent(), older=older)
-    visits, _ = load_baselines(out)
+    sessions, _ = load_baselines(out)
     items, whole = json.loads((out / "items.json").read_text()), vocabulary_of(both).items
-    found, expected = named(visits, items), named(visits_of(both, whole), whole)
+    found, expected = named(sessions, items), named(sessions_of(both, whole), whole)
     assert found == expected
-    assert visits.counts.tolist() == sorted(expected[1].values(), reverse=True)
+    assert sessions.counts.tolist() == sorted(expected[1].values(), reverse=True)
 
 
 @given(cut=st.integers(0, 20), newest=st.integers(1, 80), seed=st.integers(0, 9))
@@ -303,8 +303,8 @@ def test_the_newest_sessions_of_both_logs_are_kept(cut: int, newest: int, seed: 
     ends = np.full(20, 0)
     np.maximum.at(ends, log.session, log.time_ms)
     early = np.isin(log.session, np.argsort(ends, kind="stable")[:cut])
-    first, second = visits_of(log.where(early), log.items, newest), visits_of(log.where(~early), log.items)
-    found, expected = first.followed_by(second, newest), visits_of(log, log.items, newest)
+    first, second = sessions_of(log.where(early), log.items, newest), sessions_of(log.where(~early), log.items)
+    found, expected = first.followed_by(second, newest), sessions_of(log, log.items, newest)
     for name, value in vars(expected).items():
         np.testing.assert_array_equal(getattr(found, name), value)
 
@@ -319,9 +319,9 @@ def test_without_the_older_sessions_the_baselines_know_the_log(tmp_path: Path, d
     write_manifest(bare, msgspec.structs.replace(manifest, files=files))
     newer, heard, out = later(shop(users=60), 2), Hearing(), tmp_path / "m" / "2"
     train_model(out, newer, replace(SETTINGS, epochs=1), heard, older=read_older(bare))
-    visits, _ = load_baselines(out)
-    assert visits.counts.sum() == len(newer)
+    sessions, _ = load_baselines(out)
+    assert sessions.counts.sum() == len(newer)
     assert any("; it knows " in line for line in heard.lines)
-    assert [line for line in heard.lines if "no sessions" in line] == [
-        "rule/1 has no sessions that can be read: the baselines know this log's alone"
+    assert [line for line in heard.lines if "no readable sessions" in line] == [
+        "rule/1 has no readable sessions: the baselines use only the sessions of this log"
     ]
