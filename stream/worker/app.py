@@ -19,6 +19,7 @@ import faust
 from faust.types.tuples import TP
 from mode.supervisors import CrashingSupervisor
 
+from stream.access.credentials import faust_options
 from stream.detect.pvalue import usable_alpha
 from stream.errors import ConfigError, EddyError
 from stream.events import Partition
@@ -28,6 +29,7 @@ from stream.kafka.fetch import OFFSET_RESET
 from stream.kafka.topics import check_topics, record_limits
 from stream.kafka.transport import BatchTopic, BatchTransport, assigned, check_group, leave_group, membership
 from stream.kafka.watchdog import EXIT_OPERATOR, EXIT_WORKER, NoCoordinatorYet, Rebalances, Repeats, end, watch_group
+from stream.kafka_config import KafkaConfig, read_kafka_config
 from stream.meter import Meter
 from stream.model.probe import batch_invariant
 from stream.model.runtime import load_model
@@ -60,6 +62,7 @@ def create_app(settings: Settings) -> faust.App:
 
     Raises ArtifactError or ConfigError, each with one line that names the remedy.
     """
+    config = read_kafka_config(settings.kafka_config, os.environ)
     model = load_model(Path(settings.model), settings.device)
     engine = open_engine(
         model,
@@ -80,8 +83,8 @@ def create_app(settings: Settings) -> faust.App:
             settings.alpha,
             usable_alpha(engine.detector.smallest_p_value),
         )
-    partitions = check_topics(settings.broker, settings.topics)[settings.topics.clicks]
-    limits = record_limits(settings.broker, settings.topics, engine.arena.dtype.itemsize + LONGEST_KEY)
+    partitions = check_topics(settings.broker, settings.topics, config)[settings.topics.clicks]
+    limits = record_limits(settings.broker, settings.topics, engine.arena.dtype.itemsize + LONGEST_KEY, config)
     _make_directory(Path(settings.data_dir))
     lock = None if settings.worker_id else WorkerLock(Path(settings.data_dir))
     worker_id = lock.worker_id if lock else settings.worker_id
@@ -91,14 +94,21 @@ def create_app(settings: Settings) -> faust.App:
     cycles = Cycles(
         engine,
         JsonCodec(settings.max_message_bytes, int(settings.max_future_s * 1000)),
-        Delivery(settings.broker, f"{settings.group}:{worker_id}", settings.session_timeout_s, settings.hang_s, limits),
-        Changelog(settings.broker, settings.group, settings.topics.changelog),
+        Delivery(
+            settings.broker,
+            f"{settings.group}:{worker_id}",
+            settings.session_timeout_s,
+            settings.hang_s,
+            limits,
+            config,
+        ),
+        Changelog(settings.broker, settings.group, settings.topics.changelog, config),
         settings.topics,
         limits,
         settings.max_cycle_clicks,
         observe=observed.committed,
     )
-    app = _faust_app(settings, worker_id)
+    app = _faust_app(settings, worker_id, config)
     app.eddy_lock = lock  # it must live as long as the app
     logging.getLogger("aiokafka.consumer.group_coordinator").addFilter(NoCoordinatorYet())
     app.transport = BatchTransport(app.conf.broker_consumer, app, cycles.release, cycles.positions)
@@ -133,7 +143,7 @@ def _make_directory(path: Path) -> None:
         raise ConfigError(f"directory {path} cannot be made ({exc.strerror}); give another --data-dir") from exc
 
 
-def _faust_app(settings: Settings, worker_id: str) -> faust.App:
+def _faust_app(settings: Settings, worker_id: str, config: KafkaConfig) -> faust.App:
     session_s = settings.session_timeout_s
     return faust.App(
         settings.group,
@@ -156,6 +166,7 @@ def _faust_app(settings: Settings, worker_id: str) -> faust.App:
         datadir=settings.data_dir,
         env_prefix="EDDY_FAUST_",  # else Faust reads variables such as BROKER_URL
         Topic=BatchTopic,
+        **faust_options(config),
     )
 
 

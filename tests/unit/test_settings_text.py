@@ -78,6 +78,7 @@ def text_of(value: object) -> str:
 OTHERS = {
     "model": "m/shop/2",
     "broker": "a:1,b:2",
+    "kafka_config": "client.properties",
     "group": "other",
     "worker_id": "7",
     "data_dir": "/data",

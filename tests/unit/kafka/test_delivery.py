@@ -122,6 +122,19 @@ def test_an_error_that_requires_an_abort_rolls_back(started: tuple[Delivery, Pro
     assert commit(made, RECORDS) is Outcome.COMMITTED
 
 
+def test_a_right_that_is_missing_twice_in_a_row_is_a_refusal(started: tuple[Delivery, Producer]) -> None:
+    """The same records would be refused for ever; the line says what is lacking, and no restart helps."""
+    made, producer = started
+    lacking = error("TOPIC_AUTHORIZATION_FAILED", txn_requires_abort=True)
+    producer.fails["commit_transaction"] = [lacking]
+    assert commit(made, RECORDS) is Outcome.ROLLED_BACK
+    assert commit(made, RECORDS) is Outcome.COMMITTED
+    producer.fails["commit_transaction"] = [lacking, lacking]
+    assert commit(made, RECORDS) is Outcome.ROLLED_BACK
+    with pytest.raises(ConfigError, match=r"lacks a right on one of its topics.*docs/security\.md"):
+        commit(made, RECORDS)
+
+
 @pytest.mark.parametrize("name", sorted(STALE))
 def test_a_new_generation_of_the_group_has_its_own_outcome(started: tuple[Delivery, Producer], name: str) -> None:
     """The records may belong to a different worker now, so the caller must not send them again."""
