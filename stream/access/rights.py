@@ -1,7 +1,7 @@
-"""What a worker's user must be allowed on the topics, checked before the start (KIP-430).
+"""What a worker's user must be allowed on topics and group, checked before the start (KIP-430).
 
 The broker itself says which operations this user may do, so a missing right is refused at the start with its name, and
-not at the first click. The rights on the group and the transactional id cannot be asked for: using them shows it.
+not at the first click. It has no such answer for a transactional id: using it shows whether one may.
 """
 
 from typing import Any
@@ -12,6 +12,7 @@ from confluent_kafka.admin import AclOperation
 
 from stream.access.refusal import Admin
 from stream.errors import ConfigError
+from stream.kafka_config import KafkaConfig
 from stream.settings import Topics
 
 ANSWER_S = 6.0
@@ -36,7 +37,7 @@ def check_rights(admin: Admin, topics: Topics) -> None:
     futures = admin.describe_topics(TopicCollection(list(asked.values())), include_authorized_operations=True)
     lacking: list[str] = []
     for field, name in asked.items():
-        allowed = _allowed(futures[name])
+        allowed = _allowed(futures[name], KafkaError.TOPIC_AUTHORIZATION_FAILED)
         lacking += [f"{operation.name} on {name}" for operation in NEEDED[field] if operation not in allowed]
     if lacking:
         raise ConfigError(
@@ -44,12 +45,28 @@ def check_rights(admin: Admin, topics: Topics) -> None:
         )
 
 
-def _allowed(future: Any) -> set[AclOperation]:
+def check_group_right(broker: str, group: str, config: KafkaConfig) -> None:
+    """Raises ConfigError if this user may not join `group`: aiokafka would try it without end and without a word.
+
+    A broker that does not answer the question is believed to allow it.
+    """
+    admin = Admin(broker, config)
+    future = admin.describe_consumer_groups([group], include_authorized_operations=True, request_timeout=ANSWER_S)[
+        group
+    ]
+    if READ not in _allowed(future, KafkaError.GROUP_AUTHORIZATION_FAILED):
+        raise ConfigError(
+            f"this user lacks the right READ on the consumer group {group}; add the ACLs of docs/security.md "
+            "(kafka-acls.sh), or give another --group"
+        )
+
+
+def _allowed(future: Any, refusal: int) -> set[AclOperation]:
     everything = {READ, WRITE}
     try:
         operations = future.result(timeout=ANSWER_S).authorized_operations
     except KafkaException as exc:
-        return set() if exc.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED else everything
+        return set() if exc.args[0].code() == refusal else everything
     except TimeoutError:
         return everything
     return everything if operations is None else set(operations)

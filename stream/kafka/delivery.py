@@ -129,7 +129,6 @@ class Delivery:
     ) -> None:
         self._thread = ThreadPoolExecutor(1, "delivery")
         self._hang_s = hang_s
-        self._lacked_right = False  # the transaction before was rolled back for it; the ACL may just be changing
         self._producer = connect(
             Producer,
             broker,
@@ -208,13 +207,11 @@ class Delivery:
             if error.fatal() or not error.txn_requires_abort():
                 raise
             refusal = refused(exc)
-            if refusal is not None and self._lacked_right:
+            if refusal is not None:  # after it librdkafka's producer fails every transaction with _STATE
                 raise refusal from exc
-            self._lacked_right = refusal is not None
             log.warning("transaction rolled back: error=%s detail=%s", error.name(), error.str())
             self._until_known(producer.abort_transaction, CALL_S)
             return Outcome.STALE if error.name() in STALE else Outcome.ROLLED_BACK
-        self._lacked_right = False
         return Outcome.COMMITTED
 
     def _produce(self, records: Sequence[Record]) -> None:

@@ -20,6 +20,7 @@ from faust.types.tuples import TP
 from mode.supervisors import CrashingSupervisor
 
 from stream.access.credentials import faust_options
+from stream.access.rights import check_group_right
 from stream.detect.pvalue import usable_alpha
 from stream.errors import ConfigError, EddyError
 from stream.events import Partition
@@ -85,6 +86,7 @@ def create_app(settings: Settings) -> faust.App:
         )
     partitions = check_topics(settings.broker, settings.topics, config)[settings.topics.clicks]
     limits = record_limits(settings.broker, settings.topics, engine.arena.dtype.itemsize + LONGEST_KEY, config)
+    check_group_right(settings.broker, settings.group, config)
     _make_directory(Path(settings.data_dir))
     lock = None if settings.worker_id else WorkerLock(Path(settings.data_dir))
     worker_id = lock.worker_id if lock else settings.worker_id
