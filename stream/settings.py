@@ -115,6 +115,7 @@ class Settings(Struct, frozen=True):
     model              directory written by `eddy train`, .../NAME/VERSION
     broker             Kafka brokers, host:port[,host:port...]
     kafka_config       file of Kafka properties for TLS and SASL, see stream.kafka_config; empty: EDDY_KAFKA_* only
+    pseudonymise       file with a key: user ids are replaced by keyed hashes (wire.pseudonym). Empty: they are kept
     group              consumer group: its workers share the partitions. It is the prefix of their transactional ids
     worker_id          unique in the group. A restarted worker must have the same one, so that Kafka fences its
                        previous process. Empty: the worker takes a free number, with a lock file in `data_dir`
@@ -137,6 +138,7 @@ class Settings(Struct, frozen=True):
     model: str
     broker: str = "localhost:9092"
     kafka_config: str = ""
+    pseudonymise: str = ""
     group: str = "eddy"
     worker_id: str = ""
     data_dir: str = ".eddy"

@@ -19,6 +19,7 @@ HELP = {
     "broker": "Kafka brokers, as host:port[,host:port...].",
     "kafka_config": "File of Kafka properties for TLS and SASL, NAME=VALUE lines. A variable such as "
     "EDDY_KAFKA_SASL_PASSWORD replaces a line.",
+    "pseudonymise": "File with a secret key: user ids become keyed hashes in outputs, dead letters and states.",
     "group": "Consumer group. Workers of one group share the partitions.",
     "worker_id": "Name of the worker, unique in the group. A restarted worker needs the same one. "
     "Empty: the worker takes a free number, with a lock file in --data-dir.",

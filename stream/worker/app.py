@@ -35,8 +35,10 @@ from stream.meter import Meter
 from stream.model.probe import batch_invariant
 from stream.model.runtime import load_model
 from stream.settings import Settings, from_environment, unknown_variables
+from stream.wire.codec import Codec
 from stream.wire.dead_letter import LONGEST_KEY
 from stream.wire.json import JsonCodec
+from stream.wire.pseudonym import PseudonymousCodec, read_pseudonyms
 from stream.worker.cycle import Cycles
 from stream.worker.observe import Observed
 from stream.worker.served import open_engine
@@ -64,6 +66,11 @@ def create_app(settings: Settings) -> faust.App:
     Raises ArtifactError or ConfigError, each with one line that names the remedy.
     """
     config = read_kafka_config(settings.kafka_config, os.environ)
+    codec: Codec = JsonCodec(settings.max_message_bytes, int(settings.max_future_s * 1000))
+    users_mark = 0
+    if settings.pseudonymise:
+        pseudonyms = read_pseudonyms(settings.pseudonymise)
+        codec, users_mark = PseudonymousCodec(codec, pseudonyms), pseudonyms.mark
     model = load_model(Path(settings.model), settings.device)
     engine = open_engine(
         model,
@@ -73,6 +80,7 @@ def create_app(settings: Settings) -> faust.App:
         settings.alpha,
         settings.rules,
         settings.forget_after_days,
+        users_mark,
     )
     if not batch_invariant(model, settings.k):
         log.warning("the last bits of a state may depend on the other clicks of its batch: provider=%s", model.provider)
@@ -95,7 +103,7 @@ def create_app(settings: Settings) -> faust.App:
     observed = Observed(meter, model, engine.arena, partitions)
     cycles = Cycles(
         engine,
-        JsonCodec(settings.max_message_bytes, int(settings.max_future_s * 1000)),
+        codec,
         Delivery(
             settings.broker,
             f"{settings.group}:{worker_id}",
