@@ -20,6 +20,7 @@ ILLEGAL_SASL_STATE = 34
 class Listener(NamedTuple):
     """What a listener speaks; None where it did not answer the question.
 
+    tls         False only if it answered in plain text
     mechanisms  of SASL; () if the listener has no SASL
     """
 
@@ -36,17 +37,20 @@ def ask_listener(address: str) -> Listener | None:
             pass
     except OSError:
         return None
-    tls = _speaks_tls(place)
-    if tls is None:
-        return Listener(None, None)
-    mechanisms = None
+    if _speaks_tls(place):
+        return Listener(True, _ask(place, tls=True))
+    mechanisms = _ask(place, tls=False)
+    return Listener(None if mechanisms is None else False, mechanisms)
+
+
+def _ask(place: tuple[str, int], tls: bool) -> tuple[str, ...] | None:
+    """The SASL mechanisms; None without an answer of Kafka's, such as over TLS from who wants a certificate first."""
     with suppress(OSError, struct.error), socket.create_connection(place, ASK_S) as plain:
         if not tls:
-            mechanisms = _mechanisms(plain)
-        else:
-            with _context().wrap_socket(plain, server_hostname=place[0]) as wrapped:
-                mechanisms = _mechanisms(wrapped)
-    return Listener(tls, mechanisms)
+            return _mechanisms(plain)
+        with _context().wrap_socket(plain, server_hostname=place[0]) as wrapped:
+            return _mechanisms(wrapped)
+    return None
 
 
 def _context() -> ssl.SSLContext:
@@ -57,18 +61,14 @@ def _context() -> ssl.SSLContext:
     return context
 
 
-def _speaks_tls(place: tuple[str, int]) -> bool | None:
-    """None if it neither answers nor closes the connection in time: then nothing is known."""
+def _speaks_tls(place: tuple[str, int]) -> bool:
+    """False if it may be anything else: a load balancer without a broker behind it closes connections, too."""
     try:
         with (
             socket.create_connection(place, ASK_S) as plain,
             _context().wrap_socket(plain, server_hostname=place[0]),
         ):
             return True
-    except TimeoutError:
-        return None
-    except ssl.SSLEOFError:
-        return False
     except ssl.SSLError as exc:  # an alert is an answer in TLS
         return "ALERT" in (exc.reason or "")
     except OSError:

@@ -137,6 +137,12 @@ def test_every_property_is_one_that_librdkafka_has() -> None:
         Producer({name: flag or values.get(name, "x"), "log_level": 0})
 
 
+def test_the_security_page_names_every_property() -> None:
+    """A reader finds there what the file may hold."""
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    assert [name for name in PROPERTIES if f"`{name}`" not in page] == []
+
+
 def test_secrets_are_properties() -> None:
     """`redact` looks for the values of these names."""
     assert set(SECRETS) <= set(PROPERTIES)
