@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aiokafka.errors import (
+    GroupAuthorizationFailedError,
     KafkaError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
@@ -77,7 +78,7 @@ class FetchThread(driver.AIOKafkaConsumerThread):
     ) -> dict[Any, OffsetRange]:
         """Wait up to `timeout` s for records. Return partition -> its next range, if its position has moved.
 
-        Raises ConfigError if a position is beyond the partition's end or this user may not read the topic any more.
+        Raises ConfigError if a position is beyond the partition's end or this user may not read it any more.
         """
         records: Mapping[Any, Sequence[Any]] = {}
         lost: Mapping[Any, int] = {}
@@ -85,7 +86,7 @@ class FetchThread(driver.AIOKafkaConsumerThread):
             records = await super()._fetch_records(consumer, active_partitions, timeout, max_records)
         except OffsetOutOfRangeError as exc:
             lost = await self._skip_lost(consumer, exc.args[0])
-        except TopicAuthorizationFailedError as exc:
+        except (GroupAuthorizationFailedError, TopicAuthorizationFailedError) as exc:
             raise refused(exc) or exc from None
         except NoOffsetForPartitionError:  # another worker has the partition; a rebalance will follow
             await asyncio.sleep(NO_POSITION_S)
