@@ -45,6 +45,15 @@ def check_rights(admin: Admin, topics: Topics) -> None:
         )
 
 
+def lost_right(broker: str, topics: Topics, config: KafkaConfig) -> ConfigError | None:
+    """The refusal of `check_rights`, for a worker that fails and may have lost a right; None if that is not why."""
+    try:
+        check_rights(Admin(broker, config), topics)
+    except ConfigError as refusal:
+        return refusal
+    return None
+
+
 def check_group_right(broker: str, group: str, config: KafkaConfig) -> None:
     """Raises ConfigError if this user may not join `group`: aiokafka would try it without end and without a word.
 

@@ -105,3 +105,14 @@ class PseudonymousCodec:
         """The record without its value, keyed by the pseudonym."""
         key = self._pseudonyms.of_message_key(record.key) if record.key else record.key
         return Kept(record.offset, record.timestamp, key, None)
+
+
+def pseudonymous(codec: Codec, path: str) -> tuple[Codec, int]:
+    """`codec` with the pseudonyms of the key file at `path`, and their mark; `codec` itself and 0 for no path.
+
+    Raises ConfigError if the file cannot be read or holds no key.
+    """
+    if not path:
+        return codec, 0
+    pseudonyms = read_pseudonyms(path)
+    return PseudonymousCodec(codec, pseudonyms), pseudonyms.mark

@@ -20,7 +20,7 @@ from faust.types.tuples import TP
 from mode.supervisors import CrashingSupervisor
 
 from stream.access.credentials import faust_options
-from stream.access.rights import check_group_right
+from stream.access.rights import check_group_right, lost_right
 from stream.detect.pvalue import usable_alpha
 from stream.errors import ConfigError, EddyError
 from stream.events import Partition
@@ -35,10 +35,9 @@ from stream.meter import Meter
 from stream.model.probe import batch_invariant
 from stream.model.runtime import load_model
 from stream.settings import Settings, from_environment, unknown_variables
-from stream.wire.codec import Codec
 from stream.wire.dead_letter import LONGEST_KEY
 from stream.wire.json import JsonCodec
-from stream.wire.pseudonym import PseudonymousCodec, read_pseudonyms
+from stream.wire.pseudonym import pseudonymous
 from stream.worker.cycle import Cycles
 from stream.worker.observe import Observed
 from stream.worker.served import open_engine
@@ -66,11 +65,8 @@ def create_app(settings: Settings) -> faust.App:
     Raises ArtifactError or ConfigError, each with one line that names the remedy.
     """
     config = read_kafka_config(settings.kafka_config, os.environ)
-    codec: Codec = JsonCodec(settings.max_message_bytes, int(settings.max_future_s * 1000))
-    users_mark = 0
-    if settings.pseudonymise:
-        pseudonyms = read_pseudonyms(settings.pseudonymise)
-        codec, users_mark = PseudonymousCodec(codec, pseudonyms), pseudonyms.mark
+    plain = JsonCodec(settings.max_message_bytes, int(settings.max_future_s * 1000))
+    codec, users_mark = pseudonymous(plain, settings.pseudonymise)
     model = load_model(Path(settings.model), settings.device)
     engine = open_engine(
         model,
@@ -122,7 +118,7 @@ def create_app(settings: Settings) -> faust.App:
     app.eddy_lock = lock  # it must live as long as the app
     logging.getLogger("aiokafka.consumer.group_coordinator").addFilter(NoCoordinatorYet())
     app.transport = BatchTransport(app.conf.broker_consumer, app, cycles.release, cycles.positions)
-    _connect(app, cycles, settings, worker_id)
+    _connect(app, cycles, settings, worker_id, config)
     key_sample, examples, event_types = observed.key_sample, observed.examples, model.manifest.event_types
     status = Status(meter, key_sample, examples, settings.topics, event_types, time.monotonic())
     _report(app, cycles, status)
@@ -180,7 +176,7 @@ def _faust_app(settings: Settings, worker_id: str, config: KafkaConfig) -> faust
     )
 
 
-def _connect(app: faust.App, cycles: Cycles, settings: Settings, worker_id: str) -> None:
+def _connect(app: faust.App, cycles: Cycles, settings: Settings, worker_id: str, config: KafkaConfig) -> None:
     """Connect the cycles to Faust's hooks. An error in a hook or task ends the process.
 
     Faust awaits every hook and task in the event loop, also those of a rebalance, which the consumer thread starts.
@@ -217,6 +213,8 @@ def _connect(app: faust.App, cycles: Cycles, settings: Settings, worker_id: str)
     async def run() -> None:
         try:
             await cycles.run()
+        except RuntimeError as exc:  # too many roll-backs: librdkafka often reports a refused topic as _STATE
+            end(lost_right(settings.broker, settings.topics, config) or exc)
         except Exception as exc:
             end(exc)
 
