@@ -19,7 +19,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -69,6 +69,57 @@ log.retention.check.interval.ms=60000
 broker.heartbeat.interval.ms=500
 broker.session.timeout.ms=2000
 """
+
+
+SECURED_PROPERTIES = """listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller},\
+TLS://127.0.0.1:{tls},SASL://127.0.0.1:{sasl},NOTLS://127.0.0.1:{notls}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},TLS://127.0.0.1:{tls},SASL://127.0.0.1:{sasl},NOTLS://127.0.0.1:{notls}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,TLS:SSL,SASL:SASL_SSL,NOTLS:SASL_PLAINTEXT
+ssl.keystore.type=PEM
+ssl.keystore.location={server}
+ssl.truststore.type=PEM
+ssl.truststore.location={authority}
+ssl.principal.mapping.rules=RULE:^.*CN=([^,]+).*$/$1/
+listener.name.tls.ssl.client.auth=required
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER
+listener.name.notls.sasl.enabled.mechanisms=PLAIN
+{plain}
+{jaas}.scram-sha-256.sasl.jaas.config={scram}
+{jaas}.scram-sha-512.sasl.jaas.config={scram}
+{jaas}.oauthbearer.sasl.jaas.config=org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required \
+unsecuredLoginStringClaim_sub="broker";
+{jaas}.oauthbearer.sasl.server.callback.handler.class=\
+org.apache.kafka.common.security.oauthbearer.internals.unsecured.OAuthBearerUnsecuredValidatorCallbackHandler
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+"""
+"""ANONYMOUS is who comes by the plain listener: the broker itself and the tests' own clients."""
+
+SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+
+
+class Secured(NamedTuple):
+    """What a broker needs for listeners with TLS and SASL. Nobody has a right on them until an ACL gives it.
+
+    server     PEM file with the broker's private key (PKCS 8) and its certificate
+    authority  PEM file of the authority that signed it and the clients' certificates
+    passwords  user -> password, for SASL PLAIN; SCRAM users are created with an AdminClient
+    """
+
+    server: Path
+    authority: Path
+    passwords: dict[str, str]
+
+    def properties(self, **ports: int) -> str:
+        """Lines for server.properties; they replace those of PROPERTIES with the same name."""
+        users = " ".join(f'user_{name}="{password}"' for name, password in self.passwords.items())
+        plain = "\n".join(
+            f"listener.name.{listener}.plain.sasl.jaas.config={PLAIN} {users};" for listener in ("sasl", "notls")
+        )
+        return SECURED_PROPERTIES.format(
+            server=self.server, authority=self.authority, plain=plain, jaas="listener.name.sasl", scram=SCRAM, **ports
+        )
 
 
 class KafkaUnavailable(Exception):
@@ -123,17 +174,24 @@ class ApacheKafka:
     If the process gets SIGTERM, the broker and its data are removed before the process dies of it. Python handles
     signals in the main thread only, so this needs a constructor call in the main thread.
 
+    secured  adds listeners with TLS and SASL and turns on ACLs
     address  "127.0.0.1:port"; a `restart()` does not change it
+    tls      with `secured`: address of the listener that demands a client certificate
+    sasl     with `secured`: address of SASL over TLS
+    notls    with `secured`: address of SASL PLAIN without TLS
     Raises KafkaUnavailable if Java, Maven or the jars are missing, or if the broker is not ready within `ready_s`
     seconds.
     """
 
-    def __init__(self, ready_s: float = 60.0) -> None:
+    def __init__(self, ready_s: float = 60.0, secured: Secured | None = None) -> None:
         self._libs = fetch_jars()
         self._ready_s = ready_s
         self._directory = Path(tempfile.mkdtemp(prefix="eddy-kafka-"))
-        port, controller = _free_ports(2)
-        self.address = f"127.0.0.1:{port}"
+        port, controller, tls, sasl, notls = _free_ports(5)
+        self.address, self.tls, self.sasl, self.notls = (f"127.0.0.1:{number}" for number in (port, tls, sasl, notls))
+        text = PROPERTIES.format(port=port, controller=controller, data=self._directory / "data")
+        if secured is not None:
+            text += secured.properties(port=port, controller=controller, tls=tls, sasl=sasl, notls=notls)
         self._log = (self._directory / "broker.log").open("ab")
         self._process: subprocess.Popen[bytes] | None = None
         self._earlier_handler: Any = None
@@ -141,7 +199,7 @@ class ApacheKafka:
             self._earlier_handler = signal.signal(signal.SIGTERM, self._terminated)
         try:
             properties = self._directory / "server.properties"
-            properties.write_text(PROPERTIES.format(port=port, controller=controller, data=self._directory / "data"))
+            properties.write_text(text)
             formatted = subprocess.run(
                 self._java("kafka.tools.StorageTool", "format", "-t", "ZWRkeS1rYWZrYS10ZXN0cw", "-c", str(properties)),
                 stdout=self._log,

@@ -9,26 +9,31 @@ from contextlib import contextmanager
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
+from stream.access.credentials import connect
+from stream.kafka_config import PLAINTEXT, KafkaConfig
+
 READ_S = 120.0
 
 
-def _consumer(broker: str, group: str) -> Consumer:
-    return Consumer(
+def _consumer(broker: str, group: str, config: KafkaConfig) -> Consumer:
+    return connect(
+        Consumer,
+        broker,
+        config,
         {
-            "bootstrap.servers": broker,
             "group.id": group,  # only to read its offsets; the consumer does not join the group
             "enable.auto.commit": False,
             "isolation.level": "read_committed",
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
             "log_level": 0,
-        }
+        },
     )
 
 
-def read_topic(broker: str, topic: str) -> list[Message]:
+def read_topic(broker: str, topic: str, config: KafkaConfig = PLAINTEXT) -> list[Message]:
     """All messages of a topic; those of one partition are in offset order. Raises TimeoutError after READ_S seconds."""
-    consumer = _consumer(broker, "readers")
+    consumer = _consumer(broker, "readers", config)
     try:
         count = len(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
         consumer.assign([TopicPartition(topic, partition, 0) for partition in range(count)])
@@ -49,9 +54,11 @@ def read_topic(broker: str, topic: str) -> list[Message]:
 
 
 @contextmanager
-def progress(broker: str, group: str, topic: str) -> Iterator[Callable[[], tuple[int, int]]]:
+def progress(
+    broker: str, group: str, topic: str, config: KafkaConfig = PLAINTEXT
+) -> Iterator[Callable[[], tuple[int, int]]]:
     """Yield a function that returns (messages that the group has committed, messages of the topic)."""
-    consumer = _consumer(broker, group)
+    consumer = _consumer(broker, group, config)
     count = len(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
     partitions = [TopicPartition(topic, partition) for partition in range(count)]
 

@@ -5,6 +5,7 @@ inside the commands, so that --help is fast.
 """
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import click
 
 from export.options import CELL_OPTION, DEVICE_OPTION, THREADS_OPTION, log_options, take_log
 from export.progress import Bar
+from stream.kafka_config import read_kafka_config
 from stream.ops.options import rule_options, setting_option, take_rules
 from stream.settings import Topics, variable
 
@@ -165,6 +167,7 @@ def evaluate(
 @click.command()
 @log_options
 @setting_option("broker")
+@setting_option("kafka_config")
 @click.option(
     "--topic",
     default=Topics().clicks,
@@ -179,6 +182,7 @@ def evaluate(
 def replay(
     log: Path,
     broker: str,
+    kafka_config: str,
     topic: str,
     speed: str,
     max_future_s: float,
@@ -201,11 +205,12 @@ def replay(
     from stream.wire.json import JsonCodec
 
     pace = _pace(speed)
+    config = read_kafka_config(kafka_config, os.environ)
     with Bar() as bar:
         clicks = take_log(bar, log, given)
         bar.begin("publishing", len(clicks))
         codec = JsonCodec(max_message_bytes, int(max_future_s * 1000))
-        sent = publish(clicks, broker, topic, pace, codec, bar.seen)
+        sent = publish(clicks, broker, topic, pace, codec, bar.seen, config)
     if as_json:
         click.echo(json.dumps(sent))
         return

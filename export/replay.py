@@ -14,8 +14,11 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from export.log.log import Log, log_clicks
+from stream.access.credentials import connect
+from stream.access.refusal import Admin, refused
 from stream.errors import BadClick, ConfigError
 from stream.events import Click
+from stream.kafka_config import PLAINTEXT, KafkaConfig
 from stream.wire.fields import time_ms
 from stream.wire.json import JsonCodec, encode
 
@@ -28,32 +31,36 @@ REPORT_EVERY = 500
 class Publisher:
     """Sends messages to one topic; `close` returns when the broker has acknowledged all of them."""
 
-    def __init__(self, broker: str, topic: str) -> None:
-        """Raises ConfigError if the broker cannot be reached or has no such topic."""
+    def __init__(self, broker: str, topic: str, config: KafkaConfig = PLAINTEXT) -> None:
+        """Raises ConfigError if the broker cannot be reached, refuses this client or has no such topic."""
         self._topic = topic
         self._broker = broker
         self._failure: KafkaError | None = None
-        self._producer = Producer(
-            {
-                "bootstrap.servers": broker,
-                "enable.idempotence": True,
-                "partitioner": "murmur2_random",
-                "linger.ms": 5,
-                "compression.type": "lz4",
-                "error_cb": lambda error: None,  # errors that matter also fail a delivery or list_topics
-                "log_level": 0,
-            }
-        )
+        admin = Admin(broker, config)
         try:
-            topics = self._producer.list_topics(timeout=CONNECT_S).topics
+            topics = admin.list_topics(timeout=CONNECT_S).topics
         except KafkaException as exc:
-            raise ConfigError(
+            raise admin.refusal() or ConfigError(
                 f"broker {broker} cannot be reached ({exc.args[0].str()}); is it up? See --broker"
             ) from exc
         if topic not in topics:
             raise ConfigError(
-                f"broker {broker} has no topic {topic!r}; make it with `eddy topics create`, or see --topic"
+                f"broker {broker} has no topic {topic!r} that this user may see; make it with `eddy topics create`, or "
+                "see --topic"
             )
+        self._producer = connect(
+            Producer,
+            broker,
+            config,
+            {
+                "enable.idempotence": True,
+                "partitioner": "murmur2_random",
+                "linger.ms": 5,
+                "compression.type": "lz4",
+                "error_cb": lambda error: None,  # errors that matter also fail a delivery
+                "log_level": 0,
+            },
+        )
 
     def send(self, key: bytes, value: bytes) -> None:
         """Queue one message. Raises ConfigError if the broker rejected an earlier one."""
@@ -80,8 +87,11 @@ class Publisher:
             self._failure = error
 
     def _check(self) -> None:
-        if self._failure is not None:
-            raise ConfigError(f"topic {self._topic} on {self._broker} did not accept a click ({self._failure.str()})")
+        if self._failure is None:
+            return
+        raise refused(KafkaException(self._failure)) or ConfigError(
+            f"topic {self._topic} on {self._broker} did not accept a click ({self._failure.str()})"
+        )
 
 
 def replay(
@@ -91,17 +101,19 @@ def replay(
     speed: float | None,
     codec: JsonCodec,
     seen: Callable[[int], None] = lambda count: None,
+    config: KafkaConfig = PLAINTEXT,
 ) -> dict[str, Any]:
     """Publish the log.
 
     speed    multiple of the log's own pace; None = as fast as the broker accepts messages
     codec    the worker's codec, which decides which clicks a worker would reject
     seen     called with the count of clicks since its last call
+    config   TLS and SASL of the connection
     returns  topic, clicks (published), left_out (reason -> clicks that a worker would reject), seconds, clicks_per_s
     Raises ConfigError if the broker cannot be reached, has no such topic or does not accept a click, or if a worker
     would reject every click of the log.
     """
-    publisher = Publisher(broker, topic)
+    publisher = Publisher(broker, topic, config)
     first_ms: int | None = None
     begun = time.monotonic()
     left_out: Counter[str] = Counter()

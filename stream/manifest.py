@@ -5,6 +5,8 @@ manifest.json itself. The engine does not interpret the state: the manifest list
 """
 
 import hashlib
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,17 @@ from msgspec import Struct
 from stream.errors import ArtifactError
 
 FORMAT = 1
+
+MOST_BYTES = 16 << 20
+"""Of manifest.json. A normal one has a few thousand."""
+
+MOST_ITEMS = 10_000_000
+LARGEST_STATE = 1_000_000
+"""Most elements of all state tensors of one user."""
+
+DTYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64")
+"""What a state tensor may consist of."""
+
 FILES = ("step.onnx", "score.onnx", "items.json", "calibration.npz")
 
 
@@ -80,17 +93,22 @@ def read_manifest(directory: Path) -> Manifest:
     if not directory.is_dir():
         raise ArtifactError(f"model {directory}: no such directory; make it with `eddy train LOG --out {directory}`")
     path = directory / "manifest.json"
-    if not path.is_file():
+    if not path.is_file():  # a FIFO is none, and reading it would wait for ever
         raise ArtifactError(f"model {directory}: no manifest.json; is this a directory written by `eddy train`?")
+    if path.stat().st_size > MOST_BYTES:
+        raise ArtifactError(f"model {directory}: manifest.json is larger than {MOST_BYTES:,} bytes; train it again")
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise ArtifactError(f"model {directory}: manifest.json is not Eddy's format ({exc}); train it again") from exc
     if manifest.format != FORMAT:
         raise ArtifactError(
             f"model {directory}: it has format {manifest.format}, but this Eddy reads format {FORMAT}; train it again "
             "or upgrade Eddy"
         )
+    for field, wrong, must in _checks(manifest):
+        if wrong:
+            raise ArtifactError(f"model {directory}: the manifest's {field} must be {must}; train it again")
     for name in sorted({*FILES, *manifest.files}):
         if not (directory / name).is_file():
             raise ArtifactError(f"model {directory}: {name} is missing; copy the whole directory again")
@@ -99,6 +117,35 @@ def read_manifest(directory: Path) -> Manifest:
                 f"model {directory}: {name} is not the file that was written; copy the whole directory again"
             )
     return manifest
+
+
+def _checks(manifest: Manifest) -> Iterator[tuple[str, bool, str]]:
+    """(field, whether it is wrong, what it must be), in an order in which no check needs a later one."""
+
+    def word(text: str, longest: int = 256) -> bool:
+        return 0 < len(text) <= longest and text.isprintable()
+
+    names = [tensor.name for tensor in manifest.state]
+    size = sum(math.prod(tensor.shape) for tensor in manifest.state)
+    edges = manifest.gap_edges_ms
+    yield "name and version", not (word(manifest.name) and word(manifest.version)), "words of 1 to 256 characters"
+    yield "items", not 1 <= manifest.items <= MOST_ITEMS, f"between 1 and {MOST_ITEMS:,}"
+    yield "batch_multiple", not 1 <= manifest.batch_multiple <= 1024, "between 1 and 1024"
+    yield "state", not 1 <= len(names) == len(set(names)) <= 64, "1 to 64 tensors with different names"
+    yield "state", not all(map(word, names)), "tensors with names of 1 to 256 characters"
+    yield "state", any(tensor.dtype not in DTYPES for tensor in manifest.state), f"tensors of {', '.join(DTYPES)}"
+    shapes = [tensor.shape for tensor in manifest.state]
+    yield "state", any(len(shape) > 8 or min(shape, default=1) < 1 for shape in shapes), "tensors of positive sizes"
+    yield "state", size > LARGEST_STATE, f"tensors of at most {LARGEST_STATE:,} elements in all"
+    types = manifest.event_types
+    yield "event_types", not len(set(types)) == len(types) <= 10_000, "at most 10,000 different names"
+    yield "event_types", not all(map(word, types)), "names of 1 to 256 characters"
+    yield "gap_edges_ms", len(edges) > 10_000 or list(edges) != sorted({*edges}), "ascending, at most 10,000"
+    yield "gap_edges_ms", any(not 0 <= edge < 2**63 for edge in edges), "times of at least 0 ms"
+    yield "calibration", not 1 <= len(manifest.calibration) <= 100_000, "1 to 100,000 names of pools"
+    yield "files", len(manifest.files) > 1000, "at most 1,000 files"
+    plain = all(word(name) and name == Path(name).name and name != ".." for name in manifest.files)
+    yield "files", not plain, "names of files in this directory"
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:

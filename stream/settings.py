@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from stream.errors import ConfigError
+from stream.kafka_config import VARIABLES
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -113,6 +114,8 @@ class Settings(Struct, frozen=True):
 
     model              directory written by `eddy train`, .../NAME/VERSION
     broker             Kafka brokers, host:port[,host:port...]
+    kafka_config       file of Kafka properties for TLS and SASL, see stream.kafka_config; empty: EDDY_KAFKA_* only
+    pseudonymise       file with a key: user ids are replaced by keyed hashes (wire.pseudonym). Empty: they are kept
     group              consumer group: its workers share the partitions. It is the prefix of their transactional ids
     worker_id          unique in the group. A restarted worker must have the same one, so that Kafka fences its
                        previous process. Empty: the worker takes a free number, with a lock file in `data_dir`
@@ -134,6 +137,8 @@ class Settings(Struct, frozen=True):
 
     model: str
     broker: str = "localhost:9092"
+    kafka_config: str = ""
+    pseudonymise: str = ""
     group: str = "eddy"
     worker_id: str = ""
     data_dir: str = ".eddy"
@@ -248,6 +253,8 @@ OTHER_PREFIXES = (
     "EDDY_CHAOS_",  # used by the tests
     "EDDY_SERVICE_",  # Kubernetes sets this one and the next for a Service with the name eddy
     "EDDY_PORT",
+    "EDDY_KAFKA_SERVICE_",  # and these two for a Service with the name eddy-kafka
+    "EDDY_KAFKA_PORT",
 )
 """Known variables that are not settings of a worker."""
 
@@ -258,7 +265,7 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     The worker starts nevertheless, because a different program of the deployment may read the variable.
     """
     fields = [*Settings.__struct_fields__, *Rules.__struct_fields__, *(f"{n}_topic" for n in Topics.__struct_fields__)]
-    known = {variable(name) for name in fields if name not in ("topics", "rules")}
+    known = {variable(name) for name in fields if name not in ("topics", "rules")} | VARIABLES.keys()
     lines = []
     for name in sorted(environ):
         if not name.startswith("EDDY_") or name in known or name in OTHER_VARIABLES or name.startswith(OTHER_PREFIXES):

@@ -9,6 +9,7 @@ coarse for this alpha. Then a pool of more general clicks is used instead.
 
 import math
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -68,7 +69,7 @@ class Calibration:
         try:
             with np.load(directory / "calibration.npz", allow_pickle=False) as file:
                 scores = [np.asarray(file[f"pool_{i}"], np.float32) for i in range(len(manifest.calibration))]
-        except (KeyError, ValueError, OSError) as exc:
+        except (KeyError, ValueError, OSError, BadZipFile) as exc:
             raise ArtifactError(f"model {directory}: calibration.npz is unreadable ({exc}); train it again") from exc
         for name, pool in zip(manifest.calibration, scores, strict=True):
             if pool.ndim != 1 or not len(pool) or not np.isfinite(pool).all() or (np.diff(pool) < 0).any():

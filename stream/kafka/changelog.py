@@ -18,8 +18,11 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, TopicPartition
 
+from stream.access.credentials import connect
+from stream.access.refusal import refused
 from stream.errors import ConfigError
 from stream.events import Partition
+from stream.kafka_config import PLAINTEXT, KafkaConfig
 
 STABLE_S = 60.0
 """A dead worker's open transaction is decided within its timeout plus the broker's check interval (10 s)."""
@@ -87,8 +90,9 @@ class Changelog:
     topic  the changelog: its partition p holds the states of the users of partition p of the clicks
     """
 
-    def __init__(self, broker: str, group: str, topic: str) -> None:
+    def __init__(self, broker: str, group: str, topic: str, config: KafkaConfig = PLAINTEXT) -> None:
         self._broker = broker
+        self._config = config
         self.group = group
         self._topic = topic
 
@@ -197,7 +201,7 @@ class Changelog:
                         for t in answer
                     }
                 except KafkaException as exc:  # UNSTABLE_OFFSET_COMMIT: a transaction is pending; or no coordinator yet
-                    if time.monotonic() > deadline:
+                    if time.monotonic() > deadline or refused(exc) is not None:
                         raise
                     log.info("committed offsets not stable yet: error=%s", exc.args[0].name())
         finally:
@@ -216,9 +220,11 @@ class Changelog:
             consumer.close()
 
     def _consumer(self, isolation: str) -> Consumer:
-        return Consumer(
+        return connect(
+            Consumer,
+            self._broker,
+            self._config,
             {
-                "bootstrap.servers": self._broker,
                 "group.id": self.group,  # to ask for its offsets; this consumer never joins
                 "enable.auto.commit": False,
                 "isolation.level": isolation,
@@ -228,7 +234,7 @@ class Changelog:
                 "max.partition.fetch.bytes": 8 << 20,
                 "fetch.message.max.bytes": 8 << 20,
                 "log_level": 2,
-            }
+            },
         )
 
 

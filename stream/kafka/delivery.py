@@ -22,9 +22,12 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
+from stream.access.credentials import connect
+from stream.access.refusal import refused
 from stream.errors import ConfigError, Fenced
 from stream.events import Partition
 from stream.kafka.watchdog import end
+from stream.kafka_config import PLAINTEXT, KafkaConfig
 
 CALL_S = 10.0
 """Time limit that librdkafka gets for each call. A call that timed out is repeated until `hang_s` is over."""
@@ -122,12 +125,15 @@ class Delivery:
         transaction_timeout_s: float,
         hang_s: float,
         limits: Mapping[str, int],
+        config: KafkaConfig = PLAINTEXT,
     ) -> None:
         self._thread = ThreadPoolExecutor(1, "delivery")
         self._hang_s = hang_s
-        self._producer = Producer(
+        self._producer = connect(
+            Producer,
+            broker,
+            config,
             {
-                "bootstrap.servers": broker,
                 "transactional.id": transactional_id,
                 "transaction.timeout.ms": int(transaction_timeout_s * 1000),
                 "retry.backoff.ms": 5,  # with the default, each transaction waits 100 ms before its first send
@@ -143,7 +149,7 @@ class Delivery:
                 "socket.nagle.disable": True,
                 "partitioner": "murmur2_random",  # the Java client's, so that joins by key find their partition
                 "log_level": 2,
-            }
+            },
         )
 
     async def start(self) -> None:
@@ -161,7 +167,7 @@ class Delivery:
                       the new rows
 
         Raises Fenced if another producer uses this transactional id, ConfigError if a topic's size limit is now lower
-        than at the start, KafkaException if the producer is broken.
+        than at the start or this user may not write to a topic any more, KafkaException if the producer is broken.
         """
         outcome: Outcome = await self._run(self._commit, records, offsets, member)
         return outcome
@@ -200,6 +206,9 @@ class Delivery:
                 ) from exc
             if error.fatal() or not error.txn_requires_abort():
                 raise
+            refusal = refused(exc)
+            if refusal is not None:  # after it librdkafka's producer fails every transaction with _STATE
+                raise refusal from exc
             log.warning("transaction rolled back: error=%s detail=%s", error.name(), error.str())
             self._until_known(producer.abort_transaction, CALL_S)
             return Outcome.STALE if error.name() in STALE else Outcome.ROLLED_BACK

@@ -15,9 +15,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    TopicAuthorizationFailedError,
+)
 from faust.transport.drivers import aiokafka as driver
 
+from stream.access.refusal import refused
 from stream.errors import ConfigError
 
 FETCH_WAIT_MS = 50
@@ -71,7 +78,7 @@ class FetchThread(driver.AIOKafkaConsumerThread):
     ) -> dict[Any, OffsetRange]:
         """Wait up to `timeout` s for records. Return partition -> its next range, if its position has moved.
 
-        Raises ConfigError if a position is beyond the partition's end.
+        Raises ConfigError if a position is beyond the partition's end or this user may not read it any more.
         """
         records: Mapping[Any, Sequence[Any]] = {}
         lost: Mapping[Any, int] = {}
@@ -83,6 +90,8 @@ class FetchThread(driver.AIOKafkaConsumerThread):
                 lost = await self._skip_lost(consumer, sought)
             else:  # its recovery is still running
                 await asyncio.sleep(NO_POSITION_S)
+        except (GroupAuthorizationFailedError, TopicAuthorizationFailedError) as exc:
+            raise refused(exc) or exc from None
         except NoOffsetForPartitionError:  # its recovery is still running, or another worker has the partition
             await asyncio.sleep(NO_POSITION_S)
         # no await from here on: a seek in between would separate the positions from the records

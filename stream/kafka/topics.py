@@ -13,7 +13,10 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
+from stream.access.refusal import Admin
+from stream.access.rights import check_rights
 from stream.errors import ConfigError
+from stream.kafka_config import PLAINTEXT, KafkaConfig
 from stream.settings import Topics
 
 ANSWER_S = 6.0
@@ -37,18 +40,20 @@ FRAME_BYTES = 128
 log = logging.getLogger(__name__)
 
 
-def create_topics(broker: str, topics: Topics, partitions: int, replication: int) -> dict[str, str]:
+def create_topics(
+    broker: str, topics: Topics, partitions: int, replication: int, config: KafkaConfig = PLAINTEXT
+) -> dict[str, str]:
     """Create the missing topics and check the existing ones. Return topic name -> what was done.
 
     Raises ConfigError if the broker does not answer or refuses, or if existing topics do not fit.
     """
-    admin = _admin(broker)
+    admin = Admin(broker, config)
     present = _partitions(admin, broker)
     wanted = [name for name in msgspec.structs.astuple(topics) if name not in present]
     for name in wanted:
-        config = COMPACTED if name == topics.changelog else {}
+        settings = COMPACTED if name == topics.changelog else {}
         count = present.get(topics.clicks, partitions) if name == topics.changelog else partitions
-        future = admin.create_topics([NewTopic(name, count, replication, config=config)])[name]
+        future = admin.create_topics([NewTopic(name, count, replication, config=settings)])[name]
         try:
             future.result(timeout=ANSWER_S * 2)
         except KafkaException as exc:
@@ -58,19 +63,24 @@ def create_topics(broker: str, topics: Topics, partitions: int, replication: int
     return {name: f"{'created' if name in wanted else 'exists'}, {count} partitions" for name, count in found.items()}
 
 
-def check_topics(broker: str, topics: Topics) -> dict[str, int]:
+def check_topics(broker: str, topics: Topics, config: KafkaConfig = PLAINTEXT) -> dict[str, int]:
     """Return topic name -> number of partitions. Raises ConfigError if a worker cannot run with these topics."""
-    return _check(_admin(broker), broker, topics)
+    admin = Admin(broker, config)
+    _partitions(admin, broker)  # first, because nothing else says why there is no connection
+    if not _embedded(admin):
+        check_rights(admin, topics)
+    return _check(admin, broker, topics)
 
 
-def record_limits(broker: str, topics: Topics, longest_row: int) -> dict[str, int]:
+def record_limits(broker: str, topics: Topics, longest_row: int, config: KafkaConfig = PLAINTEXT) -> dict[str, int]:
     """Return the largest size in bytes of a record's key and value together, for each topic that a worker writes.
 
     longest_row  largest size in bytes of a state row's key and value. A state row cannot be shortened
     Raises ConfigError if state rows do not fit into the changelog.
     """
     written = [name for name in msgspec.structs.astuple(topics) if name != topics.clicks]
-    limits = {name: limit - FRAME_BYTES for name, limit in _limits(_configs(_admin(broker), written), written).items()}
+    configs = _configs(Admin(broker, config), written)
+    limits = {name: limit - FRAME_BYTES for name, limit in _limits(configs, written).items()}
     if limits[topics.changelog] < longest_row:
         raise ConfigError(
             f"topic {topics.changelog} has {LIMIT}={limits[topics.changelog] + FRAME_BYTES}: this model's state rows "
@@ -79,7 +89,7 @@ def record_limits(broker: str, topics: Topics, longest_row: int) -> dict[str, in
     return limits
 
 
-def _check(admin: AdminClient, broker: str, topics: Topics) -> dict[str, int]:
+def _check(admin: Admin, broker: str, topics: Topics) -> dict[str, int]:
     present = _partitions(admin, broker)
     missing = [name for name in msgspec.structs.astuple(topics) if name not in present]
     if missing:
@@ -104,15 +114,19 @@ def _check(admin: AdminClient, broker: str, topics: Topics) -> dict[str, int]:
     return {name: present[name] for name in names}
 
 
-def _admin(broker: str) -> AdminClient:
-    return AdminClient({"bootstrap.servers": broker, "log_level": 0, "socket.connection.setup.timeout.ms": 5000})
+def _embedded(admin: AdminClient) -> bool:
+    """True for librdkafka's embedded broker, which compacts nothing, allows everything and answers few questions."""
+    return bool((admin.list_topics(timeout=ANSWER_S).cluster_id or "").startswith("mockCluster"))
 
 
-def _partitions(admin: AdminClient, broker: str) -> dict[str, int]:
-    """Return topic -> number of partitions for every topic of the cluster. Raises ConfigError if no broker answers."""
+def _partitions(admin: Admin, broker: str) -> dict[str, int]:
+    """Return topic -> number of partitions for every topic that this user may see. Raises ConfigError."""
     try:
         metadata = admin.list_topics(timeout=ANSWER_S)
     except KafkaException as exc:
+        refusal = admin.refusal()
+        if refusal is not None:
+            raise refusal from None
         raise ConfigError(
             f"no Kafka answers at {broker} within {ANSWER_S:.0f} s ({exc.args[0].name()}); is it running, and is "
             "--broker its address as seen from here?"
@@ -120,7 +134,7 @@ def _partitions(admin: AdminClient, broker: str) -> dict[str, int]:
     return {name: len(topic.partitions) for name, topic in metadata.topics.items() if topic.error is None}
 
 
-def _wait_for(admin: AdminClient, broker: str, topics: Topics) -> dict[str, int]:
+def _wait_for(admin: Admin, broker: str, topics: Topics) -> dict[str, int]:
     """Wait until the brokers know the new topics, then check them as `check_topics` does."""
     deadline = time.monotonic() + ANSWER_S
     names = set(msgspec.structs.astuple(topics))
@@ -131,8 +145,8 @@ def _wait_for(admin: AdminClient, broker: str, topics: Topics) -> dict[str, int]
 
 def _configs(admin: AdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
     """Return topic -> its configuration. If a configuration cannot be read, log it and omit the topic."""
-    if (admin.list_topics(timeout=ANSWER_S).cluster_id or "").startswith("mockCluster"):
-        return {}  # librdkafka's embedded broker does not compact, and never answers describe_configs
+    if _embedded(admin):
+        return {}
     found: dict[str, dict[str, str]] = {}
     for resource, future in admin.describe_configs(
         [ConfigResource(ResourceType.TOPIC, name) for name in names]

@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 
+from stream.access.refusal import refused
 from stream.errors import EddyError, Fenced
 
 EXIT_OPERATOR = 2
@@ -35,8 +36,10 @@ log = logging.getLogger(__name__)
 def end(exc: BaseException) -> NoReturn:
     """End the process at once, without cleanup, because it must not flush or commit anything.
 
-    A ConfigError or ArtifactError prints one line and exits with 2. Any other error is logged and exits with 70.
+    A ConfigError or ArtifactError prints one line and exits with 2. So does an operation that Kafka does not allow this
+    user. Any other error is logged and exits with 70.
     """
+    exc = refused(exc) or exc
     if isinstance(exc, EddyError) and not isinstance(exc, Fenced):
         print(f"eddy: {exc}", file=sys.stderr)
         code = EXIT_OPERATOR

@@ -10,6 +10,7 @@ import csv
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.errors import ConfigError
+from stream.wire.fields import LONGEST_ID
 
 STOCK = ("in_stock", "available")
 """The columns for availability: true or false, yes or no, or the number in stock."""
@@ -24,6 +26,9 @@ STOCK = ("in_stock", "available")
 CATEGORY = "category"
 
 _YES, _NO = {"true", "yes", "y", "t", "in stock"}, {"false", "no", "n", "f", "out of stock"}
+
+MOST_BYTES = 1 << 30
+"""Of a catalogue file: it is read between two cycles, and all clicks wait meanwhile."""
 
 SHOWN = 200
 """An error message shows at most this many characters of the column names."""
@@ -88,6 +93,11 @@ def item_ids(path: Path) -> list[str]:
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, fields) of every line that is not empty."""
     try:
+        stat = path.stat()
+        if not S_ISREG(stat.st_mode):  # opening a FIFO would wait for a writer, and every click with it
+            raise ConfigError(f"catalogue {path} cannot be read: it is not a regular file")
+        if stat.st_size > MOST_BYTES:
+            raise ConfigError(f"catalogue {path} has {stat.st_size:,} bytes; it may have {MOST_BYTES:,}")
         if path.suffix == ".csv":
             with path.open(newline="", encoding="utf-8-sig") as file:
                 reader = csv.DictReader(file, strict=True)
@@ -121,6 +131,8 @@ def _item(line: dict[str, Any]) -> str:
     item = line["item_id"]
     if isinstance(item, bool) or not isinstance(item, str | int) or item == "":
         raise ValueError(f"item_id is {item!r}; it must be a string or an integer")
+    if len(str(item)) > LONGEST_ID:
+        raise ValueError(f"item_id has {len(str(item))} characters; it may have {LONGEST_ID}")
     return str(item)
 
 

@@ -18,11 +18,16 @@ import onnxruntime as ort
 
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import Manifest, read_manifest
+from stream.model.external import external_files
+from stream.wire.fields import LONGEST_ID
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 StateArray = npt.NDArray[Any]
 """A state tensor of B users, with the dtype of the manifest."""
+
+LONGEST_ITEM_BYTES = 12 * LONGEST_ID + 3
+"""Of one id in items.json: JSON may write a character as twelve bytes, an escaped surrogate pair."""
 
 WARNING, FATAL = 2, 4  # onnxruntime's log severities
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -87,12 +92,9 @@ def load_model(directory: Path, device: str) -> Model:
     available.
     """
     manifest = read_manifest(directory)
-    try:
-        items = msgspec.json.decode((directory / "items.json").read_bytes(), type=list[str])
-    except msgspec.DecodeError as exc:
-        raise ArtifactError(f"model {directory}: items.json is not a list of item ids ({exc}); train it again") from exc
-    if len(items) != manifest.items:
-        raise ArtifactError(f"model {directory}: items.json has {len(items)} items, the manifest has {manifest.items}")
+    items = _read_items(directory, manifest)
+    for graph in ("step.onnx", "score.onnx"):
+        _check_external(directory, graph, manifest)
     provider = _provider(device)
     step = _runtime(directory / "step.onnx", provider, device)
     score = _runtime(directory / "score.onnx", provider, device)
@@ -109,6 +111,38 @@ def load_model(directory: Path, device: str) -> Model:
         )
     index = {item: i for i, item in enumerate(items)}
     return Model(manifest, items, index, provider, inputs, step, score)
+
+
+def _read_items(directory: Path, manifest: Manifest) -> list[str]:
+    """The item ids of items.json. Raises ArtifactError if they are not `manifest.items` different ids."""
+    path = directory / "items.json"
+    if path.stat().st_size > manifest.items * LONGEST_ITEM_BYTES + 1024:
+        raise ArtifactError(f"model {directory}: items.json is too large for {manifest.items} items; train it again")
+    try:
+        items = msgspec.json.decode(path.read_bytes(), type=list[str])
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise ArtifactError(f"model {directory}: items.json is not a list of item ids ({exc}); train it again") from exc
+    if len(items) != manifest.items:
+        raise ArtifactError(f"model {directory}: items.json has {len(items)} items, the manifest has {manifest.items}")
+    if not all(0 < len(item) <= LONGEST_ID for item in items):
+        raise ArtifactError(f"model {directory}: items.json has an id without 1 to {LONGEST_ID} characters")
+    if len(set(items)) < len(items):
+        raise ArtifactError(f"model {directory}: items.json has an id twice; train it again")
+    return items
+
+
+def _check_external(directory: Path, graph: str, manifest: Manifest) -> None:
+    """Refuse a graph that would load a file whose hash nobody has checked."""
+    try:
+        files = external_files(directory / graph)
+    except ValueError as exc:
+        raise ArtifactError(f"model {directory}: onnxruntime cannot run {graph} (not an ONNX file: {exc})") from exc
+    unknown = sorted(files - manifest.files.keys())
+    if unknown:
+        raise ArtifactError(
+            f"model {directory}: {graph} loads {unknown[0][:200]!r}, which is not among the manifest's files, so its "
+            "hash is unknown; train it again, or write the weights into the graph"
+        )
 
 
 def _provider(device: str) -> str:

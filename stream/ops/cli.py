@@ -23,6 +23,7 @@ import click
 
 from stream import DISTRIBUTION
 from stream.errors import ConfigError, EddyError
+from stream.kafka_config import read_kafka_config
 from stream.ops.options import setting_option, take_settings, take_topics, topic_options, worker_options
 from stream.settings import unknown_variables
 
@@ -137,6 +138,7 @@ def topics() -> None:
 
 @topics.command()
 @setting_option("broker")
+@setting_option("kafka_config")
 @click.option(
     "--partitions",
     type=click.IntRange(1, 10_000),
@@ -153,7 +155,7 @@ def topics() -> None:
 )
 @topic_options
 @JSON_OPTION
-def create(broker: str, partitions: int, replication: int, as_json: bool, **given: Any) -> None:
+def create(broker: str, kafka_config: str, partitions: int, replication: int, as_json: bool, **given: Any) -> None:
     """Create the missing topics and check the existing ones.
 
     \b
@@ -162,7 +164,8 @@ def create(broker: str, partitions: int, replication: int, as_json: bool, **give
     """
     from stream.kafka.topics import create_topics
 
-    done = create_topics(broker, take_topics(given), partitions, replication)
+    config = read_kafka_config(kafka_config, os.environ)
+    done = create_topics(broker, take_topics(given), partitions, replication, config)
     if as_json:
         click.echo(json.dumps(done))
         return
@@ -172,9 +175,10 @@ def create(broker: str, partitions: int, replication: int, as_json: bool, **give
 
 @topics.command()
 @setting_option("broker")
+@setting_option("kafka_config")
 @topic_options
 @JSON_OPTION
-def check(broker: str, as_json: bool, **given: Any) -> None:
+def check(broker: str, kafka_config: str, as_json: bool, **given: Any) -> None:
     """Check the topics: exit with code 2 and print the error if a worker would refuse to start.
 
     \b
@@ -183,7 +187,7 @@ def check(broker: str, as_json: bool, **given: Any) -> None:
     """
     from stream.kafka.topics import check_topics
 
-    found = check_topics(broker, take_topics(given))
+    found = check_topics(broker, take_topics(given), read_kafka_config(kafka_config, os.environ))
     if as_json:
         click.echo(json.dumps(found))
         return

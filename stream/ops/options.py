@@ -17,6 +17,9 @@ from stream.settings import DEVICES, Rules, Settings, Topics, parse, variable
 HELP = {
     "model": "Directory written by `eddy train`, .../NAME/VERSION.",
     "broker": "Kafka brokers, as host:port[,host:port...].",
+    "kafka_config": "File of Kafka properties for TLS and SASL, NAME=VALUE lines. A variable such as "
+    "EDDY_KAFKA_SASL_PASSWORD replaces a line.",
+    "pseudonymise": "File with a secret key: user ids become keyed hashes in outputs, dead letters and states.",
     "group": "Consumer group. Workers of one group share the partitions.",
     "worker_id": "Name of the worker, unique in the group. A restarted worker needs the same one. "
     "Empty: the worker takes a free number, with a lock file in --data-dir.",

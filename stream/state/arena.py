@@ -179,9 +179,9 @@ class Arena:
     @staticmethod
     def _other_model(partition: Partition) -> ConfigError:
         return ConfigError(
-            f"the changelog of partition {partition} was written with another model or another Eddy version; start "
-            "with another --group and --changelog-topic (all users then begin without history), or with the model and "
-            "version that wrote it"
+            f"the changelog of partition {partition} was written with another model, Eddy version or key of "
+            "--pseudonymise; start with another --group and --changelog-topic (all users then begin without history), "
+            "or with those that wrote it"
         )
 
     def drop(self, partition: Partition) -> None:

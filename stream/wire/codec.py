@@ -1,7 +1,7 @@
 """Defines the interface that converts message bytes to clicks. Each message format has one class (JSON: json.py)."""
 
 from collections import Counter
-from typing import Protocol
+from typing import Any, Protocol
 
 from stream.events import Click
 
@@ -22,3 +22,6 @@ class Codec(Protocol):
         now_ms  current time of the worker, ms since the epoch
         Raises only BadClick, so that no message can stop the stream.
         """
+
+    def keep(self, record: Any) -> Any:
+        """What a dead letter may keep of a refused record: an object with its .offset .timestamp (ms) .key .value."""

@@ -133,6 +133,10 @@ class JsonCodec:
             None if category is None else str(category),
         )
 
+    def keep(self, record: Any) -> Any:
+        """The record itself: a dead letter has the original bytes."""
+        return record
+
     def _read(self, value: bytes) -> _Plain:
         """Decode a message that is not in the usual form (_Plain). Raises BadClick if it is not a valid click."""
         try:

@@ -19,6 +19,8 @@ import faust
 from faust.types.tuples import TP
 from mode.supervisors import CrashingSupervisor
 
+from stream.access.credentials import faust_options
+from stream.access.rights import check_group_right, lost_right
 from stream.detect.pvalue import usable_alpha
 from stream.errors import ConfigError, EddyError
 from stream.events import Partition
@@ -28,12 +30,14 @@ from stream.kafka.fetch import OFFSET_RESET
 from stream.kafka.topics import check_topics, record_limits
 from stream.kafka.transport import BatchTopic, BatchTransport, assigned, check_group, leave_group, membership, seek
 from stream.kafka.watchdog import EXIT_OPERATOR, EXIT_WORKER, NoCoordinatorYet, Rebalances, Repeats, end, watch_group
+from stream.kafka_config import KafkaConfig, read_kafka_config
 from stream.meter import Meter
 from stream.model.probe import batch_invariant
 from stream.model.runtime import load_model
 from stream.settings import Settings, from_environment, unknown_variables
 from stream.wire.dead_letter import LONGEST_KEY
 from stream.wire.json import JsonCodec
+from stream.wire.pseudonym import pseudonymous
 from stream.worker.cycle import Cycles
 from stream.worker.observe import Observed
 from stream.worker.recovery import Assignment
@@ -61,6 +65,9 @@ def create_app(settings: Settings) -> faust.App:
 
     Raises ArtifactError or ConfigError, each with one line that names the remedy.
     """
+    config = read_kafka_config(settings.kafka_config, os.environ)
+    plain = JsonCodec(settings.max_message_bytes, int(settings.max_future_s * 1000))
+    codec, users_mark = pseudonymous(plain, settings.pseudonymise)
     model = load_model(Path(settings.model), settings.device)
     engine = open_engine(
         model,
@@ -70,6 +77,7 @@ def create_app(settings: Settings) -> faust.App:
         settings.alpha,
         settings.rules,
         settings.forget_after_days,
+        users_mark,
     )
     if not batch_invariant(model, settings.k):
         log.warning("the last bits of a state may depend on the other clicks of its batch: provider=%s", model.provider)
@@ -81,8 +89,9 @@ def create_app(settings: Settings) -> faust.App:
             settings.alpha,
             usable_alpha(engine.detector.smallest_p_value),
         )
-    partitions = check_topics(settings.broker, settings.topics)[settings.topics.clicks]
-    limits = record_limits(settings.broker, settings.topics, engine.arena.dtype.itemsize + LONGEST_KEY)
+    partitions = check_topics(settings.broker, settings.topics, config)[settings.topics.clicks]
+    limits = record_limits(settings.broker, settings.topics, engine.arena.dtype.itemsize + LONGEST_KEY, config)
+    check_group_right(settings.broker, settings.group, config)
     _make_directory(Path(settings.data_dir))
     lock = None if settings.worker_id else WorkerLock(Path(settings.data_dir))
     worker_id = lock.worker_id if lock else settings.worker_id
@@ -91,19 +100,26 @@ def create_app(settings: Settings) -> faust.App:
     observed = Observed(meter, model, engine.arena, partitions)
     cycles = Cycles(
         engine,
-        JsonCodec(settings.max_message_bytes, int(settings.max_future_s * 1000)),
-        Delivery(settings.broker, f"{settings.group}:{worker_id}", settings.session_timeout_s, settings.hang_s, limits),
-        Changelog(settings.broker, settings.group, settings.topics.changelog),
+        codec,
+        Delivery(
+            settings.broker,
+            f"{settings.group}:{worker_id}",
+            settings.session_timeout_s,
+            settings.hang_s,
+            limits,
+            config,
+        ),
+        Changelog(settings.broker, settings.group, settings.topics.changelog, config),
         settings.topics,
         limits,
         settings.max_cycle_clicks,
         observe=observed.committed,
     )
-    app = _faust_app(settings, worker_id)
+    app = _faust_app(settings, worker_id, config)
     app.eddy_lock = lock  # it must live as long as the app
     logging.getLogger("aiokafka.consumer.group_coordinator").addFilter(NoCoordinatorYet())
     app.transport = BatchTransport(app.conf.broker_consumer, app, cycles.release, cycles.positions)
-    _connect(app, cycles, settings, worker_id)
+    _connect(app, cycles, settings, worker_id, config)
     key_sample, examples, event_types = observed.key_sample, observed.examples, model.manifest.event_types
     status = Status(meter, key_sample, examples, settings.topics, event_types, time.monotonic())
     _report(app, cycles, status)
@@ -134,7 +150,7 @@ def _make_directory(path: Path) -> None:
         raise ConfigError(f"directory {path} cannot be made ({exc.strerror}); give another --data-dir") from exc
 
 
-def _faust_app(settings: Settings, worker_id: str) -> faust.App:
+def _faust_app(settings: Settings, worker_id: str, config: KafkaConfig) -> faust.App:
     session_s = settings.session_timeout_s
     return faust.App(
         settings.group,
@@ -157,10 +173,11 @@ def _faust_app(settings: Settings, worker_id: str) -> faust.App:
         datadir=settings.data_dir,
         env_prefix="EDDY_FAUST_",  # else Faust reads variables such as BROKER_URL
         Topic=BatchTopic,
+        **faust_options(config),
     )
 
 
-def _connect(app: faust.App, cycles: Cycles, settings: Settings, worker_id: str) -> None:
+def _connect(app: faust.App, cycles: Cycles, settings: Settings, worker_id: str, config: KafkaConfig) -> None:
     """Connect the cycles to Faust's hooks. An error in a hook or task ends the process.
 
     Faust awaits every hook and task in the event loop, also those of a rebalance, which the consumer thread starts.
@@ -204,6 +221,8 @@ def _connect(app: faust.App, cycles: Cycles, settings: Settings, worker_id: str)
     async def run() -> None:
         try:
             await cycles.run()
+        except RuntimeError as exc:  # too many roll-backs: librdkafka often reports a refused topic as _STATE
+            end(lost_right(settings.broker, settings.topics, config) or exc)
         except Exception as exc:
             end(exc)
 

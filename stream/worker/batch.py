@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Refused(NamedTuple):
-    """A message that became a dead letter: its origin, the record of aiokafka, and the reason."""
+    """A message that became a dead letter: its origin, what the codec keeps of aiokafka's record, and the reason."""
 
     origin: Origin
     record: Any
@@ -93,7 +93,7 @@ def process(
                 taken.append(record)
             except BadClick as exc:
                 why = BadClick(exc.reason, exc.detail)  # `exc` references this frame, and so the whole batch
-                refused.append(Refused(origin, record, why))
+                refused.append(Refused(origin, codec.keep(record), why))
         offsets[partition] = chunk.end
     columns = engine.encoder.columns(clicks, origins)
     cycle = engine.process(columns, now_ms)
@@ -109,7 +109,7 @@ def process(
             origins[failed[0]].id,
             clicks[failed[0]].item_id,
         )
-    refused += [Refused(origins[i], taken[i], MODEL_FAILED) for i in failed]
+    refused += [Refused(origins[i], codec.keep(taken[i]), MODEL_FAILED) for i in failed]
     totals = {p: cycle.staged.totals.get(p) or engine.arena.totals(p) for p in offsets}
     marks = {p: Mark(next_, *totals[p]) for p, next_ in offsets.items()}
     records = [Record(topics.dead_letters, *dead_letter(*each, limits[topics.dead_letters])) for each in refused]

@@ -38,16 +38,18 @@ def open_engine(
     alpha: float,
     rules: Rules = NO_RULES,
     forget_after_days: float = FORGET_AFTER_DAYS,
+    users_mark: int = 0,
 ) -> Engine:
     """Open an engine for a loaded model, with the model's calibration and an empty arena.
 
-    The arguments after `directory` are described in Settings.
+    The arguments after `directory` are described in Settings, but for the last one:
+    users_mark  tells apart how users are named (Pseudonyms.mark); state rows with another mark are refused
     Raises ArtifactError if the calibration is not usable, ConfigError if the catalogue is not usable.
     """
     manifest = model.manifest
     detector = SurpriseDetector.load(directory, manifest, alpha)
     dtype = row_dtype(manifest.state, RECENT_ITEMS, detector.row_fields)
-    arena = Arena(dtype, row_mark(manifest.identity, dtype))
+    arena = Arena(dtype, row_mark(manifest.identity ^ users_mark, dtype))
     return Engine(model, detector, arena, k, exclude_recent, rules, Forgetting(int(forget_after_days * DAY_MS)))
 
 

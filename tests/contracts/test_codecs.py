@@ -48,6 +48,9 @@ class PackedCodec:
             raise BadClick("future_timestamp", f"{click.timestamp}")
         return click
 
+    def keep(self, record: object) -> object:
+        return record
+
 
 class Encode(Protocol):
     def __call__(self, event: object, /) -> bytes: ...

@@ -16,6 +16,7 @@ import pytest
 from bench.apache_kafka import ApacheKafka, KafkaUnavailable
 from export.model.untrained import write_untrained
 from tests.kafka.lane import Lane
+from tests.kafka.secured import cluster, secure, token_url  # noqa: F401, fixtures
 from tests.kafka_lane import REQUIRED
 
 

@@ -78,6 +78,8 @@ def text_of(value: object) -> str:
 OTHERS = {
     "model": "m/shop/2",
     "broker": "a:1,b:2",
+    "kafka_config": "client.properties",
+    "pseudonymise": "users.key",
     "group": "other",
     "worker_id": "7",
     "data_dir": "/data",

@@ -108,7 +108,7 @@ def test_a_transaction_is_begin_produce_offsets_commit(started: tuple[Delivery, 
 
 
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("name", ["TRANSACTIONAL_ID_AUTHORIZATION_FAILED", "_TIMED_OUT", "ILLEGAL_GENERATION"])
+@pytest.mark.parametrize("name", ["INVALID_TXN_STATE", "_TIMED_OUT", "ILLEGAL_GENERATION"])
 def test_an_error_that_requires_an_abort_rolls_back(started: tuple[Delivery, Producer], step: str, name: str) -> None:
     """After an error in any step there is one abort and no commit, and the outcome shows if the group has a new
     generation."""
@@ -120,6 +120,14 @@ def test_an_error_that_requires_an_abort_rolls_back(started: tuple[Delivery, Pro
     assert producer.names().count("abort_transaction") == 1
     assert producer.names()[-2] == step
     assert commit(made, RECORDS) is Outcome.COMMITTED
+
+
+def test_a_missing_right_is_a_refusal(started: tuple[Delivery, Producer]) -> None:
+    """The same records would be refused for ever; the line says what is lacking, and no restart helps."""
+    made, producer = started
+    producer.fails["commit_transaction"] = [error("TOPIC_AUTHORIZATION_FAILED", txn_requires_abort=True)]
+    with pytest.raises(ConfigError, match=r"lacks a right on one of its topics.*docs/security\.md"):
+        commit(made, RECORDS)
 
 
 @pytest.mark.parametrize("name", sorted(STALE))

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AclOperation
 
 from stream.errors import ConfigError
 from stream.kafka import topics as kafka_topics
@@ -38,7 +39,11 @@ class Future:
 
 
 class Cluster:
-    """A Kafka of one broker: topics with partitions and configurations. Replaces AdminClient."""
+    """A Kafka of one broker: topics with partitions and configurations. Replaces Admin.
+
+    allowed     topic -> what this user may do; everything where it is not named
+    refused     what `refusal` says of a broker that does not answer
+    """
 
     def __init__(self, partitions: Mapping[str, int], configs: Mapping[str, dict[str, str]] | None = None) -> None:
         self.partitions = dict(partitions)
@@ -47,6 +52,22 @@ class Cluster:
         self.refuses: dict[str, Exception] = {}
         self.cluster_id = "real"
         self.down = False
+        self.allowed: dict[str, set[AclOperation]] = {}
+        self.refused: ConfigError | None = None
+
+    def refusal(self) -> ConfigError | None:
+        return self.refused
+
+    def describe_topics(self, topics: TopicCollection, include_authorized_operations: bool) -> dict[str, Future]:
+        everything = {AclOperation.READ, AclOperation.WRITE}
+        answers: dict[str, Future] = {}
+        for name in topics.topic_names:
+            known = Future(SimpleNamespace(authorized_operations=self.allowed.get(name, everything)))
+            answers[name] = known if name in self.partitions else Future(failed("UNKNOWN_TOPIC_OR_PART"))
+        for name, allowed in self.allowed.items():
+            if not allowed:
+                answers[name] = Future(failed("TOPIC_AUTHORIZATION_FAILED"))
+        return answers
 
     def list_topics(self, timeout: float) -> Any:
         if self.down:
@@ -81,9 +102,13 @@ class Cluster:
         return answers
 
 
+def failed(name: str) -> KafkaException:
+    return KafkaException(KafkaError(getattr(KafkaError, name)))
+
+
 def cluster(monkeypatch: pytest.MonkeyPatch, partitions: Mapping[str, int], **configs: dict[str, str]) -> Cluster:
     made = Cluster(partitions, {"eddy-changelog": {"cleanup.policy": "compact"}, **configs})
-    monkeypatch.setattr(kafka_topics, "AdminClient", lambda config: made)
+    monkeypatch.setattr(kafka_topics, "Admin", lambda broker, config: made)
     return made
 
 
@@ -236,3 +261,19 @@ def test_librdkafkas_embedded_broker_is_not_asked_for_configurations(monkeypatch
     monkeypatch.setattr(made, "describe_configs", ask)
     assert check_topics(BROKER, TOPICS) == whole()
     assert set(record_limits(BROKER, TOPICS, 5_000).values()) == {DEFAULT_LIMIT - FRAME_BYTES}
+
+
+def test_every_missing_right_on_a_topic_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator adds all ACLs in one go; a topic that may not even be seen lacks every right."""
+    made = cluster(monkeypatch, whole())
+    made.allowed = {"clicks": set(), "recommendations": {AclOperation.READ}, "eddy-changelog": {AclOperation.WRITE}}
+    with pytest.raises(ConfigError, match=r"READ on clicks, WRITE on recommendations, READ on eddy-changelog; add"):
+        check_topics(BROKER, TOPICS)
+
+
+def test_a_broker_that_refuses_is_not_called_one_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong password needs another remedy than a broker that is down."""
+    made = cluster(monkeypatch, whole())
+    made.down, made.refused = True, ConfigError("wrong password")
+    with pytest.raises(ConfigError, match="wrong password"):
+        check_topics(BROKER, TOPICS)

@@ -1,6 +1,7 @@
 """Catalogues as shops write them, and one-line errors for bad ones."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,27 @@ def test_a_missing_or_binary_catalogue_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_catalogue(tmp_path / "a.jsonl", INDEX, [])
+
+
+def test_a_fifo_is_refused_at_once(tmp_path: Path) -> None:
+    """Opening it would wait for a writer, and the worker's clicks with it."""
+    path = tmp_path / "items.csv"
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match="not a regular file"):
+        read_catalogue(path, INDEX, [])
+
+
+def test_a_file_beyond_the_limit_is_refused_unread(tmp_path: Path) -> None:
+    """Two GB of zeros, which take no room on the disk."""
+    path = tmp_path / "items.csv"
+    with path.open("wb") as file:
+        file.truncate(2 << 30)
+    with pytest.raises(ConfigError, match=r"has 2,147,483,648 bytes; it may have 1,073,741,824"):
+        read_catalogue(path, INDEX, [])
+
+
+def test_an_id_that_no_click_can_have_is_refused(tmp_path: Path) -> None:
+    """A shifted column shows as an id of a thousand characters."""
+    path = written(tmp_path / "a.jsonl", [{"item_id": "a"}, {"item_id": "x" * 257}])
+    with pytest.raises(ConfigError, match="line 2: item_id has 257 characters; it may have 256"):
+        read_catalogue(path, INDEX, [])

@@ -2,17 +2,23 @@
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from stream.detect.surprise import SurpriseDetector
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import read_manifest
 from stream.model.runtime import load_model
+
+ROOT = Path(__file__).parents[3]
 
 
 def damage_json(name: str, change: Callable[[dict[str, object]], object]) -> Callable[[Path], None]:
@@ -28,6 +34,30 @@ def cut(name: str) -> Callable[[Path], None]:
     return lambda directory: (directory / name).write_bytes((directory / name).read_bytes()[:-10])
 
 
+H = {"name": "h", "shape": [4], "dtype": "float32"}
+WRONG_FIELDS: list[tuple[str, dict[str, object]]] = [
+    ("batch_multiple must be between 1 and 1024", {"batch_multiple": 0}),
+    ("batch_multiple must be between 1 and 1024", {"batch_multiple": -4}),
+    ("batch_multiple must be between 1 and 1024", {"batch_multiple": 1 << 40}),
+    ("items must be between 1 and 10,000,000", {"items": 0}),
+    ("items must be between 1 and 10,000,000", {"items": 1 << 40}),
+    ("state must be 1 to 64 tensors", {"state": []}),
+    ("state must be 1 to 64 tensors with different names", {"state": [H, H]}),
+    ("state must be tensors of float16", {"state": [{**H, "dtype": "O"}]}),
+    ("state must be tensors of positive sizes", {"state": [{**H, "shape": [0]}]}),
+    ("state must be tensors of positive sizes", {"state": [{**H, "shape": [-1, -8]}]}),
+    ("state must be tensors of at most 1,000,000", {"state": [{**H, "shape": [1 << 30]}]}),
+    ("event_types must be at most 10,000 different", {"event_types": ["view", "view"]}),
+    ("event_types must be names of 1 to 256", {"event_types": [""]}),
+    ("gap_edges_ms must be ascending", {"gap_edges_ms": [10, 5]}),
+    ("gap_edges_ms must be times of at least 0", {"gap_edges_ms": [-1, 5]}),
+    ("calibration must be 1 to 100,000", {"calibration": []}),
+    ("name and version must be words", {"name": "a\nb"}),
+    ("files must be names of files in this directory", {"files": {"../secret": "0"}}),
+    ("files must be names of files in this directory", {"files": {"/etc/passwd": "0"}}),
+]
+"""What a manifest's field must be -> a value that it may not have."""
+
 DAMAGES: list[tuple[str, Callable[[Path], object]]] = [
     ("no such directory", shutil.rmtree),
     ("no manifest.json", lambda directory: (directory / "manifest.json").unlink()),
@@ -41,6 +71,12 @@ DAMAGES: list[tuple[str, Callable[[Path], object]]] = [
         "extra.bin is missing",
         damage_json("manifest.json", lambda content: content["files"].update({"extra.bin": "0"})),
     ),
+    *[
+        (says, damage_json("manifest.json", lambda content, change=change: content.update(change)))  # type: ignore[misc]
+        for says, change in WRONG_FIELDS
+    ],
+    ("larger than 16,777,216 bytes", lambda directory: (directory / "manifest.json").write_bytes(b" " * (17 << 20))),
+    ("not Eddy's format", lambda directory: (directory / "manifest.json").write_text('{"training":' + "[" * 100_000)),
     ("items.json is not the file", lambda directory: (directory / "items.json").write_text("[]")),
 ]
 
@@ -93,3 +129,67 @@ def test_the_calibration_is_read_by_pool(model_dir: Path) -> None:
     detector = SurpriseDetector.load(model_dir, manifest, alpha=0.05)
     assert detector.calibration.names == manifest.calibration
     assert detector.smallest_p_value < 0.05
+
+
+def rewrite(directory: Path, name: str, content: bytes) -> None:
+    """Replace a file and its hash in the manifest: only what the file says is wrong then."""
+    (directory / name).write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    damage_json("manifest.json", lambda found: found["files"].update({name: digest}))(directory)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("ids", "says"),
+    [
+        (lambda ids: ["", *ids[1:]], "an id without 1 to 256 characters"),
+        (lambda ids: ["x" * 257, *ids[1:]], "an id without 1 to 256 characters"),
+        (lambda ids: [ids[1], *ids[1:]], "an id twice"),
+        (lambda ids: ids[1:], "items, the manifest has"),
+        (lambda ids: ["x" * 4_000_000, *ids[1:]], "too large for"),
+    ],
+)
+def test_ids_that_no_click_could_have_are_refused(
+    model_dir: Path, tmp_path: Path, ids: Callable[[list[str]], list[str]], says: str
+) -> None:
+    """The line says what is wrong with items.json, although its hash is right."""
+    directory = tmp_path / "model"
+    shutil.copytree(model_dir, directory)
+    found = json.loads((directory / "items.json").read_text())
+    rewrite(directory, "items.json", json.dumps(ids(found)).encode())
+    with pytest.raises(ArtifactError, match=says):
+        load_model(directory, "cpu")
+
+
+@pytest.mark.parametrize("graph", ["step.onnx", "score.onnx"])
+def test_weights_outside_the_graph_need_a_hash_too(model_dir: Path, tmp_path: Path, graph: str) -> None:
+    """onnxruntime would load weights.bin without a word: whoever can write it decides what is recommended."""
+    directory = tmp_path / "model"
+    shutil.copytree(model_dir, directory)
+    loaded = onnx.load(directory / graph)
+    onnx.save(
+        loaded,
+        directory / graph,
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=1024,
+        all_tensors_to_one_file=True,
+    )
+    rewrite(directory, graph, (directory / graph).read_bytes())
+    with pytest.raises(ArtifactError, match=rf"{graph} loads 'weights.bin', which is not among the manifest's files"):
+        load_model(directory, "cpu")
+    rewrite(directory, "weights.bin", (directory / "weights.bin").read_bytes())
+    load_model(directory, "cpu")
+    (directory / "weights.bin").write_bytes(b"0" * (directory / "weights.bin").stat().st_size)
+    with pytest.raises(ArtifactError, match=r"weights\.bin is not the file that was written"):
+        load_model(directory, "cpu")
+
+
+def test_onnxruntime_keeps_no_record_and_calls_nobody(model_dir: Path, tmp_path: Path) -> None:
+    """From 1.29 on it opens a database of device and model when it is imported, unless a variable forbids it."""
+    code = "import sys; from stream import load; load(sys.argv[1], device='cpu')"
+    quiet = ("CI", "GITHUB_", "TF_BUILD", "ORT_")  # with these onnxruntime is silent by itself
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(quiet)}
+    environ |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code, str(model_dir)], env=environ, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [path for path in tmp_path.rglob("*") if "onnxruntime" in path.name] == []

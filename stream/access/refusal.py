@@ -1,0 +1,143 @@
+"""Why a Kafka cluster did not let us in, as one line that says what to do.
+
+A refusal is permanent: neither waiting nor a restart helps, so it is a ConfigError (exit code 2). A cluster that is not
+there is no refusal; `why_refused` and `refused` then return None.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+
+from stream.access.credentials import connect
+from stream.access.listener import Listener, ask_listener
+from stream.errors import ConfigError
+from stream.kafka_config import KafkaConfig
+
+NOT_ALLOWED = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "a right on one of its topics",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "the right READ on its consumer group (--group)",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "the right WRITE on its transactional id (GROUP:WORKER_ID)",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "a right on the cluster",
+}
+"""Error code of the broker, the same in librdkafka and aiokafka -> what this user lacks."""
+
+AUTHENTICATION = KafkaError.SASL_AUTHENTICATION_FAILED
+
+
+class Admin(AdminClient):
+    """An AdminClient that keeps what its connections report, so that `refusal` can say why there is no answer."""
+
+    def __init__(self, broker: str, config: KafkaConfig, setup_s: float = 5.0) -> None:
+        """Raises ConfigError if librdkafka cannot use the configuration."""
+        self._broker, self._config = broker, config
+        self._errors: list[KafkaError] = []
+        own = {
+            "log_level": 0,
+            "socket.connection.setup.timeout.ms": int(setup_s * 1000),
+            "error_cb": self._errors.append,
+        }
+        connect(super().__init__, broker, config, own)
+
+    def refusal(self) -> ConfigError | None:
+        """Why the cluster refused this client; None if it was not reached or has said nothing of the kind."""
+        self.poll(0)
+        return why_refused(self._broker, self._config, self._errors)
+
+
+def why_refused(broker: str, config: KafkaConfig, errors: Iterable[KafkaError]) -> ConfigError | None:
+    """The reason for which no connection to `broker` came about.
+
+    errors  what librdkafka reported of the connections. Some mistakes it does not see: the first listener that accepts
+            a connection is then asked what it speaks
+    """
+    listeners = ((address.strip(), ask_listener(address)) for address in broker.split(","))
+    address, listener = next(((a, what) for a, what in listeners if what is not None), ("", None))
+    if listener is None:
+        return None
+    wrong = _wrong_protocol(address, listener, config)
+    if wrong is not None:
+        return ConfigError(wrong)
+    for error in errors:
+        if error.code() == KafkaError._SSL:
+            return ConfigError(_certificate(broker, error, config))
+        if error.code() == KafkaError._AUTHENTICATION:
+            token = config.mechanism == "OAUTHBEARER"
+            names = "sasl.oauthbearer.*" if token else "sasl.username, sasl.password and sasl.mechanism"
+            return ConfigError(
+                f"Kafka at {broker} refuses this user ({_reason(error, config)}); check {names} in --kafka-config and "
+                "EDDY_KAFKA_*"
+            )
+        if "alert" in error.str():
+            return ConfigError(
+                f"Kafka at {broker} refuses this client's certificate ({_reason(error, config)}); give "
+                "ssl.certificate.location and ssl.key.location, signed by an authority that the brokers trust"
+            )
+    return None
+
+
+def _certificate(broker: str, error: KafkaError, config: KafkaConfig) -> str:
+    authority = config.properties.get("ssl.ca.location")
+    checked = f"ssl.ca.location={authority}" if authority else "the authorities of this system"
+    return (
+        f"the certificate of Kafka at {broker} is not accepted with {checked} ({_reason(error, config)}); set "
+        "ssl.ca.location to the PEM file of the authority that signed it, and --broker to a name that is in it"
+    )
+
+
+def _wrong_protocol(address: str, listener: Listener, config: KafkaConfig) -> str | None:
+    """The line for a security.protocol or sasl.mechanism that is not the listener's; None if they may be."""
+    if listener.tls is None:
+        return None
+    speaks, right = ("TLS", "ssl") if listener.tls else ("plain text", "plaintext")
+    if listener.mechanisms is None:
+        fits, right = listener.tls == config.tls, f"{right} or sasl_{right}"
+    else:
+        speaks += f" {'with' if listener.mechanisms else 'without'} SASL"
+        right = f"sasl_{right}" if listener.mechanisms else right
+        fits = right == config.protocol
+    if not fits:
+        return (
+            f"the listener at {address} speaks {speaks}, but security.protocol is {config.protocol}: set it to {right} "
+            "in --kafka-config or EDDY_KAFKA_SECURITY_PROTOCOL, or give --broker another listener"
+        )
+    if listener.mechanisms and config.mechanism not in listener.mechanisms:
+        return (
+            f"the listener at {address} has the SASL mechanisms {', '.join(listener.mechanisms)}, but sasl.mechanism "
+            f"is {config.mechanism}"
+        )
+    return None
+
+
+def _reason(error: KafkaError, config: KafkaConfig) -> str:
+    """librdkafka's words without its address, its advice and how long it took."""
+    text = re.sub(r"^\w+://\S+: |\(after \d+ms.*$|, verify that.*$|error:\w+:", "", error.str())
+    return config.redact(" ".join(text.split()))
+
+
+def refused(exc: BaseException) -> ConfigError | None:
+    """The line for an error of a running client that neither time nor a restart mends; None if `exc` is none.
+
+    exc  of confluent-kafka (KafkaException) or aiokafka (an error with an errno)
+    """
+    error: Any = exc.args[0] if isinstance(exc, KafkaException) else None
+    code: int | None = error.code() if isinstance(error, KafkaError) else _aiokafka_code(exc)
+    if code is not None and code in NOT_ALLOWED:
+        return ConfigError(
+            f"Kafka does not allow it: this user lacks {NOT_ALLOWED[code]} ({_name(code)}); docs/security.md lists the "
+            "rights, and `eddy topics check` with the worker's --kafka-config names those that a topic lacks"
+        )
+    if code in (AUTHENTICATION, KafkaError._AUTHENTICATION):
+        return ConfigError("Kafka refuses this user: check sasl.username and sasl.password (--kafka-config)")
+    return None
+
+
+def _aiokafka_code(exc: BaseException) -> int | None:
+    code = getattr(exc, "errno", None)
+    return code if isinstance(code, int) and type(exc).__module__.startswith("aiokafka") else None
+
+
+def _name(code: int) -> str:
+    return str(KafkaError(code).name())

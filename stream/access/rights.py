@@ -1,0 +1,81 @@
+"""What a worker's user must be allowed on topics and group, checked before the start (KIP-430).
+
+The broker itself says which operations this user may do, so a missing right is refused at the start with its name, and
+not at the first click. It has no such answer for a transactional id: using it shows whether one may.
+"""
+
+from typing import Any
+
+import msgspec
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AclOperation
+
+from stream.access.refusal import Admin
+from stream.errors import ConfigError
+from stream.kafka_config import KafkaConfig
+from stream.settings import Topics
+
+ANSWER_S = 6.0
+READ, WRITE = AclOperation.READ, AclOperation.WRITE
+NEEDED = {
+    "clicks": (READ,),
+    "recommendations": (WRITE,),
+    "anomalies": (WRITE,),
+    "dead_letters": (WRITE,),
+    "changelog": (READ, WRITE),
+}
+"""Topic of Topics -> the operations of a worker on it. Kafka grants DESCRIBE with each of them."""
+
+
+def check_rights(admin: Admin, topics: Topics) -> None:
+    """Raises ConfigError that names every right on a topic that this user lacks.
+
+    Topics that do not exist are left out. Without an authorizer everybody has every right. A broker that does not
+    answer the question is believed to allow everything.
+    """
+    asked = msgspec.structs.asdict(topics)
+    futures = admin.describe_topics(TopicCollection(list(asked.values())), include_authorized_operations=True)
+    lacking: list[str] = []
+    for field, name in asked.items():
+        allowed = _allowed(futures[name], KafkaError.TOPIC_AUTHORIZATION_FAILED)
+        lacking += [f"{operation.name} on {name}" for operation in NEEDED[field] if operation not in allowed]
+    if lacking:
+        raise ConfigError(
+            f"this user lacks rights on topics: {', '.join(lacking)}; add the ACLs of docs/security.md (kafka-acls.sh)"
+        )
+
+
+def lost_right(broker: str, topics: Topics, config: KafkaConfig) -> ConfigError | None:
+    """The refusal of `check_rights`, for a worker that fails and may have lost a right; None if that is not why."""
+    try:
+        check_rights(Admin(broker, config), topics)
+    except ConfigError as refusal:
+        return refusal
+    return None
+
+
+def check_group_right(broker: str, group: str, config: KafkaConfig) -> None:
+    """Raises ConfigError if this user may not join `group`: aiokafka would try it without end and without a word.
+
+    A broker that does not answer the question is believed to allow it.
+    """
+    admin = Admin(broker, config)
+    future = admin.describe_consumer_groups([group], include_authorized_operations=True, request_timeout=ANSWER_S)[
+        group
+    ]
+    if READ not in _allowed(future, KafkaError.GROUP_AUTHORIZATION_FAILED):
+        raise ConfigError(
+            f"this user lacks the right READ on the consumer group {group}; add the ACLs of docs/security.md "
+            "(kafka-acls.sh), or give another --group"
+        )
+
+
+def _allowed(future: Any, refusal: int) -> set[AclOperation]:
+    everything = {READ, WRITE}
+    try:
+        operations = future.result(timeout=ANSWER_S).authorized_operations
+    except KafkaException as exc:
+        return set() if exc.args[0].code() == refusal else everything
+    except TimeoutError:
+        return everything
+    return everything if operations is None else set(operations)

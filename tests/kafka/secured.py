@@ -1,0 +1,233 @@
+"""What the tests on a secured broker share: the broker, its certificates, ACLs, and the ways in.
+
+One broker for the whole session, with a listener of each kind. The certificates are made here. The plain listener
+belongs to the tests: who comes by it has every right.
+"""
+
+import base64
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import trustme
+from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
+from cryptography.hazmat.primitives import serialization
+
+from bench.apache_kafka import ApacheKafka, KafkaUnavailable, Secured
+from tests.kafka.lane import ROOT, Lane, Worker
+from tests.kafka_lane import REQUIRED
+
+USER = "User:eddy"
+SECRETS = {"plain": "plain-hunter2", "scram": "scram-hunter2", "key": "key-hunter2", "client": "client-hunter2"}
+
+
+class Cluster(NamedTuple):
+    """The broker, and the PEM files ca, other (an authority that the broker does not have), client and client.key."""
+
+    kafka: ApacheKafka
+    files: Path
+    admin: AdminClient
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if os.environ.get("EDDY_TEST_KAFKA"):
+        pytest.skip("EDDY_TEST_KAFKA is a broker without the listeners of this file")
+    files = tmp_path_factory.mktemp("certificates")
+    authority, other = trustme.CA(), trustme.CA()
+    authority.cert_pem.write_to_path(files / "ca.pem")
+    other.cert_pem.write_to_path(files / "other.pem")
+    write_certificate(files / "broker", authority, "127.0.0.1", None)
+    write_certificate(files / "client", authority, "eddy", SECRETS["key"])
+    write_certificate(files / "stranger", other, "eddy", None)
+    server = files / "server.pem"
+    server.write_bytes((files / "broker.key").read_bytes() + (files / "broker.pem").read_bytes())
+    try:
+        kafka = ApacheKafka(secured=Secured(server, files / "ca.pem", {"eddy": SECRETS["plain"]}))
+    except KafkaUnavailable as exc:
+        if REQUIRED:
+            pytest.fail(f"EDDY_REQUIRE_KAFKA=1, but there is no real Kafka: {exc}", pytrace=False)
+        pytest.skip(f"THE KAFKA LANE DID NOT RUN: {exc}")
+    with kafka:
+        users = [
+            UserScramCredentialUpsertion("eddy", ScramCredentialInfo(mechanism, 4096), SECRETS["scram"].encode())
+            for mechanism in (ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512)
+        ]
+        admin = AdminClient({"bootstrap.servers": kafka.address, "log_level": 0})
+        for user in users:
+            admin.alter_user_scram_credentials([user])["eddy"].result()
+        yield Cluster(kafka, files, admin)
+
+
+def write_certificate(path: Path, authority: trustme.CA, name: str, password: str | None) -> None:
+    """A certificate PATH.pem for `name`, and its private key PATH.key in the form that Kafka reads."""
+    made = authority.issue_cert(name, common_name=name)
+    key = serialization.load_pem_private_key(made.private_key_pem.bytes(), None)
+    cipher = serialization.BestAvailableEncryption(password.encode()) if password else serialization.NoEncryption()
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, cipher)
+    path.with_suffix(".key").write_bytes(pem)
+    path.with_suffix(".pem").write_bytes(b"".join(part.bytes() for part in made.cert_chain_pems))
+
+
+@pytest.fixture(scope="session")
+def token_url() -> Iterator[str]:
+    """An OAuth token endpoint that knows one client, and whose tokens the broker takes without a signature."""
+    expected = "Basic " + base64.b64encode(f"eddy:{SECRETS['client']}".encode()).decode()
+
+    class Endpoint(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            known = self.headers["Authorization"] == expected
+            now_s = int(time.time())
+            claims = {"sub": "eddy", "iat": now_s, "exp": now_s + 600, "scope": "kafka"}
+            parts = (base64.urlsafe_b64encode(json.dumps(part).encode()) for part in ({"alg": "none"}, claims))
+            token = ".".join(part.decode().rstrip("=") for part in parts) + "."
+            answer = {"access_token": token, "expires_in": 600, "token_type": "Bearer"} if known else {"error": "no"}
+            body = json.dumps(answer).encode()
+            self.send_response(200 if known else 401)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Nothing: a test prints no log of a server."""
+
+    server = HTTPServer(("127.0.0.1", 0), Endpoint)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/token"
+    server.shutdown()
+
+
+# -- what docs/security.md lists ---------------------------------------------------------------------------------------
+
+
+class Right(NamedTuple):
+    """One row of the documents' ACL table: a kind of resource, the name there, and an operation."""
+
+    kind: str
+    name: str
+    operation: str
+
+
+def documented() -> list[Right]:
+    page = (ROOT / "docs" / "security.md").read_text().split("## Rights (ACLs)")[1]
+    rows = re.findall(
+        r"^\| (topic|group|transactional id) \| `([^`]+)`(?:, prefixed)? \| (\w+) \| [^|]+ \|$", page, re.M
+    )
+    return [Right(*row) for row in rows]
+
+
+RIGHTS = documented()
+KINDS = {
+    "topic": ResourceType.TOPIC,
+    "group": ResourceType.GROUP,
+    "transactional id": ResourceType.TRANSACTIONAL_ID,
+}
+FIELDS = {
+    "clicks": "clicks",
+    "recommendations": "recommendations",
+    "anomalies": "anomalies",
+    "clicks-dead-letter": "dead_letters",
+    "eddy-changelog": "changelog",
+}
+
+
+class Secure(Lane):
+    """A lane whose topics a test reaches by the plain listener, and whose workers come as the user eddy."""
+
+    cluster: Cluster
+
+    def binding(self, right: Right) -> AclBinding:
+        prefixed = right.kind == "transactional id"
+        name = f"{self.name}:" if prefixed else self.name
+        name = getattr(self.topics, FIELDS[right.name]) if right.kind == "topic" else name
+        pattern = ResourcePatternType.PREFIXED if prefixed else ResourcePatternType.LITERAL
+        operation = AclOperation[right.operation]
+        return AclBinding(KINDS[right.kind], name, pattern, USER, "*", operation, AclPermissionType.ALLOW)
+
+    def grant(self, rights: list[Right]) -> None:
+        for future in self.cluster.admin.create_acls([self.binding(right) for right in rights]).values():
+            future.result()
+
+    def revoke(self, right: Right) -> None:
+        one = self.binding(right)
+        same = AclBindingFilter(
+            one.restype, one.name, one.resource_pattern_type, USER, "*", one.operation, one.permission_type
+        )
+        for future in self.cluster.admin.delete_acls([same]).values():
+            assert len(future.result()) == 1
+
+
+@pytest.fixture
+def secure(cluster: Cluster, name: str, model: Path, tmp_path: Path) -> Iterator[Secure]:
+    lane = Secure(cluster.kafka.address, name, model, tmp_path)
+    lane.cluster = cluster
+    lane.create()
+    yield lane
+    lane.end_all()
+
+
+# -- how a client may come ---------------------------------------------------------------------------------------------
+
+
+def properties(cluster: Cluster, how: str, token_url: str = "") -> dict[str, str]:
+    """The properties of one way in; the secret is one of them."""
+    trusted = {"ssl.ca.location": str(cluster.files / "ca.pem")}
+    if how == "certificate":
+        return trusted | {
+            "security.protocol": "ssl",
+            "ssl.certificate.location": str(cluster.files / "client.pem"),
+            "ssl.key.location": str(cluster.files / "client.key"),
+            "ssl.key.password": SECRETS["key"],
+        }
+    sasl = trusted | {"security.protocol": "sasl_ssl"}
+    if how == "unsecured token":
+        return sasl | {
+            "sasl.mechanism": "OAUTHBEARER",
+            "enable.sasl.oauthbearer.unsecure.jwt": "true",
+            "sasl.oauthbearer.config": "principal=eddy",
+        }
+    if how == "oidc":
+        return sasl | {
+            "sasl.mechanism": "OAUTHBEARER",
+            "sasl.oauthbearer.method": "oidc",
+            "sasl.oauthbearer.token.endpoint.url": token_url,
+            "sasl.oauthbearer.client.id": "eddy",
+            "sasl.oauthbearer.client.secret": SECRETS["client"],
+        }
+    password = SECRETS["plain" if how == "PLAIN" else "scram"]
+    return sasl | {"sasl.mechanism": how, "sasl.username": "eddy", "sasl.password": password}
+
+
+def written(path: Path, given: dict[str, str]) -> Path:
+    path.write_text("".join(f"{name}={value}\n" for name, value in given.items()))
+    return path
+
+
+def refusal(worker: Worker, lines: int | None = None) -> str:
+    """The line that a worker ends with, exit code 2. `lines`: how many it may print in all."""
+    assert worker.process.wait(timeout=60) == 2, worker.log
+    printed = worker.log.strip().splitlines()
+    assert lines is None or len(printed) == lines, worker.log
+    assert "Traceback" not in worker.log
+    assert not any(secret in worker.log for secret in SECRETS.values())
+    return printed[-1]

@@ -1,0 +1,73 @@
+"""The ACL table of docs/security.md: a worker needs each of its rights and no other."""
+
+import re
+import signal
+
+import pytest
+
+from stream.errors import ConfigError
+from stream.kafka.topics import check_topics
+from stream.kafka_config import KafkaConfig
+from tests.kafka.lane import clicks
+from tests.kafka.secured import RIGHTS, Cluster, Right, Secure, properties, refusal, written
+
+pytestmark = pytest.mark.real_kafka
+
+
+def test_a_missing_right_on_a_topic_is_named_before_the_start(secure: Secure, cluster: Cluster) -> None:
+    """Each row of the table that is about a topic, taken away alone, is the one that the line names."""
+    on_topics = [right for right in RIGHTS if right.kind == "topic"]
+    assert len(on_topics) == 6
+    config = KafkaConfig(properties(cluster, "PLAIN"))
+    secure.grant(RIGHTS)
+    assert len(check_topics(cluster.kafka.sasl, secure.topics, config)) == 5
+    for right in on_topics:
+        secure.revoke(right)
+        lacking = f"lacks rights on topics: {right.operation} on {secure.binding(right).name}; add the ACLs"
+        with pytest.raises(ConfigError, match=lacking):
+            check_topics(cluster.kafka.sasl, secure.topics, config)
+        secure.grant([right])
+
+
+def test_a_missing_right_on_the_group_is_named_before_the_start(secure: Secure, cluster: Cluster) -> None:
+    """aiokafka would ask for the coordinator without end."""
+    secure.grant([right for right in RIGHTS if right.kind != "group"])
+    config = written(secure.directory / "c", properties(cluster, "PLAIN"))
+    line = refusal(secure.start(broker=cluster.kafka.sasl, kafka_config=config))
+    assert f"lacks the right READ on the consumer group {secure.name}" in line
+
+
+def test_a_missing_right_on_the_transactional_id_ends_the_worker_when_it_joins(
+    secure: Secure, cluster: Cluster
+) -> None:
+    """The broker has no question for it; the first use shows it."""
+    secure.grant([right for right in RIGHTS if right.kind != "transactional id"])
+    config = written(secure.directory / "c", properties(cluster, "PLAIN"))
+    line = refusal(secure.start(broker=cluster.kafka.sasl, kafka_config=config))
+    assert "lacks the right WRITE on its transactional id" in line
+
+
+@pytest.mark.parametrize("right", [r for r in RIGHTS if (r.name, r.operation) != ("eddy-changelog", "READ")], ids=str)
+def test_each_right_is_needed_while_the_worker_runs(secure: Secure, cluster: Cluster, right: Right) -> None:
+    """A right taken away later ends the worker with one line; so the table has no row that only the start asks for.
+
+    The changelog is read at recovery only.
+    """
+    secure.grant(RIGHTS)
+    config = written(secure.directory / "c", properties(cluster, "PLAIN"))
+    secure.produce(clicks(50, seed=1))
+    worker = secure.start(broker=cluster.kafka.sasl, kafka_config=config, alpha=0.5)
+    secure.wait_for_clicks()
+    secure.revoke(right)
+    secure.produce([*clicks(50, seed=2), (b"u", b"no click")])
+    assert re.search(r"^eddy: (Kafka does not allow it: )?this user lacks", refusal(worker))
+
+
+def test_without_describe_configs_a_worker_warns_and_works(secure: Secure, cluster: Cluster) -> None:
+    """The optional right: its absence costs a check, and a log line says so."""
+    secure.grant(RIGHTS)
+    config = written(secure.directory / "c", properties(cluster, "PLAIN"))
+    worker = secure.start(broker=cluster.kafka.sasl, kafka_config=config)
+    worker.wait_for("partitions recovered")
+    assert "topic's configuration could not be read" in worker.log
+    assert worker.end(signal.SIGTERM) == 0

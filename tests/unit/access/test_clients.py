@@ -1,0 +1,24 @@
+"""Every Kafka client of a process goes through one place, or it would know nothing of TLS."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+MAKES_A_CLIENT = re.compile(r"\b(?:Producer|Consumer|AdminClient)\(\s*\{|bootstrap[._]servers")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for room in ("stream", "export") for p in sorted((ROOT / room).rglob("*.py"))] + [ROOT / "bench" / "readers.py"],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_no_other_file_makes_a_kafka_client(path: Path) -> None:
+    """Only stream/access/credentials.py does, and the demo, whose embedded broker has no TLS."""
+    name = str(path.relative_to(ROOT))
+    if name == "stream/access/credentials.py" or name.startswith("stream/demo/"):
+        return
+    if name == "stream/kafka_config.py":  # refuses bootstrap.servers
+        return
+    assert not MAKES_A_CLIENT.search(path.read_text()), name
