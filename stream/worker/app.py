@@ -16,20 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import faust
-from faust.types.tuples import TP
 from mode.supervisors import CrashingSupervisor
 
 from stream.access.credentials import faust_options
-from stream.access.rights import check_group_right, lost_right
+from stream.access.rights import check_group_right
 from stream.detect.pvalue import usable_alpha
 from stream.errors import ConfigError, EddyError
-from stream.events import Partition
 from stream.kafka.changelog import Changelog
-from stream.kafka.delivery import Delivery, WorkerLock, group_metadata
+from stream.kafka.delivery import Delivery, WorkerLock
 from stream.kafka.fetch import OFFSET_RESET
 from stream.kafka.topics import check_topics, record_limits
-from stream.kafka.transport import BatchTopic, BatchTransport, assigned, check_group, leave_group, membership, seek
-from stream.kafka.watchdog import EXIT_OPERATOR, EXIT_WORKER, NoCoordinatorYet, Rebalances, Repeats, end, watch_group
+from stream.kafka.transport import BatchTopic, BatchTransport
+from stream.kafka.watchdog import EXIT_OPERATOR, EXIT_WORKER, NoCoordinatorYet, Repeats
 from stream.kafka_config import KafkaConfig, read_kafka_config
 from stream.meter import Meter
 from stream.model.probe import batch_invariant
@@ -39,10 +37,10 @@ from stream.wire.dead_letter import LONGEST_KEY
 from stream.wire.json import JsonCodec
 from stream.wire.pseudonym import pseudonymous
 from stream.worker.cycle import Cycles
+from stream.worker.hooks import connect, report_status
 from stream.worker.observe import Observed
-from stream.worker.recovery import Assignment
 from stream.worker.served import open_engine
-from stream.worker.status import Status, report
+from stream.worker.status import Status
 
 CHUNK_RECORDS = 2_000
 
@@ -119,10 +117,10 @@ def create_app(settings: Settings) -> faust.App:
     app.eddy_lock = lock  # it must live as long as the app
     logging.getLogger("aiokafka.consumer.group_coordinator").addFilter(NoCoordinatorYet())
     app.transport = BatchTransport(app.conf.broker_consumer, app, cycles.release, cycles.positions)
-    _connect(app, cycles, settings, worker_id, config)
+    connect(app, cycles, settings, worker_id, config)
     key_sample, examples, event_types = observed.key_sample, observed.examples, model.manifest.event_types
     status = Status(meter, key_sample, examples, settings.topics, event_types, time.monotonic())
-    _report(app, cycles, status)
+    report_status(app, cycles, status)
     log.info(
         "worker ready to join: model=%s provider=%s items=%d broker=%s group=%s worker_id=%s clicks=%s partitions=%d "
         "recommendations=%s anomalies=%s dead_letters=%s changelog=%s",
@@ -175,82 +173,6 @@ def _faust_app(settings: Settings, worker_id: str, config: KafkaConfig) -> faust
         Topic=BatchTopic,
         **faust_options(config),
     )
-
-
-def _connect(app: faust.App, cycles: Cycles, settings: Settings, worker_id: str, config: KafkaConfig) -> None:
-    """Connect the cycles to Faust's hooks. An error in a hook or task ends the process.
-
-    Faust awaits every hook and task in the event loop, also those of a rebalance, which the consumer thread starts.
-    """
-    rebalances = Rebalances()
-
-    @app.agent(app.topic(settings.topics.clicks), name="clicks")
-    async def clicks(stream: Any) -> None:
-        async for event in stream.noack().events():
-            cycles.offer(event)
-
-    @app.on_partitions_revoked.connect
-    async def revoked(app: faust.App, tps: set[TP], **_: Any) -> None:
-        if tps:
-            log.info("partitions revoked: partitions=[%s]", ", ".join(str(Partition(*tp)) for tp in sorted(tps)))
-
-    @app.on_rebalance_complete.connect  # awaited before Faust seeks and fetches; on_partitions_assigned is too late
-    async def recover(app: faust.App, **_: Any) -> None:
-        if rebalances.note(time.monotonic()):
-            rebalances.warn(worker_id)
-        generation, member_id = membership(app)
-        partitions = assigned(app)
-        if generation < 0 or not partitions:
-            cycles.stand_by()
-            log.info("no partitions for this worker: generation=%d", generation)
-            return
-        metadata = group_metadata(settings.group, generation, member_id, app.conf.consumer_group_instance_id)
-        try:
-            assignment = await cycles.recover(partitions, generation, metadata)
-        except Exception as exc:
-            end(exc)
-        app.add_future(read(assignment, partitions))
-
-    async def read(assignment: Assignment, partitions: list[Partition]) -> None:
-        try:
-            await seek(app, await cycles.read(assignment, partitions))
-        except Exception as exc:
-            end(exc)
-
-    @app.task
-    async def run() -> None:
-        try:
-            await cycles.run()
-        except RuntimeError as exc:  # too many roll-backs: librdkafka often reports a refused topic as _STATE
-            end(lost_right(settings.broker, settings.topics, config) or exc)
-        except Exception as exc:
-            end(exc)
-
-    @app.task
-    async def watch() -> None:
-        async def check() -> None:
-            await check_group(app)
-            cycles.check_rejoined(3 * settings.session_timeout_s)
-
-        await watch_group(check)
-
-    @app.on_before_shutdown.connect
-    async def stop(app: faust.App, **_: Any) -> None:
-        await cycles.close()
-        if not settings.stay_in_group:
-            await leave_group(app)
-
-
-def _report(app: faust.App, cycles: Cycles, status: Status) -> None:
-    """Log the status while the app runs."""
-
-    def lag() -> int:
-        ends = app.monitor.tp_end_offsets  # high watermarks of the latest fetches
-        return sum(max(0, ends.get(TP(*p), next_) - next_) for p, next_ in cycles.positions().items())
-
-    @app.task
-    async def report_status() -> None:
-        await report(status, lag)
 
 
 def run_worker(settings: Settings) -> int:

@@ -1,0 +1,97 @@
+"""Connects a worker's cycles to Faust's hooks: rebalances, the agent of the clicks, the tasks, and the end."""
+
+import logging
+import time
+from typing import Any
+
+import faust
+from faust.types.tuples import TP
+
+from stream.access.rights import lost_right
+from stream.events import Partition
+from stream.kafka.delivery import group_metadata
+from stream.kafka.transport import assigned, check_group, leave_group, membership, seek
+from stream.kafka.watchdog import Rebalances, end, watch_group
+from stream.kafka_config import KafkaConfig
+from stream.settings import Settings
+from stream.worker.cycle import Cycles
+from stream.worker.recovery import Assignment
+from stream.worker.status import Status, report
+
+log = logging.getLogger(__name__)
+
+
+def connect(app: faust.App, cycles: Cycles, settings: Settings, worker_id: str, config: KafkaConfig) -> None:
+    """Connect the cycles to Faust's hooks. An error in a hook or task ends the process.
+
+    Faust awaits every hook and task in the event loop, also those of a rebalance, which the consumer thread starts.
+    """
+    rebalances = Rebalances()
+
+    @app.agent(app.topic(settings.topics.clicks), name="clicks")
+    async def clicks(stream: Any) -> None:
+        async for event in stream.noack().events():
+            cycles.offer(event)
+
+    @app.on_partitions_revoked.connect
+    async def revoked(app: faust.App, tps: set[TP], **_: Any) -> None:
+        if tps:
+            log.info("partitions revoked: partitions=[%s]", ", ".join(str(Partition(*tp)) for tp in sorted(tps)))
+
+    @app.on_rebalance_complete.connect  # awaited before Faust seeks and fetches; on_partitions_assigned is too late
+    async def recover(app: faust.App, **_: Any) -> None:
+        if rebalances.note(time.monotonic()):
+            rebalances.warn(worker_id)
+        generation, member_id = membership(app)
+        partitions = assigned(app)
+        if generation < 0 or not partitions:
+            cycles.stand_by()
+            log.info("no partitions for this worker: generation=%d", generation)
+            return
+        metadata = group_metadata(settings.group, generation, member_id, app.conf.consumer_group_instance_id)
+        try:
+            assignment = await cycles.recover(partitions, generation, metadata)
+        except Exception as exc:
+            end(exc)
+        app.add_future(read(assignment, partitions))
+
+    async def read(assignment: Assignment, partitions: list[Partition]) -> None:
+        try:
+            await seek(app, await cycles.read(assignment, partitions))
+        except Exception as exc:
+            end(exc)
+
+    @app.task
+    async def run() -> None:
+        try:
+            await cycles.run()
+        except RuntimeError as exc:  # too many roll-backs: librdkafka often reports a refused topic as _STATE
+            end(lost_right(settings.broker, settings.topics, config) or exc)
+        except Exception as exc:
+            end(exc)
+
+    @app.task
+    async def watch() -> None:
+        async def check() -> None:
+            await check_group(app)
+            cycles.check_rejoined(3 * settings.session_timeout_s)
+
+        await watch_group(check)
+
+    @app.on_before_shutdown.connect
+    async def stop(app: faust.App, **_: Any) -> None:
+        await cycles.close()
+        if not settings.stay_in_group:
+            await leave_group(app)
+
+
+def report_status(app: faust.App, cycles: Cycles, status: Status) -> None:
+    """Log the status while the app runs."""
+
+    def lag() -> int:
+        ends = app.monitor.tp_end_offsets  # high watermarks of the latest fetches
+        return sum(max(0, ends.get(TP(*p), next_) - next_) for p, next_ in cycles.positions().items())
+
+    @app.task
+    async def log_status() -> None:
+        await report(status, lag)
