@@ -1,5 +1,6 @@
 """What all tests share: one torch thread, graphs traced once, a complete model, and a report on the Kafka tests."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,11 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("models") / "tiny" / "1"
     write_untrained(directory, ITEMS, EVENT_TYPES, hidden=16, seed=0)
     return directory
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: the tests on Kafka mostly wait."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_configure(config: pytest.Config) -> None:
