@@ -18,10 +18,13 @@ torch.set_num_threads(1)  # on matrices this small a second thread only waits fo
 
 
 @pytest.fixture(scope="session", autouse=True)
-def traced() -> Iterator[None]:
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Networks that differ only in their weights share one trace; see tests/graphs.py."""
+    base = tmp_path_factory.getbasetemp()
+    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "traces"  # one for all processes
+    directory.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.onnx, "export", Traced(torch.onnx.export))
+        patch.setattr(torch.onnx, "export", Traced(torch.onnx.export, directory))
         yield
 
 

@@ -6,7 +6,10 @@ the first network of a structure, and each later network puts its own weights in
 fail the test. tests/contracts/test_cells.py compares both ways bit by bit.
 """
 
+import hashlib
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import onnx_ir
@@ -17,18 +20,29 @@ Exporter = Callable[..., torch.onnx.ONNXProgram | None]
 
 
 class Traced:
-    """A replacement for `torch.onnx.export`; `export` is the original function."""
+    """A replacement for `torch.onnx.export`.
 
-    def __init__(self, export: Exporter) -> None:
+    export     the original function
+    directory  holds the traces for all processes of this run of the tests
+    """
+
+    def __init__(self, export: Exporter, directory: Path) -> None:
         self.export = export
+        self._directory = directory
         self._models: dict[str, onnx_ir.Model] = {}
 
     def __call__(self, module: nn.Module, example: tuple[torch.Tensor, ...], **options: Any) -> torch.onnx.ONNXProgram:
         key = structure(module, example, options)
+        path = self._directory / f"{hashlib.sha256(key.encode()).hexdigest()}.onnx"
+        if key not in self._models and path.is_file():
+            self._models[key] = onnx_ir.load(path)
         if key not in self._models:
             program = self.export(module, example, **{**options, "optimize": False})
             assert program is not None
             self._models[key] = program.model
+            part = path.with_suffix(f".{os.getpid()}")
+            onnx_ir.save(program.model, part)
+            part.replace(path)
         program = torch.onnx.ONNXProgram(self._models[key].clone(), None)
         program.apply_weights(module.state_dict())
         program.optimize()
