@@ -199,7 +199,7 @@ def test_the_demo_page_names_every_count() -> None:
 
 
 def test_the_statefulset_sets_settings_of_a_worker() -> None:
-    """Each variable of the Kubernetes example is a setting, its values are valid, and the worker id is the pod's name."""
+    """Each variable of the Kubernetes example is a valid setting, and the worker id is the name of the pod."""
     example = yaml.safe_load((ROOT / "deploy" / "statefulset.yml").read_text())
     [container] = example["spec"]["template"]["spec"]["containers"]
     environ = {each["name"]: each.get("value", "pod-0") for each in container["env"]}
