@@ -85,7 +85,7 @@ def take_log(progress: Progress, log: Path, given: dict[str, Any]) -> "Log":
 
     if given["in_order"] and (given["start"] or given["end"]):
         raise ConfigError(
-            "--from and --until need times, and with --in-order the log has none: omit them or --in-order"
+            "--from and --until need times, and --in-order ignores them; omit --in-order, or omit --from and --until"
         )
     names = ColumnNames(*(given[f"{name}_col"] for name in ColumnNames._fields))
     progress.say(f"{log}: reading")

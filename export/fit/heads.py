@@ -45,7 +45,7 @@ def fit_heads(network: Network, clicks: Clicks, weight: F64, new_items: int, see
 
 
 class PreClickStates(NamedTuple):
-    """The states before m clicks, as inputs of the heads: zeros before a user's first click.
+    """For each of m clicks, the user's state just before the click. The state before a user's first click is zeros.
 
     after          (r, H) float32, states after the r preceding clicks
     row            (m,) int64, row of `after` for each click; ignored where has_preceding is False

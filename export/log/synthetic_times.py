@@ -24,7 +24,7 @@ SAMPLE = 10_000_000
 
 
 class Clock(Protocol):
-    """Computes the times of the rows of a run."""
+    """Computes synthetic times for the rows of one log file, in their order."""
 
     def times(self, run: Rows) -> I64:
         """(m,) int64, ms since the epoch. Before, time_ms of a row is its row number. Call it for the runs in order."""

@@ -105,7 +105,7 @@ class GruCell(Cell):
 
 
 class RnnCell(Cell):
-    """State (h,), tanh, no gates: the fastest step, and the state forgets earlier clicks the soonest."""
+    """State (h,), tanh, no gates. Of all cells it has the fastest step and the shortest memory."""
 
     name = "rnn"
 

@@ -157,7 +157,7 @@ class Mixture(nn.Module):
     def total(self, values: Tensor) -> Tensor:
         """The sum over the sources, (B, S) -> (B, 1).
 
-        It is a matrix product, because the results of ONNX Runtime's sums depend on the alignment of a row in memory.
+        It uses a matrix product instead of a sum: the result of ONNX Runtime's sum depends on where a row is in memory.
         """
         return torch.matmul(values, self.ones)[:, :1]
 

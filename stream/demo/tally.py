@@ -32,7 +32,7 @@ class Judged(NamedTuple):
 
 
 class Alert(NamedTuple):
-    """An anomaly and the simulator's truth about it; "" is a false alarm."""
+    """An alert, and its cause in the simulator. An empty cause means a false alarm."""
 
     anomaly: Anomaly
     truth: str

@@ -47,7 +47,7 @@ def history_of(clicks_before: npt.NDArray[np.integer]) -> I64:
 
 
 def usable_alpha(smallest_p_value: float) -> float:
-    """Return the smallest alpha with one digit at which an alert is possible: 0.00149 -> 0.002."""
+    """Return the smallest alpha that allows an alert, rounded up to one significant digit: 0.00149 -> 0.002."""
     digit = 10.0 ** math.floor(math.log10(smallest_p_value))
     return float(f"{math.ceil(smallest_p_value / digit) * digit:g}")
 

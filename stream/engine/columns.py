@@ -58,7 +58,7 @@ class Columns:
         ]
 
     def take(self, which: Index) -> "Columns":
-        """Select the clicks at the positions `which` (ascending) and the users who have one of them."""
+        """Select the clicks at the positions `which` (ascending), and the users of these clicks."""
         users, first, owner = np.unique(self.owner[which], return_index=True, return_inverse=True)
         order = np.argsort(first)
         rank = np.empty(len(order), np.intp)  # position of each user in the order of first clicks

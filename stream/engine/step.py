@@ -17,7 +17,7 @@ SESSION_GAP_MS = 30 * 60 * 1000
 
 @dataclass(frozen=True)
 class Steps:
-    """The results of n model steps, beside the changed rows.
+    """The results of n model steps. The changed rows are not part of it; they are in the caller's array.
 
     failed         (n,) bool: the model's result is not finite. Then only offset and time of the row change, and the
                    other fields of this class are undefined for the click

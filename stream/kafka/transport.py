@@ -86,7 +86,10 @@ class BatchConsumer(driver.Consumer):
         return FetchThread(self, loop=self.loop, beacon=self.beacon)
 
     async def _drain_messages(self, fetcher: Any) -> None:
-        """Faust's fetch loop: pass chunks of this generation to the agent until the consumer or the fetcher stops."""
+        """Faust's fetch loop: pass chunks to the agent until the consumer or the fetcher stops.
+
+        Chunks that were fetched in an older generation of the group are dropped.
+        """
 
         def stopped() -> bool:
             return bool(self._stopped.is_set() or fetcher._stopped.is_set())

@@ -100,7 +100,7 @@ class Cycles:
             raise TimeoutError(f"no rebalance for {limit_s:.0f} s after the group refused this worker's offsets")
 
     async def recover(self, partitions: Sequence[Partition], generation: int, member: bytes) -> Assignment:
-        """Begin an assignment with what `Recovery.keep` keeps. The rest of it must be read then."""
+        """Begin an assignment with the partitions that `Recovery.keep` keeps. Call `read` next for the others."""
         self._stale_at = None
         self._assignment = await self._recovery.keep(partitions, generation, member)
         return self._assignment
