@@ -11,17 +11,19 @@ are pinned exactly. Source: faust/transport/consumer.py and faust/transport/driv
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import faust
 from faust.transport.consumer import ensure_TP, notify
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP, ConsumerMessage
+from mode import Service
 
 from stream.errors import EddyError
 from stream.events import Partition
 from stream.kafka.fetch import FetchThread, OffsetRange
-from stream.kafka.watchdog import end
+from stream.kafka.watchdog import end, watch_group
 
 LEAVE_S = 5.0
 
@@ -84,6 +86,11 @@ class BatchConsumer(driver.Consumer):
 
     def _new_consumer_thread(self) -> FetchThread:
         return FetchThread(self, loop=self.loop, beacon=self.beacon)
+
+    @Service.task
+    async def _watch_group(self) -> None:
+        """Watch the group from the first join on: an app's own tasks start only after the first assignment."""
+        await watch_group(partial(check_group, self.app))
 
     async def _drain_messages(self, fetcher: Any) -> None:
         """Faust's fetch loop: pass chunks to the agent until the consumer or the fetcher stops.
@@ -248,7 +255,7 @@ async def check_group(app: faust.App) -> None:
     if app.should_stop:  # the consumer thread and its loop may have ended
         return
     thread = app.consumer._thread
-    consumer = thread._consumer
+    consumer = None if thread is None else thread._consumer
     if consumer is None or consumer._coordinator is None:
         return
 

@@ -10,7 +10,7 @@ from faust.types.tuples import TP
 from stream.access.rights import lost_right
 from stream.events import Partition
 from stream.kafka.delivery import group_metadata
-from stream.kafka.transport import assigned, check_group, leave_group, membership, seek
+from stream.kafka.transport import assigned, leave_group, membership, seek
 from stream.kafka.watchdog import Rebalances, end, watch_group
 from stream.kafka_config import KafkaConfig
 from stream.settings import Settings
@@ -73,7 +73,6 @@ def connect(app: faust.App, cycles: Cycles, settings: Settings, worker_id: str, 
     @app.task
     async def watch() -> None:
         async def check() -> None:
-            await check_group(app)
             cycles.check_rejoined(3 * settings.session_timeout_s)
 
         await watch_group(check)
