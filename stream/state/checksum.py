@@ -30,9 +30,11 @@ def seal(keys: Sequence[bytes], rows: Rows) -> None:
     rows  (n,), contiguous
     """
     size, data = rows.dtype.itemsize, rows.view(np.uint8).reshape(-1).data
-    rows["checksum"] = np.fromiter(
-        (row_checksum(key, data[i * size : (i + 1) * size]) for i, key in enumerate(keys)), np.uint64, len(keys)
-    )
+    ends = range(size, size * len(rows) + 1, size)
+    rows["checksum"] = [  # row_checksum without its call: this runs for every click
+        xxh3_64_intdigest(data[end - size + CHECKSUM_BYTES : end], xxh3_64_intdigest(key))
+        for key, end in zip(keys, ends, strict=True)
+    ]
 
 
 def intact(key: bytes, row: bytes) -> bool:

@@ -64,9 +64,15 @@ def stage(arena: Arena, owners: Sequence[Owner], rows: Rows, swept: Swept) -> St
     seal([key for _, key in owners], rows)
     new = [*rows["checksum"].tolist(), *[None] * len(swept.owners)]
     changed = [*owners, *swept.owners]
-    totals: dict[Partition, Totals] = {}
+    sums: dict[Partition, list[int]] = {}
+    last, total = None, [0, 0]
     for (partition, _), old, checksum in zip(changed, arena.checksums(changed), new, strict=True):
-        users, total = totals.get(partition) or arena.totals(partition)
-        users += (checksum is not None) - (old is not None)
-        totals[partition] = Totals(users, (total + (checksum or 0) - (old or 0)) % CHECKSUMS)
+        if partition is not last:  # hashing it for each user is slow
+            last, total = partition, sums.setdefault(partition, [0, 0])
+        total[0] += (checksum is not None) - (old is not None)
+        total[1] += (checksum or 0) - (old or 0)
+    totals: dict[Partition, Totals] = {}
+    for partition, (users, checksum) in sums.items():
+        before = arena.totals(partition)
+        totals[partition] = Totals(before.users + users, (before.checksum + checksum) % CHECKSUMS)
     return Staged(owners, rows, swept, totals)
