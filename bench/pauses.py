@@ -173,7 +173,7 @@ def fault(name: str, traffic: Traffic, stays: Worker, hurt: Worker) -> dict[str,
         wait_for(lambda: traffic.flowing(1.0), "all partitions flow")
         until = time.monotonic()
         hurt.send(signal.SIGCONT)
-        time.sleep(2.0)  # it ends with 70, or joins again
+        wait_for(lambda: hurt.ended() or len(hurt.recoveries()) > recoveries, "it ends with 70, or joins again")
         if hurt.ended():
             hurt.start()
         wait_for(lambda: len(hurt.recoveries()) > recoveries, "the worker that was frozen has recovered")

@@ -54,7 +54,7 @@ OWN = {
     "transactional.id": "it is made of the group and the worker id",
     "transaction.timeout.ms": "it follows --session-timeout-s",
     "session.timeout.ms": "give --session-timeout-s",
-    "heartbeat.interval.ms": "it follows --session-timeout-s",
+    "heartbeat.interval.ms": "it is 300 ms, so that a rebalance is noticed at once",
     "isolation.level": "a worker must read committed clicks only, or it decides clicks that were rolled back",
     "enable.auto.commit": "offsets are committed by the transaction that holds the decisions",
     "auto.offset.reset": "the position of a worker is that of its changelog",

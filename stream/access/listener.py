@@ -31,24 +31,24 @@ class Listener(NamedTuple):
 def ask_listener(address: str) -> Listener | None:
     """What the listener at host:port speaks; None if nobody accepts a connection there. Takes up to 4 ASK_S."""
     host, _, port = address.strip().rpartition(":")
-    place = (host.strip("[]"), int(port))
+    endpoint = (host.strip("[]"), int(port))
     try:
-        with socket.create_connection(place, ASK_S):
+        with socket.create_connection(endpoint, ASK_S):
             pass
     except OSError:
         return None
-    if _speaks_tls(place):
-        return Listener(True, _ask(place, tls=True))
-    mechanisms = _ask(place, tls=False)
+    if _speaks_tls(endpoint):
+        return Listener(True, _ask(endpoint, tls=True))
+    mechanisms = _ask(endpoint, tls=False)
     return Listener(None if mechanisms is None else False, mechanisms)
 
 
-def _ask(place: tuple[str, int], tls: bool) -> tuple[str, ...] | None:
+def _ask(endpoint: tuple[str, int], tls: bool) -> tuple[str, ...] | None:
     """The SASL mechanisms; None without an answer of Kafka's, such as over TLS from who wants a certificate first."""
-    with suppress(OSError, struct.error), socket.create_connection(place, ASK_S) as plain:
+    with suppress(OSError, struct.error), socket.create_connection(endpoint, ASK_S) as plain:
         if not tls:
             return _mechanisms(plain)
-        with _context().wrap_socket(plain, server_hostname=place[0]) as wrapped:
+        with _context().wrap_socket(plain, server_hostname=endpoint[0]) as wrapped:
             return _mechanisms(wrapped)
     return None
 
@@ -61,12 +61,12 @@ def _context() -> ssl.SSLContext:
     return context
 
 
-def _speaks_tls(place: tuple[str, int]) -> bool:
+def _speaks_tls(endpoint: tuple[str, int]) -> bool:
     """False if it may be anything else: a load balancer without a broker behind it closes connections, too."""
     try:
         with (
-            socket.create_connection(place, ASK_S) as plain,
-            _context().wrap_socket(plain, server_hostname=place[0]),
+            socket.create_connection(endpoint, ASK_S) as plain,
+            _context().wrap_socket(plain, server_hostname=endpoint[0]),
         ):
             return True
     except ssl.SSLError as exc:  # an alert is an answer in TLS

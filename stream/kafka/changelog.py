@@ -57,6 +57,7 @@ class Mark(NamedTuple):
     checksum: int
 
     def encode(self) -> bytes:
+        """The row's value: offset and users in decimal, the checksum as 16 hexadecimal digits, spaces between."""
         return b"%d %d %016x" % self
 
     @classmethod

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import faust
+from aiokafka.errors import IllegalStateError
 from faust.transport.consumer import ensure_TP, notify
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP, ConsumerMessage
@@ -244,9 +245,11 @@ def membership(app: faust.App) -> Member:
 
 async def seek(app: faust.App, offsets: Mapping[Partition, int]) -> None:
     """Continue to read at these offsets. Until then the records of these partitions are fetched and dropped."""
+    if app.should_stop:  # the consumer thread and its loop may have ended
+        return
     try:
         await app.consumer.seek_wait({TP(*partition): offset for partition, offset in offsets.items()})
-    except Exception as exc:  # a rebalance has begun, and recovers and seeks again
+    except IllegalStateError as exc:  # not assigned any more: a rebalance has begun, and recovers and seeks again
         app.consumer.log.warning("seek failed: error=%r", exc)
 
 

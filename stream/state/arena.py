@@ -98,15 +98,15 @@ class Arena:
     def gather(self, slots: Slots) -> Rows:
         """Copy the rows (n,) of these slots (n,) to new memory."""
         rows = np.empty(len(slots), self.dtype)
-        for block, places, within in self._by_block(slots):
-            rows[places] = block[within]
+        for block, which, within in self._by_block(slots):
+            rows[which] = block[within]
         return rows
 
     def scatter(self, owners: Sequence[Owner], rows: Rows) -> None:
         """Write the rows (n,) of n owners, each owner once. An owner without a row gets a new slot."""
         slots, partitions = self._slots_for(owners)
-        for block, places, within in self._by_block(slots):
-            block[within] = rows[places]
+        for block, which, within in self._by_block(slots):
+            block[within] = rows[which]
         checksums = rows["checksum"]
         np.maximum.at(self._newest_ms, partitions, rows["last_ms"])
         np.add.at(self._checksum, partitions, checksums - self._slot_checksum[slots])  # uint64: modulo 2^64
@@ -134,8 +134,8 @@ class Arena:
         used = np.flatnonzero(partition != UNUSED)
         slots = start + used
         clicks, last_ms = np.empty(len(used), np.uint32), np.empty(len(used), np.int64)
-        for block, places, within in self._by_block(slots):
-            clicks[places], last_ms[places] = block["clicks"][within], block["last_ms"][within]
+        for block, which, within in self._by_block(slots):
+            clicks[which], last_ms[which] = block["clicks"][within], block["last_ms"][within]
         return Ages(slots, clicks, last_ms, self._newest_ms[partition[used]])
 
     def owner(self, slot: int) -> Owner:
@@ -199,8 +199,8 @@ class Arena:
         order = np.argsort(block, kind="stable")
         ends = np.flatnonzero(np.diff(block[order], append=-1)) + 1
         for start, end in itertools.pairwise([0, *ends.tolist()]):
-            places = order[start:end]
-            yield self._blocks[block[places[0]]], places, within[places]
+            which = order[start:end]
+            yield self._blocks[block[which[0]]], which, within[which]
 
     def _release(self, slots: list[int]) -> None:
         np.subtract.at(self._checksum, self._slot_partition[slots], self._slot_checksum[slots])
@@ -213,7 +213,8 @@ class Arena:
     def _slots_for(self, owners: Iterable[Owner]) -> tuple[Slots, Slots]:
         """Slots of the owners, new ones where they have none, and the partition index of each owner."""
         slots, indices = [], []
-        last, known, index = None, dict(NO_SLOTS), UNUSED
+        known: dict[bytes, int] = {}
+        last, index = None, UNUSED
         for partition, key in owners:
             if partition is not last:  # hashing it for each user is slow
                 last, known, index = partition, self._slots.setdefault(partition, {}), self._index_of(partition)

@@ -10,17 +10,9 @@ Source: XXH3, https://github.com/Cyan4973/xxHash. It notices accidents; it does 
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
 from stream.state.row import CHECKSUM_BYTES, Rows
-
-Checksums = npt.NDArray[np.uint64]
-
-
-def row_checksum(key: bytes, row: bytes | memoryview) -> int:
-    """Return the checksum of one row. The row's own checksum, its first eight bytes, does not change the result."""
-    return int(xxh3_64_intdigest(row[CHECKSUM_BYTES:], xxh3_64_intdigest(key)))
 
 
 def seal(keys: Sequence[bytes], rows: Rows) -> None:
@@ -31,7 +23,7 @@ def seal(keys: Sequence[bytes], rows: Rows) -> None:
     """
     size, data = rows.dtype.itemsize, rows.view(np.uint8).reshape(-1).data
     ends = range(size, size * len(rows) + 1, size)
-    rows["checksum"] = [  # row_checksum without its call: this runs for every click
+    rows["checksum"] = [
         xxh3_64_intdigest(data[end - size + CHECKSUM_BYTES : end], xxh3_64_intdigest(key))
         for key, end in zip(keys, ends, strict=True)
     ]
@@ -39,4 +31,5 @@ def seal(keys: Sequence[bytes], rows: Rows) -> None:
 
 def intact(key: bytes, row: bytes) -> bool:
     """True if a row in the changelog is one that some version of Eddy wrote for this user."""
-    return len(row) > CHECKSUM_BYTES and row_checksum(key, row) == int.from_bytes(row[:CHECKSUM_BYTES], "little")
+    checksum, rest = row[:CHECKSUM_BYTES], row[CHECKSUM_BYTES:]
+    return bool(rest) and xxh3_64_intdigest(rest, xxh3_64_intdigest(key)) == int.from_bytes(checksum, "little")

@@ -4,9 +4,10 @@
     cycle              decode and process (rows are staged) -> transaction -> commit the staged rows -> ack
     revoke             the running cycle ends, no new one begins, pending chunks are released
 
-Rows are put in place only after Kafka has them, and only one cycle runs at a time. Four threads take part: the event
+Rows are put in place only after Kafka has them, and only one cycle runs at a time. Five threads take part: the event
 loop, which calls everything here; the consumer thread, which fetches and heartbeats (kafka.fetch); the engine thread,
-which has the codec, the engine and the arena to itself; and the delivery thread, which has the producer.
+which has the codec, the engine and the arena to itself; the delivery thread, which has the producer; and while new
+partitions are recovered, a thread that reads the changelog (worker.recovery).
 """
 
 import asyncio

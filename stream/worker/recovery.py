@@ -122,8 +122,10 @@ class Recovery:
         names = ", ".join(map(str, partitions))
         try:
             positions = await _in_daemon(self._restore, assignment, rest) if rest else {}  # 4 to 7
-        except Abandoned:
-            return None
+        except Exception:
+            if self._current is assignment:
+                raise
+            return None  # whatever failed was read for an assignment that is over
         if positions is None:
             log.warning("recovery overtaken by the group: partitions=[%s] generation=%d", names, assignment.generation)
             return None
@@ -178,9 +180,12 @@ class Recovery:
     def _read(self, assignment: Assignment, partitions: Sequence[Partition]) -> dict[Partition, Mark]:
         """Step 5. Nothing uses the rows before step 7."""
         for partition in partitions:
-            self._in_engine(assignment, self._arena.hold, partition)
-            self._broken[partition] = set()
+            self._in_engine(assignment, self._begin, partition)
         return self._changelog.read(partitions, partial(self._in_engine, assignment, self._load))
+
+    def _begin(self, partition: Partition) -> None:
+        self._arena.hold(partition)
+        self._broken[partition] = set()
 
     def _load(self, partition: Partition, rows: Mapping[bytes, bytes | None]) -> None:
         broken = self._arena.load(partition, rows)

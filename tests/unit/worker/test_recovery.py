@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
 from stream.errors import ConfigError
 from stream.events import Partition
@@ -131,6 +132,53 @@ def test_offsets_without_clicks_are_skipped(model_dir: Path) -> None:
     ]
 
 
+class Ends(Changelog):
+    """A changelog of one row per read. Its end has `mark`, and the group is at `committed`."""
+
+    def __init__(self, row: bytes) -> None:
+        super().__init__((Position(5, 5), 5))
+        self.row, self.mark, self.committed = row, Mark(5, 1, int.from_bytes(row[:8], "little")), 5
+        self.reads = 0
+
+    def positions(self, partitions: Sequence[Partition]) -> dict[Partition, Position]:
+        return dict.fromkeys(partitions, Position(self.committed, self.committed))
+
+    def marks(self, partitions: Sequence[Partition]) -> dict[Partition, Mark]:
+        return dict.fromkeys(partitions, self.mark)
+
+    def read(self, partitions: Sequence[Partition], take: Any) -> dict[Partition, Mark]:
+        self.reads += 1
+        for partition in partitions:
+            take(partition, {b"user": self.row})
+        return dict.fromkeys(partitions, self.mark)
+
+
+@pytest.mark.parametrize(
+    ("mark", "committed", "kept"),
+    [({}, 5, 1), ({"next": 6}, 6, 0), ({"users": 2}, 5, 0), ({"checksum": 1}, 5, 0), ({}, 6, 0)],
+    ids=["unchanged", "later offset", "other users", "other rows", "other group offset"],
+)
+def test_partition_is_kept_only_if_changelog_and_group_are_where_memory_is(
+    model_dir: Path, mark: dict[str, int], committed: int, kept: int
+) -> None:
+    """A worker that was frozen has old rows: they are not used if the changelog or the group has moved meanwhile."""
+    engine = open_engine(load_model(model_dir, "cpu"), model_dir, 20, 1, 0.001)
+    rows = new_rows(1, engine.arena.dtype, engine.arena.model)
+    seal([b"user"], rows)
+    changelog = Ends(rows.tobytes())
+    delivery: Any = Delivery()
+    ends: Any = changelog
+
+    async def rebalances() -> int:
+        recovery = Recovery(delivery, ends, engine.arena, ThreadPoolExecutor(1))
+        await recovery.read(await recovery.keep([CLICKS_0], 1, b""), [CLICKS_0])
+        changelog.mark, changelog.committed = changelog.mark._replace(**mark), committed
+        return len((await recovery.keep([CLICKS_0], 2, b"")).next)
+
+    assert asyncio.run(rebalances()) == kept
+    assert changelog.reads == 1
+
+
 class Held(Changelog):
     """A changelog that gives one row when it is released."""
 
@@ -138,6 +186,7 @@ class Held(Changelog):
         super().__init__((Position(1, 1), 1))
         self.reading, self.released = threading.Event(), threading.Event()
         self._row = row
+        self.broken_off = False
 
     def marks(self, partitions: Sequence[Partition]) -> dict[Partition, Mark]:
         return {}
@@ -145,6 +194,8 @@ class Held(Changelog):
     def read(self, partitions: Sequence[Partition], take: Any) -> dict[Partition, Mark]:
         self.reading.set()
         assert self.released.wait(10)
+        if self.broken_off:
+            raise KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
         for partition in partitions:
             take(partition, dict([self._row]))
         return {partition: Mark(1, 1, int.from_bytes(self._row[1][:8], "little")) for partition in partitions}
@@ -169,5 +220,24 @@ def test_rows_of_an_assignment_that_is_over_do_not_reach_memory(model_dir: Path)
         assert len(engine.arena) == 0
         assert await recovery.read(new, [CLICKS_0]) == new.next == {CLICKS_0: 1}
         assert list(engine.arena.rows(CLICKS_0)) == [b"user"]
+
+    asyncio.run(rebalance())
+
+
+def test_error_of_a_reading_that_is_over_does_not_end_the_worker(model_dir: Path) -> None:
+    """What fails for an assignment that was replaced meanwhile is nobody's error any more."""
+    engine = open_engine(load_model(model_dir, "cpu"), model_dir, 20, 1, 0.001)
+    changelog = Held((b"user", b""))
+    changelog.broken_off = True
+    delivery: Any = Delivery()
+    held: Any = changelog
+
+    async def rebalance() -> None:
+        recovery = Recovery(delivery, held, engine.arena, ThreadPoolExecutor(1))
+        old = asyncio.create_task(recovery.read(await recovery.keep([CLICKS_0], 1, b""), [CLICKS_0]))
+        await asyncio.to_thread(changelog.reading.wait, 10)
+        await recovery.keep([], 2, b"")
+        changelog.released.set()
+        assert await old is None
 
     asyncio.run(rebalance())
