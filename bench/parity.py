@@ -28,7 +28,7 @@ from bench.apache_kafka import VERSION, ApacheKafka, KafkaUnavailable
 from bench.command import run_eddy, say, stop
 from bench.groups import EXCLUDE_RECENT, KILL_AT, Run, disturbed, undisturbed
 from bench.readers import read_topic
-from bench.report import DATA_DIRECTORY, RESULTS, ROOT, write_report
+from bench.report import DATA_DIRECTORY, RESULTS, ROOT, conclude, write_report
 from export.evaluate.evaluate import Quality, judge
 from stream.errors import EddyError
 from stream.events import Click, Recommendation
@@ -207,11 +207,7 @@ def main() -> int:
     }
     report = write_report(given.out, "bench.parity", conditions, results, wrong, kafka=VERSION)
     print(table(results))
-    for line in wrong:
-        print(f"FAILED: {line}")
-    if given.json:
-        print(json.dumps(report))
-    return 1 if wrong else 0
+    return conclude(report, given.json)
 
 
 if __name__ == "__main__":

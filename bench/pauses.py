@@ -14,7 +14,6 @@ until both workers are at work again.
 
 import argparse
 import itertools
-import json
 import random
 import signal
 import statistics
@@ -31,7 +30,7 @@ import msgspec
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from bench.apache_kafka import VERSION, ApacheKafka
-from bench.report import RESULTS, ROOT, write_report
+from bench.report import RESULTS, ROOT, conclude, write_report
 from export.model.untrained import write_untrained
 from stream.kafka.topics import create_topics
 from stream.settings import Topics
@@ -232,11 +231,7 @@ def main() -> int:
     conditions = {"rate": given.rate, "partitions": PARTITIONS, "workers": 2, "session_timeout_s": SESSION_S}
     report = write_report(given.out, "bench.pauses", conditions, results, failures, kafka=VERSION)
     print("\n".join(f"{key:14} {seconds:6.2f} s" for key, seconds in medians.items()))
-    for line in failures:
-        print(f"FAILED: {line}")
-    if given.json:
-        print(json.dumps(report))
-    return 1 if failures else 0
+    return conclude(report, given.json)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import numpy as np
 from confluent_kafka import Producer
 
 from bench.apache_kafka import VERSION, ApacheKafka
-from bench.report import RESULTS, ROOT, write_report
+from bench.report import RESULTS, ROOT, conclude, write_report
 from stream.events import Partition
 from stream.kafka.changelog import POSITION_KEY, Changelog, Mark
 from stream.kafka.topics import create_topics
@@ -118,11 +118,7 @@ def main() -> int:
     conditions = {"row_bytes": layout(given.hidden).itemsize, "partitions": PARTITIONS, "cycle_clicks": CYCLE}
     report = write_report(given.out, "bench.recovery", conditions, results, failures, kafka=VERSION)
     print("\n".join(f"{key:16} {value}" for key, value in results.items()))
-    for line in failures:
-        print(f"FAILED: {line}")
-    if given.json:
-        print(json.dumps(report))
-    return 1 if failures else 0
+    return conclude(report, given.json)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,15 @@ def kept(path: Path, key: str) -> dict[str, Any]:
     return earlier
 
 
+def conclude(report: dict[str, Any], as_json: bool) -> int:
+    """Print the failures of a report, and the report itself if `as_json`. Returns the benchmark's exit code."""
+    for line in report["failures"]:
+        print(f"FAILED: {line}")
+    if as_json:
+        print(json.dumps(report))
+    return 1 if report["failures"] else 0
+
+
 def machine() -> dict[str, Any]:
     """CPU, cores, operating system and load of this machine."""
     cpu = platform.processor() or platform.machine()
