@@ -40,13 +40,13 @@ def test_help_has_an_example(command: click.Command) -> None:
         (train, ["log.csv", "--out", "log.csv/1"], "the directory cannot be written (Not a directory"),
         (train, ["log.csv", "--out", "/proc/x/1"], "the directory cannot be written"),
         (train, ["log.csv", "--out", "m/1", "--until", "tomorrow"], "'tomorrow' is neither"),
-        (train, ["log.csv", "--out", "m/1", "--in-order", "--from", "2023-01-01"], "with --in-order the log has none"),
+        (train, ["log.csv", "--out", "m/1", "--in-order", "--from", "2023-01-01"], "--in-order ignores them"),
         (
             train,
             ["log.csv", "--out", "m/1", "--in-order", "--from-model", "m/0"],
-            "with --in-order the log has none",
+            "--in-order ignores them",
         ),
-        (evaluate, ["m/1", "log.csv", "--in-order", "--judge-from", "2023-11-14"], "with --in-order the log has none"),
+        (evaluate, ["m/1", "log.csv", "--in-order", "--judge-from", "2023-11-14"], "--in-order ignores them"),
         (replay, ["log.csv", "--broker", "localhost:1", "--speed", "max"], "localhost:1 cannot be reached"),
     ],
 )
