@@ -83,7 +83,7 @@ def train(
         check_writable(out)
         if from_model and given["in_order"]:
             raise ConfigError(
-                "--from-model needs times to find new clicks, and with --in-order the log has none: omit one of the two"
+                "--from-model needs times to find new clicks, and --in-order ignores them; omit one of the two"
             )
         clicks = take_log(bar, log, given)
 
@@ -154,7 +154,7 @@ def evaluate(
 
     with Bar() as bar:
         if judge_from is not None and given["in_order"]:
-            raise ConfigError("--judge-from needs times, and with --in-order the log has none: omit one of the two")
+            raise ConfigError("--judge-from needs times, and --in-order ignores them; omit one of the two")
         judged_from_ms = None if judge_from is None else parse_time(judge_from)
         clicks = take_log(bar, log, given)
         figures = {"log": str(log), **measure(model, clicks, exclude_recent, device, bar, judged_from_ms, rules)}
