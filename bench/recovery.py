@@ -80,7 +80,8 @@ def recover(broker: str, hidden: int) -> dict[str, Any]:
     for start in range(0, NEW_USERS, CYCLE):
         owners = [(partitions[n % PARTITIONS], b"new-%d" % n) for n in range(start, start + CYCLE)]
         cycle = time.perf_counter()
-        stage(arena, owners, copies(arena, owners), Swept((), 0)).commit(arena)
+        found = arena.find(owners)
+        stage(arena, owners, found, copies(arena, found), Swept((), 0)).commit(arena)
         usual.append(time.perf_counter() - cycle)
         slowest = max(slowest, usual[-1])
     return {

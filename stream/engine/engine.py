@@ -78,16 +78,18 @@ class Engine:
 
         now_ms  the current time of the worker, ms since the epoch. No decision depends on it yet
         """
-        rows = copies(self.arena, clicks.owners)
+        found = self.arena.find(clicks.owners)
+        rows = copies(self.arena, found)
         fresh = np.flatnonzero(clicks.offset > rows["source_offset"][clicks.owner])
         if len(fresh) < len(clicks):  # only if an operator reset the group's offsets to earlier ones
             cycle = self.process(clicks.take(fresh), now_ms)
             return replace(cycle, decided=fresh[cycle.decided], failed=fresh[cycle.failed])
 
         order = waves(clicks.owner)
-        times = partition_times(self.arena, clicks.owners, clicks.owner, clicks.time_ms)
+        times = partition_times(self.arena, found, clicks.owner, clicks.time_ms)
         steps = run_waves(self.model, rows, order, clicks, self._forgetting, times)
-        staged = stage(self.arena, clicks.owners, rows, sweep(self.arena, self._forgetting, len(clicks), clicks.owners))
+        swept = sweep(self.arena, self._forgetting, len(clicks), clicks.owners)
+        staged = stage(self.arena, clicks.owners, found, rows, swept)
         decided, failed = np.flatnonzero(~steps.failed), np.flatnonzero(steps.failed)
         if len(failed):
             clicks, steps = clicks.take(decided), steps.take(decided)

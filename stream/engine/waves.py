@@ -5,6 +5,8 @@ wave has each user at most once, and the waves preserve the order of each user's
 the other gives the same result as running the clicks one by one.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 
@@ -26,4 +28,5 @@ def waves(owner: Index) -> list[Index]:
     turn = np.empty(len(owner), np.intp)
     turn[by_owner] = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
     by_turn = np.argsort(turn, kind="stable")
-    return np.split(by_turn, np.cumsum(np.bincount(turn))[:-1])
+    ends = np.cumsum(np.bincount(turn)).tolist()
+    return [by_turn[start:end] for start, end in pairwise([0, *ends])]

@@ -7,6 +7,7 @@ loses the partition, all its rows are dropped. Blocks have a fixed size, so more
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -15,15 +16,31 @@ import numpy.typing as npt
 from stream.errors import ConfigError
 from stream.events import Partition
 from stream.state.checksum import intact
-from stream.state.row import Rows
+from stream.state.row import Rows, as_bytes
 
 Slots = npt.NDArray[np.intp]
 Owner = tuple[Partition, bytes]
 """Identifies a row: the partition of the user's clicks, and the user id in UTF-8."""
 
+PARTITION_OF = itemgetter(0)
+
 BLOCK_SLOTS = 8192
+NO_SLOT = -1
 UNUSED = -1
 NO_SLOTS: Mapping[bytes, int] = {}
+
+
+class Found(NamedTuple):
+    """Where the rows of m owners are. It stays true until rows are removed or one of these owners gets a row.
+
+    slots       (m,) intp, the slot of each owner; NO_SLOT = the owner has no row
+    partitions  the partitions of the owners, each once
+    partition   (m,) intp, index into partitions
+    """
+
+    slots: Slots
+    partitions: Sequence[Partition]
+    partition: npt.NDArray[np.intp]
 
 
 class Totals(NamedTuple):
@@ -86,37 +103,42 @@ class Arena:
     def partitions(self) -> list[Partition]:
         return sorted(self._slots)
 
-    def find(self, owners: Iterable[Owner]) -> list[int | None]:
-        """Return the slots of the users; None for a user without a row."""
-        found, last, slots = [], None, NO_SLOTS
-        for partition, key in owners:
-            if partition is not last:  # hashing it for each user is slow
-                last, slots = partition, self._slots.get(partition, NO_SLOTS)
-            found.append(slots.get(key))
-        return found
+    def find(self, owners: Iterable[Owner]) -> Found:
+        """Look up the rows of the owners."""
+        slots: list[int] = []
+        numbers: dict[Partition, int] = {}
+        runs: list[tuple[int, int]] = []  # partition number, number of owners in a row
+        for partition, run in itertools.groupby(owners, PARTITION_OF):
+            known, before = self._slots.get(partition, NO_SLOTS), len(slots)
+            slots += [known.get(key, NO_SLOT) for _, key in run]
+            runs.append((numbers.setdefault(partition, len(numbers)), len(slots) - before))
+        of_run, lengths = np.array(runs, np.intp).reshape(-1, 2).T
+        return Found(np.array(slots, np.intp), list(numbers), np.repeat(of_run, lengths))
 
     def gather(self, slots: Slots) -> Rows:
         """Copy the rows (n,) of these slots (n,) to new memory."""
         rows = np.empty(len(slots), self.dtype)
         for block, which, within in self._by_block(slots):
-            rows[which] = block[within]
+            as_bytes(rows)[which] = as_bytes(block)[within]
         return rows
 
-    def scatter(self, owners: Sequence[Owner], rows: Rows) -> None:
-        """Write the rows (n,) of n owners, each owner once. An owner without a row gets a new slot."""
-        slots, partitions = self._slots_for(owners)
+    def scatter(self, owners: Sequence[Owner], found: Found, rows: Rows) -> None:
+        """Write the rows (n,) of n owners, each owner once. An owner without a row gets a new slot.
+
+        found  the result of `find` for these owners
+        """
+        partitions = self._indices(found.partitions)[found.partition]
+        slots = self._with_slots(owners, found.slots, partitions)
         for block, which, within in self._by_block(slots):
-            block[within] = rows[which]
+            as_bytes(block)[within] = as_bytes(rows)[which]
         checksums = rows["checksum"]
         np.maximum.at(self._newest_ms, partitions, rows["last_ms"])
         np.add.at(self._checksum, partitions, checksums - self._slot_checksum[slots])  # uint64: modulo 2^64
         self._slot_checksum[slots] = checksums
 
-    def checksums(self, owners: Iterable[Owner]) -> list[int | None]:
-        """Return the checksums of the users' rows; None for a user without a row."""
-        found = self.find(owners)
-        checksums = self._slot_checksum[[UNUSED if slot is None else slot for slot in found]].tolist()
-        return [None if slot is None else checksum for slot, checksum in zip(found, checksums, strict=True)]
+    def checksums(self, slots: Slots) -> npt.NDArray[np.uint64]:
+        """Return the checksums (n,) of the rows in these slots; 0 for NO_SLOT."""
+        return np.where(slots == NO_SLOT, np.uint64(0), self._slot_checksum[slots])
 
     def totals(self, partition: Partition) -> Totals:
         """Return what the rows of the partition add up to."""
@@ -131,7 +153,7 @@ class Arena:
     def ages(self, start: int, end: int) -> Ages:
         """Return the ages of the rows in the used slots of start <= slot < end."""
         partition = self._slot_partition[start:end]
-        used = np.flatnonzero(partition != UNUSED)
+        used = (partition != UNUSED).nonzero()[0]
         slots = start + used
         clicks, last_ms = np.empty(len(used), np.uint32), np.empty(len(used), np.int64)
         for block, which, within in self._by_block(slots):
@@ -173,7 +195,8 @@ class Arena:
             loaded = np.frombuffer(b"".join(known.values()), self.dtype)
             if (loaded["model"] != self.model).any():
                 raise self._other_model(partition)
-            self.scatter([(partition, key) for key in known], loaded)
+            owners = [(partition, key) for key in known]
+            self.scatter(owners, self.find(owners), loaded)
         return [key for key, row in rows.items() if row is not None and key not in known]
 
     @staticmethod
@@ -210,32 +233,32 @@ class Arena:
             self._keys[slot] = b""
         self._free.extend(slots)
 
-    def _slots_for(self, owners: Iterable[Owner]) -> tuple[Slots, Slots]:
-        """Slots of the owners, new ones where they have none, and the partition index of each owner."""
-        slots, indices = [], []
-        known: dict[bytes, int] = {}
-        last, index = None, UNUSED
-        for partition, key in owners:
-            if partition is not last:  # hashing it for each user is slow
-                last, known, index = partition, self._slots.setdefault(partition, {}), self._index_of(partition)
-            slot = known.get(key)
-            if slot is None:
-                if not self._free:
-                    self._grow()
-                slot = known[key] = self._free.pop()
-                self._keys[slot] = key
-            slots.append(slot)
-            indices.append(index)
-        self._slot_partition[slots] = indices
-        return np.array(slots, np.intp), np.array(indices, np.intp)
+    def _with_slots(self, owners: Sequence[Owner], slots: Slots, partitions: Slots) -> Slots:
+        """The slots (n,) with new ones for the owners who have none. partitions: (n,) their partition indices."""
+        new = (slots == NO_SLOT).nonzero()[0]
+        if not len(new):
+            return slots
+        while len(self._free) < len(new):
+            self._grow()
+        slots, given = slots.copy(), self._free[: -len(new) - 1 : -1]
+        del self._free[-len(new) :]
+        for i, slot in zip(new.tolist(), given, strict=True):
+            partition, key = owners[i]
+            self._slots.setdefault(partition, {})[key] = slot
+            self._keys[slot] = key
+        slots[new] = given
+        self._slot_partition[given] = partitions[new]
+        return slots
 
-    def _index_of(self, partition: Partition) -> int:
-        index = self._partition_index.setdefault(partition, len(self._partition_index))
-        if index == len(self._newest_ms):
-            self._partitions.append(partition)
-            self._newest_ms = np.append(self._newest_ms, 0)
-            self._checksum = np.append(self._checksum, np.uint64(0))
-        return index
+    def _indices(self, partitions: Iterable[Partition]) -> npt.NDArray[np.intp]:
+        """The partition indices of the partitions. A partition without an index gets one."""
+        for partition in partitions:
+            if partition not in self._partition_index:
+                self._partition_index[partition] = len(self._partitions)
+                self._partitions.append(partition)
+                self._newest_ms = np.append(self._newest_ms, 0)
+                self._checksum = np.append(self._checksum, np.uint64(0))
+        return np.array([self._partition_index[partition] for partition in partitions], np.intp)
 
     def _grow(self) -> None:
         old = self.capacity

@@ -18,8 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stream.events import Partition
-from stream.state.arena import Arena, Owner
+from stream.state.arena import Arena, Found, Owner
 
 I64 = npt.NDArray[np.int64]
 
@@ -61,24 +60,18 @@ class Forgetting(NamedTuple):
 NEVER = Forgetting(0)
 
 
-def partition_times(arena: Arena, owners: Sequence[Owner], owner: npt.NDArray[np.intp], time_ms: I64) -> I64:
+def partition_times(arena: Arena, found: Found, owner: npt.NDArray[np.intp], time_ms: I64) -> I64:
     """Compute the time of each click's partition, including the click itself.
 
-    owners   (m,) the users
-    owner    (n,) intp, index into owners: the user of each click. The clicks of each partition are in order
+    found    where the rows of the m users are
+    owner    (n,) intp, index into the users: the user of each click. The clicks of each partition are in order
     time_ms  (n,) int64, times of the clicks, ms since the epoch
     returns  (n,) int64, ms since the epoch
     """
-    numbers: dict[Partition, int] = {}
-    of_owner, last, number = [], None, 0
-    for partition, _ in owners:
-        if partition is not last:  # hashing it for each user is slow
-            last, number = partition, numbers.setdefault(partition, len(numbers))
-        of_owner.append(number)
-    of_click = np.array(of_owner, np.intp)[owner]
+    of_click = found.partition[owner]
     now_ms = np.empty(len(time_ms), np.int64)
-    for partition, number in numbers.items():
-        mine = np.flatnonzero(of_click == number) if len(numbers) > 1 else slice(None)
+    for number, partition in enumerate(found.partitions):
+        mine = np.flatnonzero(of_click == number) if len(found.partitions) > 1 else slice(None)
         now_ms[mine] = np.maximum.accumulate(np.maximum(time_ms[mine], arena.newest_ms(partition)))
     return now_ms
 

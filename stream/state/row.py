@@ -61,3 +61,8 @@ def new_rows(count: int, dtype: np.dtype[np.void], model: int) -> Rows:
     rows["recent"] = NO_ITEM
     rows["held"] = NO_ITEM
     return rows
+
+
+def as_bytes(rows: Rows) -> Rows:
+    """View rows as one value of bytes each. NumPy copies such values at once, but records field by field."""
+    return rows.view(f"V{rows.dtype.itemsize}")

@@ -8,14 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from stream.events import Partition
-from stream.state.arena import Arena, Owner, Totals
+from stream.state.arena import NO_SLOT, Arena, Found, Owner, Totals
 from stream.state.checksum import seal
 from stream.state.evict import Swept
-from stream.state.row import Rows, new_rows
+from stream.state.row import Rows, as_bytes, new_rows
 
 CHECKSUMS = 1 << 64
+Checksums = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,14 @@ class Staged:
     """The changed rows of m users, and the users whose rows will be removed. The arena is not changed yet.
 
     owners  (m,) the owners of the rows, each once
+    found   where their rows are in the arena
     rows    (m,) of the arena's dtype, in their own memory, with their checksums
     swept   the users whose rows will be removed. None of them is in `owners`
     totals  partition -> its totals after the commit, for each partition of a changed or removed row
     """
 
     owners: Sequence[Owner]
+    found: Found
     rows: Rows
     swept: Swept
     totals: Mapping[Partition, Totals]
@@ -45,34 +49,44 @@ class Staged:
 
     def commit(self, arena: Arena) -> None:
         """Write the rows to the arena and remove the swept users. Call it after the transaction is committed."""
-        arena.scatter(self.owners, self.rows)
-        arena.remove(self.swept.owners)
+        arena.scatter(self.owners, self.found, self.rows)
+        if self.swept.owners:
+            arena.remove(self.swept.owners)
         arena.next_slot = self.swept.next_slot
 
 
-def copies(arena: Arena, owners: Sequence[Owner]) -> Rows:
-    """Copy the rows (m,) of these users. A user without a row gets a new one."""
-    found = arena.find(owners)
-    known = [i for i, slot in enumerate(found) if slot is not None]
-    rows = new_rows(len(owners), arena.dtype, arena.model)
-    rows[known] = arena.gather(np.array([found[i] for i in known], np.intp))
+def copies(arena: Arena, found: Found) -> Rows:
+    """Copy the rows (m,) of the users that were looked up. A user without a row gets a new one."""
+    known = found.slots != NO_SLOT
+    if known.all():
+        return arena.gather(found.slots)
+    rows = new_rows(len(known), arena.dtype, arena.model)
+    as_bytes(rows)[known] = as_bytes(arena.gather(found.slots[known]))
     return rows
 
 
-def stage(arena: Arena, owners: Sequence[Owner], rows: Rows, swept: Swept) -> Staged:
+def stage(arena: Arena, owners: Sequence[Owner], found: Found, rows: Rows, swept: Swept) -> Staged:
     """Write the checksums into the changed rows (m,) of these users, and compute the totals of their partitions."""
     seal([key for _, key in owners], rows)
-    new = [*rows["checksum"].tolist(), *[None] * len(swept.owners)]
-    changed = [*owners, *swept.owners]
-    sums: dict[Partition, list[int]] = {}
-    last, total = None, [0, 0]
-    for (partition, _), old, checksum in zip(changed, arena.checksums(changed), new, strict=True):
-        if partition is not last:  # hashing it for each user is slow
-            last, total = partition, sums.setdefault(partition, [0, 0])
-        total[0] += (checksum is not None) - (old is not None)
-        total[1] += (checksum or 0) - (old or 0)
     totals: dict[Partition, Totals] = {}
-    for partition, (users, checksum) in sums.items():
-        before = arena.totals(partition)
-        totals[partition] = Totals(before.users + users, (before.checksum + checksum) % CHECKSUMS)
-    return Staged(owners, rows, swept, totals)
+    _add(totals, arena, found, (found.slots == NO_SLOT).astype(np.int64), rows["checksum"])
+    if swept.owners:
+        removed = arena.find(swept.owners)
+        _add(totals, arena, removed, np.full(len(removed.slots), -1), np.zeros(len(removed.slots), np.uint64))
+    return Staged(owners, found, rows, swept, totals)
+
+
+def _add(
+    totals: dict[Partition, Totals], arena: Arena, found: Found, users: npt.NDArray[np.int64], new: Checksums
+) -> None:
+    """Add the changes of m rows to the totals of their partitions.
+
+    users  (m,) change of the number of rows
+    new    (m,) the rows' new checksums
+    """
+    changed = new - arena.checksums(found.slots)  # uint64: modulo 2^64
+    for number, partition in enumerate(found.partitions):
+        mine = slice(None) if len(found.partitions) == 1 else found.partition == number
+        before = totals.get(partition) or arena.totals(partition)
+        checksum = (before.checksum + int(changed[mine].sum())) % CHECKSUMS
+        totals[partition] = Totals(before.users + int(users[mine].sum()), checksum)

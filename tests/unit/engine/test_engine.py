@@ -80,7 +80,7 @@ def test_one_click_is_one_step_of_the_model(model: Model, model_dir: Path) -> No
     want = [model.items[i] for i in items[0].tolist() if model.items[i] != "i4"][:5]
     assert cycle.recommendations[1].items == want
     assert [r.surprise for r in cycle.recommendations] == pytest.approx(surprise, abs=1e-5)
-    row = engine.arena.gather(np.array(engine.arena.find([(ONE, b"a")])))
+    row = engine.arena.gather(engine.arena.find([(ONE, b"a")]).slots)
     assert (row["h"] == state[0]).all()
     assert row["clicks"].tolist() == [2]
 

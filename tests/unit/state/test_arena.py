@@ -11,9 +11,9 @@ from stream.errors import ConfigError
 from stream.events import Partition
 from stream.manifest import Tensor
 from stream.state import arena as arena_module
-from stream.state.arena import BLOCK_SLOTS, Arena
+from stream.state.arena import BLOCK_SLOTS, NO_SLOT, Arena, Owner
 from stream.state.checksum import seal
-from stream.state.row import new_rows, row_dtype
+from stream.state.row import Rows, new_rows, row_dtype
 
 STATE = (Tensor("h", (3,)), Tensor("c", (3,)))
 DTYPE = row_dtype(STATE, recent=4)
@@ -27,6 +27,10 @@ def rows_of(keys: list[bytes], values: list[int], model: int = MODEL) -> np.ndar
     rows["clicks"] = values
     seal(keys, rows)
     return rows
+
+
+def put(arena: Arena, owners: list[Owner], rows: Rows) -> None:
+    arena.scatter(owners, arena.find(owners), rows)
 
 
 def numbered(users: Iterable[int]) -> list[bytes]:
@@ -70,7 +74,7 @@ def test_an_arena_has_the_written_rows_and_not_the_dropped_ones(
             values = list(range(clock, clock + len(users)))
             clock += len(users)
             keys = numbered(users)
-            arena.scatter([(partition, key) for key in keys], rows_of(keys, values))
+            put(arena, [(partition, key) for key in keys], rows_of(keys, values))
             want.update({(partition, b"%d" % user): value for user, value in zip(users, values, strict=True)})
         elif what == "drop":
             arena.drop(partition)
@@ -88,8 +92,8 @@ def test_an_arena_has_the_written_rows_and_not_the_dropped_ones(
         checksums = [int.from_bytes(row[:8], "little") for row in arena.rows(partition).values()]
         assert arena.totals(partition) == (len(checksums), sum(checksums) % 2**64)
     for (partition, key), value in want.items():
-        [slot] = arena.find([(partition, key)])
-        assert slot is not None
+        [slot] = arena.find([(partition, key)]).slots
+        assert slot != NO_SLOT
         assert arena.gather(np.array([slot]))["clicks"].tolist() == [value]
         assert arena.rows(partition)[key] == rows_of([key], [value])[0].tobytes()
 
@@ -99,12 +103,12 @@ def test_it_grows_past_its_first_size_without_losing_a_row() -> None:
     arena, count = Arena(DTYPE, MODEL), 2 * BLOCK_SLOTS + 500
     for start in range(0, count, 500):
         keys = numbered(range(start, min(start + 500, count)))
-        arena.scatter([(PARTITIONS[0], key) for key in keys], rows_of(keys, list(map(int, keys))))
+        put(arena, [(PARTITIONS[0], key) for key in keys], rows_of(keys, list(map(int, keys))))
     assert {key: np.frombuffer(row, DTYPE)["clicks"][0] for key, row in arena.rows(PARTITIONS[0]).items()} == {
         b"%d" % i: i for i in range(count)
     }
     asked = [count - 1, 3, BLOCK_SLOTS, 7, BLOCK_SLOTS - 1]
-    slots = np.array(arena.find([(PARTITIONS[0], key) for key in numbered(asked)]), np.intp)
+    slots = arena.find([(PARTITIONS[0], key) for key in numbered(asked)]).slots
     assert arena.gather(slots)["clicks"].tolist() == asked
     assert arena.ages(0, arena.capacity).clicks.sum() == count * (count - 1) // 2
     assert arena.capacity == 3 * BLOCK_SLOTS
@@ -117,7 +121,7 @@ def test_free_slots_are_used_again(how: str) -> None:
     for start in range(0, 3 * BLOCK_SLOTS, BLOCK_SLOTS // 2):
         keys = numbered(range(start, start + BLOCK_SLOTS // 2))
         owners = [(PARTITIONS[0], key) for key in keys]
-        arena.scatter(owners, rows_of(keys, list(range(len(keys)))))
+        put(arena, owners, rows_of(keys, list(range(len(keys)))))
         if how == "drop":
             arena.drop(PARTITIONS[0])
         elif how == "remove":

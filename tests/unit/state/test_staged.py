@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from stream.events import Partition
 from stream.manifest import Tensor
-from stream.state.arena import BLOCK_SLOTS, Arena, Owner
+from stream.state.arena import BLOCK_SLOTS, NO_SLOT, Arena, Owner
 from stream.state.checksum import seal
 from stream.state.evict import Swept
 from stream.state.row import NO_ITEM, NO_OFFSET, Rows, new_rows, row_dtype
@@ -27,7 +27,11 @@ def marked(count: int, first: int) -> np.ndarray:
 
 
 def staged(arena: Arena, owners: list[Owner], rows: Rows) -> Staged:
-    return stage(arena, owners, rows, Swept((), 0))
+    return stage(arena, owners, arena.find(owners), rows, Swept((), 0))
+
+
+def put(arena: Arena, owners: list[Owner], rows: Rows) -> None:
+    arena.scatter(owners, arena.find(owners), rows)
 
 
 def contents(arena: Arena) -> dict[Owner, bytes]:
@@ -40,9 +44,9 @@ def contents(arena: Arena) -> dict[Owner, bytes]:
 def test_staged_rows_are_copies_for_known_users_and_new_for_all_others(known: list[Owner], asked: list[Owner]) -> None:
     """A known user continues from the stored row; an unknown one has a zero state, no items and no offset."""
     arena = Arena(DTYPE, MODEL)
-    arena.scatter(known, marked(len(known), 100))
+    put(arena, known, marked(len(known), 100))
     stored, new = contents(arena), new_rows(1, DTYPE, MODEL).tobytes()
-    assert [row.tobytes() for row in copies(arena, asked)] == [stored.get(owner, new) for owner in asked]
+    assert [row.tobytes() for row in copies(arena, arena.find(asked))] == [stored.get(owner, new) for owner in asked]
 
 
 @settings(max_examples=40)
@@ -50,9 +54,9 @@ def test_staged_rows_are_copies_for_known_users_and_new_for_all_others(known: li
 def test_steps_on_staged_rows_reach_the_arena_at_commit_only(known: list[Owner], asked: list[Owner]) -> None:
     """To roll back, the staged rows are dropped; a commit changes only the rows of its users."""
     arena = Arena(DTYPE, MODEL)
-    arena.scatter(known, marked(len(known), 100))
+    put(arena, known, marked(len(known), 100))
     before = contents(arena)
-    rows = copies(arena, asked)
+    rows = copies(arena, arena.find(asked))
     rows["clicks"] += 7
     rows["h"] = 0.5
     change = staged(arena, asked, rows)
@@ -71,7 +75,7 @@ def test_totals_of_a_cycle_are_those_of_the_arena_after_its_commit(
     staged(arena, known, marked(len(known), 100)).commit(arena)
     gone = [owner for owner in known if owner not in asked]
     swept = data.draw(st.lists(st.sampled_from(gone), unique=True)) if gone else []
-    change = stage(arena, asked, marked(len(asked), 5), Swept(swept, 0))
+    change = stage(arena, asked, arena.find(asked), marked(len(asked), 5), Swept(swept, 0))
     assert change.totals.keys() == {partition for partition, _ in [*asked, *swept]}
     change.commit(arena)
     for partition, totals in change.totals.items():
@@ -102,12 +106,12 @@ def test_slots_of_a_lost_partition_are_used_again() -> None:
     arena = Arena(DTYPE, MODEL)
     owners = [(ONE, b"%d" % user) for user in range(700)]
     for turn in range(20):
-        arena.scatter(owners, marked(len(owners), turn))
+        put(arena, owners, marked(len(owners), turn))
         arena.drop(ONE)
-    arena.scatter(owners, marked(len(owners), 0))
-    slots = arena.find(owners)
-    assert sorted(set(slots)) == sorted(slots)
-    assert max(slot for slot in slots if slot is not None) < BLOCK_SLOTS
+    put(arena, owners, marked(len(owners), 0))
+    slots = arena.find(owners).slots.tolist()
+    assert len(set(slots)) == len(slots)
+    assert 0 <= min(slots) <= max(slots) < BLOCK_SLOTS
 
 
 def test_a_partition_restored_twenty_times_needs_the_memory_of_one() -> None:
@@ -120,7 +124,7 @@ def test_a_partition_restored_twenty_times_needs_the_memory_of_one() -> None:
         arena.hold(ONE)
         arena.load(ONE, rows)
     assert arena.rows(ONE) == rows
-    assert max(slot for slot in arena.find([(ONE, key) for key in rows]) if slot is not None) < BLOCK_SLOTS
+    assert arena.find([(ONE, key) for key in rows]).slots.max() < BLOCK_SLOTS
 
 
 def test_a_slot_that_is_used_again_starts_from_zeros() -> None:
@@ -129,9 +133,9 @@ def test_a_slot_that_is_used_again_starts_from_zeros() -> None:
     strangers = [(ONE, b"%d" % user) for user in range(BLOCK_SLOTS)]
     old = marked(BLOCK_SLOTS, 1)
     old["h"], old["recent"], old["source_offset"] = 9.0, 3, 77
-    arena.scatter(strangers, old)
+    put(arena, strangers, old)
     arena.drop(ONE)
-    staged(arena, [(TWO, b"new")], copies(arena, [(TWO, b"new")])).commit(arena)
+    staged(arena, [(TWO, b"new")], copies(arena, arena.find([(TWO, b"new")]))).commit(arena)
     row = np.frombuffer(arena.rows(TWO)[b"new"], DTYPE)[0]
     assert row["h"].tolist() == [0.0, 0.0]
     assert row["recent"].tolist() == [NO_ITEM] * 3
@@ -141,9 +145,9 @@ def test_a_slot_that_is_used_again_starts_from_zeros() -> None:
 def test_gathered_rows_are_a_copy() -> None:
     """A change of gathered rows does not change a user's state."""
     arena = Arena(DTYPE, MODEL)
-    arena.scatter([(ONE, b"a")], marked(1, 4))
+    put(arena, [(ONE, b"a")], marked(1, 4))
     before = arena.rows(ONE)
-    gathered = arena.gather(np.array(arena.find([(ONE, b"a")]), np.intp))
+    gathered = arena.gather(arena.find([(ONE, b"a")]).slots)
     gathered["clicks"] = 0
     assert arena.rows(ONE) == before
 
@@ -154,8 +158,8 @@ def test_partitions_are_those_that_are_held_even_without_a_user() -> None:
     arena.drop(ONE)
     arena.hold(TWO)
     arena.hold(ONE)
-    arena.scatter([(ONE, b"u")], marked(1, 1))
+    put(arena, [(ONE, b"u")], marked(1, 1))
     assert arena.partitions() == [ONE, TWO]
-    assert (len(arena), arena.rows(TWO), arena.find([(TWO, b"u")])) == (1, {}, [None])
+    assert (len(arena), arena.rows(TWO), arena.find([(TWO, b"u")]).slots.tolist()) == (1, {}, [NO_SLOT])
     arena.drop(TWO)
     assert arena.partitions() == [ONE]
