@@ -35,6 +35,8 @@ def ranked_prefix(model: Model, state: list[StateArray], depth: int) -> tuple[I6
     """
     count = len(state[0])
     parts = [model.score([value[a : a + SCORE_ROWS] for value in state], depth) for a in range(0, count, SCORE_ROWS)]
+    if len(parts) == 1:
+        return parts[0][:2]
     if not parts:
         return np.empty((0, depth), np.int64), np.empty((0, depth), np.float32)
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
