@@ -81,7 +81,7 @@ def recover(broker: str, hidden: int) -> dict[str, Any]:
         owners = [(partitions[n % PARTITIONS], b"new-%d" % n) for n in range(start, start + CYCLE)]
         cycle = time.perf_counter()
         found = arena.find(owners)
-        stage(arena, owners, found, copies(arena, found), Swept((), 0)).commit(arena)
+        stage(arena, owners, found, copies(arena, found), Swept((), 0, 0)).commit(arena)
         usual.append(time.perf_counter() - cycle)
         slowest = max(slowest, usual[-1])
     return {

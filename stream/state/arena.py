@@ -71,15 +71,17 @@ class Ages(NamedTuple):
 class Arena:
     """Rows of one dtype for one model.
 
-    dtype       the result of row_dtype
-    model       the row_mark that every row must have
-    next_slot   the slot where the next sweep for forgotten users begins
+    dtype           the result of row_dtype
+    model           the row_mark that every row must have
+    next_slot       the slot where the next sweep for forgotten users begins
+    unswept_clicks  number of clicks since the last sweep
     """
 
     def __init__(self, dtype: np.dtype[np.void], model: int) -> None:
         self.dtype = dtype
         self.model = model
         self.next_slot = 0
+        self.unswept_clicks = 0
         self._blocks: list[Rows] = []
         self._free: list[int] = []
         self._slots: dict[Partition, dict[bytes, int]] = {}

@@ -52,7 +52,7 @@ class Staged:
         arena.scatter(self.owners, self.found, self.rows)
         if self.swept.owners:
             arena.remove(self.swept.owners)
-        arena.next_slot = self.swept.next_slot
+        arena.next_slot, arena.unswept_clicks = self.swept.next_slot, self.swept.clicks
 
 
 def copies(arena: Arena, found: Found) -> Rows:

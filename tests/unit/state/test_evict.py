@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from stream.engine.engine import Engine
 from stream.events import Click, Partition
 from stream.model.runtime import Model, load_model
-from stream.state import arena
-from stream.state.evict import SLOTS_PER_CLICK, SLOTS_PER_CYCLE
+from stream.state import arena, evict
+from stream.state.evict import CLICKS_PER_SWEEP, SLOTS_PER_CLICK
 from stream.worker.served import open_engine
 from tests.decide import process, run
 
@@ -28,8 +28,9 @@ AFTER_MS = DAYS * 24 * HOUR_MS
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sweep also passes free slots: with few of them it comes round in a few cycles."""
+    """A sweep also passes free slots: with few of them, and a sweep in every cycle, it comes round in a few cycles."""
     monkeypatch.setattr(arena, "BLOCK_SLOTS", 512)
+    monkeypatch.setattr(evict, "CLICKS_PER_SWEEP", 1)
 
 
 @pytest.fixture(scope="module")
@@ -173,14 +174,18 @@ def test_the_changelog_has_the_same_users_as_memory(model: Model, model_dir: Pat
     assert len(written) > 1200
 
 
-def test_a_sweep_is_bounded_by_the_cycle(model: Model, model_dir: Path) -> None:
-    """With any number of forgotten users, a cycle of one click checks some hundred slots; in the end all are
+def test_a_sweep_is_bounded_by_the_clicks(model: Model, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With any number of forgotten users, cycles of one click share a sweep of some hundred slots; in the end all are
     removed."""
-    engine = engine_of(model, model_dir)
+    monkeypatch.undo()
+    engine, most = engine_of(model, model_dir), CLICKS_PER_SWEEP * SLOTS_PER_CLICK
     run(engine, [click(f"u{n}", 0) for n in range(3000)])
-    for n in range(30):
-        decided = run(engine, [click("here", 100 + n)], start=3000 + n)
-        assert len(decided.cycle.staged.swept.owners) <= SLOTS_PER_CYCLE + SLOTS_PER_CLICK
+    removed = [
+        len(run(engine, [click("here", 100 + n / 60)], start=3000 + n).cycle.staged.swept.owners)
+        for n in range(3 * CLICKS_PER_SWEEP)
+    ]
+    assert max(removed) <= most
+    assert sum(map(bool, removed)) == 3
     assert list(engine.arena.rows(ONE)) == [b"here"]
 
 

@@ -27,7 +27,7 @@ def marked(count: int, first: int) -> np.ndarray:
 
 
 def staged(arena: Arena, owners: list[Owner], rows: Rows) -> Staged:
-    return stage(arena, owners, arena.find(owners), rows, Swept((), 0))
+    return stage(arena, owners, arena.find(owners), rows, Swept((), 0, 0))
 
 
 def put(arena: Arena, owners: list[Owner], rows: Rows) -> None:
@@ -75,7 +75,7 @@ def test_totals_of_a_cycle_are_those_of_the_arena_after_its_commit(
     staged(arena, known, marked(len(known), 100)).commit(arena)
     gone = [owner for owner in known if owner not in asked]
     swept = data.draw(st.lists(st.sampled_from(gone), unique=True)) if gone else []
-    change = stage(arena, asked, arena.find(asked), marked(len(asked), 5), Swept(swept, 0))
+    change = stage(arena, asked, arena.find(asked), marked(len(asked), 5), Swept(swept, 0, 0))
     assert change.totals.keys() == {partition for partition, _ in [*asked, *swept]}
     change.commit(arena)
     for partition, totals in change.totals.items():
