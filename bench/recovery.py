@@ -27,7 +27,7 @@ from stream.kafka.topics import create_topics
 from stream.manifest import Tensor
 from stream.settings import RECENT_ITEMS, Topics
 from stream.state.arena import Arena
-from stream.state.checksum import seal
+from stream.state.checksum import checksums
 from stream.state.evict import Swept
 from stream.state.row import new_rows, row_dtype
 from stream.state.staged import copies, stage
@@ -53,7 +53,7 @@ def write(broker: str, users: int, hidden: int) -> None:
         keys = [b"user-%012d" % user for user in range(start, min(start + BATCH, users))]
         rows = new_rows(len(keys), dtype, MODEL)
         rows["h"], rows["clicks"] = rng.standard_normal((len(keys), hidden), np.float32), 1
-        seal(keys, rows)
+        rows["checksum"] = checksums(keys, rows)
         for n, (key, row) in enumerate(zip(keys, rows, strict=True)):
             producer.produce(TOPICS.changelog, row.tobytes(), key, n % PARTITIONS)
             sums[n % PARTITIONS] += int(row["checksum"])

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from stream.errors import ConfigError
 from stream.events import Partition
-from stream.state.checksum import intact
+from stream.state.checksum import checksums, intact
 from stream.state.row import Rows, as_bytes
 
 Slots = npt.NDArray[np.intp]
@@ -188,17 +188,20 @@ class Arena:
         Returns the keys of broken rows; their users have no row after it. Raises ConfigError if a row was written with
         another model or another row layout.
         """
-        known = {key: row for key, row in rows.items() if row is not None and intact(key, row)}
-        self.remove([(partition, key) for key in rows if key not in known])
-        for row in known.values():
-            if len(row) != self.dtype.itemsize:
-                raise self._other_model(partition)
+        size = self.dtype.itemsize
+        known = {key: row for key, row in rows.items() if row is not None and len(row) == size}
+        if any(row is not None and len(row) != size and intact(key, row) for key, row in rows.items()):
+            raise self._other_model(partition)
         if known:
             loaded = np.frombuffer(b"".join(known.values()), self.dtype)
+            whole = loaded["checksum"] == checksums(known, loaded)
+            if not whole.all():
+                loaded, known = loaded[whole], dict(itertools.compress(known.items(), whole.tolist()))
             if (loaded["model"] != self.model).any():
                 raise self._other_model(partition)
             owners = [(partition, key) for key in known]
             self.scatter(owners, self.find(owners), loaded)
+        self.remove([(partition, key) for key in rows if key not in known])
         return [key for key, row in rows.items() if row is not None and key not in known]
 
     @staticmethod

@@ -7,29 +7,31 @@ of the rows, and a cycle updates it with the rows that it changes.
 Source: XXH3, https://github.com/Cyan4973/xxHash. It notices accidents; it does not protect against an attacker.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
+import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
 from stream.state.row import CHECKSUM_BYTES, Rows
 
 
-def seal(keys: Sequence[bytes], rows: Rows) -> None:
-    """Write the checksum of each of the n rows into its field.
+def checksums(keys: Iterable[bytes], rows: Rows) -> npt.NDArray[np.uint64]:
+    """Compute the checksums (n,) of n rows from their other bytes.
 
     keys  user ids in UTF-8, length n
     rows  (n,), contiguous
     """
     size, data = rows.dtype.itemsize, rows.view(np.uint8).reshape(-1).data
     ends = range(size, size * len(rows) + 1, size)
-    rows["checksum"] = [
+    found = [
         xxh3_64_intdigest(data[end - size + CHECKSUM_BYTES : end], xxh3_64_intdigest(key))
         for key, end in zip(keys, ends, strict=True)
     ]
+    return np.array(found, np.uint64)
 
 
 def intact(key: bytes, row: bytes) -> bool:
-    """True if a row in the changelog is one that some version of Eddy wrote for this user."""
+    """True if a row in the changelog, of any length, is one that some version of Eddy wrote for this user."""
     checksum, rest = row[:CHECKSUM_BYTES], row[CHECKSUM_BYTES:]
     return bool(rest) and xxh3_64_intdigest(rest, xxh3_64_intdigest(key)) == int.from_bytes(checksum, "little")

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from stream.events import Partition
 from stream.state.arena import NO_SLOT, Arena, Found, Owner, Totals
-from stream.state.checksum import seal
+from stream.state.checksum import checksums
 from stream.state.evict import Swept
 from stream.state.row import Rows, as_bytes, new_rows
 
@@ -67,7 +67,7 @@ def copies(arena: Arena, found: Found) -> Rows:
 
 def stage(arena: Arena, owners: Sequence[Owner], found: Found, rows: Rows, swept: Swept) -> Staged:
     """Write the checksums into the changed rows (m,) of these users, and compute the totals of their partitions."""
-    seal([key for _, key in owners], rows)
+    rows["checksum"] = checksums([key for _, key in owners], rows)
     totals: dict[Partition, Totals] = {}
     _add(totals, arena, found, (found.slots == NO_SLOT).astype(np.int64), rows["checksum"])
     if swept.owners:

@@ -12,7 +12,7 @@ from stream.events import Partition
 from stream.manifest import Tensor
 from stream.state import arena as arena_module
 from stream.state.arena import BLOCK_SLOTS, NO_SLOT, Arena, Owner
-from stream.state.checksum import seal
+from stream.state.checksum import checksums
 from stream.state.row import Rows, new_rows, row_dtype
 
 STATE = (Tensor("h", (3,)), Tensor("c", (3,)))
@@ -25,7 +25,7 @@ def rows_of(keys: list[bytes], values: list[int], model: int = MODEL) -> np.ndar
     rows = new_rows(len(values), DTYPE, model)
     rows["h"] = np.array(values, np.float32)[:, None]
     rows["clicks"] = values
-    seal(keys, rows)
+    rows["checksum"] = checksums(keys, rows)
     return rows
 
 
@@ -137,7 +137,7 @@ def test_free_slots_are_used_again(how: str) -> None:
 def test_rows_of_another_model_or_layout_are_refused(dtype: np.dtype[np.void]) -> None:
     """A changelog written with another model must not be read as this one's."""
     arena, rows = Arena(DTYPE, MODEL), new_rows(1, dtype, MODEL + 1)
-    seal([b"u"], rows)
+    rows["checksum"] = checksums([b"u"], rows)
     with pytest.raises(ConfigError, match=r"another model.*--changelog-topic"):
         arena.load(PARTITIONS[0], {b"u": rows.tobytes()})
 

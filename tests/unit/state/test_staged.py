@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from stream.events import Partition
 from stream.manifest import Tensor
 from stream.state.arena import BLOCK_SLOTS, NO_SLOT, Arena, Owner
-from stream.state.checksum import seal
+from stream.state.checksum import checksums
 from stream.state.evict import Swept
 from stream.state.row import NO_ITEM, NO_OFFSET, Rows, new_rows, row_dtype
 from stream.state.staged import Staged, copies, stage
@@ -118,7 +118,7 @@ def test_a_partition_restored_twenty_times_needs_the_memory_of_one() -> None:
     """A recovery replaces all rows of a partition; no row without an owner remains."""
     arena = Arena(DTYPE, MODEL)
     rows = marked(900, 0)
-    seal([b"%d" % user for user in range(900)], rows)
+    rows["checksum"] = checksums([b"%d" % user for user in range(900)], rows)
     rows = {b"%d" % user: row.tobytes() for user, row in enumerate(rows)}
     for _ in range(20):
         arena.hold(ONE)

@@ -18,7 +18,7 @@ from stream.kafka.changelog import POSITION_KEY, Mark, Position
 from stream.kafka.transport import Chunk
 from stream.model.runtime import load_model
 from stream.settings import Topics
-from stream.state.checksum import seal
+from stream.state.checksum import checksums
 from stream.state.row import new_rows
 from stream.wire.json import JsonCodec
 from stream.worker import recovery
@@ -164,7 +164,7 @@ def test_partition_is_kept_only_if_changelog_and_group_are_where_memory_is(
     """A worker that was frozen has old rows: they are not used if the changelog or the group has moved meanwhile."""
     engine = open_engine(load_model(model_dir, "cpu"), model_dir, 20, 1, 0.001)
     rows = new_rows(1, engine.arena.dtype, engine.arena.model)
-    seal([b"user"], rows)
+    rows["checksum"] = checksums([b"user"], rows)
     changelog = Ends(rows.tobytes())
     delivery: Any = Delivery()
     ends: Any = changelog
@@ -205,7 +205,7 @@ def test_rows_of_an_assignment_that_is_over_do_not_reach_memory(model_dir: Path)
     """A rebalance while a partition is read: the old reading stops, and the new one has the partition to itself."""
     engine = open_engine(load_model(model_dir, "cpu"), model_dir, 20, 1, 0.001)
     rows = new_rows(1, engine.arena.dtype, engine.arena.model)
-    seal([b"user"], rows)
+    rows["checksum"] = checksums([b"user"], rows)
     changelog = Held((b"user", rows.tobytes()))
     delivery: Any = Delivery()
     held: Any = changelog
