@@ -1,14 +1,14 @@
 """Networks that differ only in their weights share one ONNX trace, because torch takes seconds to trace a graph.
 
 A training writes four graphs, and most tests need only their content. `Traced` replaces torch's exporter: torch traces
-the first network of a structure, and each later network puts its own weights into that trace. Eddy's own gate
-(export/model/parity.py) still compares every graph with its network, so weights in a trace of a different structure
-fail the test. tests/contracts/test_cells.py compares both ways bit by bit.
+and optimizes the first network of a structure, and each later network puts its own weights into that graph. Eddy's own
+gate (export/model/parity.py) still compares every graph with its network, so weights in a trace of a different
+structure fail the test. tests/contracts/test_cells.py compares both ways bit by bit.
 """
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +39,30 @@ class Traced:
         if key not in self._models:
             program = self.export(module, example, **{**options, "optimize": False})
             assert program is not None
+            optimize(program, module.state_dict().keys())
             self._models[key] = program.model
             part = path.with_suffix(f".{os.getpid()}")
             onnx_ir.save(program.model, part)
             part.replace(path)
         program = torch.onnx.ONNXProgram(self._models[key].clone(), None)
         program.apply_weights(module.state_dict())
-        program.optimize()
         return program
+
+
+def optimize(program: torch.onnx.ONNXProgram, weights: Iterable[str]) -> None:
+    """Optimize a graph for any values of its weights: as inputs they are no constants that are computed with."""
+    graph = program.model.graph
+    values = {name: graph.initializers.pop(name) for name in weights if name in graph.initializers}
+    numbers = {name: value.const_value for name, value in values.items()}
+    for value in values.values():
+        value.const_value = None
+    inputs = len(graph.inputs)
+    graph.inputs.extend(values.values())
+    program.optimize()
+    del graph.inputs[inputs:]
+    for name, value in values.items():
+        value.const_value = numbers[name]
+        graph.register_initializer(value)
 
 
 def structure(module: nn.Module, example: tuple[torch.Tensor, ...], options: dict[str, Any]) -> str:
