@@ -109,7 +109,9 @@ class Recovery:
         6. compare     the mark's offset with the committed one. They differ for a worker that was frozen between 4 and
                        5, or that has lost the partitions. So 4 and 5 are repeated up to AGREE_TRIES times. If the
                        offset moves meanwhile, another worker has the partitions, and a rebalance will follow
-        7. check       the rows that were read against the number and the checksum in the mark
+        7. check       the rows that were read against the number and the checksum in the mark. If they differ, the
+                       offset is read once more: the end of 5 may be in the middle of a transaction, for a worker that
+                       was frozen before it and has lost the partitions
         8. seek        the caller moves the consumer to the offsets of the result, also where nothing was committed yet;
                        from then on each chunk must begin where the last one ended
 
@@ -163,8 +165,13 @@ class Recovery:
                 position,
             )
             time.sleep(AGREE_PAUSE_S)
-        for partition in partitions:
-            self._in_engine(assignment, self._check, partition, marks.get(partition))  # 7
+        try:
+            for partition in partitions:
+                self._in_engine(assignment, self._check, partition, marks.get(partition))  # 7
+        except ConfigError:
+            if _patiently(self._changelog.positions, partitions) != found:
+                return None
+            raise
         return {p: position.next for p, position in found.items()}
 
     def _in_engine(self, assignment: Assignment, call: Callable[..., None], *arguments: Any) -> None:

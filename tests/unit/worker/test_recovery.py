@@ -179,6 +179,42 @@ def test_partition_is_kept_only_if_changelog_and_group_are_where_memory_is(
     assert changelog.reads == 1
 
 
+class Torn(Changelog):
+    """A row that is newer than its mark: the end of the changelog was read in the middle of a transaction."""
+
+    def __init__(self, row: bytes, after: int) -> None:
+        super().__init__((Position(5, 5), 5))
+        self.row, self.after = row, Position(after, after)
+
+    def read(self, partitions: Sequence[Partition], take: Any) -> dict[Partition, Mark]:
+        self._answers = [(self.after, 5)]
+        for partition in partitions:
+            take(partition, {b"user": self.row})
+        return dict.fromkeys(partitions, Mark(5, 1, 1))
+
+
+@pytest.mark.parametrize(("after", "lost"), [(5, True), (6, False)])
+def test_rows_read_in_the_middle_of_another_workers_transaction_are_not_lost_rows(
+    model_dir: Path, after: int, lost: bool
+) -> None:
+    """A worker that was frozen in its recovery waits for new partitions. Only rows at the group's offset are an
+    error."""
+    engine = open_engine(load_model(model_dir, "cpu"), model_dir, 20, 1, 0.001)
+    rows = new_rows(1, engine.arena.dtype, engine.arena.model)
+    seal([b"user"], rows)
+    stubs: Any = (Delivery(), Torn(rows.tobytes(), after))
+
+    async def recover() -> object:
+        recovery = Recovery(*stubs, engine.arena, ThreadPoolExecutor(1))
+        return await recovery.read(await recovery.keep([CLICKS_0], 1, b""), [CLICKS_0])
+
+    if lost:
+        with pytest.raises(ConfigError, match="lost or changed rows"):
+            asyncio.run(recover())
+    else:
+        assert asyncio.run(recover()) is None
+
+
 class Held(Changelog):
     """A changelog that gives one row when it is released."""
 
