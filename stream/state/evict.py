@@ -95,7 +95,8 @@ class Swept(NamedTuple):
 def sweep(arena: Arena, forgetting: Forgetting, clicks: int, busy: Collection[Owner]) -> Swept:
     """Find the forgotten users in the next slots of the arena, once in CLICKS_PER_SWEEP clicks or more.
 
-    Does not change the arena.
+    Does not change the arena. Users of a partition without a click in this cycle are not part of the result: the
+    transaction of the cycle does not write the mark of such a partition, and a recovery may still be reading its rows.
 
     clicks  number of clicks in this cycle
     busy    users with a click in this cycle. They are never part of the result
@@ -109,5 +110,6 @@ def sweep(arena: Arena, forgetting: Forgetting, clicks: int, busy: Collection[Ow
     slots = ages.slots[forgetting.forgotten(ages.clicks, ages.last_ms, ages.newest_ms)].tolist()
     if not slots:
         return Swept((), next_slot, 0)
-    busy = set(busy)
-    return Swept([owner for owner in map(arena.owner, slots) if owner not in busy], next_slot, 0)
+    busy, partitions = set(busy), {partition for partition, _ in busy}
+    owners = [owner for owner in map(arena.owner, slots) if owner[0] in partitions and owner not in busy]
+    return Swept(owners, next_slot, 0)

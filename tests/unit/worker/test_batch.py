@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from stream.events import Partition
+from stream.kafka.changelog import POSITION_KEY
 from stream.kafka.delivery import Record
 from stream.kafka.transport import Chunk
 from stream.model.runtime import load_model
@@ -31,6 +32,13 @@ class Weak(SimpleNamespace):
 def message(offset: int, user: str, item: str, time_ms: int = NOW_MS) -> SimpleNamespace:
     value = msgspec.json.encode({"user_id": user, "item_id": item, "timestamp": time_ms})
     return SimpleNamespace(offset=offset, key=user.encode(), value=value, timestamp=NOW_MS)
+
+
+def sweep_all_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each cycle looks for forgotten users in all slots."""
+    monkeypatch.setattr("stream.state.arena.BLOCK_SLOTS", 256)
+    monkeypatch.setattr("stream.state.evict.CLICKS_PER_SWEEP", 1)
+    monkeypatch.setattr("stream.state.evict.SLOTS_PER_CLICK", 256)
 
 
 def test_a_click_on_which_the_model_fails_is_a_dead_letter_and_the_stream_goes_on(
@@ -77,7 +85,7 @@ def test_a_batch_with_refused_messages_is_freed_with_its_last_reference(model_di
 
 def test_a_forgotten_user_is_a_tombstone_in_the_changelog(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record has the user's key, no value and the row's partition, so compaction removes the row."""
-    monkeypatch.setattr("stream.state.arena.BLOCK_SLOTS", 256)  # so that few cycles sweep all slots
+    sweep_all_slots(monkeypatch)
     engine = open_engine(load_model(model_dir, "cpu"), model_dir, 5, 1, 0.001, forget_after_days=3)
     topics = Topics()
     limits = dict.fromkeys(msgspec.structs.astuple(topics), 1_000_000)
@@ -90,3 +98,29 @@ def test_a_forgotten_user_is_a_tombstone_in_the_changelog(model_dir: Path, monke
         engine.commit(batch.cycle)
         found += [record for record in batch.records if record.value is None]
     assert found == [Record(topics.changelog, b"gone", None, 3)]
+
+
+def test_a_tombstone_is_never_without_the_mark_of_its_partition(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forgotten user's row goes with a batch that has clicks of the row's partition, because only that writes its
+    mark."""
+    sweep_all_slots(monkeypatch)
+    engine = open_engine(load_model(model_dir, "cpu"), model_dir, 5, 1, 0.001, forget_after_days=3)
+    topics = Topics()
+    limits = dict.fromkeys(msgspec.structs.astuple(topics), 1_000_000)
+    third, fifth = Partition("clicks", 3), Partition("clicks", 5)
+    reached = {third: 0, fifth: 0}
+    gone_at: list[Partition] = []
+    arrivals = [(third, "gone", 0), (third, "here", 90), (fifth, "other", 0), (fifth, "other", 1), (third, "here", 91)]
+    for partition, user, hours in arrivals:
+        offset, time_ms = reached[partition], NOW_MS + hours * HOUR_MS
+        chunks = [Chunk(partition, 1, offset, offset + 1, 0, [message(offset, user, "i1", time_ms)], 100)]
+        batch = process(engine, JsonCodec(65_536, 1000), topics, limits, chunks, reached, time_ms)
+        engine.commit(batch.cycle)
+        reached |= batch.offsets
+        changed = [record for record in batch.records if record.topic == topics.changelog]
+        marked = {record.partition for record in changed if record.key == POSITION_KEY}
+        assert {record.partition for record in changed} == marked
+        gone_at += [partition for record in changed if record.value is None]
+    assert gone_at == [third]
