@@ -71,6 +71,14 @@ broker.session.timeout.ms=2000
 """
 
 
+PROXIED_PROPERTIES = """listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller},\
+PROXIED://127.0.0.1:{behind}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},PROXIED://{proxy}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT
+"""
+"""A second listener that advertises a proxy: clients of the proxy always come back by it."""
+
+
 SECURED_PROPERTIES = """listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller},\
 TLS://127.0.0.1:{tls},SASL://127.0.0.1:{sasl},NOTLS://127.0.0.1:{notls}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port},TLS://127.0.0.1:{tls},SASL://127.0.0.1:{sasl},NOTLS://127.0.0.1:{notls}
@@ -179,19 +187,24 @@ class ApacheKafka:
     tls      with `secured`: address of the listener that demands a client certificate
     sasl     with `secured`: address of SASL over TLS
     notls    with `secured`: address of SASL PLAIN without TLS
+    proxy    address of a TCP proxy, which gets a listener of its own; not together with `secured`
+    behind   with `proxy`: address of that listener, the proxy's target
     Raises KafkaUnavailable if Java, Maven or the jars are missing, or if the broker is not ready within `ready_s`
     seconds.
     """
 
-    def __init__(self, ready_s: float = 60.0, secured: Secured | None = None) -> None:
+    def __init__(self, ready_s: float = 60.0, secured: Secured | None = None, proxy: str | None = None) -> None:
         self._libs = fetch_jars()
         self._ready_s = ready_s
         self._directory = Path(tempfile.mkdtemp(prefix="eddy-kafka-"))
-        port, controller, tls, sasl, notls = _free_ports(5)
+        port, controller, tls, sasl, notls, behind = _free_ports(6)
         self.address, self.tls, self.sasl, self.notls = (f"127.0.0.1:{number}" for number in (port, tls, sasl, notls))
+        self.behind = f"127.0.0.1:{behind}"
         text = PROPERTIES.format(port=port, controller=controller, data=self._directory / "data")
         if secured is not None:
             text += secured.properties(port=port, controller=controller, tls=tls, sasl=sasl, notls=notls)
+        if proxy is not None:
+            text += PROXIED_PROPERTIES.format(port=port, controller=controller, behind=behind, proxy=proxy)
         self._log = (self._directory / "broker.log").open("ab")
         self._process: subprocess.Popen[bytes] | None = None
         self._earlier_handler: Any = None
