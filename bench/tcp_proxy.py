@@ -5,6 +5,8 @@ For tests and benchmarks of a bad network. The broker must advertise the proxy's
 """
 
 import asyncio
+import socket
+import struct
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
@@ -87,6 +89,9 @@ class TcpProxy:
 
     async def _drop(self) -> None:
         for writer in list(self._writers):
+            at_once = struct.pack("ii", 1, 0)  # else the connection ends in order, without a reset
+            with suppress(OSError):  # it is closed already
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
             writer.transport.abort()
         self._writers.clear()
 
