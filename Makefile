@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format bench parity quality speed pauses recovery inputs cold rules engine heads ways days shop-model demo-picture clean help
+.PHONY: demo test lint format bench chaos parity quality speed pauses recovery inputs cold rules engine heads ways days shop-model demo-picture clean help
 help:            ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -48,6 +48,9 @@ pauses: .venv/dev ## measure the pauses when a worker stops, joins, crashes or f
 
 recovery: .venv/dev ## measure how fast a million states are recovered, and in how much memory
 	$(BIN)/python -m bench.recovery
+
+chaos: .venv/dev ## do N random faults to workers and brokers under load and check every result; N=200 SEED=7 BROKERS=1 or 3
+	$(BIN)/python -m bench.chaos --faults $(or $(N),50) $(if $(SEED),--seed $(SEED)) --brokers $(or $(BROKERS),1)
 
 inputs: .venv/dev ## measure the gain from each field of a click
 	$(BIN)/python -m bench.inputs

@@ -162,7 +162,7 @@ def fetch_jars() -> Path:
     return libs
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Free ports below the ephemeral range, so that no outgoing connection can take one before the broker does."""
     with contextlib.ExitStack() as stack:
         ports: list[int] = []
@@ -197,7 +197,7 @@ class ApacheKafka:
         self._libs = fetch_jars()
         self._ready_s = ready_s
         self._directory = Path(tempfile.mkdtemp(prefix="eddy-kafka-"))
-        port, controller, tls, sasl, notls, behind = _free_ports(6)
+        port, controller, tls, sasl, notls, behind = free_ports(6)
         self.address, self.tls, self.sasl, self.notls = (f"127.0.0.1:{number}" for number in (port, tls, sasl, notls))
         self.behind = f"127.0.0.1:{behind}"
         text = PROPERTIES.format(port=port, controller=controller, data=self._directory / "data")
