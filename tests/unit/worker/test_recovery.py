@@ -201,7 +201,7 @@ def test_rows_read_in_the_middle_of_another_workers_transaction_are_not_lost_row
     error."""
     engine = open_engine(load_model(model_dir, "cpu"), model_dir, 20, 1, 0.001)
     rows = new_rows(1, engine.arena.dtype, engine.arena.model)
-    seal([b"user"], rows)
+    rows["checksum"] = checksums([b"user"], rows)
     stubs: Any = (Delivery(), Torn(rows.tobytes(), after))
 
     async def recover() -> object:
