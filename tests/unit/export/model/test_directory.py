@@ -125,7 +125,7 @@ def test_a_relative_directory_has_the_same_label(tmp_path: Path, monkeypatch: py
     """The graph and the manifest name the model alike, also where the path is only its version."""
     (tmp_path / "shop").mkdir()
     monkeypatch.chdir(tmp_path / "shop")
-    manifest = write_untrained(Path("3"), ITEMS, ["view"], hidden=8)
+    manifest = write_untrained(Path("3"), ITEMS, ["view", "purchase"], hidden=8)
     facts = open_graph(Path("3") / "step.onnx").get_modelmeta().custom_metadata_map
     assert facts["eddy.model"] == manifest.label == "shop/3"
 
