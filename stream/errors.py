@@ -3,6 +3,7 @@
     EddyError
     +-- BadClick        a bad message: it goes to the dead-letter topic with its reason, and the stream continues
     +-- ConfigError     a bad setting, topic or broker: Eddy refuses to start and prints what to do
+    |   +-- NoAnswer    no Kafka answers: a worker waits for it, other commands end
     +-- ArtifactError   a model directory that is missing, corrupt or foreign: Eddy refuses to start
     +-- Fenced          another worker owns this worker's partitions now: the worker exits and writes nothing
 
@@ -30,6 +31,10 @@ class BadClick(EddyError):
 
 class ConfigError(EddyError):
     """A setting, topic or broker with which the worker cannot run."""
+
+
+class NoAnswer(ConfigError):
+    """No Kafka answers at the given address. It may be down for a while, or the address may be wrong."""
 
 
 class ArtifactError(EddyError):

@@ -132,7 +132,7 @@ class Settings(Struct, frozen=True):
                        timeout
     stay_in_group      on SIGTERM keep the place in the group. For a restart under the same worker_id within
                        session_timeout_s: then nothing moves
-    hang_s             s; a Kafka call that takes longer ends the process (librdkafka #5456)
+    hang_s             s; a producer is replaced if a call takes longer while Kafka answers (librdkafka #5456)
     """
 
     model: str

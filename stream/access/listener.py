@@ -43,6 +43,24 @@ def ask_listener(address: str) -> Listener | None:
     return Listener(None if mechanisms is None else False, mechanisms)
 
 
+def why_silent(broker: str) -> str:
+    """Why the brokers at host:port[,host:port...] give no answer, as far as a connection shows it. For a log line."""
+    return "; ".join(f"{address.strip()}: {_why_silent(address)}" for address in broker.split(","))
+
+
+def _why_silent(address: str) -> str:
+    host, _, port = address.strip().rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), ASK_S):
+            return "accepts a connection and does not answer"
+    except socket.gaierror:
+        return "the name does not resolve"
+    except TimeoutError:
+        return f"no connection within {ASK_S:.0f} s"
+    except OSError as exc:
+        return (exc.strerror or str(exc)).lower()
+
+
 def _ask(endpoint: tuple[str, int], tls: bool) -> tuple[str, ...] | None:
     """The SASL mechanisms; None without an answer of Kafka's, such as over TLS from who wants a certificate first."""
     with suppress(OSError, struct.error), socket.create_connection(endpoint, ASK_S) as plain:

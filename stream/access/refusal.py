@@ -5,6 +5,7 @@ there is no refusal; `why_refused` and `refused` then return None.
 """
 
 import re
+from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,6 +25,9 @@ NOT_ALLOWED = {
 }
 """Error code of the broker, the same in librdkafka and aiokafka -> what this user lacks."""
 
+MOST_ERRORS = 100
+"""A client reports errors as long as an outage lasts; the latest ones say why."""
+
 AUTHENTICATION = KafkaError.SASL_AUTHENTICATION_FAILED
 
 
@@ -33,10 +37,11 @@ class Admin(AdminClient):
     def __init__(self, broker: str, config: KafkaConfig, setup_s: float = 5.0) -> None:
         """Raises ConfigError if librdkafka cannot use the configuration."""
         self._broker, self._config = broker, config
-        self._errors: list[KafkaError] = []
+        self._errors: deque[KafkaError] = deque(maxlen=MOST_ERRORS)
         own = {
             "log_level": 0,
             "socket.connection.setup.timeout.ms": int(setup_s * 1000),
+            "reconnect.backoff.max.ms": 1000,  # with the default, a cluster that is back is noticed 10 s late
             "error_cb": self._errors.append,
         }
         connect(super().__init__, broker, config, own)
@@ -45,6 +50,13 @@ class Admin(AdminClient):
         """Why the cluster refused this client; None if it was not reached or has said nothing of the kind."""
         self.poll(0)
         return why_refused(self._broker, self._config, self._errors)
+
+    def forget(self) -> bool:
+        """Forget what the connections reported: it is no reason any more. True if they reported anything."""
+        self.poll(0)
+        reported = bool(self._errors)
+        self._errors.clear()
+        return reported
 
 
 def why_refused(broker: str, config: KafkaConfig, errors: Iterable[KafkaError]) -> ConfigError | None:

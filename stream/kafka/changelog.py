@@ -12,7 +12,6 @@ rows and a checksum over them, so rows that were lost or altered are noticed. Th
 
 import logging
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from stream.access.credentials import connect
 from stream.access.refusal import refused
 from stream.errors import ConfigError
 from stream.events import Partition
+from stream.kafka.waiting import NoWatch, Watch
 from stream.kafka_config import PLAINTEXT, KafkaConfig
 
 STABLE_S = 60.0
@@ -86,13 +86,22 @@ class Position(NamedTuple):
 
 
 class Changelog:
-    """Reads a group's committed offsets and its changelog. All calls block: they run in the engine thread.
+    """Reads a group's committed offsets and its changelog. All calls block: they run in threads of their own.
 
     topic  the changelog: its partition p holds the states of the users of partition p of the clicks
+    watch  its clock measures the time limits: they stand still while Kafka does not answer
     """
 
-    def __init__(self, broker: str, group: str, topic: str, config: KafkaConfig = PLAINTEXT) -> None:
+    def __init__(
+        self,
+        broker: str,
+        group: str,
+        topic: str,
+        config: KafkaConfig = PLAINTEXT,
+        watch: Watch | None = None,
+    ) -> None:
         self._broker = broker
+        self._watch = watch or NoWatch()
         self._config = config
         self.group = group
         self._topic = topic
@@ -159,7 +168,7 @@ class Changelog:
         consumer = self._consumer("read_committed")
         try:
             consumer.assign([TopicPartition(self._topic, number, begin(*ends[number])) for number in left])
-            deadline = time.monotonic() + STABLE_S
+            deadline = self._watch.answered_s + STABLE_S
             while left:
                 messages = consumer.consume(FETCHED, 0.05)
                 rows: dict[int, dict[bytes, bytes | None]] = {}
@@ -177,8 +186,8 @@ class Changelog:
                 for number, batch in rows.items():
                     take(of_number[number], batch)
                 if messages:
-                    deadline = time.monotonic() + STABLE_S
-                elif time.monotonic() > deadline:
+                    deadline = self._watch.answered_s + STABLE_S
+                elif self._watch.answered_s > deadline:
                     raise TimeoutError(
                         f"the changelog {self._topic} could not be read to its end on partitions {sorted(left)}"
                     )
@@ -189,7 +198,7 @@ class Changelog:
         """The group's committed offsets, None where it has none. Waits while a transaction over them is pending."""
         consumer = self._consumer("read_committed")
         asked = [TopicPartition(*partition) for partition in partitions]
-        deadline = time.monotonic() + STABLE_S
+        deadline = self._watch.answered_s + STABLE_S
         try:
             while True:
                 try:
@@ -202,7 +211,7 @@ class Changelog:
                         for t in answer
                     }
                 except KafkaException as exc:  # UNSTABLE_OFFSET_COMMIT: a transaction is pending; or no coordinator yet
-                    if time.monotonic() > deadline or refused(exc) is not None:
+                    if self._watch.answered_s > deadline or refused(exc) is not None:
                         raise
                     log.info("committed offsets not stable yet: error=%s", exc.args[0].name())
         finally:

@@ -3,7 +3,9 @@
 Each worker has one transactional producer (KIP-447). Its transactional id consists of the group and the worker id, so a
 restarted worker fences its previous process. The group's generation and member id are sent with the offsets, so a
 worker that was frozen for longer than its session timeout cannot write. If a call times out, its outcome is unknown and
-the same call is repeated; the records are not produced again. If the producer is fenced or broken, the process ends.
+the same call is repeated; the records are not produced again. A producer that hangs or is broken is replaced: the new
+one fences it, and Kafka's offsets say whether the transaction was committed. A producer that another process has fenced
+ends the process.
 
 Sources: KIP-98, KIP-447; librdkafka's INTRODUCTION.md, "Transactional producer"; librdkafka #5456 (a hanging call).
 """
@@ -14,9 +16,10 @@ import fcntl
 import logging
 import os
 import struct
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,11 +29,19 @@ from stream.access.credentials import connect
 from stream.access.refusal import refused
 from stream.errors import ConfigError, Fenced
 from stream.events import Partition
-from stream.kafka.watchdog import end
+from stream.kafka.waiting import NoWatch, Watch, in_daemon
 from stream.kafka_config import PLAINTEXT, KafkaConfig
 
 CALL_S = 10.0
-"""Time limit that librdkafka gets for each call. A call that timed out is repeated until `hang_s` is over."""
+"""Time limit that librdkafka gets for each call. A call that timed out is repeated."""
+
+CHECK_S = 0.5
+
+AFTER_BREAK_S = 3.0
+"""How long Kafka may answer before a call is given up if connections were lost. After the restart of a broker, which is
+removed from the metadata and added again, librdkafka 2.16 waits for the removed one, and the call never returns."""
+
+STARTS = 3  # how many producers may fail at their start, one after the other
 
 MOST_BYTES = 1_000_000_000
 """The largest message.max.bytes that librdkafka accepts."""
@@ -58,8 +69,8 @@ class Outcome(enum.Enum):
 
     COMMITTED    everything is visible
     ROLLED_BACK  nothing is visible, and the same records may be sent again
-    STALE        nothing is visible, and the records must not be sent again: the group has a newer generation, in which
-                 a different worker may have these partitions
+    STALE        nothing is visible, and the records must not be sent again: a different worker may have these
+                 partitions
     """
 
     COMMITTED = "committed"
@@ -107,15 +118,20 @@ class WorkerLock:
         return True
 
 
+class Undecided(Exception):
+    """The producer cannot be used any more. Whether its transaction was committed is not known before `restart`."""
+
+
 class Delivery:
     """The worker's only producer. Its calls block, so they run in their own thread, the delivery thread.
 
-    Call `start`, `commit` and `close` in the event loop. The docstrings of the other methods name the thread.
+    Call `start`, `commit` and `restart` in the event loop.
 
     transaction_timeout_s  at most the session timeout, because the next owner of a dead worker's partitions must wait
                            for the open transaction
-    hang_s                 a call that takes longer than this ends the process
+    hang_s                 a call that takes longer than this while Kafka answers is given up
     limits                 topic -> largest size of a record in bytes, as topics.record_limits returns it
+    watch                  knows for how long Kafka has answered, and whether connections were lost
     """
 
     def __init__(
@@ -126,35 +142,55 @@ class Delivery:
         hang_s: float,
         limits: Mapping[str, int],
         config: KafkaConfig = PLAINTEXT,
+        watch: Watch | None = None,
     ) -> None:
-        self._thread = ThreadPoolExecutor(1, "delivery")
         self._hang_s = hang_s
-        self._producer = connect(
-            Producer,
-            broker,
-            config,
-            {
-                "transactional.id": transactional_id,
-                "transaction.timeout.ms": int(transaction_timeout_s * 1000),
-                "retry.backoff.ms": 5,  # with the default, each transaction waits 100 ms before its first send
-                "linger.ms": 0,  # commit flushes anyway
-                # Kafka applies max.message.bytes to batches, and librdkafka does not split a refused one
-                "batch.size": min(900_000, *limits.values()),
-                "message.max.bytes": min(
-                    MOST_BYTES, max(limits.values()) + 1024
-                ),  # librdkafka also counts a record's framing
-                "batch.num.messages": 100_000,
-                "queue.buffering.max.messages": 1_000_000,
-                "queue.buffering.max.kbytes": 1_000_000,
-                "socket.nagle.disable": True,
-                "partitioner": "murmur2_random",  # the Java client's, so that joins by key find their partition
-                "log_level": 2,
-            },
-        )
+        self._timeout_s = transaction_timeout_s
+        self._watch = watch or NoWatch()
+        self._breaks = self._watch.breaks  # at the end of the producer's last call
+        own = {
+            "transactional.id": transactional_id,
+            "transaction.timeout.ms": int(transaction_timeout_s * 1000),
+            "reconnect.backoff.max.ms": 1000,  # with the default, a broker that is back is noticed 10 s late
+            "retry.backoff.ms": 5,  # with the default, each transaction waits 100 ms before its first send
+            "linger.ms": 0,  # commit flushes anyway
+            # Kafka applies max.message.bytes to batches, and librdkafka does not split a refused one
+            "batch.size": min(900_000, *limits.values()),
+            "message.max.bytes": min(MOST_BYTES, max(limits.values()) + 1024),  # with a record's framing
+            "batch.num.messages": 100_000,
+            "queue.buffering.max.messages": 1_000_000,
+            "queue.buffering.max.kbytes": 1_000_000,
+            "socket.nagle.disable": True,
+            "partitioner": "murmur2_random",  # the Java client's, so that joins by key find their partition
+            "log_level": 2,
+        }
+        self._make = partial(connect, Producer, broker, config, own)
+        self._producer: Any = self._make()
 
     async def start(self) -> None:
-        """Fence an earlier process with this transactional id, and roll back its open transaction."""
-        await self._run(self._until_known, self._producer.init_transactions, CALL_S)
+        """Fence an earlier producer with this transactional id, and roll back its open transaction.
+
+        Raises KafkaException if the cluster does not allow it, Undecided if STARTS producers hang or are broken.
+        """
+        for left in reversed(range(STARTS)):
+            try:
+                await self._run(self._start, self._producer)
+                return
+            except Undecided as exc:
+                if not left:
+                    raise
+                log.warning("producer could not start, so it is replaced: reason=%s", exc)
+                self._replace()
+
+    async def restart(self) -> None:
+        """Replace the producer after Undecided. Then its transaction is committed or rolled back, once and for all."""
+        self._replace()
+        await self.start()
+
+    def _replace(self) -> None:
+        old = [self._producer]
+        self._producer = self._make()
+        threading.Thread(target=old.clear, name="old producer", daemon=True).start()  # its end may take a while
 
     async def commit(self, records: Sequence[Record], offsets: Mapping[Partition, int], member: bytes) -> Outcome:
         """Write all records and the source offsets (partition -> the offset to read next) in one transaction.
@@ -167,75 +203,97 @@ class Delivery:
                       the new rows
 
         Raises Fenced if another producer uses this transactional id, ConfigError if a topic's size limit is now lower
-        than at the start or this user may not write to a topic any more, KafkaException if the producer is broken.
+        than at the start or this user may not write to a topic any more, Undecided if the producer hangs or is broken.
         """
-        outcome: Outcome = await self._run(self._commit, records, offsets, member)
-        return outcome
+        if self._watch.breaks != self._breaks:  # its calls often hang after a restart of the broker
+            await self.restart()
+        return Outcome(await self._run(self._commit, self._producer, records, offsets, member))
 
-    async def close(self) -> None:
-        """Stop the thread. No transaction is open, because `commit` always ends its transaction."""
-        self._thread.shutdown(wait=False)
+    async def _run(self, call: Callable[..., Any], producer: Any, *arguments: Any) -> Any:
+        """Run a call in the delivery thread and wait for it. Raises Undecided if it hangs; its thread then stays."""
+        began_s = self._watch.answered_s
+        future = asyncio.ensure_future(in_daemon("delivery", call, producer, *arguments))
+        while True:
+            done, _ = await asyncio.wait({future}, timeout=CHECK_S)
+            if done:
+                self._breaks = self._watch.breaks
+                return future.result()
+            answered_s = self._watch.answered_s - began_s
+            broken = self._watch.breaks != self._breaks
+            if answered_s > (min(AFTER_BREAK_S, self._hang_s) if broken else self._hang_s):
+                future.cancel()
+                raise Undecided(f"a call to Kafka has not returned in {answered_s:.0f} s (librdkafka #5456)")
 
-    async def _run(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Run a call in the delivery thread and wait for it. After `hang_s` seconds, end the process."""
-        future = asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
-        done, _ = await asyncio.wait({future}, timeout=self._hang_s)
-        if not done:
-            end(TimeoutError(f"a call to the broker has not returned in {self._hang_s:.0f} s (librdkafka #5456)"))
-        return future.result()
+    def _start(self, producer: Any) -> None:
+        try:
+            self._until_known(producer.init_transactions, CALL_S)
+        except KafkaException as exc:
+            if refused(exc) is not None or not exc.args[0].fatal():
+                raise
+            raise Undecided(exc.args[0].str()) from exc
 
-    def _commit(self, records: Sequence[Record], offsets: Mapping[Partition, int], member: bytes) -> Outcome:
-        """Steps 1 to 4 of `commit`, in the delivery thread."""
-        producer = self._producer
+    def _commit(
+        self, producer: Any, records: Sequence[Record], offsets: Mapping[Partition, int], member: bytes
+    ) -> Outcome:
+        """Steps 1 to 4 of `commit`, in the delivery thread. A thread that was given up uses its own producer only."""
+        began_s = time.monotonic()
         positions = [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
         try:
             producer.begin_transaction()  # 1
-            self._produce(records)  # 2
+            self._produce(producer, records)  # 2
             self._until_known(producer.send_offsets_to_transaction, positions, member, CALL_S)  # 3
             self._until_known(producer.commit_transaction, CALL_S)  # 4
+            return Outcome.COMMITTED
+        except KafkaException as exc:
+            failed = exc
+        try:
+            return self._roll_back(producer, failed)
         except KafkaException as exc:
             error = exc.args[0]
-            if error.name() in FENCED:
+            took_s = time.monotonic() - began_s
+            if error.name() in FENCED and took_s < self._timeout_s:  # else Kafka itself has fenced it, as too old
                 raise Fenced(f"another producer works under this worker's id ({error.name()}): {error.str()}") from exc
-            if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:  # Kafka would refuse the same records again
-                raise ConfigError(
-                    f"Kafka refused a record that fits the max.message.bytes read at the start ({error.str()}); if the "
-                    "topic's limit was lowered since then, start again: the worker then cuts records to the new limit; "
-                    "if this worker may not read the topic's configuration, allow it DescribeConfigs or raise "
-                    "max.message.bytes"
-                ) from exc
-            if error.fatal() or not error.txn_requires_abort():
-                raise
-            refusal = refused(exc)
-            if refusal is not None:  # after it librdkafka's producer fails every transaction with _STATE
-                raise refusal from exc
-            log.warning("transaction rolled back: error=%s detail=%s", error.name(), error.str())
-            self._until_known(producer.abort_transaction, CALL_S)
-            return Outcome.STALE if error.name() in STALE else Outcome.ROLLED_BACK
-        return Outcome.COMMITTED
+            raise Undecided(f"{error.name()} after {took_s:.1f} s: {error.str()}") from exc
 
-    def _produce(self, records: Sequence[Record]) -> None:
+    def _roll_back(self, producer: Any, failed: KafkaException) -> Outcome:
+        """After an error in a transaction, in the delivery thread. Raises KafkaException if it cannot roll back."""
+        error = failed.args[0]
+        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:  # Kafka would refuse the same records again
+            raise ConfigError(
+                f"Kafka refused a record that fits the max.message.bytes read at the start ({error.str()}); if the "
+                "limit was lowered since then, start again: the worker then cuts records to it; if this worker may "
+                "not read the topic's configuration, allow it DescribeConfigs or raise max.message.bytes"
+            ) from failed
+        refusal = refused(failed)
+        if refusal is not None:  # after it librdkafka's producer fails every transaction with _STATE
+            raise refusal from failed
+        if error.name() in FENCED or error.fatal() or not error.txn_requires_abort():
+            raise failed
+        log.warning("transaction rolled back: error=%s detail=%s", error.name(), error.str())
+        self._until_known(producer.abort_transaction, CALL_S)
+        return Outcome.STALE if error.name() in STALE else Outcome.ROLLED_BACK
+
+    @staticmethod
+    def _produce(producer: Any, records: Sequence[Record]) -> None:
         """Step 2 of `commit`, in the delivery thread."""
-        produce = self._producer.produce
         for topic, key, value, partition in records:
             while True:
                 try:
-                    produce(topic, value, key, -1 if partition is None else partition)
+                    producer.produce(topic, value, key, -1 if partition is None else partition)
                     break
                 except BufferError:  # the queue is full: wait until librdkafka has sent some records
-                    self._producer.poll(0.05)
+                    producer.poll(0.05)
 
     @staticmethod
     def _until_known(call: Callable[..., Any], *arguments: Any) -> None:
-        """Repeat a call until its outcome is known, in the delivery thread. `_run` limits it to `hang_s` seconds."""
+        """Repeat a call until its outcome is known, in the delivery thread."""
         while True:
             try:
                 call(*arguments)
+                return
             except KafkaException as exc:
                 error = exc.args[0]
                 if not error.retriable() or error.txn_requires_abort():
                     raise
                 log.warning("kafka call repeated: call=%s error=%s", call.__name__, error.name())
                 time.sleep(0.05)
-            else:
-                return

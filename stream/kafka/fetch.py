@@ -13,10 +13,12 @@ Source: faust/transport/drivers/aiokafka.py, aiokafka/consumer/fetcher.py.
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from aiokafka.errors import (
     GroupAuthorizationFailedError,
+    KafkaConnectionError,
     KafkaError,
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
@@ -34,6 +36,7 @@ OFFSET_RESET = "none"
 """aiokafka's reset policy. With any other policy aiokafka skips deleted clicks without an error."""
 
 NO_POSITION_S = 0.2
+CONNECT_AGAIN_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +66,23 @@ class FetchThread(driver.AIOKafkaConsumerThread):
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
         consumer._isolation_level = "read_committed"  # Faust sets this only for its own transactions
         return consumer
+
+    async def on_start(self) -> None:
+        """Create the consumer and connect it; again, if the broker went away since the worker asked it."""
+        while True:
+            try:
+                await super().on_start()
+                return
+            except KafkaConnectionError as exc:
+                log.warning("the consumer could not connect, so the worker tries again: error=%s", exc)
+            await self._consumer.stop()
+            await asyncio.sleep(CONNECT_AGAIN_S)
+
+    async def on_thread_stop(self) -> None:
+        """Stop the consumer. In an outage aiokafka's fetcher lets the cancel of its own tasks escape from `close`, and
+        the event loop would wait for this thread for ever."""
+        with suppress(asyncio.CancelledError):
+            await super().on_thread_stop()
 
     async def on_partitions_revoked(self, revoked: Any) -> None:
         """Forget the positions of the partitions: after a rebalance each partition begins with a seek."""

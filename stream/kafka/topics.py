@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 
 from stream.access.refusal import Admin
 from stream.access.rights import check_rights
-from stream.errors import ConfigError
+from stream.errors import ConfigError, NoAnswer
 from stream.kafka_config import PLAINTEXT, KafkaConfig
 from stream.settings import Topics
 
@@ -127,7 +127,7 @@ def _partitions(admin: Admin, broker: str) -> dict[str, int]:
         refusal = admin.refusal()
         if refusal is not None:
             raise refusal from None
-        raise ConfigError(
+        raise NoAnswer(
             f"no Kafka answers at {broker} within {ANSWER_S:.0f} s ({exc.args[0].name()}); is it running, and is "
             "--broker its address as seen from here?"
         ) from exc
@@ -153,7 +153,11 @@ def _configs(admin: AdminClient, names: Sequence[str]) -> dict[str, dict[str, st
     ).items():
         try:
             found[resource.name] = {name: entry.value for name, entry in future.result(timeout=ANSWER_S).items()}
-        except (KafkaException, TimeoutError) as exc:  # perhaps it is not allowed; the worker can run without it
+        except TimeoutError as exc:
+            raise NoAnswer(f"Kafka does not answer, asked for the configuration of topic {resource.name}") from exc
+        except KafkaException as exc:  # perhaps it is not allowed; the worker can run without it
+            if exc.args[0].code() < 0:
+                raise NoAnswer(f"Kafka does not answer, asked for the configuration of {resource.name}: {exc}") from exc
             log.warning(
                 "topic's configuration could not be read, so cleanup.policy is not checked and %s is assumed to be %d: "
                 "topic=%s error=%s",

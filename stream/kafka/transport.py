@@ -1,15 +1,17 @@
 """A Faust transport with one message per chunk: the agent gets hundreds of records at once instead of one by one.
 
-Faust manages the group membership, the rebalance hooks and the agents. Its own consumer needs 70 us per record and
-commits offsets itself. With this transport one Faust message is a chunk of records of one partition, and the
-transaction in delivery.py commits the offsets. Faust only stores which chunks are not decided yet.
+Faust manages the group membership, the rebalance hooks and the agents. Its own consumer needs 70 us per record. With
+this transport one Faust message is a chunk of records of one partition, and the transaction in delivery.py commits the
+offsets. Faust only stores which chunks are not decided yet.
 
 Private names of Faust and aiokafka are used in this file and in fetch.py only (tests/contracts checks them), and both
 are pinned exactly. Source: faust/transport/consumer.py and faust/transport/drivers/aiokafka.py.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -24,7 +26,8 @@ from mode import Service
 from stream.errors import EddyError
 from stream.events import Partition
 from stream.kafka.fetch import FetchThread, OffsetRange
-from stream.kafka.watchdog import end, watch_group
+from stream.kafka.waiting import Watch
+from stream.kafka.watchdog import end_app, watch_group
 
 LEAVE_S = 5.0
 
@@ -74,10 +77,9 @@ class BatchTopic(faust.Topic):
 class BatchConsumer(driver.Consumer):
     """Passes chunks to the agent, waits while too many records are in memory, and never commits.
 
-    At a rebalance and at shutdown Faust waits until every message that the agent got is acked. So the cycle loop must
-    ack the messages of the cycles that it has begun. `transport.release` gives up the others, and `forget` removes
-    these from Faust's unacked messages. Every method is called in the event loop; only the fetch itself runs in the
-    consumer thread (FetchThread).
+    At a rebalance and at shutdown Faust waits until every message that the agent got is acked. The cycle loop acks the
+    messages of its cycles. `transport.release` gives up the others, and `forget` removes these from Faust's account.
+    Every method is called in the event loop; only the fetch itself runs in the consumer thread (FetchThread).
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -91,7 +93,7 @@ class BatchConsumer(driver.Consumer):
     @Service.task
     async def _watch_group(self) -> None:
         """Watch the group from the first join on: an app's own tasks start only after the first assignment."""
-        await watch_group(partial(check_group, self.app))
+        await watch_group(self.app, partial(check_group, self.app))
 
     async def _drain_messages(self, fetcher: Any) -> None:
         """Faust's fetch loop: pass chunks to the agent until the consumer or the fetcher stops.
@@ -119,7 +121,7 @@ class BatchConsumer(driver.Consumer):
                     if active is None or tp in active or tp in self._buffered_partitions:
                         await self._hand_over(ensure_TP(tp), fetched_range, generation)
         except EddyError as exc:
-            end(exc)
+            end_app(self.app, exc)
         except self.consumer_stopped_errors:
             if not self.transport.app.should_stop:
                 raise
@@ -169,10 +171,8 @@ class BatchConsumer(driver.Consumer):
             if stopped():
                 return
             self._room.clear()
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._room.wait(), 0.2)
-            except TimeoutError:
-                continue
 
     def ack(self, message: Any) -> bool:
         """Faust calls it once per message, when the last event of the message is acked."""
@@ -195,15 +195,17 @@ class BatchConsumer(driver.Consumer):
     async def wait_empty(self) -> None:
         """Give up the chunks that no cycle has begun, and wait for the running cycle.
 
-        If that takes longer than the session timeout, end the process.
+        If that takes longer than the session timeout, end the process. An outage counts only for a worker that stops.
         """
         for event in self.transport.release():
             self.forget(event.message)
-        limit_s = self.app.conf.broker_session_timeout
+        limit_s, watch = self.app.conf.broker_session_timeout, self.transport.watch
+        began_s, answered_s = time.monotonic(), watch.answered_s
         waiting = asyncio.ensure_future(super().wait_empty())
-        done, _ = await asyncio.wait({waiting}, timeout=limit_s)  # wait_for never returns: Faust ignores its cancel
-        if not done:
-            end(TimeoutError(f"a cycle has not ended within the session timeout of {limit_s} s"))
+        while not (await asyncio.wait({waiting}, timeout=0.5))[0]:  # wait_for never returns: Faust ignores its cancel
+            stops = self.app.should_stop and time.monotonic() - began_s > limit_s
+            if stops or watch.answered_s - answered_s > limit_s:
+                end_app(self.app, TimeoutError(f"a cycle has not ended within the session timeout of {limit_s} s"))
         waiting.result()
 
     async def on_partitions_revoked(self, revoked: Any) -> None:
@@ -222,19 +224,26 @@ class BatchConsumer(driver.Consumer):
 class BatchTransport(driver.Transport):
     """The transport of a worker's Faust app.
 
-    release    gives up the chunks that the agent has and that no cycle has begun, and returns their events. It is
-               called when partitions are revoked, and at shutdown
+    release    gives up the chunks that no cycle has begun, and returns their events. It is called at a rebalance and at
+               shutdown
     positions  returns partition -> next offset to read
+    watch      its clock measures time limits
     """
 
     Consumer = BatchConsumer
 
     def __init__(
-        self, url: Any, app: Any, release: Callable[[], Iterable[Any]], positions: Callable[[], Mapping[Partition, int]]
+        self,
+        url: Any,
+        app: Any,
+        release: Callable[[], Iterable[Any]],
+        positions: Callable[[], Mapping[Partition, int]],
+        watch: Watch,
     ) -> None:
         super().__init__(url, app)
         self.release = release
         self.positions = positions
+        self.watch = watch
 
 
 def membership(app: faust.App) -> Member:
@@ -258,8 +267,8 @@ async def check_group(app: faust.App) -> None:
     if app.should_stop:  # the consumer thread and its loop may have ended
         return
     thread = app.consumer._thread
-    consumer = None if thread is None else thread._consumer
-    if consumer is None or consumer._coordinator is None:
+    consumer = thread and thread._consumer
+    if not consumer or consumer._coordinator is None:
         return
 
     async def check() -> None:
@@ -274,9 +283,9 @@ async def leave_group(app: faust.App) -> None:
     aiokafka's static members do not leave: the others would wait for the whole session timeout. Call it after the last
     transaction, which carries this membership.
     """
-    if app.consumer is None or app.consumer._thread is None or app.consumer._thread._consumer is None:
+    thread = app.consumer and app.consumer._thread
+    if not thread or thread._consumer is None:
         return
-    thread = app.consumer._thread
 
     async def leave() -> None:
         coordinator = thread._consumer._coordinator
@@ -287,5 +296,5 @@ async def leave_group(app: faust.App) -> None:
 
 
 def assigned(app: faust.App) -> list[Partition]:
-    """Return the partitions that this worker has now, of all topics that an agent reads."""
+    """Return the partitions that this worker has now."""
     return sorted(Partition(*tp) for tp in app.consumer.assignment())

@@ -16,12 +16,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from stream.access.refusal import refused
 from stream.errors import EddyError, Fenced
+from stream.kafka.waiting import KafkaWatch
 
 EXIT_OPERATOR = 2
 EXIT_WORKER = 70
@@ -52,6 +53,23 @@ def end(exc: BaseException) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def asked_to_end(app: Any) -> bool:
+    """True if a Faust app stops because of a signal, and not because of an error."""
+    return bool(app.should_stop and not app.crashed)
+
+
+def end_app(app: Any, exc: BaseException) -> NoReturn:
+    """End the process of a Faust app because of an error; with 0 if it was asked to end.
+
+    Such a process has nothing to finish: an open transaction is rolled back, and its clicks are read again.
+    """
+    if asked_to_end(app):
+        log.warning("the worker was asked to end and does not wait longer for Kafka: %s: %s", type(exc).__name__, exc)
+        sys.stderr.flush()
+        os._exit(0)
+    end(exc)
 
 
 class Rebalances:
@@ -94,6 +112,32 @@ class Repeats(logging.Filter):
         return True
 
 
+class Brief(logging.Filter):
+    """Suppresses what Kafka's clients log of errors that pass, and of an outage, which the watch itself logs.
+
+    A message of aiokafka is logged if it is repeated for `after_s` while Kafka answers, or if it has a stack trace.
+    """
+
+    WAITING = ("stream.kafka.delivery", "stream.kafka.changelog", "stream.worker.recovery")
+
+    def __init__(self, watch: KafkaWatch, after_s: float = 10.0) -> None:
+        super().__init__()
+        self._watch = watch
+        self._after_s = after_s
+        self._seen: dict[object, tuple[float, float]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith("aiokafka"):
+            return not (self._watch.out and record.name in self.WAITING)
+        if record.exc_info or record.levelno < logging.WARNING:
+            return True
+        first, latest = self._seen.get(record.msg, (record.created, record.created))
+        if record.created - latest > 3 * self._after_s:
+            first = record.created
+        self._seen[record.msg] = first, record.created
+        return record.created - first >= self._after_s and not self._watch.out
+
+
 NO_COORDINATOR = "Group Coordinator Request failed: %s"
 """aiokafka's error message: the broker that answered does not know the group's coordinator."""
 
@@ -118,9 +162,10 @@ class NoCoordinatorYet(logging.Filter):
         return True
 
 
-async def watch_group(check: Callable[[], Awaitable[None]]) -> NoReturn:
+async def watch_group(app: Any, check: Callable[[], Awaitable[None]]) -> NoReturn:
     """Ask for a fatal error of the group once a second. An error ends the process.
 
+    app    the Faust app
     check  raises the error that aiokafka keeps (transport.check_group)
     """
     while True:
@@ -128,4 +173,4 @@ async def watch_group(check: Callable[[], Awaitable[None]]) -> NoReturn:
         try:
             await check()
         except Exception as exc:  # after such an error this member gets no messages and does not know it
-            end(exc)
+            end_app(app, exc)

@@ -5,7 +5,7 @@ Exit codes:
     0    success
     1    a bug in Eddy; EDDY_TRACEBACK=1 prints the stack trace
     2    an error that the operator can correct: EddyError, a wrong option, a missing extra, a full disk
-    70   only `eddy worker`: it crashed, lost its partitions, or a Kafka call did not return; start it again
+    70   only `eddy worker`: it crashed or lost its partitions; start it again
     130  Ctrl-C
 
 `eddy --help` imports no heavy module: the commands of other packages are entry points, which are loaded when they are
@@ -15,6 +15,7 @@ called.
 import errno
 import json
 import os
+import signal
 import sys
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NoReturn
@@ -119,10 +120,17 @@ def worker(**given: Any) -> None:
       eddy worker --model models/mine/1 --broker k1:9092,k2:9092 --worker-id 0 --device cuda
       EDDY_MODEL=models/mine/1 EDDY_BROKER=k1:9092 eddy worker
     """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)  # there is nothing to finish before Faust starts, which has its own handlers
     settings = take_settings(given)
     from stream.worker.app import run_worker  # here, because Faust takes a second to import and --help needs none of it
 
     sys.exit(run_worker(settings))
+
+
+def _end(number: int, _: Any) -> NoReturn:
+    click.echo(f"eddy: ended before the start by {signal.Signals(number).name}", err=True)
+    os._exit(0)
 
 
 @eddy.group()

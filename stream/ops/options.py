@@ -36,7 +36,7 @@ HELP = {
     "click. 0: never.",
     "stay_in_group": "On SIGTERM keep the partitions for a restart under the same --worker-id within "
     "--session-timeout-s. Without it the other workers take them at once.",
-    "hang_s": "A Kafka call that takes more seconds ends the process.",
+    "hang_s": "A producer is replaced if a call takes more seconds while Kafka answers.",
 }
 RULE_HELP = {
     "exclude_events": "Event types, as purchase,cart: do not recommend the user's last 16 items with such an event.",

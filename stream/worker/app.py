@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ from mode.supervisors import CrashingSupervisor
 from stream.access.credentials import faust_options
 from stream.access.rights import check_group_right
 from stream.detect.pvalue import usable_alpha
-from stream.errors import ConfigError, EddyError
+from stream.errors import ConfigError, EddyError, NoAnswer
 from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import Delivery, WorkerLock
 from stream.kafka.fetch import OFFSET_RESET
 from stream.kafka.topics import check_topics, record_limits
 from stream.kafka.transport import BatchTopic, BatchTransport
-from stream.kafka.watchdog import EXIT_OPERATOR, EXIT_WORKER, NoCoordinatorYet, Repeats
+from stream.kafka.waiting import KafkaWatch, watch_kafka
+from stream.kafka.watchdog import EXIT_OPERATOR, EXIT_WORKER, Brief, NoCoordinatorYet, Repeats, asked_to_end, end_app
 from stream.kafka_config import KafkaConfig, read_kafka_config
 from stream.meter import Meter
 from stream.model.probe import batch_invariant
@@ -87,9 +89,8 @@ def create_app(settings: Settings) -> faust.App:
             settings.alpha,
             usable_alpha(engine.detector.smallest_p_value),
         )
-    partitions = check_topics(settings.broker, settings.topics, config)[settings.topics.clicks]
-    limits = record_limits(settings.broker, settings.topics, engine.arena.dtype.itemsize + LONGEST_KEY, config)
-    check_group_right(settings.broker, settings.group, config)
+    watch = watch_kafka(settings.broker, settings.topics.clicks, config)
+    partitions, limits = _check_cluster(settings, config, watch, engine.arena.dtype.itemsize + LONGEST_KEY)
     _make_directory(Path(settings.data_dir))
     lock = None if settings.worker_id else WorkerLock(Path(settings.data_dir))
     worker_id = lock.worker_id if lock else settings.worker_id
@@ -106,21 +107,24 @@ def create_app(settings: Settings) -> faust.App:
             settings.hang_s,
             limits,
             config,
+            watch,
         ),
-        Changelog(settings.broker, settings.group, settings.topics.changelog, config),
+        Changelog(settings.broker, settings.group, settings.topics.changelog, config, watch),
         settings.topics,
         limits,
         settings.max_cycle_clicks,
         observe=observed.committed,
+        watch=watch,
     )
     app = _faust_app(settings, worker_id, config)
     app.eddy_lock = lock  # it must live as long as the app
     logging.getLogger("aiokafka.consumer.group_coordinator").addFilter(NoCoordinatorYet())
-    app.transport = BatchTransport(app.conf.broker_consumer, app, cycles.release, cycles.positions)
+    app.transport = BatchTransport(app.conf.broker_consumer, app, cycles.release, cycles.positions, watch)
     connect(app, cycles, settings, worker_id, config)
     key_sample, examples, event_types = observed.key_sample, observed.examples, model.manifest.event_types
     status = Status(meter, key_sample, examples, settings.topics, event_types, time.monotonic())
     report_status(app, cycles, status)
+    watch.start(partial(end_app, app))
     log.info(
         "worker ready to join: model=%s provider=%s items=%d broker=%s group=%s worker_id=%s clicks=%s partitions=%d "
         "recommendations=%s anomalies=%s dead_letters=%s changelog=%s",
@@ -138,6 +142,24 @@ def create_app(settings: Settings) -> faust.App:
         settings.topics.changelog,
     )
     return app
+
+
+def _check_cluster(
+    settings: Settings, config: KafkaConfig, watch: KafkaWatch, longest_row: int
+) -> tuple[int, dict[str, int]]:
+    """Wait for Kafka, then check topics and rights.
+
+    Returns the number of partitions of the clicks, and topic -> largest size of a record in bytes. Raises ConfigError.
+    """
+    while True:
+        watch.wait()
+        try:
+            partitions = check_topics(settings.broker, settings.topics, config)[settings.topics.clicks]
+            limits = record_limits(settings.broker, settings.topics, longest_row, config)
+            check_group_right(settings.broker, settings.group, config)
+        except NoAnswer:  # it went away meanwhile
+            continue
+        return partitions, limits
 
 
 def _make_directory(path: Path) -> None:
@@ -188,21 +210,26 @@ def run_worker(settings: Settings) -> int:
     for name in ("stream.kafka.transport", "stream.kafka.fetch"):
         logging.getLogger(name).setLevel(logging.WARNING)  # Faust's services log there that they start and stop
     _use_uvloop()
-    worker = WithoutWeb(
-        create_app(settings), loglevel=logging.WARNING, quiet=True, redirect_stdouts=False, override_logging=False
-    )
+    app = create_app(settings)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Brief(app.transport.watch))
+    worker = WithoutWeb(app, loglevel=logging.WARNING, quiet=True, redirect_stdouts=False, override_logging=False)
     worker.spinner = None  # the spinner would write control characters to a log file
     try:
         worker.execute_from_commandline()
     except SystemExit as exc:
-        return EXIT_WORKER if exc.code else 0  # Faust's own code for a crash is 1, which here means a bug
+        return EXIT_WORKER if exc.code and not asked_to_end(app) else 0  # Faust's code for a crash is 1: here a bug
     except KeyboardInterrupt:  # a second Ctrl-C, after the event loop was closed
         return 0
-    except Exception:
+    except (Exception, asyncio.CancelledError) as exc:
+        if asked_to_end(app):  # what Faust cancels in a rebalance or an outage is left to the next worker
+            log.warning("the worker was asked to end and could not stop in order: %s: %s", type(exc).__name__, exc)
+            return 0
         log.exception("worker crashed")
         return EXIT_WORKER
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process ends: another Ctrl-C would only print a traceback
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # the process ends: another one would only print a traceback
     return 0
 
 

@@ -22,8 +22,9 @@ from typing import Any
 from stream.engine.engine import Engine
 from stream.events import Partition
 from stream.kafka.changelog import Changelog
-from stream.kafka.delivery import Delivery, Outcome
+from stream.kafka.delivery import Delivery, Outcome, Undecided
 from stream.kafka.transport import Chunk
+from stream.kafka.waiting import NoWatch, Watch
 from stream.settings import Topics
 from stream.wire.codec import Codec
 from stream.worker.batch import Batch, process
@@ -47,6 +48,7 @@ class Cycles:
     max_clicks  of one cycle; a single chunk may not hold more
     clock_ms    the worker's clock, ms since the epoch; a click may not be far ahead of it
     observe     called with the chunks and the batch of each committed cycle
+    watch       its clock measures time limits: they stand still while Kafka does not answer
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Cycles:
         max_clicks: int,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         observe: Callable[[Sequence[Chunk], Batch], None] = lambda chunks, batch: None,
+        watch: Watch | None = None,
     ) -> None:
         self._engine = engine
         self._codec = codec
@@ -69,8 +72,9 @@ class Cycles:
         self._max_clicks = max_clicks
         self._clock_ms = clock_ms
         self._observe = observe
+        self._watch = watch or NoWatch()
         self._thread = ThreadPoolExecutor(1, "engine")
-        self._recovery = Recovery(delivery, changelog, engine.arena, self._thread)
+        self._recovery = Recovery(delivery, changelog, engine.arena, self._thread, self._watch)
         self._pending: deque[Any] = deque()
         self._arrived = asyncio.Event()
         self._assignment: Assignment | None = None
@@ -96,8 +100,11 @@ class Cycles:
         return {} if self._assignment is None else self._assignment.next
 
     def check_rejoined(self, limit_s: float) -> None:
-        """Raises TimeoutError if the group refused our offsets more than `limit_s` ago and no rebalance followed."""
-        if self._stale_at is not None and time.monotonic() - self._stale_at > limit_s:
+        """Raises TimeoutError if the group refused our offsets more than `limit_s` ago and no rebalance followed.
+
+        An outage does not count.
+        """
+        if self._stale_at is not None and self._watch.answered_s - self._stale_at > limit_s:
             raise TimeoutError(f"no rebalance for {limit_s:.0f} s after the group refused this worker's offsets")
 
     async def recover(self, partitions: Sequence[Partition], generation: int, member: bytes) -> Assignment:
@@ -113,7 +120,7 @@ class Cycles:
             return {}
         if found is None:
             self._assignment = None
-            self._stale_at = time.monotonic()
+            self._stale_at = self._watch.answered_s
             return {}
         return found
 
@@ -147,10 +154,9 @@ class Cycles:
                 event.ack()  # 5
 
     async def close(self) -> None:
-        """Stop the engine thread and the delivery thread. No cycle runs: Faust has waited for the last one."""
+        """Stop the engine thread. No cycle runs: Faust has waited for the last one."""
         self._closed = True
         self._arrived.set()
-        await self._delivery.close()
         self._thread.shutdown(wait=False)
 
     # -- one cycle ----------------------------------------------------------------------------------------------------
@@ -180,7 +186,7 @@ class Cycles:
         for _ in range(ROLL_BACKS):
             if self._assignment is not assignment:
                 return
-            outcome = await self._delivery.commit(batch.records, batch.offsets, assignment.member)  # 3
+            outcome = await self._deliver(batch, assignment)  # 3
             if outcome is Outcome.COMMITTED:
                 await self._in_engine(self._engine.commit, batch.cycle)  # 4
                 assignment.next.update(batch.offsets)
@@ -188,9 +194,18 @@ class Cycles:
                 return
             if outcome is Outcome.STALE:  # pending chunks are then acked without a decision, by the return above
                 self._assignment = None
-                self._stale_at = time.monotonic()
+                self._stale_at = self._watch.answered_s
                 return
         raise RuntimeError(f"the same transaction was rolled back {ROLL_BACKS} times")
+
+    async def _deliver(self, batch: Batch, assignment: Assignment) -> Outcome:
+        """Step 3 of a cycle. After a producer that hung or broke, its successor finds out what came of the batch."""
+        try:
+            return await self._delivery.commit(batch.records, batch.offsets, assignment.member)
+        except Undecided as exc:
+            log.warning("producer replaced, its transaction may be committed or not: reason=%s", exc)
+        await self._delivery.restart()
+        return await self._recovery.outcome(assignment, batch.offsets)
 
     def _process(self, chunks: list[Chunk], expected: Mapping[Partition, int]) -> Batch:
         """Step 2 of a cycle, in the engine thread."""

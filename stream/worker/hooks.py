@@ -11,7 +11,7 @@ from stream.access.rights import lost_right
 from stream.events import Partition
 from stream.kafka.delivery import group_metadata
 from stream.kafka.transport import assigned, leave_group, membership, seek
-from stream.kafka.watchdog import Rebalances, end, watch_group
+from stream.kafka.watchdog import Rebalances, end_app, watch_group
 from stream.kafka_config import KafkaConfig
 from stream.settings import Settings
 from stream.worker.cycle import Cycles
@@ -52,30 +52,30 @@ def connect(app: faust.App, cycles: Cycles, settings: Settings, worker_id: str, 
         try:
             assignment = await cycles.recover(partitions, generation, metadata)
         except Exception as exc:
-            end(exc)
+            end_app(app, exc)
         app.add_future(read(assignment, partitions))
 
     async def read(assignment: Assignment, partitions: list[Partition]) -> None:
         try:
             await seek(app, await cycles.read(assignment, partitions))
         except Exception as exc:
-            end(exc)
+            end_app(app, exc)
 
     @app.task
     async def run() -> None:
         try:
             await cycles.run()
         except RuntimeError as exc:  # too many roll-backs: librdkafka often reports a refused topic as _STATE
-            end(lost_right(settings.broker, settings.topics, config) or exc)
+            end_app(app, lost_right(settings.broker, settings.topics, config) or exc)
         except Exception as exc:
-            end(exc)
+            end_app(app, exc)
 
     @app.task
     async def watch() -> None:
         async def check() -> None:
             cycles.check_rejoined(3 * settings.session_timeout_s)
 
-        await watch_group(check)
+        await watch_group(app, check)
 
     @app.on_before_shutdown.connect
     async def stop(app: faust.App, **_: Any) -> None:

@@ -4,13 +4,10 @@ No partition is read on unless its offset and its rows belong together and no ro
 worker had before, and whose rows are right, is not read again and does not wait for the others.
 """
 
-import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +17,8 @@ from confluent_kafka import KafkaException
 from stream.errors import ConfigError
 from stream.events import Partition, hashed
 from stream.kafka.changelog import Changelog, Mark, Position, disagreement
-from stream.kafka.delivery import Delivery
+from stream.kafka.delivery import Delivery, Outcome
+from stream.kafka.waiting import Watch, in_daemon
 from stream.state.arena import Arena, Totals
 
 RECOVERY_S = 60.0
@@ -54,13 +52,17 @@ class Recovery:
     """Restores an arena from the changelog. `keep` and `read` are called in the event loop.
 
     engine  the engine thread, which alone touches the arena
+    watch   its clock measures RECOVERY_S
     """
 
-    def __init__(self, delivery: Delivery, changelog: Changelog, arena: Arena, engine: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, delivery: Delivery, changelog: Changelog, arena: Arena, engine: ThreadPoolExecutor, watch: Watch
+    ) -> None:
         self._delivery = delivery
         self._changelog = changelog
         self._arena = arena
         self._engine = engine
+        self._watch = watch
         self._started = False
         self._last: Assignment | None = None
         self._current: Assignment | None = None
@@ -83,22 +85,40 @@ class Recovery:
         if not self._started:
             await self._delivery.start()  # 2
             self._started = True
-        loop = asyncio.get_running_loop()
-        kept = await loop.run_in_executor(self._engine, self._keep, partitions, had)  # 3
+        kept = await in_daemon("recovery", self._keep, partitions, had)  # 3
         self._last = self._current = Assignment(generation, member, kept)
         return self._last
 
     def _keep(self, partitions: Sequence[Partition], had: Mapping[Partition, int]) -> dict[Partition, int]:
-        """Step 3, in the engine thread: the partitions to keep, and the offsets to continue at."""
-        for lost in set(self._arena.partitions()).difference(partitions):
-            self._arena.drop(lost)
-        held = [p for p in partitions if p in had and p in self._arena.partitions()]
+        """Step 3, in a thread of its own: the partitions to keep, and the offsets to continue at."""
+        ours = self._engine.submit(self._hold, partitions, had).result()
+        held = list(ours)
         if not held:
             return {}
-        found = _patiently(self._changelog.positions, held)
-        marks = _patiently(self._changelog.marks, held)
-        ours = {p: Mark(had[p], *self._arena.totals(p)) for p in held}
+        found = _patiently(self._watch, self._changelog.positions, held)
+        marks = _patiently(self._watch, self._changelog.marks, held)
         return {p: had[p] for p in held if marks.get(p) == ours[p] and found[p].committed == had[p]}
+
+    def _hold(self, partitions: Sequence[Partition], had: Mapping[Partition, int]) -> dict[Partition, Mark]:
+        """In the engine thread: drop the rows of other partitions. Returns the marks that fit the rows in memory."""
+        for lost in set(self._arena.partitions()).difference(partitions):
+            self._arena.drop(lost)
+        held = self._arena.partitions()
+        return {p: Mark(had[p], *self._arena.totals(p)) for p in partitions if p in had and p in held}
+
+    async def outcome(self, assignment: Assignment, offsets: Mapping[Partition, int]) -> Outcome:
+        """How an undecided transaction ended that would have committed `offsets`. Call it after `Delivery.restart`.
+
+        Kafka's own offsets say it. If they are neither those of the transaction nor those before it, another worker
+        has the partitions.
+        """
+        partitions = list(offsets)
+        found = await in_daemon("recovery", _patiently, self._watch, self._changelog.positions, partitions)
+        stands = {p: position.next for p, position in found.items()}
+        if stands == offsets:
+            return Outcome.COMMITTED
+        before = {p: assignment.next[p] for p in offsets}
+        return Outcome.ROLLED_BACK if stands == before else Outcome.STALE
 
     async def read(self, assignment: Assignment, partitions: Sequence[Partition]) -> Mapping[Partition, int] | None:
         """Restore the other partitions of an assignment from the changelog. Cycles of the kept ones run meanwhile.
@@ -123,7 +143,7 @@ class Recovery:
         rest = [p for p in partitions if p not in assignment.next]
         names = ", ".join(map(str, partitions))
         try:
-            positions = await _in_daemon(self._restore, assignment, rest) if rest else {}  # 4 to 7
+            positions = await in_daemon("recovery", self._restore, assignment, rest) if rest else {}  # 4 to 7
         except Exception:
             if self._current is assignment:
                 raise
@@ -146,9 +166,9 @@ class Recovery:
         """Steps 4 to 7 of `read`, in a thread of their own. None if another worker has the partitions."""
         first: Mapping[Partition, Position] | None = None
         for left in reversed(range(AGREE_TRIES)):
-            found = _patiently(self._changelog.positions, partitions)  # 4
+            found = _patiently(self._watch, self._changelog.positions, partitions)  # 4
             first = first or found
-            marks = _patiently(partial(self._read, assignment), partitions)  # 5
+            marks = _patiently(self._watch, partial(self._read, assignment), partitions)  # 5
             stands = {p: marks[p].next if p in marks else None for p in partitions}
             apart = next((p for p in partitions if stands[p] != found[p].committed), None)  # 6
             if apart is None:
@@ -232,36 +252,14 @@ def missing_rows(partition: Partition, written: Totals, read: Totals, broken: Se
     )
 
 
-async def _in_daemon(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a call in a thread that the end of the process does not wait for: it may wait for a broker."""
-    loop = asyncio.get_running_loop()
-    result: asyncio.Future[Any] = loop.create_future()
-
-    def settle(value: Any, error: BaseException | None) -> None:
-        if not result.done():
-            result.set_result(value) if error is None else result.set_exception(error)
-
-    def run() -> None:
-        value, error = None, None
-        try:
-            value = call(*arguments)
-        except BaseException as exc:
-            error = exc
-        with suppress(RuntimeError):  # the loop is closed: the process ends
-            loop.call_soon_threadsafe(settle, value, error)
-
-    threading.Thread(target=run, name="recovery", daemon=True).start()
-    return await result
-
-
-def _patiently(read: Callable[[Sequence[Partition]], Any], partitions: Sequence[Partition]) -> Any:
-    """Read, and repeat it for up to RECOVERY_S: a broker's restart often causes the rebalance."""
-    deadline = time.monotonic() + RECOVERY_S
+def _patiently(watch: Watch, read: Callable[[Sequence[Partition]], Any], partitions: Sequence[Partition]) -> Any:
+    """Read, and repeat it until Kafka has answered for RECOVERY_S: a broker's restart often causes the rebalance."""
+    deadline = watch.answered_s + RECOVERY_S
     while True:
         try:
             return read(partitions)
         except KafkaException as exc:
-            if not (exc.args[0].retriable() or exc.args[0].code() < 0) or time.monotonic() > deadline:
+            if not (exc.args[0].retriable() or exc.args[0].code() < 0) or watch.answered_s > deadline:
                 raise
             log.warning("recovery reads again: error=%s", exc.args[0].name())
             time.sleep(0.2)

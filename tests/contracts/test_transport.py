@@ -29,6 +29,7 @@ from stream.events import Partition
 from stream.kafka.delivery import group_metadata
 from stream.kafka.fetch import OffsetRange
 from stream.kafka.transport import BatchConsumer, BatchTopic, BatchTransport, Chunk
+from stream.kafka.waiting import NoWatch
 from stream.kafka.watchdog import NO_COORDINATOR
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def app() -> faust.App:
     app = faust.App("group-of-tests", broker="aiokafka://127.0.0.1:9", Topic=BatchTopic, env_prefix="EDDY_FAUST_")
-    app.transport = BatchTransport(app.conf.broker_consumer, app, list, dict)
+    app.transport = BatchTransport(app.conf.broker_consumer, app, list, dict, NoWatch())
     return app
 
 

@@ -85,7 +85,7 @@ def check_until(worker: WorkerProcess, deadline_s: float) -> None:
 def test_a_worker_that_ends_early_ends_the_demo_with_its_last_log_line(tmp_path: Path) -> None:
     """If the worker ends early, the demo ends with the last line of the worker's log."""
     with (
-        WorkerProcess("127.0.0.1:1", default_model(), "cpu", tmp_path, K) as worker,
-        pytest.raises(EddyError, match="exit code 2: no Kafka answers"),
+        WorkerProcess("127.0.0.1:1", tmp_path / "none", "cpu", tmp_path, K) as worker,
+        pytest.raises(EddyError, match=r"exit code 2: .*no such directory"),
     ):
         check_until(worker, time.monotonic() + 60)

@@ -55,9 +55,14 @@ def test_foreign_directory_is_refused(lane: Lane, tmp_path: Path) -> None:
     assert "manifest.json" in refusal(lane, model=tmp_path / "foreign")
 
 
-def test_unreachable_broker_is_refused(lane: Lane) -> None:
-    """If no broker answers, the error asks whether it is running and whether the address is right."""
-    assert "no Kafka answers at 127.0.0.1:9" in refusal(lane, broker="127.0.0.1:9")
+def test_a_worker_waits_for_a_broker_that_nobody_has_reached(lane: Lane) -> None:
+    """The broker may come later than the worker. One line says what it waits for and why, and SIGTERM ends it."""
+    worker = lane.start(broker="127.0.0.1:9,no-such-host.invalid:9092")
+    worker.wait_for("Kafka does not answer")
+    assert worker.end(signal.SIGTERM) == 0
+    waits, ended = worker.log.strip().splitlines()
+    assert "127.0.0.1:9: connection refused; no-such-host.invalid:9092: the name does not resolve" in waits
+    assert "SIGTERM" in ended
 
 
 def test_missing_topic_is_refused(lane: Lane) -> None:

@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from stream.errors import ConfigError, Fenced
 from stream.events import Partition
 from stream.kafka import delivery
-from stream.kafka.delivery import FENCED, STALE, Delivery, Outcome, Record, WorkerLock, group_metadata
+from stream.kafka.delivery import (
+    AFTER_BREAK_S,
+    FENCED,
+    STALE,
+    Delivery,
+    Outcome,
+    Record,
+    Undecided,
+    WorkerLock,
+    group_metadata,
+)
 
 CLICKS = Partition("clicks", 3)
 LIMITS = {"recommendations": 1_000_000, "eddy-changelog": 2_000_000}
@@ -68,21 +78,12 @@ class Producer:
         return [call[0] for call in self.calls]
 
 
-class Ended(Exception):
-    """Raised where the process would end."""
-
-
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Delivery, Producer]]:
-    def end(exc: BaseException) -> None:
-        raise Ended(str(exc))
-
+def started(monkeypatch: pytest.MonkeyPatch) -> tuple[Delivery, Producer]:
     monkeypatch.setattr(delivery, "Producer", Producer)
-    monkeypatch.setattr(delivery, "end", end)
     monkeypatch.setattr(delivery.time, "sleep", lambda seconds: None)
     made = Delivery("broker:9092", "eddy-0", 10.0, 5.0, LIMITS)
-    yield made, made._producer
-    asyncio.run(made.close())
+    return made, made._producer
 
 
 def commit(made: Delivery, records: list[Record], offset: int = 12) -> Outcome:
@@ -157,14 +158,36 @@ def test_a_record_that_the_topic_refuses_is_an_error_with_the_remedy(started: tu
         commit(made, RECORDS)
 
 
+def test_a_producer_that_kafka_has_fenced_for_its_age_is_replaced(started: tuple[Delivery, Producer]) -> None:
+    """After an outage Kafka itself fences a transaction that is older than its timeout: no other worker is there."""
+    made, producer = started
+    made._timeout_s = 0.0  # any transaction is older
+    producer.fails["commit_transaction"] = [error("_FENCED", fatal=True)]
+    with pytest.raises(Undecided, match="_FENCED"):
+        commit(made, RECORDS)
+
+
 @pytest.mark.parametrize("fatal", [True, False])
-def test_the_error_of_a_broken_producer_is_raised(started: tuple[Delivery, Producer], fatal: bool) -> None:
-    """An error that an abort cannot repair is raised unchanged, and is not a rollback."""
+def test_a_broken_producer_is_replaced(started: tuple[Delivery, Producer], fatal: bool) -> None:
+    """An error that an abort cannot repair leaves the outcome open; a new producer fences the broken one and works."""
     made, producer = started
     producer.fails["commit_transaction"] = [error("_STATE", fatal=fatal, txn_requires_abort=fatal)]
-    with pytest.raises(KafkaException, match="_STATE"):
+    with pytest.raises(Undecided, match="_STATE"):
         commit(made, RECORDS)
     assert "abort_transaction" not in producer.names()
+    asyncio.run(made.restart())
+    assert made._producer is not producer
+    assert made._producer.names() == ["init_transactions"]
+    assert commit(made, RECORDS) is Outcome.COMMITTED
+
+
+def test_an_error_that_no_abort_repairs_is_not_hidden_by_the_abort(started: tuple[Delivery, Producer]) -> None:
+    """If the abort fails too, as after an outage, the outcome is open."""
+    made, producer = started
+    producer.fails["commit_transaction"] = [error("_TIMED_OUT", txn_requires_abort=True)]
+    producer.fails["abort_transaction"] = [error("INVALID_TXN_STATE", fatal=True)]
+    with pytest.raises(Undecided, match="INVALID_TXN_STATE"):
+        commit(made, RECORDS)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
@@ -217,23 +240,83 @@ def test_start_fences_the_previous_process_and_is_repeated(started: tuple[Delive
     assert producer.names() == ["init_transactions"] * 2
 
 
-def test_a_call_that_never_returns_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """librdkafka #5456: the event loop notices a hanging call although the delivery thread cannot."""
-    released = threading.Event()
+class Watch:
+    """Kafka as a test wants it: `answered_s` moves by `step_s` each time it is read."""
 
-    def end(exc: BaseException) -> None:
-        raise Ended(str(exc))
+    def __init__(self, step_s: float) -> None:
+        self.step_s = step_s
+        self.breaks = 0
+        self._answered_s = 0.0
 
+    @property
+    def answered_s(self) -> float:
+        self._answered_s += self.step_s
+        return self._answered_s
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Delivery, Watch, threading.Event]]:
+    """A started Delivery whose next commit does not return before the event is set. hang_s is 20."""
     monkeypatch.setattr(delivery, "Producer", Producer)
-    monkeypatch.setattr(delivery, "end", end)
-    made = Delivery("broker:9092", "eddy-0", 10.0, 0.01, LIMITS)
+    monkeypatch.setattr(delivery, "CHECK_S", 0.001)
+    released, watch = threading.Event(), Watch(0.0)
+    made = Delivery("broker:9092", "eddy-0", 10.0, 20.0, LIMITS, watch=watch)
     made._producer.meanwhile = released.wait
-    try:
-        with pytest.raises(Ended, match="has not returned"):
-            asyncio.run(made.start())
-    finally:
+    yield made, watch, released
+    released.set()
+
+
+def test_a_call_that_never_returns_is_given_up(hanging: tuple[Delivery, Watch, threading.Event]) -> None:
+    """librdkafka #5456: a call that hangs while Kafka answers is given up, and its thread produces nothing later."""
+    made, watch, released = hanging
+    watch.step_s = 1.0
+    old = made._producer
+    with pytest.raises(Undecided, match="has not returned in 21 s"):
+        commit(made, RECORDS)
+    asyncio.run(made.restart())
+    new = made._producer
+    released.set()
+    assert commit(made, RECORDS) is Outcome.COMMITTED
+    assert new.names() == ["init_transactions", "begin_transaction", "produce", "produce", *STEPS[2:]]
+    assert old is not new
+
+
+def test_a_call_that_hangs_after_a_broken_connection_is_given_up_soon(
+    hanging: tuple[Delivery, Watch, threading.Event],
+) -> None:
+    """After the restart of a broker librdkafka's calls hang: no need to wait for hang_s."""
+    made, watch, _ = hanging
+    watch.step_s = 1.0
+    made._producer.meanwhile = lambda: (setattr(watch, "breaks", 1), hanging[2].wait())
+    with pytest.raises(Undecided, match=f"has not returned in {AFTER_BREAK_S + 1:.0f} s"):
+        commit(made, RECORDS)
+
+
+def test_a_call_waits_as_long_as_an_outage_lasts(hanging: tuple[Delivery, Watch, threading.Event]) -> None:
+    """While Kafka does not answer, the clock of the limits stands still."""
+    made, _, released = hanging
+
+    async def outage() -> Outcome:
+        committing = asyncio.ensure_future(made.commit(RECORDS, {CLICKS: 12}, b"member"))
+        done, _ = await asyncio.wait({committing}, timeout=0.1)  # a hundred checks
+        assert not done
         released.set()
-        asyncio.run(made.close())
+        return await committing
+
+    assert asyncio.run(outage()) is Outcome.COMMITTED
+
+
+def test_the_first_commit_after_a_broken_connection_has_a_new_producer(
+    started: tuple[Delivery, Producer],
+) -> None:
+    """A worker without clicks in an outage does not wait for a call that hangs."""
+    made, producer = started
+    watch = made._watch = Watch(0.0)
+    watch.breaks += 1
+    assert commit(made, RECORDS) is Outcome.COMMITTED
+    assert commit(made, RECORDS) is Outcome.COMMITTED
+    assert producer.names() == []
+    assert made._producer.names().count("init_transactions") == 1
 
 
 def test_the_producer_is_set_up_for_its_topics(started: tuple[Delivery, Producer]) -> None:

@@ -3,9 +3,11 @@
 import errno
 import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -18,6 +20,15 @@ from stream.ops.cli import eddy, main
 from stream.settings import Rules, Settings, Topics, from_environment, unknown_variables, variable
 
 ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """`eddy worker` replaces the signal handlers of its process, which here is that of the tests."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str]:
