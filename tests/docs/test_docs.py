@@ -15,6 +15,9 @@ from stream.events import Anomaly, Click, DeadLetter, Recommendation
 from stream.ops.cli import eddy
 from stream.settings import Rules, Settings, Topics, from_environment, unknown_variables, variable
 from tests.docs.blocks import PAGES, ROOT
+from tests.kafka import test_mutants as on_kafka
+from tests.protocol import test_mutants as without_kafka
+from tests.protocol.test_protocol import NEEDED
 
 
 def commands() -> list[list[str]]:
@@ -76,6 +79,20 @@ def test_the_events_page_names_every_reason_of_a_dead_letter() -> None:
     raised = set(re.findall(r'BadClick\(\s*"(\w+)"', code))
     page = (ROOT / "docs" / "events.md").read_text().split("| reason | the message |")[1].split("\n## ")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == raised
+
+
+def test_the_delivery_page_names_every_protection_and_its_test() -> None:
+    """The table has a row for each protection that is taken out of the code, and for each one of the model."""
+    page = (ROOT / "docs" / "delivery.md").read_text()
+    table = page.partition("## What each protection is for")[2].partition("\n## ")[0]
+    lines = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
+    rows = {line[0].partition(":")[0]: line for line in lines}
+    assert set(rows) == {*on_kafka.MUTANTS, *without_kafka.MUTANTS}
+    assert NEEDED.keys() <= rows.keys()
+    for name, (_, test, _) in on_kafka.MUTANTS.items():
+        assert rows[name][-1] == f"`{test.__name__}`"
+    for name, (_, check, _) in without_kafka.MUTANTS.items():
+        assert rows[name][-1] == f"`{check.__module__.replace('.', '/')}.py`"
 
 
 def test_links_between_the_documents_are_valid() -> None:

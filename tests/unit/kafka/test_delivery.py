@@ -346,6 +346,13 @@ def test_a_membership_can_be_read_back(group: str, generation: int, member: str,
     assert rest == (b"\x01" if instance is None else b"\0" + instance.encode() + b"\0")
 
 
+@pytest.mark.parametrize(("generation", "member"), [(-1, ""), (3, ""), (-1, "member")])
+def test_offsets_are_never_sent_without_a_membership(generation: int, member: str) -> None:
+    """Kafka takes the offsets of a producer that names no member, whoever has the partition."""
+    with pytest.raises(Fenced, match="no membership in group shop"):
+        group_metadata("shop", generation, member, None)
+
+
 def test_workers_of_one_machine_have_the_lowest_free_numbers(tmp_path: Path) -> None:
     """The number of a worker that has ended is used again, so there are few transactional ids."""
     directory = tmp_path / "not" / "there"

@@ -83,6 +83,26 @@ def test_a_batch_with_refused_messages_is_freed_with_its_last_reference(model_di
         gc.enable()
 
 
+def test_a_click_before_the_begin_of_its_chunk_is_not_decided_again(
+    model_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Kafka sends whole batches of records, and the fetcher drops those before its position. If it does not, the user's
+    row shows that the click was applied."""
+    engine = open_engine(load_model(model_dir, "cpu"), model_dir, 5, 1, 0.001)
+    topics = Topics()
+    limits = dict.fromkeys(msgspec.structs.astuple(topics), 1_000_000)
+    clicks_0 = Partition("clicks", 0)
+    read = [message(0, "a", "i1"), message(1, "a", "i2")]
+    written: list[Record] = []
+    for begin, records in ((0, read[:1]), (1, read)):
+        chunk = Chunk(clicks_0, 1, begin, begin + 1, 0, records, 100)
+        batch = process(engine, JsonCodec(65_536, 1000), topics, limits, [chunk], {clicks_0: begin}, NOW_MS)
+        engine.commit(batch.cycle)
+        written += [record for record in batch.records if record.topic == topics.recommendations]
+    assert [msgspec.json.decode(record.value or b"")["id"] for record in written] == ["clicks-0-0", "clicks-0-1"]
+    assert "repeated clicks skipped" in caplog.text
+
+
 def test_a_forgotten_user_is_a_tombstone_in_the_changelog(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record has the user's key, no value and the row's partition, so compaction removes the row."""
     sweep_all_slots(monkeypatch)

@@ -123,6 +123,14 @@ def test_a_chunk_that_does_not_begin_at_the_end_of_the_last_one_is_refused(model
         cycles._process([Chunk(CLICKS_0, 1, begin, 13, 0, [record], 0)], cycles.positions())
 
 
+def test_a_chunk_of_an_older_generation_is_dropped(model_dir: Path) -> None:
+    """It was fetched before a rebalance and begins where that assignment was: nothing is decided, nobody ends."""
+    cycles = recovered(model_dir, (Position(11, 11), 11))
+    record = SimpleNamespace(offset=4, key=None, value=None, timestamp=0)
+    asyncio.run(cycles._decide([Chunk(CLICKS_0, 0, 4, 5, 0, [record], 0)]))
+    assert cycles.positions() == {CLICKS_0: 11}
+
+
 def test_offsets_without_clicks_are_skipped(model_dir: Path) -> None:
     """A range of markers, rolled-back or lost clicks moves the offset without a decision."""
     cycles = recovered(model_dir, (Position(11, 11), 11))
@@ -215,6 +223,38 @@ def test_rows_read_in_the_middle_of_another_workers_transaction_are_not_lost_row
             asyncio.run(recover())
     else:
         assert asyncio.run(recover()) is None
+
+
+class Broken(Changelog):
+    """Two rows, one of them with a changed bit, and the mark of the two that were written."""
+
+    def __init__(self, rows: dict[bytes, bytes]) -> None:
+        super().__init__((Position(5, 5), 5))
+        self.mark = Mark(5, len(rows), sum(int.from_bytes(row[:8], "little") for row in rows.values()) % 2**64)
+        self.rows = {**rows, b"b": rows[b"b"][:-1] + bytes([rows[b"b"][-1] ^ 1])}
+
+    def read(self, partitions: Sequence[Partition], take: Any) -> dict[Partition, Mark]:
+        for partition in partitions:
+            take(partition, self.rows)
+        return dict.fromkeys(partitions, self.mark)
+
+
+def test_broken_row_costs_its_user_the_history_and_nobody_else(
+    model_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The worker continues with the other rows and reports one broken row."""
+    engine = open_engine(load_model(model_dir, "cpu"), model_dir, 20, 1, 0.001)
+    rows = new_rows(2, engine.arena.dtype, engine.arena.model)
+    rows["checksum"] = checksums([b"a", b"b"], rows)
+    stubs: Any = (Delivery(), Broken({b"a": rows[:1].tobytes(), b"b": rows[1:].tobytes()}))
+
+    async def recover() -> None:
+        recovery = Recovery(*stubs, engine.arena, ThreadPoolExecutor(1))
+        await recovery.read(await recovery.keep([CLICKS_0], 1, b""), [CLICKS_0])
+
+    asyncio.run(recover())
+    assert list(engine.arena.rows(CLICKS_0)) == [b"a"]
+    assert [r.message for r in caplog.records if "rows=1" in r.message and r.levelname == "ERROR"]
 
 
 class Held(Changelog):

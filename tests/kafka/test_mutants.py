@@ -1,0 +1,101 @@
+"""Each protection that needs a real Kafka is taken out of the code, and its schedule fails."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from stream.kafka import changelog
+from stream.worker import recovery
+from tests.kafka import schedules
+from tests.kafka.lane import Lane
+from tests.protocol.mutant import Mutant, applied
+
+Schedule = Callable[[Lane], Awaitable[None]]
+
+DELIVERY, CHANGELOG = "stream.kafka.delivery:Delivery.", "stream.kafka.changelog:Changelog."
+READS = """            found = _patiently(self._changelog.positions, partitions)  # 4
+            first = first or found
+            marks = _patiently(partial(self._read, assignment), partitions)  # 5
+"""
+READS_ROWS_FIRST = """            marks = _patiently(partial(self._read, assignment), partitions)
+            found = _patiently(self._changelog.positions, partitions)
+            first = first or found
+"""
+
+MUTANTS: dict[str, tuple[Mutant, Schedule, str]] = {
+    "generation": (
+        Mutant(
+            "stream.kafka.delivery:group_metadata",
+            'struct.pack("=i", generation) + group.encode() + b"\\0" + member_id.encode()',
+            'struct.pack("=i", -1) + group.encode() + b"\\0"',
+        ),
+        schedules.woken_before_its_transaction,
+        "came twice",
+    ),
+    "stable offsets": (
+        Mutant(f"{CHANGELOG}_committed", '"read_committed"', '"read_uncommitted"'),
+        schedules.woken_before_its_records_are_sent,
+        "came twice",
+    ),
+    "order": (
+        Mutant("stream.worker.recovery:Recovery._restore", READS, READS_ROWS_FIRST),
+        schedules.woken_before_its_records_are_sent,
+        "all rows were read a second time",
+    ),
+    "fence": (
+        Mutant(f"{DELIVERY}__init__", '"transactional.id": transactional_id', '"transactional.id": str(id(self))'),
+        schedules.restarted_in_its_transaction,
+        "waits for the transaction of its dead process",
+    ),
+    "committed rows": (
+        Mutant(f"{CHANGELOG}_read", '"read_committed"', '"read_uncommitted"'),
+        schedules.rolled_back_rows_are_in_the_changelog,
+        "no committed offset",
+    ),
+    "high watermark": (
+        Mutant(f"{CHANGELOG}_ends", '"read_uncommitted"', '"read_committed"'),
+        schedules.open_transaction_before_newer_rows,
+        "all rows were read a second time|without history",
+    ),
+    "staged rows": (
+        Mutant(
+            "stream.worker.cycle:Cycles._decide",
+            "        for _ in range(ROLL_BACKS):\n",
+            "        await self._in_engine(self._engine.commit, batch.cycle)\n        for _ in range(ROLL_BACKS):\n",
+        ),
+        schedules.refused_and_assigned_again,
+        "rows in memory were not kept",
+    ),
+    "roll-back": (
+        Mutant(f"{DELIVERY}_commit", "self._until_known(producer.abort_transaction, CALL_S)", "pass"),
+        schedules.refused_and_assigned_again,
+        "could not be read to its end",  # it waits for its own transaction
+    ),
+    "refused for good": (
+        Mutant(f"{DELIVERY}_commit", "return Outcome.STALE if", "return Outcome.ROLLED_BACK if"),
+        schedules.refused_and_assigned_again,
+        "rolled back 10 times",
+    ),
+    "committed clicks": (
+        Mutant("stream.kafka.fetch:FetchThread._create_worker_consumer", '"read_committed"', '"read_uncommitted"'),
+        schedules.upstream_rolls_back,
+        "rolled back",
+    ),
+}
+
+
+@pytest.mark.parametrize("protection", MUTANTS)
+def test_without_the_protection_its_schedule_fails(
+    protection: str, kafka: str, name: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the protection is needed although all others are there, and no change can lose it unseen."""
+    mutant, schedule, how = MUTANTS[protection]
+    monkeypatch.setattr(recovery, "AGREE_TRIES", 5)
+    monkeypatch.setattr(recovery, "AGREE_PAUSE_S", 0.02)
+    monkeypatch.setattr(changelog, "STABLE_S", 5.0)
+    lane = Lane(kafka, name, model, tmp_path, partitions=1)
+    lane.create()
+    with applied(mutant), pytest.raises(Exception, match=how):
+        asyncio.run(schedule(lane))

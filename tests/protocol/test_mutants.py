@@ -1,0 +1,92 @@
+"""Each protection that needs no Kafka is taken out of the code, and its test fails. The others: tests/kafka."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.protocol.mutant import Mutant, applied
+from tests.unit.kafka import test_delivery
+from tests.unit.worker import test_batch, test_recovery
+
+RECOVERY = "stream.worker.recovery:Recovery."
+FAILED = (pytest.fail.Exception, Exception)
+
+MUTANTS: dict[str, tuple[Mutant, Callable[..., None], dict[str, Any]]] = {
+    "compare": (
+        Mutant(f"{RECOVERY}_restore", "if stands[p] != found[p].committed", "if False"),
+        test_recovery.test_offset_and_rows_that_never_agree_are_refused,
+        {"committed": 9, "stands": 7, "fragment": "older one"},
+    ),
+    "checksum": (
+        Mutant(f"{RECOVERY}_check", "if not explained or len(broken) > most:", "if False:"),
+        test_recovery.test_rows_read_in_the_middle_of_another_workers_transaction_are_not_lost_rows,
+        {"after": 5, "lost": True},
+    ),
+    "second look": (
+        Mutant(f"{RECOVERY}_restore", "if any(again[p].committed != found[p].committed for p in partitions):", "if 0:"),
+        test_recovery.test_rows_read_in_the_middle_of_another_workers_transaction_are_not_lost_rows,
+        {"after": 6, "lost": False},
+    ),
+    "keep": (
+        Mutant(f"{RECOVERY}_keep", "if marks.get(p) == ours[p] and", "if"),
+        test_recovery.test_partition_is_kept_only_if_changelog_and_group_are_where_memory_is,
+        {"mark": {"checksum": 1}, "committed": 5, "kept": 0},
+    ),
+    "keep (offset)": (
+        Mutant(f"{RECOVERY}_keep", "and found[p].committed == had[p]", ""),
+        test_recovery.test_partition_is_kept_only_if_changelog_and_group_are_where_memory_is,
+        {"mark": {}, "committed": 6, "kept": 0},
+    ),
+    "abandoned reading": (
+        Mutant(f"{RECOVERY}_in_engine", "if self._current is not assignment:", "if False:"),
+        test_recovery.test_rows_of_an_assignment_that_is_over_do_not_reach_memory,
+        {},
+    ),
+    "row checksum": (
+        Mutant(
+            "stream.state.arena:Arena.load",
+            'loaded["checksum"] == checksums(known, loaded)',
+            "np.full(len(known), True)",
+        ),
+        test_recovery.test_broken_row_costs_its_user_the_history_and_nobody_else,
+        {},
+    ),
+    "contiguity": (
+        Mutant("stream.worker.batch:process", "if chunk.begin != reached:", "if False:"),
+        test_recovery.test_a_chunk_that_does_not_begin_at_the_end_of_the_last_one_is_refused,
+        {"begin": 12},
+    ),
+    "chunk's generation": (
+        Mutant("stream.worker.cycle:Cycles._decide", "if c.generation == assignment.generation and", "if"),
+        test_recovery.test_a_chunk_of_an_older_generation_is_dropped,
+        {},
+    ),
+    "last-applied offset": (
+        Mutant(
+            "stream.engine.engine:Engine.process",
+            'np.flatnonzero(clicks.offset > rows["source_offset"][clicks.owner])',
+            "np.arange(len(clicks))",
+        ),
+        test_batch.test_a_click_before_the_begin_of_its_chunk_is_not_decided_again,
+        {},
+    ),
+    "membership": (
+        Mutant("stream.kafka.delivery:group_metadata", "if generation < 0 or not member_id:", "if False:"),
+        test_delivery.test_offsets_are_never_sent_without_a_membership,
+        {"generation": -1, "member": ""},
+    ),
+}
+
+
+@pytest.mark.parametrize("protection", MUTANTS)
+def test_without_the_protection_its_test_fails(protection: str, request: pytest.FixtureRequest) -> None:
+    """So no change can lose the protection unseen."""
+    mutant, check, arguments = MUTANTS[protection]
+    fixtures = inspect.signature(check).parameters.keys() - arguments.keys()
+    arguments = arguments | {name: request.getfixturevalue(name) for name in fixtures}
+    check(**arguments)
+    with applied(mutant), pytest.raises(FAILED) as caught:
+        check(**arguments)
+    assert not isinstance(caught.value, NameError | TypeError), "the mutant is broken, not the promise"
