@@ -34,7 +34,11 @@ class Origin(NamedTuple):
 
 
 class Click(Struct, frozen=True, gc=False, omit_defaults=True):
-    """One event of one user, such as a view, a cart or a purchase. `timestamp` is ms since the epoch, UTC."""
+    """One event of one user, such as a view, a cart or a purchase.
+
+    timestamp  ms since the epoch, UTC
+    event_id   the producer's id of the event. A click with one of the user's last 16 ids is a repeat: it is not applied
+    """
 
     user_id: str
     item_id: str
@@ -44,6 +48,7 @@ class Click(Struct, frozen=True, gc=False, omit_defaults=True):
     price: float | None = None
     quantity: float | None = None
     category: str | None = None
+    event_id: str | None = None
 
 
 class Recommendation(Struct, frozen=True, gc=False, omit_defaults=True):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from export.model.untrained import write_untrained
 from tests.graphs import Traced
@@ -14,6 +15,8 @@ from tests.kafka_lane import count_kafka_lane
 ITEMS = [f"i{n}" for n in range(50)]
 EVENT_TYPES = ["view", "cart", "purchase"]
 
+settings.register_profile("eddy", deadline=None)  # a busy machine is not a slow function
+settings.load_profile("eddy")
 torch.set_num_threads(1)  # on matrices this small a second thread only waits for the first
 
 

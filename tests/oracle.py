@@ -39,6 +39,7 @@ class User:
     last_ms: int = 0
     offset: int = -1
     recent: list[int] = field(default_factory=list)
+    event_ids: list[str] = field(default_factory=list)
 
 
 class Oracle:
@@ -78,7 +79,7 @@ class Oracle:
     def decide(
         self, topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None
     ) -> Expected | None:
-        """Return the expected events of a message; None if it is no click."""
+        """Return the expected events of a message; None if it is no click, or one with an event id that was there."""
         click = read(key, value)
         if click is None:
             return None
@@ -86,6 +87,12 @@ class Oracle:
         user = self.users.get((partition, click["user_id"]))
         if user is None or self.forgotten(user, now_ms):
             user = self.users[partition, click["user_id"]] = User(self._zeros())
+        if click.get("event_id") in user.event_ids:
+            user.last_ms = max(user.last_ms, click["timestamp"])
+            user.offset = offset
+            return None
+        if "event_id" in click:
+            user.event_ids = [click["event_id"], *user.event_ids][:RECENT]
 
         item = self._number.get(click["item_id"], len(self.items))
         types = self.manifest["event_types"]
@@ -146,6 +153,7 @@ class Oracle:
                 row[part] = value
             key, data = name.encode(), row.tobytes()[8:]
             data += bytes(-len(data) % 8)
+            data += b"".join(xxhash.xxh3_64(text.encode()).digest()[::-1] for text in user.event_ids)
             checksum = xxhash.xxh3_64(data, seed=xxhash.xxh3_64(key).intdigest()).intdigest()
             row_bytes = checksum.to_bytes(8, "little") + data
             yield partition, key, row_bytes, self.forgotten(user, self._time_ms[partition])

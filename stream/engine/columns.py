@@ -16,6 +16,7 @@ from stream.lists.rules import NO_CATEGORY
 from stream.model.runtime import I64, Model
 from stream.settings import Rules, words
 from stream.state.arena import Owner
+from stream.state.event_ids import Hashes, hashed_ids
 
 I8 = npt.NDArray[np.int8]
 I32 = npt.NDArray[np.int32]
@@ -35,6 +36,7 @@ class Columns:
     hold        (n,) int8: 1 = exclude the item from the user's lists from now on, -1 = no longer exclude it,
                 0 = no change
     category    (n,) int32, code of the click's own category field; NO_CATEGORY = missing or unknown
+    event_id    (n,) uint64, hash of the click's event id, NO_ID = none; None if no click has one
     """
 
     owners: Sequence[Owner]
@@ -45,6 +47,7 @@ class Columns:
     event_type: I64
     hold: I8
     category: I32
+    event_id: Hashes | None = None
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -72,6 +75,7 @@ class Columns:
             self.event_type[which],
             self.hold[which],
             self.category[which],
+            None if self.event_id is None else self.event_id[which],
         )
 
 
@@ -99,6 +103,7 @@ class Encoder:
             event_type=self.event_types([click.event_type for click in clicks]),
             hold=self.holds([click.event_type for click in clicks]),
             category=self.categories([click.category for click in clicks]),
+            event_id=hashed_ids([click.event_id for click in clicks]),
         )
 
     def items(self, ids: Sequence[str]) -> I64:

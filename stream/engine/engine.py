@@ -29,13 +29,16 @@ class Cycle:
     decided    (n,) positions in the batch of the clicks that have a decision, ascending
     failed     positions in the batch of the clicks for which the model's result is not finite, ascending. Their rows
                change only in offset and time
+    repeated   positions in the batch of the clicks whose event id is one of the user's last ones, ascending. Their
+               rows change only in offset and time
     decisions  the decisions on the n decided clicks
     staged     the changed rows and their owners
-    Clicks in neither `decided` nor `failed` are repeats: their offset is not above source_offset in the user's row.
+    All other clicks were read before: their offset is not above source_offset in the user's row.
     """
 
     decided: Index
     failed: Index
+    repeated: Index
     decisions: Decisions
     staged: Staged
 
@@ -83,17 +86,23 @@ class Engine:
         fresh = np.flatnonzero(clicks.offset > rows["source_offset"][clicks.owner])
         if len(fresh) < len(clicks):  # only if an operator reset the group's offsets to earlier ones
             cycle = self.process(clicks.take(fresh), now_ms)
-            return replace(cycle, decided=fresh[cycle.decided], failed=fresh[cycle.failed])
+            return replace(
+                cycle, decided=fresh[cycle.decided], failed=fresh[cycle.failed], repeated=fresh[cycle.repeated]
+            )
 
         order = waves(clicks.owner)
         times = partition_times(self.arena, found, clicks.owner, clicks.time_ms)
-        steps = run_waves(self.model, rows, order, clicks, self._forgetting, times)
+        event_ids = None
+        if clicks.event_id is not None or self.arena.event_ids:
+            event_ids = self.arena.event_ids.gather(found.slots)
+        steps = run_waves(self.model, rows, order, clicks, self._forgetting, times, event_ids)
         swept = sweep(self.arena, self._forgetting, len(clicks), clicks.owners)
-        staged = stage(self.arena, clicks.owners, found, rows, swept)
-        decided, failed = np.flatnonzero(~steps.failed), np.flatnonzero(steps.failed)
-        if len(failed):
+        staged = stage(self.arena, clicks.owners, found, rows, swept, event_ids)
+        failed, repeated = np.flatnonzero(steps.failed), np.flatnonzero(steps.repeated)
+        decided = np.flatnonzero(~(steps.failed | steps.repeated))
+        if len(decided) < len(clicks):
             clicks, steps = clicks.take(decided), steps.take(decided)
-        return Cycle(decided, failed, self._decide(clicks, steps), staged)
+        return Cycle(decided, failed, repeated, self._decide(clicks, steps), staged)
 
     def commit(self, cycle: Cycle) -> None:
         """Write the rows of a cycle to the arena. Call it after the Kafka transaction is committed."""

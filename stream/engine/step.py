@@ -8,6 +8,7 @@ import numpy.typing as npt
 from stream.engine.columns import Columns
 from stream.engine.waves import Index
 from stream.model.runtime import F32, I64, Model, StateArray
+from stream.state.event_ids import NO_ID, Hashes, insert
 from stream.state.evict import Forgetting
 from stream.state.row import NO_ITEM, Rows, new_rows
 
@@ -20,7 +21,8 @@ class Steps:
     """The results of n model steps. The changed rows are not part of it; they are in the caller's array.
 
     failed         (n,) bool: the model's result is not finite. Then only offset and time of the row change, and the
-                   other fields of this class are undefined for the click
+                   fields below are undefined for the click
+    repeated       (n,) bool: the click's event id is one of the user's last ones; else as `failed`
     surprise       (n,) float32, nats: -log probability of each click, given the user's state before the click
     clicks_before  (n,) int64, number of earlier clicks of the user
     recent         (n, R) int32, the user's last items, newest first, including the item of this click; -1 = none
@@ -29,6 +31,7 @@ class Steps:
     """
 
     failed: npt.NDArray[np.bool_]
+    repeated: npt.NDArray[np.bool_]
     surprise: F32
     clicks_before: I64
     recent: npt.NDArray[np.int32]
@@ -40,6 +43,7 @@ class Steps:
         """Select the steps at the positions `which`."""
         return Steps(
             self.failed[which],
+            self.repeated[which],
             self.surprise[which],
             self.clicks_before[which],
             self.recent[which],
@@ -64,35 +68,64 @@ def gap_bucket(gap_ms: I64, first: npt.NDArray[np.bool_], edges_ms: tuple[int, .
 
 
 def run_waves(
-    model: Model, rows: Rows, order: list[Index], clicks: Columns, forgetting: Forgetting, now_ms: I64
+    model: Model,
+    rows: Rows,
+    order: list[Index],
+    clicks: Columns,
+    forgetting: Forgetting,
+    now_ms: I64,
+    event_ids: Hashes | None = None,
 ) -> Steps:
-    """Run the model on all n clicks, wave by wave, and update the staged `rows` in place.
+    """Run the model on all n clicks, wave by wave, and update the staged `rows` and `event_ids` in place.
 
-    rows    (m,) the rows of the clicks' m owners
-    order   the waves: arrays of click positions. A wave has each user at most once
-    now_ms  (n,) int64, time of each click's partition, ms. A user who is forgotten by this time starts with a new row
+    rows       (m,) the rows of the clicks' m owners
+    order      the waves: arrays of click positions. A wave has each user at most once
+    now_ms     (n,) int64, time of each click's partition, ms. A user who is forgotten by this time starts with a new
+               row and without event ids
+    event_ids  (m, LAST_IDS) the hashes of the owners' last event ids; None if no owner and no click has any
     """
     steps = _empty(model, rows, len(clicks))
     long = len(order) > 1 and forgetting.possible_within(int(now_ms.max() - clicks.time_ms.min()))
     for turn, wave in enumerate(order):
-        user = clicks.owner[wave]
         if turn == 0 or long:  # later waves only if the batch is long enough: their users have clicked in it
-            _forget(rows, user, forgetting, now_ms[wave])
-        _run_wave(model, rows, user, wave, clicks, steps)
+            _forget(rows, event_ids, clicks.owner[wave], forgetting, now_ms[wave])
+        if event_ids is not None and clicks.event_id is not None:
+            wave = _without_repeats(rows, event_ids, wave, clicks, steps)
+        if len(wave):
+            _run_wave(model, rows, clicks.owner[wave], wave, clicks, steps)
+        if event_ids is not None and clicks.event_id is not None:
+            done = wave[~steps.failed[wave] & (clicks.event_id[wave] != NO_ID)]  # a failed click may be sent again
+            insert(event_ids, clicks.owner[done], clicks.event_id[done])
     return steps
 
 
-def _forget(rows: Rows, user: Index, forgetting: Forgetting, now_ms: I64) -> None:
+def _without_repeats(rows: Rows, event_ids: Hashes, wave: Index, clicks: Columns, steps: Steps) -> Index:
+    """Set the clicks of a wave aside whose event id is one of the user's last ones. Returns the others."""
+    assert clicks.event_id is not None
+    hashes = clicks.event_id[wave]
+    known: npt.NDArray[np.bool_] = (event_ids[clicks.owner[wave]] == hashes[:, None]).any(1) & (hashes != NO_ID)
+    repeats = wave[known]
+    user = clicks.owner[repeats]
+    rows["last_ms"][user] = np.maximum(clicks.time_ms[repeats], rows["last_ms"][user])
+    rows["source_offset"][user] = clicks.offset[repeats]
+    steps.repeated[repeats] = True
+    return wave[~known]
+
+
+def _forget(rows: Rows, event_ids: Hashes | None, user: Index, forgetting: Forgetting, now_ms: I64) -> None:
     """Give new rows to the users who are forgotten by now."""
     gone = user[forgetting.forgotten(rows["clicks"][user], rows["last_ms"][user], now_ms)]
     if len(gone):
         rows[gone] = new_rows(len(gone), rows.dtype, int(rows["model"][gone[0]]))
+        if event_ids is not None:
+            event_ids[gone] = NO_ID
 
 
 def _empty(model: Model, rows: Rows, count: int) -> Steps:
     read = [rows.dtype[name].subdtype or (rows.dtype[name], ()) for name in model.score_inputs]
     return Steps(
         failed=np.zeros(count, np.bool_),
+        repeated=np.zeros(count, np.bool_),
         surprise=np.empty(count, np.float32),
         clicks_before=np.empty(count, np.int64),
         recent=np.empty((count, *rows.dtype["recent"].shape), np.int32),

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from stream.errors import ConfigError
 from stream.events import Partition
 from stream.state.checksum import checksums, intact
+from stream.state.event_ids import EventIds, Hashes, from_bytes, possible_size, to_bytes
 from stream.state.row import Rows, as_bytes
 
 Slots = npt.NDArray[np.intp]
@@ -75,6 +76,7 @@ class Arena:
     model           the row_mark that every row must have
     next_slot       the slot where the next sweep for forgotten users begins
     unswept_clicks  number of clicks since the last sweep
+    event_ids       the hashes of the last event ids of the users, by slot. `scatter` writes them
     """
 
     def __init__(self, dtype: np.dtype[np.void], model: int) -> None:
@@ -82,6 +84,7 @@ class Arena:
         self.model = model
         self.next_slot = 0
         self.unswept_clicks = 0
+        self.event_ids = EventIds()
         self._blocks: list[Rows] = []
         self._free: list[int] = []
         self._slots: dict[Partition, dict[bytes, int]] = {}
@@ -124,15 +127,18 @@ class Arena:
             as_bytes(rows)[which] = as_bytes(block)[within]
         return rows
 
-    def scatter(self, owners: Sequence[Owner], found: Found, rows: Rows) -> None:
+    def scatter(self, owners: Sequence[Owner], found: Found, rows: Rows, event_ids: Hashes | None = None) -> None:
         """Write the rows (n,) of n owners, each owner once. An owner without a row gets a new slot.
 
-        found  the result of `find` for these owners
+        found      the result of `find` for these owners
+        event_ids  (n, LAST_IDS) the hashes of their event ids; None = no user of the arena has any
         """
         partitions = self._indices(found.partitions)[found.partition]
         slots = self._with_slots(owners, found.slots, partitions)
         for block, which, within in self._by_block(slots):
             as_bytes(block)[within] = as_bytes(rows)[which]
+        if event_ids is not None:
+            self.event_ids.scatter(slots, event_ids)
         checksums = rows["checksum"]
         np.maximum.at(self._newest_ms, partitions, rows["last_ms"])
         np.add.at(self._checksum, partitions, checksums - self._slot_checksum[slots])  # uint64: modulo 2^64
@@ -174,8 +180,10 @@ class Arena:
     def rows(self, partition: Partition) -> dict[bytes, bytes]:
         """Return all rows of a partition as changelog key -> changelog value."""
         slots = self._slots.get(partition, {})
-        size, data = self.dtype.itemsize, self.gather(np.array(list(slots.values()), np.intp)).tobytes()
-        return {key: data[i * size : (i + 1) * size] for i, key in enumerate(slots)}
+        which = np.array(list(slots.values()), np.intp)
+        size, data = self.dtype.itemsize, self.gather(which).tobytes()
+        rests = to_bytes(self.event_ids.gather(which))
+        return {key: data[i * size : (i + 1) * size] + rests[i] for i, key in enumerate(slots)}
 
     def hold(self, partition: Partition) -> None:
         """Hold a partition without rows. Rows that it had are dropped."""
@@ -189,18 +197,22 @@ class Arena:
         another model or another row layout.
         """
         size = self.dtype.itemsize
-        known = {key: row for key, row in rows.items() if row is not None and len(row) == size}
-        if any(row is not None and len(row) != size and intact(key, row) for key, row in rows.items()):
+        known = {key: row for key, row in rows.items() if row is not None and possible_size(len(row) - size)}
+        if any(row is not None and key not in known and intact(key, row) for key, row in rows.items()):
             raise self._other_model(partition)
         if known:
-            loaded = np.frombuffer(b"".join(known.values()), self.dtype)
-            whole = loaded["checksum"] == checksums(known, loaded)
+            rests = None
+            if self.event_ids or any(len(row) != size for row in known.values()):  # not in shops without event ids
+                rests = [row[size:] for row in known.values()]
+            loaded = np.frombuffer(b"".join(row[:size] for row in known.values()), self.dtype)
+            whole = loaded["checksum"] == checksums(known, loaded, rests)
             if not whole.all():
                 loaded, known = loaded[whole], dict(itertools.compress(known.items(), whole.tolist()))
+                rests = None if rests is None else list(itertools.compress(rests, whole.tolist()))
             if (loaded["model"] != self.model).any():
                 raise self._other_model(partition)
             owners = [(partition, key) for key in known]
-            self.scatter(owners, self.find(owners), loaded)
+            self.scatter(owners, self.find(owners), loaded, None if rests is None else from_bytes(rests))
         self.remove([(partition, key) for key in rows if key not in known])
         return [key for key, row in rows.items() if row is not None and key not in known]
 
@@ -237,6 +249,7 @@ class Arena:
         for slot in slots:
             self._keys[slot] = b""
         self._free.extend(slots)
+        self.event_ids.clear(slots)
 
     def _with_slots(self, owners: Sequence[Owner], slots: Slots, partitions: Slots) -> Slots:
         """The slots (n,) with new ones for the owners who have none. partitions: (n,) their partition indices."""

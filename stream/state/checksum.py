@@ -7,7 +7,7 @@ of the rows, and a cycle updates it with the rows that it changes.
 Source: XXH3, https://github.com/Cyan4973/xxHash. It notices accidents; it does not protect against an attacker.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +16,21 @@ from xxhash import xxh3_64_intdigest
 from stream.state.row import CHECKSUM_BYTES, Rows
 
 
-def checksums(keys: Iterable[bytes], rows: Rows) -> npt.NDArray[np.uint64]:
+def checksums(keys: Iterable[bytes], rows: Rows, rests: Sequence[bytes] | None = None) -> npt.NDArray[np.uint64]:
     """Compute the checksums (n,) of n rows from their other bytes.
 
-    keys  user ids in UTF-8, length n
-    rows  (n,), contiguous
+    keys   user ids in UTF-8, length n
+    rows   (n,), contiguous
+    rests  what follows each row in the changelog, length n; None = nothing
     """
     size, data = rows.dtype.itemsize, rows.view(np.uint8).reshape(-1).data
     ends = range(size, size * len(rows) + 1, size)
+    if rests is not None:
+        found = [
+            xxh3_64_intdigest(bytes(data[end - size + CHECKSUM_BYTES : end]) + rest, xxh3_64_intdigest(key))
+            for key, end, rest in zip(keys, ends, rests, strict=True)
+        ]
+        return np.array(found, np.uint64)
     found = [
         xxh3_64_intdigest(data[end - size + CHECKSUM_BYTES : end], xxh3_64_intdigest(key))
         for key, end in zip(keys, ends, strict=True)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from stream.events import Partition
 from stream.state.arena import NO_SLOT, Arena, Found, Owner, Totals
 from stream.state.checksum import checksums
+from stream.state.event_ids import Hashes, to_bytes
 from stream.state.evict import Swept
 from stream.state.row import Rows, as_bytes, new_rows
 
@@ -24,11 +25,12 @@ Checksums = npt.NDArray[np.uint64]
 class Staged:
     """The changed rows of m users, and the users whose rows will be removed. The arena is not changed yet.
 
-    owners  (m,) the owners of the rows, each once
-    found   where their rows are in the arena
-    rows    (m,) of the arena's dtype, in their own memory, with their checksums
-    swept   the users whose rows will be removed. None of them is in `owners`
-    totals  partition -> its totals after the commit, for each partition of a changed or removed row
+    owners     (m,) the owners of the rows, each once
+    found      where their rows are in the arena
+    rows       (m,) of the arena's dtype, in their own memory, with their checksums
+    swept      the users whose rows will be removed. None of them is in `owners`
+    totals     partition -> its totals after the commit, for each partition of a changed or removed row
+    event_ids  (m, LAST_IDS) the hashes of the owners' event ids; None = no user of the arena has any
     """
 
     owners: Sequence[Owner]
@@ -36,6 +38,7 @@ class Staged:
     rows: Rows
     swept: Swept
     totals: Mapping[Partition, Totals]
+    event_ids: Hashes | None
 
     @property
     def changelog(self) -> list[tuple[Partition, bytes, bytes | None]]:
@@ -44,12 +47,14 @@ class Staged:
         The value of a removed user is None, a tombstone.
         """
         size, data = self.rows.dtype.itemsize, self.rows.tobytes()
-        changed = ((p, key, data[i * size : (i + 1) * size]) for i, (p, key) in enumerate(self.owners))
+        changed = [(p, key, data[i * size : (i + 1) * size]) for i, (p, key) in enumerate(self.owners)]
+        if self.event_ids is not None:
+            changed = [(*row[:2], row[2] + rest) for row, rest in zip(changed, to_bytes(self.event_ids), strict=True)]
         return [*changed, *((p, key, None) for p, key in self.swept.owners)]
 
     def commit(self, arena: Arena) -> None:
         """Write the rows to the arena and remove the swept users. Call it after the transaction is committed."""
-        arena.scatter(self.owners, self.found, self.rows)
+        arena.scatter(self.owners, self.found, self.rows, self.event_ids)
         if self.swept.owners:
             arena.remove(self.swept.owners)
         arena.next_slot, arena.unswept_clicks = self.swept.next_slot, self.swept.clicks
@@ -65,15 +70,21 @@ def copies(arena: Arena, found: Found) -> Rows:
     return rows
 
 
-def stage(arena: Arena, owners: Sequence[Owner], found: Found, rows: Rows, swept: Swept) -> Staged:
-    """Write the checksums into the changed rows (m,) of these users, and compute the totals of their partitions."""
-    rows["checksum"] = checksums([key for _, key in owners], rows)
+def stage(
+    arena: Arena, owners: Sequence[Owner], found: Found, rows: Rows, swept: Swept, event_ids: Hashes | None = None
+) -> Staged:
+    """Write the checksums into the changed rows (m,) of these users, and compute the totals of their partitions.
+
+    event_ids  as in Staged
+    """
+    rests = None if event_ids is None else to_bytes(event_ids)
+    rows["checksum"] = checksums([key for _, key in owners], rows, rests)
     totals: dict[Partition, Totals] = {}
     _add(totals, arena, found, (found.slots == NO_SLOT).astype(np.int64), rows["checksum"])
     if swept.owners:
         removed = arena.find(swept.owners)
         _add(totals, arena, removed, np.full(len(removed.slots), -1), np.zeros(len(removed.slots), np.uint64))
-    return Staged(owners, found, rows, swept, totals)
+    return Staged(owners, found, rows, swept, totals, event_ids)
 
 
 def _add(

@@ -98,7 +98,8 @@ class PseudonymousCodec:
                 raise
             reason = exc.reason
         else:
-            return msgspec.structs.replace(click, user_id=self._pseudonyms.of(click.user_id))
+            event_id = click.event_id and self._pseudonyms.of(click.event_id)  # it may have the user id in it
+            return msgspec.structs.replace(click, user_id=self._pseudonyms.of(click.user_id), event_id=event_id)
         raise BadClick(reason, WITHHELD)  # outside of `except`, so that the first one is not its context
 
     def keep(self, record: Any) -> Kept:

@@ -35,6 +35,7 @@ from stream.meter import Meter
 from stream.model.probe import batch_invariant
 from stream.model.runtime import load_model
 from stream.settings import Settings, from_environment, unknown_variables
+from stream.state.event_ids import LONGEST_BYTES
 from stream.wire.dead_letter import LONGEST_KEY
 from stream.wire.json import JsonCodec
 from stream.wire.pseudonym import pseudonymous
@@ -89,8 +90,9 @@ def create_app(settings: Settings) -> faust.App:
             settings.alpha,
             usable_alpha(engine.detector.smallest_p_value),
         )
+    longest_row = engine.arena.dtype.itemsize + LONGEST_BYTES + LONGEST_KEY
     watch = watch_kafka(settings.broker, settings.topics.clicks, config)
-    partitions, limits = _check_cluster(settings, config, watch, engine.arena.dtype.itemsize + LONGEST_KEY)
+    partitions, limits = _check_cluster(settings, config, watch, longest_row)
     _make_directory(Path(settings.data_dir))
     lock = None if settings.worker_id else WorkerLock(Path(settings.data_dir))
     worker_id = lock.worker_id if lock else settings.worker_id

@@ -97,7 +97,7 @@ def process(
         offsets[partition] = chunk.end
     columns = engine.encoder.columns(clicks, origins)
     cycle = engine.process(columns, now_ms)
-    repeats = len(clicks) - len(cycle.decided) - len(cycle.failed)
+    repeats = len(clicks) - len(cycle.decided) - len(cycle.failed) - len(cycle.repeated)
     if repeats:
         log.warning("repeated clicks skipped, their offsets are not above those in the users' rows: clicks=%d", repeats)
     failed = cycle.failed.tolist()

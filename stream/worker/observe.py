@@ -72,8 +72,10 @@ class Observed:
         count("messages", len(stamps))
         count("clicks_lost", sum(chunk.lost for chunk in chunks))
         count("clicks", len(decisions.p_value))
-        count("unknown_items", int((clicks.item == len(self._model.items)).sum()))
-        count("unknown_event_types", int((clicks.event_type == len(self._model.manifest.event_types)).sum()))
+        decided = batch.cycle.decided
+        count("repeats", len(batch.cycle.repeated))
+        count("unknown_items", int((clicks.item[decided] == len(self._model.items)).sum()))
+        count("unknown_event_types", int((clicks.event_type[decided] == len(self._model.manifest.event_types)).sum()))
         count("alerts", len(decisions.alerts.click))
         for reason, n in Counter(refused.why.reason for refused in batch.refused).items():
             count("dead_letters", n, reason=reason)

@@ -103,7 +103,7 @@ class Scorer:
         self._scored = 0
 
     def score(self, clicks: Iterable[Mapping[str, Any]]) -> list[Recommendation]:
-        """Score clicks. Return one recommendation per click, in the order of the clicks.
+        """Score clicks. Return one recommendation per click, in the order of the clicks; none for a repeated event_id.
 
         clicks   have the fields of a message on the clicks topic (user_id, item_id, timestamp, ...). The same rules
                  apply. The clicks of a user must be in the order of their times

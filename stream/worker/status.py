@@ -152,14 +152,14 @@ class Status:
 
 def status_line(seconds: float, before: Snapshot, now: Snapshot) -> str:
     """Format the figures of the `seconds` between two snapshots. Lag and users are the current values."""
-    counts = {name: now.count(name) - before.count(name) for name in ("clicks", "dead_letters", "alerts")}
+    counts = {name: now.count(name) - before.count(name) for name in ("clicks", "repeats", "dead_letters", "alerts")}
     timing = now.timing("latency")
     p50, p99 = (None, None) if timing is None else map(timing.since(before.timing("latency")).quantile_s, (0.5, 0.99))
     reasons, left_out = (_added(before, now, *of) for of in (("dead_letters", "reason"), ("left_out", "field")))
     return (
         f"status: clicks_per_s={counts['clicks'] / seconds:.1f} lag={now.level('lag') or 0:.0f} "
         f"latency_p50_ms={_ms(p50)} latency_p99_ms={_ms(p99)} "
-        f"dead_letters={counts['dead_letters']} "
+        f"repeats={counts['repeats']} dead_letters={counts['dead_letters']} "
         f"reasons={_listed(reasons)} left_out={_listed(left_out)} "
         f"unknown_items={_share(before, now, 'unknown_items')} "
         f"unknown_event_types={_share(before, now, 'unknown_event_types')} "

@@ -79,8 +79,9 @@ CLICKS = st.builds(
     price=AMOUNTS,
     quantity=AMOUNTS,
     category=st.none() | IDS,
+    event_id=st.none() | IDS,
 )
-CLICK = Click("user", "item", NOW_MS, "cart", "session", 9.5, 2.0, "shoes")
+CLICK = Click("user", "item", NOW_MS, "cart", "session", 9.5, 2.0, "shoes", "event")
 
 
 @pytest.fixture(params=sorted(FORMATS), scope="module")

@@ -136,6 +136,8 @@ def test_an_optional_field_is_read_as_shops_send_it(field: str, value: object, t
         ("category", b'"half an emoji \\ud83d"', None),
         ("category", b"2053013555631882655.0", None),
         ("category", b"9" * 300, None),
+        ("event_id", b"[7]", None),
+        ("event_id", b'"' + b"x" * 257 + b'"', None),
     ],
 )
 def test_an_optional_field_that_is_not_usable_is_left_out_and_counted(field: str, raw: bytes, taken: object) -> None:

@@ -126,3 +126,10 @@ def test_the_key_is_not_shown(tmp_path: Path) -> None:
     read = read_pseudonyms(str(path))
     assert read.of(USER) == PSEUDONYM
     assert KEY.decode() not in repr(read)
+
+
+def test_an_event_id_is_a_pseudonym_too() -> None:
+    """A producer may make it from the user id, and the changelog keeps a hash of it that needs no key to guess."""
+    value = msgspec.json.encode({**GOOD, "event_id": f"{USER}-1"})
+    click = codec().decode(USER.encode(), value, NOW_MS)
+    assert click.event_id == Pseudonyms(KEY).of(f"{USER}-1")

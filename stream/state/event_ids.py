@@ -1,0 +1,93 @@
+"""Keeps the hashes of each user's last event ids, so that a click that was sent twice is applied once.
+
+The hashes are not a field of the row, because most shops send no event ids: in memory they are in blocks of their own,
+which exist only where a user has one, and in the changelog they follow the row, eight bytes each.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from xxhash import xxh3_64_intdigest
+
+LAST_IDS = 16
+"""How many event ids of a user are kept. A producer's retry comes within a few clicks."""
+
+ID_BYTES = 8
+LONGEST_BYTES = LAST_IDS * ID_BYTES
+"""The most bytes that follow a row in the changelog."""
+
+NO_ID = 0
+BLOCK_SLOTS = 8192
+
+Hashes = npt.NDArray[np.uint64]
+Index = npt.NDArray[np.intp]
+
+
+def hashed_ids(event_ids: Sequence[str | None]) -> Hashes | None:
+    """Return the 64-bit hashes (n,) of the event ids, NO_ID for None; None if all are None."""
+    if not any(event_ids):
+        return None
+    return np.array([NO_ID if text is None else xxh3_64_intdigest(text.encode()) or 1 for text in event_ids], np.uint64)
+
+
+class EventIds:
+    """The hashes of the users in the slots of an arena: (LAST_IDS,) uint64 each, newest first, NO_ID = none."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, Hashes] = {}
+
+    def __bool__(self) -> bool:
+        """True if some user had a hash. Then `gather` has to be asked."""
+        return bool(self._blocks)
+
+    def gather(self, slots: Index) -> Hashes:
+        """Copy the hashes (n, LAST_IDS) of these slots (n,). They are NO_ID for a negative slot."""
+        found = np.full((len(slots), LAST_IDS), NO_ID, np.uint64)
+        number, within = np.divmod(slots, BLOCK_SLOTS)
+        for n in set(number.tolist()) & self._blocks.keys():
+            which = np.flatnonzero(number == n)
+            found[which] = self._blocks[n][within[which]]
+        return found
+
+    def scatter(self, slots: Index, hashes: Hashes) -> None:
+        """Write the hashes (n, LAST_IDS) of n different slots."""
+        number, within = np.divmod(slots, BLOCK_SLOTS)
+        for n in set(number.tolist()):
+            which = np.flatnonzero(number == n)
+            if n not in self._blocks:
+                if not hashes[which].any():
+                    continue
+                self._blocks[n] = np.full((BLOCK_SLOTS, LAST_IDS), NO_ID, np.uint64)
+            self._blocks[n][within[which]] = hashes[which]
+
+    def clear(self, slots: Sequence[int]) -> None:
+        """Remove the hashes of slots that become free."""
+        if self._blocks:
+            self.scatter(np.array(slots, np.intp), np.full((len(slots), LAST_IDS), NO_ID, np.uint64))
+
+
+def insert(hashes: Hashes, users: Index, new: Hashes) -> None:
+    """Insert a new hash (n,) at the front of the hashes (m, LAST_IDS) of n different users, in place."""
+    seen = hashes[users]
+    seen[:, 1:] = seen[:, :-1].copy()
+    seen[:, 0] = new
+    hashes[users] = seen
+
+
+def to_bytes(hashes: Hashes) -> list[bytes]:
+    """Return what follows each of n rows in the changelog: its hashes without NO_ID, little-endian."""
+    data, size = hashes.astype("<u8").tobytes(), LONGEST_BYTES
+    lengths = (ID_BYTES * np.count_nonzero(hashes, axis=1)).tolist()
+    return [data[size * i : size * i + length] for i, length in enumerate(lengths)]
+
+
+def possible_size(size: int) -> bool:
+    """True if so many bytes may follow a row."""
+    return 0 <= size <= LONGEST_BYTES and size % ID_BYTES == 0
+
+
+def from_bytes(rests: Sequence[bytes]) -> Hashes:
+    """The inverse of to_bytes: (n, LAST_IDS). Each of the n rests has a possible size."""
+    whole = b"".join(rest.ljust(LONGEST_BYTES, b"\0") for rest in rests)
+    return np.frombuffer(whole, "<u8").astype(np.uint64).reshape(-1, LAST_IDS)
