@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from stream.engine import isolate
 from stream.engine.columns import Columns
 from stream.engine.engine import Cycle, Engine
 from stream.errors import BadClick
@@ -49,6 +50,11 @@ class Batch:
     offsets: dict[Partition, int]
     refused: list[Refused]
     left_out: Mapping[str, int]
+
+
+def engine_failed(error: Exception) -> BadClick:
+    """The reason of a dead letter for a click on which the engine raised an exception."""
+    return BadClick("engine_failed", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
 
 def process(
@@ -96,8 +102,8 @@ def process(
                 refused.append(Refused(origin, codec.keep(record), why))
         offsets[partition] = chunk.end
     columns = engine.encoder.columns(clicks, origins)
-    cycle = engine.process(columns, now_ms)
-    repeats = len(clicks) - len(cycle.decided) - len(cycle.failed) - len(cycle.repeated)
+    cycle, broken = isolate.process(engine, columns, now_ms)
+    repeats = len(clicks) - len(cycle.decided) - len(cycle.failed) - len(cycle.repeated) - len(broken)
     if repeats:
         log.warning("repeated clicks skipped, their offsets are not above those in the users' rows: clicks=%d", repeats)
     failed = cycle.failed.tolist()
@@ -109,7 +115,17 @@ def process(
             origins[failed[0]].id,
             clicks[failed[0]].item_id,
         )
+    if broken:
+        log.error(
+            "the engine failed on clicks, so they became dead letters and their states are unchanged: "
+            "clicks=%d first=%s item=%s error=%s",
+            len(broken),
+            origins[min(broken)].id,
+            clicks[min(broken)].item_id,
+            engine_failed(broken[min(broken)]).detail,
+        )
     refused += [Refused(origins[i], codec.keep(taken[i]), MODEL_FAILED) for i in failed]
+    refused += [Refused(origins[i], codec.keep(taken[i]), engine_failed(broken[i])) for i in sorted(broken)]
     totals = {p: cycle.staged.totals.get(p) or engine.arena.totals(p) for p in offsets}
     marks = {p: Mark(next_, *totals[p]) for p, next_ in offsets.items()}
     records = [Record(topics.dead_letters, *dead_letter(*each, limits[topics.dead_letters])) for each in refused]

@@ -19,6 +19,7 @@ from stream.settings import Topics
 from stream.wire.json import JsonCodec
 from stream.worker.batch import process
 from stream.worker.served import open_engine
+from tests.unit.engine.test_isolate import poison
 from tests.unit.engine.test_not_finite import spoil
 
 NOW_MS = 1_700_000_000_000
@@ -62,6 +63,26 @@ def test_a_click_on_which_the_model_fails_is_a_dead_letter_and_the_stream_goes_o
     assert (letter["reason"], letter["offset"]) == ("model_failed", 1)
     assert all(np.isfinite(batch.cycle.staged.rows[tensor.name]).all() for tensor in engine.model.manifest.state)
     assert [r.message for r in caplog.records if "clicks=1 first=clicks-0-1 item=i7" in r.message]
+
+
+def test_a_click_on_which_the_engine_raises_an_error_is_a_dead_letter(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The letter names the error; the other clicks are decided, and the offset moves over all of them."""
+    monkeypatch.setattr("stream.engine.isolate.batch_invariant", lambda model, k: True)
+    directory = poison(model_dir, tmp_path / "poison" / "1", 49)
+    engine = open_engine(load_model(directory, "cpu"), directory, 5, 1, 0.001)
+    read = [message(0, "a", "i1"), message(1, "b", "i49"), message(2, "b", "i2")]
+    topics, clicks_0 = Topics(), Partition("clicks", 0)
+    limits = dict.fromkeys(msgspec.structs.astuple(topics), 1_000_000)
+    batch = process(
+        engine, JsonCodec(65_536, 1000), topics, limits, [Chunk(clicks_0, 1, 0, 3, 0, read, 300)], {clicks_0: 0}, NOW_MS
+    )
+    [letter] = [msgspec.json.decode(r.value) for r in batch.records if r.topic == topics.dead_letters]
+    assert (letter["reason"], letter["offset"], batch.offsets) == ("engine_failed", 1, {clicks_0: 3})
+    assert "Gather" in letter["detail"]
+    assert [r.key for r in batch.records if r.topic == topics.recommendations] == [b"a", b"b"]
+    assert [r.message for r in caplog.records if "clicks=1 first=clicks-0-1 item=i49" in r.message]
 
 
 def test_a_batch_with_refused_messages_is_freed_with_its_last_reference(model_dir: Path) -> None:

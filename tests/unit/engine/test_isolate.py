@@ -1,0 +1,144 @@
+"""A click on which the engine raises an error is set aside alone, and a model that fails on everything is an error."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from stream.engine import isolate
+from stream.engine.engine import Engine
+from stream.errors import ArtifactError
+from stream.events import Click, Partition
+from stream.manifest import Manifest, read_manifest, sha256, write_manifest
+from stream.model.runtime import load_model
+from stream.worker.served import open_engine, recommendations
+from tests.decide import NOW_MS, origins
+
+START_MS = 1_700_000_000_000
+
+
+def poison(model_dir: Path, directory: Path, first: int) -> Path:
+    """A copy of the model whose step.onnx raises an error on an item with an index of `first` or more."""
+    shutil.copytree(model_dir, directory)
+    model = onnx.load(directory / "step.onnx")
+    graph = model.graph
+    for node in graph.node:
+        for i, name in enumerate(node.output):
+            if name == "surprise":
+                node.output[i] = "clean"
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.zeros(first, np.float32), "poison.table"),
+            numpy_helper.from_array(np.array(50, np.int64), "poison.unknown"),
+        ]
+    )
+    graph.node.extend(
+        [
+            helper.make_node("Equal", ["item", "poison.unknown"], ["poison.is_unknown"]),
+            helper.make_node("Cast", ["poison.is_unknown"], ["poison.as_integer"], to=TensorProto.INT64),
+            helper.make_node("Mul", ["poison.as_integer", "poison.unknown"], ["poison.off"]),
+            helper.make_node("Sub", ["item", "poison.off"], ["poison.index"]),  # the unknown item is index 0
+            helper.make_node("Gather", ["poison.table", "poison.index"], ["poison.zero"]),
+            helper.make_node("Add", ["clean", "poison.zero"], ["surprise"]),
+        ]
+    )
+    onnx.save(model, directory / "step.onnx")
+    manifest = read_manifest(model_dir)
+    fields = {name: getattr(manifest, name) for name in manifest.__struct_fields__}
+    fields["files"] = {**manifest.files, "step.onnx": sha256(directory / "step.onnx")}
+    write_manifest(directory, Manifest(**fields))
+    return directory
+
+
+def engine_of(directory: Path) -> Engine:
+    return open_engine(load_model(directory, "cpu"), directory, 5, 1, 0.05)
+
+
+@pytest.fixture
+def good_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe draws random items; on these models it would draw a poisoned one, too."""
+    monkeypatch.setattr("stream.engine.isolate.batch_invariant", lambda model, k: True)
+
+
+def isolated(engine: Engine, clicks: list[Click], start: int = 0) -> tuple[list[int], list[object]]:
+    """The positions that are set aside, and the decisions on the others; the rows are committed."""
+    read = origins(len(clicks), start)
+    cycle, broken = isolate.process(engine, engine.encoder.columns(clicks, read), NOW_MS)
+    engine.commit(cycle)
+    return sorted(broken), list(recommendations(engine, clicks, read, cycle))
+
+
+def click(user: int, item: int) -> Click:
+    return Click(f"u{user}", f"i{item}", START_MS)
+
+
+@pytest.mark.usefixtures("good_probe")
+def test_only_the_guilty_clicks_are_set_aside(model_dir: Path, tmp_path: Path) -> None:
+    """The others are decided as if the guilty ones had not come, also those of the same user."""
+    rng = np.random.default_rng(0)
+    clicks = [click(int(rng.integers(30)), int(rng.integers(48))) for _ in range(200)]
+    for at in (0, 57, 58, 199):
+        clicks[at] = click(int(rng.integers(30)), 49)
+    broken, decided = isolated(engine_of(poison(model_dir, tmp_path / "bad" / "1", 49)), clicks)
+    assert broken == [0, 57, 58, 199]
+    engine, want = engine_of(model_dir), []
+    for offset, one in enumerate(clicks):
+        if offset not in broken:
+            want += isolated(engine, [one], offset)[1]
+    assert [(d.id, d.items, d.surprise) for d in decided] == [(w.id, w.items, w.surprise) for w in want]
+
+
+@pytest.mark.usefixtures("good_probe")
+def test_the_work_for_a_user_with_many_guilty_clicks_is_bounded(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bot that repeats one poisoned item costs a bounded number of runs, and other users nothing."""
+    engine = engine_of(poison(model_dir, tmp_path / "bad" / "1", 49))
+    runs: list[int] = []
+    process = Engine.process
+
+    def counted(self: Engine, *arguments: object) -> object:
+        runs.append(1)
+        return process(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Engine, "process", counted)
+    clicks = [click(0, 49 if n % 3 else 1) for n in range(300)] + [click(user, 2) for user in range(1, 500)]
+    broken, decided = isolated(engine, clicks)
+    assert set(range(1, 300, 3)) <= set(broken) <= set(range(300))
+    assert len(decided) == len(clicks) - len(broken)
+    assert len(runs) < 120
+
+
+def test_a_model_that_fails_on_a_probe_too_ends_the_worker(model_dir: Path, tmp_path: Path) -> None:
+    """It raises an error with one line and makes no dead letters."""
+    engine = engine_of(poison(model_dir, tmp_path / "bad" / "1", 1))
+    with pytest.raises(ArtifactError, match="fails on most clicks, also on good ones"):
+        isolated(engine, [click(0, 30)])
+
+
+@pytest.mark.usefixtures("good_probe")
+def test_a_model_that_fails_on_most_clicks_of_a_batch_ends_the_worker(model_dir: Path, tmp_path: Path) -> None:
+    """Also if the probe passes: a topic of dead letters would be no help."""
+    engine = engine_of(poison(model_dir, tmp_path / "bad" / "1", 10))
+    with pytest.raises(ArtifactError, match="fails on most clicks"):
+        isolated(engine, [click(n, n % 40) for n in range(100)])
+
+
+@pytest.mark.usefixtures("good_probe")
+def test_an_error_of_no_single_click_is_raised(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the clicks fail only together, such as for lack of memory on a GPU, none of them is to blame."""
+    engine = engine_of(model_dir)
+    step = type(engine.model).step
+
+    def no_room(self: object, item: np.ndarray, *arguments: object) -> object:
+        if len(item) > 30:
+            raise RuntimeError("Failed to allocate memory")
+        return step(self, item, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(engine.model), "step", no_room)
+    with pytest.raises(RuntimeError, match="Failed to allocate"):
+        isolated(engine, [click(n, 1) for n in range(40)])
+    assert engine.arena.rows(Partition("clicks", 0)) == {}
