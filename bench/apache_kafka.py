@@ -66,6 +66,7 @@ group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 auto.create.topics.enable=false
 log.retention.check.interval.ms=60000
+log.cleaner.backoff.ms=500
 broker.heartbeat.interval.ms=500
 broker.session.timeout.ms=2000
 """

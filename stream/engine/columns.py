@@ -4,12 +4,13 @@ This is the only module that converts the ids and names in a click to indices.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from stream.engine.requests import Lives, Request, lives
 from stream.engine.waves import Index
 from stream.events import Click, Origin, Partition
 from stream.lists.rules import NO_CATEGORY
@@ -27,7 +28,7 @@ T = TypeVar("T", bound=np.generic)
 class Columns:
     """n clicks of m users as arrays. The clicks of each partition are in the order of their offsets.
 
-    owners      (m,) the users, each once, in the order of their first click in this batch
+    owners      (m,) the users, each once, in the order of their first click in this batch; with requests as in Lives
     owner       (n,) intp, index into owners: the user of each click
     offset      (n,) int64, the click's offset in its partition
     time_ms     (n,) int64, ms since the epoch
@@ -37,6 +38,8 @@ class Columns:
                 0 = no change
     category    (n,) int32, code of the click's own category field; NO_CATEGORY = missing or unknown
     event_id    (n,) uint64, hash of the click's event id, NO_ID = none; None if no click has one
+    life        (m,) intp, number of requests to forget the user before these clicks; None if there is no request
+    requests    user -> number of requests to forget the user
     """
 
     owners: Sequence[Owner]
@@ -48,6 +51,8 @@ class Columns:
     hold: I8
     category: I32
     event_id: Hashes | None = None
+    life: Index | None = None
+    requests: Mapping[Owner, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -76,6 +81,8 @@ class Columns:
             self.hold[which],
             self.category[which],
             None if self.event_id is None else self.event_id[which],
+            None if self.life is None else self.life[users[order]],
+            self.requests,
         )
 
 
@@ -91,12 +98,17 @@ class Encoder:
         self._holds = dict.fromkeys(words(rules.readmit_events), -1) | dict.fromkeys(words(rules.exclude_events), 1)
         self._categories = categories
 
-    def columns(self, clicks: Sequence[Click], origins: Sequence[Origin]) -> Columns:
-        """Convert n clicks to arrays, in the same order. `origins` (n,) has the origin of each click."""
+    def columns(self, clicks: Sequence[Click], origins: Sequence[Origin], requests: Sequence[Request] = ()) -> Columns:
+        """Convert n clicks to arrays, in the same order.
+
+        origins   (n,) the origin of each click
+        requests  the requests to forget a user that came between the clicks
+        """
         owner, owners = _owners(clicks, origins)
+        split = lives(owner, owners, requests) if requests else Lives(owner, owners, None, {})
         return Columns(
-            owners=owners,
-            owner=owner,
+            owners=split.owners,
+            owner=split.owner,
             offset=np.array([origin.offset for origin in origins], np.int64),
             time_ms=np.array([click.timestamp for click in clicks], np.int64),
             item=self.items([click.item_id for click in clicks]),
@@ -104,6 +116,8 @@ class Encoder:
             hold=self.holds([click.event_type for click in clicks]),
             category=self.categories([click.category for click in clicks]),
             event_id=hashed_ids([click.event_id for click in clicks]),
+            life=split.life,
+            requests=split.requests,
         )
 
     def items(self, ids: Sequence[str]) -> I64:
@@ -132,7 +146,7 @@ def _indices(index: Mapping[Any, int], names: Sequence[Any], unknown: int, dtype
     return np.array([index.get(name, unknown) for name in names], dtype)
 
 
-def _owners(clicks: Sequence[Click], origins: Sequence[Origin]) -> tuple[Index, list[Owner]]:
+def _owners(clicks: Sequence[Click], origins: Sequence[Origin]) -> tuple[Index, Sequence[Owner]]:
     """Return `owner` (n,) and `owners` as in Columns."""
     users: dict[Partition, dict[bytes, int]] = {}
     owners: list[Owner] = []

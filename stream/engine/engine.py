@@ -13,12 +13,15 @@ import numpy.typing as npt
 from stream.detect.detector import Detector
 from stream.engine.columns import Columns, Encoder
 from stream.engine.decide import Decider, Decisions
-from stream.engine.step import run_waves
+from stream.engine.requests import last_owners, select, with_removed
+from stream.engine.step import begin_anew, run_waves
 from stream.engine.waves import Index, waves
 from stream.model.runtime import Model
 from stream.settings import Rules
-from stream.state.arena import Arena
-from stream.state.evict import NEVER, Forgetting, partition_times, sweep
+from stream.state.arena import Arena, Found
+from stream.state.event_ids import Hashes
+from stream.state.evict import NEVER, Forgetting, Swept, partition_times, sweep
+from stream.state.row import Rows
 from stream.state.staged import Staged, copies, stage
 
 
@@ -95,14 +98,26 @@ class Engine:
         event_ids = None
         if clicks.event_id is not None or self.arena.event_ids:
             event_ids = self.arena.event_ids.gather(found.slots)
+        if clicks.life is not None:
+            begin_anew(rows, event_ids, np.flatnonzero(clicks.life))
         steps = run_waves(self.model, rows, order, clicks, self._forgetting, times, event_ids)
-        swept = sweep(self.arena, self._forgetting, len(clicks), clicks.owners)
-        staged = stage(self.arena, clicks.owners, found, rows, swept, event_ids)
+        swept = sweep(self.arena, self._forgetting, len(clicks), [*clicks.owners, *clicks.requests])
+        staged = self._stage(clicks, found, rows, swept, event_ids)
         failed, repeated = np.flatnonzero(steps.failed), np.flatnonzero(steps.repeated)
         decided = np.flatnonzero(~(steps.failed | steps.repeated))
         if len(decided) < len(clicks):
             clicks, steps = clicks.take(decided), steps.take(decided)
         return Cycle(decided, failed, repeated, self._decide(clicks, steps), staged)
+
+    def _stage(self, clicks: Columns, found: Found, rows: Rows, swept: Swept, event_ids: Hashes | None) -> Staged:
+        """Stage the changed rows of a batch, and the removal of those that are swept or that a request ends."""
+        owners = clicks.owners
+        if clicks.life is not None:
+            stay = last_owners(owners, clicks.life, clicks.requests)
+            owners, found, rows = [owners[i] for i in stay.tolist()], select(found, stay), rows[stay]
+            event_ids = None if event_ids is None else event_ids[stay]
+            swept = with_removed(swept, self.arena, clicks.requests, owners)
+        return stage(self.arena, owners, found, rows, swept, event_ids)
 
     def commit(self, cycle: Cycle) -> None:
         """Write the rows of a cycle to the arena. Call it after the Kafka transaction is committed."""

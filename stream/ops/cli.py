@@ -25,6 +25,7 @@ import click
 from stream import DISTRIBUTION
 from stream.errors import ConfigError, EddyError
 from stream.kafka_config import read_kafka_config
+from stream.ops.forget import forget
 from stream.ops.options import setting_option, take_settings, take_topics, topic_options, worker_options
 from stream.settings import unknown_variables
 
@@ -102,6 +103,9 @@ def eddy() -> None:
     """Recommend items and report anomalies in a shop's clickstream, with one recurrent state per user in Kafka."""
     for line in unknown_variables(os.environ):
         click.echo(f"eddy: WARNING: {line}", err=True)
+
+
+eddy.add_command(forget)
 
 
 @eddy.command()

@@ -23,5 +23,8 @@ class Codec(Protocol):
         Raises only BadClick, so that no message can stop the stream.
         """
 
+    def user(self, key: bytes) -> bytes | None:
+        """The id, in UTF-8, under which the user with this message key has a state; None if it is no user's key."""
+
     def keep(self, record: Any) -> Any:
         """What a dead letter may keep of a refused record: an object with its .offset .timestamp (ms) .key .value."""

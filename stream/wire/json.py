@@ -136,6 +136,14 @@ class JsonCodec:
             None if event_id is None else str(event_id),
         )
 
+    def user(self, key: bytes) -> bytes | None:
+        """The user id as `decode` gives it, also for a key in another form such as 17.0 for 17."""
+        try:
+            user = word(key.decode(), LONGEST_ID)
+        except ValueError:  # Unusable, or not UTF-8
+            return None
+        return None if user is None else user.encode()
+
     def keep(self, record: Any) -> Any:
         """The record itself: a dead letter has the original bytes."""
         return record

@@ -102,6 +102,11 @@ class PseudonymousCodec:
             return msgspec.structs.replace(click, user_id=self._pseudonyms.of(click.user_id), event_id=event_id)
         raise BadClick(reason, WITHHELD)  # outside of `except`, so that the first one is not its context
 
+    def user(self, key: bytes) -> bytes | None:
+        """The pseudonym of the user with this message key."""
+        user = self._codec.user(key)
+        return None if user is None else self._pseudonyms.of(user.decode()).encode()
+
     def keep(self, record: Any) -> Kept:
         """The record without its value, keyed by the pseudonym."""
         key = self._pseudonyms.of_message_key(record.key) if record.key else record.key

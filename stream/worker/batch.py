@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from stream.engine import isolate
 from stream.engine.columns import Columns
 from stream.engine.engine import Cycle, Engine
+from stream.engine.requests import Request
 from stream.errors import BadClick
 from stream.events import Anomaly, Click, Origin, Partition, Recommendation
 from stream.kafka.changelog import POSITION_KEY, Mark
@@ -16,6 +17,7 @@ from stream.kafka.transport import Chunk
 from stream.settings import Topics
 from stream.wire.codec import Codec
 from stream.wire.dead_letter import dead_letter
+from stream.wire.forget import user_to_forget
 from stream.wire.sizes import fit_anomaly, fit_recommendation
 from stream.worker.served import anomalies, recommendations
 
@@ -82,6 +84,7 @@ def process(
     origins: list[Origin] = []
     taken: list[Any] = []
     refused: list[Refused] = []
+    requests: list[Request] = []
     offsets: dict[Partition, int] = {}
     for chunk in chunks:
         partition = chunk.partition
@@ -98,14 +101,20 @@ def process(
                 origins.append(origin)
                 taken.append(record)
             except BadClick as exc:
+                user = user_to_forget(record, codec)
+                if user is not None:
+                    requests.append(Request(len(clicks), (partition, user)))
+                    continue
                 why = BadClick(exc.reason, exc.detail)  # `exc` references this frame, and so the whole batch
                 refused.append(Refused(origin, codec.keep(record), why))
         offsets[partition] = chunk.end
-    columns = engine.encoder.columns(clicks, origins)
+    columns = engine.encoder.columns(clicks, origins, requests)
     cycle, broken = isolate.process(engine, columns, now_ms)
     repeats = len(clicks) - len(cycle.decided) - len(cycle.failed) - len(cycle.repeated) - len(broken)
     if repeats:
         log.warning("repeated clicks skipped, their offsets are not above those in the users' rows: clicks=%d", repeats)
+    if requests:
+        log.info("requests to forget a user applied: requests=%d", len(requests))
     failed = cycle.failed.tolist()
     if failed:
         log.error(

@@ -99,13 +99,16 @@ class Observed:
             )
 
     def _sample_keys(self, chunks: Sequence[Chunk], refused: Sequence[Refused]) -> None:
-        """Sample keys of valid clicks. Refused messages do not change a state, so their partition does not matter."""
+        """Sample keys of valid clicks. Refused messages do not change a state, so their partition does not matter.
+
+        Nor does that of a request to forget a user, which has no value: it is sent to all partitions.
+        """
         ends = list(accumulate(len(chunk.records) for chunk in chunks))
         dead = {letter.origin for letter in refused}
         for at in self._some(range(ends[-1] if ends else 0), KEYS_PER_BATCH):
             number = next(i for i, end in enumerate(ends) if at < end)
             chunk, record = chunks[number], chunks[number].records[at - ends[number]]
-            if Origin(*chunk.partition, record.offset) not in dead:
+            if record.value is not None and Origin(*chunk.partition, record.offset) not in dead:
                 self.key_sample.add(record.key, chunk.partition.number, record.offset)
 
     def _some(self, values: Sequence[Any], most: int) -> Sequence[Any]:

@@ -48,6 +48,9 @@ class PackedCodec:
             raise BadClick("future_timestamp", f"{click.timestamp}")
         return click
 
+    def user(self, key: bytes) -> bytes | None:
+        return key or None
+
     def keep(self, record: object) -> object:
         return record
 

@@ -31,7 +31,7 @@ def codec() -> PseudonymousCodec:
 
 def record(offset: int, key: bytes | None, value: object) -> SimpleNamespace:
     data = value if isinstance(value, bytes | None) else msgspec.json.encode(value)
-    return SimpleNamespace(offset=offset, key=key, value=data, timestamp=NOW_MS)
+    return SimpleNamespace(offset=offset, key=key, value=data, timestamp=NOW_MS, headers=())
 
 
 GOOD = {"user_id": USER, "item_id": "i1", "timestamp": NOW_MS}
@@ -133,3 +133,19 @@ def test_an_event_id_is_a_pseudonym_too() -> None:
     value = msgspec.json.encode({**GOOD, "event_id": f"{USER}-1"})
     click = codec().decode(USER.encode(), value, NOW_MS)
     assert click.event_id == Pseudonyms(KEY).of(f"{USER}-1")
+
+
+def test_a_request_to_forget_has_the_raw_id_and_ends_the_row_of_the_pseudonym(model_dir: Path) -> None:
+    """Who asks needs no key: the worker knows the pseudonym. The changelog gets a tombstone for it."""
+    engine = open_engine(load_model(model_dir, "cpu"), model_dir, 5, 1, 0.5)
+    topics, partition = Topics(), Partition("clicks", 0)
+    limits = dict.fromkeys(msgspec.structs.astuple(topics), 1_000_000)
+    request = record(1, USER.encode(), None)
+    request.headers = (("eddy-forget", b""),)
+    for offset, one in enumerate([record(0, USER.encode(), GOOD), request]):
+        chunk = Chunk(partition, 1, offset, offset + 1, 0, [one], 300)
+        batch = process(engine, codec(), topics, limits, [chunk], {partition: offset}, NOW_MS)
+        engine.commit(batch.cycle)
+    changed = [(r.key, r.value) for r in batch.records if r.topic == topics.changelog]
+    assert changed[0] == (PSEUDONYM.encode(), None)
+    assert len(engine.arena) == 0

@@ -32,7 +32,7 @@ class Weak(SimpleNamespace):
 
 def message(offset: int, user: str, item: str, time_ms: int = NOW_MS) -> SimpleNamespace:
     value = msgspec.json.encode({"user_id": user, "item_id": item, "timestamp": time_ms})
-    return SimpleNamespace(offset=offset, key=user.encode(), value=value, timestamp=NOW_MS)
+    return SimpleNamespace(offset=offset, key=user.encode(), value=value, timestamp=NOW_MS, headers=())
 
 
 def sweep_all_slots(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_a_batch_with_refused_messages_is_freed_with_its_last_reference(model_di
     engine = open_engine(load_model(model_dir, "cpu"), model_dir, 5, 1, 0.001)
     topics = Topics()
     limits = dict.fromkeys(msgspec.structs.astuple(topics), 1_000_000)
-    record = Weak(offset=0, key=b"a", value=b'{"user_id": "a"}', timestamp=NOW_MS)
+    record = Weak(offset=0, key=b"a", value=b'{"user_id": "a"}', timestamp=NOW_MS, headers=())
     clicks_0 = Partition("clicks", 0)
     chunk, alive = Chunk(clicks_0, 1, 0, 1, 0, [record], 10), weakref.ref(record)
     gc.collect()

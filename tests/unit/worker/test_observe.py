@@ -44,7 +44,7 @@ def observe(engine: Engine, *messages: tuple[bytes | None, bytes | None], ages_m
     for n, (key, value) in enumerate(messages):
         records = placed.setdefault(Partition("clicks", murmur2(key or b"") % PARTITIONS), [])
         stamp = NOW_MS - ages_ms[n % len(ages_ms)]
-        records.append(SimpleNamespace(offset=len(records), key=key, value=value, timestamp=stamp))
+        records.append(SimpleNamespace(offset=len(records), key=key, value=value, timestamp=stamp, headers=()))
     chunks = [Chunk(partition, 1, 0, len(records), 0, records, 0) for partition, records in placed.items()]
     codec = JsonCodec(65_536, 3_600_000)
     batch = process(engine, codec, Topics(), LIMITS, chunks, dict.fromkeys(placed, 0), NOW_MS)

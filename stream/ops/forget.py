@@ -1,0 +1,88 @@
+"""The command `eddy forget`: asks the workers to delete the states of users."""
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from stream.errors import ConfigError
+from stream.kafka_config import read_kafka_config
+from stream.ops.options import TOPIC_HELP, setting_option
+from stream.settings import Topics, variable
+from stream.wire.fields import LONGEST_ID, Unusable, word
+from stream.wire.forget import FORGET_HEADER
+
+
+@click.command()
+@click.argument("users", metavar="[USER]...", nargs=-1)
+@click.option("--file", "path", type=click.Path(path_type=Path), help="A file with one user id a line, in UTF-8.")
+@setting_option("broker")
+@setting_option("kafka_config")
+@click.option(
+    "--clicks-topic",
+    "topic",
+    envvar=variable("clicks_topic"),
+    default=Topics().clicks,
+    show_default=True,
+    help=TOPIC_HELP["clicks"],
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def forget(
+    users: tuple[str, ...], path: Path | None, broker: str, kafka_config: str, topic: str, as_json: bool
+) -> None:
+    """Delete the states of users.
+
+    The command writes a request for each USER to every partition of the clicks topic. A worker that reaches it deletes
+    the user's state, in memory and in the changelog (a tombstone). Clicks before the request are decided first; a
+    click after it is one of a new user. Workers may run or start later. With --pseudonymise, give the raw ids.
+
+    What it does not delete: messages on the clicks topic and on the output topics. Kafka deletes these by the topics'
+    retention. docs/operations.md lists what is where.
+
+    \b
+    Examples:
+      eddy forget u17
+      eddy forget --file users.txt --broker k1:9092 --kafka-config client.properties
+    """
+    from stream.kafka.publisher import Publisher
+
+    keys = [_key(user) for user in [*users, *_lines(path)]]
+    if not keys:
+        raise click.UsageError("no user: give USER or --file.")
+    publisher = Publisher(broker, topic, read_kafka_config(kafka_config, os.environ))
+    with click.progressbar(keys, label="users", file=click.get_text_stream("stderr")) as bar:
+        for key in bar:
+            for partition in range(publisher.partitions):
+                publisher.send(key, None, partition, {FORGET_HEADER: b""})
+        publisher.close()
+    done = {"topic": topic, "users": len(keys), "partitions": publisher.partitions}
+    if as_json:
+        click.echo(json.dumps(done))
+        return
+    click.echo(
+        f"{len(keys):,} users: requests written to the {publisher.partitions} partitions of {topic}. The workers "
+        "delete the states when they reach them."
+    )
+
+
+def _lines(path: Path | None) -> list[str]:
+    """The ids in a file. Raises ConfigError if it cannot be read."""
+    if path is None:
+        return []
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"--file {path} cannot be read as text in UTF-8 ({exc})") from exc
+
+
+def _key(user: str) -> bytes:
+    """The message key of a user. Raises ConfigError if it cannot be a user id."""
+    try:
+        read = word(user, LONGEST_ID)
+        if read is not None:
+            return read.encode()
+        why = "empty"
+    except ValueError as exc:  # Unusable, or half of a surrogate pair
+        why = str(exc) if isinstance(exc, Unusable) else "not UTF-8"
+    raise ConfigError(f"user {user[:64]!r} is {why}: no click can have this user id")

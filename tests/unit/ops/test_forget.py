@@ -1,0 +1,31 @@
+"""`eddy forget` refuses what cannot be a user before it asks any broker."""
+
+from pathlib import Path
+
+import pytest
+
+from stream.errors import ConfigError
+from stream.ops.forget import _key, _lines
+
+
+@pytest.mark.parametrize(("user", "key"), [("u17", b"u17"), ("17.0", b"17"), (" a", b" a"), ("ü", "ü".encode())])
+def test_a_user_has_the_key_of_the_state(user: str, key: bytes) -> None:
+    """By the rules of the clicks topic, so that 17.0 and 17 are the same user."""
+    assert _key(user) == key
+
+
+@pytest.mark.parametrize("user", ["", "u" * 257, "\udc80"])
+def test_what_no_click_can_have_as_user_is_refused(user: str) -> None:
+    """With one line."""
+    with pytest.raises(ConfigError, match="no click can have this user id"):
+        _key(user)
+
+
+def test_a_file_has_one_user_a_line(tmp_path: Path) -> None:
+    """Blank lines do not count; a file that is no text is refused."""
+    (tmp_path / "users").write_text("u1\n\nu 2\r\n")
+    assert _lines(tmp_path / "users") == ["u1", "u 2"]
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    for name in ("bytes", "missing"):
+        with pytest.raises(ConfigError, match="cannot be read as text"):
+            _lines(tmp_path / name)
