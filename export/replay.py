@@ -11,7 +11,7 @@ from typing import Any
 from export.log.log import Log, log_clicks
 from stream.errors import BadClick, ConfigError
 from stream.events import Click
-from stream.kafka.publisher import Publisher
+from stream.kafka.messages import Publisher
 from stream.kafka_config import PLAINTEXT, KafkaConfig
 from stream.wire.fields import time_ms
 from stream.wire.json import JsonCodec, encode

@@ -25,6 +25,7 @@ import click
 from stream import DISTRIBUTION
 from stream.errors import ConfigError, EddyError
 from stream.kafka_config import read_kafka_config
+from stream.ops.dead_letters import dead_letters
 from stream.ops.forget import forget
 from stream.ops.options import setting_option, take_settings, take_topics, topic_options, worker_options
 from stream.settings import unknown_variables
@@ -106,6 +107,7 @@ def eddy() -> None:
 
 
 eddy.add_command(forget)
+eddy.add_command(dead_letters)
 
 
 @eddy.command()

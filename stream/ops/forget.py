@@ -8,8 +8,7 @@ import click
 
 from stream.errors import ConfigError
 from stream.kafka_config import read_kafka_config
-from stream.ops.options import TOPIC_HELP, setting_option
-from stream.settings import Topics, variable
+from stream.ops.options import setting_option, topic_option
 from stream.wire.fields import LONGEST_ID, Unusable, word
 from stream.wire.forget import FORGET_HEADER
 
@@ -19,17 +18,10 @@ from stream.wire.forget import FORGET_HEADER
 @click.option("--file", "path", type=click.Path(path_type=Path), help="A file with one user id a line, in UTF-8.")
 @setting_option("broker")
 @setting_option("kafka_config")
-@click.option(
-    "--clicks-topic",
-    "topic",
-    envvar=variable("clicks_topic"),
-    default=Topics().clicks,
-    show_default=True,
-    help=TOPIC_HELP["clicks"],
-)
+@topic_option("clicks")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def forget(
-    users: tuple[str, ...], path: Path | None, broker: str, kafka_config: str, topic: str, as_json: bool
+    users: tuple[str, ...], path: Path | None, broker: str, kafka_config: str, clicks_topic: str, as_json: bool
 ) -> None:
     """Delete the states of users.
 
@@ -45,24 +37,24 @@ def forget(
       eddy forget u17
       eddy forget --file users.txt --broker k1:9092 --kafka-config client.properties
     """
-    from stream.kafka.publisher import Publisher
+    from stream.kafka.messages import Publisher
 
     keys = [_key(user) for user in [*users, *_lines(path)]]
     if not keys:
         raise click.UsageError("no user: give USER or --file.")
-    publisher = Publisher(broker, topic, read_kafka_config(kafka_config, os.environ))
+    publisher = Publisher(broker, clicks_topic, read_kafka_config(kafka_config, os.environ))
     with click.progressbar(keys, label="users", file=click.get_text_stream("stderr")) as bar:
         for key in bar:
             for partition in range(publisher.partitions):
                 publisher.send(key, None, partition, {FORGET_HEADER: b""})
         publisher.close()
-    done = {"topic": topic, "users": len(keys), "partitions": publisher.partitions}
+    done = {"topic": clicks_topic, "users": len(keys), "partitions": publisher.partitions}
     if as_json:
         click.echo(json.dumps(done))
         return
     click.echo(
-        f"{len(keys):,} users: requests written to the {publisher.partitions} partitions of {topic}. The workers "
-        "delete the states when they reach them."
+        f"{len(keys):,} users: requests written to the {publisher.partitions} partitions of {clicks_topic}. The "
+        "workers delete the states when they reach them."
     )
 
 

@@ -66,11 +66,21 @@ Command = Callable[..., None]
 def topic_options(command: Command) -> Command:
     """Add the options of all topics to a command; `take_topics` makes Topics from their values."""
     for field in reversed(msgspec.structs.fields(Topics)):
-        name = f"{field.name}_topic"
-        command = click.option(
-            _flag(name), envvar=variable(name), default=field.default, show_default=True, help=TOPIC_HELP[field.name]
-        )(command)
+        command = topic_option(field.name)(command)
     return command
+
+
+def topic_option(field: str) -> Callable[[Command], Command]:
+    """The worker's option of one field of Topics; the parameter is FIELD_topic."""
+    name = f"{field}_topic"
+    return click.option(
+        _flag(name),
+        name,
+        envvar=variable(name),
+        default=getattr(Topics(), field),
+        show_default=True,
+        help=TOPIC_HELP[field],
+    )
 
 
 def rule_options(command: Command) -> Command:

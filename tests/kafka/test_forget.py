@@ -1,14 +1,14 @@
 """A user who is forgotten is on no compacted topic afterwards, and comes back as a new one."""
 
 import json
-import subprocess
-import sys
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
-from tests.kafka.lane import NOW_MS, ROOT, Lane, clicks, wait_until
+from stream.ops.cli import eddy
+from tests.kafka.lane import NOW_MS, Lane, clicks, wait_until
 
 pytestmark = pytest.mark.real_kafka
 
@@ -21,9 +21,8 @@ COMPACT_AT_ONCE = {
 
 
 def forget(lane: Lane, *users: str) -> dict[str, object]:
-    command = [sys.executable, "-m", "stream.ops.cli", "forget", *users, "--json"]
-    command += ["--broker", lane.broker, "--clicks-topic", lane.topics.clicks]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    command = ["forget", *users, "--json", "--broker", lane.broker, "--clicks-topic", lane.topics.clicks]
+    done = CliRunner().invoke(eddy, command, catch_exceptions=False)
     answer: dict[str, object] = json.loads(done.stdout)
     return answer
 

@@ -1,0 +1,84 @@
+"""`eddy dead-letters` counts every letter, and publishes only messages that it has whole and has not published."""
+
+from base64 import b64encode
+
+import pytest
+
+from stream.errors import ConfigError
+from stream.events import DeadLetter
+from stream.ops.dead_letters import Published, _letters, _lines, _publish, _readable, _table, summaries
+
+
+def letter(reason: str, offset: int, key: bytes | None, value: bytes | None, cut: int = 0) -> DeadLetter:
+    texts = [None if data is None else b64encode(data[: len(data) - cut]).decode() for data in (key, value)]
+    lengths = {"key_bytes": len(key or b""), "value_bytes": len(value or b"")}
+    return DeadLetter(f"c-1-{offset}", reason, "why", "c", 1, offset, 1_700_000_000_000 + offset, *texts, **lengths)
+
+
+class Sent:
+    """Records what would be sent to a topic with two partitions."""
+
+    partitions = 2
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[object, ...]] = []
+
+    def send(self, *message: object) -> None:
+        self.messages.append(message)
+
+
+def test_letters_are_counted_by_reason_with_times_and_fields() -> None:
+    """The commonest reason comes first; values that are no JSON object have no fields."""
+    found = summaries(
+        [
+            letter("not_json", 9, b"u", b"{"),
+            letter("wrong_fields", 5, b"u", b'{"user": 1, "item": 2}'),
+            letter("wrong_fields", 3, b"u", b'{"user": 1}'),
+            letter("wrong_fields", 4, None, None),
+        ]
+    )
+    assert list(found) == ["wrong_fields", "not_json"]
+    wrong = found["wrong_fields"]
+    assert (wrong.letters, wrong.first_ms, wrong.last_ms) == (3, 1_700_000_000_003, 1_700_000_000_005)
+    assert wrong.fields == {"user": 2, "item": 1}
+    table = _table(found, "dead")
+    assert "wrong_fields: 3 letters, 2023-11-14T22:13:20+00:00 to " in table
+    assert "fields: user (2), item (1)" in table
+    assert _table({}, "dead") == "no dead letters in dead"
+
+
+def test_a_message_is_published_as_it_was_or_counted() -> None:
+    """Original bytes and partition, once; a cut letter and one without a value are never published."""
+    sent, done = Sent(), Published()
+    for one in (
+        letter("not_json", 1, b"\xff", b"\x00\xfe"),
+        letter("not_json", 2, None, b"v"),
+        letter("too_large", 3, b"u", b"value", cut=1),
+        letter("empty_value", 4, b"u", None),
+        letter("not_json", 5, b"u", b"v"),
+    ):
+        _publish(one, "c", sent, {b"c-1-5"}, done)  # type: ignore[arg-type]
+    assert sent.messages == [
+        (b"\xff", b"\x00\xfe", 1, {"eddy-retry": b"c-1-1"}),
+        (None, b"v", 1, {"eddy-retry": b"c-1-2"}),
+    ]
+    assert done == Published(published=2, already=1, cut=1, no_value=1)
+    assert _lines(done, "c").splitlines()[0] == "2 messages published to c"
+    assert len(_lines(done, "c").splitlines()) == 4
+
+
+def test_a_shown_letter_has_text() -> None:
+    """Bytes that are not UTF-8 are escaped."""
+    shown = _readable(letter("not_json", 1, b"\xff", "ü".encode()))
+    assert (shown["key"], shown["value"], shown["offset"]) == ("\\xff", "ü", 1)
+
+
+def test_a_topic_of_something_else_is_refused() -> None:
+    """One line that names the option, for example if --clicks-topic and --dead-letters-topic are exchanged."""
+
+    class Message:
+        value = staticmethod(lambda: b'{"user_id": "u"}')
+        topic, partition, offset = (staticmethod(lambda found=found: found) for found in ("clicks", 0, 7))
+
+    with pytest.raises(ConfigError, match=r"clicks-0-7 is no dead letter .*--dead-letters-topic"):
+        list(_letters([Message()], ()))
