@@ -189,7 +189,7 @@ class Recovery:
             for partition in partitions:
                 self._in_engine(assignment, self._check, partition, marks.get(partition))  # 7
         except ConfigError:
-            again = _patiently(self._changelog.positions, partitions)
+            again = _patiently(self._watch, self._changelog.positions, partitions)
             if any(again[p].committed != found[p].committed for p in partitions):
                 return None
             raise
