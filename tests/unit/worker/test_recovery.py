@@ -215,7 +215,7 @@ def test_rows_read_in_the_middle_of_another_workers_transaction_are_not_lost_row
     stubs: Any = (Delivery(), Torn(rows.tobytes(), after))
 
     async def recover() -> object:
-        recovery = Recovery(*stubs, engine.arena, ThreadPoolExecutor(1))
+        recovery = Recovery(*stubs, engine.arena, ThreadPoolExecutor(1), NoWatch())
         return await recovery.read(await recovery.keep([CLICKS_0], 1, b""), [CLICKS_0])
 
     if lost:
@@ -249,7 +249,7 @@ def test_broken_row_costs_its_user_the_history_and_nobody_else(
     stubs: Any = (Delivery(), Broken({b"a": rows[:1].tobytes(), b"b": rows[1:].tobytes()}))
 
     async def recover() -> None:
-        recovery = Recovery(*stubs, engine.arena, ThreadPoolExecutor(1))
+        recovery = Recovery(*stubs, engine.arena, ThreadPoolExecutor(1), NoWatch())
         await recovery.read(await recovery.keep([CLICKS_0], 1, b""), [CLICKS_0])
 
     asyncio.run(recover())
