@@ -250,7 +250,6 @@ def _given(kind: type[Struct], environ: Mapping[str, str]) -> dict[str, Any]:
 OTHER_VARIABLES = ("EDDY_TRACEBACK", "EDDY_DATA", "EDDY_TEST_KAFKA", "EDDY_REQUIRE_KAFKA")
 OTHER_PREFIXES = (
     "EDDY_FAUST_",
-    "EDDY_CHAOS_",  # used by the tests
     "EDDY_SERVICE_",  # Kubernetes sets this one and the next for a Service with the name eddy
     "EDDY_PORT",
     "EDDY_KAFKA_SERVICE_",  # and these two for a Service with the name eddy-kafka

@@ -46,7 +46,7 @@ def one_run(given: argparse.Namespace, directory: Path, progress: Progress) -> t
     model = given.model or directory / "random" / "1"
     if given.model is None:
         write_untrained(model, ITEMS, EVENT_TYPES, hidden=16)
-    faults = schedule(given.seed, given.faults, given.brokers, given.gap)
+    faults = schedule(given.seed, given.faults, given.brokers, given.gap, given.overlap)
     bar = progress.add_task("faults", total=len(faults))
     began = time.monotonic()
     with Cluster(given.brokers) as cluster:
@@ -58,7 +58,7 @@ def one_run(given: argparse.Namespace, directory: Path, progress: Progress) -> t
 
         def each(done: Done) -> None:
             progress.update(bar, advance=1)
-            phase(f"{done.kind} is over after {done.ended - done.began:.2f} s")
+            phase(f"{len(run.faults)}. {done.kind}")
 
         run = Run(cluster, model, directory, given.seed, given.rate, phase)
         errors: list[str] = []
@@ -95,6 +95,7 @@ def main() -> int:
     )
     parser.add_argument("--rate", type=float, default=300.0, help="messages per second [300]")
     parser.add_argument("--gap", type=float, default=4.0, help="longest time between two faults, seconds [4]")
+    parser.add_argument("--overlap", type=float, default=0.3, help="share of faults that overlap with the next [0.3]")
     parser.add_argument(
         "--model", type=Path, help="model directory with the items i0 to i299 [one with random weights]"
     )
@@ -109,9 +110,9 @@ def main() -> int:
     directory = given.logs or Path(tempfile.mkdtemp(prefix="eddy-chaos-"))
     directory.mkdir(parents=True, exist_ok=True)
     again = f"python -m bench.chaos --faults {given.faults} --seed {given.seed} --brokers {given.brokers}"
-    again += f" --rate {given.rate:g} --gap {given.gap:g}"
+    again += f" --rate {given.rate:g} --gap {given.gap:g} --overlap {given.overlap:g}"
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-    console.print(f"run: {again}; logs: {directory}")
+    print(f"run: {again}\nlogs: {directory}", file=sys.stderr)
     columns = (MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     try:
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

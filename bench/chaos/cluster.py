@@ -60,6 +60,9 @@ class Broker:
             raise KafkaUnavailable(f"Kafka's storage could not be formatted:\n{self.log.read_text()[-2000:]}")
 
     def start(self) -> None:
+        """Start it, unless it runs."""
+        if not self.ended:
+            return
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._java, "kafka.Kafka", str(self._properties)],

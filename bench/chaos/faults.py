@@ -57,19 +57,24 @@ DELAY_S = 0.2
 class Fault(NamedTuple):
     """One fault of the schedule.
 
-    gap_s   seconds from the end of the fault before to the beginning of this one
-    lasts_s how long it lasts, seconds
-    which   in [0, 1): chooses the worker, the broker or the partition
+    gap_s     seconds between the fault before and this one
+    lasts_s   how long it lasts, seconds
+    which     in [0, 1): chooses the worker, the broker or the partition
+    overlaps  the next fault does not wait for the end of this one
     """
 
     kind: str
     gap_s: float
     lasts_s: float
     which: float
+    overlaps: bool
 
 
-def schedule(seed: int, count: int, brokers: int, longest_gap_s: float) -> list[Fault]:
-    """`count` faults. The kinds come in rounds, each in a random order, so that every kind has its share."""
+def schedule(seed: int, count: int, brokers: int, longest_gap_s: float, overlap: float) -> list[Fault]:
+    """`count` faults. The kinds come in rounds, each in a random order, so that every kind has its share.
+
+    overlap  share of the faults that overlap with the next one
+    """
     rng = random.Random(seed)
     kinds, workers = KINDS + (WITH_THREE if brokers > 1 else []), FIRST
     found: list[Fault] = []
@@ -79,17 +84,17 @@ def schedule(seed: int, count: int, brokers: int, longest_gap_s: float) -> list[
                 kind = "join" if workers == FEWEST else "leave" if workers == MOST else kind
                 workers += 1 if kind == "join" else -1
             lasts_s = rng.uniform(*LASTS_S.get(kind, (0.0, 0.0)))
-            found.append(Fault(kind, rng.uniform(0.2, longest_gap_s), lasts_s, rng.random()))
+            gap_s = rng.uniform(0.0, longest_gap_s)
+            found.append(Fault(kind, gap_s, lasts_s, rng.random(), rng.random() < overlap))
     return found[:count]
 
 
 @dataclass
 class Done:
-    """A fault that was done, and when, by the monotonic clock."""
+    """A fault that was done, and when it began, by the monotonic clock."""
 
     kind: str
     began: float
-    ended: float
 
 
 def delay(seconds: float, proxy: TcpProxy) -> None:
@@ -97,16 +102,17 @@ def delay(seconds: float, proxy: TcpProxy) -> None:
 
 
 class Hand:
-    """Does faults. Each method blocks until the fault is over and tends the workers meanwhile."""
+    """Does faults, and tends the workers meanwhile. At most one fault of a broker or the network goes on at a time."""
 
     def __init__(self, cluster: Cluster, supervisor: Supervisor, topic: str, partitions: int) -> None:
         self._cluster, self._supervisor = cluster, supervisor
         self._topic, self._partitions = topic, partitions
-        self._acts: dict[str, Callable[[Fault], None]] = {
+        self._hurt_until = 0.0
+        self._acts: dict[str, Callable[[Fault], object]] = {
             "kill": lambda f: self._supervisor.kill(self._worker(f), f.lasts_s),
             "stop": self._stop,
             "leave": lambda f: self._supervisor.remove(self._worker(f)),
-            "join": lambda f: self._wait_recovered(self._supervisor.add()),
+            "join": lambda f: self._supervisor.add(),
             "freeze": self._freeze,
             "long freeze": self._freeze,
             "rolling stop": self._rolling_stop,
@@ -115,17 +121,25 @@ class Hand:
             "stall": lambda f: self._disturb(f, TcpProxy.stall, TcpProxy.resume),
             "drop": lambda f: self._disturb(f, TcpProxy.close, TcpProxy.listen),
             "delay": lambda f: self._disturb(f, partial(delay, DELAY_S), partial(delay, 0.0)),
-            "leader kill": lambda f: self._kill_broker(f, cluster.leader(topic, int(f.which * partitions))),
+            "leader kill": lambda f: self._kill_broker(f, self._leader(f)),
             "election": self._elect,
         }
 
     def do(self, faults: list[Fault]) -> Iterator[Done]:
-        """Do the faults in turn; give each when it is over. Raises RunFailed, KafkaUnavailable."""
+        """Do the faults in turn. Raises RunFailed, KafkaUnavailable."""
         for fault in faults:
             self._supervisor.tend_for(fault.gap_s)
             began = time.monotonic()
             self._acts[fault.kind](fault)
-            yield Done(fault.kind, began, time.monotonic())
+            if not fault.overlaps:
+                self._settle()
+            yield Done(fault.kind, began)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Wait for the end of every fault."""
+        self._supervisor.tend_until(lambda: not self._supervisor.due, "the ends of all faults", 60)
+        self._cluster.wait_ready(self._supervisor.tend)
 
     def _worker(self, fault: Fault) -> Worker:
         """A worker that runs. Waits for one."""
@@ -134,8 +148,25 @@ class Hand:
         running = [worker for worker in workers if not worker.ended]
         return running[int(fault.which * len(running))]
 
+    def _wait_for_kafka(self) -> None:
+        """Wait until all brokers and their network are as they should be."""
+        self._supervisor.tend_until(lambda: time.monotonic() >= self._hurt_until, "a broker is back", 60)
+        self._supervisor.tend()
+        self._cluster.wait_ready(self._supervisor.tend)
+
+    def _heal_later(self, seconds: float, action: Callable[[], None]) -> None:
+        self._supervisor.later(seconds, action)
+        self._hurt_until = max(self._hurt_until, self._supervisor.due[-1][0])
+
     def _broker(self, fault: Fault) -> Broker:
+        """A broker, when nothing is wrong with any."""
+        self._wait_for_kafka()
         return self._cluster.brokers[int(fault.which * len(self._cluster.brokers))]
+
+    def _leader(self, fault: Fault) -> Broker:
+        """The leader of a partition of the clicks, when nothing is wrong with any broker."""
+        self._wait_for_kafka()
+        return self._cluster.leader(self._topic, int(fault.which * self._partitions))
 
     def _stop(self, fault: Fault) -> None:
         worker = self._worker(fault)
@@ -158,30 +189,25 @@ class Hand:
         worker = self._worker(fault)
         process = worker.process
         process.send_signal(signal.SIGSTOP)
-        self._supervisor.tend_for(fault.lasts_s)
-        process.send_signal(signal.SIGCONT)
+        self._supervisor.later(fault.lasts_s, lambda: process.send_signal(signal.SIGCONT))
 
     def _kill_broker(self, fault: Fault, broker: Broker) -> None:
         broker.kill()
-        self._supervisor.tend_for(fault.lasts_s)
-        broker.start()
-        self._cluster.wait_ready(self._supervisor.tend)
+        self._heal_later(fault.lasts_s, broker.start)
 
     def _freeze_broker(self, fault: Fault) -> None:
         broker = self._broker(fault)
         broker.freeze()
-        self._supervisor.tend_for(fault.lasts_s)
-        broker.thaw()
-        self._cluster.wait_ready(self._supervisor.tend)
+        self._heal_later(fault.lasts_s, broker.thaw)
 
     def _disturb(self, fault: Fault, begin: Callable[[TcpProxy], None], end: Callable[[TcpProxy], None]) -> None:
+        self._wait_for_kafka()
         for proxy in self._cluster.proxies:
             begin(proxy)
-        self._supervisor.tend_for(fault.lasts_s)
-        for proxy in self._cluster.proxies:
-            end(proxy)
+            self._heal_later(fault.lasts_s, partial(end, proxy))
 
     def _elect(self, fault: Fault) -> None:
+        self._wait_for_kafka()
         partitions = [TopicPartition(self._topic, number) for number in range(self._partitions)]
         with contextlib.suppress(KafkaException):  # they lead already
             self._cluster.admin.elect_leaders(ElectionType.PREFERRED, partitions).result(10)

@@ -76,7 +76,8 @@ class Worker:
 class Supervisor:
     """The workers of one group. `tend` must be called often: it starts workers again and judges exit codes.
 
-    exits  "signal or none, exit code" -> how often a worker ended so
+    exits  how a worker ended -> how often
+    due    (monotonic time, action) for `tend` to do later
     """
 
     def __init__(self, broker: str, model: Path, group: str, topics: Topics, logs: Path) -> None:
@@ -92,6 +93,11 @@ class Supervisor:
         logs.mkdir()
         self.workers: list[Worker] = []
         self.exits: Counter[str] = Counter()
+        self.due: list[tuple[float, Callable[[], None]]] = []
+
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Do something in so many seconds, within `tend`."""
+        self.due.append((time.monotonic() + seconds, action))
 
     def add(self) -> Worker:
         """Start one more worker under the lowest free id."""
@@ -102,8 +108,11 @@ class Supervisor:
         return worker
 
     def tend(self) -> None:
-        """Judge the workers that have ended, and start them again. Raises RunFailed."""
+        """Do what is due, judge the workers that have ended, and start them again. Raises RunFailed."""
         now = time.monotonic()
+        for entry in [entry for entry in self.due if entry[0] <= now]:
+            self.due.remove(entry)
+            entry[1]()
         for worker in self.workers:
             if worker.start_at is not None:
                 if now >= worker.start_at:
@@ -132,7 +141,11 @@ class Supervisor:
         worker.start_at = time.monotonic() + away_s
 
     def stop(self, worker: Worker) -> None:
-        """SIGTERM, and wait for the end. The others are tended meanwhile. Raises RunFailed if it does not end well."""
+        """SIGTERM, and wait for the end; a worker that is away must come back first. The others are tended meanwhile.
+
+        Raises RunFailed if it does not end well.
+        """
+        self.tend_until(lambda: not worker.ended, f"worker {worker.number} runs", STOP_S)
         worker.stop()
         self.tend_until(lambda: worker.ended, f"worker {worker.number} ends after SIGTERM", STOP_S)
         self.judge(worker)
