@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from tests.protocol.mutant import Mutant, applied
-from tests.unit.kafka import test_delivery
-from tests.unit.worker import test_batch, test_recovery
+from tests.unit.kafka import test_changelog, test_delivery
+from tests.unit.kafka.test_changelog import kafka  # noqa: F401, a fixture
+from tests.unit.worker import test_batch, test_chunks, test_recovery
 
 RECOVERY = "stream.worker.recovery:Recovery."
 FAILED = (pytest.fail.Exception, Exception)
@@ -55,13 +56,40 @@ MUTANTS: dict[str, tuple[Mutant, Callable[..., None], dict[str, Any]]] = {
     ),
     "contiguity": (
         Mutant("stream.worker.batch:process", "if chunk.begin != reached:", "if False:"),
-        test_recovery.test_a_chunk_that_does_not_begin_at_the_end_of_the_last_one_is_refused,
+        test_chunks.test_a_chunk_that_does_not_begin_at_the_end_of_the_last_one_is_refused,
         {"begin": 12},
     ),
     "chunk's generation": (
         Mutant("stream.worker.cycle:Cycles._decide", "if c.generation == assignment.generation and", "if"),
-        test_recovery.test_a_chunk_of_an_older_generation_is_dropped,
+        test_chunks.test_a_chunk_of_an_older_generation_is_dropped,
         {},
+    ),
+    "revoked": (
+        Mutant("stream.worker.cycle:Cycles._decide", "if self._assignment is not assignment:", "if False:"),
+        test_chunks.test_a_batch_that_is_processed_when_the_partitions_are_revoked_is_dropped,
+        {},
+    ),
+    "late reading": (
+        Mutant("stream.worker.cycle:Cycles.read", "if self._assignment is not assignment:", "if False:"),
+        test_recovery.test_rows_that_are_read_when_the_partitions_are_revoked_move_no_fetcher,
+        {},
+    ),
+    "rejoin": (
+        Mutant("stream.worker.cycle:Cycles.check_rejoined", "if self._stale_at is not None and", "if False and"),
+        test_recovery.test_offset_that_keeps_moving_leaves_nothing_assigned,
+        {},
+    ),
+    "mark": (
+        Mutant(
+            "stream.worker.batch:process", "for p, mark in marks.items()]", "for p, mark in marks.items() if clicks]"
+        ),
+        test_chunks.test_offsets_without_clicks_are_skipped,
+        {},
+    ),
+    "end of the clicks": (
+        Mutant("stream.kafka.changelog:Changelog.positions", "if offset is not None and offset > high:", "if False:"),
+        test_changelog.test_an_offset_beyond_the_end_is_refused,
+        {"offset": 91, "fits": False},
     ),
     "last-applied offset": (
         Mutant(

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -14,7 +13,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from stream.errors import ConfigError
 from stream.events import Partition
-from stream.kafka.changelog import POSITION_KEY, Mark, Position
+from stream.kafka.changelog import Mark, Position
 from stream.kafka.delivery import Outcome, Undecided
 from stream.kafka.transport import Chunk
 from stream.kafka.waiting import NoWatch
@@ -27,52 +26,7 @@ from stream.worker import recovery
 from stream.worker.cycle import Cycles
 from stream.worker.recovery import Assignment, Recovery
 from stream.worker.served import open_engine
-
-CLICKS_0 = Partition("clicks", 0)
-
-
-class Delivery:
-    """A producer that starts."""
-
-    async def start(self) -> None:
-        return None
-
-
-class Changelog:
-    """The answers for a partition: (committed offset, offset of the rows); the last answer is repeated."""
-
-    group = "shop"
-
-    def __init__(self, *answers: tuple[Position, int | None]) -> None:
-        self._answers = list(answers)
-
-    def positions(self, partitions: Sequence[Partition]) -> dict[Partition, Position]:
-        return dict.fromkeys(partitions, self._answers[0][0])
-
-    def read(self, partitions: Sequence[Partition], take: Any) -> dict[Partition, Mark]:
-        stands = self._answers[0][1]
-        if len(self._answers) > 1:
-            self._answers.pop(0)
-        return {} if stands is None else {partition: Mark(stands, 0, 0) for partition in partitions}
-
-
-def recovered(model_dir: Path, *answers: tuple[Position, int | None]) -> Cycles:
-    engine = open_engine(load_model(model_dir, "cpu"), model_dir, 20, 1, 0.001)
-    stubs: Any = (Delivery(), Changelog(*answers))
-    cycles = Cycles(
-        engine,
-        JsonCodec(65_536, 1),
-        *stubs,
-        Topics(),
-        dict.fromkeys(msgspec.structs.astuple(Topics()), 1_000_000),
-        1_000,
-    )
-
-    async def recover() -> None:
-        await cycles.read(await cycles.recover([CLICKS_0], 1, b"member"), [CLICKS_0])
-
-    asyncio.run(recover())
-    return cycles
+from tests.unit.worker.recovered import CLICKS_0, Changelog, Delivery, recovered
 
 
 def test_offset_and_rows_that_differ_are_read_again_until_they_agree(model_dir: Path) -> None:
@@ -112,34 +66,6 @@ def test_reading_continues_at_the_recovered_offset(
 ) -> None:
     """The next offset is the committed one, or the first of the partition if none is committed."""
     assert recovered(model_dir, (position, stands)).positions() == {CLICKS_0: next_offset}
-
-
-@pytest.mark.parametrize("begin", [0, 10, 12])
-def test_a_chunk_that_does_not_begin_at_the_end_of_the_last_one_is_refused(model_dir: Path, begin: int) -> None:
-    """If clicks were skipped or repeated before the engine, the worker ends and no state is wrong."""
-    cycles = recovered(model_dir, (Position(11, 11), 11))
-    record = SimpleNamespace(offset=max(begin, 11), key=None, value=None, timestamp=0)
-    with pytest.raises(RuntimeError, match="left out or repeated"):
-        cycles._process([Chunk(CLICKS_0, 1, begin, 13, 0, [record], 0)], cycles.positions())
-
-
-def test_a_chunk_of_an_older_generation_is_dropped(model_dir: Path) -> None:
-    """It was fetched before a rebalance and begins where that assignment was: nothing is decided, nobody ends."""
-    cycles = recovered(model_dir, (Position(11, 11), 11))
-    record = SimpleNamespace(offset=4, key=None, value=None, timestamp=0)
-    asyncio.run(cycles._decide([Chunk(CLICKS_0, 0, 4, 5, 0, [record], 0)]))
-    assert cycles.positions() == {CLICKS_0: 11}
-
-
-def test_offsets_without_clicks_are_skipped(model_dir: Path) -> None:
-    """A range of markers, rolled-back or lost clicks moves the offset without a decision."""
-    cycles = recovered(model_dir, (Position(11, 11), 11))
-    chunks = [Chunk(CLICKS_0, 1, 11, 15, 0, [], 0), Chunk(CLICKS_0, 1, 15, 40, 25, [], 0)]
-    batch = cycles._process(chunks, cycles.positions())
-    assert batch.offsets == {CLICKS_0: 40}
-    assert [(record.key, record.value, record.partition) for record in batch.records] == [
-        (POSITION_KEY, b"40 0 0000000000000000", 0)
-    ]
 
 
 class Ends(Changelog):
@@ -300,6 +226,26 @@ def test_rows_of_an_assignment_that_is_over_do_not_reach_memory(model_dir: Path)
         assert list(engine.arena.rows(CLICKS_0)) == [b"user"]
 
     asyncio.run(rebalance())
+
+
+def test_rows_that_are_read_when_the_partitions_are_revoked_move_no_fetcher(model_dir: Path) -> None:
+    """The partition may have another owner already: there is no offset to seek."""
+    engine = open_engine(load_model(model_dir, "cpu"), model_dir, 20, 1, 0.001)
+    rows = new_rows(1, engine.arena.dtype, engine.arena.model)
+    rows["checksum"] = checksums([b"user"], rows)
+    changelog = Held((b"user", rows.tobytes()))
+    limits = dict.fromkeys(msgspec.structs.astuple(Topics()), 1_000_000)
+    stubs: Any = (Delivery(), changelog)
+    cycles = Cycles(engine, JsonCodec(65_536, 1), *stubs, Topics(), limits, 1_000)
+
+    async def revoke() -> None:
+        reading = asyncio.create_task(cycles.read(await cycles.recover([CLICKS_0], 1, b""), [CLICKS_0]))
+        await asyncio.to_thread(changelog.reading.wait, 10)
+        cycles.release()
+        changelog.released.set()
+        assert await reading == {}
+
+    asyncio.run(revoke())
 
 
 def test_error_of_a_reading_that_is_over_does_not_end_the_worker(model_dir: Path) -> None:
