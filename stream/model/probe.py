@@ -8,11 +8,25 @@ may differ.
 import numpy as np
 import numpy.typing as npt
 
+from stream.errors import ArtifactError
 from stream.model.runtime import I64, Model, StateArray
 
 
 def batch_invariant(model: Model, k: int, rows: int = 13) -> bool:
-    """Return True if step and score give bit-equal results for `rows` random users in one batch and one by one."""
+    """Return True if step and score give bit-equal results for `rows` random users in one batch and one by one.
+
+    Raises ArtifactError if a graph fails on them.
+    """
+    try:
+        return _invariant(model, k, rows)
+    except Exception as exc:  # onnxruntime's exceptions have no other common base class
+        reason = " ".join(str(exc).split())[:300]
+        raise ArtifactError(
+            f"model {model.manifest.label}: onnxruntime fails on a run ({reason}); train it again"
+        ) from exc
+
+
+def _invariant(model: Model, k: int, rows: int) -> bool:
     rng = np.random.default_rng(0)
     manifest = model.manifest
     item: I64 = rng.integers(0, manifest.items + 1, rows)

@@ -13,6 +13,7 @@ from stream.engine.engine import Engine
 from stream.errors import ArtifactError
 from stream.events import Click, Partition
 from stream.manifest import Manifest, read_manifest, sha256, write_manifest
+from stream.model.probe import batch_invariant
 from stream.model.runtime import load_model
 from stream.worker.served import open_engine, recommendations
 from tests.decide import NOW_MS, origins
@@ -117,6 +118,13 @@ def test_a_model_that_fails_on_a_probe_too_ends_the_worker(model_dir: Path, tmp_
     engine = engine_of(poison(model_dir, tmp_path / "bad" / "1", 1))
     with pytest.raises(ArtifactError, match="fails on most clicks, also on good ones"):
         isolated(engine, [click(0, 30)])
+
+
+def test_a_model_that_fails_on_every_run_does_not_start(model_dir: Path, tmp_path: Path) -> None:
+    """The worker's check at the start has one line for it, and not a bug in Eddy."""
+    engine = engine_of(poison(model_dir, tmp_path / "bad" / "1", 1))
+    with pytest.raises(ArtifactError, match=r"onnxruntime fails on a run .*train it again"):
+        batch_invariant(engine.model, 5)
 
 
 @pytest.mark.usefixtures("good_probe")
