@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format bench chaos parity quality speed pauses recovery inputs cold rules engine heads ways days shop-model demo-picture clean help
+.PHONY: demo test lint format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold rules engine heads ways days shop-model demo-picture clean help
 help:            ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -46,6 +46,12 @@ speed: .venv/dev ## measure the training speed against a plain PyTorch loop
 pauses: .venv/dev ## measure the pauses when a worker stops, joins, crashes or freezes
 	$(BIN)/python -m bench.pauses
 
+fuzz: .venv/dev ## read N damaged and odd inputs (1,000,000) and count how they end
+	$(BIN)/python -m bench.fuzz --inputs $(or $(N),1000000)
+
+garbage: .venv/dev ## measure the throughput with 1 % bad messages
+	$(BIN)/python -m bench.garbage
+
 recovery: .venv/dev ## measure how fast a million states are recovered, and in how much memory
 	$(BIN)/python -m bench.recovery
 
@@ -74,7 +80,7 @@ heads: .venv/dev ## compare the surprise head with the exact softmax and with sh
 days: .venv/dev ## evaluate and train on a news site day by day (takes hours)
 	$(BIN)/python -m bench.days
 
-bench: parity speed pauses recovery quality inputs cold rules engine heads ways days ## run every benchmark; the results are in bench/results
+bench: parity speed pauses recovery garbage quality inputs cold rules engine heads ways days ## run every benchmark; the results are in bench/results
 
 shop-model: .venv/dev ## train models/shop/1 again on the simulated shop
 	$(BIN)/python -m stream.demo.simulate --users 2000 --days 1.5 --seed 1 --out .cache/shop.csv.gz
