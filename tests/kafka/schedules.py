@@ -16,6 +16,7 @@ from aiokafka import TopicPartition
 from stream.kafka import changelog as changelog_module
 from stream.kafka.fetch import FetchThread
 from stream.kafka.transport import BatchTopic, BatchTransport
+from stream.kafka.waiting import NoWatch
 from tests.kafka.lane import Lane, clicks
 from tests.kafka.small_worker import DEADLINE_S, Gate, SmallWorker, small_workers
 
@@ -203,7 +204,7 @@ async def upstream_rolls_back(lane: Lane) -> None:
         assert upstream.flush(DEADLINE_S) == 0
         end(DEADLINE_S)
     app = faust.App(lane.name, broker=f"aiokafka://{lane.broker}", Topic=BatchTopic, env_prefix="EDDY_FAUST_")
-    app.transport = BatchTransport(app.conf.broker_consumer, app, list, dict)
+    app.transport = BatchTransport(app.conf.broker_consumer, app, list, dict, NoWatch())
     consumer: Any = SimpleNamespace(transport=app.transport, app=app, in_transaction=False, RebalanceListener=list)
     thread = object.__new__(FetchThread)
     thread.consumer, thread.transport, thread.app = consumer, app.transport, app

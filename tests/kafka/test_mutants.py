@@ -15,12 +15,12 @@ from tests.protocol.mutant import Mutant, applied
 Schedule = Callable[[Lane], Awaitable[None]]
 
 DELIVERY, CHANGELOG = "stream.kafka.delivery:Delivery.", "stream.kafka.changelog:Changelog."
-READS = """            found = _patiently(self._changelog.positions, partitions)  # 4
+READS = """            found = _patiently(self._watch, self._changelog.positions, partitions)  # 4
             first = first or found
-            marks = _patiently(partial(self._read, assignment), partitions)  # 5
+            marks = _patiently(self._watch, partial(self._read, assignment), partitions)  # 5
 """
-READS_ROWS_FIRST = """            marks = _patiently(partial(self._read, assignment), partitions)
-            found = _patiently(self._changelog.positions, partitions)
+READS_ROWS_FIRST = """            marks = _patiently(self._watch, partial(self._read, assignment), partitions)
+            found = _patiently(self._watch, self._changelog.positions, partitions)
             first = first or found
 """
 
@@ -69,12 +69,12 @@ MUTANTS: dict[str, tuple[Mutant, Schedule, str]] = {
         "rows in memory were not kept",
     ),
     "roll-back": (
-        Mutant(f"{DELIVERY}_commit", "self._until_known(producer.abort_transaction, CALL_S)", "pass"),
+        Mutant(f"{DELIVERY}_roll_back", "self._until_known(producer.abort_transaction, CALL_S)", "pass"),
         schedules.refused_and_assigned_again,
         "could not be read to its end",  # it waits for its own transaction
     ),
     "refused for good": (
-        Mutant(f"{DELIVERY}_commit", "return Outcome.STALE if", "return Outcome.ROLLED_BACK if"),
+        Mutant(f"{DELIVERY}_roll_back", "return Outcome.STALE if", "return Outcome.ROLLED_BACK if"),
         schedules.refused_and_assigned_again,
         "rolled back 10 times",
     ),

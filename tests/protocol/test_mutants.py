@@ -48,7 +48,7 @@ MUTANTS: dict[str, tuple[Mutant, Callable[..., None], dict[str, Any]]] = {
     "row checksum": (
         Mutant(
             "stream.state.arena:Arena.load",
-            'loaded["checksum"] == checksums(known, loaded)',
+            'loaded["checksum"] == checksums(known, loaded, rests)',
             "np.full(len(known), True)",
         ),
         test_recovery.test_broken_row_costs_its_user_the_history_and_nobody_else,
