@@ -132,6 +132,8 @@ class Settings(Struct, frozen=True):
                        timeout
     stay_in_group      on SIGTERM keep the place in the group. For a restart under the same worker_id within
                        session_timeout_s: then nothing moves
+    drain              decide the clicks that are there now in the partitions that the changelog has, and end with 0:
+                       before `eddy topics repair`, after partitions were added to the clicks
     hang_s             s; a producer is replaced if a call takes longer while Kafka answers (librdkafka #5456)
     """
 
@@ -154,6 +156,7 @@ class Settings(Struct, frozen=True):
     session_timeout_s: float = 10.0
     forget_after_days: float = FORGET_AFTER_DAYS
     stay_in_group: bool = False
+    drain: bool = False
     hang_s: float = 20.0
 
     def __post_init__(self) -> None:

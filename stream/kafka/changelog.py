@@ -35,6 +35,9 @@ TAIL = 16
 """How many offsets before the end a partition's mark is looked for. The mark is the last record of a transaction, so
 only markers and rolled-back transactions can be behind it."""
 
+REPAIRING = b"repair "
+"""A mark that begins with it was replaced by `eddy topics repair`, which has not ended. No worker takes such a mark."""
+
 CALL_S = 5.0
 FETCHED = 5_000
 
@@ -64,6 +67,11 @@ class Mark(NamedTuple):
     def decode(cls, value: bytes, partition: Partition) -> "Mark":
         """Raises ConfigError if another version of Eddy wrote it."""
         found = re.fullmatch(rb"(\d+) (\d+) ([0-9a-f]{16})", value)
+        if value.startswith(REPAIRING):
+            raise ConfigError(
+                f"a repair of the changelog of partition {partition} has begun and not ended; run `eddy topics repair "
+                "--apply` again with this --group and --changelog-topic"
+            )
         if found is None:
             raise ConfigError(
                 f"the changelog of partition {partition} was written with another Eddy version, its row "
@@ -71,6 +79,12 @@ class Mark(NamedTuple):
                 "begin without history), or with the version that wrote it"
             )
         return cls(int(found[1]), int(found[2]), int(found[3], 16))
+
+    def accounts_for(self, users: int, checksum: int, broken: int) -> bool:
+        """True if these are the rows that were written, apart from `broken` rows that could not be read."""
+        if broken:
+            return users <= self.users <= users + broken
+        return (users, checksum) == (self.users, self.checksum)
 
 
 class Position(NamedTuple):
@@ -111,14 +125,14 @@ class Changelog:
 
         Raises ConfigError if an offset is beyond the partition's end: the topic is not the one it was committed on.
         """
-        committed = self._committed(partitions)
+        committed = self.committed(partitions)
         positions: dict[Partition, Position] = {}
-        for partition, (low, high) in self._ends(partitions).items():
+        for partition, (low, high) in self.ends(partitions).items():
             offset = committed[partition]
             if offset is not None and offset > high:
                 raise ConfigError(
                     f"group {self.group} has committed offset {offset} on {partition}, which ends at {high}: the topic "
-                    "was created again; start with another --group and --changelog-topic"
+                    f"was created again; {REPAIR}, or start with another --group and --changelog-topic"
                 )
             positions[partition] = Position(offset, low if offset is None else offset)
         return positions
@@ -137,6 +151,10 @@ class Changelog:
 
         self._read(partitions, lambda low, high: max(low, high - TAIL), keep)
         return marks
+
+    def read_raw(self, partitions: Sequence[Partition], take: Take) -> None:
+        """Read all rows as `read` does. The rows of POSITION_KEY are given to `take`, too, and are not decoded."""
+        self._read(partitions, lambda low, high: low, take)
 
     def read(self, partitions: Sequence[Partition], take: Take) -> dict[Partition, Mark]:
         """Read all rows up to the high watermark at the call. Returns the marks of the partitions that have one.
@@ -163,9 +181,9 @@ class Changelog:
         later ones. All partitions are read at the same time.
         """
         of_number = {partition.number: partition for partition in partitions}
-        ends = {p.number: end for p, end in self._ends([Partition(self._topic, n) for n in of_number]).items()}
+        ends = {p.number: end for p, end in self.ends([Partition(self._topic, n) for n in of_number]).items()}
         left = {number for number, (low, high) in ends.items() if high > low}
-        consumer = self._consumer("read_committed")
+        consumer = self.consumer("read_committed")
         try:
             consumer.assign([TopicPartition(self._topic, number, begin(*ends[number])) for number in left])
             deadline = self._watch.answered_s + STABLE_S
@@ -194,9 +212,9 @@ class Changelog:
         finally:
             consumer.close()
 
-    def _committed(self, partitions: Sequence[Partition]) -> dict[Partition, int | None]:
+    def committed(self, partitions: Sequence[Partition]) -> dict[Partition, int | None]:
         """The group's committed offsets, None where it has none. Waits while a transaction over them is pending."""
-        consumer = self._consumer("read_committed")
+        consumer = self.consumer("read_committed")
         asked = [TopicPartition(*partition) for partition in partitions]
         deadline = self._watch.answered_s + STABLE_S
         try:
@@ -217,19 +235,20 @@ class Changelog:
         finally:
             consumer.close()
 
-    def _ends(self, partitions: Sequence[Partition]) -> dict[Partition, tuple[int, int]]:
+    def ends(self, partitions: Sequence[Partition]) -> dict[Partition, tuple[int, int]]:
         """First offset and high watermark.
 
         A read_committed consumer would get the last stable offset as the end. That offset does not move while a
         transaction is open: another application's in the clicks, a dead worker's in the changelog.
         """
-        consumer = self._consumer("read_uncommitted")
+        consumer = self.consumer("read_uncommitted")
         try:
             return {p: consumer.get_watermark_offsets(TopicPartition(*p), timeout=CALL_S) for p in partitions}
         finally:
             consumer.close()
 
-    def _consumer(self, isolation: str) -> Consumer:
+    def consumer(self, isolation: str) -> Consumer:
+        """A consumer that asks for the group's offsets and reads topics, and never joins the group."""
         return connect(
             Consumer,
             self._broker,
@@ -248,6 +267,9 @@ class Changelog:
         )
 
 
+REPAIR = "run `eddy topics repair` to continue with the users' states"
+
+
 def disagreement(group: str, partition: Partition, committed: int | None, position: int | None) -> ConfigError:
     """The error for an offset and rows of a clicks partition that do not belong together. It says what to do.
 
@@ -257,17 +279,18 @@ def disagreement(group: str, partition: Partition, committed: int | None, positi
     if committed is None:
         return ConfigError(
             f"the changelog's rows are at offset {position} of {partition}, but group {group} has no committed offset "
-            "there: another group wrote the rows, or this group's offsets were deleted; start with the --group that "
-            "wrote the rows, or with another --changelog-topic"
+            "there: the clicks topic was created again, the group's offsets expired or were deleted, or another group "
+            f"wrote the rows; {REPAIR}, or start with the --group that wrote the rows, or with another "
+            "--changelog-topic"
         )
     if position is None:
         return ConfigError(
             f"group {group} is at offset {committed} of {partition}, but the changelog has no rows of that partition: "
-            "every user would begin without history; start with the --changelog-topic of this group, or, to begin "
-            "without history, with another --group as well"
+            "every user would begin without history; start with the --changelog-topic of this group, or run `eddy "
+            "topics repair --accept-lost-rows` to begin without history at this offset"
         )
     return ConfigError(
         f"the changelog's rows are at offset {position} of {partition}, but group {group} is at {committed}: its "
-        "offsets were reset, the topic was created again or the changelog is an older one; start with another --group "
-        "and --changelog-topic to read the clicks again"
+        f"offsets were reset, the topic was created again or the changelog is an older one; {REPAIR}, or start with "
+        "another --group and --changelog-topic to read the clicks again"
     )

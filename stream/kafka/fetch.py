@@ -142,7 +142,8 @@ class FetchThread(driver.AIOKafkaConsumerThread):
             if first[tp] <= position:
                 raise ConfigError(
                     f"{tp.topic}-{tp.partition} ends before offset {position}, the next one to read: Kafka lost "
-                    "decided clicks, or the topic was created again; start with another --group and --changelog-topic"
+                    "decided clicks, or the topic was created again; run `eddy topics repair` to continue with the "
+                    "users' states, or start with another --group and --changelog-topic"
                 )
             consumer.seek(tp, first[tp])
             lost[tp] = first[tp] - position

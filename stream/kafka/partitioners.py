@@ -136,7 +136,7 @@ class KeySample:
         while left:
             explains = _explained(left)
             name = max(explains, key=lambda name: explains[name])
-            if _by_chance(explains[name], sum(left.values()), 1 / self._partitions) > chance:
+            if by_chance(explains[name], sum(left.values()), 1 / self._partitions) > chance:
                 break
             found.append(name)
             left = {fits: n for fits, n in left.items() if name not in fits}
@@ -159,7 +159,7 @@ def _explained(pairs: Mapping[frozenset[str], int]) -> dict[str, int]:
     return {name: sum(n for fits, n in pairs.items() if name in fits) for name in PARTITIONERS}
 
 
-def _by_chance(fit: int, keys: int, chance: float) -> float:
+def by_chance(fit: int, keys: int, chance: float) -> float:
     """An upper bound on the probability that an unrelated partitioner matches at least `fit` of `keys` keys by chance.
 
     It is Chernoff's bound of the binomial tail: exp(-keys * KL(share || chance)).

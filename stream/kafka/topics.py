@@ -1,4 +1,4 @@
-"""The topics of a worker: created by `eddy topics create`, checked before every start, and never changed.
+"""The topics of a worker: created by `eddy topics create`, checked before every start, watched, and never changed.
 
 The changelog must be compacted and have as many partitions as the clicks topic: its partition p has the states of the
 users in partition p of the clicks topic. Kafka refuses a record that is larger than its topic's `max.message.bytes`,
@@ -8,9 +8,10 @@ and then the whole transaction fails. So this module reads the limits, and the w
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from stream.access.refusal import Admin
@@ -20,6 +21,9 @@ from stream.kafka_config import PLAINTEXT, KafkaConfig
 from stream.settings import Topics
 
 ANSWER_S = 6.0
+EVERY_S, DESCRIBE_S = 5.0, 4.0
+"""How often TopicWatch asks, and how long it waits for the answer."""
+
 COMPACTED = {
     "cleanup.policy": "compact",
     "min.cleanable.dirty.ratio": "0.2",  # compact early, because recovery reads all records that are not compacted
@@ -48,7 +52,7 @@ def create_topics(
     Raises ConfigError if the broker does not answer or refuses, or if existing topics do not fit.
     """
     admin = Admin(broker, config)
-    present = _partitions(admin, broker)
+    present = partition_counts(admin, broker)
     wanted = [name for name in msgspec.structs.astuple(topics) if name not in present]
     for name in wanted:
         settings = COMPACTED if name == topics.changelog else {}
@@ -60,13 +64,17 @@ def create_topics(
             if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise ConfigError(f"topic {name} could not be created: {exc.args[0].str()}") from exc
     found = _wait_for(admin, broker, topics)
+    check_same_partitions(found, topics)
     return {name: f"{'created' if name in wanted else 'exists'}, {count} partitions" for name, count in found.items()}
 
 
 def check_topics(broker: str, topics: Topics, config: KafkaConfig = PLAINTEXT) -> dict[str, int]:
-    """Return topic name -> number of partitions. Raises ConfigError if a worker cannot run with these topics."""
+    """Return topic name -> number of partitions. Raises ConfigError if a worker cannot run with these topics.
+
+    Call `check_same_partitions` next, except for a worker with --drain.
+    """
     admin = Admin(broker, config)
-    _partitions(admin, broker)  # first, because nothing else says why there is no connection
+    partition_counts(admin, broker)  # first, because nothing else says why there is no connection
     if not _embedded(admin):
         check_rights(admin, topics)
     return _check(admin, broker, topics)
@@ -90,18 +98,12 @@ def record_limits(broker: str, topics: Topics, longest_row: int, config: KafkaCo
 
 
 def _check(admin: Admin, broker: str, topics: Topics) -> dict[str, int]:
-    present = _partitions(admin, broker)
+    present = partition_counts(admin, broker)
     missing = [name for name in msgspec.structs.astuple(topics) if name not in present]
     if missing:
         raise ConfigError(
             f"no topic {', '.join(missing)} on {broker}; create what is missing with `eddy topics create "
             f"--broker {broker}`"
-        )
-    if present[topics.changelog] != present[topics.clicks]:
-        raise ConfigError(
-            f"topic {topics.changelog} has {present[topics.changelog]} partitions, {topics.clicks} has "
-            f"{present[topics.clicks]}: they must be equal; give another --changelog-topic, and another --group with "
-            "it, and create it with `eddy topics create`"
         )
     names = list(msgspec.structs.astuple(topics))
     configs = _configs(admin, names)
@@ -114,12 +116,23 @@ def _check(admin: Admin, broker: str, topics: Topics) -> dict[str, int]:
     return {name: present[name] for name in names}
 
 
+def check_same_partitions(present: Mapping[str, int], topics: Topics) -> None:
+    """Raises ConfigError if clicks and changelog have not the same number of partitions (topic -> partitions)."""
+    if present[topics.changelog] != present[topics.clicks]:
+        raise ConfigError(
+            f"topic {topics.changelog} has {present[topics.changelog]} partitions, {topics.clicks} has "
+            f"{present[topics.clicks]}: they must be equal. If partitions were added to {topics.clicks}, run `eddy "
+            "topics repair`, which moves the users' states. Else give another --changelog-topic, and another --group "
+            "with it, and create it with `eddy topics create`"
+        )
+
+
 def _embedded(admin: AdminClient) -> bool:
     """True for librdkafka's embedded broker, which compacts nothing, allows everything and answers few questions."""
     return bool((admin.list_topics(timeout=ANSWER_S).cluster_id or "").startswith("mockCluster"))
 
 
-def _partitions(admin: Admin, broker: str) -> dict[str, int]:
+def partition_counts(admin: Admin, broker: str) -> dict[str, int]:
     """Return topic -> number of partitions for every topic that this user may see. Raises ConfigError."""
     try:
         metadata = admin.list_topics(timeout=ANSWER_S)
@@ -138,7 +151,7 @@ def _wait_for(admin: Admin, broker: str, topics: Topics) -> dict[str, int]:
     """Wait until the brokers know the new topics, then check them as `check_topics` does."""
     deadline = time.monotonic() + ANSWER_S
     names = set(msgspec.structs.astuple(topics))
-    while not names <= _partitions(admin, broker).keys() and time.monotonic() < deadline:
+    while not names <= partition_counts(admin, broker).keys() and time.monotonic() < deadline:
         time.sleep(0.05)
     return _check(admin, broker, topics)
 
@@ -185,4 +198,76 @@ def _check_compaction(configs: Mapping[str, Mapping[str, str]], changelog: str) 
         raise ConfigError(
             f"topic {changelog} has cleanup.policy={policy}: Kafka would delete users' states; set it to compact with "
             f"kafka-configs.sh --alter --topic {changelog} --add-config cleanup.policy=compact"
+        )
+
+
+class Seen(NamedTuple):
+    """What a broker says of a topic."""
+
+    id: str
+    partitions: int
+
+
+class TopicWatch:
+    """Compares the topics with what they were when it was made. A broker that does not answer says nothing.
+
+    Without it Kafka's clients go on for minutes: a consumer keeps its partitions until it refreshes its metadata, a
+    deleted topic is waited for, and one that was created again is read at the old offset. Only the topic's id shows the
+    last one (KIP-516).
+    """
+
+    def __init__(self, broker: str, topics: Topics, config: KafkaConfig) -> None:
+        self._admin = Admin(broker, config)
+        self._topics = topics
+        self._missing: set[str] = set()
+        self._were = self._describe()[0]
+
+    def check(self) -> None:
+        """Raises ConfigError if a topic is not what it was. Blocks for up to DESCRIBE_S; call it every EVERY_S.
+
+        A topic must be missing twice: a new leader may not know it yet.
+        """
+        now, missing = self._describe()
+        for name in missing & self._missing:
+            raise ConfigError(
+                f"topic {name} was deleted while this worker ran; create it with `eddy topics create`, then run `eddy "
+                "topics repair` to continue with the users' states"
+            )
+        self._missing = missing
+        compare(self._were, now, self._topics)
+
+    def _describe(self) -> tuple[dict[str, Seen], set[str]]:
+        """The topics that the broker describes, and the names of those that it does not know."""
+        names = list(msgspec.structs.astuple(self._topics))
+        found: dict[str, Seen] = {}
+        missing: set[str] = set()
+        futures: Mapping[str, Any] = self._admin.describe_topics(TopicCollection(names), request_timeout=DESCRIBE_S)
+        for name, future in futures.items():
+            try:
+                topic = future.result(timeout=DESCRIBE_S)
+                found[name] = Seen(str(topic.topic_id), len(topic.partitions))
+            except KafkaException as exc:
+                if exc.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    missing.add(name)
+            except TimeoutError:
+                continue
+        return found, missing
+
+
+def compare(were: Mapping[str, Seen], now: Mapping[str, Seen], topics: Topics) -> None:
+    """Raises ConfigError if clicks or changelog have more partitions than they had, or were created again."""
+    for name in (topics.clicks, topics.changelog):
+        before, after = were.get(name), now.get(name)
+        if before is None or after is None or before == after:
+            continue
+        if before.id != after.id:
+            how = " --accept-lost-rows` if no copy of it can be restored" if name == topics.changelog else "`"
+            raise ConfigError(
+                f"topic {name} was deleted and created again while this worker ran: offsets and states do not fit it; "
+                f"stop the workers and run `eddy topics repair{how}"
+            )
+        raise ConfigError(
+            f"topic {name} has {after.partitions} partitions now, and {before.partitions} when this worker started: "
+            "users' clicks go to other partitions than their states; stop the workers and run `eddy topics repair`, "
+            "which moves the states"
         )

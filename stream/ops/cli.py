@@ -28,6 +28,7 @@ from stream.kafka_config import read_kafka_config
 from stream.ops.dead_letters import dead_letters
 from stream.ops.forget import forget
 from stream.ops.options import setting_option, take_settings, take_topics, topic_options, worker_options
+from stream.ops.repair import repair
 from stream.settings import unknown_variables
 
 MOUNTED = {
@@ -141,13 +142,17 @@ def _end(number: int, _: Any) -> NoReturn:
 
 @eddy.group()
 def topics() -> None:
-    """Create or check the topics of a worker.
+    """Create, check or repair the topics of a worker.
 
     \b
     Examples:
       eddy topics create --broker localhost:9092 --partitions 8 --replication 3
       eddy topics check --broker localhost:9092
+      eddy topics repair --broker localhost:9092 --group eddy
     """
+
+
+topics.add_command(repair)
 
 
 @topics.command()
@@ -199,9 +204,11 @@ def check(broker: str, kafka_config: str, as_json: bool, **given: Any) -> None:
     Example:
       eddy topics check --broker localhost:9092 --clicks-topic shop-clicks
     """
-    from stream.kafka.topics import check_topics
+    from stream.kafka.topics import check_same_partitions, check_topics
 
-    found = check_topics(broker, take_topics(given), read_kafka_config(kafka_config, os.environ))
+    topics = take_topics(given)
+    found = check_topics(broker, topics, read_kafka_config(kafka_config, os.environ))
+    check_same_partitions(found, topics)
     if as_json:
         click.echo(json.dumps(found))
         return

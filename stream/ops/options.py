@@ -36,6 +36,8 @@ HELP = {
     "click. 0: never.",
     "stay_in_group": "On SIGTERM keep the partitions for a restart under the same --worker-id within "
     "--session-timeout-s. Without it the other workers take them at once.",
+    "drain": "Decide the clicks that are there now and end with 0: before `eddy topics repair`, after partitions were "
+    "added.",
     "hang_s": "A producer is replaced if a call takes more seconds while Kafka answers.",
 }
 RULE_HELP = {

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
-from stream.state.row import CHECKSUM_BYTES, Rows
+from stream.state.row import CHECKSUM_BYTES, HEAD, Head, Rows
 
 
 def checksums(keys: Iterable[bytes], rows: Rows, rests: Sequence[bytes] | None = None) -> npt.NDArray[np.uint64]:
@@ -42,3 +42,10 @@ def intact(key: bytes, row: bytes) -> bool:
     """True if a row in the changelog, of any length, is one that some version of Eddy wrote for this user."""
     checksum, rest = row[:CHECKSUM_BYTES], row[CHECKSUM_BYTES:]
     return bool(rest) and xxh3_64_intdigest(rest, xxh3_64_intdigest(key)) == int.from_bytes(checksum, "little")
+
+
+def with_offset(key: bytes, row: bytes, offset: int) -> bytes:
+    """The row with another source_offset and the checksum that it then has."""
+    head = Head.of(row)._replace(source_offset=offset)
+    rest = HEAD.pack(*head)[CHECKSUM_BYTES:] + row[HEAD.size :]
+    return xxh3_64_intdigest(rest, xxh3_64_intdigest(key)).to_bytes(CHECKSUM_BYTES, "little") + rest

@@ -5,7 +5,8 @@ undefined. Therefore the eight-byte fields come first, and the length of the row
 """
 
 import hashlib
-from typing import Any
+import struct
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,24 @@ _FIELDS: list[tuple[str, Any]] = [
     ("last_ms", "<i8"),  # largest click time so far, ms since the epoch. A late click does not lower it
     ("clicks", "<u4"),  # number of processed clicks
 ]
+
+HEAD = struct.Struct("<QQqqI")
+"""The layout of _FIELDS: the beginning of every row, whatever the model."""
+
+
+class Head(NamedTuple):
+    """The fields of _FIELDS of one row."""
+
+    checksum: int
+    model: int
+    source_offset: int
+    last_ms: int
+    clicks: int
+
+    @classmethod
+    def of(cls, row: bytes) -> "Head":
+        """Raises struct.error if `row` is shorter than a head."""
+        return cls(*HEAD.unpack_from(row))
 
 
 def row_dtype(state: tuple[Tensor, ...], recent: int, kept: tuple[Tensor, ...] = ()) -> np.dtype[np.void]:

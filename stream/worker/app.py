@@ -26,7 +26,7 @@ from stream.errors import ConfigError, EddyError, NoAnswer
 from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import Delivery, WorkerLock
 from stream.kafka.fetch import OFFSET_RESET
-from stream.kafka.topics import check_topics, record_limits
+from stream.kafka.topics import TopicWatch, check_same_partitions, check_topics, record_limits
 from stream.kafka.transport import BatchTopic, BatchTransport
 from stream.kafka.waiting import KafkaWatch, watch_kafka
 from stream.kafka.watchdog import EXIT_OPERATOR, EXIT_WORKER, Brief, NoCoordinatorYet, Repeats, asked_to_end, end_app
@@ -40,7 +40,7 @@ from stream.wire.dead_letter import LONGEST_KEY
 from stream.wire.json import JsonCodec
 from stream.wire.pseudonym import pseudonymous
 from stream.worker.cycle import Cycles
-from stream.worker.hooks import connect, report_status
+from stream.worker.hooks import connect, end_when_drained, report_status, watch_topics
 from stream.worker.observe import Observed
 from stream.worker.served import open_engine
 from stream.worker.status import Status
@@ -93,12 +93,14 @@ def create_app(settings: Settings) -> faust.App:
     longest_row = engine.arena.dtype.itemsize + LONGEST_BYTES + LONGEST_KEY
     watch = watch_kafka(settings.broker, settings.topics.clicks, config)
     partitions, limits = _check_cluster(settings, config, watch, longest_row)
+    topic_watch = TopicWatch(settings.broker, settings.topics, config)
     _make_directory(Path(settings.data_dir))
     lock = None if settings.worker_id else WorkerLock(Path(settings.data_dir))
     worker_id = lock.worker_id if lock else settings.worker_id
 
     meter = Meter()
     observed = Observed(meter, model, engine.arena, partitions)
+    changelog = Changelog(settings.broker, settings.group, settings.topics.changelog, config, watch)
     cycles = Cycles(
         engine,
         codec,
@@ -111,7 +113,7 @@ def create_app(settings: Settings) -> faust.App:
             config,
             watch,
         ),
-        Changelog(settings.broker, settings.group, settings.topics.changelog, config, watch),
+        changelog,
         settings.topics,
         limits,
         settings.max_cycle_clicks,
@@ -122,7 +124,10 @@ def create_app(settings: Settings) -> faust.App:
     app.eddy_lock = lock  # it must live as long as the app
     logging.getLogger("aiokafka.consumer.group_coordinator").addFilter(NoCoordinatorYet())
     app.transport = BatchTransport(app.conf.broker_consumer, app, cycles.release, cycles.positions, watch)
-    connect(app, cycles, settings, worker_id, config)
+    connect(app, cycles, settings, worker_id, config, partitions)
+    watch_topics(app, topic_watch)
+    if settings.drain:
+        end_when_drained(app, cycles, changelog)
     key_sample, examples, event_types = observed.key_sample, observed.examples, model.manifest.event_types
     status = Status(meter, key_sample, examples, settings.topics, event_types, time.monotonic())
     report_status(app, cycles, status)
@@ -151,17 +156,20 @@ def _check_cluster(
 ) -> tuple[int, dict[str, int]]:
     """Wait for Kafka, then check topics and rights.
 
-    Returns the number of partitions of the clicks, and topic -> largest size of a record in bytes. Raises ConfigError.
+    Returns the number of partitions of the changelog, and topic -> largest size of a record in bytes.
+    Raises ConfigError.
     """
     while True:
         watch.wait()
         try:
-            partitions = check_topics(settings.broker, settings.topics, config)[settings.topics.clicks]
+            partitions = check_topics(settings.broker, settings.topics, config)
+            if not settings.drain:
+                check_same_partitions(partitions, settings.topics)
             limits = record_limits(settings.broker, settings.topics, longest_row, config)
             check_group_right(settings.broker, settings.group, config)
         except NoAnswer:  # it went away meanwhile
             continue
-        return partitions, limits
+        return partitions[settings.topics.changelog], limits
 
 
 def _make_directory(path: Path) -> None:

@@ -80,6 +80,8 @@ class Cycles:
         self._assignment: Assignment | None = None
         self._stale_at: float | None = None
         self._closed = False
+        self.settled = False
+        """True while all partitions of the assignment are recovered, or the group has given none."""
 
     # -- what the agent and the rebalance hooks call ------------------------------------------------------------------
 
@@ -91,6 +93,7 @@ class Cycles:
     def release(self) -> list[Any]:
         """Give up the chunks of which no cycle has begun, and end the assignment. Returns the events given up."""
         self._assignment = None
+        self.settled = False
         given_up = list(self._pending)
         self._pending.clear()
         return given_up
@@ -110,6 +113,7 @@ class Cycles:
     async def recover(self, partitions: Sequence[Partition], generation: int, member: bytes) -> Assignment:
         """Begin an assignment with the partitions that `Recovery.keep` keeps. Call `read` next for the others."""
         self._stale_at = None
+        self.settled = False
         self._assignment = await self._recovery.keep(partitions, generation, member)
         return self._assignment
 
@@ -122,12 +126,14 @@ class Cycles:
             self._assignment = None
             self._stale_at = self._watch.answered_s
             return {}
+        self.settled = True
         return found
 
     def stand_by(self) -> None:
         """The group has given no partitions to this worker: it waits as a spare."""
         self._assignment = None
         self._stale_at = None
+        self.settled = True
 
     async def run(self) -> None:
         """Decide on what arrives, until `close`. Each cycle:

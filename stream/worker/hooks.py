@@ -1,6 +1,8 @@
 """Connects a worker's cycles to Faust's hooks: rebalances, the agent of the clicks, the tasks, and the end."""
 
+import asyncio
 import logging
+import signal
 import time
 from typing import Any
 
@@ -8,10 +10,13 @@ import faust
 from faust.types.tuples import TP
 
 from stream.access.rights import lost_right
+from stream.errors import ConfigError
 from stream.events import Partition
+from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import group_metadata
+from stream.kafka.topics import EVERY_S, TopicWatch
 from stream.kafka.transport import assigned, leave_group, membership, seek
-from stream.kafka.watchdog import Rebalances, end_app, watch_group
+from stream.kafka.watchdog import CHECK_S, Rebalances, end_app, watch_group
 from stream.kafka_config import KafkaConfig
 from stream.settings import Settings
 from stream.worker.cycle import Cycles
@@ -21,9 +26,12 @@ from stream.worker.status import Status, report
 log = logging.getLogger(__name__)
 
 
-def connect(app: faust.App, cycles: Cycles, settings: Settings, worker_id: str, config: KafkaConfig) -> None:
+def connect(
+    app: faust.App, cycles: Cycles, settings: Settings, worker_id: str, config: KafkaConfig, partitions_held: int
+) -> None:
     """Connect the cycles to Faust's hooks. An error in a hook or task ends the process.
 
+    partitions_held  number of partitions of the changelog. Clicks in partitions that were added later are not read
     Faust awaits every hook and task in the event loop, also those of a rebalance, which the consumer thread starts.
     """
     rebalances = Rebalances()
@@ -43,7 +51,7 @@ def connect(app: faust.App, cycles: Cycles, settings: Settings, worker_id: str, 
         if rebalances.note(time.monotonic()):
             rebalances.warn(worker_id)
         generation, member_id = membership(app)
-        partitions = assigned(app)
+        partitions = [partition for partition in assigned(app) if partition.number < partitions_held]
         if generation < 0 or not partitions:
             cycles.stand_by()
             log.info("no partitions for this worker: generation=%d", generation)
@@ -82,6 +90,43 @@ def connect(app: faust.App, cycles: Cycles, settings: Settings, worker_id: str, 
         await cycles.close()
         if not settings.stay_in_group:
             await leave_group(app)
+
+
+def watch_topics(app: faust.App, watch: TopicWatch) -> None:
+    """End the process if a topic is deleted, created again or gets more partitions.
+
+    It leaves the group before. Else Kafka would give the next process under this id the assignment of this one, which
+    may be none for a topic that is there again.
+    """
+
+    @app.task
+    async def watch_topics() -> None:
+        while True:
+            await asyncio.sleep(EVERY_S)
+            try:
+                await asyncio.to_thread(watch.check)
+            except ConfigError as exc:
+                await leave_group(app)
+                end_app(app, exc)
+
+
+def end_when_drained(app: faust.App, cycles: Cycles, changelog: Changelog) -> None:
+    """End as after SIGTERM when this worker has decided the clicks that were there when it got its partitions."""
+    ends: dict[Partition, int] = {}
+
+    @app.task
+    async def end_when_drained() -> None:
+        while True:
+            await asyncio.sleep(CHECK_S)
+            positions = dict(cycles.positions())
+            new = [partition for partition in positions if partition not in ends]
+            if new:
+                found = await asyncio.to_thread(changelog.ends, new)
+                ends.update({partition: high for partition, (_, high) in found.items()})
+            if cycles.settled and all(next_ >= ends[partition] for partition, next_ in positions.items()):
+                log.info("drained: partitions=[%s]", ", ".join(map(str, sorted(positions))))
+                signal.raise_signal(signal.SIGTERM)
+                return
 
 
 def report_status(app: faust.App, cycles: Cycles, status: Status) -> None:

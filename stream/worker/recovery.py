@@ -227,11 +227,10 @@ class Recovery:
         old cannot be named, so the worker does not start with them.
         """
         broken, totals = sorted(self._broken.pop(partition, ())), self._arena.totals(partition)
-        users, checksum = (0, 0) if mark is None else (mark.users, mark.checksum)
-        most = max(MOST_BROKEN, int(users * MOST_BROKEN_SHARE))
-        explained = totals.users <= users <= totals.users + len(broken) if broken else (users, checksum) == totals
-        if not explained or len(broken) > most:
-            raise missing_rows(partition, Totals(users, checksum), totals, broken)
+        written = mark or Mark(0, 0, 0)
+        most = max(MOST_BROKEN, int(written.users * MOST_BROKEN_SHARE))
+        if not written.accounts_for(*totals, len(broken)) or len(broken) > most:
+            raise missing_rows(partition, Totals(written.users, written.checksum), totals, broken)
         if broken:
             log.error(
                 "broken rows in the changelog, their users begin without history: partition=%s rows=%d first_user=%s",
@@ -248,7 +247,8 @@ def missing_rows(partition: Partition, written: Totals, read: Totals, broken: Se
         f"the changelog of partition {partition} lost or changed rows: {written.users} users with checksum "
         f"{written.checksum:016x} were written, {read.users} with {read.checksum:016x} are there{first}. Check that "
         "its topic has cleanup.policy=compact and that nothing else writes to it or deletes its records. Restore the "
-        "topic from a copy, or set another --changelog-topic and --group to begin without history"
+        "topic from a copy, or run `eddy topics repair --accept-lost-rows`: users without a row then begin without "
+        "history"
     )
 
 

@@ -81,7 +81,7 @@ def test_changelog_that_lost_rows_is_refused(lane: Lane) -> None:
         future.result(30)
     set_config(admin, lane.topics.changelog, "cleanup.policy", "compact")
     line = refusal(lane)
-    for words in ("clicks-0 lost or changed rows", "cleanup.policy=compact", "--changelog-topic"):
+    for words in ("clicks-0 lost or changed rows", "cleanup.policy=compact", "topics repair --accept-lost-rows"):
         assert words in line
 
 

@@ -92,6 +92,7 @@ OTHERS = {
     "max_cycle_clicks": 10,
     "session_timeout_s": 45.0,
     "stay_in_group": True,
+    "drain": True,
     "hang_s": 2.0,
     "forget_after_days": 7.5,
 }

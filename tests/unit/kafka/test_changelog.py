@@ -237,13 +237,13 @@ def test_no_user_has_the_position_as_key() -> None:
 @pytest.mark.parametrize(
     ("committed", "position", "words"),
     [
-        (None, 7, ["at offset 7", "no committed offset", "--group that", "--changelog-topic"]),
+        (None, 7, ["at offset 7", "no committed offset", "--group that", "--changelog-topic", "topics repair"]),
         (
             9,
             None,
-            ["is at offset 9", "no rows of that partition", "--changelog-topic of this group", "--group as well"],
+            ["is at offset 9", "no rows of that partition", "--changelog-topic of this group", "--accept-lost-rows"],
         ),
-        (9, 7, ["at offset 7", "is at 9", "another --group and --changelog-topic"]),
+        (9, 7, ["at offset 7", "is at 9", "topics repair", "another --group and --changelog-topic"]),
     ],
 )
 def test_offsets_and_rows_that_disagree_are_an_error_with_the_remedy(

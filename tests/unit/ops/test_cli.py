@@ -225,7 +225,7 @@ def test_a_bug_is_one_line_too(capsys: pytest.CaptureFixture[str], monkeypatch: 
     ("arguments", "answer", "expected"),
     [
         (["create", "--partitions", "3"], {"clicks": "created, 3 partitions"}, {"clicks": "created, 3 partitions"}),
-        (["check"], {"clicks": 3}, {"clicks": 3}),
+        (["check"], {"clicks": 3, "eddy-changelog": 3}, {"clicks": 3, "eddy-changelog": 3}),
     ],
 )
 def test_topics_can_be_read_by_a_program(
@@ -238,7 +238,7 @@ def test_topics_can_be_read_by_a_program(
     assert msgspec.json.decode(done.stdout) == expected
 
 
-@pytest.mark.parametrize("command", ["topics create", "topics check"])
+@pytest.mark.parametrize("command", ["topics create", "topics check", "topics repair"])
 def test_each_topics_command_has_an_example(command: str) -> None:
     """`--help` shows a command line that works."""
     shown = CliRunner().invoke(eddy, [*command.split(), "--help"])
