@@ -12,15 +12,12 @@ Sources: KIP-98, KIP-447; librdkafka's INTRODUCTION.md, "Transactional producer"
 
 import asyncio
 import enum
-import fcntl
 import logging
-import os
 import struct
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
@@ -89,33 +86,6 @@ def group_metadata(group: str, generation: int, member_id: str, instance_id: str
         raise Fenced(f"no membership in group {group} (generation {generation}); offsets would be written unfenced")
     instance = b"\x01" if instance_id is None else b"\x00" + instance_id.encode() + b"\x00"
     return b"CGMDv2:" + struct.pack("=i", generation) + group.encode() + b"\0" + member_id.encode() + b"\0" + instance
-
-
-class WorkerLock:
-    """A worker number that no other process with this `data_dir` uses. The lock is held until the process ends."""
-
-    def __init__(self, data_dir: Path) -> None:
-        """Lock the lowest free number. Raises ConfigError if `data_dir` cannot be written."""
-        try:
-            data_dir.mkdir(parents=True, exist_ok=True)
-            number = 0
-            while not self._lock(data_dir / f"worker-{number}.lock"):
-                number += 1
-        except OSError as exc:
-            raise ConfigError(
-                f"no worker number can be locked in {data_dir} ({exc.strerror}); give --worker-id or another --data-dir"
-            ) from exc
-        self.worker_id = str(number)
-
-    def _lock(self, path: Path) -> bool:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(file)
-            return False
-        self._file = file  # the lock lives as long as the open file
-        return True
 
 
 class Undecided(Exception):

@@ -20,11 +20,13 @@ import faust
 from mode.supervisors import CrashingSupervisor
 
 from stream.access.credentials import faust_options
+from stream.access.place import WorkerLock, client_id, wait_for_place
+from stream.access.refusal import Admin
 from stream.access.rights import check_group_right
 from stream.detect.pvalue import usable_alpha
 from stream.errors import ConfigError, EddyError, NoAnswer
 from stream.kafka.changelog import Changelog
-from stream.kafka.delivery import Delivery, WorkerLock
+from stream.kafka.delivery import Delivery
 from stream.kafka.fetch import OFFSET_RESET
 from stream.kafka.topics import TopicWatch, check_same_partitions, check_topics, record_limits
 from stream.kafka.transport import BatchTopic, BatchTransport
@@ -97,6 +99,7 @@ def create_app(settings: Settings) -> faust.App:
     _make_directory(Path(settings.data_dir))
     lock = None if settings.worker_id else WorkerLock(Path(settings.data_dir))
     worker_id = lock.worker_id if lock else settings.worker_id
+    wait_for_place(Admin(settings.broker, config), settings.group, f"eddy-{worker_id}", settings.session_timeout_s)
 
     meter = Meter()
     observed = Observed(meter, model, engine.arena, partitions)
@@ -185,7 +188,7 @@ def _faust_app(settings: Settings, worker_id: str, config: KafkaConfig) -> faust
     return faust.App(
         settings.group,
         broker=[f"aiokafka://{address.strip()}" for address in settings.broker.split(",")],
-        broker_client_id=f"eddy-{worker_id}",
+        broker_client_id=client_id(worker_id),
         consumer_group_instance_id=f"eddy-{worker_id}",  # a restart causes no rebalance
         broker_session_timeout=session_s,
         broker_heartbeat_interval=HEARTBEAT_S,

@@ -1,10 +1,8 @@
 """The outcomes of a transaction, with a producer that answers as librdkafka does."""
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +21,6 @@ from stream.kafka.delivery import (
     Outcome,
     Record,
     Undecided,
-    WorkerLock,
     group_metadata,
 )
 
@@ -351,26 +348,3 @@ def test_offsets_are_never_sent_without_a_membership(generation: int, member: st
     """Kafka takes the offsets of a producer that names no member, whoever has the partition."""
     with pytest.raises(Fenced, match="no membership in group shop"):
         group_metadata("shop", generation, member, None)
-
-
-def test_workers_of_one_machine_have_the_lowest_free_numbers(tmp_path: Path) -> None:
-    """The number of a worker that has ended is used again, so there are few transactional ids."""
-    directory = tmp_path / "not" / "there"
-    locks = [WorkerLock(directory) for _ in range(3)]
-    assert [lock.worker_id for lock in locks] == ["0", "1", "2"]
-    os.close(locks[1]._file)  # as the kernel does at the end of a process
-    assert WorkerLock(directory).worker_id == "1"
-    assert WorkerLock(directory).worker_id == "3"
-
-
-def test_workers_with_different_directories_have_their_own_numbers(tmp_path: Path) -> None:
-    """Two groups on one machine have separate numbers with different --data-dir."""
-    one, two = WorkerLock(tmp_path / "a"), WorkerLock(tmp_path / "b")
-    assert (one.worker_id, two.worker_id) == ("0", "0")
-
-
-def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    """If the data directory is a file, one line names both remedies."""
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"file.*--worker-id or another --data-dir"):
-        WorkerLock(tmp_path / "file")

@@ -1,0 +1,138 @@
+"""The id of a worker, and whether a living process works under it already.
+
+Kafka lets the later process take the place of the earlier one, in the group and as a producer. That is right after a
+crash. If both are alive, they take it from each other for ever. Kafka does not show whether a member lives until its
+session ends, so a worker writes its host and process into its client id.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import KafkaException
+
+from stream.access.refusal import Admin
+from stream.errors import ConfigError
+
+ANSWER_S = 6.0
+POLL_S = 0.25
+GRACE_S = 2.0
+"""Kafka ends a session a little late."""
+
+log = logging.getLogger(__name__)
+
+
+class WorkerLock:
+    """A worker id that no other process uses. The lock is held until the process ends.
+
+    worker_id  the lowest number that is free in `data_dir`, and eight random hex digits of this directory, because
+               every machine has a number 0
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        """Lock the lowest free number. Raises ConfigError if `data_dir` cannot be written."""
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True)
+            mark = _mark_of(data_dir)
+            number = 0
+            while not self._lock(data_dir / f"worker-{number}.lock"):
+                number += 1
+        except OSError as exc:
+            raise ConfigError(
+                f"no worker number can be locked in {data_dir} ({exc.strerror}); give --worker-id or another --data-dir"
+            ) from exc
+        self.worker_id = f"{number}-{mark}"
+
+    def _lock(self, path: Path) -> bool:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            return False
+        self._file = file  # the lock lives as long as the open file
+        return True
+
+
+def _mark_of(data_dir: Path) -> str:
+    """Eight random hex digits, the same ones for every process with this directory."""
+    path, new = data_dir / "machine", secrets.token_hex(4)
+    with contextlib.suppress(FileExistsError):
+        own = data_dir / f"machine-{os.getpid()}"
+        own.write_text(new)
+        try:
+            os.link(own, path)  # it fails if there is one, and no process sees an empty file
+        finally:
+            own.unlink()
+    return path.read_text().strip()
+
+
+def client_id(worker_id: str) -> str:
+    """The client id of this process: worker, host and process number."""
+    return f"eddy-{worker_id}@{socket.gethostname()}/{os.getpid()}"
+
+
+def wait_for_place(admin: Admin, group: str, instance_id: str, session_timeout_s: float) -> None:
+    """Return when no living process has the place `instance_id` in the group.
+
+    A process of this machine that has ended is known at once. Of any other one, its session shows it: if it is there
+    after a session timeout, it is alive. A broker that does not answer the question is believed to have no member.
+    Raises ConfigError that names the living process.
+    """
+    holder = _holder(admin, group, instance_id)
+    if holder is None or has_ended(holder.client_id):
+        return
+    log.warning(
+        "another process is in the group under this worker id, so this one waits until its session ends: worker=%s "
+        "host=%s",
+        holder.client_id,
+        holder.host,
+    )
+    first, deadline = holder.member_id, time.monotonic() + session_timeout_s + GRACE_S
+    while time.monotonic() < deadline:
+        time.sleep(POLL_S)
+        holder = _holder(admin, group, instance_id)
+        if holder is None or has_ended(holder.client_id):
+            return
+        if holder.member_id != first:
+            break
+    raise ConfigError(
+        f"another worker is alive under this id: {holder.client_id} on {holder.host}; give each worker of a group its "
+        "own --worker-id, or end the other one"
+    )
+
+
+def has_ended(client_id: str) -> bool:
+    """True if a worker's client id is that of a process of this machine that has ended.
+
+    This process itself has ended before, too: in a container every start has the same number.
+    """
+    host, _, number = client_id.rpartition("@")[2].rpartition("/")
+    if host != socket.gethostname() or not number.isdigit():
+        return False
+    if int(number) == os.getpid():
+        return True
+    try:
+        os.kill(int(number), 0)
+        stat = Path(f"/proc/{number}/stat").read_text()
+    except ProcessLookupError:
+        return True
+    except OSError:  # a process of another user, or a system without /proc
+        return False
+    return stat.rpartition(")")[2].split()[0] in "ZX"  # killed, and its parent has not asked for its exit code yet
+
+
+def _holder(admin: Admin, group: str, instance_id: str) -> Any:
+    """The member of the group with this instance id; None if there is none."""
+    future = admin.describe_consumer_groups([group], request_timeout=ANSWER_S)[group]
+    try:
+        members = future.result(timeout=ANSWER_S).members
+    except (KafkaException, TimeoutError):
+        return None
+    return next((member for member in members if member.group_instance_id == instance_id), None)
