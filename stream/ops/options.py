@@ -28,7 +28,8 @@ HELP = {
     "k": "Recommendations per click.",
     "exclude_recent": "Do not recommend the items of the user's last N clicks. 0: exclude nothing.",
     "alpha": "Alert when the p-value of a click is at most this: the nominal false-alarm rate per click.",
-    "max_future_s": "A click that is more seconds ahead of the worker's clock is a dead letter.",
+    "max_future_s": "A click that is more seconds ahead of the worker's clock and of Kafka's timestamp of its "
+    "message is a dead letter.",
     "max_message_bytes": "A longer message is a dead letter.",
     "max_cycle_clicks": "Largest number of clicks in one transaction. A larger value raises throughput and latency.",
     "session_timeout_s": "A worker that sends no heartbeat for so many seconds loses its partitions.",

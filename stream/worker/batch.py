@@ -23,6 +23,10 @@ from stream.worker.served import anomalies, recommendations
 
 MODEL_FAILED = BadClick("model_failed", "the model's result for the click is not finite; the state is unchanged")
 
+TRUSTED_MS = 86_400_000
+"""A worker's clock that is behind Kafka's timestamp of a message by up to a day is corrected. It covers every mistake
+of a time zone. A producer whose clock is further ahead cannot move the time of its users and partitions."""
+
 log = logging.getLogger(__name__)
 
 
@@ -74,11 +78,12 @@ def process(
 
     limits    topic -> largest size in bytes of a record's key and value together
     expected  partition -> offset at which its first chunk must begin
-    now_ms    current time of the worker, ms since the epoch
+    now_ms    current time of the worker, ms since the epoch. Of a message that Kafka or its producer stamped later, the
+              stamp is the current time, up to TRUSTED_MS ahead: else a worker whose clock is behind refuses every click
     Raises RuntimeError if a chunk does not begin at the end of the previous chunk of its partition.
     """
     engine.refresh()
-    decode = codec.decode
+    decode, latest_ms = codec.decode, now_ms + TRUSTED_MS
     codec.left_out.clear()
     clicks: list[Click] = []
     origins: list[Origin] = []
@@ -97,7 +102,9 @@ def process(
         for record in chunk.records:
             origin = Origin(*partition, record.offset)
             try:
-                clicks.append(decode(record.key, record.value, now_ms))
+                stamp = record.timestamp
+                seen_ms = now_ms if stamp <= now_ms else min(stamp, latest_ms)
+                clicks.append(decode(record.key, record.value, seen_ms))
                 origins.append(origin)
                 taken.append(record)
             except BadClick as exc:

@@ -24,6 +24,9 @@ from stream.model.runtime import Model
 from stream.state.arena import Arena
 from stream.worker.batch import Batch, Refused
 
+CLOCK_S = 60.0
+"""A message with a timestamp that is further ahead of the worker's clock shows that one of two clocks is wrong."""
+
 KEYS_PER_BATCH = 64
 LETTERS_PER_BATCH = 5
 MAX_DECODED_BYTES = 65_536
@@ -82,7 +85,12 @@ class Observed:
         for field, n in batch.left_out.items():
             count("left_out", n, field=field)
         self.meter.level("users", len(self._arena))
-        self.meter.observe("latency", (self._clock_ms() - stamps[stamps > 0]) / 1000.0)
+        age_s = (self._clock_ms() - stamps[stamps > 0]) / 1000.0
+        self.meter.observe("latency", age_s)
+        early = age_s[age_s < -CLOCK_S]
+        if len(early):
+            count("early", len(early))
+            self.meter.level("early_s", -float(np.median(early)))
         self._sample_letters(batch.refused)
         self._sample_keys(chunks, batch.refused)
 

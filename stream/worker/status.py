@@ -126,6 +126,7 @@ class Status:
                 dead_letters(before, now, self._examples, topics),
                 unknown_items(before, now),
                 unknown_event_types(before, now, self._event_types),
+                clocks(before, now),
                 partitioners(self._key_sample.verdict(), topics.clicks),
             )
             if line is not None
@@ -214,6 +215,19 @@ def unknown_event_types(before: Snapshot, now: Snapshot, known: Sequence[str]) -
         f"most clicks have an event type that the model does not know: unknown={unknown} clicks={clicks} "
         f"known_event_types={','.join(known) or 'none'}; change the producer to send these, or train on a log with "
         "the producer's event types",
+    )
+
+
+def clocks(before: Snapshot, now: Snapshot) -> Line | None:
+    """Return a warning if more than half of the messages between two snapshots have later times than the worker."""
+    messages, early = (now.count(name) - before.count(name) for name in ("messages", "early"))
+    if messages < FEWEST_CLICKS or 2 * early <= messages:
+        return None
+    return Line(
+        logging.WARNING,
+        "clocks",
+        f"this worker's clock is behind Kafka's timestamps: behind_s={now.level('early_s') or 0:.0f} "
+        f"messages={messages} early={early}; correct this machine's clock (NTP), or that of the producers",
     )
 
 

@@ -124,6 +124,23 @@ def test_a_click_before_the_begin_of_its_chunk_is_not_decided_again(
     assert "repeated clicks skipped" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("stamp_h", "click_h", "refused"), [(0, 2, 1), (2, 2, 0), (2, 3.5, 1), (24, 24, 0), (26, 26, 1), (-30, 0, 0)]
+)
+def test_a_worker_whose_clock_is_behind_judges_by_the_messages_stamp(
+    model_dir: Path, stamp_h: float, click_h: float, refused: int
+) -> None:
+    """A click may be an hour ahead of clock or Kafka's timestamp, the later one; that counts up to a day ahead."""
+    engine = open_engine(load_model(model_dir, "cpu"), model_dir, 5, 1, 0.001)
+    limits = dict.fromkeys(msgspec.structs.astuple(Topics()), 1_000_000)
+    record = message(0, "a", "i1", NOW_MS + int(click_h * HOUR_MS))
+    record.timestamp = NOW_MS + int(stamp_h * HOUR_MS)
+    clicks_0 = Partition("clicks", 0)
+    chunks = [Chunk(clicks_0, 1, 0, 1, 0, [record], 10)]
+    batch = process(engine, JsonCodec(65_536, HOUR_MS), Topics(), limits, chunks, {clicks_0: 0}, NOW_MS)
+    assert [letter.why.reason for letter in batch.refused] == ["future_timestamp"] * refused
+
+
 def test_a_forgotten_user_is_a_tombstone_in_the_changelog(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record has the user's key, no value and the row's partition, so compaction removes the row."""
     sweep_all_slots(monkeypatch)

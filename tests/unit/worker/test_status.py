@@ -58,6 +58,19 @@ def warnings(lines: list[Line]) -> list[str]:
     return [line.text for line in lines if line.level == logging.WARNING]
 
 
+def test_a_clock_that_is_behind_is_a_warning() -> None:
+    """If most messages are from later than now, one line says by how much; a few early ones are a producer's matter."""
+    worker = Worker()
+    worker.clicks(100)
+    worker.meter.count("early", 40)
+    worker.meter.level("early_s", 3600.0)
+    assert not warnings(worker.run(CHECK_S))
+    worker.meter.count("early", 20)
+    [line] = warnings(worker.run(CHECK_S))
+    assert "clock is behind" in line
+    assert "behind_s=3600" in line
+
+
 def test_the_status_line_holds_the_figures_of_its_interval() -> None:
     """Rates, shares and quantiles are of the last 30 s; lag and users are current."""
     worker = Worker()
