@@ -124,8 +124,8 @@ class Settings(Struct, frozen=True):
     k                  recommendations per click
     exclude_recent     a list has none of the items of the user's last N clicks; 0 = exclude nothing
     alpha              alert when the p-value is at most this: the nominal false-alarm rate per click
-    max_future_s       s; a click that is further ahead of the worker's clock, or of its message's Kafka timestamp if that is
-                       later, is bad: it has a wrong unit or clock
+    max_future_s       s; a click that is further ahead of the clock is bad: it has a wrong unit. The clock is this
+                       worker's or the Kafka timestamp of the click's message, the later one
     max_message_bytes  a longer message is bad; a normal click has a few hundred bytes
     max_cycle_clicks   largest number of clicks in one transaction. A larger value raises throughput and latency (a
                        commit of 5,000 clicks takes about 50 ms)

@@ -12,6 +12,7 @@ partitions are recovered, a thread that reads the changelog (worker.recovery).
 
 import asyncio
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,10 @@ TICK_S = 1.0
 
 ROLL_BACKS = 10
 """The worker ends after so many roll-backs of one batch; it would otherwise repeat a bad batch for ever."""
+
+ENGINE_SLOW_S, ENGINE_HANGS_S = 20.0, 300.0
+"""The log says that one call in the engine thread takes so long, and the worker ends. A cycle takes less than a second,
+but a GPU may compile its kernels for minutes at the first one."""
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +84,8 @@ class Cycles:
         self._arrived = asyncio.Event()
         self._assignment: Assignment | None = None
         self._stale_at: float | None = None
+        self._busy_since_s: float | None = None  # since when a call runs in the engine thread
+        self._reported_s = 0.0
         self._closed = False
         self.settled = False
         """True while all partitions of the assignment are recovered, or the group has given none."""
@@ -109,6 +116,27 @@ class Cycles:
         """
         if self._stale_at is not None and self._watch.answered_s - self._stale_at > limit_s:
             raise TimeoutError(f"no rebalance for {limit_s:.0f} s after the group refused this worker's offsets")
+
+    def check_engine(self) -> None:
+        """Log a warning if the engine thread has been busy with one call for ENGINE_SLOW_S, and again as often.
+
+        Raises TimeoutError after ENGINE_HANGS_S. An outage does not count, nor the time of a frozen process.
+        """
+        if self._busy_since_s is None:
+            return
+        now_s = self._watch.answered_s
+        busy_s, at = now_s - self._busy_since_s, _line_of(self._thread)
+        if busy_s > ENGINE_HANGS_S:
+            raise TimeoutError(f"the engine has worked on one batch for {busy_s:.0f} s; it is at {at}")
+        if now_s - max(self._reported_s, self._busy_since_s) > ENGINE_SLOW_S:
+            self._reported_s = now_s
+            log.warning(
+                "no click is decided, the engine works on one batch: busy_s=%.0f at=%s; the model is too slow for "
+                "--max-cycle-clicks, or it hangs: then the worker ends after %.0f s",
+                busy_s,
+                at,
+                ENGINE_HANGS_S,
+            )
 
     async def recover(self, partitions: Sequence[Partition], generation: int, member: bytes) -> Assignment:
         """Begin an assignment with the partitions that `Recovery.keep` keeps. Call `read` next for the others."""
@@ -218,5 +246,18 @@ class Cycles:
         return process(self._engine, self._codec, self._topics, self._limits, chunks, expected, self._clock_ms())
 
     async def _in_engine(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Run a call in the engine thread and wait for it."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
+        """Run a call in the engine thread and wait for it. One at a time; `check_engine` notices a long one."""
+        self._busy_since_s = self._watch.answered_s
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
+        finally:
+            self._busy_since_s = None
+
+
+def _line_of(pool: ThreadPoolExecutor) -> str:
+    """The line of Python that the pool's thread is at."""
+    for thread in pool._threads:
+        frame = sys._current_frames().get(thread.ident or 0)
+        if frame is not None:
+            return f"{frame.f_code.co_filename.rpartition('/stream/')[2]}:{frame.f_lineno} {frame.f_code.co_name}"
+    return "no line"

@@ -82,6 +82,7 @@ def connect(
     async def watch() -> None:
         async def check() -> None:
             cycles.check_rejoined(3 * settings.session_timeout_s)
+            cycles.check_engine()
 
         await watch_group(app, check)
 

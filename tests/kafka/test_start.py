@@ -202,6 +202,21 @@ def test_second_worker_with_one_id_is_refused(lane: Lane) -> None:
     lane.assert_as_if_nothing_had_happened()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_full_disk_under_the_log_stops_nothing(lane: Lane) -> None:
+    """No line can be written, from the first to the last: clicks are decided, and SIGTERM ends the worker with 0."""
+    lane.produce(clicks(500))
+    with open("/dev/full", "wb", buffering=0) as full:
+        process = subprocess.Popen(
+            lane.arguments(), stdout=full, stderr=full, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
+    (lane.directory / "none.log").touch()
+    lane.workers.append(Worker(process, lane.directory / "none.log"))
+    lane.wait_for_clicks(deadline_s=60)
+    assert lane.workers[-1].end(signal.SIGTERM) == 0
+    lane.assert_as_if_nothing_had_happened()
+
+
 def test_faust_command_line_starts_a_worker_from_the_environment(lane: Lane, tmp_path: Path) -> None:
     """`faust -A stream.worker.app worker` does what `eddy worker` does, with EDDY_* as settings. No port is opened."""
     with socket.socket() as free:

@@ -1,6 +1,7 @@
 """A worker that is asked to end ends cleanly, whatever its loop is waiting for."""
 
 import asyncio
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -49,6 +50,42 @@ def test_idle_loop_ends_when_the_worker_closes(model_dir: Path, monkeypatch: pyt
 
     asyncio.run(idle_then_close())
     assert ticks
+
+
+def test_engine_that_hangs_is_reported_and_ends_the_worker(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After 20 s a line says where the engine is, and again every 20 s; after 5 minutes the worker ends."""
+    monkeypatch.setattr(cycle, "TICK_S", 0.001)
+    engine = open_engine(load_model(model_dir, "cpu"), model_dir, 20, 1, 0.001)
+    stubs: Any = (Delivery(), None)
+    watch: Any = SimpleNamespace(answered_s=1_000.0, breaks=0)
+    limits = dict.fromkeys(msgspec.structs.astuple(Topics()), 1_000_000)
+    entered, go_on = threading.Event(), threading.Event()
+
+    def hangs(now_ms: int) -> None:
+        entered.set()
+        go_on.wait(30)
+
+    async def hang() -> None:
+        cycles = Cycles(engine, JsonCodec(65_536, 1), *stubs, Topics(), limits, 1_000, watch=watch)
+        monkeypatch.setattr(engine, "tick", hangs)
+        running = asyncio.create_task(cycles.run())
+        await asyncio.to_thread(entered.wait, 30)
+        for passed_s, lines in ((0, 0), (19, 0), (21, 1), (30, 1), (42, 2)):
+            watch.answered_s = 1_000.0 + passed_s
+            cycles.check_engine()
+            assert len(caplog.records) == lines, passed_s
+        assert "busy_s=42 at=" in caplog.text
+        watch.answered_s = 1_301.0
+        with pytest.raises(TimeoutError, match="301 s"):
+            cycles.check_engine()
+        go_on.set()
+        await cycles.close()
+        await asyncio.wait_for(running, 10)
+        cycles.check_engine()
+
+    asyncio.run(hang())
 
 
 def test_group_is_not_asked_while_the_worker_stops() -> None:
