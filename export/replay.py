@@ -11,8 +11,8 @@ from typing import Any
 from export.log.log import Log, log_clicks
 from stream.errors import BadClick, ConfigError
 from stream.events import Click
-from stream.kafka.messages import Publisher
 from stream.kafka_config import PLAINTEXT, KafkaConfig
+from stream.ops.messages import Publisher
 from stream.wire.fields import time_ms
 from stream.wire.json import JsonCodec, encode
 

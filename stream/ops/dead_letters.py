@@ -17,7 +17,7 @@ from stream.kafka_config import read_kafka_config
 from stream.ops.options import setting_option, topic_option
 
 if TYPE_CHECKING:
-    from stream.kafka.messages import Publisher
+    from stream.ops.messages import Publisher
 
 RETRY_HEADER = "eddy-retry"
 """Header of a message that was published again; its value is the id of the dead letter."""
@@ -98,7 +98,7 @@ def dead_letters(
       eddy dead-letters --reason not_json --show --limit 3
       eddy dead-letters --reason model_failed --publish --broker k1:9092 --kafka-config client.properties
     """
-    from stream.kafka.messages import Publisher, read_messages
+    from stream.ops.messages import Publisher, read_messages
 
     if show and publish:
         raise click.UsageError("give either --show or --publish.")

@@ -37,7 +37,7 @@ def forget(
       eddy forget u17
       eddy forget --file users.txt --broker k1:9092 --kafka-config client.properties
     """
-    from stream.kafka.messages import Publisher
+    from stream.ops.messages import Publisher
 
     keys = [_key(user) for user in [*users, *_lines(path)]]
     if not keys:
