@@ -62,6 +62,8 @@ def test_versions_are_pinned_exactly(name: str) -> None:
         (driver.Consumer.verify_event_path, ["self", "now", "tp"]),
         (driver.Consumer._new_consumer_thread, ["self"]),
         (driver.AIOKafkaConsumerThread._create_worker_consumer, ["self", "transport"]),
+        (driver.AIOKafkaConsumerThread.on_start, ["self"]),
+        (driver.AIOKafkaConsumerThread.on_thread_stop, ["self"]),
         (driver.AIOKafkaConsumerThread._seek_wait, ["self", "consumer", "partitions"]),
         (
             driver.AIOKafkaConsumerThread._fetch_records,

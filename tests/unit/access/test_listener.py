@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from stream.access import listener
-from stream.access.listener import Listener, ask_listener
+from stream.access.listener import Listener, ask_listener, why_silent
 from stream.access.refusal import why_refused
 from stream.kafka_config import PLAINTEXT, KafkaConfig
 
@@ -62,3 +62,14 @@ def test_nobody_there_is_no_refusal() -> None:
     """A broker that is down is waited for or looked for; no property is wrong."""
     assert ask_listener("127.0.0.1:9") is None
     assert why_refused("127.0.0.1:9,127.0.0.1:1", PLAINTEXT, []) is None
+
+
+def test_the_reason_of_a_silence_is_what_a_connection_meets() -> None:
+    """A port without a listener, one that accepts and says nothing, and a name that does not exist."""
+    with socket.create_server(("127.0.0.1", 0)) as mute, socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        silent, refused = (f"127.0.0.1:{one.getsockname()[1]}" for one in (mute, closed))
+        assert why_silent(f"{silent}, {refused},no-such-host.invalid:9092") == (
+            f"{silent}: accepts a connection and does not answer; {refused}: connection refused; "
+            "no-such-host.invalid:9092: the name does not resolve"
+        )

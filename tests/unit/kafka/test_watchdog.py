@@ -1,11 +1,26 @@
-"""The log lines about a consumer group with a problem: enough to act on, and not too many."""
+"""The log lines about a group or cluster with a problem are enough to act on and not too many; the exit codes."""
 
 import logging
+import os
 import time
+from types import SimpleNamespace
+from typing import Any, cast
 
-from aiokafka.errors import GroupCoordinatorNotAvailableError, NodeNotReadyError
+import pytest
+from aiokafka.errors import GroupCoordinatorNotAvailableError, NodeNotReadyError, TopicAuthorizationFailedError
 
-from stream.kafka.watchdog import NO_COORDINATOR, REBALANCES_PER_MINUTE, NoCoordinatorYet, Rebalances, Repeats
+from stream.errors import ConfigError
+from stream.kafka.watchdog import (
+    EXIT_OPERATOR,
+    EXIT_WORKER,
+    NO_COORDINATOR,
+    REBALANCES_PER_MINUTE,
+    Brief,
+    NoCoordinatorYet,
+    Rebalances,
+    Repeats,
+    end_app,
+)
 
 
 def test_a_group_that_keeps_rebalancing_is_noticed() -> None:
@@ -46,3 +61,54 @@ def test_repeated_library_messages_come_once_in_ten_seconds() -> None:
     assert repeats.filter(record("aiokafka.conn", "back", 2.0))
     assert repeats.filter(record("aiokafka.conn", "gone", 12.0))
     assert all(repeats.filter(record("stream.worker.cycle", "same", 1.0)) for _ in range(3))
+
+
+def test_what_kafkas_clients_log_is_left_out_unless_it_stays_while_kafka_answers() -> None:
+    """One outage is a dozen messages of aiokafka, and the watch says it in one. An error that stays is logged."""
+    watch = SimpleNamespace(out=False)
+    brief = Brief(cast(Any, watch), after_s=10.0)
+    assert not brief.filter(record("aiokafka.conn", "gone", 1.0))
+    assert not brief.filter(record("aiokafka.conn", "gone", 9.0))
+    assert brief.filter(record("aiokafka.conn", "gone", 12.0))
+    watch.out = True
+    assert not brief.filter(record("aiokafka.conn", "gone", 13.0))
+    assert not brief.filter(record("stream.kafka.delivery", "repeated", 13.0))
+    assert brief.filter(record("stream.kafka.waiting", "does not answer", 13.0))
+    watch.out = False
+    assert not brief.filter(record("aiokafka.conn", "gone", 100.0))
+    broken = record("aiokafka.conn", "gone", 101.0)
+    broken.exc_info = (ValueError, ValueError("a bug"), None)
+    assert brief.filter(broken)
+
+
+@pytest.mark.parametrize(
+    ("stops", "crashed", "code"), [(False, False, EXIT_WORKER), (True, True, EXIT_WORKER), (True, False, 0)]
+)
+def test_a_worker_that_was_asked_to_end_exits_with_0_whatever_fails(
+    monkeypatch: pytest.MonkeyPatch, stops: bool, crashed: bool, code: int
+) -> None:
+    """After SIGTERM an error of Kafka is no reason to start the worker again; an app that crashed also stops."""
+
+    def exit(number: int) -> None:
+        raise SystemExit(number)
+
+    monkeypatch.setattr(os, "_exit", exit)
+    with pytest.raises(SystemExit) as ended:
+        end_app(SimpleNamespace(should_stop=stops, crashed=crashed), TimeoutError("no answer"))
+    assert ended.value.code == code
+
+
+@pytest.mark.parametrize("error", [ConfigError("wrong"), TopicAuthorizationFailedError()])
+def test_an_error_that_a_person_must_correct_exits_with_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    """One line, and not 70: a supervisor would start the worker again and again."""
+
+    def exit(number: int) -> None:
+        raise SystemExit(number)
+
+    monkeypatch.setattr(os, "_exit", exit)
+    with pytest.raises(SystemExit) as ended:
+        end_app(SimpleNamespace(should_stop=False, crashed=False), error)
+    assert ended.value.code == EXIT_OPERATOR
+    assert len(capsys.readouterr().err.splitlines()) == 1
