@@ -78,7 +78,7 @@ def test_a_slow_network_that_stalls_and_breaks_costs_nothing_but_time(lane: Lane
     """Round trips of 200 ms, a stall longer than the session timeout, broken connections: the worker goes on. If it is
     stopped in a stall, its transaction is rolled back, it exits with 0, and the next worker decides on the clicks."""
     network.proxy.delay_s = 0.1
-    lane.produce(clicks(1_000))
+    lane.produce(clicks(500))
     worker = lane.start(worker_id="a", broker=network.proxy.address, max_cycle_clicks=100)
     lane.wait_for_clicks(0.1)
     network.proxy.stall()
