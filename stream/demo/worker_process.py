@@ -1,13 +1,30 @@
 """`eddy worker` as a process of the demo: started, watched and ended."""
 
+import ctypes
 import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
 from stream.errors import EddyError
+
+PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal that a process gets when its parent ends."""
+
+
+def _with_parent() -> Callable[[], object] | None:
+    """What a new process calls so that it ends with its parent, also after kill -9. Linux only.
+
+    Else the worker would wait for ever for the broker, which is in the parent.
+    """
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class WorkerProcess:
@@ -28,7 +45,13 @@ class WorkerProcess:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("EDDY_")}
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ, start_new_session=True
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environ,
+                start_new_session=True,
+                preexec_fn=_with_parent(),
             )
         return self
 

@@ -89,3 +89,21 @@ def test_a_worker_that_ends_early_ends_the_demo_with_its_last_log_line(tmp_path:
         pytest.raises(EddyError, match=r"exit code 2: .*no such directory"),
     ):
         check_until(worker, time.monotonic() + 60)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_a_demo_that_is_killed_leaves_no_worker(tmp_path: Path) -> None:
+    """The worker would wait for ever for the broker, which was in the process of the demo."""
+    code = (
+        "import sys, time; from pathlib import Path; from stream.demo.worker_process import WorkerProcess\n"
+        "with WorkerProcess('127.0.0.1:1', Path('models/shop/1'), 'cpu', Path(sys.argv[1]), 5) as worker:\n"
+        "    print(worker._process.pid, flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        worker = int(demo.stdout.readline())
+        demo.kill()
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{worker}/cmdline").exists() and Path(f"/proc/{worker}/cmdline").read_bytes():
+        assert time.monotonic() < deadline, "the worker still runs"
+        time.sleep(0.02)
