@@ -229,7 +229,8 @@ class Recovery:
         broken, totals = sorted(self._broken.pop(partition, ())), self._arena.totals(partition)
         written = mark or Mark(0, 0, 0)
         most = max(MOST_BROKEN, int(written.users * MOST_BROKEN_SHARE))
-        if not written.accounts_for(*totals, len(broken)) or len(broken) > most:
+        explained = written.accounts_for(*totals, len(broken))
+        if not explained or len(broken) > most:
             raise missing_rows(partition, Totals(written.users, written.checksum), totals, broken)
         if broken:
             log.error(
