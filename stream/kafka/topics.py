@@ -24,6 +24,9 @@ ANSWER_S = 6.0
 EVERY_S, DESCRIBE_S = 5.0, 4.0
 """How often TopicWatch asks, and how long it waits for the answer."""
 
+ADDED_CHECKS = 3
+"""The check at which added partitions end the worker."""
+
 COMPACTED = {
     "cleanup.policy": "compact",
     "min.cleanable.dirty.ratio": "0.2",  # compact early, because recovery reads all records that are not compacted
@@ -201,6 +204,10 @@ def _check_compaction(configs: Mapping[str, Mapping[str, str]], changelog: str) 
         )
 
 
+class PartitionsAdded(ConfigError):
+    """Partitions were added to a topic of a running worker."""
+
+
 class Seen(NamedTuple):
     """What a broker says of a topic."""
 
@@ -220,12 +227,14 @@ class TopicWatch:
         self._admin = Admin(broker, config)
         self._topics = topics
         self._missing: set[str] = set()
+        self._added = 0
         self._were = self._describe()[0]
 
     def check(self) -> None:
         """Raises ConfigError if a topic is not what it was. Blocks for up to DESCRIBE_S; call it every EVERY_S.
 
-        A topic must be missing twice: a new leader may not know it yet.
+        A topic must be missing twice: a new leader may not know it yet. Added partitions are a warning at first: most
+        clicks still come where they came before, and the worker decides them until the check number ADDED_CHECKS.
         """
         now, missing = self._describe()
         for name in missing & self._missing:
@@ -234,7 +243,14 @@ class TopicWatch:
                 "topics repair` to continue with the users' states"
             )
         self._missing = missing
-        compare(self._were, now, self._topics)
+        try:
+            compare(self._were, now, self._topics)
+        except PartitionsAdded as exc:
+            self._added += 1
+            if self._added >= ADDED_CHECKS:
+                raise
+            if self._added == 1:
+                log.warning("this worker ends in %.0f s: %s", (ADDED_CHECKS - 1) * EVERY_S, exc)
 
     def _describe(self) -> tuple[dict[str, Seen], set[str]]:
         """The topics that the broker describes, and the names of those that it does not know."""
@@ -266,7 +282,7 @@ def compare(were: Mapping[str, Seen], now: Mapping[str, Seen], topics: Topics) -
                 f"topic {name} was deleted and created again while this worker ran: offsets and states do not fit it; "
                 f"stop the workers and run `eddy topics repair{how}"
             )
-        raise ConfigError(
+        raise PartitionsAdded(
             f"topic {name} has {after.partitions} partitions now, and {before.partitions} when this worker started: "
             "users' clicks go to other partitions than their states; stop the workers and run `eddy topics repair`, "
             "which moves the states"

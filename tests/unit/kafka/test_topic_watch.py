@@ -3,7 +3,8 @@
 import pytest
 
 from stream.errors import ConfigError
-from stream.kafka.topics import Seen, compare
+from stream.kafka.topics import ADDED_CHECKS, Seen, TopicWatch, compare
+from stream.kafka_config import PLAINTEXT
 from stream.settings import Topics
 
 TOPICS = Topics()
@@ -31,3 +32,34 @@ def test_other_changes_do_not_matter() -> None:
     compare(WERE, {}, TOPICS)
     compare({}, WERE, TOPICS)
     compare(WERE, WERE | {"anomalies": Seen("X", 9)}, TOPICS)
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, *seen: tuple[dict[str, Seen], set[str]]) -> TopicWatch:
+    """A watch that sees these topics and missing topics, one after the other."""
+    answers = iter([(WERE, set()), *seen])
+    monkeypatch.setattr(TopicWatch, "_describe", lambda self: next(answers))
+    monkeypatch.setattr("stream.kafka.topics.Admin", lambda *_: None)
+    return TopicWatch("broker:1", TOPICS, PLAINTEXT)
+
+
+def test_added_partitions_are_a_warning_before_they_end_the_worker(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A line comes at once, and the worker has some seconds to decide what is in the old partitions."""
+    added: tuple[dict[str, Seen], set[str]] = (WERE | {"clicks": Seen("A", 6)}, set())
+    watched = watch(monkeypatch, *[added] * ADDED_CHECKS)
+    for _ in range(ADDED_CHECKS - 1):
+        watched.check()
+        assert len(caplog.records) == 1
+    with pytest.raises(ConfigError, match="6 partitions now"):
+        watched.check()
+
+
+def test_a_topic_must_be_missing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A leader that has just come up may not know a topic; one that is gone is named with the way on."""
+    gone: tuple[dict[str, Seen], set[str]] = ({}, {"clicks"})
+    watched = watch(monkeypatch, gone, (WERE, set()), gone, gone)
+    for _ in range(3):
+        watched.check()
+    with pytest.raises(ConfigError, match=r"clicks was deleted.*eddy topics create"):
+        watched.check()
