@@ -163,6 +163,7 @@ async def refused_and_assigned_again(lane: Lane) -> None:
     async with small_workers(lane, "0") as (worker,):
         await worker.take_over()
         await worker.decide()
+        worker.producer.before["send_offsets_to_transaction"] = lambda: worker.producer.flush(DEADLINE_S)
         lane.produce(clicks(CLICKS, seed=1))
         worker.leave()
         await worker.decide()
