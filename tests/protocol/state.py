@@ -44,8 +44,8 @@ class Process(NamedTuple):
     """One process of a worker.
 
     worker       the worker id
-    doing        out (no partition), a step of the recovery (start, offsets, end, rows, check), idle, sending, ended, or
-                 refused (ended with exit code 2)
+    doing        out (no partition), a step of the recovery (start, offsets, end, rows, check), idle, sending, replaced
+                 (its producer hangs or is broken), outcome, ended, or refused (ended with exit code 2)
     current      its membership is of the group's generation
     started      step 2 is done
     keeping      the recovery looks whether the rows in memory are still right

@@ -9,7 +9,7 @@ import pytest
 from tests.protocol.mutant import Mutant, applied
 from tests.unit.kafka import test_changelog, test_delivery
 from tests.unit.kafka.test_changelog import kafka  # noqa: F401, a fixture
-from tests.unit.worker import test_batch, test_chunks, test_recovery
+from tests.unit.worker import test_batch, test_chunks, test_recovery, test_undecided
 
 RECOVERY = "stream.worker.recovery:Recovery."
 FAILED = (pytest.fail.Exception, Exception)
@@ -44,6 +44,11 @@ MUTANTS: dict[str, tuple[Mutant, Callable[..., None], dict[str, Any]]] = {
         Mutant(f"{RECOVERY}_in_engine", "if self._current is not assignment:", "if False:"),
         test_recovery.test_rows_of_an_assignment_that_is_over_do_not_reach_memory,
         {},
+    ),
+    "outcome": (
+        Mutant(f"{RECOVERY}outcome", "if stands == offsets:", "if False:"),
+        test_undecided.test_a_batch_is_sent_again_only_if_it_was_not_committed,
+        {"position": 9, "sent": 1},
     ),
     "row checksum": (
         Mutant(

@@ -37,6 +37,7 @@ NEEDED: dict[str, tuple[Callable[[State], None], Bounds, str]] = {
     "last-applied offset": (exactly_once, FAULT, TWICE),
     "compare": (exactly_once, Bounds(0, 0, 1, 3), "click 1 is left out"),
     "checksum": (exactly_once, Bounds(0, 1, 1, 2), "the row at offset 2 holds the clicks (1,)"),
+    "outcome": (exactly_once, Bounds(0, 0, 1, 1), TWICE),
     "committed rows": (exactly_once, FREEZE, "nothing more happens, and clicks are left"),
     "second look": (nobody_waits, FREEZE, "a worker ends with exit code 2, although no row is missing"),
     "fence": (nobody_waits, RESTART, "a restarted worker waits until the transaction of its dead process times out"),

@@ -28,7 +28,7 @@ class Worker:
         """Every next step of one process."""
         process = state.processes[index]
         match process.doing:
-            case "start":
+            case "start" | "replaced":
                 yield from self._start(state, index, process)
             case "offsets":
                 yield from self._offsets(state, index, process)
@@ -44,6 +44,8 @@ class Worker:
                 yield from self._fetch(state, index, process)
             case "sending":
                 yield from self._send(state, index, process)
+            case "outcome":
+                yield from self._outcome(state, index, process)
 
     # -- recovery -----------------------------------------------------------------------------------------------------
 
@@ -60,13 +62,14 @@ class Worker:
             if state.transactions[number].ended is None:
                 yield "2. rolls back the open transaction of its id", self.fence(state, key).end(number, "abort")
         if not undecided:
-            after = process._replace(started=True, doing=self._recovery[0])
+            doing = self._recovery[0] if process.doing == "start" else "outcome"
+            after = process._replace(started=True, doing=doing)
             yield "2. takes the next producer epoch", self.fence(state, key).put(index, after)
 
     def fence(self, state: State, key: int) -> State:
         """The producers with this key get a fatal error at their next call. They can do nothing else before it."""
         for index, process in enumerate(state.processes):
-            if process.started and self._producer(state, index) == key:
+            if process.started and process.doing != "replaced" and self._producer(state, index) == key:
                 state = state.put(index, ended(process))
         return state
 
@@ -195,9 +198,36 @@ class Worker:
             idle = process._replace(doing="idle", batch=None, transaction=NOTHING, next=done.next, row=done.row)
             yield "commits", state.end(number, "commit").put(index, idle)
             if state.faults:
+                lost = state._replace(faults=state.faults - 1).end(number, "commit")
+                yield "commits, and its producer hangs", lost.put(index, _replaced(process))
                 failed = state._replace(faults=state.faults - 1).end(number, "abort")
                 again = process._replace(transaction=NOTHING)
                 yield "is refused by the broker, and rolls back", failed.put(index, again)
+
+    def _outcome(self, state: State, index: int, process: Process) -> Iterator[Step]:
+        """After a producer that was replaced: the committed offset says how its transaction ended."""
+        batch = process.batch
+        if state.pending() or batch is None:
+            return
+        if state.committed == batch.next and "outcome" not in self._without:
+            idle = process._replace(doing="idle", batch=None, next=batch.next, row=batch.row)
+            yield "sees that its transaction was committed", state.put(index, idle)
+        elif max(state.committed, 0) == process.next or "outcome" in self._without:
+            yield "sees that its transaction was rolled back", state.put(index, process._replace(doing="sending"))
+        else:
+            out = process._replace(doing="out", batch=None, current=False)
+            yield "sees that another worker has the partition", state.put(index, out)
+
+    def expire(self, state: State, number: int) -> State:
+        """The broker rolls back a transaction that is too old. Its producer is fenced, and then replaced."""
+        index = state.transactions[number].process
+        process = state.processes[index]
+        state = state.end(number, "abort")
+        return state.put(index, _replaced(process)) if process.doing == "sending" else state
+
+
+def _replaced(process: Process) -> Process:
+    return process._replace(doing="replaced", transaction=NOTHING)
 
 
 def _overtaken(process: Process) -> Process:

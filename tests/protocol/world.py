@@ -6,6 +6,10 @@ from tests.protocol.state import NOTHING, Found, Process, State, ended
 from tests.protocol.worker import Step, Worker
 
 
+BUSY = ("sending", "replaced", "outcome")
+"""A rebalance waits for a cycle in one of these states."""
+
+
 class World:
     """All steps of the model, without the protections in `without`."""
 
@@ -34,8 +38,8 @@ class World:
         for number, transaction in enumerate(state.transactions):
             if transaction.ended is None:
                 if transaction.process not in state.members:
-                    fenced = self._worker.fence(state, self._worker.key_of(state, transaction))
-                    yield f"the transaction of process {transaction.process} times out", fenced.end(number, "abort")
+                    after = self._worker.expire(state, number)
+                    yield f"the transaction of process {transaction.process} times out", after
                 continue
             for log in transaction.to_mark:
                 left = tuple(other for other in transaction.to_mark if other != log)
@@ -52,7 +56,7 @@ class World:
             return
         for index in state.members:
             others = tuple(other for other in state.members if other != index)
-            if any(state.processes[other].doing == "sending" for other in others):
+            if any(state.processes[other].doing in BUSY for other in others):
                 continue
             fewer = state._replace(freezes=state.freezes - 1, members=others)
             if others:
@@ -67,7 +71,7 @@ class World:
         for index in newest.values():
             process = state.processes[index]
             outside = index not in state.members or (process.doing == "out" and not process.current)
-            busy = any(state.processes[n].doing == "sending" for n in {*state.members, index})
+            busy = any(state.processes[n].doing in BUSY for n in {*state.members, index})
             if outside and process.doing not in ("ended", "refused") and not busy:
                 joined = state._replace(members=tuple(sorted({*state.members, index})))
                 for owner in joined.members:
@@ -96,7 +100,7 @@ class World:
             if state.owner == old:
                 state, process = state._replace(owner=new), self._worker.begin(process)
             state = state._replace(members=tuple(new if n == old else n for n in state.members))
-        still_there = before.doing in ("idle", "sending")  # else it cannot do anything any more
+        still_there = before.doing in ("idle", *BUSY)  # else it cannot do anything any more
         state = state.put(old, before._replace(current=False) if still_there else ended(before))
         return state._replace(processes=(*state.processes, process), restarts=state.restarts - 1)
 
@@ -105,7 +109,7 @@ class World:
         if not state.faults or state.committed == NOTHING or state.moved:
             return
         moved = state._replace(faults=state.faults - 1, moved=True)
-        if all(process.doing != "sending" for process in state.processes):
+        if all(process.doing not in BUSY for process in state.processes):
             empty = moved._replace(members=(), owner=NOTHING).new_generation()
             for offset in range(self.clicks + 1):
                 if offset != state.committed:
