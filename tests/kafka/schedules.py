@@ -142,7 +142,7 @@ def _tell_when_ends_are_known(worker: SmallWorker) -> Gate:
     """A gate that the worker passes when it has asked for the end of the changelog."""
     changelog, gate = worker.changelog._inner, Gate()
     gate.opened.set()
-    ends = changelog._ends
+    ends = changelog.ends
 
     def ends_of(partitions: object) -> object:
         found = ends(partitions)
@@ -150,7 +150,7 @@ def _tell_when_ends_are_known(worker: SmallWorker) -> Gate:
             gate()
         return found
 
-    changelog._ends = ends_of
+    changelog.ends = ends_of
     return gate
 
 

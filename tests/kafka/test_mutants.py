@@ -35,7 +35,7 @@ MUTANTS: dict[str, tuple[Mutant, Schedule, str]] = {
         "came twice",
     ),
     "stable offsets": (
-        Mutant(f"{CHANGELOG}_committed", '"read_committed"', '"read_uncommitted"'),
+        Mutant(f"{CHANGELOG}committed", '"read_committed"', '"read_uncommitted"'),
         schedules.woken_before_its_records_are_sent,
         "came twice",
     ),
@@ -55,7 +55,7 @@ MUTANTS: dict[str, tuple[Mutant, Schedule, str]] = {
         "no committed offset",
     ),
     "high watermark": (
-        Mutant(f"{CHANGELOG}_ends", '"read_uncommitted"', '"read_committed"'),
+        Mutant(f"{CHANGELOG}ends", '"read_uncommitted"', '"read_committed"'),
         schedules.open_transaction_before_newer_rows,
         "all rows were read a second time|without history",
     ),

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from tests.protocol.state import NOTHING, Found, Process, State, ended
 from tests.protocol.worker import Step, Worker
 
-
 BUSY = ("sending", "replaced", "outcome")
 """A rebalance waits for a cycle in one of these states."""
 
