@@ -60,6 +60,7 @@ class TcpProxy:
 
     def stop(self) -> None:
         self.close()
+        self._call(self._cancel()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
@@ -94,6 +95,13 @@ class TcpProxy:
                 writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
             writer.transport.abort()
         self._writers.clear()
+
+    async def _cancel(self) -> None:
+        """End what still waits, for example in a stall; asyncio would complain about it when the process ends."""
+        waiting = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, _, port = self.target.rpartition(":")

@@ -3,7 +3,7 @@
 A run starts one broker or three, two workers and a generator of clicks, a tenth of them bad messages. It kills, stops
 and freezes workers and brokers and disturbs the network, in an order that the seed decides. Then it compares all
 topics, the committed offsets and every state row with a plain loop over the same clicks and with an undisturbed worker,
-before and after the changelog is compacted. docs/operations.md has the list of faults and checks.
+before and after the changelog is compacted. docs/delivery.md has the list of faults and checks.
 
     make chaos N=200 SEED=7                         200 faults on one broker, about half an hour
     python -m bench.chaos --faults 20 --seed 3      the same, shorter

@@ -3,6 +3,7 @@
 0    the worker was asked to stop (SIGTERM); otherwise the run fails
 70   start it again
 -9   only after a kill of the harness
+-15  after SIGTERM, while Python still starts
 any other code means that a person must act: the run fails
 """
 
@@ -27,16 +28,6 @@ RECOVERED = "partitions recovered"
 
 class RunFailed(Exception):
     """The run cannot go on; the text is the reason."""
-
-
-def known(code: int, asked: bool, log: str) -> bool:
-    """UNTIL AN OUTAGE AND A SIGTERM AT ANY MOMENT END A WORKER AS THEY SHOULD: exit codes that are errors of today.
-
-    2 because no Kafka answers; after SIGTERM -15 before the worker has a handler, and 1 within a rebalance.
-    """
-    if code == 2:
-        return "no Kafka answers" in log
-    return asked and (code == -signal.SIGTERM or (code == 1 and "CancelledError" in log))
 
 
 class Worker:
@@ -161,7 +152,9 @@ class Supervisor:
         self.exits[f"{'after SIGTERM' if worker.asked else 'by itself'}: {code}"] += 1
         log = worker.log.read_text(errors="replace")
         fine = {0, 70} if worker.asked else {70}
-        if code not in fine and not known(code, worker.asked, log):
+        if not log:  # Python has not yet come to the worker: nothing had begun
+            fine.add(-signal.SIGTERM)
+        if code not in fine:
             raise RunFailed(f"worker {worker.number} ended with exit code {code}:\n{log[-3000:]}")
 
     def end_all(self) -> None:

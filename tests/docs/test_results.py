@@ -91,6 +91,28 @@ def test_the_topic_equals_the_offline_evaluation() -> None:
         assert row[1:] == [share(found[f"{name}_recall20"]), share(found[f"{name}_mrr20"])], name
 
 
+def test_random_faults() -> None:
+    """Each run's row is its figures, and each kind of fault has the longest pause of all runs."""
+    runs = results("chaos")["results"]
+    rows, longest = [], dict[str, tuple[int, float]]()
+    for name, run in runs.items():
+        found = run["after compaction"]
+        lost, twice = (sum(n for key, n in found.items() if key.endswith(f" {word}")) for word in ("lost", "twice"))
+        figures = (run["faults"], found["clicks"], found["bad messages"], lost, twice, found["rows"])
+        rows.append([name, *(f"{n:,}" for n in figures), str(found["rows that differ from the plain loop"])])
+        for kind, of in run["pauses"].items():
+            times, pause_s = longest.get(kind, (0, 0.0))
+            longest[kind] = times + of["faults"], max(pause_s, of["longest_pause_s"])
+    pauses = [[kind, str(times), f"{pause_s:.1f} s"] for kind, (times, pause_s) in sorted(longest.items())]
+    section = PAGE.split("## Random faults\n")[1].split("\n## ")[0]
+    shown = [
+        [[cell.strip(" |") for cell in line.strip("|").split(" | ")] for line in part.splitlines()[2:]]
+        for part in section.split("\n\n")
+        if part.startswith("|")
+    ]
+    assert shown == [rows, pauses]
+
+
 def test_calibration() -> None:
     """Shares of small p-values by log, and the news site's lowest and highest day."""
     conditions = results("quality")["conditions"]
