@@ -263,7 +263,10 @@ async def seek(app: faust.App, offsets: Mapping[Partition, int]) -> None:
 
 
 async def check_group(app: faust.App) -> None:
-    """Raise the fatal group error that aiokafka keeps, if there is one."""
+    """Raise the fatal group error that aiokafka keeps, or the error with which its fetching has ended, if there is one.
+
+    aiokafka starts its fetching once: a worker whose fetching has ended would stay in the group and read nothing.
+    """
     if app.should_stop:  # the consumer thread and its loop may have ended
         return
     thread = app.consumer._thread
@@ -273,6 +276,9 @@ async def check_group(app: faust.App) -> None:
 
     async def check() -> None:
         consumer._coordinator.check_errors()
+        fetching = consumer._fetcher._fetch_task
+        if fetching.done() and not fetching.cancelled():
+            fetching.result()
 
     await thread.call_thread(check)
 

@@ -18,6 +18,7 @@ from weakref import WeakSet
 import faust
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from confluent_kafka import Consumer
 from faust.transport import consumer as stock
@@ -84,7 +85,8 @@ def test_overridden_and_called_methods_have_their_parameters(method: Callable[..
     [
         (GroupCoordinator.__init__, ["self.generation", "self.member_id", "self._pending_exception"]),
         (AIOKafkaConsumer.__init__, ["self._fetch_max_wait_ms", "self._coordinator"]),
-        (AIOKafkaConsumer.start, ["fetch_max_wait_ms=self._fetch_max_wait_ms"]),
+        (AIOKafkaConsumer.start, ["fetch_max_wait_ms=self._fetch_max_wait_ms", "self._fetcher = Fetcher("]),
+        (Fetcher.__init__, ["self._fetch_task = create_task("]),
         (driver.AIOKafkaConsumerThread.on_start, ["self._consumer = self._create_consumer("]),
         (driver.AIOKafkaConsumerThread._create_worker_consumer, ["group_instance_id=conf.consumer_group_instance_id"]),
         (stock.Consumer.__init__, ["self._unacked_messages", "self._waiting_for_ack"]),

@@ -98,3 +98,32 @@ def test_group_is_not_asked_while_the_worker_stops() -> None:
 
     app: Any = SimpleNamespace(should_stop=True, consumer=SimpleNamespace(_thread=ClosedThread()))
     asyncio.run(check_group(app))
+
+
+def test_a_worker_whose_fetching_has_ended_does_not_stay_alive_without_reading() -> None:
+    """aiokafka does not start its fetching again: the error of the fetching is an error of the worker."""
+
+    class Thread:
+        def __init__(self, fetching: asyncio.Task[None]) -> None:
+            coordinator, fetcher = SimpleNamespace(check_errors=lambda: None), SimpleNamespace(_fetch_task=fetching)
+            self._consumer = SimpleNamespace(_coordinator=coordinator, _fetcher=fetcher)
+
+        async def call_thread(self, call: Any) -> None:
+            await call()
+
+    async def check() -> None:
+        broken = asyncio.Event()
+
+        async def fetch() -> None:
+            await broken.wait()
+            raise RuntimeError("the handler is closed")
+
+        fetching = asyncio.create_task(fetch())
+        app: Any = SimpleNamespace(should_stop=False, consumer=SimpleNamespace(_thread=Thread(fetching)))
+        await check_group(app)
+        broken.set()
+        await asyncio.wait({fetching})
+        with pytest.raises(RuntimeError, match="handler is closed"):
+            await check_group(app)
+
+    asyncio.run(check())
