@@ -54,7 +54,7 @@ def lane(network: Network, name: str, model: Path, tmp_path: Path) -> Iterator[L
 def test_workers_wait_for_a_broker_that_is_down_and_continue(lane: Lane, network: Network) -> None:
     """A running worker and one that starts meanwhile say once that Kafka does not answer and once that it does. One
     that is stopped while it waits exits with 0."""
-    lane.produce(clicks(2_000))
+    lane.produce(clicks(1_000))
     running = lane.start(worker_id="running")
     lane.wait_for_clicks()
     network.broker.kill()
@@ -63,7 +63,7 @@ def test_workers_wait_for_a_broker_that_is_down_and_continue(lane: Lane, network
         worker.wait_for(SILENT)
     assert stopped.end(signal.SIGTERM) == 0, stopped.log
     network.broker.restart()
-    lane.produce(clicks(2_000, seed=1))
+    lane.produce(clicks(1_000, seed=1))
     for worker in (running, starting):
         worker.wait_for(BACK)
     lane.wait_for_clicks()
@@ -90,7 +90,7 @@ def test_a_slow_network_that_stalls_and_breaks_costs_nothing_but_time(lane: Lane
     lane.produce(clicks(500, seed=1))
     lane.wait_for_clicks()
 
-    lane.produce(clicks(5_000, seed=2))
+    lane.produce(clicks(2_000, seed=2))
     lane.wait_for_clicks(0.3)
     network.proxy.stall()
     with lane.progress() as look:
