@@ -6,8 +6,8 @@ gate (export/model/parity.py) still compares every graph with its network, so we
 structure fail the test. tests/contracts/test_cells.py compares both ways bit by bit.
 """
 
+import fcntl
 import hashlib
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -34,19 +34,21 @@ class Traced:
     def __call__(self, module: nn.Module, example: tuple[torch.Tensor, ...], **options: Any) -> torch.onnx.ONNXProgram:
         key = structure(module, example, options)
         path = self._directory / f"{hashlib.sha256(key.encode()).hexdigest()}.onnx"
-        if key not in self._models and path.is_file():
-            self._models[key] = onnx_ir.load(path)
         if key not in self._models:
-            program = self.export(module, example, **{**options, "optimize": False})
-            assert program is not None
-            optimize(program, module.state_dict().keys())
-            self._models[key] = program.model
-            part = path.with_suffix(f".{os.getpid()}")
-            onnx_ir.save(program.model, part)
-            part.replace(path)
+            with path.with_suffix(".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # all processes need the first structures at the same time
+                self._models[key] = onnx_ir.load(path) if path.is_file() else self._trace(module, example, options)
+                if not path.is_file():
+                    onnx_ir.save(self._models[key], path)
         program = torch.onnx.ONNXProgram(self._models[key].clone(), None)
         program.apply_weights(module.state_dict())
         return program
+
+    def _trace(self, module: nn.Module, example: tuple[torch.Tensor, ...], options: dict[str, Any]) -> onnx_ir.Model:
+        program = self.export(module, example, **{**options, "optimize": False})
+        assert program is not None
+        optimize(program, module.state_dict().keys())
+        return program.model
 
 
 def optimize(program: torch.onnx.ONNXProgram, weights: Iterable[str]) -> None:

@@ -66,14 +66,14 @@ def test_temperature_and_bias_weight_are_those_of_the_distribution_of_the_clicks
 ) -> None:
     """The fit finds the temperature and bias weight of the network from which thousands of clicks were drawn."""
     network = random_network()
-    out = network.output(torch.randn(8_000, UNITS))
+    out = network.output(torch.randn(5_000, UNITS))
     network.mixture.temperature.fill_(temperature)
     network.mixture.bias_weight.fill_(bias_weight)
     target = torch.multinomial(torch.softmax(network.calibrated_logits(out), dim=1), 1).squeeze(1)
     mixture = network.mixture = empty()
     fit_jointly(mixture, examples(len(out), share=0.0), lambda around: expansion(network, out, target, around))
-    assert 1 / mixture.temperature.item() == pytest.approx(1 / temperature, rel=0.08)
-    assert mixture.bias_weight.item() == pytest.approx(bias_weight, abs=0.08)
+    assert 1 / mixture.temperature.item() == pytest.approx(1 / temperature, rel=0.1)
+    assert mixture.bias_weight.item() == pytest.approx(bias_weight, abs=0.1)
     assert not mixture.gates.requires_grad
 
 

@@ -51,7 +51,7 @@ def test_four_ways_agree_on_every_click(tmp_path: Path, log: Log, cell: str) -> 
 
 def test_four_ways_agree_on_a_trained_model(tmp_path: Path, log: Log) -> None:
     """The same after a training, whose logits are larger than random ones."""
-    settings = TrainSettings(hidden=32, epochs=8, tokens=128, negatives=128, rate=1e-2)
+    settings = TrainSettings(hidden=32, epochs=4, tokens=128, negatives=128, rate=1e-2)
     train_model(tmp_path / "m" / "1", log, settings, Silent())
     known = vocabulary_of(log)
     found = differences(load_network(tmp_path / "m" / "1"), log, known, tmp_path / "m" / "1")
