@@ -66,7 +66,7 @@ def test_temperature_and_bias_weight_are_those_of_the_distribution_of_the_clicks
 ) -> None:
     """The fit finds the temperature and bias weight of the network from which thousands of clicks were drawn."""
     network = random_network()
-    out = network.output(torch.randn(5_000, UNITS))
+    out = network.output(torch.randn(4_000, UNITS))
     network.mixture.temperature.fill_(temperature)
     network.mixture.bias_weight.fill_(bias_weight)
     target = torch.multinomial(torch.softmax(network.calibrated_logits(out), dim=1), 1).squeeze(1)

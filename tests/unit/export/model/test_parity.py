@@ -26,9 +26,9 @@ from tests.unit.export.train.test_trainer import Silent
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
-    """4,000 clicks of the simulated shop: users interleaved, sessions, three event types, bots, items clicked again."""
+    """1,500 clicks of the simulated shop: users interleaved, sessions, three event types, bots, items clicked again."""
     path = tmp_path_factory.mktemp("log") / "clicks.csv"
-    write_log(islice(simulate(build_shop(), users=60, seed=3, start_ms=1_700_000_000_000), 4_000), path)
+    write_log(islice(simulate(build_shop(), users=60, seed=3, start_ms=1_700_000_000_000), 1_500), path)
     read = read_log(path)
     again = np.random.default_rng(0).random(len(read)) < 0.1
     return replace(read, item=np.where(again, np.roll(read.item, 1), read.item))
