@@ -25,7 +25,7 @@ from mode import Service
 
 from stream.errors import EddyError
 from stream.events import Partition
-from stream.kafka.fetch import FetchThread, OffsetRange
+from stream.kafka.fetch import FetchThread, OffsetRange, check_group
 from stream.kafka.waiting import Watch
 from stream.kafka.watchdog import end_app, watch_group
 
@@ -260,27 +260,6 @@ async def seek(app: faust.App, offsets: Mapping[Partition, int]) -> None:
         await app.consumer.seek_wait({TP(*partition): offset for partition, offset in offsets.items()})
     except IllegalStateError as exc:  # not assigned any more: a rebalance has begun, and recovers and seeks again
         app.consumer.log.warning("seek failed: error=%r", exc)
-
-
-async def check_group(app: faust.App) -> None:
-    """Raise the fatal group error that aiokafka keeps, or the error with which its fetching has ended, if there is one.
-
-    aiokafka starts its fetching once: a worker whose fetching has ended would stay in the group and read nothing.
-    """
-    if app.should_stop:  # the consumer thread and its loop may have ended
-        return
-    thread = app.consumer._thread
-    consumer = thread and thread._consumer
-    if not consumer or consumer._coordinator is None:
-        return
-
-    async def check() -> None:
-        consumer._coordinator.check_errors()
-        fetching = consumer._fetcher._fetch_task
-        if fetching.done() and not fetching.cancelled():
-            fetching.result()
-
-    await thread.call_thread(check)
 
 
 async def leave_group(app: faust.App) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream.kafka.transport import check_group
+from stream.kafka.fetch import check_group
 from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec
