@@ -14,7 +14,7 @@ from stream.detect.detector import Detector
 from stream.engine.columns import Columns, Encoder
 from stream.engine.decide import Decider, Decisions
 from stream.engine.requests import last_owners, select, with_removed
-from stream.engine.step import begin_anew, run_waves
+from stream.engine.step import reset_rows, run_waves
 from stream.engine.waves import Index, waves
 from stream.model.runtime import Model
 from stream.settings import Rules
@@ -99,7 +99,7 @@ class Engine:
         if clicks.event_id is not None or self.arena.event_ids:
             event_ids = self.arena.event_ids.gather(found.slots)
         if clicks.life is not None:
-            begin_anew(rows, event_ids, np.flatnonzero(clicks.life))
+            reset_rows(rows, event_ids, np.flatnonzero(clicks.life))
         steps = run_waves(self.model, rows, order, clicks, self._forgetting, times, event_ids)
         swept = sweep(self.arena, self._forgetting, len(clicks), [*clicks.owners, *clicks.requests])
         staged = self._stage(clicks, found, rows, swept, event_ids)

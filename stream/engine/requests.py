@@ -1,4 +1,4 @@
-"""Applies requests to forget a user: clicks before a request are decided with the old row, clicks after it begin anew.
+"""Applies requests to forget a user: the user's clicks before a request have the old row, those after it a new one.
 
 A user with clicks on both sides of a request is two owners in a batch. They do not depend on each other. Only the row
 of the last one is written.

@@ -114,10 +114,10 @@ def _without_repeats(rows: Rows, event_ids: Hashes, wave: Index, clicks: Columns
 
 def _forget(rows: Rows, event_ids: Hashes | None, user: Index, forgetting: Forgetting, now_ms: I64) -> None:
     """Give new rows to the users who are forgotten by now."""
-    begin_anew(rows, event_ids, user[forgetting.forgotten(rows["clicks"][user], rows["last_ms"][user], now_ms)])
+    reset_rows(rows, event_ids, user[forgetting.forgotten(rows["clicks"][user], rows["last_ms"][user], now_ms)])
 
 
-def begin_anew(rows: Rows, event_ids: Hashes | None, gone: Index) -> None:
+def reset_rows(rows: Rows, event_ids: Hashes | None, gone: Index) -> None:
     """Give new rows without event ids to the users at the positions `gone`."""
     if len(gone):
         rows[gone] = new_rows(len(gone), rows.dtype, int(rows["model"][gone[0]]))

@@ -41,11 +41,16 @@ def checksums(keys: Iterable[bytes], rows: Rows, rests: Sequence[bytes] | None =
 def intact(key: bytes, row: bytes) -> bool:
     """True if a row in the changelog, of any length, is one that some version of Eddy wrote for this user."""
     checksum, rest = row[:CHECKSUM_BYTES], row[CHECKSUM_BYTES:]
-    return bool(rest) and xxh3_64_intdigest(rest, xxh3_64_intdigest(key)) == int.from_bytes(checksum, "little")
+    return bool(rest) and _checksum(key, rest) == checksum
 
 
 def with_offset(key: bytes, row: bytes, offset: int) -> bytes:
     """The row with another source_offset and the checksum that it then has."""
     head = Head.of(row)._replace(source_offset=offset)
     rest = HEAD.pack(*head)[CHECKSUM_BYTES:] + row[HEAD.size :]
-    return xxh3_64_intdigest(rest, xxh3_64_intdigest(key)).to_bytes(CHECKSUM_BYTES, "little") + rest
+    return _checksum(key, rest) + rest
+
+
+def _checksum(key: bytes, rest: bytes) -> bytes:
+    """The first bytes of a row from all that follow them."""
+    return xxh3_64_intdigest(rest, xxh3_64_intdigest(key)).to_bytes(CHECKSUM_BYTES, "little")

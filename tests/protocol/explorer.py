@@ -27,7 +27,7 @@ class Result(NamedTuple):
 
 
 def explore(world: World, promise: Callable[[State], None], freezes: int, restarts: int, faults: int) -> Result:
-    """Visit every state that two workers can reach with so many freezes, restarts and faults, and check the promise."""
+    """Visit every state that two workers reach with the given freezes, restarts and faults, and check the promise."""
     first = world.first(freezes, restarts, faults)
     came_from: dict[State, tuple[State, str] | None] = {first: None}
     waiting = deque([first])

@@ -12,10 +12,10 @@ from stream.engine import isolate
 from stream.engine.engine import Engine
 from stream.errors import ArtifactError
 from stream.events import Click, Partition
-from stream.manifest import Manifest, read_manifest, sha256, write_manifest
 from stream.model.probe import batch_invariant
 from stream.model.runtime import load_model
 from stream.worker.served import open_engine, recommendations
+from tests.changed_model import save_step
 from tests.decide import NOW_MS, origins
 
 START_MS = 1_700_000_000_000
@@ -46,11 +46,7 @@ def poison(model_dir: Path, directory: Path, first: int) -> Path:
             helper.make_node("Add", ["clean", "poison.zero"], ["surprise"]),
         ]
     )
-    onnx.save(model, directory / "step.onnx")
-    manifest = read_manifest(model_dir)
-    fields = {name: getattr(manifest, name) for name in manifest.__struct_fields__}
-    fields["files"] = {**manifest.files, "step.onnx": sha256(directory / "step.onnx")}
-    write_manifest(directory, Manifest(**fields))
+    save_step(directory, model)
     return directory
 
 

@@ -11,9 +11,9 @@ from onnx import numpy_helper
 
 from stream.engine.engine import Engine
 from stream.events import Click, Partition
-from stream.manifest import Manifest, read_manifest, sha256, write_manifest
 from stream.model.runtime import load_model
 from stream.worker.served import open_engine
+from tests.changed_model import save_step
 from tests.decide import process, run
 
 ONE = Partition("clicks", 0)
@@ -34,11 +34,7 @@ def spoil(model_dir: Path, directory: Path, what: str) -> Path:
         assert cluster[7] not in cluster[2:5]
     values[name][at] = np.nan
     tables[name].CopyFrom(numpy_helper.from_array(values[name], name))
-    onnx.save(graph, directory / "step.onnx")
-    manifest = read_manifest(model_dir)
-    fields = {name: getattr(manifest, name) for name in manifest.__struct_fields__}
-    fields["files"] = {**manifest.files, "step.onnx": sha256(directory / "step.onnx")}
-    write_manifest(directory, Manifest(**fields))
+    save_step(directory, graph)
     return directory
 
 

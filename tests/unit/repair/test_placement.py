@@ -4,7 +4,8 @@ import pytest
 
 from stream.errors import ConfigError
 from stream.kafka.partitioners import PARTITIONERS
-from stream.repair.placement import find_partitioner, partitions_before, placed
+from stream.ops.repair import PARTITIONER_NAMES
+from stream.repair.placement import STAY, find_partitioner, partitions_before, placed
 
 KEYS = [b"user%d" % n for n in range(200)]
 
@@ -34,3 +35,8 @@ def test_pseudonyms_or_unknown_partitioners_are_not_guessed() -> None:
         with pytest.raises(ConfigError, match="--partitioner"):
             find_partitioner(rows, 2, {}, 4)
     assert partitions_before({0: KEYS[::2], 1: KEYS[1::2], 2: [], 3: []}, 4) == 4
+
+
+def test_the_command_offers_every_partitioner() -> None:
+    """The command has a list of its own, because its --help must not import the partitioners."""
+    assert set(PARTITIONER_NAMES) == {"auto", *PARTITIONERS, STAY}
