@@ -15,12 +15,14 @@ from stream.detect.pvalue import F64, I64
 from stream.engine.columns import Columns
 from stream.engine.step import Steps
 from stream.lists.rules import RuledLists
-from stream.lists.top import Lists, top_items
+from stream.lists.top import Lists, ranked_prefix, top_items
 from stream.model.runtime import F32, Model, StateArray
 from stream.settings import Rules, words
 from stream.state.row import NO_ITEM
 
 EXPECTED_ITEMS = 3
+
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,19 @@ class Decisions:
     p_value: F64
     pool: I64
     alerts: Alerts
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The most likely items after each of n clicks, before all rules, to be used again by the user's next click.
+
+    known  (n,) bool: whether the row was computed for the state after the click; else `items` is undefined there
+    items, log_probs  (n, depth) int64 and float32, best first. The depth is at least EXPECTED_ITEMS if any is known
+    """
+
+    known: Bools
+    items: I64
+    log_probs: F32
 
 
 class Decider:
@@ -76,32 +91,52 @@ class Decider:
     def __call__(self, clicks: Columns, steps: Steps) -> Decisions:
         """Compute the decisions on n clicks from their n steps."""
         verdicts = self._detector.judge(Evidence(steps.surprise, clicks.event_type, steps.clicks_before))
-        return Decisions(
-            self._lists(clicks, steps), steps.surprise, verdicts.p_value, verdicts.pool, self._alerts(steps, verdicts)
-        )
+        lists, ranked = self._lists(clicks, steps)
+        alerts = self._alerts(steps, verdicts, ranked)
+        return Decisions(lists, steps.surprise, verdicts.p_value, verdicts.pool, alerts)
 
-    def _lists(self, clicks: Columns, steps: Steps) -> Lists:
-        """Make the list of each click under the rules."""
+    def _lists(self, clicks: Columns, steps: Steps) -> tuple[Lists, Ranked]:
+        """Make the list of each click under the rules; and the rankings that it was made from, where there are any."""
         state, left_out = steps.after, steps.recent[:, : self._exclude_recent]
         if self._holds:
             left_out = np.concatenate([left_out, steps.held], axis=1)
+        as_new = np.zeros(len(clicks), np.bool_)
         if self._popular_if_unknown:
-            state = self._as_new(state, steps.recent)
-        if self._ruled is None:
-            return top_items(self._model, state, left_out, self._k)
-        return self._ruled(state, left_out, clicks.item, clicks.category, clicks.ids)
+            as_new = self._knows_none(steps.recent)
+            state = _as_new(state, as_new)
+        if self._ruled is not None:
+            lists = self._ruled(state, left_out, clicks.item, clicks.category, clicks.ids)
+            return lists, Ranked(np.zeros(len(clicks), np.bool_), lists.items, lists.log_probs)
+        items, log_probs = self._ranking(state, max(self._k + left_out.shape[1], EXPECTED_ITEMS))
+        return top_items(items, log_probs, left_out, self._k), Ranked(~as_new, items, log_probs)
 
-    def _as_new(self, state: list[StateArray], recent: npt.NDArray[np.int32]) -> list[StateArray]:
-        """Return the states (n, ...), with the state of a new user where the model knows none of the recent items."""
-        unknown = ((recent == NO_ITEM) | (recent == len(self._model.items))).all(1)
-        new = [np.zeros_like(value[:1]) for value in state]
-        return [np.where(unknown.reshape(-1, *[1] * (v.ndim - 1)), n, v) for n, v in zip(new, state, strict=True)]
+    def _ranking(self, state: list[StateArray], depth: int) -> tuple[I64, F32]:
+        return ranked_prefix(self._model, state, min(depth, len(self._model.items)))
 
-    def _alerts(self, steps: Steps, verdicts: Verdicts) -> Alerts:
-        """Make an alert for each anomalous click. Its expected items are those for the state before the click."""
+    def _knows_none(self, recent: npt.NDArray[np.int32]) -> Bools:
+        """True (n,) where the model knows none of the recent items (n, R)."""
+        unknown: Bools = ((recent == NO_ITEM) | (recent == len(self._model.items))).all(1)
+        return unknown
+
+    def _alerts(self, steps: Steps, verdicts: Verdicts, ranked: Ranked) -> Alerts:
+        """Make an alert for each anomalous click. Its expected items are those for the state before the click.
+
+        If the user's previous click is in the batch too, that state has been ranked already.
+        """
         which = np.flatnonzero(verdicts.anomalous)
+        width = min(EXPECTED_ITEMS, len(self._model.items))
+        items, log_probs = np.empty((len(which), width), np.int64), np.empty((len(which), width), np.float32)
         if not len(which):  # as in nearly all small cycles
-            return Alerts(which, [], np.empty((0, EXPECTED_ITEMS), np.int64), np.empty((0, EXPECTED_ITEMS), np.float32))
-        none_left_out = np.empty((len(which), 0), np.int32)
-        likely = top_items(self._model, [value[which] for value in steps.before], none_left_out, EXPECTED_ITEMS)
-        return Alerts(which, self._detector.alert_rules(verdicts.pool[which]), likely.items, likely.log_probs)
+            return Alerts(which, [], items, log_probs)
+        previous = steps.previous[which]
+        again = (previous >= 0) & ranked.known[previous]
+        items[again] = ranked.items[previous[again], :width]
+        log_probs[again] = ranked.log_probs[previous[again], :width]
+        state = [value[which[~again]] for value in steps.before]
+        items[~again], log_probs[~again] = self._ranking(state, width)
+        return Alerts(which, self._detector.alert_rules(verdicts.pool[which]), items, log_probs)
+
+
+def _as_new(state: list[StateArray], which: Bools) -> list[StateArray]:
+    """Return the states, each (n, ...), with the state of a new user where `which` (n,) is true."""
+    return [np.where(which.reshape(-1, *[1] * (v.ndim - 1)), np.zeros_like(v[:1]), v) for v in state]

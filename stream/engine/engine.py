@@ -86,8 +86,9 @@ class Engine:
         """
         found = self.arena.find(clicks.owners)
         rows = copies(self.arena, found)
-        fresh = np.flatnonzero(clicks.offset > rows["source_offset"][clicks.owner])
-        if len(fresh) < len(clicks):  # only if an operator reset the group's offsets to earlier ones
+        new = clicks.offset > rows["source_offset"][clicks.owner]
+        if not new.all():  # only if an operator reset the group's offsets to earlier ones
+            fresh = np.flatnonzero(new)
             cycle = self.process(clicks.take(fresh), now_ms)
             return replace(
                 cycle, decided=fresh[cycle.decided], failed=fresh[cycle.failed], repeated=fresh[cycle.repeated]

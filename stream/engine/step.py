@@ -28,6 +28,8 @@ class Steps:
     recent         (n, R) int32, the user's last items, newest first, including the item of this click; -1 = none
     held           (n, R) int32, the items that a rule excludes from the user's lists; -1 = none
     before, after  the inputs of score.onnx before and after the click, each (n, *shape)
+    previous       (n,) the user's last click before this one among the n, where its `after` is this click's `before`;
+                   else -1
     """
 
     failed: npt.NDArray[np.bool_]
@@ -38,9 +40,12 @@ class Steps:
     held: npt.NDArray[np.int32]
     before: list[StateArray]
     after: list[StateArray]
+    previous: Index
 
     def take(self, which: Index) -> "Steps":
         """Select the steps at the positions `which`."""
+        moved = np.full(len(self.failed) + 1, -1, np.intp)  # the last entry is for a previous of -1
+        moved[which] = np.arange(len(which))
         return Steps(
             self.failed[which],
             self.repeated[which],
@@ -50,6 +55,7 @@ class Steps:
             self.held[which],
             [value[which] for value in self.before],
             [value[which] for value in self.after],
+            moved[self.previous[which]],
         )
 
 
@@ -85,6 +91,7 @@ def run_waves(
     event_ids  (m, LAST_IDS) the hashes of the owners' last event ids; None if no owner and no click has any
     """
     steps = _empty(model, rows, len(clicks))
+    latest = np.full(len(rows), -1, np.intp)  # each owner's last click so far
     long = len(order) > 1 and forgetting.possible_within(int(now_ms.max() - clicks.time_ms.min()))
     for turn, wave in enumerate(order):
         if turn == 0 or long:  # later waves only if the batch is long enough: their users have clicked in it
@@ -92,7 +99,7 @@ def run_waves(
         if event_ids is not None and clicks.event_id is not None:
             wave = _without_repeats(rows, event_ids, wave, clicks, steps)
         if len(wave):
-            _run_wave(model, rows, clicks.owner[wave], wave, clicks, steps)
+            _run_wave(model, rows, clicks.owner[wave], wave, clicks, steps, latest)
         if event_ids is not None and clicks.event_id is not None:
             done = wave[~steps.failed[wave] & (clicks.event_id[wave] != NO_ID)]  # a failed click may be sent again
             insert(event_ids, clicks.owner[done], clicks.event_id[done])
@@ -136,10 +143,11 @@ def _empty(model: Model, rows: Rows, count: int) -> Steps:
         held=np.empty((count, *rows.dtype["held"].shape), np.int32),
         before=[np.empty((count, *shape), kind) for kind, shape in read],
         after=[np.empty((count, *shape), kind) for kind, shape in read],
+        previous=np.full(count, -1, np.intp),
     )
 
 
-def _run_wave(model: Model, rows: Rows, user: Index, wave: Index, clicks: Columns, steps: Steps) -> None:
+def _run_wave(model: Model, rows: Rows, user: Index, wave: Index, clicks: Columns, steps: Steps, latest: Index) -> None:
     item, seen, last = clicks.item[wave], rows["clicks"][user].astype(np.int64), rows["last_ms"][user]
     gap_ms = np.maximum(clicks.time_ms[wave] - last, 0)
     names = [tensor.name for tensor in model.manifest.state]
@@ -166,6 +174,8 @@ def _run_wave(model: Model, rows: Rows, user: Index, wave: Index, clicks: Column
 
     steps.surprise[wave] = surprise
     steps.clicks_before[wave] = seen
+    steps.previous[wave] = np.where(seen == 0, -1, latest[user])  # a forgotten user has begun again
+    latest[user] = wave
     steps.recent[wave] = recent
     steps.held[wave] = rows["held"][user]
     for i, name in enumerate(model.score_inputs):

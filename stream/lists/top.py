@@ -42,18 +42,16 @@ def ranked_prefix(model: Model, state: list[StateArray], depth: int) -> tuple[I6
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
-def top_items(model: Model, state: list[StateArray], left_out: npt.NDArray[np.int32], k: int) -> Lists:
-    """The k most likely next items of each user, without `left_out`; fewer if the catalogue has too few items.
+def top_items(items: I64, log_probs: F32, left_out: npt.NDArray[np.int32], k: int) -> Lists:
+    """The first k items of each user's ranking, without `left_out`; fewer if the ranking has too few items.
 
-    state     inputs of score.onnx, each (n, *shape)
-    left_out  (n, N) int32 indices of excluded items; -1 and the unknown item exclude nothing
+    items, log_probs  (n, depth) from `ranked_prefix`; with a depth of k + N, or of the catalogue, no list is too short
+    left_out          (n, N) int32 indices of excluded items; -1 and the unknown item exclude nothing
     """
-    depth = min(k + left_out.shape[1], len(model.items))
-    items, log_probs = ranked_prefix(model, state, depth)
     unwanted = among(items, left_out)
     keep_first = np.argsort(unwanted, axis=1, kind="stable")[:, :k]
     users = np.arange(len(items))[:, None]
-    counts = np.minimum(k, depth - unwanted.sum(1))
+    counts = np.minimum(k, items.shape[1] - unwanted.sum(1))
     return Lists(items[users, keep_first], log_probs[users, keep_first], counts)
 
 

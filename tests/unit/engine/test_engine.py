@@ -12,6 +12,7 @@ from stream.engine.engine import Engine
 from stream.events import Click, Partition
 from stream.model.probe import batch_invariant
 from stream.model.runtime import Model, load_model
+from stream.settings import Rules
 from stream.worker.served import open_engine
 from tests.decide import process, run
 
@@ -55,13 +56,31 @@ CLICKS = st.lists(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@pytest.mark.parametrize(
+    ("k", "exclude_recent", "rules", "forget_after_days"),
+    [
+        (5, 1, Rules(), 0),
+        (1, 0, Rules(), 0.03),
+        (5, 0, Rules(popular_if_unknown=True), 0),
+        (5, 1, Rules(explore=0.2), 0.03),
+    ],
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
 @given(clicks=CLICKS, cuts=st.lists(st.integers(0, 30), max_size=4))
 def test_batches_equal_single_clicks_bit_for_bit(
-    model: Model, model_dir: Path, clicks: list[Click], cuts: list[int]
+    model: Model,
+    model_dir: Path,
+    clicks: list[Click],
+    cuts: list[int],
+    k: int,
+    exclude_recent: int,
+    rules: Rules,
+    forget_after_days: float,
 ) -> None:
-    """However the stream is cut into cycles, rows and decisions are the same."""
-    together, single = engine_of(model, model_dir), engine_of(model, model_dir)
+    """However the stream is cut into cycles, rows, decisions and alerts are the same."""
+    together, single = (
+        open_engine(model, model_dir, k, exclude_recent, 0.9, rules, forget_after_days) for _ in range(2)
+    )
     edges = sorted({0, len(clicks), *(cut for cut in cuts if cut < len(clicks))})
     batched = [run(together, clicks[a:b], a) for a, b in itertools.pairwise(edges)]
     alone = [run(single, [one], i) for i, one in enumerate(clicks)]

@@ -41,7 +41,7 @@ def test_lists_are_the_ranking_without_the_excluded_items(
 ) -> None:
     """For any k up to more than the catalogue: the first k allowed items, best first, each with its log-probability."""
     state, gone = states(model, len(left_out), seed), np.array(left_out, np.int32).reshape(-1, 3)
-    found = top_items(model, state, gone, k)
+    found = top_items(*ranked_prefix(model, state, min(k + 3, ITEMS)), gone, k)
     for user, excluded in enumerate(left_out):
         items, log_probs, _ = model.score([value[user : user + 1] for value in state], ITEMS)
         ranking = dict(zip(items[0].tolist(), log_probs[0].tolist(), strict=True))
@@ -54,7 +54,7 @@ def test_lists_are_the_ranking_without_the_excluded_items(
 def test_a_repeated_excluded_item_shortens_no_list(model: Model) -> None:
     """A user who clicked one item sixteen times still has a full list."""
     state = states(model, 1, 0)
-    found = top_items(model, state, np.full((1, 16), 3, np.int32), 20)
+    found = top_items(*ranked_prefix(model, state, 36), np.full((1, 16), 3, np.int32), 20)
     assert found.counts.tolist() == [20]
     assert 3 not in found.items[0]
 
@@ -76,7 +76,7 @@ def test_no_users_have_no_lists(model: Model) -> None:
     nobody = states(model, 0, 0)
     items, log_probs = ranked_prefix(model, nobody, 4)
     assert (items.shape, items.dtype, log_probs.shape, log_probs.dtype) == ((0, 4), np.int64, (0, 4), np.float32)
-    assert len(top_items(model, nobody, np.empty((0, 2), np.int32), 4).counts) == 0
+    assert len(top_items(items, log_probs, np.empty((0, 2), np.int32), 4).counts) == 0
 
 
 @settings(max_examples=40)
