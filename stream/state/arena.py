@@ -6,7 +6,8 @@ loses the partition, all its rows are dropped. Blocks have a fixed size, so more
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from stream.errors import ConfigError
 from stream.events import Partition
 from stream.state.checksum import checksums, intact
-from stream.state.event_ids import EventIds, Hashes, from_bytes, possible_size, to_bytes
+from stream.state.event_ids import SIZES, EventIds, Hashes, from_bytes, to_bytes
 from stream.state.row import Rows, as_bytes
 
 Slots = npt.NDArray[np.intp]
@@ -87,7 +88,8 @@ class Arena:
         self.event_ids = EventIds()
         self._blocks: list[Rows] = []
         self._free: list[int] = []
-        self._slots: dict[Partition, dict[bytes, int]] = {}
+        self._slots: defaultdict[Partition, dict[bytes, int]] = defaultdict(dict)
+        self._sizes = {dtype.itemsize + size for size in SIZES}  # of a row and its event ids
         self._keys: list[bytes] = []  # slot -> user id
         self._slot_partition = np.zeros(0, np.int32)  # slot -> partition index
         self._slot_checksum = np.zeros(0, np.uint64)  # slot -> checksum of its row; 0 while the slot is free
@@ -197,14 +199,15 @@ class Arena:
         another model or another row layout.
         """
         size = self.dtype.itemsize
-        known = {key: row for key, row in rows.items() if row is not None and possible_size(len(row) - size)}
-        if any(row is not None and key not in known and intact(key, row) for key, row in rows.items()):
+        known: Mapping[bytes, bytes] = {k: row for k, row in rows.items() if row and len(row) in self._sizes}
+        if len(known) < len(rows) and any(row and k not in known and intact(k, row) for k, row in rows.items()):
             raise self._other_model(partition)
         if known:
-            rests = None
-            if self.event_ids or any(len(row) != size for row in known.values()):  # not in shops without event ids
-                rests = [row[size:] for row in known.values()]
-            loaded = np.frombuffer(b"".join(row[:size] for row in known.values()), self.dtype)
+            heads: Collection[bytes] = known.values()
+            rests: list[bytes] | None = None
+            if self.event_ids or max(map(len, heads)) > size:  # not in shops without event ids
+                heads, rests = [row[:size] for row in known.values()], [row[size:] for row in known.values()]
+            loaded = np.frombuffer(b"".join(heads), self.dtype)
             whole = loaded["checksum"] == checksums(known, loaded, rests)
             if not whole.all():
                 loaded, known = loaded[whole], dict(itertools.compress(known.items(), whole.tolist()))
@@ -213,6 +216,8 @@ class Arena:
                 raise self._other_model(partition)
             owners = [(partition, key) for key in known]
             self.scatter(owners, self.find(owners), loaded, None if rests is None else from_bytes(rests))
+        if len(known) == len(rows):
+            return []
         self.remove([(partition, key) for key in rows if key not in known])
         return [key for key, row in rows.items() if row is not None and key not in known]
 
@@ -239,8 +244,11 @@ class Arena:
         order = np.argsort(block, kind="stable")
         ends = np.flatnonzero(np.diff(block[order], append=-1)) + 1
         for start, end in itertools.pairwise([0, *ends.tolist()]):
-            which = order[start:end]
-            yield self._blocks[block[which[0]]], which, within[which]
+            which: Slots | slice = order[start:end]
+            first, last = order[start], order[end - 1]
+            if last - first == end - start - 1:  # new slots of one block: a slice saves a copy of their rows
+                which = slice(first, last + 1)
+            yield self._blocks[block[first]], which, within[which]
 
     def _release(self, slots: list[int]) -> None:
         np.subtract.at(self._checksum, self._slot_partition[slots], self._slot_checksum[slots])
@@ -260,10 +268,10 @@ class Arena:
             self._grow()
         slots, given = slots.copy(), self._free[: -len(new) - 1 : -1]
         del self._free[-len(new) :]
+        slots_of, keys = self._slots, self._keys
         for i, slot in zip(new.tolist(), given, strict=True):
-            partition, key = owners[i]
-            self._slots.setdefault(partition, {})[key] = slot
-            self._keys[slot] = key
+            partition, keys[slot] = owners[i]
+            slots_of[partition][keys[slot]] = slot
         slots[new] = given
         self._slot_partition[given] = partitions[new]
         return slots

@@ -31,11 +31,8 @@ def checksums(keys: Iterable[bytes], rows: Rows, rests: Sequence[bytes] | None =
             for key, end, rest in zip(keys, ends, rests, strict=True)
         ]
         return np.array(found, np.uint64)
-    found = [
-        xxh3_64_intdigest(data[end - size + CHECKSUM_BYTES : end], xxh3_64_intdigest(key))
-        for key, end in zip(keys, ends, strict=True)
-    ]
-    return np.array(found, np.uint64)
+    hashed = (data[end - size + CHECKSUM_BYTES : end] for end in ends)
+    return np.fromiter(map(xxh3_64_intdigest, hashed, map(xxh3_64_intdigest, keys)), np.uint64, len(rows))
 
 
 def intact(key: bytes, row: bytes) -> bool:

@@ -15,7 +15,8 @@ LAST_IDS = 16
 
 ID_BYTES = 8
 LONGEST_BYTES = LAST_IDS * ID_BYTES
-"""The most bytes that follow a row in the changelog."""
+SIZES = range(0, LONGEST_BYTES + 1, ID_BYTES)
+"""How many bytes may follow a row in the changelog."""
 
 NO_ID = 0
 BLOCK_SLOTS = 8192
@@ -80,11 +81,6 @@ def to_bytes(hashes: Hashes) -> list[bytes]:
     data, size = hashes.astype("<u8").tobytes(), LONGEST_BYTES
     lengths = (ID_BYTES * np.count_nonzero(hashes, axis=1)).tolist()
     return [data[size * i : size * i + length] for i, length in enumerate(lengths)]
-
-
-def possible_size(size: int) -> bool:
-    """True if so many bytes may follow a row."""
-    return 0 <= size <= LONGEST_BYTES and size % ID_BYTES == 0
 
 
 def from_bytes(rests: Sequence[bytes]) -> Hashes:

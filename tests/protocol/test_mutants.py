@@ -99,8 +99,8 @@ MUTANTS: dict[str, tuple[Mutant, Callable[..., None], dict[str, Any]]] = {
     "last-applied offset": (
         Mutant(
             "stream.engine.engine:Engine.process",
-            'np.flatnonzero(clicks.offset > rows["source_offset"][clicks.owner])',
-            "np.arange(len(clicks))",
+            'clicks.offset > rows["source_offset"][clicks.owner]',
+            "np.ones(len(clicks), bool)",
         ),
         test_batch.test_a_click_before_the_begin_of_its_chunk_is_not_decided_again,
         {},
