@@ -60,7 +60,13 @@ class WithoutWeb(faust.Worker):
 
     def __init__(self, app: faust.App, *arguments: Any, **options: Any) -> None:
         app.conf.web_enabled = False
+        self.ended_by_error = False
         super().__init__(app, *arguments, **options)
+
+    def on_worker_shutdown(self) -> None:
+        """Faust calls it before it stops the app. An app that nobody has stopped by then could not start."""
+        self.ended_by_error = not self.app.should_stop
+        super().on_worker_shutdown()
 
 
 def create_app(settings: Settings) -> faust.App:
@@ -185,7 +191,7 @@ def _make_directory(path: Path) -> None:
 
 def _faust_app(settings: Settings, worker_id: str, config: KafkaConfig) -> faust.App:
     session_s = settings.session_timeout_s
-    return faust.App(
+    app = faust.App(
         settings.group,
         broker=[f"aiokafka://{address.strip()}" for address in settings.broker.split(",")],
         broker_client_id=client_id(worker_id),
@@ -208,6 +214,8 @@ def _faust_app(settings: Settings, worker_id: str, config: KafkaConfig) -> faust
         Topic=BatchTopic,
         **faust_options(config),
     )
+    app.boot_strategy.enable_kafka_producer = False  # delivery.py writes; Faust's would end the worker in an outage
+    return app
 
 
 def run_worker(settings: Settings) -> int:
@@ -231,11 +239,14 @@ def run_worker(settings: Settings) -> int:
     try:
         worker.execute_from_commandline()
     except SystemExit as exc:
-        return EXIT_WORKER if exc.code and not asked_to_end(app) else 0  # Faust's code for a crash is 1: here a bug
+        asked = asked_to_end(app) and not worker.ended_by_error
+        return EXIT_WORKER if exc.code and not asked else 0  # Faust's code for a crash is 1: here a bug
     except KeyboardInterrupt:  # a second Ctrl-C, after the event loop was closed
         return 0
     except (Exception, asyncio.CancelledError) as exc:
-        if asked_to_end(app):  # what Faust cancels in a rebalance or an outage is left to the next worker
+        if (
+            asked_to_end(app) and not worker.ended_by_error
+        ):  # what Faust cancels in a rebalance or an outage is left to the next worker
             log.warning("the worker was asked to end and could not stop in order: %s: %s", type(exc).__name__, exc)
             return 0
         log.exception("worker crashed")
