@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import ConfigResource, NewTopic, ResourceType
 
 from stream.access.refusal import Admin
 from stream.access.rights import check_rights
@@ -78,7 +78,7 @@ def check_topics(broker: str, topics: Topics, config: KafkaConfig = PLAINTEXT) -
     """
     admin = Admin(broker, config)
     partition_counts(admin, broker)  # first, because nothing else says why there is no connection
-    if not _embedded(admin):
+    if not _embedded(admin, broker):
         check_rights(admin, topics)
     return _check(admin, broker, topics)
 
@@ -90,7 +90,7 @@ def record_limits(broker: str, topics: Topics, longest_row: int, config: KafkaCo
     Raises ConfigError if state rows do not fit into the changelog.
     """
     written = [name for name in msgspec.structs.astuple(topics) if name != topics.clicks]
-    configs = _configs(Admin(broker, config), written)
+    configs = _configs(Admin(broker, config), broker, written)
     limits = {name: limit - FRAME_BYTES for name, limit in _limits(configs, written).items()}
     if limits[topics.changelog] < longest_row:
         raise ConfigError(
@@ -109,7 +109,7 @@ def _check(admin: Admin, broker: str, topics: Topics) -> dict[str, int]:
             f"--broker {broker}`"
         )
     names = list(msgspec.structs.astuple(topics))
-    configs = _configs(admin, names)
+    configs = _configs(admin, broker, names)
     _check_compaction(configs, topics.changelog)
     for name, limit in _limits(configs, [topics.recommendations, topics.anomalies, topics.dead_letters]).items():
         if limit < SMALLEST_LIMIT:
@@ -130,15 +130,21 @@ def check_same_partitions(present: Mapping[str, int], topics: Topics) -> None:
         )
 
 
-def _embedded(admin: AdminClient) -> bool:
+def _embedded(admin: Admin, broker: str) -> bool:
     """True for librdkafka's embedded broker, which compacts nothing, allows everything and answers few questions."""
-    return bool((admin.list_topics(timeout=ANSWER_S).cluster_id or "").startswith("mockCluster"))
+    return bool((_metadata(admin, broker).cluster_id or "").startswith("mockCluster"))
 
 
 def partition_counts(admin: Admin, broker: str) -> dict[str, int]:
     """Return topic -> number of partitions for every topic that this user may see. Raises ConfigError."""
+    topics = _metadata(admin, broker).topics
+    return {name: len(topic.partitions) for name, topic in topics.items() if topic.error is None}
+
+
+def _metadata(admin: Admin, broker: str) -> Any:
+    """What the cluster says of itself. Raises NoAnswer or, if it refuses this user, ConfigError."""
     try:
-        metadata = admin.list_topics(timeout=ANSWER_S)
+        return admin.list_topics(timeout=ANSWER_S)
     except KafkaException as exc:
         refusal = admin.refusal()
         if refusal is not None:
@@ -147,7 +153,6 @@ def partition_counts(admin: Admin, broker: str) -> dict[str, int]:
             f"no Kafka answers at {broker} within {ANSWER_S:.0f} s ({exc.args[0].name()}); is it running, and is "
             "--broker its address as seen from here?"
         ) from exc
-    return {name: len(topic.partitions) for name, topic in metadata.topics.items() if topic.error is None}
 
 
 def _wait_for(admin: Admin, broker: str, topics: Topics) -> dict[str, int]:
@@ -159,9 +164,9 @@ def _wait_for(admin: Admin, broker: str, topics: Topics) -> dict[str, int]:
     return _check(admin, broker, topics)
 
 
-def _configs(admin: AdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
+def _configs(admin: Admin, broker: str, names: Sequence[str]) -> dict[str, dict[str, str]]:
     """Return topic -> its configuration. If a configuration cannot be read, log it and omit the topic."""
-    if _embedded(admin):
+    if _embedded(admin, broker):
         return {}
     found: dict[str, dict[str, str]] = {}
     for resource, future in admin.describe_configs(
@@ -243,6 +248,7 @@ class TopicWatch:
                 "topics repair` to continue with the users' states"
             )
         self._missing = missing
+        self._were = now | self._were  # a broker that did not answer at the start has described nothing
         try:
             compare(self._were, now, self._topics)
         except PartitionsAdded as exc:

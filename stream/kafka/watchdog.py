@@ -38,7 +38,7 @@ def end(exc: BaseException) -> NoReturn:
     """End the process at once, without cleanup, because it must not flush or commit anything.
 
     A ConfigError or ArtifactError prints one line and exits with 2. So does an operation that Kafka does not allow this
-    user. Any other error is logged and exits with 70.
+    user. Any other error exits with 70; it is logged with its traceback if it can be a bug of Eddy.
     """
     exc = refused(exc) or exc
     if isinstance(exc, EddyError) and not isinstance(exc, Fenced):
@@ -46,6 +46,13 @@ def end(exc: BaseException) -> NoReturn:
         code = EXIT_OPERATOR
     elif isinstance(exc, Fenced):
         log.critical("worker fenced: %s", exc)
+        code = EXIT_WORKER
+    elif isinstance(exc, MemoryError):
+        log.critical(
+            "worker ends, its memory is used up: %s; give it more memory, start more workers, or lower "
+            "--max-cycle-clicks, --k or --forget-after-days",
+            exc,
+        )
         code = EXIT_WORKER
     else:
         log.critical("worker ends: %s: %s", type(exc).__name__, exc, exc_info=exc)

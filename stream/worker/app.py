@@ -64,8 +64,8 @@ class WithoutWeb(faust.Worker):
         super().__init__(app, *arguments, **options)
 
     def on_worker_shutdown(self) -> None:
-        """Faust calls it before it stops the app. An app that nobody has stopped by then could not start."""
-        self.ended_by_error = not self.app.should_stop
+        """Faust calls it before it stops a worker that nobody else has stopped: one that could not start."""
+        self.ended_by_error = not self.should_stop
         super().on_worker_shutdown()
 
 

@@ -34,9 +34,11 @@ def test_other_changes_do_not_matter() -> None:
     compare(WERE, WERE | {"anomalies": Seen("X", 9)}, TOPICS)
 
 
-def watch(monkeypatch: pytest.MonkeyPatch, *seen: tuple[dict[str, Seen], set[str]]) -> TopicWatch:
-    """A watch that sees these topics and missing topics, one after the other."""
-    answers = iter([(WERE, set()), *seen])
+def watch(
+    monkeypatch: pytest.MonkeyPatch, *seen: tuple[dict[str, Seen], set[str]], first: dict[str, Seen] = WERE
+) -> TopicWatch:
+    """A watch that sees these topics and missing topics, one after the other, and `first` at its start."""
+    answers = iter([(first, set()), *seen])
     monkeypatch.setattr(TopicWatch, "_describe", lambda self: next(answers))
     monkeypatch.setattr("stream.kafka.topics.Admin", lambda *_: None)
     return TopicWatch("broker:1", TOPICS, PLAINTEXT)
@@ -62,4 +64,13 @@ def test_a_topic_must_be_missing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(3):
         watched.check()
     with pytest.raises(ConfigError, match=r"clicks was deleted.*eddy topics create"):
+        watched.check()
+
+
+def test_a_watch_that_began_in_an_outage_learns_the_topics_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that did not answer at the start does not turn the watch off."""
+    again: tuple[dict[str, Seen], set[str]] = (WERE | {"clicks": Seen("other", WERE["clicks"].partitions)}, set())
+    watched = watch(monkeypatch, (WERE, set()), again, first={})
+    watched.check()
+    with pytest.raises(ConfigError, match="created again"):
         watched.check()

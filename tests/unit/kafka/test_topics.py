@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AclOperation
 
-from stream.errors import ConfigError
+from stream.errors import ConfigError, NoAnswer
 from stream.kafka import topics as kafka_topics
 from stream.kafka.topics import (
     DEFAULT_LIMIT,
@@ -53,6 +53,7 @@ class Cluster:
         self.refuses: dict[str, Exception] = {}
         self.cluster_id = "real"
         self.down = False
+        self.asked, self.answers = 0, 1_000  # questions so far, and how many are answered
         self.allowed: dict[str, set[AclOperation]] = {}
         self.refused: ConfigError | None = None
 
@@ -71,7 +72,8 @@ class Cluster:
         return answers
 
     def list_topics(self, timeout: float) -> Any:
-        if self.down:
+        self.asked += 1
+        if self.down or self.asked > self.answers:
             raise KafkaException(KafkaError(KafkaError._TRANSPORT))
         found = {
             name: SimpleNamespace(partitions=dict.fromkeys(range(count)), error=None)
@@ -175,6 +177,19 @@ def test_no_broker_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     for call in (lambda: check_topics(BROKER, TOPICS), lambda: create_topics(BROKER, TOPICS, 4, 1)):
         with pytest.raises(ConfigError, match=rf"no Kafka answers at {BROKER}.*_TRANSPORT"):
             call()
+
+
+def test_an_outage_between_two_questions_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker waits after NoAnswer, whichever question was the last one that Kafka answered."""
+    made = cluster(monkeypatch, whole())
+    for call in (lambda: check_topics(BROKER, TOPICS), lambda: record_limits(BROKER, TOPICS, 5_000)):
+        made.asked, made.answers = 0, 1_000
+        call()
+        questions = made.asked
+        for answers in range(questions):
+            made.asked, made.answers = 0, answers
+            with pytest.raises(NoAnswer, match="_TRANSPORT"):
+                call()
 
 
 def test_only_what_is_missing_is_created(monkeypatch: pytest.MonkeyPatch) -> None:
