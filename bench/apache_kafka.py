@@ -10,6 +10,7 @@ Source: Kafka's config/server.properties for KRaft, combined mode.
 import contextlib
 import fcntl
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -18,7 +19,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, NamedTuple, Self
 
 from confluent_kafka import KafkaException
@@ -242,6 +243,7 @@ class ApacheKafka:
             stdout=self._log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
+            restore_signals=False,  # a write beyond a limit (`fill_disk`) is an error and no deadly signal
             start_new_session=True,  # Ctrl-C must not stop the broker before the benchmark does
         )
         deadline = time.monotonic() + self._ready_s
@@ -258,6 +260,13 @@ class ApacheKafka:
     def kill(self) -> None:
         """Kill the broker with SIGKILL. The data stays for `restart()`."""
         self._signal(signal.SIGKILL)
+
+    def fill_disk(self) -> None:
+        """Let no file of the broker grow, as on a full disk, until it ends itself. `restart()` has no limit."""
+        assert self._process is not None
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        self._process.wait(timeout=30)
+        self._process = None
 
     def stop(self) -> None:
         """Stop the broker and delete its data."""
@@ -281,14 +290,11 @@ class ApacheKafka:
         try:
             self._process.wait(timeout=15)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.kill()
         self._process = None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()

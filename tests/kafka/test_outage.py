@@ -51,13 +51,13 @@ def lane(network: Network, name: str, model: Path, tmp_path: Path) -> Iterator[L
     lane.end_all()
 
 
-def test_workers_wait_for_a_broker_that_is_down_and_continue(lane: Lane, network: Network) -> None:
-    """A running worker and one that starts meanwhile say once that Kafka does not answer and once that it does. One
-    that is stopped while it waits exits with 0."""
+def test_workers_wait_for_a_broker_whose_disk_is_full_and_continue(lane: Lane, network: Network) -> None:
+    """The broker ends, and is started again. A running worker and one that starts meanwhile say once that Kafka does
+    not answer and once that it does. One that is stopped while it waits exits with 0."""
     lane.produce(clicks(1_000))
     running = lane.start(worker_id="running")
     lane.wait_for_clicks()
-    network.broker.kill()
+    network.broker.fill_disk()
     starting, stopped = lane.start(worker_id="starting"), lane.start(worker_id="stopped")
     for worker in (running, starting, stopped):
         worker.wait_for(SILENT)

@@ -112,3 +112,19 @@ def test_an_error_that_a_person_must_correct_exits_with_2(
         end_app(SimpleNamespace(should_stop=False, crashed=False), error)
     assert ended.value.code == EXIT_OPERATOR
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_worker_without_memory_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is no bug of Eddy: one line without a stack trace, and another start may help."""
+
+    def exit(number: int) -> None:
+        raise SystemExit(number)
+
+    monkeypatch.setattr(os, "_exit", exit)
+    with pytest.raises(SystemExit) as ended:
+        end_app(SimpleNamespace(should_stop=False, crashed=False), MemoryError("Unable to allocate 3.75 MiB"))
+    assert ended.value.code == EXIT_WORKER
+    assert "Unable to allocate 3.75 MiB; give it more memory" in caplog.text
+    assert caplog.records[-1].exc_info is None
