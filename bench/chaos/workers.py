@@ -156,7 +156,7 @@ class Supervisor:
         code = worker.process.returncode
         self.exits[f"{'after SIGTERM' if worker.asked else 'by itself'}: {code}"] += 1
         log = worker.log.read_text(errors="replace")
-        fine = {0, 70} if worker.asked else {70}
+        fine = {0} if worker.asked else {70}
         if not log:  # Python has not yet come to the worker: nothing had begun
             fine.add(-signal.SIGTERM)
         if code == -signal.SIGABRT and ASSERTION in log:

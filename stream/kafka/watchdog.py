@@ -62,9 +62,14 @@ def end(exc: BaseException) -> NoReturn:
     os._exit(code)
 
 
+def set_asked_to_end(app: Any) -> None:
+    """Note that a Faust app stops because of a signal. What fails after it is no reason to start the worker again."""
+    app.eddy_asked_to_end = True
+
+
 def asked_to_end(app: Any) -> bool:
     """True if a Faust app stops because of a signal, and not because of an error."""
-    return bool(app.should_stop and not app.crashed)
+    return getattr(app, "eddy_asked_to_end", False)
 
 
 def end_app(app: Any, exc: BaseException) -> NoReturn:

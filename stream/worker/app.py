@@ -31,7 +31,16 @@ from stream.kafka.fetch import OFFSET_RESET
 from stream.kafka.topics import TopicWatch, check_same_partitions, check_topics, record_limits
 from stream.kafka.transport import BatchTopic, BatchTransport
 from stream.kafka.waiting import KafkaWatch, watch_kafka
-from stream.kafka.watchdog import EXIT_OPERATOR, EXIT_WORKER, Brief, NoCoordinatorYet, Repeats, asked_to_end, end_app
+from stream.kafka.watchdog import (
+    EXIT_OPERATOR,
+    EXIT_WORKER,
+    Brief,
+    NoCoordinatorYet,
+    Repeats,
+    asked_to_end,
+    end_app,
+    set_asked_to_end,
+)
 from stream.kafka_config import KafkaConfig, read_kafka_config
 from stream.meter import Meter
 from stream.model.probe import batch_invariant
@@ -49,24 +58,32 @@ from stream.worker.status import Status
 
 CHUNK_RECORDS = 2_000
 
-HEARTBEAT_S = 0.3
+HEARTBEAT_S = 0.15
 """How long a worker may take to notice a rebalance. Everybody waits for the last one; Kafka's default is 3 s."""
 
 log = logging.getLogger(__name__)
 
 
 class WithoutWeb(faust.Worker):
-    """Faust's worker without its web server, which `faust -A` would open on all interfaces."""
+    """Faust's worker without its web server, which `faust -A` would open on all interfaces.
+
+    It tells the app whether it was asked to end: Faust calls `stop` first after a signal, and after
+    `on_worker_shutdown` if the app could not start or has crashed.
+    """
 
     def __init__(self, app: faust.App, *arguments: Any, **options: Any) -> None:
         app.conf.web_enabled = False
-        self.ended_by_error = False
+        self._ends_by_itself = False
         super().__init__(app, *arguments, **options)
 
     def on_worker_shutdown(self) -> None:
-        """Faust calls it before it stops a worker that nobody else has stopped: one that could not start."""
-        self.ended_by_error = not self.should_stop
+        self._ends_by_itself = True
         super().on_worker_shutdown()
+
+    async def stop(self) -> None:
+        if not self._ends_by_itself and not self.app.crashed:
+            set_asked_to_end(self.app)
+        await super().stop()
 
 
 def create_app(settings: Settings) -> faust.App:
@@ -239,14 +256,11 @@ def run_worker(settings: Settings) -> int:
     try:
         worker.execute_from_commandline()
     except SystemExit as exc:
-        asked = asked_to_end(app) and not worker.ended_by_error
-        return EXIT_WORKER if exc.code and not asked else 0  # Faust's code for a crash is 1: here a bug
+        return EXIT_WORKER if exc.code and not asked_to_end(app) else 0  # Faust's code for a crash is 1: here a bug
     except KeyboardInterrupt:  # a second Ctrl-C, after the event loop was closed
         return 0
     except (Exception, asyncio.CancelledError) as exc:
-        if (
-            asked_to_end(app) and not worker.ended_by_error
-        ):  # what Faust cancels in a rebalance or an outage is left to the next worker
+        if asked_to_end(app):  # what Faust cancels in a rebalance or an outage is left to the next worker
             log.warning("the worker was asked to end and could not stop in order: %s: %s", type(exc).__name__, exc)
             return 0
         log.exception("worker crashed")

@@ -20,6 +20,7 @@ from stream.kafka.watchdog import (
     Rebalances,
     Repeats,
     end_app,
+    set_asked_to_end,
 )
 
 
@@ -81,20 +82,21 @@ def test_what_kafkas_clients_log_is_left_out_unless_it_stays_while_kafka_answers
     assert brief.filter(broken)
 
 
-@pytest.mark.parametrize(
-    ("stops", "crashed", "code"), [(False, False, EXIT_WORKER), (True, True, EXIT_WORKER), (True, False, 0)]
-)
+@pytest.mark.parametrize(("asked", "code"), [(False, EXIT_WORKER), (True, 0)])
 def test_a_worker_that_was_asked_to_end_exits_with_0_whatever_fails(
-    monkeypatch: pytest.MonkeyPatch, stops: bool, crashed: bool, code: int
+    monkeypatch: pytest.MonkeyPatch, asked: bool, code: int
 ) -> None:
-    """After SIGTERM an error of Kafka is no reason to start the worker again; an app that crashed also stops."""
+    """After SIGTERM an error of Kafka is no reason to start the worker again."""
 
     def exit(number: int) -> None:
         raise SystemExit(number)
 
     monkeypatch.setattr(os, "_exit", exit)
+    app = SimpleNamespace()
+    if asked:
+        set_asked_to_end(app)
     with pytest.raises(SystemExit) as ended:
-        end_app(SimpleNamespace(should_stop=stops, crashed=crashed), TimeoutError("no answer"))
+        end_app(app, TimeoutError("no answer"))
     assert ended.value.code == code
 
 
@@ -109,7 +111,7 @@ def test_an_error_that_a_person_must_correct_exits_with_2(
 
     monkeypatch.setattr(os, "_exit", exit)
     with pytest.raises(SystemExit) as ended:
-        end_app(SimpleNamespace(should_stop=False, crashed=False), error)
+        end_app(SimpleNamespace(), error)
     assert ended.value.code == EXIT_OPERATOR
     assert len(capsys.readouterr().err.splitlines()) == 1
 
@@ -124,7 +126,7 @@ def test_a_worker_without_memory_says_what_to_do(
 
     monkeypatch.setattr(os, "_exit", exit)
     with pytest.raises(SystemExit) as ended:
-        end_app(SimpleNamespace(should_stop=False, crashed=False), MemoryError("Unable to allocate 3.75 MiB"))
+        end_app(SimpleNamespace(), MemoryError("Unable to allocate 3.75 MiB"))
     assert ended.value.code == EXIT_WORKER
     assert "Unable to allocate 3.75 MiB; give it more memory" in caplog.text
     assert caplog.records[-1].exc_info is None
