@@ -260,6 +260,7 @@ class Changelog:
                 "enable.partition.eof": True,
                 "auto.offset.reset": "error",  # the default continues at the end, and rows would be missing
                 "fetch.wait.max.ms": 50,
+                "fetch.queue.backoff.ms": 5,  # the default waits 1 s each time when a partition's queue has been full
                 "max.partition.fetch.bytes": 8 << 20,
                 "fetch.message.max.bytes": 8 << 20,
                 "log_level": 2,
