@@ -133,8 +133,9 @@ def main() -> int:
         write_untrained(directory, [f"i{n}" for n in range(ITEMS)], ["view", "cart", "purchase"], HIDDEN)
         model = load_model(directory, "cpu")
         for turn in range(given.rounds + 1):
-            for name, messages in sides.items():
-                rate, letters[name] = measure(model, directory, messages)
+            names = list(sides)
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:  # no side is always first
+                rate, letters[name] = measure(model, directory, sides[name])
                 if turn:  # the first round warms up
                     rates[name].append(rate)
     results: dict[str, Any] = {}

@@ -1,7 +1,12 @@
 """How the worker's process starts and ends."""
 
 import asyncio
+import os
 import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -12,6 +17,8 @@ from stream.kafka_config import PLAINTEXT
 from stream.settings import Settings
 from stream.worker import app as module
 from stream.worker.app import _faust_app, run_worker
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -27,36 +34,48 @@ def test_the_worker_starts_no_producer_that_it_does_not_use(app: Any) -> None:
     assert not [service for service in services if isinstance(service, Producer)]
 
 
-def exit_code(app: Any, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The exit code of a worker's process with this app."""
-    monkeypatch.setattr(module, "create_app", lambda settings: app)
-    monkeypatch.setattr(module, "Brief", lambda watch: lambda record: True)
+async def fail(app: Any) -> NoReturn:
+    raise OSError("no address")
+
+
+async def be_asked(app: Any) -> None:
+    signal.raise_signal(signal.SIGTERM)
+    await asyncio.Event().wait()  # until the start is cancelled
+
+
+async def crash(app: Any) -> NoReturn:
+    error = asyncio.CancelledError()
+    await app.crash(error)
+    raise error
+
+
+def run(start: str, stop: str) -> int:
+    """Run a worker whose app does these things when it starts and stops, and return its exit code."""
+    app: Any = _faust_app(Settings(model="m", broker="localhost:1"), "1", PLAINTEXT)
+    app.on_start = partial(globals()[start], app)
+    if stop:
+        app.on_stop = partial(globals()[stop], app)
     app.transport.watch = None
+    module.create_app = lambda settings: app
+    module.Brief = lambda watch: lambda record: True  # type: ignore[assignment,misc]
     return run_worker(Settings(model="m", broker="localhost:1"))
 
 
-def test_a_worker_that_cannot_start_asks_for_another_start(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def exit_code(start: str, stop: str = "") -> int:
+    """The exit code of `run` in a process of its own: a worker changes signals, logging and the event loop's policy."""
+    command = [sys.executable, __file__, start, stop]
+    return subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True).returncode
+
+
+def test_a_worker_that_cannot_start_asks_for_another_start() -> None:
     """Nobody has asked it to end, so the exit code is not 0."""
-
-    async def fail() -> NoReturn:
-        raise OSError("no address")
-
-    app.on_start = fail
-    assert exit_code(app, monkeypatch) == EXIT_WORKER
+    assert exit_code("fail") == EXIT_WORKER
 
 
-def test_a_worker_that_was_asked_to_end_and_then_crashes_ends_with_0(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_was_asked_to_end_and_then_crashes_ends_with_0() -> None:
     """In an outage Faust's services crash while they stop. A supervisor must not start this worker again."""
+    assert exit_code("be_asked", "crash") == 0
 
-    async def be_asked() -> None:
-        signal.raise_signal(signal.SIGTERM)
-        await asyncio.Event().wait()  # until the start is cancelled
 
-    async def crash() -> NoReturn:
-        error = asyncio.CancelledError()
-        await app.crash(error)
-        raise error
-
-    app.on_start, app.on_stop = be_asked, crash
-    assert exit_code(app, monkeypatch) == 0
-    assert app.crashed
+if __name__ == "__main__":
+    sys.exit(run(*sys.argv[1:]))
