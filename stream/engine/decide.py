@@ -47,8 +47,8 @@ class Decisions:
 class Ranked:
     """The most likely items after each of n clicks, before all rules, to be used again by the user's next click.
 
-    known  (n,) bool: whether the row was computed for the state after the click; else `items` is undefined there
-    items, log_probs  (n, depth) int64 and float32, best first. The depth is at least EXPECTED_ITEMS if any is known
+    known             (n,) bool: the row is of the state after the click; else it is of a new user's state
+    items, log_probs  (n, depth) int64 and float32, best first. depth >= EXPECTED_ITEMS, or the whole catalogue
     """
 
     known: Bools
@@ -95,8 +95,9 @@ class Decider:
         alerts = self._alerts(steps, verdicts, ranked)
         return Decisions(lists, steps.surprise, verdicts.p_value, verdicts.pool, alerts)
 
-    def _lists(self, clicks: Columns, steps: Steps) -> tuple[Lists, Ranked]:
-        """Make the list of each click under the rules; and the rankings that it was made from, where there are any."""
+    def _lists(self, clicks: Columns, steps: Steps) -> tuple[Lists, Ranked | None]:
+        """Make the list of each click, and return the rankings too; None with a catalogue or exploration, which rank
+        to other depths."""
         state, left_out = steps.after, steps.recent[:, : self._exclude_recent]
         if self._holds:
             left_out = np.concatenate([left_out, steps.held], axis=1)
@@ -105,8 +106,7 @@ class Decider:
             as_new = self._knows_none(steps.recent)
             state = _as_new(state, as_new)
         if self._ruled is not None:
-            lists = self._ruled(state, left_out, clicks.item, clicks.category, clicks.ids)
-            return lists, Ranked(np.zeros(len(clicks), np.bool_), lists.items, lists.log_probs)
+            return self._ruled(state, left_out, clicks.item, clicks.category, clicks.ids), None
         items, log_probs = self._ranking(state, max(self._k + left_out.shape[1], EXPECTED_ITEMS))
         return top_items(items, log_probs, left_out, self._k), Ranked(~as_new, items, log_probs)
 
@@ -118,7 +118,7 @@ class Decider:
         unknown: Bools = ((recent == NO_ITEM) | (recent == len(self._model.items))).all(1)
         return unknown
 
-    def _alerts(self, steps: Steps, verdicts: Verdicts, ranked: Ranked) -> Alerts:
+    def _alerts(self, steps: Steps, verdicts: Verdicts, ranked: Ranked | None) -> Alerts:
         """Make an alert for each anomalous click. Its expected items are those for the state before the click.
 
         If the user's previous click is in the batch too, that state has been ranked already.
@@ -128,10 +128,12 @@ class Decider:
         items, log_probs = np.empty((len(which), width), np.int64), np.empty((len(which), width), np.float32)
         if not len(which):  # as in nearly all small cycles
             return Alerts(which, [], items, log_probs)
-        previous = steps.previous[which]
-        again = (previous >= 0) & ranked.known[previous]
-        items[again] = ranked.items[previous[again], :width]
-        log_probs[again] = ranked.log_probs[previous[again], :width]
+        again = np.zeros(len(which), np.bool_)
+        if ranked is not None:
+            previous = steps.previous[which]
+            again = (previous >= 0) & ranked.known[previous]
+            items[again] = ranked.items[previous[again], :width]
+            log_probs[again] = ranked.log_probs[previous[again], :width]
         state = [value[which[~again]] for value in steps.before]
         items[~again], log_probs[~again] = self._ranking(state, width)
         return Alerts(which, self._detector.alert_rules(verdicts.pool[which]), items, log_probs)

@@ -62,7 +62,7 @@ CLICKS = st.lists(
         (5, 1, Rules(), 0),
         (1, 0, Rules(), 0.03),
         (5, 0, Rules(popular_if_unknown=True), 0),
-        (5, 1, Rules(explore=0.2), 0.03),
+        (2, 1, Rules(explore=0.2), 0.03),
     ],
 )
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
