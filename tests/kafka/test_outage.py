@@ -5,6 +5,7 @@ It starts its own broker, with a proxy in front of a second listener, so it need
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -51,6 +52,7 @@ def lane(network: Network, name: str, model: Path, tmp_path: Path) -> Iterator[L
     lane.end_all()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the files of a running process")
 def test_workers_wait_for_a_broker_whose_disk_is_full_and_continue(lane: Lane, network: Network) -> None:
     """The broker ends, and is started again. A running worker and one that starts meanwhile say once that Kafka does
     not answer and once that it does. One that is stopped while it waits exits with 0."""
