@@ -2,7 +2,8 @@
 
 A batch is what a worker does between a fetch and a transaction: decode, decide, make all records, count. Each round
 runs the same messages in three ways, in turn: clean, with 1 % of them replaced by bad ones of 14 kinds, and with an
-event id in each click. Exit code 1 if the throughput with garbage is below 0.9 of the clean one.
+event id in each click. Each run has a process of its own: the layout of a process in memory alone makes it up to 7 %
+faster or slower. Exit code 1 if the throughput with garbage is below 0.9 of the clean one.
 
     python -m bench.garbage [--rounds N]
 """
@@ -16,6 +17,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,6 +40,7 @@ from stream.worker.served import open_engine
 ITEMS, HIDDEN, USERS, K = 20_000, 128, 2_000, 20
 BATCH, BATCHES = 2_000, 5
 GARBAGE, GOAL = 0.01, 0.9
+TRIES = 3
 NOW_MS = 1_760_000_000_000
 
 Message = tuple[bytes | None, bytes | None]
@@ -95,6 +99,18 @@ SIDES: dict[str, Callable[[list[dict[str, Any]]], list[Message]]] = {
 }
 
 
+def fastest(side: str, directory: Path) -> tuple[float, int]:
+    """Messages per CPU second of the fastest of TRIES runs, and the number of dead letters of one.
+
+    Other programs only make a run slower. The first run warms up.
+    """
+    logging.disable(logging.WARNING)
+    model, rng = load_model(directory, "cpu"), random.Random(0)
+    messages = SIDES[side]([click(n, rng) for n in range(BATCH * BATCHES)])
+    runs = [measure(model, directory, messages) for _ in range(TRIES + 1)]
+    return max(rate for rate, _ in runs[1:]), runs[0][1]
+
+
 def measure(model: Model, directory: Path, messages: list[Message]) -> tuple[float, int]:
     """Messages per CPU second of a new engine, and the number of dead letters."""
     engine, codec = open_engine(model, directory, K, 1, 0.001), JsonCodec(65_536, 3_600_000)
@@ -122,22 +138,19 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", type=Path, default=RESULTS / "garbage.json", help="where to write the report")
     given = parser.parse_args()
-    logging.disable(logging.WARNING)
-    rng = random.Random(0)
-    events = [click(n, rng) for n in range(BATCH * BATCHES)]
-    sides = {name: make(events) for name, make in SIDES.items()}
     rates: dict[str, list[float]] = {name: [] for name in SIDES}
     letters: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "untrained" / "1"
         write_untrained(directory, [f"i{n}" for n in range(ITEMS)], ["view", "cart", "purchase"], HIDDEN)
-        model = load_model(directory, "cpu")
-        for turn in range(given.rounds + 1):
-            names = list(sides)
-            for name in names[turn % len(names) :] + names[: turn % len(names)]:  # no side is always first
-                rate, letters[name] = measure(model, directory, sides[name])
-                if turn:  # the first round warms up
+        new_process = get_context("spawn")
+        with ProcessPoolExecutor(max_workers=1, mp_context=new_process, max_tasks_per_child=1) as processes:
+            for turn in range(given.rounds):
+                names = list(SIDES)
+                for name in names[turn % len(names) :] + names[: turn % len(names)]:  # no side is always first
+                    rate, letters[name] = processes.submit(fastest, name, directory).result()
                     rates[name].append(rate)
+                print(f"round {turn + 1} of {given.rounds}", file=sys.stderr, flush=True)
     results: dict[str, Any] = {}
     for name, rounds in rates.items():
         ratios = [one / clean for one, clean in zip(rounds, rates["clean"], strict=True)]
@@ -155,7 +168,8 @@ def main() -> int:
     failures = [f"throughput with garbage is {ratio} of the clean one; the goal is {GOAL}"] if ratio < GOAL else []
     conditions = {
         "batch": BATCH,
-        "messages of a round": len(events),
+        "messages of a run": BATCH * BATCHES,
+        "runs of a process": TRIES,
         "rounds": given.rounds,
         "garbage": GARBAGE,
         "items": ITEMS,
