@@ -46,6 +46,12 @@ class Cluster(NamedTuple):
     files: Path
     admin: AdminClient
 
+    def set_password(self, password: str) -> None:
+        """The SCRAM password of the user eddy."""
+        for mechanism in (ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512):
+            user = UserScramCredentialUpsertion("eddy", ScramCredentialInfo(mechanism, 4096), password.encode())
+            self.admin.alter_user_scram_credentials([user])["eddy"].result()
+
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
@@ -67,14 +73,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
             pytest.fail(f"EDDY_REQUIRE_KAFKA=1, but there is no real Kafka: {exc}", pytrace=False)
         pytest.skip(f"THE KAFKA LANE DID NOT RUN: {exc}")
     with kafka:
-        users = [
-            UserScramCredentialUpsertion("eddy", ScramCredentialInfo(mechanism, 4096), SECRETS["scram"].encode())
-            for mechanism in (ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512)
-        ]
-        admin = AdminClient({"bootstrap.servers": kafka.address, "log_level": 0})
-        for user in users:
-            admin.alter_user_scram_credentials([user])["eddy"].result()
-        yield Cluster(kafka, files, admin)
+        cluster = Cluster(kafka, files, AdminClient({"bootstrap.servers": kafka.address, "log_level": 0}))
+        cluster.set_password(SECRETS["scram"])
+        yield cluster
 
 
 def write_certificate(path: Path, authority: trustme.CA, name: str, password: str | None) -> None:
