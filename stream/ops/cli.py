@@ -15,6 +15,7 @@ called.
 import errno
 import json
 import os
+import resource
 import signal
 import sys
 from importlib.metadata import EntryPoint, entry_points
@@ -52,6 +53,10 @@ EXTRAS = {
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 """Error numbers of a full, read-only or broken disk. They are no bug in Eddy."""
+
+ADDRESS_SPACE = 2 << 30
+"""Bytes of address space below which a worker refuses to start. Where librdkafka cannot start its threads it waits
+without end or aborts the process; seen with 0.3 to 1.3 GiB."""
 
 EPILOG = """\b
 From a click log to recommendations:
@@ -130,9 +135,19 @@ def worker(**given: Any) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)  # there is nothing to finish before Faust starts, which has its own handlers
     settings = take_settings(given)
+    _check_address_space()
     from stream.worker.app import run_worker  # here, because Faust takes a second to import and --help needs none of it
 
     sys.exit(run_worker(settings))
+
+
+def _check_address_space() -> None:
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < ADDRESS_SPACE:
+        raise ConfigError(
+            f"the address space of this process is limited to {limit >> 20} MiB, and a worker needs "
+            f"{ADDRESS_SPACE >> 20} MiB or more: raise the limit (ulimit -v), or limit the memory of its container"
+        )
 
 
 def _end(number: int, _: Any) -> NoReturn:

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -60,6 +61,18 @@ def test_a_wrong_command_line_is_one_line_and_exit_2(
     assert code == 2
     assert len(error.splitlines()) == 1
     assert words in error
+
+
+def test_a_worker_refuses_a_limit_in_which_its_threads_cannot_start() -> None:
+    """Under 1 GiB of address space librdkafka would wait without end: one line and exit code 2 instead."""
+    command = [sys.executable, "-m", "stream.ops.cli", "worker", "--model", "models/shop/1"]
+    limited = f"ulimit -v {1 << 20}; exec {shlex.join(command)}"
+    done = subprocess.run(["sh", "-c", limited], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "eddy: the address space of this process is limited to 1024 MiB, and a worker needs 2048 MiB or more: "
+        "raise the limit (ulimit -v), or limit the memory of its container"
+    ]
 
 
 def test_every_field_of_settings_is_an_option_with_its_default_and_variable() -> None:
