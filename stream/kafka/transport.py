@@ -1,8 +1,8 @@
-"""A Faust transport with one message per chunk: the agent gets hundreds of records at once instead of one by one.
+"""A Faust transport with one message per fetch: the agent gets all fetched records at once instead of one by one.
 
 Faust manages the group membership, the rebalance hooks and the agents. Its own consumer needs 70 us per record. With
-this transport one Faust message is a chunk of records of one partition, and the transaction in delivery.py commits the
-offsets. Faust only stores which chunks are not decided yet.
+this transport one Faust message is a Fetch: a chunk of records of each partition that had some. The transaction in
+delivery.py commits the offsets. Faust only stores which fetches are not decided yet.
 
 Private names of Faust and aiokafka are used in this file and in fetch.py only (tests/contracts checks them), and both
 are pinned exactly. Source: faust/transport/consumer.py and faust/transport/drivers/aiokafka.py.
@@ -33,7 +33,8 @@ LEAVE_S = 5.0
 
 IN_MEMORY_RECORDS = 20_000
 IN_MEMORY_BYTES = 64 << 20
-"""Largest number of records and bytes that are fetched and not yet decided. Faust's own limit counts chunks."""
+"""Number of records and of bytes, fetched and not yet decided, above which nothing is fetched. Faust's own limit counts
+messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,17 @@ class Chunk:
     size: int
 
 
+class Fetch(NamedTuple):
+    """The value of a Faust message: what one fetch has read, all in one generation of the group.
+
+    records, size  number of records, and bytes of their keys and values, in all chunks
+    """
+
+    chunks: Sequence[Chunk]
+    records: int
+    size: int
+
+
 class Member(NamedTuple):
     """This worker's current membership in the consumer group."""
 
@@ -65,7 +77,7 @@ class Member(NamedTuple):
 
 
 class BatchTopic(faust.Topic):
-    """A topic of events that have a Chunk as their value, which Faust must not decode."""
+    """A topic of events that have a Fetch as their value, which Faust must not decode."""
 
     def _compile_decode(self) -> None:
         async def decode(message: Any, *, propagate: bool = False) -> Any:
@@ -75,7 +87,7 @@ class BatchTopic(faust.Topic):
 
 
 class BatchConsumer(driver.Consumer):
-    """Passes chunks to the agent, waits while too many records are in memory, and never commits.
+    """Passes fetches to the agent, waits while too many records are in memory, and never commits.
 
     At a rebalance and at shutdown Faust waits until every message that the agent got is acked. The cycle loop acks the
     messages of its cycles. `transport.release` gives up the others, and `forget` removes these from Faust's account.
@@ -96,9 +108,9 @@ class BatchConsumer(driver.Consumer):
         await watch_group(self.app, partial(check_group, self.app))
 
     async def _drain_messages(self, fetcher: Any) -> None:
-        """Faust's fetch loop: pass chunks to the agent until the consumer or the fetcher stops.
+        """Faust's fetch loop: pass what was fetched to the agent until the consumer or the fetcher stops.
 
-        Chunks that were fetched in an older generation of the group are dropped.
+        A fetch of an older generation of the group is dropped.
         """
 
         def stopped() -> bool:
@@ -114,12 +126,12 @@ class BatchConsumer(driver.Consumer):
                 if not self.flow_active:  # a rebalance has begun: this worker may have lost the fetched partitions
                     await self._seek_back()
                     continue
-                for tp, fetched_range in fetched.items():
-                    await self._wait_for_room(stopped)
-                    if not self.flow_active or self.app.consumer_generation_id != generation:
-                        break
-                    if active is None or tp in active or tp in self._buffered_partitions:
-                        await self._hand_over(ensure_TP(tp), fetched_range, generation)
+                await self._wait_for_room(stopped)
+                if not self.flow_active or self.app.consumer_generation_id != generation:
+                    continue
+                wanted = [tp for tp in fetched if active is None or tp in active or tp in self._buffered_partitions]
+                if wanted:
+                    await self._hand_over({ensure_TP(tp): fetched[tp] for tp in wanted}, generation)
         except EddyError as exc:
             end_app(self.app, exc)
         except self.consumer_stopped_errors:
@@ -143,21 +155,24 @@ class BatchConsumer(driver.Consumer):
         if wanted:
             await self.seek_wait(wanted)
 
-    async def _hand_over(self, tp: TP, fetched: OffsetRange, generation: int) -> None:
-        begin, stop, lost, records = fetched
-        size = sum(len(record.key or b"") + len(record.value or b"") for record in records)
-        self._records += len(records)
-        self._bytes += size
-        self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
+    async def _hand_over(self, fetched: Mapping[TP, OffsetRange], generation: int) -> None:
+        """Pass a fetch to the agent as one message, which names the first of its partitions."""
+        chunks = [_chunk(tp, part, generation) for tp, part in fetched.items()]
+        fetch = Fetch(chunks, sum(len(chunk.records) for chunk in chunks), sum(chunk.size for chunk in chunks))
+        self._records += fetch.records
+        self._bytes += fetch.size
+        for tp in fetched:
+            self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
+        tp, dated = next(iter(fetched)), next((chunk.records[-1] for chunk in chunks if chunk.records), None)
         message = ConsumerMessage(
             tp.topic,
             tp.partition,
-            stop - 1,
-            records[-1].timestamp / 1000.0 if records else 0.0,
-            records[-1].timestamp_type if records else 0,
+            chunks[0].end - 1,
+            dated.timestamp / 1000.0 if dated else 0.0,
+            dated.timestamp_type if dated else 0,
             (),
             None,
-            Chunk(Partition(*tp), generation, begin, stop, lost, records, size),
+            fetch,
             None,
             0,
             0,
@@ -188,12 +203,12 @@ class BatchConsumer(driver.Consumer):
         """
         message.acked = True
         self._unacked_messages.discard(message)
-        self._records = max(0, self._records - len(message.value.records))
+        self._records = max(0, self._records - message.value.records)
         self._bytes = max(0, self._bytes - message.value.size)
         self._room.set()
 
     async def wait_empty(self) -> None:
-        """Give up the chunks that no cycle has begun, and wait for the running cycle.
+        """Give up the fetches that no cycle has begun, and wait for the running cycle.
 
         If that takes longer than the session timeout, end the process. An outage counts only for a worker that stops.
         """
@@ -221,10 +236,16 @@ class BatchConsumer(driver.Consumer):
         """Do nothing: Faust makes no commits here, and would report that they are stuck."""
 
 
+def _chunk(tp: TP, fetched: OffsetRange, generation: int) -> Chunk:
+    begin, stop, lost, records = fetched
+    size = sum(len(record.key or b"") + len(record.value or b"") for record in records)
+    return Chunk(Partition(*tp), generation, begin, stop, lost, records, size)
+
+
 class BatchTransport(driver.Transport):
     """The transport of a worker's Faust app.
 
-    release    gives up the chunks that no cycle has begun, and returns their events. It is called at a rebalance and at
+    release    gives up the fetches of which no cycle has begun, and returns their events; called at a rebalance and at
                shutdown
     positions  returns partition -> next offset to read
     watch      its clock measures time limits

@@ -2,7 +2,7 @@
 
     start, rebalance   recover offsets and rows
     cycle              decode and process (rows are staged) -> transaction -> commit the staged rows -> ack
-    revoke             the running cycle ends, no new one begins, pending chunks are released
+    revoke             the running cycle ends, no new one begins, pending fetches are released
 
 Rows are put in place only after Kafka has them, and only one cycle runs at a time. Five threads take part: the event
 loop, which calls everything here; the consumer thread, which fetches and heartbeats (kafka.fetch); the engine thread,
@@ -24,7 +24,7 @@ from stream.engine.engine import Engine
 from stream.events import Partition
 from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import Delivery, Outcome, Undecided
-from stream.kafka.transport import Chunk
+from stream.kafka.transport import Chunk, Fetch
 from stream.kafka.waiting import NoWatch, Watch
 from stream.settings import Topics
 from stream.wire.codec import Codec
@@ -50,7 +50,7 @@ class Cycles:
     """Runs one worker's cycles. Every method is called in the event loop, unless it says otherwise.
 
     limits      topic -> the most bytes of a record, as topics.record_limits gives them
-    max_clicks  of one cycle; a single chunk may not hold more
+    max_clicks  of one cycle; a single fetch may not hold more
     clock_ms    the worker's clock, ms since the epoch; a click may not be far ahead of it
     observe     called with the chunks and the batch of each committed cycle
     watch       its clock measures time limits: they stand still while Kafka does not answer
@@ -93,12 +93,12 @@ class Cycles:
     # -- what the agent and the rebalance hooks call ------------------------------------------------------------------
 
     def offer(self, event: Any) -> None:
-        """Take an event that carries a Chunk. It is acked when its clicks are decided."""
+        """Take an event that carries a Fetch. It is acked when its clicks are decided."""
         self._pending.append(event)
         self._arrived.set()
 
     def release(self) -> list[Any]:
-        """Give up the chunks of which no cycle has begun, and end the assignment. Returns the events given up."""
+        """Give up the fetches of which no cycle has begun, and end the assignment. Returns the events given up."""
         self._assignment = None
         self.settled = False
         given_up = list(self._pending)
@@ -166,11 +166,11 @@ class Cycles:
     async def run(self) -> None:
         """Decide on what arrives, until `close`. Each cycle:
 
-        1. take      chunks in the order in which they came
+        1. take      fetches in the order in which they came
         2. process   decode, step, encode; rows are staged. After a crash before 3 the clicks are read again
         3. deliver   one transaction; `Delivery.commit` says what a crash in it leaves
         4. commit    the staged rows into the arena. After a crash between 3 and 4 recovery reads the changelog
-        5. ack       Faust does not wait for these chunks any more. After a crash between 4 and 5 nothing is missing:
+        5. ack       Faust does not wait for these fetches any more. After a crash between 4 and 5 nothing is missing:
                      Faust's account is in memory only
         """
         while True:
@@ -183,7 +183,7 @@ class Cycles:
                 self._arrived.clear()
                 await self._in_engine(self._engine.tick, self._clock_ms())
                 continue
-            await self._decide([event.value for event in events])  # 2 to 4
+            await self._decide([chunk for event in events for chunk in event.value.chunks])  # 2 to 4
             for event in events:
                 event.ack()  # 5
 
@@ -196,13 +196,13 @@ class Cycles:
     # -- one cycle ----------------------------------------------------------------------------------------------------
 
     def _take(self) -> list[Any]:
-        """Pending chunks in their order, up to the size of a cycle; at least one if there is one."""
+        """Pending fetches in their order, up to the size of a cycle; at least one if there is one."""
         taken: list[Any] = []
         clicks = size = 0
         while self._pending:
-            chunk: Chunk = self._pending[0].value
-            clicks += len(chunk.records)
-            size += chunk.size
+            fetch: Fetch = self._pending[0].value
+            clicks += fetch.records
+            size += fetch.size
             if taken and (clicks > self._max_clicks or size > CYCLE_BYTES):
                 break
             taken.append(self._pending.popleft())
@@ -226,7 +226,7 @@ class Cycles:
                 assignment.next.update(batch.offsets)
                 self._observe(ours, batch)
                 return
-            if outcome is Outcome.STALE:  # pending chunks are then acked without a decision, by the return above
+            if outcome is Outcome.STALE:  # pending fetches are then acked without a decision, by the return above
                 self._assignment = None
                 self._stale_at = self._watch.answered_s
                 return

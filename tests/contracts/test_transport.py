@@ -29,7 +29,7 @@ from stream.errors import Fenced
 from stream.events import Partition
 from stream.kafka.delivery import group_metadata
 from stream.kafka.fetch import OffsetRange
-from stream.kafka.transport import BatchConsumer, BatchTopic, BatchTransport, Chunk
+from stream.kafka.transport import BatchConsumer, BatchTopic, BatchTransport, Chunk, Fetch
 from stream.kafka.waiting import NoWatch
 from stream.kafka.watchdog import NO_COORDINATOR
 
@@ -117,10 +117,10 @@ def test_group_id_of_faust_is_the_group_of_the_transactions(app: faust.App) -> N
 
 
 async def deliver(consumer: BatchConsumer, offset: int) -> Any:
-    """A chunk message as Faust's stream handles it: one event."""
-    chunk = Chunk(Partition("clicks", 0), 1, 0, offset + 1, 0, [object()] * 10, 100)
+    """A message with one fetch as Faust's stream handles it: one event."""
+    fetch = Fetch([Chunk(Partition("clicks", 0), 1, 0, offset + 1, 0, [object()] * 10, 100)], 10, 100)
     message = ConsumerMessage(
-        "clicks", 0, offset, 0.0, 0, (), None, chunk, None, 0, 0, TP("clicks", 0), generation_id=1
+        "clicks", 0, offset, 0.0, 0, (), None, fetch, None, 0, 0, TP("clicks", 0), generation_id=1
     )
     message.incref()
     consumer._unacked_messages.add(message)
@@ -129,7 +129,7 @@ async def deliver(consumer: BatchConsumer, offset: int) -> Any:
 
 
 def test_forgotten_messages_leave_nothing_to_wait_for(app: faust.App) -> None:
-    """A released chunk is removed from Faust's unacked messages although it is still referenced, and its memory is
+    """A released fetch is removed from Faust's unacked messages although it is still referenced, and its memory is
     free."""
 
     async def run() -> None:
@@ -146,9 +146,9 @@ def test_forgotten_messages_leave_nothing_to_wait_for(app: faust.App) -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize(("value_bytes", "most_chunks"), [(10, 21), (1 << 20, 1)])
+@pytest.mark.parametrize(("value_bytes", "most_fetches"), [(10, 21), (1 << 20, 1)])
 def test_fetching_waits_while_too_much_is_undecided(
-    app: faust.App, monkeypatch: pytest.MonkeyPatch, value_bytes: int, most_chunks: int
+    app: faust.App, monkeypatch: pytest.MonkeyPatch, value_bytes: int, most_fetches: int
 ) -> None:
     """A worker that is behind has at most 20,000 clicks or 64 MB in memory, and continues to fetch after an ack."""
     tp = TP("clicks", 0)
@@ -173,11 +173,37 @@ def test_fetching_waits_while_too_much_is_undecided(
         monkeypatch.setattr(consumer, "highwater", lambda tp: 0)
         draining = asyncio.ensure_future(consumer._drain_messages(SimpleNamespace(_stopped=asyncio.Event())))
         await let_it_run()
-        assert len(handed_over) == most_chunks
+        assert len(handed_over) == most_fetches
         consumer.ack(handed_over[0])
         await let_it_run()
-        assert len(handed_over) == most_chunks + 1
+        assert len(handed_over) == most_fetches + 1
         draining.cancel()
+
+    asyncio.run(run())
+
+
+def test_a_fetch_is_one_message_with_a_chunk_of_each_partition(app: faust.App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of the fetch, also for a partition whose offsets have no click; its size counts until the ack."""
+    record = SimpleNamespace(key=b"user", value=b"click", timestamp=7_000, timestamp_type=0)
+    read = {TP("clicks", 1): OffsetRange(4, 9, 0, []), TP("clicks", 0): OffsetRange(1, 3, 0, [record] * 2)}
+    taken: list[ConsumerMessage] = []
+
+    async def take(message: ConsumerMessage) -> None:
+        taken.append(message)
+
+    async def run() -> None:
+        consumer = app.consumer
+        monkeypatch.setattr(consumer, "callback", take)
+        monkeypatch.setattr(consumer, "highwater", lambda tp: 0)
+        await consumer._hand_over(read, 1)
+        fetch = taken[0].value
+        assert [(c.partition.number, c.begin, c.end, len(c.records)) for c in fetch.chunks] == [
+            (1, 4, 9, 0),
+            (0, 1, 3, 2),
+        ]
+        assert (len(taken), taken[0].timestamp, consumer._records, consumer._bytes) == (1, 7.0, 2, 18)
+        consumer.ack(taken[0])
+        assert (consumer._records, consumer._bytes) == (0, 0)
 
     asyncio.run(run())
 
