@@ -189,13 +189,19 @@ class Mixture(nn.Module):
 
     def mixed(self, logits: Tensor, recent: Tensor, session: Tensor) -> Tensor:
         """The network's calibrated logits (B, V) -> probabilities (B, V) of the next item."""
+        items, added, left = self.additions(recent, session)
+        return (torch.softmax(logits, dim=1) * left).scatter_add(1, items, added)
+
+    def additions(self, recent: Tensor, session: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the sources add: items (B, N) int64, an item may occur twice, their probabilities (B, N), and the weight
+        of the network (B, 1)."""
         weights, left = self.weights(self.features(recent, session), *self.sources(recent, session))
         index, r = recent.to(torch.int64), REMEMBERED
         following, now, older, again, before = weights.split([1, r, r, r, r], dim=1)  # type: ignore[no-untyped-call]
         items = [
             torch.index_select(self.following_items, 0, index[:, 0]),
             torch.index_select(self.near_items, 0, index.flatten()).view(index.shape[0], r * NEIGHBOURS),
-            torch.clamp(recent - 1, min=0, max=logits.shape[1] - 1),
+            torch.clamp(recent - 1, min=0, max=len(self.clicks) - 1),
         ]
         near = torch.index_select(self.near_share, 0, index.flatten()).view(index.shape[0], r, NEIGHBOURS)
         added = [
@@ -203,8 +209,7 @@ class Mixture(nn.Module):
             (near * (now + older).unsqueeze(2)).view(index.shape[0], r * NEIGHBOURS),
             self.of_known(index) * (again + before),
         ]
-        network = torch.softmax(logits, dim=1) * left
-        return network.scatter_add(1, torch.cat(items, dim=1).to(torch.int64), torch.cat(added, dim=1))
+        return torch.cat(items, dim=1).to(torch.int64), torch.cat(added, dim=1), left
 
 
 def log(probability: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding
+from torch.nn.functional import embedding, pad
 
 from export.network import mixture
 from export.network.cells import CELLS, LstmCell
@@ -33,6 +33,12 @@ SHARPNESS = 16.0
 
 INPUT_LENGTH = 4.0
 """Length of an item's row in the input of the cell."""
+
+BLOCK = 32
+"""Items in a block of score.onnx."""
+
+ABSENT = -1e9
+"""Logit of the items that fill the last block."""
 
 SMALLEST = 1e-12
 """Smallest squared length that a row is divided by; it keeps zeros as zeros."""
@@ -140,12 +146,21 @@ class Step(nn.Module):
 class Score(nn.Module):
     """The graph of score.onnx: a state -> its top k items and the probabilities of the next event type.
 
-    Items with equal scores are in ascending order of their index.
+    Items with equal scores are in ascending order of their index. Each pass over the V scores costs as much as a tenth
+    of the product with the item rows, so there are few: the network's weight is applied to the winners only, and the
+    top k come from the k blocks of BLOCK items with the highest maxima. No other block can have one of them.
     """
+
+    rows: Tensor  # (V padded to blocks, H)
+    bias: Tensor  # (V padded to blocks,)
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
+        missing = -network.sizes.items % BLOCK
+        bias = network.item_bias[:-1].detach() * network.mixture.bias_weight
+        self.register_buffer("rows", pad(network.item_rows[:-1].detach(), (0, 0, 0, missing)))
+        self.register_buffer("bias", pad(bias, (0, missing), value=ABSENT))
 
     def forward(self, h: Tensor, last_items: Tensor, visit_items: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """State tensors h (B, H), last_items (B, R), visit_items (B, 1) and k (1,) int64 -> the top k of each user.
@@ -157,9 +172,24 @@ class Score(nn.Module):
         torch._check(best <= self.network.sizes.items)
         network = self.network
         out = network.output(h)
-        probabilities = network.mixture.mixed(network.calibrated_logits(out), last_items, visit_items)
-        values, items = torch.topk(probabilities, best, dim=1)
-        return items, log(values), torch.softmax(network.event_head(out), dim=1)
+        logits = torch.addmm(self.bias, out / network.mixture.temperature, self.rows.t())
+        items, added, left = network.mixture.additions(last_items, visit_items)
+        values, items = top(torch.softmax(logits, dim=1).scatter_add(1, items, added / left), best)
+        return items, log(values * left), torch.softmax(network.event_head(out), dim=1)
+
+
+def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest scores of each row of (B, N), N a multiple of BLOCK: values and indices (B, k), best first.
+
+    Equal scores are in ascending order of their index, as ONNX Runtime's TopK has them.
+    """
+    count, blocks = scores.shape[0], scores.shape[1] // BLOCK
+    maxima = scores.view(count, blocks, BLOCK).amax(dim=2)
+    chosen = torch.topk(maxima, torch.sym_min(k, blocks), dim=1).indices.sort(dim=1).values  # in index order
+    flat = chosen + torch.arange(count).unsqueeze(1) * blocks
+    some = torch.index_select(scores.view(-1, BLOCK), 0, flat.flatten()).view(count, -1)
+    values, at = torch.topk(some, k, dim=1)
+    return values, torch.gather(chosen, 1, at // BLOCK) * BLOCK + at % BLOCK
 
 
 def unit(rows: Tensor) -> Tensor:
