@@ -84,8 +84,9 @@ def test_overridden_and_called_methods_have_their_parameters(method: Callable[..
     ("owner", "names"),
     [
         (GroupCoordinator.__init__, ["self.generation", "self.member_id", "self._pending_exception"]),
-        (AIOKafkaConsumer.__init__, ["self._fetch_max_wait_ms", "self._coordinator"]),
+        (AIOKafkaConsumer.__init__, ["self._fetch_max_wait_ms", "self._fetch_min_bytes", "self._coordinator"]),
         (AIOKafkaConsumer.start, ["fetch_max_wait_ms=self._fetch_max_wait_ms", "self._fetcher = Fetcher("]),
+        (AIOKafkaConsumer.start, ["fetch_min_bytes=self._fetch_min_bytes"]),
         (Fetcher.__init__, ["self._fetch_task = create_task("]),
         (driver.AIOKafkaConsumerThread.on_start, ["self._consumer = self._create_consumer("]),
         (driver.AIOKafkaConsumerThread._create_worker_consumer, ["group_instance_id=conf.consumer_group_instance_id"]),
