@@ -22,7 +22,8 @@ differ from those of the limit, ends the benchmark with exit code 2.
     python -m bench.throughput --only limit,eddy      only these
 
 Quix Streams and Bytewax are installed into .contenders at the first use. Other programs on the machine make all
-contenders slower; the table has the cores that they used (`others`).
+contenders slower; the table has the cores that they used (`others`). A second table has the CPU time of the stages of
+a click in Eddy; all but the last row are its engine thread, measured without Kafka.
 """
 
 import argparse
@@ -36,10 +37,12 @@ from bench.apache_kafka import VERSION, ApacheKafka, KafkaUnavailable
 from bench.command import say, stop
 from bench.report import RESULTS, conclude, write_report
 from bench.throughput.clicks import HIDDEN, ITEMS, USERS, made_up, write_shop_model
-from bench.throughput.contenders.model import BATCH
+from bench.throughput.contenders.model import BATCH, K
 from bench.throughput.environment import contenders_python, contenders_versions
 from bench.throughput.machine import PROC
-from bench.throughput.rounds import CONTENDERS, PARTITIONS, WARM_UP, K, Measured, Runner
+from bench.throughput.rounds import CONTENDERS, PARTITIONS, WARM_UP, Measured, Runner
+from bench.throughput.stages import stages, with_rest
+from bench.throughput.stages import table as stage_table
 
 RESULT = RESULTS / "throughput.json"
 
@@ -79,11 +82,10 @@ def table(found: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def measure(given: argparse.Namespace, names: list[str], scratch: Path, broker: str) -> list[dict[str, Measured]]:
+def measure(
+    given: argparse.Namespace, names: list[str], model: Path, scratch: Path, broker: str
+) -> list[dict[str, Measured]]:
     """Run all rounds. Returns contender -> figures for each."""
-    model = scratch / "shop" / "1"
-    say("writing the model")
-    write_shop_model(model)
     clicks = made_up(given.clicks + WARM_UP)
     runner = Runner(broker, model, contenders_python(), scratch)
     rounds = []
@@ -118,8 +120,14 @@ def main() -> int:
     names = [name for name in CONTENDERS if name in asked]
     versions = contenders_versions(contenders_python())
     try:
-        with tempfile.TemporaryDirectory() as scratch, ApacheKafka() as kafka:
-            rounds = measure(given, names, Path(scratch), kafka.address)
+        with tempfile.TemporaryDirectory() as name, ApacheKafka() as kafka:
+            scratch = Path(name)
+            model = scratch / "shop" / "1"
+            say("writing the model")
+            write_shop_model(model)
+            rounds = measure(given, names, model, scratch, kafka.address)
+            say("measuring the stages of a click")
+            engine = stages(model)
     except KafkaUnavailable as exc:
         stop(str(exc))
     found = figures(rounds)
@@ -138,9 +146,14 @@ def main() -> int:
         "time": "from the first click that is sent to the last committed result that is read",
         "states": {name: CONTENDERS[name].keeps for name in names},
     }
-    results = {**found, "rounds": [{name: run._asdict() for name, run in one.items()} for one in rounds]}
+    stage_us = with_rest(engine, found["eddy"]["cpu_us"]) if "eddy" in found else engine
+    results = {
+        **found,
+        "eddy_stages_us": stage_us,
+        "rounds": [{name: run._asdict() for name, run in one.items()} for one in rounds],
+    }
     report = write_report(given.out, "bench.throughput", conditions, results, [], kafka=VERSION, **versions)
-    print(table(found))
+    print(f"{table(found)}\n\n{stage_table(stage_us)}")
     return conclude(report, given.json)
 
 

@@ -20,11 +20,12 @@ from confluent_kafka.admin import AdminClient
 from bench.command import eddy_command, environment, stop
 from bench.throughput.check import Judged, sample, wrong
 from bench.throughput.clicks import Message, send
+from bench.throughput.contenders.model import K
 from bench.throughput.machine import machine_cpu_s, tree_cpu_s
 from stream.kafka.topics import create_topics
 from stream.settings import Topics
 
-PARTITIONS, K, WARM_UP = 8, 20, 400
+PARTITIONS, WARM_UP = 8, 400
 LIMIT_S = 600.0
 SETTLE_S = 1.0
 """Before the clicks are sent, so that the commits of the first ones are over; and at the end, for repeated results."""

@@ -15,7 +15,9 @@ from bench.throughput.clicks import Message, made_up
 from bench.throughput.contenders.model import Graphs, K, Result, State, Users, decode, encode
 from bench.throughput.machine import busy_ticks, descendants, parse_stat
 from bench.throughput.rounds import CONTENDERS, HERE, Measured
+from bench.throughput.stages import REST, STAGES, Stopwatch, one_pass, with_rest
 from export.model.untrained import write_untrained
+from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec
 
@@ -47,10 +49,15 @@ def test_made_up_clicks_are_valid_and_their_timestamps_differ() -> None:
 
 
 @pytest.fixture(scope="module")
-def graphs(tmp_path_factory: pytest.TempPathFactory) -> Graphs:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("models") / "small" / "1"
     write_untrained(directory, [f"i{number}" for number in range(50)], ["view", "cart", "purchase"])
-    return Graphs(str(directory))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def graphs(model: Path) -> Graphs:
+    return Graphs(str(model))
 
 
 def test_a_batch_gives_the_results_of_single_clicks(graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,3 +175,21 @@ def test_the_model_part_reads_the_clicks() -> None:
     """The fields that it does not need are left out."""
     click = made_up(1)[0]
     assert decode(click.value).timestamp == click.timestamp
+
+
+def test_every_stage_of_eddy_is_timed(model: Path) -> None:
+    """Each name of the table is a time, and the rest is what the worker's process used beyond them."""
+    found = one_pass(load_model(model, "cpu"), model, made_up(50))
+    assert list(found) == list(STAGES)
+    assert all(us >= 0 for us in found.values())
+    assert with_rest({"a": 10.0, "b": 20.0}, 50.0) == {"a": 10.0, "b": 20.0, REST: 20.0}
+
+
+def test_a_stopwatch_adds_up_calls() -> None:
+    """And gives back what the function gives, also if it fails."""
+    watch = Stopwatch()
+    timed = watch.around("divide", lambda a, b: a / b)
+    assert timed(6, b=3) == 2
+    with pytest.raises(ZeroDivisionError):
+        timed(1, 0)
+    assert watch.began["divide"] <= watch.ended["divide"]
