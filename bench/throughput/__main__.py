@@ -40,9 +40,10 @@ from bench.throughput.clicks import HIDDEN, ITEMS, USERS, made_up, write_shop_mo
 from bench.throughput.contenders.model import BATCH, K
 from bench.throughput.environment import contenders_python, contenders_versions
 from bench.throughput.machine import PROC
-from bench.throughput.rounds import CONTENDERS, PARTITIONS, WARM_UP, Measured, Runner
+from bench.throughput.rounds import WARM_UP, Measured, Runner
 from bench.throughput.stages import stages, with_rest
 from bench.throughput.stages import table as stage_table
+from bench.throughput.started import CONTENDERS, PARTITIONS, Site
 
 RESULT = RESULTS / "throughput.json"
 
@@ -82,12 +83,10 @@ def table(found: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def measure(
-    given: argparse.Namespace, names: list[str], model: Path, scratch: Path, broker: str
-) -> list[dict[str, Measured]]:
+def measure(given: argparse.Namespace, names: list[str], site: Site) -> list[dict[str, Measured]]:
     """Run all rounds. Returns contender -> figures for each."""
     clicks = made_up(given.clicks + WARM_UP)
-    runner = Runner(broker, model, contenders_python(), scratch)
+    runner = Runner(site)
     rounds = []
     for number in range(given.rounds):
         this: dict[str, Measured] = {}
@@ -118,16 +117,16 @@ def main() -> int:
     if not (PROC / "stat").is_file():
         stop("the CPU times of the contenders are read from Linux's /proc, which is not there")
     names = [name for name in CONTENDERS if name in asked]
-    versions = contenders_versions(contenders_python())
+    python = contenders_python()
+    versions = contenders_versions(python)
     try:
         with tempfile.TemporaryDirectory() as name, ApacheKafka() as kafka:
-            scratch = Path(name)
-            model = scratch / "shop" / "1"
+            site = Site(kafka.address, Path(name) / "shop" / "1", python, Path(name))
             say("writing the model")
-            write_shop_model(model)
-            rounds = measure(given, names, model, scratch, kafka.address)
+            write_shop_model(site.model)
+            rounds = measure(given, names, site)
             say("measuring the stages of a click")
-            engine = stages(model)
+            engine = stages(site.model)
     except KafkaUnavailable as exc:
         stop(str(exc))
     found = figures(rounds)

@@ -14,8 +14,9 @@ from bench.throughput.check import Judged, same, sample, uncounted, wrong
 from bench.throughput.clicks import Message, made_up
 from bench.throughput.contenders.model import Graphs, K, Result, State, Users, decode, encode
 from bench.throughput.machine import busy_ticks, descendants, parse_stat
-from bench.throughput.rounds import CONTENDERS, HERE, Measured
+from bench.throughput.rounds import Measured
 from bench.throughput.stages import REST, STAGES, Stopwatch, one_pass, with_rest
+from bench.throughput.started import CONTENDERS, HERE, Site
 from export.model.untrained import write_untrained
 from stream.model.runtime import load_model
 from stream.settings import Topics
@@ -31,7 +32,7 @@ def test_a_contender_of_eddys_environment_can_be_imported(name: str) -> None:
 def test_every_contender_has_a_file_of_its_own() -> None:
     """And each command names topics, broker and model."""
     for name, contender in CONTENDERS.items():
-        command = contender.command(Topics(), "broker:1", Path("model"), Path("python"))
+        command = contender.command(Topics(), Site("broker:1", Path("model"), Path("python"), Path()))
         assert all(any(word in part for part in command) for word in ("broker:1", "model", "clicks")), name
         files = [Path(part.partition(":")[0]) for part in command if part.startswith(str(HERE))]
         assert name == "eddy" or files[0].is_file(), name
