@@ -79,11 +79,11 @@ def _eddy(topics: Topics, site: Site) -> list[str]:
 
 
 CONTENDERS = {
-    "limit": Contender(script(HERE / "bare.py", True), False, "arrays in memory; at least once"),
-    "bytewax_batched": Contender(_bytewax("bytewax_batched.py"), False, "arrays in memory"),
-    "quix_batched": Contender(script(HERE / "quix_batched.py", False), False, "arrays in memory; at least once"),
+    "limit": Contender(script(HERE / "bare.py", True), False, "arrays in memory; no guarantee"),
+    "bytewax_batched": Contender(_bytewax("bytewax_batched.py"), False, "arrays in memory; no guarantee"),
+    "quix_batched": Contender(script(HERE / "quix_batched.py", False), False, "arrays in memory; no guarantee"),
     "eddy": Contender(_eddy, False, "arrays in memory and changelog topic; exactly once; p-values and alerts"),
-    "bytewax_events": Contender(_bytewax("bytewax_events.py"), True, "stateful_map in memory"),
+    "bytewax_events": Contender(_bytewax("bytewax_events.py"), True, "stateful_map in memory; no guarantee"),
     "quix_events": Contender(
         script(HERE / "quix_events.py", False), True, "RocksDB and changelog topic; at least once"
     ),

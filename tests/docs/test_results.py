@@ -91,6 +91,21 @@ def test_the_topic_equals_the_offline_evaluation() -> None:
         assert row[1:] == [share(found[f"{name}_recall20"]), share(found[f"{name}_mrr20"])], name
 
 
+def test_throughput_beside_other_stream_processors() -> None:
+    """Each contender's row is its figures, and each stage of a click its CPU time."""
+    report = results("throughput")
+    rows = table(PAGE, "Throughput beside other stream processors")
+    assert len(rows) == len(report["conditions"]["states"])
+    for (_, _, *cells), name in zip(rows, report["conditions"]["states"], strict=True):
+        found = report["results"][name]
+        low, median, high = (
+            f"{found[key]:.2f}".removeprefix("0") for key in ("of_limit_lowest", "of_limit", "of_limit_highest")
+        )
+        assert cells == [median, f"{low} to {high}", f"{found['cpu_us']:,.0f}"], name
+    stages = PAGE.split("| stage of a click in Eddy | CPU us |\n|---|---|\n")[1].split("\n\n")[0]
+    assert stages.splitlines() == [f"| {stage} | {us:.1f} |" for stage, us in report["eddy_stages_us"].items()]
+
+
 def test_random_faults() -> None:
     """Each run's row is its figures, and each kind of fault has the longest pause of all runs."""
     runs = results("chaos")["results"]
