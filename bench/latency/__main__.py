@@ -10,7 +10,7 @@ committed (read_committed).
 Both make a batch of all clicks that are there when the last batch is committed. They run one after the other, on new
 topics, once in each round. Exit code 2 if a click has no result or two.
 
-    make latency                                    the benchmark, about 6 minutes for each round
+    make latency                                    the benchmark, about 5 minutes
     python -m bench.latency --rates 200 --seconds 10    a short trial
 """
 

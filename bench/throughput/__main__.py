@@ -16,7 +16,7 @@ topics, in an order that changes. The time begins when a contender has answered 
 sent, and ends when a reader has the last committed result. A contender whose results are not one for each click, or
 differ from those of the limit, ends the benchmark with exit code 2.
 
-    make throughput                                   the benchmark, about 25 minutes on two cores
+    make throughput                                   the benchmark, about 15 minutes on two cores
     python -m bench.throughput --clicks 5000 --event-clicks 1000 --rounds 1
                                                       a short trial
     python -m bench.throughput --only limit,eddy      only these

@@ -35,16 +35,17 @@ def made_up(count: int, seed: int = 0) -> list[Message]:
     clicks = []
     for number in range(count):
         user, item = f"user-{int(USERS * rng.random() ** 2):05}", f"i{int(ITEMS * rng.random() ** 3)}"
+        time_ms = START_MS + STEP_MS * number
         click = {
             "user_id": user,
             "item_id": item,
-            "timestamp": START_MS + STEP_MS * number,
+            "timestamp": time_ms,
             "event_type": rng.choice(EVENTS),
             "page": f"https://shop.example/product/{item}?session={rng.getrandbits(64):016x}",
             "referrer": "search-results",
             "device": "desktop",
         }
-        clicks.append(Message(user.encode(), encode(click), click["timestamp"]))
+        clicks.append(Message(user.encode(), encode(click), time_ms))
     return clicks
 
 

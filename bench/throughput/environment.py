@@ -22,8 +22,8 @@ def contenders_python() -> Path:
         return python
     say("installing Quix Streams and Bytewax into .contenders (0.6 GB); this takes minutes")
     for command in (
-        [sys.executable, "-m", "venv", "--clear", HOME],
-        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", REQUIREMENTS, *same],
+        [sys.executable, "-m", "venv", "--clear", str(HOME)],
+        [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", str(REQUIREMENTS), *same],
     ):
         if subprocess.run(command, check=False, stdout=sys.stderr).returncode != 0:
             stop(f"the environment of the contenders could not be made; {REQUIREMENTS.name} names its packages")

@@ -3,7 +3,7 @@
 import logging
 import statistics
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -42,7 +42,7 @@ class Stopwatch:
     """CPU seconds within functions. `spent`: name -> seconds; `began`, `ended`: of the latest call, process time."""
 
     def __init__(self) -> None:
-        self.spent: Counter[str] = Counter()
+        self.spent: defaultdict[str, float] = defaultdict(float)
         self.began: dict[str, float] = {}
         self.ended: dict[str, float] = {}
 
