@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold rules engine heads ways days shop-model demo-picture clean help
+.PHONY: demo test lint format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold rules engine throughput latency heads ways days shop-model demo-picture clean help
 help:            ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -73,6 +73,12 @@ ways: .venv/dev ## compare alternative training methods with eddy train
 engine: .venv/dev ## measure the clicks per second of the engine; OLD=DIRECTORY compares with a checkout that has a .venv
 	$(BIN)/python -m bench.engine $(if $(OLD),--old $(OLD))
 
+throughput: .venv/dev ## compare the clicks per second with Quix Streams, Bytewax, stock Faust and the bare client, on a real Kafka
+	$(BIN)/python -m bench.throughput
+
+latency: .venv/dev ## measure the time from a click to its recommendations, beside the bare client with transactions
+	$(BIN)/python -m bench.latency
+
 heads: .venv/dev ## compare the surprise head with the exact softmax and with shortlists
 	$(BIN)/python -m bench.heads
 	$(BIN)/python -m bench.shortlist
@@ -80,7 +86,7 @@ heads: .venv/dev ## compare the surprise head with the exact softmax and with sh
 days: .venv/dev ## evaluate and train on a news site day by day (takes hours)
 	$(BIN)/python -m bench.days
 
-bench: parity speed pauses recovery garbage quality inputs cold rules engine heads ways days ## run every benchmark; the results are in bench/results
+bench: parity speed pauses recovery garbage quality inputs cold rules engine throughput latency heads ways days ## run every benchmark; the results are in bench/results
 
 shop-model: .venv/dev ## train models/shop/1 again on the simulated shop
 	$(BIN)/python -m stream.demo.simulate --users 2000 --days 1.5 --seed 1 --out .cache/shop.csv.gz
@@ -93,4 +99,4 @@ demo-picture: .venv/base ## draw docs/demo.svg, the picture in README.md, from a
 	$(BIN)/python docs/demo_picture.py
 
 clean:
-	rm -rf .venv .kafka .cache
+	rm -rf .venv .contenders .kafka .cache

@@ -34,8 +34,7 @@ def write_report(
     failures       one line for each part of the benchmark's claim that does not hold
     more_versions  versions of software other than Python packages
     """
-    runtime = "onnxruntime-gpu" if platform.machine() == "x86_64" and sys.platform == "linux" else "onnxruntime"
-    found = {name: version(name) for name in (*PACKAGES, runtime)}
+    found = {name: version(name) for name in (*PACKAGES, runtime_package())}
     report = {
         "command": " ".join(["python -m", module, *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -49,6 +48,11 @@ def write_report(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n")
     return report
+
+
+def runtime_package() -> str:
+    """The package of ONNX Runtime on this machine, as pyproject.toml chooses it."""
+    return "onnxruntime-gpu" if platform.machine() == "x86_64" and sys.platform == "linux" else "onnxruntime"
 
 
 def kept(path: Path, key: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ LOGS = {
     "simulated log": "successors",
     "UCI, a wholesaler's invoices": "uci",
 }
+ISOLATIONS = ("read_uncommitted", "read_committed")
 P_VALUES = ("p<=0.05", "p<=0.01", "p<=0.001")
 
 
@@ -89,6 +90,36 @@ def test_the_topic_equals_the_offline_evaluation() -> None:
         strict=True,
     ):
         assert row[1:] == [share(found[f"{name}_recall20"]), share(found[f"{name}_mrr20"])], name
+
+
+def test_throughput_beside_other_stream_processors() -> None:
+    """Each contender's row is its figures, and each stage of a click its CPU time."""
+    report = results("throughput")
+    rows = table(PAGE, "Throughput beside other stream processors")
+    assert len(rows) == len(report["conditions"]["states"])
+    for (_, _, *cells), name in zip(rows, report["conditions"]["states"], strict=True):
+        found = report["results"][name]
+        low, median, high = (
+            f"{found[key]:.2f}".removeprefix("0") for key in ("of_limit_lowest", "of_limit", "of_limit_highest")
+        )
+        assert cells == [median, f"{low} to {high}", f"{found['cpu_us']:,.0f}"], name
+    stages = PAGE.split("| stage of a click in Eddy | CPU us |\n|---|---|\n")[1].split("\n\n")[0]
+    assert stages.splitlines() == [f"| {stage} | {us:.1f} |" for stage, us in report["eddy_stages_us"].items()]
+
+
+def test_latency() -> None:
+    """Each row is the figures of one side at one rate."""
+    report = results("latency")
+    expected = [
+        [
+            f"{rate:,}",
+            *(f"{run[f'{isolation}_p50_ms']:.0f} / {run[f'{isolation}_p99_ms']:.0f}" for isolation in ISOLATIONS),
+            f"{run['cpu_us']:.0f}",
+        ]
+        for rate in report["conditions"]["rates"]
+        for run in report["results"][str(rate)].values()
+    ]
+    assert [[rate, *cells] for rate, _, *cells in table(PAGE, "Latency")] == expected
 
 
 def test_random_faults() -> None:

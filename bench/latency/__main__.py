@@ -1,0 +1,169 @@
+"""Time from a click to its recommendations at fixed rates: Eddy beside the bare client with transactions.
+
+Clicks are sent to a real Kafka at each rate. The latency of a click is the time from the call that sends it until a
+reader has its result. One reader sees results when they are written (read_uncommitted), one when their transaction is
+committed (read_committed).
+
+    eddy          `eddy worker`: exactly once, durable states, p-values and alerts
+    transactions  confluent-kafka with transactions and ONNX Runtime in batches: the same graphs, no durable states
+
+Both make a batch of all clicks that are there when the last batch is committed. They run one after the other, on new
+topics, once in each round. Exit code 2 if a click has no result or two.
+
+    make latency                                    the benchmark, about 5 minutes
+    python -m bench.latency --rates 200 --seconds 10    a short trial
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from confluent_kafka import Producer
+
+from bench.apache_kafka import VERSION, ApacheKafka, KafkaUnavailable
+from bench.command import say, stop
+from bench.latency.traffic import Reader, latencies_ms, send_at
+from bench.report import RESULTS, conclude, write_report
+from bench.throughput.clicks import HIDDEN, ITEMS, USERS, Message, made_up, write_shop_model
+from bench.throughput.contenders.model import K
+from bench.throughput.machine import PROC, machine_cpu_s, tree_cpu_s
+from bench.throughput.started import CONTENDERS, PARTITIONS, Contender, Running, Site, running, script
+
+RESULT = RESULTS / "latency.json"
+WARM_UP, SETTLE_S, LATE_S = 400, 1.0, 60.0
+ISOLATIONS = ("read_uncommitted", "read_committed")
+SIDES = {
+    "eddy": CONTENDERS["eddy"],
+    "transactions": Contender(
+        script(Path(__file__).parent / "transactional.py", True), False, "arrays in memory, offsets exactly once"
+    ),
+}
+
+Run = dict[str, float]
+
+
+def one_run(site: Site, side: str, name: str, rate: float, clicks: list[Message]) -> Run:
+    """Send `clicks` at a rate to one side, the first WARM_UP of them before the time begins; return its figures."""
+    with running(site, SIDES[side], name) as worker:
+        producer = Producer({"bootstrap.servers": site.broker, "partitioner": "murmur2_random", "log_level": 2})
+        results = worker.topics.recommendations
+        uncommitted, committed = (Reader(site.broker, results, PARTITIONS, isolation) for isolation in ISOLATIONS)
+        with uncommitted, committed:
+            send_at(rate, producer, worker.topics.clicks, clicks[:WARM_UP])
+            _wait(committed, WARM_UP, worker)
+            time.sleep(SETTLE_S)
+            before = time.monotonic(), tree_cpu_s(worker.process.pid), tree_cpu_s(os.getpid()), machine_cpu_s()
+            sent = send_at(rate, producer, worker.topics.clicks, clicks[WARM_UP:])
+            _wait(committed, len(clicks), worker)
+            after = time.monotonic(), tree_cpu_s(worker.process.pid), tree_cpu_s(os.getpid()), machine_cpu_s()
+            time.sleep(SETTLE_S)  # for repeated results
+    wall, cpu, ours, machine = (b - a for a, b in zip(before, after, strict=True))
+    found = {"cpu_us": 1e6 * cpu / len(sent), "others_cores": max(0.0, machine - ours) / wall}
+    for isolation, reader in zip(ISOLATIONS, (uncommitted, committed), strict=True):
+        try:
+            times, repeated = latencies_ms(sent, reader.arrivals)
+        except ValueError as exc:
+            stop(f"{name}: {exc}")
+        if repeated and isolation == "read_committed":
+            stop(f"{name}: {repeated} results are repeated")
+        found |= {f"{isolation}_p{of}_ms": float(np.percentile(times, of)) for of in (50, 99)}
+    return found
+
+
+def _wait(reader: Reader, count: int, worker: Running) -> None:
+    """Wait until the reader has `count` results. Exit code 2 if the worker ends or LATE_S seconds are over."""
+    deadline = time.monotonic() + LATE_S
+    while reader.count < count:
+        worker.check(f"{reader.count} of {count} results", time.monotonic() > deadline)
+        time.sleep(0.05)
+
+
+def medians(runs: list[Run]) -> Run:
+    """The median of each figure."""
+    return {key: round(statistics.median(run[key] for run in runs), 2) for key in runs[0]}
+
+
+def table(found: dict[str, dict[str, Run]]) -> str:
+    """The figures, for a person. found: rate -> side -> figures."""
+    head = f"{'clicks/s':>9} {'':14}{'p50':>9}{'p99':>9}{'committed p50':>15}{'p99':>9}{'CPU us':>9}{'others':>8}"
+    lines = [
+        f"{rate:>9} {side:14}{run['read_uncommitted_p50_ms']:>9.1f}{run['read_uncommitted_p99_ms']:>9.1f}"
+        f"{run['read_committed_p50_ms']:>15.1f}{run['read_committed_p99_ms']:>9.1f}"
+        f"{run['cpu_us']:>9.0f}{run['others_cores']:>8.2f}"
+        for rate, sides in found.items()
+        for side, run in sides.items()
+    ]
+    return "\n".join([head, *lines])
+
+
+def measure(given: argparse.Namespace, site: Site) -> dict[str, dict[str, list[Run]]]:
+    """Rate -> side -> the figures of each round. The side that runs first changes."""
+    clicks = made_up(WARM_UP + max(given.rates) * given.seconds)
+    found: dict[str, dict[str, list[Run]]] = {str(rate): {side: [] for side in SIDES} for rate in given.rates}
+    for number in range(given.rounds):
+        for turn, rate in enumerate(given.rates):
+            sides = list(SIDES)[:: 1 if (number + turn) % 2 == 0 else -1]
+            for side in sides:
+                some = clicks[: WARM_UP + rate * given.seconds]
+                run = one_run(site, side, f"{side}-{rate}-{number}", rate, some)
+                found[str(rate)][side].append(run)
+                p50 = run["read_committed_p50_ms"]
+                say(f"round {number + 1} of {given.rounds}, {rate} clicks/s: {side:13} p50 {p50:.0f} ms")
+    return found
+
+
+def whole_numbers(text: str) -> list[int]:
+    """The numbers of "500,2000"."""
+    return [int(word) for word in text.split(",")]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.latency", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rates", type=whole_numbers, default="500,2000", help="clicks per second, with commas [500,2000]"
+    )
+    parser.add_argument("--seconds", type=int, default=60, help="length of a run [60]")
+    parser.add_argument("--rounds", type=int, default=1, help="runs of each side at each rate [1]")
+    parser.add_argument("--json", action="store_true", help="also print the result as one JSON object")
+    parser.add_argument("--out", type=Path, default=RESULT, help="where to write the result")
+    given = parser.parse_args()
+    if min(*given.rates, given.seconds, given.rounds) < 1:
+        stop("--rates, --seconds and --rounds must be above 0")
+    if not (PROC / "stat").is_file():
+        stop("CPU times are read from Linux's /proc, which is not there")
+    try:
+        with tempfile.TemporaryDirectory() as name, ApacheKafka() as kafka:
+            site = Site(kafka.address, Path(name) / "shop" / "1", Path(sys.executable), Path(name))
+            say("writing the model")
+            write_shop_model(site.model)
+            runs = measure(given, site)
+    except KafkaUnavailable as exc:
+        stop(str(exc))
+    found = {rate: {side: medians(its) for side, its in sides.items()} for rate, sides in runs.items()}
+    conditions: dict[str, Any] = {
+        "rates": given.rates,
+        "seconds": given.seconds,
+        "rounds": given.rounds,
+        "users": USERS,
+        "items": ITEMS,
+        "hidden": HIDDEN,
+        "k": K,
+        "partitions": PARTITIONS,
+        "time": "from the call that sends a click until a reader has its result; the sender waits 5 ms for a batch",
+        "states": {side: contender.keeps for side, contender in SIDES.items()},
+    }
+    report = write_report(given.out, "bench.latency", conditions, {**found, "rounds": runs}, [], kafka=VERSION)
+    print(table(found))
+    return conclude(report, given.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
