@@ -24,8 +24,8 @@ session, 4 older items."""
 EXPANSIONS, STEPS = 10, 40
 """Expansions of the network's log-probability, and Adam steps after each."""
 
-GATE_STEPS, MORE_STEPS = 300, 100
-"""Adam steps of a fit of the gates alone, and of one that starts from the gates of a similar temperature."""
+GATE_STEPS = 300
+"""Adam steps of a fit of the gates alone."""
 
 RATE = 0.03
 
@@ -117,14 +117,14 @@ def fit_jointly(mixture: Mixture, examples: Examples, expand: Callable[[Tensor],
     mixture.temperature, mixture.bias_weight = 1 / point.detach()[:1], point.detach()[1:].clone()
 
 
-def fit_gates(mixture: Mixture, examples: Examples, log_probs: Tensor, steps: int = GATE_STEPS) -> None:
+def fit_gates(mixture: Mixture, examples: Examples, log_probs: Tensor) -> None:
     """Set the gates, in place, to the maximum of the penalised likelihood of n clicks.
 
     log_probs  (n,) nats, the network's log-probability of each click at the mixture's temperature and bias weight
     """
     gates = _initial_gates(mixture, examples)
     optimizer = torch.optim.Adam([gates], lr=RATE)
-    for _ in range(steps):
+    for _ in range(GATE_STEPS):
         _step(optimizer, _loss(mixture, gates, examples, log_probs))
     mixture.gates = gates.detach()
 
