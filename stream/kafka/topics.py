@@ -80,7 +80,7 @@ def check_topics(broker: str, topics: Topics, config: KafkaConfig = PLAINTEXT) -
     partition_counts(admin, broker)  # first, because nothing else says why there is no connection
     if not _embedded(admin, broker):
         check_rights(admin, topics)
-    return _check(admin, broker, topics)
+    return _check(admin, broker, topics, partition_counts(admin, broker))
 
 
 def record_limits(broker: str, topics: Topics, longest_row: int, config: KafkaConfig = PLAINTEXT) -> dict[str, int]:
@@ -100,8 +100,7 @@ def record_limits(broker: str, topics: Topics, longest_row: int, config: KafkaCo
     return limits
 
 
-def _check(admin: Admin, broker: str, topics: Topics) -> dict[str, int]:
-    present = partition_counts(admin, broker)
+def _check(admin: Admin, broker: str, topics: Topics, present: Mapping[str, int]) -> dict[str, int]:
     missing = [name for name in msgspec.structs.astuple(topics) if name not in present]
     if missing:
         raise ConfigError(
@@ -156,12 +155,15 @@ def _metadata(admin: Admin, broker: str) -> Any:
 
 
 def _wait_for(admin: Admin, broker: str, topics: Topics) -> dict[str, int]:
-    """Wait until the brokers know the new topics, then check them as `check_topics` does."""
+    """Wait until a broker knows the new topics, then check them as `check_topics` does.
+
+    The answer of that broker is checked: the next question may go to one that does not know them yet.
+    """
     deadline = time.monotonic() + ANSWER_S
     names = set(msgspec.structs.astuple(topics))
-    while not names <= partition_counts(admin, broker).keys() and time.monotonic() < deadline:
+    while not names <= (present := partition_counts(admin, broker)).keys() and time.monotonic() < deadline:
         time.sleep(0.05)
-    return _check(admin, broker, topics)
+    return _check(admin, broker, topics, present)
 
 
 def _configs(admin: Admin, broker: str, names: Sequence[str]) -> dict[str, dict[str, str]]:

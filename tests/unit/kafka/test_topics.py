@@ -227,6 +227,19 @@ def test_a_topic_that_is_created_at_the_same_time_is_no_error(monkeypatch: pytes
     assert create_topics(BROKER, TOPICS, 4, 1)["clicks"] == "created, 4 partitions"
 
 
+def test_one_broker_that_knows_the_new_topics_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brokers learn of a topic one after the other, and each question may go to another one."""
+    made = cluster(monkeypatch, {})
+    answer = made.list_topics
+
+    def alternate(timeout: float) -> Any:
+        found = answer(timeout)
+        return found if made.asked % 2 else SimpleNamespace(topics={}, cluster_id=made.cluster_id)
+
+    monkeypatch.setattr(made, "list_topics", alternate)
+    assert create_topics(BROKER, TOPICS, 4, 1) == dict.fromkeys(NAMES, "created, 4 partitions")
+
+
 def test_a_topic_that_may_not_be_created_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error has Kafka's own reason."""
     made = cluster(monkeypatch, {})
