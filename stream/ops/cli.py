@@ -15,7 +15,6 @@ called.
 import errno
 import json
 import os
-import resource
 import signal
 import sys
 from importlib.metadata import EntryPoint, entry_points
@@ -142,6 +141,10 @@ def worker(**given: Any) -> None:
 
 
 def _check_address_space() -> None:
+    if sys.platform == "win32":  # it has no such limit
+        return
+    import resource
+
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY and limit < ADDRESS_SPACE:
         raise ConfigError(
