@@ -12,8 +12,9 @@ Source: faust/transport/drivers/aiokafka.py, aiokafka/consumer/fetcher.py.
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import faust
@@ -29,6 +30,7 @@ from faust.transport.drivers import aiokafka as driver
 
 from stream.access.refusal import refused
 from stream.errors import ConfigError
+from stream.events import Partition
 
 FETCH_WAIT_MS, FETCH_BYTES = 10, 65_536
 """The broker answers a fetch when it has so many bytes, or after this time with what it has. So fetches are large while
@@ -36,6 +38,9 @@ a worker is behind, and at a live load one of them has the clicks of 10 ms, not 
 
 OFFSET_RESET = "none"
 """aiokafka's reset policy. With any other policy aiokafka skips deleted clicks without an error."""
+
+MESSAGE_BYTES = 16 << 20
+"""Largest size of a message with more than one chunk: a cycle takes whole messages."""
 
 NO_POSITION_S = 0.2
 CONNECT_AGAIN_S = 1.0
@@ -54,6 +59,38 @@ class OffsetRange(NamedTuple):
     end: int
     lost: int
     records: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Offsets begin <= offset < end of one partition, fetched in one generation of the group.
+
+    begin    the fetcher's position before it read the chunk. No click is skipped if each chunk of a partition begins
+             where the previous one ended
+    lost     number of these offsets that Kafka deleted before they were read
+    records  aiokafka's ConsumerRecords in offset order: .offset .timestamp (ms) .key .value (bytes or None). It may be
+             empty
+    size     bytes of all keys and values
+    """
+
+    partition: Partition
+    generation: int
+    begin: int
+    end: int
+    lost: int
+    records: Sequence[Any]
+    size: int
+
+
+class Fetch(NamedTuple):
+    """The value of a Faust message: what one fetch has read, all in one generation of the group.
+
+    records, size  number of records, and bytes of their keys and values, in all chunks
+    """
+
+    chunks: Sequence[Chunk]
+    records: int
+    size: int
 
 
 class FetchThread(driver.AIOKafkaConsumerThread):
@@ -159,6 +196,29 @@ class FetchThread(driver.AIOKafkaConsumerThread):
                 lost[tp],
             )
         return lost
+
+
+def chunk_of(partition: Any, fetched: OffsetRange, generation: int) -> Chunk:
+    """What one fetch has read of a partition, a tuple of topic and number."""
+    begin, stop, lost, records = fetched
+    size = sum(len(record.key or b"") + len(record.value or b"") for record in records)
+    return Chunk(Partition(*partition), generation, begin, stop, lost, records, size)
+
+
+def fetches(chunks: Sequence[Chunk]) -> Iterator[Fetch]:
+    """The chunks in their order, in as few messages as MESSAGE_BYTES allows."""
+    some: list[Chunk] = []
+    for chunk in chunks:
+        if some and sum(one.size for one in some) + chunk.size > MESSAGE_BYTES:
+            yield _fetch(some)
+            some = []
+        some.append(chunk)
+    if some:
+        yield _fetch(some)
+
+
+def _fetch(chunks: Sequence[Chunk]) -> Fetch:
+    return Fetch(chunks, sum(len(chunk.records) for chunk in chunks), sum(chunk.size for chunk in chunks))
 
 
 def _positions(consumer: Any) -> dict[Any, int]:

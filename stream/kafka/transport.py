@@ -10,9 +10,8 @@ are pinned exactly. Source: faust/transport/consumer.py and faust/transport/driv
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from mode import Service
 
 from stream.errors import EddyError
 from stream.events import Partition
-from stream.kafka.fetch import FetchThread, OffsetRange, check_group
+from stream.kafka.fetch import Fetch, FetchThread, check_group, chunk_of, fetches
 from stream.kafka.waiting import Watch
 from stream.kafka.watchdog import end_app, watch_group
 
@@ -35,38 +34,6 @@ IN_MEMORY_RECORDS = 20_000
 IN_MEMORY_BYTES = 64 << 20
 """Number of records and of bytes, fetched and not yet decided, above which nothing is fetched. Faust's own limit counts
 messages."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Offsets begin <= offset < end of one partition, fetched in one generation of the group.
-
-    begin    the fetcher's position before it read the chunk. No click is skipped if each chunk of a partition begins
-             where the previous one ended
-    lost     number of these offsets that Kafka deleted before they were read
-    records  aiokafka's ConsumerRecords in offset order: .offset .timestamp (ms) .key .value (bytes or None). It may be
-             empty
-    size     bytes of all keys and values
-    """
-
-    partition: Partition
-    generation: int
-    begin: int
-    end: int
-    lost: int
-    records: Sequence[Any]
-    size: int
-
-
-class Fetch(NamedTuple):
-    """The value of a Faust message: what one fetch has read, all in one generation of the group.
-
-    records, size  number of records, and bytes of their keys and values, in all chunks
-    """
-
-    chunks: Sequence[Chunk]
-    records: int
-    size: int
 
 
 class Member(NamedTuple):
@@ -126,12 +93,12 @@ class BatchConsumer(driver.Consumer):
                 if not self.flow_active:  # a rebalance has begun: this worker may have lost the fetched partitions
                     await self._seek_back()
                     continue
-                await self._wait_for_room(stopped)
-                if not self.flow_active or self.app.consumer_generation_id != generation:
-                    continue
                 wanted = [tp for tp in fetched if active is None or tp in active or tp in self._buffered_partitions]
-                if wanted:
-                    await self._hand_over({ensure_TP(tp): fetched[tp] for tp in wanted}, generation)
+                for fetch in fetches([chunk_of(ensure_TP(tp), fetched[tp], generation) for tp in wanted]):
+                    await self._wait_for_room(stopped)
+                    if not self.flow_active or self.app.consumer_generation_id != generation:
+                        break
+                    await self._hand_over(fetch)
         except EddyError as exc:
             end_app(self.app, exc)
         except self.consumer_stopped_errors:
@@ -155,19 +122,18 @@ class BatchConsumer(driver.Consumer):
         if wanted:
             await self.seek_wait(wanted)
 
-    async def _hand_over(self, fetched: Mapping[TP, OffsetRange], generation: int) -> None:
+    async def _hand_over(self, fetch: Fetch) -> None:
         """Pass a fetch to the agent as one message, which names the first of its partitions."""
-        chunks = [_chunk(tp, part, generation) for tp, part in fetched.items()]
-        fetch = Fetch(chunks, sum(len(chunk.records) for chunk in chunks), sum(chunk.size for chunk in chunks))
         self._records += fetch.records
         self._bytes += fetch.size
-        for tp in fetched:
-            self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
-        tp, dated = next(iter(fetched)), next((chunk.records[-1] for chunk in chunks if chunk.records), None)
+        for chunk in fetch.chunks:
+            self.app.monitor.track_tp_end_offset(TP(*chunk.partition), self.highwater(TP(*chunk.partition)))
+        first, tp = fetch.chunks[0], TP(*fetch.chunks[0].partition)
+        dated = next((chunk.records[-1] for chunk in fetch.chunks if chunk.records), None)
         message = ConsumerMessage(
             tp.topic,
             tp.partition,
-            chunks[0].end - 1,
+            first.end - 1,
             dated.timestamp / 1000.0 if dated else 0.0,
             dated.timestamp_type if dated else 0,
             (),
@@ -177,7 +143,7 @@ class BatchConsumer(driver.Consumer):
             0,
             0,
             tp,
-            generation_id=generation,
+            generation_id=first.generation,
         )
         await self.wait_first(self.callback(message), self.suspend_flow.wait())
 
@@ -234,12 +200,6 @@ class BatchConsumer(driver.Consumer):
 
     def verify_event_path(self, now: float, tp: Any) -> None:
         """Do nothing: Faust makes no commits here, and would report that they are stuck."""
-
-
-def _chunk(tp: TP, fetched: OffsetRange, generation: int) -> Chunk:
-    begin, stop, lost, records = fetched
-    size = sum(len(record.key or b"") + len(record.value or b"") for record in records)
-    return Chunk(Partition(*tp), generation, begin, stop, lost, records, size)
 
 
 class BatchTransport(driver.Transport):

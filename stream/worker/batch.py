@@ -13,7 +13,7 @@ from stream.errors import BadClick
 from stream.events import Anomaly, Click, Origin, Partition, Recommendation
 from stream.kafka.changelog import POSITION_KEY, Mark
 from stream.kafka.delivery import Record
-from stream.kafka.transport import Chunk
+from stream.kafka.fetch import Chunk
 from stream.settings import Topics
 from stream.wire.codec import Codec
 from stream.wire.dead_letter import dead_letter

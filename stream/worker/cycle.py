@@ -24,7 +24,7 @@ from stream.engine.engine import Engine
 from stream.events import Partition
 from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import Delivery, Outcome, Undecided
-from stream.kafka.transport import Chunk, Fetch
+from stream.kafka.fetch import Chunk, Fetch
 from stream.kafka.waiting import NoWatch, Watch
 from stream.settings import Topics
 from stream.wire.codec import Codec

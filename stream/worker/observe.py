@@ -17,8 +17,8 @@ import msgspec
 import numpy as np
 
 from stream.events import Origin, hashed
+from stream.kafka.fetch import Chunk
 from stream.kafka.partitioners import KeySample
-from stream.kafka.transport import Chunk
 from stream.meter import Meter
 from stream.model.runtime import Model
 from stream.state.arena import Arena

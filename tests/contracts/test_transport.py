@@ -28,8 +28,8 @@ from faust.types.tuples import TP, ConsumerMessage
 from stream.errors import Fenced
 from stream.events import Partition
 from stream.kafka.delivery import group_metadata
-from stream.kafka.fetch import OffsetRange
-from stream.kafka.transport import BatchConsumer, BatchTopic, BatchTransport, Chunk, Fetch
+from stream.kafka.fetch import Chunk, Fetch, OffsetRange
+from stream.kafka.transport import BatchConsumer, BatchTopic, BatchTransport
 from stream.kafka.waiting import NoWatch
 from stream.kafka.watchdog import NO_COORDINATOR
 
@@ -183,27 +183,44 @@ def test_fetching_waits_while_too_much_is_undecided(
     asyncio.run(run())
 
 
-def test_a_fetch_is_one_message_with_a_chunk_of_each_partition(app: faust.App, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the order of the fetch, also for a partition whose offsets have no click; its size counts until the ack."""
-    record = SimpleNamespace(key=b"user", value=b"click", timestamp=7_000, timestamp_type=0)
-    read = {TP("clicks", 1): OffsetRange(4, 9, 0, []), TP("clicks", 0): OffsetRange(1, 3, 0, [record] * 2)}
+@pytest.mark.parametrize(
+    ("value_bytes", "messages"),
+    [(5, [[(1, 4, 9, 0), (0, 1, 3, 2), (2, 0, 2, 2)]]), (5 << 20, [[(1, 4, 9, 0), (0, 1, 3, 2)], [(2, 0, 2, 2)]])],
+)
+def test_a_fetch_is_one_message_with_a_chunk_of_each_partition(
+    app: faust.App, monkeypatch: pytest.MonkeyPatch, value_bytes: int, messages: list[list[tuple[int, ...]]]
+) -> None:
+    """In the order of the fetch, also for a partition whose offsets have no click. A cycle takes whole messages, so
+    more than 16 MB are several ones. They count until they are acked."""
+    record = SimpleNamespace(key=b"user", value=b"v" * value_bytes, timestamp=7_000, timestamp_type=0)
+    read = {
+        TP("clicks", 1): OffsetRange(4, 9, 0, []),
+        TP("clicks", 0): OffsetRange(1, 3, 0, [record] * 2),
+        TP("clicks", 2): OffsetRange(0, 2, 0, [record] * 2),
+    }
+    fetched = [(read, None)]
     taken: list[ConsumerMessage] = []
+
+    async def fetch(timeout: float) -> tuple[dict[TP, OffsetRange] | None, None]:
+        return fetched.pop() if fetched else (None, None)
 
     async def take(message: ConsumerMessage) -> None:
         taken.append(message)
 
     async def run() -> None:
         consumer = app.consumer
+        monkeypatch.setattr(consumer, "_wait_next_records", fetch)
         monkeypatch.setattr(consumer, "callback", take)
         monkeypatch.setattr(consumer, "highwater", lambda tp: 0)
-        await consumer._hand_over(read, 1)
-        fetch = taken[0].value
-        assert [(c.partition.number, c.begin, c.end, len(c.records)) for c in fetch.chunks] == [
-            (1, 4, 9, 0),
-            (0, 1, 3, 2),
-        ]
-        assert (len(taken), taken[0].timestamp, consumer._records, consumer._bytes) == (1, 7.0, 2, 18)
-        consumer.ack(taken[0])
+        draining = asyncio.ensure_future(consumer._drain_messages(SimpleNamespace(_stopped=asyncio.Event())))
+        for _ in range(100):  # turns of the event loop
+            await asyncio.sleep(0)
+        draining.cancel()
+        found = [[(c.partition.number, c.begin, c.end, len(c.records)) for c in m.value.chunks] for m in taken]
+        assert found == messages
+        assert (taken[0].timestamp, consumer._records, consumer._bytes) == (7.0, 4, 4 * (4 + value_bytes))
+        for message in taken:
+            consumer.ack(message)
         assert (consumer._records, consumer._bytes) == (0, 0)
 
     asyncio.run(run())

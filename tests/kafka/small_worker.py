@@ -21,7 +21,7 @@ from stream.events import Partition
 from stream.kafka import delivery as delivery_module
 from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import Delivery
-from stream.kafka.transport import Chunk
+from stream.kafka.fetch import Chunk
 from stream.model.runtime import Model, load_model
 from stream.wire.json import JsonCodec
 from stream.worker.cycle import Cycles

@@ -13,7 +13,7 @@ import pytest
 from stream.events import Partition
 from stream.kafka.changelog import POSITION_KEY
 from stream.kafka.delivery import Record
-from stream.kafka.transport import Chunk
+from stream.kafka.fetch import Chunk
 from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec

@@ -9,7 +9,7 @@ import pytest
 
 from stream.kafka.changelog import POSITION_KEY, Position
 from stream.kafka.delivery import Outcome
-from stream.kafka.transport import Chunk
+from stream.kafka.fetch import Chunk
 from tests.unit.worker.recovered import CLICKS_0, recovered
 
 

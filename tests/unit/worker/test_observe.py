@@ -12,8 +12,8 @@ import pytest
 
 from stream.engine.engine import Engine
 from stream.events import Partition
+from stream.kafka.fetch import Chunk
 from stream.kafka.partitioners import MOST_KEYS, murmur2
-from stream.kafka.transport import Chunk
 from stream.meter import Meter
 from stream.model.runtime import load_model
 from stream.settings import Topics

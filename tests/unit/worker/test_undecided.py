@@ -11,7 +11,7 @@ import pytest
 from stream.events import Partition
 from stream.kafka.changelog import Position
 from stream.kafka.delivery import Outcome, Undecided
-from stream.kafka.transport import Chunk
+from stream.kafka.fetch import Chunk
 from stream.kafka.waiting import NoWatch
 from stream.model.runtime import load_model
 from stream.settings import Topics
