@@ -210,4 +210,4 @@ class Hand:
         self._wait_for_kafka()
         partitions = [TopicPartition(self._topic, number) for number in range(self._partitions)]
         with contextlib.suppress(KafkaException):  # they lead already
-            self._cluster.admin.elect_leaders(ElectionType.PREFERRED, partitions).result(10)
+            self._cluster.admin.elect_leaders(ElectionType.PREFERRED, partitions).result(60)
