@@ -95,8 +95,10 @@ class Observed:
         self._sample_keys(chunks, batch.refused)
 
     def _sample_letters(self, refused: Sequence[Refused]) -> None:
+        """Keep an example of each reason: the log may name any that was counted."""
         fields: dict[str, set[str]] = {}
-        for letter in self._some(refused, LETTERS_PER_BATCH):
+        of_each_reason = {letter.why.reason: letter for letter in refused}
+        for letter in (*of_each_reason.values(), *self._some(refused, LETTERS_PER_BATCH)):
             message = _object(letter.record.value)
             seen = fields.setdefault(letter.why.reason, set())
             seen.update(message)

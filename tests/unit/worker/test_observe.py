@@ -65,6 +65,16 @@ def test_the_messages_of_a_batch_are_counted_by_their_result(engine: Engine) -> 
     assert seen.count("alerts") == 0
 
 
+def test_every_reason_that_is_counted_has_an_example(engine: Engine) -> None:
+    """Also one of a single letter among hundreds of others: the warning of the log names the commonest reason of a
+    minute, and that need not be the commonest of any batch."""
+    rare = [click("dan", item_id=None), (None, b"{}"), click("ben", timestamp=-1)]
+    observed = observe(engine, *rare, *[(b"eve", b"{")] * 500)
+    reasons = observed.meter.snapshot().counts_by("dead_letters", "reason")
+    assert len(reasons) == 4
+    assert observed.examples.keys() == reasons.keys()
+
+
 def test_omitted_fields_of_clicks_are_counted_by_field(engine: Engine) -> None:
     """A click with an unusable optional value is valid, but the value is counted by field."""
     seen = observe(
