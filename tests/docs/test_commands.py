@@ -32,7 +32,7 @@ MODEL = "models/mine/1"
 SMALLER = {"--replication 3": "--replication 1", "--seconds 30": "--seconds 2"}
 """Values that a test cannot use, and their replacements: fewer brokers, less time."""
 WITH_COMMANDS = [page for page in PAGES if any(b.language in RUN and not b.skipped for b in blocks(page))]
-BLOCK_S = 120.0
+BLOCK_S = 300.0
 START_MS = 1_735_689_600_000
 
 
