@@ -3,7 +3,7 @@
 import hashlib
 import signal
 
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from tests.kafka.lane import Lane, Worker, clicks, wait_until
@@ -77,8 +77,19 @@ def test_changelog_that_lost_rows_is_refused(lane: Lane) -> None:
     half = rows[len(rows) // 2].offset()
     admin = AdminClient({"bootstrap.servers": lane.broker})
     set_config(admin, lane.topics.changelog, "cleanup.policy", "delete")
-    for future in admin.delete_records([TopicPartition(lane.topics.changelog, 0, half)]).values():
-        future.result(30)
+    deleted = [TopicPartition(lane.topics.changelog, 0, half)]
+
+    def delete() -> bool:
+        """False while the new policy has not reached the partition."""
+        try:
+            admin.delete_records(deleted)[deleted[0]].result(30)
+        except KafkaException as exc:
+            if exc.args[0].code() != KafkaError.POLICY_VIOLATION:
+                raise
+            return False
+        return True
+
+    wait_until(delete, "the policy of the changelog is delete")
     set_config(admin, lane.topics.changelog, "cleanup.policy", "compact")
     line = refusal(lane)
     for words in ("clicks-0 lost or changed rows", "cleanup.policy=compact", "topics repair --accept-lost-rows"):
