@@ -77,10 +77,10 @@ def check_topics(broker: str, topics: Topics, config: KafkaConfig = PLAINTEXT) -
     Call `check_same_partitions` next, except for a worker with --drain.
     """
     admin = Admin(broker, config)
-    partition_counts(admin, broker)  # first, because nothing else says why there is no connection
+    present = partition_counts(admin, broker)  # first, because nothing else says why there is no connection
     if not _embedded(admin, broker):
         check_rights(admin, topics)
-    return _check(admin, broker, topics, partition_counts(admin, broker))
+    return _check(admin, broker, topics, present)
 
 
 def record_limits(broker: str, topics: Topics, longest_row: int, config: KafkaConfig = PLAINTEXT) -> dict[str, int]:
