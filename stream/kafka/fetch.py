@@ -39,8 +39,8 @@ a worker is behind, and at a live load one of them has the clicks of 10 ms, not 
 OFFSET_RESET = "none"
 """aiokafka's reset policy. With any other policy aiokafka skips deleted clicks without an error."""
 
-MESSAGE_BYTES = 16 << 20
-"""Largest size of a message with more than one chunk: a cycle takes whole messages."""
+CYCLE_BYTES = 16 << 20
+"""Largest size of a cycle, and of a message with more than one chunk: a cycle takes whole messages."""
 
 NO_POSITION_S = 0.2
 CONNECT_AGAIN_S = 1.0
@@ -206,10 +206,10 @@ def chunk_of(partition: Any, fetched: OffsetRange, generation: int) -> Chunk:
 
 
 def fetches(chunks: Sequence[Chunk]) -> Iterator[Fetch]:
-    """The chunks in their order, in as few messages as MESSAGE_BYTES allows."""
+    """The chunks in their order, in as few messages as CYCLE_BYTES allows."""
     some: list[Chunk] = []
     for chunk in chunks:
-        if some and sum(one.size for one in some) + chunk.size > MESSAGE_BYTES:
+        if some and sum(one.size for one in some) + chunk.size > CYCLE_BYTES:
             yield _fetch(some)
             some = []
         some.append(chunk)

@@ -24,14 +24,12 @@ from stream.engine.engine import Engine
 from stream.events import Partition
 from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import Delivery, Outcome, Undecided
-from stream.kafka.fetch import Chunk, Fetch
+from stream.kafka.fetch import CYCLE_BYTES, Chunk, Fetch
 from stream.kafka.waiting import NoWatch, Watch
 from stream.settings import Topics
 from stream.wire.codec import Codec
 from stream.worker.batch import Batch, process
 from stream.worker.recovery import Assignment, Recovery
-
-CYCLE_BYTES = 16 << 20
 
 TICK_S = 1.0
 """How often `Engine.tick` is called while no clicks come."""

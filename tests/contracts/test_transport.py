@@ -117,6 +117,9 @@ def test_group_id_of_faust_is_the_group_of_the_transactions(app: faust.App) -> N
     assert app.conf.id == "group-of-tests"
 
 
+Fetched = dict[TP, OffsetRange] | None
+
+
 async def deliver(consumer: BatchConsumer, offset: int) -> Any:
     """A message with one fetch as Faust's stream handles it: one event."""
     fetch = Fetch([Chunk(Partition("clicks", 0), 1, 0, offset + 1, 0, [object()] * 10, 100)], 10, 100)
@@ -147,6 +150,31 @@ def test_forgotten_messages_leave_nothing_to_wait_for(app: faust.App) -> None:
     asyncio.run(run())
 
 
+def drain(
+    consumer: BatchConsumer,
+    monkeypatch: pytest.MonkeyPatch,
+    fetch: Callable[[], Fetched],
+    handed_over: list[ConsumerMessage],
+) -> asyncio.Future[None]:
+    """Run Faust's fetch loop on the results of `fetch`. What it hands over to the agent is appended."""
+
+    async def records(timeout: float) -> tuple[Fetched, None]:
+        return fetch(), None
+
+    async def take(message: ConsumerMessage) -> None:
+        handed_over.append(message)
+
+    monkeypatch.setattr(consumer, "_wait_next_records", records)
+    monkeypatch.setattr(consumer, "callback", take)
+    monkeypatch.setattr(consumer, "highwater", lambda tp: 0)
+    return asyncio.ensure_future(consumer._drain_messages(SimpleNamespace(_stopped=asyncio.Event())))
+
+
+async def let_it_run() -> None:
+    for _ in range(1_000):  # turns of the event loop: without a limit each fetch takes a few
+        await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize(("value_bytes", "most_fetches"), [(10, 21), (1 << 20, 1)])
 def test_fetching_waits_while_too_much_is_undecided(
     app: faust.App, monkeypatch: pytest.MonkeyPatch, value_bytes: int, most_fetches: int
@@ -156,26 +184,15 @@ def test_fetching_waits_while_too_much_is_undecided(
     record = SimpleNamespace(key=b"u", value=b"v" * value_bytes, timestamp=0, timestamp_type=0)
     handed_over: list[ConsumerMessage] = []
 
-    async def fetch(timeout: float) -> tuple[dict[TP, OffsetRange], None]:
+    def fetch() -> Fetched:
         begin = 1_000 * len(handed_over)
-        return {tp: OffsetRange(begin, begin + 1_000, 0, [record] * 1_000)}, None
-
-    async def take(message: ConsumerMessage) -> None:
-        handed_over.append(message)
-
-    async def let_it_run() -> None:
-        for _ in range(1_000):  # turns of the event loop: without a limit each fetch takes a few
-            await asyncio.sleep(0)
+        return {tp: OffsetRange(begin, begin + 1_000, 0, [record] * 1_000)}
 
     async def run() -> None:
-        consumer = app.consumer
-        monkeypatch.setattr(consumer, "_wait_next_records", fetch)
-        monkeypatch.setattr(consumer, "callback", take)
-        monkeypatch.setattr(consumer, "highwater", lambda tp: 0)
-        draining = asyncio.ensure_future(consumer._drain_messages(SimpleNamespace(_stopped=asyncio.Event())))
+        draining = drain(app.consumer, monkeypatch, fetch, handed_over)
         await let_it_run()
         assert len(handed_over) == most_fetches
-        consumer.ack(handed_over[0])
+        app.consumer.ack(handed_over[0])
         await let_it_run()
         assert len(handed_over) == most_fetches + 1
         draining.cancel()
@@ -198,23 +215,13 @@ def test_a_fetch_is_one_message_with_a_chunk_of_each_partition(
         TP("clicks", 0): OffsetRange(1, 3, 0, [record] * 2),
         TP("clicks", 2): OffsetRange(0, 2, 0, [record] * 2),
     }
-    fetched = [(read, None)]
+    fetched: list[Fetched] = [read]
     taken: list[ConsumerMessage] = []
-
-    async def fetch(timeout: float) -> tuple[dict[TP, OffsetRange] | None, None]:
-        return fetched.pop() if fetched else (None, None)
-
-    async def take(message: ConsumerMessage) -> None:
-        taken.append(message)
 
     async def run() -> None:
         consumer = app.consumer
-        monkeypatch.setattr(consumer, "_wait_next_records", fetch)
-        monkeypatch.setattr(consumer, "callback", take)
-        monkeypatch.setattr(consumer, "highwater", lambda tp: 0)
-        draining = asyncio.ensure_future(consumer._drain_messages(SimpleNamespace(_stopped=asyncio.Event())))
-        for _ in range(100):  # turns of the event loop
-            await asyncio.sleep(0)
+        draining = drain(consumer, monkeypatch, lambda: fetched.pop() if fetched else None, taken)
+        await let_it_run()
         draining.cancel()
         found = [[(c.partition.number, c.begin, c.end, len(c.records)) for c in m.value.chunks] for m in taken]
         assert found == messages
