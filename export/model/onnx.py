@@ -1,6 +1,7 @@
 """ONNX export: a trained network and its vocabulary -> step.onnx and score.onnx, checked against torch (parity.py).
 
-Metadata of the graph nodes is removed, because it contains paths of the building machine.
+The graphs share a file of large tensors (tables.py). Metadata of the nodes is removed, because it contains paths of the
+building machine.
 """
 
 import json
@@ -16,6 +17,7 @@ from export.measure.metrics import K
 from export.model.directory import name_and_version
 from export.model.graph import BATCH_MULTIPLE, SCORE_STATE, score_state
 from export.model.parity import check_parity
+from export.model.tables import Tables
 from export.model.writable import check_writable
 from export.network.network import Network, Score, Step
 from stream.errors import ArtifactError
@@ -45,6 +47,16 @@ def write_graphs(directory: Path, network: Network, vocabulary: Vocabulary) -> N
     }
     ids = tuple(torch.zeros(2 * BATCH_MULTIPLE, dtype=torch.int64) for _ in range(3))
     names = [part.name for part in state]
+    tables = Tables(directory)
+    _export(  # first: its item rows are longer, and begin with those of step.onnx
+        Score(network),
+        (*score_state(network.zero_state(2 * BATCH_MULTIPLE)), torch.tensor([min(K, network.sizes.items)])),
+        [*SCORE_STATE, "k"],
+        ["items", "log_probs", "event_probs"],
+        directory / "score.onnx",
+        facts,
+        tables,
+    )
     _export(
         Step(network),
         (*ids, *network.zero_state(2 * BATCH_MULTIPLE)),
@@ -52,14 +64,7 @@ def write_graphs(directory: Path, network: Network, vocabulary: Vocabulary) -> N
         ["surprise", *(f"{name}_out" for name in names)],
         directory / "step.onnx",
         facts,
-    )
-    _export(
-        Score(network),
-        (*score_state(network.zero_state(2 * BATCH_MULTIPLE)), torch.tensor([min(K, network.sizes.items)])),
-        [*SCORE_STATE, "k"],
-        ["items", "log_probs", "event_probs"],
-        directory / "score.onnx",
-        facts,
+        tables,
     )
     check_parity(directory, network)
 
@@ -71,8 +76,9 @@ def _export(
     outputs: list[str],
     path: Path,
     facts: dict[str, str],
+    tables: Tables,
 ) -> None:
-    """Write one graph: float32, weights inside the file, variable batch size, no paths of the building machine."""
+    """Write one graph: float32, large tensors in `tables`, variable batch size, no paths of the building machine."""
     batch = torch.export.Dim("B", min=1)
     dims = tuple(None if name == "k" else {0: batch} for name in inputs)
     varargs = dims if "k" in inputs else (*dims[:3], dims[3:])
@@ -92,6 +98,7 @@ def _export(
         )
     if program is None:
         raise ArtifactError(f"model {path.parent}: torch exported no graph for {path.name}")
+    tables.move(program.model.graph)
     model = program.model_proto
     _strip(model.graph)
     model.doc_string = model.graph.doc_string = ""
@@ -99,8 +106,8 @@ def _export(
     del model.metadata_props[:]
     for key, value in sorted(facts.items()):
         model.metadata_props.add(key=key, value=value)
-    onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString(deterministic=True))
+    onnx.checker.check_model(path)  # of the file, so that it finds the tables
 
 
 def _strip(graph: onnx.GraphProto) -> None:

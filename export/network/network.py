@@ -20,7 +20,7 @@ from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, pad
+from torch.nn.functional import embedding, linear, pad
 
 from export.network import mixture
 from export.network.cells import CELLS, LstmCell
@@ -151,16 +151,16 @@ class Score(nn.Module):
     top k come from the k blocks of BLOCK items with the highest maxima. No other block can have one of them.
     """
 
-    rows: Tensor  # (V padded to blocks, H)
-    bias: Tensor  # (V padded to blocks,)
+    rows: Tensor  # (V + 1 padded to blocks, H); it begins with the network's item_rows, so one file can serve both
+    bias: Tensor  # (V + 1 padded to blocks,)
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
-        missing = -network.sizes.items % BLOCK
+        missing = -(network.sizes.items + 1) % BLOCK
         bias = network.item_bias[:-1].detach() * network.mixture.bias_weight
-        self.register_buffer("rows", pad(network.item_rows[:-1].detach(), (0, 0, 0, missing)))
-        self.register_buffer("bias", pad(bias, (0, missing), value=ABSENT))
+        self.register_buffer("rows", pad(network.item_rows.detach(), (0, 0, 0, missing)))
+        self.register_buffer("bias", pad(bias, (0, missing + 1), value=ABSENT))  # the unknown item is never listed
 
     def forward(self, h: Tensor, last_items: Tensor, visit_items: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """State tensors h (B, H), last_items (B, R), visit_items (B, 1) and k (1,) int64 -> the top k of each user.
@@ -172,7 +172,7 @@ class Score(nn.Module):
         torch._check(best <= self.network.sizes.items)
         network = self.network
         out = network.output(h)
-        logits = torch.addmm(self.bias, out / network.mixture.temperature, self.rows.t())
+        logits = linear(out / network.mixture.temperature, self.rows, self.bias)
         items, added, left = network.mixture.additions(last_items, visit_items)
         values, items = top(torch.softmax(logits, dim=1).scatter_add(1, items, added / left), best)
         return items, log(values * left), torch.softmax(network.event_head(out), dim=1)
@@ -198,5 +198,7 @@ def unit(rows: Tensor) -> Tensor:
     The squares are summed by a matrix product with ones: results of ONNX Runtime's sum operators depend on the
     alignment of a row in memory.
     """
-    squares = torch.matmul(rows * rows, torch.ones(rows.shape[-1], LANES, dtype=rows.dtype))[..., :1]
+    squares = torch.matmul(rows * rows, torch.ones(rows.shape[-1], LANES, dtype=rows.dtype, device=rows.device))[
+        ..., :1
+    ]
     return rows / torch.sqrt(torch.clamp(squares, min=SMALLEST))
