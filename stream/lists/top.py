@@ -7,9 +7,6 @@ import numpy.typing as npt
 
 from stream.model.runtime import F32, I64, Model, StateArray
 
-SCORE_ROWS = 64
-"""Users per call of score.onnx. So few users' logits over the catalogue fit into the CPU's cache (design part 3)."""
-
 
 @dataclass(frozen=True)
 class Lists:
@@ -33,13 +30,7 @@ def ranked_prefix(model: Model, state: list[StateArray], depth: int) -> tuple[I6
     state  inputs of score.onnx, each (n, *shape)
     depth  how many items of the ranking to compute
     """
-    count = len(state[0])
-    parts = [model.score([value[a : a + SCORE_ROWS] for value in state], depth) for a in range(0, count, SCORE_ROWS)]
-    if len(parts) == 1:
-        return parts[0][:2]
-    if not parts:
-        return np.empty((0, depth), np.int64), np.empty((0, depth), np.float32)
-    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    return model.score(state, depth)[:2]
 
 
 def top_items(items: I64, log_probs: F32, left_out: npt.NDArray[np.int32], k: int) -> Lists:

@@ -32,6 +32,17 @@ LONGEST_ITEM_BYTES = 12 * LONGEST_ID + 3
 WARNING, FATAL = 2, 4  # onnxruntime's log severities
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
+SCORE_ROWS = {CPU: 64, CUDA: 4_096}
+"""Most users per call of score.onnx. 64 users' logits over the catalogue fit into a CPU's cache (design part 3); only
+many users keep a GPU busy."""
+
+GPU_STEP_ROWS = 1_024
+"""Users per call of step.onnx on a GPU, filled up with zeros. cuBLAS chooses its kernel by the number of rows: with
+other numbers the last bits of a state would depend on how the clicks were split into batches."""
+
+LOGIT_BYTES = 1 << 30
+"""Most bytes of the logits of one call of score.onnx; the graph needs about three times as much memory."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -61,15 +72,15 @@ class Model:
         The results may be NaN or infinite, so the caller must check them. Raises ArtifactError if an index is out of
         range.
         """
-        count = len(item)
-        pad = -count % self.manifest.batch_multiple
-        if count and not (item.min() >= 0 and item.max() <= len(self.items)):
+        if len(item) and not (item.min() >= 0 and item.max() <= len(self.items)):
             raise ArtifactError(f"model {self.manifest.label}: an item index lies outside 0..{len(self.items)}")
-        feeds = {"item": _padded(item, pad), "event_type": _padded(event_type, pad), "gap": _padded(gap, pad)}
-        for tensor, value in zip(self.manifest.state, state, strict=True):
-            feeds[tensor.name] = _padded(value, pad)
-        surprise, *after = self._step.run(None, feeds)
-        return surprise[:count], [value[:count] for value in after]
+        feeds = {"item": item, "event_type": event_type, "gap": gap}
+        feeds |= {tensor.name: value for tensor, value in zip(self.manifest.state, state, strict=True)}
+        if self.provider == CUDA:
+            surprise, *after = self._run(self._step, feeds, {}, GPU_STEP_ROWS, GPU_STEP_ROWS)
+        else:
+            surprise, *after = self._run(self._step, feeds, {}, max(1, len(item)), self.manifest.batch_multiple)
+        return surprise, after
 
     def score(self, state: list[StateArray], k: int) -> tuple[I64, F32, F32]:
         """Run score.onnx: the k most likely next items of each of B users.
@@ -77,12 +88,33 @@ class Model:
         state    the tensors named in score_inputs, each (B, *shape)
         returns  items (B, k) int64 best first, log_probs (B, k) float32, event_probs (B, T + 1) float32
         """
-        count = len(state[0])
-        pad = -count % self.manifest.batch_multiple
-        feeds = {name: _padded(value, pad) for name, value in zip(self.score_inputs, state, strict=True)}
-        feeds["k"] = np.array([k], np.int64)
-        items, log_probs, event_probs = self._score.run(None, feeds)
-        return items[:count], log_probs[:count], event_probs[:count]
+        feeds = dict(zip(self.score_inputs, state, strict=True))
+        rows = min(SCORE_ROWS[self.provider], LOGIT_BYTES // (4 * len(self.items)))  # MOST_ITEMS leaves 26
+        depth = {"k": np.array([k], np.int64)}
+        items, log_probs, event_probs = self._run(self._score, feeds, depth, rows, self.manifest.batch_multiple)
+        return items, log_probs, event_probs
+
+    def _run(
+        self,
+        graph: ort.InferenceSession,
+        feeds: dict[str, StateArray],
+        constants: dict[str, StateArray],
+        most: int,
+        multiple: int,
+    ) -> list[StateArray]:
+        """Run a graph on B users, in calls of at most `most` users, filled up with zeros to a multiple of `multiple`.
+
+        feeds      arrays (B, ...)
+        constants  inputs that are the same in each call
+        """
+        count = len(next(iter(feeds.values())))
+        parts: list[list[StateArray]] = []
+        for start in range(0, max(1, count), most):  # once without users: for the shapes of the outputs
+            some = min(most, count - start)
+            rows = max(1, -(-some // multiple)) * multiple
+            padded = {name: _padded(value[start : start + some], rows) for name, value in feeds.items()}
+            parts.append([value[:some] for value in graph.run(None, padded | constants)])
+        return parts[0] if len(parts) == 1 else [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
 def load_model(directory: Path, device: str) -> Model:
@@ -190,5 +222,7 @@ def _runtime(path: Path, provider: str, device: str) -> ort.InferenceSession:
     return runtime
 
 
-def _padded(values: npt.NDArray[Any], pad: int) -> npt.NDArray[Any]:
+def _padded(values: StateArray, rows: int) -> StateArray:
+    """`values` (B, ...), filled up with zeros to so many rows."""
+    pad = rows - len(values)
     return values if not pad else np.concatenate([values, np.zeros((pad, *values.shape[1:]), values.dtype)])

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stream.lists.top import SCORE_ROWS, among, ranked_prefix, top_items
-from stream.model.runtime import Model, StateArray, load_model
+from stream.lists.top import among, ranked_prefix, top_items
+from stream.model.runtime import SCORE_ROWS, Model, StateArray, load_model
 
 ITEMS = 50
 
@@ -61,11 +61,12 @@ def test_a_repeated_excluded_item_shortens_no_list(model: Model) -> None:
 
 def test_users_beyond_one_call_of_the_graph_have_their_own_lists(model: Model) -> None:
     """A batch is scored in parts; users at the borders of the parts have the same list as alone."""
-    count = 2 * SCORE_ROWS + 1
+    rows = SCORE_ROWS[model.provider]
+    count = 2 * rows + 1
     state = states(model, count, 1)
     items, log_probs = ranked_prefix(model, state, 5)
     assert items.shape == log_probs.shape == (count, 5)
-    for user in (0, SCORE_ROWS - 1, SCORE_ROWS, 2 * SCORE_ROWS):
+    for user in (0, rows - 1, rows, 2 * rows):
         alone = ranked_prefix(model, [value[user : user + 1] for value in state], 5)
         assert alone[0].tolist() == [items[user].tolist()]
         assert alone[1].tolist() == [log_probs[user].tolist()]

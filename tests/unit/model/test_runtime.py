@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from stream.detect.surprise import SurpriseDetector
 from stream.errors import ArtifactError, ConfigError
@@ -193,3 +194,24 @@ def test_onnxruntime_keeps_no_record_and_calls_nobody(model_dir: Path, tmp_path:
     done = subprocess.run([sys.executable, "-c", code, str(model_dir)], env=environ, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert [path for path in tmp_path.rglob("*") if "onnxruntime" in path.name] == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_on_a_gpu_no_state_depends_on_the_batch_and_the_results_are_those_of_the_cpu(model_dir: Path) -> None:
+    """A worker that is killed may process its clicks again in other batches: its states are the same, bit by bit."""
+    rng = np.random.default_rng(0)
+    on_gpu, on_cpu = load_model(model_dir, "cuda"), load_model(model_dir, "cpu")
+    click = [rng.integers(0, bound, 3_000) for bound in (51, 4, 12)]
+    state = [np.zeros((3_000, *part.shape), part.dtype) for part in on_gpu.manifest.state]
+    for _ in range(3):
+        state = on_gpu.step(*click, state)[1]
+    whole = on_gpu.step(*click, state)
+    for few in (slice(0, 1), slice(7, 200), slice(1_500, 3_000)):
+        part = on_gpu.step(*(column[few] for column in click), [value[few] for value in state])
+        for one, other in zip([whole[0], *whole[1]], [part[0], *part[1]], strict=True):
+            np.testing.assert_array_equal(one[few], other)
+    expected = on_cpu.step(*click, state)
+    for one, other in zip([whole[0], *whole[1]], [expected[0], *expected[1]], strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    read = [state[0], *state[-2:]]
+    np.testing.assert_allclose(on_gpu.score(read, 20)[1], on_cpu.score(read, 20)[1], atol=1e-5)
