@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold rules engine throughput latency heads ways days shop-model demo-picture clean help
+.PHONY: demo test lint format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold rules engine throughput latency gpu heads ways days shop-model demo-picture clean help
 help:            ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -78,6 +78,9 @@ throughput: .venv/dev ## compare the clicks per second with Quix Streams, Bytewa
 
 latency: .venv/dev ## measure the time from a click to its recommendations, beside the bare client with transactions
 	$(BIN)/python -m bench.latency
+
+gpu: .venv/dev   ## compare the model on a GPU and on one CPU thread, up to a million items; needs a GPU and about 10 GB of disk
+	$(BIN)/python -m bench.gpu
 
 heads: .venv/dev ## compare the surprise head with the exact softmax and with shortlists
 	$(BIN)/python -m bench.heads

@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def write_report(
     failures       one line for each part of the benchmark's claim that does not hold
     more_versions  versions of software other than Python packages
     """
-    found = {name: version(name) for name in (*PACKAGES, runtime_package())}
+    found = {name: v for name in (*PACKAGES, runtime_package()) if (v := installed(name))}
     report = {
         "command": " ".join(["python -m", module, *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -48,6 +48,14 @@ def write_report(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n")
     return report
+
+
+def installed(package: str) -> str | None:
+    """Version of a package; None if it is not there: a benchmark of the model alone runs without Kafka's clients."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def runtime_package() -> str:

@@ -122,6 +122,24 @@ def test_latency() -> None:
     assert [[rate, *cells] for rate, _, *cells in table(PAGE, "Latency")] == expected
 
 
+def test_the_model_on_a_gpu() -> None:
+    """Each row is the figures of one catalogue and batch."""
+    report = results("gpu")
+    expected = [
+        [
+            f"{int(items.split()[0]):,}",
+            f"{int(batch.split()[1]):,}",
+            *(f"{row[f'{side} step']:g} / {row[f'{side} score']:g}" for side in ("gpu", "cpu")),
+            f"{row['faster']:g}",
+            f"{row['lists']:.3f}",
+        ]
+        for items, rows in report["results"].items()
+        for batch, row in rows.items()
+    ]
+    assert table(PAGE, "The model on a GPU") == expected
+    assert all(row["split"] == 0 for rows in report["results"].values() for row in rows.values())
+
+
 def test_random_faults() -> None:
     """Each run's row is its figures, and each kind of fault has the longest pause of all runs."""
     runs = results("chaos")["results"]
