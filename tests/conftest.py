@@ -17,6 +17,7 @@ EVENT_TYPES = ["view", "cart", "purchase"]
 
 settings.register_profile("eddy", deadline=None)  # a busy machine is not a slow function
 settings.load_profile("eddy")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the commands that tests start, as for torch here
 torch.set_num_threads(1)  # on matrices this small a second thread only waits for the first
 
 

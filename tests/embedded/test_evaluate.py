@@ -24,7 +24,7 @@ from stream.events import Click, Recommendation
 from stream.manifest import sha256, write_manifest
 from stream.settings import Topics
 
-ITEMS, CATEGORIES, CLICKS = 200, 5, 600
+ITEMS, CATEGORIES, CLICKS = 40, 5, 600
 DEADLINE_S = 90.0
 
 

@@ -174,12 +174,10 @@ def test_the_workers_rules_hold_in_an_evaluation(model: Path, tmp_path: Path) ->
     assert "categories20" not in evaluate(model, log, 0)["eddy"]
 
 
-def test_a_model_without_training_sessions_is_refused(tmp_path: Path) -> None:
+def test_a_model_without_training_sessions_is_refused(model_dir: Path, tmp_path: Path) -> None:
     """For a directory of an older training, the error has the remedy."""
-    directory = tmp_path / "old" / "1"
-    write_untrained(directory, ["i0", "i1"], ["view"])
     with pytest.raises(ArtifactError, match="train it again"):
-        evaluate(directory, log_of(tmp_path, 5, 4), 0)
+        evaluate(model_dir, log_of(tmp_path, 5, 4), 0)
 
 
 def test_earlier_clicks_build_states_and_are_not_judged(model: Path, tmp_path: Path) -> None:
