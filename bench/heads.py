@@ -35,6 +35,7 @@ from export.fit.heads import surprise_examples
 from export.measure.ranking import ranking_quality
 from export.model.graph import open_graph
 from export.model.onnx import write_graphs
+from export.model.trace import Traces
 from export.network.network import Network
 from export.network.states import memories, outputs
 from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
@@ -180,7 +181,7 @@ def costs(case: Case, seed: int) -> dict[str, Figures]:
     with tempfile.TemporaryDirectory() as scratch:
         for number, (name, head) in enumerate(heads.items()):
             network.surprise = head.eval()  # type: ignore[assignment]
-            write_graphs(Path(scratch) / "heads" / str(number), network, case.vocabulary)
+            write_graphs(Path(scratch) / "heads" / str(number), network, case.vocabulary, Traces())
             graph = open_graph(Path(scratch) / "heads" / str(number) / "step.onnx")
             cell = {part.name: np.tanh(rng.normal(size=(BATCH, *part.shape))) for part in network.cell.state}
             feed = {name: value.astype(np.float32) for name, value in cell.items()}

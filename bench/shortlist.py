@@ -38,7 +38,8 @@ from export.fit.heads import surprise_examples
 from export.measure.metrics import K
 from export.measure.ranking import row_batches
 from export.model.graph import open_graph
-from export.model.onnx import IR_VERSION, OPSET
+from export.model.onnx import IR_VERSION
+from export.model.trace import OPSET
 from export.model.untrained import write_untrained
 from export.network.network import SHARPNESS
 from export.network.states import outputs

@@ -37,6 +37,7 @@ from export.log.times import iso
 from export.model.calibrate import pools, surprises
 from export.model.directory import Facts, Pools, write_model
 from export.model.onnx import write_graphs
+from export.model.trace import Traces
 from export.model.writable import check_writable
 from export.network.network import Network, Sizes
 from export.progress import Progress
@@ -62,6 +63,7 @@ class Job:
     older       the model that the training starts from; None = random initial weights
     held_out    the split of the log; the categories are the catalogue's, if there is one
     catalogued  the vocabulary including the items that are only in the catalogue; None = no catalogue
+    traces      the graphs are written twice, with other weights
     """
 
     log: Log
@@ -70,6 +72,7 @@ class Job:
     older: Older | None
     held_out: HeldOut
     catalogued: Catalogued | None
+    traces: Traces
 
     @property
     def sizes(self) -> Sizes:
@@ -140,7 +143,7 @@ def _hold_out(
     if catalogue is not None:
         catalogued = with_catalogue(catalogue, vocabulary.items)
         held_out = held_out._replace(category=catalogued.category[: len(vocabulary.items)])
-    job = Job(log, settings, progress, older, held_out, catalogued)
+    job = Job(log, settings, progress, older, held_out, catalogued, Traces())
     with_categories = f", {job.categories:,} categories" if job.categories else ""
     progress.say(f"{len(held_out.clicks):,} clicks, {len(vocabulary.items):,} items{with_categories}")
     if older is not None:
@@ -188,7 +191,7 @@ def _calibrate(job: Job, served: Mixed) -> tuple[Pools, Findings]:
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "held-out" / "0"
         job.progress.say("exporting the graphs to ONNX and checking them, for the calibration")
-        write_graphs(directory, network, vocabulary)
+        write_graphs(directory, network, vocabulary, job.traces)
         job.progress.say("calibrating the anomalies on the held-out slice")
         surprise, later = surprises(directory / "step.onnx", network.state, seen), seen.time_ms >= cut_ms
         found = pools(surprise, seen, later, vocabulary)
@@ -235,7 +238,7 @@ def _write(
     count_cooccurrence(network, clicks, recency, held_out.counted, job.older)
     fit_heads(network, clicks, recency.weights(clicks.time_ms), new_items(clicks), job.settings.seed)
     job.progress.say("exporting the graphs to ONNX and checking them")
-    write_graphs(directory, network, vocabulary)
+    write_graphs(directory, network, vocabulary, job.traces)
     job.progress.say("writing the model and the training report")
     setting = VsKnnSetting(**findings.vsknn_setting)
     save_baselines(directory, sessions_since(job.older, log, vocabulary.items), setting)

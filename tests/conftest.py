@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+from export.model import trace
 from export.model.untrained import write_untrained
-from tests.graphs import Traced
+from tests.graphs import KeptTraces
 from tests.kafka_lane import count_kafka_lane
 
 ITEMS = [f"i{n}" for n in range(50)]
@@ -28,7 +29,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "traces"  # one for all processes
     directory.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.onnx, "export", Traced(torch.onnx.export, directory))
+        patch.setattr(trace, "trace", KeptTraces(directory))
         yield
 
 

@@ -5,11 +5,10 @@ building machine.
 """
 
 import json
-import logging
-import warnings
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 import torch
 
 from export.log.log import Vocabulary
@@ -18,17 +17,18 @@ from export.model.directory import name_and_version
 from export.model.graph import BATCH_MULTIPLE, SCORE_STATE, score_state
 from export.model.parity import check_parity
 from export.model.tables import Tables
+from export.model.trace import Traces
 from export.model.writable import check_writable
 from export.network.network import Network, Score, Step
-from stream.errors import ArtifactError
 from stream.manifest import FORMAT
 
-OPSET = 20
 IR_VERSION = 10
 
 
-def write_graphs(directory: Path, network: Network, vocabulary: Vocabulary) -> None:
+def write_graphs(directory: Path, network: Network, vocabulary: Vocabulary, traces: Traces) -> None:
     """Write step.onnx and score.onnx, and check that they compute the same as the network.
+
+    traces  of graphs that were written before; new ones are added
 
     Raises ConfigError if the directory already contains a model or cannot be written, ArtifactError if the graphs
     differ from the network.
@@ -48,58 +48,27 @@ def write_graphs(directory: Path, network: Network, vocabulary: Vocabulary) -> N
     ids = tuple(torch.zeros(2 * BATCH_MULTIPLE, dtype=torch.int64) for _ in range(3))
     names = [part.name for part in state]
     tables = Tables(directory)
-    _export(  # first: its item rows are longer, and begin with those of step.onnx
+    score = traces.graph(
         Score(network),
         (*score_state(network.zero_state(2 * BATCH_MULTIPLE)), torch.tensor([min(K, network.sizes.items)])),
         [*SCORE_STATE, "k"],
         ["items", "log_probs", "event_probs"],
-        directory / "score.onnx",
-        facts,
-        tables,
     )
-    _export(
+    _write(score, directory / "score.onnx", facts, tables)  # first: its item rows begin with those of step.onnx
+    step = traces.graph(
         Step(network),
         (*ids, *network.zero_state(2 * BATCH_MULTIPLE)),
         ["item", "event_type", "gap", *names],
         ["surprise", *(f"{name}_out" for name in names)],
-        directory / "step.onnx",
-        facts,
-        tables,
     )
+    _write(step, directory / "step.onnx", facts, tables)
     check_parity(directory, network)
 
 
-def _export(
-    module: torch.nn.Module,
-    example: tuple[torch.Tensor, ...],
-    inputs: list[str],
-    outputs: list[str],
-    path: Path,
-    facts: dict[str, str],
-    tables: Tables,
-) -> None:
-    """Write one graph: float32, large tensors in `tables`, variable batch size, no paths of the building machine."""
-    batch = torch.export.Dim("B", min=1)
-    dims = tuple(None if name == "k" else {0: batch} for name in inputs)
-    varargs = dims if "k" in inputs else (*dims[:3], dims[3:])
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns about every optional package that is missing
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns that repeated names of the axis "will not be used"
-        program = torch.onnx.export(
-            module.eval(),
-            example,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=inputs,
-            output_names=outputs,
-            dynamic_shapes=varargs,
-            external_data=False,
-            verbose=False,
-        )
-    if program is None:
-        raise ArtifactError(f"model {path.parent}: torch exported no graph for {path.name}")
-    tables.move(program.model.graph)
-    model = program.model_proto
+def _write(graph: ir.Model, path: Path, facts: dict[str, str], tables: Tables) -> None:
+    """Write one graph: float32, large tensors in `tables`, no paths of the building machine."""
+    tables.move(graph.graph)
+    model = ir.to_proto(graph)
     _strip(model.graph)
     model.doc_string = model.graph.doc_string = ""
     model.ir_version = IR_VERSION

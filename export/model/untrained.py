@@ -9,6 +9,7 @@ from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
 from export.log.log import GAP_EDGES_MS, Vocabulary
 from export.model.directory import Facts, write_model
 from export.model.onnx import write_graphs
+from export.model.trace import Traces
 from export.network.mixture import Mixture
 from export.network.network import Network, Sizes
 from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
@@ -38,7 +39,7 @@ def write_untrained(
     )
     network.mixture = Mixture(Counted(following, around, np.ones(len(items))))
     network.mixture.gates[0] = -3.0
-    write_graphs(directory, network, vocabulary)
+    write_graphs(directory, network, vocabulary, Traces())
     mean = float(np.log(len(items) + 1))
     names = [ALL, *(pool_name(event_type, history) for event_type in event_types for history in (None, *HISTORIES))]
     pools = {name: np.sort(rng.normal(mean, 0.5, 20_000)).astype(np.float32) for name in names}

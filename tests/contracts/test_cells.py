@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from export.log.log import GAP_EDGES_MS, Vocabulary
+from export.model import trace
 from export.model.graph import BATCH_MULTIPLE, SCORE_STATE, open_graph
 from export.model.onnx import write_graphs
 from export.model.untrained import write_untrained
@@ -22,7 +23,7 @@ from export.network.network import Network, Step
 from export.network.weights import load_network
 from stream.manifest import Manifest, read_manifest
 from stream.model.runtime import load_model
-from tests.graphs import Traced
+from tests.graphs import KeptTraces
 
 ITEMS, HIDDEN, USERS, CLICKS = [f"item-{i}" for i in range(90)], 8, 5, 12
 EVENT_TYPES = ("view", "purchase")
@@ -213,18 +214,17 @@ def test_rows_are_bit_equal_whatever_batch_they_are_in(directory: Path) -> None:
 
 @pytest.mark.parametrize("directory", ["lstm"], indirect=True)  # one cell: the trace is shared in the same way for all
 def test_a_shared_trace_equals_a_new_trace(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cached exporter of tests/graphs.py equals torch's exporter bit by bit, also with weights that it did not
-    trace."""
-    shared = torch.onnx.export
-    assert isinstance(shared, Traced)
+    """A network in a trace of other weights computes what it does in a trace of its own, bit by bit."""
+    kept = trace.trace
+    assert isinstance(kept, KeptTraces)
     network, rng = load_network(directory), np.random.default_rng(4)
     with torch.no_grad():
         for weight in network.cell.parameters():
             weight.mul_(1.1)
     vocabulary = Vocabulary(ITEMS, EVENT_TYPES, GAP_EDGES_MS)
-    write_graphs(tmp_path / "shared" / "1", network, vocabulary)
-    monkeypatch.setattr(torch.onnx, "export", shared.export)
-    write_graphs(tmp_path / "own" / "1", network, vocabulary)
+    write_graphs(tmp_path / "shared" / "1", network, vocabulary, trace.Traces())
+    monkeypatch.setattr(trace, "trace", kept.trace)
+    write_graphs(tmp_path / "own" / "1", network, vocabulary, trace.Traces())
     state = states(read_manifest(directory), 32, rng)
     feeds = {
         "step.onnx": {**columns(network, rng, 32), **state},

@@ -12,6 +12,7 @@ from export.log.log import GAP_EDGES_MS, Vocabulary
 from export.model.graph import open_graph
 from export.model.onnx import write_graphs
 from export.model.parity import check_parity
+from export.model.trace import Traces
 from export.model.untrained import write_untrained
 from export.network.cells import CELLS
 from export.network.mixture import REMEMBERED, Mixture
@@ -112,7 +113,7 @@ def test_a_graph_of_other_weights_fails_the_gate(tmp_path: Path, cell: str) -> N
     """A graph that disagrees with the network is refused, and no servable directory is left."""
     vocabulary = Vocabulary(ITEMS, ("view", "purchase"), GAP_EDGES_MS)
     network, other = small_network(0, cell), small_network(0, cell)
-    write_graphs(tmp_path / "m" / "1", network, vocabulary)
+    write_graphs(tmp_path / "m" / "1", network, vocabulary, Traces())
     with torch.no_grad():
         next(other.cell.parameters()).add_(1e-3)
     with pytest.raises(ArtifactError, match="differs by"):

@@ -1,0 +1,81 @@
+"""Traces a module to an ONNX graph whose weights can be replaced.
+
+torch takes seconds to trace a graph, and a training writes each graph twice, the second time with other weights. The
+parity check (parity.py) compares every written graph with its network, so weights in a trace of a different structure
+write no model.
+"""
+
+import logging
+import warnings
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+OPSET = 20
+
+
+class Traces:
+    """The graphs traced so far, by the structure of their module."""
+
+    def __init__(self) -> None:
+        self._graphs: dict[str, ir.Model] = {}
+
+    def graph(self, module: nn.Module, example: tuple[Tensor, ...], inputs: list[str], outputs: list[str]) -> ir.Model:
+        """The graph of a module with its present weights, not copied. A variable batch size B is their first axis.
+
+        example          inputs of the module; a module with the input `k` takes it as a number, not by user
+        inputs, outputs  their names in the graph
+        """
+        key = structure(module, example, (inputs, outputs))
+        if key not in self._graphs:
+            self._graphs[key] = trace(module, example, inputs, outputs)
+        model, weights = self._graphs[key].clone(), module.state_dict()
+        for value in list(model.graph.inputs):
+            if (weight := weights.get(value.name or "")) is not None:
+                model.graph.inputs.remove(value)
+                value.const_value = ir.tensor(weight.numpy(), name=value.name)
+                model.graph.register_initializer(value)
+        return model
+
+
+def trace(module: nn.Module, example: tuple[Tensor, ...], inputs: list[str], outputs: list[str]) -> ir.Model:
+    """Trace a module. Its weights are inputs of the graph, so that none is a constant that is computed with."""
+    batch = torch.export.Dim("B", min=1)
+    dims = tuple(None if name == "k" else {0: batch} for name in inputs)
+    varargs = dims if "k" in inputs else (*dims[:3], dims[3:])
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns about every optional package that is missing
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that repeated names of the axis "will not be used"
+        program = torch.onnx.export(
+            module.eval(),
+            example,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=varargs,
+            external_data=False,
+            optimize=False,
+            verbose=False,
+        )
+    assert program is not None  # it is None only without dynamo
+    graph = program.model.graph
+    for name in [name for name in module.state_dict() if name in graph.initializers]:
+        value = graph.initializers.pop(name)
+        value.const_value = None
+        graph.inputs.append(value)
+    program.optimize()
+    return program.model
+
+
+def structure(module: nn.Module, example: tuple[Tensor, ...], names: tuple[Any, ...]) -> str:
+    """All that a trace depends on except the weights: modules, their plain attributes, shapes, dtypes, names."""
+    parts = [(name, type(part), _plain(part)) for name, part in module.named_modules()]
+    weights = [(name, weight.shape, weight.dtype) for name, weight in module.state_dict().items()]
+    return repr((parts, weights, [(one.shape, one.dtype) for one in example], names))
+
+
+def _plain(module: nn.Module) -> dict[str, object]:
+    return {name: value for name, value in vars(module).items() if isinstance(value, (bool, int, float, str, tuple))}
