@@ -1,6 +1,9 @@
-# Two commands need nothing but Python and make: `make demo` and `make test`.
+# Two commands need nothing but Python and make: `make demo` and `make test`. RUNTIME=cuda installs ONNX Runtime for an
+# NVIDIA GPU, if it is given with the first of them.
 PYTHON ?= python3
 BIN := .venv/bin
+RUNTIME ?= cpu
+OTHER_RUNTIME = $(if $(filter cuda,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 
 .PHONY: demo test lint format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold rules engine throughput lists latency heads ways days shop-model demo-picture clean help
 help:            ## list the commands
@@ -8,9 +11,10 @@ help:            ## list the commands
 
 .venv/base: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Eddy needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Set PYTHON=") if sys.version_info < (3, 11) else 0'
-	@echo 'Installing Eddy and the packages of its worker into .venv (0.5 GB); this takes minutes.'
+	@echo 'Installing Eddy and the packages of its worker into .venv (0.3 GB); this takes minutes.'
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --editable .
+	@$(BIN)/python -m pip uninstall --quiet --quiet --yes $(OTHER_RUNTIME)  # the two overwrite each other's files
+	@$(BIN)/python -m pip install --quiet --editable '.[$(RUNTIME)]'
 	@touch $@
 
 .venv/dev: .venv/base

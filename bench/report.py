@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,8 @@ def write_report(
 
 
 def runtime_package() -> str:
-    """The package of ONNX Runtime on this machine, as pyproject.toml chooses it."""
-    return "onnxruntime-gpu" if platform.machine() == "x86_64" and sys.platform == "linux" else "onnxruntime"
+    """The package of ONNX Runtime that is installed: of the extra cpu or of the extra cuda."""
+    return next(name for name in ("onnxruntime", "onnxruntime-gpu") if list(distributions(name=name)))
 
 
 def kept(path: Path, key: str) -> dict[str, Any]:
