@@ -4,7 +4,7 @@ With `last` only a user's last click of a transaction gets a list. So the gain d
 the fewer users make the same clicks, the more. The clicks, the model and the measurement are those of
 bench/throughput. For each number of users, the two workers run in turn, on new topics.
 
-    make lists                                      about 10 minutes on two cores
+    make lists                                      about 15 minutes on two cores
     python -m bench.lists --clicks 5000 --users 500 --rounds 1
                                                     a short trial
 """
