@@ -1,16 +1,20 @@
-# Two commands need nothing but Python and make: `make demo` and `make test`.
+# Two commands need nothing but Python and make: `make demo` and `make test`. RUNTIME=cuda installs ONNX Runtime for an
+# NVIDIA GPU, if it is given with the first of them.
 PYTHON ?= python3
 BIN := .venv/bin
+RUNTIME ?= cpu
+OTHER_RUNTIME = $(if $(filter cuda,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 
-.PHONY: demo test lint format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold rules engine throughput latency gpu heads ways days shop-model demo-picture clean help
+.PHONY: demo test lint format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold rules engine throughput lists latency gpu heads ways days shop-model demo-picture clean help
 help:            ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 .venv/base: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Eddy needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Set PYTHON=") if sys.version_info < (3, 11) else 0'
-	@echo 'Installing Eddy and the packages of its worker into .venv (0.5 GB); this takes minutes.'
+	@echo 'Installing Eddy and the packages of its worker into .venv (0.3 GB); this takes minutes.'
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --editable .
+	@$(BIN)/python -m pip uninstall --quiet --quiet --yes $(OTHER_RUNTIME)  # the two overwrite each other's files
+	@$(BIN)/python -m pip install --quiet --editable '.[$(RUNTIME)]'
 	@touch $@
 
 .venv/dev: .venv/base
@@ -76,6 +80,9 @@ engine: .venv/dev ## measure the clicks per second of the engine; OLD=DIRECTORY 
 throughput: .venv/dev ## compare the clicks per second with Quix Streams, Bytewax, stock Faust and the bare client, on a real Kafka
 	$(BIN)/python -m bench.throughput
 
+lists: .venv/dev ## compare the clicks per second with a list for each click and with --lists last, on a real Kafka
+	$(BIN)/python -m bench.lists
+
 latency: .venv/dev ## measure the time from a click to its recommendations, beside the bare client with transactions
 	$(BIN)/python -m bench.latency
 
@@ -89,7 +96,7 @@ heads: .venv/dev ## compare the surprise head with the exact softmax and with sh
 days: .venv/dev ## evaluate and train on a news site day by day (takes hours)
 	$(BIN)/python -m bench.days
 
-bench: parity speed pauses recovery garbage quality inputs cold rules engine throughput latency heads ways days ## run every benchmark; the results are in bench/results
+bench: parity speed pauses recovery garbage quality inputs cold rules engine throughput lists latency heads ways days ## run every benchmark; the results are in bench/results
 
 shop-model: .venv/dev ## train models/shop/1 again on the simulated shop
 	$(BIN)/python -m stream.demo.simulate --users 2000 --days 1.5 --seed 1 --out .cache/shop.csv.gz

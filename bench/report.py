@@ -59,8 +59,8 @@ def installed(package: str) -> str | None:
 
 
 def runtime_package() -> str:
-    """The package of ONNX Runtime on this machine, as pyproject.toml chooses it."""
-    return "onnxruntime-gpu" if platform.machine() == "x86_64" and sys.platform == "linux" else "onnxruntime"
+    """The package of ONNX Runtime that is installed: of the extra cpu or of the extra cuda."""
+    return next(name for name in ("onnxruntime", "onnxruntime-gpu") if installed(name))
 
 
 def kept(path: Path, key: str) -> dict[str, Any]:

@@ -54,14 +54,16 @@ class Click(Struct, frozen=True, gc=False, omit_defaults=True):
 class Recommendation(Struct, frozen=True, gc=False, omit_defaults=True):
     """The decision on one click: the recommended items for the user's next click, best first.
 
-    log_probs     natural logarithm of the model's probability of each item, over the whole catalogue. The values do not
-                  increase, except where diversity or exploration moved an item
-    surprise      nats, of the click itself under the state before it
-    p_value       conformal, in (0, 1]; small = unusual
-    model         "name/version" of the model
-    propensities  only with exploration: the probability that each slot shows its item, given the click
-    explored      only with exploration: the slots (0 = first) that it filled
-    items_cut     number of omitted items at the end of the list; above 0 only if it was too large for its topic
+    log_probs      natural logarithm of the model's probability of each item, over the whole catalogue. The values do
+                   not increase, except where diversity or exploration moved an item
+    surprise       nats, of the click itself under the state before it
+    p_value        conformal, in (0, 1]; small = unusual
+    model          "name/version" of the model
+    propensities   only with exploration: the probability that each slot shows its item, given the click
+    explored       only with exploration: the slots (0 = first) that it filled
+    items_cut      number of omitted items at the end of the list; above 0 only if it was too large for its topic
+    superseded_by  only with `--lists last`: the id of the user's later click that has the list. Then `items` is empty,
+                   and both decisions are in one transaction
     """
 
     id: str
@@ -76,6 +78,7 @@ class Recommendation(Struct, frozen=True, gc=False, omit_defaults=True):
     propensities: list[float] | None = None
     explored: list[int] | None = None
     items_cut: int = 0
+    superseded_by: str | None = None
 
 
 class Expected(Struct, frozen=True, gc=False):

@@ -15,6 +15,9 @@ from stream.errors import ConfigError
 from stream.kafka_config import VARIABLES
 
 DEVICES = ("auto", "cpu", "cuda")
+LISTS = ("every", "last")
+CHOICES = {"device": DEVICES, "lists": LISTS}
+"""Setting -> its possible values."""
 
 
 class Topics(Struct, frozen=True):
@@ -122,6 +125,8 @@ class Settings(Struct, frozen=True):
     data_dir           directory of the lock files for worker numbers
     device             auto: the GPU if there is one, else the CPU; cuda: refuse to start without a GPU; cpu: the CPU
     k                  recommendations per click
+    lists              every: a list for each click; last: only for a user's last click in a transaction, whose id the
+                       decisions on the user's other clicks have. A list is most of a click's work
     exclude_recent     a list has none of the items of the user's last N clicks; 0 = exclude nothing
     alpha              alert when the p-value is at most this: the nominal false-alarm rate per click
     max_future_s       s; a click that is further ahead of the clock is bad: it has a wrong unit. The clock is this
@@ -149,6 +154,7 @@ class Settings(Struct, frozen=True):
     rules: Rules = Rules()
     device: str = "auto"
     k: int = 20
+    lists: str = "every"
     exclude_recent: int = 1
     alpha: float = 0.001
     max_future_s: float = 3600.0
@@ -174,8 +180,9 @@ class Settings(Struct, frozen=True):
             ("max_future_s", 0.0, 1e9),
             ("alpha", 1e-9, 0.5),
         )
-        if self.device not in DEVICES:
-            raise ConfigError(f"setting device is {self.device!r}; it must be one of {', '.join(DEVICES)}")
+        for name, values in CHOICES.items():
+            if getattr(self, name) not in values:
+                raise ConfigError(f"setting {name} is {getattr(self, name)!r}; it must be one of {', '.join(values)}")
         for name in ("model", "broker", "group"):
             if not getattr(self, name).strip():
                 raise ConfigError(f"setting {name} is empty; give --{name}")

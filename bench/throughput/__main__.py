@@ -7,6 +7,7 @@ and publish one list of 20 items with the click's surprise for every click:
     bytewax_batched  Bytewax with flat_map_batch
     quix_batched     Quix Streams with batches of its Consumer
     eddy             `eddy worker`: exactly once, durable states, p-values and alerts
+    eddy_last        the same with `--lists last`: a list only for a user's last click of a transaction
     bytewax_events   Bytewax, one click at a time, with stateful_map
     quix_events      Quix Streams, one click at a time, with its state store
     faust_events     stock Faust, one click at a time, with a table
@@ -68,6 +69,7 @@ def figures(rounds: list[dict[str, Measured]]) -> dict[str, dict[str, float]]:
             "cpu_us": round(statistics.median(run.cpu_us for run in runs), 1),
             "kafka_cpu_us": round(statistics.median(run.kafka_us for run in runs), 1),
             "others_cores": round(statistics.median(run.others_cores for run in runs), 2),
+            "clicks_per_list": round(statistics.median(run.clicks_per_list for run in runs), 2),
         }
     return found
 

@@ -15,12 +15,16 @@ EVERY = 50
 
 
 class Judged(msgspec.Struct):
-    """The fields of a result that are compared."""
+    """The fields of a result that are compared.
+
+    superseded_by  only from Eddy with `--lists last`: there is no list, and it is not compared
+    """
 
     timestamp: int
     items: list[str]
     log_probs: list[float]
     surprise: float
+    superseded_by: str | None = None
 
 
 def wrong(values: Sequence[bytes], clicks: Sequence[Message], reference: Mapping[int, Judged]) -> list[str]:
@@ -57,9 +61,19 @@ def uncounted(found: Counter[int], expected: Iterable[int]) -> list[str]:
     return lines
 
 
+def clicks_per_list(values: Sequence[bytes]) -> float:
+    """The number of results for each one that has a list."""
+    decode = msgspec.json.Decoder(Judged).decode
+    return len(values) / sum(decode(value).superseded_by is None for value in values)
+
+
 def same(one: Judged, other: Judged) -> bool:
     """True if surprise and list are equal. Items whose log-probabilities are within TOLERANCE may change places."""
-    if len(one.items) != len(other.items) or abs(one.surprise - other.surprise) > TOLERANCE:
+    if abs(one.surprise - other.surprise) > TOLERANCE:
+        return False
+    if other.superseded_by is not None:
+        return not other.items
+    if len(one.items) != len(other.items):
         return False
     if any(abs(a - b) > TOLERANCE for a, b in zip(one.log_probs, other.log_probs, strict=True)):
         return False

@@ -26,7 +26,7 @@ class Message(NamedTuple):
     timestamp: int
 
 
-def made_up(count: int, seed: int = 0) -> list[Message]:
+def made_up(count: int, seed: int = 0, users: int = USERS) -> list[Message]:
     """The first `count` clicks of a seed, 204 bytes each on average.
 
     Users and items are skewed: the most active of 20,000 users makes 0.7 % of the clicks, the most popular item 4 %.
@@ -34,7 +34,7 @@ def made_up(count: int, seed: int = 0) -> list[Message]:
     rng, encode = random.Random(seed), msgspec.json.encode
     clicks = []
     for number in range(count):
-        user, item = f"user-{int(USERS * rng.random() ** 2):05}", f"i{int(ITEMS * rng.random() ** 3)}"
+        user, item = f"user-{int(users * rng.random() ** 2):05}", f"i{int(ITEMS * rng.random() ** 3)}"
         time_ms = START_MS + STEP_MS * number
         click = {
             "user_id": user,

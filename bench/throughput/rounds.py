@@ -12,7 +12,7 @@ from typing import NamedTuple
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from bench.command import stop
-from bench.throughput.check import Judged, sample, wrong
+from bench.throughput.check import Judged, clicks_per_list, sample, wrong
 from bench.throughput.clicks import Message, send
 from bench.throughput.machine import machine_cpu_s, tree_cpu_s
 from bench.throughput.started import CONTENDERS, PARTITIONS, Running, Site, running
@@ -26,16 +26,18 @@ SETTLE_S = 1.0
 class Measured(NamedTuple):
     """The figures of one run.
 
-    clicks_per_s  clicks sent in one go / time until the last result is read
-    cpu_us        CPU time of the contender's processes, microseconds per click
-    kafka_us      CPU time of the broker and of this benchmark's producer and reader, microseconds per click
-    others_cores  cores that all other processes of the machine used meanwhile, and what a hypervisor took
+    clicks_per_s     clicks sent in one go / time until the last result is read
+    cpu_us           CPU time of the contender's processes, microseconds per click
+    kafka_us         CPU time of the broker and of this benchmark's producer and reader, microseconds per click
+    others_cores     cores that all other processes of the machine used meanwhile, and what a hypervisor took
+    clicks_per_list  results for each one that has a list
     """
 
     clicks_per_s: float
     cpu_us: float
     kafka_us: float
     others_cores: float
+    clicks_per_list: float
 
 
 class Runner:
@@ -53,10 +55,11 @@ class Runner:
         )
         self._reference: dict[int, Judged] = {}
 
-    def run(self, name: str, number: int, clicks: list[Message]) -> Measured:
+    def run(self, name: str, number: object, clicks: list[Message]) -> Measured:
         """Let a contender process `clicks`, the first WARM_UP of them before the time begins.
 
-        number  number of the round. The limit must run first in the first round: the others are compared with it.
+        number  of the round, or another word; a contender has each of them once. The limit must run first: the others
+                are compared with its first results.
         A contender that ends or is too slow, or whose results are wrong, ends the benchmark with exit code 2.
         """
         with running(self._site, CONTENDERS[name], f"{name}-{number}") as contender:
@@ -82,8 +85,9 @@ class Runner:
         send(self._producer, contender.topics.clicks, clicks)
         reader.read(WARM_UP + len(clicks), contender)
         wall, its, ours, machine = (b - a for a, b in zip(before, used(), strict=True))
-        micro = 1e6 / len(clicks)
-        return Measured(len(clicks) / wall, its * micro, (ours - its) * micro, max(0.0, machine - ours) / wall)
+        micro, others = 1e6 / len(clicks), max(0.0, machine - ours) / wall
+        per_list = clicks_per_list(reader.values[WARM_UP:])
+        return Measured(len(clicks) / wall, its * micro, (ours - its) * micro, others, per_list)
 
 
 class Reader:

@@ -68,21 +68,30 @@ def _bytewax(name: str) -> Command:
     return command
 
 
-def _eddy(topics: Topics, site: Site) -> list[str]:
-    """The lists of the contenders may have the item of the click, so those of Eddy may have it, too."""
-    named = [(f"--{name.replace('_', '-')}-topic", topic) for name, topic in msgspec.structs.asdict(topics).items()]
-    return eddy_command(
-        *("worker", "--model", site.model, "--broker", site.broker, "--group", topics.recommendations),
-        *("--device", "cpu", "--worker-id", 0, "--k", K, "--exclude-recent", 0),
-        *(word for pair in named for word in pair),
-    )
+def _eddy(lists: str) -> Command:
+    """Eddy with this value of `--lists`.
+
+    The lists of the contenders may have the item of the click, so those of Eddy may have it, too.
+    """
+
+    def command(topics: Topics, site: Site) -> list[str]:
+        named = [(f"--{name.replace('_', '-')}-topic", topic) for name, topic in msgspec.structs.asdict(topics).items()]
+        return eddy_command(
+            *("worker", "--model", site.model, "--broker", site.broker, "--group", topics.recommendations),
+            *("--device", "cpu", "--worker-id", 0, "--k", K, "--exclude-recent", 0, "--lists", lists),
+            *(word for pair in named for word in pair),
+        )
+
+    return command
 
 
+EDDY_KEEPS = "arrays in memory and changelog topic; exactly once; p-values and alerts"
 CONTENDERS = {
     "limit": Contender(script(HERE / "bare.py", True), False, "arrays in memory; no guarantee"),
     "bytewax_batched": Contender(_bytewax("bytewax_batched.py"), False, "arrays in memory; no guarantee"),
     "quix_batched": Contender(script(HERE / "quix_batched.py", False), False, "arrays in memory; no guarantee"),
-    "eddy": Contender(_eddy, False, "arrays in memory and changelog topic; exactly once; p-values and alerts"),
+    "eddy": Contender(_eddy("every"), False, EDDY_KEEPS),
+    "eddy_last": Contender(_eddy("last"), False, f"{EDDY_KEEPS}; a list only for a user's last click of a transaction"),
     "bytewax_events": Contender(_bytewax("bytewax_events.py"), True, "stateful_map in memory; no guarantee"),
     "quix_events": Contender(
         script(HERE / "quix_events.py", False), True, "RocksDB and changelog topic; at least once"

@@ -1,6 +1,7 @@
 """Computes the decisions from the results of the model steps.
 
-Each click gets a list of recommendations for the user's new state, a p-value, and an alert if it is anomalous.
+Each click gets a p-value, and an alert if it is anomalous. Each click, or only the last one of each user in the batch,
+gets a list of recommendations for the user's new state.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from stream.detect.detector import Detector, Evidence, Verdicts
 from stream.detect.pvalue import F64, I64
 from stream.engine.columns import Columns
 from stream.engine.step import Steps
+from stream.engine.superseded import SUPERSEDED
+from stream.engine.waves import Index
 from stream.lists.rules import RuledLists
 from stream.lists.top import Lists, ranked_prefix, top_items
 from stream.model.runtime import F32, Model, StateArray
@@ -29,14 +32,16 @@ Bools = npt.NDArray[np.bool_]
 class Decisions:
     """The decisions on n clicks, in their order.
 
-    lists      the recommendations after each click
-    surprise   (n,) float32, nats: -log probability of each click, given the user's state before the click
-    p_value    (n,) float64 in (0, 1]; small = unusual
-    pool       (n,) int64, index of the calibration pool that the detector used
-    alerts     the anomalous clicks
+    lists          the recommendations after each click; empty where the click is superseded
+    superseded_by  (n,) intp, position among the n of the user's later click that has the list; -1 = this click has one
+    surprise       (n,) float32, nats: -log probability of each click, given the user's state before the click
+    p_value        (n,) float64 in (0, 1]; small = unusual
+    pool           (n,) int64, index of the calibration pool that the detector used
+    alerts         the anomalous clicks
     """
 
     lists: Lists
+    superseded_by: Index
     surprise: F32
     p_value: F64
     pool: I64
@@ -62,10 +67,11 @@ class Decider:
     k               recommendations per click
     exclude_recent  the items of the user's last N clicks, including the current one, are not recommended
     rules           the shop's rules for a list
+    lists           which clicks get a list: "every", or "last" = the last one of each user in a batch
     Raises ConfigError if the catalogue is not usable.
     """
 
-    def __init__(self, model: Model, detector: Detector, k: int, exclude_recent: int, rules: Rules) -> None:
+    def __init__(self, model: Model, detector: Detector, k: int, exclude_recent: int, rules: Rules, lists: str) -> None:
         self._model = model
         self._detector = detector
         self._k = k
@@ -73,6 +79,7 @@ class Decider:
         self._holds = bool(words(rules.exclude_events))
         self._popular_if_unknown = rules.popular_if_unknown
         self._ruled = RuledLists(model, rules, k) if rules.catalogue or rules.explore else None
+        self._superseded_by = SUPERSEDED[lists]
 
     @property
     def category(self) -> npt.NDArray[np.int32] | None:
@@ -91,9 +98,15 @@ class Decider:
     def __call__(self, clicks: Columns, steps: Steps) -> Decisions:
         """Compute the decisions on n clicks from their n steps."""
         verdicts = self._detector.judge(Evidence(steps.surprise, clicks.event_type, steps.clicks_before))
-        lists, ranked = self._lists(clicks, steps)
+        superseded_by = self._superseded_by(clicks)
+        listed = np.flatnonzero(superseded_by < 0)
+        if len(listed) == len(clicks):
+            lists, ranked = self._lists(clicks, steps)
+        else:
+            some, _ = self._lists(clicks.take(listed), steps.take(listed))
+            lists, ranked = some.spread(listed, len(clicks)), None  # a user's last click is nobody's previous one
         alerts = self._alerts(steps, verdicts, ranked)
-        return Decisions(lists, steps.surprise, verdicts.p_value, verdicts.pool, alerts)
+        return Decisions(lists, superseded_by, steps.surprise, verdicts.p_value, verdicts.pool, alerts)
 
     def _lists(self, clicks: Columns, steps: Steps) -> tuple[Lists, Ranked | None]:
         """Make the list of each click, and return the rankings too; None with a catalogue or exploration, which rank
@@ -121,7 +134,7 @@ class Decider:
     def _alerts(self, steps: Steps, verdicts: Verdicts, ranked: Ranked | None) -> Alerts:
         """Make an alert for each anomalous click. Its expected items are those for the state before the click.
 
-        If the user's previous click is in the batch too, that state has been ranked already.
+        If `ranked` has the user's previous click, that state has been ranked already.
         """
         which = np.flatnonzero(verdicts.anomalous)
         width = min(EXPECTED_ITEMS, len(self._model.items))

@@ -61,13 +61,17 @@ class Engine:
         exclude_recent: int,
         rules: Rules,
         forgetting: Forgetting = NEVER,
+        lists: str = "every",
     ) -> None:
-        """k, exclude_recent and rules are arguments of Decider. Raises ConfigError if the catalogue is not usable."""
+        """k, exclude_recent, rules and lists are arguments of Decider.
+
+        Raises ConfigError if the catalogue is not usable.
+        """
         self.model = model
         self.detector = detector
         self.arena = arena
         self._forgetting = forgetting
-        self._decide = Decider(model, detector, k, exclude_recent, rules)
+        self._decide = Decider(model, detector, k, exclude_recent, rules, lists)
         self.encoder = Encoder(model, rules, self._decide.categories if rules.same_category else None)
 
     @property

@@ -1,11 +1,14 @@
 """Computes the k most likely next items of each user from the state, without the excluded items."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from stream.model.runtime import F32, I64, Model, StateArray
+
+T = TypeVar("T", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,22 @@ class Lists:
     counts: I64
     propensities: npt.NDArray[np.float64] | None = None
     explored: npt.NDArray[np.bool_] | None = None
+
+    def spread(self, which: npt.NDArray[np.intp], count: int) -> "Lists":
+        """The lists of `count` clicks: these lists at the positions `which` (n,), and empty lists elsewhere."""
+        return Lists(
+            _spread(self.items, which, count),
+            _spread(self.log_probs, which, count),
+            _spread(self.counts, which, count),
+            None if self.propensities is None else _spread(self.propensities, which, count),
+            None if self.explored is None else _spread(self.explored, which, count),
+        )
+
+
+def _spread(values: npt.NDArray[T], which: npt.NDArray[np.intp], count: int) -> npt.NDArray[T]:
+    whole = np.zeros((count, *values.shape[1:]), values.dtype)
+    whole[which] = values
+    return whole
 
 
 def ranked_prefix(model: Model, state: list[StateArray], depth: int) -> tuple[I64, F32]:

@@ -6,6 +6,7 @@ instead when the device is `cuda`.
 """
 
 import io
+import logging
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
+from onnxruntime import InferenceSession  # an ImportError where the package is there, but its files are not
 
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import Manifest, read_manifest
@@ -31,6 +33,14 @@ LONGEST_ITEM_BYTES = 12 * LONGEST_ID + 3
 
 WARNING, FATAL = 2, 4  # onnxruntime's log severities
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+NVIDIA = Path("/dev/nvidiactl")
+NO_CUDA = (
+    "the installed onnxruntime has no CUDA; pip uninstall onnxruntime onnxruntime-gpu, then pip install '.[cuda]' in "
+    "Eddy's directory"
+)
+"""Each of the two packages overwrites the other's files, so both must go before the right one is installed."""
+
+log = logging.getLogger(__name__)
 
 SCORE_ROWS = {CPU: 64, CUDA: 4_096}
 """Most users per call of score.onnx. 64 users' logits over the catalogue fit into a CPU's cache (design part 3); only
@@ -58,8 +68,8 @@ class Model:
     index: dict[str, int]
     provider: str
     score_inputs: tuple[str, ...]
-    _step: ort.InferenceSession
-    _score: ort.InferenceSession
+    _step: InferenceSession
+    _score: InferenceSession
 
     def step(self, item: I64, event_type: I64, gap: I64, state: list[StateArray]) -> tuple[F32, list[StateArray]]:
         """Run step.onnx on one click of each of B users.
@@ -182,18 +192,17 @@ def _provider(device: str) -> str:
 
     `auto` requests CUDA only if an NVIDIA device exists, so that onnxruntime logs no error on a machine without one.
     """
-    available = ort.get_available_providers()
-    if device == "cpu" or (device == "auto" and not (CUDA in available and Path("/dev/nvidiactl").exists())):
+    if device == "cpu" or (device == "auto" and not NVIDIA.exists()):
         return CPU
-    if CUDA not in available:
-        raise ConfigError(
-            "device cuda: the installed onnxruntime has no CUDA; on Linux x86-64 pip install '.[cuda]' in Eddy's "
-            "directory, or use --device cpu"
-        )
-    return CUDA
+    if CUDA in ort.get_available_providers():
+        return CUDA
+    if device == "cuda":
+        raise ConfigError(f"device cuda: {NO_CUDA}, or use --device cpu")
+    log.warning("the NVIDIA GPU is not used: %s", NO_CUDA)
+    return CPU
 
 
-def _runtime(path: Path, provider: str, device: str) -> ort.InferenceSession:
+def _runtime(path: Path, provider: str, device: str) -> InferenceSession:
     """Open a graph. It runs in one thread without spinning: the worker calls it from one thread beside the event loop.
 
     CUDA computes in full float32 (no TF32), so that a state does not depend on the GPU model.
@@ -209,7 +218,7 @@ def _runtime(path: Path, provider: str, device: str) -> ort.InferenceSession:
         ort.set_default_logger_severity(FATAL)  # ConfigError below reports missing CUDA
         providers.insert(0, (CUDA, {"use_tf32": "0"}))
     try:
-        runtime = ort.InferenceSession(str(path), options, providers=providers)
+        runtime = InferenceSession(str(path), options, providers=providers)
     except Exception as exc:  # onnxruntime's exceptions have no other common base class
         raise ArtifactError(f"model {path.parent}: onnxruntime cannot run {path.name} ({exc})") from exc
     finally:

@@ -50,6 +50,11 @@ EXTRAS = {
 }
 """Module -> the extra that installs it."""
 
+NO_RUNTIME = (
+    "needs ONNX Runtime: pip install '.[cpu]' in Eddy's directory, or '.[cuda]' for an NVIDIA GPU; "
+    "if both were installed, run pip uninstall onnxruntime onnxruntime-gpu before"
+)
+
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 """Error numbers of a full, read-only or broken disk. They are no bug in Eddy."""
 
@@ -249,7 +254,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         _fail(f"eddy: {exc.format_message()}")
     except EddyError as exc:
         _fail(f"eddy: {exc}")
-    except ModuleNotFoundError as exc:
+    except ImportError as exc:
         _fail(f"eddy: {_missing(exc)}")
     except (KeyboardInterrupt, click.Abort):
         sys.exit(130)
@@ -261,9 +266,12 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         _fail(f"eddy: a bug in Eddy: {type(exc).__name__}: {exc} (EDDY_TRACEBACK=1 prints the stack trace)", 1)
 
 
-def _missing(exc: ModuleNotFoundError) -> ConfigError:
+def _missing(exc: ImportError) -> ConfigError:
     """The error for a module that is not installed. It names the extra that installs the module, if there is one."""
-    extra = EXTRAS.get((exc.name or "").partition(".")[0])
+    module = (exc.name or "").partition(".")[0]
+    if module == "onnxruntime":
+        return ConfigError(f"{NO_RUNTIME} ({exc})")
+    extra = EXTRAS.get(module)
     if extra is None:
         return ConfigError(f"the installation is incomplete: {exc}; install eddy again")
     return ConfigError(f"needs pip install '.[{extra}]' in Eddy's directory (module {exc.name} is not installed)")

@@ -12,7 +12,7 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from stream.settings import DEVICES, Rules, Settings, Topics, parse, variable
+from stream.settings import CHOICES, Rules, Settings, Topics, parse, variable
 
 HELP = {
     "model": "Directory written by `eddy train`, .../NAME/VERSION.",
@@ -26,6 +26,8 @@ HELP = {
     "data_dir": "Directory of the lock files for worker numbers.",
     "device": "auto: the GPU if there is one, else the CPU. cuda: refuse to start without a GPU. cpu: the CPU.",
     "k": "Recommendations per click.",
+    "lists": "every: a list for each click. last: only for a user's last click in a transaction; the decisions on the "
+    "user's other clicks name it.",
     "exclude_recent": "Do not recommend the items of the user's last N clicks. 0: exclude nothing.",
     "alpha": "Alert when the p-value of a click is at most this: the nominal false-alarm rate per click.",
     "max_future_s": "A click that is more seconds ahead of the worker's clock and of Kafka's timestamp of its "
@@ -153,7 +155,7 @@ def _option(field: Any, text: str) -> Callable[[Command], Command]:
         _flag(field.name),
         envvar=variable(field.name),
         type=TypedFlag(bool) if flag else Typed(field.type),
-        metavar=f"[{'|'.join(DEVICES)}]" if field.name == "device" else None,
+        metavar=f"[{'|'.join(CHOICES[field.name])}]" if field.name in CHOICES else None,
         is_flag=flag,
         required=required,
         show_default=not required and not flag and field.default != "",

@@ -11,6 +11,7 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Index = npt.NDArray[np.intp]
 
 
 def recommendations(
@@ -23,20 +24,22 @@ def recommendations(
     counts: I64,
     propensities: F64 | None,
     explored: Bools | None,
+    superseded_by: Index,
     surprise: F32,
     p_value: F64,
 ) -> list[Recommendation]:
     """Make the recommendation of each of n clicks, in the order of the clicks.
 
-    names         (V,) item ids of the model
-    label         "name/version" of the model
-    items         (n, k) int64, indices of the recommended items
-    log_probs     (n, k) float32, nats
-    counts        (n,) int64, length of each list: only the first counts[i] entries of row i are used
-    propensities  (n, k) float64, probability of each entry under exploration; None without exploration
-    explored      (n, k) bool, entries that exploration filled; None without exploration
-    surprise      (n,) float32, nats: -log probability of each click, given the user's state before the click
-    p_value       (n,) float64 in (0, 1]
+    names          (V,) item ids of the model
+    label          "name/version" of the model
+    items          (n, k) int64, indices of the recommended items
+    log_probs      (n, k) float32, nats
+    counts         (n,) int64, length of each list: only the first counts[i] entries of row i are used
+    propensities   (n, k) float64, probability of each entry under exploration; None without exploration
+    explored       (n, k) bool, entries that exploration filled; None without exploration
+    superseded_by  (n,) intp, position among the n of the user's later click that has the list; -1 = this click has one
+    surprise       (n,) float32, nats: -log probability of each click, given the user's state before the click
+    p_value        (n,) float64 in (0, 1]
     """
     rows = zip(
         clicks,
@@ -45,6 +48,7 @@ def recommendations(
         np.round(log_probs.astype(np.float64), 5).tolist(),
         counts.tolist(),
         *_exploration(len(items), propensities, explored),
+        superseded_by.tolist(),
         surprise.astype(np.float64).round(5).tolist(),
         p_value.tolist(),
         strict=True,
@@ -62,8 +66,9 @@ def recommendations(
             model=label,
             propensities=shares and shares[:count],
             explored=slots,
+            superseded_by=None if later < 0 else origins[later].id,
         )
-        for click, origin, row, logs, count, shares, slots, nats, p in rows
+        for click, origin, row, logs, count, shares, slots, later, nats, p in rows
     ]
 
 

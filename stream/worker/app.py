@@ -104,6 +104,7 @@ def create_app(settings: Settings) -> faust.App:
         settings.rules,
         settings.forget_after_days,
         users_mark,
+        settings.lists,
     )
     if not batch_invariant(model, settings.k):
         log.warning("the last bits of a state may depend on the other clicks of its batch: provider=%s", model.provider)

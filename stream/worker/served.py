@@ -39,10 +39,11 @@ def open_engine(
     rules: Rules = NO_RULES,
     forget_after_days: float = FORGET_AFTER_DAYS,
     users_mark: int = 0,
+    lists: str = "every",
 ) -> Engine:
     """Open an engine for a loaded model, with the model's calibration and an empty arena.
 
-    The arguments after `directory` are described in Settings, but for the last one:
+    The arguments after `directory` are described in Settings, but for this one:
     users_mark  tells apart how users are named (Pseudonyms.mark); state rows with another mark are refused
     Raises ArtifactError if the calibration is not usable, ConfigError if the catalogue is not usable.
     """
@@ -50,7 +51,8 @@ def open_engine(
     detector = SurpriseDetector.load(directory, manifest, alpha)
     dtype = row_dtype(manifest.state, RECENT_ITEMS, detector.row_fields)
     arena = Arena(dtype, row_mark(manifest.identity ^ users_mark, dtype))
-    return Engine(model, detector, arena, k, exclude_recent, rules, Forgetting(int(forget_after_days * DAY_MS)))
+    forgetting = Forgetting(int(forget_after_days * DAY_MS))
+    return Engine(model, detector, arena, k, exclude_recent, rules, forgetting, lists)
 
 
 def recommendations(
@@ -68,6 +70,7 @@ def recommendations(
         lists.counts,
         lists.propensities,
         lists.explored,
+        decisions.superseded_by,
         decisions.surprise,
         decisions.p_value,
     )

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from typing import Any
 
 import click
@@ -197,6 +198,29 @@ def test_the_image_is_built_from_existing_files() -> None:
         for source in line.split():
             assert (ROOT / source).exists()
             assert f"!{source}" in ignore
+
+
+def test_no_install_brings_both_packages_of_onnx_runtime() -> None:
+    """Their files overwrite each other. Only the extras cpu and cuda bring one, and everything installs one of them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    of_extra = {"": project["dependencies"], **project["optional-dependencies"]}
+    brings = {e: re.findall(r"\bonnxruntime(?:-gpu)?", " ".join(wanted)) for e, wanted in of_extra.items()}
+    assert {e: names for e, names in brings.items() if names} == {"cpu": ["onnxruntime"], "cuda": ["onnxruntime-gpu"]}
+    assert not any(re.search(r"eddy-stream\[[^]]*(cpu|cuda)", one) for wanted in of_extra.values() for one in wanted)
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    assert "ARG EXTRAS=cpu\n" in dockerfile
+    assert compose()["services"]["worker-gpu"]["build"]["args"] == {"EXTRAS": "cuda"}
+    assert "RUNTIME ?= cpu\n" in (ROOT / "Makefile").read_text()
+
+
+def test_every_install_in_the_documents_names_extras_that_exist() -> None:
+    """And one of them is the runtime, or else no command of a worker would start."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].keys()
+    for page in PAGES:
+        for named in re.findall(r"pip install '\.(?:\[([^]]*)\])?'", page.read_text()):
+            assert set(named.split(",")) <= extras, f"{page.name}: {named}"
+            assert {"cpu", "cuda"} & set(named.split(",")), f"{page.name}: {named}"
+        assert "pip install .`" not in page.read_text(), page.name
 
 
 def test_the_image_and_the_services_set_only_variables_that_eddy_knows() -> None:

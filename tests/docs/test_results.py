@@ -107,6 +107,23 @@ def test_throughput_beside_other_stream_processors() -> None:
     assert stages.splitlines() == [f"| {stage} | {us:.1f} |" for stage, us in report["eddy_stages_us"].items()]
 
 
+def test_lists_for_last_clicks_only() -> None:
+    """Each row is the figures for one number of users."""
+    report = results("lists")
+    expected = [
+        [
+            f"{int(users):,}",
+            f"{found['clicks_per_list']:.1f}",
+            f"{found['eddy_cpu_us']:.0f} / {found['eddy_last_cpu_us']:.0f}",
+            f"{found['gain']:.2f}",
+            f"{found['gain_lowest']:.2f} to {found['gain_highest']:.2f}",
+        ]
+        for users, found in report["results"].items()
+        if users != "rounds"
+    ]
+    assert table(PAGE, "Lists for last clicks only") == expected
+
+
 def test_latency() -> None:
     """Each row is the figures of one side at one rate."""
     report = results("latency")

@@ -14,6 +14,7 @@ from stream.settings import Rules, Settings, Topics, from_environment
         ("alpha", {"alpha": float("nan")}),
         ("exclude_recent", {"exclude_recent": 99}),
         ("device", {"device": "tpu"}),
+        ("lists is .first.; it must be one of every, last", {"lists": "first"}),
         ("broker", {"broker": "kafka"}),
         ("broker", {"broker": "kafka:port"}),
         ("broker", {"broker": "a:1,,b:2"}),

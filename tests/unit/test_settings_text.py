@@ -85,6 +85,7 @@ OTHERS = {
     "data_dir": "/data",
     "device": "cpu",
     "k": 5,
+    "lists": "last",
     "exclude_recent": 0,
     "alpha": 0.02,
     "max_future_s": 1.5,

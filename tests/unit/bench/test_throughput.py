@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import bench.throughput.contenders.model as contenders
+from bench import lists
 from bench.throughput.__main__ import figures, order, table
-from bench.throughput.check import Judged, same, sample, uncounted, wrong
+from bench.throughput.check import Judged, clicks_per_list, same, sample, uncounted, wrong
 from bench.throughput.clicks import Message, made_up
 from bench.throughput.contenders.model import Graphs, K, Result, State, Users, decode, encode
 from bench.throughput.machine import busy_ticks, descendants, parse_stat
@@ -35,7 +36,7 @@ def test_every_contender_has_a_file_of_its_own() -> None:
         command = contender.command(Topics(), Site("broker:1", Path("model"), Path("python"), Path()))
         assert all(any(word in part for part in command) for word in ("broker:1", "model", "clicks")), name
         files = [Path(part.partition(":")[0]) for part in command if part.startswith(str(HERE))]
-        assert name == "eddy" or files[0].is_file(), name
+        assert name in ("eddy", "eddy_last") or files[0].is_file(), name
 
 
 def test_made_up_clicks_are_valid_and_their_timestamps_differ() -> None:
@@ -125,6 +126,20 @@ def test_lists_are_equal_but_for_ties(items: list[str], log_probs: list[float], 
     assert same(reference, Judged(1, items, log_probs, surprise)) == equal
 
 
+def test_a_superseded_result_has_no_list_but_the_same_surprise() -> None:
+    """Eddy with `--lists last` has one for each click, too; a list beside the id of the later click is an error."""
+    reference = Judged(1, ["a", "b"], [-1.0, -2.0], 1.0)
+    assert same(reference, Judged(1, [], [], 1.0, "clicks-0-2"))
+    assert not same(reference, Judged(1, [], [], 1.1, "clicks-0-2"))
+    assert not same(reference, Judged(1, ["a", "b"], [-1.0, -2.0], 1.0, "clicks-0-2"))
+    assert not same(reference, Judged(1, [], [], 1.0))
+    values = [encode({"timestamp": 1, "items": [], "log_probs": [], "surprise": 1.0, **more}) for more in LATER]
+    assert clicks_per_list(values) == 1.5
+
+
+LATER = ({}, {"superseded_by": "clicks-0-2"}, {})
+
+
 def test_a_list_that_differs_is_reported() -> None:
     """With the timestamp of its click."""
     other = [result(10, ["b", "a"], [-1.0, -2.0]), *RIGHT[1:]]
@@ -155,7 +170,7 @@ def test_each_contender_runs_at_another_place_in_each_round() -> None:
 def test_medians_and_shares_of_the_limit() -> None:
     """A share is that of one round, so a machine that is slower in a round does not change it."""
     rounds = [
-        {"limit": Measured(speed, 100.0, 10.0, 0.5), "eddy": Measured(speed * share, 150.0, 20.0, 0.5)}
+        {"limit": Measured(speed, 100.0, 10.0, 0.5, 1.0), "eddy": Measured(speed * share, 150.0, 20.0, 0.5, 2.0)}
         for speed, share in ((1_000.0, 0.5), (100.0, 0.7), (2_000.0, 0.6))
     ]
     found = figures(rounds)
@@ -168,8 +183,21 @@ def test_medians_and_shares_of_the_limit() -> None:
         "cpu_us": 150.0,
         "kafka_cpu_us": 20.0,
         "others_cores": 0.5,
+        "clicks_per_list": 2.0,
     }
     assert len(table(found).splitlines()) == 3
+
+
+def test_the_gain_of_lists_for_last_clicks_is_that_of_a_round() -> None:
+    """A machine that is slower in one round does not change it."""
+    rounds = [
+        {"eddy": Measured(speed, 100.0, 10.0, 0.5, 1.0), "eddy_last": Measured(speed * gain, 50.0, 10.0, 0.5, 4.0)}
+        for speed, gain in ((1_000.0, 1.5), (100.0, 1.7), (2_000.0, 1.6))
+    ]
+    found = lists.figures(rounds)
+    assert (found["gain"], found["gain_lowest"], found["gain_highest"]) == (1.6, 1.5, 1.7)
+    assert (found["clicks_per_list"], found["eddy_cpu_us"], found["eddy_last_cpu_us"]) == (4.0, 100.0, 50.0)
+    assert lists.table({"500": found}).splitlines()[1].split() == ["500", "4.00", "1.60", "1.50", "1.70", "100", "50"]
 
 
 def test_the_model_part_reads_the_clicks() -> None:

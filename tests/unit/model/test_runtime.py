@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -122,6 +123,20 @@ def test_a_missing_gpu_is_an_error_and_auto_uses_the_cpu(model_dir: Path) -> Non
     with pytest.raises(ConfigError, match="cuda"):
         load_model(model_dir, "cuda")
     assert load_model(model_dir, "auto").provider == "CPUExecutionProvider"
+
+
+def test_a_runtime_without_cuda_on_a_machine_with_a_gpu_is_reported(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """onnxruntime was installed over onnxruntime-gpu, or alone: the line names what repairs both."""
+    (tmp_path / "nvidiactl").touch()
+    monkeypatch.setattr("stream.model.runtime.NVIDIA", tmp_path / "nvidiactl")
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    assert load_model(model_dir, "auto").provider == "CPUExecutionProvider"
+    remedy = r"pip uninstall onnxruntime onnxruntime-gpu, then pip install '\.\[cuda\]'"
+    assert re.search(remedy, caplog.text)
+    with pytest.raises(ConfigError, match=remedy):
+        load_model(model_dir, "cuda")
 
 
 def test_the_calibration_is_read_by_pool(model_dir: Path) -> None:

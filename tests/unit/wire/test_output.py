@@ -29,9 +29,10 @@ def test_every_decision_has_its_own_clicks_fields_and_its_own_list(
     surprise, p_value = rng.exponential(5, n).astype(np.float32), rng.random(n)
     shares = rng.random((n, K)) if explores else None
     explored = (rng.random((n, K)) < 0.5) & (np.arange(K) < np.reshape(counts, (n, 1))) if explores else None
+    later = np.where(rng.random(n) < 0.5, rng.permutation(n), -1)
     found = recommendations(
         NAMES, "shop/1", given_clicks, origins, items, log_probs, np.array(counts, np.int64), shares, explored,
-        surprise, p_value,
+        later, surprise, p_value,
     )  # fmt: skip
     assert [one.id for one in found] == [f"clicks-{partition}-{offset}" for _, partition, offset in origins]
     for i, (one, click, count) in enumerate(zip(found, given_clicks, counts, strict=True)):
@@ -46,6 +47,7 @@ def test_every_decision_has_its_own_clicks_fields_and_its_own_list(
         assert all(value == round(value, 5) for value in (*one.log_probs, one.surprise))
         assert one.surprise == pytest.approx(float(surprise[i]), abs=6e-6)
         assert one.p_value == p_value[i]
+        assert one.superseded_by == (None if later[i] < 0 else found[later[i]].id)
         if shares is None or explored is None:
             assert one.propensities is one.explored is None
         else:
@@ -99,7 +101,7 @@ def test_columns_of_different_lengths_raise() -> None:
     with pytest.raises(ValueError, match=r"zip\(\)"):
         recommendations(
             NAMES, "m/1", given_clicks, origins[:2], np.zeros((3, 1), np.int64), np.zeros((3, 1), np.float32),
-            np.ones(3, np.int64), None, None, np.zeros(3, np.float32), np.ones(3),
+            np.ones(3, np.int64), None, None, np.full(3, -1), np.zeros(3, np.float32), np.ones(3),
         )  # fmt: skip
 
 
@@ -108,5 +110,5 @@ def test_no_clicks_are_no_events() -> None:
     none = np.empty(0, np.float32)
     assert recommendations(
         NAMES, "m/1", [], [], np.empty((0, K), np.int64), np.empty((0, K), np.float32), np.empty(0, np.int64), None,
-        None, none, none.astype(np.float64),
+        None, np.empty(0, np.intp), none, none.astype(np.float64),
     ) == []  # fmt: skip
