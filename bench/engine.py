@@ -1,9 +1,10 @@
 """Measures the clicks per second of `Engine.process` and `commit`, in this checkout and in an older one.
 
-Each side is a process that loads the models once. The sides run in turn, one round after another, with the same clicks
-and new states. Times are CPU times, because the engine is one thread that never waits. An old engine (before
-`stream/engine/columns.py`) takes clicks and returns events, and is timed over `process`. An engine that takes columns
-is timed twice: over `process` alone, and over the complete work of an old engine, from clicks to events. Exit code 1 if
+Each side is a process that writes its own model once, with the same random weights, because the format of a model may
+differ. The sides run in turn, one round after another, with the same clicks and new states. Times are CPU times: the
+engine is one thread that never waits. An old engine (before `stream/engine/columns.py`) takes clicks and returns
+events, and is timed over `process`. An engine that takes columns is timed twice: over `process` alone, and over the
+complete work of an old engine, from clicks to events. In one mix half of the clicks come from one user. Exit code 1 if
 the complete work is slower than in the older checkout.
 
     python -m bench.engine [--old CHECKOUT] [--rounds N] [--json]
@@ -20,13 +21,27 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 ROOT = Path(__file__).resolve().parent.parent
-BATCHES = {1: 500, 64: 3_200, 2_000: 6_000}
-"""Clicks per batch -> clicks per round."""
 
+
+class Mix(NamedTuple):
+    """Clicks of a round: clicks per batch, clicks in all, and the share of one user beside the others."""
+
+    batch: int
+    clicks: int
+    busy: float = 0.0
+
+
+MIXES = {
+    "batches of 1": Mix(1, 500),
+    "batches of 64": Mix(64, 3_200),
+    "batches of 2000": Mix(2_000, 6_000),
+    "batches of 2000, half from one user": Mix(2_000, 6_000, 0.5),
+}
 ITEMS, HIDDEN, USERS, K = 20_000, 128, 800, 20
 START_MS = 1_735_689_600_000
 EVENTS = ("view", "view", "view", "view", "cart", "purchase")
@@ -44,22 +59,26 @@ class Times(NamedTuple):
     from_columns: float | None
 
 
-# -- one side: imports only `stream`, from its own checkout ----------------------------------------
+# -- one side: imports `stream` and `export` from its own checkout ----------------------------------------------------
 
 
-def serve_rounds(models: dict[str, str], commands: TextIO) -> None:
-    """Run a round for each line "MODEL BATCH" of the commands, and print its Times as JSON."""
+def serve_rounds(scratch: Path, commands: TextIO) -> None:
+    """Run a round for each line "MODEL MIX" of the commands, and print its Times as JSON."""
+    from export.model.untrained import write_untrained
     from stream.model.runtime import load_model
 
-    loaded = {name: load_model(Path(path), "cpu") for name, path in models.items()}
-    print("ready", flush=True)
+    made = scratch / "untrained" / "1"
+    with redirect_stdout(sys.stderr):
+        write_untrained(made, [f"i{n}" for n in range(ITEMS)], ["view", "cart", "purchase"], HIDDEN)
+    directories = {"shop": Path.cwd() / "models" / "shop" / "1", "untrained": made}
+    models = {name: load_model(path, "cpu") for name, path in directories.items()}
+    print(json.dumps({name: len(model.items) for name, model in models.items()}), flush=True)
     for line in commands:
-        name, batch = line.split()
-        times = one_round(loaded[name], Path(models[name]), int(batch))
-        print(json.dumps(times), flush=True)
+        name, mix = json.loads(line)
+        print(json.dumps(one_round(models[name], directories[name], MIXES[mix])), flush=True)
 
 
-def one_round(model: Any, directory: Path, batch: int) -> Times:
+def one_round(model: Any, directory: Path, mix: Mix) -> Times:
     """Process the clicks of a round with a new engine, from clicks; and with another new engine, from columns."""
     try:
         from stream.worker.served import open_engine
@@ -67,11 +86,11 @@ def one_round(model: Any, directory: Path, batch: int) -> Times:
         from stream.engine.engine import open_engine  # type: ignore[attr-defined,no-redef]
     from stream.events import Click, Origin
 
-    count, rng = BATCHES[batch], random.Random(0)
+    batch, count, rng = mix.batch, mix.clicks, random.Random(0)
     known = len(model.items)
     clicks = [
         Click(
-            f"user-{int(USERS * rng.random() ** 2)}",
+            "busy" if rng.random() < mix.busy else f"user-{int(USERS * rng.random() ** 2)}",
             model.items[int(known * rng.random() ** 3)] if rng.random() < 0.97 else f"new-{n % 50}",
             START_MS + 137 * n,
             rng.choice(EVENTS),
@@ -111,26 +130,28 @@ def one_round(model: Any, directory: Path, batch: int) -> Times:
 class Side:
     """A process that runs rounds with the `stream` of one checkout."""
 
-    def __init__(self, checkout: Path, models: dict[str, str]) -> None:
+    def __init__(self, checkout: Path) -> None:
+        self._scratch = tempfile.TemporaryDirectory()
         self._process = subprocess.Popen(
-            [checkout / ".venv" / "bin" / "python", __file__, "--side", json.dumps(models)],
+            [checkout / ".venv" / "bin" / "python", __file__, "--side", self._scratch.name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=checkout,
             env={**os.environ, "PYTHONPATH": str(checkout)},
             text=True,
         )
-        self._answer()
+        self.items: dict[str, int] = json.loads(self._answer())  # model -> number of items
 
-    def round(self, model: str, batch: int) -> Times:
+    def round(self, model: str, mix: str) -> Times:
         assert self._process.stdin is not None
-        print(model, batch, file=self._process.stdin, flush=True)
+        print(json.dumps([model, mix]), file=self._process.stdin, flush=True)
         return Times(*json.loads(self._answer()))
 
     def end(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
+        self._scratch.cleanup()
 
     def _answer(self) -> str:
         assert self._process.stdout is not None
@@ -140,22 +161,22 @@ class Side:
         return line
 
 
-def measure(old: Path | None, models: dict[str, str], rounds: int) -> dict[str, dict[str, Any]]:
-    """Model and batch -> median clicks per second, and the ratios of the rounds. old: None = measure one side only.
+def measure(old: Path | None, rounds: int) -> dict[str, dict[str, Any]]:
+    """Model and mix -> median clicks per second, and the ratios of the rounds. old: None = measure one side only.
 
-    Both sides start again after each round of all models and batches: the layout of a process in memory alone makes
+    Both sides start again after each round of all models and mixes: the layout of a process in memory alone makes
     it up to 7 % faster or slower.
     """
     pairs: dict[str, list[tuple[Times | None, Times | None]]] = {}
     for number in range(rounds):
-        now = Side(ROOT, models)
-        before = None if old is None else Side(old, models)
-        for name in models:
-            for batch in BATCHES:
-                tries = [[side and side.round(name, batch) for side in (before, now)] for _ in range(TRIES + 1)]
+        now = Side(ROOT)
+        before = None if old is None else Side(old)
+        for name, items in now.items.items():
+            for mix in MIXES:
+                tries = [[side and side.round(name, mix) for side in (before, now)] for _ in range(TRIES + 1)]
                 earlier, this = zip(*tries[1:], strict=True)  # the first one warms up
                 pair = _fastest(earlier), _fastest(this)
-                pairs.setdefault(f"{name}, batches of {batch}", []).append(pair)
+                pairs.setdefault(f"{name}-{items}-items, {mix}", []).append(pair)
         for side in (now, before):
             if side:
                 side.end()
@@ -189,7 +210,6 @@ def _figures(pairs: list[tuple[Times | None, Times | None]]) -> dict[str, Any]:
 
 def main() -> int:
     from bench.report import RESULTS, write_report
-    from export.model.untrained import write_untrained
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--old", type=Path, help="a checkout with its own .venv to compare with")
@@ -197,18 +217,12 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="also print the report")
     parser.add_argument("--out", type=Path, default=RESULTS / "engine.json", help="where to write the report")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        made = Path(scratch) / "untrained" / "1"
-        write_untrained(made, [f"i{n}" for n in range(ITEMS)], ["view", "cart", "purchase"], HIDDEN)
-        shop = ROOT / "models" / "shop" / "1"
-        sizes = {path: json.loads((path / "manifest.json").read_text())["items"] for path in (shop, made)}
-        models = {f"{path.parent.name}-{items}-items": str(path) for path, items in sizes.items()}
-        found = measure(given.old and given.old.resolve(), models, given.rounds)
+    found = measure(given.old and given.old.resolve(), given.rounds)
     conditions = {
         "users": USERS,
         "k": K,
         "hidden": {"untrained": HIDDEN},
-        "clicks of a round": {str(batch): clicks for batch, clicks in BATCHES.items()},
+        "mixes": {name: mix._asdict() for name, mix in MIXES.items()},
         "rounds": given.rounds,
         "old": given.old and _commit(given.old),
         "new": _commit(ROOT),
@@ -216,10 +230,10 @@ def main() -> int:
     }
     slower = [f"{name}: {its['ratio']} of the old side" for name, its in found.items() if its.get("ratio", 1.0) < SAME]
     report = write_report(given.out, "bench.engine", conditions, found, slower)
-    print(f"{'':36}{'process':>10}{'events':>10}{'old':>10}{'ratio':>8}")
+    print(f"{'':56}{'process':>10}{'events':>10}{'old':>10}{'ratio':>8}")
     for name, its in found.items():
         old = f"{its['old_clicks_to_events']:>10,}{its['ratio']:>8.2f}" if "ratio" in its else ""
-        print(f"{name:36}{its['process']:>10,}{its['clicks_to_events']:>10,}{old}")
+        print(f"{name:56}{its['process']:>10,}{its['clicks_to_events']:>10,}{old}")
     if given.json:
         print(json.dumps(report))
     for line in slower:
@@ -235,6 +249,6 @@ def _commit(checkout: Path) -> str:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--side"]:
-        serve_rounds(json.loads(sys.argv[2]), sys.stdin)
+        serve_rounds(Path(sys.argv[2]), sys.stdin)
     else:
         sys.exit(main())

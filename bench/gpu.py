@@ -1,10 +1,10 @@
-"""Compares both graphs on a GPU and on one CPU thread: time per click, and whether the results are the same.
+"""Compares the graphs on a GPU and on one CPU thread: time per click, and whether the results are the same.
 
 The models have random weights, H units and V items; the users have made three random clicks. One row per V and batch:
 
-- step, score: wall microseconds per click, best of ROUNDS; inputs and results are in the host's memory. score is
-  `ranked_prefix` of the 22 best items, in the calls that a worker makes; on the CPU it is measured up to the batch
-  MOST_ON_CPU, because more only repeat the calls.
+- step, score: wall microseconds per click, best of ROUNDS; inputs and results are in the host's memory. step is one
+  click of each user, with its surprise. score is `ranked_prefix` of the 22 best items, in the calls that a worker
+  makes; on the CPU it is measured up to the batch MOST_ON_CPU, because more only repeat the calls.
 - host: CPU microseconds per click that the GPU's side takes.
 - surprise, log_prob: largest difference between GPU and CPU, nats; lists: share of users whose 22 items are the same in
   the same order.
@@ -75,7 +75,7 @@ def compared(sides: dict[str, Model], batches: list[int]) -> dict[str, dict[str,
     state = [np.zeros((most, *part.shape), part.dtype) for part in cpu.manifest.state]
     for _ in range(CLICKS):
         click = clicks(cpu, most, rng)
-        state = cpu.step(*click, state)[1]
+        state = stepped(cpu, click, state)[1]
     click = clicks(cpu, most, rng)
     return {f"batch {batch}": one_batch(gpu, cpu, [part[:batch] for part in click], state) for batch in batches}
 
@@ -87,22 +87,30 @@ def one_batch(gpu: Model, cpu: Model, click: list[Any], state: list[StateArray])
     read = [state[[part.name for part in cpu.manifest.state].index(name)] for name in cpu.score_inputs]
     few = [part[:MOST_ON_CPU] for part in read]
     found: dict[str, Any] = {}
-    found["gpu step"], host_step, (surprise, after) = timed(lambda: gpu.step(*click, state), batch)
+    found["gpu step"], host_step, (surprise, after) = timed(lambda: stepped(gpu, click, state), batch)
     found["gpu score"], host_score, (items, log_probs) = timed(lambda: ranked_prefix(gpu, read, DEPTH), batch)
     found["gpu host"] = round(host_step + host_score, 2)
-    found["cpu step"], _, (cpu_surprise, _) = timed(lambda: cpu.step(*click, state), batch)
+    found["cpu step"], _, (cpu_surprise, _) = timed(lambda: stepped(cpu, click, state), batch)
     found["cpu score"], _, (cpu_items, cpu_log_probs) = timed(lambda: ranked_prefix(cpu, few, DEPTH), len(few[0]))
     found["faster"] = round((found["cpu step"] + found["cpu score"]) / (found["gpu step"] + found["gpu score"]), 1)
     found["surprise"] = float(np.abs(surprise - cpu_surprise).max())
     found["log_prob"] = float(np.abs(log_probs[: len(cpu_items)] - cpu_log_probs).max())
     found["lists"] = float((items[: len(cpu_items)] == cpu_items).all(1).mean())
     parts = [slice(a, a + 64) for a in range(0, batch, 64)]
-    split = [gpu.step(*(part[few] for part in click), [part[few] for part in state])[1] for few in parts]
+    split = [stepped(gpu, [part[few] for part in click], [part[few] for part in state])[1] for few in parts]
     same = np.ones(batch, np.bool_)
     for whole, *some in zip(after, *split, strict=True):
         same &= (whole == np.concatenate(some)).reshape(batch, -1).all(1)
     found["split"] = float(1 - same.mean())
     return found
+
+
+def stepped(model: Model, click: list[Any], state: list[StateArray]) -> tuple[Any, list[StateArray]]:
+    """The surprises of one click of each of B users, and the states after them."""
+    item, _, gap = click
+    names = [part.name for part in model.manifest.state]
+    surprise = model.surprise(item, gap, [state[names.index(name)] for name in model.surprise_inputs])
+    return surprise, [value[:, 0] for value in model.step(*(part[:, None] for part in click), state)]
 
 
 def clicks(model: Model, count: int, rng: np.random.Generator) -> list[Any]:

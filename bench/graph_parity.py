@@ -25,10 +25,10 @@ from export.dataset.windows import Clicks, Windows, birth_period, encode
 from export.evaluate.columns import log_columns
 from export.log.log import ColumnNames, Log, Vocabulary, read_log
 from export.measure.metrics import K
-from export.model.graph import BATCH_MULTIPLE, SCORE_STATE, open_graph
+from export.model.graph import BATCH_MULTIPLE, CLICK, SCORE_STATE, ClickGraphs, open_graph, score_state
 from export.model.parity import TOLERANCE
 from export.network.mixture import session_size_before
-from export.network.network import Network, Score, Step
+from export.network.network import Network, Score, Step, Surprise
 from export.network.states import memories, outputs
 from export.network.weights import load_network
 from stream.errors import EddyError
@@ -77,11 +77,13 @@ def by_sequences(network: Network, clicks: Clicks) -> tuple[tuple[torch.Tensor, 
 @torch.no_grad()
 def by_steps(network: Network, clicks: Clicks, k: int) -> Outputs:
     """PyTorch step by step: the modules from which the graphs are exported, one click of each user at a time."""
-    step, score, found = Step(network).eval(), Score(network).eval(), Outputs.empty(len(clicks), k)
+    step, judge, score = Step(network).eval(), Surprise(network).eval(), Score(network).eval()
+    found = Outputs.empty(len(clicks), k)
     states = network.zero_state(_users(clicks))
     for rows, users in _by_ordinal(clicks):
         ids = clicks.inputs(rows)
-        surprise, *after = step(*ids, *(part[users] for part in states))
+        before = tuple(part[users] for part in states)
+        surprise, after = judge(ids[0], ids[2], *score_state(before)), step(*ids, *before)
         for part, value in zip(states, after, strict=True):
             part[users] = value
         items, log_probs, _ = score(after[0], *after[-2:], torch.tensor([k]))
@@ -90,17 +92,16 @@ def by_steps(network: Network, clicks: Clicks, k: int) -> Outputs:
 
 
 def by_graphs(directory: Path, network: Network, clicks: Clicks, k: int) -> Outputs:
-    """step.onnx and score.onnx without the engine, one click of each user at a time, in batches unlike the engine's."""
-    step, score = open_graph(directory / "step.onnx"), open_graph(directory / "score.onnx")
+    """The ONNX graphs without the engine, one click of each user at a time, in batches unlike the engine's."""
+    graphs, score = ClickGraphs(directory), open_graph(directory / "score.onnx")
     found = Outputs.empty(len(clicks), k)
     names = [part.name for part in network.state]
     states = [part.numpy() for part in network.zero_state(_users(clicks))]
     for rows, users in _by_ordinal(clicks):
         pad = (0, -len(rows) % BATCH_MULTIPLE)
-        columns = {name: getattr(clicks, name).astype(np.int64) for name in ("item", "event_type", "gap")}
-        feed = {name: np.pad(column[rows], pad) for name, column in columns.items()}
-        feed |= {name: np.pad(part[users], (pad, (0, 0))) for name, part in zip(names, states, strict=True)}
-        surprise, *after = step.run(None, feed)
+        columns = {name: np.pad(getattr(clicks, name).astype(np.int64)[rows], pad) for name in CLICK}
+        before = {name: np.pad(part[users], (pad, (0, 0))) for name, part in zip(names, states, strict=True)}
+        surprise, after = graphs(columns, before)
         for part, value in zip(states, after, strict=True):
             part[users] = value[: len(rows)]
         read = {name: part[: len(rows)] for name, part in zip(names, after, strict=True) if name in SCORE_STATE}

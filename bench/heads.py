@@ -2,7 +2,7 @@
 
 Each network is trained on the training part of a log without its held-out slice, as in the first training of `eddy
 train`. It is evaluated on the slice: likelihood, calibration (the earlier half of the slice calibrates the later half)
-and CPU time of step.onnx. The test parts of the logs are not read.
+and CPU time of surprise.onnx. The test parts of the logs are not read.
 
     python -m bench.heads [--datasets bolcom,rees46,yoochoose64,diginetica] [--seeds 0,1,2] [--reuse] [--json]
 
@@ -168,7 +168,7 @@ def ranks_agree(one: F32, other: F32) -> float:
 
 
 def costs(case: Case, seed: int) -> dict[str, Figures]:
-    """CPU time of step.onnx per head: microseconds per click, one thread, batches of BATCH users, heads interleaved."""
+    """CPU microseconds per click of surprise.onnx per head, one thread, batches of BATCH clicks, heads interleaved."""
     network, items = case.network, case.network.sizes.items
     rows, known_bias = network.item_rows[:-1].detach(), network.item_bias[:-1].detach()
     heads: dict[str, nn.Module] = {"exact": ExactHead(network, case.live)}
@@ -177,17 +177,15 @@ def costs(case: Case, seed: int) -> dict[str, Figures]:
     runs: dict[str, Callable[[], object]] = {}
     rng = np.random.default_rng(seed)
     pick = rng.choice(np.flatnonzero(case.judged.item < items), BATCH)
-    item, event_type, gap = (part.numpy() for part in case.judged.inputs(pick))
+    item, _, gap = (part.numpy() for part in case.judged.inputs(pick))
     with tempfile.TemporaryDirectory() as scratch:
         for number, (name, head) in enumerate(heads.items()):
             network.surprise = head.eval()  # type: ignore[assignment]
             write_graphs(Path(scratch) / "heads" / str(number), network, case.vocabulary, Traces())
-            graph = open_graph(Path(scratch) / "heads" / str(number) / "step.onnx")
-            cell = {part.name: np.tanh(rng.normal(size=(BATCH, *part.shape))) for part in network.cell.state}
-            feed = {name: value.astype(np.float32) for name, value in cell.items()}
-            feed |= {"item": item, "event_type": event_type, "gap": gap, **memory(BATCH, items, rng)}
-            runs[name] = running(graph, feed)
-    return {name: {"step_us_per_click": its} for name, its in cpu_us(runs, BATCH, REPEATS).items()}
+            graph = open_graph(Path(scratch) / "heads" / str(number) / "surprise.onnx")
+            h = np.tanh(rng.normal(size=(BATCH, network.sizes.hidden))).astype(np.float32)
+            runs[name] = running(graph, {"item": item, "gap": gap, "h": h, **memory(BATCH, items, rng)})
+    return {name: {"surprise_us_per_click": its} for name, its in cpu_us(runs, BATCH, REPEATS).items()}
 
 
 # -- all of it --------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 1. Hold out the newest part of the log, the held-out slice (train/holdout.py).
 2. Train the network on the rest. The slice decides the best epoch.
 3. Fit the mixture on one half of the slice, and evaluate it on the other half (fit/mixture.py).
-4. Fit the heads and export the graphs. The surprises of the slice, computed by step.onnx, calibrate the anomalies:
+4. Fit the heads and export the graphs. The surprises of the slice, computed by these graphs, calibrate the anomalies:
    these clicks were not trained on, as in production. Compare the model with the baselines on the slice.
 5. Train again from the beginning on the whole log, for the best number of epochs, so that the served model knows the
    newest items too.
@@ -193,7 +193,7 @@ def _calibrate(job: Job, served: Mixed) -> tuple[Pools, Findings]:
         job.progress.say("exporting the graphs to ONNX and checking them, for the calibration")
         write_graphs(directory, network, vocabulary, job.traces)
         job.progress.say("calibrating the anomalies on the held-out slice")
-        surprise, later = surprises(directory / "step.onnx", network.state, seen), seen.time_ms >= cut_ms
+        surprise, later = surprises(directory, network.state, seen), seen.time_ms >= cut_ms
         found = pools(surprise, seen, later, vocabulary)
         job.progress.say("evaluating the model and the baselines on the held-out slice")
         names = {vocabulary.items[i] for i in np.flatnonzero(held_out.known)}

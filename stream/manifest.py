@@ -1,7 +1,8 @@
 """manifest.json: describes a model directory, with a checksum of each file.
 
-A model directory has step.onnx, score.onnx, items.json, calibration.npz, any other files that the manifest lists, and
-manifest.json itself. The engine does not interpret the state: the manifest lists its tensors with shape and dtype.
+A model directory has step.onnx, surprise.onnx, score.onnx, items.json, calibration.npz, any other files that the
+manifest lists, and manifest.json itself. The engine does not interpret the state: the manifest lists its tensors with
+shape and dtype.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from msgspec import Struct
 
 from stream.errors import ArtifactError
 
-FORMAT = 1
+FORMAT = 2
 
 MOST_BYTES = 16 << 20
 """Of manifest.json. A normal one has a few thousand."""
@@ -27,7 +28,8 @@ LARGEST_STATE = 1_000_000
 DTYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64")
 """What a state tensor may consist of."""
 
-FILES = ("step.onnx", "score.onnx", "items.json", "calibration.npz")
+GRAPHS = ("step.onnx", "surprise.onnx", "score.onnx")
+FILES = (*GRAPHS, "items.json", "calibration.npz")
 
 
 class Tensor(Struct, frozen=True):
@@ -45,7 +47,7 @@ class Manifest(Struct, frozen=True):
     event_types     index -> name; an unknown type has the index len(event_types)
     gap_edges_ms    ascending; bucket 0 is the user's first click, every other click has bucket
                     1 + searchsorted(edges, gap, "right")
-    batch_multiple  the batch size of both graphs must be a multiple of this: with fewer rows the runtime adds in a
+    batch_multiple  the batch size of all graphs must be a multiple of this: with fewer rows the runtime adds in a
                     different order, so that the results differ in the last bits
     calibration     names of the pools, in the order of the arrays in calibration.npz
     files           file name -> sha256

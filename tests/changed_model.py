@@ -1,4 +1,4 @@
-"""Puts a changed step.onnx into a model directory, with the hash in the manifest that a loader expects."""
+"""Puts a changed graph into a model directory, with the hash in the manifest that a loader expects."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ import onnx
 from stream.manifest import Manifest, read_manifest, sha256, write_manifest
 
 
-def save_step(directory: Path, graph: onnx.ModelProto) -> None:
-    """Replace step.onnx in the model directory."""
+def save_graph(directory: Path, name: str, graph: onnx.ModelProto) -> None:
+    """Replace a graph of the model directory, such as step.onnx."""
     manifest = read_manifest(directory)  # before the change, because it compares the hashes
-    onnx.save(graph, directory / "step.onnx")
+    onnx.save(graph, directory / name)
     fields = {name: getattr(manifest, name) for name in manifest.__struct_fields__}
-    fields["files"] = {**manifest.files, "step.onnx": sha256(directory / "step.onnx")}
+    fields["files"] = {**manifest.files, name: sha256(directory / name)}
     write_manifest(directory, Manifest(**fields))

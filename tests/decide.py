@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from stream.engine.engine import Cycle, Engine
 from stream.events import Anomaly, Click, Origin, Recommendation
+from stream.model.runtime import Model, StateArray
 from stream.worker.served import anomalies, recommendations
 
 NOW_MS = 1_800_000_000_000
@@ -34,3 +37,12 @@ def run(engine: Engine, clicks: Sequence[Click], start: int = 0, partition: int 
     decided = process(engine, clicks, start, partition)
     engine.commit(decided.cycle)
     return decided
+
+
+def view(model: Model, item: str, bucket: int, state: list[StateArray]) -> tuple[float, list[StateArray]]:
+    """One view of one user without an engine: its surprise, and the state after it. `state` is the one before it."""
+    index, gap = np.array([model.index[item]]), np.array([bucket])
+    names = [tensor.name for tensor in model.manifest.state]
+    surprise = model.surprise(index, gap, [state[names.index(name)] for name in model.surprise_inputs])
+    after = model.step(index[:, None], np.zeros((1, 1), np.int64), gap[:, None], state)
+    return float(surprise[0]), [value[:, 0] for value in after]

@@ -1,8 +1,8 @@
 """The expected decisions on the clicks of a partition, from a plain loop that shares no code with the worker.
 
-One click at a time: JSON by Python's own module, the user's row as a dictionary, one call of step.onnx and one of
-score.onnx, the p-value by counting, the events as dictionaries. Only the formats are shared: the model
-directory, a state row's bytes and the JSON of the events. No rules for the lists and no exploration.
+One click at a time: JSON by Python's own module, the user's row as a dictionary, one call of each graph, the
+p-value by counting, the events as dictionaries. Only the formats are shared: the model directory, a state row's bytes
+and the JSON of the events. No rules for the lists and no exploration.
 """
 
 import json
@@ -65,10 +65,11 @@ class Oracle:
             self._pools = {name: file[f"pool_{i}"] for i, name in enumerate(self.manifest["calibration"])}
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._step, self._score = (
+        self._step, self._surprise, self._score = (
             ort.InferenceSession(str(model / name), options, providers=["CPUExecutionProvider"])
-            for name in ("step.onnx", "score.onnx")
+            for name in ("step.onnx", "surprise.onnx", "score.onnx")
         )
+        self._surprise_inputs = [value.name for value in self._surprise.get_inputs()]
         self._score_inputs = [value.name for value in self._score.get_inputs() if value.name != "k"]
         self._k, self._exclude, self._alpha = k, exclude_recent, alpha
         self._forget_ms = forget_after_days * DAY_MS
@@ -100,7 +101,9 @@ class Oracle:
         before, history = user.state, user.clicks
         gap_ms = max(0, click["timestamp"] - user.last_ms)
         bucket = 0 if not history else 1 + sum(gap_ms >= edge for edge in self.manifest["gap_edges_ms"])
-        surprise, *after = self._run(self._step, {"item": item, "event_type": event_type, "gap": bucket} | before)
+        click_before = {"item": item, "gap": bucket} | before
+        surprise = self._run(self._surprise, {name: click_before[name] for name in self._surprise_inputs})[0]
+        after = self._after({"item": item, "event_type": event_type, "gap": bucket}, before)
         user.state = {tensor["name"]: value for tensor, value in zip(self.manifest["state"], after, strict=True)}
         user.clicks += 1
         user.last_ms = max(user.last_ms, click["timestamp"])
@@ -166,6 +169,13 @@ class Oracle:
         times = self.manifest["batch_multiple"]
         feeds = {name: np.stack([np.asarray(value)] * times) for name, value in inputs.items()}
         return [output[0] for output in session.run(None, feeds | plain)]
+
+    def _after(self, click: dict[str, int], before: dict[str, Any]) -> list[Any]:
+        """The state after a click. step.onnx takes clicks (B, T) and states (B, ...); its results are (B, T, ...)."""
+        times = self.manifest["batch_multiple"]
+        feeds = {name: np.full((times, 1), value) for name, value in click.items()}
+        feeds |= {name: np.stack([value] * times) for name, value in before.items()}
+        return [output[0, 0] for output in self._step.run(None, feeds)]
 
     def _top(self, state: dict[str, Any], count: int) -> list[tuple[int, float]]:
         """The likeliest items and their log-probabilities, best first."""

@@ -2,7 +2,7 @@
 
 It imports nothing of the worker. What it shares with it are formats: the JSON of docs/events.md, the mark and the rows
 of docs/delivery.md, and the model directory, which the plain loop of tests/oracle.py reads for itself: one click at a
-time, one call of step.onnx, rows as dictionaries. The loop repeats its one row until it has a batch of the model's
+time, one call of each graph, rows as dictionaries. The loop repeats its one row until it has a batch of the model's
 `batch_multiple`; the kernels then give each row the same bits in every batch, so rows are compared bit by bit.
 """
 

@@ -1,6 +1,6 @@
 """Clicks per second of Eddy beside other ways to serve the same model, on a real Kafka.
 
-All contenders read the same clicks, run the same step.onnx and score.onnx on one thread, keep a state for each user,
+All contenders read the same clicks, run the same ONNX graphs on one thread, keep a state for each user,
 and publish one list of 20 items with the click's surprise for every click:
 
     limit            confluent-kafka and ONNX Runtime in batches: no durable state, no transactions

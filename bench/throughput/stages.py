@@ -84,7 +84,7 @@ def one_pass(model: Model, directory: Path, clicks: list[Message]) -> dict[str, 
         for offset, click in enumerate(clicks)
     ]
     watch = Stopwatch()
-    for name in ("step", "score"):  # a frozen dataclass
+    for name in ("step", "surprise", "score"):  # a frozen dataclass
         object.__setattr__(model, name, watch.around(name, getattr(model, name)))
     columns = watch.around("columns", engine.encoder.columns)
     engine.encoder.columns, engine.process = columns, watch.around("engine", engine.process)  # type: ignore[method-assign]
@@ -103,6 +103,7 @@ def one_pass(model: Model, directory: Path, clicks: list[Message]) -> dict[str, 
         batch.recommendations = objects
     spent = watch.spent
     spent["encode and records"] -= spent["decision objects"]
+    spent["step"] += spent["surprise"]
     spent["rows and p-values"] = spent["engine"] - spent["step"] - spent["score"]
     return {name: spent[name] / len(clicks) * 1e6 for name in STAGES}
 

@@ -1,46 +1,44 @@
-"""Calibration: held-out clicks -> pools of surprises, computed by the step.onnx that the worker runs.
+"""Calibration: held-out clicks -> pools of surprises, computed by the graphs that the worker runs.
 
 The held-out slice is the newest part of the log and was not trained on, so the pools include the drift between two
 trainings. Pool names and history lengths are defined in stream/detect/pvalue.py.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from onnxruntime import InferenceSession
 
 from export.arrays import F32, I64, Flags
 from export.dataset.windows import Clicks
 from export.log.log import Vocabulary
 from export.model.directory import Pools
-from export.model.graph import BATCH_MULTIPLE, open_graph
+from export.model.graph import BATCH_MULTIPLE, CLICK, ClickGraphs
 from stream.detect.pvalue import ALL, HISTORIES, history_of, pool_name
 from stream.manifest import Tensor
 
 USERS = 1024
-"""Users per batch: the step graph gathers tens of kilobytes for each user."""
+"""Users per batch: surprise.onnx gathers tens of kilobytes for each user."""
 
 
-def surprises(step_graph: Path, state: tuple[Tensor, ...], clicks: Clicks) -> F32:
+def surprises(directory: Path, state: tuple[Tensor, ...], clicks: Clicks) -> F32:
     """(n,) float32, nats: surprise of each click given its user's state before the click; users start from zeros.
 
-    state  tensors of the state, as in the manifest
+    directory  has the graphs
+    state      tensors of the state, as in the manifest
     """
-    graph = open_graph(step_graph)
+    graphs = ClickGraphs(directory)
     starts = np.flatnonzero(np.append(True, clicks.user[1:] != clicks.user[:-1]))
     counts = np.diff(np.append(starts, len(clicks)))
     longest_first = np.argsort(-counts, kind="stable")
     out = np.empty(len(clicks), np.float32)
     for first in range(0, len(starts), USERS):
         users = longest_first[first : first + USERS]
-        _step_together(graph, state, clicks, starts[users], counts[users], out)
+        _step_together(graphs, state, clicks, starts[users], counts[users], out)
     return out
 
 
 def _step_together(
-    graph: InferenceSession, state: tuple[Tensor, ...], clicks: Clicks, starts: I64, counts: I64, out: F32
+    graphs: ClickGraphs, state: tuple[Tensor, ...], clicks: Clicks, starts: I64, counts: I64, out: F32
 ) -> None:
     """Write the surprises of u users to out (n,).
 
@@ -53,12 +51,8 @@ def _step_together(
         users = int(np.searchsorted(-counts, -ordinal, "left"))  # those with more clicks than `ordinal`
         rows = starts[:users] + ordinal
         size = users + -users % BATCH_MULTIPLE
-        feed: dict[str, npt.NDArray[Any]] = {
-            name: np.pad(column[rows].astype(np.int64), (0, size - users))
-            for name, column in (("item", clicks.item), ("event_type", clicks.event_type), ("gap", clicks.gap))
-        }
-        feed.update({part.name: value[:size] for part, value in zip(state, states, strict=True)})
-        surprise, *after = graph.run(None, feed)
+        columns = {name: np.pad(getattr(clicks, name)[rows].astype(np.int64), (0, size - users)) for name in CLICK}
+        surprise, after = graphs(columns, {part.name: value[:size] for part, value in zip(state, states, strict=True)})
         out[rows] = surprise[:users]
         for value, new in zip(states, after, strict=True):
             value[:users] = new[:users]

@@ -1,6 +1,7 @@
 """Completes a model directory: network, vocabulary and calibration pools -> the files that a worker loads.
 
-    step.onnx  score.onnx  tables.bin  items.json  calibration.npz  baselines.npz  weights.npz  manifest.json (last)
+    step.onnx  surprise.onnx  score.onnx  tables.bin  items.json  calibration.npz  baselines.npz  weights.npz
+    manifest.json (last)
 
 The rule: manifest.json is written last, so a directory without it is not a model.
 """
@@ -16,7 +17,7 @@ from export.log.log import Vocabulary
 from export.model.graph import BATCH_MULTIPLE
 from export.network import weights
 from export.network.network import Network
-from stream.manifest import FILES, FORMAT, Manifest, sha256, write_manifest
+from stream.manifest import FILES, FORMAT, GRAPHS, Manifest, sha256, write_manifest
 from stream.model.external import external_files
 
 Pools = dict[str, F32]
@@ -40,7 +41,7 @@ def write_model(
     (directory / "items.json").write_text(json.dumps(vocabulary.items, ensure_ascii=False, separators=(",", ":")))
     arrays: dict[str, Any] = {f"pool_{i}": pool for i, pool in enumerate(pools.values())}
     np.savez(directory / "calibration.npz", **arrays)
-    tables = sorted(external_files(directory / "step.onnx") | external_files(directory / "score.onnx"))
+    tables = sorted(set().union(*(external_files(directory / graph) for graph in GRAPHS)))
     name, version = name_and_version(directory)
     manifest = Manifest(
         format=FORMAT,

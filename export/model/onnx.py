@@ -1,4 +1,4 @@
-"""ONNX export: a trained network and its vocabulary -> step.onnx and score.onnx, checked against torch (parity.py).
+"""ONNX export: a trained network and its vocabulary -> the graphs of a model directory, checked against torch.
 
 The graphs share a file of large tensors (tables.py). Metadata of the nodes is removed, because it contains paths of the
 building machine.
@@ -14,19 +14,19 @@ import torch
 from export.log.log import Vocabulary
 from export.measure.metrics import K
 from export.model.directory import name_and_version
-from export.model.graph import BATCH_MULTIPLE, SCORE_STATE, score_state
+from export.model.graph import BATCH_MULTIPLE, CLICK, SCORE_STATE, score_state
 from export.model.parity import check_parity
 from export.model.tables import Tables
 from export.model.trace import Traces
 from export.model.writable import check_writable
-from export.network.network import Network, Score, Step
+from export.network.network import Network, Score, Step, Surprise
 from stream.manifest import FORMAT
 
 IR_VERSION = 10
 
 
 def write_graphs(directory: Path, network: Network, vocabulary: Vocabulary, traces: Traces) -> None:
-    """Write step.onnx and score.onnx, and check that they compute the same as the network.
+    """Write step.onnx, surprise.onnx and score.onnx, and check that they compute the same as the network.
 
     traces  of graphs that were written before; new ones are added
 
@@ -36,7 +36,6 @@ def write_graphs(directory: Path, network: Network, vocabulary: Vocabulary, trac
     check_writable(directory)
     directory.mkdir(parents=True, exist_ok=True)
     network.eval()
-    state = network.state
     facts = {
         "eddy.format": str(FORMAT),
         "eddy.model": "/".join(name_and_version(directory)),
@@ -45,30 +44,85 @@ def write_graphs(directory: Path, network: Network, vocabulary: Vocabulary, trac
         "eddy.event_types": json.dumps(list(vocabulary.event_types)),
         "eddy.gap_edges_ms": json.dumps(list(vocabulary.gap_edges_ms)),
     }
-    ids = tuple(torch.zeros(2 * BATCH_MULTIPLE, dtype=torch.int64) for _ in range(3))
-    names = [part.name for part in state]
+    zeros = network.zero_state(2 * BATCH_MULTIPLE)
+    item, event_type, gap = (torch.zeros(2 * BATCH_MULTIPLE, dtype=torch.int64) for _ in range(3))
+    names = [part.name for part in network.state]
     tables = Tables(directory)
     score = traces.graph(
         Score(network),
-        (*score_state(network.zero_state(2 * BATCH_MULTIPLE)), torch.tensor([min(K, network.sizes.items)])),
+        (*score_state(zeros), torch.tensor([min(K, network.sizes.items)])),
         [*SCORE_STATE, "k"],
         ["items", "log_probs", "event_probs"],
     )
-    _write(score, directory / "score.onnx", facts, tables)  # first: its item rows begin with those of step.onnx
-    step = traces.graph(
+    # First: its item rows are longer, and begin with those of step.onnx.
+    _write(_proto(score, tables), directory / "score.onnx", facts)
+    one_click = traces.graph(
         Step(network),
-        (*ids, *network.zero_state(2 * BATCH_MULTIPLE)),
-        ["item", "event_type", "gap", *names],
-        ["surprise", *(f"{name}_out" for name in names)],
+        (item, event_type, gap, *zeros),
+        [*(f"{name}_now" for name in CLICK), *(f"{name}_before" for name in names)],
+        [f"{name}_after" for name in names],
     )
-    _write(step, directory / "step.onnx", facts, tables)
+    _write(_over_time(_proto(one_click, tables), names), directory / "step.onnx", facts)
+    surprise = traces.graph(
+        Surprise(network), (item, gap, *score_state(zeros)), ["item", "gap", *SCORE_STATE], ["surprise"]
+    )
+    _write(_proto(surprise, tables), directory / "surprise.onnx", facts)
     check_parity(directory, network)
 
 
-def _write(graph: ir.Model, path: Path, facts: dict[str, str], tables: Tables) -> None:
-    """Write one graph: float32, large tensors in `tables`, no paths of the building machine."""
+def _proto(graph: ir.Model, tables: Tables) -> onnx.ModelProto:
+    """The graph with its large tensors in `tables`."""
     tables.move(graph.graph)
-    model = ir.to_proto(graph)
+    return ir.to_proto(graph)
+
+
+def _over_time(one_click: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    """The graph of `Step` -> the graph of step.onnx, which repeats it for T clicks of each user.
+
+    The inputs are the clicks (B, T) and the states before the first ones; the outputs are the states after each click,
+    (B, T, ...). torch exports such a loop too, but only by a function that is not public.
+
+    names  the tensors of the state
+    """
+    step, make = one_click.graph, onnx.helper
+    now, before = step.input[: len(CLICK)], step.input[len(CLICK) :]
+    body = make.make_graph(
+        [*step.node, *(make.make_node("Identity", [f"{name}_after"], [f"{name}_each"]) for name in names)],
+        "one click",
+        [*before, *now],
+        [*step.output, *(_value(one, f"{name}_each", []) for one, name in zip(before, names, strict=True))],
+    )
+    loop = make.make_node(
+        "Scan",
+        [*names, *CLICK],
+        [*(f"{name}_last" for name in names), *(f"{name}_out" for name in names)],
+        body=body,
+        num_scan_inputs=len(CLICK),
+        scan_input_axes=[1] * len(CLICK),
+        scan_output_axes=[1] * len(names),
+    )
+    graph = make.make_graph(
+        [loop],
+        "clicks of users",
+        [
+            *(_value(one, name, ["T"]) for one, name in zip(now, CLICK, strict=True)),
+            *(_value(one, name, []) for one, name in zip(before, names, strict=True)),
+        ],
+        [_value(one, f"{name}_out", ["T"]) for one, name in zip(before, names, strict=True)],
+        step.initializer,  # outside the loop, where onnxruntime prepares them once
+    )
+    return make.make_model(graph, opset_imports=one_click.opset_import, functions=one_click.functions)
+
+
+def _value(like: onnx.ValueInfoProto, name: str, second: list[str]) -> onnx.ValueInfoProto:
+    """An input or output like another one, with the dimensions `second` after the first one."""
+    tensor = like.type.tensor_type
+    first, *rest = (dim.dim_param or dim.dim_value for dim in tensor.shape.dim)
+    return onnx.helper.make_tensor_value_info(name, tensor.elem_type, [first, *second, *rest])
+
+
+def _write(model: onnx.ModelProto, path: Path, facts: dict[str, str]) -> None:
+    """Write one graph, without paths of the building machine."""
     _strip(model.graph)
     model.doc_string = model.graph.doc_string = ""
     model.ir_version = IR_VERSION
@@ -84,5 +138,9 @@ def _strip(graph: onnx.GraphProto) -> None:
     for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _strip(attribute.g)
     graph.ClearField("metadata_props")
     graph.ClearField("value_info")

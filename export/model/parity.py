@@ -1,7 +1,7 @@
 """The parity check of a model: its ONNX graphs must compute the same values as torch.
 
-The rule: torch on a whole sequence = torch step by step = ONNX step by step. If they differ, manifest.json is not
-written, and a directory without manifest.json is not a model.
+The rule: torch on a whole sequence = torch step by step = ONNX step by step = ONNX on a whole sequence. If they differ,
+manifest.json is not written, and a directory without manifest.json is not a model.
 """
 
 from pathlib import Path
@@ -11,8 +11,8 @@ import torch
 
 from export.arrays import F32
 from export.measure.metrics import K
-from export.model.graph import SCORE_STATE, open_graph, score_state
-from export.network.network import Network, Step
+from export.model.graph import CLICK, SCORE_STATE, ClickGraphs, open_graph, score_state
+from export.network.network import Network, Step, Surprise
 from stream.errors import ArtifactError
 
 TOLERANCE = 1e-5
@@ -23,7 +23,7 @@ SHORTEST = 0.01
 
 
 def check_parity(directory: Path, network: Network, users: int = 16, clicks: int = 24, seed: int = 0) -> None:
-    """Compare torch sequence, torch steps and ONNX steps: surprise, state, log-probabilities and top 20.
+    """Compare torch sequence, torch steps, ONNX steps and ONNX sequence: surprise, state, log-probabilities, top 20.
 
     The inputs are random clicks. The heads read the direction of h, and rounding errors change the direction of a short
     h more. If the shortest h has a length below 1, as in a network of four units, the tolerance is divided by it.
@@ -35,10 +35,10 @@ def check_parity(directory: Path, network: Network, users: int = 16, clicks: int
     item = rng.integers(0, sizes.items + 1, (users, clicks))
     event_type = rng.integers(0, sizes.event_types + 1, (users, clicks))
     gap = rng.integers(0, sizes.gaps, (users, clicks))
-    step, score = open_graph(directory / "step.onnx"), open_graph(directory / "score.onnx")
+    graphs, score = ClickGraphs(directory), open_graph(directory / "score.onnx")
     k = min(K, sizes.items)
     names = [part.name for part in network.state]
-    torch_step = Step(network).eval()
+    torch_step, torch_surprise = Step(network).eval(), Surprise(network).eval()
     with torch.no_grad():
         x = network.embed(*(torch.from_numpy(column) for column in (item, event_type, gap)))
         outs, _ = network.cell.sequence(x, network.cell.zero_state(users))
@@ -46,9 +46,11 @@ def check_parity(directory: Path, network: Network, users: int = 16, clicks: int
         torch_state = network.zero_state(users)
         onnx_state = [part.numpy() for part in torch_state]
         for t in range(clicks):
-            columns = {"item": item[:, t], "event_type": event_type[:, t], "gap": gap[:, t]}
-            surprise, *torch_state = torch_step(*(torch.from_numpy(c) for c in columns.values()), *torch_state)
-            got, *onnx_state = step.run(None, {**columns, **dict(zip(names, onnx_state, strict=True))})
+            columns = dict(zip(CLICK, (item[:, t], event_type[:, t], gap[:, t]), strict=True))
+            ids = {name: torch.from_numpy(column) for name, column in columns.items()}
+            surprise = torch_surprise(ids["item"], ids["gap"], *score_state(torch_state))
+            torch_state = torch_step(*ids.values(), *torch_state)
+            got, onnx_state = graphs(columns, dict(zip(names, onnx_state, strict=True)))
             _same(directory, "surprise", got, surprise.numpy(), unsure)
             for name, ours, theirs in zip(names, onnx_state, torch_state, strict=True):
                 _same(directory, f"state {name}", ours, theirs.numpy())
@@ -59,6 +61,11 @@ def check_parity(directory: Path, network: Network, users: int = 16, clicks: int
             # Both checks together: the same top k, except for items whose log-probabilities differ by the tolerance.
             _same(directory, f"top {k} log-probability", log_probs, torch.topk(expected, k).values.numpy(), unsure)
             _same(directory, f"top {k} items", log_probs, expected.gather(1, torch.from_numpy(items)).numpy(), unsure)
+        sequence = dict(zip(CLICK, (item, event_type, gap), strict=True))
+        zeros = {name: part.numpy() for name, part in zip(names, network.zero_state(users), strict=True)}
+        whole = open_graph(directory / "step.onnx").run(None, {**sequence, **zeros})
+        for name, ours, theirs in zip(names, whole, onnx_state, strict=True):
+            _same(directory, f"state {name} over the sequence", ours[:, -1], theirs)
 
 
 def _same(directory: Path, what: str, ours: F32, theirs: F32, unsure: float = 1.0) -> None:

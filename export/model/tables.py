@@ -1,7 +1,7 @@
 """The large tensors of a model's graphs, in one file beside them: tables.bin.
 
 A protobuf file ends at 2 GB, which a million items of 128 units exceed. Tensors with the same content are written once,
-for both graphs: onnxruntime maps the file into memory, so both use the same pages.
+for all graphs: onnxruntime maps the file into memory, so they use the same pages.
 
 Source: ONNX, docs/ExternalData.md.
 """

@@ -7,6 +7,7 @@ write no model.
 
 import logging
 import warnings
+from inspect import Parameter, signature
 from typing import Any
 
 import onnx_ir as ir
@@ -43,8 +44,10 @@ class Traces:
 def trace(module: nn.Module, example: tuple[Tensor, ...], inputs: list[str], outputs: list[str]) -> ir.Model:
     """Trace a module. Its weights are inputs of the graph, so that none is a constant that is computed with."""
     batch = torch.export.Dim("B", min=1)
-    dims = tuple(None if name == "k" else {0: batch} for name in inputs)
-    varargs = dims if "k" in inputs else (*dims[:3], dims[3:])
+    dims: tuple[Any, ...] = tuple(None if name == "k" else {0: batch} for name in inputs)
+    named = [one for one in signature(module.forward).parameters.values() if one.kind is not Parameter.VAR_POSITIONAL]
+    if len(named) < len(signature(module.forward).parameters):  # torch wants those of *arguments as one
+        dims = (*dims[: len(named)], dims[len(named) :])
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns about every optional package that is missing
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that repeated names of the axis "will not be used"
@@ -55,7 +58,7 @@ def trace(module: nn.Module, example: tuple[Tensor, ...], inputs: list[str], out
             opset_version=OPSET,
             input_names=inputs,
             output_names=outputs,
-            dynamic_shapes=varargs,
+            dynamic_shapes=dims,
             external_data=False,
             optimize=False,
             verbose=False,

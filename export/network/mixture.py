@@ -4,8 +4,8 @@ Each remembered item gives probability to itself (a repeat) and to the items tha
 (its neighbours). The weights come from one gate per component and age of the item. The inputs of the gates are the
 position in the session and the popularity of the newest item. The gates are fitted on held-out clicks (fit/gates.py);
 the neighbours are counted, not learned. So a rare item can be recommended after about three clicks on it; the network
-alone needs hundreds. The rule: the mixture is a normalised distribution, the same in score.onnx (list) and step.onnx
-(surprise).
+alone needs hundreds. The rule: the mixture is a normalised distribution, the same in score.onnx (list) and
+surprise.onnx.
 
 Sources: co-occurrence and session neighbours as in Ludewig & Jannach 2018; repeats as in Ren et al. 2019 (RepeatNet);
 mixtures with counted distributions as in Jelinek & Mercer 1980.

@@ -124,9 +124,9 @@ class Network(nn.Module):
 
 
 class Step(nn.Module):
-    """The graph of step.onnx: one click and the state before it -> its surprise (nats) and the state after it.
+    """One step of step.onnx: one click of B users and their states before it -> their states after it.
 
-    The surprise is computed from the state before the click.
+    step.onnx repeats it for T clicks of each user (model/onnx.py). It has only what a user's next click needs.
     """
 
     def __init__(self, network: Network) -> None:
@@ -136,11 +136,24 @@ class Step(nn.Module):
     def forward(self, item: Tensor, event_type: Tensor, gap: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         net = self.network
         *cell, recent, session = state
-        before = tuple(cell)
-        own = net.surprise(item, net.output(net.cell.output(before)))
-        surprise = net.mixture.surprise(own, item, recent, session_size_before(gap, session))
-        after = net.cell.step(net.embed(item, event_type, gap), before)
-        return surprise, *after, *remember(item, gap, recent, session)
+        return *net.cell.step(net.embed(item, event_type, gap), tuple(cell)), *remember(item, gap, recent, session)
+
+
+class Surprise(nn.Module):
+    """The graph of surprise.onnx: clicks and the states before them -> their surprises (B,), nats.
+
+    It is a graph of its own because it does not depend on the user's earlier results in the same batch: it runs on all
+    clicks of a batch together, in parts that fit into the CPU's cache.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, item: Tensor, gap: Tensor, h: Tensor, last_items: Tensor, visit_items: Tensor) -> Tensor:
+        net = self.network
+        own = net.surprise(item, net.output(h))
+        return net.mixture.surprise(own, item, last_items, session_size_before(gap, visit_items))
 
 
 class Score(nn.Module):

@@ -14,13 +14,13 @@ from stream.detect.detector import Detector
 from stream.engine.columns import Columns, Encoder
 from stream.engine.decide import Decider, Decisions
 from stream.engine.requests import last_owners, select, with_removed
-from stream.engine.step import reset_rows, run_waves
+from stream.engine.step import run_waves
 from stream.engine.waves import Index, waves
 from stream.model.runtime import Model
 from stream.settings import Rules
 from stream.state.arena import Arena, Found
 from stream.state.event_ids import Hashes
-from stream.state.evict import NEVER, Forgetting, Swept, partition_times, sweep
+from stream.state.evict import NEVER, Forgetting, Swept, partition_times, reset_rows, sweep
 from stream.state.row import Rows
 from stream.state.staged import Staged, copies, stage
 

@@ -1,16 +1,18 @@
-"""Runs the model on waves of clicks: reads the users' staged rows, runs step.onnx, and writes the new states back."""
+"""Runs the model on runs of waves: reads the users' staged rows, runs step.onnx, and writes the new states back."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from stream.engine.columns import Columns
-from stream.engine.waves import Index
+from stream.engine.waves import Bools, Index, Run, runs
 from stream.model.runtime import F32, I64, Model, StateArray
-from stream.state.event_ids import NO_ID, Hashes, insert
-from stream.state.evict import Forgetting
-from stream.state.row import NO_ITEM, Rows, new_rows
+from stream.state.event_ids import NO_ID, Hashes, insert, may_repeat
+from stream.state.evict import Forgetting, reset_rows
+from stream.state.row import Rows, hold_items
 
 SESSION_GAP_MS = 30 * 60 * 1000
 """A pause of this length starts a new session. Web analytics usually uses the same half hour."""
@@ -82,7 +84,7 @@ def run_waves(
     now_ms: I64,
     event_ids: Hashes | None = None,
 ) -> Steps:
-    """Run the model on all n clicks, wave by wave, and update the staged `rows` and `event_ids` in place.
+    """Run the model on all n clicks, run by run, and update the staged `rows` and `event_ids` in place.
 
     rows       (m,) the rows of the clicks' m owners
     order      the waves: arrays of click positions. A wave has each user at most once
@@ -90,46 +92,175 @@ def run_waves(
                row and without event ids
     event_ids  (m, LAST_IDS) the hashes of the owners' last event ids; None if no owner and no click has any
     """
-    steps = _empty(model, rows, len(clicks))
-    latest = np.full(len(rows), -1, np.intp)  # each owner's last click so far
-    long = len(order) > 1 and forgetting.possible_within(int(now_ms.max() - clicks.time_ms.min()))
-    for turn, wave in enumerate(order):
-        if turn == 0 or long:  # later waves only if the batch is long enough: their users have clicked in it
-            _forget(rows, event_ids, clicks.owner[wave], forgetting, now_ms[wave])
-        if event_ids is not None and clicks.event_id is not None:
-            wave = _without_repeats(rows, event_ids, wave, clicks, steps)
-        if len(wave):
-            _run_wave(model, rows, clicks.owner[wave], wave, clicks, steps, latest)
-        if event_ids is not None and clicks.event_id is not None:
-            done = wave[~steps.failed[wave] & (clicks.event_id[wave] != NO_ID)]  # a failed click may be sent again
-            insert(event_ids, clicks.owner[done], clicks.event_id[done])
-    return steps
+    repeats = None
+    if event_ids is not None and clicks.event_id is not None:
+        repeats = may_repeat(event_ids, clicks.owner, clicks.event_id)
+    batch = _Batch(model, rows, clicks, forgetting, now_ms, event_ids, repeats)
+    for waves in runs(order, _alone(order, clicks, forgetting, now_ms, repeats)):
+        batch.run(waves)
+    return batch.steps
 
 
-def _without_repeats(rows: Rows, event_ids: Hashes, wave: Index, clicks: Columns, steps: Steps) -> Index:
-    """Set the clicks of a wave aside whose event id is one of the user's last ones. Returns the others."""
-    assert clicks.event_id is not None
-    hashes = clicks.event_id[wave]
-    known: npt.NDArray[np.bool_] = (event_ids[clicks.owner[wave]] == hashes[:, None]).any(1) & (hashes != NO_ID)
-    repeats = wave[known]
-    user = clicks.owner[repeats]
-    rows["last_ms"][user] = np.maximum(clicks.time_ms[repeats], rows["last_ms"][user])
-    rows["source_offset"][user] = clicks.offset[repeats]
-    steps.repeated[repeats] = True
-    return wave[~known]
+def _alone(
+    order: list[Index], clicks: Columns, forgetting: Forgetting, now_ms: I64, repeats: Bools | None
+) -> Bools | None:
+    """As in `runs`: the clicks that may be a repeat, or before which their user may be forgotten within the batch.
+
+    In a run of several waves every click is applied to the user's state after the click before it.
+    """
+    if len(order) < 2 or not forgetting.possible_within(int(now_ms.max() - clicks.time_ms.min())):
+        return repeats
+    alone = np.zeros(len(clicks), np.bool_) if repeats is None else repeats.copy()
+    last_ms = np.zeros(len(clicks.owners), np.int64)
+    for wave in order:
+        user = clicks.owner[wave]
+        alone[wave] |= forgetting.forgotten(np.ones(len(wave), np.uint32), last_ms[user], now_ms[wave])
+        last_ms[user] = np.maximum(last_ms[user], clicks.time_ms[wave])
+    return alone
 
 
-def _forget(rows: Rows, event_ids: Hashes | None, user: Index, forgetting: Forgetting, now_ms: I64) -> None:
-    """Give new rows to the users who are forgotten by now."""
-    reset_rows(rows, event_ids, user[forgetting.forgotten(rows["clicks"][user], rows["last_ms"][user], now_ms)])
+class _Batch:
+    """The clicks of a batch and the rows of their users, while the runs change them.
+
+    repeats  (n,) bool, as `may_repeat` returns it; None if no click has an event id
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        rows: Rows,
+        clicks: Columns,
+        forgetting: Forgetting,
+        now_ms: I64,
+        event_ids: Hashes | None,
+        repeats: Bools | None,
+    ) -> None:
+        self.steps = _empty(model, rows, len(clicks))
+        self._model, self._rows, self._clicks = model, rows, clicks
+        self._forgetting, self._now_ms = forgetting, now_ms
+        self._event_ids, self._repeats = event_ids, repeats
+        self._latest = np.full(len(rows), -1, np.intp)  # each owner's last click so far
+        self._names = [tensor.name for tensor in model.manifest.state]
+        self._read = {*model.surprise_inputs, *model.score_inputs}
+
+    def run(self, waves: list[Index]) -> None:
+        """Run the model on the waves of a run, in one call of step.onnx, and write the results.
+
+        If a result is not finite, the waves are run one by one: the user's later clicks then continue with the state
+        before it.
+        """
+        self._forget(waves[0])
+        if self._repeats is not None and self._repeats[waves[0]].any():
+            waves = [self._without_repeats(waves[0])]
+        if not len(waves[0]):
+            return
+        run = Run(waves, self._clicks.owner)
+        found = self._stepped(run)
+        finite = _finite(found.surprise, found.after.values())
+        if len(waves) == 1 or finite.all():
+            self._write(run, found, finite)
+            return
+        for wave in waves:
+            self.run([wave])
+
+    def _forget(self, wave: Index) -> None:
+        """Give new rows to the users who are forgotten by now."""
+        rows, user = self._rows, self._clicks.owner[wave]
+        gone = self._forgetting.forgotten(rows["clicks"][user], rows["last_ms"][user], self._now_ms[wave])
+        reset_rows(rows, self._event_ids, user[gone])
+
+    def _without_repeats(self, wave: Index) -> Index:
+        """Set the clicks of a wave aside whose event id is one of the user's last ones. Returns the others."""
+        clicks, rows = self._clicks, self._rows
+        assert clicks.event_id is not None
+        assert self._event_ids is not None
+        hashes = clicks.event_id[wave]
+        known: Bools = (self._event_ids[clicks.owner[wave]] == hashes[:, None]).any(1) & (hashes != NO_ID)
+        repeats = wave[known]
+        user = clicks.owner[repeats]
+        rows["last_ms"][user] = np.maximum(clicks.time_ms[repeats], rows["last_ms"][user])
+        rows["source_offset"][user] = clicks.offset[repeats]
+        self.steps.repeated[repeats] = True
+        return wave[~known]
+
+    def _stepped(self, run: Run) -> "_Stepped":
+        """Run the model on the clicks of a run. Changes nothing."""
+        clicks, rows, model = self._clicks, self._rows, self._model
+        time_ms = run.cells(clicks.time_ms)
+        seen = rows["clicks"][run.users].astype(np.int64)[:, None] + np.arange(len(run.waves))
+        last_ms = np.maximum.accumulate(np.concatenate([rows["last_ms"][run.users][:, None], time_ms], axis=1), axis=1)
+        gap = gap_bucket(np.maximum(time_ms - last_ms[:, :-1], 0), seen == 0, model.manifest.gap_edges_ms)
+        first = {name: rows[name][run.users] for name in self._names}
+        states = model.step(run.cells(clicks.item), run.cells(clicks.event_type), gap, list(first.values()))
+        after = {name: run.clicks(value) for name, value in zip(self._names, states, strict=True)}
+        before = {name: run.before(first[name], after[name]) for name in self._read}
+        known = [before[name] for name in model.surprise_inputs]
+        surprise = model.surprise(clicks.item[run.which], run.clicks(gap), known)
+        return _Stepped(before, after, surprise, run.clicks(seen), run.clicks(last_ms[:, 1:]))
+
+    def _write(self, run: Run, found: "_Stepped", finite: Bools) -> None:
+        """Write the results of a run to the rows and the steps. Where they are not `finite`, only offset and time."""
+        clicks, rows, steps, which, user = self._clicks, self._rows, self.steps, run.which, run.owner
+        # Where an array of indices has a user several times, numpy writes the last value.
+        rows["last_ms"][user] = found.newest_ms
+        rows["source_offset"][user] = clicks.offset[which]
+        previous = run.before(self._latest[run.users], which)
+        recent = run.latest(rows["recent"][run.users], clicks.item)
+        if not finite.all():
+            steps.failed[which] = ~finite
+            which, user, previous, recent = which[finite], user[finite], previous[finite], recent[finite]
+            found = found.take(finite)
+
+        for name, value in found.after.items():
+            rows[name][user] = value
+        rows["clicks"][user] = found.clicks_before + 1
+        rows["recent"][user] = recent
+        self._latest[user] = which
+        steps.surprise[which] = found.surprise
+        steps.clicks_before[which] = found.clicks_before
+        steps.previous[which] = np.where(found.clicks_before == 0, -1, previous)  # a forgotten user has begun again
+        steps.recent[which] = recent
+        for i, name in enumerate(self._model.score_inputs):
+            steps.before[i][which] = found.before[name]
+            steps.after[i][which] = found.after[name]
+        if clicks.hold[run.which].any():
+            self._hold(run.waves)
+        else:
+            steps.held[run.which] = rows["held"][run.owner]
+        if self._event_ids is not None and clicks.event_id is not None:
+            ids = run.cells(clicks.event_id)
+            ids[run.row[~finite], run.turn[~finite]] = NO_ID  # a failed click may be sent again
+            insert(self._event_ids, run.users, ids[:, ::-1])
+
+    def _hold(self, waves: list[Index]) -> None:
+        """Apply these waves to the items that a rule excludes from their users' lists."""
+        for wave in waves:
+            user, item = self._clicks.owner[wave], self._clicks.item[wave]
+            none = (item == len(self._model.items)) | self.steps.failed[wave]
+            hold_items(self._rows, user, item, np.where(none, 0, self._clicks.hold[wave]))
+            self.steps.held[wave] = self._rows["held"][user]
 
 
-def reset_rows(rows: Rows, event_ids: Hashes | None, gone: Index) -> None:
-    """Give new rows without event ids to the users at the positions `gone`."""
-    if len(gone):
-        rows[gone] = new_rows(len(gone), rows.dtype, int(rows["model"][gone[0]]))
-        if event_ids is not None:
-            event_ids[gone] = NO_ID
+class _Stepped(NamedTuple):
+    """The results of the model on n clicks.
+
+    before, after  the state tensors before and after each click, by name, each (n, *shape); of those before it only
+                   the ones that a graph reads
+    surprise       (n,) float32, nats
+    clicks_before  (n,) int64, number of earlier clicks of the user
+    newest_ms      (n,) int64, the newest time of the user's clicks up to this one
+    """
+
+    before: dict[str, StateArray]
+    after: dict[str, StateArray]
+    surprise: F32
+    clicks_before: I64
+    newest_ms: I64
+
+    def take(self, which: Bools) -> "_Stepped":
+        """Select the clicks where `which` (n,) is true."""
+        before, after = ({name: v[which] for name, v in state.items()} for state in (self.before, self.after))
+        return _Stepped(before, after, self.surprise[which], self.clicks_before[which], self.newest_ms[which])
 
 
 def _empty(model: Model, rows: Rows, count: int) -> Steps:
@@ -147,60 +278,10 @@ def _empty(model: Model, rows: Rows, count: int) -> Steps:
     )
 
 
-def _run_wave(model: Model, rows: Rows, user: Index, wave: Index, clicks: Columns, steps: Steps, latest: Index) -> None:
-    item, seen, last = clicks.item[wave], rows["clicks"][user].astype(np.int64), rows["last_ms"][user]
-    gap_ms = np.maximum(clicks.time_ms[wave] - last, 0)
-    names = [tensor.name for tensor in model.manifest.state]
-    before = [rows[name][user] for name in names]
-    gap = gap_bucket(gap_ms, seen == 0, model.manifest.gap_edges_ms)
-    surprise, after = model.step(item, clicks.event_type[wave], gap, before)
-
-    rows["last_ms"][user] = np.maximum(clicks.time_ms[wave], last)
-    rows["source_offset"][user] = clicks.offset[wave]
-    finite = _finite(surprise, after)
-    if not finite.all():
-        steps.failed[wave] = ~finite
-        wave, user, item, seen = wave[finite], user[finite], item[finite], seen[finite]
-        surprise, before, after = surprise[finite], [v[finite] for v in before], [v[finite] for v in after]
-
-    for name, value in zip(names, after, strict=True):
-        rows[name][user] = value
-    rows["clicks"][user] = seen + 1
-    recent = rows["recent"][user]
-    recent[:, 1:] = recent[:, :-1].copy()
-    recent[:, 0] = item
-    rows["recent"][user] = recent
-    _hold(rows, user, item, np.where(item == len(model.items), 0, clicks.hold[wave]))
-
-    steps.surprise[wave] = surprise
-    steps.clicks_before[wave] = seen
-    steps.previous[wave] = np.where(seen == 0, -1, latest[user])  # a forgotten user has begun again
-    latest[user] = wave
-    steps.recent[wave] = recent
-    steps.held[wave] = rows["held"][user]
-    for i, name in enumerate(model.score_inputs):
-        steps.before[i][wave] = before[names.index(name)]
-        steps.after[i][wave] = after[names.index(name)]
-
-
-def _finite(surprise: F32, after: list[StateArray]) -> npt.NDArray[np.bool_]:
+def _finite(surprise: F32, after: Iterable[StateArray]) -> npt.NDArray[np.bool_]:
     """True (n,) where the surprise and all numbers of the state are finite."""
     finite = np.isfinite(surprise)
     for value in after:
         if value.dtype.kind == "f" and not (of_value := np.isfinite(value)).all():
             finite &= of_value.reshape(len(value), -1).all(1)
     return finite
-
-
-def _hold(rows: Rows, user: Index, item: I64, hold: npt.NDArray[np.int8]) -> None:
-    """Insert each item at the start of `held` in its user's row (hold = 1) or remove it (-1). No item occurs twice."""
-    which = np.flatnonzero(hold)
-    if not len(which):
-        return
-    user, item, new = user[which], item[which], hold[which] > 0
-    held = rows["held"][user]
-    held[held == item[:, None]] = NO_ITEM
-    held = np.take_along_axis(held, np.argsort(held == NO_ITEM, axis=1, kind="stable"), 1)
-    held[new, 1:] = held[new, :-1]
-    held[new, 0] = item[new]
-    rows["held"][user] = held

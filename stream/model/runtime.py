@@ -1,4 +1,4 @@
-"""Loads and runs the two ONNX graphs of a model directory, step and score.
+"""Loads and runs the three ONNX graphs of a model directory: step, surprise and score.
 
 The graphs index tables by item. An index out of range would read a wrong row without an error, so this module checks
 the indices. If CUDA is not available, onnxruntime falls back to the CPU without an error; this module raises an error
@@ -19,7 +19,7 @@ import onnxruntime as ort
 from onnxruntime import InferenceSession  # an ImportError where the package is there, but its files are not
 
 from stream.errors import ArtifactError, ConfigError
-from stream.manifest import Manifest, read_manifest
+from stream.manifest import GRAPHS, Manifest, read_manifest
 from stream.model.external import external_files
 from stream.wire.fields import LONGEST_ID
 
@@ -46,9 +46,14 @@ SCORE_ROWS = {CPU: 64, CUDA: 4_096}
 """Most users per call of score.onnx. 64 users' logits over the catalogue fit into a CPU's cache (design part 3); only
 many users keep a GPU busy."""
 
+SURPRISE_ROWS = 128
+"""Most clicks per call of surprise.onnx on a CPU. What it gathers for so many fits into the cache: 7 us per click, and
+8.7 us with 2,000 clicks, at 20,000 items."""
+
 GPU_STEP_ROWS = 1_024
-"""Users per call of step.onnx on a GPU, filled up with zeros. cuBLAS chooses its kernel by the number of rows: with
-other numbers the last bits of a state would depend on how the clicks were split into batches."""
+"""Users per call of step.onnx, and clicks per call of surprise.onnx, on a GPU, filled up with zeros. cuBLAS chooses its
+kernel by the number of rows: with other numbers the last bits of a state would depend on how the clicks were split into
+batches."""
 
 LOGIT_BYTES = 1 << 30
 """Most bytes of the logits of one call of score.onnx; the graph needs about three times as much memory."""
@@ -58,39 +63,59 @@ LOGIT_BYTES = 1 << 30
 class Model:
     """A loaded model directory.
 
-    items     index -> item id; the index len(items) is the unknown item
-    index     item id -> index
-    provider  the execution provider that runs both graphs
+    items            index -> item id; the index len(items) is the unknown item
+    index            item id -> index
+    provider         the execution provider that runs the graphs
+    surprise_inputs  the state tensors that surprise.onnx reads
+    score_inputs     the state tensors that score.onnx reads
     """
 
     manifest: Manifest
     items: list[str]
     index: dict[str, int]
     provider: str
+    surprise_inputs: tuple[str, ...]
     score_inputs: tuple[str, ...]
     _step: InferenceSession
+    _surprise: InferenceSession
     _score: InferenceSession
 
-    def step(self, item: I64, event_type: I64, gap: I64, state: list[StateArray]) -> tuple[F32, list[StateArray]]:
-        """Run step.onnx on one click of each of B users.
+    def step(self, item: I64, event_type: I64, gap: I64, state: list[StateArray]) -> list[StateArray]:
+        """Run step.onnx on N clicks of each of B users, one after the other.
 
-        item        (B,) in [0, V], V = unknown
-        event_type  (B,) in [0, T], T = unknown
-        gap         (B,) bucket of Manifest.gap_edges_ms, 0 = the user's first click
-        state       the state tensors of the manifest, each (B, *shape) with its dtype
-        returns     surprise (B,) float32, nats, of each click under the state before it; the states after it
+        item        (B, N) in [0, V], V = unknown
+        event_type  (B, N) in [0, T], T = unknown
+        gap         (B, N) bucket of Manifest.gap_edges_ms, 0 = the user's first click
+        state       the state tensors of the manifest before the first clicks, each (B, *shape) with its dtype
+        returns     the state tensors after each click, each (B, N, *shape)
         The results may be NaN or infinite, so the caller must check them. Raises ArtifactError if an index is out of
         range.
         """
-        if len(item) and not (item.min() >= 0 and item.max() <= len(self.items)):
-            raise ArtifactError(f"model {self.manifest.label}: an item index lies outside 0..{len(self.items)}")
+        self._check(item)
         feeds = {"item": item, "event_type": event_type, "gap": gap}
         feeds |= {tensor.name: value for tensor, value in zip(self.manifest.state, state, strict=True)}
         if self.provider == CUDA:
-            surprise, *after = self._run(self._step, feeds, {}, GPU_STEP_ROWS, GPU_STEP_ROWS)
+            return self._run(self._step, feeds, {}, GPU_STEP_ROWS, GPU_STEP_ROWS)
+        return self._run(self._step, feeds, {}, max(1, len(item)), self.manifest.batch_multiple)
+
+    def surprise(self, item: I64, gap: I64, state: list[StateArray]) -> F32:
+        """Run surprise.onnx: the surprise (n,) float32, nats, of n clicks under the states before them.
+
+        item, gap  (n,) as in `step`
+        state      the tensors named in surprise_inputs, each (n, *shape)
+        The results may be NaN or infinite. Raises ArtifactError if an index is out of range.
+        """
+        self._check(item)
+        feeds = {"item": item, "gap": gap, **dict(zip(self.surprise_inputs, state, strict=True))}
+        if self.provider == CUDA:
+            (surprise,) = self._run(self._surprise, feeds, {}, GPU_STEP_ROWS, GPU_STEP_ROWS)
         else:
-            surprise, *after = self._run(self._step, feeds, {}, max(1, len(item)), self.manifest.batch_multiple)
-        return surprise, after
+            (surprise,) = self._run(self._surprise, feeds, {}, SURPRISE_ROWS, self.manifest.batch_multiple)
+        return surprise
+
+    def _check(self, item: I64) -> None:
+        if item.size and not (item.min() >= 0 and item.max() <= len(self.items)):
+            raise ArtifactError(f"model {self.manifest.label}: an item index lies outside 0..{len(self.items)}")
 
     def score(self, state: list[StateArray], k: int) -> tuple[I64, F32, F32]:
         """Run score.onnx: the k most likely next items of each of B users.
@@ -135,24 +160,32 @@ def load_model(directory: Path, device: str) -> Model:
     """
     manifest = read_manifest(directory)
     items = _read_items(directory, manifest)
-    for graph in ("step.onnx", "score.onnx"):
+    for graph in GRAPHS:
         _check_external(directory, graph, manifest)
     provider = _provider(device)
-    step = _runtime(directory / "step.onnx", provider, device)
-    score = _runtime(directory / "score.onnx", provider, device)
+    step, surprise, score = (_runtime(directory / graph, provider, device) for graph in GRAPHS)
     provider = step.get_providers()[0]
     state = [tensor.name for tensor in manifest.state]
     if [value.name for value in step.get_inputs()] != ["item", "event_type", "gap", *state]:
         raise ArtifactError(f"model {directory}: the inputs of step.onnx do not match the manifest; train it again")
-    if [value.name for value in step.get_outputs()] != ["surprise", *(f"{name}_out" for name in state)]:
+    if [value.name for value in step.get_outputs()] != [f"{name}_out" for name in state]:
         raise ArtifactError(f"model {directory}: the outputs of step.onnx do not match the manifest; train it again")
-    inputs = tuple(value.name for value in score.get_inputs() if value.name != "k")
-    if not set(inputs) <= set(state):
-        raise ArtifactError(
-            f"model {directory}: score.onnx reads {', '.join(inputs)}, which are not all in the state; train it again"
-        )
+    known = _state_inputs(directory, surprise, "surprise.onnx", ("item", "gap"), state)
+    ranked = _state_inputs(directory, score, "score.onnx", ("k",), state)
     index = {item: i for i, item in enumerate(items)}
-    return Model(manifest, items, index, provider, inputs, step, score)
+    return Model(manifest, items, index, provider, known, ranked, step, surprise, score)
+
+
+def _state_inputs(
+    directory: Path, runtime: ort.InferenceSession, graph: str, others: tuple[str, ...], state: list[str]
+) -> tuple[str, ...]:
+    """The state tensors that a graph reads beside its inputs `others`."""
+    names = tuple(value.name for value in runtime.get_inputs() if value.name not in others)
+    if not set(names) <= set(state):
+        raise ArtifactError(
+            f"model {directory}: {graph} reads {', '.join(names)}, which are not all in the state; train it again"
+        )
+    return names
 
 
 def _read_items(directory: Path, manifest: Manifest) -> list[str]:

@@ -68,12 +68,30 @@ class EventIds:
             self.scatter(np.array(slots, np.intp), np.full((len(slots), LAST_IDS), NO_ID, np.uint64))
 
 
+def may_repeat(kept: Hashes, owner: Index, new: Hashes) -> npt.NDArray[np.bool_]:
+    """True (n,) where a click's hash may be one of the user's last ones by the time of the click.
+
+    It is false only if the hash is not among those that are kept now, nor among those of the user's earlier clicks.
+
+    kept   (m, LAST_IDS) the hashes of m users
+    owner  (n,) the users of n clicks, whose hashes are `new` (n,), in order
+    """
+    known: npt.NDArray[np.bool_] = (kept[owner] == new[:, None]).any(1)
+    order = np.lexsort((new, owner))
+    again = (owner[order[1:]] == owner[order[:-1]]) & (new[order[1:]] == new[order[:-1]])
+    known[order[1:][again]] = True
+    known[new == NO_ID] = False
+    return known
+
+
 def insert(hashes: Hashes, users: Index, new: Hashes) -> None:
-    """Insert a new hash (n,) at the front of the hashes (m, LAST_IDS) of n different users, in place."""
-    seen = hashes[users]
-    seen[:, 1:] = seen[:, :-1].copy()
-    seen[:, 0] = new
-    hashes[users] = seen
+    """Insert new hashes (n, N) at the front of the hashes (m, LAST_IDS) of n different users, in place.
+
+    new  newest first; NO_ID = none
+    """
+    seen = np.concatenate([new, hashes[users]], axis=1)
+    newest = np.argsort(seen == NO_ID, axis=1, kind="stable")[:, :LAST_IDS]
+    hashes[users] = np.take_along_axis(seen, newest, 1)
 
 
 def to_bytes(hashes: Hashes) -> list[bytes]:

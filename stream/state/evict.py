@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.state.arena import Arena, Found, Owner
+from stream.state.event_ids import NO_ID, Hashes
+from stream.state.row import Index, Rows, new_rows
 
 I64 = npt.NDArray[np.int64]
 
@@ -61,6 +63,14 @@ class Forgetting(NamedTuple):
 
 
 NEVER = Forgetting(0)
+
+
+def reset_rows(rows: Rows, event_ids: Hashes | None, gone: Index) -> None:
+    """Give new rows without event ids to the users at the positions `gone`."""
+    if len(gone):
+        rows[gone] = new_rows(len(gone), rows.dtype, int(rows["model"][gone[0]]))
+        if event_ids is not None:
+            event_ids[gone] = NO_ID
 
 
 def partition_times(arena: Arena, found: Found, owner: npt.NDArray[np.intp], time_ms: I64) -> I64:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from stream.manifest import Tensor
 
 Rows = npt.NDArray[np.void]
+Index = npt.NDArray[np.intp]
 NO_OFFSET = -1
 NO_ITEM = -1
 
@@ -80,6 +81,20 @@ def new_rows(count: int, dtype: np.dtype[np.void], model: int) -> Rows:
     rows["recent"] = NO_ITEM
     rows["held"] = NO_ITEM
     return rows
+
+
+def hold_items(rows: Rows, user: Index, item: npt.NDArray[np.int64], hold: npt.NDArray[np.int8]) -> None:
+    """Insert each item at the start of `held` in its user's row (hold = 1) or remove it (-1). No item occurs twice."""
+    which = np.flatnonzero(hold)
+    if not len(which):
+        return
+    user, item, new = user[which], item[which], hold[which] > 0
+    held = rows["held"][user]
+    held[held == item[:, None]] = NO_ITEM
+    held = np.take_along_axis(held, np.argsort(held == NO_ITEM, axis=1, kind="stable"), 1)
+    held[new, 1:] = held[new, :-1]
+    held[new, 0] = item[new]
+    rows["held"][user] = held
 
 
 def as_bytes(rows: Rows) -> Rows:

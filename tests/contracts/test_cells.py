@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from export.log.log import GAP_EDGES_MS, Vocabulary
 from export.model import trace
-from export.model.graph import BATCH_MULTIPLE, SCORE_STATE, open_graph
+from export.model.graph import BATCH_MULTIPLE, SCORE_STATE, ClickGraphs, open_graph, score_state
 from export.model.onnx import write_graphs
 from export.model.untrained import write_untrained
 from export.network.cells import CELLS, Cell
 from export.network.mixture import REMEMBERED
-from export.network.network import Network, Step
+from export.network.network import Network, Step, Surprise
 from export.network.weights import load_network
 from stream.manifest import Manifest, read_manifest
 from stream.model.runtime import load_model
@@ -166,13 +166,13 @@ def test_the_worker_takes_the_state_that_the_manifest_lists(directory: Path) -> 
     assert manifest.cell == cell.name
     assert manifest.state[: len(cell.state)] == cell.state
     assert [part.name for part in manifest.state[len(cell.state) :]] == ["last_items", "visit_items"]
-    assert model.score_inputs == ("h", "last_items", "visit_items")
+    assert model.score_inputs == model.surprise_inputs == ("h", "last_items", "visit_items")
 
 
 @torch.no_grad()
 def test_graph_steps_are_the_sequence(directory: Path) -> None:
-    """step.onnx, click after click, gives the outputs of torch's whole sequence and the surprise of torch's step."""
-    network, step = load_network(directory), open_graph(directory / "step.onnx")
+    """The graphs, click after click, give the outputs of torch's whole sequence and the surprises of torch's module."""
+    network, graphs = load_network(directory), ClickGraphs(directory)
     rng, users = np.random.default_rng(1), 4 * BATCH_MULTIPLE
     clicks = columns(network, rng, users, CLICKS)
     x = network.embed(*(torch.from_numpy(column) for column in clicks.values()))
@@ -182,8 +182,10 @@ def test_graph_steps_are_the_sequence(directory: Path) -> None:
     onnx_state = [part.numpy() for part in torch_state]
     for t in range(CLICKS):
         now = {name: column[:, t] for name, column in clicks.items()}
-        surprise, *onnx_state = step.run(None, {**now, **dict(zip(names, onnx_state, strict=True))})
-        expected, *torch_state = Step(network)(*(torch.from_numpy(column) for column in now.values()), *torch_state)
+        ids = {name: torch.from_numpy(column) for name, column in now.items()}
+        surprise, onnx_state = graphs(now, dict(zip(names, onnx_state, strict=True)))
+        expected = Surprise(network)(ids["item"], ids["gap"], *score_state(torch_state))
+        torch_state = Step(network)(*ids.values(), *torch_state)
         np.testing.assert_allclose(onnx_state[0], outs[:, t].numpy(), atol=1e-5)
         np.testing.assert_allclose(surprise, expected.numpy(), atol=1e-4)
         for ours, theirs in zip(onnx_state, torch_state, strict=True):
@@ -192,24 +194,44 @@ def test_graph_steps_are_the_sequence(directory: Path) -> None:
 
 def test_rows_are_bit_equal_whatever_batch_they_are_in(directory: Path) -> None:
     """A user's state and surprise do not depend on who else is in the wave: recovery and replay rely on it."""
-    step, score = open_graph(directory / "step.onnx"), open_graph(directory / "score.onnx")
+    graphs, score = ClickGraphs(directory), open_graph(directory / "score.onnx")
     rng = np.random.default_rng(3)
-    feed = {**columns(load_network(directory), rng, 64), **states(read_manifest(directory), 64, rng)}
-    whole = step.run(None, feed)
-    order = rng.permutation(64)
+    clicks, state = columns(load_network(directory), rng, 64), states(read_manifest(directory), 64, rng)
+
+    def results(rows: NDArray[np.intp]) -> list[NDArray[Any]]:
+        own, after = graphs(*({name: column[rows] for name, column in part.items()} for part in (clicks, state)))
+        return [own, *after]
+
+    whole, order = results(np.arange(64)), rng.permutation(64)
     for size in (4, 8, 20):
         for start in range(0, 64, size):
             rows = order[start : start + size]
-            part = step.run(None, {name: column[rows] for name, column in feed.items()})
-            for a, b in zip(part, whole, strict=True):
+            for a, b in zip(results(rows), whole, strict=True):
                 np.testing.assert_array_equal(a, b[rows])
     k = np.array([7])
-    read = {name: feed[name] for name in SCORE_STATE}
+    read = {name: state[name] for name in SCORE_STATE}
     ranked = score.run(None, {**read, "k": k})
     for start in range(0, 64, 4):
         some = {name: value[start : start + 4] for name, value in read.items()}
         for a, b in zip(score.run(None, {**some, "k": k}), ranked, strict=True):
             np.testing.assert_array_equal(a, b[start : start + 4])
+
+
+def test_many_clicks_in_one_call_are_bit_equal_to_one_call_for_each(directory: Path) -> None:
+    """step.onnx on a sequence gives the states of single steps, whoever else is in the call and however long it is."""
+    step, names = open_graph(directory / "step.onnx"), [part.name for part in read_manifest(directory).state]
+    rng, users = np.random.default_rng(5), 12
+    clicks, new = columns(load_network(directory), rng, users, 40), states(read_manifest(directory), users, rng)
+    together, state = step.run(None, {**clicks, **new}), new
+    for click in range(40):
+        alone = step.run(None, {**{name: column[:, [click]] for name, column in clicks.items()}, **state})
+        for ours, theirs in zip(alone, together, strict=True):
+            np.testing.assert_array_equal(ours[:, 0], theirs[:, click])
+        state = {name: value[:, 0] for name, value in zip(names, alone, strict=True)}
+    some = slice(4, 8)
+    feed = {name: column[some, :9] for name, column in clicks.items()} | {n: value[some] for n, value in new.items()}
+    for ours, theirs in zip(step.run(None, feed), together, strict=True):
+        np.testing.assert_array_equal(ours, theirs[some, :9])
 
 
 @pytest.mark.parametrize("directory", ["lstm"], indirect=True)  # one cell: the trace is shared in the same way for all
@@ -226,9 +248,12 @@ def test_a_shared_trace_equals_a_new_trace(directory: Path, tmp_path: Path, monk
     monkeypatch.setattr(trace, "trace", kept.trace)
     write_graphs(tmp_path / "own" / "1", network, vocabulary, trace.Traces())
     state = states(read_manifest(directory), 32, rng)
+    remembered = {name: state[name] for name in SCORE_STATE}
+    clicks = columns(network, rng, 32, 3)
     feeds = {
-        "step.onnx": {**columns(network, rng, 32), **state},
-        "score.onnx": {**{name: state[name] for name in SCORE_STATE}, "k": np.array([20])},
+        "step.onnx": {**clicks, **state},
+        "surprise.onnx": {"item": clicks["item"][:, 0], "gap": clicks["gap"][:, 0], **remembered},
+        "score.onnx": {**remembered, "k": np.array([20])},
     }
     for file, feed in feeds.items():
         ours, theirs = (open_graph(tmp_path / way / "1" / file).run(None, feed) for way in ("shared", "own"))

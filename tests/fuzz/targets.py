@@ -171,7 +171,7 @@ class Fuzz:
 
     def model(self, rng: random.Random) -> str:
         """A file of the model is damaged, and its hash in the manifest is right."""
-        name = rng.choice(("items.json", "step.onnx", "score.onnx", "calibration.npz"))
+        name = rng.choice(("items.json", "step.onnx", "surprise.onnx", "score.onnx", "calibration.npz"))
         (self._copy / name).write_bytes(mutated(rng, self._files[name]))
         try:
             manifest = json.loads(self._files["manifest.json"])

@@ -21,6 +21,9 @@ BATCH = 5_000
 SCORE_ROWS = 64
 """Users per call of score.onnx: their logits over the catalogue fit into the CPU's cache."""
 
+SURPRISE_ROWS = 128
+"""Clicks per call of surprise.onnx: what it gathers for them fits into the CPU's cache."""
+
 Array = npt.NDArray[Any]
 
 
@@ -56,7 +59,7 @@ encode = msgspec.json.Encoder().encode
 
 
 class Graphs:
-    """step.onnx and score.onnx of a model directory, each on one thread, as Eddy runs them.
+    """The graphs of a model directory, each on one thread, as Eddy runs them.
 
     state  name, shape and dtype of the state tensors
     """
@@ -69,7 +72,10 @@ class Graphs:
         self._items = {name: number for number, name in enumerate(self.names)}
         self._types = {name: number for number, name in enumerate(manifest["event_types"])}
         self._edges = np.array(manifest["gap_edges_ms"], np.int64)
-        self._step, self._score = (_open(path / f"{name}.onnx") for name in ("step", "score"))
+        self._step, self._surprise, self._score = (
+            _open(path / f"{name}.onnx") for name in ("step", "surprise", "score")
+        )
+        self._surprise_inputs = [value.name for value in self._surprise.get_inputs()]
         read = {value.name for value in self._score.get_inputs()}
         self._read = [number for number, (name, _, _) in enumerate(self.state) if name in read]
 
@@ -85,9 +91,16 @@ class Graphs:
         """Surprise (n,) of a click of each of n users, and the states after it. last_ms (n,): -1 = no click yet."""
         bucket = 1 + np.searchsorted(self._edges, np.maximum(time_ms - last_ms, 0), "right")
         feeds = {"item": item, "event_type": event_type, "gap": np.where(last_ms < 0, 0, bucket)}
-        feeds |= {name: value for (name, _, _), value in zip(self.state, state, strict=True)}
-        surprise, *after = self._step.run(None, feeds)
-        return surprise, after
+        states = {name: value for (name, _, _), value in zip(self.state, state, strict=True)}
+        after = self._step.run(None, {name: value[:, None] for name, value in feeds.items()} | states)
+        known = feeds | states
+        surprise = [
+            self._surprise.run(
+                None, {name: known[name][start : start + SURPRISE_ROWS] for name in self._surprise_inputs}
+            )[0]
+            for start in range(0, len(item), SURPRISE_ROWS)
+        ]
+        return np.concatenate(surprise), [value[:, 0] for value in after]
 
     def lists(self, state: list[Array]) -> tuple[Array, Array]:
         """Index and log-probability of the K most likely next items of n users, each (n, K)."""

@@ -1,6 +1,7 @@
 """The engine against a slow version: one click at a time, one user in a batch."""
 
 import itertools
+import random
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from stream.model.probe import batch_invariant
 from stream.model.runtime import Model, load_model
 from stream.settings import Rules
 from stream.worker.served import open_engine
-from tests.decide import process, run
+from tests.decide import process, run, view
 
 ONE = Partition("clicks", 0)
 START_MS = 1_700_000_000_000
@@ -39,8 +40,8 @@ def stepped(model: Model, clicks: list[tuple[str, int | None]]) -> tuple[list[fl
     surprises = []
     for item, gap_ms in clicks:
         bucket = 0 if gap_ms is None else 1 + sum(edge <= gap_ms for edge in model.manifest.gap_edges_ms)
-        surprise, state = model.step(np.array([model.index[item]]), np.zeros(1, np.int64), np.array([bucket]), state)
-        surprises.append(float(surprise[0]))
+        surprise, state = view(model, item, bucket, state)
+        surprises.append(surprise)
     return surprises, state
 
 
@@ -89,8 +90,36 @@ def test_batches_equal_single_clicks_bit_for_bit(
     assert together.arena.rows(ONE) == single.arena.rows(ONE)
 
 
+@pytest.mark.parametrize("event_ids", [False, True])
+def test_a_busy_user_costs_few_calls_and_equals_single_clicks(
+    model: Model, model_dir: Path, monkeypatch: pytest.MonkeyPatch, event_ids: bool
+) -> None:
+    """Hundreds of clicks of one user have the rows and decisions of single clicks, also where two came twice."""
+    rng = random.Random(5)
+    clicks = [
+        Click(
+            "bot" if n % 4 else f"u{rng.randrange(40)}",
+            f"i{rng.randrange(55)}",
+            START_MS + 700 * n,
+            rng.choice(["view", "cart", "wish"]),
+            event_id=f"e{n - 4 if n in (102, 251) else n}" if event_ids and n % 5 else None,
+        )
+        for n in range(400)
+    ]
+    rules = Rules(exclude_events="cart", readmit_events="wish")
+    together, single = (open_engine(model, model_dir, 5, 1, 0.9, rules) for _ in range(2))
+    alone = [run(single, [one], i) for i, one in enumerate(clicks)]
+    calls, step = [], type(model).step
+    monkeypatch.setattr(type(model), "step", lambda *arguments: calls.append(1) or step(*arguments))
+    batched = run(together, clicks)
+    assert len(calls) <= 12
+    assert batched.recommendations == [r for c in alone for r in c.recommendations]
+    assert batched.anomalies == [a for c in alone for a in c.anomalies]
+    assert together.arena.rows(ONE) == single.arena.rows(ONE)
+
+
 def test_one_click_is_one_step_of_the_model(model: Model, model_dir: Path) -> None:
-    """The decision and the row equal the results of step.onnx and score.onnx."""
+    """The decision and the row equal the results of the graphs."""
     engine = engine_of(model, model_dir)
     cycle = run(engine, [click("a", "i3"), click("a", "i4", second=90)])
     surprise, state = stepped(model, [("i3", None), ("i4", 90_000)])

@@ -15,16 +15,16 @@ from stream.events import Click, Partition
 from stream.model.probe import batch_invariant
 from stream.model.runtime import load_model
 from stream.worker.served import open_engine, recommendations
-from tests.changed_model import save_step
+from tests.changed_model import save_graph
 from tests.decide import NOW_MS, origins
 
 START_MS = 1_700_000_000_000
 
 
 def poison(model_dir: Path, directory: Path, first: int) -> Path:
-    """A copy of the model whose step.onnx raises an error on an item with an index of `first` or more."""
+    """A copy of the model whose surprise.onnx raises an error on an item with an index of `first` or more."""
     shutil.copytree(model_dir, directory)
-    model = onnx.load(directory / "step.onnx")
+    model = onnx.load(directory / "surprise.onnx")
     graph = model.graph
     for node in graph.node:
         for i, name in enumerate(node.output):
@@ -46,7 +46,7 @@ def poison(model_dir: Path, directory: Path, first: int) -> Path:
             helper.make_node("Add", ["clean", "poison.zero"], ["surprise"]),
         ]
     )
-    save_step(directory, model)
+    save_graph(directory, "surprise.onnx", model)
     return directory
 
 
@@ -138,7 +138,7 @@ def test_an_error_of_no_single_click_is_raised(model_dir: Path, monkeypatch: pyt
     step = type(engine.model).step
 
     def no_room(self: object, item: np.ndarray, *arguments: object) -> object:
-        if len(item) > 30:
+        if item.size > 30:
             raise RuntimeError("Failed to allocate memory")
         return step(self, item, *arguments)  # type: ignore[arg-type]
 

@@ -13,7 +13,7 @@ from stream.engine.engine import Engine
 from stream.events import Click, Partition
 from stream.model.runtime import load_model
 from stream.worker.served import open_engine
-from tests.changed_model import save_step
+from tests.changed_model import save_graph
 from tests.decide import process, run
 
 ONE = Partition("clicks", 0)
@@ -23,7 +23,8 @@ START_MS = 1_700_000_000_000
 def spoil(model_dir: Path, directory: Path, what: str) -> Path:
     """A copy of the model in which a click on i7 gives a state, or a surprise, that is NaN."""
     shutil.copytree(model_dir, directory)
-    graph = onnx.load(directory / "step.onnx")
+    file = "step.onnx" if what == "state" else "surprise.onnx"
+    graph = onnx.load(directory / file)
     tables = {tensor.name: tensor for tensor in graph.graph.initializer}
     values = {name: numpy_helper.to_array(tensor).copy() for name, tensor in tables.items()}
     if what == "state":
@@ -34,7 +35,7 @@ def spoil(model_dir: Path, directory: Path, what: str) -> Path:
         assert cluster[7] not in cluster[2:5]
     values[name][at] = np.nan
     tables[name].CopyFrom(numpy_helper.from_array(values[name], name))
-    save_step(directory, graph)
+    save_graph(directory, file, graph)
     return directory
 
 

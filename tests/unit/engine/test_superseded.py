@@ -24,7 +24,7 @@ from stream.model.runtime import Model, load_model
 from stream.settings import Rules
 from stream.wire.json import encode
 from stream.worker.served import open_engine
-from tests.changed_model import save_step
+from tests.changed_model import save_graph
 from tests.decide import NOW_MS, origins, run
 
 START_MS = 1_700_000_000_000
@@ -155,7 +155,7 @@ def test_a_click_without_a_decision_supersedes_none(model_dir: Path, tmp_path: P
     values = numpy_helper.to_array(table).copy()
     values[7] = np.nan
     table.CopyFrom(numpy_helper.from_array(values, table.name))
-    save_step(directory, graph)
+    save_graph(directory, "step.onnx", graph)
     engine = engine_of(load_model(directory, "cpu"), directory)
     clicks = [click("a", "i1", event_id="x"), click("a", "i2"), click("a", "i7"), click("a", "i1", event_id="x")]
     decided = run(engine, clicks)

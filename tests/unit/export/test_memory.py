@@ -69,9 +69,9 @@ def test_surprises_do_not_depend_on_who_is_met_at_a_time(tmp_path: Path, monkeyp
     train_model(directory, log, replace(SETTINGS, epochs=1), Silent())
     clicks = encode(log, vocabulary_of(log), 3_600_000).where(np.random.default_rng(0).random(len(log)) < 0.7)
     state = load_network(directory).state
-    whole = surprises(directory / "step.onnx", state, clicks)
+    whole = surprises(directory, state, clicks)
     monkeypatch.setattr(calibrate, "USERS", 6)
-    np.testing.assert_array_equal(surprises(directory / "step.onnx", state, clicks), whole)
+    np.testing.assert_array_equal(surprises(directory, state, clicks), whole)
     assert len(np.unique(whole)) > 100
 
 

@@ -66,6 +66,8 @@ DAMAGES: list[tuple[str, Callable[[Path], object]]] = [
     ("not Eddy's format", lambda directory: (directory / "manifest.json").write_bytes(b"\xff\xfe")),
     ("not Eddy's format", lambda directory: (directory / "manifest.json").write_text("{}")),
     ("format 99", damage_json("manifest.json", lambda content: content.update(format=99))),
+    ("format 1, .* train it again", damage_json("manifest.json", lambda content: content.update(format=1))),
+    ("surprise.onnx is missing", lambda directory: (directory / "surprise.onnx").unlink()),
     ("score.onnx is missing", lambda directory: (directory / "score.onnx").unlink()),
     ("step.onnx is not the file", cut("step.onnx")),
     ("calibration.npz is not the file", cut("calibration.npz")),
@@ -113,7 +115,10 @@ def test_an_item_outside_the_catalogue_is_refused(model_dir: Path) -> None:
     state = [np.zeros((1, *tensor.shape), tensor.dtype) for tensor in model.manifest.state]
     for item in (-1, len(model.items) + 1):
         with pytest.raises(ArtifactError, match="item index"):
-            model.step(np.array([item]), np.zeros(1, np.int64), np.zeros(1, np.int64), state)
+            model.step(np.array([[item]]), np.zeros((1, 1), np.int64), np.zeros((1, 1), np.int64), state)
+        read = [value for value, t in zip(state, model.manifest.state, strict=True) if t.name in model.surprise_inputs]
+        with pytest.raises(ArtifactError, match="item index"):
+            model.surprise(np.array([item]), np.zeros(1, np.int64), read)
 
 
 def test_a_missing_gpu_is_an_error_and_auto_uses_the_cpu(model_dir: Path) -> None:
@@ -176,7 +181,7 @@ def test_ids_that_no_click_could_have_are_refused(
         load_model(directory, "cpu")
 
 
-@pytest.mark.parametrize("graph", ["step.onnx", "score.onnx"])
+@pytest.mark.parametrize("graph", ["step.onnx", "surprise.onnx", "score.onnx"])
 def test_weights_outside_the_graph_need_a_hash_too(model_dir: Path, tmp_path: Path, graph: str) -> None:
     """onnxruntime would load weights.bin without a word: whoever can write it decides what is recommended."""
     directory = tmp_path / "model"
@@ -216,17 +221,24 @@ def test_on_a_gpu_no_state_depends_on_the_batch_and_the_results_are_those_of_the
     """A worker that is killed may process its clicks again in other batches: its states are the same, bit by bit."""
     rng = np.random.default_rng(0)
     on_gpu, on_cpu = load_model(model_dir, "cuda"), load_model(model_dir, "cpu")
-    click = [rng.integers(0, bound, 3_000) for bound in (51, 4, 12)]
-    state = [np.zeros((3_000, *part.shape), part.dtype) for part in on_gpu.manifest.state]
-    for _ in range(3):
-        state = on_gpu.step(*click, state)[1]
-    whole = on_gpu.step(*click, state)
-    for few in (slice(0, 1), slice(7, 200), slice(1_500, 3_000)):
-        part = on_gpu.step(*(column[few] for column in click), [value[few] for value in state])
-        for one, other in zip([whole[0], *whole[1]], [part[0], *part[1]], strict=True):
-            np.testing.assert_array_equal(one[few], other)
-    expected = on_cpu.step(*click, state)
-    for one, other in zip([whole[0], *whole[1]], [expected[0], *expected[1]], strict=True):
+    clicks = [rng.integers(0, bound, (3_000, 4)) for bound in (51, 4, 12)]
+    new = [np.zeros((3_000, *part.shape), part.dtype) for part in on_gpu.manifest.state]
+    whole, expected = on_gpu.step(*clicks, new), on_cpu.step(*clicks, new)
+    for one, other in zip(whole, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
-    read = [state[0], *state[-2:]]
+    for few in (slice(0, 1), slice(7, 200), slice(1_500, 3_000)):
+        state = [value[few] for value in new]
+        for n in range(4):
+            single = on_gpu.step(*(column[few, n : n + 1] for column in clicks), state)
+            state = [value[:, 0] for value in single]
+            for one, other in zip(whole, state, strict=True):
+                np.testing.assert_array_equal(one[few, n], other)
+    item, gap = clicks[0][:, -1], clicks[2][:, -1]
+    state = [value[:, -2] for value in whole]
+    read = [value for value, t in zip(state, on_gpu.manifest.state, strict=True) if t.name in on_gpu.score_inputs]
+    surprise = on_gpu.surprise(item, gap, read)
+    np.testing.assert_allclose(surprise, on_cpu.surprise(item, gap, read), atol=1e-5)
+    np.testing.assert_array_equal(
+        on_gpu.surprise(item[7:200], gap[7:200], [value[7:200] for value in read]), surprise[7:200]
+    )
     np.testing.assert_allclose(on_gpu.score(read, 20)[1], on_cpu.score(read, 20)[1], atol=1e-5)

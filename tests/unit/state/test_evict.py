@@ -17,7 +17,7 @@ from stream.model.runtime import Model, load_model
 from stream.state import arena, evict
 from stream.state.evict import CLICKS_PER_SWEEP, SLOTS_PER_CLICK
 from stream.worker.served import open_engine
-from tests.decide import process, run
+from tests.decide import process, run, view
 
 ONE = Partition("clicks", 0)
 START_MS = 1_700_000_000_000
@@ -72,14 +72,9 @@ def by_definition(model: Model, clicks: list[Click]) -> Iterator[tuple[float, Us
             user = User([np.zeros((1, *tensor.shape), tensor.dtype) for tensor in model.manifest.state])
             users[one.user_id] = user
         gap = 1 + sum(edge <= max(0, one.timestamp - user.last_ms) for edge in model.manifest.gap_edges_ms)
-        surprise, user.state = model.step(
-            np.array([model.index[one.item_id]]),
-            np.zeros(1, np.int64),
-            np.array([gap if user.clicks else 0]),
-            user.state,
-        )
+        surprise, user.state = view(model, one.item_id, gap if user.clicks else 0, user.state)
         user.last_ms, user.clicks = max(user.last_ms, one.timestamp), user.clicks + 1
-        yield float(surprise[0]), User(user.state, user.last_ms, user.clicks)
+        yield surprise, User(user.state, user.last_ms, user.clicks)
 
 
 WALKS = st.lists(

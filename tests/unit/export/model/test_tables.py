@@ -11,7 +11,7 @@ import pytest
 from export.model.tables import ALIGNMENT, FILE, SMALLEST, Tables
 from export.model.untrained import write_untrained
 from stream.errors import ArtifactError
-from stream.manifest import read_manifest
+from stream.manifest import GRAPHS, read_manifest
 from stream.model.external import external_files
 from stream.model.runtime import load_model
 
@@ -51,16 +51,16 @@ def test_small_tensors_stay_in_the_graph(tmp_path: Path) -> None:
 
 
 def test_the_item_rows_of_a_model_are_stored_once(tmp_path: Path) -> None:
-    """score.onnx and step.onnx read the same item rows and neighbours; a changed table is refused as any other file."""
+    """step.onnx has the item rows of score.onnx, and surprise.onnx its neighbours; a changed table is refused."""
     directory = tmp_path / "shop" / "1"
     write_untrained(directory, [f"i{n}" for n in range(1_100)], ["view"], hidden=16)
     places = {}
-    for graph in ("score.onnx", "step.onnx"):
+    for graph in GRAPHS:
         proto = onnx.load(directory / graph, load_external_data=False)
         found = {one.name: {e.key: e.value for e in one.external_data} for one in proto.graph.initializer}
         places[graph] = {name.split(".")[-1]: place["offset"] for name, place in found.items() if place}
     assert places["score.onnx"]["rows"] == places["step.onnx"]["item_rows"]
-    assert places["score.onnx"]["near_share"] == places["step.onnx"]["near_share"]
+    assert places["score.onnx"]["near_share"] == places["surprise.onnx"]["near_share"]
     assert FILE in read_manifest(directory).files
     with (directory / FILE).open("r+b") as file:
         file.write(b"\x01")

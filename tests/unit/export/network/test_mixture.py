@@ -134,7 +134,7 @@ def test_probabilities_are_those_of_the_network_and_of_the_sources(
 @QUICK
 @given(WALK, st.integers(0, 50))
 def test_the_surprise_at_an_item_is_its_probability_in_the_list(walk: list[tuple[int, int]], seed: int) -> None:
-    """step.onnx and score.onnx have the same distribution: the surprise is -log of the list's probability."""
+    """surprise.onnx and score.onnx have the same distribution: the surprise is -log of the list's probability."""
     made, (recent, session) = mixture(seed), memory(walk)
     logits = torch.randn(1, ITEMS, generator=torch.Generator().manual_seed(seed))
     network = torch.softmax(logits, dim=1)[0]
