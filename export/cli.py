@@ -74,8 +74,8 @@ def train(
       eddy train views.csv.gz --item-col article --until 2017-10-03T03:00:00 --out models/news/1
       eddy train sessions.csv --in-order --out models/paper/1
     """
-    from export.model.writable import check_name, check_writable
     from export.train.interrupts import ending_at_once
+    from export.writable import check_name, check_writable
     from stream.errors import ConfigError
 
     with Bar() as bar, ending_at_once(bar.__exit__):

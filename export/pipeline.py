@@ -38,7 +38,6 @@ from export.model.calibrate import pools, surprises
 from export.model.directory import Facts, Pools, write_model
 from export.model.onnx import write_graphs
 from export.model.trace import Traces
-from export.model.writable import check_writable
 from export.network.network import Network, Sizes
 from export.progress import Progress
 from export.report.page import About, write_report
@@ -49,6 +48,7 @@ from export.train.holdout import HeldOut, halves, hold_out, new_items
 from export.train.interrupts import Interrupts
 from export.train.settings import TrainSettings
 from export.train.warm_start import Older, check_older, describe_overlap, sessions_since, warm_network
+from export.writable import check_writable
 from stream import DISTRIBUTION
 from stream.detect.pvalue import ALL
 from stream.lists.rules import NO_CATEGORY

@@ -18,8 +18,8 @@ from export.model.graph import BATCH_MULTIPLE, CLICK, SCORE_STATE, score_state
 from export.model.parity import check_parity
 from export.model.tables import Tables
 from export.model.trace import Traces
-from export.model.writable import check_writable
 from export.network.network import Network, Score, Step, Surprise
+from export.writable import check_writable
 from stream.manifest import FORMAT
 
 IR_VERSION = 10
