@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from export.network.mixture import CLOSED, MAX_WEIGHT, REMEMBERED, TINY, Mixture
+from export.network.mixture import AGES, CLOSED, COUNTS, MAX_WEIGHT, TINY, Mixture
 
-SOURCE_KIND = torch.tensor([0] + [kind for kind in (1, 2, 3, 4) for _ in range(REMEMBERED)])
+SOURCE_KIND = torch.tensor([0] + [kind for kind in (1, 2, 3, 4) for _ in range(AGES)] + [5 + i for i in range(COUNTS)])
 """(S,) kind of each source: 0 followers; 1 neighbours of items of this session, 2 of older items; 3 items of this
 session, 4 older items."""
 

@@ -19,7 +19,7 @@ from export.dataset.windows import Clicks, Windows, drawn
 from export.fit.gates import Examples, Expansion, fit_gates, fit_jointly
 from export.fit.popularity_shift import best_recency, shift_bias
 from export.measure.ranking import list_ranks, recall_and_mrr, row_batches
-from export.network.mixture import Mixture, session_size_before
+from export.network.mixture import Mixture, visit_before
 from export.network.network import Network
 from export.network.states import memories, outputs
 from export.train.cold_items import Catalogued, with_new_items
@@ -137,7 +137,7 @@ def mix(network: Network, seen: Clicks, cut_ms: int, seed: int) -> dict[str, flo
     """
     fitted, judged = halves(seen, cut_ms)
     fit_mixture(network, seen, fitted[seen.target[fitted] < network.sizes.items], seed)
-    out, remembered = outputs(network, Windows(seen), judged), memories(seen, judged)
+    out, remembered = outputs(network, Windows(seen), judged), memories(seen, judged, network.mixture.remembered)
     recall, mrr = recall_and_mrr(list_ranks(network, out, remembered, seen.target[judged]))
     return {"recall20": recall, "mrr20": mrr}
 
@@ -197,12 +197,12 @@ def _log_probs(network: Network, clicks: Clicks, rows: I64) -> Tensor:
 @torch.no_grad()
 def _examples(network: Network, clicks: Clicks, rows: I64) -> Examples:
     """The mixture's inputs at the clicks that follow `rows` (n,), all on known items."""
-    recent, session = (torch.from_numpy(part) for part in memories(clicks, rows))
+    recent, visit = (torch.from_numpy(part) for part in memories(clicks, rows, network.mixture.remembered))
     target, gap = (torch.from_numpy(part.astype(np.int64)) for part in (clicks.target[rows], clicks.gap[rows + 1]))
-    mixture, own = network.mixture, session_size_before(gap, session)
+    mixture, own = network.mixture, visit_before(gap, visit)
     parts: list[Examples] = []
     for some in row_batches(len(rows), network.sizes.items):
         features = mixture.features(recent[some], own[some])
         sources = mixture.sources(recent[some], own[some])
-        parts.append(Examples(features, *sources, mixture.shares_of(target[some], recent[some])))
+        parts.append(Examples(features, *sources, mixture.shares_of(target[some], recent[some], own[some])))
     return Examples(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -5,12 +5,12 @@ from typing import Any
 
 import onnxruntime
 
-from export.network import mixture
+from export.network.mixture import STATE
 
 BATCH_MULTIPLE = 4
 """Batch sizes of step.onnx are multiples of this; the manifest lists it."""
 
-SCORE_STATE = ("h", *(part.name for part in mixture.STATE))
+SCORE_STATE = ("h", *STATE)
 """Names of the state tensors that score.onnx reads."""
 
 
