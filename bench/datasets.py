@@ -2,7 +2,8 @@
 
 Data sets with their own test part: bolcom, yoochoose64, diginetica, and globo-dayN, which is trained on the days 1 to
 N - 1. Data sets whose newest tenth is the test part: rees46, rees46-oct, retailrocket, taobao, taobao-users, trivago,
-uci, and the synthetic returns and successors. With the suffix -reset every session is a separate user, in the training too.
+uci, and the synthetic returns and successors. With the suffix -reset every session is a separate user, in the training
+too.
 """
 
 from collections.abc import Callable

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from export.arrays import F64, I64
-from export.dataset.cooccurrence import Counted, count_neighbours
+from export.dataset.cooccurrence import Counted, count_neighbours, session_starts
 from export.dataset.popularity import Recency
 from export.dataset.windows import Clicks, Windows, drawn
 from export.fit.gates import Examples, Expansion, fit_gates, fit_jointly
 from export.fit.popularity_shift import best_recency, shift_bias
 from export.measure.ranking import list_ranks, recall_and_mrr, row_batches
-from export.network.mixture import Mixture, visit_before
+from export.network.mixture import REMEMBERED, Mixture, visit_before
 from export.network.network import Network
 from export.network.states import memories, outputs
 from export.train.cold_items import Catalogued, with_new_items
@@ -31,6 +31,9 @@ GATE_CLICKS = 20_000
 
 JOINT_CLICKS = 2_000
 """Maximum clicks on which temperature and bias weight are fitted too: each click costs O(V) at every expansion."""
+
+FORGOTTEN = 0.01
+"""Share of the next clicks that may return to a forgotten item (`items_to_remember`)."""
 
 FLATTER = 1.07
 """Factor by which the temperature is above the most likely one. The likelihood counts every click, a list only its
@@ -46,14 +49,15 @@ bolcom          .6129/.3387                           .6118/.3422
 def set_mixture(network: Network, clicks: Clicks, weight: F64, before: Counted | None = None) -> None:
     """Set the network's mixture to the co-occurrence counts of the clicks, added to the counts `before`.
 
-    Gates, temperature and bias weight of an existing mixture stay.
+    Gates, temperature, bias weight and the number of remembered items of an existing mixture stay.
 
     weight  (n,) float64, weight of each click
     before  counts of an older model, over the same items
     """
-    counted = Mixture(count_neighbours(clicks, weight, network.sizes.items, before))
-    if hasattr(network, "mixture"):
-        older = network.mixture
+    older = network.mixture if hasattr(network, "mixture") else None
+    remembered = items_to_remember(clicks) if older is None else older.remembered
+    counted = Mixture(count_neighbours(clicks, weight, network.sizes.items, before), remembered)
+    if older is not None:
         counted.gates, counted.temperature, counted.bias_weight = older.gates, older.temperature, older.bias_weight
     network.mixture = counted
 
@@ -64,7 +68,7 @@ def count_cooccurrence(
     """Set the network's mixture to the co-occurrence counts of the clicks and, if there is one, of the older model.
 
     Clicks that the older model was trained on are in its counts already; they are not counted again. The older model's
-    gates are the initial gates.
+    gates are the initial gates, and at least as many items are remembered.
 
     recency  weights of the clicks
     counted  co-occurrence counts of the older model, over this vocabulary
@@ -75,8 +79,22 @@ def count_cooccurrence(
         return
     if not hasattr(network, "mixture"):
         network.mixture = copy.deepcopy(older.network.mixture)
+        network.mixture.remembered = max(network.mixture.remembered, items_to_remember(clicks))
     newer = clicks.time_ms > older.until_ms
     set_mixture(network, clicks.where(newer), weight[newer], counted)
+
+
+def items_to_remember(clicks: Clicks) -> int:
+    """R, the number of different items that a user's state remembers: the smallest of REMEMBERED that is enough.
+
+    It is enough if at most FORGOTTEN of the next clicks in a session return to an item of the session that would be
+    forgotten by then, although the largest memory would still have it. A random sample of the clicks decides.
+    """
+    rows = drawn(np.arange(len(clicks) - 1), GATE_CLICKS)
+    rows = rows[~session_starts(clicks)[rows + 1]]
+    recent, visit = memories(clicks, rows, max(REMEMBERED))
+    returns = (recent == clicks.item[rows + 1, None] + 1) & (visit > 0)
+    return next(count for count in REMEMBERED if returns[:, count:].sum() <= FORGOTTEN * len(rows))
 
 
 class Mixed(NamedTuple):

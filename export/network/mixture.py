@@ -40,7 +40,6 @@ MOST_CLICKS = 65_535
 """Largest count in `visit_clicks`: sums of R counts are then exact in float32."""
 
 FEATURES = 7
-COUNTS = 1
 CLOSED = -20.0
 """Logit of a closed gate: a weight of 2e-9."""
 
@@ -77,8 +76,10 @@ class Mixture(nn.Module):
 
     The tables of neighbours are counted. The gates, and the network's temperature and bias weight, are fitted.
 
-    The sources in order: 1 for the followers of the newest item; R for the neighbours of this session's items, by age;
-    R for the neighbours of older items; R for this session's items themselves; R for older items themselves.
+    The sources in order: 1 for the followers of the newest item; A for the neighbours of this session's items, by age;
+    A for the neighbours of older items; A for this session's items themselves; A for older items themselves; 1 for all
+    remembered items of this session, in proportion to their clicks. Of the A by age there are only the newest items, so
+    the size of the memory does not change the number of gates.
     """
 
     following_items: Tensor  # (V + 2, K) int32
@@ -114,7 +115,7 @@ class Mixture(nn.Module):
         popularity = (np.log(np.maximum(1.0, np.pad(counts, 1, constant_values=1.0))) - 3) / 3
         self.register_buffer("popularity", torch.from_numpy(popularity).float())
         self.register_buffer("known", torch.from_numpy(np.pad(np.ones(len(counts)), 1)).float())
-        gates = torch.zeros(FEATURES, 1 + 4 * AGES + COUNTS)
+        gates = torch.zeros(FEATURES, 2 + 4 * AGES)
         gates[0] = CLOSED
         self.register_buffer("gates", gates)
         self.register_buffer("temperature", torch.ones(1))
@@ -147,10 +148,10 @@ class Mixture(nn.Module):
         """index (B, R) of memory entries -> (B, R): 1.0 for a known item, 0.0 for none and for the unknown item."""
         return torch.index_select(self.known, 0, index.flatten()).view(index.shape)
 
-    def by_count(self, visit: Tensor) -> list[Tensor]:
-        """The shares of the session's items (B, R) in each source by count."""
-        clicks = visit.to(torch.float32)
-        return [clicks / torch.clamp(self.total(clicks), min=1)]
+    def by_count(self, visit: Tensor) -> Tensor:
+        """visit (B, R) -> each remembered item's part of the session's clicks (B, R); 0 for items of earlier ones."""
+        clicks = visit.to(self.ones.dtype)
+        return clicks / torch.clamp(self.total(clicks), min=1)
 
     def sources(self, recent: Tensor, visit: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S) 1.0 for each source that exists, else 0.0; and (B, S) the sum of its shares over all items."""
@@ -161,9 +162,9 @@ class Mixture(nn.Module):
         near = torch.index_select(self.near_mass, 0, newest.flatten()).view(newest.shape)
         following = torch.index_select(self.following_mass, 0, index[:, 0]).unsqueeze(1)
         itself = known[:, :AGES]
-        counted = [self.total(share * known) for share in self.by_count(visit)]
-        present = torch.cat([now[:, :1], now, older, now, older, *([now[:, :1]] * len(counted))], dim=1).to(near.dtype)
-        return present, present * torch.cat([following, near, near, itself, itself, *counted], dim=1)
+        session = self.total(self.by_count(visit) * known)
+        present = torch.cat([now[:, :1], now, older, now, older, now[:, :1]], dim=1).to(near.dtype)
+        return present, present * torch.cat([following, near, near, itself, itself, session], dim=1)
 
     def weights(self, features: Tensor, present: Tensor, share_sums: Tensor) -> tuple[Tensor, Tensor]:
         """The weight of each source (B, S), and the weight of the network (B, 1)."""
@@ -199,8 +200,8 @@ class Mixture(nn.Module):
         share = torch.index_select(self.following_share, 0, index[:, 0])
         following = (share * follows.to(share.dtype)).sum(dim=1, keepdim=True)
         itself = (index == item.unsqueeze(1) + 1).to(share.dtype) * self.of_known(index)
-        counted = [(share * itself).sum(dim=1, keepdim=True) for share in self.by_count(visit)]
-        return torch.cat([following, near, near, itself[:, :AGES], itself[:, :AGES], *counted], dim=1)
+        session = (self.by_count(visit) * itself).sum(dim=1, keepdim=True)
+        return torch.cat([following, near, near, itself[:, :AGES], itself[:, :AGES], session], dim=1)
 
     def surprise(self, network: Tensor, item: Tensor, recent: Tensor, visit: Tensor) -> Tensor:
         """The network's probability (B,) of the clicked item (B,) -> the mixture's surprise (B,), nats.
@@ -225,7 +226,7 @@ class Mixture(nn.Module):
         of the network (B, 1)."""
         weights, left = self.weights(self.features(recent, visit), *self.sources(recent, visit))
         index, a = recent.to(torch.int64), AGES
-        following, now, older, again, before, counted = weights.split([1, a, a, a, a, COUNTS], dim=1)  # type: ignore[no-untyped-call]
+        following, now, older, again, before, session = weights.split([1, a, a, a, a, 1], dim=1)  # type: ignore[no-untyped-call]
         newest = index[:, :a].flatten()
         items = [
             torch.index_select(self.following_items, 0, index[:, 0]),
@@ -233,9 +234,7 @@ class Mixture(nn.Module):
             torch.clamp(recent - 1, min=0, max=len(self.clicks) - 1),
         ]
         near = torch.index_select(self.near_share, 0, newest).view(index.shape[0], a, NEIGHBOURS)
-        repeats = pad(again + before, (0, self.remembered - a))
-        for number, share in enumerate(self.by_count(visit)):
-            repeats = repeats + share * counted[:, number : number + 1]
+        repeats = pad(again + before, (0, self.remembered - a)) + self.by_count(visit) * session
         added = [
             torch.index_select(self.following_share, 0, index[:, 0]) * following,
             (near * (now + older).unsqueeze(2)).view(index.shape[0], a * NEIGHBOURS),

@@ -17,7 +17,7 @@ from export.model.graph import BATCH_MULTIPLE, SCORE_STATE, open_graph
 from export.model.onnx import write_graphs
 from export.model.untrained import write_untrained
 from export.network.cells import CELLS, Cell
-from export.network.mixture import REMEMBERED
+from export.network.mixture import AGES
 from export.network.network import Network, Step
 from export.network.weights import load_network
 from stream.manifest import Manifest, read_manifest
@@ -54,7 +54,7 @@ def states(manifest: Manifest, users: int, rng: np.random.Generator) -> dict[str
         if part.dtype == "float32":
             drawn[part.name] = rng.normal(size=(users, *part.shape)).astype(np.float32)
         else:
-            drawn[part.name] = rng.integers(0, REMEMBERED, (users, *part.shape)).astype(part.dtype)
+            drawn[part.name] = rng.integers(0, AGES, (users, *part.shape)).astype(part.dtype)
     return drawn
 
 
@@ -164,8 +164,8 @@ def test_the_worker_takes_the_state_that_the_manifest_lists(directory: Path) -> 
     manifest, model, cell = read_manifest(directory), load_model(directory, "cpu"), cell_of(directory.parent.name)
     assert manifest.cell == cell.name
     assert manifest.state[: len(cell.state)] == cell.state
-    assert [part.name for part in manifest.state[len(cell.state) :]] == ["last_items", "visit_items"]
-    assert model.score_inputs == ("h", "last_items", "visit_items")
+    assert [part.name for part in manifest.state[len(cell.state) :]] == ["last_items", "visit_clicks"]
+    assert model.score_inputs == ("h", "last_items", "visit_clicks")
 
 
 @torch.no_grad()
