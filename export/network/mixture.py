@@ -77,9 +77,10 @@ class Mixture(nn.Module):
     The tables of neighbours are counted. The gates, and the network's temperature and bias weight, are fitted.
 
     The sources in order: 1 for the followers of the newest item; A for the neighbours of this session's items, by age;
-    A for the neighbours of older items; A for this session's items themselves; A for older items themselves; 1 for all
-    remembered items of this session, in proportion to their clicks. Of the A by age there are only the newest items, so
-    the size of the memory does not change the number of gates.
+    A for the neighbours of older items; A for this session's items themselves; A for older items themselves; 2 for all
+    remembered items of this session in proportion to their clicks, with and without the newest item (a log without
+    repeated rows never has it twice in succession). Only the A newest items have sources by age, so the number of
+    sources does not depend on R.
     """
 
     following_items: Tensor  # (V + 2, K) int32
@@ -115,7 +116,7 @@ class Mixture(nn.Module):
         popularity = (np.log(np.maximum(1.0, np.pad(counts, 1, constant_values=1.0))) - 3) / 3
         self.register_buffer("popularity", torch.from_numpy(popularity).float())
         self.register_buffer("known", torch.from_numpy(np.pad(np.ones(len(counts)), 1)).float())
-        gates = torch.zeros(FEATURES, 2 + 4 * AGES)
+        gates = torch.zeros(FEATURES, 3 + 4 * AGES)
         gates[0] = CLOSED
         self.register_buffer("gates", gates)
         self.register_buffer("temperature", torch.ones(1))
@@ -148,10 +149,11 @@ class Mixture(nn.Module):
         """index (B, R) of memory entries -> (B, R): 1.0 for a known item, 0.0 for none and for the unknown item."""
         return torch.index_select(self.known, 0, index.flatten()).view(index.shape)
 
-    def by_count(self, visit: Tensor) -> Tensor:
-        """visit (B, R) -> each remembered item's part of the session's clicks (B, R); 0 for items of earlier ones."""
+    def by_count(self, visit: Tensor) -> tuple[Tensor, Tensor]:
+        """visit (B, R) -> each item's part of the session's clicks (B, R), and the same without the newest item."""
         clicks = visit.to(self.ones.dtype)
-        return clicks / torch.clamp(self.total(clicks), min=1)
+        others = pad(clicks[:, 1:], (1, 0))
+        return clicks / torch.clamp(self.total(clicks), min=1), others / torch.clamp(self.total(others), min=1)
 
     def sources(self, recent: Tensor, visit: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S) 1.0 for each source that exists, else 0.0; and (B, S) the sum of its shares over all items."""
@@ -162,9 +164,9 @@ class Mixture(nn.Module):
         near = torch.index_select(self.near_mass, 0, newest.flatten()).view(newest.shape)
         following = torch.index_select(self.following_mass, 0, index[:, 0]).unsqueeze(1)
         itself = known[:, :AGES]
-        session = self.total(self.by_count(visit) * known)
-        present = torch.cat([now[:, :1], now, older, now, older, now[:, :1]], dim=1).to(near.dtype)
-        return present, present * torch.cat([following, near, near, itself, itself, session], dim=1)
+        counted = [self.total(share * known) for share in self.by_count(visit)]
+        present = torch.cat([now[:, :1], now, older, now, older, now[:, :2]], dim=1).to(near.dtype)
+        return present, present * torch.cat([following, near, near, itself, itself, *counted], dim=1)
 
     def weights(self, features: Tensor, present: Tensor, share_sums: Tensor) -> tuple[Tensor, Tensor]:
         """The weight of each source (B, S), and the weight of the network (B, 1)."""
@@ -200,8 +202,8 @@ class Mixture(nn.Module):
         share = torch.index_select(self.following_share, 0, index[:, 0])
         following = (share * follows.to(share.dtype)).sum(dim=1, keepdim=True)
         itself = (index == item.unsqueeze(1) + 1).to(share.dtype) * self.of_known(index)
-        session = (self.by_count(visit) * itself).sum(dim=1, keepdim=True)
-        return torch.cat([following, near, near, itself[:, :AGES], itself[:, :AGES], session], dim=1)
+        counted = [(share * itself).sum(dim=1, keepdim=True) for share in self.by_count(visit)]
+        return torch.cat([following, near, near, itself[:, :AGES], itself[:, :AGES], *counted], dim=1)
 
     def surprise(self, network: Tensor, item: Tensor, recent: Tensor, visit: Tensor) -> Tensor:
         """The network's probability (B,) of the clicked item (B,) -> the mixture's surprise (B,), nats.
@@ -226,7 +228,7 @@ class Mixture(nn.Module):
         of the network (B, 1)."""
         weights, left = self.weights(self.features(recent, visit), *self.sources(recent, visit))
         index, a = recent.to(torch.int64), AGES
-        following, now, older, again, before, session = weights.split([1, a, a, a, a, 1], dim=1)  # type: ignore[no-untyped-call]
+        following, now, older, again, before, *counted = weights.split([1, a, a, a, a, 1, 1], dim=1)  # type: ignore[no-untyped-call]
         newest = index[:, :a].flatten()
         items = [
             torch.index_select(self.following_items, 0, index[:, 0]),
@@ -234,7 +236,8 @@ class Mixture(nn.Module):
             torch.clamp(recent - 1, min=0, max=len(self.clicks) - 1),
         ]
         near = torch.index_select(self.near_share, 0, newest).view(index.shape[0], a, NEIGHBOURS)
-        repeats = pad(again + before, (0, self.remembered - a)) + self.by_count(visit) * session
+        session, others = (share * weight for share, weight in zip(self.by_count(visit), counted, strict=True))
+        repeats = pad(again + before, (0, self.remembered - a)) + session + others
         added = [
             torch.index_select(self.following_share, 0, index[:, 0]) * following,
             (near * (now + older).unsqueeze(2)).view(index.shape[0], a * NEIGHBOURS),

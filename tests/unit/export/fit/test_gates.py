@@ -12,7 +12,7 @@ from export.network.mixture import AGES, FEATURES, MAX_WEIGHT, Mixture
 from export.network.network import Network, Sizes
 
 ITEMS, UNITS = 12, 8
-SOURCES = 2 + 4 * AGES
+SOURCES = 3 + 4 * AGES
 
 
 def empty() -> Mixture:

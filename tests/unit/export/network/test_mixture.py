@@ -116,9 +116,10 @@ def slow_mixture(made: Mixture, seed: int, walk: list[tuple[int, int]], network:
         sources.append((gate(column), shares(near, item) if item < ITEMS else {}))
         sources.append((gate(column + 2 * AGES), {item: 1.0} if item < ITEMS else {}))
     if session:
-        all_clicks = sum(clicks.values())
-        by_count = {item: count / all_clicks for item, count in clicks.items() if item < ITEMS}
-        sources.append((gate(1 + 4 * AGES), by_count))
+        for source, counted in enumerate((recent, recent[1:]), start=1 + 4 * AGES):
+            all_clicks = sum(clicks[item] for item in counted)
+            visited = [item for item in counted if item < ITEMS and clicks[item]]
+            sources.append((gate(source), {item: clicks[item] / all_clicks for item in visited}))
     total = sum(weight * sum(mine.values()) for weight, mine in sources)
     scale = MAX_WEIGHT / max(MAX_WEIGHT, total)
     found = [p * (1 - total * scale) for p in network]
