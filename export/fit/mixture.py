@@ -49,13 +49,13 @@ bolcom          .6129/.3387                           .6118/.3422
 def set_mixture(network: Network, clicks: Clicks, weight: F64, before: Counted | None = None) -> None:
     """Set the network's mixture to the co-occurrence counts of the clicks, added to the counts `before`.
 
-    Gates, temperature, bias weight and the number of remembered items of an existing mixture stay.
+    Gates, temperature and bias weight of an existing mixture stay, and at least as many items are remembered.
 
     weight  (n,) float64, weight of each click
     before  counts of an older model, over the same items
     """
     older = network.mixture if hasattr(network, "mixture") else None
-    remembered = items_to_remember(clicks) if older is None else older.remembered
+    remembered = max(items_to_remember(clicks), 0 if older is None else older.remembered)
     counted = Mixture(count_neighbours(clicks, weight, network.sizes.items, before), remembered)
     if older is not None:
         counted.gates, counted.temperature, counted.bias_weight = older.gates, older.temperature, older.bias_weight
@@ -68,7 +68,7 @@ def count_cooccurrence(
     """Set the network's mixture to the co-occurrence counts of the clicks and, if there is one, of the older model.
 
     Clicks that the older model was trained on are in its counts already; they are not counted again. The older model's
-    gates are the initial gates, and at least as many items are remembered.
+    gates are the initial gates.
 
     recency  weights of the clicks
     counted  co-occurrence counts of the older model, over this vocabulary
@@ -79,7 +79,6 @@ def count_cooccurrence(
         return
     if not hasattr(network, "mixture"):
         network.mixture = copy.deepcopy(older.network.mixture)
-        network.mixture.remembered = max(network.mixture.remembered, items_to_remember(clicks))
     newer = clicks.time_ms > older.until_ms
     set_mixture(network, clicks.where(newer), weight[newer], counted)
 

@@ -98,6 +98,7 @@ class Mixture(nn.Module):
     temperature: Tensor  # (1,)
     bias_weight: Tensor  # (1,)
     ones: Tensor  # (S, LANES)
+    counted_in: Tensor  # (R, 2) 1.0 where a remembered item is in one of the two sources by count; not stored
 
     def __init__(self, counted: Counted, remembered: int = AGES) -> None:
         """All gates start closed.
@@ -122,6 +123,9 @@ class Mixture(nn.Module):
         self.register_buffer("temperature", torch.ones(1))
         self.register_buffer("bias_weight", torch.ones(1))
         self.register_buffer("ones", torch.ones(gates.shape[1], LANES))
+        counted_in = torch.ones(remembered, 2)
+        counted_in[0, 1] = 0.0
+        self.register_buffer("counted_in", counted_in, persistent=False)
 
     @property
     def counted(self) -> Counted:
@@ -150,10 +154,12 @@ class Mixture(nn.Module):
         return torch.index_select(self.known, 0, index.flatten()).view(index.shape)
 
     def by_count(self, visit: Tensor) -> tuple[Tensor, Tensor]:
-        """visit (B, R) -> each item's part of the session's clicks (B, R), and the same without the newest item."""
-        clicks = visit.to(self.ones.dtype)
-        others = pad(clicks[:, 1:], (1, 0))
-        return clicks / torch.clamp(self.total(clicks), min=1), others / torch.clamp(self.total(others), min=1)
+        """visit (B, R) -> the clicks of each item as float32 (B, R), and their sums (B, 2) in the sources by count.
+
+        The sums are exact, so no order of addition changes them. A sum of 0 is 1 here, because it divides.
+        """
+        clicks = visit.to(self.counted_in.dtype)
+        return clicks, torch.clamp(torch.matmul(clicks, self.counted_in), min=1)
 
     def sources(self, recent: Tensor, visit: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S) 1.0 for each source that exists, else 0.0; and (B, S) the sum of its shares over all items."""
@@ -164,9 +170,10 @@ class Mixture(nn.Module):
         near = torch.index_select(self.near_mass, 0, newest.flatten()).view(newest.shape)
         following = torch.index_select(self.following_mass, 0, index[:, 0]).unsqueeze(1)
         itself = known[:, :AGES]
-        counted = [self.total(share * known) for share in self.by_count(visit)]
+        clicks, sums = self.by_count(visit)
+        counted = torch.matmul(clicks * known, self.counted_in) / sums
         present = torch.cat([now[:, :1], now, older, now, older, now[:, :2]], dim=1).to(near.dtype)
-        return present, present * torch.cat([following, near, near, itself, itself, *counted], dim=1)
+        return present, present * torch.cat([following, near, near, itself, itself, counted], dim=1)
 
     def weights(self, features: Tensor, present: Tensor, share_sums: Tensor) -> tuple[Tensor, Tensor]:
         """The weight of each source (B, S), and the weight of the network (B, 1)."""
@@ -185,11 +192,11 @@ class Mixture(nn.Module):
         return weights * scale, 1 - total * scale
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum over the sources or over the memory, (B, N) -> (B, 1).
+        """The sum over the sources, (B, S) -> (B, 1).
 
         It uses a matrix product instead of a sum: the result of ONNX Runtime's sum depends on where a row is in memory.
         """
-        return torch.matmul(values, self.ones[: values.shape[1]])[:, :1]
+        return torch.matmul(values, self.ones)[:, :1]
 
     def shares_of(self, item: Tensor, recent: Tensor, visit: Tensor) -> Tensor:
         """The share that each source gives to item (B,) int64: (B, S). The shares of the unknown item are 0."""
@@ -202,8 +209,9 @@ class Mixture(nn.Module):
         share = torch.index_select(self.following_share, 0, index[:, 0])
         following = (share * follows.to(share.dtype)).sum(dim=1, keepdim=True)
         itself = (index == item.unsqueeze(1) + 1).to(share.dtype) * self.of_known(index)
-        counted = [(share * itself).sum(dim=1, keepdim=True) for share in self.by_count(visit)]
-        return torch.cat([following, near, near, itself[:, :AGES], itself[:, :AGES], *counted], dim=1)
+        clicks, sums = self.by_count(visit)
+        counted = torch.matmul(clicks * itself, self.counted_in) / sums
+        return torch.cat([following, near, near, itself[:, :AGES], itself[:, :AGES], counted], dim=1)
 
     def surprise(self, network: Tensor, item: Tensor, recent: Tensor, visit: Tensor) -> Tensor:
         """The network's probability (B,) of the clicked item (B,) -> the mixture's surprise (B,), nats.
@@ -228,7 +236,7 @@ class Mixture(nn.Module):
         of the network (B, 1)."""
         weights, left = self.weights(self.features(recent, visit), *self.sources(recent, visit))
         index, a = recent.to(torch.int64), AGES
-        following, now, older, again, before, *counted = weights.split([1, a, a, a, a, 1, 1], dim=1)  # type: ignore[no-untyped-call]
+        following, now, older, again, before, counted = weights.split([1, a, a, a, a, 2], dim=1)  # type: ignore[no-untyped-call]
         newest = index[:, :a].flatten()
         items = [
             torch.index_select(self.following_items, 0, index[:, 0]),
@@ -236,8 +244,9 @@ class Mixture(nn.Module):
             torch.clamp(recent - 1, min=0, max=len(self.clicks) - 1),
         ]
         near = torch.index_select(self.near_share, 0, newest).view(index.shape[0], a, NEIGHBOURS)
-        session, others = (share * weight for share, weight in zip(self.by_count(visit), counted, strict=True))
-        repeats = pad(again + before, (0, self.remembered - a)) + session + others
+        clicks, sums = self.by_count(visit)
+        by_count = clicks * torch.matmul(counted / sums, self.counted_in.t())
+        repeats = pad(again + before, (0, self.remembered - a)) + by_count
         added = [
             torch.index_select(self.following_share, 0, index[:, 0]) * following,
             (near * (now + older).unsqueeze(2)).view(index.shape[0], a * NEIGHBOURS),
