@@ -155,8 +155,8 @@ def successors() -> Split:
 def returns() -> Split:
     """A synthetic log: 45 % of the next clicks return to an item of the session, in proportion to its clicks so far.
 
-    Sessions have 14 to 40 clicks; half of the positions come after more than 8 different items. A click on an item that
-    is new in the session is on one of the 60 items of the session's subject, of 30 subjects.
+    Sessions have 14 to 40 clicks; almost half of the positions come after more than 8 different items. A click on an
+    item that is new in the session is on one of the 60 items of the session's subject, of 30 subjects.
     """
     rng = np.random.default_rng(0)
     popular = 1 / np.arange(1, 61)

@@ -19,6 +19,9 @@ from export.network.network import Network, Sizes
 from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import read_manifest
+from stream.state.row import row_dtype
+from stream.worker.served import RECENT_ITEMS
+from tests.docs.blocks import ROOT
 
 ITEMS = [f"item-{i}" for i in range(90)]
 
@@ -60,6 +63,15 @@ def test_a_written_directory_is_read_back(directory: Path) -> None:
     assert [part.shape for part in manifest.state] == [(8,), (8,), (AGES,), (AGES,)]
     with np.load(directory / "calibration.npz") as pools:
         assert all(np.all(np.diff(pools[f"pool_{i}"]) >= 0) for i in range(len(manifest.calibration)))
+
+
+@pytest.mark.parametrize(("remembered", "size"), [(8, 1256), (12, 1288), (16, 1320), (24, 1384)])
+def test_a_row_is_as_small_as_the_documents_say(remembered: int, size: int) -> None:
+    """docs/training.md has the bytes of a row for each number of remembered items."""
+    network = Network(Sizes(3, 1, 12, 128))
+    network.mixture = Mixture(small_mixture().counted, remembered)
+    assert row_dtype(network.state, RECENT_ITEMS).itemsize == size
+    assert f"{size:,}" in (ROOT / "docs" / "training.md").read_text()
 
 
 def test_k_is_chosen_at_run_time(directory: Path) -> None:
