@@ -1,9 +1,10 @@
 """The mixture: p(item) = (1 - w) p_network(item) + co-occurrence and repeat components of the user's last items.
 
 Each remembered item gives probability to itself (a repeat) and to the items that were clicked near it in other sessions
-(its neighbours). The weights come from one gate per component and age of the item. The inputs of the gates are the
-position in the session and the popularity of the newest item. The gates are fitted on held-out clicks (fit/gates.py);
-the neighbours are counted, not learned. So a rare item can be recommended after about three clicks on it; the network
+(its neighbours). The weights come from one gate per component and age of the item; repeats also have gates that share
+their weight among the session's items in proportion to the clicks on each. The inputs of the gates are the position in
+the session and the popularity of the newest item. The gates are fitted on held-out clicks (fit/gates.py); the
+neighbours are counted, not learned. So a rare item can be recommended after about three clicks on it; the network
 alone needs hundreds. The rule: the mixture is a normalised distribution, the same in score.onnx (list) and step.onnx
 (surprise).
 
