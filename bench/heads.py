@@ -185,7 +185,8 @@ def costs(case: Case, seed: int) -> dict[str, Figures]:
             graph = open_graph(Path(scratch) / "heads" / str(number) / "step.onnx")
             cell = {part.name: np.tanh(rng.normal(size=(BATCH, *part.shape))) for part in network.cell.state}
             feed = {name: value.astype(np.float32) for name, value in cell.items()}
-            feed |= {"item": item, "event_type": event_type, "gap": gap, **memory(BATCH, items, rng)}
+            remembered = memory(BATCH, items, network.mixture.remembered, rng)
+            feed |= {"item": item, "event_type": event_type, "gap": gap, **remembered}
             runs[name] = running(graph, feed)
     return {name: {"step_us_per_click": its} for name, its in cpu_us(runs, BATCH, REPEATS).items()}
 

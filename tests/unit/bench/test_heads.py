@@ -18,6 +18,7 @@ from export.dataset.windows import Clicks
 from export.fit.mixture import set_mixture
 from export.log.log import GAP_EDGES_MS, Vocabulary, read_log
 from export.model.graph import open_graph
+from export.network.mixture import AGES
 from export.network.network import Network, Sizes
 from export.network.surprise import SurpriseHead
 
@@ -144,7 +145,7 @@ def test_the_graphs_take_the_memory_that_they_are_timed_with(model_dir: Path) ->
     rng, batch = np.random.default_rng(0), 4
     ids = {name: np.zeros(batch, np.int64) for name in ("item", "event_type", "gap")}
     cell = {name: np.ones((batch, 16), np.float32) for name in ("h", "c")}
-    remembered = cpu.memory(batch, 50, rng)
+    remembered = cpu.memory(batch, 50, AGES, rng)
     surprise = open_graph(model_dir / "step.onnx").run(["surprise"], {**ids, **cell, **remembered})[0]
     items = open_graph(model_dir / "score.onnx").run(["items"], {"h": cell["h"], **remembered, "k": np.array([20])})[0]
     assert np.isfinite(surprise).all()
