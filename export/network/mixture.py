@@ -144,11 +144,12 @@ class Mixture(nn.Module):
 
     def features(self, recent: Tensor, visit: Tensor) -> Tensor:
         """Inputs of the gates, (B, F) float32: 1, position in the session (one-hot), popularity of the newest item."""
-        different = (visit > 0).sum(dim=1, keepdim=True, dtype=torch.int32)
-        positions = [different == 0, different == 1, different == 2, (different == 3) | (different == 4)]
         popular = torch.index_select(self.popularity, 0, recent[:, 0].to(torch.int64)).unsqueeze(1)
         one = torch.ones_like(popular)
-        return torch.cat([one, *(position.to(one.dtype) for position in positions), popular, popular * popular], dim=1)
+        # The session's items are in front: 1 - 0 where they end, at 0, 1, 2, 3 or 4 items, and 0 elsewhere.
+        now = (visit[:, :5] > 0).to(popular.dtype)
+        ends = torch.cat([one, now[:, :3]], dim=1) - torch.cat([now[:, :3], now[:, 4:]], dim=1)
+        return torch.cat([one, ends, popular, popular * popular], dim=1)
 
     def of_known(self, index: Tensor) -> Tensor:
         """index (B, R) of memory entries -> (B, R): 1.0 for a known item, 0.0 for none and for the unknown item."""
