@@ -50,7 +50,8 @@ def ranks_of(model: Path, test: Log, rows: I64) -> Ranks:
     network, manifest = load_network(model), read_manifest(model)
     items = json.loads((model / "items.json").read_bytes())
     clicks = encode(test, Vocabulary(items, manifest.event_types, manifest.gap_edges_ms), birth_period(test.time_ms))
-    return list_ranks(network, outputs(network, Windows(clicks), rows), memories(clicks, rows), clicks.target[rows])
+    remembered = memories(clicks, rows, network.mixture.remembered)
+    return list_ranks(network, outputs(network, Windows(clicks), rows), remembered, clicks.target[rows])
 
 
 def clicked_before(test: Log) -> Flags:

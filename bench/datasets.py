@@ -2,7 +2,8 @@
 
 Data sets with their own test part: bolcom, yoochoose64, diginetica, and globo-dayN, which is trained on the days 1 to
 N - 1. Data sets whose newest tenth is the test part: rees46, rees46-oct, retailrocket, taobao, taobao-users, trivago,
-uci, and the synthetic successors. With the suffix -reset every session is a separate user, in the training too.
+uci, and the synthetic returns and successors. With the suffix -reset every session is a separate user, in the training
+too.
 """
 
 from collections.abc import Callable
@@ -151,6 +152,29 @@ def successors() -> Split:
     return newest(pl.DataFrame(rows, schema=["user_id", "session_id", "item_id", "timestamp"], orient="row"))
 
 
+def returns() -> Split:
+    """A synthetic log: 45 % of the next clicks return to an item of the session, in proportion to its clicks so far.
+
+    Sessions have 14 to 40 clicks; almost half of the positions come after more than 8 different items. A click on an
+    item that is new in the session is on one of the 60 items of the session's subject, of 30 subjects.
+    """
+    rng = np.random.default_rng(0)
+    popular = 1 / np.arange(1, 61)
+    popular /= popular.sum()
+    rows: list[tuple[int, int, int, int]] = []
+    for session in range(1_200):
+        at = GLOBO_START_MS + int(rng.integers(14 * DAY_MS))
+        subject = iter((60 * rng.integers(30) + rng.choice(60, 60, replace=False, p=popular)).tolist())
+        clicked = [next(subject)]
+        for _ in range(int(rng.integers(13, 40))):
+            again = rng.random() < 0.45
+            clicked.append(int(rng.choice(clicked)) if again else next(subject))
+        for item in clicked:
+            rows.append((session % 600, session, item, at))
+            at += int(rng.integers(3_000, 120_000))
+    return newest(pl.DataFrame(rows, schema=["user_id", "session_id", "item_id", "timestamp"], orient="row"))
+
+
 def _ms(column: str, pattern: str) -> pl.Expr:
     return pl.col(column).str.to_datetime(pattern).dt.epoch("ms")
 
@@ -189,6 +213,7 @@ LOGS: dict[str, Callable[[], Split]] = {
     "rees46": rees46,
     "rees46-oct": rees46_oct,
     "retailrocket": retailrocket,
+    "returns": returns,
     "successors": successors,
     "taobao": taobao,
     "taobao-users": taobao_users,

@@ -98,10 +98,11 @@ def ranked_by(case: Case, logits: Logits) -> Figures:
     network, judged, items = case.network, case.judged, case.network.sizes.items
     rows = drawn(np.flatnonzero(case.later & (judged.gap > 0) & (judged.item < items)), RANKED) - 1
     out, target = outputs(network, Windows(judged), rows), judged.target[rows]
-    recent, session = (torch.from_numpy(part) for part in memories(judged, rows))
+    remembered = memories(judged, rows, network.mixture.remembered)
+    recent, visit = (torch.from_numpy(part) for part in remembered)
     alone = ranking_quality(target, items, lambda some: logits(out[some]))
     served = ranking_quality(
-        target, items, lambda some: network.mixture.mixed(logits(out[some]), recent[some], session[some])
+        target, items, lambda some: network.mixture.mixed(logits(out[some]), recent[some], visit[some])
     )
     measures = ("recall20", "mrr20", "recall20_served", "mrr20_served")
     return {name: round(value, 4) for name, value in zip(measures, (*alone, *served), strict=True)}
@@ -184,7 +185,8 @@ def costs(case: Case, seed: int) -> dict[str, Figures]:
             write_graphs(Path(scratch) / "heads" / str(number), network, case.vocabulary, Traces())
             graph = open_graph(Path(scratch) / "heads" / str(number) / "surprise.onnx")
             h = np.tanh(rng.normal(size=(BATCH, network.sizes.hidden))).astype(np.float32)
-            runs[name] = running(graph, {"item": item, "gap": gap, "h": h, **memory(BATCH, items, rng)})
+            remembered = memory(BATCH, items, network.mixture.remembered, rng)
+            runs[name] = running(graph, {"item": item, "gap": gap, "h": h, **remembered})
     return {name: {"surprise_us_per_click": its} for name, its in cpu_us(runs, BATCH, REPEATS).items()}
 
 

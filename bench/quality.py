@@ -5,7 +5,7 @@ come from the ONNX files and the serving engine: full ranking, every position of
 with more training clicks. A run replaces only the results of its own data sets. Exit code 1 if Eddy misses a target or
 does not beat a baseline.
 
-    python -m bench.quality [--datasets bolcom,yoochoose64,diginetica] [--seeds 0,1,2] [--train OPTIONS] [--json]
+    python -m bench.quality [--datasets bolcom,returns,yoochoose64,diginetica] [--seeds 0] [--train OPTIONS] [--json]
 
 The data sets are in bench/datasets.py. If users return, `eddy_carried` is Eddy with the users' states after their
 earlier clicks. In `eddy` all users start from a zero state.
@@ -28,7 +28,7 @@ from bench.report import RESULTS, ROOT, Figures, kept, write_report
 
 RESULT = RESULTS / "quality.json"
 SCRATCH = ROOT / ".cache" / "quality"
-DEFAULT = "bolcom,yoochoose64,diginetica"
+DEFAULT = "bolcom,returns,yoochoose64,diginetica"
 METHODS = ("eddy", "popularity", "session_popularity", "markov", "cooccurrence", "vsknn")
 WHOLE = ("--exclude-recent", 0)
 """Options of `eddy evaluate`: rank the whole catalogue, as the sources of the targets do."""

@@ -41,6 +41,7 @@ from export.model.graph import open_graph
 from export.model.onnx import IR_VERSION
 from export.model.trace import OPSET
 from export.model.untrained import write_untrained
+from export.network.mixture import AGES
 from export.network.network import SHARPNESS
 from export.network.states import outputs
 from export.network.surprise import balanced_clusters, cluster_count
@@ -206,7 +207,7 @@ def costs(items: int, hidden: int, scratch: Path) -> Figures:
         out = unit_rows(rng, batch, hidden) * np.float32(SHARPNESS)
         runs = {name: running(way, {"out": out}) for name, way in ways.items()}
         if served is not None:
-            runs["served"] = running(served, {"h": out, **memory(batch, items, rng), "k": np.array([K])})
+            runs["served"] = running(served, {"h": out, **memory(batch, items, AGES, rng), "k": np.array([K])})
         found[f"batch {batch}"] = cpu_us(runs, batch, max(1, LOGITS // items // batch))
     return found
 

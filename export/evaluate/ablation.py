@@ -23,7 +23,7 @@ from export.dataset.cooccurrence import session_starts
 from export.dataset.windows import Clicks, Windows, drawn
 from export.measure.metrics import changes
 from export.measure.ranking import list_ranks, recall_and_mrr
-from export.network.mixture import CLOSED, REMEMBERED
+from export.network.mixture import AGES, CLOSED
 from export.network.network import Network
 from export.network.states import memories, outputs
 
@@ -33,8 +33,8 @@ NOTHING = "nothing"
 SOURCES = {
     "the last items (network alone)": slice(None),
     "followers": slice(0, 1),
-    "neighbours": slice(1, 1 + 2 * REMEMBERED),
-    "repeats": slice(1 + 2 * REMEMBERED, None),
+    "neighbours": slice(1, 1 + 2 * AGES),
+    "repeats": slice(1 + 2 * AGES, None),
 }
 """Component of the mixture -> its columns in the gates."""
 
@@ -56,7 +56,7 @@ def ablations(network: Network, seen: Clicks, judged: I64, shift: F64) -> dict[s
     if not len(judged):
         return {}
 
-    remembered, target = memories(seen, judged), seen.target[judged]
+    remembered, target = memories(seen, judged, network.mixture.remembered), seen.target[judged]
 
     def states() -> Tensor:
         return outputs(network, Windows(seen), judged)

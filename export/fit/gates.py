@@ -15,11 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from export.network.mixture import CLOSED, MAX_WEIGHT, REMEMBERED, TINY, Mixture
+from export.network.mixture import AGES, CLOSED, MAX_WEIGHT, TINY, Mixture
 
-SOURCE_KIND = torch.tensor([0] + [kind for kind in (1, 2, 3, 4) for _ in range(REMEMBERED)])
+SOURCE_KIND = torch.tensor([0] + [kind for kind in (1, 2, 3, 4) for _ in range(AGES)] + [5, 6])
 """(S,) kind of each source: 0 followers; 1 neighbours of items of this session, 2 of older items; 3 items of this
-session, 4 older items."""
+session, 4 older items; 5 items of this session by count, 6 the same without the newest."""
 
 EXPANSIONS, STEPS = 10, 40
 """Expansions of the network's log-probability, and Adam steps after each."""

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from export.arrays import F64, I64
-from export.dataset.cooccurrence import Counted, count_neighbours
+from export.dataset.cooccurrence import Counted, count_neighbours, session_starts
 from export.dataset.popularity import Recency
 from export.dataset.windows import Clicks, Windows, drawn
 from export.fit.gates import Examples, Expansion, fit_gates, fit_jointly
 from export.fit.popularity_shift import best_recency, shift_bias
 from export.measure.ranking import list_ranks, recall_and_mrr, row_batches
-from export.network.mixture import Mixture, session_size_before
+from export.network.mixture import REMEMBERED, Mixture, visit_before
 from export.network.network import Network
 from export.network.states import memories, outputs
 from export.train.cold_items import Catalogued, with_new_items
@@ -31,6 +31,9 @@ GATE_CLICKS = 20_000
 
 JOINT_CLICKS = 2_000
 """Maximum clicks on which temperature and bias weight are fitted too: each click costs O(V) at every expansion."""
+
+FORGOTTEN = 0.01
+"""Share of the next clicks that may return to a forgotten item (`items_to_remember`)."""
 
 FLATTER = 1.07
 """Factor by which the temperature is above the most likely one. The likelihood counts every click, a list only its
@@ -46,14 +49,15 @@ bolcom          .6129/.3387                           .6118/.3422
 def set_mixture(network: Network, clicks: Clicks, weight: F64, before: Counted | None = None) -> None:
     """Set the network's mixture to the co-occurrence counts of the clicks, added to the counts `before`.
 
-    Gates, temperature and bias weight of an existing mixture stay.
+    Gates, temperature and bias weight of an existing mixture stay, and at least as many items are remembered.
 
     weight  (n,) float64, weight of each click
     before  counts of an older model, over the same items
     """
-    counted = Mixture(count_neighbours(clicks, weight, network.sizes.items, before))
-    if hasattr(network, "mixture"):
-        older = network.mixture
+    older = network.mixture if hasattr(network, "mixture") else None
+    remembered = max(items_to_remember(clicks), 0 if older is None else older.remembered)
+    counted = Mixture(count_neighbours(clicks, weight, network.sizes.items, before), remembered)
+    if older is not None:
         counted.gates, counted.temperature, counted.bias_weight = older.gates, older.temperature, older.bias_weight
     network.mixture = counted
 
@@ -77,6 +81,19 @@ def count_cooccurrence(
         network.mixture = copy.deepcopy(older.network.mixture)
     newer = clicks.time_ms > older.until_ms
     set_mixture(network, clicks.where(newer), weight[newer], counted)
+
+
+def items_to_remember(clicks: Clicks) -> int:
+    """R, the number of different items that a user's state remembers: the smallest of REMEMBERED that is enough.
+
+    It is enough if at most FORGOTTEN of the next clicks in a session return to an item of the session that would be
+    forgotten by then, although the largest memory would still have it. A random sample of the clicks decides.
+    """
+    rows = drawn(np.arange(len(clicks) - 1), GATE_CLICKS)
+    rows = rows[~session_starts(clicks)[rows + 1]]
+    recent, visit = memories(clicks, rows, max(REMEMBERED))
+    returns = (recent == clicks.item[rows + 1, None] + 1) & (visit > 0)
+    return next(count for count in REMEMBERED if returns[:, count:].sum() <= FORGOTTEN * len(rows))
 
 
 class Mixed(NamedTuple):
@@ -137,7 +154,7 @@ def mix(network: Network, seen: Clicks, cut_ms: int, seed: int) -> dict[str, flo
     """
     fitted, judged = halves(seen, cut_ms)
     fit_mixture(network, seen, fitted[seen.target[fitted] < network.sizes.items], seed)
-    out, remembered = outputs(network, Windows(seen), judged), memories(seen, judged)
+    out, remembered = outputs(network, Windows(seen), judged), memories(seen, judged, network.mixture.remembered)
     recall, mrr = recall_and_mrr(list_ranks(network, out, remembered, seen.target[judged]))
     return {"recall20": recall, "mrr20": mrr}
 
@@ -197,12 +214,12 @@ def _log_probs(network: Network, clicks: Clicks, rows: I64) -> Tensor:
 @torch.no_grad()
 def _examples(network: Network, clicks: Clicks, rows: I64) -> Examples:
     """The mixture's inputs at the clicks that follow `rows` (n,), all on known items."""
-    recent, session = (torch.from_numpy(part) for part in memories(clicks, rows))
+    recent, visit = (torch.from_numpy(part) for part in memories(clicks, rows, network.mixture.remembered))
     target, gap = (torch.from_numpy(part.astype(np.int64)) for part in (clicks.target[rows], clicks.gap[rows + 1]))
-    mixture, own = network.mixture, session_size_before(gap, session)
+    mixture, own = network.mixture, visit_before(gap, visit)
     parts: list[Examples] = []
     for some in row_batches(len(rows), network.sizes.items):
         features = mixture.features(recent[some], own[some])
         sources = mixture.sources(recent[some], own[some])
-        parts.append(Examples(features, *sources, mixture.shares_of(target[some], recent[some])))
+        parts.append(Examples(features, *sources, mixture.shares_of(target[some], recent[some], own[some])))
     return Examples(*(torch.cat(column) for column in zip(*parts, strict=True)))

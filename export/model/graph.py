@@ -6,7 +6,7 @@ from typing import Any
 import onnxruntime
 
 from export.arrays import F32, I64
-from export.network import mixture
+from export.network.mixture import STATE
 
 BATCH_MULTIPLE = 4
 """Batch sizes of all graphs are multiples of this; the manifest lists it."""
@@ -14,7 +14,7 @@ BATCH_MULTIPLE = 4
 CLICK = ("item", "event_type", "gap")
 """Names of the inputs of step.onnx that describe the clicks, int64."""
 
-SCORE_STATE = ("h", *(part.name for part in mixture.STATE))
+SCORE_STATE = ("h", *STATE)
 """Names of the state tensors that score.onnx and surprise.onnx read."""
 
 

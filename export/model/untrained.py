@@ -10,7 +10,7 @@ from export.log.log import GAP_EDGES_MS, Vocabulary
 from export.model.directory import Facts, write_model
 from export.model.onnx import write_graphs
 from export.model.trace import Traces
-from export.network.mixture import Mixture
+from export.network.mixture import AGES, Mixture
 from export.network.network import Network, Sizes
 from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
 from stream.detect.pvalue import ALL, HISTORIES, pool_name
@@ -18,7 +18,13 @@ from stream.manifest import Manifest
 
 
 def write_untrained(
-    directory: Path, items: list[str], event_types: list[str], hidden: int = 16, seed: int = 0, cell: str = "lstm"
+    directory: Path,
+    items: list[str],
+    event_types: list[str],
+    hidden: int = 16,
+    seed: int = 0,
+    cell: str = "lstm",
+    remembered: int = AGES,
 ) -> Manifest:
     """Write a complete model directory with random weights and synthetic calibration pools."""
     torch.manual_seed(seed)
@@ -37,7 +43,7 @@ def write_untrained(
     following, around = (
         Neighbours(*table, np.ones(len(items) + 2, np.float32)) for table in zip(near, share, strict=True)
     )
-    network.mixture = Mixture(Counted(following, around, np.ones(len(items))))
+    network.mixture = Mixture(Counted(following, around, np.ones(len(items))), remembered)
     network.mixture.gates[0] = -3.0
     write_graphs(directory, network, vocabulary, Traces())
     mean = float(np.log(len(items) + 1))

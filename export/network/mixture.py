@@ -1,9 +1,10 @@
 """The mixture: p(item) = (1 - w) p_network(item) + co-occurrence and repeat components of the user's last items.
 
 Each remembered item gives probability to itself (a repeat) and to the items that were clicked near it in other sessions
-(its neighbours). The weights come from one gate per component and age of the item. The inputs of the gates are the
-position in the session and the popularity of the newest item. The gates are fitted on held-out clicks (fit/gates.py);
-the neighbours are counted, not learned. So a rare item can be recommended after about three clicks on it; the network
+(its neighbours). The weights come from one gate per component and age of the item; repeats also have gates that share
+their weight among the session's items in proportion to the clicks on each. The inputs of the gates are the position in
+the session and the popularity of the newest item. The gates are fitted on held-out clicks (fit/gates.py); the
+neighbours are counted, not learned. So a rare item can be recommended after about three clicks on it; the network
 alone needs hundreds. The rule: the mixture is a normalised distribution, the same in score.onnx (list) and
 surprise.onnx.
 
@@ -14,22 +15,30 @@ mixtures with counted distributions as in Jelinek & Mercer 1980.
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from export.dataset.cooccurrence import NEIGHBOURS, NEW_SESSION, Counted, Neighbours
 from stream.manifest import Tensor as StateTensor
 
-REMEMBERED = 8
-"""R, the number of different items in the memory. Measured on three sparse logs: 5 to 24 hardly differ."""
+AGES = 8
+"""A, the newest items of the memory that have sources of their own. Measured on three sparse logs: 5 to 24 hardly
+differ."""
+
+REMEMBERED = (AGES, 12, 16, 24)
+"""What R, the number of different items in the memory, can be. A training takes what its log needs (fit/mixture.py)."""
 
 MAX_WEIGHT = 0.95
 """Maximum weight of all components together; the rest is the weight of the network."""
 
-STATE = (StateTensor("last_items", (REMEMBERED,), "int32"), StateTensor("visit_items", (1,), "int32"))
-"""The memory: two tensors of the user's state.
+STATE = ("last_items", "visit_clicks")
+"""The memory: two tensors (R,) int32 of the user's state.
 
-last_items   `recent` below: item + 1 of the last different items, newest first; 0 = none
-visit_items  `session` below: how many of them were clicked in the current session; these are the first ones
+last_items    `recent` below: item + 1 of the last different items, newest first; 0 = none
+visit_clicks  `visit` below: how often each of them was clicked in the current session; 0 = in an earlier one
 """
+
+MOST_CLICKS = 65_535
+"""Largest count in `visit_clicks`: sums of R counts are then exact in float32."""
 
 FEATURES = 7
 CLOSED = -20.0
@@ -39,25 +48,28 @@ TINY = 1e-30
 LANES = 16
 
 
-def remember(item: Tensor, gap: Tensor, recent: Tensor, session: Tensor) -> tuple[Tensor, Tensor]:
-    """The memory after a click: item (B,), gap (B,) integers; recent (B, R), session (B, 1) int32, before and after it.
+def remember(item: Tensor, gap: Tensor, recent: Tensor, visit: Tensor) -> tuple[Tensor, Tensor]:
+    """The memory after a click: item (B,), gap (B,) integers; recent and visit (B, R) int32, before and after it.
 
     The item moves to the front, and the items that were newer than it move back by one. So a user who clicks a few
-    items many times keeps the other items in the memory.
+    items many times keeps the other items in the memory. Items of this session are always in front of older ones.
     """
     newest = (item + 1).to(torch.int32).unsqueeze(1)
-    same = recent == newest
-    newer = torch.cumsum(same.to(torch.int32), dim=1) - same.to(torch.int32) == 0
-    before = session_size_before(gap, session)
-    again = (same & (torch.arange(REMEMBERED, dtype=torch.int32) < before)).any(dim=1, keepdim=True)
-    moved = torch.where(newer, torch.cat([newest, recent[:, :-1]], dim=1), recent)
-    return moved, torch.clamp(before + (~again).to(torch.int32), max=REMEMBERED)
+    same = (recent == newest).to(torch.int32)
+    newer = torch.cumsum(same, dim=1) - same == 0
+    before = visit_before(gap, visit)
+    count = torch.clamp((before * same).sum(dim=1, keepdim=True, dtype=torch.int32) + 1, max=MOST_CLICKS)
+
+    def moved(front: Tensor, places: Tensor) -> Tensor:
+        return torch.where(newer, torch.cat([front, places[:, :-1]], dim=1), places)
+
+    return moved(newest, recent), moved(count, before)
 
 
-def session_size_before(gap: Tensor, session: Tensor) -> Tensor:
-    """`session` (B, 1) int32 just before a click with this gap (B,): 0 if the click begins a session."""
+def visit_before(gap: Tensor, visit: Tensor) -> Tensor:
+    """`visit` (B, R) int32 just before a click with this gap (B,): zeros if the click begins a session."""
     begins = ((gap == 0) | (gap >= NEW_SESSION)).unsqueeze(1)
-    return torch.where(begins, torch.zeros_like(session), session)
+    return torch.where(begins, torch.zeros_like(visit), visit)
 
 
 class Mixture(nn.Module):
@@ -65,8 +77,11 @@ class Mixture(nn.Module):
 
     The tables of neighbours are counted. The gates, and the network's temperature and bias weight, are fitted.
 
-    The sources in order: 1 for the followers of the newest item; R for the neighbours of this session's items, by age;
-    R for the neighbours of older items; R for this session's items themselves; R for older items themselves.
+    The sources in order: 1 for the followers of the newest item; A for the neighbours of this session's items, by age;
+    A for the neighbours of older items; A for this session's items themselves; A for older items themselves; 2 for all
+    remembered items of this session in proportion to their clicks, with and without the newest item (a log without
+    repeated rows never has it twice in succession). Only the A newest items have sources by age, so the number of
+    sources does not depend on R.
     """
 
     following_items: Tensor  # (V + 2, K) int32
@@ -80,15 +95,19 @@ class Mixture(nn.Module):
     clicks: Tensor  # (V,) training clicks of each item
     popularity: Tensor  # (V + 2,) log of the training clicks, shifted and scaled to about -1 .. 2
     known: Tensor  # (V + 2,) 1.0 for items, 0.0 for none and unknown
-    ages: Tensor  # (R,) int32
     gates: Tensor  # (F, S)
     temperature: Tensor  # (1,)
     bias_weight: Tensor  # (1,)
     ones: Tensor  # (S, LANES)
+    counted_in: Tensor  # (R, 2) 1.0 where a remembered item is in one of the two sources by count; not stored
 
-    def __init__(self, counted: Counted) -> None:
-        """All gates start closed."""
+    def __init__(self, counted: Counted, remembered: int = AGES) -> None:
+        """All gates start closed.
+
+        remembered  R, one of REMEMBERED
+        """
         super().__init__()
+        self.remembered = remembered
         counts = counted.clicks
         for name, table in (("following", counted.following), ("near", counted.near)):
             self.register_buffer(f"{name}_items", torch.tensor(table.items))
@@ -99,13 +118,15 @@ class Mixture(nn.Module):
         popularity = (np.log(np.maximum(1.0, np.pad(counts, 1, constant_values=1.0))) - 3) / 3
         self.register_buffer("popularity", torch.from_numpy(popularity).float())
         self.register_buffer("known", torch.from_numpy(np.pad(np.ones(len(counts)), 1)).float())
-        self.register_buffer("ages", torch.arange(REMEMBERED, dtype=torch.int32))
-        gates = torch.zeros(FEATURES, 1 + 4 * REMEMBERED)
+        gates = torch.zeros(FEATURES, 3 + 4 * AGES)
         gates[0] = CLOSED
         self.register_buffer("gates", gates)
         self.register_buffer("temperature", torch.ones(1))
         self.register_buffer("bias_weight", torch.ones(1))
         self.register_buffer("ones", torch.ones(gates.shape[1], LANES))
+        counted_in = torch.ones(remembered, 2)
+        counted_in[0, 1] = 0.0
+        self.register_buffer("counted_in", counted_in, persistent=False)
 
     @property
     def counted(self) -> Counted:
@@ -116,27 +137,45 @@ class Mixture(nn.Module):
         near = Neighbours(*(part.numpy() for part in (self.near_items, self.near_share, self.near_total)))
         return Counted(following, near, self.clicks.numpy().astype(np.float64))
 
-    def features(self, recent: Tensor, session: Tensor) -> Tensor:
+    @property
+    def state(self) -> tuple[StateTensor, ...]:
+        """The memory as tensors of the user's state."""
+        return tuple(StateTensor(name, (self.remembered,), "int32") for name in STATE)
+
+    def features(self, recent: Tensor, visit: Tensor) -> Tensor:
         """Inputs of the gates, (B, F) float32: 1, position in the session (one-hot), popularity of the newest item."""
-        positions = [session == 0, session == 1, session == 2, (session == 3) | (session == 4)]
         popular = torch.index_select(self.popularity, 0, recent[:, 0].to(torch.int64)).unsqueeze(1)
         one = torch.ones_like(popular)
-        return torch.cat([one, *(position.to(one.dtype) for position in positions), popular, popular * popular], dim=1)
+        # The session's items are in front: 1 - 0 where they end, at 0, 1, 2, 3 or 4 items, and 0 elsewhere.
+        now = (visit[:, :5] > 0).to(popular.dtype)
+        ends = torch.cat([one, now[:, :3]], dim=1) - torch.cat([now[:, :3], now[:, 4:]], dim=1)
+        return torch.cat([one, ends, popular, popular * popular], dim=1)
 
     def of_known(self, index: Tensor) -> Tensor:
         """index (B, R) of memory entries -> (B, R): 1.0 for a known item, 0.0 for none and for the unknown item."""
         return torch.index_select(self.known, 0, index.flatten()).view(index.shape)
 
-    def sources(self, recent: Tensor, session: Tensor) -> tuple[Tensor, Tensor]:
+    def by_count(self, visit: Tensor) -> tuple[Tensor, Tensor]:
+        """visit (B, R) -> the clicks of each item as float32 (B, R), and their sums (B, 2) in the sources by count.
+
+        The sums are exact, so no order of addition changes them. A sum of 0 is 1 here, because it divides.
+        """
+        clicks = visit.to(self.counted_in.dtype)
+        return clicks, torch.clamp(torch.matmul(clicks, self.counted_in), min=1)
+
+    def sources(self, recent: Tensor, visit: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S) 1.0 for each source that exists, else 0.0; and (B, S) the sum of its shares over all items."""
         index = recent.to(torch.int64)
-        there = index > 0
-        now, older = there & (self.ages < session), there & (self.ages >= session)
-        itself = self.of_known(index)
-        near = torch.index_select(self.near_mass, 0, index.flatten()).view(index.shape)
+        known = self.of_known(index)
+        newest = index[:, :AGES]
+        now, older = visit[:, :AGES] > 0, (newest > 0) & (visit[:, :AGES] == 0)
+        near = torch.index_select(self.near_mass, 0, newest.flatten()).view(newest.shape)
         following = torch.index_select(self.following_mass, 0, index[:, 0]).unsqueeze(1)
-        present = torch.cat([now[:, :1], now, older, now, older], dim=1).to(near.dtype)
-        return present, present * torch.cat([following, near, near, itself, itself], dim=1)
+        itself = known[:, :AGES]
+        clicks, sums = self.by_count(visit)
+        counted = torch.matmul(clicks * known, self.counted_in) / sums
+        present = torch.cat([now[:, :1], now, older, now, older, now[:, :2]], dim=1).to(near.dtype)
+        return present, present * torch.cat([following, near, near, itself, itself, counted], dim=1)
 
     def weights(self, features: Tensor, present: Tensor, share_sums: Tensor) -> tuple[Tensor, Tensor]:
         """The weight of each source (B, S), and the weight of the network (B, 1)."""
@@ -161,53 +200,59 @@ class Mixture(nn.Module):
         """
         return torch.matmul(values, self.ones)[:, :1]
 
-    def shares_of(self, item: Tensor, recent: Tensor) -> Tensor:
+    def shares_of(self, item: Tensor, recent: Tensor, visit: Tensor) -> Tensor:
         """The share that each source gives to item (B,) int64: (B, S). The shares of the unknown item are 0."""
         index = recent.to(torch.int64)
-        wanted = item.view(-1, 1, 1)
-        is_near = torch.index_select(self.near_items, 0, index.flatten()).view(*index.shape, -1) == wanted
-        share = torch.index_select(self.near_share, 0, index.flatten()).view(*index.shape, -1)
+        newest, wanted = index[:, :AGES], item.view(-1, 1, 1)
+        is_near = torch.index_select(self.near_items, 0, newest.flatten()).view(*newest.shape, -1) == wanted
+        share = torch.index_select(self.near_share, 0, newest.flatten()).view(*newest.shape, -1)
         near = (share * is_near.to(share.dtype)).sum(dim=2)
         follows = torch.index_select(self.following_items, 0, index[:, 0]) == item.unsqueeze(1)
         share = torch.index_select(self.following_share, 0, index[:, 0])
         following = (share * follows.to(share.dtype)).sum(dim=1, keepdim=True)
         itself = (index == item.unsqueeze(1) + 1).to(share.dtype) * self.of_known(index)
-        return torch.cat([following, near, near, itself, itself], dim=1)
+        clicks, sums = self.by_count(visit)
+        counted = torch.matmul(clicks * itself, self.counted_in) / sums
+        return torch.cat([following, near, near, itself[:, :AGES], itself[:, :AGES], counted], dim=1)
 
-    def surprise(self, network: Tensor, item: Tensor, recent: Tensor, session: Tensor) -> Tensor:
+    def surprise(self, network: Tensor, item: Tensor, recent: Tensor, visit: Tensor) -> Tensor:
         """The network's probability (B,) of the clicked item (B,) -> the mixture's surprise (B,), nats.
 
-        recent, session  the memory before the click; `session` as `session_size_before` returns it
+        recent, visit  the memory before the click; `visit` as `visit_before` returns it
         """
-        weights, left = self.weights(self.features(recent, session), *self.sources(recent, session))
-        added = self.total(weights * self.shares_of(item, recent))
+        weights, left = self.weights(self.features(recent, visit), *self.sources(recent, visit))
+        added = self.total(weights * self.shares_of(item, recent, visit))
         return -log((left * network.unsqueeze(1) + added).squeeze(1))
 
-    def log_probs(self, logits: Tensor, recent: Tensor, session: Tensor) -> Tensor:
+    def log_probs(self, logits: Tensor, recent: Tensor, visit: Tensor) -> Tensor:
         """The network's calibrated logits (B, V) -> log-probabilities (B, V) of the next item, nats."""
-        return torch.log(self.mixed(logits, recent, session) + TINY)
+        return torch.log(self.mixed(logits, recent, visit) + TINY)
 
-    def mixed(self, logits: Tensor, recent: Tensor, session: Tensor) -> Tensor:
+    def mixed(self, logits: Tensor, recent: Tensor, visit: Tensor) -> Tensor:
         """The network's calibrated logits (B, V) -> probabilities (B, V) of the next item."""
-        items, added, left = self.additions(recent, session)
+        items, added, left = self.additions(recent, visit)
         return (torch.softmax(logits, dim=1) * left).scatter_add(1, items, added)
 
-    def additions(self, recent: Tensor, session: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def additions(self, recent: Tensor, visit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the sources add: items (B, N) int64, an item may occur twice, their probabilities (B, N), and the weight
         of the network (B, 1)."""
-        weights, left = self.weights(self.features(recent, session), *self.sources(recent, session))
-        index, r = recent.to(torch.int64), REMEMBERED
-        following, now, older, again, before = weights.split([1, r, r, r, r], dim=1)  # type: ignore[no-untyped-call]
+        weights, left = self.weights(self.features(recent, visit), *self.sources(recent, visit))
+        index, a = recent.to(torch.int64), AGES
+        following, now, older, again, before, counted = weights.split([1, a, a, a, a, 2], dim=1)  # type: ignore[no-untyped-call]
+        newest = index[:, :a].flatten()
         items = [
             torch.index_select(self.following_items, 0, index[:, 0]),
-            torch.index_select(self.near_items, 0, index.flatten()).view(index.shape[0], r * NEIGHBOURS),
+            torch.index_select(self.near_items, 0, newest).view(index.shape[0], a * NEIGHBOURS),
             torch.clamp(recent - 1, min=0, max=len(self.clicks) - 1),
         ]
-        near = torch.index_select(self.near_share, 0, index.flatten()).view(index.shape[0], r, NEIGHBOURS)
+        near = torch.index_select(self.near_share, 0, newest).view(index.shape[0], a, NEIGHBOURS)
+        clicks, sums = self.by_count(visit)
+        by_count = clicks * torch.matmul(counted / sums, self.counted_in.t())
+        repeats = pad(again + before, (0, self.remembered - a)) + by_count
         added = [
             torch.index_select(self.following_share, 0, index[:, 0]) * following,
-            (near * (now + older).unsqueeze(2)).view(index.shape[0], r * NEIGHBOURS),
-            self.of_known(index) * (again + before),
+            (near * (now + older).unsqueeze(2)).view(index.shape[0], a * NEIGHBOURS),
+            self.of_known(index) * repeats,
         ]
         return torch.cat(items, dim=1).to(torch.int64), torch.cat(added, dim=1), left
 

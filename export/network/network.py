@@ -22,9 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, linear, pad
 
-from export.network import mixture
 from export.network.cells import CELLS, LstmCell
-from export.network.mixture import LANES, Mixture, log, remember, session_size_before
+from export.network.mixture import LANES, Mixture, log, remember, visit_before
 from export.network.surprise import SurpriseHead
 from stream.manifest import Tensor as StateTensor
 
@@ -96,7 +95,7 @@ class Network(nn.Module):
     @property
     def state(self) -> tuple[StateTensor, ...]:
         """Names, shapes and dtypes of one user's state: the tensors of the cell, then those of the mixture."""
-        return (*self.cell.state, *mixture.STATE)
+        return (*self.cell.state, *self.mixture.state)
 
     def zero_state(self, batch: int) -> tuple[Tensor, ...]:
         """The state of users without clicks: zeros, (batch, *shape) for each tensor."""
@@ -115,12 +114,12 @@ class Network(nn.Module):
         bias = self.item_bias[:-1] * self.mixture.bias_weight
         return torch.addmm(bias, out / self.mixture.temperature, self.item_rows[:-1].t())
 
-    def log_probs(self, out: Tensor, recent: Tensor, session: Tensor) -> Tensor:
+    def log_probs(self, out: Tensor, recent: Tensor, visit: Tensor) -> Tensor:
         """Log-probabilities of the V known items as in production, (B, V), nats.
 
-        out (B, H) of `output`; mixture memory recent (B, R), session (B, 1)
+        out (B, H) of `output`; mixture memory recent, visit (B, R)
         """
-        return self.mixture.log_probs(self.calibrated_logits(out), recent, session)
+        return self.mixture.log_probs(self.calibrated_logits(out), recent, visit)
 
 
 class Step(nn.Module):
@@ -135,8 +134,8 @@ class Step(nn.Module):
 
     def forward(self, item: Tensor, event_type: Tensor, gap: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         net = self.network
-        *cell, recent, session = state
-        return *net.cell.step(net.embed(item, event_type, gap), tuple(cell)), *remember(item, gap, recent, session)
+        *cell, recent, visit = state
+        return *net.cell.step(net.embed(item, event_type, gap), tuple(cell)), *remember(item, gap, recent, visit)
 
 
 class Surprise(nn.Module):
@@ -150,10 +149,10 @@ class Surprise(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, item: Tensor, gap: Tensor, h: Tensor, last_items: Tensor, visit_items: Tensor) -> Tensor:
+    def forward(self, item: Tensor, gap: Tensor, h: Tensor, last_items: Tensor, visit_clicks: Tensor) -> Tensor:
         net = self.network
         own = net.surprise(item, net.output(h))
-        return net.mixture.surprise(own, item, last_items, session_size_before(gap, visit_items))
+        return net.mixture.surprise(own, item, last_items, visit_before(gap, visit_clicks))
 
 
 class Score(nn.Module):
@@ -175,8 +174,8 @@ class Score(nn.Module):
         self.register_buffer("rows", pad(network.item_rows.detach(), (0, 0, 0, missing)))
         self.register_buffer("bias", pad(bias, (0, missing + 1), value=ABSENT))  # the unknown item is never listed
 
-    def forward(self, h: Tensor, last_items: Tensor, visit_items: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """State tensors h (B, H), last_items (B, R), visit_items (B, 1) and k (1,) int64 -> the top k of each user.
+    def forward(self, h: Tensor, last_items: Tensor, visit_clicks: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """State tensors h (B, H), last_items and visit_clicks (B, R), and k (1,) int64 -> the top k of each user.
 
         returns  items (B, k) int64, log_probs (B, k) float32, event_probs (B, T + 1) float32
         """
@@ -186,7 +185,7 @@ class Score(nn.Module):
         network = self.network
         out = network.output(h)
         logits = linear(out / network.mixture.temperature, self.rows, self.bias)
-        items, added, left = network.mixture.additions(last_items, visit_items)
+        items, added, left = network.mixture.additions(last_items, visit_clicks)
         values, items = top(torch.softmax(logits, dim=1).scatter_add(1, items, added / left), best)
         return items, log(values * left), torch.softmax(network.event_head(out), dim=1)
 

@@ -42,12 +42,12 @@ def load_network(directory: Path) -> Network:
         with np.load(path, allow_pickle=False) as file:
             weights = {name: torch.from_numpy(file[name]) for name in file.files}
         events, gaps = len(weights["event_rows"]) - 1, len(weights["gap_rows"])
-        hidden = manifest.state[0].shape[0]
+        hidden, remembered = manifest.state[0].shape[0], manifest.state[-1].shape[0]
         network = Network(Sizes(manifest.items, events, gaps, hidden, manifest.cell))
         known = weights["item_rows"][:-1], weights["item_bias"][:-1]
         none = np.zeros((manifest.items + 2, NEIGHBOURS))
         empty = Neighbours(none.astype(np.int32), none.astype(np.float32), none[:, 0].astype(np.float32))
-        network.mixture = Mixture(Counted(empty, empty, np.zeros(manifest.items)))
+        network.mixture = Mixture(Counted(empty, empty, np.zeros(manifest.items)), remembered)
         network.surprise = SurpriseHead(weights["surprise.cluster"][:-1].numpy(), *known, new_items=1)
         network.load_state_dict(weights)
     except (KeyError, ValueError, RuntimeError, zipfile.BadZipFile) as exc:

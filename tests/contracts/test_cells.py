@@ -18,7 +18,6 @@ from export.model.graph import BATCH_MULTIPLE, SCORE_STATE, ClickGraphs, open_gr
 from export.model.onnx import write_graphs
 from export.model.untrained import write_untrained
 from export.network.cells import CELLS, Cell
-from export.network.mixture import REMEMBERED
 from export.network.network import Network, Step, Surprise
 from export.network.weights import load_network
 from stream.manifest import Manifest, read_manifest
@@ -26,6 +25,7 @@ from stream.model.runtime import load_model
 from tests.graphs import KeptTraces
 
 ITEMS, HIDDEN, USERS, CLICKS = [f"item-{i}" for i in range(90)], 8, 5, 12
+REMEMBERED = 12  # more than have sources by age
 EVENT_TYPES = ("view", "purchase")
 EACH_CELL = pytest.mark.parametrize("name", sorted(CELLS))
 
@@ -34,7 +34,7 @@ EACH_CELL = pytest.mark.parametrize("name", sorted(CELLS))
 def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model directory of each cell, its weights random."""
     path = tmp_path_factory.mktemp("models") / str(request.param) / "1"
-    write_untrained(path, ITEMS, list(EVENT_TYPES), hidden=HIDDEN, cell=request.param)
+    write_untrained(path, ITEMS, list(EVENT_TYPES), hidden=HIDDEN, cell=request.param, remembered=REMEMBERED)
     return path
 
 
@@ -165,8 +165,8 @@ def test_the_worker_takes_the_state_that_the_manifest_lists(directory: Path) -> 
     manifest, model, cell = read_manifest(directory), load_model(directory, "cpu"), cell_of(directory.parent.name)
     assert manifest.cell == cell.name
     assert manifest.state[: len(cell.state)] == cell.state
-    assert [part.name for part in manifest.state[len(cell.state) :]] == ["last_items", "visit_items"]
-    assert model.score_inputs == model.surprise_inputs == ("h", "last_items", "visit_items")
+    assert [part.name for part in manifest.state[len(cell.state) :]] == ["last_items", "visit_clicks"]
+    assert model.score_inputs == model.surprise_inputs == ("h", "last_items", "visit_clicks")
 
 
 @torch.no_grad()

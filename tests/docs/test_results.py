@@ -19,6 +19,7 @@ LOGS = {
     "Taobao, two hours": "taobao",
     "Taobao, 114 users": "taobao-users",
     "trivago": "trivago",
+    "simulated returns": "returns",
     "simulated log": "successors",
     "UCI, a wholesaler's invoices": "uci",
 }

@@ -18,6 +18,7 @@ from export.dataset.windows import Clicks
 from export.fit.mixture import set_mixture
 from export.log.log import GAP_EDGES_MS, Vocabulary, read_log
 from export.model.graph import open_graph
+from export.network.mixture import AGES
 from export.network.network import Network, Sizes
 from export.network.surprise import SurpriseHead
 
@@ -143,7 +144,7 @@ def test_the_graphs_take_the_memory_that_they_are_timed_with(model_dir: Path) ->
     """Both of them, under the names that the state has."""
     rng, batch = np.random.default_rng(0), 4
     ids = {name: np.zeros(batch, np.int64) for name in ("item", "gap")}
-    state = {"h": np.ones((batch, 16), np.float32), **cpu.memory(batch, 50, rng)}
+    state = {"h": np.ones((batch, 16), np.float32), **cpu.memory(batch, 50, AGES, rng)}
     surprise = open_graph(model_dir / "surprise.onnx").run(["surprise"], {**ids, **state})[0]
     items = open_graph(model_dir / "score.onnx").run(["items"], {**state, "k": np.array([20])})[0]
     assert np.isfinite(surprise).all()

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -21,6 +22,15 @@ def test_sessions_are_rebuilt_from_their_pairs() -> None:
     prefixes = [[1, 2, 3], [1, 2], [1], [1], [5, 1], [5]]
     targets = [4, 3, 2, 2, 5, 1]
     assert whole_sessions(prefixes, targets) == [[1, 2, 3, 4], [1, 2], [5, 1, 5]]
+
+
+def test_the_log_of_returns_is_what_it_says() -> None:
+    """45 % of the next clicks return to an item of the session, and almost half have more than 8 items before them."""
+    sessions = split_of("returns").train.group_by("session_id").agg("item_id")["item_id"].to_list()
+    before = [(set(session[:i]), session[i]) for session in sessions for i in range(1, len(session))]
+    assert np.mean([item in earlier for earlier, item in before]) == pytest.approx(0.45, abs=0.01)
+    assert np.mean([len(earlier) > 8 for earlier, _ in before]) == pytest.approx(0.45, abs=0.05)
+    assert split_of("returns").test.equals(split_of("returns").test)
 
 
 @pytest.mark.parametrize("name", ["yoochoose64", "diginetica"])

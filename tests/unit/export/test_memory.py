@@ -16,7 +16,6 @@ from export.dataset.windows import Clicks, Windows, encode
 from export.log.log import Log
 from export.model import calibrate
 from export.model.calibrate import surprises
-from export.network.mixture import REMEMBERED
 from export.network.network import Network, Sizes
 from export.network.states import memories, outputs
 from export.network.weights import load_network
@@ -84,7 +83,7 @@ def test_states_are_those_of_the_whole_log_wherever_they_are_asked_for() -> None
     windows = Windows(clicks, length=7)
     whole = outputs(network, windows, every)[rows]
     torch.testing.assert_close(outputs(network, windows, rows), whole, atol=1e-6, rtol=0)
-    for some, all_of in zip(memories(clicks, rows), memories(clicks, every), strict=True):
+    for some, all_of in zip(memories(clicks, rows, 8), memories(clicks, every, 8), strict=True):
         np.testing.assert_array_equal(some, all_of[rows])
     run = np.concatenate([batch.rows[batch.real] for batch in windows.in_order(100, rows)])
     np.testing.assert_array_equal(np.unique(clicks.user[run]), np.unique(clicks.user[rows]))
@@ -93,19 +92,24 @@ def test_states_are_those_of_the_whole_log_wherever_they_are_asked_for() -> None
 @given(
     st.lists(st.tuples(st.integers(0, 12), st.sampled_from([0, 1, NEW_SESSION - 1, NEW_SESSION]))),
     st.integers(1, 9),
+    st.sampled_from([8, 12]),
 )
-def test_different_items_are_remembered_the_last_first(history: list[tuple[int, int]], users: int) -> None:
-    """After each click: the last REMEMBERED different items, and how many of them were clicked in this session."""
+def test_different_items_are_remembered_the_last_first(
+    history: list[tuple[int, int]], users: int, remembered: int
+) -> None:
+    """After each click: the last different items, and how often each was clicked in this session."""
     item, gap = (np.array([click[part] for click in history] * users) for part in (0, 1))
     none, user = np.zeros(len(item), np.int32), np.repeat(np.arange(users, dtype=np.int32), len(history))
     clicks = Clicks(item.astype(np.int32), none, gap.astype(np.uint8), none, none.astype(np.bool_), user, item * 0)
     rows = np.arange(len(item))[::-1][::2]
-    for row, recent, (session,) in zip(rows.tolist(), *memories(clicks, rows), strict=True):
+    for row, recent, visit in zip(rows.tolist(), *memories(clicks, rows, remembered), strict=True):
         before = history[: row % len(history) + 1]
         begins = max(i for i in range(len(before)) if i == 0 or before[i][1] in (0, NEW_SESSION))
-        items = list(dict.fromkeys(item for item, _ in reversed(before)))[:REMEMBERED]
-        assert recent[recent > 0].tolist() == [item + 1 for item in items]
-        assert session == min(REMEMBERED, len({item for item, _ in before[begins:]}))
+        items = list(dict.fromkeys(item for item, _ in reversed(before)))
+        assert recent[recent > 0].tolist() == [item + 1 for item in items[:remembered]]
+        if len(items) <= remembered:  # an item that was forgotten would have fewer clicks
+            session = [item for item, _ in before[begins:]]
+            assert visit[: len(items)].tolist() == [session.count(item) for item in items]
 
 
 def test_what_is_learned_from_is_few_bytes_a_click() -> None:

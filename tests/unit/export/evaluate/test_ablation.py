@@ -14,7 +14,7 @@ from export.evaluate.ablation import NOTHING, ablations, temporarily
 from export.fit.mixture import count_cooccurrence, mix
 from export.log.log import GAP_EDGES_MS, Log
 from export.measure.ranking import list_ranks, recall_and_mrr
-from export.network.mixture import CLOSED
+from export.network.mixture import AGES, CLOSED
 from export.network.network import Network, Sizes
 from export.network.states import memories, outputs
 from export.train.holdout import HeldOut, halves, hold_out
@@ -68,8 +68,8 @@ class Judged(NamedTuple):
     def alone(self, network: Network) -> tuple[float, float]:
         """recall@20 and MRR@20 of another network on the same clicks."""
         seen = self.held_out.seen
-        out = outputs(network, Windows(seen), self.rows)
-        return recall_and_mrr(list_ranks(network, out, memories(seen, self.rows), seen.target[self.rows]))
+        out, remembered = outputs(network, Windows(seen), self.rows), memories(seen, self.rows, AGES)
+        return recall_and_mrr(list_ranks(network, out, remembered, seen.target[self.rows]))
 
 
 def judged(log: Log, seed: int = 0) -> Judged:

@@ -8,11 +8,11 @@ from torch import Tensor
 from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
 from export.fit.gates import HIGHEST, INITIAL_LOGIT, LOWEST, Examples, fit_gates, fit_jointly
 from export.fit.mixture import expansion
-from export.network.mixture import FEATURES, MAX_WEIGHT, REMEMBERED, Mixture
+from export.network.mixture import AGES, FEATURES, MAX_WEIGHT, Mixture
 from export.network.network import Network, Sizes
 
 ITEMS, UNITS = 12, 8
-SOURCES = 1 + 4 * REMEMBERED
+SOURCES = 3 + 4 * AGES
 
 
 def empty() -> Mixture:

@@ -15,11 +15,14 @@ from export.model.parity import check_parity
 from export.model.trace import Traces
 from export.model.untrained import write_untrained
 from export.network.cells import CELLS
-from export.network.mixture import REMEMBERED, Mixture
+from export.network.mixture import AGES, Mixture
 from export.network.network import Network, Sizes
 from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import read_manifest
+from stream.state.row import row_dtype
+from stream.worker.served import RECENT_ITEMS
+from tests.docs.blocks import ROOT
 
 ITEMS = [f"item-{i}" for i in range(90)]
 
@@ -58,9 +61,18 @@ def test_a_written_directory_is_read_back(directory: Path) -> None:
     manifest = read_manifest(directory)
     assert (manifest.label, manifest.items, manifest.event_types) == ("shop/7", 90, ("view", "purchase"))
     assert json.loads((directory / "items.json").read_text()) == ITEMS
-    assert [part.shape for part in manifest.state] == [(8,), (8,), (REMEMBERED,), (1,)]
+    assert [part.shape for part in manifest.state] == [(8,), (8,), (AGES,), (AGES,)]
     with np.load(directory / "calibration.npz") as pools:
         assert all(np.all(np.diff(pools[f"pool_{i}"]) >= 0) for i in range(len(manifest.calibration)))
+
+
+@pytest.mark.parametrize(("remembered", "size"), [(8, 1256), (12, 1288), (16, 1320), (24, 1384)])
+def test_a_row_is_as_small_as_the_documents_say(remembered: int, size: int) -> None:
+    """docs/training.md has the bytes of a row for each number of remembered items."""
+    network = Network(Sizes(3, 1, 12, 128))
+    network.mixture = Mixture(small_mixture().counted, remembered)
+    assert row_dtype(network.state, RECENT_ITEMS).itemsize == size
+    assert f"{size:,}" in (ROOT / "docs" / "training.md").read_text()
 
 
 def test_k_is_chosen_at_run_time(directory: Path) -> None:
@@ -87,16 +99,16 @@ def test_surprise_is_a_normalised_likelihood() -> None:
 def test_the_mixture_is_a_distribution_and_the_surprise_is_its_own() -> None:
     """For any recent items, the list's probabilities sum to one, and -log of an item's probability is its surprise."""
     network, rng = small_network(), np.random.default_rng(1)
-    last = torch.from_numpy(rng.integers(0, len(ITEMS) + 2, (40, REMEMBERED)).astype(np.int32))
+    last = torch.from_numpy(rng.integers(0, len(ITEMS) + 2, (40, AGES)).astype(np.int32))
     last[:10, 3:] = 0
-    session = torch.from_numpy(rng.integers(0, 12, (40, 1)).astype(np.int32))
+    visit = torch.from_numpy(rng.integers(0, 4, (40, AGES)).astype(np.int32)).cummin(dim=1).values * (last > 0)
     out = torch.randn(40, 8)
-    log_probs = network.log_probs(out, last, session).detach()
+    log_probs = network.log_probs(out, last, visit).detach()
     np.testing.assert_allclose(log_probs.exp().sum(1), 1, atol=1e-5)
     for item in range(0, len(ITEMS), 7):
         clicked = torch.full((40,), item)
         own = torch.softmax(network.logits(out), dim=1)[:, item].detach()
-        torch.testing.assert_close(network.mixture.surprise(own, clicked, last, session), -log_probs[:, item])
+        torch.testing.assert_close(network.mixture.surprise(own, clicked, last, visit), -log_probs[:, item])
 
 
 @pytest.mark.parametrize(("items", "count"), [(1, 1), (2, 2), (7, 3), (90, 22), (1000, 126)])

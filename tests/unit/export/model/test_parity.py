@@ -1,5 +1,6 @@
 """Torch on whole sequences = torch steps = ONNX steps = the engine, on every click of a log."""
 
+import json
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -20,7 +21,7 @@ from export.train.settings import TrainSettings
 from stream.demo.shop import build_shop
 from stream.demo.simulate import simulate, write_log
 from stream.errors import ArtifactError
-from stream.manifest import read_manifest
+from stream.manifest import read_manifest, sha256
 from tests.unit.export.train.test_trainer import Silent
 
 
@@ -80,6 +81,20 @@ def test_weights_come_back_bit_for_bit(tmp_path: Path) -> None:
     (directory / FILE).unlink()
     assert read_manifest(directory).cell == "gru"
     with pytest.raises(ArtifactError, match=r"no weights\.npz; copy the file too"):
+        load_network(directory)
+
+
+def test_weights_of_an_earlier_format_are_refused(tmp_path: Path) -> None:
+    """A training cannot start from a model that knew no counts: one line says what to do."""
+    directory = tmp_path / "m" / "1"
+    write_untrained(directory, [f"i{n}" for n in range(90)], ["view", "purchase"], hidden=8)
+    with np.load(directory / FILE) as file:
+        weights = dict(file)
+    np.savez(directory / FILE, **{**weights, "mixture.gates": weights["mixture.gates"][:, :-2]})
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["training"][FILE] = sha256(directory / FILE)
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="does not match the network of this Eddy version; train the model again"):
         load_network(directory)
 
 

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from export.dataset.cooccurrence import NEIGHBOURS, NEW_SESSION, Counted, Neighbours
 from export.dataset.windows import Clicks, Windows
-from export.network.mixture import REMEMBERED, Mixture, remember
+from export.network.mixture import Mixture, remember
 from export.network.network import Network, Sizes
 from export.network.states import memories, outputs
 
-ITEMS, UNITS = 12, 6
+ITEMS, UNITS, REMEMBERED = 12, 6, 8
 QUICK = settings(max_examples=10, deadline=None)
 CLICKS = st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, ITEMS), st.sampled_from([0, 1, NEW_SESSION])),
@@ -52,10 +52,10 @@ def test_memories_are_those_of_one_click_at_a_time(clicks: list[tuple[int, int, 
     expected, user = [], -1
     for number, item, gap in clicks:
         if number != user:
-            user, recent, session = number, torch.zeros(1, REMEMBERED, dtype=torch.int32), torch.zeros(1, 1).int()
-        recent, session = remember(torch.tensor([item]), torch.tensor([gap]), recent, session)
-        expected.append((recent[0].tolist(), session[0].tolist()))
-    found = memories(columns(clicks), rows)
+            user, (recent, visit) = number, torch.zeros(2, 1, REMEMBERED, dtype=torch.int32)
+        recent, visit = remember(torch.tensor([item]), torch.tensor([gap]), recent, visit)
+        expected.append((recent[0].tolist(), visit[0].tolist()))
+    found = memories(columns(clicks), rows, REMEMBERED)
     assert [(a.tolist(), b.tolist()) for a, b in zip(*found, strict=True)] == [expected[row] for row in rows]
 
 
