@@ -55,6 +55,9 @@ GPU_STEP_ROWS = 1_024
 kernel by the number of rows: with other numbers the last bits of a state would depend on how the clicks were split into
 batches."""
 
+GPU_STEP_CLICKS = 16
+"""Most clicks of each user per call of step.onnx on a GPU: a bot's thousand clicks would fill a gigabyte with zeros."""
+
 LOGIT_BYTES = 1 << 30
 """Most bytes of the logits of one call of score.onnx; the graph needs about three times as much memory."""
 
@@ -92,11 +95,16 @@ class Model:
         range.
         """
         self._check(item)
-        feeds = {"item": item, "event_type": event_type, "gap": gap}
-        feeds |= {tensor.name: value for tensor, value in zip(self.manifest.state, state, strict=True)}
+        most, multiple, clicks = max(1, len(item)), self.manifest.batch_multiple, max(1, item.shape[1])
         if self.provider == CUDA:
-            return self._run(self._step, feeds, {}, GPU_STEP_ROWS, GPU_STEP_ROWS)
-        return self._run(self._step, feeds, {}, max(1, len(item)), self.manifest.batch_multiple)
+            most, multiple, clicks = GPU_STEP_ROWS, GPU_STEP_ROWS, GPU_STEP_CLICKS
+        names, parts = [tensor.name for tensor in self.manifest.state], []
+        for start in range(0, item.shape[1], clicks):
+            some = slice(start, start + clicks)
+            feeds = {"item": item[:, some], "event_type": event_type[:, some], "gap": gap[:, some]}
+            parts.append(self._run(self._step, {**feeds, **dict(zip(names, state, strict=True))}, {}, most, multiple))
+            state = [value[:, -1] for value in parts[-1]]
+        return parts[0] if len(parts) == 1 else [np.concatenate(part, axis=1) for part in zip(*parts, strict=True)]
 
     def surprise(self, item: I64, gap: I64, state: list[StateArray]) -> F32:
         """Run surprise.onnx: the surprise (n,) float32, nats, of n clicks under the states before them.

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from stream.detect.surprise import SurpriseDetector
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import read_manifest
-from stream.model.runtime import load_model
+from stream.model.runtime import CUDA, GPU_STEP_CLICKS, load_model
 
 ROOT = Path(__file__).parents[3]
 
@@ -214,6 +215,15 @@ def test_onnxruntime_keeps_no_record_and_calls_nobody(model_dir: Path, tmp_path:
     done = subprocess.run([sys.executable, "-c", code, str(model_dir)], env=environ, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert [path for path in tmp_path.rglob("*") if "onnxruntime" in path.name] == []
+
+
+def test_many_clicks_of_a_user_are_the_same_in_the_short_calls_of_a_gpu(model_dir: Path) -> None:
+    """A GPU takes 16 clicks of each user at once, filled up with zeros; here the CPU does so."""
+    rng, model = np.random.default_rng(0), load_model(model_dir, "cpu")
+    clicks = [rng.integers(0, bound, (3, 2 * GPU_STEP_CLICKS + 1)) for bound in (51, 4, 12)]
+    new = [np.zeros((3, *part.shape), part.dtype) for part in model.manifest.state]
+    for one, other in zip(model.step(*clicks, new), replace(model, provider=CUDA).step(*clicks, new), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
