@@ -1,5 +1,6 @@
 """CPU time of each stage of a click in Eddy's engine thread, in large batches without Kafka."""
 
+import gc
 import logging
 import statistics
 import time
@@ -83,6 +84,7 @@ def one_pass(model: Model, directory: Path, clicks: list[Message]) -> dict[str, 
         SimpleNamespace(offset=offset, key=click.key, value=click.value, timestamp=click.timestamp, headers=())
         for offset, click in enumerate(clicks)
     ]
+    gc.freeze()  # as the worker does
     watch = Stopwatch()
     for name in ("step", "surprise", "score"):  # a frozen dataclass
         object.__setattr__(model, name, watch.around(name, getattr(model, name)))

@@ -1,6 +1,7 @@
 """Connects a worker's cycles to Faust's hooks: rebalances, the agent of the clicks, the tasks, and the end."""
 
 import asyncio
+import gc
 import logging
 import signal
 import time
@@ -66,6 +67,7 @@ def connect(
     async def read(assignment: Assignment, partitions: list[Partition]) -> None:
         try:
             await seek(app, await cycles.read(assignment, partitions))
+            gc.freeze()  # Python's collector looked at the program and the recovered states again and again: 12 us a click
         except Exception as exc:
             end_app(app, exc)
 

@@ -30,7 +30,7 @@ def narrow(kafka: str, name: str, model: Path, tmp_path: Path) -> Iterator[Lane]
 def long_ids(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose item ids have 256 characters."""
     directory = tmp_path_factory.mktemp("models") / "long" / "1"
-    write_untrained(directory, LONG_IDS, ["view"], hidden=16)
+    write_untrained(directory, LONG_IDS, ["view", "cart", "purchase"], hidden=16)  # sizes that other tests trace too
     return directory
 
 
