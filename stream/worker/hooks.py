@@ -67,7 +67,7 @@ def connect(
     async def read(assignment: Assignment, partitions: list[Partition]) -> None:
         try:
             await seek(app, await cycles.read(assignment, partitions))
-            gc.freeze()  # Python's collector looked at the program and the recovered states again and again: 12 us a click
+            gc.freeze()  # Python's collector looked at the program and the states again and again: 12 us a click
         except Exception as exc:
             end_app(app, exc)
 
