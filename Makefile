@@ -5,7 +5,7 @@ BIN := .venv/bin
 RUNTIME ?= cpu
 OTHER_RUNTIME = $(if $(filter cuda,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 
-.PHONY: demo test lint format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold rules engine throughput lists latency gpu heads ways days shop-model demo-picture clean help
+.PHONY: demo test lint format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold rules engine throughput lists latency scaling gpu heads ways days shop-model demo-picture clean help
 help:            ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -85,6 +85,9 @@ lists: .venv/dev ## compare the clicks per second with a list for each click and
 
 latency: .venv/dev ## measure the time from a click to its recommendations, beside the bare client with transactions
 	$(BIN)/python -m bench.latency
+
+scaling: .venv/dev ## measure the CPU time of a click and the memory by items and users; needs 10 GB of memory
+	$(BIN)/python -m bench.scaling
 
 gpu: .venv/dev   ## compare the model on a GPU and on one CPU thread, up to a million items; needs a GPU and about 10 GB of disk
 	$(BIN)/python -m bench.gpu

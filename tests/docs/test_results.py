@@ -140,6 +140,21 @@ def test_latency() -> None:
     assert [[rate, *cells] for rate, _, *cells in table(PAGE, "Latency")] == expected
 
 
+def test_growth() -> None:
+    """Each row is one number of items or users."""
+    expected = [
+        [
+            f"{int(name.split()[0]):,} {name.split()[1]}",
+            f"{row['cpu_us']:g}",
+            f"{row['times']:.2f}",
+            f"{row['model_mb']:,}",
+            f"{row['users_mb']:,}",
+        ]
+        for name, row in results("scaling")["results"].items()
+    ]
+    assert table(PAGE, "Growth") == expected
+
+
 def test_the_model_on_a_gpu() -> None:
     """Each row is the figures of one catalogue and batch."""
     report = results("gpu")
