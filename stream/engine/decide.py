@@ -18,7 +18,7 @@ from stream.engine.step import Steps
 from stream.engine.superseded import SUPERSEDED
 from stream.engine.waves import Index
 from stream.lists.rules import RuledLists
-from stream.lists.top import Lists, ranked_prefix, top_items
+from stream.lists.top import Lists, top_items
 from stream.model.runtime import F32, Model, StateArray
 from stream.settings import Rules, words
 from stream.state.row import NO_ITEM
@@ -124,7 +124,7 @@ class Decider:
         return top_items(items, log_probs, left_out, self._k), Ranked(~as_new, items, log_probs)
 
     def _ranking(self, state: list[StateArray], depth: int) -> tuple[I64, F32]:
-        return ranked_prefix(self._model, state, min(depth, len(self._model.items)))
+        return self._model.score(state, min(depth, len(self._model.items)))[:2]
 
     def _knows_none(self, recent: npt.NDArray[np.int32]) -> Bools:
         """True (n,) where the model knows none of the recent items (n, R)."""

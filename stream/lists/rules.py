@@ -21,7 +21,7 @@ import numpy.typing as npt
 from stream.errors import ConfigError
 from stream.lists.catalogue import CATEGORY, Catalogue, read_catalogue
 from stream.lists.explore import Picked, explore
-from stream.lists.top import Lists, among, ranked_prefix
+from stream.lists.top import Lists, among
 from stream.lists.watched_file import WatchedFile
 from stream.model.runtime import F32, I64, Model, StateArray
 from stream.settings import Rules
@@ -160,7 +160,7 @@ def pick(
         users = np.flatnonzero(pending & (depths == depth))
         batch = max(1, ELEMENTS // depth)
         for rows in (users[a : a + batch] for a in range(0, len(users), batch)):
-            items, log_probs = ranked_prefix(model, [value[rows] for value in state], depth)
+            items, log_probs = model.score([value[rows] for value in state], depth)[:2]
             allowed = compiled.allowed[items]
             if wanted is not None:
                 allowed &= (wanted[rows, None] == NO_CATEGORY) | (compiled.category[items] == wanted[rows, None])

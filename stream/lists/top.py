@@ -6,7 +6,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from stream.model.runtime import F32, I64, Model, StateArray
+from stream.model.runtime import F32, I64
 
 T = TypeVar("T", bound=np.generic)
 
@@ -43,19 +43,10 @@ def _spread(values: npt.NDArray[T], which: npt.NDArray[np.intp], count: int) -> 
     return whole
 
 
-def ranked_prefix(model: Model, state: list[StateArray], depth: int) -> tuple[I64, F32]:
-    """The `depth` most likely next items of each user and their log-probabilities, (n, depth), best first.
-
-    state  inputs of score.onnx, each (n, *shape)
-    depth  how many items of the ranking to compute
-    """
-    return model.score(state, depth)[:2]
-
-
 def top_items(items: I64, log_probs: F32, left_out: npt.NDArray[np.int32], k: int) -> Lists:
     """The first k items of each user's ranking, without `left_out`; fewer if the ranking has too few items.
 
-    items, log_probs  (n, depth) from `ranked_prefix`; with a depth of k + N, or of the catalogue, no list is too short
+    items, log_probs  (n, depth) from `Model.score`; with a depth of k + N, or of the catalogue, no list is too short
     left_out          (n, N) int32 indices of excluded items; -1 and the unknown item exclude nothing
     """
     unwanted = among(items, left_out)
