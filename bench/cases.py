@@ -103,16 +103,16 @@ def surprises(network: Network, head: nn.Module, clicks: Clicks, rows: I64) -> t
     """Surprises (m,), nats, of the clicks at rows (m,), ascending: of the head alone, and of the mixture as served."""
     states = states_before(network, clicks, rows)
     remembered = memories(clicks, rows[states.has_preceding.numpy()] - 1, network.mixture.remembered)
-    recent, visit = (torch.zeros(len(rows), part.shape[1], dtype=torch.int32) for part in remembered)
-    recent[states.has_preceding], visit[states.has_preceding] = (torch.from_numpy(part) for part in remembered)
+    recent, session = (torch.zeros(len(rows), part.shape[1], dtype=torch.int32) for part in remembered)
+    recent[states.has_preceding], session[states.has_preceding] = (torch.from_numpy(part) for part in remembered)
     begins = torch.from_numpy(session_starts(clicks)[rows])
-    visit[begins] = 0  # such a click has no earlier clicks in its session
+    session[begins] = 0  # such a click has no earlier clicks in its session
     item, _, _ = clicks.inputs(rows)
     alone, served = [], []
     for some in row_batches(len(rows), network.sizes.items):
         own = head(item[some], states.at(some))
         alone.append(-torch.log(own + 1e-30))
-        served.append(network.mixture.surprise(own, item[some], recent[some], visit[some]))
+        served.append(network.mixture.surprise(own, item[some], recent[some], session[some]))
     return torch.cat(alone).numpy(), torch.cat(served).numpy()
 
 

@@ -17,9 +17,9 @@ ROUNDS = 5
 def memory(batch: int, items: int, remembered: int, rng: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
     """Mixture memory of users who clicked random items, three of them in this session, by its names in the graphs."""
     recent = rng.integers(0, items + 1, (batch, remembered), np.int32)
-    visit = np.zeros_like(recent)
-    visit[:, :3] = 1
-    return dict(zip(STATE, (recent, visit), strict=True))
+    session = np.zeros_like(recent)
+    session[:, :3] = 1
+    return dict(zip(STATE, (recent, session), strict=True))
 
 
 def running(graph: onnxruntime.InferenceSession, feed: dict[str, npt.NDArray[Any]]) -> Callable[[], object]:

@@ -27,7 +27,7 @@ from export.log.log import ColumnNames, Log, Vocabulary, read_log
 from export.measure.metrics import K
 from export.model.graph import BATCH_MULTIPLE, CLICK, SCORE_STATE, ClickGraphs, open_graph, score_state
 from export.model.parity import TOLERANCE
-from export.network.mixture import visit_before
+from export.network.mixture import session_before
 from export.network.network import Network, Score, Step, Surprise
 from export.network.states import memories, outputs
 from export.network.weights import load_network
@@ -64,9 +64,9 @@ def by_sequences(network: Network, clicks: Clicks) -> tuple[tuple[torch.Tensor, 
     remembered = (torch.from_numpy(part) for part in memories(clicks, every, network.mixture.remembered))
     after = (outputs(network, Windows(clicks), every), *remembered)
     first = torch.from_numpy(np.append(True, clicks.user[1:] != clicks.user[:-1])).unsqueeze(1)
-    out, recent, visit = (torch.where(first, torch.zeros_like(part), part.roll(1, dims=0)) for part in after)
+    out, recent, session = (torch.where(first, torch.zeros_like(part), part.roll(1, dims=0)) for part in after)
     item = torch.from_numpy(clicks.item).long()
-    own = visit_before(torch.from_numpy(clicks.gap).long(), visit)
+    own = session_before(torch.from_numpy(clicks.gap).long(), session)
     parts = [
         network.mixture.surprise(network.surprise(item[rows], out[rows]), item[rows], recent[rows], own[rows]).numpy()
         for rows in _chunks(len(clicks))

@@ -99,10 +99,10 @@ def ranked_by(case: Case, logits: Logits) -> Figures:
     rows = drawn(np.flatnonzero(case.later & (judged.gap > 0) & (judged.item < items)), RANKED) - 1
     out, target = outputs(network, Windows(judged), rows), judged.target[rows]
     remembered = memories(judged, rows, network.mixture.remembered)
-    recent, visit = (torch.from_numpy(part) for part in remembered)
+    recent, session = (torch.from_numpy(part) for part in remembered)
     alone = ranking_quality(target, items, lambda some: logits(out[some]))
     served = ranking_quality(
-        target, items, lambda some: network.mixture.mixed(logits(out[some]), recent[some], visit[some])
+        target, items, lambda some: network.mixture.mixed(logits(out[some]), recent[some], session[some])
     )
     measures = ("recall20", "mrr20", "recall20_served", "mrr20_served")
     return {name: round(value, 4) for name, value in zip(measures, (*alone, *served), strict=True)}

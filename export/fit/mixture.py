@@ -19,7 +19,7 @@ from export.dataset.windows import Clicks, Windows, drawn
 from export.fit.gates import Examples, Expansion, fit_gates, fit_jointly
 from export.fit.popularity_shift import best_recency, shift_bias
 from export.measure.ranking import list_ranks, recall_and_mrr, row_batches
-from export.network.mixture import REMEMBERED, Mixture, visit_before
+from export.network.mixture import REMEMBERED, Mixture, session_before
 from export.network.network import Network
 from export.network.states import memories, outputs
 from export.train.cold_items import Catalogued, with_new_items
@@ -91,8 +91,8 @@ def items_to_remember(clicks: Clicks) -> int:
     """
     rows = drawn(np.arange(len(clicks) - 1), GATE_CLICKS)
     rows = rows[~session_starts(clicks)[rows + 1]]
-    recent, visit = memories(clicks, rows, max(REMEMBERED))
-    returns = (recent == clicks.item[rows + 1, None] + 1) & (visit > 0)
+    recent, session = memories(clicks, rows, max(REMEMBERED))
+    returns = (recent == clicks.item[rows + 1, None] + 1) & (session > 0)
     return next(count for count in REMEMBERED if returns[:, count:].sum() <= FORGOTTEN * len(rows))
 
 
@@ -214,9 +214,9 @@ def _log_probs(network: Network, clicks: Clicks, rows: I64) -> Tensor:
 @torch.no_grad()
 def _examples(network: Network, clicks: Clicks, rows: I64) -> Examples:
     """The mixture's inputs at the clicks that follow `rows` (n,), all on known items."""
-    recent, visit = (torch.from_numpy(part) for part in memories(clicks, rows, network.mixture.remembered))
+    recent, session = (torch.from_numpy(part) for part in memories(clicks, rows, network.mixture.remembered))
     target, gap = (torch.from_numpy(part.astype(np.int64)) for part in (clicks.target[rows], clicks.gap[rows + 1]))
-    mixture, own = network.mixture, visit_before(gap, visit)
+    mixture, own = network.mixture, session_before(gap, session)
     parts: list[Examples] = []
     for some in row_batches(len(rows), network.sizes.items):
         features = mixture.features(recent[some], own[some])

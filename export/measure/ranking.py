@@ -62,10 +62,10 @@ def list_ranks(network: Network, out: Tensor, remembered: tuple[I32, I32], targe
     out         (m, H) result of `outputs` after the click before each target
     remembered  result of `memories` after the same clicks
     """
-    recent, visit = (torch.from_numpy(part) for part in remembered)
+    recent, session = (torch.from_numpy(part) for part in remembered)
 
     def scores(some: Tensor) -> Tensor:
-        return network.mixture.mixed(network.calibrated_logits(out[some]), recent[some], visit[some])
+        return network.mixture.mixed(network.calibrated_logits(out[some]), recent[some], session[some])
 
     return target_ranks(target, network.sizes.items, scores)
 

@@ -34,7 +34,7 @@ STATE = ("last_items", "visit_clicks")
 """The memory: two tensors (R,) int32 of the user's state.
 
 last_items    `recent` below: item + 1 of the last different items, newest first; 0 = none
-visit_clicks  `visit` below: how often each of them was clicked in the current session; 0 = in an earlier one
+visit_clicks  `session` below: how often each of them was clicked in the current session; 0 = in an earlier one
 """
 
 MOST_CLICKS = 65_535
@@ -48,8 +48,8 @@ TINY = 1e-30
 LANES = 16
 
 
-def remember(item: Tensor, gap: Tensor, recent: Tensor, visit: Tensor) -> tuple[Tensor, Tensor]:
-    """The memory after a click: item (B,), gap (B,) integers; recent and visit (B, R) int32, before and after it.
+def remember(item: Tensor, gap: Tensor, recent: Tensor, session: Tensor) -> tuple[Tensor, Tensor]:
+    """The memory after a click: item (B,), gap (B,) integers; recent and session (B, R) int32, before and after it.
 
     The item moves to the front, and the items that were newer than it move back by one. So a user who clicks a few
     items many times keeps the other items in the memory. Items of this session are always in front of older ones.
@@ -57,7 +57,7 @@ def remember(item: Tensor, gap: Tensor, recent: Tensor, visit: Tensor) -> tuple[
     newest = (item + 1).to(torch.int32).unsqueeze(1)
     same = (recent == newest).to(torch.int32)
     newer = torch.cumsum(same, dim=1) - same == 0
-    before = visit_before(gap, visit)
+    before = session_before(gap, session)
     count = torch.clamp((before * same).sum(dim=1, keepdim=True, dtype=torch.int32) + 1, max=MOST_CLICKS)
 
     def moved(front: Tensor, places: Tensor) -> Tensor:
@@ -66,10 +66,10 @@ def remember(item: Tensor, gap: Tensor, recent: Tensor, visit: Tensor) -> tuple[
     return moved(newest, recent), moved(count, before)
 
 
-def visit_before(gap: Tensor, visit: Tensor) -> Tensor:
-    """`visit` (B, R) int32 just before a click with this gap (B,): zeros if the click begins a session."""
+def session_before(gap: Tensor, session: Tensor) -> Tensor:
+    """`session` (B, R) int32 just before a click with this gap (B,): zeros if the click begins a session."""
     begins = ((gap == 0) | (gap >= NEW_SESSION)).unsqueeze(1)
-    return torch.where(begins, torch.zeros_like(visit), visit)
+    return torch.where(begins, torch.zeros_like(session), session)
 
 
 class Mixture(nn.Module):
@@ -142,12 +142,12 @@ class Mixture(nn.Module):
         """The memory as tensors of the user's state."""
         return tuple(StateTensor(name, (self.remembered,), "int32") for name in STATE)
 
-    def features(self, recent: Tensor, visit: Tensor) -> Tensor:
+    def features(self, recent: Tensor, session: Tensor) -> Tensor:
         """Inputs of the gates, (B, F) float32: 1, position in the session (one-hot), popularity of the newest item."""
         popular = torch.index_select(self.popularity, 0, recent[:, 0].to(torch.int64)).unsqueeze(1)
         one = torch.ones_like(popular)
         # The session's items are in front: 1 - 0 where they end, at 0, 1, 2, 3 or 4 items, and 0 elsewhere.
-        now = (visit[:, :5] > 0).to(popular.dtype)
+        now = (session[:, :5] > 0).to(popular.dtype)
         ends = torch.cat([one, now[:, :3]], dim=1) - torch.cat([now[:, :3], now[:, 4:]], dim=1)
         return torch.cat([one, ends, popular, popular * popular], dim=1)
 
@@ -155,24 +155,24 @@ class Mixture(nn.Module):
         """index (B, R) of memory entries -> (B, R): 1.0 for a known item, 0.0 for none and for the unknown item."""
         return torch.index_select(self.known, 0, index.flatten()).view(index.shape)
 
-    def by_count(self, visit: Tensor) -> tuple[Tensor, Tensor]:
-        """visit (B, R) -> the clicks of each item as float32 (B, R), and their sums (B, 2) in the sources by count.
+    def by_count(self, session: Tensor) -> tuple[Tensor, Tensor]:
+        """session (B, R) -> the clicks of each item as float32 (B, R), and their sums (B, 2) in the sources by count.
 
         The sums are exact, so no order of addition changes them. A sum of 0 is 1 here, because it divides.
         """
-        clicks = visit.to(self.counted_in.dtype)
+        clicks = session.to(self.counted_in.dtype)
         return clicks, torch.clamp(torch.matmul(clicks, self.counted_in), min=1)
 
-    def sources(self, recent: Tensor, visit: Tensor) -> tuple[Tensor, Tensor]:
+    def sources(self, recent: Tensor, session: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S) 1.0 for each source that exists, else 0.0; and (B, S) the sum of its shares over all items."""
         index = recent.to(torch.int64)
         known = self.of_known(index)
         newest = index[:, :AGES]
-        now, older = visit[:, :AGES] > 0, (newest > 0) & (visit[:, :AGES] == 0)
+        now, older = session[:, :AGES] > 0, (newest > 0) & (session[:, :AGES] == 0)
         near = torch.index_select(self.near_mass, 0, newest.flatten()).view(newest.shape)
         following = torch.index_select(self.following_mass, 0, index[:, 0]).unsqueeze(1)
         itself = known[:, :AGES]
-        clicks, sums = self.by_count(visit)
+        clicks, sums = self.by_count(session)
         counted = torch.matmul(clicks * known, self.counted_in) / sums
         present = torch.cat([now[:, :1], now, older, now, older, now[:, :2]], dim=1).to(near.dtype)
         return present, present * torch.cat([following, near, near, itself, itself, counted], dim=1)
@@ -200,7 +200,7 @@ class Mixture(nn.Module):
         """
         return torch.matmul(values, self.ones)[:, :1]
 
-    def shares_of(self, item: Tensor, recent: Tensor, visit: Tensor) -> Tensor:
+    def shares_of(self, item: Tensor, recent: Tensor, session: Tensor) -> Tensor:
         """The share that each source gives to item (B,) int64: (B, S). The shares of the unknown item are 0."""
         index = recent.to(torch.int64)
         newest, wanted = index[:, :AGES], item.view(-1, 1, 1)
@@ -211,32 +211,32 @@ class Mixture(nn.Module):
         share = torch.index_select(self.following_share, 0, index[:, 0])
         following = (share * follows.to(share.dtype)).sum(dim=1, keepdim=True)
         itself = (index == item.unsqueeze(1) + 1).to(share.dtype) * self.of_known(index)
-        clicks, sums = self.by_count(visit)
+        clicks, sums = self.by_count(session)
         counted = torch.matmul(clicks * itself, self.counted_in) / sums
         return torch.cat([following, near, near, itself[:, :AGES], itself[:, :AGES], counted], dim=1)
 
-    def surprise(self, network: Tensor, item: Tensor, recent: Tensor, visit: Tensor) -> Tensor:
+    def surprise(self, network: Tensor, item: Tensor, recent: Tensor, session: Tensor) -> Tensor:
         """The network's probability (B,) of the clicked item (B,) -> the mixture's surprise (B,), nats.
 
-        recent, visit  the memory before the click; `visit` as `visit_before` returns it
+        recent, session  the memory before the click; `session` as `session_before` returns it
         """
-        weights, left = self.weights(self.features(recent, visit), *self.sources(recent, visit))
-        added = self.total(weights * self.shares_of(item, recent, visit))
+        weights, left = self.weights(self.features(recent, session), *self.sources(recent, session))
+        added = self.total(weights * self.shares_of(item, recent, session))
         return -log((left * network.unsqueeze(1) + added).squeeze(1))
 
-    def log_probs(self, logits: Tensor, recent: Tensor, visit: Tensor) -> Tensor:
+    def log_probs(self, logits: Tensor, recent: Tensor, session: Tensor) -> Tensor:
         """The network's calibrated logits (B, V) -> log-probabilities (B, V) of the next item, nats."""
-        return torch.log(self.mixed(logits, recent, visit) + TINY)
+        return torch.log(self.mixed(logits, recent, session) + TINY)
 
-    def mixed(self, logits: Tensor, recent: Tensor, visit: Tensor) -> Tensor:
+    def mixed(self, logits: Tensor, recent: Tensor, session: Tensor) -> Tensor:
         """The network's calibrated logits (B, V) -> probabilities (B, V) of the next item."""
-        items, added, left = self.additions(recent, visit)
+        items, added, left = self.additions(recent, session)
         return (torch.softmax(logits, dim=1) * left).scatter_add(1, items, added)
 
-    def additions(self, recent: Tensor, visit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def additions(self, recent: Tensor, session: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the sources add: items (B, N) int64, an item may occur twice, their probabilities (B, N), and the weight
         of the network (B, 1)."""
-        weights, left = self.weights(self.features(recent, visit), *self.sources(recent, visit))
+        weights, left = self.weights(self.features(recent, session), *self.sources(recent, session))
         index, a = recent.to(torch.int64), AGES
         following, now, older, again, before, counted = weights.split([1, a, a, a, a, 2], dim=1)  # type: ignore[no-untyped-call]
         newest = index[:, :a].flatten()
@@ -246,7 +246,7 @@ class Mixture(nn.Module):
             torch.clamp(recent - 1, min=0, max=len(self.clicks) - 1),
         ]
         near = torch.index_select(self.near_share, 0, newest).view(index.shape[0], a, NEIGHBOURS)
-        clicks, sums = self.by_count(visit)
+        clicks, sums = self.by_count(session)
         by_count = clicks * torch.matmul(counted / sums, self.counted_in.t())
         repeats = pad(again + before, (0, self.remembered - a)) + by_count
         added = [

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, linear, pad
 
 from export.network.cells import CELLS, LstmCell
-from export.network.mixture import LANES, Mixture, log, remember, visit_before
+from export.network.mixture import LANES, Mixture, log, remember, session_before
 from export.network.surprise import SurpriseHead
 from stream.manifest import Tensor as StateTensor
 
@@ -114,12 +114,12 @@ class Network(nn.Module):
         bias = self.item_bias[:-1] * self.mixture.bias_weight
         return torch.addmm(bias, out / self.mixture.temperature, self.item_rows[:-1].t())
 
-    def log_probs(self, out: Tensor, recent: Tensor, visit: Tensor) -> Tensor:
+    def log_probs(self, out: Tensor, recent: Tensor, session: Tensor) -> Tensor:
         """Log-probabilities of the V known items as in production, (B, V), nats.
 
-        out (B, H) of `output`; mixture memory recent, visit (B, R)
+        out (B, H) of `output`; mixture memory recent, session (B, R)
         """
-        return self.mixture.log_probs(self.calibrated_logits(out), recent, visit)
+        return self.mixture.log_probs(self.calibrated_logits(out), recent, session)
 
 
 class Step(nn.Module):
@@ -134,8 +134,8 @@ class Step(nn.Module):
 
     def forward(self, item: Tensor, event_type: Tensor, gap: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         net = self.network
-        *cell, recent, visit = state
-        return *net.cell.step(net.embed(item, event_type, gap), tuple(cell)), *remember(item, gap, recent, visit)
+        *cell, recent, session = state
+        return *net.cell.step(net.embed(item, event_type, gap), tuple(cell)), *remember(item, gap, recent, session)
 
 
 class Surprise(nn.Module):
@@ -152,7 +152,7 @@ class Surprise(nn.Module):
     def forward(self, item: Tensor, gap: Tensor, h: Tensor, last_items: Tensor, visit_clicks: Tensor) -> Tensor:
         net = self.network
         own = net.surprise(item, net.output(h))
-        return net.mixture.surprise(own, item, last_items, visit_before(gap, visit_clicks))
+        return net.mixture.surprise(own, item, last_items, session_before(gap, visit_clicks))
 
 
 class Score(nn.Module):

@@ -57,7 +57,7 @@ def outputs(network: Network, windows: Windows, rows: I64, tokens: int = 8192) -
 
 
 def memories(clicks: Clicks, rows: I64, remembered: int) -> tuple[I32, I32]:
-    """Mixture memory of R = `remembered` items after the clicks at rows (m,) int64: recent and visit (m, R) int32.
+    """Mixture memory of R = `remembered` items after the clicks at rows (m,) int64: recent and session (m, R) int32.
 
     Users start with an empty memory. The users of these clicks are processed in parallel, one click of each per step.
     """
@@ -70,13 +70,13 @@ def memories(clicks: Clicks, rows: I64, remembered: int) -> tuple[I32, I32]:
     begin, clicks_of = begins[users[longest_first]], clicks_of[longest_first]
     lane = np.argsort(longest_first)[lane]
     found = np.zeros((len(rows), remembered), np.int32), np.zeros((len(rows), remembered), np.int32)
-    recent, visit = (torch.zeros(len(users), remembered, dtype=torch.int32) for _ in found)
+    recent, session = (torch.zeros(len(users), remembered, dtype=torch.int32) for _ in found)
     by_ordinal = np.argsort(ordinal, kind="stable")
     bound = np.searchsorted(ordinal[by_ordinal], np.arange(clicks_of.max(initial=0) + 1))
     for number in range(clicks_of.max(initial=0)):
         active = int(np.searchsorted(-clicks_of, -number))  # the first users have more than `number` clicks
         item, gap = (torch.from_numpy(column[begin[:active] + number]) for column in (clicks.item, clicks.gap))
-        recent, visit = remember(item, gap, recent[:active], visit[:active])
+        recent, session = remember(item, gap, recent[:active], session[:active])
         asked = by_ordinal[bound[number] : bound[number + 1]]
-        found[0][asked], found[1][asked] = recent[lane[asked]].numpy(), visit[lane[asked]].numpy()
+        found[0][asked], found[1][asked] = recent[lane[asked]].numpy(), session[lane[asked]].numpy()
     return found
