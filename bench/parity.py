@@ -33,6 +33,7 @@ from export.evaluate.evaluate import Quality, judge
 from stream.errors import EddyError
 from stream.events import Click, Recommendation
 from stream.kafka.topics import create_topics
+from stream.manifest import FORMAT
 
 DATA = DATA_DIRECTORY / "globo_clicks.parquet"
 RESULT = RESULTS / "parity.json"
@@ -47,7 +48,7 @@ PARTITIONS = 4
 def trained_model(days: int, extra: list[str]) -> tuple[Path, float]:
     """A model of the first `days` days and the seconds of its training. The same settings are trained only once."""
     arguments = [*COLUMNS, "--until", START_MS + days * DAY_MS, *extra]
-    key = hashlib.sha256(json.dumps([DATA.stat().st_size, *map(str, arguments)]).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps([FORMAT, DATA.stat().st_size, *map(str, arguments)]).encode()).hexdigest()[:12]
     directory = ROOT / ".cache" / "parity" / key
     took = directory / "seconds.json"
     if not took.is_file():
