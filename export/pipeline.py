@@ -32,6 +32,7 @@ from export.evaluate.held_out import Findings, calibration_curve, judge_held_out
 from export.evaluate.vsknn import VsKnnSetting
 from export.fit.heads import fit_heads
 from export.fit.mixture import Mixed, count_cooccurrence, mixed, with_final_popularity
+from export.fit.shortlist import LARGE, choose_shortlist
 from export.log.log import GAP_EDGES_MS, Log
 from export.log.times import iso
 from export.model.calibrate import pools, surprises
@@ -52,7 +53,7 @@ from export.writable import check_writable
 from stream import DISTRIBUTION
 from stream.detect.pvalue import ALL
 from stream.lists.rules import NO_CATEGORY
-from stream.manifest import Manifest
+from stream.manifest import Manifest, Shortlist
 from stream.settings import Settings
 
 
@@ -64,6 +65,7 @@ class Job:
     held_out    the split of the log; the categories are the catalogue's, if there is one
     catalogued  the vocabulary including the items that are only in the catalogue; None = no catalogue
     traces      the graphs are written twice, with other weights
+    large       the number of items from which a shortlist is tried
     """
 
     log: Log
@@ -73,6 +75,7 @@ class Job:
     held_out: HeldOut
     catalogued: Catalogued | None
     traces: Traces
+    large: int
 
     @property
     def sizes(self) -> Sizes:
@@ -102,31 +105,33 @@ def train_model(
     resume: bool = False,
     older: Older | None = None,
     catalogue: Path | None = None,
+    large: int = LARGE,
 ) -> Manifest:
     """Train on a log and write a model directory, .../NAME/VERSION.
 
     resume     continue from the checkpoints that an interrupted training to the same directory left
     older      the model whose weights the training starts from (train/warm_start.py)
     catalogue  file of items with categories; items without clicks get a row from it (train/cold_items.py)
+    large      the number of items from which a shortlist is tried (fit/shortlist.py)
 
     Raises ConfigError if the directory cannot be written or already contains a model, or if the log cannot be trained
     on; ArtifactError if an ONNX graph differs from the network.
     """
     check_writable(directory)
-    job = _hold_out(log, settings, progress, older, catalogue)  # 1
+    job = _hold_out(log, settings, progress, older, catalogue, large)  # 1
     checkpoints = checkpoint_directory(directory)
     first, second = _checkpoints(job, checkpoints, resume)
     with Interrupts(progress) as interrupts:
         with interrupts.allowed() as watched:
             chosen = fit_held_out(job.start(), job.held_out, settings, watched, first)  # 2
         served = _mix(job, chosen.network)  # 3
-        calibration, findings = _calibrate(job, served)  # 4
+        calibration, findings, shortlist = _calibrate(job, served)  # 4
         findings = replace(findings, epochs=chosen.epochs, best_epoch=chosen.best_epoch)
         network = served.network
         if not chosen.interrupted and not interrupts.received:
             with interrupts.allowed() as watched:
                 network = _train_on_all(job, served, chosen.best_epoch, watched, second)  # 5
-        manifest = _write(directory, job, served, network, chosen, calibration, findings)  # 6
+        manifest = _write(directory, job, served, network, chosen, calibration, findings, shortlist)  # 6
         remove_checkpoints(checkpoints)
     warning = calibration_warning(len(calibration[ALL]), len(job.held_out.clicks), Settings(str(directory)).alpha)
     if warning:
@@ -135,7 +140,7 @@ def train_model(
 
 
 def _hold_out(
-    log: Log, settings: TrainSettings, progress: Progress, older: Older | None, catalogue: Path | None
+    log: Log, settings: TrainSettings, progress: Progress, older: Older | None, catalogue: Path | None, large: int
 ) -> Job:
     """Step 1: split the log. Raises ConfigError if the older model does not fit it."""
     held_out, catalogued = hold_out(log, older), None
@@ -143,7 +148,7 @@ def _hold_out(
     if catalogue is not None:
         catalogued = with_catalogue(catalogue, vocabulary.items)
         held_out = held_out._replace(category=catalogued.category[: len(vocabulary.items)])
-    job = Job(log, settings, progress, older, held_out, catalogued, Traces())
+    job = Job(log, settings, progress, older, held_out, catalogued, Traces(), large)
     with_categories = f", {job.categories:,} categories" if job.categories else ""
     progress.say(f"{len(held_out.clicks):,} clicks, {len(vocabulary.items):,} items{with_categories}")
     if older is not None:
@@ -179,19 +184,21 @@ def _mix(job: Job, network: Network) -> Mixed:
     return served
 
 
-def _calibrate(job: Job, served: Mixed) -> tuple[Pools, Findings]:
-    """Step 4: the calibration pools from the surprises of the slice, and the figures of the model on the slice."""
+def _calibrate(job: Job, served: Mixed) -> tuple[Pools, Findings, Shortlist | None]:
+    """Step 4: the calibration pools from the surprises of the slice, the figures of the model on the slice, and the
+    shortlist of a large catalogue."""
     network, held_out, recency = served.network, served.held_out, served.recency
     head, seen, vocabulary, cut_ms = held_out.head, held_out.seen, held_out.vocabulary, held_out.cut_ms
     job.progress.say("ablation: measuring the contribution of each part of the model on the held-out slice")
     _, judged = halves(seen, cut_ms)
     contributions = ablations(network, seen, judged, recency.shift(head.item, head.time_ms, job.sizes.items))
+    shortlist = choose_shortlist(network, seen, judged, job.catalogued is not None, job.large, job.progress)
     job.progress.say("fitting the heads on the training part")
     fit_heads(network, head, recency.weights(head.time_ms), new_items(held_out.clicks), job.settings.seed)
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch) / "held-out" / "0"
         job.progress.say("exporting the graphs to ONNX and checking them, for the calibration")
-        write_graphs(directory, network, vocabulary, job.traces)
+        write_graphs(directory, network, vocabulary, job.traces, shortlist)
         job.progress.say("calibrating the anomalies on the held-out slice")
         surprise, later = surprises(directory, network.state, seen), seen.time_ms >= cut_ms
         found = pools(surprise, seen, later, vocabulary)
@@ -199,9 +206,9 @@ def _calibrate(job: Job, served: Mixed) -> tuple[Pools, Findings]:
         names = {vocabulary.items[i] for i in np.flatnonzero(held_out.known)}
         earlier = sessions_since(job.older, job.log.between(None, cut_ms), vocabulary.items)
         tail = job.log.between(cut_ms, None)
-        findings = judge_held_out(directory, network, vocabulary, found, earlier, tail, names, job.progress)
+        findings = judge_held_out(directory, network, vocabulary, found, earlier, tail, names, job.progress, shortlist)
     curve = calibration_curve(surprise[later], seen.time_ms[later])
-    return found, replace(findings, calibration=curve, ablations=contributions)
+    return found, replace(findings, calibration=curve, ablations=contributions), shortlist
 
 
 def _train_on_all(job: Job, served: Mixed, epochs: int, watched: Progress, checkpoint: Checkpoint) -> Network:
@@ -230,6 +237,7 @@ def _write(
     chosen: Fitted,
     calibration: Pools,
     findings: Findings,
+    shortlist: Shortlist | None,
 ) -> Manifest:
     """Step 6: count and fit everything on the whole log, and write the model: the manifest last, then the report."""
     held_out, recency, log = served.held_out, served.recency, job.log
@@ -238,7 +246,7 @@ def _write(
     count_cooccurrence(network, clicks, recency, held_out.counted, job.older)
     fit_heads(network, clicks, recency.weights(clicks.time_ms), new_items(clicks), job.settings.seed)
     job.progress.say("exporting the graphs to ONNX and checking them")
-    write_graphs(directory, network, vocabulary, job.traces)
+    write_graphs(directory, network, vocabulary, job.traces, shortlist)
     job.progress.say("writing the model and the training report")
     setting = VsKnnSetting(**findings.vsknn_setting)
     save_baselines(directory, sessions_since(job.older, log, vocabulary.items), setting)
@@ -258,7 +266,7 @@ def _write(
         "torch": torch.__version__.partition("+")[0],
     }
     facts = Facts(training, served.quality)
-    manifest = write_model(directory, network, vocabulary, calibration, (baselines.FILE,), facts)
+    manifest = write_model(directory, network, vocabulary, calibration, (baselines.FILE,), facts, shortlist)
     about = About(log.name, iso(time.time_ns() // 1_000_000), version(DISTRIBUTION))
     write_report(directory, manifest, findings, about)
     return manifest

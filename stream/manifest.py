@@ -1,8 +1,8 @@
 """manifest.json: describes a model directory, with a checksum of each file.
 
 A model directory has step.onnx, surprise.onnx, score.onnx, items.json, calibration.npz, any other files that the
-manifest lists, and manifest.json itself. The engine does not interpret the state: the manifest lists its tensors with
-shape and dtype.
+manifest lists, and manifest.json itself. A model of a large catalogue can also have shortlist.onnx. The
+engine does not interpret the state: the manifest lists its tensors with shape and dtype.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from stream.errors import ArtifactError
 
@@ -31,6 +31,9 @@ DTYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64")
 GRAPHS = ("step.onnx", "surprise.onnx", "score.onnx")
 FILES = (*GRAPHS, "items.json", "calibration.npz")
 
+SHORTLIST = "shortlist.onnx"
+"""The graph that makes the lists on a CPU instead of score.onnx, if the manifest has a `shortlist`."""
+
 
 class Tensor(Struct, frozen=True):
     """One state tensor of one user; `shape` has no batch dimension."""
@@ -38,6 +41,19 @@ class Tensor(Struct, frozen=True):
     name: str
     shape: tuple[int, ...]
     dtype: str = "float32"
+
+
+class Shortlist(Struct, frozen=True):
+    """How shortlist.onnx was chosen; for information only.
+
+    ranked  the items that the network ranks, those with the most clicks
+    lost    loss of recall@20 on held-out clicks, as a share of the recall of score.onnx; below 0 is a gain
+    judged  count of these clicks; 0 = not measured
+    """
+
+    ranked: int
+    lost: float
+    judged: int
 
 
 class Manifest(Struct, frozen=True):
@@ -53,6 +69,7 @@ class Manifest(Struct, frozen=True):
     files           file name -> sha256
     training        period, clicks, settings, seed ...; for information only
     quality         metrics at the end of the training; for information only
+    shortlist       of a large catalogue: the model has shortlist.onnx
     """
 
     format: int
@@ -68,11 +85,17 @@ class Manifest(Struct, frozen=True):
     files: dict[str, str]
     training: dict[str, Any] = {}
     quality: dict[str, Any] = {}
+    shortlist: Shortlist | UnsetType = UNSET
 
     @property
     def label(self) -> str:
         """NAME/VERSION, as in the `model` field of the output events."""
         return f"{self.name}/{self.version}"
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """The file names of all graphs."""
+        return GRAPHS if self.shortlist is UNSET else (*GRAPHS, SHORTLIST)
 
     @property
     def identity(self) -> int:
@@ -111,7 +134,7 @@ def read_manifest(directory: Path) -> Manifest:
     for field, wrong, must in _checks(manifest):
         if wrong:
             raise ArtifactError(f"model {directory}: the manifest's {field} must be {must}; train it again")
-    for name in sorted({*FILES, *manifest.files}):
+    for name in sorted({*FILES, *manifest.graphs, *manifest.files}):
         if not (directory / name).is_file():
             raise ArtifactError(f"model {directory}: {name} is missing; copy the whole directory again")
         if sha256(directory / name) != manifest.files.get(name):

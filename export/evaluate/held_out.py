@@ -22,6 +22,7 @@ from export.model.directory import Facts, Pools, write_model
 from export.network.network import Network
 from export.progress import Progress
 from stream.errors import ConfigError
+from stream.manifest import Shortlist
 
 LARGEST = 50_000
 """The earliest clicks of the slice that are judged: enough for intervals of a percent, in a minute for all methods."""
@@ -62,6 +63,7 @@ def judge_held_out(
     tail: Log,
     known: set[str],
     watch: Progress,
+    shortlist: Shortlist | None,
 ) -> Findings:
     """Evaluate the network and the baselines on the slice; users start from a zero state.
 
@@ -69,12 +71,13 @@ def judge_held_out(
     found      calibration pools of the surprise
     earlier    the sessions before the slice, for the baselines
     tail       the slice
+    shortlist  what the directory's shortlist.onnx is, if it has one
     known      the items with training clicks; all other items of the vocabulary count as unknown
     """
     watch.say("choosing the setting of VS-KNN, one of the baselines")
     setting = choose_vsknn(earlier)
     save_baselines(directory, earlier, setting)
-    write_model(directory, network, vocabulary, found, (baselines.FILE,), Facts({}, {}))
+    write_model(directory, network, vocabulary, found, (baselines.FILE,), Facts({}, {}), shortlist)
     names = [name if name in known else f"{name}{NEW}" for name in tail.items]
     keep = np.zeros(len(tail), np.bool_)
     keep[tail.in_time_order()[:LARGEST]] = True

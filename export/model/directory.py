@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from msgspec import UNSET
 
 from export.arrays import F32
 from export.log.log import Vocabulary
 from export.model.graph import BATCH_MULTIPLE
 from export.network import weights
 from export.network.network import Network
-from stream.manifest import FILES, FORMAT, GRAPHS, Manifest, sha256, write_manifest
+from stream.manifest import FILES, FORMAT, GRAPHS, SHORTLIST, Manifest, Shortlist, sha256, write_manifest
 from stream.model.external import external_files
 
 Pools = dict[str, F32]
@@ -31,17 +32,25 @@ class Facts(NamedTuple):
 
 
 def write_model(
-    directory: Path, network: Network, vocabulary: Vocabulary, pools: Pools, extra: tuple[str, ...], facts: Facts
+    directory: Path,
+    network: Network,
+    vocabulary: Vocabulary,
+    pools: Pools,
+    extra: tuple[str, ...],
+    facts: Facts,
+    shortlist: Shortlist | None = None,
 ) -> Manifest:
     """Write items, calibration, weights and, last, the manifest, into a directory that already has the graphs.
 
     pools  name -> ascending surprises (float32, nats), in the order of the manifest
     extra  names of further files in the directory that belong to the model
+    shortlist  what the directory's shortlist.onnx is, if it has one
     """
     (directory / "items.json").write_text(json.dumps(vocabulary.items, ensure_ascii=False, separators=(",", ":")))
     arrays: dict[str, Any] = {f"pool_{i}": pool for i, pool in enumerate(pools.values())}
     np.savez(directory / "calibration.npz", **arrays)
-    tables = sorted(set().union(*(external_files(directory / graph) for graph in GRAPHS)))
+    graphs = GRAPHS if shortlist is None else (*GRAPHS, SHORTLIST)
+    tables = sorted(set().union(*(external_files(directory / graph) for graph in graphs)))
     name, version = name_and_version(directory)
     manifest = Manifest(
         format=FORMAT,
@@ -54,9 +63,10 @@ def write_model(
         items=len(vocabulary.items),
         batch_multiple=BATCH_MULTIPLE,
         calibration=tuple(pools),
-        files={name: sha256(directory / name) for name in (*FILES, *tables, *extra)},
+        files={name: sha256(directory / name) for name in (*FILES, *graphs, *tables, *extra)},
         training={**facts.training, weights.FILE: weights.save_weights(directory, network)},
         quality=facts.quality,
+        shortlist=UNSET if shortlist is None else shortlist,
     )
     write_manifest(directory, manifest)
     return manifest

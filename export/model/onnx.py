@@ -15,20 +15,24 @@ from export.log.log import Vocabulary
 from export.measure.metrics import K
 from export.model.directory import name_and_version
 from export.model.graph import BATCH_MULTIPLE, CLICK, SCORE_STATE, score_state
-from export.model.parity import check_parity
+from export.model.parity import check_parity, check_shortlist
 from export.model.tables import Tables
 from export.model.trace import Traces
 from export.network.network import Network, Score, Step, Surprise
+from export.network.shortlist import ShortlistScore
 from export.writable import check_writable
-from stream.manifest import FORMAT
+from stream.manifest import FORMAT, SHORTLIST, Shortlist
 
 IR_VERSION = 10
 
 
-def write_graphs(directory: Path, network: Network, vocabulary: Vocabulary, traces: Traces) -> None:
+def write_graphs(
+    directory: Path, network: Network, vocabulary: Vocabulary, traces: Traces, shortlist: Shortlist | None = None
+) -> None:
     """Write step.onnx, surprise.onnx and score.onnx, and check that they compute the same as the network.
 
     traces  of graphs that were written before; new ones are added
+    shortlist  write shortlist.onnx too
 
     Raises ConfigError if the directory already contains a model or cannot be written, ArtifactError if the graphs
     differ from the network.
@@ -48,12 +52,9 @@ def write_graphs(directory: Path, network: Network, vocabulary: Vocabulary, trac
     item, event_type, gap = (torch.zeros(2 * BATCH_MULTIPLE, dtype=torch.int64) for _ in range(3))
     names = [part.name for part in network.state]
     tables = Tables(directory)
-    score = traces.graph(
-        Score(network),
-        (*score_state(zeros), torch.tensor([min(K, network.sizes.items)])),
-        [*SCORE_STATE, "k"],
-        ["items", "log_probs", "event_probs"],
-    )
+    example = *score_state(zeros), torch.tensor([min(K, network.sizes.items)])
+    names_of_lists = [*SCORE_STATE, "k"], ["items", "log_probs", "event_probs"]
+    score = traces.graph(Score(network), example, *names_of_lists)
     # First: its item rows are longer, and begin with those of step.onnx.
     _write(_proto(score, tables), directory / "score.onnx", facts)
     one_click = traces.graph(
@@ -68,6 +69,10 @@ def write_graphs(directory: Path, network: Network, vocabulary: Vocabulary, trac
     )
     _write(_proto(surprise, tables), directory / "surprise.onnx", facts)
     check_parity(directory, network)
+    if shortlist is not None:
+        ranking = ShortlistScore(network, shortlist.ranked).eval()
+        _write(_proto(traces.graph(ranking, example, *names_of_lists), tables), directory / SHORTLIST, facts)
+        check_shortlist(directory, network, ranking)
 
 
 def _proto(graph: ir.Model, tables: Tables) -> onnx.ModelProto:

@@ -13,10 +13,15 @@ from export.arrays import F32
 from export.measure.metrics import K
 from export.model.graph import CLICK, SCORE_STATE, ClickGraphs, open_graph, score_state
 from export.network.network import Network, Step, Surprise
+from export.network.shortlist import ShortlistScore
 from stream.errors import ArtifactError
+from stream.manifest import SHORTLIST
 
 TOLERANCE = 1e-5
 """Largest difference in log-probability (nats) between torch and ONNX; both compute in float32."""
+
+ROUNDED = 0.02
+"""The same for a list of shortlist.onnx one of whose outputs was rounded to another byte."""
 
 SHORTEST = 0.01
 """Shortest length of h that widens the tolerance further."""
@@ -66,6 +71,37 @@ def check_parity(directory: Path, network: Network, users: int = 16, clicks: int
         whole = open_graph(directory / "step.onnx").run(None, {**sequence, **zeros})
         for name, ours, theirs in zip(names, whole, onnx_state, strict=True):
             _same(directory, f"state {name} over the sequence", ours[:, -1], theirs)
+
+
+@torch.no_grad()
+def check_shortlist(
+    directory: Path, network: Network, ranking: ShortlistScore, users: int = 16, clicks: int = 24, seed: int = 0
+) -> None:
+    """Compare shortlist.onnx with its torch module, whose lists are not the exact ones, after random clicks.
+
+    An output on the edge between two bytes may be rounded either way, so a few lists may differ by ROUNDED. What the
+    module loses against exact lists is measured apart (fit/shortlist.py).
+
+    Raises ArtifactError with the size of the difference.
+    """
+    rng, sizes = np.random.default_rng(seed), network.sizes
+    graph, step, k = open_graph(directory / SHORTLIST), Step(network).eval(), torch.tensor([min(K, sizes.items)])
+    state, differences = network.zero_state(users), []
+    for _ in range(clicks):
+        bounds = (sizes.items + 1, sizes.event_types + 1, sizes.gaps)
+        state = step(*(torch.from_numpy(rng.integers(0, bound, users)) for bound in bounds), *state)
+        read = score_state(state)
+        feed = {name: part.numpy() for name, part in zip((*SCORE_STATE, "k"), (*read, k), strict=True)}
+        log_probs, theirs = graph.run(None, feed)[1], ranking(*read, k)[1].numpy()
+        differences.append(np.abs(log_probs - theirs).max(axis=1))
+    found = np.concatenate(differences)
+    typical, worst = float(np.quantile(found, 0.9)), float(found.max())
+    if not (typical <= 10 * TOLERANCE and worst <= ROUNDED):
+        raise ArtifactError(
+            f"model {directory}: the log-probabilities of {SHORTLIST} differ by {worst:.2g} between torch and ONNX "
+            f"(allowed {ROUNDED:g}, and {10 * TOLERANCE:g} for nine lists of ten); no manifest was written, so the "
+            "directory is not a model"
+        )
 
 
 def _same(directory: Path, what: str, ours: F32, theirs: F32, unsure: float = 1.0) -> None:

@@ -12,9 +12,47 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from onnx import TensorProto
+from onnx.defs import OpSchema
+from onnx.helper import make_tensor
+from onnxscript import opset20 as standard
+from onnxscript.values import Op, Opset
 from torch import Tensor, nn
 
+from export.network.shortlist import ZERO
+
 OPSET = 20
+_T = OpSchema.FormalParameter
+PRODUCT = Op(
+    Opset("com.microsoft", 1),
+    "MatMulIntegerToFloat",
+    OpSchema(
+        "MatMulIntegerToFloat",
+        "com.microsoft",
+        1,
+        inputs=[
+            _T("A", "tensor(uint8)"),
+            _T("B", "tensor(int8)"),
+            _T("a_scale", "tensor(float)"),
+            _T("b_scale", "tensor(float)"),
+            _T("a_zero_point", "tensor(uint8)", param_option=OpSchema.FormalParameterOption.Optional),
+            _T("b_zero_point", "tensor(int8)", param_option=OpSchema.FormalParameterOption.Optional),
+            _T("bias", "tensor(float)", param_option=OpSchema.FormalParameterOption.Optional),
+        ],
+        outputs=[_T("Y", "tensor(float)")],
+    ),
+)
+"""An operator of ONNX Runtime, which onnx does not know."""
+
+
+def _byte_product(output: Any, codes: Any, scale: Any, bias: Any) -> Any:
+    one = standard.Constant(value=make_tensor("one", TensorProto.FLOAT, [], [1.0]))
+    zero = standard.Constant(value=make_tensor("zero", TensorProto.UINT8, [], [ZERO]))
+    return PRODUCT(output, codes, one, scale, zero, None, bias)
+
+
+TRANSLATIONS: dict[Any, Any] = {torch.ops.eddy.byte_product.default: _byte_product}
+"""Operators of torch that the export cannot translate itself."""
 
 
 class Traces:
@@ -60,6 +98,7 @@ def trace(module: nn.Module, example: tuple[Tensor, ...], inputs: list[str], out
             output_names=outputs,
             dynamic_shapes=dims,
             external_data=False,
+            custom_translation_table=TRANSLATIONS,
             optimize=False,
             verbose=False,
         )

@@ -14,7 +14,7 @@ from export.network.mixture import AGES, Mixture
 from export.network.network import Network, Sizes
 from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
 from stream.detect.pvalue import ALL, HISTORIES, pool_name
-from stream.manifest import Manifest
+from stream.manifest import Manifest, Shortlist
 
 
 def write_untrained(
@@ -25,8 +25,12 @@ def write_untrained(
     seed: int = 0,
     cell: str = "lstm",
     remembered: int = AGES,
+    ranked: int | None = None,
 ) -> Manifest:
-    """Write a complete model directory with random weights and synthetic calibration pools."""
+    """Write a complete model directory with random weights and synthetic calibration pools.
+
+    ranked  write a shortlist of so many items too (network/shortlist.py); there are no clicks that choose it
+    """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     vocabulary = Vocabulary(items=list(items), event_types=tuple(event_types), gap_edges_ms=GAP_EDGES_MS)
@@ -45,8 +49,10 @@ def write_untrained(
     )
     network.mixture = Mixture(Counted(following, around, np.ones(len(items))), remembered)
     network.mixture.gates[0] = -3.0
-    write_graphs(directory, network, vocabulary, Traces())
+    shortlist = None if ranked is None else Shortlist(ranked, 0.0, 0)
+    write_graphs(directory, network, vocabulary, Traces(), shortlist)
     mean = float(np.log(len(items) + 1))
     names = [ALL, *(pool_name(event_type, history) for event_type in event_types for history in (None, *HISTORIES))]
     pools = {name: np.sort(rng.normal(mean, 0.5, 20_000)).astype(np.float32) for name in names}
-    return write_model(directory, network, vocabulary, pools, (), Facts({"untrained": True, "seed": seed}, {}))
+    facts = Facts({"untrained": True, "seed": seed}, {})
+    return write_model(directory, network, vocabulary, pools, (), facts, shortlist)

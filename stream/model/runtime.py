@@ -19,7 +19,7 @@ import onnxruntime as ort
 from onnxruntime import InferenceSession  # an ImportError where the package is there, but its files are not
 
 from stream.errors import ArtifactError, ConfigError
-from stream.manifest import GRAPHS, Manifest, read_manifest
+from stream.manifest import GRAPHS, SHORTLIST, Manifest, read_manifest
 from stream.model.external import external_files
 from stream.wire.fields import LONGEST_ID
 
@@ -126,7 +126,7 @@ class Model:
             raise ArtifactError(f"model {self.manifest.label}: an item index lies outside 0..{len(self.items)}")
 
     def score(self, state: list[StateArray], k: int) -> tuple[I64, F32, F32]:
-        """Run score.onnx: the k most likely next items of each of B users.
+        """Run score.onnx, or shortlist.onnx where the model has it: the k most likely next items of each of B users.
 
         state    the tensors named in score_inputs, each (B, *shape)
         returns  items (B, k) int64 best first, log_probs (B, k) float32, event_probs (B, T + 1) float32
@@ -168,18 +168,20 @@ def load_model(directory: Path, device: str) -> Model:
     """
     manifest = read_manifest(directory)
     items = _read_items(directory, manifest)
-    for graph in GRAPHS:
+    for graph in manifest.graphs:
         _check_external(directory, graph, manifest)
     provider = _provider(device)
-    step, surprise, score = (_runtime(directory / graph, provider, device) for graph in GRAPHS)
+    step, surprise = (_runtime(directory / graph, provider, device) for graph in GRAPHS[:2])
     provider = step.get_providers()[0]
+    lists = SHORTLIST if provider == CPU and SHORTLIST in manifest.graphs else "score.onnx"  # a GPU has no such product
+    score = _runtime(directory / lists, provider, device)
     state = [tensor.name for tensor in manifest.state]
     if [value.name for value in step.get_inputs()] != ["item", "event_type", "gap", *state]:
         raise ArtifactError(f"model {directory}: the inputs of step.onnx do not match the manifest; train it again")
     if [value.name for value in step.get_outputs()] != [f"{name}_out" for name in state]:
         raise ArtifactError(f"model {directory}: the outputs of step.onnx do not match the manifest; train it again")
     known = _state_inputs(directory, surprise, "surprise.onnx", ("item", "gap"), state)
-    ranked = _state_inputs(directory, score, "score.onnx", ("k",), state)
+    ranked = _state_inputs(directory, score, lists, ("k",), state)
     index = {item: i for i, item in enumerate(items)}
     return Model(manifest, items, index, provider, known, ranked, step, surprise, score)
 

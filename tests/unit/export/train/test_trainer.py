@@ -22,7 +22,8 @@ from export.train.epochs import fit
 from export.train.holdout import categories, vocabulary_of
 from export.train.settings import TrainSettings
 from stream.errors import ArtifactError, ConfigError
-from stream.manifest import read_manifest
+from stream.manifest import Shortlist, read_manifest
+from stream.model.runtime import load_model
 
 ITEMS = 40
 SETTINGS = TrainSettings(hidden=16, epochs=10, seed=1, tokens=64, negatives=64, dropout=0.1, rate=1e-2)
@@ -263,6 +264,26 @@ def test_a_new_item_has_the_same_share_in_calibration_as_in_service(
     train_model(tmp_path / "m" / "1", log, replace(SETTINGS, epochs=1), Silent())
     calibrated, served = shares
     assert calibrated == served > 1
+
+
+def test_a_large_catalogue_gets_the_shortlist_that_loses_little(tmp_path: Path) -> None:
+    """The training prints the choice and writes it, with its loss, into the manifest; a worker loads that graph."""
+
+    said: list[str] = []
+
+    class Hearing(Silent):
+        def say(self, line: str) -> None:
+            said.append(line)
+
+    manifest = train_model(tmp_path / "m" / "1", shop(users=100), replace(SETTINGS, epochs=1), Hearing(), large=ITEMS)
+    assert isinstance(manifest.shortlist, Shortlist)
+    assert manifest.shortlist.lost < 0.002
+    assert manifest.shortlist.judged > 0
+    assert any(f"ranks the {manifest.shortlist.ranked} items with the most clicks" in line for line in said)
+    model = load_model(tmp_path / "m" / "1", "cpu")
+    zeros = [np.zeros((3, *part.shape), part.dtype) for part in manifest.state if part.name in model.score_inputs]
+    items, _, _ = model.score(zeros, 20)
+    assert all(len(set(row)) == 20 for row in items.tolist())
 
 
 @pytest.mark.parametrize(
