@@ -8,6 +8,7 @@ write no model.
 import logging
 import warnings
 from inspect import Parameter, signature
+from operator import itemgetter
 from typing import Any
 
 import onnx_ir as ir
@@ -113,10 +114,14 @@ def trace(module: nn.Module, example: tuple[Tensor, ...], inputs: list[str], out
 
 
 def structure(module: nn.Module, example: tuple[Tensor, ...], names: tuple[Any, ...]) -> str:
-    """All that a trace depends on except the weights: modules, their plain attributes, shapes, dtypes, names."""
-    parts = [(name, type(part), _plain(part)) for name, part in module.named_modules()]
-    weights = [(name, weight.shape, weight.dtype) for name, weight in module.state_dict().items()]
-    return repr((parts, weights, [(one.shape, one.dtype) for one in example], names))
+    """All that a trace depends on except the weights: modules, their plain attributes, shapes, dtypes, names.
+
+    The order of modules and weights does not matter: a network that was read from a file has another one.
+    """
+    parts = {name: (type(part), _plain(part)) for name, part in module.named_modules()}
+    weights = {name: (weight.shape, weight.dtype) for name, weight in module.state_dict().items()}
+    of_example = [(one.shape, one.dtype) for one in example]
+    return repr((sorted(parts.items(), key=itemgetter(0)), sorted(weights.items()), of_example, names))
 
 
 def _plain(module: nn.Module) -> dict[str, object]:

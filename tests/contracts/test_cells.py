@@ -23,12 +23,12 @@ from export.network.network import Network, Step, Surprise
 from export.network.weights import load_network
 from stream.manifest import Manifest, read_manifest
 from stream.model.runtime import load_model
+from tests.conftest import EVENT_TYPES, ITEMS
 from tests.graphs import KeptTraces
 
-ITEMS, HIDDEN, USERS, CLICKS = [f"item-{i}" for i in range(90)], 8, 5, 12
+HIDDEN, USERS, CLICKS = 16, 5, 12
 REMEMBERED = {"lstm": 12, "gru": AGES, "rnn": AGES}
 """Of the LSTM more items than have sources by age; the others share their trace with other tests."""
-EVENT_TYPES = ("view", "purchase")
 EACH_CELL = pytest.mark.parametrize("name", sorted(CELLS))
 
 
@@ -36,9 +36,7 @@ EACH_CELL = pytest.mark.parametrize("name", sorted(CELLS))
 def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model directory of each cell, its weights random."""
     path = tmp_path_factory.mktemp("models") / str(request.param) / "1"
-    write_untrained(
-        path, ITEMS, list(EVENT_TYPES), hidden=HIDDEN, cell=request.param, remembered=REMEMBERED[request.param]
-    )
+    write_untrained(path, ITEMS, EVENT_TYPES, hidden=HIDDEN, cell=request.param, remembered=REMEMBERED[request.param])
     return path
 
 
@@ -240,16 +238,21 @@ def test_many_clicks_in_one_call_are_bit_equal_to_one_call_for_each(directory: P
 
 @pytest.mark.parametrize("directory", ["lstm"], indirect=True)  # one cell: the trace is shared in the same way for all
 def test_a_shared_trace_equals_a_new_trace(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network in a trace of other weights computes what it does in a trace of its own, bit by bit."""
+    """A network in a trace of other weights computes what it does in a trace of its own, bit by bit.
+
+    A network that was read from a file has the structure of the one that was written, so it needs no trace of its own.
+    """
     kept = trace.trace
     assert isinstance(kept, KeptTraces)
+    new_trace = kept.trace
     network, rng = load_network(directory), np.random.default_rng(4)
     with torch.no_grad():
         for weight in network.cell.parameters():
             weight.mul_(1.1)
-    vocabulary = Vocabulary(ITEMS, EVENT_TYPES, GAP_EDGES_MS)
+    vocabulary = Vocabulary(ITEMS, tuple(EVENT_TYPES), GAP_EDGES_MS)
+    monkeypatch.setattr(kept, "trace", None)  # a call fails
     write_graphs(tmp_path / "shared" / "1", network, vocabulary, trace.Traces())
-    monkeypatch.setattr(trace, "trace", kept.trace)
+    monkeypatch.setattr(trace, "trace", new_trace)
     write_graphs(tmp_path / "own" / "1", network, vocabulary, trace.Traces())
     state = states(read_manifest(directory), 32, rng)
     remembered = {name: state[name] for name in SCORE_STATE}
