@@ -12,6 +12,7 @@ from export.model import trace
 from export.model.untrained import write_untrained
 from tests.graphs import KeptTraces
 from tests.kafka_lane import count_kafka_lane
+from tests.once import once, shared_directory
 
 ITEMS = [f"i{n}" for n in range(50)]
 EVENT_TYPES = ["view", "cart", "purchase"]
@@ -23,22 +24,20 @@ torch.set_num_threads(1)  # on matrices this small a second thread only waits fo
 
 
 @pytest.fixture(scope="session", autouse=True)
-def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Networks that differ only in their weights share one trace; see tests/graphs.py."""
-    base = tmp_path_factory.getbasetemp()
-    directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "traces"  # one for all processes
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Networks that differ only in their weights share one trace, kept in this directory; see tests/graphs.py."""
+    directory = shared_directory(tmp_path_factory) / "traces"
     directory.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trace, "trace", KeptTraces(directory))
-        yield
+        yield directory
 
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of 50 items i0..i49 and three event types, untrained but complete."""
-    directory = tmp_path_factory.mktemp("models") / "tiny" / "1"
-    write_untrained(directory, ITEMS, EVENT_TYPES, hidden=16, seed=0)
-    return directory
+    directory = shared_directory(tmp_path_factory) / "untrained" / "tiny" / "1"
+    return once(directory, lambda path: write_untrained(path, ITEMS, EVENT_TYPES, hidden=16, seed=0))
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -18,6 +18,7 @@ from export.model.untrained import write_untrained
 from tests.kafka.lane import Lane
 from tests.kafka.secured import cluster, secure, token_url  # noqa: F401, fixtures
 from tests.kafka_lane import REQUIRED
+from tests.once import once, shared_directory
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,9 +34,8 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if given:
         yield given
         return
-    own = tmp_path_factory.getbasetemp()
     try:
-        with one_broker(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) as address:
+        with one_broker(shared_directory(tmp_path_factory)) as address:
             yield address
     except KafkaUnavailable as exc:
         if REQUIRED:
@@ -77,9 +77,9 @@ def name() -> str:
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model with random weights."""
-    directory = tmp_path_factory.mktemp("models") / "random" / "1"
-    write_untrained(directory, [f"i{n}" for n in range(300)], ["view", "cart", "purchase"], hidden=16)
-    return directory
+    items, event_types = [f"i{n}" for n in range(300)], ["view", "cart", "purchase"]
+    directory = shared_directory(tmp_path_factory) / "untrained" / "random" / "1"
+    return once(directory, lambda path: write_untrained(path, items, event_types, hidden=16))
 
 
 @pytest.fixture

@@ -22,12 +22,12 @@ def site(path: Path, readers: int = 60, clicks: int = 4) -> None:
     """A news site's first four days: every reader a session a day, from an article to the next one around a ring."""
     rng = np.random.default_rng(0)
     day, reader, at = (part.ravel() for part in np.indices((4, readers, clicks)))
-    first = rng.integers(0, 30, (4, readers))[day, reader]
+    first = rng.integers(0, 40, (4, readers))[day, reader]
     begins = rng.integers(0, DAY_MS - 3_600_000, (4, readers))[day, reader]
     columns = {
         "user_id": reader,
         "session_id": day * readers + reader,
-        "article_id": (first + at) % 30 + day,
+        "article_id": (first + at) % 40,
         "timestamp": GLOBO_START_MS + day * DAY_MS + begins + at * 30_000,
     }
     pl.DataFrame(columns).sort("timestamp").write_parquet(path / "globo_clicks.parquet")
@@ -61,7 +61,7 @@ def test_each_day_is_judged_before_it_is_learned(
 ) -> None:
     """The model of day N has learned the days before N; the next one continues from it; --resume repeats no step."""
     out = tmp_path / "days.json"
-    command = ["days", "--days", "3..4", "--train", "--epochs 1 --hidden 8", "--out", str(out)]
+    command = ["days", "--days", "3..4", "--train", "--epochs 1 --hidden 16", "--out", str(out)]
     monkeypatch.setattr("sys.argv", command)
     days.main()
     assert [words[0] for words in asked] == ["train", "evaluate", "evaluate"] * 2

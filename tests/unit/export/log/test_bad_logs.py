@@ -31,7 +31,7 @@ def same(i: int) -> int:
 def clicks(
     count: int = 300,
     user: Callable[[int], int] = lambda i: i // 6,
-    item: Callable[[int], int] = lambda i: i % 17,
+    item: Callable[[int], int] = lambda i: i % 40,
     time: Callable[[int], int] = lambda i: START + 20 * i,
 ) -> str:
     return HEADER + "".join(f"u{user(i)},i{item(i)},view,{time(i)}\n" for i in range(count))
@@ -140,7 +140,7 @@ def put(path: Path, content: object) -> None:
 
 
 def trained(log: Path, *options: str) -> Result:
-    arguments = [str(log), "--out", str(log.parent / "model" / "1"), "--epochs", "1", "--hidden", "4", *options]
+    arguments = [str(log), "--out", str(log.parent / "model" / "1"), "--epochs", "1", "--hidden", "16", *options]
     return CliRunner().invoke(train, arguments)
 
 
@@ -218,7 +218,7 @@ def test_the_same_clicks_in_a_different_form_are_the_same_log(
 
 SOUND = [
     ("one_user.csv", clicks(user=lambda i: 0), ""),
-    ("half_once.csv", clicks(600, item=lambda i: 1000 + i if i % 2 else i % 50), ""),
+    ("half_once.csv", clicks(item=lambda i: 20 + i // 15 if i % 15 == 0 else i % 20), ""),
     ("repeats.csv", clicks() + clicks().removeprefix(HEADER) * 3, "900 rows repeat an earlier row (75.0%)"),
 ]
 

@@ -22,6 +22,7 @@ from stream.demo.shop import build_shop
 from stream.demo.simulate import simulate, write_log
 from stream.errors import ArtifactError
 from stream.manifest import read_manifest, sha256
+from tests.conftest import EVENT_TYPES, ITEMS
 from tests.unit.export.train.test_trainer import Silent
 
 
@@ -36,23 +37,24 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
 
 
 def vocabulary(log: Log) -> Vocabulary:
-    """90 items and all event types of the log but the rarest: the others come as unknown."""
+    """50 items and all event types of the log but the rarest, with one that it has not: the others come as unknown."""
     items, event_types, gap_edges_ms = vocabulary_of(log)
-    return Vocabulary([item for i, item in enumerate(items) if i % 7][:90], event_types[:-1], gap_edges_ms)
+    return Vocabulary([item for i, item in enumerate(items) if i % 7][:50], (*event_types[:-1], "return"), gap_edges_ms)
 
 
 @pytest.mark.parametrize("cell", sorted(CELLS))
 def test_four_ways_agree_on_every_click(tmp_path: Path, log: Log, cell: str) -> None:
     """With random weights, unknown items and event types, every way gives the same surprise and the same list."""
     known = vocabulary(log)
-    write_untrained(tmp_path / "m" / "1", known.items, list(known.event_types), hidden=8, cell=cell)
+    write_untrained(tmp_path / "m" / "1", known.items, list(known.event_types), hidden=16, cell=cell)
     found = differences(load_network(tmp_path / "m" / "1"), log, known, tmp_path / "m" / "1")
     assert all(difference.within(TOLERANCE) for way, difference in found.items()), found
 
 
 def test_four_ways_agree_on_a_trained_model(tmp_path: Path, log: Log) -> None:
     """The same after a training, whose logits are larger than random ones."""
-    settings = TrainSettings(hidden=32, epochs=4, tokens=128, negatives=128, rate=1e-2)
+    log = replace(log, item=log.item % len(ITEMS), items=log.items[: len(ITEMS)])
+    settings = TrainSettings(hidden=16, epochs=4, tokens=128, negatives=128, rate=1e-2)
     train_model(tmp_path / "m" / "1", log, settings, Silent())
     known = vocabulary_of(log)
     found = differences(load_network(tmp_path / "m" / "1"), log, known, tmp_path / "m" / "1")
@@ -62,7 +64,7 @@ def test_four_ways_agree_on_a_trained_model(tmp_path: Path, log: Log) -> None:
 def test_a_network_with_different_weights_fails_the_check(tmp_path: Path, log: Log) -> None:
     """If one bias of the cell differs by a thousandth, neither graphs nor engine agree with the network."""
     known = vocabulary(log)
-    write_untrained(tmp_path / "m" / "1", known.items, list(known.event_types), hidden=8)
+    write_untrained(tmp_path / "m" / "1", known.items, list(known.event_types), hidden=16)
     network = load_network(tmp_path / "m" / "1")
     with torch.no_grad():
         network.cell.get_parameter("lstm.bias_hh_l0")[0] += 1e-3
@@ -73,7 +75,7 @@ def test_a_network_with_different_weights_fails_the_check(tmp_path: Path, log: L
 def test_weights_come_back_bit_for_bit(tmp_path: Path) -> None:
     """The weights that are read equal those that were saved, and the worker does not need this file."""
     directory = tmp_path / "m" / "1"
-    write_untrained(directory, [f"i{n}" for n in range(90)], ["view", "purchase"], hidden=8, cell="gru")
+    write_untrained(directory, ITEMS, EVENT_TYPES, hidden=16, cell="gru")
     network = load_network(directory)
     with np.load(directory / FILE) as saved:
         for name, value in network.state_dict().items():
@@ -87,7 +89,7 @@ def test_weights_come_back_bit_for_bit(tmp_path: Path) -> None:
 def test_weights_of_an_earlier_format_are_refused(tmp_path: Path) -> None:
     """A training cannot start from a model that knew no counts: one line says what to do."""
     directory = tmp_path / "m" / "1"
-    write_untrained(directory, [f"i{n}" for n in range(90)], ["view", "purchase"], hidden=8)
+    write_untrained(directory, ITEMS, EVENT_TYPES, hidden=16)
     with np.load(directory / FILE) as file:
         weights = dict(file)
     np.savez(directory / FILE, **{**weights, "mixture.gates": weights["mixture.gates"][:, :-2]})
@@ -101,9 +103,7 @@ def test_weights_of_an_earlier_format_are_refused(tmp_path: Path) -> None:
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     """A weights file that does not belong to the graphs is an error of one line."""
     for seed in (0, 1):
-        write_untrained(
-            tmp_path / "m" / str(seed), [f"i{n}" for n in range(90)], ["view", "purchase"], hidden=8, seed=seed
-        )
+        write_untrained(tmp_path / "m" / str(seed), ITEMS, EVENT_TYPES, hidden=16, seed=seed)
     (tmp_path / "m" / "0" / FILE).write_bytes((tmp_path / "m" / "1" / FILE).read_bytes())
     with pytest.raises(ArtifactError, match="not the file that was written with the model"):
         load_network(tmp_path / "m" / "0")

@@ -14,6 +14,7 @@ from export.train.checkpoint import Checkpoint, checkpoint_directory
 from export.train.settings import TrainSettings
 from stream.errors import ConfigError
 from stream.manifest import read_manifest
+from tests.once import once, shared_directory
 from tests.unit.export.train.test_trainer import SETTINGS, Silent, shop
 
 SHORT = replace(SETTINGS, epochs=3)
@@ -42,9 +43,8 @@ class Killing(Silent):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("models") / "m" / "1"
-    train_model(directory, shop(users=100), SHORT, Silent())
-    return directory
+    directory = shared_directory(tmp_path_factory) / "undisturbed" / "m" / "1"
+    return once(directory, lambda path: train_model(path, shop(users=100), SHORT, Silent()))
 
 
 @pytest.mark.parametrize("at_round", [2, 3, 5])

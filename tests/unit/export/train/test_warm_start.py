@@ -36,9 +36,12 @@ from tests.unit.export.train.test_trainer import ITEMS, SETTINGS, Silent, shop
 DAY = 86_400_000
 
 
-def later(log: Log, days: int) -> Log:
-    """The same kind of clicks, some days later, with every item's number one higher: one is new, one is gone."""
-    return replace(log, time_ms=log.time_ms + days * DAY, items=[f"i{n + 1}" for n in range(ITEMS)])
+def later(log: Log, days: int, new: int = 4) -> Log:
+    """The same kind of clicks, some days later, with higher numbers of the items: `new` ones are new, as many are gone.
+
+    With four the models have as many items as that of test_cold_items.py, and share its trace.
+    """
+    return replace(log, time_ms=log.time_ms + days * DAY, items=[f"i{n + new}" for n in range(ITEMS)])
 
 
 def together(log: Log, after: Log) -> Log:
@@ -67,15 +70,8 @@ def named(sessions: Sessions, items: list[str]) -> tuple[list[tuple[int, list[st
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "rule" / "1"
-    train_model(path, shop(), SETTINGS, Silent())
-    return path
-
-
-@pytest.fixture(scope="module")
-def older(directory: Path) -> Older:
-    return read_older(directory)
+def older(rule_model: Path) -> Older:
+    return read_older(rule_model)
 
 
 def test_rows_go_by_what_they_stand_for(older: Older) -> None:
@@ -164,13 +160,13 @@ def test_a_row_of_length_1_turns_as_far_as_the_longer_one_that_it_was() -> None:
 
 def test_no_item_is_forgotten_and_new_ones_are_added(tmp_path: Path, older: Older) -> None:
     """The new model knows the log's items, the older model's and the catalogue's."""
-    log, catalogue = later(shop(users=60), 2), tmp_path / "items.csv"
-    catalogue.write_text("item_id,category\ni1,a\nbrand-new,a\n")
+    log, catalogue = later(shop(users=60), 2, new=3), tmp_path / "items.csv"
+    catalogue.write_text("item_id,category\ni3,a\nbrand-new,a\n")
     once, out = replace(SETTINGS, epochs=1), tmp_path / "m" / "2"
     train_model(out, log, once, Silent(), older=older, catalogue=catalogue)
-    assert read_manifest(out).items == ITEMS + 2
+    assert read_manifest(out).items == ITEMS + 4
     network = load_network(out)
-    assert network.sizes.items == ITEMS + 2
+    assert network.sizes.items == ITEMS + 4
     assert network.mixture.clicks.sum() == len(log) + len(shop())
     assert network.mixture.clicks[-1] == network.row_squares[-2] == 0
     assert (network.row_squares[:-2] > 0).all()
@@ -198,13 +194,13 @@ def test_weights_that_do_not_fit_are_one_line(
         train_model(tmp_path / "m" / "2", later(shop(), 2), replace(SETTINGS, **change), Silent(), older=older)
 
 
-def test_units_and_cell_come_from_the_older_model(tmp_path: Path, directory: Path) -> None:
+def test_units_and_cell_come_from_the_older_model(tmp_path: Path, rule_model: Path) -> None:
     """`eddy train --from-model` takes over what must be equal, and reports an older model without weights."""
     log = replace(shop(users=60), time_ms=shop(users=60).time_ms + 2 * DAY)
     columns = zip(log.user.tolist(), log.item.tolist(), log.time_ms.tolist(), strict=True)
     path = tmp_path / "log.csv"
     path.write_text("user_id,item_id,timestamp\n" + "".join(f"u{u},i{i},{t}\n" for u, i, t in columns))
-    arguments = [str(path), "--from-model", str(directory), "--epochs", "1", "--out", str(tmp_path / "m" / "2")]
+    arguments = [str(path), "--from-model", str(rule_model), "--epochs", "1", "--out", str(tmp_path / "m" / "2")]
     ran = CliRunner().invoke(train, arguments)
     assert ran.exit_code == 0, ran.output
     assert read_manifest(tmp_path / "m" / "2").state[0].shape == (16,)
@@ -309,12 +305,12 @@ def test_the_newest_sessions_of_both_logs_are_kept(cut: int, newest: int, seed: 
         np.testing.assert_array_equal(getattr(found, name), value)
 
 
-def test_without_the_older_sessions_the_baselines_know_the_log(tmp_path: Path, directory: Path) -> None:
+def test_without_the_older_sessions_the_baselines_know_the_log(tmp_path: Path, rule_model: Path) -> None:
     """An older model whose baselines cannot be read still starts a training; a line reports what is missing."""
     bare = tmp_path / "bare" / "1"
-    shutil.copytree(directory, bare)
+    shutil.copytree(rule_model, bare)
     (bare / "baselines.npz").unlink()
-    manifest = read_manifest(directory)
+    manifest = read_manifest(rule_model)
     files = {name: digest for name, digest in manifest.files.items() if name != "baselines.npz"}
     write_manifest(bare, msgspec.structs.replace(manifest, files=files))
     newer, heard, out = later(shop(users=60), 2), Hearing(), tmp_path / "m" / "2"
