@@ -25,6 +25,8 @@ from typing import Any, NamedTuple, Self
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from bench.kafka_storage import FormatFailed, format_storage
+
 VERSION = "4.1.0"
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".kafka"
@@ -215,21 +217,17 @@ class ApacheKafka:
         try:
             properties = self._directory / "server.properties"
             properties.write_text(text)
-            formatted = subprocess.run(
-                self._java("kafka.tools.StorageTool", "format", "-t", "ZWRkeS1rYWZrYS10ZXN0cw", "-c", str(properties)),
-                stdout=self._log,
-                stderr=subprocess.STDOUT,
-                check=False,
-            )
-            if formatted.returncode != 0:
-                raise KafkaUnavailable(f"Kafka's storage could not be formatted:\n{self._tail()}")
+            format_storage(self._java(), self._libs, self._directory / "data")
             self.restart()
+        except FormatFailed as exc:
+            self.stop()
+            raise KafkaUnavailable(f"Kafka's storage could not be formatted:\n{exc}") from None
         except BaseException:
             self.stop()
             raise
 
-    def _java(self, main: str, *arguments: str) -> list[str]:
-        return ["java", *JAVA_OPTIONS, "-cp", f"{self._libs}/*", main, *arguments]
+    def _java(self, *main_and_arguments: str) -> list[str]:
+        return ["java", *JAVA_OPTIONS, "-cp", f"{self._libs}/*", *main_and_arguments]
 
     def _tail(self) -> str:
         self._log.flush()

@@ -18,6 +18,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from bench.apache_kafka import PROPERTIES, KafkaUnavailable, fetch_jars, free_ports
+from bench.kafka_storage import FormatFailed, format_storage
 from bench.tcp_proxy import TcpProxy
 
 HEAP = ("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
@@ -46,18 +47,17 @@ READY_S = 90.0
 class Broker:
     """One broker process and its data. `frozen` and `running` are what the harness did to it."""
 
-    def __init__(self, libs: Path, directory: Path, properties: str) -> None:
+    def __init__(self, libs: Path, directory: Path, properties: str, node: int) -> None:
         self._java = ["java", *HEAP, "-cp", f"{libs}/*"]
         self._properties = directory / "server.properties"
         self.log = directory / "broker.log"
         directory.mkdir()
         self._properties.write_text(properties)
         self._process: subprocess.Popen[bytes] | None = None
-        words = ("kafka.tools.StorageTool", "format", "-t", "ZWRkeS1rYWZrYS10ZXN0cw", "-c", str(self._properties))
-        with self.log.open("ab") as log:
-            done = subprocess.run([*self._java, *words], stdout=log, stderr=log, check=False)
-        if done.returncode:
-            raise KafkaUnavailable(f"Kafka's storage could not be formatted:\n{self.log.read_text()[-2000:]}")
+        try:
+            format_storage(self._java, libs, directory / "data", node)
+        except FormatFailed as exc:
+            raise KafkaUnavailable(f"Kafka's storage could not be formatted:\n{exc}") from None
 
     def start(self) -> None:
         """Start it, unless it runs."""
@@ -124,7 +124,7 @@ class Cluster:
                     copies=count,
                     in_sync=min(2, count),
                 )
-                self.brokers.append(Broker(libs, directory, text))
+                self.brokers.append(Broker(libs, directory, text, at + 1))
                 self._stack.callback(self.brokers[-1].kill)
             for broker in self.brokers:
                 broker.start()
