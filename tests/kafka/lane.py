@@ -30,17 +30,20 @@ ROOT = Path(__file__).resolve().parents[2]
 NOW_MS = 1_760_000_000_000
 DAY_MS = 86_400_000
 
+ASK_S = 0.1
+"""The polling interval for questions to the broker, which cost both sides CPU time."""
+
 LISTS_EVERY = 20
 """The oracle makes the list of one click in so many: it costs more than all the rest."""
 
 
-def wait_until(true: Callable[[], bool], what: str, deadline_s: float = 60.0) -> None:
+def wait_until(true: Callable[[], bool], what: str, deadline_s: float = 60.0, every_s: float = 0.02) -> None:
     """Poll until `true` returns True; fail with `what` at the deadline."""
     end = time.monotonic() + deadline_s
     while not true():
         if time.monotonic() > end:
             raise AssertionError(f"not within {deadline_s:.0f} s: {what}")
-        time.sleep(0.02)  # the polling interval; the deadline above decides
+        time.sleep(every_s)  # the polling interval; the deadline above decides
 
 
 @dataclass
@@ -188,7 +191,8 @@ class Lane:
                 committed, ends = look()
                 return committed >= share * ends
 
-            wait_until(reached, f"{share:.0%} of the clicks decided; workers' logs:\n" + self._logs(), deadline_s)
+            what = f"{share:.0%} of the clicks decided; workers' logs:\n" + self._logs()
+            wait_until(reached, what, deadline_s, ASK_S)
 
     def _logs(self) -> str:
         return "\n".join(worker.log[-1500:] for worker in self.workers)

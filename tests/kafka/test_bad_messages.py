@@ -10,7 +10,7 @@ from stream.events import DeadLetter
 from tests.kafka.lane import NOW_MS, Lane, clicks, decode_id
 
 FUTURE_MS = 4_000_000_000_000
-GOOD, BAD = 100_000, 10_000
+GOOD, BAD = 20_000, 2_000
 
 
 def bad_message(n: int, rng: random.Random) -> tuple[bytes | None, bytes | None, str]:
@@ -44,7 +44,7 @@ def bad_message(n: int, rng: random.Random) -> tuple[bytes | None, bytes | None,
 
 
 def test_bad_messages_go_to_the_dead_letters_and_good_ones_are_decided(lane: Lane) -> None:
-    """Each of 100,000 good clicks gets its decision and each of 10,000 bad messages its dead letter, nothing else."""
+    """Each of 20,000 good clicks gets its decision and each of 2,000 bad messages its dead letter, nothing else."""
     rng = random.Random(7)
     bad = [bad_message(n, rng) for n in range(BAD)]
     reasons = {(key, value): reason for key, value, reason in bad}

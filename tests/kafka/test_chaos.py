@@ -23,7 +23,7 @@ def test_first_start_of_two_workers_on_a_cold_broker_skips_no_click(name: str, m
     with ApacheKafka() as broker:
         lane = Lane(broker.address, name, model, tmp_path)
         lane.create()
-        lane.produce(clicks(3_000))
+        lane.produce(clicks(1_000))
         try:
             for worker_id in WORKERS:
                 lane.start(worker_id=worker_id)

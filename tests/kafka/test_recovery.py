@@ -40,14 +40,14 @@ def refusal(lane: Lane) -> str:
 
 def test_stopped_worker_hands_over_at_once(lane: Lane) -> None:
     """With a session of a minute the other worker has all partitions in seconds, and reads only those it had not."""
-    lane.produce(clicks(4_000))
+    lane.produce(clicks(1_000))
     first, second = (lane.start(session_timeout_s=LONG_SESSION, worker_id=name) for name in ("a", "b"))
     wait_until(lambda: recovered(first) == recovered(second) == 2, "each worker has half of the partitions")
     lane.wait_for_clicks()
     assert first.end(signal.SIGTERM) == 0, first.log
     wait_until(lambda: recovered(second) == 4, "the second worker has all partitions", LONG_SESSION / 2)
     assert kept(second)[-1] == 2
-    lane.produce(clicks(4_000, seed=1))
+    lane.produce(clicks(1_000, seed=1))
     lane.wait_for_clicks(deadline_s=30)
     lane.assert_as_if_nothing_had_happened()
 
@@ -59,7 +59,7 @@ def test_worker_that_stays_in_the_group_comes_back_to_its_partitions(lane: Lane)
     wait_until(lambda: recovered(first) == recovered(second) == 2, "each worker has half of the partitions")
     before = second.log.count(RECOVERED)
     assert first.end(signal.SIGTERM) == 0, first.log
-    lane.produce(clicks(2_000))
+    lane.produce(clicks(500))
     again = lane.start(worker_id="a", **options)
     again.wait_for(RECOVERED)
     lane.wait_for_clicks(deadline_s=30)
@@ -69,7 +69,7 @@ def test_worker_that_stays_in_the_group_comes_back_to_its_partitions(lane: Lane)
 
 def test_changelog_that_lost_rows_is_refused(lane: Lane) -> None:
     """Records deleted from its older half: the states would be wrong without a sign, so the worker names the loss."""
-    lane.produce(clicks(4_000))
+    lane.produce(clicks(1_000))
     worker = lane.start()
     lane.wait_for_clicks()
     assert worker.end(signal.SIGTERM) == 0, worker.log
@@ -98,7 +98,7 @@ def test_changelog_that_lost_rows_is_refused(lane: Lane) -> None:
 
 def test_broken_row_costs_one_user_the_history(lane: Lane) -> None:
     """One row with a changed byte: its user begins again and is named in the log, everybody else continues."""
-    lane.produce(clicks(4_000))
+    lane.produce(clicks(1_000))
     worker = lane.start()
     lane.wait_for_clicks()
     assert worker.end(signal.SIGTERM) == 0, worker.log

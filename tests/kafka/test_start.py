@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from stream.kafka.topics import create_topics
 from stream.settings import variable
-from tests.kafka.lane import ROOT, Lane, Worker, clicks, wait_until
+from tests.kafka.lane import ASK_S, ROOT, Lane, Worker, clicks, wait_until
 
 
 def refusal(lane: Lane, **options: object) -> str:
@@ -146,7 +146,7 @@ def test_worker_numbers_are_locked_and_used_again(lane: Lane) -> None:
 
 def test_offsets_reset_to_earlier_ones_are_refused(lane: Lane) -> None:
     """If the offsets were reset, clicks would update the states twice: the worker reports this and ends."""
-    lane.produce(clicks(2_000))
+    lane.produce(clicks(500))
     worker = lane.start()
     lane.wait_for_clicks()
     assert worker.end(signal.SIGTERM) == 0, worker.log
@@ -157,7 +157,7 @@ def test_offsets_reset_to_earlier_ones_are_refused(lane: Lane) -> None:
         answer = admin.alter_consumer_group_offsets([group])[lane.name].result()
         return all(partition.error is None for partition in answer.topic_partitions)
 
-    wait_until(reset, "offsets can be reset")
+    wait_until(reset, "offsets can be reset", every_s=ASK_S)
     line = last_line(lane.start())
     assert "offsets were reset" in line
     assert "--changelog-topic" in line
@@ -165,7 +165,7 @@ def test_offsets_reset_to_earlier_ones_are_refused(lane: Lane) -> None:
 
 def test_changelog_of_another_group_is_refused(lane: Lane) -> None:
     """A new group with an old changelog would use states of clicks that it has not read."""
-    lane.produce(clicks(2_000))
+    lane.produce(clicks(500))
     worker = lane.start()
     lane.wait_for_clicks()
     assert worker.end(signal.SIGTERM) == 0, worker.log
@@ -175,7 +175,7 @@ def test_changelog_of_another_group_is_refused(lane: Lane) -> None:
 
 def test_empty_changelog_beside_committed_offsets_is_refused(lane: Lane) -> None:
     """With a new changelog and the old group, every user would silently lose the history."""
-    lane.produce(clicks(2_000))
+    lane.produce(clicks(500))
     worker = lane.start()
     lane.wait_for_clicks()
     assert worker.end(signal.SIGTERM) == 0, worker.log
@@ -188,11 +188,11 @@ def test_empty_changelog_beside_committed_offsets_is_refused(lane: Lane) -> None
 def test_second_worker_with_one_id_is_refused(lane: Lane) -> None:
     """While the first one lives, the later one ends with 2 and names it; the first one decides on. After `kill -9` the
     place is free at once."""
-    lane.produce(clicks(2_000))
+    lane.produce(clicks(500))
     first = lane.start(worker_id="a")
     lane.wait_for_clicks()
     assert f"eddy-a@{socket.gethostname()}/{first.process.pid} on" in last_line(lane.start(worker_id="a"))
-    lane.produce(clicks(2_000, seed=1))
+    lane.produce(clicks(500, seed=1))
     lane.wait_for_clicks()
     assert first.log.count("partitions recovered") == 1
     first.process.kill()  # nobody waits for it yet

@@ -11,6 +11,9 @@ from tests.kafka.lane import Lane, clicks, wait_until
 
 Messages = list[tuple[bytes | None, bytes | None]]
 
+READ_S = 0.5
+"""The interval of reading the whole topic of decisions."""
+
 
 def write(producer: Producer, topic: str, messages: Messages) -> None:
     """Begin a transaction, write clicks, and leave it open."""
@@ -46,7 +49,7 @@ def test_only_committed_clicks_are_decided_and_a_retry_counts_once(lane: Lane) -
     upstream.abort_transaction(30)
     write(upstream, lane.topics.clicks, late)
     want = timestamps(first) + timestamps(retried)
-    wait_until(lambda: decided(lane).total() >= want.total(), "committed clicks decided")
+    wait_until(lambda: decided(lane).total() >= want.total(), "committed clicks decided", every_s=READ_S)
     lane.wait_for_clicks()  # the markers are passed, too: the group's lag comes down to the open transaction
     assert decided(lane) == want
     upstream.commit_transaction(30)
@@ -70,6 +73,6 @@ def test_worker_that_starts_during_an_open_transaction_continues_after_it(lane: 
     second.wait_for("partitions recovered")
     assert decided(lane) == timestamps(before)
     upstream.commit_transaction(30)
-    wait_until(lambda: decided(lane).total() >= 450, "all clicks decided")
+    wait_until(lambda: decided(lane).total() >= 450, "all clicks decided", every_s=READ_S)
     lane.wait_for_clicks()
     lane.assert_as_if_nothing_had_happened()

@@ -30,7 +30,7 @@ def some_sent_twice(messages: list[Message]) -> Iterator[Message]:
 
 def test_each_click_has_one_decision_and_states_equal_those_of_a_plain_loop(lane: Lane) -> None:
     """Each click has one decision with the click's offset as id, and the changelog has exactly the oracle's rows."""
-    lane.produce(clicks(4_000))
+    lane.produce(clicks(2_000))
     worker = lane.start()
     lane.wait_for_clicks()
     assert worker.end(signal.SIGTERM) == 0, worker.log
@@ -47,7 +47,7 @@ def test_each_click_has_one_decision_and_states_equal_those_of_a_plain_loop(lane
 def test_clicks_of_any_compression_are_read(lane: Lane) -> None:
     """Producers may use each of Kafka's compression codecs."""
     for seed, codec in enumerate(("none", "gzip", "snappy", "lz4", "zstd")):
-        lane.produce(clicks(500, seed=seed), codec)
+        lane.produce(clicks(200, seed=seed), codec)
     lane.start()
     lane.wait_for_clicks()
     lane.assert_as_if_nothing_had_happened()
@@ -60,7 +60,7 @@ def test_killed_worker_continues_where_its_last_transaction_ended(lane: Lane) ->
     """
     midway = []
     for seed in range(3):
-        lane.produce(some_sent_twice(clicks(4_000, seed=seed)))
+        lane.produce(some_sent_twice(clicks(2_000, seed=seed)))
         worker = lane.start(max_cycle_clicks=20)
         lane.wait_for_clicks((seed + 0.2) / (seed + 1))
         worker.end(signal.SIGKILL)
@@ -75,16 +75,16 @@ def test_killed_worker_continues_where_its_last_transaction_ended(lane: Lane) ->
 
 def test_workers_share_partitions_and_pass_them_on(lane: Lane) -> None:
     """A second worker takes half of the partitions; when the first stops, it gets the rest with their states."""
-    lane.produce(clicks(3_000))
+    lane.produce(clicks(1_000))
     first = lane.start()
     first.wait_for(RECOVERED)
     second = lane.start()
     wait_until(lambda: partitions(first) == partitions(second) == 2, "each worker has half of the partitions")
-    lane.produce(clicks(3_000, seed=1))
+    lane.produce(clicks(1_000, seed=1))
     lane.wait_for_clicks()
 
     assert first.end(signal.SIGTERM) == 0
-    lane.produce(clicks(3_000, seed=2))
+    lane.produce(clicks(500, seed=2))
     wait_until(lambda: partitions(second) == 4, "the second worker has all partitions")
     lane.wait_for_clicks()
     lane.assert_as_if_nothing_had_happened()
@@ -93,11 +93,11 @@ def test_workers_share_partitions_and_pass_them_on(lane: Lane) -> None:
 def test_frozen_worker_writes_nothing_after_it_has_lost_its_partitions(lane: Lane) -> None:
     """A worker that was frozen for longer than its session timeout has old states: it writes nothing, and ends or
     rejoins."""
-    lane.produce(clicks(8_000))
+    lane.produce(clicks(4_000))
     frozen = lane.start(max_cycle_clicks=20)
     lane.wait_for_clicks(0.3)
     frozen.send(signal.SIGSTOP)
-    lane.produce(clicks(2_000, seed=1))  # whatever it had done, there is work left to give away
+    lane.produce(clicks(1_000, seed=1))  # whatever it had done, there is work left to give away
     other = lane.start()
     lane.wait_for_clicks()
     assert partitions(other) == 4
@@ -109,7 +109,7 @@ def test_frozen_worker_writes_nothing_after_it_has_lost_its_partitions(lane: Lan
         "the frozen worker has ended or rejoined",
     )
     assert frozen.process.poll() in (None, 70)
-    lane.produce(clicks(1_000, seed=2))
+    lane.produce(clicks(500, seed=2))
     lane.wait_for_clicks()
     lane.assert_as_if_nothing_had_happened()
 
