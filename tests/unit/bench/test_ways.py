@@ -32,11 +32,16 @@ def trainer(held_out: HeldOut, kind: type[Trainer]) -> Trainer:
 
 @pytest.mark.parametrize("name", WAYS)
 def test_each_way_learns(held_out: HeldOut, name: str) -> None:
-    """The loss falls, and the figures are those of lists."""
+    """The loss falls."""
     kind, _ = WAYS[name]
     one = trainer(held_out, kind)
     first, second = one.epoch(""), one.epoch("")
     assert second < first
+
+
+@pytest.mark.parametrize("kind", [Plain, Separate, Averaged])
+def test_a_way_is_measured_by_its_lists(held_out: HeldOut, kind: type[Trainer]) -> None:
+    """The figures are those of lists, also of a network with more tables and of a mean of networks."""
     figures = measure(held_out, kind, SETTINGS)
     assert 0 < figures["network_recall20"] <= 1
     assert 0 < figures["recall20"] <= 1

@@ -113,7 +113,7 @@ def write_parquet(path: Path, messages: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize("field", FIELDS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(values=st.lists(ANY, min_size=1, max_size=30))
 def test_a_line_of_json_is_the_same_click_in_a_log(field: str, values: list[Any]) -> None:
     """Any JSON value, also beside others of other types."""
@@ -121,7 +121,7 @@ def test_a_line_of_json_is_the_same_click_in_a_log(field: str, values: list[Any]
 
 
 @pytest.mark.parametrize("field", FIELDS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(values=st.lists(TEXT.filter(lambda text: "\x00" not in text and "\r" not in text), min_size=1, max_size=30))
 def test_a_csv_cell_is_the_same_as_text_on_the_topic(field: str, values: list[str]) -> None:
     """Every cell of a CSV is text."""
@@ -129,7 +129,7 @@ def test_a_csv_cell_is_the_same_as_text_on_the_topic(field: str, values: list[st
 
 
 @pytest.mark.parametrize("field", FIELDS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(
     values=st.lists(st.none() | TEXT, min_size=1, max_size=30)
     | st.lists(st.none() | INTEGERS, min_size=1, max_size=30)
@@ -143,7 +143,7 @@ def test_a_parquet_cell_is_the_same_as_its_value_on_the_topic(field: str, values
 
 
 @pytest.mark.parametrize("field", ["user_id", "item_id", "session_id", "category", "event_type"])
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(values=st.lists(st.integers(-(2**53) + 1, 2**53 - 1), min_size=1, max_size=30))
 def test_integers_that_pandas_made_floats_are_the_integers(field: str, values: list[int]) -> None:
     """A CSV and JSON have 17.0, Parquet has a double, and the live event has 17."""
