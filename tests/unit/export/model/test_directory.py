@@ -22,15 +22,14 @@ from stream.errors import ArtifactError, ConfigError
 from stream.manifest import read_manifest
 from stream.state.row import row_dtype
 from stream.worker.served import RECENT_ITEMS
+from tests.conftest import EVENT_TYPES, ITEMS
 from tests.docs.blocks import ROOT
-
-ITEMS = [f"item-{i}" for i in range(90)]
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "shop" / "7"
-    write_untrained(path, ITEMS, ["view", "purchase"], hidden=8)
+    write_untrained(path, ITEMS, EVENT_TYPES, hidden=16)
     return path
 
 
@@ -38,7 +37,7 @@ def small_mixture(seed: int = 0) -> Mixture:
     """Random neighbours and open gates."""
     rng = np.random.default_rng(seed)
     shares = np.pad(rng.dirichlet(np.ones(NEIGHBOURS), (2, len(ITEMS))) * 0.9, [(0, 0), (1, 1), (0, 0)])
-    found = [np.argsort(rng.random((len(ITEMS) + 2, len(ITEMS))), axis=1)[:, :NEIGHBOURS] for _ in range(2)]
+    found = rng.integers(0, len(ITEMS), (2, len(ITEMS) + 2, NEIGHBOURS))
     total = np.ones(len(ITEMS) + 2, np.float32)
     tables = [Neighbours(i.astype(np.int32), s.astype(np.float32), total) for i, s in zip(found, shares, strict=True)]
     mixture = Mixture(Counted(*tables, rng.integers(1, 99, len(ITEMS)).astype(float)))
@@ -48,7 +47,7 @@ def small_mixture(seed: int = 0) -> Mixture:
 
 def small_network(seed: int = 0, cell: str = "lstm") -> Network:
     torch.manual_seed(seed)
-    network = Network(Sizes(len(ITEMS), 2, len(GAP_EDGES_MS) + 2, 8, cell))
+    network = Network(Sizes(len(ITEMS), len(EVENT_TYPES), len(GAP_EDGES_MS) + 2, 16, cell))
     rows, bias = network.item_rows[:-1], network.item_bias[:-1]
     clusters = balanced_clusters(rows.detach().numpy(), cluster_count(len(ITEMS)), seed)
     network.surprise = SurpriseHead(clusters, rows, bias, new_items=5)
@@ -59,9 +58,9 @@ def small_network(seed: int = 0, cell: str = "lstm") -> Network:
 def test_a_written_directory_is_read_back(directory: Path) -> None:
     """The worker accepts a directory that the conversion wrote; its name comes from the path."""
     manifest = read_manifest(directory)
-    assert (manifest.label, manifest.items, manifest.event_types) == ("shop/7", 90, ("view", "purchase"))
+    assert (manifest.label, manifest.items, manifest.event_types) == ("shop/7", 50, tuple(EVENT_TYPES))
     assert json.loads((directory / "items.json").read_text()) == ITEMS
-    assert [part.shape for part in manifest.state] == [(8,), (8,), (AGES,), (AGES,)]
+    assert [part.shape for part in manifest.state] == [(16,), (16,), (AGES,), (AGES,)]
     with np.load(directory / "calibration.npz") as pools:
         assert all(np.all(np.diff(pools[f"pool_{i}"]) >= 0) for i in range(len(manifest.calibration)))
 
@@ -78,7 +77,7 @@ def test_a_row_is_as_small_as_the_documents_say(remembered: int, size: int) -> N
 def test_k_is_chosen_at_run_time(directory: Path) -> None:
     """One graph serves any k up to the catalogue; equal scores rank the more popular item first."""
     score = open_graph(directory / "score.onnx")
-    for k in (1, 20, 90):
+    for k in (1, 20, 50):
         new = {p.name: np.zeros((4, *p.shape), p.dtype) for p in read_manifest(directory).state if p.name != "c"}
         items, log_probs, event_probs = score.run(None, {**new, "k": np.array([k])})
         np.testing.assert_array_equal(items, np.tile(np.arange(k), (4, 1)))
@@ -89,10 +88,10 @@ def test_k_is_chosen_at_run_time(directory: Path) -> None:
 def test_surprise_is_a_normalised_likelihood() -> None:
     """exp(-surprise) over all known items, plus the unknown's whole share, sums to one."""
     network = small_network()
-    out = torch.randn(1, 8).expand(91, 8)
+    out = torch.randn(1, 16).expand(51, 16)
     with torch.no_grad():
-        probability = network.surprise(torch.arange(91), out).double()
-    total = probability[:90].sum() + 5 * probability[90]
+        probability = network.surprise(torch.arange(51), out).double()
+    total = probability[:50].sum() + 5 * probability[50]
     assert total.item() == pytest.approx(1.0, abs=1e-5)
 
 
@@ -102,7 +101,7 @@ def test_the_mixture_is_a_distribution_and_the_surprise_is_its_own() -> None:
     last = torch.from_numpy(rng.integers(0, len(ITEMS) + 2, (40, AGES)).astype(np.int32))
     last[:10, 3:] = 0
     visit = torch.from_numpy(rng.integers(0, 4, (40, AGES)).astype(np.int32)).cummin(dim=1).values * (last > 0)
-    out = torch.randn(40, 8)
+    out = torch.randn(40, 16)
     log_probs = network.log_probs(out, last, visit).detach()
     np.testing.assert_allclose(log_probs.exp().sum(1), 1, atol=1e-5)
     for item in range(0, len(ITEMS), 7):
@@ -123,7 +122,7 @@ def test_clusters_are_balanced(items: int, count: int) -> None:
 @pytest.mark.parametrize("cell", sorted(CELLS))
 def test_a_graph_of_other_weights_fails_the_gate(tmp_path: Path, cell: str) -> None:
     """A graph that disagrees with the network is refused, and no servable directory is left."""
-    vocabulary = Vocabulary(ITEMS, ("view", "purchase"), GAP_EDGES_MS)
+    vocabulary = Vocabulary(ITEMS, tuple(EVENT_TYPES), GAP_EDGES_MS)
     network, other = small_network(0, cell), small_network(0, cell)
     write_graphs(tmp_path / "m" / "1", network, vocabulary, Traces())
     with torch.no_grad():
@@ -138,7 +137,7 @@ def test_a_relative_directory_has_the_same_label(tmp_path: Path, monkeypatch: py
     """The graph and the manifest name the model alike, also where the path is only its version."""
     (tmp_path / "shop").mkdir()
     monkeypatch.chdir(tmp_path / "shop")
-    manifest = write_untrained(Path("3"), ITEMS, ["view", "purchase"], hidden=8)
+    manifest = write_untrained(Path("3"), ITEMS, EVENT_TYPES, hidden=16)
     facts = open_graph(Path("3") / "step.onnx").get_modelmeta().custom_metadata_map
     assert facts["eddy.model"] == manifest.label == "shop/3"
 
@@ -146,7 +145,7 @@ def test_a_relative_directory_has_the_same_label(tmp_path: Path, monkeypatch: py
 def test_a_version_never_changes(directory: Path) -> None:
     """Writing over an existing model is refused."""
     with pytest.raises(ConfigError, match="already contains a model"):
-        write_untrained(directory, ITEMS, ["view"])
+        write_untrained(directory, ITEMS, EVENT_TYPES)
 
 
 def test_graphs_have_no_paths_of_the_building_machine(directory: Path) -> None:
