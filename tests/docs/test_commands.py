@@ -48,7 +48,7 @@ class Endless(NamedTuple):
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the files that the documents name: two days of clicks of a few users, and a catalogue."""
     directory = tmp_path_factory.mktemp("inputs")
-    stream = simulate_clean(build_shop(), 20, 1, START_MS)
+    stream = simulate_clean(build_shop(), 10, 1, START_MS)
     until_ms = START_MS + 2 * DAY_MS
     clicks = [msgspec.structs.asdict(s.click) for s in takewhile(lambda s: s.timestamp < until_ms, stream)]
     log = pl.DataFrame(clicks)
