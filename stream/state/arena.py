@@ -93,6 +93,8 @@ class Arena:
         self._keys: list[bytes] = []  # slot -> user id
         self._slot_partition = np.zeros(0, np.int32)  # slot -> partition index
         self._slot_checksum = np.zeros(0, np.uint64)  # slot -> checksum of its row; 0 while the slot is free
+        self._slot_clicks = np.zeros(0, np.uint32)  # slot -> clicks of its row, for the sweep
+        self._slot_last_ms = np.zeros(0, np.int64)  # slot -> last_ms of its row, for the sweep
         self._partition_index: dict[Partition, int] = {}
         self._partitions: list[Partition] = []  # by partition index
         self._newest_ms = np.zeros(0, np.int64)  # by partition index
@@ -145,6 +147,7 @@ class Arena:
         np.maximum.at(self._newest_ms, partitions, rows["last_ms"])
         np.add.at(self._checksum, partitions, checksums - self._slot_checksum[slots])  # uint64: modulo 2^64
         self._slot_checksum[slots] = checksums
+        self._slot_clicks[slots], self._slot_last_ms[slots] = rows["clicks"], rows["last_ms"]
 
     def checksums(self, slots: Slots) -> npt.NDArray[np.uint64]:
         """Return the checksums (n,) of the rows in these slots; 0 for NO_SLOT."""
@@ -161,14 +164,10 @@ class Arena:
         return 0 if index is None else int(self._newest_ms[index])
 
     def ages(self, start: int, end: int) -> Ages:
-        """Return the ages of the rows in the used slots of start <= slot < end."""
-        partition = self._slot_partition[start:end]
-        used = (partition != UNUSED).nonzero()[0]
-        slots = start + used
-        clicks, last_ms = np.empty(len(used), np.uint32), np.empty(len(used), np.int64)
-        for block, which, within in self._by_block(slots):
-            clicks[which], last_ms[which] = block["clicks"][within], block["last_ms"][within]
-        return Ages(slots, clicks, last_ms, self._newest_ms[partition[used]])
+        """Return the ages of the rows in the used slots of start <= slot < end. Does not read the rows."""
+        slots = start + (self._slot_partition[start:end] != UNUSED).nonzero()[0]
+        newest_ms = self._newest_ms[self._slot_partition[slots]]
+        return Ages(slots, self._slot_clicks[slots], self._slot_last_ms[slots], newest_ms)
 
     def owner(self, slot: int) -> Owner:
         """Return the owner of the row in a used slot."""
@@ -291,5 +290,6 @@ class Arena:
         self._blocks.append(np.empty(BLOCK_SLOTS, self.dtype))  # each row is written before it is read
         self._free.extend(range(old + BLOCK_SLOTS - 1, old - 1, -1))
         self._keys += [b""] * BLOCK_SLOTS
-        self._slot_partition = np.append(self._slot_partition, np.full(BLOCK_SLOTS, UNUSED, np.int32))
-        self._slot_checksum = np.append(self._slot_checksum, np.zeros(BLOCK_SLOTS, np.uint64))
+        for values in (self._slot_partition, self._slot_checksum, self._slot_clicks, self._slot_last_ms):
+            values.resize(self.capacity, refcheck=False)  # moves pages; a copy takes 20 ms at 5M users. No view exists
+        self._slot_partition[old:] = UNUSED
