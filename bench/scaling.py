@@ -1,21 +1,26 @@
-"""Measures how the CPU time of a click and the memory grow with the catalogue and with the number of users.
+"""Measures how the time of a click and the memory grow with the catalogue and with the number of users.
 
-Each point is a process of its own: an engine with so many users in memory processes batches of BATCH clicks, from
-columns to changed rows, without Kafka. Times are CPU times of one thread. The users of a batch are drawn from all,
-evenly: a batch has hardly a user twice, and the rows are not in the CPU's cache.
+Each point is a process of its own: an engine with so many users processes batches of BATCH clicks, from columns to
+changed rows, without Kafka. CPU times are of one thread, with what the kernel does for it. The users of a batch are
+drawn from all, evenly: a batch has hardly a user twice, and the rows are not in the CPU's cache.
 
 From 100,000 items on, the models have a shortlist (network/shortlist.py). A training chooses its number of ranked items
 by the loss of recall. Here there are no clicks, so the number is given: an eighth of the items, but at least 50,000.
 
     python -m bench.scaling [--items 20000,100000,1000000] [--users 10000,1000000,5000000] [--hidden 128]
-        [--models DIRECTORY] [--json]
+        [--models DIRECTORY] [--states DIRECTORY] [--json]
 
-The catalogues are measured with the first number of users, the users with the first catalogue. Models have random
-weights. They are written to --models and used again. A million items need 9 GB of memory for a minute, five million
-users 7 GB.
+The catalogues are measured with the first number of users, the users with the first catalogue. The largest number of
+users is measured twice more, with the states in a file in --states (`--state-on-disk`): "on disk" leaves it to the
+kernel what it keeps in memory; "read from disk" moves all states out of memory before each batch, so that each one is
+read from the disk, as on a machine whose memory has no room for any state.
+
+Models have random weights. They are written to --models and used again. A million items need 9 GB of memory for a
+minute, five million users 7 GB, and as much space in --states.
 """
 
 import argparse
+import ctypes
 import gc
 import os
 import resource
@@ -36,6 +41,7 @@ from stream.engine.columns import Columns
 from stream.engine.engine import Engine
 from stream.events import Partition
 from stream.model.runtime import load_model
+from stream.state.blocks import in_ram, on_disk
 from stream.state.evict import Swept
 from stream.state.staged import copies, stage
 from stream.worker.served import open_engine
@@ -43,8 +49,17 @@ from stream.worker.served import open_engine
 BATCH, BATCHES, FILL, K = 2_000, 4, 10_000, 20
 START_MS = 1_735_689_600_000
 PARTITION = Partition("clicks", 0)
-GOALS = {"100000 items": 2.24, "1000000 items": 7.0, "5000000 users": 1.3}
+ON_DISK, FROM_DISK = "on disk", "read from disk"
+GOALS = {
+    "100000 items": 2.24,
+    "1000000 items": 7.0,
+    "5000000 users": 1.3,
+    "5000000 users on disk": 1.3,
+    "5000000 users read from disk": 1.3,
+}
 """Most times the CPU time of a click at the first size."""
+
+MADV_PAGEOUT = 21
 
 
 def main() -> int:
@@ -54,15 +69,17 @@ def main() -> int:
     parser.add_argument("--users", default="10000,1000000,5000000", help="users in memory")
     parser.add_argument("--hidden", type=int, default=128, help="units, H")
     parser.add_argument("--models", type=Path, help="directory for the models; they are used again")
+    parser.add_argument("--states", type=Path, help="directory of the states on disk; not on a tmpfs")
     parser.add_argument("--out", type=Path, default=RESULTS / "scaling.json")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     items, users = ([int(size) for size in sizes.split(",")] for sizes in (options.items, options.users))
-    points = {f"{count} items": (count, users[0]) for count in items}
-    points |= {f"{count} users": (items[0], count) for count in users}
+    points = {f"{count} items": (count, users[0], "") for count in items}
+    points |= {f"{count} users": (items[0], count, "") for count in users}
+    points |= {f"{max(users)} users {how}": (items[0], max(users), how) for how in (ON_DISK, FROM_DISK)}
     results: dict[str, Figures] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for name, (known, present) in points.items():
+        for name, (known, present, how) in points.items():
             directory = (options.models or Path(scratch)) / f"items-{known}" / str(options.hidden)
             with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as processes:
                 if not (directory / "manifest.json").is_file():
@@ -70,8 +87,9 @@ def main() -> int:
                     processes.submit(write_model, directory, known, options.hidden).result()
             say(f"measuring {name}")
             with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as processes:
-                results[name] = processes.submit(measured, directory, present).result()
-    for part in ([f"{count} items" for count in items], [f"{count} users" for count in users]):
+                states = options.states or Path(scratch)
+                results[name] = processes.submit(measured, directory, present, how, states).result()
+    for part in ([name for name in points if word in name] for word in ("items", "users")):
         for name in part:
             results[name]["times"] = round(results[name]["cpu_us"] / results[part[0]]["cpu_us"], 2)
     say(table(results))
@@ -89,31 +107,60 @@ def write_model(directory: Path, items: int, hidden: int) -> None:
     write_untrained(directory, names, ["view", "cart", "purchase"], hidden, ranked=ranked)
 
 
-def measured(directory: Path, users: int) -> Figures:
-    """CPU microseconds of a click, and the memory of the model and of the users."""
+def measured(directory: Path, users: int, how: str, states: Path) -> Figures:
+    """Microseconds of a click, and the memory of the model and of the users.
+
+    how     "", ON_DISK or FROM_DISK
+    states  directory of the states on disk
+    """
     empty = resident_mb()
-    engine = open_engine(load_model(directory, "cpu"), directory, K, 0, 1e-9)  # no alerts: the pools are random numbers
+    new_block = on_disk(states) if how else in_ram
+    model = load_model(directory, "cpu")
+    engine = open_engine(model, directory, K, 0, 1e-9, new_block=new_block)  # no alerts: the pools are random numbers
     loaded = resident_mb()
+    began = time.perf_counter()
     for start in range(0, users, FILL):
         owners = [(PARTITION, b"user-%08d" % user) for user in range(start, min(start + FILL, users))]
         found = engine.arena.find(owners)
         rows = copies(engine.arena, found)
         rows["clicks"], rows["last_ms"], rows["source_offset"] = 1, START_MS, -1
         stage(engine.arena, owners, found, rows, Swept((), 0, 0)).commit(engine.arena)
+    fill_us = (time.perf_counter() - began) / users * 1e6
     gc.collect()
     filled = resident_mb()
-    rng, took = np.random.default_rng(0), []
+    rng, cpu, wall = np.random.default_rng(0), [], []
     for number in range(BATCHES + 1):
         clicks = batch(engine, users, number, rng)
-        began = time.process_time()
+        if how == FROM_DISK:
+            page_out(states)
+        began_cpu, began = time.process_time(), time.perf_counter()
         engine.commit(engine.process(clicks, START_MS))
-        took.append((time.process_time() - began) / BATCH * 1e6)
+        cpu.append((time.process_time() - began_cpu) / BATCH * 1e6)
+        wall.append((time.perf_counter() - began) / BATCH * 1e6)
     return {
-        "cpu_us": round(statistics.median(took[1:]), 1),  # the first batch warms up
-        "model_mb": round(loaded - empty),
-        "users_mb": round(filled - loaded),
+        "cpu_us": round(statistics.median(cpu[1:]), 1),  # the first batch warms up
+        "wall_us": round(statistics.median(wall[1:]), 1),
+        "fill_us": round(fill_us, 1),
+        "model_mb": round(loaded["all"] - empty["all"]),
+        "users_mb": round(filled["all"] - loaded["all"]),
+        "not_mapped_mb": round(filled["RssAnon"] - loaded["RssAnon"]),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "after_mb": round(resident_mb()["all"]),
     }
+
+
+def page_out(directory: Path) -> None:
+    """Write the unnamed files of this process in a directory to the disk, and move their pages out of memory."""
+    for link in Path("/proc/self/fd").iterdir():
+        if link.is_symlink() and os.readlink(link).startswith(str(directory)):
+            os.fsync(int(link.name))
+    libc = ctypes.CDLL(None, use_errno=True)
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, _, _, _, _, *path = line.split(maxsplit=5)
+        if path and path[0].startswith(str(directory)):
+            start, end = (int(text, 16) for text in span.split("-"))
+            if libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_PAGEOUT):
+                raise OSError(ctypes.get_errno(), "madvise")
 
 
 def batch(engine: Engine, users: int, number: int, rng: np.random.Generator) -> Columns:
@@ -133,17 +180,18 @@ def batch(engine: Engine, users: int, number: int, rng: np.random.Generator) -> 
     )
 
 
-def resident_mb() -> float:
-    """Memory of this process that is in RAM, with the pages of mapped files, MB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+def resident_mb() -> dict[str, float]:
+    """Memory of this process that is in RAM, MB: in mapped files ("RssFile"), the rest ("RssAnon"), and "all"."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    found = {line.partition(":")[0]: int(line.split()[1]) / 1024 for line in lines if line.startswith("Rss")}
+    return found | {"all": sum(found.values())}
 
 
 def table(results: dict[str, Figures]) -> str:
     """The figures, for a person."""
     names = list(next(iter(results.values())))
-    lines = [f"{'':18}" + "".join(f"{name:>10}" for name in names)]
-    lines += [f"{point:18}" + "".join(f"{row[name]:>10}" for name in names) for point, row in results.items()]
+    lines = [f"{'':30}" + "".join(f"{name:>14}" for name in names)]
+    lines += [f"{point:30}" + "".join(f"{row[name]:>14}" for name in names) for point, row in results.items()]
     return "\n".join(lines)
 
 

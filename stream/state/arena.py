@@ -1,4 +1,4 @@
-"""Stores the rows of all users in blocks of memory. A row is found by partition and user.
+"""Stores the rows of all users in blocks, in RAM or in a file. A row is found by partition and user.
 
 The engine copies rows, works on the copies, and writes them back after the Kafka transaction is committed. Nothing else
 writes rows, except recovery. When the worker gets a partition, its rows are loaded from the changelog. When the worker
@@ -7,7 +7,7 @@ loses the partition, all its rows are dropped. Blocks have a fixed size, so more
 
 import itertools
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -16,17 +16,16 @@ import numpy.typing as npt
 
 from stream.errors import ConfigError
 from stream.events import Partition
+from stream.state.blocks import Block, NewBlock, Slots, by_block, in_ram
 from stream.state.checksum import checksums, intact
 from stream.state.event_ids import SIZES, EventIds, Hashes, from_bytes, to_bytes
 from stream.state.row import Rows, as_bytes
 
-Slots = npt.NDArray[np.intp]
 Owner = tuple[Partition, bytes]
 """Identifies a row: the partition of the user's clicks, and the user id in UTF-8."""
 
 PARTITION_OF = itemgetter(0)
 
-BLOCK_SLOTS = 8192
 NO_SLOT = -1
 UNUSED = -1
 NO_SLOTS: Mapping[bytes, int] = {}
@@ -75,18 +74,23 @@ class Arena:
 
     dtype           the result of row_dtype
     model           the row_mark that every row must have
+    capacity        number of slots, used or free. Free slots are used again, but their memory is never released
     next_slot       the slot where the next sweep for forgotten users begins
     unswept_clicks  number of clicks since the last sweep
     event_ids       the hashes of the last event ids of the users, by slot. `scatter` writes them
+
+    What is kept for each user beside row and event ids is always in RAM: about 200 bytes.
     """
 
-    def __init__(self, dtype: np.dtype[np.void], model: int) -> None:
+    def __init__(self, dtype: np.dtype[np.void], model: int, new_block: NewBlock = in_ram) -> None:
         self.dtype = dtype
         self.model = model
+        self.capacity = 0
         self.next_slot = 0
         self.unswept_clicks = 0
-        self.event_ids = EventIds()
-        self._blocks: list[Rows] = []
+        self.event_ids = EventIds(new_block)
+        self._new_block = new_block
+        self._blocks: list[Block] = []
         self._free: list[int] = []
         self._slots: defaultdict[Partition, dict[bytes, int]] = defaultdict(dict)
         self._sizes = {dtype.itemsize + size for size in SIZES}  # of a row and its event ids
@@ -100,11 +104,6 @@ class Arena:
         self._newest_ms = np.zeros(0, np.int64)  # by partition index
         self._checksum = np.zeros(0, np.uint64)  # by partition index: sum over its rows
         self._grow()
-
-    @property
-    def capacity(self) -> int:
-        """Number of slots, used or free. Free slots are used again, but their memory is never released."""
-        return len(self._blocks) * BLOCK_SLOTS
 
     def __len__(self) -> int:
         return sum(map(len, self._slots.values()))
@@ -127,8 +126,11 @@ class Arena:
     def gather(self, slots: Slots) -> Rows:
         """Copy the rows (n,) of these slots (n,) to new memory."""
         rows = np.empty(len(slots), self.dtype)
-        for block, which, within in self._by_block(slots):
-            as_bytes(rows)[which] = as_bytes(block)[within]
+        parts = list(by_block(slots))
+        for number, _, within in parts:
+            self._blocks[number].will_read(within)
+        for number, which, within in parts:
+            as_bytes(rows)[which] = as_bytes(self._blocks[number].values)[within]
         return rows
 
     def scatter(self, owners: Sequence[Owner], found: Found, rows: Rows, event_ids: Hashes | None = None) -> None:
@@ -139,8 +141,8 @@ class Arena:
         """
         partitions = self._indices(found.partitions)[found.partition]
         slots = self._with_slots(owners, found.slots, partitions)
-        for block, which, within in self._by_block(slots):
-            as_bytes(block)[within] = as_bytes(rows)[which]
+        for number, which, within in by_block(slots):
+            as_bytes(self._blocks[number].values)[within] = as_bytes(rows)[which]
         if event_ids is not None:
             self.event_ids.scatter(slots, event_ids)
         checksums = rows["checksum"]
@@ -214,7 +216,10 @@ class Arena:
             if (loaded["model"] != self.model).any():
                 raise self._other_model(partition)
             owners = [(partition, key) for key in known]
-            self.scatter(owners, self.find(owners), loaded, None if rests is None else from_bytes(rests))
+            found = self.find(owners)
+            for number, _, within in by_block(found.slots[found.slots != NO_SLOT]):
+                self._blocks[number].will_read(within)  # a page has rows that stay
+            self.scatter(owners, found, loaded, None if rests is None else from_bytes(rests))
         if len(known) == len(rows):
             return []
         self.remove([(partition, key) for key in rows if key not in known])
@@ -233,21 +238,6 @@ class Arena:
         self._release(list(self._slots.pop(partition, {}).values()))
         if partition in self._partition_index:
             self._newest_ms[self._partition_index[partition]] = 0
-
-    def _by_block(self, slots: Slots) -> Iterator[tuple[Rows, Slots | slice, Slots]]:
-        """Split slots by block: the block, the indices into `slots`, and the indices into the block."""
-        block, within = np.divmod(slots, BLOCK_SLOTS)
-        if len(self._blocks) == 1:
-            yield self._blocks[0], slice(None), within
-            return
-        order = np.argsort(block, kind="stable")
-        ends = np.flatnonzero(np.diff(block[order], append=-1)) + 1
-        for start, end in itertools.pairwise([0, *ends.tolist()]):
-            which: Slots | slice = order[start:end]
-            first, last = order[start], order[end - 1]
-            if last - first == end - start - 1:  # new slots of one block: a slice saves a copy of their rows
-                which = slice(first, last + 1)
-            yield self._blocks[block[first]], which, within[which]
 
     def _release(self, slots: list[int]) -> None:
         np.subtract.at(self._checksum, self._slot_partition[slots], self._slot_checksum[slots])
@@ -286,10 +276,11 @@ class Arena:
         return np.array([self._partition_index[partition] for partition in partitions], np.intp)
 
     def _grow(self) -> None:
-        old = self.capacity
-        self._blocks.append(np.empty(BLOCK_SLOTS, self.dtype))  # each row is written before it is read
-        self._free.extend(range(old + BLOCK_SLOTS - 1, old - 1, -1))
-        self._keys += [b""] * BLOCK_SLOTS
+        block, old = self._new_block(self.dtype), self.capacity
+        self._blocks.append(block)  # each row is written before it is read
+        self.capacity += len(block.values)
+        self._free.extend(range(self.capacity - 1, old - 1, -1))
+        self._keys += [b""] * len(block.values)
         for values in (self._slot_partition, self._slot_checksum, self._slot_clicks, self._slot_last_ms):
             values.resize(self.capacity, refcheck=False)  # moves pages; a copy takes 20 ms at 5M users. No view exists
         self._slot_partition[old:] = UNUSED

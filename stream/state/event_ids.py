@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
+from stream.state.blocks import Block, NewBlock, by_block, in_ram
+
 LAST_IDS = 16
 """How many event ids of a user are kept. A producer's retry comes within a few clicks."""
 
@@ -19,7 +21,7 @@ SIZES = range(0, LONGEST_BYTES + 1, ID_BYTES)
 """How many bytes may follow a row in the changelog."""
 
 NO_ID = 0
-BLOCK_SLOTS = 8192
+HASHES = np.dtype((np.uint64, (LAST_IDS,)))
 
 Hashes = npt.NDArray[np.uint64]
 Index = npt.NDArray[np.intp]
@@ -35,8 +37,9 @@ def hashed_ids(event_ids: Sequence[str | None]) -> Hashes | None:
 class EventIds:
     """The hashes of the users in the slots of an arena: (LAST_IDS,) uint64 each, newest first, NO_ID = none."""
 
-    def __init__(self) -> None:
-        self._blocks: dict[int, Hashes] = {}
+    def __init__(self, new_block: NewBlock = in_ram) -> None:
+        self._new_block = new_block
+        self._blocks: dict[int, Block] = {}
 
     def __bool__(self) -> bool:
         """True if some user had a hash. Then `gather` has to be asked."""
@@ -45,22 +48,26 @@ class EventIds:
     def gather(self, slots: Index) -> Hashes:
         """Copy the hashes (n, LAST_IDS) of these slots (n,). They are NO_ID for a negative slot."""
         found = np.full((len(slots), LAST_IDS), NO_ID, np.uint64)
-        number, within = np.divmod(slots, BLOCK_SLOTS)
-        for n in set(number.tolist()) & self._blocks.keys():
-            which = np.flatnonzero(number == n)
-            found[which] = self._blocks[n][within[which]]
+        parts = [(self._blocks[n], which, within) for n, which, within in by_block(slots) if n in self._blocks]
+        for block, _, within in parts:
+            block.will_read(within)
+        for block, which, within in parts:
+            found[which] = block.values[within]
         return found
 
     def scatter(self, slots: Index, hashes: Hashes) -> None:
         """Write the hashes (n, LAST_IDS) of n different slots."""
-        number, within = np.divmod(slots, BLOCK_SLOTS)
-        for n in set(number.tolist()):
-            which = np.flatnonzero(number == n)
+        parts = list(by_block(slots))
+        for n, _, within in parts:
+            if n in self._blocks:
+                self._blocks[n].will_read(within)  # a page has hashes that stay
+        for n, which, within in parts:
             if n not in self._blocks:
                 if not hashes[which].any():
                     continue
-                self._blocks[n] = np.full((BLOCK_SLOTS, LAST_IDS), NO_ID, np.uint64)
-            self._blocks[n][within[which]] = hashes[which]
+                self._blocks[n] = self._new_block(HASHES)
+                self._blocks[n].values[:] = NO_ID
+            self._blocks[n].values[within] = hashes[which]
 
     def clear(self, slots: Sequence[int]) -> None:
         """Remove the hashes of slots that become free."""

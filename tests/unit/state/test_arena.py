@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from stream.errors import ConfigError
 from stream.events import Partition
 from stream.manifest import Tensor
-from stream.state import arena as arena_module
-from stream.state.arena import BLOCK_SLOTS, NO_SLOT, Arena, Owner
+from stream.state import blocks
+from stream.state.arena import NO_SLOT, Arena, Owner
+from stream.state.blocks import BLOCK_SLOTS, NewBlock
 from stream.state.checksum import checksums
 from stream.state.row import Rows, new_rows, row_dtype
 
@@ -47,7 +48,7 @@ def test_a_row_has_no_byte_that_is_not_a_field() -> None:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arena_module, "BLOCK_SLOTS", 4)
+    monkeypatch.setattr(blocks, "BLOCK_SLOTS", 4)
 
 
 OPERATIONS = st.lists(
@@ -62,12 +63,12 @@ OPERATIONS = st.lists(
 
 @pytest.mark.usefixtures("small_blocks")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(OPERATIONS)
+@given(operations=OPERATIONS)
 def test_an_arena_has_the_written_rows_and_not_the_dropped_ones(
-    operations: list[tuple[str, Partition, list[int]]],
+    new_block: NewBlock, operations: list[tuple[str, Partition, list[int]]]
 ) -> None:
     """After any order of writes, lost partitions and recoveries it has each user's newest row and no other."""
-    arena, want, clock = Arena(DTYPE, MODEL), {}, 0
+    arena, want, clock = Arena(DTYPE, MODEL, new_block), {}, 0
     for what, partition, users in operations:
         if what == "put":
             users = list(dict.fromkeys(users))
@@ -98,9 +99,9 @@ def test_an_arena_has_the_written_rows_and_not_the_dropped_ones(
         assert arena.rows(partition)[key] == rows_of([key], [value])[0].tobytes()
 
 
-def test_it_grows_past_its_first_size_without_losing_a_row() -> None:
+def test_it_grows_past_its_first_size_without_losing_a_row(new_block: NewBlock) -> None:
     """Users in several blocks: each has a row, whether they are read alone or together."""
-    arena, count = Arena(DTYPE, MODEL), 2 * BLOCK_SLOTS + 500
+    arena, count = Arena(DTYPE, MODEL, new_block), 2 * BLOCK_SLOTS + 500
     for start in range(0, count, 500):
         keys = numbered(range(start, min(start + 500, count)))
         put(arena, [(PARTITIONS[0], key) for key in keys], rows_of(keys, list(map(int, keys))))
@@ -115,9 +116,9 @@ def test_it_grows_past_its_first_size_without_losing_a_row() -> None:
 
 
 @pytest.mark.parametrize("how", ["drop", "remove", "hold"])
-def test_free_slots_are_used_again(how: str) -> None:
+def test_free_slots_are_used_again(new_block: NewBlock, how: str) -> None:
     """The arena does not grow when partitions are lost and restored and users are forgotten."""
-    arena = Arena(DTYPE, MODEL)
+    arena = Arena(DTYPE, MODEL, new_block)
     for start in range(0, 3 * BLOCK_SLOTS, BLOCK_SLOTS // 2):
         keys = numbered(range(start, start + BLOCK_SLOTS // 2))
         owners = [(PARTITIONS[0], key) for key in keys]

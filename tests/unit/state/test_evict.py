@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stream.engine.engine import Engine
 from stream.events import Click, Partition
 from stream.model.runtime import Model, load_model
-from stream.state import arena, evict
+from stream.state import blocks, evict
 from stream.state.evict import CLICKS_PER_SWEEP, SLOTS_PER_CLICK
 from stream.worker.served import open_engine
 from tests.decide import process, run, view
@@ -29,7 +29,7 @@ AFTER_MS = DAYS * 24 * HOUR_MS
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sweep also passes free slots: with few of them, and a sweep in every cycle, it comes round in a few cycles."""
-    monkeypatch.setattr(arena, "BLOCK_SLOTS", 512)
+    monkeypatch.setattr(blocks, "BLOCK_SLOTS", 512)
     monkeypatch.setattr(evict, "CLICKS_PER_SWEEP", 1)
 
 

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from stream.events import Partition
 from stream.manifest import Tensor
-from stream.state.arena import BLOCK_SLOTS, NO_SLOT, Arena, Owner
+from stream.state.arena import NO_SLOT, Arena, Owner
+from stream.state.blocks import BLOCK_SLOTS
 from stream.state.checksum import checksums
 from stream.state.evict import Swept
 from stream.state.row import NO_ITEM, NO_OFFSET, Rows, new_rows, row_dtype

@@ -37,7 +37,7 @@ def message(offset: int, user: str, item: str, time_ms: int = NOW_MS) -> SimpleN
 
 def sweep_all_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each cycle looks for forgotten users in all slots."""
-    monkeypatch.setattr("stream.state.arena.BLOCK_SLOTS", 256)
+    monkeypatch.setattr("stream.state.blocks.BLOCK_SLOTS", 256)
     monkeypatch.setattr("stream.state.evict.CLICKS_PER_SWEEP", 1)
     monkeypatch.setattr("stream.state.evict.SLOTS_PER_CLICK", 256)
 
