@@ -124,13 +124,21 @@ class Arena:
         return Found(np.array(slots, np.intp), list(numbers), np.repeat(of_run, lengths))
 
     def gather(self, slots: Slots) -> Rows:
-        """Copy the rows (n,) of these slots (n,) to new memory."""
+        """Copy the rows (n,) of these used slots (n,) to new memory.
+
+        Raises ConfigError if a row does not have the checksum that was written: a disk has lost what it had taken.
+        """
         rows = np.empty(len(slots), self.dtype)
         parts = list(by_block(slots))
         for number, _, within in parts:
             self._blocks[number].will_read(within)
         for number, which, within in parts:
             as_bytes(rows)[which] = as_bytes(self._blocks[number].values)[within]
+        if (rows["checksum"] != self._slot_checksum[slots]).any():  # 0.01 us a row
+            raise ConfigError(
+                "a user's state in memory or on disk is not the one that was written; check the disk of --data-dir and "
+                "start again: the states are in the changelog"
+            )
         return rows
 
     def scatter(self, owners: Sequence[Owner], found: Found, rows: Rows, event_ids: Hashes | None = None) -> None:

@@ -1,6 +1,7 @@
 """The arena against a plain dictionary of rows."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from stream.events import Partition
 from stream.manifest import Tensor
 from stream.state import blocks
 from stream.state.arena import NO_SLOT, Arena, Owner
-from stream.state.blocks import BLOCK_SLOTS, NewBlock
+from stream.state.blocks import BLOCK_SLOTS, Block, NewBlock
 from stream.state.checksum import checksums
 from stream.state.row import Rows, new_rows, row_dtype
 
@@ -113,6 +114,25 @@ def test_it_grows_past_its_first_size_without_losing_a_row(new_block: NewBlock) 
     assert arena.gather(slots)["clicks"].tolist() == asked
     assert arena.ages(0, arena.capacity).clicks.sum() == count * (count - 1) // 2
     assert arena.capacity == 3 * BLOCK_SLOTS
+
+
+def test_a_row_that_the_disk_has_lost_is_not_used(new_block: NewBlock) -> None:
+    """After a failed write, a disk gives back zeros or an older row. The error is one line; other rows are read."""
+    made: list[Block] = []
+
+    def noted(dtype: np.dtype[Any]) -> Block:
+        made.append(new_block(dtype))
+        return made[-1]
+
+    arena, owners = Arena(DTYPE, MODEL, noted), [(PARTITIONS[0], key) for key in numbered(range(3))]
+    put(arena, owners, rows_of([key for _, key in owners], [1, 2, 3]))
+    slots = arena.find(owners).slots
+    older = made[0].values[slots[1]].copy()
+    put(arena, owners[1:2], rows_of([owners[1][1]], [9]))
+    made[0].values[slots[1]] = older
+    with pytest.raises(ConfigError, match=r"^[^\n]*the disk of --data-dir and start again[^\n]*$"):
+        arena.gather(slots)
+    assert arena.gather(slots[::2])["clicks"].tolist() == [1, 3]
 
 
 @pytest.mark.parametrize("how", ["drop", "remove", "hold"])
