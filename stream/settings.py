@@ -122,7 +122,9 @@ class Settings(Struct, frozen=True):
     group              consumer group: its workers share the partitions. It is the prefix of their transactional ids
     worker_id          unique in the group. A restarted worker must have the same one, so that Kafka fences its
                        previous process. Empty: the worker takes a free number, with a lock file in `data_dir`
-    data_dir           directory of the lock files for worker numbers
+    data_dir           directory of the lock files for worker numbers, and of the states with `state_on_disk`
+    state_on_disk      the states are in a file in `data_dir`, mapped to memory: for states that are larger than memory.
+                       Not the default, because each changed state is written to the disk within seconds
     device             auto: the GPU if there is one, else the CPU; cuda: refuse to start without a GPU; cpu: the CPU
     k                  recommendations per click
     lists              every: a list for each click; last: only for a user's last click in a transaction, whose id the
@@ -162,6 +164,7 @@ class Settings(Struct, frozen=True):
     max_cycle_clicks: int = 5_000
     session_timeout_s: float = 10.0
     forget_after_days: float = FORGET_AFTER_DAYS
+    state_on_disk: bool = False
     stay_in_group: bool = False
     drain: bool = False
     hang_s: float = 20.0

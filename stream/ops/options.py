@@ -23,7 +23,7 @@ HELP = {
     "group": "Consumer group. Workers of one group share the partitions.",
     "worker_id": "Name of the worker, unique in the group. A restarted worker needs the same one. "
     "Empty: the worker takes a free number, with a lock file in --data-dir.",
-    "data_dir": "Directory of the lock files for worker numbers.",
+    "data_dir": "Directory of the lock files for worker numbers, and of the file of --state-on-disk.",
     "device": "auto: the GPU if there is one, else the CPU. cuda: refuse to start without a GPU. cpu: the CPU.",
     "k": "Recommendations per click.",
     "lists": "every: a list for each click. last: only for a user's last click in a transaction; the decisions on the "
@@ -37,6 +37,8 @@ HELP = {
     "session_timeout_s": "A worker that sends no heartbeat for so many seconds loses its partitions.",
     "forget_after_days": "Days without a click after which a user's state is deleted, a third of it after a single "
     "click. 0: never.",
+    "state_on_disk": "Keep the users' states in a file in --data-dir, of which memory holds what is used: for states "
+    "larger than memory. Linux, on ext4 or xfs.",
     "stay_in_group": "On SIGTERM keep the partitions for a restart under the same --worker-id within "
     "--session-timeout-s. Without it the other workers take them at once.",
     "drain": "Decide the clicks that are there now and end with 0: before `eddy topics repair`, after partitions were "

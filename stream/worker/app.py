@@ -46,6 +46,7 @@ from stream.meter import Meter
 from stream.model.probe import batch_invariant
 from stream.model.runtime import load_model
 from stream.settings import Settings, from_environment, unknown_variables
+from stream.state.blocks import in_ram, on_disk
 from stream.state.event_ids import LONGEST_BYTES
 from stream.wire.dead_letter import LONGEST_KEY
 from stream.wire.json import JsonCodec
@@ -105,6 +106,7 @@ def create_app(settings: Settings) -> faust.App:
         settings.forget_after_days,
         users_mark,
         settings.lists,
+        on_disk(Path(settings.data_dir)) if settings.state_on_disk else in_ram,
     )
     if not batch_invariant(model, settings.k):
         log.warning("the last bits of a state may depend on the other clicks of its batch: provider=%s", model.provider)

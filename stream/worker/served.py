@@ -19,6 +19,7 @@ from stream.events import Anomaly, Click, Origin, Recommendation
 from stream.model.runtime import Model, load_model
 from stream.settings import FORGET_AFTER_DAYS, RECENT_ITEMS, Rules, Settings
 from stream.state.arena import Arena
+from stream.state.blocks import NewBlock, in_ram
 from stream.state.evict import DAY_MS, Forgetting
 from stream.state.row import row_dtype, row_mark
 from stream.wire import output
@@ -40,17 +41,19 @@ def open_engine(
     forget_after_days: float = FORGET_AFTER_DAYS,
     users_mark: int = 0,
     lists: str = "every",
+    new_block: NewBlock = in_ram,
 ) -> Engine:
     """Open an engine for a loaded model, with the model's calibration and an empty arena.
 
-    The arguments after `directory` are described in Settings, but for this one:
+    The arguments after `directory` are described in Settings, but for these:
     users_mark  tells apart how users are named (Pseudonyms.mark); state rows with another mark are refused
+    new_block   makes the memory of the states
     Raises ArtifactError if the calibration is not usable, ConfigError if the catalogue is not usable.
     """
     manifest = model.manifest
     detector = SurpriseDetector.load(directory, manifest, alpha)
     dtype = row_dtype(manifest.state, RECENT_ITEMS, detector.row_fields)
-    arena = Arena(dtype, row_mark(manifest.identity ^ users_mark, dtype))
+    arena = Arena(dtype, row_mark(manifest.identity ^ users_mark, dtype), new_block)
     forgetting = Forgetting(int(forget_after_days * DAY_MS))
     return Engine(model, detector, arena, k, exclude_recent, rules, forgetting, lists)
 

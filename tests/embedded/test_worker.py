@@ -5,6 +5,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -33,12 +34,13 @@ def environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def worker(broker: str, model: Path, directory: Path) -> Iterator[Callable[[], str]]:
+def worker(broker: str, model: Path, directory: Path, *options: str) -> Iterator[Callable[[], str]]:
     """Run `eddy worker` while the block runs; yields a function that reads its log."""
     log = directory / "worker.log"
     with log.open("wb") as file:
+        given = ("--model", str(model), "--broker", broker, "--worker-id", "1", "--device", "cpu", *options)
         process = subprocess.Popen(
-            command("worker", "--model", str(model), "--broker", broker, "--worker-id", "1", "--device", "cpu"),
+            command("worker", *given),
             stdout=file,
             stderr=file,
             env=environment(),
@@ -51,6 +53,16 @@ def worker(broker: str, model: Path, directory: Path) -> Iterator[Callable[[], s
         process.terminate()
         code = process.wait(30)
     assert code == 0, log.read_text()
+
+
+@contextlib.contextmanager
+def states_on_disk() -> Iterator[list[str]]:
+    """The options for states in a file, on Linux: on a file system that the worker takes also in a container."""
+    if sys.platform != "linux":
+        yield []
+        return
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        yield ["--state-on-disk", "--data-dir", directory]
 
 
 def read(broker: str, topics: list[str], enough: Callable[[dict[str, list[bytes]]], bool]) -> dict[str, list[bytes]]:
@@ -85,12 +97,17 @@ BROKEN = {
 
 
 def test_every_click_gets_one_decision_and_every_broken_message_a_reason(model_dir: Path, tmp_path: Path) -> None:
-    """Every click has one decision, also on an unknown item; every other message has a dead letter with its origin."""
+    """Every click has one decision, also on an unknown item; every other message has a dead letter with its origin. The
+    states are in a file; the tests on a real Kafka have them in memory."""
     clicks = [
         Click(f"u{n % 7}", f"i{n % 50}" if n % 10 else f"new-{n}", START_MS + n * 1000, ("view", "cart", "wish")[n % 3])
         for n in range(400)
     ]
-    with EmbeddedBroker(TOPICS) as broker, worker(broker.address, model_dir, tmp_path) as log:
+    with (
+        states_on_disk() as options,
+        EmbeddedBroker(TOPICS) as broker,
+        worker(broker.address, model_dir, tmp_path, *options) as log,
+    ):
         producer = Producer({"bootstrap.servers": broker.address, "log_level": 0})
         sent: dict[str, Click] = {}
         for n, click in enumerate(clicks):
@@ -109,6 +126,7 @@ def test_every_click_gets_one_decision_and_every_broken_message_a_reason(model_d
             lambda f: len(f["recommendations"]) >= len(clicks) and len(f["clicks-dead-letter"]) >= len(BROKEN),
         )
         assert "provider=CPUExecutionProvider" in log()
+        assert not options or f"states are in a file: directory={options[-1]}" in log()
 
     decisions = [msgspec.json.decode(value, type=Recommendation) for value in found["recommendations"]]
     assert Counter(d.id for d in decisions) == Counter(list(sent))

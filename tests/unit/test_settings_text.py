@@ -96,6 +96,7 @@ OTHERS = {
     "drain": True,
     "hang_s": 2.0,
     "forget_after_days": 7.5,
+    "state_on_disk": True,
 }
 OTHER_RULES = {
     "exclude_events": "buy",
