@@ -86,7 +86,7 @@ lists: .venv/dev ## compare the clicks per second with a list for each click and
 latency: .venv/dev ## measure the time from a click to its recommendations, beside the bare client with transactions
 	$(BIN)/python -m bench.latency
 
-scaling: .venv/dev ## measure the CPU time of a click and the memory by items and users; needs 10 GB of memory
+scaling: .venv/dev ## measure the time of a click and the memory by items and users; needs 10 GB of memory and 7 GB of disk
 	$(BIN)/python -m bench.scaling
 
 gpu: .venv/dev   ## compare the model on a GPU and on one CPU thread, up to a million items; needs a GPU and about 10 GB of disk

@@ -35,8 +35,6 @@ import numpy as np
 
 from bench.command import say
 from bench.report import RESULTS, Figures, conclude, write_report
-from export.fit.shortlist import FEWEST, LARGE
-from export.model.untrained import write_untrained
 from stream.engine.columns import Columns
 from stream.engine.engine import Engine
 from stream.events import Partition
@@ -103,6 +101,9 @@ def main() -> int:
 
 
 def write_model(directory: Path, items: int, hidden: int) -> None:
+    from export.fit.shortlist import FEWEST, LARGE  # with PyTorch: 0.6 GB in the processes that are measured
+    from export.model.untrained import write_untrained
+
     names, ranked = [f"item-{number}" for number in range(items)], max(FEWEST, items // 8) if items >= LARGE else None
     write_untrained(directory, names, ["view", "cart", "purchase"], hidden, ranked=ranked)
 
@@ -112,6 +113,9 @@ def measured(directory: Path, users: int, how: str, states: Path) -> Figures:
 
     how     "", ON_DISK or FROM_DISK
     states  directory of the states on disk
+
+    users_mb is what the users take of memory once they are there, users_anon_mb the part of it that is not in a mapped
+    file, last_mb the memory of the process after the last batch.
     """
     empty = resident_mb()
     new_block = on_disk(states) if how else in_ram
@@ -143,21 +147,22 @@ def measured(directory: Path, users: int, how: str, states: Path) -> Figures:
         "fill_us": round(fill_us, 1),
         "model_mb": round(loaded["all"] - empty["all"]),
         "users_mb": round(filled["all"] - loaded["all"]),
-        "not_mapped_mb": round(filled["RssAnon"] - loaded["RssAnon"]),
+        "users_anon_mb": round(filled["RssAnon"] - loaded["RssAnon"]),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "after_mb": round(resident_mb()["all"]),
+        "last_mb": round(resident_mb()["all"]),
     }
 
 
 def page_out(directory: Path) -> None:
     """Write the unnamed files of this process in a directory to the disk, and move their pages out of memory."""
+    inside = f"{directory.resolve()}/"
     for link in Path("/proc/self/fd").iterdir():
-        if link.is_symlink() and os.readlink(link).startswith(str(directory)):
+        if link.is_symlink() and os.readlink(link).startswith(inside):
             os.fsync(int(link.name))
     libc = ctypes.CDLL(None, use_errno=True)
     for line in Path("/proc/self/maps").read_text().splitlines():
         span, _, _, _, _, *path = line.split(maxsplit=5)
-        if path and path[0].startswith(str(directory)):
+        if path and path[0].startswith(inside):
             start, end = (int(text, 16) for text in span.split("-"))
             if libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_PAGEOUT):
                 raise OSError(ctypes.get_errno(), "madvise")

@@ -141,14 +141,16 @@ def test_latency() -> None:
 
 
 def test_growth() -> None:
-    """Each row is one number of items or users."""
+    """Each row is one number of items or users, and where the states are."""
     expected = [
         [
-            f"{int(name.split()[0]):,} {name.split()[1]}",
+            f"{int(name.split()[0]):,} {name.split(maxsplit=1)[1]}",
             f"{row['cpu_us']:g}",
             f"{row['times']:.2f}",
+            f"{row['wall_us']:g}",
             f"{row['model_mb']:,}",
             f"{row['users_mb']:,}",
+            f"{row['users_anon_mb']:,}",
         ]
         for name, row in results("scaling")["results"].items()
     ]
