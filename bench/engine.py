@@ -209,7 +209,7 @@ def _figures(pairs: list[tuple[Times | None, Times | None]]) -> dict[str, Any]:
 
 
 def main() -> int:
-    from bench.report import RESULTS, write_report
+    from bench.report import RESULTS, commit, write_report
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--old", type=Path, help="a checkout with its own .venv to compare with")
@@ -224,8 +224,8 @@ def main() -> int:
         "hidden": {"untrained": HIDDEN},
         "mixes": {name: mix._asdict() for name, mix in MIXES.items()},
         "rounds": given.rounds,
-        "old": given.old and _commit(given.old),
-        "new": _commit(ROOT),
+        "old": given.old and commit(given.old),
+        "new": commit(ROOT),
         "unit": "clicks per CPU second; process: from columns to columns; clicks_to_events: what the old engine did",
     }
     slower = [f"{name}: {its['ratio']} of the old side" for name, its in found.items() if its.get("ratio", 1.0) < SAME]
@@ -239,12 +239,6 @@ def main() -> int:
     for line in slower:
         print(f"FAILED: {line}")
     return 1 if slower else 0
-
-
-def _commit(checkout: Path) -> str:
-    return subprocess.run(
-        ["git", "-C", checkout, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    ).stdout.strip()
 
 
 if __name__ == "__main__":

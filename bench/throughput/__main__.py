@@ -21,6 +21,8 @@ differ from those of the limit, ends the benchmark with exit code 2.
     python -m bench.throughput --clicks 5000 --event-clicks 1000 --rounds 1
                                                       a short trial
     python -m bench.throughput --only limit,eddy      only these
+    python -m bench.throughput --old CHECKOUT         also the limit and the batched ones with the files that an
+                                                      earlier checkout, which has a .venv, exports
 
 Quix Streams and Bytewax are installed into .contenders at the first use. Other programs on the machine make all
 contenders slower; the table has the cores that they used (`others`). A second table has the CPU time of the stages of
@@ -36,7 +38,8 @@ from typing import Any
 
 from bench.apache_kafka import VERSION, ApacheKafka, KafkaUnavailable
 from bench.command import say, stop
-from bench.report import RESULTS, conclude, write_report
+from bench.report import RESULTS, commit, conclude, write_report
+from bench.throughput import earlier
 from bench.throughput.clicks import HIDDEN, ITEMS, USERS, made_up, write_shop_model
 from bench.throughput.contenders.model import BATCH, K
 from bench.throughput.environment import contenders_python, contenders_versions
@@ -76,9 +79,9 @@ def figures(rounds: list[dict[str, Measured]]) -> dict[str, dict[str, float]]:
 
 def table(found: dict[str, dict[str, float]]) -> str:
     """The figures, for a person."""
-    lines = [f"{'':16}{'clicks/s':>9}{'of limit':>9}{'lowest':>8}{'highest':>8}{'CPU us':>8}{'others':>8}"]
+    lines = [f"{'':24}{'clicks/s':>9}{'of limit':>9}{'lowest':>8}{'highest':>8}{'CPU us':>8}{'others':>8}"]
     lines += [
-        f"{name:16}{of['clicks_per_s']:>9,}{of['of_limit']:>9.2f}{of['of_limit_lowest']:>8.2f}"
+        f"{name:24}{of['clicks_per_s']:>9,}{of['of_limit']:>9.2f}{of['of_limit_lowest']:>8.2f}"
         f"{of['of_limit_highest']:>8.2f}{of['cpu_us']:>8.0f}{of['others_cores']:>8.2f}"
         for name, of in found.items()
     ]
@@ -88,15 +91,22 @@ def table(found: dict[str, dict[str, float]]) -> str:
 def measure(given: argparse.Namespace, names: list[str], site: Site) -> list[dict[str, Measured]]:
     """Run all rounds. Returns contender -> figures for each."""
     clicks = made_up(given.clicks + WARM_UP)
-    runner = Runner(site)
+    now = Runner(site)
+    runs = {name: (now, name) for name in names}
+    if given.old:
+        old = Runner(site._replace(model=site.scratch / "earlier" / "1"))
+        earlier.write_earlier_model(given.old.resolve(), site.scratch / "earlier" / "1")
+        runs |= {name + earlier.MARK: (old, name) for name in earlier.NAMES if name in names}
     rounds = []
     for number in range(given.rounds):
         this: dict[str, Measured] = {}
-        for name in order(names, number):
-            few = given.event_clicks if CONTENDERS[name].by_event else given.clicks
-            this[name] = runner.run(name, number, clicks[: few + WARM_UP])
+        for name in order(list(runs), number):
+            runner, contender = runs[name]
+            few = given.event_clicks if CONTENDERS[contender].by_event else given.clicks
+            which = number if runner is now else f"{number}{earlier.MARK}"
+            this[name] = runner.run(contender, which, clicks[: few + WARM_UP])
             say(f"round {number + 1} of {given.rounds}: {name:16}{this[name].clicks_per_s:>7,.0f} clicks/s")
-        rounds.append({name: this[name] for name in names})
+        rounds.append({name: this[name] for name in runs})
     return rounds
 
 
@@ -108,6 +118,7 @@ def main() -> int:
     parser.add_argument("--event-clicks", type=int, default=5_000, help="clicks of a run, one at a time [5000]")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each contender [5]")
     parser.add_argument("--only", default=",".join(CONTENDERS), help="contenders, with commas; the limit always runs")
+    parser.add_argument("--old", type=Path, help="an earlier checkout; see above")
     parser.add_argument("--json", action="store_true", help="also print the result as one JSON object")
     parser.add_argument("--out", type=Path, default=RESULT, help="where to write the result")
     given = parser.parse_args()
@@ -147,14 +158,20 @@ def main() -> int:
         "time": "from the first click that is sent to the last committed result that is read",
         "states": {name: CONTENDERS[name].keeps for name in names},
     }
+    if given.old:
+        conditions["earlier files"] = f"of {commit(given.old)}, by the contenders whose names end with {earlier.MARK}"
     stage_us = with_rest(engine, found["eddy"]["cpu_us"]) if "eddy" in found else engine
+    to_earlier = earlier.ratios(rounds)
     results = {
         **found,
         "eddy_stages_us": stage_us,
+        "eddy_to_earlier": to_earlier,
         "rounds": [{name: run._asdict() for name, run in one.items()} for one in rounds],
     }
     report = write_report(given.out, "bench.throughput", conditions, results, [], kafka=VERSION, **versions)
     print(f"{table(found)}\n\n{stage_table(stage_us)}")
+    if to_earlier:
+        print(f"\n{earlier.table(to_earlier)}")
     return conclude(report, given.json)
 
 

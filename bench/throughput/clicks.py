@@ -1,6 +1,9 @@
 """Made-up clicks of a large shop, and a model with random weights whose alerts are as rare on them as in a shop."""
 
 import random
+from collections.abc import Iterator
+from itertools import count as numbers
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +11,7 @@ import msgspec
 import numpy as np
 from confluent_kafka import Producer
 
-from bench.throughput.contenders.model import Graphs, Users, decode
+from bench.throughput.contenders.model import Users, decode, open_graphs
 from export.model.untrained import write_untrained
 from stream.manifest import read_manifest, sha256, write_manifest
 
@@ -27,13 +30,17 @@ class Message(NamedTuple):
 
 
 def made_up(count: int, seed: int = 0, users: int = USERS) -> list[Message]:
-    """The first `count` clicks of a seed, 204 bytes each on average.
+    """The first `count` clicks of a seed."""
+    return list(islice(endless(seed, users), count))
+
+
+def endless(seed: int = 0, users: int = USERS) -> Iterator[Message]:
+    """The clicks of a seed, 204 bytes each on average, without an end.
 
     Users and items are skewed: the most active of 20,000 users makes 0.7 % of the clicks, the most popular item 4 %.
     """
     rng, encode = random.Random(seed), msgspec.json.encode
-    clicks = []
-    for number in range(count):
+    for number in numbers():
         user, item = f"user-{int(users * rng.random() ** 2):05}", f"i{int(ITEMS * rng.random() ** 3)}"
         time_ms = START_MS + STEP_MS * number
         click = {
@@ -45,8 +52,12 @@ def made_up(count: int, seed: int = 0, users: int = USERS) -> list[Message]:
             "referrer": "search-results",
             "device": "desktop",
         }
-        clicks.append(Message(user.encode(), encode(click), time_ms))
-    return clicks
+        yield Message(user.encode(), encode(click), time_ms)
+
+
+def position(timestamp: int) -> int:
+    """The position of a click among those of its seed, counted from 0."""
+    return (timestamp - START_MS) // STEP_MS
 
 
 def write_shop_model(directory: Path) -> None:
@@ -56,7 +67,7 @@ def write_shop_model(directory: Path) -> None:
     """
     types = list(dict.fromkeys(EVENTS))
     write_untrained(directory, [f"i{number}" for number in range(ITEMS)], types, HIDDEN)
-    users = Users(Graphs(str(directory)))
+    users = Users(open_graphs(str(directory)))
     held_out = [decode(message.value) for message in made_up(CALIBRATED_ON, seed=1)]
     pool = np.sort(np.array([result.surprise for result in users.process(held_out)], np.float32))
     manifest = read_manifest(directory)

@@ -7,11 +7,11 @@ import sys
 
 from confluent_kafka import Consumer, Producer
 
-from bench.throughput.contenders.model import BATCH, Graphs, Users, decode, encode
+from bench.throughput.contenders.model import BATCH, Users, decode, encode, open_graphs
 
 
 def main(broker: str, clicks_topic: str, results_topic: str, model: str) -> None:
-    users = Users(Graphs(model))
+    users = Users(open_graphs(model))
     consumer = Consumer({"bootstrap.servers": broker, "group.id": results_topic, "auto.offset.reset": "earliest"})
     producer = Producer({"bootstrap.servers": broker, "queue.buffering.max.messages": 10 * BATCH})
     consumer.subscribe([clicks_topic])

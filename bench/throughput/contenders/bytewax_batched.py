@@ -10,11 +10,11 @@ from bytewax.connectors.kafka import KafkaSinkMessage, KafkaSourceMessage
 from bytewax.connectors.kafka import operators as kop
 from bytewax.dataflow import Dataflow
 
-from bench.throughput.contenders.model import BATCH, Graphs, Users, decode, encode
+from bench.throughput.contenders.model import BATCH, Users, decode, encode, open_graphs
 
 
 def flow(broker: str, clicks_topic: str, results_topic: str, model: str) -> Dataflow:
-    users = Users(Graphs(model))
+    users = Users(open_graphs(model))
 
     def recommend(messages: list[KafkaSourceMessage]) -> list[KafkaSinkMessage]:
         results = users.process([decode(message.value) for message in messages])

@@ -8,11 +8,11 @@ from bytewax.connectors.kafka import KafkaSinkMessage
 from bytewax.connectors.kafka import operators as kop
 from bytewax.dataflow import Dataflow
 
-from bench.throughput.contenders.model import Click, Graphs, Result, State, decode, encode
+from bench.throughput.contenders.model import Click, Result, State, decode, encode, open_graphs
 
 
 def flow(broker: str, clicks_topic: str, results_topic: str, model: str) -> Dataflow:
-    graphs = Graphs(model)
+    graphs = open_graphs(model)
 
     def recommend(state: State | None, click: Click) -> tuple[State, Result]:
         return graphs.one(click, state)

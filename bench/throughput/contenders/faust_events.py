@@ -10,13 +10,13 @@ from typing import Any
 import faust
 import msgspec
 
-from bench.throughput.contenders.model import Click, Graphs, State
+from bench.throughput.contenders.model import Click, State, open_graphs
 
 PARTITIONS = 8
 
 
 def application(broker: str, clicks_topic: str, results_topic: str, model: str) -> faust.App:
-    graphs = Graphs(model)
+    graphs = open_graphs(model)
     app = faust.App(
         results_topic,
         broker=f"kafka://{broker}",

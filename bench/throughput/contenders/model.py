@@ -58,6 +58,11 @@ decode = msgspec.json.Decoder(Click).decode
 encode = msgspec.json.Encoder().encode
 
 
+def open_graphs(directory: str) -> "Graphs":
+    """The graphs of a model directory: of today's format, or of format 1, which has no surprise.onnx."""
+    return Graphs(directory) if (Path(directory) / "surprise.onnx").is_file() else EarlierGraphs(directory)
+
+
 class Graphs:
     """The graphs of a model directory, each on one thread, as Eddy runs them.
 
@@ -72,12 +77,14 @@ class Graphs:
         self._items = {name: number for number, name in enumerate(self.names)}
         self._types = {name: number for number, name in enumerate(manifest["event_types"])}
         self._edges = np.array(manifest["gap_edges_ms"], np.int64)
-        self._step, self._surprise, self._score = (
-            _open(path / f"{name}.onnx") for name in ("step", "surprise", "score")
-        )
-        self._surprise_inputs = [value.name for value in self._surprise.get_inputs()]
+        self._step, self._score = (_open(path / f"{name}.onnx") for name in ("step", "score"))
+        self._open_surprise(path)
         read = {value.name for value in self._score.get_inputs()}
         self._read = [number for number, (name, _, _) in enumerate(self.state) if name in read]
+
+    def _open_surprise(self, path: Path) -> None:
+        self._surprise = _open(path / "surprise.onnx")
+        self._surprise_inputs = [value.name for value in self._surprise.get_inputs()]
 
     def inputs(self, clicks: list[Click]) -> tuple[Array, Array, Array]:
         """Index of the item, index of the event type, and time in ms of n clicks, each (n,) int64."""
@@ -89,8 +96,7 @@ class Graphs:
         self, item: Array, event_type: Array, time_ms: Array, last_ms: Array, state: list[Array]
     ) -> tuple[Array, list[Array]]:
         """Surprise (n,) of a click of each of n users, and the states after it. last_ms (n,): -1 = no click yet."""
-        bucket = 1 + np.searchsorted(self._edges, np.maximum(time_ms - last_ms, 0), "right")
-        feeds = {"item": item, "event_type": event_type, "gap": np.where(last_ms < 0, 0, bucket)}
+        feeds = self._feeds(item, event_type, time_ms, last_ms)
         states = {name: value for (name, _, _), value in zip(self.state, state, strict=True)}
         after = self._step.run(None, {name: value[:, None] for name, value in feeds.items()} | states)
         known = feeds | states
@@ -101,6 +107,11 @@ class Graphs:
             for start in range(0, len(item), SURPRISE_ROWS)
         ]
         return np.concatenate(surprise), [value[:, 0] for value in after]
+
+    def _feeds(self, item: Array, event_type: Array, time_ms: Array, last_ms: Array) -> dict[str, Array]:
+        """The inputs of a click."""
+        bucket = 1 + np.searchsorted(self._edges, np.maximum(time_ms - last_ms, 0), "right")
+        return {"item": item, "event_type": event_type, "gap": np.where(last_ms < 0, 0, bucket)}
 
     def lists(self, state: list[Array]) -> tuple[Array, Array]:
         """Index and log-probability of the K most likely next items of n users, each (n, K)."""
@@ -137,6 +148,20 @@ class Graphs:
         surprise, after = self.step(item, event_type, time_ms, np.array([before.last_ms]), before.tensors)
         result = self.results([click], surprise, *self.lists(after))[0]
         return State(after, max(before.last_ms, click.timestamp)), result
+
+
+class EarlierGraphs(Graphs):
+    """The graphs of format 1: step.onnx takes one click of a user, and makes the surprise itself."""
+
+    def _open_surprise(self, path: Path) -> None:
+        pass
+
+    def step(
+        self, item: Array, event_type: Array, time_ms: Array, last_ms: Array, state: list[Array]
+    ) -> tuple[Array, list[Array]]:
+        states = {name: value for (name, _, _), value in zip(self.state, state, strict=True)}
+        surprise, *after = self._step.run(None, self._feeds(item, event_type, time_ms, last_ms) | states)
+        return surprise, after
 
 
 def _open(path: Path) -> ort.InferenceSession:

@@ -10,11 +10,11 @@ import sys
 
 from quixstreams import Application
 
-from bench.throughput.contenders.model import BATCH, Graphs, Users, decode, encode
+from bench.throughput.contenders.model import BATCH, Users, decode, encode, open_graphs
 
 
 def main(broker: str, clicks_topic: str, results_topic: str, model: str) -> None:
-    users = Users(Graphs(model))
+    users = Users(open_graphs(model))
     app = Application(broker_address=broker, consumer_group=results_topic, auto_offset_reset="earliest")
     with app.get_consumer() as consumer, app.get_producer() as producer:
         consumer.subscribe([clicks_topic])

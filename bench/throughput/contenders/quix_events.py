@@ -13,11 +13,11 @@ import msgspec
 from quixstreams import Application
 from quixstreams import State as KeyState
 
-from bench.throughput.contenders.model import Click, Graphs, State
+from bench.throughput.contenders.model import Click, State, open_graphs
 
 
 def main(broker: str, clicks_topic: str, results_topic: str, model: str) -> None:
-    graphs = Graphs(model)
+    graphs = open_graphs(model)
     app = Application(broker_address=broker, consumer_group=results_topic, auto_offset_reset="earliest")
 
     def recommend(value: dict[str, Any], state: KeyState) -> dict[str, Any]:

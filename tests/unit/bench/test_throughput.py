@@ -1,6 +1,7 @@
 """The parts of the throughput benchmark that need no Kafka: clicks, model, checks, CPU times, medians."""
 
 import importlib
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -10,10 +11,21 @@ import pytest
 
 import bench.throughput.contenders.model as contenders
 from bench import lists
+from bench.throughput import earlier
 from bench.throughput.__main__ import figures, order, table
 from bench.throughput.check import Judged, clicks_per_list, same, sample, uncounted, wrong
 from bench.throughput.clicks import Message, made_up
-from bench.throughput.contenders.model import Graphs, K, Result, State, Users, decode, encode
+from bench.throughput.contenders.model import (
+    EarlierGraphs,
+    Graphs,
+    K,
+    Result,
+    State,
+    Users,
+    decode,
+    encode,
+    open_graphs,
+)
 from bench.throughput.machine import busy_ticks, descendants, parse_stat
 from bench.throughput.rounds import Measured
 from bench.throughput.stages import REST, STAGES, Stopwatch, one_pass, with_rest
@@ -79,6 +91,26 @@ def test_a_batch_gives_the_results_of_single_clicks(graphs: Graphs, monkeypatch:
         assert same(judged(encode(alone)), judged(encode(found)))
     assert len(states) < len(clicks)
     assert {len(result.items) for result in batched} == {K}
+
+
+def test_a_model_without_a_graph_for_the_surprise_is_an_earlier_one(model: Path, tmp_path: Path) -> None:
+    """Format 1: step.onnx makes the surprise. Today's directories have both graphs."""
+    assert type(open_graphs(str(model))) is Graphs
+    shutil.copytree(model, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "surprise.onnx").unlink()
+    assert type(open_graphs(str(tmp_path))) is EarlierGraphs
+
+
+def test_eddy_is_compared_with_the_earlier_files_round_by_round() -> None:
+    """The median of the ratios, not the ratio of the medians; a contender that did not run is left out."""
+
+    def one(eddy: float, limit: float) -> dict[str, Measured]:
+        speeds = {"limit": 1.0, "eddy": eddy, "limit_earlier": limit}
+        return {name: Measured(speed, 1.0, 1.0, 0.0, 1.0) for name, speed in speeds.items()}
+
+    found = earlier.ratios([one(30.0, 10.0), one(10.0, 5.0), one(90.0, 90.0)])
+    assert found == {"limit_earlier": {"times": 2.0, "lowest": 1.0, "highest": 3.0}}
+    assert len(earlier.table(found).splitlines()) == 2
 
 
 def judged(value: bytes) -> Judged:
