@@ -44,6 +44,13 @@ def run_eddy(*arguments: object) -> Ran:
     return Ran(output, time.monotonic() - began, round(kilobytes / 1024))
 
 
+def recovered_partitions(log: str) -> list[set[int]]:
+    """The partitions that a worker has recovered, for each time it got some. log: what it has logged so far."""
+    lines = (line for line in log.splitlines() if "partitions recovered" in line)
+    names = (line.partition("partitions=[")[2].partition("]")[0].split(", ") for line in lines)
+    return [{int(name.rpartition("-")[2]) for name in each if name} for each in names]
+
+
 def say(line: str) -> None:
     """Print a line on stderr."""
     print(line, file=sys.stderr)

@@ -30,6 +30,7 @@ import msgspec
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from bench.apache_kafka import VERSION, ApacheKafka
+from bench.command import recovered_partitions
 from bench.report import RESULTS, ROOT, conclude, write_report
 from export.model.untrained import write_untrained
 from stream.kafka.topics import create_topics
@@ -125,14 +126,12 @@ class Worker:
     def ended(self) -> bool:
         return self.process is None or self.process.poll() is not None
 
-    def recoveries(self) -> list[str]:
-        return [line for line in self._log.read_text().splitlines() if "partitions recovered" in line]
+    def recoveries(self) -> list[set[int]]:
+        return recovered_partitions(self._log.read_text())
 
     def partitions(self) -> set[int]:
         """The partitions that it recovered last."""
-        lines = self.recoveries()
-        names = lines[-1].partition("partitions=[")[2].partition("]")[0] if lines else ""
-        return {int(name.rpartition("-")[2]) for name in names.split(", ") if name}
+        return next(iter(self.recoveries()[-1:]), set())
 
 
 def wait_for(true: Callable[[], bool], what: str, limit_s: float = 90.0) -> None:

@@ -10,8 +10,12 @@ committed (read_committed).
 Both make a batch of all clicks that are there when the last batch is committed. They run one after the other, on new
 topics, once in each round. Exit code 2 if a click has no result or two.
 
-    make latency                                    the benchmark, about 5 minutes
-    python -m bench.latency --rates 200 --seconds 10    a short trial
+The last rate is a share of Eddy's capacity: the clicks per second of a worker with a backlog, which is measured first.
+Exit code 1 if the p99 of Eddy is above 500 ms there (read_uncommitted).
+
+    make latency                                    the benchmark, about 8 minutes
+    python -m bench.latency --rates 200 --share 0 --seconds 10
+                                                    a short trial, without a share of the capacity
 """
 
 import argparse
@@ -33,6 +37,7 @@ from bench.report import RESULTS, conclude, write_report
 from bench.throughput.clicks import HIDDEN, ITEMS, USERS, Message, made_up, write_shop_model
 from bench.throughput.contenders.model import K
 from bench.throughput.machine import PROC, machine_cpu_s, tree_cpu_s
+from bench.throughput.rounds import capacity
 from bench.throughput.started import CONTENDERS, PARTITIONS, Contender, Running, Site, running, script
 
 RESULT = RESULTS / "latency.json"
@@ -45,6 +50,9 @@ SIDES = {
     ),
 }
 
+BUSY_P99_MS = 500.0
+"""Goal of Eddy's p99, read_uncommitted, at the share of its capacity."""
+
 Run = dict[str, float]
 
 
@@ -53,7 +61,11 @@ def one_run(site: Site, side: str, name: str, rate: float, clicks: list[Message]
     with running(site, SIDES[side], name) as worker:
         producer = Producer({"bootstrap.servers": site.broker, "partitioner": "murmur2_random", "log_level": 2})
         results = worker.topics.recommendations
-        uncommitted, committed = (Reader(site.broker, results, PARTITIONS, isolation) for isolation in ISOLATIONS)
+        arrivals: dict[str, list[tuple[float, list[bytes]]]] = {isolation: [] for isolation in ISOLATIONS}
+        uncommitted, committed = (
+            Reader(site.broker, results, PARTITIONS, isolation, lambda at, values, into=into: into.append((at, values)))
+            for isolation, into in arrivals.items()
+        )
         with uncommitted, committed:
             send_at(rate, producer, worker.topics.clicks, clicks[:WARM_UP])
             _wait(committed, WARM_UP, worker)
@@ -65,9 +77,9 @@ def one_run(site: Site, side: str, name: str, rate: float, clicks: list[Message]
             time.sleep(SETTLE_S)  # for repeated results
     wall, cpu, ours, machine = (b - a for a, b in zip(before, after, strict=True))
     found = {"cpu_us": 1e6 * cpu / len(sent), "others_cores": max(0.0, machine - ours) / wall}
-    for isolation, reader in zip(ISOLATIONS, (uncommitted, committed), strict=True):
+    for isolation, its in arrivals.items():
         try:
-            times, repeated = latencies_ms(sent, reader.arrivals)
+            times, repeated = latencies_ms(sent, its)
         except ValueError as exc:
             stop(f"{name}: {exc}")
         if repeated and isolation == "read_committed":
@@ -87,6 +99,13 @@ def _wait(reader: Reader, count: int, worker: Running) -> None:
 def medians(runs: list[Run]) -> Run:
     """The median of each figure."""
     return {key: round(statistics.median(run[key] for run in runs), 2) for key in runs[0]}
+
+
+def too_late(found: dict[str, dict[str, Run]], busy: int | None) -> list[str]:
+    """A line if Eddy's p99 at the share of its capacity is above the goal. busy: that rate; None: not measured."""
+    if busy is None or (p99 := found[str(busy)]["eddy"]["read_uncommitted_p99_ms"]) <= BUSY_P99_MS:
+        return []
+    return [f"p99 at {busy} clicks/s is {p99:.0f} ms, the goal is {BUSY_P99_MS:.0f} ms"]
 
 
 def table(found: dict[str, dict[str, Run]]) -> str:
@@ -130,13 +149,21 @@ def main() -> int:
     parser.add_argument(
         "--rates", type=whole_numbers, default="500,2000", help="clicks per second, with commas [500,2000]"
     )
+    parser.add_argument(
+        "--share", type=float, default=0.8, help="also this share of Eddy's capacity; 0: without it [0.8]"
+    )
+    parser.add_argument(
+        "--drain", type=int, default=50_000, help="clicks of each of three runs that measure the capacity [50000]"
+    )
     parser.add_argument("--seconds", type=int, default=60, help="length of a run [60]")
     parser.add_argument("--rounds", type=int, default=1, help="runs of each side at each rate [1]")
     parser.add_argument("--json", action="store_true", help="also print the result as one JSON object")
     parser.add_argument("--out", type=Path, default=RESULT, help="where to write the result")
     given = parser.parse_args()
-    if min(*given.rates, given.seconds, given.rounds) < 1:
-        stop("--rates, --seconds and --rounds must be above 0")
+    if min(*given.rates, given.drain, given.seconds, given.rounds) < 1:
+        stop("--rates, --drain, --seconds and --rounds must be above 0")
+    if not 0 <= given.share <= 1:
+        stop("--share must be from 0 to 1")
     if not (PROC / "stat").is_file():
         stop("CPU times are read from Linux's /proc, which is not there")
     try:
@@ -144,12 +171,17 @@ def main() -> int:
             site = Site(kafka.address, Path(name) / "shop" / "1", Path(sys.executable), Path(name))
             say("writing the model")
             write_shop_model(site.model)
+            most = capacity(site, given.drain) if given.share else None
+            busy = round(given.share * most) if most else None
+            given.rates += [busy] if busy else []
             runs = measure(given, site)
     except KafkaUnavailable as exc:
         stop(str(exc))
     found = {rate: {side: medians(its) for side, its in sides.items()} for rate, sides in runs.items()}
     conditions: dict[str, Any] = {
         "rates": given.rates,
+        "capacity": most and round(most),
+        "share of the capacity": {str(busy): given.share} if busy else {},
         "seconds": given.seconds,
         "rounds": given.rounds,
         "users": USERS,
@@ -160,7 +192,8 @@ def main() -> int:
         "time": "from the call that sends a click until a reader has its result; the sender waits 5 ms for a batch",
         "states": {side: contender.keeps for side, contender in SIDES.items()},
     }
-    report = write_report(given.out, "bench.latency", conditions, {**found, "rounds": runs}, [], kafka=VERSION)
+    results, failures = {**found, "rounds": runs}, too_late(found, busy)
+    report = write_report(given.out, "bench.latency", conditions, results, failures, kafka=VERSION)
     print(table(found))
     return conclude(report, given.json)
 

@@ -1,47 +1,46 @@
-"""Sends clicks at a fixed rate, and notes when readers of the results get each of them."""
+"""Sends clicks at a fixed rate, and reads the results in threads."""
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from bench.throughput.check import Stamp
 from bench.throughput.clicks import Message
 
 MOST = 5_000
 """Results that a reader takes at once."""
 
 
-class Stamp(msgspec.Struct):
-    """The field of a result that names its click."""
-
-    timestamp: int
-
-
 class Reader:
     """Reads a topic of results in a thread of its own. Use it in a `with` statement.
 
     isolation  read_committed or read_uncommitted
-    arrivals   (monotonic time, results that came then)
+    take       is called in the thread: monotonic time, and the results that came then
+    count      results so far
     """
 
-    def __init__(self, broker: str, topic: str, partitions: int, isolation: str) -> None:
+    def __init__(
+        self, broker: str, topic: str, partitions: int, isolation: str, take: Callable[[float, list[bytes]], None]
+    ) -> None:
         self._consumer = Consumer(
             {
                 "bootstrap.servers": broker,
                 "group.id": "latency-reader",  # it does not join the group
                 "enable.auto.commit": False,
                 "isolation.level": isolation,
-                "log_level": 2,
+                "reconnect.backoff.max.ms": 500,
+                "log_level": 0,
             }
         )
         self._consumer.assign([TopicPartition(topic, partition, 0) for partition in range(partitions)])
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._read, daemon=True)
-        self.arrivals: list[tuple[float, list[bytes]]] = []
+        self._take = take
         self.count = 0
 
     def _read(self) -> None:
@@ -51,7 +50,7 @@ class Reader:
                 continue
             messages = [first, *self._consumer.consume(MOST, 0)]
             values = [message.value() for message in messages if message.error() is None]
-            self.arrivals.append((time.monotonic(), values))
+            self._take(time.monotonic(), values)
             self.count += len(values)
 
     def __enter__(self) -> "Reader":
@@ -66,16 +65,21 @@ class Reader:
 
 def send_at(rate: float, producer: Producer, topic: str, clicks: Iterable[Message]) -> dict[int, float]:
     """Send `rate` clicks per second. Returns the timestamp of each click -> monotonic time when it was given away."""
-    began, sent = time.monotonic(), {}
+    sent = dict(paced(rate, producer, topic, clicks))
+    producer.flush(30)
+    return sent
+
+
+def paced(rate: float, producer: Producer, topic: str, clicks: Iterable[Message]) -> Iterator[tuple[int, float]]:
+    """Send `rate` clicks per second. Yields timestamp and monotonic time of each just before it is given away."""
+    began = time.monotonic()
     for number, click in enumerate(clicks):
         early_s = began + number / rate - time.monotonic()
         if early_s > 0:
             producer.poll(0)
             time.sleep(early_s)
-        sent[click.timestamp] = time.monotonic()
+        yield click.timestamp, time.monotonic()  # first, so that the time is known before there can be a result
         producer.produce(topic, click.value, click.key)
-    producer.flush(30)
-    return sent
 
 
 def latencies_ms(

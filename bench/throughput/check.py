@@ -14,6 +14,12 @@ EVERY = 50
 """Each so many-th click is compared."""
 
 
+class Stamp(msgspec.Struct):
+    """The field of a result that names its click."""
+
+    timestamp: int
+
+
 class Judged(msgspec.Struct):
     """The fields of a result that are compared.
 
@@ -46,6 +52,12 @@ def sample(values: Iterable[bytes], clicks: Sequence[Message]) -> dict[int, Judg
     chosen = {click.timestamp for click in clicks[::EVERY]}
     decode = msgspec.json.Decoder(Judged).decode
     return {result.timestamp: result for result in map(decode, values) if result.timestamp in chosen}
+
+
+def timestamps(values: Iterable[bytes]) -> Counter[int]:
+    """How many results there are for the click of each timestamp."""
+    decode = msgspec.json.Decoder(Stamp).decode
+    return Counter(decode(value).timestamp for value in values)
 
 
 def uncounted(found: Counter[int], expected: Iterable[int]) -> list[str]:

@@ -1,7 +1,9 @@
-"""CPU time of a process with its descendants, and of the whole machine, from Linux's /proc."""
+"""CPU time of a process with its descendants and of the whole machine, and memory of a process, from Linux's /proc."""
 
 import os
+import re
 from pathlib import Path
+from typing import NamedTuple
 
 PROC = Path("/proc")
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -23,6 +25,24 @@ def tree_cpu_s(root: int) -> float:
             continue
         parents[found[0]], ticks[found[0]] = found[1], found[2]
     return sum(ticks[process] for process in descendants(parents, root)) / TICKS_PER_S
+
+
+class Memory(NamedTuple):
+    """Memory of a process that is in RAM, MB: `anon` is its own, `file` has the pages of mapped files."""
+
+    anon: float
+    file: float
+
+
+def memory(process: int) -> Memory:
+    """The memory of one process."""
+    return parse_status((PROC / str(process) / "status").read_text())
+
+
+def parse_status(text: str) -> Memory:
+    """The memory from /proc/PID/status."""
+    kilobytes = {name: int(value.split()[0]) for name, value in re.findall(r"^(Rss\w+):(.*)$", text, re.MULTILINE)}
+    return Memory(kilobytes["RssAnon"] / 1024, (kilobytes["RssFile"] + kilobytes["RssShmem"]) / 1024)
 
 
 def parse_stat(text: str) -> tuple[int, int, int]:

@@ -6,14 +6,16 @@ are not part of it.
 """
 
 import os
+import statistics
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from bench.command import stop
-from bench.throughput.check import Judged, clicks_per_list, sample, wrong
-from bench.throughput.clicks import Message, send
+from bench.command import say, stop
+from bench.throughput.check import Judged, clicks_per_list, sample, timestamps, uncounted, wrong
+from bench.throughput.clicks import Message, made_up, send
 from bench.throughput.machine import machine_cpu_s, tree_cpu_s
 from bench.throughput.started import CONTENDERS, PARTITIONS, Running, Site, running
 
@@ -45,14 +47,6 @@ class Runner:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._producer = Producer(
-            {
-                "bootstrap.servers": site.broker,
-                "partitioner": "murmur2_random",
-                "queue.buffering.max.messages": 10_000_000,
-                "log_level": 2,
-            }
-        )
         self._reference: dict[int, Judged] = {}
 
     def run(self, name: str, number: object, clicks: list[Message]) -> Measured:
@@ -63,31 +57,64 @@ class Runner:
         A contender that ends or is too slow, or whose results are wrong, ends the benchmark with exit code 2.
         """
         with running(self._site, CONTENDERS[name], f"{name}-{number}") as contender:
-            reader = Reader(self._site.broker, contender.topics.recommendations)
-            send(self._producer, contender.topics.clicks, clicks[:WARM_UP])
-            reader.read(WARM_UP, contender)
-            time.sleep(SETTLE_S)
-            measured = self._timed(clicks[WARM_UP:], reader, contender)
-            reader.read_for(SETTLE_S)
-            reader.close()
+            measured, values = drain(self._site.broker, [contender], clicks)
         if name == "limit" and not self._reference:
-            self._reference = sample(reader.values, clicks)
-        lines = wrong(reader.values, clicks, self._reference)
+            self._reference = sample(values, clicks)
+        lines = wrong(values, clicks, self._reference)
         if lines:
             stop(f"{name} gave wrong results: {'; '.join(lines)}")
         return measured
 
-    def _timed(self, clicks: list[Message], reader: "Reader", contender: Running) -> Measured:
-        def used() -> tuple[float, float, float, float]:
-            return time.monotonic(), tree_cpu_s(contender.process.pid), tree_cpu_s(os.getpid()), machine_cpu_s()
 
-        before = used()
-        send(self._producer, contender.topics.clicks, clicks)
-        reader.read(WARM_UP + len(clicks), contender)
-        wall, its, ours, machine = (b - a for a, b in zip(before, used(), strict=True))
-        micro, others = 1e6 / len(clicks), max(0.0, machine - ours) / wall
-        per_list = clicks_per_list(reader.values[WARM_UP:])
-        return Measured(len(clicks) / wall, its * micro, (ours - its) * micro, others, per_list)
+def drain(broker: str, contenders: Sequence[Running], clicks: list[Message]) -> tuple[Measured, list[bytes]]:
+    """Let one contender, or several of one group, process `clicks` as fast as they can. Returns figures and results.
+
+    The first WARM_UP clicks are processed before the time begins.
+    """
+    producer = Producer(
+        {
+            "bootstrap.servers": broker,
+            "partitioner": "murmur2_random",
+            "queue.buffering.max.messages": 10_000_000,
+            "log_level": 2,
+        }
+    )
+    topics = contenders[0].topics
+    reader = Reader(broker, topics.recommendations)
+    send(producer, topics.clicks, clicks[:WARM_UP])
+    reader.read(WARM_UP, contenders)
+    time.sleep(SETTLE_S)
+
+    def used() -> tuple[float, float, float, float]:
+        its = sum(tree_cpu_s(contender.process.pid) for contender in contenders)
+        return time.monotonic(), its, tree_cpu_s(os.getpid()), machine_cpu_s()
+
+    before, rest = used(), clicks[WARM_UP:]
+    send(producer, topics.clicks, rest)
+    reader.read(len(clicks), contenders)
+    wall, its, ours, machine = (b - a for a, b in zip(before, used(), strict=True))
+    reader.read_for(SETTLE_S)
+    reader.close()
+    micro, others = 1e6 / len(rest), max(0.0, machine - ours) / wall
+    per_list = clicks_per_list(reader.values[WARM_UP:])
+    return Measured(len(rest) / wall, its * micro, (ours - its) * micro, others, per_list), reader.values
+
+
+def capacity(site: Site, clicks: int, drains: int = 3) -> float:
+    """Clicks per second of one `eddy worker` that has a backlog: the median of some runs.
+
+    Exit code 2 if a click has no result or several.
+    """
+    found, some = [], made_up(clicks + WARM_UP)
+    for number in range(drains):
+        with running(site, CONTENDERS["eddy"], f"capacity-{number}") as worker:
+            measured, values = drain(site.broker, [worker], some)
+        lines = uncounted(timestamps(values), (click.timestamp for click in some))
+        if lines:
+            stop(f"{worker.directory.name}: {'; '.join(lines)}")
+        say(f"capacity, {number + 1} of {drains}: {measured.clicks_per_s:,.0f} clicks/s")
+        found.append(measured.clicks_per_s)
+    return statistics.median(found)
 
 
 class Reader:
@@ -107,12 +134,13 @@ class Reader:
         self._consumer.assign([TopicPartition(topic, partition, 0) for partition in range(PARTITIONS)])
         self.values: list[bytes] = []
 
-    def read(self, count: int, contender: Running) -> None:
+    def read(self, count: int, contenders: Sequence[Running]) -> None:
         """Read until there are `count` results. Exit code 2 if the process ends or LIMIT_S seconds are over."""
         deadline = time.monotonic() + LIMIT_S
         while len(self.values) < count:
             self.read_for(0.05, count - len(self.values))
-            contender.check(f"{len(self.values)} of {count} results", time.monotonic() > deadline)
+            for contender in contenders:
+                contender.check(f"{len(self.values)} of {count} results", time.monotonic() > deadline)
 
     def read_for(self, seconds: float, most: int = 10_000) -> None:
         """Read what comes within so many seconds, at most `most` results."""

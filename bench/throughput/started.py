@@ -68,8 +68,8 @@ def _bytewax(name: str) -> Command:
     return command
 
 
-def _eddy(lists: str) -> Command:
-    """Eddy with this value of `--lists`.
+def _eddy(lists: str, worker_id: int = 0) -> Command:
+    """Eddy with this value of `--lists`, under this id. All workers of the same topics are one group.
 
     The lists of the contenders may have the item of the click, so those of Eddy may have it, too.
     """
@@ -78,7 +78,7 @@ def _eddy(lists: str) -> Command:
         named = [(f"--{name.replace('_', '-')}-topic", topic) for name, topic in msgspec.structs.asdict(topics).items()]
         return eddy_command(
             *("worker", "--model", site.model, "--broker", site.broker, "--group", topics.recommendations),
-            *("--device", "cpu", "--worker-id", 0, "--k", K, "--exclude-recent", 0, "--lists", lists),
+            *("--device", "cpu", "--worker-id", worker_id, "--k", K, "--exclude-recent", 0, "--lists", lists),
             *(word for pair in named for word in pair),
         )
 
@@ -100,6 +100,9 @@ CONTENDERS = {
         script(HERE / "faust_events.py", True), True, "table with changelog topic; at least once"
     ),
 }
+
+SECOND = Contender(_eddy("every", 1), False, EDDY_KEEPS)
+"""A second worker beside that of CONTENDERS["eddy"]."""
 
 
 class Running(NamedTuple):
@@ -124,22 +127,29 @@ def running(site: Site, contender: Contender, name: str) -> Iterator[Running]:
     """
     topics = Topics(*(f"{name}-{word}" for word in ("clicks", "results", "anomalies", "dead", "states")))
     create_topics(site.broker, topics, PARTITIONS, 1)
-    directory = site.scratch / name
-    directory.mkdir()
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(
-            contender.command(topics, site), cwd=directory, env=environment(), stdout=log, stderr=log
-        )
-    try:
-        yield Running(topics, process, directory)
-    finally:
-        process.terminate()
-        try:
-            process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    with process(site, contender, name, topics) as found:
+        yield found
     admin = AdminClient({"bootstrap.servers": site.broker, "log_level": 0})
     left = [topic for topic in admin.list_topics(timeout=10).topics if not topic.startswith("__")]
     for future in admin.delete_topics(left).values():  # so that the disk does not fill up
         future.result(30)
+
+
+@contextmanager
+def process(site: Site, contender: Contender, name: str, topics: Topics) -> Iterator[Running]:
+    """Start a contender on topics that are there, and end it."""
+    directory = site.scratch / name
+    directory.mkdir()
+    with (directory / "log").open("wb") as log:
+        its = subprocess.Popen(
+            contender.command(topics, site), cwd=directory, env=environment(), stdout=log, stderr=log
+        )
+    try:
+        yield Running(topics, its, directory)
+    finally:
+        its.terminate()
+        try:
+            its.wait(END_S)
+        except subprocess.TimeoutExpired:
+            its.kill()
+            its.wait()

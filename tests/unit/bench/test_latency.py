@@ -5,7 +5,7 @@ import importlib
 import msgspec
 import pytest
 
-from bench.latency.__main__ import ISOLATIONS, SIDES, medians, table, whole_numbers
+from bench.latency.__main__ import ISOLATIONS, SIDES, medians, table, too_late, whole_numbers
 from bench.latency.traffic import latencies_ms
 
 
@@ -39,6 +39,14 @@ def test_the_table_has_a_row_for_each_rate_and_side() -> None:
     assert set(medians(runs).values()) == {3.0}
     found = {rate: {side: medians(runs) for side in SIDES} for rate in ("500", "2000")}
     assert len(table(found).splitlines()) == 1 + 2 * len(SIDES)
+
+
+@pytest.mark.parametrize(("p99", "busy", "lines"), [(500.0, 4_000, 0), (501.0, 4_000, 1), (501.0, None, 0)])
+def test_only_eddy_at_its_share_of_the_capacity_has_a_goal(p99: float, busy: int | None, lines: int) -> None:
+    """The bare client, and the other rates, may be slower."""
+    runs = {"eddy": {"read_uncommitted_p99_ms": p99}, "transactions": {"read_uncommitted_p99_ms": 9_000.0}}
+    other = {"eddy": {"read_uncommitted_p99_ms": 9_000.0}}
+    assert len(too_late({"500": other, "4000": runs}, busy)) == lines
 
 
 def test_rates_are_whole_numbers() -> None:
