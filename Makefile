@@ -5,7 +5,7 @@ BIN := .venv/bin
 RUNTIME ?= cpu
 OTHER_RUNTIME = $(if $(filter cuda,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 
-.PHONY: demo test lint format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold rules engine throughput lists latency scaling gpu heads ways days shop-model demo-picture clean help
+.PHONY: demo test lint format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold rules engine throughput lists latency workers soak outage scaling gpu heads ways days shop-model demo-picture clean help
 help:            ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -86,6 +86,15 @@ lists: .venv/dev ## compare the clicks per second with a list for each click and
 latency: .venv/dev ## measure the time from a click to its recommendations, beside the bare client with transactions
 	$(BIN)/python -m bench.latency
 
+workers: .venv/dev ## compare the clicks per second of two workers with those of one, on a real Kafka
+	$(BIN)/python -m bench.workers
+
+soak: .venv/dev  ## let clicks flow for MINUTES=30 at 70 % of the capacity, and compare the end with the beginning
+	$(BIN)/python -m bench.soak $(if $(MINUTES),--minutes $(MINUTES))
+
+outage: .venv/dev ## take the broker away for a minute under load, and measure the catch-up
+	$(BIN)/python -m bench.outage
+
 scaling: .venv/dev ## measure the time of a click and the memory by items and users; needs 10 GB of memory and 7 GB of disk
 	$(BIN)/python -m bench.scaling
 
@@ -99,7 +108,7 @@ heads: .venv/dev ## compare the surprise head with the exact softmax and with sh
 days: .venv/dev ## evaluate and train on a news site day by day (takes hours)
 	$(BIN)/python -m bench.days
 
-bench: parity speed pauses recovery garbage quality inputs cold rules engine throughput lists latency heads ways days ## run every benchmark; the results are in bench/results
+bench: parity speed pauses recovery garbage quality inputs cold rules engine throughput lists latency workers outage soak heads ways days ## run every benchmark; the results are in bench/results
 
 shop-model: .venv/dev ## train models/shop/1 again on the simulated shop
 	$(BIN)/python -m stream.demo.simulate --users 2000 --days 1.5 --seed 1 --out .cache/shop.csv.gz

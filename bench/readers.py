@@ -6,6 +6,7 @@ All consumers use read_committed: they do not see the messages of rolled-back tr
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
@@ -50,6 +51,39 @@ def read_topic(broker: str, topic: str, config: KafkaConfig = PLAINTEXT) -> list
                 else:
                     ended.add(message.partition())
         return found
+    finally:
+        consumer.close()
+
+
+class Volume(NamedTuple):
+    """What a topic holds: `records` without transaction markers, and the mean size of key and value of a record."""
+
+    records: int
+    bytes_each: float
+
+
+def volume(broker: str, topic: str, most: int = 2_000) -> Volume:
+    """Estimate what was written to a topic since its creation, from the last `most` offsets of each partition."""
+    consumer = _consumer(broker, "readers", PLAINTEXT)
+    try:
+        partitions = [
+            TopicPartition(topic, n) for n in consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        ]
+        ends = {p.partition: consumer.get_watermark_offsets(p, timeout=10)[1] for p in partitions}
+        starts = {number: max(0, end - most) for number, end in ends.items()}
+        consumer.assign([TopicPartition(topic, number, start) for number, start in starts.items()])
+        read, size, ended, deadline = 0, 0, set(), time.monotonic() + READ_S
+        while len(ended) < len(ends):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the end of {topic} was not reached within {READ_S:.0f} s")
+            for message in consumer.consume(10_000, 0.1):
+                if message.error() is not None:
+                    ended.add(message.partition())
+                    continue
+                read += 1
+                size += len(message.key() or b"") + len(message.value() or b"")
+        span = sum(ends.values()) - sum(starts.values())
+        return Volume(round(sum(ends.values()) * read / max(1, span)), size / max(1, read))
     finally:
         consumer.close()
 
