@@ -126,11 +126,12 @@ def test_lists_for_last_clicks_only() -> None:
 
 
 def test_latency() -> None:
-    """Each row is the figures of one side at one rate."""
+    """Each row is the figures of one side at one rate; a share of the capacity is named."""
     report = results("latency")
+    shares = report["conditions"].get("share of the capacity", {})
     expected = [
         [
-            f"{rate:,}",
+            f"{rate:,}" + (f" ({100 * shares[str(rate)]:.0f} % of the capacity)" if str(rate) in shares else ""),
             *(f"{run[f'{isolation}_p50_ms']:.0f} / {run[f'{isolation}_p99_ms']:.0f}" for isolation in ISOLATIONS),
             f"{run['cpu_us']:.0f}",
         ]
