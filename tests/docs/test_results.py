@@ -141,6 +141,59 @@ def test_latency() -> None:
     assert [[rate, *cells] for rate, _, *cells in table(PAGE, "Latency")] == expected
 
 
+SOAKED = {
+    "read_uncommitted_p50_ms": "read_uncommitted, p50, ms",
+    "read_uncommitted_p99_ms": "read_uncommitted, p99, ms",
+    "read_committed_p50_ms": "read_committed, p50, ms",
+    "read_committed_p99_ms": "read_committed, p99, ms",
+    "cpu_us": "CPU us per click",
+    "anon_mb": "the worker's own memory, MB",
+    "file_mb": "mapped files, MB",
+    "lag": "clicks that wait",
+}
+
+
+def test_a_long_run() -> None:
+    """Each row compares the two thirds; the text has the conditions, and the picture is of the same run."""
+    report = results("soak")
+    expected = [
+        [SOAKED[name], f"{of['first']:,.0f}", f"{of['last']:,.0f}", f"{of['ratio']:.2f}"]
+        for name, of in report["results"]["thirds"].items()
+    ]
+    assert table(PAGE, "A long run") == expected
+    at, minutes, every = (report["conditions"][name] for name in ("rate", "minutes", "every_s"))
+    assert f"{at:,.0f} clicks per second for {minutes:g} minutes, {of_capacity(report)}" in PAGE
+    assert f"the results of {every:g} seconds" in PAGE
+    assert report["date"] in (ROOT / "docs" / "soak.svg").read_text()
+
+
+def test_a_minute_without_a_broker() -> None:
+    """The figures of the catch-up; the picture is of the same run."""
+    report = results("outage")
+    found = report["results"]["outage"]
+    expected = [
+        ["seconds without a broker", f"{found['away_s']:.0f}"],
+        ["clicks that waited at most", f"{found['largest_lag']:,}"],
+        ["seconds from the broker's answer to the catch-up", f"{found['wait_s']:.0f}"],
+        ["seconds of the catch-up", f"{found['catch_up_s']:.0f}"],
+        ["clicks/s in the catch-up", f"{found['clicks_per_s']:,}"],
+        ["of the capacity", f"{found['of_capacity']:.2f}"],
+        ["clicks", f"{found['clicks']:,}"],
+        ["clicks lost", str(found["lost"])],
+        ["clicks decided twice", str(found["decided_twice"])],
+        ["clicks that the producer stored twice", str(found["stored_twice"])],
+    ]
+    assert table(PAGE, "A minute without a broker") == expected
+    assert f"{report['conditions']['rate']:,.0f} clicks per second, {of_capacity(report)}" in PAGE
+    assert report["date"] in (ROOT / "docs" / "outage.svg").read_text()
+
+
+def of_capacity(report: dict[str, Any]) -> str:
+    """A rate as a share of what a worker with a backlog decides, as the page writes it."""
+    share, most = (report["conditions"][name] for name in ("share", "capacity"))
+    return f"{100 * share:.0f} % of the {most:,.0f} that it decides with a backlog"
+
+
 def test_growth() -> None:
     """Each row is one number of items or users, and where the states are."""
     expected = [
