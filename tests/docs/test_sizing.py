@@ -60,7 +60,7 @@ def test_memory() -> None:
     expected = [
         f"{whole['anon_mb']['last']:.0f} + {whole['file_mb']['last']:.0f}",
         f"{slope('users', 'users_mb'):,.0f}",
-        f"{slope('items', 'model_mb'):,.0f}",
+        f"{slope('items', 'peak_mb'):,.0f}",
         f"{recovery['conditions']['row_bytes']:,}",
         f"{recovery['results']['memory_of_rows']:.2f}",
         f"{recovery['results']['users_per_s']:,}",
@@ -99,7 +99,7 @@ def example() -> dict[str, str]:
     recovery: dict[str, Any] = results("recovery")
     row = recovery["conditions"]["row_bytes"]
     users_gb = SHOP["users"] * slope("users", "users_mb") / 1e9
-    model_gb = SHOP["items"] * slope("items", "model_mb") / 1e9
+    model_gb = SHOP["items"] * slope("items", "peak_mb") / 1e9
     written = sum(of["bytes_per_click"] for of in volumes().values())
     return {
         "cores at the peak": f"{cores:.1f}",
