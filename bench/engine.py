@@ -64,7 +64,10 @@ class Times(NamedTuple):
 
 def serve_rounds(scratch: Path, commands: TextIO) -> None:
     """Run a round for each line "MODEL MIX" of the commands, and print its Times as JSON."""
-    from export.model.untrained import write_untrained
+    try:
+        from export.model.untrained import write_untrained
+    except ImportError:
+        from export.convert import write_untrained  # type: ignore[import-not-found,no-redef]
     from stream.model.runtime import load_model
 
     made = scratch / "untrained" / "1"

@@ -12,17 +12,16 @@ bench/throughput. For each number of users, the two workers run in turn, on new 
 import argparse
 import statistics
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.apache_kafka import VERSION, ApacheKafka, KafkaUnavailable
-from bench.command import say, stop
+from bench.apache_kafka import VERSION
+from bench.command import say
 from bench.report import RESULTS, conclude, write_report
-from bench.throughput.clicks import HIDDEN, ITEMS, Message, made_up, write_shop_model
-from bench.throughput.contenders.model import BATCH, K
+from bench.throughput.clicks import Message, made_up
+from bench.throughput.contenders.model import BATCH
 from bench.throughput.rounds import WARM_UP, Measured, Runner
-from bench.throughput.started import PARTITIONS, Site
+from bench.throughput.started import SHOP, Site, shop_site
 
 RESULT = RESULTS / "lists.json"
 USERS = "20000,5000,2000,500"
@@ -83,22 +82,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULT, help="where to write the result")
     given = parser.parse_args()
     rounds: dict[str, list[dict[str, Measured]]] = {}
-    try:
-        with tempfile.TemporaryDirectory() as name, ApacheKafka() as kafka:
-            site = Site(kafka.address, Path(name) / "shop" / "1", Path(sys.executable), Path(name))
-            write_shop_model(site.model)
-            for users in given.users.split(","):
-                clicks = made_up(given.clicks + WARM_UP, users=int(users))
-                rounds[users] = measure(site, clicks, given.rounds, f"{users}-users")
-    except KafkaUnavailable as exc:
-        stop(str(exc))
+    with shop_site() as (_, site):
+        for users in given.users.split(","):
+            clicks = made_up(given.clicks + WARM_UP, users=int(users))
+            rounds[users] = measure(site, clicks, given.rounds, f"{users}-users")
     conditions: dict[str, Any] = {
         "clicks": given.clicks,
         "rounds": given.rounds,
-        "items": ITEMS,
-        "hidden": HIDDEN,
-        "k": K,
-        "partitions": PARTITIONS,
+        **SHOP,
         "largest transaction": BATCH,
         "users": "skewed: the most active of N users makes 1 / sqrt(N) of the clicks",
     }

@@ -2,20 +2,15 @@
 
 import argparse
 import statistics
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.apache_kafka import ApacheKafka, KafkaUnavailable
-from bench.command import say, stop
-from bench.throughput.clicks import HIDDEN, ITEMS, USERS, write_shop_model
-from bench.throughput.contenders.model import K
-from bench.throughput.machine import PROC
+from bench.apache_kafka import ApacheKafka
+from bench.command import say
 from bench.throughput.rounds import capacity
-from bench.throughput.started import CONTENDERS, PARTITIONS, Running, Site, running
+from bench.throughput.started import CONTENDERS, SHOP, Running, running, shop_site
 
 
 class Steady(NamedTuple):
@@ -38,11 +33,7 @@ class Steady(NamedTuple):
             "share": round(self.rate / self.capacity, 3) if self.capacity else None,
             "capacity_is": f"median of three drains of {given.drain} clicks by one worker",
             "every_s": given.every,
-            "users": USERS,
-            "items": ITEMS,
-            "hidden": HIDDEN,
-            "k": K,
-            "partitions": PARTITIONS,
+            **SHOP,
             "same cores": "worker, broker, sender and readers",
         }
 
@@ -77,20 +68,12 @@ def steady(given: argparse.Namespace) -> Iterator[Steady]:
 
     Exit code 2 if there is no Kafka or no /proc.
     """
-    if not (PROC / "stat").is_file():
-        stop("CPU times and memory are read from Linux's /proc, which is not there")
-    try:
-        with tempfile.TemporaryDirectory() as name, ApacheKafka() as kafka:
-            site = Site(kafka.address, Path(name) / "shop" / "1", Path(sys.executable), Path(name))
-            say("writing the model")
-            write_shop_model(site.model)
-            most = None if given.rate else capacity(site, given.drain)
-            rate = given.share * most if most else given.rate
-            say(f"sending {rate:,.0f} clicks/s")
-            with running(site, CONTENDERS["eddy"], "steady") as worker:
-                yield Steady(kafka, worker, rate, most)
-    except KafkaUnavailable as exc:
-        stop(str(exc))
+    with shop_site() as (kafka, site):
+        most = None if given.rate else capacity(site, given.drain)
+        rate = given.share * most if most else given.rate
+        say(f"sending {rate:,.0f} clicks/s")
+        with running(site, CONTENDERS["eddy"], "steady") as worker:
+            yield Steady(kafka, worker, rate, most)
 
 
 def median(values: Sequence[float]) -> float:

@@ -17,21 +17,18 @@ import argparse
 import os
 import statistics
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.apache_kafka import VERSION, ApacheKafka, KafkaUnavailable
+from bench.apache_kafka import VERSION
 from bench.command import recovered_partitions, say, stop
 from bench.report import RESULTS, conclude, write_report
 from bench.throughput.check import timestamps, uncounted
-from bench.throughput.clicks import HIDDEN, ITEMS, USERS, Message, made_up, write_shop_model
-from bench.throughput.contenders.model import K
-from bench.throughput.machine import PROC
+from bench.throughput.clicks import Message, made_up
 from bench.throughput.rounds import WARM_UP, Measured, drain
-from bench.throughput.started import CONTENDERS, PARTITIONS, SECOND, Running, Site, process, running
+from bench.throughput.started import CONTENDERS, PARTITIONS, SECOND, SHOP, Running, Site, process, running, shop_site
 
 RESULT = RESULTS / "workers.json"
 SHARE_S = 60.0
@@ -114,31 +111,19 @@ def main() -> int:
     given = parser.parse_args()
     if min(given.clicks, given.rounds) < 1:
         stop("--clicks and --rounds must be above 0")
-    if not (PROC / "stat").is_file():
-        stop("CPU times are read from Linux's /proc, which is not there")
     clicks = made_up(given.clicks + WARM_UP)
     rounds: list[dict[str, Measured]] = []
-    try:
-        with tempfile.TemporaryDirectory() as name, ApacheKafka() as kafka:
-            site = Site(kafka.address, Path(name) / "shop" / "1", Path(sys.executable), Path(name))
-            say("writing the model")
-            write_shop_model(site.model)
-            for number in range(given.rounds):
-                rounds.append({})
-                for workers in (1, 2) if number % 2 == 0 else (2, 1):
-                    rounds[-1][str(workers)] = run = one_run(site, workers, number, clicks)
-                    say(f"round {number + 1} of {given.rounds}, {workers} workers: {run.clicks_per_s:,.0f} clicks/s")
-    except KafkaUnavailable as exc:
-        stop(str(exc))
+    with shop_site() as (_, site):
+        for number in range(given.rounds):
+            rounds.append({})
+            for workers in (1, 2) if number % 2 == 0 else (2, 1):
+                rounds[-1][str(workers)] = run = one_run(site, workers, number, clicks)
+                say(f"round {number + 1} of {given.rounds}, {workers} workers: {run.clicks_per_s:,.0f} clicks/s")
     found = figures(rounds)
     conditions = {
         "clicks": given.clicks,
         "rounds": given.rounds,
-        "users": USERS,
-        "items": ITEMS,
-        "hidden": HIDDEN,
-        "k": K,
-        "partitions": PARTITIONS,
+        **SHOP,
         "cores": os.cpu_count(),
         "same cores": "workers, broker, sender and reader",
         "time": "from the first click that is sent to the last committed result that is read",

@@ -22,7 +22,6 @@ import argparse
 import os
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -30,15 +29,14 @@ from typing import Any
 import numpy as np
 from confluent_kafka import Producer
 
-from bench.apache_kafka import VERSION, ApacheKafka, KafkaUnavailable
+from bench.apache_kafka import VERSION
 from bench.command import say, stop
 from bench.latency.traffic import Reader, latencies_ms, send_at
 from bench.report import RESULTS, conclude, write_report
-from bench.throughput.clicks import HIDDEN, ITEMS, USERS, Message, made_up, write_shop_model
-from bench.throughput.contenders.model import K
-from bench.throughput.machine import PROC, machine_cpu_s, tree_cpu_s
+from bench.throughput.clicks import Message, made_up
+from bench.throughput.machine import machine_cpu_s, tree_cpu_s
 from bench.throughput.rounds import capacity
-from bench.throughput.started import CONTENDERS, PARTITIONS, Contender, Running, Site, running, script
+from bench.throughput.started import CONTENDERS, PARTITIONS, SHOP, Contender, Running, Site, running, script, shop_site
 
 RESULT = RESULTS / "latency.json"
 WARM_UP, SETTLE_S, LATE_S = 400, 1.0, 60.0
@@ -164,19 +162,11 @@ def main() -> int:
         stop("--rates, --drain, --seconds and --rounds must be above 0")
     if not 0 <= given.share <= 1:
         stop("--share must be from 0 to 1")
-    if not (PROC / "stat").is_file():
-        stop("CPU times are read from Linux's /proc, which is not there")
-    try:
-        with tempfile.TemporaryDirectory() as name, ApacheKafka() as kafka:
-            site = Site(kafka.address, Path(name) / "shop" / "1", Path(sys.executable), Path(name))
-            say("writing the model")
-            write_shop_model(site.model)
-            most = capacity(site, given.drain) if given.share else None
-            busy = round(given.share * most) if most else None
-            given.rates += [busy] if busy else []
-            runs = measure(given, site)
-    except KafkaUnavailable as exc:
-        stop(str(exc))
+    with shop_site() as (_, site):
+        most = capacity(site, given.drain) if given.share else None
+        busy = round(given.share * most) if most else None
+        given.rates += [busy] if busy else []
+        runs = measure(given, site)
     found = {rate: {side: medians(its) for side, its in sides.items()} for rate, sides in runs.items()}
     conditions: dict[str, Any] = {
         "rates": given.rates,
@@ -184,11 +174,7 @@ def main() -> int:
         "share of the capacity": {str(busy): given.share} if busy else {},
         "seconds": given.seconds,
         "rounds": given.rounds,
-        "users": USERS,
-        "items": ITEMS,
-        "hidden": HIDDEN,
-        "k": K,
-        "partitions": PARTITIONS,
+        **SHOP,
         "time": "from the call that sends a click until a reader has its result; the sender waits 5 ms for a batch",
         "states": {side: contender.keeps for side, contender in SIDES.items()},
     }

@@ -32,22 +32,20 @@ a click in Eddy; all but the last row are its engine thread, measured without Ka
 import argparse
 import statistics
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.apache_kafka import VERSION, ApacheKafka, KafkaUnavailable
+from bench.apache_kafka import VERSION
 from bench.command import say, stop
 from bench.report import RESULTS, commit, conclude, write_report
 from bench.throughput import earlier
-from bench.throughput.clicks import HIDDEN, ITEMS, USERS, made_up, write_shop_model
-from bench.throughput.contenders.model import BATCH, K
+from bench.throughput.clicks import made_up
+from bench.throughput.contenders.model import BATCH
 from bench.throughput.environment import contenders_python, contenders_versions
-from bench.throughput.machine import PROC
 from bench.throughput.rounds import WARM_UP, Measured, Runner
 from bench.throughput.stages import stages, with_rest
 from bench.throughput.stages import table as stage_table
-from bench.throughput.started import CONTENDERS, PARTITIONS, Site
+from bench.throughput.started import CONTENDERS, SHOP, Site, shop_site
 
 RESULT = RESULTS / "throughput.json"
 
@@ -127,32 +125,20 @@ def main() -> int:
         stop(f"--only: {', '.join(sorted(asked - CONTENDERS.keys()))}; there are {', '.join(CONTENDERS)}")
     if min(given.clicks, given.event_clicks, given.rounds) < 1:
         stop("--clicks, --event-clicks and --rounds must be above 0")
-    if not (PROC / "stat").is_file():
-        stop("the CPU times of the contenders are read from Linux's /proc, which is not there")
     names = [name for name in CONTENDERS if name in asked]
     python = contenders_python()
     versions = contenders_versions(python)
-    try:
-        with tempfile.TemporaryDirectory() as name, ApacheKafka() as kafka:
-            site = Site(kafka.address, Path(name) / "shop" / "1", python, Path(name))
-            say("writing the model")
-            write_shop_model(site.model)
-            rounds = measure(given, names, site)
-            say("measuring the stages of a click")
-            engine = stages(site.model)
-    except KafkaUnavailable as exc:
-        stop(str(exc))
+    with shop_site(python) as (_, site):
+        rounds = measure(given, names, site)
+        say("measuring the stages of a click")
+        engine = stages(site.model)
     found = figures(rounds)
     conditions: dict[str, Any] = {
         "clicks": given.clicks,
         "clicks of contenders that process one at a time": given.event_clicks,
         "rounds": given.rounds,
         "click_bytes": 204,
-        "users": USERS,
-        "items": ITEMS,
-        "hidden": HIDDEN,
-        "k": K,
-        "partitions": PARTITIONS,
+        **SHOP,
         "largest batch": BATCH,
         "threads of ONNX Runtime": 1,
         "time": "from the first click that is sent to the last committed result that is read",

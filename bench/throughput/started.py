@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,14 +11,19 @@ from typing import NamedTuple
 import msgspec
 from confluent_kafka.admin import AdminClient
 
-from bench.command import eddy_command, environment, stop
+from bench.apache_kafka import ApacheKafka, KafkaUnavailable
+from bench.command import eddy_command, environment, say, stop
+from bench.throughput.clicks import HIDDEN, ITEMS, USERS, write_shop_model
 from bench.throughput.contenders.model import K
+from bench.throughput.machine import PROC
 from stream.kafka.topics import create_topics
 from stream.settings import Topics
 
 PARTITIONS = 8
 END_S = 20.0
 HERE = Path(__file__).parent / "contenders"
+SHOP = {"users": USERS, "items": ITEMS, "hidden": HIDDEN, "k": K, "partitions": PARTITIONS}
+"""The sizes of all benchmarks that use a site, for their result files."""
 
 
 class Site(NamedTuple):
@@ -33,6 +39,24 @@ class Site(NamedTuple):
     model: Path
     python: Path
     scratch: Path
+
+
+@contextmanager
+def shop_site(python: Path | None = None) -> Iterator[tuple[ApacheKafka, Site]]:
+    """Start a real Kafka and write the model of the benchmarks. Exit code 2 if there is no Kafka or no /proc.
+
+    python  of the environment of Quix Streams and Bytewax; None: they are not started
+    """
+    if not (PROC / "stat").is_file():
+        stop("CPU times and memory are read from Linux's /proc, which is not there")
+    try:
+        with tempfile.TemporaryDirectory() as name, ApacheKafka() as kafka:
+            site = Site(kafka.address, Path(name) / "shop" / "1", python or Path(sys.executable), Path(name))
+            say("writing the model")
+            write_shop_model(site.model)
+            yield kafka, site
+    except KafkaUnavailable as exc:
+        stop(str(exc))
 
 
 Command = Callable[[Topics, Site], list[str]]
