@@ -1,8 +1,8 @@
 """manifest.json: describes a model directory, with a checksum of each file.
 
 A model directory has step.onnx, surprise.onnx, score.onnx, items.json, calibration.npz, any other files that the
-manifest lists, and manifest.json itself. A model of a large catalogue can also have shortlist.onnx. The
-engine does not interpret the state: the manifest lists its tensors with shape and dtype.
+manifest lists, and manifest.json itself. A model of a large catalogue can also have shortlist.onnx. The engine does not
+interpret the state: the manifest lists its tensors with shape and dtype.
 """
 
 import hashlib

@@ -71,8 +71,8 @@ def judge_held_out(
     found      calibration pools of the surprise
     earlier    the sessions before the slice, for the baselines
     tail       the slice
-    shortlist  what the directory's shortlist.onnx is, if it has one
     known      the items with training clicks; all other items of the vocabulary count as unknown
+    shortlist  what the directory's shortlist.onnx is, if it has one
     """
     watch.say("choosing the setting of VS-KNN, one of the baselines")
     setting = choose_vsknn(earlier)

@@ -42,8 +42,8 @@ def write_model(
 ) -> Manifest:
     """Write items, calibration, weights and, last, the manifest, into a directory that already has the graphs.
 
-    pools  name -> ascending surprises (float32, nats), in the order of the manifest
-    extra  names of further files in the directory that belong to the model
+    pools      name -> ascending surprises (float32, nats), in the order of the manifest
+    extra      names of further files in the directory that belong to the model
     shortlist  what the directory's shortlist.onnx is, if it has one
     """
     (directory / "items.json").write_text(json.dumps(vocabulary.items, ensure_ascii=False, separators=(",", ":")))

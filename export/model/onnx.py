@@ -31,8 +31,8 @@ def write_graphs(
 ) -> None:
     """Write step.onnx, surprise.onnx and score.onnx, and check that they compute the same as the network.
 
-    traces  of graphs that were written before; new ones are added
-    shortlist  write shortlist.onnx too
+    traces     of graphs that were written before; new ones are added
+    shortlist  write shortlist.onnx for it too, and compare it with its torch module; None = lists are exact
 
     Raises ConfigError if the directory already contains a model or cannot be written, ArtifactError if the graphs
     differ from the network.

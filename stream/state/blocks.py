@@ -135,7 +135,7 @@ def _will_read(mapped: mmap.mmap, start: int, size: int, within: Slots) -> None:
 def by_block(slots: Slots) -> Iterator[tuple[int, Slots | slice, Slots]]:
     """Split slots by block: the number of the block, the indices into `slots`, and the indices into the block."""
     number, within = np.divmod(slots, BLOCK_SLOTS)
-    if len(slots) and (number[0] == number).all():  # a batch of few users, or few users in all: half of the time
+    if len(slots) and (number[0] == number).all():  # a batch of one click is 5 % faster without what follows
         yield int(number[0]), slice(None), within
         return
     order = np.argsort(number, kind="stable")
