@@ -52,8 +52,22 @@ def _byte_product(output: Any, codes: Any, scale: Any, bias: Any) -> Any:
     return PRODUCT(output, codes, one, scale, zero, None, bias)
 
 
-TRANSLATIONS: dict[Any, Any] = {torch.ops.eddy.byte_product.default: _byte_product}
-"""Operators of torch that the export cannot translate itself."""
+def _rows(table: Any, indices: Any) -> Any:
+    (index,) = indices
+    return standard.Gather(table, index, axis=0)
+
+
+def _quotient(dividend: Any, divisor: Any, rounding_mode: str) -> Any:
+    assert rounding_mode == "trunc"  # as ONNX divides integers; floats are not divided so
+    return standard.Div(dividend, divisor)
+
+
+TRANSLATIONS: dict[Any, Any] = {
+    torch.ops.eddy.byte_product.default: _byte_product,
+    torch.ops.aten.index.Tensor: _rows,
+    torch.ops.aten.div.Tensor_mode: _quotient,
+}
+"""Operators of torch that the export cannot translate itself, or into more nodes: a node costs about a microsecond."""
 
 
 class Traces:

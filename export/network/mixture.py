@@ -12,12 +12,15 @@ Sources: co-occurrence and session neighbours as in Ludewig & Jannach 2018; repe
 mixtures with counted distributions as in Jelinek & Mercer 1980.
 """
 
+from typing import cast
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from export.dataset.cooccurrence import NEIGHBOURS, NEW_SESSION, Counted, Neighbours
+from export.log.log import GAP_EDGES_MS
 from stream.manifest import Tensor as StateTensor
 
 AGES = 8
@@ -40,6 +43,13 @@ visit_clicks  `session` below: how often each of them was clicked in the current
 MOST_CLICKS = 65_535
 """Largest count in `visit_clicks`: sums of R counts are then exact in float32."""
 
+SAME_SESSION = torch.zeros(len(GAP_EDGES_MS) + 2, dtype=torch.int32)
+"""1 for the gap buckets of a click that continues the session, 0 for the others."""
+SAME_SESSION[1:NEW_SESSION] = 1
+
+POSITIONS = 5
+"""The newest items whose clicks in the session give the position in it."""
+
 FEATURES = 7
 CLOSED = -20.0
 """Logit of a closed gate: a weight of 2e-9."""
@@ -56,7 +66,7 @@ def remember(item: Tensor, gap: Tensor, recent: Tensor, session: Tensor) -> tupl
     """
     newest = (item + 1).to(torch.int32).unsqueeze(1)
     same = (recent == newest).to(torch.int32)
-    newer = torch.cumsum(same, dim=1) - same == 0
+    newer = torch.cumsum(same, dim=1) == same
     before = session_before(gap, session)
     count = torch.clamp((before * same).sum(dim=1, keepdim=True, dtype=torch.int32) + 1, max=MOST_CLICKS)
 
@@ -68,8 +78,7 @@ def remember(item: Tensor, gap: Tensor, recent: Tensor, session: Tensor) -> tupl
 
 def session_before(gap: Tensor, session: Tensor) -> Tensor:
     """`session` (B, R) int32 just before a click with this gap (B,): zeros if the click begins a session."""
-    begins = ((gap == 0) | (gap >= NEW_SESSION)).unsqueeze(1)
-    return torch.where(begins, torch.zeros_like(session), session)
+    return session * SAME_SESSION[gap.to(torch.int64).unsqueeze(1)]  # uint8 would be a mask
 
 
 class Mixture(nn.Module):
@@ -99,7 +108,13 @@ class Mixture(nn.Module):
     temperature: Tensor  # (1,)
     bias_weight: Tensor  # (1,)
     ones: Tensor  # (S, LANES)
-    counted_in: Tensor  # (R, 2) 1.0 where a remembered item is in one of the two sources by count; not stored
+    # The other buffers are constants, which are not stored.
+    counted_in: Tensor  # (R, 2) 1.0 where a remembered item is in one of the two sources by count
+    feature_of: Tensor  # (POSITIONS + 2, F)
+    feature_bias: Tensor  # (F,)
+    age_of: Tensor  # (S,) int64, the age on which a source depends, in this session; A + age, in an older one
+    merged: Tensor  # (S, 1 + A + R + 2)
+    limit: Tensor  # (1,) MAX_WEIGHT
 
     def __init__(self, counted: Counted, remembered: int = AGES) -> None:
         """All gates start closed.
@@ -126,7 +141,21 @@ class Mixture(nn.Module):
         self.register_buffer("ones", torch.ones(gates.shape[1], LANES))
         counted_in = torch.ones(remembered, 2)
         counted_in[0, 1] = 0.0
-        self.register_buffer("counted_in", counted_in, persistent=False)
+        ages = list(range(AGES))
+        older = [AGES + age for age in ages]
+        feature_of = torch.zeros(POSITIONS + 2, FEATURES)
+        # The session's items are in front: 1 - 0 where they end, at 0, 1, 2, 3 or 4 items, and 0 elsewhere.
+        feature_of[[0, 1, 2, 0, 1, 2, 4], [2, 3, 4, 1, 2, 3, 4]] = torch.tensor([1.0, 1, 1, -1, -1, -1, -1])
+        feature_of[[POSITIONS, POSITIONS + 1], [FEATURES - 2, FEATURES - 1]] = 1.0
+        for name, constant in (
+            ("counted_in", counted_in),
+            ("feature_of", feature_of),
+            ("feature_bias", torch.tensor([1.0, 1.0] + [0.0] * (FEATURES - 2))),
+            ("age_of", torch.tensor([0, *ages, *older, *ages, *older, 0, 1])),
+            ("merged", _merged(remembered)),
+            ("limit", torch.tensor([MAX_WEIGHT])),
+        ):
+            self.register_buffer(name, constant, persistent=False)
 
     @property
     def counted(self) -> Counted:
@@ -144,16 +173,11 @@ class Mixture(nn.Module):
 
     def features(self, recent: Tensor, session: Tensor) -> Tensor:
         """Inputs of the gates, (B, F) float32: 1, position in the session (one-hot), popularity of the newest item."""
-        popular = torch.index_select(self.popularity, 0, recent[:, 0].to(torch.int64)).unsqueeze(1)
-        one = torch.ones_like(popular)
-        # The session's items are in front: 1 - 0 where they end, at 0, 1, 2, 3 or 4 items, and 0 elsewhere.
-        now = (session[:, :5] > 0).to(popular.dtype)
-        ends = torch.cat([one, now[:, :3]], dim=1) - torch.cat([now[:, :3], now[:, 4:]], dim=1)
-        return torch.cat([one, ends, popular, popular * popular], dim=1)
-
-    def of_known(self, index: Tensor) -> Tensor:
-        """index (B, R) of memory entries -> (B, R): 1.0 for a known item, 0.0 for none and for the unknown item."""
-        return torch.index_select(self.known, 0, index.flatten()).view(index.shape)
+        popular = self.popularity[recent[:, :1]]
+        now = torch.clamp(session.to(popular.dtype), max=1)
+        return torch.addmm(
+            self.feature_bias, torch.cat([now[:, :POSITIONS], popular, popular * popular], dim=1), self.feature_of
+        )
 
     def by_count(self, session: Tensor) -> tuple[Tensor, Tensor]:
         """session (B, R) -> the clicks of each item as float32 (B, R), and their sums (B, 2) in the sources by count.
@@ -165,16 +189,13 @@ class Mixture(nn.Module):
 
     def sources(self, recent: Tensor, session: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S) 1.0 for each source that exists, else 0.0; and (B, S) the sum of its shares over all items."""
-        index = recent.to(torch.int64)
-        known = self.of_known(index)
-        newest = index[:, :AGES]
-        now, older = session[:, :AGES] > 0, (newest > 0) & (session[:, :AGES] == 0)
-        near = torch.index_select(self.near_mass, 0, newest.flatten()).view(newest.shape)
-        following = torch.index_select(self.following_mass, 0, index[:, 0]).unsqueeze(1)
-        itself = known[:, :AGES]
         clicks, sums = self.by_count(session)
+        newest, known = recent[:, :AGES], self.known[recent]
+        now = torch.clamp(clicks, max=1)[:, :AGES]
+        older = torch.clamp(newest.to(now.dtype), max=1) - now  # an item of this session is an item
+        near, following, itself = self.near_mass[newest], self.following_mass[newest[:, :1]], known[:, :AGES]
         counted = torch.matmul(clicks * known, self.counted_in) / sums
-        present = torch.cat([now[:, :1], now, older, now, older, now[:, :2]], dim=1).to(near.dtype)
+        present = torch.index_select(torch.cat([now, older], dim=1), 1, self.age_of)
         return present, present * torch.cat([following, near, near, itself, itself, counted], dim=1)
 
     def weights(self, features: Tensor, present: Tensor, share_sums: Tensor) -> tuple[Tensor, Tensor]:
@@ -183,14 +204,13 @@ class Mixture(nn.Module):
 
     def gated(self, features: Tensor, present: Tensor, share_sums: Tensor) -> tuple[Tensor, Tensor]:
         """The weight of each source (B, S) by its gate alone, and their total probability (B, 1), without a limit."""
-        gates = torch.matmul(features, self.gates).unsqueeze(2)
-        # A sigmoid as a softmax of two values: ONNX Runtime's sigmoid has an error of 1e-7, too large for a small gate.
-        weights = torch.softmax(torch.cat([gates, torch.zeros_like(gates)], dim=2), dim=2).select(2, 0) * present
+        # Not ONNX Runtime's sigmoid: it has an error of 1e-7, too large for a small gate.
+        weights = present / (1 + torch.exp(torch.matmul(features, -self.gates)))
         return weights, self.total(weights * share_sums)
 
     def limited(self, weights: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
         """The weights (B, S), scaled to a total probability of at most MAX_WEIGHT; and the network's weight (B, 1)."""
-        scale = MAX_WEIGHT / torch.clamp(total, min=MAX_WEIGHT)
+        scale = self.limit / torch.clamp(total, min=MAX_WEIGHT)
         return weights * scale, 1 - total * scale
 
     def total(self, values: Tensor) -> Tensor:
@@ -202,15 +222,12 @@ class Mixture(nn.Module):
 
     def shares_of(self, item: Tensor, recent: Tensor, session: Tensor) -> Tensor:
         """The share that each source gives to item (B,) int64: (B, S). The shares of the unknown item are 0."""
-        index = recent.to(torch.int64)
-        newest, wanted = index[:, :AGES], item.view(-1, 1, 1)
-        is_near = torch.index_select(self.near_items, 0, newest.flatten()).view(*newest.shape, -1) == wanted
-        share = torch.index_select(self.near_share, 0, newest.flatten()).view(*newest.shape, -1)
-        near = (share * is_near.to(share.dtype)).sum(dim=2)
-        follows = torch.index_select(self.following_items, 0, index[:, 0]) == item.unsqueeze(1)
-        share = torch.index_select(self.following_share, 0, index[:, 0])
-        following = (share * follows.to(share.dtype)).sum(dim=1, keepdim=True)
-        itself = (index == item.unsqueeze(1) + 1).to(share.dtype) * self.of_known(index)
+        wanted, newest = item.to(recent.dtype).unsqueeze(1), recent[:, :AGES]
+        is_near = self.near_items[newest] == wanted.unsqueeze(2)
+        near = torch.where(is_near, self.near_share[newest], 0.0).sum(dim=2)
+        follows = self.following_items[recent[:, 0]] == wanted
+        following = torch.where(follows, self.following_share[recent[:, 0]], 0.0).sum(dim=1, keepdim=True)
+        itself = torch.where(recent == wanted + 1, self.known[recent], 0.0)
         clicks, sums = self.by_count(session)
         counted = torch.matmul(clicks * itself, self.counted_in) / sums
         return torch.cat([following, near, near, itself[:, :AGES], itself[:, :AGES], counted], dim=1)
@@ -221,8 +238,8 @@ class Mixture(nn.Module):
         recent, session  the memory before the click; `session` as `session_before` returns it
         """
         weights, left = self.weights(self.features(recent, session), *self.sources(recent, session))
-        added = self.total(weights * self.shares_of(item, recent, session))
-        return -log((left * network.unsqueeze(1) + added).squeeze(1))
+        added = torch.matmul(weights * self.shares_of(item, recent, session), self.ones)  # as `total`, in all lanes
+        return -torch.log(torch.clamp(left * network.unsqueeze(1) + added, min=TINY))[:, 0]  # as `log`
 
     def log_probs(self, logits: Tensor, recent: Tensor, session: Tensor) -> Tensor:
         """The network's calibrated logits (B, V) -> log-probabilities (B, V) of the next item, nats."""
@@ -237,24 +254,32 @@ class Mixture(nn.Module):
         """What the sources add: items (B, N) int64, an item may occur twice, their probabilities (B, N), and the weight
         of the network (B, 1)."""
         weights, left = self.weights(self.features(recent, session), *self.sources(recent, session))
-        index, a = recent.to(torch.int64), AGES
-        following, now, older, again, before, counted = weights.split([1, a, a, a, a, 2], dim=1)  # type: ignore[no-untyped-call]
-        newest = index[:, :a].flatten()
+        merged = torch.matmul(weights, self.merged)  # exact: a sum of two weights, of which one is 0
+        following, of_near, of_itself, counted = merged.split([1, AGES, self.remembered, 2], dim=1)  # type: ignore[no-untyped-call]
+        newest, last = recent[:, :AGES], recent[:, 0]
         items = [
-            torch.index_select(self.following_items, 0, index[:, 0]),
-            torch.index_select(self.near_items, 0, newest).view(index.shape[0], a * NEIGHBOURS),
+            self.following_items[last],
+            self.near_items[newest].view(-1, AGES * NEIGHBOURS),
             torch.clamp(recent - 1, min=0, max=len(self.clicks) - 1),
         ]
-        near = torch.index_select(self.near_share, 0, newest).view(index.shape[0], a, NEIGHBOURS)
+        near = self.near_share[newest] * of_near.unsqueeze(2)
         clicks, sums = self.by_count(session)
         by_count = clicks * torch.matmul(counted / sums, self.counted_in.t())
-        repeats = pad(again + before, (0, self.remembered - a)) + by_count
         added = [
-            torch.index_select(self.following_share, 0, index[:, 0]) * following,
-            (near * (now + older).unsqueeze(2)).view(index.shape[0], a * NEIGHBOURS),
-            self.of_known(index) * repeats,
+            self.following_share[last] * following,
+            near.view(-1, AGES * NEIGHBOURS),
+            self.known[recent] * (of_itself + by_count),
         ]
         return torch.cat(items, dim=1).to(torch.int64), torch.cat(added, dim=1), left
+
+
+def _merged(remembered: int) -> Tensor:
+    """(S, 1 + A + R + 2), 1.0 where a source gives to the followers, to the neighbours by age, to the items themselves,
+    and to those by count."""
+    one, counted = torch.eye(AGES), torch.eye(2)
+    itself = pad(one, (0, remembered - AGES))
+    parts = torch.ones(1, 1), torch.cat([one, one]), torch.cat([itself, itself]), counted
+    return cast(Tensor, torch.block_diag(*parts))  # type: ignore[no-untyped-call]
 
 
 def log(probability: Tensor) -> Tensor:
@@ -263,5 +288,5 @@ def log(probability: Tensor) -> Tensor:
     ONNX Runtime computes 16 logarithms at a time, and the rest with another formula. So each value is repeated 16
     times.
     """
-    lanes = (probability + TINY).unsqueeze(-1).expand(*probability.shape, LANES)
-    return torch.log(lanes.contiguous()).select(-1, 0)
+    lanes = torch.ones(LANES, dtype=probability.dtype, device=probability.device)
+    return torch.log(torch.clamp(probability, min=TINY).unsqueeze(-1) * lanes).select(-1, 0)

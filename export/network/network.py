@@ -36,6 +36,9 @@ INPUT_LENGTH = 4.0
 BLOCK = 32
 """Items in a block of score.onnx."""
 
+FEW_BLOCKS = 64
+"""Of so few blocks the top k is found at once."""
+
 ABSENT = -1e9
 """Logit of the items that fill the last block."""
 
@@ -196,12 +199,16 @@ def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Equal scores are in ascending order of their index, as ONNX Runtime's TopK has them.
     """
     count, blocks = scores.shape[0], scores.shape[1] // BLOCK
-    maxima = scores.view(count, blocks, BLOCK).amax(dim=2)
-    chosen = torch.topk(maxima, torch.sym_min(k, blocks), dim=1).indices.sort(dim=1).values  # in index order
+    if blocks <= FEW_BLOCKS:
+        return torch.topk(scores, k, dim=1)
+    most = torch.sym_min(k, blocks)
+    chosen = torch.topk(scores.view(-1, blocks, BLOCK).amax(dim=2), most, dim=1).indices
+    chosen = torch.topk(chosen, most, dim=1, largest=False).values  # in index order
     flat = chosen + torch.arange(count).unsqueeze(1) * blocks
-    some = torch.index_select(scores.view(-1, BLOCK), 0, flat.flatten()).view(count, -1)
+    some = scores.view(-1, BLOCK)[flat].view(-1, most * BLOCK)
     values, at = torch.topk(some, k, dim=1)
-    return values, torch.gather(chosen, 1, at // BLOCK) * BLOCK + at % BLOCK
+    block = torch.div(at, BLOCK, rounding_mode="trunc")
+    return values, at + (torch.gather(chosen, 1, block) - block) * BLOCK
 
 
 def unit(rows: Tensor) -> Tensor:

@@ -58,13 +58,11 @@ class SurpriseHead(nn.Module):
 
     def forward(self, item: Tensor, out: Tensor) -> Tensor:
         """item (B,) int64, V = unknown; out (B, H) of Network.output -> probability of each item (B,)."""
-        cluster = torch.index_select(self.cluster, 0, item)
-        slot = torch.index_select(self.slot, 0, item)
+        cluster, slot = self.cluster[item], self.slot[item].unsqueeze(1)
         top = torch.softmax(self.top(out), dim=1).gather(1, cluster.unsqueeze(1))
-        logits = torch.matmul(out.unsqueeze(1), torch.index_select(self.blocks, 0, cluster)).squeeze(1)
-        logits = logits + torch.index_select(self.biases, 0, cluster)
-        inner = torch.softmax(logits, dim=1).gather(1, slot.unsqueeze(1))
-        return (top * inner).squeeze(1) * torch.index_select(self.share, 0, cluster)
+        logits = torch.matmul(out.unsqueeze(1), self.blocks[cluster]).squeeze(1) + self.biases[cluster]
+        inner = torch.softmax(logits, dim=1).gather(1, slot)
+        return (top * inner).squeeze(1) * self.share[cluster]
 
 
 def cluster_count(items: int) -> int:

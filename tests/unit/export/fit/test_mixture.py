@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
+from export.dataset.cooccurrence import NEIGHBOURS, NEW_SESSION, Counted, Neighbours
 from export.dataset.windows import Clicks
 from export.fit import mixture
 from export.fit.mixture import items_to_remember, set_mixture
@@ -88,7 +88,7 @@ def test_a_log_decides_how_many_items_are_remembered(circle: int, share: float, 
 def test_returns_in_a_later_session_need_no_memory() -> None:
     """Only returns within a session count: sources by count know no others."""
     clicks = of_sessions([list(range(12)) * 2] * 50)
-    clicks.gap[12::24] = 200
+    clicks.gap[12::24] = NEW_SESSION
     assert items_to_remember(clicks) == 8
 
 
