@@ -110,8 +110,8 @@ def surprises(network: Network, head: nn.Module, clicks: Clicks, rows: I64) -> t
     item, _, _ = clicks.inputs(rows)
     alone, served = [], []
     for some in row_batches(len(rows), network.sizes.items):
-        own = head(item[some], states.at(some))
-        alone.append(-torch.log(own + 1e-30))
+        own = head(item[some], states.at(some)).view(-1, 1)
+        alone.append(-torch.log(own[:, 0] + 1e-30))
         served.append(network.mixture.surprise(own, item[some], recent[some], session[some]))
     return torch.cat(alone).numpy(), torch.cat(served).numpy()
 

@@ -11,7 +11,7 @@ import numpy as np
 from export.arrays import F32, F64, I32, I64, Flags
 from export.dataset.windows import Clicks
 from export.log.log import GAP_EDGES_MS
-from stream.engine.step import SESSION_GAP_MS, gap_bucket
+from stream.model.gaps import SESSION_GAP_MS, gap_bucket
 
 WINDOW = 10
 """Maximum distance, in clicks of one session, of two neighbours. Their weight is 1 / distance."""

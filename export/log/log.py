@@ -24,9 +24,9 @@ from export.log.reader import USUAL_NAMES, ColumnNames, batches
 from export.log.spill import ROW, Column, Rows, Spool, chunks, part
 from export.log.synthetic_times import Clock, RowClock, SessionClock, owned_sessions
 from export.log.times import LATEST_MS, iso
-from stream.engine.step import gap_bucket, starts_session
 from stream.errors import ConfigError
 from stream.events import Click
+from stream.model.gaps import gap_bucket, starts_session
 from stream.wire.fields import FIRST_CLICK_MS
 
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000

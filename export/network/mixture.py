@@ -188,14 +188,16 @@ class Mixture(nn.Module):
         return clicks, torch.clamp(torch.matmul(clicks, self.counted_in), min=1)
 
     def sources(self, recent: Tensor, session: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, S) 1.0 for each source that exists, else 0.0; and (B, S) the sum of its shares over all items."""
+        """(B, S) 1.0 for each source that exists, else 0.0; and (B, S) the sum of its shares over all items.
+
+        Sources of the ages beyond the last item exist, but have no shares.
+        """
         clicks, sums = self.by_count(session)
         newest, known = recent[:, :AGES], self.known[recent]
         now = torch.clamp(clicks, max=1)[:, :AGES]
-        older = torch.clamp(newest.to(now.dtype), max=1) - now  # an item of this session is an item
         near, following, itself = self.near_mass[newest], self.following_mass[newest[:, :1]], known[:, :AGES]
         counted = torch.matmul(clicks * known, self.counted_in) / sums
-        present = torch.index_select(torch.cat([now, older], dim=1), 1, self.age_of)
+        present = torch.index_select(torch.cat([now, 1 - now], dim=1), 1, self.age_of)
         return present, present * torch.cat([following, near, near, itself, itself, counted], dim=1)
 
     def weights(self, features: Tensor, present: Tensor, share_sums: Tensor) -> tuple[Tensor, Tensor]:
@@ -233,13 +235,13 @@ class Mixture(nn.Module):
         return torch.cat([following, near, near, itself[:, :AGES], itself[:, :AGES], counted], dim=1)
 
     def surprise(self, network: Tensor, item: Tensor, recent: Tensor, session: Tensor) -> Tensor:
-        """The network's probability (B,) of the clicked item (B,) -> the mixture's surprise (B,), nats.
+        """The network's probability (B, 1) of the clicked item (B,) -> the mixture's surprise (B,), nats.
 
         recent, session  the memory before the click; `session` as `session_before` returns it
         """
         weights, left = self.weights(self.features(recent, session), *self.sources(recent, session))
         added = torch.matmul(weights * self.shares_of(item, recent, session), self.ones)  # as `total`, in all lanes
-        return -torch.log(torch.clamp(left * network.unsqueeze(1) + added, min=TINY))[:, 0]  # as `log`
+        return -torch.log(torch.clamp(left * network + added, min=TINY))[:, 0]  # as `log`
 
     def log_probs(self, logits: Tensor, recent: Tensor, session: Tensor) -> Tensor:
         """The network's calibrated logits (B, V) -> log-probabilities (B, V) of the next item, nats."""

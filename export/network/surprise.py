@@ -57,12 +57,13 @@ class SurpriseHead(nn.Module):
         self.top = nn.Linear(hidden, count + 1)
 
     def forward(self, item: Tensor, out: Tensor) -> Tensor:
-        """item (B,) int64, V = unknown; out (B, H) of Network.output -> probability of each item (B,)."""
-        cluster, slot = self.cluster[item], self.slot[item].unsqueeze(1)
-        top = torch.softmax(self.top(out), dim=1).gather(1, cluster.unsqueeze(1))
+        """item (B,) int64, V = unknown; out (B, H) of Network.output -> probability of each item (B, 1)."""
+        cluster = self.cluster[item]
+        column, slot = cluster.unsqueeze(1), self.slot[item].unsqueeze(1)
+        top = torch.softmax(self.top(out), dim=1).gather(1, column)
         logits = torch.matmul(out.unsqueeze(1), self.blocks[cluster]).squeeze(1) + self.biases[cluster]
         inner = torch.softmax(logits, dim=1).gather(1, slot)
-        return (top * inner).squeeze(1) * self.share[cluster]
+        return top * inner * self.share[column]
 
 
 def cluster_count(items: int) -> int:

@@ -99,9 +99,10 @@ class Calibration:
         returns   (n,) float64 in (0, 1], new memory: (1 + #{scores >= surprise}) / (1 + m)
         """
         out = np.empty(len(surprise), np.float64)
-        for index in set(pool.tolist()):
+        indices = set(pool.tolist())
+        for index in indices:
             scores = self.scores[index]
-            mine = pool == index
-            below = np.searchsorted(scores, surprise[mine], "left")
+            mine = pool == index if len(indices) > 1 else slice(None)
+            below = scores.searchsorted(surprise[mine], "left")
             out[mine] = (1 + len(scores) - below) / (1 + len(scores))
         return out

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.detect.alert import Alerts
-from stream.detect.detector import Detector, Evidence, Verdicts
+from stream.detect.detector import Detector, Evidence
 from stream.detect.pvalue import F64, I64
 from stream.engine.columns import Columns
 from stream.engine.step import Steps
@@ -46,19 +46,6 @@ class Decisions:
     p_value: F64
     pool: I64
     alerts: Alerts
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """The most likely items after each of n clicks, before all rules, to be used again by the user's next click.
-
-    known             (n,) bool: the row is of the state after the click; else it is of a new user's state
-    items, log_probs  (n, depth) int64 and float32, best first. depth >= EXPECTED_ITEMS, or the whole catalogue
-    """
-
-    known: Bools
-    items: I64
-    log_probs: F32
 
 
 class Decider:
@@ -99,57 +86,64 @@ class Decider:
         """Compute the decisions on n clicks from their n steps."""
         verdicts = self._detector.judge(Evidence(steps.surprise, clicks.event_type, steps.clicks_before))
         superseded_by = self._superseded_by(clicks)
-        listed = np.flatnonzero(superseded_by < 0)
-        if len(listed) == len(clicks):
-            lists, ranked = self._lists(clicks, steps)
-        else:
-            some, _ = self._lists(clicks.take(listed), steps.take(listed))
-            lists, ranked = some.spread(listed, len(clicks)), None  # a user's last click is nobody's previous one
-        alerts = self._alerts(steps, verdicts, ranked)
+        (alerted,), (listed,) = verdicts.anomalous.nonzero(), (superseded_by < 0).nonzero()
+        make = self._ranked_lists if self._ruled is None else self._ruled_lists
+        lists, items, log_probs = make(clicks, steps, listed, alerted)
+        alerts = Alerts(alerted, self._detector.alert_rules(verdicts.pool[alerted]), items, log_probs)
         return Decisions(lists, superseded_by, steps.surprise, verdicts.p_value, verdicts.pool, alerts)
 
-    def _lists(self, clicks: Columns, steps: Steps) -> tuple[Lists, Ranked | None]:
-        """Make the list of each click, and return the rankings too; None with a catalogue or exploration, which rank
-        to other depths."""
-        state, left_out = steps.after, steps.recent[:, : self._exclude_recent]
+    def _ranked_lists(self, clicks: Columns, steps: Steps, listed: Index, alerted: Index) -> tuple[Lists, I64, F32]:
+        """Make the lists after the clicks `listed`, and rank the expected items before the clicks `alerted`.
+
+        One ranking serves both. If it has the state after the user's previous click, this state is not ranked again.
+        """
+        its = steps if len(listed) == len(clicks) else steps.take(listed)
+        state, left_out, as_new = self._asked(its)
+        row = np.full(len(clicks) + 1, -1)  # of the ranking, for the state after each click; the last one is for -1
+        row[listed] = np.where(as_new, -1, np.arange(len(listed)))
+        row = row[steps.previous[alerted]]
+        missing = row < 0
+        if missing.any():
+            row[missing] = np.arange(len(listed), len(listed) + np.count_nonzero(missing))
+            before = [value[alerted[missing]] for value in steps.before]
+            state = [np.concatenate(pair) for pair in zip(state, before, strict=True)]
+        items, log_probs = self._ranking(state, max(self._k + left_out.shape[1], EXPECTED_ITEMS))
+        lists = top_items(items[: len(listed)], log_probs[: len(listed)], left_out, self._k)
+        expected = items[row, :EXPECTED_ITEMS], log_probs[row, :EXPECTED_ITEMS]
+        return lists if its is steps else lists.spread(listed, len(clicks)), *expected
+
+    def _ruled_lists(self, clicks: Columns, steps: Steps, listed: Index, alerted: Index) -> tuple[Lists, I64, F32]:
+        """As `_ranked_lists`, with a catalogue or exploration, which rank to other depths."""
+        assert self._ruled is not None
+        every = len(listed) == len(clicks)
+        its, of = (steps, clicks) if every else (steps.take(listed), clicks.take(listed))
+        state, left_out, _ = self._asked(its)
+        lists = self._ruled(state, left_out, of.item, of.category, of.ids)
+        expected = self._ranking([value[alerted] for value in steps.before], EXPECTED_ITEMS)
+        return lists if every else lists.spread(listed, len(clicks)), *expected
+
+    def _asked(self, steps: Steps) -> tuple[list[StateArray], npt.NDArray[np.int32], Bools]:
+        """The states for the lists after the steps, the items that the lists leave out (n, N), and where the state is
+        a new user's (n,)."""
+        left_out = steps.recent[:, : self._exclude_recent]
         if self._holds:
             left_out = np.concatenate([left_out, steps.held], axis=1)
-        as_new = np.zeros(len(clicks), np.bool_)
-        if self._popular_if_unknown:
-            as_new = self._knows_none(steps.recent)
-            state = _as_new(state, as_new)
-        if self._ruled is not None:
-            return self._ruled(state, left_out, clicks.item, clicks.category, clicks.ids), None
-        items, log_probs = self._ranking(state, max(self._k + left_out.shape[1], EXPECTED_ITEMS))
-        return top_items(items, log_probs, left_out, self._k), Ranked(~as_new, items, log_probs)
+        if not self._popular_if_unknown:
+            return steps.after, left_out, np.zeros(len(left_out), np.bool_)
+        as_new = self._knows_none(steps.recent)
+        return _as_new(steps.after, as_new), left_out, as_new
 
     def _ranking(self, state: list[StateArray], depth: int) -> tuple[I64, F32]:
-        return self._model.score(state, min(depth, len(self._model.items)))[:2]
+        """The most likely items for n states: items and log probabilities, each (n, depth), or the whole catalogue."""
+        depth = min(depth, len(self._model.items))
+        if not len(state[0]):
+            return np.empty((0, depth), np.int64), np.empty((0, depth), np.float32)
+        return self._model.score(state, depth)[:2]
 
     def _knows_none(self, recent: npt.NDArray[np.int32]) -> Bools:
         """True (n,) where the model knows none of the recent items (n, R)."""
         unknown: Bools = ((recent == NO_ITEM) | (recent == len(self._model.items))).all(1)
         return unknown
-
-    def _alerts(self, steps: Steps, verdicts: Verdicts, ranked: Ranked | None) -> Alerts:
-        """Make an alert for each anomalous click. Its expected items are those for the state before the click.
-
-        If `ranked` has the user's previous click, that state has been ranked already.
-        """
-        which = np.flatnonzero(verdicts.anomalous)
-        width = min(EXPECTED_ITEMS, len(self._model.items))
-        items, log_probs = np.empty((len(which), width), np.int64), np.empty((len(which), width), np.float32)
-        if not len(which):  # as in nearly all small cycles
-            return Alerts(which, [], items, log_probs)
-        again = np.zeros(len(which), np.bool_)
-        if ranked is not None:
-            previous = steps.previous[which]
-            again = (previous >= 0) & ranked.known[previous]
-            items[again] = ranked.items[previous[again], :width]
-            log_probs[again] = ranked.log_probs[previous[again], :width]
-        state = [value[which[~again]] for value in steps.before]
-        items[~again], log_probs[~again] = self._ranking(state, width)
-        return Alerts(which, self._detector.alert_rules(verdicts.pool[which]), items, log_probs)
 
 
 def _as_new(state: list[StateArray], which: Bools) -> list[StateArray]:

@@ -24,6 +24,8 @@ from stream.state.evict import NEVER, Forgetting, Swept, partition_times, reset_
 from stream.state.row import Rows
 from stream.state.staged import Staged, copies, stage
 
+NONE = np.empty(0, np.intp)
+
 
 @dataclass(frozen=True)
 class Cycle:
@@ -108,11 +110,12 @@ class Engine:
         steps = run_waves(self.model, rows, order, clicks, self._forgetting, times, event_ids)
         swept = sweep(self.arena, self._forgetting, len(clicks), [*clicks.owners, *clicks.requests])
         staged = self._stage(clicks, found, rows, swept, event_ids)
+        undecided = steps.failed | steps.repeated
+        if not undecided.any():
+            return Cycle(np.arange(len(clicks)), NONE, NONE, self._decide(clicks, steps), staged)
         failed, repeated = np.flatnonzero(steps.failed), np.flatnonzero(steps.repeated)
-        decided = np.flatnonzero(~(steps.failed | steps.repeated))
-        if len(decided) < len(clicks):
-            clicks, steps = clicks.take(decided), steps.take(decided)
-        return Cycle(decided, failed, repeated, self._decide(clicks, steps), staged)
+        decided = np.flatnonzero(~undecided)
+        return Cycle(decided, failed, repeated, self._decide(clicks.take(decided), steps.take(decided)), staged)
 
     def _stage(self, clicks: Columns, found: Found, rows: Rows, swept: Swept, event_ids: Hashes | None) -> Staged:
         """Stage the changed rows of a batch, and the removal of those that are swept or that a request ends."""

@@ -9,13 +9,11 @@ import numpy.typing as npt
 
 from stream.engine.columns import Columns
 from stream.engine.waves import Bools, Index, Run, runs
+from stream.model.gaps import gap_bucket
 from stream.model.runtime import F32, I64, Model, StateArray
 from stream.state.event_ids import NO_ID, Hashes, insert, may_repeat
 from stream.state.evict import Forgetting, reset_rows
 from stream.state.row import Rows, hold_items
-
-SESSION_GAP_MS = 30 * 60 * 1000
-"""A pause of this length starts a new session. Web analytics usually uses the same half hour."""
 
 
 @dataclass(frozen=True)
@@ -61,20 +59,6 @@ class Steps:
         )
 
 
-def starts_session(gap_ms: I64) -> npt.NDArray[np.bool_]:
-    """True (n,) where a gap (n,), ms since the user's last click, starts a session: gap >= SESSION_GAP_MS."""
-    return gap_ms >= SESSION_GAP_MS
-
-
-def gap_bucket(gap_ms: I64, first: npt.NDArray[np.bool_], edges_ms: tuple[int, ...]) -> I64:
-    """Convert gaps (n,) in ms since the user's last click to buckets (n,) int64.
-
-    The bucket is 0 if `first` (n,) is true, else 1 + the number of edges <= gap.
-    """
-    bucket = 1 + np.searchsorted(np.asarray(edges_ms, np.int64), gap_ms, "right")
-    return np.where(first, 0, bucket)
-
-
 def run_waves(
     model: Model,
     rows: Rows,
@@ -98,7 +82,7 @@ def run_waves(
     batch = _Batch(model, rows, clicks, forgetting, now_ms, event_ids, repeats)
     for waves in runs(order, _alone(order, clicks, forgetting, now_ms, repeats)):
         batch.run(waves)
-    return batch.steps
+    return batch.steps(in_order=len(order) == 1)
 
 
 def _alone(
@@ -135,13 +119,26 @@ class _Batch:
         event_ids: Hashes | None,
         repeats: Bools | None,
     ) -> None:
-        self.steps = _empty(model, rows, len(clicks))
+        self._parts: list[_Part] = []
+        self._failed, self._repeated = np.zeros(len(clicks), np.bool_), np.zeros(len(clicks), np.bool_)
         self._model, self._rows, self._clicks = model, rows, clicks
         self._forgetting, self._now_ms = forgetting, now_ms
         self._event_ids, self._repeats = event_ids, repeats
         self._latest = np.full(len(rows), -1, np.intp)  # each owner's last click so far
         self._names = [tensor.name for tensor in model.manifest.state]
         self._read = {*model.surprise_inputs, *model.score_inputs}
+
+    def steps(self, in_order: bool) -> Steps:
+        """The steps of all clicks, in the order of the batch. in_order: the parts are in this order."""
+        if in_order and len(self._parts) == 1 and len(self._parts[0].which) == len(self._clicks):
+            return Steps(self._failed, self._repeated, *self._parts[0][1:])
+        steps = _empty(self._model, self._rows, self._failed, self._repeated)
+        for which, surprise, clicks_before, recent, held, before, after, previous in self._parts:
+            steps.surprise[which], steps.clicks_before[which] = surprise, clicks_before
+            steps.recent[which], steps.held[which], steps.previous[which] = recent, held, previous
+            for whole, value in zip((*steps.before, *steps.after), (*before, *after), strict=True):
+                whole[which] = value
+        return steps
 
     def run(self, waves: list[Index]) -> None:
         """Run the model on the waves of a run, in one call of step.onnx, and write the results.
@@ -165,6 +162,8 @@ class _Batch:
 
     def _forget(self, wave: Index) -> None:
         """Give new rows to the users who are forgotten by now."""
+        if not self._forgetting.after_ms:
+            return
         rows, user = self._rows, self._clicks.owner[wave]
         gone = self._forgetting.forgotten(rows["clicks"][user], rows["last_ms"][user], self._now_ms[wave])
         reset_rows(rows, self._event_ids, user[gone])
@@ -180,34 +179,34 @@ class _Batch:
         user = clicks.owner[repeats]
         rows["last_ms"][user] = np.maximum(clicks.time_ms[repeats], rows["last_ms"][user])
         rows["source_offset"][user] = clicks.offset[repeats]
-        self.steps.repeated[repeats] = True
+        self._repeated[repeats] = True
         return wave[~known]
 
     def _stepped(self, run: Run) -> "_Stepped":
         """Run the model on the clicks of a run. Changes nothing."""
         clicks, rows, model = self._clicks, self._rows, self._model
-        time_ms = run.cells(clicks.time_ms)
-        seen = rows["clicks"][run.users].astype(np.int64)[:, None] + np.arange(len(run.waves))
-        last_ms = np.maximum.accumulate(np.concatenate([rows["last_ms"][run.users][:, None], time_ms], axis=1), axis=1)
-        gap = gap_bucket(np.maximum(time_ms - last_ms[:, :-1], 0), seen == 0, model.manifest.gap_edges_ms)
+        item, time_ms = run.cells(clicks.item), run.cells(clicks.time_ms)
+        seen = rows["clicks"][run.users, None] + np.arange(len(run.waves))
+        last_ms = np.maximum.accumulate(np.concatenate([rows["last_ms"][run.users, None], time_ms], axis=1), axis=1)
+        gap = gap_bucket((time_ms - last_ms[:, :-1]).clip(min=0), seen == 0, model.manifest.gap_edges_ms)
         first = {name: rows[name][run.users] for name in self._names}
-        states = model.step(run.cells(clicks.item), run.cells(clicks.event_type), gap, list(first.values()))
+        states = model.step(item, run.cells(clicks.event_type), gap, list(first.values()))
         after = {name: run.clicks(value) for name, value in zip(self._names, states, strict=True)}
         before = {name: run.before(first[name], after[name]) for name in self._read}
-        known = [before[name] for name in model.surprise_inputs]
-        surprise = model.surprise(clicks.item[run.which], run.clicks(gap), known)
+        surprise = model.surprise(run.clicks(item), run.clicks(gap), [before[name] for name in model.surprise_inputs])
         return _Stepped(before, after, surprise, run.clicks(seen), run.clicks(last_ms[:, 1:]))
 
     def _write(self, run: Run, found: "_Stepped", finite: Bools) -> None:
         """Write the results of a run to the rows and the steps. Where they are not `finite`, only offset and time."""
-        clicks, rows, steps, which, user = self._clicks, self._rows, self.steps, run.which, run.owner
+        clicks, rows, which, user = self._clicks, self._rows, run.which, run.owner
         # Where an array of indices has a user several times, numpy writes the last value.
         rows["last_ms"][user] = found.newest_ms
         rows["source_offset"][user] = clicks.offset[which]
         previous = run.before(self._latest[run.users], which)
         recent = run.latest(rows["recent"][run.users], clicks.item)
-        if not finite.all():
-            steps.failed[which] = ~finite
+        every = finite.all()
+        if not every:
+            self._failed[which] = ~finite
             which, user, previous, recent = which[finite], user[finite], previous[finite], recent[finite]
             found = found.take(finite)
 
@@ -216,29 +215,41 @@ class _Batch:
         rows["clicks"][user] = found.clicks_before + 1
         rows["recent"][user] = recent
         self._latest[user] = which
-        steps.surprise[which] = found.surprise
-        steps.clicks_before[which] = found.clicks_before
-        steps.previous[which] = np.where(found.clicks_before == 0, -1, previous)  # a forgotten user has begun again
-        steps.recent[which] = recent
-        for i, name in enumerate(self._model.score_inputs):
-            steps.before[i][which] = found.before[name]
-            steps.after[i][which] = found.after[name]
-        if clicks.hold[run.which].any():
-            self._hold(run.waves)
-        else:
-            steps.held[run.which] = rows["held"][run.owner]
+        held = self._held(run)
+        previous[found.clicks_before == 0] = -1  # a forgotten user has begun again
+        before, after = ([state[name] for name in self._model.score_inputs] for state in (found.before, found.after))
+        held = held if every else held[finite]
+        self._parts.append(_Part(which, found.surprise, found.clicks_before, recent, held, before, after, previous))
         if self._event_ids is not None and clicks.event_id is not None:
             ids = run.cells(clicks.event_id)
             ids[run.row[~finite], run.turn[~finite]] = NO_ID  # a failed click may be sent again
             insert(self._event_ids, run.users, ids[:, ::-1])
 
-    def _hold(self, waves: list[Index]) -> None:
-        """Apply these waves to the items that a rule excludes from their users' lists."""
-        for wave in waves:
+    def _held(self, run: Run) -> npt.NDArray[np.int32]:
+        """Apply a run to the items that a rule excludes from its users' lists. Returns them after each click (r, R)."""
+        held, hold = self._rows["held"], self._clicks.hold
+        if not hold[run.which].any():
+            return held[run.owner]
+        found = []
+        for wave in run.waves:
             user, item = self._clicks.owner[wave], self._clicks.item[wave]
-            none = (item == len(self._model.items)) | self.steps.failed[wave]
-            hold_items(self._rows, user, item, np.where(none, 0, self._clicks.hold[wave]))
-            self.steps.held[wave] = self._rows["held"][user]
+            none = (item == len(self._model.items)) | self._failed[wave]
+            hold_items(self._rows, user, item, np.where(none, 0, hold[wave]))
+            found.append(held[user])
+        return np.concatenate(found)
+
+
+class _Part(NamedTuple):
+    """The steps of the clicks at the positions `which`; the fields of Steps."""
+
+    which: Index
+    surprise: F32
+    clicks_before: I64
+    recent: npt.NDArray[np.int32]
+    held: npt.NDArray[np.int32]
+    before: list[StateArray]
+    after: list[StateArray]
+    previous: Index
 
 
 class _Stepped(NamedTuple):
@@ -263,11 +274,13 @@ class _Stepped(NamedTuple):
         return _Stepped(before, after, self.surprise[which], self.clicks_before[which], self.newest_ms[which])
 
 
-def _empty(model: Model, rows: Rows, count: int) -> Steps:
+def _empty(model: Model, rows: Rows, failed: Bools, repeated: Bools) -> Steps:
+    """Steps without results."""
+    count = len(failed)
     read = [rows.dtype[name].subdtype or (rows.dtype[name], ()) for name in model.score_inputs]
     return Steps(
-        failed=np.zeros(count, np.bool_),
-        repeated=np.zeros(count, np.bool_),
+        failed=failed,
+        repeated=repeated,
         surprise=np.empty(count, np.float32),
         clicks_before=np.empty(count, np.int64),
         recent=np.empty((count, *rows.dtype["recent"].shape), np.int32),

@@ -76,6 +76,8 @@ class Run:
 
     def cells(self, values: npt.NDArray[T]) -> npt.NDArray[T]:
         """Values (n,) of all clicks of the batch -> the rectangle (B, N). A cell without a click has 0."""
+        if len(self.waves) == 1:
+            return values[self.which, None]
         filled = np.zeros(len(self.users) * len(self.waves), values.dtype)
         filled[self._cell] = values[self.which]
         return filled.reshape(len(self.users), len(self.waves))
@@ -96,6 +98,8 @@ class Run:
         before  (B, R) those before the run
         values  (n,) of all clicks of the batch
         """
+        if len(self.waves) == 1:
+            return np.concatenate([values[self.which, None], before[:, :-1]], axis=1, dtype=before.dtype)
         size = before.shape[1]
         oldest_first = np.concatenate([before[:, ::-1], self.cells(values)], axis=1)
         found: npt.NDArray[np.int32] = oldest_first[self.row[:, None], self.turn[:, None] + np.arange(size, 0, -1)]

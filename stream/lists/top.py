@@ -49,11 +49,10 @@ def top_items(items: I64, log_probs: F32, left_out: npt.NDArray[np.int32], k: in
     items, log_probs  (n, depth) from `Model.score`; with a depth of k + N, or of the catalogue, no list is too short
     left_out          (n, N) int32 indices of excluded items; -1 and the unknown item exclude nothing
     """
-    unwanted = among(items, left_out)
-    keep_first = np.argsort(unwanted, axis=1, kind="stable")[:, :k]
-    users = np.arange(len(items))[:, None]
-    counts = np.minimum(k, items.shape[1] - unwanted.sum(1))
-    return Lists(items[users, keep_first], log_probs[users, keep_first], counts)
+    unwanted, (count, depth) = among(items, left_out), items.shape
+    keep_first = unwanted.argsort(axis=1, kind="stable")[:, :k] + np.arange(0, count * depth, depth)[:, None]
+    counts = (depth - unwanted.sum(1)).clip(max=k)
+    return Lists(items.take(keep_first), log_probs.take(keep_first), counts)
 
 
 def among(items: I64, left_out: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:

@@ -9,6 +9,7 @@ import io
 import logging
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ class Model:
         return surprise
 
     def _check(self, item: I64) -> None:
-        if item.size and not (item.min() >= 0 and item.max() <= len(self.items)):
+        if item.size and item.view(np.uint64).max() > len(self.items):  # a negative index is a large one
             raise ArtifactError(f"model {self.manifest.label}: an item index lies outside 0..{len(self.items)}")
 
     def score(self, state: list[StateArray], k: int) -> tuple[I64, F32, F32]:
@@ -145,7 +146,7 @@ class Model:
         most: int,
         multiple: int,
     ) -> list[StateArray]:
-        """Run a graph on B users, in calls of at most `most` users, filled up with zeros to a multiple of `multiple`.
+        """Run a graph on B users, in calls of at most `most` users, filled up to a multiple of `multiple`.
 
         feeds      arrays (B, ...)
         constants  inputs that are the same in each call
@@ -155,8 +156,9 @@ class Model:
         for start in range(0, max(1, count), most):  # once without users: for the shapes of the outputs
             some = min(most, count - start)
             rows = max(1, -(-some // multiple)) * multiple
-            padded = {name: _padded(value[start : start + some], rows) for name, value in feeds.items()}
-            parts.append([value[:some] for value in graph.run(None, padded | constants)])
+            part = {name: _rows(value, start, some, rows) for name, value in feeds.items()}
+            found = graph.run(None, part | constants)
+            parts.append(found if some == rows else [value[:some] for value in found])
         return parts[0] if len(parts) == 1 else [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
@@ -274,7 +276,15 @@ def _runtime(path: Path, provider: str, device: str) -> InferenceSession:
     return runtime
 
 
-def _padded(values: StateArray, rows: int) -> StateArray:
-    """`values` (B, ...), filled up with zeros to so many rows."""
-    pad = rows - len(values)
-    return values if not pad else np.concatenate([values, np.zeros((pad, *values.shape[1:]), values.dtype)])
+def _rows(values: StateArray, start: int, some: int, rows: int) -> StateArray:
+    """`some` rows of `values` (B, ...) from `start` on, filled up to so many rows with copies of the last one."""
+    if some == rows:
+        return values if some == len(values) else values[start : start + some]
+    if not some:
+        return np.zeros((rows, *values.shape[1:]), values.dtype)
+    return values.take(_filled_up(start, some, rows), 0)
+
+
+@lru_cache
+def _filled_up(start: int, some: int, rows: int) -> npt.NDArray[np.intp]:
+    return np.minimum(np.arange(start, start + rows), start + some - 1)

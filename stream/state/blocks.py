@@ -134,10 +134,13 @@ def _will_read(mapped: mmap.mmap, start: int, size: int, within: Slots) -> None:
 
 def by_block(slots: Slots) -> Iterator[tuple[int, Slots | slice, Slots]]:
     """Split slots by block: the number of the block, the indices into `slots`, and the indices into the block."""
+    if len(slots):  # often all are of one block, and a batch of one click is 5 % faster without what follows
+        first = int(slots[0]) // BLOCK_SLOTS
+        within = slots - first * BLOCK_SLOTS
+        if within.view(np.uint64).max() < BLOCK_SLOTS:  # a negative number is a large one
+            yield first, slice(None), within
+            return
     number, within = np.divmod(slots, BLOCK_SLOTS)
-    if len(slots) and (number[0] == number).all():  # a batch of one click is 5 % faster without what follows
-        yield int(number[0]), slice(None), within
-        return
     order = np.argsort(number, kind="stable")
     ends = np.flatnonzero(np.diff(number[order], append=-2)) + 1
     for start, end in itertools.pairwise([0, *ends.tolist()]):

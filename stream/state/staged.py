@@ -66,7 +66,8 @@ def copies(arena: Arena, found: Found) -> Rows:
     if known.all():
         return arena.gather(found.slots)
     rows = new_rows(len(known), arena.dtype, arena.model)
-    as_bytes(rows)[known] = as_bytes(arena.gather(found.slots[known]))
+    if known.any():
+        as_bytes(rows)[known] = as_bytes(arena.gather(found.slots[known]))
     return rows
 
 

@@ -45,7 +45,7 @@ def recommendations(
         clicks,
         origins,
         items.tolist(),
-        np.round(log_probs.astype(np.float64), 5).tolist(),
+        log_probs.astype(np.float64).round(5).tolist(),
         counts.tolist(),
         *_exploration(len(items), propensities, explored),
         superseded_by.tolist(),

@@ -73,12 +73,12 @@ def test_exact_probabilities_of_all_items_sum_to_one() -> None:
 def test_all_items_at_once_are_the_surprise_heads_own_probabilities() -> None:
     """But for the unknown item, which no list has."""
     net, out = network(), torch.randn(3, 8)
-    every = torch.stack([net.surprise(torch.full((3,), item), out) for item in range(ITEMS)], dim=1)
+    every = torch.cat([net.surprise(torch.full((3,), item), out) for item in range(ITEMS)], dim=1)
     net.mixture.bias_weight.fill_(0.5)
     ours = two_level_logits(net, net.surprise)(out)
     net.surprise.blocks /= net.mixture.temperature  # as fitted_surprise makes them
     net.surprise.biases[net.surprise.biases > -1e8] *= net.mixture.bias_weight
-    calibrated_logits = torch.stack([net.surprise(torch.full((3,), item), out) for item in range(ITEMS)], dim=1)
+    calibrated_logits = torch.cat([net.surprise(torch.full((3,), item), out) for item in range(ITEMS)], dim=1)
     torch.testing.assert_close(ours.exp(), calibrated_logits)
     assert not torch.allclose(calibrated_logits, every)
 

@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream.engine.columns import Columns, Encoder
-from stream.engine.step import SESSION_GAP_MS, gap_bucket, run_waves, starts_session
+from stream.engine.step import run_waves
 from stream.engine.waves import waves
 from stream.events import Click, Origin, Partition
+from stream.model.gaps import SESSION_GAP_MS, gap_bucket, starts_session
 from stream.model.runtime import Model, load_model
 from stream.settings import Rules
 from stream.state.evict import NEVER

@@ -63,5 +63,5 @@ def test_probabilities_of_all_items_sum_to_one() -> None:
     """The sum is over the known items and over the new items that share the probability of the unknown item."""
     head, states = fitted(2.0)
     few = states[:3]
-    every = torch.stack([head(torch.full((3,), item), few) for item in range(ITEMS + 1)], dim=1)
+    every = torch.cat([head(torch.full((3,), item), few) for item in range(ITEMS + 1)], dim=1)
     torch.testing.assert_close(every[:, :ITEMS].sum(dim=1) + 5 * every[:, ITEMS], torch.ones(3))

@@ -15,8 +15,8 @@ from export.log.log import GAP_EDGES_MS, HOUR, Log, read_log
 from export.log.reader import ColumnNames
 from export.log.synthetic_times import session_begins
 from export.log.times import LATEST_MS, parse_time
-from stream.engine.step import gap_bucket
 from stream.errors import ConfigError
+from stream.model.gaps import gap_bucket
 from stream.wire.fields import LOST_DIGITS
 
 HEADER = "user_id,item_id,event_type,timestamp\n"

@@ -9,7 +9,7 @@ import torch
 
 from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
 from export.log.log import GAP_EDGES_MS, Vocabulary
-from export.model.graph import open_graph
+from export.model.graph import CLICK, ClickGraphs, open_graph
 from export.model.onnx import write_graphs
 from export.model.parity import check_parity
 from export.model.trace import Traces
@@ -106,7 +106,7 @@ def test_the_mixture_is_a_distribution_and_the_surprise_is_its_own() -> None:
     np.testing.assert_allclose(log_probs.exp().sum(1), 1, atol=1e-5)
     for item in range(0, len(ITEMS), 7):
         clicked = torch.full((40,), item)
-        own = torch.softmax(network.logits(out), dim=1)[:, item].detach()
+        own = torch.softmax(network.logits(out), dim=1)[:, [item]].detach()
         torch.testing.assert_close(network.mixture.surprise(own, clicked, last, visit), -log_probs[:, item])
 
 
@@ -131,6 +131,17 @@ def test_a_graph_of_other_weights_fails_the_gate(tmp_path: Path, cell: str) -> N
         check_parity(tmp_path / "m" / "1", other)
     with pytest.raises(ArtifactError, match=r"no manifest\.json"):
         read_manifest(tmp_path / "m" / "1")
+
+
+def test_an_impossible_click_has_a_finite_surprise(tmp_path: Path) -> None:
+    """Not minus the logarithm of 0, which would make a dead letter of the click."""
+    network, directory = small_network(), tmp_path / "m" / "1"
+    network.surprise.biases[network.surprise.cluster[3], network.surprise.slot[3]] = -1e4
+    write_graphs(directory, network, Vocabulary(ITEMS, tuple(EVENT_TYPES), GAP_EDGES_MS), Traces())
+    columns = {name: np.full(4, 3 if name == "item" else 0) for name in CLICK}
+    state = {part.name: np.zeros((4, *part.shape), part.dtype) for part in network.state}
+    surprise, _ = ClickGraphs(directory)(columns, state)
+    assert (np.isfinite(surprise) & (surprise > 60)).all()
 
 
 def test_a_relative_directory_has_the_same_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,7 +150,7 @@ def test_the_surprise_at_an_item_is_its_probability_in_the_list(walk: list[tuple
     """surprise.onnx and score.onnx have the same distribution: the surprise is -log of the list's probability."""
     made, (recent, visit) = mixture(seed), memory(walk)
     logits = torch.randn(1, ITEMS, generator=torch.Generator().manual_seed(seed))
-    network = torch.softmax(logits, dim=1)[0]
+    network = torch.softmax(logits, dim=1).t()
     item = torch.arange(ITEMS)
     found = made.surprise(network, item, recent.expand(ITEMS, -1), visit.expand(ITEMS, -1))
     np.testing.assert_allclose(found.numpy(), -made.log_probs(logits, recent, visit)[0].numpy(), atol=1e-4)
