@@ -87,10 +87,10 @@ def one_batch(gpu: Model, cpu: Model, click: list[Any], state: list[StateArray])
     few = [part[:MOST_ON_CPU] for part in read]
     found: dict[str, Any] = {}
     found["gpu step"], host_step, (surprise, after) = timed(lambda: stepped(gpu, click, state), batch)
-    found["gpu score"], host_score, (items, log_probs) = timed(lambda: gpu.score(read, DEPTH)[:2], batch)
+    found["gpu score"], host_score, (items, log_probs) = timed(lambda: gpu.score(read, DEPTH), batch)
     found["gpu host"] = round(host_step + host_score, 2)
     found["cpu step"], _, (cpu_surprise, _) = timed(lambda: stepped(cpu, click, state), batch)
-    found["cpu score"], _, (cpu_items, cpu_log_probs) = timed(lambda: cpu.score(few, DEPTH)[:2], len(few[0]))
+    found["cpu score"], _, (cpu_items, cpu_log_probs) = timed(lambda: cpu.score(few, DEPTH), len(few[0]))
     found["faster"] = round((found["cpu step"] + found["cpu score"]) / (found["gpu step"] + found["gpu score"]), 1)
     found["surprise"] = float(np.abs(surprise - cpu_surprise).max())
     found["log_prob"] = float(np.abs(log_probs[: len(cpu_items)] - cpu_log_probs).max())

@@ -98,11 +98,17 @@ class Calibration:
         pool      (n,) int64, index of the pool
         returns   (n,) float64 in (0, 1], new memory: (1 + #{scores >= surprise}) / (1 + m)
         """
-        out = np.empty(len(surprise), np.float64)
         indices = set(pool.tolist())
+        if len(indices) == 1:
+            return _p_values(self.scores[indices.pop()], surprise)
+        out = np.empty(len(surprise), np.float64)
         for index in indices:
-            scores = self.scores[index]
-            mine = pool == index if len(indices) > 1 else slice(None)
-            below = scores.searchsorted(surprise[mine], "left")
-            out[mine] = (1 + len(scores) - below) / (1 + len(scores))
+            mine = pool == index
+            out[mine] = _p_values(self.scores[index], surprise[mine])
         return out
+
+
+def _p_values(scores: F32, surprise: F32) -> F64:
+    """The p-values (n,) of surprises (n,) in a pool of ascending scores."""
+    found: F64 = (1 + len(scores) - scores.searchsorted(surprise, "left")) / (1 + len(scores))
+    return found

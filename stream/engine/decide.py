@@ -99,9 +99,11 @@ class Decider:
         """
         its = steps if len(listed) == len(clicks) else steps.take(listed)
         state, left_out, as_new = self._asked(its)
-        row = np.full(len(clicks) + 1, -1)  # of the ranking, for the state after each click; the last one is for -1
-        row[listed] = np.where(as_new, -1, np.arange(len(listed)))
-        row = row[steps.previous[alerted]]
+        row = alerted  # of the ranking, of each alert
+        if len(alerted):
+            row_after = np.full(len(clicks) + 1, -1)  # each click; the last entry is for a previous click of -1
+            row_after[listed] = np.where(as_new, -1, np.arange(len(listed)))
+            row = row_after[steps.previous[alerted]]
         missing = row < 0
         if missing.any():
             row[missing] = np.arange(len(listed), len(listed) + np.count_nonzero(missing))
@@ -138,7 +140,7 @@ class Decider:
         depth = min(depth, len(self._model.items))
         if not len(state[0]):
             return np.empty((0, depth), np.int64), np.empty((0, depth), np.float32)
-        return self._model.score(state, depth)[:2]
+        return self._model.score(state, depth)
 
     def _knows_none(self, recent: npt.NDArray[np.int32]) -> Bools:
         """True (n,) where the model knows none of the recent items (n, R)."""

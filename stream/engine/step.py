@@ -188,7 +188,7 @@ class _Batch:
         item, time_ms = run.cells(clicks.item), run.cells(clicks.time_ms)
         seen = rows["clicks"][run.users, None] + np.arange(len(run.waves))
         last_ms = np.maximum.accumulate(np.concatenate([rows["last_ms"][run.users, None], time_ms], axis=1), axis=1)
-        gap = gap_bucket((time_ms - last_ms[:, :-1]).clip(min=0), seen == 0, model.manifest.gap_edges_ms)
+        gap = gap_bucket(np.maximum(time_ms - last_ms[:, :-1], 0), seen == 0, model.manifest.gap_edges_ms)
         first = {name: rows[name][run.users] for name in self._names}
         states = model.step(item, run.cells(clicks.event_type), gap, list(first.values()))
         after = {name: run.clicks(value) for name, value in zip(self._names, states, strict=True)}

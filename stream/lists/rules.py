@@ -160,7 +160,7 @@ def pick(
         users = np.flatnonzero(pending & (depths == depth))
         batch = max(1, ELEMENTS // depth)
         for rows in (users[a : a + batch] for a in range(0, len(users), batch)):
-            items, log_probs = model.score([value[rows] for value in state], depth)[:2]
+            items, log_probs = model.score([value[rows] for value in state], depth)
             allowed = compiled.allowed[items]
             if wanted is not None:
                 allowed &= (wanted[rows, None] == NO_CATEGORY) | (compiled.category[items] == wanted[rows, None])

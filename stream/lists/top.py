@@ -51,7 +51,7 @@ def top_items(items: I64, log_probs: F32, left_out: npt.NDArray[np.int32], k: in
     """
     unwanted, (count, depth) = among(items, left_out), items.shape
     keep_first = unwanted.argsort(axis=1, kind="stable")[:, :k] + np.arange(0, count * depth, depth)[:, None]
-    counts = (depth - unwanted.sum(1)).clip(max=k)
+    counts = np.minimum(k, depth - unwanted.sum(1))
     return Lists(items.take(keep_first), log_probs.take(keep_first), counts)
 
 

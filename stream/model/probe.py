@@ -41,7 +41,7 @@ def _invariant(model: Model, k: int, rows: int) -> bool:
         """All results of the last clicks of the users a to b, given their states before and after these clicks."""
         read = [before[names.index(name)] for name in model.surprise_inputs]
         surprise = model.surprise(item[a:b, -1], gap[a:b, -1], read)
-        items, log_probs, _ = model.score(
+        items, log_probs = model.score(
             [after[names.index(name)] for name in model.score_inputs], min(k, manifest.items)
         )
         parts: list[npt.NDArray[np.generic]] = [surprise, *after, items, log_probs]

@@ -100,10 +100,12 @@ class Model:
         if self.provider == CUDA:
             most, multiple, clicks = GPU_STEP_ROWS, GPU_STEP_ROWS, GPU_STEP_CLICKS
         names, parts = [tensor.name for tensor in self.manifest.state], []
+        outputs = [f"{name}_out" for name in names]
         for start in range(0, item.shape[1], clicks):
             some = slice(start, start + clicks)
             feeds = {"item": item[:, some], "event_type": event_type[:, some], "gap": gap[:, some]}
-            parts.append(self._run(self._step, {**feeds, **dict(zip(names, state, strict=True))}, {}, most, multiple))
+            feeds |= zip(names, state, strict=True)
+            parts.append(self._run(self._step, outputs, feeds, {}, most, multiple))
             state = [value[:, -1] for value in parts[-1]]
         return parts[0] if len(parts) == 1 else [np.concatenate(part, axis=1) for part in zip(*parts, strict=True)]
 
@@ -117,30 +119,33 @@ class Model:
         self._check(item)
         feeds = {"item": item, "gap": gap, **dict(zip(self.surprise_inputs, state, strict=True))}
         if self.provider == CUDA:
-            (surprise,) = self._run(self._surprise, feeds, {}, GPU_STEP_ROWS, GPU_STEP_ROWS)
+            (surprise,) = self._run(self._surprise, ["surprise"], feeds, {}, GPU_STEP_ROWS, GPU_STEP_ROWS)
         else:
-            (surprise,) = self._run(self._surprise, feeds, {}, SURPRISE_ROWS, self.manifest.batch_multiple)
+            rows, multiple = SURPRISE_ROWS, self.manifest.batch_multiple
+            (surprise,) = self._run(self._surprise, ["surprise"], feeds, {}, rows, multiple)
         return surprise
 
     def _check(self, item: I64) -> None:
         if item.size and item.view(np.uint64).max() > len(self.items):  # a negative index is a large one
             raise ArtifactError(f"model {self.manifest.label}: an item index lies outside 0..{len(self.items)}")
 
-    def score(self, state: list[StateArray], k: int) -> tuple[I64, F32, F32]:
+    def score(self, state: list[StateArray], k: int) -> tuple[I64, F32]:
         """Run score.onnx, or shortlist.onnx where the model has it: the k most likely next items of each of B users.
 
         state    the tensors named in score_inputs, each (B, *shape)
-        returns  items (B, k) int64 best first, log_probs (B, k) float32, event_probs (B, T + 1) float32
+        returns  items (B, k) int64 best first, log_probs (B, k) float32
         """
         feeds = dict(zip(self.score_inputs, state, strict=True))
         rows = min(SCORE_ROWS[self.provider], LOGIT_BYTES // (4 * len(self.items)))  # MOST_ITEMS leaves 26
         depth = {"k": np.array([k], np.int64)}
-        items, log_probs, event_probs = self._run(self._score, feeds, depth, rows, self.manifest.batch_multiple)
-        return items, log_probs, event_probs
+        lists = ["items", "log_probs"]
+        items, log_probs = self._run(self._score, lists, feeds, depth, rows, self.manifest.batch_multiple)
+        return items, log_probs
 
     def _run(
         self,
         graph: ort.InferenceSession,
+        outputs: list[str],
         feeds: dict[str, StateArray],
         constants: dict[str, StateArray],
         most: int,
@@ -148,6 +153,7 @@ class Model:
     ) -> list[StateArray]:
         """Run a graph on B users, in calls of at most `most` users, filled up to a multiple of `multiple`.
 
+        outputs    names of the results
         feeds      arrays (B, ...)
         constants  inputs that are the same in each call
         """
@@ -157,7 +163,7 @@ class Model:
             some = min(most, count - start)
             rows = max(1, -(-some // multiple)) * multiple
             part = {name: _rows(value, start, some, rows) for name, value in feeds.items()}
-            found = graph.run(None, part | constants)
+            found = graph.run(outputs, part | constants)
             parts.append(found if some == rows else [value[:some] for value in found])
         return parts[0] if len(parts) == 1 else [np.concatenate(part) for part in zip(*parts, strict=True)]
 

@@ -115,13 +115,12 @@ class Arena:
         """Look up the rows of the owners."""
         slots: list[int] = []
         numbers: dict[Partition, int] = {}
-        runs: list[tuple[int, int]] = []  # partition number, number of owners in a row
+        partitions: list[int] = []
         for partition, run in itertools.groupby(owners, PARTITION_OF):
-            known, before = self._slots.get(partition, NO_SLOTS), len(slots)
+            known = self._slots.get(partition, NO_SLOTS)
             slots += [known.get(key, NO_SLOT) for _, key in run]
-            runs.append((numbers.setdefault(partition, len(numbers)), len(slots) - before))
-        of_run, lengths = np.array(runs, np.intp).reshape(-1, 2).T
-        return Found(np.array(slots, np.intp), list(numbers), np.repeat(of_run, lengths))
+            partitions += [numbers.setdefault(partition, len(numbers))] * (len(slots) - len(partitions))
+        return Found(np.array(slots, np.intp), list(numbers), np.array(partitions, np.intp))
 
     def gather(self, slots: Slots) -> Rows:
         """Copy the rows (n,) of these used slots (n,) to new memory.

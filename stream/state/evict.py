@@ -81,12 +81,19 @@ def partition_times(arena: Arena, found: Found, owner: npt.NDArray[np.intp], tim
     time_ms  (n,) int64, times of the clicks, ms since the epoch
     returns  (n,) int64, ms since the epoch
     """
+    if len(found.partitions) == 1:
+        return _newest_so_far(time_ms, arena.newest_ms(found.partitions[0]))
     of_click = found.partition[owner]
     now_ms = np.empty(len(time_ms), np.int64)
     for number, partition in enumerate(found.partitions):
-        mine = np.flatnonzero(of_click == number) if len(found.partitions) > 1 else slice(None)
-        now_ms[mine] = np.maximum.accumulate(np.maximum(time_ms[mine], arena.newest_ms(partition)))
+        mine = np.flatnonzero(of_click == number)
+        now_ms[mine] = _newest_so_far(time_ms[mine], arena.newest_ms(partition))
     return now_ms
+
+
+def _newest_so_far(time_ms: I64, before: int) -> I64:
+    found: I64 = np.maximum.accumulate(np.maximum(time_ms, before))
+    return found
 
 
 class Swept(NamedTuple):

@@ -63,7 +63,7 @@ def test_lists_are_bit_equal_whatever_batch_they_are_in(model: Model) -> None:
 def test_the_exact_scores_give_the_order(directory: Path, model: Model) -> None:
     """Without sources a list has the best of the ranked items in the order of their float32 scores."""
     state, network = without_clicks(64), load_network(directory)
-    items, log_probs, _ = model.score(state, K)
+    items, log_probs = model.score(state, K)
     with torch.no_grad():
         exact = network.log_probs(network.output(torch.from_numpy(state[0])), *map(torch.from_numpy, state[1:]))
     ranked = np.flatnonzero(ShortlistScore(network, RANKED).column_of[:ITEMS].numpy() < RANKED)
@@ -78,7 +78,7 @@ def test_the_exact_scores_give_the_order(directory: Path, model: Model) -> None:
 def test_an_item_is_listed_once_with_all_that_its_sources_add(directory: Path, model: Model) -> None:
     """Items that several sources name, also items beyond the ranked ones, have the probability of the exact list."""
     network, state = load_network(directory), states(64, newest=12)  # the same few items, so the same neighbours
-    items, log_probs, _ = model.score(state, K)
+    items, log_probs = model.score(state, K)
     assert all(len(set(row)) == K for row in items.tolist())
     with torch.no_grad():
         exact = network.log_probs(network.output(torch.from_numpy(state[0])), *map(torch.from_numpy, state[1:])).numpy()

@@ -124,7 +124,7 @@ def test_one_click_is_one_step_of_the_model(model: Model, model_dir: Path) -> No
     cycle = run(engine, [click("a", "i3"), click("a", "i4", second=90)])
     surprise, state = stepped(model, [("i3", None), ("i4", 90_000)])
     read = [value for value, t in zip(state, model.manifest.state, strict=True) if t.name in model.score_inputs]
-    items, _, _ = model.score(read, 6)
+    items, _ = model.score(read, 6)
     want = [model.items[i] for i in items[0].tolist() if model.items[i] != "i4"][:5]
     assert cycle.recommendations[1].items == want
     assert [r.surprise for r in cycle.recommendations] == pytest.approx(surprise, abs=1e-5)

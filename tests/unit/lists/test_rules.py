@@ -102,7 +102,7 @@ def test_lists_under_rules_equal_those_of_the_full_ranking(model: Model, data: s
     mine = None if wanted is None else np.array(wanted, np.int32)
     picked = pick(model, state, left_out, compiled, mine, shape)
 
-    ranked, log_probs, _ = model.score(state, ITEMS)
+    ranked, log_probs = model.score(state, ITEMS)
     for user in range(users):
         ranking = [
             (i, p)

@@ -41,9 +41,9 @@ def test_lists_are_the_ranking_without_the_excluded_items(
 ) -> None:
     """For any k up to more than the catalogue: the first k allowed items, best first, each with its log-probability."""
     state, gone = states(model, len(left_out), seed), np.array(left_out, np.int32).reshape(-1, 3)
-    found = top_items(*model.score(state, min(k + 3, ITEMS))[:2], gone, k)
+    found = top_items(*model.score(state, min(k + 3, ITEMS)), gone, k)
     for user, excluded in enumerate(left_out):
-        items, log_probs, _ = model.score([value[user : user + 1] for value in state], ITEMS)
+        items, log_probs = model.score([value[user : user + 1] for value in state], ITEMS)
         ranking = dict(zip(items[0].tolist(), log_probs[0].tolist(), strict=True))
         expected = [item for item in ranking if item not in excluded][:k]
         count = int(found.counts[user])
@@ -54,7 +54,7 @@ def test_lists_are_the_ranking_without_the_excluded_items(
 def test_a_repeated_excluded_item_shortens_no_list(model: Model) -> None:
     """A user who clicked one item sixteen times still has a full list."""
     state = states(model, 1, 0)
-    found = top_items(*model.score(state, 36)[:2], np.full((1, 16), 3, np.int32), 20)
+    found = top_items(*model.score(state, 36), np.full((1, 16), 3, np.int32), 20)
     assert found.counts.tolist() == [20]
     assert 3 not in found.items[0]
 
@@ -64,10 +64,10 @@ def test_users_beyond_one_call_of_the_graph_have_their_own_lists(model: Model) -
     rows = SCORE_ROWS[model.provider]
     count = 2 * rows + 1
     state = states(model, count, 1)
-    items, log_probs = model.score(state, 5)[:2]
+    items, log_probs = model.score(state, 5)
     assert items.shape == log_probs.shape == (count, 5)
     for user in (0, rows - 1, rows, 2 * rows):
-        alone = model.score([value[user : user + 1] for value in state], 5)[:2]
+        alone = model.score([value[user : user + 1] for value in state], 5)
         assert alone[0].tolist() == [items[user].tolist()]
         assert alone[1].tolist() == [log_probs[user].tolist()]
 
@@ -75,7 +75,7 @@ def test_users_beyond_one_call_of_the_graph_have_their_own_lists(model: Model) -
 def test_no_users_have_no_lists(model: Model) -> None:
     """Without users the arrays are empty and have the usual width."""
     nobody = states(model, 0, 0)
-    items, log_probs = model.score(nobody, 4)[:2]
+    items, log_probs = model.score(nobody, 4)
     assert (items.shape, items.dtype, log_probs.shape, log_probs.dtype) == ((0, 4), np.int64, (0, 4), np.float32)
     assert len(top_items(items, log_probs, np.empty((0, 2), np.int32), 4).counts) == 0
 
