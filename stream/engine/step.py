@@ -166,7 +166,8 @@ class _Batch:
             return
         rows, user = self._rows, self._clicks.owner[wave]
         gone = self._forgetting.forgotten(rows["clicks"][user], rows["last_ms"][user], self._now_ms[wave])
-        reset_rows(rows, self._event_ids, user[gone])
+        if gone.any():
+            reset_rows(rows, self._event_ids, user[gone])
 
     def _without_repeats(self, wave: Index) -> Index:
         """Set the clicks of a wave aside whose event id is one of the user's last ones. Returns the others."""
@@ -221,9 +222,8 @@ class _Batch:
         held = held if every else held[finite]
         self._parts.append(_Part(which, found.surprise, found.clicks_before, recent, held, before, after, previous))
         if self._event_ids is not None and clicks.event_id is not None:
-            ids = run.cells(clicks.event_id)
-            ids[run.row[~finite], run.turn[~finite]] = NO_ID  # a failed click may be sent again
-            insert(self._event_ids, run.users, ids[:, ::-1])
+            ids = np.where(self._failed, NO_ID, clicks.event_id)  # a failed click may be sent again
+            insert(self._event_ids, run.users, run.cells(ids)[:, ::-1])
 
     def _held(self, run: Run) -> npt.NDArray[np.int32]:
         """Apply a run to the items that a rule excludes from its users' lists. Returns them after each click (r, R)."""

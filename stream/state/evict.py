@@ -54,6 +54,8 @@ class Forgetting(NamedTuple):
         if not self.after_ms:
             return np.zeros(len(last_ms), np.bool_)
         idle_ms = now_ms - last_ms
+        if idle_ms.max(initial=0) <= self.after_ms // SINGLE_CLICK_DIVISOR:
+            return np.zeros(len(last_ms), np.bool_)
         found = (idle_ms > self.after_ms // SINGLE_CLICK_DIVISOR) & (last_ms > 0)  # last_ms is 0 in a new row
         return found & ((clicks <= 1) | (idle_ms > self.after_ms)) if found.any() else found
 
