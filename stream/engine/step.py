@@ -125,7 +125,6 @@ class _Batch:
         self._forgetting, self._now_ms = forgetting, now_ms
         self._event_ids, self._repeats = event_ids, repeats
         self._latest = np.full(len(rows), -1, np.intp)  # each owner's last click so far
-        self._names = [tensor.name for tensor in model.manifest.state]
         self._read = {*model.surprise_inputs, *model.score_inputs}
 
     def steps(self, in_order: bool) -> Steps:
@@ -189,10 +188,10 @@ class _Batch:
         item, time_ms = run.cells(clicks.item), run.cells(clicks.time_ms)
         seen = rows["clicks"][run.users, None] + np.arange(len(run.waves))
         last_ms = np.maximum.accumulate(np.concatenate([rows["last_ms"][run.users, None], time_ms], axis=1), axis=1)
-        gap = gap_bucket(np.maximum(time_ms - last_ms[:, :-1], 0), seen == 0, model.manifest.gap_edges_ms)
-        first = {name: rows[name][run.users] for name in self._names}
+        gap = gap_bucket(np.maximum(time_ms - last_ms[:, :-1], 0), seen == 0, model.gap_edges_ms)
+        first = {name: rows[name][run.users] for name in model.state_names}
         states = model.step(item, run.cells(clicks.event_type), gap, list(first.values()))
-        after = {name: run.clicks(value) for name, value in zip(self._names, states, strict=True)}
+        after = {name: run.clicks(value) for name, value in zip(model.state_names, states, strict=True)}
         before = {name: run.before(first[name], after[name]) for name in self._read}
         surprise = model.surprise(run.clicks(item), run.clicks(gap), [before[name] for name in model.surprise_inputs])
         return _Stepped(before, after, surprise, run.clicks(seen), run.clicks(last_ms[:, 1:]))

@@ -10,6 +10,9 @@ FunctionProto) and docs/ExternalData.md.
 from collections.abc import Iterator
 from pathlib import Path
 
+from stream.errors import ArtifactError
+from stream.manifest import Manifest
+
 VARINT, I64, BYTES, I32 = 0, 1, 2, 5
 """Protobuf wire types."""
 
@@ -78,3 +81,17 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
             return value, at
         shift += 7
     raise ValueError("the file is cut")
+
+
+def check_external(directory: Path, graph: str, manifest: Manifest) -> None:
+    """Refuse a graph that would load a file whose hash nobody has checked."""
+    try:
+        files = external_files(directory / graph)
+    except ValueError as exc:
+        raise ArtifactError(f"model {directory}: onnxruntime cannot run {graph} (not an ONNX file: {exc})") from exc
+    unknown = sorted(files - manifest.files.keys())
+    if unknown:
+        raise ArtifactError(
+            f"model {directory}: {graph} loads {unknown[0][:200]!r}, which is not among the manifest's files, so its "
+            "hash is unknown; train it again, or write the weights into the graph"
+        )

@@ -14,7 +14,7 @@ def starts_session(gap_ms: I64) -> npt.NDArray[np.bool_]:
     return gap_ms >= SESSION_GAP_MS
 
 
-def gap_bucket(gap_ms: I64, first: npt.NDArray[np.bool_], edges_ms: tuple[int, ...]) -> I64:
+def gap_bucket(gap_ms: I64, first: npt.NDArray[np.bool_], edges_ms: I64 | tuple[int, ...]) -> I64:
     """Convert gaps (n,) in ms since the user's last click to buckets (n,) int64.
 
     The bucket is 0 if `first` (n,) is true, else 1 + the number of edges <= gap.

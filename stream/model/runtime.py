@@ -9,7 +9,7 @@ import io
 import logging
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from onnxruntime import InferenceSession  # an ImportError where the package is 
 
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import GRAPHS, SHORTLIST, Manifest, read_manifest
-from stream.model.external import external_files
+from stream.model.external import check_external
 from stream.wire.fields import LONGEST_ID
 
 F32 = npt.NDArray[np.float32]
@@ -84,6 +84,20 @@ class Model:
     _surprise: InferenceSession
     _score: InferenceSession
 
+    @cached_property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the state tensors."""
+        return tuple(tensor.name for tensor in self.manifest.state)
+
+    @cached_property
+    def _states_after(self) -> list[str]:
+        return [f"{name}_out" for name in self.state_names]
+
+    @cached_property
+    def gap_edges_ms(self) -> I64:
+        """The edges of the gap buckets, for `gap_bucket`."""
+        return np.array(self.manifest.gap_edges_ms, np.int64)
+
     def step(self, item: I64, event_type: I64, gap: I64, state: list[StateArray]) -> list[StateArray]:
         """Run step.onnx on N clicks of each of B users, one after the other.
 
@@ -99,13 +113,12 @@ class Model:
         most, multiple, clicks = max(1, len(item)), self.manifest.batch_multiple, max(1, item.shape[1])
         if self.provider == CUDA:
             most, multiple, clicks = GPU_STEP_ROWS, GPU_STEP_ROWS, GPU_STEP_CLICKS
-        names, parts = [tensor.name for tensor in self.manifest.state], []
-        outputs = [f"{name}_out" for name in names]
+        parts: list[list[StateArray]] = []
         for start in range(0, item.shape[1], clicks):
             some = slice(start, start + clicks)
             feeds = {"item": item[:, some], "event_type": event_type[:, some], "gap": gap[:, some]}
-            feeds |= zip(names, state, strict=True)
-            parts.append(self._run(self._step, outputs, feeds, {}, most, multiple))
+            feeds |= zip(self.state_names, state, strict=True)
+            parts.append(self._run(self._step, self._states_after, feeds, {}, most, multiple))
             state = [value[:, -1] for value in parts[-1]]
         return parts[0] if len(parts) == 1 else [np.concatenate(part, axis=1) for part in zip(*parts, strict=True)]
 
@@ -177,7 +190,7 @@ def load_model(directory: Path, device: str) -> Model:
     manifest = read_manifest(directory)
     items = _read_items(directory, manifest)
     for graph in manifest.graphs:
-        _check_external(directory, graph, manifest)
+        check_external(directory, graph, manifest)
     provider = _provider(device)
     step, surprise = (_runtime(directory / graph, provider, device) for graph in GRAPHS[:2])
     provider = step.get_providers()[0]
@@ -222,20 +235,6 @@ def _read_items(directory: Path, manifest: Manifest) -> list[str]:
     if len(set(items)) < len(items):
         raise ArtifactError(f"model {directory}: items.json has an id twice; train it again")
     return items
-
-
-def _check_external(directory: Path, graph: str, manifest: Manifest) -> None:
-    """Refuse a graph that would load a file whose hash nobody has checked."""
-    try:
-        files = external_files(directory / graph)
-    except ValueError as exc:
-        raise ArtifactError(f"model {directory}: onnxruntime cannot run {graph} (not an ONNX file: {exc})") from exc
-    unknown = sorted(files - manifest.files.keys())
-    if unknown:
-        raise ArtifactError(
-            f"model {directory}: {graph} loads {unknown[0][:200]!r}, which is not among the manifest's files, so its "
-            "hash is unknown; train it again, or write the weights into the graph"
-        )
 
 
 def _provider(device: str) -> str:

@@ -81,7 +81,7 @@ def stage(
     rests = None if event_ids is None else to_bytes(event_ids)
     rows["checksum"] = checksums([key for _, key in owners], rows, rests)
     totals: dict[Partition, Totals] = {}
-    _add(totals, arena, found, (found.slots == NO_SLOT).astype(np.int64), rows["checksum"])
+    _add(totals, arena, found, found.slots == NO_SLOT, rows["checksum"])
     if swept.owners:
         removed = arena.find(swept.owners)
         _add(totals, arena, removed, np.full(len(removed.slots), -1), np.zeros(len(removed.slots), np.uint64))
@@ -89,7 +89,7 @@ def stage(
 
 
 def _add(
-    totals: dict[Partition, Totals], arena: Arena, found: Found, users: npt.NDArray[np.int64], new: Checksums
+    totals: dict[Partition, Totals], arena: Arena, found: Found, users: npt.NDArray[np.int64 | np.bool_], new: Checksums
 ) -> None:
     """Add the changes of m rows to the totals of their partitions.
 
