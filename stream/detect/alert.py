@@ -1,6 +1,5 @@
 """Defines the content of an alert beside the click: the rule that raised it, and the expected items."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +19,7 @@ class AlertRule(NamedTuple):
     threshold: float
 
 
-@dataclass(frozen=True)
-class Alerts:
+class Alerts(NamedTuple):
     """The a alerts among n clicks, as columns.
 
     click      (a,) intp, positions of the anomalous clicks among the n clicks, ascending

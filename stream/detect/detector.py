@@ -3,8 +3,7 @@
 The rule that must not break: the verdict on a click depends only on the evidence on this click, never on the batch.
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +13,7 @@ from stream.detect.pvalue import F32, F64, I64
 from stream.manifest import Tensor
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(NamedTuple):
     """The input of a detector: facts about n clicks.
 
     surprise       (n,) float32, nats, finite: -log probability of each click, given the user's state before the click
@@ -28,8 +26,7 @@ class Evidence:
     clicks_before: I64
 
 
-@dataclass(frozen=True)
-class Verdicts:
+class Verdicts(NamedTuple):
     """The output of a detector: its results for n clicks.
 
     p_value    (n,) float64 in (0, 1]; small = unusual

@@ -5,7 +5,7 @@ gets a list of recommendations for the user's new state.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,7 @@ EXPECTED_ITEMS = 3
 Bools = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Decisions:
+class Decisions(NamedTuple):
     """The decisions on n clicks, in their order.
 
     lists          the recommendations after each click; empty where the click is superseded
@@ -105,7 +104,7 @@ class Decider:
             row_after[listed] = np.where(as_new, -1, np.arange(len(listed)))
             row = row_after[steps.previous[alerted]]
         missing = row < 0
-        if missing.any():
+        if np.count_nonzero(missing):
             row[missing] = np.arange(len(listed), len(listed) + np.count_nonzero(missing))
             before = [value[alerted[missing]] for value in steps.before]
             state = [np.concatenate(pair) for pair in zip(state, before, strict=True)]

@@ -3,9 +3,12 @@
 `process` does not change the arena: it works on copies of the users' rows. `commit` writes the copies to the arena
 after the Kafka transaction is committed. If the transaction was rolled back, the caller drops the cycle, and the same
 clicks can be processed again.
+
+A live shop's batches have a few clicks. Their cost is the number of NumPy's operations. On the way of each batch,
+np.count_nonzero replaces .any() and .all(), which take five times as long for a few values.
 """
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +30,7 @@ from stream.state.staged import Staged, copies, stage
 NONE = np.empty(0, np.intp)
 
 
-@dataclass(frozen=True)
-class Cycle:
+class Cycle(NamedTuple):
     """The result of one batch of clicks. The arena is not changed yet.
 
     decided    (n,) positions in the batch of the clicks that have a decision, ascending
@@ -93,11 +95,11 @@ class Engine:
         found = self.arena.find(clicks.owners)
         rows = copies(self.arena, found)
         new = clicks.offset > rows["source_offset"][clicks.owner]
-        if not new.all():  # only if an operator reset the group's offsets to earlier ones
+        if np.count_nonzero(new) < len(new):  # only if an operator reset the group's offsets to earlier ones
             fresh = np.flatnonzero(new)
             cycle = self.process(clicks.take(fresh), now_ms)
-            return replace(
-                cycle, decided=fresh[cycle.decided], failed=fresh[cycle.failed], repeated=fresh[cycle.repeated]
+            return cycle._replace(
+                decided=fresh[cycle.decided], failed=fresh[cycle.failed], repeated=fresh[cycle.repeated]
             )
 
         order = waves(clicks.owner)
@@ -111,7 +113,7 @@ class Engine:
         swept = sweep(self.arena, self._forgetting, len(clicks), [*clicks.owners, *clicks.requests])
         staged = self._stage(clicks, found, rows, swept, event_ids)
         undecided = steps.failed | steps.repeated
-        if not undecided.any():
+        if not np.count_nonzero(undecided):
             return Cycle(np.arange(len(clicks)), NONE, NONE, self._decide(clicks, steps), staged)
         failed, repeated = np.flatnonzero(steps.failed), np.flatnonzero(steps.repeated)
         decided = np.flatnonzero(~undecided)

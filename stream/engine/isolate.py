@@ -6,7 +6,6 @@ as if the failing ones had not come. A model that fails on everything is an erro
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -56,7 +55,7 @@ def process(engine: Engine, clicks: Columns, now_ms: int) -> Isolated:
             raise _broken_model(engine, exc) from exc
     others = np.setdiff1d(np.arange(len(clicks)), list(broken))
     cycle = engine.process(clicks.take(others), now_ms)
-    cycle = replace(cycle, decided=others[cycle.decided], failed=others[cycle.failed], repeated=others[cycle.repeated])
+    cycle = cycle._replace(decided=others[cycle.decided], failed=others[cycle.failed], repeated=others[cycle.repeated])
     return Isolated(cycle, broken)
 
 

@@ -1,7 +1,6 @@
 """Runs the model on runs of waves: reads the users' staged rows, runs step.onnx, and writes the new states back."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +15,7 @@ from stream.state.evict import Forgetting, reset_rows
 from stream.state.row import Rows, hold_items
 
 
-@dataclass(frozen=True)
-class Steps:
+class Steps(NamedTuple):
     """The results of n model steps. The changed rows are not part of it; they are in the caller's array.
 
     failed         (n,) bool: the model's result is not finite. Then only offset and time of the row change, and the
@@ -153,7 +151,7 @@ class _Batch:
         run = Run(waves, self._clicks.owner)
         found = self._stepped(run)
         finite = _finite(found.surprise, found.after.values())
-        if len(waves) == 1 or finite.all():
+        if len(waves) == 1 or np.count_nonzero(finite) == len(finite):
             self._write(run, found, finite)
             return
         for wave in waves:
@@ -165,7 +163,7 @@ class _Batch:
             return
         rows, user = self._rows, self._clicks.owner[wave]
         gone = self._forgetting.forgotten(rows["clicks"][user], rows["last_ms"][user], self._now_ms[wave])
-        if gone.any():
+        if np.count_nonzero(gone):
             reset_rows(rows, self._event_ids, user[gone])
 
     def _without_repeats(self, wave: Index) -> Index:
@@ -204,7 +202,7 @@ class _Batch:
         rows["source_offset"][user] = clicks.offset[which]
         previous = run.before(self._latest[run.users], which)
         recent = run.latest(rows["recent"][run.users], clicks.item)
-        every = finite.all()
+        every = np.count_nonzero(finite) == len(finite)
         if not every:
             self._failed[which] = ~finite
             which, user, previous, recent = which[finite], user[finite], previous[finite], recent[finite]
@@ -227,7 +225,7 @@ class _Batch:
     def _held(self, run: Run) -> npt.NDArray[np.int32]:
         """Apply a run to the items that a rule excludes from its users' lists. Returns them after each click (r, R)."""
         held, hold = self._rows["held"], self._clicks.hold
-        if not hold[run.which].any():
+        if not np.count_nonzero(hold[run.which]):
             return held[run.owner]
         found = []
         for wave in run.waves:
@@ -294,6 +292,6 @@ def _finite(surprise: F32, after: Iterable[StateArray]) -> npt.NDArray[np.bool_]
     """True (n,) where the surprise and all numbers of the state are finite."""
     finite = np.isfinite(surprise)
     for value in after:
-        if value.dtype.kind == "f" and not (of_value := np.isfinite(value)).all():
+        if value.dtype.kind == "f" and np.count_nonzero(of_value := np.isfinite(value)) < value.size:
             finite &= of_value.reshape(len(value), -1).all(1)
     return finite

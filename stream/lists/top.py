@@ -1,7 +1,6 @@
 """Computes the k most likely next items of each user from the state, without the excluded items."""
 
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +11,7 @@ from stream.state.row import NO_ITEM
 T = TypeVar("T", bound=np.generic)
 
 
-@dataclass(frozen=True)
-class Lists:
+class Lists(NamedTuple):
     """The recommended lists of n users.
 
     items, log_probs        (n, k) int64 and float32, best first

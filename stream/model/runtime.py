@@ -9,7 +9,7 @@ import io
 import logging
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -171,13 +171,19 @@ class Model:
         constants  inputs that are the same in each call
         """
         count = len(next(iter(feeds.values())))
+        if not count:  # one call, for the shapes of the outputs
+            feeds = {name: np.zeros((multiple, *value.shape[1:]), value.dtype) for name, value in feeds.items()}
         parts: list[list[StateArray]] = []
-        for start in range(0, max(1, count), most):  # once without users: for the shapes of the outputs
+        for start in range(0, max(1, count), most):
             some = min(most, count - start)
             rows = max(1, -(-some // multiple)) * multiple
-            part = {name: _rows(value, start, some, rows) for name, value in feeds.items()}
-            found = graph.run(outputs, part | constants)
-            parts.append(found if some == rows else [value[:some] for value in found])
+            if rows == some:
+                part = {name: value[start : start + some] for name, value in feeds.items()}
+                parts.append(graph.run(outputs, part | constants))
+            else:
+                index = np.minimum(np.arange(start, start + rows), max(0, count - 1))  # the last one fills up
+                part = {name: value.take(index, 0) for name, value in feeds.items()}
+                parts.append([value[:some] for value in graph.run(outputs, part | constants)])
         return parts[0] if len(parts) == 1 else [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
@@ -279,17 +285,3 @@ def _runtime(path: Path, provider: str, device: str) -> InferenceSession:
             "libraries with pip install '.[cuda]' in Eddy's directory, or use --device cpu"
         )
     return runtime
-
-
-def _rows(values: StateArray, start: int, some: int, rows: int) -> StateArray:
-    """`some` rows of `values` (B, ...) from `start` on, filled up to so many rows with copies of the last one."""
-    if some == rows:
-        return values if some == len(values) else values[start : start + some]
-    if not some:
-        return np.zeros((rows, *values.shape[1:]), values.dtype)
-    return values.take(_filled_up(start, some, rows), 0)
-
-
-@lru_cache
-def _filled_up(start: int, some: int, rows: int) -> npt.NDArray[np.intp]:
-    return np.minimum(np.arange(start, start + rows), start + some - 1)

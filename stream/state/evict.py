@@ -57,7 +57,7 @@ class Forgetting(NamedTuple):
         if idle_ms.max(initial=0) <= self.after_ms // SINGLE_CLICK_DIVISOR:
             return np.zeros(len(last_ms), np.bool_)
         found = (idle_ms > self.after_ms // SINGLE_CLICK_DIVISOR) & (last_ms > 0)  # last_ms is 0 in a new row
-        return found & ((clicks <= 1) | (idle_ms > self.after_ms)) if found.any() else found
+        return found & ((clicks <= 1) | (idle_ms > self.after_ms)) if np.count_nonzero(found) else found
 
     def possible_within(self, ms: int) -> bool:
         """Whether a user can be forgotten after less than so many ms."""

@@ -63,10 +63,11 @@ class Staged:
 def copies(arena: Arena, found: Found) -> Rows:
     """Copy the rows (m,) of the users that were looked up. A user without a row gets a new one."""
     known = found.slots != NO_SLOT
-    if known.all():
+    users = np.count_nonzero(known)
+    if users == len(known):
         return arena.gather(found.slots)
     rows = new_rows(len(known), arena.dtype, arena.model)
-    if known.any():
+    if users:
         as_bytes(rows)[known] = as_bytes(arena.gather(found.slots[known]))
     return rows
 
