@@ -109,13 +109,13 @@ class Engine:
             event_ids = self.arena.event_ids.gather(found.slots)
         if clicks.life is not None:
             reset_rows(rows, event_ids, np.flatnonzero(clicks.life))
-        steps = run_waves(self.model, rows, order, clicks, self._forgetting, times, event_ids)
+        steps, not_finite, again = run_waves(self.model, rows, order, clicks, self._forgetting, times, event_ids)
         swept = sweep(self.arena, self._forgetting, len(clicks), [*clicks.owners, *clicks.requests])
         staged = self._stage(clicks, found, rows, swept, event_ids)
-        undecided = steps.failed | steps.repeated
+        undecided = not_finite | again
         if not np.count_nonzero(undecided):
             return Cycle(np.arange(len(clicks)), NONE, NONE, self._decide(clicks, steps), staged)
-        failed, repeated = np.flatnonzero(steps.failed), np.flatnonzero(steps.repeated)
+        failed, repeated = np.flatnonzero(not_finite), np.flatnonzero(again)
         decided = np.flatnonzero(~undecided)
         return Cycle(decided, failed, repeated, self._decide(clicks.take(decided), steps.take(decided)), staged)
 

@@ -18,9 +18,6 @@ from stream.state.row import Rows, hold_items
 class Steps(NamedTuple):
     """The results of n model steps. The changed rows are not part of it; they are in the caller's array.
 
-    failed         (n,) bool: the model's result is not finite. Then only offset and time of the row change, and the
-                   fields below are undefined for the click
-    repeated       (n,) bool: the click's event id is one of the user's last ones; else as `failed`
     surprise       (n,) float32, nats: -log probability of each click, given the user's state before the click
     clicks_before  (n,) int64, number of earlier clicks of the user
     recent         (n, R) int32, the user's last items, newest first, including the item of this click; -1 = none
@@ -30,8 +27,6 @@ class Steps(NamedTuple):
                    else -1
     """
 
-    failed: npt.NDArray[np.bool_]
-    repeated: npt.NDArray[np.bool_]
     surprise: F32
     clicks_before: I64
     recent: npt.NDArray[np.int32]
@@ -42,11 +37,9 @@ class Steps(NamedTuple):
 
     def take(self, which: Index) -> "Steps":
         """Select the steps at the positions `which`."""
-        moved = np.full(len(self.failed) + 1, -1, np.intp)  # the last entry is for a previous of -1
+        moved = np.full(len(self.surprise) + 1, -1, np.intp)  # the last entry is for a previous of -1
         moved[which] = np.arange(len(which))
         return Steps(
-            self.failed[which],
-            self.repeated[which],
             self.surprise[which],
             self.clicks_before[which],
             self.recent[which],
@@ -65,7 +58,7 @@ def run_waves(
     forgetting: Forgetting,
     now_ms: I64,
     event_ids: Hashes | None = None,
-) -> Steps:
+) -> tuple[Steps, Bools, Bools]:
     """Run the model on all n clicks, run by run, and update the staged `rows` and `event_ids` in place.
 
     rows       (m,) the rows of the clicks' m owners
@@ -73,6 +66,9 @@ def run_waves(
     now_ms     (n,) int64, time of each click's partition, ms. A user who is forgotten by this time starts with a new
                row and without event ids
     event_ids  (m, LAST_IDS) the hashes of the owners' last event ids; None if no owner and no click has any
+    returns    the steps, undefined for the clicks of the other two; `failed` (n,), the model's result is not finite;
+               and `repeated` (n,), the event id is one of the user's last ones. Of the rows of a failed or repeated
+               click only offset and time change
     """
     repeats = None
     if event_ids is not None and clicks.event_id is not None:
@@ -80,7 +76,7 @@ def run_waves(
     batch = _Batch(model, rows, clicks, forgetting, now_ms, event_ids, repeats)
     for waves in runs(order, _alone(order, clicks, forgetting, now_ms, repeats)):
         batch.run(waves)
-    return batch.steps(in_order=len(order) == 1)
+    return batch.steps(in_order=len(order) == 1), batch.failed, batch.repeated
 
 
 def _alone(
@@ -104,7 +100,8 @@ def _alone(
 class _Batch:
     """The clicks of a batch and the rows of their users, while the runs change them.
 
-    repeats  (n,) bool, as `may_repeat` returns it; None if no click has an event id
+    repeats           (n,) bool, as `may_repeat` returns it; None if no click has an event id
+    failed, repeated  (n,) bool, as `run_waves` returns them
     """
 
     def __init__(
@@ -117,8 +114,8 @@ class _Batch:
         event_ids: Hashes | None,
         repeats: Bools | None,
     ) -> None:
-        self._parts: list[_Part] = []
-        self._failed, self._repeated = np.zeros(len(clicks), np.bool_), np.zeros(len(clicks), np.bool_)
+        self._parts: list[tuple[Index, Steps]] = []  # positions of clicks, and their steps
+        self.failed, self.repeated = np.zeros(len(clicks), np.bool_), np.zeros(len(clicks), np.bool_)
         self._model, self._rows, self._clicks = model, rows, clicks
         self._forgetting, self._now_ms = forgetting, now_ms
         self._event_ids, self._repeats = event_ids, repeats
@@ -127,13 +124,13 @@ class _Batch:
 
     def steps(self, in_order: bool) -> Steps:
         """The steps of all clicks, in the order of the batch. in_order: the parts are in this order."""
-        if in_order and len(self._parts) == 1 and len(self._parts[0].which) == len(self._clicks):
-            return Steps(self._failed, self._repeated, *self._parts[0][1:])
-        steps = _empty(self._model, self._rows, self._failed, self._repeated)
-        for which, surprise, clicks_before, recent, held, before, after, previous in self._parts:
-            steps.surprise[which], steps.clicks_before[which] = surprise, clicks_before
-            steps.recent[which], steps.held[which], steps.previous[which] = recent, held, previous
-            for whole, value in zip((*steps.before, *steps.after), (*before, *after), strict=True):
+        if in_order and len(self._parts) == 1 and len(self._parts[0][0]) == len(self._clicks):
+            return self._parts[0][1]
+        steps = _empty(self._model, self._rows, len(self._clicks))
+        for which, part in self._parts:
+            steps.surprise[which], steps.clicks_before[which] = part.surprise, part.clicks_before
+            steps.recent[which], steps.held[which], steps.previous[which] = part.recent, part.held, part.previous
+            for whole, value in zip((*steps.before, *steps.after), (*part.before, *part.after), strict=True):
                 whole[which] = value
         return steps
 
@@ -177,7 +174,7 @@ class _Batch:
         user = clicks.owner[repeats]
         rows["last_ms"][user] = np.maximum(clicks.time_ms[repeats], rows["last_ms"][user])
         rows["source_offset"][user] = clicks.offset[repeats]
-        self._repeated[repeats] = True
+        self.repeated[repeats] = True
         return wave[~known]
 
     def _stepped(self, run: Run) -> "_Stepped":
@@ -204,7 +201,7 @@ class _Batch:
         recent = run.latest(rows["recent"][run.users], clicks.item)
         every = np.count_nonzero(finite) == len(finite)
         if not every:
-            self._failed[which] = ~finite
+            self.failed[which] = ~finite
             which, user, previous, recent = which[finite], user[finite], previous[finite], recent[finite]
             found = found.take(finite)
 
@@ -217,9 +214,9 @@ class _Batch:
         previous[found.clicks_before == 0] = -1  # a forgotten user has begun again
         before, after = ([state[name] for name in self._model.score_inputs] for state in (found.before, found.after))
         held = held if every else held[finite]
-        self._parts.append(_Part(which, found.surprise, found.clicks_before, recent, held, before, after, previous))
+        self._parts.append((which, Steps(found.surprise, found.clicks_before, recent, held, before, after, previous)))
         if self._event_ids is not None and clicks.event_id is not None:
-            ids = np.where(self._failed, NO_ID, clicks.event_id)  # a failed click may be sent again
+            ids = np.where(self.failed, NO_ID, clicks.event_id)  # a failed click may be sent again
             insert(self._event_ids, run.users, run.cells(ids)[:, ::-1])
 
     def _held(self, run: Run) -> npt.NDArray[np.int32]:
@@ -230,23 +227,10 @@ class _Batch:
         found = []
         for wave in run.waves:
             user, item = self._clicks.owner[wave], self._clicks.item[wave]
-            none = (item == len(self._model.items)) | self._failed[wave]
+            none = (item == len(self._model.items)) | self.failed[wave]
             hold_items(self._rows, user, item, np.where(none, 0, hold[wave]))
             found.append(held[user])
         return np.concatenate(found)
-
-
-class _Part(NamedTuple):
-    """The steps of the clicks at the positions `which`; the fields of Steps."""
-
-    which: Index
-    surprise: F32
-    clicks_before: I64
-    recent: npt.NDArray[np.int32]
-    held: npt.NDArray[np.int32]
-    before: list[StateArray]
-    after: list[StateArray]
-    previous: Index
 
 
 class _Stepped(NamedTuple):
@@ -271,13 +255,10 @@ class _Stepped(NamedTuple):
         return _Stepped(before, after, self.surprise[which], self.clicks_before[which], self.newest_ms[which])
 
 
-def _empty(model: Model, rows: Rows, failed: Bools, repeated: Bools) -> Steps:
+def _empty(model: Model, rows: Rows, count: int) -> Steps:
     """Steps without results."""
-    count = len(failed)
     read = [rows.dtype[name].subdtype or (rows.dtype[name], ()) for name in model.score_inputs]
     return Steps(
-        failed=failed,
-        repeated=repeated,
         surprise=np.empty(count, np.float32),
         clicks_before=np.empty(count, np.int64),
         recent=np.empty((count, *rows.dtype["recent"].shape), np.int32),

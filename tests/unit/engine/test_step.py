@@ -103,7 +103,7 @@ def test_what_steps_return_is_the_row_around_each_click(model: Model) -> None:
     steps = [("a", "i1", "view", 0), ("b", "i2", "buy", 1), ("a", "i3", "view", 2)]
     clicks = columns(model, steps)
     rows = new_rows(2, row_dtype(model.manifest.state, RECENT), 1)
-    found = run_waves(model, rows, waves(clicks.owner), clicks, NEVER, clicks.time_ms)
+    found, _, _ = run_waves(model, rows, waves(clicks.owner), clicks, NEVER, clicks.time_ms)
     assert found.clicks_before.tolist() == [0, 0, 1]
     assert found.recent.tolist() == [[1, -1, -1], [2, -1, -1], [3, 1, -1]]
     assert found.held.tolist() == [[-1, -1, -1], [2, -1, -1], [-1, -1, -1]]
