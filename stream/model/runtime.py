@@ -85,6 +85,11 @@ class Model:
     _score: InferenceSession
 
     @cached_property
+    def names(self) -> npt.NDArray[np.object_]:
+        """The items (V,) as an array of Python strings: to select many ids takes a fifth of the time of a list."""
+        return np.array(self.items, np.object_)
+
+    @cached_property
     def state_names(self) -> tuple[str, ...]:
         """Names of the state tensors."""
         return tuple(tensor.name for tensor in self.manifest.state)

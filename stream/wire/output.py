@@ -8,6 +8,7 @@ import numpy.typing as npt
 from stream.events import Anomaly, Click, Expected, Origin, Recommendation
 
 F32 = npt.NDArray[np.float32]
+Names = npt.NDArray[np.object_]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -15,7 +16,7 @@ Index = npt.NDArray[np.intp]
 
 
 def recommendations(
-    names: Sequence[str],
+    names: Names,
     label: str,
     clicks: Sequence[Click],
     origins: Sequence[Origin],
@@ -30,7 +31,7 @@ def recommendations(
 ) -> list[Recommendation]:
     """Make the recommendation of each of n clicks, in the order of the clicks.
 
-    names          (V,) item ids of the model
+    names          (V,) item ids of the model, as Python strings
     label          "name/version" of the model
     items          (n, k) int64, indices of the recommended items
     log_probs      (n, k) float32, nats
@@ -41,10 +42,11 @@ def recommendations(
     surprise       (n,) float32, nats: -log probability of each click, given the user's state before the click
     p_value        (n,) float64 in (0, 1]
     """
+    ids = [origin.id for origin in origins]
     rows = zip(
         clicks,
-        origins,
-        items.tolist(),
+        ids,
+        names.take(items).tolist(),
         log_probs.astype(np.float64).round(5).tolist(),
         counts.tolist(),
         *_exploration(len(items), propensities, explored),
@@ -55,20 +57,20 @@ def recommendations(
     )
     return [
         Recommendation(
-            id=origin.id,
+            id=id_,
             user_id=click.user_id,
             item_id=click.item_id,
             timestamp=click.timestamp,
-            items=[names[i] for i in row[:count]],
+            items=row[:count],
             log_probs=logs[:count],
             surprise=nats,
             p_value=p,
             model=label,
             propensities=shares and shares[:count],
             explored=slots,
-            superseded_by=None if later < 0 else origins[later].id,
+            superseded_by=None if later < 0 else ids[later],
         )
-        for click, origin, row, logs, count, shares, slots, later, nats, p in rows
+        for click, id_, row, logs, count, shares, slots, later, nats, p in rows
     ]
 
 
@@ -83,7 +85,7 @@ def _exploration(
 
 
 def anomalies(
-    names: Sequence[str],
+    names: Names,
     label: str,
     clicks: Sequence[Click],
     origins: Sequence[Origin],
@@ -95,7 +97,7 @@ def anomalies(
 ) -> list[Anomaly]:
     """Make the alert of each of n anomalous clicks.
 
-    names      (V,) item ids of the model
+    names      (V,) item ids of the model, as Python strings
     label      "name/version" of the model
     surprise   (n,) float32, nats
     p_value    (n,) float64 in (0, 1]
@@ -107,20 +109,15 @@ def anomalies(
         clicks,
         origins,
         surprise.tolist(),
+        surprise.astype(np.float64).round(5).tolist(),
         p_value.tolist(),
+        (-np.log10(p_value)).round(4).tolist(),
         rules,
-        _expected(names, items, log_probs),
+        names.take(items).tolist(),
+        np.exp(log_probs.astype(np.float64)).round(5).tolist(),
         strict=True,
     )
     return [_anomaly(label, *row) for row in rows]
-
-
-def _expected(names: Sequence[str], items: I64, log_probs: F32) -> list[list[Expected]]:
-    probabilities = np.exp(log_probs.astype(np.float64)).round(5)
-    return [
-        [Expected(names[i], p) for i, p in zip(row, ps, strict=True)]
-        for row, ps in zip(items.tolist(), probabilities.tolist(), strict=True)
-    ]
 
 
 def _anomaly(
@@ -128,26 +125,28 @@ def _anomaly(
     click: Click,
     origin: Origin,
     surprise: float,
+    rounded: float,
     p_value: float,
+    score: float,
     rule: tuple[str, int, float],
-    expected: list[Expected],
+    expected: list[str],
+    probabilities: list[float],
 ) -> Anomaly:
     pool, pool_size, threshold = rule
-    likely = ", ".join(e.item_id for e in expected)
     return Anomaly(
         id=origin.id,
         user_id=click.user_id,
         item_id=click.item_id,
         event_type=click.event_type,
         timestamp=click.timestamp,
-        reason=f"{click.event_type} of {click.item_id} where {likely} was expected: "
+        reason=f"{click.event_type} of {click.item_id} where {', '.join(expected)} was expected: "
         f"surprise {surprise:.1f} nats, p-value {p_value:.2g}",
-        surprise=round(surprise, 5),
+        surprise=rounded,
         p_value=p_value,
-        score=round(-float(np.log10(p_value)), 4),
+        score=score,
         threshold=threshold,
         pool=pool,
         pool_size=pool_size,
-        expected=expected,
+        expected=list(map(Expected, expected, probabilities)),
         model=label,
     )

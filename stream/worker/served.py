@@ -64,7 +64,7 @@ def recommendations(
     """Make the recommendations for the decided clicks of a cycle, in order. `clicks` and `origins` are its input."""
     decisions, lists, decided = cycle.decisions, cycle.decisions.lists, cycle.decided.tolist()
     return output.recommendations(
-        engine.model.items,
+        engine.model.names,
         engine.model.manifest.label,
         [clicks[i] for i in decided],
         [origins[i] for i in decided],
@@ -82,9 +82,11 @@ def recommendations(
 def anomalies(engine: Engine, clicks: Sequence[Click], origins: Sequence[Origin], cycle: Cycle) -> list[Anomaly]:
     """Make the alerts of a cycle, in the order of the clicks. `clicks` and `origins` are the input of the cycle."""
     decisions, alerts = cycle.decisions, cycle.decisions.alerts
+    if not alerts.rules:  # most batches of a live shop
+        return []
     decided = cycle.decided[alerts.click].tolist()
     return output.anomalies(
-        engine.model.items,
+        engine.model.names,
         engine.model.manifest.label,
         [clicks[i] for i in decided],
         [origins[i] for i in decided],

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from stream.events import Click, Origin
 from stream.wire.output import anomalies, recommendations
 
-NAMES = [f"i{n}" for n in range(9)]
+NAMES = np.array([f"i{n}" for n in range(9)], np.object_)
 K = 4
 
 
