@@ -86,7 +86,7 @@ def by_steps(network: Network, clicks: Clicks, k: int) -> Outputs:
         surprise, after = judge(ids[0], ids[2], *score_state(before)), step(*ids, *before)
         for part, value in zip(states, after, strict=True):
             part[users] = value
-        items, log_probs, _ = score(after[0], *after[-2:], torch.tensor([k]))
+        items, log_probs = score(after[0], *after[-2:], torch.tensor([k]))
         found.surprise[rows], found.items[rows], found.log_probs[rows] = surprise, items, log_probs
     return found
 
@@ -105,7 +105,7 @@ def by_graphs(directory: Path, network: Network, clicks: Clicks, k: int) -> Outp
         for part, value in zip(states, after, strict=True):
             part[users] = value[: len(rows)]
         read = {name: part[: len(rows)] for name, part in zip(names, after, strict=True) if name in SCORE_STATE}
-        items, log_probs, _ = score.run(None, {**read, "k": np.array([k])})
+        items, log_probs = score.run(None, {**read, "k": np.array([k])})
         found.surprise[rows], found.items[rows], found.log_probs[rows] = surprise[: len(rows)], items, log_probs
     return found
 

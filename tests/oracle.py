@@ -180,7 +180,7 @@ class Oracle:
     def _top(self, state: dict[str, Any], count: int) -> list[tuple[int, float]]:
         """The likeliest items and their log-probabilities, best first."""
         k = np.array([min(count, len(self.items))], np.int64)
-        items, log_probs, _ = self._run(self._score, {name: state[name] for name in self._score_inputs}, k=k)
+        items, log_probs = self._run(self._score, {name: state[name] for name in self._score_inputs}, k=k)
         return list(zip(items.tolist(), log_probs, strict=True))
 
     def _list(self, user: User) -> Event:

@@ -53,7 +53,7 @@ def write_graphs(
     names = [part.name for part in network.state]
     tables = Tables(directory)
     example = *score_state(zeros), torch.tensor([min(K, network.sizes.items)])
-    names_of_lists = [*SCORE_STATE, "k"], ["items", "log_probs", "event_probs"]
+    names_of_lists = [*SCORE_STATE, "k"], ["items", "log_probs"]
     score = traces.graph(Score(network), example, *names_of_lists)
     # First: its item rows are longer, and begin with those of step.onnx.
     _write(_proto(score, tables), directory / "score.onnx", facts)

@@ -61,7 +61,7 @@ def check_parity(directory: Path, network: Network, users: int = 16, clicks: int
                 _same(directory, f"state {name}", ours, theirs.numpy())
             _same(directory, "state over the sequence", onnx_state[0], outs[:, t].numpy())
             feed = dict(zip(SCORE_STATE, score_state(tuple(onnx_state)), strict=True))
-            items, log_probs, _ = score.run(None, {**feed, "k": np.array([k])})
+            items, log_probs = score.run(None, {**feed, "k": np.array([k])})
             expected = network.log_probs(network.output(outs[:, t]), *torch_state[-2:])
             # Both checks together: the same top k, except for items whose log-probabilities differ by the tolerance.
             _same(directory, f"top {k} log-probability", log_probs, torch.topk(expected, k).values.numpy(), unsure)

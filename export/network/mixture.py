@@ -56,6 +56,8 @@ CLOSED = -20.0
 
 TINY = 1e-30
 LANES = 16
+COPIES = 4
+"""Of each value of a batch, whose size is a multiple of 4: together they are a multiple of LANES."""
 
 
 def remember(item: Tensor, gap: Tensor, recent: Tensor, session: Tensor) -> tuple[Tensor, Tensor]:
@@ -250,13 +252,13 @@ class Mixture(nn.Module):
     def mixed(self, logits: Tensor, recent: Tensor, session: Tensor) -> Tensor:
         """The network's calibrated logits (B, V) -> probabilities (B, V) of the next item."""
         items, added, left = self.additions(recent, session)
-        return (torch.softmax(logits, dim=1) * left).scatter_add(1, items, added)
+        return torch.softmax(logits, dim=1).scatter_add(1, items, added) * left
 
     def additions(self, recent: Tensor, session: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the sources add: items (B, N) int64, an item may occur twice, their probabilities (B, N), and the weight
-        of the network (B, 1)."""
+        """What the sources add: items (B, N) int64, an item may occur twice, their probabilities (B, N), divided by the
+        weight of the network; and this weight (B, 1)."""
         weights, left = self.weights(self.features(recent, session), *self.sources(recent, session))
-        merged = torch.matmul(weights, self.merged)  # exact: a sum of two weights, of which one is 0
+        merged = torch.matmul(weights / left, self.merged)  # exact: a sum of two weights, of which one is 0
         following, of_near, of_itself, counted = merged.split([1, AGES, self.remembered, 2], dim=1)  # type: ignore[no-untyped-call]
         newest, last = recent[:, :AGES], recent[:, 0]
         items = [
@@ -287,8 +289,8 @@ def _merged(remembered: int) -> Tensor:
 def log(probability: Tensor) -> Tensor:
     """Natural logarithm, whose bits do not depend on the position of a value in the batch.
 
-    ONNX Runtime computes 16 logarithms at a time, and the rest with another formula. So each value is repeated 16
-    times.
+    ONNX Runtime computes LANES logarithms at a time, and the rest with another formula. So each value is repeated until
+    there is no rest.
     """
-    lanes = torch.ones(LANES, dtype=probability.dtype, device=probability.device)
-    return torch.log(torch.clamp(probability, min=TINY).unsqueeze(-1) * lanes).select(-1, 0)
+    copies = torch.ones(COPIES, dtype=probability.dtype, device=probability.device)
+    return torch.log(torch.clamp(probability, min=TINY).unsqueeze(-1) * copies).select(-1, 0)

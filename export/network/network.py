@@ -177,20 +177,19 @@ class Score(nn.Module):
         self.register_buffer("rows", pad(network.item_rows.detach(), (0, 0, 0, missing)))
         self.register_buffer("bias", pad(bias, (0, missing + 1), value=ABSENT))  # the unknown item is never listed
 
-    def forward(self, h: Tensor, last_items: Tensor, visit_clicks: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, h: Tensor, last_items: Tensor, visit_clicks: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """State tensors h (B, H), last_items and visit_clicks (B, R), and k (1,) int64 -> the top k of each user.
 
-        returns  items (B, k) int64, log_probs (B, k) float32, event_probs (B, T + 1) float32
+        returns  items (B, k) int64, log_probs (B, k) float32
         """
         best = cast(int, k.item())  # int() would write the example's k into the graph as a constant
         torch._check(best >= 1)
         torch._check(best <= self.network.sizes.items)
         network = self.network
-        out = network.output(h)
-        logits = linear(out / network.mixture.temperature, self.rows, self.bias)
+        logits = linear(network.output(h) / network.mixture.temperature, self.rows, self.bias)
         items, added, left = network.mixture.additions(last_items, visit_clicks)
-        values, items = top(torch.softmax(logits, dim=1).scatter_add(1, items, added / left), best)
-        return items, log(values * left), torch.softmax(network.event_head(out), dim=1)
+        values, items = top(torch.softmax(logits, dim=1).scatter_add(1, items, added), best)
+        return items, log(values * left)
 
 
 def top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -112,17 +112,16 @@ class ShortlistScore(nn.Module):
         self.register_buffer(f"{name}scale", pad(scale * step, (0, missing), value=1.0))
         self.register_buffer(f"{name}bias", pad(bias[index], (0, missing), value=ABSENT))
 
-    def forward(self, h: Tensor, last_items: Tensor, visit_clicks: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, h: Tensor, last_items: Tensor, visit_clicks: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """State tensors h (B, H), last_items and visit_clicks (B, R), and k (1,) int64 -> the top k of each user.
 
-        returns  items (B, k) int64, log_probs (B, k) float32, event_probs (B, T + 1) float32
+        returns  items (B, k) int64, log_probs (B, k) float32
         """
         best = cast(int, k.item())
         torch._check(best >= 1)
         torch._check(best + MARGIN <= len(self.bias))
         network, mixture, count = self.network, self.network.mixture, h.shape[0]
-        out = network.output(h)
-        x = out / mixture.temperature
+        x = network.output(h) / mixture.temperature
         output = torch.clamp(torch.round(torch.matmul(x, self.turn)) + ZERO, min=1, max=255).to(torch.uint8)
         logits = byte_product(output, self.codes, self.scale, self.bias)
         rest = byte_product(output, self.rest_codes, self.rest_scale, self.rest_bias)
@@ -131,7 +130,7 @@ class ShortlistScore(nn.Module):
         sources, added, left = mixture.additions(last_items, visit_clicks)
         front = torch.index_select(self.item_of, 0, _best_columns(logits, maxima, best + MARGIN).flatten())
         items = torch.cat([sources, front.view(count, -1)], dim=1)
-        added = pad(added / left, (0, items.shape[1] - sources.shape[1]))
+        added = pad(added, (0, items.shape[1] - sources.shape[1]))
         first, added = _once(items, added)
         column = torch.index_select(self.column_of, 0, items.flatten()).view(items.shape)
         rough = torch.exp(torch.gather(logits, 1, column)) / total + added
@@ -139,7 +138,7 @@ class ShortlistScore(nn.Module):
         items, added = torch.gather(items, 1, at), torch.gather(added, 1, at)
         exact = torch.exp(self._logits(x, items)) / total + added
         values, at = torch.topk(exact, best, dim=1)
-        return torch.gather(items, 1, at), log(values * left), torch.softmax(network.event_head(out), dim=1)
+        return torch.gather(items, 1, at), log(values * left)
 
     def _total(self, logits: Tensor, maxima: Tensor, rest: Tensor) -> Tensor:
         """The estimated sum of the softmax over all V items, (B, 1)."""
