@@ -25,6 +25,8 @@ HISTORIES = ("first", "short", "long")
 SHORT_BELOW = 5
 """A user without earlier clicks has the history `first`, with 1 to 4 earlier clicks `short`, else `long`."""
 
+HISTORY_EDGES = np.array([1, SHORT_BELOW])
+
 ALL = "all"
 """Name of the pool with all held-out clicks. Every model has this pool."""
 
@@ -43,7 +45,7 @@ def pool_name(event_type: str, history: str | None = None) -> str:
 
 def history_of(clicks_before: npt.NDArray[np.integer]) -> I64:
     """Convert numbers of earlier clicks (n,) to indices (n,) int64 into HISTORIES."""
-    return (clicks_before > 0).astype(np.int64) + (clicks_before >= SHORT_BELOW)
+    return HISTORY_EDGES.searchsorted(clicks_before, "right")
 
 
 def usable_alpha(smallest_p_value: float) -> float:

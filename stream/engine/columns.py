@@ -22,6 +22,7 @@ from stream.state.event_ids import Hashes, hashed_ids
 I8 = npt.NDArray[np.int8]
 I32 = npt.NDArray[np.int32]
 T = TypeVar("T", bound=np.generic)
+NO_CATEGORIES = np.array([NO_CATEGORY], np.int32)
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Encoder:
         The code is NO_CATEGORY for None, for an unknown category, and if no rule uses the category of a click.
         """
         if self._categories is None:
-            return np.full(len(names), NO_CATEGORY, np.int32)
+            return NO_CATEGORIES.repeat(len(names))
         return _indices(self._categories(), names, NO_CATEGORY, np.int32)
 
 

@@ -14,6 +14,8 @@ from stream.state.event_ids import NO_ID, Hashes, insert, may_repeat
 from stream.state.evict import Forgetting, reset_rows
 from stream.state.row import Rows, hold_items
 
+NO_CLICK = np.array([-1], np.intp)
+
 
 class Steps(NamedTuple):
     """The results of n model steps. The changed rows are not part of it; they are in the caller's array.
@@ -119,7 +121,7 @@ class _Batch:
         self._model, self._rows, self._clicks = model, rows, clicks
         self._forgetting, self._now_ms = forgetting, now_ms
         self._event_ids, self._repeats = event_ids, repeats
-        self._latest = np.full(len(rows), -1, np.intp)  # each owner's last click so far
+        self._latest = NO_CLICK.repeat(len(rows))  # each owner's last click so far
         self._read = {*model.surprise_inputs, *model.score_inputs}
 
     def steps(self, in_order: bool) -> Steps:
@@ -181,8 +183,8 @@ class _Batch:
         """Run the model on the clicks of a run. Changes nothing."""
         clicks, rows, model = self._clicks, self._rows, self._model
         item, time_ms = run.cells(clicks.item), run.cells(clicks.time_ms)
-        seen = rows["clicks"][run.users, None] + np.arange(len(run.waves))
-        last_ms = np.maximum.accumulate(np.concatenate([rows["last_ms"][run.users, None], time_ms], axis=1), axis=1)
+        seen = rows["clicks"][run.users][:, None] + np.arange(len(run.waves))
+        last_ms = np.maximum.accumulate(np.concatenate([rows["last_ms"][run.users][:, None], time_ms], axis=1), axis=1)
         gap = gap_bucket(np.maximum(time_ms - last_ms[:, :-1], 0), seen == 0, model.gap_edges_ms)
         first = {name: rows[name][run.users] for name in model.state_names}
         states = model.step(item, run.cells(clicks.event_type), gap, list(first.values()))

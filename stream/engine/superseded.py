@@ -11,10 +11,12 @@ import numpy as np
 from stream.engine.columns import Columns
 from stream.engine.waves import Index
 
+NO_LATER = np.array([-1], np.intp)
+
 
 def by_none(clicks: Columns) -> Index:
     """Every click has a list: -1 (n,)."""
-    return np.full(len(clicks), -1, np.intp)
+    return NO_LATER.repeat(len(clicks))
 
 
 def by_last(clicks: Columns) -> Index:

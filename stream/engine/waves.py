@@ -78,7 +78,7 @@ class Run:
     def cells(self, values: npt.NDArray[T]) -> npt.NDArray[T]:
         """Values (n,) of all clicks of the batch -> the rectangle (B, N). A cell without a click has 0."""
         if len(self.waves) == 1:
-            return values[self.which, None]
+            return values[self.which][:, None]
         filled = np.zeros(len(self.users) * len(self.waves), values.dtype)
         filled[self._cell] = values[self.which]
         return filled.reshape(len(self.users), len(self.waves))
@@ -100,7 +100,7 @@ class Run:
         values  (n,) of all clicks of the batch
         """
         if len(self.waves) == 1:
-            return np.concatenate([values[self.which, None], before[:, :-1]], axis=1, dtype=before.dtype)
+            return np.concatenate([values[self.which][:, None], before[:, :-1]], axis=1, dtype=before.dtype)
         size = before.shape[1]
         oldest_first = np.concatenate([before[:, ::-1], self.cells(values)], axis=1)
         found: npt.NDArray[np.int32] = oldest_first[self._row[:, None], self._turn[:, None] + np.arange(size, 0, -1)]

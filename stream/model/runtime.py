@@ -186,7 +186,8 @@ class Model:
                 part = {name: value[start : start + some] for name, value in feeds.items()}
                 parts.append(graph.run(outputs, part | constants))
             else:
-                index = np.minimum(np.arange(start, start + rows), max(0, count - 1))  # the last one fills up
+                filled = [max(0, count - 1)] * (rows - some)
+                index = np.array([*range(start, start + some), *filled])
                 part = {name: value.take(index, 0) for name, value in feeds.items()}
                 parts.append([value[:some] for value in graph.run(outputs, part | constants)])
         return parts[0] if len(parts) == 1 else [np.concatenate(part) for part in zip(*parts, strict=True)]

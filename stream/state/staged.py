@@ -5,7 +5,7 @@ dropped, and the arena is unchanged.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,7 @@ CHECKSUMS = 1 << 64
 Checksums = npt.NDArray[np.uint64]
 
 
-@dataclass(frozen=True)
-class Staged:
+class Staged(NamedTuple):
     """The changed rows of m users, and the users whose rows will be removed. The arena is not changed yet.
 
     owners     (m,) the owners of the rows, each once
