@@ -30,6 +30,11 @@ from bench.throughput.started import PARTITIONS, Running
 ISOLATIONS = ("read_uncommitted", "read_committed")
 LATE_S = 120.0
 
+BACKLOG, BACKLOG_RATE = 40_000, 100_000.0
+"""Clicks before the time begins, and how many of them are sent a second. The worker works them off in its largest
+transactions: a process keeps the memory that the largest one needed, so a run that has its first backlog in the middle
+would look like one that grows."""
+
 
 class Sample(NamedTuple):
     """What happened since the sample before.
@@ -176,6 +181,8 @@ class Flow:
             for reader in self._readers:
                 stack.enter_context(reader)
             self._send(WARM_UP, islice(self._clicks, WARM_UP))
+            self._wait()
+            self._send(BACKLOG_RATE, islice(self._clicks, BACKLOG))
             self._wait()
             time.sleep(SETTLE_S)
             self._readers_end = stack.pop_all()
