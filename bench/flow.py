@@ -32,8 +32,8 @@ LATE_S = 120.0
 
 BACKLOG, BACKLOG_RATE = 40_000, 100_000.0
 """Clicks before the time begins, and how many of them are sent a second. The worker works them off in its largest
-transactions: a process keeps the memory that the largest one needed, so a run that has its first backlog in the middle
-would look like one that grows."""
+transactions, and keeps part of the memory: a run with its first backlog in the middle would look like one that grows.
+Later backlogs still add some, each one less (six stops of the broker: from 244 to 331 MB, then flat)."""
 
 
 class Sample(NamedTuple):

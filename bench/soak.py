@@ -1,10 +1,10 @@
 """One worker under steady traffic for a long time: do memory, latency and CPU time stay where they are?
 
-The capacity is measured first: the clicks per second of a worker with a backlog. Then a new worker gets clicks at a
-share of it, on a real Kafka. Every 10 seconds a sample is taken: the latency of the results of these seconds, the
-worker's memory and CPU time, and its lag. At the end the last third of the samples is compared with the first third.
-The benchmark fails (exit code 1) if the memory has grown by more than 16 MB, if the latency is more than 1.25 times
-that of the first third, or if a click has no result or two.
+The capacity is measured first: the clicks per second of a worker with a backlog. Then a new worker works off a backlog
+and gets clicks at a share of the capacity, on a real Kafka. Every 10 seconds a sample is taken: the latency of the
+results of these seconds, the worker's memory and CPU time, and its lag. At the end the last third of the samples is
+compared with the first third. The benchmark fails (exit code 1) if the memory has grown by more than 16 MB, if the
+latency is more than 1.25 times that of the first third, or if a click has no result or two.
 
     make soak                                       30 minutes at 70 % of the capacity
     python -m bench.soak --minutes 1 --drain 5000 --every 2 --out /tmp/soak.json --plot /tmp/soak.svg

@@ -123,7 +123,7 @@ class Oracle:
         decision = common | (self._list(user) if offset % self._lists_every == 0 else {})
         if p_value > self._alpha:
             return Expected(decision, None)
-        return Expected(decision, self._alert(common, click["event_type"], float(surprise), pool, before))
+        return Expected(decision, self._alert(common, click["event_type"], _rounded(surprise), pool, before))
 
     def forgotten(self, user: User, now_ms: int) -> bool:
         """A user without a click for so long starts with a new row; one with a single click after a third of it."""

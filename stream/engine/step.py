@@ -7,14 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.engine.columns import Columns
-from stream.engine.waves import Bools, Index, Run, runs
+from stream.engine.waves import NO_CLICK, Bools, Index, Run, runs
 from stream.model.gaps import gap_bucket
 from stream.model.runtime import F32, I64, Model, StateArray
 from stream.state.event_ids import NO_ID, Hashes, insert, may_repeat
 from stream.state.evict import Forgetting, reset_rows
 from stream.state.row import Rows, hold_items
-
-NO_CLICK = np.array([-1], np.intp)
 
 
 class Steps(NamedTuple):

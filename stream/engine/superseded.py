@@ -9,14 +9,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from stream.engine.columns import Columns
-from stream.engine.waves import Index
-
-NO_LATER = np.array([-1], np.intp)
+from stream.engine.waves import NO_CLICK, Index
 
 
 def by_none(clicks: Columns) -> Index:
     """Every click has a list: -1 (n,)."""
-    return NO_LATER.repeat(len(clicks))
+    return NO_CLICK.repeat(len(clicks))
 
 
 def by_last(clicks: Columns) -> Index:

@@ -18,6 +18,8 @@ Index = npt.NDArray[np.intp]
 Bools = npt.NDArray[np.bool_]
 T = TypeVar("T", bound=np.generic)
 NO_INDEX = np.empty(0, np.intp)
+NO_CLICK = np.array([-1], np.intp)
+"""Position of no click. `NO_CLICK.repeat(n)` takes 40 % of the time of np.full for a few clicks."""
 
 MOST_UNUSED = 96
 """Most cells of the rectangle of a run without a click, because their users have fewer clicks than others. To compute

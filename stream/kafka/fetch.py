@@ -35,7 +35,7 @@ from stream.events import Partition
 FETCH_WAIT_MS, FETCH_BYTES = 25, 65_536
 """The broker answers a fetch when it has so many bytes, or after this time with what it has. So fetches are large while
 a worker is behind, and at a live load one of them has the clicks of 25 ms, not one or two clicks. With 10 ms a click
-took a tenth more CPU at 500 and 2,000 clicks/s, and its decision did not come earlier (make latency)."""
+took a tenth more CPU at 500 and 2,000 clicks/s, and its decision did not come earlier (bench.latency)."""
 
 OFFSET_RESET = "none"
 """aiokafka's reset policy. With any other policy aiokafka skips deleted clicks without an error."""

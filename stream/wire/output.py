@@ -108,7 +108,6 @@ def anomalies(
     rows = zip(
         clicks,
         origins,
-        surprise.tolist(),
         surprise.astype(np.float64).round(5).tolist(),
         p_value.tolist(),
         (-np.log10(p_value)).round(4).tolist(),
@@ -125,7 +124,6 @@ def _anomaly(
     click: Click,
     origin: Origin,
     surprise: float,
-    rounded: float,
     p_value: float,
     score: float,
     rule: tuple[str, int, float],
@@ -141,7 +139,7 @@ def _anomaly(
         timestamp=click.timestamp,
         reason=f"{click.event_type} of {click.item_id} where {', '.join(expected)} was expected: "
         f"surprise {surprise:.1f} nats, p-value {p_value:.2g}",
-        surprise=rounded,
+        surprise=surprise,
         p_value=p_value,
         score=score,
         threshold=threshold,
