@@ -200,6 +200,30 @@ def test_fetching_waits_while_too_much_is_undecided(
     asyncio.run(run())
 
 
+def test_a_stop_in_a_rebalance_is_no_crash_of_the_fetcher(
+    app: faust.App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Faust stops its fetcher by cancelling it. In a rebalance it would log two stack traces and crash the app."""
+
+    async def no_records(timeout: float) -> tuple[Fetched, None]:
+        await asyncio.sleep(timeout)
+        return None, None
+
+    async def run() -> None:
+        monkeypatch.setattr(app.consumer, "_wait_next_records", no_records)
+        fetcher = stock.Fetcher(app, loop=asyncio.get_event_loop(), beacon=app.beacon)
+        fetching = asyncio.ensure_future(stock.Fetcher._fetcher.fun(fetcher))
+        await asyncio.sleep(0)
+        app.rebalancing = True
+        app._stopped.set()
+        fetching.cancel()
+        await fetching
+        assert not fetcher.crashed
+
+    asyncio.run(run())
+    assert not caplog.records
+
+
 @pytest.mark.parametrize(
     ("value_bytes", "messages"),
     [(5, [[(1, 4, 9, 0), (0, 1, 3, 2), (2, 0, 2, 2)]]), (5 << 20, [[(1, 4, 9, 0), (0, 1, 3, 2)], [(2, 0, 2, 2)]])],
