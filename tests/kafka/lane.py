@@ -140,6 +140,7 @@ class Lane:
                 "bootstrap.servers": self.broker,
                 "partitioner": "murmur2_random",
                 "linger.ms": 20,
+                "enable.idempotence": True,  # a retry neither repeats nor reorders clicks: the oracle knows one order
                 "compression.type": compression,
                 "queue.buffering.max.messages": 1_000_000,
                 "message.max.bytes": longest,

@@ -64,7 +64,8 @@ def ended(worker: Worker) -> str:
 
 def send(lane: Lane, messages: Messages, partitions: int) -> Messages:
     """Send clicks as a producer does that knows so many partitions of the topic."""
-    producer = Producer({"bootstrap.servers": lane.broker, "log_level": 2})
+    # Right after a topic was created again the first batch can be refused: without idempotence its retry comes late.
+    producer = Producer({"bootstrap.servers": lane.broker, "enable.idempotence": True, "log_level": 2})
     for key, value in messages:
         producer.produce(lane.topics.clicks, value, key, murmur2(key or b"") % partitions)
     assert producer.flush(60) == 0
