@@ -4,19 +4,18 @@ EDDY_TEST_KAFKA=host:port uses that broker; otherwise one is started from Maven'
 the lane is skipped with a clear message. With EDDY_REQUIRE_KAFKA=1 it fails (tests/kafka_lane.py).
 """
 
-import fcntl
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from bench.apache_kafka import ApacheKafka, KafkaUnavailable
+from bench.apache_kafka import KafkaUnavailable
 from export.model.untrained import write_untrained
+from tests.kafka.brokers import one_broker
 from tests.kafka.lane import Lane
-from tests.kafka.secured import cluster, secure, token_url  # noqa: F401, fixtures
+from tests.kafka.secured import certificates, cluster, own_cluster, secure, token_url  # noqa: F401, fixtures
 from tests.kafka_lane import REQUIRED
 from tests.once import once, shared_directory
 
@@ -35,37 +34,12 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield given
         return
     try:
-        with one_broker(shared_directory(tmp_path_factory)) as address:
-            yield address
+        with one_broker(shared_directory(tmp_path_factory), "plain") as broker:
+            yield broker.address
     except KafkaUnavailable as exc:
         if REQUIRED:
             pytest.fail(f"EDDY_REQUIRE_KAFKA=1, but there is no real Kafka: {exc}", pytrace=False)
         pytest.skip(f"THE KAFKA LANE DID NOT RUN: {exc}. Install Java and Maven or set EDDY_TEST_KAFKA=host:port")
-
-
-@contextmanager
-def one_broker(directory: Path) -> Iterator[str]:
-    """The address of one broker for all test processes that share the directory.
-
-    Each user holds a shared lock. The first process starts the broker, and stops it when no other holds the lock.
-    """
-    started, address = None, directory / "kafka-address"
-    with (directory / "kafka-lock").open("w") as lock:
-        while True:
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            if address.exists():
-                break
-            fcntl.flock(lock, fcntl.LOCK_EX)  # releases the shared lock first: another process may come before us
-            if not address.exists():
-                started = ApacheKafka()
-                address.write_text(started.address)
-        try:
-            yield address.read_text()
-        finally:
-            if started is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                address.unlink()
-                started.stop()
 
 
 @pytest.fixture

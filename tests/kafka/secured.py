@@ -1,6 +1,6 @@
 """What the tests on a secured broker share: the broker, its certificates, ACLs, and the ways in.
 
-One broker for the whole session, with a listener of each kind. The certificates are made here. The plain listener
+One broker for the whole run, with a listener of each kind. The certificates are made here. The plain listener
 belongs to the tests: who comes by it has every right.
 """
 
@@ -11,6 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import NamedTuple
@@ -31,9 +32,10 @@ from confluent_kafka.admin import (
 )
 from cryptography.hazmat.primitives import serialization
 
-from bench.apache_kafka import ApacheKafka, KafkaUnavailable, Secured
+from bench.apache_kafka import ApacheKafka, Secured
+from tests.kafka.brokers import Addresses, one_broker
 from tests.kafka.lane import ROOT, Lane, Worker
-from tests.kafka_lane import REQUIRED
+from tests.once import once, shared_directory
 
 USER = "User:eddy"
 SECRETS = {"plain": "plain-hunter2", "scram": "scram-hunter2", "key": "key-hunter2", "client": "client-hunter2"}
@@ -42,7 +44,7 @@ SECRETS = {"plain": "plain-hunter2", "scram": "scram-hunter2", "key": "key-hunte
 class Cluster(NamedTuple):
     """The broker, and the PEM files ca, other (an authority that the broker does not have), client and client.key."""
 
-    kafka: ApacheKafka
+    kafka: Addresses | ApacheKafka  # the latter if the test may restart it
     files: Path
     admin: AdminClient
 
@@ -52,30 +54,57 @@ class Cluster(NamedTuple):
             user = UserScramCredentialUpsertion("eddy", ScramCredentialInfo(mechanism, 4096), password.encode())
             self.admin.alter_user_scram_credentials([user])["eddy"].result()
 
+    def restart(self) -> None:
+        assert isinstance(self.kafka, ApacheKafka)
+        self.kafka.restart()
+
+
+def reached(kafka: Addresses | ApacheKafka, files: Path) -> Cluster:
+    return Cluster(kafka, files, AdminClient({"bootstrap.servers": kafka.address, "log_level": 0}))
+
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the certificates."""
+    return once(shared_directory(tmp_path_factory) / "certificates", write_certificates)
+
+
+def start_secured(certificates: Path) -> ApacheKafka:
+    """Start a secured broker that knows the user eddy."""
+    broker = ApacheKafka(
+        secured=Secured(certificates / "server.pem", certificates / "ca.pem", {"eddy": SECRETS["plain"]})
+    )
+    reached(broker, certificates).set_password(SECRETS["scram"])
+    return broker
+
+
+@pytest.fixture(scope="session")
+def cluster(kafka: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The secured broker of all processes. No test may restart it. `kafka` always comes first; see one_broker."""
     if os.environ.get("EDDY_TEST_KAFKA"):
         pytest.skip("EDDY_TEST_KAFKA is a broker without the listeners of this file")
-    files = tmp_path_factory.mktemp("certificates")
+    with one_broker(shared_directory(tmp_path_factory), "secured", lambda: start_secured(certificates)) as addresses:
+        yield reached(addresses, certificates)
+
+
+@pytest.fixture
+def own_cluster(cluster: Cluster, certificates: Path) -> Iterator[Cluster]:
+    """A secured broker that one test may change and restart."""
+    with start_secured(certificates) as broker:
+        yield reached(broker, certificates)
+
+
+def write_certificates(directory: Path) -> None:
+    directory.mkdir()
     authority, other = trustme.CA(), trustme.CA()
-    authority.cert_pem.write_to_path(files / "ca.pem")
-    other.cert_pem.write_to_path(files / "other.pem")
-    write_certificate(files / "broker", authority, "127.0.0.1", None)
-    write_certificate(files / "client", authority, "eddy", SECRETS["key"])
-    write_certificate(files / "stranger", other, "eddy", None)
-    server = files / "server.pem"
-    server.write_bytes((files / "broker.key").read_bytes() + (files / "broker.pem").read_bytes())
-    try:
-        kafka = ApacheKafka(secured=Secured(server, files / "ca.pem", {"eddy": SECRETS["plain"]}))
-    except KafkaUnavailable as exc:
-        if REQUIRED:
-            pytest.fail(f"EDDY_REQUIRE_KAFKA=1, but there is no real Kafka: {exc}", pytrace=False)
-        pytest.skip(f"THE KAFKA LANE DID NOT RUN: {exc}")
-    with kafka:
-        cluster = Cluster(kafka, files, AdminClient({"bootstrap.servers": kafka.address, "log_level": 0}))
-        cluster.set_password(SECRETS["scram"])
-        yield cluster
+    authority.cert_pem.write_to_path(directory / "ca.pem")
+    other.cert_pem.write_to_path(directory / "other.pem")
+    write_certificate(directory / "broker", authority, "127.0.0.1", None)
+    write_certificate(directory / "client", authority, "eddy", SECRETS["key"])
+    write_certificate(directory / "stranger", other, "eddy", None)
+    (directory / "server.pem").write_bytes(
+        (directory / "broker.key").read_bytes() + (directory / "broker.pem").read_bytes()
+    )
 
 
 def write_certificate(path: Path, authority: trustme.CA, name: str, password: str | None) -> None:
@@ -178,13 +207,19 @@ class Secure(Lane):
             assert len(future.result()) == 1
 
 
-@pytest.fixture
-def secure(cluster: Cluster, name: str, model: Path, tmp_path: Path) -> Iterator[Secure]:
-    lane = Secure(cluster.kafka.address, name, model, tmp_path)
+@contextmanager
+def secure_lane(cluster: Cluster, name: str, model: Path, directory: Path) -> Iterator[Secure]:
+    lane = Secure(cluster.kafka.address, name, model, directory)
     lane.cluster = cluster
     lane.create()
     yield lane
     lane.end_all()
+
+
+@pytest.fixture
+def secure(cluster: Cluster, name: str, model: Path, tmp_path: Path) -> Iterator[Secure]:
+    with secure_lane(cluster, name, model, tmp_path) as lane:
+        yield lane
 
 
 # -- how a client may come ---------------------------------------------------------------------------------------------

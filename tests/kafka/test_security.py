@@ -16,7 +16,18 @@ from stream.errors import ConfigError
 from stream.kafka.topics import check_topics
 from stream.kafka_config import KafkaConfig
 from tests.kafka.lane import ROOT, clicks
-from tests.kafka.secured import KINDS, RIGHTS, SECRETS, USER, Cluster, Secure, properties, refusal, written
+from tests.kafka.secured import (
+    KINDS,
+    RIGHTS,
+    SECRETS,
+    USER,
+    Cluster,
+    Secure,
+    properties,
+    refusal,
+    secure_lane,
+    written,
+)
 
 pytestmark = pytest.mark.real_kafka
 
@@ -57,30 +68,28 @@ def test_a_restarted_worker_recovers_with_the_password_from_the_environment(
 
 
 def test_a_password_that_changes_ends_a_worker_only_when_its_connections_break(
-    secure: Secure, cluster: Cluster
+    own_cluster: Cluster, name: str, model: Path, tmp_path: Path
 ) -> None:
     """Kafka does not ask again on an open connection. Then the worker ends with 2 and one line, not with endless tries,
     and with the new password the next one continues where it was."""
-    given = properties(cluster, "SCRAM-SHA-512")
-    config = written(secure.directory / "client.properties", given)
-    secure.grant(RIGHTS)
-    worker = secure.start(broker=cluster.kafka.sasl, kafka_config=config, worker_id="0")
-    secure.produce(clicks(300, users=40, seed=1))
-    secure.wait_for_clicks()
-    try:
-        cluster.set_password("hunter4")
+    given = properties(own_cluster, "SCRAM-SHA-512")
+    config = written(tmp_path / "client.properties", given)
+    with secure_lane(own_cluster, name, model, tmp_path) as secure:
+        secure.grant(RIGHTS)
+        worker = secure.start(broker=own_cluster.kafka.sasl, kafka_config=config, worker_id="0")
+        secure.produce(clicks(300, users=40, seed=1))
+        secure.wait_for_clicks()
+        own_cluster.set_password("hunter4")
         secure.produce(clicks(300, users=40, seed=2))
         secure.wait_for_clicks()
-        cluster.kafka.restart()
+        own_cluster.restart()
         assert re.search("refuses this user .* check sasl.username, sasl.password", refusal(worker))
         secure.produce(clicks(300, users=40, seed=3))
         written(config, given | {"sasl.password": "hunter4"})
-        worker = secure.start(broker=cluster.kafka.sasl, kafka_config=config, worker_id="0")
+        worker = secure.start(broker=own_cluster.kafka.sasl, kafka_config=config, worker_id="0")
         secure.wait_for_clicks()
         assert worker.end(signal.SIGTERM) == 0, worker.log
-    finally:
-        cluster.set_password(SECRETS["scram"])
-    secure.assert_as_if_nothing_had_happened()
+        secure.assert_as_if_nothing_had_happened()
 
 
 def eddy(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,45 @@
+"""One broker of each kind for all processes of a run of the tests."""
+
+import fcntl
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.apache_kafka import ApacheKafka
+
+
+class Addresses(NamedTuple):
+    """Where a broker is; the last three are those of a secured one."""
+
+    address: str
+    tls: str
+    sasl: str
+    notls: str
+
+
+@contextmanager
+def one_broker(directory: Path, kind: str, start: Callable[[], ApacheKafka] = ApacheKafka) -> Iterator[Addresses]:
+    """The addresses of one broker for all test processes that share the directory.
+
+    Each user holds a shared lock. The first process starts the broker, and stops it when no other holds the lock. So
+    that no two processes wait for each other, all of them must come for the kinds in the same order.
+    """
+    started, file = None, directory / f"{kind}.json"
+    with (directory / f"{kind}.lock").open("w") as lock:
+        while True:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            if file.exists():
+                break
+            fcntl.flock(lock, fcntl.LOCK_EX)  # releases the shared lock first: another process may come before us
+            if not file.exists():
+                started = start()
+                file.write_text(json.dumps([started.address, started.tls, started.sasl, started.notls]))
+        try:
+            yield Addresses(*json.loads(file.read_text()))
+        finally:
+            if started is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                file.unlink()
+                started.stop()
