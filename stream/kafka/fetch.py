@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import faust
+from aiokafka import conn
 from aiokafka.errors import (
     GroupAuthorizationFailedError,
     KafkaConnectionError,
@@ -92,6 +93,24 @@ class Fetch(NamedTuple):
     chunks: Sequence[Chunk]
     records: int
     size: int
+
+
+class Connection(conn.AIOKafkaConnection):
+    """A connection whose transport may be closed before aiokafka knows it.
+
+    uvloop then raises a RuntimeError, where asyncio's own transport ignores the write. aiokafka expects an OSError: any
+    other error ended its group coordination, and with it the worker.
+    """
+
+    def send(self, request: Any, expect_response: bool = True) -> Any:
+        try:
+            return super().send(request, expect_response)
+        except RuntimeError as exc:
+            self.close(reason=conn.CloseReason.CONNECTION_BROKEN)
+            raise KafkaConnectionError(f"Connection at {self.host}:{self.port} broken: {exc}") from exc
+
+
+conn.AIOKafkaConnection = Connection  # create_conn takes no class
 
 
 class FetchThread(driver.AIOKafkaConsumerThread):

@@ -17,9 +17,11 @@ from weakref import WeakSet
 
 import faust
 import pytest
-from aiokafka import AIOKafkaConsumer
+import uvloop
+from aiokafka import AIOKafkaConsumer, conn
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.errors import KafkaConnectionError
 from confluent_kafka import Consumer
 from faust.transport import consumer as stock
 from faust.transport.drivers import aiokafka as driver
@@ -28,7 +30,7 @@ from faust.types.tuples import TP, ConsumerMessage
 from stream.errors import Fenced
 from stream.events import Partition
 from stream.kafka.delivery import group_metadata
-from stream.kafka.fetch import Chunk, Fetch, OffsetRange
+from stream.kafka.fetch import Chunk, Connection, Fetch, OffsetRange
 from stream.kafka.transport import BatchConsumer, BatchTopic, BatchTransport
 from stream.kafka.waiting import NoWatch
 from stream.kafka.watchdog import NO_COORDINATOR
@@ -73,6 +75,7 @@ def test_versions_are_pinned_exactly(name: str) -> None:
         (driver.AIOKafkaConsumerThread.on_partitions_revoked, ["self", "revoked"]),
         (faust.Topic._compile_decode, ["self"]),
         (GroupCoordinator.check_errors, ["self"]),
+        (super(Connection, Connection).send, ["self", "request", "expect_response"]),
     ],
 )
 def test_overridden_and_called_methods_have_their_parameters(method: Callable[..., Any], parameters: list[str]) -> None:
@@ -92,6 +95,7 @@ def test_overridden_and_called_methods_have_their_parameters(method: Callable[..
         (driver.AIOKafkaConsumerThread._create_worker_consumer, ["group_instance_id=conf.consumer_group_instance_id"]),
         (stock.Consumer.__init__, ["self._unacked_messages", "self._waiting_for_ack"]),
         (AIOKafkaConsumer.__init__, ["self._isolation_level = isolation_level", "self._subscription"]),
+        (conn.create_conn, ["conn = AIOKafkaConnection("]),
         (AIOKafkaConsumer.start, ["isolation_level=self._isolation_level"]),
         (GroupCoordinator.ensure_coordinator_known, [f'log.error("{NO_COORDINATOR}", err)']),
         (stock.Consumer._reset_state, ["self._buffered_partitions", "self.suspend_flow", "self.flow_active"]),
@@ -222,6 +226,29 @@ def test_a_stop_in_a_rebalance_is_no_crash_of_the_fetcher(
 
     asyncio.run(run())
     assert not caplog.records
+
+
+def test_a_write_to_a_closed_transport_is_a_broken_connection() -> None:
+    """The peer resets a connection: uvloop has closed its transport before aiokafka reads the end. The error is one
+    that aiokafka's group coordination survives."""
+
+    part = SimpleNamespace(encode=lambda: b"request")
+    request = SimpleNamespace(
+        prepare=lambda _: SimpleNamespace(build_request_header=lambda **_: part, encode=part.encode)
+    )
+
+    async def run() -> None:
+        server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        connection = conn.AIOKafkaConnection("127.0.0.1", port)  # as create_conn makes it
+        _, connection._writer = await asyncio.open_connection("127.0.0.1", port)
+        connection._writer.transport.abort()
+        await let_it_run()
+        with pytest.raises(KafkaConnectionError, match="closed"):
+            connection.send(request)
+        server.close()
+
+    uvloop.run(run())
 
 
 @pytest.mark.parametrize(
