@@ -25,7 +25,7 @@ help:            ## list the commands
 demo: .venv/base ## run the demo: a simulated shop on an embedded broker, live in the terminal
 	$(BIN)/eddy demo
 
-test: export PYTHONDONTWRITEBYTECODE =  # where it is set, each of 200 workers would compile Eddy's modules again
+test: export PYTHONDONTWRITEBYTECODE =  # where it is set, each of over a hundred workers would compile Eddy's modules again
 test: .venv/dev  ## run every test; the tests on a real Kafka start their own broker
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 

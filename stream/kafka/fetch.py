@@ -13,7 +13,7 @@ Source: faust/transport/drivers/aiokafka.py, aiokafka/consumer/fetcher.py.
 import asyncio
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -103,8 +103,17 @@ class Connection(conn.AIOKafkaConnection):
     """
 
     def send(self, request: Any, expect_response: bool = True) -> Any:
-        try:
+        with self._closed_is_broken():
             return super().send(request, expect_response)
+
+    def _send_sasl_token(self, payload: Any, expect_response: bool = True) -> Any:
+        with self._closed_is_broken():
+            return super()._send_sasl_token(payload, expect_response)
+
+    @contextmanager
+    def _closed_is_broken(self) -> Iterator[None]:
+        try:
+            yield
         except RuntimeError as exc:
             self.close(reason=conn.CloseReason.CONNECTION_BROKEN)
             raise KafkaConnectionError(f"Connection at {self.host}:{self.port} broken: {exc}") from exc

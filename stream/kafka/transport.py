@@ -101,13 +101,8 @@ class BatchConsumer(driver.Consumer):
                     await self._hand_over(fetch)
         except EddyError as exc:
             end_app(self.app, exc)
-        except (
-            asyncio.CancelledError
-        ):  # in a rebalance Faust calls it a crash of the fetcher, also in a worker that stops
-            if not self.transport.app.should_stop:
-                raise
-        except self.consumer_stopped_errors:
-            if not self.transport.app.should_stop:
+        except (asyncio.CancelledError, *self.consumer_stopped_errors):
+            if not self.transport.app.should_stop:  # Faust calls a cancellation in a rebalance a crash, also at a stop
                 raise
 
     async def _seek_back(self) -> None:

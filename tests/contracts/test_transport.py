@@ -76,6 +76,7 @@ def test_versions_are_pinned_exactly(name: str) -> None:
         (faust.Topic._compile_decode, ["self"]),
         (GroupCoordinator.check_errors, ["self"]),
         (super(Connection, Connection).send, ["self", "request", "expect_response"]),
+        (super(Connection, Connection)._send_sasl_token, ["self", "payload", "expect_response"]),
     ],
 )
 def test_overridden_and_called_methods_have_their_parameters(method: Callable[..., Any], parameters: list[str]) -> None:
@@ -228,14 +229,16 @@ def test_a_stop_in_a_rebalance_is_no_crash_of_the_fetcher(
     assert not caplog.records
 
 
-def test_a_write_to_a_closed_transport_is_a_broken_connection() -> None:
+PART = SimpleNamespace(encode=lambda: b"request")
+REQUEST = SimpleNamespace(prepare=lambda _: SimpleNamespace(build_request_header=lambda **_: PART, encode=PART.encode))
+
+
+@pytest.mark.parametrize(
+    "write", [lambda connection: connection.send(REQUEST), lambda connection: connection._send_sasl_token(b"token")]
+)
+def test_a_write_to_a_closed_transport_is_a_broken_connection(write: Callable[[Connection], object]) -> None:
     """The peer resets a connection: uvloop has closed its transport before aiokafka reads the end. The error is one
     that aiokafka's group coordination survives."""
-
-    part = SimpleNamespace(encode=lambda: b"request")
-    request = SimpleNamespace(
-        prepare=lambda _: SimpleNamespace(build_request_header=lambda **_: part, encode=part.encode)
-    )
 
     async def run() -> None:
         server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
@@ -245,7 +248,7 @@ def test_a_write_to_a_closed_transport_is_a_broken_connection() -> None:
         connection._writer.transport.abort()
         await let_it_run()
         with pytest.raises(KafkaConnectionError, match="closed"):
-            connection.send(request)
+            write(connection)
         server.close()
 
     uvloop.run(run())

@@ -66,6 +66,8 @@ def reached(kafka: Addresses | ApacheKafka, files: Path) -> Cluster:
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of the certificates."""
+    if os.environ.get("EDDY_TEST_KAFKA"):
+        pytest.skip("EDDY_TEST_KAFKA is a broker without the listeners of this file")
     return once(shared_directory(tmp_path_factory) / "certificates", write_certificates)
 
 
@@ -81,15 +83,13 @@ def start_secured(certificates: Path) -> ApacheKafka:
 @pytest.fixture(scope="session")
 def cluster(kafka: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The secured broker of all processes. No test may restart it. `kafka` always comes first; see one_broker."""
-    if os.environ.get("EDDY_TEST_KAFKA"):
-        pytest.skip("EDDY_TEST_KAFKA is a broker without the listeners of this file")
     with one_broker(shared_directory(tmp_path_factory), "secured", lambda: start_secured(certificates)) as addresses:
         yield reached(addresses, certificates)
 
 
 @pytest.fixture
-def own_cluster(cluster: Cluster, certificates: Path) -> Iterator[Cluster]:
-    """A secured broker that one test may change and restart."""
+def own_cluster(kafka: str, certificates: Path) -> Iterator[Cluster]:
+    """A secured broker that one test may change and restart. Without `kafka` there can be none either."""
     with start_secured(certificates) as broker:
         yield reached(broker, certificates)
 
@@ -212,8 +212,10 @@ def secure_lane(cluster: Cluster, name: str, model: Path, directory: Path) -> It
     lane = Secure(cluster.kafka.address, name, model, directory)
     lane.cluster = cluster
     lane.create()
-    yield lane
-    lane.end_all()
+    try:
+        yield lane
+    finally:
+        lane.end_all()
 
 
 @pytest.fixture

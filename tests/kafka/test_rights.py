@@ -11,8 +11,6 @@ from stream.kafka_config import KafkaConfig
 from tests.kafka.lane import clicks
 from tests.kafka.secured import RIGHTS, Cluster, Right, Secure, properties, refusal, written
 
-pytestmark = pytest.mark.real_kafka
-
 
 def test_a_missing_right_on_a_topic_is_named_before_the_start(secure: Secure, cluster: Cluster) -> None:
     """Each row of the table that is about a topic, taken away alone, is the one that the line names."""

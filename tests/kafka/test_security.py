@@ -29,8 +29,6 @@ from tests.kafka.secured import (
     written,
 )
 
-pytestmark = pytest.mark.real_kafka
-
 WAYS = ["certificate", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "unsecured token", "oidc"]
 
 
