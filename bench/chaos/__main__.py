@@ -36,7 +36,6 @@ from bench.chaos.traffic import EVENT_TYPES, ITEMS
 from bench.chaos.workers import RunFailed
 from bench.command import stop
 from bench.report import RESULTS, conclude, kept, write_report
-from export.model.untrained import write_untrained
 
 RESULT = RESULTS / "chaos.json"
 
@@ -45,6 +44,8 @@ def one_run(given: argparse.Namespace, directory: Path, progress: Progress) -> t
     """Do a run; return its figures and what was wrong with it. Raises KafkaUnavailable if it could not start."""
     model = given.model or directory / "random" / "1"
     if given.model is None:
+        from export.model.untrained import write_untrained  # here, because it imports torch, which takes seconds
+
         write_untrained(model, ITEMS, EVENT_TYPES, hidden=16)
     faults = schedule(given.seed, given.faults, given.brokers, given.gap, given.overlap)
     bar = progress.add_task("faults", total=len(faults))

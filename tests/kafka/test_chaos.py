@@ -11,8 +11,8 @@ import pytest
 from bench.apache_kafka import ApacheKafka
 from tests.kafka.lane import ROOT, Lane, clicks
 
-FAULTS, SEED = 15, 245
-"""This seed has all kinds of faults of one broker, and short ones."""
+FAULTS, SEED = 12, 19348
+"""With this seed, of thirty thousand, they are the twelve kinds of one broker's faults, and the shortest."""
 
 WORKERS = ("0", "1")
 
@@ -35,7 +35,7 @@ def test_first_start_of_two_workers_on_a_cold_broker_skips_no_click(name: str, m
 
 
 @pytest.mark.skipif("EDDY_TEST_KAFKA" in os.environ, reason="a broker that is not ours is not killed")
-def test_fifteen_random_faults_leave_no_trace(kafka: str, model: Path, tmp_path: Path) -> None:
+def test_twelve_random_faults_leave_no_trace(kafka: str, model: Path, tmp_path: Path) -> None:
     """A short `make chaos` finds nothing wrong. Many faults overlap, so that it stays short."""
     flags = {"faults": FAULTS, "seed": SEED, "gap": 1, "overlap": 1, "rate": 80}
     flags |= {"model": model, "out": tmp_path / "chaos.json", "logs": tmp_path / "logs"}

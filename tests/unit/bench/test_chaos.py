@@ -13,9 +13,8 @@ import xxhash
 
 from bench.chaos.check import Checker, Topics
 from bench.chaos.faults import FEWEST, FIRST, KINDS, MOST, Done, schedule
-from bench.chaos.traffic import EVENT_TYPES, ITEMS, Sent, messages
+from bench.chaos.traffic import Sent, messages
 from bench.chaos.watch import longest_pauses
-from export.model.untrained import write_untrained
 from tests.oracle import POSITION, Oracle
 
 COUNT, PARTITIONS, K = 300, 2, 5
@@ -50,17 +49,10 @@ class Case(NamedTuple):
     topics: dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("chaos") / "random" / "1"
-    write_untrained(directory, ITEMS, EVENT_TYPES, hidden=16)
-    return directory
-
-
 @pytest.fixture
-def case(model: Path) -> Case:
+def case(model_dir: Path) -> Case:
     """A user's messages are all in one partition, and the changelog's rows are the plain loop's."""
-    oracle = Oracle(model, k=K)
+    oracle = Oracle(model_dir, k=K)
     sent = list(itertools.islice(messages(7), COUNT))
     offsets: list[tuple[int, int] | None] = []
     ends = [0] * PARTITIONS
@@ -153,17 +145,17 @@ ERRORS: dict[str, Callable[[Case], object]] = {
 
 
 @pytest.mark.parametrize("line", ERRORS)
-def test_the_checker_names_and_counts_each_kind_of_error(model: Path, case: Case, line: str) -> None:
+def test_the_checker_names_and_counts_each_kind_of_error(model_dir: Path, case: Case, line: str) -> None:
     """One thing is changed in what faultless workers leave."""
     ERRORS[line](case)
-    assert any(found.startswith(line) for found in errors(model, case)), errors(model, case)
+    assert any(found.startswith(line) for found in errors(model_dir, case)), errors(model_dir, case)
 
 
-def test_the_checker_finds_nothing_in_what_faultless_workers_leave(model: Path, case: Case) -> None:
+def test_the_checker_finds_nothing_in_what_faultless_workers_leave(model_dir: Path, case: Case) -> None:
     """The case has clicks, bad messages and alerts, and an offset that an idempotent producer did not learn."""
     case.offsets[5] = (0, -1)
     assert case.topics["alerts"]
-    assert errors(model, case) == []
+    assert errors(model_dir, case) == []
 
 
 def test_the_checker_shares_no_code_with_the_worker() -> None:

@@ -23,6 +23,8 @@ from export.pipeline import train_model
 from export.train.holdout import vocabulary_of
 from tests.unit.export.train.test_trainer import SETTINGS, Silent, shop
 
+pytestmark = pytest.mark.usefixtures("hurried")
+
 ITEMS = 30
 
 

@@ -20,6 +20,8 @@ from export.log.log import Log, read_log
 from stream.errors import ConfigError
 from stream.manifest import read_manifest
 
+pytestmark = pytest.mark.usefixtures("hurried")
+
 HEADER = "user_id,item_id,event_type,timestamp\n"
 START = 1_700_000_000
 

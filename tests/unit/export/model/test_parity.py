@@ -25,6 +25,8 @@ from stream.manifest import read_manifest, sha256
 from tests.conftest import EVENT_TYPES, ITEMS
 from tests.unit.export.train.test_trainer import Silent
 
+pytestmark = pytest.mark.usefixtures("hurried")
+
 
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Log:

@@ -19,6 +19,8 @@ from stream.lists.rules import NO_CATEGORY
 from stream.manifest import read_manifest
 from tests.unit.export.train.test_trainer import ITEMS, shop
 
+pytestmark = pytest.mark.usefixtures("hurried")
+
 SHOES, HATS, GLOVES = 0, 1, 2
 CATEGORY = np.array([SHOES, SHOES, HATS, SHOES, HATS, SHOES, GLOVES, NO_CATEGORY])
 CLICKS = np.array([9, 4, 2, 1, 7, 0, 0, 0])

@@ -26,6 +26,8 @@ from stream.manifest import Shortlist, read_manifest
 from stream.model.runtime import load_model
 from tests.conftest import EVENT_TYPES
 
+pytestmark = pytest.mark.usefixtures("hurried")
+
 ITEMS = 40
 SETTINGS = TrainSettings(hidden=16, epochs=10, seed=1, tokens=64, negatives=64, dropout=0.1, rate=1e-2)
 

@@ -33,6 +33,8 @@ from stream.errors import ArtifactError, ConfigError
 from stream.manifest import read_manifest, write_manifest
 from tests.unit.export.train.test_trainer import ITEMS, SETTINGS, Silent, shop
 
+pytestmark = pytest.mark.usefixtures("hurried")
+
 DAY = 86_400_000
 
 
