@@ -32,7 +32,8 @@ from confluent_kafka.admin import (
 )
 from cryptography.hazmat.primitives import serialization
 
-from bench.apache_kafka import ApacheKafka, Secured
+from bench.apache_kafka import ApacheKafka
+from bench.kafka_secured import Secured
 from tests.kafka.brokers import Addresses, one_broker
 from tests.kafka.lane import ROOT, Lane, Worker
 from tests.once import once, shared_directory
