@@ -17,7 +17,7 @@ from typing import Self
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from bench.apache_kafka import PROPERTIES, KafkaUnavailable, fetch_jars, free_ports
+from bench.apache_kafka import PROPERTIES, KafkaUnavailable, fetch_jars, free_ports, shared_classes
 from bench.kafka_storage import FormatFailed, format_storage
 from bench.tcp_proxy import TcpProxy
 
@@ -48,7 +48,7 @@ class Broker:
     """One broker process and its data. `frozen` and `running` are what the harness did to it."""
 
     def __init__(self, libs: Path, directory: Path, properties: str, node: int) -> None:
-        self._java = ["java", *HEAP, "-cp", f"{libs}/*"]
+        self._java = ["java", *HEAP, shared_classes(libs), "-cp", f"{libs}/*"]
         self._properties = directory / "server.properties"
         self.log = directory / "broker.log"
         directory.mkdir()
