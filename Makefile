@@ -27,7 +27,7 @@ demo: .venv/base ## run the demo: a simulated shop on an embedded broker, live i
 
 test: export PYTHONDONTWRITEBYTECODE =  # where it is set, each of over a hundred workers would compile Eddy's modules again
 test: .venv/dev  ## run every test; the tests on a real Kafka start their own broker
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
+	$(BIN)/pytest -n auto --maxprocesses 5 --dist worksteal
 
 lint: .venv/dev  ## check style, types and import rules
 	$(BIN)/ruff check .

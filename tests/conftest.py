@@ -41,8 +41,8 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two more than there are cores: the tests on Kafka mostly wait."""
-    return (os.cpu_count() or 1) + 2
+    """Three more than there are cores: the tests on Kafka mostly wait."""
+    return (os.cpu_count() or 1) + 3
 
 
 def pytest_configure(config: pytest.Config) -> None:
