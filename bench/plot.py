@@ -7,9 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.style
-from matplotlib.figure import Figure
-
 from export.report.charts import INK, STYLE
 
 WIDTH_IN, PANEL_IN, TITLE_IN = 7.5, 1.5, 0.6
@@ -40,6 +37,9 @@ def draw(
     seconds  the times of all values
     shaded   begin and end of a time that is shaded in every panel, seconds
     """
+    import matplotlib.style  # here, as in export/report/charts.py: it takes a second to import
+    from matplotlib.figure import Figure
+
     style = {name: TEXT if value == INK else value for name, value in STYLE.items()}
     with matplotlib.style.context(["default", style, {"figure.facecolor": GROUND, "axes.facecolor": GROUND}]):
         figure = Figure(figsize=(WIDTH_IN, TITLE_IN + PANEL_IN * len(panels)), layout="constrained")

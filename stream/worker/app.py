@@ -86,6 +86,12 @@ class WithoutWeb(faust.Worker):
             set_asked_to_end(self.app)
         await super().stop()
 
+    async def _sentinel_task(self) -> None:
+        """Let the tasks that Faust has cancelled at its end run out. Faust itself would always wait for a second."""
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others, timeout=1.0)
+
 
 def create_app(settings: Settings) -> faust.App:
     """Build a Faust app that is ready to start. It loads the model and checks the broker and the topics.

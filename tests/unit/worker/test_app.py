@@ -16,7 +16,7 @@ from stream.kafka.watchdog import EXIT_WORKER
 from stream.kafka_config import PLAINTEXT
 from stream.settings import Settings
 from stream.worker import app as module
-from stream.worker.app import _faust_app, run_worker
+from stream.worker.app import WithoutWeb, _faust_app, run_worker
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -32,6 +32,33 @@ def test_the_worker_starts_no_producer_that_it_does_not_use(app: Any) -> None:
     services = list(app.boot_strategy.server())
     assert app.consumer in services
     assert not [service for service in services if isinstance(service, Producer)]
+
+
+def test_the_end_waits_for_the_cancelled_tasks_and_no_longer(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faust lets them a second, also if there are none: each stop and each restart of a worker took it longer."""
+    worker, waited, ended, sleep = WithoutWeb(app, loop=asyncio.new_event_loop()), [], [], asyncio.sleep
+
+    async def told(seconds: float) -> None:
+        waited.append(seconds)
+
+    async def in_order() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(5):
+                await sleep(0)
+            ended.append(True)
+
+    async def end() -> None:
+        task = asyncio.ensure_future(in_order())
+        await sleep(0)
+        task.cancel()
+        await worker._sentinel_task()
+
+    monkeypatch.setattr(asyncio, "sleep", told)
+    asyncio.run(end())
+    assert ended == [True]
+    assert waited == []
 
 
 async def fail(app: Any) -> NoReturn:
