@@ -2,8 +2,11 @@
 
 import os
 from collections.abc import Iterator
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -16,6 +19,8 @@ from tests.once import once, shared_directory
 
 ITEMS = [f"i{n}" for n in range(50)]
 EVENT_TYPES = ["view", "cart", "purchase"]
+WITH_PROGRAMS = ("docs", "embedded", "kafka")
+"""Directories of tests that start workers and other programs, and wait for them."""
 
 settings.register_profile("eddy", deadline=None)  # a busy machine is not a slow function
 settings.load_profile("eddy")
@@ -43,6 +48,20 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pytest_xdist_auto_num_workers() -> int:
     """Three more than there are cores: the tests on Kafka mostly wait."""
     return (os.cpu_count() or 1) + 3
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spread the modules whose tests mostly wait evenly among the others, whose tests compute.
+
+    The processes take their tests from parts of this order. In the order of the directories they would first all
+    compute and then all wait.
+    """
+    modules = [list(group) for _, group in groupby(items, key=attrgetter("path"))]
+    waits = [module[0].path.parent.name in WITH_PROGRAMS for module in modules]
+    places = {which: iter(np.linspace(0, 1, waits.count(which))) for which in set(waits)}
+    place = [float(next(places[which])) for which in waits]
+    items[:] = [item for number in np.argsort(place, kind="stable").tolist() for item in modules[number]]
 
 
 def pytest_configure(config: pytest.Config) -> None:
