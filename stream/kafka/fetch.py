@@ -38,6 +38,10 @@ FETCH_WAIT_MS, FETCH_BYTES = 25, 65_536
 a worker is behind, and at a live load one of them has the clicks of 25 ms, not one or two clicks. With 10 ms a click
 took a tenth more CPU at 500 and 2,000 clicks/s, and its decision did not come earlier (bench.latency)."""
 
+IDLE_WAIT_MS, IDLE_BYTES = 250, 1
+"""The same for a fetch after one that found nothing: it is answered at the first click, and an idle worker asks 4 times
+a second, not 40."""
+
 OFFSET_RESET = "none"
 """aiokafka's reset policy. With any other policy aiokafka skips deleted clicks without an error."""
 
@@ -140,6 +144,7 @@ class FetchThread(driver.AIOKafkaConsumerThread):
         while True:
             try:
                 await super().on_start()
+                _answer_at_once_when_idle(self._consumer._fetcher)
                 return
             except KafkaConnectionError as exc:
                 log.warning("the consumer could not connect, so the worker tries again: error=%s", exc)
@@ -244,6 +249,19 @@ def fetches(chunks: Sequence[Chunk]) -> Iterator[Fetch]:
         some.append(chunk)
     if some:
         yield _fetch(some)
+
+
+def _answer_at_once_when_idle(fetcher: Any) -> None:
+    """Let each fetch of an aiokafka Fetcher ask as the result of the one before it suggests."""
+    process = fetcher._proc_fetch_request
+
+    async def processed(*request: Any) -> bool:
+        found: bool = await process(*request)
+        asked = (FETCH_WAIT_MS, FETCH_BYTES) if found else (IDLE_WAIT_MS, IDLE_BYTES)
+        fetcher._fetch_max_wait_ms, fetcher._fetch_min_bytes = asked
+        return found
+
+    fetcher._proc_fetch_request = processed
 
 
 def _fetch(chunks: Sequence[Chunk]) -> Fetch:
