@@ -39,7 +39,6 @@ from stream.kafka.watchdog import (
     Repeats,
     asked_to_end,
     end_app,
-    set_asked_to_end,
 )
 from stream.kafka_config import KafkaConfig, read_kafka_config
 from stream.meter import Meter
@@ -52,7 +51,7 @@ from stream.wire.dead_letter import LONGEST_KEY
 from stream.wire.json import JsonCodec
 from stream.wire.pseudonym import pseudonymous
 from stream.worker.cycle import Cycles
-from stream.worker.hooks import connect, end_when_drained, report_status, watch_topics
+from stream.worker.hooks import WithoutWeb, connect, end_when_drained, report_status, watch_topics
 from stream.worker.observe import Observed
 from stream.worker.served import open_engine
 from stream.worker.status import Status
@@ -63,34 +62,6 @@ HEARTBEAT_S = 0.15
 """How long a worker may take to notice a rebalance. Everybody waits for the last one; Kafka's default is 3 s."""
 
 log = logging.getLogger(__name__)
-
-
-class WithoutWeb(faust.Worker):
-    """Faust's worker without its web server, which `faust -A` would open on all interfaces.
-
-    It tells the app whether it was asked to end: Faust calls `stop` first after a signal, and after
-    `on_worker_shutdown` if the app could not start or has crashed.
-    """
-
-    def __init__(self, app: faust.App, *arguments: Any, **options: Any) -> None:
-        app.conf.web_enabled = False
-        self._ends_by_itself = False
-        super().__init__(app, *arguments, **options)
-
-    def on_worker_shutdown(self) -> None:
-        self._ends_by_itself = True
-        super().on_worker_shutdown()
-
-    async def stop(self) -> None:
-        if not self._ends_by_itself and not self.app.crashed:
-            set_asked_to_end(self.app)
-        await super().stop()
-
-    async def _sentinel_task(self) -> None:
-        """Let the tasks that Faust has cancelled at its end run out. Faust itself would always wait for a second."""
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        if others:
-            await asyncio.wait(others, timeout=1.0)
 
 
 def create_app(settings: Settings) -> faust.App:

@@ -17,7 +17,7 @@ from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import group_metadata
 from stream.kafka.topics import EVERY_S, TopicWatch
 from stream.kafka.transport import assigned, leave_group, membership, seek
-from stream.kafka.watchdog import CHECK_S, Rebalances, end_app, watch_group
+from stream.kafka.watchdog import CHECK_S, Rebalances, end_app, set_asked_to_end, watch_group
 from stream.kafka_config import KafkaConfig
 from stream.settings import Settings
 from stream.worker.cycle import Cycles
@@ -25,6 +25,34 @@ from stream.worker.recovery import Assignment
 from stream.worker.status import Status, report
 
 log = logging.getLogger(__name__)
+
+
+class WithoutWeb(faust.Worker):
+    """Faust's worker without its web server, which `faust -A` would open on all interfaces.
+
+    It tells the app whether it was asked to end: Faust calls `stop` first after a signal, and after
+    `on_worker_shutdown` if the app could not start or has crashed.
+    """
+
+    def __init__(self, app: faust.App, *arguments: Any, **options: Any) -> None:
+        app.conf.web_enabled = False
+        self._ends_by_itself = False
+        super().__init__(app, *arguments, **options)
+
+    def on_worker_shutdown(self) -> None:
+        self._ends_by_itself = True
+        super().on_worker_shutdown()
+
+    async def stop(self) -> None:
+        if not self._ends_by_itself and not self.app.crashed:
+            set_asked_to_end(self.app)
+        await super().stop()
+
+    async def _sentinel_task(self) -> None:
+        """Let the tasks that Faust has cancelled at its end run out. Faust itself would always wait for a second."""
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others, timeout=1.0)
 
 
 def connect(

@@ -16,7 +16,8 @@ from stream.kafka.watchdog import EXIT_WORKER
 from stream.kafka_config import PLAINTEXT
 from stream.settings import Settings
 from stream.worker import app as module
-from stream.worker.app import WithoutWeb, _faust_app, run_worker
+from stream.worker.app import _faust_app, run_worker
+from stream.worker.hooks import WithoutWeb
 
 ROOT = Path(__file__).resolve().parents[3]
 
