@@ -7,11 +7,13 @@ before Faust starts, and an error is one line.
 """
 
 import asyncio
+import ctypes
 import logging
 import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,8 @@ CHUNK_RECORDS = 2_000
 
 HEARTBEAT_S = 0.15
 """How long a worker may take to notice a rebalance. Everybody waits for the last one; Kafka's default is 3 s."""
+
+M_ARENA_MAX = -8  # mallopt(3)
 
 log = logging.getLogger(__name__)
 
@@ -228,6 +232,7 @@ def run_worker(settings: Settings) -> int:
     for name in ("stream.kafka.transport", "stream.kafka.fetch"):
         logging.getLogger(name).setLevel(logging.WARNING)  # Faust's services log there that they start and stop
     _use_uvloop()
+    _limit_arenas()
     app = create_app(settings)
     for handler in logging.getLogger().handlers:
         handler.addFilter(Brief(app.transport.watch))
@@ -256,6 +261,17 @@ def _use_uvloop() -> None:
         import uvloop
 
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+
+def _limit_arenas() -> None:
+    """Let glibc's malloc have two arenas, unless the user has set their number.
+
+    By default it makes one for each thread that is busy at the same time. What a backlog took from an arena stays
+    there, and the next one takes it from others: after four backlogs a worker had 333 MB, with two arenas 234 MB.
+    """
+    if sys.platform == "linux" and "MALLOC_ARENA_MAX" not in os.environ:
+        with suppress(AttributeError):  # another libc
+            ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
 
 def __getattr__(name: str) -> Any:

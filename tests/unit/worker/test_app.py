@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -60,6 +61,32 @@ def test_the_end_waits_for_the_cancelled_tasks_and_no_longer(app: Any, monkeypat
     asyncio.run(end())
     assert ended == [True]
     assert waited == []
+
+
+ARENAS = """import ctypes, threading, time
+from stream.worker.app import _limit_arenas
+_limit_arenas()
+libc, together = ctypes.CDLL(None), threading.Barrier(9)
+libc.malloc.restype = ctypes.c_void_p
+def allocate():
+    together.wait()
+    libc.malloc(ctypes.c_size_t(1000))
+    together.wait()
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+for thread in threads: thread.start()
+together.wait(); together.wait()
+libc.malloc_stats()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc")
+@pytest.mark.parametrize(("own", "most"), [({}, 2), ({"MALLOC_ARENA_MAX": "4"}, 4)], ids=["by default", "as set"])
+def test_memory_is_not_spread_over_an_arena_of_each_thread(own: dict[str, str], most: int) -> None:
+    """A worker's threads share two arenas, or as many as the user has set."""
+    environ = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"} | own
+    done = subprocess.run([sys.executable, "-c", ARENAS], env=environ, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Arena ") == most
 
 
 async def fail(app: Any) -> NoReturn:
