@@ -1,8 +1,8 @@
 """Runs a real Apache Kafka as one process (KRaft) on free ports. For tests and benchmarks only.
 
-Maven downloads the jars into `.kafka/` at the first use (43 MB). Every ApacheKafka has its own new data directory. The
-broker is ready when an AdminClient can list its topics; there is no fixed sleep. `kill()` and `restart()` keep the
-data, as a crash does.
+Maven downloads the jars into `.kafka/` at the first use (43 MB), and an archive of their classes is made beside them
+(49 MB). Every ApacheKafka has its own new data directory. The broker is ready when an AdminClient can list its topics;
+there is no fixed sleep. `kill()` and `restart()` keep the data, as a crash does.
 
 Source: Kafka's config/server.properties for KRaft, combined mode.
 """
@@ -120,6 +120,7 @@ def shared_classes(libs: Path) -> str:
     """The option of Java that loads Kafka's classes as a broker before has left them: half of a start's time.
 
     The first call starts a broker for it and stops it. Java ignores the file if it is of another version of itself.
+    Raises KafkaUnavailable.
     """
     kept, partial = libs.with_name(f"{libs.name}.jsa"), HOME / "classes-partial"
     with (HOME / "classes.lock").open("w") as lock:

@@ -6,7 +6,8 @@ were rolled back, and clicks that compaction removed. So the fetcher's own posit
 includes the offsets of clicks that Kafka deleted before they were read (retention, DeleteRecords). These offsets are
 counted and logged.
 
-Private names of Faust and aiokafka are used in this file and in transport.py only (tests/contracts checks them).
+Private names of Faust and aiokafka are used in this file, in transport.py and, one, in worker/hooks.py only
+(tests/contracts checks them).
 Source: faust/transport/drivers/aiokafka.py, aiokafka/consumer/fetcher.py.
 """
 

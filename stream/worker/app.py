@@ -267,7 +267,7 @@ def _limit_arenas() -> None:
     """Let glibc's malloc have two arenas, unless the user has set their number.
 
     By default it makes one for each thread that is busy at the same time. What a backlog took from an arena stays
-    there, and the next one takes it from others: after four backlogs a worker had 333 MB, with two arenas 234 to 244.
+    there, and the next one takes it from others, so a worker's memory grew with each of its first backlogs.
     """
     if sys.platform == "linux" and "MALLOC_ARENA_MAX" not in os.environ:
         with suppress(AttributeError):  # another libc

@@ -1,4 +1,7 @@
-"""Connects a worker's cycles to Faust's hooks: rebalances, the agent of the clicks, the tasks, and the end."""
+"""Connects a worker's cycles to Faust's hooks: rebalances, the agent of the clicks, the tasks, and the end.
+
+It also has the class of Faust's worker, which starts the app and ends the process.
+"""
 
 import asyncio
 import gc

@@ -16,6 +16,7 @@ from typing import Any
 from weakref import WeakSet
 
 import faust
+import mode
 import pytest
 import uvloop
 from aiokafka import AIOKafkaConsumer, conn
@@ -75,6 +76,7 @@ def test_versions_are_pinned_exactly(name: str) -> None:
         (driver.AIOKafkaConsumerThread.on_partitions_revoked, ["self", "revoked"]),
         (faust.Topic._compile_decode, ["self"]),
         (GroupCoordinator.check_errors, ["self"]),
+        (mode.Worker._sentinel_task, ["self"]),
         (Fetcher._proc_fetch_request, ["self", "assignment", "node_id", "request"]),
         (super(Connection, Connection).send, ["self", "request", "expect_response"]),
         (super(Connection, Connection)._send_sasl_token, ["self", "payload", "expect_response"]),
@@ -93,6 +95,7 @@ def test_overridden_and_called_methods_have_their_parameters(method: Callable[..
         (AIOKafkaConsumer.start, ["fetch_max_wait_ms=self._fetch_max_wait_ms", "self._fetcher = Fetcher("]),
         (AIOKafkaConsumer.start, ["fetch_min_bytes=self._fetch_min_bytes"]),
         (Fetcher.__init__, ["self._fetch_task = create_task("]),
+        (mode.Worker._shutdown_loop, ["ensure_future(self._sentinel_task()"]),
         (Fetcher._get_actions_per_node, ["self._fetch_max_wait_ms,", "self._fetch_min_bytes,"]),
         (Fetcher._fetch_requests_routine, ["self._proc_fetch_request(assignment, node_id, request)"]),
         (Fetcher._proc_fetch_request, ["return needs_wakeup"]),

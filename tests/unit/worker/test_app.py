@@ -63,7 +63,7 @@ def test_the_end_waits_for_the_cancelled_tasks_and_no_longer(app: Any, monkeypat
     assert waited == []
 
 
-ARENAS = """import ctypes, threading, time
+ARENAS = """import ctypes, threading
 from stream.worker.app import _limit_arenas
 _limit_arenas()
 libc, together = ctypes.CDLL(None), threading.Barrier(9)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("hurried")
 
 @pytest.mark.parametrize("stop_after", [1, 2000])
 def test_ctrl_c_keeps_a_model_that_can_be_served(tmp_path: Path, stop_after: int) -> None:
-    """Stopped in the first round, later, or in the second pass, training still ends with a whole directory."""
+    """Stopped in the first round or in the second pass, training still ends with a whole directory."""
     directory = tmp_path / "rule" / "1"
     train_model(directory, shop(users=100), replace(SETTINGS, epochs=2), Silent(stop_after))
     assert read_manifest(directory).items == ITEMS
