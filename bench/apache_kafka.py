@@ -18,6 +18,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -233,6 +234,16 @@ class ApacheKafka:
     def kill(self) -> None:
         """Kill the broker with SIGKILL. The data stays for `restart()`."""
         self._signal(signal.SIGKILL)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let the broker answer nothing inside a `with` statement; its connections stay open."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def fill_disk(self) -> None:
         """Let no file of the broker grow, as on a full disk, until it ends itself. `restart()` has no limit."""
