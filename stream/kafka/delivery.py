@@ -196,7 +196,7 @@ class Delivery:
 
     def _start(self, producer: Any) -> None:
         try:
-            self._until_known(producer.init_transactions, CALL_S)
+            self._until_known(producer, producer.init_transactions, CALL_S)
         except KafkaException as exc:
             if refused(exc) is not None or not exc.args[0].fatal():
                 raise
@@ -211,8 +211,8 @@ class Delivery:
         try:
             producer.begin_transaction()  # 1
             self._produce(producer, records)  # 2
-            self._until_known(producer.send_offsets_to_transaction, positions, member, CALL_S)  # 3
-            self._until_known(producer.commit_transaction, CALL_S)  # 4
+            self._until_known(producer, producer.send_offsets_to_transaction, positions, member, CALL_S)  # 3
+            self._until_known(producer, producer.commit_transaction, CALL_S)  # 4
             return Outcome.COMMITTED
         except KafkaException as exc:
             failed = exc
@@ -240,7 +240,7 @@ class Delivery:
         if error.name() in FENCED or error.fatal() or not error.txn_requires_abort():
             raise failed
         log.warning("transaction rolled back: error=%s detail=%s", error.name(), error.str())
-        self._until_known(producer.abort_transaction, CALL_S)
+        self._until_known(producer, producer.abort_transaction, CALL_S)
         return Outcome.STALE if error.name() in STALE else Outcome.ROLLED_BACK
 
     @staticmethod
@@ -254,16 +254,15 @@ class Delivery:
                 except BufferError:  # the queue is full: wait until librdkafka has sent some records
                     producer.poll(0.05)
 
-    @staticmethod
-    def _until_known(call: Callable[..., Any], *arguments: Any) -> None:
-        """Repeat a call until its outcome is known, in the delivery thread."""
+    def _until_known(self, producer: Any, call: Callable[..., Any], *arguments: Any) -> None:
+        """Repeat a call until its outcome is known, in the delivery thread; not for a producer that was given up."""
         while True:
             try:
                 call(*arguments)
                 return
             except KafkaException as exc:
                 error = exc.args[0]
-                if not error.retriable() or error.txn_requires_abort():
+                if not error.retriable() or error.txn_requires_abort() or producer is not self._producer:
                     raise
                 log.warning("kafka call repeated: call=%s error=%s", call.__name__, error.name())
                 time.sleep(0.05)

@@ -278,6 +278,23 @@ def test_a_call_that_never_returns_is_given_up(hanging: tuple[Delivery, Watch, t
     assert old is not new
 
 
+def test_the_thread_of_a_producer_that_was_given_up_ends(hanging: tuple[Delivery, Watch, threading.Event]) -> None:
+    """Its calls time out for ever: repeated, each replaced producer would keep its threads and log a line in 10 s."""
+    made, watch, released = hanging
+    watch.step_s = 1.0
+    old, before = made._producer, set(threading.enumerate())
+    old.fails["begin_transaction"] = [error("_FAIL", txn_requires_abort=True)]
+    old.fails["abort_transaction"] = [error("_TIMED_OUT", retriable=True)] * 1_000
+    with pytest.raises(Undecided):
+        commit(made, RECORDS)
+    (left,) = set(threading.enumerate()) - before
+    made._replace()
+    released.set()
+    left.join(10)
+    assert not left.is_alive()
+    assert old.names() == ["begin_transaction", "abort_transaction"]
+
+
 def test_a_call_that_hangs_after_a_broken_connection_is_given_up_soon(
     hanging: tuple[Delivery, Watch, threading.Event],
 ) -> None:
