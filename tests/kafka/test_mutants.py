@@ -69,7 +69,7 @@ MUTANTS: dict[str, tuple[Mutant, Schedule, str]] = {
         "rows in memory were not kept",
     ),
     "roll-back": (
-        Mutant(f"{DELIVERY}_roll_back", "self._until_known(producer.abort_transaction, CALL_S)", "pass"),
+        Mutant(f"{DELIVERY}_roll_back", "self._until_known(producer, producer.abort_transaction, CALL_S)", "pass"),
         schedules.refused_and_assigned_again,
         "could not be read to its end",  # it waits for its own transaction
     ),
