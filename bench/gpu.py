@@ -106,9 +106,9 @@ def one_batch(gpu: Model, cpu: Model, click: list[Any], state: list[StateArray])
 
 def stepped(model: Model, click: list[Any], state: list[StateArray]) -> tuple[Any, list[StateArray]]:
     """The surprises of one click of each of B users, and the states after them."""
-    item, _, gap = click
+    item, event_type, gap = click
     names = [part.name for part in model.manifest.state]
-    surprise = model.surprise(item, gap, [state[names.index(name)] for name in model.surprise_inputs])
+    surprise, _ = model.surprise(item, event_type, gap, [state[names.index(name)] for name in model.surprise_inputs])
     return surprise, [value[:, 0] for value in model.step(*(part[:, None] for part in click), state)]
 
 

@@ -83,7 +83,7 @@ def by_steps(network: Network, clicks: Clicks, k: int) -> Outputs:
     for rows, users in _by_ordinal(clicks):
         ids = clicks.inputs(rows)
         before = tuple(part[users] for part in states)
-        surprise, after = judge(ids[0], ids[2], *score_state(before)), step(*ids, *before)
+        (surprise, _), after = judge(*ids, *score_state(before)), step(*ids, *before)
         for part, value in zip(states, after, strict=True):
             part[users] = value
         items, log_probs = score(after[0], *after[-2:], torch.tensor([k]))
@@ -101,7 +101,7 @@ def by_graphs(directory: Path, network: Network, clicks: Clicks, k: int) -> Outp
         pad = (0, -len(rows) % BATCH_MULTIPLE)
         columns = {name: np.pad(getattr(clicks, name).astype(np.int64)[rows], pad) for name in CLICK}
         before = {name: np.pad(part[users], (pad, (0, 0))) for name, part in zip(names, states, strict=True)}
-        surprise, after = graphs(columns, before)
+        surprise, _, after = graphs(columns, before)
         for part, value in zip(states, after, strict=True):
             part[users] = value[: len(rows)]
         read = {name: part[: len(rows)] for name, part in zip(names, after, strict=True) if name in SCORE_STATE}

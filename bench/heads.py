@@ -178,7 +178,7 @@ def costs(case: Case, seed: int) -> dict[str, Figures]:
     runs: dict[str, Callable[[], object]] = {}
     rng = np.random.default_rng(seed)
     pick = rng.choice(np.flatnonzero(case.judged.item < items), BATCH)
-    item, _, gap = (part.numpy() for part in case.judged.inputs(pick))
+    item, event_type, gap = (part.numpy() for part in case.judged.inputs(pick))
     with tempfile.TemporaryDirectory() as scratch:
         for number, (name, head) in enumerate(heads.items()):
             network.surprise = head.eval()  # type: ignore[assignment]
@@ -186,7 +186,8 @@ def costs(case: Case, seed: int) -> dict[str, Figures]:
             graph = open_graph(Path(scratch) / "heads" / str(number) / "surprise.onnx")
             h = np.tanh(rng.normal(size=(BATCH, network.sizes.hidden))).astype(np.float32)
             remembered = memory(BATCH, items, network.mixture.remembered, rng)
-            runs[name] = running(graph, {"item": item, "gap": gap, "h": h, **remembered})
+            click = {"item": item, "event_type": event_type, "gap": gap}
+            runs[name] = running(graph, {**click, "h": h, **remembered})
     return {name: {"surprise_us_per_click": its} for name, its in cpu_us(runs, BATCH, REPEATS).items()}
 
 

@@ -13,7 +13,7 @@ from export.arrays import F32
 from export.dataset.windows import Clicks
 from export.fit.heads import surprise_examples
 from export.network.surprise import balanced_clusters, cluster_count
-from stream.detect.pvalue import ALL, Calibration
+from stream.detect.tail import Tail
 
 AT_LEAST, SCRAPED = 3, 20
 """Minimum clicks of a user in the figures by user; maximum clicks of a scraper."""
@@ -52,9 +52,8 @@ def unknown_items(case: Case, seed: int) -> Figures | None:
         extra = math.log(shared) - math.log(case.live)
         # The mixture's components give the unknown item no probability, so the share shifts its surprise by a constant.
         mine, theirs = served + np.where(new, extra, 0).astype(np.float32), scraped + np.float32(extra)
-        calibration = Calibration((ALL,), [np.sort(mine[:half])])
-        p_value = calibration.p_values(mine[half:], np.zeros(len(mine) - half, np.int64))
-        p_scraped = calibration.p_values(theirs, np.zeros(len(theirs), np.int64))
+        calibration = Tail.fit(mine[:half])
+        p_value, p_scraped = np.exp(-calibration.nats_of(mine[half:])), np.exp(-calibration.nats_of(theirs))
         found[f"shared by {shared}"] = {
             "nll_all": mean(mine),
             "nats_new": mean(mine[new]),

@@ -35,8 +35,8 @@ from export.fit.mixture import Mixed, count_cooccurrence, mixed, with_final_popu
 from export.fit.shortlist import LARGE, choose_shortlist
 from export.log.log import GAP_EDGES_MS, Log
 from export.log.times import iso
-from export.model.calibrate import pools, surprises
-from export.model.directory import Facts, Pools, write_model
+from export.model.calibrate import Calibrated, calibrated, surprises
+from export.model.directory import Facts, write_model
 from export.model.onnx import write_graphs
 from export.model.trace import Traces
 from export.network.network import Network, Sizes
@@ -51,10 +51,9 @@ from export.train.settings import TrainSettings
 from export.train.warm_start import Older, check_older, describe_overlap, sessions_since, warm_network
 from export.writable import check_writable
 from stream import DISTRIBUTION
-from stream.detect.pvalue import ALL
 from stream.lists.rules import NO_CATEGORY
 from stream.manifest import Manifest, Shortlist
-from stream.settings import Settings
+from stream.settings import ALPHA
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,8 @@ def train_model(
                 network = _train_on_all(job, served, chosen.best_epoch, watched, second)  # 5
         manifest = _write(directory, job, served, network, chosen, calibration, findings, shortlist)  # 6
         remove_checkpoints(checkpoints)
-    warning = calibration_warning(len(calibration[ALL]), len(job.held_out.clicks), Settings(str(directory)).alpha)
+    held_out = calibration.behaviour.combined.size
+    warning = calibration_warning(held_out, len(job.held_out.clicks), ALPHA)
     if warning:
         progress.say(warning)
     return manifest
@@ -184,7 +184,7 @@ def _mix(job: Job, network: Network) -> Mixed:
     return served
 
 
-def _calibrate(job: Job, served: Mixed) -> tuple[Pools, Findings, Shortlist | None]:
+def _calibrate(job: Job, served: Mixed) -> tuple[Calibrated, Findings, Shortlist | None]:
     """Step 4: the calibration pools from the surprises of the slice, the figures of the model on the slice, and the
     shortlist of a large catalogue."""
     network, held_out, recency = served.network, served.held_out, served.recency
@@ -200,8 +200,8 @@ def _calibrate(job: Job, served: Mixed) -> tuple[Pools, Findings, Shortlist | No
         job.progress.say("exporting the graphs to ONNX and checking them, for the calibration")
         write_graphs(directory, network, vocabulary, job.traces, shortlist)
         job.progress.say("calibrating the anomalies on the held-out slice")
-        surprise, later = surprises(directory, network.state, seen), seen.time_ms >= cut_ms
-        found = pools(surprise, seen, later, vocabulary)
+        (surprise, of_type), later = surprises(directory, network.state, seen), seen.time_ms >= cut_ms
+        found = calibrated(surprise, of_type, seen, later, vocabulary, held_out.category)
         job.progress.say("evaluating the model and the baselines on the held-out slice")
         names = {vocabulary.items[i] for i in np.flatnonzero(held_out.known)}
         earlier = sessions_since(job.older, job.log.between(None, cut_ms), vocabulary.items)
@@ -235,7 +235,7 @@ def _write(
     served: Mixed,
     network: Network,
     chosen: Fitted,
-    calibration: Pools,
+    calibration: Calibrated,
     findings: Findings,
     shortlist: Shortlist | None,
 ) -> Manifest:
@@ -272,17 +272,17 @@ def _write(
     return manifest
 
 
-def calibration_warning(held_out: int, clicks: int, alpha: float) -> str | None:
-    """A warning with advice if the held-out clicks are too few for a p-value of alpha; otherwise None.
+def calibration_warning(sessions: int, clicks: int, alpha: float) -> str | None:
+    """A warning with advice if the held-out sessions are too few for a rate of false alarms; otherwise None.
 
-    held_out, clicks  count of held-out clicks, and of all clicks of the log
+    sessions  count of held-out sessions
+    clicks    count of all clicks of the log
     """
-    smallest = 1 / (1 + held_out)
-    if smallest <= alpha:
+    if sessions * alpha >= 1:
         return None
-    digit = 10.0 ** math.floor(math.log10(smallest))
-    enough = math.ceil((1 / alpha - 1) * clicks / held_out)
+    enough = math.ceil(clicks / (sessions * alpha))
     return (
-        f"with {held_out:,} held-out clicks no anomaly can be reported at alpha {alpha:g}, the worker's default: train "
-        f"on more clicks (at least {enough:,}) or start the worker with --alpha {math.ceil(smallest / digit) * digit:g}"
+        f"with {sessions:,} held-out sessions the threshold of the alerts is extrapolated to one false alert in "
+        f"{1 / alpha:,.0f} sessions: train on more clicks (about {enough:,}), or start the worker with "
+        f"--alpha {1 / sessions:.1g}"
     )

@@ -19,7 +19,7 @@ def load(
     *,
     k: int = 20,
     exclude_recent: int = 1,
-    alpha: float = 0.001,
+    alpha: float = 0.0001,
     rules: "Rules | None" = None,
     device: str = "auto",
 ) -> "Scorer":
@@ -30,7 +30,7 @@ def load(
     directory       model directory that `eddy train` wrote, .../NAME/VERSION
     k               number of recommendations for each click
     exclude_recent  the items of a user's last N clicks are not recommended
-    alpha           a click with a p-value of at most alpha is an anomaly
+    alpha           a click with a p-value of at most alpha is unusual: the nominal share of sessions with such a click
     rules           the shop's rules for the lists; None = no rules
     device          auto, cpu or cuda
     Raises ArtifactError if the model is incomplete or invalid, ConfigError if a setting is invalid.

@@ -57,7 +57,7 @@ class Recommendation(Struct, frozen=True, gc=False, omit_defaults=True):
     log_probs      natural logarithm of the model's probability of each item, over the whole catalogue. The values do
                    not increase, except where diversity or exploration moved an item
     surprise       nats, of the click itself under the state before it
-    p_value        conformal, in (0, 1]; small = unusual
+    p_value        of the click together with the user's last clicks, in (0, 1]; small = unusual
     model          "name/version" of the model
     propensities   only with exploration: the probability that each slot shows its item, given the click
     explored       only with exploration: the slots (0 = first) that it filled
@@ -89,11 +89,15 @@ class Expected(Struct, frozen=True, gc=False):
 
 
 class Anomaly(Struct, frozen=True, gc=False, omit_defaults=True):
-    """An alert about one unusual click: the click, its p-value, the items that were expected, and the reason.
+    """An alert: a click with which a user's last clicks become unusual, or much more unusual than at the last alert.
 
+    episode       id of the click that opened the user's episode; equal to `id` in its first alert
+    surprise      nats, of the click's item
+    p_value       of the click together with the user's last clicks, as in the recommendation
     score         high = anomalous: -log10 of the p-value
     threshold     the alert is raised if p_value <= threshold. It is also the nominal false-alarm rate per click
-    pool          name of the calibration pool that gave the p-value (event type and history length)
+    statistics    name -> p-value of each statistic that is unusual, the strongest first (docs/anomalies.md)
+    pool          the held-out clicks that it was compared with: those of users with so many clicks
     pool_size     number of clicks in this pool
     expected      the most probable items for the state before the click, best first
     expected_cut  number of omitted `expected` items; above 0 only if the alert was too large for its topic
@@ -104,11 +108,13 @@ class Anomaly(Struct, frozen=True, gc=False, omit_defaults=True):
     item_id: str
     event_type: str
     timestamp: int
+    episode: str
     reason: str
     surprise: float
     p_value: float
     score: float
     threshold: float
+    statistics: dict[str, float]
     pool: str
     pool_size: int
     expected: list[Expected]

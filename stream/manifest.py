@@ -16,7 +16,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from stream.errors import ArtifactError
 
-FORMAT = 2
+FORMAT = 3
 
 MOST_BYTES = 16 << 20
 """Of manifest.json. A normal one has a few thousand."""

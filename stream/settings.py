@@ -112,6 +112,10 @@ FORGET_AFTER_DAYS = 90.0
 """A quarter: few people come back after a longer pause, and older clicks predict little of the next one."""
 
 
+ALPHA = 0.0001
+"""One in 10,000 sessions: a shop with 100,000 sessions a day gets about ten false alerts a day."""
+
+
 class Settings(Struct, frozen=True):
     """All settings of one worker.
 
@@ -130,7 +134,7 @@ class Settings(Struct, frozen=True):
     lists              every: a list for each click; last: only for a user's last click in a transaction, whose id the
                        decisions on the user's other clicks have. A list is most of a click's work
     exclude_recent     a list has none of the items of the user's last N clicks; 0 = exclude nothing
-    alpha              alert when the p-value is at most this: the nominal false-alarm rate per click
+    alpha              alert when the p-value is at most this: the nominal share of sessions with a false alert
     max_future_s       s; a click that is further ahead of the clock is bad: it has a wrong unit. The clock is this
                        worker's or the Kafka timestamp of the click's message, the later one
     max_message_bytes  a longer message is bad; a normal click has a few hundred bytes
@@ -158,7 +162,7 @@ class Settings(Struct, frozen=True):
     k: int = 20
     lists: str = "every"
     exclude_recent: int = 1
-    alpha: float = 0.001
+    alpha: float = ALPHA
     max_future_s: float = 3600.0
     max_message_bytes: int = 65_536
     max_cycle_clicks: int = 5_000

@@ -43,6 +43,8 @@ def view(model: Model, item: str, bucket: int, state: list[StateArray]) -> tuple
     """One view of one user without an engine: its surprise, and the state after it. `state` is the one before it."""
     index, gap = np.array([model.index[item]]), np.array([bucket])
     names = [tensor.name for tensor in model.manifest.state]
-    surprise = model.surprise(index, gap, [state[names.index(name)] for name in model.surprise_inputs])
+    surprise, _ = model.surprise(
+        index, np.zeros(1, np.int64), gap, [state[names.index(name)] for name in model.surprise_inputs]
+    )
     after = model.step(index[:, None], np.zeros((1, 1), np.int64), gap[:, None], state)
     return float(surprise[0]), [value[:, 0] for value in after]

@@ -16,6 +16,8 @@ import numpy as np
 import onnxruntime as ort
 import xxhash
 
+from tests.oracle_alerts import Alerts, Behaviour, Found
+
 RECENT = 16
 DAY_MS = 86_400_000
 POSITION = b"\xffposition"
@@ -40,6 +42,7 @@ class User:
     offset: int = -1
     recent: list[int] = field(default_factory=list)
     event_ids: list[str] = field(default_factory=list)
+    kept: Behaviour = field(default_factory=Behaviour)
 
 
 class Oracle:
@@ -54,15 +57,14 @@ class Oracle:
         model: Path,
         k: int = 20,
         exclude_recent: int = 1,
-        alpha: float = 0.001,
+        alpha: float = 0.0001,
         forget_after_days: float = 90,
         lists_every: int = 1,
     ) -> None:
         self.manifest = json.loads((model / "manifest.json").read_text())
         self.items = json.loads((model / "items.json").read_text())
         self._number = {item: i for i, item in enumerate(self.items)}
-        with np.load(model / "calibration.npz") as file:
-            self._pools = {name: file[f"pool_{i}"] for i, name in enumerate(self.manifest["calibration"])}
+        self._alerts = Alerts(model, self.manifest, alpha)
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._step, self._surprise, self._score = (
@@ -100,30 +102,38 @@ class Oracle:
         event_type = types.index(click["event_type"]) if click["event_type"] in types else len(types)
         before, history = user.state, user.clicks
         gap_ms = max(0, click["timestamp"] - user.last_ms)
-        bucket = 0 if not history else 1 + sum(gap_ms >= edge for edge in self.manifest["gap_edges_ms"])
-        click_before = {"item": item, "gap": bucket} | before
-        surprise = self._run(self._surprise, {name: click_before[name] for name in self._surprise_inputs})[0]
-        after = self._after({"item": item, "event_type": event_type, "gap": bucket}, before)
+        gap_ms, bucket = (
+            (gap_ms if history else -1),
+            0 if not history else 1 + sum(gap_ms >= edge for edge in self.manifest["gap_edges_ms"]),
+        )
+        columns = {"item": item, "event_type": event_type, "gap": bucket}
+        surprise, event_surprise = self._run(
+            self._surprise, {name: (columns | before)[name] for name in self._surprise_inputs}
+        )
+        after = self._after(columns, before)
         user.state = {tensor["name"]: value for tensor, value in zip(self.manifest["state"], after, strict=True)}
         user.clicks += 1
         user.last_ms = max(user.last_ms, click["timestamp"])
         user.offset = offset
         user.recent = [item, *user.recent][:RECENT]
 
-        pool, p_value = self._p_value(surprise, click["event_type"], history)
+        found = self._alerts.judge(
+            user.kept, surprise, event_surprise, click["event_type"], item, gap_ms, history, click, offset
+        )
         common = {
             "id": f"{topic}-{partition}-{offset}",
             "user_id": click["user_id"],
             "item_id": click["item_id"],
             "timestamp": click["timestamp"],
             "surprise": _rounded(surprise),
-            "p_value": p_value,
+            "p_value": found.p_value,
             "model": f"{self.manifest['name']}/{self.manifest['version']}",
         }
         decision = common | (self._list(user) if offset % self._lists_every == 0 else {})
-        if p_value > self._alpha:
+        if found.episode is None:
             return Expected(decision, None)
-        return Expected(decision, self._alert(common, click["event_type"], _rounded(surprise), pool, before))
+        common["episode"] = f"{topic}-{partition}-{found.episode}"
+        return Expected(decision, self._alert(common, click["event_type"], found, before))
 
     def forgotten(self, user: User, now_ms: int) -> bool:
         """A user without a click for so long starts with a new row; one with a single click after a third of it."""
@@ -145,6 +155,14 @@ class Oracle:
         fields += [("recent", "<i4", RECENT), ("held", "<i4", RECENT)]
         for tensor in self.manifest["state"]:
             fields.append((tensor["name"], np.dtype(tensor["dtype"]).newbyteorder("<"), tuple(tensor["shape"])))
+        fields += [
+            ("item_nats", "<i2", 10),
+            ("event_nats", "<i2", 10),
+            ("gap_ms", "<i4", 10),
+            ("session", "<i4"),
+            ("category_run", "<i4"),
+        ]
+        fields += [("episode_offset", "<i8"), ("unusual_ms", "<i8"), ("alerted_nats", "<f4")]
         layout = np.dtype(fields)
         for (partition, name), user in self.users.items():
             row = np.zeros((), layout)
@@ -154,6 +172,12 @@ class Oracle:
             row["held"] = -1
             for part, value in user.state.items():
                 row[part] = value
+            for part in ("item_nats", "event_nats", "gap_ms"):
+                values = getattr(user.kept, part)
+                row[part][: len(values)] = values
+            row["session"], row["category_run"] = user.kept.session, user.kept.run
+            row["episode_offset"], row["unusual_ms"] = user.kept.episode, user.kept.unusual_ms
+            row["alerted_nats"] = user.kept.alerted
             key, data = name.encode(), row.tobytes()[8:]
             data += bytes(-len(data) % 8)
             data += b"".join(xxhash.xxh3_64(text.encode()).digest()[::-1] for text in user.event_ids)
@@ -188,26 +212,18 @@ class Oracle:
         best = [(i, logp) for i, logp in self._top(user.state, self._k + self._exclude) if i not in left_out][: self._k]
         return {"items": [self.items[i] for i, _ in best], "log_probs": [_rounded(logp) for _, logp in best]}
 
-    def _p_value(self, surprise: np.float32, event_type: str, history: int) -> tuple[str, float]:
-        """The pool that judges the click, and the share of its scores, and of this one, that are as large."""
-        length = "first" if history == 0 else "short" if history < 5 else "long"
-        names = [f"{event_type}/{length}", event_type] if event_type in self.manifest["event_types"] else []
-        pool = next((n for n in names if len(self._pools.get(n, ())) >= 10 / self._alpha), "all")
-        scores = self._pools[pool]
-        return pool, (1 + int(np.count_nonzero(scores >= surprise))) / (1 + len(scores))
-
-    def _alert(self, common: Event, event_type: str, surprise: float, pool: str, before: dict[str, Any]) -> Event:
+    def _alert(self, common: Event, event_type: str, found: Found, before: dict[str, Any]) -> Event:
         likely = self._top(before, 3)
         names = ", ".join(self.items[i] for i, _ in likely)
-        p_value = common["p_value"]
         return common | {
             "event_type": event_type,
-            "reason": f"{event_type} of {common['item_id']} where {names} was expected: "
-            f"surprise {surprise:.1f} nats, p-value {p_value:.2g}",
-            "score": round(-math.log10(p_value), 4),
+            "reason": f"{found.sentence} (p-value {found.p_value:.2g}); {event_type} of {common['item_id']} where "
+            f"{names} was expected",
+            "score": round(-math.log10(found.p_value), 4),
             "threshold": self._alpha,
-            "pool": pool,
-            "pool_size": len(self._pools[pool]),
+            "statistics": found.statistics,
+            "pool": found.pool,
+            "pool_size": found.pool_size,
             "expected": [
                 {"item_id": self.items[i], "probability": float(np.exp(np.float64(logp)).round(5))}
                 for i, logp in likely

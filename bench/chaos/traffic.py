@@ -2,7 +2,8 @@
 
 A tenth of the messages is not a valid click; the generator knows the reason that the dead letter must have
 (docs/events.md). The times of the clicks are ten minutes apart on average and jump back now and then, so some
-users are forgotten within a run. The same seed gives the same messages; only the speed of sending differs.
+users are forgotten within a run. Now and then a bot clicks one item a dozen times, so that there
+are alerts. The same seed gives the same messages; only the speed of sending differs.
 """
 
 import json
@@ -20,7 +21,7 @@ LONGEST_MESSAGE = 4_096
 """The workers' --max-message-bytes."""
 
 ITEMS, EVENT_TYPES = [f"i{n}" for n in range(300)], ["view", "cart", "purchase"]
-BAD_SHARE = 0.1
+BAD_SHARE, BOT_SHARE, BOT_CLICKS = 0.1, 0.01, 12
 
 
 class Sent(NamedTuple):
@@ -39,6 +40,10 @@ def messages(seed: int) -> Iterator[Sent]:
         n += 1
         now_ms += round(rng.expovariate(1 / STEP_MS))
         user = f"once{n}" if rng.random() < 0.05 else f"user{n // 2_000 * 40 + rng.randrange(250)}"
+        if rng.random() < BOT_SHARE:
+            for second in range(BOT_CLICKS):
+                made = {"user_id": f"bot{n}", "item_id": "i7", "timestamp": now_ms + 1_000 * second, "n": second}
+                yield Sent(f"bot{n}".encode(), json.dumps(made).encode(), None)
         late_ms = rng.randrange(3 * STEP_MS) if rng.random() < 0.05 else 0
         click = {
             "user_id": user,

@@ -11,9 +11,15 @@ import msgspec
 import numpy as np
 from confluent_kafka import Producer
 
-from bench.throughput.contenders.model import Users, decode, open_graphs
+from bench.throughput.contenders.model import decode
+from export.dataset.windows import Clicks
+from export.log.log import Vocabulary
+from export.model.calibrate import calibrated, surprises
+from export.model.directory import write_calibration
 from export.model.untrained import write_untrained
-from stream.manifest import read_manifest, sha256, write_manifest
+from stream.lists.rules import NO_CATEGORY
+from stream.manifest import sha256, write_manifest
+from stream.model.gaps import gap_bucket
 
 ITEMS, HIDDEN, USERS = 20_000, 128, 20_000
 START_MS, STEP_MS = 1_735_689_600_000, 137
@@ -61,20 +67,29 @@ def position(timestamp: int) -> int:
 
 
 def write_shop_model(directory: Path) -> None:
-    """Write a model with random weights, calibrated on made-up clicks: one click in a thousand is an alert.
+    """Write a model with random weights, calibrated on made-up clicks, so that alerts are as rare as in a shop.
 
-    With pools of random numbers, half of the clicks would be alerts, each with a list of expected items.
+    With a calibration of random numbers, many clicks would be alerts, each with a list of expected items.
     """
     types = list(dict.fromkeys(EVENTS))
-    write_untrained(directory, [f"i{number}" for number in range(ITEMS)], types, HIDDEN)
-    users = Users(open_graphs(str(directory)))
-    held_out = [decode(message.value) for message in made_up(CALIBRATED_ON, seed=1)]
-    pool = np.sort(np.array([result.surprise for result in users.process(held_out)], np.float32))
-    manifest = read_manifest(directory)
-    path = directory / "calibration.npz"
-    np.savez(path, **{f"pool_{number}": pool for number in range(len(manifest.calibration))})
-    files = {**manifest.files, path.name: sha256(path)}
-    write_manifest(directory, msgspec.structs.replace(manifest, files=files))
+    manifest = write_untrained(directory, [f"i{number}" for number in range(ITEMS)], types, HIDDEN)
+    made = [decode(message.value) for message in made_up(CALIBRATED_ON, seed=1)]
+    made.sort(key=lambda click: (click.user_id, click.timestamp))
+    _, user = np.unique([click.user_id for click in made], return_inverse=True)
+    item = np.array([int(click.item_id[1:]) for click in made], np.int32)
+    time_ms = np.array([click.timestamp for click in made])
+    first = np.append(True, user[1:] != user[:-1])
+    gap = gap_bucket(np.diff(time_ms, prepend=time_ms[0]), first, manifest.gap_edges_ms).astype(np.uint8)
+    event_type = np.array([types.index(click.event_type) for click in made], np.int32)
+    clicks = Clicks(item, event_type, gap, np.full_like(item, -1), first & False, user.astype(np.int32), time_ms)
+    surprise, event_surprise = surprises(directory, manifest.state, clicks)
+    vocabulary = Vocabulary([f"i{number}" for number in range(ITEMS)], tuple(types), manifest.gap_edges_ms)
+    every, none = np.ones(len(made), np.bool_), np.full(ITEMS, NO_CATEGORY, np.int64)
+    calibration = calibrated(surprise, event_surprise, clicks, every, vocabulary, none)
+    write_calibration(directory, calibration)
+    files = {**manifest.files, "calibration.npz": sha256(directory / "calibration.npz")}
+    names = tuple(calibration.pools)
+    write_manifest(directory, msgspec.structs.replace(manifest, calibration=names, files=files))
 
 
 def send(producer: Producer, topic: str, clicks: list[Message]) -> None:

@@ -33,6 +33,7 @@ from export.measure.metrics import (
 from export.progress import NullProgress, Progress
 from stream.engine.engine import Engine
 from stream.errors import ConfigError
+from stream.model.gaps import starts_session
 from stream.model.runtime import load_model
 from stream.settings import RECENT_ITEMS, Rules
 from stream.worker.served import NO_RULES, open_engine
@@ -143,13 +144,23 @@ def evaluate(
         **report(judged, positions, sessions.counts),
         "vsknn_setting": asdict(setting),
         "training_clicks_kept": len(sessions.item),
-        "calibration": {f"p<={alpha:g}": float((p_values <= alpha).mean()) for alpha in ALPHAS},
+        "calibration": calibration(p_values, log),
         "remarks": [
             *remarks(positions.target, model.items, _first_unknown(log, model.index)),
             *unknown_events(log, model.manifest.event_types),
             *already_learned(log, positions.row, model.manifest.training.get("until")),
         ],
     }
+
+
+def calibration(p_values: F64, log: Log) -> dict[str, float]:
+    """For each of ALPHAS the share of sessions with a click whose p-value is at most alpha, the nominal share.
+
+    p_values  (n,) of each click of the log
+    """
+    starts = (log.user[1:] != log.user[:-1]) | starts_session(np.diff(log.time_ms))
+    lowest = np.minimum.reduceat(p_values, np.flatnonzero(np.append(True, starts)))
+    return {f"p<={alpha:g}": float((lowest <= alpha).mean()) for alpha in ALPHAS}
 
 
 def _first_unknown(log: Log, index: dict[str, int]) -> str:

@@ -18,7 +18,8 @@ from export.evaluate import baselines
 from export.evaluate.baselines import choose_vsknn, save_baselines
 from export.evaluate.evaluate import evaluate
 from export.log.log import Log, Vocabulary
-from export.model.directory import Facts, Pools, write_model
+from export.model.calibrate import Calibrated
+from export.model.directory import Facts, write_model
 from export.network.network import Network
 from export.progress import Progress
 from stream.errors import ConfigError
@@ -58,7 +59,7 @@ def judge_held_out(
     directory: Path,
     network: Network,
     vocabulary: Vocabulary,
-    found: Pools,
+    found: Calibrated,
     earlier: Sessions,
     tail: Log,
     known: set[str],
@@ -68,7 +69,7 @@ def judge_held_out(
     """Evaluate the network and the baselines on the slice; users start from a zero state.
 
     directory  has the network's graphs; this function completes it to a model directory
-    found      calibration pools of the surprise
+    found      what the detector compares clicks with
     earlier    the sessions before the slice, for the baselines
     tail       the slice
     known      the items with training clicks; all other items of the vocabulary count as unknown

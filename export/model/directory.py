@@ -13,15 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from msgspec import UNSET
 
-from export.arrays import F32
 from export.log.log import Vocabulary
+from export.model.calibrate import Calibrated
 from export.model.graph import BATCH_MULTIPLE
 from export.network import weights
 from export.network.network import Network
+from stream.detect.tail import pack
 from stream.manifest import FILES, FORMAT, GRAPHS, SHORTLIST, Manifest, Shortlist, sha256, write_manifest
 from stream.model.external import external_files
-
-Pools = dict[str, F32]
 
 
 class Facts(NamedTuple):
@@ -35,20 +34,19 @@ def write_model(
     directory: Path,
     network: Network,
     vocabulary: Vocabulary,
-    pools: Pools,
+    calibration: Calibrated,
     extra: tuple[str, ...],
     facts: Facts,
     shortlist: Shortlist | None = None,
 ) -> Manifest:
     """Write items, calibration, weights and, last, the manifest, into a directory that already has the graphs.
 
-    pools      name -> ascending surprises (float32, nats), in the order of the manifest
+    calibration  what the detector compares clicks with
     extra      names of further files in the directory that belong to the model
     shortlist  what the directory's shortlist.onnx is, if it has one
     """
     (directory / "items.json").write_text(json.dumps(vocabulary.items, ensure_ascii=False, separators=(",", ":")))
-    arrays: dict[str, Any] = {f"pool_{i}": pool for i, pool in enumerate(pools.values())}
-    np.savez(directory / "calibration.npz", **arrays)
+    write_calibration(directory, calibration)
     graphs = GRAPHS if shortlist is None else (*GRAPHS, SHORTLIST)
     tables = sorted(set().union(*(external_files(directory / graph) for graph in graphs)))
     name, version = name_and_version(directory)
@@ -62,7 +60,7 @@ def write_model(
         gap_edges_ms=vocabulary.gap_edges_ms,
         items=len(vocabulary.items),
         batch_multiple=BATCH_MULTIPLE,
-        calibration=tuple(pools),
+        calibration=tuple(calibration.pools),
         files={name: sha256(directory / name) for name in (*FILES, *graphs, *tables, *extra)},
         training={**facts.training, weights.FILE: weights.save_weights(directory, network)},
         quality=facts.quality,
@@ -70,6 +68,13 @@ def write_model(
     )
     write_manifest(directory, manifest)
     return manifest
+
+
+def write_calibration(directory: Path, calibration: Calibrated) -> None:
+    """Write calibration.npz. The manifest has its hash and the names of the pools."""
+    tails = [*calibration.pools.values(), *calibration.behaviour.tails()]
+    arrays: dict[str, Any] = {**pack(tails), "category": calibration.category.astype(np.int32)}
+    np.savez(directory / "calibration.npz", **arrays)
 
 
 def name_and_version(directory: Path) -> tuple[str, str]:

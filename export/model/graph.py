@@ -12,7 +12,7 @@ BATCH_MULTIPLE = 4
 """Batch sizes of all graphs are multiples of this; the manifest lists it."""
 
 CLICK = ("item", "event_type", "gap")
-"""Names of the inputs of step.onnx that describe the clicks, int64."""
+"""Names of the inputs of step.onnx and surprise.onnx that describe the clicks, int64."""
 
 SCORE_STATE = ("h", *STATE)
 """Names of the state tensors that score.onnx and surprise.onnx read."""
@@ -30,16 +30,16 @@ class ClickGraphs:
         self._step, self._surprise = open_graph(directory / "step.onnx"), open_graph(directory / "surprise.onnx")
         self._read = [value.name for value in self._surprise.get_inputs()]
 
-    def __call__(self, clicks: dict[str, I64], state: dict[str, Any]) -> tuple[F32, list[Any]]:
-        """The surprise of each click (B,) and the states after the clicks, each (B, *shape).
+    def __call__(self, clicks: dict[str, I64], state: dict[str, Any]) -> tuple[F32, F32, list[Any]]:
+        """The surprise of the item and of the event type of each click (B,), and the states after it, each (B, *shape).
 
         clicks  the columns of CLICK, each (B,) int64. B is a multiple of BATCH_MULTIPLE
         state   the states before the clicks, each (B, *shape)
         """
         after = self._step.run(None, {**{name: column[:, None] for name, column in clicks.items()}, **state})
         known = {**clicks, **state}
-        (surprise,) = self._surprise.run(None, {name: known[name] for name in self._read})
-        return surprise, [value[:, 0] for value in after]
+        surprise, event_surprise = self._surprise.run(None, {name: known[name] for name in self._read})
+        return surprise, event_surprise, [value[:, 0] for value in after]
 
 
 def open_graph(path: Path) -> onnxruntime.InferenceSession:

@@ -65,7 +65,10 @@ def write_graphs(
     )
     _write(_over_time(_proto(one_click, tables), names), directory / "step.onnx", facts)
     surprise = traces.graph(
-        Surprise(network), (item, gap, *score_state(zeros)), ["item", "gap", *SCORE_STATE], ["surprise"]
+        Surprise(network),
+        (item, event_type, gap, *score_state(zeros)),
+        [*CLICK, *SCORE_STATE],
+        ["surprise", "event_surprise"],
     )
     _write(_proto(surprise, tables), directory / "surprise.onnx", facts)
     check_parity(directory, network)

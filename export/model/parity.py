@@ -53,10 +53,11 @@ def check_parity(directory: Path, network: Network, users: int = 16, clicks: int
         for t in range(clicks):
             columns = dict(zip(CLICK, (item[:, t], event_type[:, t], gap[:, t]), strict=True))
             ids = {name: torch.from_numpy(column) for name, column in columns.items()}
-            surprise = torch_surprise(ids["item"], ids["gap"], *score_state(torch_state))
+            surprises = torch_surprise(*ids.values(), *score_state(torch_state))
             torch_state = torch_step(*ids.values(), *torch_state)
-            got, onnx_state = graphs(columns, dict(zip(names, onnx_state, strict=True)))
-            _same(directory, "surprise", got, surprise.numpy(), unsure)
+            *got, onnx_state = graphs(columns, dict(zip(names, onnx_state, strict=True)))
+            for ours, theirs in zip(got, surprises, strict=True):
+                _same(directory, "surprise", ours, theirs.numpy(), unsure)
             for name, ours, theirs in zip(names, onnx_state, torch_state, strict=True):
                 _same(directory, f"state {name}", ours, theirs.numpy())
             _same(directory, "state over the sequence", onnx_state[0], outs[:, t].numpy())

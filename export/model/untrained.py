@@ -7,13 +7,18 @@ import torch
 
 from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
 from export.log.log import GAP_EDGES_MS, Vocabulary
+from export.model.calibrate import Calibrated
 from export.model.directory import Facts, write_model
 from export.model.onnx import write_graphs
 from export.model.trace import Traces
 from export.network.mixture import AGES, Mixture
 from export.network.network import Network, Sizes
 from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
+from stream.detect.behaviour import Behaviour
 from stream.detect.pvalue import ALL, HISTORIES, pool_name
+from stream.detect.statistics import FILLS, STATISTICS
+from stream.detect.tail import Tail
+from stream.detect.windows import LAST
 from stream.manifest import Manifest, Shortlist
 
 
@@ -53,6 +58,31 @@ def write_untrained(
     write_graphs(directory, network, vocabulary, Traces(), shortlist)
     mean = float(np.log(len(items) + 1))
     names = [ALL, *(pool_name(event_type, history) for event_type in event_types for history in (None, *HISTORIES))]
-    pools = {name: np.sort(rng.normal(mean, 0.5, 20_000)).astype(np.float32) for name in names}
+    pools = {name: Tail.fit(rng.normal(mean, 0.5, 20_000).astype(np.float32)) for name in names}
+    calibration = Calibrated(pools, _behaviour(rng, len(event_types)), rng.integers(-1, 5, len(items)))
     facts = Facts({"untrained": True, "seed": seed}, {})
-    return write_model(directory, network, vocabulary, pools, (), facts, shortlist)
+    return write_model(
+        directory,
+        network,
+        vocabulary,
+        calibration,
+        (),
+        facts,
+        shortlist,
+    )
+
+
+def _behaviour(rng: np.random.Generator, event_types: int, clicks: int = 60_000) -> Behaviour:
+    """The calibration of statistics as they are for random clicks half a minute apart, four in a session."""
+    values = {
+        "clicks": rng.exponential(1.0, clicks),
+        "event types": rng.gamma(LAST, np.log(event_types + 1), clicks),
+        "regular gaps": rng.normal(0.0, 3.0, clicks),
+        "rate": rng.normal(0.0, 5.0, clicks),
+        "one item": 1 + rng.binomial(LAST - 1, 0.2, clicks),
+        "twins": rng.binomial(LAST - 1, 0.05, clicks),
+        "category run": rng.geometric(0.5, clicks),
+    }
+    number = np.arange(clicks)
+    columns = np.stack([values[name] for name in STATISTICS], axis=1).astype(np.float32)
+    return Behaviour.fit(columns, number % FILLS, number // 4, number // 4 % 2)

@@ -142,7 +142,7 @@ class Step(nn.Module):
 
 
 class Surprise(nn.Module):
-    """The graph of surprise.onnx: clicks and the states before them -> their surprises (B,), nats.
+    """The graph of surprise.onnx: clicks and the states before them -> surprises of item and event type (B,), nats.
 
     It is a graph of its own because it does not depend on the user's earlier results in the same batch: it runs on all
     clicks of a batch together, in parts that fit into the CPU's cache.
@@ -152,10 +152,13 @@ class Surprise(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, item: Tensor, gap: Tensor, h: Tensor, last_items: Tensor, visit_clicks: Tensor) -> Tensor:
+    def forward(
+        self, item: Tensor, event_type: Tensor, gap: Tensor, h: Tensor, last_items: Tensor, visit_clicks: Tensor
+    ) -> tuple[Tensor, Tensor]:
         net = self.network
-        own = net.surprise(item, net.output(h))
-        return net.mixture.surprise(own, item, last_items, session_before(gap, visit_clicks))
+        out = net.output(h)
+        of_item = net.mixture.surprise(net.surprise(item, out), item, last_items, session_before(gap, visit_clicks))
+        return of_item, -log(torch.softmax(net.event_head(out), dim=1).gather(1, event_type.unsqueeze(1)).squeeze(1))
 
 
 class Score(nn.Module):

@@ -17,6 +17,6 @@ def table(figures: dict[str, Any]) -> str:
         lead = figures["lead"][measure]
         low, high = lead["95"]
         rows.append(f"eddy - {lead['over']}, {title}: {lead['mean']:+.4f} (95%: {low:+.4f} to {high:+.4f})")
-    rows += [f"{rule}: {share:.4%} of the clicks" for rule, share in figures["calibration"].items()]
+    rows += [f"{rule}: {share:.4%} of the sessions" for rule, share in figures["calibration"].items()]
     rows += figures["remarks"]
     return "\n".join(rows)

@@ -1,4 +1,4 @@
-"""Defines the content of an alert beside the click: the rule that raised it, and the expected items."""
+"""Defines the content of an alert beside the click: why it was raised, and the expected items."""
 
 from typing import NamedTuple
 
@@ -7,16 +7,22 @@ import numpy.typing as npt
 
 
 class AlertRule(NamedTuple):
-    """A rule that raises an alert if p_value <= threshold.
+    """Why a click raised an alert: p_value <= threshold, and what the p-value is made of.
 
-    pool       name of the calibration pool that gives the p-value
-    pool_size  number of scores in the pool
-    threshold  also the nominal false-alarm rate per click
+    pool        the held-out clicks that it was compared with: those of users with so many clicks
+    pool_size   number of these clicks
+    threshold   of the p-value
+    episode     offset of the click that opened the user's episode; the click's own offset opens one
+    statistics  name -> p-value of the statistics that are unusual, the strongest first
+    sentence    what the strongest one has seen, in words
     """
 
     pool: str
     pool_size: int
     threshold: float
+    episode: int
+    statistics: dict[str, float]
+    sentence: str
 
 
 class Alerts(NamedTuple):

@@ -1,42 +1,62 @@
 """Defines the interface of a detector: the input is evidence on n clicks, the output is n verdicts.
 
-The rule that must not break: the verdict on a click depends only on the evidence on this click, never on the batch.
+The rule that must not break: the verdict on a click depends only on the evidence on it and on the user's earlier
+clicks, never on the batch. What a detector keeps of a user is in the user's row.
 """
 
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from stream.detect.alert import AlertRule
-from stream.detect.pvalue import F32, F64, I64
 from stream.manifest import Tensor
+from stream.state.row import Rows
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+Fields = Mapping[str, npt.NDArray[Any]]
+"""Fields of m rows by name, each (m, *shape)."""
 
 
 class Evidence(NamedTuple):
-    """The input of a detector: facts about n clicks.
+    """The input of a detector: facts about n clicks of m users. The clicks of a user are in order.
 
-    surprise       (n,) float32, nats, finite: -log probability of each click, given the user's state before the click
-    event_type     (n,) int64, index of the event type; T (the number of event types) = the model does not know it
-    clicks_before  (n,) int64, number of earlier clicks of the same user
+    owner           (n,) intp, the user of each click, below m
+    surprise        (n,) float32, nats, finite: -log probability of the item, given the user's state before the click
+    event_surprise  (n,) float32, nats, finite: -log probability of the event type
+    event_type      (n,) int64, index of the event type; T (the number of event types) = the model does not know it
+    clicks_before   (n,) int64, number of earlier clicks of the same user; 0 = the user begins, or begins again
+    gap_ms          (n,) int64, time since the user's click before, at least 0; NO_GAP for the first
+    time_ms         (n,) int64, ms since the epoch
+    offset          (n,) int64, offset of the click in its partition
+    recent          (n, R) int32, the user's last items, newest first, the click's own included; -1 = none
     """
 
+    owner: npt.NDArray[np.intp]
     surprise: F32
+    event_surprise: F32
     event_type: I64
     clicks_before: I64
+    gap_ms: I64
+    time_ms: I64
+    offset: I64
+    recent: npt.NDArray[np.int32]
 
 
 class Verdicts(NamedTuple):
-    """The output of a detector: its results for n clicks.
+    """The output of a detector: its results for n clicks, and the a clicks that raise an alert.
 
-    p_value    (n,) float64 in (0, 1]; small = unusual
-    pool       (n,) int64, index of the calibration pool that gave the p-value
-    anomalous  (n,) bool: the click raises an alert
+    p_value  (n,) float64 in (0, 1]; small = unusual
+    alerted  (a,) intp, positions of the clicks that raise an alert, ascending
+    rules    (a,) why each of them does
     """
 
     p_value: F64
-    pool: I64
-    anomalous: npt.NDArray[np.bool_]
+    alerted: npt.NDArray[np.intp]
+    rules: list[AlertRule]
 
 
 class Detector(Protocol):
@@ -50,11 +70,13 @@ class Detector(Protocol):
         """
 
     @property
-    def smallest_p_value(self) -> float:
-        """The smallest possible p-value. If it is above the threshold, the detector can never raise an alert."""
+    def smallest_rate(self) -> float:
+        """The smallest rate of false alarms that held-out clicks can show. Below it the threshold is extrapolated."""
 
-    def judge(self, seen: Evidence) -> Verdicts:
-        """Compute the verdicts on n clicks, in new memory."""
+    def judge(self, seen: Evidence, before: Fields, rows: Rows) -> Verdicts:
+        """Compute the verdicts on n clicks of m users, in new memory, and write the detector's fields of their rows.
 
-    def alert_rules(self, pool: I64) -> list[AlertRule]:
-        """Return the alert rule for each of the pools (a,), which are indices as in Verdicts.pool."""
+        before  the detector's fields of the users' rows before the n clicks
+        rows    (m,) the rows after them, but for the detector's fields: those are as before, or zero if the user has
+                begun again
+        """

@@ -1,4 +1,4 @@
-"""Computes the decisions from the results of the model steps.
+"""Computes the decisions from the results of the model steps and the verdicts of the detector.
 
 Each click gets a p-value, and an alert if it is anomalous. Each click, or only the last one of each user in the batch,
 gets a list of recommendations for the user's new state.
@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.detect.alert import Alerts
-from stream.detect.detector import Detector, Evidence
-from stream.detect.pvalue import F64, I64
+from stream.detect.detector import F64, I64, Verdicts
 from stream.engine.columns import Columns
 from stream.engine.step import Steps
 from stream.engine.superseded import SUPERSEDED
@@ -35,7 +34,6 @@ class Decisions(NamedTuple):
     superseded_by  (n,) intp, position among the n of the user's later click that has the list; -1 = this click has one
     surprise       (n,) float32, nats: -log probability of each click, given the user's state before the click
     p_value        (n,) float64 in (0, 1]; small = unusual
-    pool           (n,) int64, index of the calibration pool that the detector used
     alerts         the anomalous clicks
     """
 
@@ -43,12 +41,11 @@ class Decisions(NamedTuple):
     superseded_by: Index
     surprise: F32
     p_value: F64
-    pool: I64
     alerts: Alerts
 
 
 class Decider:
-    """Computes decisions with one model, one detector and the rules for the lists.
+    """Computes decisions with one model and the rules for the lists.
 
     k               recommendations per click
     exclude_recent  the items of the user's last N clicks, including the current one, are not recommended
@@ -57,9 +54,8 @@ class Decider:
     Raises ConfigError if the catalogue is not usable.
     """
 
-    def __init__(self, model: Model, detector: Detector, k: int, exclude_recent: int, rules: Rules, lists: str) -> None:
+    def __init__(self, model: Model, k: int, exclude_recent: int, rules: Rules, lists: str) -> None:
         self._model = model
-        self._detector = detector
         self._k = k
         self._exclude_recent = exclude_recent
         self._holds = bool(words(rules.exclude_events))
@@ -81,15 +77,14 @@ class Decider:
         if self._ruled is not None:
             self._ruled.refresh()
 
-    def __call__(self, clicks: Columns, steps: Steps) -> Decisions:
-        """Compute the decisions on n clicks from their n steps."""
-        verdicts = self._detector.judge(Evidence(steps.surprise, clicks.event_type, steps.clicks_before))
+    def __call__(self, clicks: Columns, steps: Steps, verdicts: Verdicts) -> Decisions:
+        """Compute the decisions on n clicks from their n steps and verdicts."""
         superseded_by = self._superseded_by(clicks)
-        (alerted,), (listed,) = verdicts.anomalous.nonzero(), (superseded_by < 0).nonzero()
+        alerted, (listed,) = verdicts.alerted, (superseded_by < 0).nonzero()
         make = self._ranked_lists if self._ruled is None else self._ruled_lists
         lists, items, log_probs = make(clicks, steps, listed, alerted)
-        alerts = Alerts(alerted, self._detector.alert_rules(verdicts.pool[alerted]), items, log_probs)
-        return Decisions(lists, superseded_by, steps.surprise, verdicts.p_value, verdicts.pool, alerts)
+        alerts = Alerts(alerted, verdicts.rules, items, log_probs)
+        return Decisions(lists, superseded_by, steps.surprise, verdicts.p_value, alerts)
 
     def _ranked_lists(self, clicks: Columns, steps: Steps, listed: Index, alerted: Index) -> tuple[Lists, I64, F32]:
         """Make the lists after the clicks `listed`, and rank the expected items before the clicks `alerted`.

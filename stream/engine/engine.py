@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stream.detect.detector import Detector
+from stream.detect.detector import Detector, Evidence
 from stream.engine.columns import Columns, Encoder
 from stream.engine.decide import Decider, Decisions
 from stream.engine.requests import last_owners, select, with_removed
@@ -75,7 +75,7 @@ class Engine:
         self.detector = detector
         self.arena = arena
         self._forgetting = forgetting
-        self._decide = Decider(model, detector, k, exclude_recent, rules, lists)
+        self._decide = Decider(model, k, exclude_recent, rules, lists)
         self.encoder = Encoder(model, rules, self._decide.categories if rules.same_category else None)
 
     @property
@@ -109,15 +109,28 @@ class Engine:
             event_ids = self.arena.event_ids.gather(found.slots)
         if clicks.life is not None:
             reset_rows(rows, event_ids, np.flatnonzero(clicks.life))
+        before = {field.name: rows[field.name].copy() for field in self.detector.row_fields}
         steps, not_finite, again = run_waves(self.model, rows, order, clicks, self._forgetting, times, event_ids)
         swept = sweep(self.arena, self._forgetting, len(clicks), [*clicks.owners, *clicks.requests])
+        decided, failed, repeated = np.arange(len(clicks)), NONE, NONE
+        undecided, its = not_finite | again, clicks
+        if np.count_nonzero(undecided):
+            failed, repeated, decided = np.flatnonzero(not_finite), np.flatnonzero(again), np.flatnonzero(~undecided)
+            its, steps = clicks.take(decided), steps.take(decided)
+        evidence = Evidence(
+            clicks.owner[decided],
+            steps.surprise,
+            steps.event_surprise,
+            its.event_type,
+            steps.clicks_before,
+            steps.gap_ms,
+            its.time_ms,
+            its.offset,
+            steps.recent,
+        )
+        verdicts = self.detector.judge(evidence, before, rows)
         staged = self._stage(clicks, found, rows, swept, event_ids)
-        undecided = not_finite | again
-        if not np.count_nonzero(undecided):
-            return Cycle(np.arange(len(clicks)), NONE, NONE, self._decide(clicks, steps), staged)
-        failed, repeated = np.flatnonzero(not_finite), np.flatnonzero(again)
-        decided = np.flatnonzero(~undecided)
-        return Cycle(decided, failed, repeated, self._decide(clicks.take(decided), steps.take(decided)), staged)
+        return Cycle(decided, failed, repeated, self._decide(its, steps, verdicts), staged)
 
     def _stage(self, clicks: Columns, found: Found, rows: Rows, swept: Swept, event_ids: Hashes | None) -> Staged:
         """Stage the changed rows of a batch, and the removal of those that are swept or that a request ends."""

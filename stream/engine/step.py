@@ -1,11 +1,12 @@
 """Runs the model on runs of waves: reads the users' staged rows, runs step.onnx, and writes the new states back."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from stream.detect.windows import NO_GAP
 from stream.engine.columns import Columns
 from stream.engine.waves import NO_CLICK, Bools, Index, Run, runs
 from stream.model.gaps import gap_bucket
@@ -19,7 +20,9 @@ class Steps(NamedTuple):
     """The results of n model steps. The changed rows are not part of it; they are in the caller's array.
 
     surprise       (n,) float32, nats: -log probability of each click, given the user's state before the click
+    event_surprise (n,) float32, nats: -log probability of its event type
     clicks_before  (n,) int64, number of earlier clicks of the user
+    gap_ms         (n,) int64, time since the user's click before, at least 0; NO_GAP for a user's first click
     recent         (n, R) int32, the user's last items, newest first, including the item of this click; -1 = none
     held           (n, R) int32, the items that a rule excludes from the user's lists; -1 = none
     before, after  the inputs of score.onnx before and after the click, each (n, *shape)
@@ -28,7 +31,9 @@ class Steps(NamedTuple):
     """
 
     surprise: F32
+    event_surprise: F32
     clicks_before: I64
+    gap_ms: I64
     recent: npt.NDArray[np.int32]
     held: npt.NDArray[np.int32]
     before: list[StateArray]
@@ -41,7 +46,9 @@ class Steps(NamedTuple):
         moved[which] = np.arange(len(which))
         return Steps(
             self.surprise[which],
+            self.event_surprise[which],
             self.clicks_before[which],
+            self.gap_ms[which],
             self.recent[which],
             self.held[which],
             [value[which] for value in self.before],
@@ -128,7 +135,8 @@ class _Batch:
             return self._parts[0][1]
         steps = _empty(self._model, self._rows, len(self._clicks))
         for which, part in self._parts:
-            steps.surprise[which], steps.clicks_before[which] = part.surprise, part.clicks_before
+            steps.surprise[which], steps.event_surprise[which] = part.surprise, part.event_surprise
+            steps.clicks_before[which], steps.gap_ms[which] = part.clicks_before, part.gap_ms
             steps.recent[which], steps.held[which], steps.previous[which] = part.recent, part.held, part.previous
             for whole, value in zip((*steps.before, *steps.after), (*part.before, *part.after), strict=True):
                 whole[which] = value
@@ -147,7 +155,7 @@ class _Batch:
             return
         run = Run(waves, self._clicks.owner)
         found = self._stepped(run)
-        finite = _finite(found.surprise, found.after.values())
+        finite = _finite(found.surprise, [found.event_surprise, *found.after.values()])
         if len(waves) == 1 or np.count_nonzero(finite) == len(finite):
             self._write(run, found, finite)
             return
@@ -183,13 +191,16 @@ class _Batch:
         item, time_ms = run.cells(clicks.item), run.cells(clicks.time_ms)
         seen = rows["clicks"][run.users][:, None] + np.arange(len(run.waves))
         last_ms = np.maximum.accumulate(np.concatenate([rows["last_ms"][run.users][:, None], time_ms], axis=1), axis=1)
-        gap = gap_bucket(np.maximum(time_ms - last_ms[:, :-1], 0), seen == 0, model.gap_edges_ms)
+        gap_ms = np.maximum(time_ms - last_ms[:, :-1], 0)
+        event_type, gap = run.cells(clicks.event_type), gap_bucket(gap_ms, seen == 0, model.gap_edges_ms)
+        gap_ms[seen == 0] = NO_GAP
         first = {name: rows[name][run.users] for name in model.state_names}
-        states = model.step(item, run.cells(clicks.event_type), gap, list(first.values()))
+        states = model.step(item, event_type, gap, list(first.values()))
         after = {name: run.clicks(value) for name, value in zip(model.state_names, states, strict=True)}
         before = {name: run.before(first[name], after[name]) for name in self._read}
-        surprise = model.surprise(run.clicks(item), run.clicks(gap), [before[name] for name in model.surprise_inputs])
-        return _Stepped(before, after, surprise, run.clicks(seen), run.clicks(last_ms[:, 1:]))
+        read = [before[name] for name in model.surprise_inputs]
+        surprises = model.surprise(run.clicks(item), run.clicks(event_type), run.clicks(gap), read)
+        return _Stepped(before, after, *surprises, run.clicks(seen), run.clicks(gap_ms), run.clicks(last_ms[:, 1:]))
 
     def _write(self, run: Run, found: "_Stepped", finite: Bools) -> None:
         """Write the results of a run to the rows and the steps. Where they are not `finite`, only offset and time."""
@@ -214,7 +225,8 @@ class _Batch:
         previous[found.clicks_before == 0] = -1  # a forgotten user has begun again
         before, after = ([state[name] for name in self._model.score_inputs] for state in (found.before, found.after))
         held = held if every else held[finite]
-        self._parts.append((which, Steps(found.surprise, found.clicks_before, recent, held, before, after, previous)))
+        steps = Steps(*found[2:6], recent, held, before, after, previous)
+        self._parts.append((which, steps))
         if self._event_ids is not None and clicks.event_id is not None:
             ids = np.where(self.failed, NO_ID, clicks.event_id)  # a failed click may be sent again
             insert(self._event_ids, run.users, run.cells(ids)[:, ::-1])
@@ -238,21 +250,23 @@ class _Stepped(NamedTuple):
 
     before, after  the state tensors before and after each click, by name, each (n, *shape); of those before it only
                    the ones that a graph reads
-    surprise       (n,) float32, nats
-    clicks_before  (n,) int64, number of earlier clicks of the user
+    surprise, event_surprise, clicks_before, gap_ms  as in Steps
     newest_ms      (n,) int64, the newest time of the user's clicks up to this one
     """
 
     before: dict[str, StateArray]
     after: dict[str, StateArray]
     surprise: F32
+    event_surprise: F32
     clicks_before: I64
+    gap_ms: I64
     newest_ms: I64
 
     def take(self, which: Bools) -> "_Stepped":
         """Select the clicks where `which` (n,) is true."""
         before, after = ({name: v[which] for name, v in state.items()} for state in (self.before, self.after))
-        return _Stepped(before, after, self.surprise[which], self.clicks_before[which], self.newest_ms[which])
+        columns: list[npt.NDArray[Any]] = [column[which] for column in self[2:]]
+        return _Stepped(before, after, *columns)
 
 
 def _empty(model: Model, rows: Rows, count: int) -> Steps:
@@ -260,7 +274,9 @@ def _empty(model: Model, rows: Rows, count: int) -> Steps:
     read = [rows.dtype[name].subdtype or (rows.dtype[name], ()) for name in model.score_inputs]
     return Steps(
         surprise=np.empty(count, np.float32),
+        event_surprise=np.empty(count, np.float32),
         clicks_before=np.empty(count, np.int64),
+        gap_ms=np.empty(count, np.int64),
         recent=np.empty((count, *rows.dtype["recent"].shape), np.int32),
         held=np.empty((count, *rows.dtype["held"].shape), np.int32),
         before=[np.empty((count, *shape), kind) for kind, shape in read],

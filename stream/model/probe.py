@@ -40,11 +40,11 @@ def _invariant(model: Model, k: int, rows: int) -> bool:
     def results(a: int, b: int, before: list[StateArray], after: list[StateArray]) -> list[bytes]:
         """All results of the last clicks of the users a to b, given their states before and after these clicks."""
         read = [before[names.index(name)] for name in model.surprise_inputs]
-        surprise = model.surprise(item[a:b, -1], gap[a:b, -1], read)
+        surprises = model.surprise(item[a:b, -1], event_type[a:b, -1], gap[a:b, -1], read)
         items, log_probs = model.score(
             [after[names.index(name)] for name in model.score_inputs], min(k, manifest.items)
         )
-        parts: list[npt.NDArray[np.generic]] = [surprise, *after, items, log_probs]
+        parts: list[npt.NDArray[np.generic]] = [*surprises, *after, items, log_probs]
         return [b"".join(part[i].tobytes() for part in parts) for i in range(b - a)]
 
     states = model.step(item, event_type, gap, new)

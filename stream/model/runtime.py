@@ -29,6 +29,9 @@ I64 = npt.NDArray[np.int64]
 StateArray = npt.NDArray[Any]
 """A state tensor of B users, with the dtype of the manifest."""
 
+CLICK = ("item", "event_type", "gap")
+"""Names of the inputs of step.onnx and surprise.onnx that describe the clicks."""
+
 LONGEST_ITEM_BYTES = 12 * LONGEST_ID + 3
 """Of one id in items.json: JSON may write a character as twelve bytes, an escaped surrogate pair."""
 
@@ -127,21 +130,21 @@ class Model:
             state = [value[:, -1] for value in parts[-1]]
         return parts[0] if len(parts) == 1 else [np.concatenate(part, axis=1) for part in zip(*parts, strict=True)]
 
-    def surprise(self, item: I64, gap: I64, state: list[StateArray]) -> F32:
-        """Run surprise.onnx: the surprise (n,) float32, nats, of n clicks under the states before them.
+    def surprise(self, item: I64, event_type: I64, gap: I64, state: list[StateArray]) -> tuple[F32, F32]:
+        """Run surprise.onnx: the surprises of item and event type, each (n,) float32, nats, of n clicks.
 
-        item, gap  (n,) as in `step`
-        state      the tensors named in surprise_inputs, each (n, *shape)
+        item, event_type, gap  (n,) as in `step`
+        state                  before the clicks: the tensors named in surprise_inputs, each (n, *shape)
         The results may be NaN or infinite. Raises ArtifactError if an index is out of range.
         """
         self._check(item)
-        feeds = {"item": item, "gap": gap, **dict(zip(self.surprise_inputs, state, strict=True))}
+        feeds = {"item": item, "event_type": event_type, "gap": gap}
+        feeds |= zip(self.surprise_inputs, state, strict=True)
+        rows, multiple = SURPRISE_ROWS, self.manifest.batch_multiple
         if self.provider == CUDA:
-            (surprise,) = self._run(self._surprise, ["surprise"], feeds, {}, GPU_STEP_ROWS, GPU_STEP_ROWS)
-        else:
-            rows, multiple = SURPRISE_ROWS, self.manifest.batch_multiple
-            (surprise,) = self._run(self._surprise, ["surprise"], feeds, {}, rows, multiple)
-        return surprise
+            rows, multiple = GPU_STEP_ROWS, GPU_STEP_ROWS
+        of_item, of_type = self._run(self._surprise, ["surprise", "event_surprise"], feeds, {}, rows, multiple)
+        return of_item, of_type
 
     def _check(self, item: I64) -> None:
         if item.size and item.view(np.uint64).max() > len(self.items):  # a negative index is a large one
@@ -209,11 +212,11 @@ def load_model(directory: Path, device: str) -> Model:
     lists = SHORTLIST if provider == CPU and SHORTLIST in manifest.graphs else "score.onnx"  # a GPU has no such product
     score = _runtime(directory / lists, provider, device)
     state = [tensor.name for tensor in manifest.state]
-    if [value.name for value in step.get_inputs()] != ["item", "event_type", "gap", *state]:
+    if [value.name for value in step.get_inputs()] != [*CLICK, *state]:
         raise ArtifactError(f"model {directory}: the inputs of step.onnx do not match the manifest; train it again")
     if [value.name for value in step.get_outputs()] != [f"{name}_out" for name in state]:
         raise ArtifactError(f"model {directory}: the outputs of step.onnx do not match the manifest; train it again")
-    known = _state_inputs(directory, surprise, "surprise.onnx", ("item", "gap"), state)
+    known = _state_inputs(directory, surprise, "surprise.onnx", CLICK, state)
     ranked = _state_inputs(directory, score, lists, ("k",), state)
     index = {item: i for i, item in enumerate(items)}
     return Model(manifest, items, index, provider, known, ranked, step, surprise, score)

@@ -29,7 +29,8 @@ HELP = {
     "lists": "every: a list for each click. last: only for a user's last click in a transaction; the decisions on the "
     "user's other clicks name it.",
     "exclude_recent": "Do not recommend the items of the user's last N clicks. 0: exclude nothing.",
-    "alpha": "Alert when the p-value of a click is at most this: the nominal false-alarm rate per click.",
+    "alpha": "Alert when the p-value of a click is at most this: the nominal share of sessions with a false alert. "
+    "0.0001 is one in 10,000.",
     "max_future_s": "A click that is more seconds ahead of the worker's clock and of Kafka's timestamp of its "
     "message is a dead letter.",
     "max_message_bytes": "A longer message is a dead letter.",

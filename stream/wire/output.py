@@ -13,6 +13,8 @@ F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Index = npt.NDArray[np.intp]
+Rule = tuple[str, int, float, int, dict[str, float], str]
+"""Why a click raised an alert, in the order of the fields of detect.alert.AlertRule."""
 
 
 def recommendations(
@@ -91,7 +93,7 @@ def anomalies(
     origins: Sequence[Origin],
     surprise: F32,
     p_value: F64,
-    rules: Sequence[tuple[str, int, float]],
+    rules: Sequence[Rule],
     items: I64,
     log_probs: F32,
 ) -> list[Anomaly]:
@@ -101,7 +103,7 @@ def anomalies(
     label      "name/version" of the model
     surprise   (n,) float32, nats
     p_value    (n,) float64 in (0, 1]
-    rules      (n,) the rule that raised each alert: name and size of the calibration pool, threshold of the p-value
+    rules      (n,) why each of them raised an alert
     items      (n, E) int64, the most probable items for the state before the click, best first
     log_probs  (n, E) float32, log probabilities of these items, nats
     """
@@ -126,23 +128,25 @@ def _anomaly(
     surprise: float,
     p_value: float,
     score: float,
-    rule: tuple[str, int, float],
+    rule: Rule,
     expected: list[str],
     probabilities: list[float],
 ) -> Anomaly:
-    pool, pool_size, threshold = rule
+    pool, pool_size, threshold, episode, statistics, sentence = rule
     return Anomaly(
         id=origin.id,
         user_id=click.user_id,
         item_id=click.item_id,
         event_type=click.event_type,
         timestamp=click.timestamp,
-        reason=f"{click.event_type} of {click.item_id} where {', '.join(expected)} was expected: "
-        f"surprise {surprise:.1f} nats, p-value {p_value:.2g}",
+        episode=origin._replace(offset=episode).id,
+        reason=f"{sentence} (p-value {p_value:.2g}); {click.event_type} of {click.item_id} where "
+        f"{', '.join(expected)} was expected",
         surprise=surprise,
         p_value=p_value,
         score=score,
         threshold=threshold,
+        statistics=statistics,
         pool=pool,
         pool_size=pool_size,
         expected=list(map(Expected, expected, probabilities)),

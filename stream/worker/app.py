@@ -25,7 +25,6 @@ from stream.access.credentials import faust_options
 from stream.access.place import WorkerLock, client_id, wait_for_place
 from stream.access.refusal import Admin
 from stream.access.rights import check_group_right
-from stream.detect.pvalue import usable_alpha
 from stream.errors import ConfigError, EddyError, NoAnswer
 from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import Delivery
@@ -91,13 +90,12 @@ def create_app(settings: Settings) -> faust.App:
     )
     if not batch_invariant(model, settings.k):
         log.warning("the last bits of a state may depend on the other clicks of its batch: provider=%s", model.provider)
-    if engine.detector.smallest_p_value > settings.alpha:
+    if engine.detector.smallest_rate > settings.alpha:
         log.warning(
-            "no click can be reported, the calibration is too small: smallest_p_value=%.2g alpha=%.2g; train on more "
-            "clicks or start with --alpha %g",
-            engine.detector.smallest_p_value,
+            "the threshold of the alerts is extrapolated, because the model's calibration is small: smallest_rate=%.2g "
+            "alpha=%.2g; train on more clicks or start with a larger --alpha",
+            engine.detector.smallest_rate,
             settings.alpha,
-            usable_alpha(engine.detector.smallest_p_value),
         )
     longest_row = engine.arena.dtype.itemsize + LONGEST_BYTES + LONGEST_KEY
     watch = watch_kafka(settings.broker, settings.topics.clicks, config)

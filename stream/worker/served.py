@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from stream.detect.surprise import SurpriseDetector
+from stream.detect.behaviour import BehaviourDetector
 from stream.engine.engine import Cycle, Engine
 from stream.errors import ArtifactError
 from stream.events import Anomaly, Click, Origin, Recommendation
@@ -51,7 +51,7 @@ def open_engine(
     Raises ArtifactError if the calibration is not usable, ConfigError if the catalogue is not usable.
     """
     manifest = model.manifest
-    detector = SurpriseDetector.load(directory, manifest, alpha)
+    detector = BehaviourDetector.load(directory, manifest, alpha)
     dtype = row_dtype(manifest.state, RECENT_ITEMS, detector.row_fields)
     arena = Arena(dtype, row_mark(manifest.identity ^ users_mark, dtype), new_block)
     forgetting = Forgetting(int(forget_after_days * DAY_MS))

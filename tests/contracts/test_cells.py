@@ -185,11 +185,12 @@ def test_graph_steps_are_the_sequence(directory: Path) -> None:
     for t in range(CLICKS):
         now = {name: column[:, t] for name, column in clicks.items()}
         ids = {name: torch.from_numpy(column) for name, column in now.items()}
-        surprise, onnx_state = graphs(now, dict(zip(names, onnx_state, strict=True)))
-        expected = Surprise(network)(ids["item"], ids["gap"], *score_state(torch_state))
+        *surprises, onnx_state = graphs(now, dict(zip(names, onnx_state, strict=True)))
+        expected = Surprise(network)(*ids.values(), *score_state(torch_state))
         torch_state = Step(network)(*ids.values(), *torch_state)
         np.testing.assert_allclose(onnx_state[0], outs[:, t].numpy(), atol=1e-5)
-        np.testing.assert_allclose(surprise, expected.numpy(), atol=1e-4)
+        for ours, theirs in zip(surprises, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4)
         for ours, theirs in zip(onnx_state, torch_state, strict=True):
             np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-5)
 
@@ -201,8 +202,8 @@ def test_rows_are_bit_equal_whatever_batch_they_are_in(directory: Path) -> None:
     clicks, state = columns(load_network(directory), rng, 64), states(read_manifest(directory), 64, rng)
 
     def results(rows: NDArray[np.intp]) -> list[NDArray[Any]]:
-        own, after = graphs(*({name: column[rows] for name, column in part.items()} for part in (clicks, state)))
-        return [own, *after]
+        *own, after = graphs(*({name: column[rows] for name, column in part.items()} for part in (clicks, state)))
+        return [*own, *after]
 
     whole, order = results(np.arange(64)), rng.permutation(64)
     for size in (4, 8, 20):
@@ -259,7 +260,7 @@ def test_a_shared_trace_equals_a_new_trace(directory: Path, tmp_path: Path, monk
     clicks = columns(network, rng, 32, 3)
     feeds = {
         "step.onnx": {**clicks, **state},
-        "surprise.onnx": {"item": clicks["item"][:, 0], "gap": clicks["gap"][:, 0], **remembered},
+        "surprise.onnx": {**{name: column[:, 0] for name, column in clicks.items()}, **remembered},
         "score.onnx": {**remembered, "k": np.array([20])},
     }
     for file, feed in feeds.items():

@@ -7,31 +7,34 @@ import numpy as np
 import pytest
 
 from stream.detect.alert import AlertRule
-from stream.detect.detector import Detector, Evidence, Verdicts
-from stream.detect.surprise import SurpriseDetector
+from stream.detect.behaviour import BehaviourDetector
+from stream.detect.detector import Detector, Evidence, Fields, Verdicts
+from stream.detect.windows import NO_GAP
 from stream.engine.engine import Engine
 from stream.events import Click, Partition
 from stream.manifest import Tensor
 from stream.model.runtime import Model, load_model
 from stream.settings import RECENT_ITEMS, Rules
 from stream.state.arena import Arena
-from stream.state.row import row_dtype, row_mark
+from stream.state.row import Rows, row_dtype, row_mark
 from tests.conftest import EVENT_TYPES
 from tests.decide import run
 
+USERS = 12
+
 
 class NaiveDetector:
-    """Uses the model's probability of the click as its p-value, and stores a number for each user."""
+    """Uses the model's probability of the click as its p-value, and counts each user's alerts."""
 
-    row_fields = (Tensor("alerts", (), "int32"), Tensor("worst", (2,)))
-    smallest_p_value = 1e-300
+    row_fields = (Tensor("alerts", (), "int32"),)
+    smallest_rate = 1e-9
 
-    def judge(self, seen: Evidence) -> Verdicts:
+    def judge(self, seen: Evidence, before: Fields, rows: Rows) -> Verdicts:
         p_value = np.maximum(np.exp(-np.maximum(seen.surprise, 0).astype(np.float64)), 1e-300)
-        return Verdicts(p_value, np.zeros(len(p_value), np.int64), p_value <= 0.001)
-
-    def alert_rules(self, pool: np.ndarray) -> list[AlertRule]:
-        return [AlertRule("everything", 1, 0.001)] * len(pool)
+        alerted = np.flatnonzero(p_value <= 0.01)
+        np.add.at(rows["alerts"], seen.owner[alerted], 1)
+        rules = [AlertRule("everything", 1, 0.01, int(seen.offset[at]), {}, "the item is rare") for at in alerted]
+        return Verdicts(p_value, alerted, rules)
 
 
 @pytest.fixture(scope="module")
@@ -39,61 +42,96 @@ def model(model_dir: Path) -> Model:
     return load_model(model_dir, "cpu")
 
 
-@pytest.fixture(params=["surprise", "naive"])
+@pytest.fixture(params=["behaviour", "naive"])
 def detector(request: pytest.FixtureRequest, model: Model, model_dir: Path) -> Detector:
-    if request.param == "surprise":
-        return SurpriseDetector.load(model_dir, model.manifest, alpha=0.05)
+    if request.param == "behaviour":
+        return BehaviourDetector.load(model_dir, model.manifest, alpha=0.05)
     return NaiveDetector()
 
 
 def evidence(count: int, seed: int = 0) -> Evidence:
+    """Random clicks of USERS users, from their first ones on."""
     rng = np.random.default_rng(seed)
+    owner, earlier, recent = rng.integers(0, USERS, count), [], []
+    items: list[list[int]] = [[] for _ in range(USERS)]
+    for user in owner.tolist():
+        earlier.append(len(items[user]))
+        items[user].insert(0, int(rng.integers(0, 9)))
+        recent.append((items[user] + [-1] * RECENT_ITEMS)[:RECENT_ITEMS])
+    before = np.array(earlier, np.int64)
+    gap_ms = np.where(before == 0, NO_GAP, rng.exponential(30_000, count).astype(np.int64))
     return Evidence(
+        owner.astype(np.intp),
         rng.exponential(4.0, count).astype(np.float32),
+        rng.exponential(1.0, count).astype(np.float32),
         rng.integers(0, len(EVENT_TYPES) + 1, count),
-        rng.integers(0, 12, count),
+        before,
+        gap_ms,
+        1_700_000_000_000 + np.arange(count) * 1_000,
+        np.arange(count) + 5,
+        np.array(recent, np.int32),
     )
 
 
-def test_a_verdict_is_a_p_value_a_pool_and_an_alert_at_the_rules_threshold(detector: Detector) -> None:
-    """The alert follows from the p-value by the rule that the alert names."""
-    verdicts = detector.judge(evidence(500))
-    assert (verdicts.p_value.dtype, verdicts.pool.dtype, verdicts.anomalous.dtype) == (np.float64, np.int64, np.bool_)
-    assert verdicts.p_value.shape == verdicts.pool.shape == verdicts.anomalous.shape == (500,)
-    assert ((verdicts.p_value > 0) & (verdicts.p_value <= 1)).all()
-    rules = detector.alert_rules(verdicts.pool)
-    assert (verdicts.anomalous == (verdicts.p_value <= [rule.threshold for rule in rules])).all()
-    assert verdicts.anomalous.any()
-    assert all(rule.pool and rule.pool_size > 0 for rule in rules)
+def judged(
+    detector: Detector, seen: Evidence, cuts: list[int]
+) -> tuple[list[float], list[tuple[int, AlertRule]], bytes]:
+    """p-values, (offset, rule) of each alert, and the rows, for batches that end at the cuts."""
+    rows = np.zeros(USERS, row_dtype((), 0, detector.row_fields))
+    p_values: list[float] = []
+    alerts: list[tuple[int, AlertRule]] = []
+    for start, end in itertools.pairwise([0, *cuts, len(seen.owner)]):
+        part = Evidence(*(column[start:end] for column in seen))
+        before = {field.name: rows[field.name].copy() for field in detector.row_fields}
+        np.add.at(rows["clicks"], part.owner, 1)
+        verdicts = detector.judge(part, before, rows)
+        p_values += verdicts.p_value.tolist()
+        alerts += zip(part.offset[verdicts.alerted].tolist(), verdicts.rules, strict=True)
+    return p_values, alerts, rows.tobytes()
+
+
+def test_a_verdict_is_a_p_value_and_alerts_at_the_rules_threshold(detector: Detector) -> None:
+    """An alert is on a click whose p-value is at most the threshold that the alert names, and says what spoke."""
+    seen = evidence(500)
+    p_values, alerts, _ = judged(detector, seen, [])
+    assert len(p_values) == 500
+    assert all(0 < p_value <= 1 for p_value in p_values)
+    assert alerts
+    for offset, rule in alerts:
+        assert p_values[offset - 5] <= rule.threshold
+        assert rule.pool
+        assert rule.pool_size > 0
+        assert rule.sentence
+        assert rule.episode <= offset
+    assert [offset for offset, _ in alerts] == sorted({offset for offset, _ in alerts})
 
 
 def test_a_verdict_does_not_depend_on_the_batch(detector: Detector) -> None:
-    """The verdicts on a batch equal those on its parts, and an empty batch has none."""
+    """Verdicts and rows after one batch equal those after its parts, and an empty batch has none."""
     seen = evidence(101)
-    whole = detector.judge(seen)
-    for start, end in itertools.pairwise([0, 0, 1, 4, 50, 101]):
-        part = slice(start, end)
-        some = detector.judge(Evidence(seen.surprise[part], seen.event_type[part], seen.clicks_before[part]))
-        assert (some.p_value == whole.p_value[part]).all()
-        assert (some.pool == whole.pool[part]).all()
-        assert (some.anomalous == whole.anomalous[part]).all()
-        assert len(some.p_value) == end - start
+    assert judged(detector, seen, [0, 1, 4, 50]) == judged(detector, seen, []) == judged(detector, seen, [*range(101)])
 
 
 def test_a_more_surprising_click_is_never_less_unusual(detector: Detector) -> None:
-    """Of two clicks of one kind, the more surprising one has no higher p-value; no p-value is below the smallest."""
+    """Of two first clicks of one kind, the more surprising one has no higher p-value."""
     surprise = np.sort(np.append(evidence(200).surprise, [-50, 1e30])).astype(np.float32)
-    found = []
-    for event_type, clicks_before in itertools.product(range(len(EVENT_TYPES) + 1), (0, 2, 9)):
-        kind = (np.full(len(surprise), event_type), np.full(len(surprise), clicks_before))
-        p_value = detector.judge(Evidence(surprise, *kind)).p_value
-        assert (np.diff(p_value) <= 0).all()
-        found.append(p_value[-1])
-    assert min(found) == detector.smallest_p_value
+    n = len(surprise)
+    for event_type in range(len(EVENT_TYPES) + 1):
+        recent = np.full((n, RECENT_ITEMS), -1, np.int32)
+        recent[:, 0] = 3
+        zeros = np.zeros(n, np.int64)
+        seen = Evidence(
+            np.arange(n), surprise, np.zeros(n, np.float32), zeros + event_type, zeros, zeros + NO_GAP, zeros + 1,
+            np.arange(n), recent,
+        )  # fmt: skip
+        rows = np.zeros(n, row_dtype((), 0, detector.row_fields))
+        before = {field.name: rows[field.name].copy() for field in detector.row_fields}
+        rows["clicks"] = 1
+        assert (np.diff(detector.judge(seen, before, rows).p_value) <= 0).all()
 
 
 def test_its_fields_are_part_of_every_users_row(detector: Detector, model: Model) -> None:
-    """A detector's fields are in the row: zero for a new user, and restored by a recovery."""
+    """A detector's fields are in the row, and restored by a recovery."""
     dtype = row_dtype(model.manifest.state, RECENT_ITEMS, detector.row_fields)
     arena = Arena(dtype, row_mark(model.manifest.identity, dtype))
     run(Engine(model, detector, arena, 5, 1, Rules()), [Click("a", "i1", 1_700_000_000_000)])
@@ -103,5 +141,4 @@ def test_its_fields_are_part_of_every_users_row(detector: Detector, model: Model
     row = np.frombuffer(restored.rows(Partition("clicks", 0))[b"a"], dtype)[0]
     for field in detector.row_fields:
         assert row[field.name].shape == field.shape
-        assert (row[field.name] == 0).all()
     assert dtype.itemsize % 8 == 0

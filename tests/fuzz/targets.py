@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from export.log.log import log_clicks, read_log
-from stream.detect.surprise import SurpriseDetector
+from stream.detect.behaviour import BehaviourDetector
 from stream.errors import ArtifactError, BadClick, ConfigError, EddyError
 from stream.events import Origin, Partition
 from stream.kafka.changelog import Mark
@@ -178,7 +178,7 @@ class Fuzz:
             manifest["files"][name] = sha256(self._copy / name)
             (self._copy / "manifest.json").write_text(json.dumps(manifest))
             model = load_model(self._copy, "cpu")
-            SurpriseDetector.load(self._copy, model.manifest, 0.05)
+            BehaviourDetector.load(self._copy, model.manifest, 0.05)
             batch_invariant(model, 5)
         finally:
             for restored in (name, "manifest.json"):

@@ -265,6 +265,12 @@ def decode_id(message: Message) -> str:
     return str(decoded["id"])
 
 
+def bot() -> list[tuple[bytes | None, bytes | None]]:
+    """A user who clicks one item every second: there is an alert on one of these clicks."""
+    event = {"user_id": "bot", "item_id": "i7"}
+    return [(b"bot", msgspec.json.encode(event | {"timestamp": NOW_MS + 1_000 * n})) for n in range(12)]
+
+
 def clicks(count: int, users: int = 500, seed: int = 0) -> list[tuple[bytes | None, bytes | None]]:
     """`count` clicks of a shop with 300 known items and some unknown ones; each seed has a day of its own."""
     rng = random.Random(seed)

@@ -8,7 +8,7 @@ import pytest
 from stream.errors import ConfigError
 from stream.kafka.topics import check_topics
 from stream.kafka_config import KafkaConfig
-from tests.kafka.lane import clicks
+from tests.kafka.lane import bot, clicks
 from tests.kafka.secured import RIGHTS, Cluster, Right, Secure, properties, refusal, written
 
 
@@ -57,7 +57,7 @@ def test_each_right_is_needed_while_the_worker_runs(secure: Secure, cluster: Clu
     worker = secure.start(broker=cluster.kafka.sasl, kafka_config=config, alpha=0.5)
     secure.wait_for_clicks()
     secure.revoke(right)
-    secure.produce([*clicks(50, seed=2), (b"u", b"no click")])
+    secure.produce([*clicks(50, seed=2), *bot(), (b"u", b"no click")])
     assert re.search(r"^eddy: (Kafka does not allow it: )?this user lacks", refusal(worker))
 
 

@@ -143,7 +143,7 @@ def test_a_scraper_clicks_unknown_items_at_an_honest_users_pace() -> None:
 def test_the_graphs_take_the_memory_that_they_are_timed_with(model_dir: Path) -> None:
     """Both of them, under the names that the state has."""
     rng, batch = np.random.default_rng(0), 4
-    ids = {name: np.zeros(batch, np.int64) for name in ("item", "gap")}
+    ids = {name: np.zeros(batch, np.int64) for name in ("item", "event_type", "gap")}
     state = {"h": np.ones((batch, 16), np.float32), **cpu.memory(batch, 50, AGES, rng)}
     surprise = open_graph(model_dir / "surprise.onnx").run(["surprise"], {**ids, **state})[0]
     items = open_graph(model_dir / "score.onnx").run(["items"], {**state, "k": np.array([20])})[0]

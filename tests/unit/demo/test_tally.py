@@ -18,7 +18,9 @@ def decide(tally: Tally, user: str, item: str, timestamp: int, items: list[str],
 
 
 def alert(user: str, timestamp: int) -> Anomaly:
-    return Anomaly("id", user, "a", "view", timestamp, "why", 9.0, 0.001, 3.0, 0.001, "all", 10, [], "shop/1")
+    return Anomaly(
+        "id", user, "a", "view", timestamp, "id", "why", 9.0, 0.001, 3.0, 0.001, {}, "2 clicks", 10, [], "shop/1"
+    )
 
 
 def test_a_hit_is_the_users_next_click_among_those_recommended_at_the_click_before() -> None:

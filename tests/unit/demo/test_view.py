@@ -24,7 +24,24 @@ def sample() -> Tally:
         expected = [Expected("tents-v1", 0.4)]
         user = "user-7" if timestamp == 2_000 else "user-8"
         tally.alerted(
-            Anomaly("i", user, item, "view", timestamp, "why", 12.0, 2e-4, 3.7, 1e-3, "view", 9, expected, "shop/1")
+            Anomaly(
+                "i",
+                user,
+                item,
+                "view",
+                timestamp,
+                "i",
+                "why",
+                12.0,
+                2e-4,
+                3.7,
+                1e-3,
+                {},
+                "1 click",
+                9,
+                expected,
+                "shop/1",
+            )
         )
     tally.rejected(DeadLetter("i", "not_json", "", "clicks", 0, 0, 0, None, None, 0, 0))
     return tally

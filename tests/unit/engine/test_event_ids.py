@@ -38,9 +38,12 @@ def click(user: str, item: str, event_id: str | None, ms: int = 0) -> Click:
     return Click(user, item, START_MS + ms, event_id=event_id)
 
 
+OFFSETS = ("source_offset", "episode_offset")
+
+
 def without_offset(engine: Engine, key: bytes) -> list[object]:
     row = np.frombuffer(engine.arena.rows(ONE)[key][: engine.arena.dtype.itemsize], engine.arena.dtype)[0]
-    return [row[name].tolist() for name in row.dtype.names if name not in ("checksum", "source_offset")]
+    return [row[name].tolist() for name in row.dtype.names if name not in ("checksum", *OFFSETS)]
 
 
 def test_clicks_that_were_sent_twice_are_decided_once(engine: Engine, model: Model, model_dir: Path) -> None:

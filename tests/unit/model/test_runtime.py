@@ -16,7 +16,7 @@ import onnx
 import pytest
 import torch
 
-from stream.detect.surprise import SurpriseDetector
+from stream.detect.behaviour import BehaviourDetector
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import read_manifest
 from stream.model.runtime import CUDA, GPU_STEP_CLICKS, load_model
@@ -119,7 +119,7 @@ def test_an_item_outside_the_catalogue_is_refused(model_dir: Path) -> None:
             model.step(np.array([[item]]), np.zeros((1, 1), np.int64), np.zeros((1, 1), np.int64), state)
         read = [value for value, t in zip(state, model.manifest.state, strict=True) if t.name in model.surprise_inputs]
         with pytest.raises(ArtifactError, match="item index"):
-            model.surprise(np.array([item]), np.zeros(1, np.int64), read)
+            model.surprise(np.array([item]), np.zeros(1, np.int64), np.zeros(1, np.int64), read)
 
 
 def test_a_missing_gpu_is_an_error_and_auto_uses_the_cpu(model_dir: Path) -> None:
@@ -148,9 +148,9 @@ def test_a_runtime_without_cuda_on_a_machine_with_a_gpu_is_reported(
 def test_the_calibration_is_read_by_pool(model_dir: Path) -> None:
     """The pools are in the manifest's order, and the detector can use them."""
     manifest = read_manifest(model_dir)
-    detector = SurpriseDetector.load(model_dir, manifest, alpha=0.05)
-    assert detector.calibration.names == manifest.calibration
-    assert detector.smallest_p_value < 0.05
+    detector = BehaviourDetector.load(model_dir, manifest, alpha=0.05)
+    assert len(detector.pools.tails) == len(manifest.calibration)
+    assert detector.smallest_rate < 0.05
 
 
 def rewrite(directory: Path, name: str, content: bytes) -> None:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream.detect.alert import AlertRule
 from stream.events import Click, Origin
 from stream.wire.output import anomalies, recommendations
 
@@ -65,17 +66,23 @@ def test_an_alert_has_the_click_the_expected_items_and_its_rule() -> None:
         origins,
         np.array([12.3456789, 9.0], np.float32),
         np.array([0.001, 0.01]),
-        [("all", 900, 0.01), ("cart/long", 50, 0.02)],
+        [
+            AlertRule("2 clicks", 900, 0.01, 100, {"rate": 0.002}, "the last 2 clicks came every 1 s"),
+            AlertRule("1 click", 50, 0.02, 7, {}, "the items of the last 1 clicks were not expected"),
+        ],
         np.array([[1, 2], [3, 4]]),
         np.log(np.array([[0.5, 0.25], [0.125, 0.0625]], np.float32)),
     )
     first, second = found
     assert (first.id, first.user_id, first.item_id, first.event_type) == ("clicks-0-100", "u0", "i0", "cart")
-    assert first.reason == "cart of i0 where i1, i2 was expected: surprise 12.3 nats, p-value 0.001"
+    sentence = "the last 2 clicks came every 1 s (p-value 0.001); cart of i0 where i1, i2 was expected"
+    assert first.reason == sentence
+    assert (first.episode, second.episode) == ("clicks-0-100", "clicks-1-7")
+    assert first.statistics == {"rate": 0.002}
     assert (first.surprise, first.p_value, first.score) == (12.34568, 0.001, 3.0)
-    assert (first.pool, first.pool_size, first.threshold) == ("all", 900, 0.01)
+    assert (first.pool, first.pool_size, first.threshold) == ("2 clicks", 900, 0.01)
     assert [(one.item_id, one.probability) for one in first.expected] == [("i1", 0.5), ("i2", 0.25)]
-    assert (second.pool, second.pool_size, second.threshold) == ("cart/long", 50, 0.02)
+    assert (second.pool, second.pool_size, second.threshold) == ("1 click", 50, 0.02)
     assert [(one.item_id, one.probability) for one in second.expected] == [("i3", 0.125), ("i4", 0.0625)]
 
 
@@ -85,9 +92,9 @@ def test_a_higher_score_is_a_smaller_p_value(p_values: list[float]) -> None:
     """Alerts can be sorted by score: high = anomalous, 0 = p-value of 1."""
     n = len(p_values)
     given_clicks, origins = clicks(n)
-    none = np.empty((n, 0))
+    none, rule = np.empty((n, 0)), AlertRule("1 click", 9, 0.5, 0, {}, "")
     found = anomalies(
-        NAMES, "m/1", given_clicks, origins, np.ones(n, np.float32), np.array(p_values), [("all", 9, 0.5)] * n,
+        NAMES, "m/1", given_clicks, origins, np.ones(n, np.float32), np.array(p_values), [rule] * n,
         none.astype(np.int64), none.astype(np.float32),
     )  # fmt: skip
     for one, p_value in zip(found, p_values, strict=True):

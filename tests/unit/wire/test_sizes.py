@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream.detect.statistics import STATISTICS
 from stream.errors import BadClick
 from stream.events import Anomaly, DeadLetter, Expected, Origin, Recommendation
 from stream.kafka.topics import FRAME_BYTES, SMALLEST_LIMIT
@@ -90,12 +91,14 @@ def test_alert_fits_even_if_the_models_ids_are_long(ids: str) -> None:
         item_id=WORST,
         event_type="\x01" * 64,
         timestamp=1,
+        episode="clicks-1-0",
         reason=f"{WORST} where {ids}, {ids}, {ids} was expected",
         surprise=1.0,
         p_value=0.5,
         score=0.3,
         threshold=0.5,
-        pool="all",
+        statistics=dict.fromkeys(STATISTICS, 1e-300),
+        pool="10 clicks or more",
         pool_size=9,
         expected=[Expected(ids, 0.5)] * 3,
         model="shop/1",

@@ -1,30 +1,62 @@
-"""The pools of surprise that a model is calibrated with."""
+"""What a model is calibrated with."""
 
 import numpy as np
 
 from export.dataset.windows import Clicks
 from export.log.log import GAP_EDGES_MS, Vocabulary
-from export.model.calibrate import pools
-from stream.detect.pvalue import Calibration
+from export.model import calibrate
+from export.model.calibrate import calibrated, session_numbers, surprise_pools
+from stream.detect.pvalue import Pools
+from stream.detect.tail import Tail
+
+
+def clicks_of(user: np.ndarray, time_ms: np.ndarray, event_type: np.ndarray | None = None) -> Clicks:
+    """Clicks on item 0, sorted by user and time."""
+    none = np.zeros(len(user), np.int32)
+    event_type = none if event_type is None else event_type.astype(np.int32)
+    return Clicks(none, event_type, none.astype(np.uint8), none - 1, none > 0, user.astype(np.int32), time_ms)
 
 
 def test_event_types_called_like_a_pool_are_judged_by_their_own_clicks() -> None:
     """With the event types `all` and `view/first` each click is still judged against clicks of its kind."""
     event_types = ("view", "all", "view/first")
-    rows = 3000
-    event_type = np.arange(rows, dtype=np.int32) // 10 % 3
-    user = np.arange(rows, dtype=np.int32) // 10
-    none = np.zeros(rows, np.int32)
-    clicks = Clicks(none, event_type, none.astype(np.uint8), none - 1, none > 0, user, none.astype(np.int64))
-    surprise = event_type.astype(np.float32) * 10 + np.arange(rows, dtype=np.float32) / rows
+    rows = 30_000
+    number = np.arange(rows)
+    surprise = number // 10 % 3 * np.float32(10) + number.astype(np.float32) / rows
+    clicks = clicks_of(number // 10, np.zeros(rows, np.int64), number // 10 % 3)
     vocabulary = Vocabulary(["i"], event_types, GAP_EDGES_MS)
-    found = pools(surprise, clicks, np.ones(rows, np.bool_), vocabulary)
+    found = surprise_pools(surprise.astype(np.float32), clicks, np.ones(rows, np.bool_), vocabulary)
     assert len(found["all"]) == rows
-    calibration = Calibration(tuple(found), list(found.values()))
-    table = calibration.table(event_types, alpha=0.1)
+    pools = Pools.of(tuple(found), [Tail.fit(pool) for pool in found.values()], event_types)
     for index in range(3):
         for history in range(3):
-            scores = calibration.scores[table[index, history]]
+            scores = pools.tails[pools.table[index, history]].scores
             assert (np.floor(scores / 10) == index).all()
-            assert len(scores) == [100, 400, 500][history]
-    assert (table[3] == list(found).index("all")).all()
+    assert (pools.table[3] == list(found).index("all")).all()
+
+
+def test_a_session_ends_after_half_an_hour_and_with_the_user() -> None:
+    """Only held-out clicks have a session."""
+    minute = 60_000
+    clicks = clicks_of(np.array([0, 0, 0, 1, 1]), np.array([0, 29, 59, 60, 61], np.int64) * minute)
+    held_out = np.array([False, True, True, True, True])
+    assert session_numbers(clicks, held_out).tolist() == [0, 1, 2, 2]
+
+
+def test_the_statistics_of_a_large_log_are_those_of_its_parts() -> None:
+    """Users are observed some at a time: the calibration does not depend on how many."""
+    rng = np.random.default_rng(0)
+    user = np.sort(rng.integers(0, 400, 5_000))
+    time_ms = np.concatenate([np.sort(rng.integers(0, 10**8, count)) for count in np.bincount(user)])
+    surprise, event_surprise = rng.exponential(size=(2, 5_000)).astype(np.float32)
+    vocabulary = Vocabulary(["i"], ("view",), GAP_EDGES_MS)
+    given = (surprise, event_surprise, clicks_of(user, time_ms), time_ms > 5 * 10**7, vocabulary, np.zeros(1, np.int64))
+    whole = calibrated(*given).behaviour
+    parts = calibrate.PART
+    try:
+        calibrate.PART = 100
+        some = calibrated(*given).behaviour
+    finally:
+        calibrate.PART = parts
+    assert [tail.scores.tolist() for tail in some.tails()] == [tail.scores.tolist() for tail in whole.tails()]
+    assert whole.combined.size == session_numbers(given[2], given[3]).max() + 1

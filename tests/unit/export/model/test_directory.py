@@ -18,6 +18,7 @@ from export.network.cells import CELLS
 from export.network.mixture import AGES, Mixture
 from export.network.network import Network, Sizes
 from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
+from stream.detect.behaviour import BehaviourDetector
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import read_manifest
 from stream.state.row import row_dtype
@@ -61,16 +62,16 @@ def test_a_written_directory_is_read_back(directory: Path) -> None:
     assert (manifest.label, manifest.items, manifest.event_types) == ("shop/7", 50, tuple(EVENT_TYPES))
     assert json.loads((directory / "items.json").read_text()) == ITEMS
     assert [part.shape for part in manifest.state] == [(16,), (16,), (AGES,), (AGES,)]
-    with np.load(directory / "calibration.npz") as pools:
-        assert all(np.all(np.diff(pools[f"pool_{i}"]) >= 0) for i in range(len(manifest.calibration)))
+    detector = BehaviourDetector.load(directory, manifest, 0.05)
+    assert detector.behaviour.combined.size == 15_000
 
 
-@pytest.mark.parametrize(("remembered", "size"), [(8, 1256), (12, 1288), (16, 1320), (24, 1384)])
+@pytest.mark.parametrize(("remembered", "size"), [(8, 1360), (12, 1392), (16, 1424), (24, 1488)])
 def test_a_row_is_as_small_as_the_documents_say(remembered: int, size: int) -> None:
     """docs/training.md has the bytes of a row for each number of remembered items."""
     network = Network(Sizes(3, 1, 12, 128))
     network.mixture = Mixture(small_mixture().counted, remembered)
-    assert row_dtype(network.state, RECENT_ITEMS).itemsize == size
+    assert row_dtype(network.state, RECENT_ITEMS, BehaviourDetector.row_fields).itemsize == size
     assert f"{size:,}" in (ROOT / "docs" / "training.md").read_text()
 
 
@@ -139,7 +140,7 @@ def test_an_impossible_click_has_a_finite_surprise(tmp_path: Path) -> None:
     write_graphs(directory, network, Vocabulary(ITEMS, tuple(EVENT_TYPES), GAP_EDGES_MS), Traces())
     columns = {name: np.full(4, 3 if name == "item" else 0) for name in CLICK}
     state = {part.name: np.zeros((4, *part.shape), part.dtype) for part in network.state}
-    surprise, _ = ClickGraphs(directory)(columns, state)
+    surprise, _, _ = ClickGraphs(directory)(columns, state)
     assert (np.isfinite(surprise) & (surprise > 60)).all()
 
 

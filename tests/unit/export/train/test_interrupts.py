@@ -57,7 +57,7 @@ def test_ctrl_c_outside_of_a_fit_is_held_back(tmp_path: Path) -> None:
     assert read_manifest(directory).items == ITEMS
     assert said.count("Ctrl-C: finishing the model without further training") == 1
     assert sum("epoch 1" in line for line in said) == 1
-    assert "held-out clicks no anomaly can be reported at alpha 0.001" in said[-1]
+    assert "held-out sessions the threshold of the alerts is extrapolated" in said[-1]
     assert signal.getsignal(signal.SIGINT) is before
 
 

@@ -121,9 +121,10 @@ def test_training_ends_with_a_report(rule_model: Path) -> None:
 
 
 def test_the_nominal_false_alarm_rate_holds(rule_model: Path) -> None:
-    """On clicks like those of the log, about one in twenty has a p-value of 0.05 or less."""
+    """Of sessions like those of the log, at most one in twenty or so has a click with a p-value of 0.05 or less; fewer,
+    as this shop's sessions are much alike."""
     figures = evaluate(rule_model, shop(users=300, seed=6), exclude_recent=0)
-    assert 0.02 < figures["calibration"]["p<=0.05"] < 0.09
+    assert 0 < figures["calibration"]["p<=0.05"] < 0.09
 
 
 def test_what_was_just_clicked_is_left_out_for_every_method(rule_model: Path) -> None:
@@ -210,13 +211,13 @@ def test_the_newest_popularity_counts_if_popularity_is_not_stable() -> None:
     assert shift[moving.item.max()] > 0 > shift[0]
 
 
-def test_too_few_held_out_clicks_for_alpha_are_reported() -> None:
-    """From 999 held-out clicks on a p-value can reach 0.001; with fewer, a line has the number of clicks needed and a
-    usable --alpha."""
-    assert calibration_warning(999, 9_990, 0.001) is None
-    warning = calibration_warning(320, 3_200, 0.001)
+def test_too_few_held_out_sessions_for_alpha_are_reported() -> None:
+    """1,000 sessions show one false alert in 1,000; with fewer, a line has the number of clicks needed and a usable
+    --alpha."""
+    assert calibration_warning(1_000, 9_990, 0.001) is None
+    warning = calibration_warning(250, 3_200, 0.001)
     assert warning is not None
-    assert "at least 9,990" in warning
+    assert "about 12,800" in warning
     assert "--alpha 0.004" in warning
 
 

@@ -1,0 +1,164 @@
+"""Judges a click together with the user's last clicks: several statistics, one calibrated p-value.
+
+    statistics   -> the p-value of each: the share of all held-out sessions in which it was at least as high after a
+                    click of a user with about as many clicks
+    the smallest -> the p-value of the click: the share of held-out sessions with a click whose smallest one is as
+                    small. So the nominal rate holds for all statistics together, without Bonferroni's loss
+
+A session counts once, however many clicks it has. So a bot among the held-out clicks is one session, and not the norm.
+
+Source of the combination: Tippett 1931 (the smallest p-value), calibrated as one score by inductive conformal
+prediction, because the statistics depend on each other.
+"""
+
+import math
+from pathlib import Path
+from typing import NamedTuple, Self
+from zipfile import BadZipFile
+
+import numpy as np
+
+from stream.detect.alert import AlertRule
+from stream.detect.detector import Evidence, Fields, Verdicts
+from stream.detect.episodes import EPISODE, follow
+from stream.detect.pvalue import Pools
+from stream.detect.statistics import CLASSES, FILLS, NONE, STATISTICS, begins_run, fill_class, sentence, statistics
+from stream.detect.tail import F32, F64, I32, I64, Tail, unpack
+from stream.detect.windows import WINDOWS, Windows, slide
+from stream.errors import ArtifactError
+from stream.manifest import Manifest
+from stream.state.row import Index, Rows
+
+TAILS = len(STATISTICS) * FILLS + 1
+"""Number of the tails of a Behaviour."""
+
+SPOKE = 0.01
+"""An alert names the statistics with a p-value of at most this."""
+
+
+class Behaviour(NamedTuple):
+    """The calibration of the statistics: their largest values in held-out sessions.
+
+    parts     for each statistic, for each class: its largest value in each session
+    combined  the largest -log p, nats, of each session
+    """
+
+    parts: list[list[Tail]]
+    combined: Tail
+
+    @classmethod
+    def fit(cls, values: F32, fill: I64, session: I64, fold: I64) -> Self:
+        """Calibrate on n held-out clicks, session after session.
+
+        values   (n, S) float32, as `statistics` returns them
+        fill     (n,) int64, as `fill_class` returns it; it does not fall within a session
+        session  (n,) int64, number of each click's session, ascending
+        fold     (n,) int64, 0 or 1, the same for all clicks of a user. The p-values of one fold come from the other:
+                 those of clicks among themselves would be too large for what is new
+        """
+        strongest = np.zeros(len(values))
+        for own in (0, 1):
+            other, mine = fold != own, fold == own
+            if other.any() and mine.any():
+                parts = _parts(values[other], fill[other], session[other])
+                strongest[mine] = _each(parts, values[mine], fill[mine]).max(1)
+        largest, _ = _largest(strongest.astype(np.float32)[:, None], session)
+        return cls(_parts(values, fill, session), Tail.fit(largest[:, 0]))
+
+    def nats(self, values: F32, fill: I64) -> tuple[F64, F64]:
+        """-log of the combined p-value (n,), and of that of each statistic (n, S), nats."""
+        each = _each(self.parts, values, fill)
+        return self.combined.nats_of(each.max(1).astype(np.float32)), each
+
+    def tails(self) -> list[Tail]:
+        """All tails, in the order of a file."""
+        return [*(tail for part in self.parts for tail in part), self.combined]
+
+    @classmethod
+    def of(cls, tails: list[Tail]) -> Self:
+        """The opposite of `tails`."""
+        return cls([tails[start : start + FILLS] for start in range(0, TAILS - 1, FILLS)], tails[-1])
+
+
+def _largest(values: F32, group: I64) -> tuple[F32, Index]:
+    """The largest values (g, S) of each group of n values (n, S), and the first position of each group (g,).
+
+    group  (n,) ascending
+    """
+    starts = np.flatnonzero(np.append(True, group[1:] != group[:-1]))
+    return np.maximum.reduceat(values, starts, axis=0), starts
+
+
+def _parts(values: F32, fill: I64, session: I64) -> list[list[Tail]]:
+    """The tails of each statistic, for each class. A session without a click of the class has the score -inf there."""
+    by_class, starts = _largest(values, session * FILLS + fill)
+    number = np.unique(session[starts], return_inverse=True)[1]
+    whole = np.full((number[-1] + 1, FILLS, values.shape[1]), -np.inf, np.float32)
+    whole[number, fill[starts]] = by_class
+    return [[Tail.fit(whole[:, index, column]) for index in range(FILLS)] for column in range(values.shape[1])]
+
+
+def _each(parts: list[list[Tail]], values: F32, fill: I64) -> F64:
+    """-log of the p-value of each statistic (n, S), nats."""
+    found = np.empty(values.shape)
+    for index in np.unique(fill).tolist():
+        mine = fill == index
+        for column, tails in enumerate(parts):
+            found[mine, column] = tails[index].nats_of(values[mine, column])
+    found[values == NONE] = 0.0
+    return found
+
+
+class BehaviourDetector:
+    """A Detector that uses all statistics.
+
+    threshold  a click with at most this p-value is unusual: the nominal share of sessions with an alert
+    """
+
+    row_fields = (*WINDOWS, *EPISODE)
+
+    def __init__(self, pools: Pools, behaviour: Behaviour, category: I32, alpha: float) -> None:
+        """
+        category  (V + 1,) int32, the category of each item, -1 = none; the last one is the unknown item's
+        alpha     the threshold
+        """
+        self.behaviour = behaviour
+        self.pools, self._category = pools, category
+        self.threshold, self._least = alpha, -math.log(alpha)
+        self.smallest_rate = 1 / (1 + behaviour.combined.size)
+
+    @classmethod
+    def load(cls, directory: Path, manifest: Manifest, alpha: float) -> Self:
+        """Read calibration.npz. Raises ArtifactError if it is not usable."""
+        try:
+            with np.load(directory / "calibration.npz", allow_pickle=False) as file:
+                tails = unpack(file, len(manifest.calibration) + TAILS)
+                category = np.append(file["category"], -1).astype(np.int32)
+            if len(category) != manifest.items + 1:
+                raise ValueError(f"it has {len(category) - 1} categories for {manifest.items} items")
+            pools = Pools.of(manifest.calibration, tails[:-TAILS], manifest.event_types)
+        except (KeyError, ValueError, OSError, BadZipFile) as exc:
+            raise ArtifactError(f"model {directory}: calibration.npz is unreadable ({exc}); train it again") from exc
+        return cls(pools, Behaviour.of(tails[-TAILS:]), category, alpha)
+
+    def judge(self, seen: Evidence, before: Fields, rows: Rows) -> Verdicts:
+        item_nats = self.pools.nats(seen.surprise, seen.event_type, seen.clicks_before)
+        begins = begins_run(seen.recent, self._category)
+        windows = slide(
+            before, rows, seen.owner, seen.clicks_before, item_nats, seen.event_surprise, seen.gap_ms, begins
+        )
+        values, fill = statistics(windows, seen.recent, len(self._category) - 1), fill_class(windows.filled)
+        nats, each = self.behaviour.nats(values, fill)
+        alerted, episodes = follow(seen, nats, self._least, before, rows)
+        rules = [
+            self._rule(values[click], each[click], int(fill[click]), windows, click, episode)
+            for click, episode in zip(alerted, episodes, strict=True)
+        ]
+        return Verdicts(np.exp(-nats), np.array(alerted, np.intp), rules)
+
+    def _rule(self, values: F32, each: F64, fill: int, windows: Windows, click: int, episode: int) -> AlertRule:
+        strongest = np.argsort(-each, kind="stable").tolist()
+        spoke = {STATISTICS[i]: float(np.exp(-each[i])) for i in strongest if np.exp(-each[i]) <= SPOKE}
+        first = strongest[0]
+        said = sentence(STATISTICS[first], float(values[first]), windows, click)
+        return AlertRule(CLASSES[fill], self.behaviour.combined.size, self.threshold, episode, spoke, said)

@@ -1,0 +1,125 @@
+"""What a detector looks at: a few numbers on the last clicks of a user in the session. High = unusual.
+
+    clicks        the items of the last LAST clicks: sum of -log of the p-values of their surprises (Fisher's method)
+    event types   the event types of the last LAST clicks: sum of their surprises
+    regular gaps  how little the gaps between the last clicks differ, and how many there are
+    rate          how fast the last clicks followed each other, and how many there are
+    one item      how often the commonest of the last items was clicked
+    twins         how many of the last clicks repeat the click before within a second
+    category run  how many clicks in a row were on different items of one category
+
+Each statistic is compared only with those after about as many clicks of a session (`fill_class`), so a long window is
+no reason for an alert. Source of the sum: Fisher 1932, Statistical Methods for Research Workers.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.detect.windows import F64, I32, I64, LAST, PER_NAT, Bools, Windows
+
+F32 = npt.NDArray[np.float32]
+
+STATISTICS = ("clicks", "event types", "regular gaps", "rate", "one item", "twins", "category run")
+
+NONE = -np.inf
+"""The value of a statistic for which the user has too few clicks."""
+
+CAP = 3 * PER_NAT
+"""Most that one click adds to the sum of `clicks`, a p-value of .05: several clicks must be unusual, not one."""
+
+FEWEST_GAPS = 4
+"""Regularity needs at least so many gaps."""
+
+CLOCK_MS = 20.0
+"""Added to gaps before their logarithm: many producers have a coarser clock."""
+
+USUAL_MS = 30_000.0
+"""A usual time between two clicks."""
+
+TWIN_MS = 1_000
+
+FILL_EDGES = np.array([2, 3, 4, 6, 8, LAST])
+CLASSES = ("1 click", "2 clicks", "3 clicks", "4 or 5 clicks", "6 or 7 clicks", "8 or 9 clicks", "10 clicks or more")
+FILLS = len(CLASSES)
+"""Users are compared with those who have about as many clicks."""
+
+
+def begins_run(recent: I32, category: I32) -> Bools:
+    """True (n,) where a click is not on another item of the category of the click before.
+
+    recent    (n, R) int32, as in `statistics`
+    category  (V + 1,) int32, the category of each item; -1 = none, as for the unknown item
+    """
+    item, previous = recent[:, 0], recent[:, 1]
+    its = category[item]
+    found: Bools = (previous < 0) | (item == previous) | (its < 0) | (its != category[previous])
+    return found
+
+
+def fill_class(filled: I64) -> I64:
+    """Convert numbers of clicks in the window (n,) to classes (n,) int64, 0 to FILLS - 1."""
+    return FILL_EDGES.searchsorted(filled, "right")
+
+
+def statistics(windows: Windows, recent: I32, unknown: int) -> F32:
+    """The statistics of n clicks, (n, len(STATISTICS)) float32; NONE where the user has too few clicks.
+
+    windows  as they are after each click
+    recent   (n, R) int32, R >= LAST, the user's last items, newest first, the click's own included; -1 = none
+    unknown  index of the unknown item. Two unknown items count as different ones
+    """
+    filled = windows.filled
+    inside = np.arange(LAST) < filled[:, None]
+    found = np.empty((len(filled), len(STATISTICS)), np.float32)
+    found[:, 0] = erlang(np.where(inside, np.minimum(windows.item_nats, CAP), 0).sum(1) / PER_NAT, filled)
+    found[:, 1] = np.where(inside, windows.event_nats, 0).sum(1) / PER_NAT
+    real = np.arange(LAST) < filled[:, None] - 1  # the gap before a session's first click is not one of the session
+    gaps = real.sum(1)
+    some = np.maximum(gaps, 1)
+    logs = np.where(real, np.rint(np.log(np.where(real, windows.gap_ms, 0) + CLOCK_MS) * PER_NAT).astype(np.int64), 0)
+    variance = (some * (logs**2).sum(1) - logs.sum(1) ** 2) / (some * PER_NAT) ** 2  # of whole numbers: exact
+    found[:, 2] = np.where(gaps >= FEWEST_GAPS, (1 - gaps) * np.log(np.sqrt(variance) + 1e-3), NONE)
+    mean_ms = np.where(real, windows.gap_ms, 0).sum(1) / some + CLOCK_MS
+    found[:, 3] = np.where(gaps > 0, -gaps * np.log(mean_ms / USUAL_MS), NONE)
+    last = recent[:, :LAST]
+    known = inside & (last != unknown)
+    found[:, 4] = ((last[:, :, None] == last[:, None, :]) & known[:, :, None]).sum(1).max(1)
+    twin = (last[:, :-1] == last[:, 1:]) & (windows.gap_ms[:, :-1] <= TWIN_MS) & real[:, :-1]
+    found[:, 5] = twin.sum(1)
+    found[:, 6] = windows.run
+    return found
+
+
+def erlang(total: F64, count: I64) -> F64:
+    """-log of the probability (n,) that the sum of `count` (n,) exponential numbers of mean 1 is at least `total` (n,).
+
+    Source: the Erlang distribution.
+    """
+    terms = term = np.ones(len(total))
+    for k in range(1, LAST):
+        term = term * total / k
+        terms = terms + np.where(k < count, term, 0.0)
+    return total - np.log(terms)
+
+
+def sentence(name: str, value: float, windows: Windows, click: int) -> str:
+    """What a statistic has seen, in words.
+
+    value    of the statistic
+    windows  of some clicks
+    click    position of the click among them
+    """
+    filled = int(windows.filled[click])
+    gaps_ms = windows.gap_ms[click, :filled]
+    real_ms = gaps_ms[: filled - 1].tolist()
+    mean_ms = sum(real_ms) / max(1, len(real_ms))
+    last = f"the last {filled} clicks"
+    return {
+        "clicks": f"the items of {last} were not expected",
+        "event types": f"the event types of {last} were not expected",
+        "regular gaps": f"{last} came at almost equal intervals of about {mean_ms / 1000:.3g} s",
+        "rate": f"{last} came every {mean_ms / 1000:.3g} s",
+        "one item": f"{value:.0f} of {last} were on one item",
+        "twins": f"{value:.0f} of {last} repeat the click before within {TWIN_MS / 1000:.0f} s",
+        "category run": f"{value:.0f} clicks in a row were on different items of one category",
+    }[name]

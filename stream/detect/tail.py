@@ -1,0 +1,109 @@
+"""Converts scores to p-values by comparison with held-out scores, also beyond the largest of them.
+
+At a held-out score this is inductive conformal prediction: p = (1 + count of scores at least as high) / (1 + m).
+Between two scores -log p is interpolated, so p is not below that of the higher one. Beyond the largest score an
+exponential tail goes on, with the mean excess of the highest scores (peaks over threshold: Pickands 1975; the shape
+parameter 0 of a generalised Pareto distribution). These p-values are extrapolated: they order what no held-out click
+has reached.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+
+STEP = 1.01
+"""The ranks of the scores that are kept grow by this factor from the highest on: p-values are at most 1 % too low."""
+
+EXCEEDANCES, LARGEST_SHARE = 100, 0.1
+"""The highest scores that give the tail: so many, but at most this share of all."""
+
+SMALLEST_SCALE = 0.4
+"""Of a tail whose scores are all equal: a score that is higher by 1 is about ten times rarer. Scores are counts, nats,
+or logarithms."""
+
+MOST_NATS = 100.0
+"""No p-value is below exp(-MOST_NATS)."""
+
+
+class Tail(NamedTuple):
+    """The held-out scores of one kind.
+
+    scores  (k,) float32, ascending: some of the scores, among them the lowest and the highest
+    nats    (k,) float64, -log of the p-value of these scores
+    scale   of the tail: by so much higher scores are e times rarer
+    size    m, with the scores of -inf
+    """
+
+    scores: F32
+    nats: F64
+    scale: float
+    size: int
+
+    @classmethod
+    def fit(cls, scores: F32) -> Self:
+        """Keep some of the scores (m,), in any order. A score of -inf is lower than any other one."""
+        ordered = np.sort(scores[scores > -np.inf])[::-1].astype(np.float32)  # the highest first
+        count = len(ordered)
+        if not count:
+            return cls(np.empty(0, np.float32), np.empty(0), SMALLEST_SCALE, len(scores))
+        most = int(np.log(count) / np.log(STEP)) + 2
+        ranks = np.unique(np.minimum(np.append(STEP ** np.arange(most), count), count).astype(np.int64))
+        kept = np.unique(ordered[ranks - 1])
+        above = count - ordered[::-1].searchsorted(kept, "left")
+        top = ordered[: max(1, min(EXCEEDANCES, int(LARGEST_SHARE * count)))].astype(np.float64)
+        whole = (ordered[0] - ordered[count // 2]) / np.log(1 + count / 2)  # bounded scores end too steeply
+        nats = np.log((1 + len(scores)) / (1 + above))
+        return cls(kept, nats, max(float((top - top[-1]).mean()), float(whole), SMALLEST_SCALE), len(scores))
+
+    def nats_of(self, scores: F32) -> F64:
+        """-log of the p-values (n,) of finite scores (n,)."""
+        if not len(self.scores):
+            return np.full(len(scores), np.log(1.0 + self.size))
+        found: F64 = np.interp(scores, self.scores, self.nats)
+        higher = scores > self.scores[-1]
+        if np.count_nonzero(higher):  # rare
+            beyond = (scores[higher].astype(np.float64) - self.scores[-1]) / self.scale
+            found[higher] = np.minimum(np.log(1.0 + self.size) + beyond, MOST_NATS)
+        return found
+
+
+def pack(tails: Sequence[Tail]) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of a file with these tails, by name."""
+    return {
+        "scores": np.concatenate([tail.scores for tail in tails]),
+        "nats": np.concatenate([tail.nats for tail in tails]),
+        "sizes": np.array([len(tail.scores) for tail in tails]),
+        "scales": np.array([tail.scale for tail in tails]),
+        "totals": np.array([tail.size for tail in tails]),
+    }
+
+
+def unpack(arrays: Mapping[str, npt.NDArray[Any]], count: int) -> list[Tail]:
+    """The `count` tails of a file. Raises KeyError or ValueError if they are not what `pack` writes."""
+    sizes, scales = np.asarray(arrays["sizes"], np.int64), np.asarray(arrays["scales"], np.float64)
+    scores, nats = np.asarray(arrays["scores"], np.float32), np.asarray(arrays["nats"], np.float64)
+    totals = np.asarray(arrays["totals"], np.int64)
+    if not (
+        sizes.shape == scales.shape == totals.shape == (count,)
+        and (sizes >= 0).all()
+        and sizes.sum() == len(scores) == len(nats)
+    ):
+        raise ValueError(f"it does not have {count} tails")
+    if not (np.isfinite(scores).all() and np.isfinite(nats).all() and np.isfinite(scales).all() and (scales > 0).all()):
+        raise ValueError("a number is not finite")
+    ends = sizes.cumsum()
+    tails = [
+        Tail(scores[end - size : end], nats[end - size : end], scale, total)
+        for end, size, scale, total in zip(ends.tolist(), sizes.tolist(), scales.tolist(), totals.tolist(), strict=True)
+    ]
+    for tail in tails:
+        if (np.diff(tail.scores) <= 0).any() or (np.diff(tail.nats, prepend=-1e-9) <= 0).any():
+            raise ValueError("a tail is not sorted")
+    return tails

@@ -1,0 +1,161 @@
+"""The last clicks of each user, in the user's row: how surprising they were, and the time between them.
+
+The rule that must not break: the windows after a click depend only on the user's clicks up to it, never on the batch.
+Surprises are stored as whole numbers, so that their sums are exact in any order.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.manifest import Tensor
+from stream.model.gaps import starts_session
+from stream.state.row import Rows
+
+I16 = npt.NDArray[np.int16]
+I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Index = npt.NDArray[np.intp]
+T = TypeVar("T", bound=np.generic)
+
+LAST = 10
+"""Clicks in a window."""
+
+PER_NAT = 256
+"""Surprises are stored as whole numbers of this part of a nat."""
+
+MOST_NATS = 100.0
+
+NO_GAP = -1
+"""The gap before a user's first click."""
+
+MOST_GAP_MS = 2**31 - 1
+"""24 days."""
+
+LISTS = (
+    Tensor("item_nats", (LAST,), "int16"),
+    Tensor("event_nats", (LAST,), "int16"),
+    Tensor("gap_ms", (LAST,), "int32"),
+)
+"""Fields of a row, newest first, as in Windows. Entries of clicks that the user has not made are 0."""
+
+SESSION, RUN = Tensor("session_clicks", (), "int32"), Tensor("category_run", (), "int32")
+WINDOWS = (*LISTS, SESSION, RUN)
+
+
+class Windows(NamedTuple):
+    """The last clicks of n users, each after one click, newest first. Only those of the session count.
+
+    A window that went back to earlier sessions would be full for old users and short for new ones. A worker that
+    starts without states has only new users, so nothing could be compared.
+
+    filled      (n,) int64, clicks of the session in the window, 1 to LAST
+    item_nats   (n, LAST) int16, -log of the p-value of the item's surprise, in 1 / PER_NAT nats
+    event_nats  (n, LAST) int16, surprise of the event type, in 1 / PER_NAT nats
+    gap_ms      (n, LAST) int32, time since the user's click before, NO_GAP before the first
+    run         (n,) int32, clicks of the session on items of one category in a row, each on another item than the
+                click before
+    """
+
+    filled: I64
+    item_nats: I16
+    event_nats: I16
+    gap_ms: I32
+    run: I32
+
+
+def stored(nats: npt.NDArray[np.floating]) -> I16:
+    """Convert nats (n,) to what a row stores."""
+    whole: I16 = np.rint(np.minimum(nats, MOST_NATS) * PER_NAT).astype(np.int16)
+    return whole
+
+
+class Sequence:
+    """Where the n clicks of a batch stand among the clicks of their m users.
+
+    owner  (n,) intp, the user of each click; the clicks of a user are in order
+    """
+
+    def __init__(self, owner: Index, users: int) -> None:
+        counts = np.bincount(owner, minlength=users)
+        turn, self._by_owner, self._owner = np.zeros(len(owner), np.intp), np.arange(len(owner)), owner
+        if counts.max(initial=0) > 1:
+            self._by_owner = np.argsort(owner, kind="stable")
+            turn[self._by_owner] = np.arange(len(owner)) - np.repeat(counts.cumsum() - counts, counts)
+        self._first = turn == 0
+        ends = (counts + LAST).cumsum()  # each user has a window and then the new clicks, oldest first
+        begins = ends - counts - LAST
+        back = np.arange(LAST)
+        self._before = begins[:, None] + back
+        self._own = begins[owner] + LAST + turn
+        self._windows = self._own[:, None] - back
+        self._after = ends[:, None] - 1 - back
+
+    def windows(self, before: npt.NDArray[T], values: npt.NDArray[np.generic]) -> tuple[npt.NDArray[T], npt.NDArray[T]]:
+        """The window after each click (n, LAST), and each user's window at the end (m, LAST), newest first.
+
+        before  (m, LAST) the windows before the batch
+        values  (n,) the values of the clicks
+        """
+        every = np.empty(self._before.size + len(values), before.dtype)
+        every[self._before] = before[:, ::-1]
+        every[self._own] = values
+        return every[self._windows], every[self._after]
+
+    def since(self, before: I32, starts: Bools) -> tuple[I32, I32]:
+        """The clicks since each click's last start (n,), both included, and each user's count at the end (m,).
+
+        before  (m,) the counts before the batch
+        starts  (n,) bool
+        """
+        order, at = self._by_owner, np.arange(len(starts))
+        restarted = starts[order]
+        last = np.maximum.accumulate(np.where(restarted | self._first[order], at, 0))
+        counts, after = np.empty(len(starts), np.int32), before.copy()
+        counts[order] = at - last + 1 + np.where(restarted[last], 0, before[self._owner[order]])
+        after[self._owner] = counts  # of several values of a user, numpy writes the last one
+        return counts, after
+
+
+def slide(
+    before: Mapping[str, npt.NDArray[Any]],
+    rows: Rows,
+    owner: Index,
+    clicks_before: I64,
+    item_nats: F64,
+    event_nats: F32,
+    gap_ms: I64,
+    begins: Bools,
+) -> Windows:
+    """Add n clicks to the windows of their users' rows. Returns the windows after each click.
+
+    before         the windows of the rows before the batch, by the name of the field, each (m, LAST)
+    rows           (m,) the rows after it: their windows are written, and `clicks` is read
+    owner          (n,) intp, index of each click's user
+    clicks_before  (n,) int64, number of earlier clicks of the user; 0 = the user begins (again)
+    item_nats, event_nats  (n,) nats
+    gap_ms         (n,) int64, NO_GAP before a user's first click
+    begins         (n,) bool, the click does not go on with a run of the user's click before
+    """
+    sequence = Sequence(owner, len(rows))
+    lists: list[npt.NDArray[Any]] = []
+    empty = np.arange(LAST) >= rows["clicks"][:, None]  # a user who was forgotten within the batch
+    columns = (stored(item_nats), stored(event_nats), np.minimum(gap_ms, MOST_GAP_MS))
+    for field, values in zip(LISTS, columns, strict=True):
+        windows, after = sequence.windows(before[field.name], values)
+        after[empty] = 0
+        rows[field.name] = after
+        lists.append(windows)
+    starts = (clicks_before == 0) | starts_session(gap_ms)
+    counts = []
+    for field, restarts in ((SESSION, starts), (RUN, starts | begins)):
+        count, now = sequence.since(before[field.name], restarts)
+        rows[field.name] = np.where(rows["clicks"] > 0, now, 0)
+        counts.append(count)
+    items, events, gaps = lists
+    return Windows(np.minimum(counts[0], LAST).astype(np.int64), items, events, gaps, counts[1])

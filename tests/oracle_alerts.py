@@ -1,0 +1,187 @@
+"""The expected p-values and alerts of one user, click after click, in plain Python that shares no code with the worker.
+
+Read it beside docs/anomalies.md: the statistics of the last ten clicks, their p-values, the smallest of them, and the
+episodes. Only the file calibration.npz is shared.
+"""
+
+import math
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+LAST = 10
+HALF_AN_HOUR_MS = 1_800_000
+NAMES = ["clicks", "event types", "regular gaps", "rate", "one item", "twins", "category run"]
+CLASSES = {1: "1 click", 2: "2 clicks", 3: "3 clicks", 4: "4 or 5 clicks", 5: "4 or 5 clicks", 6: "6 or 7 clicks"}
+CLASSES |= {7: "6 or 7 clicks", 8: "8 or 9 clicks", 9: "8 or 9 clicks", 10: "10 clicks or more"}
+ORDER = list(dict.fromkeys(CLASSES.values()))
+
+
+class HeldOut(NamedTuple):
+    """Held-out scores of one kind: (score, -log p), ascending, the scale of the tail, and how many there are in all."""
+
+    scores: list[tuple[float, float]]
+    scale: float
+    size: int
+
+    def nats(self, score: float) -> float:
+        """-log of the p-value of a score."""
+        if score == -math.inf:
+            return 0.0
+        if not self.scores:
+            return float(np.log(1.0 + self.size))
+        found = self.scores[0][1]
+        for (low, start), (high, end) in pairwise(self.scores):
+            if score > low:
+                found = (end - start) / (high - low) * (score - low) + start
+        if score > self.scores[-1][0]:
+            found = float(np.log(1.0 + self.size)) + (score - self.scores[-1][0]) / self.scale
+        return min(found, 100.0)
+
+
+@dataclass
+class Behaviour:
+    """What the detector keeps of a user. The lists are newest first."""
+
+    item_nats: list[int] = field(default_factory=list)
+    event_nats: list[int] = field(default_factory=list)
+    gap_ms: list[int] = field(default_factory=list)
+    items: list[int] = field(default_factory=list)
+    session: int = 0
+    run: int = 0
+    episode: int = 0
+    unusual_ms: int = 0
+    alerted: float = 0.0
+
+
+class Found(NamedTuple):
+    """The result for a click. episode is None without an alert."""
+
+    p_value: float
+    pool: str
+    pool_size: int
+    episode: int | None
+    statistics: dict[str, float]
+    sentence: str
+
+
+class Alerts:
+    """Judges clicks. threshold: the p-value that raises an alert."""
+
+    def __init__(self, model: Path, manifest: dict[str, Any], alpha: float) -> None:
+        with np.load(model / "calibration.npz") as file:
+            scores, nats = file["scores"].tolist(), file["nats"].tolist()
+            ends = file["sizes"].cumsum().tolist()
+            pairs = [list(zip(scores, nats, strict=True))[a:b] for a, b in zip([0, *ends], ends, strict=False)]
+            self._category = file["category"].tolist()
+            tails = [HeldOut(*one) for one in zip(pairs, file["scales"].tolist(), file["totals"].tolist(), strict=True)]
+        names = manifest["calibration"]
+        self._pools = dict(zip(names, tails, strict=False))
+        rest = tails[len(names) :]
+        rows = [rest[start : start + len(ORDER)] for start in range(0, len(rest) - 1, len(ORDER))]
+        self._parts, self._combined = rows, rest[-1]
+        self._event_types, self._unknown, self._alpha = manifest["event_types"], manifest["items"], alpha
+
+    def judge(
+        self,
+        kept: Behaviour,
+        surprise: float,
+        event_surprise: float,
+        event_type: str,
+        item: int,
+        gap_ms: int,
+        history: int,
+        click: dict[str, Any],
+        offset: int,
+    ) -> Found:
+        """Judge one click of a user, and change what is kept. gap_ms is -1 for a user's first click."""
+        item_nats = self._pool(event_type, history).nats(float(surprise))
+        for values, new in (
+            (kept.item_nats, round(min(item_nats, 100.0) * 256)),
+            (kept.event_nats, round(min(event_surprise, 100.0) * 256)),
+            (kept.gap_ms, min(gap_ms, 2**31 - 1)),
+            (kept.items, item),
+        ):
+            values.insert(0, new)
+            del values[LAST:]
+        starts = gap_ms < 0 or gap_ms >= HALF_AN_HOUR_MS
+        kept.session = 1 if starts else kept.session + 1
+        kept.run = kept.run + 1 if self._runs_on(kept.items) and not starts else 1
+        filled = min(kept.session, LAST)
+        values = [float(np.float32(value)) for value in self._statistics(kept, filled)]
+        name = CLASSES[filled]
+        each = [part[ORDER.index(name)].nats(value) for part, value in zip(self._parts, values, strict=True)]
+        nats = self._combined.nats(float(np.float32(max(each))))
+        strongest = sorted(range(len(NAMES)), key=lambda i: -each[i])
+        statistics = {NAMES[i]: float(np.exp(-each[i])) for i in strongest if float(np.exp(-each[i])) <= 0.01}
+        said = self._sentence(NAMES[strongest[0]], values[strongest[0]], kept, filled)
+        episode = self._follow(kept, nats, click, offset)
+        return Found(float(np.exp(-nats)), name, self._combined.size, episode, statistics, said)
+
+    def _follow(self, kept: Behaviour, nats: float, click: dict[str, Any], offset: int) -> int | None:
+        if nats < -math.log(self._alpha):
+            return None
+        time_ms = click["timestamp"]
+        opens = kept.unusual_ms == 0 or time_ms - kept.unusual_ms >= HALF_AN_HOUR_MS
+        kept.unusual_ms = max(kept.unusual_ms, time_ms)
+        if opens:
+            kept.episode = offset
+        elif nats < kept.alerted + math.log(10):
+            return None
+        kept.alerted = float(np.float32(nats))
+        return kept.episode
+
+    def _pool(self, event_type: str, history: int) -> HeldOut:
+        length = "first" if history == 0 else "short" if history < 5 else "long"
+        names = [f"{event_type}/{length}", event_type] if event_type in self._event_types else []
+        return next(
+            (self._pools[n] for n in names if n in self._pools and self._pools[n].size >= 1000), self._pools["all"]
+        )
+
+    def _runs_on(self, items: list[int]) -> bool:
+        """Whether the last click is on another item of the category of the click before."""
+        if len(items) < 2 or items[0] == items[1] or self._unknown in items[:2]:
+            return False
+        return bool(self._category[items[0]] == self._category[items[1]] >= 0)
+
+    def _statistics(self, kept: Behaviour, filled: int) -> list[float]:
+        gaps, items = kept.gap_ms[: filled - 1], kept.items[:filled]
+        logs = [round(math.log(gap + 20) * 256) for gap in gaps]
+        known = [item for item in items if item != self._unknown]
+        twins = [items[i] == items[i + 1] and gaps[i] <= 1000 for i in range(filled - 1)]
+        regular = rate = -math.inf
+        total = (
+            sum(min(nats, 768) for nats in kept.item_nats[:filled]) / 256
+        )  # of an Erlang distribution, if the p-values were independent
+        if len(gaps) >= 4:
+            variance = (len(logs) * sum(one * one for one in logs) - sum(logs) ** 2) / (len(logs) * 256) ** 2
+            regular = (1 - len(gaps)) * float(np.log(math.sqrt(variance) + 1e-3))
+        if gaps:
+            rate = -len(gaps) * float(np.log((sum(gaps) / len(gaps) + 20) / 30_000))
+        return [
+            total - float(np.log(sum(total**k / math.factorial(k) for k in range(filled)))),
+            sum(kept.event_nats[:filled]) / 256,
+            regular,
+            rate,
+            max((known.count(item) for item in known), default=0),
+            sum(twins),
+            kept.run,
+        ]
+
+    @staticmethod
+    def _sentence(name: str, value: float, kept: Behaviour, filled: int) -> str:
+        gaps = kept.gap_ms[: filled - 1]
+        mean_s = sum(gaps) / max(1, len(gaps)) / 1000
+        last = f"the last {filled} clicks"
+        return {
+            "clicks": f"the items of {last} were not expected",
+            "event types": f"the event types of {last} were not expected",
+            "regular gaps": f"{last} came at almost equal intervals of about {mean_s:.3g} s",
+            "rate": f"{last} came every {mean_s:.3g} s",
+            "one item": f"{value:.0f} of {last} were on one item",
+            "twins": f"{value:.0f} of {last} repeat the click before within 1 s",
+            "category run": f"{value:.0f} clicks in a row were on different items of one category",
+        }[name]

@@ -1,0 +1,75 @@
+"""The calibration of the statistics: nominal rates, sessions, bots among the held-out clicks."""
+
+import numpy as np
+import pytest
+
+from stream.detect.behaviour import Behaviour
+from stream.detect.statistics import FILLS, STATISTICS
+
+S = len(STATISTICS)
+
+
+def sessions(count: int, clicks: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Values, classes, sessions and folds of sessions with so many clicks; the statistics are not independent."""
+    rng = np.random.default_rng(seed)
+    common = rng.exponential(size=(count * clicks, 1))
+    values = (common + rng.exponential(size=(count * clicks, S))).astype(np.float32)
+    session = np.repeat(np.arange(count), clicks)
+    return values, np.tile(np.arange(clicks), count) % FILLS, session, session % 2
+
+
+def lowest(behaviour: Behaviour, values: np.ndarray, fill: np.ndarray, clicks: int) -> np.ndarray:
+    """The lowest p-value of each session."""
+    nats, _ = behaviour.nats(values, fill)
+    return np.exp(-nats.reshape(-1, clicks).max(axis=1))
+
+
+def test_the_nominal_share_of_sessions_has_an_alert() -> None:
+    """All statistics together, for dependent statistics, at each rate that the held-out sessions can show."""
+    behaviour = Behaviour.fit(*sessions(20_000, 5, 0))
+    values, fill, _, _ = sessions(20_000, 5, 1)
+    found = lowest(behaviour, values, fill, 5)
+    for alpha in (0.1, 0.01, 0.001):
+        assert 0.6 * alpha < (found <= alpha).mean() < 1.5 * alpha
+
+
+def test_a_bot_among_the_held_out_clicks_is_one_session() -> None:
+    """It has half of the clicks, and yet a bot like it is rare: as rare as the highest session of some statistic."""
+    values, fill, session, fold = sessions(5_000, 2, 0)
+    bot = np.full((10_000, S), 30, np.float32)
+    behaviour = Behaviour.fit(
+        np.concatenate([values, bot]),
+        np.concatenate([fill, np.full(len(bot), 1)]),
+        np.concatenate([session, np.full(len(bot), 5_000)]),
+        np.concatenate([fold, np.zeros(len(bot), np.int64)]),
+    )
+    nats, _ = behaviour.nats(bot[:1], np.array([1]))
+    assert np.exp(-nats[0]) < 4 * S / 5_000
+
+
+def test_one_strong_statistic_is_enough() -> None:
+    """And an alert can name it: its own p-value is the smallest."""
+    behaviour = Behaviour.fit(*sessions(20_000, 2, 0))
+    values = np.zeros((1, S), np.float32)
+    values[0, 3] = 40.0
+    nats, each = behaviour.nats(values, np.array([1]))
+    assert np.exp(-nats[0]) < 1e-4
+    assert each[0].argmax() == 3
+
+
+def test_a_click_that_few_sessions_have_is_unusual_in_itself() -> None:
+    """Where one session of a thousand has six clicks, the sixth click has a p-value of about 1 / 1,000 at most."""
+    values, fill, session, fold = sessions(5_000, 1, 0)
+    fill[:5] = 6
+    behaviour = Behaviour.fit(values, fill, session, fold)
+    _, each = behaviour.nats(np.full((2, S), -50, np.float32), np.array([6, 0]))
+    assert np.exp(-each[0]) == pytest.approx(6 / 5_001)
+    assert np.exp(-each[1]) == pytest.approx(4_996 / 5_001)
+
+
+def test_tails_are_kept_in_the_order_of_a_file() -> None:
+    """What is read back judges in the same way."""
+    behaviour = Behaviour.fit(*sessions(2_000, 3, 0))
+    values, fill, _, _ = sessions(100, 3, 1)
+    again = Behaviour.of(behaviour.tails())
+    assert again.nats(values, fill)[0].tolist() == behaviour.nats(values, fill)[0].tolist()

@@ -1,0 +1,91 @@
+"""Scores to p-values, within the held-out scores and beyond them."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.detect.tail import MOST_NATS, SMALLEST_SCALE, Tail, pack, unpack
+
+SCORES = st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=300)
+
+
+def p_values(tail: Tail, scores: list[float]) -> list[float]:
+    return [float(p) for p in np.exp(-tail.nats_of(np.array(scores, np.float32)))]
+
+
+@given(SCORES, st.lists(st.floats(-60, 60, width=32), min_size=1, max_size=30))
+def test_a_p_value_is_the_share_of_scores_that_are_as_high(held_out: list[float], scores: list[float]) -> None:
+    """By counting, to a percent where scores were left out; between two scores, p is between theirs."""
+    tail = Tail.fit(np.array(held_out, np.float32))
+    for score, found in zip(scores, p_values(tail, scores), strict=True):
+        exact = (1 + sum(score <= one for one in held_out)) / (1 + len(held_out))
+        lower = (1 + sum(max(one for one in [-99, *held_out] if one <= score) <= one for one in held_out)) / (
+            1 + len(held_out)
+        )
+        if score <= max(held_out):
+            assert 0.985 * exact <= found <= 1.015 * lower
+        else:
+            assert found <= exact * (1 + 1e-9)
+
+
+@given(SCORES)
+def test_a_higher_score_is_never_less_unusual(held_out: list[float]) -> None:
+    """Within the scores, beyond them, and at the end of all p-values."""
+    tail = Tail.fit(np.array(held_out, np.float32))
+    found = p_values(tail, [-1e9, *sorted(held_out), 51, 52, 100, 1e9])
+    assert all(a >= b for a, b in itertools.pairwise(found))
+    assert found[-1] == pytest.approx(np.exp(-MOST_NATS))
+
+
+def test_the_tail_of_exponential_scores_is_theirs() -> None:
+    """Beyond 20,000 scores the p-values are those of the distribution, to a factor of four at one in a million."""
+    scores = np.random.default_rng(0).exponential(2.0, 20_000).astype(np.float32)
+    (found,) = p_values(Tail.fit(scores), [2.0 * np.log(1e6)])
+    assert 0.25e-6 < found < 4e-6
+
+
+def test_equal_scores_have_a_tail_too() -> None:
+    """Where no held-out session has a twin, a second one is rarer than a first one, but not impossible."""
+    tail = Tail.fit(np.zeros(10_000, np.float32))
+    one, two = p_values(tail, [1.0, 2.0])
+    assert tail.scale == SMALLEST_SCALE
+    assert one / two == pytest.approx(np.exp(1 / SMALLEST_SCALE))
+    assert two > 1e-8
+
+
+def test_a_session_without_a_value_counts_as_lower() -> None:
+    """A value that few sessions have is unusual by that."""
+    assert p_values(Tail.fit(np.empty(0, np.float32)), [1e9]) == [1.0]
+    assert p_values(Tail.fit(np.full(3, -np.inf, np.float32)), [0.0]) == pytest.approx([0.25])
+    assert p_values(Tail.fit(np.array([-np.inf, -np.inf, 1], np.float32)), [0.0]) == pytest.approx([0.5])
+
+
+@given(st.lists(SCORES | st.just([]), min_size=1, max_size=5))
+def test_tails_are_read_back_as_they_were_written(held_out: list[list[float]]) -> None:
+    """One file has all tails, some of them empty."""
+    tails = [Tail.fit(np.array(scores, np.float32)) for scores in held_out]
+    for ours, theirs in zip(tails, unpack(pack(tails), len(tails)), strict=True):
+        assert ours.scores.tolist() == theirs.scores.tolist()
+        assert ours.nats.tolist() == theirs.nats.tolist()
+        assert (ours.scale, ours.size) == (theirs.scale, theirs.size)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("scores", [1.0, 1.0], "not sorted"),
+        ("scores", [1.0, np.nan], "not finite"),
+        ("nats", [2.0, 1.0], "not sorted"),
+        ("sizes", [3], "1 tails"),
+        ("scales", [0.0], "not finite"),
+        ("totals", [1, 2], "1 tails"),
+    ],
+)
+def test_what_is_no_file_of_tails_is_refused(name: str, value: list[float], message: str) -> None:
+    """One line says what is wrong."""
+    arrays = {"scores": [1.0, 2.0], "nats": [1.0, 2.0], "sizes": [2], "scales": [1.0], "totals": [2], name: value}
+    with pytest.raises(ValueError, match=message):
+        unpack({key: np.array(one) for key, one in arrays.items()}, 1)

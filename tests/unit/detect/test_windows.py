@@ -1,0 +1,139 @@
+"""What a row keeps of a user's last clicks, and the statistics of it, against plain lists."""
+
+import itertools
+import math
+from collections import Counter
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.detect.statistics import NONE, STATISTICS, TWIN_MS, begins_run, erlang, fill_class, sentence, statistics
+from stream.detect.windows import LAST, NO_GAP, PER_NAT, WINDOWS, Sequence, Windows, slide
+from stream.model.gaps import SESSION_GAP_MS
+from stream.state.row import row_dtype
+
+ITEMS = 6
+CATEGORY = np.array([0, 0, 1, 1, -1, 1, -1], np.int32)  # of items 0 to 5, and of the unknown item
+
+CLICKS = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(0, ITEMS), st.sampled_from([0, 200, 1_000, 1_001, 30_000, 10**12])),
+    max_size=60,
+)
+"""(user, item, gap in ms)"""
+
+
+def of_session(clicks: list[tuple[int, int, int]], at: int) -> list[tuple[int, int]]:
+    """(item, gap) of the clicks of the session of click `at` up to it, newest first. The first one has NO_GAP."""
+    found: list[tuple[int, int]] = []
+    for user, item, gap in clicks[: at + 1]:
+        if user == clicks[at][0]:
+            found = [(item, NO_GAP)] if gap >= SESSION_GAP_MS or not found else [(item, gap), *found]
+    return found
+
+
+def observed(clicks: list[tuple[int, int, int]], cuts: list[int]) -> tuple[list[list[float]], bytes]:
+    """The statistics of the clicks, in batches that end at the cuts, and the windows of the rows at the end."""
+    rows = np.zeros(3, row_dtype((), 0, WINDOWS))
+    found: list[list[float]] = []
+    items: list[list[int]] = [[], [], []]
+    for start, end in zip([0, *cuts], [*cuts, len(clicks)], strict=True):
+        part = clicks[start:end]
+        before = {field.name: rows[field.name].copy() for field in WINDOWS}
+        earlier, recent = [], []
+        for user, item, _ in part:
+            earlier.append(len(items[user]))
+            items[user].insert(0, item)
+            recent.append((items[user] + [-1] * LAST)[:LAST])
+        owner = np.array([user for user, _, _ in part], np.intp)
+        np.add.at(rows["clicks"], owner, 1)
+        gap_ms = np.array([NO_GAP if e == 0 else gap for e, (_, _, gap) in zip(earlier, part, strict=True)], np.int64)
+        last = np.array(recent, np.int32).reshape(-1, LAST)
+        nats = np.array([item / 3 for _, item, _ in part], np.float64)
+        begins = begins_run(last, CATEGORY)
+        windows = slide(
+            before, rows, owner, np.array(earlier, np.int64), nats, nats.astype(np.float32) / 2, gap_ms, begins
+        )
+        found += statistics(windows, last, ITEMS).tolist()
+    return found, rows.tobytes()
+
+
+@given(CLICKS, st.data())
+def test_statistics_and_rows_do_not_depend_on_the_batches(
+    clicks: list[tuple[int, int, int]], data: st.DataObject
+) -> None:
+    """One batch, batches of one click, or any others: equal to the last bit."""
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(clicks)), max_size=4)))
+    whole = observed(clicks, [])
+    assert observed(clicks, cuts) == whole
+    assert observed(clicks, list(range(len(clicks)))) == whole
+
+
+@given(CLICKS)
+def test_statistics_are_those_of_the_last_clicks(clicks: list[tuple[int, int, int]]) -> None:
+    """Each one, counted over the user's last ten clicks."""
+    found, _ = observed(clicks, [])
+    for at, values in enumerate(found):
+        every = of_session(clicks, at)
+        last = every[:LAST]
+        items, gaps = [item for item, _ in last], [gap for _, gap in last[:-1]]
+        its = dict(zip(STATISTICS, values, strict=True))
+        nats = [min(3.0, round(item / 3 * PER_NAT) / PER_NAT) for item in items]
+        assert its["clicks"] == np.float32(erlang(np.array([sum(nats)]), np.array([len(nats)]))[0])
+        assert its["event types"] == sum(round(item / 6 * PER_NAT) for item in items) / PER_NAT
+        known = Counter(item for item in items if item != ITEMS)
+        assert its["one item"] == max(known.values(), default=0)
+        twins = [a[0] == b[0] and 0 <= a[1] <= TWIN_MS for a, b in itertools.pairwise(last)]
+        assert its["twins"] == sum(twins)
+        assert (its["rate"] == NONE) == (not gaps)
+        assert (its["regular gaps"] == NONE) == (len(gaps) < 4)
+        run = 1
+        for (one, _), (other, _) in itertools.pairwise(every):
+            if one == other or CATEGORY[one] < 0 or CATEGORY[one] != CATEGORY[other]:
+                break
+            run += 1
+        assert its["category run"] == run
+
+
+def test_equal_gaps_are_more_regular_and_short_ones_are_faster() -> None:
+    """A metronome of 30 s against a person; a scraper of 1 s against both. Times differ by a clock's milliseconds."""
+    rng = np.random.default_rng(0)
+    gaps = np.array([rng.normal(30_000, 10, 12), 30_000 * np.exp(rng.normal(0, 0.6, 12)), rng.normal(1_000, 400, 12)])
+    clicks = [(user, n % 5, int(gap)) for n, column in enumerate(gaps.T) for user, gap in enumerate(column)]
+    found, _ = observed(clicks, [])
+    metronome, person, scraper = (dict(zip(STATISTICS, values, strict=True)) for values in found[-3:])
+    assert metronome["regular gaps"] > 2 * person["regular gaps"] + 10
+    assert scraper["rate"] > max(metronome["rate"], person["rate"]) + 10
+
+
+@given(st.integers(1, LAST), st.floats(0, 60))
+def test_the_sum_of_exponential_numbers_has_its_own_probability(count: int, total: float) -> None:
+    """Against the sum of the Poisson probabilities of fewer than `count` events."""
+    (found,) = erlang(np.array([total]), np.array([count]))
+    exact = sum(math.exp(-total) * total**k / math.factorial(k) for k in range(count))
+    assert math.isclose(math.exp(-found), exact, rel_tol=1e-9)
+
+
+def test_users_are_compared_with_those_of_about_as_many_clicks() -> None:
+    """From the first click to a full window."""
+    assert fill_class(np.arange(1, LAST + 1)).tolist() == [0, 1, 2, 3, 3, 4, 4, 5, 5, 6]
+
+
+def test_counts_go_on_over_batches() -> None:
+    """A run that began in the batch before goes on; a start begins a new one."""
+    sequence = Sequence(np.array([0, 1, 0, 0]), 3)
+    counts, after = sequence.since(np.array([4, 7, 2], np.int32), np.array([False, True, False, True]))
+    assert counts.tolist() == [5, 1, 6, 1]
+    assert after.tolist() == [1, 1, 2]
+
+
+def test_every_statistic_has_a_sentence_with_its_figures() -> None:
+    """An analyst reads what was seen, not its logarithm."""
+    gaps = np.array([[2_000] * 4 + [NO_GAP] + [0] * 5], np.int32)
+    zeros = np.zeros((1, LAST), np.int16)
+    windows = Windows(np.array([5]), zeros, zeros, gaps, np.array([3], np.int32))
+    words = {name: sentence(name, 4.0, windows, 0) for name in STATISTICS}
+    assert len(set(words.values())) == len(STATISTICS)
+    assert words["rate"] == "the last 5 clicks came every 2 s"
+    assert words["one item"] == "4 of the last 5 clicks were on one item"
+    assert words["category run"] == "4 clicks in a row were on different items of one category"
