@@ -87,9 +87,9 @@ def globo(day: int) -> Split:
     return Split(train, test, f"trained on days 1 to {day - 1}, tested on day {day}", cut_ms=begins)
 
 
-def rees46() -> Split:
+def rees46(share: float = NEWEST) -> Split:
     columns = {"u": "user_id", "session": "session_id", "pid": "item_id", "csid": "category", "etime": "timestamp"}
-    return newest(read("rees46_sessions.parquet").select(list(columns)).rename(columns), 1000)
+    return newest(read("rees46_sessions.parquet").select(list(columns)).rename(columns), 1000, share)
 
 
 def retailrocket() -> Split:
@@ -97,9 +97,9 @@ def retailrocket() -> Split:
     return newest(read("retailrocket_5000_visitors.csv.gz").select(list(columns)).rename(columns))
 
 
-def taobao() -> Split:
+def taobao(share: float = NEWEST) -> Split:
     columns = {"user": "user_id", "item": "item_id", "category": "category", "action": "event_type", "ts": "timestamp"}
-    return newest(read("taobao_2_hours.csv.gz").select(list(columns)).rename(columns), 1000)
+    return newest(read("taobao_2_hours.csv.gz").select(list(columns)).rename(columns), 1000, share)
 
 
 def trivago() -> Split:
@@ -179,18 +179,19 @@ def _ms(column: str, pattern: str) -> pl.Expr:
     return pl.col(column).str.to_datetime(pattern).dt.epoch("ms")
 
 
-def newest(clicks: pl.DataFrame, unit_ms: int = 1) -> Split:
+def newest(clicks: pl.DataFrame, unit_ms: int = 1, share: float = NEWEST) -> Split:
     """Split a log: the sessions that begin after the cut are the test. Without sessions the users are split.
 
     unit_ms  milliseconds per unit of the timestamp column
+    share    of the clicks, at the end of the log: sessions that begin in it are the test
     """
     clicks = clicks.with_columns(pl.col("timestamp").cast(pl.Int64) * unit_ms).sort("timestamp", maintain_order=True)
     session = "session_id" if "session_id" in clicks.columns else "user_id"
-    cut = int(clicks["timestamp"].quantile(1 - NEWEST, "nearest") or 0)
+    cut = int(clicks["timestamp"].quantile(1 - share, "nearest") or 0)
     began, at = pl.col("timestamp").min().over(session), pl.col("timestamp")
     train, test = clicks.filter((began < cut) & (at < cut)), clicks.filter(began >= cut)
     kind = "users" if session == "user_id" else "sessions"
-    what = f"the {kind} that begin in the newest {NEWEST:.0%} of the clicks are the test"
+    what = f"the {kind} that begin in the newest {share:.0%} of the clicks are the test"
     returning = cut if session == "session_id" and "user_id" in clicks.columns else None
     return Split(train, test, what, cut_ms=returning)
 
