@@ -1,0 +1,78 @@
+"""docs/anomalies.md: its figures are those of the benchmark, its names those of the code."""
+
+import json
+from typing import Any
+
+from stream.detect.episodes import GREW
+from stream.detect.statistics import STATISTICS
+from stream.detect.windows import LAST
+from tests.docs.blocks import ROOT
+from tests.docs.test_results import table
+
+PAGE = (ROOT / "docs" / "anomalies.md").read_text()
+RESULTS: dict[str, dict[str, Any]] = json.loads((ROOT / "bench" / "results" / "anomaly.json").read_text())["results"]
+LOGS, OURS = ("rees46", "globo", "taobao"), "eddy p-value"
+JUDGED = ("medium", "strong")
+
+
+def share(figure: float) -> str:
+    return f"{figure:.3f}".removeprefix("0")
+
+
+def recall(method: dict[str, Any], kind: str, rate: int) -> float | None:
+    """Mean over medium and strong episodes; None if the log has none of the kind."""
+    found = [method["kinds"].get(f"{kind}, {strength}") for strength in JUDGED]
+    return None if None in found else sum(one[f"recall_{rate}"] for one in found) / len(JUDGED)
+
+
+def cells(kind: str) -> list[str]:
+    """Eddy's recall and the best rule's, at one false session in 10,000, for each log."""
+    row = []
+    for log in LOGS:
+        methods = RESULTS[log]
+        ours = recall(methods[OURS], kind, 1)
+        rules = [recall(method, kind, 1) for name, method in methods.items() if name != OURS]
+        row += ["-", "-"] if ours is None else [share(ours), share(max(one for one in rules if one is not None))]
+    return row
+
+
+def test_every_statistic_is_explained() -> None:
+    """By its name in the field `statistics` of an alert; the size of the window and of a growth are the code's."""
+    assert [row[0].strip("`") for row in table(PAGE, "What is looked at")] == list(STATISTICS)
+    assert f"last {LAST} clicks" in PAGE
+    assert f"{GREW:.0f} times smaller" in PAGE
+
+
+def test_what_is_found() -> None:
+    """Recall of each kind, beside the best simple rule of each log and kind."""
+    rows = table(PAGE, "What is found")
+    kinds = {name.rpartition(", ")[0] for log in LOGS for name in RESULTS[log][OURS]["kinds"]}
+    assert {row[0] for row in rows} == kinds
+    for kind, *shown in rows:
+        assert shown == cells(kind), kind
+
+
+def test_the_means_of_all_kinds() -> None:
+    """At 1 and at 10 false sessions in 10,000, beside the rule with the best mean."""
+    key = "mean of medium and strong"
+    for rate, (name, *shown) in zip((1, 10), table(PAGE, "All kinds together"), strict=True):
+        assert name == f"{rate} in 10,000"
+        expected = []
+        for log in LOGS:
+            rules = [method[key][f"recall_{rate}"] for other, method in RESULTS[log].items() if other != OURS]
+            expected += [share(RESULTS[log][OURS][key][f"recall_{rate}"]), share(max(rules))]
+        assert shown == expected
+
+
+def test_the_rate_of_false_alerts() -> None:
+    """Realised share of sessions at each nominal one, and in the worst hour."""
+    for alpha, *shown in table(PAGE, "Does the rate hold"):
+        found = [RESULTS[log][OURS]["nominal_and_realised"][f"{float(alpha):g}"] for log in LOGS]
+        assert shown == [f"{one[key]:.5f}" for one in found for key in ("rate", "worst_hour")]
+
+
+def test_harmless_behaviour() -> None:
+    """Users of a control, and how many of them had an alert."""
+    for kind, *shown in table(PAGE, "Harmless, but unusual"):
+        found = [RESULTS[log][OURS]["controls"][kind] for log in LOGS]
+        assert shown == [f"{one['users_alerted']:,} of {one['users']:,}" for one in found]
