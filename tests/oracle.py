@@ -140,11 +140,8 @@ class Oracle:
         limit_ms = self._forget_ms if user.clicks > 1 else self._forget_ms // 3
         return bool(self._forget_ms) and now_ms - user.last_ms > limit_ms
 
-    def rows(self, model_mark: int) -> Iterator[tuple[int, bytes, bytes, bool]]:
-        """(partition, key, row, whether it may be gone: the user is forgotten by now) of every user.
-
-        model_mark  the second field of a row: it identifies model and layout
-        """
+    def layout(self) -> np.dtype[np.void]:
+        """The fields of a row, without the bytes that fill it up."""
         fields: list[Any] = [
             ("checksum", "<u8"),
             ("model", "<u8"),
@@ -163,7 +160,14 @@ class Oracle:
             ("category_run", "<i4"),
         ]
         fields += [("episode_offset", "<i8"), ("unusual_ms", "<i8"), ("alerted_nats", "<f4")]
-        layout = np.dtype(fields)
+        return np.dtype(fields)
+
+    def rows(self, model_mark: int) -> Iterator[tuple[int, bytes, bytes, bool]]:
+        """(partition, key, row, whether it may be gone: the user is forgotten by now) of every user.
+
+        model_mark  the second field of a row: it identifies model and layout
+        """
+        layout = self.layout()
         for (partition, name), user in self.users.items():
             row = np.zeros((), layout)
             row["model"], row["offset"] = model_mark, user.offset
