@@ -97,8 +97,8 @@ class Anomaly(Struct, frozen=True, gc=False, omit_defaults=True):
     score         high = anomalous: -log10 of the p-value
     threshold     the alert is raised if p_value <= threshold. It is also the nominal false-alarm rate per click
     statistics    name -> p-value of each statistic that is unusual, the strongest first (docs/anomalies.md)
-    pool          the held-out clicks that it was compared with: those of users with so many clicks
-    pool_size     number of clicks in this pool
+    pool          the held-out clicks that its statistics were compared with: those after so many clicks of a session
+    pool_size     number of held-out sessions
     expected      the most probable items for the state before the click, best first
     expected_cut  number of omitted `expected` items; above 0 only if the alert was too large for its topic
     """

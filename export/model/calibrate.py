@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from export.arrays import F32, F64, I32, I64, Flags
+from export.dataset.cooccurrence import session_starts
 from export.dataset.windows import Clicks
 from export.log.log import Vocabulary
 from export.model.graph import BATCH_MULTIPLE, CLICK, ClickGraphs
@@ -21,7 +22,6 @@ from stream.detect.tail import Tail
 from stream.detect.windows import LAST, NO_GAP, WINDOWS, Sequence, slide
 from stream.lists.rules import NO_CATEGORY
 from stream.manifest import Tensor
-from stream.model.gaps import starts_session
 from stream.state.row import NO_ITEM, row_dtype
 
 PART = 200_000
@@ -139,9 +139,7 @@ def session_numbers(clicks: Clicks, held_out: Flags) -> I64:
 
     A session that began before the slice counts with its part in it.
     """
-    time_ms, user = clicks.time_ms[held_out], clicks.user[held_out]
-    new = np.append(True, (user[1:] != user[:-1]) | starts_session(np.diff(time_ms)))
-    return np.cumsum(new) - 1
+    return np.cumsum(session_starts(clicks.where(held_out))) - 1
 
 
 def clicks_before(clicks: Clicks) -> I64:

@@ -9,8 +9,8 @@ import numpy.typing as npt
 class AlertRule(NamedTuple):
     """Why a click raised an alert: p_value <= threshold, and what the p-value is made of.
 
-    pool        the held-out clicks that it was compared with: those of users with so many clicks
-    pool_size   number of these clicks
+    pool        the held-out clicks that its statistics were compared with: those after so many clicks of a session
+    pool_size   number of held-out sessions
     threshold   of the p-value
     episode     offset of the click that opened the user's episode; the click's own offset opens one
     statistics  name -> p-value of the statistics that are unusual, the strongest first

@@ -1,7 +1,7 @@
 """Judges a click together with the user's last clicks: several statistics, one calibrated p-value.
 
-    statistics   -> the p-value of each: the share of all held-out sessions in which it was at least as high after a
-                    click of a user with about as many clicks
+    statistics   -> the p-value of each: the share of all held-out sessions in which it was at least as high after
+                    about as many clicks
     the smallest -> the p-value of the click: the share of held-out sessions with a click whose smallest one is as
                     small. So the nominal rate holds for all statistics together, without Bonferroni's loss
 
@@ -58,8 +58,9 @@ class Behaviour(NamedTuple):
         """
         strongest = np.zeros(len(values))
         for own in (0, 1):
-            other, mine = fold != own, fold == own
-            if other.any() and mine.any():
+            mine = fold == own
+            other = ~mine if not mine.all() else mine  # a log with one user
+            if mine.any():
                 parts = _parts(values[other], fill[other], session[other])
                 strongest[mine] = _each(parts, values[mine], fill[mine]).max(1)
         largest, _ = _largest(strongest.astype(np.float32)[:, None], session)

@@ -11,12 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.detect.alert import AlertRule
+from stream.detect.tail import F32, F64, I64
 from stream.manifest import Tensor
 from stream.state.row import Rows
 
-F32 = npt.NDArray[np.float32]
-F64 = npt.NDArray[np.float64]
-I64 = npt.NDArray[np.int64]
 Fields = Mapping[str, npt.NDArray[Any]]
 """Fields of m rows by name, each (m, *shape)."""
 

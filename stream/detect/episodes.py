@@ -9,7 +9,8 @@ import math
 
 import numpy as np
 
-from stream.detect.detector import F64, Evidence, Fields
+from stream.detect.detector import Evidence, Fields
+from stream.detect.tail import F64
 from stream.manifest import Tensor
 from stream.model.gaps import SESSION_GAP_MS
 from stream.state.row import Rows

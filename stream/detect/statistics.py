@@ -13,11 +13,9 @@ no reason for an alert. Source of the sum: Fisher 1932, Statistical Methods for 
 """
 
 import numpy as np
-import numpy.typing as npt
 
-from stream.detect.windows import F64, I32, I64, LAST, PER_NAT, Bools, Windows
-
-F32 = npt.NDArray[np.float32]
+from stream.detect.tail import F32, F64, I32, I64
+from stream.detect.windows import LAST, PER_NAT, Bools, Windows
 
 STATISTICS = ("clicks", "event types", "regular gaps", "rate", "one item", "twins", "category run")
 
@@ -41,7 +39,7 @@ TWIN_MS = 1_000
 FILL_EDGES = np.array([2, 3, 4, 6, 8, LAST])
 CLASSES = ("1 click", "2 clicks", "3 clicks", "4 or 5 clicks", "6 or 7 clicks", "8 or 9 clicks", "10 clicks or more")
 FILLS = len(CLASSES)
-"""Users are compared with those who have about as many clicks."""
+"""A click is compared with those after about as many clicks of a session."""
 
 
 def begins_run(recent: I32, category: I32) -> Bools:
@@ -110,9 +108,8 @@ def sentence(name: str, value: float, windows: Windows, click: int) -> str:
     click    position of the click among them
     """
     filled = int(windows.filled[click])
-    gaps_ms = windows.gap_ms[click, :filled]
-    real_ms = gaps_ms[: filled - 1].tolist()
-    mean_ms = sum(real_ms) / max(1, len(real_ms))
+    gaps_ms = windows.gap_ms[click, : filled - 1].tolist()
+    mean_ms = sum(gaps_ms) / max(1, len(gaps_ms))
     last = f"the last {filled} clicks"
     return {
         "clicks": f"the items of {last} were not expected",

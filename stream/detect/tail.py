@@ -19,7 +19,7 @@ I32 = npt.NDArray[np.int32]
 I64 = npt.NDArray[np.int64]
 
 STEP = 1.01
-"""The ranks of the scores that are kept grow by this factor from the highest on: p-values are at most 1 % too low."""
+"""The ranks of the scores that are kept grow by this factor from the highest on, so p-values between are 1 % off."""
 
 EXCEEDANCES, LARGEST_SHARE = 100, 0.1
 """The highest scores that give the tail: so many, but at most this share of all."""

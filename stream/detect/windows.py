@@ -10,17 +10,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from stream.detect.tail import F32, F64, I32, I64, MOST_NATS
 from stream.manifest import Tensor
 from stream.model.gaps import starts_session
-from stream.state.row import Rows
+from stream.state.row import Index, Rows
 
 I16 = npt.NDArray[np.int16]
-I32 = npt.NDArray[np.int32]
-I64 = npt.NDArray[np.int64]
-F32 = npt.NDArray[np.float32]
-F64 = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-Index = npt.NDArray[np.intp]
 T = TypeVar("T", bound=np.generic)
 
 LAST = 10
@@ -28,8 +24,6 @@ LAST = 10
 
 PER_NAT = 256
 """Surprises are stored as whole numbers of this part of a nat."""
-
-MOST_NATS = 100.0
 
 NO_GAP = -1
 """The gap before a user's first click."""

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.detect.alert import Alerts
-from stream.detect.detector import F64, I64, Verdicts
+from stream.detect.detector import Verdicts
+from stream.detect.tail import F64, I64
 from stream.engine.columns import Columns
 from stream.engine.step import Steps
 from stream.engine.superseded import SUPERSEDED

@@ -1,7 +1,7 @@
 """Runs the model on runs of waves: reads the users' staged rows, runs step.onnx, and writes the new states back."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -225,8 +225,8 @@ class _Batch:
         previous[found.clicks_before == 0] = -1  # a forgotten user has begun again
         before, after = ([state[name] for name in self._model.score_inputs] for state in (found.before, found.after))
         held = held if every else held[finite]
-        steps = Steps(*found[2:6], recent, held, before, after, previous)
-        self._parts.append((which, steps))
+        columns = found.surprise, found.event_surprise, found.clicks_before, found.gap_ms
+        self._parts.append((which, Steps(*columns, recent, held, before, after, previous)))
         if self._event_ids is not None and clicks.event_id is not None:
             ids = np.where(self.failed, NO_ID, clicks.event_id)  # a failed click may be sent again
             insert(self._event_ids, run.users, run.cells(ids)[:, ::-1])
@@ -265,8 +265,15 @@ class _Stepped(NamedTuple):
     def take(self, which: Bools) -> "_Stepped":
         """Select the clicks where `which` (n,) is true."""
         before, after = ({name: v[which] for name, v in state.items()} for state in (self.before, self.after))
-        columns: list[npt.NDArray[Any]] = [column[which] for column in self[2:]]
-        return _Stepped(before, after, *columns)
+        return _Stepped(
+            before,
+            after,
+            self.surprise[which],
+            self.event_surprise[which],
+            self.clicks_before[which],
+            self.gap_ms[which],
+            self.newest_ms[which],
+        )
 
 
 def _empty(model: Model, rows: Rows, count: int) -> Steps:

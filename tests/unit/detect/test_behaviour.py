@@ -47,6 +47,14 @@ def test_a_bot_among_the_held_out_clicks_is_one_session() -> None:
     assert np.exp(-nats[0]) < 4 * S / 5_000
 
 
+def test_a_log_with_one_user_does_not_make_everybody_unusual() -> None:
+    """Without a second fold the sessions are compared among themselves."""
+    values, fill, session, fold = sessions(2_000, 2, 0)
+    behaviour = Behaviour.fit(values, fill, session, np.zeros_like(fold))
+    others, fill, _, _ = sessions(2_000, 2, 1)
+    assert (lowest(behaviour, others, fill, 2) <= 0.01).mean() < 0.03
+
+
 def test_one_strong_statistic_is_enough() -> None:
     """And an alert can name it: its own p-value is the smallest."""
     behaviour = Behaviour.fit(*sessions(20_000, 2, 0))

@@ -8,13 +8,16 @@ from export.model import calibrate
 from export.model.calibrate import calibrated, session_numbers, surprise_pools
 from stream.detect.pvalue import Pools
 from stream.detect.tail import Tail
+from stream.model.gaps import gap_bucket
 
 
 def clicks_of(user: np.ndarray, time_ms: np.ndarray, event_type: np.ndarray | None = None) -> Clicks:
     """Clicks on item 0, sorted by user and time."""
     none = np.zeros(len(user), np.int32)
+    first = np.append(True, user[1:] != user[:-1])
+    gap = gap_bucket(np.diff(time_ms, prepend=time_ms[0]), first, GAP_EDGES_MS).astype(np.uint8)
     event_type = none if event_type is None else event_type.astype(np.int32)
-    return Clicks(none, event_type, none.astype(np.uint8), none - 1, none > 0, user.astype(np.int32), time_ms)
+    return Clicks(none, event_type, gap, none - 1, none > 0, user.astype(np.int32), time_ms)
 
 
 def test_event_types_called_like_a_pool_are_judged_by_their_own_clicks() -> None:
