@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stream.detect.behaviour import Behaviour
-from stream.detect.statistics import FILLS, STATISTICS
+from stream.detect.statistics import FILLS, NONE, STATISTICS
 
 S = len(STATISTICS)
 
@@ -73,6 +73,16 @@ def test_a_click_that_few_sessions_have_is_unusual_in_itself() -> None:
     _, each = behaviour.nats(np.full((2, S), -50, np.float32), np.array([6, 0]))
     assert np.exp(-each[0]) == pytest.approx(6 / 5_001)
     assert np.exp(-each[1]) == pytest.approx(4_996 / 5_001)
+
+
+def test_a_statistic_that_a_click_does_not_have_says_nothing() -> None:
+    """Two clicks have no regular gaps: that is not unusual, even where few sessions come so far."""
+    values, fill, session, fold = sessions(5_000, 1, 0)
+    fill[:5] = 6
+    behaviour = Behaviour.fit(values, fill, session, fold)
+    nats, each = behaviour.nats(np.full((1, S), NONE, np.float32), np.array([6]))
+    assert (each == 0).all()
+    assert nats.tolist() == [0.0]
 
 
 def test_tails_are_kept_in_the_order_of_a_file() -> None:

@@ -59,6 +59,11 @@ def test_a_pause_of_half_an_hour_ends_an_episode() -> None:
     assert alerts(clicks, [])[0] == [(0, 0), (3, 3)]
 
 
+def test_a_late_unusual_click_does_not_turn_the_clock_back() -> None:
+    """The pause is measured from the newest unusual click, not from the one that arrived last."""
+    assert alerts([(0, 20, 9.5), (0, 0, 9.5), (0, 45, 9.5)], [])[0] == [(0, 0)]
+
+
 def test_each_user_has_episodes_of_their_own() -> None:
     """And a usual click is never an alert."""
     assert alerts([(0, 0, 9.5), (1, 0, 9.5), (0, 1, 9.5), (1, 1, 8.9)], [])[0] == [(0, 0), (1, 1)]
