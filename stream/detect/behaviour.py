@@ -12,8 +12,10 @@ prediction, because the statistics depend on each other.
 """
 
 import math
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 from zipfile import BadZipFile
 
 import numpy as np
@@ -23,7 +25,7 @@ from stream.detect.detector import Evidence, Fields, Verdicts
 from stream.detect.episodes import EPISODE, follow
 from stream.detect.pvalue import Pools
 from stream.detect.statistics import CLASSES, FILLS, NONE, STATISTICS, begins_run, fill_class, sentence, statistics
-from stream.detect.tail import F32, F64, I32, I64, Tail, unpack
+from stream.detect.tail import F32, F64, I32, I64, Tail, Tails, unpack
 from stream.detect.windows import WINDOWS, Windows, slide
 from stream.errors import ArtifactError
 from stream.manifest import Manifest
@@ -36,7 +38,8 @@ SPOKE = 0.01
 """An alert names the statistics with a p-value of at most this."""
 
 
-class Behaviour(NamedTuple):
+@dataclass(frozen=True)
+class Behaviour:
     """The calibration of the statistics: their largest values in held-out sessions.
 
     parts     for each statistic, for each class: its largest value in each session
@@ -62,14 +65,18 @@ class Behaviour(NamedTuple):
             other = ~mine if not mine.all() else mine  # a log with one user
             if mine.any():
                 parts = _parts(values[other], fill[other], session[other])
-                strongest[mine] = _each(parts, values[mine], fill[mine]).max(1)
+                strongest[mine] = _each(_lookup(parts), values[mine], fill[mine]).max(1)
         largest, _ = _largest(strongest.astype(np.float32)[:, None], session)
         return cls(_parts(values, fill, session), Tail.fit(largest[:, 0]))
 
     def nats(self, values: F32, fill: I64) -> tuple[F64, F64]:
         """-log of the combined p-value (n,), and of that of each statistic (n, S), nats."""
-        each = _each(self.parts, values, fill)
+        each = _each(self._table, values, fill)
         return self.combined.nats_of(each.max(1).astype(np.float32)), each
+
+    @cached_property
+    def _table(self) -> Tails:
+        return _lookup(self.parts)
 
     def tails(self) -> list[Tail]:
         """All tails, in the order of a file."""
@@ -99,13 +106,14 @@ def _parts(values: F32, fill: I64, session: I64) -> list[list[Tail]]:
     return [[Tail.fit(whole[:, index, column]) for index in range(FILLS)] for column in range(values.shape[1])]
 
 
-def _each(parts: list[list[Tail]], values: F32, fill: I64) -> F64:
+def _lookup(parts: list[list[Tail]]) -> Tails:
+    return Tails([tail for part in parts for tail in part])
+
+
+def _each(table: Tails, values: F32, fill: I64) -> F64:
     """-log of the p-value of each statistic (n, S), nats."""
-    found = np.empty(values.shape)
-    for index in np.unique(fill).tolist():
-        mine = fill == index
-        for column, tails in enumerate(parts):
-            found[mine, column] = tails[index].nats_of(values[mine, column])
+    which = np.arange(values.shape[1]) * FILLS + fill[:, None]
+    found: F64 = table.nats_of(which.ravel(), values.ravel()).reshape(values.shape)
     found[values == NONE] = 0.0
     return found
 

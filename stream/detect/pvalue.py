@@ -4,12 +4,13 @@ There is a pool for each event type and history length. If a pool has too few cl
 used instead. How a pool gives a p-value is in tail.py.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from stream.detect.tail import F32, F64, I64, Tail
+from stream.detect.tail import F32, F64, I64, Tail, Tails
 
 HISTORIES = ("first", "short", "long")
 SHORT_BELOW = 5
@@ -41,7 +42,8 @@ def history_of(clicks_before: npt.NDArray[np.integer]) -> I64:
     return HISTORY_EDGES.searchsorted(clicks_before, "right")
 
 
-class Pools(NamedTuple):
+@dataclass(frozen=True)
+class Pools:
     """The pools of a model.
 
     tails  the surprises of the held-out clicks of each pool
@@ -70,13 +72,8 @@ class Pools(NamedTuple):
 
         event_type, clicks_before  (n,) as in `Evidence`
         """
-        pool = self.table[event_type, history_of(clicks_before)]
-        indices = set(pool.tolist())
-        if len(indices) == 1:
-            only: F64 = self.tails[indices.pop()].nats_of(surprise)
-            return only
-        found = np.empty(len(surprise), np.float64)
-        for index in indices:
-            mine = pool == index
-            found[mine] = self.tails[index].nats_of(surprise[mine])
-        return found
+        return self._lookup.nats_of(self.table[event_type, history_of(clicks_before)], surprise)
+
+    @cached_property
+    def _lookup(self) -> Tails:
+        return Tails(self.tails)

@@ -93,11 +93,10 @@ def erlang(total: F64, count: I64) -> F64:
 
     Source: the Erlang distribution.
     """
-    terms = term = np.ones(len(total))
-    for k in range(1, LAST):
-        term = term * total / k
-        terms = terms + np.where(k < count, term, 0.0)
-    return total - np.log(terms)
+    k = np.arange(1, LAST)
+    terms = np.cumprod(total[:, None] / k, axis=1)  # total^k / k!
+    found: F64 = total - np.log(1 + np.where(k < count[:, None], terms, 0.0).sum(1))
+    return found
 
 
 def sentence(name: str, value: float, windows: Windows, click: int) -> str:

@@ -74,6 +74,50 @@ class Tail(NamedTuple):
         return found
 
 
+class Tails:
+    """Several tails, of which many p-values are looked up at once: a live shop's batches are a few clicks."""
+
+    def __init__(self, tails: Sequence[Tail]) -> None:
+        filled = [tail if len(tail.scores) else _flat(tail.size) for tail in tails]
+        sizes = np.array([len(tail.scores) for tail in filled])
+        scores = np.concatenate([tail.scores for tail in filled])
+        owner = np.repeat(np.arange(len(filled)), sizes)
+        self._last = sizes.cumsum() - 1
+        self._first = self._last - sizes + 1
+        self._keys = _keys(owner, scores)
+        self._scores, self._nats = scores.astype(np.float64), np.concatenate([tail.nats for tail in filled])
+        self._slopes = np.zeros(len(scores))  # from each score to the next one of the same tail
+        inner = np.flatnonzero(owner[1:] == owner[:-1])
+        self._slopes[inner] = np.diff(self._nats)[inner] / np.diff(self._scores)[inner]
+        self._largest = np.log(1.0 + np.array([tail.size for tail in filled]))
+        self._scales = np.array([tail.scale for tail in filled])
+
+    def nats_of(self, which: I64, scores: F32) -> F64:
+        """-log of the p-value (n,) of each score (n,), as `Tail.nats_of` of the tail number `which` (n,)."""
+        first, last = self._first[which], self._last[which]
+        at = np.minimum(np.maximum(self._keys.searchsorted(_keys(which, scores), "right") - 1, first), last)
+        values = np.maximum(scores, self._scores[first])  # float64
+        found: F64 = self._slopes[at] * (values - self._scores[at]) + self._nats[at]
+        higher = values > self._scores[last]
+        if np.count_nonzero(higher):  # rare
+            tail = which[higher]
+            beyond = (values[higher] - self._scores[last[higher]]) / self._scales[tail]
+            found[higher] = np.minimum(self._largest[tail] + beyond, MOST_NATS)
+        return found
+
+
+def _flat(size: int) -> Tail:
+    """A tail that gives each score the p-value that a tail without finite scores gives."""
+    return Tail(np.zeros(1, np.float32), np.log(1.0 + np.array([size])), np.inf, size)
+
+
+def _keys(which: I64, scores: F32) -> I64:
+    """Whole numbers (n,) that are in the order of the tails, and within a tail in that of the scores."""
+    bits = (scores + np.float32(0)).view(np.int32).astype(np.int64)  # + 0: there is one zero
+    keys: I64 = (which << 32) + np.where(bits < 0, -(bits & 0x7FFFFFFF), bits)
+    return keys
+
+
 def pack(tails: Sequence[Tail]) -> dict[str, npt.NDArray[Any]]:
     """The arrays of a file with these tails, by name."""
     return {

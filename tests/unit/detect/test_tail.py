@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.detect.tail import MOST_NATS, SMALLEST_SCALE, Tail, pack, unpack
+from stream.detect.tail import MOST_NATS, SMALLEST_SCALE, Tail, Tails, pack, unpack
 
 SCORES = st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=300)
 
@@ -89,3 +89,18 @@ def test_what_is_no_file_of_tails_is_refused(name: str, value: list[float], mess
     arrays = {"scores": [1.0, 2.0], "nats": [1.0, 2.0], "sizes": [2], "scales": [1.0], "totals": [2], name: value}
     with pytest.raises(ValueError, match=message):
         unpack({key: np.array(one) for key, one in arrays.items()}, 1)
+
+
+SCORE = st.floats(-50, 50, width=32) | st.sampled_from([-0.0, 0.0, -np.inf])
+
+
+@given(st.lists(st.lists(SCORE, max_size=40), min_size=1, max_size=4), st.data())
+def test_many_tails_at_once_give_what_each_of_them_gives(held_out: list[list[float]], data: st.DataObject) -> None:
+    """At, between and beyond the held-out scores, in tails without any, and bit by bit."""
+    tails = [Tail.fit(np.array(scores, np.float32)) for scores in held_out]
+    known = [score for scores in held_out for score in scores if score > -np.inf]
+    asked = data.draw(st.lists(SCORE | st.sampled_from([*known, 1e6, -1e6]), min_size=1, max_size=20))
+    scores = np.array([score for score in asked if score > -np.inf], np.float32)
+    for number, tail in enumerate(tails):
+        found = Tails(tails).nats_of(np.full(len(scores), number), scores)
+        np.testing.assert_array_equal(found, tail.nats_of(scores))
