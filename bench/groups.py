@@ -35,7 +35,7 @@ class Run:
     @property
     def topics(self) -> Topics:
         return Topics(
-            "clicks", *(f"{self.group}-{word}" for word in ("recommendations", "anomalies", "dead", "states"))
+            "clicks", *(f"{self.group}-{word}" for word in ("recommendations", "anomalies", "dead", "states", "system"))
         )
 
     def start(self, worker_id: int) -> subprocess.Popen[bytes]:

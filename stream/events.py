@@ -95,12 +95,13 @@ class Anomaly(Struct, frozen=True, gc=False, omit_defaults=True):
     surprise      nats, of the click's item
     p_value       of the click together with the user's last clicks, as in the recommendation
     score         high = anomalous: -log10 of the p-value
-    threshold     the alert is raised if p_value <= threshold. It is also the nominal false-alarm rate per click
+    threshold     an unusual click has at most this p_value. It is the nominal share of sessions with a false alert
     statistics    name -> p-value of each statistic that is unusual, the strongest first (docs/anomalies.md)
     pool          the held-out clicks that its statistics were compared with: those after so many clicks of a session
     pool_size     number of held-out sessions
     expected      the most probable items for the state before the click, best first
     expected_cut  number of omitted `expected` items; above 0 only if the alert was too large for its topic
+    part_of       `episode` of the alert on many users that this one is part of; None = of none
     """
 
     id: str
@@ -120,6 +121,42 @@ class Anomaly(Struct, frozen=True, gc=False, omit_defaults=True):
     expected: list[Expected]
     model: str
     expected_cut: int = 0
+    part_of: str | None = None
+
+
+class SystemAlert(Struct, frozen=True, gc=False, omit_defaults=True):
+    """An alert on a whole partition: many users show the same sign at once, as in a fault, a campaign or a sale.
+
+    id           id of the click with which the users became too many, or after which the episode ended. Alerts with
+                 other signs can have the same id
+    episode      id of the click that opened the episode; equal to `id` in its first alert
+    phase        "opened", or "closed": for half an hour no window had too many
+    partition    of the clicks. Each partition has alerts of its own
+    sign         what the users have in common (docs/anomalies.md)
+    timestamp    time of the partition, ms since the epoch: the largest timestamp of a decided click up to this one
+    users        users with the sign since the window began; if it closes, since the episode began, each once a window
+    usual_share  usual share of users with the sign
+    of_users     only if it opens: all users with a click since the window began
+    p_value      only if it opens: probability that a window has as many users with the sign by chance
+    item_id, event_type  only if it opens: of the click, as an example
+    alerts       only if it closes: alerts on single users that are part of it
+    """
+
+    id: str
+    episode: str
+    phase: str
+    partition: int
+    sign: str
+    timestamp: int
+    reason: str
+    users: int
+    usual_share: float
+    model: str
+    of_users: int | None = None
+    p_value: float | None = None
+    item_id: str | None = None
+    event_type: str | None = None
+    alerts: int | None = None
 
 
 class DeadLetter(Struct, frozen=True, gc=False):

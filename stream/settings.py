@@ -28,6 +28,7 @@ class Topics(Struct, frozen=True):
     anomalies: str = "anomalies"
     dead_letters: str = "clicks-dead-letter"
     changelog: str = "eddy-changelog"
+    system_alerts: str = "system-alerts"
 
 
 def words(text: str) -> list[str]:
@@ -199,7 +200,7 @@ class Settings(Struct, frozen=True):
                 raise ConfigError(f"setting broker has {address.strip()!r}; it must be host:port[,host:port...]")
         names = list(msgspec.structs.astuple(self.topics))
         if len(set(names)) < len(names) or not all(names):
-            raise ConfigError(f"the topics are {', '.join(names)}; they need five different names that are not empty")
+            raise ConfigError(f"the topics are {', '.join(names)}; they need six different names that are not empty")
 
 
 RECENT_ITEMS = 16

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from stream.engine.engine import Cycle, Engine
-from stream.events import Anomaly, Click, Origin, Recommendation
+from stream.events import Anomaly, Click, Origin, Recommendation, SystemAlert
 from stream.model.runtime import Model, StateArray
-from stream.worker.served import anomalies, recommendations
+from stream.worker.served import anomalies, recommendations, system_alerts
 
 NOW_MS = 1_800_000_000_000
 
@@ -19,6 +19,7 @@ class Decided(NamedTuple):
     cycle: Cycle
     recommendations: list[Recommendation]
     anomalies: list[Anomaly]
+    system: list[SystemAlert]
 
 
 def origins(count: int, start: int = 0, partition: int = 0) -> list[Origin]:
@@ -29,7 +30,8 @@ def process(engine: Engine, clicks: Sequence[Click], start: int = 0, partition: 
     """Decide on clicks at consecutive offsets from `start`, without a commit."""
     read = origins(len(clicks), start, partition)
     cycle = engine.process(engine.encoder.columns(clicks, read), NOW_MS)
-    return Decided(cycle, recommendations(engine, clicks, read, cycle), anomalies(engine, clicks, read, cycle))
+    written = (make(engine, clicks, read, cycle) for make in (recommendations, anomalies, system_alerts))
+    return Decided(cycle, *written)
 
 
 def run(engine: Engine, clicks: Sequence[Click], start: int = 0, partition: int = 0) -> Decided:

@@ -7,6 +7,7 @@ and the JSON of the events. No rules for the lists and no exploration.
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ import onnxruntime as ort
 import xxhash
 
 from tests.oracle_alerts import Alerts, Behaviour, Found
+from tests.oracle_population import SIGNS, Partition, Seen
 
 RECENT = 16
 DAY_MS = 86_400_000
@@ -26,10 +28,16 @@ Event = dict[str, Any]
 
 
 class Expected(NamedTuple):
-    """The expected events of one click: its decision, and the alert if it is an anomaly."""
+    """The expected events of one click: its decision, the alert if it is an anomaly, and those on the partition."""
 
     decision: Event
     alert: Event | None
+    system: list[Event]
+
+
+def event_name(event: Event) -> str:
+    """What tells an event apart from the others on its topic: two alerts on a partition can be of one click."""
+    return f"{event['id']} {event['sign']}" if "sign" in event else str(event["id"])
 
 
 @dataclass
@@ -43,6 +51,7 @@ class User:
     recent: list[int] = field(default_factory=list)
     event_ids: list[str] = field(default_factory=list)
     kept: Behaviour = field(default_factory=Behaviour)
+    seen: Seen = field(default_factory=Seen)
 
 
 class Oracle:
@@ -78,6 +87,7 @@ class Oracle:
         self._lists_every = lists_every
         self.users: dict[tuple[int, str], User] = {}
         self._time_ms: dict[int, int] = {}
+        self.partitions: defaultdict[int, Partition] = defaultdict(Partition)
 
     def decide(
         self, topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None
@@ -120,6 +130,10 @@ class Oracle:
         found = self._alerts.judge(
             user.kept, surprise, event_surprise, click["event_type"], item, gap_ms, history, click, offset
         )
+        opens = found.episode == offset
+        led = f"alerts: {next(iter(found.statistics))}" if found.episode is not None and found.statistics else None
+        signs = self._signs(user.recent, click["event_type"], gap_ms)
+        many = self.partitions[partition].click(user.seen, history == 0, signs, led, opens, click["timestamp"], offset)
         common = {
             "id": f"{topic}-{partition}-{offset}",
             "user_id": click["user_id"],
@@ -130,10 +144,36 @@ class Oracle:
             "model": f"{self.manifest['name']}/{self.manifest['version']}",
         }
         decision = common | (self._list(user) if offset % self._lists_every == 0 else {})
+        system = [self._system(topic, partition, offset, click, event) for event in many.events]
         if found.episode is None:
-            return Expected(decision, None)
+            return Expected(decision, None, system)
         common["episode"] = f"{topic}-{partition}-{found.episode}"
-        return Expected(decision, self._alert(common, click["event_type"], found, before))
+        if many.part_of is not None:
+            common["part_of"] = f"{topic}-{partition}-{many.part_of}"
+        return Expected(decision, self._alert(common, click["event_type"], found, before), system)
+
+    def _signs(self, recent: list[int], event_type: str, gap_ms: int) -> set[str]:
+        """The signs of a click but for alerts. recent: the user's last items, newest first, the click's included."""
+        signs = set() if event_type in self.manifest["event_types"] else {"unknown event types"}
+        if len(recent) > 1 and 0 <= gap_ms < 1_800_000 and recent[0] == recent[1]:
+            if recent[0] == len(self.items):
+                signs.add("unknown items")
+            elif gap_ms <= 1_000:
+                signs.add("twins")
+        return signs
+
+    def _system(self, topic: str, partition: int, offset: int, click: Event, event: Event) -> Event:
+        """The event of an alert on a partition."""
+        opened = event.pop("opened")
+        if event["phase"] == "opened":
+            event["reason"] += f"{click['event_type']} of {click['item_id']}"
+            event |= {"item_id": click["item_id"], "event_type": click["event_type"]}
+        return event | {
+            "id": f"{topic}-{partition}-{offset}",
+            "episode": f"{topic}-{partition}-{opened}",
+            "partition": partition,
+            "model": f"{self.manifest['name']}/{self.manifest['version']}",
+        }
 
     def forgotten(self, user: User, now_ms: int) -> bool:
         """A user without a click for so long starts with a new row; one with a single click after a third of it."""
@@ -160,6 +200,7 @@ class Oracle:
             ("category_run", "<i4"),
         ]
         fields += [("episode_offset", "<i8"), ("unusual_ms", "<i8"), ("alerted_nats", "<f4")]
+        fields += [("population_window_ms", "<i8"), ("population_signs", "<i4")]
         return np.dtype(fields)
 
     def rows(self, model_mark: int) -> Iterator[tuple[int, bytes, bytes, bool]]:
@@ -182,12 +223,19 @@ class Oracle:
             row["session"], row["category_run"] = user.kept.session, user.kept.run
             row["episode_offset"], row["unusual_ms"] = user.kept.episode, user.kept.unusual_ms
             row["alerted_nats"] = user.kept.alerted
+            row["population_window_ms"] = user.seen.window_ms
+            row["population_signs"] = sum(1 << SIGNS.index(sign) for sign in user.seen.signs)
             key, data = name.encode(), row.tobytes()[8:]
             data += bytes(-len(data) % 8)
             data += b"".join(xxhash.xxh3_64(text.encode()).digest()[::-1] for text in user.event_ids)
             checksum = xxhash.xxh3_64(data, seed=xxhash.xxh3_64(key).intdigest()).intdigest()
             row_bytes = checksum.to_bytes(8, "little") + data
             yield partition, key, row_bytes, self.forgotten(user, self._time_ms[partition])
+
+    def mark(self, partition: int, next_: int, checksums: list[int]) -> bytes:
+        """The value of the changelog's row POSITION: next offset, number and sum of the checksums, and what is kept."""
+        mark = b"%d %d %016x" % (next_, len(checksums), sum(checksums) % 2**64)
+        return mark + b" " + self.partitions[partition].kept() if partition in self.partitions else mark
 
     def _zeros(self) -> dict[str, Any]:
         return {t["name"]: np.zeros(t["shape"], t["dtype"]) for t in self.manifest["state"]}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from bench.chaos.traffic import Sent
-from tests.oracle import POSITION, Event, Oracle
+from tests.oracle import POSITION, Event, Oracle, event_name
 
 LISTS_EVERY = 50
 """The loop makes the list of one click in so many: it costs more than all the rest."""
@@ -45,6 +45,7 @@ class Topics(NamedTuple):
     clicks: Sequence[Message]
     decisions: Sequence[Message]
     alerts: Sequence[Message]
+    system_alerts: Sequence[Message]
     letters: Sequence[Message]
     changelog: Sequence[Message]
     committed: Mapping[int, int]
@@ -84,6 +85,7 @@ class Checker:
         self._next: Counter[int] = Counter()
         self._decisions: dict[str, Event] = {}
         self._alerts: dict[str, Event] = {}
+        self._system: dict[str, Event] = {}
         self._letters: dict[str, str] = {}
 
     # -- what is expected ---------------------------------------------------------------------------------------------
@@ -124,6 +126,7 @@ class Checker:
         self._decisions[id_] = expected.decision
         if expected.alert is not None:
             self._alerts[id_] = expected.alert
+        self._system.update((event_name(event), event) for event in expected.system)
 
     # -- comparisons --------------------------------------------------------------------------------------------------
 
@@ -133,6 +136,8 @@ class Checker:
         found.counts["decisions"] = len(topics.decisions)
         self._events(found, "clicks", topics.decisions, self._decisions, lambda event, due: _same(event, due))
         self._events(found, "alerts", topics.alerts, self._alerts, lambda event, due: _same(event, due))
+        system = topics.system_alerts
+        self._events(found, "system alerts", system, self._system, lambda event, due: _same(event, due))
         self._events(found, "dead letters", topics.letters, self._letters, lambda event, due: event["reason"] == due)
         found.wrong("users whose decisions are out of order", self._out_of_order(topics.decisions))
         behind = {p: (topics.committed.get(p), end) for p, end in topics.ends.items() if topics.committed.get(p) != end}
@@ -140,7 +145,7 @@ class Checker:
         rows, marks = latest(topics.changelog)
         found.counts["rows"] = len(rows)
         found.wrong("rows that differ from the plain loop", self._wrong_rows(rows))
-        found.wrong("wrong marks", wrong_marks(rows, marks, topics.ends))
+        found.wrong("wrong marks", self._wrong_marks(rows, marks, topics.ends))
         return found
 
     def compare(self, topics: Topics, decisions: Sequence[Message], changelog: Sequence[Message]) -> Found:
@@ -173,9 +178,10 @@ class Checker:
         differ: list[str] = []
         for message in messages:
             event = json.loads(message.value() or b"{}")
-            events[event["id"]] += 1
-            if event["id"] in expected and not same(event, expected[event["id"]]):
-                differ.append(event["id"])
+            name_of = event_name(event)
+            events[name_of] += 1
+            if name_of in expected and not same(event, expected[name_of]):
+                differ.append(name_of)
         found.wrong(f"{name} lost", sorted(expected.keys() - events.keys()))
         found.wrong(f"{name} twice", [id_ for id_, count in events.items() if count > 1])
         found.wrong(f"{name} of nothing", sorted(events.keys() - expected.keys()))
@@ -204,6 +210,17 @@ class Checker:
                 yield "{} in partition {}: at offset {}, should be at {}".format(key.decode(), partition, *offsets)
         yield from (f"{key!r} in partition {partition} never clicked" for partition, key in written)
 
+    def _wrong_marks(
+        self, rows: Mapping[tuple[int, bytes], bytes], marks: Mapping[int, bytes], ends: Mapping[int, int]
+    ) -> Iterator[str]:
+        """Marks that do not say: the offset after the last click, the number of rows, the sum of their checksums, and
+        what is kept of the partition."""
+        for partition, end in ends.items():
+            sums = [int.from_bytes(row[:8], "little") for (number, _), row in rows.items() if number == partition]
+            expected = self._oracle.mark(partition, end, sums) if end else None
+            if marks.get(partition) != expected:
+                yield f"partition {partition}: {marks.get(partition)!r}, should be {expected!r}"
+
 
 def latest(changelog: Sequence[Message]) -> tuple[dict[tuple[int, bytes], bytes], dict[int, bytes]]:
     """The rows of a changelog, (partition, user) -> bytes, and the marks, partition -> bytes."""
@@ -218,17 +235,6 @@ def latest(changelog: Sequence[Message]) -> tuple[dict[tuple[int, bytes], bytes]
         else:
             rows[message.partition(), key] = value
     return rows, marks
-
-
-def wrong_marks(
-    rows: Mapping[tuple[int, bytes], bytes], marks: Mapping[int, bytes], ends: Mapping[int, int]
-) -> Iterator[str]:
-    """Marks that do not say: the offset after the last click, the number of rows, the sum of their checksums."""
-    for partition, end in ends.items():
-        sums = [int.from_bytes(row[:8], "little") for (number, _), row in rows.items() if number == partition]
-        expected = b"%d %d %016x" % (end, len(sums), sum(sums) % 2**64) if end else None
-        if marks.get(partition) != expected:
-            yield f"partition {partition}: {marks.get(partition)!r}, should be {expected!r}"
 
 
 def surplus(changelog: Sequence[Message]) -> int:

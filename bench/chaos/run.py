@@ -34,7 +34,7 @@ SQUEEZE = {"segment.ms": "200", "min.cleanable.dirty.ratio": "0.001"}
 
 def names(group: str) -> Names:
     """The topics of a group; all groups read the same clicks."""
-    return Names(CLICKS, *(f"{group}-{word}" for word in ("recommendations", "anomalies", "dead", "states")))
+    return Names(CLICKS, *(f"{group}-{word}" for word in ("recommendations", "anomalies", "dead", "states", "system")))
 
 
 @dataclass
@@ -180,9 +180,8 @@ class Run:
             ends = {at.partition: consumer.get_watermark_offsets(at, timeout=30)[1] for at in where}
         finally:
             consumer.close()
-        named = (CLICKS, topics.recommendations, topics.anomalies, topics.dead_letters, topics.changelog)
-        clicks, decisions, alerts, letters, changelog = (read_topic(broker, name) for name in named)
-        return Topics(clicks, decisions, alerts, letters, changelog, committed, ends)
+        written = (topics.recommendations, topics.anomalies, topics.system_alerts, topics.dead_letters)
+        return Topics(*(read_topic(broker, name) for name in (CLICKS, *written, topics.changelog)), committed, ends)
 
     def keep_sent(self) -> None:
         """Write what was sent beside the logs, one JSON object a line."""

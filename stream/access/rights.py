@@ -23,6 +23,7 @@ NEEDED = {
     "anomalies": (WRITE,),
     "dead_letters": (WRITE,),
     "changelog": (READ, WRITE),
+    "system_alerts": (WRITE,),
 }
 """Topic of Topics -> the operations of a worker on it. Kafka grants DESCRIBE with each of them."""
 

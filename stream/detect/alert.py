@@ -15,6 +15,7 @@ class AlertRule(NamedTuple):
     episode     offset of the click that opened the user's episode; the click's own offset opens one
     statistics  name -> p-value of the statistics that are unusual, the strongest first
     sentence    what the strongest one has seen, in words
+    part_of     offset of the click that opened the episode of many users that the alert is part of; None = of none
     """
 
     pool: str
@@ -23,6 +24,7 @@ class AlertRule(NamedTuple):
     episode: int
     statistics: dict[str, float]
     sentence: str
+    part_of: int | None = None
 
 
 class Alerts(NamedTuple):

@@ -8,6 +8,7 @@ A live shop's batches have a few clicks. Their cost is the number of NumPy's ope
 np.count_nonzero replaces .any() and .all(), which take five times as long for a few values.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,9 @@ from stream.engine.decide import Decider, Decisions
 from stream.engine.requests import last_owners, select, with_removed
 from stream.engine.step import run_waves
 from stream.engine.waves import Index, waves
+from stream.events import Partition
 from stream.model.runtime import Model
+from stream.population.watch import Population, SystemRule
 from stream.settings import Rules
 from stream.state.arena import Arena, Found
 from stream.state.event_ids import Hashes
@@ -39,6 +42,7 @@ class Cycle(NamedTuple):
     repeated   positions in the batch of the clicks whose event id is one of the user's last ones, ascending. Their
                rows change only in offset and time
     decisions  the decisions on the n decided clicks
+    system     the begins and ends of episodes of whole partitions; `click` is a position among the n
     staged     the changed rows and their owners
     All other clicks were read before: their offset is not above source_offset in the user's row.
     """
@@ -47,6 +51,7 @@ class Cycle(NamedTuple):
     failed: Index
     repeated: Index
     decisions: Decisions
+    system: list[SystemRule]
     staged: Staged
 
 
@@ -60,6 +65,7 @@ class Engine:
         self,
         model: Model,
         detector: Detector,
+        population: Population,
         arena: Arena,
         k: int,
         exclude_recent: int,
@@ -73,6 +79,7 @@ class Engine:
         """
         self.model = model
         self.detector = detector
+        self._population = population
         self.arena = arena
         self._forgetting = forgetting
         self._decide = Decider(model, k, exclude_recent, rules, lists)
@@ -109,7 +116,9 @@ class Engine:
             event_ids = self.arena.event_ids.gather(found.slots)
         if clicks.life is not None:
             reset_rows(rows, event_ids, np.flatnonzero(clicks.life))
-        before = {field.name: rows[field.name].copy() for field in self.detector.row_fields}
+        before = {
+            field.name: rows[field.name].copy() for field in (*self.detector.row_fields, *self._population.row_fields)
+        }
         steps, not_finite, again = run_waves(self.model, rows, order, clicks, self._forgetting, times, event_ids)
         swept = sweep(self.arena, self._forgetting, len(clicks), [*clicks.owners, *clicks.requests])
         decided, failed, repeated = np.arange(len(clicks)), NONE, NONE
@@ -129,10 +138,23 @@ class Engine:
             steps.recent,
         )
         verdicts = self.detector.judge(evidence, before, rows)
-        staged = self._stage(clicks, found, rows, swept, event_ids)
-        return Cycle(decided, failed, repeated, self._decide(its, steps, verdicts), staged)
+        kept = [self.arena.kept.get(partition, b"") for partition in found.partitions]
+        of_click = found.partition[evidence.owner]
+        watched = self._population.watch(evidence, verdicts, of_click, kept, before, rows)
+        after = dict(zip(found.partitions, watched.kept, strict=True))
+        staged = self._stage(clicks, found, rows, swept, event_ids, after)
+        decisions = self._decide(its, steps, watched.verdicts)
+        return Cycle(decided, failed, repeated, decisions, watched.rules, staged)
 
-    def _stage(self, clicks: Columns, found: Found, rows: Rows, swept: Swept, event_ids: Hashes | None) -> Staged:
+    def _stage(
+        self,
+        clicks: Columns,
+        found: Found,
+        rows: Rows,
+        swept: Swept,
+        event_ids: Hashes | None,
+        kept: Mapping[Partition, bytes],
+    ) -> Staged:
         """Stage the changed rows of a batch, and the removal of those that are swept or that a request ends."""
         owners = clicks.owners
         if clicks.life is not None:
@@ -140,7 +162,7 @@ class Engine:
             owners, found, rows = [owners[i] for i in stay.tolist()], select(found, stay), rows[stay]
             event_ids = None if event_ids is None else event_ids[stay]
             swept = with_removed(swept, self.arena, clicks.requests, owners)
-        return stage(self.arena, owners, found, rows, swept, event_ids)
+        return stage(self.arena, owners, found, rows, swept, event_ids, kept)
 
     def commit(self, cycle: Cycle) -> None:
         """Write the rows of a cycle to the arena. Call it after the Kafka transaction is committed."""

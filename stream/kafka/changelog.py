@@ -53,20 +53,22 @@ class Mark(NamedTuple):
     next      the rows hold all clicks below this offset
     users     number of rows
     checksum  sum of the checksums of the rows, modulo 2^64
+    kept      what is kept of the partition beside the rows
     """
 
     next: int
     users: int
     checksum: int
+    kept: bytes = b""
 
     def encode(self) -> bytes:
-        """The row's value: offset and users in decimal, the checksum as 16 hexadecimal digits, spaces between."""
-        return b"%d %d %016x" % self
+        """The row's value: offset and users in decimal, the checksum as 16 hexadecimal digits, `kept`; with spaces."""
+        return (b"%d %d %016x %b" % self).removesuffix(b" " if not self.kept else b"")
 
     @classmethod
     def decode(cls, value: bytes, partition: Partition) -> "Mark":
         """Raises ConfigError if another version of Eddy wrote it."""
-        found = re.fullmatch(rb"(\d+) (\d+) ([0-9a-f]{16})", value)
+        found = re.fullmatch(rb"(\d+) (\d+) ([0-9a-f]{16})(?: (.+))?", value, re.DOTALL)
         if value.startswith(REPAIRING):
             raise ConfigError(
                 f"a repair of the changelog of partition {partition} has begun and not ended; run `eddy topics repair "
@@ -78,7 +80,7 @@ class Mark(NamedTuple):
                 f"{POSITION_KEY!r} is {value[:60]!r}; start with another --group and --changelog-topic (all users then "
                 "begin without history), or with the version that wrote it"
             )
-        return cls(int(found[1]), int(found[2]), int(found[3], 16))
+        return cls(int(found[1]), int(found[2]), int(found[3], 16), found[4] or b"")
 
     def accounts_for(self, users: int, checksum: int, broken: int) -> bool:
         """True if these are the rows that were written, apart from `broken` rows that could not be read."""

@@ -110,7 +110,8 @@ def _check(admin: Admin, broker: str, topics: Topics, present: Mapping[str, int]
     names = list(msgspec.structs.astuple(topics))
     configs = _configs(admin, broker, names)
     _check_compaction(configs, topics.changelog)
-    for name, limit in _limits(configs, [topics.recommendations, topics.anomalies, topics.dead_letters]).items():
+    events = [topics.recommendations, topics.anomalies, topics.dead_letters, topics.system_alerts]
+    for name, limit in _limits(configs, events).items():
         if limit < SMALLEST_LIMIT:
             raise ConfigError(
                 f"topic {name} has {LIMIT}={limit}, too small for every event; {_raise_limit(name, SMALLEST_LIMIT)}"

@@ -66,6 +66,7 @@ TOPIC_HELP = {
     "anomalies": "Topic of the alerts.",
     "dead_letters": "Topic of the messages that are not valid clicks, each with the reason.",
     "changelog": "Compacted topic of the users' states, with as many partitions as the clicks topic.",
+    "system_alerts": "Topic of the alerts on many users at once.",
 }
 
 Command = Callable[..., None]

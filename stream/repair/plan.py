@@ -127,7 +127,7 @@ def _change(found: Found, next_: int, why: str, wanted: Mapping[bytes, bytes], m
             **{key: row for key, row in rows.items() if found.rows.get(key) != row},
             **dict.fromkeys(gone),
         },
-        mark=None if untouched else Mark(next_, len(rows), checksum),
+        mark=None if untouched else Mark(next_, len(rows), checksum, found.mark.kept if found.mark else b""),
         arrived=sum(key not in found.rows for key in rows),
         left=len(gone) - sum(key not in rows for key in found.broken),
         merged=merged,

@@ -78,6 +78,7 @@ class Arena:
     next_slot       the slot where the next sweep for forgotten users begins
     unswept_clicks  number of clicks since the last sweep
     event_ids       the hashes of the last event ids of the users, by slot. `scatter` writes them
+    kept            partition -> what is kept of it beside the rows, as bytes
 
     What is kept for each user beside row and event ids is always in RAM: about 200 bytes.
     """
@@ -89,6 +90,7 @@ class Arena:
         self.next_slot = 0
         self.unswept_clicks = 0
         self.event_ids = EventIds(new_block)
+        self.kept: dict[Partition, bytes] = {}
         self._new_block = new_block
         self._blocks: list[Block] = []
         self._free: list[int] = []
@@ -242,7 +244,8 @@ class Arena:
         )
 
     def drop(self, partition: Partition) -> None:
-        """Remove all rows of a partition and its newest time. The slots become free."""
+        """Remove all rows of a partition, its newest time and what is kept of it. The slots become free."""
+        self.kept.pop(partition, None)
         self._release(list(self._slots.pop(partition, {}).values()))
         if partition in self._partition_index:
             self._newest_ms[self._partition_index[partition]] = 0

@@ -18,6 +18,7 @@ from stream.state.evict import Swept
 from stream.state.row import Rows, as_bytes, new_rows
 
 CHECKSUMS = 1 << 64
+NOTHING: Mapping[Partition, bytes] = {}
 Checksums = npt.NDArray[np.uint64]
 
 
@@ -30,6 +31,7 @@ class Staged(NamedTuple):
     swept      the users whose rows will be removed. None of them is in `owners`
     totals     partition -> its totals after the commit, for each partition of a changed or removed row
     event_ids  (m, LAST_IDS) the hashes of the owners' event ids; None = no user of the arena has any
+    kept       partition -> what is kept of it beside the rows after the commit, for each partition of a changed row
     """
 
     owners: Sequence[Owner]
@@ -38,6 +40,7 @@ class Staged(NamedTuple):
     swept: Swept
     totals: Mapping[Partition, Totals]
     event_ids: Hashes | None
+    kept: Mapping[Partition, bytes]
 
     @property
     def changelog(self) -> list[tuple[Partition, bytes, bytes | None]]:
@@ -56,6 +59,7 @@ class Staged(NamedTuple):
         arena.scatter(self.owners, self.found, self.rows, self.event_ids)
         if self.swept.owners:
             arena.remove(self.swept.owners)
+        arena.kept.update(self.kept)
         arena.next_slot, arena.unswept_clicks = self.swept.next_slot, self.swept.clicks
 
 
@@ -72,11 +76,17 @@ def copies(arena: Arena, found: Found) -> Rows:
 
 
 def stage(
-    arena: Arena, owners: Sequence[Owner], found: Found, rows: Rows, swept: Swept, event_ids: Hashes | None = None
+    arena: Arena,
+    owners: Sequence[Owner],
+    found: Found,
+    rows: Rows,
+    swept: Swept,
+    event_ids: Hashes | None = None,
+    kept: Mapping[Partition, bytes] = NOTHING,
 ) -> Staged:
     """Write the checksums into the changed rows (m,) of these users, and compute the totals of their partitions.
 
-    event_ids  as in Staged
+    event_ids, kept  as in Staged
     """
     rests = None if event_ids is None else to_bytes(event_ids)
     rows["checksum"] = checksums([key for _, key in owners], rows, rests)
@@ -85,7 +95,7 @@ def stage(
     if swept.owners:
         removed = arena.find(swept.owners)
         _add(totals, arena, removed, np.full(len(removed.slots), -1), np.zeros(len(removed.slots), np.uint64))
-    return Staged(owners, found, rows, swept, totals, event_ids)
+    return Staged(owners, found, rows, swept, totals, event_ids, kept)
 
 
 def _add(

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from stream.events import Anomaly, Click, Expected, Origin, Recommendation
+from stream.events import Anomaly, Click, Expected, Origin, Recommendation, SystemAlert
 
 F32 = npt.NDArray[np.float32]
 Names = npt.NDArray[np.object_]
@@ -13,8 +13,10 @@ F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Index = npt.NDArray[np.intp]
-Rule = tuple[str, int, float, int, dict[str, float], str]
+Rule = tuple[str, int, float, int, dict[str, float], str, int | None]
 """Why a click raised an alert, in the order of the fields of detect.alert.AlertRule."""
+SystemRule = tuple[int, int, str, str, bool, int, int, int, float, float, int]
+"""Why an episode of a partition begins or ends, in the order of the fields of population.watch.SystemRule."""
 
 
 def recommendations(
@@ -132,7 +134,7 @@ def _anomaly(
     expected: list[str],
     probabilities: list[float],
 ) -> Anomaly:
-    pool, pool_size, threshold, episode, statistics, sentence = rule
+    pool, pool_size, threshold, episode, statistics, sentence, part_of = rule
     return Anomaly(
         id=origin.id,
         user_id=click.user_id,
@@ -151,4 +153,34 @@ def _anomaly(
         pool_size=pool_size,
         expected=list(map(Expected, expected, probabilities)),
         model=label,
+        part_of=None if part_of is None else origin._replace(offset=part_of).id,
+    )
+
+
+def system_alert(label: str, click: Click, origin: Origin, rule: SystemRule) -> SystemAlert:
+    """Make the alert on a partition whose episode begins or ends with this click.
+
+    label  "name/version" of the model
+    """
+    _, opened, sign, what, closes, time_ms, users, of_users, usual, p_value, alerts = rule
+    reason = f"for half an hour no window had too many users who {what}"
+    if not closes:
+        example = f"for example {click.event_type} of {click.item_id}"
+        reason = f"{users} of {of_users} users {what}, and {usual:.2%} are usual; {example}"
+    return SystemAlert(
+        id=origin.id,
+        episode=origin._replace(offset=opened).id,
+        phase="closed" if closes else "opened",
+        partition=origin.partition,
+        sign=sign,
+        timestamp=time_ms,
+        reason=reason,
+        users=users,
+        usual_share=round(usual, 6),
+        model=label,
+        of_users=None if closes else of_users,
+        p_value=None if closes else p_value,
+        item_id=None if closes else click.item_id,
+        event_type=None if closes else click.event_type,
+        alerts=alerts if closes else None,
     )

@@ -142,7 +142,7 @@ def create_app(settings: Settings) -> faust.App:
     watch.start(partial(end_app, app))
     log.info(
         "worker ready to join: model=%s provider=%s items=%d broker=%s group=%s worker_id=%s clicks=%s partitions=%d "
-        "recommendations=%s anomalies=%s dead_letters=%s changelog=%s",
+        "recommendations=%s anomalies=%s system_alerts=%s dead_letters=%s changelog=%s",
         model.manifest.label,
         model.provider,
         len(model.items),
@@ -153,6 +153,7 @@ def create_app(settings: Settings) -> faust.App:
         partitions,
         settings.topics.recommendations,
         settings.topics.anomalies,
+        settings.topics.system_alerts,
         settings.topics.dead_letters,
         settings.topics.changelog,
     )

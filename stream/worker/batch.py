@@ -10,7 +10,7 @@ from stream.engine.columns import Columns
 from stream.engine.engine import Cycle, Engine
 from stream.engine.requests import Request
 from stream.errors import BadClick
-from stream.events import Anomaly, Click, Origin, Partition, Recommendation
+from stream.events import Anomaly, Click, Origin, Partition, Recommendation, SystemAlert
 from stream.kafka.changelog import POSITION_KEY, Mark
 from stream.kafka.delivery import Record
 from stream.kafka.fetch import Chunk
@@ -18,8 +18,9 @@ from stream.settings import Topics
 from stream.wire.codec import Codec
 from stream.wire.dead_letter import dead_letter
 from stream.wire.forget import user_to_forget
+from stream.wire.json import encode
 from stream.wire.sizes import fit_anomaly, fit_recommendation
-from stream.worker.served import anomalies, recommendations
+from stream.worker.served import anomalies, recommendations, system_alerts
 
 MODEL_FAILED = BadClick("model_failed", "the model's result for the click is not finite; the state is unchanged")
 
@@ -47,6 +48,7 @@ class Batch:
     records   all records of the transaction
     offsets   partition -> offset of the next message to read
     refused   the messages that became dead letters
+    system_alerts  the alerts on many users, in the order of their clicks
     left_out  optional field -> number of messages whose value in this field was not valid
     """
 
@@ -55,6 +57,7 @@ class Batch:
     records: list[Record]
     offsets: dict[Partition, int]
     refused: list[Refused]
+    system_alerts: list[SystemAlert]
     left_out: Mapping[str, int]
 
 
@@ -143,13 +146,18 @@ def process(
     refused += [Refused(origins[i], codec.keep(taken[i]), MODEL_FAILED) for i in failed]
     refused += [Refused(origins[i], codec.keep(taken[i]), engine_failed(broken[i])) for i in sorted(broken)]
     totals = {p: cycle.staged.totals.get(p) or engine.arena.totals(p) for p in offsets}
-    marks = {p: Mark(next_, *totals[p]) for p, next_ in offsets.items()}
+    kept = {p: cycle.staged.kept.get(p) or engine.arena.kept.get(p, b"") for p in offsets}
+    marks = {p: Mark(next_, *totals[p], kept[p]) for p, next_ in offsets.items()}
     records = [Record(topics.dead_letters, *dead_letter(*each, limits[topics.dead_letters])) for each in refused]
     records += _recommendations(recommendations(engine, clicks, origins, cycle), topics.recommendations, limits)
     records += _anomalies(anomalies(engine, clicks, origins, cycle), topics.anomalies, limits)
+    alerts = system_alerts(engine, clicks, origins, cycle)
+    records += [
+        Record(topics.system_alerts, f"{alert.partition} {alert.sign}".encode(), encode(alert)) for alert in alerts
+    ]
     records += [Record(topics.changelog, key, row, partition.number) for partition, key, row in cycle.staged.changelog]
     records += [Record(topics.changelog, POSITION_KEY, mark.encode(), p.number) for p, mark in marks.items()]
-    return Batch(columns, cycle, records, offsets, refused, dict(codec.left_out))
+    return Batch(columns, cycle, records, offsets, refused, alerts, dict(codec.left_out))
 
 
 def _recommendations(decisions: list[Recommendation], topic: str, limits: Mapping[str, int]) -> list[Record]:

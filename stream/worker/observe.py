@@ -4,6 +4,7 @@ All code runs in the event loop's thread after a batch is committed. So a batch 
 is counted once. The cost per batch is one pass over its timestamps and a bounded sample of its keys and dead letters.
 """
 
+import logging
 import random
 import re
 import time
@@ -16,13 +17,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from stream.events import Origin, hashed
+from stream.events import Origin, SystemAlert, hashed
 from stream.kafka.fetch import Chunk
 from stream.kafka.partitioners import KeySample
 from stream.meter import Meter
 from stream.model.runtime import Model
 from stream.state.arena import Arena
 from stream.worker.batch import Batch, Refused
+
+log = logging.getLogger(__name__)
 
 CLOCK_S = 60.0
 """A message with a timestamp that is further ahead of the worker's clock shows that one of two clocks is wrong."""
@@ -80,6 +83,7 @@ class Observed:
         count("unknown_items", int((clicks.item[decided] == len(self._model.items)).sum()))
         count("unknown_event_types", int((clicks.event_type[decided] == len(self._model.manifest.event_types)).sum()))
         count("alerts", len(decisions.alerts.click))
+        self._tell(batch.system_alerts)
         for reason, n in Counter(refused.why.reason for refused in batch.refused).items():
             count("dead_letters", n, reason=reason)
         for field, n in batch.left_out.items():
@@ -93,6 +97,15 @@ class Observed:
             self.meter.level("early_s", -float(np.median(early)))
         self._sample_letters(batch.refused)
         self._sample_keys(chunks, batch.refused)
+
+    def _tell(self, alerts: Sequence[SystemAlert]) -> None:
+        """Count the alerts on many users, and write a line for each: somebody should look at once."""
+        for alert in alerts:
+            if alert.phase == "closed":
+                log.info("no more than usual: id=%s sign=%r alerts=%d", alert.episode, alert.sign, alert.alerts)
+                continue
+            self.meter.count("system_alerts")
+            log.warning("many users at once: id=%s sign=%r; %s", alert.id, alert.sign, _printable(alert.reason))
 
     def _sample_letters(self, refused: Sequence[Refused]) -> None:
         """Keep an example of each reason: the log may name any that was counted."""

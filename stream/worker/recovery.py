@@ -104,7 +104,11 @@ class Recovery:
         for lost in set(self._arena.partitions()).difference(partitions):
             self._arena.drop(lost)
         held = self._arena.partitions()
-        return {p: Mark(had[p], *self._arena.totals(p)) for p in partitions if p in had and p in held}
+        return {
+            p: Mark(had[p], *self._arena.totals(p), self._arena.kept.get(p, b""))
+            for p in partitions
+            if p in had and p in held
+        }
 
     async def outcome(self, assignment: Assignment, offsets: Mapping[Partition, int]) -> Outcome:
         """How an undecided transaction ended that would have committed `offsets`. Call it after `Delivery.restart`.
@@ -228,6 +232,7 @@ class Recovery:
         """
         broken, totals = sorted(self._broken.pop(partition, ())), self._arena.totals(partition)
         written = mark or Mark(0, 0, 0)
+        self._arena.kept[partition] = written.kept
         most = max(MOST_BROKEN, int(written.users * MOST_BROKEN_SHARE))
         explained = written.accounts_for(*totals, len(broken))
         if not explained or len(broken) > most:

@@ -15,8 +15,9 @@ import numpy as np
 from stream.detect.behaviour import BehaviourDetector
 from stream.engine.engine import Cycle, Engine
 from stream.errors import ArtifactError
-from stream.events import Anomaly, Click, Origin, Recommendation
+from stream.events import Anomaly, Click, Origin, Recommendation, SystemAlert
 from stream.model.runtime import Model, load_model
+from stream.population.watch import Population
 from stream.settings import FORGET_AFTER_DAYS, RECENT_ITEMS, Rules, Settings
 from stream.state.arena import Arena
 from stream.state.blocks import NewBlock, in_ram
@@ -52,10 +53,11 @@ def open_engine(
     """
     manifest = model.manifest
     detector = BehaviourDetector.load(directory, manifest, alpha)
-    dtype = row_dtype(manifest.state, RECENT_ITEMS, detector.row_fields)
+    population = Population(manifest.items, len(manifest.event_types))
+    dtype = row_dtype(manifest.state, RECENT_ITEMS, (*detector.row_fields, *population.row_fields))
     arena = Arena(dtype, row_mark(manifest.identity ^ users_mark, dtype), new_block)
     forgetting = Forgetting(int(forget_after_days * DAY_MS))
-    return Engine(model, detector, arena, k, exclude_recent, rules, forgetting, lists)
+    return Engine(model, detector, population, arena, k, exclude_recent, rules, forgetting, lists)
 
 
 def recommendations(
@@ -96,6 +98,15 @@ def anomalies(engine: Engine, clicks: Sequence[Click], origins: Sequence[Origin]
         alerts.items,
         alerts.log_probs,
     )
+
+
+def system_alerts(
+    engine: Engine, clicks: Sequence[Click], origins: Sequence[Origin], cycle: Cycle
+) -> list[SystemAlert]:
+    """Make the alerts of a cycle on whole partitions. `clicks` and `origins` are the input of the cycle."""
+    label, decided = engine.model.manifest.label, cycle.decided
+    at = [int(decided[rule.click]) for rule in cycle.system]
+    return [output.system_alert(label, clicks[i], origins[i], rule) for i, rule in zip(at, cycle.system, strict=True)]
 
 
 class Scorer:

@@ -153,9 +153,12 @@ class Status:
         return True
 
 
+WORDS = ("clicks", "repeats", "dead_letters", "alerts", "system_alerts")
+
+
 def status_line(seconds: float, before: Snapshot, now: Snapshot) -> str:
     """Format the figures of the `seconds` between two snapshots. Lag and users are the current values."""
-    counts = {name: now.count(name) - before.count(name) for name in ("clicks", "repeats", "dead_letters", "alerts")}
+    counts = {name: now.count(name) - before.count(name) for name in WORDS}
     timing = now.timing("latency")
     p50, p99 = (None, None) if timing is None else map(timing.since(before.timing("latency")).quantile_s, (0.5, 0.99))
     reasons, left_out = (_added(before, now, *of) for of in (("dead_letters", "reason"), ("left_out", "field")))
@@ -166,7 +169,7 @@ def status_line(seconds: float, before: Snapshot, now: Snapshot) -> str:
         f"reasons={_listed(reasons)} left_out={_listed(left_out)} "
         f"unknown_items={_share(before, now, 'unknown_items')} "
         f"unknown_event_types={_share(before, now, 'unknown_event_types')} "
-        f"alerts={counts['alerts']} users={now.level('users') or 0:.0f}"
+        f"alerts={counts['alerts']} system_alerts={counts['system_alerts']} users={now.level('users') or 0:.0f}"
     )
 
 

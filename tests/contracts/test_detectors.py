@@ -14,6 +14,7 @@ from stream.engine.engine import Engine
 from stream.events import Click, Partition
 from stream.manifest import Tensor
 from stream.model.runtime import Model, load_model
+from stream.population.watch import Population
 from stream.settings import RECENT_ITEMS, Rules
 from stream.state.arena import Arena
 from stream.state.row import Rows, row_dtype, row_mark
@@ -132,9 +133,10 @@ def test_a_more_surprising_click_is_never_less_unusual(detector: Detector) -> No
 
 def test_its_fields_are_part_of_every_users_row(detector: Detector, model: Model) -> None:
     """A detector's fields are in the row, and restored by a recovery."""
-    dtype = row_dtype(model.manifest.state, RECENT_ITEMS, detector.row_fields)
+    population = Population(model.manifest.items, len(model.manifest.event_types))
+    dtype = row_dtype(model.manifest.state, RECENT_ITEMS, (*detector.row_fields, *population.row_fields))
     arena = Arena(dtype, row_mark(model.manifest.identity, dtype))
-    run(Engine(model, detector, arena, 5, 1, Rules()), [Click("a", "i1", 1_700_000_000_000)])
+    run(Engine(model, detector, population, arena, 5, 1, Rules()), [Click("a", "i1", 1_700_000_000_000)])
     rows = arena.rows(Partition("clicks", 0))
     restored = Arena(dtype, arena.model)
     assert restored.load(Partition("clicks", 0), rows) == []

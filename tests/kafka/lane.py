@@ -4,6 +4,7 @@ The oracle (tests/oracle.py) is a plain loop over the same clicks in each partit
 rebalance a worker's decisions and alerts must equal the oracle's, and its rows must be bit-equal.
 """
 
+import itertools
 import os
 import random
 import signal
@@ -24,7 +25,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from bench.readers import progress, read_topic
 from stream.kafka.topics import create_topics
 from stream.settings import Topics
-from tests.oracle import POSITION, Event, Oracle
+from tests.oracle import POSITION, Event, Oracle, event_name
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW_MS = 1_760_000_000_000
@@ -87,7 +88,9 @@ class Lane:
 
     @property
     def topics(self) -> Topics:
-        return Topics(*(f"{self.name}-{word}" for word in ("clicks", "recs", "anomalies", "dead", "changelog")))
+        return Topics(
+            *(f"{self.name}-{word}" for word in ("clicks", "recs", "anomalies", "dead", "changelog", "system"))
+        )
 
     def create(self, **configs: dict[str, str]) -> None:
         """Create the topics; `configs` gives some of them a configuration, as clicks={"max.message.bytes": "9000"}."""
@@ -205,6 +208,7 @@ class Lane:
         oracle = Oracle(self.model, lists_every=LISTS_EVERY)
         decisions: dict[str, Event] = {}
         alerts: dict[str, Event] = {}
+        system: list[Event] = []
         for message in sorted(self.read(self.topics.clicks), key=lambda m: (m.partition(), m.offset())):
             expected = oracle.decide(
                 message.topic(), message.partition(), message.offset(), message.key(), message.value()
@@ -213,8 +217,10 @@ class Lane:
                 decisions[expected.decision["id"]] = expected.decision
                 if expected.alert is not None:
                     alerts[expected.alert["id"]] = expected.alert
+                system += expected.system
         _assert_events(self.read(self.topics.recommendations), decisions)
         _assert_events(self.read(self.topics.anomalies), alerts)
+        _assert_events(self.read(self.topics.system_alerts), {event_name(one): one for one in system})
         self._assert_rows(oracle)
 
     def _assert_rows(self, oracle: Oracle) -> None:
@@ -233,7 +239,7 @@ class Lane:
             checksums = [
                 int.from_bytes(row[:8], "little") for (number, _), row in written.items() if number == partition
             ]
-            assert position.split()[1:] == [b"%d" % len(checksums), b"%016x" % (sum(checksums) % 2**64)]
+            assert position == oracle.mark(partition, int(position.split()[0]), checksums)
         mark = int.from_bytes(next(iter(written.values()))[8:16], "little")
         wrong: list[str] = []
         for partition, key, row, may_be_gone in oracle.rows(mark):
@@ -250,14 +256,19 @@ class Lane:
 def _assert_events(messages: list[Message], expected: dict[str, Event]) -> None:
     """Exactly the expected events by id. A field is compared if the oracle has made it."""
     found = [msgspec.json.decode(message.value()) for message in messages]
-    ids = Counter(event["id"] for event in found)
+    names = [event_name(event) for event in found]
+    ids = Counter(names)
     missing, repeated = expected.keys() - ids.keys(), [id_ for id_, n in ids.items() if n > 1]
     unknown = ids.keys() - expected.keys()
     assert not missing, f"{len(missing)} of {len(expected)} are missing: {sorted(missing)[:10]}"
     assert not repeated, f"{len(repeated)} of {len(expected)} came twice: {sorted(repeated)[:10]}"
     assert not unknown, f"{len(unknown)} are of no click: {sorted(unknown)[:10]}"
-    wrong = [event for event in found if {name: event[name] for name in expected[event["id"]]} != expected[event["id"]]]
-    assert not wrong, f"{len(wrong)} of {len(found)} differ: {wrong[0]} should be {expected[wrong[0]['id']]}"
+    wrong = [
+        (event, want)
+        for event, want in ((event, expected[name]) for event, name in zip(found, names, strict=True))
+        if {field: event[field] for field in want} != want
+    ]
+    assert not wrong, f"{len(wrong)} of {len(found)} differ: {wrong[0][0]} should be {wrong[0][1]}"
 
 
 def decode_id(message: Message) -> str:
@@ -269,6 +280,21 @@ def bot() -> list[tuple[bytes | None, bytes | None]]:
     """A user who clicks one item every second: there is an alert on one of these clicks."""
     event = {"user_id": "bot", "item_id": "i7"}
     return [(b"bot", msgspec.json.encode(event | {"timestamp": NOW_MS + 1_000 * n})) for n in range(12)]
+
+
+def fault() -> list[tuple[bytes | None, bytes | None]]:
+    """Nine windows of 300 users, and in the last two of them a front end that sends a wrong event type: each partition
+    has an alert on many users."""
+    found: list[tuple[bytes | None, bytes | None]] = []
+    for window, n in itertools.product(range(9), range(300)):
+        event = {
+            "user_id": f"crowd{n}",
+            "item_id": f"i{n % 60}",
+            "event_type": "view" if window < 7 else "veiw",
+            "timestamp": NOW_MS + 30 * DAY_MS + 400_000 * window + 100 * n,
+        }
+        found.append((f"crowd{n}".encode(), msgspec.json.encode(event)))
+    return found
 
 
 def clicks(count: int, users: int = 500, seed: int = 0) -> list[tuple[bytes | None, bytes | None]]:

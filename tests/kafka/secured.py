@@ -177,6 +177,7 @@ FIELDS = {
     "clicks": "clicks",
     "recommendations": "recommendations",
     "anomalies": "anomalies",
+    "system-alerts": "system_alerts",
     "clicks-dead-letter": "dead_letters",
     "eddy-changelog": "changelog",
 }

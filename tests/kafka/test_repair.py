@@ -105,10 +105,11 @@ def assert_one_stream(lane: Lane, sent: Messages) -> None:
         rows.pop((message.key(), message.partition()), None)
         if message.key() != POSITION and message.value() is not None:
             rows[message.key(), message.partition()] = message.value()
-    opened = oracle.layout().fields["episode_offset"][1]  # an offset of the topic that was deleted
+    # The offset of a topic that was deleted, and the begin of a window of the partition that the row was in.
+    opened, window = (oracle.layout().fields[name][1] for name in ("episode_offset", "population_window_ms"))
 
-    def rest(row: bytes) -> tuple[bytes, bytes]:
-        return row[AFTER_OFFSET:opened], row[opened + 8 :]
+    def rest(row: bytes) -> tuple[bytes, ...]:
+        return row[AFTER_OFFSET:opened], row[opened + 8 : window], row[window + 8 :]
 
     ends = {key: rest(row) for (key, _), row in rows.items()}
     assert len(ends) == len(rows), "a user has two rows"

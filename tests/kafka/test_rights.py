@@ -8,17 +8,17 @@ import pytest
 from stream.errors import ConfigError
 from stream.kafka.topics import check_topics
 from stream.kafka_config import KafkaConfig
-from tests.kafka.lane import bot, clicks
+from tests.kafka.lane import bot, clicks, fault
 from tests.kafka.secured import RIGHTS, Cluster, Right, Secure, properties, refusal, written
 
 
 def test_a_missing_right_on_a_topic_is_named_before_the_start(secure: Secure, cluster: Cluster) -> None:
     """Each row of the table that is about a topic, taken away alone, is the one that the line names."""
     on_topics = [right for right in RIGHTS if right.kind == "topic"]
-    assert len(on_topics) == 6
+    assert len(on_topics) == 7
     config = KafkaConfig(properties(cluster, "PLAIN"))
     secure.grant(RIGHTS)
-    assert len(check_topics(cluster.kafka.sasl, secure.topics, config)) == 5
+    assert len(check_topics(cluster.kafka.sasl, secure.topics, config)) == 6
     for right in on_topics:
         secure.revoke(right)
         lacking = f"lacks rights on topics: {right.operation} on {secure.binding(right).name}; add the ACLs"
@@ -57,7 +57,7 @@ def test_each_right_is_needed_while_the_worker_runs(secure: Secure, cluster: Clu
     worker = secure.start(broker=cluster.kafka.sasl, kafka_config=config, alpha=0.5)
     secure.wait_for_clicks()
     secure.revoke(right)
-    secure.produce([*clicks(50, seed=2), *bot(), (b"u", b"no click")])
+    secure.produce([*fault(), *bot(), (b"u", b"no click")])
     assert re.search(r"^eddy: (Kafka does not allow it: )?this user lacks", refusal(worker))
 
 

@@ -223,8 +223,7 @@ def test_faust_command_line_starts_a_worker_from_the_environment(lane: Lane, tmp
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     lane.produce(clicks(500))
-    names = ("clicks", "recommendations", "anomalies", "dead_letters", "changelog")
-    environment = {variable(f"{name}_topic"): getattr(lane.topics, name) for name in names}
+    environment = {variable(f"{name}_topic"): topic for name, topic in msgspec.structs.asdict(lane.topics).items()}
     environment |= {
         "EDDY_MODEL": str(lane.model),
         "EDDY_BROKER": lane.broker,

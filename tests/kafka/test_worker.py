@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from stream.events import Anomaly, Recommendation
-from tests.kafka.lane import Lane, Worker, clicks, wait_until
+from stream.events import Anomaly, Recommendation, SystemAlert
+from tests.kafka.lane import Lane, Worker, clicks, fault, wait_until
 
 RECOVERED = "partitions recovered"
 
@@ -54,13 +54,13 @@ def test_clicks_of_any_compression_are_read(lane: Lane) -> None:
 
 
 def test_killed_worker_continues_where_its_last_transaction_ended(lane: Lane) -> None:
-    """After three times kill -9, no click is lost or repeated: rows and decisions equal the oracle's.
+    """After three times kill -9, no click is lost or repeated: rows, decisions and alerts equal the oracle's.
 
     A click that the producer sent twice with one event id is decided once, also if the worker was killed in between.
     """
     midway = []
-    for seed in range(3):
-        lane.produce(some_sent_twice(clicks(2_000, seed=seed)))
+    for seed, messages in enumerate((clicks(2_000), clicks(2_000, seed=1), fault())):
+        lane.produce(some_sent_twice(messages))
         worker = lane.start(max_cycle_clicks=20)
         lane.wait_for_clicks((seed + 0.2) / (seed + 1))
         worker.end(signal.SIGKILL)
@@ -71,6 +71,8 @@ def test_killed_worker_continues_where_its_last_transaction_ended(lane: Lane) ->
     lane.start()
     lane.wait_for_clicks()
     lane.assert_as_if_nothing_had_happened()
+    alerts = [msgspec.json.decode(m.value(), type=SystemAlert) for m in lane.read(lane.topics.system_alerts)]
+    assert {(alert.partition, alert.sign) for alert in alerts} >= {(n, "unknown event types") for n in range(4)}
 
 
 def test_workers_share_partitions_and_pass_them_on(lane: Lane) -> None:

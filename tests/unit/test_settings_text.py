@@ -203,5 +203,5 @@ def test_addresses_of_any_kind_are_accepted(broker: str) -> None:
 def test_the_topics_have_different_names(name: str) -> None:
     """If an output topic were the clicks topic, the worker would read its own decisions."""
     for taken in ({*msgspec.structs.astuple(Topics())} - {getattr(Topics(), name)}) | {""}:
-        with pytest.raises(ConfigError, match="five different names"):
+        with pytest.raises(ConfigError, match="six different names"):
             Settings(model="m", topics=Topics(**{name: taken}))

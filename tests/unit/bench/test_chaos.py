@@ -49,6 +49,9 @@ class Case(NamedTuple):
     topics: dict[str, Any]
 
 
+TOPICS = ("clicks", "decisions", "alerts", "system_alerts", "letters", "changelog")
+
+
 @pytest.fixture
 def case(model_dir: Path) -> Case:
     """A user's messages are all in one partition, and the changelog's rows are the plain loop's."""
@@ -56,7 +59,7 @@ def case(model_dir: Path) -> Case:
     sent = list(itertools.islice(messages(7), COUNT))
     offsets: list[tuple[int, int] | None] = []
     ends = [0] * PARTITIONS
-    read: dict[str, list[Fake]] = {name: [] for name in ("clicks", "decisions", "alerts", "letters", "changelog")}
+    read: dict[str, list[Fake]] = {name: [] for name in TOPICS}
     for one in sent:
         partition = sum(one.key or b"") % PARTITIONS
         offset = ends[partition]
@@ -72,14 +75,13 @@ def case(model_dir: Path) -> Case:
         read["decisions"].append(Fake(partition, offset, one.key, json.dumps(due.decision).encode()))
         if due.alert is not None:
             read["alerts"].append(Fake(partition, offset, one.key, json.dumps(due.alert).encode()))
-    sums = [[0, 0] for _ in range(PARTITIONS)]
+        read["system_alerts"] += [Fake(partition, offset, b"", json.dumps(event).encode()) for event in due.system]
+    sums: list[list[int]] = [[] for _ in range(PARTITIONS)]
     for partition, key, row, _ in oracle.rows(99):
         read["changelog"].append(Fake(partition, 0, key, row))
-        sums[partition][0] += 1
-        sums[partition][1] += int.from_bytes(row[:8], "little")
-    for partition, (users, checksum) in enumerate(sums):
-        mark = b"%d %d %016x" % (ends[partition], users, checksum % 2**64)
-        read["changelog"].append(Fake(partition, 0, POSITION, mark))
+        sums[partition].append(int.from_bytes(row[:8], "little"))
+    for partition, checksums in enumerate(sums):
+        read["changelog"].append(Fake(partition, 0, POSITION, oracle.mark(partition, ends[partition], checksums)))
     at_end = dict(enumerate(ends))
     return Case(sent, offsets, read | {"committed": at_end, "ends": dict(at_end)})
 
@@ -126,6 +128,7 @@ ERRORS: dict[str, Callable[[Case], object]] = {
     "clicks different: 1": altered("decisions", 3, surprise=1.25),
     "alerts lost: 1": lambda case: case.topics["alerts"].pop(),
     "alerts different: 1": altered("alerts", 0, score=99.0),
+    "system alerts of nothing: 1": lambda case: case.topics["system_alerts"].append(case.topics["decisions"][0]),
     "dead letters lost: 1": lambda case: case.topics["letters"].pop(),
     "dead letters twice: 1": lambda case: case.topics["letters"].append(case.topics["letters"][0]),
     "dead letters different: 1": altered("letters", 0, reason="other"),

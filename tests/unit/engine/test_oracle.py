@@ -30,22 +30,72 @@ def test_decisions_alerts_and_rows_are_those_of_a_plain_loop(model_dir: Path, al
         )
         for n in range(1_200)
     ]
+    assert _system_alerts(model_dir, clicks, alpha, rng, 90) == []
+
+
+@pytest.mark.parametrize("largest", [90, 100_000])
+def test_alerts_on_a_partition_are_those_of_a_plain_loop(model_dir: Path, largest: int) -> None:
+    """So are those on single users, which say what they are part of, and what the changelog has of the partition; in
+    small batches, and in one or two large ones."""
+    rng = random.Random(5)
+    found = _system_alerts(model_dir, faulty_shop(rng), 0.05, rng, largest)
+    for sign in ("unknown event types", "unknown items", "twins"):
+        assert [phase for phase, one, _ in found if one == sign] == ["opened", "closed"]
+    assert any(sign.startswith("alerts: ") for _, sign, _ in found)
+    assert any(alerts for _, _, alerts in found)
+
+
+def faulty_shop(rng: random.Random) -> list[Click]:
+    """Four hours of 60 users, with a time of each: lost event types, wrong items, clicks sent again, bots."""
+    clicks: list[Click] = []
+    for n in range(2_300):
+        time_ms = 1_700_000_000_000 + n * 6_500 + rng.randrange(-20_000, 20_000)
+        user, item, event_type = (
+            f"u{n % 60}",
+            f"i{int(rng.random() ** 2 * 60)}",
+            rng.choice(["view", "cart"]),
+        )
+        affected = int(user[1:]) % 3 > 0
+        if affected and 350 < n <= 450:
+            event_type = "veiw"
+        if affected and 850 < n <= 1_000:
+            item = f"wrong-{item}"
+        clicks.append(Click(user, item, time_ms, event_type))
+        if affected and 1_400 < n <= 1_500:
+            clicks.append(Click(user, item, time_ms + 90, event_type))
+        if affected and 1_900 < n <= 2_000:
+            clicks += [Click(user, item, time_ms + 4_000 * k, "purchase") for k in range(1, 10)]
+    return clicks
+
+
+def _system_alerts(
+    model_dir: Path, clicks: list[Click], alpha: float, rng: random.Random, largest: int
+) -> list[tuple[str, str, int]]:
+    """Compare the engine and the plain loop. Batches have less than `largest` clicks. Returns phase, sign and parts of
+    the alerts on the partition."""
     engine = open_engine(load_model(model_dir, "cpu"), model_dir, 20, 2, alpha)
     oracle = Oracle(model_dir, 20, 2, alpha)
     expected = [
         oracle.decide("clicks", 0, n, click.user_id.encode(), msgspec.json.encode(click))
         for n, click in enumerate(clicks)
     ]
-    start = 0
+    start, found = 0, list[tuple[str, str, int]]()
     while start < len(clicks):
-        end = start + rng.randrange(1, 90)
+        end = start + rng.randrange(1, largest)
         decided = run(engine, clicks[start:end], start)
         want = [one for one in expected[start:end] if one is not None]
         assert [json.loads(msgspec.json.encode(one)) for one in decided.recommendations] == [w.decision for w in want]
         alerts = [json.loads(msgspec.json.encode(one)) for one in decided.anomalies]
         assert alerts == [w.alert for w in want if w.alert is not None]
+        system = [json.loads(msgspec.json.encode(one)) for one in decided.system]
+        assert [{k: v for k, v in one.items() if k != "p_value"} for one in system] == [
+            e for w in want for e in w.system
+        ]
+        found += [(one.phase, one.sign, one.alerts or 0) for one in decided.system]
         start = end
     rows = engine.arena.rows(Partition("clicks", 0))
     for _, key, row, may_be_gone in oracle.rows(engine.arena.model):
         assert rows.pop(key, row if may_be_gone else None) == row
     assert rows == {}
+    assert engine.arena.kept[Partition("clicks", 0)] == oracle.partitions[0].kept()
+    return found

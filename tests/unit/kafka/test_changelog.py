@@ -220,6 +220,13 @@ def test_a_mark_is_looked_for_at_the_end_only(kafka: Kafka) -> None:
     assert {p.partition: p.offset for p in kafka.assigned} == {0: 4_984, 1: 4_990}
 
 
+@pytest.mark.parametrize("kept", [b"", b"\n", b" ", b"a b\x00\xff"])
+def test_what_is_kept_of_a_partition_is_any_bytes(kept: bytes) -> None:
+    """The mark has it behind the numbers."""
+    mark = Mark(7, 2, 3, kept)
+    assert Mark.decode(mark.encode(), ONE) == mark
+
+
 def test_mark_of_another_version_is_refused(kafka: Kafka) -> None:
     """Until now it was an offset alone: those rows have no checksums, and the message names the way out."""
     kafka.ends = {("eddy-changelog", 0): (0, 2)}

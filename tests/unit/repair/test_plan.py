@@ -49,6 +49,15 @@ def after(changes: list[Change]) -> list[Found]:
     return left
 
 
+def test_what_is_kept_of_a_partition_stays() -> None:
+    """A repair changes offset and rows; and a healthy partition needs none."""
+    rows = {b"u": row(b"u", 5)}
+    mark = total(rows, 60)._replace(kept=b"counts")
+    assert not plan([found(0, rows, 60, mark=mark)], None, False)[0].needed
+    [change] = plan([found(0, {}, 60, mark=mark)], None, True)
+    assert change.mark == Mark(60, 0, 0, b"counts")
+
+
 def test_the_head_of_a_row_has_its_fields() -> None:
     """A repair changes only the offset and the checksum of a row, of any layout."""
     whole = row(b"u", 5, last_ms=7, clicks=3)

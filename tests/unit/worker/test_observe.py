@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,6 +65,22 @@ def test_the_messages_of_a_batch_are_counted_by_their_result(engine: Engine) -> 
     assert seen.counts_by("dead_letters", "reason") == {"wrong_fields": 1, "not_json": 2, "empty_key": 1}
     assert seen.level("users") == 3
     assert seen.count("alerts") == 0
+
+
+def test_alerts_on_many_users_are_counted_and_logged(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    """The line says what the users have in common, how many they are and how many are usual."""
+    crowd = [
+        click(f"u{n}", event_type="view" if window < 7 else "veiw", timestamp=NOW_MS - 4_000_000 + 400_000 * window + n)
+        for window in range(9)
+        for n in range(300)
+    ]
+    caplog.set_level(logging.INFO)
+    seen = observe(engine, *crowd).meter.snapshot()
+    assert seen.count("system_alerts") == PARTITIONS
+    lines = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+    assert len(lines) == PARTITIONS
+    for line in lines:
+        assert re.match(r"many users at once: id=clicks-\d-\d+ sign='unknown event types'; \d+ of \d+ users sent", line)
 
 
 def test_every_reason_that_is_counted_has_an_example(engine: Engine) -> None:

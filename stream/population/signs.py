@@ -1,0 +1,54 @@
+"""Finds the signs of trouble in clicks. One user with a sign means little; many at once are a fault or a campaign.
+
+unknown event types  the model does not know the event type of the click
+unknown items        it knows neither the item of the click nor that of the user's click before, in one session
+twins                the click repeats the user's click before within a second
+alerts: STATISTIC    the click opens an episode, and this statistic is the strongest one
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.detect.detector import Evidence, Verdicts
+from stream.detect.statistics import STATISTICS, TWIN_MS
+from stream.detect.windows import NO_GAP
+from stream.model.gaps import SESSION_GAP_MS
+
+WHAT = {
+    "unknown event types": "sent an event type that the model does not know",
+    "unknown items": "clicked two items one after the other that the model does not know",
+    "twins": "sent a click on the same item again within a second",
+}
+"""Sign -> what its users did. The signs by alerts come after these."""
+
+SIGNS = (*WHAT, *(f"alerts: {name}" for name in STATISTICS))
+
+NO_SIGN = -1
+
+
+def sentence(sign: str) -> str:
+    """What the users of a sign did, in words."""
+    return WHAT.get(sign) or f"had an alert for {sign.removeprefix('alerts: ')!r}"
+
+
+def shown(seen: Evidence, unknown_item: int, unknown_type: int) -> npt.NDArray[np.int64]:
+    """The signs of n clicks but those by alerts, (n,) int64: bit i is set if the click shows SIGNS[i].
+
+    unknown_item, unknown_type  index of the unknown item and of the unknown event type
+    """
+    item, previous = seen.recent[:, 0], seen.recent[:, 1]
+    follows = (seen.gap_ms != NO_GAP) & (seen.gap_ms < SESSION_GAP_MS)
+    unknown = item == unknown_item
+    signs = (seen.event_type == unknown_type).astype(np.int64)
+    signs |= (unknown & (previous == unknown_item) & follows).astype(np.int64) << 1
+    twin: npt.NDArray[np.bool_] = ~unknown & (item == previous) & follows & (seen.gap_ms <= TWIN_MS)
+    found: npt.NDArray[np.int64] = signs | (twin.astype(np.int64) << 2)
+    return found
+
+
+def led_by(verdicts: Verdicts) -> dict[int, int]:
+    """Position of each click with an alert -> the index of its sign; NO_SIGN if no statistic is unusual by itself."""
+    return {
+        click: SIGNS.index(f"alerts: {next(iter(rule.statistics))}") if rule.statistics else NO_SIGN
+        for click, rule in zip(verdicts.alerted.tolist(), verdicts.rules, strict=True)
+    }

@@ -1,0 +1,186 @@
+"""Follows the users of each partition from click to click, and says when too many of them show a sign.
+
+    click -> window of the partition -> is this user's sign new in it? -> too many users? -> the sign's episode
+          -> while an episode by alerts is open, alerts on single users for the same statistic are part of it
+
+The rule that must not break: the result depends only on the decided clicks of the partition and their order, never on
+the batch. What is kept of a partition goes into the changelog in the same transaction as its rows.
+"""
+
+import logging
+import math
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.detect.detector import Evidence, Fields, Verdicts
+from stream.manifest import Tensor
+from stream.population.counts import CLOSED, OVER_NATS, QUIET_MS, Counts
+from stream.population.signs import NO_SIGN, SIGNS, led_by, sentence, shown
+from stream.state.row import Index, Rows
+
+WINDOW, SHOWN = "population_window_ms", "population_signs"
+ROW_FIELDS = (Tensor(WINDOW, (), "int64"), Tensor(SHOWN, (), "int32"))
+"""The fields of a row: begin of the partition's window with the user's last click, and the signs that the user has
+shown in it, a bit each."""
+
+I64 = npt.NDArray[np.int64]
+
+log = logging.getLogger(__name__)
+
+
+class SystemRule(NamedTuple):
+    """Why a click begins or ends an episode of its partition.
+
+    click     position of the click
+    opened    offset of the click that opened the episode; the click's own offset opens one
+    sign      one of SIGNS, and
+    what      what its users did, in words
+    closes    True if the episode has ended
+    time_ms   time of the partition, ms since the epoch
+    users     users with the sign in the window so far; if it closes, since the episode began, each once a window
+    of_users  all users in the window so far; 0 if it closes
+    usual     usual share of users with the sign
+    p_value   probability that a window has as many by chance; 1 if it closes
+    alerts    alerts on single users that are part of the episode
+    """
+
+    click: int
+    opened: int
+    sign: str
+    what: str
+    closes: bool
+    time_ms: int
+    users: int
+    of_users: int
+    usual: float
+    p_value: float
+    alerts: int
+
+
+class Watched(NamedTuple):
+    """The result for n clicks.
+
+    verdicts  with the episodes that the alerts are part of
+    rules     the begins and ends of episodes, in the order of the clicks of each partition
+    kept      what is kept of each partition after them, as bytes
+    """
+
+    verdicts: Verdicts
+    rules: list[SystemRule]
+    kept: list[bytes]
+
+
+class Population:
+    """Watches the users of all partitions. It has no data: that of a partition and of a user is given to `watch`.
+
+    unknown_item, unknown_type  index of the unknown item and of the unknown event type
+    """
+
+    row_fields = ROW_FIELDS
+
+    def __init__(self, unknown_item: int, unknown_type: int) -> None:
+        self._unknown_item, self._unknown_type = unknown_item, unknown_type
+
+    def watch(
+        self, seen: Evidence, verdicts: Verdicts, partition: Index, kept: Sequence[bytes], before: Fields, rows: Rows
+    ) -> Watched:
+        """Follow n clicks of m users, and write the fields ROW_FIELDS of their rows.
+
+        partition  (n,) intp, index into `kept` of each click's partition; its clicks are in order
+        kept       what is kept of each partition, as bytes; none for a new one
+        before, rows  as in `Detector.judge`
+        """
+        counts, after = list(map(_counts, kept)), list(kept)
+        due_ms = [one.due_ms() for one in counts]
+        led, signs = led_by(verdicts), shown(seen, self._unknown_item, self._unknown_type).tolist()
+        for click, rule in zip(verdicts.alerted.tolist(), verdicts.rules, strict=True):
+            if led[click] != NO_SIGN and rule.episode == seen.offset[click]:
+                signs[click] |= 1 << led[click]
+        windows, known = before[WINDOW].tolist(), before[SHOWN].tolist()
+        rules: list[SystemRule] = []
+        part_of: dict[int, int] = {}
+        columns = (seen.owner, partition, seen.time_ms, seen.offset, seen.clicks_before)
+        for click, (user, number, time_ms, offset, history) in enumerate(
+            zip(*(column.tolist() for column in columns), strict=True)
+        ):
+            one = counts[number]
+            one.clock_ms = max(one.clock_ms, time_ms)
+            if one.clock_ms >= due_ms[number]:
+                rules += _ended(one, click)
+                due_ms[number] = one.due_ms()
+            if one.ends():
+                one.next_window()
+            if not one.users:
+                one.start_ms = one.clock_ms
+            if history == 0 or windows[user] != one.start_ms:
+                windows[user], known[user] = one.start_ms, 0
+                one.users += 1
+            new = signs[click] & ~known[user]
+            if new:
+                known[user] |= new
+                rules += _counted(one, new, click, offset)
+                due_ms[number] = one.due_ms()
+            if click in led and led[click] != NO_SIGN and one.opened[led[click]] != CLOSED:
+                part_of[click] = one.opened[led[click]]
+                one.alerts[led[click]] += 1
+        stays = rows["clicks"] > 0
+        rows[WINDOW], rows[SHOWN] = np.where(stays, windows, 0), np.where(stays, known, 0)
+        for number in set(partition.tolist()):
+            after[number] = counts[number].encode()
+        return Watched(_as_parts(verdicts, part_of), rules, after)
+
+
+def _counts(kept: bytes) -> Counts:
+    try:
+        return Counts.decode(kept)
+    except struct.error:
+        log.warning("the counts of a partition begin again: they were written with another Eddy version")
+        return Counts()
+
+
+def _counted(counts: Counts, signs: int, click: int, offset: int) -> list[SystemRule]:
+    """Count a user for each sign that is new, a bit each. Returns the begins of episodes."""
+    begun = []
+    for sign, name in enumerate(SIGNS):
+        if not signs >> sign & 1:
+            continue
+        counts.hits[sign] += 1
+        is_open = counts.opened[sign] != CLOSED
+        counts.total[sign] += is_open
+        if is_open and counts.over_ms[sign] >= counts.start_ms:
+            continue
+        nats = counts.judge(sign)
+        if nats < OVER_NATS:
+            continue
+        counts.over_ms[sign] = counts.clock_ms
+        if not is_open:
+            users = counts.hits[sign]
+            counts.opened[sign], counts.total[sign], counts.alerts[sign] = offset, users, 0
+            words, now_ms, p_value = (name, sentence(name)), counts.clock_ms, math.exp(-nats)
+            share = counts.share(sign)
+            begun.append(SystemRule(click, offset, *words, False, now_ms, users, counts.users, share, p_value, 0))
+    return begun
+
+
+def _ended(counts: Counts, click: int) -> list[SystemRule]:
+    """End the episodes of a partition that have been quiet for long enough."""
+    ended = []
+    for sign, (name, opened) in enumerate(zip(SIGNS, counts.opened, strict=True)):
+        if opened != CLOSED and counts.clock_ms - counts.over_ms[sign] >= QUIET_MS:
+            words, now_ms, users = (name, sentence(name)), counts.clock_ms, counts.total[sign]
+            usual, alerts = counts.share(sign), counts.alerts[sign]
+            ended.append(SystemRule(click, opened, *words, True, now_ms, users, 0, usual, 1.0, alerts))
+            counts.opened[sign] = CLOSED
+    return ended
+
+
+def _as_parts(verdicts: Verdicts, part_of: dict[int, int]) -> Verdicts:
+    """The verdicts with the episode of the partition that each alert is part of: position of the click -> offset."""
+    if not part_of:
+        return verdicts
+    alerts = zip(verdicts.alerted.tolist(), verdicts.rules, strict=True)
+    return verdicts._replace(rules=[rule._replace(part_of=part_of.get(click)) for click, rule in alerts])

@@ -1,0 +1,173 @@
+"""The expected alerts on a partition, click after click, in plain Python that shares no code with the worker.
+
+Read it beside docs/anomalies.md: windows of five minutes, users with a sign in each, how many are usual, the episodes,
+and the alerts of single users that are held back meanwhile.
+"""
+
+import math
+import struct
+import zlib
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+STATISTICS = ["clicks", "event types", "regular gaps", "rate", "one item", "twins", "category run"]
+WHAT = {
+    "unknown event types": "sent an event type that the model does not know",
+    "unknown items": "clicked two items one after the other that the model does not know",
+    "twins": "sent a click on the same item again within a second",
+}
+WHAT |= {f"alerts: {name}": f"had an alert for '{name}'" for name in STATISTICS}
+SIGNS = list(WHAT)
+HALF_AN_HOUR_MS = 1_800_000
+
+
+@dataclass
+class Seen:
+    """What a user's row has of it: the begin of the window, and the signs shown in it."""
+
+    window_ms: int = 0
+    signs: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Sign:
+    """A sign in one partition. opened: the offset that opened its episode, -1 = none."""
+
+    users: int = 0
+    total: int = 0
+    alerts: int = 0
+    opened: int = -1
+    over_ms: int = 0
+    usual: float = 0.0
+    spread: float = 1.0
+
+
+class Found(NamedTuple):
+    """The result for a click: the events without id and names, and the offset of the episode that the user's alert is
+    part of, if any."""
+
+    events: list[dict[str, Any]]
+    part_of: int | None
+
+
+class Partition:
+    """Follows the clicks of one partition."""
+
+    def __init__(self) -> None:
+        self.clock_ms = self.start_ms = self.windows = self.users = 0
+        self.exposure = self.weight = 0.0
+        self.signs = {name: Sign() for name in SIGNS}
+
+    def click(
+        self, user: Seen, begins: bool, signs: set[str], led: str | None, opens: bool, time_ms: int, offset: int
+    ) -> Found:
+        """Follow one click.
+
+        begins  the user has no earlier click
+        signs   those of the click but for alerts
+        led     sign of the user's alert on this click; None without an alert
+        opens   the alert opens an episode of the user
+        """
+        self.clock_ms = max(self.clock_ms, time_ms)
+        events = self._closed()
+        if self.users >= 50 and self.clock_ms - self.start_ms >= 300_000:
+            self._next()
+        if self.users == 0:
+            self.start_ms = self.clock_ms
+        if begins or user.window_ms != self.start_ms:
+            user.window_ms, user.signs = self.start_ms, set()
+            self.users += 1
+        if led is not None and opens:
+            signs = signs | {led}
+        for name in SIGNS:
+            if name in signs and name not in user.signs:
+                user.signs.add(name)
+                events += self._counted(name, offset)
+        if led is None or self.signs[led].opened < 0:
+            return Found(events, None)
+        self.signs[led].alerts += 1
+        return Found(events, self.signs[led].opened)
+
+    def _next(self) -> None:
+        for one in self.signs.values():
+            counted = float(one.users)
+            if self.windows >= 6:
+                expected = (one.usual + 0.5) / self.exposure * self.users
+                one.spread = 0.9 * one.spread + (1 - 0.9) * min(9.0, (one.users - expected) ** 2 / max(expected, 0.5))
+                counted = min(counted, 2.0 * max(expected, 1.0))
+            one.usual = 0.9 * one.usual + counted
+            one.users = 0
+        self.exposure = 0.9 * self.exposure + self.users
+        self.weight = 0.9 * self.weight + 1
+        self.windows, self.users = self.windows + 1, 0
+
+    def _closed(self) -> list[dict[str, Any]]:
+        events = []
+        for name, one in self.signs.items():
+            if one.opened >= 0 and self.clock_ms - one.over_ms >= HALF_AN_HOUR_MS:
+                reason = f"for half an hour no window had too many users who {WHAT[name]}"
+                events.append(self._event(name, "closed", reason, one.total) | {"alerts": one.alerts})
+                one.opened = -1
+        return events
+
+    def _counted(self, name: str, offset: int) -> list[dict[str, Any]]:
+        one = self.signs[name]
+        one.users += 1
+        if one.opened >= 0:
+            one.total += 1
+            if one.over_ms >= self.start_ms:
+                return []
+        if self.windows < 6 or one.users < 6:
+            return []
+        users = max(float(self.users), self.exposure / self.weight)
+        if one.users < 1.5 * ((one.usual + 0.5) / self.exposure) * users:
+            return []
+        spread = max(1.0, one.spread)
+        if negative_binomial(one.users / spread, (one.usual + 0.5) / spread, users / self.exposure) > 1e-6:
+            return []
+        one.over_ms = self.clock_ms
+        if one.opened >= 0:
+            return []
+        one.opened, one.total, one.alerts = offset, one.users, 0
+        usual = (one.usual + 0.5) / self.exposure
+        reason = f"{one.users} of {self.users} users {WHAT[name]}, and {usual:.2%} are usual; for example "
+        return [self._event(name, "opened", reason, one.users) | {"of_users": self.users}]
+
+    def _event(self, name: str, phase: str, reason: str, users: int) -> dict[str, Any]:
+        return {
+            "phase": phase,
+            "sign": name,
+            "opened": self.signs[name].opened,
+            "timestamp": self.clock_ms,
+            "reason": reason,
+            "users": users,
+            "usual_share": round((self.signs[name].usual + 0.5) / self.exposure, 6),
+        }
+
+    def kept(self) -> bytes:
+        """What the changelog has of the partition, behind the number of its layout."""
+        signs = list(self.signs.values())
+        whole = [self.clock_ms, self.start_ms, self.windows, self.users]
+        for name in ("users", "total", "alerts", "opened", "over_ms"):
+            whole += [getattr(one, name) for one in signs]
+        parts = [self.exposure, self.weight, *(one.usual for one in signs), *(one.spread for one in signs)]
+        layout = f"<qqqqq{5 * len(signs)}q{len(parts)}d"
+        number = zlib.crc32(repr((tuple(SIGNS), layout)).encode())
+        return struct.pack(layout, number, *whole, *parts)
+
+
+def negative_binomial(count: float, shape: float, ratio: float) -> float:
+    """The probability that a negative binomial number with the mean shape * ratio is at least `count`.
+
+    A `count` between two numbers is between their probabilities: the incomplete beta function, here as a sum from
+    `count` on, whose terms are those of the distribution if `count` is a whole number.
+    """
+    x = ratio / (1 + ratio)
+    log_first = math.lgamma(shape + count) - math.lgamma(shape) - math.lgamma(count + 1)
+    term = math.exp(log_first + count * math.log(x) + shape * math.log(1 - x))
+    total, k = 0.0, count
+    while term > 1e-18 * total and k < count + 1_000_000:
+        total += term
+        term *= (shape + k) / (k + 1) * x
+        k += 1
+    return total
