@@ -26,6 +26,7 @@ from stream import DISTRIBUTION
 from stream.errors import ConfigError, EddyError
 from stream.kafka_config import read_kafka_config
 from stream.ops.dead_letters import dead_letters
+from stream.ops.explain import explain
 from stream.ops.forget import forget
 from stream.ops.options import setting_option, take_settings, take_topics, topic_options, worker_options
 from stream.ops.repair import repair
@@ -118,6 +119,7 @@ def eddy() -> None:
 
 eddy.add_command(forget)
 eddy.add_command(dead_letters)
+eddy.add_command(explain)
 
 
 @eddy.command()
@@ -126,7 +128,7 @@ def worker(**given: Any) -> None:
     """Turn clicks into recommendations and anomalies.
 
     The worker reads the clicks topic and updates the state of each user. In one Kafka transaction per cycle it writes
-    one recommendation per click, the anomalies, the dead letters and the users' states. Start more workers with the
+    one recommendation per click, the alerts, the dead letters and the users' states. Start more workers with the
     same --group to share the partitions. Stop a worker with Ctrl-C or SIGTERM. Always start it again with the same
     --worker-id. Exit code 2: correct the error that is printed. Exit code 70: start the worker again.
 

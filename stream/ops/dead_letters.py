@@ -4,7 +4,6 @@ import os
 from base64 import b64decode
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from stream.errors import ConfigError
 from stream.events import DeadLetter
 from stream.kafka_config import read_kafka_config
 from stream.ops.options import setting_option, topic_option
+from stream.ops.text import printable, time_of
 
 if TYPE_CHECKING:
     from stream.ops.messages import Publisher
@@ -211,21 +211,10 @@ def _table(found: dict[str, Summary], topic: str) -> str:
         return f"no dead letters in {topic}"
     lines = []
     for reason, summary in found.items():
-        lines.append(f"{reason}: {summary.letters:,} letters, {_time(summary.first_ms)} to {_time(summary.last_ms)}")
-        lines.append(f"    example: {_printable(summary.example)}")
+        lines.append(
+            f"{reason}: {summary.letters:,} letters, {time_of(summary.first_ms)} to {time_of(summary.last_ms)}"
+        )
+        lines.append(f"    example: {printable(summary.example)}")
         fields = (f"{name} ({count:,})" for name, count in summary.fields.most_common(MOST_FIELDS))
-        lines.append(f"    fields: {_printable(', '.join(fields)) or 'none, the messages are not JSON objects'}")
+        lines.append(f"    fields: {printable(', '.join(fields)) or 'none, the messages are not JSON objects'}")
     return "\n".join(lines)
-
-
-def _time(ms: int | None) -> str:
-    """ISO 8601 in UTC; the number itself if it is no time of the years 1 to 9999."""
-    try:
-        return datetime.fromtimestamp((ms or 0) / 1000, UTC).isoformat(timespec="seconds")
-    except (ValueError, OverflowError, OSError):
-        return f"{ms} ms"
-
-
-def _printable(text: str) -> str:
-    """A producer's text without control characters, for a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text[:500])

@@ -137,6 +137,6 @@ def _partitions(broker: str, topic: str, config: KafkaConfig) -> list[int]:
     if topic not in topics:
         raise ConfigError(
             f"broker {broker} has no topic {topic!r} that this user may see; make it with `eddy topics create`, or "
-            "see --topic"
+            "name another one"
         )
     return sorted(topics[topic].partitions)

@@ -1,0 +1,169 @@
+"""The command `eddy explain`: lists the latest alerts, or says in words why an alert was raised."""
+
+import heapq
+import os
+from collections.abc import Callable, Iterable, Iterator
+from math import exp
+from typing import Any
+
+import click
+import msgspec
+
+from stream.errors import ConfigError
+from stream.events import Anomaly, SystemAlert
+from stream.kafka_config import read_kafka_config
+from stream.ops.options import setting_option, topic_option
+from stream.ops.text import printable, time_of
+
+Alert = Anomaly | SystemAlert
+Topic = tuple[str, type[Anomaly] | type[SystemAlert]]
+"""Name of a topic, and what is on it."""
+
+
+@click.command()
+@click.argument("id_", metavar="[ID]", required=False)
+@setting_option("broker")
+@setting_option("kafka_config")
+@topic_option("anomalies")
+@topic_option("system_alerts")
+@click.option("--user", help="List only alerts on this user.")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="List so many latest alerts.")
+@click.option("--json", "as_json", is_flag=True, help="Print the alerts, one JSON object a line.")
+def explain(
+    id_: str | None,
+    broker: str,
+    kafka_config: str,
+    anomalies_topic: str,
+    system_alerts_topic: str,
+    user: str | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """Say why an alert was raised; without an ID, list the latest alerts.
+
+    ID is the `id` or the `episode` of an alert. The alert is printed with what it was compared with, and with the other
+    alerts of its episode. Both topics of alerts are read from their begin: that takes a while if they are long.
+
+    \b
+    Examples:
+      eddy explain
+      eddy explain --user u4711 --json
+      eddy explain clicks-3-104127 --broker k1:9092 --kafka-config client.properties
+    """
+    from stream.ops.messages import read_messages  # here, because --help needs no Kafka client
+
+    config = read_kafka_config(kafka_config, os.environ)
+    topics: list[Topic] = [(anomalies_topic, Anomaly)]
+    if user is None:
+        topics.append((system_alerts_topic, SystemAlert))
+
+    def alerts() -> Iterator[Alert]:
+        for topic, kind in topics:
+            messages = read_messages(broker, topic, config)
+            with click.progressbar(messages, label=topic, file=click.get_text_stream("stderr"), show_pos=True) as bar:
+                yield from _alerts(bar, kind)
+
+    found = latest(alerts(), user, limit) if id_ is None else episodes_with(alerts, id_)
+    if id_ is not None and not found:
+        raise ConfigError(
+            f"no alert has the id or the episode {printable(id_)!r} in {anomalies_topic} and {system_alerts_topic}; "
+            "`eddy explain` lists the latest ones"
+        )
+    if as_json:
+        for alert in found:
+            click.echo(msgspec.json.encode(alert))
+    elif id_ is None:
+        whose = f" on user {printable(user)}" if user else ""
+        click.echo("\n".join(map(line, found)) or f"no alerts{whose}")
+    else:
+        click.echo(explained(found, id_))
+
+
+def _alerts(messages: Iterable[Any], kind: type[Anomaly] | type[SystemAlert]) -> Iterator[Alert]:
+    """The alerts among the messages. Those that another Eddy version wrote are counted on stderr, and left out."""
+    left_out = 0
+    for message in messages:
+        try:
+            yield msgspec.json.decode(message.value() or b"", type=kind)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            left_out += 1
+    if left_out:
+        click.echo(f"{left_out:,} messages left out: they are no alerts of this Eddy version", err=True)
+
+
+def latest(alerts: Iterable[Alert], user: str | None, limit: int) -> list[Alert]:
+    """The latest alerts by the time of their click; only those of the user, if one is given."""
+    some = (alert for alert in alerts if user is None or (isinstance(alert, Anomaly) and alert.user_id == user))
+    newest_first = heapq.nlargest(limit, enumerate(some), key=lambda one: (one[1].timestamp, one[0]))
+    return [alert for _, alert in reversed(newest_first)]
+
+
+def episodes_with(read: Callable[[], Iterable[Alert]], id_: str) -> list[Alert]:
+    """The alerts of the episodes that have an alert with this id, or are called so, in the order of the topics.
+
+    read  reads all alerts. It is called twice, so that memory does not grow with the topics
+    """
+    names = {_episode(alert) for alert in read() if id_ in (alert.id, alert.episode)}
+    return [alert for alert in read() if _episode(alert) in names] if names else []
+
+
+def _episode(alert: Alert) -> tuple[str, str]:
+    """What all alerts of one episode have in common: its id, and the user or the sign."""
+    return alert.episode, alert.user_id if isinstance(alert, Anomaly) else alert.sign
+
+
+def explained(found: list[Alert], id_: str) -> str:
+    """The alerts with this id, or the first one, in words; and a line for each alert of the episode."""
+    asked = [alert for alert in found if alert.id == id_] or found[:1]
+    parts = [in_words(alert) for alert in asked]
+    if len(found) > len(asked):
+        parts.append("\n".join(["all alerts of the episode:", *(f"  {line(alert)}" for alert in found)]))
+    return "\n\n".join(parts)
+
+
+def line(alert: Alert) -> str:
+    """An alert in one line."""
+    whose = f"user {alert.user_id}" if isinstance(alert, Anomaly) else f"partition {alert.partition}, {alert.phase}"
+    return printable(f"{alert.id}  {time_of(alert.timestamp)}  {whose}: {alert.reason}")
+
+
+def in_words(alert: Alert) -> str:
+    """An alert with all that it was compared with."""
+    rows = [("alert", alert.id), ("time", time_of(alert.timestamp)), ("why", alert.reason)]
+    rows += _of_many(alert) if isinstance(alert, SystemAlert) else _of_user(alert)
+    rows += [("model", alert.model), ("episode", alert.episode)]
+    return "\n".join(f"{name:<15} {printable(text)}" for name, text in rows)
+
+
+def _of_user(alert: Anomaly) -> list[tuple[str, str]]:
+    rate = f"{1 / alert.threshold:,.0f}"
+    rows = [
+        ("user", alert.user_id),
+        ("click", f"{alert.event_type} of {alert.item_id}"),
+        ("p-value", f"{alert.p_value:.2g}; an alert needs {alert.threshold:g} or less: one false in {rate} sessions"),
+        ("compared with", f"{alert.pool_size:,} held-out sessions, after {alert.pool}"),
+    ]
+    rows += [("  " + name, f"p-value {p:.2g}") for name, p in alert.statistics.items()]
+    rows.append(("item", f"surprise {alert.surprise:.2f} nats, a probability of {exp(-alert.surprise):.2g}"))
+    expected = ", ".join(f"{likely.item_id} ({likely.probability:.1%})" for likely in alert.expected)
+    rows.append(("expected", expected or f"{alert.expected_cut} items, left out because of the topic's limit"))
+    return rows if alert.part_of is None else [*rows, ("part of", f"{alert.part_of}, an alert on many users")]
+
+
+def _of_many(alert: SystemAlert) -> list[tuple[str, str]]:
+    rows = [("partition", str(alert.partition)), ("sign", alert.sign), ("phase", alert.phase)]
+    if alert.phase == "closed":
+        return [
+            *rows,
+            ("users", f"{alert.users:,} since it opened"),
+            ("alerts", f"{alert.alerts or 0:,} on single users"),
+        ]
+    return [
+        *rows,
+        (
+            "users",
+            f"{alert.users:,} of {alert.of_users:,} in the window so far; a share of {alert.usual_share:.2%} is usual",
+        ),
+        ("p-value", f"{alert.p_value:.2g}"),
+        ("for example", f"{alert.event_type} of {alert.item_id}"),
+    ]

@@ -1,0 +1,122 @@
+"""`eddy explain` lists the latest alerts, and says in words why one was raised."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream.events import Anomaly, Expected, SystemAlert
+from stream.ops.explain import Alert, _alerts, episodes_with, explained, latest
+
+
+def anomaly(offset: int, episode: int, user: str = "ann", **fields: Any) -> Anomaly:
+    values = {
+        "id": f"c-1-{offset}",
+        "user_id": user,
+        "item_id": "i7",
+        "event_type": "view",
+        "timestamp": 1_700_000_000_000 + 1_000 * offset,
+        "episode": f"c-1-{episode}",
+        "reason": "the last 10 clicks came every 1.02 s (p-value 1e-07); view of i7 where i3 was expected",
+        "surprise": 2.302585,
+        "p_value": 1e-7,
+        "score": 7.0,
+        "threshold": 0.0001,
+        "statistics": {"rate": 3e-9, "regular gaps": 0.002},
+        "pool": "10 clicks or more",
+        "pool_size": 12_402,
+        "expected": [Expected("i3", 0.12)],
+        "model": "shop/1",
+    }
+    return Anomaly(**values | fields)
+
+
+def system(offset: int, phase: str = "opened", **fields: Any) -> SystemAlert:
+    values = {
+        "id": f"c-1-{offset}",
+        "episode": "c-1-5",
+        "phase": phase,
+        "partition": 1,
+        "sign": "twins",
+        "timestamp": 1_700_000_000_000 + 1_000 * offset,
+        "reason": "9 of 80 users sent a click on the same item again within a second, and 0.52% are usual",
+        "users": 9,
+        "usual_share": 0.0052,
+        "model": "shop/1",
+    }
+    return SystemAlert(**values | fields)
+
+
+OPENED = system(5, of_users=80, p_value=2e-9, item_id="i7", event_type="view")
+ALERTS: list[Alert] = [
+    anomaly(3, 3),
+    anomaly(4, 4, "ben"),
+    anomaly(5, 3),
+    anomaly(9, 9, part_of="c-1-5"),
+    OPENED,
+    system(20, "closed", users=70, alerts=6),
+]
+
+
+def of(id_: str) -> list[Alert]:
+    return episodes_with(lambda: ALERTS, id_)
+
+
+def test_the_latest_alerts_are_those_of_the_latest_clicks() -> None:
+    """In the order of time, over both topics; only a user's own ones, if one is given."""
+    assert [alert.id for alert in latest(ALERTS, None, 3)] == ["c-1-5", "c-1-9", "c-1-20"]
+    assert [alert.id for alert in latest(ALERTS, "ann", 9)] == ["c-1-3", "c-1-5", "c-1-9"]
+    assert latest([], "ann", 9) == []
+
+
+def test_an_alert_comes_with_its_episode() -> None:
+    """By its own id or by that of the episode; one click can have an alert on the user and one on many users."""
+    assert [alert.id for alert in of("c-1-3")] == ["c-1-3", "c-1-5"]
+    assert [(type(alert), alert.id) for alert in of("c-1-5")] == [
+        (Anomaly, "c-1-3"),
+        (Anomaly, "c-1-5"),
+        (SystemAlert, "c-1-5"),
+        (SystemAlert, "c-1-20"),
+    ]
+    assert of("c-1-6") == []
+
+
+def test_an_alert_on_a_user_in_words() -> None:
+    """What spoke and by how much, what was expected, what it was compared with, how often that is false."""
+    text = explained(of("c-1-9"), "c-1-9")
+    for words in (
+        "the last 10 clicks came every 1.02 s",
+        "view of i7",
+        "1e-07; an alert needs 0.0001 or less: one false in 10,000 sessions",
+        "12,402 held-out sessions, after 10 clicks or more",
+        "surprise 2.30 nats, a probability of 0.1",
+        "i3 (12.0%)",
+        "shop/1",
+        "2023-11-14T22:13:29+00:00",
+        "c-1-5, an alert on many users",
+    ):
+        assert words in text
+    assert text.index("rate ") < text.index("regular gaps ")
+    assert "all alerts of the episode" not in text
+
+
+def test_an_alert_on_many_users_in_words() -> None:
+    opened, closed = explained(of("c-1-20")[:1], "c-1-5"), explained(of("c-1-20"), "c-1-20")
+    assert "9 of 80 in the window so far; a share of 0.52% is usual" in opened
+    assert "70 since it opened" in closed
+    assert "6 on single users" in closed
+    assert closed.partition("all alerts of the episode:")[2].count("\n  c-1-") == 2
+
+
+def test_names_from_producers_cannot_write_to_the_terminal() -> None:
+    text = explained([anomaly(1, 1, "a\x1b[2J", item_id="i\n7", reason="\x07")], "c-1-1")
+    assert all(c.isprintable() for line in text.splitlines() for c in line)
+
+
+def test_what_is_no_alert_is_left_out_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    """A tombstone, an alert of an earlier version, another message."""
+    values = [msgspec.json.encode(ALERTS[0]), None, b'{"id": "c-1-1"}', b"no json"]
+    messages = [SimpleNamespace(value=lambda value=value: value) for value in values]
+    assert list(_alerts(messages, Anomaly)) == ALERTS[:1]
+    assert "3 messages left out" in capsys.readouterr().err
