@@ -31,7 +31,7 @@ from stream.demo.tally import Tally
 from stream.demo.view import Scene, View, choose_view
 from stream.demo.worker_process import WorkerProcess
 from stream.errors import ConfigError, EddyError
-from stream.events import Anomaly, DeadLetter, Recommendation
+from stream.events import Anomaly, DeadLetter, Recommendation, SystemAlert
 from stream.manifest import read_manifest
 from stream.settings import Topics
 
@@ -50,7 +50,7 @@ the worker refuses timestamps in the future."""
 
 
 class Reader:
-    """Reads the committed messages of the worker's three output topics and counts them in a tally."""
+    """Reads the committed messages of the worker's output topics and counts them in a tally."""
 
     def __init__(self, broker: str, tally: Tally) -> None:
         self._tally = tally
@@ -65,10 +65,11 @@ class Reader:
                 "log_level": 0,
             }
         )
-        topics = (TOPICS.recommendations, TOPICS.anomalies, TOPICS.dead_letters)
+        topics = (TOPICS.recommendations, TOPICS.anomalies, TOPICS.system_alerts, TOPICS.dead_letters)
         self._consumer.assign([TopicPartition(topic, number, 0) for topic in topics for number in range(PARTITIONS)])
         self._decision = msgspec.json.Decoder(Recommendation).decode
         self._anomaly = msgspec.json.Decoder(Anomaly).decode
+        self._system_alert = msgspec.json.Decoder(SystemAlert).decode
         self._letter = msgspec.json.Decoder(DeadLetter).decode
 
     def read(self) -> None:
@@ -81,6 +82,8 @@ class Reader:
                 self._tally.decided(self._decision(value), time.monotonic())
             elif topic == TOPICS.anomalies:
                 self._tally.alerted(self._anomaly(value))
+            elif topic == TOPICS.system_alerts:
+                self._tally.alerted_on_many(self._system_alert(value))
             else:
                 self._tally.rejected(self._letter(value))
 

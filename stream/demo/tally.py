@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from stream.demo.simulate import Simulated
-from stream.events import Anomaly, DeadLetter, Recommendation
+from stream.events import Anomaly, DeadLetter, Recommendation, SystemAlert
 
 LATENCIES = 100_000
 TRUTHS = 200_000
@@ -72,6 +72,9 @@ class Tally:
         self.popular_hits = 0
         self.alerts = 0
         self.true_alerts = 0
+        self.unusual: set[tuple[str, str]] = set()  # user and truth of each bot and thief who has clicked
+        self.found: set[tuple[str, str]] = set()  # those with an alert
+        self.system_alerts = 0
         self.dead_letters: Counter[str] = Counter()
         self.simulated_ms = 0
         self.latencies_ms: deque[float] = deque(maxlen=LATENCIES)
@@ -100,6 +103,7 @@ class Tally:
         key = (simulated.click.user_id, simulated.timestamp)
         if simulated.truth:
             self._truth[key] = simulated.truth
+            self.unusual.add((simulated.click.user_id, simulated.truth))
             if len(self._truth) > TRUTHS:
                 del self._truth[next(iter(self._truth))]
         self._waiting[key] = now_s
@@ -124,10 +128,16 @@ class Tally:
         truth = self._truth.get((anomaly.user_id, anomaly.timestamp), "")
         self.alerts += 1
         self.true_alerts += bool(truth)
+        if truth:
+            self.found.add((anomaly.user_id, truth))
         self.last_alerts.pop(anomaly.user_id, None)
         self.last_alerts[anomaly.user_id] = Alert(anomaly, truth)
         if len(self.last_alerts) > RECENT:
             del self.last_alerts[next(iter(self.last_alerts))]
+
+    def alerted_on_many(self, alert: SystemAlert) -> None:
+        """Count an alert on many users that was read."""
+        self.system_alerts += alert.phase == "opened"
 
     def rejected(self, letter: DeadLetter) -> None:
         """Count a dead letter that was read."""
@@ -146,6 +156,9 @@ class Tally:
             "recommendations": self.recommendations,
             "anomalies": self.alerts,
             "anomalies_true": self.true_alerts,
+            "bots_and_thieves": len(self.unusual),
+            "bots_and_thieves_found": len(self.found),
+            "system_alerts": self.system_alerts,
             "dead_letters": sum(self.dead_letters.values()),
             "dead_letters_by_reason": dict(self.dead_letters.most_common()),
             "hit_rate": _rate(self.hits, self.judged),

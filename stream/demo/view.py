@@ -161,7 +161,9 @@ class LiveView:
         note = Text(f"hit: the next click is one of the {k} items\n", style="dim")
         note.append(f"popularity: the {k} most clicked items\n\n", style="dim")
         share = f"{tally.true_alerts:,} of {tally.alerts:,}"
-        note.append(share, style="not dim bold green").append(" alerts were true (bot or thief)", style="not dim")
+        note.append(share, style="not dim bold green").append(" alerts were true\n", style="not dim")
+        share = f"{len(tally.found):,} of {len(tally.unusual):,}"
+        note.append(share, style="not dim bold green").append(" bots and thieves found so far", style="not dim")
         return Panel(Group(rows, note), title="Hit rate and alerts", title_align="left", border_style="cyan")
 
     def _clicks(self) -> Panel:

@@ -81,10 +81,13 @@ def test_an_alert_is_true_if_the_simulator_says_so() -> None:
     tally = Tally(k=1)
     send(tally, "bot", "a", 1, truth="scraper")
     send(tally, "u", "a", 2)
+    send(tally, "u", "a", 3, truth="takeover")
     tally.alerted(alert("bot", 1))
     decide(tally, "bot", "a", 1, [])
     tally.alerted(alert("u", 2))
     assert (tally.alerts, tally.true_alerts) == (2, 1)
+    counts = tally.counts(1.0, "CPU")
+    assert (counts["bots_and_thieves"], counts["bots_and_thieves_found"]) == (2, 1)
     assert [known.truth for known in tally.last_alerts.values()] == ["scraper", ""]
 
 
