@@ -3,6 +3,7 @@
 A contender is anything with the members of Contender. A later detector is added to `contenders`.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from bench.anomaly.logs import Log
 from export.evaluate.columns import LOG
 from export.evaluate.evaluate import CYCLE
 from stream.engine.columns import Columns
+from stream.engine.engine import Cycle
 from stream.lists.rules import NO_CATEGORY
 from stream.model.runtime import load_model
 from stream.worker.served import open_engine
@@ -72,16 +74,21 @@ class EddyPValue:
         self._items, self._event_types = encoder.items(log.items), encoder.event_types(log.event_types)
 
     def score(self, clicks: Clicks) -> F64:
-        engine = open_engine(self._model, self._directory, 1, 0, ALPHA, lists="last")
-        columns = self._columns(clicks)
         p_values = np.ones(len(clicks))
+        for part, cycle in self.cycles(clicks, ALPHA):
+            p_values[part[cycle.decided]] = cycle.decisions.p_value
+        score: F64 = -np.log10(p_values)
+        return score
+
+    def cycles(self, clicks: Clicks, alpha: float) -> Iterator[tuple[npt.NDArray[np.intp], Cycle]]:
+        """Pass clicks to a new engine. Yields the positions of the clicks of each cycle, and the cycle."""
+        engine = open_engine(self._model, self._directory, 1, 0, alpha, lists="last")
+        columns = self._columns(clicks)
         for start in range(0, len(clicks), CYCLE):
             part = np.arange(start, min(start + CYCLE, len(clicks)))
             cycle = engine.process(columns.take(part), now_ms=int(clicks.time_ms[part[-1]]))
             engine.commit(cycle)
-            p_values[part[cycle.decided]] = cycle.decisions.p_value
-        score: F64 = -np.log10(p_values)
-        return score
+            yield part, cycle
 
     def _columns(self, clicks: Clicks) -> Columns:
         """The engine's columns of the clicks. Names that the log does not have are unknown to the model."""

@@ -1,16 +1,22 @@
 """docs/anomalies.md: its figures are those of the benchmark, its names those of the code."""
 
 import json
+import math
 from typing import Any
+
+import pytest
 
 from stream.detect.episodes import GREW
 from stream.detect.statistics import STATISTICS
 from stream.detect.windows import LAST
+from stream.population.counts import FEWEST, OVER_NATS, OVER_RATIO, OVER_USERS, QUIET_MS, WARM_UP, WINDOW_MS
+from stream.population.signs import WHAT
 from tests.docs.blocks import ROOT
 from tests.docs.test_results import table
 
 PAGE = (ROOT / "docs" / "anomalies.md").read_text()
 RESULTS: dict[str, dict[str, Any]] = json.loads((ROOT / "bench" / "results" / "anomaly.json").read_text())["results"]
+MANY: dict[str, dict[str, Any]] = json.loads((ROOT / "bench" / "results" / "system_alerts.json").read_text())["results"]
 LOGS, OURS = ("rees46", "globo", "taobao"), "eddy p-value"
 JUDGED = ("medium", "strong")
 
@@ -76,3 +82,36 @@ def test_harmless_behaviour() -> None:
     for kind, *shown in table(PAGE, "Harmless, but unusual"):
         found = [RESULTS[log][OURS]["controls"][kind] for log in LOGS]
         assert shown == [f"{one['users_alerted']:,} of {one['users']:,}" for one in found]
+
+
+def test_every_sign_is_explained() -> None:
+    """By its name in an alert on many users, with the numbers of the code."""
+    assert [row[0].strip("`") for row in table(PAGE, "Many users at once")] == [*WHAT, "alerts: STATISTIC"]
+    assert (WINDOW_MS, QUIET_MS, FEWEST, OVER_USERS, OVER_RATIO, WARM_UP) == (300_000, 1_800_000, 50, 6, 1.5, 6)
+    assert math.exp(-OVER_NATS) == pytest.approx(1e-6)
+
+
+def test_how_soon_faults_are_found() -> None:
+    """Begins with an alert within five minutes, of all, the median time to it, and how many had one later."""
+    rows = table(PAGE, "Faults and campaigns")
+    assert [row[0] for row in rows] == list(MANY[LOGS[0]]["faults"])
+    for kind, *shown in rows:
+        for log, cell in zip(LOGS, shown, strict=True):
+            one = MANY[log]["faults"][kind]
+            soon = sorted(delay for delay in one["minutes"] if delay is not None and delay <= 5)
+            assert len(soon) == one["within_5_minutes"]
+            median = f" in {soon[(len(soon) - 1) // 2]:.1f} min" if soon else ""
+            later = f", {one['found'] - len(soon)} later" if one["found"] > len(soon) else ""
+            assert cell == f"{len(soon)} of {one['begins']}{median}{later}"
+
+
+def test_false_alerts_on_many_users() -> None:
+    """On the clean clicks and in each control."""
+    [shown] = table(PAGE, "Alerts where nothing is wrong")[:1]
+    clean = [MANY[log]["clean"] for log in LOGS]
+    assert shown[1:] == [
+        f"{one['system_alerts']} and {one['alerts']:,} in {one['hours_with_clicks']} h" for one in clean
+    ]
+    for kind, *cells_ in table(PAGE, "Alerts where nothing is wrong")[1:]:
+        found = [MANY[log]["controls"][kind] for log in LOGS]
+        assert cells_ == [f"{one['system_alerts']} and {one['alerts'] + one['parts']:,}" for one in found]
