@@ -265,15 +265,8 @@ class _Stepped(NamedTuple):
     def take(self, which: Bools) -> "_Stepped":
         """Select the clicks where `which` (n,) is true."""
         before, after = ({name: v[which] for name, v in state.items()} for state in (self.before, self.after))
-        return _Stepped(
-            before,
-            after,
-            self.surprise[which],
-            self.event_surprise[which],
-            self.clicks_before[which],
-            self.gap_ms[which],
-            self.newest_ms[which],
-        )
+        nats = self.surprise[which], self.event_surprise[which]
+        return _Stepped(before, after, *nats, self.clicks_before[which], self.gap_ms[which], self.newest_ms[which])
 
 
 def _empty(model: Model, rows: Rows, count: int) -> Steps:

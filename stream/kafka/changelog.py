@@ -62,8 +62,9 @@ class Mark(NamedTuple):
     kept: bytes = b""
 
     def encode(self) -> bytes:
-        """The row's value: offset and users in decimal, the checksum as 16 hexadecimal digits, `kept`; with spaces."""
-        return (b"%d %d %016x %b" % self).removesuffix(b" " if not self.kept else b"")
+        """The row's value: offset and users in decimal, the checksum as 16 hexadecimal digits, and `kept` if any."""
+        numbers = b"%d %d %016x" % (self.next, self.users, self.checksum)
+        return numbers + b" " + self.kept if self.kept else numbers
 
     @classmethod
     def decode(cls, value: bytes, partition: Partition) -> "Mark":

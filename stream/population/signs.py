@@ -1,9 +1,11 @@
 """Finds the signs of trouble in clicks. One user with a sign means little; many at once are a fault or a campaign.
 
-unknown event types  the model does not know the event type of the click
-unknown items        it knows neither the item of the click nor that of the user's click before, in one session
-twins                the click repeats the user's click before within a second
-alerts: STATISTIC    the click opens an episode, and this statistic is the strongest one
+    unknown event types  the model does not know the event type of the click
+    unknown items        it does not know the items of the click and of the user's click before, in one session
+    twins                the click is on the same known item as the user's click before, within a second
+    alerts: STATISTIC    the click opens an episode, and this statistic is the strongest one
+
+The signs of a click depend only on it and on the user's earlier clicks.
 """
 
 import numpy as np

@@ -153,12 +153,13 @@ class Status:
         return True
 
 
-WORDS = ("clicks", "repeats", "dead_letters", "alerts", "system_alerts")
+COUNTED = ("clicks", "repeats", "dead_letters", "alerts", "system_alerts")
+"""The counts of the status line."""
 
 
 def status_line(seconds: float, before: Snapshot, now: Snapshot) -> str:
     """Format the figures of the `seconds` between two snapshots. Lag and users are the current values."""
-    counts = {name: now.count(name) - before.count(name) for name in WORDS}
+    counts = {name: now.count(name) - before.count(name) for name in COUNTED}
     timing = now.timing("latency")
     p50, p99 = (None, None) if timing is None else map(timing.since(before.timing("latency")).quantile_s, (0.5, 0.99))
     reasons, left_out = (_added(before, now, *of) for of in (("dead_letters", "reason"), ("left_out", "field")))

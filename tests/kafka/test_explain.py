@@ -19,7 +19,7 @@ def explain(lane: Lane, *options: str) -> str:
 
 
 def test_an_alert_is_listed_and_explained(lane: Lane) -> None:
-    """The bot's alert is found by its user, and by its id the reasons are told."""
+    """`--user` lists the alert of a bot, and its id gives the reasons."""
     lane.produce([*clicks(200), *bot()])
     lane.start()
     lane.wait_for_clicks()
