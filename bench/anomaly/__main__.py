@@ -20,14 +20,12 @@ while you work on a detector; publish figures of the reporting set only. A run r
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
-from bench.anomaly import logs as sources
 from bench.anomaly.clicks import apply
+from bench.anomaly.command import Measured, options, run
 from bench.anomaly.contenders import Contender, EddyPValue, contenders, score_world
 from bench.anomaly.controls import CONTROLS, control
 from bench.anomaly.injections import KINDS, inject, left_out
@@ -46,9 +44,9 @@ from bench.anomaly.measures import (
     threshold,
     touched_maxima,
 )
-from bench.anomaly.ranges import SETS, STRENGTHS
+from bench.anomaly.ranges import STRENGTHS
 from bench.command import stop
-from bench.report import RESULTS, Figures, conclude, kept, write_report
+from bench.report import RESULTS, Figures
 
 RESULT = RESULTS / "anomaly.json"
 MEAN = "mean of medium and strong"
@@ -174,39 +172,18 @@ def conditions_of(log: Log, given: argparse.Namespace, seeds: list[int]) -> Figu
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.anomaly", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    names = ",".join(sources.SOURCES)
-    parser.add_argument("--logs", default=names, help=f"logs, separated by commas [{names}]")
+    parser = options("bench.anomaly", __doc__, RESULT)
     parser.add_argument("--seeds", default="0", help="seeds of the injections, separated by commas [0]")
-    parser.add_argument("--set", choices=SETS, default="reporting", help="ranges and seeds of the episodes [reporting]")
-    parser.add_argument("--train", default="", help="options of `eddy train`; the default is none")
-    parser.add_argument("--json", action="store_true", help="also print the result as one JSON object")
-    parser.add_argument("--out", type=Path, default=RESULT, help="where to write the result; other logs in it stay")
     given = parser.parse_args()
-    if unknown := set(given.logs.split(",")) - set(sources.SOURCES):
-        stop(f"unknown log {sorted(unknown)[0]!r}; known are {names}")
     if not all(seed.isdigit() for seed in given.seeds.split(",")):
         stop(f"--seeds {given.seeds!r} is not a list of whole numbers, such as 0,1")
     seeds = [int(seed) for seed in given.seeds.split(",")]
-    results, conditions = kept(given.out, "results"), kept(given.out, "conditions")
-    report: dict[str, Any] | None = None
-    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-    bars = (MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    for name in given.logs.split(","):
-        log = sources.read(name)
-        if log is None:
-            continue
-        model = sources.trained_model(name, given.train)
-        with Progress(*bars, console=console, transient=True, disable=not console.is_terminal) as progress:
-            results[name] = measure(log, contenders(log, model), given.set, seeds, progress)
-        conditions[name] = conditions_of(log, given, seeds)
-        report = write_report(given.out, "bench.anomaly", conditions, results, [])
-        print(table(name, results[name]), flush=True)
-    if report is None:
-        stop("no log is there: set EDDY_DATA to the directory of the logs")
-    return conclude(report, given.json)
+
+    def measured(log: Log, model: Path, progress: Progress) -> Measured:
+        found = measure(log, contenders(log, model), given.set, seeds, progress)
+        return Measured(found, conditions_of(log, given, seeds), table(log.name, found))
+
+    return run("bench.anomaly", given, measured)
 
 
 if __name__ == "__main__":
