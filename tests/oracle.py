@@ -19,6 +19,7 @@ import xxhash
 
 from tests.oracle_alerts import Alerts, Behaviour, Found
 from tests.oracle_population import SIGNS, Partition, Seen
+from tests.oracle_rates import Rates
 
 RECENT = 16
 DAY_MS = 86_400_000
@@ -88,6 +89,7 @@ class Oracle:
         self.users: dict[tuple[int, str], User] = {}
         self._time_ms: dict[int, int] = {}
         self.partitions: defaultdict[int, Partition] = defaultdict(Partition)
+        self.rates: defaultdict[int, Rates] = defaultdict(lambda: Rates(self._alerts.held_out))
 
     def decide(
         self, topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None
@@ -127,8 +129,14 @@ class Oracle:
         user.offset = offset
         user.recent = [item, *user.recent][:RECENT]
 
+        rates = self.rates[partition]
+
+        def correct(starts: bool, nats: float) -> float:
+            found, user.kept.passed = rates.click(user.kept.passed, starts, nats, click["timestamp"], offset)
+            return found
+
         found = self._alerts.judge(
-            user.kept, surprise, event_surprise, click["event_type"], item, gap_ms, history, click, offset
+            user.kept, surprise, event_surprise, click["event_type"], item, gap_ms, history, click, offset, correct
         )
         opens = found.episode == offset
         led = f"alerts: {next(iter(found.statistics))}" if found.episode is not None and found.statistics else None
@@ -144,7 +152,8 @@ class Oracle:
             "model": f"{self.manifest['name']}/{self.manifest['version']}",
         }
         decision = common | (self._list(user) if offset % self._lists_every == 0 else {})
-        system = [self._system(topic, partition, offset, click, event) for event in many.events]
+        events = [*many.events, *rates.events]
+        system = [self._system(topic, partition, offset, click, event) for event in events]
         if found.episode is None:
             return Expected(decision, None, system)
         common["episode"] = f"{topic}-{partition}-{found.episode}"
@@ -200,6 +209,7 @@ class Oracle:
             ("category_run", "<i4"),
         ]
         fields += [("episode_offset", "<i8"), ("unusual_ms", "<i8"), ("alerted_nats", "<f4")]
+        fields += [("levels_passed", "<i4")]
         fields += [("population_window_ms", "<i8"), ("population_signs", "<i4")]
         return np.dtype(fields)
 
@@ -223,6 +233,7 @@ class Oracle:
             row["session"], row["category_run"] = user.kept.session, user.kept.run
             row["episode_offset"], row["unusual_ms"] = user.kept.episode, user.kept.unusual_ms
             row["alerted_nats"] = user.kept.alerted
+            row["levels_passed"] = user.kept.passed
             row["population_window_ms"] = user.seen.window_ms
             row["population_signs"] = sum(1 << SIGNS.index(sign) for sign in user.seen.signs)
             key, data = name.encode(), row.tobytes()[8:]
@@ -235,7 +246,9 @@ class Oracle:
     def mark(self, partition: int, next_: int, checksums: list[int]) -> bytes:
         """The value of the changelog's row POSITION: next offset, number and sum of the checksums, and what is kept."""
         mark = b"%d %d %016x" % (next_, len(checksums), sum(checksums) % 2**64)
-        return mark + b" " + self.partitions[partition].kept() if partition in self.partitions else mark
+        if partition not in self.partitions:
+            return mark
+        return mark + b" " + self.rates[partition].kept() + self.partitions[partition].kept()
 
     def _zeros(self) -> dict[str, Any]:
         return {t["name"]: np.zeros(t["shape"], t["dtype"]) for t in self.manifest["state"]}

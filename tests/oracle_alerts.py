@@ -5,6 +5,7 @@ episodes. Only the file calibration.npz is shared.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -52,6 +53,7 @@ class Behaviour:
     items: list[int] = field(default_factory=list)
     session: int = 0
     run: int = 0
+    passed: int = 0
     episode: int = 0
     unusual_ms: int = 0
     alerted: float = 0.0
@@ -78,6 +80,7 @@ class Alerts:
             pairs = [list(zip(scores, nats, strict=True))[a:b] for a, b in zip([0, *ends], ends, strict=False)]
             self._category = file["category"].tolist()
             tails = [HeldOut(*one) for one in zip(pairs, file["scales"].tolist(), file["totals"].tolist(), strict=True)]
+        self.held_out = tails[-1].size
         names = manifest["calibration"]
         self._pools = dict(zip(names, tails, strict=False))
         rest = tails[len(names) :]
@@ -96,8 +99,12 @@ class Alerts:
         history: int,
         click: dict[str, Any],
         offset: int,
+        correct: Callable[[bool, float], float],
     ) -> Found:
-        """Judge one click of a user, and change what is kept. gap_ms is -1 for a user's first click."""
+        """Judge one click of a user, and change what is kept. gap_ms is -1 for a user's first click.
+
+        correct  whether the click starts a session, and -log of its p-value by the calibration -> the corrected one
+        """
         item_nats = self._pool(event_type, history).nats(float(surprise))
         for values, new in (
             (kept.item_nats, round(min(item_nats, 100.0) * 256)),
@@ -114,7 +121,7 @@ class Alerts:
         values = [float(np.float32(value)) for value in self._statistics(kept, filled)]
         name = CLASSES[filled]
         each = [part[ORDER.index(name)].nats(value) for part, value in zip(self._parts, values, strict=True)]
-        nats = self._combined.nats(float(np.float32(max(each))))
+        nats = correct(starts, self._combined.nats(float(np.float32(max(each)))))
         strongest = sorted(range(len(NAMES)), key=lambda i: -each[i])
         statistics = {NAMES[i]: float(np.exp(-each[i])) for i in strongest if float(np.exp(-each[i])) <= 0.01}
         said = self._sentence(NAMES[strongest[0]], values[strongest[0]], kept, filled)
@@ -151,7 +158,7 @@ class Alerts:
         gaps, items = kept.gap_ms[: filled - 1], kept.items[:filled]
         logs = [round(math.log(gap + 20) * 256) for gap in gaps]
         known = [item for item in items if item != self._unknown]
-        twins = [items[i] == items[i + 1] and gaps[i] <= 1000 for i in range(filled - 1)]
+        twins = [items[i] == items[i + 1] != self._unknown and gaps[i] <= 1000 for i in range(filled - 1)]
         regular = rate = -math.inf
         total = (
             sum(min(nats, 768) for nats in kept.item_nats[:filled]) / 256

@@ -66,7 +66,7 @@ class Contender(Protocol):
 class EddyPValue:
     """-log10 of the p-value of each click, from the serving engine."""
 
-    per_user = True
+    per_user = False  # the p-values depend on what the other users of the partition did
 
     def __init__(self, model: Path, log: Log) -> None:
         self._directory, self._model = model, load_model(model, "cpu")

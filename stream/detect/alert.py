@@ -6,6 +6,15 @@ import numpy as np
 import numpy.typing as npt
 
 
+class Why(NamedTuple):
+    """What the p-value of a click is made of; the fields are as in AlertRule."""
+
+    pool: str
+    pool_size: int
+    statistics: dict[str, float]
+    sentence: str
+
+
 class AlertRule(NamedTuple):
     """Why a click raised an alert: p_value <= threshold, and what the p-value is made of.
 
@@ -25,6 +34,19 @@ class AlertRule(NamedTuple):
     statistics: dict[str, float]
     sentence: str
     part_of: int | None = None
+
+
+class Verdicts(NamedTuple):
+    """The p-values of n clicks, and the a clicks among them that raise an alert.
+
+    p_value  (n,) float64 in (0, 1]; small = unusual
+    alerted  (a,) intp, positions of the clicks that raise an alert, ascending
+    rules    (a,) why each of them does
+    """
+
+    p_value: npt.NDArray[np.float64]
+    alerted: npt.NDArray[np.intp]
+    rules: list[AlertRule]
 
 
 class Alerts(NamedTuple):

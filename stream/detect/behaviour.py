@@ -11,20 +11,28 @@ Source of the combination: Tippett 1931 (the smallest p-value), calibrated as on
 prediction, because the statistics depend on each other.
 """
 
-import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Self
 from zipfile import BadZipFile
 
 import numpy as np
 
-from stream.detect.alert import AlertRule
-from stream.detect.detector import Evidence, Fields, Verdicts
-from stream.detect.episodes import EPISODE, follow
+from stream.detect.alert import Why
+from stream.detect.detector import Evidence, Fields, Judged
 from stream.detect.pvalue import Pools
-from stream.detect.statistics import CLASSES, FILLS, NONE, STATISTICS, begins_run, fill_class, sentence, statistics
+from stream.detect.statistics import (
+    CLASSES,
+    FILLS,
+    NONE,
+    SMALLEST_SCALES,
+    STATISTICS,
+    begins_run,
+    fill_class,
+    sentence,
+    statistics,
+)
 from stream.detect.tail import F32, F64, I32, I64, Tail, Tails, unpack
 from stream.detect.windows import WINDOWS, Windows, slide
 from stream.errors import ArtifactError
@@ -103,7 +111,10 @@ def _parts(values: F32, fill: I64, session: I64) -> list[list[Tail]]:
     number = np.unique(session[starts], return_inverse=True)[1]
     whole = np.full((number[-1] + 1, FILLS, values.shape[1]), -np.inf, np.float32)
     whole[number, fill[starts]] = by_class
-    return [[Tail.fit(whole[:, index, column]) for index in range(FILLS)] for column in range(values.shape[1])]
+    return [
+        [Tail.fit(whole[:, index, column], scale) for index in range(FILLS)]
+        for column, scale in enumerate(SMALLEST_SCALES)
+    ]
 
 
 def _lookup(parts: list[list[Tail]]) -> Tails:
@@ -119,25 +130,17 @@ def _each(table: Tails, values: F32, fill: I64) -> F64:
 
 
 class BehaviourDetector:
-    """A Detector that uses all statistics.
+    """A Detector that uses all statistics."""
 
-    threshold  a click with at most this p-value is unusual: the nominal share of sessions with an alert
-    """
+    row_fields = WINDOWS
 
-    row_fields = (*WINDOWS, *EPISODE)
-
-    def __init__(self, pools: Pools, behaviour: Behaviour, category: I32, alpha: float) -> None:
-        """
-        category  (V + 1,) int32, the category of each item, -1 = none; the last one is the unknown item's
-        alpha     the threshold
-        """
-        self.behaviour = behaviour
+    def __init__(self, pools: Pools, behaviour: Behaviour, category: I32) -> None:
+        """category  (V + 1,) int32, the category of each item, -1 = none; the last one is the unknown item's"""
+        self.behaviour, self.held_out = behaviour, behaviour.combined.size
         self.pools, self._category = pools, category
-        self.threshold, self._least = alpha, -math.log(alpha)
-        self.smallest_rate = 1 / (1 + behaviour.combined.size)
 
     @classmethod
-    def load(cls, directory: Path, manifest: Manifest, alpha: float) -> Self:
+    def load(cls, directory: Path, manifest: Manifest) -> Self:
         """Read calibration.npz. Raises ArtifactError if it is not usable."""
         try:
             with np.load(directory / "calibration.npz", allow_pickle=False) as file:
@@ -148,9 +151,9 @@ class BehaviourDetector:
             pools = Pools.of(manifest.calibration, tails[:-TAILS], manifest.event_types)
         except (KeyError, ValueError, OSError, BadZipFile) as exc:
             raise ArtifactError(f"model {directory}: calibration.npz is unreadable ({exc}); train it again") from exc
-        return cls(pools, Behaviour.of(tails[-TAILS:]), category, alpha)
+        return cls(pools, Behaviour.of(tails[-TAILS:]), category)
 
-    def judge(self, seen: Evidence, before: Fields, rows: Rows) -> Verdicts:
+    def judge(self, seen: Evidence, before: Fields, rows: Rows) -> Judged:
         item_nats = self.pools.nats(seen.surprise, seen.event_type, seen.clicks_before)
         begins = begins_run(seen.recent, self._category)
         windows = slide(
@@ -158,16 +161,12 @@ class BehaviourDetector:
         )
         values, fill = statistics(windows, seen.recent, len(self._category) - 1), fill_class(windows.filled)
         nats, each = self.behaviour.nats(values, fill)
-        alerted, episodes = follow(seen, nats, self._least, before, rows)
-        rules = [
-            self._rule(values[click], each[click], int(fill[click]), windows, click, episode)
-            for click, episode in zip(alerted, episodes, strict=True)
-        ]
-        return Verdicts(np.exp(-nats), np.array(alerted, np.intp), rules)
+        return Judged(nats, partial(self._why, values, each, fill, windows))
 
-    def _rule(self, values: F32, each: F64, fill: int, windows: Windows, click: int, episode: int) -> AlertRule:
-        strongest = np.argsort(-each, kind="stable").tolist()
-        spoke = {STATISTICS[i]: float(np.exp(-each[i])) for i in strongest if np.exp(-each[i]) <= SPOKE}
+    def _why(self, values: F32, each: F64, fill: I64, windows: Windows, click: int) -> Why:
+        p_values = np.exp(-each[click])
+        strongest = np.argsort(-each[click], kind="stable").tolist()
+        spoke = {STATISTICS[i]: float(p_values[i]) for i in strongest if p_values[i] <= SPOKE}
         first = strongest[0]
-        said = sentence(STATISTICS[first], float(values[first]), windows, click)
-        return AlertRule(CLASSES[fill], self.behaviour.combined.size, self.threshold, episode, spoke, said)
+        said = sentence(STATISTICS[first], float(values[click, first]), windows, click)
+        return Why(CLASSES[fill[click]], self.held_out, spoke, said)

@@ -1,16 +1,16 @@
-"""Defines the interface of a detector: the input is evidence on n clicks, the output is n verdicts.
+"""Defines the interface of a detector: the input is evidence on n clicks, the output is n p-values.
 
-The rule that must not break: the verdict on a click depends only on the evidence on it and on the user's earlier
+The rule that must not break: the p-value of a click depends only on the evidence on it and on the user's earlier
 clicks, never on the batch. What a detector keeps of a user is in the user's row.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from stream.detect.alert import AlertRule
+from stream.detect.alert import Why
 from stream.detect.tail import F32, F64, I64
 from stream.manifest import Tensor
 from stream.state.row import Rows
@@ -44,21 +44,19 @@ class Evidence(NamedTuple):
     recent: npt.NDArray[np.int32]
 
 
-class Verdicts(NamedTuple):
-    """The output of a detector: its results for n clicks, and the a clicks that raise an alert.
+class Judged(NamedTuple):
+    """The output of a detector for n clicks.
 
-    p_value  (n,) float64 in (0, 1]; small = unusual
-    alerted  (a,) intp, positions of the clicks that raise an alert, ascending
-    rules    (a,) why each of them does
+    nats  (n,) float64, at least 0: -log of the p-value of each click, by the calibration of the training
+    why   position of a click -> what its p-value is made of
     """
 
-    p_value: F64
-    alerted: npt.NDArray[np.intp]
-    rules: list[AlertRule]
+    nats: F64
+    why: Callable[[int], Why]
 
 
 class Detector(Protocol):
-    """Finds anomalous clicks. One object serves all users. Its data about a user is stored in the user's row."""
+    """Finds unusual clicks. One object serves all users. Its data about a user is stored in the user's row."""
 
     @property
     def row_fields(self) -> tuple[Tensor, ...]:
@@ -68,11 +66,11 @@ class Detector(Protocol):
         """
 
     @property
-    def smallest_rate(self) -> float:
-        """The smallest rate of false alarms that held-out clicks can show. Below it the threshold is extrapolated."""
+    def held_out(self) -> int:
+        """Number of held-out sessions of its calibration. p-values below 1 / (1 + held_out) are extrapolated."""
 
-    def judge(self, seen: Evidence, before: Fields, rows: Rows) -> Verdicts:
-        """Compute the verdicts on n clicks of m users, in new memory, and write the detector's fields of their rows.
+    def judge(self, seen: Evidence, before: Fields, rows: Rows) -> Judged:
+        """Compute the p-values of n clicks of m users, and write the detector's fields of their rows.
 
         before  the detector's fields of the users' rows before the n clicks
         rows    (m,) the rows after them, but for the detector's fields: those are as before, or zero if the user has

@@ -5,7 +5,7 @@
     regular gaps  how little the gaps between the last clicks differ, and how many there are
     rate          how fast the last clicks followed each other, and how many there are
     one item      how often the commonest of the last items was clicked
-    twins         how many of the last clicks repeat the click before within a second
+    twins         how many of the last clicks repeat the click before, on a known item, within a second
     category run  how many clicks in a row were on different items of one category
 
 Each statistic is compared only with those after about as many clicks of a session (`fill_class`), so a long window is
@@ -14,10 +14,14 @@ no reason for an alert. Source of the sum: Fisher 1932, Statistical Methods for 
 
 import numpy as np
 
-from stream.detect.tail import F32, F64, I32, I64
+from stream.detect.tail import F32, F64, I32, I64, OF_COUNTS, OF_NATS
 from stream.detect.windows import LAST, PER_NAT, Bools, Windows
 
 STATISTICS = ("clicks", "event types", "regular gaps", "rate", "one item", "twins", "category run")
+
+SMALLEST_SCALES = (OF_NATS, OF_NATS, OF_NATS, OF_NATS, OF_COUNTS, OF_COUNTS, OF_COUNTS)
+"""Of the tail of each statistic. The probability that g gaps are all shorter than x falls as x^g, and that they all
+differ by less than x as x^(g - 1), so the statistics of gaps are in nats too."""
 
 NONE = -np.inf
 """The value of a statistic for which the user has too few clicks."""
@@ -82,7 +86,8 @@ def statistics(windows: Windows, recent: I32, unknown: int) -> F32:
     last = recent[:, :LAST]
     known = inside & (last != unknown)
     found[:, 4] = ((last[:, :, None] == last[:, None, :]) & known[:, :, None]).sum(1).max(1)
-    twin = (last[:, :-1] == last[:, 1:]) & (windows.gap_ms[:, :-1] <= TWIN_MS) & real[:, :-1]
+    same = (last[:, :-1] == last[:, 1:]) & (last[:, :-1] != unknown)
+    twin = same & (windows.gap_ms[:, :-1] <= TWIN_MS) & real[:, :-1]
     found[:, 5] = twin.sum(1)
     found[:, 6] = windows.run
     return found

@@ -24,9 +24,9 @@ STEP = 1.01
 EXCEEDANCES, LARGEST_SHARE = 100, 0.1
 """The highest scores that give the tail: so many, but at most this share of all."""
 
-SMALLEST_SCALE = 0.4
-"""Of a tail whose scores are all equal: a score that is higher by 1 is about ten times rarer. Scores are counts, nats,
-or logarithms."""
+OF_NATS, OF_COUNTS = 1.0, 0.4
+"""The smallest scale of a tail. The distribution of a score that is -log of a probability cannot fall faster than by e for
+each nat, even if a few held-out scores do. A count that is higher by 1 than all of them is taken as ten times rarer."""
 
 MOST_NATS = 100.0
 """No p-value is below exp(-MOST_NATS)."""
@@ -47,12 +47,12 @@ class Tail(NamedTuple):
     size: int
 
     @classmethod
-    def fit(cls, scores: F32) -> Self:
+    def fit(cls, scores: F32, smallest_scale: float = OF_NATS) -> Self:
         """Keep some of the scores (m,), in any order. A score of -inf is lower than any other one."""
         ordered = np.sort(scores[scores > -np.inf])[::-1].astype(np.float32)  # the highest first
         count = len(ordered)
         if not count:
-            return cls(np.empty(0, np.float32), np.empty(0), SMALLEST_SCALE, len(scores))
+            return cls(np.empty(0, np.float32), np.empty(0), smallest_scale, len(scores))
         most = int(np.log(count) / np.log(STEP)) + 2
         ranks = np.unique(np.minimum(np.append(STEP ** np.arange(most), count), count).astype(np.int64))
         kept = np.unique(ordered[ranks - 1])
@@ -60,7 +60,8 @@ class Tail(NamedTuple):
         top = ordered[: max(1, min(EXCEEDANCES, int(LARGEST_SHARE * count)))].astype(np.float64)
         whole = (ordered[0] - ordered[count // 2]) / np.log(1 + count / 2)  # bounded scores end too steeply
         nats = np.log((1 + len(scores)) / (1 + above))
-        return cls(kept, nats, max(float((top - top[-1]).mean()), float(whole), SMALLEST_SCALE), len(scores))
+        scale = max(float((top - top[-1]).mean()), float(whole), smallest_scale)
+        return cls(kept, nats, scale, len(scores))
 
     def nats_of(self, scores: F32) -> F64:
         """-log of the p-values (n,) of finite scores (n,)."""

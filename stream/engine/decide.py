@@ -10,8 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stream.detect.alert import Alerts
-from stream.detect.detector import Verdicts
+from stream.detect.alert import Alerts, Verdicts
 from stream.detect.tail import F64, I64
 from stream.engine.columns import Columns
 from stream.engine.step import Steps

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stream.detect.detector import Detector, Evidence
+from stream.detect.detector import Evidence
 from stream.engine.columns import Columns, Encoder
 from stream.engine.decide import Decider, Decisions
 from stream.engine.requests import last_owners, select, with_removed
@@ -22,7 +22,8 @@ from stream.engine.step import run_waves
 from stream.engine.waves import Index, waves
 from stream.events import Partition
 from stream.model.runtime import Model
-from stream.population.watch import Population, SystemRule
+from stream.population.judge import Judge
+from stream.population.watch import SystemRule
 from stream.settings import Rules
 from stream.state.arena import Arena, Found
 from stream.state.event_ids import Hashes
@@ -64,8 +65,7 @@ class Engine:
     def __init__(
         self,
         model: Model,
-        detector: Detector,
-        population: Population,
+        judge: Judge,
         arena: Arena,
         k: int,
         exclude_recent: int,
@@ -78,8 +78,7 @@ class Engine:
         Raises ConfigError if the catalogue is not usable.
         """
         self.model = model
-        self.detector = detector
-        self._population = population
+        self.judge = judge
         self.arena = arena
         self._forgetting = forgetting
         self._decide = Decider(model, k, exclude_recent, rules, lists)
@@ -116,9 +115,7 @@ class Engine:
             event_ids = self.arena.event_ids.gather(found.slots)
         if clicks.life is not None:
             reset_rows(rows, event_ids, np.flatnonzero(clicks.life))
-        before = {
-            field.name: rows[field.name].copy() for field in (*self.detector.row_fields, *self._population.row_fields)
-        }
+        before = {field.name: rows[field.name].copy() for field in self.judge.row_fields}
         steps, not_finite, again = run_waves(self.model, rows, order, clicks, self._forgetting, times, event_ids)
         swept = sweep(self.arena, self._forgetting, len(clicks), [*clicks.owners, *clicks.requests])
         decided, failed, repeated = np.arange(len(clicks)), NONE, NONE
@@ -137,14 +134,12 @@ class Engine:
             its.offset,
             steps.recent,
         )
-        verdicts = self.detector.judge(evidence, before, rows)
         kept = [self.arena.kept.get(partition, b"") for partition in found.partitions]
-        of_click = found.partition[evidence.owner]
-        watched = self._population.watch(evidence, verdicts, of_click, kept, before, rows)
-        after = dict(zip(found.partitions, watched.kept, strict=True))
+        judged = self.judge(evidence, found.partition[evidence.owner], kept, before, rows)
+        after = dict(zip(found.partitions, judged.kept, strict=True))
         staged = self._stage(clicks, found, rows, swept, event_ids, after)
-        decisions = self._decide(its, steps, watched.verdicts)
-        return Cycle(decided, failed, repeated, decisions, watched.rules, staged)
+        decisions = self._decide(its, steps, judged.verdicts)
+        return Cycle(decided, failed, repeated, decisions, judged.rules, staged)
 
     def _stage(
         self,

@@ -11,7 +11,8 @@ The signs of a click depend only on it and on the user's earlier clicks.
 import numpy as np
 import numpy.typing as npt
 
-from stream.detect.detector import Evidence, Verdicts
+from stream.detect.alert import Verdicts
+from stream.detect.detector import Evidence
 from stream.detect.statistics import STATISTICS, TWIN_MS
 from stream.detect.windows import NO_GAP
 from stream.model.gaps import SESSION_GAP_MS
@@ -24,6 +25,9 @@ WHAT = {
 """Sign -> what its users did. The signs by alerts come after these."""
 
 SIGNS = (*WHAT, *(f"alerts: {name}" for name in STATISTICS))
+
+DRIFT = "drift"
+"""The sign of an alert that comes from `rates`: it is counted by sessions, and no click shows it."""
 
 NO_SIGN = -1
 

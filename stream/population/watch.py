@@ -7,19 +7,19 @@ The rule that must not break: the result depends only on the decided clicks of t
 the batch. What is kept of a partition goes into the changelog in the same transaction as its rows.
 """
 
-import logging
 import math
-import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from stream.detect.detector import Evidence, Fields, Verdicts
+from stream.detect.alert import Verdicts
+from stream.detect.detector import Evidence, Fields
 from stream.manifest import Tensor
 from stream.population.counts import CLOSED, OVER_NATS, QUIET_MS, Counts
-from stream.population.signs import NO_SIGN, SIGNS, led_by, sentence, shown
+from stream.population.rates import DRIFT_LEVEL, LEVELS, Drift
+from stream.population.signs import DRIFT, NO_SIGN, SIGNS, led_by, sentence, shown
 from stream.state.row import Index, Rows
 
 WINDOW, SHOWN = "population_window_ms", "population_signs"
@@ -29,20 +29,19 @@ shown in it, a bit each."""
 
 I64 = npt.NDArray[np.int64]
 
-log = logging.getLogger(__name__)
-
 
 class SystemRule(NamedTuple):
     """Why a click begins or ends an episode of its partition.
 
     click     position of the click
     opened    offset of the click that opened the episode; the click's own offset opens one
-    sign      one of SIGNS, and
-    what      what its users did, in words
+    sign      one of SIGNS, or DRIFT
+    reason    why it begins or ends, in words
     closes    True if the episode has ended
     time_ms   time of the partition, ms since the epoch
-    users     users with the sign in the window so far; if it closes, since the episode began, each once a window
-    of_users  all users in the window so far; 0 if it closes
+    users     users with the sign in the window so far; if it closes, since the episode began, each once a window.
+              Of a drift: sessions with a p-value so small
+    of_users  all users in the window so far, or all sessions; 0 if it closes
     usual     usual share of users with the sign
     p_value   probability that a window has as many by chance; 1 if it closes
     alerts    alerts on single users that are part of the episode
@@ -51,7 +50,7 @@ class SystemRule(NamedTuple):
     click: int
     opened: int
     sign: str
-    what: str
+    reason: str
     closes: bool
     time_ms: int
     users: int
@@ -61,40 +60,26 @@ class SystemRule(NamedTuple):
     alerts: int
 
 
-class Watched(NamedTuple):
-    """The result for n clicks.
-
-    verdicts  with the episodes that the alerts are part of
-    rules     the begins and ends of episodes, in the order of the clicks of each partition
-    kept      what is kept of each partition after them, as bytes
-    """
-
-    verdicts: Verdicts
-    rules: list[SystemRule]
-    kept: list[bytes]
-
-
 class Population:
     """Watches the users of all partitions. It has no data: that of a partition and of a user is given to `watch`.
 
     unknown_item, unknown_type  index of the unknown item and of the unknown event type
     """
 
-    row_fields = ROW_FIELDS
-
     def __init__(self, unknown_item: int, unknown_type: int) -> None:
         self._unknown_item, self._unknown_type = unknown_item, unknown_type
 
     def watch(
-        self, seen: Evidence, verdicts: Verdicts, partition: Index, kept: Sequence[bytes], before: Fields, rows: Rows
-    ) -> Watched:
+        self, seen: Evidence, verdicts: Verdicts, partition: Index, counts: Sequence[Counts], before: Fields, rows: Rows
+    ) -> tuple[Verdicts, list[SystemRule]]:
         """Follow n clicks of m users, and write the fields ROW_FIELDS of their rows.
 
-        partition  (n,) intp, index into `kept` of each click's partition; its clicks are in order
-        kept       what is kept of each partition, as bytes; none for a new one
+        partition  (n,) intp, index into `counts` of each click's partition; its clicks are in order
+        counts     what is kept of each partition, changed in place
         before, rows  as in `Detector.judge`
+        returns    the verdicts with the episodes that the alerts are part of; and the begins and ends of episodes, in
+                   the order of the clicks of each partition
         """
-        counts, after = list(map(_counts, kept)), list(kept)
         due_ms = [one.due_ms() for one in counts]
         led, signs = led_by(verdicts), shown(seen, self._unknown_item, self._unknown_type).tolist()
         for click, rule in zip(verdicts.alerted.tolist(), verdicts.rules, strict=True):
@@ -129,17 +114,7 @@ class Population:
                 one.alerts[led[click]] += 1
         stays = rows["clicks"] > 0
         rows[WINDOW], rows[SHOWN] = np.where(stays, windows, 0), np.where(stays, known, 0)
-        for number in set(partition.tolist()):
-            after[number] = counts[number].encode()
-        return Watched(_as_parts(verdicts, part_of), rules, after)
-
-
-def _counts(kept: bytes) -> Counts:
-    try:
-        return Counts.decode(kept)
-    except struct.error:
-        log.warning("the counts of a partition begin again: they were written with another Eddy version")
-        return Counts()
+        return _as_parts(verdicts, part_of), rules
 
 
 def _counted(counts: Counts, signs: int, click: int, offset: int) -> list[SystemRule]:
@@ -160,9 +135,9 @@ def _counted(counts: Counts, signs: int, click: int, offset: int) -> list[System
         if not is_open:
             users = counts.hits[sign]
             counts.opened[sign], counts.total[sign], counts.alerts[sign] = offset, users, 0
-            words, now_ms, p_value = (name, sentence(name)), counts.clock_ms, math.exp(-nats)
-            share = counts.share(sign)
-            begun.append(SystemRule(click, offset, *words, False, now_ms, users, counts.users, share, p_value, 0))
+            now_ms, share, p_value = counts.clock_ms, counts.share(sign), math.exp(-nats)
+            reason = f"{users} of {counts.users} users {sentence(name)}, and {share:.2%} are usual"
+            begun.append(SystemRule(click, offset, name, reason, False, now_ms, users, counts.users, share, p_value, 0))
     return begun
 
 
@@ -171,11 +146,27 @@ def _ended(counts: Counts, click: int) -> list[SystemRule]:
     ended = []
     for sign, (name, opened) in enumerate(zip(SIGNS, counts.opened, strict=True)):
         if opened != CLOSED and counts.clock_ms - counts.over_ms[sign] >= QUIET_MS:
-            words, now_ms, users = (name, sentence(name)), counts.clock_ms, counts.total[sign]
+            reason = f"for half an hour no window had too many users who {sentence(name)}"
+            now_ms, users = counts.clock_ms, counts.total[sign]
             usual, alerts = counts.share(sign), counts.alerts[sign]
-            ended.append(SystemRule(click, opened, *words, True, now_ms, users, 0, usual, 1.0, alerts))
+            ended.append(SystemRule(click, opened, name, reason, True, now_ms, users, 0, usual, 1.0, alerts))
             counts.opened[sign] = CLOSED
     return ended
+
+
+def drifted(drift: Drift) -> SystemRule:
+    """The rule for the begin or the end of a drift."""
+    nominal, beyond, sessions = LEVELS[DRIFT_LEVEL], round(drift.beyond), round(drift.sessions)
+    reason = (
+        f"{beyond} of {sessions} sessions of the last hours had a p-value of at most {nominal:g} by the calibration"
+    )
+    if drift.closes:
+        reason = "the sessions of the last hours are again about as unusual as those that the model was calibrated on"
+    else:
+        reason += f", and {nominal:.2%} are usual: train on a newer log if it lasts"
+    of = 0 if drift.closes else sessions
+    at = drift.click, drift.opened, DRIFT, reason, drift.closes, drift.time_ms
+    return SystemRule(*at, beyond, of, nominal, drift.p_value, 0)
 
 
 def _as_parts(verdicts: Verdicts, part_of: dict[int, int]) -> Verdicts:

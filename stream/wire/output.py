@@ -162,11 +162,7 @@ def system_alert(label: str, click: Click, origin: Origin, rule: SystemRule) -> 
 
     label  "name/version" of the model
     """
-    _, opened, sign, what, closes, time_ms, users, of_users, usual, p_value, alerts = rule
-    reason = f"for half an hour no window had too many users who {what}"
-    if not closes:
-        example = f"for example {click.event_type} of {click.item_id}"
-        reason = f"{users} of {of_users} users {what}, and {usual:.2%} are usual; {example}"
+    _, opened, sign, reason, closes, time_ms, users, of_users, usual, p_value, alerts = rule
     return SystemAlert(
         id=origin.id,
         episode=origin._replace(offset=opened).id,
@@ -174,7 +170,7 @@ def system_alert(label: str, click: Click, origin: Origin, rule: SystemRule) -> 
         partition=origin.partition,
         sign=sign,
         timestamp=time_ms,
-        reason=reason,
+        reason=reason if closes else f"{reason}; for example {click.event_type} of {click.item_id}",
         users=users,
         usual_share=round(usual, 6),
         model=label,

@@ -90,11 +90,12 @@ def create_app(settings: Settings) -> faust.App:
     )
     if not batch_invariant(model, settings.k):
         log.warning("the last bits of a state may depend on the other clicks of its batch: provider=%s", model.provider)
-    if engine.detector.smallest_rate > settings.alpha:
+    smallest_rate = 1 / (1 + engine.judge.detector.held_out)
+    if smallest_rate > settings.alpha:
         log.warning(
             "the threshold of the alerts is extrapolated, because the model's calibration is small: smallest_rate=%.2g "
             "alpha=%.2g; train on more clicks or start with a larger --alpha",
-            engine.detector.smallest_rate,
+            smallest_rate,
             settings.alpha,
         )
     longest_row = engine.arena.dtype.itemsize + LONGEST_BYTES + LONGEST_KEY

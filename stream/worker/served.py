@@ -17,6 +17,7 @@ from stream.engine.engine import Cycle, Engine
 from stream.errors import ArtifactError
 from stream.events import Anomaly, Click, Origin, Recommendation, SystemAlert
 from stream.model.runtime import Model, load_model
+from stream.population.judge import Judge
 from stream.population.watch import Population
 from stream.settings import FORGET_AFTER_DAYS, RECENT_ITEMS, Rules, Settings
 from stream.state.arena import Arena
@@ -52,12 +53,12 @@ def open_engine(
     Raises ArtifactError if the calibration is not usable, ConfigError if the catalogue is not usable.
     """
     manifest = model.manifest
-    detector = BehaviourDetector.load(directory, manifest, alpha)
     population = Population(manifest.items, len(manifest.event_types))
-    dtype = row_dtype(manifest.state, RECENT_ITEMS, (*detector.row_fields, *population.row_fields))
+    judge = Judge(BehaviourDetector.load(directory, manifest), population, alpha)
+    dtype = row_dtype(manifest.state, RECENT_ITEMS, judge.row_fields)
     arena = Arena(dtype, row_mark(manifest.identity ^ users_mark, dtype), new_block)
     forgetting = Forgetting(int(forget_after_days * DAY_MS))
-    return Engine(model, detector, population, arena, k, exclude_recent, rules, forgetting, lists)
+    return Engine(model, judge, arena, k, exclude_recent, rules, forgetting, lists)
 
 
 def recommendations(

@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stream.detect.alert import AlertRule
+from stream.detect.alert import AlertRule, Why
 from stream.detect.behaviour import BehaviourDetector
-from stream.detect.detector import Detector, Evidence, Fields, Verdicts
+from stream.detect.detector import Detector, Evidence, Fields, Judged
 from stream.detect.windows import NO_GAP
 from stream.engine.engine import Engine
 from stream.events import Click, Partition
 from stream.manifest import Tensor
 from stream.model.runtime import Model, load_model
+from stream.population.judge import Judge
 from stream.population.watch import Population
 from stream.settings import RECENT_ITEMS, Rules
 from stream.state.arena import Arena
@@ -25,17 +26,15 @@ USERS = 12
 
 
 class NaiveDetector:
-    """Uses the model's probability of the click as its p-value, and counts each user's alerts."""
+    """Uses the model's probability of the click as its p-value, and counts each user's rare clicks."""
 
-    row_fields = (Tensor("alerts", (), "int32"),)
-    smallest_rate = 1e-9
+    row_fields = (Tensor("rare", (), "int32"),)
+    held_out = 1_000
 
-    def judge(self, seen: Evidence, before: Fields, rows: Rows) -> Verdicts:
-        p_value = np.maximum(np.exp(-np.maximum(seen.surprise, 0).astype(np.float64)), 1e-300)
-        alerted = np.flatnonzero(p_value <= 0.01)
-        np.add.at(rows["alerts"], seen.owner[alerted], 1)
-        rules = [AlertRule("everything", 1, 0.01, int(seen.offset[at]), {}, "the item is rare") for at in alerted]
-        return Verdicts(p_value, alerted, rules)
+    def judge(self, seen: Evidence, before: Fields, rows: Rows) -> Judged:
+        nats = np.clip(seen.surprise.astype(np.float64), 0, 700)
+        np.add.at(rows["rare"], seen.owner[nats >= 4.6], 1)
+        return Judged(nats, lambda _: Why("everything", 1_000, {}, "the item is rare"))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +45,7 @@ def model(model_dir: Path) -> Model:
 @pytest.fixture(params=["behaviour", "naive"])
 def detector(request: pytest.FixtureRequest, model: Model, model_dir: Path) -> Detector:
     if request.param == "behaviour":
-        return BehaviourDetector.load(model_dir, model.manifest, alpha=0.05)
+        return BehaviourDetector.load(model_dir, model.manifest)
     return NaiveDetector()
 
 
@@ -78,14 +77,15 @@ def judged(
     detector: Detector, seen: Evidence, cuts: list[int]
 ) -> tuple[list[float], list[tuple[int, AlertRule]], bytes]:
     """p-values, (offset, rule) of each alert, and the rows, for batches that end at the cuts."""
-    rows = np.zeros(USERS, row_dtype((), 0, detector.row_fields))
+    judge = Judge(detector, Population(1_000, len(EVENT_TYPES)), 0.05)
+    rows, kept = np.zeros(USERS, row_dtype((), 0, judge.row_fields)), [b""]
     p_values: list[float] = []
     alerts: list[tuple[int, AlertRule]] = []
     for start, end in itertools.pairwise([0, *cuts, len(seen.owner)]):
         part = Evidence(*(column[start:end] for column in seen))
-        before = {field.name: rows[field.name].copy() for field in detector.row_fields}
+        before = {field.name: rows[field.name].copy() for field in judge.row_fields}
         np.add.at(rows["clicks"], part.owner, 1)
-        verdicts = detector.judge(part, before, rows)
+        verdicts, _, kept = judge(part, np.zeros(end - start, np.intp), kept, before, rows)
         p_values += verdicts.p_value.tolist()
         alerts += zip(part.offset[verdicts.alerted].tolist(), verdicts.rules, strict=True)
     return p_values, alerts, rows.tobytes()
@@ -128,15 +128,15 @@ def test_a_more_surprising_click_is_never_less_unusual(detector: Detector) -> No
         rows = np.zeros(n, row_dtype((), 0, detector.row_fields))
         before = {field.name: rows[field.name].copy() for field in detector.row_fields}
         rows["clicks"] = 1
-        assert (np.diff(detector.judge(seen, before, rows).p_value) <= 0).all()
+        assert (np.diff(detector.judge(seen, before, rows).nats) >= 0).all()
 
 
 def test_its_fields_are_part_of_every_users_row(detector: Detector, model: Model) -> None:
     """A detector's fields are in the row, and restored by a recovery."""
-    population = Population(model.manifest.items, len(model.manifest.event_types))
-    dtype = row_dtype(model.manifest.state, RECENT_ITEMS, (*detector.row_fields, *population.row_fields))
+    judge = Judge(detector, Population(model.manifest.items, len(model.manifest.event_types)), 0.05)
+    dtype = row_dtype(model.manifest.state, RECENT_ITEMS, judge.row_fields)
     arena = Arena(dtype, row_mark(model.manifest.identity, dtype))
-    run(Engine(model, detector, population, arena, 5, 1, Rules()), [Click("a", "i1", 1_700_000_000_000)])
+    run(Engine(model, judge, arena, 5, 1, Rules()), [Click("a", "i1", 1_700_000_000_000)])
     rows = arena.rows(Partition("clicks", 0))
     restored = Arena(dtype, arena.model)
     assert restored.load(Partition("clicks", 0), rows) == []

@@ -178,7 +178,7 @@ class Fuzz:
             manifest["files"][name] = sha256(self._copy / name)
             (self._copy / "manifest.json").write_text(json.dumps(manifest))
             model = load_model(self._copy, "cpu")
-            BehaviourDetector.load(self._copy, model.manifest, 0.05)
+            BehaviourDetector.load(self._copy, model.manifest)
             batch_invariant(model, 5)
         finally:
             for restored in (name, "manifest.json"):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.detect.tail import MOST_NATS, SMALLEST_SCALE, Tail, Tails, pack, unpack
+from stream.detect.tail import MOST_NATS, OF_COUNTS, OF_NATS, Tail, Tails, pack, unpack
 
 SCORES = st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=300)
 
@@ -49,11 +49,17 @@ def test_the_tail_of_exponential_scores_is_theirs() -> None:
 
 def test_equal_scores_have_a_tail_too() -> None:
     """Where no held-out session has a twin, a second one is rarer than a first one, but not impossible."""
-    tail = Tail.fit(np.zeros(10_000, np.float32))
+    tail = Tail.fit(np.zeros(10_000, np.float32), OF_COUNTS)
     one, two = p_values(tail, [1.0, 2.0])
-    assert tail.scale == SMALLEST_SCALE
-    assert one / two == pytest.approx(np.exp(1 / SMALLEST_SCALE))
+    assert one / two == pytest.approx(np.exp(1 / OF_COUNTS))
     assert two > 1e-8
+
+
+def test_a_score_in_nats_is_at_most_e_times_rarer_for_each_nat() -> None:
+    """Ten short sessions say little about a value far beyond theirs: the tail is not as steep as they are."""
+    tail = Tail.fit(np.linspace(0, 0.5, 10).astype(np.float32))
+    one, two = p_values(tail, [3.0, 5.0])
+    assert one / two == pytest.approx(np.exp(2 / OF_NATS))
 
 
 def test_a_session_without_a_value_counts_as_lower() -> None:

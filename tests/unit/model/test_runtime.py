@@ -148,9 +148,9 @@ def test_a_runtime_without_cuda_on_a_machine_with_a_gpu_is_reported(
 def test_the_calibration_is_read_by_pool(model_dir: Path) -> None:
     """The pools are in the manifest's order, and the detector can use them."""
     manifest = read_manifest(model_dir)
-    detector = BehaviourDetector.load(model_dir, manifest, alpha=0.05)
+    detector = BehaviourDetector.load(model_dir, manifest)
     assert len(detector.pools.tails) == len(manifest.calibration)
-    assert detector.smallest_rate < 0.05
+    assert detector.held_out > 20
 
 
 def rewrite(directory: Path, name: str, content: bytes) -> None:

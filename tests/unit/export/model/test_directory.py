@@ -62,7 +62,7 @@ def test_a_written_directory_is_read_back(directory: Path) -> None:
     assert (manifest.label, manifest.items, manifest.event_types) == ("shop/7", 50, tuple(EVENT_TYPES))
     assert json.loads((directory / "items.json").read_text()) == ITEMS
     assert [part.shape for part in manifest.state] == [(16,), (16,), (AGES,), (AGES,)]
-    detector = BehaviourDetector.load(directory, manifest, 0.05)
+    detector = BehaviourDetector.load(directory, manifest)
     assert detector.behaviour.combined.size == 15_000
 
 
