@@ -1,13 +1,14 @@
 """The expected correction of p-values on a partition, click after click, in plain Python that shares no code with the
 worker.
 
-Read it beside docs/anomalies.md: windows of ten minutes, the sessions that pass .05, .01 and .002 in each, the shares of
-the last hours, and the alert on a drift.
+Read it beside docs/anomalies.md: windows of ten minutes, the sessions that pass .05, .01 and .002 in each, the shares
+of the last hours, and the alert on a drift.
 """
 
 import math
 import struct
 import zlib
+from itertools import pairwise
 from typing import Any
 
 from tests.oracle_population import negative_binomial
@@ -82,7 +83,7 @@ class Rates:
             points.append((-math.log(level), max(points[-1][1], -math.log(level * ratio))))
         if all(before == after for before, after in points):
             return nats
-        for (low, start), (high, end) in zip(points, points[1:], strict=False):
+        for (low, start), (high, end) in pairwise(points):
             if nats <= high:
                 return start + (end - start) / (high - low) * (nats - low)
         return points[-1][1] + (nats - points[-1][0])

@@ -54,8 +54,8 @@ def test_a_drift_is_that_of_a_plain_loop(model_dir: Path) -> None:
     for n in range(700):
         time_ms = 1_700_000_000_000 + n * 10_000
         gaps_ms = [20_000 + rng.randrange(2_000) for _ in range(4)] if n % 5 == 0 else [rng.randrange(90_000)]
-        for at_ms in accumulate(gaps_ms, initial=time_ms):
-            clicks.append(Click(f"u{n % 400}", f"i{rng.randrange(60)}", at_ms, "view"))
+        times_ms = accumulate(gaps_ms, initial=time_ms)
+        clicks += [Click(f"u{n % 400}", f"i{rng.randrange(60)}", at_ms, "view") for at_ms in times_ms]
     found = _system_alerts(model_dir, clicks, 0.01, rng, 400)
     assert ("opened", "drift", 0) in found
 
