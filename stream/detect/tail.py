@@ -25,8 +25,8 @@ EXCEEDANCES, LARGEST_SHARE = 100, 0.1
 """The highest scores that give the tail: so many, but at most this share of all."""
 
 OF_NATS, OF_COUNTS = 1.0, 0.4
-"""The smallest scale of a tail. A score that is -log of a probability is at most e times rarer for each nat, even if few
-held-out scores say more. A count that is higher by 1 than all of them is taken as about ten times rarer."""
+"""The smallest scale of a tail. A score that is -log of a probability is at most e times rarer for each nat, even where
+few held-out scores say more. A count that is higher by 1 than all of them is taken as about ten times rarer."""
 
 MOST_NATS = 100.0
 """No p-value is below exp(-MOST_NATS)."""
