@@ -69,6 +69,7 @@ inputs: .venv/dev ## measure the gain from each field of a click
 anomaly-bench: .venv/dev ## measure what the alerts find among injected bots, thieves and faults, and how often they are false
 	$(BIN)/python -m bench.anomaly
 	$(BIN)/python -m bench.anomaly.system
+	$(BIN)/python -m bench.anomaly.delivered
 
 cold: .venv/dev ## measure the gain from a catalogue for items without training clicks
 	$(BIN)/python -m bench.cold_items

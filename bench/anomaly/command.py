@@ -18,11 +18,12 @@ BARS = (MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), TextColumn("{t
 
 
 class Measured(NamedTuple):
-    """What was measured on one log, its conditions, and both as text for a person."""
+    """What was measured on one log, its conditions, both as text for a person, and what does not hold of a claim."""
 
     figures: Figures
     conditions: Figures
     text: str
+    failures: tuple[str, ...] = ()
 
 
 def options(module: str, what: str | None, result: Path) -> argparse.ArgumentParser:
@@ -48,6 +49,7 @@ def run(module: str, given: argparse.Namespace, measure: Callable[[Log, Path, Pr
         stop(f"unknown log {sorted(unknown)[0]!r}; known are {','.join(sources.SOURCES)}")
     results, conditions = kept(given.out, "results"), kept(given.out, "conditions")
     report: Figures | None = None
+    failures: list[str] = []
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     for name in given.logs.split(","):
         log = sources.read(name)
@@ -55,8 +57,9 @@ def run(module: str, given: argparse.Namespace, measure: Callable[[Log, Path, Pr
             continue
         model = sources.trained_model(name, given.train)
         with Progress(*BARS, console=console, transient=True, disable=not console.is_terminal) as progress:
-            results[name], conditions[name], text = measure(log, model, progress)
-        report = write_report(given.out, module, conditions, results, [])
+            results[name], conditions[name], text, wrong = measure(log, model, progress)
+        failures += [f"{name}: {line}" for line in wrong]
+        report = write_report(given.out, module, conditions, results, failures)
         print(text, flush=True)
     if report is None:
         stop("no log is there: set EDDY_DATA to the directory of the logs")
