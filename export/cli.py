@@ -15,7 +15,7 @@ import click
 from export.options import CELL_OPTION, DEVICE_OPTION, THREADS_OPTION, log_options, take_log
 from export.progress import Bar
 from stream.kafka_config import read_kafka_config
-from stream.ops.options import rule_options, setting_option, take_rules
+from stream.ops.options import connection_options, rule_options, setting_option, settings_file_option, take_rules
 from stream.settings import Topics, variable
 
 
@@ -115,6 +115,7 @@ def train(
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @log_options
+@settings_file_option
 @setting_option("exclude_recent")
 @click.option("--judge-from", metavar="TIME", help="Earlier clicks only update the states.")
 @setting_option("device")
@@ -166,10 +167,10 @@ def evaluate(
 
 @click.command()
 @log_options
-@setting_option("broker")
-@setting_option("kafka_config")
+@connection_options
 @click.option(
     "--topic",
+    "clicks_topic",
     default=Topics().clicks,
     envvar=variable("clicks_topic"),
     show_default=True,
@@ -183,7 +184,7 @@ def replay(
     log: Path,
     broker: str,
     kafka_config: str,
-    topic: str,
+    clicks_topic: str,
     speed: str,
     max_future_s: float,
     max_message_bytes: int,
@@ -210,12 +211,12 @@ def replay(
         clicks = take_log(bar, log, given)
         bar.begin("publishing", len(clicks))
         codec = JsonCodec(max_message_bytes, int(max_future_s * 1000))
-        sent = publish(clicks, broker, topic, pace, codec, bar.seen, config)
+        sent = publish(clicks, broker, clicks_topic, pace, codec, bar.seen, config)
     if as_json:
         click.echo(json.dumps(sent))
         return
     click.echo(
-        f"published {sent['clicks']:,} clicks to {topic} in {sent['seconds']:.1f} s ({sent['clicks_per_s']:,}/s)"
+        f"published {sent['clicks']:,} clicks to {clicks_topic} in {sent['seconds']:.1f} s ({sent['clicks_per_s']:,}/s)"
     )
     left_out = sum(sent["left_out"].values())
     if left_out:

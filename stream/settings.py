@@ -1,18 +1,15 @@
-"""The settings of a worker: one frozen Settings, which the command line reads once (`faust -A` reads it from EDDY_*).
+"""The settings of a worker: one frozen Settings, which the command line reads once (`faust -A`: stream.environment).
 
 The docstrings give the unit and the reason of each field. The engine and the Kafka code get plain values, not this
 object.
 """
 
-from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from stream.errors import ConfigError
-from stream.kafka_config import VARIABLES
 
 DEVICES = ("auto", "cpu", "cuda")
 LISTS = ("every", "last")
@@ -238,58 +235,3 @@ def _flag(text: str) -> bool:
     if word not in TRUE + FALSE:
         raise ValueError
     return word in TRUE
-
-
-def from_environment(environ: Mapping[str, str]) -> Settings:
-    """Read Settings from environment variables, for `faust -A stream.worker.app worker`.
-
-    environ  such as os.environ; a setting whose variable is missing or empty has its default
-    Raises ConfigError with one line that names the variable.
-    """
-    given = _given(Settings, environ)
-    if "model" not in given:
-        raise ConfigError("EDDY_MODEL is not set; set it to a directory written by `eddy train`")
-    names = {name: environ.get(variable(f"{name}_topic")) for name in Topics.__struct_fields__}
-    given["topics"] = Topics(**{name: topic for name, topic in names.items() if topic})
-    given["rules"] = Rules(**_given(Rules, environ))
-    return Settings(**given)
-
-
-def _given(kind: type[Struct], environ: Mapping[str, str]) -> dict[str, Any]:
-    """The values of a struct's fields that have a variable in the environment. Raises ConfigError."""
-    found: dict[str, Any] = {}
-    for field in msgspec.structs.fields(kind):
-        name = variable(field.name)
-        text = environ.get(name)
-        if field.name not in ("topics", "rules") and text:
-            found[field.name] = parse(field.type, text, name)
-    return found
-
-
-OTHER_VARIABLES = ("EDDY_TRACEBACK", "EDDY_DATA", "EDDY_TEST_KAFKA", "EDDY_REQUIRE_KAFKA")
-OTHER_PREFIXES = (
-    "EDDY_FAUST_",
-    "EDDY_SERVICE_",  # Kubernetes sets this one and the next for a Service with the name eddy
-    "EDDY_PORT",
-    "EDDY_KAFKA_SERVICE_",  # and these two for a Service with the name eddy-kafka
-    "EDDY_KAFKA_PORT",
-)
-"""Known variables that are not settings of a worker."""
-
-
-def unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """One warning line for each variable EDDY_... that nothing reads. Without it a typing mistake would go unnoticed.
-
-    The worker starts nevertheless, because a different program of the deployment may read the variable.
-    """
-    fields = [*Settings.__struct_fields__, *Rules.__struct_fields__, *(f"{n}_topic" for n in Topics.__struct_fields__)]
-    known = {variable(name) for name in fields if name not in ("topics", "rules")} | VARIABLES.keys()
-    lines = []
-    for name in sorted(environ):
-        if not name.startswith("EDDY_") or name in known or name in OTHER_VARIABLES or name.startswith(OTHER_PREFIXES):
-            continue
-        word = name.removeprefix("EDDY_")
-        nearest = get_close_matches(word, [other.removeprefix("EDDY_") for other in known], 1)
-        advice = f"did you mean EDDY_{nearest[0]}?" if nearest else "docs/settings.md lists them"
-        lines.append(f"{name} is not a variable of Eddy and has no effect; {advice}")
-    return lines

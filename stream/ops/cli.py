@@ -23,14 +23,14 @@ from typing import Any, NoReturn
 import click
 
 from stream import DISTRIBUTION
+from stream.environment import unknown_variables
 from stream.errors import ConfigError, EddyError
 from stream.kafka_config import read_kafka_config
 from stream.ops.dead_letters import dead_letters
 from stream.ops.explain import explain
 from stream.ops.forget import forget
-from stream.ops.options import setting_option, take_settings, take_topics, topic_options, worker_options
+from stream.ops.options import config, connection_options, take_settings, take_topics, topic_options, worker_options
 from stream.ops.repair import repair
-from stream.settings import unknown_variables
 
 MOUNTED = {
     "demo": "Show Eddy on a simulated shop, live in the terminal.",
@@ -120,6 +120,7 @@ def eddy() -> None:
 eddy.add_command(forget)
 eddy.add_command(dead_letters)
 eddy.add_command(explain)
+eddy.add_command(config)
 
 
 @eddy.command()
@@ -181,8 +182,7 @@ topics.add_command(repair)
 
 
 @topics.command()
-@setting_option("broker")
-@setting_option("kafka_config")
+@connection_options
 @click.option(
     "--partitions",
     type=click.IntRange(1, 10_000),
@@ -218,8 +218,7 @@ def create(broker: str, kafka_config: str, partitions: int, replication: int, as
 
 
 @topics.command()
-@setting_option("broker")
-@setting_option("kafka_config")
+@connection_options
 @topic_options
 @JSON_OPTION
 def check(broker: str, kafka_config: str, as_json: bool, **given: Any) -> None:

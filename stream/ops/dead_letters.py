@@ -13,7 +13,7 @@ import msgspec
 from stream.errors import ConfigError
 from stream.events import DeadLetter
 from stream.kafka_config import read_kafka_config
-from stream.ops.options import setting_option, topic_option
+from stream.ops.options import connection_options, topic_option
 from stream.ops.text import printable, time_of
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ class Published(msgspec.Struct):
 
 
 @click.command("dead-letters")
-@setting_option("broker")
-@setting_option("kafka_config")
+@connection_options
 @topic_option("dead_letters")
 @topic_option("clicks")
 @click.option("--reason", multiple=True, help="Only letters with this reason; may be given several times.")

@@ -12,7 +12,7 @@ import msgspec
 from stream.errors import ConfigError
 from stream.events import Anomaly, SystemAlert
 from stream.kafka_config import read_kafka_config
-from stream.ops.options import setting_option, topic_option
+from stream.ops.options import connection_options, topic_option
 from stream.ops.text import printable, time_of
 
 Alert = Anomaly | SystemAlert
@@ -22,8 +22,7 @@ Topic = tuple[str, type[Anomaly] | type[SystemAlert]]
 
 @click.command()
 @click.argument("id_", metavar="[ID]", required=False)
-@setting_option("broker")
-@setting_option("kafka_config")
+@connection_options
 @topic_option("anomalies")
 @topic_option("system_alerts")
 @click.option("--user", help="List only alerts on this user.")

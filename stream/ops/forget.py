@@ -8,7 +8,7 @@ import click
 
 from stream.errors import ConfigError
 from stream.kafka_config import read_kafka_config
-from stream.ops.options import setting_option, topic_option
+from stream.ops.options import connection_options, topic_option
 from stream.wire.fields import LONGEST_ID, Unusable, word
 from stream.wire.forget import FORGET_HEADER
 
@@ -16,8 +16,7 @@ from stream.wire.forget import FORGET_HEADER
 @click.command()
 @click.argument("users", metavar="[USER]...", nargs=-1)
 @click.option("--file", "path", type=click.Path(path_type=Path), help="A file with one user id a line, in UTF-8.")
-@setting_option("broker")
-@setting_option("kafka_config")
+@connection_options
 @topic_option("clicks")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def forget(

@@ -1,17 +1,20 @@
 """Settings as command-line options: every field of Settings becomes one option.
 
 Name, type and default of an option come from Settings; this module adds the help texts. The option of a topic is
-`--<name>-topic`. Every option also reads its environment variable (`stream.settings.variable`), so that `faust -A` and
-`eddy worker` use the same variables.
+`--<name>-topic`. Every option also has its environment variable (`stream.settings.variable`) and its line in the
+settings file: an option precedes a variable, and a variable the file.
 """
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 from click.core import ParameterSource
 
+from stream.environment import FILE_VARIABLE, read_file
 from stream.settings import CHOICES, Rules, Settings, Topics, parse, variable
 
 HELP = {
@@ -69,7 +72,32 @@ TOPIC_HELP = {
     "system_alerts": "Topic of the alerts on many users at once.",
 }
 
+FILE = "settings file"
+"""The source of a value in it."""
+
 Command = Callable[..., None]
+
+
+def _use_file(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
+    """Let the values of the settings file be the defaults of the command's options."""
+    if path:
+        ctx.default_map = read_file(Path(path))
+
+
+settings_file_option = click.option(
+    "--settings",
+    envvar=FILE_VARIABLE,
+    metavar="FILE",
+    is_eager=True,  # read before the options that it has defaults for
+    expose_value=False,
+    callback=_use_file,
+    help="TOML file of settings, such as broker = 'k1:9092'; an option or a variable precedes it.",
+)
+
+
+def connection_options(command: Command) -> Command:
+    """Add the options of every command that connects to Kafka: the settings file, the brokers and their properties."""
+    return settings_file_option(setting_option("broker")(setting_option("kafka_config")(command)))
 
 
 def topic_options(command: Command) -> Command:
@@ -105,7 +133,7 @@ def worker_options(command: Command) -> Command:
     for field in reversed(msgspec.structs.fields(Settings)):
         if field.name not in ("topics", "rules"):
             command = _option(field, HELP[field.name])(command)
-    return command
+    return settings_file_option(command)
 
 
 def setting_option(name: str) -> Callable[[Command], Command]:
@@ -130,6 +158,19 @@ def take_settings(given: dict[str, Any]) -> Settings:
     return Settings(topics=topics, rules=rules, **given)
 
 
+def source_of(param: click.Parameter, ctx: click.Context) -> str:
+    """Where the value of a parameter comes from: "--k", "EDDY_K", "settings file" or "default"."""
+    assert param.name is not None
+    match ctx.get_parameter_source(param.name):
+        case ParameterSource.ENVIRONMENT:
+            return variable(param.name)
+        case ParameterSource.DEFAULT_MAP:
+            return FILE
+        case ParameterSource.DEFAULT:
+            return "default"
+    return _flag(param.name)
+
+
 class Typed(click.ParamType):
     """The click type of a field. It uses `stream.settings.parse`, so an option and its variable have one syntax."""
 
@@ -141,9 +182,8 @@ class Typed(click.ParamType):
         """Parse a value. Raises ConfigError with one line that names the option or the variable of the value."""
         if not isinstance(value, str) or param is None or ctx is None:
             return value  # a default
-        assert param.name is not None
-        typed = ctx.get_parameter_source(param.name) is not ParameterSource.ENVIRONMENT
-        return parse(self._kind, value, _flag(param.name) if typed else variable(param.name))
+        source = source_of(param, ctx)
+        return parse(self._kind, value, f"{param.name} in the settings file" if source == FILE else source)
 
 
 class TypedFlag(Typed, click.types.BoolParamType):
@@ -170,3 +210,37 @@ def _option(field: Any, text: str) -> Callable[[Command], Command]:
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+@click.command()
+@worker_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: setting -> value and source.")
+@click.pass_context
+def config(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
+    """Print the settings that a worker with these options would have, and where each comes from.
+
+    Nothing is started, and no file but the settings file is read. A value that a worker would refuse is an error here
+    too. The properties of the Kafka connection (EDDY_KAFKA_..., --kafka-config) are not printed: they hold passwords.
+
+    \b
+    Examples:
+      eddy config --settings eddy.toml
+      EDDY_BROKER=k1:9092 eddy config --settings eddy.toml --k 30 --json
+    """
+    rows = {
+        param.name: {"value": given[param.name], "source": source_of(param, ctx)}
+        for param in ctx.command.params
+        if param.name in given
+    }
+    take_settings({**given, "model": given["model"] or "none"})  # raises what a worker would
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    wide = max(map(len, rows))
+    for name, row in rows.items():
+        value = "" if row["value"] is None else row["value"]
+        click.echo(f"{name:<{wide}}  {value!s:<28}  {row['source']}".rstrip())
+
+
+for _parameter in config.params:
+    _parameter.required = False  # without a model the other settings can be looked at

@@ -7,14 +7,13 @@ from typing import Any
 import click
 
 from stream.kafka_config import read_kafka_config
-from stream.ops.options import setting_option, take_topics, topic_options
+from stream.ops.options import connection_options, setting_option, take_topics, topic_options
 
 PARTITIONER_NAMES = ("auto", "murmur2", "crc32", "fnv1a", "none")
 
 
 @click.command()
-@setting_option("broker")
-@setting_option("kafka_config")
+@connection_options
 @setting_option("group")
 @topic_options
 @click.option(

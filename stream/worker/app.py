@@ -25,6 +25,7 @@ from stream.access.credentials import faust_options
 from stream.access.place import WorkerLock, client_id, wait_for_place
 from stream.access.refusal import Admin
 from stream.access.rights import check_group_right
+from stream.environment import from_environment, unknown_variables
 from stream.errors import ConfigError, EddyError, NoAnswer
 from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import Delivery
@@ -45,7 +46,7 @@ from stream.kafka_config import KafkaConfig, read_kafka_config
 from stream.meter import Meter
 from stream.model.probe import batch_invariant
 from stream.model.runtime import load_model
-from stream.settings import Settings, from_environment, unknown_variables
+from stream.settings import Settings
 from stream.state.blocks import in_ram, on_disk
 from stream.state.event_ids import LONGEST_BYTES
 from stream.wire.dead_letter import LONGEST_KEY

@@ -9,8 +9,9 @@ import pytest
 from stream.detect.episodes import GREW
 from stream.detect.statistics import STATISTICS
 from stream.detect.windows import LAST
+from stream.population import rates
 from stream.population.counts import FEWEST, OVER_NATS, OVER_RATIO, OVER_USERS, QUIET_MS, WARM_UP, WINDOW_MS
-from stream.population.signs import WHAT
+from stream.population.signs import DRIFT, WHAT
 from tests.docs.blocks import ROOT
 from tests.docs.test_results import table
 
@@ -86,9 +87,18 @@ def test_harmless_behaviour() -> None:
 
 def test_every_sign_is_explained() -> None:
     """By its name in an alert on many users, with the numbers of the code."""
-    assert [row[0].strip("`") for row in table(PAGE, "Many users at once")] == [*WHAT, "alerts: STATISTIC"]
+    assert [row[0].strip("`") for row in table(PAGE, "Many users at once")] == [*WHAT, "alerts: STATISTIC", DRIFT]
     assert (WINDOW_MS, QUIET_MS, FEWEST, OVER_USERS, OVER_RATIO, WARM_UP) == (300_000, 1_800_000, 50, 6, 1.5, 6)
     assert math.exp(-OVER_NATS) == pytest.approx(1e-6)
+
+
+def test_how_p_values_follow_the_live_stream() -> None:
+    """The numbers of the text are those of the code."""
+    assert (rates.LEVELS, rates.EXCLUDED, rates.PRIOR, rates.MOST) == ((0.05, 0.01, 0.002), 0.00001, 300, 4)
+    assert (rates.WINDOW_MS, rates.FEWEST) == (600_000, 50)
+    assert pytest.approx(0.5) == rates.KEPT**18  # 18 windows of ten minutes are three hours
+    assert (rates.LEVELS[rates.DRIFT_LEVEL], rates.DRIFT_OVER, rates.DRIFT_ENDS) == (0.01, 1.5, 1.2)
+    assert math.exp(-rates.DRIFT_NATS) == pytest.approx(1e-6)
 
 
 def test_how_soon_faults_are_found() -> None:

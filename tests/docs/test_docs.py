@@ -12,9 +12,10 @@ import yaml
 
 from stream import events
 from stream.demo.tally import Tally
+from stream.environment import from_environment, unknown_variables
 from stream.events import Anomaly, Click, DeadLetter, Recommendation
 from stream.ops.cli import eddy
-from stream.settings import Rules, Settings, Topics, from_environment, unknown_variables, variable
+from stream.settings import Rules, Settings, Topics, variable
 from tests.docs.blocks import PAGES, ROOT
 from tests.kafka import test_mutants as on_kafka
 from tests.protocol import test_mutants as without_kafka

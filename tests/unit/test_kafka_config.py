@@ -7,9 +7,9 @@ import pytest
 from confluent_kafka import Producer
 
 from stream.access.credentials import connect, faust_options
+from stream.environment import unknown_variables
 from stream.errors import ConfigError
 from stream.kafka_config import OWN, PLAINTEXT, PROPERTIES, SECRETS, VARIABLES, KafkaConfig, read_kafka_config
-from stream.settings import unknown_variables
 
 SASL = "security.protocol=SASL_SSL\nsasl.mechanisms=scram-sha-512\nsasl.username=eddy\n"
 SECRET = "hunter2=hunter3"

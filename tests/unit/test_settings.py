@@ -2,8 +2,9 @@
 
 import pytest
 
+from stream.environment import from_environment
 from stream.errors import ConfigError
-from stream.settings import Rules, Settings, Topics, from_environment
+from stream.settings import Rules, Settings, Topics
 
 
 @pytest.mark.parametrize(

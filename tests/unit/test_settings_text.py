@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream.environment import from_environment, unknown_variables
 from stream.errors import ConfigError
 from stream.settings import (
     FALSE,
@@ -14,9 +15,7 @@ from stream.settings import (
     Rules,
     Settings,
     Topics,
-    from_environment,
     parse,
-    unknown_variables,
     variable,
     words,
 )

@@ -16,9 +16,10 @@ import pytest
 from click.testing import CliRunner
 
 from stream import DISTRIBUTION
+from stream.environment import from_environment, unknown_variables
 from stream.errors import ConfigError
 from stream.ops.cli import eddy, main
-from stream.settings import Rules, Settings, Topics, from_environment, unknown_variables, variable
+from stream.settings import Rules, Settings, Topics, variable
 
 ROOT = Path(__file__).parents[3]
 
@@ -81,7 +82,7 @@ def test_every_field_of_settings_is_an_option_with_its_default_and_variable() ->
     fields = {f.name: f.default for f in msgspec.structs.fields(Settings) if f.name not in ("topics", "rules")}
     fields |= {f.name: f.default for f in msgspec.structs.fields(Rules)}
     fields |= {f"{f.name}_topic": f.default for f in msgspec.structs.fields(Topics)}
-    assert set(fields) == set(options)
+    assert {*fields, "settings"} == set(options)
     for name, default in fields.items():
         option = options[name]
         assert option.envvar == variable(name)

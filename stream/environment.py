@@ -1,0 +1,116 @@
+"""Settings from a file and from environment variables, and the variables that nothing reads.
+
+    the file  <  a variable EDDY_...  <  an option of the command line
+
+The command line has its own parser (ops.options), which reads the same file. `faust -A` has the file and the variables.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from stream.errors import ConfigError
+from stream.kafka_config import VARIABLES
+from stream.settings import Rules, Settings, Topics, parse, variable
+
+FILE_VARIABLE = "EDDY_SETTINGS"
+"""The variable with the path of the settings file."""
+
+
+def names() -> list[str]:
+    """The names of all settings, as options have them without dashes: `broker`, `clicks_topic`, `same_category`..."""
+    fields = [*Settings.__struct_fields__, *Rules.__struct_fields__, *(f"{n}_topic" for n in Topics.__struct_fields__)]
+    return [name for name in fields if name not in ("topics", "rules")]
+
+
+def read_file(path: Path) -> dict[str, str]:
+    """Read a settings file: name -> value as text, which `parse` understands.
+
+    It is TOML without tables: `broker = "k1:9092"`, `k = 30`, `drain = true`, `exclude_events = ["purchase", "cart"]`.
+    Raises ConfigError, with the nearest name for an unknown one.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(f"settings file {path} cannot be read ({exc.strerror})") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"settings file {path} is not TOML ({exc}); write lines such as broker = 'k1:9092'") from exc
+    return {name: _text(path, name, value) for name, value in values.items()}
+
+
+def _text(path: Path, name: str, value: object) -> str:
+    """The value of a setting as text. Raises ConfigError."""
+    if name not in names():
+        raise ConfigError(f"settings file {path} has {name!r}, which is no setting; {nearest(name, names())}")
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str | int | float):
+        return str(value)
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return ",".join(value)
+    raise ConfigError(
+        f"settings file {path}: {name} is {value!r}; it must be text, a number, true, false or a list of text"
+    )
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """Advice for an unknown name."""
+    found = get_close_matches(name, known, 1)
+    return f"did you mean {found[0]}?" if found else "docs/settings.md lists them"
+
+
+def from_environment(environ: Mapping[str, str]) -> Settings:
+    """Read Settings from environment variables and the file that one of them names, for `faust -A stream.worker.app`.
+
+    environ  such as os.environ; a setting whose variable is missing or empty has the file's value or its default
+    Raises ConfigError with one line that names the variable, or the file.
+    """
+    file = environ.get(FILE_VARIABLE)
+    texts = {name: (text, f"{name} in {file}") for name, text in (read_file(Path(file)) if file else {}).items()}
+    texts |= {name: (environ[variable(name)], variable(name)) for name in names() if environ.get(variable(name))}
+    given = _given(Settings, texts)
+    if "model" not in given:
+        raise ConfigError("EDDY_MODEL is not set; set it to a directory written by `eddy train`")
+    topics = {name: texts.get(f"{name}_topic", ("", ""))[0] for name in Topics.__struct_fields__}
+    given["topics"] = Topics(**{name: topic for name, topic in topics.items() if topic})
+    given["rules"] = Rules(**_given(Rules, texts))
+    return Settings(**given)
+
+
+def _given(kind: type[Struct], texts: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """The values of a struct's fields. texts: name -> text and where it comes from. Raises ConfigError."""
+    fields = (field for field in msgspec.structs.fields(kind) if field.name in texts)
+    return {field.name: parse(field.type, *texts[field.name]) for field in fields}
+
+
+OTHER_VARIABLES = (FILE_VARIABLE, "EDDY_TRACEBACK", "EDDY_DATA", "EDDY_TEST_KAFKA", "EDDY_REQUIRE_KAFKA")
+OTHER_PREFIXES = (
+    "EDDY_FAUST_",
+    "EDDY_SERVICE_",  # Kubernetes sets this one and the next for a Service with the name eddy
+    "EDDY_PORT",
+    "EDDY_KAFKA_SERVICE_",  # and these two for a Service with the name eddy-kafka
+    "EDDY_KAFKA_PORT",
+)
+"""Known variables that are not settings of a worker."""
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """One warning line for each variable EDDY_... that nothing reads. Without it a typing mistake would go unnoticed.
+
+    The worker starts nevertheless, because a different program of the deployment may read the variable.
+    """
+    known = {variable(name) for name in names()} | VARIABLES.keys()
+    lines = []
+    for name in sorted(environ):
+        if not name.startswith("EDDY_") or name in known or name in OTHER_VARIABLES or name.startswith(OTHER_PREFIXES):
+            continue
+        word = name.removeprefix("EDDY_")
+        advice = nearest(word, [other.removeprefix("EDDY_") for other in known])
+        advice = advice.replace("did you mean ", "did you mean EDDY_")
+        lines.append(f"{name} is not a variable of Eddy and has no effect; {advice}")
+    return lines

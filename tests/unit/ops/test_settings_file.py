@@ -1,0 +1,122 @@
+"""Settings from a file: its place below variables and options, what is refused, and `eddy config`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from stream.environment import from_environment, names, read_file
+from stream.errors import ConfigError
+from stream.ops.cli import eddy
+from stream.ops.options import config
+from stream.settings import variable
+
+LINES = """
+broker = "k1:9092, k2:9092"
+model = "models/mine/1"
+k = 30
+alpha = 0.001
+drain = true
+exclude_events = ["purchase", "cart"]
+clicks_topic = "shop"
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "eddy.toml"
+    path.write_text(LINES)
+    return path
+
+
+def in_force(arguments: list[str], environ: dict[str, str]) -> dict[str, dict[str, Any]]:
+    done = CliRunner().invoke(config, [*arguments, "--json"], env=environ, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    found: dict[str, dict[str, Any]] = json.loads(done.output)
+    return found
+
+
+def test_an_option_precedes_a_variable_and_a_variable_the_file(file: Path) -> None:
+    """`eddy config` prints each value and its source."""
+    found = in_force(["--settings", str(file), "--alpha", "0.01"], {"EDDY_ALPHA": "0.02", "EDDY_K": "25"})
+    assert found["broker"] == {"value": "k1:9092, k2:9092", "source": "settings file"}
+    assert found["k"] == {"value": 25, "source": "EDDY_K"}
+    assert found["alpha"] == {"value": 0.01, "source": "--alpha"}
+    assert found["drain"] == {"value": True, "source": "settings file"}
+    assert found["exclude_events"]["value"] == "purchase,cart"
+    assert found["clicks_topic"]["value"] == "shop"
+    assert found["group"] == {"value": "eddy", "source": "default"}
+    assert found.keys() == set(names())
+
+
+def test_faust_reads_the_file_that_a_variable_names(file: Path) -> None:
+    """`faust -A` has the settings of `eddy worker` with the same variables."""
+    environ = {"EDDY_SETTINGS": str(file), "EDDY_K": "25"}
+    settings = from_environment(environ)
+    assert (settings.model, settings.k, settings.alpha, settings.drain) == ("models/mine/1", 25, 0.001, True)
+    assert settings.topics.clicks == "shop"
+    assert settings.rules.exclude_events == "purchase,cart"
+    of_worker = in_force([], environ)
+    assert of_worker["k"]["value"] == settings.k
+    assert of_worker["broker"]["value"] == settings.broker
+
+
+@pytest.mark.parametrize(
+    ("lines", "error"),
+    [
+        ("brokr = 'k1:9092'", "has 'brokr', which is no setting; did you mean broker?"),
+        ("zzzzzz = 1", "has 'zzzzzz', which is no setting; docs/settings.md lists them"),
+        ("k = 'many'", "k in the settings file is 'many'; it must be a whole number"),
+        ("k = 2.5", "k in the settings file is '2.5'; it must be a whole number"),
+        ("drain = 7", "drain in the settings file is '7'; it must be one of"),
+        ("k =", "is not TOML"),
+        ("k = 1\nk = 2", "is not TOML"),
+        ("[rules]\ncatalogue = 'a.csv'", "has 'rules', which is no setting"),
+        ("only = {category = 'shoes'}", "it must be text, a number, true, false or a list"),
+        ("k = 5000", "setting k is 5000"),
+        ("broker = ''", "setting broker is empty"),
+    ],
+)
+def test_a_wrong_line_is_one_line_that_names_it(tmp_path: Path, lines: str, error: str) -> None:
+    """For every command, and for `faust -A`."""
+    path = tmp_path / "eddy.toml"
+    path.write_text(lines)
+    with pytest.raises(ConfigError) as of_config:
+        CliRunner().invoke(config, ["--settings", str(path)], catch_exceptions=False)
+    assert error in str(of_config.value)
+    assert "\n" not in str(of_config.value)
+    with pytest.raises(ConfigError) as of_faust:
+        from_environment({"EDDY_SETTINGS": str(path), "EDDY_MODEL": "m"})
+    assert error.replace("the settings file", str(path)) in str(of_faust.value)
+
+
+def test_a_missing_file_and_other_bytes_are_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "eddy.toml"
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_file(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="is not TOML"):
+        read_file(path)
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_setting_has_one_name(tmp_path: Path, name: str) -> None:
+    """Its option without dashes, its variable in lower case, and its line in the file."""
+    path = tmp_path / "eddy.toml"
+    option = next(param for param in config.params if param.name == name)
+    assert f"--{name.replace('_', '-')}" in option.opts
+    assert option.envvar == variable(name)
+    default = in_force([], {})[name]["value"]
+    path.write_text(f"{name} = {json.dumps('m' if default is None else default)}")
+    assert in_force(["--settings", str(path)], {})[name]["source"] == "settings file"
+
+
+def test_every_command_that_connects_reads_the_file(tmp_path: Path) -> None:
+    """A wrong line is an error of each of them, before anything is connected."""
+    path = tmp_path / "eddy.toml"
+    path.write_text("brokr = 'k1:9092'")
+    for command in (["topics", "check"], ["topics", "create"], ["forget", "u1"], ["explain"], ["worker"]):
+        with pytest.raises(ConfigError, match="did you mean broker"):
+            CliRunner().invoke(eddy, [*command, "--settings", str(path)], catch_exceptions=False)
