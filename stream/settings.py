@@ -144,6 +144,7 @@ class Settings(Struct, frozen=True):
                        session_timeout_s: then nothing moves
     drain              decide the clicks that are there now in the partitions that the changelog has, and end with 0:
                        before `eddy topics repair`, after partitions were added to the clicks
+    start_at           where a group without committed offsets begins: undecided, earliest, latest, or a time
     hang_s             s; a producer is replaced if a call takes longer while Kafka answers (librdkafka #5456)
     """
 
@@ -169,6 +170,7 @@ class Settings(Struct, frozen=True):
     state_on_disk: bool = False
     stay_in_group: bool = False
     drain: bool = False
+    start_at: str = "undecided"
     hang_s: float = 20.0
 
     def __post_init__(self) -> None:

@@ -121,7 +121,7 @@ class Changelog:
         self._watch = watch or NoWatch()
         self._config = config
         self.group = group
-        self._topic = topic
+        self.topic = topic
 
     def positions(self, partitions: Sequence[Partition]) -> dict[Partition, Position]:
         """The group's position in each partition. Waits while a transaction over the offsets is pending.
@@ -184,11 +184,11 @@ class Changelog:
         later ones. All partitions are read at the same time.
         """
         of_number = {partition.number: partition for partition in partitions}
-        ends = {p.number: end for p, end in self.ends([Partition(self._topic, n) for n in of_number]).items()}
+        ends = {p.number: end for p, end in self.ends([Partition(self.topic, n) for n in of_number]).items()}
         left = {number for number, (low, high) in ends.items() if high > low}
         consumer = self.consumer("read_committed")
         try:
-            consumer.assign([TopicPartition(self._topic, number, begin(*ends[number])) for number in left])
+            consumer.assign([TopicPartition(self.topic, number, begin(*ends[number])) for number in left])
             deadline = self._watch.answered_s + STABLE_S
             while left:
                 messages = consumer.consume(FETCHED, 0.05)
@@ -210,7 +210,7 @@ class Changelog:
                     deadline = self._watch.answered_s + STABLE_S
                 elif self._watch.answered_s > deadline:
                     raise TimeoutError(
-                        f"the changelog {self._topic} could not be read to its end on partitions {sorted(left)}"
+                        f"the changelog {self.topic} could not be read to its end on partitions {sorted(left)}"
                     )
         finally:
             consumer.close()

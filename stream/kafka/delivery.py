@@ -113,8 +113,11 @@ class Delivery:
         limits: Mapping[str, int],
         config: KafkaConfig = PLAINTEXT,
         watch: Watch | None = None,
+        metadata: str = "",
     ) -> None:
         self._hang_s = hang_s
+        self._metadata = metadata
+        self._turn = asyncio.Lock()
         self._timeout_s = transaction_timeout_s
         self._watch = watch or NoWatch()
         self._breaks = self._watch.breaks  # at the end of the producer's last call
@@ -175,9 +178,10 @@ class Delivery:
         Raises Fenced if another producer uses this transactional id, ConfigError if a topic's size limit is now lower
         than at the start or this user may not write to a topic any more, Undecided if the producer hangs or is broken.
         """
-        if self._watch.breaks != self._breaks:  # its calls often hang after a restart of the broker
-            await self.restart()
-        return Outcome(await self._run(self._commit, self._producer, records, offsets, member))
+        async with self._turn:  # a producer has one transaction at a time
+            if self._watch.breaks != self._breaks:  # its calls often hang after a restart of the broker
+                await self.restart()
+            return Outcome(await self._run(self._commit, self._producer, records, offsets, member))
 
     async def _run(self, call: Callable[..., Any], producer: Any, *arguments: Any) -> Any:
         """Run a call in the delivery thread and wait for it. Raises Undecided if it hangs; its thread then stays."""
@@ -207,7 +211,7 @@ class Delivery:
     ) -> Outcome:
         """Steps 1 to 4 of `commit`, in the delivery thread. A thread that was given up uses its own producer only."""
         began_s = time.monotonic()
-        positions = [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
+        positions = [TopicPartition(*partition, offset, self._metadata) for partition, offset in offsets.items()]
         try:
             producer.begin_transaction()  # 1
             self._produce(producer, records)  # 2

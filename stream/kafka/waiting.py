@@ -13,16 +13,17 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from confluent_kafka import KafkaException
 
 from stream.access.listener import why_silent
 from stream.access.refusal import Admin
 from stream.errors import ConfigError
+from stream.events import Partition
 from stream.kafka_config import KafkaConfig
 
 ASK_S = 2.0
@@ -34,8 +35,13 @@ ANSWER_S = 5.0
 PAUSE_S = 0.2
 """Pause before Kafka is asked again at start: some errors come at once."""
 
+PATIENCE_S = 60.0
+"""How long a read that fails is repeated while Kafka answers."""
+
 REMIND_S = 25.0
 """How often the log says that the worker still waits. With the time of one question it is about every 30 s."""
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -193,3 +199,16 @@ async def in_daemon(name: str, call: Callable[..., Any], *arguments: Any) -> Any
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return await result
+
+
+def patiently(watch: Watch, read: Callable[[Sequence[Partition]], T], partitions: Sequence[Partition]) -> T:
+    """Read, and repeat it until Kafka has answered for PATIENCE_S: a broker's restart often causes the rebalance."""
+    deadline = watch.answered_s + PATIENCE_S
+    while True:
+        try:
+            return read(partitions)
+        except KafkaException as exc:
+            if not (exc.args[0].retriable() or exc.args[0].code() < 0) or watch.answered_s > deadline:
+                raise
+            log.warning("recovery reads again: error=%s", exc.args[0].name())
+            time.sleep(0.2)

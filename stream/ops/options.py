@@ -47,6 +47,8 @@ HELP = {
     "--session-timeout-s. Without it the other workers take them at once.",
     "drain": "Decide the clicks that are there now and end with 0: before `eddy topics repair`, after partitions were "
     "added.",
+    "start_at": "Where a new group begins. undecided: after the clicks that another group has decided into the same "
+    "--recommendations-topic, else at the earliest. earliest, latest, or a time such as 2026-11-01T00:00:00.",
     "hang_s": "A producer is replaced if a call takes more seconds while Kafka answers.",
 }
 RULE_HELP = {

@@ -21,6 +21,7 @@ from typing import Any
 import faust
 from mode.supervisors import CrashingSupervisor
 
+from stream.access.begin import begin, metadata, start_at
 from stream.access.credentials import faust_options
 from stream.access.place import WorkerLock, client_id, wait_for_place
 from stream.access.refusal import Admin
@@ -122,6 +123,7 @@ def create_app(settings: Settings) -> faust.App:
             limits,
             config,
             watch,
+            metadata(settings.topics.recommendations),
         ),
         changelog,
         settings.topics,
@@ -129,6 +131,7 @@ def create_app(settings: Settings) -> faust.App:
         settings.max_cycle_clicks,
         observe=observed.committed,
         watch=watch,
+        begin_at=begin(settings.broker, config, settings.topics.recommendations, start_at(settings.start_at)),
     )
     app = _faust_app(settings, worker_id, config)
     app.eddy_lock = lock  # it must live as long as the app

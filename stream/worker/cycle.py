@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+from stream.access.begin import Begin, earliest
 from stream.engine.engine import Engine
 from stream.events import Partition
 from stream.kafka.changelog import Changelog
@@ -52,6 +53,7 @@ class Cycles:
     clock_ms    the worker's clock, ms since the epoch; a click may not be far ahead of it
     observe     called with the chunks and the batch of each committed cycle
     watch       its clock measures time limits: they stand still while Kafka does not answer
+    begin_at    where a group begins that has no committed offset
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Cycles:
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         observe: Callable[[Sequence[Chunk], Batch], None] = lambda chunks, batch: None,
         watch: Watch | None = None,
+        begin_at: Begin = earliest,
     ) -> None:
         self._engine = engine
         self._codec = codec
@@ -77,7 +80,7 @@ class Cycles:
         self._observe = observe
         self._watch = watch or NoWatch()
         self._thread = ThreadPoolExecutor(1, "engine")
-        self._recovery = Recovery(delivery, changelog, engine.arena, self._thread, self._watch)
+        self._recovery = Recovery(delivery, changelog, engine.arena, self._thread, self._watch, begin_at)
         self._pending: deque[Any] = deque()
         self._arrived = asyncio.Event()
         self._assignment: Assignment | None = None

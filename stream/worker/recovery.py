@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from confluent_kafka import KafkaException
-
+from stream.access.begin import Begin, earliest
 from stream.errors import ConfigError
 from stream.events import Partition, hashed
-from stream.kafka.changelog import Changelog, Mark, Position, disagreement
-from stream.kafka.delivery import Delivery, Outcome
-from stream.kafka.waiting import Watch, in_daemon
+from stream.kafka.changelog import POSITION_KEY, Changelog, Mark, Position, disagreement
+from stream.kafka.delivery import Delivery, Outcome, Record
+from stream.kafka.waiting import Watch, in_daemon, patiently
 from stream.state.arena import Arena, Totals
 
-RECOVERY_S = 60.0
 AGREE_TRIES, AGREE_PAUSE_S = 20, 0.5
 """A number of tries and not a time limit: a worker that is frozen between the two reads exceeds any limit."""
+
+BEGIN_TRIES = 10
 
 MOST_BROKEN, MOST_BROKEN_SHARE = 10, 0.01
 """More broken rows in a partition than both are no accident of single rows: the worker does not start."""
@@ -51,18 +51,26 @@ class Abandoned(Exception):
 class Recovery:
     """Restores an arena from the changelog. `keep` and `read` are called in the event loop.
 
-    engine  the engine thread, which alone touches the arena
-    watch   its clock measures RECOVERY_S
+    engine    the engine thread, which alone touches the arena
+    watch     its clock measures the time limits
+    begin_at  where a group begins that has no committed offset
     """
 
     def __init__(
-        self, delivery: Delivery, changelog: Changelog, arena: Arena, engine: ThreadPoolExecutor, watch: Watch
+        self,
+        delivery: Delivery,
+        changelog: Changelog,
+        arena: Arena,
+        engine: ThreadPoolExecutor,
+        watch: Watch,
+        begin_at: Begin = earliest,
     ) -> None:
         self._delivery = delivery
         self._changelog = changelog
         self._arena = arena
         self._engine = engine
         self._watch = watch
+        self._begin_at = begin_at
         self._started = False
         self._last: Assignment | None = None
         self._current: Assignment | None = None
@@ -95,8 +103,8 @@ class Recovery:
         held = list(ours)
         if not held:
             return {}
-        found = _patiently(self._watch, self._changelog.positions, held)
-        marks = _patiently(self._watch, self._changelog.marks, held)
+        found = patiently(self._watch, self._changelog.positions, held)
+        marks = patiently(self._watch, self._changelog.marks, held)
         return {p: had[p] for p in held if marks.get(p) == ours[p] and found[p].committed == had[p]}
 
     def _hold(self, partitions: Sequence[Partition], had: Mapping[Partition, int]) -> dict[Partition, Mark]:
@@ -117,7 +125,7 @@ class Recovery:
         has the partitions.
         """
         partitions = list(offsets)
-        found = await in_daemon("recovery", _patiently, self._watch, self._changelog.positions, partitions)
+        found = await in_daemon("recovery", patiently, self._watch, self._changelog.positions, partitions)
         stands = {p: position.next for p, position in found.items()}
         if stands == offsets:
             return Outcome.COMMITTED
@@ -136,7 +144,10 @@ class Recovery:
         7. check       the rows that were read against the number and the checksum in the mark. If they differ, the
                        offset is read once more: the end of 5 may be in the middle of a transaction, for a worker that
                        was frozen before it and has lost the partitions
-        8. seek        the caller moves the consumer to the offsets of the result, also where nothing was committed yet;
+        8. begin       a group without an offset may begin elsewhere than at the first click (access.begin). A
+                       transaction with this offset and a mark makes it last: after a crash before the first cycle,
+                       `latest` would be another offset, and the clicks between would be lost
+        9. seek        the caller moves the consumer to the offsets of the result, also where nothing was committed yet;
                        from then on each chunk must begin where the last one ended
 
         Returns the offsets to continue at, which are also in `next` of the assignment then; None if the partitions
@@ -152,10 +163,12 @@ class Recovery:
             if self._current is assignment:
                 raise
             return None  # whatever failed was read for an assignment that is over
-        if positions is None:
+        began_at = None if positions is None else await self._begin_group(assignment, positions)  # 8
+        if positions is None or began_at is None:
             log.warning("recovery overtaken by the group: partitions=[%s] generation=%d", names, assignment.generation)
             return None
-        assignment.next.update(positions)
+        found = {p: began_at.get(p, position.next) for p, position in positions.items()}
+        assignment.next.update(found)
         log.info(
             "partitions recovered: partitions=[%s] generation=%d kept=%d users=%d seconds=%.2f",
             names,
@@ -164,15 +177,39 @@ class Recovery:
             len(self._arena),
             time.monotonic() - began,
         )
-        return positions
+        return found
 
-    def _restore(self, assignment: Assignment, partitions: Sequence[Partition]) -> dict[Partition, int] | None:
+    async def _begin_group(
+        self, assignment: Assignment, positions: Mapping[Partition, Position]
+    ) -> Mapping[Partition, int] | None:
+        """Step 8: where the group begins in partitions without an offset. None if another worker has them."""
+        fresh = [p for p, position in positions.items() if position.committed is None]
+        if not fresh:
+            return {}
+        asked = await in_daemon("recovery", patiently, self._watch, self._begin_at, fresh)
+        begins: dict[Partition, int] = {p: offset for p, offset in asked.items() if offset > positions[p].next}
+        if not begins:
+            return {}
+        topic = self._changelog.topic
+        marks = [Record(topic, POSITION_KEY, Mark(at, 0, 0).encode(), p.number) for p, at in begins.items()]
+        outcome = Outcome.ROLLED_BACK
+        for _ in range(BEGIN_TRIES):
+            outcome = await self._delivery.commit(marks, begins, assignment.member)
+            if outcome is not Outcome.ROLLED_BACK:
+                break
+        if outcome is Outcome.COMMITTED:
+            offsets = ", ".join(f"{p}:{offset}" for p, offset in begins.items())
+            log.info("a new group begins after clicks that it does not decide: offsets=[%s]", offsets)
+            return begins
+        return None
+
+    def _restore(self, assignment: Assignment, partitions: Sequence[Partition]) -> dict[Partition, Position] | None:
         """Steps 4 to 7 of `read`, in a thread of their own. None if another worker has the partitions."""
         first: Mapping[Partition, Position] | None = None
         for left in reversed(range(AGREE_TRIES)):
-            found = _patiently(self._watch, self._changelog.positions, partitions)  # 4
+            found = patiently(self._watch, self._changelog.positions, partitions)  # 4
             first = first or found
-            marks = _patiently(self._watch, partial(self._read, assignment), partitions)  # 5
+            marks = patiently(self._watch, partial(self._read, assignment), partitions)  # 5
             stands = {p: marks[p].next if p in marks else None for p in partitions}
             apart = next((p for p in partitions if stands[p] != found[p].committed), None)  # 6
             if apart is None:
@@ -193,11 +230,11 @@ class Recovery:
             for partition in partitions:
                 self._in_engine(assignment, self._check, partition, marks.get(partition))  # 7
         except ConfigError:
-            again = _patiently(self._watch, self._changelog.positions, partitions)
+            again = patiently(self._watch, self._changelog.positions, partitions)
             if any(again[p].committed != found[p].committed for p in partitions):
                 return None
             raise
-        return {p: position.next for p, position in found.items()}
+        return dict(found)
 
     def _in_engine(self, assignment: Assignment, call: Callable[..., None], *arguments: Any) -> None:
         """Run a call in the engine thread and wait for it. Raises Abandoned if a new assignment has begun."""
@@ -256,16 +293,3 @@ def missing_rows(partition: Partition, written: Totals, read: Totals, broken: Se
         "topic from a copy, or run `eddy topics repair --accept-lost-rows`: users without a row then begin without "
         "history"
     )
-
-
-def _patiently(watch: Watch, read: Callable[[Sequence[Partition]], Any], partitions: Sequence[Partition]) -> Any:
-    """Read, and repeat it until Kafka has answered for RECOVERY_S: a broker's restart often causes the rebalance."""
-    deadline = watch.answered_s + RECOVERY_S
-    while True:
-        try:
-            return read(partitions)
-        except KafkaException as exc:
-            if not (exc.args[0].retriable() or exc.args[0].code() < 0) or watch.answered_s > deadline:
-                raise
-            log.warning("recovery reads again: error=%s", exc.args[0].name())
-            time.sleep(0.2)

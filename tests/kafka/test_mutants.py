@@ -15,12 +15,12 @@ from tests.protocol.mutant import Mutant, applied
 Schedule = Callable[[Lane], Awaitable[None]]
 
 DELIVERY, CHANGELOG = "stream.kafka.delivery:Delivery.", "stream.kafka.changelog:Changelog."
-READS = """            found = _patiently(self._watch, self._changelog.positions, partitions)  # 4
+READS = """            found = patiently(self._watch, self._changelog.positions, partitions)  # 4
             first = first or found
-            marks = _patiently(self._watch, partial(self._read, assignment), partitions)  # 5
+            marks = patiently(self._watch, partial(self._read, assignment), partitions)  # 5
 """
-READS_ROWS_FIRST = """            marks = _patiently(self._watch, partial(self._read, assignment), partitions)
-            found = _patiently(self._watch, self._changelog.positions, partitions)
+READS_ROWS_FIRST = """            marks = patiently(self._watch, partial(self._read, assignment), partitions)
+            found = patiently(self._watch, self._changelog.positions, partitions)
             first = first or found
 """
 
