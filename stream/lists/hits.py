@@ -12,12 +12,11 @@ import numpy.typing as npt
 from stream.lists.top import Lists
 from stream.state.arena import Owner
 
-EVERY = 16
-"""One user in so many is in the sample. It costs a twentieth of a microsecond for each user of a batch, and a few for
-each click of a sampled user."""
+EVERY = 32
+"""One user in so many is in the sample."""
 
-MOST_USERS = 20_000
-"""Users whose list is remembered, with about 300 bytes each. Of more, those who clicked last."""
+MOST_USERS = 10_000
+"""Users whose list is remembered, with about 1 KB each. Of more, those who clicked last."""
 
 
 class Hits:
@@ -26,7 +25,7 @@ class Hits:
     def __init__(self, every: int = EVERY, most_users: int = MOST_USERS) -> None:
         self._every = every
         self._most_users = most_users
-        self._last: dict[Owner, npt.NDArray[np.int32]] = {}  # in the order of the clicks
+        self._last: dict[Owner, list[int]] = {}  # in the order of the clicks
 
     def forget(self) -> None:
         """Forget all lists: another worker may have decided clicks of these users meanwhile."""
@@ -54,15 +53,16 @@ class Hits:
         chosen = np.zeros(len(owners), np.bool_)
         chosen[sampled] = True
         judged = hits = 0
-        for at in np.flatnonzero(chosen[owner]).tolist():
-            user = owners[owner[at]]
+        at = np.flatnonzero(chosen[owner])
+        columns = (owner[at], begins[at], item[at], lists.items[at], lists.counts[at])
+        for index, new, clicked, recommended, length in zip(*(column.tolist() for column in columns), strict=True):
+            user = owners[index]
             before = self._last.pop(user, None)
-            if before is not None and not begins[at]:
+            if before is not None and not new:
                 judged += 1
-                hits += bool((before == item[at]).any())
-            length = lists.counts[at]
+                hits += clicked in before
             if length:
-                self._last[user] = lists.items[at, :length].astype(np.int32)
+                self._last[user] = recommended[:length]
         while len(self._last) > self._most_users:
             del self._last[next(iter(self._last))]
         return judged, hits

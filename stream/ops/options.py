@@ -45,6 +45,9 @@ HELP = {
     "drain": "Decide the clicks that are there now and end with 0: before `eddy topics repair`, after partitions were "
     "added.",
     "hang_s": "A producer is replaced if a call takes more seconds while Kafka answers.",
+    "http_port": "Port of /metrics, /livez and /readyz. 0: none.",
+    "http_host": "Address of this port. It has no passwords: by default only this machine reaches it.",
+    "log_format": "text, or json: one JSON object a line.",
 }
 RULE_HELP = {
     "exclude_events": "Event types, as purchase,cart: do not recommend the user's last 16 items with such an event.",

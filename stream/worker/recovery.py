@@ -19,6 +19,7 @@ from stream.events import Partition, hashed
 from stream.kafka.changelog import Changelog, Mark, Position, disagreement
 from stream.kafka.delivery import Delivery, Outcome
 from stream.kafka.waiting import Watch, in_daemon
+from stream.meter import Meter
 from stream.state.arena import Arena, Totals
 
 RECOVERY_S = 60.0
@@ -53,16 +54,24 @@ class Recovery:
 
     engine  the engine thread, which alone touches the arena
     watch   its clock measures RECOVERY_S
+    meter   gets the rows that were read and the time of each recovery
     """
 
     def __init__(
-        self, delivery: Delivery, changelog: Changelog, arena: Arena, engine: ThreadPoolExecutor, watch: Watch
+        self,
+        delivery: Delivery,
+        changelog: Changelog,
+        arena: Arena,
+        engine: ThreadPoolExecutor,
+        watch: Watch,
+        meter: Meter | None = None,
     ) -> None:
         self._delivery = delivery
         self._changelog = changelog
         self._arena = arena
         self._engine = engine
         self._watch = watch
+        self._meter = meter or Meter()
         self._started = False
         self._last: Assignment | None = None
         self._current: Assignment | None = None
@@ -156,6 +165,8 @@ class Recovery:
             log.warning("recovery overtaken by the group: partitions=[%s] generation=%d", names, assignment.generation)
             return None
         assignment.next.update(positions)
+        if rest:
+            self._meter.observe("recovery", time.monotonic() - began)
         log.info(
             "partitions recovered: partitions=[%s] generation=%d kept=%d users=%d seconds=%.2f",
             names,
@@ -221,6 +232,7 @@ class Recovery:
 
     def _load(self, partition: Partition, rows: Mapping[bytes, bytes | None]) -> None:
         broken = self._arena.load(partition, rows)
+        self._meter.count("recovered_rows", len(rows))
         self._broken[partition].difference_update(rows)  # a later row replaces a broken one
         self._broken[partition].update(broken)
 

@@ -16,6 +16,7 @@ from faust.transport.producer import Producer
 from stream.kafka.watchdog import EXIT_WORKER
 from stream.kafka_config import PLAINTEXT
 from stream.settings import Settings
+from stream.web.health import Health
 from stream.worker import app as module
 from stream.worker.app import _faust_app, run_worker
 from stream.worker.hooks import WithoutWeb
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.fixture
 def app(tmp_path: Any) -> Any:
     """An app as a worker has it, without a connection."""
-    return _faust_app(Settings(model="m", broker="localhost:1", data_dir=str(tmp_path)), "1", PLAINTEXT)
+    return _faust_app(Settings(model="m", broker="localhost:1", data_dir=str(tmp_path)), "1", PLAINTEXT, Health())
 
 
 def test_the_worker_starts_no_producer_that_it_does_not_use(app: Any) -> None:
@@ -106,7 +107,7 @@ async def crash(app: Any) -> NoReturn:
 
 def run(start: str, stop: str) -> int:
     """Run a worker whose app does these things when it starts and stops, and return its exit code."""
-    app: Any = _faust_app(Settings(model="m", broker="localhost:1"), "1", PLAINTEXT)
+    app: Any = _faust_app(Settings(model="m", broker="localhost:1"), "1", PLAINTEXT, Health())
     app.on_start = partial(globals()[start], app)
     if stop:
         app.on_stop = partial(globals()[stop], app)
