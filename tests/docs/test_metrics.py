@@ -1,6 +1,8 @@
-"""docs/metrics.md lists exactly the metrics and phases that there are."""
+"""docs/metrics.md lists exactly the metrics, phases, stages and alert rules that there are."""
 
 import re
+
+import yaml
 
 from stream.meter import Meter
 from stream.web.health import WHY_NOT_READY, Health
@@ -35,3 +37,9 @@ def test_the_table_has_each_phase_and_says_whether_it_is_ready() -> None:
     """As /readyz answers it."""
     shown = {phase.strip("`"): ready for phase, ready, _ in table("| phase |")}
     assert shown == {phase: "no" if reason else "yes" for phase, reason in WHY_NOT_READY.items()}
+
+
+def test_the_table_has_each_alert_rule() -> None:
+    """In the order of the file."""
+    rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yml").read_text())["groups"][0]["rules"]
+    assert [name.strip("`") for name, _ in table("| alert |")] == [rule["alert"] for rule in rules]
