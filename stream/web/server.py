@@ -68,10 +68,13 @@ class Server:
         server = runner.server
         assert server is not None
 
-        def connection() -> asyncio.BaseProtocol:
+        def limit(protocol: asyncio.BaseProtocol) -> None:
             if len(server.connections) >= MOST_CONNECTIONS:
-                return _Refused()
+                self._loop.call_soon(_cut, protocol)  # it has its transport by then
+
+        def connection() -> asyncio.BaseProtocol:
             protocol = server()
+            self._loop.call_soon(limit, protocol)  # `connections` has those that came before it by then
             self._loop.call_later(CONNECTION_S, _cut, protocol)
             return protocol
 
@@ -82,14 +85,6 @@ class Server:
 def _is_ours(record: logging.LogRecord) -> bool:
     """Leave out what clients do wrong: aiohttp logs each request that is no HTTP as an error, with a stack trace."""
     return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
-
-
-class _Refused(asyncio.Protocol):
-    """A connection that is closed at once."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.abort()
 
 
 def _cut(protocol: asyncio.BaseProtocol) -> None:

@@ -16,7 +16,7 @@ import pytest
 from stream.errors import ConfigError
 from stream.meter import Meter
 from stream.web import health as health_module
-from stream.web import server
+from stream.web import routes, server
 from stream.web.health import Doing, Health
 from stream.web.routes import worker_routes
 from stream.web.server import MOST_CONNECTIONS, Server, listen
@@ -76,16 +76,15 @@ def test_the_three_pages_answer(port: int, meter: Meter, health: Health) -> None
     assert get(port, "/")[0] == 404
 
 
-def test_metrics_are_made_once_a_second_at_most(port: int, meter: Meter) -> None:
-    """A client that asks without pause costs little: all answers of a moment are the same text."""
-    before = get(port, "/metrics")[2]
+@pytest.mark.parametrize(("fresh_s", "counted"), [(3_600.0, b"0.0"), (0.0, b"5.0")])
+def test_metrics_are_made_once_in_an_interval(
+    port: int, meter: Meter, monkeypatch: pytest.MonkeyPatch, fresh_s: float, counted: bytes
+) -> None:
+    """A client that asks without pause gets the same text until the interval is over."""
+    monkeypatch.setattr(routes, "FRESH_S", fresh_s)
+    get(port, "/metrics")
     meter.count("clicks", 5)
-    deadline = time.monotonic() + 10
-    texts = {before}
-    while len(texts) == 1:
-        assert time.monotonic() < deadline
-        texts.add(get(port, "/metrics")[2])
-    assert len(texts) == 2
+    assert b"\neddy_clicks_total " + counted + b"\n" in get(port, "/metrics")[2]
 
 
 def test_a_port_that_is_taken_is_one_line() -> None:
@@ -101,8 +100,7 @@ def test_a_port_that_is_taken_is_one_line() -> None:
 
 
 def test_clients_that_send_nothing_are_cut_off(meter: Meter, health: Health, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half-open connections end by themselves, more than MOST_CONNECTIONS at once are closed, and afterwards the pages
-    answer. Meanwhile too, for a client that gets a connection."""
+    """Half-open connections end by themselves. Meanwhile the pages answer, and afterwards."""
     monkeypatch.setattr(server, "CONNECTION_S", 1.0)
     listener = listen("127.0.0.1", 0)
     port = listener.getsockname()[1]
@@ -112,12 +110,47 @@ def test_clients_that_send_nothing_are_cut_off(meter: Meter, health: Health, mon
         half = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(MOST_CONNECTIONS - 1)]
         half[0].sendall(b"GET /metrics HTTP/1.1\r\nHost: ")
         assert get(port, "/livez")[0] == 200
-        more = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(10)]
-        for client in (*half, *more):
-            client.settimeout(10)
-            with suppress(ConnectionResetError):
-                assert client.recv(1) == b""
+        for client in half:
+            assert ended(client)
         assert get(port, "/livez")[0] == 200
+
+
+def ended(client: socket.socket) -> bool:
+    """Whether the server ends the connection within 10 s."""
+    client.settimeout(10)
+    with suppress(ConnectionResetError):
+        return client.recv(1) == b""
+    return True
+
+
+def test_more_connections_than_the_limit_are_closed_at_once(port: int) -> None:
+    """In a burst, too. Those that came first are open, and one that ends makes room."""
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(MOST_CONNECTIONS + 9)
+        ]
+        first, more = clients[:MOST_CONNECTIONS], clients[MOST_CONNECTIONS:]
+        began_s = time.monotonic()
+        assert all(map(ended, more))
+        assert time.monotonic() - began_s < server.CONNECTION_S / 2
+        for client in first[1:]:
+            client.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                client.recv(1)
+        first[0].sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert first[0].recv(12) == b"HTTP/1.1 200"
+        while first[0].recv(1_000):
+            pass
+        deadline = time.monotonic() + 5
+        while not answers(port):
+            assert time.monotonic() < deadline
+
+
+def answers(port: int) -> bool:
+    try:
+        return get(port, "/livez")[0] == 200
+    except OSError:
+        return False
 
 
 def test_garbage_and_a_client_that_does_not_read_leave_the_server_running(
