@@ -136,7 +136,7 @@ class Observed:
         lag = {p: max(0, ends.get(p, next_) - next_) for p, next_ in positions.items()}
         self.meter.levels("partition_lag", "partition", {str(p.number): n for p, n in lag.items()})
         self.meter.level("partitions", len(positions))
-        self.meter.level("users", len(self._arena))
+        self.meter.level("users", len(self._arena) if positions else 0)  # a spare may still hold rows of before
         return sum(lag.values())
 
     def _decisions(self, clicks: Columns, cycle: Cycle, generation: int) -> None:

@@ -161,6 +161,15 @@ def test_lag_is_of_the_partitions_that_the_worker_has(engine: Engine) -> None:
     assert seen.level("partitions") == 1
 
 
+def test_a_worker_without_partitions_has_no_users(engine: Engine) -> None:
+    """Its rows stay in memory until it gets partitions again; they are those of other workers now."""
+    observed = observe(engine, click("ann"), click("ben"))
+    observed.standing({Partition("clicks", 0): 1}, {})
+    assert observed.meter.snapshot().level("users") == 2
+    observed.standing({}, {})
+    assert observed.meter.snapshot().level("users") == 0
+
+
 def test_every_reason_that_is_counted_has_an_example(engine: Engine) -> None:
     """Also one of a single letter among hundreds of others: the warning of the log names the commonest reason of a
     minute, and that need not be the commonest of any batch."""
