@@ -53,13 +53,14 @@ class Server:
         self._thread.join()
 
     def _run(self) -> None:
-        runner = self._loop.run_until_complete(self._start())
+        runner, accepting = self._loop.run_until_complete(self._start())
         self._loop.run_forever()
+        accepting.close()
         self._loop.run_until_complete(runner.cleanup())
         self._loop.run_until_complete(asyncio.sleep(0))  # the transports close in the next round
         self._loop.close()
 
-    async def _start(self) -> web.AppRunner:
+    async def _start(self) -> tuple[web.AppRunner, asyncio.Server]:
         app = web.Application(middlewares=[_one_request])
         app.add_routes(self._routes)
         log.addFilter(_is_ours)
@@ -78,8 +79,7 @@ class Server:
             self._loop.call_later(CONNECTION_S, _cut, protocol)
             return protocol
 
-        await self._loop.create_server(connection, sock=self._listener)
-        return runner
+        return runner, await self._loop.create_server(connection, sock=self._listener)
 
 
 def _is_ours(record: logging.LogRecord) -> bool:

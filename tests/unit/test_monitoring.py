@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from stream.meter import Meter
+from stream.settings import from_environment
 from stream.web.health import Doing, Health
 from stream.web.metrics import registry
 from stream.web.routes import worker_routes
@@ -165,6 +166,31 @@ def test_panels_have_titles_descriptions_and_ids_of_their_own() -> None:
             assert panel["description"]
             assert panel["datasource"]["uid"] == "${datasource}"
             assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
+
+
+def test_compose_and_kubernetes_use_the_port_of_the_worker() -> None:
+    """Prometheus scrapes it, the probes ask it, what is mounted exists, and the host opens no port to a network."""
+    services = yaml.safe_load((DEPLOY.parent / "docker-compose.yml").read_text())["services"]
+    worker = from_environment(services["worker"]["environment"])
+    config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    assert config["scrape_configs"][0]["static_configs"] == [{"targets": [f"worker:{worker.http_port}"]}]
+    assert worker.http_host == "0.0.0.0"
+    for name in ("prometheus", "grafana"):
+        assert services[name]["profiles"] == ["monitoring"]
+        assert all(port.startswith("127.0.0.1:") for port in services[name]["ports"])
+        for volume in services[name]["volumes"]:
+            assert list((DEPLOY.parent / volume.split(":")[0]).iterdir())
+    example = yaml.safe_load((DEPLOY / "statefulset.yml").read_text())["spec"]["template"]
+    [container] = example["spec"]["containers"]
+    settings = from_environment({each["name"]: each.get("value", "pod-0") for each in container["env"]})
+    assert container["ports"] == [{"name": "http", "containerPort": settings.http_port}]
+    assert example["metadata"]["annotations"]["prometheus.io/port"] == str(settings.http_port)
+    asked = {f"{kind}Probe": container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")}
+    assert asked == {
+        "startupProbe": {"path": "/livez", "port": "http"},
+        "livenessProbe": {"path": "/livez", "port": "http"},
+        "readinessProbe": {"path": "/readyz", "port": "http"},
+    }
 
 
 def test_the_health_check_of_the_image_asks_the_worker() -> None:

@@ -153,6 +153,20 @@ def answers(port: int) -> bool:
         return False
 
 
+def test_a_server_that_is_closed_gives_its_port_back(meter: Meter, health: Health) -> None:
+    """At once, also if a client is still connected."""
+    listener = listen("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    running = Server(listener, worker_routes(meter, health))
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        assert get(port, "/livez")[0] == 200
+        running.close()
+        assert ended(client)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+    listen("127.0.0.1", port).close()
+
+
 def test_garbage_and_a_client_that_does_not_read_leave_the_server_running(
     port: int, meter: Meter, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,6 +1,7 @@
 """How the worker's process starts and ends."""
 
 import asyncio
+import logging
 import os
 import platform
 import signal
@@ -15,6 +16,7 @@ from faust.transport.producer import Producer
 
 from stream.kafka.watchdog import EXIT_WORKER
 from stream.kafka_config import PLAINTEXT
+from stream.log_lines import JsonLines
 from stream.settings import Settings
 from stream.web.health import Health
 from stream.worker import app as module
@@ -62,6 +64,19 @@ def test_the_end_waits_for_the_cancelled_tasks_and_no_longer(app: Any, monkeypat
     asyncio.run(end())
     assert ended == [True]
     assert waited == []
+
+
+@pytest.mark.parametrize(("log_format", "kind"), [("json", JsonLines), ("text", type(None))])
+def test_faust_logs_json_too_if_it_is_asked_to(app: Any, log_format: str, kind: type) -> None:
+    """`faust -A` sets up the log by itself, and then calls this hook of its worker."""
+    app.eddy_log_format = log_format
+    root = logging.Logger("root of faust")
+    root.addHandler(logging.StreamHandler())
+    worker = WithoutWeb(app, loop=asyncio.new_event_loop())
+    worker.spinner = None
+    worker.on_setup_root_logger(root, logging.WARNING)
+    logging.captureWarnings(False)
+    assert [type(handler.formatter) for handler in root.handlers] == [kind]
 
 
 ARENAS = """import ctypes, threading
