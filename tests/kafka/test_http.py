@@ -89,6 +89,33 @@ def test_the_metrics_of_a_worker_are_what_was_sent(lane: Lane) -> None:
     assert worker.end(signal.SIGTERM) == 0, worker.log
 
 
+def test_the_metrics_of_two_workers_add_up_and_follow_the_partitions(lane: Lane) -> None:
+    """Each shows its own partitions and users. When one of them leaves, all are with the worker that stays."""
+    sent = clicks(2_000)
+    lane.produce(sent)
+    users = len({key for key, _ in sent})
+    ports = [free_port(), free_port()]
+    first = lane.start(worker_id="a", http_port=ports[0])
+    wait_for_phase(ports[0], "assigned")
+    second = lane.start(worker_id="b", http_port=ports[1])
+    wait_for_phase(ports[1], "assigned")
+    lane.wait_for_clicks()
+
+    def shown(name: str) -> list[float]:
+        return [value(port, name) or 0.0 for port in ports]
+
+    wait_until(lambda: shown("eddy_partitions") == [2.0, 2.0], "two partitions each")
+    wait_until(lambda: sum(shown("eddy_users")) == users and all(shown("eddy_users")), "each user once")
+    held = [{dict(labels)["partition"] for name, labels in scrape(port) if name == "eddy_lag"} for port in ports]
+    assert held[0] | held[1] == set("0123")
+    assert not held[0] & held[1]
+    assert second.end(signal.SIGTERM) == 0, second.log
+    wait_until(lambda: value(ports[0], "eddy_partitions") == 4, "the worker that stays has all partitions")
+    wait_until(lambda: value(ports[0], "eddy_users") == users, "and all users")
+    assert (value(ports[0], "eddy_rebalances_total") or 0) >= 3
+    assert first.end(signal.SIGTERM) == 0, first.log
+
+
 @pytest.fixture
 def broker() -> Iterator[ApacheKafka]:
     """A broker that the test may stop."""
