@@ -1,8 +1,8 @@
-"""Collects the worker's figures by name: counts, levels and timings.
+"""Collects the worker's figures by name: counts, levels and histograms.
 
 Code that measures adds figures. A reader takes a snapshot and compares it with an earlier snapshot. All counts and
-timings are cumulative since the start, so several readers can use different intervals. Call the meter once per cycle,
-never once per click. All methods are thread-safe.
+histograms are cumulative since the start, so several readers can use different intervals. Call the meter once per
+cycle, never once per click. All methods are thread-safe.
 """
 
 import threading
@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 STEPS_PER_DOUBLING = 4
-SHORTEST_S = 1e-4
-EDGES_S = SHORTEST_S * 2.0 ** (np.arange(40 * STEPS_PER_DOUBLING + 1) / STEPS_PER_DOUBLING)
-"""Upper edges of the buckets of a timing, in seconds, from 0.1 ms to 3.5 years. The range is large, as a worker that
-reads an old topic has latencies of days. The relative error of a quantile is at most 10%."""
+SMALLEST = 1e-4
+EDGES = SMALLEST * 2.0 ** (np.arange(40 * STEPS_PER_DOUBLING + 1) / STEPS_PER_DOUBLING)
+"""Upper edges of the buckets of a histogram, for durations in seconds from 0.1 ms to 3.5 years. The range is large, as
+a worker that reads an old topic has latencies of days. The relative error of a quantile is at most 10%."""
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -30,36 +30,36 @@ class Name(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Timing:
-    """A histogram of durations.
+class Histogram:
+    """A histogram of durations in seconds, or of sizes.
 
-    buckets  (len(EDGES_S) + 1,) int64: bucket i counts the durations above EDGES_S[i - 1] and at most EDGES_S[i]. The
-             last bucket counts the durations above all edges
-    total_s  sum of all durations, seconds
+    buckets  (len(EDGES) + 1,) int64: bucket i counts the values above EDGES[i - 1] and at most EDGES[i]. The last
+             bucket counts the values above all edges
+    total    sum of all values
     """
 
     buckets: npt.NDArray[np.int64]
-    total_s: float
+    total: float
 
-    def since(self, earlier: "Timing | None") -> "Timing":
-        """Return the durations that were added after `earlier`.
+    def since(self, earlier: "Histogram | None") -> "Histogram":
+        """Return the values that were added after `earlier`.
 
-        earlier  the same timing in an earlier snapshot, or None if it had none
+        earlier  the same histogram in an earlier snapshot, or None if it had none
         """
         if earlier is None:
             return self
-        return Timing(self.buckets - earlier.buckets, self.total_s - earlier.total_s)
+        return Histogram(self.buckets - earlier.buckets, self.total - earlier.total)
 
-    def quantile_s(self, share: float) -> float | None:
-        """Return the quantile `share`, in seconds, with a relative error of at most 10%; None without durations."""
+    def quantile(self, share: float) -> float | None:
+        """Return the quantile `share` with a relative error of at most 10%; None without values."""
         reached = np.cumsum(self.buckets)
         if not reached[-1]:
             return None
         bucket = int(np.searchsorted(reached, share * reached[-1]))
         if bucket == 0:
-            return SHORTEST_S
-        upper = EDGES_S[min(bucket, len(EDGES_S) - 1)]
-        return float(np.sqrt(EDGES_S[bucket - 1] * upper))
+            return SMALLEST
+        upper = EDGES[min(bucket, len(EDGES) - 1)]
+        return float(np.sqrt(EDGES[bucket - 1] * upper))
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Snapshot:
 
     counts: Mapping[Name, int]
     levels: Mapping[Name, float]
-    timings: Mapping[Name, Timing]
+    histograms: Mapping[Name, Histogram]
 
     def count(self, name: str) -> int:
         """Return the count of this name, summed over all labels. 0 if nothing was counted."""
@@ -82,9 +82,9 @@ class Snapshot:
         """Return the latest level of this name, or None if it was never set."""
         return self.levels.get(Name(name))
 
-    def timing(self, name: str) -> Timing | None:
-        """Return the timing of this name, or None if it was never observed."""
-        return self.timings.get(Name(name))
+    def histogram(self, name: str) -> Histogram | None:
+        """Return the histogram of this name, or None if nothing was observed."""
+        return self.histograms.get(Name(name))
 
 
 class Meter:
@@ -97,7 +97,7 @@ class Meter:
         self._lock = threading.Lock()
         self._counts: dict[Name, int] = {}
         self._levels: dict[Name, float] = {}
-        self._timings: dict[Name, Timing] = {}
+        self._histograms: dict[Name, Histogram] = {}
 
     def count(self, name: str, n: int = 1, **labels: str) -> None:
         """Add n to a count. With n = 0, the count exists afterwards and is 0."""
@@ -110,25 +110,32 @@ class Meter:
         with self._lock:
             self._levels[_key(name, labels)] = value
 
-    def observe(self, name: str, seconds: npt.ArrayLike, **labels: str) -> None:
-        """Add durations in seconds, a number or an array. A negative duration counts as 0.
+    def levels(self, name: str, label: str, values: Mapping[str, float]) -> None:
+        """Set the values of a name by one label: label value -> value. Label values that are not given end."""
+        with self._lock:
+            for key in [key for key in self._levels if key.name == name]:
+                del self._levels[key]
+            self._levels.update({_key(name, {label: of}): value for of, value in values.items()})
+
+    def observe(self, name: str, values: npt.ArrayLike, **labels: str) -> None:
+        """Add durations in seconds, or sizes: a number or an array. A negative duration counts as 0.
 
         A duration can be negative because its two times may come from different clocks.
         """
-        durations = np.maximum(np.atleast_1d(np.asarray(seconds, np.float64)), 0.0)
-        buckets = np.bincount(np.searchsorted(EDGES_S, durations), minlength=len(EDGES_S) + 1)
-        added = Timing(buckets, float(durations.sum()))
+        values = np.maximum(np.atleast_1d(np.asarray(values, np.float64)), 0.0)
+        buckets = np.bincount(np.searchsorted(EDGES, values), minlength=len(EDGES) + 1)
+        added = Histogram(buckets, float(values.sum()))
         key = _key(name, labels)
         with self._lock:
-            old = self._timings.get(key)
+            old = self._histograms.get(key)
             if old is not None:
-                added = Timing(old.buckets + added.buckets, old.total_s + added.total_s)
-            self._timings[key] = added  # always a new object, because snapshots share the old one
+                added = Histogram(old.buckets + added.buckets, old.total + added.total)
+            self._histograms[key] = added  # always a new object, because snapshots share the old one
 
     def snapshot(self) -> Snapshot:
         """Return all figures at this moment. Later changes of the meter do not affect the snapshot."""
         with self._lock:
-            return Snapshot(dict(self._counts), dict(self._levels), dict(self._timings))
+            return Snapshot(dict(self._counts), dict(self._levels), dict(self._histograms))
 
 
 def _key(name: str, labels: dict[str, str]) -> Name:

@@ -13,7 +13,7 @@ from stream.errors import ConfigError
 
 DEVICES = ("auto", "cpu", "cuda")
 LISTS = ("every", "last")
-CHOICES = {"device": DEVICES, "lists": LISTS}
+CHOICES = {"device": DEVICES, "lists": LISTS, "log_format": ("text", "json")}
 """Setting -> its possible values."""
 
 
@@ -109,7 +109,6 @@ class Rules(Struct, frozen=True):
 FORGET_AFTER_DAYS = 90.0
 """A quarter: few people come back after a longer pause, and older clicks predict little of the next one."""
 
-
 ALPHA = 0.0001
 """One in 10,000 sessions: a shop with 100,000 sessions a day gets about ten false alerts a day."""
 
@@ -146,6 +145,8 @@ class Settings(Struct, frozen=True):
                        before `eddy topics repair`, after partitions were added to the clicks
     start_at           where a group without committed offsets begins: undecided, earliest, latest, or a time
     hang_s             s; a producer is replaced if a call takes longer while Kafka answers (librdkafka #5456)
+    http_host, http_port  address of /metrics, /livez and /readyz; port 0 = none. It has no passwords: keep it local
+    log_format         text; json: one object a line
     """
 
     model: str
@@ -172,6 +173,9 @@ class Settings(Struct, frozen=True):
     drain: bool = False
     start_at: str = "undecided"
     hang_s: float = 20.0
+    http_port: int = 0
+    http_host: str = "127.0.0.1"
+    log_format: str = "text"
 
     def __post_init__(self) -> None:
         """Check the values. Raises ConfigError with one line that names the setting."""
@@ -186,13 +190,14 @@ class Settings(Struct, frozen=True):
             ("forget_after_days", 0.0, 36_500.0),
             ("max_future_s", 0.0, 1e9),
             ("alpha", 1e-9, 0.5),
+            ("http_port", 0, 65_535),
         )
         for name, values in CHOICES.items():
             if getattr(self, name) not in values:
                 raise ConfigError(f"setting {name} is {getattr(self, name)!r}; it must be one of {', '.join(values)}")
-        for name in ("model", "broker", "group"):
+        for name in ("model", "broker", "group", "http_host"):
             if not getattr(self, name).strip():
-                raise ConfigError(f"setting {name} is empty; give --{name}")
+                raise ConfigError(f"setting {name} is empty; give --{name.replace('_', '-')}")
         for address in self.broker.split(","):
             host, _, port = address.strip().rpartition(":")
             if not host or not port.isdigit() or not 0 < int(port) < 65_536:

@@ -34,6 +34,7 @@ class Decisions(NamedTuple):
     superseded_by  (n,) intp, position among the n of the user's later click that has the list; -1 = this click has one
     surprise       (n,) float32, nats: -log probability of each click, given the user's state before the click
     p_value        (n,) float64 in (0, 1]; small = unusual
+    gap_ms         (n,) int64, time since the user's click before; NO_GAP for a user's first click
     alerts         the anomalous clicks
     """
 
@@ -41,6 +42,7 @@ class Decisions(NamedTuple):
     superseded_by: Index
     surprise: F32
     p_value: F64
+    gap_ms: I64
     alerts: Alerts
 
 
@@ -84,7 +86,7 @@ class Decider:
         make = self._ranked_lists if self._ruled is None else self._ruled_lists
         lists, items, log_probs = make(clicks, steps, listed, alerted)
         alerts = Alerts(alerted, verdicts.rules, items, log_probs)
-        return Decisions(lists, superseded_by, steps.surprise, verdicts.p_value, alerts)
+        return Decisions(lists, superseded_by, steps.surprise, verdicts.p_value, steps.gap_ms, alerts)
 
     def _ranked_lists(self, clicks: Columns, steps: Steps, listed: Index, alerted: Index) -> tuple[Lists, I64, F32]:
         """Make the lists after the clicks `listed`, and rank the expected items before the clicks `alerted`.

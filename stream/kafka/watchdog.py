@@ -23,6 +23,7 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError
 from stream.access.refusal import refused
 from stream.errors import EddyError, Fenced
 from stream.kafka.waiting import KafkaWatch
+from stream.log_lines import last_line
 
 EXIT_OPERATOR = 2
 EXIT_WORKER = 70
@@ -42,7 +43,7 @@ def end(exc: BaseException) -> NoReturn:
     """
     exc = refused(exc) or exc
     if isinstance(exc, EddyError) and not isinstance(exc, Fenced):
-        print(f"eddy: {exc}", file=sys.stderr)
+        last_line(f"eddy: {exc}")
         code = EXIT_OPERATOR
     elif isinstance(exc, Fenced):
         log.critical("worker fenced: %s", exc)

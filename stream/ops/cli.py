@@ -26,6 +26,7 @@ from stream import DISTRIBUTION
 from stream.environment import unknown_variables
 from stream.errors import ConfigError, EddyError
 from stream.kafka_config import read_kafka_config
+from stream.log_lines import last_line
 from stream.ops.dead_letters import dead_letters
 from stream.ops.explain import explain
 from stream.ops.forget import forget
@@ -162,7 +163,7 @@ def _check_address_space() -> None:
 
 
 def _end(number: int, _: Any) -> NoReturn:
-    click.echo(f"eddy: ended before the start by {signal.Signals(number).name}", err=True)
+    last_line(f"eddy: ended before the start by {signal.Signals(number).name}")
     os._exit(0)
 
 
@@ -279,7 +280,7 @@ def _missing(exc: ImportError) -> ConfigError:
 
 
 def _fail(line: str, code: int = 2) -> NoReturn:
-    click.echo(" ".join(line.split()), err=True)
+    last_line(" ".join(line.split()))
     sys.exit(code)
 
 

@@ -44,19 +44,22 @@ from stream.kafka.watchdog import (
     end_app,
 )
 from stream.kafka_config import KafkaConfig, read_kafka_config
+from stream.log_lines import log_to_stderr
 from stream.meter import Meter
-from stream.model.probe import batch_invariant
 from stream.model.runtime import load_model
 from stream.settings import Settings
 from stream.state.blocks import in_ram, on_disk
 from stream.state.event_ids import LONGEST_BYTES
+from stream.web.health import Health
+from stream.web.routes import worker_routes
+from stream.web.server import Server, listen
 from stream.wire.dead_letter import LONGEST_KEY
 from stream.wire.json import JsonCodec
 from stream.wire.pseudonym import pseudonymous
 from stream.worker.cycle import Cycles
-from stream.worker.hooks import WithoutWeb, connect, end_when_drained, report_status, watch_topics
+from stream.worker.hooks import WithoutWeb, connect, end_when_drained, report_health, report_status, watch_topics
 from stream.worker.observe import Observed
-from stream.worker.served import open_engine
+from stream.worker.served import open_engine, warn_of_model
 from stream.worker.status import Status
 
 CHUNK_RECORDS = 2_000
@@ -74,6 +77,9 @@ def create_app(settings: Settings) -> faust.App:
 
     Raises ArtifactError or ConfigError, each with one line that names the remedy.
     """
+    meter, health = Meter(), Health()
+    if settings.http_port:  # first, so that it answers while the rest waits for Kafka
+        Server(listen(settings.http_host, settings.http_port), worker_routes(meter, health))
     config = read_kafka_config(settings.kafka_config, os.environ)
     plain = JsonCodec(settings.max_message_bytes, int(settings.max_future_s * 1000))
     codec, users_mark = pseudonymous(plain, settings.pseudonymise)
@@ -90,18 +96,9 @@ def create_app(settings: Settings) -> faust.App:
         settings.lists,
         on_disk(Path(settings.data_dir)) if settings.state_on_disk else in_ram,
     )
-    if not batch_invariant(model, settings.k):
-        log.warning("the last bits of a state may depend on the other clicks of its batch: provider=%s", model.provider)
-    smallest_rate = 1 / (1 + engine.judge.detector.held_out)
-    if smallest_rate > settings.alpha:
-        log.warning(
-            "the threshold of the alerts is extrapolated, because the model's calibration is small: smallest_rate=%.2g "
-            "alpha=%.2g; train on more clicks or start with a larger --alpha",
-            smallest_rate,
-            settings.alpha,
-        )
+    warn_of_model(engine, settings.k, settings.alpha)
     longest_row = engine.arena.dtype.itemsize + LONGEST_BYTES + LONGEST_KEY
-    watch = watch_kafka(settings.broker, settings.topics.clicks, config)
+    health.kafka = watch = watch_kafka(settings.broker, settings.topics.clicks, config)
     partitions, limits = _check_cluster(settings, config, watch, longest_row)
     topic_watch = TopicWatch(settings.broker, settings.topics, config)
     _make_directory(Path(settings.data_dir))
@@ -109,8 +106,8 @@ def create_app(settings: Settings) -> faust.App:
     worker_id = lock.worker_id if lock else settings.worker_id
     wait_for_place(Admin(settings.broker, config), settings.group, f"eddy-{worker_id}", settings.session_timeout_s)
 
-    meter = Meter()
-    observed = Observed(meter, model, engine.arena, partitions)
+    observed = Observed(meter, model, engine.arena, partitions, alpha=settings.alpha)
+    observed.about(settings.group, worker_id)
     changelog = Changelog(settings.broker, settings.group, settings.topics.changelog, config, watch)
     cycles = Cycles(
         engine,
@@ -132,9 +129,11 @@ def create_app(settings: Settings) -> faust.App:
         observe=observed.committed,
         watch=watch,
         begin_at=begin(settings.broker, config, settings.topics.recommendations, start_at(settings.start_at)),
+        meter=meter,
     )
-    app = _faust_app(settings, worker_id, config)
+    app = _faust_app(settings, worker_id, config, health)
     app.eddy_lock = lock  # it must live as long as the app
+    report_health(app, cycles, health)
     logging.getLogger("aiokafka.consumer.group_coordinator").addFilter(NoCoordinatorYet())
     app.transport = BatchTransport(app.conf.broker_consumer, app, cycles.release, cycles.positions, watch)
     connect(app, cycles, settings, worker_id, config, partitions)
@@ -143,7 +142,7 @@ def create_app(settings: Settings) -> faust.App:
         end_when_drained(app, cycles, changelog)
     key_sample, examples, event_types = observed.key_sample, observed.examples, model.manifest.event_types
     status = Status(meter, key_sample, examples, settings.topics, event_types, time.monotonic())
-    report_status(app, cycles, status)
+    report_status(app, cycles, status, observed)
     watch.start(partial(end_app, app))
     log.info(
         "worker ready to join: model=%s provider=%s items=%d broker=%s group=%s worker_id=%s clicks=%s partitions=%d "
@@ -194,7 +193,7 @@ def _make_directory(path: Path) -> None:
         raise ConfigError(f"directory {path} cannot be made ({exc.strerror}); give another --data-dir") from exc
 
 
-def _faust_app(settings: Settings, worker_id: str, config: KafkaConfig) -> faust.App:
+def _faust_app(settings: Settings, worker_id: str, config: KafkaConfig, health: Health) -> faust.App:
     session_s = settings.session_timeout_s
     app = faust.App(
         settings.group,
@@ -219,6 +218,7 @@ def _faust_app(settings: Settings, worker_id: str, config: KafkaConfig) -> faust
         Topic=BatchTopic,
         **faust_options(config),
     )
+    app.eddy_health, app.eddy_log_format = health, settings.log_format  # for WithoutWeb
     app.boot_strategy.enable_kafka_producer = False  # delivery.py writes; Faust's would end the worker in an outage
     return app
 
@@ -228,7 +228,7 @@ def run_worker(settings: Settings) -> int:
 
     Raises ArtifactError or ConfigError before Faust starts.
     """
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    log_to_stderr(settings.log_format)
     for handler in logging.getLogger().handlers:
         handler.addFilter(Repeats("aiokafka"))
         handler.addFilter(Repeats("stream.worker.batch"))  # it could log 20 times a second, once per cycle

@@ -1,8 +1,9 @@
 """Processes a batch: converts chunks of messages to all records and offsets of one transaction."""
 
 import logging
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from stream.engine import isolate
@@ -50,6 +51,7 @@ class Batch:
     refused   the messages that became dead letters
     system_alerts  the alerts on many users, in the order of their clicks
     left_out  optional field -> number of messages whose value in this field was not valid
+    seconds   stage of the cycle -> how long it took. `process` measures the first three
     """
 
     clicks: Columns
@@ -59,6 +61,7 @@ class Batch:
     refused: list[Refused]
     system_alerts: list[SystemAlert]
     left_out: Mapping[str, int]
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def engine_failed(error: Exception) -> BadClick:
@@ -85,6 +88,7 @@ def process(
               stamp is the current time, up to TRUSTED_MS ahead: else a worker whose clock is behind refuses every click
     Raises RuntimeError if a chunk does not begin at the end of the previous chunk of its partition.
     """
+    began_s = time.perf_counter()
     engine.refresh()
     decode, latest_ms = codec.decode, now_ms + TRUSTED_MS
     codec.left_out.clear()
@@ -119,7 +123,9 @@ def process(
                 refused.append(Refused(origin, codec.keep(record), why))
         offsets[partition] = chunk.end
     columns = engine.encoder.columns(clicks, origins, requests)
+    decoded_s = time.perf_counter()
     cycle, broken = isolate.process(engine, columns, now_ms)
+    stepped_s = time.perf_counter()
     repeats = len(clicks) - len(cycle.decided) - len(cycle.failed) - len(cycle.repeated) - len(broken)
     if repeats:
         log.warning("repeated clicks skipped, their offsets are not above those in the users' rows: clicks=%d", repeats)
@@ -157,7 +163,9 @@ def process(
     ]
     records += [Record(topics.changelog, key, row, partition.number) for partition, key, row in cycle.staged.changelog]
     records += [Record(topics.changelog, POSITION_KEY, mark.encode(), p.number) for p, mark in marks.items()]
-    return Batch(columns, cycle, records, offsets, refused, alerts, dict(codec.left_out))
+    seconds = {"decode": decoded_s - began_s, "engine": stepped_s - decoded_s}
+    seconds["encode"] = time.perf_counter() - stepped_s
+    return Batch(columns, cycle, records, offsets, refused, alerts, dict(codec.left_out), seconds)
 
 
 def _recommendations(decisions: list[Recommendation], topic: str, limits: Mapping[str, int]) -> list[Record]:

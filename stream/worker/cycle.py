@@ -27,7 +27,9 @@ from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import Delivery, Outcome, Undecided
 from stream.kafka.fetch import CYCLE_BYTES, Chunk, Fetch
 from stream.kafka.waiting import NoWatch, Watch
+from stream.meter import Meter
 from stream.settings import Topics
+from stream.web.health import Doing
 from stream.wire.codec import Codec
 from stream.worker.batch import Batch, process
 from stream.worker.recovery import Assignment, Recovery
@@ -54,6 +56,7 @@ class Cycles:
     observe     called with the chunks and the batch of each committed cycle
     watch       its clock measures time limits: they stand still while Kafka does not answer
     begin_at    where a group begins that has no committed offset
+    meter       gets transactions, rebalances and recoveries; `observe` has what was committed
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Cycles:
         observe: Callable[[Sequence[Chunk], Batch], None] = lambda chunks, batch: None,
         watch: Watch | None = None,
         begin_at: Begin = earliest,
+        meter: Meter | None = None,
     ) -> None:
         self._engine = engine
         self._codec = codec
@@ -79,17 +83,20 @@ class Cycles:
         self._clock_ms = clock_ms
         self._observe = observe
         self._watch = watch or NoWatch()
+        self._meter = meter or Meter()
+        for outcome in Outcome:
+            self._meter.count("transactions", 0, outcome=outcome.value)
         self._thread = ThreadPoolExecutor(1, "engine")
-        self._recovery = Recovery(delivery, changelog, engine.arena, self._thread, self._watch, begin_at)
+        self._recovery = Recovery(delivery, changelog, engine.arena, self._thread, self._watch, begin_at, self._meter)
         self._pending: deque[Any] = deque()
         self._arrived = asyncio.Event()
         self._assignment: Assignment | None = None
         self._stale_at: float | None = None
         self._busy_since_s: float | None = None  # since when a call runs in the engine thread
+        self._cycle_since_s: float | None = None  # since when a cycle runs
         self._reported_s = 0.0
         self._closed = False
-        self.settled = False
-        """True while all partitions of the assignment are recovered, or the group has given none."""
+        self._phase = "joining"  # one of health.WHY_NOT_READY
 
     # -- what the agent and the rebalance hooks call ------------------------------------------------------------------
 
@@ -101,7 +108,7 @@ class Cycles:
     def release(self) -> list[Any]:
         """Give up the fetches of which no cycle has begun, and end the assignment. Returns the events given up."""
         self._assignment = None
-        self.settled = False
+        self._phase = "rebalancing"
         given_up = list(self._pending)
         self._pending.clear()
         return given_up
@@ -109,6 +116,19 @@ class Cycles:
     def positions(self) -> Mapping[Partition, int]:
         """Partition -> the offset to read next under this assignment; empty while there is none."""
         return {} if self._assignment is None else self._assignment.next
+
+    @property
+    def settled(self) -> bool:
+        """True while all partitions of the assignment are recovered, or the group has given none."""
+        return self._phase in ("assigned", "spare")
+
+    def doing(self) -> Doing:
+        """What the worker does now. May be called in any thread."""
+        now_s, assignment = self._watch.answered_s, self._assignment
+        began = self._busy_since_s, self._cycle_since_s
+        busy_s, cycle_s = (0.0 if since_s is None else now_s - since_s for since_s in began)
+        partitions, longest_s = 0 if assignment is None else len(assignment.next), max(busy_s, cycle_s)
+        return Doing(self._phase, partitions, longest_s, longest_s > ENGINE_SLOW_S, busy_s > ENGINE_HANGS_S)
 
     def check_rejoined(self, limit_s: float) -> None:
         """Raises TimeoutError if the group refused our offsets more than `limit_s` ago and no rebalance followed.
@@ -142,7 +162,8 @@ class Cycles:
     async def recover(self, partitions: Sequence[Partition], generation: int, member: bytes) -> Assignment:
         """Begin an assignment with the partitions that `Recovery.keep` keeps. Call `read` next for the others."""
         self._stale_at = None
-        self.settled = False
+        self._phase = "recovering"
+        self._meter.count("rebalances")
         self._assignment = await self._recovery.keep(partitions, generation, member)
         return self._assignment
 
@@ -152,17 +173,23 @@ class Cycles:
         if self._assignment is not assignment:
             return {}
         if found is None:
-            self._assignment = None
-            self._stale_at = self._watch.answered_s
+            self._lose()
             return {}
-        self.settled = True
+        self._phase = "assigned"
         return found
 
     def stand_by(self) -> None:
         """The group has given no partitions to this worker: it waits as a spare."""
         self._assignment = None
         self._stale_at = None
-        self.settled = True
+        self._phase = "spare"
+        self._meter.count("rebalances")
+
+    def _lose(self) -> None:
+        """The group has refused this worker's offsets: it writes nothing until the next rebalance."""
+        self._assignment = None
+        self._stale_at = self._watch.answered_s
+        self._phase = "rejoining"
 
     async def run(self) -> None:
         """Decide on what arrives, until `close`. Each cycle:
@@ -184,7 +211,9 @@ class Cycles:
                 self._arrived.clear()
                 await self._in_engine(self._engine.tick, self._clock_ms())
                 continue
+            self._cycle_since_s = self._watch.answered_s
             await self._decide([chunk for event in events for chunk in event.value.chunks])  # 2 to 4
+            self._cycle_since_s = None
             for event in events:
                 event.ack()  # 5
 
@@ -222,14 +251,16 @@ class Cycles:
             if self._assignment is not assignment:
                 return
             outcome = await self._deliver(batch, assignment)  # 3
+            self._meter.count("transactions", outcome=outcome.value)
             if outcome is Outcome.COMMITTED:
+                began_s = time.perf_counter()
                 await self._in_engine(self._engine.commit, batch.cycle)  # 4
+                batch.seconds.update(self._delivery.seconds, apply=time.perf_counter() - began_s)
                 assignment.next.update(batch.offsets)
                 self._observe(ours, batch)
                 return
             if outcome is Outcome.STALE:  # pending fetches are then acked without a decision, by the return above
-                self._assignment = None
-                self._stale_at = self._watch.answered_s
+                self._lose()
                 return
         raise RuntimeError(f"the same transaction was rolled back {ROLL_BACKS} times")
 

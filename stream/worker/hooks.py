@@ -20,10 +20,13 @@ from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import group_metadata
 from stream.kafka.topics import EVERY_S, TopicWatch
 from stream.kafka.transport import assigned, leave_group, membership, seek
-from stream.kafka.watchdog import CHECK_S, Rebalances, end_app, set_asked_to_end, watch_group
+from stream.kafka.watchdog import CHECK_S, Rebalances, asked_to_end, end_app, set_asked_to_end, watch_group
 from stream.kafka_config import KafkaConfig
+from stream.log_lines import as_json
 from stream.settings import Settings
+from stream.web.health import Doing, Health
 from stream.worker.cycle import Cycles
+from stream.worker.observe import Observed
 from stream.worker.recovery import Assignment
 from stream.worker.status import Status, report
 
@@ -34,13 +37,23 @@ class WithoutWeb(faust.Worker):
     """Faust's worker without its web server, which `faust -A` would open on all interfaces.
 
     It tells the app whether it was asked to end: Faust calls `stop` first after a signal, and after
-    `on_worker_shutdown` if the app could not start or has crashed.
+    `on_worker_shutdown` if the app could not start or has crashed. And it has hooks that an app has not: that the
+    event loop runs, and, for `faust -A`, that the log is set up.
     """
 
     def __init__(self, app: faust.App, *arguments: Any, **options: Any) -> None:
         app.conf.web_enabled = False
         self._ends_by_itself = False
         super().__init__(app, *arguments, **options)
+
+    async def on_start(self) -> None:
+        self.app.eddy_health.beat(asyncio.get_running_loop())
+        await super().on_start()
+
+    def on_setup_root_logger(self, logger: logging.Logger, level: int) -> None:
+        super().on_setup_root_logger(logger, level)
+        if self.app.eddy_log_format == "json":
+            as_json(logger)
 
     def on_worker_shutdown(self) -> None:
         self._ends_by_itself = True
@@ -163,12 +176,23 @@ def end_when_drained(app: faust.App, cycles: Cycles, changelog: Changelog) -> No
                 return
 
 
-def report_status(app: faust.App, cycles: Cycles, status: Status) -> None:
+def report_health(app: faust.App, cycles: Cycles, health: Health) -> None:
+    """Let `health` answer for this worker from now on."""
+
+    def doing() -> Doing:
+        now = cycles.doing()
+        return now._replace(phase="stopping") if asked_to_end(app) else now
+
+    health.doing = doing
+
+
+def report_status(app: faust.App, cycles: Cycles, status: Status, observed: Observed) -> None:
     """Log the status while the app runs."""
 
     def lag() -> int:
         ends = app.monitor.tp_end_offsets  # high watermarks of the latest fetches
-        return sum(max(0, ends.get(TP(*p), next_) - next_) for p, next_ in cycles.positions().items())
+        positions = cycles.positions()
+        return observed.standing(positions, {p: ends[TP(*p)] for p in positions if TP(*p) in ends})
 
     @app.task
     async def log_status() -> None:

@@ -1,7 +1,8 @@
 """Measures committed batches: adds figures to the meter and keeps examples of dead letters and keys for the warnings.
 
 All code runs in the event loop's thread after a batch is committed. So a batch that was rolled back and processed again
-is counted once. The cost per batch is one pass over its timestamps and a bounded sample of its keys and dead letters.
+is counted once. The cost per batch is one pass over its timestamps and users, and a sample of keys, dead letters and
+lists.
 """
 
 import logging
@@ -9,26 +10,39 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import accumulate
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from stream.events import Origin, SystemAlert, hashed
+from stream import DISTRIBUTION
+from stream.detect.statistics import STATISTICS
+from stream.detect.windows import NO_GAP
+from stream.engine.columns import Columns
+from stream.engine.engine import Cycle
+from stream.events import Origin, Partition, SystemAlert, hashed
 from stream.kafka.fetch import Chunk
 from stream.kafka.partitioners import KeySample
+from stream.lists.hits import Hits
 from stream.meter import Meter
+from stream.model.gaps import starts_session
 from stream.model.runtime import Model
-from stream.state.arena import Arena
+from stream.population.signs import SIGNS
+from stream.settings import ALPHA
+from stream.state.arena import Arena, Owner
 from stream.worker.batch import Batch, Refused
 
 log = logging.getLogger(__name__)
 
 CLOCK_S = 60.0
 """A message with a timestamp that is further ahead of the worker's clock shows that one of two clocks is wrong."""
+
+NO_STATISTIC = "none"
+"""Of an alert for which no statistic is unusual by itself."""
 
 KEYS_PER_BATCH = 64
 LETTERS_PER_BATCH = 5
@@ -53,6 +67,7 @@ class Observed:
 
     partitions  number of partitions of the clicks topic
     clock_ms    returns the current time in ms since the epoch, to compare with the records' timestamps
+    alpha       as in Settings
     """
 
     def __init__(
@@ -62,6 +77,7 @@ class Observed:
         arena: Arena,
         partitions: int,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        alpha: float = ALPHA,
     ) -> None:
         self.meter = meter
         self.key_sample = KeySample(partitions)
@@ -69,26 +85,33 @@ class Observed:
         self._model = model
         self._arena = arena
         self._clock_ms = clock_ms
+        self._alpha = alpha
         self._rng = random.Random(0)
+        self._hits = Hits()
+        self._generation = 0  # of the group, at the latest batch
+        meter.level("alpha", alpha)
+        for statistic in (*STATISTICS, NO_STATISTIC):  # Prometheus sees no increase in a count that begins with 1
+            meter.count("alerts", 0, statistic=statistic)
+        for sign in SIGNS:
+            meter.count("system_alerts", 0, sign=sign)
 
     def committed(self, chunks: Sequence[Chunk], batch: Batch) -> None:
         """Add the figures of a batch that was just committed. `chunks` is the input of the batch."""
-        count, clicks, decisions = self.meter.count, batch.clicks, batch.cycle.decisions
+        count, clicks = self.meter.count, batch.clicks
         stamps = np.array([record.timestamp for chunk in chunks for record in chunk.records], np.float64)
         count("messages", len(stamps))
         count("clicks_lost", sum(chunk.lost for chunk in chunks))
-        count("clicks", len(decisions.p_value))
-        decided = batch.cycle.decided
-        count("repeats", len(batch.cycle.repeated))
-        count("unknown_items", int((clicks.item[decided] == len(self._model.items)).sum()))
-        count("unknown_event_types", int((clicks.event_type[decided] == len(self._model.manifest.event_types)).sum()))
-        count("alerts", len(decisions.alerts.click))
+        self._decisions(clicks, batch.cycle, chunks[0].generation)
+        self._forgotten(clicks.requests, batch.cycle.staged.swept.owners)
         self._tell(batch.system_alerts)
         for reason, n in Counter(refused.why.reason for refused in batch.refused).items():
             count("dead_letters", n, reason=reason)
         for field, n in batch.left_out.items():
             count("left_out", n, field=field)
         self.meter.level("users", len(self._arena))
+        self.meter.observe("cycle_messages", len(stamps))
+        for stage, seconds in batch.seconds.items():
+            self.meter.observe("stage", seconds, stage=stage)
         age_s = (self._clock_ms() - stamps[stamps > 0]) / 1000.0
         self.meter.observe("latency", age_s)
         early = age_s[age_s < -CLOCK_S]
@@ -98,13 +121,59 @@ class Observed:
         self._sample_letters(batch.refused)
         self._sample_keys(chunks, batch.refused)
 
+    def about(self, group: str, worker_id: str) -> None:
+        """Set the level that says which worker this is."""
+        label, provider, release = self._model.manifest.label, self._model.provider, version(DISTRIBUTION)
+        of = {"version": release, "model": label, "provider": provider, "group": group, "worker_id": worker_id}
+        self.meter.level("info", 1, **of)
+
+    def standing(self, positions: Mapping[Partition, int], ends: Mapping[Partition, int]) -> int:
+        """Set the levels that change without a batch. Returns the lag: the number of messages not decided yet.
+
+        positions  partition -> the offset to read next, of each partition whose clicks this worker decides
+        ends       partition -> the high watermark, where it is known
+        """
+        lag = {p: max(0, ends.get(p, next_) - next_) for p, next_ in positions.items()}
+        self.meter.levels("partition_lag", "partition", {str(p.number): n for p, n in lag.items()})
+        self.meter.level("partitions", len(positions))
+        self.meter.level("users", len(self._arena) if positions else 0)  # a spare may still hold rows of before
+        return sum(lag.values())
+
+    def _decisions(self, clicks: Columns, cycle: Cycle, generation: int) -> None:
+        """Count the decisions of a batch. `clicks` is the input of the cycle."""
+        count, decided, decisions, alerts = self.meter.count, cycle.decided, cycle.decisions, cycle.decisions.alerts
+        item, offset = clicks.item[decided], clicks.offset[decided]
+        count("clicks", len(decided))
+        count("repeats", len(cycle.repeated))
+        count("unknown_items", int((item == len(self._model.items)).sum()))
+        count("unknown_event_types", int((clicks.event_type[decided] == len(self._model.manifest.event_types)).sum()))
+        count("unusual_clicks", int((decisions.p_value <= self._alpha).sum()))
+        opened = [rule.episode == offset[click] for rule, click in zip(alerts.rules, alerts.click, strict=True)]
+        count("episodes", sum(opened))
+        for statistic, n in Counter(next(iter(rule.statistics), NO_STATISTIC) for rule in alerts.rules).items():
+            count("alerts", n, statistic=statistic)
+        begins = starts_session(decisions.gap_ms) | (decisions.gap_ms == NO_GAP)
+        count("sessions", int(begins.sum()))
+        if generation != self._generation:  # partitions may have been elsewhere meanwhile
+            self._hits.forget()
+            self._generation = generation
+        judged, hits = self._hits.judge(clicks.owners, clicks.owner[decided], begins, item, decisions.lists)
+        count("lists_judged", judged)
+        count("list_hits", hits)
+
+    def _forgotten(self, requests: Mapping[Owner, int], removed: Sequence[Owner]) -> None:
+        """Count the users whose rows were removed: those with a request, and those who were idle for too long."""
+        asked = sum(owner in requests for owner in removed) if requests else 0
+        self.meter.count("forgotten", asked, cause="request")
+        self.meter.count("forgotten", len(removed) - asked, cause="idle")
+
     def _tell(self, alerts: Sequence[SystemAlert]) -> None:
         """Count the alerts on many users, and write a line for each: somebody should look at once."""
         for alert in alerts:
             if alert.phase == "closed":
                 log.info("no more than usual: id=%s sign=%r alerts=%d", alert.episode, alert.sign, alert.alerts)
                 continue
-            self.meter.count("system_alerts")
+            self.meter.count("system_alerts", sign=alert.sign)
             log.warning("many users at once: id=%s sign=%r; %s", alert.id, alert.sign, _printable(alert.reason))
 
     def _sample_letters(self, refused: Sequence[Refused]) -> None:

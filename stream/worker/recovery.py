@@ -18,13 +18,13 @@ from stream.events import Partition, hashed
 from stream.kafka.changelog import POSITION_KEY, Changelog, Mark, Position, disagreement
 from stream.kafka.delivery import Delivery, Outcome, Record
 from stream.kafka.waiting import Watch, in_daemon, patiently
+from stream.meter import Meter
 from stream.state.arena import Arena, Totals
 
 AGREE_TRIES, AGREE_PAUSE_S = 20, 0.5
 """A number of tries and not a time limit: a worker that is frozen between the two reads exceeds any limit."""
 
 BEGIN_TRIES = 10
-
 MOST_BROKEN, MOST_BROKEN_SHARE = 10, 0.01
 """More broken rows in a partition than both are no accident of single rows: the worker does not start."""
 
@@ -54,6 +54,7 @@ class Recovery:
     engine    the engine thread, which alone touches the arena
     watch     its clock measures the time limits
     begin_at  where a group begins that has no committed offset
+    meter     gets the rows that were read and the time of each recovery
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Recovery:
         engine: ThreadPoolExecutor,
         watch: Watch,
         begin_at: Begin = earliest,
+        meter: Meter | None = None,
     ) -> None:
         self._delivery = delivery
         self._changelog = changelog
@@ -71,6 +73,7 @@ class Recovery:
         self._engine = engine
         self._watch = watch
         self._begin_at = begin_at
+        self._meter = meter or Meter()
         self._started = False
         self._last: Assignment | None = None
         self._current: Assignment | None = None
@@ -169,6 +172,8 @@ class Recovery:
             return None
         found = {p: began_at.get(p, position.next) for p, position in positions.items()}
         assignment.next.update(found)
+        if rest:
+            self._meter.observe("recovery", time.monotonic() - began)
         log.info(
             "partitions recovered: partitions=[%s] generation=%d kept=%d users=%d seconds=%.2f",
             names,
@@ -192,15 +197,14 @@ class Recovery:
             return {}
         topic = self._changelog.topic
         marks = [Record(topic, POSITION_KEY, Mark(at, 0, 0).encode(), p.number) for p, at in begins.items()]
-        outcome = Outcome.ROLLED_BACK
         for _ in range(BEGIN_TRIES):
             outcome = await self._delivery.commit(marks, begins, assignment.member)
-            if outcome is not Outcome.ROLLED_BACK:
+            if outcome is Outcome.COMMITTED:
+                offsets = {str(p): offset for p, offset in begins.items()}
+                log.info("a new group begins after clicks that it does not decide: offsets=%s", offsets)
+                return begins
+            if outcome is Outcome.STALE:
                 break
-        if outcome is Outcome.COMMITTED:
-            offsets = ", ".join(f"{p}:{offset}" for p, offset in begins.items())
-            log.info("a new group begins after clicks that it does not decide: offsets=[%s]", offsets)
-            return begins
         return None
 
     def _restore(self, assignment: Assignment, partitions: Sequence[Partition]) -> dict[Partition, Position] | None:
@@ -258,6 +262,7 @@ class Recovery:
 
     def _load(self, partition: Partition, rows: Mapping[bytes, bytes | None]) -> None:
         broken = self._arena.load(partition, rows)
+        self._meter.count("recovered_rows", len(rows))
         self._broken[partition].difference_update(rows)  # a later row replaces a broken one
         self._broken[partition].update(broken)
 

@@ -3,6 +3,7 @@
 Scorer is the interface for Python programs: it uses an engine without Kafka.
 """
 
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
@@ -16,6 +17,7 @@ from stream.detect.behaviour import BehaviourDetector
 from stream.engine.engine import Cycle, Engine
 from stream.errors import ArtifactError
 from stream.events import Anomaly, Click, Origin, Recommendation, SystemAlert
+from stream.model.probe import batch_invariant
 from stream.model.runtime import Model, load_model
 from stream.population.judge import Judge
 from stream.population.watch import Population
@@ -26,6 +28,8 @@ from stream.state.evict import DAY_MS, Forgetting
 from stream.state.row import row_dtype, row_mark
 from stream.wire import output
 from stream.wire.json import JsonCodec
+
+log = logging.getLogger(__name__)
 
 NO_RULES = Rules()
 
@@ -59,6 +63,22 @@ def open_engine(
     arena = Arena(dtype, row_mark(manifest.identity ^ users_mark, dtype), new_block)
     forgetting = Forgetting(int(forget_after_days * DAY_MS))
     return Engine(model, judge, arena, k, exclude_recent, rules, forgetting, lists)
+
+
+def warn_of_model(engine: Engine, k: int, alpha: float) -> None:
+    """Log what an operator should know of an engine's model. k, alpha: as in Settings."""
+    if not batch_invariant(engine.model, k):
+        log.warning(
+            "the last bits of a state may depend on the other clicks of its batch: provider=%s", engine.model.provider
+        )
+    smallest_rate = 1 / (1 + engine.judge.detector.held_out)
+    if smallest_rate > alpha:
+        log.warning(
+            "the threshold of the alerts is extrapolated, because the model's calibration is small: smallest_rate=%.2g "
+            "alpha=%.2g; train on more clicks or start with a larger --alpha",
+            smallest_rate,
+            alpha,
+        )
 
 
 def recommendations(

@@ -160,8 +160,8 @@ COUNTED = ("clicks", "repeats", "dead_letters", "alerts", "system_alerts")
 def status_line(seconds: float, before: Snapshot, now: Snapshot) -> str:
     """Format the figures of the `seconds` between two snapshots. Lag and users are the current values."""
     counts = {name: now.count(name) - before.count(name) for name in COUNTED}
-    timing = now.timing("latency")
-    p50, p99 = (None, None) if timing is None else map(timing.since(before.timing("latency")).quantile_s, (0.5, 0.99))
+    ages = now.histogram("latency")
+    p50, p99 = (None, None) if ages is None else map(ages.since(before.histogram("latency")).quantile, (0.5, 0.99))
     reasons, left_out = (_added(before, now, *of) for of in (("dead_letters", "reason"), ("left_out", "field")))
     return (
         f"status: clicks_per_s={counts['clicks'] / seconds:.1f} lag={now.level('lag') or 0:.0f} "

@@ -230,7 +230,7 @@ def test_the_image_and_the_services_set_only_variables_that_eddy_knows() -> None
     assert re.search(r"^ENV EDDY_DATA_DIR=(\S+)", dockerfile, re.MULTILINE)
     found = dict(re.findall(r"^ENV (EDDY_\w+)=(\S+)", dockerfile, re.MULTILINE))
     for service in compose()["services"].values():
-        found |= service["environment"]
+        found |= service.get("environment", {})
     assert unknown_variables(found) == []
 
 

@@ -20,6 +20,9 @@ from stream.settings import Rules, Settings, Topics
         ("broker", {"broker": "kafka:port"}),
         ("broker", {"broker": "a:1,,b:2"}),
         ("group", {"group": " "}),
+        ("http_port", {"http_port": 65_536}),
+        ("--http-host", {"http_host": ""}),  # else it would be all addresses
+        ("log_format is .xml.; it must be one of text, json", {"log_format": "xml"}),
         ("topics", {"topics": Topics(clicks="x", anomalies="x")}),
     ],
 )

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -20,6 +20,8 @@ CLICKS_0 = Partition("clicks", 0)
 
 class Delivery:
     """A producer that starts."""
+
+    seconds: ClassVar[dict[str, float]] = {}
 
     async def start(self) -> None:
         return None

@@ -1,6 +1,7 @@
 """How the worker's process starts and ends."""
 
 import asyncio
+import logging
 import os
 import platform
 import signal
@@ -15,7 +16,9 @@ from faust.transport.producer import Producer
 
 from stream.kafka.watchdog import EXIT_WORKER
 from stream.kafka_config import PLAINTEXT
+from stream.log_lines import JsonLines
 from stream.settings import Settings
+from stream.web.health import Health
 from stream.worker import app as module
 from stream.worker.app import _faust_app, run_worker
 from stream.worker.hooks import WithoutWeb
@@ -26,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.fixture
 def app(tmp_path: Any) -> Any:
     """An app as a worker has it, without a connection."""
-    return _faust_app(Settings(model="m", broker="localhost:1", data_dir=str(tmp_path)), "1", PLAINTEXT)
+    return _faust_app(Settings(model="m", broker="localhost:1", data_dir=str(tmp_path)), "1", PLAINTEXT, Health())
 
 
 def test_the_worker_starts_no_producer_that_it_does_not_use(app: Any) -> None:
@@ -61,6 +64,19 @@ def test_the_end_waits_for_the_cancelled_tasks_and_no_longer(app: Any, monkeypat
     asyncio.run(end())
     assert ended == [True]
     assert waited == []
+
+
+@pytest.mark.parametrize(("log_format", "kind"), [("json", JsonLines), ("text", type(None))])
+def test_faust_logs_json_too_if_it_is_asked_to(app: Any, log_format: str, kind: type) -> None:
+    """`faust -A` sets up the log by itself, and then calls this hook of its worker."""
+    app.eddy_log_format = log_format
+    root = logging.Logger("root of faust")
+    root.addHandler(logging.StreamHandler())
+    worker = WithoutWeb(app, loop=asyncio.new_event_loop())
+    worker.spinner = None
+    worker.on_setup_root_logger(root, logging.WARNING)
+    logging.captureWarnings(False)
+    assert [type(handler.formatter) for handler in root.handlers] == [kind]
 
 
 ARENAS = """import ctypes, threading
@@ -106,7 +122,7 @@ async def crash(app: Any) -> NoReturn:
 
 def run(start: str, stop: str) -> int:
     """Run a worker whose app does these things when it starts and stops, and return its exit code."""
-    app: Any = _faust_app(Settings(model="m", broker="localhost:1"), "1", PLAINTEXT)
+    app: Any = _faust_app(Settings(model="m", broker="localhost:1"), "1", PLAINTEXT, Health())
     app.on_start = partial(globals()[start], app)
     if stop:
         app.on_stop = partial(globals()[stop], app)

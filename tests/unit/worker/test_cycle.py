@@ -9,13 +9,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream.kafka.fetch import check_group
+from stream.kafka.changelog import Position
+from stream.kafka.delivery import Outcome
+from stream.kafka.fetch import Chunk, check_group
 from stream.model.runtime import load_model
 from stream.settings import Topics
+from stream.web.health import Doing
 from stream.wire.json import JsonCodec
 from stream.worker import cycle
 from stream.worker.cycle import Cycles
 from stream.worker.served import open_engine
+from tests.unit.worker.recovered import CLICKS_0, recovered
 
 
 class Delivery:
@@ -76,16 +80,45 @@ def test_engine_that_hangs_is_reported_and_ends_the_worker(
             watch.answered_s = 1_000.0 + passed_s
             cycles.check_engine()
             assert len(caplog.records) == lines, passed_s
+            assert cycles.doing() == Doing("joining", 0, passed_s, slow=passed_s > 20, hangs=False)
         assert "busy_s=42 at=" in caplog.text
         watch.answered_s = 1_301.0
+        assert cycles.doing().hangs
         with pytest.raises(TimeoutError, match="301 s"):
             cycles.check_engine()
         go_on.set()
         await cycles.close()
         await asyncio.wait_for(running, 10)
         cycles.check_engine()
+        assert cycles.doing() == Doing("joining")
 
     asyncio.run(hang())
+
+
+def test_the_phase_of_a_worker_follows_the_group(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is what /readyz answers by. A worker whose offsets are refused has none until the next rebalance, and is not
+    settled: with --drain it would otherwise end as if it had decided everything."""
+    cycles = recovered(model_dir, (Position(11, 11), 11))
+    outcomes = iter((Outcome.COMMITTED, Outcome.ROLLED_BACK, Outcome.COMMITTED, Outcome.STALE))
+
+    async def commit(*arguments: object) -> Outcome:
+        return next(outcomes)
+
+    async def decide() -> None:
+        for offset in (11, 12, 13):
+            await cycles._decide([Chunk(CLICKS_0, 1, offset, offset + 1, 0, [], 0)])
+
+    monkeypatch.setattr(cycles._delivery, "commit", commit, raising=False)
+    assert (cycles.doing(), cycles.settled) == (Doing("assigned", 1), True)
+    asyncio.run(decide())
+    assert (cycles.doing(), cycles.settled) == (Doing("rejoining"), False)
+    counts = cycles._meter.snapshot().counts_by("transactions", "outcome")
+    assert counts == {"committed": 2, "rolled_back": 1, "stale": 1}
+    cycles.release()
+    assert (cycles.doing(), cycles.settled) == (Doing("rebalancing"), False)
+    cycles.stand_by()
+    assert (cycles.doing(), cycles.settled) == (Doing("spare"), True)
+    assert cycles._meter.snapshot().count("rebalances") == 2
 
 
 def test_group_is_not_asked_while_the_worker_stops() -> None:

@@ -16,9 +16,11 @@ from stream.engine.engine import Engine
 from stream.events import Partition
 from stream.kafka.fetch import Chunk
 from stream.kafka.partitioners import MOST_KEYS, murmur2
-from stream.meter import Meter
+from stream.lists.hits import Hits
+from stream.meter import Meter, Name
 from stream.model.runtime import load_model
 from stream.settings import Topics
+from stream.wire.forget import FORGET_HEADER
 from stream.wire.json import JsonCodec
 from stream.worker.batch import process
 from stream.worker.observe import KEYS_PER_BATCH, Observed
@@ -27,6 +29,7 @@ from tests.unit.engine.test_not_finite import spoil
 
 NOW_MS = 1_760_000_000_000
 PARTITIONS = 4
+FORGET = ((FORGET_HEADER, b""),)
 LIMITS = dict.fromkeys(msgspec.structs.astuple(Topics()), 1_000_000)
 
 
@@ -51,7 +54,7 @@ def observe(engine: Engine, *messages: tuple[bytes | None, bytes | None], ages_m
     codec = JsonCodec(65_536, 3_600_000)
     batch = process(engine, codec, Topics(), LIMITS, chunks, dict.fromkeys(placed, 0), NOW_MS)
     engine.commit(batch.cycle)
-    observed = Observed(Meter(), engine.model, engine.arena, PARTITIONS, lambda: NOW_MS)
+    observed = Observed(Meter(), engine.model, engine.arena, PARTITIONS, lambda: NOW_MS, 0.001)
     observed.committed(chunks, batch)
     return observed
 
@@ -81,6 +84,90 @@ def test_alerts_on_many_users_are_counted_and_logged(engine: Engine, caplog: pyt
     assert len(lines) == PARTITIONS
     for line in lines:
         assert re.match(r"many users at once: id=clicks-\d-\d+ sign='unknown event types'; \d+ of \d+ users sent", line)
+
+
+def test_decisions_are_counted_by_what_they_mean(engine: Engine) -> None:
+    """Ann has two sessions with a pause of an hour, and Ben one; the metronome has one episode with one alert or more,
+    and each stage of the cycle and the size of the batch are measured."""
+    times = [
+        click("ann", f"i{n}", timestamp=NOW_MS - 7_200_000 + minute * 60_000) for n, minute in enumerate((0, 1, 61))
+    ]
+    bot = [click("bot", "i7", timestamp=NOW_MS - 3_600_000 + 1_000 * n) for n in range(40)]
+    seen = observe(engine, *times, click("ben"), *bot).meter.snapshot()
+    assert seen.count("sessions") == 4
+    assert seen.count("episodes") == 1
+    statistics = seen.counts_by("alerts", "statistic")
+    assert len(statistics) == 8  # also those without an alert: a rate needs a 0 to begin with
+    assert {name for name, n in statistics.items() if n} <= {"regular gaps", "one item", "rate", "clicks", "none"}
+    assert seen.count("alerts") >= 1
+    assert 1 <= seen.count("unusual_clicks") < 44
+    assert seen.level("alpha") == 0.001
+    messages = seen.histogram("cycle_messages")
+    assert messages is not None
+    assert messages.total == 44
+    stages = {dict(key.labels)["stage"] for key in seen.histograms if key.name == "stage"}
+    assert stages == {"decode", "engine", "encode"}
+
+
+def test_lists_are_judged_by_the_clicks_of_the_sampled_users(engine: Engine) -> None:
+    """With a sample of all users: the second and third click of a session judge the list before them, unless the group
+    has had a rebalance meanwhile."""
+    observed = Observed(Meter(), engine.model, engine.arena, PARTITIONS, lambda: NOW_MS)
+    observed._hits = Hits(every=1)
+    codec, partition = JsonCodec(65_536, 3_600_000), Partition("clicks", 0)
+    judged = []
+    for offset, generation in enumerate((1, 1, 1, 2, 2)):
+        key, value = click("ann", "i5", timestamp=NOW_MS + offset)
+        record = SimpleNamespace(offset=offset, key=key, value=value, timestamp=NOW_MS, headers=())
+        chunks = [Chunk(partition, generation, offset, offset + 1, 0, [record], 0)]
+        batch = process(engine, codec, Topics(), LIMITS, chunks, {partition: offset}, NOW_MS)
+        engine.commit(batch.cycle)
+        observed.committed(chunks, batch)
+        judged.append(observed.meter.snapshot().count("lists_judged"))
+    assert judged == [0, 1, 2, 2, 3]
+    assert observed.meter.snapshot().count("list_hits") == 0  # the list leaves out the item of the click before it
+
+
+def test_forgotten_users_are_counted_by_the_cause(engine: Engine) -> None:
+    """A request for a user with a state counts, one for an unknown user does not."""
+    observed = Observed(Meter(), engine.model, engine.arena, PARTITIONS, lambda: NOW_MS)
+    codec, partition, offset = JsonCodec(65_536, 3_600_000), Partition("clicks", 0), 0
+    for messages in ([click("ann"), click("ben")], [(b"ann", None), (b"nobody", None)]):
+        records = [
+            SimpleNamespace(
+                offset=offset + n, key=key, value=value, timestamp=NOW_MS, headers=FORGET if not value else ()
+            )
+            for n, (key, value) in enumerate(messages)
+        ]
+        chunks = [Chunk(partition, 1, offset, offset + len(records), 0, records, 0)]
+        batch = process(engine, codec, Topics(), LIMITS, chunks, {partition: offset}, NOW_MS)
+        engine.commit(batch.cycle)
+        observed.committed(chunks, batch)
+        offset += len(records)
+    seen = observed.meter.snapshot()
+    assert seen.counts_by("forgotten", "cause") == {"request": 1, "idle": 0}
+    assert seen.level("users") == 1
+
+
+def test_lag_is_of_the_partitions_that_the_worker_has(engine: Engine) -> None:
+    """A partition without a known end has none, and one that has gone is not shown any more."""
+    observed = Observed(Meter(), engine.model, engine.arena, PARTITIONS, lambda: NOW_MS)
+    first, second = Partition("clicks", 0), Partition("clicks", 1)
+    assert observed.standing({first: 5, second: 7}, {first: 9}) == 4
+    assert observed.meter.snapshot().levels[Name("partition_lag", (("partition", "0"),))] == 4
+    assert observed.standing({second: 7}, {first: 9, second: 10}) == 3
+    seen = observed.meter.snapshot()
+    assert [value for key, value in seen.levels.items() if key.name == "partition_lag"] == [3]
+    assert seen.level("partitions") == 1
+
+
+def test_a_worker_without_partitions_has_no_users(engine: Engine) -> None:
+    """Its rows stay in memory until it gets partitions again; they are those of other workers now."""
+    observed = observe(engine, click("ann"), click("ben"))
+    observed.standing({Partition("clicks", 0): 1}, {})
+    assert observed.meter.snapshot().level("users") == 2
+    observed.standing({}, {})
+    assert observed.meter.snapshot().level("users") == 0
 
 
 def test_every_reason_that_is_counted_has_an_example(engine: Engine) -> None:
@@ -125,11 +212,11 @@ def test_offsets_that_kafka_deleted_unread_are_counted(engine: Engine) -> None:
 def test_latency_is_the_age_of_the_records_at_the_commit(engine: Engine) -> None:
     """Each message counts with the time from its Kafka timestamp; a message from a clock that is ahead counts as 0."""
     messages = [click(f"u{n}") for n in range(100)]
-    timing = observe(engine, *messages, ages_ms=[-50, 40, 40, 40, 900]).meter.snapshot().timing("latency")
+    timing = observe(engine, *messages, ages_ms=[-50, 40, 40, 40, 900]).meter.snapshot().histogram("latency")
     assert timing is not None
     assert timing.buckets.sum() == 100
-    assert timing.quantile_s(0.5) == pytest.approx(0.04, rel=0.1)
-    assert timing.quantile_s(0.99) == pytest.approx(0.9, rel=0.1)
+    assert timing.quantile(0.5) == pytest.approx(0.04, rel=0.1)
+    assert timing.quantile(0.99) == pytest.approx(0.9, rel=0.1)
 
 
 def test_an_example_shows_detail_and_fields_but_no_user(engine: Engine) -> None:

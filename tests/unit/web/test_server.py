@@ -1,0 +1,204 @@
+"""The HTTP server on a real port: what it answers, and what a bad client can do to it."""
+
+import asyncio
+import json
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from types import SimpleNamespace
+
+import pytest
+
+from stream.errors import ConfigError
+from stream.meter import Meter
+from stream.web import health as health_module
+from stream.web import routes, server
+from stream.web.health import Doing, Health
+from stream.web.routes import worker_routes
+from stream.web.server import MOST_CONNECTIONS, Server, listen
+
+
+@pytest.fixture
+def meter() -> Meter:
+    return Meter()
+
+
+@pytest.fixture
+def health() -> Health:
+    return Health()
+
+
+@pytest.fixture
+def port(meter: Meter, health: Health) -> Iterator[int]:
+    """The port of a server with the routes of a worker."""
+    listener = listen("127.0.0.1", 0)
+    found = listener.getsockname()[1]
+    running = Server(listener, worker_routes(meter, health))
+    yield found
+    running.close()
+
+
+def get(port: int, path: str) -> tuple[int, str, bytes]:
+    """Status, content type and body."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.headers["Content-Type"], answer.read()
+    except urllib.error.HTTPError as exc:
+        return exc.code, exc.headers["Content-Type"], exc.read()
+
+
+def test_the_three_pages_answer(port: int, meter: Meter, health: Health) -> None:
+    """A worker that starts is live and not ready, and one that decides is both. Other paths are 404."""
+    meter.count("clicks", 5)
+    status, kind, text = get(port, "/metrics")
+    assert (status, kind) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    assert b"\neddy_clicks_total 5.0\n" in text
+    assert get(port, "/livez")[0] == 200
+    status, kind, text = get(port, "/readyz")
+    assert (status, kind) == (503, "application/json; charset=utf-8")
+    assert json.loads(text)["ready"] is False
+    assert "loads its model" in json.loads(text)["reason"]
+    health.doing, health.kafka = lambda: Doing("spare"), SimpleNamespace(out=False, breaks=0)
+    status, _, text = get(port, "/readyz")
+    assert status == 200
+    assert json.loads(text) == {
+        "ready": True,
+        "reason": "",
+        "phase": "spare",
+        "partitions": 0,
+        "kafka_answers": True,
+        "cycle_s": 0.0,
+    }
+    assert get(port, "/")[0] == 404
+
+
+@pytest.mark.parametrize(("fresh_s", "counted"), [(3_600.0, b"0.0"), (0.0, b"5.0")])
+def test_metrics_are_made_once_in_an_interval(
+    port: int, meter: Meter, monkeypatch: pytest.MonkeyPatch, fresh_s: float, counted: bytes
+) -> None:
+    """A client that asks without pause gets the same text until the interval is over."""
+    monkeypatch.setattr(routes, "FRESH_S", fresh_s)
+    get(port, "/metrics")
+    meter.count("clicks", 5)
+    assert b"\neddy_clicks_total " + counted + b"\n" in get(port, "/metrics")[2]
+
+
+def test_a_port_that_is_taken_is_one_line() -> None:
+    """The line names the port and the reason; so does an address that is not of this machine."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        with pytest.raises(
+            ConfigError, match=rf"port {taken} of 127.0.0.1 cannot be opened \(Address already in use\);"
+        ):
+            listen("127.0.0.1", taken)
+    with pytest.raises(ConfigError, match=r"port 0 of 192\.0\.2\.1 cannot be opened"):
+        listen("192.0.2.1", 0)
+
+
+def test_clients_that_send_nothing_are_cut_off(meter: Meter, health: Health, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half-open connections end by themselves. Meanwhile the pages answer, and afterwards."""
+    monkeypatch.setattr(server, "CONNECTION_S", 1.0)
+    listener = listen("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    running = Server(listener, worker_routes(meter, health))
+    with ExitStack() as stack:
+        stack.callback(running.close)
+        half = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(MOST_CONNECTIONS - 1)]
+        half[0].sendall(b"GET /metrics HTTP/1.1\r\nHost: ")
+        assert get(port, "/livez")[0] == 200
+        for client in half:
+            assert ended(client)
+        assert get(port, "/livez")[0] == 200
+
+
+def ended(client: socket.socket) -> bool:
+    """Whether the server ends the connection within 10 s."""
+    client.settimeout(10)
+    with suppress(ConnectionResetError):
+        return client.recv(1) == b""
+    return True
+
+
+def test_more_connections_than_the_limit_are_closed_at_once(port: int) -> None:
+    """In a burst, too. Those that came first are open, and one that ends makes room."""
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(MOST_CONNECTIONS + 9)
+        ]
+        first, more = clients[:MOST_CONNECTIONS], clients[MOST_CONNECTIONS:]
+        began_s = time.monotonic()
+        assert all(map(ended, more))
+        assert time.monotonic() - began_s < server.CONNECTION_S / 2
+        for client in first[1:]:
+            client.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                client.recv(1)
+        first[0].sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert first[0].recv(12) == b"HTTP/1.1 200"
+        while first[0].recv(1_000):
+            pass
+        deadline = time.monotonic() + 5
+        while not answers(port):
+            assert time.monotonic() < deadline
+
+
+def answers(port: int) -> bool:
+    try:
+        return get(port, "/livez")[0] == 200
+    except OSError:
+        return False
+
+
+def test_a_server_that_is_closed_gives_its_port_back(meter: Meter, health: Health) -> None:
+    """At once, also if a client is still connected."""
+    listener = listen("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    running = Server(listener, worker_routes(meter, health))
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        assert get(port, "/livez")[0] == 200
+        running.close()
+        assert ended(client)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+    listen("127.0.0.1", port).close()
+
+
+def test_garbage_and_a_client_that_does_not_read_leave_the_server_running(
+    port: int, meter: Meter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Bytes that are no HTTP, a huge header, and requests without a reader for the answers. The log stays empty."""
+    for garbage in (b"\x16\x03\x01\x02\x00\x01\x00", b"\0" * 100, b"GET " + b"/" * 100_000, b"PUT / HTTP/9\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(garbage)
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 500)
+        assert get(port, "/metrics")[0] == 200
+    assert get(port, "/livez")[0] == 200
+    assert not caplog.records
+
+
+def test_a_worker_whose_event_loop_is_stuck_is_reported(
+    port: int, health: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has a thread of its own, so it answers while the worker's loop is blocked."""
+    monkeypatch.setattr(health_module, "SILENT_S", 1.0)
+    go_on = threading.Event()
+
+    async def stuck() -> None:
+        health.beat(asyncio.get_running_loop())
+        go_on.wait(30)
+
+    thread = threading.Thread(target=lambda: asyncio.run(stuck()))
+    thread.start()
+    deadline = time.monotonic() + 10
+    while get(port, "/livez")[0] == 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)  # the polling interval; the deadline above decides
+    reason = json.loads(get(port, "/livez")[2])["reason"]
+    go_on.set()
+    thread.join()
+    assert reason == "the event loop has run nothing for 1 s"
