@@ -52,7 +52,7 @@ NASTY: list[Any] = [
     ),
     *([], {}, [1], {"a": 1}, [[[[]]]], NOW_MS, NOW_MS / 1000, NOW_MS * 1000, str(NOW_MS), 20241201, 662_687_999_999),
 ]
-FIELDS = [*wire._Plain.__struct_fields__, "x", "user", "item_id ", ""]
+FIELDS = [*wire.Plain.__struct_fields__, "x", "user", "item_id ", ""]
 
 
 def mutated(rng: random.Random, data: bytes, most: int = 4) -> bytes:
