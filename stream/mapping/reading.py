@@ -62,20 +62,18 @@ class Reading:
 
     def finish(self, values: list[Any]) -> list[Any]:
         """Steps 2 and 3 of the values of a message, in place. Raises Dropped."""
-        event = values[EVENT]
-        if event is None:
-            event = values[EVENT] = self.defaults.get(EVENT, DEFAULT_EVENT)
-            theirs = event
+        theirs = ours = values[EVENT]
+        if theirs is None:
+            theirs = ours = values[EVENT] = self.defaults.get(EVENT, DEFAULT_EVENT)
         else:
             try:
-                theirs = word(event, LONGEST_WORD) or DEFAULT_EVENT
-            except Unusable:  # it is counted where the values are checked
-                theirs = event = DEFAULT_EVENT
-            else:
-                event = values[EVENT] = self.types.get(theirs, theirs)
-        if theirs in self.drop or event in self.drop:
+                theirs = word(theirs, LONGEST_WORD) or DEFAULT_EVENT
+                ours = values[EVENT] = self.types.get(theirs, theirs)
+            except Unusable:  # the value stays, and is counted where the values are checked
+                theirs = ours = DEFAULT_EVENT
+        if theirs in self.drop or ours in self.drop:
             raise Dropped(*BY_TYPE)
-        if self.keep is not None and theirs not in self.keep and event not in self.keep:
+        if self.keep is not None and theirs not in self.keep and ours not in self.keep:
             raise Dropped(*BY_TYPE)
         for at in self.needed:
             if values[at] is None:
@@ -89,7 +87,7 @@ class Reading:
 
     def users(self, message: Mapping[str, Any]) -> list[str]:
         """All that a message has at the paths of the user id, for a program that must not show it."""
-        return [str(value_at(message, path)) for path in self.paths[0]]
+        return [str(value) for path in self.paths[USER] if has_value(value := value_at(message, path))]
 
 
 def _in_ms(time: Any, times: int, over: int) -> Any:

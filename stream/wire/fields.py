@@ -136,6 +136,8 @@ def time_ms(value: object) -> tuple[int, str] | None:
         text = value.strip()
         if not text:
             return None
+        if text[-1] == "Z":  # no number ends so, and most times in text do
+            return _of_text(text), TEXT
         if INTEGER.fullmatch(text):
             return _of_integer(int(text))
         if NUMBER.fullmatch(text):

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from stream.errors import BadClick
+from stream.errors import BadClick, Dropped
 from stream.events import Click
 from stream.wire.codec import Given, Plain, Shape
 from stream.wire.fields import (
@@ -68,6 +68,8 @@ class JsonCodec:
             raise BadClick("empty_value", "the message has no value; a click is a JSON object")
         if len(value) > self._max_message_bytes:
             raise BadClick("too_large", f"the message has {len(value)} bytes; the limit is {self._max_message_bytes}")
+        if not key:
+            raise self._without_key(value)
         try:
             message = self._plain(value)
         except UNDECODABLE:
@@ -77,10 +79,6 @@ class JsonCodec:
                 message = self._read(value)
         user_id, item_id = str(message.user_id), str(message.item_id)
         session_id, category, event_id = message.session_id, message.category, message.event_id
-        if not key:
-            raise BadClick(
-                "empty_key", "the message has no key; key it by user_id so that a user stays in one partition"
-            )
         if key != user_id.encode() and not _is_id(key, user_id):
             raise BadClick(
                 "key_is_not_user", f"key {key[:SHOWN]!r} but user_id {user_id[:SHOWN]!r}; key messages by user_id"
@@ -111,6 +109,16 @@ class JsonCodec:
     def keep(self, record: Any) -> Any:
         """The record itself: a dead letter has the original bytes."""
         return record
+
+    def _without_key(self, value: bytes) -> BadClick:
+        """Why a message without a key is no click. What the shape leaves out needs no key."""
+        try:
+            self._given(value)
+        except Dropped as exc:
+            return exc
+        except BadClick:
+            pass
+        return BadClick("empty_key", "the message has no key; key it by user_id so that a user stays in one partition")
 
     def _read(self, value: bytes) -> Plain:
         """Decode a message that is not in the usual form (Plain). Raises BadClick if it is not a valid click."""

@@ -49,12 +49,10 @@ from stream.settings import Settings, from_environment, unknown_variables
 from stream.state.blocks import in_ram, on_disk
 from stream.state.event_ids import LONGEST_BYTES
 from stream.wire.dead_letter import LONGEST_KEY
-from stream.wire.json import JsonCodec
-from stream.wire.pseudonym import pseudonymous
 from stream.worker.cycle import Cycles
 from stream.worker.hooks import WithoutWeb, connect, end_when_drained, report_status, watch_topics
 from stream.worker.observe import Observed
-from stream.worker.served import open_engine
+from stream.worker.served import open_decoding, open_engine
 from stream.worker.status import Status
 
 CHUNK_RECORDS = 2_000
@@ -73,9 +71,8 @@ def create_app(settings: Settings) -> faust.App:
     Raises ArtifactError or ConfigError, each with one line that names the remedy.
     """
     config = read_kafka_config(settings.kafka_config, os.environ)
-    plain = JsonCodec(settings.max_message_bytes, int(settings.max_future_s * 1000))
-    codec, users_mark = pseudonymous(plain, settings.pseudonymise)
     model = load_model(Path(settings.model), settings.device)
+    decoding = open_decoding(settings, model.manifest)
     engine = open_engine(
         model,
         Path(settings.model),
@@ -84,7 +81,7 @@ def create_app(settings: Settings) -> faust.App:
         settings.alpha,
         settings.rules,
         settings.forget_after_days,
-        users_mark,
+        decoding.users_mark,
         settings.lists,
         on_disk(Path(settings.data_dir)) if settings.state_on_disk else in_ram,
     )
@@ -107,11 +104,11 @@ def create_app(settings: Settings) -> faust.App:
     wait_for_place(Admin(settings.broker, config), settings.group, f"eddy-{worker_id}", settings.session_timeout_s)
 
     meter = Meter()
-    observed = Observed(meter, model, engine.arena, partitions)
+    observed = Observed(meter, model, engine.arena, partitions, decoding.users)
     changelog = Changelog(settings.broker, settings.group, settings.topics.changelog, config, watch)
     cycles = Cycles(
         engine,
-        codec,
+        decoding.codec,
         Delivery(
             settings.broker,
             f"{settings.group}:{worker_id}",
@@ -141,9 +138,10 @@ def create_app(settings: Settings) -> faust.App:
     report_status(app, cycles, status)
     watch.start(partial(end_app, app))
     log.info(
-        "worker ready to join: model=%s provider=%s items=%d broker=%s group=%s worker_id=%s clicks=%s partitions=%d "
-        "recommendations=%s anomalies=%s system_alerts=%s dead_letters=%s changelog=%s",
+        "worker ready to join: model=%s mapping=%s provider=%s items=%d broker=%s group=%s worker_id=%s clicks=%s "
+        "partitions=%d recommendations=%s anomalies=%s system_alerts=%s dead_letters=%s changelog=%s",
         model.manifest.label,
+        decoding.mapping,
         model.provider,
         len(model.items),
         settings.broker,

@@ -9,7 +9,7 @@ from stream.engine import isolate
 from stream.engine.columns import Columns
 from stream.engine.engine import Cycle, Engine
 from stream.engine.requests import Request
-from stream.errors import BadClick
+from stream.errors import BadClick, Dropped
 from stream.events import Anomaly, Click, Origin, Partition, Recommendation, SystemAlert
 from stream.kafka.changelog import POSITION_KEY, Mark
 from stream.kafka.delivery import Record
@@ -48,6 +48,7 @@ class Batch:
     records   all records of the transaction
     offsets   partition -> offset of the next message to read
     refused   the messages that became dead letters
+    dropped   origin of each message that the mapping leaves out -> why
     system_alerts  the alerts on many users, in the order of their clicks
     left_out  optional field -> number of messages whose value in this field was not valid
     """
@@ -57,6 +58,7 @@ class Batch:
     records: list[Record]
     offsets: dict[Partition, int]
     refused: list[Refused]
+    dropped: dict[Origin, str]
     system_alerts: list[SystemAlert]
     left_out: Mapping[str, int]
 
@@ -92,6 +94,7 @@ def process(
     origins: list[Origin] = []
     taken: list[Any] = []
     refused: list[Refused] = []
+    dropped: dict[Origin, str] = {}
     requests: list[Request] = []
     offsets: dict[Partition, int] = {}
     for chunk in chunks:
@@ -110,6 +113,8 @@ def process(
                 clicks.append(decode(record.key, record.value, seen_ms))
                 origins.append(origin)
                 taken.append(record)
+            except Dropped as exc:
+                dropped[origin] = exc.reason
             except BadClick as exc:
                 user = user_to_forget(record, codec)
                 if user is not None:
@@ -157,7 +162,7 @@ def process(
     ]
     records += [Record(topics.changelog, key, row, partition.number) for partition, key, row in cycle.staged.changelog]
     records += [Record(topics.changelog, POSITION_KEY, mark.encode(), p.number) for p, mark in marks.items()]
-    return Batch(columns, cycle, records, offsets, refused, alerts, dict(codec.left_out))
+    return Batch(columns, cycle, records, offsets, refused, dropped, alerts, dict(codec.left_out))
 
 
 def _recommendations(decisions: list[Recommendation], topic: str, limits: Mapping[str, int]) -> list[Record]:
