@@ -1,22 +1,30 @@
 """Reads the files of a log as batches of clicks, with Eddy's column names, and counts what it drops or leaves out.
 
 A row that is not a click by the rules of the clicks topic is dropped, and counted under the first reason that applies.
-An optional value that is not usable is left out and counted. A file that cannot be read raises ConfigError.
+An optional value that is not usable is left out and counted. A file that cannot be read raises ConfigError. With a
+mapping, a file is read through MappedFile, which looks like a file with Eddy's column names.
 """
 
+import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import msgspec
 import polars as pl
 
 from export.log.columns import Read, nulls, numbers, times, words
 from export.log.files import LogFile, files, open_file, printable, trouble
 from export.log.notes import ReadStats, similar_column
 from export.log.times import LATEST_MS
-from stream.errors import ConfigError
-from stream.wire.fields import DEFAULT_EVENT, LONGEST_ID, LONGEST_WORD, NO_TIME, TEXT
+from stream.errors import ConfigError, Dropped
+from stream.mapping.mapping import MappingFile
+from stream.mapping.paths import path_text
+from stream.mapping.reading import FIELDS
+from stream.wire.fields import DEFAULT_EVENT, LONGEST_ID, LONGEST_WORD, NO_TIME, TEXT, Unusable
 
 SHOWN = 20
 """Maximum columns that a message lists."""
@@ -40,18 +48,98 @@ USUAL_NAMES = ColumnNames()
 USUAL = ColumnNames("user_id", "item_id", "event_type", "timestamp", "session_id", "category", "price")
 
 
-def batches(path: Path, names: ColumnNames, in_order: bool, stats: ReadStats) -> Iterator[pl.DataFrame]:
+class MappedFile:
+    """A file of a log whose rows are read by a mapping: a file with Eddy's column names, whose cells are JSON texts.
+
+    Each row goes through the code that reads the messages of a topic, so both are read alike. A row is the object of
+    its line in JSON, or the object of its cells by the columns' names.
+    """
+
+    def __init__(self, path: Path, file: LogFile, mapping: MappingFile, in_order: bool, stats: ReadStats) -> None:
+        """Raises ConfigError if the file lacks a field that a click must have."""
+        self._file = file
+        self._stats = stats
+        self._reading = mapping.mapping.of_log()
+        self._columns = sorted({str(way[0]) for ways in self._reading.paths for way in ways} & {*file.schema})
+        paths = dict(zip(FIELDS, self._reading.paths, strict=True))
+        found = {name for name, ways in paths.items() if any(way[0] in self._columns for way in ways)}
+        for name in ("user_id", "item_id") if in_order else ("user_id", "item_id", "timestamp"):
+            if name not in found:
+                ways = " or ".join(map(path_text, paths[name]))
+                raise ConfigError(
+                    f"log {path}: no column for {name}, which mapping {mapping.name} has at {ways}; the log's columns "
+                    f"are {_shown(file.schema)}. If only the log has other columns, add [log.fields] to the mapping"
+                )
+        for column in self._columns:
+            if file.schema[column] == pl.Float32:
+                stats.add(f"column {column!r} is float32: numbers of more than seven digits are not exact there")
+        found |= {"event_type", *(FIELDS[at] for at in self._reading.defaults)}
+        self.schema = pl.Schema(dict.fromkeys((name for name in FIELDS if name in found), pl.String))
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """As LogFile.batches. The rows that the mapping leaves out are counted."""
+        at = [FIELDS.index(name) for name in columns]
+        for batch in self._file.batches(self._columns):
+            cells: dict[str, list[str | None]] = {name: [] for name in columns}
+            for row in batch.iter_rows():
+                try:
+                    values = self._reading.values(dict(zip(self._columns, map(self._value, row), strict=True)))
+                except Dropped as exc:
+                    self._stats.rows += 1  # the caller counts the rows that it gets
+                    self._stats.dropped[exc.detail] += 1
+                    continue
+                for number, column in zip(at, cells.values(), strict=True):
+                    column.append(_json(values[number]))
+            yield pl.DataFrame(cells, dict.fromkeys(columns, pl.String))
+
+    def value(self, cell: Any) -> Any:
+        return json.loads(cell)
+
+    def _value(self, cell: Any) -> Any:
+        try:
+            return None if cell is None else self._file.value(cell)
+        except Unusable:
+            return ()  # it is a value, and of no use in any field
+
+
+def _json(value: Any) -> str | None:
+    """A value as JSON text, which Python's json module reads; None for None."""
+    if value is None:
+        return None
+    try:
+        if type(value) is str:
+            return msgspec.json.encode(value).decode()
+        return json.dumps(value, default=_of_table)
+    except (RecursionError, ValueError):
+        return "[]"  # a value, and of no use in any field
+
+
+def _of_table(value: Any) -> Any:
+    """A value of a Parquet column that JSON does not have: dates and decimals become text."""
+    return str(value) if isinstance(value, date | Decimal) else []
+
+
+def batches(
+    path: Path, names: ColumnNames, in_order: bool, stats: ReadStats, mapping: MappingFile | None = None
+) -> Iterator[pl.DataFrame]:
     """Yield the clicks of a log in batches, in the order of the rows.
 
     user, item, event_type  String, not empty
     session, category       String; null where there is none
     time_ms                 Int64, between 1970 and 2100; with in_order always 1, because no time is read
     price                   Float64; null where there is none
+    With a mapping, `names` must be USUAL_NAMES.
     Raises ConfigError if a file cannot be read or lacks a column.
     """
+    if mapping is not None and names != USUAL_NAMES:
+        raise ConfigError(
+            f"mapping {mapping.name} names the columns of the log, and so does an option such as --item-col; omit one"
+        )
     for path_of_file in files(path):
         try:
             file = open_file(path_of_file)
+            if mapping is not None:
+                file = MappedFile(path_of_file, file, mapping, in_order, stats)
             columns = _columns(path_of_file, file.schema, names, in_order, stats)
             for batch in file.batches(sorted({name for name in columns if name is not None})):
                 stats.rows += len(batch)
