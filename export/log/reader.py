@@ -8,6 +8,7 @@ mapping, a file is read through MappedFile, which looks like a file with Eddy's 
 import json
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -83,7 +84,8 @@ class MappedFile:
             cells: dict[str, list[str | None]] = {name: [] for name in columns}
             for row in batch.iter_rows():
                 try:
-                    values = self._reading.values(dict(zip(self._columns, map(self._value, row), strict=True)))
+                    cells_of_row = (value_of(self._file, cell) for cell in row)
+                    values = self._reading.values(dict(zip(self._columns, cells_of_row, strict=True)))
                 except Dropped as exc:
                     self._stats.rows += 1  # the caller counts the rows that it gets
                     self._stats.dropped[exc.detail] += 1
@@ -95,11 +97,13 @@ class MappedFile:
     def value(self, cell: Any) -> Any:
         return json.loads(cell)
 
-    def _value(self, cell: Any) -> Any:
-        try:
-            return None if cell is None else self._file.value(cell)
-        except Unusable:
-            return ()  # it is a value, and of no use in any field
+
+def value_of(file: LogFile, cell: Any) -> Any:
+    """The value of a cell of a file; an empty tuple, which no field can use, if the file cannot read it."""
+    try:
+        return None if cell is None else file.value(cell)
+    except Unusable:
+        return ()
 
 
 def _json(value: Any) -> str | None:
@@ -136,7 +140,7 @@ def batches(
             f"mapping {mapping.name} names the columns of the log, and so does an option such as --item-col; omit one"
         )
     for path_of_file in files(path):
-        try:
+        with readable(path_of_file):
             file = open_file(path_of_file)
             if mapping is not None:
                 file = MappedFile(path_of_file, file, mapping, in_order, stats)
@@ -144,15 +148,35 @@ def batches(
             for batch in file.batches(sorted({name for name in columns if name is not None})):
                 stats.rows += len(batch)
                 yield _clicks(batch, columns, file, stats)
-        except (
-            pl.exceptions.PolarsError,
-            pl.exceptions.PanicException,
-            OSError,
-            EOFError,
-            zlib.error,
-            ValueError,
-        ) as exc:
-            raise ConfigError(f"log {path_of_file}: {trouble(path_of_file, exc)}") from exc
+
+
+def rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a log as objects, without any rule: the JSON objects, or the cells by the names of their columns.
+
+    Raises ConfigError if a file cannot be read.
+    """
+    for path_of_file in files(path):
+        with readable(path_of_file):
+            file = open_file(path_of_file)
+            for batch in file.batches(list(file.schema)):
+                for row in batch.iter_rows(named=True):
+                    yield {name: value_of(file, cell) for name, cell in row.items() if cell is not None}
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Raise ConfigError for what polars and the other readers raise on a file that they cannot read."""
+    try:
+        yield
+    except (
+        pl.exceptions.PolarsError,
+        pl.exceptions.PanicException,
+        OSError,
+        EOFError,
+        zlib.error,
+        ValueError,
+    ) as exc:
+        raise ConfigError(f"log {path}: {trouble(path, exc)}") from exc
 
 
 def _columns(path: Path, schema: pl.Schema, names: ColumnNames, in_order: bool, stats: ReadStats) -> ColumnNames:

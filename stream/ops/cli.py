@@ -34,6 +34,7 @@ from stream.settings import unknown_variables
 
 MOUNTED = {
     "demo": "Show Eddy on a simulated shop, live in the terminal.",
+    "init": "Look at a sample of events and write a mapping of its fields.",
     "train": "Train a model on a click log and convert it to ONNX.",
     "evaluate": "Compare a model with baselines on a click log: recall, MRR.",
     "replay": "Publish a click log to Kafka, keyed by user.",
