@@ -80,7 +80,8 @@ def init(
         events, left_out = list(islice(_rows(file), MOST_EVENTS)), 0
         sample, source = describe(events), f"file {file.name}"
     if not events:
-        raise ConfigError(f"{source} has no JSON objects to look at ({counted(left_out, 'message')} without one)")
+        other = f": {counted(left_out, 'message')} without a JSON object" if left_out else ""
+        raise ConfigError(f"{source} has no events to look at{other}")
     found = guess(sample)
     text = toml(found, source)
     assert parse_mapping(text, str(out)) == found.mapping

@@ -1,12 +1,13 @@
 """What a mapping file may have, and what is refused with which line."""
 
+import shutil
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from stream.errors import ArtifactError, ConfigError
-from stream.manifest import MAPPING, Manifest, read_manifest
+from stream.manifest import MAPPING, Manifest, read_manifest, write_manifest
 from stream.mapping.mapping import ClickMapping, MappingFile, Source
 from stream.mapping.parse import check_key, mapping_of_model, parse_mapping, read_mapping
 
@@ -190,6 +191,15 @@ def test_a_copy_that_is_not_what_the_manifest_says_is_refused(trained: tuple[Man
         (directory / MAPPING).write_text(text)
         with pytest.raises(ArtifactError):
             mapping_of_model(None, manifest, directory)
+
+
+def test_a_model_without_its_copy_of_the_mapping_is_refused(model_dir: Path, tmp_path: Path) -> None:
+    """As any file that the manifest needs: the directory was not copied whole."""
+    directory = tmp_path / "m" / "1"
+    shutil.copytree(model_dir, directory)
+    write_manifest(directory, msgspec.structs.replace(read_manifest(directory), mapping="0" * 64))
+    with pytest.raises(ArtifactError, match=r"mapping\.toml is missing; copy the whole directory again"):
+        read_manifest(directory)
 
 
 def test_a_worker_refuses_a_topic_that_is_not_keyed_by_the_user() -> None:
