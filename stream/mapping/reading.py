@@ -8,8 +8,9 @@ The values are not checked here: stream/wire/json.py and export/log/columns.py d
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from stream.errors import Dropped
@@ -26,7 +27,8 @@ UNITS = {"s": (1_000, 1), "ms": (1, 1), "us": (1, 1_000), "ns": (1, 1_000_000)}
 """Unit of times that are numbers -> (a, b): the number times a / b is in ms."""
 
 FIRST_MS, LAST_MS = 10**11, 10**13
-"""From 1973 to 2286, a number of ms cannot be taken for another unit or for a date."""
+"""From 1973 to 2286, a number of ms cannot be taken for another unit or for a date. With a unit, a number that is no
+time of these years becomes a list, which is no time in any unit."""
 
 BY_TYPE = ("event_type", "the mapping leaves out events of this type")
 WITHOUT_VALUE = ("no_value", "the mapping leaves out events without a value in one of the fields of drop_without")
@@ -52,57 +54,74 @@ class Reading:
     defaults: Mapping[int, Any] = field(default_factory=dict)
     unit: str = ""
 
+    @cached_property
+    def _finish(self) -> Callable[[list[Any]], None]:
+        return self.finisher()
+
     def values(self, message: Any) -> list[Any]:
         """The value of each of FIELDS in a message (a decoded JSON object, or a row); None = no value.
 
         Raises Dropped if the mapping leaves the message out.
         """
         values = [next(filter(has_value, (value_at(message, path) for path in paths)), None) for paths in self.paths]
-        return self.finish(values)
-
-    def finish(self, values: list[Any]) -> list[Any]:
-        """Steps 2 and 3 of the values of a message, in place. Raises Dropped."""
-        theirs = ours = values[EVENT]
-        if theirs is None:
-            theirs = ours = values[EVENT] = self.defaults.get(EVENT, DEFAULT_EVENT)
-        else:
-            try:
-                theirs = word(theirs, LONGEST_WORD) or DEFAULT_EVENT
-                ours = values[EVENT] = self.types.get(theirs, theirs)
-            except Unusable:  # the value stays, and is counted where the values are checked
-                theirs = ours = DEFAULT_EVENT
-        if theirs in self.drop or ours in self.drop:
-            raise Dropped(*BY_TYPE)
-        if self.keep is not None and theirs not in self.keep and ours not in self.keep:
-            raise Dropped(*BY_TYPE)
-        for at in self.needed:
-            if values[at] is None:
-                raise Dropped(*WITHOUT_VALUE)
-        for at, default in self.defaults.items():
-            if values[at] is None:
-                values[at] = default
-        if self.unit:
-            values[TIME] = _in_ms(values[TIME], *UNITS[self.unit])
+        self._finish(values)
         return values
+
+    def finisher(self) -> Callable[[list[Any]], None]:
+        """The function that does steps 2 and 3 with the values of a message, in place. It raises Dropped.
+
+        A function with its own variables takes 0.4 µs for a message, and a method that reads them from self 0.7 µs.
+        """
+        types, keep, drop, needed = self.types, self.keep, self.drop, self.needed
+        chosen = keep is not None or bool(drop)
+        defaults = [(at, value) for at, value in self.defaults.items() if at != EVENT]
+        default_event = self.defaults.get(EVENT, DEFAULT_EVENT)
+        times, over = UNITS.get(self.unit, (0, 1))
+
+        def finish(values: list[Any]) -> None:
+            theirs = ours = values[EVENT]
+            if theirs is None:
+                theirs = ours = values[EVENT] = default_event
+            elif type(theirs) is str and theirs in types:  # most of them
+                ours = values[EVENT] = types[theirs]
+            else:
+                try:
+                    theirs = word(theirs, LONGEST_WORD) or DEFAULT_EVENT
+                    ours = values[EVENT] = types.get(theirs, theirs)
+                except Unusable:  # the value stays, and is counted where the values are checked
+                    theirs = ours = DEFAULT_EVENT
+            if chosen and _left_out(theirs, ours, keep, drop):
+                raise Dropped(*BY_TYPE)
+            for at in needed:
+                if values[at] is None:
+                    raise Dropped(*WITHOUT_VALUE)
+            for at, default in defaults:
+                if values[at] is None:
+                    values[at] = default
+            if times:
+                time = values[TIME]
+                ms = time * times // over if type(time) is int else _in_ms(time, times, over)
+                values[TIME] = ms if type(ms) is not int or FIRST_MS <= ms < LAST_MS else [time]
+
+        return finish
 
     def users(self, message: Mapping[str, Any]) -> list[str]:
         """All that a message has at the paths of the user id, for a program that must not show it."""
         return [str(value) for path in self.paths[USER] if has_value(value := value_at(message, path))]
 
 
-def _in_ms(time: Any, times: int, over: int) -> Any:
-    """A number in a unit as ms: time * times / over. Other values stay as they are, text with a date too.
+def _left_out(theirs: str, ours: str, keep: Set[str] | None, drop: Set[str]) -> bool:
+    """Whether events of a type are left out, by either of its names."""
+    return theirs in drop or ours in drop or (keep is not None and theirs not in keep and ours not in keep)
 
-    A number that is then no time between 1973 and 2286 becomes a list, which is no time in any unit.
-    """
-    number = time
+
+def _in_ms(time: Any, times: int, over: int) -> Any:
+    """A float, or a number as text, as ms: time * times / over. Other values stay as they are, text with a date too."""
     if isinstance(time, str):
         text = time.strip()
-        number = int(text) if INTEGER.fullmatch(text) else float(text) if NUMBER.fullmatch(text) else time
-    if type(number) is int:
-        ms = number * times // over
-    elif type(number) is float and abs(number) < 1e30:
-        ms = math.floor(number * times / over + 0.5)
-    else:
-        return time
-    return ms if FIRST_MS <= ms < LAST_MS else [time]
+        if INTEGER.fullmatch(text):
+            return int(text) * times // over
+        time = float(text) if NUMBER.fullmatch(text) else time
+    if type(time) is float and abs(time) < 1e30:
+        return math.floor(time * times / over + 0.5)
+    return time

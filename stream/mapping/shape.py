@@ -107,7 +107,7 @@ def _fast(reading: Reading) -> Callable[[bytes], Plain]:
     first = [way[0] if way and all(isinstance(step, str) for step in way[0]) else ("none",) for way in ways]
     take = attrgetter(*(".".join(map(str, way)) for way in first))  # one call in C for all fields
     more = [(at, _getter(way)) for at, of_field in enumerate(ways) for way in of_field if way != first[at]]
-    finish, (low, high) = reading.finish, ONE_UNIT
+    finish, (low, high) = reading.finisher(), ONE_UNIT
 
     def plain(value: bytes) -> Plain:
         message = decode(value)
