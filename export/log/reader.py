@@ -188,7 +188,8 @@ def _columns(path: Path, schema: pl.Schema, names: ColumnNames, in_order: bool, 
         if name not in schema:
             if given or needed:
                 raise ConfigError(
-                    f"log {path}: no column {name!r}; its columns are {_shown(schema)}. Give a column with {flag}"
+                    f"log {path}: no column {name!r}; its columns are {_shown(schema)}. Give a column with {flag}, or "
+                    "--mapping with a mapping of all fields, which `eddy init` writes"
                 )
             return None
         if f"{name}_duplicated_0" in schema:

@@ -19,6 +19,7 @@ from stream.demo.simulate import simulate_clean
 from stream.events import Click, Recommendation
 from stream.manifest import read_manifest
 from stream.mapping.parse import read_mapping
+from stream.ops.messages import read_messages
 from tests.kafka.lane import Lane
 
 CLICKS = 1_200
@@ -120,6 +121,20 @@ def eddy(directory: Path, *words: object) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_the_last_messages_of_a_topic_are_read(lane: Lane) -> None:
+    """As many of each partition as it has of all, up to its end; all of them if the topic is shorter."""
+    lane.produce((b"user %d" % (n % 50), b"%d" % n) for n in range(2_000))
+    ends = {message.partition(): message.offset() for message in lane.read(lane.topics.clicks)}
+    found = list(read_messages(lane.broker, lane.topics.clicks, last=100))
+    assert 100 <= len(found) < 100 + lane.partitions
+    for partition, end in ends.items():
+        offsets = [message.offset() for message in found if message.partition() == partition]
+        assert offsets == list(range(end + 1 - len(offsets), end + 1))
+        assert abs(len(offsets) - (end + 1) / 20) <= 1
+    assert len(list(read_messages(lane.broker, lane.topics.clicks, last=5_000))) == 2_000
+    assert list(read_messages(lane.broker, lane.topics.anomalies, last=5)) == []
 
 
 @pytest.mark.parametrize("name", SHAPES)
