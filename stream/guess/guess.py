@@ -174,26 +174,31 @@ def _with_others(sample: Sample, first: Path, name: str) -> tuple[Path, ...]:
 
 
 def _key(sample: Sample, found: dict[str, tuple[Path, ...]], unsure: list[str]) -> str:
-    """What the message key is. If it is one of the user's ids, that one becomes the user, because it has to be."""
+    """What the key of the messages with an item is. If it is an id of the user, that one is the user: it has to be."""
     if sample.keys is None:
         return "user_id"
-    events, keyed = len(sample.events), sum(bool(key) for key in sample.keys)
-    if not keyed:
+    keyed = [
+        (event, key) for event, key in zip(sample.events, sample.keys, strict=True) if _first(event, found["item_id"])
+    ]
+    if not any(key for _, key in keyed):
         unsure.append("the messages have no key; a worker needs the user id as key")
         return "nothing"
-    first = [[value_at(event, path) for path in found["user_id"]] for event in sample.events]
-    users = [next((str(value) for value in values if has_value(value)), None) for values in first]
-    same = sum(key == (user or "").encode() for key, user in zip(sample.keys, users, strict=True))
-    if same >= FITS * events:
+
+    def same(*paths: Path) -> int:
+        return sum(key == str(_first(event, paths)).encode(errors="replace") for event, key in keyed)
+
+    enough = FITS * len(keyed)
+    users = same(*found["user_id"])
+    if users >= enough:
         return "user_id"
-    equal = [seen for seen in sample.seen.values() if seen.keys >= FITS * events]
-    ids = [seen for seen in equal if rank(seen.path, (*FIELDS["user_id"], *ANONYMOUS)) is not None]
+    equal = [path for path in sample.seen if same(path) >= enough]
+    ids = [path for path in equal if rank(path, (*FIELDS["user_id"], *ANONYMOUS)) is not None]
     if ids:
-        found["user_id"] = (ids[0].path,)
-        unsure.append(f"user_id is {path_text(ids[0].path)}, because it is the key of the messages")
+        found["user_id"] = (ids[0],)
+        unsure.append(f"user_id is {path_text(ids[0])}, because it is the key of the messages")
         return "user_id"
-    what = f"it is {path_text(equal[0].path)}" if equal else "it is no field of the events"
-    unsure.append(f"the key is the user id in {same:,} of {events:,} messages ({what}); a worker needs it in all")
+    what = f"it is {path_text(equal[0])}" if equal else "it is no field of the events"
+    unsure.append(f"the key is the user id in {users:,} of {len(keyed):,} messages ({what}); a worker needs it in all")
     return "other"
 
 
@@ -215,11 +220,10 @@ def _without_item(
 ) -> tuple[str, ...]:
     """("item_id",) if events have no item: they are no clicks."""
 
-    def value(event: Any, name: str) -> Any:
-        return next((v for path in found.get(name, ()) if has_value(v := value_at(event, path))), None)
-
     without = Counter(
-        str(value(event, "event_type") or "no type") for event in sample.events if value(event, "item_id") is None
+        str(_first(event, found.get("event_type", ())) or "no type")
+        for event in sample.events
+        if _first(event, found["item_id"]) is None
     )
     unsure.extend(f"events of type {theirs!r} are left out, because they only show items" for theirs in shown)
     if not without:
@@ -236,6 +240,11 @@ def _notes(sample: Sample, found: dict[str, tuple[Path, ...]], unsure: list[str]
     lists = [path for path in found["item_id"] if any(isinstance(step, int) for step in path)]
     if lists and any(len(_list(event, lists[0])) > 1 for event in sample.events):
         unsure.append(f"item_id: events have several items, of which the first one is read, {path_text(lists[0])}")
+
+
+def _first(event: Any, paths: tuple[Path, ...]) -> Any:
+    """The value at the first path that has one; None if none has."""
+    return next((value for path in paths if has_value(value := value_at(event, path))), None)
 
 
 def _list(event: Any, path: Path) -> list[Any]:

@@ -16,7 +16,7 @@ KEYS = ("user_id", "other", "nothing")
 """What the key of a message may be."""
 
 
-class Source(Struct, frozen=True):
+class Source(Struct, frozen=True, omit_defaults=True):
     """Where the values are in the messages of a topic or the rows of a log.
 
     fields  field of a click -> its paths, the preferred one first
@@ -27,7 +27,7 @@ class Source(Struct, frozen=True):
     unit: str = ""
 
 
-class ClickMapping(Struct, frozen=True):
+class ClickMapping(Struct, frozen=True, omit_defaults=True):
     """The content of a mapping file.
 
     topic         where the values are in a message
@@ -51,8 +51,11 @@ class ClickMapping(Struct, frozen=True):
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the content, in hexadecimal: of what is read, not of comments or the order of the file."""
-        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
+        """SHA-256 of the content, in hexadecimal: of what is read, not of comments or the order of the file.
+
+        Defaults are left out, so a field that a later Eddy adds does not change the hash of older files.
+        """
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
 
     def of_topic(self) -> Reading:
         """How the messages of the clicks topic are read."""

@@ -15,7 +15,6 @@ Path = tuple[str | int, ...]
 
 LONGEST_PATH = 500
 DEEPEST = 20
-LARGEST_NUMBER = 999
 
 BARE = re.compile(r"[^.\[\]\"\s](?:[^.\[\]\"]*[^.\[\]\"\s])?")
 STEP = re.compile(rf'(?P<dot>\.?)(?:"(?P<quoted>[^"]+)"|(?P<bare>{BARE.pattern}))|\[(?P<number>[0-9]{{1,3}})\]')
@@ -84,4 +83,6 @@ def put(message: dict[str, Any], path: Path, value: Any) -> None:
                 at.append(inner)
             at = at[step]
         else:
-            raise ValueError("another path leads through this value")
+            raise ValueError("another path ends here")
+    if isinstance(at, dict | list):
+        raise ValueError("another path leads on from here")

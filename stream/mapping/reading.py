@@ -70,7 +70,7 @@ class Reading:
     def finisher(self) -> Callable[[list[Any]], None]:
         """The function that does steps 2 and 3 with the values of a message, in place. It raises Dropped.
 
-        A function with its own variables takes 0.4 µs for a message, and a method that reads them from self 0.7 µs.
+        It reads local variables and no attributes, because it runs once for each message.
         """
         types, keep, drop, needed = self.types, self.keep, self.drop, self.needed
         chosen = keep is not None or bool(drop)

@@ -74,7 +74,10 @@ def test_an_anonymous_id_stands_for_a_missing_user_id() -> None:
 
 
 def test_the_message_key_is_found_out() -> None:
-    """The user's id, another id of the user (which then is the user), another field, or nothing."""
+    """The user's id, another id of the user (which then is the user), another field, or nothing.
+
+    Events without an item may have any key, because they are no clicks.
+    """
     rows = events(userId=lambda n: f"u{n % 5}", visitorId=lambda n: f"v{n % 6}", itemId=lambda n: n % 9)
     for name, key, user in (
         ("userId", "user_id", "userId"),
@@ -84,6 +87,8 @@ def test_the_message_key_is_found_out() -> None:
         found = guess(describe(rows, keyed(rows, name)))
         assert (found.mapping.key, fields(found)["user_id"]) == (key, (user,)), name
     assert guess(describe(rows, [None] * len(rows))).mapping.key == "nothing"
+    pages: list[dict[str, Any]] = [{"userId": None, "visitorId": "v1", "c": NOW_MS}] * 60
+    assert guess(describe([*rows, *pages], [*keyed(rows, "userId"), *[None] * 60])).mapping.key == "user_id"
     assert guess(describe(rows)).mapping.key == "user_id"
 
 

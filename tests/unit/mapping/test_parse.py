@@ -1,5 +1,6 @@
 """What a mapping file may have, and what is refused with which line."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -90,6 +91,13 @@ def test_the_hash_is_of_what_is_read() -> None:
     hashes = {parse_mapping(other, "c").hash for other in others}
     assert len(hashes) == len(others)
     assert first not in hashes
+
+
+def test_the_hash_of_a_file_never_changes() -> None:
+    """It is in the manifests of models that are in service: another one would make a new Eddy refuse all of them."""
+    content = b'{"event_types":{"a":"view"},"topic":{"fields":{"item_id":["i"],"timestamp":["t"],"user_id":["u"]}}}'
+    text = "[fields]\nuser_id = 'u'\nitem_id = 'i'\ntimestamp = 't'\n[event_types]\na = 'view'"
+    assert parse_mapping(text, "x").hash == hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.parametrize(

@@ -72,5 +72,7 @@ def test_a_value_that_is_put_is_found(path: Path) -> None:
 def test_a_value_cannot_be_put_where_another_one_ends() -> None:
     """Two paths of which one leads through the value of the other."""
     message: dict[str, object] = {"a": 1}
-    with pytest.raises(ValueError, match="another path"):
+    with pytest.raises(ValueError, match="another path ends here"):
         put(message, ("a", "b"), 2)
+    with pytest.raises(ValueError, match="another path leads on"):
+        put({"a": {"b": 1}}, ("a",), 2)
