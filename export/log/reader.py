@@ -18,7 +18,7 @@ import msgspec
 import polars as pl
 
 from export.log.columns import Read, nulls, numbers, times, words
-from export.log.files import LogFile, files, open_file, printable, trouble
+from export.log.files import Cells, files, open_file, printable, trouble
 from export.log.notes import ReadStats, similar_column
 from export.log.times import LATEST_MS
 from stream.errors import ConfigError, Dropped
@@ -54,9 +54,11 @@ class MappedFile:
 
     Each row goes through the code that reads the messages of a topic, so both are read alike. A row is the object of
     its line in JSON, or the object of its cells by the columns' names.
+
+    schema  as of Cells
     """
 
-    def __init__(self, path: Path, file: LogFile, mapping: MappingFile, in_order: bool, stats: ReadStats) -> None:
+    def __init__(self, path: Path, file: Cells, mapping: MappingFile, in_order: bool, stats: ReadStats) -> None:
         """Raises ConfigError if the file lacks a field that a click must have."""
         self._file = file
         self._stats = stats
@@ -78,7 +80,7 @@ class MappedFile:
         self.schema = pl.Schema(dict.fromkeys((name for name in FIELDS if name in found), pl.String))
 
     def batches(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        """As LogFile.batches. The rows that the mapping leaves out are counted."""
+        """As Cells.batches. The rows that the mapping leaves out are counted."""
         at = [FIELDS.index(name) for name in columns]
         for batch in self._file.batches(self._columns):
             cells: dict[str, list[str | None]] = {name: [] for name in columns}
@@ -98,7 +100,7 @@ class MappedFile:
         return json.loads(cell)
 
 
-def value_of(file: LogFile, cell: Any) -> Any:
+def value_of(file: Cells, cell: Any) -> Any:
     """The value of a cell of a file; an empty tuple, which no field can use, if the file cannot read it."""
     try:
         return None if cell is None else file.value(cell)
@@ -141,7 +143,7 @@ def batches(
         )
     for path_of_file in files(path):
         with readable(path_of_file):
-            file = open_file(path_of_file)
+            file: Cells = open_file(path_of_file)
             if mapping is not None:
                 file = MappedFile(path_of_file, file, mapping, in_order, stats)
             columns = _columns(path_of_file, file.schema, names, in_order, stats)
@@ -158,9 +160,8 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
     for path_of_file in files(path):
         with readable(path_of_file):
             file = open_file(path_of_file)
-            for batch in file.batches(list(file.schema)):
-                for row in batch.iter_rows(named=True):
-                    yield {name: value_of(file, cell) for name, cell in row.items() if cell is not None}
+            for row in file.rows():
+                yield {name: value_of(file, cell) for name, cell in row.items() if cell is not None}
 
 
 @contextmanager
@@ -230,7 +231,7 @@ def _shown(schema: pl.Schema) -> str:
     return ", ".join([*names[:SHOWN], *more]) or "none"
 
 
-def _clicks(batch: pl.DataFrame, columns: ColumnNames, file: LogFile, stats: ReadStats) -> pl.DataFrame:
+def _clicks(batch: pl.DataFrame, columns: ColumnNames, file: Cells, stats: ReadStats) -> pl.DataFrame:
     """The rows that are clicks, with Eddy's column names; the dropped rows and left-out values are counted."""
 
     def cells(name: str | None) -> pl.Series:

@@ -71,6 +71,7 @@ From a click log to recommendations:
   eddy topics create --broker localhost:9092 --partitions 8
   eddy worker --model models/mine/1 --broker localhost:9092
   eddy replay clicks.parquet --broker localhost:9092 --speed max
+If your events have other fields than Eddy's, begin with eddy init.
 
 Each option of a worker is also an environment variable: EDDY_BROKER, EDDY_MODEL ..."""
 
