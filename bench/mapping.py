@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from bench.report import RESULTS, ROOT, Figures, conclude, write_report
-from export.log.reader import rows
+from export.init import rows
 from stream.mapping.parse import read_mapping
 from stream.mapping.shape import shape_of
 from stream.wire.json import JsonCodec, encode

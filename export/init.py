@@ -77,7 +77,7 @@ def init(
         sample, source = describe(events, keys), f"topic {topic}"
     else:
         assert file is not None
-        events, left_out = list(islice(_rows(file), MOST_EVENTS)), 0
+        events, left_out = list(islice(rows(file), MOST_EVENTS)), 0
         sample, source = describe(events), f"file {file.name}"
     if not events:
         other = f": {counted(left_out, 'message')} without a JSON object" if left_out else ""
@@ -137,8 +137,16 @@ def _of_topic(broker: str, topic: str, config: Any) -> tuple[list[dict[str, Any]
     return events, keys, left_out
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file as objects. Raises ConfigError if it cannot be read."""
-    from export.log.reader import rows
+def rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a log as objects, without any rule: the JSON objects, or the cells by the names of their columns.
 
-    return rows(path)
+    Raises ConfigError if a file cannot be read.
+    """
+    from export.log.files import files, open_file
+    from export.log.reader import readable, value_of
+
+    for path_of_file in files(path):
+        with readable(path_of_file):
+            file = open_file(path_of_file)
+            for row in file.rows():
+                yield {name: value_of(file, cell) for name, cell in row.items() if cell is not None}

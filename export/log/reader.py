@@ -6,6 +6,7 @@ mapping, a file is read through MappedFile, which looks like a file with Eddy's 
 """
 
 import json
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import polars as pl
 
 from export.log.columns import Read, nulls, numbers, times, words
@@ -29,6 +29,14 @@ from stream.wire.fields import DEFAULT_EVENT, LONGEST_ID, LONGEST_WORD, NO_TIME,
 
 SHOWN = 20
 """Maximum columns that a message lists."""
+
+JSON = "\0"
+"""The first character of a cell of MappedFile that holds JSON."""
+
+LARGE = 10**18
+"""A number of fewer digits is the same time, id and price as its text."""
+
+SURROGATES = re.compile("[\ud800-\udfff]")
 
 OUT_OF_RANGE = "a time before 1970 or after 2100"
 
@@ -50,10 +58,11 @@ USUAL = ColumnNames("user_id", "item_id", "event_type", "timestamp", "session_id
 
 
 class MappedFile:
-    """A file of a log whose rows are read by a mapping: a file with Eddy's column names, whose cells are JSON texts.
+    """A file of a log whose rows are read by a mapping: a file with Eddy's column names, whose cells are texts.
 
     Each row goes through the code that reads the messages of a topic, so both are read alike. A row is the object of
-    its line in JSON, or the object of its cells by the columns' names.
+    its line in JSON, or the object of its cells by the columns' names. Text and whole numbers, which all rules read
+    alike, are text in a cell; any other value is JSON after the sign JSON.
 
     schema  as of Cells
     """
@@ -93,11 +102,11 @@ class MappedFile:
                     self._stats.dropped[exc.detail] += 1
                     continue
                 for number, column in zip(at, cells.values(), strict=True):
-                    column.append(_json(values[number]))
+                    column.append(_cell(values[number]))
             yield pl.DataFrame(cells, dict.fromkeys(columns, pl.String))
 
     def value(self, cell: Any) -> Any:
-        return json.loads(cell)
+        return json.loads(cell[1:]) if cell[:1] == JSON else cell
 
 
 def value_of(file: Cells, cell: Any) -> Any:
@@ -108,16 +117,18 @@ def value_of(file: Cells, cell: Any) -> Any:
         return ()
 
 
-def _json(value: Any) -> str | None:
-    """A value as JSON text, which Python's json module reads; None for None."""
+def _cell(value: Any) -> str | None:
+    """A value as the text of a cell of MappedFile; None for None."""
     if value is None:
         return None
+    if type(value) is str and value[0] != JSON and (value.isascii() or not SURROGATES.search(value)):
+        return value
+    if type(value) is int and abs(value) < LARGE:
+        return str(value)
     try:
-        if type(value) is str:
-            return msgspec.json.encode(value).decode()
-        return json.dumps(value, default=_of_table)
+        return JSON + json.dumps(value, default=_of_table)
     except (RecursionError, ValueError):
-        return "[]"  # a value, and of no use in any field
+        return f"{JSON}[]"  # a value, and of no use in any field
 
 
 def _of_table(value: Any) -> Any:
@@ -150,18 +161,6 @@ def batches(
             for batch in file.batches(sorted({name for name in columns if name is not None})):
                 stats.rows += len(batch)
                 yield _clicks(batch, columns, file, stats)
-
-
-def rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a log as objects, without any rule: the JSON objects, or the cells by the names of their columns.
-
-    Raises ConfigError if a file cannot be read.
-    """
-    for path_of_file in files(path):
-        with readable(path_of_file):
-            file = open_file(path_of_file)
-            for row in file.rows():
-                yield {name: value_of(file, cell) for name, cell in row.items() if cell is not None}
 
 
 @contextmanager

@@ -56,6 +56,9 @@ def guess(sample: Sample) -> Guess:
         anonymous = _best(sample, "user_id", ANONYMOUS, {path for paths in found.values() for path in paths})
         if anonymous is not None:
             found["user_id"] = (anonymous,)
+    if "user_id" not in found and "session_id" in found:
+        found["user_id"] = found.pop("session_id")
+        unsure.append("no field looks like the user: each session is a user")
     for name in ("user_id", "item_id", "timestamp"):
         if name not in found:
             paths = ", ".join(map(path_text, list(sample.seen)[:SHOWN_PATHS])) or "none"
@@ -151,7 +154,10 @@ def _users(sample: Sample, first: Path, unsure: list[str]) -> tuple[Path, ...]:
     anonymous = _best(sample, "user_id", ANONYMOUS, {first})
     share = f"{len(without) / len(sample.events):.0%} of the events"
     if anonymous is None:
-        unsure.append(f"user_id: {path_text(first)} has no value in {share}, which become dead letters")
+        unsure.append(
+            f"user_id: {path_text(first)} has no value in {share}, which become dead letters; with user_id in "
+            "drop_without they are left out"
+        )
         return (first,)
     unsure.append(
         f"user_id: where {path_text(first)} has no value ({share}), {path_text(anonymous)} is the user; the state does "

@@ -23,8 +23,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "datetime", "createdat", "collectortstamp", "sentat", "receivedat", "date",
     ),
     "event_type": (
-        "*ecommerceaction1type", "eventtype", "eventname", "event", "action", "behaviortype", "behavior", "behaviour",
-        "interactiontype", "interaction", "activity", "verb", "type",
+        "*ecommerceaction1type", "eventtype", "eventname", "event", "action", "actiontype", "behaviortype",
+        "behavior", "behaviour", "interactiontype", "interaction", "activity", "verb", "type",
     ),
     "session_id": (
         "sessionid", "usersession", "domainsessionid", "gasessionid", "visitid", "session", "visit", "sid",

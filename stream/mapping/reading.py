@@ -63,7 +63,13 @@ class Reading:
 
         Raises Dropped if the mapping leaves the message out.
         """
-        values = [next(filter(has_value, (value_at(message, path) for path in paths)), None) for paths in self.paths]
+        values: list[Any] = [None] * len(FIELDS)
+        for at, paths in enumerate(self.paths):
+            for path in paths:
+                value = value_at(message, path)
+                if has_value(value):
+                    values[at] = value
+                    break
         self._finish(values)
         return values
 

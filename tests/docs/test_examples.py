@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from export.init import rows
 from export.log.log import log_clicks, read_log
-from export.log.reader import rows
 from stream.errors import BadClick
 from stream.events import Click
 from stream.guess.guess import guess

@@ -73,6 +73,19 @@ def test_an_anonymous_id_stands_for_a_missing_user_id() -> None:
     assert fields(always)["user_id"] == ("userId",)
 
 
+def test_sessions_are_users_where_there_are_no_users() -> None:
+    """As `eddy train` reads such a log; and events without a user are said to become dead letters."""
+    rows = [
+        {name: value for name, value in row.items() if name != "a"} for row in events(session=lambda n: f"s{n % 9}")
+    ]
+    found = guess(describe(rows))
+    assert fields(found)["user_id"] == ("session",)
+    assert "session_id" not in fields(found)
+    assert "no field looks like the user: each session is a user" in found.unsure
+    guest = guess(describe(events(userId=lambda n: n % 7 if n % 4 else None, itemId=lambda n: n % 9)))
+    assert any("userId has no value in 25% of the events, which become dead letters" in line for line in guest.unsure)
+
+
 def test_the_message_key_is_found_out() -> None:
     """The user's id, another id of the user (which then is the user), another field, or nothing.
 
