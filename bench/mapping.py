@@ -1,13 +1,16 @@
-"""Time to decode a message by a mapping, compared with a message that has Eddy's fields.
+"""Time to decode a message and to read a log by a mapping, compared with Eddy's fields and options for columns.
 
 The mappings and messages are those of docs/examples: RetailRocket (flat) and Segment (nested, ISO 8601, with all that
 Segment adds). Each round times all of them, one after the other, so that a change of the machine's load hits all alike.
+The log is a CSV with RetailRocket's columns; its figures are CPU time of the whole process, for each row.
 
     python -m bench.mapping [--rounds 100] [--json]
 """
 
 import argparse
 import sys
+import tempfile
+import time
 import timeit
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +19,16 @@ import msgspec
 
 from bench.report import RESULTS, ROOT, Figures, conclude, write_report
 from export.init import rows
+from export.log.log import read_log
+from export.log.reader import ColumnNames
 from stream.mapping.parse import read_mapping
 from stream.mapping.shape import shape_of
 from stream.wire.json import JsonCodec, encode
 
 EXAMPLES = ROOT / "docs" / "examples"
 NOW_MS = 1_760_000_000_000
-CALLS = 2_000
+START_MS = 1_433_221_332_117
+CALLS, ROWS = 2_000, 300_000
 MOST_TIMES = 4.0
 """The claim: no message takes more than this many times as long as one with Eddy's fields."""
 
@@ -43,6 +49,22 @@ def cases() -> dict[str, tuple[Callable[[], object], int]]:
         found[f"{name}: Eddy's fields"] = (lambda m=usual, u=user: plain.decode(u, m, NOW_MS)), len(usual)
         found[f"{name}: mapped"] = (lambda m=message, u=user, c=codec: c.decode(u, m, NOW_MS)), len(message)
     return found
+
+
+def log_seconds(count: int) -> dict[str, float]:
+    """The CPU time of reading a log of `count` rows with options for its columns, and with a mapping, in seconds."""
+    names = ColumnNames(user="visitorid", item="itemid", event="event", time="timestamp")
+    mapping = read_mapping(EXAMPLES / "retailrocket.toml")
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "log.csv"
+        with path.open("w") as file:
+            file.write("timestamp,visitorid,event,itemid,transactionid\n")
+            file.writelines(f"{START_MS + 7 * n},{n % 50_000},view,{7_919 * n % 20_000},\n" for n in range(count))
+        began = time.process_time()
+        read_log(path, names)
+        between = time.process_time()
+        read_log(path, mapping=mapping)
+        return {"options for columns": between - began, "mapping": time.process_time() - between}
 
 
 def measure(rounds: int) -> dict[str, Figures]:
@@ -68,8 +90,16 @@ def main() -> int:
     found = measure(given.rounds)
     for name, its in found.items():
         print(f"{name:30}{its['bytes']:>6} bytes {its['us']:>8.2f} us {its['times']:>6.2f} times")
+    logs = {name: {"us": round(seconds / ROWS * 1e6, 1)} for name, seconds in log_seconds(ROWS).items()}
+    for name, its in logs.items():
+        print(f"a row of a log, {name:30}{its['us']:>8.1f} us")
     failures = [f"{name}: {its['times']} times" for name, its in found.items() if its["times"] > MOST_TIMES]
-    return conclude(write_report(given.out, "bench.mapping", {"rounds": given.rounds}, found, failures), given.json)
+    return conclude(
+        write_report(
+            given.out, "bench.mapping", {"rounds": given.rounds, "rows": ROWS}, {**found, "log": logs}, failures
+        ),
+        given.json,
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """docs/mapping.md: its files are mappings, and its tables have what the code has."""
 
+import json
 import re
 
 import pytest
@@ -45,3 +46,14 @@ def test_the_page_lists_every_example() -> None:
     """A link to each file, and no other one."""
     listed = set(re.findall(r"\(examples/(\w+\.toml)\)", TEXT))
     assert listed == {path.name for path in (ROOT / "docs" / "examples").glob("*.toml")}
+
+
+def test_the_figures_are_those_of_the_benchmark() -> None:
+    """bench/results/mapping.json, written by the command that the page names."""
+    results = json.loads((ROOT / "bench" / "results" / "mapping.json").read_text())["results"]
+    for name, title in (("retailrocket", "RetailRocket, flat"), ("segment", "Segment, nested, with a time as text")):
+        usual, mapped = results[f"{name}: Eddy's fields"], results[f"{name}: mapped"]
+        times = f"{usual['us']:.2f} µs | {mapped['us']:.2f} µs, {mapped['times']:.1f} times"
+        assert f"| {title} | {mapped['bytes']} | {times} |" in TEXT
+    columns, mapping = (results["log"][name]["us"] for name in ("options for columns", "mapping"))
+    assert f"takes {mapping} µs of CPU with the mapping, and {columns} µs with" in TEXT
