@@ -94,7 +94,7 @@ def init(
             "dropped": understood.dropped,
             "dead_letters": understood.refused,
             "no_json": left_out,
-            "mapping": msgspec.to_builtins(found.mapping),
+            "mapping": msgspec.to_builtins(msgspec.structs.asdict(found.mapping)),
             "first": msgspec.to_builtins(understood.clicks[:3]),
             "not_used": [path_text(seen.path) for seen in unused(sample, found.mapping)],
             "to_check": found.unsure,
