@@ -106,7 +106,8 @@ def init(
         if left_out:
             click.echo(f"\n{counted(left_out, 'message')} without a JSON object, which a worker makes dead letters of")
     try:
-        out.write_text(text, encoding="utf-8")
+        with out.open("x", encoding="utf-8") as written:  # x: never replaces a file that came meanwhile
+            written.write(text)
     except OSError as exc:
         raise ConfigError(f"{out} cannot be written ({exc.strerror}); give another --out") from None
     if not as_json:
