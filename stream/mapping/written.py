@@ -1,6 +1,5 @@
 """Writes clicks as a mapping's topic has them, for `eddy replay`: the inverse of reading.py."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -24,7 +23,7 @@ def written(mapping: ClickMapping, click: Click) -> bytes:
         if paths is None or value is None:
             continue
         if name == "event_type":
-            value = _theirs(mapping.event_types, value)
+            value = _theirs(mapping, value)
         elif name == "timestamp" and mapping.topic.unit:
             times, over = UNITS[mapping.topic.unit]
             value = value * over // times
@@ -37,6 +36,7 @@ def written(mapping: ClickMapping, click: Click) -> bytes:
     return msgspec.json.encode(message)
 
 
-def _theirs(event_types: Mapping[str, str], ours: str) -> str:
-    """The first of their names for an event type; the name itself if they have no other."""
-    return next((theirs for theirs, name in event_types.items() if name == ours), ours)
+def _theirs(mapping: ClickMapping, ours: str) -> str:
+    """The first of their names for an event type that is a click; the name itself if they have no other."""
+    names = (theirs for theirs, name in mapping.event_types.items() if name == ours and theirs not in mapping.drop)
+    return next(names, ours)

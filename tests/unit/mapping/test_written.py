@@ -24,8 +24,12 @@ price = "what.all[1].price"
 category = "what.kind"
 
 [event_types]
+"Product Passed" = "view"
 "Product Seen" = "view"
 "Product Viewed" = "view"
+
+[events]
+drop = ["Product Passed"]
 
 [time]
 unit = "us"
