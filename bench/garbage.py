@@ -35,7 +35,7 @@ from stream.settings import Topics
 from stream.wire.json import JsonCodec
 from stream.worker.batch import process
 from stream.worker.observe import Observed
-from stream.worker.served import open_engine
+from stream.worker.served import open_engine, user_ids
 
 ITEMS, HIDDEN, USERS, K = 20_000, 128, 2_000, 20
 BATCH, BATCHES = 2_000, 5
@@ -116,7 +116,7 @@ def measure(model: Model, directory: Path, messages: list[Message]) -> tuple[flo
     engine, codec = open_engine(model, directory, K, 1, 0.001), JsonCodec(65_536, 3_600_000)
     topics, partition = Topics(), Partition("clicks", 0)
     limits = dict.fromkeys(msgspec.structs.astuple(topics), 1_000_000)
-    observed = Observed(Meter(), model, engine.arena, 8)
+    observed = Observed(Meter(), model, engine.arena, 8, user_ids)
     records = [
         SimpleNamespace(offset=offset, key=key, value=value, timestamp=NOW_MS, headers=())
         for offset, (key, value) in enumerate(messages)

@@ -157,7 +157,7 @@ def evaluate(
         if judge_from is not None and given["in_order"]:
             raise ConfigError("--judge-from needs times, and --in-order ignores them; omit one of the two")
         judged_from_ms = None if judge_from is None else parse_time(judge_from)
-        clicks = take_log(bar, log, given)
+        clicks = take_log(bar, log, given, model)
         figures = {"log": str(log), **measure(model, clicks, exclude_recent, device, bar, judged_from_ms, rules)}
     if as_json:
         click.echo(json.dumps(figures))
@@ -193,6 +193,9 @@ def replay(
 ) -> None:
     """Publish a LOG to Kafka, keyed by user, in time order.
 
+    With --mapping, the messages have the shape of the mapping's topic, with the mapped fields only, so that a worker
+    with the same mapping can read them. Without it, they have Eddy's fields.
+
     A click that a worker would reject, such as one with a time in the future, is left out and counted by its reason.
     EDDY_CLICKS_TOPIC and the worker's other environment variables apply.
 
@@ -203,6 +206,7 @@ def replay(
     """
     from export.replay import counted
     from export.replay import replay as publish
+    from stream.mapping.shape import shape_of
     from stream.wire.json import JsonCodec
 
     pace = _pace(speed)
@@ -210,7 +214,8 @@ def replay(
     with Bar() as bar:
         clicks = take_log(bar, log, given)
         bar.begin("publishing", len(clicks))
-        codec = JsonCodec(max_message_bytes, int(max_future_s * 1000))
+        shape = None if clicks.mapping is None else shape_of(clicks.mapping.mapping.of_topic())
+        codec = JsonCodec(max_message_bytes, int(max_future_s * 1000), shape)
         sent = publish(clicks, broker, clicks_topic, pace, codec, bar.seen, config)
     if as_json:
         click.echo(json.dumps(sent))

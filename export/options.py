@@ -8,7 +8,9 @@ import click
 
 from export.progress import Progress
 from stream.errors import ConfigError
-from stream.settings import DEVICES
+from stream.manifest import read_manifest
+from stream.mapping.parse import mapping_of_model, read_mapping
+from stream.settings import DEVICES, variable
 
 if TYPE_CHECKING:
     from export.log.log import Log
@@ -29,6 +31,12 @@ LOG_OPTIONS = (
     ),
     click.option("--category-col", help="Column of the item's category, if any.  [default: category]"),
     click.option("--price-col", help="Column of the item's price, if any.  [default: price]"),
+    click.option(
+        "--mapping",
+        envvar=variable("mapping"),
+        default="",
+        help="File that defines how the rows are read as clicks, instead of the options above; `eddy init` writes one.",
+    ),
     click.option(
         "--in-order",
         is_flag=True,
@@ -72,12 +80,13 @@ def log_options(command: Command) -> Command:
     return click.argument("log", type=click.Path(path_type=Path))(command)
 
 
-def take_log(progress: Progress, log: Path, given: dict[str, Any]) -> "Log":
+def take_log(progress: Progress, log: Path, given: dict[str, Any], model: Path | None = None) -> "Log":
     """Read the log of a command with `log_options`, restricted to its time range.
 
     progress  receives the notes about the log
     given     the command's keyword arguments
-    Raises ConfigError if the log cannot be read or has no clicks.
+    model     directory of the model that the log is for; its mapping is used, also if no option names it
+    Raises ConfigError if the log cannot be read or has no clicks, or if the mapping is not the model's.
     """
     from export.log.log import read_log
     from export.log.reader import ColumnNames
@@ -88,8 +97,11 @@ def take_log(progress: Progress, log: Path, given: dict[str, Any]) -> "Log":
             "--from and --until need times, and --in-order ignores them; omit --in-order, or omit --from and --until"
         )
     names = ColumnNames(*(given[f"{name}_col"] for name in ColumnNames._fields))
+    mapping = read_mapping(Path(given["mapping"])) if given["mapping"] else None
+    if model is not None:
+        mapping = mapping_of_model(mapping, read_manifest(model), model)
     progress.say(f"{log}: reading")
-    read = read_log(log, names, given["drop_repeats"], given["in_order"])
+    read = read_log(log, names, given["drop_repeats"], given["in_order"], mapping)
     for note in read.notes:
         progress.say(f"{log}: {note}")
     if given["start"] is None and given["end"] is None:

@@ -266,7 +266,8 @@ def _write(
         "torch": torch.__version__.partition("+")[0],
     }
     facts = Facts(training, served.quality)
-    manifest = write_model(directory, network, vocabulary, calibration, (baselines.FILE,), facts, shortlist)
+    extra = (baselines.FILE,)
+    manifest = write_model(directory, network, vocabulary, calibration, extra, facts, shortlist, log.mapping)
     about = About(log.name, iso(time.time_ns() // 1_000_000), version(DISTRIBUTION))
     write_report(directory, manifest, findings, about)
     return manifest

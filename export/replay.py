@@ -1,17 +1,20 @@
 """A click log -> messages on the clicks topic, keyed by user, in time order, at the log's own pace or faster.
 
-A click that a worker would reject is left out and counted, so that faults of the log do not fill the dead letters.
+A click that a worker would reject is left out and counted, so that faults of the log do not fill the dead letters. With
+a mapping, the messages have the shape of the mapping's topic.
 """
 
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from export.log.log import Log, log_clicks
 from stream.errors import BadClick, ConfigError
 from stream.events import Click
 from stream.kafka_config import PLAINTEXT, KafkaConfig
+from stream.mapping.written import written
 from stream.ops.messages import Publisher
 from stream.wire.fields import time_ms
 from stream.wire.json import JsonCodec, encode
@@ -40,13 +43,14 @@ def replay(
     would reject every click of the log.
     """
     publisher = Publisher(broker, topic, config)
+    message = encode if log.mapping is None else partial(written, log.mapping.mapping)
     first_ms: int | None = None
     begun = time.monotonic()
     left_out: Counter[str] = Counter()
     sent = done = reported = 0
     for click, _ in log_clicks(log):
         done += 1
-        key, value = click.user_id.encode(), encode(click)
+        key, value = click.user_id.encode(), message(click)
         reason = _refused(click, key, value, codec)
         if reason is not None:
             left_out[reason] += 1

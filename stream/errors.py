@@ -2,6 +2,7 @@
 
     EddyError
     +-- BadClick        a bad message: it goes to the dead-letter topic with its reason, and the stream continues
+    |   +-- Dropped     a message that the mapping leaves out: it is counted and is no dead letter
     +-- ConfigError     a bad setting, topic or broker: Eddy refuses to start and prints what to do
     |   +-- NoAnswer    no Kafka answers: a worker waits for it, other commands end
     +-- ArtifactError   a model directory that is missing, corrupt or foreign: Eddy refuses to start
@@ -27,6 +28,13 @@ class BadClick(EddyError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+class Dropped(BadClick):
+    """A message that is no click by the mapping's own rules, such as the view of a page without a product.
+
+    reason  a fixed word, such as "event_type". Neither reason nor detail has a value of the message
+    """
 
 
 class ConfigError(EddyError):

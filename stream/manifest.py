@@ -31,6 +31,9 @@ DTYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64")
 GRAPHS = ("step.onnx", "surprise.onnx", "score.onnx")
 FILES = (*GRAPHS, "items.json", "calibration.npz")
 
+MAPPING = "mapping.toml"
+"""The copy of the mapping file by which the training log was read, if the manifest has a `mapping`."""
+
 SHORTLIST = "shortlist.onnx"
 """The graph that makes the lists on a CPU instead of score.onnx, if the manifest has a `shortlist`."""
 
@@ -70,6 +73,7 @@ class Manifest(Struct, frozen=True):
     training        period, clicks, settings, seed ...; for information only
     quality         metrics at the end of the training; for information only
     shortlist       of a large catalogue: the model has shortlist.onnx
+    mapping         hash of the mapping by which the training log was read: the model has mapping.toml
     """
 
     format: int
@@ -86,6 +90,7 @@ class Manifest(Struct, frozen=True):
     training: dict[str, Any] = {}
     quality: dict[str, Any] = {}
     shortlist: Shortlist | UnsetType = UNSET
+    mapping: str | UnsetType = UNSET
 
     @property
     def label(self) -> str:
@@ -134,7 +139,8 @@ def read_manifest(directory: Path) -> Manifest:
     for field, wrong, must in _checks(manifest):
         if wrong:
             raise ArtifactError(f"model {directory}: the manifest's {field} must be {must}; train it again")
-    for name in sorted({*FILES, *manifest.graphs, *manifest.files}):
+    copied = () if manifest.mapping is UNSET else (MAPPING,)
+    for name in sorted({*FILES, *manifest.graphs, *copied, *manifest.files}):
         if not (directory / name).is_file():
             raise ArtifactError(f"model {directory}: {name} is missing; copy the whole directory again")
         if sha256(directory / name) != manifest.files.get(name):

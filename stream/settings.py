@@ -117,6 +117,7 @@ class Settings(Struct, frozen=True):
     """All settings of one worker.
 
     model              directory written by `eddy train`, .../NAME/VERSION
+    mapping            file that defines how clicks are read (stream.mapping); empty: the model's own, if it has one
     broker             Kafka brokers, host:port[,host:port...]
     kafka_config       file of Kafka properties for TLS and SASL, see stream.kafka_config; empty: EDDY_KAFKA_* only
     pseudonymise       file with a key: user ids are replaced by keyed hashes (wire.pseudonym). Empty: they are kept
@@ -150,6 +151,7 @@ class Settings(Struct, frozen=True):
     """
 
     model: str
+    mapping: str = ""
     broker: str = "localhost:9092"
     kafka_config: str = ""
     pseudonymise: str = ""

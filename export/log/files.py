@@ -12,6 +12,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import cached_property
 from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
@@ -37,11 +38,12 @@ BINARY = 0.05
 """Minimum share of control characters in the first 4,096 bytes of a file that is not text. Random bytes have 0.11."""
 
 
-class LogFile(Protocol):
-    """One file of a log."""
+class Cells(Protocol):
+    """The rows of one file, column by column."""
 
-    schema: pl.Schema
-    """Names and types of its columns."""
+    @property
+    def schema(self) -> pl.Schema:
+        """Names and types of its columns. Raises ConfigError if the file is empty."""
 
     def batches(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         """Yield the given columns in batches of at most BATCH rows, in the order of the rows."""
@@ -50,12 +52,23 @@ class LogFile(Protocol):
         """The value of a cell of a batch, as stream.wire.fields reads it. Raises Unusable."""
 
 
+class LogFile(Cells, Protocol):
+    """One file of a log, as it is."""
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows, each with its cells by the names of their columns."""
+
+
 class Table:
     """A CSV or Parquet file, read by polars."""
 
     def __init__(self, frame: pl.LazyFrame) -> None:
         self._frame = frame
         self.schema = frame.collect_schema()
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        for batch in self.batches(list(self.schema)):
+            yield from batch.iter_rows(named=True)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         return self._frame.select(columns).collect_batches(chunk_size=BATCH, maintain_order=True)
@@ -68,18 +81,25 @@ class JsonLines:
     """A file with one JSON object per line.
 
     The cells of a batch are JSON texts, so true, 17.0 and "17.0" stay different values; polars would give all cells of
-    a column one type. The file is read twice, because any line can have a new column.
+    a column one type. For the schema the whole file is read, because any line can have a new column.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+    @cached_property
+    def schema(self) -> pl.Schema:
         names: dict[str, None] = {}
         for row in self._rows():
             names.update(dict.fromkeys(row))
         if not names:
-            raise ConfigError(f"log {path}: the file is empty")
-        self.schema = pl.Schema(dict.fromkeys(names, pl.String))
+            raise ConfigError(f"log {self._path}: the file is empty")
+        return pl.Schema(dict.fromkeys(names, pl.String))
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        for row in self._rows():
+            yield {name: bytes(cell).decode() for name, cell in row.items()}
 
     def batches(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         rows = self._rows()

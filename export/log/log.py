@@ -26,6 +26,7 @@ from export.log.synthetic_times import Clock, RowClock, SessionClock, owned_sess
 from export.log.times import LATEST_MS, iso
 from stream.errors import ConfigError
 from stream.events import Click
+from stream.mapping.mapping import MappingFile
 from stream.model.gaps import gap_bucket, starts_session
 from stream.wire.fields import FIRST_CLICK_MS
 
@@ -59,6 +60,7 @@ class Log:
     price                            (n,) float64, NaN = none; None = no such column
     in_order                         True if the times are synthetic (synthetic_times.py)
     name                             the file, directory or pattern that was read; empty without a file
+    mapping                          the mapping by which it was read, if there was one
     """
 
     user: I32
@@ -76,6 +78,7 @@ class Log:
     categories: list[str] = field(default_factory=list)
     in_order: bool = False
     name: str = ""
+    mapping: MappingFile | None = None
 
     def __len__(self) -> int:
         return len(self.user)
@@ -132,29 +135,36 @@ class Names(NamedTuple):
     category: Index
 
 
-def read_log(path: Path, names: ColumnNames = USUAL_NAMES, drop_repeats: bool = False, in_order: bool = False) -> Log:
+def read_log(
+    path: Path,
+    names: ColumnNames = USUAL_NAMES,
+    drop_repeats: bool = False,
+    in_order: bool = False,
+    mapping: MappingFile | None = None,
+) -> Log:
     """Read a log: a file, a directory or a pattern. Raises ConfigError if it cannot be read or has no clicks.
 
     drop_repeats  leave out rows that equal an earlier row in user, item, event type and time
     in_order      the rows are in time order: the clicks get synthetic times, and a time column is ignored
+    mapping       how the rows are read; then `names` must have no column
     """
     if in_order and drop_repeats:
         raise ConfigError(
             "--drop-repeats needs times: without times, a second click on an item looks like a repeated row"
         )
     try:
-        return _read(path, names, drop_repeats, in_order)
+        return _read(path, names, drop_repeats, in_order, mapping)
     except OSError as exc:
         raise ConfigError(
             f"log {path}: its columns cannot be written to {tempfile.gettempdir()} ({exc}); set TMPDIR to a larger disk"
         ) from exc
 
 
-def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool) -> Log:
+def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool, mapping: MappingFile | None) -> Log:
     stats, spool = ReadStats(), Spool()
     index = Names(Index(), Index(), Index(), Index(), Index())
     first_ms, last_ms, forward, too_early = LATEST_MS, 0, True, 0
-    for batch in batches(path, names, in_order, stats):
+    for batch in batches(path, names, in_order, stats, mapping):
         if not len(batch):
             continue
         rows = _rows(batch, index)
@@ -210,6 +220,7 @@ def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool) ->
         notes=notes,
         in_order=in_order,
         name=str(path),
+        mapping=mapping,
         **columns,
     )
 

@@ -19,7 +19,8 @@ from export.model.graph import BATCH_MULTIPLE
 from export.network import weights
 from export.network.network import Network
 from stream.detect.tail import pack
-from stream.manifest import FILES, FORMAT, GRAPHS, SHORTLIST, Manifest, Shortlist, sha256, write_manifest
+from stream.manifest import FILES, FORMAT, GRAPHS, MAPPING, SHORTLIST, Manifest, Shortlist, sha256, write_manifest
+from stream.mapping.mapping import MappingFile
 from stream.model.external import external_files
 
 
@@ -38,13 +39,18 @@ def write_model(
     extra: tuple[str, ...],
     facts: Facts,
     shortlist: Shortlist | None = None,
+    mapping: MappingFile | None = None,
 ) -> Manifest:
     """Write items, calibration, weights and, last, the manifest, into a directory that already has the graphs.
 
     calibration  what the detector compares clicks with
     extra      names of further files in the directory that belong to the model
     shortlist  what the directory's shortlist.onnx is, if it has one
+    mapping    how the training log was read; a copy of the file becomes part of the model
     """
+    if mapping is not None:
+        (directory / MAPPING).write_text(mapping.text, encoding="utf-8")
+        extra = (*extra, MAPPING)
     (directory / "items.json").write_text(json.dumps(vocabulary.items, ensure_ascii=False, separators=(",", ":")))
     write_calibration(directory, calibration)
     graphs = GRAPHS if shortlist is None else (*GRAPHS, SHORTLIST)
@@ -65,6 +71,7 @@ def write_model(
         training={**facts.training, weights.FILE: weights.save_weights(directory, network)},
         quality=facts.quality,
         shortlist=UNSET if shortlist is None else shortlist,
+        mapping=UNSET if mapping is None else mapping.mapping.hash,
     )
     write_manifest(directory, manifest)
     return manifest

@@ -35,6 +35,7 @@ from stream.ops.repair import repair
 
 MOUNTED = {
     "demo": "Show Eddy on a simulated shop, live in the terminal.",
+    "init": "Look at a sample of events and write a mapping of its fields.",
     "train": "Train a model on a click log and convert it to ONNX.",
     "evaluate": "Compare a model with baselines on a click log: recall, MRR.",
     "replay": "Publish a click log to Kafka, keyed by user.",
@@ -71,6 +72,7 @@ From a click log to recommendations:
   eddy topics create --broker localhost:9092 --partitions 8
   eddy worker --model models/mine/1 --broker localhost:9092
   eddy replay clicks.parquet --broker localhost:9092 --speed max
+If your events have other fields than Eddy's, begin with eddy init.
 
 Each option of a worker is also an environment variable: EDDY_BROKER, EDDY_MODEL ..."""
 

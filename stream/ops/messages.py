@@ -4,6 +4,7 @@ The partitioner is that of the Java client (murmur2), so all messages of a user 
 a Java producer writes. The producer is idempotent: a retry neither repeats nor reorders messages.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -87,10 +88,14 @@ class Publisher:
         )
 
 
-def read_messages(broker: str, topic: str, config: KafkaConfig = PLAINTEXT, since_ms: int = 0) -> Iterator[Message]:
+def read_messages(
+    broker: str, topic: str, config: KafkaConfig = PLAINTEXT, since_ms: int = 0, last: int | None = None
+) -> Iterator[Message]:
     """The committed messages of a topic, from a Kafka timestamp on to the end at the call; in order in each partition.
 
     It joins no group and commits nothing.
+
+    last  begin so many offsets before the end of all partitions together, instead of at a timestamp
     Raises ConfigError if the broker cannot be reached, refuses this client, has no such topic or stops to answer.
     """
     numbers = _partitions(broker, topic, config)
@@ -104,8 +109,11 @@ def read_messages(broker: str, topic: str, config: KafkaConfig = PLAINTEXT, sinc
     }
     consumer = connect(Consumer, broker, config, own)
     try:
-        asked = [TopicPartition(topic, number, since_ms) for number in numbers]
-        consumer.assign(consumer.offsets_for_times(asked, timeout=CONNECT_S))
+        if last is None:
+            asked = [TopicPartition(topic, number, since_ms) for number in numbers]
+            consumer.assign(consumer.offsets_for_times(asked, timeout=CONNECT_S))
+        else:
+            consumer.assign(_before_the_end(consumer, topic, numbers, last))
         left, silent_s = set(numbers), 0.0
         while left:
             messages = consumer.consume(1_000, 0.5)
@@ -123,6 +131,14 @@ def read_messages(broker: str, topic: str, config: KafkaConfig = PLAINTEXT, sinc
         raise refused(exc) or ConfigError(f"topic {topic} on {broker} cannot be read ({exc.args[0].str()})") from exc
     finally:
         consumer.close()
+
+
+def _before_the_end(consumer: Consumer, topic: str, numbers: list[int], last: int) -> list[TopicPartition]:
+    """Where to begin so that about `last` messages are left, as many of each partition as it has of all messages."""
+    ends = {n: consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=CONNECT_S) for n in numbers}
+    whole = sum(high - low for low, high in ends.values())
+    share = min(1.0, last / max(whole, 1))
+    return [TopicPartition(topic, n, high - math.ceil((high - low) * share)) for n, (low, high) in ends.items()]
 
 
 def _partitions(broker: str, topic: str, config: KafkaConfig) -> list[int]:

@@ -19,6 +19,8 @@ from stream.settings import CHOICES, Rules, Settings, Topics, parse, variable
 
 HELP = {
     "model": "Directory written by `eddy train`, .../NAME/VERSION.",
+    "mapping": "File that defines how events are read as clicks; `eddy init` writes one. "
+    "Empty: the model's own mapping, if it was trained with one.",
     "broker": "Kafka brokers, as host:port[,host:port...].",
     "kafka_config": "File of Kafka properties for TLS and SASL, NAME=VALUE lines. A variable such as "
     "EDDY_KAFKA_SASL_PASSWORD replaces a line.",

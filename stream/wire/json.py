@@ -1,6 +1,7 @@
 """Converts JSON bytes to clicks, and events to JSON bytes.
 
-A message is a valid click if all of this is true:
+Where the values of a click are in a message is the message's shape (codec.py). Whatever the shape, a message is a valid
+click if all of this is true:
 
 - user, item and time are valid by the rules of fields.py,
 - the message key is the user id,
@@ -12,13 +13,13 @@ BadClick with a fixed reason. It raises no other exception, so that no message c
 
 import json
 from collections import Counter
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta, Struct
 
-from stream.errors import BadClick
+from stream.errors import BadClick, Dropped
 from stream.events import Click
+from stream.wire.codec import Given, Plain, Shape
 from stream.wire.fields import (
     DEFAULT_EVENT,
     DIGITS,
@@ -40,57 +41,20 @@ UNDECODABLE = (msgspec.DecodeError, RecursionError, ValueError)
 POINT, ESCAPE = b".\\"
 """These are integers, because `46 in value` is 20 times faster than `b"." in value` (22 and 430 ns in 166 bytes)."""
 
-Text = Annotated[str, Meta(min_length=1, max_length=LONGEST_ID)]
-Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-Amount = Annotated[float, Meta(ge=0)]
-
-
-class _Plain(Struct, gc=False):
-    """A click in the usual form, which nearly all messages have. msgspec checks the types and limits in C.
-
-    The values need no conversion, with one exception: text that is a float (see _has_float_text).
-
-    timestamp  ms, years 2001 to 2286. In this range, no other unit is possible
-    """
-
-    user_id: Text | Integer
-    item_id: Text | Integer
-    timestamp: Annotated[int, Meta(ge=10**12, lt=10**13)]
-    event_type: Annotated[str, Meta(min_length=1, max_length=LONGEST_WORD)] = DEFAULT_EVENT
-    session_id: Text | Integer | None = None
-    price: Amount | None = None
-    quantity: Amount | None = None
-    category: Text | Integer | None = None
-    event_id: Text | Integer | None = None
-
-
-class _Given(Struct, gc=False):
-    """A click in any other form: a field may have a value of any type."""
-
-    user_id: Any = None
-    item_id: Any = None
-    timestamp: Any = None
-    event_type: Any = None
-    session_id: Any = None
-    price: Any = None
-    quantity: Any = None
-    category: Any = None
-    event_id: Any = None
-
 
 class JsonCodec:
     """Decodes clicks from JSON.
 
     max_message_bytes  longer messages are refused
     max_future_ms      a click is refused if its time is later than the worker's time by more than this
+    shape              where the values are; None = the fields of docs/events.md
     left_out           optional field -> messages whose value in this field was not valid, since the last clear()
     """
 
-    def __init__(self, max_message_bytes: int, max_future_ms: int) -> None:
+    def __init__(self, max_message_bytes: int, max_future_ms: int, shape: Shape | None = None) -> None:
         self._max_message_bytes = max_message_bytes
         self._max_future_ms = max_future_ms
-        self._plain = msgspec.json.Decoder(_Plain).decode
-        self._given = msgspec.json.Decoder(_Given).decode
+        self._plain, self._given = shape or usual_shape()
         self.left_out: Counter[str] = Counter()
 
     def decode(self, key: bytes | None, value: bytes | None, now_ms: int) -> Click:
@@ -105,9 +69,7 @@ class JsonCodec:
         if len(value) > self._max_message_bytes:
             raise BadClick("too_large", f"the message has {len(value)} bytes; the limit is {self._max_message_bytes}")
         if not key:
-            raise BadClick(
-                "empty_key", "the message has no key; key it by user_id so that a user stays in one partition"
-            )
+            raise self._without_key(value)
         try:
             message = self._plain(value)
         except UNDECODABLE:
@@ -148,13 +110,20 @@ class JsonCodec:
         """The record itself: a dead letter has the original bytes."""
         return record
 
-    def _read(self, value: bytes) -> _Plain:
-        """Decode a message that is not in the usual form (_Plain). Raises BadClick if it is not a valid click."""
+    def _without_key(self, value: bytes) -> BadClick:
+        """Why a message without a key is no click. What the shape leaves out needs no key."""
         try:
-            given = self._given(value)
-        except UNDECODABLE as exc:
-            given = _given_loosely(value, exc)
-        return _Plain(
+            self._given(value)
+        except Dropped as exc:
+            return exc
+        except BadClick:
+            pass
+        return BadClick("empty_key", "the message has no key; key it by user_id so that a user stays in one partition")
+
+    def _read(self, value: bytes) -> Plain:
+        """Decode a message that is not in the usual form (Plain). Raises BadClick if it is not a valid click."""
+        given = self._given(value)
+        return Plain(
             user_id=_id("user_id", given.user_id),
             item_id=_id("item_id", given.item_id),
             timestamp=_ms(given.timestamp),
@@ -181,7 +150,7 @@ class JsonCodec:
             return None
 
 
-def _has_float_text(message: _Plain) -> bool:
+def _has_float_text(message: Plain) -> bool:
     """Return True if a text of the message ends like a float, as "17.0" does. Such text may need conversion."""
     texts = (
         message.user_id,
@@ -204,22 +173,44 @@ def loose_object(text: str) -> dict[str, Any]:
     only their own field invalid. A string that cannot be encoded in UTF-8 becomes bytes, which no field accepts.
     Raises ValueError or RecursionError if the text is not a JSON object.
     """
-    read = json.loads(text)
+    read = _encodable(json.loads(text))
     if not isinstance(read, dict):
         raise ValueError("not a JSON object")
-    for name, value in read.items():
-        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-            read[name] = value.encode(errors="surrogatepass")
     return read
 
 
-def _given_loosely(value: bytes, refusal: Exception) -> _Given:
+def _encodable(value: Any) -> Any:
+    """The value with bytes in the place of each string that cannot be encoded."""
+    if isinstance(value, str):
+        broken = any("\ud800" <= character <= "\udfff" for character in value)
+        return value.encode(errors="surrogatepass") if broken else value
+    if isinstance(value, list):
+        return [_encodable(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _encodable(each) for name, each in value.items()}
+    return value
+
+
+def usual_shape() -> Shape:
+    """The shape of docs/events.md."""
+    decode = msgspec.json.Decoder(Given).decode
+
+    def given(value: bytes) -> Given:
+        try:
+            return decode(value)
+        except UNDECODABLE as exc:
+            read = loosely(value, exc)
+        return Given(*(read.get(field) for field in Given.__struct_fields__))
+
+    return Shape(msgspec.json.Decoder(Plain).decode, given)
+
+
+def loosely(value: bytes, refusal: Exception) -> dict[str, Any]:
     """Decode with `loose_object`. If that fails too, raise BadClick for `refusal`, the exception of msgspec."""
     try:
-        read = loose_object(value.decode("utf-8-sig"))
+        return loose_object(value.decode("utf-8-sig"))
     except (RecursionError, ValueError):
         raise _undecodable(refusal) from refusal
-    return _Given(*(read.get(field) for field in _Given.__struct_fields__))
 
 
 def _undecodable(refusal: Exception) -> BadClick:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from stream.errors import BadClick, ConfigError
+from stream.errors import BadClick, ConfigError, Dropped
 from stream.events import Click
 from stream.wire.codec import Codec
 from stream.wire.fields import LONGEST_ID, word
@@ -93,6 +93,8 @@ class PseudonymousCodec:
         """As Codec.decode; the click has the pseudonym of its user. Raises only BadClick, without the id."""
         try:
             click = self._codec.decode(key, value, now_ms)
+        except Dropped:
+            raise
         except BadClick as exc:
             if exc.reason in WITHOUT_IDS:
                 raise

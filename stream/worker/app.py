@@ -54,12 +54,10 @@ from stream.web.health import Health
 from stream.web.routes import worker_routes
 from stream.web.server import Server, listen
 from stream.wire.dead_letter import LONGEST_KEY
-from stream.wire.json import JsonCodec
-from stream.wire.pseudonym import pseudonymous
 from stream.worker.cycle import Cycles
 from stream.worker.hooks import WithoutWeb, connect, end_when_drained, report_health, report_status, watch_topics
 from stream.worker.observe import Observed
-from stream.worker.served import open_engine, warn_of_model
+from stream.worker.served import open_decoding, open_engine, warn_of_model
 from stream.worker.status import Status
 
 CHUNK_RECORDS = 2_000
@@ -81,9 +79,8 @@ def create_app(settings: Settings) -> faust.App:
     if settings.http_port:  # first, so that it answers while the rest waits for Kafka
         Server(listen(settings.http_host, settings.http_port), worker_routes(meter, health))
     config = read_kafka_config(settings.kafka_config, os.environ)
-    plain = JsonCodec(settings.max_message_bytes, int(settings.max_future_s * 1000))
-    codec, users_mark = pseudonymous(plain, settings.pseudonymise)
     model = load_model(Path(settings.model), settings.device)
+    decoding = open_decoding(settings, model.manifest)
     engine = open_engine(
         model,
         Path(settings.model),
@@ -92,7 +89,7 @@ def create_app(settings: Settings) -> faust.App:
         settings.alpha,
         settings.rules,
         settings.forget_after_days,
-        users_mark,
+        decoding.users_mark,
         settings.lists,
         on_disk(Path(settings.data_dir)) if settings.state_on_disk else in_ram,
     )
@@ -106,12 +103,12 @@ def create_app(settings: Settings) -> faust.App:
     worker_id = lock.worker_id if lock else settings.worker_id
     wait_for_place(Admin(settings.broker, config), settings.group, f"eddy-{worker_id}", settings.session_timeout_s)
 
-    observed = Observed(meter, model, engine.arena, partitions, alpha=settings.alpha)
+    observed = Observed(meter, model, engine.arena, partitions, decoding.users, alpha=settings.alpha)
     observed.about(settings.group, worker_id)
     changelog = Changelog(settings.broker, settings.group, settings.topics.changelog, config, watch)
     cycles = Cycles(
         engine,
-        codec,
+        decoding.codec,
         Delivery(
             settings.broker,
             f"{settings.group}:{worker_id}",
@@ -145,9 +142,10 @@ def create_app(settings: Settings) -> faust.App:
     report_status(app, cycles, status, observed)
     watch.start(partial(end_app, app))
     log.info(
-        "worker ready to join: model=%s provider=%s items=%d broker=%s group=%s worker_id=%s clicks=%s partitions=%d "
-        "recommendations=%s anomalies=%s system_alerts=%s dead_letters=%s changelog=%s",
+        "worker ready to join: model=%s mapping=%s provider=%s items=%d broker=%s group=%s worker_id=%s clicks=%s "
+        "partitions=%d recommendations=%s anomalies=%s system_alerts=%s dead_letters=%s changelog=%s",
         model.manifest.label,
+        decoding.mapping,
         model.provider,
         len(model.items),
         settings.broker,

@@ -10,7 +10,7 @@ from stream.engine import isolate
 from stream.engine.columns import Columns
 from stream.engine.engine import Cycle, Engine
 from stream.engine.requests import Request
-from stream.errors import BadClick
+from stream.errors import BadClick, Dropped
 from stream.events import Anomaly, Click, Origin, Partition, Recommendation, SystemAlert
 from stream.kafka.changelog import POSITION_KEY, Mark
 from stream.kafka.delivery import Record
@@ -49,6 +49,7 @@ class Batch:
     records   all records of the transaction
     offsets   partition -> offset of the next message to read
     refused   the messages that became dead letters
+    dropped   origin of each message that the mapping leaves out -> why
     system_alerts  the alerts on many users, in the order of their clicks
     left_out  optional field -> number of messages whose value in this field was not valid
     seconds   stage of the cycle -> how long it took. `process` measures the first three
@@ -59,6 +60,7 @@ class Batch:
     records: list[Record]
     offsets: dict[Partition, int]
     refused: list[Refused]
+    dropped: dict[Origin, str]
     system_alerts: list[SystemAlert]
     left_out: Mapping[str, int]
     seconds: dict[str, float] = field(default_factory=dict)
@@ -96,6 +98,7 @@ def process(
     origins: list[Origin] = []
     taken: list[Any] = []
     refused: list[Refused] = []
+    dropped: dict[Origin, str] = {}
     requests: list[Request] = []
     offsets: dict[Partition, int] = {}
     for chunk in chunks:
@@ -114,6 +117,8 @@ def process(
                 clicks.append(decode(record.key, record.value, seen_ms))
                 origins.append(origin)
                 taken.append(record)
+            except Dropped as exc:
+                dropped[origin] = exc.reason
             except BadClick as exc:
                 user = user_to_forget(record, codec)
                 if user is not None:
@@ -165,7 +170,7 @@ def process(
     records += [Record(topics.changelog, POSITION_KEY, mark.encode(), p.number) for p, mark in marks.items()]
     seconds = {"decode": decoded_s - began_s, "engine": stepped_s - decoded_s}
     seconds["encode"] = time.perf_counter() - stepped_s
-    return Batch(columns, cycle, records, offsets, refused, alerts, dict(codec.left_out), seconds)
+    return Batch(columns, cycle, records, offsets, refused, dropped, alerts, dict(codec.left_out), seconds)
 
 
 def _recommendations(decisions: list[Recommendation], topic: str, limits: Mapping[str, int]) -> list[Record]:

@@ -10,7 +10,7 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import accumulate
@@ -66,6 +66,7 @@ class Observed:
     """The figures and examples of one worker's committed batches.
 
     partitions  number of partitions of the clicks topic
+    users       returns the user ids in a message, which a log line must not show
     clock_ms    returns the current time in ms since the epoch, to compare with the records' timestamps
     alpha       as in Settings
     """
@@ -76,6 +77,7 @@ class Observed:
         model: Model,
         arena: Arena,
         partitions: int,
+        users: Callable[[Mapping[str, Any]], list[str]],
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         alpha: float = ALPHA,
     ) -> None:
@@ -84,6 +86,7 @@ class Observed:
         self.examples: dict[str, Example] = {}
         self._model = model
         self._arena = arena
+        self._users = users
         self._clock_ms = clock_ms
         self._alpha = alpha
         self._rng = random.Random(0)
@@ -106,6 +109,8 @@ class Observed:
         self._tell(batch.system_alerts)
         for reason, n in Counter(refused.why.reason for refused in batch.refused).items():
             count("dead_letters", n, reason=reason)
+        for reason, n in Counter(batch.dropped.values()).items():
+            count("dropped", n, reason=reason)
         for field, n in batch.left_out.items():
             count("left_out", n, field=field)
         self.meter.level("users", len(self._arena))
@@ -119,7 +124,7 @@ class Observed:
             count("early", len(early))
             self.meter.level("early_s", -float(np.median(early)))
         self._sample_letters(batch.refused)
-        self._sample_keys(chunks, batch.refused)
+        self._sample_keys(chunks, {*batch.dropped, *(letter.origin for letter in batch.refused)})
 
     def about(self, group: str, worker_id: str) -> None:
         """Set the level that says which worker this is."""
@@ -184,23 +189,22 @@ class Observed:
             message = _object(letter.record.value)
             seen = fields.setdefault(letter.why.reason, set())
             seen.update(message)
-            users = [letter.record.key, str(message.get("user_id", "")).encode()]
+            users = [letter.record.key, *(user.encode(errors="replace") for user in self._users(message))]
             self.examples[letter.why.reason] = Example(
                 _printable(_without_users(letter.why.detail, users)),
                 tuple(map(_printable, sorted(seen)[:MAX_FIELDS])),
             )
 
-    def _sample_keys(self, chunks: Sequence[Chunk], refused: Sequence[Refused]) -> None:
-        """Sample keys of valid clicks. Refused messages do not change a state, so their partition does not matter.
+    def _sample_keys(self, chunks: Sequence[Chunk], no_clicks: Set[Origin]) -> None:
+        """Sample keys of valid clicks. Other messages do not change a state, so their partition does not matter.
 
         Nor does that of a request to forget a user, which has no value: it is sent to all partitions.
         """
         ends = list(accumulate(len(chunk.records) for chunk in chunks))
-        dead = {letter.origin for letter in refused}
         for at in self._some(range(ends[-1] if ends else 0), KEYS_PER_BATCH):
             number = next(i for i, end in enumerate(ends) if at < end)
             chunk, record = chunks[number], chunks[number].records[at - ends[number]]
-            if record.value is not None and Origin(*chunk.partition, record.offset) not in dead:
+            if record.value is not None and Origin(*chunk.partition, record.offset) not in no_clicks:
                 self.key_sample.add(record.key, chunk.partition.number, record.offset)
 
     def _some(self, values: Sequence[Any], most: int) -> Sequence[Any]:

@@ -1,14 +1,14 @@
-"""Opens the engine for a model directory, and converts its decisions to the events that Eddy writes.
+"""Opens the engine and the codec for a model directory, and converts decisions to the events that Eddy writes.
 
 Scorer is the interface for Python programs: it uses an engine without Kafka.
 """
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,6 +17,9 @@ from stream.detect.behaviour import BehaviourDetector
 from stream.engine.engine import Cycle, Engine
 from stream.errors import ArtifactError
 from stream.events import Anomaly, Click, Origin, Recommendation, SystemAlert
+from stream.manifest import Manifest
+from stream.mapping.parse import check_key, mapping_of_model, read_mapping
+from stream.mapping.shape import shape_of
 from stream.model.probe import batch_invariant
 from stream.model.runtime import Model, load_model
 from stream.population.judge import Judge
@@ -27,7 +30,9 @@ from stream.state.blocks import NewBlock, in_ram
 from stream.state.evict import DAY_MS, Forgetting
 from stream.state.row import row_dtype, row_mark
 from stream.wire import output
+from stream.wire.codec import Codec
 from stream.wire.json import JsonCodec
+from stream.wire.pseudonym import pseudonymous
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +84,42 @@ def warn_of_model(engine: Engine, k: int, alpha: float) -> None:
             smallest_rate,
             alpha,
         )
+
+
+class Decoding(NamedTuple):
+    """How a worker reads the messages of its clicks topic.
+
+    users       returns the user ids in a decoded message
+    users_mark  as in `open_engine`
+    mapping     the mapping's file, for the log; "none" for messages with Eddy's fields
+    """
+
+    codec: Codec
+    users: Callable[[Mapping[str, Any]], list[str]]
+    users_mark: int
+    mapping: str
+
+
+def open_decoding(settings: Settings, manifest: Manifest) -> Decoding:
+    """Open the codec of a worker, with the mapping of its model.
+
+    Raises ConfigError if the mapping or the key of --pseudonymise is not usable, ArtifactError if the model's is not.
+    """
+    given = read_mapping(Path(settings.mapping)) if settings.mapping else None
+    file = mapping_of_model(given, manifest, Path(settings.model))
+    shape, users, name = None, user_ids, "none"
+    if file is not None:
+        check_key(file)
+        reading = file.mapping.of_topic()
+        shape, users, name = shape_of(reading), reading.users, file.name
+    plain = JsonCodec(settings.max_message_bytes, int(settings.max_future_s * 1000), shape)
+    codec, users_mark = pseudonymous(plain, settings.pseudonymise)
+    return Decoding(codec, users, users_mark, name)
+
+
+def user_ids(message: Mapping[str, Any]) -> list[str]:
+    """The user ids in a message with Eddy's fields."""
+    return [str(message.get("user_id", ""))]
 
 
 def recommendations(

@@ -37,7 +37,7 @@ FEWEST_CLICKS = 20
 
 CLIENTS = {"murmur2": "Java clients", "crc32": "librdkafka's default", "fnv1a": "Sarama"}
 
-CORRECT_PRODUCER = "correct the producer as docs/events.md describes a click"
+CORRECT_PRODUCER = "correct the producer as docs/events.md describes a click, or map its fields (docs/mapping.md)"
 OTHER_ADVICE = dict.fromkeys(
     ("model_failed", "engine_failed"), "the messages are valid clicks, so train the model again and check its report"
 )
@@ -153,7 +153,7 @@ class Status:
         return True
 
 
-COUNTED = ("clicks", "repeats", "dead_letters", "alerts", "system_alerts")
+COUNTED = ("clicks", "repeats", "dropped", "dead_letters", "alerts", "system_alerts")
 """The counts of the status line."""
 
 
@@ -166,7 +166,7 @@ def status_line(seconds: float, before: Snapshot, now: Snapshot) -> str:
     return (
         f"status: clicks_per_s={counts['clicks'] / seconds:.1f} lag={now.level('lag') or 0:.0f} "
         f"latency_p50_ms={_ms(p50)} latency_p99_ms={_ms(p99)} "
-        f"repeats={counts['repeats']} dead_letters={counts['dead_letters']} "
+        f"repeats={counts['repeats']} dropped={counts['dropped']} dead_letters={counts['dead_letters']} "
         f"reasons={_listed(reasons)} left_out={_listed(left_out)} "
         f"unknown_items={_share(before, now, 'unknown_items')} "
         f"unknown_event_types={_share(before, now, 'unknown_event_types')} "

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -12,6 +13,9 @@ from hypothesis import strategies as st
 
 from stream.errors import BadClick
 from stream.events import Click
+from stream.mapping.parse import parse_mapping
+from stream.mapping.shape import shape_of
+from stream.mapping.written import written
 from stream.wire import json
 from stream.wire.codec import Codec
 from stream.wire.json import JsonCodec
@@ -64,8 +68,29 @@ class Format(NamedTuple):
     encode: Encode
 
 
+MAPPING = parse_mapping(
+    """
+    [fields]
+    user_id = ["who.id", "who.anonymous"]
+    item_id = ["what.all[1].id", "what.id"]
+    timestamp = "at"
+    event_type = "kind"
+    session_id = "who.session"
+    price = "what.price"
+    quantity = "what.all[1].quantity"
+    category = '"what.kind"'
+    event_id = "id"
+    [event_types]
+    "Product Viewed" = "view"
+    buy = "purchase"
+    [events]
+    drop = ["ping"]
+    """,
+    "contract",
+)
 FORMATS = {
     "json": Format(JsonCodec(MOST_BYTES, AHEAD_MS), json.encode),
+    "mapped json": Format(JsonCodec(MOST_BYTES, AHEAD_MS, shape_of(MAPPING.of_topic())), partial(written, MAPPING)),
     "messagepack": Format(PackedCodec(MOST_BYTES, AHEAD_MS), msgspec.msgpack.encode),
 }
 

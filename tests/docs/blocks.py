@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN = ("sh", "python")
-SHOWN = ("json", "jsonl", "mermaid", "text")
+SHOWN = ("json", "jsonl", "toml", "mermaid", "text")
 
 MARK = re.compile(r"^<!-- (not run: \S.*|runs until Ctrl-C) -->$")
 

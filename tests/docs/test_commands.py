@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import polars as pl
@@ -46,7 +46,8 @@ class Endless(NamedTuple):
 
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the files that the documents name: two days of clicks of a few users, and a catalogue."""
+    """A directory with the files that the documents name: two days of clicks of a few users, the first day also as
+    events of another shape, and a catalogue."""
     directory = tmp_path_factory.mktemp("inputs")
     stream = simulate_clean(build_shop(), 10, 1, START_MS)
     until_ms = START_MS + 2 * DAY_MS
@@ -55,8 +56,23 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first = pl.col("timestamp") < START_MS + DAY_MS
     log.filter(first).write_parquet(directory / "clicks.parquet")
     log.filter(~first).write_parquet(directory / "next-day.parquet")
+    with (directory / "events.jsonl").open("w") as file:
+        file.writelines(f"{json.dumps(segment(click))}\n" for click in log.filter(first).iter_rows(named=True))
     log.select("item_id", "category").unique("item_id").write_ndjson(directory / "items.jsonl")
     return directory
+
+
+def segment(click: dict[str, Any]) -> dict[str, Any]:
+    """A click as an event of Segment, whose user is known or not."""
+    known = int(click["user_id"][-1]) % 2
+    return {
+        "type": "track",
+        "userId": click["user_id"] if known else None,
+        "anonymousId": f"a {click['user_id']}" if known else click["user_id"],
+        "event": {"view": "Product Viewed", "cart": "Product Added"}.get(click["event_type"], click["event_type"]),
+        "timestamp": click["timestamp"],
+        "properties": {"product_id": click["item_id"], "category": click["category"]},
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -16,11 +16,13 @@ import msgspec
 
 from export.log.log import log_clicks, read_log
 from stream.detect.behaviour import BehaviourDetector
-from stream.errors import ArtifactError, BadClick, ConfigError, EddyError
+from stream.errors import ArtifactError, BadClick, ConfigError, Dropped, EddyError
 from stream.events import Origin, Partition
 from stream.kafka.changelog import Mark
 from stream.lists.catalogue import item_ids, read_catalogue
 from stream.manifest import FILES, read_manifest, sha256
+from stream.mapping.parse import parse_mapping, read_mapping
+from stream.mapping.shape import shape_of
 from stream.model.probe import batch_invariant
 from stream.model.runtime import load_model
 from stream.state.arena import Arena
@@ -52,7 +54,7 @@ NASTY: list[Any] = [
     ),
     *([], {}, [1], {"a": 1}, [[[[]]]], NOW_MS, NOW_MS / 1000, NOW_MS * 1000, str(NOW_MS), 20241201, 662_687_999_999),
 ]
-FIELDS = [*wire._Plain.__struct_fields__, "x", "user", "item_id ", ""]
+FIELDS = [*wire.Plain.__struct_fields__, "x", "user", "item_id ", ""]
 
 
 def mutated(rng: random.Random, data: bytes, most: int = 4) -> bytes:
@@ -67,7 +69,34 @@ def mutated(rng: random.Random, data: bytes, most: int = 4) -> bytes:
     return data
 
 
-def message(rng: random.Random) -> tuple[bytes | None, bytes | None]:
+MAPPING = """
+[fields]
+user_id = ["who.user_id", "who.user", "x"]
+item_id = ["what[0].item_id", "what[1].item_id"]
+timestamp = "timestamp"
+event_type = "event_type"
+price = "what[0].price"
+category = "category"
+event_id = "who.event_id"
+[event_types]
+view = "seen"
+[events]
+drop = ["17"]
+drop_without = ["item_id"]
+"""
+
+
+def nested(rng: random.Random, event: dict[str, Any]) -> Any:
+    """A click as MAPPING reads it; sometimes with an odd value in the place of an object or a list."""
+    who = {name: event.pop(name) for name in ("user_id", "user", "event_id") if name in event}
+    what = [{name: event.pop(name) for name in ("item_id", "price") if name in event}]
+    found = event | {"who": who, "what": what}
+    if rng.random() < 0.2:
+        found[rng.choice(("who", "what"))] = rng.choice((*NASTY, [who], [what, who], {"item_id": what}))
+    return found
+
+
+def message(rng: random.Random, mapped: bool = False) -> tuple[bytes | None, bytes | None]:
     """Key and value of a message: a click with odd values in some fields, often damaged."""
     user = rng.choice(("u1", "17", 17, "ü", rng.choice(NASTY)))
     event: dict[str, Any] = {"user_id": user, "item_id": "i1", "timestamp": NOW_MS - rng.randrange(10**10)}
@@ -75,7 +104,8 @@ def message(rng: random.Random) -> tuple[bytes | None, bytes | None]:
         event[rng.choice(FIELDS)] = rng.choice(NASTY)
     if rng.random() < 0.1:
         event.pop(rng.choice(list(event)))
-    value: bytes | None = json.dumps(event if rng.random() < 0.95 else rng.choice(NASTY)).encode()
+    whole: Any = nested(rng, event) if mapped else event
+    value: bytes | None = json.dumps(whole if rng.random() < 0.95 else rng.choice(NASTY)).encode()
     key: bytes | None = str(user).encode(errors="surrogatepass")
     if rng.random() < 0.5:
         value = mutated(rng, value or b"")
@@ -99,10 +129,13 @@ class Fuzz:
         self._engine = open_engine(load_model(model, "cpu"), model, 5, 1, 0.05)
         self._index = self._engine.model.index
         plain = JsonCodec(65_536, 3_600_000)
-        self._codecs = [plain, PseudonymousCodec(plain, Pseudonyms(b"0123456789abcdef"))]
+        self._mapped = JsonCodec(65_536, 3_600_000, shape_of(parse_mapping(MAPPING, "fuzz").of_topic()))
+        self._codecs = [plain, self._mapped, PseudonymousCodec(plain, Pseudonyms(b"0123456789abcdef"))]
+        self._mapping = directory / "mapping.toml"
         self.targets: dict[str, Callable[[random.Random], str]] = {
             "decode": self.decode,
             "log": self.log,
+            "mapping": self.mapping,
             "manifest": self.manifest,
             "model": self.model,
             "catalogue": self.catalogue,
@@ -120,10 +153,12 @@ class Fuzz:
 
     def decode(self, rng: random.Random) -> str:
         """A message is a click that stays the same if it is written and read again, or a dead letter that fits."""
-        key, value = message(rng)
         codec = rng.choice(self._codecs)
+        key, value = message(rng, mapped=codec is self._mapped)
         try:
             click = codec.decode(key, value, NOW_MS)
+        except Dropped:
+            raise
         except BadClick as exc:
             record = codec.keep(SimpleNamespace(offset=1, timestamp=-1, key=key, value=value))
             letter = dead_letter(Origin("clicks", 0, 1), record, exc, MOST_BYTES)
@@ -148,6 +183,18 @@ class Fuzz:
             path, data = self._file.with_suffix(".csv"), "\n".join(lines).encode(errors="replace")
         path.write_bytes(mutated(rng, data))
         log = read_log(path)
+        assert len(list(log_clicks(log))) == len(log) > 0
+        return "result"
+
+    def mapping(self, rng: random.Random) -> str:
+        """A mapping file, damaged, and a log that it reads: an error is one line."""
+        self._mapping.write_bytes(mutated(rng, MAPPING.encode(), most=3))
+        file = read_mapping(self._mapping)
+        shape_of(file.mapping.of_topic())
+        events = [nested(rng, {"user_id": "u1", "item_id": "i1", "timestamp": NOW_MS}) for _ in range(3)]
+        path = self._file.with_suffix(".jsonl")
+        path.write_text("\n".join(map(json.dumps, events)))
+        log = read_log(path, mapping=file)
         assert len(list(log_clicks(log))) == len(log) > 0
         return "result"
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.targets import Fuzz
 
-EXAMPLES = {"decode": 400, "log": 40, "manifest": 50, "model": 15, "catalogue": 100, "changelog": 100}
+EXAMPLES = {"decode": 400, "log": 40, "mapping": 100, "manifest": 50, "model": 15, "catalogue": 100, "changelog": 100}
 
 
 @pytest.fixture(scope="module")

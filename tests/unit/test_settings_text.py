@@ -82,6 +82,7 @@ OTHERS = {
     "group": "other",
     "worker_id": "7",
     "data_dir": "/data",
+    "mapping": "shop.toml",
     "device": "cpu",
     "k": 5,
     "lists": "last",

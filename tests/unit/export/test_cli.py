@@ -1,6 +1,7 @@
 """`eddy train`, `evaluate` and `replay` as they are typed."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from click.testing import CliRunner
 
 from export.cli import evaluate, replay, train
 from stream.errors import ConfigError
-from stream.manifest import read_manifest
+from stream.manifest import MAPPING, read_manifest, sha256, write_manifest
+from stream.mapping.parse import parse_mapping
 
 LOG = "user_id,item_id,timestamp\n" + "".join(f"u{i % 3},i{i % 5},{1_700_000_000 + i}\n" for i in range(30))
 
@@ -46,6 +48,17 @@ def test_help_has_an_example(command: click.Command) -> None:
             ["log.csv", "--out", "m/1", "--in-order", "--from-model", "m/0"],
             "--in-order ignores them",
         ),
+        (train, ["log.csv", "--out", "m/1", "--mapping", "none.toml"], "mapping none.toml: no such file; `eddy init`"),
+        (
+            train,
+            ["log.csv", "--out", "m/1", "--mapping", "x.toml", "--item-col", "item_id"],
+            "x.toml names the columns",
+        ),
+        (
+            train,
+            ["log.csv", "--out", "m/1", "--mapping", "x.toml"],
+            "no column for user_id, which mapping x.toml has at",
+        ),
         (evaluate, ["m/1", "log.csv", "--in-order", "--judge-from", "2023-11-14"], "--in-order ignores them"),
         (replay, ["log.csv", "--broker", "localhost:1", "--speed", "max"], "localhost:1 cannot be reached"),
     ],
@@ -57,6 +70,7 @@ def test_mistakes_are_one_line(
     monkeypatch.setattr("stream.ops.messages.CONNECT_S", 1.0)
     monkeypatch.chdir(tmp_path)
     Path("log.csv").write_text(LOG)
+    Path("x.toml").write_text("[fields]\nuser_id = 'uid'\nitem_id = 'item_id'\ntimestamp = 'timestamp'\n")
     result = CliRunner().invoke(command, arguments)
     assert isinstance(result.exception, ConfigError)
     assert fragment in str(result.exception)
@@ -103,3 +117,26 @@ def test_brackets_and_colons_of_a_log_are_printed_as_they_are(tmp_path: Path) ->
     shown = CliRunner().invoke(train, [str(log), "--out", str(tmp_path / "m" / "1")])
     assert "30 clicks; at least 200" in str(shown.exception)
     assert f"{log}: dropped 1 row: no time in a known format, such as '[/b]:apple:'" in shown.output
+
+
+def test_a_log_is_evaluated_by_the_model_s_own_mapping_and_by_no_other(model_dir: Path, tmp_path: Path) -> None:
+    """Without an option the copy in the model's directory is used; another mapping and an option for a column are
+    refused."""
+    text = "[fields]\nuser_id = 'visitor'\nitem_id = 'sku'\ntimestamp = 'at'\n"
+    model = tmp_path / "m" / "1"
+    shutil.copytree(model_dir, model)
+    (model / MAPPING).write_text(text)
+    manifest = read_manifest(model)
+    files = {**manifest.files, MAPPING: sha256(model / MAPPING)}
+    mapping = parse_mapping(text, "x").hash
+    write_manifest(model, msgspec.structs.replace(manifest, files=files, mapping=mapping))
+    log, other = tmp_path / "log.csv", tmp_path / "other.toml"
+    log.write_text(LOG.replace("user_id,item_id,timestamp", "visitor,sku,at"))
+    other.write_text(text.replace("sku", "product"))
+    for options, words in (
+        (["--mapping", str(other)], "is not the one that model tiny/1 was trained with"),
+        (["--item-col", "sku"], "mapping.toml names the columns of the log"),
+        ([], "baselines.npz"),  # the log is read, and the untrained model has no baselines
+    ):
+        result = CliRunner().invoke(evaluate, [str(model), str(log), *options])
+        assert words in str(result.exception), options

@@ -176,3 +176,19 @@ def test_a_word_read_again_is_itself(value: object) -> None:
     except Unusable:
         return
     assert word(once, LONGEST_ID) == once
+
+
+@given(
+    text=st.from_regex(
+        r"[0-2][0-9]{3}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-6][0-9]:[0-6][0-9](\.[0-9]{3})?", fullmatch=True
+    )
+)
+def test_the_most_usual_form_of_a_time_is_read_like_the_others(text: str) -> None:
+    """With Z, Python's parser may read it; with an offset, the rules do. Also days and times that do not exist."""
+    found = []
+    for zone in ("Z", "+00:00"):
+        try:
+            found.append(time_ms(text + zone))
+        except Unusable as exc:
+            found.append(str(exc))
+    assert found[0] == found[1]

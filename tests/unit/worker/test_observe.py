@@ -24,7 +24,7 @@ from stream.wire.forget import FORGET_HEADER
 from stream.wire.json import JsonCodec
 from stream.worker.batch import process
 from stream.worker.observe import KEYS_PER_BATCH, Observed
-from stream.worker.served import open_engine
+from stream.worker.served import open_engine, user_ids
 from tests.unit.engine.test_not_finite import spoil
 
 NOW_MS = 1_760_000_000_000
@@ -54,7 +54,7 @@ def observe(engine: Engine, *messages: tuple[bytes | None, bytes | None], ages_m
     codec = JsonCodec(65_536, 3_600_000)
     batch = process(engine, codec, Topics(), LIMITS, chunks, dict.fromkeys(placed, 0), NOW_MS)
     engine.commit(batch.cycle)
-    observed = Observed(Meter(), engine.model, engine.arena, PARTITIONS, lambda: NOW_MS, 0.001)
+    observed = Observed(Meter(), engine.model, engine.arena, PARTITIONS, user_ids, lambda: NOW_MS, 0.001)
     observed.committed(chunks, batch)
     return observed
 
@@ -204,7 +204,7 @@ def test_offsets_that_kafka_deleted_unread_are_counted(engine: Engine) -> None:
     clicks_0 = Partition("clicks", 0)
     chunks = [Chunk(clicks_0, 1, 0, 25, 25, [], 0), Chunk(clicks_0, 1, 25, 30, 0, [], 0)]
     batch = process(engine, JsonCodec(65_536, 1), Topics(), {}, chunks, {clicks_0: 0}, NOW_MS)
-    observed = Observed(Meter(), engine.model, engine.arena, PARTITIONS, lambda: NOW_MS)
+    observed = Observed(Meter(), engine.model, engine.arena, PARTITIONS, user_ids, lambda: NOW_MS)
     observed.committed(chunks, batch)
     assert observed.meter.snapshot().count("clicks_lost") == 25
 

@@ -93,7 +93,7 @@ def test_the_status_line_holds_the_figures_of_its_interval() -> None:
     assert int(latency[1]) == pytest.approx(50, rel=0.1)
     assert int(latency[2]) == pytest.approx(1000, rel=0.1)
     assert line.text.replace(latency[0], "") == (
-        "status: clicks_per_s=100.0 lag=12 repeats=0 dead_letters=7 reasons=empty_key:5,not_json:2 "
+        "status: clicks_per_s=100.0 lag=12 repeats=0 dropped=0 dead_letters=7 reasons=empty_key:5,not_json:2 "
         "left_out=price:31,category:3 unknown_items=1.0% unknown_event_types=20.0% alerts=4 system_alerts=1 users=77"
     )
 

@@ -1,0 +1,152 @@
+"""The command `eddy init`: a sample of a topic or a file -> a guessed mapping, shown and written.
+
+It is here and not in stream/ops, because files are read by polars.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from stream.errors import ConfigError
+from stream.kafka_config import read_kafka_config
+from stream.ops.options import connection_options, setting_option
+
+MOST_EVENTS = 5_000
+"""Events of a sample."""
+
+
+@click.command()
+@click.option("--topic", help="Look at the last messages of this topic.")
+@click.option("--file", type=click.Path(path_type=Path), help="Look at the first rows of this file of events.")
+@connection_options
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("mapping.toml"),
+    show_default=True,
+    help="Mapping file to write. An existing file is not changed.",
+)
+@setting_option("max_future_s")
+@setting_option("max_message_bytes")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def init(
+    topic: str | None,
+    file: Path | None,
+    broker: str,
+    kafka_config: str,
+    out: Path,
+    max_future_s: float,
+    max_message_bytes: int,
+    as_json: bool,
+) -> None:
+    """Look at a sample of events and write a mapping: a file that defines how they are read as clicks.
+
+    Nothing has to be changed at the producers. The fields are guessed by their names and values. The command shows what
+    each field of a click is read from, the first events as it understood them, what it did not use, and what you should
+    check. Edit the file where the guess is wrong: docs/mapping.md has examples.
+
+    A file is CSV, Parquet or JSON lines. A topic has JSON messages; the command commits no offsets and joins no group.
+
+    \b
+    Examples:
+      eddy init --topic shop-events --broker localhost:9092 --out shop.toml
+      eddy init --file events.jsonl --out shop.toml
+      eddy train events.jsonl --mapping shop.toml --out models/mine/1
+      eddy worker --model models/mine/1 --clicks-topic shop-events
+    """
+    from stream.guess.guess import guess, unused
+    from stream.guess.sample import counted, describe
+    from stream.guess.text import report, toml, understand
+    from stream.mapping.parse import parse_mapping
+    from stream.mapping.paths import path_text
+
+    if (topic is None) == (file is None):
+        raise ConfigError("give either --topic, to look at a topic, or --file, to look at a file of events")
+    if out.exists():
+        raise ConfigError(f"{out} exists, and eddy init does not replace a file; give another --out or remove it")
+    if topic is not None:
+        events, keys, left_out = _of_topic(broker, topic, read_kafka_config(kafka_config, os.environ))
+        sample, source = describe(events, keys), f"topic {topic}"
+    else:
+        assert file is not None
+        events, left_out = list(islice(rows(file), MOST_EVENTS)), 0
+        sample, source = describe(events), f"file {file.name}"
+    if not events:
+        other = f": {counted(left_out, 'message')} without a JSON object" if left_out else ""
+        raise ConfigError(f"{source} has no events to look at{other}")
+    found = guess(sample)
+    text = toml(found, source)
+    assert parse_mapping(text, str(out)) == found.mapping
+    now_ms = time.time_ns() // 1_000_000
+    understood = understand(sample, found.mapping, max_message_bytes, int(max_future_s * 1000), now_ms)
+    if as_json:
+        shown = {
+            "events": len(events),
+            "clicks": len(understood.clicks),
+            "dropped": understood.dropped,
+            "dead_letters": understood.refused,
+            "no_json": left_out,
+            "mapping": msgspec.to_builtins(msgspec.structs.asdict(found.mapping)),
+            "first": msgspec.to_builtins(understood.clicks[:3]),
+            "not_used": [path_text(seen.path) for seen in unused(sample, found.mapping)],
+            "to_check": found.unsure,
+            "file": str(out),
+        }
+        click.echo(json.dumps(shown))
+    else:
+        click.echo(report(sample, found, understood))
+        if left_out:
+            click.echo(f"\n{counted(left_out, 'message')} without a JSON object, which a worker makes dead letters of")
+    try:
+        with out.open("x", encoding="utf-8") as written:  # x: never replaces a file that came meanwhile
+            written.write(text)
+    except OSError as exc:
+        raise ConfigError(f"{out} cannot be written ({exc.strerror}); give another --out") from None
+    if not as_json:
+        click.echo(f"\nwrote {out}. Next: eddy train LOG --mapping {out} --out models/mine/1")
+
+
+def _of_topic(broker: str, topic: str, config: Any) -> tuple[list[dict[str, Any]], list[bytes | None], int]:
+    """The last messages of a topic that are JSON objects, their keys, and the number of other messages."""
+    from stream.errors import BadClick
+    from stream.ops.messages import read_messages
+    from stream.wire.json import UNDECODABLE, loosely
+
+    decode = msgspec.json.Decoder(dict[str, Any]).decode
+    events: list[dict[str, Any]] = []
+    keys: list[bytes | None] = []
+    left_out = 0
+    for message in islice(read_messages(broker, topic, config, last=MOST_EVENTS), MOST_EVENTS):
+        value = message.value() or b""
+        try:
+            events.append(decode(value))
+        except UNDECODABLE as exc:
+            try:
+                events.append(loosely(value, exc))
+            except BadClick:
+                left_out += 1
+                continue
+        keys.append(message.key())
+    return events, keys, left_out
+
+
+def rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a log as objects, without any rule: the JSON objects, or the cells by the names of their columns.
+
+    Raises ConfigError if a file cannot be read.
+    """
+    from export.log.files import files, open_file
+    from export.log.reader import readable, value_of
+
+    for path_of_file in files(path):
+        with readable(path_of_file):
+            file = open_file(path_of_file)
+            for row in file.rows():
+                yield {name: value_of(file, cell) for name, cell in row.items() if cell is not None}

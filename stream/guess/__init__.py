@@ -1,0 +1,1 @@
+"""Guesses a mapping from a sample of events, for `eddy init`."""

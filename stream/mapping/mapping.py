@@ -1,0 +1,85 @@
+"""A mapping: how the clicks of one shop are read. docs/mapping.md explains the file by examples; parse.py reads it.
+
+One file serves `eddy train`, `evaluate`, `replay` and `worker`. A model directory has a copy of the file, and the
+manifest has the hash of its content, so no worker can read clicks in another way than the model was trained on.
+"""
+
+import hashlib
+
+import msgspec
+from msgspec import Struct
+
+from stream.mapping.paths import parse_path
+from stream.mapping.reading import FIELDS, Reading
+
+KEYS = ("user_id", "other", "nothing")
+"""What the key of a message may be."""
+
+
+class Source(Struct, frozen=True, omit_defaults=True):
+    """Where the values are in the messages of a topic or the rows of a log.
+
+    fields  field of a click -> its paths, the preferred one first
+    unit    of times that are numbers; "" = by their size
+    """
+
+    fields: dict[str, tuple[str, ...]]
+    unit: str = ""
+
+
+class ClickMapping(Struct, frozen=True, omit_defaults=True):
+    """The content of a mapping file.
+
+    topic         where the values are in a message
+    log           where they are in a row of a log; None = as in a message
+    event_types   their event type -> Eddy's
+    keep          event types that are clicks, in their names or in Eddy's; None = all
+    drop          event types that are no clicks
+    drop_without  fields without which an event is no click
+    defaults      field -> value of an event that has none
+    key           what the key of a message is, one of KEYS
+    """
+
+    topic: Source
+    log: Source | None = None
+    event_types: dict[str, str] = {}
+    keep: tuple[str, ...] | None = None
+    drop: tuple[str, ...] = ()
+    drop_without: tuple[str, ...] = ()
+    defaults: dict[str, str | float] = {}
+    key: str = "user_id"
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the content, in hexadecimal: of what is read, not of comments or the order of the file.
+
+        Defaults are left out, so a field that a later Eddy adds does not change the hash of older files.
+        """
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+
+    def of_topic(self) -> Reading:
+        """How the messages of the clicks topic are read."""
+        return self._reading(self.topic)
+
+    def of_log(self) -> Reading:
+        """How the rows of a log are read."""
+        return self._reading(self.log or self.topic)
+
+    def _reading(self, source: Source) -> Reading:
+        return Reading(
+            tuple(tuple(map(parse_path, source.fields.get(name, ()))) for name in FIELDS),
+            self.event_types,
+            None if self.keep is None else frozenset(self.keep),
+            frozenset(self.drop),
+            tuple(map(FIELDS.index, self.drop_without)),
+            {FIELDS.index(name): value for name, value in self.defaults.items()},
+            source.unit,
+        )
+
+
+class MappingFile(Struct, frozen=True):
+    """A mapping with the text of its file, which a model directory keeps a copy of."""
+
+    name: str
+    text: str
+    mapping: ClickMapping

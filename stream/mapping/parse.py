@@ -1,0 +1,224 @@
+"""Reads mapping files, and chooses the mapping of a model.
+
+A name that is not known is refused with the nearest known one: a mistyped field would otherwise silently not be read.
+"""
+
+import tomllib
+from collections.abc import Collection
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from stream.errors import ArtifactError, ConfigError
+from stream.manifest import MAPPING, Manifest
+from stream.mapping.mapping import KEYS, ClickMapping, MappingFile, Source
+from stream.mapping.paths import parse_path, path_text
+from stream.mapping.reading import EVENT, FIELDS, UNITS
+from stream.wire.fields import LONGEST_ID, LONGEST_WORD, Unusable, number, word
+
+MOST_BYTES = 1 << 20
+"""Of a mapping file."""
+
+REQUIRED = ("user_id", "item_id", "timestamp")
+DEFAULTS = ("event_type", "session_id", "price", "quantity", "category")
+"""Fields that may have a default. One user, item, time or event id for all events would be wrong."""
+
+SECTIONS = {
+    "fields": FIELDS,
+    "event_types": None,
+    "events": ("keep", "drop", "drop_without"),
+    "defaults": DEFAULTS,
+    "time": ("unit",),
+    "key": ("holds",),
+    "log": ("fields", "time"),
+}
+"""Section of the file -> its names; None = any name."""
+
+
+def read_mapping(path: Path) -> MappingFile:
+    """Read a mapping file. Raises ConfigError; its one line has the section, what is wrong and the nearest name."""
+    try:
+        if not path.is_file():  # a FIFO is none, and reading it would wait for ever
+            raise ConfigError(f"mapping {path}: no such file; `eddy init` writes one from a sample of clicks")
+        if path.stat().st_size > MOST_BYTES:
+            raise ConfigError(f"mapping {path}: larger than {MOST_BYTES:,} bytes; is this the mapping file?")
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as exc:
+        raise ConfigError(f"mapping {path} cannot be read ({exc.strerror})") from None
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"mapping {path}: not UTF-8 ({exc.reason})") from None
+    return MappingFile(str(path), text, parse_mapping(text, str(path)))
+
+
+def parse_mapping(text: str, name: str) -> ClickMapping:
+    """Parse the text of a mapping file; `name` is for messages. Raises ConfigError."""
+    try:
+        return _mapping(tomllib.loads(text))
+    except (ValueError, RecursionError) as exc:  # ValueError also for an integer of thousands of digits
+        raise ConfigError(f"mapping {name}: not TOML ({exc or 'nested too deeply'})") from None
+    except ConfigError as exc:
+        raise ConfigError(f"mapping {name}: {exc}") from None
+
+
+def mapping_of_model(given: MappingFile | None, manifest: Manifest, directory: Path) -> MappingFile | None:
+    """The mapping by which clicks are read for a model: the one that it was trained with; None = it has none.
+
+    given  the file of --mapping, which must have the model's content; None = no option was given
+    Raises ConfigError if `given` is another mapping, ArtifactError if the model's copy is not what the manifest says.
+    """
+    if not isinstance(manifest.mapping, str):
+        if given is None:
+            return None
+        raise ConfigError(
+            f"model {manifest.label} was trained without a mapping: train it with --mapping {given.name}, or omit "
+            "--mapping. For a log that has other columns than the topic, the file can have a section [log.fields]"
+        )
+    if given is not None and given.mapping.hash == manifest.mapping:
+        return given
+    if given is not None:
+        raise ConfigError(
+            f"mapping {given.name} is not the one that model {manifest.label} was trained with: omit --mapping to use "
+            f"the model's, {directory / MAPPING}, or train again with --mapping {given.name}"
+        )
+    try:
+        own = read_mapping(directory / MAPPING)
+    except ConfigError as exc:
+        raise ArtifactError(f"model {directory}: {exc}; copy the directory again or train again") from exc
+    if own.mapping.hash != manifest.mapping:
+        raise ArtifactError(
+            f"model {directory}: {MAPPING} has another content than the manifest says; train it again or upgrade Eddy"
+        )
+    return own
+
+
+def check_key(file: MappingFile) -> None:
+    """Raise ConfigError if the topic is not keyed by the user, as a worker needs it."""
+    if file.mapping.key != "user_id":
+        raise ConfigError(
+            f"mapping {file.name}: [key] holds = {file.mapping.key!r}, but a worker needs messages that are keyed by "
+            "the user id, because the key decides which worker has a user's state; let the producers write that key"
+        )
+
+
+# -- the sections -----------------------------------------------------------------------------------------------------
+
+
+def _mapping(given: dict[str, Any]) -> ClickMapping:
+    for name, section in given.items():
+        _known(name, SECTIONS, "the file has a section")
+        names = SECTIONS[name]
+        _table(section, f"[{name}]")
+        for word_ in section if names is not None else ():
+            _known(word_, names or (), f"[{name}] has")
+    events = given.get("events", {})
+    keep, drop = (_words(events.get(name), f"[events] {name}") for name in ("keep", "drop"))
+    both = set(keep or ()) & set(drop or ())
+    if both:
+        raise ConfigError(f"[events] keep and drop both have {_listed(both)}")
+    if keep == ():
+        raise ConfigError("[events] keep is empty, so no event would be a click; omit it to keep all events")
+    needed = _words(events.get("drop_without"), "[events] drop_without") or ()
+    for name in needed:
+        _known(name, FIELDS, "[events] drop_without has")
+    defaults = {name: _default(name, value) for name, value in given.get("defaults", {}).items()}
+    topic = _source(given, "")
+    log = _source(given["log"], "log.") if "log" in given else None
+    for source, title in ((topic, "[fields]"), (log or topic, "[log.fields]")):
+        for name in needed:
+            if name not in source.fields:  # then every event would be left out
+                raise ConfigError(f"[events] drop_without has {name}, which has no path in {title}")
+    key = given.get("key", {}).get("holds", "user_id")
+    if key not in KEYS:
+        raise ConfigError(f"[key] holds is {_shown(key)}; it must be one of {_listed(KEYS, in_order=True)}")
+    return ClickMapping(
+        topic,
+        log,
+        {name: _event_type(ours, name) for name, ours in sorted(given.get("event_types", {}).items())},
+        keep,
+        drop or (),
+        needed,
+        defaults,
+        key,
+    )
+
+
+def _source(given: dict[str, Any], prefix: str) -> Source:
+    """The sections `fields` and `time` of the file or of its section `log`."""
+    title = f"[{prefix}fields]"
+    fields = given.get("fields")
+    if fields is None:
+        raise ConfigError(f"the section {title} is missing; it has the paths of {_listed(REQUIRED, in_order=True)}")
+    _table(fields, title)
+    paths: dict[str, tuple[str, ...]] = {}
+    for name, written in fields.items():
+        _known(name, FIELDS, f"{title} has")
+        texts = [written] if isinstance(written, str) else written
+        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+            raise ConfigError(f"{title} {name} is {_shown(written)}; it must be a path, or a list of paths")
+        try:
+            paths[name] = tuple(dict.fromkeys(path_text(parse_path(text)) for text in texts))
+        except ConfigError as exc:
+            raise ConfigError(f"{title} {name}: {exc}") from None
+    for name in REQUIRED:
+        if name not in paths:
+            raise ConfigError(f"{title} has no {name}; give the path of the {name} in an event")
+    time = given.get("time", {})
+    _table(time, f"[{prefix}time]")
+    for name in time:
+        _known(name, ("unit",), f"[{prefix}time] has")
+    unit = time.get("unit", "")
+    if unit != "" and (not isinstance(unit, str) or unit not in UNITS):
+        raise ConfigError(f"[{prefix}time] unit is {_shown(unit)}; it must be one of {_listed(UNITS, in_order=True)}")
+    return Source(paths, unit)
+
+
+def _default(name: str, value: Any) -> str | float:
+    try:
+        if name in ("price", "quantity"):
+            read: str | float | None = number(value)
+        else:
+            read = word(value, LONGEST_WORD if name == FIELDS[EVENT] else LONGEST_ID)
+    except Unusable as exc:
+        raise ConfigError(f"[defaults] {name} is {_shown(value)}, {exc}") from None
+    if read is None:
+        raise ConfigError(f"[defaults] {name} is empty; omit it")
+    return read
+
+
+def _event_type(ours: Any, theirs: str) -> str:
+    if not isinstance(ours, str) or not 0 < len(ours) <= LONGEST_WORD or not ours.isprintable():
+        raise ConfigError(
+            f"[event_types] {theirs!r} is {_shown(ours)}; it must be Eddy's event type, a text of 1 to {LONGEST_WORD} "
+            "characters"
+        )
+    return ours
+
+
+def _words(value: Any, title: str) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
+        raise ConfigError(f"{title} is {_shown(value)}; it must be a list of names in quotes")
+    return tuple(sorted(set(value)))
+
+
+def _table(value: Any, title: str) -> None:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{title[1:-1]} is {_shown(value)}; it must be a section {title}")
+
+
+def _known(name: str, names: Collection[str], where: str) -> None:
+    """Raise ConfigError with the nearest known name if `name` is none of `names`."""
+    if name in names:
+        return
+    nearest = get_close_matches(name, names, 1, 0.5)
+    advice = f"did you mean {nearest[0]!r}?" if nearest else f"known are {_listed(names, in_order=True)}"
+    raise ConfigError(f"{where} {name[:80]!r}, which is not known; {advice}")
+
+
+def _listed(names: Collection[str], in_order: bool = False) -> str:
+    return ", ".join(names if in_order else sorted(names))
+
+
+def _shown(value: Any) -> str:
+    return repr(value)[:80]

@@ -1,0 +1,145 @@
+"""The shape of a topic's JSON messages by a mapping, for the worker's codec: a fast path, and one for all messages.
+
+The fast path decodes only the fields on the mapping's paths, into a struct that is made for them at start. msgspec
+checks there what most messages have: text and whole numbers as ids, numbers as prices. Whatever is different in a
+message (a list in the place of an object, a price as text "9,90", NaN), the message is read again by the other path, as
+a row of a log is. So the fast path changes the speed and nothing else; a property test compares the two.
+"""
+
+from collections.abc import Callable
+from operator import attrgetter
+from types import GenericAlias
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from stream.mapping.paths import Path
+from stream.mapping.reading import FIELDS, ITEM, TIME, USER, Reading
+from stream.wire.codec import Amount, Given, Integer, Plain, Shape, Text
+from stream.wire.fields import FIRST_CLICK_MS, LONGEST_WORD, time_ms
+from stream.wire.json import UNDECODABLE, loosely
+
+Word = Annotated[str, Meta(min_length=1, max_length=LONGEST_WORD)]
+Id = Text | Integer | None
+TYPES: dict[str, Any] = {
+    **dict.fromkeys(("user_id", "item_id", "session_id", "category", "event_id"), Id),
+    "timestamp": int | float | Annotated[str, Meta(min_length=1)] | None,
+    "event_type": Word | Integer | None,
+    "price": Amount | None,
+    "quantity": Amount | None,
+}
+"""Field -> the type of its values on the fast path."""
+
+ONE_UNIT = (10**12, 10**13)
+"""A number of this size is a time in ms."""
+
+ELEMENT = 0
+"""The part of a list in a Node: all elements have one type."""
+
+
+class Node:
+    """A part of the messages that has other parts, from which the type is made that msgspec decodes it into.
+
+    parts  name, or ELEMENT -> the Node, or the type of the value
+    """
+
+    def __init__(self) -> None:
+        self.parts: dict[str | int, Any] = {}
+
+    def add(self, path: Path, kind: Any) -> Path:
+        """Add a path with the type of its value. Returns the names and numbers that lead there in what is decoded.
+
+        Raises ValueError if another path makes this impossible.
+        """
+        step, rest = path[0], path[1:]
+        part = self.parts.setdefault(ELEMENT if isinstance(step, int) else step, Node() if rest else kind)
+        if isinstance(part, Node) != bool(rest) or (not rest and part != kind):
+            raise ValueError("two paths need different types")
+        if ELEMENT in self.parts and len(self.parts) > 1:
+            raise ValueError("one path leads into a list, another one into an object")
+        here = step if isinstance(step, int) else f"f{list(self.parts).index(step)}"
+        return (here, *part.add(rest, kind)) if rest else (here,)
+
+    def type(self, **more: Any) -> Any:
+        """A struct with the fields f0, f1 ..., or a list. Raises ValueError if msgspec cannot make it."""
+        kinds = {step: part.type() if isinstance(part, Node) else part for step, part in self.parts.items()}
+        if ELEMENT in kinds:
+            return GenericAlias(list, (kinds[ELEMENT],))
+        fields: list[tuple[str, Any, Any]] = []
+        for number, (step, kind) in enumerate(kinds.items()):
+            part = self.parts[step]
+            empty: Any = None
+            if isinstance(part, Node):
+                empty = msgspec.field(default_factory=list if ELEMENT in part.parts else kind)
+            fields.append((f"f{number}", kind, empty))
+        names = {f"f{number}": str(step) for number, step in enumerate(kinds)}
+        return msgspec.defstruct("Message", fields, rename=names, gc=False, **more)
+
+
+def shape_of(reading: Reading) -> Shape:
+    """The shape of messages that are read by `reading`."""
+    decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+    def given(value: bytes) -> Given:
+        try:
+            message = decode(value)
+        except UNDECODABLE as exc:
+            message = loosely(value, exc)
+        return Given(*reading.values(message))
+
+    try:
+        plain = _fast(reading)
+    except ValueError:  # paths that one struct cannot have, such as `a` and `a.b`
+        plain = _not_in_one_struct
+    return Shape(plain, given)
+
+
+def _not_in_one_struct(value: bytes) -> Plain:
+    raise ValueError("read the message by the other path")
+
+
+def _fast(reading: Reading) -> Callable[[bytes], Plain]:
+    """The fast path. Raises ValueError if there is none for the mapping's paths."""
+    root = Node()
+    ways = [[root.add(path, TYPES[name]) for path in paths] for name, paths in zip(FIELDS, reading.paths, strict=True)]
+    decode = msgspec.json.Decoder(root.type(namespace={"none": None})).decode
+    first = [way[0] if way and all(isinstance(step, str) for step in way[0]) else ("none",) for way in ways]
+    take = attrgetter(*(".".join(map(str, way)) for way in first))  # one call in C for all fields
+    more = [(at, _getter(way)) for at, of_field in enumerate(ways) for way in of_field if way != first[at]]
+    finish, (low, high) = reading.finisher(), ONE_UNIT
+
+    def plain(value: bytes) -> Plain:
+        message = decode(value)
+        values = list(take(message))
+        for at, get in more:
+            if values[at] is None:
+                values[at] = get(message)
+        finish(values)
+        time = values[TIME]
+        if type(time) is not int or not low <= time < high:
+            read = time_ms(time)
+            if read is None or read[0] < FIRST_CLICK_MS:
+                raise ValueError("read the message by the other path, which has the reason")
+            values[TIME] = read[0]
+        if values[USER] is None or values[ITEM] is None:
+            raise ValueError("read the message by the other path, which has the reason")
+        return Plain(*values)
+
+    return plain
+
+
+def _getter(way: Path) -> Callable[[Any], Any]:
+    """The function that returns what a path leads to in a decoded struct; None if a list is too short."""
+
+    def get(part: Any) -> Any:
+        for step in way:
+            if isinstance(step, str):
+                part = getattr(part, step)
+            elif step < len(part):
+                part = part[step]
+            else:
+                return None
+        return part
+
+    return get

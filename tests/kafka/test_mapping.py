@@ -1,0 +1,197 @@
+"""An existing topic, unchanged: from `eddy init` to recommendations, by the commands that a user types."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+
+from stream.demo.shop import build_shop
+from stream.demo.simulate import simulate_clean
+from stream.events import Click, Recommendation
+from stream.manifest import read_manifest
+from stream.mapping.parse import read_mapping
+from stream.ops.messages import read_messages
+from tests.kafka.lane import Lane
+
+CLICKS = 1_200
+START_MS = 1_735_689_600_000
+
+
+class Shape(NamedTuple):
+    """How a shop writes its events.
+
+    message  a click as the shop's message
+    noise    what else is on the topic, by a number: no clicks
+    log      writes the same events to a file of the shop, in a directory
+    """
+
+    message: Callable[[Click], dict[str, Any]]
+    noise: Callable[[int], tuple[bytes | None, dict[str, Any]]] | None
+    log: Callable[[list[Click], Path], Path]
+
+
+# -- RetailRocket: flat, other names, other types ---------------------------------------------------------------------
+
+THEIRS = {"view": "view", "cart": "addtocart", "purchase": "transaction"}
+
+
+def retailrocket(click: Click) -> dict[str, Any]:
+    bought = int(click.timestamp % 10_000) if click.event_type == "purchase" else None
+    return {
+        "timestamp": click.timestamp,
+        "visitorid": click.user_id,
+        "event": THEIRS.get(click.event_type, click.event_type),
+        "itemid": click.item_id,
+        "transactionid": bought,
+    }
+
+
+def as_csv(clicks: list[Click], directory: Path) -> Path:
+    path = directory / "events.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(retailrocket(clicks[0])))
+        writer.writeheader()
+        writer.writerows(map(retailrocket, clicks))
+    return path
+
+
+# -- Segment: nested, ISO 8601, an anonymous id until there is a user id ----------------------------------------------
+
+NAMES = {"view": "Product Viewed", "cart": "Product Added", "purchase": "Order Completed"}
+
+
+def segment(click: Click) -> dict[str, Any]:
+    known = int(click.user_id.rpartition("-")[2]) % 3 > 0
+    product = {"product_id": click.item_id, "category": click.category, "price": click.price}
+    return {
+        "type": "track",
+        "userId": click.user_id if known else None,
+        "anonymousId": f"anonymous {click.user_id}" if known else click.user_id,
+        "event": NAMES.get(click.event_type, click.event_type),
+        "messageId": f"m-{click.user_id}-{click.timestamp}",
+        "properties": {name: value for name, value in product.items() if value is not None},
+        "timestamp": iso(click.timestamp),
+        "context": {"library": {"name": "analytics.js"}, "page": {"path": f"/p/{click.item_id}"}},
+    }
+
+
+def iso(ms: int) -> str:
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%dT%H:%M:%S}.{ms % 1000:03}Z"
+
+
+def page(n: int) -> tuple[bytes | None, dict[str, Any]]:
+    """A view of a page without a product, without a key every second time."""
+    event = {
+        "type": "page",
+        "userId": None,
+        "anonymousId": f"visitor {n}",
+        "messageId": f"p-{n}",
+        "properties": {"path": "/", "title": "Home"},
+        "timestamp": iso(START_MS + n),
+    }
+    return None if n % 2 else f"visitor {n}".encode(), event
+
+
+def as_json(clicks: list[Click], directory: Path) -> Path:
+    path = directory / "events.jsonl"
+    events = [json.dumps(segment(click)) for click in clicks]
+    events[10:10] = [json.dumps(page(n)[1]) for n in range(50)]
+    path.write_text("\n".join(events) + "\n")
+    return path
+
+
+SHAPES = {"retailrocket": Shape(retailrocket, None, as_csv), "segment": Shape(segment, page, as_json)}
+
+
+def eddy(directory: Path, *words: object) -> str:
+    """What a command printed that must succeed."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("EDDY_")}
+    command = [sys.executable, "-m", "stream.ops.cli", *map(str, words)]
+    done = subprocess.run(
+        command, cwd=directory, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_last_messages_of_a_topic_are_read(lane: Lane) -> None:
+    """As many of each partition as it has of all, up to its end; all of them if the topic is shorter."""
+    lane.produce((b"user %d" % (n % 50), b"%d" % n) for n in range(2_000))
+    ends = {message.partition(): message.offset() for message in lane.read(lane.topics.clicks)}
+    found = list(read_messages(lane.broker, lane.topics.clicks, last=100))
+    assert 100 <= len(found) < 100 + lane.partitions
+    for partition, end in ends.items():
+        offsets = [message.offset() for message in found if message.partition() == partition]
+        assert offsets == list(range(end + 1 - len(offsets), end + 1))
+        assert abs(len(offsets) - (end + 1) / 20) <= 1
+    assert len(list(read_messages(lane.broker, lane.topics.clicks, last=5_000))) == 2_000
+    assert list(read_messages(lane.broker, lane.topics.anomalies, last=5)) == []
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_topic_of_another_shape_gets_recommendations(lane: Lane, tmp_path: Path, name: str) -> None:
+    """`eddy init` on the topic, `eddy train` on a file of the same shape, and a worker that is told of no mapping.
+
+    Each click has one decision with items of the shop, nothing is a dead letter, and what is no click has no decision.
+    The same file serves evaluate and replay, and another one is refused.
+    """
+    shape = SHAPES[name]
+    clicks = [simulated.click for simulated in islice(simulate_clean(build_shop(), 40, 1, START_MS), CLICKS)]
+    messages = [(click.user_id.encode(), json.dumps(shape.message(click)).encode()) for click in clicks]
+    noise = (
+        [] if shape.noise is None else [(key, json.dumps(event).encode()) for key, event in map(shape.noise, range(60))]
+    )
+    lane.produce([*messages[:500], *noise, *messages[500:]])
+
+    printed = eddy(
+        tmp_path, "init", "--topic", lane.topics.clicks, "--broker", lane.broker, "--out", "shop.toml", "--json"
+    )
+    found = json.loads(printed)
+    assert (found["events"], found["clicks"], found["dead_letters"]) == (CLICKS + len(noise), CLICKS, {})
+    assert sum(found["dropped"].values()) == len(noise)
+    assert found["mapping"]["key"] == "user_id"
+
+    log = shape.log(clicks, tmp_path)
+    small = ("--hidden", 8, "--epochs", 1)
+    eddy(tmp_path, "train", log, "--mapping", "shop.toml", "--out", "models/mine/1", *small)
+    model = tmp_path / "models" / "mine" / "1"
+    mapping = read_mapping(tmp_path / "shop.toml").mapping
+    manifest = read_manifest(model)
+    assert manifest.mapping == mapping.hash
+    assert set(manifest.event_types) <= {"view", "cart", "purchase", *{click.event_type for click in clicks}}
+    figures = json.loads(eddy(tmp_path, "evaluate", model, log, "--json"))
+    assert figures["clicks"] == CLICKS
+
+    worker = lane.start(model=model)
+    lane.wait_for_clicks()
+    assert f"mapping={model / 'mapping.toml'}" in worker.log
+    decisions = [msgspec.json.decode(m.value(), type=Recommendation) for m in lane.read(lane.topics.recommendations)]
+    assert sorted((d.user_id, d.item_id, d.timestamp) for d in decisions) == sorted(
+        (click.user_id, click.item_id, click.timestamp) for click in clicks
+    )
+    shop = {click.item_id for click in clicks}
+    assert all(decision.items and set(decision.items) <= shop for decision in decisions)
+    assert lane.read(lane.topics.dead_letters) == []
+
+    broker = ("--broker", lane.broker, "--topic", lane.topics.clicks, "--speed", "max")
+    sent = json.loads(eddy(tmp_path, "replay", log, "--mapping", "shop.toml", *broker, "--json"))
+    assert (sent["clicks"], sent["left_out"]) == (CLICKS, {})
+    lane.wait_for_clicks()
+    assert len(lane.read(lane.topics.recommendations)) == 2 * CLICKS
+    assert lane.read(lane.topics.dead_letters) == []
+
+    other = tmp_path / "other.toml"
+    other.write_text((tmp_path / "shop.toml").read_text() + "\n[defaults]\nquantity = 1\n")
+    refused = lane.start(model=model, mapping=other)
+    assert refused.process.wait(timeout=60) == 2
+    [line] = refused.log.strip().splitlines()
+    assert f"mapping {other} is not the one that model mine/1 was trained with" in line

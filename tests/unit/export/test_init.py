@@ -1,0 +1,87 @@
+"""`eddy init` on a file, as it is typed; tests/kafka/test_mapping.py has it on a topic."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from export.init import init
+from stream.errors import ConfigError
+from stream.mapping.parse import read_mapping
+from stream.ops.cli import eddy
+from tests.docs.blocks import ROOT
+
+SAMPLE = ROOT / "docs" / "examples" / "retailrocket.csv"
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(init, list(map(str, words)))
+
+
+def test_help_has_an_example_and_the_list_of_commands_has_init() -> None:
+    """Both are printed without a heavy import."""
+    assert "eddy init --topic shop-events" in run("--help").output
+    assert "\n  init " in CliRunner().invoke(eddy, ["--help"]).output
+    code = "import sys, export.init; assert not {'polars', 'numpy', 'confluent_kafka', 'torch'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_program_gets_one_json_object(tmp_path: Path) -> None:
+    """The mapping, the counts, the first clicks, and what is not used."""
+    out = tmp_path / "shop.toml"
+    found = json.loads(run("--file", SAMPLE, "--out", out, "--json").output)
+    assert (found["events"], found["clicks"], found["dropped"], found["dead_letters"]) == (5, 5, {}, {})
+    assert found["mapping"]["topic"]["fields"]["item_id"] == ["itemid"]
+    assert found["first"][1] == {
+        "user_id": "257597", "item_id": "355908", "timestamp": 1_433_221_341_502, "event_type": "cart",
+    }  # fmt: skip
+    assert found["not_used"] == ["transactionid"]
+    assert found["file"] == str(out)
+    assert read_mapping(out).mapping.event_types == {"addtocart": "cart", "transaction": "purchase"}
+
+
+def test_an_existing_file_is_not_changed(tmp_path: Path) -> None:
+    """It may have been edited by hand."""
+    out = tmp_path / "shop.toml"
+    out.write_text("mine")
+    assert "does not replace a file" in str(run("--file", SAMPLE, "--out", out).exception)
+    assert out.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "fragment"),
+    [
+        ([], "give either --topic"),
+        (["--topic", "t", "--file", "log.csv"], "give either --topic"),
+        (["--file", "none.csv"], "no such file"),
+        (["--file", "empty.csv"], "file empty.csv has no events to look at"),
+        (["--file", "log.csv"], "no field of 1 event looks like the time"),
+        (["--file", "broken.jsonl"], "line 1 is not a JSON object"),
+        (["--topic", "t", "--broker", "localhost:1"], "localhost:1 cannot be reached"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], fragment: str
+) -> None:
+    """Nothing is written then."""
+    monkeypatch.setattr("stream.ops.messages.CONNECT_S", 1.0)
+    monkeypatch.chdir(tmp_path)
+    Path("log.csv").write_text("user_id,item_id\nu,i\n")
+    Path("empty.csv").write_text("user_id,item_id\n")
+    Path("broken.jsonl").write_text("{\n")
+    result = run(*words)
+    assert isinstance(result.exception, ConfigError)
+    assert fragment in str(result.exception)
+    assert "\n" not in str(result.exception)
+    assert not Path("mapping.toml").exists()
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    """After the table, which is the work of the command."""
+    result = run("--file", SAMPLE, "--out", tmp_path / "none" / "shop.toml")
+    assert isinstance(result.exception, ConfigError)
+    assert "cannot be written" in str(result.exception)
+    assert "itemid" in result.output

@@ -1,0 +1,193 @@
+"""What is guessed from a sample, and what a person has to check."""
+
+import json
+from typing import Any
+
+import pytest
+
+from stream.errors import ConfigError
+from stream.guess.guess import Guess, guess, unused
+from stream.guess.names import event_type, rank
+from stream.guess.sample import describe
+from stream.guess.text import report, toml, understand
+from stream.mapping.parse import parse_mapping
+
+NOW_MS = 1_760_000_000_000
+
+
+def events(count: int = 60, **more: Any) -> list[dict[str, Any]]:
+    """Events with names that say nothing, but for those in `more`, whose values are functions of the number."""
+    plain = {"a": lambda n: f"user {n % 7}", "b": lambda n: f"item-{n % 11}", "c": lambda n: NOW_MS - n * 1000}
+    return [{name: make(n) for name, make in (plain | more).items()} for n in range(count)]
+
+
+def keyed(rows: list[dict[str, Any]], name: str) -> list[bytes | None]:
+    return [str(row[name]).encode() for row in rows]
+
+
+def fields(found: Guess) -> dict[str, tuple[str, ...]]:
+    return found.mapping.topic.fields
+
+
+def test_values_decide_where_names_say_nothing() -> None:
+    """The key is the user, the only time is the time, and an id that comes again is the item; each is to be checked."""
+    rows = events(d=lambda n: n)
+    found = guess(describe(rows, keyed(rows, "a")))
+    assert fields(found) == {"user_id": ("a",), "item_id": ("b",), "timestamp": ("c",)}
+    assert [line.partition(" is ")[0] for line in found.unsure if "only because of its values" in line] == [
+        "timestamp", "item_id", "user_id",
+    ]  # fmt: skip
+
+
+def test_a_name_without_fitting_values_is_not_used() -> None:
+    """A `timestamp` that is no time, an `event` that is an id of the event, and a `price` with a currency."""
+    rows = events(
+        userId=lambda n: n % 7,
+        itemId=lambda n: n % 9,
+        timestamp=lambda n: "soon",
+        event=lambda n: f"event {n}",
+        price=lambda n: "9 EUR",
+    )
+    found = guess(describe(rows))
+    assert fields(found) == {"user_id": ("userId",), "item_id": ("itemId",), "timestamp": ("c",)}
+
+
+@pytest.mark.parametrize("field", ["user", "item", "time"])
+def test_a_sample_without_a_needed_field_is_refused_with_what_it_has(field: str) -> None:
+    """One line with the fields that were seen; nothing is written that cannot work."""
+    row = {"user_id": "u", "item_id": "i", "timestamp": NOW_MS}
+    del row[{"user": "user_id", "item": "item_id", "time": "timestamp"}[field]]
+    with pytest.raises(ConfigError, match=rf"no field of 1 event looks like the {field}.*Fields with a value: "):
+        guess(describe([row]))
+
+
+def test_an_anonymous_id_stands_for_a_missing_user_id() -> None:
+    """Only where it is missing; a line has the share."""
+    rows = events(
+        userId=lambda n: f"u{n % 5}" if n % 3 else None, anonymous_id=lambda n: f"a{n % 8}", item=lambda n: n % 9
+    )
+    found = guess(describe(rows))
+    assert fields(found)["user_id"] == ("userId", "anonymous_id")
+    assert any("where userId has no value (33% of the events)" in line for line in found.unsure)
+    always = guess(describe([row | {"userId": "u1"} for row in rows]))
+    assert fields(always)["user_id"] == ("userId",)
+
+
+def test_sessions_are_users_where_there_are_no_users() -> None:
+    """As `eddy train` reads such a log; and events without a user are said to become dead letters."""
+    rows = [
+        {name: value for name, value in row.items() if name != "a"} for row in events(session=lambda n: f"s{n % 9}")
+    ]
+    found = guess(describe(rows))
+    assert fields(found)["user_id"] == ("session",)
+    assert "session_id" not in fields(found)
+    assert "no field looks like the user: each session is a user" in found.unsure
+    guest = guess(describe(events(userId=lambda n: n % 7 if n % 4 else None, itemId=lambda n: n % 9)))
+    assert any("userId has no value in 25% of the events, which become dead letters" in line for line in guest.unsure)
+
+
+def test_the_message_key_is_found_out() -> None:
+    """The user's id, another id of the user (which then is the user), another field, or nothing.
+
+    Events without an item may have any key, because they are no clicks.
+    """
+    rows = events(userId=lambda n: f"u{n % 5}", visitorId=lambda n: f"v{n % 6}", itemId=lambda n: n % 9)
+    for name, key, user in (
+        ("userId", "user_id", "userId"),
+        ("visitorId", "user_id", "visitorId"),
+        ("itemId", "other", "userId"),
+    ):
+        found = guess(describe(rows, keyed(rows, name)))
+        assert (found.mapping.key, fields(found)["user_id"]) == (key, (user,)), name
+    assert guess(describe(rows, [None] * len(rows))).mapping.key == "nothing"
+    pages: list[dict[str, Any]] = [{"userId": None, "visitorId": "v1", "c": NOW_MS}] * 60
+    assert guess(describe([*rows, *pages], [*keyed(rows, "userId"), *[None] * 60])).mapping.key == "user_id"
+    assert guess(describe(rows)).mapping.key == "user_id"
+
+
+@pytest.mark.parametrize(
+    ("make", "unit"),
+    [
+        (lambda n: NOW_MS - n, "ms"),
+        (lambda n: NOW_MS // 1000 - n, "s"),
+        (lambda n: str(NOW_MS * 1000 - n), "us"),
+        (lambda n: "2025-10-09T08:53:20Z", ""),
+        (lambda n: NOW_MS - n if n % 2 else "2025-10-09T08:53:20Z", ""),
+    ],
+)
+def test_the_unit_of_the_times_is_that_of_all_numbers(make: Any, unit: str) -> None:
+    """Text and mixed times have none: they are read by what they look like."""
+    rows = events(userId=lambda n: n % 7, itemId=lambda n: n % 9, time=make)
+    assert guess(describe(rows)).mapping.topic.unit == unit
+
+
+def test_events_without_an_item_and_lists_of_shown_items_are_left_out() -> None:
+    """Both are said with their types, so that a person can decide otherwise."""
+    names = ["Product Viewed", "Product List Viewed", "Page"]
+    rows = events(
+        userId=lambda n: n % 7,
+        event=lambda n: names[n % 3],
+        product=lambda n: {"id": n % 9} if n % 3 < 2 else None,
+    )
+    found = guess(describe(rows))
+    assert fields(found)["item_id"] == ("product.id",)
+    assert found.mapping.drop == ("Product List Viewed",)
+    assert found.mapping.drop_without == ("item_id",)
+    assert any("20 events without an item, left out: Page (20)" in line for line in found.unsure)
+
+
+def test_usual_names_of_event_types_get_eddy_s() -> None:
+    """Also with a prefix; a name that is not usual keeps its own."""
+    names = {
+        "addtocart": "cart",
+        "com.shop.product_viewed": "view",
+        "ORDER_COMPLETED": "purchase",
+        "review": None,
+        "x": None,
+    }
+    assert {theirs: event_type(theirs) for theirs in names} == names
+
+
+def test_a_path_is_known_by_its_last_names() -> None:
+    """`product.id` and `productId` are one name; the place in the list is how certain it is."""
+    names = ("productid", "*1id")
+    assert [rank(path, names) for path in (("product", "id"), ("x", "Product_ID"), ("a1", 0, "id"), ("id",))] == [
+        0,
+        0,
+        1,
+        None,
+    ]
+
+
+def test_the_written_file_is_the_guess_whatever_the_names_are() -> None:
+    """Names with quotes, dots, control characters and other scripts."""
+    rows = events(**{"u.ser id": lambda n: n % 7, 'it"em': lambda n: n % 9, "größe\u2028[0]": lambda n: n % 3})
+    odd = [
+        row | {"event": ['vi"ew', "a\tb", "\u00e9\\", "= #", "addtocart"][n % 5], "user id": n % 7}
+        for n, row in enumerate(rows)
+    ]
+    sample = describe(odd)
+    found = guess(sample)
+    assert parse_mapping(toml(found, "topic a\nb"), "x") == found.mapping
+    shown = report(sample, found, understand(sample, found.mapping, 65_536, 0, NOW_MS))
+    assert "user id" in shown
+    assert all(character.isprintable() or character == "\n" for character in shown)
+
+
+def test_the_report_counts_what_a_worker_would_do() -> None:
+    """Clicks, events that are left out, dead letters with a reason, and fields that are not used."""
+    rows = events(
+        userId=lambda n: n % 7, itemId=lambda n: "x" * 300 if n == 5 else n % 9, event=lambda n: ["seen", "view"][n % 2]
+    )
+    rows[7]["userId"] = None
+    sample = describe(rows)
+    found = guess(sample)
+    understood = understand(sample, found.mapping, 65_536, 0, NOW_MS)
+    assert (len(understood.clicks), understood.refused) == (58, {"wrong_fields": 2})
+    assert {seen.path for seen in unused(sample, found.mapping)} >= {("a",), ("b",)}
+    shown = report(sample, found, understood)
+    assert "58 clicks in 60 events" in shown
+    assert "would be dead letters: 2 events: wrong_fields" in shown
+    assert json.loads(shown.split("understood:\n")[1].splitlines()[0]) == {
+        "user_id": "0", "item_id": "0", "timestamp": NOW_MS, "event_type": "seen",
+    }  # fmt: skip

@@ -1,0 +1,217 @@
+"""What a mapping file may have, and what is refused with which line."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from stream.errors import ArtifactError, ConfigError
+from stream.manifest import MAPPING, Manifest, read_manifest, write_manifest
+from stream.mapping.mapping import ClickMapping, MappingFile, Source
+from stream.mapping.parse import check_key, mapping_of_model, parse_mapping, read_mapping
+
+FIELDS = """
+[fields]
+user_id = ["userId", "anonymousId"]
+item_id = "properties.product_id"
+timestamp = "time"
+"""
+WHOLE = f"""{FIELDS}
+event_type = "event"
+price = 'cost."in.EUR"'
+
+[event_types]
+"Product Viewed" = "view"
+3 = "cart"
+
+[events]
+drop = ["ping"]
+drop_without = ["item_id", "price"]
+
+[defaults]
+category = 7
+quantity = "1"
+
+[time]
+unit = "s"
+
+[key]
+holds = "other"
+
+[log.fields]
+user_id = "uid"
+item_id = "sku"
+timestamp = "ts"
+price = "price"
+"""
+
+
+def test_a_whole_file_is_read() -> None:
+    """Every section, and what is not there has its default."""
+    assert parse_mapping(WHOLE, "x") == ClickMapping(
+        Source(
+            {
+                "user_id": ("userId", "anonymousId"),
+                "item_id": ("properties.product_id",),
+                "timestamp": ("time",),
+                "event_type": ("event",),
+                "price": ('cost."in.EUR"',),
+            },
+            "s",
+        ),
+        Source({"user_id": ("uid",), "item_id": ("sku",), "timestamp": ("ts",), "price": ("price",)}),
+        {"3": "cart", "Product Viewed": "view"},
+        None,
+        ("ping",),
+        ("item_id", "price"),
+        {"category": "7", "quantity": 1.0},
+        "other",
+    )
+
+
+def test_the_hash_is_of_what_is_read() -> None:
+    """Comments, order, quotes and the form of a path do not change it; any other change does."""
+    same = (
+        "# a comment\n[fields]\ntimestamp = 'time'  # here\nitem_id = ['\"properties\".product_id']\n"
+        'user_id = ["userId", "anonymousId", "userId"]\n'
+    )
+    first = parse_mapping(FIELDS, "a").hash
+    assert first == parse_mapping(same, "b").hash
+    others = [
+        FIELDS.replace('"time"', '"ts"'),
+        FIELDS.replace('"userId", "anonymousId"', '"anonymousId", "userId"'),
+        f'{FIELDS}[defaults]\ncategory = "x"\n',
+        f'{FIELDS}[events]\nkeep = ["view"]\n',
+        f'{FIELDS}[event_types]\na = "b"\n',
+        f'{FIELDS}[key]\nholds = "nothing"\n',
+        WHOLE,
+    ]
+    hashes = {parse_mapping(other, "c").hash for other in others}
+    assert len(hashes) == len(others)
+    assert first not in hashes
+
+
+def test_the_hash_of_a_file_never_changes() -> None:
+    """It is in the manifests of models that are in service: another one would make a new Eddy refuse all of them."""
+    content = b'{"event_types":{"a":"view"},"topic":{"fields":{"item_id":["i"],"timestamp":["t"],"user_id":["u"]}}}'
+    text = "[fields]\nuser_id = 'u'\nitem_id = 'i'\ntimestamp = 't'\n[event_types]\na = 'view'"
+    assert parse_mapping(text, "x").hash == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "the section [fields] is missing"),
+        ("nonsense", "not TOML"),
+        ("a = " + "[" * 5000, "not TOML"),
+        ("a = " + "9" * 5000, "not TOML"),
+        ("field = 3", "a section 'field', which is not known; did you mean 'fields'?"),
+        ("fields = 3", "it must be a section [fields]"),
+        ("[[fields]]", "it must be a section [fields]"),
+        (FIELDS.replace("item_id", "itemid"), "[fields] has 'itemid', which is not known; did you mean 'item_id'?"),
+        (FIELDS.replace("item_id", "zzz"), "[fields] has 'zzz', which is not known; known are user_id, item_id"),
+        (FIELDS.replace('item_id = "properties.product_id"', ""), "[fields] has no item_id"),
+        (FIELDS.replace('"time"', "3"), "[fields] timestamp is 3; it must be a path"),
+        (FIELDS.replace('"time"', "[]"), "[fields] timestamp is []; it must be a path"),
+        (FIELDS.replace('"time"', '"a..b"'), "[fields] timestamp: path 'a..b' is not readable"),
+        (f"{FIELDS}[event_types]\na = 3", "[event_types] 'a' is 3"),
+        (f"{FIELDS}[event_types]\na = ''", "[event_types] 'a' is ''"),
+        (f"{FIELDS}[event_types]\na = '{'x' * 65}'", "a text of 1 to 64"),
+        (f"{FIELDS}[events]\nkeeps = []", "did you mean 'keep'?"),
+        (f"{FIELDS}[events]\nkeep = []", "[events] keep is empty"),
+        (f"{FIELDS}[events]\nkeep = 'a'", "it must be a list of names"),
+        (f"{FIELDS}[events]\nkeep = ['a']\ndrop = ['a']", "keep and drop both have a"),
+        (f"{FIELDS}[events]\ndrop_without = ['item']", "did you mean 'item_id'?"),
+        (f"{FIELDS}[events]\ndrop_without = ['price']", "drop_without has price, which has no path in [fields]"),
+        (WHOLE.rpartition("price = ")[0], "drop_without has price, which has no path in [log.fields]"),
+        (f"{FIELDS}[defaults]\nuser_id = 'u'", "[defaults] has 'user_id'"),
+        (f"{FIELDS}[defaults]\nprice = 'cheap'", "[defaults] price is 'cheap', not a number >= 0"),
+        (f"{FIELDS}[defaults]\ncategory = ''", "[defaults] category is empty"),
+        (f"{FIELDS}[time]\nunit = 'm'", "[time] unit is 'm'; it must be one of s, ms, us, ns"),
+        (f"{FIELDS}[time]\nunit = [1]", "[time] unit is [1]"),
+        (f"{FIELDS}[key]\nholds = 'user'", "it must be one of user_id, other, nothing"),
+        (f"{FIELDS}[log]", "the section [log.fields] is missing"),
+        (f"{FIELDS}[log.fields]\nuser_id = 'u'", "[log.fields] has no item_id"),
+        (f"{FIELDS}[log.time]\nunits = 's'", "the section [log.fields] is missing"),
+    ],
+)
+def test_a_wrong_file_is_one_line_with_what_it_must_be(text: str, words: str) -> None:
+    """The line names the file, the section, what it has and what it must have."""
+    with pytest.raises(ConfigError) as error:
+        parse_mapping(text, "shop.toml")
+    assert str(error.value).startswith("mapping shop.toml: ")
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    """A missing file, a directory and a file that is not UTF-8."""
+    (tmp_path / "latin.toml").write_bytes(b"# caf\xe9")
+    for path, words in ((tmp_path, "no such file; `eddy init`"), (tmp_path / "latin.toml", "not UTF-8")):
+        with pytest.raises(ConfigError, match=words):
+            read_mapping(path)
+
+
+# -- the mapping of a model -------------------------------------------------------------------------------------------
+
+
+def mapped(text: str = WHOLE, name: str = "shop.toml") -> MappingFile:
+    return MappingFile(name, text, parse_mapping(text, name))
+
+
+@pytest.fixture
+def trained(model_dir: Path, tmp_path: Path) -> tuple[Manifest, Path]:
+    """The manifest of a model that was trained with WHOLE, and a directory with the copy of the file."""
+    (tmp_path / MAPPING).write_text(WHOLE)
+    return msgspec.structs.replace(read_manifest(model_dir), mapping=parse_mapping(WHOLE, "x").hash), tmp_path
+
+
+def test_without_an_option_the_model_s_own_mapping_is_used(trained: tuple[Manifest, Path]) -> None:
+    """The copy in the model's directory; a model without a mapping needs none."""
+    manifest, directory = trained
+    own = mapping_of_model(None, manifest, directory)
+    assert own is not None
+    assert own.mapping == parse_mapping(WHOLE, "x")
+    assert mapping_of_model(None, msgspec.structs.replace(manifest, mapping=msgspec.UNSET), directory) is None
+
+
+def test_a_mapping_that_differs_only_in_comments_is_the_model_s(trained: tuple[Manifest, Path]) -> None:
+    """The content counts, not the bytes."""
+    given = mapped(f"# moved to production\n{WHOLE}")
+    assert mapping_of_model(given, *trained) is given
+
+
+def test_another_mapping_than_the_model_s_is_refused(trained: tuple[Manifest, Path]) -> None:
+    """Both files are named, and what to do; also for a model that was trained without a mapping."""
+    manifest, directory = trained
+    with pytest.raises(ConfigError, match=r"shop.toml is not the one .* omit --mapping .* or train again"):
+        mapping_of_model(mapped(WHOLE.replace("ping", "pong")), manifest, directory)
+    with pytest.raises(ConfigError, match=r"was trained without a mapping: train it with --mapping shop.toml"):
+        mapping_of_model(mapped(), msgspec.structs.replace(manifest, mapping=msgspec.UNSET), directory)
+
+
+def test_a_copy_that_is_not_what_the_manifest_says_is_refused(trained: tuple[Manifest, Path]) -> None:
+    """A copy of another content, and one that is not a mapping."""
+    manifest, directory = trained
+    for text in (FIELDS, "nonsense"):
+        (directory / MAPPING).write_text(text)
+        with pytest.raises(ArtifactError):
+            mapping_of_model(None, manifest, directory)
+
+
+def test_a_model_without_its_copy_of_the_mapping_is_refused(model_dir: Path, tmp_path: Path) -> None:
+    """As any file that the manifest needs: the directory was not copied whole."""
+    directory = tmp_path / "m" / "1"
+    shutil.copytree(model_dir, directory)
+    write_manifest(directory, msgspec.structs.replace(read_manifest(directory), mapping="0" * 64))
+    with pytest.raises(ArtifactError, match=r"mapping\.toml is missing; copy the whole directory again"):
+        read_manifest(directory)
+
+
+def test_a_worker_refuses_a_topic_that_is_not_keyed_by_the_user() -> None:
+    """The key decides which worker has a user's state, so no worker can read such a topic."""
+    with pytest.raises(ConfigError, match=r"\[key\] holds = 'other', but a worker needs .* the user id"):
+        check_key(mapped())
+    check_key(mapped(FIELDS))

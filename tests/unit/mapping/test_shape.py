@@ -1,0 +1,188 @@
+"""The fast path of a mapped codec changes the speed and nothing else."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from stream.errors import BadClick, Dropped
+from stream.events import Click
+from stream.mapping.parse import parse_mapping
+from stream.mapping.shape import shape_of
+from stream.wire.codec import Shape
+from stream.wire.json import JsonCodec
+
+NOW_MS = 1_760_000_000_000
+NESTED = """
+[fields]
+user_id = ["who.id", "who.anonymous"]
+item_id = ["what.id", "what.all[0].id", "what.all[1].id"]
+timestamp = ["at", "sent"]
+event_type = "kind"
+session_id = "who.session"
+price = "what.price"
+quantity = "what.all[0].quantity"
+category = "what.category"
+event_id = "id"
+
+[event_types]
+"Product Viewed" = "view"
+17 = "cart"
+
+[events]
+drop = ["ping"]
+drop_without = ["item_id"]
+"""
+OTHERS = {
+    "nested": NESTED,
+    "with a unit": f'{NESTED}[time]\nunit = "ms"\n[defaults]\ncategory = "all"\nevent_type = "x"\n',
+    "flat": '[fields]\nuser_id = "who"\nitem_id = "what"\ntimestamp = "at"\nsession_id = "who"\nprice = "price"\n',
+    "not in one struct": '[fields]\nuser_id = "who"\nitem_id = ["what", "what.id"]\ntimestamp = "at"\n',
+    "quoted": "[fields]\nuser_id = '\"who\\\\\".id'\nitem_id = 'what[0][0]'\ntimestamp = 'at'\n",
+}
+USUAL = [
+    None,
+    "",
+    "u1",
+    "i1",
+    17,
+    "17.0",
+    17.0,
+    2.5,
+    "ping",
+    "Product Viewed",
+    NOW_MS,
+    NOW_MS / 1000,
+    "2025-10-01T00:00:00Z",
+]
+ODD = [
+    True,
+    [],
+    {},
+    [1],
+    "x" * 300,
+    2**70,
+    -1,
+    "1e400",
+    float("nan"),
+    float("inf"),
+    "\ud83d",
+    "2025-13-01T00:00:00.250Z",
+]
+VALUES = st.sampled_from(USUAL) | st.sampled_from(ODD)
+OBJECTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": VALUES,
+        "anonymous": VALUES,
+        "session": VALUES,
+        "price": VALUES,
+        "category": VALUES,
+        "all": st.lists(st.fixed_dictionaries({}, optional={"id": VALUES, "quantity": VALUES}) | VALUES, max_size=3)
+        | VALUES,
+    },
+)
+PARTS = {
+    "who": OBJECTS | VALUES,
+    "what": OBJECTS | VALUES | st.lists(st.lists(VALUES, max_size=2), max_size=2),
+    "at": st.just(NOW_MS) | VALUES,
+    "sent": VALUES,
+    "kind": VALUES,
+    "id": VALUES,
+    "price": VALUES,
+    "other": VALUES,
+}
+CLICKS = st.sampled_from(
+    [
+        {"who": {"id": "u1"}, "what": {"id": "i1"}, "at": NOW_MS, "kind": "Product Viewed"},
+        {"who": {"anonymous": 17}, "what": {"all": [{"id": "i1"}]}, "sent": "2025-10-01T00:00:00Z"},
+        {"who": "u1", "what": "i1", "at": NOW_MS, "price": 9.5},
+    ]
+)
+MESSAGES = st.builds(
+    lambda click, parts: {**click, **parts},
+    CLICKS | st.just({}),
+    st.dictionaries(st.sampled_from(sorted(PARTS)), st.none(), max_size=3).flatmap(
+        lambda names: st.fixed_dictionaries({name: PARTS[name] for name in names})
+    ),
+)
+
+
+def never(value: bytes) -> Any:
+    raise ValueError("always the other path")
+
+
+def outcome(codec: JsonCodec, key: bytes, value: bytes) -> object:
+    """The click, or the class and reason of its refusal, with the fields that were left out."""
+    codec.left_out.clear()
+    try:
+        found: object = codec.decode(key, value, NOW_MS)
+    except BadClick as exc:
+        found = (type(exc), exc.reason, exc.detail)
+    return found, dict(codec.left_out)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@settings(max_examples=300)
+@given(message=MESSAGES, key=st.sampled_from([b"u1", b"u1", b"u1", b"17", b"17.0"]))
+@example(message={"who": {"id": "u1"}, "what": {"id": "i1", "price": -1}, "at": NOW_MS}, key=b"u1")
+@example(message={"who": {"id": "u1"}, "what": {"id": "i1"}, "at": 17}, key=b"u1")
+@example(message={"who": {"id": "u1"}, "what": {"id": "i1", "price": 9.5}, "at": NOW_MS}, key=b"u1")
+@example(
+    message={"who": {"id": None, "anonymous": "u1"}, "what": {"all": [{"id": "i1"}]}, "at": "", "sent": NOW_MS},
+    key=b"u1",
+)
+def test_both_paths_read_every_message_alike(name: str, message: dict[str, Any], key: bytes) -> None:
+    """The same click, the same refusal or the same leaving out, and the same fields that are left out."""
+    shape = shape_of(parse_mapping(OTHERS[name], "x").of_topic())
+    value = json.dumps(message).encode()
+    fast, slow = JsonCodec(4096, 1000, shape), JsonCodec(4096, 1000, Shape(never, shape.given))
+    assert outcome(fast, key, value) == outcome(slow, key, value)
+
+
+@pytest.mark.parametrize(
+    ("message", "click"),
+    [
+        (
+            {
+                "who": {"id": "u1", "session": "s"},
+                "what": {"id": 17, "price": 2, "category": "c"},
+                "at": NOW_MS,
+                "kind": 17,
+                "id": "e",
+            },
+            Click("u1", "17", NOW_MS, "cart", "s", 2.0, None, "c", "e"),
+        ),
+        (
+            {
+                "who": {"anonymous": "u1"},
+                "what": {"all": [{"id": "i1", "quantity": 2}]},
+                "at": "2025-10-09T08:53:20.500Z",
+                "kind": "Product Viewed",
+            },
+            Click("u1", "i1", 1_760_000_000_500, "view", quantity=2.0),
+        ),
+    ],
+)
+def test_usual_messages_take_the_fast_path(message: dict[str, Any], click: Click) -> None:
+    """Whole numbers as ids, an alternative path, a first element of a list, and ISO 8601 need no second reading."""
+
+    def not_again(value: bytes) -> Any:
+        raise AssertionError("read again")
+
+    shape = shape_of(parse_mapping(NESTED, "x").of_topic())
+    codec = JsonCodec(4096, 1000, Shape(shape.plain, not_again))
+    assert codec.decode(b"u1", json.dumps(message).encode(), NOW_MS) == click
+
+
+def test_what_is_left_out_needs_no_key() -> None:
+    """Views of pages often have none, and they are no dead letters."""
+    codec = JsonCodec(4096, 1000, shape_of(parse_mapping(NESTED, "x").of_topic()))
+    for message in ({"kind": "ping"}, {"kind": "seen", "what": {"id": ""}}, {"kind": "seen", "what": 3}):
+        with pytest.raises(Dropped):
+            codec.decode(None, json.dumps(message).encode(), NOW_MS)
+    with pytest.raises(BadClick) as refused:
+        codec.decode(None, json.dumps({"what": {"id": "i1"}}).encode(), NOW_MS)
+    assert refused.value.reason == "empty_key"

@@ -1,0 +1,142 @@
+"""What a worker makes of messages that a mapping reads, leaves out or refuses."""
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream.engine.engine import Engine
+from stream.events import DeadLetter, Partition, Recommendation, hashed
+from stream.kafka.changelog import POSITION_KEY, Mark
+from stream.kafka.fetch import Chunk
+from stream.mapping.mapping import ClickMapping
+from stream.mapping.parse import parse_mapping
+from stream.mapping.shape import shape_of
+from stream.meter import Meter, Snapshot
+from stream.model.runtime import load_model
+from stream.settings import Topics
+from stream.wire.codec import Codec
+from stream.wire.json import JsonCodec
+from stream.wire.pseudonym import PseudonymousCodec, Pseudonyms
+from stream.worker.batch import Batch, process
+from stream.worker.observe import Observed
+from stream.worker.served import open_engine
+from stream.worker.status import status_line
+
+NOW_MS = 1_700_000_000_000
+CLICKS_0 = Partition("clicks", 0)
+TOPICS = Topics()
+MAPPING = """
+[fields]
+user_id = ["userId", "anonymousId"]
+item_id = "product.id"
+timestamp = "time"
+event_type = "event"
+[event_types]
+"Product Viewed" = "view"
+[events]
+drop = ["identify"]
+drop_without = ["item_id"]
+"""
+
+
+@pytest.fixture
+def mapping() -> ClickMapping:
+    return parse_mapping(MAPPING, "shop.toml")
+
+
+@pytest.fixture
+def engine(model_dir: Any) -> Engine:
+    return open_engine(load_model(model_dir, "cpu"), model_dir, 5, 1, 0.001)
+
+
+def event(user: str | None, item: str | None, kind: str = "Product Viewed", **more: Any) -> tuple[bytes | None, bytes]:
+    fields = {"userId": user, "event": kind, "time": NOW_MS, "product": {"id": item}, **more}
+    return None if user is None else user.encode(), json.dumps(fields).encode()
+
+
+MESSAGES = [
+    event("u1", "i1"),
+    event(None, None, "page"),
+    event("u2", None, "page"),
+    event("u2", "i2", "identify"),
+    event("u2", "i2", time="later"),
+    event(None, "i2", "page"),
+    event("u2", "i2"),
+    event("u1", None),
+]
+"""Two clicks, four messages that the mapping leaves out, a time that is none, and a click without a key."""
+
+
+def worked(engine: Engine, codec: Codec, messages: list[tuple[bytes | None, bytes]]) -> tuple[list[Chunk], Batch]:
+    records = [
+        SimpleNamespace(offset=n, key=key, value=value, timestamp=NOW_MS, headers=())
+        for n, (key, value) in enumerate(messages)
+    ]
+    chunks = [Chunk(CLICKS_0, 1, 0, len(records), 0, records, 0)]
+    limits = dict.fromkeys(msgspec.structs.astuple(TOPICS), 1_000_000)
+    return chunks, process(engine, codec, TOPICS, limits, chunks, {CLICKS_0: 0}, NOW_MS)
+
+
+@pytest.mark.parametrize("pseudonymous", [False, True])
+def test_what_the_mapping_leaves_out_moves_the_offset_and_leaves_nothing(
+    engine: Engine, mapping: ClickMapping, pseudonymous: bool
+) -> None:
+    """No decision, no dead letter and no row; the mark of the partition is that of its clicks."""
+    codec: Codec = JsonCodec(65_536, 0, shape_of(mapping.of_topic()))
+    if pseudonymous:
+        codec = PseudonymousCodec(codec, Pseudonyms(b"0123456789abcdef"))
+    _, batch = worked(engine, codec, MESSAGES)
+    by_topic: dict[str, list[Any]] = {}
+    for record in batch.records:
+        by_topic.setdefault(record.topic, []).append(record)
+    decisions = [msgspec.json.decode(record.value, type=Recommendation) for record in by_topic[TOPICS.recommendations]]
+    letters = [msgspec.json.decode(record.value, type=DeadLetter) for record in by_topic[TOPICS.dead_letters]]
+    assert [(decision.id, decision.item_id) for decision in decisions] == [("clicks-0-0", "i1"), ("clicks-0-6", "i2")]
+    assert [(letter.id, letter.reason) for letter in letters] == [
+        ("clicks-0-4", "bad_timestamp"), ("clicks-0-5", "empty_key"),
+    ]  # fmt: skip
+    assert batch.offsets == {CLICKS_0: 8}
+    rows = {record.key: record.value for record in by_topic[TOPICS.changelog]}
+    mark = Mark.decode(rows.pop(POSITION_KEY), CLICKS_0)
+    assert (mark.next, mark.users, len(rows)) == (8, 2, 2)
+    assert {origin.offset: why for origin, why in batch.dropped.items()} == {
+        1: "no_value", 2: "no_value", 3: "event_type", 7: "no_value",
+    }  # fmt: skip
+
+
+def test_a_batch_of_which_nothing_is_a_click_is_committed(engine: Engine, mapping: ClickMapping) -> None:
+    """Else a topic of mostly other events would stop at such a batch."""
+    codec = JsonCodec(65_536, 0, shape_of(mapping.of_topic()))
+    _, batch = worked(engine, codec, MESSAGES[1:4])
+    assert batch.offsets == {CLICKS_0: 3}
+    assert [record.key for record in batch.records] == [POSITION_KEY]
+
+
+def test_what_is_left_out_is_counted_and_in_the_status_line(engine: Engine, mapping: ClickMapping) -> None:
+    """By reason in the meter, and as one number in the line. Its keys are no keys of users."""
+    reading = mapping.of_topic()
+    chunks, batch = worked(engine, JsonCodec(65_536, 0, shape_of(reading)), MESSAGES)
+    observed = Observed(Meter(), engine.model, engine.arena, 1, reading.users, lambda: NOW_MS)
+    observed.committed(chunks, batch)
+    figures = observed.meter.snapshot()
+    assert figures.counts_by("dropped", "reason") == {"no_value": 3, "event_type": 1}
+    assert " dropped=4 dead_letters=2 " in status_line(30.0, Snapshot({}, {}, {}), figures)
+    assert (figures.count("messages"), figures.count("clicks")) == (8, 2)
+    crowd = [*MESSAGES[:1], *(event(f"p{n}", None, "page") for n in range(60))]
+    other = Observed(Meter(), engine.model, engine.arena, 8, reading.users, lambda: NOW_MS)
+    other.committed(*worked(engine, JsonCodec(65_536, 0, shape_of(reading)), crowd))
+    assert other.key_sample.verdict().keys <= 1
+
+
+def test_a_warning_has_no_user_id_of_a_mapped_field(engine: Engine, mapping: ClickMapping) -> None:
+    """The detail of a dead letter names the user; in the log the user is hashed, wherever the mapping reads it."""
+    reading = mapping.of_topic()
+    messages = [(b"someone", event(None, "i1", anonymousId="anna@example.com")[1])]
+    observed = Observed(Meter(), engine.model, engine.arena, 1, reading.users, lambda: NOW_MS)
+    observed.committed(*worked(engine, JsonCodec(65_536, 0, shape_of(reading)), messages))
+    detail = observed.examples["key_is_not_user"].detail
+    assert "anna" not in detail
+    assert hashed(b"anna@example.com") in detail
