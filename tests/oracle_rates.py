@@ -80,7 +80,7 @@ class Rates:
         ratio, points = 1.0, [(0.0, 0.0)]
         for level, beyond in zip(LEVELS, self.beyond, strict=True):
             ratio = max(1.0, (300 * level * ratio + beyond) / (300 + self.sessions) / level)
-            points.append((-math.log(level), max(points[-1][1], -math.log(level * ratio))))
+            points.append((-math.log(level), -math.log(level * ratio)))
         if all(before == after for before, after in points):
             return nats
         for (low, start), (high, end) in pairwise(points):

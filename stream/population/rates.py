@@ -167,7 +167,7 @@ class Rates:
         if shares == list(LEVELS):
             return nats
         steps, after = np.append(0.0, STEPS[:-1]), [0.0, *(-math.log(share) for share in shares)]
-        found: F64 = np.interp(nats, steps, np.maximum.accumulate(after))
+        found: F64 = np.interp(nats, steps, after)
         beyond = nats > steps[-1]
         found[beyond] += nats[beyond] - steps[-1]
         return found

@@ -71,8 +71,8 @@ def test_it_is_that_of_a_plain_loop_in_any_batches() -> None:
         user, minute = rng.randrange(400), n // 12 + rng.randrange(-3, 3)
         clicks.append((user, user % 2, minute, rng.expovariate(0.5 if n > 2_000 else 1.2)))
     every = corrected(clicks, [])
-    cuts = sorted(rng.sample(range(9_000), 300))
-    assert corrected(clicks, cuts) == every
+    for cuts in (sorted(rng.sample(range(9_000), 300)), list(range(9_000))):
+        assert corrected(clicks, cuts) == every
 
     rates = [oracle_rates.Rates(HELD_OUT), oracle_rates.Rates(HELD_OUT)]
     seen, passed, nats, events = evidence(clicks, {}, 0), [0] * USERS, [], []
@@ -122,6 +122,31 @@ def test_a_session_counts_once_however_many_clicks_it_has() -> None:
     """A session with a hundred clicks beyond .01 is one of them, and one beyond 1e-5 is none."""
     clicks = [(0, 0, 0, 5.0)] * 100 + [(2, 0, 1, 5.0), (2, 0, 1, 12.0), (4, 0, 1, 3.5), (6, 0, 1, 7.0)]
     assert Rates.decode(corrected(clicks, [])[1][0]).passed == [3, 2, 1]
+
+
+def test_sessions_that_are_excluded_later_take_nothing_else_out() -> None:
+    """Those that passed the levels in one window and 1e-5 in the next leave no negative share behind."""
+    clicks = [(n, 0, 0, 7.0) for n in range(100)] + [(n, 0, 15, 12.0) for n in range(100)]
+    clicks += [(n, 0, 40 + n // 60, 0.1) for n in range(1_000, 1_200)]
+    assert min(Rates.decode(corrected(clicks, [])[1][0]).beyond) >= 0.0
+
+
+def test_a_drift_ends_below_its_begin() -> None:
+    """Between 1.2 and 1.5 times nominal, one that is open stays open, and none begins."""
+    rates = Rates(sessions=100_000.0, beyond=[6_500.0, 1_350.0, 270.0])
+    assert rates.drifts(HELD_OUT, 3, 7) == []
+    rates.opened = 5
+    assert rates.drifts(HELD_OUT, 3, 7) == []
+    rates.beyond[1] = 1_150.0
+    assert [(one.opened, one.closes) for one in rates.drifts(HELD_OUT, 3, 7)] == [(5, True)]
+
+
+def test_a_user_without_a_click_has_passed_nothing() -> None:
+    """One who has begun again, with a click that failed: the row is as that of a new user."""
+    rows = np.zeros(1, row_dtype((), 0, (PASSED,)))
+    before = {PASSED.name: np.array([2], np.int32)}
+    correct(evidence([], {}, 0), np.empty(0), np.empty(0, np.intp), [Rates()], HELD_OUT, before, rows)
+    assert rows[PASSED.name][0] == 0
 
 
 def test_a_drift_is_an_alert_with_an_end() -> None:
