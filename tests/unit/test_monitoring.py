@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from stream.environment import from_environment
 from stream.meter import Meter
-from stream.settings import from_environment
 from stream.web.health import Doing, Health
 from stream.web.metrics import registry
 from stream.web.routes import worker_routes

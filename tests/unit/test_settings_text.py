@@ -94,6 +94,7 @@ OTHERS = {
     "session_timeout_s": 45.0,
     "stay_in_group": True,
     "drain": True,
+    "start_at": "latest",
     "http_port": 9464,
     "http_host": "::1",
     "log_format": "json",
