@@ -21,6 +21,7 @@ from stream.settings import Topics, variable
 
 @click.command()
 @log_options
+@settings_file_option
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path), help="Directory to write: its path ends in NAME/VERSION."
 )

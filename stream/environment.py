@@ -7,6 +7,7 @@ The command line has its own parser (ops.options), which reads the same file. `f
 
 import tomllib
 from collections.abc import Mapping
+from datetime import date, time
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from msgspec import Struct
 
 from stream.errors import ConfigError
 from stream.kafka_config import VARIABLES
-from stream.settings import Rules, Settings, Topics, parse, variable
+from stream.settings import Rules, Settings, Topics, variable
+
+MOST_BYTES = 100_000
+"""A larger file is no settings file."""
 
 FILE_VARIABLE = "EDDY_SETTINGS"
 """The variable with the path of the settings file."""
@@ -35,22 +39,29 @@ def read_file(path: Path) -> dict[str, str]:
     Raises ConfigError, with the nearest name for an unknown one.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()[: MOST_BYTES + 1].decode("utf-8-sig")
+        if len(text) > MOST_BYTES:
+            raise ConfigError(f"settings file {path} has more than {MOST_BYTES:,} bytes")
+        values = tomllib.loads(text)
     except OSError as exc:
         raise ConfigError(f"settings file {path} cannot be read ({exc.strerror})") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"settings file {path} is not TOML ({exc}); write lines such as broker = 'k1:9092'") from exc
+    except (ValueError, RecursionError) as exc:  # not TOML, not UTF-8, a huge number, or nested too deeply
+        why = " ".join(str(exc).split())[:200]
+        raise ConfigError(f"settings file {path} is not TOML ({why}); write lines such as broker = 'k1:9092'") from exc
     return {name: _text(path, name, value) for name, value in values.items()}
 
 
 def _text(path: Path, name: str, value: object) -> str:
     """The value of a setting as text. Raises ConfigError."""
     if name not in names():
-        raise ConfigError(f"settings file {path} has {name!r}, which is no setting; {nearest(name, names())}")
+        advice = "the file has no tables" if isinstance(value, dict) else nearest(name, names())
+        raise ConfigError(f"settings file {path} has {name!r}, which is no setting; {advice}")
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str | int | float):
         return str(value)
+    if isinstance(value, date | time):  # also a datetime, which is a date
+        return value.isoformat()
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return ",".join(value)
     raise ConfigError(
@@ -62,6 +73,34 @@ def nearest(name: str, known: list[str]) -> str:
     """Advice for an unknown name."""
     found = get_close_matches(name, known, 1)
     return f"did you mean {found[0]}?" if found else "docs/settings.md lists them"
+
+
+def parse(kind: type, text: str, source: str) -> Any:
+    """Parse the text of a setting. Options and variables both use this parser.
+
+    kind    str, int, float or bool. Only a str keeps the spaces around it. A bool is one of the words in TRUE or FALSE
+    source  "--k" or "EDDY_K", for the error message
+    Raises ConfigError with one line that names the source.
+    """
+    try:
+        return _flag(text) if kind is bool else kind(text)
+    except ValueError:
+        raise ConfigError(f"{source} is {text!r}; it must be {KINDS[kind]}") from None
+
+
+TRUE, FALSE = ("1", "true", "yes", "on", "t", "y"), ("0", "false", "no", "off", "f", "n")
+KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: f"one of {', '.join(TRUE)} or one of {', '.join(FALSE)}",
+}
+
+
+def _flag(text: str) -> bool:
+    word = text.strip().lower()
+    if word not in TRUE + FALSE:
+        raise ValueError
+    return word in TRUE
 
 
 def from_environment(environ: Mapping[str, str]) -> Settings:

@@ -124,6 +124,10 @@ class Anomaly(Struct, frozen=True, gc=False, omit_defaults=True):
     part_of: str | None = None
 
 
+DRIFT = "drift"
+"""The sign of an alert on sessions, not on users: more of them than nominal have a small p-value."""
+
+
 class SystemAlert(Struct, frozen=True, gc=False, omit_defaults=True):
     """An alert on a whole partition: many users show the same sign at once, as in a fault, a campaign or a sale.
 
@@ -134,11 +138,12 @@ class SystemAlert(Struct, frozen=True, gc=False, omit_defaults=True):
     partition    of the clicks. Each partition has alerts of its own
     sign         what the users have in common (docs/anomalies.md)
     timestamp    time of the partition, ms since the epoch: the largest timestamp of a decided click up to this one
-    users        users with the sign since the window began; if it closes, since the episode began, each once a window
+    users        users with the sign since the window began; if it closes, since the episode began, each once a window.
+                 Of a drift: sessions of the last hours that are as unusual
     usual_share  usual share of users with the sign
-    of_users     only if it opens: all users with a click since the window began
+    of_users     only if it opens: all users with a click since the window began, or all sessions of the last hours
     p_value      only if it opens: probability that a window has as many users with the sign by chance
-    item_id, event_type  only if it opens: of the click, as an example
+    item_id, event_type  only if it opens, and not of a drift: of the click, as an example
     alerts       only if it closes: alerts on single users that are part of it
     """
 

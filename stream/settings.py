@@ -4,7 +4,7 @@ The docstrings give the unit and the reason of each field. The engine and the Ka
 object.
 """
 
-from typing import Any
+from datetime import UTC, datetime
 
 import msgspec
 from msgspec import Struct
@@ -13,6 +13,7 @@ from stream.errors import ConfigError
 
 DEVICES = ("auto", "cpu", "cuda")
 LISTS = ("every", "last")
+UNDECIDED, EARLIEST, LATEST = "undecided", "earliest", "latest"
 CHOICES = {"device": DEVICES, "lists": LISTS, "log_format": ("text", "json")}
 """Setting -> its possible values."""
 
@@ -197,6 +198,7 @@ class Settings(Struct, frozen=True):
         for name, values in CHOICES.items():
             if getattr(self, name) not in values:
                 raise ConfigError(f"setting {name} is {getattr(self, name)!r}; it must be one of {', '.join(values)}")
+        start_time_ms(self.start_at)
         for name in ("model", "broker", "group", "http_host"):
             if not getattr(self, name).strip():
                 raise ConfigError(f"setting {name} is empty; give --{name.replace('_', '-')}")
@@ -218,29 +220,21 @@ def variable(option: str) -> str:
     return f"EDDY_{option.upper()}"
 
 
-def parse(kind: type, text: str, source: str) -> Any:
-    """Parse the text of a setting. Options and variables both use this parser.
+def start_time_ms(start_at: str) -> int | None:
+    """The time of the setting start_at, ms since the epoch; None for a word. Raises ConfigError.
 
-    kind    str, int, float or bool. Only a str keeps the spaces around it. A bool is one of the words in TRUE or FALSE
-    source  "--k" or "EDDY_K", for the error message
-    Raises ConfigError with one line that names the source.
+    start_at  ISO 8601, in UTC without an offset
     """
+    if start_at in (UNDECIDED, EARLIEST, LATEST):
+        return None
     try:
-        return _flag(text) if kind is bool else kind(text)
-    except ValueError:
-        raise ConfigError(f"{source} is {text!r}; it must be {KINDS[kind]}") from None
-
-
-TRUE, FALSE = ("1", "true", "yes", "on", "t", "y"), ("0", "false", "no", "off", "f", "n")
-KINDS = {
-    int: "a whole number",
-    float: "a number",
-    bool: f"one of {', '.join(TRUE)} or one of {', '.join(FALSE)}",
-}
-
-
-def _flag(text: str) -> bool:
-    word = text.strip().lower()
-    if word not in TRUE + FALSE:
-        raise ValueError
-    return word in TRUE
+        time = datetime.fromisoformat(start_at)
+        time_ms = int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        time_ms = -1
+    if time_ms < 0:  # Kafka reads some negative times as other requests
+        raise ConfigError(
+            f"setting start_at is {start_at!r}; it must be {UNDECIDED}, {EARLIEST}, {LATEST} or a time such as "
+            "2026-11-01T00:00:00"
+        )
+    return time_ms

@@ -174,7 +174,7 @@ class Oracle:
     def _system(self, topic: str, partition: int, offset: int, click: Event, event: Event) -> Event:
         """The event of an alert on a partition."""
         opened = event.pop("opened")
-        if event["phase"] == "opened":
+        if event["phase"] == "opened" and event["sign"] != "drift":
             event["reason"] += f"{click['event_type']} of {click['item_id']}"
             event |= {"item_id": click["item_id"], "event_type": click["event_type"]}
         return event | {

@@ -69,7 +69,7 @@ class Rates:
                 reason = (
                     f"{round(beyond)} of {round(self.sessions)} sessions of the last hours had a p-value of at most "
                 )
-                reason += "0.01 by the calibration, and 1.00% are usual: train on a newer log if it lasts; for example "
+                reason += "0.01 by the calibration, and 1.00% are usual: train on a newer log if it lasts"
                 self._event("opened", offset, reason, of_users=round(self.sessions))
 
     def _event(self, phase: str, opened: int, reason: str, **more: int) -> None:

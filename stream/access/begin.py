@@ -5,26 +5,24 @@
     latest     after the last one
     a time     at the first click that Kafka got at or after it
 
-A worker writes the topic of its recommendations beside each offset that it commits. So a new group, for a new model,
-finds the groups before it, and decides no click a second time.
+A worker writes the topic of its recommendations beside the offsets of each batch that it decides. So a new group, for
+a new model, finds the groups before it, and decides no click a second time. What a group left out before its own begin
+counts as decided, once it has decided a later click of the partition.
 """
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 
 from confluent_kafka import ConsumerGroupTopicPartitions as Group
-from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
 from stream.access.refusal import Admin
-from stream.errors import ConfigError
 from stream.events import Partition
 from stream.kafka_config import KafkaConfig
+from stream.settings import EARLIEST, UNDECIDED, start_time_ms
 
 ANSWER_S = 20.0
-UNDECIDED, EARLIEST, LATEST = "undecided", "earliest", "latest"
-KEYWORDS = (UNDECIDED, EARLIEST, LATEST)
 
 Begin = Callable[[Sequence[Partition]], Mapping[Partition, int]]
 """Partitions without a committed offset -> where the group begins in them; a partition that is left out: at its first
@@ -38,38 +36,23 @@ def earliest(_: Sequence[Partition]) -> Mapping[Partition, int]:
     return {}
 
 
-def start_at(text: str) -> str | int:
-    """The setting start_at: one of KEYWORDS, or a time in ms since the epoch. Raises ConfigError.
-
-    text  a time is ISO 8601, in UTC if it has no offset
-    """
-    if text in KEYWORDS:
-        return text
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(
-            f"setting start_at is {text!r}; it must be one of {', '.join(KEYWORDS)}, or a time: 2026-11-01T00:00:00"
-        ) from None
-    return int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
-
-
 def metadata(recommendations: str) -> str:
     """The text that a worker commits beside its offsets."""
     return f"eddy {recommendations}"
 
 
-def begin(broker: str, config: KafkaConfig, recommendations: str, start_at: str | int) -> Begin:
+def begin(broker: str, config: KafkaConfig, recommendations: str, start_at: str) -> Begin:
     """The Begin of a worker.
 
     recommendations  the topic of its recommendations
-    start_at         one of KEYWORDS, or a time in ms since the epoch
+    start_at         as in Settings
     """
     if start_at == EARLIEST:
         return earliest
     if start_at == UNDECIDED:
         return lambda partitions: _undecided(Admin(broker, config), metadata(recommendations), partitions)
-    spec = OffsetSpec.latest() if isinstance(start_at, str) else OffsetSpec.for_timestamp(start_at)
+    time_ms = start_time_ms(start_at)
+    spec = OffsetSpec.latest() if time_ms is None else OffsetSpec.for_timestamp(time_ms)
     return lambda partitions: _at(Admin(broker, config), spec, partitions)
 
 
@@ -89,31 +72,47 @@ def _listed(admin: Admin, spec: OffsetSpec, partitions: Sequence[Partition]) -> 
 
 def _undecided(admin: Admin, ours: str, partitions: Sequence[Partition]) -> dict[Partition, int]:
     """For each partition, the highest offset up to which a group with our metadata has decided its clicks."""
-    ends = _listed(admin, OffsetSpec.latest(), partitions)
+    committed = [(name, at) for name in _groups(admin) for at in _committed(admin, name, partitions)]
+    ends = _listed(admin, OffsetSpec.latest(), partitions)  # after the offsets: a group may go on meanwhile
     found: dict[Partition, int] = {}
-    for name in _groups(admin):
-        for at in _committed(admin, name, partitions):
-            partition = Partition(at.topic, at.partition)
-            if at.metadata != ours or not 0 <= at.offset <= ends[partition]:
-                continue  # another application's, or of a topic that was created again
-            found[partition] = max(at.offset, found.get(partition, 0))
-            log.info("another group has decided clicks: group=%s partition=%s offset=%d", name, partition, at.offset)
+    for name, at in committed:
+        partition = Partition(at.topic, at.partition)
+        if at.metadata != ours or not 0 <= at.offset <= ends[partition]:
+            continue  # another application's, or of a topic that was created again
+        found[partition] = max(at.offset, found.get(partition, 0))
+        log.info("another group has decided clicks: group=%s partition=%s offset=%d", name, partition, at.offset)
     return found
 
 
 def _groups(admin: Admin) -> list[str]:
-    """The groups that this user may see."""
+    """The groups that this user may see. Raises KafkaException if a broker has not answered for its groups."""
     found = admin.list_consumer_groups(request_timeout=ANSWER_S).result()
+    for exc in found.errors:
+        raise _again(exc.args[0])
     return sorted(group.group_id for group in found.valid)
 
 
 def _committed(admin: Admin, group: str, partitions: Sequence[Partition]) -> list[TopicPartition]:
-    """The offsets that a group has committed; none if this user may not see them or if the group is gone."""
+    """The offsets that a group has committed; none if this user may not see them.
+
+    Raises KafkaException while a transaction over them is pending: what it commits must not be decided again.
+    """
     asked = [TopicPartition(*partition) for partition in partitions]
     futures = admin.list_consumer_group_offsets([Group(group, asked)], require_stable=True, request_timeout=ANSWER_S)
     try:
         found: list[TopicPartition] = futures[group].result().topic_partitions
     except KafkaException as exc:
-        log.warning("offsets of a group cannot be read: group=%s error=%s", group, exc.args[0].name())
+        error = exc.args[0]
+        if error.code() != KafkaError.GROUP_AUTHORIZATION_FAILED:
+            raise _again(error) from exc
+        log.warning("the offsets of a group may not be read, so its clicks may be decided again: group=%s", group)
         return []
-    return [at for at in found if at.error is None]
+    for at in found:
+        if at.error is not None:
+            raise _again(at.error)
+    return found
+
+
+def _again(error: KafkaError) -> KafkaException:
+    """The error, marked as one after which the read is repeated: beginning elsewhere would decide clicks again."""
+    return KafkaException(KafkaError(error.code(), error.str(), False, True))

@@ -114,10 +114,8 @@ class Delivery:
         limits: Mapping[str, int],
         config: KafkaConfig = PLAINTEXT,
         watch: Watch | None = None,
-        metadata: str = "",
     ) -> None:
         self._hang_s = hang_s
-        self._metadata = metadata
         self._turn = asyncio.Lock()
         self._timeout_s = transaction_timeout_s
         self._watch = watch or NoWatch()
@@ -159,6 +157,10 @@ class Delivery:
 
     async def restart(self) -> None:
         """Replace the producer after Undecided. Then its transaction is committed or rolled back, once and for all."""
+        async with self._turn:
+            await self._restart()
+
+    async def _restart(self) -> None:
         self._replace()
         await self.start()
 
@@ -167,8 +169,12 @@ class Delivery:
         self._producer = self._make()
         threading.Thread(target=old.clear, name="old producer", daemon=True).start()  # its end may take a while
 
-    async def commit(self, records: Sequence[Record], offsets: Mapping[Partition, int], member: bytes) -> Outcome:
+    async def commit(
+        self, records: Sequence[Record], offsets: Mapping[Partition, int], member: bytes, metadata: str = ""
+    ) -> Outcome:
         """Write all records and the source offsets (partition -> the offset to read next) in one transaction.
+
+        metadata  a text that Kafka keeps beside the offsets
 
         1. begin      after a crash from here to step 4, the transaction is rolled back by `start` of the restarted
                       worker or by its timeout. Nothing of it is visible, and the clicks are read again
@@ -183,8 +189,8 @@ class Delivery:
         async with self._turn:  # a producer has one transaction at a time
             self.seconds = {}
             if self._watch.breaks != self._breaks:  # its calls often hang after a restart of the broker
-                await self.restart()
-            return Outcome(await self._run(self._commit, self._producer, records, offsets, member))
+                await self._restart()
+            return Outcome(await self._run(self._commit, self._producer, records, offsets, member, metadata))
 
     async def _run(self, call: Callable[..., Any], producer: Any, *arguments: Any) -> Any:
         """Run a call in the delivery thread and wait for it. Raises Undecided if it hangs; its thread then stays."""
@@ -210,11 +216,16 @@ class Delivery:
             raise Undecided(exc.args[0].str()) from exc
 
     def _commit(
-        self, producer: Any, records: Sequence[Record], offsets: Mapping[Partition, int], member: bytes
+        self,
+        producer: Any,
+        records: Sequence[Record],
+        offsets: Mapping[Partition, int],
+        member: bytes,
+        metadata: str,
     ) -> Outcome:
         """Steps 1 to 4 of `commit`, in the delivery thread. A thread that was given up uses its own producer only."""
         began_s = time.monotonic()
-        positions = [TopicPartition(*partition, offset, self._metadata) for partition, offset in offsets.items()]
+        positions = [TopicPartition(*partition, offset, metadata) for partition, offset in offsets.items()]
         try:
             producer.begin_transaction()  # 1
             self._produce(producer, records)  # 2

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from stream.errors import ConfigError
-from stream.events import Anomaly, SystemAlert
+from stream.events import DRIFT, Anomaly, SystemAlert
 from stream.kafka_config import read_kafka_config
 from stream.ops.options import connection_options, topic_option
 from stream.ops.text import printable, time_of
@@ -151,6 +151,10 @@ def _of_user(alert: Anomaly) -> list[tuple[str, str]]:
 
 def _of_many(alert: SystemAlert) -> list[tuple[str, str]]:
     rows = [("partition", str(alert.partition)), ("sign", alert.sign), ("phase", alert.phase)]
+    if alert.sign == DRIFT:
+        of = f" of {alert.of_users:,}" if alert.of_users is not None else ""
+        beyond = f"{alert.users:,}{of} of the last hours are as unusual; a share of {alert.usual_share:.2%} is nominal"
+        return [*rows, ("sessions", beyond)]
     if alert.phase == "closed":
         return [
             *rows,

@@ -14,8 +14,8 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from stream.environment import FILE_VARIABLE, read_file
-from stream.settings import CHOICES, Rules, Settings, Topics, parse, variable
+from stream.environment import FILE_VARIABLE, parse, read_file
+from stream.settings import CHOICES, Rules, Settings, Topics, variable
 
 HELP = {
     "model": "Directory written by `eddy train`, .../NAME/VERSION.",
@@ -179,7 +179,7 @@ def source_of(param: click.Parameter, ctx: click.Context) -> str:
 
 
 class Typed(click.ParamType):
-    """The click type of a field. It uses `stream.settings.parse`, so an option and its variable have one syntax."""
+    """The click type of a field. It uses `stream.environment.parse`, so an option and its variable have one syntax."""
 
     def __init__(self, kind: type) -> None:
         self._kind = kind

@@ -26,9 +26,6 @@ WHAT = {
 
 SIGNS = (*WHAT, *(f"alerts: {name}" for name in STATISTICS))
 
-DRIFT = "drift"
-"""The sign of an alert that comes from `rates`: it is counted by sessions, and no click shows it."""
-
 NO_SIGN = -1
 
 

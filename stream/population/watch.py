@@ -16,10 +16,11 @@ import numpy.typing as npt
 
 from stream.detect.alert import Verdicts
 from stream.detect.detector import Evidence, Fields
+from stream.events import DRIFT
 from stream.manifest import Tensor
 from stream.population.counts import CLOSED, OVER_NATS, QUIET_MS, Counts
 from stream.population.rates import DRIFT_LEVEL, LEVELS, Drift
-from stream.population.signs import DRIFT, NO_SIGN, SIGNS, led_by, sentence, shown
+from stream.population.signs import NO_SIGN, SIGNS, led_by, sentence, shown
 from stream.state.row import Index, Rows
 
 WINDOW, SHOWN = "population_window_ms", "population_signs"
@@ -45,6 +46,7 @@ class SystemRule(NamedTuple):
     usual     usual share of users with the sign
     p_value   probability that a window has as many by chance; 1 if it closes
     alerts    alerts on single users that are part of the episode
+    example   True if the click is an example of the sign
     """
 
     click: int
@@ -58,6 +60,7 @@ class SystemRule(NamedTuple):
     usual: float
     p_value: float
     alerts: int
+    example: bool
 
 
 class Population:
@@ -137,7 +140,9 @@ def _counted(counts: Counts, signs: int, click: int, offset: int) -> list[System
             counts.opened[sign], counts.total[sign], counts.alerts[sign] = offset, users, 0
             now_ms, share, p_value = counts.clock_ms, counts.share(sign), math.exp(-nats)
             reason = f"{users} of {counts.users} users {sentence(name)}, and {share:.2%} are usual"
-            begun.append(SystemRule(click, offset, name, reason, False, now_ms, users, counts.users, share, p_value, 0))
+            begun.append(
+                SystemRule(click, offset, name, reason, False, now_ms, users, counts.users, share, p_value, 0, True)
+            )
     return begun
 
 
@@ -149,7 +154,7 @@ def _ended(counts: Counts, click: int) -> list[SystemRule]:
             reason = f"for half an hour no window had too many users who {sentence(name)}"
             now_ms, users = counts.clock_ms, counts.total[sign]
             usual, alerts = counts.share(sign), counts.alerts[sign]
-            ended.append(SystemRule(click, opened, name, reason, True, now_ms, users, 0, usual, 1.0, alerts))
+            ended.append(SystemRule(click, opened, name, reason, True, now_ms, users, 0, usual, 1.0, alerts, False))
             counts.opened[sign] = CLOSED
     return ended
 
@@ -166,7 +171,7 @@ def drifted(drift: Drift) -> SystemRule:
         reason += f", and {nominal:.2%} are usual: train on a newer log if it lasts"
     of = 0 if drift.closes else sessions
     at = drift.click, drift.opened, DRIFT, reason, drift.closes, drift.time_ms
-    return SystemRule(*at, beyond, of, nominal, drift.p_value, 0)
+    return SystemRule(*at, beyond, of, nominal, drift.p_value, 0, False)
 
 
 def _as_parts(verdicts: Verdicts, part_of: dict[int, int]) -> Verdicts:

@@ -15,7 +15,7 @@ Bools = npt.NDArray[np.bool_]
 Index = npt.NDArray[np.intp]
 Rule = tuple[str, int, float, int, dict[str, float], str, int | None]
 """Why a click raised an alert, in the order of the fields of detect.alert.AlertRule."""
-SystemRule = tuple[int, int, str, str, bool, int, int, int, float, float, int]
+SystemRule = tuple[int, int, str, str, bool, int, int, int, float, float, int, bool]
 """Why an episode of a partition begins or ends, in the order of the fields of population.watch.SystemRule."""
 
 
@@ -162,7 +162,7 @@ def system_alert(label: str, click: Click, origin: Origin, rule: SystemRule) -> 
 
     label  "name/version" of the model
     """
-    _, opened, sign, reason, closes, time_ms, users, of_users, usual, p_value, alerts = rule
+    _, opened, sign, reason, closes, time_ms, users, of_users, usual, p_value, alerts, example = rule
     return SystemAlert(
         id=origin.id,
         episode=origin._replace(offset=opened).id,
@@ -170,13 +170,13 @@ def system_alert(label: str, click: Click, origin: Origin, rule: SystemRule) -> 
         partition=origin.partition,
         sign=sign,
         timestamp=time_ms,
-        reason=reason if closes else f"{reason}; for example {click.event_type} of {click.item_id}",
+        reason=f"{reason}; for example {click.event_type} of {click.item_id}" if example else reason,
         users=users,
         usual_share=round(usual, 6),
         model=label,
         of_users=None if closes else of_users,
         p_value=None if closes else p_value,
-        item_id=None if closes else click.item_id,
-        event_type=None if closes else click.event_type,
+        item_id=click.item_id if example else None,
+        event_type=click.event_type if example else None,
         alerts=alerts if closes else None,
     )

@@ -21,7 +21,7 @@ from typing import Any
 import faust
 from mode.supervisors import CrashingSupervisor
 
-from stream.access.begin import begin, metadata, start_at
+from stream.access.begin import begin
 from stream.access.credentials import faust_options
 from stream.access.place import WorkerLock, client_id, wait_for_place
 from stream.access.refusal import Admin
@@ -117,7 +117,6 @@ def create_app(settings: Settings) -> faust.App:
             limits,
             config,
             watch,
-            metadata(settings.topics.recommendations),
         ),
         changelog,
         settings.topics,
@@ -125,7 +124,7 @@ def create_app(settings: Settings) -> faust.App:
         settings.max_cycle_clicks,
         observe=observed.committed,
         watch=watch,
-        begin_at=begin(settings.broker, config, settings.topics.recommendations, start_at(settings.start_at)),
+        begin_at=begin(settings.broker, config, settings.topics.recommendations, settings.start_at),
         meter=meter,
     )
     app = _faust_app(settings, worker_id, config, health)

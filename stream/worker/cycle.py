@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from stream.access.begin import Begin, earliest
+from stream.access.begin import Begin, earliest, metadata
 from stream.engine.engine import Engine
 from stream.events import Partition
 from stream.kafka.changelog import Changelog
@@ -78,6 +78,7 @@ class Cycles:
         self._codec = codec
         self._delivery = delivery
         self._topics = topics
+        self._metadata = metadata(topics.recommendations)
         self._limits = limits
         self._max_clicks = max_clicks
         self._clock_ms = clock_ms
@@ -267,7 +268,7 @@ class Cycles:
     async def _deliver(self, batch: Batch, assignment: Assignment) -> Outcome:
         """Step 3 of a cycle. After a producer that hung or broke, its successor finds out what came of the batch."""
         try:
-            return await self._delivery.commit(batch.records, batch.offsets, assignment.member)
+            return await self._delivery.commit(batch.records, batch.offsets, assignment.member, self._metadata)
         except Undecided as exc:
             log.warning("producer replaced, its transaction may be committed or not: reason=%s", exc)
         await self._delivery.restart()

@@ -162,11 +162,11 @@ class Recovery:
         names = ", ".join(map(str, partitions))
         try:
             positions = await in_daemon("recovery", self._restore, assignment, rest) if rest else {}  # 4 to 7
+            began_at = None if positions is None else await self._begin_group(assignment, positions)  # 8
         except Exception:
             if self._current is assignment:
                 raise
             return None  # whatever failed was read for an assignment that is over
-        began_at = None if positions is None else await self._begin_group(assignment, positions)  # 8
         if positions is None or began_at is None:
             log.warning("recovery overtaken by the group: partitions=[%s] generation=%d", names, assignment.generation)
             return None
@@ -189,23 +189,22 @@ class Recovery:
     ) -> Mapping[Partition, int] | None:
         """Step 8: where the group begins in partitions without an offset. None if another worker has them."""
         fresh = [p for p, position in positions.items() if position.committed is None]
-        if not fresh:
-            return {}
-        asked = await in_daemon("recovery", patiently, self._watch, self._begin_at, fresh)
-        begins: dict[Partition, int] = {p: offset for p, offset in asked.items() if offset > positions[p].next}
-        if not begins:
-            return {}
-        topic = self._changelog.topic
-        marks = [Record(topic, POSITION_KEY, Mark(at, 0, 0).encode(), p.number) for p, at in begins.items()]
-        for _ in range(BEGIN_TRIES):
+        asked = await in_daemon("recovery", patiently, self._watch, self._begin_at, fresh) if fresh else {}
+        begins = {
+            p: max(offset, positions[p].next) for p, offset in asked.items()
+        }  # Kafka may have deleted up to there
+        marks = [
+            Record(self._changelog.topic, POSITION_KEY, Mark(at, 0, 0).encode(), p.number) for p, at in begins.items()
+        ]
+        for _ in range(BEGIN_TRIES if begins else 0):
             outcome = await self._delivery.commit(marks, begins, assignment.member)
             if outcome is Outcome.COMMITTED:
                 offsets = {str(p): offset for p, offset in begins.items()}
-                log.info("a new group begins after clicks that it does not decide: offsets=%s", offsets)
+                log.info("a new group begins at these offsets and decides no earlier click: offsets=%s", offsets)
                 return begins
             if outcome is Outcome.STALE:
                 break
-        return None
+        return None if begins else {}
 
     def _restore(self, assignment: Assignment, partitions: Sequence[Partition]) -> dict[Partition, Position] | None:
         """Steps 4 to 7 of `read`, in a thread of their own. None if another worker has the partitions."""

@@ -9,9 +9,10 @@ import pytest
 from stream.detect.episodes import GREW
 from stream.detect.statistics import STATISTICS
 from stream.detect.windows import LAST
+from stream.events import DRIFT
 from stream.population import rates
 from stream.population.counts import FEWEST, OVER_NATS, OVER_RATIO, OVER_USERS, QUIET_MS, WARM_UP, WINDOW_MS
-from stream.population.signs import DRIFT, WHAT
+from stream.population.signs import WHAT
 from tests.docs.blocks import ROOT
 from tests.docs.test_results import table
 

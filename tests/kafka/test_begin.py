@@ -6,11 +6,15 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
+from stream.access.begin import begin, metadata
+from stream.events import Partition
 from stream.kafka.topics import create_topics
+from stream.kafka_config import PLAINTEXT
 from tests.kafka.lane import Lane, Worker, clicks, decode_id, wait_until
 
-AFTER = "a new group begins after clicks that it does not decide"
+AFTER = "a new group begins at these offsets and decides no earlier click"
 
 
 def decided(lane: Lane) -> Counter[str]:
@@ -69,6 +73,51 @@ def test_a_click_after_the_begin_is_not_lost_if_the_worker_is_killed_before_its_
     wait_for_decisions(lane, 200)
     assert AFTER not in again.log
     assert decided(lane).total() == 200
+
+
+def test_latest_of_an_empty_topic_is_its_beginning(lane: Lane) -> None:
+    """Clicks that come while no worker runs, after the first start of the group, are decided."""
+    worker = start_new(lane, "late", start_at="latest")
+    worker.wait_for("partitions recovered")
+    assert worker.end(signal.SIGTERM) == 0
+    lane.produce(clicks(100))
+    start_new(lane, "late", start_at="latest")
+    wait_for_decisions(lane, 100)
+
+
+def test_a_group_that_has_decided_nothing_takes_no_click_from_others(lane: Lane) -> None:
+    """It began at the end of the topic, and ended before a click came."""
+    lane.produce(clicks(200))
+    worker = start_new(lane, "late", start_at="latest")
+    worker.wait_for(AFTER)
+    assert worker.end(signal.SIGTERM) == 0
+    start_new(lane, "new")
+    wait_for_decisions(lane, 200)
+
+
+def test_a_pending_commit_of_the_group_before_is_waited_for(lane: Lane) -> None:
+    """While a transaction over its offsets is open, nobody can know which clicks it has decided."""
+    lane.produce(clicks(200))
+    partitions = [Partition(lane.topics.clicks, number) for number in range(lane.partitions)]
+    begin_at = begin(lane.broker, PLAINTEXT, lane.topics.recommendations, "undecided")
+    before = {"bootstrap.servers": lane.broker, "group.id": f"{lane.name}-before"}
+    consumer = Consumer({**before, "auto.offset.reset": "earliest"})
+    consumer.subscribe([lane.topics.clicks])
+    wait_until(
+        lambda: len(consumer.assignment()) == lane.partitions or (bool(consumer.poll(0.1)) and False), "it joined"
+    )
+    producer = Producer({"bootstrap.servers": lane.broker, "transactional.id": lane.name})
+    producer.init_transactions()
+    producer.begin_transaction()
+    ours = metadata(lane.topics.recommendations)
+    offsets = [TopicPartition(*partition, 7, ours) for partition in partitions]
+    producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata())
+    with pytest.raises(KafkaException) as pending:
+        begin_at(partitions)
+    assert pending.value.args[0].retriable()
+    producer.commit_transaction()
+    assert begin_at(partitions) == dict.fromkeys(partitions, 7)
+    consumer.close()
 
 
 @pytest.mark.parametrize("how", ["earliest", "time"])

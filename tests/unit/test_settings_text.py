@@ -7,15 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.environment import from_environment, unknown_variables
+from stream.environment import FALSE, TRUE, from_environment, parse, unknown_variables
 from stream.errors import ConfigError
 from stream.settings import (
-    FALSE,
-    TRUE,
     Rules,
     Settings,
     Topics,
-    parse,
     variable,
     words,
 )

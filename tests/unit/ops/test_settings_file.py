@@ -73,7 +73,12 @@ def test_faust_reads_the_file_that_a_variable_names(file: Path) -> None:
         ("drain = 7", "drain in the settings file is '7'; it must be one of"),
         ("k =", "is not TOML"),
         ("k = 1\nk = 2", "is not TOML"),
-        ("[rules]\ncatalogue = 'a.csv'", "has 'rules', which is no setting"),
+        ("[rules]\ncatalogue = 'a.csv'", "has 'rules', which is no setting; the file has no tables"),
+        ("k = " + "9" * 5_000, "is not TOML"),
+        ("only = " + "[" * 5_000, "is not TOML"),
+        ("# " + "x" * 100_000, "has more than 100,000 bytes"),
+        ("start_at = 'tomorrow'", "setting start_at is 'tomorrow'; it must be undecided, earliest, latest or a time"),
+        ("start_at = 1969-12-31T23:59:59.999Z", "setting start_at is '1969-12-31T23:59:59.999000+00:00'"),
         ("only = {category = 'shoes'}", "it must be text, a number, true, false or a list"),
         ("k = 5000", "setting k is 5000"),
         ("broker = ''", "setting broker is empty"),
@@ -90,6 +95,13 @@ def test_a_wrong_line_is_one_line_that_names_it(tmp_path: Path, lines: str, erro
     with pytest.raises(ConfigError) as of_faust:
         from_environment({"EDDY_SETTINGS": str(path), "EDDY_MODEL": "m"})
     assert error.replace("the settings file", str(path)) in str(of_faust.value)
+
+
+def test_a_file_of_an_editor_on_windows_and_a_time_of_toml_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "eddy.toml"
+    path.write_bytes(b"\xef\xbb\xbfstart_at = 2026-11-01T00:00:00Z\r\n")
+    assert read_file(path) == {"start_at": "2026-11-01T00:00:00+00:00"}
+    assert in_force(["--settings", str(path)], {})["start_at"]["source"] == "settings file"
 
 
 def test_a_missing_file_and_other_bytes_are_one_line(tmp_path: Path) -> None:

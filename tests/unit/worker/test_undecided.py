@@ -44,7 +44,7 @@ def test_a_batch_is_sent_again_only_if_it_was_not_committed(model_dir: Path, pos
     class Breaking(Delivery):
         commits = restarts = 0
 
-        async def commit(self, records: Any, offsets: Any, member: bytes) -> Outcome:
+        async def commit(self, records: Any, offsets: Any, member: bytes, metadata: str = "") -> Outcome:
             self.commits += 1
             if self.restarts:
                 return Outcome.COMMITTED
