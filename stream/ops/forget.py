@@ -36,7 +36,7 @@ def forget(
       eddy forget u17
       eddy forget --file users.txt --broker k1:9092 --kafka-config client.properties
     """
-    from stream.ops.messages import Publisher
+    from stream.access.publish import Publisher
 
     keys = [_key(user) for user in [*users, *_lines(path)]]
     if not keys:

@@ -54,7 +54,7 @@ def test_mistakes_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: click.Command, arguments: list[str], fragment: str
 ) -> None:
     """A wrong argument raises a ConfigError of one line."""
-    monkeypatch.setattr("stream.ops.messages.CONNECT_S", 1.0)
+    monkeypatch.setattr("stream.access.publish.CONNECT_S", 1.0)
     monkeypatch.chdir(tmp_path)
     Path("log.csv").write_text(LOG)
     result = CliRunner().invoke(command, arguments)
