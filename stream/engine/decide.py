@@ -5,6 +5,7 @@ gets a list of recommendations for the user's new state.
 """
 
 from collections.abc import Mapping
+from copy import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -87,6 +88,22 @@ class Decider:
         lists, items, log_probs = make(clicks, steps, listed, alerted)
         alerts = Alerts(alerted, verdicts.rules, items, log_probs)
         return Decisions(lists, superseded_by, steps.surprise, verdicts.p_value, steps.gap_ms, alerts)
+
+    def again(self, clicks: Columns, steps: Steps, k: int, left_out: npt.NDArray[np.int32], in_category: bool) -> Lists:
+        """Make the lists after n clicks again, with other limits. With the same limits they are the same lists.
+
+        k            items of a list
+        left_out     (n, N) int32, indices of items to leave out besides; -1 and the unknown item exclude nothing
+        in_category  only items of the clicks' category. Needs a catalogue with categories
+        """
+        held = np.concatenate([steps.held[:, : steps.held.shape[1] * self._holds], left_out], axis=1)
+        other = copy(self)
+        other._k, other._holds = k, True
+        if self._ruled is not None:
+            other._ruled = self._ruled.asked(k, in_category)
+        make = other._ranked_lists if other._ruled is None else other._ruled_lists
+        lists, _, _ = make(clicks, steps._replace(held=held), np.arange(len(clicks)), np.empty(0, np.intp))
+        return lists
 
     def _ranked_lists(self, clicks: Columns, steps: Steps, listed: Index, alerted: Index) -> tuple[Lists, I64, F32]:
         """Make the lists after the clicks `listed`, and rank the expected items before the clicks `alerted`.

@@ -10,10 +10,12 @@ have the same category.
 
 import logging
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -89,6 +91,17 @@ class RuledLists:
         """Read the catalogue again if its file has changed."""
         if self._catalogue is not None:
             self._catalogue.refresh()
+
+    def asked(self, k: int, in_category: bool) -> "RuledLists":
+        """These rules with another length, and only with items of the click's category if `in_category`.
+
+        Both use the same catalogue.
+        """
+        other = copy(self)
+        other._shape = shape_of(self._rules, k)
+        if in_category:
+            other._rules = msgspec.structs.replace(self._rules, same_category=True)
+        return other
 
     def __call__(
         self, state: list[StateArray], left_out: I32, item: I64, category: I32, ids: Callable[[], Sequence[str]]
