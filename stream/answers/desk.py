@@ -21,10 +21,10 @@ from stream.kafka.partitioners import PARTITIONERS, Verdict
 from stream.wire.codec import Codec
 
 MOST_WAITING = 16
-"""Answers that wait for the engine or are made by it at the same time. Each takes it from clicks for a millisecond."""
+"""Answers that wait or are made at the same time. Each takes about a millisecond of a core."""
 
 WAIT_S = 3.0
-"""How long an answer may wait for a cycle, or for answers before it."""
+"""How long an answer may take, with the answers before it."""
 
 
 class Partitioner:
@@ -55,7 +55,7 @@ class Partitioner:
 class Open:
     """What a worker answers from, once it has started.
 
-    ask          runs a call in the engine thread, see Cycles.ask
+    ask          runs a call in the thread of the answers
     users        is called there only
     out          returns whether Kafka does not answer
     k            length of a list if the request gives none
@@ -107,7 +107,7 @@ class Desk:
         open_, user, key = self._user(id_)
         needed = open_.partitioner.partitions_of(key)
         new_if_in = None if forwarded else needed
-        found: Found = await self.engine(open_, open_.users.recommendations, user, asked, new_if_in)
+        found: Found = await self._answer(open_, open_.users.recommendations, user, asked, new_if_in)
         if found.answer is not None:
             return found.answer
         if forwarded:
@@ -115,7 +115,7 @@ class Desk:
         answer = await open_.workers.ask(path, query, needed - found.partitions)
         if answer is not None:
             return answer
-        made: Found = await self.engine(open_, open_.users.recommendations, user, asked, frozenset())
+        made: Found = await self._answer(open_, open_.users.recommendations, user, asked, frozenset())
         assert made.answer is not None
         return made.answer
 
@@ -124,7 +124,7 @@ class Desk:
     ) -> dict[str, Any] | bytes | frozenset[int]:
         """What is known of a user, as `recommendations`. Raises Unanswered if nothing is."""
         open_, user, key = self._user(id_)
-        found: Found = await self.engine(open_, open_.users.state, user, k)
+        found: Found = await self._answer(open_, open_.users.state, user, k)
         if found.answer is not None:
             return found.answer
         if forwarded:
@@ -140,19 +140,15 @@ class Desk:
         open_, _, key = self._user(id_)
         return await asyncio.to_thread(open_.forget, key)
 
-    async def engine(self, open_: Open, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Run a call in the engine thread and wait for it. Raises Unanswered if too many wait, or for too long."""
+    async def _answer(self, open_: Open, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a call in the thread of the answers. Raises Unanswered if too many wait, or if it takes too long."""
         if self._waiting >= MOST_WAITING:
-            raise Unanswered(503, f"{MOST_WAITING} requests wait for the engine already", RETRY_S)
-        try:
-            future = open_.ask(call, *arguments)
-        except RuntimeError as exc:  # the executor is shut down
-            raise Unanswered(503, "the worker was asked to end", RETRY_S) from exc
+            raise Unanswered(503, f"{MOST_WAITING} requests wait already", RETRY_S)
         self._waiting += 1
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), WAIT_S)
+            return await asyncio.wait_for(asyncio.wrap_future(open_.ask(call, *arguments)), WAIT_S)
         except TimeoutError:
-            raise Unanswered(503, f"the engine has worked on clicks for {WAIT_S:g} s", RETRY_S) from None
+            raise Unanswered(503, f"there is no answer within {WAIT_S:g} s: the machine is too busy", RETRY_S) from None
         finally:
             self._waiting -= 1
 

@@ -1,8 +1,11 @@
-"""Answers about users from their committed rows. Everything here runs in the engine thread, between the cycles' steps.
+"""Answers about users from their committed rows.
 
 A row is put in place only after Kafka has it, so an answer never has a click whose transaction may be rolled back. The
 list is made by the code that makes the lists of decisions, from the same state: it is the list in the decision on the
 user's last click.
+
+An answer has a thread of its own, because a cycle may keep the engine thread for a second. It copies the row while it
+holds the arena's lock, so no row changes meanwhile; then it works on the copy, beside a cycle.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,6 +16,7 @@ import numpy as np
 from stream.answers.asked import Asked
 from stream.detect.episodes import OPENED, UNUSUAL_MS
 from stream.engine.columns import NO_CATEGORIES, Columns
+from stream.engine.decide import Decider
 from stream.engine.engine import Engine
 from stream.engine.step import Steps
 from stream.errors import Unanswered
@@ -36,7 +40,7 @@ class Found(NamedTuple):
 
 
 class Users:
-    """Answers about the users of one worker.
+    """Answers about the users of one worker. One thread may call it, beside the engine thread.
 
     positions  returns the partitions whose rows are in the arena; all others are of other workers, or are being read
     """
@@ -53,9 +57,7 @@ class Users:
                    there is no answer without a row
         Raises Unanswered if the catalogue does not have the category.
         """
-        self._engine.refresh()
-        held = frozenset(partition.number for partition in self._positions())
-        found = self._find(user)
+        found, held = self._find(user)
         if found is None and (new_if_in is None or not new_if_in <= held):
             return Found(None, held)
         owner, rows = found or (_nobody(user), self._new())
@@ -63,22 +65,25 @@ class Users:
 
     def state(self, user: bytes, k: int) -> Found:
         """What is known of a user, with the k items that the model believes most likely to be clicked next."""
-        held = frozenset(partition.number for partition in self._positions())
-        found = self._find(user)
+        found, held = self._find(user)
         return Found(None if found is None else self._state(*found, k), held)
 
-    def _find(self, user: bytes) -> tuple[Owner, Rows] | None:
-        """The row of a user in the partitions of this worker: the newest one, if producers use several partitioners."""
-        owners = [(partition, user) for partition in self._positions()]
-        slots = self._engine.arena.find(owners).slots
-        owners = [owner for owner, slot in zip(owners, slots.tolist(), strict=True) if slot != NO_SLOT]
-        if not owners:
-            return None
-        known, rows = self._engine.remembered(owners)
+    def _find(self, user: bytes) -> tuple[tuple[Owner, Rows] | None, frozenset[int]]:
+        """A copy of the row of a user, and the partitions that were looked in: all that this worker has.
+
+        Of two rows, as there are if producers use several partitioners, the newer one.
+        """
+        with self._engine.arena.lock:
+            partitions = list(self._positions())
+            owners = [(partition, user) for partition in partitions]
+            slots = self._engine.arena.find(owners).slots
+            owners = [owner for owner, slot in zip(owners, slots.tolist(), strict=True) if slot != NO_SLOT]
+            known, rows = self._engine.remembered(owners) if owners else (np.zeros(0, np.bool_), self._new())
+        held = frozenset(partition.number for partition in partitions)
         if not known.any():
-            return None
+            return None, held
         newest = int(np.where(known, rows["last_ms"], -1).argmax())
-        return owners[newest], rows[newest : newest + 1]
+        return (owners[newest], rows[newest : newest + 1]), held
 
     def _new(self) -> Rows:
         arena = self._engine.arena
@@ -88,7 +93,8 @@ class Users:
         engine, (partition, user) = self._engine, owner
         items, names = len(engine.model.items), engine.model.names
         last = np.where(rows["recent"][:, 0] == NO_ITEM, items, rows["recent"][:, 0]).astype(np.int64)
-        category = NO_CATEGORIES if asked.category is None else self._code(asked.category)
+        decide = engine.decide.asked(asked.k, asked.category is not None)
+        category = NO_CATEGORIES if asked.category is None else _code(decide, asked.category)
         clicks = Columns(
             [owner], np.zeros(1, np.intp), rows["source_offset"], rows["last_ms"], last, ZERO, _no_hold(), category
         )
@@ -96,7 +102,7 @@ class Users:
         recent, held = rows["recent"], rows["held"]
         steps = Steps(_nats(), _nats(), ZERO, ZERO, recent, held, state, state, NONE)
         left_out = engine.encoder.items(asked.exclude).astype(np.int32)[None, :]
-        lists = engine.decide.again(clicks, steps, asked.k, left_out, asked.category is not None)
+        lists = decide.again(clicks, steps, left_out)
         known, offset = bool(rows["clicks"][0]), int(rows["source_offset"][0])
         [made] = output.recommendations(
             names,
@@ -124,17 +130,6 @@ class Users:
         if made.propensities is not None:
             answer |= {"propensities": made.propensities, "explored": made.explored}
         return answer
-
-    def _code(self, category: str) -> np.ndarray[Any, np.dtype[np.int32]]:
-        """The code of a category of the catalogue (1,). Raises Unanswered if there is none."""
-        codes = self._engine.decide.categories()
-        if not codes:
-            raise Unanswered(
-                400, "category needs a catalogue with categories; start the workers with --catalogue, or leave it out"
-            )
-        if category not in codes:
-            raise Unanswered(400, f"the catalogue has no category {category[:64]!r} for an item of the model")
-        return np.array([codes[category]], np.int32)
 
     def _state(self, owner: Owner, rows: Rows, k: int) -> dict[str, Any]:
         engine, (partition, user) = self._engine, owner
@@ -168,6 +163,18 @@ class Users:
         if not unusual_ms:
             return None
         return {"id": Origin(*partition, int(row[OPENED])).id, "timestamp": unusual_ms}
+
+
+def _code(decide: Decider, category: str) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """The code of a category of the catalogue (1,). Raises Unanswered if there is none."""
+    codes = decide.categories()
+    if not codes:
+        raise Unanswered(
+            400, "category needs a catalogue with categories; start the workers with --catalogue, or leave it out"
+        )
+    if category not in codes:
+        raise Unanswered(400, f"the catalogue has no category {category[:64]!r} for an item of the model")
+    return np.array([codes[category]], np.int32)
 
 
 def _nobody(user: bytes) -> Owner:

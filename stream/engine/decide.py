@@ -89,20 +89,28 @@ class Decider:
         alerts = Alerts(alerted, verdicts.rules, items, log_probs)
         return Decisions(lists, superseded_by, steps.surprise, verdicts.p_value, steps.gap_ms, alerts)
 
-    def again(self, clicks: Columns, steps: Steps, k: int, left_out: npt.NDArray[np.int32], in_category: bool) -> Lists:
-        """Make the lists after n clicks again, with other limits. With the same limits they are the same lists.
+    def asked(self, k: int, in_category: bool) -> "Decider":
+        """A decider for `again`, with another length and the catalogue of this moment. May be called in any thread.
 
-        k            items of a list
-        left_out     (n, N) int32, indices of items to leave out besides; -1 and the unknown item exclude nothing
         in_category  only items of the clicks' category. Needs a catalogue with categories
         """
-        held = np.concatenate([steps.held[:, : steps.held.shape[1] * self._holds], left_out], axis=1)
         other = copy(self)
-        other._k, other._holds = k, True
+        other._k = k
         if self._ruled is not None:
             other._ruled = self._ruled.asked(k, in_category)
+        return other
+
+    def again(self, clicks: Columns, steps: Steps, left_out: npt.NDArray[np.int32]) -> Lists:
+        """Make the lists after n clicks again. With the same limits they are the lists that `__call__` made.
+
+        left_out  (n, N) int32, indices of items to leave out besides; -1 and the unknown item exclude nothing
+        """
+        other = copy(self)
+        other._holds = True
+        held = np.concatenate([steps.held if self._holds else steps.held[:, :0], left_out], axis=1)
+        every, no_alerts = np.arange(len(clicks)), np.empty(0, np.intp)
         make = other._ranked_lists if other._ruled is None else other._ruled_lists
-        lists, _, _ = make(clicks, steps._replace(held=held), np.arange(len(clicks)), np.empty(0, np.intp))
+        lists, _, _ = make(clicks, steps._replace(held=held), every, no_alerts)
         return lists
 
     def _ranked_lists(self, clicks: Columns, steps: Steps, listed: Index, alerted: Index) -> tuple[Lists, I64, F32]:

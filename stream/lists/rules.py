@@ -95,9 +95,10 @@ class RuledLists:
     def asked(self, k: int, in_category: bool) -> "RuledLists":
         """These rules with another length, and only with items of the click's category if `in_category`.
 
-        Both use the same catalogue.
+        Their catalogue is the one of this moment. May be called in any thread.
         """
         other = copy(self)
+        other._catalogue, other._no_rules = None, self._compiled
         other._shape = shape_of(self._rules, k)
         if in_category:
             other._rules = msgspec.structs.replace(self._rules, same_category=True)

@@ -16,7 +16,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -129,10 +129,6 @@ class Cycles:
         busy_s, cycle_s = (0.0 if since_s is None else now_s - since_s for since_s in began)
         partitions, longest_s = 0 if assignment is None else len(assignment.next), max(busy_s, cycle_s)
         return Doing(self._phase, partitions, longest_s, longest_s > ENGINE_SLOW_S, busy_s > ENGINE_HANGS_S)
-
-    def ask(self, call: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Run a call in the engine thread, between the steps of the cycles. Any thread may ask, until `close`."""
-        return self._thread.submit(call, *arguments)
 
     def check_rejoined(self, limit_s: float) -> None:
         """Raises TimeoutError if the group refused our offsets more than `limit_s` ago and no rebalance followed.

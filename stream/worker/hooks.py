@@ -8,6 +8,7 @@ import gc
 import logging
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +223,7 @@ def answer_requests(
         return request_to_forget(settings.broker, clicks, config, [key])
 
     desk.open = Open(
-        cycles.ask,
+        ThreadPoolExecutor(1, "answers").submit,
         Users(engine, cycles.positions),
         codec,
         partitioner,
