@@ -14,15 +14,14 @@ Broker, sender, readers and client use the same cores as the worker.
 """
 
 import argparse
-import http.client
-import multiprocessing
-import random
+import json
 import socket
 import statistics
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from itertools import islice
-from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,8 @@ RESULT = RESULTS / "answers.json"
 MOST_P99_MS = 20.0
 FEWEST_CLICKS = 0.98
 NEW_USERS = 0.1
-UNDUE_S = 5.0
+EVERY_S = 1.0
+CLIENT = Path(__file__).with_name("http_client.py")
 
 Answered = list[tuple[int, float]]
 """Status and latency in ms of each request."""
@@ -57,21 +57,25 @@ def worker(port: int) -> Contender:
     return CONTENDERS["eddy"]._replace(command=command)
 
 
-def ask(port: int, rate: float, seconds: float, seed: int, answered: "Queue[Answered]") -> None:
-    """Ask for recommendations at a rate. Runs in a process of its own."""
-    rng, found = random.Random(seed), Answered()
-    began = time.monotonic()
-    for number in range(int(rate * seconds)):
-        due = began + number / rate
-        time.sleep(max(0.0, due - time.monotonic()))
-        user = f"user-{int(USERS * rng.random() ** 2):05}" if rng.random() >= NEW_USERS else f"new-{number}"
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=UNDUE_S)
-        connection.request("GET", f"/v1/users/{user}/recommendations")
-        answer = connection.getresponse()
-        answer.read()
-        connection.close()
-        found.append((answer.status, 1e3 * (time.monotonic() - due)))
-    answered.put(found)
+class Client:
+    """A client that is ready, and waits for its start."""
+
+    def __init__(self, port: int, rate: float, seconds: int, seed: int) -> None:
+        words = [CLIENT, port, rate, seconds, seed, USERS, NEW_USERS]
+        command = [sys.executable, *map(str, words)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self._process.stdout.readline()
+
+    def start(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    def answered(self) -> Answered:
+        """Wait for its end."""
+        found, _ = self._process.communicate(timeout=60)
+        return [(status, ms) for status, ms in json.loads(found)]
 
 
 def asked(flow_s: list[Sample], answered: Answered) -> dict[str, Any]:
@@ -99,27 +103,32 @@ def measure(given: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     without, with_ = [], []
-    spawn = multiprocessing.get_context("spawn")
     with (
         shop_site() as (kafka, site),
         running(site, worker(port), "answers") as its,
         Flow(kafka.address, its, given.rate) as flow,
     ):
-        samples = flow.samples(1.0)
-        next(samples)  # the first second
+        samples = flow.samples(EVERY_S)
         for number in range(given.rounds):
+            skip_late(samples)
             without.append(asked(list(islice(samples, given.seconds)), []))
             say(f"without requests: {without[-1]}")
-            queue = spawn.Queue()
-            client = spawn.Process(target=ask, args=(port, given.requests, given.seconds, number, queue))
+            client = Client(port, given.requests, given.seconds, number)
+            skip_late(samples)
             client.start()
-            during = list(islice(samples, given.seconds + 1))
-            answered = queue.get(timeout=60)
-            client.join()
-            with_.append(asked(during[1:], answered))  # in the first second the client starts
+            with_.append(asked(list(islice(samples, given.seconds)), client.answered()))
             say(f"with requests: {with_[-1]}")
         counted = flow.end()
     return without, with_, counted
+
+
+def skip_late(samples: Iterator[Sample]) -> None:
+    """Take the samples that are due already, and the next one."""
+    waited_s = 0.0
+    while waited_s < EVERY_S / 2:
+        began_s = time.monotonic()
+        next(samples)
+        waited_s = time.monotonic() - began_s
 
 
 def middle(rounds: list[dict[str, Any]]) -> dict[str, float]:

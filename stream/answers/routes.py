@@ -58,10 +58,10 @@ def answer_routes(desk: Desk, token: Token, meter: Meter) -> Sequence[web.Abstra
         return web.Response(text=openapi.page(), content_type="text/html")
 
     return [
-        web.get("/v1/users/{id}/recommendations", _as_json(recommendations, "recommendations", meter)),
-        web.get("/v1/users/{id}", _as_json(user, "user", meter)),
-        web.delete("/v1/users/{id}", _as_json(forget, "forget", meter)),
-        web.get("/v1/items/{id}/similar", _as_json(similar, "similar", meter)),
+        web.get("/v1/users/{id:[^/]+}/recommendations", _as_json(recommendations, "recommendations", meter)),
+        web.get("/v1/users/{id:[^/]+}", _as_json(user, "user", meter)),
+        web.delete("/v1/users/{id:[^/]+}", _as_json(forget, "forget", meter)),
+        web.get("/v1/items/{id:[^/]+}/similar", _as_json(similar, "similar", meter)),
         web.get("/v1/openapi.json", _as_json(description, "openapi", meter)),
         web.get("/v1", page),
     ]
