@@ -8,23 +8,16 @@ user only if all partitions in question were looked in.
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 from stream.answers.asked import Asked
 from stream.answers.similar import Similar
-from stream.answers.users import Found, Users
+from stream.answers.users import Users
 from stream.answers.workers import RETRY_S, Workers
 from stream.errors import EddyError, Unanswered
 from stream.kafka.partitioners import PARTITIONERS, Verdict
 from stream.wire.codec import Codec
-
-MOST_WAITING = 16
-"""Answers that wait or are made at the same time. Each takes about a millisecond of a core."""
-
-WAIT_S = 3.0
-"""How long an answer may take, with the answers before it."""
 
 
 class Partitioner:
@@ -55,14 +48,11 @@ class Partitioner:
 class Open:
     """What a worker answers from, once it has started.
 
-    ask          runs a call in the thread of the answers
-    users        is called there only
     out          returns whether Kafka does not answer
     k            length of a list if the request gives none
     forget       writes a request to forget the user with this message key; blocks. Returns the number of partitions
     """
 
-    ask: Callable[..., Future[Any]]
     users: Users
     codec: Codec
     partitioner: Partitioner
@@ -76,12 +66,13 @@ class Open:
 class Desk:
     """Answers requests. Every method is called in the event loop of the HTTP port.
 
+    It makes an answer there, in less than a millisecond: to pass it to a different thread and back would take longer.
+
     open  None until the worker has loaded its model and joins the group
     """
 
     def __init__(self) -> None:
         self.open: Open | None = None
-        self._waiting = 0
 
     def opened(self) -> Open:
         """Raises Unanswered while the worker starts, and while Kafka does not answer.
@@ -107,7 +98,7 @@ class Desk:
         open_, user, key = self._user(id_)
         needed = open_.partitioner.partitions_of(key)
         new_if_in = None if forwarded else needed
-        found: Found = await self._answer(open_, open_.users.recommendations, user, asked, new_if_in)
+        found = open_.users.recommendations(user, asked, new_if_in)
         if found.answer is not None:
             return found.answer
         if forwarded:
@@ -115,16 +106,16 @@ class Desk:
         answer = await open_.workers.ask(path, query, needed - found.partitions)
         if answer is not None:
             return answer
-        made: Found = await self._answer(open_, open_.users.recommendations, user, asked, frozenset())
-        assert made.answer is not None
-        return made.answer
+        new = open_.users.recommendations(user, asked, frozenset()).answer
+        assert new is not None
+        return new
 
     async def state(
         self, id_: str, k: int, path: str, query: str, forwarded: bool
     ) -> dict[str, Any] | bytes | frozenset[int]:
         """What is known of a user, as `recommendations`. Raises Unanswered if nothing is."""
         open_, user, key = self._user(id_)
-        found: Found = await self._answer(open_, open_.users.state, user, k)
+        found = open_.users.state(user, k)
         if found.answer is not None:
             return found.answer
         if forwarded:
@@ -139,18 +130,6 @@ class Desk:
         """Write a request to forget a user. Returns to how many partitions it was written."""
         open_, _, key = self._user(id_)
         return await asyncio.to_thread(open_.forget, key)
-
-    async def _answer(self, open_: Open, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Run a call in the thread of the answers. Raises Unanswered if too many wait, or if it takes too long."""
-        if self._waiting >= MOST_WAITING:
-            raise Unanswered(503, f"{MOST_WAITING} requests wait already", RETRY_S)
-        self._waiting += 1
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(open_.ask(call, *arguments)), WAIT_S)
-        except TimeoutError:
-            raise Unanswered(503, f"there is no answer within {WAIT_S:g} s: the machine is too busy", RETRY_S) from None
-        finally:
-            self._waiting -= 1
 
     def _user(self, id_: str) -> tuple[Open, bytes, bytes]:
         """The user with this id, as rows have it, and the message key. Raises Unanswered."""

@@ -4,8 +4,8 @@ A row is put in place only after Kafka has it, so an answer never has a click wh
 list is made by the code that makes the lists of decisions, from the same state: it is the list in the decision on the
 user's last click.
 
-An answer has a thread of its own, because a cycle may keep the engine thread for a second. It copies the row while it
-holds the arena's lock, so no row changes meanwhile; then it works on the copy, beside a cycle.
+Answers are not made in the engine thread, which a cycle may keep busy for a second. The row is copied under the arena's
+lock, so that it does not change meanwhile. Then the model runs on the copy, beside a cycle.
 """
 
 from collections.abc import Callable, Mapping
@@ -40,7 +40,7 @@ class Found(NamedTuple):
 
 
 class Users:
-    """Answers about the users of one worker. One thread may call it, beside the engine thread.
+    """Answers about the users of one worker. One thread may call it, while the engine works.
 
     positions  returns the partitions whose rows are in the arena; all others are of other workers, or are being read
     """

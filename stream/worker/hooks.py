@@ -8,7 +8,6 @@ import gc
 import logging
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +222,6 @@ def answer_requests(
         return request_to_forget(settings.broker, clicks, config, [key])
 
     desk.open = Open(
-        ThreadPoolExecutor(1, "answers").submit,
         Users(engine, cycles.positions),
         codec,
         partitioner,
