@@ -1,9 +1,10 @@
 """Requests to a worker beside its clicks: how long an answer takes, and what the answers cost the stream.
 
-One worker gets clicks at a fixed rate on a real Kafka. Rounds without and with requests are interleaved. A client in a
-process of its own asks for the recommendations of random users at a fixed rate, each time on a new connection, and one
-user in ten has never clicked. Its latencies are measured from the time at which the request was due, so a request that
-waits for an earlier one counts its wait. The benchmark fails (exit code 1) if the p99 of the answers is above 20 ms, if
+One worker gets clicks at a fixed rate on a real Kafka. Three kinds of rounds are interleaved: without requests, with
+requests for recommendations, and with requests for /livez, which show what the machine and the HTTP server take. A
+client in a process of its own asks at a fixed rate, each time on a new connection; one user in ten has never clicked.
+Its latencies are measured from the time at which the request was due, so a request that waits for an earlier one counts
+its wait. The benchmark fails (exit code 1) if the p99 of the answers is above 20 ms, if
 an answer is an error, if a click has no decision or two, or if a round with requests decides fewer than 98 % of the
 clicks that a round without them decides.
 
@@ -41,6 +42,7 @@ MOST_P99_MS = 20.0
 FEWEST_CLICKS = 0.98
 NEW_USERS = 0.1
 EVERY_S = 1.0
+PATHS = {"livez": "/livez", "with": "/v1/users/USER/recommendations"}
 CLIENT = Path(__file__).with_name("http_client.py")
 
 Answered = list[tuple[int, float]]
@@ -60,8 +62,8 @@ def worker(port: int) -> Contender:
 class Client:
     """A client that is ready, and waits for its start."""
 
-    def __init__(self, port: int, rate: float, seconds: int, seed: int) -> None:
-        words = [CLIENT, port, rate, seconds, seed, USERS, NEW_USERS]
+    def __init__(self, port: int, rate: float, seconds: int, seed: int, path: str) -> None:
+        words = [CLIENT, port, rate, seconds, seed, USERS, NEW_USERS, path]
         command = [sys.executable, *map(str, words)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
@@ -78,7 +80,7 @@ class Client:
         return [(status, ms) for status, ms in json.loads(found)]
 
 
-def asked(flow_s: list[Sample], answered: Answered) -> dict[str, Any]:
+def figures(flow_s: list[Sample], answered: Answered) -> dict[str, Any]:
     """The figures of a round: of the stream, and of the answers."""
     found: dict[str, Any] = {
         "clicks_per_s": median([sample.clicks_per_s for sample in flow_s]),
@@ -98,11 +100,11 @@ def asked(flow_s: list[Sample], answered: Answered) -> dict[str, Any]:
     return found
 
 
-def measure(given: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, int]]:
-    """The rounds without and with requests, and what `Flow.end` counts."""
+def measure(given: argparse.Namespace) -> tuple[dict[str, list[dict[str, Any]]], dict[str, int]]:
+    """The rounds of each kind, and what `Flow.end` counts."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    without, with_ = [], []
+    rounds: dict[str, list[dict[str, Any]]] = {"without": [], **{kind: [] for kind in PATHS}}
     with (
         shop_site() as (kafka, site),
         running(site, worker(port), "answers") as its,
@@ -110,16 +112,16 @@ def measure(given: argparse.Namespace) -> tuple[list[dict[str, Any]], list[dict[
     ):
         samples = flow.samples(EVERY_S)
         for number in range(given.rounds):
-            skip_late(samples)
-            without.append(asked(list(islice(samples, given.seconds)), []))
-            say(f"without requests: {without[-1]}")
-            client = Client(port, given.requests, given.seconds, number)
-            skip_late(samples)
-            client.start()
-            with_.append(asked(list(islice(samples, given.seconds)), client.answered()))
-            say(f"with requests: {with_[-1]}")
+            for kind, path in (("without", None), *PATHS.items()):
+                client = None if path is None else Client(port, given.requests, given.seconds, number, path)
+                skip_late(samples)
+                if client is not None:
+                    client.start()
+                during = list(islice(samples, given.seconds))
+                rounds[kind].append(figures(during, [] if client is None else client.answered()))
+                say(f"{kind}: {rounds[kind][-1]}")
         counted = flow.end()
-    return without, with_, counted
+    return rounds, counted
 
 
 def skip_late(samples: Iterator[Sample]) -> None:
@@ -159,8 +161,8 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="also print the result as one JSON object")
     parser.add_argument("--out", type=Path, default=RESULT, help="where to write the result")
     given = parser.parse_args()
-    rounds_without, rounds_with, counted = measure(given)
-    without, with_ = middle(rounds_without), middle(rounds_with)
+    rounds, counted = measure(given)
+    medians = {kind: middle(its) for kind, its in rounds.items()}
     conditions = {
         **SHOP,
         "rate": given.rate,
@@ -170,9 +172,14 @@ def main() -> int:
         "new_users": NEW_USERS,
         "same cores": "worker, broker, sender, readers and client",
     }
-    results = {"without": without, "with": with_, "rounds": {"without": rounds_without, "with": rounds_with}, **counted}
+    results = {**medians, "rounds": rounds, **counted}
     report = write_report(
-        given.out, "bench.answers", conditions, results, wrong(counted) + verdict(without, with_), kafka=VERSION
+        given.out,
+        "bench.answers",
+        conditions,
+        results,
+        wrong(counted) + verdict(medians["without"], medians["with"]),
+        kafka=VERSION,
     )
     return conclude(report, given.json)
 

@@ -1,7 +1,8 @@
-"""A client that asks a worker for recommendations at a fixed rate. It only imports Python's library, so it starts fast.
+"""A client that asks a worker at a fixed rate. It only imports Python's library, so it starts fast.
 
-Arguments: PORT RATE SECONDS SEED USERS NEW_USERS. It prints a line when it is ready, waits for a line, asks, and prints
-[status, ms] of each request as JSON. A latency is measured from the time at which the request was due.
+Arguments: PORT RATE SECONDS SEED USERS NEW_USERS PATH; USER in the path is replaced. It prints a line when it is ready,
+waits for a line, asks, and prints [status, ms] of each request as JSON. A latency is measured from the time at which
+the request was due.
 """
 
 import http.client
@@ -25,7 +26,7 @@ def main() -> None:
         time.sleep(max(0.0, due - time.monotonic()))
         user = f"user-{int(users * rng.random() ** 2):05}" if rng.random() >= new_users else f"new-{number}"
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_S)
-        connection.request("GET", f"/v1/users/{user}/recommendations")
+        connection.request("GET", sys.argv[7].replace("USER", user))
         answer = connection.getresponse()
         answer.read()
         connection.close()
