@@ -34,7 +34,7 @@ class Partitioner:
         """Take over what a sample of keys shows; one that shows nothing changes nothing. Any thread may call it."""
         if len(verdict.found) == 1 and not verdict.unexplained and not verdict.split:
             self._name = verdict.found[0]
-        elif verdict.mixed or verdict.unexplained:
+        elif verdict.mixed or verdict.unknown:
             self._name = None
 
     def partitions_of(self, key: bytes) -> frozenset[int]:
@@ -66,7 +66,7 @@ class Open:
 class Desk:
     """Answers requests. Every method is called in the event loop of the HTTP port.
 
-    It makes an answer there, in less than a millisecond: to pass it to a different thread and back would take longer.
+    It makes an answer there: to pass the work to a different thread and back costs more time than the work.
 
     open  None until the worker has loaded its model and joins the group
     """

@@ -165,7 +165,7 @@ class Engine:
         cycle.staged.commit(self.arena)
 
     def remembered(self, owners: Sequence[Owner]) -> tuple[Bools, Rows]:
-        """Copy the committed rows of m users.
+        """Copy the committed rows of m users. A different thread may call it while it holds the arena's lock.
 
         Returns which of them have a row and are not forgotten (m,), and the rows (m,), which are new for all others.
         """

@@ -1,5 +1,6 @@
 """Answers from rows, compared with the decisions that the engine made for the same clicks."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,20 @@ def test_the_answer_is_the_decision_on_the_last_click(model_dir: Path, tmp_path:
             assert {field: got[field] for field in fields} == {field: getattr(want, field) for field in fields}
             assert (got["known"], got["last_click"]) == (True, want.id)
             assert (got.get("propensities"), got.get("explored")) == (want.propensities, want.explored)
+
+
+def test_items_that_a_rule_held_before_count_only_with_the_rule(model_dir: Path, tmp_path: Path) -> None:
+    """The rows keep them after a restart without --exclude-events; neither decisions nor answers leave them out."""
+    before, engine = (engine_of(model_dir, tmp_path, rules) for rules in (RULES["held"], Rules()))
+    made = clicks()
+    run(before, made[:40])
+    engine.arena.load(ONE, before.arena.rows(ONE))
+    held = engine.arena.gather(engine.arena.find([(ONE, b"u3")]).slots)["held"]
+    assert (held >= 0).any()
+    want = last_of(run(engine, made[40:], 40).recommendations)["u3"]
+    got = Users(engine, lambda: {ONE: 0}).recommendations(b"u3", Asked(6), None).answer
+    assert got is not None
+    assert (got["last_click"], got["items"]) == (want.id, want.items)
 
 
 def test_an_answer_has_no_click_that_is_not_committed(model_dir: Path, tmp_path: Path) -> None:
@@ -149,3 +164,29 @@ def test_the_state_of_a_user_is_what_the_clicks_say(model_dir: Path, tmp_path: P
     assert 0 < sum(probabilities) < 1
     run(engine, [Click("later", "i1", START_MS + 91 * DAY_MS)], 60)
     assert users.state(b"u3", 4).answer is None
+
+
+def test_answers_beside_cycles_are_whole(model_dir: Path, tmp_path: Path) -> None:
+    """While another thread decides and commits, every answer is the decision on the click that it names."""
+    engine = engine_of(model_dir, tmp_path, Rules())
+    users, made = Users(engine, lambda: {ONE: 0}), clicks(400)
+    decided: dict[str, Recommendation] = {}
+
+    def decide() -> None:
+        for start in range(0, 400, 5):
+            found = process(engine, made[start : start + 5], start)
+            decided.update({one.id: one for one in found.recommendations})
+            engine.commit(found.cycle)
+
+    answers = []
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(decide)
+        while not future.done():
+            answers += [users.recommendations(b"u%d" % n, Asked(6), None).answer for n in range(4)]
+        future.result()
+    known = [answer for answer in answers if answer is not None]
+    assert len({answer["last_click"] for answer in known}) > 20
+    for answer in known:
+        want = decided[answer["last_click"]]
+        assert (answer["user_id"], answer["items"]) == (want.user_id, want.items)
+        assert answer["log_probs"] == want.log_probs
