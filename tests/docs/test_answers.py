@@ -42,3 +42,21 @@ def test_each_field_parameter_and_status_is_explained() -> None:
     assert f"1 to {LARGEST_K}" in TEXT
     assert f"at most {MOST_EXCLUDED:,}" in TEXT
     assert f"at most {MOST_CONNECTIONS} connections" in TEXT
+
+
+def test_the_table_has_the_figures_of_the_result_file() -> None:
+    """As bench.answers has written them."""
+    result = json.loads((ROOT / "bench" / "results" / "answers.json").read_text())
+    kinds = [result[kind] for kind in ("without", "livez", "with")]
+    pairs = [f"{kind['answer_p50_ms']} / {kind['answer_p99_ms']}" for kind in kinds[1:]]
+    decisions = [f"{kind['decision_p50_ms']} / {kind['decision_p99_ms']}" for kind in kinds]
+    for cells in (
+        ["latency of an answer, p50 / p99, ms", "", *pairs],
+        ["clicks decided a second", *(str(kind["clicks_per_s"]) for kind in kinds)],
+        ["latency of a decision, p50 / p99, ms", *decisions],
+        ["CPU time of the worker for each click, us", *(str(kind["cpu_us_per_click"]) for kind in kinds)],
+        ["cores that other programs used", *(str(kind["others_cores"]) for kind in kinds)],
+    ):
+        assert f"| {' | '.join(cells)} |".replace("|  |", "| |") in TEXT
+    assert f"`{result['command']}`" in TEXT
+    assert not result["lost"] + result["decided_twice"]
