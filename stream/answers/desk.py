@@ -66,7 +66,7 @@ class Open:
 class Desk:
     """Answers requests. Every method is called in the event loop of the HTTP port.
 
-    It makes an answer there: to pass the work to a different thread and back costs more time than the work.
+    It makes an answer there: a different thread would add two hand-overs, and each may wait for the GIL.
 
     open  None until the worker has loaded its model and joins the group
     """
