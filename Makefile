@@ -5,7 +5,7 @@ BIN := .venv/bin
 RUNTIME ?= cpu
 OTHER_RUNTIME = $(if $(filter cuda,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 
-.PHONY: demo test lint format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold mapping rules engine throughput lists latency workers soak outage scaling gpu heads ways days anomaly-bench shop-model demo-picture clean help
+.PHONY: demo test lint format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold mapping rules engine throughput lists latency answers workers soak outage scaling gpu heads ways days anomaly-bench shop-model demo-picture clean help
 help:            ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -95,6 +95,9 @@ lists: .venv/dev ## compare the clicks per second with a list for each click and
 latency: .venv/dev ## measure the time from a click to its recommendations, beside the bare client with transactions
 	$(BIN)/python -m bench.latency
 
+answers: .venv/dev ## measure how long answers on the HTTP port take beside 2,000 clicks per second, and what they cost
+	$(BIN)/python -m bench.answers
+
 workers: .venv/dev ## compare the clicks per second of two workers with those of one, on a real Kafka
 	$(BIN)/python -m bench.workers
 
@@ -117,7 +120,7 @@ heads: .venv/dev ## compare the surprise head with the exact softmax and with sh
 days: .venv/dev ## evaluate and train on a news site day by day (takes hours)
 	$(BIN)/python -m bench.days
 
-bench: parity speed pauses recovery garbage quality inputs cold mapping rules engine throughput lists latency workers outage soak heads ways days anomaly-bench ## run every benchmark; the results are in bench/results
+bench: parity speed pauses recovery garbage quality inputs cold mapping rules engine throughput lists latency answers workers outage soak heads ways days anomaly-bench ## run every benchmark; the results are in bench/results
 
 shop-model: .venv/dev ## train models/shop/1 again on the simulated shop
 	$(BIN)/python -m stream.demo.simulate --users 2000 --days 1.5 --seed 1 --out .cache/shop.csv.gz

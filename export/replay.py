@@ -11,11 +11,11 @@ from functools import partial
 from typing import Any
 
 from export.log.log import Log, log_clicks
+from stream.access.publish import Publisher
 from stream.errors import BadClick, ConfigError
 from stream.events import Click
 from stream.kafka_config import PLAINTEXT, KafkaConfig
 from stream.mapping.written import written
-from stream.ops.messages import Publisher
 from stream.wire.fields import time_ms
 from stream.wire.json import JsonCodec, encode
 

@@ -7,9 +7,10 @@
     |   +-- NoAnswer    no Kafka answers: a worker waits for it, other commands end
     +-- ArtifactError   a model directory that is missing, corrupt or foreign: Eddy refuses to start
     +-- Fenced          another worker owns this worker's partitions now: the worker exits and writes nothing
+    +-- Unanswered      a request on the HTTP port has no answer: the client gets the status and the text
 
-Only BadClick is raised on the data path. For every other class the command line prints one line and exits with a code
-that is not 0.
+Only BadClick is raised on the data path, and Unanswered only for a request. For every other class the command line
+prints one line and exits with a code that is not 0.
 """
 
 
@@ -51,3 +52,16 @@ class ArtifactError(EddyError):
 
 class Fenced(EddyError):
     """The consumer group or the broker has given this worker's partitions to a different worker."""
+
+
+class Unanswered(EddyError):
+    """A request on the HTTP port that gets an error as its answer.
+
+    status   HTTP status
+    retry_s  after so many seconds the client may try again; None: the same request fails again
+    """
+
+    def __init__(self, status: int, text: str, retry_s: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        self.retry_s = retry_s

@@ -4,6 +4,7 @@ The docstrings give the unit and the reason of each field. The engine and the Ka
 object.
 """
 
+import re
 from datetime import UTC, datetime
 
 import msgspec
@@ -148,6 +149,10 @@ class Settings(Struct, frozen=True):
     start_at           where a group without committed offsets begins: undecided, earliest, latest, or a time
     hang_s             s; a producer is replaced if a call takes longer while Kafka answers (librdkafka #5456)
     http_host, http_port  address of /metrics, /livez and /readyz; port 0 = none. It has no passwords: keep it local
+    http_answers       answer requests about users on this port. Not the default: the figures of /metrics name no user
+    http_advertise     host:port at which the group's other workers reach this port. Empty: http_host and http_port, or
+                       this machine's name if http_host is all addresses; none if it is local
+    http_token_file    file with the token that a request to forget a user needs. Empty: all such requests are refused
     log_format         text; json: one object a line
     """
 
@@ -178,6 +183,9 @@ class Settings(Struct, frozen=True):
     hang_s: float = 20.0
     http_port: int = 0
     http_host: str = "127.0.0.1"
+    http_answers: bool = False
+    http_advertise: str = ""
+    http_token_file: str = ""
     log_format: str = "text"
 
     def __post_init__(self) -> None:
@@ -206,10 +214,17 @@ class Settings(Struct, frozen=True):
             host, _, port = address.strip().rpartition(":")
             if not host or not port.isdigit() or not 0 < int(port) < 65_536:
                 raise ConfigError(f"setting broker has {address.strip()!r}; it must be host:port[,host:port...]")
+        if self.http_answers and not self.http_port:
+            raise ConfigError("setting http_answers needs the HTTP port; give --http-port")
+        if self.http_advertise and not ADDRESS.fullmatch(self.http_advertise):
+            raise ConfigError(f"setting http_advertise is {self.http_advertise!r}; it must be host:port")
         names = list(msgspec.structs.astuple(self.topics))
         if len(set(names)) < len(names) or not all(names):
             raise ConfigError(f"the topics are {', '.join(names)}; they need six different names that are not empty")
 
+
+ADDRESS = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
+"""host:port, or [IPv6]:port."""
 
 RECENT_ITEMS = 16
 """Number of a user's last items in a state row. More would make the row larger; fewer would exclude too few items."""

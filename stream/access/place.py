@@ -19,6 +19,7 @@ from confluent_kafka import KafkaException
 
 from stream.access.refusal import Admin
 from stream.errors import ConfigError
+from stream.settings import ADDRESS
 
 ANSWER_S = 6.0
 POLL_S = 0.25
@@ -60,6 +61,14 @@ class WorkerLock:
         return True
 
 
+def make_directory(path: Path) -> None:
+    """Make the directory `path` with its parents. Faust makes no parents. Raises ConfigError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(f"directory {path} cannot be made ({exc.strerror}); give another --data-dir") from exc
+
+
 def _mark_of(data_dir: Path) -> str:
     """Eight random hex digits, the same ones for every process with this directory."""
     path, new = data_dir / "machine", secrets.token_hex(4)
@@ -73,9 +82,16 @@ def _mark_of(data_dir: Path) -> str:
     return path.read_text().strip()
 
 
-def client_id(worker_id: str) -> str:
-    """The client id of this process: worker, host and process number."""
-    return f"eddy-{worker_id}@{socket.gethostname()}/{os.getpid()}"
+def client_id(worker_id: str, address: str = "") -> str:
+    """The client id of this process: worker, the address at which it answers requests, host and process number."""
+    answers_at = f"!{address}" if address else ""
+    return f"eddy-{worker_id}{answers_at}@{socket.gethostname()}/{os.getpid()}"
+
+
+def address_of(client_id: str) -> str | None:
+    """The address in a worker's client id, host:port; None if it has none."""
+    found = ADDRESS.fullmatch(client_id.rpartition("@")[0].rpartition("!")[2])
+    return None if found is None else found[0]
 
 
 def wait_for_place(admin: Admin, group: str, instance_id: str, session_timeout_s: float) -> None:

@@ -5,6 +5,7 @@ gets a list of recommendations for the user's new state.
 """
 
 from collections.abc import Mapping
+from copy import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -87,6 +88,30 @@ class Decider:
         lists, items, log_probs = make(clicks, steps, listed, alerted)
         alerts = Alerts(alerted, verdicts.rules, items, log_probs)
         return Decisions(lists, superseded_by, steps.surprise, verdicts.p_value, steps.gap_ms, alerts)
+
+    def asked(self, k: int, in_category: bool) -> "Decider":
+        """A decider for `again`, with another length and the catalogue of this moment. May be called in any thread.
+
+        in_category  only items of the clicks' category. Needs a catalogue with categories
+        """
+        other = copy(self)
+        other._k = k
+        if self._ruled is not None:
+            other._ruled = self._ruled.asked(k, in_category)
+        return other
+
+    def again(self, clicks: Columns, steps: Steps, left_out: npt.NDArray[np.int32]) -> Lists:
+        """Make the lists after n clicks again. With the same limits they are the lists that `__call__` made.
+
+        left_out  (n, N) int32, indices of items to leave out besides; -1 and the unknown item exclude nothing
+        """
+        other = copy(self)
+        other._holds = True
+        held = np.concatenate([steps.held if self._holds else steps.held[:, :0], left_out], axis=1)
+        every, no_alerts = np.arange(len(clicks)), np.empty(0, np.intp)
+        make = other._ranked_lists if other._ruled is None else other._ruled_lists
+        lists, _, _ = make(clicks, steps._replace(held=held), every, no_alerts)
+        return lists
 
     def _ranked_lists(self, clicks: Columns, steps: Steps, listed: Index, alerted: Index) -> tuple[Lists, I64, F32]:
         """Make the lists after the clicks `listed`, and rank the expected items before the clicks `alerted`.

@@ -8,7 +8,7 @@ A live shop's batches have a few clicks. Their cost is the number of NumPy's ope
 np.count_nonzero replaces .any() and .all(), which take five times as long for a few values.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,13 +19,13 @@ from stream.engine.columns import Columns, Encoder
 from stream.engine.decide import Decider, Decisions
 from stream.engine.requests import last_owners, select, with_removed
 from stream.engine.step import run_waves
-from stream.engine.waves import Index, waves
+from stream.engine.waves import Bools, Index, waves
 from stream.events import Partition
 from stream.model.runtime import Model
 from stream.population.judge import Judge
 from stream.population.watch import SystemRule
 from stream.settings import Rules
-from stream.state.arena import Arena, Found
+from stream.state.arena import NO_SLOT, Arena, Found, Owner
 from stream.state.event_ids import Hashes
 from stream.state.evict import NEVER, Forgetting, Swept, partition_times, reset_rows, sweep
 from stream.state.row import Rows
@@ -60,6 +60,7 @@ class Engine:
     """Updates users' states with a model and decides on their clicks. Not thread-safe: process one cycle at a time.
 
     encoder  converts clicks to the columns for `process`
+    decide   makes the decisions and the lists
     """
 
     def __init__(
@@ -81,17 +82,17 @@ class Engine:
         self.judge = judge
         self.arena = arena
         self._forgetting = forgetting
-        self._decide = Decider(model, k, exclude_recent, rules, lists)
-        self.encoder = Encoder(model, rules, self._decide.categories if rules.same_category else None)
+        self.decide = Decider(model, k, exclude_recent, rules, lists)
+        self.encoder = Encoder(model, rules, self.decide.categories if rules.same_category else None)
 
     @property
     def category(self) -> npt.NDArray[np.int32] | None:
         """(V,) int32, code of each item's category, NO_CATEGORY = none. None if the catalogue has no categories."""
-        return self._decide.category
+        return self.decide.category
 
     def refresh(self) -> None:
         """Read the catalogue again if its file has changed. Columns made earlier have the old category codes."""
-        self._decide.refresh()
+        self.decide.refresh()
 
     def process(self, clicks: Columns, now_ms: int) -> Cycle:
         """Decide on a batch of clicks. The arena does not change until `commit`.
@@ -138,7 +139,7 @@ class Engine:
         judged = self.judge(evidence, found.partition[evidence.owner], kept, before, rows)
         after = dict(zip(found.partitions, judged.kept, strict=True))
         staged = self._stage(clicks, found, rows, swept, event_ids, after)
-        decisions = self._decide(its, steps, judged.verdicts)
+        decisions = self.decide(its, steps, judged.verdicts)
         return Cycle(decided, failed, repeated, decisions, judged.rules, staged)
 
     def _stage(
@@ -162,6 +163,18 @@ class Engine:
     def commit(self, cycle: Cycle) -> None:
         """Write the rows of a cycle to the arena. Call it after the Kafka transaction is committed."""
         cycle.staged.commit(self.arena)
+
+    def remembered(self, owners: Sequence[Owner]) -> tuple[Bools, Rows]:
+        """Copy the committed rows of m users. A different thread may call it while it holds the arena's lock.
+
+        Returns which of them have a row and are not forgotten (m,), and the rows (m,), which are new for all others.
+        """
+        found = self.arena.find(owners)
+        rows, known = copies(self.arena, found), found.slots != NO_SLOT
+        now_ms = np.array([self.arena.newest_ms(partition) for partition, _ in owners], np.int64)
+        gone = self._forgetting.forgotten(rows["clicks"], rows["last_ms"], now_ms) & known
+        reset_rows(rows, None, np.flatnonzero(gone))
+        return known & ~gone, rows
 
     def tick(self, now_ms: int) -> None:
         """Report the current time while no clicks arrive, about once a second. The engine does not use it yet."""

@@ -101,7 +101,7 @@ class KeySample:
     """
 
     def __init__(self, partitions: int) -> None:
-        self._partitions = partitions
+        self.partitions = partitions
         self.clear()
 
     def clear(self) -> None:
@@ -118,14 +118,14 @@ class KeySample:
         """
         first = self._first.get(key)
         if first is None:
-            if self._partitions == 1 or len(self._first) >= MOST_KEYS:
+            if self.partitions == 1 or len(self._first) >= MOST_KEYS:
                 return
             first = self._first[key] = SampledKey(key, partition, offset)
         elif first.partition == partition or key in self._split:
             return
         else:
             self._split[key] = (first, SampledKey(key, partition, offset))
-        fits = frozenset(name for name, hash_ in PARTITIONERS.items() if hash_(key) % self._partitions == partition)
+        fits = frozenset(name for name, hash_ in PARTITIONERS.items() if hash_(key) % self.partitions == partition)
         self._fits[fits] += 1
         self._examples.setdefault(fits, SampledKey(key, partition, offset))
 
@@ -136,7 +136,7 @@ class KeySample:
         while left:
             explains = _explained(left)
             name = max(explains, key=lambda name: explains[name])
-            if by_chance(explains[name], sum(left.values()), 1 / self._partitions) > chance:
+            if by_chance(explains[name], sum(left.values()), 1 / self.partitions) > chance:
                 break
             found.append(name)
             left = {fits: n for fits, n in left.items() if name not in fits}

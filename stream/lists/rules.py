@@ -10,17 +10,19 @@ have the same category.
 
 import logging
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from stream.errors import ConfigError
 from stream.lists.catalogue import CATEGORY, Catalogue, read_catalogue
 from stream.lists.explore import Picked, explore
+from stream.lists.shape import Shape, shape_of
 from stream.lists.top import Lists, among
 from stream.lists.watched_file import WatchedFile
 from stream.model.runtime import F32, I64, Model, StateArray
@@ -30,9 +32,6 @@ I32 = npt.NDArray[np.int32]
 Bools = npt.NDArray[np.bool_]
 
 NO_CATEGORY = -1
-
-WINDOW = 5
-"""Diversity and exploration select from the window: the first WINDOW * k items that are allowed for the user."""
 
 BEYOND = 1e6
 """Nats subtracted from items outside the window, so that they rank below all items in it. Such items are only used if a
@@ -61,21 +60,6 @@ class CompiledRules:
     codes: dict[str, int]
 
 
-class Shape(NamedTuple):
-    """The parameters of a list.
-
-    k        largest number of items in the list
-    window   number of top allowed items from which the list is selected
-    cap      largest number of items of one category; 0 = no limit
-    penalty  nats subtracted from an item whose category is already in the list
-    """
-
-    k: int
-    window: int
-    cap: int
-    penalty: float
-
-
 class RuledLists:
     """Makes lists under the shop's rules, as the module's docstring describes."""
 
@@ -83,9 +67,7 @@ class RuledLists:
         """Read the catalogue, if the rules name one. Raises ConfigError if it is bad."""
         self._model = model
         self._rules = rules
-        penalty = rules.diversity / (1 - rules.diversity)
-        window = WINDOW * k if penalty or rules.explore else k
-        self._shape = Shape(k, window, rules.max_per_category, penalty)
+        self._shape = shape_of(rules, k)
         load = partial(_compile, model.index, rules)
         self._catalogue = WatchedFile(Path(rules.catalogue), load) if rules.catalogue else None
         n = len(model.items)
@@ -109,6 +91,18 @@ class RuledLists:
         """Read the catalogue again if its file has changed."""
         if self._catalogue is not None:
             self._catalogue.refresh()
+
+    def asked(self, k: int, in_category: bool) -> "RuledLists":
+        """These rules with another length, and only with items of the click's category if `in_category`.
+
+        Their catalogue is the one of this moment. May be called in any thread.
+        """
+        other = copy(self)
+        other._catalogue, other._no_rules = None, self._compiled
+        other._shape = shape_of(self._rules, k)
+        if in_category:
+            other._rules = msgspec.structs.replace(self._rules, same_category=True)
+        return other
 
     def __call__(
         self, state: list[StateArray], left_out: I32, item: I64, category: I32, ids: Callable[[], Sequence[str]]

@@ -10,6 +10,9 @@ FunctionProto) and docs/ExternalData.md.
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from stream.errors import ArtifactError
 from stream.manifest import Manifest
 
@@ -26,6 +29,9 @@ CHILDREN: dict[str, dict[int, str]] = {
     "tensor": {13: "entry"},
 }
 """Message -> field number -> message; fields in which there can be no tensor are left out."""
+
+NAME, RAW_DATA = 8, 9
+"""Fields of a tensor."""
 
 DEEPEST = 100
 
@@ -44,11 +50,17 @@ def _locations(data: memoryview, message: str, depth: int) -> Iterator[str]:
     for number, value in _fields(data):
         child = CHILDREN[message].get(number)
         if child == "entry":
-            words = {key: bytes(text).decode("utf-8", "replace") for key, text in _fields(value)}
-            if words.get(1) == "location":
-                yield words.get(2, "")
+            key, text = _entry(value)
+            if key == "location":
+                yield text
         elif child is not None:
             yield from _locations(value, child, depth + 1)
+
+
+def _entry(data: memoryview) -> tuple[str, str]:
+    """Key and value of an entry of external data."""
+    words = {number: bytes(text).decode("utf-8", "replace") for number, text in _fields(data)}
+    return words.get(1, ""), words.get(2, "")
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
@@ -95,3 +107,24 @@ def check_external(directory: Path, graph: str, manifest: Manifest) -> None:
             f"model {directory}: {graph} loads {unknown[0][:200]!r}, which is not among the manifest's files, so its "
             "hash is unknown; train it again, or write the weights into the graph"
         )
+
+
+def constant(directory: Path, graph: str, name: str) -> npt.NDArray[np.uint8] | None:
+    """The bytes of a constant of a graph (n,), mapped from the file that has them; None if the graph has none.
+
+    directory  of a loaded model: its files are checked
+    """
+    data = memoryview((directory / graph).read_bytes())
+    graphs = [value for number, value in _fields(data) if CHILDREN["model"].get(number) == "graph"]
+    parts = (part for one in graphs for part in _fields(one))
+    tensors = [list(_fields(value)) for number, value in parts if CHILDREN["graph"].get(number) == "tensor"]
+    named = (fields for fields in tensors if any(n == NAME and bytes(text) == name.encode() for n, text in fields))
+    tensor = next(named, None)
+    if tensor is None:
+        return None
+    words = dict(_entry(entry) for number, entry in tensor if CHILDREN["tensor"].get(number) == "entry")
+    if "location" in words:
+        size, start = int(words["length"]), int(words.get("offset", 0))
+        return np.memmap(directory / words["location"], np.uint8, "r", start, (size,))
+    raw = next((content for number, content in tensor if number == RAW_DATA), None)
+    return None if raw is None else np.frombuffer(raw, np.uint8)

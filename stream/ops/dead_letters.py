@@ -17,7 +17,7 @@ from stream.ops.options import connection_options, topic_option
 from stream.ops.text import printable, time_of
 
 if TYPE_CHECKING:
-    from stream.ops.messages import Publisher
+    from stream.access.publish import Publisher
 
 RETRY_HEADER = "eddy-retry"
 """Header of a message that was published again; its value is the id of the dead letter."""
@@ -97,7 +97,8 @@ def dead_letters(
       eddy dead-letters --reason not_json --show --limit 3
       eddy dead-letters --reason model_failed --publish --broker k1:9092 --kafka-config client.properties
     """
-    from stream.ops.messages import Publisher, read_messages
+    from stream.access.publish import Publisher
+    from stream.ops.messages import read_messages
 
     if show and publish:
         raise click.UsageError("give either --show or --publish.")

@@ -10,7 +10,6 @@ from stream.errors import ConfigError
 from stream.kafka_config import read_kafka_config
 from stream.ops.options import connection_options, topic_option
 from stream.wire.fields import LONGEST_ID, Unusable, word
-from stream.wire.forget import FORGET_HEADER
 
 
 @click.command()
@@ -36,23 +35,20 @@ def forget(
       eddy forget u17
       eddy forget --file users.txt --broker k1:9092 --kafka-config client.properties
     """
-    from stream.ops.messages import Publisher
+    from stream.answers.admin import request_to_forget
 
     keys = [_key(user) for user in [*users, *_lines(path)]]
     if not keys:
         raise click.UsageError("no user: give USER or --file.")
-    publisher = Publisher(broker, clicks_topic, read_kafka_config(kafka_config, os.environ))
+    config = read_kafka_config(kafka_config, os.environ)
     with click.progressbar(keys, label="users", file=click.get_text_stream("stderr")) as bar:
-        for key in bar:
-            for partition in range(publisher.partitions):
-                publisher.send(key, None, partition, {FORGET_HEADER: b""})
-        publisher.close()
-    done = {"topic": clicks_topic, "users": len(keys), "partitions": publisher.partitions}
+        partitions = request_to_forget(broker, clicks_topic, config, bar)
+    done = {"topic": clicks_topic, "users": len(keys), "partitions": partitions}
     if as_json:
         click.echo(json.dumps(done))
         return
     click.echo(
-        f"{len(keys):,} users: requests written to the {publisher.partitions} partitions of {clicks_topic}. The "
+        f"{len(keys):,} users: requests written to the {partitions} partitions of {clicks_topic}. The "
         "workers delete the states when they reach them."
     )
 

@@ -1,91 +1,18 @@
-"""Publishes messages to a topic and reads topics, for the commands beside a worker: replay, forget, dead-letters.
-
-The partitioner is that of the Java client (murmur2), so all messages of a user are in the same partition as those that
-a Java producer writes. The producer is idempotent: a retry neither repeats nor reorders messages.
-"""
+"""Reads the messages of a topic, for the commands beside a worker: dead-letters, explain."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from stream.access.credentials import connect
-from stream.access.refusal import Admin, refused
+from stream.access.publish import CONNECT_S, partitions_of
+from stream.access.refusal import refused
 from stream.errors import ConfigError
 from stream.kafka_config import PLAINTEXT, KafkaConfig
 
-CONNECT_S = 10.0
-FLUSH_S = 60.0
 SILENT_S = 30.0
 """A topic from which nothing comes for so long, and whose end is not reached, cannot be read."""
-
-Headers = Mapping[str, bytes]
-
-
-class Publisher:
-    """Sends messages to one topic; `close` returns when the broker has acknowledged all of them.
-
-    partitions  number of partitions of the topic
-    """
-
-    def __init__(self, broker: str, topic: str, config: KafkaConfig = PLAINTEXT) -> None:
-        """Raises ConfigError if the broker cannot be reached, refuses this client or has no such topic."""
-        self._topic = topic
-        self._broker = broker
-        self._failure: KafkaError | None = None
-        self.partitions = len(_partitions(broker, topic, config))
-        self._producer = connect(
-            Producer,
-            broker,
-            config,
-            {
-                "enable.idempotence": True,
-                "partitioner": "murmur2_random",
-                "linger.ms": 5,
-                "compression.type": "lz4",
-                "error_cb": lambda error: None,  # errors that matter also fail a delivery
-                "log_level": 0,
-            },
-        )
-
-    def send(
-        self, key: bytes | None, value: bytes | None, partition: int | None = None, headers: Headers | None = None
-    ) -> None:
-        """Queue one message. If `partition` is None, the key determines it.
-
-        Raises ConfigError if the broker rejected an earlier message.
-        """
-        number = -1 if partition is None else partition
-        while True:
-            try:
-                self._producer.produce(
-                    self._topic, value, key, number, on_delivery=self._delivered, headers=dict(headers or {})
-                )
-                break
-            except BufferError:  # the queue is full: messages are made faster than the broker accepts them
-                self._producer.poll(0.1)
-        self._producer.poll(0)
-        self._check()
-
-    def close(self) -> None:
-        """Wait for all acknowledgements. Raises ConfigError if the broker did not accept a message."""
-        left = self._producer.flush(FLUSH_S)
-        self._check()
-        if left:
-            raise ConfigError(
-                f"broker {self._broker} did not accept {left:,} messages within {FLUSH_S:g} s; is it still up?"
-            )
-
-    def _delivered(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None and self._failure is None:
-            self._failure = error
-
-    def _check(self) -> None:
-        if self._failure is None:
-            return
-        raise refused(KafkaException(self._failure)) or ConfigError(
-            f"topic {self._topic} on {self._broker} did not accept a message ({self._failure.str()})"
-        )
 
 
 def read_messages(
@@ -98,7 +25,7 @@ def read_messages(
     last  begin so many offsets before the end of all partitions together, instead of at a timestamp
     Raises ConfigError if the broker cannot be reached, refuses this client, has no such topic or stops to answer.
     """
-    numbers = _partitions(broker, topic, config)
+    numbers = partitions_of(broker, topic, config)
     own = {
         "group.id": "eddy-reader",  # librdkafka demands one
         "enable.auto.commit": False,
@@ -139,20 +66,3 @@ def _before_the_end(consumer: Consumer, topic: str, numbers: list[int], last: in
     whole = sum(high - low for low, high in ends.values())
     share = min(1.0, last / max(whole, 1))
     return [TopicPartition(topic, n, high - math.ceil((high - low) * share)) for n, (low, high) in ends.items()]
-
-
-def _partitions(broker: str, topic: str, config: KafkaConfig) -> list[int]:
-    """The numbers of a topic's partitions. Raises ConfigError if the broker or the topic cannot be reached."""
-    admin = Admin(broker, config)
-    try:
-        topics = admin.list_topics(timeout=CONNECT_S).topics
-    except KafkaException as exc:
-        raise admin.refusal() or ConfigError(
-            f"broker {broker} cannot be reached ({exc.args[0].str()}); is it up? See --broker"
-        ) from exc
-    if topic not in topics:
-        raise ConfigError(
-            f"broker {broker} has no topic {topic!r} that this user may see; make it with `eddy topics create`, or "
-            "name another one"
-        )
-    return sorted(topics[topic].partitions)

@@ -54,6 +54,10 @@ HELP = {
     "hang_s": "A producer is replaced if a call takes more seconds while Kafka answers.",
     "http_port": "Port of /metrics, /livez and /readyz. 0: none.",
     "http_host": "Address of this port. It has no passwords: by default only this machine reaches it.",
+    "http_answers": "Answer requests about users on this port: recommendations, state, similar items. Whoever reaches "
+    "the port can then read the states of all users.",
+    "http_advertise": "host:port at which the other workers of the group reach this port, to pass on requests.",
+    "http_token_file": "File with the token that a request to forget a user needs. Empty: they are refused.",
     "log_format": "text, or json: one JSON object a line.",
 }
 RULE_HELP = {

@@ -9,6 +9,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import itemgetter
+from threading import RLock
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,8 @@ from stream.events import Partition
 from stream.state.blocks import Block, NewBlock, Slots, by_block, in_ram
 from stream.state.checksum import checksums, intact
 from stream.state.event_ids import SIZES, EventIds, Hashes, from_bytes, to_bytes
-from stream.state.row import Rows, as_bytes
+from stream.state.exclusive import exclusive
+from stream.state.row import Rows, as_bytes, other_model
 
 Owner = tuple[Partition, bytes]
 """Identifies a row: the partition of the user's clicks, and the user id in UTF-8."""
@@ -79,6 +81,7 @@ class Arena:
     unswept_clicks  number of clicks since the last sweep
     event_ids       the hashes of the last event ids of the users, by slot. `scatter` writes them
     kept            partition -> what is kept of it beside the rows, as bytes
+    lock            held while rows change; a different thread that reads rows must hold it
 
     What is kept for each user beside row and event ids is always in RAM: about 200 bytes.
     """
@@ -92,6 +95,7 @@ class Arena:
         self.event_ids = EventIds(new_block)
         self.kept: dict[Partition, bytes] = {}
         self._new_block = new_block
+        self.lock = RLock()
         self._blocks: list[Block] = []
         self._free: list[int] = []
         self._slots: defaultdict[Partition, dict[bytes, int]] = defaultdict(dict)
@@ -142,6 +146,7 @@ class Arena:
             )
         return rows
 
+    @exclusive
     def scatter(self, owners: Sequence[Owner], found: Found, rows: Rows, event_ids: Hashes | None = None) -> None:
         """Write the rows (n,) of n owners, each owner once. An owner without a row gets a new slot.
 
@@ -185,6 +190,7 @@ class Arena:
         """Return the owner of the row in a used slot."""
         return self._partitions[self._slot_partition[slot]], self._keys[slot]
 
+    @exclusive
     def remove(self, owners: Iterable[Owner]) -> None:
         """Remove the rows of these owners. Their slots become free. An owner without a row is ignored."""
         slots = self._slots
@@ -203,6 +209,7 @@ class Arena:
         self.drop(partition)
         self._slots[partition] = {}
 
+    @exclusive
     def load(self, partition: Partition, rows: Mapping[bytes, bytes | None]) -> list[bytes]:
         """Add rows of the changelog, key -> value, to those of a partition. None removes a row.
 
@@ -212,7 +219,7 @@ class Arena:
         size = self.dtype.itemsize
         known: Mapping[bytes, bytes] = {k: row for k, row in rows.items() if row and len(row) in self._sizes}
         if len(known) < len(rows) and any(row and k not in known and intact(k, row) for k, row in rows.items()):
-            raise self._other_model(partition)
+            raise other_model(partition)
         if known:
             heads: Collection[bytes] = known.values()
             rests: list[bytes] | None = None
@@ -224,7 +231,7 @@ class Arena:
                 loaded, known = loaded[whole], dict(itertools.compress(known.items(), whole.tolist()))
                 rests = None if rests is None else list(itertools.compress(rests, whole.tolist()))
             if (loaded["model"] != self.model).any():
-                raise self._other_model(partition)
+                raise other_model(partition)
             owners = [(partition, key) for key in known]
             found = self.find(owners)
             for number, _, within in by_block(found.slots[found.slots != NO_SLOT]):
@@ -235,14 +242,7 @@ class Arena:
         self.remove([(partition, key) for key in rows if key not in known])
         return [key for key, row in rows.items() if row is not None and key not in known]
 
-    @staticmethod
-    def _other_model(partition: Partition) -> ConfigError:
-        return ConfigError(
-            f"the changelog of partition {partition} was written with another model, Eddy version or key of "
-            "--pseudonymise; start with another --group and --changelog-topic (all users then begin without history), "
-            "or with those that wrote it"
-        )
-
+    @exclusive
     def drop(self, partition: Partition) -> None:
         """Remove all rows of a partition, its newest time and what is kept of it. The slots become free."""
         self.kept.pop(partition, None)

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from stream.errors import ConfigError
+from stream.events import Partition
 from stream.manifest import Tensor
 
 Rows = npt.NDArray[np.void]
@@ -100,3 +102,12 @@ def hold_items(rows: Rows, user: Index, item: npt.NDArray[np.int64], hold: npt.N
 def as_bytes(rows: Rows) -> Rows:
     """View rows as one value of bytes each. NumPy copies such values at once, but records field by field."""
     return rows.view(f"V{rows.dtype.itemsize}")
+
+
+def other_model(partition: Partition) -> ConfigError:
+    """The error for a row with another mark or of another length."""
+    return ConfigError(
+        f"the changelog of partition {partition} was written with another model, Eddy version or key of "
+        "--pseudonymise; start with another --group and --changelog-topic (all users then begin without history), "
+        "or with those that wrote it"
+    )

@@ -66,6 +66,7 @@ COUNTS = (
     Figure("eddy_forgotten_users_total", "forgotten", "Users whose state was removed.", ("cause",)),
     Figure("eddy_transactions_total", "transactions", "Transactions by their outcome.", ("outcome",)),
     Figure("eddy_rebalances_total", "rebalances", "Rebalances of the group that this worker took part in."),
+    Figure("eddy_answers_total", "answers", "Requests answered on /v1, by HTTP status.", ("answer", "status")),
     Figure("eddy_recovered_rows_total", "recovered_rows", "Rows read from the changelog."),
 )
 LEVELS = (
@@ -84,6 +85,7 @@ HISTOGRAMS = (
     ),
     Figure("eddy_stage_seconds", "stage", "Duration of each stage of a cycle.", ("stage",), STAGES),
     Figure("eddy_cycle_messages", "cycle_messages", "Messages in a cycle, which is one transaction.", edges=SIZES),
+    Figure("eddy_answer_seconds", "answer", "Duration of a request on /v1.", ("answer",), STAGES),
     Figure("eddy_recovery_seconds", "recovery", "From new partitions to their states in memory.", edges=RECOVERIES),
 )
 NOTHING = Histogram(np.zeros(len(EDGES) + 1, np.int64), 0.0)

@@ -98,8 +98,19 @@ def _cut(protocol: asyncio.BaseProtocol) -> None:
 async def _one_request(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Close the connection after each answer: a client that keeps it would be cut off between two requests."""
-    response = await handler(request)
+    """Close the connection after each answer: a client that keeps it would be cut off between two requests.
+
+    Errors are JSON objects. One that is a bug is logged, and the client gets no stack trace.
+    """
+    try:
+        response = await handler(request)
+    except web.HTTPException as exc:
+        allowed = {"Allow": exc.headers["Allow"]} if "Allow" in exc.headers else None
+        words = f"{exc.reason}: {request.method} {request.path[:256]}"
+        response = web.json_response({"error": words}, status=exc.status, headers=allowed)
+    except Exception:
+        log.exception("a request on the HTTP port failed")
+        response = web.json_response({"error": "a bug of Eddy; the worker's log has more"}, status=500)
     response.headers["Server"] = "eddy"  # else versions of Python and aiohttp
     response.force_close()
     return response

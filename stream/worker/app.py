@@ -23,11 +23,13 @@ from mode.supervisors import CrashingSupervisor
 
 from stream.access.begin import begin
 from stream.access.credentials import faust_options
-from stream.access.place import WorkerLock, client_id, wait_for_place
+from stream.access.place import WorkerLock, client_id, make_directory, wait_for_place
 from stream.access.refusal import Admin
 from stream.access.rights import check_group_right
+from stream.answers.desk import Desk
+from stream.answers.workers import advertised
 from stream.environment import from_environment, unknown_variables
-from stream.errors import ConfigError, EddyError, NoAnswer
+from stream.errors import EddyError, NoAnswer
 from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import Delivery
 from stream.kafka.fetch import OFFSET_RESET
@@ -51,11 +53,18 @@ from stream.settings import Settings
 from stream.state.blocks import in_ram, on_disk
 from stream.state.event_ids import LONGEST_BYTES
 from stream.web.health import Health
-from stream.web.routes import worker_routes
-from stream.web.server import Server, listen
 from stream.wire.dead_letter import LONGEST_KEY
 from stream.worker.cycle import Cycles
-from stream.worker.hooks import WithoutWeb, connect, end_when_drained, report_health, report_status, watch_topics
+from stream.worker.hooks import (
+    WithoutWeb,
+    answer_requests,
+    connect,
+    end_when_drained,
+    report_health,
+    report_status,
+    serve_http,
+    watch_topics,
+)
 from stream.worker.observe import Observed
 from stream.worker.served import open_decoding, open_engine, warn_of_model
 from stream.worker.status import Status
@@ -75,9 +84,9 @@ def create_app(settings: Settings) -> faust.App:
 
     Raises ArtifactError or ConfigError, each with one line that names the remedy.
     """
-    meter, health = Meter(), Health()
+    meter, health, desk = Meter(), Health(), Desk()
     if settings.http_port:  # first, so that it answers while the rest waits for Kafka
-        Server(listen(settings.http_host, settings.http_port), worker_routes(meter, health))
+        serve_http(settings, meter, health, desk)
     config = read_kafka_config(settings.kafka_config, os.environ)
     model = load_model(Path(settings.model), settings.device)
     decoding = open_decoding(settings, model.manifest)
@@ -98,7 +107,7 @@ def create_app(settings: Settings) -> faust.App:
     health.kafka = watch = watch_kafka(settings.broker, settings.topics.clicks, config)
     partitions, limits = _check_cluster(settings, config, watch, longest_row)
     topic_watch = TopicWatch(settings.broker, settings.topics, config)
-    _make_directory(Path(settings.data_dir))
+    make_directory(Path(settings.data_dir))
     lock = None if settings.worker_id else WorkerLock(Path(settings.data_dir))
     worker_id = lock.worker_id if lock else settings.worker_id
     wait_for_place(Admin(settings.broker, config), settings.group, f"eddy-{worker_id}", settings.session_timeout_s)
@@ -134,6 +143,8 @@ def create_app(settings: Settings) -> faust.App:
     app.transport = BatchTransport(app.conf.broker_consumer, app, cycles.release, cycles.positions, watch)
     connect(app, cycles, settings, worker_id, config, partitions)
     watch_topics(app, topic_watch)
+    if settings.http_answers:
+        answer_requests(app, desk, cycles, engine, decoding.codec, observed.key_sample, settings, config, watch)
     if settings.drain:
         end_when_drained(app, cycles, changelog)
     key_sample, examples, event_types = observed.key_sample, observed.examples, model.manifest.event_types
@@ -182,20 +193,14 @@ def _check_cluster(
         return partitions[settings.topics.changelog], limits
 
 
-def _make_directory(path: Path) -> None:
-    """Make the directory `path` with its parents. Faust makes no parents. Raises ConfigError."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise ConfigError(f"directory {path} cannot be made ({exc.strerror}); give another --data-dir") from exc
-
-
 def _faust_app(settings: Settings, worker_id: str, config: KafkaConfig, health: Health) -> faust.App:
-    session_s = settings.session_timeout_s
+    session_s, address = settings.session_timeout_s, ""
+    if settings.http_answers:
+        address = advertised(settings.http_advertise, settings.http_host, settings.http_port)
     app = faust.App(
         settings.group,
         broker=[f"aiokafka://{address.strip()}" for address in settings.broker.split(",")],
-        broker_client_id=client_id(worker_id),
+        broker_client_id=client_id(worker_id, address),
         consumer_group_instance_id=f"eddy-{worker_id}",  # a restart causes no rebalance
         broker_session_timeout=session_s,
         broker_heartbeat_interval=HEARTBEAT_S,

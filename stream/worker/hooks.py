@@ -8,27 +8,44 @@ import gc
 import logging
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import faust
 from faust.types.tuples import TP
 
+from stream.access.refusal import Admin
 from stream.access.rights import lost_right
+from stream.answers.admin import read_token, request_to_forget
+from stream.answers.desk import Desk, Open, Partitioner
+from stream.answers.routes import answer_routes, no_routes
+from stream.answers.similar import Similar
+from stream.answers.users import Users
+from stream.answers.workers import Workers
+from stream.engine.engine import Engine
 from stream.errors import ConfigError
 from stream.events import Partition
 from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import group_metadata
+from stream.kafka.partitioners import KeySample
 from stream.kafka.topics import EVERY_S, TopicWatch
 from stream.kafka.transport import assigned, leave_group, membership, seek
+from stream.kafka.waiting import KafkaWatch
 from stream.kafka.watchdog import CHECK_S, Rebalances, asked_to_end, end_app, set_asked_to_end, watch_group
 from stream.kafka_config import KafkaConfig
 from stream.log_lines import as_json
+from stream.meter import Meter
 from stream.settings import Settings
 from stream.web.health import Doing, Health
+from stream.web.routes import worker_routes
+from stream.web.server import Server, listen
+from stream.wire.codec import Codec
 from stream.worker.cycle import Cycles
 from stream.worker.observe import Observed
 from stream.worker.recovery import Assignment
 from stream.worker.status import Status, report
+
+LEARN_S = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -174,6 +191,52 @@ def end_when_drained(app: faust.App, cycles: Cycles, changelog: Changelog) -> No
                 log.info("drained: partitions=[%s]", ", ".join(map(str, sorted(positions))))
                 signal.raise_signal(signal.SIGTERM)
                 return
+
+
+def serve_http(settings: Settings, meter: Meter, health: Health, desk: Desk) -> None:
+    """Open the HTTP port until the process ends. Raises ConfigError if it is taken, or if the token cannot be read."""
+    token = read_token(settings.http_token_file)
+    answers = answer_routes(desk, token, meter) if settings.http_answers else no_routes()
+    Server(listen(settings.http_host, settings.http_port), [*worker_routes(meter, health), *answers])
+
+
+def answer_requests(
+    app: faust.App,
+    desk: Desk,
+    cycles: Cycles,
+    engine: Engine,
+    codec: Codec,
+    keys: KeySample,
+    settings: Settings,
+    config: KafkaConfig,
+    watch: KafkaWatch,
+) -> None:
+    """Let `desk` answer for this worker from now on.
+
+    keys  a sample of the clicks' keys, which shows the producers' partitioner
+    """
+    partitioner = Partitioner(keys.partitions)
+    admin, clicks = Admin(settings.broker, config), settings.topics.clicks
+
+    def forget(key: bytes) -> int:
+        return request_to_forget(settings.broker, clicks, config, [key])
+
+    desk.open = Open(
+        Users(engine, cycles.positions),
+        codec,
+        partitioner,
+        Workers(admin, settings.group, clicks, app.conf.broker_client_id),
+        Similar(engine.model, Path(settings.model)),
+        lambda: watch.out,
+        settings.k,
+        forget,
+    )
+
+    @app.task
+    async def learn_partitioner() -> None:
+        while True:
+            partitioner.note(keys.verdict())
+            await asyncio.sleep(LEARN_S)
 
 
 def report_health(app: faust.App, cycles: Cycles, health: Health) -> None:

@@ -67,7 +67,7 @@ def test_mistakes_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: click.Command, arguments: list[str], fragment: str
 ) -> None:
     """A wrong argument raises a ConfigError of one line."""
-    monkeypatch.setattr("stream.ops.messages.CONNECT_S", 1.0)
+    monkeypatch.setattr("stream.access.publish.CONNECT_S", 1.0)
     monkeypatch.chdir(tmp_path)
     Path("log.csv").write_text(LOG)
     Path("x.toml").write_text("[fields]\nuser_id = 'uid'\nitem_id = 'item_id'\ntimestamp = 'timestamp'\n")

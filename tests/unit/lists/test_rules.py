@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from stream.engine.engine import Engine
 from stream.events import Click, Partition
-from stream.lists.rules import WINDOW, CompiledRules, Shape, pick
+from stream.lists.rules import CompiledRules, pick
+from stream.lists.shape import WINDOW, Shape
 from stream.model.runtime import Model, load_model
 from stream.settings import Rules
 from stream.wire.json import encode

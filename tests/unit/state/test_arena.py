@@ -1,6 +1,7 @@
 """The arena against a plain dictionary of rows."""
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -175,3 +176,26 @@ def test_any_changed_bit_or_length_of_a_row_is_noticed(at: int, bit: int, cut: i
     assert arena.rows(PARTITIONS[0]) == {b"b": good[b"b"]}
     assert arena.load(PARTITIONS[0], {b"c": good[b"b"]}) == [b"c"]  # another user's row under this key
     assert arena.totals(PARTITIONS[0]) == (1, int.from_bytes(good[b"b"][:8], "little"))
+
+
+def test_no_row_changes_while_a_reader_holds_the_lock() -> None:
+    """Each method that changes rows waits in its thread until the reader has copied what it needs."""
+    arena, partition = Arena(DTYPE, MODEL), PARTITIONS[0]
+    keys = numbered(range(4))
+    put(arena, [(partition, key) for key in keys], rows_of(keys, [1, 2, 3, 4]))
+    [more] = numbered([9])
+    changes = {
+        "scatter": lambda: put(arena, [(partition, more)], rows_of([more], [5])),
+        "remove": lambda: arena.remove([(partition, keys[0])]),
+        "load": lambda: arena.load(partition, {keys[1]: None}),
+        "drop": lambda: arena.drop(partition),
+    }
+    with ThreadPoolExecutor(1) as pool:
+        for name, change in changes.items():
+            before = arena.rows(partition)
+            with arena.lock:
+                future = pool.submit(change)
+                assert not wait([future], timeout=0.05).done, name
+                assert arena.rows(partition) == before, name
+            future.result(10)
+            assert arena.rows(partition) != before, name

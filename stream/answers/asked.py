@@ -1,0 +1,54 @@
+"""Reads the parameters of a request. What is wrong with one is an Unanswered with status 400."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from stream.errors import Unanswered
+from stream.wire.fields import LONGEST_ID
+
+LARGEST_K = 1000
+MOST_EXCLUDED = 1000
+"""Items in one request: the list is made from a ranking that is longer by as many."""
+
+PARAMETERS = ("k", "exclude", "category")
+
+
+class Asked(NamedTuple):
+    """The limits of a list.
+
+    k         largest number of items
+    exclude   ids of items that are left out
+    category  only items of this category; None = all
+    """
+
+    k: int
+    exclude: tuple[str, ...] = ()
+    category: str | None = None
+
+
+def read(query: Mapping[str, Sequence[str]], k: int, names: Sequence[str] = PARAMETERS) -> Asked:
+    """Read the parameters of a request.
+
+    query  name -> its values, decoded
+    k      the length of a list if the request gives none
+    names  the parameters that the path has
+    """
+    for name, values in query.items():
+        if name not in names:
+            raise Unanswered(400, f"parameter {name[:64]!r} does not exist here; there are {', '.join(names)}")
+        if name != "exclude" and len(values) > 1:
+            raise Unanswered(400, f"parameter {name} is given {len(values)} times; give it once")
+    given = query.get("k")
+    exclude = tuple(item for text in query.get("exclude", ()) for item in text.split(",") if item)
+    if len(exclude) > MOST_EXCLUDED:
+        raise Unanswered(400, f"exclude names {len(exclude)} items; give at most {MOST_EXCLUDED}")
+    category = next(iter(query.get("category", ())), None)
+    if category is not None and not 0 < len(category) <= LONGEST_ID:
+        raise Unanswered(400, f"category has {len(category)} characters; it must have 1 to {LONGEST_ID}")
+    return Asked(_length(given[0]) if given else k, exclude, category)
+
+
+def _length(text: str) -> int:
+    if text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= LARGEST_K:
+        return int(text)
+    raise Unanswered(400, f"k is {text[:64]!r}; it must be a whole number from 1 to {LARGEST_K}")

@@ -1,0 +1,149 @@
+"""Finds the answer to a request: from the rows of this worker, or from the worker that has the user's partition.
+
+A user has one row, in the partition of the user's clicks. Kafka does not store which partitioner chose it. So the rows
+themselves decide: a worker looks in all partitions that it has. For a user that it does not find it asks the owner of
+the partition that the producers' partitioner gives, or, while that is not known, all workers. Nobody has a row of the
+user only if all partitions in question were looked in.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from stream.answers.asked import Asked
+from stream.answers.similar import Similar
+from stream.answers.users import Users
+from stream.answers.workers import RETRY_S, Workers
+from stream.errors import EddyError, Unanswered
+from stream.kafka.partitioners import PARTITIONERS, Verdict
+from stream.wire.codec import Codec
+
+
+class Partitioner:
+    """The partitioner that all producers of the clicks use, as far as it is known from the clicks.
+
+    partitions  number of partitions of the clicks topic
+    """
+
+    def __init__(self, partitions: int) -> None:
+        self._all = frozenset(range(partitions))
+        self._name: str | None = None
+
+    def note(self, verdict: Verdict) -> None:
+        """Take over what a sample of keys shows; one that shows nothing changes nothing. Any thread may call it."""
+        if len(verdict.found) == 1 and not verdict.unexplained and not verdict.split:
+            self._name = verdict.found[0]
+        elif verdict.mixed or verdict.unknown:
+            self._name = None
+
+    def partitions_of(self, key: bytes) -> frozenset[int]:
+        """The partitions that may have a row of the user with this message key."""
+        if self._name is None:
+            return self._all
+        return frozenset({PARTITIONERS[self._name](key) % len(self._all)})
+
+
+@dataclass(frozen=True)
+class Open:
+    """What a worker answers from, once it has started.
+
+    out          returns whether Kafka does not answer
+    k            length of a list if the request gives none
+    forget       writes a request to forget the user with this message key; blocks. Returns the number of partitions
+    """
+
+    users: Users
+    codec: Codec
+    partitioner: Partitioner
+    workers: Workers
+    similar: Similar
+    out: Callable[[], bool]
+    k: int
+    forget: Callable[[bytes], int]
+
+
+class Desk:
+    """Answers requests. Every method is called in the event loop of the HTTP port.
+
+    It makes an answer there: a different thread would add two hand-overs, and each may wait for the GIL.
+
+    open  None until the worker has loaded its model and joins the group
+    """
+
+    def __init__(self) -> None:
+        self.open: Open | None = None
+
+    def opened(self) -> Open:
+        """Raises Unanswered while the worker starts, and while Kafka does not answer.
+
+        Without Kafka, another worker may have taken the partitions, and this one would not know.
+        """
+        if self.open is None:
+            raise Unanswered(503, "the worker loads its model and checks the topics", RETRY_S)
+        if self.open.out():
+            raise Unanswered(503, "Kafka does not answer, so the states may be those of an earlier time", RETRY_S)
+        return self.open
+
+    async def recommendations(
+        self, id_: str, asked: Asked, path: str, query: str, forwarded: bool
+    ) -> dict[str, Any] | bytes | frozenset[int]:
+        """The list of a user: a JSON object, or one as bytes from another worker.
+
+        id_          the user's id, as the message key has it
+        path, query  of the request, to pass it on
+        forwarded    the request comes from a worker
+        returns      for a forwarded request that finds no row: the partitions of this worker
+        """
+        open_, user, key = self._user(id_)
+        needed = open_.partitioner.partitions_of(key)
+        new_if_in = None if forwarded else needed
+        found = open_.users.recommendations(user, asked, new_if_in)
+        if found.answer is not None:
+            return found.answer
+        if forwarded:
+            return found.partitions
+        answer = await open_.workers.ask(path, query, needed - found.partitions)
+        if answer is not None:
+            return answer
+        new = open_.users.recommendations(user, asked, frozenset()).answer
+        assert new is not None
+        return new
+
+    async def state(
+        self, id_: str, k: int, path: str, query: str, forwarded: bool
+    ) -> dict[str, Any] | bytes | frozenset[int]:
+        """What is known of a user, as `recommendations`. Raises Unanswered if nothing is."""
+        open_, user, key = self._user(id_)
+        found = open_.users.state(user, k)
+        if found.answer is not None:
+            return found.answer
+        if forwarded:
+            return found.partitions
+        missing = open_.partitioner.partitions_of(key) - found.partitions
+        answer = await open_.workers.ask(path, query, missing) if missing else None
+        if answer is None:
+            raise Unanswered(404, "no state of this user: no click was decided, or the user is forgotten")
+        return answer
+
+    async def forget(self, id_: str) -> int:
+        """Write a request to forget a user. Returns to how many partitions it was written."""
+        open_, _, key = self._user(id_)
+        return await asyncio.to_thread(open_.forget, key)
+
+    def _user(self, id_: str) -> tuple[Open, bytes, bytes]:
+        """The user with this id, as rows have it, and the message key. Raises Unanswered."""
+        open_ = self.opened()
+        try:
+            key = id_.encode()
+        except UnicodeEncodeError:  # half of a surrogate pair
+            key = b""
+        user = open_.codec.user(key) if key else None
+        if user is None:
+            raise Unanswered(400, "no click can have this user id: it must be 1 to 256 characters in UTF-8")
+        return open_, user, key
+
+
+def reason(exc: EddyError) -> Unanswered:
+    """The answer for an error that is not about the request: of Kafka, or of the disk of the states."""
+    return exc if isinstance(exc, Unanswered) else Unanswered(503, str(exc), RETRY_S)

@@ -1,0 +1,174 @@
+"""The description of the paths under /v1, as OpenAPI and as a page. The page loads nothing from elsewhere."""
+
+from typing import Any
+
+from stream.answers.asked import LARGEST_K, MOST_EXCLUDED
+
+Schema = dict[str, Any]
+
+TEXT: Schema = {"type": "string"}
+WHOLE: Schema = {"type": "integer"}
+NUMBER: Schema = {"type": "number"}
+ERRORS = {
+    400: "A parameter or an id is wrong; `error` has the reason.",
+    401: "The token is missing or wrong.",
+    403: "The worker has no token, so it refuses every such request.",
+    404: "There is no such user, item or path.",
+    503: "Not now: the worker starts, partitions move, Kafka does not answer, or too many requests wait. "
+    "Try again after the seconds in Retry-After.",
+}
+
+
+def _list_of(schema: Schema) -> Schema:
+    return {"type": "array", "items": schema}
+
+
+def _object(fields: dict[str, Schema], optional: tuple[str, ...] = ()) -> Schema:
+    required = [name for name in fields if name not in optional]
+    return {"type": "object", "properties": fields, "required": required, "additionalProperties": False}
+
+
+def _or_null(schema: Schema) -> Schema:
+    return {**schema, "type": [schema["type"], "null"]}
+
+
+def _said(schema: Schema, text: str) -> Schema:
+    return {**schema, "description": text}
+
+
+SCHEMAS: dict[str, Schema] = {
+    "Recommendations": _object(
+        {
+            "user_id": TEXT,
+            "known": _said({"type": "boolean"}, "Whether the user has a state. If not, the list is a new user's."),
+            "last_click": _said(_or_null(TEXT), "Id of the user's last click that counts: its decision has this list."),
+            "timestamp": _said(_or_null(WHOLE), "Newest time of the user's clicks, ms since the epoch."),
+            "items": _said(_list_of(TEXT), "Best first."),
+            "log_probs": _said(_list_of(NUMBER), "Natural logarithm of each item's probability."),
+            "model": _said(TEXT, "name/version"),
+            "propensities": _said(_list_of(NUMBER), "Only with --explore."),
+            "explored": _said(_list_of(WHOLE), "Only with --explore: the slots that it filled."),
+        },
+        ("propensities", "explored"),
+    ),
+    "User": _object(
+        {
+            "user_id": TEXT,
+            "clicks": _said(WHOLE, "Clicks since the user was new."),
+            "last_click": _said(TEXT, "Id of the last click that counts."),
+            "timestamp": _said(WHOLE, "Newest time of the user's clicks, ms since the epoch."),
+            "last_items": _said(
+                _list_of({"type": ["string", "null"]}), "Newest first; null = the model does not know it."
+            ),
+            "beliefs": _said(
+                _list_of(_object({"item_id": TEXT, "probability": NUMBER})),
+                "The most likely items of the next click, without any rule.",
+            ),
+            "episode": _said(
+                {"oneOf": [_object({"id": TEXT, "timestamp": WHOLE}), {"type": "null"}]},
+                "The last episode of unusual clicks, and the time of its last one.",
+            ),
+            "partition": _said(WHOLE, "Of the clicks topic."),
+            "model": _said(TEXT, "name/version"),
+        }
+    ),
+    "Similar": _object(
+        {
+            "item_id": TEXT,
+            "items": _said(_list_of(TEXT), "Most similar first."),
+            "similarity": _said(_list_of(NUMBER), "Cosine, -1 to 1."),
+            "model": _said(TEXT, "name/version"),
+        }
+    ),
+    "Forgotten": _object(
+        {"user_id": TEXT, "partitions": _said(WHOLE, "The request was written to so many partitions.")}
+    ),
+    "Error": _object({"error": TEXT}),
+}
+
+K = {
+    "name": "k",
+    "in": "query",
+    "description": "Largest number of items; without it the worker's --k.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": LARGEST_K},
+}
+EXCLUDE = {
+    "name": "exclude",
+    "in": "query",
+    "description": f"Item ids to leave out, separated by commas; at most {MOST_EXCLUDED}. It may be given repeatedly.",
+    "schema": TEXT,
+}
+CATEGORY = {
+    "name": "category",
+    "in": "query",
+    "description": "Only items of this category of the workers' --catalogue.",
+    "schema": TEXT,
+}
+
+
+def _path(
+    whose: str, summary: str, status: int, schema: str, errors: tuple[int, ...], *parameters: dict[str, Any]
+) -> dict[str, Any]:
+    """One operation. whose: "user" or "item", which the path names."""
+    id_ = {"name": "id", "in": "path", "required": True, "description": f"The {whose}'s id.", "schema": TEXT}
+    answers = {str(status): _response("The answer.", schema)}
+    answers |= {str(code): _response(ERRORS[code], "Error") for code in errors}
+    return {"summary": summary, "parameters": [id_, *parameters], "responses": answers}
+
+
+def _response(text: str, schema: str) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    return {"description": text, "content": content}
+
+
+def description() -> dict[str, Any]:
+    """The paths as an OpenAPI 3.1 document."""
+    forget = _path("user", "Delete the state of a user.", 202, "Forgotten", (400, 401, 403, 503))
+    state = _path("user", "What is known of a user.", 200, "User", (400, 404, 503), K)
+    lists = _path("user", "The items to recommend to a user now.", 200, "Recommendations", (400, 503))
+    similar = _path("item", "Items that are similar for the model.", 200, "Similar", (400, 404, 503), K)
+    lists["parameters"] += [K, EXCLUDE, CATEGORY]
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Eddy", "version": "1", "description": "Requests to a worker of an online shop's stream."},
+        "paths": {
+            "/v1/users/{id}/recommendations": {"get": lists},
+            "/v1/users/{id}": {"get": state, "delete": {**forget, "security": [{"token": []}]}},
+            "/v1/items/{id}/similar": {"get": similar},
+        },
+        "components": {
+            "schemas": SCHEMAS,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def page() -> str:
+    """The description as a page, for a person."""
+    found = description()
+    parts = []
+    for path, operations in found["paths"].items():
+        for method, operation in operations.items():
+            given = "".join(f"<li><code>{p['name']}</code> {p['description']}</li>" for p in operation["parameters"])
+            answers = "".join(
+                f"<tr><td>{status}</td><td>{answer['description']}</td></tr>"
+                for status, answer in operation["responses"].items()
+            )
+            title = f"<h2><code>{method.upper()} {path}</code></h2><p>{operation['summary']}</p>"
+            parts.append(f"{title}<ul>{given}</ul><table>{answers}</table>{_fields(operation)}")
+    style = "body{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}td{padding:0 1em 0 0}"
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Eddy</title><style>{style}</style><h1>Eddy</h1>'
+        '<p>The same as <a href="/v1/openapi.json">OpenAPI</a>.</p>' + "".join(parts) + "</html>"
+    )
+
+
+def _fields(operation: dict[str, Any]) -> str:
+    """The fields of the answer of an operation, as a table."""
+    name = next(iter(operation["responses"].values()))["content"]["application/json"]["schema"]["$ref"]
+    fields = SCHEMAS[name.rpartition("/")[2]]["properties"]
+    rows = (
+        f"<tr><td><code>{field}</code></td><td>{schema.get('description', '')}</td></tr>"
+        for field, schema in fields.items()
+    )
+    return f"<table>{''.join(rows)}</table>"

@@ -1,0 +1,129 @@
+"""The paths under /v1: requests about users and items, and the description of these paths.
+
+Each answer is a JSON object; an error is one with `error`. A request that comes from another worker of the group has
+the header Eddy-Forwarded, and is not passed on again.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from stream.answers import openapi
+from stream.answers.admin import Token
+from stream.answers.asked import read
+from stream.answers.desk import Desk, reason
+from stream.answers.workers import FORWARDED
+from stream.errors import EddyError, Unanswered
+from stream.meter import Meter
+
+Body = dict[str, Any] | bytes
+Answer = Callable[[web.Request], Awaitable[tuple[int, Body]]]
+
+OFF = "this worker answers no requests; start it with --http-answers"
+
+
+def answer_routes(desk: Desk, token: Token, meter: Meter) -> Sequence[web.AbstractRouteDef]:
+    """The routes of a worker that answers, for Server."""
+    one_at_a_time = asyncio.Lock()  # of what takes a core for longer, or waits for Kafka
+
+    async def recommendations(request: web.Request) -> tuple[int, Body]:
+        asked = read(_query(request), desk.opened().k)
+        return _found(await desk.recommendations(_id(request), asked, *_passed_on(request)))
+
+    async def user(request: web.Request) -> tuple[int, Body]:
+        k = read(_query(request), desk.opened().k, ("k",)).k
+        return _found(await desk.state(_id(request), k, *_passed_on(request)))
+
+    async def similar(request: web.Request) -> tuple[int, Body]:
+        open_ = desk.opened()
+        k = read(_query(request), open_.k, ("k",)).k
+        async with one_at_a_time:
+            return 200, await asyncio.to_thread(open_.similar.of, _id(request), k)
+
+    async def forget(request: web.Request) -> tuple[int, Body]:
+        token.check(request.headers.get("Authorization"))
+        read(_query(request), 1, ())
+        async with one_at_a_time:
+            partitions = await desk.forget(_id(request))
+        return 202, {"user_id": _id(request), "partitions": partitions}
+
+    async def description(_: web.Request) -> tuple[int, Body]:
+        return 200, openapi.description()
+
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(text=openapi.page(), content_type="text/html")
+
+    return [
+        web.get("/v1/users/{id:[^/]+}/recommendations", _as_json(recommendations, "recommendations", meter)),
+        web.get("/v1/users/{id:[^/]+}", _as_json(user, "user", meter)),
+        web.delete("/v1/users/{id:[^/]+}", _as_json(forget, "forget", meter)),
+        web.get("/v1/items/{id:[^/]+}/similar", _as_json(similar, "similar", meter)),
+        web.get("/v1/openapi.json", _as_json(description, "openapi", meter)),
+        web.get("/v1", page),
+    ]
+
+
+def no_routes() -> Sequence[web.AbstractRouteDef]:
+    """The routes of a worker that has an HTTP port and does not answer requests."""
+
+    async def off(_: web.Request) -> web.Response:
+        return _json(404, {"error": OFF})
+
+    return [web.route("*", "/v1/{rest:.*}", off)]
+
+
+def _as_json(answer: Answer, what: str, meter: Meter) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """A handler that converts an answer, or the error that it raises, to a response, and counts it."""
+
+    async def respond(request: web.Request) -> web.Response:
+        began_s = time.monotonic()
+        try:
+            status, body = await answer(request)
+            response = _json(status, body)
+        except EddyError as exc:
+            response = _error(reason(exc))
+        meter.count("answers", answer=what, status=str(response.status))
+        meter.observe("answer", time.monotonic() - began_s, answer=what)
+        return response
+
+    return respond
+
+
+def _found(found: dict[str, Any] | bytes | frozenset[int]) -> tuple[int, Body]:
+    """Status and body of what a desk has found."""
+    if isinstance(found, frozenset):
+        return 404, {"error": "no row of this user in these partitions", "partitions": sorted(found)}
+    return 200, found
+
+
+def _id(request: web.Request) -> str:
+    return request.match_info["id"]
+
+
+def _query(request: web.Request) -> dict[str, list[str]]:
+    query = request.rel_url.query
+    return {name: query.getall(name) for name in query}
+
+
+def _passed_on(request: web.Request) -> tuple[str, str, bool]:
+    """Path and query as the client wrote them, and whether a worker has passed them on."""
+    url = request.rel_url
+    return url.raw_path, url.raw_query_string, FORWARDED in request.headers
+
+
+def _error(exc: Unanswered) -> web.Response:
+    response = _json(exc.status, {"error": str(exc)})
+    if exc.retry_s is not None:
+        response.headers["Retry-After"] = str(exc.retry_s)
+    if exc.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def _json(status: int, body: Body) -> web.Response:
+    encoded = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    return web.Response(status=status, body=encoded, content_type="application/json", charset="utf-8")

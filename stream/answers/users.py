@@ -1,0 +1,190 @@
+"""Answers about users from their committed rows.
+
+A row is put in place only after Kafka has it, so an answer never has a click whose transaction may be rolled back. The
+list is made by the code that makes the lists of decisions, from the same state: it is the list in the decision on the
+user's last click.
+
+Answers are not made in the engine thread, which a cycle may keep busy for a second. The row is copied under the arena's
+lock, so that it does not change meanwhile. Then the model runs on the copy, beside a cycle.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from stream.answers.asked import Asked
+from stream.detect.episodes import OPENED, UNUSUAL_MS
+from stream.engine.columns import NO_CATEGORIES, Columns
+from stream.engine.decide import Decider
+from stream.engine.engine import Engine
+from stream.engine.step import Steps
+from stream.errors import Unanswered
+from stream.events import Click, Origin, Partition
+from stream.state.arena import NO_SLOT, Owner
+from stream.state.row import NO_ITEM, Rows, new_rows
+from stream.wire import output
+
+ZERO, NONE = np.zeros(1, np.int64), np.array([-1], np.intp)
+
+
+class Found(NamedTuple):
+    """An answer, and what it was looked for in.
+
+    answer      JSON object; None = none of the partitions has a row of the user
+    partitions  numbers of the partitions that this worker has, and whose rows it has read
+    """
+
+    answer: dict[str, Any] | None
+    partitions: frozenset[int]
+
+
+class Users:
+    """Answers about the users of one worker. One thread may call it, while the engine works.
+
+    positions  returns the partitions whose rows are in the arena; all others are of other workers, or are being read
+    """
+
+    def __init__(self, engine: Engine, positions: Callable[[], Mapping[Partition, int]]) -> None:
+        self._engine = engine
+        self._positions = positions
+
+    def recommendations(self, user: bytes, asked: Asked, new_if_in: frozenset[int] | None) -> Found:
+        """The list of a user now.
+
+        user       the user id, as rows have it
+        new_if_in  without a row, the answer is the list of a new user, if this worker has all these partitions; None:
+                   there is no answer without a row
+        Raises Unanswered if the catalogue does not have the category.
+        """
+        found, held = self._find(user)
+        if found is None and (new_if_in is None or not new_if_in <= held):
+            return Found(None, held)
+        owner, rows = found or (_nobody(user), self._new())
+        return Found(self._list(owner, rows, asked), held)
+
+    def state(self, user: bytes, k: int) -> Found:
+        """What is known of a user, with the k items that the model believes most likely to be clicked next."""
+        found, held = self._find(user)
+        return Found(None if found is None else self._state(*found, k), held)
+
+    def _find(self, user: bytes) -> tuple[tuple[Owner, Rows] | None, frozenset[int]]:
+        """A copy of the row of a user, and the partitions that were looked in: all that this worker has.
+
+        Of two rows, as there are if producers use several partitioners, the newer one.
+        """
+        with self._engine.arena.lock:
+            partitions = list(self._positions())
+            owners = [(partition, user) for partition in partitions]
+            slots = self._engine.arena.find(owners).slots
+            owners = [owner for owner, slot in zip(owners, slots.tolist(), strict=True) if slot != NO_SLOT]
+            known, rows = self._engine.remembered(owners) if owners else (np.zeros(0, np.bool_), self._new())
+        held = frozenset(partition.number for partition in partitions)
+        if not known.any():
+            return None, held
+        newest = int(np.where(known, rows["last_ms"], -1).argmax())
+        return (owners[newest], rows[newest : newest + 1]), held
+
+    def _new(self) -> Rows:
+        arena = self._engine.arena
+        return new_rows(1, arena.dtype, arena.model)
+
+    def _list(self, owner: Owner, rows: Rows, asked: Asked) -> dict[str, Any]:
+        engine, (partition, user) = self._engine, owner
+        items, names = len(engine.model.items), engine.model.names
+        last = np.where(rows["recent"][:, 0] == NO_ITEM, items, rows["recent"][:, 0]).astype(np.int64)
+        decide = engine.decide.asked(asked.k, asked.category is not None)
+        category = NO_CATEGORIES if asked.category is None else _code(decide, asked.category)
+        clicks = Columns(
+            [owner], np.zeros(1, np.intp), rows["source_offset"], rows["last_ms"], last, ZERO, _no_hold(), category
+        )
+        state = [rows[name] for name in engine.model.score_inputs]
+        recent, held = rows["recent"], rows["held"]
+        steps = Steps(_nats(), _nats(), ZERO, ZERO, recent, held, state, state, NONE)
+        left_out = engine.encoder.items(asked.exclude).astype(np.int32)[None, :]
+        lists = decide.again(clicks, steps, left_out)
+        known, offset = bool(rows["clicks"][0]), int(rows["source_offset"][0])
+        [made] = output.recommendations(
+            names,
+            engine.model.manifest.label,
+            [Click(user.decode(), "", int(rows["last_ms"][0]))],
+            [Origin(*partition, offset)],
+            lists.items,
+            lists.log_probs,
+            lists.counts,
+            lists.propensities,
+            lists.explored,
+            NONE,
+            _nats(),
+            np.ones(1),
+        )
+        answer: dict[str, Any] = {
+            "user_id": made.user_id,
+            "known": known,
+            "last_click": made.id if known else None,
+            "timestamp": made.timestamp if known else None,
+            "items": made.items,
+            "log_probs": made.log_probs,
+            "model": made.model,
+        }
+        if made.propensities is not None:
+            answer |= {"propensities": made.propensities, "explored": made.explored}
+        return answer
+
+    def _state(self, owner: Owner, rows: Rows, k: int) -> dict[str, Any]:
+        engine, (partition, user) = self._engine, owner
+        model, [row] = engine.model, rows
+        depth = min(k, len(model.items))
+        items, log_probs = model.score([rows[name] for name in model.score_inputs], depth)
+        recent = row["recent"][row["recent"] != NO_ITEM].tolist()
+        return {
+            "user_id": user.decode(),
+            "clicks": int(row["clicks"]),
+            "last_click": Origin(*partition, int(row["source_offset"])).id,
+            "timestamp": int(row["last_ms"]),
+            "last_items": [model.items[item] if item < len(model.items) else None for item in recent],
+            "beliefs": [
+                {"item_id": item, "probability": probability}
+                for item, probability in zip(
+                    model.names.take(items[0]).tolist(),
+                    np.exp(log_probs[0].astype(np.float64)).round(5).tolist(),
+                    strict=True,
+                )
+            ],
+            "episode": self._episode(owner, rows),
+            "partition": partition.number,
+            "model": model.manifest.label,
+        }
+
+    def _episode(self, owner: Owner, rows: Rows) -> dict[str, Any] | None:
+        """The user's last episode, with the time of its last unusual click; None if there was none."""
+        (partition, _), [row] = owner, rows
+        unusual_ms = int(row[UNUSUAL_MS])
+        if not unusual_ms:
+            return None
+        return {"id": Origin(*partition, int(row[OPENED])).id, "timestamp": unusual_ms}
+
+
+def _code(decide: Decider, category: str) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """The code of a category of the catalogue (1,). Raises Unanswered if there is none."""
+    codes = decide.categories()
+    if not codes:
+        raise Unanswered(
+            400, "category needs a catalogue with categories; start the workers with --catalogue, or leave it out"
+        )
+    if category not in codes:
+        raise Unanswered(400, f"the catalogue has no category {category[:64]!r} for an item of the model")
+    return np.array([codes[category]], np.int32)
+
+
+def _nobody(user: bytes) -> Owner:
+    """Stands for the partition of a user without a row. Exploration derives its random numbers from it."""
+    return Partition(user.decode(), 0), user
+
+
+def _nats() -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.zeros(1, np.float32)
+
+
+def _no_hold() -> np.ndarray[Any, np.dtype[np.int8]]:
+    return np.zeros(1, np.int8)

@@ -1,0 +1,192 @@
+"""Answers from rows, compared with the decisions that the engine made for the same clicks."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stream.answers.asked import Asked
+from stream.answers.users import Users
+from stream.engine.engine import Engine
+from stream.errors import Unanswered
+from stream.events import Click, Partition, Recommendation
+from stream.model.runtime import load_model
+from stream.settings import Rules
+from stream.state.evict import DAY_MS
+from stream.worker.served import open_engine
+from tests.decide import process, run
+
+ONE = Partition("clicks", 0)
+START_MS = 1_700_000_000_000
+EVERYWHERE = frozenset({0})
+
+CATALOGUE = "item_id,category,in_stock\n" + "".join(f"i{n},c{n % 5},{n % 7 > 0}\n" for n in range(45))
+RULES = {
+    "none": Rules(),
+    "held": Rules(exclude_events="purchase"),
+    "unknown": Rules(popular_if_unknown=True),
+    "available": Rules(catalogue="FILE", only_available=True),
+    "category": Rules(catalogue="FILE", same_category=True),
+    "diverse": Rules(catalogue="FILE", diversity=0.7, max_per_category=2),
+    "explore": Rules(explore=0.4, explore_seed=3),
+    "all": Rules(exclude_events="cart", catalogue="FILE", only_available=True, max_per_category=3, explore=0.3),
+}
+
+
+def clicks(count: int = 60) -> list[Click]:
+    types = ("view", "cart", "view", "purchase", "view")
+    return [
+        Click(f"u{n % 4}", f"i{n * n % 55}", START_MS + 1000 * n, types[n % 5]) for n in range(count)
+    ]  # i50 to i54 are unknown to the model
+
+
+def engine_of(model_dir: Path, tmp_path: Path, rules: Rules, k: int = 6, exclude_recent: int = 3) -> Engine:
+    if rules.catalogue:
+        path = tmp_path / "items.csv"
+        path.write_text(CATALOGUE)
+        rules = Rules(**{**{f: getattr(rules, f) for f in rules.__struct_fields__}, "catalogue": str(path)})
+    return open_engine(load_model(model_dir, "cpu"), model_dir, k, exclude_recent, 0.01, rules)
+
+
+def last_of(decisions: list[Recommendation]) -> dict[str, Recommendation]:
+    return {decision.user_id: decision for decision in decisions}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_answer_is_the_decision_on_the_last_click(model_dir: Path, tmp_path: Path, name: str) -> None:
+    """Items, log probabilities and propensities, bit for bit, under each rule; and after every batch again."""
+    engine = engine_of(model_dir, tmp_path, RULES[name])
+    users = Users(engine, lambda: {ONE: 0})
+    made, decided = clicks(), {}
+    for start in range(0, 60, 12):
+        decided |= last_of(run(engine, made[start : start + 12], start).recommendations)
+        for user, want in decided.items():
+            got = users.recommendations(user.encode(), Asked(6), None).answer
+            assert got is not None
+            fields = ("user_id", "items", "log_probs", "timestamp", "model")
+            assert {field: got[field] for field in fields} == {field: getattr(want, field) for field in fields}
+            assert (got["known"], got["last_click"]) == (True, want.id)
+            assert (got.get("propensities"), got.get("explored")) == (want.propensities, want.explored)
+
+
+def test_items_that_a_rule_held_before_count_only_with_the_rule(model_dir: Path, tmp_path: Path) -> None:
+    """The rows keep them after a restart without --exclude-events; neither decisions nor answers leave them out."""
+    before, engine = (engine_of(model_dir, tmp_path, rules) for rules in (RULES["held"], Rules()))
+    made = clicks()
+    run(before, made[:40])
+    engine.arena.load(ONE, before.arena.rows(ONE))
+    held = engine.arena.gather(engine.arena.find([(ONE, b"u3")]).slots)["held"]
+    assert (held >= 0).any()
+    want = last_of(run(engine, made[40:], 40).recommendations)["u3"]
+    got = Users(engine, lambda: {ONE: 0}).recommendations(b"u3", Asked(6), None).answer
+    assert got is not None
+    assert (got["last_click"], got["items"]) == (want.id, want.items)
+
+
+def test_an_answer_has_no_click_that_is_not_committed(model_dir: Path, tmp_path: Path) -> None:
+    """Between the decision and the commit of its transaction, the answer is that of before."""
+    engine = engine_of(model_dir, tmp_path, Rules())
+    users = Users(engine, lambda: {ONE: 0})
+    made = clicks()
+    before = last_of(run(engine, made[:20]).recommendations)["u1"]
+    cycle = process(engine, made[20:30], 20)
+    got = users.recommendations(b"u1", Asked(6), None).answer
+    assert got is not None
+    assert (got["last_click"], got["items"]) == (before.id, before.items)
+    engine.commit(cycle.cycle)
+    after = last_of(cycle.recommendations)["u1"]
+    got = users.recommendations(b"u1", Asked(6), None).answer
+    assert got is not None
+    assert (got["last_click"], got["items"]) == (after.id, after.items)
+
+
+def test_limits_of_a_request_shorten_the_full_ranking(model_dir: Path, tmp_path: Path) -> None:
+    """k, exclude and category give what they leave of the whole catalogue; the worker's own lists stay as they are."""
+    engine = engine_of(model_dir, tmp_path, RULES["available"])
+    users = Users(engine, lambda: {ONE: 0})
+    want = last_of(run(engine, clicks()).recommendations)["u2"]
+
+    def items(k: int, exclude: tuple[str, ...] = (), category: str | None = None) -> list[str]:
+        answer = users.recommendations(b"u2", Asked(k, exclude, category), None).answer
+        assert answer is not None
+        found: list[str] = answer["items"]
+        return found
+
+    whole = items(1000)
+    assert items(6) == want.items == whole[:6]
+    assert items(1) == whole[:1]
+    left_out = (whole[0], whole[3], "i1000", "never seen")
+    assert items(6, left_out) == [item for item in whole if item not in left_out][:6]
+    assert items(4, (), "c2") == [item for item in whole if int(item[1:]) % 5 == 2][:4]
+    with pytest.raises(Unanswered, match="no category 'shoes'"):
+        items(4, (), "shoes")
+    assert items(6) == want.items
+    with pytest.raises(Unanswered, match="needs a catalogue"):
+        Users(engine_of(model_dir, tmp_path, Rules()), dict).recommendations(b"x", Asked(3, (), "c1"), frozenset())
+
+
+def test_only_partitions_that_this_worker_has_are_looked_in(model_dir: Path, tmp_path: Path) -> None:
+    """Rows of a partition that was lost, or is still being read, are no answer; then there is none without a row."""
+    engine = engine_of(model_dir, tmp_path, Rules())
+    run(engine, clicks())
+    held: dict[Partition, int] = {Partition("clicks", 3): 0}
+    users = Users(engine, lambda: held)
+    for found in (users.recommendations(b"u1", Asked(5), EVERYWHERE), users.state(b"u1", 5)):
+        assert (found.answer, found.partitions) == (None, {3})
+    held[ONE] = 60
+    assert users.state(b"u1", 5).answer is not None
+    assert users.recommendations(b"nobody", Asked(5), None).answer is None
+    new = users.recommendations(b"nobody", Asked(5), frozenset({0, 3})).answer
+    assert new is not None
+    state = [np.zeros((1, *tensor.shape), tensor.dtype) for tensor in engine.model.manifest.state]
+    names = [tensor.name for tensor in engine.model.manifest.state]
+    ranked, _ = engine.model.score([state[names.index(name)] for name in engine.model.score_inputs], 5)
+    assert new["items"] == [engine.model.items[i] for i in ranked[0]]
+    assert (new["known"], new["last_click"], new["timestamp"]) == (False, None, None)
+
+
+def test_the_state_of_a_user_is_what_the_clicks_say(model_dir: Path, tmp_path: Path) -> None:
+    """Counted from the clicks by hand; a user who is forgotten by the partition's time is unknown."""
+    engine = engine_of(model_dir, tmp_path, Rules())
+    users, made = Users(engine, lambda: {ONE: 0}), clicks()
+    run(engine, made)
+    theirs = [click for click in made if click.user_id == "u3"]
+    state = users.state(b"u3", 4).answer
+    assert state is not None
+    assert (state["clicks"], state["timestamp"]) == (15, theirs[-1].timestamp)
+    assert (state["last_click"], state["partition"], state["model"]) == ("clicks-0-59", 0, "tiny/1")
+    items = [click.item_id if int(click.item_id[1:]) < 50 else None for click in reversed(theirs)]
+    assert state["last_items"] == items[: len(state["last_items"])]
+    probabilities = [belief["probability"] for belief in state["beliefs"]]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert len(probabilities) == 4
+    assert 0 < sum(probabilities) < 1
+    run(engine, [Click("later", "i1", START_MS + 91 * DAY_MS)], 60)
+    assert users.state(b"u3", 4).answer is None
+
+
+def test_answers_beside_cycles_are_whole(model_dir: Path, tmp_path: Path) -> None:
+    """While another thread decides and commits, every answer is the decision on the click that it names."""
+    engine = engine_of(model_dir, tmp_path, Rules())
+    users, made = Users(engine, lambda: {ONE: 0}), clicks(400)
+    decided: dict[str, Recommendation] = {}
+
+    def decide() -> None:
+        for start in range(0, 400, 5):
+            found = process(engine, made[start : start + 5], start)
+            decided.update({one.id: one for one in found.recommendations})
+            engine.commit(found.cycle)
+
+    answers = []
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(decide)
+        while not future.done():
+            answers += [users.recommendations(b"u%d" % n, Asked(6), None).answer for n in range(4)]
+        future.result()
+    known = [answer for answer in answers if answer is not None]
+    assert len({answer["last_click"] for answer in known}) > 20
+    for answer in known:
+        want = decided[answer["last_click"]]
+        assert (answer["user_id"], answer["items"]) == (want.user_id, want.items)
+        assert answer["log_probs"] == want.log_probs
