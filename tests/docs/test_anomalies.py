@@ -19,6 +19,9 @@ from tests.docs.test_results import table
 PAGE = (ROOT / "docs" / "anomalies.md").read_text()
 RESULTS: dict[str, dict[str, Any]] = json.loads((ROOT / "bench" / "results" / "anomaly.json").read_text())["results"]
 MANY: dict[str, dict[str, Any]] = json.loads((ROOT / "bench" / "results" / "system_alerts.json").read_text())["results"]
+DELIVERED: dict[str, dict[str, int]] = json.loads((ROOT / "bench" / "results" / "delivered_alerts.json").read_text())[
+    "results"
+]
 LOGS, OURS = ("rees46", "globo", "taobao"), "eddy p-value"
 JUDGED = ("medium", "strong")
 
@@ -126,3 +129,12 @@ def test_false_alerts_on_many_users() -> None:
     for kind, *cells_ in table(PAGE, "Alerts where nothing is wrong")[1:]:
         found = [MANY[log]["controls"][kind] for log in LOGS]
         assert cells_ == [f"{one['system_alerts']} and {one['alerts'] + one['parts']:,}" for one in found]
+
+
+def test_alerts_on_kafka_are_those_of_the_engine() -> None:
+    """The counts of the benchmark, and no byte differed in any log."""
+    rows = table(PAGE, "The same alerts on Kafka")
+    for log, (_, *shown) in zip(LOGS, rows, strict=True):
+        found = DELIVERED[log]
+        assert shown == [f"{found[name]:,}" for name in ("clicks", "alerts", "system_alerts")]
+        assert [n for name, n in found.items() if name.endswith(("_missing", "_surplus"))] == [0] * 4
