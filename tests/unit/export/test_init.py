@@ -3,8 +3,11 @@
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
+import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
@@ -41,6 +44,21 @@ def test_a_program_gets_one_json_object(tmp_path: Path) -> None:
     assert found["not_used"] == ["transactionid"]
     assert found["file"] == str(out)
     assert read_mapping(out).mapping.event_types == {"addtocart": "cart", "transaction": "purchase"}
+
+
+def test_dates_and_decimals_of_parquet_are_read_as_from_a_log(tmp_path: Path) -> None:
+    """Also in a struct and in a list; bytes are no value for any field."""
+    at = datetime(2025, 3, 4, 9, 0, 10, tzinfo=UTC)
+    row = {
+        "user_id": "u1", "item_id": "i1", "event_time": at, "day": at.date(), "price": Decimal("9.50"),
+        "sent": {"at": at}, "days": [at.date()], "raw": b"x",
+    }  # fmt: skip
+    pl.DataFrame([row]).write_parquet(tmp_path / "log.parquet")
+    result = run("--file", tmp_path / "log.parquet", "--out", tmp_path / "shop.toml", "--json")
+    assert result.exception is None, result.exception
+    assert json.loads(result.output)["first"] == [
+        {"user_id": "u1", "item_id": "i1", "timestamp": 1_741_078_810_000, "price": 9.5}
+    ]
 
 
 def test_an_existing_file_is_not_changed(tmp_path: Path) -> None:
