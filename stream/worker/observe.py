@@ -31,7 +31,7 @@ from stream.lists.hits import Hits
 from stream.meter import Meter
 from stream.model.gaps import starts_session
 from stream.model.runtime import Model
-from stream.population.signs import SIGNS
+from stream.population.signs import DRIFT, SIGNS
 from stream.settings import ALPHA
 from stream.state.arena import Arena, Owner
 from stream.worker.batch import Batch, Refused
@@ -95,7 +95,7 @@ class Observed:
         meter.level("alpha", alpha)
         for statistic in (*STATISTICS, NO_STATISTIC):  # Prometheus sees no increase in a count that begins with 1
             meter.count("alerts", 0, statistic=statistic)
-        for sign in SIGNS:
+        for sign in (*SIGNS, DRIFT):
             meter.count("system_alerts", 0, sign=sign)
 
     def committed(self, chunks: Sequence[Chunk], batch: Batch) -> None:

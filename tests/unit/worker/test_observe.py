@@ -86,6 +86,13 @@ def test_alerts_on_many_users_are_counted_and_logged(engine: Engine, caplog: pyt
         assert re.match(r"many users at once: id=clicks-\d-\d+ sign='unknown event types'; \d+ of \d+ users sent", line)
 
 
+def test_alerts_on_many_users_are_0_for_every_sign_from_the_start(engine: Engine) -> None:
+    """Also for the drift, which no click shows: Prometheus sees no increase in a count that begins with 1."""
+    counts = observe(engine, click("ann")).meter.snapshot().counts_by("system_alerts", "sign")
+    assert {"unknown event types", "unknown items", "twins", "alerts: rate", "drift"} < counts.keys()
+    assert set(counts.values()) == {0}
+
+
 def test_decisions_are_counted_by_what_they_mean(engine: Engine) -> None:
     """Ann has two sessions with a pause of an hour, and Ben one; the metronome has one episode with one alert or more,
     and each stage of the cycle and the size of the batch are measured."""
