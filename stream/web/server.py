@@ -6,6 +6,7 @@ is given as aiohttp's routes; a handler runs in the server's thread.
 """
 
 import asyncio
+import errno
 import logging
 import socket
 import threading
@@ -26,19 +27,27 @@ MOST_CONNECTIONS = 64
 NAME = "eddy"
 """The header Server of each answer. By default it has the versions of Python and aiohttp."""
 
+NO_ADDRESS = "--http-host must be an address or a name of this machine"
+ADVICE = {
+    errno.EADDRINUSE: "stop the program that has it, or give another --http-port",
+    errno.EACCES: "this user may not open it: give a --http-port above 1023",
+    **dict.fromkeys((errno.EADDRNOTAVAIL, socket.EAI_NONAME, socket.EAI_AGAIN, socket.EAI_FAIL), NO_ADDRESS),
+}
+"""Number of the system's error -> what to do."""
+
 log = logging.getLogger(__name__)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open a port. Raises ConfigError if it is taken, or if `host` is no address of this machine."""
+    """Open a port. Raises ConfigError if it cannot be opened, with what to do about it."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as exc:
         reason = str(exc.strerror or exc).partition(" (while")[0]  # Python adds the address to the system's text
-        raise ConfigError(
-            f"port {port} of {host} cannot be opened ({reason}); stop the program that has it, or give another "
-            "--http-port or --http-host"
-        ) from exc
+        advice = ADVICE.get(exc.errno or 0, "give another --http-port or --http-host")
+        raise ConfigError(f"port {port} of {host} cannot be opened ({reason}); {advice}") from exc
+    except (TypeError, ValueError) as exc:  # a NUL, or half of a surrogate pair
+        raise ConfigError(f"port {port} of {host!r} cannot be opened ({exc}); {NO_ADDRESS}") from exc
 
 
 class Server:

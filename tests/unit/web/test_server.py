@@ -89,15 +89,24 @@ def test_metrics_are_made_once_in_an_interval(
 
 
 def test_a_port_that_is_taken_is_one_line() -> None:
-    """The line names the port and the reason; so does an address that is not of this machine."""
+    """The line names the port, the reason and what to do."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
         with pytest.raises(
-            ConfigError, match=rf"port {taken} of 127.0.0.1 cannot be opened \(Address already in use\);"
+            ConfigError,
+            match=rf"port {taken} of 127.0.0.1 cannot be opened \(Address already in use\); stop the program",
         ):
             listen("127.0.0.1", taken)
-    with pytest.raises(ConfigError, match=r"port 0 of 192\.0\.2\.1 cannot be opened"):
-        listen("192.0.2.1", 0)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no.such.name.invalid", "a\0b", "\ud800", "ü" * 70])
+def test_an_address_that_is_not_of_this_machine_is_one_line(host: str) -> None:
+    """No program has the port then, so the line does not advise to stop one."""
+    with pytest.raises(ConfigError) as error:
+        listen(host, 0)
+    line = str(error.value)
+    assert line.isprintable()
+    assert line.endswith("; --http-host must be an address or a name of this machine")
 
 
 def test_clients_that_send_nothing_are_cut_off(meter: Meter, health: Health, monkeypatch: pytest.MonkeyPatch) -> None:
