@@ -145,3 +145,15 @@ def test_a_warning_has_no_user_id_of_a_mapped_field(engine: Engine, mapping: Cli
     detail = observed.examples["key_is_not_user"].detail
     assert "anna" not in detail
     assert hashed(b"anna@example.com") in detail
+
+
+@pytest.mark.parametrize("user", [4711.0, "4711.0"])
+def test_a_warning_has_no_user_id_in_another_form(engine: Engine, mapping: ClickMapping, user: object) -> None:
+    """The detail has a whole float as the integer that it is read as."""
+    reading = mapping.of_topic()
+    messages = [(b"someone", event(None, "i1", userId=user)[1])]
+    observed = Observed(Meter(), engine.model, engine.arena, 1, reading.users, lambda: NOW_MS)
+    observed.committed(*worked(engine, JsonCodec(65_536, 0, shape_of(reading)), messages))
+    detail = observed.examples["key_is_not_user"].detail
+    assert "4711" not in detail
+    assert hashed(b"4711") in detail

@@ -236,6 +236,14 @@ def test_an_example_shows_detail_and_fields_but_no_user(engine: Engine) -> None:
         assert hashlib.sha256(user).hexdigest()[:12] in example.detail
 
 
+@pytest.mark.parametrize("user", [4711.0, "4711.0", 4711])
+def test_an_example_shows_no_user_in_another_form(engine: Engine, user: object) -> None:
+    """The detail has a whole float as the integer that it is read as."""
+    example = observe(engine, (b"somebody", click("x", user_id=user)[1])).examples["key_is_not_user"]
+    assert "4711" not in example.detail
+    assert hashlib.sha256(b"4711").hexdigest()[:12] in example.detail
+
+
 @pytest.mark.parametrize("value", [b"\x00\x01\xfe", b"[1]", b"", None, b'{"a":' * 5_000, b"x" * 900_000, b'"\xff"'])
 def test_an_example_of_no_json_object_has_no_fields(engine: Engine, value: bytes | None) -> None:
     """Any refused message can be an example without an error."""
