@@ -5,6 +5,7 @@ It is here and not in stream/ops, because files are read by polars.
 
 import json
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -76,6 +77,8 @@ def init(
         sample, source = describe(events, keys), f"topic {topic}"
     else:
         assert file is not None
+        if file.is_dir():
+            raise ConfigError(f"--file {file} is a directory; give one of its files")
         events, left_out = list(islice(rows(file), MOST_EVENTS)), 0
         sample, source = describe(events), f"file {file.name}"
     if not events:
@@ -110,7 +113,8 @@ def init(
     except OSError as exc:
         raise ConfigError(f"{out} cannot be written ({exc.strerror}); give another --out") from None
     if not as_json:
-        click.echo(f"\nwrote {out}. Next: eddy train LOG --mapping {out} --out models/mine/1")
+        words = ["eddy", "train", "LOG" if file is None else str(file), "--mapping", str(out), "--out", "models/mine/1"]
+        click.echo(f"\nwrote {out}. Next: {shlex.join(words)}")
 
 
 def _of_topic(broker: str, topic: str, config: Any) -> tuple[list[dict[str, Any]], list[bytes | None], int]:
