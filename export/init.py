@@ -5,6 +5,7 @@ It is here and not in stream/ops, because files are read by polars.
 
 import json
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -76,6 +77,8 @@ def init(
         sample, source = describe(events, keys), f"topic {topic}"
     else:
         assert file is not None
+        if file.is_dir():
+            raise ConfigError(f"--file {file} is a directory; give one of its files")
         events, left_out = list(islice(rows(file), MOST_EVENTS)), 0
         sample, source = describe(events), f"file {file.name}"
     if not events:
@@ -110,7 +113,8 @@ def init(
     except OSError as exc:
         raise ConfigError(f"{out} cannot be written ({exc.strerror}); give another --out") from None
     if not as_json:
-        click.echo(f"\nwrote {out}. Next: eddy train LOG --mapping {out} --out models/mine/1")
+        words = ["eddy", "train", "LOG" if file is None else str(file), "--mapping", str(out), "--out", "models/mine/1"]
+        click.echo(f"\nwrote {out}. Next: {shlex.join(words)}")
 
 
 def _of_topic(broker: str, topic: str, config: Any) -> tuple[list[dict[str, Any]], list[bytes | None], int]:
@@ -138,15 +142,24 @@ def _of_topic(broker: str, topic: str, config: Any) -> tuple[list[dict[str, Any]
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a log as objects, without any rule: the JSON objects, or the cells by the names of their columns.
+    """The rows of a log as JSON objects, without any rule: the lines, or the cells by the names of their columns.
 
     Raises ConfigError if a file cannot be read.
     """
     from export.log.files import files, open_file
-    from export.log.reader import readable, value_of
+    from export.log.reader import of_table, readable, value_of
+
+    def as_json(value: Any) -> Any:
+        """As a mapped log is read: what JSON does not have is text, or an empty list."""
+        if value is None or isinstance(value, str | int | float):
+            return value
+        try:
+            return json.loads(json.dumps(value, default=of_table))
+        except (RecursionError, ValueError):
+            return []
 
     for path_of_file in files(path):
         with readable(path_of_file):
             file = open_file(path_of_file)
             for row in file.rows():
-                yield {name: value_of(file, cell) for name, cell in row.items() if cell is not None}
+                yield {name: as_json(value_of(file, cell)) for name, cell in row.items() if cell is not None}

@@ -13,6 +13,7 @@ import math
 import re
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 TEXT = "%(asctime)s %(levelname)s %(message)s"
@@ -58,14 +59,19 @@ def facts(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _number(value: object) -> float | str:
-    """A finite number, also one in a text, as a number; everything else as text."""
-    try:
-        number = float(str(value))
-    except ValueError:
-        return str(value)
-    if not math.isfinite(number):
-        return str(value)
-    return int(number) if number.is_integer() else number
+    """A finite number as a number, also text that is written as Python writes it; everything else as text.
+
+    Text in another form may be an id: 007 is not 7.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value if -math.inf < value < math.inf else str(value)  # isfinite fails on an integer of 400 digits
+    text = str(value)
+    for kind in (int, float):
+        with suppress(ValueError):
+            number = kind(text)
+            if repr(number) == text and -math.inf < number < math.inf:
+                return number
+    return text
 
 
 def log_to_stderr(log_format: str) -> None:

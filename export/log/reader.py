@@ -126,13 +126,13 @@ def _cell(value: Any) -> str | None:
     if type(value) is int and abs(value) < LARGE:
         return str(value)
     try:
-        return JSON + json.dumps(value, default=_of_table)
+        return JSON + json.dumps(value, default=of_table)
     except (RecursionError, ValueError):
         return f"{JSON}[]"  # a value, and of no use in any field
 
 
-def _of_table(value: Any) -> Any:
-    """A value of a Parquet column that JSON does not have: dates and decimals become text."""
+def of_table(value: Any) -> Any:
+    """A value of a Parquet column that JSON does not have, for json.dumps: dates and decimals become text."""
     return str(value) if isinstance(value, date | Decimal) else []
 
 

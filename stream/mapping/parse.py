@@ -191,7 +191,12 @@ def _event_type(ours: Any, theirs: str) -> str:
             f"[event_types] {theirs!r} is {_shown(ours)}; it must be Eddy's event type, a text of 1 to {LONGEST_WORD} "
             "characters"
         )
-    return ours
+    try:
+        read = word(ours, LONGEST_WORD)  # as the rules read it from a message, so that all ways give the same text
+    except Unusable as exc:
+        raise ConfigError(f"[event_types] {theirs!r} is {_shown(ours)}, {exc}") from None
+    assert read is not None
+    return read
 
 
 def _words(value: Any, title: str) -> tuple[str, ...] | None:

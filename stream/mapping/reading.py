@@ -16,7 +16,7 @@ from typing import Any
 from stream.errors import Dropped
 from stream.mapping.paths import Path, has_value, value_at
 from stream.wire.codec import Given
-from stream.wire.fields import DEFAULT_EVENT, INTEGER, LONGEST_WORD, NUMBER, Unusable, word
+from stream.wire.fields import DEFAULT_EVENT, INTEGER, LONGEST_WORD, NUMBER, Unusable, texts_of_id, word
 
 FIELDS = Given.__struct_fields__
 """The fields of a click, in the order of all lists of values here."""
@@ -112,8 +112,9 @@ class Reading:
         return finish
 
     def users(self, message: Mapping[str, Any]) -> list[str]:
-        """All that a message has at the paths of the user id, for a program that must not show it."""
-        return [str(value) for path in self.paths[USER] if has_value(value := value_at(message, path))]
+        """The texts of all that a message has at the paths of the user id, for a program that must not show it."""
+        values = [value_at(message, path) for path in self.paths[USER]]
+        return [text for value in values if has_value(value) for text in texts_of_id(value)]
 
 
 def _left_out(theirs: str, ours: str, keep: Set[str] | None, drop: Set[str]) -> bool:

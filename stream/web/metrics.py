@@ -51,6 +51,7 @@ COUNTS = (
     Figure("eddy_clicks_total", "clicks", "Clicks decided."),
     Figure("eddy_repeats_total", "repeats", "Clicks not applied, because their event_id was applied before."),
     Figure("eddy_dead_letters_total", "dead_letters", "Messages refused.", ("reason",)),
+    Figure("eddy_dropped_total", "dropped", "Messages that the mapping leaves out.", ("reason",)),
     Figure("eddy_left_out_total", "left_out", "Clicks without an optional field, whose value was bad.", ("field",)),
     Figure("eddy_clicks_lost_total", "clicks_lost", "Offsets that Kafka deleted before they were read."),
     Figure("eddy_early_messages_total", "early", "Messages whose Kafka timestamp is over a minute ahead."),

@@ -6,10 +6,12 @@ is given as aiohttp's routes; a handler runs in the server's thread.
 """
 
 import asyncio
+import errno
 import logging
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -20,21 +22,32 @@ CONNECTION_S = 10.0
 """How long a connection may take, from the moment that it is accepted."""
 
 MOST_CONNECTIONS = 64
-"""Connections at the same time. More are closed at once: each costs a file descriptor of the worker."""
+"""Connections at the same time: each costs a file descriptor of the worker. One more ends the oldest idle one."""
+
+NAME = "eddy"
+"""The header Server of each answer. By default it has the versions of Python and aiohttp."""
+
+NO_ADDRESS = "--http-host must be an address or a name of this machine"
+ADVICE = {
+    errno.EADDRINUSE: "stop the program that has it, or give another --http-port",
+    errno.EACCES: "this user may not open it: give a --http-port above 1023",
+    **dict.fromkeys((errno.EADDRNOTAVAIL, socket.EAI_NONAME, socket.EAI_AGAIN, socket.EAI_FAIL), NO_ADDRESS),
+}
+"""Number of the system's error -> what to do."""
 
 log = logging.getLogger(__name__)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open a port. Raises ConfigError if it is taken, or if `host` is no address of this machine."""
+    """Open a port. Raises ConfigError if it cannot be opened, with what to do about it."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as exc:
         reason = str(exc.strerror or exc).partition(" (while")[0]  # Python adds the address to the system's text
-        raise ConfigError(
-            f"port {port} of {host} cannot be opened ({reason}); stop the program that has it, or give another "
-            "--http-port or --http-host"
-        ) from exc
+        advice = ADVICE.get(exc.errno or 0, "give another --http-port or --http-host")
+        raise ConfigError(f"port {port} of {host} cannot be opened ({reason}); {advice}") from exc
+    except (TypeError, ValueError) as exc:  # a NUL, or half of a surrogate pair
+        raise ConfigError(f"port {port} of {host!r} cannot be opened ({exc}); {NO_ADDRESS}") from exc
 
 
 class Server:
@@ -61,25 +74,53 @@ class Server:
         self._loop.close()
 
     async def _start(self) -> tuple[web.AppRunner, asyncio.Server]:
-        app = web.Application(middlewares=[_one_request])
+        app = web.Application(middlewares=[_mark])
+        app.on_response_prepare.append(_last_answer)
         app.add_routes(self._routes)
         log.addFilter(_is_ours)
-        runner = web.AppRunner(app, handle_signals=False, access_log=None, shutdown_timeout=0.1, logger=log)
+        options: dict[str, Any] = {"access_log": None, "logger": log}
+        runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=0.1, **options)
         await runner.setup()
         server = runner.server
         assert server is not None
 
-        def limit(protocol: asyncio.BaseProtocol) -> None:
-            if len(server.connections) >= MOST_CONNECTIONS:
-                self._loop.call_soon(_cut, protocol)  # it has its transport by then
-
         def connection() -> asyncio.BaseProtocol:
-            protocol = server()
-            self._loop.call_soon(limit, protocol)  # `connections` has those that came before it by then
+            protocol = _Connection(server, loop=self._loop, **options)
+            self._loop.call_soon(_make_room, server)  # `connections` has those that came before it by then, and not it
             self._loop.call_later(CONNECTION_S, _cut, protocol)
             return protocol
 
         return runner, await self._loop.create_server(connection, sock=self._listener)
+
+
+class _Connection(web.RequestHandler):
+    """A connection, which has one request. `asked` is True as soon as the request is known: then it is not idle."""
+
+    asked = False
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """As in aiohttp. The answer to what is no HTTP does not pass `on_response_prepare`."""
+        response = super().handle_error(request, status, exc, message)
+        response.headers["Server"] = NAME
+        return response
+
+
+def _make_room(server: web.Server) -> None:
+    """Before one more connection: if there are too many, end the oldest idle one, or else the oldest.
+
+    If the new one were refused, clients that send nothing could keep out the health check, and the worker would be
+    restarted.
+    """
+    running = [each for each in server.connections if each.transport is not None and not each.transport.is_closing()]
+    if len(running) >= MOST_CONNECTIONS:
+        idle = (each for each in running if isinstance(each, _Connection) and not each.asked)
+        _cut(next(idle, running[0]))
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
@@ -95,22 +136,27 @@ def _cut(protocol: asyncio.BaseProtocol) -> None:
 
 
 @web.middleware
-async def _one_request(
+async def _mark(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Close the connection after each answer: a client that keeps it would be cut off between two requests.
+    """Mark the connection of a request as not idle, and answer errors as JSON objects.
 
-    Errors are JSON objects. One that is a bug is logged, and the client gets no stack trace.
+    An error that is a bug is logged, and the client gets no stack trace.
     """
+    assert isinstance(request.protocol, _Connection)
+    request.protocol.asked = True
     try:
-        response = await handler(request)
+        return await handler(request)
     except web.HTTPException as exc:
         allowed = {"Allow": exc.headers["Allow"]} if "Allow" in exc.headers else None
         words = f"{exc.reason}: {request.method} {request.path[:256]}"
-        response = web.json_response({"error": words}, status=exc.status, headers=allowed)
+        return web.json_response({"error": words}, status=exc.status, headers=allowed)
     except Exception:
         log.exception("a request on the HTTP port failed")
-        response = web.json_response({"error": "a bug of Eddy; the worker's log has more"}, status=500)
-    response.headers["Server"] = "eddy"  # else versions of Python and aiohttp
+        return web.json_response({"error": "a bug of Eddy; the worker's log has more"}, status=500)
+
+
+async def _last_answer(_: web.Request, response: web.StreamResponse) -> None:
+    """Close the connection after each answer: a client that keeps it would be cut off between two requests."""
+    response.headers["Server"] = NAME
     response.force_close()
-    return response

@@ -12,6 +12,7 @@ docs/events.md has all rules as a table.
 
 import math
 import re
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 
 LONGEST_ID = 256
@@ -120,6 +121,19 @@ def word(value: object, longest: int, exact_below: float = EXACT_BELOW) -> str |
     if len(text) > longest:
         raise Unusable(too_long(longest))
     return text or None
+
+
+def texts_of_id(value: object) -> list[str]:
+    """The texts that may show an id of a message: the value as it is, and as `word` reads it, such as 17.0 and 17.
+
+    None and empty text have none.
+    """
+    if value is None:
+        return []
+    texts = [str(value)]
+    with suppress(Unusable):
+        texts.append(word(value, LONGEST_ID) or "")
+    return [text for text in dict.fromkeys(texts) if text]
 
 
 def time_ms(value: object) -> tuple[int, str] | None:

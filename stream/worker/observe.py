@@ -24,7 +24,7 @@ from stream.detect.statistics import STATISTICS
 from stream.detect.windows import NO_GAP
 from stream.engine.columns import Columns
 from stream.engine.engine import Cycle
-from stream.events import Origin, Partition, SystemAlert, hashed
+from stream.events import DRIFT, Origin, Partition, SystemAlert, hashed
 from stream.kafka.fetch import Chunk
 from stream.kafka.partitioners import KeySample
 from stream.lists.hits import Hits
@@ -95,7 +95,7 @@ class Observed:
         meter.level("alpha", alpha)
         for statistic in (*STATISTICS, NO_STATISTIC):  # Prometheus sees no increase in a count that begins with 1
             meter.count("alerts", 0, statistic=statistic)
-        for sign in SIGNS:
+        for sign in (*SIGNS, DRIFT):
             meter.count("system_alerts", 0, sign=sign)
 
     def committed(self, chunks: Sequence[Chunk], batch: Batch) -> None:

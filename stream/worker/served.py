@@ -31,6 +31,7 @@ from stream.state.evict import DAY_MS, Forgetting
 from stream.state.row import row_dtype, row_mark
 from stream.wire import output
 from stream.wire.codec import Codec
+from stream.wire.fields import texts_of_id
 from stream.wire.json import JsonCodec
 from stream.wire.pseudonym import pseudonymous
 
@@ -118,8 +119,8 @@ def open_decoding(settings: Settings, manifest: Manifest) -> Decoding:
 
 
 def user_ids(message: Mapping[str, Any]) -> list[str]:
-    """The user ids in a message with Eddy's fields."""
-    return [str(message.get("user_id", ""))]
+    """The texts of the user id in a message with Eddy's fields."""
+    return texts_of_id(message.get("user_id"))
 
 
 def recommendations(

@@ -55,6 +55,27 @@ def test_a_line_has_time_level_logger_message_and_facts(lines: io.StringIO) -> N
     }
 
 
+def test_text_that_is_no_number_as_it_is_written_stays_text(lines: io.StringIO) -> None:
+    """An id of digits is not changed: 007 is another worker than 7. A number stays the number that it was."""
+    ids = ["007", "1_0", "1e5", "+1", " 1", "1.50", "inf", "\u0661", "9" * 5_000]
+    logging.getLogger("stream").error(" ".join(f"f{n}=%s" for n in range(len(ids))), *ids)
+    assert list(only(lines)["facts"].values()) == ids
+    numbers = [7, 10**17 + 1, 2.5, 3.0, "12", "-0.5", "17.0", 10**400, "1" * 400]
+    logging.getLogger("stream").error(" ".join(f"f{n}=%s" for n in range(len(numbers))), *numbers)
+    found = json.loads(lines.getvalue().splitlines()[1])["facts"].values()
+    assert [repr(value) for value in found] == [
+        "7",
+        str(10**17 + 1),
+        "2.5",
+        "3.0",
+        "12",
+        "-0.5",
+        "17.0",
+        str(10**400),
+        "1" * 400,
+    ]
+
+
 def test_facts_of_a_line_that_was_made_before_end_at_the_semicolon(lines: io.StringIO) -> None:
     """The status line and the warnings come as one text. What they quote of a producer is no fact."""
     logging.getLogger("stream").warning("%s", "many: dead_letters=12 share=1.2% p50=none; detail of one: level=9 x=1")

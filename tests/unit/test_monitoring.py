@@ -193,14 +193,15 @@ def test_compose_and_kubernetes_use_the_port_of_the_worker() -> None:
     }
 
 
-def test_the_health_check_of_the_image_asks_the_worker() -> None:
-    """Without a port it succeeds, because there is nothing to ask; with one it succeeds only if the worker lives."""
+def check(port: str) -> int:
+    """The exit status of the image's health check with this EDDY_HTTP_PORT."""
     [line] = re.findall(r"^HEALTHCHECK .* CMD (\[.*\])$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
     _, *words = json.loads(line)
+    return subprocess.run([sys.executable, *words], env={"EDDY_HTTP_PORT": port}, capture_output=True).returncode
 
-    def check(port: str) -> int:
-        return subprocess.run([sys.executable, *words], env={"EDDY_HTTP_PORT": port}, capture_output=True).returncode
 
+def test_the_health_check_of_the_image_asks_the_worker() -> None:
+    """Without a port it succeeds, because there is nothing to ask; with one it succeeds only if the worker lives."""
     listener = listen("127.0.0.1", 0)
     port, health = str(listener.getsockname()[1]), Health()
     server = Server(listener, worker_routes(Meter(), health))
@@ -209,3 +210,18 @@ def test_the_health_check_of_the_image_asks_the_worker() -> None:
     assert check(port) != 0
     server.close()
     assert check(port) != 0
+
+
+def test_the_page_names_both_cases_in_which_the_health_check_does_not_see_the_port() -> None:
+    """It reads no settings file, so it succeeds; and it asks only 127.0.0.1, so it fails."""
+    page = (DEPLOY.parent / "docs" / "operations.md").read_text()
+    [in_a_file, at_a_host] = page.split("| the port or its address |")[1].split("\n\n")[0].splitlines()[2:]
+    assert "[settings file](settings.md)" in in_a_file
+    assert "always succeeds" in in_a_file
+    assert check("") == 0
+    assert "`EDDY_HTTP_HOST`" in at_a_host
+    assert "always fails" in at_a_host
+    listener = listen("127.0.0.2", 0)
+    server = Server(listener, worker_routes(Meter(), Health()))
+    assert check(str(listener.getsockname()[1])) != 0
+    server.close()

@@ -3,8 +3,11 @@
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
+import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
@@ -43,6 +46,29 @@ def test_a_program_gets_one_json_object(tmp_path: Path) -> None:
     assert read_mapping(out).mapping.event_types == {"addtocart": "cart", "transaction": "purchase"}
 
 
+def test_dates_and_decimals_of_parquet_are_read_as_from_a_log(tmp_path: Path) -> None:
+    """Also in a struct and in a list; bytes are no value for any field."""
+    at = datetime(2025, 3, 4, 9, 0, 10, tzinfo=UTC)
+    row = {
+        "user_id": "u1", "item_id": "i1", "event_time": at, "day": at.date(), "price": Decimal("9.50"),
+        "sent": {"at": at}, "days": [at.date()], "raw": b"x",
+    }  # fmt: skip
+    pl.DataFrame([row]).write_parquet(tmp_path / "log.parquet")
+    result = run("--file", tmp_path / "log.parquet", "--out", tmp_path / "shop.toml", "--json")
+    assert result.exception is None, result.exception
+    assert json.loads(result.output)["first"] == [
+        {"user_id": "u1", "item_id": "i1", "timestamp": 1_741_078_810_000, "price": 9.5}
+    ]
+
+
+def test_the_next_command_has_the_file_that_was_looked_at(tmp_path: Path) -> None:
+    """As a shell reads it: a name may have a blank."""
+    log, out = tmp_path / "my log.csv", tmp_path / "shop.toml"
+    log.write_bytes(SAMPLE.read_bytes())
+    last = run("--file", log, "--out", out).output.splitlines()[-1]
+    assert last == f"wrote {out}. Next: eddy train '{log}' --mapping {out} --out models/mine/1"
+
+
 def test_an_existing_file_is_not_changed(tmp_path: Path) -> None:
     """It may have been edited by hand."""
     out = tmp_path / "shop.toml"
@@ -57,6 +83,7 @@ def test_an_existing_file_is_not_changed(tmp_path: Path) -> None:
         ([], "give either --topic"),
         (["--topic", "t", "--file", "log.csv"], "give either --topic"),
         (["--file", "none.csv"], "no such file"),
+        (["--file", "logs"], "--file logs is a directory; give one of its files"),
         (["--file", "empty.csv"], "file empty.csv has no events to look at"),
         (["--file", "log.csv"], "no field of 1 event looks like the time"),
         (["--file", "broken.jsonl"], "line 1 is not a JSON object"),
@@ -69,6 +96,8 @@ def test_mistakes_are_one_line(
     """Nothing is written then."""
     monkeypatch.setattr("stream.ops.messages.CONNECT_S", 1.0)
     monkeypatch.chdir(tmp_path)
+    Path("logs").mkdir()
+    Path("logs/log.csv").write_bytes(SAMPLE.read_bytes())
     Path("log.csv").write_text("user_id,item_id\nu,i\n")
     Path("empty.csv").write_text("user_id,item_id\n")
     Path("broken.jsonl").write_text("{\n")

@@ -71,6 +71,13 @@ def test_a_whole_file_is_read() -> None:
     )
 
 
+def test_a_name_for_an_event_type_is_read_as_from_a_message() -> None:
+    """Text of a whole float is the whole number, or the type would depend on the way that a message is decoded."""
+    assert parse_mapping(f"{FIELDS}[event_types]\nbuy = '2.0'\nview = '2.5'", "x").event_types == {
+        "buy": "2", "view": "2.5",
+    }  # fmt: skip
+
+
 def test_the_hash_is_of_what_is_read() -> None:
     """Comments, order, quotes and the form of a path do not change it; any other change does."""
     same = (
@@ -119,6 +126,7 @@ def test_the_hash_of_a_file_never_changes() -> None:
         (f"{FIELDS}[event_types]\na = 3", "[event_types] 'a' is 3"),
         (f"{FIELDS}[event_types]\na = ''", "[event_types] 'a' is ''"),
         (f"{FIELDS}[event_types]\na = '{'x' * 65}'", "a text of 1 to 64"),
+        (f"{FIELDS}[event_types]\na = '1.5e20'", "[event_types] 'a' is '1.5e20', a float that is too large"),
         (f"{FIELDS}[events]\nkeeps = []", "did you mean 'keep'?"),
         (f"{FIELDS}[events]\nkeep = []", "[events] keep is empty"),
         (f"{FIELDS}[events]\nkeep = 'a'", "it must be a list of names"),

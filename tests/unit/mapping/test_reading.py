@@ -115,4 +115,5 @@ def test_the_users_of_a_message_are_found_for_hiding() -> None:
     """All ids that a log line must not show, also the ones that are not used."""
     reading = parse_mapping(BASE, "x").of_topic()
     assert reading.users({"userId": 17, "anonymousId": "a"}) == ["17", "a"]
+    assert reading.users({"userId": 17.0, "anonymousId": "18.0"}) == ["17.0", "17", "18.0", "18"]
     assert reading.users({}) == []

@@ -40,6 +40,7 @@ OTHERS = {
     "with a unit": f'{NESTED}[time]\nunit = "ms"\n[defaults]\ncategory = "all"\nevent_type = "x"\n',
     "flat": '[fields]\nuser_id = "who"\nitem_id = "what"\ntimestamp = "at"\nsession_id = "who"\nprice = "price"\n',
     "not in one struct": '[fields]\nuser_id = "who"\nitem_id = ["what", "what.id"]\ntimestamp = "at"\n',
+    "a type renamed to a float in text": NESTED.replace('"view"', '"2.0"'),
     "quoted": "[fields]\nuser_id = '\"who\\\\\".id'\nitem_id = 'what[0][0]'\ntimestamp = 'at'\n",
 }
 USUAL = [
@@ -129,6 +130,10 @@ def outcome(codec: JsonCodec, key: bytes, value: bytes) -> object:
 @given(message=MESSAGES, key=st.sampled_from([b"u1", b"u1", b"u1", b"17", b"17.0"]))
 @example(message={"who": {"id": "u1"}, "what": {"id": "i1", "price": -1}, "at": NOW_MS}, key=b"u1")
 @example(message={"who": {"id": "u1"}, "what": {"id": "i1"}, "at": 17}, key=b"u1")
+@example(
+    message={"who": {"id": "u1"}, "what": {"id": "i1"}, "at": NOW_MS, "kind": "Product Viewed"},
+    key=b"u1",
+)
 @example(message={"who": {"id": "u1"}, "what": {"id": "i1", "price": 9.5}, "at": NOW_MS}, key=b"u1")
 @example(
     message={"who": {"id": None, "anonymous": "u1"}, "what": {"all": [{"id": "i1"}]}, "at": "", "sent": NOW_MS},

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.wire.fields import LONGEST_ID, Unusable, number, time_ms, word
+from stream.wire.fields import LONGEST_ID, Unusable, number, texts_of_id, time_ms, word
 
 MS = 1_700_000_000_123
 """2023-11-14 22:13:20.123 UTC"""
@@ -160,6 +160,14 @@ def test_a_value_that_is_no_number_is_refused(value: object) -> None:
     """A decimal comma is ambiguous, and a price cannot be negative."""
     with pytest.raises(Unusable, match="not a number >= 0"):
         number(value)
+
+
+def test_the_texts_of_an_id_are_its_forms() -> None:
+    """As it is, and as it is read; one that cannot be read is as it is, and no value has none."""
+    given = [17.0, "17.0", 17, "u", [1], True, None, ""]
+    assert [texts_of_id(value) for value in given] == [
+        ["17.0", "17"], ["17.0", "17"], ["17"], ["u"], ["[1]"], ["True"], [], [],
+    ]  # fmt: skip
 
 
 def test_an_integer_of_thousands_of_digits_is_too_long() -> None:

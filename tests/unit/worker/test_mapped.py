@@ -17,6 +17,8 @@ from stream.mapping.shape import shape_of
 from stream.meter import Meter, Snapshot
 from stream.model.runtime import load_model
 from stream.settings import Topics
+from stream.web.health import Health
+from stream.web.metrics import exposition, registry
 from stream.wire.codec import Codec
 from stream.wire.json import JsonCodec
 from stream.wire.pseudonym import PseudonymousCodec, Pseudonyms
@@ -116,7 +118,7 @@ def test_a_batch_of_which_nothing_is_a_click_is_committed(engine: Engine, mappin
 
 
 def test_what_is_left_out_is_counted_and_in_the_status_line(engine: Engine, mapping: ClickMapping) -> None:
-    """By reason in the meter, and as one number in the line. Its keys are no keys of users."""
+    """By reason in the metrics, and as one number in the line. Its keys are no keys of users."""
     reading = mapping.of_topic()
     chunks, batch = worked(engine, JsonCodec(65_536, 0, shape_of(reading)), MESSAGES)
     observed = Observed(Meter(), engine.model, engine.arena, 1, reading.users, lambda: NOW_MS)
@@ -125,6 +127,9 @@ def test_what_is_left_out_is_counted_and_in_the_status_line(engine: Engine, mapp
     assert figures.counts_by("dropped", "reason") == {"no_value": 3, "event_type": 1}
     assert " dropped=4 dead_letters=2 " in status_line(30.0, Snapshot({}, {}, {}), figures)
     assert (figures.count("messages"), figures.count("clicks")) == (8, 2)
+    metrics = exposition(registry(observed.meter, Health())).decode()
+    assert '\neddy_dropped_total{reason="no_value"} 3.0\n' in metrics
+    assert '\neddy_dropped_total{reason="event_type"} 1.0\n' in metrics
     crowd = [*MESSAGES[:1], *(event(f"p{n}", None, "page") for n in range(60))]
     other = Observed(Meter(), engine.model, engine.arena, 8, reading.users, lambda: NOW_MS)
     other.committed(*worked(engine, JsonCodec(65_536, 0, shape_of(reading)), crowd))
@@ -140,3 +145,15 @@ def test_a_warning_has_no_user_id_of_a_mapped_field(engine: Engine, mapping: Cli
     detail = observed.examples["key_is_not_user"].detail
     assert "anna" not in detail
     assert hashed(b"anna@example.com") in detail
+
+
+@pytest.mark.parametrize("user", [4711.0, "4711.0"])
+def test_a_warning_has_no_user_id_in_another_form(engine: Engine, mapping: ClickMapping, user: object) -> None:
+    """The detail has a whole float as the integer that it is read as."""
+    reading = mapping.of_topic()
+    messages = [(b"someone", event(None, "i1", userId=user)[1])]
+    observed = Observed(Meter(), engine.model, engine.arena, 1, reading.users, lambda: NOW_MS)
+    observed.committed(*worked(engine, JsonCodec(65_536, 0, shape_of(reading)), messages))
+    detail = observed.examples["key_is_not_user"].detail
+    assert "4711" not in detail
+    assert hashed(b"4711") in detail

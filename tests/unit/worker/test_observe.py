@@ -86,6 +86,13 @@ def test_alerts_on_many_users_are_counted_and_logged(engine: Engine, caplog: pyt
         assert re.match(r"many users at once: id=clicks-\d-\d+ sign='unknown event types'; \d+ of \d+ users sent", line)
 
 
+def test_alerts_on_many_users_are_0_for_every_sign_from_the_start(engine: Engine) -> None:
+    """Also for the drift, which no click shows: Prometheus sees no increase in a count that begins with 1."""
+    counts = observe(engine, click("ann")).meter.snapshot().counts_by("system_alerts", "sign")
+    assert {"unknown event types", "unknown items", "twins", "alerts: rate", "drift"} < counts.keys()
+    assert set(counts.values()) == {0}
+
+
 def test_decisions_are_counted_by_what_they_mean(engine: Engine) -> None:
     """Ann has two sessions with a pause of an hour, and Ben one; the metronome has one episode with one alert or more,
     and each stage of the cycle and the size of the batch are measured."""
@@ -227,6 +234,14 @@ def test_an_example_shows_detail_and_fields_but_no_user(engine: Engine) -> None:
     assert "ann@shop.example" not in example.detail
     for user in (b"somebody", b"ann@shop.example"):
         assert hashlib.sha256(user).hexdigest()[:12] in example.detail
+
+
+@pytest.mark.parametrize("user", [4711.0, "4711.0", 4711])
+def test_an_example_shows_no_user_in_another_form(engine: Engine, user: object) -> None:
+    """The detail has a whole float as the integer that it is read as."""
+    example = observe(engine, (b"somebody", click("x", user_id=user)[1])).examples["key_is_not_user"]
+    assert "4711" not in example.detail
+    assert hashlib.sha256(b"4711").hexdigest()[:12] in example.detail
 
 
 @pytest.mark.parametrize("value", [b"\x00\x01\xfe", b"[1]", b"", None, b'{"a":' * 5_000, b"x" * 900_000, b'"\xff"'])
