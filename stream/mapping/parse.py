@@ -111,7 +111,7 @@ def _mapping(given: dict[str, Any]) -> ClickMapping:
         for word_ in section if names is not None else ():
             _known(word_, names or (), f"[{name}] has")
     events = given.get("events", {})
-    keep, drop = (_words(events.get(name), f"[events] {name}") for name in ("keep", "drop"))
+    keep, drop = (_types(events.get(name), f"[events] {name}") for name in ("keep", "drop"))
     both = set(keep or ()) & set(drop or ())
     if both:
         raise ConfigError(f"[events] keep and drop both have {_listed(both)}")
@@ -133,7 +133,7 @@ def _mapping(given: dict[str, Any]) -> ClickMapping:
     return ClickMapping(
         topic,
         log,
-        {name: _event_type(ours, name) for name, ours in sorted(given.get("event_types", {}).items())},
+        _event_types(given.get("event_types", {})),
         keep,
         drop or (),
         needed,
@@ -185,6 +185,17 @@ def _default(name: str, value: Any) -> str | float:
     return read
 
 
+def _event_types(given: dict[str, Any]) -> dict[str, str]:
+    """Their type, as it is read from a message -> Eddy's."""
+    found: dict[str, str] = {}
+    for name, ours in given.items():
+        read = _as_read(name)
+        if read in found:
+            raise ConfigError(f"[event_types] has the type {read!r} twice, here as {name!r}; omit one")
+        found[read] = _event_type(ours, name)
+    return dict(sorted(found.items()))
+
+
 def _event_type(ours: Any, theirs: str) -> str:
     if not isinstance(ours, str) or not 0 < len(ours) <= LONGEST_WORD or not ours.isprintable():
         raise ConfigError(
@@ -197,6 +208,19 @@ def _event_type(ours: Any, theirs: str) -> str:
         raise ConfigError(f"[event_types] {theirs!r} is {_shown(ours)}, {exc}") from None
     assert read is not None
     return read
+
+
+def _as_read(name: str) -> str:
+    """The name of a type as it is read from a message: "3.0" is 3. One that is never read stays as it is."""
+    try:
+        return word(name, LONGEST_WORD) or name
+    except Unusable:
+        return name
+
+
+def _types(value: Any, title: str) -> tuple[str, ...] | None:
+    names = _words(value, title)
+    return None if names is None else tuple(sorted(set(map(_as_read, names))))
 
 
 def _words(value: Any, title: str) -> tuple[str, ...] | None:

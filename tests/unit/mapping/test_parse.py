@@ -78,6 +78,13 @@ def test_a_name_for_an_event_type_is_read_as_from_a_message() -> None:
     }  # fmt: skip
 
 
+def test_the_names_of_types_are_compared_as_they_are_read() -> None:
+    """A producer's 3, 3.0 and "3.0" are the type 3, so "3.0" in the file is that type, too."""
+    read = parse_mapping(f"{FIELDS}[event_types]\n'3.0' = 'buy'\n[events]\nkeep = ['3.0', '4']\ndrop = ['5.0']", "x")
+    assert read.event_types == {"3": "buy"}
+    assert (read.keep, read.drop) == (("3", "4"), ("5",))
+
+
 def test_the_hash_is_of_what_is_read() -> None:
     """Comments, order, quotes and the form of a path do not change it; any other change does."""
     same = (
@@ -127,6 +134,8 @@ def test_the_hash_of_a_file_never_changes() -> None:
         (f"{FIELDS}[event_types]\na = ''", "[event_types] 'a' is ''"),
         (f"{FIELDS}[event_types]\na = '{'x' * 65}'", "a text of 1 to 64"),
         (f"{FIELDS}[event_types]\na = '1.5e20'", "[event_types] 'a' is '1.5e20', a float that is too large"),
+        (f"{FIELDS}[event_types]\n3 = 'a'\n'3.0' = 'b'", "[event_types] has the type '3' twice, here as '3.0'"),
+        (f"{FIELDS}[events]\nkeep = ['3']\ndrop = ['3.0']", "keep and drop both have 3"),
         (f"{FIELDS}[events]\nkeeps = []", "did you mean 'keep'?"),
         (f"{FIELDS}[events]\nkeep = []", "[events] keep is empty"),
         (f"{FIELDS}[events]\nkeep = 'a'", "it must be a list of names"),
