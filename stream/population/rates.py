@@ -88,7 +88,7 @@ class Drift(NamedTuple):
     p_value: float
 
 
-class Pass(NamedTuple):
+class Crossing(NamedTuple):
     """A click with which a session passes steps: its position, and the number of steps passed before and after it."""
 
     click: int
@@ -133,7 +133,7 @@ class Rates:
         many = len(LEVELS)
         return cls(clock_ms, start_ms, begun, opened, rest[:many], rest[many], rest[many + 1 :])
 
-    def pass_(self, one: Pass) -> None:
+    def count(self, one: Crossing) -> None:
         """Count a session that passes levels. It is taken out of all of them when it passes EXCLUDED."""
         for level in range(one.before, min(one.after, len(LEVELS))):
             self.passed[level] += 1
@@ -212,17 +212,17 @@ def correct(
     returns    (n,) -log of the corrected p-values, new memory; and the begins and ends of drifts
     """
     starts = (seen.clicks_before == 0) | starts_session(seen.gap_ms)
-    passes = _passes(seen, nats, starts, before[PASSED.name], rows)
+    crossings = _crossings(seen, nats, starts, before[PASSED.name], rows)
     found, drifts = nats.copy(), []
     for number, rates in enumerate(kept):
         mine = np.flatnonzero(partition == number) if len(kept) > 1 else np.arange(len(nats))
         if len(mine):
-            theirs = [one for one in passes if partition[one.click] == number]
+            theirs = [one for one in crossings if partition[one.click] == number]
             drifts += _follow(rates, mine, seen, starts, theirs, held_out, found)
     return found, drifts
 
 
-def _passes(seen: Evidence, nats: F64, starts: Bools, before: npt.NDArray[np.int32], rows: Rows) -> list[Pass]:
+def _crossings(seen: Evidence, nats: F64, starts: Bools, before: npt.NDArray[np.int32], rows: Rows) -> list[Crossing]:
     """The clicks with which sessions pass steps, in order. Writes the field PASSED of the rows.
 
     starts  (n,) the click begins a session
@@ -231,32 +231,32 @@ def _passes(seen: Evidence, nats: F64, starts: Bools, before: npt.NDArray[np.int
     unusual = nats >= STEPS[0]
     theirs = before != 0
     theirs[seen.owner[unusual]] = True
-    passed, passes = before.tolist(), []
+    passed, crossings = before.tolist(), []
     for click in np.flatnonzero(unusual | (starts & theirs[seen.owner])).tolist():
         user, steps = int(seen.owner[click]), int(STEPS.searchsorted(nats[click], "right"))
         if starts[click]:
             passed[user] = 0
         if steps > passed[user]:
-            passes.append(Pass(click, passed[user], steps))
+            crossings.append(Crossing(click, passed[user], steps))
             passed[user] = steps
     rows[PASSED.name] = np.where(rows["clicks"] > 0, passed, 0)
-    return passes
+    return crossings
 
 
 def _follow(
-    rates: Rates, clicks: Index, seen: Evidence, starts: Bools, passes: list[Pass], held_out: int, nats: F64
+    rates: Rates, clicks: Index, seen: Evidence, starts: Bools, crossings: list[Crossing], held_out: int, nats: F64
 ) -> list[Drift]:
     """Follow the clicks of one partition, and correct their nats in place.
 
-    clicks  (c,) positions of the partition's clicks among the n, ascending
-    starts  (n,) the click begins a session
-    passes  those of the partition's clicks
+    clicks     (c,) positions of the partition's clicks among the n, ascending
+    starts     (n,) the click begins a session
+    crossings  those of the partition's clicks
     """
     clock_ms = np.maximum.accumulate(np.maximum(seen.time_ms[clicks], rates.clock_ms))
     begun = np.append(0, starts[clicks].cumsum())  # sessions that begin before each click, and in all
     if rates.start_ms == NONE:
         rates.start_ms = int(clock_ms[0])
-    drifts, waiting, first = [], iter(passes), 0
+    drifts, waiting, first = [], iter(crossings), 0
     one = next(waiting, None)
     while first < len(clicks):
         enough = rates.begun + begun[first:-1] - begun[first] >= FEWEST
@@ -266,7 +266,7 @@ def _follow(
         nats[part] = rates.corrected(nats[part])
         rates.begun += int(begun[last] - begun[first])
         while one is not None and (last == len(clicks) or one.click < clicks[last]):
-            rates.pass_(one)
+            rates.count(one)
             one = next(waiting, None)
         if last < len(clicks):
             rates.clock_ms = int(clock_ms[last])

@@ -35,7 +35,8 @@ def applied(mutant: Mutant) -> Iterator[None]:
     changed = source.replace(mutant.old, mutant.new)
     changed = changed if classes else textwrap.indent(changed, "    ")
     made: dict[str, Any] = {}  # the cell __class__ is for super()
-    exec(f"def make(__class__):\n{changed}\n    return {name}", function.__globals__, made)
+    globals_ = inspect.unwrap(function).__globals__  # of its module, not of a decorator's
+    exec(f"def make(__class__):\n{changed}\n    return {name}", globals_, made)
     replacement = made["make"](owner)
     ours = [m for n, m in list(sys.modules.items()) if n.startswith(("stream.", "tests."))]
     owners = [owner] if classes else [m for m in ours if vars(m).get(name) is function]
