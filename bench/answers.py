@@ -9,7 +9,7 @@ an answer is an error, if a click has no decision or two, or if a round with req
 clicks that a round without them decides.
 
     python -m bench.answers
-    python -m bench.answers --rate 1000 --requests 20 --seconds 5 --rounds 1 --out /tmp/answers.json      a short trial
+    python -m bench.answers --rate 1000 --requests 20 --seconds 5 --rounds 1 --out trial.json      a short trial
 
 Broker, sender, readers and client use the same cores as the worker.
 """
