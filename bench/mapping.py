@@ -22,7 +22,7 @@ from export.init import rows
 from export.log.log import read_log
 from export.log.reader import ColumnNames
 from stream.mapping.parse import read_mapping
-from stream.mapping.shape import shape_of
+from stream.mapping.shape import message_shape
 from stream.wire.json import JsonCodec, encode
 
 EXAMPLES = ROOT / "docs" / "examples"
@@ -41,7 +41,7 @@ def cases() -> dict[str, tuple[Callable[[], object], int]]:
     plain = JsonCodec(65_536, 3_600_000)
     found: dict[str, tuple[Callable[[], object], int]] = {}
     for name, (file, number, user) in CASES.items():
-        codec = JsonCodec(65_536, 3_600_000, shape_of(read_mapping(EXAMPLES / f"{name}.toml").mapping.of_topic()))
+        codec = JsonCodec(65_536, 3_600_000, message_shape(read_mapping(EXAMPLES / f"{name}.toml").mapping.of_topic()))
         row = list(rows(EXAMPLES / file))[number]
         whole = {key: int(text) if isinstance(text, str) and text.isdigit() else text for key, text in row.items()}
         message = msgspec.json.encode(whole)

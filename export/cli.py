@@ -207,7 +207,7 @@ def replay(
     """
     from export.replay import counted
     from export.replay import replay as publish
-    from stream.mapping.shape import shape_of
+    from stream.mapping.shape import message_shape
     from stream.wire.json import JsonCodec
 
     pace = _pace(speed)
@@ -215,7 +215,7 @@ def replay(
     with Bar() as bar:
         clicks = take_log(bar, log, given)
         bar.begin("publishing", len(clicks))
-        shape = None if clicks.mapping is None else shape_of(clicks.mapping.mapping.of_topic())
+        shape = None if clicks.mapping is None else message_shape(clicks.mapping.mapping.of_topic())
         codec = JsonCodec(max_message_bytes, int(max_future_s * 1000), shape)
         sent = publish(clicks, broker, clicks_topic, pace, codec, bar.seen, config)
     if as_json:

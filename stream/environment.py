@@ -39,9 +39,11 @@ def read_file(path: Path) -> dict[str, str]:
     Raises ConfigError, with the nearest name for an unknown one.
     """
     try:
-        text = path.read_bytes()[: MOST_BYTES + 1].decode("utf-8-sig")
-        if len(text) > MOST_BYTES:
+        if path.exists() and not path.is_file():  # reading a FIFO would wait for ever
+            raise ConfigError(f"settings file {path} is no file")
+        if path.stat().st_size > MOST_BYTES:
             raise ConfigError(f"settings file {path} has more than {MOST_BYTES:,} bytes")
+        text = path.read_bytes().decode("utf-8-sig")
         values = tomllib.loads(text)
     except OSError as exc:
         raise ConfigError(f"settings file {path} cannot be read ({exc.strerror})") from exc

@@ -14,7 +14,7 @@ from stream.guess.sample import Sample, counted
 from stream.mapping.mapping import ClickMapping
 from stream.mapping.paths import has_value, parse_path, path_text, value_at
 from stream.mapping.reading import FIELDS, USER
-from stream.mapping.shape import shape_of
+from stream.mapping.shape import message_shape
 from stream.wire.fields import LONGEST_ID, Unusable, word
 from stream.wire.json import JsonCodec, encode
 
@@ -48,7 +48,7 @@ class Understood:
 def understand(sample: Sample, mapping: ClickMapping, most_bytes: int, future_ms: int, now_ms: int) -> Understood:
     """Read the events of a sample as a worker does. Events of a file are read as if their key were the user."""
     reading = mapping.of_topic()
-    codec = JsonCodec(most_bytes, future_ms, shape_of(reading))
+    codec = JsonCodec(most_bytes, future_ms, message_shape(reading))
     clicks: list[Click] = []
     dropped: Counter[str] = Counter()
     refused: Counter[str] = Counter()

@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from stream.mapping.paths import Path
 from stream.mapping.reading import FIELDS, ITEM, TIME, USER, Reading
-from stream.wire.codec import Amount, Given, Integer, Plain, Shape, Text
+from stream.wire.codec import Amount, Given, Integer, MessageShape, Plain, Text
 from stream.wire.fields import FIRST_CLICK_MS, LONGEST_WORD, time_ms
 from stream.wire.json import UNDECODABLE, loosely
 
@@ -77,7 +77,7 @@ class Node:
         return msgspec.defstruct("Message", fields, rename=names, gc=False, **more)
 
 
-def shape_of(reading: Reading) -> Shape:
+def message_shape(reading: Reading) -> MessageShape:
     """The shape of messages that are read by `reading`."""
     decode = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -92,7 +92,7 @@ def shape_of(reading: Reading) -> Shape:
         plain = _fast(reading)
     except ValueError:  # paths that one struct cannot have, such as `a` and `a.b`
         plain = _not_in_one_struct
-    return Shape(plain, given)
+    return MessageShape(plain, given)
 
 
 def _not_in_one_struct(value: bytes) -> Plain:

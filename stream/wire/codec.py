@@ -50,7 +50,7 @@ class Given(Struct, gc=False):
     event_id: Any = None
 
 
-class Shape(NamedTuple):
+class MessageShape(NamedTuple):
     """Where the values of a click are in a message.
 
     plain  bytes -> the click, if the message is in the usual form. For any other message it raises one of

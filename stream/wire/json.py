@@ -19,7 +19,7 @@ import msgspec
 
 from stream.errors import BadClick, Dropped
 from stream.events import Click
-from stream.wire.codec import Given, Plain, Shape
+from stream.wire.codec import Given, MessageShape, Plain
 from stream.wire.fields import (
     DEFAULT_EVENT,
     DIGITS,
@@ -51,7 +51,7 @@ class JsonCodec:
     left_out           optional field -> messages whose value in this field was not valid, since the last clear()
     """
 
-    def __init__(self, max_message_bytes: int, max_future_ms: int, shape: Shape | None = None) -> None:
+    def __init__(self, max_message_bytes: int, max_future_ms: int, shape: MessageShape | None = None) -> None:
         self._max_message_bytes = max_message_bytes
         self._max_future_ms = max_future_ms
         self._plain, self._given = shape or usual_shape()
@@ -191,7 +191,7 @@ def _encodable(value: Any) -> Any:
     return value
 
 
-def usual_shape() -> Shape:
+def usual_shape() -> MessageShape:
     """The shape of docs/events.md."""
     decode = msgspec.json.Decoder(Given).decode
 
@@ -202,7 +202,7 @@ def usual_shape() -> Shape:
             read = loosely(value, exc)
         return Given(*(read.get(field) for field in Given.__struct_fields__))
 
-    return Shape(msgspec.json.Decoder(Plain).decode, given)
+    return MessageShape(msgspec.json.Decoder(Plain).decode, given)
 
 
 def loosely(value: bytes, refusal: Exception) -> dict[str, Any]:

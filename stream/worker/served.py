@@ -19,7 +19,7 @@ from stream.errors import ArtifactError
 from stream.events import Anomaly, Click, Origin, Recommendation, SystemAlert
 from stream.manifest import Manifest
 from stream.mapping.parse import check_key, mapping_of_model, read_mapping
-from stream.mapping.shape import shape_of
+from stream.mapping.shape import message_shape
 from stream.model.probe import batch_invariant
 from stream.model.runtime import Model, load_model
 from stream.population.judge import Judge
@@ -112,7 +112,7 @@ def open_decoding(settings: Settings, manifest: Manifest) -> Decoding:
     if file is not None:
         check_key(file)
         reading = file.mapping.of_topic()
-        shape, users, name = shape_of(reading), reading.users, file.name
+        shape, users, name = message_shape(reading), reading.users, file.name
     plain = JsonCodec(settings.max_message_bytes, int(settings.max_future_s * 1000), shape)
     codec, users_mark = pseudonymous(plain, settings.pseudonymise)
     return Decoding(codec, users, users_mark, name)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stream.errors import BadClick
 from stream.events import Click
 from stream.mapping.parse import parse_mapping
-from stream.mapping.shape import shape_of
+from stream.mapping.shape import message_shape
 from stream.mapping.written import written
 from stream.wire import json
 from stream.wire.codec import Codec
@@ -90,7 +90,9 @@ MAPPING = parse_mapping(
 )
 FORMATS = {
     "json": Format(JsonCodec(MOST_BYTES, AHEAD_MS), json.encode),
-    "mapped json": Format(JsonCodec(MOST_BYTES, AHEAD_MS, shape_of(MAPPING.of_topic())), partial(written, MAPPING)),
+    "mapped json": Format(
+        JsonCodec(MOST_BYTES, AHEAD_MS, message_shape(MAPPING.of_topic())), partial(written, MAPPING)
+    ),
     "messagepack": Format(PackedCodec(MOST_BYTES, AHEAD_MS), msgspec.msgpack.encode),
 }
 

@@ -14,7 +14,7 @@ from stream.events import Click
 from stream.guess.guess import guess
 from stream.guess.sample import describe
 from stream.mapping.parse import read_mapping
-from stream.mapping.shape import shape_of
+from stream.mapping.shape import message_shape
 from stream.ops.cli import eddy
 from stream.wire.json import JsonCodec
 from tests.docs.blocks import ROOT
@@ -84,7 +84,7 @@ def test_every_mapping_has_a_sample_and_an_expectation() -> None:
 @pytest.mark.parametrize("name", SAMPLES)
 def test_the_messages_of_a_topic_are_these_clicks(name: str) -> None:
     """Each line of a sample as the JSON message that a topic would have, keyed by its user."""
-    codec = JsonCodec(65_536, 0, shape_of(read_mapping(EXAMPLES / f"{name}.toml").mapping.of_topic()))
+    codec = JsonCodec(65_536, 0, message_shape(read_mapping(EXAMPLES / f"{name}.toml").mapping.of_topic()))
     clicks = []
     for row in rows(SAMPLES[name]):
         for user in {click.user_id for click in EXPECTED[name]}:

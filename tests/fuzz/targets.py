@@ -22,7 +22,7 @@ from stream.kafka.changelog import Mark
 from stream.lists.catalogue import item_ids, read_catalogue
 from stream.manifest import FILES, read_manifest, sha256
 from stream.mapping.parse import parse_mapping, read_mapping
-from stream.mapping.shape import shape_of
+from stream.mapping.shape import message_shape
 from stream.model.probe import batch_invariant
 from stream.model.runtime import load_model
 from stream.state.arena import Arena
@@ -129,7 +129,7 @@ class Fuzz:
         self._engine = open_engine(load_model(model, "cpu"), model, 5, 1, 0.05)
         self._index = self._engine.model.index
         plain = JsonCodec(65_536, 3_600_000)
-        self._mapped = JsonCodec(65_536, 3_600_000, shape_of(parse_mapping(MAPPING, "fuzz").of_topic()))
+        self._mapped = JsonCodec(65_536, 3_600_000, message_shape(parse_mapping(MAPPING, "fuzz").of_topic()))
         self._codecs = [plain, self._mapped, PseudonymousCodec(plain, Pseudonyms(b"0123456789abcdef"))]
         self._mapping = directory / "mapping.toml"
         self.targets: dict[str, Callable[[random.Random], str]] = {
@@ -190,7 +190,7 @@ class Fuzz:
         """A mapping file, damaged, and a log that it reads: an error is one line."""
         self._mapping.write_bytes(mutated(rng, MAPPING.encode(), most=3))
         file = read_mapping(self._mapping)
-        shape_of(file.mapping.of_topic())
+        message_shape(file.mapping.of_topic())
         events = [nested(rng, {"user_id": "u1", "item_id": "i1", "timestamp": NOW_MS}) for _ in range(3)]
         path = self._file.with_suffix(".jsonl")
         path.write_text("\n".join(map(json.dumps, events)))

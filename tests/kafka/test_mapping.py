@@ -139,7 +139,7 @@ def test_the_last_messages_of_a_topic_are_read(lane: Lane) -> None:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_topic_of_another_shape_gets_recommendations(lane: Lane, tmp_path: Path, name: str) -> None:
-    """`eddy init` on the topic, `eddy train` on a file of the same shape, and a worker that is told of no mapping.
+    """`eddy init` on the topic, `eddy train` on a file of the same shape, and a worker without --mapping.
 
     Each click has one decision with items of the shop, nothing is a dead letter, and what is no click has no decision.
     The same file serves evaluate and replay, and another one is refused.

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from stream.errors import BadClick, Dropped
 from stream.events import Click
 from stream.mapping.parse import parse_mapping
-from stream.mapping.shape import shape_of
-from stream.wire.codec import Shape
+from stream.mapping.shape import message_shape
+from stream.wire.codec import MessageShape
 from stream.wire.json import JsonCodec
 
 NOW_MS = 1_760_000_000_000
@@ -141,9 +141,9 @@ def outcome(codec: JsonCodec, key: bytes, value: bytes) -> object:
 )
 def test_both_paths_read_every_message_alike(name: str, message: dict[str, Any], key: bytes) -> None:
     """The same click, the same refusal or the same leaving out, and the same fields that are left out."""
-    shape = shape_of(parse_mapping(OTHERS[name], "x").of_topic())
+    shape = message_shape(parse_mapping(OTHERS[name], "x").of_topic())
     value = json.dumps(message).encode()
-    fast, slow = JsonCodec(4096, 1000, shape), JsonCodec(4096, 1000, Shape(never, shape.given))
+    fast, slow = JsonCodec(4096, 1000, shape), JsonCodec(4096, 1000, MessageShape(never, shape.given))
     assert outcome(fast, key, value) == outcome(slow, key, value)
 
 
@@ -177,14 +177,14 @@ def test_usual_messages_take_the_fast_path(message: dict[str, Any], click: Click
     def not_again(value: bytes) -> Any:
         raise AssertionError("read again")
 
-    shape = shape_of(parse_mapping(NESTED, "x").of_topic())
-    codec = JsonCodec(4096, 1000, Shape(shape.plain, not_again))
+    shape = message_shape(parse_mapping(NESTED, "x").of_topic())
+    codec = JsonCodec(4096, 1000, MessageShape(shape.plain, not_again))
     assert codec.decode(b"u1", json.dumps(message).encode(), NOW_MS) == click
 
 
 def test_what_is_left_out_needs_no_key() -> None:
     """Views of pages often have none, and they are no dead letters."""
-    codec = JsonCodec(4096, 1000, shape_of(parse_mapping(NESTED, "x").of_topic()))
+    codec = JsonCodec(4096, 1000, message_shape(parse_mapping(NESTED, "x").of_topic()))
     for message in ({"kind": "ping"}, {"kind": "seen", "what": {"id": ""}}, {"kind": "seen", "what": 3}):
         with pytest.raises(Dropped):
             codec.decode(None, json.dumps(message).encode(), NOW_MS)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from stream.errors import ConfigError
 from stream.events import Click
 from stream.mapping.parse import parse_mapping
-from stream.mapping.shape import shape_of
+from stream.mapping.shape import message_shape
 from stream.mapping.written import written
 from stream.wire.json import JsonCodec
 
@@ -62,7 +62,7 @@ def test_each_value_is_at_its_first_path() -> None:
 def test_what_is_written_is_read_as_the_same_click(click: Click) -> None:
     """For every click of a log whose fields the mapping reads."""
     mapping = parse_mapping(MAPPING, "x")
-    codec = JsonCodec(4096, 0, shape_of(mapping.of_topic()))
+    codec = JsonCodec(4096, 0, message_shape(mapping.of_topic()))
     assert codec.decode(click.user_id.encode(), written(mapping, click), NOW_MS) == click
 
 

@@ -1,6 +1,7 @@
 """Settings from a file: its place below variables and options, what is refused, and `eddy config`."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,9 @@ def test_a_missing_file_and_other_bytes_are_one_line(tmp_path: Path) -> None:
     path = tmp_path / "eddy.toml"
     with pytest.raises(ConfigError, match="cannot be read"):
         read_file(path)
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(ConfigError, match="is no file"):
+        read_file(tmp_path / "fifo")
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="is not TOML"):
         read_file(path)

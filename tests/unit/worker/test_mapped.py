@@ -13,7 +13,7 @@ from stream.kafka.changelog import POSITION_KEY, Mark
 from stream.kafka.fetch import Chunk
 from stream.mapping.mapping import ClickMapping
 from stream.mapping.parse import parse_mapping
-from stream.mapping.shape import shape_of
+from stream.mapping.shape import message_shape
 from stream.meter import Meter, Snapshot
 from stream.model.runtime import load_model
 from stream.settings import Topics
@@ -87,7 +87,7 @@ def test_what_the_mapping_leaves_out_moves_the_offset_and_leaves_nothing(
     engine: Engine, mapping: ClickMapping, pseudonymous: bool
 ) -> None:
     """No decision, no dead letter and no row; the mark of the partition is that of its clicks."""
-    codec: Codec = JsonCodec(65_536, 0, shape_of(mapping.of_topic()))
+    codec: Codec = JsonCodec(65_536, 0, message_shape(mapping.of_topic()))
     if pseudonymous:
         codec = PseudonymousCodec(codec, Pseudonyms(b"0123456789abcdef"))
     _, batch = worked(engine, codec, MESSAGES)
@@ -111,7 +111,7 @@ def test_what_the_mapping_leaves_out_moves_the_offset_and_leaves_nothing(
 
 def test_a_batch_of_which_nothing_is_a_click_is_committed(engine: Engine, mapping: ClickMapping) -> None:
     """Else a topic of mostly other events would stop at such a batch."""
-    codec = JsonCodec(65_536, 0, shape_of(mapping.of_topic()))
+    codec = JsonCodec(65_536, 0, message_shape(mapping.of_topic()))
     _, batch = worked(engine, codec, MESSAGES[1:4])
     assert batch.offsets == {CLICKS_0: 3}
     assert [record.key for record in batch.records] == [POSITION_KEY]
@@ -120,7 +120,7 @@ def test_a_batch_of_which_nothing_is_a_click_is_committed(engine: Engine, mappin
 def test_what_is_left_out_is_counted_and_in_the_status_line(engine: Engine, mapping: ClickMapping) -> None:
     """By reason in the metrics, and as one number in the line. Its keys are no keys of users."""
     reading = mapping.of_topic()
-    chunks, batch = worked(engine, JsonCodec(65_536, 0, shape_of(reading)), MESSAGES)
+    chunks, batch = worked(engine, JsonCodec(65_536, 0, message_shape(reading)), MESSAGES)
     observed = Observed(Meter(), engine.model, engine.arena, 1, reading.users, lambda: NOW_MS)
     observed.committed(chunks, batch)
     figures = observed.meter.snapshot()
@@ -132,7 +132,7 @@ def test_what_is_left_out_is_counted_and_in_the_status_line(engine: Engine, mapp
     assert '\neddy_dropped_total{reason="event_type"} 1.0\n' in metrics
     crowd = [*MESSAGES[:1], *(event(f"p{n}", None, "page") for n in range(60))]
     other = Observed(Meter(), engine.model, engine.arena, 8, reading.users, lambda: NOW_MS)
-    other.committed(*worked(engine, JsonCodec(65_536, 0, shape_of(reading)), crowd))
+    other.committed(*worked(engine, JsonCodec(65_536, 0, message_shape(reading)), crowd))
     assert other.key_sample.verdict().keys <= 1
 
 
@@ -141,7 +141,7 @@ def test_a_warning_has_no_user_id_of_a_mapped_field(engine: Engine, mapping: Cli
     reading = mapping.of_topic()
     messages = [(b"someone", event(None, "i1", anonymousId="anna@example.com")[1])]
     observed = Observed(Meter(), engine.model, engine.arena, 1, reading.users, lambda: NOW_MS)
-    observed.committed(*worked(engine, JsonCodec(65_536, 0, shape_of(reading)), messages))
+    observed.committed(*worked(engine, JsonCodec(65_536, 0, message_shape(reading)), messages))
     detail = observed.examples["key_is_not_user"].detail
     assert "anna" not in detail
     assert hashed(b"anna@example.com") in detail
@@ -153,7 +153,7 @@ def test_a_warning_has_no_user_id_in_another_form(engine: Engine, mapping: Click
     reading = mapping.of_topic()
     messages = [(b"someone", event(None, "i1", userId=user)[1])]
     observed = Observed(Meter(), engine.model, engine.arena, 1, reading.users, lambda: NOW_MS)
-    observed.committed(*worked(engine, JsonCodec(65_536, 0, shape_of(reading)), messages))
+    observed.committed(*worked(engine, JsonCodec(65_536, 0, message_shape(reading)), messages))
     detail = observed.examples["key_is_not_user"].detail
     assert "4711" not in detail
     assert hashed(b"4711") in detail

@@ -22,7 +22,7 @@ from stream.errors import BadClick, ConfigError, Dropped
 from stream.events import Click
 from stream.mapping.mapping import MappingFile
 from stream.mapping.parse import parse_mapping
-from stream.mapping.shape import shape_of
+from stream.mapping.shape import message_shape
 from stream.wire.fields import FIRST_CLICK_MS
 from stream.wire.json import JsonCodec
 from tests.unit.export.log.test_one_reader import ANY, FLOATS, INTEGERS, TEXT
@@ -99,7 +99,7 @@ def nested(column: str, value: Any, row: int) -> Row:
 
 def on_the_topic(row: Row, text: str, user: Any) -> Any:
     """The click's fields, or "no click". The key is what the user would be."""
-    codec = JsonCodec(10**6, 0, shape_of(parse_mapping(text, "x").of_topic()))
+    codec = JsonCodec(10**6, 0, message_shape(parse_mapping(text, "x").of_topic()))
     sent = json.dumps(row).encode()
     for key in {str(user), "v", str(int(user)) if isinstance(user, float) and user.is_integer() else "v"}:
         try:
