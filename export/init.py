@@ -119,8 +119,8 @@ def init(
 
 def _of_topic(broker: str, topic: str, config: Any) -> tuple[list[dict[str, Any]], list[bytes | None], int]:
     """The last messages of a topic that are JSON objects, their keys, and the number of other messages."""
+    from stream.access.messages import read_messages
     from stream.errors import BadClick
-    from stream.ops.messages import read_messages
     from stream.wire.json import UNDECODABLE, loosely
 
     decode = msgspec.json.Decoder(dict[str, Any]).decode

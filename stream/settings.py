@@ -30,6 +30,10 @@ class Topics(Struct, frozen=True):
     system_alerts: str = "system-alerts"
 
 
+FEEDBACK_TOPIC = "feedback"
+"""The topic of the verdicts on alerts: `eddy feedback` writes it, `eddy calibrate` reads it, and a worker neither."""
+
+
 def words(text: str) -> list[str]:
     """Split a comma-separated text: "a, b" -> ["a", "b"]."""
     return [word.strip() for word in text.split(",") if word.strip()]
@@ -114,6 +118,11 @@ FORGET_AFTER_DAYS = 90.0
 ALPHA = 0.0001
 """One in 10,000 sessions: a shop with 100,000 sessions a day gets about ten false alerts a day."""
 
+ALPHAS = (1e-9, 0.5)
+
+FALSE_ALARMS = re.compile(r"\s*([0-9]{1,12})\s*/\s*([0-9]{1,12})(\s+sessions)?\s*", re.ASCII)
+"""One number of sessions of another: "1/10000", "3 / 50000 sessions"."""
+
 
 class Settings(Struct, frozen=True):
     """All settings of one worker.
@@ -134,7 +143,9 @@ class Settings(Struct, frozen=True):
     lists              every: a list for each click; last: only for a user's last click in a transaction, whose id the
                        decisions on the user's other clicks have. A list is most of a click's work
     exclude_recent     a list has none of the items of the user's last N clicks; 0 = exclude nothing
-    alpha              alert when the p-value is at most this: the nominal share of sessions with a false alert
+    alpha              alert when the p-value is at most this: the nominal share of sessions with a false alert. 0: by
+                       false_alarms
+    false_alarms       the same as a number of sessions of another, "1/10000". Empty, and no alpha: ALPHA
     max_future_s       s; a click that is further ahead of the clock is bad: it has a wrong unit. The clock is this
                        worker's or the Kafka timestamp of the click's message, the later one
     max_message_bytes  a longer message is bad; a normal click has a few hundred bytes
@@ -170,7 +181,8 @@ class Settings(Struct, frozen=True):
     k: int = 20
     lists: str = "every"
     exclude_recent: int = 1
-    alpha: float = ALPHA
+    alpha: float = 0.0
+    false_alarms: str = ""
     max_future_s: float = 3600.0
     max_message_bytes: int = 65_536
     max_cycle_clicks: int = 5_000
@@ -200,9 +212,11 @@ class Settings(Struct, frozen=True):
             ("hang_s", 1.0, 600.0),
             ("forget_after_days", 0.0, 36_500.0),
             ("max_future_s", 0.0, 1e9),
-            ("alpha", 1e-9, 0.5),
             ("http_port", 0, 65_535),
         )
+        if self.alpha:
+            _check_ranges(self, ("alpha", *ALPHAS))
+        self.nominal_rate()
         for name, values in CHOICES.items():
             if getattr(self, name) not in values:
                 raise ConfigError(f"setting {name} is {getattr(self, name)!r}; it must be one of {', '.join(values)}")
@@ -221,6 +235,24 @@ class Settings(Struct, frozen=True):
         names = list(msgspec.structs.astuple(self.topics))
         if len(set(names)) < len(names) or not all(names):
             raise ConfigError(f"the topics are {', '.join(names)}; they need six different names that are not empty")
+
+    def nominal_rate(self) -> float:
+        """The nominal share of sessions with a false alert, by alpha or false_alarms. Raises ConfigError."""
+        if not self.false_alarms.strip():
+            return self.alpha or ALPHA
+        if self.alpha:
+            raise ConfigError(
+                f"settings alpha ({self.alpha:g}) and false_alarms ({self.false_alarms}) are both given, and set the "
+                "same; remove one of them"
+            )
+        parts = FALSE_ALARMS.fullmatch(self.false_alarms)
+        rate = int(parts[1]) / int(parts[2]) if parts and int(parts[2]) else 0.0
+        if not ALPHAS[0] <= rate <= ALPHAS[1]:
+            raise ConfigError(
+                f"setting false_alarms is {self.false_alarms!r}; it must be a number of sessions of another, such as "
+                f"1/10000, and the share between {ALPHAS[0]:g} and {ALPHAS[1]:g}"
+            )
+        return rate
 
 
 ADDRESS = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")

@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime as ort
 import xxhash
 
-from tests.oracle_alerts import Alerts, Behaviour, Found
+from tests.oracle_alerts import NAMES, Alerts, Behaviour, Found
 from tests.oracle_population import SIGNS, Partition, Seen
 from tests.oracle_rates import Rates
 
@@ -184,6 +184,12 @@ class Oracle:
             "model": f"{self.manifest['name']}/{self.manifest['version']}",
         }
 
+    def quiet(self, partition: int, name: str, until_ms: int, statistics: list[str]) -> None:
+        """Apply a request to keep alerts on a user back."""
+        user = self.users.get((partition, name))
+        if user is not None and user.clicks:
+            user.kept.quiet_until_s, user.kept.quiet = until_ms // 1000, statistics
+
     def forgotten(self, user: User, now_ms: int) -> bool:
         """A user without a click for so long starts with a new row; one with a single click after a third of it."""
         limit_ms = self._forget_ms if user.clicks > 1 else self._forget_ms // 3
@@ -211,6 +217,7 @@ class Oracle:
         fields += [("episode_offset", "<i8"), ("unusual_ms", "<i8"), ("alerted_nats", "<f4")]
         fields += [("levels_passed", "<i4")]
         fields += [("population_window_ms", "<i8"), ("population_signs", "<i4")]
+        fields += [("quiet_until_s", "<u4"), ("quiet_statistics", "<i4")]
         return np.dtype(fields)
 
     def rows(self, model_mark: int) -> Iterator[tuple[int, bytes, bytes, bool]]:
@@ -236,6 +243,8 @@ class Oracle:
             row["levels_passed"] = user.kept.passed
             row["population_window_ms"] = user.seen.window_ms
             row["population_signs"] = sum(1 << SIGNS.index(sign) for sign in user.seen.signs)
+            row["quiet_until_s"] = user.kept.quiet_until_s
+            row["quiet_statistics"] = sum(1 << NAMES.index(statistic) for statistic in user.kept.quiet)
             key, data = name.encode(), row.tobytes()[8:]
             data += bytes(-len(data) % 8)
             data += b"".join(xxhash.xxh3_64(text.encode()).digest()[::-1] for text in user.event_ids)

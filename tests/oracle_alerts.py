@@ -57,6 +57,8 @@ class Behaviour:
     episode: int = 0
     unusual_ms: int = 0
     alerted: float = 0.0
+    quiet_until_s: int = 0
+    quiet: list[str] = field(default_factory=list)
 
 
 class Found(NamedTuple):
@@ -125,7 +127,10 @@ class Alerts:
         strongest = sorted(range(len(NAMES)), key=lambda i: -each[i])
         statistics = {NAMES[i]: float(np.exp(-each[i])) for i in strongest if float(np.exp(-each[i])) <= 0.01}
         said = self._sentence(NAMES[strongest[0]], values[strongest[0]], kept, filled)
-        episode = self._follow(kept, nats, click, offset)
+        if history == 0:
+            kept.quiet_until_s, kept.quiet = 0, []
+        quiet = click["timestamp"] < kept.quiet_until_s * 1000 and NAMES[strongest[0]] in (kept.quiet or NAMES)
+        episode = None if quiet else self._follow(kept, nats, click, offset)
         return Found(float(np.exp(-nats)), name, self._combined.size, episode, statistics, said)
 
     def _follow(self, kept: Behaviour, nats: float, click: dict[str, Any], offset: int) -> int | None:

@@ -1,13 +1,15 @@
 """Requests that change something: the token that they need, and what is written to Kafka for them."""
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+import msgspec
 
 from stream.access.publish import Publisher
 from stream.errors import ConfigError, Unanswered
 from stream.kafka_config import KafkaConfig
-from stream.wire.forget import FORGET_HEADER
+from stream.wire.requests import FORGET_HEADER, QUIET_HEADER, Quieting
 
 SHORTEST = 16
 """Bytes of a token. A shorter one can be guessed."""
@@ -60,9 +62,25 @@ def request_to_forget(broker: str, topic: str, config: KafkaConfig, users: Itera
     A user's partition is only known to the producers. Returns the number of partitions.
     Raises ConfigError as Publisher does.
     """
+    return _to_every_partition(broker, topic, config, users, {FORGET_HEADER: b""})
+
+
+def request_quiet(broker: str, topic: str, config: KafkaConfig, user: bytes, which: Quieting) -> int:
+    """Write a request to keep alerts on a user back to every partition of the clicks topic.
+
+    user  its id as an alert has it. Partitions without a row of this user ignore the request
+    Returns the number of partitions. Raises ConfigError as Publisher does.
+    """
+    return _to_every_partition(broker, topic, config, [user], {QUIET_HEADER: msgspec.json.encode(which)})
+
+
+def _to_every_partition(
+    broker: str, topic: str, config: KafkaConfig, users: Iterable[bytes], headers: Mapping[str, bytes]
+) -> int:
+    """Write a message without a value for each user to every partition. Returns the number of partitions."""
     publisher = Publisher(broker, topic, config)
     for user in users:
         for partition in range(publisher.partitions):
-            publisher.send(user, None, partition, {FORGET_HEADER: b""})
+            publisher.send(user, None, partition, headers)
     publisher.close()
     return publisher.partitions

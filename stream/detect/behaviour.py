@@ -161,7 +161,7 @@ class BehaviourDetector:
         )
         values, fill = statistics(windows, seen.recent, len(self._category) - 1), fill_class(windows.filled)
         nats, each = self.behaviour.nats(values, fill)
-        return Judged(nats, partial(self._why, values, each, fill, windows))
+        return Judged(nats, each.argmax(1), partial(self._why, values, each, fill, windows))
 
     def _why(self, values: F32, each: F64, fill: I64, windows: Windows, click: int) -> Why:
         p_values = np.exp(-each[click])

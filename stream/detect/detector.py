@@ -48,10 +48,12 @@ class Judged(NamedTuple):
     """The output of a detector for n clicks.
 
     nats  (n,) float64, at least 0: -log of the p-value of each click, by the calibration of the training
+    strongest  (n,) intp, the statistic with the smallest p-value, index into its names
     why   position of a click -> what its p-value is made of
     """
 
     nats: F64
+    strongest: npt.NDArray[np.intp]
     why: Callable[[int], Why]
 
 

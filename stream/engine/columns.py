@@ -15,6 +15,7 @@ from stream.engine.waves import Index
 from stream.events import Click, Origin, Partition
 from stream.lists.rules import NO_CATEGORY
 from stream.model.runtime import I64, Model
+from stream.population.quiet import NOT_ASKED, Asked
 from stream.settings import Rules, words
 from stream.state.arena import Owner
 from stream.state.event_ids import Hashes, hashed_ids
@@ -41,6 +42,7 @@ class Columns:
     event_id    (n,) uint64, hash of the click's event id, NO_ID = none; None if no click has one
     life        (m,) intp, number of requests to forget the user before these clicks; None if there is no request
     requests    user -> number of requests to forget the user
+    asked       the requests for quiet among these clicks; None if there is none
     """
 
     owners: Sequence[Owner]
@@ -54,6 +56,7 @@ class Columns:
     event_id: Hashes | None = None
     life: Index | None = None
     requests: Mapping[Owner, int] = field(default_factory=dict)
+    asked: Asked | None = None
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -67,13 +70,16 @@ class Columns:
         ]
 
     def take(self, which: Index) -> "Columns":
-        """Select the clicks at the positions `which` (ascending), and the users of these clicks."""
+        """Select the clicks at the positions `which` (ascending), and the users of these clicks or with a request."""
         users, first, owner = np.unique(self.owner[which], return_index=True, return_inverse=True)
         order = np.argsort(first)
         rank = np.empty(len(order), np.intp)  # position of each user in the order of first clicks
         rank[order] = np.arange(len(order))
+        users = users[order]
+        if self.asked is not None:  # a request counts even if none of its user's clicks is selected
+            users = np.append(users, np.setdiff1d(np.flatnonzero(self.asked.last != NOT_ASKED), users))
         return Columns(
-            [self.owners[user] for user in users[order].tolist()],
+            [self.owners[user] for user in users.tolist()],
             rank[owner],
             self.offset[which],
             self.time_ms[which],
@@ -82,8 +88,9 @@ class Columns:
             self.hold[which],
             self.category[which],
             None if self.event_id is None else self.event_id[which],
-            None if self.life is None else self.life[users[order]],
+            None if self.life is None else self.life[users],
             self.requests,
+            None if self.asked is None else self.asked.take(which, users),
         )
 
 
@@ -103,10 +110,10 @@ class Encoder:
         """Convert n clicks to arrays, in the same order.
 
         origins   (n,) the origin of each click
-        requests  the requests to forget a user that came between the clicks
+        requests  the requests about users that came between the clicks
         """
         owner, owners = _owners(clicks, origins)
-        split = lives(owner, owners, requests) if requests else Lives(owner, owners, None, {})
+        split = lives(owner, owners, requests) if requests else Lives(owner, owners, None, {}, None)
         return Columns(
             owners=split.owners,
             owner=split.owner,
@@ -119,6 +126,7 @@ class Encoder:
             event_id=hashed_ids([click.event_id for click in clicks]),
             life=split.life,
             requests=split.requests,
+            asked=split.asked,
         )
 
     def items(self, ids: Sequence[str]) -> I64:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from stream.detect.detector import Evidence
 from stream.engine.columns import Columns, Encoder
 from stream.engine.decide import Decider, Decisions
-from stream.engine.requests import last_owners, select, with_removed
+from stream.engine.requests import select, staying, with_removed
 from stream.engine.step import run_waves
 from stream.engine.waves import Bools, Index, waves
 from stream.events import Partition
@@ -135,8 +135,9 @@ class Engine:
             its.offset,
             steps.recent,
         )
+        asked = clicks.asked and clicks.asked._replace(before=clicks.asked.before[decided])
         kept = [self.arena.kept.get(partition, b"") for partition in found.partitions]
-        judged = self.judge(evidence, found.partition[evidence.owner], kept, before, rows)
+        judged = self.judge(evidence, found.partition[evidence.owner], kept, before, rows, asked)
         after = dict(zip(found.partitions, judged.kept, strict=True))
         staged = self._stage(clicks, found, rows, swept, event_ids, after)
         decisions = self.decide(its, steps, judged.verdicts)
@@ -154,7 +155,7 @@ class Engine:
         """Stage the changed rows of a batch, and the removal of those that are swept or that a request ends."""
         owners = clicks.owners
         if clicks.life is not None:
-            stay = last_owners(owners, clicks.life, clicks.requests)
+            stay = staying(owners, clicks.owner, clicks.life, clicks.requests, found)
             owners, found, rows = [owners[i] for i in stay.tolist()], select(found, stay), rows[stay]
             event_ids = None if event_ids is None else event_ids[stay]
             swept = with_removed(swept, self.arena, clicks.requests, owners)

@@ -48,15 +48,16 @@ log = logging.getLogger(__name__)
 
 
 def create_topics(
-    broker: str, topics: Topics, partitions: int, replication: int, config: KafkaConfig = PLAINTEXT
+    broker: str, topics: Topics, partitions: int, replication: int, config: KafkaConfig = PLAINTEXT, *others: str
 ) -> dict[str, str]:
     """Create the missing topics and check the existing ones. Return topic name -> what was done.
 
+    others  topics that a worker does not use: they are created, and not checked
     Raises ConfigError if the broker does not answer or refuses, or if existing topics do not fit.
     """
     admin = Admin(broker, config)
     present = partition_counts(admin, broker)
-    wanted = [name for name in msgspec.structs.astuple(topics) if name not in present]
+    wanted = [name for name in (*msgspec.structs.astuple(topics), *others) if name not in present]
     for name in wanted:
         settings = COMPACTED if name == topics.changelog else {}
         count = present.get(topics.clicks, partitions) if name == topics.changelog else partitions
@@ -66,7 +67,7 @@ def create_topics(
         except KafkaException as exc:
             if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise ConfigError(f"topic {name} could not be created: {exc.args[0].str()}") from exc
-    found = _wait_for(admin, broker, topics)
+    found = _wait_for(admin, broker, topics) | {name: present.get(name, partitions) for name in others}
     check_same_partitions(found, topics)
     return {name: f"{'created' if name in wanted else 'exists'}, {count} partitions" for name, count in found.items()}
 

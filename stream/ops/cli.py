@@ -29,6 +29,7 @@ from stream.kafka_config import read_kafka_config
 from stream.log_lines import last_line
 from stream.ops.dead_letters import dead_letters
 from stream.ops.explain import explain
+from stream.ops.feedback import calibrate, feedback, feedback_topic_option
 from stream.ops.forget import forget
 from stream.ops.options import config, connection_options, take_settings, take_topics, topic_options, worker_options
 from stream.ops.repair import repair
@@ -123,6 +124,8 @@ def eddy() -> None:
 eddy.add_command(forget)
 eddy.add_command(dead_letters)
 eddy.add_command(explain)
+eddy.add_command(feedback)
+eddy.add_command(calibrate)
 eddy.add_command(config)
 
 
@@ -201,8 +204,11 @@ topics.add_command(repair)
     help="Copies of each partition. Use 3 with three or more brokers.",
 )
 @topic_options
+@feedback_topic_option
 @JSON_OPTION
-def create(broker: str, kafka_config: str, partitions: int, replication: int, as_json: bool, **given: Any) -> None:
+def create(
+    broker: str, kafka_config: str, partitions: int, replication: int, feedback_topic: str, as_json: bool, **given: Any
+) -> None:
     """Create the missing topics and check the existing ones.
 
     \b
@@ -212,7 +218,7 @@ def create(broker: str, kafka_config: str, partitions: int, replication: int, as
     from stream.kafka.topics import create_topics
 
     config = read_kafka_config(kafka_config, os.environ)
-    done = create_topics(broker, take_topics(given), partitions, replication, config)
+    done = create_topics(broker, take_topics(given), partitions, replication, config, feedback_topic)
     if as_json:
         click.echo(json.dumps(done))
         return

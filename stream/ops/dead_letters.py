@@ -97,8 +97,8 @@ def dead_letters(
       eddy dead-letters --reason not_json --show --limit 3
       eddy dead-letters --reason model_failed --publish --broker k1:9092 --kafka-config client.properties
     """
+    from stream.access.messages import read_messages
     from stream.access.publish import Publisher
-    from stream.ops.messages import read_messages
 
     if show and publish:
         raise click.UsageError("give either --show or --publish.")

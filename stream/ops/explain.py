@@ -49,7 +49,7 @@ def explain(
       eddy explain --user u4711 --json
       eddy explain clicks-3-104127 --broker k1:9092 --kafka-config client.properties
     """
-    from stream.ops.messages import read_messages  # here, because --help needs no Kafka client
+    from stream.access.messages import read_messages  # here, because --help needs no Kafka client
 
     config = read_kafka_config(kafka_config, os.environ)
     topics: list[Topic] = [(anomalies_topic, Anomaly)]
@@ -60,7 +60,7 @@ def explain(
         for topic, kind in topics:
             messages = read_messages(broker, topic, config)
             with click.progressbar(messages, label=topic, file=click.get_text_stream("stderr"), show_pos=True) as bar:
-                yield from _alerts(bar, kind)
+                yield from alerts_among(bar, kind)
 
     found = latest(alerts(), user, limit) if id_ is None else episodes_with(alerts, id_)
     if id_ is not None and not found:
@@ -78,7 +78,7 @@ def explain(
         click.echo(explained(found, id_))
 
 
-def _alerts(messages: Iterable[Any], kind: type[Anomaly] | type[SystemAlert]) -> Iterator[Alert]:
+def alerts_among(messages: Iterable[Any], kind: type[Anomaly] | type[SystemAlert]) -> Iterator[Alert]:
     """The alerts among the messages. Those that another Eddy version wrote are counted on stderr, and left out."""
     left_out = 0
     for message in messages:

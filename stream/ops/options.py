@@ -34,8 +34,10 @@ HELP = {
     "lists": "every: a list for each click. last: only for a user's last click in a transaction; the decisions on the "
     "user's other clicks name it.",
     "exclude_recent": "Do not recommend the items of the user's last N clicks. 0: exclude nothing.",
-    "alpha": "Alert when the p-value of a click is at most this: the nominal share of sessions with a false alert. "
-    "0.0001 is one in 10,000.",
+    "alpha": "For experts: alert when the p-value of a click is at most this, the nominal share of sessions with a "
+    "false alert. 0: by --false-alarms.",
+    "false_alarms": "How many sessions may have a false alert: 1/10000 is one in 10,000 sessions, and the value if "
+    "neither this nor --alpha is given.",
     "max_future_s": "A click that is more seconds ahead of the worker's clock and of Kafka's timestamp of its "
     "message is a dead letter.",
     "max_message_bytes": "A longer message is a dead letter.",

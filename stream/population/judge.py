@@ -2,6 +2,7 @@
 
     detector  -> the p-value of each click, by the calibration of the training
     rates     -> the p-value that holds for the live stream
+    quiet     -> which clicks raise no alert, because a person asked for it
     episodes  -> alerts on single users
     watch     -> alerts on many users, and which of the single ones are part of them
 
@@ -22,6 +23,7 @@ from stream.detect.detector import Detector, Evidence, Fields
 from stream.detect.episodes import EPISODE, follow
 from stream.manifest import Tensor
 from stream.population.counts import Counts
+from stream.population.quiet import QUIET, Asked, quieted
 from stream.population.rates import PASSED, SIZE, Rates, correct
 from stream.population.watch import ROW_FIELDS, Population, SystemRule, drifted
 from stream.state.row import Index, Rows
@@ -58,22 +60,31 @@ class Judge:
         self.detector = detector
         self._population = population
         self._alpha, self._least = alpha, -math.log(alpha)
-        self.row_fields = (*detector.row_fields, *EPISODE, PASSED, *ROW_FIELDS)
+        self.row_fields = (*detector.row_fields, *EPISODE, PASSED, *ROW_FIELDS, *QUIET)
 
     def __call__(
-        self, seen: Evidence, partition: Index, kept: Sequence[bytes], before: Fields, rows: Rows
+        self,
+        seen: Evidence,
+        partition: Index,
+        kept: Sequence[bytes],
+        before: Fields,
+        rows: Rows,
+        asked: Asked | None = None,
     ) -> Judgement:
         """Judge n clicks of m users, and write the fields `row_fields` of their rows.
 
         partition  (n,) intp, index into `kept` of each click's partition; its clicks are in order
         kept       what is kept of each partition, as bytes; none for a new one
         before, rows  as in `Detector.judge`
+        asked      the requests for quiet among the clicks; None if there is none
         """
         rates = [_decoded(Rates.decode, data[:SIZE]) for data in kept]
         counts = [_decoded(Counts.decode, data[SIZE:]) for data in kept]
         judged = self.detector.judge(seen, before, rows)
         nats, drifts = correct(seen, judged.nats, partition, rates, self.detector.held_out, before, rows)
-        alerted, episodes = follow(seen, nats, self._least, before, rows)
+        quiet = quieted(seen, judged.strongest, asked, before, rows)
+        heard = nats if quiet is None else np.where(quiet, 0.0, nats)
+        alerted, episodes = follow(seen, heard, self._least, before, rows)
         reasons = [judged.why(click) for click in alerted]
         alerts = [
             AlertRule(why.pool, why.pool_size, self._alpha, episode, why.statistics, why.sentence)

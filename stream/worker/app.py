@@ -95,14 +95,14 @@ def create_app(settings: Settings) -> faust.App:
         Path(settings.model),
         settings.k,
         settings.exclude_recent,
-        settings.alpha,
+        settings.nominal_rate(),
         settings.rules,
         settings.forget_after_days,
         decoding.users_mark,
         settings.lists,
         on_disk(Path(settings.data_dir)) if settings.state_on_disk else in_ram,
     )
-    warn_of_model(engine, settings.k, settings.alpha)
+    warn_of_model(engine, settings.k, settings.nominal_rate())
     longest_row = engine.arena.dtype.itemsize + LONGEST_BYTES + LONGEST_KEY
     health.kafka = watch = watch_kafka(settings.broker, settings.topics.clicks, config)
     partitions, limits = _check_cluster(settings, config, watch, longest_row)
@@ -112,7 +112,7 @@ def create_app(settings: Settings) -> faust.App:
     worker_id = lock.worker_id if lock else settings.worker_id
     wait_for_place(Admin(settings.broker, config), settings.group, f"eddy-{worker_id}", settings.session_timeout_s)
 
-    observed = Observed(meter, model, engine.arena, partitions, decoding.users, alpha=settings.alpha)
+    observed = Observed(meter, model, engine.arena, partitions, decoding.users, alpha=settings.nominal_rate())
     observed.about(settings.group, worker_id)
     changelog = Changelog(settings.broker, settings.group, settings.topics.changelog, config, watch)
     cycles = Cycles(

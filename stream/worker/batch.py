@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from stream.detect.statistics import STATISTICS
 from stream.engine import isolate
 from stream.engine.columns import Columns
 from stream.engine.engine import Cycle, Engine
@@ -15,11 +16,12 @@ from stream.events import Anomaly, Click, Origin, Partition, Recommendation, Sys
 from stream.kafka.changelog import POSITION_KEY, Mark
 from stream.kafka.delivery import Record
 from stream.kafka.fetch import Chunk
+from stream.population.quiet import Quiet
 from stream.settings import Topics
 from stream.wire.codec import Codec
 from stream.wire.dead_letter import dead_letter
-from stream.wire.forget import user_to_forget
 from stream.wire.json import encode
+from stream.wire.requests import quieting, user_to_forget
 from stream.wire.sizes import fit_anomaly, fit_recommendation
 from stream.worker.served import anomalies, recommendations, system_alerts
 
@@ -120,9 +122,9 @@ def process(
             except Dropped as exc:
                 dropped[origin] = exc.reason
             except BadClick as exc:
-                user = user_to_forget(record, codec)
-                if user is not None:
-                    requests.append(Request(len(clicks), (partition, user)))
+                request = _request(record, codec, partition, len(clicks))
+                if request is not None:
+                    requests.append(request)
                     continue
                 why = BadClick(exc.reason, exc.detail)  # `exc` references this frame, and so the whole batch
                 refused.append(Refused(origin, codec.keep(record), why))
@@ -135,7 +137,8 @@ def process(
     if repeats:
         log.warning("repeated clicks skipped, their offsets are not above those in the users' rows: clicks=%d", repeats)
     if requests:
-        log.info("requests to forget a user applied: requests=%d", len(requests))
+        quiet = sum(one.quiet is not None for one in requests)
+        log.info("requests about users applied: forget=%d quiet=%d", len(requests) - quiet, quiet)
     failed = cycle.failed.tolist()
     if failed:
         log.error(
@@ -171,6 +174,17 @@ def process(
     seconds = {"decode": decoded_s - began_s, "engine": stepped_s - decoded_s}
     seconds["encode"] = time.perf_counter() - stepped_s
     return Batch(columns, cycle, records, offsets, refused, dropped, alerts, dict(codec.left_out), seconds)
+
+
+def _request(record: Any, codec: Codec, partition: Partition, before: int) -> Request | None:
+    """The request about a user in a message that is no click; None if it is none. before: as in Request."""
+    user = user_to_forget(record, codec)
+    if user is not None:
+        return Request(before, (partition, user))
+    asked = quieting(record, STATISTICS)
+    if asked is None:
+        return None
+    return Request(before, (partition, record.key), Quiet.of(asked.until_ms, asked.statistics))
 
 
 def _recommendations(decisions: list[Recommendation], topic: str, limits: Mapping[str, int]) -> list[Record]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from stream.detect.behaviour import BehaviourDetector
 from stream.engine.engine import Cycle, Engine
-from stream.errors import ArtifactError
+from stream.errors import ArtifactError, ConfigError
 from stream.events import Anomaly, Click, Origin, Recommendation, SystemAlert
 from stream.manifest import Manifest
 from stream.mapping.parse import check_key, mapping_of_model, read_mapping
@@ -221,6 +221,8 @@ def load_scorer(
 ) -> Scorer:
     """Implement `stream.load`, which documents the arguments. Raises ArtifactError or ConfigError."""
     path = Path(directory)
+    if not alpha:  # a worker's setting of 0 means another setting
+        raise ConfigError("alpha is 0; it must be between 1e-09 and 0.5")
     settings = Settings(
         model=str(path), k=k, exclude_recent=exclude_recent, alpha=alpha, rules=rules or NO_RULES, device=device
     )

@@ -34,7 +34,7 @@ class NaiveDetector:
     def judge(self, seen: Evidence, before: Fields, rows: Rows) -> Judged:
         nats = np.clip(seen.surprise.astype(np.float64), 0, 700)
         np.add.at(rows["rare"], seen.owner[nats >= 4.6], 1)
-        return Judged(nats, lambda _: Why("everything", 1_000, {}, "the item is rare"))
+        return Judged(nats, np.zeros(len(nats), np.intp), lambda _: Why("everything", 1_000, {}, "the item is rare"))
 
 
 @pytest.fixture(scope="module")

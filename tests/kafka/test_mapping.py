@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
+from stream.access.messages import read_messages
 from stream.demo.shop import build_shop
 from stream.demo.simulate import simulate_clean
 from stream.events import Click, Recommendation
 from stream.manifest import read_manifest
 from stream.mapping.parse import read_mapping
-from stream.ops.messages import read_messages
 from tests.kafka.lane import Lane
 
 CLICKS = 1_200

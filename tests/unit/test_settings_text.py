@@ -1,6 +1,7 @@
 """Settings as text: options and variables use one parser, and an error has the name of its source."""
 
 import math
+from typing import Any
 
 import msgspec
 import pytest
@@ -85,6 +86,7 @@ OTHERS = {
     "lists": "last",
     "exclude_recent": 0,
     "alpha": 0.02,
+    "false_alarms": "",
     "max_future_s": 1.5,
     "max_message_bytes": 1000,
     "max_cycle_clicks": 10,
@@ -127,7 +129,8 @@ def test_every_setting_has_a_variable() -> None:
     for kind, values in ((Settings, OTHERS), (Rules, OTHER_RULES), (Topics, topics)):
         fields = {field.name: field.default for field in msgspec.structs.fields(kind)}
         assert set(values) == set(fields) - {"topics", "rules"}
-        assert [name for name, value in values.items() if value == fields[name]] == []
+        default = [name for name, value in values.items() if value == fields[name]]
+        assert default == (["false_alarms"] if kind is Settings else [])  # it and alpha exclude each other
     assert unknown_variables(environ) == []
 
 
@@ -170,7 +173,6 @@ def test_variables_of_others_are_not_reported(name: str) -> None:
 RANGES = {
     "k": (1, 1000),
     "exclude_recent": (0, 16),
-    "alpha": (1e-9, 0.5),
     "session_timeout_s": (6.0, 300.0),
     "hang_s": (1.0, 600.0),
     "max_message_bytes": (256, 1_000_000),
@@ -188,6 +190,44 @@ def test_both_ends_of_a_range_are_allowed_and_nothing_beyond(name: str) -> None:
     for value in (low - 1, high * 1.001 + 1, -math.inf, math.inf, math.nan):
         with pytest.raises(ConfigError, match=rf"setting {name} is .*; it must be between {low} and {high}"):
             Settings(model="m", **{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "rate"),
+    [
+        ({}, 0.0001),
+        ({"alpha": 0.02}, 0.02),
+        ({"alpha": 1e-9}, 1e-9),
+        ({"alpha": 0.5}, 0.5),
+        ({"false_alarms": "1/10000"}, 0.0001),
+        ({"false_alarms": " 3 / 50000 sessions "}, 0.00006),
+        ({"false_alarms": "1/2"}, 0.5),
+        ({"alpha": 0.0, "false_alarms": "2/1000"}, 0.002),
+    ],
+)
+def test_false_alarms_and_alpha_are_two_ways_to_set_the_nominal_rate(fields: dict[str, Any], rate: float) -> None:
+    """Sessions of sessions, or a share; without either it is one in 10,000."""
+    assert Settings(model="m", **fields).nominal_rate() == pytest.approx(rate, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "text", ["1", "0/10", "1/0", "2/1", "0.1/100", "1e3/9", "-1/100", "5/day", "1/10000 users", "1/99999999999"]
+)
+def test_other_false_alarms_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"setting false_alarms is .*such as 1/10000"):
+        Settings(model="m", false_alarms=text)
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1e-10, 0.51, math.inf, math.nan])
+def test_an_alpha_out_of_its_range_is_refused(alpha: float) -> None:
+    with pytest.raises(ConfigError, match=r"setting alpha is .*; it must be between 1e-09 and 0.5"):
+        Settings(model="m", alpha=alpha)
+
+
+def test_alpha_and_false_alarms_together_are_refused() -> None:
+    """Nobody could say which one is in force."""
+    with pytest.raises(ConfigError, match=r"alpha .* and false_alarms .* are both given.*remove one"):
+        Settings(model="m", alpha=0.0001, false_alarms="1/10000")
 
 
 @pytest.mark.parametrize("broker", ["h:0", "h:65536", ":9092", "h:", "h:9092,", "h:-1", "h:9092 x", ""])

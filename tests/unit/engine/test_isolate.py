@@ -10,10 +10,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from stream.engine import isolate
 from stream.engine.engine import Engine
+from stream.engine.requests import Request
 from stream.errors import ArtifactError
 from stream.events import Click, Partition
 from stream.model.probe import batch_invariant
 from stream.model.runtime import load_model
+from stream.population.quiet import Quiet
 from stream.worker.served import open_engine, recommendations
 from tests.changed_model import save_graph
 from tests.decide import NOW_MS, origins
@@ -86,6 +88,28 @@ def test_only_the_guilty_clicks_are_set_aside(model_dir: Path, tmp_path: Path) -
         if offset not in broken:
             want += isolated(engine, [one], offset)[1]
     assert [(d.id, d.items, d.surprise) for d in decided] == [(w.id, w.items, w.surprise) for w in want]
+
+
+@pytest.mark.usefixtures("good_probe")
+def test_a_request_for_quiet_counts_where_all_clicks_of_its_user_are_set_aside(model_dir: Path, tmp_path: Path) -> None:
+    """It changes the row that is there, and makes none for a user who has none, or was forgotten before it."""
+    engine = engine_of(poison(model_dir, tmp_path / "bad" / "1", 49))
+    clicks_0 = Partition("clicks", 0)
+    isolated(engine, [click(0, 1), click(2, 1)])
+    quiet = Quiet(2_000_000_000, 0)
+    requests = [Request(0, (clicks_0, b"u2"))]
+    requests += [Request(1, (clicks_0, user), quiet) for user in (b"u0", b"u1", b"u2")]
+    clicks = [click(3, 1), click(0, 49), click(1, 49), click(2, 49)]
+    columns = engine.encoder.columns(clicks, origins(len(clicks), 2), requests)
+    cycle, broken = isolate.process(engine, columns, NOW_MS)
+    assert sorted(broken) == [1, 2, 3]
+    changed = {key: row for _, key, row in cycle.staged.changelog}
+    assert changed.keys() == {b"u3", b"u0", b"u2"}
+    assert changed[b"u2"] is None
+    engine.commit(cycle)
+    assert engine.arena.gather(engine.arena.find([(clicks_0, b"u0")]).slots)["quiet_until_s"].tolist() == [
+        quiet.until_s
+    ]
 
 
 @pytest.mark.usefixtures("good_probe")

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from stream.events import Anomaly, Expected, SystemAlert
-from stream.ops.explain import Alert, _alerts, episodes_with, explained, latest
+from stream.ops.explain import Alert, alerts_among, episodes_with, explained, latest
 
 
 def anomaly(offset: int, episode: int, user: str = "ann", **fields: Any) -> Anomaly:
@@ -118,5 +118,5 @@ def test_what_is_no_alert_is_left_out_and_counted(capsys: pytest.CaptureFixture[
     """A tombstone, an alert of an earlier version, another message."""
     values = [msgspec.json.encode(ALERTS[0]), None, b'{"id": "c-1-1"}', b"no json"]
     messages = [SimpleNamespace(value=lambda value=value: value) for value in values]
-    assert list(_alerts(messages, Anomaly)) == ALERTS[:1]
+    assert list(alerts_among(messages, Anomaly)) == ALERTS[:1]
     assert "3 messages left out" in capsys.readouterr().err

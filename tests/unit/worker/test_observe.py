@@ -20,8 +20,8 @@ from stream.lists.hits import Hits
 from stream.meter import Meter, Name
 from stream.model.runtime import load_model
 from stream.settings import Topics
-from stream.wire.forget import FORGET_HEADER
 from stream.wire.json import JsonCodec
+from stream.wire.requests import FORGET_HEADER
 from stream.worker.batch import process
 from stream.worker.observe import KEYS_PER_BATCH, Observed
 from stream.worker.served import open_engine, user_ids

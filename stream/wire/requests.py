@@ -1,0 +1,61 @@
+"""Recognises requests about a user: messages on the clicks topic with the user as key, no value and one header.
+
+    eddy-forget  forget the user (`eddy forget`). The key is the user's id as a producer of clicks writes it
+    eddy-quiet   keep alerts on the user back (`eddy feedback --quiet`). The value of the header says which, as JSON.
+                 The key is the id as an alert has it: with --pseudonymise the pseudonym
+
+A request is on the clicks topic, because its place among the user's clicks then says which of them it covers, and
+because the worker applies it in the transaction that moves its offset. A message without a value and without such a
+header is a dead letter as ever: a faulty producer must not delete states.
+"""
+
+from collections.abc import Collection
+from typing import Annotated, Any
+
+import msgspec
+
+from stream.wire.codec import Codec
+
+FORGET_HEADER, QUIET_HEADER = "eddy-forget", "eddy-quiet"
+
+LATEST_MS = (2**32 - 1) * 1000
+"""A row has the time in s, as an unsigned number of 32 bits."""
+
+
+class Quieting(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The value of QUIET_HEADER: which alerts on the user are kept back.
+
+    until_ms    those on clicks before this time, ms since the epoch; 0 = none is kept back any longer
+    statistics  those for these statistics; empty = all
+    """
+
+    until_ms: Annotated[int, msgspec.Meta(ge=0, le=LATEST_MS)]
+    statistics: list[str] = []
+
+
+def user_to_forget(record: Any, codec: Codec) -> bytes | None:
+    """The id, in UTF-8, of the user whom a message asks to forget; None if the message is no such request.
+
+    record  an aiokafka ConsumerRecord
+    """
+    return None if _header(record, FORGET_HEADER) is None else codec.user(record.key)
+
+
+def quieting(record: Any, statistics: Collection[str]) -> Quieting | None:
+    """What a message asks to keep back of the alerts on the user who is its key; None if it is no such request.
+
+    record      an aiokafka ConsumerRecord
+    statistics  the names that there are; a request with another one is none
+    """
+    try:
+        found = msgspec.json.decode(_header(record, QUIET_HEADER) or b"", type=Quieting)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None
+    return found if set(found.statistics) <= set(statistics) else None
+
+
+def _header(record: Any, name: str) -> bytes | None:
+    """The value of a header of a message with a key and without a value; None if there is no such header."""
+    if record.value is not None or not record.key:
+        return None
+    return next((value or b"" for one, value in record.headers if one == name), None)
