@@ -28,7 +28,9 @@ def copied(message: Any, codec: Codec, topic: str, most_bytes: int) -> Record:
     except BadClick:
         if value is None and key:  # perhaps a request to forget a user, whose id may be in another form
             key = codec.user(key) or key
-    size = len(key or b"") + len(value or b"") + sum(len(name) + len(data or b"") + 8 for name, data in headers or ())
+    size = len(key or b"") + len(value or b"")
+    if headers:
+        size += sum(len(name) + len(data or b"") + 8 for name, data in headers)
     if size > most_bytes:
         headers, key = None, key and key[:LONGEST_KEY]
         value = value and value[: most_bytes - LONGEST_KEY]
