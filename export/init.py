@@ -16,7 +16,8 @@ import click
 import msgspec
 
 from stream.errors import ConfigError
-from stream.kafka_config import read_kafka_config
+from stream.kafka.partitioners import KeySample
+from stream.kafka_config import KafkaConfig, read_kafka_config
 from stream.ops.options import connection_options, setting_option
 
 MOST_EVENTS = 5_000
@@ -73,18 +74,19 @@ def init(
     if out.exists():
         raise ConfigError(f"{out} exists, and eddy init does not replace a file; give another --out or remove it")
     if topic is not None:
-        events, keys, left_out = _of_topic(broker, topic, read_kafka_config(kafka_config, os.environ))
+        events, keys, places, left_out = _of_topic(broker, topic, read_kafka_config(kafka_config, os.environ))
         sample, source = describe(events, keys), f"topic {topic}"
+        mixed = places.verdict().mixed
     else:
         assert file is not None
         if file.is_dir():
             raise ConfigError(f"--file {file} is a directory; give one of its files")
-        events, left_out = list(islice(rows(file), MOST_EVENTS)), 0
+        events, left_out, mixed = list(islice(rows(file), MOST_EVENTS)), 0, False
         sample, source = describe(events), f"file {file.name}"
     if not events:
         other = f": {counted(left_out, 'message')} without a JSON object" if left_out else ""
         raise ConfigError(f"{source} has no events to look at{other}")
-    found = guess(sample)
+    found = guess(sample, mixed)
     text = toml(found, source)
     assert parse_mapping(text, str(out)) == found.mapping
     now_ms = time.time_ns() // 1_000_000
@@ -113,19 +115,26 @@ def init(
     except OSError as exc:
         raise ConfigError(f"{out} cannot be written ({exc.strerror}); give another --out") from None
     if not as_json:
+        if found.mapping.rekey and topic is not None:
+            made = ["eddy", "topics", "create", "--broker", broker, "--clicks-topic", topic, "--mapping", str(out)]
+            click.echo(f"\nThe workers re-key the messages. They need a topic for it: {shlex.join(made)}")
         words = ["eddy", "train", "LOG" if file is None else str(file), "--mapping", str(out), "--out", "models/mine/1"]
         click.echo(f"\nwrote {out}. Next: {shlex.join(words)}")
 
 
-def _of_topic(broker: str, topic: str, config: Any) -> tuple[list[dict[str, Any]], list[bytes | None], int]:
-    """The last messages of a topic that are JSON objects, their keys, and the number of other messages."""
+def _of_topic(
+    broker: str, topic: str, config: KafkaConfig
+) -> tuple[list[dict[str, Any]], list[bytes | None], KeySample, int]:
+    """The last messages of a topic that are JSON objects, their keys, where these are, and the number of others."""
     from stream.access.messages import read_messages
+    from stream.access.publish import partitions_of
     from stream.errors import BadClick
     from stream.wire.json import UNDECODABLE, loosely
 
     decode = msgspec.json.Decoder(dict[str, Any]).decode
     events: list[dict[str, Any]] = []
     keys: list[bytes | None] = []
+    places = KeySample(len(partitions_of(broker, topic, config)))
     left_out = 0
     for message in islice(read_messages(broker, topic, config, last=MOST_EVENTS), MOST_EVENTS):
         value = message.value() or b""
@@ -137,8 +146,11 @@ def _of_topic(broker: str, topic: str, config: Any) -> tuple[list[dict[str, Any]
             except BadClick:
                 left_out += 1
                 continue
-        keys.append(message.key())
-    return events, keys, left_out
+        key = message.key()
+        keys.append(key)
+        if key:
+            places.add(key, message.partition(), message.offset())
+    return events, keys, places, left_out
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:

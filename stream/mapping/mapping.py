@@ -38,6 +38,7 @@ class ClickMapping(Struct, frozen=True, omit_defaults=True):
     drop_without  fields without which an event is no click
     defaults      field -> value of an event that has none
     key           what the key of a message is, one of KEYS
+    rekey         the workers copy the messages to a topic that is keyed by the user (stream.rekey)
     """
 
     topic: Source
@@ -48,14 +49,17 @@ class ClickMapping(Struct, frozen=True, omit_defaults=True):
     drop_without: tuple[str, ...] = ()
     defaults: dict[str, str | float] = {}
     key: str = "user_id"
+    rekey: bool = False
 
     @property
     def hash(self) -> str:
         """SHA-256 of the content, in hexadecimal: of what is read, not of comments or the order of the file.
 
-        Defaults are left out, so a field that a later Eddy adds does not change the hash of older files.
+        Nor of `rekey`, which changes the way of a click and not what is read from it. Defaults are left out, so a field
+        that a later Eddy adds does not change the hash of older files.
         """
-        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()
+        read = msgspec.structs.replace(self, rekey=False)
+        return hashlib.sha256(msgspec.json.encode(read, order="sorted")).hexdigest()
 
     def of_topic(self) -> Reading:
         """How the messages of the clicks topic are read."""

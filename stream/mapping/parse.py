@@ -29,7 +29,7 @@ SECTIONS = {
     "events": ("keep", "drop", "drop_without"),
     "defaults": DEFAULTS,
     "time": ("unit",),
-    "key": ("holds",),
+    "key": ("holds", "rekey"),
     "log": ("fields", "time"),
 }
 """Section of the file -> its names; None = any name."""
@@ -92,11 +92,12 @@ def mapping_of_model(given: MappingFile | None, manifest: Manifest, directory: P
 
 
 def check_key(file: MappingFile) -> None:
-    """Raise ConfigError if the topic is not keyed by the user, as a worker needs it."""
-    if file.mapping.key != "user_id":
+    """Raise ConfigError if the topic is neither keyed by the user, as a worker needs it, nor re-keyed."""
+    if file.mapping.key != "user_id" and not file.mapping.rekey:
         raise ConfigError(
             f"mapping {file.name}: [key] holds = {file.mapping.key!r}, but a worker needs messages that are keyed by "
-            "the user id, because the key decides which worker has a user's state; let the producers write that key"
+            "the user id, because the key decides which worker has a user's state; add rekey = true to [key], and the "
+            "workers re-key them"
         )
 
 
@@ -127,9 +128,11 @@ def _mapping(given: dict[str, Any]) -> ClickMapping:
         for name in needed:
             if name not in source.fields:  # then every event would be left out
                 raise ConfigError(f"[events] drop_without has {name}, which has no path in {title}")
-    key = given.get("key", {}).get("holds", "user_id")
+    key, rekey = (given.get("key", {}).get(name, default) for name, default in (("holds", "user_id"), ("rekey", False)))
     if key not in KEYS:
         raise ConfigError(f"[key] holds is {_shown(key)}; it must be one of {_listed(KEYS, in_order=True)}")
+    if not isinstance(rekey, bool):
+        raise ConfigError(f"[key] rekey is {_shown(rekey)}; it must be true or false")
     return ClickMapping(
         topic,
         log,
@@ -139,6 +142,7 @@ def _mapping(given: dict[str, Any]) -> ClickMapping:
         needed,
         defaults,
         key,
+        rekey,
     )
 
 

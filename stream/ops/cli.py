@@ -31,7 +31,15 @@ from stream.ops.dead_letters import dead_letters
 from stream.ops.explain import explain
 from stream.ops.feedback import calibrate, feedback, feedback_topic_option
 from stream.ops.forget import forget
-from stream.ops.options import config, connection_options, take_settings, take_topics, topic_options, worker_options
+from stream.ops.options import (
+    config,
+    connection_options,
+    mapping_option,
+    take_settings,
+    take_topics,
+    topic_options,
+    worker_options,
+)
 from stream.ops.repair import repair
 
 MOUNTED = {
@@ -61,10 +69,6 @@ NO_RUNTIME = (
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 """Error numbers of a full, read-only or broken disk. They are no bug in Eddy."""
-
-ADDRESS_SPACE = 2 << 30
-"""Bytes of address space below which a worker refuses to start. Where librdkafka cannot start its threads it waits
-without end or aborts the process; seen with 0.3 to 1.3 GiB."""
 
 EPILOG = """\b
 From a click log to recommendations:
@@ -148,23 +152,11 @@ def worker(**given: Any) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)  # there is nothing to finish before Faust starts, which has its own handlers
     settings = take_settings(given)
-    _check_address_space()
+    from stream.process import check_address_space
     from stream.worker.app import run_worker  # here, because Faust takes a second to import and --help needs none of it
 
+    check_address_space()
     sys.exit(run_worker(settings))
-
-
-def _check_address_space() -> None:
-    if sys.platform == "win32":  # it has no such limit
-        return
-    import resource
-
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY and limit < ADDRESS_SPACE:
-        raise ConfigError(
-            f"the address space of this process is limited to {limit >> 20} MiB, and a worker needs "
-            f"{ADDRESS_SPACE >> 20} MiB or more: raise the limit (ulimit -v), or limit the memory of its container"
-        )
 
 
 def _end(number: int, _: Any) -> NoReturn:
@@ -203,22 +195,32 @@ topics.add_command(repair)
     show_default=True,
     help="Copies of each partition. Use 3 with three or more brokers.",
 )
+@mapping_option
 @topic_options
 @feedback_topic_option
 @JSON_OPTION
 def create(
-    broker: str, kafka_config: str, partitions: int, replication: int, feedback_topic: str, as_json: bool, **given: Any
+    broker: str,
+    kafka_config: str,
+    partitions: int,
+    replication: int,
+    mapping: str,
+    feedback_topic: str,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Create the missing topics and check the existing ones.
+
+    With a --mapping that has rekey = true, the topic of the re-keyed clicks is one of them.
 
     \b
     Example:
       eddy topics create --broker localhost:9092 --partitions 8 --replication 3
     """
-    from stream.kafka.topics import create_topics
+    from stream.rekey.topic import create
 
     config = read_kafka_config(kafka_config, os.environ)
-    done = create_topics(broker, take_topics(given), partitions, replication, config, feedback_topic)
+    done = create(broker, take_topics(given), mapping, partitions, replication, config, feedback_topic)
     if as_json:
         click.echo(json.dumps(done))
         return
@@ -228,9 +230,10 @@ def create(
 
 @topics.command()
 @connection_options
+@mapping_option
 @topic_options
 @JSON_OPTION
-def check(broker: str, kafka_config: str, as_json: bool, **given: Any) -> None:
+def check(broker: str, kafka_config: str, mapping: str, as_json: bool, **given: Any) -> None:
     """Check the topics: exit with code 2 and print the error if a worker would refuse to start.
 
     \b
@@ -238,8 +241,9 @@ def check(broker: str, kafka_config: str, as_json: bool, **given: Any) -> None:
       eddy topics check --broker localhost:9092 --clicks-topic shop-clicks
     """
     from stream.kafka.topics import check_same_partitions, check_topics
+    from stream.rekey.topic import topics_by
 
-    topics = take_topics(given)
+    topics = topics_by(take_topics(given), mapping)
     found = check_topics(broker, topics, read_kafka_config(kafka_config, os.environ))
     check_same_partitions(found, topics)
     if as_json:

@@ -113,6 +113,12 @@ def connection_options(command: Command) -> Command:
     return settings_file_option(setting_option("broker")(setting_option("kafka_config")(command)))
 
 
+def mapping_option(command: Command) -> Command:
+    """Add the mapping to a command that has to know which topics a worker needs."""
+    text = "Mapping file of the workers. With rekey = true in it, they also need the topic of the re-keyed clicks."
+    return click.option("--mapping", envvar=variable("mapping"), default="", help=text)(command)
+
+
 def topic_options(command: Command) -> Command:
     """Add the options of all topics to a command; `take_topics` makes Topics from their values."""
     for field in reversed(msgspec.structs.fields(Topics)):

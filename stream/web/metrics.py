@@ -69,6 +69,7 @@ COUNTS = (
     Figure("eddy_rebalances_total", "rebalances", "Rebalances of the group that this worker took part in."),
     Figure("eddy_answers_total", "answers", "Requests answered on /v1, by HTTP status.", ("answer", "status")),
     Figure("eddy_recovered_rows_total", "recovered_rows", "Rows read from the changelog."),
+    Figure("eddy_rekeyed_total", "rekeyed", "Messages copied to the topic that is keyed by the user."),
 )
 LEVELS = (
     Figure("eddy_info", "info", "Always 1.", ("version", "model", "provider", "group", "worker_id")),
@@ -76,6 +77,7 @@ LEVELS = (
     Figure("eddy_users", "users", "Users with a state in this worker's partitions."),
     Figure("eddy_partitions", "partitions", "Partitions whose clicks this worker decides."),
     Figure("eddy_lag", "partition_lag", "Messages of a partition that are not decided yet.", ("partition",)),
+    Figure("eddy_rekey_lag", "rekey_lag", "Messages of a partition that are not re-keyed yet.", ("partition",)),
 )
 HISTOGRAMS = (
     Figure(

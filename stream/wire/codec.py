@@ -74,10 +74,16 @@ class Codec(Protocol):
     def decode(self, key: bytes | None, value: bytes | None, now_ms: int) -> Click:
         """Decode one Kafka message to a click.
 
-        key     must be the user id in UTF-8. The key determines the partition, and a user's state is in one partition
+        key     a format may have values of the click in it. Whether it is the user id is not checked here
         value   the message; None is a tombstone
         now_ms  current time of the worker, ms since the epoch
         Raises only BadClick, so that no message can stop the stream; Dropped if the message is left out on purpose.
+        """
+
+    def check_key(self, key: bytes | None, user_id: str) -> None:
+        """Raise BadClick if a message's key is not the user id that `decode` gave to its click.
+
+        The key determines the partition, and a user's state is in one partition.
         """
 
     def user(self, key: bytes) -> bytes | None:

@@ -4,8 +4,10 @@ Where the values of a click are in a message is the message's shape (codec.py). 
 click if all of this is true:
 
 - user, item and time are valid by the rules of fields.py,
-- the message key is the user id,
 - the time is plausible.
+
+The user is in the value. Whether the message's key is the user id too is another question, which `check_key` answers:
+the worker asks it, and the re-keying does not.
 
 If an optional field is not valid, it is omitted from the click and counted. For an invalid message, the codec raises
 BadClick with a fixed reason. It raises no other exception, so that no message can stop the stream.
@@ -17,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from stream.errors import BadClick, Dropped
+from stream.errors import BadClick
 from stream.events import Click
 from stream.wire.codec import Given, MessageShape, Plain
 from stream.wire.fields import (
@@ -60,7 +62,7 @@ class JsonCodec:
     def decode(self, key: bytes | None, value: bytes | None, now_ms: int) -> Click:
         """Decode one Kafka message to a click.
 
-        key     must be the user id in UTF-8. The key determines the partition, and a user's state is in one partition
+        key     is not read: all values of a click are in the JSON
         now_ms  current time of the worker, ms since the epoch
         Raises only BadClick.
         """
@@ -68,8 +70,6 @@ class JsonCodec:
             raise BadClick("empty_value", "the message has no value; a click is a JSON object")
         if len(value) > self._max_message_bytes:
             raise BadClick("too_large", f"the message has {len(value)} bytes; the limit is {self._max_message_bytes}")
-        if not key:
-            raise self._without_key(value)
         try:
             message = self._plain(value)
         except UNDECODABLE:
@@ -79,10 +79,6 @@ class JsonCodec:
                 message = self._read(value)
         user_id, item_id = str(message.user_id), str(message.item_id)
         session_id, category, event_id = message.session_id, message.category, message.event_id
-        if key != user_id.encode() and not _is_id(key, user_id):
-            raise BadClick(
-                "key_is_not_user", f"key {key[:SHOWN]!r} but user_id {user_id[:SHOWN]!r}; key messages by user_id"
-            )
         if message.timestamp > now_ms + self._max_future_ms:
             ahead = (message.timestamp - now_ms) / 1000
             raise BadClick("future_timestamp", f"{message.timestamp} ms is {ahead:.0f} s ahead of the worker's clock")
@@ -98,6 +94,18 @@ class JsonCodec:
             None if event_id is None else str(event_id),
         )
 
+    def check_key(self, key: bytes | None, user_id: str) -> None:
+        """Raise BadClick if a message's key is not the id of its user, also in another form such as 17.0 for 17."""
+        if not key:
+            raise BadClick(
+                "empty_key", "the message has no key; key it by user_id so that a user stays in one partition"
+            )
+        user = user_id.encode()
+        if key != user and self.user(key) != user:
+            raise BadClick(
+                "key_is_not_user", f"key {key[:SHOWN]!r} but user_id {user_id[:SHOWN]!r}; key messages by user_id"
+            )
+
     def user(self, key: bytes) -> bytes | None:
         """The user id as `decode` gives it, also for a key in another form such as 17.0 for 17."""
         try:
@@ -109,16 +117,6 @@ class JsonCodec:
     def keep(self, record: Any) -> Any:
         """The record itself: a dead letter has the original bytes."""
         return record
-
-    def _without_key(self, value: bytes) -> BadClick:
-        """Why a message without a key is no click. What the shape leaves out needs no key."""
-        try:
-            self._given(value)
-        except Dropped as exc:
-            return exc
-        except BadClick:
-            pass
-        return BadClick("empty_key", "the message has no key; key it by user_id so that a user stays in one partition")
 
     def _read(self, value: bytes) -> Plain:
         """Decode a message that is not in the usual form (Plain). Raises BadClick if it is not a valid click."""
@@ -230,14 +228,6 @@ def _id(field: str, value: object) -> str:
     if read is None:
         raise BadClick("wrong_fields", f"{field} is missing or empty")
     return read
-
-
-def _is_id(key: bytes, user_id: str) -> bool:
-    """Return True if the key is the same id in another form, such as 17.0 for 17."""
-    try:
-        return word(key.decode(), LONGEST_ID) == user_id
-    except ValueError:  # Unusable, or not UTF-8
-        return False
 
 
 def _ms(timestamp: object) -> int:

@@ -104,6 +104,13 @@ class PseudonymousCodec:
             return msgspec.structs.replace(click, user_id=self._pseudonyms.of(click.user_id), event_id=event_id)
         raise BadClick(reason, WITHHELD)  # outside of `except`, so that the first one is not its context
 
+    def check_key(self, key: bytes | None, user_id: str) -> None:
+        """As Codec.check_key; `user_id` is a pseudonym. Raises BadClick without the id."""
+        if not key:
+            self._codec.check_key(key, user_id)  # raises
+        elif self.user(key) != user_id.encode():
+            raise BadClick("key_is_not_user", WITHHELD)
+
     def user(self, key: bytes) -> bytes | None:
         """The pseudonym of the user with this message key."""
         user = self._codec.user(key)

@@ -7,18 +7,17 @@ before Faust starts, and an error is one line.
 """
 
 import asyncio
-import ctypes
 import logging
 import os
 import signal
 import sys
 import time
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import faust
+import msgspec
 from mode.supervisors import CrashingSupervisor
 
 from stream.access.begin import begin
@@ -49,6 +48,10 @@ from stream.kafka_config import KafkaConfig, read_kafka_config
 from stream.log_lines import log_to_stderr
 from stream.meter import Meter
 from stream.model.runtime import load_model
+from stream.process import limit_arenas, use_uvloop
+from stream.rekey.open import open_rekeying
+from stream.rekey.topic import check as check_rekeying
+from stream.rekey.topic import rekeyed
 from stream.settings import Settings
 from stream.state.blocks import in_ram, on_disk
 from stream.state.event_ids import LONGEST_BYTES
@@ -60,6 +63,7 @@ from stream.worker.hooks import (
     answer_requests,
     connect,
     end_when_drained,
+    rekey,
     report_health,
     report_status,
     serve_http,
@@ -73,8 +77,6 @@ CHUNK_RECORDS = 2_000
 
 HEARTBEAT_S = 0.15
 """How long a worker may take to notice a rebalance. Everybody waits for the last one; Kafka's default is 3 s."""
-
-M_ARENA_MAX = -8  # mallopt(3)
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +92,9 @@ def create_app(settings: Settings) -> faust.App:
     config = read_kafka_config(settings.kafka_config, os.environ)
     model = load_model(Path(settings.model), settings.device)
     decoding = open_decoding(settings, model.manifest)
+    source = settings.topics.clicks  # what the producers write; the worker reads it, or its re-keyed copy
+    if decoding.rekey is not None:
+        settings = msgspec.structs.replace(settings, topics=rekeyed(settings.topics))
     engine = open_engine(
         model,
         Path(settings.model),
@@ -105,7 +110,7 @@ def create_app(settings: Settings) -> faust.App:
     warn_of_model(engine, settings.k, settings.nominal_rate())
     longest_row = engine.arena.dtype.itemsize + LONGEST_BYTES + LONGEST_KEY
     health.kafka = watch = watch_kafka(settings.broker, settings.topics.clicks, config)
-    partitions, limits = _check_cluster(settings, config, watch, longest_row)
+    partitions, limits = _check_cluster(settings, source, config, watch, longest_row)
     topic_watch = TopicWatch(settings.broker, settings.topics, config)
     make_directory(Path(settings.data_dir))
     lock = None if settings.worker_id else WorkerLock(Path(settings.data_dir))
@@ -144,10 +149,13 @@ def create_app(settings: Settings) -> faust.App:
     connect(app, cycles, settings, worker_id, config, partitions)
     watch_topics(app, topic_watch)
     if settings.http_answers:
-        answer_requests(app, desk, cycles, engine, decoding.codec, observed.key_sample, settings, config, watch)
+        answer_requests(app, desk, cycles, engine, decoding.codec, observed.key_sample, settings, source, config, watch)
     if settings.drain:
         end_when_drained(app, cycles, changelog)
     key_sample, examples, event_types = observed.key_sample, observed.examples, model.manifest.event_types
+    if decoding.rekey is not None and not settings.drain:
+        most_bytes = limits[settings.topics.clicks]
+        rekey(app, open_rekeying(settings, source, worker_id, most_bytes, decoding.rekey, config, watch, meter))
     status = Status(meter, key_sample, examples, settings.topics, event_types, time.monotonic())
     report_status(app, cycles, status, observed)
     watch.start(partial(end_app, app))
@@ -173,16 +181,22 @@ def create_app(settings: Settings) -> faust.App:
 
 
 def _check_cluster(
-    settings: Settings, config: KafkaConfig, watch: KafkaWatch, longest_row: int
+    settings: Settings, source: str, config: KafkaConfig, watch: KafkaWatch, longest_row: int
 ) -> tuple[int, dict[str, int]]:
     """Wait for Kafka, then check topics and rights.
 
+    source  the topic that the producers write; the clicks topic itself if it is not re-keyed
     Returns the number of partitions of the changelog, and topic -> largest size of a record in bytes.
     Raises ConfigError.
     """
     while True:
         watch.wait()
+        copies: dict[str, int] = {}
         try:
+            if source != settings.topics.clicks:
+                copies[settings.topics.clicks] = check_rekeying(
+                    settings.broker, source, settings.max_message_bytes, config
+                )
             partitions = check_topics(settings.broker, settings.topics, config)
             if not settings.drain:
                 check_same_partitions(partitions, settings.topics)
@@ -190,7 +204,7 @@ def _check_cluster(
             check_group_right(settings.broker, settings.group, config)
         except NoAnswer:  # it went away meanwhile
             continue
-        return partitions[settings.topics.changelog], limits
+        return partitions[settings.topics.changelog], limits | copies
 
 
 def _faust_app(settings: Settings, worker_id: str, config: KafkaConfig, health: Health) -> faust.App:
@@ -237,8 +251,8 @@ def run_worker(settings: Settings) -> int:
     logging.getLogger("stream").setLevel(logging.INFO)
     for name in ("stream.kafka.transport", "stream.kafka.fetch"):
         logging.getLogger(name).setLevel(logging.WARNING)  # Faust's services log there that they start and stop
-    _use_uvloop()
-    _limit_arenas()
+    use_uvloop()
+    limit_arenas()
     app = create_app(settings)
     for handler in logging.getLogger().handlers:
         handler.addFilter(Brief(app.transport.watch))
@@ -260,24 +274,6 @@ def run_worker(settings: Settings) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)  # the process ends: another one would only print a traceback
     return 0
-
-
-def _use_uvloop() -> None:
-    if sys.platform != "win32":
-        import uvloop
-
-        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-
-
-def _limit_arenas() -> None:
-    """Let glibc's malloc have two arenas, unless the user has set their number.
-
-    By default it makes one for each thread that is busy at the same time. What a backlog took from an arena stays
-    there, and the next one takes it from others, so a worker's memory grew with each of its first backlogs.
-    """
-    if sys.platform == "linux" and "MALLOC_ARENA_MAX" not in os.environ:
-        with suppress(AttributeError):  # another libc
-            ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
 
 def __getattr__(name: str) -> Any:

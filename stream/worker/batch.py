@@ -94,7 +94,7 @@ def process(
     """
     began_s = time.perf_counter()
     engine.refresh()
-    decode, latest_ms = codec.decode, now_ms + TRUSTED_MS
+    decode, check_key, latest_ms = codec.decode, codec.check_key, now_ms + TRUSTED_MS
     codec.left_out.clear()
     clicks: list[Click] = []
     origins: list[Origin] = []
@@ -116,7 +116,9 @@ def process(
             try:
                 stamp = record.timestamp
                 seen_ms = now_ms if stamp <= now_ms else min(stamp, latest_ms)
-                clicks.append(decode(record.key, record.value, seen_ms))
+                click = decode(record.key, record.value, seen_ms)
+                check_key(record.key, click.user_id)
+                clicks.append(click)
                 origins.append(origin)
                 taken.append(record)
             except Dropped as exc:

@@ -35,6 +35,7 @@ from stream.kafka.watchdog import CHECK_S, Rebalances, asked_to_end, end_app, se
 from stream.kafka_config import KafkaConfig
 from stream.log_lines import as_json
 from stream.meter import Meter
+from stream.rekey.rekeying import Rekeying
 from stream.settings import Settings
 from stream.web.health import Doing, Health
 from stream.web.routes import worker_routes
@@ -193,6 +194,22 @@ def end_when_drained(app: faust.App, cycles: Cycles, changelog: Changelog) -> No
                 return
 
 
+def rekey(app: faust.App, rekeying: Rekeying) -> None:
+    """Copy the clicks to the topic that is keyed by the user while the app runs. An error ends the process."""
+    app.eddy_rekeying = rekeying  # for the status
+
+    @app.task
+    async def rekey() -> None:
+        try:
+            await rekeying.run()
+        except Exception as exc:
+            end_app(app, exc)
+
+    @app.on_before_shutdown.connect
+    async def stop_rekeying(app: faust.App, **_: Any) -> None:
+        await rekeying.close()
+
+
 def serve_http(settings: Settings, meter: Meter, health: Health, desk: Desk) -> None:
     """Open the HTTP port until the process ends. Raises ConfigError if it is taken, or if the token cannot be read."""
     token = read_token(settings.http_token_file)
@@ -208,18 +225,20 @@ def answer_requests(
     codec: Codec,
     keys: KeySample,
     settings: Settings,
+    source: str,
     config: KafkaConfig,
     watch: KafkaWatch,
 ) -> None:
     """Let `desk` answer for this worker from now on.
 
-    keys  a sample of the clicks' keys, which shows the producers' partitioner
+    keys    a sample of the clicks' keys, which shows the producers' partitioner
+    source  the topic that the producers write, where a request to forget comes after all earlier clicks of a user
     """
     partitioner = Partitioner(keys.partitions)
     admin, clicks = Admin(settings.broker, config), settings.topics.clicks
 
     def forget(key: bytes) -> int:
-        return request_to_forget(settings.broker, clicks, config, [key])
+        return request_to_forget(settings.broker, source, config, [key])
 
     desk.open = Open(
         Users(engine, cycles.positions),
@@ -252,10 +271,13 @@ def report_health(app: faust.App, cycles: Cycles, health: Health) -> None:
 def report_status(app: faust.App, cycles: Cycles, status: Status, observed: Observed) -> None:
     """Log the status while the app runs."""
 
+    rekeying: Rekeying | None = getattr(app, "eddy_rekeying", None)
+
     def lag() -> int:
         ends = app.monitor.tp_end_offsets  # high watermarks of the latest fetches
         positions = cycles.positions()
-        return observed.standing(positions, {p: ends[TP(*p)] for p in positions if TP(*p) in ends})
+        behind = observed.standing(positions, {p: ends[TP(*p)] for p in positions if TP(*p) in ends})
+        return behind if rekeying is None else behind + rekeying.lag()
 
     @app.task
     async def log_status() -> None:

@@ -93,12 +93,14 @@ class Decoding(NamedTuple):
     users       returns the user ids in a decoded message
     users_mark  as in `open_engine`
     mapping     the mapping's file, for the log; "none" for messages with Eddy's fields
+    rekey       a codec for the re-keying, which needs the raw user ids; None = the topic is keyed by the user
     """
 
     codec: Codec
     users: Callable[[Mapping[str, Any]], list[str]]
     users_mark: int
     mapping: str
+    rekey: Codec | None = None
 
 
 def open_decoding(settings: Settings, manifest: Manifest) -> Decoding:
@@ -108,14 +110,14 @@ def open_decoding(settings: Settings, manifest: Manifest) -> Decoding:
     """
     given = read_mapping(Path(settings.mapping)) if settings.mapping else None
     file = mapping_of_model(given, manifest, Path(settings.model))
-    shape, users, name = None, user_ids, "none"
+    shape, users, name, rekeys = None, user_ids, "none", False
     if file is not None:
         check_key(file)
         reading = file.mapping.of_topic()
-        shape, users, name = message_shape(reading), reading.users, file.name
-    plain = JsonCodec(settings.max_message_bytes, int(settings.max_future_s * 1000), shape)
-    codec, users_mark = pseudonymous(plain, settings.pseudonymise)
-    return Decoding(codec, users, users_mark, name)
+        shape, users, name, rekeys = message_shape(reading), reading.users, file.name, file.mapping.rekey
+    limits = settings.max_message_bytes, int(settings.max_future_s * 1000)
+    codec, users_mark = pseudonymous(JsonCodec(*limits, shape), settings.pseudonymise)
+    return Decoding(codec, users, users_mark, name, JsonCodec(*limits, shape) if rekeys else None)
 
 
 def user_ids(message: Mapping[str, Any]) -> list[str]:

@@ -268,7 +268,7 @@ def _mixed(verdict: Verdict, topic: str) -> str:
     return (
         f"producers put keys into partitions in different ways: {' '.join(facts)}; partitioners found: "
         f"{found or 'none that is known'}; a user in two partitions has two states, so give all producers the same "
-        "partitioner (librdkafka: partitioner=murmur2_random)"
+        "partitioner (librdkafka: partitioner=murmur2_random), or a mapping with rekey = true"
     )
 
 

@@ -38,19 +38,19 @@ class PackedCodec:
             raise BadClick("empty_value", "no value")
         if len(value) > self.most:
             raise BadClick("too_large", f"{len(value)} bytes")
-        if not key:
-            raise BadClick("empty_key", "no key")
         try:
             click = msgspec.msgpack.decode(value, type=Click)
         except (msgspec.DecodeError, ValueError, RecursionError) as exc:
             raise BadClick("wrong_fields", str(exc)) from exc
-        if key != click.user_id.encode():
-            raise BadClick("key_is_not_user", f"{key[:64]!r}")
         if not (click.item_id and click.event_type and click.timestamp > 0):
             raise BadClick("wrong_fields", "an empty field")
         if click.timestamp > now_ms + self.ahead:
             raise BadClick("future_timestamp", f"{click.timestamp}")
         return click
+
+    def check_key(self, key: bytes | None, user_id: str) -> None:
+        if key != user_id.encode():
+            raise BadClick("key_is_not_user" if key else "empty_key", f"{key!r}")
 
     def user(self, key: bytes) -> bytes | None:
         return key or None
@@ -123,6 +123,7 @@ def refused(form: Format, key: bytes | None, value: bytes | None) -> str | None:
     """The reason for which a message is refused, None if it is a click. Fails on any other error."""
     try:
         click = form.codec.decode(key, value, NOW_MS)
+        form.codec.check_key(key, click.user_id)
     except BadClick as exc:
         return exc.reason
     assert key is not None

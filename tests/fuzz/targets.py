@@ -157,6 +157,7 @@ class Fuzz:
         key, value = message(rng, mapped=codec is self._mapped)
         try:
             click = codec.decode(key, value, NOW_MS)
+            codec.check_key(key, click.user_id)
         except Dropped:
             raise
         except BadClick as exc:

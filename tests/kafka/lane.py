@@ -198,6 +198,10 @@ class Lane:
             what = f"{share:.0%} of the clicks decided; workers' logs:\n" + self._logs()
             wait_until(reached, what, deadline_s, ASK_S)
 
+    def wait_until_decided(self) -> None:
+        """Wait until all clicks are decided that the producers have sent."""
+        self.wait_for_clicks()
+
     def _logs(self) -> str:
         return "\n".join(worker.log[-1500:] for worker in self.workers)
 

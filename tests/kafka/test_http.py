@@ -14,7 +14,8 @@ from tests.kafka.lane import Lane, bot, clicks, fault, wait_until
 from tests.kafka.scrape import free_port, get, health, scrape, value, wait_for_phase
 from tests.kafka_lane import REQUIRED
 
-BAD = [(b"ann", b"{", "not_json"), (None, b"{}", "empty_key"), (b"ann", b"", "empty_value")]
+UNKEYED = b'{"user_id": "ann", "item_id": "i1", "timestamp": 1760000000000}'
+BAD = [(b"ann", b"{", "not_json"), (None, UNKEYED, "empty_key"), (b"ann", b"", "empty_value")]
 GAP_MS = 30 * 60 * 1000
 
 

@@ -21,6 +21,7 @@ from stream.events import Click, Recommendation
 from stream.manifest import read_manifest
 from stream.mapping.parse import read_mapping
 from tests.kafka.lane import Lane
+from tests.kafka.test_rekey import RekeyedLane
 
 CLICKS = 1_200
 START_MS = 1_735_689_600_000
@@ -32,11 +33,13 @@ class Shape(NamedTuple):
     message  a click as the shop's message
     noise    what else is on the topic, by a number: no clicks
     log      writes the same events to a file of the shop, in a directory
+    key      the key of a click's message; the topic is re-keyed if it is not the user
     """
 
     message: Callable[[Click], dict[str, Any]]
     noise: Callable[[int], tuple[bytes | None, dict[str, Any]]] | None
     log: Callable[[list[Click], Path], Path]
+    key: Callable[[Click], bytes] = lambda click: click.user_id.encode()
 
 
 # -- RetailRocket: flat, other names, other types ---------------------------------------------------------------------
@@ -101,6 +104,11 @@ def page(n: int) -> tuple[bytes | None, dict[str, Any]]:
     return None if n % 2 else f"visitor {n}".encode(), event
 
 
+def session(click: Click) -> bytes:
+    """The id of a user's session of this hour."""
+    return f"s-{click.timestamp // 3_600_000}-{click.user_id[::-1]}".encode()
+
+
 def as_json(clicks: list[Click], directory: Path) -> Path:
     path = directory / "events.jsonl"
     events = [json.dumps(segment(click)) for click in clicks]
@@ -109,7 +117,7 @@ def as_json(clicks: list[Click], directory: Path) -> Path:
     return path
 
 
-SHAPES = {"retailrocket": Shape(retailrocket, None, as_csv), "segment": Shape(segment, page, as_json)}
+SHAPES = {"retailrocket": Shape(retailrocket, None, as_csv), "segment": Shape(segment, page, as_json, session)}
 
 
 def eddy(directory: Path, *words: object) -> str:
@@ -142,11 +150,12 @@ def test_a_topic_of_another_shape_gets_recommendations(lane: Lane, tmp_path: Pat
     """`eddy init` on the topic, `eddy train` on a file of the same shape, and a worker without --mapping.
 
     Each click has one decision with items of the shop, nothing is a dead letter, and what is no click has no decision.
+    One topic is keyed by the user, the other one by the session.
     The same file serves evaluate and replay, and another one is refused.
     """
     shape = SHAPES[name]
     clicks = [simulated.click for simulated in islice(simulate_clean(build_shop(), 40, 1, START_MS), CLICKS)]
-    messages = [(click.user_id.encode(), json.dumps(shape.message(click)).encode()) for click in clicks]
+    messages = [(shape.key(click), json.dumps(shape.message(click)).encode()) for click in clicks]
     noise = (
         [] if shape.noise is None else [(key, json.dumps(event).encode()) for key, event in map(shape.noise, range(60))]
     )
@@ -158,7 +167,16 @@ def test_a_topic_of_another_shape_gets_recommendations(lane: Lane, tmp_path: Pat
     found = json.loads(printed)
     assert (found["events"], found["clicks"], found["dead_letters"]) == (CLICKS + len(noise), CLICKS, {})
     assert sum(found["dropped"].values()) == len(noise)
-    assert found["mapping"]["key"] == "user_id"
+    rekeys = shape.key is session
+    assert (found["mapping"]["key"], found["mapping"]["rekey"]) == (("other", True) if rekeys else ("user_id", False))
+    worked: Lane = lane
+    if rekeys:
+        worked = RekeyedLane(lane.broker, lane.name, lane.model, lane.directory, workers=lane.workers)
+        names = [
+            (f"--{name.replace('_', '-')}-topic", topic) for name, topic in msgspec.structs.asdict(lane.topics).items()
+        ]
+        flags = [word for name in names for word in name]
+        eddy(tmp_path, "topics", "create", "--broker", lane.broker, "--mapping", "shop.toml", *flags)
 
     log = shape.log(clicks, tmp_path)
     small = ("--hidden", 8, "--epochs", 1)
@@ -171,8 +189,8 @@ def test_a_topic_of_another_shape_gets_recommendations(lane: Lane, tmp_path: Pat
     figures = json.loads(eddy(tmp_path, "evaluate", model, log, "--json"))
     assert figures["clicks"] == CLICKS
 
-    worker = lane.start(model=model)
-    lane.wait_for_clicks()
+    worker = worked.start(model=model)
+    worked.wait_until_decided()
     assert f"mapping={model / 'mapping.toml'}" in worker.log
     decisions = [msgspec.json.decode(m.value(), type=Recommendation) for m in lane.read(lane.topics.recommendations)]
     assert sorted((d.user_id, d.item_id, d.timestamp) for d in decisions) == sorted(
@@ -185,7 +203,7 @@ def test_a_topic_of_another_shape_gets_recommendations(lane: Lane, tmp_path: Pat
     broker = ("--broker", lane.broker, "--topic", lane.topics.clicks, "--speed", "max")
     sent = json.loads(eddy(tmp_path, "replay", log, "--mapping", "shop.toml", *broker, "--json"))
     assert (sent["clicks"], sent["left_out"]) == (CLICKS, {})
-    lane.wait_for_clicks()
+    worked.wait_until_decided()
     assert len(lane.read(lane.topics.recommendations)) == 2 * CLICKS
     assert lane.read(lane.topics.dead_letters) == []
 

@@ -99,7 +99,10 @@ def test_the_message_key_is_found_out() -> None:
     ):
         found = guess(describe(rows, keyed(rows, name)))
         assert (found.mapping.key, fields(found)["user_id"]) == (key, (user,)), name
-    assert guess(describe(rows, [None] * len(rows))).mapping.key == "nothing"
+        assert found.mapping.rekey == (key != "user_id")
+    assert guess(describe(rows, keyed(rows, "userId")), mixed=True).mapping.rekey, "two partitioners"
+    unkeyed = guess(describe(rows, [None] * len(rows)))
+    assert (unkeyed.mapping.key, unkeyed.mapping.rekey) == ("nothing", True)
     pages: list[dict[str, Any]] = [{"userId": None, "visitorId": "v1", "c": NOW_MS}] * 60
     assert guess(describe([*rows, *pages], [*keyed(rows, "userId"), *[None] * 60])).mapping.key == "user_id"
     assert guess(describe(rows)).mapping.key == "user_id"

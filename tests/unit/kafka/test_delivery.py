@@ -56,7 +56,7 @@ class Producer:
     def begin_transaction(self) -> None:
         self._call("begin_transaction")
 
-    def produce(self, topic: str, value: bytes | None, key: bytes | None, partition: int) -> None:
+    def produce(self, topic: str, value: bytes | None, key: bytes | None, partition: int, *_: Any) -> None:
         self._call("produce", topic, value, key, partition)
 
     def poll(self, timeout_s: float) -> None:

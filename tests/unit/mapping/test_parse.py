@@ -149,6 +149,7 @@ def test_the_hash_of_a_file_never_changes() -> None:
         (f"{FIELDS}[time]\nunit = 'm'", "[time] unit is 'm'; it must be one of s, ms, us, ns"),
         (f"{FIELDS}[time]\nunit = [1]", "[time] unit is [1]"),
         (f"{FIELDS}[key]\nholds = 'user'", "it must be one of user_id, other, nothing"),
+        (f"{FIELDS}[key]\nrekey = 'yes'", "[key] rekey is 'yes'; it must be true or false"),
         (f"{FIELDS}[log]", "the section [log.fields] is missing"),
         (f"{FIELDS}[log.fields]\nuser_id = 'u'", "[log.fields] has no item_id"),
         (f"{FIELDS}[log.time]\nunits = 's'", "the section [log.fields] is missing"),
@@ -228,7 +229,17 @@ def test_a_model_without_its_copy_of_the_mapping_is_refused(model_dir: Path, tmp
 
 
 def test_a_worker_refuses_a_topic_that_is_not_keyed_by_the_user() -> None:
-    """The key decides which worker has a user's state, so no worker can read such a topic."""
-    with pytest.raises(ConfigError, match=r"\[key\] holds = 'other', but a worker needs .* the user id"):
+    """The key decides which worker has a user's state. With `rekey` the workers copy the messages to another topic."""
+    with pytest.raises(
+        ConfigError, match=r"\[key\] holds = 'other', but a worker needs .* add rekey = true to \[key\]"
+    ):
         check_key(mapped())
     check_key(mapped(FIELDS))
+    check_key(mapped(f"{FIELDS}[key]\nholds = 'nothing'\nrekey = true\n"))
+
+
+def test_a_topic_can_be_rekeyed_without_training_again() -> None:
+    """`rekey` does not change what is read, so the hash in the model's manifest fits a file with it."""
+    one, two = (parse_mapping(f"{FIELDS}[key]\nrekey = {value}\n", "a") for value in ("true", "false"))
+    assert (one.rekey, two.rekey) == (True, False)
+    assert one.hash == two.hash == parse_mapping(FIELDS, "b").hash

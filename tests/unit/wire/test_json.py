@@ -89,8 +89,18 @@ def test_an_encoded_click_decodes_to_itself() -> None:
 def test_a_bad_message_is_named_by_its_reason(reason: str, key: bytes | None, value: bytes | None) -> None:
     """Each kind of error has its own reason in the dead letters."""
     with pytest.raises(BadClick) as caught:
-        CODEC.decode(key, value, NOW_MS)
+        CODEC.check_key(key, CODEC.decode(key, value, NOW_MS).user_id)
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    "key", [None, b"", b"7f0c", b'"17"', (17).to_bytes(4, "big"), b"\0\0\0\0\1\x0417", b"\xff\xfe"]
+)
+def test_the_user_is_taken_from_the_value_whatever_the_key_is(key: bytes | None) -> None:
+    """Without a key, of a session, and as the key serializers of JSON, of integers and of Avro write it."""
+    assert decode(click(user_id=17), key).user_id == "17"
+    with pytest.raises(BadClick):
+        CODEC.check_key(key, "17")
 
 
 @pytest.mark.parametrize(
@@ -164,6 +174,7 @@ def test_a_number_written_as_a_float_is_the_integer_it_was(user: object, key: by
     """pandas and JSON libraries write 17 as 17.0; this is the same user, in the message and in its key."""
     got = CODEC.decode(key, json.dumps(click(user_id=user, item_id=user)).encode(), NOW_MS)
     assert got.user_id == got.item_id == key.decode().removesuffix(".0")
+    CODEC.check_key(key, got.user_id)
 
 
 @given(st.binary(max_size=300) | st.none(), st.binary(max_size=20) | st.none())

@@ -14,6 +14,7 @@ from stream.events import Partition
 from stream.kafka.fetch import Chunk
 from stream.model.runtime import load_model
 from stream.settings import Topics
+from stream.wire.codec import Codec
 from stream.wire.json import JsonCodec
 from stream.wire.pseudonym import PseudonymousCodec, Pseudonyms, read_pseudonyms
 from stream.worker.batch import process
@@ -32,6 +33,11 @@ def codec() -> PseudonymousCodec:
 def record(offset: int, key: bytes | None, value: object) -> SimpleNamespace:
     data = value if isinstance(value, bytes | None) else msgspec.json.encode(value)
     return SimpleNamespace(offset=offset, key=key, value=data, timestamp=NOW_MS, headers=())
+
+
+def checked(reader: Codec, given: SimpleNamespace) -> None:
+    """Read a message as a worker does."""
+    reader.check_key(given.key, reader.decode(given.key, given.value, NOW_MS).user_id)
 
 
 GOOD = {"user_id": USER, "item_id": "i1", "timestamp": NOW_MS}
@@ -81,9 +87,9 @@ def test_a_refusal_has_the_reason_of_the_codec_and_not_the_id(key: bytes | None,
     """An operator still sees what is wrong; a stack trace of it shows no id either."""
     given = record(0, key, value)
     with pytest.raises(BadClick) as plain:
-        JsonCodec(4096, 1000).decode(given.key, given.value, NOW_MS)
+        checked(JsonCodec(4096, 1000), given)
     with pytest.raises(BadClick) as sealed:
-        codec().decode(given.key, given.value, NOW_MS)
+        checked(codec(), given)
     assert sealed.value.reason == plain.value.reason
     assert "anna" not in "".join(traceback.format_exception(sealed.value))
 

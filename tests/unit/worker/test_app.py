@@ -80,8 +80,8 @@ def test_faust_logs_json_too_if_it_is_asked_to(app: Any, log_format: str, kind: 
 
 
 ARENAS = """import ctypes, threading
-from stream.worker.app import _limit_arenas
-_limit_arenas()
+from stream.process import limit_arenas
+limit_arenas()
 libc, together = ctypes.CDLL(None), threading.Barrier(9)
 libc.malloc.restype = ctypes.c_void_p
 def allocate():

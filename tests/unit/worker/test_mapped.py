@@ -65,7 +65,7 @@ MESSAGES = [
     event("u2", None, "page"),
     event("u2", "i2", "identify"),
     event("u2", "i2", time="later"),
-    event(None, "i2", "page"),
+    (None, event("u2", "i2", "page")[1]),
     event("u2", "i2"),
     event("u1", None),
 ]

@@ -62,7 +62,7 @@ def observe(engine: Engine, *messages: tuple[bytes | None, bytes | None], ages_m
 def test_the_messages_of_a_batch_are_counted_by_their_result(engine: Engine) -> None:
     """Messages, clicks, dead letters by reason, unknown items and event types, users and alerts."""
     good = [click("ann"), click("ben", "new"), click("ann", event_type="wish"), click("cleo")]
-    bad = [click("dan", item_id=None), (b"eve", b"{"), (b"eve", b"}"), (None, b"{}")]
+    bad = [click("dan", item_id=None), (b"eve", b"{"), (b"eve", b"}"), (None, click("dan")[1])]
     seen = observe(engine, *good, *bad).meter.snapshot()
     assert [seen.count(name) for name in ("messages", "clicks", "unknown_items", "unknown_event_types")] == [8, 4, 1, 1]
     assert seen.counts_by("dead_letters", "reason") == {"wrong_fields": 1, "not_json": 2, "empty_key": 1}
@@ -180,7 +180,7 @@ def test_a_worker_without_partitions_has_no_users(engine: Engine) -> None:
 def test_every_reason_that_is_counted_has_an_example(engine: Engine) -> None:
     """Also one of a single letter among hundreds of others: the warning of the log names the commonest reason of a
     minute, and that need not be the commonest of any batch."""
-    rare = [click("dan", item_id=None), (None, b"{}"), click("ben", timestamp=-1)]
+    rare = [click("dan", item_id=None), (None, click("dan")[1]), click("ben", timestamp=-1)]
     observed = observe(engine, *rare, *[(b"eve", b"{")] * 500)
     reasons = observed.meter.snapshot().counts_by("dead_letters", "reason")
     assert len(reasons) == 4

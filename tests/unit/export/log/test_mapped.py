@@ -18,7 +18,7 @@ from export.log.log import log_clicks, read_log
 from export.log.notes import ReadStats
 from export.log.reader import USUAL_NAMES, ColumnNames, batches
 from export.log.times import LATEST_MS
-from stream.errors import BadClick, ConfigError, Dropped
+from stream.errors import BadClick, ConfigError
 from stream.events import Click
 from stream.mapping.mapping import MappingFile
 from stream.mapping.parse import parse_mapping
@@ -98,20 +98,14 @@ def nested(column: str, value: Any, row: int) -> Row:
 
 
 def on_the_topic(row: Row, text: str, user: Any) -> Any:
-    """The click's fields, or "no click". The key is what the user would be."""
+    """The click's fields, or "no click"."""
     codec = JsonCodec(10**6, 0, message_shape(parse_mapping(text, "x").of_topic()))
     sent = json.dumps(row).encode()
-    for key in {str(user), "v", str(int(user)) if isinstance(user, float) and user.is_integer() else "v"}:
-        try:
-            click = codec.decode(key.encode(errors="surrogatepass") or b"v", sent, LATEST_MS - 1)
-        except Dropped:
-            return "no click"
-        except BadClick as exc:
-            if exc.reason == "key_is_not_user":
-                continue
-            return exc.reason if exc.reason == "bad_timestamp" else "no click"
-        return (click.user_id, click.item_id, click.timestamp, click.event_type, click.session_id, click.price)
-    return "no click"
+    try:
+        click = codec.decode(None, sent, LATEST_MS - 1)
+    except BadClick as exc:
+        return exc.reason if exc.reason == "bad_timestamp" else "no click"
+    return (click.user_id, click.item_id, click.timestamp, click.event_type, click.session_id, click.price)
 
 
 def in_the_log(path: Path, text: str, count: int) -> list[Any]:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -63,10 +62,8 @@ def message(field: str, value: Any, row: int) -> dict[str, Any]:
 def on_the_topic(field: str, value: Any) -> Any:
     """The worker's click, or the reason of BadClick; its clock is at the latest time that a log may have."""
     sent = message(field, value, 0)
-    user = sent["user_id"]
-    key = str(int(user)) if isinstance(user, float) and math.isfinite(user) else str(user) or "no user"
     try:
-        click = JsonCodec(10**6, 0).decode(key.encode(errors="surrogatepass"), json.dumps(sent).encode(), LATEST_MS - 1)
+        click = JsonCodec(10**6, 0).decode(None, json.dumps(sent).encode(), LATEST_MS - 1)
     except BadClick as exc:
         return exc.reason
     return getattr(click, field)

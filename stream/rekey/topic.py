@@ -1,0 +1,108 @@
+"""The topic that is keyed by the user: its name, how it is created, and what is checked before a worker starts.
+
+It is a copy of the topic that the producers write, the source, and the clicks topic of the workers. So it needs what
+the source has: the retention, because the copies keep their timestamps, and room for the largest message and a key.
+"""
+
+from pathlib import Path
+
+import msgspec
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import NewTopic
+
+from stream.access.refusal import Admin
+from stream.access.rights import READ, WRITE, check_group_right, check_topic_rights
+from stream.errors import ConfigError
+from stream.kafka.topics import DEFAULT_LIMIT, FRAME_BYTES, LIMIT, configs_of, create_topics, partition_counts
+from stream.kafka_config import PLAINTEXT, KafkaConfig
+from stream.mapping.parse import read_mapping
+from stream.settings import Topics
+from stream.wire.dead_letter import LONGEST_KEY
+
+CREATE_S = 12.0
+
+AS_THE_SOURCE = ("retention.ms", "retention.bytes", "message.timestamp.after.max.ms")
+"""What a new topic gets from the source: else copies of old messages would be deleted, or late clocks refused."""
+
+
+def by_user(source: str) -> str:
+    """The name of the topic with the copies. The consumer group that copies has the same name."""
+    return f"{source}-by-user"
+
+
+def rekeyed(topics: Topics) -> Topics:
+    """The topics of a worker whose clicks are re-keyed; `topics.clicks` is the source."""
+    return msgspec.structs.replace(topics, clicks=by_user(topics.clicks))
+
+
+def topics_by(topics: Topics, mapping: str) -> Topics:
+    """The topics of a worker that reads by the mapping file at this path; "" = no mapping. Raises ConfigError."""
+    return rekeyed(topics) if mapping and read_mapping(Path(mapping)).mapping.rekey else topics
+
+
+def create(
+    broker: str,
+    topics: Topics,
+    mapping: str,
+    partitions: int,
+    replication: int,
+    config: KafkaConfig = PLAINTEXT,
+    *others: str,
+) -> dict[str, str]:
+    """Create the missing topics of a worker that reads by a mapping. Returns topic name -> what was done.
+
+    others  as in create_topics
+    A re-keyed topic and the changelog get as many partitions as the source. Raises ConfigError as create_topics does.
+    """
+    worked = topics_by(topics, mapping)
+    if worked == topics:
+        return create_topics(broker, topics, partitions, replication, config, *others)
+    admin = Admin(broker, config)
+    source, copy = topics.clicks, worked.clicks
+    done = {source: "exists"}
+    if source not in partition_counts(admin, broker):
+        _create(admin, NewTopic(source, partitions, replication))
+        done[source] = "created"
+    present = partition_counts(admin, broker)
+    count = present.get(source, partitions)
+    if copy not in present:
+        found = configs_of(admin, broker, [source]).get(source, {})
+        same = {name: found[name] for name in AS_THE_SOURCE if name in found}
+        limit = int(found.get(LIMIT, DEFAULT_LIMIT)) + LONGEST_KEY + FRAME_BYTES
+        _create(admin, NewTopic(copy, count, replication, config={**same, LIMIT: str(limit)}))
+        done[copy] = "created"
+    done[source] += f", {count} partitions"
+    rest = create_topics(broker, worked, count, replication, config, *others)
+    return done | {name: what.replace("exists", done.get(name, "exists"), 1) for name, what in rest.items()}
+
+
+def _create(admin: Admin, topic: NewTopic) -> None:
+    try:
+        admin.create_topics([topic])[topic.topic].result(timeout=CREATE_S)
+    except KafkaException as exc:
+        if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise ConfigError(f"topic {topic.topic} could not be created: {exc.args[0].str()}") from exc
+
+
+def check(broker: str, source: str, max_message_bytes: int, config: KafkaConfig = PLAINTEXT) -> int:
+    """Check that a worker can re-key a source. Returns the most bytes of a copy: key, value and headers together.
+
+    Raises ConfigError if a topic is missing, a right is missing, or a valid click may not fit into the copy's topic.
+    """
+    admin, copy = Admin(broker, config), by_user(source)
+    missing = [name for name in (source, copy) if name not in partition_counts(admin, broker)]
+    if missing:
+        raise ConfigError(
+            f"no topic {', '.join(missing)} on {broker}; the mapping has rekey = true, so create it with `eddy topics "
+            f"create --broker {broker} --clicks-topic {source} --mapping FILE`"
+        )
+    check_topic_rights(admin, {source: (READ,), copy: (READ, WRITE)})
+    check_group_right(broker, copy, config)
+    limit = int(configs_of(admin, broker, [copy]).get(copy, {}).get(LIMIT, DEFAULT_LIMIT)) - FRAME_BYTES
+    if limit <= max_message_bytes + LONGEST_KEY:
+        raise ConfigError(
+            f"topic {copy} has {LIMIT}={limit + FRAME_BYTES}, and a click may have {max_message_bytes} bytes: raise it "
+            f"with kafka-configs.sh --alter --topic {copy} --add-config "
+            f"{LIMIT}={max_message_bytes + LONGEST_KEY + FRAME_BYTES + 1}, or lower --max-message-bytes"
+        )
+    return limit
