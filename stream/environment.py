@@ -129,7 +129,14 @@ def _given(kind: type[Struct], texts: Mapping[str, tuple[str, str]]) -> dict[str
     return {field.name: parse(field.type, *texts[field.name]) for field in fields}
 
 
-OTHER_VARIABLES = (FILE_VARIABLE, "EDDY_TRACEBACK", "EDDY_DATA", "EDDY_TEST_KAFKA", "EDDY_REQUIRE_KAFKA")
+OTHER_VARIABLES = (
+    FILE_VARIABLE,
+    "EDDY_SINK_URL",
+    "EDDY_TRACEBACK",
+    "EDDY_DATA",
+    "EDDY_TEST_KAFKA",
+    "EDDY_REQUIRE_KAFKA",
+)
 OTHER_PREFIXES = (
     "EDDY_FAUST_",
     "EDDY_SERVICE_",  # Kubernetes sets this one and the next for a Service with the name eddy
