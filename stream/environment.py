@@ -132,6 +132,7 @@ def _given(kind: type[Struct], texts: Mapping[str, tuple[str, str]]) -> dict[str
 OTHER_VARIABLES = (
     FILE_VARIABLE,
     "EDDY_FEEDBACK_TOPIC",
+    "EDDY_SINK_URL",
     "EDDY_TRACEBACK",
     "EDDY_DATA",
     "EDDY_TEST_KAFKA",

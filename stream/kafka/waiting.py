@@ -153,7 +153,7 @@ class KafkaWatch:
         if refusal is not None:
             return refusal
         log.warning(
-            "Kafka does not answer, the worker waits for it: broker=%s waited_s=%.0f reason=%s",
+            "Kafka does not answer, Eddy waits for it: broker=%s waited_s=%.0f reason=%s",
             self._broker,
             now_s - self._began_s,
             self._reason(),

@@ -48,6 +48,8 @@ MOUNTED = {
     "train": "Train a model on a click log and convert it to ONNX.",
     "evaluate": "Compare a model with baselines on a click log: recall, MRR.",
     "replay": "Publish a click log to Kafka, keyed by user.",
+    "sink": "Copy recommendations and alerts from Kafka to Redis, PostgreSQL or Parquet files.",
+    "schema": "Print the JSON Schema of the messages of an output topic.",
 }
 """The help line of each mounted command. It is here so that `eddy --help` does not import the command."""
 
@@ -59,6 +61,9 @@ EXTRAS = {
     "onnx_ir": "train",
     "jinja2": "train",
     "matplotlib": "train",
+    "redis": "redis",
+    "psycopg": "postgres",
+    "pyarrow": "parquet",
 }
 """Module -> the extra that installs it."""
 

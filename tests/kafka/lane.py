@@ -5,6 +5,7 @@ rebalance a worker's decisions and alerts must equal the oracle's, and its rows 
 """
 
 import itertools
+import json
 import os
 import random
 import signal
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import msgspec
 from confluent_kafka import Message, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -222,9 +224,14 @@ class Lane:
                 if expected.alert is not None:
                     alerts[expected.alert["id"]] = expected.alert
                 system += expected.system
-        _assert_events(self.read(self.topics.recommendations), decisions)
-        _assert_events(self.read(self.topics.anomalies), alerts)
-        _assert_events(self.read(self.topics.system_alerts), {event_name(one): one for one in system})
+        for output, topic, expected_events in (
+            ("recommendations", self.topics.recommendations, decisions),
+            ("anomalies", self.topics.anomalies, alerts),
+            ("system-alerts", self.topics.system_alerts, {event_name(one): one for one in system}),
+        ):
+            messages = self.read(topic)
+            _assert_events(messages, expected_events)
+            assert_valid(output, messages)
         self._assert_rows(oracle)
 
     def _assert_rows(self, oracle: Oracle) -> None:
@@ -273,6 +280,14 @@ def _assert_events(messages: list[Message], expected: dict[str, Event]) -> None:
         if {field: event[field] for field in want} != want
     ]
     assert not wrong, f"{len(wrong)} of {len(found)} differ: {wrong[0][0]} should be {wrong[0][1]}"
+
+
+def assert_valid(output: str, messages: list[Message]) -> None:
+    """Some of the messages, by the schema that is published for them."""
+    schema = json.loads((ROOT / "docs" / "schemas" / f"{output}.json").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    for message in messages[:20]:
+        validator.validate(json.loads(message.value()))
 
 
 def decode_id(message: Message) -> str:

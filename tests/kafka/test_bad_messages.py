@@ -7,7 +7,7 @@ from base64 import b64decode
 import msgspec
 
 from stream.events import DeadLetter
-from tests.kafka.lane import NOW_MS, Lane, clicks, decode_id
+from tests.kafka.lane import NOW_MS, Lane, assert_valid, clicks, decode_id
 
 FUTURE_MS = 4_000_000_000_000
 GOOD, BAD = 20_000, 2_000
@@ -55,7 +55,9 @@ def test_bad_messages_go_to_the_dead_letters_and_good_ones_are_decided(lane: Lan
     lane.wait_for_clicks()
 
     sent = {f"{m.topic()}-{m.partition()}-{m.offset()}": (m.key(), m.value()) for m in lane.read(lane.topics.clicks)}
-    letters = [msgspec.json.decode(m.value(), type=DeadLetter) for m in lane.read(lane.topics.dead_letters)]
+    messages = lane.read(lane.topics.dead_letters)
+    assert_valid("dead-letters", messages)
+    letters = [msgspec.json.decode(m.value(), type=DeadLetter) for m in messages]
     assert len(letters) == BAD
     for letter in letters:
         key, value = sent.pop(letter.id)

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from stream.rekey.copy import copied
-from stream.wire.requests import FORGET_HEADER
 from stream.wire.json import JsonCodec
+from stream.wire.requests import FORGET_HEADER
 
 NOW_MS = 1_760_000_000_000
 CODEC = JsonCodec(1_000, 1_000)

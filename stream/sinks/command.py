@@ -1,0 +1,257 @@
+"""The commands `eddy sink redis|postgres|parquet` and `eddy schema`."""
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event as Flag
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+from click.core import ParameterSource
+
+from stream.errors import ConfigError
+from stream.kafka_config import read_kafka_config
+from stream.log_lines import log_to_stderr
+from stream.ops.options import connection_options, setting_option, topic_option
+from stream.outputs import OUTPUTS, json_schema
+
+if TYPE_CHECKING:
+    from stream.sinks.sink import Sink
+
+COPIED = ("recommendations", "anomalies", "system-alerts")
+"""The outputs that a sink takes. A dead letter is for `eddy dead-letters`."""
+
+SERVER_ROWS = 2_000
+"""Most messages of one write to a server."""
+
+URL_VARIABLE = "EDDY_SINK_URL"
+
+Command = Callable[..., None]
+
+
+class _Outputs(click.ParamType):
+    """Names of outputs, separated by commas."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(filter(None, (word.strip() for word in str(value).split(",")))))
+        if not names or set(names) - set(COPIED):
+            self.fail(f"{value!r} is not one or several of {','.join(COPIED)}.", param, ctx)
+        return names
+
+
+def sink_options(command: Command) -> Command:
+    """Add the options of all sinks; `copy` takes their values."""
+    options: tuple[Callable[[Command], Command], ...] = (
+        click.option("--json", "as_json", is_flag=True, help="Print the figures at the end as one JSON object."),
+        setting_option("log_format"),
+        click.option("--once", is_flag=True, help="End when all is written that the topics hold at the start."),
+        *(topic_option(name.replace("-", "_")) for name in reversed(COPIED)),
+        click.option(
+            "--topics",
+            "outputs",
+            type=_Outputs(),
+            default="recommendations,anomalies",
+            show_default=True,
+            help=f"What to copy, of {','.join(COPIED)}.",
+        ),
+        connection_options,
+    )
+    for option in options:
+        command = option(command)
+    return command
+
+
+url_option = click.option(
+    "--url", envvar=URL_VARIABLE, required=True, help="URL of the server. Give one with a password in EDDY_SINK_URL."
+)
+
+
+@click.group()
+def sink() -> None:
+    """Copy recommendations and alerts from Kafka to Redis, PostgreSQL or Parquet files.
+
+    The offset of each partition is stored with the data, so that nothing is written twice or left out, also if the
+    process is killed. Start one process for each place. docs/sinks.md has the keys, tables and files.
+
+    \b
+    Examples:
+      eddy sink redis --url redis://localhost:6379/0
+      eddy sink postgres --url postgresql://eddy@localhost/shop --create
+      eddy sink parquet --directory history
+    """
+
+
+@sink.command("redis")
+@url_option
+@click.option("--prefix", default="eddy:", show_default=True, help="Begin of all keys.")
+@click.option(
+    "--ttl-s",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Delete a user's key that was not written for so many seconds. 0: never.",
+)
+@sink_options
+@click.pass_context
+def to_redis(ctx: click.Context, /, url: str, prefix: str, ttl_s: int, **given: Any) -> None:
+    """Keep the latest recommendation and the latest alert of each user in Redis.
+
+    The keys are eddy:recs:USER and eddy:alerts:USER; the value is the message as it is on the topic.
+
+    \b
+    Examples:
+      eddy sink redis --url redis://localhost:6379/0 --ttl-s 2592000
+      EDDY_SINK_URL=rediss://eddy:SECRET@r1:6380/0 eddy sink redis --topics recommendations
+    """
+    from stream.sinks.redis import RedisSink
+
+    copy(RedisSink(_url(ctx, url), prefix, ttl_s), SERVER_ROWS, 0.0, **given)
+
+
+@sink.command("postgres")
+@click.option("--url", envvar=URL_VARIABLE, help="URL of the database. Give one with a password in EDDY_SINK_URL.")
+@click.option("--prefix", default="eddy_", show_default=True, help="Begin of the names of all tables.")
+@click.option("--create", is_flag=True, help="Create the tables and columns that are missing.")
+@click.option("--ddl", is_flag=True, help="Print the SQL that creates what is missing, and end.")
+@sink_options
+@click.pass_context
+def to_postgres(ctx: click.Context, /, url: str | None, prefix: str, create: bool, ddl: bool, **given: Any) -> None:
+    """Keep the latest recommendation of each user, and all alerts, in tables of PostgreSQL.
+
+    Nothing is ever dropped or emptied.
+
+    \b
+    Examples:
+      eddy sink postgres --ddl
+      eddy sink postgres --url postgresql://eddy@localhost/shop --create
+    """
+    from stream.sinks import postgres
+
+    if ddl:
+        click.echo(postgres.ddl(given["outputs"], postgres.checked(prefix)))
+        return
+    if url is None:
+        raise click.UsageError(f"no URL: give --url or {URL_VARIABLE}.")
+    place = postgres.PostgresSink(_url(ctx, url), given["outputs"], prefix, create)
+    copy(place, SERVER_ROWS, 0.0, **given)
+
+
+@sink.command("parquet")
+@click.option("--directory", required=True, type=click.Path(path_type=Path), help="Directory of the files.")
+@click.option(
+    "--every-s",
+    type=click.FloatRange(0, min_open=True),
+    default=300.0,
+    show_default=True,
+    help="Write the files after so many seconds at the latest.",
+)
+@click.option(
+    "--rows",
+    type=click.IntRange(1, 1_000_000),
+    default=50_000,
+    show_default=True,
+    help="Write the files after so many messages at the latest. They are in memory until then.",
+)
+@sink_options
+def to_parquet(directory: Path, every_s: float, rows: int, **given: Any) -> None:
+    """Write all messages to Parquet files, one for each partition and interval.
+
+    \b
+    Examples:
+      eddy sink parquet --directory history
+      eddy sink parquet --directory history --once --topics recommendations
+    """
+    from stream.sinks.parquet import ParquetSink
+
+    copy(ParquetSink(directory), rows, every_s, **given)
+
+
+def copy(
+    place: "Sink",
+    rows: int,
+    every_s: float,
+    broker: str,
+    kafka_config: str,
+    outputs: tuple[str, ...],
+    once: bool,
+    log_format: str,
+    as_json: bool,
+    **topics: str,
+) -> None:
+    """Copy the topics of the outputs to a sink until SIGTERM or Ctrl-C, and print what was done.
+
+    topics  name of each topic, as recommendations_topic
+    Raises ConfigError.
+    """
+    from stream.kafka.waiting import watch_kafka
+    from stream.sinks.run import Copying, wait_for_kafka
+    from stream.sinks.source import Source
+
+    config = read_kafka_config(kafka_config, os.environ)
+    log_to_stderr(log_format)
+    logging.getLogger("stream").setLevel(logging.INFO)
+    stopped = Flag()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    names = {topics[f"{output.replace('-', '_')}_topic"]: output for output in outputs}
+    if len(names) < len(outputs):
+        raise ConfigError("two of the topics have the same name; each output has a topic of its own")
+    refusals: list[ConfigError] = []
+
+    def refuse(refusal: ConfigError) -> None:
+        refusals.append(refusal)
+        stopped.set()
+
+    watch = watch_kafka(broker, next(iter(names)), config)
+    wait_for_kafka(watch, stopped)
+    watch.start(refuse)
+    source = Source(broker, list(names), config, stopped)
+    done = Copying(source, place, names, rows, every_s, stopped, _line if sys.stderr.isatty() else _nothing).run(once)
+    if refusals:
+        raise refusals[0]
+    if as_json:
+        click.echo(msgspec.json.encode(done))
+        return
+    counts = ", ".join(f"{count:,} {output}" for output, count in done.written.items())
+    click.echo(f"{counts} written to {place.where}; {done.left_out:,} messages left out")
+
+
+def _line(text: str) -> None:
+    click.echo(f"\r{text}\x1b[K", nl=False, err=True)
+
+
+def _nothing(_: str) -> None:
+    pass
+
+
+def _url(ctx: click.Context, text: str) -> Any:
+    """The URL; with a warning if it has a password that other users of this machine can read."""
+    from stream.sinks.url import Url
+
+    url = Url(text)
+    if url.has_password and ctx.get_parameter_source("url") is ParameterSource.COMMANDLINE:
+        click.echo(
+            f"eddy: WARNING: other users can read the password in --url in the list of processes; use {URL_VARIABLE}",
+            err=True,
+        )
+    return url
+
+
+@click.command()
+@click.argument("output", type=click.Choice(list(OUTPUTS)), required=False)
+def schema(output: str | None) -> None:
+    """Print the JSON Schema of the messages of an output topic; without OUTPUT, those of all, keyed by output.
+
+    \b
+    Example:
+      eddy schema recommendations
+    """
+    found = {name: json_schema(name) for name in OUTPUTS} if output is None else json_schema(output)
+    click.echo(json.dumps(found, indent=2))
