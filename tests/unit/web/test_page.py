@@ -1,6 +1,7 @@
 """The page in a real browser, on a server with a real engine and with alerts and figures by hand."""
 
 import json
+import re
 import urllib.request
 from collections.abc import Callable, Iterator
 from math import log10
@@ -205,6 +206,7 @@ def test_the_page_goes_on_after_a_restart_of_the_worker(shop: Shop, browser: Bro
         shop.display.alerts.add([anomaly(3, "cleo")])
         expect(rows).to_have_count(3)
         assert [row.get_by_role("link").inner_text() for row in rows.all()] == ["cleo", "ben", "ann"]
+        assert not re.search(r"\d alerts", page.locator(".alerts").inner_text())
 
 
 def test_a_worker_without_answers_shows_its_figures_and_how_to_get_the_rest(model_dir: Path, browser: Browser) -> None:
