@@ -5,7 +5,7 @@ BIN := .venv/bin
 RUNTIME ?= cpu
 OTHER_RUNTIME = $(if $(filter cuda,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 
-.PHONY: demo test lint format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold mapping rules engine throughput lists latency answers workers soak outage scaling gpu heads ways days anomaly-bench shop-model demo-picture clean help
+.PHONY: demo test lint format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold mapping rules engine throughput lists latency answers workers soak outage scaling gpu heads ways days anomaly-bench shop-model demo-picture page-picture clean help
 help:            ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -131,6 +131,9 @@ shop-model: .venv/dev ## train models/shop/1 again on the simulated shop
 
 demo-picture: .venv/base ## draw docs/demo.svg, the picture in README.md, from a run of the demo
 	$(BIN)/python docs/demo_picture.py
+
+page-picture: .venv/dev ## take docs/page*.png, the pictures of a worker's page, from a run of the demo (needs Chromium)
+	$(BIN)/python docs/page_picture.py
 
 clean:
 	rm -rf .venv .contenders .kafka .cache

@@ -13,9 +13,9 @@ from types import TracebackType
 
 from rich.console import Console
 
-from stream.demo.command import K, default_model, run
+from stream.demo.command import K, default_model, no_page, run
 from stream.demo.tally import Tally
-from stream.demo.view import LiveView, Scene
+from stream.demo.view import LiveView, Scene, Shown
 from stream.manifest import read_manifest
 
 PICTURE = Path(__file__).with_name("demo.svg")
@@ -33,9 +33,9 @@ class Picture(LiveView):
         super().__init__(scene, self._page)
         self._path = path
 
-    def show(self, tally: Tally, seconds: float, provider: str) -> None:
+    def show(self, tally: Tally, seconds: float, worker: Shown) -> None:
         self._page.export_text()  # clears what the frame before has left
-        super().show(tally, seconds, provider)
+        super().show(tally, seconds, worker)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -52,7 +52,7 @@ def main() -> None:
     seconds = parser.parse_args().seconds
     model = default_model()
     view = Picture(Scene(read_manifest(model).label, K, RATE), PICTURE)
-    run(model, "cpu", seconds, RATE, USERS, SEED, view)
+    run(model, "cpu", seconds, RATE, USERS, SEED, view, no_page)
     print(f"wrote {PICTURE}")
 
 

@@ -78,6 +78,10 @@ class Snapshot:
         """Return the counts of this name by the value of one label: label value -> count."""
         return {dict(key.labels)[label]: count for key, count in self.counts.items() if key.name == name}
 
+    def levels_by(self, name: str, label: str) -> dict[str, float]:
+        """Return the latest levels of this name by the value of one label: label value -> level."""
+        return {dict(key.labels)[label]: level for key, level in self.levels.items() if key.name == name}
+
     def level(self, name: str) -> float | None:
         """Return the latest level of this name, or None if it was never set."""
         return self.levels.get(Name(name))

@@ -1,7 +1,7 @@
 """Real servers for the tests of the sinks: Redis and PostgreSQL, each in a temporary directory on a Unix socket.
 
 Without the programs `redis-server` or `postgres` the tests that need them are skipped with a clear message; with
-EDDY_REQUIRE_KAFKA=1 they fail.
+EDDY_REQUIRE_SERVERS=1 they fail.
 """
 
 import os
@@ -20,8 +20,8 @@ import pytest
 import redis
 
 from tests.kafka.lane import wait_until
-from tests.kafka_lane import REQUIRED
 
+REQUIRED = os.environ.get("EDDY_REQUIRE_SERVERS") == "1"
 PG_PLACES = [str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
 
 

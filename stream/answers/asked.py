@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from stream.errors import Unanswered
+from stream.web.alerts import KEPT
 from stream.wire.fields import LONGEST_ID
 
 LARGEST_K = 1000
@@ -11,6 +12,7 @@ MOST_EXCLUDED = 1000
 """Items in one request: the list is made from a ranking that is longer by as many."""
 
 PARAMETERS = ("k", "exclude", "category")
+ALERT_PARAMETERS = ("user", "limit")
 
 
 class Asked(NamedTuple):
@@ -33,11 +35,7 @@ def read(query: Mapping[str, Sequence[str]], k: int, names: Sequence[str] = PARA
     k      the length of a list if the request gives none
     names  the parameters that the path has
     """
-    for name, values in query.items():
-        if name not in names:
-            raise Unanswered(400, f"parameter {name[:64]!r} does not exist here; there are {', '.join(names)}")
-        if name != "exclude" and len(values) > 1:
-            raise Unanswered(400, f"parameter {name} is given {len(values)} times; give it once")
+    _check(query, names)
     given = query.get("k")
     exclude = tuple(item for text in query.get("exclude", ()) for item in text.split(",") if item)
     if len(exclude) > MOST_EXCLUDED:
@@ -45,10 +43,26 @@ def read(query: Mapping[str, Sequence[str]], k: int, names: Sequence[str] = PARA
     category = next(iter(query.get("category", ())), None)
     if category is not None and not 0 < len(category) <= LONGEST_ID:
         raise Unanswered(400, f"category has {len(category)} characters; it must have 1 to {LONGEST_ID}")
-    return Asked(_length(given[0]) if given else k, exclude, category)
+    return Asked(_number("k", given[0], LARGEST_K) if given else k, exclude, category)
 
 
-def _length(text: str) -> int:
-    if text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= LARGEST_K:
+def read_alerts(query: Mapping[str, Sequence[str]]) -> tuple[str | None, int]:
+    """The user whose alerts are asked for, None = all, and how many alerts at most."""
+    _check(query, ALERT_PARAMETERS)
+    given = query.get("limit")
+    return next(iter(query.get("user", ())), None), _number("limit", given[0], KEPT) if given else KEPT
+
+
+def _check(query: Mapping[str, Sequence[str]], names: Sequence[str]) -> None:
+    for name, values in query.items():
+        if name not in names:
+            there = f"there are {', '.join(names)}" if names else "there are none"
+            raise Unanswered(400, f"parameter {name[:64]!r} does not exist here; {there}")
+        if name != "exclude" and len(values) > 1:
+            raise Unanswered(400, f"parameter {name} is given {len(values)} times; give it once")
+
+
+def _number(name: str, text: str, largest: int) -> int:
+    if text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= largest:
         return int(text)
-    raise Unanswered(400, f"k is {text[:64]!r}; it must be a whole number from 1 to {LARGEST_K}")
+    raise Unanswered(400, f"{name} is {text[:64]!r}; it must be a whole number from 1 to {largest}")

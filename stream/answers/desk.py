@@ -9,15 +9,25 @@ user only if all partitions in question were looked in.
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from stream.answers.asked import Asked
 from stream.answers.similar import Similar
 from stream.answers.users import Users
-from stream.answers.workers import RETRY_S, Workers
+from stream.answers.workers import RETRY_S, Member, Workers
 from stream.errors import EddyError, Unanswered
 from stream.kafka.partitioners import PARTITIONERS, Verdict
 from stream.wire.codec import Codec
+
+T = TypeVar("T")
+
+
+class Latest(msgspec.Struct):
+    """The latest alerts of one worker, each with the time of its commit."""
+
+    anomalies: list[dict[str, Any]]
 
 
 class Partitioner:
@@ -126,6 +136,38 @@ class Desk:
             raise Unanswered(404, "no state of this user: no click was decided, or the user is forgotten")
         return answer
 
+    def user(self, id_: str) -> str:
+        """The user with this id as rows and alerts have it. Raises Unanswered."""
+        return self._user(id_)[1].decode()
+
+    async def anomalies(self, own: list[dict[str, Any]], limit: int, path: str, query: str) -> dict[str, Any]:
+        """The latest alerts of all workers, newest first, and why some have not answered.
+
+        own    those of this worker, which are the answer while Kafka does not say which other workers there are
+        limit  largest number of alerts
+        """
+        try:
+            answers = await self.opened().workers.ask_all(path, query)
+        except Unanswered as exc:
+            return {"anomalies": own, "unanswered": [str(exc)]}
+        found, unanswered = [*own], []
+        for member, answer in answers:
+            read = _read(member, answer, Latest)
+            if isinstance(read, Latest):
+                found += read.anomalies
+            elif read is not None:
+                unanswered.append(str(read))
+        found.sort(key=lambda alert: -int(alert.get("committed", 0)))  # stable: a worker's own order stays
+        return {"anomalies": found[:limit], "unanswered": unanswered}
+
+    async def workers(self, own: dict[str, Any]) -> dict[str, Any]:
+        """The workers of the group: partitions and figures of each.
+
+        own  the figures of this worker, as on /v1/status
+        """
+        answers = await self.opened().workers.ask_all("/v1/status", "")
+        return {"workers": [_worker(member, answer, own) for member, answer in answers]}
+
     async def forget(self, id_: str) -> int:
         """Write a request to forget a user. Returns to how many partitions it was written."""
         open_, _, key = self._user(id_)
@@ -142,6 +184,28 @@ class Desk:
         if user is None:
             raise Unanswered(400, "no click can have this user id: it must be 1 to 256 characters in UTF-8")
         return open_, user, key
+
+
+def _worker(member: Member, answer: bytes | Unanswered | None, own: dict[str, Any]) -> dict[str, Any]:
+    """One worker of the group as a JSON object; `this` is True for the one that answers."""
+    read = _read(member, answer, dict[str, Any])
+    return {
+        "client_id": member.client_id,
+        "this": read is None,
+        "partitions": sorted(member.partitions),
+        "status": own if read is None else read if isinstance(read, dict) else None,
+        "error": str(read) if isinstance(read, Unanswered) else None,
+    }
+
+
+def _read(member: Member, answer: bytes | Unanswered | None, kind: type[T]) -> T | Unanswered | None:
+    """The answer of a worker as an object of a type, or why it has none; None if it is this worker."""
+    if not isinstance(answer, bytes):
+        return answer
+    try:
+        return msgspec.json.decode(answer, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Unanswered(503, f"worker {member.client_id} has sent something else: it is no worker of this version")
 
 
 def reason(exc: EddyError) -> Unanswered:

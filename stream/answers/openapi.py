@@ -3,6 +3,7 @@
 from typing import Any
 
 from stream.answers.asked import LARGEST_K, MOST_EXCLUDED
+from stream.web.alerts import KEPT
 
 Schema = dict[str, Any]
 
@@ -60,6 +61,10 @@ SCHEMAS: dict[str, Schema] = {
             "last_items": _said(
                 _list_of({"type": ["string", "null"]}), "Newest first; null = the model does not know it."
             ),
+            "item_p_values": _said(
+                _list_of(NUMBER),
+                "Newest first: how usual the item of each click was by itself, 0 to 1. Small = surprising.",
+            ),
             "beliefs": _said(
                 _list_of(_object({"item_id": TEXT, "probability": NUMBER})),
                 "The most likely items of the next click, without any rule.",
@@ -83,9 +88,38 @@ SCHEMAS: dict[str, Schema] = {
     "Forgotten": _object(
         {"user_id": TEXT, "partitions": _said(WHOLE, "The request was written to so many partitions.")}
     ),
+    "Anomalies": _object(
+        {
+            "anomalies": _said(
+                _list_of({"type": "object"}),
+                "Newest first: the messages on the topics of alerts, and `committed`, the time of the commit in ms.",
+            ),
+            "unanswered": _said(_list_of(TEXT), "Why other workers have not answered; empty if all have."),
+        }
+    ),
+    "Workers": _object(
+        {
+            "workers": _list_of(
+                _object(
+                    {
+                        "client_id": TEXT,
+                        "this": _said({"type": "boolean"}, "The worker that answers."),
+                        "partitions": _list_of(WHOLE),
+                        "status": _said(
+                            {"type": ["object", "null"]}, "As /v1/status of this worker; null = no answer."
+                        ),
+                        "error": _said(_or_null(TEXT), "Why there is no answer."),
+                    }
+                )
+            )
+        }
+    ),
+    "Status": _said({"type": "object", "properties": {}}, "Figures of the last ten seconds, health and model."),
+    "History": _said({"type": "object", "properties": {}}, "Figures of the last ten minutes, a list for each."),
     "Error": _object({"error": TEXT}),
 }
 
+ALERTS = "The latest alerts of all workers. With Accept: text/event-stream those of this worker, as they come."
 K = {
     "name": "k",
     "in": "query",
@@ -106,14 +140,28 @@ CATEGORY = {
 }
 
 
+USER = {
+    "name": "user",
+    "in": "query",
+    "description": "Only alerts of this user, and none on many users.",
+    "schema": TEXT,
+}
+LIMIT = {
+    "name": "limit",
+    "in": "query",
+    "description": "Largest number of alerts.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": KEPT},
+}
+
+
 def _path(
     whose: str, summary: str, status: int, schema: str, errors: tuple[int, ...], *parameters: dict[str, Any]
 ) -> dict[str, Any]:
-    """One operation. whose: "user" or "item", which the path names."""
+    """One operation. whose: "user" or "item", which the path names; "" if it names none."""
     id_ = {"name": "id", "in": "path", "required": True, "description": f"The {whose}'s id.", "schema": TEXT}
     answers = {str(status): _response("The answer.", schema)}
     answers |= {str(code): _response(ERRORS[code], "Error") for code in errors}
-    return {"summary": summary, "parameters": [id_, *parameters], "responses": answers}
+    return {"summary": summary, "parameters": [*([id_] if whose else []), *parameters], "responses": answers}
 
 
 def _response(text: str, schema: str) -> dict[str, Any]:
@@ -135,6 +183,10 @@ def description() -> dict[str, Any]:
             "/v1/users/{id}/recommendations": {"get": lists},
             "/v1/users/{id}": {"get": state, "delete": {**forget, "security": [{"token": []}]}},
             "/v1/items/{id}/similar": {"get": similar},
+            "/v1/anomalies": {"get": _path("", ALERTS, 200, "Anomalies", (400, 503), USER, LIMIT)},
+            "/v1/workers": {"get": _path("", "The workers and their partitions.", 200, "Workers", (400, 503))},
+            "/v1/status": {"get": _path("", "The figures of this worker now.", 200, "Status", ())},
+            "/v1/history": {"get": _path("", "The figures of this worker's last minutes.", 200, "History", ())},
         },
         "components": {
             "schemas": SCHEMAS,

@@ -1,4 +1,4 @@
-"""The paths under /v1: requests about users and items, and the description of these paths.
+"""The paths under /v1: requests about users, items, alerts and workers, and the description of these paths.
 
 Each answer is a JSON object; an error is one with `error`. A request that comes from another worker of the group has
 the header Eddy-Forwarded, and is not passed on again.
@@ -14,20 +14,25 @@ from aiohttp import web
 
 from stream.answers import openapi
 from stream.answers.admin import Token
-from stream.answers.asked import read
+from stream.answers.asked import read, read_alerts
 from stream.answers.desk import Desk, reason
 from stream.answers.workers import FORWARDED
 from stream.errors import EddyError, Unanswered
 from stream.meter import Meter
+from stream.web.alerts import Streams
+from stream.web.display import Display
+from stream.web.files import report_route
 
 Body = dict[str, Any] | bytes
 Answer = Callable[[web.Request], Awaitable[tuple[int, Body]]]
 
+EVENT_STREAM = "text/event-stream"
 OFF = "this worker answers no requests; start it with --http-answers"
 
 
-def answer_routes(desk: Desk, token: Token, meter: Meter) -> Sequence[web.AbstractRouteDef]:
+def answer_routes(desk: Desk, token: Token, display: Display) -> Sequence[web.AbstractRouteDef]:
     """The routes of a worker that answers, for Server."""
+    meter, streams = display.meter, Streams(display.alerts)
     one_at_a_time = asyncio.Lock()  # of what takes a core for longer, or waits for Kafka
 
     async def recommendations(request: web.Request) -> tuple[int, Body]:
@@ -51,6 +56,29 @@ def answer_routes(desk: Desk, token: Token, meter: Meter) -> Sequence[web.Abstra
             partitions = await desk.forget(_id(request))
         return 202, {"user_id": _id(request), "partitions": partitions}
 
+    async def anomalies(request: web.Request) -> tuple[int, Body]:
+        id_, limit = read_alerts(_query(request))
+        own = display.alerts.latest(limit, None if id_ is None else desk.user(id_))
+        path, query, forwarded = _passed_on(request)
+        return 200, {"anomalies": own} if forwarded else await desk.anomalies(own, limit, path, query)
+
+    async def follow(request: web.Request) -> web.StreamResponse:
+        try:
+            id_, _ = read_alerts(_query(request))
+            return await streams.follow(request, None if id_ is None else desk.user(id_))
+        except EddyError as exc:
+            return _error(reason(exc))
+
+    as_list = _as_json(anomalies, "anomalies", meter)
+
+    async def anomalies_or_stream(request: web.Request) -> web.StreamResponse:
+        streamed = EVENT_STREAM in request.headers.get("Accept", "")
+        return await (follow(request) if streamed else as_list(request))
+
+    async def workers(request: web.Request) -> tuple[int, Body]:
+        read(_query(request), 1, ())
+        return 200, await desk.workers(display.status())
+
     async def description(_: web.Request) -> tuple[int, Body]:
         return 200, openapi.description()
 
@@ -62,6 +90,9 @@ def answer_routes(desk: Desk, token: Token, meter: Meter) -> Sequence[web.Abstra
         web.get("/v1/users/{id:[^/]+}", _as_json(user, "user", meter)),
         web.delete("/v1/users/{id:[^/]+}", _as_json(forget, "forget", meter)),
         web.get("/v1/items/{id:[^/]+}/similar", _as_json(similar, "similar", meter)),
+        web.get("/v1/anomalies", anomalies_or_stream),
+        web.get("/v1/workers", _as_json(workers, "workers", meter)),
+        report_route(display),
         web.get("/v1/openapi.json", _as_json(description, "openapi", meter)),
         web.get("/v1", page),
     ]

@@ -15,6 +15,7 @@ import numpy as np
 
 from stream.answers.asked import Asked
 from stream.detect.episodes import OPENED, UNUSUAL_MS
+from stream.detect.windows import ITEM_NATS, PER_NAT
 from stream.engine.columns import NO_CATEGORIES, Columns
 from stream.engine.decide import Decider
 from stream.engine.engine import Engine
@@ -143,6 +144,7 @@ class Users:
             "last_click": Origin(*partition, int(row["source_offset"])).id,
             "timestamp": int(row["last_ms"]),
             "last_items": [model.items[item] if item < len(model.items) else None for item in recent],
+            "item_p_values": _p_values(row),
             "beliefs": [
                 {"item_id": item, "probability": probability}
                 for item, probability in zip(
@@ -163,6 +165,13 @@ class Users:
         if not unusual_ms:
             return None
         return {"id": Origin(*partition, int(row[OPENED])).id, "timestamp": unusual_ms}
+
+
+def _p_values(row: np.void) -> list[float]:
+    """The p-value of the item of each of the user's last clicks, newest first: how usual the item was by itself."""
+    nats = row[ITEM_NATS][: int(row["clicks"])].astype(np.float64) / PER_NAT
+    found: list[float] = np.exp(-nats).round(6).tolist()
+    return found
 
 
 def _code(decide: Decider, category: str) -> np.ndarray[Any, np.dtype[np.int32]]:

@@ -96,6 +96,23 @@ class Workers:
             raise moving(left)
         return None
 
+    async def ask_all(self, path: str, query: str) -> list[tuple[Member, bytes | Unanswered | None]]:
+        """Ask all workers of the group. Returns each member with its answer, or why it has none.
+
+        The answer of this worker itself is None: it knows it. Raises Unanswered if Kafka does not describe the group.
+        """
+        members = await self._described()
+        others = [member for member in members if member.client_id != self._own]
+        found = await asyncio.gather(*(self._forward(each, path, query) for each in others), return_exceptions=True)
+        answers: dict[str, bytes | Unanswered | None] = {}
+        for member, answer in zip(others, found, strict=True):
+            if isinstance(answer, Nothing):
+                answer = Unanswered(503, f"worker {member.client_id} does not have {path}; it may be an older one")
+            if isinstance(answer, BaseException) and not isinstance(answer, Unanswered):
+                raise answer
+            answers[member.client_id] = answer
+        return [(member, answers.get(member.client_id)) for member in members]
+
     async def _described(self) -> list[Member]:
         """The members of the group, at most FRESH_S old."""
         async with self._lock:
@@ -109,7 +126,7 @@ class Workers:
         try:
             group = future.result(timeout=ANSWER_S)
         except (KafkaException, TimeoutError):
-            raise Unanswered(503, "Kafka does not answer which worker has the user's partition", RETRY_S) from None
+            raise Unanswered(503, "Kafka does not answer which worker has which partitions", RETRY_S) from None
         if group.state != ConsumerGroupState.STABLE:
             raise Unanswered(503, "the group gives its partitions to workers at this moment", RETRY_S)
         return [Member(member.client_id, self._partitions(member)) for member in group.members]
@@ -122,7 +139,7 @@ class Workers:
         address = address_of(member.client_id)
         if address is None:
             raise Unanswered(
-                503, f"worker {member.client_id} has the user's partition and no address; give it --http-advertise"
+                503, f"worker {member.client_id} is needed for the answer and has no address; give it --http-advertise"
             )
         url = URL(f"http://{address}{path}{'?' if query else ''}{query}", encoded=True)
         try:
@@ -137,7 +154,7 @@ class Workers:
             self._read_s = -FRESH_S
             raise Unanswered(
                 503,
-                f"worker {member.client_id} has the user's partition and does not answer ({type(exc).__name__}); if it "
+                f"worker {member.client_id} is needed for the answer and does not answer ({type(exc).__name__}); if it "
                 "lives, check --http-advertise, --http-answers and the network between the workers",
                 RETRY_S,
             ) from exc

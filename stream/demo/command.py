@@ -10,11 +10,14 @@
 7. Print the counts.
 """
 
+import os
 import signal
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+import webbrowser
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -115,8 +118,16 @@ def default_model() -> Path:
     "--model", type=click.Path(path_type=Path), help="Model directory. Default: the model that is part of Eddy."
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--no-browser", is_flag=True, help="Do not open the worker's page in a browser.")
 def demo(
-    seconds: float | None, as_json: bool, rate: float, users: int, seed: int, model: Path | None, device: str
+    seconds: float | None,
+    as_json: bool,
+    rate: float,
+    users: int,
+    seed: int,
+    model: Path | None,
+    device: str,
+    no_browser: bool,
 ) -> None:
     """Show Eddy on a simulated shop, live in the terminal. Needs no Kafka.
 
@@ -124,6 +135,9 @@ def demo(
     preferences change over time. A few users are bots or have a stolen account, and some messages are broken. The
     worker writes recommendations and alerts. The demo knows the truth, so it shows how many were right. Ctrl-C ends
     the demo and prints the counts.
+
+    The worker serves a page at the address that is shown. It is opened in a browser if stdout is a terminal and there
+    is a display.
 
     \b
     Examples:
@@ -135,14 +149,24 @@ def demo(
     scene = Scene(model=read_manifest(path).label, k=K, rate=rate)
     for ending in ENDINGS:
         signal.signal(ending, _interrupt)
-    counts = run(path, device, seconds, rate, users, seed, choose_view(scene, as_json))
+    browse = no_page if no_browser or as_json or not _has_display() else open_page
+    counts = run(path, device, seconds, rate, users, seed, choose_view(scene, as_json), browse)
     click.echo(msgspec.json.encode(counts).decode() if as_json else _as_lines(counts))
 
 
 def run(
-    model: Path, device: str, seconds: float | None, rate: float, users: int, seed: int, view: View
+    model: Path,
+    device: str,
+    seconds: float | None,
+    rate: float,
+    users: int,
+    seed: int,
+    view: View,
+    browse: Callable[[str], None],
 ) -> dict[str, object]:
     """Run steps 1 to 7 and return Tally.counts.
+
+    browse  called with the address of the worker's page after the first decision
 
     Raises EddyError if the worker ends early. Raises EddyError if no decision arrives for DRAIN_S seconds while a click
     has none.
@@ -162,7 +186,7 @@ def run(
             try:
                 with view:
                     feed.start()
-                    _watch(worker, reader, feed, tally, seconds, view, stopping)
+                    _watch(worker, reader, feed, tally, seconds, view, browse, stopping)
             finally:
                 feed.stop()
             _drain(worker, reader, feed, tally)
@@ -193,10 +217,12 @@ def _watch(
     tally: Tally,
     seconds: float | None,
     view: View,
+    browse: Callable[[str], None],
     stopping: threading.Event,
 ) -> None:
     """Step 3: read and show until the time is over, the feed has ended or `stopping` is set."""
     began_s = shown_s = time.monotonic()
+    browsed = False
     while feed.is_alive() and not stopping.is_set() and (seconds is None or feed.seconds < seconds):
         reader.read()
         now_s = time.monotonic()
@@ -206,7 +232,10 @@ def _watch(
         worker.check()
         if feed.started_s is None and now_s - began_s > START_S:
             raise EddyError(f"no decision within {START_S:.0f} s of the worker's start: {worker.last_line}")
-        view.show(tally, feed.seconds, worker.provider)
+        if feed.started_s is not None and not browsed:
+            browsed = True
+            browse(worker.page)
+        view.show(tally, feed.seconds, worker)
     if feed.failed:
         raise EddyError(feed.failed)
 
@@ -227,6 +256,21 @@ def _drain(worker: WorkerProcess, reader: Reader, feed: Feed, tally: Tally) -> N
             )
     if feed.failed:
         raise EddyError(feed.failed)
+
+
+def open_page(address: str) -> None:
+    """Open a page in the user's browser."""
+    webbrowser.open(address)
+
+
+def no_page(address: str) -> None:
+    """Open nothing."""
+
+
+def _has_display() -> bool:
+    """Whether a person sees stdout and can see a browser. Without a display a browser would be one in the terminal."""
+    graphical = sys.platform != "linux" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    return sys.stdout.isatty() and graphical
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

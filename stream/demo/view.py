@@ -42,6 +42,15 @@ class Scene:
     rate: float
 
 
+class Shown(Protocol):
+    """What a view has of the worker: its execution provider, "" until it is known, and the address of its page."""
+
+    page: str
+
+    @property
+    def provider(self) -> str: ...
+
+
 class View(Protocol):
     """A display of the demo; `show` is called a few times per second."""
 
@@ -49,7 +58,7 @@ class View(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-    def show(self, tally: Tally, seconds: float, provider: str) -> None: ...
+    def show(self, tally: Tally, seconds: float, worker: Shown) -> None: ...
 
 
 def choose_view(scene: Scene, as_json: bool) -> View:
@@ -80,9 +89,12 @@ class LineView:
     ) -> None:
         return None
 
-    def show(self, tally: Tally, seconds: float, provider: str) -> None:
+    def show(self, tally: Tally, seconds: float, worker: Shown) -> None:
+        provider = worker.provider
         if not provider or seconds < self._next_s:
             return
+        if not self._next_s:
+            print(f"the worker's page: {worker.page}", file=sys.stderr, flush=True)
         self._next_s = seconds + LINE_EVERY_S
         print(
             f"{seconds:5.0f} s  {tally.clicks} clicks, {tally.decisions} decisions {device_in_words(provider)}, "
@@ -112,7 +124,7 @@ class LiveView:
     ) -> None:
         self._live.__exit__(kind, error, trace)
 
-    def show(self, tally: Tally, seconds: float, provider: str) -> None:
+    def show(self, tally: Tally, seconds: float, worker: Shown) -> None:
         """Draw the page again."""
         last = tally.last_judged
         if last is not None and (not self._judged or self._judged[0] is not last):
@@ -121,7 +133,7 @@ class LiveView:
         self._start_ms = self._start_ms or tally.simulated_ms
         page = Layout()
         page.split_column(
-            Layout(self._head(tally, provider), size=1),
+            Layout(self._head(tally, worker), size=1),
             Layout(name="figures", size=9),
             Layout(self._clicks(), size=JUDGED_ROWS + 3),
             Layout(self._alerts(tally), size=ALERT_ROWS + 2),
@@ -129,14 +141,15 @@ class LiveView:
         page["figures"].split_row(Layout(self._traffic(tally), ratio=1), Layout(self._quality(tally), ratio=1))
         self._live.update(page, refresh=True)
 
-    def _head(self, tally: Tally, provider: str) -> Text:
+    def _head(self, tally: Tally, worker: Shown) -> Text:
         text = Text(" Eddy ", style="bold reverse cyan")
-        text.append(f"  {self._scene.model} {device_in_words(provider)}", style="bold")
+        text.append(f"  {self._scene.model} {device_in_words(worker.provider)}", style="bold")
         if tally.simulated_ms:
             past = tally.simulated_ms - self._start_ms
             clock = f"day {past // DAY_MS + 1}, {past % DAY_MS // HOUR_MS:02d}:{past % HOUR_MS // MINUTE_MS:02d}"
             text.append(f"  simulated {clock}", style="dim")
-        return text.append("  Ctrl-C ends the demo", style="dim")
+        text.append("  Ctrl-C ends", style="dim")
+        return text.append(f"  {worker.page}", style=f"link {worker.page}")
 
     def _traffic(self, tally: Tally) -> Panel:
         p50, p99 = percentiles(list(tally.latencies_ms)[-LATEST:], (0.5, 0.99))

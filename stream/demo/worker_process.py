@@ -4,6 +4,7 @@ import ctypes
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,18 +28,31 @@ def _with_parent() -> Callable[[], object] | None:
     return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def _free_port() -> int:
+    """A port that is free now. If another program takes it before the worker does, the worker ends with a reason."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
 class WorkerProcess:
     """A context manager that runs `eddy worker` as a process.
 
     The process has its own process group, so that the terminal sends Ctrl-C only to the demo.
+
+    page  address of the page that the worker serves
     """
 
     def __init__(self, broker: str, model: Path, device: str, directory: Path, k: int) -> None:
+        port = _free_port()
+        self.page = f"http://127.0.0.1:{port}/"
         self._log = directory / "worker.log"
         options = {"--model": model, "--broker": broker, "--device": device, "--k": k, "--worker-id": "demo"}
         options |= {"--group": "demo", "--data-dir": directory}
+        options |= {"--http-port": port, "--http-advertise": f"127.0.0.1:{port}"}
         words = [str(word) for option in options.items() for word in option]
-        self._command = [sys.executable, "-m", "stream.ops.cli", "worker", *words]
+        self._command = [sys.executable, "-m", "stream.ops.cli", "worker", "--http-answers", *words]
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "WorkerProcess":

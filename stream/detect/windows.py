@@ -31,8 +31,9 @@ NO_GAP = -1
 MOST_GAP_MS = 2**31 - 1
 """24 days."""
 
+ITEM_NATS = "item_nats"
 LISTS = (
-    Tensor("item_nats", (LAST,), "int16"),
+    Tensor(ITEM_NATS, (LAST,), "int16"),
     Tensor("event_nats", (LAST,), "int16"),
     Tensor("gap_ms", (LAST,), "int32"),
 )

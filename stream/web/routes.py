@@ -1,5 +1,6 @@
 """What a worker serves on its HTTP port: /metrics, /livez and /readyz."""
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -17,7 +18,7 @@ FRESH_S = 1.0
 def worker_routes(meter: Meter, health: Health) -> Sequence[web.AbstractRouteDef]:
     """The routes of a worker, for Server."""
     made = registry(meter, health)
-    latest: tuple[float, bytes] = (-FRESH_S, b"")
+    latest: tuple[float, bytes] = (-math.inf, b"")
 
     async def metrics(_: web.Request) -> web.Response:
         nonlocal latest

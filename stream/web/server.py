@@ -1,8 +1,9 @@
 """An HTTP server in a thread of its own, so that neither its clients nor its pages can stop the worker's event loop.
 
 It answers from the first second of a process on, also while the main thread loads a model or waits for Kafka. A client
-that is slow, sends nothing or does not read is cut off: a connection has one request and CONNECTION_S. What it serves
-is given as aiohttp's routes; a handler runs in the server's thread.
+that is slow, sends nothing or does not read is cut off: a connection has one request and CONNECTION_S. Only a stream
+may take longer, and its handler cuts off a client that does not read. What the server serves is given as aiohttp's
+routes; a handler runs in the server's thread.
 """
 
 import asyncio
@@ -70,6 +71,7 @@ class Server:
         self._loop.run_forever()
         accepting.close()
         self._loop.run_until_complete(runner.cleanup())
+        self._loop.run_until_complete(_end_tasks())
         self._loop.run_until_complete(asyncio.sleep(0))  # the transports close in the next round
         self._loop.close()
 
@@ -87,16 +89,29 @@ class Server:
         def connection() -> asyncio.BaseProtocol:
             protocol = _Connection(server, loop=self._loop, **options)
             self._loop.call_soon(_make_room, server)  # `connections` has those that came before it by then, and not it
-            self._loop.call_later(CONNECTION_S, _cut, protocol)
+            self._loop.call_later(CONNECTION_S, _cut_late, protocol)
             return protocol
 
         return runner, await self._loop.create_server(connection, sock=self._listener)
 
 
+async def _end_tasks() -> None:
+    """Cancel what still runs, such as streams, and wait for it."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+
+
 class _Connection(web.RequestHandler):
-    """A connection, which has one request. `asked` is True as soon as the request is known: then it is not idle."""
+    """A connection, which has one request.
+
+    asked    the request is known: the connection is not idle
+    streams  the answer is a stream, which may take longer than CONNECTION_S
+    """
 
     asked = False
+    streams = False
 
     def handle_error(
         self,
@@ -121,6 +136,18 @@ def _make_room(server: web.Server) -> None:
     if len(running) >= MOST_CONNECTIONS:
         idle = (each for each in running if isinstance(each, _Connection) and not each.asked)
         _cut(next(idle, running[0]))
+
+
+def keep_open(request: web.Request) -> None:
+    """Let the answer to this request take longer than CONNECTION_S. Its handler must cut off a client that is slow."""
+    assert isinstance(request.protocol, _Connection)
+    request.protocol.streams = True
+
+
+def _cut_late(protocol: asyncio.BaseProtocol) -> None:
+    """End a connection that has taken CONNECTION_S, if it is no stream."""
+    if not getattr(protocol, "streams", False):
+        _cut(protocol)
 
 
 def _is_ours(record: logging.LogRecord) -> bool:

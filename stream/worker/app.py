@@ -55,6 +55,7 @@ from stream.rekey.topic import rekeyed
 from stream.settings import Settings
 from stream.state.blocks import in_ram, on_disk
 from stream.state.event_ids import LONGEST_BYTES
+from stream.web.display import Display
 from stream.web.health import Health
 from stream.wire.dead_letter import LONGEST_KEY
 from stream.worker.cycle import Cycles
@@ -87,10 +88,12 @@ def create_app(settings: Settings) -> faust.App:
     Raises ArtifactError or ConfigError, each with one line that names the remedy.
     """
     meter, health, desk = Meter(), Health(), Desk()
+    display = Display(meter, health, settings.http_answers)
     if settings.http_port:  # first, so that it answers while the rest waits for Kafka
-        serve_http(settings, meter, health, desk)
+        serve_http(settings, display, desk)
     config = read_kafka_config(settings.kafka_config, os.environ)
     model = load_model(Path(settings.model), settings.device)
+    display.model(model.manifest, Path(settings.model))
     decoding = open_decoding(settings, model.manifest)
     source = settings.topics.clicks  # what the producers write; the worker reads it, or its re-keyed copy
     if decoding.rekey is not None:
@@ -117,7 +120,8 @@ def create_app(settings: Settings) -> faust.App:
     worker_id = lock.worker_id if lock else settings.worker_id
     wait_for_place(Admin(settings.broker, config), settings.group, f"eddy-{worker_id}", settings.session_timeout_s)
 
-    observed = Observed(meter, model, engine.arena, partitions, decoding.users, alpha=settings.nominal_rate())
+    alerts, alpha = display.alerts, settings.nominal_rate()
+    observed = Observed(meter, model, engine.arena, partitions, decoding.users, alpha=alpha, alerts=alerts)
     observed.about(settings.group, worker_id)
     changelog = Changelog(settings.broker, settings.group, settings.topics.changelog, config, watch)
     cycles = Cycles(
@@ -157,7 +161,7 @@ def create_app(settings: Settings) -> faust.App:
         most_bytes = limits[settings.topics.clicks]
         rekey(app, open_rekeying(settings, source, worker_id, most_bytes, decoding.rekey, config, watch, meter))
     status = Status(meter, key_sample, examples, settings.topics, event_types, time.monotonic())
-    report_status(app, cycles, status, observed)
+    report_status(app, cycles, status, observed, display)
     watch.start(partial(end_app, app))
     log.info(
         "worker ready to join: model=%s mapping=%s provider=%s items=%d broker=%s group=%s worker_id=%s clicks=%s "

@@ -52,6 +52,7 @@ class Batch:
     offsets   partition -> offset of the next message to read
     refused   the messages that became dead letters
     dropped   origin of each message that the mapping leaves out -> why
+    alerts    the alerts on single users, in the order of their clicks
     system_alerts  the alerts on many users, in the order of their clicks
     left_out  optional field -> number of messages whose value in this field was not valid
     seconds   stage of the cycle -> how long it took. `process` measures the first three
@@ -63,6 +64,7 @@ class Batch:
     offsets: dict[Partition, int]
     refused: list[Refused]
     dropped: dict[Origin, str]
+    alerts: list[Anomaly]
     system_alerts: list[SystemAlert]
     left_out: Mapping[str, int]
     seconds: dict[str, float] = field(default_factory=dict)
@@ -166,16 +168,18 @@ def process(
     marks = {p: Mark(next_, *totals[p], kept[p]) for p, next_ in offsets.items()}
     records = [Record(topics.dead_letters, *dead_letter(*each, limits[topics.dead_letters])) for each in refused]
     records += _recommendations(recommendations(engine, clicks, origins, cycle), topics.recommendations, limits)
-    records += _anomalies(anomalies(engine, clicks, origins, cycle), topics.anomalies, limits)
-    alerts = system_alerts(engine, clicks, origins, cycle)
+    alerts = anomalies(engine, clicks, origins, cycle)
+    records += _anomalies(alerts, topics.anomalies, limits)
+    on_many = system_alerts(engine, clicks, origins, cycle)
     records += [
-        Record(topics.system_alerts, f"{alert.partition} {alert.sign}".encode(), encode(alert)) for alert in alerts
+        Record(topics.system_alerts, f"{alert.partition} {alert.sign}".encode(), encode(alert)) for alert in on_many
     ]
     records += [Record(topics.changelog, key, row, partition.number) for partition, key, row in cycle.staged.changelog]
     records += [Record(topics.changelog, POSITION_KEY, mark.encode(), p.number) for p, mark in marks.items()]
     seconds = {"decode": decoded_s - began_s, "engine": stepped_s - decoded_s}
     seconds["encode"] = time.perf_counter() - stepped_s
-    return Batch(columns, cycle, records, offsets, refused, dropped, alerts, dict(codec.left_out), seconds)
+    left_out = dict(codec.left_out)
+    return Batch(columns, cycle, records, offsets, refused, dropped, alerts, on_many, left_out, seconds)
 
 
 def _request(record: Any, codec: Codec, partition: Partition, before: int) -> Request | None:

@@ -34,9 +34,10 @@ from stream.kafka.waiting import KafkaWatch
 from stream.kafka.watchdog import CHECK_S, Rebalances, asked_to_end, end_app, set_asked_to_end, watch_group
 from stream.kafka_config import KafkaConfig
 from stream.log_lines import as_json
-from stream.meter import Meter
 from stream.rekey.rekeying import Rekeying
 from stream.settings import Settings
+from stream.web.display import Display
+from stream.web.files import page_routes
 from stream.web.health import Doing, Health
 from stream.web.routes import worker_routes
 from stream.web.server import Server, listen
@@ -210,11 +211,12 @@ def rekey(app: faust.App, rekeying: Rekeying) -> None:
         await rekeying.close()
 
 
-def serve_http(settings: Settings, meter: Meter, health: Health, desk: Desk) -> None:
+def serve_http(settings: Settings, display: Display, desk: Desk) -> None:
     """Open the HTTP port until the process ends. Raises ConfigError if it is taken, or if the token cannot be read."""
     token = read_token(settings.http_token_file)
-    answers = answer_routes(desk, token, meter) if settings.http_answers else no_routes()
-    Server(listen(settings.http_host, settings.http_port), [*worker_routes(meter, health), *answers])
+    answers = answer_routes(desk, token, display) if settings.http_answers else no_routes()
+    ours = [*worker_routes(display.meter, display.health), *page_routes(display)]
+    Server(listen(settings.http_host, settings.http_port), [*ours, *answers])
 
 
 def answer_requests(
@@ -268,16 +270,17 @@ def report_health(app: faust.App, cycles: Cycles, health: Health) -> None:
     health.doing = doing
 
 
-def report_status(app: faust.App, cycles: Cycles, status: Status, observed: Observed) -> None:
-    """Log the status while the app runs."""
+def report_status(app: faust.App, cycles: Cycles, status: Status, observed: Observed, display: Display) -> None:
+    """Log the status, and note the figures for `display`, while the app runs."""
 
     rekeying: Rekeying | None = getattr(app, "eddy_rekeying", None)
 
     def lag() -> int:
         ends = app.monitor.tp_end_offsets  # high watermarks of the latest fetches
         positions = cycles.positions()
-        behind = observed.standing(positions, {p: ends[TP(*p)] for p in positions if TP(*p) in ends})
-        return behind if rekeying is None else behind + rekeying.lag()
+        waiting = observed.standing(positions, {p: ends[TP(*p)] for p in positions if TP(*p) in ends})
+        display.note()
+        return waiting if rekeying is None else waiting + rekeying.lag()
 
     @app.task
     async def log_status() -> None:

@@ -34,6 +34,7 @@ from stream.model.runtime import Model
 from stream.population.signs import SIGNS
 from stream.settings import ALPHA
 from stream.state.arena import Arena, Owner
+from stream.web.alerts import Alerts
 from stream.worker.batch import Batch, Refused
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class Observed:
     users       returns the user ids in a message, which a log line must not show
     clock_ms    returns the current time in ms since the epoch, to compare with the records' timestamps
     alpha       as in Settings
+    alerts      gets the alerts of each batch
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Observed:
         users: Callable[[Mapping[str, Any]], list[str]],
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         alpha: float = ALPHA,
+        alerts: Alerts | None = None,
     ) -> None:
         self.meter = meter
         self.key_sample = KeySample(partitions)
@@ -89,6 +92,7 @@ class Observed:
         self._users = users
         self._clock_ms = clock_ms
         self._alpha = alpha
+        self._alerts = alerts or Alerts()
         self._rng = random.Random(0)
         self._hits = Hits()
         self._generation = 0  # of the group, at the latest batch
@@ -107,6 +111,7 @@ class Observed:
         self._decisions(clicks, batch.cycle, chunks[0].generation)
         self._forgotten(clicks.requests, batch.cycle.staged.swept.owners)
         self._tell(batch.system_alerts)
+        self._alerts.add([*batch.alerts, *batch.system_alerts])
         for reason, n in Counter(refused.why.reason for refused in batch.refused).items():
             count("dead_letters", n, reason=reason)
         for reason, n in Counter(batch.dropped.values()).items():

@@ -1,5 +1,6 @@
 """`eddy demo`, run as a person or a script runs it."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from stream.demo import command
 from stream.demo.command import K, default_model
 from stream.demo.shop import build_shop
 from stream.demo.worker_process import WorkerProcess
@@ -28,6 +30,7 @@ def test_seconds_and_json_count_a_decision_per_click() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert re.search(r"^the worker's page: http://127\.0\.0\.1:\d+/$", done.stderr, re.MULTILINE)
     counts = msgspec.json.decode(done.stdout.splitlines()[-1])
     assert counts["clicks"] == counts["decisions"] == counts["recommendations"] > 1000
     assert counts["anomalies"] > 0
@@ -37,6 +40,25 @@ def test_seconds_and_json_count_a_decision_per_click() -> None:
     assert counts["provider"] == "CPUExecutionProvider" or "CUDA" in counts["provider"]
     assert 4.5 < counts["seconds"] < 15
     assert counts["latency_p50_ms"] <= counts["latency_p99_ms"]
+
+
+@pytest.mark.parametrize(
+    ("display", "terminal", "no_browser", "opened"),
+    [(":0", True, False, True), ("", True, False, False), (":0", False, False, False), (":0", True, True, False)],
+)
+def test_the_page_is_opened_only_where_a_person_can_see_it(
+    display: str, terminal: bool, no_browser: bool, opened: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal with a display, unless the option forbids it."""
+    found: list[object] = []
+    monkeypatch.setattr(command, "run", lambda *arguments: found.append(arguments[-1]) or {})
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("DISPLAY", display)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    command.demo.callback(None, False, 400.0, 600, 2, None, "cpu", no_browser)  # type: ignore[misc]
+    assert found == [command.open_page if opened else command.no_page]
 
 
 def test_ctrl_c_ends_with_the_final_counts() -> None:

@@ -8,11 +8,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from aiohttp import web
 
 from stream.answers.admin import Token, read_token
 from stream.answers.desk import Desk, Open, Partitioner
@@ -27,11 +27,16 @@ from stream.events import Click, Partition
 from stream.kafka.partitioners import KeySample, murmur2
 from stream.meter import Meter
 from stream.model.runtime import load_model
+from stream.web.display import Display
+from stream.web.files import page_routes
+from stream.web.health import Health
 from stream.web.server import Server, listen
 from stream.wire.json import JsonCodec
 from stream.wire.pseudonym import PseudonymousCodec, Pseudonyms
 from stream.worker.served import open_engine
 from tests.decide import run
+from tests.unit.answers.test_workers import OWN, Group
+from tests.unit.web.test_alerts import anomaly, on_many
 
 START_MS = 1_700_000_000_000
 ODD = "a/b ?&#%{}ü\u2028"
@@ -49,12 +54,12 @@ class Running:
         run(self.engine, [Click(user, f"i{n}", START_MS + n) for n, user in enumerate(("ann", ODD, "17"))])
         self.positions = {Partition("clicks", 0): 3}
         self.codec = JsonCodec(65_536, 3_600_000)
-        self.desk, self.meter = Desk(), Meter()
+        self.desk, self.display = Desk(), Display(Meter(), Health(), True)
         self.parts = Open(
             Users(self.engine, lambda: self.positions),
             self.codec,
             Partitioner(1),
-            Workers(SimpleNamespace(), "g", "clicks", "eddy-0@here/1"),  # type: ignore[arg-type]  # it is not asked
+            Workers(Group(**{OWN: [0]}), "g", "clicks", OWN),  # type: ignore[arg-type]
             Similar(model, directory),
             lambda: self.out,
             5,
@@ -62,7 +67,7 @@ class Running:
         )
         listener = listen("127.0.0.1", 0)
         self.port: int = listener.getsockname()[1]
-        self.server = Server(listener, answer_routes(self.desk, Token(SECRET), self.meter))
+        self.server = Server(listener, answer_routes(self.desk, Token(SECRET), self.display))
 
     def get(self, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, Any]]:
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method, headers=headers)
@@ -92,6 +97,7 @@ def test_every_answer_has_the_fields_of_the_description(running: Running) -> Non
         "User": running.get(f"{users}?k=2"),
         "Similar": running.get("/v1/items/i3/similar?k=4"),
         "Forgotten": running.get(users, "DELETE", Authorization=f"Bearer {SECRET.decode()}"),
+        "Anomalies": running.get("/v1/anomalies?limit=3"),
         "Error": running.get("/v1/users/ann?k=0"),
     }
     for name, (status, body) in shown.items():
@@ -103,7 +109,7 @@ def test_every_answer_has_the_fields_of_the_description(running: Running) -> Non
     assert (status, document) == (200, json.loads(json.dumps(description())))
     for path, operations in document["paths"].items():
         for operation in operations.values():
-            assert {f"{{{p['name']}}}" in path for p in operation["parameters"] if p["in"] == "path"} == {True}
+            assert {f"{{{p['name']}}}" in path for p in operation["parameters"] if p["in"] == "path"} <= {True}
     with urllib.request.urlopen(f"http://127.0.0.1:{running.port}/v1", timeout=10) as answer:
         page = answer.read().decode()
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
@@ -124,6 +130,9 @@ def test_every_answer_has_the_fields_of_the_description(running: Running) -> Non
         ("/v1/users/ann/recommendations?category=", 400, "category has 0 characters"),
         (f"/v1/users/ann/recommendations?exclude={'i,' * 1001}", 400, "exclude names 1001 items"),
         (f"/v1/users/{'x' * 257}", 400, "no click can have this user id"),
+        ("/v1/anomalies?limit=201", 400, "limit is '201'; it must be a whole number from 1 to 200"),
+        ("/v1/anomalies?k=3", 400, "parameter 'k' does not exist here; there are user, limit"),
+        ("/v1/workers?k=3", 400, "parameter 'k' does not exist here; there are none"),
         ("/v1/users/nobody", 404, "no state of this user"),
         ("/v1/items/nothing/similar", 404, "does not know this item"),
         ("/v1/users/", 404, "Not Found: GET /v1/users/"),
@@ -135,6 +144,71 @@ def test_a_wrong_request_gets_a_reason(running: Running, path: str, status: int,
     found, body = running.get(path)
     assert (found, list(body)) == (status, ["error"])
     assert words in body["error"]
+
+
+async def nonsense(_: web.Request) -> web.Response:
+    return web.Response(body=b'{"anomalies": 3')
+
+
+def test_alerts_and_figures_of_all_workers_are_merged(running: Running) -> None:
+    """Newest commit first, up to the limit; who has not answered is named. Of one user: only his, by the shop's id. A
+    request of a worker gets only what this worker has, and without Kafka there are the own alerts and the reason."""
+    other = Display(Meter(), Health(), True)
+    other.alerts._clock_ms, running.display.alerts._clock_ms = lambda: 20, iter((10, 30)).__next__
+    running.display.alerts.add([anomaly(1), anomaly(2, "ben")])
+    other.alerts.add([anomaly(3), on_many(4)])
+    running.display.alerts.add([anomaly(5)])
+    listener = listen("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    server = Server(listener, [*page_routes(other), *answer_routes(Desk(), Token(None), other)])
+    theirs, silent = f"eddy-b!127.0.0.1:{port}@there/1", "eddy-c@there/2"
+    group = Group(**{OWN: [0], theirs: [1, 2], silent: [3]})
+    workers = Workers(group, "g", "clicks", OWN)  # type: ignore[arg-type]
+    running.desk.open = Open(**{**vars(running.parts), "workers": workers})
+
+    def ids(path: str, **headers: str) -> list[int]:
+        status, body = running.get(path, **headers)
+        assert status == 200, body
+        return [int(alert["id"].rpartition("-")[2]) for alert in body["anomalies"]]
+
+    assert ids("/v1/anomalies") == [5, 4, 3, 2, 1]
+    assert ids("/v1/anomalies?limit=2") == [5, 4]
+    assert ids("/v1/anomalies", **{FORWARDED: "1"}) == [5, 2, 1]
+    [missing] = running.get("/v1/anomalies")[1]["unanswered"]
+    assert missing.startswith(f"worker {silent} is needed")
+    _, found = running.get("/v1/workers")
+    assert list(found["workers"][0]) == SCHEMAS["Workers"]["properties"]["workers"]["items"]["required"]
+    assert [(one["client_id"], one["this"], one["partitions"]) for one in found["workers"]] == [
+        (OWN, True, [0]),
+        (theirs, False, [1, 2]),
+        (silent, False, [3]),
+    ]
+    assert [one["status"] and one["status"]["phase"] for one in found["workers"]] == ["starting", "starting", None]
+    assert "no address" in found["workers"][2]["error"]
+    server.close()
+    strange = Server(listen("127.0.0.1", port), [web.get("/v1/{rest:.*}", nonsense)])
+    assert ids("/v1/anomalies") == [5, 2, 1]
+    assert "no worker of this version" in running.get("/v1/anomalies")[1]["unanswered"][0]
+    assert "no worker of this version" in running.get("/v1/workers")[1]["workers"][1]["error"]
+    strange.close()
+    running.out = True
+    status, body = running.get("/v1/anomalies?user=ben")
+    assert (status, "Kafka does not answer" in body["error"]) == (503, True)
+    assert ids("/v1/anomalies") == [5, 2, 1]
+    assert "Kafka does not answer" in running.get("/v1/anomalies")[1]["unanswered"][0]
+    running.out = False
+    assert ids("/v1/anomalies?user=ben") == [2]
+
+
+def test_alerts_are_streamed_to_who_asks_for_a_stream(running: Running) -> None:
+    """By the header Accept. A wrong parameter is an error there, too."""
+    running.display.alerts.add([anomaly(1), anomaly(2, "ben")])
+    address = f"http://127.0.0.1:{running.port}/v1/anomalies"
+    asked = urllib.request.Request(f"{address}?user=ben", headers={"Accept": "text/event-stream"})
+    with urllib.request.urlopen(asked, timeout=10) as stream:
+        assert stream.headers["Content-Type"] == "text/event-stream"
+        assert [stream.readline() for _ in range(3)] == [b"retry: 1000\n", b"\n", b"id: clicks-0-2\n"]
+    assert running.get("/v1/anomalies?limit=x", Accept="text/event-stream")[0] == 400
 
 
 def test_other_methods_are_refused(running: Running) -> None:
@@ -152,7 +226,7 @@ def test_a_request_to_forget_needs_the_token(running: Running, tmp_path: Path) -
     assert running.forgotten == [b"ann"]
     listener = listen("127.0.0.1", 0)
     running.port = listener.getsockname()[1]
-    without = Server(listener, answer_routes(running.desk, read_token(""), running.meter))
+    without = Server(listener, answer_routes(running.desk, read_token(""), running.display))
     status, body = running.get("/v1/users/ann", "DELETE", Authorization=f"Bearer {SECRET.decode()}")
     assert (status, "--http-token-file" in body["error"]) == (403, True)
     without.close()

@@ -162,7 +162,17 @@ def test_the_state_of_a_user_is_what_the_clicks_say(model_dir: Path, tmp_path: P
     assert probabilities == sorted(probabilities, reverse=True)
     assert len(probabilities) == 4
     assert 0 < sum(probabilities) < 1
-    run(engine, [Click("later", "i1", START_MS + 91 * DAY_MS)], 60)
+    before = state["item_p_values"]
+    assert len(before) == 10
+    assert all(0 < p <= 1 for p in before)
+    assert len(set(before)) > 5
+    run(engine, [Click("u3", "i1", START_MS + DAY_MS), Click("one", "i1", START_MS + DAY_MS)], 60)
+    again, first = users.state(b"u3", 4).answer, users.state(b"one", 4).answer
+    assert again is not None
+    assert first is not None
+    assert again["item_p_values"][1:] == before[:-1]
+    assert len(first["item_p_values"]) == 1
+    run(engine, [Click("later", "i1", START_MS + 92 * DAY_MS)], 62)
     assert users.state(b"u3", 4).answer is None
 
 

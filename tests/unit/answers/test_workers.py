@@ -113,7 +113,7 @@ def test_a_worker_that_is_not_there_is_named() -> None:
     """It has ended, or its address is wrong, or it has none."""
     with pytest.raises(Unanswered, match=r"does not answer .*check --http-advertise"):
         ask(Group(**{"eddy-b!127.0.0.1:1@there/1": [1]}), {1})
-    with pytest.raises(Unanswered, match="has the user's partition and no address; give it --http-advertise"):
+    with pytest.raises(Unanswered, match="is needed for the answer and has no address; give it --http-advertise"):
         ask(Group(**{"eddy-b@there/1": [1]}), {1})
 
 

@@ -1,6 +1,7 @@
 """The live page on a recording console of 100 by 30 characters."""
 
 import io
+from types import SimpleNamespace
 
 from rich.console import Console
 
@@ -47,12 +48,15 @@ def sample() -> Tally:
     return tally
 
 
+PAGE = "http://127.0.0.1:54321/"
+
+
 def drawn(tally: Tally) -> list[str]:
     out = io.StringIO()
     console = Console(file=out, width=100, height=30, force_terminal=False, color_system=None)
     view = LiveView(Scene(model="shop/1", k=2, rate=400.0), console)
     with view:
-        view.show(tally, 1.0, "CPUExecutionProvider")
+        view.show(tally, 1.0, SimpleNamespace(provider="CPUExecutionProvider", page=PAGE))
     return out.getvalue().rstrip("\n").splitlines()
 
 
@@ -64,6 +68,7 @@ def test_the_page_shows_hits_truth_latency_reasons_and_device_in_100_by_30() -> 
     assert max(map(len, lines)) <= 100
     for words in (
         "shop/1 on the CPU",
+        PAGE,
         "p50 42 ms",
         "not_json 1",
         "hit no. 2",

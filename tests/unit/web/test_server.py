@@ -74,7 +74,7 @@ def test_the_three_pages_answer(port: int, meter: Meter, health: Health) -> None
         "kafka_answers": True,
         "cycle_s": 0.0,
     }
-    assert get(port, "/")[0] == 404
+    assert get(port, "/none")[0] == 404
 
 
 @pytest.mark.parametrize(("fresh_s", "counted"), [(3_600.0, b"0.0"), (0.0, b"5.0")])

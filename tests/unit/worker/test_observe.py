@@ -78,8 +78,10 @@ def test_alerts_on_many_users_are_counted_and_logged(engine: Engine, caplog: pyt
         for n in range(300)
     ]
     caplog.set_level(logging.INFO)
-    seen = observe(engine, *crowd).meter.snapshot()
+    observed = observe(engine, *crowd)
+    seen = observed.meter.snapshot()
     assert seen.count("system_alerts") == PARTITIONS
+    assert {one.get("sign") for one in observed._alerts.latest(100) if "sign" in one} == {"unknown event types"}
     lines = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
     assert len(lines) == PARTITIONS
     for line in lines:
@@ -100,7 +102,11 @@ def test_decisions_are_counted_by_what_they_mean(engine: Engine) -> None:
         click("ann", f"i{n}", timestamp=NOW_MS - 7_200_000 + minute * 60_000) for n, minute in enumerate((0, 1, 61))
     ]
     bot = [click("bot", "i7", timestamp=NOW_MS - 3_600_000 + 1_000 * n) for n in range(40)]
-    seen = observe(engine, *times, click("ben"), *bot).meter.snapshot()
+    observed = observe(engine, *times, click("ben"), *bot)
+    seen = observed.meter.snapshot()
+    kept = observed._alerts.latest(100)
+    assert {alert["user_id"] for alert in kept} == {"bot"}
+    assert len(kept) == seen.count("alerts")
     assert seen.count("sessions") == 4
     assert seen.count("episodes") == 1
     statistics = seen.counts_by("alerts", "statistic")
