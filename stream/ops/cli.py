@@ -8,8 +8,7 @@ Exit codes:
     70   only `eddy worker`: it crashed or lost its partitions; start it again
     130  Ctrl-C
 
-`eddy --help` imports no heavy module: the commands of other packages are entry points, which are loaded when they are
-called.
+`eddy --help` imports no heavy module: the commands of other packages are entry points, loaded when called.
 """
 
 import errno
@@ -130,12 +129,8 @@ def eddy() -> None:
         click.echo(f"eddy: WARNING: {line}", err=True)
 
 
-eddy.add_command(forget)
-eddy.add_command(dead_letters)
-eddy.add_command(explain)
-eddy.add_command(feedback)
-eddy.add_command(calibrate)
-eddy.add_command(config)
+for _command in (forget, dead_letters, explain, feedback, calibrate, config):
+    eddy.add_command(_command)
 
 
 @eddy.command()
