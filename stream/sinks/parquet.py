@@ -72,8 +72,6 @@ class ParquetSink:
         if self._ends.get(part.partition) != part.begin:
             raise Moved(part.partition, part.begin)
         table, left_out = _table(part)
-        if table.num_rows == 0:
-            return left_out  # no file: these offsets are read again after a restart
         first = part.first if part.begin is None else part.begin
         name = f"{part.partition}-{first:020d}-{part.end - 1:020d}.parquet"
         folder = self._directory / part.partition.topic

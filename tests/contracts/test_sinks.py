@@ -180,6 +180,17 @@ def test_a_value_that_a_server_cannot_hold_stops_nothing(place: Place, odd: dict
     assert opened(place).offsets([RECS]) == {RECS: 3}
 
 
+def test_the_offset_moves_on_over_messages_of_which_none_is_written(place: Place) -> None:
+    """Else the next part would be refused, or the bad messages read and counted again."""
+    sink = opened(place)
+    assert sink.write(part(RECS, None, 2)._replace(first=0)) == 0
+    left_out = sink.write(part(RECS, 2, 3, decision("odd", "y", items_cut=10**30)))
+    sink.write(part(RECS, 3, 4, decision("a", "x")))
+    sink.close()
+    assert opened(place).offsets([RECS]) == {RECS: 4}
+    assert len(place.lists()) == 2 - left_out
+
+
 def test_parquet_files_follow_on_each_other_and_are_read_by_another_library(tmp_path: Path) -> None:
     """The names are the offsets without a gap, the fields those of the message, and nothing else is left behind."""
     sink = ParquetSink(tmp_path)
