@@ -1,4 +1,4 @@
-"""What a worker writes, described for others: as columns of a table, and as JSON Schema.
+"""What Eddy writes, described for others: as columns of a table, and as JSON Schema.
 
 Both come from the Structs of stream/events.py, so that a field is named in one place.
 """
@@ -11,13 +11,14 @@ from typing import Any, NamedTuple, get_args
 import msgspec
 from msgspec import NODEFAULT, Struct
 
-from stream.events import Anomaly, DeadLetter, Recommendation, SystemAlert
+from stream.events import Anomaly, DeadLetter, Feedback, Recommendation, SystemAlert
 
 OUTPUTS: dict[str, type[Struct]] = {
     "recommendations": Recommendation,
     "anomalies": Anomaly,
     "system-alerts": SystemAlert,
     "dead-letters": DeadLetter,
+    "feedback": Feedback,
 }
 """Name of each output topic by default, without the prefix of the clicks topic -> what is on it."""
 

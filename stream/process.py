@@ -16,6 +16,7 @@ without end or aborts the process; seen with 0.3 to 1.3 GiB."""
 
 
 def use_uvloop() -> None:
+    """Let asyncio make event loops of uvloop, which is faster; Windows has none."""
     if sys.platform != "win32":
         import uvloop
 

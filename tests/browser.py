@@ -30,7 +30,7 @@ def chromium() -> Iterator[Browser]:
 
 
 @dataclass
-class Visit:
+class Opened:
     """A page, and what it has asked for and complained about.
 
     expected  words of errors in the console that belong to the test: an answer that is an error is one there, too
@@ -56,10 +56,10 @@ class Visit:
 
 
 @contextmanager
-def visit(browser: Browser, port: int, **options: object) -> Iterator[Visit]:
+def opened(browser: Browser, port: int, **options: object) -> Iterator[Opened]:
     """Open the page of a worker. At the end it must have asked nobody else, and have caused no unexpected error."""
     page = browser.new_page(**options)  # type: ignore[arg-type]
-    seen = Visit(page)
+    seen = Opened(page)
     page.goto(f"http://127.0.0.1:{port}/")
     yield seen
     page.close()

@@ -16,6 +16,7 @@ from export.model.untrained import write_untrained
 from tests.graphs import KeptTraces
 from tests.kafka_lane import count_kafka_lane
 from tests.once import once, shared_directory
+from tests.servers import Postgres, Redis, running_postgres, running_redis
 
 ITEMS = [f"i{n}" for n in range(50)]
 EVENT_TYPES = ["view", "cart", "purchase"]
@@ -26,6 +27,18 @@ settings.register_profile("eddy", deadline=None)  # a busy machine is not a slow
 settings.load_profile("eddy")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the commands that tests start, as for torch here
 torch.set_num_threads(1)  # on matrices this small a second thread only waits for the first
+
+
+@pytest.fixture(scope="module")
+def redis_server() -> Iterator[Redis]:
+    with running_redis() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def postgres_server() -> Iterator[Postgres]:
+    with running_postgres() as server:
+        yield server
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -54,7 +54,7 @@ HELP = {
     "start_at": "Where a new group begins. undecided: after the clicks that another group has decided into the same "
     "--recommendations-topic, else at the earliest. earliest, latest, or a time such as 2026-11-01T00:00:00.",
     "hang_s": "A producer is replaced if a call takes more seconds while Kafka answers.",
-    "http_port": "Port of /metrics, /livez and /readyz. 0: none.",
+    "http_port": "Port of the page for a person, /metrics, /livez and /readyz. 0: none.",
     "http_host": "Address of this port. It has no passwords: by default only this machine reaches it.",
     "http_answers": "Answer requests about users on this port: recommendations, state, similar items. Whoever reaches "
     "the port can then read the states of all users.",

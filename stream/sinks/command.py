@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stream.sinks.sink import Sink
 
 COPIED = ("recommendations", "anomalies", "system-alerts")
-"""The outputs that a sink takes. A dead letter is for `eddy dead-letters`."""
+"""The outputs that a sink takes. Dead letters are for `eddy dead-letters`, verdicts for `eddy calibrate`."""
 
 SERVER_ROWS = 2_000
 """Most messages of one write to a server."""
@@ -191,26 +191,26 @@ def copy(
     Raises ConfigError.
     """
     from stream.kafka.waiting import watch_kafka
-    from stream.sinks.run import Copying, wait_for_kafka
+    from stream.sinks.run import Copying
     from stream.sinks.source import Source
 
     config = read_kafka_config(kafka_config, os.environ)
     log_to_stderr(log_format)
     logging.getLogger("stream").setLevel(logging.INFO)
-    stopped = Flag()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopped.set())
     names = {topics[f"{output.replace('-', '_')}_topic"]: output for output in outputs}
     if len(names) < len(outputs):
         raise ConfigError("two of the topics have the same name; each output has a topic of its own")
+    watch = watch_kafka(broker, next(iter(names)), config)
+    watch.wait()
+    stopped = Flag()
+    for number in (signal.SIGTERM, signal.SIGINT):  # until here there is nothing to finish
+        signal.signal(number, lambda *_: stopped.set())
     refusals: list[ConfigError] = []
 
     def refuse(refusal: ConfigError) -> None:
         refusals.append(refusal)
         stopped.set()
 
-    watch = watch_kafka(broker, next(iter(names)), config)
-    wait_for_kafka(watch, stopped)
     watch.start(refuse)
     source = Source(broker, list(names), config, stopped)
     done = Copying(source, place, names, rows, every_s, stopped, _line if sys.stderr.isatty() else _nothing).run(once)

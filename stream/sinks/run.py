@@ -19,9 +19,8 @@ import msgspec
 from confluent_kafka import KafkaException
 from msgspec import Struct
 
-from stream.errors import ConfigError
 from stream.events import Partition
-from stream.kafka.waiting import PAUSE_S, REMIND_S, KafkaWatch
+from stream.kafka.waiting import PAUSE_S, REMIND_S
 from stream.outputs import OUTPUTS
 from stream.sinks.sink import Away, Moved, Part, Sink
 from stream.sinks.source import Source
@@ -140,7 +139,8 @@ class Copying:
     def _part(self, partition: Partition, messages: list[Any]) -> tuple[Part, int]:
         """The messages of a partition, and how many of them cannot be read."""
         output = self._outputs[partition.topic]
-        events, raw, wrong = [], [], []
+        events: list[Any] = []
+        raw, wrong = [], []
         for message in messages:
             value = message.value() or b""
             try:
@@ -158,7 +158,7 @@ class Copying:
             )
         first, end = messages[0].offset(), messages[-1].offset() + 1
         begin = self._stored.get(partition)
-        return Part(output, partition, begin, first, end, events, raw), len(wrong)  # type: ignore[arg-type]
+        return Part(output, partition, begin, first, end, events, raw), len(wrong)
 
     def _wait(self, reason: str) -> None:
         """Log that the sink is away, now and then, and pause."""
@@ -184,14 +184,3 @@ class Copying:
             self._seen_s = time.monotonic()
             counts = ", ".join(f"{count:,} {output}" for output, count in self._written.items())
             self._seen(f"{counts} written, {self._source.behind(self._stored):,} behind")
-
-
-def wait_for_kafka(watch: KafkaWatch, stopped: Flag) -> None:
-    """Return when Kafka answers, or when stopped. Raises ConfigError if it refuses this client."""
-    while not stopped.is_set():
-        refusal: ConfigError | None = watch.check()
-        if refusal is not None:
-            raise refusal
-        if not watch.out:
-            return
-        stopped.wait(PAUSE_S)

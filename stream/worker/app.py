@@ -157,11 +157,13 @@ def create_app(settings: Settings) -> faust.App:
     if settings.drain:
         end_when_drained(app, cycles, changelog)
     key_sample, examples, event_types = observed.key_sample, observed.examples, model.manifest.event_types
+    rekeying = None
     if decoding.rekey is not None and not settings.drain:
         most_bytes = limits[settings.topics.clicks]
-        rekey(app, open_rekeying(settings, source, worker_id, most_bytes, decoding.rekey, config, watch, meter))
+        rekeying = open_rekeying(settings, source, worker_id, most_bytes, decoding.rekey, config, watch, meter)
+        rekey(app, rekeying)
     status = Status(meter, key_sample, examples, settings.topics, event_types, time.monotonic())
-    report_status(app, cycles, status, observed, display)
+    report_status(app, cycles, status, observed, display, rekeying)
     watch.start(partial(end_app, app))
     log.info(
         "worker ready to join: model=%s mapping=%s provider=%s items=%d broker=%s group=%s worker_id=%s clicks=%s "

@@ -197,7 +197,6 @@ def end_when_drained(app: faust.App, cycles: Cycles, changelog: Changelog) -> No
 
 def rekey(app: faust.App, rekeying: Rekeying) -> None:
     """Copy the clicks to the topic that is keyed by the user while the app runs. An error ends the process."""
-    app.eddy_rekeying = rekeying  # for the status
 
     @app.task
     async def rekey() -> None:
@@ -270,17 +269,23 @@ def report_health(app: faust.App, cycles: Cycles, health: Health) -> None:
     health.doing = doing
 
 
-def report_status(app: faust.App, cycles: Cycles, status: Status, observed: Observed, display: Display) -> None:
+def report_status(
+    app: faust.App,
+    cycles: Cycles,
+    status: Status,
+    observed: Observed,
+    display: Display,
+    rekeying: Rekeying | None,
+) -> None:
     """Log the status, and note the figures for `display`, while the app runs."""
-
-    rekeying: Rekeying | None = getattr(app, "eddy_rekeying", None)
 
     def lag() -> int:
         ends = app.monitor.tp_end_offsets  # high watermarks of the latest fetches
         positions = cycles.positions()
         waiting = observed.standing(positions, {p: ends[TP(*p)] for p in positions if TP(*p) in ends})
-        display.note()
-        return waiting if rekeying is None else waiting + rekeying.lag()
+        waiting += 0 if rekeying is None else rekeying.lag()
+        display.note()  # the levels are set
+        return waiting
 
     @app.task
     async def log_status() -> None:

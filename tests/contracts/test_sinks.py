@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,23 +18,11 @@ from stream.sinks.redis import RedisSink
 from stream.sinks.sink import Event, Moved, Part, Sink
 from stream.sinks.url import Url
 from tests.docs.blocks import ROOT
-from tests.servers import Postgres, Redis, running_postgres, running_redis
+from tests.servers import Postgres, Redis
 
 PAGE = ROOT / "docs" / "sinks.md"
 RECS, ALERTS = Partition("recs", 3), Partition("alerts-x", 0)
 NAMES = {RECS: "recommendations", ALERTS: "anomalies"}
-
-
-@pytest.fixture(scope="module")
-def redis_server() -> Iterator[Redis]:
-    with running_redis() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def postgres_server() -> Iterator[Postgres]:
-    with running_postgres() as server:
-        yield server
 
 
 class Place(NamedTuple):

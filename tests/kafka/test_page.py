@@ -4,7 +4,7 @@ import signal
 
 from playwright.sync_api import expect
 
-from tests.browser import chromium, visit
+from tests.browser import chromium, opened
 from tests.kafka.lane import Lane, bot, clicks, wait_until
 from tests.kafka.scrape import free_port, get, value, wait_for_phase
 
@@ -16,7 +16,7 @@ def test_the_page_shows_what_a_worker_decides_also_after_a_restart(lane: Lane) -
     options = {"worker_id": "a", "http_port": port, "http_answers": True, "http_advertise": f"127.0.0.1:{port}"}
     worker = lane.start(**options)
     wait_for_phase(port, "assigned")
-    with chromium() as browser, visit(browser, port) as seen:
+    with chromium() as browser, opened(browser, port) as seen:
         page = seen.page
         seen.expected += ["net::ERR_", "status of 503"]  # of the restart
         expect(page.get_by_role("status")).to_have_text("ready")

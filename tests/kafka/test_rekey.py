@@ -110,7 +110,7 @@ BAD: list[tuple[bytes | None, bytes | None]] = [
 REASONS = ["not_json", "empty_value", "bad_timestamp", "too_large"]
 
 
-def test_a_killed_worker_copies_each_message_once_and_decides_as_if_it_were_keyed_by_the_user(
+def test_two_workers_after_a_killed_one_copy_each_message_once_and_decide_as_if_it_were_keyed_by_the_user(
     lane: RekeyedLane,
 ) -> None:
     """Two producers with different keys and partitioners; kill -9 midway. Each message of the source has one copy with
@@ -126,7 +126,9 @@ def test_a_killed_worker_copies_each_message_once_and_decides_as_if_it_were_keye
     worker.end(signal.SIGKILL)
     done, ends = lane.copied()
     assert 0 < done < ends, "the worker was done before it could be killed"
-    worker = lane.start()
+    workers = [lane.start(), lane.start()]
+    for each in workers:
+        each.wait_for("re-keying: topic=")
     lane.wait_until_decided()
 
     sent, copies = by_number(lane.read(lane.source)), lane.read(lane.topics.clicks)
@@ -145,9 +147,9 @@ def test_a_killed_worker_copies_each_message_once_and_decides_as_if_it_were_keye
     lane.assert_as_if_nothing_had_happened()
     letters = [msgspec.json.decode(m.value(), type=DeadLetter) for m in lane.read(lane.topics.dead_letters)]
     assert Counter(letter.reason for letter in letters) == dict.fromkeys(REASONS, 1)
-    assert "different ways" not in worker.log
-
-    assert worker.end(signal.SIGTERM) == 0
+    for each in workers:
+        assert "different ways" not in each.log
+        assert each.end(signal.SIGTERM) == 0
     admin = AdminClient({"bootstrap.servers": lane.broker})
     assert admin.describe_consumer_groups([lane.topics.clicks])[lane.topics.clicks].result().members == [], (
         "another worker would wait for the session to end"

@@ -9,7 +9,6 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
@@ -18,21 +17,9 @@ from confluent_kafka import Producer
 
 from tests.docs.blocks import ROOT
 from tests.kafka.lane import Lane, Worker, wait_until
-from tests.servers import Postgres, Redis, running_postgres, running_redis
+from tests.servers import Postgres, Redis
 
 pytestmark = pytest.mark.real_kafka
-
-
-@pytest.fixture(scope="module")
-def redis_server() -> Iterator[Redis]:
-    with running_redis() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def postgres_server() -> Iterator[Postgres]:
-    with running_postgres() as server:
-        yield server
 
 
 class Sinks:

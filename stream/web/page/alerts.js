@@ -87,7 +87,7 @@ export class Alerts {
   add(alerts) {
     const added = alerts.filter((alert) => !this.seen.has(key(alert)));
     for (const alert of added) this.seen.add(key(alert));
-    this.alerts = [...added.toReversed(), ...this.alerts];
+    this.alerts = [...added, ...this.alerts];
     this.alerts.sort((a, b) => b.committed - a.committed);
     for (const old of this.alerts.splice(KEPT)) this.seen.delete(key(old));
   }

@@ -173,3 +173,11 @@ def test_a_request_for_quiet_writes_no_row_of_its_own(engine: Engine) -> None:
     assert [key for _, key, _ in done.cycle.staged.changelog] == [b"a"]
     row = engine.arena.gather(engine.arena.find([(ONE, b"a")]).slots)
     assert row["quiet_until_s"].tolist() == [(START_MS + DAY_MS) // 1000]
+
+
+def test_a_user_who_is_forgotten_after_a_request_for_quiet_is_quiet_no_longer(engine: Engine) -> None:
+    """Also if the request, the one to forget and the next click are in one batch."""
+    run(engine, [click("a")])
+    run(engine, [Hush("a", START_MS + DAY_MS, []), "a", click("a")], 1)
+    row = engine.arena.gather(engine.arena.find([(ONE, b"a")]).slots)
+    assert (row["clicks"].tolist(), row["quiet_until_s"].tolist()) == ([1], [0])

@@ -28,7 +28,7 @@ from stream.web.routes import worker_routes
 from stream.web.server import Server, listen
 from stream.wire.json import JsonCodec
 from stream.worker.served import open_engine
-from tests.browser import chromium, visit
+from tests.browser import chromium, opened
 from tests.decide import run
 from tests.unit.answers.test_workers import OWN, Group
 from tests.unit.web.test_alerts import anomaly, on_many
@@ -113,7 +113,7 @@ def no_wider_than_the_window(page: Page) -> bool:
 def test_the_page_shows_figures_episodes_partitions_and_the_model(shop: Shop, browser: Browser) -> None:
     """As the worker has them. A new alert comes without a reload, and one episode is one row."""
     shop.display.alerts.add([anomaly(1, EVIL)])
-    with visit(browser, shop.port) as seen:
+    with opened(browser, shop.port) as seen:
         page = seen.page
         expect(page.get_by_role("status")).to_have_text("ready")
         expect(page.locator("#about")).to_have_text("worker 7 · tiny/1 · CPU")
@@ -139,7 +139,7 @@ def test_the_page_of_a_user_is_reached_with_the_keyboard(shop: Shop, browser: Br
     """From an alert. It has the clicks, beliefs and lists of the answers; ids are text and never HTML."""
     shop.display.alerts.add([anomaly(1, EVIL)])
     state = shop.get(f"/v1/users/{quote(EVIL, safe='')}?k=10")
-    with visit(browser, shop.port) as seen:
+    with opened(browser, shop.port) as seen:
         page = seen.page
         link = page.locator(".alerts li").get_by_role("link")
         link.wait_for()
@@ -175,7 +175,7 @@ def _surprises(state: dict[str, object]) -> str:
 
 def test_errors_are_shown_with_their_reason(shop: Shop, browser: Browser) -> None:
     """A user that nobody knows, by the form; and a worker that is not ready."""
-    with visit(browser, shop.port) as seen:
+    with opened(browser, shop.port) as seen:
         page = seen.page
         seen.expected += ["status of 404", "status of 503"]
         page.get_by_label("User").fill("nobody")
@@ -190,7 +190,7 @@ def test_errors_are_shown_with_their_reason(shop: Shop, browser: Browser) -> Non
 def test_the_page_goes_on_after_a_restart_of_the_worker(shop: Shop, browser: Browser) -> None:
     """Meanwhile it says that the worker is away. Alerts of before stay, and new ones come, each once."""
     shop.display.alerts.add([anomaly(1)])
-    with visit(browser, shop.port) as seen:
+    with opened(browser, shop.port) as seen:
         page = seen.page
         seen.expected.append("net::ERR_")
         rows = page.locator(".alerts li")
@@ -212,7 +212,7 @@ def test_the_page_goes_on_after_a_restart_of_the_worker(shop: Shop, browser: Bro
 def test_a_worker_without_answers_shows_its_figures_and_how_to_get_the_rest(model_dir: Path, browser: Browser) -> None:
     """It asks for no user."""
     shop = Shop(model_dir, answers=False)
-    with visit(browser, shop.port) as seen:
+    with opened(browser, shop.port) as seen:
         section(seen.page, "Throughput")("125 clicks/s")
         section(seen.page, "Partitions")("7 (this one)")
         section(seen.page, "Latest episodes")("Start it with --http-answers")
@@ -224,14 +224,14 @@ def test_a_phone_dark_mode_and_reduced_motion(shop: Shop, browser: Browser) -> N
     longest = "x" * 256
     shop.display.alerts.add([anomaly(1, longest), anomaly(2, "ann")])
     phone = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "reduced_motion": "reduce"}
-    with visit(browser, shop.port, **phone) as seen:
+    with opened(browser, shop.port, **phone) as seen:
         page = seen.page
         expect(page.locator(".alerts li")).to_have_count(2)
         assert no_wider_than_the_window(page)
         back = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert max(map(int, back.removeprefix("rgb(").rstrip(")").split(","))) < 60
         shop.display.alerts.add([anomaly(3, "ben")])
-        new = page.locator(".alerts li.new")
+        new = page.locator(".alerts li.new", has_text="ben")
         new.wait_for()
         assert new.evaluate("one => getComputedStyle(one).animationName") == "none"
         page.get_by_role("link", name="ann").click()
@@ -241,7 +241,7 @@ def test_a_phone_dark_mode_and_reduced_motion(shop: Shop, browser: Browser) -> N
 
 def test_the_policy_stops_what_the_page_does_not_have(shop: Shop, browser: Browser) -> None:
     """A script in the HTML, and a request to another address: both are refused by the browser."""
-    with visit(browser, shop.port) as seen:
+    with opened(browser, shop.port) as seen:
         page = seen.page
         page.evaluate("""() => { const s = document.createElement("script"); s.textContent = "window.evil = 1";
                          document.body.append(s); }""")
