@@ -100,7 +100,7 @@ MESSAGES = st.lists(st.sampled_from(["a", "b", "c"]) | st.builds(click, **CLICKS
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=80)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
 @given(messages=MESSAGES, cuts=st.lists(st.integers(0, 30), max_size=4))
 def test_requests_do_not_depend_on_the_batches(
     model: Model, model_dir: Path, messages: list[Message], cuts: list[int]
