@@ -94,7 +94,7 @@ def test_without_the_protection_its_schedule_fails(
     mutant, schedule, how = MUTANTS[protection]
     monkeypatch.setattr(recovery, "AGREE_TRIES", 5)
     monkeypatch.setattr(recovery, "AGREE_PAUSE_S", 0.02)
-    monkeypatch.setattr(changelog, "STABLE_S", 5.0)
+    monkeypatch.setattr(changelog, "STABLE_S", 15.0)
     monkeypatch.setattr(changelog, "CALL_S", 30.0)  # a broker on a busy machine: a call that fails is a second reading
     lane = Lane(kafka, name, model, tmp_path, partitions=1)
     lane.create()
