@@ -34,9 +34,8 @@ class Run:
 
     @property
     def topics(self) -> Topics:
-        return Topics(
-            "clicks", *(f"{self.group}-{word}" for word in ("recommendations", "anomalies", "dead", "states", "system"))
-        )
+        written = ("recommendations", "anomalies", "dead", "states", "system", "sessions")
+        return Topics("clicks", *(f"{self.group}-{word}" for word in written))
 
     def start(self, worker_id: int) -> subprocess.Popen[bytes]:
         topics = [("--" + name.replace("_", "-") + "-topic", topic) for name, topic in _fields(self.topics)]

@@ -164,6 +164,31 @@ class SystemAlert(Struct, frozen=True, gc=False, omit_defaults=True):
     alerts: int | None = None
 
 
+class Session(Struct, frozen=True, gc=False, omit_defaults=True):
+    """A user's session has begun or has ended. It ends after half an hour without a click of the user.
+
+    id              id of its first click
+    phase           "opened", or "closed". A late click goes on with a session that has ended; then it ends again
+    timestamp       opened: of the first click; closed: the largest one of its clicks. ms since the epoch
+    started         timestamp of the first click, ms since the epoch
+    clicks          number of its decided clicks so far
+    events          event type -> clicks
+    revision        how often it had ended before. Of several ends of a session the one with the largest revision counts
+    unknown_events  clicks with event types that the model does not know
+    """
+
+    id: str
+    user_id: str
+    phase: str
+    timestamp: int
+    started: int
+    clicks: int
+    events: dict[str, int]
+    model: str
+    revision: int = 0
+    unknown_events: int = 0
+
+
 class Feedback(Struct, frozen=True, gc=False, omit_defaults=True):
     """What a person says of an alert on a user. Of several verdicts on one alert the last one counts.
 

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple, get_args
 import msgspec
 from msgspec import NODEFAULT, Struct
 
-from stream.events import Anomaly, DeadLetter, Feedback, Recommendation, SystemAlert
+from stream.events import Anomaly, DeadLetter, Feedback, Recommendation, Session, SystemAlert
 
 OUTPUTS: dict[str, type[Struct]] = {
     "recommendations": Recommendation,
     "anomalies": Anomaly,
     "system-alerts": SystemAlert,
+    "sessions": Session,
     "dead-letters": DeadLetter,
     "feedback": Feedback,
 }

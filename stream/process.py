@@ -1,10 +1,14 @@
-"""What a worker sets and checks for its whole process: the event loop, and how memory is taken from the system."""
+"""What a worker sets and checks for its process: the event loop, how memory is taken from the system, its one thread
+for the engine."""
 
 import asyncio
 import ctypes
 import os
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any
 
 from stream.errors import ConfigError
 
@@ -46,3 +50,46 @@ def check_address_space() -> None:
             f"the address space of this process is limited to {limit >> 20} MiB, and a worker needs "
             f"{ADDRESS_SPACE >> 20} MiB or more: raise the limit (ulimit -v), or limit the memory of its container"
         )
+
+
+class OneThread:
+    """A thread that runs one call at a time, and notices one that takes long.
+
+    pool   the thread
+    clock  s; it may stand still for a while
+    """
+
+    def __init__(self, name: str, clock: Callable[[], float]) -> None:
+        self.pool = ThreadPoolExecutor(1, name)
+        self._clock = clock
+        self._since_s: float | None = None
+        self._reported_s = 0.0
+
+    async def run(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a call and wait for it, in the event loop."""
+        self._since_s = self._clock()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.pool, call, *arguments)
+        finally:
+            self._since_s = None
+
+    def busy_s(self) -> float:
+        """How long the call runs already; 0 if there is none."""
+        since_s = self._since_s
+        return 0.0 if since_s is None else self._clock() - since_s
+
+    def slow(self, after_s: float) -> bool:
+        """True if the call runs for so long, and again each time after as long."""
+        now_s, busy_s = self._clock(), self.busy_s()
+        if busy_s <= after_s or now_s - self._reported_s <= after_s:
+            return False
+        self._reported_s = now_s
+        return True
+
+    def line(self) -> str:
+        """The line of Python that the thread is at."""
+        for thread in self.pool._threads:
+            frame = sys._current_frames().get(thread.ident or 0)
+            if frame is not None:
+                return f"{frame.f_code.co_filename.rpartition('/stream/')[2]}:{frame.f_lineno} {frame.f_code.co_name}"
+        return "no line"

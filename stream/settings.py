@@ -28,6 +28,7 @@ class Topics(Struct, frozen=True):
     dead_letters: str = "clicks-dead-letter"
     changelog: str = "eddy-changelog"
     system_alerts: str = "system-alerts"
+    sessions: str = "sessions"
 
 
 FEEDBACK_TOPIC = "feedback"

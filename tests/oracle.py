@@ -20,6 +20,7 @@ import xxhash
 from tests.oracle_alerts import NAMES, Alerts, Behaviour, Found
 from tests.oracle_population import SIGNS, Partition, Seen
 from tests.oracle_rates import Rates
+from tests.oracle_sessions import Session, Sessions
 
 RECENT = 16
 DAY_MS = 86_400_000
@@ -37,7 +38,10 @@ class Expected(NamedTuple):
 
 
 def event_name(event: Event) -> str:
-    """What tells an event apart from the others on its topic: two alerts on a partition can be of one click."""
+    """What tells an event apart from the others on its topic: two alerts on a partition can be of one click, and a
+    session begins and ends, maybe several times."""
+    if "started" in event:
+        return f"{event['id']} {event['phase']} {event.get('revision', 0)}"
     return f"{event['id']} {event['sign']}" if "sign" in event else str(event["id"])
 
 
@@ -73,6 +77,7 @@ class Oracle:
     ) -> None:
         self.manifest = json.loads((model / "manifest.json").read_text())
         self.items = json.loads((model / "items.json").read_text())
+        self._label = f"{self.manifest['name']}/{self.manifest['version']}"
         self._number = {item: i for i, item in enumerate(self.items)}
         self._alerts = Alerts(model, self.manifest, alpha)
         options = ort.SessionOptions()
@@ -90,6 +95,7 @@ class Oracle:
         self._time_ms: dict[int, int] = {}
         self.partitions: defaultdict[int, Partition] = defaultdict(Partition)
         self.rates: defaultdict[int, Rates] = defaultdict(lambda: Rates(self._alerts.held_out))
+        self.sessions: dict[int, Sessions] = {}
 
     def decide(
         self, topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None
@@ -99,6 +105,10 @@ class Oracle:
         if click is None:
             return None
         now_ms = self._time_ms[partition] = max(click["timestamp"], self._time_ms.get(partition, 0))
+        sessions = self.sessions.setdefault(
+            partition, Sessions(f"{topic}-{partition}-", self.manifest["event_types"], self._label)
+        )
+        sessions.time(now_ms)
         user = self.users.get((partition, click["user_id"]))
         if user is None or self.forgotten(user, now_ms):
             user = self.users[partition, click["user_id"]] = User(self._zeros())
@@ -129,6 +139,8 @@ class Oracle:
         user.offset = offset
         user.recent = [item, *user.recent][:RECENT]
 
+        starts = history == 0 or gap_ms >= 1_800_000
+        sessions.click(click["user_id"], starts, event_type, click["timestamp"], now_ms, offset)
         rates = self.rates[partition]
 
         def correct(starts: bool, nats: float) -> float:
@@ -149,7 +161,7 @@ class Oracle:
             "timestamp": click["timestamp"],
             "surprise": _rounded(surprise),
             "p_value": found.p_value,
-            "model": f"{self.manifest['name']}/{self.manifest['version']}",
+            "model": self._label,
         }
         decision = common | (self._list(user) if offset % self._lists_every == 0 else {})
         events = [*many.events, *rates.events]
@@ -181,7 +193,7 @@ class Oracle:
             "id": f"{topic}-{partition}-{offset}",
             "episode": f"{topic}-{partition}-{opened}",
             "partition": partition,
-            "model": f"{self.manifest['name']}/{self.manifest['version']}",
+            "model": self._label,
         }
 
     def quiet(self, partition: int, name: str, until_ms: int, statistics: list[str]) -> None:
@@ -189,6 +201,23 @@ class Oracle:
         user = self.users.get((partition, name))
         if user is not None and user.clicks:
             user.kept.quiet_until_s, user.kept.quiet = until_ms // 1000, statistics
+
+    def rest(self) -> None:
+        """No click comes for half an hour: all sessions end, and each partition's time is that of the last end."""
+        for partition, sessions in self.sessions.items():
+            if sessions.is_open:
+                self._time_ms[partition] = (self._time_ms[partition] // 60_000 + 31) * 60_000
+                sessions.time(self._time_ms[partition])
+
+    def session_events(self) -> list[Event]:
+        """The begins and ends of the sessions of all partitions so far; those of a partition are in order."""
+        return [event for _, sessions in sorted(self.sessions.items()) for event in sessions.events]
+
+    def forget(self, partition: int, name: str) -> None:
+        """Apply a request to forget a user. A session of the user has no end."""
+        self.users.pop((partition, name), None)
+        if partition in self.sessions:
+            self.sessions[partition].of.pop(name, None)
 
     def forgotten(self, user: User, now_ms: int) -> bool:
         """A user without a click for so long starts with a new row; one with a single click after a third of it."""
@@ -202,6 +231,7 @@ class Oracle:
             ("model", "<u8"),
             ("offset", "<i8"),
             ("last_ms", "<i8"),
+            ("seen_ms", "<i8"),
             ("clicks", "<u4"),
         ]
         fields += [("recent", "<i4", RECENT), ("held", "<i4", RECENT)]
@@ -218,6 +248,8 @@ class Oracle:
         fields += [("levels_passed", "<i4")]
         fields += [("population_window_ms", "<i8"), ("population_signs", "<i4")]
         fields += [("quiet_until_s", "<u4"), ("quiet_statistics", "<i4")]
+        fields += [("session_offset", "<i8"), ("session_start_ms", "<i8"), ("session_last_ms", "<i8")]
+        fields += [("session_revision", "<i4"), ("session_types", "<i4", len(self.manifest["event_types"]) + 1)]
         return np.dtype(fields)
 
     def rows(self, model_mark: int) -> Iterator[tuple[int, bytes, bytes, bool]]:
@@ -245,6 +277,10 @@ class Oracle:
             row["population_signs"] = sum(1 << SIGNS.index(sign) for sign in user.seen.signs)
             row["quiet_until_s"] = user.kept.quiet_until_s
             row["quiet_statistics"] = sum(1 << NAMES.index(statistic) for statistic in user.kept.quiet)
+            session = self.sessions[partition].of[name] if user.clicks else Session(types=[0])
+            row["session_offset"], row["session_start_ms"] = session.offset, session.start_ms
+            row["session_last_ms"], row["seen_ms"] = session.last_ms, session.seen_ms
+            row["session_revision"], row["session_types"] = session.revision, session.types
             key, data = name.encode(), row.tobytes()[8:]
             data += bytes(-len(data) % 8)
             data += b"".join(xxhash.xxh3_64(text.encode()).digest()[::-1] for text in user.event_ids)
@@ -255,6 +291,7 @@ class Oracle:
     def mark(self, partition: int, next_: int, checksums: list[int]) -> bytes:
         """The value of the changelog's row POSITION: next offset, number and sum of the checksums, and what is kept."""
         mark = b"%d %d %016x" % (next_, len(checksums), sum(checksums) % 2**64)
+        mark += b" %d" % self._time_ms.get(partition, 0)
         if partition not in self.partitions:
             return mark
         return mark + b" " + self.rates[partition].kept() + self.partitions[partition].kept()

@@ -46,6 +46,7 @@ class Topics(NamedTuple):
     decisions: Sequence[Message]
     alerts: Sequence[Message]
     system_alerts: Sequence[Message]
+    sessions: Sequence[Message]
     letters: Sequence[Message]
     changelog: Sequence[Message]
     committed: Mapping[int, int]
@@ -138,6 +139,8 @@ class Checker:
         self._events(found, "alerts", topics.alerts, self._alerts, lambda event, due: _same(event, due))
         system = topics.system_alerts
         self._events(found, "system alerts", system, self._system, lambda event, due: _same(event, due))
+        sessions = {event_name(event): event for event in self._oracle.session_events()}
+        self._events(found, "sessions", topics.sessions, sessions, lambda event, due: _same(event, due))
         self._events(found, "dead letters", topics.letters, self._letters, lambda event, due: event["reason"] == due)
         found.wrong("users whose decisions are out of order", self._out_of_order(topics.decisions))
         behind = {p: (topics.committed.get(p), end) for p, end in topics.ends.items() if topics.committed.get(p) != end}

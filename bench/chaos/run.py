@@ -180,7 +180,7 @@ class Run:
             ends = {at.partition: consumer.get_watermark_offsets(at, timeout=30)[1] for at in where}
         finally:
             consumer.close()
-        written = (topics.recommendations, topics.anomalies, topics.system_alerts, topics.dead_letters)
+        written = (topics.recommendations, topics.anomalies, topics.system_alerts, topics.sessions, topics.dead_letters)
         return Topics(*(read_topic(broker, name) for name in (CLICKS, *written, topics.changelog)), committed, ends)
 
     def keep_sent(self) -> None:

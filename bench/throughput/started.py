@@ -149,7 +149,9 @@ def running(site: Site, contender: Contender, name: str) -> Iterator[Running]:
 
     name  unique for each run
     """
-    topics = Topics(*(f"{name}-{word}" for word in ("clicks", "results", "anomalies", "dead", "states", "system")))
+    topics = Topics(
+        *(f"{name}-{word}" for word in ("clicks", "results", "anomalies", "dead", "states", "system", "sessions"))
+    )
     create_topics(site.broker, topics, PARTITIONS, 1)
     with process(site, contender, name, topics) as found:
         yield found

@@ -25,6 +25,7 @@ NEEDED = {
     "dead_letters": (WRITE,),
     "changelog": (READ, WRITE),
     "system_alerts": (WRITE,),
+    "sessions": (WRITE,),
 }
 """Topic of Topics -> the operations of a worker on it. Kafka grants DESCRIBE with each of them."""
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from stream.engine.requests import Lives, Request, lives
+from stream.engine.requests import Lives, Request, Requests, lives
 from stream.engine.waves import Index
 from stream.events import Click, Origin, Partition
 from stream.lists.rules import NO_CATEGORY
@@ -41,7 +41,7 @@ class Columns:
     category    (n,) int32, code of the click's own category field; NO_CATEGORY = missing or unknown
     event_id    (n,) uint64, hash of the click's event id, NO_ID = none; None if no click has one
     life        (m,) intp, number of requests to forget the user before these clicks; None if there is no request
-    requests    user -> number of requests to forget the user
+    requests    the requests to forget users
     asked       the requests for quiet among these clicks; None if there is none
     """
 
@@ -55,7 +55,7 @@ class Columns:
     category: I32
     event_id: Hashes | None = None
     life: Index | None = None
-    requests: Mapping[Owner, int] = field(default_factory=dict)
+    requests: Requests = field(default_factory=dict)
     asked: Asked | None = None
 
     def __len__(self) -> int:
@@ -89,7 +89,7 @@ class Columns:
             self.category[which],
             None if self.event_id is None else self.event_id[which],
             None if self.life is None else self.life[users],
-            self.requests,
+            {user: which.searchsorted(at).tolist() for user, at in self.requests.items()},
             None if self.asked is None else self.asked.take(which, users),
         )
 

@@ -8,7 +8,7 @@ A live shop's batches have a few clicks. Their cost is the number of NumPy's ope
 np.count_nonzero replaces .any() and .all(), which take five times as long for a few values.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +24,8 @@ from stream.events import Partition
 from stream.model.runtime import Model
 from stream.population.judge import Judge
 from stream.population.watch import SystemRule
+from stream.sessions.ends import Batch, Ended, at_rest, ended
+from stream.sessions.track import SEEN, Track, session_fields
 from stream.settings import Rules
 from stream.state.arena import NO_SLOT, Arena, Found, Owner
 from stream.state.event_ids import Hashes
@@ -44,6 +46,8 @@ class Cycle(NamedTuple):
                rows change only in offset and time
     decisions  the decisions on the n decided clicks
     system     the begins and ends of episodes of whole partitions; `click` is a position among the n
+    opened     positions in the batch of the clicks with which a session begins, ascending
+    ended      the sessions that end
     staged     the changed rows and their owners
     All other clicks were read before: their offset is not above source_offset in the user's row.
     """
@@ -53,7 +57,19 @@ class Cycle(NamedTuple):
     repeated: Index
     decisions: Decisions
     system: list[SystemRule]
+    opened: Index
+    ended: Ended
     staged: Staged
+
+    def moved(self, positions: Index) -> "Cycle":
+        """The same with other positions of the clicks: `positions` (n,) are those in a larger batch."""
+        return self._replace(
+            decided=positions[self.decided],
+            failed=positions[self.failed],
+            repeated=positions[self.repeated],
+            opened=positions[self.opened],
+            ended=self.ended._replace(click=positions[self.ended.click]),
+        )
 
 
 class Engine:
@@ -82,6 +98,8 @@ class Engine:
         self.judge = judge
         self.arena = arena
         self._forgetting = forgetting
+        followed = (*judge.row_fields, *session_fields(len(model.manifest.event_types)))
+        self._followed = [SEEN, *(field.name for field in followed)]
         self.decide = Decider(model, k, exclude_recent, rules, lists)
         self.encoder = Encoder(model, rules, self.decide.categories if rules.same_category else None)
 
@@ -104,10 +122,7 @@ class Engine:
         new = clicks.offset > rows["source_offset"][clicks.owner]
         if np.count_nonzero(new) < len(new):  # only if an operator reset the group's offsets to earlier ones
             fresh = np.flatnonzero(new)
-            cycle = self.process(clicks.take(fresh), now_ms)
-            return cycle._replace(
-                decided=fresh[cycle.decided], failed=fresh[cycle.failed], repeated=fresh[cycle.repeated]
-            )
+            return self.process(clicks.take(fresh), now_ms).moved(fresh)
 
         order = waves(clicks.owner)
         times = partition_times(self.arena, found, clicks.owner, clicks.time_ms)
@@ -116,7 +131,7 @@ class Engine:
             event_ids = self.arena.event_ids.gather(found.slots)
         if clicks.life is not None:
             reset_rows(rows, event_ids, np.flatnonzero(clicks.life))
-        before = {field.name: rows[field.name].copy() for field in self.judge.row_fields}
+        before = {name: rows[name].copy() for name in self._followed}
         steps, not_finite, again = run_waves(self.model, rows, order, clicks, self._forgetting, times, event_ids)
         swept = sweep(self.arena, self._forgetting, len(clicks), [*clicks.owners, *clicks.requests])
         decided, failed, repeated = np.arange(len(clicks)), NONE, NONE
@@ -139,9 +154,14 @@ class Engine:
         kept = [self.arena.kept.get(partition, b"") for partition in found.partitions]
         judged = self.judge(evidence, found.partition[evidence.owner], kept, before, rows, asked)
         after = dict(zip(found.partitions, judged.kept, strict=True))
-        staged = self._stage(clicks, found, rows, swept, event_ids, after)
+        track = Track(evidence, times[decided], before, len(self.model.manifest.event_types))
+        track.write(rows)
+        its_users = clicks.owners, found, before, clicks.life, clicks.requests
+        batch = Batch(*its_users, found.partition[clicks.owner], times, decided)
+        staged = self._stage(clicks, found, rows, swept, event_ids, after, batch.latest())
         decisions = self.decide(its, steps, judged.verdicts)
-        return Cycle(decided, failed, repeated, decisions, judged.rules, staged)
+        opened, ends = np.sort(decided[track.by_user[track.starts]]), ended(self.arena, batch, track)
+        return Cycle(decided, failed, repeated, decisions, judged.rules, opened, ends, staged)
 
     def _stage(
         self,
@@ -151,6 +171,7 @@ class Engine:
         swept: Swept,
         event_ids: Hashes | None,
         kept: Mapping[Partition, bytes],
+        times: Mapping[Partition, int],
     ) -> Staged:
         """Stage the changed rows of a batch, and the removal of those that are swept or that a request ends."""
         owners = clicks.owners
@@ -159,7 +180,7 @@ class Engine:
             owners, found, rows = [owners[i] for i in stay.tolist()], select(found, stay), rows[stay]
             event_ids = None if event_ids is None else event_ids[stay]
             swept = with_removed(swept, self.arena, clicks.requests, owners)
-        return stage(self.arena, owners, found, rows, swept, event_ids, kept)
+        return stage(self.arena, owners, found, rows, swept, event_ids, kept, times)
 
     def commit(self, cycle: Cycle) -> None:
         """Write the rows of a cycle to the arena. Call it after the Kafka transaction is committed."""
@@ -177,5 +198,14 @@ class Engine:
         reset_rows(rows, None, np.flatnonzero(gone))
         return known & ~gone, rows
 
-    def tick(self, now_ms: int) -> None:
-        """Report the current time while no clicks arrive, about once a second. The engine does not use it yet."""
+    def rest(self, partitions: Iterable[Partition]) -> Cycle:
+        """End all sessions of partitions that have no clicks, and move the times of these partitions on.
+
+        A partition without an open session is left as it is.
+        """
+        cycle, times = self.process(self.encoder.columns((), ()), 0), {}
+        for partition in partitions:
+            ends, time_ms = at_rest(self.arena, partition)
+            if ends.owners:
+                cycle, times[partition] = cycle._replace(ended=cycle.ended.then(ends)), time_ms
+        return cycle._replace(staged=cycle.staged._replace(times=times))

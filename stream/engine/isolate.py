@@ -54,9 +54,7 @@ def process(engine: Engine, clicks: Columns, now_ms: int) -> Isolated:
         if len(broken) >= FEWEST and len(broken) > MOST_SHARE * len(clicks):
             raise _broken_model(engine, exc) from exc
     others = np.setdiff1d(np.arange(len(clicks)), list(broken))
-    cycle = engine.process(clicks.take(others), now_ms)
-    cycle = cycle._replace(decided=others[cycle.decided], failed=others[cycle.failed], repeated=others[cycle.repeated])
-    return Isolated(cycle, broken)
+    return Isolated(engine.process(clicks.take(others), now_ms).moved(others), broken)
 
 
 def _of_users(engine: Engine, clicks: Columns, users: Index, now_ms: int) -> dict[int, Exception]:

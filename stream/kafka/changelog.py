@@ -48,28 +48,30 @@ log = logging.getLogger(__name__)
 
 
 class Mark(NamedTuple):
-    """The row under POSITION_KEY: which clicks a partition's other rows hold, and what these rows add up to.
+    """The row under POSITION_KEY: which clicks a partition's other rows hold, and what they add up to.
 
     next      the rows hold all clicks below this offset
     users     number of rows
     checksum  sum of the checksums of the rows, modulo 2^64
-    kept      what is kept of the partition beside the rows
+    time_ms   the partition's time: the largest time of a click so far, ms since the epoch
+    kept      what else is kept of the partition
     """
 
     next: int
     users: int
     checksum: int
+    time_ms: int = 0
     kept: bytes = b""
 
     def encode(self) -> bytes:
-        """The row's value: offset and users in decimal, the checksum as 16 hexadecimal digits, and `kept` if any."""
-        numbers = b"%d %d %016x" % (self.next, self.users, self.checksum)
+        """The row's value: numbers in decimal, the checksum as 16 hexadecimal digits, and `kept` if any."""
+        numbers = b"%d %d %016x %d" % (self.next, self.users, self.checksum, self.time_ms)
         return numbers + b" " + self.kept if self.kept else numbers
 
     @classmethod
     def decode(cls, value: bytes, partition: Partition) -> "Mark":
         """Raises ConfigError if another version of Eddy wrote it."""
-        found = re.fullmatch(rb"(\d+) (\d+) ([0-9a-f]{16})(?: (.+))?", value, re.DOTALL)
+        found = re.fullmatch(rb"(\d+) (\d+) ([0-9a-f]{16}) (\d+)(?: (.+))?", value, re.DOTALL)
         if value.startswith(REPAIRING):
             raise ConfigError(
                 f"a repair of the changelog of partition {partition} has begun and not ended; run `eddy topics repair "
@@ -81,7 +83,7 @@ class Mark(NamedTuple):
                 f"{POSITION_KEY!r} is {value[:60]!r}; start with another --group and --changelog-topic (all users then "
                 "begin without history), or with the version that wrote it"
             )
-        return cls(int(found[1]), int(found[2]), int(found[3], 16), found[4] or b"")
+        return cls(int(found[1]), int(found[2]), int(found[3], 16), int(found[4]), found[5] or b"")
 
     def accounts_for(self, users: int, checksum: int, broken: int) -> bool:
         """True if these are the rows that were written, apart from `broken` rows that could not be read."""
@@ -110,12 +112,7 @@ class Changelog:
     """
 
     def __init__(
-        self,
-        broker: str,
-        group: str,
-        topic: str,
-        config: KafkaConfig = PLAINTEXT,
-        watch: Watch | None = None,
+        self, broker: str, group: str, topic: str, config: KafkaConfig = PLAINTEXT, watch: Watch | None = None
     ) -> None:
         self._broker = broker
         self._watch = watch or NoWatch()

@@ -111,7 +111,7 @@ def _check(admin: Admin, broker: str, topics: Topics, present: Mapping[str, int]
     names = list(msgspec.structs.astuple(topics))
     configs = configs_of(admin, broker, names)
     _check_compaction(configs, topics.changelog)
-    events = [topics.recommendations, topics.anomalies, topics.dead_letters, topics.system_alerts]
+    events = [name for name in names if name not in (topics.clicks, topics.changelog)]
     for name, limit in _limits(configs, events).items():
         if limit < SMALLEST_LIMIT:
             raise ConfigError(

@@ -83,6 +83,7 @@ TOPIC_HELP = {
     "dead_letters": "Topic of the messages that are not valid clicks, each with the reason.",
     "changelog": "Compacted topic of the users' states, with as many partitions as the clicks topic.",
     "system_alerts": "Topic of the alerts on many users at once.",
+    "sessions": "Topic of the begins and ends of sessions.",
 }
 
 FILE = "settings file"

@@ -11,11 +11,15 @@ nothing, so a repair can be run again at any time.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from stream.errors import ConfigError
 from stream.events import Partition, hashed
 from stream.kafka.changelog import Mark
-from stream.state.checksum import with_offset
+from stream.sessions.track import due
+from stream.state.checksum import with_head
 from stream.state.row import CHECKSUM_BYTES, NO_OFFSET, Head
+from stream.state.seen import MINUTE_MS
 
 CHECKSUMS = 1 << 64
 
@@ -98,23 +102,35 @@ def plan(found: Sequence[Found], place: Place | None, accept_lost_rows: bool) ->
         if not accept_lost_rows:
             _check_rows(one)
         continued.append(_offset(one))
+    newest = max((one.mark.time_ms for one in found if one.mark), default=0)
+    times = [one.mark.time_ms if one.mark else newest for one in found]
     wanted: list[dict[bytes, bytes]] = [{} for _ in found]
     merged = [0] * len(found)
     for number, one in enumerate(found):
         for key, row in one.rows.items():
             to = number if place is None else place(key)
+            if to != number:
+                row = _moved(key, row, times[number], times[to])
             if key in wanted[to]:
                 merged[number] += 1
                 row = max(wanted[to][key], row, key=_history)
             wanted[to][key] = row
-    return [_change(one, *of, rows, n) for one, of, rows, n in zip(found, continued, wanted, merged, strict=True)]
+    parts = zip(found, continued, times, wanted, merged, strict=True)
+    return [_change(one, *of, time_ms, rows, n) for one, of, time_ms, rows, n in parts]
 
 
-def _change(found: Found, next_: int, why: str, wanted: Mapping[bytes, bytes], merged: int) -> Change:
+def _moved(key: bytes, row: bytes, from_ms: int, to_ms: int) -> bytes:
+    """The row in a partition with another time. A session that has not ended ends half an hour after this time."""
+    seen_ms = Head.of(row).seen_ms
+    is_open = bool(seen_ms) and int(due(np.array([seen_ms]))[0]) > from_ms // MINUTE_MS
+    return with_head(key, row, seen_ms=to_ms if is_open else 0)
+
+
+def _change(found: Found, next_: int, why: str, time_ms: int, wanted: Mapping[bytes, bytes], merged: int) -> Change:
     rows = {
         key: row
         if found.rows.get(key) == row and Head.of(row).source_offset < next_
-        else with_offset(key, row, NO_OFFSET)
+        else with_head(key, row, source_offset=NO_OFFSET)
         for key, row in wanted.items()
     }
     checksum = sum(int.from_bytes(row[:CHECKSUM_BYTES], "little") for row in rows.values()) % CHECKSUMS
@@ -127,7 +143,7 @@ def _change(found: Found, next_: int, why: str, wanted: Mapping[bytes, bytes], m
             **{key: row for key, row in rows.items() if found.rows.get(key) != row},
             **dict.fromkeys(gone),
         },
-        mark=None if untouched else Mark(next_, len(rows), checksum, found.mark.kept if found.mark else b""),
+        mark=None if untouched else Mark(next_, len(rows), checksum, time_ms, found.mark.kept if found.mark else b""),
         arrived=sum(key not in found.rows for key in rows),
         left=len(gone) - sum(key not in rows for key in found.broken),
         merged=merged,

@@ -20,8 +20,8 @@ from stream.events import Partition
 from stream.state.blocks import Block, NewBlock, Slots, by_block, in_ram
 from stream.state.checksum import checksums, intact
 from stream.state.event_ids import SIZES, EventIds, Hashes, from_bytes, to_bytes
-from stream.state.exclusive import exclusive
 from stream.state.row import Rows, as_bytes, other_model
+from stream.state.seen import Seen
 
 Owner = tuple[Partition, bytes]
 """Identifies a row: the partition of the user's clicks, and the user id in UTF-8."""
@@ -31,6 +31,7 @@ PARTITION_OF = itemgetter(0)
 NO_SLOT = -1
 UNUSED = -1
 NO_SLOTS: Mapping[bytes, int] = {}
+I64 = npt.NDArray[np.int64]
 
 
 class Found(NamedTuple):
@@ -55,20 +56,6 @@ class Totals(NamedTuple):
 
     users: int
     checksum: int
-
-
-class Ages(NamedTuple):
-    """The fields of n used slots that decide whether their users are forgotten.
-
-    slots            (n,) intp, the slots
-    clicks, last_ms  (n,) fields of the rows
-    newest_ms        (n,) the largest last_ms in the partition of each row
-    """
-
-    slots: Slots
-    clicks: npt.NDArray[np.uint32]
-    last_ms: npt.NDArray[np.int64]
-    newest_ms: npt.NDArray[np.int64]
 
 
 class Arena:
@@ -109,6 +96,7 @@ class Arena:
         self._partitions: list[Partition] = []  # by partition index
         self._newest_ms = np.zeros(0, np.int64)  # by partition index
         self._checksum = np.zeros(0, np.uint64)  # by partition index: sum over its rows
+        self._seen = Seen()
         self._grow()
 
     def __len__(self) -> int:
@@ -146,24 +134,25 @@ class Arena:
             )
         return rows
 
-    @exclusive
     def scatter(self, owners: Sequence[Owner], found: Found, rows: Rows, event_ids: Hashes | None = None) -> None:
         """Write the rows (n,) of n owners, each owner once. An owner without a row gets a new slot.
 
         found      the result of `find` for these owners
         event_ids  (n, LAST_IDS) the hashes of their event ids; None = no user of the arena has any
         """
-        partitions = self._indices(found.partitions)[found.partition]
-        slots = self._with_slots(owners, found.slots, partitions)
-        for number, which, within in by_block(slots):
-            as_bytes(self._blocks[number].values)[within] = as_bytes(rows)[which]
-        if event_ids is not None:
-            self.event_ids.scatter(slots, event_ids)
-        checksums = rows["checksum"]
-        np.maximum.at(self._newest_ms, partitions, rows["last_ms"])
-        np.add.at(self._checksum, partitions, checksums - self._slot_checksum[slots])  # uint64: modulo 2^64
-        self._slot_checksum[slots] = checksums
-        self._slot_clicks[slots], self._slot_last_ms[slots] = rows["clicks"], rows["last_ms"]
+        with self.lock:
+            partitions = self._indices(found.partitions)[found.partition]
+            slots = self._with_slots(owners, found.slots, partitions)
+            for number, which, within in by_block(slots):
+                as_bytes(self._blocks[number].values)[within] = as_bytes(rows)[which]
+            if event_ids is not None:
+                self.event_ids.scatter(slots, event_ids)
+            checksums = rows["checksum"]
+            np.maximum.at(self._newest_ms, partitions, rows["last_ms"])
+            self._seen.put(slots, partitions, rows["seen_ms"])
+            np.add.at(self._checksum, partitions, checksums - self._slot_checksum[slots])  # uint64: modulo 2^64
+            self._slot_checksum[slots] = checksums
+            self._slot_clicks[slots], self._slot_last_ms[slots] = rows["clicks"], rows["last_ms"]
 
     def checksums(self, slots: Slots) -> npt.NDArray[np.uint64]:
         """Return the checksums (n,) of the rows in these slots; 0 for NO_SLOT."""
@@ -176,25 +165,37 @@ class Arena:
         return Totals(len(self._slots.get(partition, NO_SLOTS)), 0 if index is None else int(self._checksum[index]))
 
     def newest_ms(self, partition: Partition) -> int:
-        """Return the largest last_ms that was written to a row of the partition since its restore; 0 = none."""
+        """Return the time of the partition: the largest time of a click so far, ms since the epoch; 0 = none."""
         index = self._partition_index.get(partition)
         return 0 if index is None else int(self._newest_ms[index])
 
-    def ages(self, start: int, end: int) -> Ages:
-        """Return the ages of the rows in the used slots of start <= slot < end. Does not read the rows."""
+    def advance(self, partition: Partition, time_ms: int) -> None:
+        """Set the time of the partition, which never goes back."""
+        index = self._indices([partition])[0]
+        self._newest_ms[index] = max(self._newest_ms[index], time_ms)
+
+    def seen(self, partition: Partition, after: int, last: int) -> Iterable[tuple[int, Slots]]:
+        """The minutes after `after`, up to `last`, and the slots of the users of the partition last seen in each."""
+        index = self._partition_index.get(partition)
+        return () if index is None else self._seen.between(index, after, last)
+
+    def ages(self, start: int, end: int) -> tuple[Slots, npt.NDArray[np.uint32], I64, I64]:
+        """Return what decides whether users are forgotten, without reading their rows: the n used slots (n,) of
+        start <= slot < end, the fields `clicks` and `last_ms` of their rows (n,), and the times of their partitions.
+        """
         slots = start + (self._slot_partition[start:end] != UNUSED).nonzero()[0]
         newest_ms = self._newest_ms[self._slot_partition[slots]]
-        return Ages(slots, self._slot_clicks[slots], self._slot_last_ms[slots], newest_ms)
+        return slots, self._slot_clicks[slots], self._slot_last_ms[slots], newest_ms
 
     def owner(self, slot: int) -> Owner:
         """Return the owner of the row in a used slot."""
         return self._partitions[self._slot_partition[slot]], self._keys[slot]
 
-    @exclusive
     def remove(self, owners: Iterable[Owner]) -> None:
         """Remove the rows of these owners. Their slots become free. An owner without a row is ignored."""
-        slots = self._slots
-        self._release([slots[p].pop(key) for p, key in owners if key in slots.get(p, NO_SLOTS)])
+        with self.lock:
+            slots = self._slots
+            self._release([slots[p].pop(key) for p, key in owners if key in slots.get(p, NO_SLOTS)])
 
     def rows(self, partition: Partition) -> dict[bytes, bytes]:
         """Return all rows of a partition as changelog key -> changelog value."""
@@ -209,7 +210,6 @@ class Arena:
         self.drop(partition)
         self._slots[partition] = {}
 
-    @exclusive
     def load(self, partition: Partition, rows: Mapping[bytes, bytes | None]) -> list[bytes]:
         """Add rows of the changelog, key -> value, to those of a partition. None removes a row.
 
@@ -242,13 +242,13 @@ class Arena:
         self.remove([(partition, key) for key in rows if key not in known])
         return [key for key, row in rows.items() if row is not None and key not in known]
 
-    @exclusive
     def drop(self, partition: Partition) -> None:
-        """Remove all rows of a partition, its newest time and what is kept of it. The slots become free."""
-        self.kept.pop(partition, None)
-        self._release(list(self._slots.pop(partition, {}).values()))
-        if partition in self._partition_index:
-            self._newest_ms[self._partition_index[partition]] = 0
+        """Remove all rows of a partition, its time and what is kept of it. The slots become free."""
+        with self.lock:
+            self.kept.pop(partition, None)
+            self._release(list(self._slots.pop(partition, {}).values()))
+            if partition in self._partition_index:
+                self._newest_ms[self._partition_index[partition]] = 0
 
     def _release(self, slots: list[int]) -> None:
         np.subtract.at(self._checksum, self._slot_partition[slots], self._slot_checksum[slots])
@@ -258,6 +258,7 @@ class Arena:
             self._keys[slot] = b""
         self._free.extend(slots)
         self.event_ids.clear(slots)
+        self._seen.clear(slots)
 
     def _with_slots(self, owners: Sequence[Owner], slots: Slots, partitions: Slots) -> Slots:
         """The slots (n,) with new ones for the owners who have none. partitions: (n,) their partition indices."""
@@ -295,3 +296,4 @@ class Arena:
         for values in (self._slot_partition, self._slot_checksum, self._slot_clicks, self._slot_last_ms):
             values.resize(self.capacity, refcheck=False)  # moves pages; a copy takes 20 ms at 5M users. No view exists
         self._slot_partition[old:] = UNUSED
+        self._seen.grow(self.capacity)

@@ -41,9 +41,9 @@ def intact(key: bytes, row: bytes) -> bool:
     return bool(rest) and _checksum(key, rest) == checksum
 
 
-def with_offset(key: bytes, row: bytes, offset: int) -> bytes:
-    """The row with another source_offset and the checksum that it then has."""
-    head = Head.of(row)._replace(source_offset=offset)
+def with_head(key: bytes, row: bytes, **fields: int) -> bytes:
+    """The row with other values of these fields of Head, and the checksum that it then has."""
+    head = Head.of(row)._replace(**fields)
     rest = HEAD.pack(*head)[CHECKSUM_BYTES:] + row[HEAD.size :]
     return _checksum(key, rest) + rest
 

@@ -7,7 +7,7 @@ The rule that must not break: only the clicks of a partition and their order dec
 Neither the batches nor the progress of the sweep may change the result. So idle time is measured on the partition's own
 clock, not on the system clock. The partition's clock is the largest click time in the partition so far:
 
-- It equals the largest last_ms of the partition's rows, so it survives a restart.
+- It is in the partition's mark in the changelog, so it survives a restart.
 - It never goes back, so a user who is forgotten once stays forgotten until the next click.
 - A worker that catches up on old clicks forgets no user too early.
 """
@@ -125,8 +125,8 @@ def sweep(arena: Arena, forgetting: Forgetting, clicks: int, busy: Collection[Ow
         return Swept((), arena.next_slot, clicks)
     end = min(arena.capacity, arena.next_slot + SLOTS_PER_CLICK * clicks)
     next_slot = end if end < arena.capacity else 0
-    ages = arena.ages(arena.next_slot, end)
-    slots = ages.slots[forgetting.forgotten(ages.clicks, ages.last_ms, ages.newest_ms)].tolist()
+    used, history, last_ms, now_ms = arena.ages(arena.next_slot, end)
+    slots = used[forgetting.forgotten(history, last_ms, now_ms)].tolist()
     if not slots:
         return Swept((), next_slot, 0)
     busy, partitions = set(busy), {partition for partition, _ in busy}

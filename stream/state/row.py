@@ -28,10 +28,11 @@ _FIELDS: list[tuple[str, Any]] = [
     ("model", "<u8"),  # row_mark: identifies the model and the row layout that wrote the row
     ("source_offset", "<i8"),  # offset of the last processed click. A click at or below this offset is a repeat
     ("last_ms", "<i8"),  # largest click time so far, ms since the epoch. A late click does not lower it
+    ("seen_ms", "<i8"),  # the partition's time at the last decided click, ms since the epoch; 0 = none
     ("clicks", "<u4"),  # number of processed clicks
 ]
 
-HEAD = struct.Struct("<QQqqI")
+HEAD = struct.Struct("<QQqqqI")
 """The layout of _FIELDS: the beginning of every row, whatever the model."""
 
 
@@ -42,6 +43,7 @@ class Head(NamedTuple):
     model: int
     source_offset: int
     last_ms: int
+    seen_ms: int
     clicks: int
 
     @classmethod

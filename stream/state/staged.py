@@ -5,7 +5,7 @@ dropped, and the arena is unchanged.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from stream.state.evict import Swept
 from stream.state.row import Rows, as_bytes, new_rows
 
 CHECKSUMS = 1 << 64
-NOTHING: Mapping[Partition, bytes] = {}
+NOTHING: Mapping[Partition, Any] = {}
 Checksums = npt.NDArray[np.uint64]
 
 
@@ -32,6 +32,7 @@ class Staged(NamedTuple):
     totals     partition -> its totals after the commit, for each partition of a changed or removed row
     event_ids  (m, LAST_IDS) the hashes of the owners' event ids; None = no user of the arena has any
     kept       partition -> what is kept of it beside the rows after the commit, for each partition of a changed row
+    times      partition -> its time after the commit, ms since the epoch, for each partition of a click
     """
 
     owners: Sequence[Owner]
@@ -41,6 +42,7 @@ class Staged(NamedTuple):
     totals: Mapping[Partition, Totals]
     event_ids: Hashes | None
     kept: Mapping[Partition, bytes]
+    times: Mapping[Partition, int]
 
     @property
     def changelog(self) -> list[tuple[Partition, bytes, bytes | None]]:
@@ -60,6 +62,8 @@ class Staged(NamedTuple):
         if self.swept.owners:
             arena.remove(self.swept.owners)
         arena.kept.update(self.kept)
+        for partition, time_ms in self.times.items():
+            arena.advance(partition, time_ms)
         arena.next_slot, arena.unswept_clicks = self.swept.next_slot, self.swept.clicks
 
 
@@ -83,10 +87,11 @@ def stage(
     swept: Swept,
     event_ids: Hashes | None = None,
     kept: Mapping[Partition, bytes] = NOTHING,
+    times: Mapping[Partition, int] = NOTHING,
 ) -> Staged:
     """Write the checksums into the changed rows (m,) of these users, and compute the totals of their partitions.
 
-    event_ids, kept  as in Staged
+    event_ids, kept, times  as in Staged
     """
     rests = None if event_ids is None else to_bytes(event_ids)
     rows["checksum"] = checksums([key for _, key in owners], rows, rests)
@@ -95,7 +100,7 @@ def stage(
     if swept.owners:
         removed = arena.find(swept.owners)
         _add(totals, arena, removed, np.full(len(removed.slots), -1), np.zeros(len(removed.slots), np.uint64))
-    return Staged(owners, found, rows, swept, totals, event_ids, kept)
+    return Staged(owners, found, rows, swept, totals, event_ids, kept, times)
 
 
 def _add(

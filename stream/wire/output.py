@@ -5,12 +5,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from stream.events import Anomaly, Click, Expected, Origin, Recommendation, SystemAlert
+from stream.events import Anomaly, Click, Expected, Origin, Partition, Recommendation, Session, SystemAlert
 
 F32 = npt.NDArray[np.float32]
 Names = npt.NDArray[np.object_]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
+I32 = npt.NDArray[np.int32]
 Bools = npt.NDArray[np.bool_]
 Index = npt.NDArray[np.intp]
 Rule = tuple[str, int, float, int, dict[str, float], str, int | None]
@@ -180,3 +181,47 @@ def system_alert(label: str, click: Click, origin: Origin, rule: SystemRule) -> 
         event_type=click.event_type if example else None,
         alerts=alerts if closes else None,
     )
+
+
+def opened_session(label: str, click: Click, origin: Origin, known: bool) -> Session:
+    """Make the event of a session that begins with this click. known: the model knows its event type"""
+    at, events = click.timestamp, {click.event_type: 1} if known else {}
+    return Session(origin.id, click.user_id, "opened", at, at, 1, events, label, unknown_events=0 if known else 1)
+
+
+def closed_sessions(
+    label: str,
+    event_types: Sequence[str],
+    users: Sequence[str],
+    partitions: Sequence[Partition],
+    offset: I64,
+    start_ms: I64,
+    last_ms: I64,
+    revision: I32,
+    types: I32,
+) -> list[Session]:
+    """Make the events of n sessions that have ended.
+
+    event_types  (T,) the names that the model knows
+    users        (n,) user ids
+    partitions   (n,) partitions of their clicks
+    offset, start_ms, last_ms, revision  (n,) and types (n, T + 1) as in sessions.track.Sessions
+    """
+    columns = (offset, start_ms, last_ms, revision, types[:, -1], types.sum(1), types)
+    return [
+        Session(
+            id=Origin(partition.topic, partition.number, first).id,
+            user_id=user,
+            phase="closed",
+            timestamp=last,
+            started=start,
+            clicks=clicks,
+            events={name: n for name, n in zip(event_types, counts, strict=False) if n},
+            model=label,
+            revision=times,
+            unknown_events=unknown,
+        )
+        for user, partition, first, start, last, times, unknown, clicks, counts in zip(
+            users, partitions, *(column.tolist() for column in columns), strict=True
+        )
+    ]

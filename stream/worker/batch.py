@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,18 +12,20 @@ from stream.engine.columns import Columns
 from stream.engine.engine import Cycle, Engine
 from stream.engine.requests import Request
 from stream.errors import BadClick, Dropped
-from stream.events import Anomaly, Click, Origin, Partition, Recommendation, SystemAlert
+from stream.events import Anomaly, Click, Origin, Partition, Recommendation, Session, SystemAlert
 from stream.kafka.changelog import POSITION_KEY, Mark
 from stream.kafka.delivery import Record
 from stream.kafka.fetch import Chunk
 from stream.population.quiet import Quiet
 from stream.settings import Topics
+from stream.state.arena import Arena
+from stream.state.staged import Staged
 from stream.wire.codec import Codec
 from stream.wire.dead_letter import dead_letter
 from stream.wire.json import encode
 from stream.wire.requests import quieting, user_to_forget
 from stream.wire.sizes import fit_anomaly, fit_recommendation
-from stream.worker.served import anomalies, recommendations, system_alerts
+from stream.worker.served import anomalies, recommendations, sessions, system_alerts
 
 MODEL_FAILED = BadClick("model_failed", "the model's result for the click is not finite; the state is unchanged")
 
@@ -163,9 +165,6 @@ def process(
         )
     refused += [Refused(origins[i], codec.keep(taken[i]), MODEL_FAILED) for i in failed]
     refused += [Refused(origins[i], codec.keep(taken[i]), engine_failed(broken[i])) for i in sorted(broken)]
-    totals = {p: cycle.staged.totals.get(p) or engine.arena.totals(p) for p in offsets}
-    kept = {p: cycle.staged.kept.get(p) or engine.arena.kept.get(p, b"") for p in offsets}
-    marks = {p: Mark(next_, *totals[p], kept[p]) for p, next_ in offsets.items()}
     records = [Record(topics.dead_letters, *dead_letter(*each, limits[topics.dead_letters])) for each in refused]
     records += _recommendations(recommendations(engine, clicks, origins, cycle), topics.recommendations, limits)
     alerts = anomalies(engine, clicks, origins, cycle)
@@ -174,12 +173,48 @@ def process(
     records += [
         Record(topics.system_alerts, f"{alert.partition} {alert.sign}".encode(), encode(alert)) for alert in on_many
     ]
+    records += _sessions(sessions(engine, clicks, origins, cycle), topics.sessions)
     records += [Record(topics.changelog, key, row, partition.number) for partition, key, row in cycle.staged.changelog]
-    records += [Record(topics.changelog, POSITION_KEY, mark.encode(), p.number) for p, mark in marks.items()]
+    records += _marks(engine.arena, cycle.staged, offsets, topics.changelog)
     seconds = {"decode": decoded_s - began_s, "engine": stepped_s - decoded_s}
     seconds["encode"] = time.perf_counter() - stepped_s
     left_out = dict(codec.left_out)
     return Batch(columns, cycle, records, offsets, refused, dropped, alerts, on_many, left_out, seconds)
+
+
+def rest(engine: Engine, topics: Topics, expected: Mapping[Partition, int], partitions: Sequence[Partition]) -> Batch:
+    """End the sessions of partitions that have no clicks. Runs in the engine thread.
+
+    expected  partition -> offset at which its next chunk must begin. It stays
+    Without records, if no session was open.
+    """
+    cycle = engine.rest(partitions)
+    offsets = {partition: expected[partition] for partition in cycle.staged.times}
+    records = _sessions(sessions(engine, (), (), cycle), topics.sessions)
+    records += _marks(engine.arena, cycle.staged, offsets, topics.changelog)
+    return Batch(engine.encoder.columns((), ()), cycle, records, offsets, [], {}, [], [], {})
+
+
+def _sessions(events: list[Session], topic: str) -> list[Record]:
+    return [Record(topic, event.user_id.encode(), encode(event)) for event in events]
+
+
+def _marks(arena: Arena, staged: Staged, offsets: Mapping[Partition, int], topic: str) -> list[Record]:
+    """The marks of partitions in the changelog. They are the last records of a transaction."""
+    return [
+        Record(
+            topic,
+            POSITION_KEY,
+            Mark(
+                next_,
+                *(staged.totals.get(partition) or arena.totals(partition)),
+                staged.times.get(partition) or arena.newest_ms(partition),
+                staged.kept.get(partition) or arena.kept.get(partition, b""),
+            ).encode(),
+            partition.number,
+        )
+        for partition, next_ in offsets.items()
+    ]
 
 
 def _request(record: Any, codec: Codec, partition: Partition, before: int) -> Request | None:

@@ -2,6 +2,7 @@
 
     start, rebalance   recover offsets and rows
     cycle              decode and process (rows are staged) -> transaction -> commit the staged rows -> ack
+    rest               partitions without clicks for half an hour: their sessions end, in a transaction of its own
     revoke             the running cycle ends, no new one begins, pending fetches are released
 
 Rows are put in place only after Kafka has them, and only one cycle runs at a time. Five threads take part: the event
@@ -12,11 +13,9 @@ partitions are recovered, a thread that reads the changelog (worker.recovery).
 
 import asyncio
 import logging
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -26,16 +25,18 @@ from stream.events import Partition
 from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import Delivery, Outcome, Undecided
 from stream.kafka.fetch import CYCLE_BYTES, Chunk, Fetch
-from stream.kafka.waiting import NoWatch, Watch
+from stream.kafka.waiting import NoWatch, Watch, in_daemon, patiently
 from stream.meter import Meter
+from stream.process import OneThread
+from stream.sessions.rest import Rest
 from stream.settings import Topics
 from stream.web.health import Doing
 from stream.wire.codec import Codec
-from stream.worker.batch import Batch, process
+from stream.worker.batch import Batch, process, rest
 from stream.worker.recovery import Assignment, Recovery
 
 TICK_S = 1.0
-"""How often `Engine.tick` is called while no clicks come."""
+"""How often partitions at rest are looked for while no clicks come."""
 
 ROLL_BACKS = 10
 """The worker ends after so many roll-backs of one batch; it would otherwise repeat a bad batch for ever."""
@@ -87,15 +88,15 @@ class Cycles:
         self._meter = meter or Meter()
         for outcome in Outcome:
             self._meter.count("transactions", 0, outcome=outcome.value)
-        self._thread = ThreadPoolExecutor(1, "engine")
-        self._recovery = Recovery(delivery, changelog, engine.arena, self._thread, self._watch, begin_at, self._meter)
+        self._thread = OneThread("engine", lambda: self._watch.answered_s)
+        pool = self._thread.pool
+        self._recovery = Recovery(delivery, changelog, engine.arena, pool, self._watch, begin_at, self._meter)
+        self._changelog, self._rest = changelog, Rest()
         self._pending: deque[Any] = deque()
         self._arrived = asyncio.Event()
         self._assignment: Assignment | None = None
         self._stale_at: float | None = None
-        self._busy_since_s: float | None = None  # since when a call runs in the engine thread
         self._cycle_since_s: float | None = None  # since when a cycle runs
-        self._reported_s = 0.0
         self._closed = False
         self._phase = "joining"  # one of health.WHY_NOT_READY
 
@@ -125,10 +126,9 @@ class Cycles:
 
     def doing(self) -> Doing:
         """What the worker does now. May be called in any thread."""
-        now_s, assignment = self._watch.answered_s, self._assignment
-        began = self._busy_since_s, self._cycle_since_s
-        busy_s, cycle_s = (0.0 if since_s is None else now_s - since_s for since_s in began)
-        partitions, longest_s = 0 if assignment is None else len(assignment.next), max(busy_s, cycle_s)
+        assignment, since_s, busy_s = self._assignment, self._cycle_since_s, self._thread.busy_s()
+        longest_s = max(busy_s, 0.0 if since_s is None else self._watch.answered_s - since_s)
+        partitions = 0 if assignment is None else len(assignment.next)
         return Doing(self._phase, partitions, longest_s, longest_s > ENGINE_SLOW_S, busy_s > ENGINE_HANGS_S)
 
     def check_rejoined(self, limit_s: float) -> None:
@@ -144,19 +144,15 @@ class Cycles:
 
         Raises TimeoutError after ENGINE_HANGS_S. An outage does not count, nor the time of a frozen process.
         """
-        if self._busy_since_s is None:
-            return
-        now_s = self._watch.answered_s
-        busy_s, at = now_s - self._busy_since_s, _line_of(self._thread)
+        busy_s = self._thread.busy_s()
         if busy_s > ENGINE_HANGS_S:
-            raise TimeoutError(f"the engine has worked on one batch for {busy_s:.0f} s; it is at {at}")
-        if now_s - max(self._reported_s, self._busy_since_s) > ENGINE_SLOW_S:
-            self._reported_s = now_s
+            raise TimeoutError(f"the engine has worked on one batch for {busy_s:.0f} s; it is at {self._thread.line()}")
+        if self._thread.slow(ENGINE_SLOW_S):
             log.warning(
                 "no click is decided, the engine works on one batch: busy_s=%.0f at=%s; the model is too slow for "
                 "--max-cycle-clicks, or it hangs: then the worker ends after %.0f s",
                 busy_s,
-                at,
+                self._thread.line(),
                 ENGINE_HANGS_S,
             )
 
@@ -177,6 +173,7 @@ class Cycles:
             self._lose()
             return {}
         self._phase = "assigned"
+        self._rest.begin(assignment.next, self._watch.answered_s)
         return found
 
     def stand_by(self) -> None:
@@ -210,7 +207,7 @@ class Cycles:
             events = self._take()  # 1
             if not events:
                 self._arrived.clear()
-                await self._in_engine(self._engine.tick, self._clock_ms())
+                await self._let_rest()
                 continue
             self._cycle_since_s = self._watch.answered_s
             await self._decide([chunk for event in events for chunk in event.value.chunks])  # 2 to 4
@@ -222,7 +219,7 @@ class Cycles:
         """Stop the engine thread. No cycle runs: Faust has waited for the last one."""
         self._closed = True
         self._arrived.set()
-        self._thread.shutdown(wait=False)
+        self._thread.pool.shutdown(wait=False)
 
     # -- one cycle ----------------------------------------------------------------------------------------------------
 
@@ -247,22 +244,45 @@ class Cycles:
         ours = [c for c in chunks if c.generation == assignment.generation and c.partition in assignment.next]
         if not ours:
             return
-        batch = await self._in_engine(self._process, ours, assignment.next)  # 2
+        self._rest.active((chunk.partition for chunk in ours), self._watch.answered_s)
+        batch = await self._thread.run(self._process, ours, assignment.next)  # 2
+        if await self._write(batch, assignment):
+            self._observe(ours, batch)
+
+    async def _let_rest(self) -> None:
+        """End the sessions of partitions at rest. One whose clicks Kafka holds back is not at rest.
+
+        No event waits for this: a rebalance may come at any time. What is written then is refused by the group, or is
+        read by the next owner.
+        """
+        assignment, partitions = self._assignment, self._rest.take(self._watch.answered_s)
+        if assignment is None or not partitions:
+            return
+        ends = await in_daemon("rest", patiently, self._watch, self._changelog.ends, partitions)
+        next_ = assignment.next
+        behind = [p for p in partitions if ends[p][1] > next_.get(p, 0)]
+        self._rest.active(behind, self._watch.answered_s)
+        resting = [p for p in partitions if p not in behind]
+        batch = await self._thread.run(rest, self._engine, self._topics, next_, resting)
+        if batch.records and await self._write(batch, assignment):
+            self._meter.count("sessions_ended", len(batch.cycle.ended.owners))
+
+    async def _write(self, batch: Batch, assignment: Assignment) -> bool:
+        """Steps 3 and 4 of a cycle. False if the partitions were lost."""
         for _ in range(ROLL_BACKS):
             if self._assignment is not assignment:
-                return
+                return False
             outcome = await self._deliver(batch, assignment)  # 3
             self._meter.count("transactions", outcome=outcome.value)
             if outcome is Outcome.COMMITTED:
                 began_s = time.perf_counter()
-                await self._in_engine(self._engine.commit, batch.cycle)  # 4
+                await self._thread.run(self._engine.commit, batch.cycle)  # 4
                 batch.seconds.update(self._delivery.seconds, apply=time.perf_counter() - began_s)
                 assignment.next.update(batch.offsets)
-                self._observe(ours, batch)
-                return
+                return True
             if outcome is Outcome.STALE:  # pending fetches are then acked without a decision, by the return above
                 self._lose()
-                return
+                return False
         raise RuntimeError(f"the same transaction was rolled back {ROLL_BACKS} times")
 
     async def _deliver(self, batch: Batch, assignment: Assignment) -> Outcome:
@@ -272,25 +292,8 @@ class Cycles:
         except Undecided as exc:
             log.warning("producer replaced, its transaction may be committed or not: reason=%s", exc)
         await self._delivery.restart()
-        return await self._recovery.outcome(assignment, batch.offsets)
+        return await self._recovery.outcome(assignment, batch.offsets, batch.cycle.staged.times)
 
     def _process(self, chunks: list[Chunk], expected: Mapping[Partition, int]) -> Batch:
         """Step 2 of a cycle, in the engine thread."""
         return process(self._engine, self._codec, self._topics, self._limits, chunks, expected, self._clock_ms())
-
-    async def _in_engine(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Run a call in the engine thread and wait for it. One at a time; `check_engine` notices a long one."""
-        self._busy_since_s = self._watch.answered_s
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
-        finally:
-            self._busy_since_s = None
-
-
-def _line_of(pool: ThreadPoolExecutor) -> str:
-    """The line of Python that the pool's thread is at."""
-    for thread in pool._threads:
-        frame = sys._current_frames().get(thread.ident or 0)
-        if frame is not None:
-            return f"{frame.f_code.co_filename.rpartition('/stream/')[2]}:{frame.f_lineno} {frame.f_code.co_name}"
-    return "no line"

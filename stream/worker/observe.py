@@ -24,6 +24,7 @@ from stream.detect.statistics import STATISTICS
 from stream.detect.windows import NO_GAP
 from stream.engine.columns import Columns
 from stream.engine.engine import Cycle
+from stream.engine.requests import Requests
 from stream.events import DRIFT, Origin, Partition, SystemAlert, hashed
 from stream.kafka.fetch import Chunk
 from stream.kafka.partitioners import KeySample
@@ -163,7 +164,8 @@ class Observed:
         for statistic, n in Counter(next(iter(rule.statistics), NO_STATISTIC) for rule in alerts.rules).items():
             count("alerts", n, statistic=statistic)
         begins = starts_session(decisions.gap_ms) | (decisions.gap_ms == NO_GAP)
-        count("sessions", int(begins.sum()))
+        count("sessions", len(cycle.opened))
+        count("sessions_ended", len(cycle.ended.owners))
         if generation != self._generation:  # partitions may have been elsewhere meanwhile
             self._hits.forget()
             self._generation = generation
@@ -171,7 +173,7 @@ class Observed:
         count("lists_judged", judged)
         count("list_hits", hits)
 
-    def _forgotten(self, requests: Mapping[Owner, int], removed: Sequence[Owner]) -> None:
+    def _forgotten(self, requests: Requests, removed: Sequence[Owner]) -> None:
         """Count the users whose rows were removed: those with a request, and those who were idle for too long."""
         asked = sum(owner in requests for owner in removed) if requests else 0
         self.meter.count("forgotten", asked, cause="request")

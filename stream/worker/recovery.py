@@ -28,6 +28,7 @@ BEGIN_TRIES = 10
 MOST_BROKEN, MOST_BROKEN_SHARE = 10, 0.01
 """More broken rows in a partition than both are no accident of single rows: the worker does not start."""
 
+Offsets = Mapping[Partition, int]
 log = logging.getLogger(__name__)
 
 
@@ -116,23 +117,25 @@ class Recovery:
             self._arena.drop(lost)
         held = self._arena.partitions()
         return {
-            p: Mark(had[p], *self._arena.totals(p), self._arena.kept.get(p, b""))
+            p: Mark(had[p], *self._arena.totals(p), self._arena.newest_ms(p), self._arena.kept.get(p, b""))
             for p in partitions
             if p in had and p in held
         }
 
-    async def outcome(self, assignment: Assignment, offsets: Mapping[Partition, int]) -> Outcome:
+    async def outcome(self, assignment: Assignment, offsets: Offsets, times: Mapping[Partition, int]) -> Outcome:
         """How an undecided transaction ended that would have committed `offsets`. Call it after `Delivery.restart`.
 
-        Kafka's own offsets say it. If they are neither those of the transaction nor those before it, another worker
-        has the partitions.
+        Kafka's own offsets say it, or where they stay the `times` in the marks. If the offsets are neither those of the
+        transaction nor those before it, another worker has the partitions.
         """
-        partitions = list(offsets)
+        partitions, before = list(offsets), {p: assignment.next[p] for p in offsets}
         found = await in_daemon("recovery", patiently, self._watch, self._changelog.positions, partitions)
         stands = {p: position.next for p, position in found.items()}
+        if stands == offsets == before:
+            marks = await in_daemon("recovery", patiently, self._watch, self._changelog.marks, partitions)
+            return Outcome.COMMITTED if {p: m.time_ms for p, m in marks.items()} == times else Outcome.ROLLED_BACK
         if stands == offsets:
             return Outcome.COMMITTED
-        before = {p: assignment.next[p] for p in offsets}
         return Outcome.ROLLED_BACK if stands == before else Outcome.STALE
 
     async def read(self, assignment: Assignment, partitions: Sequence[Partition]) -> Mapping[Partition, int] | None:
@@ -190,12 +193,9 @@ class Recovery:
         """Step 8: where the group begins in partitions without an offset. None if another worker has them."""
         fresh = [p for p, position in positions.items() if position.committed is None]
         asked = await in_daemon("recovery", patiently, self._watch, self._begin_at, fresh) if fresh else {}
-        begins = {
-            p: max(offset, positions[p].next) for p, offset in asked.items()
-        }  # Kafka may have deleted up to there
-        marks = [
-            Record(self._changelog.topic, POSITION_KEY, Mark(at, 0, 0).encode(), p.number) for p, at in begins.items()
-        ]
+        begins = {p: max(at, positions[p].next) for p, at in asked.items()}  # Kafka may have deleted up to there
+        topic = self._changelog.topic
+        marks = [Record(topic, POSITION_KEY, Mark(at, 0, 0).encode(), p.number) for p, at in begins.items()]
         for _ in range(BEGIN_TRIES if begins else 0):
             outcome = await self._delivery.commit(marks, begins, assignment.member)
             if outcome is Outcome.COMMITTED:
@@ -274,6 +274,7 @@ class Recovery:
         broken, totals = sorted(self._broken.pop(partition, ())), self._arena.totals(partition)
         written = mark or Mark(0, 0, 0)
         self._arena.kept[partition] = written.kept
+        self._arena.advance(partition, written.time_ms)
         most = max(MOST_BROKEN, int(written.users * MOST_BROKEN_SHARE))
         explained = written.accounts_for(*totals, len(broken))
         if not explained or len(broken) > most:

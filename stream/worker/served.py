@@ -16,7 +16,7 @@ import numpy as np
 from stream.detect.behaviour import BehaviourDetector
 from stream.engine.engine import Cycle, Engine
 from stream.errors import ArtifactError, ConfigError
-from stream.events import Anomaly, Click, Origin, Recommendation, SystemAlert
+from stream.events import Anomaly, Click, Origin, Recommendation, Session, SystemAlert
 from stream.manifest import Manifest
 from stream.mapping.parse import check_key, mapping_of_model, read_mapping
 from stream.mapping.shape import message_shape
@@ -24,6 +24,7 @@ from stream.model.probe import batch_invariant
 from stream.model.runtime import Model, load_model
 from stream.population.judge import Judge
 from stream.population.watch import Population
+from stream.sessions.track import session_fields
 from stream.settings import FORGET_AFTER_DAYS, RECENT_ITEMS, Rules, Settings
 from stream.state.arena import Arena
 from stream.state.blocks import NewBlock, in_ram
@@ -65,7 +66,7 @@ def open_engine(
     manifest = model.manifest
     population = Population(manifest.items, len(manifest.event_types))
     judge = Judge(BehaviourDetector.load(directory, manifest), population, alpha)
-    dtype = row_dtype(manifest.state, RECENT_ITEMS, judge.row_fields)
+    dtype = row_dtype(manifest.state, RECENT_ITEMS, (*judge.row_fields, *session_fields(len(manifest.event_types))))
     arena = Arena(dtype, row_mark(manifest.identity ^ users_mark, dtype), new_block)
     forgetting = Forgetting(int(forget_after_days * DAY_MS))
     return Engine(model, judge, arena, k, exclude_recent, rules, forgetting, lists)
@@ -172,6 +173,19 @@ def system_alerts(
     label, decided = engine.model.manifest.label, cycle.decided
     at = [int(decided[rule.click]) for rule in cycle.system]
     return [output.system_alert(label, clicks[i], origins[i], rule) for i, rule in zip(at, cycle.system, strict=True)]
+
+
+def sessions(engine: Engine, clicks: Sequence[Click], origins: Sequence[Origin], cycle: Cycle) -> list[Session]:
+    """Make the begins and ends of sessions of a cycle, in their order. `clicks` and `origins` are its input."""
+    manifest, ended = engine.model.manifest, cycle.ended
+    users, partitions = [user.decode() for _, user in ended.owners], [partition for partition, _ in ended.owners]
+    closed = output.closed_sessions(manifest.label, manifest.event_types, users, partitions, *ended.sessions)
+    opened = [
+        output.opened_session(manifest.label, clicks[i], origins[i], clicks[i].event_type in manifest.event_types)
+        for i in cycle.opened.tolist()
+    ]
+    order = np.argsort(np.append(ended.click, cycle.opened), kind="stable")  # of one click the ends come first
+    return [(closed + opened)[i] for i in order.tolist()]
 
 
 class Scorer:

@@ -90,9 +90,8 @@ class Lane:
 
     @property
     def topics(self) -> Topics:
-        return Topics(
-            *(f"{self.name}-{word}" for word in ("clicks", "recs", "anomalies", "dead", "changelog", "system"))
-        )
+        names = ("clicks", "recs", "anomalies", "dead", "changelog", "system", "sessions")
+        return Topics(*(f"{self.name}-{word}" for word in names))
 
     def create(self, **configs: dict[str, str]) -> None:
         """Create the topics; `configs` gives some of them a configuration, as clicks={"max.message.bytes": "9000"}."""
@@ -209,8 +208,11 @@ class Lane:
 
     # -- the oracle ---------------------------------------------------------------------------------------------------
 
-    def assert_as_if_nothing_had_happened(self) -> None:
-        """Each click has exactly the decision and the alert that the oracle gives it, and every row is bit-equal."""
+    def assert_as_if_nothing_had_happened(self, at_rest: bool = False) -> None:
+        """Each click has exactly the decision and the alert that the oracle gives it, and every row is bit-equal.
+
+        at_rest  no click came for half an hour after the last one
+        """
         oracle = Oracle(self.model, lists_every=LISTS_EVERY)
         decisions: dict[str, Event] = {}
         alerts: dict[str, Event] = {}
@@ -224,10 +226,13 @@ class Lane:
                 if expected.alert is not None:
                     alerts[expected.alert["id"]] = expected.alert
                 system += expected.system
+        if at_rest:
+            oracle.rest()
         for output, topic, expected_events in (
             ("recommendations", self.topics.recommendations, decisions),
             ("anomalies", self.topics.anomalies, alerts),
             ("system-alerts", self.topics.system_alerts, {event_name(one): one for one in system}),
+            ("sessions", self.topics.sessions, {event_name(one): one for one in oracle.session_events()}),
         ):
             messages = self.read(topic)
             _assert_events(messages, expected_events)

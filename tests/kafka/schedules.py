@@ -92,6 +92,27 @@ async def restarted_in_its_transaction(lane: Lane) -> None:
     lane.assert_as_if_nothing_had_happened()
 
 
+async def restarted_while_sessions_end(lane: Lane) -> None:
+    """A worker dies in the transaction that ends the sessions of a partition at rest. Its next process ends them."""
+    lane.produce(clicks(CLICKS))
+    async with small_workers(lane, "0", "0") as (dead, again):
+        await dead.take_over()
+        await dead.decide()
+        killed = dead.producer.before["commit_transaction"] = Gate()
+        resting = asyncio.create_task(dead.rest())
+        await killed.wait()
+        dead.leave()
+        try:
+            await again.take_over()
+            await again.rest()
+            await again.rest()
+        finally:
+            killed.opened.set()
+            await asyncio.wait({resting}, timeout=DEADLINE_S)
+            resting.exception()  # it is fenced
+    lane.assert_as_if_nothing_had_happened(at_rest=True)
+
+
 async def rolled_back_rows_are_in_the_changelog(lane: Lane) -> None:
     """A worker has written rows and is refused by the group: they stay in the log, and nobody reads them."""
     lane.produce(clicks(CLICKS))

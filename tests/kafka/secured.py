@@ -178,6 +178,7 @@ FIELDS = {
     "recommendations": "recommendations",
     "anomalies": "anomalies",
     "system-alerts": "system_alerts",
+    "sessions": "sessions",
     "clicks-dead-letter": "dead_letters",
     "eddy-changelog": "changelog",
 }

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 from confluent_kafka import Consumer
@@ -23,6 +24,7 @@ from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import Delivery
 from stream.kafka.fetch import Chunk
 from stream.model.runtime import Model, load_model
+from stream.sessions import rest
 from stream.wire.json import JsonCodec
 from stream.worker.cycle import Cycles
 from stream.worker.recovery import Assignment
@@ -168,6 +170,11 @@ class SmallWorker:
         ]
         chunk = Chunk(self.partition, self._assignment.generation, begin, begin + len(records), 0, records, 1_000)
         await self._cycles._decide([chunk])
+
+    async def rest(self) -> None:
+        """End the open sessions, as after half an hour without a click."""
+        with patch.object(rest, "REST_S", 0.0):
+            await self._cycles._let_rest()
 
     async def close(self) -> None:
         self.leave()

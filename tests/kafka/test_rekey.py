@@ -169,7 +169,7 @@ def test_the_topic_of_the_copies_has_what_the_source_has(kafka: str, name: str, 
     """Partitions, retention and the size of a message. A worker refuses to start without it, or if it is too small."""
     mapping, source = tmp_path / "shop.toml", f"{name}-events"
     mapping.write_text(MAPPING)
-    topics = Topics(source, *(f"{name}-{n}" for n in range(5)))
+    topics = Topics(source, *(f"{name}-{n}" for n in range(6)))
     admin = AdminClient({"bootstrap.servers": kafka})
     new = NewTopic(source, 3, 1, config={"retention.ms": "-1", "max.message.bytes": "100000"})
     admin.create_topics([new])[source].result()

@@ -18,6 +18,7 @@ Schedule = Callable[[Lane], Awaitable[None]]
         schedules.woken_before_its_transaction,
         schedules.woken_before_its_records_are_sent,
         schedules.restarted_in_its_transaction,
+        schedules.restarted_while_sessions_end,
         schedules.rolled_back_rows_are_in_the_changelog,
         schedules.open_transaction_before_newer_rows,
         schedules.refused_and_assigned_again,

@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 
-from stream.events import Anomaly, DeadLetter, Feedback, Recommendation, SystemAlert
+from stream.events import Anomaly, DeadLetter, Feedback, Recommendation, Session, SystemAlert
 from stream.outputs import OUTPUTS, json_schema
 from stream.sinks.command import schema
 from tests.docs.blocks import ROOT
@@ -25,7 +25,7 @@ def test_the_published_schema_is_current(name: str) -> None:
 def test_there_are_no_others() -> None:
     """A schema of each output, and none that is left of an earlier version."""
     assert {path.stem for path in PUBLISHED.iterdir()} == set(OUTPUTS)
-    assert list(OUTPUTS.values()) == [Recommendation, Anomaly, SystemAlert, DeadLetter, Feedback]
+    assert list(OUTPUTS.values()) == [Recommendation, Anomaly, SystemAlert, Session, DeadLetter, Feedback]
     assert json.loads(CliRunner().invoke(schema, []).output) == {name: json_schema(name) for name in OUTPUTS}
 
 

@@ -49,7 +49,7 @@ class Case(NamedTuple):
     topics: dict[str, Any]
 
 
-TOPICS = ("clicks", "decisions", "alerts", "system_alerts", "letters", "changelog")
+TOPICS = ("clicks", "decisions", "alerts", "system_alerts", "sessions", "letters", "changelog")
 
 
 @pytest.fixture
@@ -76,6 +76,7 @@ def case(model_dir: Path) -> Case:
         if due.alert is not None:
             read["alerts"].append(Fake(partition, offset, one.key, json.dumps(due.alert).encode()))
         read["system_alerts"] += [Fake(partition, offset, b"", json.dumps(event).encode()) for event in due.system]
+    read["sessions"] = [Fake(0, 0, b"", json.dumps(event).encode()) for event in oracle.session_events()]
     sums: list[list[int]] = [[] for _ in range(PARTITIONS)]
     for partition, key, row, _ in oracle.rows(99):
         read["changelog"].append(Fake(partition, 0, key, row))
@@ -129,6 +130,9 @@ ERRORS: dict[str, Callable[[Case], object]] = {
     "alerts lost: 1": lambda case: case.topics["alerts"].pop(),
     "alerts different: 1": altered("alerts", 0, score=99.0),
     "system alerts of nothing: 1": lambda case: case.topics["system_alerts"].append(case.topics["decisions"][0]),
+    "sessions lost: 1": lambda case: case.topics["sessions"].pop(),
+    "sessions twice: 1": lambda case: case.topics["sessions"].append(case.topics["sessions"][0]),
+    "sessions different: 1": altered("sessions", 0, clicks=99),
     "dead letters lost: 1": lambda case: case.topics["letters"].pop(),
     "dead letters twice: 1": lambda case: case.topics["letters"].append(case.topics["letters"][0]),
     "dead letters different: 1": altered("letters", 0, reason="other"),

@@ -38,7 +38,7 @@ def click(user: str, item: str, event_id: str | None, ms: int = 0) -> Click:
     return Click(user, item, START_MS + ms, event_id=event_id)
 
 
-OFFSETS = ("source_offset", "episode_offset")
+OFFSETS = ("session_offset", "source_offset", "episode_offset")
 
 
 def without_offset(engine: Engine, key: bytes) -> list[object]:

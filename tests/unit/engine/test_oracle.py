@@ -113,5 +113,5 @@ def _system_alerts(
     for _, key, row, may_be_gone in oracle.rows(engine.arena.model):
         assert rows.pop(key, row if may_be_gone else None) == row
     assert rows == {}
-    assert engine.arena.kept[Partition("clicks", 0)] == oracle.mark(0, 0, []).split(b" ", 3)[3]
+    assert engine.arena.kept[Partition("clicks", 0)] == oracle.mark(0, 0, []).split(b" ", 4)[4]
     return found

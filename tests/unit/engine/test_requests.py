@@ -111,7 +111,7 @@ def test_requests_do_not_depend_on_the_batches(
     expected: list[Expected | None] = []
     for offset, one in enumerate(messages):
         if isinstance(one, str):
-            oracle.users.pop((0, one), None)
+            oracle.forget(0, one)
             expected.append(None)
         elif isinstance(one, Hush):
             oracle.quiet(0, *one)

@@ -144,7 +144,7 @@ def test_offsets_wait_for_transactions_and_ends_do_not(kafka: Kafka) -> None:
 
 ROWS = st.lists(
     st.tuples(st.integers(0, 1), st.sampled_from([b"a", b"b", b"c"]), st.none() | st.binary(max_size=4))
-    | st.tuples(st.integers(0, 1), st.just(POSITION_KEY), st.builds(Mark, *[st.integers(0, 2**64 - 1)] * 3)),
+    | st.tuples(st.integers(0, 1), st.just(POSITION_KEY), st.builds(Mark, *[st.integers(0, 2**64 - 1)] * 4)),
     max_size=20,
 )
 
@@ -223,7 +223,7 @@ def test_a_mark_is_looked_for_at_the_end_only(kafka: Kafka) -> None:
 @pytest.mark.parametrize("kept", [b"", b"\n", b" ", b"a b\x00\xff"])
 def test_what_is_kept_of_a_partition_is_any_bytes(kept: bytes) -> None:
     """The mark has it behind the numbers."""
-    mark = Mark(7, 2, 3, kept)
+    mark = Mark(7, 2, 3, 1_700_000_000_000, kept)
     assert Mark.decode(mark.encode(), ONE) == mark
 
 

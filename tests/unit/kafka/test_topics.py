@@ -23,7 +23,7 @@ from stream.kafka.topics import (
 from stream.settings import Topics
 
 TOPICS = Topics()
-NAMES = ["clicks", "recommendations", "anomalies", "clicks-dead-letter", "eddy-changelog", "system-alerts"]
+NAMES = ["clicks", "recommendations", "anomalies", "clicks-dead-letter", "eddy-changelog", "system-alerts", "sessions"]
 BROKER = "broker:9092"
 
 
@@ -155,7 +155,7 @@ def test_a_changelog_that_deletes_by_age_is_refused(monkeypatch: pytest.MonkeyPa
         check_topics(BROKER, TOPICS)
 
 
-@pytest.mark.parametrize("name", ["recommendations", "anomalies", "clicks-dead-letter", "system-alerts"])
+@pytest.mark.parametrize("name", ["recommendations", "anomalies", "clicks-dead-letter", "system-alerts", "sessions"])
 @pytest.mark.parametrize(("limit", "fits"), [(SMALLEST_LIMIT, True), (SMALLEST_LIMIT - 1, False)])
 def test_a_topic_with_a_limit_too_small_for_its_events_is_refused(
     monkeypatch: pytest.MonkeyPatch, name: str, limit: int, fits: bool

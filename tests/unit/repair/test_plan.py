@@ -12,7 +12,7 @@ from stream.events import Partition
 from stream.kafka.changelog import Mark
 from stream.kafka.partitioners import murmur2
 from stream.repair.plan import Change, Found, plan
-from stream.state.checksum import checksums, intact, with_offset
+from stream.state.checksum import checksums, intact, with_head
 from stream.state.row import Head, new_rows, row_dtype
 
 ROW = row_dtype((), 2)
@@ -55,7 +55,7 @@ def test_what_is_kept_of_a_partition_stays() -> None:
     mark = total(rows, 60)._replace(kept=b"counts")
     assert not plan([found(0, rows, 60, mark=mark)], None, False)[0].needed
     [change] = plan([found(0, {}, 60, mark=mark)], None, True)
-    assert change.mark == Mark(60, 0, 0, b"counts")
+    assert change.mark == Mark(60, 0, 0, 0, b"counts")
 
 
 def test_the_head_of_a_row_has_its_fields() -> None:
@@ -63,7 +63,7 @@ def test_the_head_of_a_row_has_its_fields() -> None:
     whole = row(b"u", 5, last_ms=7, clicks=3)
     fields = np.frombuffer(whole, ROW)[0]
     assert Head.of(whole) == tuple(fields[name] for name in Head._fields)
-    other = with_offset(b"u", whole, 9)
+    other = with_head(b"u", whole, source_offset=9)
     assert intact(b"u", other)
     assert (Head.of(other).source_offset, other[24:]) == (9, whole[24:])
 
@@ -179,3 +179,21 @@ def test_any_state_is_repaired_once(
     assert {key for one in now for key in one.rows} == {key for some in rows for key in some}
     assert all(murmur2(key) % 4 == n for n, one in enumerate(now) for key in one.rows)
     assert not any(change.needed for change in plan(now, lambda key: murmur2(key) % 4, False))
+
+
+def test_an_open_session_ends_in_the_time_of_its_new_partition() -> None:
+    """One that has ended has no second end, and one that has not ended has one."""
+    minute_ms = 60_000
+    rows = {}
+    for key, minute in ((b"open", 90), (b"ended", 60)):
+        one = np.frombuffer(row(key, 5), ROW).copy()
+        one["seen_ms"] = minute * minute_ms
+        one["checksum"] = checksums([key], one)
+        rows[key] = one.tobytes()
+    mark = total(rows, 60)._replace(time_ms=100 * minute_ms)
+    moved = plan([found(0, rows, 60, mark=mark), found(1, {}, 60, mark=Mark(60, 0, 0, 7_000_000))], lambda _: 1, False)
+    heads = {key: Head.of(value) for key, value in moved[1].rows.items() if value}
+    assert {key: head.seen_ms for key, head in heads.items()} == {b"open": 7_000_000, b"ended": 0}
+    new = plan([found(0, rows, 60, mark=mark), found(1, {}, 0, mark=None, committed=None)], lambda _: 1, False)
+    assert new[1].mark is not None
+    assert new[1].mark.time_ms == 100 * minute_ms

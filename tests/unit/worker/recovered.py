@@ -30,7 +30,7 @@ class Delivery:
 class Changelog:
     """The answers for a partition: (committed offset, offset of the rows); the last answer is repeated."""
 
-    group = "shop"
+    group, topic = "shop", "changelog"
 
     def __init__(self, *answers: tuple[Position, int | None]) -> None:
         self._answers = list(answers)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from stream.events import Partition
 from stream.kafka.changelog import Position
 from stream.kafka.delivery import Outcome
 from stream.kafka.fetch import Chunk, check_group
@@ -35,18 +36,18 @@ def test_idle_loop_ends_when_the_worker_closes(model_dir: Path, monkeypatch: pyt
     stubs: Any = (Delivery(), None)
     limits = dict.fromkeys(msgspec.structs.astuple(Topics()), 1_000_000)
     engine = open_engine(load_model(model_dir, "cpu"), model_dir, 20, 1, 0.001)
-    ticks: list[int] = []
+    ticks: list[float] = []
 
     async def idle_then_close() -> None:
         cycles = Cycles(engine, JsonCodec(65_536, 1), *stubs, Topics(), limits, 1_000)
         ticked = asyncio.Event()
 
-        def tick(now_ms: int) -> None:
-            ticks.append(now_ms)
-            loop.call_soon_threadsafe(ticked.set)
+        def tick(now_s: float) -> list[Partition]:
+            ticks.append(now_s)
+            ticked.set()
+            return []
 
-        loop = asyncio.get_running_loop()
-        monkeypatch.setattr(engine, "tick", tick)
+        monkeypatch.setattr(cycles._rest, "take", tick)
         running = asyncio.create_task(cycles.run())
         await ticked.wait()
         await cycles.close()
@@ -67,14 +68,13 @@ def test_engine_that_hangs_is_reported_and_ends_the_worker(
     limits = dict.fromkeys(msgspec.structs.astuple(Topics()), 1_000_000)
     entered, go_on = threading.Event(), threading.Event()
 
-    def hangs(now_ms: int) -> None:
+    def hangs() -> None:
         entered.set()
         go_on.wait(30)
 
     async def hang() -> None:
         cycles = Cycles(engine, JsonCodec(65_536, 1), *stubs, Topics(), limits, 1_000, watch=watch)
-        monkeypatch.setattr(engine, "tick", hangs)
-        running = asyncio.create_task(cycles.run())
+        running = asyncio.create_task(cycles._thread.run(hangs))
         await asyncio.to_thread(entered.wait, 30)
         for passed_s, lines in ((0, 0), (19, 0), (21, 1), (30, 1), (42, 2)):
             watch.answered_s = 1_000.0 + passed_s

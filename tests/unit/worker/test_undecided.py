@@ -33,7 +33,7 @@ def test_the_groups_offset_says_how_an_undecided_transaction_ended(
     stubs: Any = (Delivery(), Changelog((Position(position, position), None)))
     recovery = Recovery(*stubs, engine.arena, ThreadPoolExecutor(1), NoWatch())
     assignment = Assignment(1, b"", {CLICKS_0: 5, Partition("clicks", 1): 3})
-    assert asyncio.run(recovery.outcome(assignment, {CLICKS_0: 9})) is expected
+    assert asyncio.run(recovery.outcome(assignment, {CLICKS_0: 9}, {CLICKS_0: 1})) is expected
 
 
 @pytest.mark.parametrize(("position", "sent"), [(9, 1), (5, 2)])

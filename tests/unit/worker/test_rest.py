@@ -1,0 +1,166 @@
+"""A partition without clicks: its sessions end by the clock, once, and as the next click would have ended them."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream.events import Partition, Session
+from stream.kafka.changelog import POSITION_KEY, Mark, Position
+from stream.kafka.delivery import Outcome, Record, Undecided
+from stream.kafka.fetch import Chunk
+from stream.model.runtime import load_model
+from stream.settings import Topics
+from stream.wire.json import JsonCodec
+from stream.worker.cycle import Cycles
+from stream.worker.served import open_engine
+from tests.unit.worker.recovered import CLICKS_0
+
+START_MS = 1_700_000_000_000
+TOPICS = Topics()
+
+
+class Kafka:
+    """A producer and a changelog: what was committed, with offsets and marks.
+
+    fails  how the next transactions end: "lost" (not committed, nobody knows) or "unseen" (committed, nobody knows)
+    """
+
+    group, topic = "shop", TOPICS.changelog
+
+    def __init__(self, end: int) -> None:
+        self.end, self.written, self.seconds = end, list[Record](), dict[str, float]()
+        self.next, self.fails = 0, list[str]()
+
+    async def start(self) -> None:
+        return None
+
+    async def restart(self) -> None:
+        return None
+
+    async def commit(self, records: Sequence[Record], offsets: Any, member: bytes, metadata: str = "") -> Outcome:
+        how = self.fails.pop(0) if self.fails else ""
+        if how != "lost":
+            self.written += records
+            self.next = offsets[CLICKS_0]
+        if how:
+            raise Undecided("the producer hangs")
+        return Outcome.COMMITTED
+
+    def positions(self, partitions: Sequence[Partition]) -> dict[Partition, Position]:
+        return dict.fromkeys(partitions, Position(self.next or None, self.next))
+
+    def marks(self, partitions: Sequence[Partition]) -> dict[Partition, Mark]:
+        return {CLICKS_0: self.mark}
+
+    def read(self, partitions: Sequence[Partition], take: Any) -> Mapping[Partition, Mark]:
+        return {}
+
+    def ends(self, partitions: Sequence[Partition]) -> dict[Partition, tuple[int, int]]:
+        return {CLICKS_0: (0, self.end)}
+
+    @property
+    def mark(self) -> Mark:
+        values = [record.value for record in self.written if record.key == POSITION_KEY]
+        return Mark.decode(values[-1] or b"", CLICKS_0)
+
+    @property
+    def closed(self) -> list[Session]:
+        events = [msgspec.json.decode(r.value or b"", type=Session) for r in self.written if r.topic == TOPICS.sessions]
+        return [event for event in events if event.phase == "closed"]
+
+
+class Worker:
+    """Cycles on such a Kafka, with a clock of their own."""
+
+    def __init__(self, model_dir: Path, kafka: Kafka) -> None:
+        engine = open_engine(load_model(model_dir, "cpu"), model_dir, 3, 1, 0.001)
+        self.watch, stubs = SimpleNamespace(answered_s=5_000.0), (kafka, kafka)
+        given: Any = (JsonCodec(65_536, 1_000), *stubs, TOPICS)
+        limits, watch = dict.fromkeys(msgspec.structs.astuple(TOPICS), 1_000_000), self.watch
+        self.cycles = Cycles(engine, *given, limits, 1_000, clock_ms=lambda: START_MS * 2, watch=watch)  # type: ignore[arg-type]
+        self._offset = 0
+
+    async def begin(self) -> None:
+        await self.cycles.read(await self.cycles.recover([CLICKS_0], 1, b"member"), [CLICKS_0])
+
+    async def click(self, user: str, minute: float) -> None:
+        """A click at a minute after START_MS."""
+        click = {"user_id": user, "item_id": "i1", "timestamp": START_MS + int(minute * 60_000)}
+        key, value = user.encode(), msgspec.json.encode(click)
+        record = SimpleNamespace(offset=self._offset, key=key, value=value, timestamp=START_MS, headers=())
+        chunk = Chunk(CLICKS_0, 1, self._offset, self._offset + 1, 0, (record,), 100)  # type: ignore[arg-type]
+        self._offset += 1
+        await self.cycles._decide([chunk])
+
+    async def idle(self, minutes: float) -> None:
+        self.watch.answered_s += minutes * 60
+        await self.cycles._let_rest()
+
+
+def test_sessions_end_after_half_an_hour_without_a_click(model_dir: Path) -> None:
+    """Once, with what another click would have written; and a click that comes then begins a new session."""
+    kafka, other = Kafka(2), Kafka(3)
+
+    async def live() -> None:
+        worker, clicked = Worker(model_dir, kafka), Worker(model_dir, other)
+        for one in (worker, clicked):
+            await one.begin()
+            await one.click("ann", 0)
+            await one.click("bob", 10.5)
+        await worker.idle(29)
+        assert kafka.closed == []
+        await worker.idle(2)
+        assert [(event.user_id, event.timestamp) for event in kafka.closed] == [
+            ("ann", START_MS),
+            ("bob", START_MS + 630_000),
+        ]
+        assert (kafka.next, kafka.mark.time_ms >= START_MS + 40 * 60_000) == (2, True)
+        await worker.idle(60)
+        await worker.idle(60)
+        await clicked.click("cid", 60)
+        assert kafka.closed == other.closed
+        kafka.end = 3
+        await worker.click("ann", 100)
+        assert len(kafka.closed) == 2
+
+    asyncio.run(live())
+
+
+def test_a_partition_whose_clicks_are_held_back_is_not_at_rest(model_dir: Path) -> None:
+    """An open transaction of a producer hides its clicks for a while."""
+    kafka = Kafka(5)
+
+    async def live() -> None:
+        worker = Worker(model_dir, kafka)
+        await worker.begin()
+        await worker.click("ann", 0)
+        await worker.idle(31)
+        assert kafka.closed == []
+        kafka.end = 1
+        await worker.idle(31)
+        assert len(kafka.closed) == 1
+
+    asyncio.run(live())
+
+
+@pytest.mark.parametrize("how", ["lost", "unseen"])
+def test_what_came_of_an_undecided_end_is_learned_from_the_mark(model_dir: Path, how: str) -> None:
+    """The group's offset stays, so it does not say whether the transaction was committed."""
+    kafka = Kafka(1)
+
+    async def live() -> None:
+        worker = Worker(model_dir, kafka)
+        await worker.begin()
+        await worker.click("ann", 0)
+        kafka.fails = [how]
+        await worker.idle(31)
+        assert len(kafka.closed) == 1
+        await worker.click("ann", 45)
+        assert len(kafka.closed) == 1
+
+    asyncio.run(live())
