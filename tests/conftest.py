@@ -1,4 +1,4 @@
-"""What all tests share: one torch thread, graphs traced once, a complete model, and a report on the Kafka tests."""
+"""What all tests share: one torch thread, kept traces of graphs, a complete model, and a report on the Kafka tests."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from export.model import trace
 from export.model.untrained import write_untrained
-from tests.graphs import KeptTraces
+from tests.graphs import ROOT, KeptTraces, trace_directory
 from tests.kafka_lane import count_kafka_lane
 from tests.once import once, shared_directory
 from tests.servers import Postgres, Redis, running_postgres, running_redis
@@ -42,10 +42,9 @@ def postgres_server() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def traced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def traced() -> Iterator[Path]:
     """Networks that differ only in their weights share one trace, kept in this directory; see tests/graphs.py."""
-    directory = shared_directory(tmp_path_factory) / "traces"
-    directory.mkdir(exist_ok=True)
+    directory = trace_directory(ROOT / ".cache" / "traces")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trace, "trace", KeptTraces(directory))
         yield directory
