@@ -241,14 +241,3 @@ def test_the_demo_page_names_every_count() -> None:
     page = (ROOT / "docs" / "demo.md").read_text()
     for name in Tally(k=20).counts(1.0, "CPUExecutionProvider"):
         assert f"`{name}`" in page, name
-
-
-def test_the_statefulset_sets_settings_of_a_worker() -> None:
-    """Each variable of the Kubernetes example is a valid setting, and the worker id is the name of the pod."""
-    example = yaml.safe_load((ROOT / "deploy" / "statefulset.yml").read_text())
-    [container] = example["spec"]["template"]["spec"]["containers"]
-    environ = {each["name"]: each.get("value", "pod-0") for each in container["env"]}
-    assert unknown_variables(environ) == []
-    assert from_environment(environ).stay_in_group
-    [name] = [each["name"] for each in container["env"] if "valueFrom" in each]
-    assert name == "EDDY_WORKER_ID"
