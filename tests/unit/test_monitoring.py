@@ -203,7 +203,7 @@ def test_the_health_check_of_the_image_asks_the_worker() -> None:
 
 def test_the_page_names_both_cases_in_which_the_health_check_does_not_see_the_port() -> None:
     """It reads no settings file, so it succeeds; and it asks only 127.0.0.1, so it fails."""
-    page = (DEPLOY.parent / "docs" / "operations.md").read_text()
+    page = (DEPLOY.parent / "docs" / "docker.md").read_text()
     [in_a_file, at_a_host] = page.split("| the port or its address |")[1].split("\n\n")[0].splitlines()[2:]
     assert "[settings file](settings.md)" in in_a_file
     assert "always succeeds" in in_a_file
