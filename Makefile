@@ -5,7 +5,7 @@ BIN := .venv/bin
 RUNTIME ?= cpu
 OTHER_RUNTIME = $(if $(filter cuda,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 
-.PHONY: demo test lint lock format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold mapping rules engine throughput lists latency answers workers soak outage scaling gpu heads ways days anomaly-bench shop-model demo-picture page-picture clean help
+.PHONY: demo test lint lock docs format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold mapping rules engine throughput lists latency answers workers soak outage scaling gpu heads ways days anomaly-bench shop-model demo-picture page-picture clean help
 help:            ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -47,6 +47,9 @@ lock: .venv/dev  ## write the exact versions with hashes of deploy/lock again, a
 	$(LOCK) pyproject.toml --extra cuda --extra redis --extra postgres --output-file deploy/lock/cuda.txt
 	$(LOCK) pyproject.toml --extra cpu --extra train --output-file deploy/lock/trainer.txt
 	echo hatchling | $(LOCK) - --output-file deploy/lock/build.txt
+
+docs: .venv/dev  ## build the site of the documents in .cache/site; a dead link or anchor is an error
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html -c docs/site docs .cache/site
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .
