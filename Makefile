@@ -5,20 +5,22 @@ BIN := .venv/bin
 RUNTIME ?= cpu
 OTHER_RUNTIME = $(if $(filter cuda,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 
-.PHONY: demo test lint format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold mapping rules engine throughput lists latency answers workers soak outage scaling gpu heads ways days anomaly-bench shop-model demo-picture page-picture clean help
+.PHONY: demo test lint lock docs format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold mapping rules engine throughput lists latency answers workers soak outage scaling gpu heads ways days anomaly-bench shop-model demo-picture page-picture clean help
 help:            ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
-.venv/base: pyproject.toml
+.venv/base: pyproject.toml deploy/lock/$(RUNTIME).txt
 	@$(PYTHON) -c 'import sys; sys.exit("Eddy needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Set PYTHON=") if sys.version_info < (3, 11) else 0'
 	@echo 'Installing Eddy and the packages of its worker into .venv (0.3 GB); this takes minutes.'
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip uninstall --quiet --quiet --yes $(OTHER_RUNTIME)  # the two overwrite each other's files
+	@$(BIN)/python -m pip install --quiet --require-hashes --requirement deploy/lock/$(RUNTIME).txt
 	@$(BIN)/python -m pip install --quiet --editable '.[$(RUNTIME)]'
 	@touch $@
 
-.venv/dev: .venv/base
+.venv/dev: .venv/base deploy/lock/dev.txt
 	@echo 'Installing PyTorch and the tools for training and tests into .venv (up to 6 GB); this takes minutes.'
+	@$(BIN)/python -m pip install --quiet --require-hashes --requirement deploy/lock/dev.txt
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
@@ -34,6 +36,20 @@ lint: .venv/dev  ## check style, types and import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# uv, because it resolves for all platforms and Python versions at once. The files have no address of a package index.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url --no-emit-find-links $(if $(UPGRADE),--upgrade) --constraint deploy/lock/dev.txt
+
+lock: .venv/dev  ## write the exact versions with hashes of deploy/lock again, after a change of pyproject.toml; UPGRADE=1 takes the newest
+	$(subst --constraint deploy/lock/dev.txt,,$(LOCK)) pyproject.toml --extra dev --output-file deploy/lock/dev.txt
+	$(LOCK) pyproject.toml --extra cpu --extra redis --extra postgres --output-file deploy/lock/cpu.txt
+	$(LOCK) pyproject.toml --extra cuda --extra redis --extra postgres --output-file deploy/lock/cuda.txt
+	$(LOCK) pyproject.toml --extra cpu --extra train --output-file deploy/lock/trainer.txt
+	echo hatchling | $(LOCK) - --output-file deploy/lock/build.txt
+
+docs: .venv/dev  ## build the site of the documents in .cache/site; a dead link or anchor is an error
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html -c docs/site docs .cache/site
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .

@@ -168,8 +168,8 @@ def test_panels_have_titles_descriptions_and_ids_of_their_own() -> None:
             assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
 
 
-def test_compose_and_kubernetes_use_the_port_of_the_worker() -> None:
-    """Prometheus scrapes it, the probes ask it, what is mounted exists, and the host opens no port to a network."""
+def test_compose_uses_the_port_of_the_worker() -> None:
+    """Prometheus scrapes it, what is mounted exists, and the host opens no port to a network."""
     services = yaml.safe_load((DEPLOY.parent / "docker-compose.yml").read_text())["services"]
     worker = from_environment(services["worker"]["environment"])
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
@@ -180,17 +180,6 @@ def test_compose_and_kubernetes_use_the_port_of_the_worker() -> None:
         assert all(port.startswith("127.0.0.1:") for port in services[name]["ports"])
         for volume in services[name]["volumes"]:
             assert list((DEPLOY.parent / volume.split(":")[0]).iterdir())
-    example = yaml.safe_load((DEPLOY / "statefulset.yml").read_text())["spec"]["template"]
-    [container] = example["spec"]["containers"]
-    settings = from_environment({each["name"]: each.get("value", "pod-0") for each in container["env"]})
-    assert container["ports"] == [{"name": "http", "containerPort": settings.http_port}]
-    assert example["metadata"]["annotations"]["prometheus.io/port"] == str(settings.http_port)
-    asked = {f"{kind}Probe": container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")}
-    assert asked == {
-        "startupProbe": {"path": "/livez", "port": "http"},
-        "livenessProbe": {"path": "/livez", "port": "http"},
-        "readinessProbe": {"path": "/readyz", "port": "http"},
-    }
 
 
 def check(port: str) -> int:
@@ -214,7 +203,7 @@ def test_the_health_check_of_the_image_asks_the_worker() -> None:
 
 def test_the_page_names_both_cases_in_which_the_health_check_does_not_see_the_port() -> None:
     """It reads no settings file, so it succeeds; and it asks only 127.0.0.1, so it fails."""
-    page = (DEPLOY.parent / "docs" / "operations.md").read_text()
+    page = (DEPLOY.parent / "docs" / "docker.md").read_text()
     [in_a_file, at_a_host] = page.split("| the port or its address |")[1].split("\n\n")[0].splitlines()[2:]
     assert "[settings file](settings.md)" in in_a_file
     assert "always succeeds" in in_a_file
