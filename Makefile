@@ -5,7 +5,7 @@ BIN := .venv/bin
 RUNTIME ?= cpu
 OTHER_RUNTIME = $(if $(filter cuda,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 
-.PHONY: demo test lint lock docs format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold mapping rules engine throughput lists latency answers workers soak outage scaling gpu heads ways days anomaly-bench shop-model demo-picture page-picture clean help
+.PHONY: demo test lint lock docs format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold mapping rules engine throughput lists latency answers workers soak outage scaling gpu heads ways days anomaly-bench shop-model demo-picture page-picture networks clean help
 help:            ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -99,6 +99,10 @@ rules: .venv/dev ## measure the cost of each rule for the lists
 ways: .venv/dev ## compare alternative training methods with eddy train
 	$(BIN)/python -m bench.ways
 
+networks: .venv/dev ## compare the networks of eddy train --network: quality, speed, bytes
+	$(BIN)/python -m bench.networks --datasets ''
+	$(BIN)/python -m bench.networks
+
 engine: .venv/dev ## measure the clicks per second of the engine; OLD=DIRECTORY compares with a checkout that has a .venv
 	$(BIN)/python -m bench.engine $(if $(OLD),--old $(OLD))
 
@@ -136,7 +140,7 @@ heads: .venv/dev ## compare the surprise head with the exact softmax and with sh
 days: .venv/dev ## evaluate and train on a news site day by day (takes hours)
 	$(BIN)/python -m bench.days
 
-bench: parity speed pauses recovery garbage quality inputs cold mapping rules engine throughput lists latency answers workers outage soak heads ways days anomaly-bench ## run every benchmark; the results are in bench/results
+bench: parity speed pauses recovery garbage quality inputs cold mapping rules engine throughput lists latency answers workers outage soak heads ways networks days anomaly-bench ## run every benchmark; the results are in bench/results
 
 shop-model: .venv/dev ## train models/shop/1 again on the simulated shop
 	$(BIN)/python -m stream.demo.simulate --users 2000 --days 1.5 --seed 1 --out .cache/shop.csv.gz

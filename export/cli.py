@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from export.options import CELL_OPTION, DEVICE_OPTION, THREADS_OPTION, log_options, take_log
+from export.options import DEVICE_OPTION, NETWORK_OPTION, THREADS_OPTION, log_options, take_log
 from export.progress import Bar
 from stream.kafka_config import read_kafka_config
 from stream.ops.options import connection_options, rule_options, setting_option, settings_file_option, take_rules
@@ -29,12 +29,12 @@ from stream.settings import Topics, variable
 @click.option(
     "--epochs", type=click.IntRange(1, 1000), help="Maximum epochs; the best is kept.  [default: by log size]"
 )
-@CELL_OPTION
+@NETWORK_OPTION
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same model.")
 @click.option(
     "--from-model",
     type=click.Path(path_type=Path),
-    help="Start from the weights of this model. Its items, units and cell are kept, and new items are added.",
+    help="Start from the weights of this model. Its items, units and network are kept, and new items are added.",
 )
 @click.option(
     "--catalogue",

@@ -48,10 +48,12 @@ LOG_OPTIONS = (
     click.option("--until", "end", metavar="TIME", help="Only clicks before this time."),
 )
 
-CELL_OPTION = click.option(
-    "--cell",
-    type=click.Choice(["lstm", "gru", "rnn"]),
-    help="Recurrent cell; the state of gru and rnn is half as large.  [default: lstm]",
+NETWORK_OPTION = click.option(
+    "--network",
+    "cell",
+    type=click.Choice(["lstm", "gru", "rnn", "attention", "cnn", "ffn"]),
+    help="Kind of the network. lstm, gru and rnn are recurrent; the others read the user's last 16 clicks.  "
+    "[default: lstm]",
 )
 
 THREADS_OPTION = click.option(

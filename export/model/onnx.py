@@ -49,24 +49,17 @@ def write_graphs(
         "eddy.gap_edges_ms": json.dumps(list(vocabulary.gap_edges_ms)),
     }
     zeros = network.zero_state(2 * BATCH_MULTIPLE)
-    item, event_type, gap = (torch.zeros(2 * BATCH_MULTIPLE, dtype=torch.int64) for _ in range(3))
-    names = [part.name for part in network.state]
+    click = _example_click()
     tables = Tables(directory)
     example = *score_state(zeros), torch.tensor([min(K, network.sizes.items)])
     names_of_lists = [*SCORE_STATE, "k"], ["items", "log_probs"]
     score = traces.graph(Score(network), example, *names_of_lists)
     # First: its item rows are longer, and begin with those of step.onnx.
     _write(_proto(score, tables), directory / "score.onnx", facts)
-    one_click = traces.graph(
-        Step(network),
-        (item, event_type, gap, *zeros),
-        [*(f"{name}_now" for name in CLICK), *(f"{name}_before" for name in names)],
-        [f"{name}_after" for name in names],
-    )
-    _write(_over_time(_proto(one_click, tables), names), directory / "step.onnx", facts)
+    _write(step_graph(network, traces, tables), directory / "step.onnx", facts)
     surprise = traces.graph(
         Surprise(network),
-        (item, event_type, gap, *score_state(zeros)),
+        (*click, *score_state(zeros)),
         [*CLICK, *SCORE_STATE],
         ["surprise", "event_surprise"],
     )
@@ -76,6 +69,23 @@ def write_graphs(
         ranking = ShortlistScore(network, shortlist.ranked).eval()
         _write(_proto(traces.graph(ranking, example, *names_of_lists), tables), directory / SHORTLIST, facts)
         check_shortlist(directory, network, ranking)
+
+
+def step_graph(network: Network, traces: Traces, tables: Tables) -> onnx.ModelProto:
+    """The graph of step.onnx, with its large tensors in `tables`."""
+    names = [part.name for part in network.state]
+    one_click = traces.graph(
+        Step(network),
+        (*_example_click(), *network.zero_state(2 * BATCH_MULTIPLE)),
+        [*(f"{name}_now" for name in CLICK), *(f"{name}_before" for name in names)],
+        [f"{name}_after" for name in names],
+    )
+    return _over_time(_proto(one_click, tables), names)
+
+
+def _example_click() -> tuple[torch.Tensor, ...]:
+    """Item, event type and gap of some users, to trace a graph with."""
+    return tuple(torch.zeros(2 * BATCH_MULTIPLE, dtype=torch.int64) for _ in CLICK)
 
 
 def _proto(graph: ir.Model, tables: Tables) -> onnx.ModelProto:

@@ -36,24 +36,10 @@ def write_untrained(
 
     ranked  write a shortlist of so many items too (network/shortlist.py); there are no clicks that choose it
     """
-    torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     vocabulary = Vocabulary(items=list(items), event_types=tuple(event_types), gap_edges_ms=GAP_EDGES_MS)
-    network = Network(Sizes(len(items), len(event_types), len(GAP_EDGES_MS) + 2, hidden, cell))
-    with torch.no_grad():
-        for rows in (network.event_rows, network.gap_rows):
-            rows.normal_(std=0.5)
-    known = network.item_rows[:-1].detach()
-    clusters = balanced_clusters(known.numpy(), cluster_count(len(items)), seed)
-    network.surprise = SurpriseHead(clusters, known, network.item_bias[:-1], new_items=10)
-    near = rng.integers(0, len(items), (2, len(items) + 2, NEIGHBOURS), np.int32)
-    share = rng.dirichlet(np.ones(NEIGHBOURS + 1), (2, len(items) + 2))[..., 1:].astype(np.float32)
-    share[:, [0, -1]] = 0.0
-    following, around = (
-        Neighbours(*table, np.ones(len(items) + 2, np.float32)) for table in zip(near, share, strict=True)
-    )
-    network.mixture = Mixture(Counted(following, around, np.ones(len(items))), remembered)
-    network.mixture.gates[0] = -3.0
+    sizes = Sizes(len(items), len(event_types), len(GAP_EDGES_MS) + 2, hidden, cell)
+    network = untrained_network(sizes, rng, seed, remembered)
     shortlist = None if ranked is None else Shortlist(ranked, 0.0, 0)
     write_graphs(directory, network, vocabulary, Traces(), shortlist)
     mean = float(np.log(len(items) + 1))
@@ -70,6 +56,26 @@ def write_untrained(
         facts,
         shortlist,
     )
+
+
+def untrained_network(sizes: Sizes, rng: np.random.Generator, seed: int = 0, remembered: int = AGES) -> Network:
+    """A network with random weights and all its heads. rng draws the neighbours, seed the weights."""
+    torch.manual_seed(seed)
+    items = sizes.items
+    network = Network(sizes)
+    with torch.no_grad():
+        for rows in (network.event_rows, network.gap_rows):
+            rows.normal_(std=0.5)
+    known = network.item_rows[:-1].detach()
+    clusters = balanced_clusters(known.numpy(), cluster_count(items), seed)
+    network.surprise = SurpriseHead(clusters, known, network.item_bias[:-1], new_items=10)
+    near = rng.integers(0, items, (2, items + 2, NEIGHBOURS), np.int32)
+    share = rng.dirichlet(np.ones(NEIGHBOURS + 1), (2, items + 2))[..., 1:].astype(np.float32)
+    share[:, [0, -1]] = 0.0
+    following, around = (Neighbours(*table, np.ones(items + 2, np.float32)) for table in zip(near, share, strict=True))
+    network.mixture = Mixture(Counted(following, around, np.ones(items)), remembered)
+    network.mixture.gates[0] = -3.0
+    return network
 
 
 def _behaviour(rng: np.random.Generator, event_types: int, clicks: int = 60_000) -> Behaviour:

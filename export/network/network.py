@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, linear, pad
 
-from export.network.cells import CELLS, LstmCell
+from export.cells.names import CELLS
+from export.cells.recurrent import LstmCell
 from export.network.mixture import LANES, Mixture, log, remember, session_before
 from export.network.surprise import SurpriseHead
 from stream.manifest import Tensor as StateTensor
@@ -97,8 +98,8 @@ class Network(nn.Module):
 
     @property
     def state(self) -> tuple[StateTensor, ...]:
-        """Names, shapes and dtypes of one user's state: the tensors of the cell, then those of the mixture."""
-        return (*self.cell.state, *self.mixture.state)
+        """Names, shapes and dtypes of one user's state: what the cell keeps in a row, then the mixture."""
+        return (*self.cell.row, *self.mixture.state)
 
     def zero_state(self, batch: int) -> tuple[Tensor, ...]:
         """The state of users without clicks: zeros, (batch, *shape) for each tensor."""
@@ -138,7 +139,8 @@ class Step(nn.Module):
     def forward(self, item: Tensor, event_type: Tensor, gap: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         net = self.network
         *cell, recent, session = state
-        return *net.cell.step(net.embed(item, event_type, gap), tuple(cell)), *remember(item, gap, recent, session)
+        after = net.cell.row_step((item, event_type, gap), net.embed, tuple(cell))
+        return *after, *remember(item, gap, recent, session)
 
 
 class Surprise(nn.Module):

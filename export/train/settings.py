@@ -24,7 +24,7 @@ class TrainSettings:
     dropout    dropout probability of the cell's input and output
     rate       Adam learning rate of the cell; it falls linearly to a twentieth
     row_rate   Adagrad learning rate of the item rows; it falls linearly to a twentieth
-    cell       one of cells.CELLS
+    cell       one of cells.names.CELLS, `--network`
     device     "cpu" or "cuda", where the epochs are run; the result of choose_device
     """
 

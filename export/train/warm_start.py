@@ -110,7 +110,7 @@ def check_older(older: Older, sizes: Sizes, vocabulary: Vocabulary) -> None:
     theirs = older.network.sizes
     for name, is_, was in (
         ("hidden", sizes.hidden, theirs.hidden),
-        ("cell", sizes.cell, theirs.cell),
+        ("network", sizes.cell, theirs.cell),
         ("gap edges", vocabulary.gap_edges_ms, older.vocabulary.gap_edges_ms),
     ):
         if is_ != was:

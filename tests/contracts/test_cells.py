@@ -1,4 +1,4 @@
-"""What training, the graphs and the worker rely on in every recurrent cell.
+"""What training, the graphs and the worker rely on in every cell of `eddy train --network`.
 
 A cell has two forms, `sequence` for training and `step` for serving, and a third one in step.onnx: all three must be
 the same function, and no form may depend on how the clicks are cut into windows or who else is in the batch.
@@ -12,12 +12,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from export.cells.cell import Cell
+from export.cells.names import CELLS
+from export.cells.window import WINDOW, WindowCell
 from export.log.log import GAP_EDGES_MS, Vocabulary
 from export.model import trace
 from export.model.graph import BATCH_MULTIPLE, SCORE_STATE, ClickGraphs, open_graph, score_state
 from export.model.onnx import write_graphs
 from export.model.untrained import write_untrained
-from export.network.cells import CELLS, Cell
 from export.network.mixture import AGES
 from export.network.network import Network, Step, Surprise
 from export.network.weights import load_network
@@ -27,8 +29,10 @@ from tests.conftest import EVENT_TYPES, ITEMS
 from tests.graphs import KeptTraces
 
 HIDDEN, USERS, CLICKS = 16, 5, 12
-REMEMBERED = {"lstm": 24, "gru": AGES, "rnn": AGES}
+REMEMBERED = dict.fromkeys(CELLS, AGES) | {"lstm": 24}
 """Of the LSTM more items than have sources by age, as in test_parity.py: tests with equal sizes share a trace."""
+HIGHEST = {"window_types": len(EVENT_TYPES) + 1, "window_gaps": len(GAP_EDGES_MS) + 2}
+"""Tensors of indices that have fewer values than AGES."""
 EACH_CELL = pytest.mark.parametrize("name", sorted(CELLS))
 
 
@@ -57,7 +61,7 @@ def states(manifest: Manifest, users: int, rng: np.random.Generator) -> dict[str
         if part.dtype == "float32":
             drawn[part.name] = rng.normal(size=(users, *part.shape)).astype(np.float32)
         else:
-            drawn[part.name] = rng.integers(0, AGES, (users, *part.shape)).astype(part.dtype)
+            drawn[part.name] = rng.integers(0, HIGHEST.get(part.name, AGES), (users, *part.shape)).astype(part.dtype)
     return drawn
 
 
@@ -71,6 +75,39 @@ def columns(network: Network, rng: np.random.Generator, *shape: int) -> dict[str
 def same(ours: tuple[torch.Tensor, ...], theirs: tuple[torch.Tensor, ...]) -> None:
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(CELLS) if issubclass(CELLS[name], WindowCell)])
+@torch.no_grad()
+def test_a_window_forgets_older_clicks_and_counts_the_first_of_its_own(name: str) -> None:
+    """h is that of the last R clicks, whatever was before, and their order and the oldest of them matter."""
+    cell = cell_of(name)
+    for weight in cell.parameters():  # before a training, attention has no order of its positions
+        weight.add_(torch.randn_like(weight) * 0.1)
+    x, others = torch.randn(USERS, WINDOW, HIDDEN), torch.randn(USERS, 3, HIDDEN)
+
+    def last(x: torch.Tensor) -> torch.Tensor:
+        return cell.sequence(x, cell.zero_state(USERS))[0][:, -1]
+
+    same((last(torch.cat([others, x], dim=1)),), (last(x),))
+    swapped = x[:, [1, 0, *range(2, WINDOW)]]
+    for changed in (torch.cat([others[:, :1], x[:, 1:]], dim=1), swapped):
+        assert (last(changed) - last(x)).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("directory", ["ffn"], indirect=True)  # what a row keeps is the same for all windows
+def test_a_row_keeps_the_last_clicks_of_a_window(directory: Path) -> None:
+    """Oldest first: item + 1, event type and gap of the last R - 1 clicks, and zeros where there was none."""
+    network, step = load_network(directory), open_graph(directory / "step.onnx")
+    clicks = columns(network, np.random.default_rng(6), BATCH_MULTIPLE, WINDOW + 4)
+    names = [part.name for part in network.state]
+    zeros = {name: part.numpy() for name, part in zip(names, network.zero_state(BATCH_MULTIPLE), strict=True)}
+    after = dict(zip(names, step.run(None, {**clicks, **zeros}), strict=True))
+    kept = {"window_items": clicks["item"] + 1, "window_types": clicks["event_type"], "window_gaps": clicks["gap"]}
+    for name, values in kept.items():
+        np.testing.assert_array_equal(after[name][:, -1], values[:, 1 - WINDOW :])
+        np.testing.assert_array_equal(after[name][:, 2, -3:], values[:, :3])
+        assert not after[name][:, 2, :-3].any()
 
 
 @EACH_CELL
@@ -166,8 +203,8 @@ def test_the_worker_takes_the_state_that_the_manifest_lists(directory: Path) -> 
     `h`."""
     manifest, model, cell = read_manifest(directory), load_model(directory, "cpu"), cell_of(directory.parent.name)
     assert manifest.cell == cell.name
-    assert manifest.state[: len(cell.state)] == cell.state
-    assert [part.name for part in manifest.state[len(cell.state) :]] == ["last_items", "visit_clicks"]
+    assert manifest.state[: len(cell.row)] == cell.row
+    assert [part.name for part in manifest.state[len(cell.row) :]] == ["last_items", "visit_clicks"]
     assert model.score_inputs == model.surprise_inputs == ("h", "last_items", "visit_clicks")
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from export.cells.names import CELLS
 from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
 from export.log.log import GAP_EDGES_MS, Vocabulary
 from export.model.graph import CLICK, ClickGraphs, open_graph
@@ -14,7 +15,6 @@ from export.model.onnx import write_graphs
 from export.model.parity import check_parity
 from export.model.trace import Traces
 from export.model.untrained import write_untrained
-from export.network.cells import CELLS
 from export.network.mixture import AGES, Mixture
 from export.network.network import Network, Sizes
 from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count

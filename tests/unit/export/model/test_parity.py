@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from bench.graph_parity import differences
+from export.cells.names import CELLS
 from export.log.log import Log, Vocabulary, read_log
 from export.model.parity import TOLERANCE
 from export.model.untrained import write_untrained
-from export.network.cells import CELLS
 from export.network.weights import FILE, load_network
 from export.pipeline import train_model
 from export.train.holdout import vocabulary_of

@@ -90,7 +90,7 @@ def test_a_rule_is_learned_and_served(rule_model: Path) -> None:
     assert figures["markov"]["mrr20"] > 0.7
 
 
-@pytest.mark.parametrize("cell", ["gru", "rnn"])
+@pytest.mark.parametrize("cell", ["gru", "rnn", "attention"])
 def test_every_cell_learns_the_rule(tmp_path: Path, cell: str) -> None:
     """The other cells are trained, converted past the gate and served just as the LSTM is."""
     directory, log = tmp_path / "rule" / "1", of_three_types(shop(items=50))

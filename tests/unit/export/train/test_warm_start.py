@@ -187,7 +187,9 @@ def test_what_the_older_model_has_seen_does_not_judge_the_new_one(older: Older) 
         hold_out(replace(log, time_ms=log.time_ms - 3_600_000), older)
 
 
-@pytest.mark.parametrize(("change", "says"), [({"hidden": 8}, "hidden is 8, but 16"), ({"cell": "gru"}, "cell is gru")])
+@pytest.mark.parametrize(
+    ("change", "says"), [({"hidden": 8}, "hidden is 8, but 16"), ({"cell": "gru"}, "network is gru")]
+)
 def test_weights_that_do_not_fit_are_one_line(
     tmp_path: Path, older: Older, change: dict[str, object], says: str
 ) -> None:

@@ -1,57 +1,15 @@
-"""The recurrent cells (LSTM, GRU, RNN): the input of a click and the state before it -> the state after it.
+"""The recurrent cells (LSTM, GRU, RNN): their state is all that they know of the earlier clicks.
 
-Each cell has two forms with the same weights:
-
-- `sequence` runs PyTorch's own layer over whole sequences, for training.
-- `step` computes one click in a few matrix products, for export to step.onnx.
-
-The rule: both forms must compute the same function. model/parity.py rejects a model where they differ. Each cell
-defines the tensors of its state; all start as zeros, and the heads read the first one, `h`.
+`sequence` runs PyTorch's own layer.
 
 Sources: Hochreiter & Schmidhuber 1997 and Gers et al. 2000 (LSTM), Cho et al. 2014 (GRU), Elman 1990 (RNN).
 """
 
-from abc import ABC, abstractmethod
-
 import torch
 from torch import Tensor, nn
 
+from export.cells.cell import Cell
 from stream.manifest import Tensor as StateTensor
-
-
-class Cell(nn.Module, ABC):
-    """A recurrent layer of H units with inputs of width H."""
-
-    name: str
-    """Name of the cell in `eddy train --cell` and in the manifest."""
-
-    def __init__(self, hidden: int) -> None:
-        super().__init__()
-        self.hidden = hidden
-
-    @property
-    def state(self) -> tuple[StateTensor, ...]:
-        """Names and shapes of the tensors of one user's state; the heads read the first one."""
-        return (StateTensor("h", (self.hidden,)),)
-
-    def zero_state(self, batch: int) -> tuple[Tensor, ...]:
-        """The state of users without clicks: zeros, (batch, *shape) float32 for each tensor."""
-        return tuple(torch.zeros(batch, *part.shape) for part in self.state)
-
-    @abstractmethod
-    def sequence(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """T clicks of B users: x (B, T, H), state (B, H) each -> outputs (B, T, H) and the last state (B, H) each."""
-
-    @abstractmethod
-    def step(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """One click of B users: x (B, H), state (B, H) each -> the new state (B, H) each.
-
-        Written as matrix products, because they are faster than ONNX Runtime's recurrent operators.
-        """
-
-    def output(self, state: tuple[Tensor, ...]) -> Tensor:
-        """The tensor of the state that the heads read, (B, H)."""
-        return state[0]
 
 
 class LstmCell(Cell):
@@ -126,6 +84,3 @@ def _one_gemm(layer: nn.RNNBase, x: Tensor, h: Tensor) -> Tensor:
     get = layer.get_parameter
     weight = torch.cat([get("weight_ih_l0"), get("weight_hh_l0")], dim=1)
     return torch.addmm(get("bias_ih_l0") + get("bias_hh_l0"), torch.cat([x, h], dim=1), weight.t())
-
-
-CELLS: dict[str, type[Cell]] = {cell.name: cell for cell in (LstmCell, GruCell, RnnCell)}
