@@ -41,6 +41,11 @@ from stream.settings import Topics, variable
     type=click.Path(path_type=Path),
     help="Item file, as for the worker's --catalogue. Items without clicks get an embedding from their category.",
 )
+@click.option(
+    "--intent-event",
+    default="",
+    help="Event type whose probability in the rest of the session is learned.  [default: purchase, transaction or buy]",
+)
 @click.option("--resume", is_flag=True, help="Continue an interrupted training to --out after its last epoch.")
 @DEVICE_OPTION
 @THREADS_OPTION
@@ -54,6 +59,7 @@ def train(
     seed: int,
     from_model: Path | None,
     catalogue: Path | None,
+    intent_event: str,
     resume: bool,
     device: str,
     threads: int,
@@ -100,7 +106,7 @@ def train(
         typed = {name: value for name, value in (("hidden", hidden), ("epochs", epochs), ("cell", cell)) if value}
         older = read_older(from_model) if from_model else None
         taken = {"hidden": older.network.sizes.hidden, "cell": older.network.sizes.cell} if older else {}
-        chosen: dict[str, Any] = {**taken, **typed}
+        chosen: dict[str, Any] = {**taken, **typed, "intent_event": intent_event}
         by_size = TrainSettings.for_log(len(clicks), hidden, epochs, seed)
         manifest = train_model(
             out, clicks, replace(by_size, device=chosen_device, **chosen), bar, resume, older, catalogue

@@ -15,7 +15,6 @@ step 5 is skipped. A process that is killed leaves the checkpoints of steps 2 an
 directory without a manifest is not a model.
 """
 
-import math
 import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
@@ -30,14 +29,15 @@ from export.evaluate.ablation import ablations
 from export.evaluate.baselines import save_baselines
 from export.evaluate.held_out import Findings, calibration_curve, judge_held_out
 from export.evaluate.vsknn import VsKnnSetting
+from export.fit.behaviour import described, examples_of, fit_behaviour, intent_of, states_read
 from export.fit.heads import fit_heads
 from export.fit.mixture import Mixed, count_cooccurrence, mixed, with_final_popularity
 from export.fit.shortlist import LARGE, choose_shortlist
 from export.log.log import GAP_EDGES_MS, Log
 from export.log.times import iso
-from export.model.calibrate import Calibrated, calibrated, surprises
+from export.model.calibrate import Calibrated, calibrated, calibration_warning, surprises
 from export.model.directory import Facts, write_model
-from export.model.onnx import write_graphs
+from export.model.onnx import write_behaviour, write_graphs
 from export.model.trace import Traces
 from export.network.network import Network, Sizes
 from export.progress import Progress
@@ -52,7 +52,7 @@ from export.train.warm_start import Older, check_older, describe_overlap, sessio
 from export.writable import check_writable
 from stream import DISTRIBUTION
 from stream.lists.rules import NO_CATEGORY
-from stream.manifest import Manifest, Shortlist
+from stream.manifest import Behaviour, Manifest, Shortlist
 from stream.settings import ALPHA
 
 
@@ -81,6 +81,11 @@ class Job:
         vocabulary, settings = self.held_out.vocabulary, self.settings
         items, event_types = len(vocabulary.items), len(vocabulary.event_types)
         return Sizes(items, event_types, len(GAP_EDGES_MS) + 2, settings.hidden, settings.cell)
+
+    @property
+    def intent(self) -> int | None:
+        """Index of the intent's event type. Raises ConfigError if the log does not have the one in the settings."""
+        return intent_of(self.settings.intent_event, self.held_out.vocabulary.event_types)
 
     @property
     def categories(self) -> int:
@@ -125,12 +130,13 @@ def train_model(
             chosen = fit_held_out(job.start(), job.held_out, settings, watched, first)  # 2
         served = _mix(job, chosen.network)  # 3
         calibration, findings, shortlist = _calibrate(job, served)  # 4
+        reads = states_read(served.network, job.held_out, job.intent, settings.seed)
         findings = replace(findings, epochs=chosen.epochs, best_epoch=chosen.best_epoch)
         network = served.network
         if not chosen.interrupted and not interrupts.received:
             with interrupts.allowed() as watched:
                 network = _train_on_all(job, served, chosen.best_epoch, watched, second)  # 5
-        manifest = _write(directory, job, served, network, chosen, calibration, findings, shortlist)  # 6
+        manifest = _write(directory, job, served, network, chosen, calibration, findings, shortlist, reads)  # 6
         remove_checkpoints(checkpoints)
     held_out = calibration.behaviour.combined.size
     warning = calibration_warning(held_out, len(job.held_out.clicks), ALPHA)
@@ -149,6 +155,7 @@ def _hold_out(
         catalogued = with_catalogue(catalogue, vocabulary.items)
         held_out = held_out._replace(category=catalogued.category[: len(vocabulary.items)])
     job = Job(log, settings, progress, older, held_out, catalogued, Traces(), large)
+    _ = job.intent  # a wrong name is an error now, not after the training
     with_categories = f", {job.categories:,} categories" if job.categories else ""
     progress.say(f"{len(held_out.clicks):,} clicks, {len(vocabulary.items):,} items{with_categories}")
     if older is not None:
@@ -229,6 +236,21 @@ def _train_on_all(job: Job, served: Mixed, epochs: int, watched: Progress, check
     return network
 
 
+def _behaviour(directory: Path, job: Job, network: Network, reads: tuple[bool, ...] | None) -> Behaviour | None:
+    """Step 6: fit the behaviour head on the whole log and write its graph; None = the log is too short for one.
+
+    reads  whether each task of the head reads the state
+    """
+    if reads is None:
+        return None
+    clicks, event_types = job.held_out.clicks, job.held_out.vocabulary.event_types
+    job.progress.say("fitting what a user does next on the whole log")
+    examples = examples_of(network, clicks, job.intent, int(clicks.time_ms.max()), job.settings.seed)
+    head = fit_behaviour(examples, len(event_types), reads, job.settings.seed)
+    write_behaviour(directory, head, job.traces)
+    return described(event_types, job.intent, reads)
+
+
 def _write(
     directory: Path,
     job: Job,
@@ -238,6 +260,7 @@ def _write(
     calibration: Calibrated,
     findings: Findings,
     shortlist: Shortlist | None,
+    reads: tuple[bool, ...] | None,
 ) -> Manifest:
     """Step 6: count and fit everything on the whole log, and write the model: the manifest last, then the report."""
     held_out, recency, log = served.held_out, served.recency, job.log
@@ -247,6 +270,7 @@ def _write(
     fit_heads(network, clicks, recency.weights(clicks.time_ms), new_items(clicks), job.settings.seed)
     job.progress.say("exporting the graphs to ONNX and checking them")
     write_graphs(directory, network, vocabulary, job.traces, shortlist)
+    told = _behaviour(directory, job, network, reads)
     job.progress.say("writing the model and the training report")
     setting = VsKnnSetting(**findings.vsknn_setting)
     save_baselines(directory, sessions_since(job.older, log, vocabulary.items), setting)
@@ -267,23 +291,7 @@ def _write(
     }
     facts = Facts(training, served.quality)
     extra = (baselines.FILE,)
-    manifest = write_model(directory, network, vocabulary, calibration, extra, facts, shortlist, log.mapping)
+    manifest = write_model(directory, network, vocabulary, calibration, extra, facts, shortlist, log.mapping, told)
     about = About(log.name, iso(time.time_ns() // 1_000_000), version(DISTRIBUTION))
     write_report(directory, manifest, findings, about)
     return manifest
-
-
-def calibration_warning(sessions: int, clicks: int, alpha: float) -> str | None:
-    """A warning with advice if the held-out sessions are too few for a rate of false alarms; otherwise None.
-
-    sessions  count of held-out sessions
-    clicks    count of all clicks of the log
-    """
-    if sessions * alpha >= 1:
-        return None
-    enough = math.ceil(clicks / (sessions * alpha))
-    return (
-        f"with {sessions:,} held-out sessions the threshold of the alerts is extrapolated to one false alert in "
-        f"{1 / alpha:,.0f} sessions: train on more clicks (about {enough:,}), or start the worker with "
-        f"--alpha {1 / sessions:.1g}"
-    )

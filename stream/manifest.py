@@ -59,6 +59,26 @@ class Shortlist(Struct, frozen=True):
     judged: int
 
 
+BEHAVIOUR = "behaviour.onnx"
+"""The graph that says what a user does next, if the manifest has a `behaviour`."""
+
+
+class Behaviour(Struct, frozen=True):
+    """The inputs and outputs of behaviour.onnx (docs/behaviour.md).
+
+    counters      names of the first columns of its input `counters`; then come the clicks of the session and of the
+                  user by event type, with the unknown type last
+    intent        name of the event type of its output `intent`; None = the log had none, and the output means nothing
+    edges_ms      ends of the buckets of the time to the next click, ascending
+    reads_state   for each task, whether the state helped on held-out clicks; for information only
+    """
+
+    counters: tuple[str, ...]
+    intent: str | None
+    edges_ms: tuple[int, ...]
+    reads_state: dict[str, bool]
+
+
 class Manifest(Struct, frozen=True):
     """The fields of manifest.json.
 
@@ -74,6 +94,7 @@ class Manifest(Struct, frozen=True):
     quality         metrics at the end of the training; for information only
     shortlist       of a large catalogue: the model has shortlist.onnx
     mapping         hash of the mapping by which the training log was read: the model has mapping.toml
+    behaviour       of a log with enough clicks: the model has behaviour.onnx
     """
 
     format: int
@@ -91,6 +112,7 @@ class Manifest(Struct, frozen=True):
     quality: dict[str, Any] = {}
     shortlist: Shortlist | UnsetType = UNSET
     mapping: str | UnsetType = UNSET
+    behaviour: Behaviour | UnsetType = UNSET
 
     @property
     def label(self) -> str:
@@ -140,7 +162,8 @@ def read_manifest(directory: Path) -> Manifest:
         if wrong:
             raise ArtifactError(f"model {directory}: the manifest's {field} must be {must}; train it again")
     copied = () if manifest.mapping is UNSET else (MAPPING,)
-    for name in sorted({*FILES, *manifest.graphs, *copied, *manifest.files}):
+    told = () if manifest.behaviour is UNSET else (BEHAVIOUR,)
+    for name in sorted({*FILES, *manifest.graphs, *copied, *told, *manifest.files}):
         if not (directory / name).is_file():
             raise ArtifactError(f"model {directory}: {name} is missing; copy the whole directory again")
         if sha256(directory / name) != manifest.files.get(name):

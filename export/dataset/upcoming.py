@@ -44,8 +44,8 @@ class Upcoming(NamedTuple):
     clicked: Flags
     intent: I64
 
-    def where(self, keep: Flags) -> "Upcoming":
-        """The labels where keep (n,) is True."""
+    def where(self, keep: Flags | I64) -> "Upcoming":
+        """The labels where keep (n,) is True, or at the rows `keep` (m,)."""
         return Upcoming(self.next_type[keep], self.passed[keep], self.clicked[keep], self.intent[keep])
 
 
@@ -73,6 +73,7 @@ def upcoming(
     left = waited >= np.where(follows, SESSION_GAP_MS, over_ms)
     next_type = np.where(follows, event_type[following], UNKNOWN).astype(np.int64)
     next_type[left] = event_types + 1
+    next_type[time_ms > until_ms - over_ms] = UNKNOWN  # here only the quick clicks are known, and nobody who left
     passed = np.searchsorted(np.array(EDGES_MS), waited, "right")
     clicked = follows & (passed < len(EDGES_MS))
     label = np.full(n, UNKNOWN, np.int64)

@@ -18,9 +18,16 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, dropout, gelu, softplus
 
 from export.arrays import I64, Flags
-from export.dataset.upcoming import EDGES_MS, UNKNOWN, Upcoming
+from export.dataset.counters import COUNTERS, counters_of
+from export.dataset.upcoming import EDGES_MS, UNKNOWN, Upcoming, upcoming
+from export.dataset.windows import Clicks, Windows, drawn
 from export.fit.calibration import Labels, calibration
-from export.network.behaviour import LIMIT, TASKS, BehaviourHead, feature_count, inputs
+from export.network.behaviour import LIMIT, TASKS, BehaviourHead, feature_count, hour_features, inputs
+from export.network.network import SHARPNESS, Network
+from export.network.states import outputs
+from export.train.holdout import HeldOut
+from stream.errors import ConfigError
+from stream.manifest import Behaviour
 
 MEMBERS, UNITS, AXES = 4, 24, 16
 """Members of each task, hidden units of each, and directions of the state that they read."""
@@ -29,6 +36,19 @@ EPOCHS, PATIENCE = 15, 3
 RATE, DECAY, DROPOUT = 3e-3, 0.1, 0.2
 AVERAGED = 0.98
 """Share of the averaged weights that stays after a step; the averaged weights are kept."""
+
+
+LEAST_CLICKS = 5_000
+"""A log with fewer clicks gets no head."""
+
+MOST_CLICKS = 200_000
+"""Largest number of clicks that a head is fitted on."""
+
+WHOLE_DAY_H = 22
+"""A log whose hours span less is shorter than a day. There the hour only says how old a click is, so it is not read."""
+
+INTENTS = ("purchase", "transaction", "buy")
+"""Event types that are the intent if none is named."""
 
 
 class Examples(NamedTuple):
@@ -59,6 +79,57 @@ def fit_behaviour(examples: Examples, event_types: int, uses_state: tuple[bool, 
     """A calibrated head. uses_state: whether each of TASKS reads the state."""
     fits = {state: _Fit(examples, event_types, state, seed) for state in sorted(set(uses_state))}
     return _head([fits[state] for state in uses_state], event_types, Labels.of(examples.label, event_types))
+
+
+def examples_of(network: Network, clicks: Clicks, intent: int | None, until_ms: int, seed: int) -> Examples:
+    """The clicks of a log that ends at until_ms, at most MOST_CLICKS of them.
+
+    intent  index of the intent's event type; None = none
+    """
+    event_types = network.sizes.event_types
+    counters = counters_of(clicks.user, clicks.time_ms, clicks.event_type, clicks.item, event_types)
+    label = upcoming(clicks.user, clicks.time_ms, clicks.event_type, event_types, intent, until_ms)
+    rows = drawn(np.arange(len(clicks)), MOST_CLICKS, seed)
+    network.eval()
+    return Examples(
+        outputs(network, Windows(clicks), rows) / SHARPNESS,
+        torch.from_numpy(counters[rows]),
+        torch.from_numpy(clicks.event_type[rows]).long(),
+        clicks.user[rows].astype(np.int64),
+        label.where(rows),
+    )
+
+
+def intent_of(asked: str, event_types: tuple[str, ...]) -> int | None:
+    """Index of the intent's event type: the one that is asked for, else the first of INTENTS that the log has.
+
+    Raises ConfigError if the log does not have the one that is asked for.
+    """
+    if asked and asked not in event_types:
+        raise ConfigError(f"--intent-event {asked}: the log has no such event type; it has {', '.join(event_types)}")
+    names = (asked,) if asked else INTENTS
+    return next((event_types.index(name) for name in names if name in event_types), None)
+
+
+def described(event_types: tuple[str, ...], intent: int | None, reads: tuple[bool, ...]) -> Behaviour:
+    """What the manifest says about a head."""
+    name = None if intent is None else event_types[intent]
+    return Behaviour(COUNTERS, name, EDGES_MS, dict(zip(TASKS, reads, strict=True)))
+
+
+def states_read(network: Network, held_out: HeldOut, intent: int | None, seed: int) -> tuple[bool, ...] | None:
+    """For each of TASKS, whether the head reads the state; None = the log is too short for a head.
+
+    network  trained on the clicks before the held-out slice; it has not seen those of the slice
+    """
+    if len(held_out.clicks) < LEAST_CLICKS:
+        return None
+    event_types, cut_ms = network.sizes.event_types, held_out.cut_ms
+    fitted = examples_of(network, held_out.head, intent, cut_ms, seed)
+    seen = held_out.seen
+    later = examples_of(network, seen, intent, int(held_out.clicks.time_ms.max()), seed)
+    rows = drawn(np.arange(len(seen)), MOST_CLICKS, seed)
+    return states_that_help(fitted, later.where(seen.time_ms[rows] >= cut_ms), event_types, seed)
 
 
 def states_that_help(fitted: Examples, later: Examples, event_types: int, seed: int) -> tuple[bool, ...]:
@@ -112,6 +183,9 @@ class _Fit:
         self.mean, self.scale = x.mean(dim=0), 1 / (x.std(dim=0, unbiased=False) + 0.01)
         if not uses_state:
             self.scale[feature_count(event_types) :] = 0.0
+        hour = examples.counters[:, COUNTERS.index("hour")]
+        if float(hour.max() - hour.min()) < WHOLE_DAY_H:
+            self.scale[hour_features(event_types)] = 0.0
         self._x = ((x - self.mean) * self.scale).clamp(-LIMIT, LIMIT)
         _, number = np.unique(examples.user, return_inverse=True)
         shuffled = np.random.default_rng(seed).permutation(int(number.max()) + 1) % MEMBERS

@@ -15,13 +15,14 @@ from export.log.log import Vocabulary
 from export.measure.metrics import K
 from export.model.directory import name_and_version
 from export.model.graph import BATCH_MULTIPLE, CLICK, SCORE_STATE, score_state
-from export.model.parity import check_parity, check_shortlist
+from export.model.parity import check_behaviour, check_parity, check_shortlist
 from export.model.tables import Tables
 from export.model.trace import Traces
+from export.network.behaviour import BehaviourHead, Told
 from export.network.network import Network, Score, Step, Surprise
 from export.network.shortlist import ShortlistScore
 from export.writable import check_writable
-from stream.manifest import FORMAT, SHORTLIST, Shortlist
+from stream.manifest import BEHAVIOUR, FORMAT, SHORTLIST, Shortlist
 
 IR_VERSION = 10
 
@@ -76,6 +77,18 @@ def write_graphs(
         ranking = ShortlistScore(network, shortlist.ranked).eval()
         _write(_proto(traces.graph(ranking, example, *names_of_lists), tables), directory / SHORTLIST, facts)
         check_shortlist(directory, network, ranking)
+
+
+def write_behaviour(directory: Path, head: BehaviourHead, traces: Traces) -> None:
+    """Write behaviour.onnx, and check that it computes the same as the head.
+
+    Raises ArtifactError if it does not.
+    """
+    users = 2 * BATCH_MULTIPLE
+    example = torch.ones(users, head.axes.shape[1]), torch.ones(users, head.counters), torch.zeros(users).long()
+    graph = traces.graph(head, example, ["h", "counters", "event_type"], list(Told._fields))
+    _write(ir.to_proto(graph), directory / BEHAVIOUR, {"eddy.format": str(FORMAT)})
+    check_behaviour(directory, head)
 
 
 def _proto(graph: ir.Model, tables: Tables) -> onnx.ModelProto:

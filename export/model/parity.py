@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from export.arrays import F32
+from export.arrays import F32, I64
 from export.measure.metrics import K
 from export.model.graph import CLICK, SCORE_STATE, ClickGraphs, open_graph, score_state
+from export.network.behaviour import BehaviourHead, Told
 from export.network.network import Network, Step, Surprise
 from export.network.shortlist import ShortlistScore
 from stream.errors import ArtifactError
-from stream.manifest import SHORTLIST
+from stream.manifest import BEHAVIOUR, SHORTLIST
 
 TOLERANCE = 1e-5
 """Largest difference in log-probability (nats) between torch and ONNX; both compute in float32."""
@@ -103,6 +104,28 @@ def check_shortlist(
             f"(allowed {ROUNDED:g}, and {10 * TOLERANCE:g} for nine lists of ten); no manifest was written, so the "
             "directory is not a model"
         )
+
+
+@torch.no_grad()
+def check_behaviour(directory: Path, head: BehaviourHead, users: int = 256, seed: int = 0) -> None:
+    """Compare behaviour.onnx with its torch module after random clicks, some of them a user's first.
+
+    Raises ArtifactError with the name and the size of the difference.
+    """
+    rng, kinds = np.random.default_rng(seed), head.event_types + 1
+    h = rng.normal(size=(users, head.axes.shape[1])) * rng.integers(0, 2, (users, 1))
+    counters = np.zeros((users, head.counters))
+    clicks = rng.geometric(0.3, users)
+    of_type = rng.multinomial(clicks, np.full(kinds, 1 / kinds))
+    counters[:, 0], counters[:, 3] = clicks, clicks
+    counters[:, 1], counters[:, 2], counters[:, 4] = rng.exponential((300, 3_000, 2), (users, 3)).T
+    counters[:, 5], counters[:, 6] = rng.integers(0, 2, users), rng.uniform(0, 24, users)
+    counters[:, -2 * kinds :] = np.concatenate([of_type, of_type], axis=1)
+    feed: dict[str, F32 | I64] = {"h": h.astype(np.float32), "counters": counters.astype(np.float32)}
+    feed["event_type"] = rng.integers(0, kinds, users)
+    theirs = head(*(torch.from_numpy(value) for value in feed.values()))
+    for name, ours, their in zip(Told._fields, open_graph(directory / BEHAVIOUR).run(None, feed), theirs, strict=True):
+        _same(directory, f"behaviour {name}", ours, their.numpy())
 
 
 def _same(directory: Path, what: str, ours: F32, theirs: F32, unsure: float = 1.0) -> None:

@@ -23,17 +23,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, logsigmoid
 
-from export.dataset.counters import COUNTERS
+from export.dataset.counters import COUNTERS, counters
 from export.dataset.upcoming import LEFT_AFTER, RETURN_AFTER
+from export.network.network import unit
 
 TASKS = ("next", "time", "intent")
 
 HARMONICS = (1, 2)
 """Periods per day of the sine and cosine of the hour."""
 
-
-TINY = 1e-12
-"""Added to the squared length of a state that is divided by it."""
 
 LIMIT = 3.0
 """Largest standardised input, so that a rare count cannot decide alone."""
@@ -49,6 +47,12 @@ def feature_count(event_types: int) -> int:
     """The number of features of a log with so many event types."""
     of_counters = len(COUNTERS) - 1 + 1  # the hour is not one of them, but the seconds per click
     return of_counters + 2 + 2 * len(HARMONICS) + 5 * (event_types + 1) + STEPPED * (len(STEPS) - 1)
+
+
+def hour_features(event_types: int) -> slice:
+    """Where `features` has those of the hour."""
+    first = len(COUNTERS) - 1 + 2 * (event_types + 1) + 1  # after the logarithms and `repeats`
+    return slice(first, first + 2 * len(HARMONICS))
 
 
 def features(counters: Tensor, event_type: Tensor) -> Tensor:
@@ -110,12 +114,13 @@ class BehaviourHead(nn.Module):
     def __init__(self, event_types: int, **tensors: Tensor) -> None:
         super().__init__()
         self.event_types = event_types
+        self.counters = counters(event_types)
         for name, value in tensors.items():
             self.register_buffer(name, value)
 
     def forward(self, h: Tensor, counters: Tensor, event_type: Tensor) -> tuple[Tensor, ...]:
         """h (B, H) state after the click; counters (B, C) and event_type (B,) int64 of the click -> Told."""
-        return self.told(h / torch.sqrt((h * h).sum(dim=1, keepdim=True) + TINY), counters, event_type)
+        return self.told(unit(h), counters, event_type)
 
     def told(self, direction: Tensor, counters: Tensor, event_type: Tensor) -> Told:
         """The same for h of length 1."""

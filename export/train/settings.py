@@ -25,6 +25,7 @@ class TrainSettings:
     rate       Adam learning rate of the cell; it falls linearly to a twentieth
     row_rate   Adagrad learning rate of the item rows; it falls linearly to a twentieth
     cell       one of cells.CELLS
+    intent_event  event type that the intent is about; "" = a usual name of a purchase, if the log has one
     device     "cpu" or "cuda", where the epochs are run; the result of choose_device
     """
 
@@ -39,6 +40,7 @@ class TrainSettings:
     row_rate: float = 0.1
     cell: str = "lstm"
     device: str = "cpu"
+    intent_event: str = ""
 
     @classmethod
     def for_log(cls, clicks: int, hidden: int | None, epochs: int | None, seed: int) -> "TrainSettings":
