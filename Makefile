@@ -5,7 +5,7 @@ BIN := .venv/bin
 RUNTIME ?= cpu
 OTHER_RUNTIME = $(if $(filter cuda,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 
-.PHONY: demo test lint lock docs format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold mapping rules engine throughput lists latency answers workers soak outage scaling gpu heads ways days anomaly-bench shop-model demo-picture page-picture networks clean help
+.PHONY: demo test lint lock docs format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold mapping rules engine throughput lists latency answers workers soak outage scaling gpu heads ways days anomaly-bench shop-model demo-picture page-picture networks behaviour clean help
 help:            ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -87,6 +87,9 @@ anomaly-bench: .venv/dev ## measure what the alerts find among injected bots, th
 	$(BIN)/python -m bench.anomaly.system
 	$(BIN)/python -m bench.anomaly.delivered
 
+behaviour: .venv/dev ## measure next action, purchase intent and return against baselines
+	$(BIN)/python -m bench.behaviour
+
 cold: .venv/dev ## measure the gain from a catalogue for items without training clicks
 	$(BIN)/python -m bench.cold_items
 
@@ -140,7 +143,7 @@ heads: .venv/dev ## compare the surprise head with the exact softmax and with sh
 days: .venv/dev ## evaluate and train on a news site day by day (takes hours)
 	$(BIN)/python -m bench.days
 
-bench: parity speed pauses recovery garbage quality inputs cold mapping rules engine throughput lists latency answers workers outage soak heads ways networks days anomaly-bench ## run every benchmark; the results are in bench/results
+bench: parity speed pauses recovery garbage quality inputs cold mapping rules engine throughput lists latency answers workers outage soak heads ways networks days anomaly-bench behaviour ## run every benchmark; the results are in bench/results
 
 shop-model: .venv/dev ## train models/shop/1 again on the simulated shop
 	$(BIN)/python -m stream.demo.simulate --users 2000 --days 1.5 --seed 1 --out .cache/shop.csv.gz

@@ -1,0 +1,97 @@
+"""Calibrates the logits of the behaviour head on clicks whose users the member was not trained on.
+
+Leaving, returning and the intent get a slope and an offset each; the event types get a slope, which is 1 / temperature.
+
+Sources: Platt 1999; Guo et al. 2017 (temperature).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+from export.dataset.upcoming import LEFT_AFTER, RETURN_AFTER, UNKNOWN, Upcoming
+from export.network.behaviour import time_logits
+
+L2 = 10.0
+"""Penalty in nats on the squared distance of a calibration from none: few clicks hardly change it."""
+
+
+class Labels(NamedTuple):
+    """Labels as tensors of n clicks. next_type is -1 and intent -1.0 where unknown or where the user left."""
+
+    next_type: Tensor
+    passed: Tensor
+    clicked: Tensor
+    intent: Tensor
+
+    @classmethod
+    def of(cls, label: Upcoming, event_types: int) -> "Labels":
+        stays = np.where(label.next_type > event_types, UNKNOWN, label.next_type)
+        return cls(*(torch.from_numpy(np.asarray(one)) for one in (stays, label.passed, label.clicked, label.intent)))
+
+    def at(self, rows: Tensor) -> "Labels":
+        return Labels(*(one[rows] for one in self))
+
+
+def calibration(logits: list[Tensor], label: Labels) -> tuple[Tensor, Tensor]:
+    """Slopes and offsets (4,) of the logits of each task, (n, size)."""
+    types, hazards, intent = logits
+    leaves, returns = time_logits(hazards)
+    left, returned = time_outcomes(label.passed, label.clicked)
+    known = label.next_type >= 0
+    slope, offset = torch.ones(4), torch.zeros(4)
+    slope[0] = _temperature(types[known], label.next_type[known])
+    binary = ((leaves, left), (returns, returned), (intent.squeeze(1), label.intent))
+    for number, (logit, target) in enumerate(binary, start=1):
+        slope[number], offset[number] = _platt(logit[target >= 0], target[target >= 0].float())
+    return slope, offset
+
+
+def time_outcomes(passed: Tensor, clicked: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether the user left the session, and whether the user then came back: (n,) int64 each, UNKNOWN = not known.
+
+    passed, clicked  of Upcoming
+    """
+    left = torch.where(passed >= LEFT_AFTER, 1, torch.where(clicked, 0, UNKNOWN))
+    back = torch.where(passed >= RETURN_AFTER, 0, torch.where(clicked, 1, UNKNOWN))
+    return left, torch.where(left == 1, back, UNKNOWN)
+
+
+def _platt(logit: Tensor, target: Tensor) -> tuple[float, float]:
+    """Slope and offset of the logits (n,) with the highest penalised likelihood of the targets (n,) 0.0 or 1.0."""
+    point = torch.tensor([1.0, 0.0], requires_grad=True)
+
+    def loss() -> Tensor:
+        penalty = L2 * ((point[0] - 1).square() + point[1].square())
+        return binary_cross_entropy_with_logits(point[0] * logit + point[1], target, reduction="sum") + penalty
+
+    slope, offset = _minimised(point, loss).tolist()
+    return slope, offset
+
+
+def _temperature(logits: Tensor, target: Tensor) -> float:
+    """Slope of the logits (n, K) with the highest penalised likelihood of the classes (n,)."""
+    point = torch.ones(1, requires_grad=True)
+
+    def loss() -> Tensor:
+        penalty = L2 * (point - 1).square().sum()
+        return cross_entropy(point * logits, target, reduction="sum") + penalty
+
+    return float(_minimised(point, loss))
+
+
+def _minimised(point: Tensor, loss: Callable[[], Tensor]) -> Tensor:
+    optimizer = torch.optim.LBFGS([point], max_iter=50, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return point.detach()
