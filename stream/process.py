@@ -1,9 +1,10 @@
-"""What a worker sets and checks for its whole process: the event loop, and how memory is taken from the system."""
+"""What a worker sets and checks for its whole process: the event loop, memory, and what a thread does."""
 
 import asyncio
 import ctypes
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from stream.errors import ConfigError
@@ -46,3 +47,12 @@ def check_address_space() -> None:
             f"the address space of this process is limited to {limit >> 20} MiB, and a worker needs "
             f"{ADDRESS_SPACE >> 20} MiB or more: raise the limit (ulimit -v), or limit the memory of its container"
         )
+
+
+def line_of(pool: ThreadPoolExecutor) -> str:
+    """The line of Python that the pool's thread is at."""
+    for thread in pool._threads:
+        frame = sys._current_frames().get(thread.ident or 0)
+        if frame is not None:
+            return f"{frame.f_code.co_filename.rpartition('/stream/')[2]}:{frame.f_lineno} {frame.f_code.co_name}"
+    return "no line"

@@ -12,7 +12,6 @@ partitions are recovered, a thread that reads the changelog (worker.recovery).
 
 import asyncio
 import logging
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -22,12 +21,14 @@ from typing import Any
 
 from stream.access.begin import Begin, earliest, metadata
 from stream.engine.engine import Engine
+from stream.errors import NoRegistry
 from stream.events import Partition
 from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import Delivery, Outcome, Undecided
 from stream.kafka.fetch import CYCLE_BYTES, Chunk, Fetch
 from stream.kafka.waiting import NoWatch, Watch
 from stream.meter import Meter
+from stream.process import line_of
 from stream.settings import Topics
 from stream.web.health import Doing
 from stream.wire.codec import Codec
@@ -147,7 +148,7 @@ class Cycles:
         if self._busy_since_s is None:
             return
         now_s = self._watch.answered_s
-        busy_s, at = now_s - self._busy_since_s, _line_of(self._thread)
+        busy_s, at = now_s - self._busy_since_s, line_of(self._thread)
         if busy_s > ENGINE_HANGS_S:
             raise TimeoutError(f"the engine has worked on one batch for {busy_s:.0f} s; it is at {at}")
         if now_s - max(self._reported_s, self._busy_since_s) > ENGINE_SLOW_S:
@@ -247,9 +248,9 @@ class Cycles:
         ours = [c for c in chunks if c.generation == assignment.generation and c.partition in assignment.next]
         if not ours:
             return
-        batch = await self._in_engine(self._process, ours, assignment.next)  # 2
+        batch = await self._processed(ours, assignment)  # 2
         for _ in range(ROLL_BACKS):
-            if self._assignment is not assignment:
+            if batch is None or self._assignment is not assignment:
                 return
             outcome = await self._deliver(batch, assignment)  # 3
             self._meter.count("transactions", outcome=outcome.value)
@@ -274,6 +275,17 @@ class Cycles:
         await self._delivery.restart()
         return await self._recovery.outcome(assignment, batch.offsets)
 
+    async def _processed(self, chunks: list[Chunk], assignment: Assignment) -> Batch | None:
+        """Step 2 of a cycle, again until the Schema Registry answers; None if the assignment is over."""
+        while self._assignment is assignment and not self._closed:
+            try:
+                batch: Batch = await self._in_engine(self._process, chunks, assignment.next)
+                return batch
+            except NoRegistry:  # nothing was changed, and the registry's client has said it
+                self._cycle_since_s = self._watch.answered_s  # waiting is no work that takes too long
+                await asyncio.sleep(TICK_S)
+        return None
+
     def _process(self, chunks: list[Chunk], expected: Mapping[Partition, int]) -> Batch:
         """Step 2 of a cycle, in the engine thread."""
         return process(self._engine, self._codec, self._topics, self._limits, chunks, expected, self._clock_ms())
@@ -285,12 +297,3 @@ class Cycles:
             return await asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
         finally:
             self._busy_since_s = None
-
-
-def _line_of(pool: ThreadPoolExecutor) -> str:
-    """The line of Python that the pool's thread is at."""
-    for thread in pool._threads:
-        frame = sys._current_frames().get(thread.ident or 0)
-        if frame is not None:
-            return f"{frame.f_code.co_filename.rpartition('/stream/')[2]}:{frame.f_lineno} {frame.f_code.co_name}"
-    return "no line"
