@@ -115,14 +115,14 @@ def avro(registry: Running, topic: str, clicks: list[Click], *more: dict[str, An
     return [(click.user_id.encode(), serialize(avro_event(click), context)) for click in clicks]
 
 
-def decided(lane: Lane) -> Counter[tuple[str, str, int, str]]:
+def decided(lane: Lane) -> Counter[tuple[str, str, int]]:
     found = [msgspec.json.decode(m.value(), type=Recommendation) for m in lane.read(lane.topics.recommendations)]
     assert all(decision.items for decision in found)
-    return Counter((d.user_id, d.item_id, d.timestamp, d.event_type or "") for d in found)
+    return Counter((d.user_id, d.item_id, d.timestamp) for d in found)
 
 
-def as_decided(clicks: list[Click]) -> Counter[tuple[str, str, int, str]]:
-    return Counter((click.user_id, click.item_id, click.timestamp, kind(click)) for click in clicks)
+def as_decided(clicks: list[Click]) -> Counter[tuple[str, str, int]]:
+    return Counter((click.user_id, click.item_id, click.timestamp) for click in clicks)
 
 
 def reasons(lane: Lane) -> Counter[str]:
