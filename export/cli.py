@@ -14,6 +14,7 @@ import click
 
 from export.options import DEVICE_OPTION, NETWORK_OPTION, THREADS_OPTION, log_options, take_log
 from export.progress import Bar
+from stream.errors import ConfigError
 from stream.kafka_config import read_kafka_config
 from stream.ops.options import connection_options, rule_options, setting_option, settings_file_option, take_rules
 from stream.settings import Topics, variable
@@ -215,6 +216,12 @@ def replay(
     with Bar() as bar:
         clicks = take_log(bar, log, given)
         bar.begin("publishing", len(clicks))
+        if clicks.mapping is not None and clicks.mapping.mapping.format != "json":
+            raise ConfigError(
+                f"mapping {clicks.mapping.name}: [message] format is {clicks.mapping.mapping.format!r}, and eddy "
+                "replay writes JSON only; send with a producer of the shop, or give a mapping without [message] and "
+                "another topic"
+            )
         shape = None if clicks.mapping is None else message_shape(clicks.mapping.mapping.of_topic())
         codec = JsonCodec(max_message_bytes, int(max_future_s * 1000), shape)
         sent = publish(clicks, broker, clicks_topic, pace, codec, bar.seen, config)

@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,21 @@ import msgspec
 
 from stream.errors import ConfigError
 from stream.kafka.partitioners import KeySample
-from stream.kafka_config import KafkaConfig, read_kafka_config
+from stream.kafka_config import KafkaConfig, check_registry_url, read_kafka_config
 from stream.ops.options import connection_options, setting_option
 
 MOST_EVENTS = 5_000
 """Events of a sample."""
+
+MOST_ASKED = 20
+"""Messages whose schemas are asked for to find out the format."""
 
 
 @click.command()
 @click.option("--topic", help="Look at the last messages of this topic.")
 @click.option("--file", type=click.Path(path_type=Path), help="Look at the first rows of this file of events.")
 @connection_options
+@setting_option("schema_registry")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -43,6 +47,7 @@ def init(
     file: Path | None,
     broker: str,
     kafka_config: str,
+    schema_registry: str,
     out: Path,
     max_future_s: float,
     max_message_bytes: int,
@@ -54,7 +59,8 @@ def init(
     each field of a click is read from, the first events as it understood them, what it did not use, and what you should
     check. Edit the file where the guess is wrong: docs/mapping.md has examples.
 
-    A file is CSV, Parquet or JSON lines. A topic has JSON messages; the command commits no offsets and joins no group.
+    A file is CSV, Parquet or JSON lines. A topic has messages in JSON or, with --schema-registry, in Avro or Protobuf;
+    the command commits no offsets and joins no group.
 
     \b
     Examples:
@@ -73,8 +79,10 @@ def init(
         raise ConfigError("give either --topic, to look at a topic, or --file, to look at a file of events")
     if out.exists():
         raise ConfigError(f"{out} exists, and eddy init does not replace a file; give another --out or remove it")
+    form = "json"
     if topic is not None:
-        events, keys, places, left_out = _of_topic(broker, topic, read_kafka_config(kafka_config, os.environ))
+        config = read_kafka_config(kafka_config, os.environ)
+        events, keys, places, left_out, form = _of_topic(broker, topic, schema_registry, config)
         sample, source = describe(events, keys), f"topic {topic}"
         mixed = places.verdict().mixed
     else:
@@ -84,9 +92,9 @@ def init(
         events, left_out, mixed = list(islice(rows(file), MOST_EVENTS)), 0, False
         sample, source = describe(events), f"file {file.name}"
     if not events:
-        other = f": {counted(left_out, 'message')} without a JSON object" if left_out else ""
+        other = f": {counted(left_out, 'message')} that cannot be decoded" if left_out else ""
         raise ConfigError(f"{source} has no events to look at{other}")
-    found = guess(sample, mixed)
+    found = guess(sample, mixed, form)
     text = toml(found, source)
     assert parse_mapping(text, str(out)) == found.mapping
     now_ms = time.time_ns() // 1_000_000
@@ -108,7 +116,8 @@ def init(
     else:
         click.echo(report(sample, found, understood))
         if left_out:
-            click.echo(f"\n{counted(left_out, 'message')} without a JSON object, which a worker makes dead letters of")
+            what = "a JSON object" if form == "json" else f"{form} of a known schema"
+            click.echo(f"\n{counted(left_out, 'message')} without {what}, which a worker makes dead letters of")
     try:
         with out.open("x", encoding="utf-8") as written:  # x: never replaces a file that came meanwhile
             written.write(text)
@@ -123,34 +132,69 @@ def init(
 
 
 def _of_topic(
-    broker: str, topic: str, config: KafkaConfig
-) -> tuple[list[dict[str, Any]], list[bytes | None], KeySample, int]:
-    """The last messages of a topic that are JSON objects, their keys, where these are, and the number of others."""
+    broker: str, topic: str, schema_registry: str, config: KafkaConfig
+) -> tuple[list[dict[str, Any]], list[bytes | None], KeySample, int, str]:
+    """The last messages of a topic that can be decoded, their keys, where these are, the number of others, the format.
+
+    The format is that of the last message that has a schema in the registry; json if none has.
+    """
     from stream.access.messages import read_messages
     from stream.access.publish import partitions_of
     from stream.errors import BadClick
-    from stream.wire.json import UNDECODABLE, loosely
 
-    decode = msgspec.json.Decoder(dict[str, Any]).decode
     events: list[dict[str, Any]] = []
     keys: list[bytes | None] = []
     places = KeySample(len(partitions_of(broker, topic, config)))
     left_out = 0
-    for message in islice(read_messages(broker, topic, config, last=MOST_EVENTS), MOST_EVENTS):
-        value = message.value() or b""
+    messages = list(islice(read_messages(broker, topic, config, last=MOST_EVENTS), MOST_EVENTS))
+    form, decode = _decoder([message.value() for message in messages], topic, schema_registry, config)
+    for message in messages:
         try:
-            events.append(decode(value))
-        except UNDECODABLE as exc:
-            try:
-                events.append(loosely(value, exc))
-            except BadClick:
-                left_out += 1
-                continue
+            event = decode(message.value() or b"")
+        except BadClick:
+            event = None
+        if not isinstance(event, dict):
+            left_out += 1
+            continue
+        events.append(event)
         key = message.key()
         keys.append(key)
         if key:
             places.add(key, message.partition(), message.offset())
-    return events, keys, places, left_out
+    return events, keys, places, left_out, form
+
+
+def _decoder(
+    values: Sequence[bytes | None], topic: str, schema_registry: str, config: KafkaConfig
+) -> tuple[str, Callable[[bytes], Any]]:
+    """The format of messages, and the function that decodes one. It raises BadClick. Raises ConfigError."""
+    from stream.wire.json import UNDECODABLE, loosely
+
+    framed = [value for value in values if value and value[0] == 0]
+    if framed and schema_registry:
+        from stream.registry.client import Registry
+        from stream.registry.framed import Framed, form_of
+
+        check_registry_url(schema_registry)
+        registry = Registry(schema_registry, config)
+        registry.check()
+        form = next((form for value in reversed(framed[-MOST_ASKED:]) if (form := form_of(registry, value))), None)
+        if form is not None:
+            return form, Framed(registry, form)
+    if 2 * len(framed) > len(values):
+        what = "none of their schemas is known there" if schema_registry else "give --schema-registry"
+        raise ConfigError(
+            f"the messages of topic {topic} begin with the byte 0, as Avro and Protobuf of a Schema Registry do; {what}"
+        )
+    decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+    def of_json(value: bytes) -> Any:
+        try:
+            return decode(value)
+        except UNDECODABLE as exc:
+            return loosely(value, exc)
+
+    return "json", of_json
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:

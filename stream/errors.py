@@ -5,12 +5,13 @@
     |   +-- Dropped     a message that the mapping leaves out: it is counted and is no dead letter
     +-- ConfigError     a bad setting, topic or broker: Eddy refuses to start and prints what to do
     |   +-- NoAnswer    no Kafka answers: a worker waits for it, other commands end
+    |   +-- NoRegistry  no Schema Registry answers: the same
     +-- ArtifactError   a model directory that is missing, corrupt or foreign: Eddy refuses to start
     +-- Fenced          another worker owns this worker's partitions now: the worker exits and writes nothing
     +-- Unanswered      a request on the HTTP port has no answer: the client gets the status and the text
 
-Only BadClick is raised on the data path, and Unanswered only for a request. For every other class the command line
-prints one line and exits with a code that is not 0.
+Only BadClick and NoRegistry are raised on the data path, and Unanswered only for a request. For every other class the
+command line prints one line and exits with a code that is not 0.
 """
 
 
@@ -44,6 +45,10 @@ class ConfigError(EddyError):
 
 class NoAnswer(ConfigError):
     """No Kafka answers at the given address. It may be down for a while, or the address may be wrong."""
+
+
+class NoRegistry(ConfigError):
+    """No Schema Registry answers, so a message cannot be decoded now. It may be a valid click: it is read again."""
 
 
 class ArtifactError(EddyError):

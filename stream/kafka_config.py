@@ -1,7 +1,8 @@
 """How Eddy connects to a secured Kafka: librdkafka's property names, from a file and the environment, for all clients.
 
-The file is --kafka-config: one `name=value` a line, `#` starts a comment. A variable EDDY_KAFKA_SASL_PASSWORD is the
-property sasl.password and replaces the file's. Only properties that librdkafka and aiokafka both can follow are known:
+The file is --kafka-config: one `name=value` a line, `#` starts a comment. It has also the properties of the Schema
+Registry's client, with schema.registry. before their names. A variable EDDY_KAFKA_SASL_PASSWORD is the property
+sasl.password and replaces the file's. Only properties that librdkafka and aiokafka both can follow are known:
 a worker has clients of both, and they must agree.
 
 The rule that must not break: no value of SECRETS is in an error, a log line or a repr. There is no option for a secret,
@@ -18,8 +19,18 @@ from stream.errors import ConfigError
 
 PROTOCOLS = ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
-FILES = ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location")
-SECRETS = ("sasl.password", "ssl.key.password", "sasl.oauthbearer.client.secret")
+REGISTRY = "schema.registry."
+"""Begin of the properties of the connection to the Schema Registry; the rest is the name that its client has."""
+
+TLS_FILES = ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location")
+FILES = (*TLS_FILES, *(REGISTRY + name for name in TLS_FILES))
+SECRETS = (
+    "sasl.password",
+    "ssl.key.password",
+    "sasl.oauthbearer.client.secret",
+    REGISTRY + "basic.auth.user.info",
+    REGISTRY + "ssl.key.password",
+)
 FLAGS = ("enable.ssl.certificate.verification", "enable.sasl.oauthbearer.unsecure.jwt")
 NUMBERS = ("metadata.max.age.ms", "connections.max.idle.ms")
 CHOICES = {
@@ -85,10 +96,12 @@ NAME = re.compile(r"[a-z]+(\.[a-z]+)+")
 class KafkaConfig:
     """Checked properties by their librdkafka names. The repr shows none of them.
 
-    properties  a missing one has librdkafka's default; names are of PROPERTIES
+    properties  of Kafka's clients. A missing one has librdkafka's default; names are of PROPERTIES
+    registry    of the Schema Registry's client, by its own names, as basic.auth.user.info
     """
 
     properties: Mapping[str, str] = field(default_factory=dict, repr=False)
+    registry: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def protocol(self) -> str:
@@ -108,9 +121,10 @@ class KafkaConfig:
 
     def redact(self, text: str) -> str:
         """`text` of a library, in which a secret's value is replaced by its property's name."""
+        given = {**self.properties, **{f"{REGISTRY}{name}": value for name, value in self.registry.items()}}
         for name in SECRETS:
-            if self.properties.get(name):
-                text = text.replace(self.properties[name], f"<{name}>")
+            if given.get(name):
+                text = text.replace(given[name], f"<{name}>")
         return text
 
 
@@ -134,9 +148,24 @@ def read_kafka_config(path: str, environ: Mapping[str, str]) -> KafkaConfig:
     """
     found = _read_file(Path(path)) if path else {}
     found |= {name: environ[variable] for variable, name in VARIABLES.items() if environ.get(variable)}
-    config = KafkaConfig({name: _checked(name, value) for name, value in found.items()})
+    checked = {name: _checked(name, value) for name, value in found.items()}
+    registry = {name.removeprefix(REGISTRY): value for name, value in checked.items() if name.startswith(REGISTRY)}
+    config = KafkaConfig({name: value for name, value in checked.items() if not name.startswith(REGISTRY)}, registry)
     _check_together(config)
     return config
+
+
+REGISTRY_URL = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+(/[^\s@,]*)?")
+
+
+def check_registry_url(urls: str) -> None:
+    """Raise ConfigError, without the text, if it has a password, which all users of the machine could see."""
+    for url in filter(None, urls.split(",")):
+        if not REGISTRY_URL.fullmatch(url.strip()):
+            raise ConfigError(
+                "setting schema_registry must be http(s)://host[:port][/path], without a user: name and password are "
+                "schema.registry.basic.auth.user.info in --kafka-config"
+            )
 
 
 def _read_file(path: Path) -> dict[str, str]:

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from stream.errors import ConfigError
+
+T = TypeVar("T")
 
 M_ARENA_MAX = -8  # mallopt(3)
 
@@ -65,7 +67,7 @@ class OneThread:
         self._since_s: float | None = None
         self._reported_s = 0.0
 
-    async def run(self, call: Callable[..., Any], *arguments: Any) -> Any:
+    async def run(self, call: Callable[..., T], *arguments: Any) -> T:
         """Run a call and wait for it, in the event loop."""
         self._since_s = self._clock()
         try:

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from stream.errors import ConfigError
+from stream.kafka_config import check_registry_url
 
 DEVICES = ("auto", "cpu", "cuda")
 LISTS = ("every", "last")
@@ -132,6 +133,8 @@ class Settings(Struct, frozen=True):
     mapping            file that defines how clicks are read (stream.mapping); empty: the model's own, if it has one
     broker             Kafka brokers, host:port[,host:port...]
     kafka_config       file of Kafka properties for TLS and SASL, see stream.kafka_config; empty: EDDY_KAFKA_* only
+    schema_registry    http(s)://host:port/path of a Confluent-compatible Schema Registry, for a mapping with the format
+                       avro or protobuf. Its password and certificates are in kafka_config
     pseudonymise       file with a key: user ids are replaced by keyed hashes (wire.pseudonym). Empty: they are kept
     group              consumer group: its workers share the partitions. It is the prefix of their transactional ids
     worker_id          unique in the group. A restarted worker must have the same one, so that Kafka fences its
@@ -172,6 +175,7 @@ class Settings(Struct, frozen=True):
     mapping: str = ""
     broker: str = "localhost:9092"
     kafka_config: str = ""
+    schema_registry: str = ""
     pseudonymise: str = ""
     group: str = "eddy"
     worker_id: str = ""
@@ -229,6 +233,7 @@ class Settings(Struct, frozen=True):
             host, _, port = address.strip().rpartition(":")
             if not host or not port.isdigit() or not 0 < int(port) < 65_536:
                 raise ConfigError(f"setting broker has {address.strip()!r}; it must be host:port[,host:port...]")
+        check_registry_url(self.schema_registry)
         if self.http_answers and not self.http_port:
             raise ConfigError("setting http_answers needs the HTTP port; give --http-port")
         if self.http_advertise and not ADDRESS.fullmatch(self.http_advertise):

@@ -43,10 +43,11 @@ class Guess:
     unsure: list[str] = field(default_factory=list)
 
 
-def guess(sample: Sample, mixed: bool = False) -> Guess:
+def guess(sample: Sample, mixed: bool = False, form: str = "json") -> Guess:
     """Guess a mapping. Raises ConfigError if no field can be the user, the item or the time.
 
     mixed  the producers choose the partitions of the keys in different ways
+    form   format of the messages, one of mapping.FORMATS
     """
     unsure: list[str] = []
     found: dict[str, tuple[Path, ...]] = {}
@@ -89,6 +90,7 @@ def guess(sample: Sample, mixed: bool = False) -> Guess:
         drop_without=drop_without,
         key=key,
         rekey=mixed or key != "user_id",
+        format=form,
     )
     return Guess(mapping, types, unsure)
 

@@ -103,6 +103,8 @@ def toml(guess: Guess, source: str) -> str:
         lines.append(f"drop_without = {_list(mapping.drop_without)}")
     if mapping.topic.unit:
         lines += ["", "[time]", f'unit = "{mapping.topic.unit}"']
+    if mapping.format != "json":
+        lines += ["", "[message]", f'format = "{mapping.format}"  # its schemas are in the Schema Registry']
     lines += ["", "[key]", f'holds = "{mapping.key}"']
     if mapping.rekey:
         lines.append("rekey = true  # the workers copy the messages to a topic that is keyed by the user")

@@ -15,6 +15,9 @@ from stream.mapping.reading import FIELDS, Reading
 KEYS = ("user_id", "other", "nothing")
 """What the key of a message may be."""
 
+FORMATS = ("json", "avro", "protobuf")
+"""Formats of the messages of a topic. The schemas of all but JSON are in a Schema Registry."""
+
 
 class Source(Struct, frozen=True, omit_defaults=True):
     """Where the values are in the messages of a topic or the rows of a log.
@@ -39,6 +42,7 @@ class ClickMapping(Struct, frozen=True, omit_defaults=True):
     defaults      field -> value of an event that has none
     key           what the key of a message is, one of KEYS
     rekey         the workers copy the messages to a topic that is keyed by the user (stream.rekey)
+    format        of the messages of the topic, one of FORMATS
     """
 
     topic: Source
@@ -50,15 +54,16 @@ class ClickMapping(Struct, frozen=True, omit_defaults=True):
     defaults: dict[str, str | float] = {}
     key: str = "user_id"
     rekey: bool = False
+    format: str = "json"
 
     @property
     def hash(self) -> str:
         """SHA-256 of the content, in hexadecimal: of what is read, not of comments or the order of the file.
 
-        Nor of `rekey`, which changes the way of a click and not what is read from it. Defaults are left out, so a field
-        that a later Eddy adds does not change the hash of older files.
+        Nor of `rekey` and `format`, which change the way of a click and not what is read from it. Defaults are left
+        out, so a field that a later Eddy adds does not change the hash of older files.
         """
-        read = msgspec.structs.replace(self, rekey=False)
+        read = msgspec.structs.replace(self, rekey=False, format="json")
         return hashlib.sha256(msgspec.json.encode(read, order="sorted")).hexdigest()
 
     def of_topic(self) -> Reading:

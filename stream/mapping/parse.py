@@ -11,7 +11,7 @@ from typing import Any
 
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import MAPPING, Manifest
-from stream.mapping.mapping import KEYS, ClickMapping, MappingFile, Source
+from stream.mapping.mapping import FORMATS, KEYS, ClickMapping, MappingFile, Source
 from stream.mapping.paths import parse_path, path_text
 from stream.mapping.reading import EVENT, FIELDS, UNITS
 from stream.wire.fields import LONGEST_ID, LONGEST_WORD, Unusable, number, word
@@ -30,6 +30,7 @@ SECTIONS = {
     "defaults": DEFAULTS,
     "time": ("unit",),
     "key": ("holds", "rekey"),
+    "message": ("format",),
     "log": ("fields", "time"),
 }
 """Section of the file -> its names; None = any name."""
@@ -133,6 +134,9 @@ def _mapping(given: dict[str, Any]) -> ClickMapping:
         raise ConfigError(f"[key] holds is {_shown(key)}; it must be one of {_listed(KEYS, in_order=True)}")
     if not isinstance(rekey, bool):
         raise ConfigError(f"[key] rekey is {_shown(rekey)}; it must be true or false")
+    form = given.get("message", {}).get("format", "json")
+    if form not in FORMATS:
+        raise ConfigError(f"[message] format is {_shown(form)}; it must be one of {_listed(FORMATS, in_order=True)}")
     return ClickMapping(
         topic,
         log,
@@ -143,6 +147,7 @@ def _mapping(given: dict[str, Any]) -> ClickMapping:
         defaults,
         key,
         rekey,
+        form,
     )
 
 

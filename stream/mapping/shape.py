@@ -1,4 +1,4 @@
-"""The shape of a topic's JSON messages by a mapping, for the worker's codec: a fast path, and one for all messages.
+"""The shape of a topic's messages by a mapping, for the worker's codec: a fast path for JSON, and one for all messages.
 
 The fast path decodes only the fields on the mapping's paths, into a struct that is made for them at start. msgspec
 checks there what most messages have: text and whole numbers as ids, numbers as prices. Whatever is different in a
@@ -91,11 +91,20 @@ def message_shape(reading: Reading) -> MessageShape:
     try:
         plain = _fast(reading)
     except ValueError:  # paths that one struct cannot have, such as `a` and `a.b`
-        plain = _not_in_one_struct
+        plain = _not_by_struct
     return MessageShape(plain, given)
 
 
-def _not_in_one_struct(value: bytes) -> Plain:
+def decoded_shape(reading: Reading, decode: Callable[[bytes], Any]) -> MessageShape:
+    """The shape of messages that another program than JSON's decodes: `decode` gives what JSON would."""
+
+    def given(value: bytes) -> Given:
+        return Given(*reading.values(decode(value)))
+
+    return MessageShape(_not_by_struct, given)
+
+
+def _not_by_struct(value: bytes) -> Plain:
     raise ValueError("read the message by the other path")
 
 

@@ -24,6 +24,8 @@ HELP = {
     "broker": "Kafka brokers, as host:port[,host:port...].",
     "kafka_config": "File of Kafka properties for TLS and SASL, NAME=VALUE lines. A variable such as "
     "EDDY_KAFKA_SASL_PASSWORD replaces a line.",
+    "schema_registry": "Schema Registry of a topic in Avro or Protobuf, as http(s)://HOST:PORT[/PATH]. Its password "
+    "and certificates are schema.registry.* in --kafka-config.",
     "pseudonymise": "File with a secret key: user ids become keyed hashes in outputs, dead letters and states.",
     "group": "Consumer group. Workers of one group share the partitions.",
     "worker_id": "Name of the worker, unique in the group. A restarted worker needs the same one. "

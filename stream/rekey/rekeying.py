@@ -15,6 +15,7 @@ Source: KIP-98, KIP-447, as stream/kafka/delivery.py, whose producer it uses.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from stream.access.begin import Begin
 from stream.access.refusal import refused
-from stream.errors import ConfigError, Fenced
+from stream.errors import ConfigError, Fenced, NoRegistry
 from stream.events import Partition
 from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import FENCED, Delivery, Outcome, Record, Undecided
@@ -39,6 +40,9 @@ WAIT_S = 0.5
 
 ROLL_BACKS = 10
 """The worker ends after so many transactions one after the other that were not committed."""
+
+ASK_AGAIN_S = 1.0
+"""Pause before messages are read again for which the Schema Registry did not answer."""
 
 CLOSE_S = 5.0
 LEAVE_READS = 20
@@ -160,7 +164,12 @@ class Rekeying:
         for message in messages:
             error, partition = message.error(), Partition(message.topic(), message.partition())
             if error is None:
-                records.append(copied(message, self._codec, self._topic, self._most_bytes))
+                try:
+                    records.append(copied(message, self._codec, self._topic, self._most_bytes))
+                except NoRegistry:  # the rest is read again; the registry's client has said it
+                    self._next = {}
+                    time.sleep(ASK_AGAIN_S)
+                    break
                 offsets[partition] = message.offset() + 1
             elif error.code() != KafkaError._PARTITION_EOF:
                 self._check(error)

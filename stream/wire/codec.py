@@ -55,7 +55,8 @@ class MessageShape(NamedTuple):
 
     plain  bytes -> the click, if the message is in the usual form. For any other message it raises one of
            json.UNDECODABLE, and the message is read with `given`
-    given  bytes -> the values of the click, of any type. Raises BadClick if the message is no JSON object
+    given  bytes -> the values of the click, of any type. Raises BadClick if the message cannot be decoded; where the
+           schemas of the messages are in a Schema Registry also NoRegistry
     Both raise Dropped for a message that the shape leaves out.
     """
 
@@ -78,6 +79,7 @@ class Codec(Protocol):
         value   the message; None is a tombstone
         now_ms  current time of the worker, ms since the epoch
         Raises only BadClick, so that no message can stop the stream; Dropped if the message is left out on purpose.
+        The exception is NoRegistry: what this message is can be said later.
         """
 
     def check_key(self, key: bytes | None, user_id: str) -> None:

@@ -22,7 +22,7 @@ SHORTEST_KEY, LONGEST_KEY = 16, 64
 """Bytes of a key. BLAKE2b takes 64 at most."""
 
 WITHHELD = "withheld, because --pseudonymise is on and it may show the user id"
-WITHOUT_IDS = frozenset({"empty_value", "too_large", "empty_key", "future_timestamp", "model_failed"})
+WITHOUT_IDS = frozenset({"empty_value", "too_large", "empty_key", "future_timestamp", "model_failed", "unknown_schema"})
 """Reasons whose detail has nothing of the message but numbers."""
 
 

@@ -94,7 +94,7 @@ def create_app(settings: Settings) -> faust.App:
     config = read_kafka_config(settings.kafka_config, os.environ)
     model = load_model(Path(settings.model), settings.device)
     display.model(model.manifest, Path(settings.model))
-    decoding = open_decoding(settings, model.manifest)
+    decoding = open_decoding(settings, model.manifest, config, meter)
     source = settings.topics.clicks  # what the producers write; the worker reads it, or its re-keyed copy
     if decoding.rekey is not None:
         settings = msgspec.structs.replace(settings, topics=rekeyed(settings.topics))

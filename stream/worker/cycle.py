@@ -21,6 +21,7 @@ from typing import Any
 
 from stream.access.begin import Begin, earliest, metadata
 from stream.engine.engine import Engine
+from stream.errors import NoRegistry
 from stream.events import Partition
 from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import Delivery, Outcome, Undecided
@@ -44,6 +45,11 @@ ROLL_BACKS = 10
 ENGINE_SLOW_S, ENGINE_HANGS_S = 20.0, 300.0
 """The log says that one call in the engine thread takes so long, and the worker ends. A cycle takes less than a second,
 but a GPU may compile its kernels for minutes at the first one."""
+
+SLOW = (
+    "no click is decided, the engine works on one batch: busy_s=%.0f at=%s; the model is too slow for "
+    "--max-cycle-clicks, or it hangs: then the worker ends after %.0f s"
+)
 
 log = logging.getLogger(__name__)
 
@@ -75,30 +81,22 @@ class Cycles:
         begin_at: Begin = earliest,
         meter: Meter | None = None,
     ) -> None:
-        self._engine = engine
-        self._codec = codec
-        self._delivery = delivery
-        self._topics = topics
+        self._engine, self._codec, self._delivery = engine, codec, delivery
+        self._topics, self._limits, self._max_clicks = topics, limits, max_clicks
         self._metadata = metadata(topics.recommendations)
-        self._limits = limits
-        self._max_clicks = max_clicks
-        self._clock_ms = clock_ms
-        self._observe = observe
-        self._watch = watch or NoWatch()
-        self._meter = meter or Meter()
+        self._clock_ms, self._observe = clock_ms, observe
+        self._watch, self._meter = watch or NoWatch(), meter or Meter()
         for outcome in Outcome:
             self._meter.count("transactions", 0, outcome=outcome.value)
         self._thread = OneThread("engine", lambda: self._watch.answered_s)
-        pool = self._thread.pool
+        self._changelog, self._rest, pool = changelog, Rest(), self._thread.pool
         self._recovery = Recovery(delivery, changelog, engine.arena, pool, self._watch, begin_at, self._meter)
-        self._changelog, self._rest = changelog, Rest()
         self._pending: deque[Any] = deque()
         self._arrived = asyncio.Event()
         self._assignment: Assignment | None = None
         self._stale_at: float | None = None
         self._cycle_since_s: float | None = None  # since when a cycle runs
-        self._closed = False
-        self._phase = "joining"  # one of health.WHY_NOT_READY
+        self._closed, self._phase = False, "joining"  # one of health.WHY_NOT_READY
 
     # -- what the agent and the rebalance hooks call ------------------------------------------------------------------
 
@@ -111,8 +109,7 @@ class Cycles:
         """Give up the fetches of which no cycle has begun, and end the assignment. Returns the events given up."""
         self._assignment = None
         self._phase = "rebalancing"
-        given_up = list(self._pending)
-        self._pending.clear()
+        given_up, self._pending = list(self._pending), deque()
         return given_up
 
     def positions(self) -> Mapping[Partition, int]:
@@ -148,13 +145,7 @@ class Cycles:
         if busy_s > ENGINE_HANGS_S:
             raise TimeoutError(f"the engine has worked on one batch for {busy_s:.0f} s; it is at {self._thread.line()}")
         if self._thread.slow(ENGINE_SLOW_S):
-            log.warning(
-                "no click is decided, the engine works on one batch: busy_s=%.0f at=%s; the model is too slow for "
-                "--max-cycle-clicks, or it hangs: then the worker ends after %.0f s",
-                busy_s,
-                self._thread.line(),
-                ENGINE_HANGS_S,
-            )
+            log.warning(SLOW, busy_s, self._thread.line(), ENGINE_HANGS_S)
 
     async def recover(self, partitions: Sequence[Partition], generation: int, member: bytes) -> Assignment:
         """Begin an assignment with the partitions that `Recovery.keep` keeps. Call `read` next for the others."""
@@ -245,8 +236,8 @@ class Cycles:
         if not ours:
             return
         self._rest.active((chunk.partition for chunk in ours), self._watch.answered_s)
-        batch = await self._thread.run(self._process, ours, assignment.next)  # 2
-        if await self._write(batch, assignment):
+        batch = await self._processed(ours, assignment)  # 2
+        if batch is not None and await self._write(batch, assignment):
             self._observe(ours, batch)
 
     async def _let_rest(self) -> None:
@@ -293,6 +284,16 @@ class Cycles:
             log.warning("producer replaced, its transaction may be committed or not: reason=%s", exc)
         await self._delivery.restart()
         return await self._recovery.outcome(assignment, batch.offsets, batch.cycle.staged.times)
+
+    async def _processed(self, chunks: list[Chunk], assignment: Assignment) -> Batch | None:
+        """Step 2 of a cycle, again until the Schema Registry answers; None if the assignment is over."""
+        while self._assignment is assignment and not self._closed:
+            try:
+                return await self._thread.run(self._process, chunks, assignment.next)
+            except NoRegistry:  # nothing was changed, and the registry's client has said it
+                self._cycle_since_s = self._watch.answered_s  # waiting is no work that takes too long
+                await asyncio.sleep(TICK_S)
+        return None
 
     def _process(self, chunks: list[Chunk], expected: Mapping[Partition, int]) -> Batch:
         """Step 2 of a cycle, in the engine thread."""

@@ -17,9 +17,12 @@ from stream.detect.behaviour import BehaviourDetector
 from stream.engine.engine import Cycle, Engine
 from stream.errors import ArtifactError, ConfigError
 from stream.events import Anomaly, Click, Origin, Recommendation, Session, SystemAlert
+from stream.kafka_config import KafkaConfig
 from stream.manifest import Manifest
+from stream.mapping.mapping import MappingFile
 from stream.mapping.parse import check_key, mapping_of_model, read_mapping
-from stream.mapping.shape import message_shape
+from stream.mapping.shape import decoded_shape, message_shape
+from stream.meter import Meter
 from stream.model.probe import batch_invariant
 from stream.model.runtime import Model, load_model
 from stream.population.judge import Judge
@@ -104,10 +107,13 @@ class Decoding(NamedTuple):
     rekey: Codec | None = None
 
 
-def open_decoding(settings: Settings, manifest: Manifest) -> Decoding:
-    """Open the codec of a worker, with the mapping of its model.
+def open_decoding(settings: Settings, manifest: Manifest, config: KafkaConfig, meter: Meter) -> Decoding:
+    """Open the codec of a worker, with the mapping of its model. Waits for the Schema Registry, if it needs one.
 
-    Raises ConfigError if the mapping or the key of --pseudonymise is not usable, ArtifactError if the model's is not.
+    config  has the properties of the registry's client
+    meter   gets the requests that the registry does not answer
+    Raises ConfigError if the mapping, the key of --pseudonymise or the registry is not usable, ArtifactError if the
+    model's mapping is not.
     """
     given = read_mapping(Path(settings.mapping)) if settings.mapping else None
     file = mapping_of_model(given, manifest, Path(settings.model))
@@ -116,9 +122,26 @@ def open_decoding(settings: Settings, manifest: Manifest) -> Decoding:
         check_key(file)
         reading = file.mapping.of_topic()
         shape, users, name, rekeys = message_shape(reading), reading.users, file.name, file.mapping.rekey
+        if file.mapping.format != "json":
+            shape = decoded_shape(reading, _framed(file, settings.schema_registry, config, meter))
     limits = settings.max_message_bytes, int(settings.max_future_s * 1000)
     codec, users_mark = pseudonymous(JsonCodec(*limits, shape), settings.pseudonymise)
     return Decoding(codec, users, users_mark, name, JsonCodec(*limits, shape) if rekeys else None)
+
+
+def _framed(file: MappingFile, url: str, config: KafkaConfig, meter: Meter) -> Callable[[bytes], Any]:
+    """The decoder of a mapping whose schemas are in a registry. Raises ConfigError."""
+    from stream.registry.client import Registry  # the extra `registry` installs what these need
+    from stream.registry.framed import Framed
+
+    if not url:
+        raise ConfigError(
+            f"mapping {file.name}: [message] format is {file.mapping.format!r}, which needs a Schema Registry; give "
+            "--schema-registry"
+        )
+    registry = Registry(url, config, meter)
+    registry.wait()
+    return Framed(registry, file.mapping.format)
 
 
 def user_ids(message: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,1 @@
+"""Messages whose schema is in a Schema Registry: Avro and Protobuf in Confluent's wire format."""

@@ -1,0 +1,99 @@
+"""A real Schema Registry for tests: Apicurio Registry, whose API /apis/ccompat/v7 is that of Confluent's.
+
+Maven downloads the application into `.kafka/` at the first use (104 MB), as Kafka's jars. It keeps its schemas in
+memory and needs Java 17. Confluent's own registry is not on Maven Central.
+"""
+
+import fcntl
+import shutil
+import signal
+import subprocess
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from bench.apache_kafka import HOME, KafkaUnavailable, free_ports
+
+VERSION = "2.6.13.Final"
+ARTIFACT = f"io.apicurio:apicurio-registry-app:{VERSION}:tar.gz:all"
+START_S = 120.0
+
+
+def fetch_registry() -> Path:
+    """Return the directory of the application; Maven downloads it at the first use. Raises KafkaUnavailable."""
+    home = HOME / f"apicurio-{VERSION}"
+    HOME.mkdir(exist_ok=True)
+    with (HOME / "apicurio.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if home.is_dir():
+            return home
+        for program in ("java", "mvn"):
+            if shutil.which(program) is None:
+                raise KafkaUnavailable(f"a Schema Registry needs `{program}` on the PATH")
+        partial = HOME / "apicurio-partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        goal = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
+        done = subprocess.run(
+            ["mvn", "-q", "-B", goal, f"-Dartifact={ARTIFACT}", f"-DoutputDirectory={partial}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise KafkaUnavailable(f"Maven could not download Apicurio Registry {VERSION}:\n{done.stdout[-2000:]}")
+        [archive] = partial.glob("*.tar.gz")
+        with tarfile.open(archive) as packed:
+            packed.extractall(partial, filter="data")
+        archive.unlink()
+        partial.rename(home)  # last, so that a directory with this name is complete
+    return home
+
+
+class Apicurio:
+    """A registry process at `url`. With `port` it is at that port, as a restarted one has to be.
+
+    Raises KafkaUnavailable if it cannot start.
+    """
+
+    def __init__(self, log: Path, port: int | None = None) -> None:
+        home = fetch_registry()
+        self.port = port or free_ports(1)[0]
+        self.url = f"http://127.0.0.1:{self.port}/apis/ccompat/v7"
+        options = [
+            "-Xmx384m",
+            "-XX:TieredStopAtLevel=1",  # it runs for seconds: half of the CPU time of its start
+            "-XX:+UseSerialGC",
+            f"-Dquarkus.http.port={self.port}",
+            "-Dquarkus.http.host=127.0.0.1",
+        ]
+        jar = f"apicurio-registry-app-{VERSION}-runner.jar"
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(["java", *options, "-jar", jar], stdout=out, stderr=out, cwd=home)
+        end_s = time.monotonic() + START_S
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > end_s:
+                self.stop()
+                raise KafkaUnavailable(f"the Schema Registry did not start: {log.read_text()[-2000:]}")
+            time.sleep(0.1)
+
+    def freeze(self) -> None:
+        """Let it answer nothing until `thaw`."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End the process; its schemas are lost."""
+        self.process.kill()
+        self.process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/subjects", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (OSError, urllib.error.URLError):
+            return False
