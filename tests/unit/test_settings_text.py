@@ -94,6 +94,7 @@ OTHERS = {
     "stay_in_group": True,
     "drain": True,
     "start_at": "latest",
+    "schema_registry": "https://registry:8081/ccompat",
     "http_port": 9464,
     "http_host": "::1",
     "http_answers": True,

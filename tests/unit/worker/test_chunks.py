@@ -61,5 +61,5 @@ def test_offsets_without_clicks_are_skipped(model_dir: Path) -> None:
     batch = cycles._process(chunks, cycles.positions())
     assert batch.offsets == {CLICKS_0: 40}
     assert [(record.key, record.value, record.partition) for record in batch.records] == [
-        (POSITION_KEY, b"40 0 0000000000000000", 0)
+        (POSITION_KEY, b"40 0 0000000000000000 0", 0)
     ]
