@@ -24,7 +24,7 @@ from stream.events import Partition
 from stream.model.runtime import Model
 from stream.population.judge import Judge
 from stream.population.watch import SystemRule
-from stream.sessions.ends import Batch, Ended, at_rest, ended
+from stream.sessions.ends import Batch, Ended, at_rest, ended, joined
 from stream.sessions.track import SEEN, Track, session_fields
 from stream.settings import Rules
 from stream.state.arena import NO_SLOT, Arena, Found, Owner
@@ -203,9 +203,8 @@ class Engine:
 
         A partition without an open session is left as it is.
         """
-        cycle, times = self.process(self.encoder.columns((), ()), 0), {}
-        for partition in partitions:
-            ends, time_ms = at_rest(self.arena, partition)
-            if ends.owners:
-                cycle, times[partition] = cycle._replace(ended=cycle.ended.then(ends)), time_ms
-        return cycle._replace(staged=cycle.staged._replace(times=times))
+        found = {partition: at_rest(self.arena, partition) for partition in partitions}
+        found = {partition: (ends, time_ms) for partition, (ends, time_ms) in found.items() if ends.owners}
+        cycle = self.process(self.encoder.columns((), ()), 0)
+        staged = cycle.staged._replace(times={partition: time_ms for partition, (_, time_ms) in found.items()})
+        return cycle._replace(ended=joined([ends for ends, _ in found.values()]), staged=staged)

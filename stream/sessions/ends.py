@@ -10,6 +10,7 @@ written to a row when its session ends.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from stream.state.arena import Arena, Found, Owner
 from stream.state.row import Index
 from stream.state.seen import MINUTE_MS
 
-NO_SLOTS = np.empty(0, np.intp)
+NO_SLOTS, NO_MINUTES, NO_COUNTS = np.empty(0, np.intp), np.empty(0, np.int64), np.empty(0, np.int32)
 
 
 class Ended(NamedTuple):
@@ -45,9 +46,14 @@ class Ended(NamedTuple):
 
     def sorted(self) -> "Ended":
         """Those of one click by the minute, then by the first click."""
+        if len(self.owners) < 2:
+            return self
         order = np.lexsort((self.sessions.offset, self.minute, self.click))
         owners = [self.owners[i] for i in order.tolist()]
         return Ended(self.click[order], self.minute[order], owners, self.sessions.take(order))
+
+
+NONE = Ended(NO_SLOTS, NO_MINUTES, (), Sessions(NO_MINUTES, NO_MINUTES, NO_MINUTES, NO_COUNTS, NO_COUNTS.reshape(0, 1)))
 
 
 class Batch(NamedTuple):
@@ -75,7 +81,7 @@ class Batch(NamedTuple):
     def latest(self) -> dict[Partition, int]:
         """Partition of a click -> its time after the batch, ms since the epoch."""
         newest = np.zeros(len(self.found.partitions), np.int64)
-        np.maximum.at(newest, self.partition, self.now_ms)
+        newest[self.partition] = self.now_ms  # of several values numpy writes the last one
         return {p: time_ms for p, time_ms in zip(self.found.partitions, newest.tolist(), strict=True) if time_ms}
 
     def until(self) -> Index:
@@ -89,14 +95,22 @@ class Batch(NamedTuple):
 
 def ended(arena: Arena, batch: Batch, track: Track) -> Ended:
     """The sessions that end in a batch. The arena does not have its rows yet."""
+    parts: list[Ended] = []
     after_pause = np.flatnonzero(track.starts & (track.was_seen > 0) & ~track.over)
-    found = _before(batch, track, after_pause, due(track.was_seen[after_pause]))
-    for number, partition in enumerate(batch.found.partitions):
-        clicks, was = np.flatnonzero(batch.partition == number), arena.newest_ms(partition) // MINUTE_MS
-        if len(clicks) and batch.now_ms[clicks[-1]] // MINUTE_MS > was:
-            clock = _Clock(clicks, batch.now_ms, was)
-            found = found.then(_by_time(arena, batch, track, number, clock, was))
-    return found.sorted() if len(found.click) > 1 else found
+    if len(after_pause):
+        parts.append(_before(batch, track, after_pause, due(track.was_seen[after_pause])))
+    for partition, time_ms in batch.latest().items():
+        was = arena.newest_ms(partition) // MINUTE_MS
+        if time_ms // MINUTE_MS > was:  # else no session is due
+            number = batch.found.partitions.index(partition)
+            clock = _Clock(np.flatnonzero(batch.partition == number), batch.now_ms, was)
+            parts.append(_by_time(arena, batch, track, number, clock, was))
+    return joined(parts).sorted()
+
+
+def joined(parts: Sequence[Ended]) -> Ended:
+    """All ends of several parts, in their order."""
+    return reduce(Ended.then, parts) if parts else NONE
 
 
 def _before(batch: Batch, track: Track, clicks: Index, minute: I64) -> Ended:
