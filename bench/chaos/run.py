@@ -34,7 +34,8 @@ SQUEEZE = {"segment.ms": "200", "min.cleanable.dirty.ratio": "0.001"}
 
 def names(group: str) -> Names:
     """The topics of a group; all groups read the same clicks."""
-    return Names(CLICKS, *(f"{group}-{word}" for word in ("recommendations", "anomalies", "dead", "states", "system")))
+    words = ("recommendations", "anomalies", "dead", "states", "system", "sessions")
+    return Names(CLICKS, *(f"{group}-{word}" for word in words))
 
 
 @dataclass

@@ -55,7 +55,7 @@ def test_a_forgotten_user_is_found_only_where_the_docs_say(lane: Lane) -> None:
         for m in lane.read(topic)
         if m.key() == b"user7" or b'"user7"' in (m.value() or b"")
     }
-    assert found == {"clicks", "recommendations", "anomalies", "dead_letters"}
+    assert found == {"clicks", "recommendations", "anomalies", "sessions", "dead_letters"}
     assert not [m for m in lane.read(lane.topics.changelog) if m.key() == b"nobody"]
     assert "different ways" not in worker.log  # the request itself is in every partition
 

@@ -61,9 +61,9 @@ MUTANTS: dict[str, tuple[Mutant, Schedule, str]] = {
     ),
     "staged rows": (
         Mutant(
-            "stream.worker.cycle:Cycles._decide",
+            "stream.worker.cycle:Cycles._write",
             "        for _ in range(ROLL_BACKS):\n",
-            "        await self._in_engine(self._engine.commit, batch.cycle)\n        for _ in range(ROLL_BACKS):\n",
+            "        await self._thread.run(self._engine.commit, batch.cycle)\n        for _ in range(ROLL_BACKS):\n",
         ),
         schedules.refused_and_assigned_again,
         "rows in memory were not kept",

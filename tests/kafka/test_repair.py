@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
@@ -28,7 +29,11 @@ from tests.kafka.lane import Lane, Worker, clicks, wait_until
 from tests.oracle import POSITION, Oracle
 
 Messages = list[tuple[bytes | None, bytes | None]]
-AFTER_OFFSET = 24
+OF_A_PARTITION = (
+    *("checksum", "model", "offset", "seen_ms", "episode_offset", "population_window_ms"),
+    *("session_offset", "session_revision"),
+)
+"""Fields of a row with offsets of a topic that was deleted, or with times of the partition that the row was in."""
 """Bytes of a row before its last_ms: checksum, model, and the offset, which a repair changes."""
 
 
@@ -105,11 +110,14 @@ def assert_one_stream(lane: Lane, sent: Messages) -> None:
         rows.pop((message.key(), message.partition()), None)
         if message.key() != POSITION and message.value() is not None:
             rows[message.key(), message.partition()] = message.value()
-    # The offset of a topic that was deleted, and the begin of a window of the partition that the row was in.
-    opened, window = (oracle.layout().fields[name][1] for name in ("episode_offset", "population_window_ms"))
+    layout = oracle.layout()
 
-    def rest(row: bytes) -> tuple[bytes, ...]:
-        return row[AFTER_OFFSET:opened], row[opened + 8 : window], row[window + 8 :]
+    def rest(row: bytes) -> list[bytes]:
+        values = np.frombuffer(row[: layout.itemsize], layout)[0]
+        return [
+            *(values[name].tobytes() for name in layout.names or () if name not in OF_A_PARTITION),
+            row[layout.itemsize :],
+        ]
 
     ends = {key: rest(row) for (key, _), row in rows.items()}
     assert len(ends) == len(rows), "a user has two rows"

@@ -15,7 +15,7 @@ from tests.kafka.secured import RIGHTS, Cluster, Right, Secure, properties, refu
 def test_a_missing_right_on_a_topic_is_named_before_the_start(secure: Secure, cluster: Cluster) -> None:
     """Each row of the table that is about a topic, taken away alone, is the one that the line names."""
     on_topics = [right for right in RIGHTS if right.kind == "topic"]
-    assert len(on_topics) == 7
+    assert len(on_topics) == 8
     config = KafkaConfig(properties(cluster, "PLAIN"))
     secure.grant(RIGHTS)
     assert len(check_topics(cluster.kafka.sasl, secure.topics, config)) == 6

@@ -70,7 +70,7 @@ MUTANTS: dict[str, tuple[Mutant, Callable[..., None], dict[str, Any]]] = {
         {},
     ),
     "revoked": (
-        Mutant("stream.worker.cycle:Cycles._decide", "if self._assignment is not assignment:", "if False:"),
+        Mutant("stream.worker.cycle:Cycles._write", "if self._assignment is not assignment:", "if False:"),
         test_chunks.test_a_batch_that_is_processed_when_the_partitions_are_revoked_is_dropped,
         {},
     ),
@@ -86,7 +86,9 @@ MUTANTS: dict[str, tuple[Mutant, Callable[..., None], dict[str, Any]]] = {
     ),
     "mark": (
         Mutant(
-            "stream.worker.batch:process", "for p, mark in marks.items()]", "for p, mark in marks.items() if clicks]"
+            "stream.worker.batch:process",
+            "records += _marks(engine.arena, cycle.staged, offsets, topics.changelog)",
+            "records += _marks(engine.arena, cycle.staged, offsets if clicks else {}, topics.changelog)",
         ),
         test_chunks.test_offsets_without_clicks_are_skipped,
         {},

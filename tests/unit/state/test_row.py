@@ -24,9 +24,24 @@ def test_the_bytes_of_a_row_are_those_of_the_layout() -> None:
     rows = new_rows(1, row_dtype((Tensor("h", (2,)), Tensor("n", (), "int32")), recent=2), 0x1122334455667788)
     rows["checksum"] = 0xFEDCBA9876543210
     rows["source_offset"], rows["last_ms"], rows["clicks"] = 9, 1_700_000_000_000, 3
+    rows["seen_ms"] = 1_700_000_000_001
     rows["recent"], rows["held"], rows["h"], rows["n"] = [[7, -1]], [[-1, -1]], [[0.5, -2.0]], -4
-    values = (0xFEDCBA9876543210, 0x1122334455667788, 9, 1_700_000_000_000, 3, 7, -1, -1, -1, 0.5, -2.0, -4)
-    layout = struct.pack("<QQqqI2i2i2fi", *values)
+    values = (
+        0xFEDCBA9876543210,
+        0x1122334455667788,
+        9,
+        1_700_000_000_000,
+        1_700_000_000_001,
+        3,
+        7,
+        -1,
+        -1,
+        -1,
+        0.5,
+        -2.0,
+        -4,
+    )
+    layout = struct.pack("<QQqqqI2i2i2fi", *values)
     assert rows.tobytes() == layout + bytes(-len(layout) % 8)
 
 

@@ -56,6 +56,7 @@ def test_a_click_on_which_the_model_fails_is_a_dead_letter_and_the_stream_goes_o
     batch = process(engine, JsonCodec(65_536, 1000), topics, limits, chunks, {clicks_0: 0}, NOW_MS)
     assert Counter(record.topic for record in batch.records) == {
         topics.recommendations: 2,
+        topics.sessions: 2,
         topics.dead_letters: 1,
         topics.changelog: 3,
     }
