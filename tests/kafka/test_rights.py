@@ -18,7 +18,7 @@ def test_a_missing_right_on_a_topic_is_named_before_the_start(secure: Secure, cl
     assert len(on_topics) == 8
     config = KafkaConfig(properties(cluster, "PLAIN"))
     secure.grant(RIGHTS)
-    assert len(check_topics(cluster.kafka.sasl, secure.topics, config)) == 6
+    assert len(check_topics(cluster.kafka.sasl, secure.topics, config)) == 7
     for right in on_topics:
         secure.revoke(right)
         lacking = f"lacks rights on topics: {right.operation} on {secure.binding(right).name}; add the ACLs"
