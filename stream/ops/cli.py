@@ -54,12 +54,7 @@ MOUNTED = {
 
 EXTRAS = {
     "polars": "logs",
-    "torch": "train",
-    "onnx": "train",
-    "onnxscript": "train",
-    "onnx_ir": "train",
-    "jinja2": "train",
-    "matplotlib": "train",
+    **dict.fromkeys(("torch", "onnx", "onnxscript", "onnx_ir", "jinja2", "matplotlib"), "train"),
     "redis": "redis",
     "psycopg": "postgres",
     "pyarrow": "parquet",
