@@ -143,7 +143,7 @@ class Rekeying:
         """Leave the group, so that the others go on at once: a static member that only closes is waited for."""
         if not self._stay_in_group:
             self._consumer.unsubscribe()
-            for _ in range(LEAVE_READS if self._given else 0):
+            for _ in range(LEAVE_READS):  # at least one: the client leaves in the background
                 self._consumer.consume(1, 0.1)  # calls `_revoked`
                 if not self._given:
                     break
