@@ -20,6 +20,7 @@ import torch
 
 from bench.behaviour import baselines
 from bench.behaviour.eddy import Answers, answers
+from bench.behaviour.head.upcoming import EDGES_MS, LEFT_AFTER, Upcoming
 from bench.behaviour.logs import SOURCES, Split, split_of
 from bench.behaviour.measures import (
     accuracy,
@@ -34,7 +35,6 @@ from bench.behaviour.measures import (
 from bench.command import say
 from bench.report import RESULTS, Figures, conclude, kept, write_report
 from export.arrays import F64, I64, Flags
-from export.dataset.upcoming import EDGES_MS, LEFT_AFTER, Upcoming
 
 RESULT = RESULTS / "behaviour.json"
 DAY_MS = 86_400_000

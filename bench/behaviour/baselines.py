@@ -9,9 +9,9 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from bench.behaviour.head.upcoming import EDGES_MS
 from bench.behaviour.logs import Part
 from export.arrays import F32, F64, I64, Flags
-from export.dataset.upcoming import EDGES_MS
 
 ROUNDS, PATIENCE, STOPPED_ON = 500, 30, 5
 """Most trees, trees without a gain, and one of so many users that decides when to stop."""

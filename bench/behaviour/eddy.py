@@ -5,14 +5,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from bench.behaviour.head.fit import Examples, fit_behaviour, states_that_help
+from bench.behaviour.head.network import TASKS, BehaviourHead, time_logits
+from bench.behaviour.head.upcoming import EDGES_MS, upcoming
 from bench.behaviour.logs import Part, Split
 from bench.command import say
 from export.arrays import F64
-from export.dataset.upcoming import EDGES_MS, upcoming
 from export.dataset.windows import Windows, birth_period, encode
-from export.fit.behaviour import Examples, fit_behaviour, states_that_help
 from export.log.log import GAP_EDGES_MS
-from export.network.behaviour import TASKS, BehaviourHead, time_logits
 from export.network.network import SHARPNESS, Network, Sizes
 from export.network.states import outputs
 from export.progress import NullProgress

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from bench.behaviour.head.counters import counters_of
+from bench.behaviour.head.upcoming import MINUTE, Upcoming, upcoming
 from bench.datasets import read
 from export.arrays import F32, I64
-from export.dataset.counters import counters_of
-from export.dataset.upcoming import MINUTE, Upcoming, upcoming
 from export.dataset.windows import Clicks, encode
 from export.log.log import Log, read_log
 from export.train.holdout import vocabulary_of

@@ -1,4 +1,4 @@
-"""What a user's row counts, beside the state of the network: the inputs of the behaviour head (network/behaviour.py).
+"""What a user's row counts, beside the state of the network: the inputs of the behaviour head (network.py).
 
 The rule: the counters of a click depend on the user's clicks up to this one only, and each is kept in constant size per
 user. So the worker can have exactly these numbers.

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from export.dataset.counters import counters_of
-from export.dataset.upcoming import EDGES_MS, LEFT_AFTER, RETURN_AFTER, upcoming
-from export.fit import behaviour
-from export.fit.behaviour import Examples, fit_behaviour, states_that_help
-from export.network.behaviour import BehaviourHead, time_logits
+from bench.behaviour.head import fit
+from bench.behaviour.head.counters import counters_of
+from bench.behaviour.head.fit import Examples, fit_behaviour, states_that_help
+from bench.behaviour.head.network import BehaviourHead, time_logits
+from bench.behaviour.head.upcoming import EDGES_MS, LEFT_AFTER, RETURN_AFTER, upcoming
 
 VIEW, CART, BUY, TYPES = 0, 1, 2, 3
 MINUTE, DAY = 60_000, 86_400_000
@@ -72,7 +72,7 @@ def test_leaving_and_returning_are_products_of_the_hazards() -> None:
 
 
 def test_a_state_that_says_the_answer_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(behaviour, "EPOCHS", 4)
+    monkeypatch.setattr(fit, "EPOCHS", 4)
     torch.set_num_threads(1)
     parts = [shop(300, seed) for seed in (4, 5)]
     told = []

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, logsigmoid
 
-from export.dataset.counters import COUNTERS, counters
-from export.dataset.upcoming import LEFT_AFTER, RETURN_AFTER
+from bench.behaviour.head.counters import COUNTERS, counters
+from bench.behaviour.head.upcoming import LEFT_AFTER, RETURN_AFTER
 from export.network.network import unit
 
 TASKS = ("next", "time", "intent")
@@ -90,7 +90,7 @@ class Told(NamedTuple):
 
 
 class BehaviourHead(nn.Module):
-    """The head with fitted weights. fit/behaviour.py makes it.
+    """The head with fitted weights. fit.py makes it.
 
     hidden, hidden_bias  (U, F + P), (U,): the units of all tasks and members
     linear, bias         (O, F + P), (O,): the linear part of the O logits: T + 1 types, the hazards, the intent

@@ -1,4 +1,4 @@
-"""What came after each click of a log: the labels of the behaviour head (network/behaviour.py).
+"""What came after each click of a log: the labels of the behaviour head (network.py).
 
 A log ends while users are still there. So a label can be unknown: nobody saw what came after the end. An unknown label
 is left out, and is never read as "nothing came".
@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bench.behaviour.head.counters import session_begins
 from export.arrays import I32, I64, Flags
-from export.dataset.counters import session_begins
 from stream.model.gaps import SESSION_GAP_MS
 
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000

@@ -1,4 +1,4 @@
-"""Fits the behaviour head (network/behaviour.py) on the states of a trained network; the network does not change.
+"""Fits the behaviour head (network.py) on the states of a trained network; the network does not change.
 
 1. The users are divided into MEMBERS parts. Each member of a task is trained without one part. So each click has a
    member that never saw its user, and these members together say when to stop, and calibrate.
@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, dropout, gelu, softplus
 
+from bench.behaviour.head.calibration import Labels, calibration
+from bench.behaviour.head.counters import COUNTERS
+from bench.behaviour.head.network import LIMIT, TASKS, BehaviourHead, feature_count, hour_features, inputs
+from bench.behaviour.head.upcoming import EDGES_MS, UNKNOWN, Upcoming
 from export.arrays import I64, Flags
-from export.dataset.counters import COUNTERS
-from export.dataset.upcoming import EDGES_MS, UNKNOWN, Upcoming
-from export.fit.calibration import Labels, calibration
-from export.network.behaviour import LIMIT, TASKS, BehaviourHead, feature_count, hour_features, inputs
 
 MEMBERS, UNITS, AXES = 4, 24, 16
 """Members of each task, hidden units of each, and directions of the state that they read."""
