@@ -103,18 +103,18 @@ def fetch_jars() -> Path:
         (HOME / "pom.xml").write_text(POM.format(version=VERSION))
         partial = HOME / "libs-partial"
         shutil.rmtree(partial, ignore_errors=True)
-        goal = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
-        done = subprocess.run(
-            ["mvn", "-q", "-B", "-f", str(HOME / "pom.xml"), goal, f"-DoutputDirectory={partial}"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise KafkaUnavailable(f"Maven could not download the jars of Kafka {VERSION}:\n{done.stdout[-2000:]}")
+        download(f"the jars of Kafka {VERSION}", partial, "copy-dependencies", "-f", str(HOME / "pom.xml"))
         partial.rename(libs)  # last, so that a directory with this name is complete
     return libs
+
+
+def download(what: str, directory: Path, goal: str, *options: str) -> None:
+    """Let Maven's dependency plugin download files to a directory. Raises KafkaUnavailable."""
+    plugin = f"org.apache.maven.plugins:maven-dependency-plugin:3.8.1:{goal}"
+    command = ["mvn", "-q", "-B", *options, plugin, f"-DoutputDirectory={directory}"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode != 0:
+        raise KafkaUnavailable(f"Maven could not download {what}:\n{done.stdout[-2000:]}")
 
 
 def shared_classes(libs: Path) -> str:

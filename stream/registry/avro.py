@@ -16,9 +16,9 @@ from typing import Any
 from fastavro import parse_schema, schemaless_reader
 from fastavro.read import LOGICAL_READERS
 
+from stream.registry.body import HEADER, text_of
 from stream.registry.client import Texts
 
-HEADER = 5
 DECIMAL, TEXT = "eddy-decimal", "eddy-text"
 
 
@@ -105,10 +105,7 @@ def _decimal(data: bytes, schema: Any = None, *_: Any) -> float:
 
 
 def _text(data: bytes, *_: Any) -> str | bytes:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return data  # which no field takes
+    return text_of(data)
 
 
 for _kind in ("bytes", "fixed"):

@@ -16,11 +16,9 @@ from typing import Any
 
 from stream.errors import BadClick, ConfigError
 from stream.registry.avro import avro_body
+from stream.registry.body import HEADER
 from stream.registry.client import Registry, Texts
 from stream.registry.protobuf import protobuf_body
-
-HEADER = 5
-"""Bytes before the body."""
 
 UNKNOWN_S = 30.0
 """After so many seconds an unknown id is asked for again."""

@@ -32,9 +32,9 @@ from google.protobuf import (
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError
 
+from stream.registry.body import HEADER, text_of
 from stream.registry.client import Texts
 
-HEADER = 5
 COMPILE_S = 60.0
 MOST_NUMBERS = 32
 """Of a message type: it may be in another one, and that in another one."""
@@ -159,7 +159,7 @@ def _value_reader(field: FieldDescriptor, known: dict[str, Reader]) -> Reader:
     if field.enum_type is not None:
         names = {number: value.name for number, value in field.enum_type.values_by_number.items()}
         return lambda number: names.get(number, number)
-    return _text if field.type == FieldDescriptor.TYPE_BYTES else _same
+    return text_of if field.type == FieldDescriptor.TYPE_BYTES else _same
 
 
 def _key(key: Any) -> str:
@@ -168,13 +168,6 @@ def _key(key: Any) -> str:
 
 def _google(message: Any) -> Any:
     return json_format.MessageToDict(message, preserving_proto_field_name=True)
-
-
-def _text(value: bytes) -> str | bytes:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value  # which no field takes
 
 
 def _same(value: Any) -> Any:

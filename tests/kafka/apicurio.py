@@ -6,7 +6,6 @@ memory and needs Java 17. Confluent's own registry is not on Maven Central.
 
 import fcntl
 import shutil
-import signal
 import subprocess
 import tarfile
 import time
@@ -14,7 +13,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from bench.apache_kafka import HOME, KafkaUnavailable, free_ports
+from bench.apache_kafka import HOME, KafkaUnavailable, download, free_ports
 
 VERSION = "2.6.13.Final"
 ARTIFACT = f"io.apicurio:apicurio-registry-app:{VERSION}:tar.gz:all"
@@ -34,16 +33,7 @@ def fetch_registry() -> Path:
                 raise KafkaUnavailable(f"a Schema Registry needs `{program}` on the PATH")
         partial = HOME / "apicurio-partial"
         shutil.rmtree(partial, ignore_errors=True)
-        goal = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
-        done = subprocess.run(
-            ["mvn", "-q", "-B", goal, f"-Dartifact={ARTIFACT}", f"-DoutputDirectory={partial}"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise KafkaUnavailable(f"Maven could not download Apicurio Registry {VERSION}:\n{done.stdout[-2000:]}")
+        download(f"Apicurio Registry {VERSION}", partial, "copy", f"-Dartifact={ARTIFACT}")
         [archive] = partial.glob("*.tar.gz")
         with tarfile.open(archive) as packed:
             packed.extractall(partial, filter="data")
@@ -53,14 +43,11 @@ def fetch_registry() -> Path:
 
 
 class Apicurio:
-    """A registry process at `url`. With `port` it is at that port, as a restarted one has to be.
+    """A registry process at `url`. Raises KafkaUnavailable if it cannot start."""
 
-    Raises KafkaUnavailable if it cannot start.
-    """
-
-    def __init__(self, log: Path, port: int | None = None) -> None:
+    def __init__(self, log: Path) -> None:
         home = fetch_registry()
-        self.port = port or free_ports(1)[0]
+        self.port = free_ports(1)[0]
         self.url = f"http://127.0.0.1:{self.port}/apis/ccompat/v7"
         options = [
             "-Xmx384m",
@@ -77,14 +64,7 @@ class Apicurio:
             if self.process.poll() is not None or time.monotonic() > end_s:
                 self.stop()
                 raise KafkaUnavailable(f"the Schema Registry did not start: {log.read_text()[-2000:]}")
-            time.sleep(0.1)
-
-    def freeze(self) -> None:
-        """Let it answer nothing until `thaw`."""
-        self.process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
+            time.sleep(0.1)  # the polling interval; the deadline above decides
 
     def stop(self) -> None:
         """End the process; its schemas are lost."""
