@@ -29,7 +29,7 @@ from stream.sessions.track import SEEN, Track, session_fields
 from stream.settings import Rules
 from stream.state.arena import NO_SLOT, Arena, Found, Owner
 from stream.state.event_ids import Hashes
-from stream.state.evict import NEVER, Forgetting, Swept, partition_times, reset_rows, sweep
+from stream.state.evict import NEVER, Forgetting, Swept, latest_times, partition_times, reset_rows, sweep
 from stream.state.row import Rows
 from stream.state.staged import Staged, copies, stage
 
@@ -156,9 +156,10 @@ class Engine:
         after = dict(zip(found.partitions, judged.kept, strict=True))
         track = Track(evidence, times[decided], before, len(self.model.manifest.event_types))
         track.write(rows)
-        its_users = clicks.owners, found, before, clicks.life, clicks.requests
-        batch = Batch(*its_users, found.partition[clicks.owner], times, decided)
-        staged = self._stage(clicks, found, rows, swept, event_ids, after, batch.latest())
+        of_click = found.partition[clicks.owner]
+        latest = latest_times(found.partitions, of_click, times)
+        batch = Batch(clicks.owners, found, before, clicks.life, clicks.requests, of_click, times, latest, decided)
+        staged = self._stage(clicks, found, rows, swept, event_ids, after, latest)
         decisions = self.decide(its, steps, judged.verdicts)
         opened, ends = np.sort(decided[track.by_user[track.starts]]), ended(self.arena, batch, track)
         return Cycle(decided, failed, repeated, decisions, judged.rules, opened, ends, staged)

@@ -66,6 +66,7 @@ class Batch(NamedTuple):
     requests   as in Columns
     partition  (n,) intp, index into found.partitions of each click that changes a row or a time
     now_ms     (n,) int64, time of its partition with each click
+    times      partition of a click -> its time after the batch, ms since the epoch
     decided    (d,) intp, positions of the clicks in the track
     """
 
@@ -76,13 +77,8 @@ class Batch(NamedTuple):
     requests: Mapping[Owner, Sequence[int]]
     partition: Index
     now_ms: I64
+    times: Mapping[Partition, int]
     decided: Index
-
-    def latest(self) -> dict[Partition, int]:
-        """Partition of a click -> its time after the batch, ms since the epoch."""
-        newest = np.zeros(len(self.found.partitions), np.int64)
-        newest[self.partition] = self.now_ms  # of several values numpy writes the last one
-        return {p: time_ms for p, time_ms in zip(self.found.partitions, newest.tolist(), strict=True) if time_ms}
 
     def until(self) -> Index:
         """(m,) the position of the request that ends the row of each user, n = none."""
@@ -99,7 +95,7 @@ def ended(arena: Arena, batch: Batch, track: Track) -> Ended:
     after_pause = np.flatnonzero(track.starts & (track.was_seen > 0) & ~track.over)
     if len(after_pause):
         parts.append(_before(batch, track, after_pause, due(track.was_seen[after_pause])))
-    for partition, time_ms in batch.latest().items():
+    for partition, time_ms in batch.times.items():
         was = arena.newest_ms(partition) // MINUTE_MS
         if time_ms // MINUTE_MS > was:  # else no session is due
             number = batch.found.partitions.index(partition)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from stream.events import Partition
 from stream.state.arena import Arena, Found, Owner
 from stream.state.event_ids import NO_ID, Hashes
 from stream.state.row import Index, Rows, new_rows
@@ -96,6 +97,16 @@ def partition_times(arena: Arena, found: Found, owner: npt.NDArray[np.intp], tim
 def _newest_so_far(time_ms: I64, before: int) -> I64:
     found: I64 = np.maximum.accumulate(np.maximum(time_ms, before))
     return found
+
+
+def latest_times(partitions: Sequence[Partition], partition: Index, now_ms: I64) -> dict[Partition, int]:
+    """The time of each partition after the last of its n clicks, ms since the epoch. One without a click is left out.
+
+    partition  (n,) intp, index into partitions of each click. now_ms: (n,) int64, as `partition_times` returns them
+    """
+    newest = np.zeros(len(partitions), np.int64)
+    newest[partition] = now_ms  # of several values numpy writes the last one
+    return {one: time_ms for one, time_ms in zip(partitions, newest.tolist(), strict=True) if time_ms}
 
 
 class Swept(NamedTuple):

@@ -29,6 +29,8 @@ MOST_BROKEN, MOST_BROKEN_SHARE = 10, 0.01
 """More broken rows in a partition than both are no accident of single rows: the worker does not start."""
 
 Offsets = Mapping[Partition, int]
+"""Partition of the clicks -> the offset to read next."""
+
 log = logging.getLogger(__name__)
 
 
@@ -101,7 +103,7 @@ class Recovery:
         self._last = self._current = Assignment(generation, member, kept)
         return self._last
 
-    def _keep(self, partitions: Sequence[Partition], had: Mapping[Partition, int]) -> dict[Partition, int]:
+    def _keep(self, partitions: Sequence[Partition], had: Offsets) -> dict[Partition, int]:
         """Step 3, in a thread of its own: the partitions to keep, and the offsets to continue at."""
         ours = self._engine.submit(self._hold, partitions, had).result()
         held = list(ours)
@@ -111,7 +113,7 @@ class Recovery:
         marks = patiently(self._watch, self._changelog.marks, held)
         return {p: had[p] for p in held if marks.get(p) == ours[p] and found[p].committed == had[p]}
 
-    def _hold(self, partitions: Sequence[Partition], had: Mapping[Partition, int]) -> dict[Partition, Mark]:
+    def _hold(self, partitions: Sequence[Partition], had: Offsets) -> dict[Partition, Mark]:
         """In the engine thread: drop the rows of other partitions. Returns the marks that fit the rows in memory."""
         for lost in set(self._arena.partitions()).difference(partitions):
             self._arena.drop(lost)
@@ -138,7 +140,7 @@ class Recovery:
             return Outcome.COMMITTED
         return Outcome.ROLLED_BACK if stands == before else Outcome.STALE
 
-    async def read(self, assignment: Assignment, partitions: Sequence[Partition]) -> Mapping[Partition, int] | None:
+    async def read(self, assignment: Assignment, partitions: Sequence[Partition]) -> Offsets | None:
         """Restore the other partitions of an assignment from the changelog. Cycles of the kept ones run meanwhile.
 
         4. offsets     the group's committed ones; the broker waits for a pending transaction over them
@@ -187,9 +189,7 @@ class Recovery:
         )
         return found
 
-    async def _begin_group(
-        self, assignment: Assignment, positions: Mapping[Partition, Position]
-    ) -> Mapping[Partition, int] | None:
+    async def _begin_group(self, assignment: Assignment, positions: Mapping[Partition, Position]) -> Offsets | None:
         """Step 8: where the group begins in partitions without an offset. None if another worker has them."""
         fresh = [p for p, position in positions.items() if position.committed is None]
         asked = await in_daemon("recovery", patiently, self._watch, self._begin_at, fresh) if fresh else {}
