@@ -1,0 +1,48 @@
+"""The tables of docs/networks.md, and of what a user does next, hold the figures of the committed result files."""
+
+import re
+
+from tests.docs.blocks import ROOT
+from tests.docs.test_results import PAGE, pair, results, table
+
+NETWORKS = (ROOT / "docs" / "networks.md").read_text()
+NAMES = {"last event": "last_event"}
+
+
+def test_the_networks() -> None:
+    """Cost, and quality alone and as served."""
+    found = results("networks")["results"]
+    costs = {row[0].strip("`"): row[1:] for row in table(NETWORKS, "What each costs")}
+    assert costs == {name: [f"{one['step_us']:g}", f"{one['bytes']:,}"] for name, one in found["costs"].items()}
+    quality = {row[0].strip("`"): row[1:3] for row in table(NETWORKS, "Quality")}
+    assert quality == {
+        name: [pair({"recall20": one["network_recall20"], "mrr20": one["network_mrr20"]}), pair(one)]
+        for name, one in found["rees46-oct"].items()
+    }
+
+
+def tables(title: str) -> list[list[list[str]]]:
+    """The rows of each table under a heading, without heads."""
+    section = re.split(r"^## ", PAGE.split(f"## {title}\n")[1], flags=re.MULTILINE)[0]
+    blocks = [block.splitlines()[2:] for block in section.split("\n\n") if block.startswith("|")]
+    return [[[cell.strip(" |") for cell in line.strip("|").split(" | ")] for line in block] for block in blocks]
+
+
+def test_what_a_user_does_next() -> None:
+    """Each cell of the three tables begins with the figure of the file."""
+    found = results("behaviour")["results"]
+    next_action, intent, returns = tables("What a user does next")
+    for log, method, log_loss, macro_f1 in next_action:
+        one = found[log]["next_action"][method]
+        assert (log_loss[:5], macro_f1[:5]) == (f"{one['log_loss']:.3f}", f"{one['macro_f1']:.3f}"), (log, method)
+    for what, _, method, *cells in intent:
+        log, which = what.split(", ")
+        part = {"each click": "every_click", "the third click": "after_3_clicks"}[which]
+        one = found[log]["intent"][part][NAMES.get(method, method)]
+        figures = [one[name] for name in ("auprc", "lift_10", "calibration_error")]
+        assert [cell[:5] for cell in cells] == [f"{figure:.3f}"[:5] for figure in figures], (what, method)
+    for what, method, *cells in returns:
+        one = found[what.removesuffix(", 1 day")]["return_1d"][method]
+        figures = [one[name] for name in ("log_loss", "auroc", "calibration_error")]
+        assert [cell[:5] for cell in cells] == [f"{figure:.3f}" for figure in figures], (what, method)
+    assert (len(next_action), len(intent), len(returns)) == (12, 24, 3)
