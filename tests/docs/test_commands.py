@@ -29,8 +29,13 @@ from tests.docs.blocks import PAGES, ROOT, RUN, SHOWN, Block, blocks
 
 KAFKA = "localhost:9092"
 MODEL = "models/mine/1"
-SMALLER = {"--replication 3": "--replication 1", "--seconds 30": "--seconds 2"}
+SMALLER = {
+    "--replication 3": "--replication 1",
+    "--seconds 30": "--seconds 2",
+    "--out models/retailrocket/1": "--out models/retailrocket/1 --epochs 1 --hidden 16",
+}
 """Values that a test cannot use, and their replacements: fewer brokers, less time."""
+RETAILROCKET = {"view": "view", "cart": "addtocart", "purchase": "transaction"}
 WITH_COMMANDS = [page for page in PAGES if any(b.language in RUN and not b.skipped for b in blocks(page))]
 BLOCK_S = 300.0
 START_MS = 1_735_689_600_000
@@ -47,7 +52,7 @@ class Endless(NamedTuple):
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the files that the documents name: two days of clicks of a few users, the first day also as
-    events of another shape, and a catalogue."""
+    events of another shape, both days with RetailRocket's columns, and a catalogue."""
     directory = tmp_path_factory.mktemp("inputs")
     stream = simulate_clean(build_shop(), 10, 1, START_MS)
     until_ms = START_MS + 2 * DAY_MS
@@ -58,6 +63,13 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     log.filter(~first).write_parquet(directory / "next-day.parquet")
     with (directory / "events.jsonl").open("w") as file:
         file.writelines(f"{json.dumps(segment(click))}\n" for click in log.filter(first).iter_rows(named=True))
+    log.select(
+        "timestamp",
+        visitorid=pl.col("user_id").str.extract(r"(\d+)").cast(pl.Int64),
+        event=pl.col("event_type").replace(RETAILROCKET),
+        itemid=pl.col("item_id").rank("dense").cast(pl.Int64),
+        transactionid=pl.lit(None, pl.Int64),
+    ).write_csv(directory / "events.csv")
     log.select("item_id", "category").unique("item_id").write_ndjson(directory / "items.jsonl")
     return directory
 
