@@ -43,10 +43,15 @@ def postgres_server() -> Iterator[Postgres]:
 
 @pytest.fixture(scope="session", autouse=True)
 def traced() -> Iterator[Path]:
-    """Networks that differ only in their weights share one trace, kept in this directory; see tests/graphs.py."""
+    """Networks that differ only in their weights share one trace, kept in this directory; see tests/graphs.py.
+
+    So do those of the commands that tests start.
+    """
     directory = trace_directory(ROOT / ".cache" / "traces")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trace, "trace", KeptTraces(directory))
+        patch.setenv("KEPT_TRACES", str(directory))
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT / "tests" / "children", ROOT))))
         yield directory
 
 

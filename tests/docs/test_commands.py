@@ -33,6 +33,7 @@ SMALLER = {
     "--replication 3": "--replication 1",
     "--seconds 30": "--seconds 2",
     "--out models/retailrocket/1": "--out models/retailrocket/1 --epochs 1 --hidden 16",
+    "--out models/mine/1": "--out models/mine/1 --epochs 1 --hidden 16",
 }
 """Values that a test cannot use, and their replacements: fewer brokers, less time."""
 RETAILROCKET = {"view": "view", "cart": "addtocart", "purchase": "transaction"}

@@ -90,30 +90,24 @@ def test_ctrl_c_after_the_last_batch_is_not_forgotten() -> None:
 
 
 COMMAND = "from stream.ops.cli import main; main()"
-KEPT_TRACES = f"""import sys; from export.model import trace; from tests.graphs import KeptTraces
-trace.trace = KeptTraces(sys.argv.pop(1)); {COMMAND}"""
-"""The same with the traces of the other tests in the directory of the first argument; torch is imported first."""
 
 
 @pytest.mark.parametrize(
-    ("program", "moments", "ends_with"),
+    ("moments", "ends_with"),
     [
-        (COMMAND, ("not in time order",), INTERRUPTED),  # torch is being imported: nothing to save yet
-        (KEPT_TRACES, ("epoch 1:", "exporting the graphs to ONNX and checking them\n"), 0),
+        (("not in time order",), INTERRUPTED),  # torch is being imported: nothing to save yet
+        (("epoch 1:", "exporting the graphs to ONNX and checking them\n"), 0),
     ],
     ids=["before the training", "in the training and in its end"],
 )
-def test_three_times_ctrl_c_print_no_stack_trace(
-    tmp_path: Path, traced: Path, program: str, moments: tuple[str, ...], ends_with: int
-) -> None:
+def test_three_times_ctrl_c_print_no_stack_trace(tmp_path: Path, moments: tuple[str, ...], ends_with: int) -> None:
     """Whenever they come: before the training the command ends, later it ends with a model."""
     log, out = shop(users=60), tmp_path / "m" / "1"
     rows = zip(log.user.tolist(), log.item.tolist(), log.time_ms.tolist(), strict=True)
     (tmp_path / "log.csv").write_text(
         "user_id,item_id,timestamp\n" + "".join(f"u{u},i{i},{t}\n" for u, i, t in reversed(list(rows)))
     )
-    directory = [str(traced)] if program is KEPT_TRACES else []
-    command = [sys.executable, "-c", program, *directory, "train", str(tmp_path / "log.csv"), "--out", str(out)]
+    command = [sys.executable, "-c", COMMAND, "train", str(tmp_path / "log.csv"), "--out", str(out)]
     with subprocess.Popen(
         [*command, "--epochs", "2", "--hidden", "16"],
         cwd=ROOT,
