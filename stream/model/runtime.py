@@ -203,7 +203,7 @@ def load_model(directory: Path, device: str) -> Model:
     available.
     """
     manifest = read_manifest(directory)
-    items = _read_items(directory, manifest)
+    items = read_items(directory, manifest)
     for graph in manifest.graphs:
         check_external(directory, graph, manifest)
     provider = _provider(device)
@@ -234,7 +234,7 @@ def _state_inputs(
     return names
 
 
-def _read_items(directory: Path, manifest: Manifest) -> list[str]:
+def read_items(directory: Path, manifest: Manifest) -> list[str]:
     """The item ids of items.json. Raises ArtifactError if they are not `manifest.items` different ids."""
     path = directory / "items.json"
     if path.stat().st_size > manifest.items * LONGEST_ITEM_BYTES + 1024:

@@ -48,6 +48,7 @@ MOUNTED = {
     "evaluate": "Compare a model with baselines on a click log: recall, MRR.",
     "replay": "Publish a click log to Kafka, keyed by user.",
     "sink": "Copy recommendations and alerts from Kafka to Redis, PostgreSQL or Parquet files.",
+    "state": "Write the states of all users to Parquet files, or restore them.",
     "schema": "Print the JSON Schema of the messages of an output topic.",
 }
 """The help line of each mounted command. It is here so that `eddy --help` does not import the command."""

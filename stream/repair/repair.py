@@ -7,9 +7,10 @@ from stream.errors import ConfigError
 from stream.kafka.changelog import Changelog
 from stream.kafka.topics import partition_counts
 from stream.kafka_config import KafkaConfig
-from stream.repair.apply import apply, check_no_members, roll_back
+from stream.repair.apply import apply
 from stream.repair.plan import plan
 from stream.repair.survey import Say, strays, survey
+from stream.repair.transaction import check_no_members, roll_back
 from stream.settings import Topics
 
 

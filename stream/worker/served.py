@@ -66,13 +66,23 @@ def open_engine(
     new_block   makes the memory of the states
     Raises ArtifactError if the calibration is not usable, ConfigError if the catalogue is not usable.
     """
-    manifest = model.manifest
-    population = Population(manifest.items, len(manifest.event_types))
-    judge = Judge(BehaviourDetector.load(directory, manifest), population, alpha)
-    dtype = row_dtype(manifest.state, RECENT_ITEMS, (*judge.row_fields, *session_fields(len(manifest.event_types))))
-    arena = Arena(dtype, row_mark(manifest.identity ^ users_mark, dtype), new_block)
+    judge = open_judge(directory, model.manifest, alpha)
+    arena = Arena(*row_layout(model.manifest, judge, users_mark), new_block)
     forgetting = Forgetting(int(forget_after_days * DAY_MS))
     return Engine(model, judge, arena, k, exclude_recent, rules, forgetting, lists)
+
+
+def open_judge(directory: Path, manifest: Manifest, alpha: float) -> Judge:
+    """Open the judge of a model directory. Raises ArtifactError if the calibration is not usable."""
+    population = Population(manifest.items, len(manifest.event_types))
+    return Judge(BehaviourDetector.load(directory, manifest), population, alpha)
+
+
+def row_layout(manifest: Manifest, judge: Judge, users_mark: int = 0) -> tuple[np.dtype[np.void], int]:
+    """The dtype of the state rows of a model, and the mark that they have. users_mark: as in `open_engine`."""
+    fields = (*judge.row_fields, *session_fields(len(manifest.event_types)))
+    dtype = row_dtype(manifest.state, RECENT_ITEMS, fields)
+    return dtype, row_mark(manifest.identity ^ users_mark, dtype)
 
 
 def warn_of_model(engine: Engine, k: int, alpha: float) -> None:
