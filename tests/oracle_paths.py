@@ -1,7 +1,7 @@
 """What `eddy paths` counts, by plain loops over lists: the oracle of export/sequences. Imports nothing of Eddy."""
 
 import csv
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -84,4 +84,29 @@ def reached(rows: list[Row], stages: list[str]) -> list[Row]:
     for row in rows:
         if len(found) < len(stages) and row.event == stages[len(found)]:
             found.append(row)
+    return found
+
+
+def transitions(paths: list[list[str]]) -> dict[tuple[str, str], int]:
+    """How often each step follows each other one, with (begin) and (end)."""
+    found: dict[tuple[str, str], int] = {}
+    for path in paths:
+        whole = ["(begin)", *path, "(end)"]
+        for pair in pairwise(whole):
+            found[pair] = found.get(pair, 0) + 1
+    return found
+
+
+def prefixes(paths: list[list[str]], depth: int, fewest: int) -> dict[tuple[str, ...], list[int]]:
+    """Each prefix of up to `depth` steps, the end being one, with the numbers of its sessions.
+
+    A prefix that fewer than `fewest` sessions have does not go on.
+    """
+    found: dict[tuple[str, ...], list[int]] = {}
+    for length in range(1, depth + 1):
+        for number, path in enumerate(paths):
+            whole = [*path, "(end)"]
+            before = tuple(whole[: length - 1])
+            if len(whole) >= length and (length == 1 or len(found.get(before, ())) >= fewest):
+                found.setdefault(tuple(whole[:length]), []).append(number)
     return found
