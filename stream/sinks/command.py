@@ -5,72 +5,24 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
-from click.core import ParameterSource
 
 from stream.errors import ConfigError
 from stream.kafka_config import read_kafka_config
 from stream.log_lines import log_to_stderr
-from stream.ops.options import connection_options, setting_option, topic_option
 from stream.outputs import OUTPUTS, json_schema
+from stream.sinks.options import URL_VARIABLE, given_url, sink_options, url_option
 
 if TYPE_CHECKING:
-    from stream.sinks.sink import Sink
-
-COPIED = ("recommendations", "anomalies", "system-alerts")
-"""The outputs that a sink takes. Dead letters are for `eddy dead-letters`, verdicts for `eddy calibrate`."""
+    from stream.places.sink import Sink
 
 SERVER_ROWS = 2_000
 """Most messages of one write to a server."""
-
-URL_VARIABLE = "EDDY_SINK_URL"
-
-Command = Callable[..., None]
-
-
-class _Outputs(click.ParamType):
-    """Names of outputs, separated by commas."""
-
-    name = "names"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        names = tuple(dict.fromkeys(filter(None, (word.strip() for word in str(value).split(",")))))
-        if not names or set(names) - set(COPIED):
-            self.fail(f"{value!r} is not one or several of {','.join(COPIED)}.", param, ctx)
-        return names
-
-
-def sink_options(command: Command) -> Command:
-    """Add the options of all sinks; `copy` takes their values."""
-    options: tuple[Callable[[Command], Command], ...] = (
-        click.option("--json", "as_json", is_flag=True, help="Print the figures at the end as one JSON object."),
-        setting_option("log_format"),
-        click.option("--once", is_flag=True, help="End when all is written that the topics hold at the start."),
-        *(topic_option(name.replace("-", "_")) for name in reversed(COPIED)),
-        click.option(
-            "--topics",
-            "outputs",
-            type=_Outputs(),
-            default="recommendations,anomalies",
-            show_default=True,
-            help=f"What to copy, of {','.join(COPIED)}.",
-        ),
-        connection_options,
-    )
-    for option in options:
-        command = option(command)
-    return command
-
-
-url_option = click.option(
-    "--url", envvar=URL_VARIABLE, required=True, help="URL of the server. Give one with a password in EDDY_SINK_URL."
-)
 
 
 @click.group()
@@ -110,9 +62,9 @@ def to_redis(ctx: click.Context, /, url: str, prefix: str, ttl_s: int, **given: 
       eddy sink redis --url redis://localhost:6379/0 --ttl-s 2592000
       EDDY_SINK_URL=rediss://eddy:SECRET@r1:6380/0 eddy sink redis --topics recommendations
     """
-    from stream.sinks.redis import RedisSink
+    from stream.places.redis import RedisSink
 
-    copy(RedisSink(_url(ctx, url), prefix, ttl_s), SERVER_ROWS, 0.0, **given)
+    copy(RedisSink(given_url(ctx, url), prefix, ttl_s), SERVER_ROWS, 0.0, **given)
 
 
 @sink.command("postgres")
@@ -132,14 +84,14 @@ def to_postgres(ctx: click.Context, /, url: str | None, prefix: str, create: boo
       eddy sink postgres --ddl
       eddy sink postgres --url postgresql://eddy@localhost/shop --create
     """
-    from stream.sinks import postgres
+    from stream.places import postgres
 
     if ddl:
         click.echo(postgres.ddl(given["outputs"], postgres.checked(prefix)))
         return
     if url is None:
         raise click.UsageError(f"no URL: give --url or {URL_VARIABLE}.")
-    place = postgres.PostgresSink(_url(ctx, url), given["outputs"], prefix, create)
+    place = postgres.PostgresSink(given_url(ctx, url), given["outputs"], prefix, create)
     copy(place, SERVER_ROWS, 0.0, **given)
 
 
@@ -168,7 +120,7 @@ def to_parquet(directory: Path, every_s: float, rows: int, **given: Any) -> None
       eddy sink parquet --directory history
       eddy sink parquet --directory history --once --topics recommendations
     """
-    from stream.sinks.parquet import ParquetSink
+    from stream.places.parquet import ParquetSink
 
     copy(ParquetSink(directory), rows, every_s, **given)
 
@@ -229,19 +181,6 @@ def _line(text: str) -> None:
 
 def _nothing(_: str) -> None:
     pass
-
-
-def _url(ctx: click.Context, text: str) -> Any:
-    """The URL; with a warning if it has a password that other users of this machine can read."""
-    from stream.sinks.url import Url
-
-    url = Url(text)
-    if url.has_password and ctx.get_parameter_source("url") is ParameterSource.COMMANDLINE:
-        click.echo(
-            f"eddy: WARNING: other users can read the password in --url in the list of processes; use {URL_VARIABLE}",
-            err=True,
-        )
-    return url
 
 
 @click.command()

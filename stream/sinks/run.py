@@ -22,7 +22,7 @@ from msgspec import Struct
 from stream.events import Partition
 from stream.kafka.waiting import PAUSE_S, REMIND_S
 from stream.outputs import OUTPUTS
-from stream.sinks.sink import Away, Moved, Part, Sink
+from stream.places.sink import Away, Moved, Part, Sink
 from stream.sinks.source import Source
 
 TAKE = 1_000

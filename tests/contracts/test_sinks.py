@@ -12,11 +12,11 @@ import pytest
 
 from stream.errors import ConfigError
 from stream.events import Anomaly, Expected, Partition, Recommendation
-from stream.sinks.parquet import ParquetSink
-from stream.sinks.postgres import PostgresSink
-from stream.sinks.redis import RedisSink
-from stream.sinks.sink import Event, Moved, Part, Sink
-from stream.sinks.url import Url
+from stream.places.parquet import ParquetSink
+from stream.places.postgres import PostgresSink
+from stream.places.redis import RedisSink
+from stream.places.sink import Event, Moved, Part, Sink
+from stream.places.url import Url
 from tests.docs.blocks import ROOT
 from tests.servers import Postgres, Redis
 

@@ -19,8 +19,8 @@ from redis.retry import Retry
 
 from stream.errors import ConfigError
 from stream.events import Partition
-from stream.sinks.sink import Away, Moved, Part, latest
-from stream.sinks.url import Url
+from stream.places.sink import Away, Moved, Part, latest
+from stream.places.url import Url
 
 WORDS = {"recommendations": "recs", "anomalies": "alerts", "system-alerts": "system"}
 """Output -> the word in its keys."""

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from stream.errors import ConfigError
 from stream.events import Expected, Partition
 from stream.outputs import OUTPUTS, Column, columns, values
-from stream.sinks.sink import Away, Event, Moved, Part
+from stream.places.sink import Away, Event, Moved, Part
 
 NAME = re.compile(r"(.+)-(\d+)-(\d{20})-(\d{20})\.parquet")
 LOCK = "eddy-sink.lock"

@@ -21,8 +21,8 @@ from psycopg.types.json import Jsonb
 from stream.errors import ConfigError
 from stream.events import Expected, Partition
 from stream.outputs import OUTPUTS, Column, columns, values
-from stream.sinks.sink import Away, Event, Moved, Part, latest
-from stream.sinks.url import Url
+from stream.places.sink import Away, Event, Moved, Part, latest
+from stream.places.url import Url
 
 PRIMARY = {
     "recommendations": ("user_id",),

@@ -1,0 +1,68 @@
+"""The options that all commands of `eddy sink` share, and that of a server's URL."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from stream.ops.options import connection_options, setting_option, topic_option
+
+COPIED = ("recommendations", "anomalies", "system-alerts")
+"""The outputs that a sink takes. Dead letters are for `eddy dead-letters`, verdicts for `eddy calibrate`."""
+
+URL_VARIABLE = "EDDY_SINK_URL"
+
+Command = Callable[..., None]
+
+
+class _Outputs(click.ParamType):
+    """Names of outputs, separated by commas."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(filter(None, (word.strip() for word in str(value).split(",")))))
+        if not names or set(names) - set(COPIED):
+            self.fail(f"{value!r} is not one or several of {','.join(COPIED)}.", param, ctx)
+        return names
+
+
+def sink_options(command: Command) -> Command:
+    """Add the options of all sinks; `copy` takes their values."""
+    options: tuple[Callable[[Command], Command], ...] = (
+        click.option("--json", "as_json", is_flag=True, help="Print the figures at the end as one JSON object."),
+        setting_option("log_format"),
+        click.option("--once", is_flag=True, help="End when all is written that the topics hold at the start."),
+        *(topic_option(name.replace("-", "_")) for name in reversed(COPIED)),
+        click.option(
+            "--topics",
+            "outputs",
+            type=_Outputs(),
+            default="recommendations,anomalies",
+            show_default=True,
+            help=f"What to copy, of {','.join(COPIED)}.",
+        ),
+        connection_options,
+    )
+    for option in options:
+        command = option(command)
+    return command
+
+
+url_option = click.option(
+    "--url", envvar=URL_VARIABLE, required=True, help="URL of the server. Give one with a password in EDDY_SINK_URL."
+)
+
+
+def given_url(ctx: click.Context, text: str) -> Any:
+    """The URL; with a warning if it has a password that other users of this machine can read."""
+    from stream.places.url import Url
+
+    url = Url(text)
+    if url.has_password and ctx.get_parameter_source("url") is ParameterSource.COMMANDLINE:
+        click.echo(
+            f"eddy: WARNING: other users can read the password in --url in the list of processes; use {URL_VARIABLE}",
+            err=True,
+        )
+    return url
