@@ -14,6 +14,12 @@ export class Now {
     this.notes = { speed: el("p", { class: "note" }), latency: el("p", { class: "note keys" }), lag: el("p", { class: "note" }) };
     this.notes.latency.append(el("span", { class: "one" }, "p50"), el("span", { class: "two" }, "p99"));
     this.list = el("ol", { class: "alerts", tabindex: "0", "aria-live": "polite", "aria-relevant": "additions" });
+    // A link that is drawn again between press and release gets no click. So the list waits while it is pressed.
+    this.pressed = false;
+    this.list.addEventListener("pointerdown", () => {
+      this.pressed = true;
+      for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => (this.pressed = false), { once: true });
+    });
     this.none = el("p", { class: "empty" }, "loading");
     this.partitions = el("div");
     this.stages = el("div");
@@ -61,6 +67,7 @@ export class Now {
   }
 
   showAlerts(alerts, now, answers) {
+    if (this.pressed) return;
     const latest = episodes(alerts.alerts).slice(0, SHOWN);
     const text = JSON.stringify(latest.map((one) => [one.latest.id, one.latest.sign, one.alerts]));
     if (text !== this.drawn) {

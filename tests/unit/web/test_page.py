@@ -166,6 +166,29 @@ def test_the_page_of_a_user_is_reached_with_the_keyboard(shop: Shop, browser: Br
         section(page, "Latest episodes")("one item")
 
 
+def test_an_alert_between_press_and_release_does_not_take_the_click(shop: Shop, browser: Browser) -> None:
+    """The link that was pressed is opened. The list is drawn again afterwards."""
+    shop.display.alerts.add([anomaly(1, EVIL)])
+    with opened(browser, shop.port) as seen:
+        page = seen.page
+        link = page.locator(".alerts li").get_by_role("link")
+        link.hover()
+        page.mouse.down()
+        page.evaluate(
+            """() => {
+                const source = new EventSource("/v1/anomalies");
+                window.told = new Promise((done) => source.addEventListener("system-alert", done));
+                return new Promise((done) => source.addEventListener("open", done)).then(() => true);
+            }"""
+        )
+        shop.display.alerts.add([on_many(2)])
+        page.evaluate("window.told.then(() => true)")
+        page.mouse.up()
+        expect(page.get_by_role("heading", level=1)).to_have_text(EVIL)
+        page.go_back()
+        expect(page.locator(".alerts li")).to_have_count(2)
+
+
 def _surprises(state: dict[str, object]) -> str:
     values = state["item_p_values"]
     assert isinstance(values, list)
