@@ -112,24 +112,54 @@ class Loop:
         known = self._types.index(one.event_type) if one.event_type in self._types else len(self._types)
         self.sessions.click(one.user, starts, known, at_ms, self._now_ms, offset)
 
+    def rest(self) -> None:
+        if self.sessions.is_open:
+            self._now_ms = (self._now_ms // MINUTE_MS + 31) * MINUTE_MS
+            self.sessions.time(self._now_ms)
+
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
-@given(sent=st.lists(SENT, max_size=40), cuts=st.lists(st.integers(0, 40), max_size=6), in_order=st.booleans())
+@given(
+    sent=st.lists(SENT, max_size=40),
+    cuts=st.lists(st.integers(0, 40), max_size=6),
+    rests=st.sets(st.integers(0, 40), max_size=4),
+    in_order=st.booleans(),
+)
 @example(  # the first click after the end of a session is late: it goes on with the session
-    sent=[Sent(0, "a", 0), Sent(0, "b", 1800), Sent(0, "a", 60), Sent(0, "b", 3700)], cuts=[], in_order=False
+    sent=[Sent(0, "a", 0), Sent(0, "b", 1800), Sent(0, "a", 60), Sent(0, "b", 3700)],
+    cuts=[],
+    rests=set(),
+    in_order=False,
+)
+@example(  # a session ends by the time, before its user is forgotten in the same batch and begins again
+    sent=[Sent(0, "a", 0), Sent(0, "b", 3600), Sent(0, "a", 3600, ""), Sent(0, "a", 3660)],
+    cuts=[1],
+    rests=set(),
+    in_order=True,
+)
+@example(  # the same sessions do not end again: the time of a partition at rest has moved on
+    sent=[Sent(0, "a", 0), Sent(0, "b", 60), Sent(0, "a", 1800)], cuts=[1, 2], rests={1, 2, 3}, in_order=True
 )
 def test_sessions_are_those_of_a_plain_loop_in_any_batches(
-    model: Model, model_dir: Path, sent: list[Sent], cuts: list[int], in_order: bool
+    model: Model, model_dir: Path, sent: list[Sent], cuts: list[int], rests: set[int], in_order: bool
 ) -> None:
-    """Begins and ends, and what the rows keep: with late clicks, repeated ones, and users who are forgotten."""
+    """Begins and ends, and what the rows keep: with late clicks, repeated ones, users who are forgotten, and
+    partitions that rest before the clicks `rests`."""
     if in_order:
         sent = sorted(sent, key=lambda one: one.second)
     engine, loops = new_engine(model, model_dir), [Loop(number, model) for number in (0, 1)]
     for offset, one in enumerate(sent):
+        if offset in rests:
+            for loop in loops:
+                loop.rest()
         loops[one.partition].send(offset, one)
     found: list[Event] = []
-    edges = [0, *sorted(cut for cut in cuts if cut < len(sent)), len(sent)]
+    edges = [0, *sorted(cut for cut in {*cuts, *rests} if cut < len(sent)), len(sent)]
     for begin, end in itertools.pairwise(edges):
+        if begin in rests and begin < end:
+            cycle = engine.rest([Partition("clicks", number) for number in (0, 1)])
+            found += written(engine, [], [], cycle)
+            engine.commit(cycle)
         batch = list(enumerate(sent))[begin:end]
         dropped = events(engine, batch, commit=False) if begin % 3 == 0 else None
         now = events(engine, batch)
