@@ -43,8 +43,8 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 
 lock: .venv/dev  ## write the exact versions with hashes of deploy/lock again, after a change of pyproject.toml; UPGRADE=1 takes the newest
 	$(subst --constraint deploy/lock/dev.txt,,$(LOCK)) pyproject.toml --extra dev --output-file deploy/lock/dev.txt
-	$(LOCK) pyproject.toml --extra cpu --extra redis --extra postgres --extra registry --output-file deploy/lock/cpu.txt
-	$(LOCK) pyproject.toml --extra cuda --extra redis --extra postgres --extra registry --output-file deploy/lock/cuda.txt
+	$(LOCK) pyproject.toml --extra cpu --extra redis --extra postgres --extra registry --extra otel --output-file deploy/lock/cpu.txt
+	$(LOCK) pyproject.toml --extra cuda --extra redis --extra postgres --extra registry --extra otel --output-file deploy/lock/cuda.txt
 	$(LOCK) pyproject.toml --extra cpu --extra train --output-file deploy/lock/trainer.txt
 	echo hatchling | $(LOCK) - --output-file deploy/lock/build.txt
 

@@ -155,13 +155,13 @@ def read_kafka_config(path: str, environ: Mapping[str, str]) -> KafkaConfig:
     return config
 
 
-REGISTRY_URL = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+(/[^\s@,]*)?")
+HTTP_URL = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+(/[^\s@,]*)?")
 
 
 def check_registry_url(urls: str) -> None:
     """Raise ConfigError, without the text, if it has a password, which all users of the machine could see."""
     for url in filter(None, urls.split(",")):
-        if not REGISTRY_URL.fullmatch(url.strip()):
+        if not HTTP_URL.fullmatch(url.strip()):
             raise ConfigError(
                 "setting schema_registry must be http(s)://host[:port][/path], without a user: name and password are "
                 "schema.registry.basic.auth.user.info in --kafka-config"

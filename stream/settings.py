@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from stream.errors import ConfigError
-from stream.kafka_config import check_registry_url
+from stream.kafka_config import HTTP_URL, check_registry_url
 
 DEVICES = ("auto", "cpu", "cuda")
 LISTS = ("every", "last")
@@ -169,6 +169,7 @@ class Settings(Struct, frozen=True):
                        this machine's name if http_host is all addresses; none if it is local
     http_token_file    file with the token that a request to forget a user needs. Empty: all such requests are refused
     log_format         text; json: one object a line
+    otlp_endpoint      http(s)://host:port of a collector that takes OTLP over HTTP. Empty: no traces
     """
 
     model: str
@@ -204,6 +205,7 @@ class Settings(Struct, frozen=True):
     http_advertise: str = ""
     http_token_file: str = ""
     log_format: str = "text"
+    otlp_endpoint: str = ""
 
     def __post_init__(self) -> None:
         """Check the values. Raises ConfigError with one line that names the setting."""
@@ -234,6 +236,8 @@ class Settings(Struct, frozen=True):
             if not host or not port.isdigit() or not 0 < int(port) < 65_536:
                 raise ConfigError(f"setting broker has {address.strip()!r}; it must be host:port[,host:port...]")
         check_registry_url(self.schema_registry)
+        if self.otlp_endpoint and not HTTP_URL.fullmatch(self.otlp_endpoint.strip()):
+            raise ConfigError("setting otlp_endpoint must be http(s)://host[:port][/path]; a password is no part of it")
         if self.http_answers and not self.http_port:
             raise ConfigError("setting http_answers needs the HTTP port; give --http-port")
         if self.http_advertise and not ADDRESS.fullmatch(self.http_advertise):

@@ -59,6 +59,7 @@ EXTRAS = {
     "redis": "redis",
     "psycopg": "postgres",
     "pyarrow": "parquet",
+    "opentelemetry": "otel",
     **dict.fromkeys(("fastavro", "google", "httpx2", "httpx", "authlib", "attr", "attrs", "cachetools"), "registry"),
 }
 """Module -> the extra that installs it."""

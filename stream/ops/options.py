@@ -62,6 +62,8 @@ HELP = {
     "the port can then read the states of all users.",
     "http_advertise": "host:port at which the other workers of the group reach this port, to pass on requests.",
     "http_token_file": "File with the token that a request to forget a user needs. Empty: they are refused.",
+    "otlp_endpoint": "Send traces to this OpenTelemetry collector, by OTLP over HTTP: http(s)://HOST:PORT. Variables "
+    "OTEL_* work as usual. Empty: no traces.",
     "log_format": "text, or json: one JSON object a line.",
 }
 RULE_HELP = {

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from stream.access.credentials import connect
 from stream.access.refusal import Admin, refused
@@ -19,21 +19,30 @@ from stream.kafka_config import KafkaConfig
 
 ANSWER_S = 10.0
 JOIN_S = 60.0
+PAUSE_S = 0.2
 TRANSACTION_S = 600
 """Of the transaction. If this process dies in it, the next run rolls it back at once; else this time does."""
+
+NO_COORDINATOR_YET = (KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE)
 
 Records = Iterable[tuple[bytes, bytes | None, int]]
 """Key, value and partition of records for the changelog."""
 
 
 def check_no_members(admin: Admin, group: str) -> None:
-    """Raises ConfigError if the group has members."""
-    try:
-        members = admin.describe_consumer_groups([group])[group].result(timeout=ANSWER_S).members
-    except KafkaException as exc:
-        raise refused(exc) or ConfigError(
-            f"group {group} could not be asked for its members: {exc.args[0].str()}"
-        ) from exc
+    """Raises ConfigError if the group has members. Waits for a coordinator, which a new cluster makes at first use."""
+    deadline_s = time.monotonic() + JOIN_S
+    while True:
+        try:
+            members = admin.describe_consumer_groups([group])[group].result(timeout=ANSWER_S).members
+            break
+        except KafkaException as exc:
+            error = exc.args[0]
+            if error.code() not in NO_COORDINATOR_YET or time.monotonic() > deadline_s:
+                raise refused(exc) or ConfigError(
+                    f"group {group} could not be asked for its members: {error.name()} {error.str()}"
+                ) from exc
+            time.sleep(PAUSE_S)
     if members:
         names = ", ".join(f"{member.group_instance_id or member.member_id} on {member.host}" for member in members)
         raise ConfigError(

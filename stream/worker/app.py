@@ -123,6 +123,7 @@ def create_app(settings: Settings) -> faust.App:
     alerts, alpha = display.alerts, settings.nominal_rate()
     observed = Observed(meter, model, engine.arena, partitions, decoding.users, alpha=alpha, alerts=alerts)
     observed.about(settings.group, worker_id)
+    observed.trace(settings, worker_id)
     changelog = Changelog(settings.broker, settings.group, settings.topics.changelog, config, watch)
     cycles = Cycles(
         engine,

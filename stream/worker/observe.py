@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -33,10 +33,14 @@ from stream.meter import Meter
 from stream.model.gaps import starts_session
 from stream.model.runtime import Model
 from stream.population.signs import SIGNS
-from stream.settings import ALPHA
+from stream.settings import ALPHA, Settings
 from stream.state.arena import Arena, Owner
+from stream.tracing.open import open_traces
 from stream.web.alerts import Alerts
 from stream.worker.batch import Batch, Refused
+
+if TYPE_CHECKING:
+    from stream.tracing.otlp import Traces
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +100,7 @@ class Observed:
         self._alerts = alerts or Alerts()
         self._rng = random.Random(0)
         self._hits = Hits()
+        self._traces: Traces | None = None
         self._generation = 0  # of the group, at the latest batch
         meter.level("alpha", alpha)
         for statistic in (*STATISTICS, NO_STATISTIC):  # Prometheus sees no increase in a count that begins with 1
@@ -129,8 +134,24 @@ class Observed:
         if len(early):
             count("early", len(early))
             self.meter.level("early_s", -float(np.median(early)))
+        if self._traces is not None:
+            self._trace(self._traces, chunks, batch, len(stamps))
         self._sample_letters(batch.refused)
         self._sample_keys(chunks, {*batch.dropped, *(letter.origin for letter in batch.refused)})
+
+    def trace(self, settings: Settings, worker_id: str) -> None:
+        """Send a span for each batch from now on, if the settings ask for it. Raises ConfigError."""
+        self._traces = open_traces(settings, worker_id, self._model.manifest.label, version(DISTRIBUTION))
+
+    def _trace(self, traces: "Traces", chunks: Sequence[Chunk], batch: Batch, messages: int) -> None:
+        facts = {
+            "messaging.batch.message_count": messages,
+            "eddy.clicks": len(batch.cycle.decided),
+            "eddy.dead_letters": len(batch.refused),
+            "eddy.alerts": len(batch.alerts) + len(batch.system_alerts),
+            "eddy.partitions": [str(partition) for partition in sorted(batch.offsets)],
+        }
+        traces.transaction(batch.seconds, (record for chunk in chunks for record in chunk.records), facts)
 
     def about(self, group: str, worker_id: str) -> None:
         """Set the level that says which worker this is."""

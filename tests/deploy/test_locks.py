@@ -12,8 +12,8 @@ from tests.docs.blocks import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = {
-    "cpu": ["cpu", "redis", "postgres", "registry"],
-    "cuda": ["cuda", "redis", "postgres", "registry"],
+    "cpu": ["cpu", "redis", "postgres", "registry", "otel"],
+    "cuda": ["cuda", "redis", "postgres", "registry", "otel"],
     "trainer": ["cpu", "train"],
     "dev": ["dev"],
 }

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from stream.demo.broker import EmbeddedBroker
 from stream.events import Anomaly, Click, DeadLetter, Recommendation
 from stream.settings import Topics
+from tests.collector import Collector, attributes, running
+from tests.kafka.lane import wait_until
 
 PARTITIONS = 2
 TOPICS = dict.fromkeys(msgspec.structs.astuple(Topics()), PARTITIONS)
@@ -96,17 +99,24 @@ BROKEN = {
 }
 
 
-def test_every_click_gets_one_decision_and_every_broken_message_a_reason(model_dir: Path, tmp_path: Path) -> None:
+def test_every_click_gets_one_decision_and_every_broken_message_a_reason(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every click has one decision, also on an unknown item; every other message has a dead letter with its origin. The
-    states are in a file; the tests on a real Kafka have them in memory."""
+    states are in a file; the tests on a real Kafka have them in memory. All transactions are traces; when the collector
+    is gone, clicks are decided as before, and the log says it in one line."""
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")  # ms
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    headers = [("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")]
     clicks = [
         Click(f"u{n % 7}", f"i{n % 50}" if n % 10 else f"new-{n}", START_MS + n * 1000, ("view", "cart", "wish")[n % 3])
         for n in range(400)
     ]
     with (
         states_on_disk() as options,
+        running() as collector,
         EmbeddedBroker(TOPICS) as broker,
-        worker(broker.address, model_dir, tmp_path, *options) as log,
+        worker(broker.address, model_dir, tmp_path, "--otlp-endpoint", collector.url, *options) as log,
     ):
         producer = Producer({"bootstrap.servers": broker.address, "log_level": 0})
         sent: dict[str, Click] = {}
@@ -115,6 +125,7 @@ def test_every_click_gets_one_decision_and_every_broken_message_a_reason(model_d
                 "clicks",
                 key=click.user_id.encode(),
                 value=msgspec.json.encode(click),
+                headers=headers if n == 3 else None,
                 on_delivery=lambda error, m, click=click: sent.update({f"clicks-{m.partition()}-{m.offset()}": click}),
             )
             if n % 50 == 0:
@@ -127,6 +138,26 @@ def test_every_click_gets_one_decision_and_every_broken_message_a_reason(model_d
         )
         assert "provider=CPUExecutionProvider" in log()
         assert not options or f"states are in a file: directory={options[-1]}" in log()
+        wait_until(
+            lambda: (
+                sum(attributes(one)["messaging.batch.message_count"] for one in collector.named("transaction"))
+                == len(clicks) + len(BROKEN)
+            ),
+            "all messages in traces",
+        )
+        collector.leave()
+        for _ in range(2):
+            producer.produce("clicks", msgspec.json.encode(Click("u1", "i1", START_MS)), b"u1")
+            assert producer.flush(20) == 0
+            wait_until(lambda: "traces are lost" in log(), "a line on the collector")
+        read(broker.address, ["recommendations"], lambda f: len(f["recommendations"]) >= len(clicks) + 2)
+
+    assert_traces(collector, len(clicks), len(BROKEN))
+    lines = [line for line in log().splitlines() if "trace" in line or "export" in line or collector.url in line]
+    assert [re.split(" (INFO|WARNING) ", line)[-1].partition(":")[0] for line in lines] == [
+        "traces are sent",
+        "traces are lost, clicks are decided as before",
+    ]
 
     decisions = [msgspec.json.decode(value, type=Recommendation) for value in found["recommendations"]]
     assert Counter(d.id for d in decisions) == Counter(list(sent))
@@ -152,6 +183,27 @@ def test_every_click_gets_one_decision_and_every_broken_message_a_reason(model_d
         assert base64.b64decode(letter.key or "") == b"u1"
     for value in found["anomalies"]:
         assert msgspec.json.decode(value, type=Anomaly).id in sent
+
+
+def assert_traces(collector: Collector, clicks: int, letters: int) -> None:
+    """Each transaction is a span, with its stages in its time and a link to the one click that has a trace."""
+    whole = collector.named("transaction")
+    facts = [attributes(one) for one in whole]
+    assert (sum(one["eddy.clicks"] for one in facts), sum(one["eddy.dead_letters"] for one in facts)) == (
+        clicks,
+        letters,
+    )
+    assert {name for one in facts for name in one["eddy.partitions"]} == {"clicks-0", "clicks-1"}
+    assert {one["eddy.worker_id"] for one in facts} == {"1"}
+    linked = [(link.trace_id + link.span_id).hex() for one in whole for link in one.links]
+    assert linked == ["0af7651916cd43dd8448eb211c80319cb7ad6b7169203331"]
+    for one in whole:
+        stages = [span for span in collector.spans if span.parent_span_id == one.span_id]
+        assert {span.name for span in stages} == {"decode", "engine", "encode", "produce", "commit", "apply"}
+        assert min(span.start_time_unix_nano for span in stages) == one.start_time_unix_nano
+        assert max(span.end_time_unix_nano for span in stages) == one.end_time_unix_nano
+        assert abs(one.end_time_unix_nano / 1e9 - time.time()) < DEADLINE_S
+    assert collector.resource["service.name"] == "eddy"
 
 
 @pytest.mark.parametrize(

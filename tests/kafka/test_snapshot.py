@@ -99,7 +99,7 @@ def test_a_worker_goes_on_from_a_snapshot_as_if_none_had_stopped(
 ) -> None:
     """Into another changelog and group; an import that died is run again; a second one is refused. A snapshot that was
     taken from under a working worker has the rows of one transaction in each partition."""
-    lane.produce(clicks(400, users=100))
+    lane.produce(clicks(240, users=60))
     worker = lane.start(max_cycle_clicks=4)
     lane.wait_for_clicks(0.1)
     live = run(lane, "export", "--out", tmp_path / "live")
@@ -123,7 +123,7 @@ def test_a_worker_goes_on_from_a_snapshot_as_if_none_had_stopped(
     assert run(moved, "import", tmp_path / "states")["users"] == done["users"]
     assert "has states already" in refusal(moved, tmp_path / "states")
     again = moved.start()
-    lane.produce(clicks(150, users=100, seed=1))
+    lane.produce(clicks(80, users=60, seed=1))
     moved.wait_for_clicks()
     assert "has 1 members" in refusal(moved, tmp_path / "states")
     assert again.end(SIGTERM) == 0, again.log

@@ -101,6 +101,7 @@ OTHERS = {
     "http_advertise": "10.0.0.7:9464",
     "http_token_file": "answers.token",
     "log_format": "json",
+    "otlp_endpoint": "http://collector:4318",
     "hang_s": 2.0,
     "forget_after_days": 7.5,
     "state_on_disk": True,

@@ -137,6 +137,15 @@ class Loop:
     rests=set(),
     in_order=True,
 )
+@example(  # a session goes on with a click of a later batch: it does not end by its time before that click
+    sent=[Sent(0, "a", 0), Sent(0, "a", 600), Sent(0, "b", 1860)], cuts=[1, 2], rests=set(), in_order=True
+)
+@example(  # sessions of one minute end in the order in which they began, and not in that of the users' rows
+    sent=[Sent(0, "a", 0), Sent(0, "b", 1860), Sent(0, "a", 1860), Sent(0, "c", 7200)],
+    cuts=[1, 3],
+    rests=set(),
+    in_order=True,
+)
 @example(  # the same sessions do not end again: the time of a partition at rest has moved on
     sent=[Sent(0, "a", 0), Sent(0, "b", 60), Sent(0, "a", 1800)], cuts=[1, 2], rests={1, 2, 3}, in_order=True
 )
