@@ -202,7 +202,7 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
 
     Raises ConfigError if a file cannot be read.
     """
-    from export.log.files import files, open_file
+    from export.files.files import files, open_file
     from export.log.reader import of_table, readable, value_of
 
     def as_json(value: Any) -> Any:

@@ -1,12 +1,12 @@
-"""What Eddy writes, described for others: as columns of a table, and as JSON Schema.
+"""What Eddy writes, described for others: as columns of a table, as JSON Schema and as Avro schema.
 
-Both come from the Structs of stream/events.py, so that a field is named in one place.
+All come from the Structs of stream/events.py, so that a field is named in one place.
 """
 
 from datetime import UTC, datetime, timedelta
 from inspect import cleandoc
 from types import UnionType
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args, get_origin
 
 import msgspec
 from msgspec import NODEFAULT, Struct
@@ -23,8 +23,17 @@ OUTPUTS: dict[str, type[Struct]] = {
 }
 """Name of each output topic by default, without the prefix of the clicks topic -> what is on it."""
 
+IN_AVRO = ("recommendations", "anomalies", "system-alerts", "sessions")
+"""The outputs that have an Avro schema, because `eddy sink avro` copies them."""
+
 EPOCH = datetime.fromtimestamp(0, UTC)
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
+NAMESPACE = "eddy"
+
+TIMES = ("timestamp", "started")
+"""Fields that are ms since the epoch."""
+
+AVRO_TYPES = {str: "string", int: "long", float: "double"}
 
 
 class Column(NamedTuple):
@@ -40,11 +49,11 @@ class Column(NamedTuple):
 
 
 def columns(event: type[Struct]) -> list[Column]:
-    """The columns of an event, in the order of its fields. `timestamp` is a datetime in UTC."""
+    """The columns of an event, in the order of its fields. Those of TIMES are datetimes in UTC."""
     return [
         Column(
             field.name,
-            datetime if field.name == "timestamp" else _without_none(field.type),
+            datetime if field.name in TIMES else _without_none(field.type),
             field.default is not NODEFAULT,
         )
         for field in msgspec.structs.fields(event)
@@ -72,3 +81,39 @@ def json_schema(name: str) -> dict[str, Any]:
     for described in schema["$defs"].values():
         described["description"] = cleandoc(described["description"])
     return {"$schema": DRAFT, "title": OUTPUTS[name].__name__, **schema}
+
+
+def avro_schema(name: str) -> dict[str, Any]:
+    """The Avro schema of the messages of an output, one of IN_AVRO.
+
+    A field that may be missing has a default, and so will those of later versions have: then each version of the schema
+    reads the messages of every other one.
+    """
+    found: dict[str, Any] = _avro(OUTPUTS[name])
+    return found
+
+
+def _avro(kind: Any) -> Any:
+    """The Avro type of a Python type. A Struct is a record; each must be in an output once only."""
+    if isinstance(kind, UnionType):
+        return ["null", _avro(_without_none(kind))]
+    if get_origin(kind) is list:
+        return {"type": "array", "items": _avro(*get_args(kind))}
+    if get_origin(kind) is dict:
+        return {"type": "map", "values": _avro(get_args(kind)[1])}
+    if kind in AVRO_TYPES:
+        return AVRO_TYPES[kind]
+    fields = [_avro_field(field) for field in msgspec.structs.fields(kind)]
+    return {
+        "type": "record",
+        "name": kind.__name__,
+        "namespace": NAMESPACE,
+        "doc": cleandoc(kind.__doc__),
+        "fields": fields,
+    }
+
+
+def _avro_field(field: Any) -> dict[str, Any]:
+    kind = {"type": "long", "logicalType": "timestamp-millis"} if field.name in TIMES else _avro(field.type)
+    default = {} if field.default is NODEFAULT else {"default": field.default}
+    return {"name": field.name, "type": kind, **default}

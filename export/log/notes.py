@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from export.arrays import I64
-from export.log.files import printable
+from export.files.cells import printable
 from export.log.times import iso
 from stream.wire.fields import DEFAULT_EVENT, TEXT
 

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from export.files.cells import Cells, printable
+from export.files.files import files, open_file, trouble
 from export.log.columns import Read, nulls, numbers, times, words
-from export.log.files import Cells, files, open_file, printable, trouble
 from export.log.notes import ReadStats, similar_column
 from export.log.times import LATEST_MS
 from stream.errors import ConfigError, Dropped

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from stream.errors import EddyError
-from stream.events import Anomaly, Partition, Recommendation, SystemAlert
+from stream.events import Anomaly, Partition, Recommendation, Session, SystemAlert
 
-Event = Recommendation | Anomaly | SystemAlert
+Event = Recommendation | Anomaly | SystemAlert | Session
 
 
 class Part(NamedTuple):
@@ -23,7 +23,8 @@ class Part(NamedTuple):
     first   offset of the first message
     end     the offset to store: that of the next message to read
     events  may be fewer than end - first, because some offsets have no message, or one that could not be read
-    raw     the value of the message of each event, as it is on the topic
+    raw, keys, times_ms  of the message of each event, as they are on the topic: value, key and timestamp (ms since the
+            epoch)
     """
 
     output: str
@@ -33,6 +34,8 @@ class Part(NamedTuple):
     end: int
     events: Sequence[Event]
     raw: Sequence[bytes]
+    keys: Sequence[bytes | None]
+    times_ms: Sequence[int]
 
 
 class Away(EddyError):

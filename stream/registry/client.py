@@ -1,4 +1,4 @@
-"""The client of the Schema Registry: the text of a schema by its id, and what is said while there is no answer.
+"""The client of the Schema Registry: schemas by their ids, new schemas, and what is said while there is no answer.
 
 A registry that is down is no error of a worker, as with Kafka: NoRegistry says that a message may be good and has to be
 read again later. A registry that refuses the credentials is one at start; later it is waited for too, because
@@ -31,6 +31,14 @@ MOST_REFERENCES = 200
 
 NOT_FOUND = 40_403
 """Error code: there is no schema with this id."""
+
+NOT_TAKEN = {
+    401: "check schema.registry.basic.auth.user.info in --kafka-config or its variable",
+    403: "allow this user to write the subject, or register the schema by hand",
+    409: "it is not compatible with those that the subject has: delete the subject there, or write to another topic",
+    422: "the registry takes no such schema, or is read-only",
+}
+"""HTTP status of the answer to a new schema -> what to do; waiting does not help."""
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +126,31 @@ class Registry:
             self._silent(exc)
         self._answered()
 
+    def register(self, subject: str, text: str) -> int:
+        """The id of an Avro schema under a subject, where it is registered if it is not there yet.
+
+        Raises ConfigError if the registry does not take it, NoRegistry without an answer.
+        """
+        schema = Schema(text, "AVRO")
+        try:
+            try:
+                number = self._client.lookup_schema(subject, schema).schema_id  # needs no right to write
+            except SchemaRegistryError as exc:
+                if exc.http_status_code != 404:
+                    raise
+                number = self._client.register_schema(subject, schema)
+        except SchemaRegistryError as exc:
+            if exc.http_status_code in NOT_TAKEN:
+                raise ConfigError(
+                    f"the Schema Registry at {self.url} does not take the schema of subject {subject} "
+                    f"({self._reason(exc)}): {NOT_TAKEN[exc.http_status_code]}"
+                ) from None
+            self._silent(exc)
+        except Exception as exc:  # of the HTTP library
+            self._silent(exc)
+        self._answered()
+        return int(number)
+
     def wait(self) -> None:
         """Return when the registry answers, with a warning meanwhile. Raises ConfigError as `check` does."""
         while True:
@@ -159,7 +192,7 @@ class Registry:
         """Count and log a request without a useful answer. Raises NoRegistry."""
         self._meter.count("registry_failures")
         now_s = self._clock_s()
-        reason = self._config.redact(f"{type(why).__name__}: {' '.join(str(why).split())[:200]}")
+        reason = f"{type(why).__name__}: {self._reason(why)}"
         if self._since_s is None or now_s - self._said_s >= REMIND_S:
             self._since_s = now_s if self._since_s is None else self._since_s
             self._said_s = now_s
@@ -170,6 +203,9 @@ class Registry:
                 reason,
             )
         raise NoRegistry(f"the Schema Registry at {self.url} does not answer ({reason})")
+
+    def _reason(self, exc: Exception) -> str:
+        return self._config.redact(" ".join(str(exc).split())[:200])
 
     def _answered(self) -> None:
         since_s, self._since_s = self._since_s, None

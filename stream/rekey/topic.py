@@ -66,14 +66,19 @@ def create(
     present = partition_counts(admin, broker)
     count = present.get(source, partitions)
     if copy not in present:
-        found = configs_of(admin, broker, [source]).get(source, {})
-        same = {name: found[name] for name in AS_THE_SOURCE if name in found}
-        limit = int(found.get(LIMIT, DEFAULT_LIMIT)) + LONGEST_KEY + FRAME_BYTES
-        _create(admin, NewTopic(copy, count, replication, config={**same, LIMIT: str(limit)}))
+        create_copy(admin, broker, source, copy, count, replication)
         done[copy] = "created"
     done[source] += f", {count} partitions"
     rest = create_topics(broker, worked, count, replication, config, *others)
     return done | {name: what.replace("exists", done.get(name, "exists"), 1) for name, what in rest.items()}
+
+
+def create_copy(admin: Admin, broker: str, source: str, copy: str, partitions: int, replication: int) -> None:
+    """Create the topic `copy` for copies of the messages of `source`. Raises ConfigError."""
+    found = configs_of(admin, broker, [source]).get(source, {})
+    same = {name: found[name] for name in AS_THE_SOURCE if name in found}
+    limit = int(found.get(LIMIT, DEFAULT_LIMIT)) + LONGEST_KEY + FRAME_BYTES
+    _create(admin, NewTopic(copy, partitions, replication, config={**same, LIMIT: str(limit)}))
 
 
 def _create(admin: Admin, topic: NewTopic) -> None:

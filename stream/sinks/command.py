@@ -1,10 +1,11 @@
-"""The commands `eddy sink redis|postgres|parquet` and `eddy schema`."""
+"""The commands `eddy sink redis|postgres|parquet|avro` and `eddy schema`."""
 
 import json
 import logging
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,11 @@ import click
 import msgspec
 
 from stream.errors import ConfigError
-from stream.kafka_config import read_kafka_config
+from stream.kafka_config import check_registry_url, read_kafka_config
 from stream.log_lines import log_to_stderr
-from stream.outputs import OUTPUTS, json_schema
-from stream.sinks.options import URL_VARIABLE, given_url, sink_options, url_option
+from stream.ops.options import setting_option
+from stream.outputs import IN_AVRO, OUTPUTS, avro_schema, json_schema
+from stream.sinks.options import URL_VARIABLE, given_url, sink_options, sources, url_option
 
 if TYPE_CHECKING:
     from stream.places.sink import Sink
@@ -27,16 +29,17 @@ SERVER_ROWS = 2_000
 
 @click.group()
 def sink() -> None:
-    """Copy recommendations and alerts from Kafka to Redis, PostgreSQL or Parquet files.
+    """Copy recommendations and alerts from Kafka to Redis, PostgreSQL, Parquet files or topics in Avro.
 
     The offset of each partition is stored with the data, so that nothing is written twice or left out, also if the
-    process is killed. Start one process for each place. docs/sinks.md has the keys, tables and files.
+    process is killed. Start one process for each place. docs/sinks.md has the keys, tables, files and topics.
 
     \b
     Examples:
       eddy sink redis --url redis://localhost:6379/0
       eddy sink postgres --url postgresql://eddy@localhost/shop --create
       eddy sink parquet --directory history
+      eddy sink avro --schema-registry http://localhost:8081 --create
     """
 
 
@@ -125,6 +128,37 @@ def to_parquet(directory: Path, every_s: float, rows: int, **given: Any) -> None
     copy(ParquetSink(directory), rows, every_s, **given)
 
 
+@sink.command("avro")
+@setting_option("schema_registry")
+@click.option("--suffix", default="-avro", show_default=True, help="What a topic's name gets at its end.")
+@click.option(
+    "--create",
+    is_flag=True,
+    help="Create the topics that are missing, with the partitions and the retention of their sources.",
+)
+@partial(sink_options, known=IN_AVRO)
+def to_avro(schema_registry: str, suffix: str, create: bool, **given: Any) -> None:
+    """Copy the messages to topics in Avro, with schemas in a Schema Registry.
+
+    RECOMMENDATIONS-avro has the messages of RECOMMENDATIONS with their keys and timestamps, in Confluent's wire format.
+
+    \b
+    Examples:
+      eddy sink avro --schema-registry http://localhost:8081 --create
+      eddy sink avro --schema-registry http://localhost:8081 --topics recommendations,sessions --once
+    """
+    from stream.places.avro import AvroSink
+    from stream.registry.client import Registry
+
+    if not schema_registry:
+        raise click.UsageError("no Schema Registry: give --schema-registry or EDDY_SCHEMA_REGISTRY.")
+    check_registry_url(schema_registry)
+    config = read_kafka_config(given["kafka_config"], os.environ)
+    registry = Registry(schema_registry, config)
+    place = AvroSink(given["broker"], config, sources(given), suffix, registry, create)
+    copy(place, SERVER_ROWS, 0.0, **given)
+
+
 def copy(
     place: "Sink",
     rows: int,
@@ -149,9 +183,7 @@ def copy(
     config = read_kafka_config(kafka_config, os.environ)
     log_to_stderr(log_format)
     logging.getLogger("stream").setLevel(logging.INFO)
-    names = {topics[f"{output.replace('-', '_')}_topic"]: output for output in outputs}
-    if len(names) < len(outputs):
-        raise ConfigError("two of the topics have the same name; each output has a topic of its own")
+    names = sources({"outputs": outputs, **topics})
     watch = watch_kafka(broker, next(iter(names)), config)
     watch.wait()
     stopped = Flag()
@@ -185,12 +217,17 @@ def _nothing(_: str) -> None:
 
 @click.command()
 @click.argument("output", type=click.Choice(list(OUTPUTS)), required=False)
-def schema(output: str | None) -> None:
+@click.option("--avro", is_flag=True, help="The Avro schema, of a topic that `eddy sink avro` writes.")
+def schema(output: str | None, avro: bool) -> None:
     """Print the JSON Schema of the messages of an output topic; without OUTPUT, those of all, keyed by output.
 
     \b
-    Example:
+    Examples:
       eddy schema recommendations
+      eddy schema --avro recommendations
     """
-    found = {name: json_schema(name) for name in OUTPUTS} if output is None else json_schema(output)
+    names, make = (IN_AVRO, avro_schema) if avro else (tuple(OUTPUTS), json_schema)
+    if output is not None and output not in names:
+        raise click.UsageError(f"{output} has no Avro schema; those that have one are {', '.join(names)}.")
+    found = {name: make(name) for name in names} if output is None else make(output)
     click.echo(json.dumps(found, indent=2))

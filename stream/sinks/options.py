@@ -1,15 +1,16 @@
 """The options that all commands of `eddy sink` share, and that of a server's URL."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from stream.errors import ConfigError
 from stream.ops.options import connection_options, setting_option, topic_option
 
 COPIED = ("recommendations", "anomalies", "system-alerts")
-"""The outputs that a sink takes. Dead letters are for `eddy dead-letters`, verdicts for `eddy calibrate`."""
+"""The outputs that most sinks take. Dead letters are for `eddy dead-letters`, verdicts for `eddy calibrate`."""
 
 URL_VARIABLE = "EDDY_SINK_URL"
 
@@ -17,37 +18,49 @@ Command = Callable[..., None]
 
 
 class _Outputs(click.ParamType):
-    """Names of outputs, separated by commas."""
+    """Names of outputs, separated by commas. known: those that a sink takes."""
 
     name = "names"
 
+    def __init__(self, known: Sequence[str]) -> None:
+        self._known = known
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         names = tuple(dict.fromkeys(filter(None, (word.strip() for word in str(value).split(",")))))
-        if not names or set(names) - set(COPIED):
-            self.fail(f"{value!r} is not one or several of {','.join(COPIED)}.", param, ctx)
+        if not names or set(names) - set(self._known):
+            self.fail(f"{value!r} is not one or several of {','.join(self._known)}.", param, ctx)
         return names
 
 
-def sink_options(command: Command) -> Command:
-    """Add the options of all sinks; `copy` takes their values."""
+def sink_options(command: Command, known: Sequence[str] = COPIED) -> Command:
+    """Add the options of all sinks; `copy` takes their values. known: names of the outputs that the sink takes."""
     options: tuple[Callable[[Command], Command], ...] = (
         click.option("--json", "as_json", is_flag=True, help="Print the figures at the end as one JSON object."),
         setting_option("log_format"),
         click.option("--once", is_flag=True, help="End when all is written that the topics hold at the start."),
-        *(topic_option(name.replace("-", "_")) for name in reversed(COPIED)),
+        *(topic_option(name.replace("-", "_")) for name in reversed(known)),
         click.option(
             "--topics",
             "outputs",
-            type=_Outputs(),
+            type=_Outputs(known),
             default="recommendations,anomalies",
             show_default=True,
-            help=f"What to copy, of {','.join(COPIED)}.",
+            help=f"What to copy, of {','.join(known)}.",
         ),
         connection_options,
     )
     for option in options:
         command = option(command)
     return command
+
+
+def sources(given: Mapping[str, Any]) -> dict[str, str]:
+    """Topic -> name of its output, by the values of `sink_options`. Raises ConfigError if two have the same topic."""
+    outputs = given["outputs"]
+    names = {given[f"{output.replace('-', '_')}_topic"]: output for output in outputs}
+    if len(names) < len(outputs):
+        raise ConfigError("two of the topics have the same name; each output has a topic of its own")
+    return names
 
 
 url_option = click.option(

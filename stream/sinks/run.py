@@ -140,12 +140,12 @@ class Copying:
         """The messages of a partition, and how many of them cannot be read."""
         output = self._outputs[partition.topic]
         events: list[Any] = []
-        raw, wrong = [], []
+        read: list[Any] = []  # the messages of the events
+        wrong = []
         for message in messages:
-            value = message.value() or b""
             try:
-                events.append(msgspec.json.decode(value, type=OUTPUTS[output]))
-                raw.append(value)
+                events.append(msgspec.json.decode(message.value() or b"", type=OUTPUTS[output]))
+                read.append(message)
             except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
                 wrong.append((message.offset(), exc))
         if wrong:
@@ -158,7 +158,9 @@ class Copying:
             )
         first, end = messages[0].offset(), messages[-1].offset() + 1
         begin = self._stored.get(partition)
-        return Part(output, partition, begin, first, end, events, raw), len(wrong)
+        raw, keys = [message.value() for message in read], [message.key() for message in read]
+        times_ms = [message.timestamp()[1] for message in read]
+        return Part(output, partition, begin, first, end, events, raw, keys, times_ms), len(wrong)
 
     def _wait(self, reason: str) -> None:
         """Log that the sink is away, now and then, and pause."""

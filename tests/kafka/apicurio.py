@@ -12,12 +12,17 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import NamedTuple
+
+from confluent_kafka.schema_registry import SchemaRegistryClient
 
 from bench.apache_kafka import HOME, KafkaUnavailable, download, free_ports
+from bench.tcp_proxy import TcpProxy
 
 VERSION = "2.6.13.Final"
 ARTIFACT = f"io.apicurio:apicurio-registry-app:{VERSION}:tar.gz:all"
 START_S = 120.0
+API = "/apis/ccompat/v7"
 
 
 def fetch_registry() -> Path:
@@ -42,18 +47,44 @@ def fetch_registry() -> Path:
     return home
 
 
-class Apicurio:
-    """A registry process at `url`. Raises KafkaUnavailable if it cannot start."""
+class Running(NamedTuple):
+    """A registry.
 
-    def __init__(self, log: Path) -> None:
+    url    without TLS
+    tls    the same registry with TLS
+    proxy  a proxy in front of it, by which the workers reach it
+    """
+
+    url: str
+    tls: str
+    proxy: TcpProxy
+
+    @property
+    def by_proxy(self) -> str:
+        return f"http://{self.proxy.address}{API}"
+
+    def client(self) -> SchemaRegistryClient:
+        return SchemaRegistryClient({"url": self.url})
+
+
+class Apicurio:
+    """A registry process at `url`, and with TLS at `tls`. Raises KafkaUnavailable if it cannot start.
+
+    certificate  PEM file of the certificate for 127.0.0.1, beside that of its key, which ends in .key
+    """
+
+    def __init__(self, log: Path, certificate: Path) -> None:
         home = fetch_registry()
-        self.port = free_ports(1)[0]
-        self.url = f"http://127.0.0.1:{self.port}/apis/ccompat/v7"
+        port, tls_port = free_ports(2)
+        self.url, self.tls = f"http://127.0.0.1:{port}{API}", f"https://127.0.0.1:{tls_port}{API}"
         options = [
             "-Xmx384m",
             "-XX:TieredStopAtLevel=1",  # it runs for seconds: half of the CPU time of its start
             "-XX:+UseSerialGC",
-            f"-Dquarkus.http.port={self.port}",
+            f"-Dquarkus.http.port={port}",
+            f"-Dquarkus.http.ssl-port={tls_port}",
+            f"-Dquarkus.http.ssl.certificate.files={certificate}",
+            f"-Dquarkus.http.ssl.certificate.key-files={certificate.with_suffix('.key')}",
             "-Dquarkus.http.host=127.0.0.1",
         ]
         jar = f"apicurio-registry-app-{VERSION}-runner.jar"

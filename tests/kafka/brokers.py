@@ -1,11 +1,11 @@
-"""One broker of each kind for all processes of a run of the tests."""
+"""One server of each kind for all processes of a run of the tests."""
 
 import fcntl
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 from bench.apache_kafka import ApacheKafka
 
@@ -19,11 +19,33 @@ class Addresses(NamedTuple):
     notls: str
 
 
+class Server(Protocol):
+    """A process that was started."""
+
+    def stop(self) -> None: ...
+
+
+S = TypeVar("S", bound=Server)
+
+
 @contextmanager
 def one_broker(directory: Path, kind: str, start: Callable[[], ApacheKafka] = ApacheKafka) -> Iterator[Addresses]:
-    """The addresses of one broker for all test processes that share the directory.
+    """The addresses of one broker for all test processes that share the directory."""
 
-    Each user holds a shared lock. The first process starts the broker, and stops it when no other holds the lock. So
+    def addresses(broker: ApacheKafka) -> list[str]:
+        return [broker.address, broker.tls, broker.sasl, broker.notls]
+
+    with one_server(directory, kind, start, addresses) as found:
+        yield Addresses(*found)
+
+
+@contextmanager
+def one_server(
+    directory: Path, kind: str, start: Callable[[], S], addresses: Callable[[S], list[str]]
+) -> Iterator[list[str]]:
+    """The addresses of one server for all test processes that share the directory.
+
+    Each user holds a shared lock. The first process starts the server, and stops it when no other holds the lock. So
     that no two processes wait for each other, all of them must come for the kinds in the same order.
     """
     started, file = None, directory / f"{kind}.json"
@@ -35,9 +57,9 @@ def one_broker(directory: Path, kind: str, start: Callable[[], ApacheKafka] = Ap
             fcntl.flock(lock, fcntl.LOCK_EX)  # releases the shared lock first: another process may come before us
             if not file.exists():
                 started = start()
-                file.write_text(json.dumps([started.address, started.tls, started.sasl, started.notls]))
+                file.write_text(json.dumps(addresses(started)))
         try:
-            yield Addresses(*json.loads(file.read_text()))
+            yield json.loads(file.read_text())
         finally:
             if started is not None:
                 fcntl.flock(lock, fcntl.LOCK_EX)

@@ -8,14 +8,24 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from bench.apache_kafka import KafkaUnavailable
+from bench.tcp_proxy import TcpProxy
 from export.model.untrained import write_untrained
-from tests.kafka.brokers import one_broker
+from tests.kafka.apicurio import Apicurio, Running
+from tests.kafka.brokers import one_broker, one_server
 from tests.kafka.lane import Lane
-from tests.kafka.secured import certificates, cluster, own_cluster, secure, token_url  # noqa: F401, fixtures
+from tests.kafka.secured import (  # noqa: F401, fixtures
+    certificates,
+    cluster,
+    own_cluster,
+    secure,
+    token_url,
+    write_certificates,
+)
 from tests.kafka_lane import REQUIRED
 from tests.once import once, shared_directory
 
@@ -40,6 +50,27 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         if REQUIRED:
             pytest.fail(f"EDDY_REQUIRE_KAFKA=1, but there is no real Kafka: {exc}", pytrace=False)
         pytest.skip(f"THE KAFKA LANE DID NOT RUN: {exc}. Install Java and Maven or set EDDY_TEST_KAFKA=host:port")
+
+
+@pytest.fixture(scope="session")
+def registry(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The Schema Registry of all processes. `kafka` always comes first; see one_server."""
+    shared = shared_directory(tmp_path_factory)
+    certificate = once(shared / "certificates", write_certificates) / "broker.pem"
+
+    def start() -> Apicurio:
+        return Apicurio(shared / "apicurio.log", certificate)
+
+    try:
+        with (
+            one_server(shared, "registry", start, lambda one: [one.url, one.tls]) as (url, tls),
+            TcpProxy(urlsplit(url).netloc) as proxy,
+        ):
+            yield Running(url, tls, proxy)
+    except KafkaUnavailable as exc:
+        if REQUIRED:
+            pytest.fail(f"EDDY_REQUIRE_KAFKA=1, but there is no Schema Registry: {exc}", pytrace=False)
+        pytest.skip(f"NO TEST ON A SCHEMA REGISTRY DID RUN: {exc}")
 
 
 @pytest.fixture

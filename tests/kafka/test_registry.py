@@ -7,65 +7,31 @@ import json
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
-import pytest
-from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
+from confluent_kafka.schema_registry import Schema
 from confluent_kafka.schema_registry.avro import AvroSerializer
 from confluent_kafka.schema_registry.protobuf import ProtobufSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 from google.protobuf import descriptor_pool, message_factory
 
-from bench.apache_kafka import KafkaUnavailable
-from bench.tcp_proxy import TcpProxy
 from stream.demo.shop import build_shop
 from stream.demo.simulate import simulate_clean
 from stream.events import Click, DeadLetter, Recommendation
 from stream.manifest import Manifest, read_manifest, sha256, write_manifest
 from stream.mapping.parse import parse_mapping
 from stream.registry.protobuf import MAIN, _compiled
-from tests.kafka.apicurio import Apicurio
+from tests.kafka.apicurio import Running
 from tests.kafka.lane import Lane
 from tests.kafka.test_mapping import START_MS, eddy
 from tests.kafka.test_rekey import RekeyedLane
-from tests.kafka_lane import REQUIRED
 
 CLICKS = [simulated.click for simulated in islice(simulate_clean(build_shop(), 40, 1, START_MS), 900)]
 SILENT, BACK = "the Schema Registry does not answer", "the Schema Registry answers again"
-
-
-class Running(NamedTuple):
-    """A registry, and a proxy in front of it, by which the workers reach it."""
-
-    url: str
-    proxy: TcpProxy
-
-    @property
-    def by_proxy(self) -> str:
-        return f"http://{self.proxy.address}/apis/ccompat/v7"
-
-    def client(self) -> SchemaRegistryClient:
-        return SchemaRegistryClient({"url": self.url})
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    try:
-        process = Apicurio(tmp_path_factory.mktemp("registry") / "log")
-    except KafkaUnavailable as exc:
-        if REQUIRED:
-            pytest.fail(f"EDDY_REQUIRE_KAFKA=1, but there is no Schema Registry: {exc}", pytrace=False)
-        pytest.skip(f"NO TEST ON A SCHEMA REGISTRY DID RUN: {exc}")
-    try:
-        with TcpProxy(f"127.0.0.1:{process.port}") as proxy:
-            yield Running(process.url, proxy)
-    finally:
-        process.stop()
 
 
 def at(ms: int) -> datetime:

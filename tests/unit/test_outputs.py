@@ -1,13 +1,18 @@
-"""The published JSON Schemas are those of this version."""
+"""The published JSON Schemas and Avro schemas are those of this version."""
 
 import json
+from datetime import UTC, datetime
+from io import BytesIO
+from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 from click.testing import CliRunner
+from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from stream.events import Anomaly, DeadLetter, Feedback, Recommendation, Session, SystemAlert
-from stream.outputs import OUTPUTS, json_schema
+from stream.outputs import IN_AVRO, OUTPUTS, avro_schema, json_schema
 from stream.sinks.command import schema
 from tests.docs.blocks import ROOT
 
@@ -22,11 +27,23 @@ def test_the_published_schema_is_current(name: str) -> None:
     jsonschema.Draft202012Validator.check_schema(json.loads(printed))
 
 
+@pytest.mark.parametrize("name", IN_AVRO)
+def test_the_published_avro_schema_is_current(name: str) -> None:
+    """`eddy schema --avro NAME > docs/schemas/NAME.avsc` writes it again."""
+    printed = CliRunner().invoke(schema, ["--avro", name]).output
+    assert (PUBLISHED / f"{name}.avsc").read_text() == printed
+    parse_schema(json.loads(printed))
+
+
 def test_there_are_no_others() -> None:
     """A schema of each output, and none that is left of an earlier version."""
-    assert {path.stem for path in PUBLISHED.iterdir()} == set(OUTPUTS)
+    published = {f"{name}.json" for name in OUTPUTS} | {f"{name}.avsc" for name in IN_AVRO}
+    assert {path.name for path in PUBLISHED.iterdir()} == published
     assert list(OUTPUTS.values()) == [Recommendation, Anomaly, SystemAlert, Session, DeadLetter, Feedback]
     assert json.loads(CliRunner().invoke(schema, []).output) == {name: json_schema(name) for name in OUTPUTS}
+    assert json.loads(CliRunner().invoke(schema, ["--avro"]).output) == {name: avro_schema(name) for name in IN_AVRO}
+    refused = CliRunner().invoke(schema, ["--avro", "dead-letters"])
+    assert "dead-letters has no Avro schema" in refused.output
 
 
 @pytest.mark.parametrize(
@@ -42,3 +59,49 @@ def test_a_schema_refuses_what_is_no_output(change: dict[str, object]) -> None:
     assert validator.is_valid(good)
     assert not validator.is_valid(good | change)
     assert not validator.is_valid({name: value for name, value in good.items() if name not in change})
+
+
+DECISION: dict[str, Any] = {
+    "id": "c-0-1", "user_id": "ü", "item_id": "i", "timestamp": 1_735_689_602_600, "items": ["a", "b"],
+    "log_probs": [-1.5, -2.0], "surprise": 1.25, "p_value": 1.0, "model": "m/1",
+}  # fmt: skip
+ALERT: dict[str, Any] = {
+    "id": "c-0-1", "user_id": "ü", "item_id": "i", "event_type": "view", "timestamp": 1_735_689_602_600,
+    "episode": "c-0-0", "reason": "many", "surprise": 9.5, "p_value": 1e-5, "score": 5.0, "threshold": 1e-4,
+    "statistics": {"twins": 1e-5}, "pool": "4 clicks", "pool_size": 900,
+    "expected": [{"item_id": "i2", "probability": 0.5}], "model": "m/1",
+}  # fmt: skip
+SYSTEM_ALERT: dict[str, Any] = {
+    "id": "c-0-1", "episode": "c-0-1", "phase": "closed", "partition": 0, "sign": "drift", "timestamp": 1,
+    "reason": "over", "users": 7, "usual_share": 0.25, "model": "m/1",
+}  # fmt: skip
+SESSION: dict[str, Any] = {
+    "id": "c-0-1", "user_id": "u", "phase": "closed", "timestamp": 3, "started": 1, "clicks": 2,
+    "events": {"view": 2}, "model": "m/1",
+}  # fmt: skip
+MISSING: dict[str, dict[str, Any]] = {
+    "recommendations": {"propensities": None, "explored": None, "items_cut": 0, "superseded_by": None},
+    "anomalies": {"expected_cut": 0, "part_of": None},
+    "system-alerts": dict.fromkeys(("of_users", "p_value", "item_id", "event_type", "alerts")),
+    "sessions": {"revision": 0, "unknown_events": 0},
+}
+
+
+MESSAGES = {"recommendations": DECISION, "anomalies": ALERT, "system-alerts": SYSTEM_ALERT, "sessions": SESSION}
+
+
+@pytest.mark.parametrize("name", IN_AVRO)
+def test_a_message_is_the_same_in_avro(name: str) -> None:
+    """What the message does not have is the default of the schema, so that a reader has a value of each field."""
+    message = MESSAGES[name]
+    event = msgspec.convert(message, OUTPUTS[name])
+    parsed, out = parse_schema(avro_schema(name)), BytesIO()
+    schemaless_writer(out, parsed, msgspec.to_builtins(event))
+    out.seek(0)
+    found = schemaless_reader(out, parsed, None)
+    times = {field: at(message[field]) for field in ("timestamp", "started") if field in message}
+    assert found == message | MISSING[name] | times
+
+
+def at(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)

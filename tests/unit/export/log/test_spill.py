@@ -15,7 +15,7 @@ from stream.errors import ConfigError
 
 
 def small(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("export.log.files.BATCH", 7)
+    patch.setattr("export.files.cells.BATCH", 7)
     patch.setattr("export.log.spill.RUN", 16)
     patch.setattr("export.log.spill.CHUNK", 5)
 

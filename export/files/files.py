@@ -7,142 +7,21 @@ text file is broken, it is searched line by line for the line to report.
 
 import csv
 import glob
-import gzip
-import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from functools import cached_property
-from io import TextIOWrapper
-from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TextIO, cast
 
-import msgspec
 import polars as pl
 
+from export.files.cells import LogFile, Table, printable
+from export.files.json_lines import JsonLines, text_lines, unpacked
 from stream.errors import ConfigError
-from stream.wire.fields import Unusable
-from stream.wire.json import UNDECODABLE, loose_object
-
-BATCH = 1 << 18
-"""Rows of a batch."""
 
 SEPARATORS = ",;\t|"
-GZIP = b"\x1f\x8b"
-SHOWN = 60
-"""Maximum characters of a line in a message."""
-
 CONTROL = bytes({*range(32)} - {*b"\t\n\v\f\r"})
 BINARY = 0.05
 """Minimum share of control characters in the first 4,096 bytes of a file that is not text. Random bytes have 0.11."""
-
-
-class Cells(Protocol):
-    """The rows of one file, column by column."""
-
-    @property
-    def schema(self) -> pl.Schema:
-        """Names and types of its columns. Raises ConfigError if the file is empty."""
-
-    def batches(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        """Yield the given columns in batches of at most BATCH rows, in the order of the rows."""
-
-    def value(self, cell: Any) -> Any:
-        """The value of a cell of a batch, as stream.wire.fields reads it. Raises Unusable."""
-
-
-class LogFile(Cells, Protocol):
-    """One file of a log, as it is."""
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield the rows, each with its cells by the names of their columns."""
-
-
-class Table:
-    """A CSV or Parquet file, read by polars."""
-
-    def __init__(self, frame: pl.LazyFrame) -> None:
-        self._frame = frame
-        self.schema = frame.collect_schema()
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        for batch in self.batches(list(self.schema)):
-            yield from batch.iter_rows(named=True)
-
-    def batches(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        return self._frame.select(columns).collect_batches(chunk_size=BATCH, maintain_order=True)
-
-    def value(self, cell: Any) -> Any:
-        return cell
-
-
-class JsonLines:
-    """A file with one JSON object per line.
-
-    The cells of a batch are JSON texts, so true, 17.0 and "17.0" stay different values; polars would give all cells of
-    a column one type. For the schema the whole file is read, because any line can have a new column.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-
-    @cached_property
-    def schema(self) -> pl.Schema:
-        names: dict[str, None] = {}
-        for row in self._rows():
-            names.update(dict.fromkeys(row))
-        if not names:
-            raise ConfigError(f"log {self._path}: the file is empty")
-        return pl.Schema(dict.fromkeys(names, pl.String))
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        for row in self._rows():
-            yield {name: bytes(cell).decode() for name, cell in row.items()}
-
-    def batches(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        rows = self._rows()
-        while True:
-            cells: dict[str, list[str | None]] = {name: [] for name in columns}
-            count = 0
-            for row in islice(rows, BATCH):
-                count += 1
-                for name, column in cells.items():
-                    cell = row.get(name)
-                    column.append(None if cell is None else bytes(cell).decode())
-            if not count:
-                return
-            yield pl.DataFrame(cells, dict.fromkeys(columns, pl.String))
-
-    def value(self, cell: Any) -> Any:
-        try:
-            return msgspec.json.decode(cell)
-        except UNDECODABLE:
-            pass
-        try:
-            return json.loads(cell)  # NaN
-        except (RecursionError, ValueError) as exc:
-            raise Unusable("nested too deeply, or a number of thousands of digits") from exc
-
-    def _rows(self) -> Iterator[dict[str, msgspec.Raw]]:
-        with text_lines(self._path) as lines:
-            for number, line in enumerate(lines, 1):
-                if line.isspace():
-                    continue
-                try:
-                    yield self._decode(line)
-                except UNDECODABLE:
-                    yield self._loosely(number, line)
-
-    def _loosely(self, number: int, line: str) -> dict[str, msgspec.Raw]:
-        try:
-            row = loose_object(line)
-        except (RecursionError, ValueError) as exc:
-            shown = printable(f"line {number:,} is not a JSON object: {line.strip()[:SHOWN]}")
-            raise ConfigError(f"log {self._path}: {shown}. Correct the line or remove it") from exc
-        # Bytes are a string that ends within a character. As a list it is not usable in any field, as on the topic.
-        return {name: msgspec.Raw(json.dumps(cell, default=list).encode()) for name, cell in row.items()}
 
 
 def files(path: Path) -> list[Path]:
@@ -194,7 +73,7 @@ def open_file(path: Path) -> LogFile:
 def _is_binary(path: Path) -> bool:
     """True if the start of the file, unpacked if it is gzipped, has too many control characters for a text."""
     start = b""
-    with suppress(OSError, EOFError, zlib.error), _unpacked(path) as file:
+    with suppress(OSError, EOFError, zlib.error), unpacked(path) as file:
         start = file.read(4096)
     return len(start) - len(start.translate(None, CONTROL)) > BINARY * len(start)
 
@@ -228,17 +107,6 @@ ENDINGS: dict[str, Callable[[Path], LogFile]] = {
 """Ending of the name -> function that opens the file. The name may end in .gz after it."""
 
 
-def text_lines(path: Path) -> TextIO:
-    """The lines of a text file, unpacked if it is gzipped. Invalid UTF-8 becomes the replacement character."""
-    return TextIOWrapper(_unpacked(path), "utf-8-sig", "replace", "\n")
-
-
-def _unpacked(path: Path) -> BinaryIO:
-    with path.open("rb") as file:
-        packed = file.read(len(GZIP)) == GZIP
-    return cast(BinaryIO, gzip.open(path) if packed else path.open("rb"))
-
-
 def trouble(file: Path, exc: BaseException) -> str:
     """One line that explains an exception of reading a file: for the usual reasons with the line and with advice."""
     text = str(exc).strip() or type(exc).__name__
@@ -250,11 +118,6 @@ def trouble(file: Path, exc: BaseException) -> str:
     if "could not parse" in text:
         return _broken_quote(file) or "a quote is opened and not closed, or the file is not CSV"
     return f"not readable ({printable(text.splitlines()[0])})"
-
-
-def printable(text: str) -> str:
-    """The first 200 characters, with ? for control characters: names can come from a broken file."""
-    return "".join(c if c.isprintable() else "?" for c in text[:200])
 
 
 def _too_many_fields(path: Path) -> str | None:

@@ -1,0 +1,71 @@
+"""JSON lines: each line is a row. And the lines of any text file, which may be gzipped."""
+
+import gzip
+import json
+from collections.abc import Iterator
+from functools import cached_property
+from io import TextIOWrapper
+from pathlib import Path
+from typing import BinaryIO, TextIO, cast
+
+import msgspec
+import polars as pl
+
+from export.files.cells import JsonCells, printable
+from stream.errors import ConfigError
+from stream.wire.json import UNDECODABLE, loose_object
+
+GZIP = b"\x1f\x8b"
+SHOWN = 60
+"""Maximum characters of a line in a message."""
+
+
+class JsonLines(JsonCells):
+    """A file with one JSON object per line. For the schema all of it is read: any line can have a new column."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+    @cached_property
+    def schema(self) -> pl.Schema:
+        names: dict[str, None] = {}
+        for row in self.objects():
+            names.update(dict.fromkeys(row))
+        if not names:
+            raise ConfigError(f"log {self._path}: the file is empty")
+        return pl.Schema(dict.fromkeys(names, pl.String))
+
+    def objects(self) -> Iterator[dict[str, msgspec.Raw]]:
+        with text_lines(self._path) as lines:
+            for number, line in enumerate(lines, 1):
+                if line.isspace():
+                    continue
+                try:
+                    yield self._decode(line)
+                except UNDECODABLE:
+                    yield self._loosely(number, line)
+
+    def text(self, value: msgspec.Raw) -> str:
+        return bytes(value).decode()
+
+    def _loosely(self, number: int, line: str) -> dict[str, msgspec.Raw]:
+        try:
+            row = loose_object(line)
+        except (RecursionError, ValueError) as exc:
+            shown = printable(f"line {number:,} is not a JSON object: {line.strip()[:SHOWN]}")
+            raise ConfigError(f"log {self._path}: {shown}. Correct the line or remove it") from exc
+        # Bytes are a string that ends within a character. As a list it is not usable in any field, as on the topic.
+        return {name: msgspec.Raw(json.dumps(cell, default=list).encode()) for name, cell in row.items()}
+
+
+def text_lines(path: Path) -> TextIO:
+    """The lines of a text file, unpacked if it is gzipped. Invalid UTF-8 becomes the replacement character."""
+    return TextIOWrapper(unpacked(path), "utf-8-sig", "replace", "\n")
+
+
+def unpacked(path: Path) -> BinaryIO:
+    """The bytes of a file, unpacked if it is gzipped."""
+    with path.open("rb") as file:
+        packed = file.read(len(GZIP)) == GZIP
+    return cast(BinaryIO, gzip.open(path) if packed else path.open("rb"))
