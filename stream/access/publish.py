@@ -80,7 +80,7 @@ class Publisher:
     def _check(self) -> None:
         if self._failure is None:
             return
-        raise refused(KafkaException(self._failure)) or ConfigError(
+        raise refused(KafkaException(self._failure), f"WRITE on topic {self._topic}") or ConfigError(
             f"topic {self._topic} on {self._broker} did not accept a message ({self._failure.str()})"
         )
 
@@ -96,7 +96,7 @@ def partitions_of(broker: str, topic: str, config: KafkaConfig) -> list[int]:
         ) from exc
     if topic not in topics:
         raise ConfigError(
-            f"broker {broker} has no topic {topic!r} that this user may see; make it with `eddy topics create`, or "
-            "name another one"
+            f"broker {broker} has no topic {topic!r} that this user may see; make it with `eddy topics create`, name "
+            "another one, or give this user a right on it (docs/security.md)"
         )
     return sorted(topics[topic].partitions)

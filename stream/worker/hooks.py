@@ -245,7 +245,7 @@ def answer_requests(
         Users(engine, cycles.positions),
         codec,
         partitioner,
-        Workers(admin, settings.group, clicks, app.conf.broker_client_id),
+        Workers(admin, settings.group, clicks, app.conf.broker_client_id, app.conf.consumer_group_instance_id),
         Similar(engine.model, Path(settings.model)),
         lambda: watch.out,
         settings.k,

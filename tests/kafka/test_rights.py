@@ -2,12 +2,15 @@
 
 import re
 import signal
+from threading import Event
 
 import pytest
 
+from stream.access.messages import read_messages
 from stream.errors import ConfigError
 from stream.kafka.topics import check_topics
 from stream.kafka_config import KafkaConfig
+from stream.sinks.source import Source
 from tests.kafka.lane import bot, clicks, fault
 from tests.kafka.secured import RIGHTS, Cluster, Right, Secure, properties, refusal, written
 
@@ -69,3 +72,23 @@ def test_without_describe_configs_a_worker_warns_and_works(secure: Secure, clust
     worker.wait_for("partitions recovered")
     assert "topic's configuration could not be read" in worker.log
     assert worker.end(signal.SIGTERM) == 0
+
+
+def test_a_reader_beside_a_worker_needs_read_on_its_topic_and_no_group(secure: Secure, cluster: Cluster) -> None:
+    """`eddy init`, `explain`, `dead-letters` and `sink` join no group; librdkafka asks for one nevertheless."""
+    secure.produce(clicks(50, seed=1))
+    topic, read = secure.topics.clicks, Right("topic", "clicks", "READ")
+    config = KafkaConfig(properties(cluster, "PLAIN"))
+    secure.grant([Right("topic", "clicks", "DESCRIBE")])
+    with pytest.raises(ConfigError, match=f"lacks the right READ on topic {topic}"):
+        list(read_messages(cluster.kafka.sasl, topic, config))
+    secure.grant([read])
+    assert len(list(read_messages(cluster.kafka.sasl, topic, config))) == 50
+    source = Source(cluster.kafka.sasl, [topic], config, Event())
+    source.look()
+    source.seek({})
+    taken = 0
+    while not source.ended:
+        taken += len(source.take(100, 0.5))
+    source.close()
+    assert taken == 50
