@@ -1,4 +1,4 @@
-"""Publishes messages to a topic.
+"""Publishes messages to a topic, and creates topics.
 
 The partitioner is that of the Java client (murmur2), so all messages of a user are in the same partition as those that
 a Java producer writes. The producer is idempotent: a retry neither repeats nor reorders messages.
@@ -7,6 +7,7 @@ a Java producer writes. The producer is idempotent: a retry neither repeats nor 
 from collections.abc import Mapping
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka.admin import NewTopic
 
 from stream.access.credentials import connect
 from stream.access.refusal import Admin, refused
@@ -14,6 +15,7 @@ from stream.errors import ConfigError
 from stream.kafka_config import PLAINTEXT, KafkaConfig
 
 CONNECT_S = 10.0
+CREATE_S = 12.0
 FLUSH_S = 60.0
 
 Headers = Mapping[str, bytes]
@@ -100,3 +102,14 @@ def partitions_of(broker: str, topic: str, config: KafkaConfig) -> list[int]:
             "another one, or give this user a right on it (docs/security.md)"
         )
     return sorted(topics[topic].partitions)
+
+
+def create_topic(admin: Admin, topic: NewTopic) -> None:
+    """Create a topic if it does not exist. Raises ConfigError."""
+    try:
+        admin.create_topics([topic])[topic.topic].result(timeout=CREATE_S)
+    except KafkaException as exc:
+        if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise refused(exc, f"CREATE on topic {topic.topic}, or on the cluster") or ConfigError(
+                f"topic {topic.topic} could not be created: {exc.args[0].str()}"
+            ) from exc

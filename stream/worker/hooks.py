@@ -80,6 +80,8 @@ class WithoutWeb(faust.Worker):
 
     async def stop(self) -> None:
         if not self._ends_by_itself and not self.app.crashed:
+            if not asked_to_end(self.app):
+                log.info("asked to end: the running cycle is finished first")
             set_asked_to_end(self.app)
         await super().stop()
 
