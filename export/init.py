@@ -126,6 +126,7 @@ def init(
     if not as_json:
         if found.mapping.rekey and topic is not None:
             made = ["eddy", "topics", "create", "--broker", broker, "--clicks-topic", topic, "--mapping", str(out)]
+            made += ["--kafka-config", kafka_config] if kafka_config else []
             click.echo(f"\nThe workers re-key the messages. They need a topic for it: {shlex.join(made)}")
         words = ["eddy", "train", "LOG" if file is None else str(file), "--mapping", str(out), "--out", "models/mine/1"]
         click.echo(f"\nwrote {out}. Next: {shlex.join(words)}")

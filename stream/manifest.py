@@ -124,7 +124,9 @@ def read_manifest(directory: Path) -> Manifest:
         raise ArtifactError(f"model {directory}: no such directory; make it with `eddy train LOG --out {directory}`")
     path = directory / "manifest.json"
     if not path.is_file():  # a FIFO is none, and reading it would wait for ever
-        raise ArtifactError(f"model {directory}: no manifest.json; is this a directory written by `eddy train`?")
+        versions = sorted(str(found.parent) for found in directory.glob("*/manifest.json"))
+        hint = f"give one of {', '.join(versions)}" if versions else "is this a directory written by `eddy train`?"
+        raise ArtifactError(f"model {directory}: no manifest.json; {hint}")
     if path.stat().st_size > MOST_BYTES:
         raise ArtifactError(f"model {directory}: manifest.json is larger than {MOST_BYTES:,} bytes; train it again")
     try:

@@ -1,4 +1,4 @@
-"""Reads the messages of a topic, for the commands beside a worker: dead-letters, explain."""
+"""Reads the messages of a topic, for the commands beside a worker: dead-letters, explain, feedback."""
 
 import math
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ def read_messages(
 ) -> Iterator[Message]:
     """The committed messages of a topic, from a Kafka timestamp on to the end at the call; in order in each partition.
 
-    It joins no group and commits nothing.
+    It joins no group and commits nothing, and needs no right but READ on the topic.
 
     last  begin so many offsets before the end of all partitions together, instead of at a timestamp
     Raises ConfigError if the broker cannot be reached, refuses this client, has no such topic or stops to answer.
@@ -52,10 +52,12 @@ def read_messages(
                     yield message
                 elif message.error().code() == KafkaError._PARTITION_EOF:
                     left.discard(message.partition())
-                else:
+                elif message.error().code() != KafkaError.GROUP_AUTHORIZATION_FAILED:  # librdkafka asks for the group
                     raise KafkaException(message.error())
     except KafkaException as exc:
-        raise refused(exc) or ConfigError(f"topic {topic} on {broker} cannot be read ({exc.args[0].str()})") from exc
+        raise refused(exc, f"READ on topic {topic}") or ConfigError(
+            f"topic {topic} on {broker} cannot be read ({exc.args[0].str()})"
+        ) from exc
     finally:
         consumer.close()
 

@@ -2,11 +2,13 @@
 
 Kafka lets the later process take the place of the earlier one, in the group and as a producer. That is right after a
 crash. If both are alive, they take it from each other for ever. Kafka does not show whether a member lives until its
-session ends, so a worker writes its host and process into its client id.
+session ends, so a worker writes its host and process into its client id. A process that takes the place within a
+session does not change the client id that Kafka shows, so a worker also locks a file.
 """
 
 import contextlib
 import fcntl
+import hashlib
 import logging
 import os
 import secrets
@@ -61,6 +63,26 @@ class WorkerLock:
         return True
 
 
+def hold_id(data_dir: Path, group: str, worker_id: str) -> str | None:
+    """Lock the worker id of the group in `data_dir` until the process ends.
+
+    Returns the client id of another process that holds the lock. None if this process holds it now, or if no file can
+    be written there: then only Kafka knows of other processes.
+    """
+    name = hashlib.sha256(f"{group}\0{worker_id}".encode()).hexdigest()[:16]
+    with contextlib.suppress(OSError):
+        file = os.open(data_dir / f"id-{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(file, 1024).decode(errors="replace")
+            os.close(file)
+            return holder or "a process that starts"
+        os.ftruncate(file, 0)  # the file stays open: the lock lives as long as it
+        os.write(file, client_id(worker_id).encode())
+    return None
+
+
 def make_directory(path: Path) -> None:
     """Make the directory `path` with its parents. Faust makes no parents. Raises ConfigError."""
     try:
@@ -94,33 +116,38 @@ def address_of(client_id: str) -> str | None:
     return None if found is None else found[0]
 
 
-def wait_for_place(admin: Admin, group: str, instance_id: str, session_timeout_s: float) -> None:
+def wait_for_place(
+    admin: Admin, group: str, instance_id: str, session_timeout_s: float, other: str | None = None
+) -> None:
     """Return when no living process has the place `instance_id` in the group.
 
     A process of this machine that has ended is known at once. Of any other one, its session shows it: if it is there
     after a session timeout, it is alive. A broker that does not answer the question is believed to have no member.
+
+    other  client id of the process that holds the lock of this worker id (`hold_id`). It may be frozen, and the client
+           id that Kafka shows may be of a process before it, which has ended
     Raises ConfigError that names the living process.
     """
     holder = _holder(admin, group, instance_id)
-    if holder is None or has_ended(holder.client_id):
+    if holder is None or (other is None and has_ended(holder.client_id)):
         return
     log.warning(
         "another process is in the group under this worker id, so this one waits until its session ends: worker=%s "
         "host=%s",
-        holder.client_id,
+        other or holder.client_id,
         holder.host,
     )
     first, deadline = holder.member_id, time.monotonic() + session_timeout_s + GRACE_S
     while time.monotonic() < deadline:
         time.sleep(POLL_S)
         holder = _holder(admin, group, instance_id)
-        if holder is None or has_ended(holder.client_id):
+        if holder is None or (other is None and has_ended(holder.client_id)):
             return
         if holder.member_id != first:
             break
     raise ConfigError(
-        f"another worker is alive under this id: {holder.client_id} on {holder.host}; give each worker of a group its "
-        "own --worker-id, or end the other one"
+        f"another worker is alive under this id: {other or holder.client_id} on {holder.host}; give each worker of a "
+        "group its own --worker-id, or end the other one"
     )
 
 

@@ -1,4 +1,4 @@
-"""Publishes messages to a topic.
+"""Publishes messages to a topic, and creates topics.
 
 The partitioner is that of the Java client (murmur2), so all messages of a user are in the same partition as those that
 a Java producer writes. The producer is idempotent: a retry neither repeats nor reorders messages.
@@ -7,6 +7,7 @@ a Java producer writes. The producer is idempotent: a retry neither repeats nor 
 from collections.abc import Mapping
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka.admin import NewTopic
 
 from stream.access.credentials import connect
 from stream.access.refusal import Admin, refused
@@ -14,6 +15,7 @@ from stream.errors import ConfigError
 from stream.kafka_config import PLAINTEXT, KafkaConfig
 
 CONNECT_S = 10.0
+CREATE_S = 12.0
 FLUSH_S = 60.0
 
 Headers = Mapping[str, bytes]
@@ -80,7 +82,7 @@ class Publisher:
     def _check(self) -> None:
         if self._failure is None:
             return
-        raise refused(KafkaException(self._failure)) or ConfigError(
+        raise refused(KafkaException(self._failure), f"WRITE on topic {self._topic}") or ConfigError(
             f"topic {self._topic} on {self._broker} did not accept a message ({self._failure.str()})"
         )
 
@@ -96,7 +98,18 @@ def partitions_of(broker: str, topic: str, config: KafkaConfig) -> list[int]:
         ) from exc
     if topic not in topics:
         raise ConfigError(
-            f"broker {broker} has no topic {topic!r} that this user may see; make it with `eddy topics create`, or "
-            "name another one"
+            f"broker {broker} has no topic {topic!r} that this user may see; make it with `eddy topics create`, name "
+            "another one, or give this user a right on it (docs/security.md)"
         )
     return sorted(topics[topic].partitions)
+
+
+def create_topic(admin: Admin, topic: NewTopic) -> None:
+    """Create a topic if it does not exist. Raises ConfigError."""
+    try:
+        admin.create_topics([topic])[topic.topic].result(timeout=CREATE_S)
+    except KafkaException as exc:
+        if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise refused(exc, f"CREATE on topic {topic.topic}, or on the cluster") or ConfigError(
+                f"topic {topic.topic} could not be created: {exc.args[0].str()}"
+            ) from exc

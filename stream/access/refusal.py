@@ -129,13 +129,16 @@ def _reason(error: KafkaError, config: KafkaConfig) -> str:
     return config.redact(" ".join(text.split()))
 
 
-def refused(exc: BaseException) -> ConfigError | None:
+def refused(exc: BaseException, right: str | None = None) -> ConfigError | None:
     """The line for an error of a running client that neither time nor a restart mends; None if `exc` is none.
 
-    exc  of confluent-kafka (KafkaException) or aiokafka (an error with an errno)
+    exc    of confluent-kafka (KafkaException) or aiokafka (an error with an errno)
+    right  the only right on a topic that the client uses, such as "READ on topic anomalies"
     """
     error: Any = exc.args[0] if isinstance(exc, KafkaException) else None
     code: int | None = error.code() if isinstance(error, KafkaError) else _aiokafka_code(exc)
+    if right is not None and code == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        return ConfigError(f"this user lacks the right {right}; add the ACL (kafka-acls.sh): docs/security.md")
     if code is not None and code in NOT_ALLOWED:
         return ConfigError(
             f"Kafka does not allow it: this user lacks {NOT_ALLOWED[code]} ({_name(code)}); docs/security.md lists the "

@@ -57,14 +57,17 @@ class Nothing(msgspec.Struct):
 class Workers:
     """The workers of one group. Every method is called in one event loop.
 
-    own  client id of this worker
+    own    client id of this worker
+    place  its group.instance.id. Kafka gives a worker that came back within its session the client id of the process
+           before it
     """
 
-    def __init__(self, admin: Admin, group: str, topic: str, own: str) -> None:
+    def __init__(self, admin: Admin, group: str, topic: str, own: str, place: str) -> None:
         self._admin = admin
         self._group = group
         self._topic = topic
         self._own = own
+        self._place = place
         self._lock = asyncio.Lock()
         self._members: list[Member] = []
         self._read_s = -FRESH_S
@@ -129,7 +132,10 @@ class Workers:
             raise Unanswered(503, "Kafka does not answer which worker has which partitions", RETRY_S) from None
         if group.state != ConsumerGroupState.STABLE:
             raise Unanswered(503, "the group gives its partitions to workers at this moment", RETRY_S)
-        return [Member(member.client_id, self._partitions(member)) for member in group.members]
+        return [Member(self._client_id(member), self._partitions(member)) for member in group.members]
+
+    def _client_id(self, member: MemberDescription) -> str:
+        return self._own if member.group_instance_id == self._place else str(member.client_id)
 
     def _partitions(self, member: MemberDescription) -> frozenset[int]:
         given = member.assignment.topic_partitions if member.assignment else []

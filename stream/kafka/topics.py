@@ -14,6 +14,7 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import ConfigResource, NewTopic, ResourceType
 
+from stream.access.publish import create_topic
 from stream.access.refusal import Admin
 from stream.access.rights import check_rights
 from stream.errors import ConfigError, NoAnswer
@@ -61,12 +62,7 @@ def create_topics(
     for name in wanted:
         settings = COMPACTED if name == topics.changelog else {}
         count = present.get(topics.clicks, partitions) if name == topics.changelog else partitions
-        future = admin.create_topics([NewTopic(name, count, replication, config=settings)])[name]
-        try:
-            future.result(timeout=ANSWER_S * 2)
-        except KafkaException as exc:
-            if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise ConfigError(f"topic {name} could not be created: {exc.args[0].str()}") from exc
+        create_topic(admin, NewTopic(name, count, replication, config=settings))
     found = _wait_for(admin, broker, topics) | {name: present.get(name, partitions) for name in others}
     check_same_partitions(found, topics)
     return {name: f"{'created' if name in wanted else 'exists'}, {count} partitions" for name, count in found.items()}
@@ -173,24 +169,26 @@ def configs_of(admin: Admin, broker: str, names: Sequence[str]) -> dict[str, dic
     if _embedded(admin, broker):
         return {}
     found: dict[str, dict[str, str]] = {}
+    unread: dict[str, str] = {}
     for resource, future in admin.describe_configs(
         [ConfigResource(ResourceType.TOPIC, name) for name in names]
     ).items():
         try:
             found[resource.name] = {name: entry.value for name, entry in future.result(timeout=ANSWER_S).items()}
-        except TimeoutError as exc:
-            raise NoAnswer(f"Kafka does not answer, asked for the configuration of topic {resource.name}") from exc
-        except KafkaException as exc:  # perhaps it is not allowed; the worker can run without it
-            if exc.args[0].code() < 0:
+        except (TimeoutError, KafkaException) as exc:
+            error = exc.args[0] if isinstance(exc, KafkaException) else None
+            if error is None or error.code() < 0:
                 raise NoAnswer(f"Kafka does not answer, asked for the configuration of {resource.name}: {exc}") from exc
-            log.warning(
-                "topic's configuration could not be read, so cleanup.policy is not checked and %s is assumed to be %d: "
-                "topic=%s error=%s",
-                LIMIT,
-                DEFAULT_LIMIT,
-                resource.name,
-                exc,
-            )
+            unread[resource.name] = error.name()  # perhaps it is not allowed; the worker can run without it
+    if unread:
+        log.warning(
+            "the configuration of topics could not be read, so cleanup.policy is not checked and %s is assumed to be "
+            "%d; the right DESCRIBE_CONFIGS allows it: topics=%s errors=%s",
+            LIMIT,
+            DEFAULT_LIMIT,
+            ",".join(unread),
+            ",".join(sorted(set(unread.values()))),
+        )
     return found
 
 

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
-from aiokafka.errors import GroupCoordinatorNotAvailableError
+from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError
 
 from stream.access.refusal import refused
 from stream.errors import EddyError, Fenced
@@ -32,6 +32,9 @@ EXIT_WORKER = 70
 CHECK_S = 1.0
 REBALANCES_PER_MINUTE = 6
 
+UNKNOWN = "UnknownError()"
+"""How aiokafka names an error of the group whose code it does not know, such as FENCED_INSTANCE_ID (82)."""
+
 log = logging.getLogger(__name__)
 
 
@@ -42,6 +45,10 @@ def end(exc: BaseException) -> NoReturn:
     user. Any other error exits with 70; it is logged with its traceback if it can be a bug of Eddy.
     """
     exc = refused(exc) or exc
+    if type(exc) is KafkaError and UNKNOWN in str(exc):
+        exc = Fenced(
+            "Kafka has refused this member of the group, as it does if another process joins under the same --worker-id"
+        )
     if isinstance(exc, EddyError) and not isinstance(exc, Fenced):
         last_line(f"eddy: {exc}")
         code = EXIT_OPERATOR

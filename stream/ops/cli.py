@@ -238,12 +238,9 @@ def check(broker: str, kafka_config: str, mapping: str, as_json: bool, **given: 
     Example:
       eddy topics check --broker localhost:9092 --clicks-topic shop-clicks
     """
-    from stream.kafka.topics import check_same_partitions, check_topics
-    from stream.rekey.topic import topics_by
+    from stream.rekey.topic import check_all
 
-    topics = topics_by(take_topics(given), mapping)
-    found = check_topics(broker, topics, read_kafka_config(kafka_config, os.environ))
-    check_same_partitions(found, topics)
+    found = check_all(broker, take_topics(given), mapping, read_kafka_config(kafka_config, os.environ))
     if as_json:
         click.echo(json.dumps(found))
         return

@@ -116,13 +116,13 @@ def dead_letters(
         if since_ms is not None:
             retries = _retries(read_messages(broker, clicks_topic, config, since_ms))
             publisher = Publisher(broker, clicks_topic, config)
-            with _progress(chosen(), "letters") as letters:
+            with _progress(chosen(), f"publishing on {clicks_topic}") as letters:
                 for _, letter in letters:
                     _publish(letter, clicks_topic, publisher, retries, done)
                 publisher.close()
         click.echo(msgspec.json.encode(done) if as_json else _lines(done, clicks_topic))
     else:
-        with _progress(chosen(), "letters") as letters:
+        with _progress(chosen(), f"reading {dead_letters_topic}") as letters:
             found = summaries(letter for _, letter in letters)
         click.echo(msgspec.json.encode(found) if as_json else _table(found, dead_letters_topic))
 

@@ -58,8 +58,8 @@ def explain(
 
     def alerts() -> Iterator[Alert]:
         for topic, kind in topics:
-            messages = read_messages(broker, topic, config)
-            with click.progressbar(messages, label=topic, file=click.get_text_stream("stderr"), show_pos=True) as bar:
+            messages, shown = read_messages(broker, topic, config), click.get_text_stream("stderr")
+            with click.progressbar(messages, label=f"reading {topic}", file=shown, show_pos=True) as bar:
                 yield from alerts_among(bar, kind)
 
     found = latest(alerts(), user, limit) if id_ is None else episodes_with(alerts, id_)

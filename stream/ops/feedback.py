@@ -167,7 +167,10 @@ def _messages(broker: str, topic: str, config: KafkaConfig) -> Iterable[Any]:
     from stream.access.messages import read_messages
 
     with click.progressbar(
-        read_messages(broker, topic, config), label=topic, file=click.get_text_stream("stderr"), show_pos=True
+        read_messages(broker, topic, config),
+        label=f"reading {topic}",
+        file=click.get_text_stream("stderr"),
+        show_pos=True,
     ) as bar:
         yield from bar
 

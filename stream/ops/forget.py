@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from stream.errors import ConfigError
+from stream.guess.sample import counted
 from stream.kafka_config import read_kafka_config
 from stream.ops.options import connection_options, topic_option
 from stream.wire.fields import LONGEST_ID, Unusable, word
@@ -41,15 +42,15 @@ def forget(
     if not keys:
         raise click.UsageError("no user: give USER or --file.")
     config = read_kafka_config(kafka_config, os.environ)
-    with click.progressbar(keys, label="users", file=click.get_text_stream("stderr")) as bar:
+    with click.progressbar(keys, label=f"writing to {clicks_topic}", file=click.get_text_stream("stderr")) as bar:
         partitions = request_to_forget(broker, clicks_topic, config, bar)
     done = {"topic": clicks_topic, "users": len(keys), "partitions": partitions}
     if as_json:
         click.echo(json.dumps(done))
         return
     click.echo(
-        f"{len(keys):,} users: requests written to the {partitions} partitions of {clicks_topic}. The "
-        "workers delete the states when they reach them."
+        f"requests about {counted(len(keys), 'user')} written to {counted(partitions, 'partition')} of {clicks_topic}. "
+        "The workers delete the states when they reach them."
     )
 
 

@@ -4,22 +4,32 @@ It is a copy of the topic that the producers write, the source, and the clicks t
 the source has: the retention, because the copies keep their timestamps, and room for the largest message and a key.
 """
 
+import logging
 from pathlib import Path
 
 import msgspec
-from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import NewTopic
 
+from stream.access.publish import create_topic
 from stream.access.refusal import Admin
 from stream.access.rights import READ, WRITE, check_group_right, check_topic_rights
 from stream.errors import ConfigError
-from stream.kafka.topics import DEFAULT_LIMIT, FRAME_BYTES, LIMIT, configs_of, create_topics, partition_counts
+from stream.kafka.topics import (
+    DEFAULT_LIMIT,
+    FRAME_BYTES,
+    LIMIT,
+    check_same_partitions,
+    check_topics,
+    configs_of,
+    create_topics,
+    partition_counts,
+)
 from stream.kafka_config import PLAINTEXT, KafkaConfig
 from stream.mapping.parse import read_mapping
 from stream.settings import Topics
 from stream.wire.dead_letter import LONGEST_KEY
 
-CREATE_S = 12.0
+log = logging.getLogger(__name__)
 
 AS_THE_SOURCE = ("retention.ms", "retention.bytes", "message.timestamp.after.max.ms")
 """What a new topic gets from the source: else copies of old messages would be deleted, or late clocks refused."""
@@ -61,7 +71,7 @@ def create(
     source, copy = topics.clicks, worked.clicks
     done = {source: "exists"}
     if source not in partition_counts(admin, broker):
-        _create(admin, NewTopic(source, partitions, replication))
+        create_topic(admin, NewTopic(source, partitions, replication))
         done[source] = "created"
     present = partition_counts(admin, broker)
     count = present.get(source, partitions)
@@ -75,18 +85,36 @@ def create(
 
 def create_copy(admin: Admin, broker: str, source: str, copy: str, partitions: int, replication: int) -> None:
     """Create the topic `copy` for copies of the messages of `source`. Raises ConfigError."""
-    found = configs_of(admin, broker, [source]).get(source, {})
+    configs = configs_of(admin, broker, [source])
+    if source not in configs:
+        log.warning("the new topic has Kafka's default retention, because that of the source is not known: %s", copy)
+    found = configs.get(source, {})
     same = {name: found[name] for name in AS_THE_SOURCE if name in found}
     limit = int(found.get(LIMIT, DEFAULT_LIMIT)) + LONGEST_KEY + FRAME_BYTES
-    _create(admin, NewTopic(copy, partitions, replication, config={**same, LIMIT: str(limit)}))
+    create_topic(admin, NewTopic(copy, partitions, replication, config={**same, LIMIT: str(limit)}))
 
 
-def _create(admin: Admin, topic: NewTopic) -> None:
-    try:
-        admin.create_topics([topic])[topic.topic].result(timeout=CREATE_S)
-    except KafkaException as exc:
-        if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-            raise ConfigError(f"topic {topic.topic} could not be created: {exc.args[0].str()}") from exc
+def check_all(broker: str, topics: Topics, mapping: str, config: KafkaConfig = PLAINTEXT) -> dict[str, int]:
+    """Return topic -> partitions of a worker that reads by a mapping. Raises ConfigError if it would not start."""
+    worked = topics_by(topics, mapping)
+    if worked != topics:
+        _check_source(Admin(broker, config), broker, topics.clicks)
+    found = check_topics(broker, worked, config)
+    check_same_partitions(found, worked)
+    return found
+
+
+def _check_source(admin: Admin, broker: str, source: str) -> None:
+    """Raises ConfigError if the source or its copy is missing, or a right on one of them."""
+    copy = by_user(source)
+    present = partition_counts(admin, broker)
+    missing = [name for name in (source, copy) if name not in present]
+    if missing:
+        raise ConfigError(
+            f"no topic {', '.join(missing)} on {broker} that this user may see; the mapping has rekey = true, so "
+            f"create it with `eddy topics create --broker {broker} --clicks-topic {source} --mapping FILE`"
+        )
+    check_topic_rights(admin, {source: (READ,), copy: (READ, WRITE)})
 
 
 def check(broker: str, source: str, max_message_bytes: int, config: KafkaConfig = PLAINTEXT) -> int:
@@ -95,13 +123,7 @@ def check(broker: str, source: str, max_message_bytes: int, config: KafkaConfig 
     Raises ConfigError if a topic is missing, a right is missing, or a valid click may not fit into the copy's topic.
     """
     admin, copy = Admin(broker, config), by_user(source)
-    missing = [name for name in (source, copy) if name not in partition_counts(admin, broker)]
-    if missing:
-        raise ConfigError(
-            f"no topic {', '.join(missing)} on {broker}; the mapping has rekey = true, so create it with `eddy topics "
-            f"create --broker {broker} --clicks-topic {source} --mapping FILE`"
-        )
-    check_topic_rights(admin, {source: (READ,), copy: (READ, WRITE)})
+    _check_source(admin, broker, source)
     check_group_right(broker, copy, config)
     limit = int(configs_of(admin, broker, [copy]).get(copy, {}).get(LIMIT, DEFAULT_LIMIT)) - FRAME_BYTES
     if limit <= max_message_bytes + LONGEST_KEY:

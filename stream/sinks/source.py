@@ -76,7 +76,7 @@ class Source:
             if topic not in listed:
                 raise ConfigError(
                     f"broker {self._broker} has no topic {topic!r} that this user may see; make it with `eddy topics "
-                    "create`, or name another one"
+                    "create`, name another one, or give this user the right READ on it (docs/security.md)"
                 )
         self.partitions = [Partition(topic, number) for topic in self._topics for number in listed[topic].partitions]
         return self.partitions
@@ -117,8 +117,10 @@ class Source:
                 self._open.discard(partition)
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:
                 self._stale = True
+            elif error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+                continue  # librdkafka asks for the group that it demands, and no right on it is needed to read on
             elif error.code() > 0:  # negative: a connection was lost, and librdkafka makes a new one
-                raise refused(KafkaException(error)) or ConfigError(
+                raise refused(KafkaException(error), f"READ on topic {partition.topic}") or ConfigError(
                     f"{partition} on {self._broker} cannot be read ({error.str()})"
                 )
         return found

@@ -22,7 +22,7 @@ from mode.supervisors import CrashingSupervisor
 
 from stream.access.begin import begin
 from stream.access.credentials import faust_options
-from stream.access.place import WorkerLock, client_id, make_directory, wait_for_place
+from stream.access.place import WorkerLock, client_id, hold_id, make_directory, wait_for_place
 from stream.access.refusal import Admin
 from stream.access.rights import check_group_right
 from stream.answers.desk import Desk
@@ -118,7 +118,9 @@ def create_app(settings: Settings) -> faust.App:
     make_directory(Path(settings.data_dir))
     lock = None if settings.worker_id else WorkerLock(Path(settings.data_dir))
     worker_id = lock.worker_id if lock else settings.worker_id
-    wait_for_place(Admin(settings.broker, config), settings.group, f"eddy-{worker_id}", settings.session_timeout_s)
+    other = hold_id(Path(settings.data_dir), settings.group, worker_id)
+    admin, instance_id = Admin(settings.broker, config), f"eddy-{worker_id}"
+    wait_for_place(admin, settings.group, instance_id, settings.session_timeout_s, other)
 
     alerts, alpha = display.alerts, settings.nominal_rate()
     observed = Observed(meter, model, engine.arena, partitions, decoding.users, alpha=alpha, alerts=alerts)

@@ -80,6 +80,8 @@ class WithoutWeb(faust.Worker):
 
     async def stop(self) -> None:
         if not self._ends_by_itself and not self.app.crashed:
+            if not asked_to_end(self.app):
+                log.info("asked to end: the running cycle is finished first")
             set_asked_to_end(self.app)
         await super().stop()
 
@@ -245,7 +247,7 @@ def answer_requests(
         Users(engine, cycles.positions),
         codec,
         partitioner,
-        Workers(admin, settings.group, clicks, app.conf.broker_client_id),
+        Workers(admin, settings.group, clicks, app.conf.broker_client_id, app.conf.consumer_group_instance_id),
         Similar(engine.model, Path(settings.model)),
         lambda: watch.out,
         settings.k,

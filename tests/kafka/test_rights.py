@@ -2,14 +2,21 @@
 
 import re
 import signal
+from pathlib import Path
+from threading import Event
 
+import msgspec
 import pytest
+from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, ResourcePatternType
 
+from stream.access.messages import read_messages
 from stream.errors import ConfigError
 from stream.kafka.topics import check_topics
 from stream.kafka_config import KafkaConfig
+from stream.rekey.topic import check_all, create
+from stream.sinks.source import Source
 from tests.kafka.lane import bot, clicks, fault
-from tests.kafka.secured import RIGHTS, Cluster, Right, Secure, properties, refusal, written
+from tests.kafka.secured import KINDS, RIGHTS, USER, Cluster, Right, Secure, properties, refusal, written
 
 
 def test_a_missing_right_on_a_topic_is_named_before_the_start(secure: Secure, cluster: Cluster) -> None:
@@ -61,11 +68,56 @@ def test_each_right_is_needed_while_the_worker_runs(secure: Secure, cluster: Clu
     assert re.search(r"^eddy: (Kafka does not allow it: )?this user lacks", refusal(worker))
 
 
+def test_the_rights_of_re_keying_are_named_by_the_check(secure: Secure, cluster: Cluster, tmp_path: Path) -> None:
+    """`eddy topics check --mapping` looks at the source and the copy, too; `create` names the right that it lacks."""
+    mapping = tmp_path / "shop.toml"
+    mapping.write_text('[fields]\nuser_id="u"\nitem_id="i"\ntimestamp="t"\n[key]\nholds="other"\nrekey=true\n')
+    clicks_topic, config = secure.topics.clicks, KafkaConfig(properties(cluster, "PLAIN"))
+    secure.grant(RIGHTS)
+    with pytest.raises(ConfigError, match=f"lacks the right CREATE on topic {clicks_topic}-by-user, or on the cluster"):
+        create(cluster.kafka.sasl, secure.topics, str(mapping), 4, 1, config)
+    create(cluster.kafka.address, secure.topics, str(mapping), 4, 1)
+    secure.revoke(Right("topic", "clicks", "READ"))
+    secure.grant([Right("topic", "clicks", "DESCRIBE")])
+    copy = f"{clicks_topic}-by-user"
+    given = AclBinding(
+        KINDS["topic"], copy, ResourcePatternType.LITERAL, USER, "*", AclOperation.READ, AclPermissionType.ALLOW
+    )
+    cluster.admin.create_acls([given])[given].result()
+    with pytest.raises(ConfigError, match=f"lacks rights on topics: READ on {clicks_topic}, WRITE on {copy}"):
+        check_all(cluster.kafka.sasl, secure.topics, str(mapping), config)
+    found = check_all(cluster.kafka.address, secure.topics, str(mapping))
+    assert (found[copy], clicks_topic in found) == (4, False)
+
+
 def test_without_describe_configs_a_worker_warns_and_works(secure: Secure, cluster: Cluster) -> None:
     """The optional right: its absence costs a check, and a log line says so."""
     secure.grant(RIGHTS)
     config = written(secure.directory / "c", properties(cluster, "PLAIN"))
     worker = secure.start(broker=cluster.kafka.sasl, kafka_config=config)
     worker.wait_for("partitions recovered")
-    assert "topic's configuration could not be read" in worker.log
+    warned = [line for line in worker.log.splitlines() if "configuration of topics could not be read" in line]
+    assert len(warned) == 2, worker.log  # all topics, then those that the worker writes
+    assert all(f"{topic}" in warned[0] for topic in msgspec.structs.astuple(secure.topics))
+    assert "the right DESCRIBE_CONFIGS" in warned[0]
     assert worker.end(signal.SIGTERM) == 0
+
+
+def test_a_reader_beside_a_worker_needs_read_on_its_topic_and_no_group(secure: Secure, cluster: Cluster) -> None:
+    """`eddy init`, `explain`, `dead-letters` and `sink` join no group; librdkafka asks for one nevertheless."""
+    secure.produce(clicks(50, seed=1))
+    topic, read = secure.topics.clicks, Right("topic", "clicks", "READ")
+    config = KafkaConfig(properties(cluster, "PLAIN"))
+    secure.grant([Right("topic", "clicks", "DESCRIBE")])
+    with pytest.raises(ConfigError, match=f"lacks the right READ on topic {topic}"):
+        list(read_messages(cluster.kafka.sasl, topic, config))
+    secure.grant([read])
+    assert len(list(read_messages(cluster.kafka.sasl, topic, config))) == 50
+    source = Source(cluster.kafka.sasl, [topic], config, Event())
+    source.look()
+    source.seek({})
+    taken = 0
+    while not source.ended:
+        taken += len(source.take(100, 0.5))
+    source.close()
+    assert taken == 50

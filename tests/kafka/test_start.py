@@ -187,7 +187,7 @@ def test_empty_changelog_beside_committed_offsets_is_refused(lane: Lane) -> None
 
 def test_second_worker_with_one_id_is_refused(lane: Lane) -> None:
     """While the first one lives, the later one ends with 2 and names it; the first one decides on. After `kill -9` the
-    place is free at once."""
+    place is free at once. Then Kafka still shows the client id of the killed one, and the next one is refused, too."""
     lane.produce(clicks(500))
     first = lane.start(worker_id="a")
     lane.wait_for_clicks()
@@ -199,6 +199,10 @@ def test_second_worker_with_one_id_is_refused(lane: Lane) -> None:
     third = lane.start(worker_id="a")
     third.wait_for("partitions recovered")
     assert "another process" not in third.log
+    assert f"eddy-a@{socket.gethostname()}/{third.process.pid} on" in last_line(lane.start(worker_id="a"))
+    lane.produce(clicks(500, seed=2))
+    lane.wait_for_clicks()
+    assert third.log.count("partitions recovered") == 1
     lane.assert_as_if_nothing_had_happened()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from stream.access import place
-from stream.access.place import WorkerLock, client_id, has_ended, wait_for_place
+from stream.access.place import WorkerLock, client_id, has_ended, hold_id, wait_for_place
 from stream.errors import ConfigError
 
 
@@ -74,6 +74,27 @@ def test_a_living_process_under_the_same_id_is_named(
     """A member that is still there after a session timeout, or that joins again, is alive."""
     with pytest.raises(ConfigError, match=r"eddy-0.* on /h; give each worker"):
         wait(monkeypatch, *answers)
+
+
+def test_a_process_that_kafka_shows_under_the_client_id_of_a_dead_one_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Kafka keeps the client id of the first process under an instance id. The lock of the id says who lives."""
+    assert hold_id(tmp_path, "shop", "1") is None
+    assert hold_id(tmp_path, "shop", "0") is None
+    assert hold_id(tmp_path, "other", "0") is None
+    other = hold_id(tmp_path, "shop", "0")
+    assert other == client_id("0")
+    monkeypatch.setattr(place, "POLL_S", 0.0)
+    monkeypatch.setattr(place, "GRACE_S", 0.0)
+    admin: Any = Group(("m", client_id("0")))
+    with pytest.raises(ConfigError, match=f"alive under this id: {other} on /h"):
+        wait_for_place(admin, "shop", "eddy-0", 0.05, other)
+
+
+def test_without_a_directory_that_can_be_written_only_kafka_knows_of_others(tmp_path: Path) -> None:
+    """A lock is no condition for a start."""
+    assert hold_id(tmp_path / "none", "shop", "0") is None
 
 
 def test_workers_of_one_machine_have_the_lowest_free_numbers(tmp_path: Path) -> None:

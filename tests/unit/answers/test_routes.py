@@ -35,7 +35,7 @@ from stream.wire.json import JsonCodec
 from stream.wire.pseudonym import PseudonymousCodec, Pseudonyms
 from stream.worker.served import open_engine
 from tests.decide import run
-from tests.unit.answers.test_workers import OWN, Group
+from tests.unit.answers.test_workers import OWN, PLACE, Group
 from tests.unit.web.test_alerts import anomaly, on_many
 
 START_MS = 1_700_000_000_000
@@ -59,7 +59,7 @@ class Running:
             Users(self.engine, lambda: self.positions),
             self.codec,
             Partitioner(1),
-            Workers(Group(**{OWN: [0]}), "g", "clicks", OWN),  # type: ignore[arg-type]
+            Workers(Group(**{OWN: [0]}), "g", "clicks", OWN, PLACE),  # type: ignore[arg-type]
             Similar(model, directory),
             lambda: self.out,
             5,
@@ -163,7 +163,7 @@ def test_alerts_and_figures_of_all_workers_are_merged(running: Running) -> None:
     server = Server(listener, [*page_routes(other), *answer_routes(Desk(), Token(None), other)])
     theirs, silent = f"eddy-b!127.0.0.1:{port}@there/1", "eddy-c@there/2"
     group = Group(**{OWN: [0], theirs: [1, 2], silent: [3]})
-    workers = Workers(group, "g", "clicks", OWN)  # type: ignore[arg-type]
+    workers = Workers(group, "g", "clicks", OWN, PLACE)  # type: ignore[arg-type]
     running.desk.open = Open(**{**vars(running.parts), "workers": workers})
 
     def ids(path: str, **headers: str) -> list[int]:

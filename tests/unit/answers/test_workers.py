@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from types import SimpleNamespace
@@ -12,11 +13,11 @@ from aiohttp import web
 from confluent_kafka import ConsumerGroupState, KafkaException
 
 from stream.access.place import address_of, client_id
-from stream.answers.workers import FORWARDED, Workers, advertised
+from stream.answers.workers import FORWARDED, Member, Workers, advertised
 from stream.errors import Unanswered
 from stream.web.server import Server, listen
 
-OWN = "eddy-a!127.0.0.1:1@here/1"
+OWN, PLACE = "eddy-a!127.0.0.1:1@here/1", "eddy-a"
 
 
 class Group:
@@ -39,7 +40,11 @@ class Group:
             for client, numbers in self.members.items()
         }
         members = [
-            SimpleNamespace(client_id=client, assignment=SimpleNamespace(topic_partitions=given))
+            SimpleNamespace(
+                client_id=client,
+                group_instance_id=re.split("[!@]", client)[0],
+                assignment=SimpleNamespace(topic_partitions=given),
+            )
             for client, given in parts.items()
         ]
         return SimpleNamespace(state=self.state, members=members)
@@ -74,7 +79,7 @@ def others() -> Iterator[dict[str, str]]:
 
 
 def ask(group: Group, partitions: set[int], path: str = "/v1/users/ann", query: str = "") -> bytes | None:
-    return asyncio.run(Workers(group, "shop", "clicks", OWN).ask(path, query, frozenset(partitions)))  # type: ignore[arg-type]
+    return asyncio.run(Workers(group, "shop", "clicks", OWN, PLACE).ask(path, query, frozenset(partitions)))  # type: ignore[arg-type]
 
 
 def test_a_request_is_passed_on_as_it_was_written(others: dict[str, str]) -> None:
@@ -131,12 +136,19 @@ def test_partitions_that_move_are_no_answer() -> None:
         ask(group, {1})
 
 
+def test_a_worker_that_came_back_knows_itself_by_its_place() -> None:
+    """After kill -9 and a restart within its session, Kafka shows the client id of the process that was killed."""
+    group = Group(**{"eddy-a!127.0.0.1:1@here/0": [0]})
+    workers = Workers(group, "shop", "clicks", OWN, PLACE)  # type: ignore[arg-type]
+    assert asyncio.run(workers.ask_all("/v1/status", "")) == [(Member(OWN, frozenset({0})), None)]
+
+
 def test_the_group_is_described_once_for_many_requests(others: dict[str, str]) -> None:
     """And again at once after a request that it sent to the wrong place."""
     group = Group(**{others["has_none"]: [1, 2, 3]})
 
     async def run() -> None:
-        workers = Workers(group, "shop", "clicks", OWN)  # type: ignore[arg-type]
+        workers = Workers(group, "shop", "clicks", OWN, PLACE)  # type: ignore[arg-type]
         await asyncio.gather(*(workers.ask("/v1/users/ann", "", frozenset({1})) for _ in range(5)))
         assert group.asked == 1
         with pytest.raises(Unanswered):

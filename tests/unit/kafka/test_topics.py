@@ -275,7 +275,7 @@ def test_without_permission_to_read_a_configuration_kafkas_default_is_assumed(
     made.configs["eddy-changelog"]["cleanup.policy"] = "delete"
     assert check_topics(BROKER, TOPICS) == whole()
     assert record_limits(BROKER, TOPICS, 5_000)["eddy-changelog"] == DEFAULT_LIMIT - FRAME_BYTES
-    assert all("topic=eddy-changelog" in record.getMessage() for record in caplog.records)
+    assert all("topics=eddy-changelog" in record.getMessage() for record in caplog.records)
     assert len(caplog.records) == 2
 
 

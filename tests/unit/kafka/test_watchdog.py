@@ -7,7 +7,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from aiokafka.errors import GroupCoordinatorNotAvailableError, NodeNotReadyError, TopicAuthorizationFailedError
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    KafkaError,
+    NodeNotReadyError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 
 from stream.errors import ConfigError
 from stream.kafka.watchdog import (
@@ -129,4 +135,20 @@ def test_a_worker_without_memory_says_what_to_do(
         end_app(SimpleNamespace(), MemoryError("Unable to allocate 3.75 MiB"))
     assert ended.value.code == EXIT_WORKER
     assert "Unable to allocate 3.75 MiB; give it more memory" in caplog.text
+    assert caplog.records[-1].exc_info is None
+
+
+def test_a_worker_whose_place_another_one_took_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """aiokafka does not know the error of a fenced instance id (82). It is no bug of Eddy: one line, no stack trace."""
+
+    def exit(number: int) -> None:
+        raise SystemExit(number)
+
+    monkeypatch.setattr(os, "_exit", exit)
+    with pytest.raises(SystemExit) as ended:
+        end_app(SimpleNamespace(), KafkaError(repr(for_code(82)())))
+    assert ended.value.code == EXIT_WORKER
+    assert "worker fenced: Kafka has refused this member" in caplog.text
     assert caplog.records[-1].exc_info is None

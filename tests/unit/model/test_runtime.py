@@ -86,6 +86,13 @@ DAMAGES: list[tuple[str, Callable[[Path], object]]] = [
 ]
 
 
+def test_the_directory_above_the_versions_names_them(model_dir: Path, tmp_path: Path) -> None:
+    """`--model models/mine` is a usual slip: the line has what to give instead."""
+    shutil.copytree(model_dir, tmp_path / "mine" / "1")
+    with pytest.raises(ArtifactError, match=f"no manifest.json; give one of {tmp_path}/mine/1"):
+        load_model(tmp_path / "mine", "cpu")
+
+
 @pytest.mark.parametrize(("fragment", "damage"), DAMAGES)
 def test_a_damaged_directory_is_refused(
     model_dir: Path, tmp_path: Path, fragment: str, damage: Callable[[Path], object]

@@ -30,7 +30,7 @@ from stream.wire.json import JsonCodec
 from stream.worker.served import open_engine
 from tests.browser import chromium, opened
 from tests.decide import run
-from tests.unit.answers.test_workers import OWN, Group
+from tests.unit.answers.test_workers import OWN, PLACE, Group
 from tests.unit.web.test_alerts import anomaly, on_many
 
 EVIL = "<img src=x onerror=alert(1)>&\u202e/ü"
@@ -60,7 +60,7 @@ class Shop:
             Users(engine, lambda: {Partition("clicks", 0): 3}),
             JsonCodec(65_536, 3_600_000),
             Partitioner(1),
-            Workers(group, "g", "clicks", OWN),  # type: ignore[arg-type]
+            Workers(group, "g", "clicks", OWN, PLACE),  # type: ignore[arg-type]
             Similar(model, directory),
             lambda: False,
             5,

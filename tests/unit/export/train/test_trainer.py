@@ -217,8 +217,14 @@ def test_too_few_held_out_sessions_for_alpha_are_reported() -> None:
     assert calibration_warning(1_000, 9_990, 0.001) is None
     warning = calibration_warning(250, 3_200, 0.001)
     assert warning is not None
-    assert "about 12,800" in warning
-    assert "--alpha 0.004" in warning
+    assert "about 13,000" in warning
+    assert warning.endswith("--alpha 0.004")
+    for sessions in (235, 7, 999):
+        warning = calibration_warning(sessions, 3_200, 0.001)
+        assert warning is not None
+        usable = float(warning.rpartition(" ")[2])
+        assert calibration_warning(sessions, 3_200, usable) is None
+        assert usable <= 2 / sessions
 
 
 def test_windows_carry_the_state(rule_model: Path) -> None:
