@@ -34,7 +34,7 @@ def funnel(stages: Sequence[Figures]) -> Markup:
         low, high = (BAR_X + end * BAR_WIDTH for end in stage["share_95"])
         shapes.append(f'<path class="range" d="M{low:.1f} {middle:.1f}H{high:.1f}"/>')
         shapes.append(_text(max(high, BAR_X) + 10, middle, f"{stage['sessions']:,} sessions, {share:.1%}"))
-        if number:
+        if number and stage["drop_off"]["of"]:
             shapes.append(_text(BAR_X + 6, y - (ROW - BAR) / 2, f"drop-off {stage['drop_off']['share']:.1%}"))
     said = ", ".join(f"{printable(stage['stage'])} {stage['share']:.1%}" for stage in stages)
     return _svg(f"Funnel: share of sessions that reach each stage: {said}", shapes, len(stages) * ROW - (ROW - BAR) + 8)

@@ -9,6 +9,7 @@ import numpy as np
 
 from export.arrays import I64
 from export.log.log import Log
+from export.log.notes import counted
 from export.progress import Progress
 from export.sequences.chain import Chain
 from export.sequences.compare import FEW_USERS, Groups, Sum, by_time, by_users, compared, users_of
@@ -96,7 +97,8 @@ def figures(log: Log, asked: Asked, progress: Progress) -> dict[str, Any]:
         there, unknown = users
         groups = by_users(user, there, asked.compare_users)
         if unknown:
-            remarks.append(f"{unknown:,} ids of {asked.compare_users} are no users of the log")
+            ids = counted(unknown, "id")
+            remarks.append(f"{ids} of {asked.compare_users} not in the log")
     if groups is not None:
         progress.say("comparing the two groups")
         stage_names, paths = [log.event_types[stage] for stage in stages], [*map(tree.steps, used)]
@@ -105,7 +107,9 @@ def figures(log: Log, asked: Asked, progress: Progress) -> dict[str, Any]:
         found["comparison"] = {**both, "paths": shown}
         fewest = min(size["users"] for size in found["comparison"]["groups"].values())
         if fewest < FEW_USERS:
-            remarks.append(f"a group has {fewest:,} users: with fewer than {FEW_USERS}, its intervals are too narrow")
+            remarks.append(
+                f"a group has {counted(fewest, 'user')}: with fewer than {FEW_USERS}, its intervals are too narrow"
+            )
     return {**found, "remarks": remarks}
 
 
@@ -168,7 +172,7 @@ def _remarks(log: Log, asked: Asked, sessions: int, stages: list[int], steps: St
     if log.in_order:
         yield "the times are synthetic (--in-order), so there are none in the funnel"
     if sessions < FEW_SESSIONS:
-        yield f"only {sessions:,} sessions: read the figures as examples"
+        yield f"only {counted(sessions, 'session')}: read the figures as examples"
     if len(steps) == 1:
         yield f"all steps are {steps.names[0]!r}, so there is one path; try --by item or --by category"
     elif not tree.tested:

@@ -81,17 +81,18 @@ def test_a_comparison_by_users(log: Path, tmp_path: Path) -> None:
     groups = found["comparison"]["groups"]
     assert [groups[name]["users"] for name in ("other users", "users of some.txt")] == [20, 10]
     assert found["comparison"]["funnel"][1]["difference"] == 0
-    assert any("1 ids" in line for line in found["remarks"])
+    assert any("1 id of" in line for line in found["remarks"])
     assert any("fewer than 30" in line for line in found["remarks"])
 
 
 @pytest.mark.parametrize(
     ("sessions", "arguments", "remark"),
     [
-        (["view"], [], "only 1 sessions"),
+        (["view"], [], "only 1 session:"),
         (["view view", "view"], [], "all steps are 'view'"),
         (["scroll view", "scroll"], [], "no funnel: the log has fewer than two of view, cart, purchase"),
         (["view cart"], ["--in-order"], "synthetic"),
+        (["view cart purchase"], ["--stages", "purchase,cart,view"], "only 1 session:"),
         (["view cart purchase"] * 20, ["--top", "2"], "values after the first 2"),
     ],
 )
