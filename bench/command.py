@@ -11,11 +11,12 @@ from bench.report import ROOT
 
 
 class Ran(NamedTuple):
-    """A command that has succeeded: its output on stdout, its duration, and its peak memory."""
+    """A command that has succeeded: its output on stdout, its duration, its peak memory, and its time on processors."""
 
     output: str
     seconds: float
     peak_mb: int
+    cpu_seconds: float
 
 
 def eddy_command(*arguments: object) -> list[str]:
@@ -41,7 +42,7 @@ def run_eddy(*arguments: object) -> Ran:
     if process.returncode != 0:
         stop(f"eddy {arguments[0]} ended with exit code {process.returncode}")
     kilobytes = usage.ru_maxrss if sys.platform == "linux" else usage.ru_maxrss // 1024
-    return Ran(output, time.monotonic() - began, round(kilobytes / 1024))
+    return Ran(output, time.monotonic() - began, round(kilobytes / 1024), usage.ru_utime + usage.ru_stime)
 
 
 def recovered_partitions(log: str) -> list[set[int]]:

@@ -75,11 +75,11 @@ DEVICE_OPTION = click.option(
 Command = Callable[..., None]
 
 
-def log_options(command: Command) -> Command:
+def log_options(command: Command, required: bool = True) -> Command:
     """Add the argument LOG and LOG_OPTIONS (column names, order, time range) to a command."""
     for option in reversed(LOG_OPTIONS):
         command = option(command)
-    return click.argument("log", type=click.Path(path_type=Path))(command)
+    return click.argument("log", type=click.Path(path_type=Path), required=required)(command)
 
 
 def take_log(progress: Progress, log: Path, given: dict[str, Any], model: Path | None = None) -> "Log":

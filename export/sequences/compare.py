@@ -90,10 +90,12 @@ def compared(
         keys = (unit[flags] * 2 + groups.second[flags] for flags in (share.hits & share.of, share.of))
         counted.append([np.bincount(key, minlength=2 * count).reshape(count, 2) for key in keys])
     sums = np.array(counted, np.float64).transpose(2, 0, 1, 3)  # unit, share, hits and trials, group
-    times = rng.multinomial(count, np.full(count, 1 / count), RESAMPLES).astype(np.float64)
+    flat, drawn_sums = sums.reshape(count, -1), np.empty((RESAMPLES, *sums.shape[1:]))
+    for number in range(RESAMPLES):
+        times = np.bincount(rng.integers(0, count, count), minlength=count)
+        drawn_sums[number] = (times @ flat).reshape(sums.shape[1:])
     with np.errstate(invalid="ignore", divide="ignore"):
-        seen = _shares(sums.sum(0))
-        drawn = _shares((times @ sums.reshape(count, -1)).reshape(RESAMPLES, *sums.shape[1:]))
+        seen, drawn = _shares(sums.sum(0)), _shares(drawn_sums)
     return sizes, _found(seen, drawn[..., 1] - drawn[..., 0])
 
 

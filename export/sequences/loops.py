@@ -1,7 +1,8 @@
 """Where sessions begin and end, and where they go in circles.
 
-A loop is a step, another one, and the first one again (A, B, A). A session returns to an item, or a category, if it has
-clicks on it, then on another one, and then on it again; what the steps are makes no difference to that.
+A loop is a step, another one, and the first one again (A, B, A); rare values, which are one step, make no loop as A. A
+session returns to an item, or a category, if it has clicks on it, then on another one, and then on it again; what the
+steps are makes no difference to that.
 """
 
 from typing import Any
@@ -50,7 +51,10 @@ class Loops:
         """Add a part of the log."""
         owner, session = part.owner(), part.session_of_step()
         sessions, size = np.bincount(owner), len(self._steps)
-        at = np.flatnonzero((part.step[2:] == part.step[:-2]) & (session[2:] == session[:-2]))
+        again = (part.step[2:] == part.step[:-2]) & (session[2:] == session[:-2])
+        if self._steps.other is not None:
+            again &= part.step[2:] != self._steps.other
+        at = np.flatnonzero(again)
         loop = part.step[at] * size + part.step[at + 1]
         self._times += np.bincount(loop, minlength=size * size)
         which, kind = np.divmod(np.unique(session[at] * (size * size) + loop), size * size)

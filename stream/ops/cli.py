@@ -46,6 +46,7 @@ MOUNTED = {
     "init": "Look at a sample of events and write a mapping of its fields.",
     "train": "Train a model on a click log and convert it to ONNX.",
     "evaluate": "Compare a model with baselines on a click log: recall, MRR.",
+    "paths": "Show how the sessions of a click log go: funnel, paths, loops.",
     "replay": "Publish a click log to Kafka, keyed by user.",
     "sink": "Copy recommendations and alerts from Kafka to Redis, PostgreSQL or Parquet files.",
     "state": "Write the states of all users to Parquet files, or restore them.",
@@ -54,8 +55,8 @@ MOUNTED = {
 """The help line of each mounted command. It is here so that `eddy --help` does not import the command."""
 
 EXTRAS = {
-    "polars": "logs",
-    **dict.fromkeys(("torch", "onnx", "onnxscript", "onnx_ir", "jinja2", "matplotlib"), "train"),
+    **dict.fromkeys(("polars", "jinja2", "markupsafe"), "logs"),
+    **dict.fromkeys(("torch", "onnx", "onnxscript", "onnx_ir", "matplotlib"), "train"),
     "redis": "redis",
     "psycopg": "postgres",
     "pyarrow": "parquet",

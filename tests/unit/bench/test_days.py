@@ -47,7 +47,7 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             assert parse_time(read_manifest(Path(words[1])).training["until"]) < begins
         result = CliRunner().invoke(eddy, words)
         assert result.exit_code == 0, result.output
-        return Ran(result.stdout, 1.0, 100)
+        return Ran(result.stdout, 1.0, 100, 1.0)
 
     site(tmp_path)
     monkeypatch.setattr(datasets, "DATA_DIRECTORY", tmp_path)

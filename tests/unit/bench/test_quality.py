@@ -70,7 +70,7 @@ def test_a_run_replaces_only_its_own_data_sets(tmp_path: Path, monkeypatch: pyte
         asked.append(str(arguments[0]))
         figures = dict.fromkeys(quality.METHODS, METHOD)
         facts = dict.fromkeys(("clicks", "judged", "lead", "vsknn_setting", "calibration"), 1)
-        return Ran(json.dumps({**figures, **facts}), 1.0, 100)
+        return Ran(json.dumps({**figures, **facts}), 1.0, 100, 1.0)
 
     monkeypatch.setattr(quality, "run_eddy", ran)
     out = tmp_path / "quality.json"

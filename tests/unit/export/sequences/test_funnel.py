@@ -57,6 +57,17 @@ def test_counts_and_times_are_those_of_a_plain_loop(
         at_before, users_before = len(here), of_users
 
 
+def test_a_user_reaches_stages_in_the_order_of_time(tmp_path: Path) -> None:
+    """Sessions of a user that overlap: a cart before the view, in another session, is not after it."""
+    file = tmp_path / "log.csv"
+    clicks = [("a", "search"), ("b", "cart"), ("a", "view")]
+    lines = [f"u,i,{event},{1_735_689_600 + at},{session}" for at, (session, event) in enumerate(clicks)]
+    file.write_text("user_id,item_id,event_type,timestamp,session_id\n" + "\n".join(lines) + "\n")
+    log = read_log(file)
+    view, cart = funnel_of(log, stages_of(log, "view,cart")).figures()
+    assert (view["users"], cart["users"]) == (1, 0)
+
+
 def log_of(names: list[str]) -> Log:
     """One click of each event type."""
     count = len(names)

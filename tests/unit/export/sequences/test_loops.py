@@ -61,6 +61,22 @@ def test_counts_are_those_of_a_plain_loop(by: str, own: bool, tmp_path: Path, mo
         assert {one["name"]: one["sessions"] for one in found["most"]} == Counter(v for one in back for v in one)
 
 
+def test_rare_values_make_no_loop(tmp_path: Path) -> None:
+    """Two rare items are one step, and going from one to the other over a frequent item is no way back."""
+    file = tmp_path / "log.csv"
+    items = ["often", "rare", "often", "rarer"]
+    file.write_text(
+        "user_id,item_id,timestamp\n" + "".join(f"u,{item},{1_735_689_600 + n}\n" for n, item in enumerate(items))
+    )
+    log = read_log(file)
+    steps = steps_of(log, "item", 1)
+    chain, loops = Chain(len(steps)), Loops(steps)
+    for part in parts(log, steps):
+        chain.add(part)
+        loops.add(part)
+    assert [one["steps"] for one in loops.figures(chain, 9)["loops"]] == [["often", "(other)", "often"]]
+
+
 def test_repeats_of_a_step_are_one_step(tmp_path: Path) -> None:
     """A view, a view and a cart are two steps, and the steps keep how many clicks they have."""
     file = tmp_path / "log.csv"

@@ -1,0 +1,159 @@
+"""The command `eddy paths`: a click log or a topic -> how sessions go, as tables, JSON and a page."""
+
+import json
+import os
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from export.options import log_options, take_log
+from export.progress import Bar
+from stream.errors import ConfigError
+from stream.kafka_config import read_kafka_config
+from stream.mapping.parse import read_mapping
+from stream.ops.options import connection_options, setting_option
+
+if TYPE_CHECKING:
+    from export.log.log import Log
+
+OF_A_FILE = ("user_col", "item_col", "event_col", "time_col", "session_col", "category_col", "price_col", "in_order")
+"""Options for the columns of a file, which a topic does not have."""
+
+
+@click.command()
+@partial(log_options, required=False)
+@click.option("--topic", help="Read the messages of this clicks topic up to its end, instead of a LOG.")
+@connection_options
+@setting_option("max_future_s")
+@setting_option("max_message_bytes")
+@click.option(
+    "--by",
+    type=click.Choice(["event_type", "category", "item"]),
+    default="event_type",
+    show_default=True,
+    help="What a step of a path is. The same step in a row counts once.",
+)
+@click.option(
+    "--stages",
+    metavar="TYPE,TYPE,...",
+    help="Event types of the funnel, in their order.  [default: the log's names of view, cart and purchase]",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(1, 1000),
+    default=30,
+    show_default=True,
+    help="So many values with the most clicks are steps of their own; the others are one step.",
+)
+@click.option(
+    "--depth",
+    type=click.IntRange(2, 12),
+    default=6,
+    show_default=True,
+    help="Longest path in steps; the end of a session is one.",
+)
+@click.option("--show", type=click.IntRange(1, 1000), default=12, show_default=True, help="Rows of each table.")
+@click.option("--compare", metavar="TIME", help="Compare the sessions before this time with those from it on.")
+@click.option(
+    "--compare-users",
+    type=click.Path(path_type=Path),
+    help="Compare the users in this file, one id a line, with the others.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap of a comparison.")
+@click.option("--html", type=click.Path(path_type=Path), help="Write a page with pictures and all tables to this file.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+def paths(
+    log: Path | None,
+    topic: str | None,
+    broker: str,
+    kafka_config: str,
+    max_future_s: float,
+    max_message_bytes: int,
+    by: str,
+    stages: str | None,
+    top: int,
+    depth: int,
+    show: int,
+    compare: str | None,
+    compare_users: Path | None,
+    seed: int,
+    html: Path | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Show how the sessions of a LOG or a topic go: funnel, paths, loops, first and last steps.
+
+    LOG is read as by eddy train, and a topic as by a worker; the command joins no group and commits no offsets. A
+    session ends with its id or, without one, with half an hour without a click. A path is a finding only if a
+    first-order Markov chain of the same sessions does not explain its last step. Intervals are 95%, and count the
+    sessions of one user as alike. docs/paths.md explains every figure.
+
+    \b
+    Examples:
+      eddy paths clicks.parquet
+      eddy paths clicks.parquet --by category --html paths.html
+      eddy paths clicks.parquet --stages view,cart,purchase --compare 2025-03-01 --json
+      eddy paths --topic clicks --broker localhost:9092 --from 2025-03-01
+    """
+    from export.log.times import parse_time
+    from export.paths.run import Asked, figures
+    from export.paths.tables import text
+
+    if compare is not None and compare_users is not None:
+        raise ConfigError("--compare and --compare-users are two comparisons; omit one of the two")
+    if compare is not None and given["in_order"]:
+        raise ConfigError("--compare needs times, and --in-order ignores them; omit one of the two")
+    if (log is None) == (topic is None):
+        raise ConfigError("give either a LOG or --topic")
+    compare_ms = None if compare is None else parse_time(compare)
+    if html is not None:
+        _check_html(html)
+    with Bar() as bar:
+        if topic is not None:
+            limits = max_message_bytes, int(max_future_s * 1000)
+            clicks = _of_topic(bar, broker, topic, kafka_config, limits, given)
+        else:
+            assert log is not None
+            clicks = take_log(bar, log, given)
+        found = figures(clicks, Asked(by, stages, top, depth, show, compare_ms, compare_users, seed), bar)
+    if html is not None:
+        from export.paths.page import page
+
+        try:
+            html.write_text(page(found), encoding="utf-8")
+        except OSError as exc:
+            raise _unwritable(html, exc) from exc
+    click.echo(json.dumps(found) if as_json else text(found))
+    if html is not None and not as_json:
+        click.echo(f"\nwrote {html}")
+
+
+def _of_topic(
+    bar: Bar, broker: str, topic: str, kafka_config: str, limits: tuple[int, int], given: dict[str, Any]
+) -> "Log":
+    """The clicks of a topic as a log. Raises ConfigError."""
+    from export.topic import as_file
+
+    wrong = [name for name in OF_A_FILE if given[name]]
+    if wrong:
+        raise ConfigError(f"--{wrong[0].replace('_', '-')} is for a file; a topic of another shape needs a --mapping")
+    mapping = read_mapping(Path(given["mapping"])) if given["mapping"] else None
+    config = read_kafka_config(kafka_config, os.environ)
+    with as_file(broker, topic, config, mapping, limits, bar) as file:
+        return replace(take_log(bar, file, {**given, "mapping": ""}), name=f"topic {topic}")
+
+
+def _check_html(html: Path) -> None:
+    """Check before a long count that the page can be written. Raises ConfigError."""
+    try:
+        with html.open("ab"):  # changes nothing in a file that is there
+            pass
+    except OSError as exc:
+        raise _unwritable(html, exc) from exc
+
+
+def _unwritable(html: Path, exc: OSError) -> ConfigError:
+    return ConfigError(f"--html {html}: the file cannot be written ({exc.strerror or exc}); give another file")
