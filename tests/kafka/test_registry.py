@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from confluent_kafka.schema_registry import Schema
 from confluent_kafka.schema_registry.avro import AvroSerializer
 from confluent_kafka.schema_registry.protobuf import ProtobufSerializer
@@ -21,9 +22,12 @@ from google.protobuf import descriptor_pool, message_factory
 
 from stream.demo.shop import build_shop
 from stream.demo.simulate import simulate_clean
+from stream.errors import ConfigError
 from stream.events import Click, DeadLetter, Recommendation
+from stream.kafka_config import read_kafka_config
 from stream.manifest import Manifest, read_manifest, sha256, write_manifest
 from stream.mapping.parse import parse_mapping
+from stream.registry.client import Registry
 from stream.registry.protobuf import MAIN, _compiled
 from tests.kafka.apicurio import Running
 from tests.kafka.lane import Lane
@@ -245,3 +249,22 @@ def test_a_worker_without_a_usable_registry_says_what_to_do(lane: Lane, registry
     for worker, why in zip(workers, ("give --schema-registry", "is no Schema Registry"), strict=True):
         assert worker.process.wait(timeout=60) == 2
         assert why in worker.log.strip().splitlines()[-1]
+
+
+def test_a_registry_with_tls_needs_the_authority_that_signed_its_certificate(
+    registry: Running, certificates: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With another one, and with that of the system, the error is one line with the property to set."""
+    path = tmp_path / "client.properties"
+    number = registry.client().register_schema("tls", Schema('"string"', "AVRO"))
+    path.write_text(f"schema.registry.ssl.ca.location={certificates / 'ca.pem'}")
+    trusted = Registry(registry.tls, read_kafka_config(str(path), {}))
+    trusted.check()
+    assert json.loads(trusted.schema(number).text) == "string"
+    assert trusted.register("tls", '"string"') == number
+    for text in (f"schema.registry.ssl.ca.location={certificates / 'other.pem'}", ""):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=r"not trusted \(.*\); check schema.registry.ssl.ca.location") as refusal:
+            Registry(registry.tls, read_kafka_config(str(path), {})).check()
+        assert "\n" not in str(refusal.value)
+    assert caplog.text == ""
