@@ -104,7 +104,7 @@ def reasons(lane: Lane) -> Counter[str]:
 def test_a_topic_in_avro_gets_recommendations_whatever_happens_to_the_registry(
     lane: Lane, registry: Running, tmp_path: Path
 ) -> None:
-    """`eddy init`, a log with this mapping, and a worker; a new schema; a registry that is away while another one comes.
+    """`eddy init`, a log with this mapping, and a worker; a new schema; a registry that is away when one more comes.
 
     No click is lost, repeated or refused. A worker that waits for the registry can be stopped, and one that starts
     waits for it too. Messages that are no Avro of a known schema are dead letters.
