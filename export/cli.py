@@ -63,8 +63,8 @@ def train(
 ) -> None:
     """Train a model on a click LOG and convert it to ONNX.
 
-    LOG is CSV (.csv, .csv.gz), Parquet or JSON lines with user_id (or session_id), item_id, event_type and timestamp:
-    a file, a directory of them or a quoted pattern. A log larger than memory is sorted on disk, under TMPDIR.
+    LOG is CSV (.csv, .csv.gz), Parquet, JSON lines or Avro with user_id (or session_id), item_id, event_type and
+    timestamp: a file, a directory of them or a quoted pattern. A log larger than memory is sorted on disk (TMPDIR).
     The newest tenth of the clicks is held out, or a day if that is longer, but at most a third. This held-out slice
     decides the best epoch and calibrates the anomalies; a second training then includes it. Ctrl-C ends the training
     and continues with the best network so far. Each epoch writes a checkpoint to OUT.training, which is deleted when

@@ -59,8 +59,8 @@ def init(
     each field of a click is read from, the first events as it understood them, what it did not use, and what you should
     check. Edit the file where the guess is wrong: docs/mapping.md has examples.
 
-    A file is CSV, Parquet or JSON lines. A topic has messages in JSON or, with --schema-registry, in Avro or Protobuf;
-    the command commits no offsets and joins no group.
+    A file is CSV, Parquet, JSON lines or Avro. A topic has messages in JSON or, with --schema-registry, in Avro or
+    Protobuf; the command commits no offsets and joins no group.
 
     \b
     Examples:

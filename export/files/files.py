@@ -1,8 +1,8 @@
 """Reads the files of a log as batches of unchanged rows, and explains why a file cannot be read.
 
 A log is a file, a directory of files or a quoted pattern; files are read in the order of their names. The formats are
-CSV (the separator is recognised), Parquet and JSON lines, by the ending of the name; text files may be gzipped. If a
-text file is broken, it is searched line by line for the line to report.
+CSV (the separator is recognised), Parquet, JSON lines and Avro, by the ending of the name; text files may be gzipped.
+If a text file is broken, it is searched line by line for the line to report.
 """
 
 import csv
@@ -22,6 +22,10 @@ SEPARATORS = ",;\t|"
 CONTROL = bytes({*range(32)} - {*b"\t\n\v\f\r"})
 BINARY = 0.05
 """Minimum share of control characters in the first 4,096 bytes of a file that is not text. Random bytes have 0.11."""
+
+
+BINARIES = ((".parquet", "a Parquet", b"PAR1"), (".avro", "an Avro", b"Obj\x01"))
+"""Formats that are not text: ending of the name, words for it, first bytes."""
 
 
 def files(path: Path) -> list[Path]:
@@ -61,11 +65,12 @@ def open_file(path: Path) -> LogFile:
         raise ConfigError(f"log {path}: the file is empty")
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise ConfigError(f"log {path}: the text is UTF-16; save it as UTF-8")
-    if ending != ".parquet" and start == b"PAR1":
-        raise ConfigError(f"log {path}: this is a Parquet file; name it .parquet")
+    for own, kind, signs in BINARIES:
+        if ending != own and start == signs:
+            raise ConfigError(f"log {path}: this is {kind} file; name it {own}")
     if start[:2] == b"PK":
         raise ConfigError(f"log {path}: this is a zip file or a spreadsheet; save it as CSV")
-    if ending != ".parquet" and _is_binary(path):
+    if ending not in (own for own, *_ in BINARIES) and _is_binary(path):
         raise ConfigError(f"log {path}: not a text file; a {ending} file must be text. Save the log as CSV or Parquet")
     return ENDINGS[ending](path)
 
@@ -97,12 +102,19 @@ def _parquet(path: Path) -> LogFile:
     return Table(pl.scan_parquet(path, glob=False))
 
 
+def _avro(path: Path) -> LogFile:
+    from export.files.avro import AvroFile  # only here: other formats do not need fastavro
+
+    return AvroFile(path)
+
+
 ENDINGS: dict[str, Callable[[Path], LogFile]] = {
     ".csv": _csv,
     ".tsv": _csv,
     ".parquet": _parquet,
     ".jsonl": JsonLines,
     ".ndjson": JsonLines,
+    ".avro": _avro,
 }
 """Ending of the name -> function that opens the file. The name may end in .gz after it."""
 

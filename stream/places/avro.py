@@ -136,11 +136,7 @@ class AvroSink:
     def open(self) -> None:
         with self._asked():
             self._look()
-            for copy in self._copies.values():
-                if not copy.head:
-                    schema = avro_schema(self._outputs[copy.source])
-                    number = self._registry.register(f"{copy.topic}-value", msgspec.json.encode(schema).decode())
-                    copy.head = b"\0" + number.to_bytes(4, "big")
+            self._register()
             asyncio.run(self._start())
 
     def offsets(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
@@ -204,6 +200,16 @@ class AvroSink:
             )
         replicas = min(len(partition.replicas) for partition in source.partitions.values())
         create_copy(admin, self._broker, copy.source, copy.topic, len(source.partitions), replicas)
+
+    def _register(self) -> None:
+        """Look up the ids of the schemas, once, so that the registry is needed at the start only."""
+        new = [copy for copy in self._copies.values() if not copy.head]
+        if new:
+            self._registry.check()  # raises for what waiting does not help against
+        for copy in new:
+            schema = avro_schema(self._outputs[copy.source])
+            number = self._registry.register(f"{copy.topic}-value", msgspec.json.encode(schema).decode())
+            copy.head = b"\0" + number.to_bytes(4, "big")
 
     async def _start(self) -> None:
         """Fence the other producers of all topics, and roll back what they have not committed."""

@@ -8,27 +8,25 @@ would end the process. So is a list of values without bytes, which a message of 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastavro import parse_schema, schemaless_reader
 from fastavro.read import LOGICAL_READERS
 
 from stream.registry.body import HEADER, text_of
-from stream.registry.client import Texts
+
+if TYPE_CHECKING:
+    from stream.registry.client import Texts  # it needs more packages, which who reads a log may not have
 
 DECIMAL, TEXT = "eddy-decimal", "eddy-text"
 
 
-def avro_body(texts: Texts) -> Any:
+def avro_body(texts: "Texts") -> Any:
     """The function that decodes messages of a schema. Raises ValueError, or what the library raises, if it cannot."""
-    names: dict[str, Any] = {}
-    for need in texts.needs.values():
-        parse_schema(json.loads(need), names)
-    parsed = parse_schema(json.loads(texts.text), names)
-    schema = parse_schema(_plain(parsed, names, set(), ()))
+    schema = plain_schema(texts.text, texts.needs.values())
 
     def body(value: bytes) -> Any:
         rest = BytesIO(value)
@@ -39,6 +37,19 @@ def avro_body(texts: Texts) -> Any:
         return found
 
     return body
+
+
+def plain_schema(text: str, needs: Iterable[str] = ()) -> Any:
+    """A schema with Eddy's logical types only, as fastavro reads it.
+
+    needs  the schemas that it refers to, each one after those that it needs itself
+    Raises ValueError, or what the library raises, if it cannot be used.
+    """
+    names: dict[str, Any] = {}
+    for need in needs:
+        parse_schema(json.loads(need), names)
+    parsed = parse_schema(json.loads(text), names)
+    return parse_schema(_plain(parsed, names, set(), ()))
 
 
 def _plain(part: Any, names: Mapping[str, Any], defined: set[str], inside: tuple[str, ...]) -> Any:

@@ -16,6 +16,7 @@ from check_jsonschema.builtin_schemas import get_builtin_schema
 from stream.environment import from_environment, unknown_variables
 from tests.deploy.words import parsed
 from tests.docs.blocks import ROOT
+from tests.kafka.apicurio import API, VERSION
 
 BIN = Path(sys.executable).parent
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
@@ -134,6 +135,22 @@ def test_the_containers_of_eddy_are_confined() -> None:
         assert service["tmpfs"] == ["/tmp"], name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
+
+
+def test_the_registry_is_the_one_of_the_tests_and_the_workers_know_its_address() -> None:
+    """An exact version that keeps its schemas on Kafka: else no message could be read after its restart."""
+    registry = services()["registry"]
+    assert registry["image"] == f"apicurio/apicurio-registry-kafkasql:{VERSION}"
+    assert registry["profiles"] == ["registry"]
+    assert registry["environment"] == {"KAFKA_BOOTSTRAP_SERVERS": "kafka:19092"}
+    assert registry["depends_on"] == {"kafka": {"condition": "service_healthy"}}
+    [(port, inside)] = [one.removeprefix("127.0.0.1:").split(":") for one in registry["ports"]]
+    for name in WORKERS:
+        settings = from_environment({**services()[name]["environment"], "EDDY_DATA_DIR": "x"})
+        assert settings.schema_registry == f"http://registry:{inside}{API}", name
+    assert f"http://localhost:{port}{API}" in (ROOT / "docs" / "docker.md").read_text()
+    context = parsed(["sink", "avro", "--create"], services()["worker"]["environment"])
+    assert context.params["schema_registry"] == settings.schema_registry
 
 
 def test_only_kafka_topics_and_one_worker_start_without_a_profile() -> None:

@@ -12,18 +12,24 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import fastavro
 import msgspec
+import pytest
 from confluent_kafka.schema_registry import Schema
 from confluent_kafka.schema_registry.avro import AvroSerializer
 from confluent_kafka.schema_registry.protobuf import ProtobufSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 from google.protobuf import descriptor_pool, message_factory
 
+from export.log.log import log_clicks, read_log
 from stream.demo.shop import build_shop
 from stream.demo.simulate import simulate_clean
+from stream.errors import ConfigError
 from stream.events import Click, DeadLetter, Recommendation
+from stream.kafka_config import read_kafka_config
 from stream.manifest import Manifest, read_manifest, sha256, write_manifest
-from stream.mapping.parse import parse_mapping
+from stream.mapping.parse import parse_mapping, read_mapping
+from stream.registry.client import Registry
 from stream.registry.protobuf import MAIN, _compiled
 from tests.kafka.apicurio import Running
 from tests.kafka.lane import Lane
@@ -98,7 +104,7 @@ def reasons(lane: Lane) -> Counter[str]:
 def test_a_topic_in_avro_gets_recommendations_whatever_happens_to_the_registry(
     lane: Lane, registry: Running, tmp_path: Path
 ) -> None:
-    """`eddy init`, train, and a worker; a new version of the schema; a registry that is away while another one comes.
+    """`eddy init`, a log with this mapping, and a worker; a new schema; a registry that is away when one more comes.
 
     No click is lost, repeated or refused. A worker that waits for the registry can be stopped, and one that starts
     waits for it too. Messages that are no Avro of a known schema are dead letters.
@@ -111,12 +117,12 @@ def test_a_topic_in_avro_gets_recommendations_whatever_happens_to_the_registry(
     )
     assert (found["events"], found["clicks"], found["dead_letters"]) == (500, 500, {})
     assert found["mapping"]["format"] == "avro"
-    log = tmp_path / "events.jsonl"
-    rows = [avro_event(click) | {"eventTime": click.timestamp * 1000} for click in CLICKS]
-    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    eddy(tmp_path, "train", log, "--mapping", "shop.toml", "--out", "models/mine/1", "--hidden", 8, "--epochs", 1)
+    with (tmp_path / "events.avro").open("wb") as file:
+        fastavro.writer(file, AVRO, map(avro_event, CLICKS))
+    log = read_log(tmp_path / "events.avro", mapping=read_mapping(tmp_path / "shop.toml"))
+    assert as_decided([click for click, _ in log_clicks(log)]) == as_decided(CLICKS)
 
-    model = tmp_path / "models" / "mine" / "1"
+    model = with_mapping(lane.model, (tmp_path / "shop.toml").read_text(), tmp_path / "mine" / "1")
     worker = lane.start(model=model, schema_registry=registry.by_proxy)
     lane.wait_until_decided()
     assert decided(lane) == as_decided(first)
@@ -245,3 +251,22 @@ def test_a_worker_without_a_usable_registry_says_what_to_do(lane: Lane, registry
     for worker, why in zip(workers, ("give --schema-registry", "is no Schema Registry"), strict=True):
         assert worker.process.wait(timeout=60) == 2
         assert why in worker.log.strip().splitlines()[-1]
+
+
+def test_a_registry_with_tls_needs_the_authority_that_signed_its_certificate(
+    registry: Running, certificates: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With another one, and with that of the system, the error is one line with the property to set."""
+    path = tmp_path / "client.properties"
+    number = registry.client().register_schema("tls", Schema('"string"', "AVRO"))
+    path.write_text(f"schema.registry.ssl.ca.location={certificates / 'ca.pem'}")
+    trusted = Registry(registry.tls, read_kafka_config(str(path), {}))
+    trusted.check()
+    assert json.loads(trusted.schema(number).text) == "string"
+    assert trusted.register("tls", '"string"') == number
+    for text in (f"schema.registry.ssl.ca.location={certificates / 'other.pem'}", ""):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=r"not trusted \(.*\); check schema.registry.ssl.ca.location") as refusal:
+            Registry(registry.tls, read_kafka_config(str(path), {})).check()
+        assert "\n" not in str(refusal.value)
+    assert caplog.text == ""

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
+import fastavro
 import polars as pl
 import pytest
 from click.testing import CliRunner, Result
@@ -59,6 +60,26 @@ def test_dates_and_decimals_of_parquet_are_read_as_from_a_log(tmp_path: Path) ->
     assert json.loads(result.output)["first"] == [
         {"user_id": "u1", "item_id": "i1", "timestamp": 1_741_078_810_000, "price": 9.5}
     ]
+
+
+def test_a_file_in_avro_gives_the_mapping_of_the_same_rows_in_json(tmp_path: Path) -> None:
+    """Nested, with a time as a number of microseconds."""
+    product = {"type": "record", "name": "Product", "fields": [{"name": "sku", "type": "string"}]}
+    when = {"type": "long", "logicalType": "timestamp-micros"}
+    fields = [{"name": "userId", "type": "string"}, {"name": "product", "type": product}, {"name": "at", "type": when}]
+    rows = [
+        {"userId": f"u{n % 7}", "product": {"sku": f"i{n % 9}"}, "at": 1_741_078_800_000_000 + n} for n in range(60)
+    ]
+    with (tmp_path / "log.avro").open("wb") as file:
+        fastavro.writer(file, {"type": "record", "name": "Click", "fields": fields}, rows)
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = []
+    for ending in ("avro", "jsonl"):
+        out = tmp_path / f"{ending}.toml"
+        assert run("--file", tmp_path / f"log.{ending}", "--out", out).exit_code == 0
+        found.append(out.read_text().replace(f"log.{ending}", ""))
+    assert found[0] == found[1]
+    assert 'item_id = "product.sku"' in found[0]
 
 
 def test_the_next_command_has_the_file_that_was_looked_at(tmp_path: Path) -> None:

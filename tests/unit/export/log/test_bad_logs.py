@@ -7,7 +7,9 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import fastavro
 import numpy as np
 import polars as pl
 import pytest
@@ -52,6 +54,26 @@ def corrupt(path: Path) -> None:
     pl.DataFrame({"user_id": range(1000), "item_id": range(1000), "timestamp": range(1000)}).write_parquet(path)
     whole = path.read_bytes()
     path.write_bytes(whole[:50] + bytes(100) + whole[150:])
+
+
+def avro(schema: Any, rows: list[Any], damage: Callable[[bytes], bytes] = bytes) -> Callable[[Path], None]:
+    """Write a file in Avro, and damage its bytes."""
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            fastavro.writer(file, schema, rows, sync_interval=1000)
+        path.write_bytes(damage(path.read_bytes()))
+
+    return write
+
+
+CLICK: dict[str, Any] = {
+    "name": "Click",
+    "type": "record",
+    "fields": [{"name": name, "type": "string"} for name in ("user_id", "item_id", "timestamp")],
+}
+LOOP = {**CLICK, "fields": [{"name": "next", "type": ["null", "Click"]}]}
+ROWS = [{"user_id": f"user {n}", "item_id": "i", "timestamp": "7"} for n in range(1000)]
 
 
 def empty_directory(path: Path) -> None:
@@ -117,6 +139,20 @@ TOO_BAD = [
     ("truncated.parquet", truncated, "not readable"),
     ("corrupt.parquet", corrupt, "not readable"),
     ("renamed.csv", parquet(user_id=[1]), "this is a Parquet file"),
+    ("renamed.jsonl", avro(CLICK, ROWS), "this is an Avro file; name it .avro"),
+    ("empty.avro", "", "the file is empty"),
+    ("noise.avro", bytes(range(256)), "not readable after 0 records"),
+    ("text.avro", HEADER, "not readable after 0 records"),
+    ("half_a_header.avro", avro(CLICK, ROWS, lambda whole: whole[:40]), "not readable after 0 records"),
+    ("cut.avro", avro(CLICK, ROWS, lambda whole: whole[:-3]), r"not readable after 9\d\d records \(exp"),
+    (
+        "no_items.avro",
+        avro({**CLICK, "fields": CLICK["fields"][:1]}, ROWS),
+        "no column 'item_id'; its columns are user",
+    ),
+    ("loop.avro", avro(LOOP, [{"next": None}]), "the type Click contains itself"),
+    ("texts.avro", avro("string", ["a"]), "its schema is not that of a record with fields"),
+    ("nothing.avro", avro({**CLICK, "fields": []}, [{}]), "its schema is not that of a record with fields"),
     ("empty_frame.parquet", parquet(user_id=[], item_id=[], timestamp=[]), "the log has a header and no rows"),
     ("nested.parquet", parquet(user_id=[[1]], item_id=[1], timestamp=[1]), "column 'user_id' has the type List"),
     ("pause.parquet", parquet(user_id=[1], item_id=[1], timestamp=[timedelta(seconds=5)]), "has the type Duration"),

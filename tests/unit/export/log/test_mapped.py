@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import fastavro
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -183,6 +184,58 @@ def test_a_parquet_cell_is_the_same_as_its_value_on_the_topic(
 ) -> None:
     """In columns, and in columns of structs and lists."""
     agree(column, values, make, FLAT if make is flat else NESTED, "log.parquet", write_parquet)
+
+
+ONE = ["null", "string", "long", "double", "boolean"]
+"""The type of a value in Avro that may be of any of these."""
+
+
+def record(name: str, **fields: Any) -> dict[str, Any]:
+    return {"type": "record", "name": name, "fields": [{"name": key, "type": kind} for key, kind in fields.items()]}
+
+
+AVRO = record(
+    "Nested",
+    who=record("Who", user=ONE, visitor=ONE, visit=ONE),
+    what={"type": "array", "items": record("What", sku=ONE, price=ONE)},
+    at=ONE,
+    seen=ONE,
+    data=record("Data", what=ONE),
+    row=ONE,
+)
+
+
+def write_avro(path: Path, rows: list[Row]) -> None:
+    with path.open("wb") as file:
+        fastavro.writer(file, AVRO, rows, sync_interval=200)  # several blocks
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+@settings(deadline=None, max_examples=10)
+@given(values=st.lists(st.none() | TEXT | INTEGERS | FLOATS | st.booleans(), min_size=1, max_size=20))
+def test_a_nested_value_of_avro_is_the_same_as_on_the_topic(column: str, values: list[Any]) -> None:
+    """In a union each value has its own type."""
+    agree(column, values, nested, NESTED, "log.avro", write_avro)
+
+
+@pytest.mark.parametrize("codec", ["null", "deflate", "snappy", "bzip2", "xz"])
+def test_logical_types_of_avro_are_read(tmp_path: Path, codec: str) -> None:
+    """As in a message in Avro: times are numbers of their unit, decimals numbers, enums their symbols, bytes text."""
+    when, decimal = datetime(2025, 3, 4, 9, 0, 0, 250_000, tzinfo=UTC), {"logicalType": "decimal", "precision": 9}
+    schema = record(
+        "Click",
+        user="bytes",
+        sku="string",
+        at={"type": "long", "logicalType": "timestamp-micros"},
+        what={"type": "enum", "name": "Kind", "symbols": ["view", "buy"]},
+        price={"type": "bytes", "scale": 2, **decimal},
+        row="string",
+    )
+    row = {"user": b"u", "sku": "i", "at": when, "what": "buy", "price": Decimal("9.50"), "row": "r"}
+    with (tmp_path / "log.avro").open("wb") as file:
+        fastavro.writer(file, schema, [row, {**row, "user": b"\xff", "row": "no text"}], codec=codec)
+    [(click, _)] = log_clicks(read_log(tmp_path / "log.avro", mapping=mapped(FLAT)))
+    assert click == Click("u", "i", 1_741_078_800_250, "purchase", price=9.5, category="r")
 
 
 def test_dates_and_decimals_of_parquet_are_read(tmp_path: Path) -> None:

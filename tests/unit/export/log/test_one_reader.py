@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import fastavro
 import polars as pl
 import pytest
 from hypothesis import example, given, settings
@@ -150,3 +151,18 @@ def test_integers_that_pandas_made_floats_are_the_integers(field: str, values: l
             cell = (lambda value: f"{value}.0") if name == "log.csv" else float
             write(path, [message(field, cell(value), row) for row, value in enumerate(values)])
             assert in_the_log(field, len(values), path) == [on_the_topic(field, value) for value in values]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@settings(deadline=None, max_examples=10)
+@given(values=st.lists(st.none() | TEXT | INTEGERS | FLOATS | st.booleans(), min_size=1, max_size=20))
+def test_a_value_of_avro_is_the_same_click_in_a_log(field: str, values: list[Any]) -> None:
+    """A column may have values of several types."""
+    one = ["null", "string", "long", "double", "boolean"]
+
+    def write(path: Path, messages: list[dict[str, Any]]) -> None:
+        fields = [{"name": name, "type": one} for name in messages[0]]
+        with path.open("wb") as file:
+            fastavro.writer(file, {"type": "record", "name": "Click", "fields": fields}, messages)
+
+    agree(field, values, "log.avro", write)
