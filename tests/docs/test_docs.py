@@ -27,7 +27,8 @@ def commands() -> list[list[str]]:
     found = []
     for page in PAGES:
         text = page.read_text()
-        lines = re.findall(r"^(?: {4})?(eddy (?:[a-z]|--)[^#\n]*)", text, re.MULTILINE) + re.findall(r"`(eddy [a-z][^`]*)`", text)
+        lines = re.findall(r"^(?: {4})?(eddy (?:[a-z]|--)[^#\n]*)", text, re.MULTILINE)
+        lines += re.findall(r"`(eddy [a-z][^`]*)`", text)
         found += [shlex.split(line) for line in lines]
     return found
 
