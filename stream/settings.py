@@ -139,7 +139,7 @@ class Settings(Struct, frozen=True):
     group              consumer group: its workers share the partitions. It is the prefix of their transactional ids
     worker_id          unique in the group. A restarted worker must have the same one, so that Kafka fences its
                        previous process. Empty: the worker takes a free number, with a lock file in `data_dir`
-    data_dir           directory of the lock files for worker numbers, and of the states with `state_on_disk`
+    data_dir           directory of the lock files of worker ids, and of the states with `state_on_disk`
     state_on_disk      the states are in a file in `data_dir`, mapped to memory: for states that are larger than memory.
                        Not the default, because each changed state is written to the disk within seconds
     device             auto: the GPU if there is one, else the CPU; cuda: refuse to start without a GPU; cpu: the CPU

@@ -9,6 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import MAPPING, Manifest
 from stream.mapping.mapping import FORMATS, KEYS, ClickMapping, MappingFile, Source
@@ -74,9 +76,10 @@ def mapping_of_model(given: MappingFile | None, manifest: Manifest, directory: P
             f"model {manifest.label} was trained without a mapping: train it with --mapping {given.name}, or omit "
             "--mapping. For a log that has other columns than the topic, the file can have a section [log.fields]"
         )
-    if given is not None and given.mapping.hash == manifest.mapping:
-        return given
     if given is not None:
+        # [key] holds, which is in the hash, changes the way of a click and not what is read from it, as rekey does
+        if manifest.mapping in {msgspec.structs.replace(given.mapping, key=key).hash for key in KEYS}:
+            return given
         raise ConfigError(
             f"mapping {given.name} is not the one that model {manifest.label} was trained with: omit --mapping to use "
             f"the model's, {directory / MAPPING}, or train again with --mapping {given.name}"

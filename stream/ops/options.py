@@ -30,7 +30,7 @@ HELP = {
     "group": "Consumer group. Workers of one group share the partitions.",
     "worker_id": "Name of the worker, unique in the group. A restarted worker needs the same one. "
     "Empty: the worker takes a free number, with a lock file in --data-dir.",
-    "data_dir": "Directory of the lock files for worker numbers, and of the file of --state-on-disk.",
+    "data_dir": "Directory of the lock files of worker ids, and of the file of --state-on-disk.",
     "device": "auto: the GPU if there is one, else the CPU. cuda: refuse to start without a GPU. cpu: the CPU.",
     "k": "Recommendations per click.",
     "lists": "every: a list for each click. last: only for a user's last click in a transaction; the decisions on the "

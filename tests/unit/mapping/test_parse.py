@@ -201,6 +201,16 @@ def test_a_mapping_that_differs_only_in_comments_is_the_model_s(trained: tuple[M
     assert mapping_of_model(given, *trained) is given
 
 
+def test_a_topic_that_gets_another_key_needs_no_training(trained: tuple[Manifest, Path]) -> None:
+    """A shop that keys its topic by the user from now on ends the re-keying; what is read of a click stays."""
+    assert 'holds = "other"' in WHOLE
+    for key in ('holds = "user_id"', 'holds = "nothing"\nrekey = true', 'holds = "other"\nrekey = true'):
+        given = mapped(WHOLE.replace('holds = "other"', key))
+        assert mapping_of_model(given, *trained) is given
+    with pytest.raises(ConfigError, match="is not the one"):
+        mapping_of_model(mapped(WHOLE.replace('holds = "other"', "").replace("ping", "pong")), *trained)
+
+
 def test_another_mapping_than_the_model_s_is_refused(trained: tuple[Manifest, Path]) -> None:
     """Both files are named, and what to do; also for a model that was trained without a mapping."""
     manifest, directory = trained
