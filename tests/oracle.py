@@ -123,11 +123,9 @@ class Oracle:
         types = self.manifest["event_types"]
         event_type = types.index(click["event_type"]) if click["event_type"] in types else len(types)
         before, history = user.state, user.clicks
-        gap_ms = max(0, click["timestamp"] - user.last_ms)
-        gap_ms, bucket = (
-            (gap_ms if history else -1),
-            0 if not history else 1 + sum(gap_ms >= edge for edge in self.manifest["gap_edges_ms"]),
-        )
+        gap_ms = click["timestamp"] - user.last_ms
+        bucket = 0 if not history else 1 + sum(max(0, gap_ms) >= edge for edge in self.manifest["gap_edges_ms"])
+        gap_ms = -1 if not history else -2 if gap_ms < 0 else gap_ms  # -2: late, so the time between is not known
         columns = {"item": item, "event_type": event_type, "gap": bucket}
         surprise, event_surprise = self._run(
             self._surprise, {name: (columns | before)[name] for name in self._surprise_inputs}
@@ -176,10 +174,10 @@ class Oracle:
     def _signs(self, recent: list[int], event_type: str, gap_ms: int) -> set[str]:
         """The signs of a click but for alerts. recent: the user's last items, newest first, the click's included."""
         signs = set() if event_type in self.manifest["event_types"] else {"unknown event types"}
-        if len(recent) > 1 and 0 <= gap_ms < 1_800_000 and recent[0] == recent[1]:
+        if len(recent) > 1 and gap_ms != -1 and gap_ms < 1_800_000 and recent[0] == recent[1]:
             if recent[0] == len(self.items):
                 signs.add("unknown items")
-            elif gap_ms <= 1_000:
+            elif 0 <= gap_ms <= 1_000:
                 signs.add("twins")
         return signs
 

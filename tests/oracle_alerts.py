@@ -39,7 +39,8 @@ class HeldOut(NamedTuple):
             if score > low:
                 found = (end - start) / (high - low) * (score - low) + start
         if score > self.scores[-1][0]:
-            found = float(np.log(1.0 + self.size)) + (score - self.scores[-1][0]) / self.scale
+            last, beyond = self.scores[-1][1], (score - self.scores[-1][0]) / self.scale
+            found = last + (float(np.log(1.0 + self.size)) - last) * min(beyond, 1.0) + beyond
         return min(found, 100.0)
 
 
@@ -103,7 +104,7 @@ class Alerts:
         offset: int,
         correct: Callable[[bool, float], float],
     ) -> Found:
-        """Judge one click of a user, and change what is kept. gap_ms is -1 for a user's first click.
+        """Judge one click of a user, and change what is kept. gap_ms is -1 for a user's first click, -2 for a late one.
 
         correct  whether the click starts a session, and -log of its p-value by the calibration -> the corrected one
         """
@@ -116,7 +117,7 @@ class Alerts:
         ):
             values.insert(0, new)
             del values[LAST:]
-        starts = gap_ms < 0 or gap_ms >= HALF_AN_HOUR_MS
+        starts = gap_ms == -1 or gap_ms >= HALF_AN_HOUR_MS
         kept.session = 1 if starts else kept.session + 1
         kept.run = kept.run + 1 if self._runs_on(kept.items) and not starts else 1
         filled = min(kept.session, LAST)
@@ -160,10 +161,11 @@ class Alerts:
         return bool(self._category[items[0]] == self._category[items[1]] >= 0)
 
     def _statistics(self, kept: Behaviour, filled: int) -> list[float]:
-        gaps, items = kept.gap_ms[: filled - 1], kept.items[:filled]
+        between, items = kept.gap_ms[: filled - 1], kept.items[:filled]
+        gaps = [gap for gap in between if gap >= 0]
         logs = [round(math.log(gap + 20) * 256) for gap in gaps]
         known = [item for item in items if item != self._unknown]
-        twins = [items[i] == items[i + 1] != self._unknown and gaps[i] <= 1000 for i in range(filled - 1)]
+        twins = [items[i] == items[i + 1] != self._unknown and 0 <= between[i] <= 1000 for i in range(filled - 1)]
         regular = rate = -math.inf
         total = (
             sum(min(nats, 768) for nats in kept.item_nats[:filled]) / 256
@@ -185,7 +187,7 @@ class Alerts:
 
     @staticmethod
     def _sentence(name: str, value: float, kept: Behaviour, filled: int) -> str:
-        gaps = kept.gap_ms[: filled - 1]
+        gaps = [gap for gap in kept.gap_ms[: filled - 1] if gap >= 0]
         mean_s = sum(gaps) / max(1, len(gaps)) / 1000
         last = f"the last {filled} clicks"
         return {

@@ -27,7 +27,8 @@ class Evidence(NamedTuple):
     event_surprise  (n,) float32, nats, finite: -log probability of the event type
     event_type      (n,) int64, index of the event type; T (the number of event types) = the model does not know it
     clicks_before   (n,) int64, number of earlier clicks of the same user; 0 = the user begins, or begins again
-    gap_ms          (n,) int64, time since the user's click before, at least 0; NO_GAP for the first
+    gap_ms          (n,) int64, time since the user's click before, at least 0; NO_GAP for the first, LATE for a
+                    late one
     time_ms         (n,) int64, ms since the epoch
     offset          (n,) int64, offset of the click in its partition
     recent          (n, R) int32, the user's last items, newest first, the click's own included; -1 = none

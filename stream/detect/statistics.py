@@ -75,7 +75,8 @@ def statistics(windows: Windows, recent: I32, unknown: int) -> F32:
     found = np.empty((len(filled), len(STATISTICS)), np.float32)
     found[:, 0] = erlang(np.where(inside, np.minimum(windows.item_nats, CAP), 0).sum(1) / PER_NAT, filled)
     found[:, 1] = np.where(inside, windows.event_nats, 0).sum(1) / PER_NAT
-    real = np.arange(LAST) < filled[:, None] - 1  # the gap before a session's first click is not one of the session
+    within = np.arange(LAST) < filled[:, None] - 1  # the gap before a session's first click is not one of the session
+    real = within & (windows.gap_ms >= 0)  # and before a late click it is not known
     gaps = real.sum(1)
     some = np.maximum(gaps, 1)
     logs = np.where(real, np.rint(np.log(np.where(real, windows.gap_ms, 0) + CLOCK_MS) * PER_NAT).astype(np.int64), 0)
@@ -112,7 +113,7 @@ def sentence(name: str, value: float, windows: Windows, click: int) -> str:
     click    position of the click among them
     """
     filled = int(windows.filled[click])
-    gaps_ms = windows.gap_ms[click, : filled - 1].tolist()
+    gaps_ms = [gap for gap in windows.gap_ms[click, : filled - 1].tolist() if gap >= 0]
     mean_ms = sum(gaps_ms) / max(1, len(gaps_ms))
     last = f"the last {filled} clicks"
     return {

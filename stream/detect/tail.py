@@ -5,6 +5,10 @@ Between two scores -log p is interpolated, so p is not below that of the higher 
 exponential tail goes on, with the mean excess of the highest scores (peaks over threshold: Pickands 1975; the shape
 parameter 0 of a generalised Pareto distribution). These p-values are extrapolated: they order what no held-out click
 has reached.
+
+The tail does not begin with a jump. The model that serves was trained on more clicks than the one that gave the
+held-out scores, so its score of the same click differs a little. Where many held-out scores are equal, such as those of
+the first click in a small catalogue, p would fall from their share to 1 / (1 + m) for nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -71,7 +75,7 @@ class Tail(NamedTuple):
         higher = scores > self.scores[-1]
         if np.count_nonzero(higher):  # rare
             beyond = (scores[higher].astype(np.float64) - self.scores[-1]) / self.scale
-            found[higher] = np.minimum(np.log(1.0 + self.size) + beyond, MOST_NATS)
+            found[higher] = _beyond(self.nats[-1], np.log(1.0 + self.size), beyond)
         return found
 
 
@@ -103,8 +107,18 @@ class Tails:
         if np.count_nonzero(higher):  # rare
             tail = which[higher]
             beyond = (values[higher] - self._scores[last[higher]]) / self._scales[tail]
-            found[higher] = np.minimum(self._largest[tail] + beyond, MOST_NATS)
+            found[higher] = _beyond(self._nats[last[higher]], self._largest[tail], beyond)
         return found
+
+
+def _beyond(at_last: F64 | np.float64, largest: F64 | np.float64, beyond: F64) -> F64:
+    """-log of the p-values (n,) of scores that are higher than all held-out ones.
+
+    at_last  -log p of the highest held-out score
+    largest  -log(1 / (1 + m))
+    beyond   (n,) how much higher they are, in scales of the tail
+    """
+    return np.minimum(at_last + (largest - at_last) * np.minimum(beyond, 1.0) + beyond, MOST_NATS)
 
 
 def _flat(size: int) -> Tail:

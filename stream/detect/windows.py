@@ -28,6 +28,10 @@ PER_NAT = 256
 NO_GAP = -1
 """The gap before a user's first click."""
 
+LATE = -2
+"""The gap before a late click, whose time is before that of an earlier click: how long the user took is not known.
+A gap of 0 would make a bot of each user whose clicks come out of order, as in a backlog that is re-keyed."""
+
 MOST_GAP_MS = 2**31 - 1
 """24 days."""
 
@@ -52,7 +56,7 @@ class Windows(NamedTuple):
     filled      (n,) int64, clicks of the session in the window, 1 to LAST
     item_nats   (n, LAST) int16, -log of the p-value of the item's surprise, in 1 / PER_NAT nats
     event_nats  (n, LAST) int16, surprise of the event type, in 1 / PER_NAT nats
-    gap_ms      (n, LAST) int32, time since the user's click before, NO_GAP before the first
+    gap_ms      (n, LAST) int32, time since the user's click before, NO_GAP before the first, LATE before a late one
     run         (n,) int32, clicks of the session on items of one category in a row, each on another item than the
                 click before
     """
@@ -134,7 +138,7 @@ def slide(
     owner          (n,) intp, index of each click's user
     clicks_before  (n,) int64, number of earlier clicks of the user; 0 = the user begins (again)
     item_nats, event_nats  (n,) nats
-    gap_ms         (n,) int64, NO_GAP before a user's first click
+    gap_ms         (n,) int64, NO_GAP before a user's first click, LATE before a late one
     begins         (n,) bool, the click does not go on with a run of the user's click before
     """
     sequence = Sequence(owner, len(rows))

@@ -35,7 +35,7 @@ class Decisions(NamedTuple):
     superseded_by  (n,) intp, position among the n of the user's later click that has the list; -1 = this click has one
     surprise       (n,) float32, nats: -log probability of each click, given the user's state before the click
     p_value        (n,) float64 in (0, 1]; small = unusual
-    gap_ms         (n,) int64, time since the user's click before; NO_GAP for a user's first click
+    gap_ms         (n,) int64, time since the user's click before; NO_GAP for a user's first click, LATE for a late one
     alerts         the anomalous clicks
     """
 

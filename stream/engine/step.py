@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stream.detect.windows import NO_GAP
+from stream.detect.windows import LATE, NO_GAP
 from stream.engine.columns import Columns
 from stream.engine.waves import NO_CLICK, Bools, Index, Run, runs
 from stream.model.gaps import gap_bucket
@@ -22,7 +22,8 @@ class Steps(NamedTuple):
     surprise       (n,) float32, nats: -log probability of each click, given the user's state before the click
     event_surprise (n,) float32, nats: -log probability of its event type
     clicks_before  (n,) int64, number of earlier clicks of the user
-    gap_ms         (n,) int64, time since the user's click before, at least 0; NO_GAP for a user's first click
+    gap_ms         (n,) int64, time since the user's click before, at least 0; NO_GAP for a user's first click, LATE
+                   for a late one
     recent         (n, R) int32, the user's last items, newest first, including the item of this click; -1 = none
     held           (n, R) int32, the items that a rule excludes from the user's lists; -1 = none
     before, after  the inputs of score.onnx before and after the click, each (n, *shape)
@@ -191,8 +192,10 @@ class _Batch:
         item, time_ms = run.cells(clicks.item), run.cells(clicks.time_ms)
         seen = rows["clicks"][run.users][:, None] + np.arange(len(run.waves))
         last_ms = np.maximum.accumulate(np.concatenate([rows["last_ms"][run.users][:, None], time_ms], axis=1), axis=1)
-        gap_ms = np.maximum(time_ms - last_ms[:, :-1], 0)
+        gap_ms = time_ms - last_ms[:, :-1]
+        late, gap_ms = gap_ms < 0, np.maximum(gap_ms, 0)
         event_type, gap = run.cells(clicks.event_type), gap_bucket(gap_ms, seen == 0, model.gap_edges_ms)
+        gap_ms[late] = LATE
         gap_ms[seen == 0] = NO_GAP
         first = {name: rows[name][run.users] for name in model.state_names}
         states = model.step(item, event_type, gap, list(first.values()))

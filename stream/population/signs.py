@@ -44,7 +44,8 @@ def shown(seen: Evidence, unknown_item: int, unknown_type: int) -> npt.NDArray[n
     unknown = item == unknown_item
     signs = (seen.event_type == unknown_type).astype(np.int64)
     signs |= (unknown & (previous == unknown_item) & follows).astype(np.int64) << 1
-    twin: npt.NDArray[np.bool_] = ~unknown & (item == previous) & follows & (seen.gap_ms <= TWIN_MS)
+    soon = (seen.gap_ms >= 0) & (seen.gap_ms <= TWIN_MS)
+    twin: npt.NDArray[np.bool_] = ~unknown & (item == previous) & soon
     found: npt.NDArray[np.int64] = signs | (twin.astype(np.int64) << 2)
     return found
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.detect.statistics import NONE, STATISTICS, TWIN_MS, begins_run, erlang, fill_class, sentence, statistics
-from stream.detect.windows import LAST, NO_GAP, PER_NAT, WINDOWS, Sequence, Windows, slide
+from stream.detect.windows import LAST, LATE, NO_GAP, PER_NAT, WINDOWS, Sequence, Windows, slide
 from stream.model.gaps import SESSION_GAP_MS
 from stream.state.row import row_dtype
 
@@ -137,3 +137,16 @@ def test_every_statistic_has_a_sentence_with_its_figures() -> None:
     assert words["rate"] == "the last 5 clicks came every 2 s"
     assert words["one item"] == "4 of the last 5 clicks were on one item"
     assert words["category run"] == "4 clicks in a row were on different items of one category"
+
+
+def test_clicks_that_come_late_are_not_those_of_a_bot() -> None:
+    """How long the user took before them is not known: they are neither regular nor fast, and no twins."""
+    gaps = {name: np.full((1, LAST), gap, np.int32) for name, gap in (("late", LATE), ("at once", 0))}
+    none, same = np.zeros((1, LAST), np.int16), np.zeros((1, LAST), np.int32)
+    found = {
+        name: statistics(Windows(np.array([LAST]), none, none, of, np.array([1], np.int32)), same, ITEMS)[0]
+        for name, of in gaps.items()
+    }
+    timed = [STATISTICS.index(name) for name in ("regular gaps", "rate", "twins")]
+    assert found["late"][timed].tolist() == [NONE, NONE, 0]
+    assert (found["at once"][timed] > 0).all()
