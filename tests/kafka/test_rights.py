@@ -4,12 +4,25 @@ import re
 import signal
 
 import pytest
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    NewTopic,
+    ResourcePatternType,
+    ResourceType,
+)
 
 from stream.errors import ConfigError
+from stream.events import Partition
 from stream.kafka.topics import check_topics
 from stream.kafka_config import KafkaConfig
+from stream.places.avro import AvroSink
+from stream.places.sink import Part
+from stream.registry.client import Registry
+from tests.kafka.apicurio import Running
 from tests.kafka.lane import bot, clicks, fault
-from tests.kafka.secured import RIGHTS, Cluster, Right, Secure, properties, refusal, written
+from tests.kafka.secured import RIGHTS, USER, Cluster, Right, Secure, properties, refusal, written
 
 
 def test_a_missing_right_on_a_topic_is_named_before_the_start(secure: Secure, cluster: Cluster) -> None:
@@ -69,3 +82,38 @@ def test_without_describe_configs_a_worker_warns_and_works(secure: Secure, clust
     worker.wait_for("partitions recovered")
     assert "topic's configuration could not be read" in worker.log
     assert worker.end(signal.SIGTERM) == 0
+
+
+def test_a_sink_in_avro_needs_the_rights_of_its_rows_and_no_other(
+    secure: Secure, cluster: Cluster, registry: Running
+) -> None:
+    """On its topic, and on the group and the transactional id of the same name. Each that lacks is an error."""
+    source, topic = secure.topics.recommendations, f"{secure.topics.recommendations}-avro"
+    cluster.admin.create_topics([NewTopic(topic, 2, 1)])[topic].result()
+    config = KafkaConfig(properties(cluster, "PLAIN"))
+
+    def opened() -> AvroSink:
+        registered = Registry(registry.url, config)
+        sink = AvroSink(cluster.kafka.sasl, config, {source: "recommendations"}, "-avro", registered)
+        sink.open()
+        return sink
+
+    def grant(kind: ResourceType, name: str, operation: AclOperation) -> None:
+        binding = AclBinding(kind, name, ResourcePatternType.LITERAL, USER, "*", operation, AclPermissionType.ALLOW)
+        for future in cluster.admin.create_acls([binding]).values():
+            future.result()
+
+    grant(ResourceType.TOPIC, source, AclOperation.READ)
+    for kind, operation, lacking in (
+        (ResourceType.TOPIC, AclOperation.READ, "no topic"),
+        (ResourceType.TOPIC, AclOperation.WRITE, f"WRITE on {topic}"),
+        (ResourceType.GROUP, AclOperation.READ, f"READ on the consumer group {topic}"),
+        (ResourceType.TRANSACTIONAL_ID, AclOperation.WRITE, f"WRITE on its transactional id .* {topic}$"),
+    ):
+        with pytest.raises(ConfigError, match=lacking):
+            opened()
+        grant(kind, topic, operation)
+    sink, partition = opened(), Partition(source, 0)
+    assert sink.offsets([partition]) == {}
+    sink.write(Part("recommendations", partition, None, 0, 7, [], [], [], []))
+    assert opened().offsets([partition]) == {partition: 7}
