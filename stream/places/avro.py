@@ -248,4 +248,8 @@ class AvroSink:
         except (NoAnswer, NoRegistry, Undecided) as exc:
             raise Away(str(exc)) from exc
         except KafkaException as exc:
-            raise refused(exc) or Away(exc.args[0].str()) from exc
+            refusal = refused(exc)
+            if refusal is None:
+                raise Away(exc.args[0].str()) from exc
+            names = ", ".join(copy.topic for copy in self._copies.values())
+            raise ConfigError(f"{refusal}. Here group and transactional id are the name of the topic: {names}") from exc

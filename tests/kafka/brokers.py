@@ -45,8 +45,8 @@ def one_server(
 ) -> Iterator[list[str]]:
     """The addresses of one server for all test processes that share the directory.
 
-    Each user holds a shared lock. The first process starts the server, and stops it when no other holds the lock. So
-    that no two processes wait for each other, all of them must come for the kinds in the same order.
+    Each user holds a shared lock. The first process starts the server, and stops it when no other holds the lock. What
+    a process took last it must give back first, as pytest does with fixtures: then no two wait for each other.
     """
     started, file = None, directory / f"{kind}.json"
     with (directory / f"{kind}.lock").open("w") as lock:

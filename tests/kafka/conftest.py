@@ -54,7 +54,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def registry(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """The Schema Registry of all processes. `kafka` always comes first; see one_server."""
+    """The Schema Registry of all processes. Without `kafka` no test needs it."""
     shared = shared_directory(tmp_path_factory)
     certificate = once(shared / "certificates", write_certificates) / "broker.pem"
 

@@ -83,7 +83,7 @@ def start_secured(certificates: Path) -> ApacheKafka:
 
 @pytest.fixture(scope="session")
 def cluster(kafka: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """The secured broker of all processes. No test may restart it. `kafka` always comes first; see one_broker."""
+    """The secured broker of all processes. No test may restart it."""
     with one_broker(shared_directory(tmp_path_factory), "secured", lambda: start_secured(certificates)) as addresses:
         yield reached(addresses, certificates)
 

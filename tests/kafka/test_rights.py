@@ -7,14 +7,26 @@ from threading import Event
 
 import msgspec
 import pytest
-from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, ResourcePatternType
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    NewTopic,
+    ResourcePatternType,
+    ResourceType,
+)
 
 from stream.access.messages import read_messages
 from stream.errors import ConfigError
+from stream.events import Partition
 from stream.kafka.topics import check_topics
 from stream.kafka_config import KafkaConfig
+from stream.places.avro import AvroSink
+from stream.places.sink import Part
+from stream.registry.client import Registry
 from stream.rekey.topic import check_all, create
 from stream.sinks.source import Source
+from tests.kafka.apicurio import Running
 from tests.kafka.lane import bot, clicks, fault
 from tests.kafka.secured import KINDS, RIGHTS, USER, Cluster, Right, Secure, properties, refusal, written
 
@@ -121,3 +133,38 @@ def test_a_reader_beside_a_worker_needs_read_on_its_topic_and_no_group(secure: S
         taken += len(source.take(100, 0.5))
     source.close()
     assert taken == 50
+
+
+def test_a_sink_in_avro_needs_the_rights_of_its_rows_and_no_other(
+    secure: Secure, cluster: Cluster, registry: Running
+) -> None:
+    """On its topic, and on the group and the transactional id of the same name. Each that lacks is an error."""
+    source, topic = secure.topics.recommendations, f"{secure.topics.recommendations}-avro"
+    cluster.admin.create_topics([NewTopic(topic, 2, 1)])[topic].result()
+    config = KafkaConfig(properties(cluster, "PLAIN"))
+
+    def opened() -> AvroSink:
+        registered = Registry(registry.url, config)
+        sink = AvroSink(cluster.kafka.sasl, config, {source: "recommendations"}, "-avro", registered)
+        sink.open()
+        return sink
+
+    def grant(kind: ResourceType, name: str, operation: AclOperation) -> None:
+        binding = AclBinding(kind, name, ResourcePatternType.LITERAL, USER, "*", operation, AclPermissionType.ALLOW)
+        for future in cluster.admin.create_acls([binding]).values():
+            future.result()
+
+    grant(ResourceType.TOPIC, source, AclOperation.READ)
+    for kind, operation, lacking in (
+        (ResourceType.TOPIC, AclOperation.READ, "no topic"),
+        (ResourceType.TOPIC, AclOperation.WRITE, f"WRITE on {topic}"),
+        (ResourceType.GROUP, AclOperation.READ, f"READ on the consumer group {topic}"),
+        (ResourceType.TRANSACTIONAL_ID, AclOperation.WRITE, f"WRITE on its transactional id .* {topic}$"),
+    ):
+        with pytest.raises(ConfigError, match=lacking):
+            opened()
+        grant(kind, topic, operation)
+    sink, partition = opened(), Partition(source, 0)
+    assert sink.offsets([partition]) == {}
+    sink.write(Part("recommendations", partition, None, 0, 7, [], [], [], []))
+    assert opened().offsets([partition]) == {partition: 7}
