@@ -40,7 +40,7 @@ def alerts(
             rows["clicks"][user] += 1
         seen = evidence([u for u, _, _ in part], [(1 + m) * MINUTE_MS for _, m, _ in part], earlier, start)
         nats = np.array([one for _, _, one in part], np.float64)
-        alerted, episodes = follow(seen, nats, THRESHOLD, before, rows)
+        alerted, episodes, _ = follow(seen, nats, THRESHOLD, before, rows)
         found += [(start + click, episode) for click, episode in zip(alerted, episodes, strict=True)]
     return found, rows.tobytes()
 
@@ -75,7 +75,7 @@ def test_a_user_who_begins_again_begins_a_new_episode() -> None:
     before = {field.name: rows[field.name].copy() for field in EPISODE}
     rows["clicks"] = 1  # after a reset, and one click
     seen = evidence([0, 0, 0], [MINUTE_MS, 2 * MINUTE_MS, 3 * MINUTE_MS], [7, 8, 0], 5)
-    assert follow(seen, np.full(3, 9.5), THRESHOLD, before, rows) == ([0, 2], [5, 7])
+    assert follow(seen, np.full(3, 9.5), THRESHOLD, before, rows) == ([0, 2], [5, 7], None)
     assert rows["episode_offset"].tolist() == [7]
 
 
