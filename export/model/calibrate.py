@@ -133,17 +133,15 @@ class WholeSessions(NamedTuple):
     """The s sessions of a log, in the order of its clicks.
 
     vector  (s,) uint64, sum of `mixed` over the items of its clicks
-    over    (s,) bool, it has ended before the log ends
     last    (s,) int32, item of its last click
     user    (s,) int32
-    known   (u,) uint64, ascending: the vectors of those that are over
-    alone   (s,) bool, no other session that is over has its vector
+    known   (u,) uint64, ascending: the vectors of those that have ended before the log ends
+    alone   (s,) bool, it has, and no other one that has is of its vector
     clicks  (V,) int64, clicks on each item, and
-    ends    (V,) int64, how many of them ended a session that is over
+    ends    (V,) int64, how many of them ended a session before the log ends
     """
 
     vector: U64
-    over: Flags
     last: I32
     user: I32
     known: U64
@@ -162,7 +160,7 @@ class WholeSessions(NamedTuple):
         others = np.maximum(self.ends[last] - 1, 0)
         alone = end_nats(self.clicks[last] - 1, others, prior)
         found = np.maximum(alone, np.maximum.reduceat(surprise, starts)).astype(np.float32)
-        found[~(self.alone & self.over)[mine]] = NONE
+        found[~self.alone[mine]] = NONE
         return found[np.logical_or.reduceat(held_out, starts)]
 
 
@@ -177,7 +175,7 @@ def whole_sessions(log: Clicks, items: int) -> WholeSessions | None:
     alone = np.zeros(len(over), np.bool_)
     alone[over] = count[number] == 1
     clicks, ends = (np.bincount(one, minlength=items + 1)[:items] for one in (log.item, last[over]))
-    return WholeSessions(vector, over, last, user, known, alone, clicks, ends)
+    return WholeSessions(vector, last, user, known, alone, clicks, ends)
 
 
 def _ends_of(log: Clicks, rows: slice) -> tuple[U64, I64, I32, I32]:

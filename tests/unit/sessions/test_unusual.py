@@ -173,6 +173,9 @@ SENT = st.builds(
 @example(
     sent=[Sent("a", "i1", 0), Sent("a", "i2", 300), Sent("b", "i4", 9_000), Sent("a", "i3", 900)], cuts=[1], alpha=0.01
 )
+@example(  # the largest surprise of a session is in an earlier batch
+    sent=[Sent("a", "i1", 0), Sent("b", "new", 0), Sent("a", "new", 300), Sent("b", "i1", 300)], cuts=[2], alpha=0.3
+)
 def test_ends_are_scored_as_in_a_plain_loop_in_any_batches(
     scored: Path, sent: list[Sent], cuts: list[int], alpha: float
 ) -> None:

@@ -72,6 +72,7 @@ def test_the_statistics_of_a_large_log_are_those_of_its_parts() -> None:
 def site(days: int = 40) -> tuple[Clicks, list[tuple[int, ...]]]:
     """A log of one session an hour, each by a user of its own: 0, 1, 2, and now and then 2, 1, 0 or something new."""
     walks = [(2, 1, 0) if n % 7 == 0 else (0, 3, n % 4) if n % 100 == 99 else (0, 1, 2) for n in range(24 * days)]
+    walks[-1] = (4, 4, 4)
     user = np.repeat(np.arange(len(walks)), 3)
     time_ms = user.astype(np.int64) * 3_600_000 + np.tile(np.arange(3), len(walks)) * 60_000
     clicks = clicks_of(user, time_ms)
