@@ -204,7 +204,9 @@ def _calibrate(job: Job, served: Mixed) -> tuple[Calibrated, Findings, Shortlist
         write_graphs(directory, network, vocabulary, job.traces, shortlist)
         job.progress.say("calibrating the anomalies on the held-out slice")
         (surprise, of_type), later = surprises(directory, network.state, seen), seen.time_ms >= cut_ms
-        found = calibrated(surprise, of_type, seen, later, vocabulary, held_out.category)
+        found = calibrated(surprise, of_type, seen, later, vocabulary, held_out.category, held_out.clicks)
+        if found.ends is not None:
+            job.progress.say(f"ends of sessions are scored: the log has {len(found.ends.vectors):,} kinds of sessions")
         job.progress.say("evaluating the model and the baselines on the held-out slice")
         names = {vocabulary.items[i] for i in np.flatnonzero(held_out.known)}
         earlier = sessions_since(job.older, job.log.between(None, cut_ms), vocabulary.items)

@@ -6,6 +6,7 @@ click's topic, partition and offset, so a consumer can recognise repeats.
 """
 
 import hashlib
+import re
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -88,16 +89,39 @@ class Expected(Struct, frozen=True, gc=False):
     probability: float
 
 
+SESSION_END = "session end"
+"""The event type of an alert on the end of a session, which is not a click."""
+
+WHOLE_SESSIONS = "whole sessions"
+"""The pool of such an alert."""
+
+
+def end_id(first: Origin, revision: int) -> str:
+    """The id of an alert on the end of a session. first: its first click. revision: how often it had ended before"""
+    return f"{first.id}-end-{revision}" if revision else f"{first.id}-end"
+
+
+def clicks_topic_of(alert_id: str) -> str:
+    """The topic of the clicks in the id of an alert on a user."""
+    of_end = re.fullmatch(r"(.+-\d+-\d+)-end(-\d+)?", alert_id)
+    return (of_end[1] if of_end else alert_id).rsplit("-", 2)[0]
+
+
 class Anomaly(Struct, frozen=True, gc=False, omit_defaults=True):
     """An alert: a click with which a user's last clicks become unusual, or much more unusual than at the last alert.
 
+    Or the end of an unusual session. Then `id` is that of the session with "-end" (and "-" and the revision, if it had
+    ended before), item_id and timestamp are those of the last click, event_type is "session end", `expected` is empty.
+
+    item_id       of an end: empty if the model does not know the item
     episode       id of the click that opened the user's episode; equal to `id` in its first alert
-    surprise      nats, of the click's item
+    surprise      nats, of the click's item; of an end: of a session that ends after this item
     p_value       of the click together with the user's last clicks, as in the recommendation
     score         high = anomalous: -log10 of the p-value
     threshold     an unusual click has at most this p_value. It is the nominal share of sessions with a false alert
     statistics    name -> p-value of each statistic that is unusual, the strongest first (docs/anomalies.md)
-    pool          the held-out clicks that its statistics were compared with: those after so many clicks of a session
+    pool          the held-out clicks that its statistics were compared with: those after so many clicks of a session;
+                  of an end: "whole sessions"
     pool_size     number of held-out sessions
     expected      the most probable items for the state before the click, best first
     expected_cut  number of omitted `expected` items; above 0 only if the alert was too large for its topic
@@ -175,6 +199,7 @@ class Session(Struct, frozen=True, gc=False, omit_defaults=True):
     events          event type -> clicks
     revision        how often it had ended before. Of several ends of a session the one with the largest revision counts
     unknown_events  clicks with event types that the model does not know
+    p_value         closed, and only if the model scores ends: of the end, in (0, 1]; small = unusual
     """
 
     id: str
@@ -187,6 +212,7 @@ class Session(Struct, frozen=True, gc=False, omit_defaults=True):
     model: str
     revision: int = 0
     unknown_events: int = 0
+    p_value: float | None = None
 
 
 class Feedback(Struct, frozen=True, gc=False, omit_defaults=True):

@@ -106,7 +106,8 @@ class Oracle:
             return None
         now_ms = self._time_ms[partition] = max(click["timestamp"], self._time_ms.get(partition, 0))
         sessions = self.sessions.setdefault(
-            partition, Sessions(f"{topic}-{partition}-", self.manifest["event_types"], self._label)
+            partition,
+            Sessions(f"{topic}-{partition}-", self.manifest["event_types"], self._label, self._alerts.scores_ends),
         )
         sessions.time(now_ms)
         user = self.users.get((partition, click["user_id"]))
@@ -148,6 +149,9 @@ class Oracle:
         found = self._alerts.judge(
             user.kept, surprise, event_surprise, click["event_type"], item, gap_ms, history, click, offset, correct
         )
+        if self._alerts.scores_ends:
+            sessions.item(click["user_id"], item, float(surprise))
+            self._alerts.end(user.kept, sessions.of[click["user_id"]], click, self.items, rates.corrected)
         opens = found.episode == offset
         led = f"alerts: {next(iter(found.statistics))}" if found.episode is not None and found.statistics else None
         signs = self._signs(user.recent, click["event_type"], gap_ms)
@@ -211,6 +215,10 @@ class Oracle:
         """The begins and ends of the sessions of all partitions so far; those of a partition are in order."""
         return [event for _, sessions in sorted(self.sessions.items()) for event in sessions.events]
 
+    def end_alerts(self) -> list[Event]:
+        """The alerts on ends of sessions of all partitions so far; those of a partition are in order."""
+        return [event for _, sessions in sorted(self.sessions.items()) for event in sessions.alerts]
+
     def forget(self, partition: int, name: str) -> None:
         """Apply a request to forget a user. A session of the user has no end."""
         self.users.pop((partition, name), None)
@@ -248,6 +256,9 @@ class Oracle:
         fields += [("quiet_until_s", "<u4"), ("quiet_statistics", "<i4")]
         fields += [("session_offset", "<i8"), ("session_start_ms", "<i8"), ("session_last_ms", "<i8")]
         fields += [("session_revision", "<i4"), ("session_types", "<i4", len(self.manifest["event_types"]) + 1)]
+        if self._alerts.scores_ends:
+            fields += [("session_vector", "<u8"), ("end_episode", "<i8"), ("session_peak", "<f4")]
+            fields += [("end_nats", "<f4"), ("session_item", "<i4")]
         return np.dtype(fields)
 
     def rows(self, model_mark: int) -> Iterator[tuple[int, bytes, bytes, bool]]:
@@ -274,11 +285,14 @@ class Oracle:
             row["population_window_ms"] = user.seen.window_ms
             row["population_signs"] = sum(1 << SIGNS.index(sign) for sign in user.seen.signs)
             row["quiet_until_s"] = user.kept.quiet_until_s
-            row["quiet_statistics"] = sum(1 << NAMES.index(statistic) for statistic in user.kept.quiet)
+            row["quiet_statistics"] = sum(1 << [*NAMES, "end"].index(name) for name in user.kept.quiet)
             session = self.sessions[partition].of[name] if user.clicks else Session(types=[0])
             row["session_offset"], row["session_start_ms"] = session.offset, session.start_ms
             row["session_last_ms"], row["seen_ms"] = session.last_ms, session.seen_ms
             row["session_revision"], row["session_types"] = session.revision, session.types
+            if self._alerts.scores_ends:
+                row["session_vector"], row["end_episode"] = session.vector, session.episode
+                row["session_peak"], row["end_nats"], row["session_item"] = session.peak, session.nats, session.item
             key, data = name.encode(), row.tobytes()[8:]
             data += bytes(-len(data) % 8)
             data += b"".join(xxhash.xxh3_64(text.encode()).digest()[::-1] for text in user.event_ids)

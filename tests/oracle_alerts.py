@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tests.oracle_sessions import Session
+
 LAST = 10
 HALF_AN_HOUR_MS = 1_800_000
 NAMES = ["clicks", "event types", "regular gaps", "rate", "one item", "twins", "category run"]
@@ -83,6 +85,12 @@ class Alerts:
             pairs = [list(zip(scores, nats, strict=True))[a:b] for a, b in zip([0, *ends], ends, strict=False)]
             self._category = file["category"].tolist()
             tails = [HeldOut(*one) for one in zip(pairs, file["scales"].tolist(), file["totals"].tolist(), strict=True)]
+            self.scores_ends = "end_vectors" in file
+            if self.scores_ends:
+                self._vectors = set(file["end_vectors"].tolist())
+                self._counts = list(zip(file["end_clicks"].tolist(), file["end_ends"].tolist(), strict=True))
+                pairs_of_end = list(zip(file["end_scores"].tolist(), file["end_nats"].tolist(), strict=True))
+                self._ends = HeldOut(pairs_of_end, float(file["end_scales"][0]), int(file["end_totals"][0]))
         self.held_out = tails[-1].size
         names = manifest["calibration"]
         self._pools = dict(zip(names, tails, strict=False))
@@ -146,6 +154,53 @@ class Alerts:
             return None
         kept.alerted = float(np.float32(nats))
         return kept.episode
+
+    def end(
+        self,
+        kept: Behaviour,
+        session: Session,
+        click: dict[str, Any],
+        items: list[str],
+        correct: Callable[[float], float],
+    ) -> None:
+        """Score the end of the session after a click that was judged, and set what it would raise.
+
+        correct  -log of a p-value by the calibration -> the corrected one
+        """
+        prior = sum(ends for _, ends in self._counts) / sum(clicks for clicks, _ in self._counts)
+        clicks, ends = [*self._counts, (0, 0)][session.item]
+        surprise = -float(np.log((ends + prior) / (clicks + 1)))
+        nats, part = 0.0, 0.0
+        if session.vector not in self._vectors:
+            part = self._ends.nats(float(np.float32(max(surprise, session.peak))))
+            nats = self._combined.nats(float(np.float32(part)))
+        session.nats, session.episode = float(np.float32(correct(nats))), 0
+        quiet = click["timestamp"] < kept.quiet_until_s * 1000 and (not kept.quiet or "end" in kept.quiet)
+        if session.nats < -math.log(self._alpha) or quiet:
+            return
+        is_open = kept.unusual_ms != 0 and click["timestamp"] - kept.unusual_ms < HALF_AN_HOUR_MS
+        if is_open and session.nats < kept.alerted + math.log(10):
+            return
+        session.episode = kept.episode + 1 if is_open else -1
+        name = [*items, ""][session.item]
+        said = f"the session ended after {name}, after which {ends:,} of {clicks:,} clicks end one; "
+        if not name:
+            said = "the session ended after an item that the model does not know; "
+        said += "no training session had the same items"
+        if session.peak > surprise:
+            said = "the session has ended, and no training session had the same items; a click in it had a probability "
+            said += f"of {np.exp(-np.float64(session.peak)):.2g}"
+        session.alert = {
+            "item_id": name,
+            "reason": f"{said} (p-value {math.exp(-session.nats):.2g})",
+            "surprise": round(surprise, 5),
+            "score": round(session.nats / math.log(10), 4),
+            "threshold": self._alpha,
+            "statistics": {"end": float(np.exp(-part))},
+            "pool": "whole sessions",
+            "pool_size": self._combined.size,
+            "expected": [],
+        }
 
     def _pool(self, event_type: str, history: int) -> HeldOut:
         length = "first" if history == 0 else "short" if history < 5 else "long"

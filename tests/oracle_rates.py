@@ -37,7 +37,7 @@ class Rates:
             self.start_ms = self.clock_ms
         if self.clock_ms - self.start_ms >= 600_000 and self.begun >= 50:
             self._next(offset)
-        corrected = self._corrected(nats)
+        corrected = self.corrected(nats)
         if starts:
             self.begun += 1
             passed = 0
@@ -76,7 +76,7 @@ class Rates:
         event = {"phase": phase, "sign": "drift", "opened": opened, "timestamp": self.clock_ms, "reason": reason}
         self.events.append(event | {"users": round(self.beyond[1]), "usual_share": 0.01} | more)
 
-    def _corrected(self, nats: float) -> float:
+    def corrected(self, nats: float) -> float:
         ratio, points = 1.0, [(0.0, 0.0)]
         for level, beyond in zip(LEVELS, self.beyond, strict=True):
             ratio = max(1.0, (300 * level * ratio + beyond) / (300 + self.sessions) / level)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 Event = dict[str, Any]
 
 GAP_MS, MINUTE_MS = 1_800_000, 60_000
@@ -19,6 +21,12 @@ class Session:
     revision: int = 0
     types: list[int] = field(default_factory=list)
     ended: bool = False
+    vector: int = 0
+    peak: float = 0.0
+    item: int = 0
+    nats: float = 0.0
+    episode: int = 0
+    alert: Event = field(default_factory=dict)
 
     @property
     def due(self) -> int:
@@ -26,14 +34,23 @@ class Session:
         return -(-(self.seen_ms + GAP_MS) // MINUTE_MS)
 
 
-class Sessions:
-    """The sessions of one partition, and the events about them."""
+def mix(item: int) -> int:
+    """splitmix64 of an item."""
+    z = (item + 1) * 0x9E3779B97F4A7C15 % 2**64
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    return z ^ z >> 31
 
-    def __init__(self, prefix: str, types: list[str], label: str) -> None:
+
+class Sessions:
+    """The sessions of one partition, the events about them, and the alerts on their ends."""
+
+    def __init__(self, prefix: str, types: list[str], label: str, scored: bool = False) -> None:
         """prefix: "topic-partition-" """
-        self._prefix, self._types, self._label = prefix, types, label
+        self._prefix, self._types, self._label, self._scored = prefix, types, label, scored
         self.of: dict[str, Session] = {}
         self.events: list[Event] = []
+        self.alerts: list[Event] = []
 
     @property
     def is_open(self) -> bool:
@@ -59,9 +76,24 @@ class Sessions:
         if starts:
             self._tell(user, "opened", time_ms)
 
+    def item(self, user: str, item: int, surprise: float) -> None:
+        """Add the item of the click that was added last."""
+        one = self.of[user]
+        one.vector, one.peak, one.item = (one.vector + mix(item)) % 2**64, max(one.peak, surprise), item
+
     def _end(self, user: str) -> None:
         self.of[user].ended = True
-        self._tell(user, "closed", self.of[user].last_ms)
+        one = self.of[user]
+        self._tell(user, "closed", one.last_ms)
+        if not self._scored:
+            return
+        p_value = float(np.exp(-one.nats))
+        self.events[-1]["p_value"] = p_value
+        if one.episode:
+            id_ = f"{self._prefix}{one.offset}-end" + (f"-{one.revision}" if one.revision else "")
+            episode = id_ if one.episode < 0 else f"{self._prefix}{one.episode - 1}"
+            more = {"timestamp": one.last_ms, "p_value": p_value, "episode": episode, "model": self._label}
+            self.alerts.append({"id": id_, "user_id": user, "event_type": "session end"} | one.alert | more)
 
     def _tell(self, user: str, phase: str, time_ms: int) -> None:
         one = self.of[user]

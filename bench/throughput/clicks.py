@@ -85,7 +85,7 @@ def write_shop_model(directory: Path) -> None:
     surprise, event_surprise = surprises(directory, manifest.state, clicks)
     vocabulary = Vocabulary([f"i{number}" for number in range(ITEMS)], tuple(types), manifest.gap_edges_ms)
     every, none = np.ones(len(made), np.bool_), np.full(ITEMS, NO_CATEGORY, np.int64)
-    calibration = calibrated(surprise, event_surprise, clicks, every, vocabulary, none)
+    calibration = calibrated(surprise, event_surprise, clicks, every, vocabulary, none, clicks)
     write_calibration(directory, calibration)
     files = {**manifest.files, "calibration.npz": sha256(directory / "calibration.npz")}
     names = tuple(calibration.pools)

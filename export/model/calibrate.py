@@ -17,12 +17,18 @@ from export.log.log import Vocabulary
 from export.model.graph import BATCH_MULTIPLE, CLICK, ClickGraphs
 from stream.detect.behaviour import Behaviour
 from stream.detect.pvalue import ALL, HISTORIES, Pools, history_of, pool_name
-from stream.detect.statistics import begins_run, fill_class, statistics
+from stream.detect.statistics import NONE, begins_run, fill_class, statistics
 from stream.detect.tail import Tail
 from stream.detect.windows import LAST, NO_GAP, WINDOWS, Sequence, slide
 from stream.lists.rules import NO_CATEGORY
 from stream.manifest import Tensor
+from stream.model.gaps import SESSION_GAP_MS
+from stream.sessions.unusual import U64, EndCalibration, end_nats, mixed
 from stream.state.row import NO_ITEM, row_dtype
+
+MOST_ALONE = 0.1
+"""If more of the log's sessions than this share are unlike all others, that a session is so says nothing, as in a shop:
+then ends are not scored."""
 
 PART = 200_000
 """Clicks whose windows are in memory at a time."""
@@ -76,21 +82,31 @@ class Calibrated(NamedTuple):
     pools      name -> the surprises of the held-out clicks of a kind
     behaviour  the statistics of the held-out clicks
     category   (V,) int64, category of each item, NO_CATEGORY = none
+    ends       the ends of sessions; None if too many sessions of the log are unlike all others
     """
 
     pools: dict[str, Tail]
     behaviour: Behaviour
     category: I64
+    ends: EndCalibration | None
 
 
 def calibrated(
-    surprise: F32, event_surprise: F32, clicks: Clicks, held_out: Flags, vocabulary: Vocabulary, category: I64
+    surprise: F32,
+    event_surprise: F32,
+    clicks: Clicks,
+    held_out: Flags,
+    vocabulary: Vocabulary,
+    category: I64,
+    log: Clicks,
 ) -> Calibrated:
     """Calibrate on held-out clicks.
 
     surprise, event_surprise  (n,) float32, nats
     held_out                  (n,) bool
     category                  (V,) int64, category of each item, NO_CATEGORY = none
+    log                       all clicks of the log, with the items that the model will know; `clicks` are those of
+                              some of its users
     """
     pools = {name: Tail.fit(pool) for name, pool in surprise_pools(surprise, clicks, held_out, vocabulary).items()}
     names = tuple(pools)
@@ -103,12 +119,71 @@ def calibrated(
         for part in _of_whole_users(clicks.user)
     ]
     values, fill = (np.concatenate(column) for column in zip(*parts, strict=True))
-    session = session_numbers(clicks, held_out)
-    return Calibrated(
-        pools,
-        Behaviour.fit(values[held_out], fill[held_out], session, clicks.user[held_out].astype(np.int64) % 2),
-        category,
-    )
+    session, fold = session_numbers(clicks, held_out), clicks.user[held_out].astype(np.int64) % 2
+    whole = whole_sessions(log, len(vocabulary.items))
+    scores = None if whole is None else whole.scores(surprise, clicks, held_out)
+    behaviour = Behaviour.fit(values[held_out], fill[held_out], session, fold, scores)
+    ends = None
+    if whole is not None and scores is not None:
+        ends = EndCalibration(whole.known, whole.clicks, whole.ends, Tail.fit(scores), behaviour.combined)
+    return Calibrated(pools, behaviour, category, ends)
+
+
+class WholeSessions(NamedTuple):
+    """The s sessions of a log, in the order of its clicks.
+
+    vector  (s,) uint64, sum of `mixed` over the items of its clicks
+    last    (s,) int32, item of its last click
+    user    (s,) int32
+    known   (u,) uint64, ascending: the vectors of those that have ended before the log ends
+    alone   (s,) bool, it has, and no other one that has is of its vector
+    clicks  (V,) int64, clicks on each item, and
+    ends    (V,) int64, how many of them ended a session before the log ends
+    """
+
+    vector: U64
+    last: I32
+    user: I32
+    known: U64
+    alone: Flags
+    clicks: I64
+    ends: I64
+
+    def scores(self, surprise: F32, clicks: Clicks, held_out: Flags) -> F32:
+        """The score of the end of each session with held-out clicks, (h,) float32; NONE without an end or a score.
+
+        A session is left out of what it is compared with. clicks: of some users of the log, all clicks of each
+        """
+        starts = np.flatnonzero(session_starts(clicks))
+        mine = np.isin(self.user, clicks.user[starts])
+        last, prior = self.last[mine], self.ends.sum() / self.clicks.sum()
+        others = np.maximum(self.ends[last] - 1, 0)
+        alone = end_nats(self.clicks[last] - 1, others, prior)
+        found = np.maximum(alone, np.maximum.reduceat(surprise, starts)).astype(np.float32)
+        found[~self.alone[mine]] = NONE
+        return found[np.logical_or.reduceat(held_out, starts)]
+
+
+def whole_sessions(log: Clicks, items: int) -> WholeSessions | None:
+    """The sessions of a log of V = `items` items; None if more than MOST_ALONE of them are unlike all others."""
+    columns = zip(*(_ends_of(log, part) for part in _of_whole_users(log.user)), strict=True)
+    vector, end_ms, last, user = (np.concatenate(column) for column in columns)
+    over = end_ms + SESSION_GAP_MS <= log.time_ms.max()
+    known, number, count = np.unique(vector[over], return_inverse=True, return_counts=True)
+    if not len(known) or (count == 1).sum() > MOST_ALONE * over.sum():
+        return None
+    alone = np.zeros(len(over), np.bool_)
+    alone[over] = count[number] == 1
+    clicks, ends = (np.bincount(one, minlength=items + 1)[:items] for one in (log.item, last[over]))
+    return WholeSessions(vector, last, user, known, alone, clicks, ends)
+
+
+def _ends_of(log: Clicks, rows: slice) -> tuple[U64, I64, I32, I32]:
+    """Vector, time of the last click, its item, and user of each session of the clicks `rows` of whole users."""
+    part = Clicks(*(getattr(log, name)[rows] for name in log.__dataclass_fields__))
+    starts = np.flatnonzero(session_starts(part))
+    last = np.append(starts[1:], len(part)) - 1
+    return np.add.reduceat(mixed(part.item), starts), part.time_ms[last], part.item[last], part.user[last]
 
 
 def _observed(

@@ -81,6 +81,8 @@ def write_calibration(directory: Path, calibration: Calibrated) -> None:
     """Write calibration.npz. The manifest has its hash and the names of the pools."""
     tails = [*calibration.pools.values(), *calibration.behaviour.tails()]
     arrays: dict[str, Any] = {**pack(tails), "category": calibration.category.astype(np.int32)}
+    if calibration.ends is not None:
+        arrays |= calibration.ends.arrays()
     np.savez(directory / "calibration.npz", **arrays)
 
 

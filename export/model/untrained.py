@@ -45,7 +45,7 @@ def write_untrained(
     mean = float(np.log(len(items) + 1))
     names = [ALL, *(pool_name(event_type, history) for event_type in event_types for history in (None, *HISTORIES))]
     pools = {name: Tail.fit(rng.normal(mean, 0.5, 20_000).astype(np.float32)) for name in names}
-    calibration = Calibrated(pools, _behaviour(rng, len(event_types)), rng.integers(-1, 5, len(items)))
+    calibration = Calibrated(pools, _behaviour(rng, len(event_types)), rng.integers(-1, 5, len(items)), None)
     facts = Facts({"untrained": True, "seed": seed}, {})
     return write_model(
         directory,

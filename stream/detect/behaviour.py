@@ -58,7 +58,7 @@ class Behaviour:
     combined: Tail
 
     @classmethod
-    def fit(cls, values: F32, fill: I64, session: I64, fold: I64) -> Self:
+    def fit(cls, values: F32, fill: I64, session: I64, fold: I64, ends: F32 | None = None) -> Self:
         """Calibrate on n held-out clicks, session after session.
 
         values   (n, S) float32, as `statistics` returns them
@@ -66,6 +66,8 @@ class Behaviour:
         session  (n,) int64, number of each click's session, ascending
         fold     (n,) int64, 0 or 1, the same for all clicks of a user. The p-values of one fold come from the other:
                  those of clicks among themselves would be too large for what is new
+        ends     (s,) float32, the score of the end of each session, NONE = none; None if ends are not scored. The end
+                 of a session counts as one more statistic of it
         """
         strongest = np.zeros(len(values))
         for own in (0, 1):
@@ -74,8 +76,9 @@ class Behaviour:
             if mine.any():
                 parts = _parts(values[other], fill[other], session[other])
                 strongest[mine] = _each(_lookup(parts), values[mine], fill[mine]).max(1)
-        largest, _ = _largest(strongest.astype(np.float32)[:, None], session)
-        return cls(_parts(values, fill, session), Tail.fit(largest[:, 0]))
+        largest, starts = _largest(strongest.astype(np.float32)[:, None], session)
+        of_session = largest[:, 0] if ends is None else np.maximum(largest[:, 0], _of_ends(ends, fold[starts]))
+        return cls(_parts(values, fill, session), Tail.fit(of_session))
 
     def nats(self, values: F32, fill: I64) -> tuple[F64, F64]:
         """-log of the combined p-value (n,), and of that of each statistic (n, S), nats."""
@@ -115,6 +118,16 @@ def _parts(values: F32, fill: I64, session: I64) -> list[list[Tail]]:
         [Tail.fit(whole[:, index, column], scale) for index in range(FILLS)]
         for column, scale in enumerate(SMALLEST_SCALES)
     ]
+
+
+def _of_ends(ends: F32, fold: I64) -> F32:
+    """-log of the p-value of the end of each session (s,), nats, by the sessions of the other fold. fold: (s,)"""
+    found = np.zeros(len(ends), np.float32)
+    for own in (0, 1):
+        mine = (fold == own) & (ends > NONE)
+        other = fold != own if (fold != own).any() else fold == own
+        found[mine] = Tail.fit(ends[other]).nats_of(ends[mine])
+    return found
 
 
 def _lookup(parts: list[list[Tail]]) -> Tails:

@@ -19,6 +19,9 @@ from stream.detect.windows import LAST, PER_NAT, Bools, Windows
 
 STATISTICS = ("clicks", "event types", "regular gaps", "rate", "one item", "twins", "category run")
 
+END = "end"
+"""The end of a session has this name among the statistics of an alert (sessions.unusual)."""
+
 SMALLEST_SCALES = (OF_NATS, OF_NATS, OF_NATS, OF_NATS, OF_COUNTS, OF_COUNTS, OF_COUNTS)
 """Of the tail of each statistic. The probability that g gaps are all shorter than x falls as x^g, and that they all
 differ by less than x as x^(g - 1), so the statistics of gaps are in nats too."""

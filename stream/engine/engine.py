@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stream.detect.detector import Evidence
+from stream.detect.detector import Evidence, Fields
 from stream.engine.columns import Columns, Encoder
 from stream.engine.decide import Decider, Decisions
 from stream.engine.requests import select, staying, with_removed
@@ -22,10 +22,12 @@ from stream.engine.step import run_waves
 from stream.engine.waves import Bools, Index, waves
 from stream.events import Partition
 from stream.model.runtime import Model
-from stream.population.judge import Judge
+from stream.population.judge import Judge, Judgement
+from stream.population.quiet import Asked
 from stream.population.watch import SystemRule
 from stream.sessions.ends import Batch, Ended, at_rest, ended, joined
 from stream.sessions.track import SEEN, Track, session_fields
+from stream.sessions.unusual import EndCalibration
 from stream.settings import Rules
 from stream.state.arena import NO_SLOT, Arena, Found, Owner
 from stream.state.event_ids import Hashes
@@ -89,8 +91,9 @@ class Engine:
         rules: Rules,
         forgetting: Forgetting = NEVER,
         lists: str = "every",
+        ends: EndCalibration | None = None,
     ) -> None:
-        """k, exclude_recent, rules and lists are arguments of Decider.
+        """k, exclude_recent, rules and lists are arguments of Decider. ends: None if the model does not score ends.
 
         Raises ConfigError if the catalogue is not usable.
         """
@@ -98,7 +101,8 @@ class Engine:
         self.judge = judge
         self.arena = arena
         self._forgetting = forgetting
-        followed = (*judge.row_fields, *session_fields(len(model.manifest.event_types)))
+        self.ends = ends
+        followed = (*judge.row_fields, *session_fields(len(model.manifest.event_types), ends))
         self._followed = [SEEN, *(field.name for field in followed)]
         self.decide = Decider(model, k, exclude_recent, rules, lists)
         self.encoder = Encoder(model, rules, self.decide.categories if rules.same_category else None)
@@ -152,9 +156,9 @@ class Engine:
         )
         asked = clicks.asked and clicks.asked._replace(before=clicks.asked.before[decided])
         kept = [self.arena.kept.get(partition, b"") for partition in found.partitions]
-        judged = self.judge(evidence, found.partition[evidence.owner], kept, before, rows, asked)
-        after = dict(zip(found.partitions, judged.kept, strict=True))
         track = Track(evidence, times[decided], before, len(self.model.manifest.event_types))
+        judged = self._judge(evidence, track, found.partition[evidence.owner], kept, before, rows, asked)
+        after = dict(zip(found.partitions, judged.kept, strict=True))
         track.write(rows)
         of_click = found.partition[clicks.owner]
         latest = latest_times(found.partitions, of_click, times)
@@ -163,6 +167,27 @@ class Engine:
         decisions = self.decide(its, steps, judged.verdicts)
         opened, ends = np.sort(decided[track.by_user[track.starts]]), ended(self.arena, batch, track)
         return Cycle(decided, failed, repeated, decisions, judged.rules, opened, ends, staged)
+
+    def _judge(
+        self,
+        seen: Evidence,
+        track: Track,
+        partition: Index,
+        kept: Sequence[bytes],
+        before: Fields,
+        rows: Rows,
+        asked: Asked | None,
+    ) -> Judgement:
+        """Judge the decided clicks, and the end of the user's session after each of them if the model scores ends."""
+        if self.ends is None:
+            return self.judge(seen, partition, kept, before, rows, asked)
+        ending = track.running(seen.recent[:, 0], seen.surprise)
+        nats = np.empty(len(seen.owner))
+        nats[track.by_user] = self.ends.nats(ending)
+        judged = self.judge(seen, partition, kept, before, rows, asked, nats)
+        assert judged.ends is not None
+        track.score(ending, *judged.ends)
+        return judged
 
     def _stage(
         self,

@@ -10,10 +10,12 @@ import click
 import msgspec
 
 from stream.errors import ConfigError
-from stream.events import DRIFT, Anomaly, SystemAlert
+from stream.events import DRIFT, WHOLE_SESSIONS, Anomaly, SystemAlert
 from stream.kafka_config import read_kafka_config
 from stream.ops.options import connection_options, topic_option
 from stream.ops.text import printable, time_of
+
+UNKNOWN = "an item that the model does not know"
 
 Alert = Anomaly | SystemAlert
 Topic = tuple[str, type[Anomaly] | type[SystemAlert]]
@@ -135,15 +137,27 @@ def in_words(alert: Alert) -> str:
 
 
 def _of_user(alert: Anomaly) -> list[tuple[str, str]]:
-    rate = f"{1 / alert.threshold:,.0f}"
+    of_end, what, rate = (
+        alert.pool == WHOLE_SESSIONS,
+        f"{alert.event_type} of {alert.item_id}",
+        f"{1 / alert.threshold:,.0f}",
+    )
+    pool = alert.pool if of_end else f"after {alert.pool}"
     rows = [
         ("user", alert.user_id),
-        ("click", f"{alert.event_type} of {alert.item_id}"),
+        ("end of session", f"after {alert.item_id or UNKNOWN}") if of_end else ("click", what),
         ("p-value", f"{alert.p_value:.2g}; an alert needs {alert.threshold:g} or less: one false in {rate} sessions"),
-        ("compared with", f"{alert.pool_size:,} held-out sessions, after {alert.pool}"),
+        ("compared with", f"{alert.pool_size:,} held-out sessions, {pool}"),
     ]
     rows += [("  " + name, f"p-value {p:.2g}") for name, p in alert.statistics.items()]
-    rows.append(("item", f"surprise {alert.surprise:.2f} nats, a probability of {exp(-alert.surprise):.2g}"))
+    rows.append(
+        (
+            "last item" if of_end else "item",
+            f"surprise {alert.surprise:.2f} nats, a probability of {exp(-alert.surprise):.2g}",
+        )
+    )
+    if of_end:
+        return rows
     expected = ", ".join(f"{likely.item_id} ({likely.probability:.1%})" for likely in alert.expected)
     rows.append(("expected", expected or f"{alert.expected_cut} items, left out because of the topic's limit"))
     return rows if alert.part_of is None else [*rows, ("part of", f"{alert.part_of}, an alert on many users")]

@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from stream.errors import ConfigError
-from stream.events import Anomaly, Feedback
+from stream.events import Anomaly, Feedback, clicks_topic_of
 from stream.kafka_config import KafkaConfig, read_kafka_config
 from stream.ops.explain import alerts_among
 from stream.ops.options import connection_options, topic_option
@@ -94,7 +94,7 @@ def feedback(
     said = Feedback(id_, alert.user_id, alert.episode, verdict, now_ms, by, note, until_ms, names)
     key = alert.user_id.encode()
     if until_ms is not None:
-        topic = id_.rsplit("-", 2)[0]
+        topic = clicks_topic_of(id_)
         if topic != clicks_topic:
             raise ConfigError(
                 f"the alert is on a click of topic {topic}, not of {clicks_topic}; give --clicks-topic {topic}"
@@ -140,11 +140,11 @@ def until(text: str, now_ms: int) -> int:
 
 def _check(statistics: Iterable[str], until_ms: int | None) -> None:
     """Raises ConfigError if these statistics cannot be quiet."""
-    from stream.detect.statistics import STATISTICS
+    from stream.population.quiet import NAMES
 
     for name in statistics:
-        if name not in STATISTICS:
-            raise ConfigError(f"--statistic {printable(name)!r} is none of {', '.join(STATISTICS)}")
+        if name not in NAMES:
+            raise ConfigError(f"--statistic {printable(name)!r} is none of {', '.join(NAMES)}")
     if statistics and not until_ms:
         raise ConfigError("--statistic needs --quiet TIME: it says which alerts are kept back")
 

@@ -21,6 +21,7 @@ import numpy as np
 from stream.detect.alert import AlertRule, Verdicts
 from stream.detect.detector import Detector, Evidence, Fields
 from stream.detect.episodes import EPISODE, follow
+from stream.detect.tail import F32, F64, I64
 from stream.manifest import Tensor
 from stream.population.counts import Counts
 from stream.population.quiet import QUIET, Asked, quieted
@@ -33,17 +34,30 @@ log = logging.getLogger(__name__)
 T = TypeVar("T", Rates, Counts)
 
 
+class Ends(NamedTuple):
+    """The end of the user's session after each of n clicks, as if the session ended there.
+
+    nats     (n,) float32, -log of its p-value
+    episode  (n,) int64, the alert that it raises, as in Followed.ends
+    """
+
+    nats: F32
+    episode: I64
+
+
 class Judgement(NamedTuple):
     """The result for n clicks.
 
     verdicts  the p-values, and the alerts on single users
     rules     the begins and ends of episodes of whole partitions, in the order of the clicks of each partition
     kept      what is kept of each partition after them, as bytes
+    ends      the end of the user's session after each click; None if ends are not scored
     """
 
     verdicts: Verdicts
     rules: list[SystemRule]
     kept: list[bytes]
+    ends: Ends | None
 
 
 class Judge:
@@ -59,7 +73,7 @@ class Judge:
         """alpha: a click with at most this p-value is unusual, the nominal share of sessions with an alert."""
         self.detector = detector
         self._population = population
-        self._alpha, self._least = alpha, -math.log(alpha)
+        self.alpha, self._least = alpha, -math.log(alpha)
         self.row_fields = (*detector.row_fields, *EPISODE, PASSED, *ROW_FIELDS, *QUIET)
 
     def __call__(
@@ -70,6 +84,7 @@ class Judge:
         before: Fields,
         rows: Rows,
         asked: Asked | None = None,
+        ends: F64 | None = None,
     ) -> Judgement:
         """Judge n clicks of m users, and write the fields `row_fields` of their rows.
 
@@ -77,17 +92,22 @@ class Judge:
         kept       what is kept of each partition, as bytes; none for a new one
         before, rows  as in `Detector.judge`
         asked      the requests for quiet among the clicks; None if there is none
+        ends       (n,) -log of the p-value of the end of the user's session after each click, by the calibration; None
+                   if ends are not scored. Changed in place
         """
         rates = [_decoded(Rates.decode, data[:SIZE]) for data in kept]
         counts = [_decoded(Counts.decode, data[SIZE:]) for data in kept]
         judged = self.detector.judge(seen, before, rows)
-        nats, drifts = correct(seen, judged.nats, partition, rates, self.detector.held_out, before, rows)
+        nats, drifts = correct(seen, judged.nats, partition, rates, self.detector.held_out, before, rows, ends)
         quiet = quieted(seen, judged.strongest, asked, before, rows)
-        heard = nats if quiet is None else np.where(quiet, 0.0, nats)
-        alerted, episodes = follow(seen, heard, self._least, before, rows)
+        heard = nats if quiet is None else np.where(quiet[0], 0.0, nats)
+        if ends is not None:
+            ends = ends.astype(np.float32).astype(np.float64)  # as the row stores it
+        heard_ends = ends if ends is None or quiet is None else np.where(quiet[1], 0.0, ends)
+        alerted, episodes, raised = follow(seen, heard, self._least, before, rows, heard_ends)
         reasons = [judged.why(click) for click in alerted]
         alerts = [
-            AlertRule(why.pool, why.pool_size, self._alpha, episode, why.statistics, why.sentence)
+            AlertRule(why.pool, why.pool_size, self.alpha, episode, why.statistics, why.sentence)
             for why, episode in zip(reasons, episodes, strict=True)
         ]
         verdicts = Verdicts(np.exp(-nats), np.array(alerted, np.intp), alerts)
@@ -99,7 +119,8 @@ class Judge:
             one.encode() + many.encode() if number in used else data
             for number, (one, many, data) in enumerate(zip(rates, counts, kept, strict=True))
         ]
-        return Judgement(watched, rules, after)
+        ended = None if ends is None or raised is None else Ends(ends.astype(np.float32), raised)
+        return Judgement(watched, rules, after, ended)
 
 
 def _decoded(decode: Callable[[bytes], T], data: bytes) -> T:

@@ -2,6 +2,7 @@
 
     request  -> in the user's row: until which time, and for which statistics
     click    -> before this time, and its strongest statistic is one of these: it raises no alert, opens no episode
+    end      -> of a session whose last click is before this time: it raises no alert if ends are among these
 
 p-values, surprise and the counts of the partition stay as they are. A user who is forgotten, or who begins again, is
 quiet no longer.
@@ -16,15 +17,18 @@ from typing import NamedTuple
 import numpy as np
 
 from stream.detect.detector import Evidence, Fields
-from stream.detect.statistics import STATISTICS
+from stream.detect.statistics import END, STATISTICS
 from stream.detect.windows import Bools
 from stream.manifest import Tensor
 from stream.state.row import Index, Rows
 
 UNTIL_S, WHICH = "quiet_until_s", "quiet_statistics"
+NAMES = (*STATISTICS, END)
+"""What can be quiet by itself."""
+
 QUIET = (Tensor(UNTIL_S, (), "uint32"), Tensor(WHICH, (), "int32"))
 """The fields of a row: until which time of clicks the user is quiet, s since the epoch (0 = is not), and for which
-statistics, a bit each; 0 = all."""
+of NAMES, a bit each; 0 = all."""
 
 NOT_ASKED = -1
 
@@ -33,7 +37,7 @@ class Quiet(NamedTuple):
     """A request to keep alerts back. A later request of the same user replaces it.
 
     until_s     time of clicks, s since the epoch; 0 = the user is not quiet
-    statistics  bit i is set for STATISTICS[i]; 0 = all statistics
+    statistics  bit i is set for NAMES[i]; 0 = all of them
     """
 
     until_s: int
@@ -41,8 +45,8 @@ class Quiet(NamedTuple):
 
     @classmethod
     def of(cls, until_ms: int, names: Sequence[str]) -> "Quiet":
-        """until_ms  ms since the epoch, rounded down to s. names: some of STATISTICS, none = all"""
-        return cls(until_ms // 1000, sum(1 << STATISTICS.index(name) for name in set(names)))
+        """until_ms  ms since the epoch, rounded down to s. names: some of NAMES, none = all"""
+        return cls(until_ms // 1000, sum(1 << NAMES.index(name) for name in set(names)))
 
 
 class Asked(NamedTuple):
@@ -62,8 +66,11 @@ class Asked(NamedTuple):
         return Asked(self.requests, self.before[clicks], self.last[users])
 
 
-def quieted(seen: Evidence, strongest: Index, asked: Asked | None, before: Fields, rows: Rows) -> Bools | None:
-    """Which of n clicks are quiet (n,); None if no user is. Writes the fields QUIET of the rows.
+def quieted(
+    seen: Evidence, strongest: Index, asked: Asked | None, before: Fields, rows: Rows
+) -> tuple[Bools, Bools] | None:
+    """Which of n clicks are quiet (n,), and after which clicks the end of the session would be (n,); None if no user is
+    quiet. Writes the fields QUIET of the rows.
 
     strongest  (n,) intp, the strongest statistic of each click, index into STATISTICS
     asked      the requests among these clicks; None if there is none
@@ -78,7 +85,7 @@ def quieted(seen: Evidence, strongest: Index, asked: Asked | None, before: Field
         user: (Quiet(int(before[UNTIL_S][user]), int(before[WHICH][user])), NOT_ASKED)
         for user in np.flatnonzero(concerned).tolist()
     }
-    quiet = np.zeros(len(seen.owner), np.bool_)
+    quiet, at_end = np.zeros((2, len(seen.owner)), np.bool_)
     for click in np.flatnonzero(concerned[seen.owner]).tolist():
         user = int(seen.owner[click])
         now, number = state[user]
@@ -87,14 +94,15 @@ def quieted(seen: Evidence, strongest: Index, asked: Asked | None, before: Field
             now = asked.requests[number]
         if seen.clicks_before[click] == 0:
             now = Quiet(0, 0)
-        quiet[click] = seen.time_ms[click] < now.until_s * 1000 and _concerns(now, int(strongest[click]))
+        if seen.time_ms[click] < now.until_s * 1000:
+            quiet[click], at_end[click] = _concerns(now, int(strongest[click])), _concerns(now, NAMES.index(END))
         state[user] = now, number
     for user, (now, number) in state.items():
         if asked is not None and asked.last[user] != number:
             now = asked.requests[asked.last[user]]
         stays = rows["clicks"][user] > 0  # else the user has no click, or has begun again with one that failed
         rows[UNTIL_S][user], rows[WHICH][user] = now if stays else (0, 0)
-    return quiet
+    return quiet, at_end
 
 
 def _concerns(quiet: Quiet, statistic: int) -> bool:

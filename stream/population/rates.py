@@ -200,7 +200,14 @@ class Rates:
 
 
 def correct(
-    seen: Evidence, nats: F64, partition: Index, kept: Sequence[Rates], held_out: int, before: Fields, rows: Rows
+    seen: Evidence,
+    nats: F64,
+    partition: Index,
+    kept: Sequence[Rates],
+    held_out: int,
+    before: Fields,
+    rows: Rows,
+    ends: F64 | None = None,
 ) -> tuple[F64, list[Drift]]:
     """Correct the p-values of n clicks of m users, and write the field PASSED of the rows.
 
@@ -209,6 +216,8 @@ def correct(
     kept       the rates of the partitions, changed in place
     held_out   number of held-out sessions of the calibration
     before, rows  as in `Detector.judge`
+    ends       (n,) -log of the p-value of the end of the user's session after each click; None if ends are not scored.
+               Corrected in place like the click's. The shares are those of clicks, so an end is not counted
     returns    (n,) -log of the corrected p-values, new memory; and the begins and ends of drifts
     """
     starts = (seen.clicks_before == 0) | starts_session(seen.gap_ms)
@@ -218,7 +227,7 @@ def correct(
         mine = np.flatnonzero(partition == number) if len(kept) > 1 else np.arange(len(nats))
         if len(mine):
             theirs = [one for one in crossings if partition[one.click] == number]
-            drifts += _follow(rates, mine, seen, starts, theirs, held_out, found)
+            drifts += _follow(rates, mine, seen, starts, theirs, held_out, found, ends)
     return found, drifts
 
 
@@ -244,9 +253,16 @@ def _crossings(seen: Evidence, nats: F64, starts: Bools, before: npt.NDArray[np.
 
 
 def _follow(
-    rates: Rates, clicks: Index, seen: Evidence, starts: Bools, crossings: list[Crossing], held_out: int, nats: F64
+    rates: Rates,
+    clicks: Index,
+    seen: Evidence,
+    starts: Bools,
+    crossings: list[Crossing],
+    held_out: int,
+    nats: F64,
+    ends: F64 | None,
 ) -> list[Drift]:
-    """Follow the clicks of one partition, and correct their nats in place.
+    """Follow the clicks of one partition, and correct their nats and those of the ends in place.
 
     clicks     (c,) positions of the partition's clicks among the n, ascending
     starts     (n,) the click begins a session
@@ -264,6 +280,8 @@ def _follow(
         last = first + int(ended[0]) if len(ended) else len(clicks)
         part = clicks[first:last]
         nats[part] = rates.corrected(nats[part])
+        if ends is not None:
+            ends[part] = rates.corrected(ends[part])
         rates.begun += int(begun[last] - begun[first])
         while one is not None and (last == len(clicks) or one.click < clicks[last]):
             rates.count(one)

@@ -1,4 +1,5 @@
-"""Follows the session of each user: when it began, its last click, and its clicks by event type, in the user's row.
+"""Follows the session of each user in the user's row: when it began, its last click, its clicks by event type, and what
+its end would be.
 
 A session ends after SESSION_GAP_MS without a click of the user. Either the user's next click comes after such a pause,
 or the partition's time has moved on by so much since the user's last click, rounded up to a whole minute (`sessions.
@@ -13,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.detect.detector import Evidence, Fields
+from stream.detect.tail import F32
 from stream.detect.windows import Bools
 from stream.manifest import Tensor
 from stream.model.gaps import SESSION_GAP_MS, starts_session
+from stream.sessions.unusual import EndCalibration, Ending, running
 from stream.state.row import Index, Rows
 from stream.state.seen import MINUTE_MS, minute
 
@@ -37,6 +40,7 @@ class Sessions(NamedTuple):
     last_ms   (n,) int64, the largest time of a click
     revision  (n,) int32, how often it had ended before, and a late click then went on with it
     types     (n, T + 1) int32, its clicks by event type; the last column counts those of unknown types
+    ending    what their ends would be; None if the model does not score ends
     """
 
     offset: I64
@@ -44,30 +48,40 @@ class Sessions(NamedTuple):
     last_ms: I64
     revision: I32
     types: I32
+    ending: Ending | None = None
 
     @classmethod
     def of(cls, rows: Fields | Rows, which: Index) -> "Sessions":
         """The sessions in the rows at the positions `which`."""
-        return cls._make(rows[name][which] for name in NAMES)
+        offset, start_ms, last_ms, revision, types = (rows[name][which] for name in NAMES)
+        return cls(offset, start_ms, last_ms, revision, types, Ending.of(rows, which))
 
     def then(self, others: "Sessions") -> "Sessions":
         """These sessions and then the others."""
-        return Sessions._make(np.concatenate([one, other]) for one, other in zip(self.all(), others.all(), strict=True))
+        pairs = zip(self.columns(), others.columns(), strict=True)
+        offset, start_ms, last_ms, revision, types = (np.concatenate(pair) for pair in pairs)
+        ending = None if self.ending is None or others.ending is None else self.ending.then(others.ending)
+        return Sessions(offset, start_ms, last_ms, revision, types, ending)
 
     def take(self, which: Index) -> "Sessions":
         """Select the sessions at the positions `which`."""
-        return Sessions._make(column[which] for column in self.all())
+        offset, start_ms, last_ms, revision, types = (column[which] for column in self.columns())
+        return Sessions(offset, start_ms, last_ms, revision, types, self.ending and self.ending.take(which))
 
-    def all(self) -> list[npt.NDArray[np.signedinteger[Any]]]:
-        """All columns."""
-        return list(self)
+    def columns(self) -> list[npt.NDArray[Any]]:
+        """All but `ending`."""
+        return [self.offset, self.start_ms, self.last_ms, self.revision, self.types]
 
 
-def session_fields(event_types: int) -> tuple[Tensor, ...]:
-    """The fields of a row. event_types: T, the number of event types that the model knows."""
+def session_fields(event_types: int, ends: EndCalibration | None) -> tuple[Tensor, ...]:
+    """The fields of a row.
+
+    event_types  T, the number of event types that the model knows
+    ends         None if the model does not score ends
+    """
     kinds = ("int64", "int64", "int64", "int32", "int32")
     shapes = ((), (), (), (), (event_types + 1,))
-    return tuple(map(Tensor, NAMES, shapes, kinds))
+    return (*map(Tensor, NAMES, shapes, kinds), *(() if ends is None else ends.row_fields))
 
 
 def due(seen_ms: I64) -> I64:
@@ -85,6 +99,7 @@ class Track:
     seen_ms   (n,) int64, time of the partition with the click
     was_seen  (n,) int64, the same of the user's click before, maybe of an earlier batch; 0 = none
     over      (n,) bool, the session of the user's click before has ended by the partition's time, or there is none
+    ending    what the end of the session would be after each click; None if the model does not score ends
     """
 
     def __init__(self, seen: Evidence, now_ms: I64, before: Fields, event_types: int) -> None:
@@ -99,10 +114,28 @@ class Track:
         self._before, self._offset, self._time_ms = before, seen.offset[order], seen.time_ms[order]
         at = np.arange(len(order))
         self._begin = np.maximum.accumulate(np.where(self.starts | self.first, at, 0))
+        self.ending: Ending | None = None
         revised = (self.over & ~self.starts).astype(np.int32)
         types = np.zeros((len(order) + 1, event_types + 1), np.int32)
         types[at + 1, seen.event_type[order]] = 1
         self._types, self._revised = types.cumsum(0, dtype=np.int32), np.append(0, revised).cumsum(dtype=np.int32)
+
+    def running(self, item: I32, surprise: F32) -> Ending:
+        """What the sessions have of items and surprise with each click (n,), in the order of the users, not yet scored.
+
+        item, surprise  (n,) of the clicks, in their order
+        """
+        goes_on = self.first[self._begin] & ~self.starts[self._begin]
+        order = self.by_user
+        return running(item[order], surprise[order], self._begin, goes_on, self.owner, self._before)
+
+    def score(self, ending: Ending, nats: F32, episode: I64) -> None:
+        """Set what the ends of the sessions would be.
+
+        ending  as `running` returns it
+        nats, episode  (n,) of the clicks, in their order, as in Ending
+        """
+        self.ending = ending._replace(nats=nats[self.by_user], episode=episode[self.by_user])
 
     def after(self, clicks: Index) -> Sessions:
         """The session of each click as it is after the click. clicks: (k,) positions in the order of the users"""
@@ -118,6 +151,7 @@ class Track:
             np.where(goes_on, np.maximum(were.last_ms, last_ms), last_ms),
             np.where(goes_on, were.revision, 0) + revision,
             types + np.where(goes_on[:, None], were.types, 0),
+            self.ending and self.ending.take(clicks),
         )
 
     def write(self, rows: Rows) -> None:
@@ -126,5 +160,7 @@ class Track:
         user, now = self.owner[last], self.after(last)
         stays = rows["clicks"][user] > 0  # else the user has begun again, with a click that failed
         rows[SEEN][user] = np.where(stays, self.seen_ms[last], 0)
-        for name, values in zip(NAMES, now.all(), strict=True):
+        for name, values in zip(NAMES, now.columns(), strict=True):
             rows[name][user] = values * (stays if values.ndim == 1 else stays[:, None])
+        if now.ending is not None:
+            now.ending.write(rows, user, stays)

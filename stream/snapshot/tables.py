@@ -58,7 +58,7 @@ def open_layout(directory: Path, key_file: str) -> Layout:
     """
     manifest = read_manifest(directory)
     users_mark = read_pseudonyms(key_file).mark if key_file else 0
-    dtype, mark = row_layout(manifest, open_judge(directory, manifest, ALPHA), users_mark)
+    dtype, mark = row_layout(manifest, *open_judge(directory, manifest, ALPHA), users_mark)
     tensors = tuple(tensor.name for tensor in manifest.state)
     return Layout(manifest.label, dtype, mark, read_items(directory, manifest), tensors)
 

@@ -1,6 +1,7 @@
 """Converts the engine's decisions to events: a Recommendation for each click, an Anomaly for each anomalous click."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -194,19 +195,19 @@ def closed_sessions(
     event_types: Sequence[str],
     users: Sequence[str],
     partitions: Sequence[Partition],
-    offset: I64,
-    start_ms: I64,
-    last_ms: I64,
-    revision: I32,
-    types: I32,
+    sessions: Sequence[npt.NDArray[Any]],
+    p_value: F64 | None,
 ) -> list[Session]:
     """Make the events of n sessions that have ended.
 
     event_types  (T,) the names that the model knows
     users        (n,) user ids
     partitions   (n,) partitions of their clicks
-    offset, start_ms, last_ms, revision  (n,) and types (n, T + 1) as in sessions.track.Sessions
+    sessions     offset, start_ms, last_ms, revision, each (n,), and types (n, T + 1), as in sessions.track.Sessions
+    p_value      (n,) float64 in (0, 1], of the ends; None if the model does not score them
     """
+    p_values: list[float] | list[None] = [None] * len(users) if p_value is None else p_value.tolist()
+    offset, start_ms, last_ms, revision, types = sessions
     columns = (offset, start_ms, last_ms, revision, types[:, -1], types.sum(1), types)
     return [
         Session(
@@ -220,8 +221,9 @@ def closed_sessions(
             model=label,
             revision=times,
             unknown_events=unknown,
+            p_value=p,
         )
-        for user, partition, first, start, last, times, unknown, clicks, counts in zip(
-            users, partitions, *(column.tolist() for column in columns), strict=True
+        for user, partition, p, first, start, last, times, unknown, clicks, counts in zip(
+            users, partitions, p_values, *(column.tolist() for column in columns), strict=True
         )
     ]

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from stream.detect.statistics import STATISTICS
 from stream.engine import isolate
 from stream.engine.columns import Columns
 from stream.engine.engine import Cycle, Engine
@@ -16,7 +15,7 @@ from stream.events import Anomaly, Click, Origin, Partition, Recommendation, Ses
 from stream.kafka.changelog import POSITION_KEY, Mark
 from stream.kafka.delivery import Record
 from stream.kafka.fetch import Chunk
-from stream.population.quiet import Quiet
+from stream.population.quiet import NAMES, Quiet
 from stream.settings import Topics
 from stream.state.arena import Arena
 from stream.state.staged import Staged
@@ -54,7 +53,8 @@ class Batch:
     offsets   partition -> offset of the next message to read
     refused   the messages that became dead letters
     dropped   origin of each message that the mapping leaves out -> why
-    alerts    the alerts on single users, in the order of their clicks
+    alerts    the alerts on single users, in the order of their clicks; those on ends of sessions before that of the
+              click with which they end
     system_alerts  the alerts on many users, in the order of their clicks
     left_out  optional field -> number of messages whose value in this field was not valid
     seconds   stage of the cycle -> how long it took. `process` measures the first three
@@ -182,17 +182,26 @@ def process(
     return Batch(columns, cycle, records, offsets, refused, dropped, alerts, on_many, left_out, seconds)
 
 
-def rest(engine: Engine, topics: Topics, expected: Mapping[Partition, int], partitions: Sequence[Partition]) -> Batch:
+def rest(
+    engine: Engine,
+    topics: Topics,
+    limits: Mapping[str, int],
+    expected: Mapping[Partition, int],
+    partitions: Sequence[Partition],
+) -> Batch:
     """End the sessions of partitions that have no clicks. Runs in the engine thread.
 
+    limits    topic -> largest size in bytes of a record's key and value together
     expected  partition -> offset at which its next chunk must begin. It stays
     Without records, if no session was open.
     """
     cycle = engine.rest(partitions)
     offsets = {partition: expected[partition] for partition in cycle.staged.times}
-    records = _sessions(sessions(engine, (), (), cycle), topics.sessions)
+    alerts = anomalies(engine, (), (), cycle)
+    records = _anomalies(alerts, topics.anomalies, limits)
+    records += _sessions(sessions(engine, (), (), cycle), topics.sessions)
     records += _marks(engine.arena, cycle.staged, offsets, topics.changelog)
-    return Batch(engine.encoder.columns((), ()), cycle, records, offsets, [], {}, [], [], {})
+    return Batch(engine.encoder.columns((), ()), cycle, records, offsets, [], {}, alerts, [], {})
 
 
 def _sessions(events: list[Session], topic: str) -> list[Record]:
@@ -222,7 +231,7 @@ def _request(record: Any, codec: Codec, partition: Partition, before: int) -> Re
     user = user_to_forget(record, codec)
     if user is not None:
         return Request(before, (partition, user))
-    asked = quieting(record, STATISTICS)
+    asked = quieting(record, NAMES)
     if asked is None:
         return None
     return Request(before, (partition, record.key), Quiet.of(asked.until_ms, asked.statistics))

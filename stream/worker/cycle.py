@@ -60,7 +60,7 @@ class Cycles:
     limits      topic -> the most bytes of a record, as topics.record_limits gives them
     max_clicks  of one cycle; a single fetch may not hold more
     clock_ms    the worker's clock, ms since the epoch; a click may not be far ahead of it
-    observe     called with the chunks and the batch of each committed cycle
+    observe     called with the chunks and the batch of each committed cycle; without chunks for partitions at rest
     watch       its clock measures time limits: they stand still while Kafka does not answer
     begin_at    where a group begins that has no committed offset
     meter       gets transactions, rebalances and recoveries; `observe` has what was committed
@@ -254,9 +254,9 @@ class Cycles:
         behind = [p for p in partitions if ends[p][1] > next_.get(p, 0)]
         self._rest.active(behind, self._watch.answered_s)
         resting = [p for p in partitions if p not in behind]
-        batch = await self._thread.run(rest, self._engine, self._topics, next_, resting)
+        batch = await self._thread.run(rest, self._engine, self._topics, self._limits, next_, resting)
         if batch.records and await self._write(batch, assignment):
-            self._meter.count("sessions_ended", len(batch.cycle.ended.owners))
+            self._observe((), batch)
 
     async def _write(self, batch: Batch, assignment: Assignment) -> bool:
         """Steps 3 and 4 of a cycle. False if the partitions were lost."""

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from stream import DISTRIBUTION
-from stream.detect.statistics import STATISTICS
+from stream.detect.statistics import END, STATISTICS
 from stream.detect.windows import NO_GAP
 from stream.engine.columns import Columns
 from stream.engine.engine import Cycle
@@ -103,13 +103,19 @@ class Observed:
         self._traces: Traces | None = None
         self._generation = 0  # of the group, at the latest batch
         meter.level("alpha", alpha)
-        for statistic in (*STATISTICS, NO_STATISTIC):  # Prometheus sees no increase in a count that begins with 1
+        for statistic in (*STATISTICS, END, NO_STATISTIC):  # Prometheus sees no increase in a count that begins with 1
             meter.count("alerts", 0, statistic=statistic)
         for sign in (*SIGNS, DRIFT):
             meter.count("system_alerts", 0, sign=sign)
 
     def committed(self, chunks: Sequence[Chunk], batch: Batch) -> None:
-        """Add the figures of a batch that was just committed. `chunks` is the input of the batch."""
+        """Add the figures of a batch that was just committed.
+
+        chunks  the input of the batch; none if it has only ends of sessions, of partitions at rest
+        """
+        self._ended(batch)
+        if not chunks:
+            return
         count, clicks = self.meter.count, batch.clicks
         stamps = np.array([record.timestamp for chunk in chunks for record in chunk.records], np.float64)
         count("messages", len(stamps))
@@ -117,7 +123,6 @@ class Observed:
         self._decisions(clicks, batch.cycle, chunks[0].generation)
         self._forgotten(clicks.requests, batch.cycle.staged.swept.owners)
         self._tell(batch.system_alerts)
-        self._alerts.add([*batch.alerts, *batch.system_alerts])
         for reason, n in Counter(refused.why.reason for refused in batch.refused).items():
             count("dead_letters", n, reason=reason)
         for reason, n in Counter(batch.dropped.values()).items():
@@ -186,13 +191,20 @@ class Observed:
             count("alerts", n, statistic=statistic)
         begins = starts_session(decisions.gap_ms) | (decisions.gap_ms == NO_GAP)
         count("sessions", len(cycle.opened))
-        count("sessions_ended", len(cycle.ended.owners))
         if generation != self._generation:  # partitions may have been elsewhere meanwhile
             self._hits.forget()
             self._generation = generation
         judged, hits = self._hits.judge(clicks.owners, clicks.owner[decided], begins, item, decisions.lists)
         count("lists_judged", judged)
         count("list_hits", hits)
+
+    def _ended(self, batch: Batch) -> None:
+        """Count the ends of sessions and the alerts on them, and keep all alerts for the HTTP port."""
+        self.meter.count("sessions_ended", len(batch.cycle.ended.owners))
+        of_ends = [alert for alert in batch.alerts if END in alert.statistics]
+        self.meter.count("alerts", len(of_ends), statistic=END)
+        self.meter.count("episodes", sum(alert.episode == alert.id for alert in of_ends))
+        self._alerts.add([*batch.alerts, *batch.system_alerts])
 
     def _forgotten(self, requests: Requests, removed: Sequence[Owner]) -> None:
         """Count the users whose rows were removed: those with a request, and those who were idle for too long."""

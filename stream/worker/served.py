@@ -27,7 +27,9 @@ from stream.model.probe import batch_invariant
 from stream.model.runtime import Model, load_model
 from stream.population.judge import Judge
 from stream.population.watch import Population
+from stream.sessions.alerts import end_alerts
 from stream.sessions.track import session_fields
+from stream.sessions.unusual import EndCalibration
 from stream.settings import FORGET_AFTER_DAYS, RECENT_ITEMS, Rules, Settings
 from stream.state.arena import Arena
 from stream.state.blocks import NewBlock, in_ram
@@ -66,21 +68,28 @@ def open_engine(
     new_block   makes the memory of the states
     Raises ArtifactError if the calibration is not usable, ConfigError if the catalogue is not usable.
     """
-    judge = open_judge(directory, model.manifest, alpha)
-    arena = Arena(*row_layout(model.manifest, judge, users_mark), new_block)
+    judge, ends = open_judge(directory, model.manifest, alpha)
+    arena = Arena(*row_layout(model.manifest, judge, ends, users_mark), new_block)
     forgetting = Forgetting(int(forget_after_days * DAY_MS))
-    return Engine(model, judge, arena, k, exclude_recent, rules, forgetting, lists)
+    return Engine(model, judge, arena, k, exclude_recent, rules, forgetting, lists, ends)
 
 
-def open_judge(directory: Path, manifest: Manifest, alpha: float) -> Judge:
-    """Open the judge of a model directory. Raises ArtifactError if the calibration is not usable."""
+def open_judge(directory: Path, manifest: Manifest, alpha: float) -> tuple[Judge, EndCalibration | None]:
+    """Open what judges clicks, and ends of sessions, with a model directory.
+
+    Raises ArtifactError if the calibration is not usable.
+    """
     population = Population(manifest.items, len(manifest.event_types))
-    return Judge(BehaviourDetector.load(directory, manifest), population, alpha)
+    detector = BehaviourDetector.load(directory, manifest)
+    ends = EndCalibration.load(directory, manifest.items, detector.behaviour.combined)
+    return Judge(detector, population, alpha), ends
 
 
-def row_layout(manifest: Manifest, judge: Judge, users_mark: int = 0) -> tuple[np.dtype[np.void], int]:
+def row_layout(
+    manifest: Manifest, judge: Judge, ends: EndCalibration | None, users_mark: int = 0
+) -> tuple[np.dtype[np.void], int]:
     """The dtype of the state rows of a model, and the mark that they have. users_mark: as in `open_engine`."""
-    fields = (*judge.row_fields, *session_fields(len(manifest.event_types)))
+    fields = (*judge.row_fields, *session_fields(len(manifest.event_types), ends))
     dtype = row_dtype(manifest.state, RECENT_ITEMS, fields)
     return dtype, row_mark(manifest.identity ^ users_mark, dtype)
 
@@ -181,10 +190,22 @@ def recommendations(
 
 
 def anomalies(engine: Engine, clicks: Sequence[Click], origins: Sequence[Origin], cycle: Cycle) -> list[Anomaly]:
-    """Make the alerts of a cycle, in the order of the clicks. `clicks` and `origins` are the input of the cycle."""
-    decisions, alerts = cycle.decisions, cycle.decisions.alerts
-    if not alerts.rules:  # most batches of a live shop
+    """Make the alerts of a cycle, on clicks and on ends of sessions, in the order in which they come.
+
+    clicks, origins  the input of the cycle
+    """
+    alerts = cycle.decisions.alerts
+    label, names = engine.model.manifest.label, engine.model.names
+    of_ends, at = end_alerts(cycle.ended, engine.ends, names, label, engine.judge.alpha)
+    if not alerts.rules and not of_ends:  # most batches of a live shop
         return []
+    of_clicks = _of_clicks(engine, clicks, origins, cycle)
+    order = np.argsort(np.append(at, cycle.decided[alerts.click]), kind="stable")  # of one click the ends come first
+    return [(of_ends + of_clicks)[i] for i in order.tolist()]
+
+
+def _of_clicks(engine: Engine, clicks: Sequence[Click], origins: Sequence[Origin], cycle: Cycle) -> list[Anomaly]:
+    decisions, alerts = cycle.decisions, cycle.decisions.alerts
     decided = cycle.decided[alerts.click].tolist()
     return output.anomalies(
         engine.model.names,
@@ -212,7 +233,14 @@ def sessions(engine: Engine, clicks: Sequence[Click], origins: Sequence[Origin],
     """Make the begins and ends of sessions of a cycle, in their order. `clicks` and `origins` are its input."""
     manifest, ended = engine.model.manifest, cycle.ended
     users, partitions = [user.decode() for _, user in ended.owners], [partition for partition, _ in ended.owners]
-    closed = output.closed_sessions(manifest.label, manifest.event_types, users, partitions, *ended.sessions)
+    closed = output.closed_sessions(
+        manifest.label,
+        manifest.event_types,
+        users,
+        partitions,
+        ended.sessions.columns(),
+        None if ended.sessions.ending is None else np.exp(-ended.sessions.ending.nats.astype(np.float64)),
+    )
     opened = [
         output.opened_session(manifest.label, clicks[i], origins[i], clicks[i].event_type in manifest.event_types)
         for i in cycle.opened.tolist()

@@ -86,7 +86,7 @@ def judged(
         part = Evidence(*(column[start:end] for column in seen))
         before = {field.name: rows[field.name].copy() for field in judge.row_fields}
         np.add.at(rows["clicks"], part.owner, 1)
-        verdicts, _, kept = judge(part, np.zeros(end - start, np.intp), kept, before, rows)
+        verdicts, _, kept, _ = judge(part, np.zeros(end - start, np.intp), kept, before, rows)
         p_values += verdicts.p_value.tolist()
         alerts += zip(part.offset[verdicts.alerted].tolist(), verdicts.rules, strict=True)
     return p_values, alerts, rows.tobytes()
@@ -135,7 +135,7 @@ def test_a_more_surprising_click_is_never_less_unusual(detector: Detector) -> No
 def test_its_fields_are_part_of_every_users_row(detector: Detector, model: Model) -> None:
     """A detector's fields are in the row, and restored by a recovery."""
     judge = Judge(detector, Population(model.manifest.items, len(model.manifest.event_types)), 0.05)
-    kept = (*judge.row_fields, *session_fields(len(model.manifest.event_types)))
+    kept = (*judge.row_fields, *session_fields(len(model.manifest.event_types), None))
     dtype = row_dtype(model.manifest.state, RECENT_ITEMS, kept)
     arena = Arena(dtype, row_mark(model.manifest.identity, dtype))
     run(Engine(model, judge, arena, 5, 1, Rules()), [Click("a", "i1", 1_700_000_000_000)])

@@ -138,3 +138,17 @@ def test_alerts_on_kafka_are_those_of_the_engine() -> None:
         found = DELIVERED[log]
         assert shown == [f"{found[name]:,}" for name in ("clicks", "alerts", "system_alerts")]
         assert [n for name, n in found.items() if name.endswith(("_missing", "_surplus"))] == [0] * 4
+
+
+def test_the_log_of_hdfs() -> None:
+    """The rows that the page shows are those of the file."""
+    found = json.loads((ROOT / "bench" / "results" / "hdfs.json").read_text())["results"]
+
+    def cells(rule: str) -> list[str]:
+        one = found[rule]
+        names = ("f1", "precision", "recall")
+        figures = ["1.0000" if one[name] == 1 else f"{one[name]:.4f}".removeprefix("0") for name in names]
+        return [rule, *figures, f"{one['normal_found']:,}"]
+
+    rows = table(PAGE, "The log of HDFS")
+    assert rows == [cells(row[0]) for row in rows]

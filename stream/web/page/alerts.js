@@ -26,7 +26,7 @@ export function row({ latest, alerts }, now, isNew) {
   const count = alerts > 1 ? `${alerts} alerts` : null;
   const details = many
     ? [`partition ${latest.partition}`, latest.phase, count]
-    : [`${latest.event_type} of ${latest.item_id}`, `p ${tiny(latest.p_value)}`, count];
+    : [latest.item_id ? `${latest.event_type} of ${latest.item_id}` : latest.event_type, `p ${tiny(latest.p_value)}`, count];
   return el(
     "li",
     { class: [many ? "many" : "", isNew ? "new" : ""].join(" ").trim() || undefined },

@@ -5,6 +5,7 @@ import pytest
 
 from stream.detect.behaviour import Behaviour
 from stream.detect.statistics import FILLS, NONE, STATISTICS
+from stream.detect.tail import Tail
 
 S = len(STATISTICS)
 
@@ -31,6 +32,22 @@ def test_the_nominal_share_of_sessions_has_an_alert() -> None:
     found = lowest(behaviour, values, fill, 5)
     for alpha in (0.1, 0.01, 0.001):
         assert 0.6 * alpha < (found <= alpha).mean() < 1.5 * alpha
+
+
+def test_the_nominal_share_holds_for_clicks_and_ends_together() -> None:
+    """The end counts as one more statistic of its session. A session can have no score."""
+    rng = np.random.default_rng(2)
+    scores = [np.where(rng.random(20_000) < 0.8, rng.exponential(size=20_000), NONE) for _ in range(2)]
+    ends, others = (one.astype(np.float32) for one in scores)
+    (one, *more), (values, fill, _, _) = sessions(20_000, 1, 0), sessions(20_000, 1, 1)
+    behaviour, tail = Behaviour.fit(one[:, :1].repeat(S, 1), *more, ends), Tail.fit(ends)
+    clicks = lowest(behaviour, values[:, :1].repeat(S, 1), fill, 1)
+    of_end = np.ones(20_000)
+    scored = others > NONE
+    of_end[scored] = np.exp(-behaviour.combined.nats_of(tail.nats_of(others[scored]).astype(np.float32)))
+    for alpha in (0.1, 0.01, 0.001):
+        assert 0.6 * alpha < (np.minimum(clicks, of_end) <= alpha).mean() < 1.5 * alpha
+        assert (clicks <= alpha).mean() < (np.minimum(clicks, of_end) <= alpha).mean()
 
 
 def test_a_bot_among_the_held_out_clicks_is_one_session() -> None:

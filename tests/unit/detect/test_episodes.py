@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.detect.detector import Evidence
-from stream.detect.episodes import EPISODE, GREW, follow
+from stream.detect.episodes import EPISODE, GREW, NO_ALERT, OPENS, follow
 from stream.model.gaps import SESSION_GAP_MS
 from stream.state.row import row_dtype
 
@@ -40,7 +40,7 @@ def alerts(
             rows["clicks"][user] += 1
         seen = evidence([u for u, _, _ in part], [(1 + m) * MINUTE_MS for _, m, _ in part], earlier, start)
         nats = np.array([one for _, _, one in part], np.float64)
-        alerted, episodes = follow(seen, nats, THRESHOLD, before, rows)
+        alerted, episodes, _ = follow(seen, nats, THRESHOLD, before, rows)
         found += [(start + click, episode) for click, episode in zip(alerted, episodes, strict=True)]
     return found, rows.tobytes()
 
@@ -75,7 +75,7 @@ def test_a_user_who_begins_again_begins_a_new_episode() -> None:
     before = {field.name: rows[field.name].copy() for field in EPISODE}
     rows["clicks"] = 1  # after a reset, and one click
     seen = evidence([0, 0, 0], [MINUTE_MS, 2 * MINUTE_MS, 3 * MINUTE_MS], [7, 8, 0], 5)
-    assert follow(seen, np.full(3, 9.5), THRESHOLD, before, rows) == ([0, 2], [5, 7])
+    assert follow(seen, np.full(3, 9.5), THRESHOLD, before, rows) == ([0, 2], [5, 7], None)
     assert rows["episode_offset"].tolist() == [7]
 
 
@@ -89,3 +89,22 @@ def test_batches_change_nothing(clicks: list[tuple[int, int, float]], data: st.D
     """The same alerts and the same rows, however the clicks are split."""
     cuts = sorted(data.draw(st.lists(st.integers(0, len(clicks)), max_size=4)))
     assert alerts(clicks, cuts) == alerts(clicks, []) == alerts(clicks, list(range(len(clicks))))
+
+
+def test_an_end_raises_an_alert_by_the_same_rule() -> None:
+    """It opens an episode of its own, or is part of the user's open one if it is GREW times rarer; and it changes
+    none."""
+    grew = math.log(GREW)
+    minute = [0, 1, 2, 40, 0]
+    nats = np.array([0.0, THRESHOLD, 0.0, 0.0, 0.0])
+    ends = np.array([THRESHOLD, THRESHOLD + grew - 0.1, THRESHOLD + grew + 0.1, THRESHOLD, 0.0])
+    rows = np.zeros(2, row_dtype((), 0, EPISODE))
+    rows["clicks"] = 1
+    before = {field.name: rows[field.name].copy() for field in EPISODE}
+    seen = evidence([0, 0, 0, 0, 1], [(1 + m) * MINUTE_MS for m in minute], [0, 1, 2, 3, 0], 7)
+    found = follow(seen, nats, THRESHOLD, before, rows, ends)
+    assert (found.clicks, found.episodes) == ([1], [8])
+    assert found.ends is not None
+    assert found.ends.tolist() == [OPENS, NO_ALERT, 1 + 8, OPENS, NO_ALERT]
+    assert rows[0]["unusual_ms"] == 2 * MINUTE_MS
+    assert rows[0]["alerted_nats"] == THRESHOLD

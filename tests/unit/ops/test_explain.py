@@ -120,3 +120,14 @@ def test_what_is_no_alert_is_left_out_and_counted(capsys: pytest.CaptureFixture[
     messages = [SimpleNamespace(value=lambda value=value: value) for value in values]
     assert list(alerts_among(messages, Anomaly)) == ALERTS[:1]
     assert "3 messages left out" in capsys.readouterr().err
+
+
+def test_the_end_of_a_session_is_explained_as_one() -> None:
+    """It is no click, and nothing was expected there."""
+    of_end = {"pool": "whole sessions", "event_type": "session end", "statistics": {"end": 2e-5}, "expected": []}
+    words = explained([anomaly(3, 3, id="c-1-3-end", **of_end)], "c-1-3-end")
+    assert "end of session  after i7" in words
+    assert "12,402 held-out sessions, whole sessions" in words
+    assert "expected" not in words.replace("was expected", "")
+    unknown = explained([anomaly(3, 3, item_id="", **of_end)], "c-1-3")
+    assert "after an item that the model does not know" in unknown

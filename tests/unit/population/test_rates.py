@@ -49,7 +49,9 @@ def corrected(clicks: Stream, cuts: list[int]) -> tuple[list[float], list[bytes]
         rows["clicks"][seen.owner] = 1
         before = {PASSED.name: rows[PASSED.name].copy()}
         raw, partition = np.array([one for *_, one in part]), np.array([p for _, p, _, _ in part], np.intp)
-        found, begun = correct(seen, raw, partition, rates, HELD_OUT, before, rows)
+        ends = raw.copy()
+        found, begun = correct(seen, raw, partition, rates, HELD_OUT, before, rows, ends)
+        assert ends.tolist() == found.tolist()  # an end is corrected as the click before it, and not counted
         nats += found.tolist()
         drifts += [one._replace(click=one.click + start) for one in begun]
     return nats, [one.encode() for one in rates], drifts, rows.tobytes()

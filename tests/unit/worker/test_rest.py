@@ -13,11 +13,15 @@ from stream.events import Partition, Session
 from stream.kafka.changelog import POSITION_KEY, Mark, Position
 from stream.kafka.delivery import Outcome, Record, Undecided
 from stream.kafka.fetch import Chunk
+from stream.meter import Meter
 from stream.model.runtime import load_model
 from stream.settings import Topics
+from stream.web.alerts import Alerts
 from stream.wire.json import JsonCodec
 from stream.worker.cycle import Cycles
+from stream.worker.observe import Observed
 from stream.worker.served import open_engine
+from tests.changed_model import with_scored_ends
 from tests.unit.worker.recovered import CLICKS_0
 
 START_MS = 1_700_000_000_000
@@ -69,6 +73,10 @@ class Kafka:
         return Mark.decode(values[-1] or b"", CLICKS_0)
 
     @property
+    def alerts(self) -> list[bytes]:
+        return [record.value or b"" for record in self.written if record.topic == TOPICS.anomalies]
+
+    @property
     def closed(self) -> list[Session]:
         events = [msgspec.json.decode(r.value or b"", type=Session) for r in self.written if r.topic == TOPICS.sessions]
         return [event for event in events if event.phase == "closed"]
@@ -77,12 +85,16 @@ class Kafka:
 class Worker:
     """Cycles on such a Kafka, with a clock of their own."""
 
-    def __init__(self, model_dir: Path, kafka: Kafka) -> None:
-        engine = open_engine(load_model(model_dir, "cpu"), model_dir, 3, 1, 0.001)
+    def __init__(self, model_dir: Path, kafka: Kafka, alpha: float = 0.001) -> None:
+        engine = open_engine(load_model(model_dir, "cpu"), model_dir, 3, 1, alpha)
+        self.meter, self.alerts = Meter(), Alerts()
+        observed = Observed(self.meter, engine.model, engine.arena, 1, lambda message: [], alerts=self.alerts)
         self.watch, stubs = SimpleNamespace(answered_s=5_000.0), (kafka, kafka)
         given: Any = (JsonCodec(65_536, 1_000), *stubs, TOPICS)
         limits, watch = dict.fromkeys(msgspec.structs.astuple(TOPICS), 1_000_000), self.watch
-        self.cycles = Cycles(engine, *given, limits, 1_000, clock_ms=lambda: START_MS * 2, watch=watch)  # type: ignore[arg-type]
+        self.cycles = Cycles(  # type: ignore[arg-type]
+            engine, *given, limits, 1_000, lambda: START_MS * 2, observed.committed, watch, meter=self.meter
+        )
         self._offset = 0
 
     async def begin(self) -> None:
@@ -129,6 +141,29 @@ def test_sessions_end_after_half_an_hour_without_a_click(model_dir: Path) -> Non
         assert len(kafka.closed) == 2
 
     asyncio.run(live())
+
+
+def test_the_alert_on_an_end_is_written_at_rest_as_with_a_click(model_dir: Path, tmp_path: Path) -> None:
+    """It is the same message, it is counted, and the HTTP port has it."""
+    scored = with_scored_ends(model_dir, tmp_path / "tiny" / "1", [[1, 2], [3]])
+    kafka, other = Kafka(1), Kafka(2)
+
+    async def live() -> None:
+        worker, clicked = (Worker(scored, one, 0.3) for one in (kafka, other))
+        for one in (worker, clicked):
+            await one.begin()
+            await one.click("ann", 0)
+        await worker.idle(31)
+        await clicked.click("bob", 60)
+        for one in (worker, clicked):
+            counted = one.meter.snapshot()
+            assert counted.counts_by("alerts", "statistic")["end"] == counted.count("sessions_ended") == 1
+            assert [alert["id"] for alert in one.alerts.latest(9)] == ["clicks-0-0-end"]
+
+    asyncio.run(live())
+    assert len(kafka.alerts) == 1
+    assert kafka.alerts == other.alerts
+    assert b'"event_type":"session end"' in kafka.alerts[0]
 
 
 def test_a_partition_whose_clicks_are_held_back_is_not_at_rest(model_dir: Path) -> None:

@@ -1,11 +1,14 @@
 """What a model is calibrated with."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 
 from export.dataset.windows import Clicks
 from export.log.log import GAP_EDGES_MS, Vocabulary
 from export.model import calibrate
-from export.model.calibrate import calibrated, session_numbers, surprise_pools
+from export.model.calibrate import calibrated, session_numbers, surprise_pools, whole_sessions
 from stream.detect.pvalue import Pools
 from stream.detect.tail import Tail
 from stream.model.gaps import gap_bucket
@@ -53,7 +56,8 @@ def test_the_statistics_of_a_large_log_are_those_of_its_parts() -> None:
     time_ms = np.concatenate([np.sort(rng.integers(0, 10**8, count)) for count in np.bincount(user)])
     surprise, event_surprise = rng.exponential(size=(2, 5_000)).astype(np.float32)
     vocabulary = Vocabulary(["i"], ("view",), GAP_EDGES_MS)
-    given = (surprise, event_surprise, clicks_of(user, time_ms), time_ms > 5 * 10**7, vocabulary, np.zeros(1, np.int64))
+    clicks = clicks_of(user, time_ms)
+    given = surprise, event_surprise, clicks, time_ms > 5 * 10**7, vocabulary, np.zeros(1, np.int64), clicks
     whole = calibrated(*given).behaviour
     parts = calibrate.PART
     try:
@@ -63,3 +67,45 @@ def test_the_statistics_of_a_large_log_are_those_of_its_parts() -> None:
         calibrate.PART = parts
     assert [tail.scores.tolist() for tail in some.tails()] == [tail.scores.tolist() for tail in whole.tails()]
     assert whole.combined.size == session_numbers(given[2], given[3]).max() + 1
+
+
+def site(days: int = 40) -> tuple[Clicks, list[tuple[int, ...]]]:
+    """A log of one session an hour, each by a user of its own: 0, 1, 2, and now and then 2, 1, 0 or something new."""
+    walks = [(2, 1, 0) if n % 7 == 0 else (0, 3, n % 4) if n % 100 == 99 else (0, 1, 2) for n in range(24 * days)]
+    walks[-1] = (4, 4, 4)
+    user = np.repeat(np.arange(len(walks)), 3)
+    time_ms = user.astype(np.int64) * 3_600_000 + np.tile(np.arange(3), len(walks)) * 60_000
+    clicks = clicks_of(user, time_ms)
+    return replace(clicks, item=np.array([item for walk in walks for item in walk], np.int32)), walks
+
+
+def test_the_ends_of_a_log_are_scored_where_its_sessions_are_alike() -> None:
+    """A held-out session is compared with all others, without itself; one that may not have ended has no score."""
+    clicks, walks = site()
+    whole = whole_sessions(clicks, 5)
+    assert whole is not None
+    kinds = {tuple(sorted(walk)) for walk in walks[:-1]}
+    assert len(whole.known) == len(kinds)
+    assert whole.clicks.tolist() == [sum(walk.count(item) for walk in walks) for item in range(5)]
+    assert whole.ends.tolist() == [sum(walk[-1] == item for walk in walks[:-1]) for item in range(5)]
+    surprise = np.arange(len(clicks), dtype=np.float32) / len(clicks)
+    held_out = clicks.time_ms >= clicks.time_ms.max() // 2
+    scores = whole.scores(surprise, clicks, held_out)
+    mine = walks[-len(scores) :]
+    assert len(scores) == len(np.unique(clicks.user[held_out]))
+    others = [sum(tuple(sorted(one)) == tuple(sorted(walk)) for one in walks[:-1]) for walk in mine]
+    assert [score > -np.inf for score in scores[:-1]] == [count == 1 for count in others[:-1]]
+    prior = whole.ends.sum() / whole.clicks.sum()
+    for walk, score in zip(mine, scores.tolist(), strict=True):
+        if score > -np.inf:
+            last = walk[-1]
+            alone = -np.log((whole.ends[last] - 1 + prior) / whole.clicks[last])
+            assert score == pytest.approx(max(alone, 1), abs=0.5)
+    assert scores[-1] == -np.inf
+
+
+def test_the_ends_of_a_shop_are_not_scored() -> None:
+    """Nearly every session of a shop is unlike all others: that says nothing, and would need large arrays."""
+    rng = np.random.default_rng(0)
+    clicks, _ = site()
+    assert whole_sessions(replace(clicks, item=rng.integers(0, 500, len(clicks)).astype(np.int32)), 500) is None

@@ -24,6 +24,7 @@ from stream.manifest import read_manifest
 from stream.population.judge import Judge
 from stream.population.watch import Population
 from stream.sessions.track import session_fields
+from stream.sessions.unusual import ENDING
 from stream.state.row import row_dtype
 from stream.worker.served import RECENT_ITEMS
 from tests.conftest import EVENT_TYPES, ITEMS
@@ -76,8 +77,10 @@ def test_a_row_is_as_small_as_the_documents_say(directory: Path, remembered: int
     judge = Judge(BehaviourDetector.load(directory, manifest), Population(50, 3), 0.0001)
     network = Network(Sizes(3, 1, 12, 128))
     network.mixture = Mixture(small_mixture().counted, remembered)
-    assert row_dtype(network.state, RECENT_ITEMS, (*judge.row_fields, *session_fields(4))).itemsize == size
+    kept = (*judge.row_fields, *session_fields(4, None))
+    assert row_dtype(network.state, RECENT_ITEMS, kept).itemsize == size
     assert f"{size:,}" in (ROOT / "docs" / "training.md").read_text()
+    assert row_dtype(network.state, RECENT_ITEMS, (*kept, *ENDING)).itemsize == size + 32
 
 
 def test_k_is_chosen_at_run_time(directory: Path) -> None:
