@@ -29,13 +29,14 @@ from bench.report import RESULTS, write_report
 from export.model.untrained import write_untrained
 from stream.events import Partition
 from stream.kafka.fetch import Chunk
+from stream.mapping.decoding import user_ids
 from stream.meter import Meter
 from stream.model.runtime import Model, load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec
 from stream.worker.batch import process
 from stream.worker.observe import Observed
-from stream.worker.served import open_engine, user_ids
+from stream.worker.served import open_engine
 
 ITEMS, HIDDEN, USERS, K = 20_000, 128, 2_000, 20
 BATCH, BATCHES = 2_000, 5

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from export.log.files import printable
+from export.files.cells import printable
 from export.sequences.flow import END
 
 Figures = dict[str, Any]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from export.log.files import printable
+from export.files.cells import printable
 from export.sequences.tree import RATE
 
 WIDTH = 140

@@ -46,6 +46,7 @@ from stream.kafka.watchdog import (
 )
 from stream.kafka_config import KafkaConfig, read_kafka_config
 from stream.log_lines import log_to_stderr
+from stream.mapping.decoding import open_decoding
 from stream.meter import Meter
 from stream.model.runtime import load_model
 from stream.process import limit_arenas, use_uvloop
@@ -71,7 +72,7 @@ from stream.worker.hooks import (
     watch_topics,
 )
 from stream.worker.observe import Observed
-from stream.worker.served import open_decoding, open_engine, warn_of_model
+from stream.worker.served import open_engine, warn_of_model
 from stream.worker.status import Status
 
 CHUNK_RECORDS = 2_000
@@ -121,9 +122,8 @@ def create_app(settings: Settings) -> faust.App:
     other = hold_id(Path(settings.data_dir), settings.group, worker_id)
     admin, instance_id = Admin(settings.broker, config), f"eddy-{worker_id}"
     wait_for_place(admin, settings.group, instance_id, settings.session_timeout_s, other)
-
-    alerts, alpha = display.alerts, settings.nominal_rate()
-    observed = Observed(meter, model, engine.arena, partitions, decoding.users, alpha=alpha, alerts=alerts)
+    alpha, users = settings.nominal_rate(), decoding.users
+    observed = Observed(meter, model, engine.arena, partitions, users, alpha=alpha, alerts=display.alerts)
     observed.about(settings.group, worker_id)
     observed.trace(settings, worker_id)
     changelog = Changelog(settings.broker, settings.group, settings.topics.changelog, config, watch)

@@ -1,14 +1,14 @@
-"""Opens the engine and the codec for a model directory, and converts decisions to the events that Eddy writes.
+"""Opens the engine for a model directory, and converts decisions to the events that Eddy writes.
 
 Scorer is the interface for Python programs: it uses an engine without Kafka.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,12 +17,7 @@ from stream.detect.behaviour import BehaviourDetector
 from stream.engine.engine import Cycle, Engine
 from stream.errors import ArtifactError, ConfigError
 from stream.events import Anomaly, Click, Origin, Recommendation, Session, SystemAlert
-from stream.kafka_config import KafkaConfig
 from stream.manifest import Manifest
-from stream.mapping.mapping import MappingFile
-from stream.mapping.parse import check_key, mapping_of_model, read_mapping
-from stream.mapping.shape import decoded_shape, message_shape
-from stream.meter import Meter
 from stream.model.probe import batch_invariant
 from stream.model.runtime import Model, load_model
 from stream.population.judge import Judge
@@ -36,10 +31,7 @@ from stream.state.blocks import NewBlock, in_ram
 from stream.state.evict import DAY_MS, Forgetting
 from stream.state.row import row_dtype, row_mark
 from stream.wire import output
-from stream.wire.codec import Codec
-from stream.wire.fields import texts_of_id
 from stream.wire.json import JsonCodec
-from stream.wire.pseudonym import pseudonymous
 
 log = logging.getLogger(__name__)
 
@@ -108,64 +100,6 @@ def warn_of_model(engine: Engine, k: int, alpha: float) -> None:
             smallest_rate,
             alpha,
         )
-
-
-class Decoding(NamedTuple):
-    """How a worker reads the messages of its clicks topic.
-
-    users       returns the user ids in a decoded message
-    users_mark  as in `open_engine`
-    mapping     the mapping's file, for the log; "none" for messages with Eddy's fields
-    rekey       a codec for the re-keying, which needs the raw user ids; None = the topic is keyed by the user
-    """
-
-    codec: Codec
-    users: Callable[[Mapping[str, Any]], list[str]]
-    users_mark: int
-    mapping: str
-    rekey: Codec | None = None
-
-
-def open_decoding(settings: Settings, manifest: Manifest, config: KafkaConfig, meter: Meter) -> Decoding:
-    """Open the codec of a worker, with the mapping of its model. Waits for the Schema Registry, if it needs one.
-
-    config  has the properties of the registry's client
-    meter   gets the requests that the registry does not answer
-    Raises ConfigError if the mapping, the key of --pseudonymise or the registry is not usable, ArtifactError if the
-    model's mapping is not.
-    """
-    given = read_mapping(Path(settings.mapping)) if settings.mapping else None
-    file = mapping_of_model(given, manifest, Path(settings.model))
-    shape, users, name, rekeys = None, user_ids, "none", False
-    if file is not None:
-        check_key(file)
-        reading = file.mapping.of_topic()
-        shape, users, name, rekeys = message_shape(reading), reading.users, file.name, file.mapping.rekey
-        if file.mapping.format != "json":
-            shape = decoded_shape(reading, _framed(file, settings.schema_registry, config, meter))
-    limits = settings.max_message_bytes, int(settings.max_future_s * 1000)
-    codec, users_mark = pseudonymous(JsonCodec(*limits, shape), settings.pseudonymise)
-    return Decoding(codec, users, users_mark, name, JsonCodec(*limits, shape) if rekeys else None)
-
-
-def _framed(file: MappingFile, url: str, config: KafkaConfig, meter: Meter) -> Callable[[bytes], Any]:
-    """The decoder of a mapping whose schemas are in a registry. Raises ConfigError."""
-    from stream.registry.client import Registry  # the extra `registry` installs what these need
-    from stream.registry.framed import Framed
-
-    if not url:
-        raise ConfigError(
-            f"mapping {file.name}: [message] format is {file.mapping.format!r}, which needs a Schema Registry; give "
-            "--schema-registry"
-        )
-    registry = Registry(url, config, meter)
-    registry.wait()
-    return Framed(registry, file.mapping.format)
-
-
-def user_ids(message: Mapping[str, Any]) -> list[str]:
-    """The texts of the user id in a message with Eddy's fields."""
-    return texts_of_id(message.get("user_id"))
 
 
 def recommendations(

@@ -17,6 +17,7 @@ from stream.events import Partition
 from stream.kafka.fetch import Chunk
 from stream.kafka.partitioners import MOST_KEYS, murmur2
 from stream.lists.hits import Hits
+from stream.mapping.decoding import user_ids
 from stream.meter import Meter, Name
 from stream.model.runtime import load_model
 from stream.settings import Topics
@@ -24,7 +25,7 @@ from stream.wire.json import JsonCodec
 from stream.wire.requests import FORGET_HEADER
 from stream.worker.batch import process
 from stream.worker.observe import KEYS_PER_BATCH, Observed
-from stream.worker.served import open_engine, user_ids
+from stream.worker.served import open_engine
 from tests.unit.engine.test_not_finite import spoil
 
 NOW_MS = 1_760_000_000_000
