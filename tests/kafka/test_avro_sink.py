@@ -73,7 +73,7 @@ def place(kafka: str, registry: Running, name: str) -> Place:
 
 MISSING = {"propensities": None, "explored": None, "items_cut": 0, "superseded_by": None}
 MISSING_OF_ALERT = {"expected_cut": 0, "part_of": None}
-MISSING_OF_SESSION = {"revision": 0, "unknown_events": 0}
+MISSING_OF_SESSION = {"revision": 0, "unknown_events": 0, "p_value": None}
 
 
 @dataclass

@@ -83,7 +83,7 @@ MISSING: dict[str, dict[str, Any]] = {
     "recommendations": {"propensities": None, "explored": None, "items_cut": 0, "superseded_by": None},
     "anomalies": {"expected_cut": 0, "part_of": None},
     "system-alerts": dict.fromkeys(("of_users", "p_value", "item_id", "event_type", "alerts")),
-    "sessions": {"revision": 0, "unknown_events": 0},
+    "sessions": {"revision": 0, "unknown_events": 0, "p_value": None},
 }
 
 
