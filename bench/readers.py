@@ -1,6 +1,6 @@
 """Reads topics and the committed offsets of a group, with consumers that are independent of Eddy.
 
-All consumers use read_committed: they do not see the messages of rolled-back transactions.
+All messages are read with read_committed: those of rolled-back transactions are not seen.
 """
 
 import time
@@ -14,9 +14,10 @@ from stream.access.credentials import connect
 from stream.kafka_config import PLAINTEXT, KafkaConfig
 
 READ_S = 120.0
+MARKER_S = 5.0
 
 
-def _consumer(broker: str, group: str, config: KafkaConfig) -> Consumer:
+def _consumer(broker: str, group: str, config: KafkaConfig, isolation: str = "read_committed") -> Consumer:
     return connect(
         Consumer,
         broker,
@@ -24,7 +25,7 @@ def _consumer(broker: str, group: str, config: KafkaConfig) -> Consumer:
         {
             "group.id": group,  # only to read its offsets; the consumer does not join the group
             "enable.auto.commit": False,
-            "isolation.level": "read_committed",
+            "isolation.level": isolation,
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
             "fetch.wait.max.ms": 20,  # the end of a topic is known after one empty fetch; the default waits 500 ms
@@ -34,23 +35,38 @@ def _consumer(broker: str, group: str, config: KafkaConfig) -> Consumer:
 
 
 def read_topic(broker: str, topic: str, config: KafkaConfig = PLAINTEXT) -> list[Message]:
-    """All messages of a topic; those of one partition are in offset order. Raises TimeoutError after READ_S seconds."""
-    consumer = _consumer(broker, "readers", config)
+    """All messages of a topic; those of one partition are in offset order. Raises TimeoutError after READ_S seconds.
+
+    Kafka answers a commit before it has written the marker to each partition, and until then the messages cannot be
+    read. So an end before the high watermark is waited for, at most MARKER_S seconds: a transaction may stay open.
+    """
+    consumer, ends = _consumer(broker, "readers", config), _high_watermarks(broker, topic, config)
     try:
-        count = len(consumer.list_topics(topic, timeout=10).topics[topic].partitions)
-        consumer.assign([TopicPartition(topic, partition, 0) for partition in range(count)])
+        consumer.assign([TopicPartition(topic, partition, 0) for partition in ends])
         found: list[Message] = []
-        ended: set[int] = set()
-        deadline = time.monotonic() + READ_S
-        while len(ended) < count:
-            if time.monotonic() > deadline:
+        ended: dict[int, int] = {}  # partition -> offset at which it had no more messages
+        began = time.monotonic()
+        while len(ended) < len(ends) or (
+            any(ended[partition] < end for partition, end in ends.items()) and time.monotonic() < began + MARKER_S
+        ):
+            if time.monotonic() > began + READ_S:
                 raise TimeoutError(f"the end of {topic} was not reached within {READ_S:.0f} s")
             for message in consumer.consume(10_000, 0.1):
                 if message.error() is None:
                     found.append(message)
                 else:
-                    ended.add(message.partition())
+                    ended[message.partition()] = message.offset()
         return found
+    finally:
+        consumer.close()
+
+
+def _high_watermarks(broker: str, topic: str, config: KafkaConfig) -> dict[int, int]:
+    """Partition -> the offset after its last record, whether this can be read yet or not."""
+    consumer = _consumer(broker, "readers", config, "read_uncommitted")
+    try:
+        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        return {n: consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=10)[1] for n in partitions}
     finally:
         consumer.close()
 
@@ -72,7 +88,8 @@ def volume(broker: str, topic: str, most: int = 2_000) -> Volume:
         ends = {p.partition: consumer.get_watermark_offsets(p, timeout=10)[1] for p in partitions}
         starts = {number: max(0, end - most) for number, end in ends.items()}
         consumer.assign([TopicPartition(topic, number, start) for number, start in starts.items()])
-        read, size, ended, deadline = 0, 0, set(), time.monotonic() + READ_S
+        read, size, deadline = 0, 0, time.monotonic() + READ_S
+        ended: set[int] = set()
         while len(ended) < len(ends):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the end of {topic} was not reached within {READ_S:.0f} s")
