@@ -135,7 +135,7 @@ def _of_topic(
     bar: Bar, broker: str, topic: str, kafka_config: str, limits: tuple[int, int], given: dict[str, Any]
 ) -> "Log":
     """The clicks of a topic as a log. Raises ConfigError."""
-    from export.topic import as_file
+    from export.paths.topic import as_file
 
     wrong = [name for name in OF_A_FILE if given[name]]
     if wrong:
