@@ -78,14 +78,14 @@ class ParquetSink:
         try:
             if not folder.exists():
                 folder.mkdir()
-                _synchronise(self._directory)
+                synchronise(self._directory)
             unfinished = folder / f"{name}{UNFINISHED}"
             with unfinished.open("wb") as file:
                 pq.write_table(table, file, compression="zstd")
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.rename(folder / name)
-            _synchronise(folder)
+            synchronise(folder)
         except OSError as exc:
             raise Away(f"{folder / name} cannot be written: {exc.strerror or exc}") from exc
         self._ends[part.partition] = part.end
@@ -163,8 +163,8 @@ def _value(value: Any, kind: Any) -> Any:
     return msgspec.to_builtins(value) if kind == list[Expected] else value
 
 
-def _synchronise(directory: Path) -> None:
-    """Make the names in a directory last: without it, a power failure may lose a rename."""
+def synchronise(directory: Path) -> None:
+    """Make the names in a directory last: without it, a power failure may lose a rename. Raises OSError."""
     file = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(file)

@@ -189,12 +189,3 @@ def read_rows(path: Path) -> Iterator[tuple[bytes, bytes]]:
                 yield from zip(map(str.encode, users), rows, strict=True)
     except (pa.ArrowException, OSError, TypeError) as exc:
         raise damaged(path) from exc
-
-
-def synchronise(directory: Path) -> None:
-    """Make the names in a directory last: without it, a power failure may lose a rename. Raises OSError."""
-    file = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

@@ -23,8 +23,9 @@ from stream.access.refusal import refused
 from stream.errors import ConfigError
 from stream.events import Partition
 from stream.kafka.changelog import FETCHED, POSITION_KEY, STABLE_S, Changelog, Mark
+from stream.places.parquet import synchronise
 from stream.snapshot.cluster import Cluster
-from stream.snapshot.files import CHECKSUMS, FORMAT, Header, Seen, file_of, synchronise, write_file
+from stream.snapshot.files import CHECKSUMS, FORMAT, Header, Seen, file_of, write_file
 from stream.snapshot.tables import Layout, Tables
 from stream.state.arena import Totals
 from stream.state.checksum import intact
