@@ -88,22 +88,27 @@ def test_what_kafkas_clients_log_is_left_out_unless_it_stays_while_kafka_answers
     assert brief.filter(broken)
 
 
-@pytest.mark.parametrize(("asked", "code"), [(False, EXIT_WORKER), (True, 0)])
-def test_a_worker_that_was_asked_to_end_exits_with_0_whatever_fails(
-    monkeypatch: pytest.MonkeyPatch, asked: bool, code: int
-) -> None:
-    """After SIGTERM an error of Kafka is no reason to start the worker again."""
+def code_of_end(monkeypatch: pytest.MonkeyPatch, error: Exception, app: object | None = None) -> object:
+    """The exit code with which an error ends a worker."""
 
     def exit(number: int) -> None:
         raise SystemExit(number)
 
     monkeypatch.setattr(os, "_exit", exit)
+    with pytest.raises(SystemExit) as ended:
+        end_app(app or SimpleNamespace(), error)
+    return ended.value.code
+
+
+@pytest.mark.parametrize(("asked", "code"), [(False, EXIT_WORKER), (True, 0)])
+def test_a_worker_that_was_asked_to_end_exits_with_0_whatever_fails(
+    monkeypatch: pytest.MonkeyPatch, asked: bool, code: int
+) -> None:
+    """After SIGTERM an error of Kafka is no reason to start the worker again."""
     app = SimpleNamespace()
     if asked:
         set_asked_to_end(app)
-    with pytest.raises(SystemExit) as ended:
-        end_app(app, TimeoutError("no answer"))
-    assert ended.value.code == code
+    assert code_of_end(monkeypatch, TimeoutError("no answer"), app) == code
 
 
 @pytest.mark.parametrize("error", [ConfigError("wrong"), TopicAuthorizationFailedError()])
@@ -111,14 +116,7 @@ def test_an_error_that_a_person_must_correct_exits_with_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
     """One line, and not 70: a supervisor would start the worker again and again."""
-
-    def exit(number: int) -> None:
-        raise SystemExit(number)
-
-    monkeypatch.setattr(os, "_exit", exit)
-    with pytest.raises(SystemExit) as ended:
-        end_app(SimpleNamespace(), error)
-    assert ended.value.code == EXIT_OPERATOR
+    assert code_of_end(monkeypatch, error) == EXIT_OPERATOR
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
@@ -126,14 +124,7 @@ def test_a_worker_without_memory_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is no bug of Eddy: one line without a stack trace, and another start may help."""
-
-    def exit(number: int) -> None:
-        raise SystemExit(number)
-
-    monkeypatch.setattr(os, "_exit", exit)
-    with pytest.raises(SystemExit) as ended:
-        end_app(SimpleNamespace(), MemoryError("Unable to allocate 3.75 MiB"))
-    assert ended.value.code == EXIT_WORKER
+    assert code_of_end(monkeypatch, MemoryError("Unable to allocate 3.75 MiB")) == EXIT_WORKER
     assert "Unable to allocate 3.75 MiB; give it more memory" in caplog.text
     assert caplog.records[-1].exc_info is None
 
@@ -142,13 +133,6 @@ def test_a_worker_whose_place_another_one_took_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """aiokafka does not know the error of a fenced instance id (82). It is no bug of Eddy: one line, no stack trace."""
-
-    def exit(number: int) -> None:
-        raise SystemExit(number)
-
-    monkeypatch.setattr(os, "_exit", exit)
-    with pytest.raises(SystemExit) as ended:
-        end_app(SimpleNamespace(), KafkaError(repr(for_code(82)())))
-    assert ended.value.code == EXIT_WORKER
+    assert code_of_end(monkeypatch, KafkaError(repr(for_code(82)()))) == EXIT_WORKER
     assert "worker fenced: Kafka has refused this member" in caplog.text
     assert caplog.records[-1].exc_info is None
