@@ -137,25 +137,20 @@ def in_words(alert: Alert) -> str:
 
 
 def _of_user(alert: Anomaly) -> list[tuple[str, str]]:
-    of_end, what, rate = (
-        alert.pool == WHOLE_SESSIONS,
-        f"{alert.event_type} of {alert.item_id}",
-        f"{1 / alert.threshold:,.0f}",
-    )
-    pool = alert.pool if of_end else f"after {alert.pool}"
+    of_end = alert.pool == WHOLE_SESSIONS
+    if of_end:
+        what, pool, item = ("end of session", f"after {alert.item_id or UNKNOWN}"), alert.pool, "last item"
+    else:
+        what, pool, item = ("click", f"{alert.event_type} of {alert.item_id}"), f"after {alert.pool}", "item"
+    rate = f"{1 / alert.threshold:,.0f}"
     rows = [
         ("user", alert.user_id),
-        ("end of session", f"after {alert.item_id or UNKNOWN}") if of_end else ("click", what),
+        what,
         ("p-value", f"{alert.p_value:.2g}; an alert needs {alert.threshold:g} or less: one false in {rate} sessions"),
         ("compared with", f"{alert.pool_size:,} held-out sessions, {pool}"),
     ]
     rows += [("  " + name, f"p-value {p:.2g}") for name, p in alert.statistics.items()]
-    rows.append(
-        (
-            "last item" if of_end else "item",
-            f"surprise {alert.surprise:.2f} nats, a probability of {exp(-alert.surprise):.2g}",
-        )
-    )
+    rows.append((item, f"surprise {alert.surprise:.2f} nats, a probability of {exp(-alert.surprise):.2g}"))
     if of_end:
         return rows
     expected = ", ".join(f"{likely.item_id} ({likely.probability:.1%})" for likely in alert.expected)
