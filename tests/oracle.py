@@ -55,6 +55,7 @@ class User:
     offset: int = -1
     recent: list[int] = field(default_factory=list)
     event_ids: list[str] = field(default_factory=list)
+    past: list[list[int]] = field(default_factory=list)
     kept: Behaviour = field(default_factory=Behaviour)
     seen: Seen = field(default_factory=Seen)
 
@@ -137,6 +138,7 @@ class Oracle:
         user.last_ms = max(user.last_ms, click["timestamp"])
         user.offset = offset
         user.recent = [item, *user.recent][:RECENT]
+        user.past = [remembered(click["item_id"], click["event_type"], gap_ms), *user.past][:RECENT]
 
         starts = history == 0 or gap_ms >= 1_800_000
         sessions.click(click["user_id"], starts, event_type, click["timestamp"], now_ms, offset)
@@ -259,7 +261,7 @@ class Oracle:
         if self._alerts.scores_ends:
             fields += [("session_vector", "<u8"), ("end_episode", "<i8"), ("session_peak", "<f4")]
             fields += [("end_nats", "<f4"), ("session_item", "<i4")]
-        return np.dtype(fields)
+        return np.dtype([*fields, ("past", "<u4", (RECENT, 3))])
 
     def rows(self, model_mark: int) -> Iterator[tuple[int, bytes, bytes, bool]]:
         """(partition, key, row, whether it may be gone: the user is forgotten by now) of every user.
@@ -293,6 +295,7 @@ class Oracle:
             if self._alerts.scores_ends:
                 row["session_vector"], row["end_episode"] = session.vector, session.episode
                 row["session_peak"], row["end_nats"], row["session_item"] = session.peak, session.nats, session.item
+            row["past"][: len(user.past)] = user.past
             key, data = name.encode(), row.tobytes()[8:]
             data += bytes(-len(data) % 8)
             data += b"".join(xxhash.xxh3_64(text.encode()).digest()[::-1] for text in user.event_ids)
@@ -352,6 +355,13 @@ class Oracle:
                 for i, logp in likely
             ],
         }
+
+
+def remembered(item: str, event_type: str, gap_ms: int) -> list[int]:
+    """What a row keeps of a click for a later model: the low and high half of the item's hash, event type and gap."""
+    code = {-1: 0xFFFF, -2: 0xFFFE}.get(gap_ms, min(0xFFFD, round(math.log1p(max(0, gap_ms)) * 3000)))
+    hash_, of_type = (xxhash.xxh3_64_intdigest(text.encode()) for text in (item, event_type))
+    return [hash_ % 2**32, hash_ >> 32, of_type % 2**16 * 2**16 + code]
 
 
 def read(key: bytes | None, value: bytes | None) -> Event | None:

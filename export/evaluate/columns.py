@@ -5,6 +5,7 @@ import numpy as np
 from export.log.log import Log
 from stream.engine.columns import Columns, Encoder
 from stream.events import Partition
+from stream.past.clicks import Names, item_hashes, type_hashes
 
 LOG = Partition("log", 0)
 
@@ -23,4 +24,5 @@ def log_columns(log: Log, encoder: Encoder) -> Columns:
         event_type=encoder.event_types(log.event_types)[event_type],
         hold=encoder.holds(log.event_types)[event_type],
         category=categories[np.full(len(log), -1) if log.category is None else log.category[rows]],
+        names=Names(item_hashes(log.items)[log.item[rows]], type_hashes(log.event_types)[event_type]),
     )

@@ -15,6 +15,7 @@ from stream.engine.waves import Index
 from stream.events import Click, Origin, Partition
 from stream.lists.rules import NO_CATEGORY
 from stream.model.runtime import I64, Model
+from stream.past.clicks import Names, item_hashes, type_hashes
 from stream.population.quiet import NOT_ASKED, Asked
 from stream.settings import Rules, words
 from stream.state.arena import Owner
@@ -43,6 +44,7 @@ class Columns:
     life        (m,) intp, number of requests to forget the user before these clicks; None if there is no request
     requests    the requests to forget users
     asked       the requests for quiet among these clicks; None if there is none
+    names       the hashes of the names in the clicks; None where no row has to remember them, as in some benchmarks
     """
 
     owners: Sequence[Owner]
@@ -57,6 +59,7 @@ class Columns:
     life: Index | None = None
     requests: Requests = field(default_factory=dict)
     asked: Asked | None = None
+    names: Names | None = None
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -91,6 +94,7 @@ class Columns:
             None if self.life is None else self.life[users],
             {user: which.searchsorted(at).tolist() for user, at in self.requests.items()},
             None if self.asked is None else self.asked.take(which, users),
+            None if self.names is None else self.names.take(which),
         )
 
 
@@ -114,19 +118,21 @@ class Encoder:
         """
         owner, owners = _owners(clicks, origins)
         split = lives(owner, owners, requests) if requests else Lives(owner, owners, None, {}, None)
+        items, event_types = [click.item_id for click in clicks], [click.event_type for click in clicks]
         return Columns(
             owners=split.owners,
             owner=split.owner,
             offset=np.array([origin.offset for origin in origins], np.int64),
             time_ms=np.array([click.timestamp for click in clicks], np.int64),
-            item=self.items([click.item_id for click in clicks]),
-            event_type=self.event_types([click.event_type for click in clicks]),
-            hold=self.holds([click.event_type for click in clicks]),
+            item=self.items(items),
+            event_type=self.event_types(event_types),
+            hold=self.holds(event_types),
             category=self.categories([click.category for click in clicks]),
             event_id=hashed_ids([click.event_id for click in clicks]),
             life=split.life,
             requests=split.requests,
             asked=split.asked,
+            names=Names(item_hashes(items), type_hashes(event_types)),
         )
 
     def items(self, ids: Sequence[str]) -> I64:

@@ -22,6 +22,7 @@ from stream.engine.step import run_waves
 from stream.engine.waves import Bools, Index, waves
 from stream.events import Partition
 from stream.model.runtime import Model
+from stream.past.clicks import PAST, remember
 from stream.population.judge import Judge, Judgement
 from stream.population.quiet import Asked
 from stream.population.watch import SystemRule
@@ -103,7 +104,7 @@ class Engine:
         self._forgetting = forgetting
         self.ends = ends
         followed = (*judge.row_fields, *session_fields(len(model.manifest.event_types), ends))
-        self._followed = [SEEN, *(field.name for field in followed)]
+        self._followed = [SEEN, PAST.name, *(field.name for field in followed)]
         self.decide = Decider(model, k, exclude_recent, rules, lists)
         self.encoder = Encoder(model, rules, self.decide.categories if rules.same_category else None)
 
@@ -160,6 +161,8 @@ class Engine:
         judged = self._judge(evidence, track, found.partition[evidence.owner], kept, before, rows, asked)
         after = dict(zip(found.partitions, judged.kept, strict=True))
         track.write(rows)
+        if its.names is not None:
+            remember(before[PAST.name], rows, evidence.owner, its.names, evidence.gap_ms)
         of_click = found.partition[clicks.owner]
         latest = latest_times(found.partitions, of_click, times)
         batch = Batch(clicks.owners, found, before, clicks.life, clicks.requests, of_click, times, latest, decided)

@@ -20,6 +20,7 @@ from stream.events import Anomaly, Click, Origin, Recommendation, Session, Syste
 from stream.manifest import Manifest
 from stream.model.probe import batch_invariant
 from stream.model.runtime import Model, load_model
+from stream.past.clicks import PAST
 from stream.population.judge import Judge
 from stream.population.watch import Population
 from stream.sessions.alerts import end_alerts
@@ -81,7 +82,7 @@ def row_layout(
     manifest: Manifest, judge: Judge, ends: EndCalibration | None, users_mark: int = 0
 ) -> tuple[np.dtype[np.void], int]:
     """The dtype of the state rows of a model, and the mark that they have. users_mark: as in `open_engine`."""
-    fields = (*judge.row_fields, *session_fields(len(manifest.event_types), ends))
+    fields = (*judge.row_fields, *session_fields(len(manifest.event_types), ends), PAST)
     dtype = row_dtype(manifest.state, RECENT_ITEMS, fields)
     return dtype, row_mark(manifest.identity ^ users_mark, dtype)
 

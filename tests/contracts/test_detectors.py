@@ -14,6 +14,7 @@ from stream.engine.engine import Engine
 from stream.events import Click, Partition
 from stream.manifest import Tensor
 from stream.model.runtime import Model, load_model
+from stream.past.clicks import PAST
 from stream.population.judge import Judge
 from stream.population.watch import Population
 from stream.sessions.track import session_fields
@@ -135,7 +136,7 @@ def test_a_more_surprising_click_is_never_less_unusual(detector: Detector) -> No
 def test_its_fields_are_part_of_every_users_row(detector: Detector, model: Model) -> None:
     """A detector's fields are in the row, and restored by a recovery."""
     judge = Judge(detector, Population(model.manifest.items, len(model.manifest.event_types)), 0.05)
-    kept = (*judge.row_fields, *session_fields(len(model.manifest.event_types), None))
+    kept = (*judge.row_fields, *session_fields(len(model.manifest.event_types), None), PAST)
     dtype = row_dtype(model.manifest.state, RECENT_ITEMS, kept)
     arena = Arena(dtype, row_mark(model.manifest.identity, dtype))
     run(Engine(model, judge, arena, 5, 1, Rules()), [Click("a", "i1", 1_700_000_000_000)])

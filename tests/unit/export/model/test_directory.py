@@ -21,6 +21,7 @@ from export.network.surprise import SurpriseHead, balanced_clusters, cluster_cou
 from stream.detect.behaviour import BehaviourDetector
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import read_manifest
+from stream.past.clicks import PAST
 from stream.population.judge import Judge
 from stream.population.watch import Population
 from stream.sessions.track import session_fields
@@ -70,14 +71,14 @@ def test_a_written_directory_is_read_back(directory: Path) -> None:
     assert detector.behaviour.combined.size == 15_000
 
 
-@pytest.mark.parametrize(("remembered", "size"), [(8, 1440), (12, 1472), (16, 1504), (24, 1568)])
+@pytest.mark.parametrize(("remembered", "size"), [(8, 1632), (12, 1664), (16, 1696), (24, 1760)])
 def test_a_row_is_as_small_as_the_documents_say(directory: Path, remembered: int, size: int) -> None:
     """docs/training.md has the bytes of a row for each number of remembered items."""
     manifest = read_manifest(directory)
     judge = Judge(BehaviourDetector.load(directory, manifest), Population(50, 3), 0.0001)
     network = Network(Sizes(3, 1, 12, 128))
     network.mixture = Mixture(small_mixture().counted, remembered)
-    kept = (*judge.row_fields, *session_fields(4, None))
+    kept = (*judge.row_fields, *session_fields(4, None), PAST)
     assert row_dtype(network.state, RECENT_ITEMS, kept).itemsize == size
     assert f"{size:,}" in (ROOT / "docs" / "training.md").read_text()
     assert row_dtype(network.state, RECENT_ITEMS, (*kept, *ENDING)).itemsize == size + 32
