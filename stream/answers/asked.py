@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from stream.errors import Unanswered
+from stream.settings import RECENT_ITEMS
 from stream.web.alerts import KEPT
 from stream.wire.fields import LONGEST_ID
 
@@ -11,7 +12,7 @@ LARGEST_K = 1000
 MOST_EXCLUDED = 1000
 """Items in one request: the list is made from a ranking that is longer by as many."""
 
-PARAMETERS = ("k", "exclude", "category")
+PARAMETERS = ("k", "exclude", "category", "because")
 ALERT_PARAMETERS = ("user", "limit")
 
 
@@ -21,11 +22,13 @@ class Asked(NamedTuple):
     k         largest number of items
     exclude   ids of items that are left out
     category  only items of this category; None = all
+    because   for each item, name at most so many clicks that it comes from; 0 = none
     """
 
     k: int
     exclude: tuple[str, ...] = ()
     category: str | None = None
+    because: int = 0
 
 
 def read(query: Mapping[str, Sequence[str]], k: int, names: Sequence[str] = PARAMETERS) -> Asked:
@@ -43,7 +46,9 @@ def read(query: Mapping[str, Sequence[str]], k: int, names: Sequence[str] = PARA
     category = next(iter(query.get("category", ())), None)
     if category is not None and not 0 < len(category) <= LONGEST_ID:
         raise Unanswered(400, f"category has {len(category)} characters; it must have 1 to {LONGEST_ID}")
-    return Asked(_number("k", given[0], LARGEST_K) if given else k, exclude, category)
+    reasons = query.get("because")
+    because = _number("because", reasons[0], RECENT_ITEMS) if reasons else 0
+    return Asked(_number("k", given[0], LARGEST_K) if given else k, exclude, category, because)
 
 
 def read_alerts(query: Mapping[str, Sequence[str]]) -> tuple[str | None, int]:

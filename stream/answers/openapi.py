@@ -3,6 +3,7 @@
 from typing import Any
 
 from stream.answers.asked import LARGEST_K, MOST_EXCLUDED
+from stream.settings import RECENT_ITEMS
 from stream.web.alerts import KEPT
 
 Schema = dict[str, Any]
@@ -37,6 +38,12 @@ def _said(schema: Schema, text: str) -> Schema:
     return {**schema, "description": text}
 
 
+REASON: dict[str, Schema] = {
+    "item_id": _said(_or_null(TEXT), "Null = the model does not know it."),
+    "event_type": _said(_or_null(TEXT), "Null = the model does not know it."),
+    "clicks_ago": _said(WHOLE, "0 = the user's last click."),
+    "nats": _said(NUMBER, "Without the click, the log probability of the recommended item is so much lower."),
+}
 SCHEMAS: dict[str, Schema] = {
     "Recommendations": _object(
         {
@@ -49,8 +56,12 @@ SCHEMAS: dict[str, Schema] = {
             "model": _said(TEXT, "name/version"),
             "propensities": _said(_list_of(NUMBER), "Only with --explore."),
             "explored": _said(_list_of(WHOLE), "Only with --explore: the slots that it filled."),
+            "because": _said(
+                _list_of(_list_of(_object(REASON))),
+                "Only if asked for: for each item the last clicks that it comes from, the strongest first.",
+            ),
         },
-        ("propensities", "explored"),
+        ("propensities", "explored", "because"),
     ),
     "User": _object(
         {
@@ -138,8 +149,12 @@ CATEGORY = {
     "description": "Only items of this category of the workers' --catalogue.",
     "schema": TEXT,
 }
-
-
+BECAUSE = {
+    "name": "because",
+    "in": "query",
+    "description": "For each item, name at most so many of the user's last clicks that it comes from.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": RECENT_ITEMS},
+}
 USER = {
     "name": "user",
     "in": "query",
@@ -175,7 +190,7 @@ def description() -> dict[str, Any]:
     state = _path("user", "What is known of a user.", 200, "User", (400, 404, 503), K)
     lists = _path("user", "The items to recommend to a user now.", 200, "Recommendations", (400, 503))
     similar = _path("item", "Items that are similar for the model.", 200, "Similar", (400, 404, 503), K)
-    lists["parameters"] += [K, EXCLUDE, CATEGORY]
+    lists["parameters"] += [K, EXCLUDE, CATEGORY, BECAUSE]
     return {
         "openapi": "3.1.0",
         "info": {"title": "Eddy", "version": "1", "description": "Requests to a worker of an online shop's stream."},

@@ -22,6 +22,8 @@ from stream.engine.engine import Engine
 from stream.engine.step import Steps
 from stream.errors import Unanswered
 from stream.events import Click, Origin, Partition
+from stream.past.because import Because
+from stream.past.clicks import past_of
 from stream.state.arena import NO_SLOT, Owner
 from stream.state.row import NO_ITEM, Rows, new_rows
 from stream.wire import output
@@ -49,6 +51,7 @@ class Users:
     def __init__(self, engine: Engine, positions: Callable[[], Mapping[Partition, int]]) -> None:
         self._engine = engine
         self._positions = positions
+        self._because = Because(engine.model)
 
     def recommendations(self, user: bytes, asked: Asked, new_if_in: frozenset[int] | None) -> Found:
         """The list of a user now.
@@ -130,6 +133,9 @@ class Users:
         }
         if made.propensities is not None:
             answer |= {"propensities": made.propensities, "explored": made.explored}
+        if asked.because:
+            listed = lists.items[0, : int(lists.counts[0])]
+            answer["because"] = self._because.of(past_of(rows[0]), listed, asked.because)
         return answer
 
     def _state(self, owner: Owner, rows: Rows, k: int) -> dict[str, Any]:

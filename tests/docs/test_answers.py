@@ -4,7 +4,7 @@ import json
 import re
 
 from stream.answers.asked import LARGEST_K, MOST_EXCLUDED, PARAMETERS
-from stream.answers.openapi import ERRORS, SCHEMAS, description
+from stream.answers.openapi import ERRORS, REASON, SCHEMAS, description
 from stream.web.server import MOST_CONNECTIONS
 from tests.docs.blocks import ROOT, blocks
 
@@ -31,6 +31,14 @@ def test_each_example_has_the_fields_of_its_schema() -> None:
             kind = SCHEMAS[name]["properties"][field].get("type")
             if isinstance(kind, str):
                 assert isinstance(value, kinds[kind]), field
+
+
+def test_the_example_of_reasons_has_their_fields() -> None:
+    """A list of reasons for each item."""
+    [example] = [json.loads(block.text) for block in blocks(PAGE) if block.language == "json"]
+    assert len(example["items"]) == len(example["because"])
+    for reasons in example["because"]:
+        assert all(reason.keys() == REASON.keys() for reason in reasons)
 
 
 def test_each_field_parameter_and_status_is_explained() -> None:
