@@ -1,10 +1,13 @@
-"""The command `eddy explain`: lists the latest alerts, or says in words why an alert was raised."""
+"""The command `eddy explain`: lists the latest alerts, or says why an alert was raised or an item recommended."""
 
 import heapq
 import os
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from math import exp
 from typing import Any
+from urllib.parse import quote
 
 import click
 import msgspec
@@ -17,6 +20,12 @@ from stream.ops.text import printable, time_of
 
 UNKNOWN = "an item that the model does not know"
 
+CLICKS_NAMED = 3
+"""Clicks that are named for each item of a list."""
+
+ANSWER_S = 10
+"""A worker has so long to answer."""
+
 Alert = Anomaly | SystemAlert
 Topic = tuple[str, type[Anomaly] | type[SystemAlert]]
 """Name of a topic, and what is on it."""
@@ -28,6 +37,12 @@ Topic = tuple[str, type[Anomaly] | type[SystemAlert]]
 @topic_option("anomalies")
 @topic_option("system_alerts")
 @click.option("--user", help="List only alerts on this user.")
+@click.option(
+    "--recommendations",
+    "worker",
+    metavar="URL",
+    help="Ask a worker with --http-answers for the list of --user, and say which clicks each item comes from.",
+)
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="List so many latest alerts.")
 @click.option("--json", "as_json", is_flag=True, help="Print the alerts, one JSON object a line.")
 def explain(
@@ -37,10 +52,11 @@ def explain(
     anomalies_topic: str,
     system_alerts_topic: str,
     user: str | None,
+    worker: str | None,
     limit: int,
     as_json: bool,
 ) -> None:
-    """Say why an alert was raised; without an ID, list the latest alerts.
+    """Say why an alert was raised, or an item recommended; without an ID, list the latest alerts.
 
     ID is the `id` or the `episode` of an alert. The alert is printed with what it was compared with, and with the other
     alerts of its episode. Both topics of alerts are read from their begin: that takes a while if they are long.
@@ -49,8 +65,15 @@ def explain(
     Examples:
       eddy explain
       eddy explain --user u4711 --json
+      eddy explain --user u4711 --recommendations http://localhost:9464
       eddy explain clicks-3-104127 --broker k1:9092 --kafka-config client.properties
     """
+    if worker is not None:
+        if user is None or id_ is not None:
+            raise ConfigError("--recommendations says why a user's list is as it is: give --user, and no ID")
+        answer = asked(worker, user)
+        click.echo(msgspec.json.encode(answer) if as_json else list_explained(answer))
+        return
     from stream.access.messages import read_messages  # here, because --help needs no Kafka client
 
     config = read_kafka_config(kafka_config, os.environ)
@@ -78,6 +101,48 @@ def explain(
         click.echo("\n".join(map(line, found)) or f"no alerts{whose}")
     else:
         click.echo(explained(found, id_))
+
+
+def asked(worker: str, user: str) -> dict[str, Any]:
+    """The list of a user with its reasons, as a worker answers. Raises ConfigError.
+
+    worker  address of the HTTP port of any worker of the group
+    """
+    url = f"{worker.rstrip('/')}/v1/users/{quote(user, safe='')}/recommendations?because={CLICKS_NAMED}"
+    try:
+        if not worker.startswith(("http://", "https://")):
+            raise ValueError(worker)
+        with urllib.request.urlopen(url, timeout=ANSWER_S) as response:
+            found = msgspec.json.decode(response.read(), type=dict[str, Any])
+    except urllib.error.HTTPError as exc:
+        raise ConfigError(f"{url}: {printable(exc.read(1000).decode(errors='replace'))}") from exc
+    except (msgspec.DecodeError, ValueError) as exc:  # ValueError: the URL is none
+        raise ConfigError(f"{url}: this is not the address of a worker, such as http://localhost:9464") from exc
+    except OSError as exc:  # URLError is one
+        reason = getattr(exc, "reason", exc)
+        raise ConfigError(
+            f"{url}: no answer ({reason}); start the workers with --http-port and --http-answers"
+        ) from exc
+    if "because" not in found:
+        raise ConfigError(f"{url}: the worker gives no reasons; it is of an older version")
+    return found
+
+
+def list_explained(answer: dict[str, Any]) -> str:
+    """A list in words: a line for each item with the clicks that it comes from."""
+    whose = "a new user's list" if answer["last_click"] is None else f"after {answer['last_click']}"
+    lines = [f"recommendations for {answer['user_id']}, {whose}, model {answer['model']}"]
+    for item, log_prob, reasons in zip(answer["items"], answer["log_probs"], answer["because"], strict=True):
+        because = ", ".join(map(_reason, reasons)) or "no single click of the last 16"
+        lines.append(f"{item} ({exp(log_prob):.1%}) because of {because}")
+    return "\n".join(map(printable, lines))
+
+
+def _reason(reason: dict[str, Any]) -> str:
+    ago = reason["clicks_ago"]
+    when = "the last click" if not ago else f"{ago} {'click' if ago == 1 else 'clicks'} before the last"
+    event_type, item = reason["event_type"] or "an unknown event", reason["item_id"] or UNKNOWN
+    return f"{event_type} of {item} ({when}; {exp(reason['nats']):.2g} times as likely with it)"
 
 
 def alerts_among(messages: Iterable[Any], kind: type[Anomaly] | type[SystemAlert]) -> Iterator[Alert]:

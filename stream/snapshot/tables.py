@@ -27,8 +27,8 @@ USER, ROW = "user_id", "row"
 NAMES = {"last_ms": "last_click", "seen_ms": "last_seen", "session_last_ms": "session_last_click"}
 """Names of columns that are not the field's own."""
 
-BYTES_ONLY = {"checksum", "model", "spare", "recent", "held"}
-"""Fields without a column of their own: they mean nothing to a person, or have a column with item ids."""
+BYTES_ONLY = {"checksum", "model", "spare", "recent", "held", "past"}
+"""Fields without a column of their own: they mean nothing to a person, as hashes do, or have a column with item ids."""
 
 TIME = pa.timestamp("ms", tz="UTC")
 

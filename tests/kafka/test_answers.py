@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from click.testing import CliRunner
+
+from stream.ops.explain import explain
 from tests.kafka.lane import Lane, bot, clicks, wait_until
 from tests.kafka.scrape import free_port, get, health, value, wait_for_phase
 
@@ -79,6 +82,12 @@ def test_answers_are_the_decisions_that_were_written(lane: Lane) -> None:
     for user in decided:
         episode = ask(port, f"/v1/users/{user}")[1]["episode"]
         assert (episode and episode["id"]) == episodes.get(user)
+
+    because = ask(port, "/v1/users/user7/recommendations?k=3&because=2")[1]["because"]
+    assert len(because) == 3
+    assert all(reason["item_id"] in known for reasons in because for reason in reasons)
+    said = CliRunner().invoke(explain, ["--user", "user7", "--recommendations", f"http://127.0.0.1:{port}"]).output
+    assert [line.split()[0] for line in said.splitlines()[1:]] == decided["user7"]["items"]
 
     status, new, _ = ask(port, "/v1/users/nobody/recommendations?k=5&exclude=i1")
     assert (status, new["known"], new["last_click"], len(new["items"])) == (200, False, None, 5)

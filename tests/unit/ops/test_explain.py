@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from stream.errors import ConfigError
 from stream.events import Anomaly, Expected, SystemAlert
-from stream.ops.explain import Alert, alerts_among, episodes_with, explained, latest
+from stream.ops.explain import Alert, alerts_among, asked, episodes_with, explained, latest, list_explained
 
 
 def anomaly(offset: int, episode: int, user: str = "ann", **fields: Any) -> Anomaly:
@@ -61,6 +62,29 @@ ALERTS: list[Alert] = [
 
 def of(id_: str) -> list[Alert]:
     return episodes_with(lambda: ALERTS, id_)
+
+
+def test_a_list_is_explained_by_the_clicks_it_comes_from() -> None:
+    """With what the clicks were and how much they count; unknown names and items without a reason are said so."""
+    first = {"item_id": "i3", "event_type": "view", "clicks_ago": 0, "nats": 0.6931}
+    other = {"item_id": None, "event_type": None, "clicks_ago": 2, "nats": 1.0986}
+    answer = {"user_id": "ann", "last_click": "c-1-5", "model": "shop/1", "items": ["a", "b"]}
+    said = list_explained(answer | {"log_probs": [-1.386294, -2.302585], "because": [[other, first], []]})
+    assert said.splitlines() == [
+        "recommendations for ann, after c-1-5, model shop/1",
+        "a (25.0%) because of an unknown event of an item that the model does not know (2 clicks before the last; "
+        "3 times as likely with it), view of i3 (the last click; 2 times as likely with it)",
+        "b (10.0%) because of no single click of the last 16",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [("localhost:9", "not the address of a worker"), ("http://127.0.0.1:9", "no answer"), ("", "not the address")],
+)
+def test_an_address_without_a_worker_is_an_error_that_says_so(address: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        asked(address, "ann")
 
 
 def test_the_latest_alerts_are_those_of_the_latest_clicks() -> None:
