@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 from stream.answers.asked import LARGEST_K, MOST_EXCLUDED, PARAMETERS
 from stream.answers.openapi import ERRORS, REASON, SCHEMAS, description
@@ -10,6 +11,10 @@ from tests.docs.blocks import ROOT, blocks
 
 PAGE = ROOT / "docs" / "answers.md"
 TEXT = PAGE.read_text()
+
+
+def examples() -> list[dict[str, Any]]:
+    return [json.loads(block.text) for block in blocks(PAGE) if block.language == "text"]
 
 
 def test_each_path_is_in_the_table_with_its_method() -> None:
@@ -22,7 +27,7 @@ def test_each_path_is_in_the_table_with_its_method() -> None:
 
 def test_each_example_has_the_fields_of_its_schema() -> None:
     """Their types, too: the examples are what a worker sends."""
-    shown = [json.loads(block.text) for block in blocks(PAGE) if block.language == "text"]
+    shown = [example for example in examples() if "because" not in example]
     names = ("Recommendations", "User", "Similar", "Forgotten")
     assert [list(example) for example in shown] == [SCHEMAS[name]["required"] for name in names]
     kinds = {"string": str, "integer": int, "number": float, "boolean": bool, "array": list}
@@ -35,7 +40,7 @@ def test_each_example_has_the_fields_of_its_schema() -> None:
 
 def test_the_example_of_reasons_has_their_fields() -> None:
     """A list of reasons for each item."""
-    [example] = [json.loads(block.text) for block in blocks(PAGE) if block.language == "json"]
+    [example] = [example for example in examples() if "because" in example]
     assert len(example["items"]) == len(example["because"])
     for reasons in example["because"]:
         assert all(reason.keys() == REASON.keys() for reason in reasons)
