@@ -5,11 +5,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from bench.behaviour.head.fit import Examples, fit_behaviour, states_that_help
-from bench.behaviour.head.network import TASKS, BehaviourHead, time_logits
-from bench.behaviour.head.upcoming import EDGES_MS, upcoming
 from bench.behaviour.logs import Part, Split
 from bench.command import say
+from export.ahead.fit import Examples, fit_behaviour, states_that_help
+from export.ahead.network import TASKS, BehaviourHead, time_logits
+from export.ahead.upcoming import EDGES_MS, upcoming
 from export.arrays import F64
 from export.dataset.windows import Windows, birth_period, encode
 from export.log.log import GAP_EDGES_MS

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench.behaviour.head.counters import session_begins
+from export.ahead.counters import session_begins
 from export.arrays import I32, I64, Flags
 from stream.model.gaps import SESSION_GAP_MS
 

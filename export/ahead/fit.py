@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, dropout, gelu, softplus
 
-from bench.behaviour.head.calibration import Labels, calibration
-from bench.behaviour.head.counters import COUNTERS
-from bench.behaviour.head.network import LIMIT, TASKS, BehaviourHead, feature_count, hour_features, inputs
-from bench.behaviour.head.upcoming import EDGES_MS, UNKNOWN, Upcoming
+from export.ahead.calibration import Labels, calibration
+from export.ahead.counters import COUNTERS
+from export.ahead.network import LIMIT, TASKS, BehaviourHead, feature_count, hour_features, inputs
+from export.ahead.upcoming import EDGES_MS, UNKNOWN, Upcoming
 from export.arrays import I64, Flags
 
 MEMBERS, UNITS, AXES = 4, 24, 16

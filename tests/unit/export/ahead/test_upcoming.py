@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.behaviour.head.counters import COUNTERS, counters_of
-from bench.behaviour.head.upcoming import EDGES_MS, LEFT_AFTER, UNKNOWN, Upcoming, upcoming
+from export.ahead.counters import COUNTERS, counters_of
+from export.ahead.upcoming import EDGES_MS, LEFT_AFTER, UNKNOWN, Upcoming, upcoming
 from export.arrays import I32, I64
 from stream.model.gaps import SESSION_GAP_MS
 

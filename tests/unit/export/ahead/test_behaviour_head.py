@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from bench.behaviour.head import fit
-from bench.behaviour.head.counters import counters_of
-from bench.behaviour.head.fit import Examples, fit_behaviour, states_that_help
-from bench.behaviour.head.network import BehaviourHead, time_logits
-from bench.behaviour.head.upcoming import EDGES_MS, LEFT_AFTER, RETURN_AFTER, upcoming
+from export.ahead import fit
+from export.ahead.counters import counters_of
+from export.ahead.fit import Examples, fit_behaviour, states_that_help
+from export.ahead.network import BehaviourHead, time_logits
+from export.ahead.upcoming import EDGES_MS, LEFT_AFTER, RETURN_AFTER, upcoming
 
 VIEW, CART, BUY, TYPES = 0, 1, 2, 3
 MINUTE, DAY = 60_000, 86_400_000

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from bench.behaviour.head.network import time_logits
-from bench.behaviour.head.upcoming import LEFT_AFTER, RETURN_AFTER, UNKNOWN, Upcoming
+from export.ahead.network import time_logits
+from export.ahead.upcoming import LEFT_AFTER, RETURN_AFTER, UNKNOWN, Upcoming
 
 L2 = 10.0
 """Penalty in nats on the squared distance of a calibration from none: few clicks hardly change it."""

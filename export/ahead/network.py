@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear, logsigmoid
 
-from bench.behaviour.head.counters import COUNTERS, counters
-from bench.behaviour.head.upcoming import LEFT_AFTER, RETURN_AFTER
+from export.ahead.counters import COUNTERS, counters
+from export.ahead.upcoming import LEFT_AFTER, RETURN_AFTER
 from export.network.network import unit
 
 TASKS = ("next", "time", "intent")
