@@ -127,7 +127,7 @@ def measure(name: str, seed: int) -> tuple[Figures, Figures]:
         "training_share": source.share,
         "event_types": split.event_types,
         "intent": source.intent,
-        "reads_state": ours.state,
+        "weights": ours.trust,
         "seconds": round(time.monotonic() - began, 1),
         "seed": seed,
     }

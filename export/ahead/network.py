@@ -1,16 +1,21 @@
-"""The behaviour head, the graph of behaviour.onnx: a user's state and counters -> what the user does next.
+"""The head that predicts what a user does next, the graph of ahead.onnx: a user's counters -> probabilities.
 
 It has three tasks: the event type of the next click if there is one in this session, the time to the next click, and
 whether the session still has an event of the intent's type. Each task is an average of MEMBERS small networks with one
 hidden layer and a linear part. The average is over logits, which are linear in the hidden units. So the graph has one
 hidden layer for all tasks and members.
 
+Beside the networks it has a table: what followed each event type in the training. A served logit is the table's, moved
+towards the networks' by the weight that the held-out slice has chosen (choose.py). With a weight of 0 it is the table.
+
 Counters and times enter as logarithms. The first STEPPED of them also enter in steps, so that a network with few units
 can tell one click from two and ten seconds from a minute, as a tree can.
 
 The time to the next click is a discrete hazard: the probability that the click is in a bucket of EDGES_MS if it was not
-in an earlier one. "Leaves the session" and "returns within 7 days" are products of the same hazards, so they cannot
-contradict each other.
+in an earlier one. "Leaves the session" and "returns within 7 days" are products of the same hazards.
+
+Sums over buckets are products with a matrix, as in network.unit: results of ONNX Runtime's sum operators depend on the
+alignment of a row in memory.
 
 Sources: Gensheimer and Narasimhan 2019 (discrete hazards by a network); Gorishniy et al. 2022 (inputs in steps); Platt
 1999 (calibration of logits).
@@ -21,17 +26,20 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, linear, logsigmoid
+from torch.nn.functional import embedding, gelu, linear, softplus
 
-from export.ahead.counters import COUNTERS, counters
-from export.ahead.upcoming import LEFT_AFTER, RETURN_AFTER
-from export.network.network import unit
+from export.ahead.upcoming import EDGES_MS, LEFT_AFTER, RETURN_AFTER
+from export.network.mixture import LANES
+from stream.ahead.counters import COUNTERS, counters
 
 TASKS = ("next", "time", "intent")
+"""What the networks are fitted for."""
+
+OUTPUTS = ("next", "leaves", "returns_7d", "intent")
+"""What is served, and what a weight and a calibration belong to; the outputs of the graph."""
 
 HARMONICS = (1, 2)
 """Periods per day of the sine and cosine of the hour."""
-
 
 LIMIT = 3.0
 """Largest standardised input, so that a rare count cannot decide alone."""
@@ -63,7 +71,7 @@ def features(counters: Tensor, event_type: Tensor) -> Tensor:
     angle = counters[:, 6:7] * (2 * math.pi / 24)
     day = [part(angle * times) for times in HARMONICS for part in (torch.sin, torch.cos)]
     pace = counters[:, 1:2] / torch.clamp(clicks - 1, min=1)
-    logs = torch.log1p(torch.cat([counters[:, :5], pace, of_session, ever], dim=1))
+    logs = torch.log(1 + torch.cat([counters[:, :5], pace, of_session, ever], dim=1))
     last = (event_type.unsqueeze(1) == torch.arange(kinds)).to(torch.float32)
     low, high = torch.tensor(STEPS[:-1]), torch.tensor(STEPS[1:])
     steps = ((logs[:, :STEPPED].unsqueeze(2) - low) / (high - low)).clamp(0, 1).flatten(1)
@@ -89,20 +97,22 @@ class Told(NamedTuple):
     intent: Tensor
 
 
-class BehaviourHead(nn.Module):
+class AheadHead(nn.Module):
     """The head with fitted weights. fit.py makes it.
 
-    hidden, hidden_bias  (U, F + P), (U,): the units of all tasks and members
-    linear, bias         (O, F + P), (O,): the linear part of the O logits: T + 1 types, the hazards, the intent
+    hidden, hidden_bias  (U, F), (U,): the units of all tasks and members
+    linear, bias         (O, F), (O,): the linear part of the O logits: T + 1 types, the hazards, the intent
     out                  (O, U): weights of the units, divided by the members; zeros where a unit is of another task
-    mean, scale          (F + P,) of the inputs
-    axes                 (P, H) directions of the state, its main axes
-    slope, offset        (4,) calibration of the logits of: types (no offset), leaves, returns, intent
+    mean, scale          (F,) of the inputs
+    slope, offset        (4,) calibration of the logits of OUTPUTS (`next` has no offset)
+    table                (T + 1, T + 1 + 3) by the event type of the click: log-probabilities of the types, and the
+                         log-odds of leaving, returning and the intent
+    trust                (4,) in [0, 1], weight of the networks in the logits of each of OUTPUTS
+    spans                (E, LANES): the first two columns choose the buckets of leaving and of returning
     """
 
     mean: Tensor
     scale: Tensor
-    axes: Tensor
     hidden: Tensor
     hidden_bias: Tensor
     linear: Tensor
@@ -110,55 +120,59 @@ class BehaviourHead(nn.Module):
     out: Tensor
     slope: Tensor
     offset: Tensor
+    table: Tensor
+    trust: Tensor
+    spans: Tensor
 
     def __init__(self, event_types: int, **tensors: Tensor) -> None:
         super().__init__()
         self.event_types = event_types
         self.counters = counters(event_types)
-        for name, value in tensors.items():
+        tensors.setdefault("trust", torch.ones(len(OUTPUTS)))
+        for name, value in {**tensors, "spans": spans(RETURN_AFTER)}.items():
             self.register_buffer(name, value)
 
-    def forward(self, h: Tensor, counters: Tensor, event_type: Tensor) -> tuple[Tensor, ...]:
-        """h (B, H) state after the click; counters (B, C) and event_type (B,) int64 of the click -> Told."""
-        return self.told(unit(h), counters, event_type)
+    def forward(self, counters: Tensor, event_type: Tensor) -> tuple[Tensor, ...]:
+        """Counters (B, C) float32 and event type (B,) int64 of the clicks -> Told."""
+        types, binary = self.served(counters, event_type, self.trust)
+        of_type = torch.softmax(types, dim=1)[:, : self.event_types] * torch.sigmoid(-binary[:, :1])
+        leaves, returns, intent = (torch.sigmoid(binary[:, task]) for task in range(3))
+        return Told(of_type, leaves, returns, intent)
 
-    def told(self, direction: Tensor, counters: Tensor, event_type: Tensor) -> Told:
-        """The same for h of length 1."""
-        types, hazards, intent = self.logits(direction, counters, event_type)
-        leaves, returns = time_logits(hazards)
-        stays = torch.sigmoid(-(self.slope[1] * leaves + self.offset[1]))
-        return Told(
-            torch.softmax(self.slope[0] * types, dim=1)[:, : self.event_types] * stays.unsqueeze(1),
-            1 - stays,
-            torch.sigmoid(self.slope[2] * returns + self.offset[2]),
-            torch.sigmoid(self.slope[3] * intent + self.offset[3]),
-        )
+    def served(self, counters: Tensor, event_type: Tensor, trust: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits with the weights `trust` (4,): of the types (B, T + 1), and of leaving, returning, intent (B, 3)."""
+        types, hazards, intent = self.logits(counters, event_type)
+        kinds = self.event_types + 1
+        own = torch.cat([types, time_logits(hazards, self.spans), intent.unsqueeze(1)], dim=1)
+        repeats = torch.tensor([kinds, 1, 1, 1])
+        own = own * self.slope.repeat_interleave(repeats) + self.offset.repeat_interleave(repeats)
+        before = embedding(event_type, self.table)
+        found = before + trust.repeat_interleave(repeats) * (own - before)
+        return found[:, :kinds], found[:, kinds:]
 
-    def logits(self, direction: Tensor, counters: Tensor, event_type: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits before the calibration: types (B, T + 1), hazards (B, EDGES), intent (B,)."""
-        x = ((inputs(direction, counters, event_type, self.axes) - self.mean) * self.scale).clamp(-LIMIT, LIMIT)
+    def logits(self, counters: Tensor, event_type: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The networks' logits before the calibration: types (B, T + 1), hazards (B, EDGES), intent (B,)."""
+        x = ((features(counters, event_type) - self.mean) * self.scale).clamp(-LIMIT, LIMIT)
         units = gelu(linear(x, self.hidden, self.hidden_bias), approximate="tanh")
         logits = linear(x, self.linear, self.bias) + linear(units, self.out)
         kinds = self.event_types + 1
         return logits[:, :kinds], logits[:, kinds:-1], logits[:, -1]
 
 
-def inputs(direction: Tensor, counters: Tensor, event_type: Tensor, axes: Tensor) -> Tensor:
-    """All inputs of the networks, (B, F + P), before they are standardised."""
-    return torch.cat([features(counters, event_type), linear(direction, axes)], dim=1)
+def spans(return_after: int) -> Tensor:
+    """(E, LANES) for `time_logits`: a return is a click in the buckets up to return_after."""
+    found = torch.zeros(len(EDGES_MS), LANES)
+    found[:LEFT_AFTER, 0] = 1
+    found[LEFT_AFTER:return_after, 1] = 1
+    return found
 
 
-def time_logits(hazards: Tensor, return_after: int = RETURN_AFTER) -> tuple[Tensor, Tensor]:
-    """Logits of "leaves" and "returns within 7 days after leaving", each (B,), of the logits of the hazards.
+def time_logits(hazards: Tensor, spans: Tensor) -> Tensor:
+    """Logits of "leaves" and "returns after leaving", (B, 2), of the logits of the hazards (B, E).
 
     P(leaves) = P(no click in the first LEFT_AFTER buckets)
-    P(returns) = P(a click in the buckets up to return_after, if none in the first LEFT_AFTER)
+    P(returns) = P(a click in the buckets of the second column of `spans`, if none in the first LEFT_AFTER)
     """
-    passes = logsigmoid(-hazards)
-    stay_away = passes[:, LEFT_AFTER:return_after].sum(dim=1)
-    return log_odds(passes[:, :LEFT_AFTER].sum(dim=1)), -log_odds(stay_away)
-
-
-def log_odds(log_probability: Tensor) -> Tensor:
-    """log p -> log(p / (1 - p)), for p < 1."""
-    return log_probability - torch.log(-torch.expm1(torch.clamp(log_probability, max=-1e-6)))
+    stays_away = torch.matmul(-softplus(hazards), spans)
+    odds = stays_away - torch.log(-torch.expm1(torch.clamp(stays_away, max=-1e-6)))  # log p -> log(p / (1 - p))
+    return torch.cat([odds[:, :1], -odds[:, 1:2]], dim=1)
