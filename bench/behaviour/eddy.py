@@ -7,7 +7,7 @@ import torch
 from bench.behaviour.logs import Part, Split
 from bench.command import say
 from export.ahead.choose import chosen_head
-from export.ahead.network import OUTPUTS, AheadHead, Told, spans, time_logits
+from export.ahead.network import OUTPUTS, AheadHead, spans, time_logits
 from export.ahead.upcoming import EDGES_MS
 from export.arrays import F64
 from export.dataset.windows import encode
@@ -40,18 +40,19 @@ def answers(split: Split, over_ms: int, days: tuple[int, ...], seed: int) -> Ans
     head = chosen_head(clicks, held_out_from(train_log.time_ms), len(split.event_types), split.intent, seed, over_ms)
     counters, event_type = _inputs(split.test)
     with torch.no_grad():
-        told = Told(*head(counters, event_type))
-        unknown = (1 - told.leaves - told.next.sum(dim=1)).clamp(min=0)
-        found = torch.cat([told.next, unknown.unsqueeze(1), told.leaves.unsqueeze(1)], dim=1)
+        told = head(counters, event_type)
+        following, leaves = told[:, :-3], told[:, -2:-1]
+        unknown = (1 - leaves - following.sum(dim=1, keepdim=True)).clamp(min=0)
+        found = torch.cat([following, unknown, leaves], dim=1)
         hazards = head.logits(counters, event_type)[1]
         returns = {
             number: torch.sigmoid(time_logits(hazards, spans(EDGES_MS.index(number * DAY_MS) + 1))[:, 1])
             for number in days
         }
     if 7 in days:
-        returns[7] = told.returns_7d
-    trust = dict(zip(OUTPUTS, head.trust.tolist(), strict=True))
-    return Answers(found.double().numpy(), both(told.intent), {day: both(p) for day, p in returns.items()}, trust, head)
+        returns[7] = told[:, -1]
+    trust = dict(zip(OUTPUTS, head.weights, strict=True))
+    return Answers(found.double().numpy(), both(told[:, -3]), {day: both(p) for day, p in returns.items()}, trust, head)
 
 
 def both(p: torch.Tensor) -> F64:

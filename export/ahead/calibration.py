@@ -1,6 +1,6 @@
 """Calibrates the logits of the head on clicks whose users the member was not trained on.
 
-Leaving, returning and the intent get a slope and an offset each; the event types get a slope, which is 1 / temperature.
+The intent, leaving and returning get a slope and an offset each; the event types get a slope, which is 1 / temperature.
 
 Sources: Platt 1999; Guo et al. 2017 (temperature).
 """
@@ -41,17 +41,17 @@ class Labels(NamedTuple):
         return Labels(*(one[rows] for one in self))
 
     def binary(self) -> Tensor:
-        """Those of leaving, returning and the intent, (3, n)."""
-        return torch.stack([self.left, self.returned, self.intent])
+        """Those of the intent, leaving and returning, (3, n)."""
+        return torch.stack([self.intent, self.left, self.returned])
 
 
 def calibration(logits: list[Tensor], label: Labels) -> tuple[Tensor, Tensor]:
     """Slopes and offsets (4,) of the logits of OUTPUTS. logits: of each task, (n, size)."""
-    types, hazards, intent = logits
+    types, intent, hazards = logits
     known = label.next_type >= 0
     slope, offset = torch.ones(len(OUTPUTS)), torch.zeros(len(OUTPUTS))
     slope[0] = _temperature(types[known], label.next_type[known])
-    binary = torch.cat([time_logits(hazards, spans(RETURN_AFTER)), intent], dim=1).t()
+    binary = torch.cat([intent, time_logits(hazards, spans(RETURN_AFTER))], dim=1).t()
     for number, (logit, target) in enumerate(zip(binary, label.binary(), strict=True), start=1):
         slope[number], offset[number] = _platt(logit[target >= 0], target[target >= 0].float())
     return slope, offset

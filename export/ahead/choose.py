@@ -19,11 +19,12 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from export.ahead.calibration import Labels
 from export.ahead.counters import counters_of
 from export.ahead.fit import Examples, fit_head
-from export.ahead.network import OUTPUTS, AheadHead
+from export.ahead.network import OUTPUTS, AheadHead, by_logit
 from export.ahead.upcoming import upcoming
 from export.arrays import I64, Flags
 from export.dataset.windows import Clicks
 from stream.ahead.counters import MOST_TYPES
+from stream.manifest import Ahead
 from stream.model.gaps import SESSION_GAP_MS
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -36,28 +37,19 @@ MOST = 100_000
 """Clicks on which the head is fitted, of users drawn at random. It has about 5,000 weights."""
 
 
-class Ahead(NamedTuple):
-    """A fitted head.
-
-    intent   name of the intent's event type; None = no such output
-    returns  whether the log is long enough for `returns_7d`
-    clicks   count of clicks on which it was fitted
-    """
+class FittedAhead(NamedTuple):
+    """A fitted head, and what of it is served."""
 
     head: AheadHead
-    intent: str | None
-    returns: bool
-    clicks: int
+    facts: Ahead
 
     def describe(self) -> str:
         """The weights of the networks, in words."""
-        served = {"next": True, "leaves": True, "returns_7d": self.returns, "intent": self.intent is not None}
-        weights = zip(OUTPUTS, self.head.trust.tolist(), strict=True)
-        of_each = ", ".join(f"{name} {weight:g}" for name, weight in weights if served[name])
-        return f"what a user does next: weights of the networks beside the table of event types: {of_each}"
+        weights = ", ".join(f"{name} {weight:g}" for name, weight in self.facts.weights.items())
+        return f"what a user does next is predicted; weights of the networks beside the table of event types: {weights}"
 
 
-def fit_ahead(clicks: Clicks, cut_ms: int, event_types: tuple[str, ...], intent: str, seed: int) -> Ahead | str:
+def fit_ahead(clicks: Clicks, cut_ms: int, event_types: tuple[str, ...], intent: str, seed: int) -> FittedAhead | str:
     """The head of a log, or the reason why it has none.
 
     clicks  of the log; the held-out slice begins at cut_ms
@@ -69,14 +61,17 @@ def fit_ahead(clicks: Clicks, cut_ms: int, event_types: tuple[str, ...], intent:
     wanted = event_types.index(intent) if intent in event_types else None
     label = Labels.of(examples(clicks, len(event_types), wanted).label, len(event_types))
     rarer = [int(min((of == 0).sum(), (of == 1).sum())) for of in label.binary()]
-    if rarer[0] < LEAST:
+    follows, ends, returns = (count >= LEAST for count in rarer)
+    if not ends:
         stays, left = int((label.left == 0).sum()), int((label.left == 1).sum())
         return (
             f"the log says of {stays:,} clicks that the session goes on, and of {left:,} that it ends; {LEAST} of each "
             "are needed"
         )
     head = chosen_head(clicks, cut_ms, len(event_types), wanted, seed)
-    return Ahead(head, intent if rarer[2] >= LEAST else None, rarer[1] >= LEAST, len(clicks))
+    served = {"next": True, "intent": follows, "leaves": True, "returns_7d": returns}
+    of_each = {name: weight for name, weight in zip(OUTPUTS, head.weights, strict=True) if served[name]}
+    return FittedAhead(head, Ahead(returns, len(clicks), of_each, intent if follows else None))
 
 
 def chosen_head(
@@ -89,9 +84,10 @@ def chosen_head(
     every, later = examples(clicks, event_types, intent, over_ms=over_ms), clicks.time_ms >= cut_ms
     before = examples(clicks.where(~later), event_types, intent, cut_ms, over_ms)
     head = fit_head(every, event_types, seed)
-    head.trust = torch.zeros(len(OUTPUTS))
+    trust = torch.zeros(len(OUTPUTS))
     if int((before.label.next_type >= 0).sum()) >= LEAST:
-        head.trust = weights(fit_head(before, event_types, seed), every.where(later))
+        trust = weights(fit_head(before, event_types, seed), every.where(later))
+    head.trust = by_logit(trust, event_types)
     return head
 
 
@@ -130,7 +126,7 @@ def weights(head: AheadHead, later: Examples) -> Tensor:
 
 def _losses(head: AheadHead, later: Examples, label: Labels, weight: float) -> list[Tensor]:
     """Loss of each of OUTPUTS, nats, with one weight."""
-    types, binary = head.served(later.counters, later.event_type, torch.full((len(OUTPUTS),), weight))
+    types, binary = head.served(later.counters, later.event_type, torch.tensor(weight))
     known = label.next_type >= 0
     found = [cross_entropy(types[known], label.next_type[known], reduction="sum")]
     for logit, target in zip(binary.t(), label.binary(), strict=True):

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, dropout, gelu, softplus
 
 from export.ahead.calibration import Labels, calibration
-from export.ahead.network import LIMIT, TASKS, AheadHead, features, hour_features
+from export.ahead.network import LIMIT, TASKS, AheadHead, by_logit, features, hour_features
 from export.ahead.upcoming import EDGES_MS, UNKNOWN, Upcoming
 from export.arrays import I64, Flags
 from stream.ahead.counters import COUNTERS
@@ -73,8 +73,8 @@ def fit_head(examples: Examples, event_types: int, seed: int) -> AheadHead:
         linear=torch.cat(linears).contiguous(),
         bias=torch.cat(biases),
         out=torch.block_diag(*outs),  # type: ignore[no-untyped-call]
-        slope=slope,
-        offset=offset,
+        slope=by_logit(slope, event_types),
+        offset=by_logit(offset, event_types),
         table=_table(examples.event_type, label, event_types),
     ).eval()
 
@@ -97,10 +97,10 @@ def _shares(group: Tensor, target: Tensor, groups: int, classes: int) -> Tensor:
     return found / found.sum(dim=1, keepdim=True)
 
 
-def _losses(types: Tensor, hazards: Tensor, intent: Tensor, label: Labels) -> list[Tensor]:
+def _losses(types: Tensor, intent: Tensor, hazards: Tensor, label: Labels) -> list[Tensor]:
     """Loss of each task for M members, (M, n) nats; 0 where the label is unknown.
 
-    types (M, n, T + 1), hazards (M, n, E), intent (M, n)
+    types (M, n, T + 1), intent (M, n), hazards (M, n, E)
     """
     members = len(types)
     target = label.next_type.expand(members, -1)
@@ -111,8 +111,8 @@ def _losses(types: Tensor, hazards: Tensor, intent: Tensor, label: Labels) -> li
     of_intent = binary_cross_entropy_with_logits(intent, label.intent.float().expand(members, -1), reduction="none")
     return [
         of_type.view(members, -1),
-        (softplus(hazards) * passed).sum(dim=2) + hit,
         torch.where(label.intent >= 0, of_intent, 0.0),
+        (softplus(hazards) * passed).sum(dim=2) + hit,
     ]
 
 
@@ -136,7 +136,7 @@ class _Fit:
             "hidden": torch.randn(MEMBERS, width, UNITS, generator=self._generator) / width**0.5,
             "hidden_bias": torch.zeros(MEMBERS, 1, UNITS),
         }
-        for task, size in zip(TASKS, (event_types + 1, len(EDGES_MS), 1), strict=True):
+        for task, size in zip(TASKS, (event_types + 1, 1, len(EDGES_MS)), strict=True):
             self._weights[f"{task} out"] = torch.randn(MEMBERS, UNITS, size, generator=self._generator) * 0.05
             self._weights[f"{task} linear"] = torch.zeros(MEMBERS, width, size)
             self._weights[f"{task} bias"] = torch.full((MEMBERS, 1, size), -2.0 if task != "next" else 0.0)
@@ -184,8 +184,8 @@ class _Fit:
                 break
 
     def _of_rows(self, weights: dict[str, Tensor], rows: Tensor, training: bool) -> list[Tensor]:
-        types, hazards, intent = self._forward(weights, self._x[rows], training)
-        return _losses(types, hazards, intent.squeeze(2), self._label.at(rows))
+        types, intent, hazards = self._forward(weights, self._x[rows], training)
+        return _losses(types, intent.squeeze(2), hazards, self._label.at(rows))
 
     @torch.no_grad()
     def _unseen_losses(self, weights: dict[str, Tensor]) -> list[float]:

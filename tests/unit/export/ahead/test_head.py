@@ -1,14 +1,17 @@
 """The head: it learns a known rule, is calibrated, and is not trusted where the newest clicks contradict it."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from export.ahead.calibration import Labels
 from export.ahead.choose import chosen_head, fit_ahead, weights
 from export.ahead.counters import counters_of
 from export.ahead.fit import Examples, fit_head
-from export.ahead.network import AheadHead, Told, spans, time_logits
+from export.ahead.network import AheadHead, spans, time_logits
 from export.ahead.upcoming import EDGES_MS, LEFT_AFTER, RETURN_AFTER, upcoming
 from export.dataset.windows import Clicks
 
@@ -53,9 +56,16 @@ def head() -> AheadHead:
     return fit_head(known(shop(600, 1)), TYPES, 0)
 
 
+class Told(NamedTuple):
+    next: Tensor
+    intent: Tensor
+    leaves: Tensor
+
+
 @torch.no_grad()
 def told_of(head: AheadHead, examples: Examples) -> Told:
-    return Told(*head(examples.counters, examples.event_type))
+    found = head(examples.counters, examples.event_type)
+    return Told(found[:, :TYPES], found[:, TYPES], found[:, TYPES + 1])
 
 
 def test_the_head_learns_the_rule_and_its_probabilities_hold(head: AheadHead) -> None:
@@ -98,7 +108,7 @@ def test_a_head_without_trust_is_the_table_of_what_followed_each_event_type(head
             followed[kind, clicks.event_type[at + 1]] += 1
         else:
             left[kind] += 1
-    head.trust, kept = torch.zeros(4), head.trust
+    head.trust, kept = torch.zeros(TYPES + 4), head.trust
     told = told_of(head, known(clicks))
     head.trust = kept
     for kind in (VIEW, CART, BUY):
@@ -109,9 +119,9 @@ def test_a_head_without_trust_is_the_table_of_what_followed_each_event_type(head
 
 def test_networks_that_hold_are_trusted_and_others_are_not(head: AheadHead) -> None:
     """The same shop a day later, and one in which carts have changed their meaning: there the table is better."""
-    assert weights(head, known(shop(500, 4)))[[0, 1, 3]].min() >= 0.75
+    assert weights(head, known(shop(500, 4)))[:3].min() >= 0.75
     turned = shop(500, 4, {0: 0.8, 1: 0.3, 2: 0.05})
-    assert weights(head, known(turned))[3] == 0
+    assert weights(head, known(turned))[1] == 0
 
 
 def test_the_slice_alone_decides_the_weights() -> None:
@@ -122,7 +132,7 @@ def test_the_slice_alone_decides_the_weights() -> None:
     joined.user[len(first) :] += 250
     joined.time_ms[len(first) :] += 2 * DAY
     found = chosen_head(joined, 2 * DAY, TYPES, BUY, 0)
-    assert found.trust[3] == 0
+    assert found.weights[1] == 0
 
 
 def test_a_log_that_cannot_carry_a_head_says_why() -> None:
