@@ -3,7 +3,8 @@
 The head must not be worse than what is known without it: the table of what followed each event type. So it is fitted
 twice. First on the clicks before the held-out slice: there the slice says, for each output, how much weight the
 networks get in the logits beside the table. Then on all clicks, with these weights. The slice is the newest part of the
-log, so networks that do not hold over time lose their weight.
+log, so networks that do not hold over time lose their weight. Whether users return is not known in it, so an earlier
+slice decides that weight.
 
 The head reads no state of the network. On the public logs of bench.behaviour a head with the state was not better on
 held-out clicks, and on its training clicks the network knows too much: there its state says which item follows.
@@ -32,6 +33,10 @@ WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 LEAST = 50
 """Labels of a task, without which there is no such output; and on the slice, without which the table is served."""
+
+RETURNS = OUTPUTS.index("returns_7d")
+RETURNS_HELD_OUT = 0.2
+"""Share of the clicks after which a return is known, the newest, that decides its weight."""
 
 MOST = 100_000
 """Clicks on which the head is fitted, of users drawn at random. It has about 5,000 weights."""
@@ -81,12 +86,18 @@ def chosen_head(
 
     intent, over_ms  as in `upcoming`
     """
-    every, later = examples(clicks, event_types, intent, over_ms=over_ms), clicks.time_ms >= cut_ms
-    before = examples(clicks.where(~later), event_types, intent, cut_ms, over_ms)
-    head = fit_head(every, event_types, seed)
-    trust = torch.zeros(len(OUTPUTS))
-    if int((before.label.next_type >= 0).sum()) >= LEAST:
-        trust = weights(fit_head(before, event_types, seed), every.where(later))
+    every = examples(clicks, event_types, intent, over_ms=over_ms)
+
+    def chosen(cut_ms: int) -> Tensor:
+        before = examples(clicks.where(clicks.time_ms < cut_ms), event_types, intent, cut_ms, over_ms)
+        if int((before.label.next_type >= 0).sum()) < LEAST:
+            return torch.zeros(len(OUTPUTS))
+        return weights(fit_head(before, event_types, seed), every.where(clicks.time_ms >= cut_ms))
+
+    head, trust = fit_head(every, event_types, seed), chosen(cut_ms)
+    known = clicks.time_ms[every.label.returned >= 0]
+    if len(known) >= LEAST:  # the slice is shorter than a week, so it has no returns
+        trust[RETURNS] = chosen(int(np.quantile(known, 1 - RETURNS_HELD_OUT)))[RETURNS]
     head.trust = by_logit(trust, event_types)
     return head
 
