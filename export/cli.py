@@ -31,6 +31,12 @@ from stream.settings import Topics, variable
     "--epochs", type=click.IntRange(1, 1000), help="Maximum epochs; the best is kept.  [default: by log size]"
 )
 @NETWORK_OPTION
+@click.option(
+    "--intent-event",
+    default="purchase",
+    show_default=True,
+    help="Event type whose probability in the rest of the session is predicted as `intent`.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same model.")
 @click.option(
     "--from-model",
@@ -52,6 +58,7 @@ def train(
     hidden: int | None,
     epochs: int | None,
     cell: str | None,
+    intent_event: str,
     seed: int,
     from_model: Path | None,
     catalogue: Path | None,
@@ -101,7 +108,7 @@ def train(
         typed = {name: value for name, value in (("hidden", hidden), ("epochs", epochs), ("cell", cell)) if value}
         older = read_older(from_model) if from_model else None
         taken = {"hidden": older.network.sizes.hidden, "cell": older.network.sizes.cell} if older else {}
-        chosen: dict[str, Any] = {**taken, **typed}
+        chosen: dict[str, Any] = {**taken, **typed, "intent_event": intent_event}
         by_size = TrainSettings.for_log(len(clicks), hidden, epochs, seed)
         manifest = train_model(
             out, clicks, replace(by_size, device=chosen_device, **chosen), bar, resume, older, catalogue

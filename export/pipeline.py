@@ -7,7 +7,8 @@
    these clicks were not trained on, as in production. Compare the model with the baselines on the slice.
 5. Train again from the beginning on the whole log, for the best number of epochs, so that the served model knows the
    newest items too.
-6. Fit the heads and export the graphs again, check their parity, and write the model. The manifest comes last, and then
+6. Fit the heads, also the one of what a user does next (ahead/choose.py), export the graphs again, check their parity,
+   and write the model. The manifest comes last, and then
    the training report.
 
 Ctrl-C ends step 2 or step 5, and the training continues with the best network of step 2. After a Ctrl-C before step 5,
@@ -15,7 +16,6 @@ step 5 is skipped. A process that is killed leaves the checkpoints of steps 2 an
 directory without a manifest is not a model.
 """
 
-import math
 import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from export.ahead.choose import FittedAhead, fit_ahead
 from export.evaluate import baselines
 from export.evaluate.ablation import ablations
 from export.evaluate.baselines import save_baselines
@@ -35,7 +36,7 @@ from export.fit.mixture import Mixed, count_cooccurrence, mixed, with_final_popu
 from export.fit.shortlist import LARGE, choose_shortlist
 from export.log.log import GAP_EDGES_MS, Log
 from export.log.times import iso
-from export.model.calibrate import Calibrated, calibrated, surprises
+from export.model.calibrate import Calibrated, calibrated, calibration_warning, surprises
 from export.model.directory import Facts, write_model
 from export.model.onnx import write_graphs
 from export.model.trace import Traces
@@ -250,8 +251,9 @@ def _write(
     job.progress.say("counting co-occurrences and fitting the heads on the whole log")
     count_cooccurrence(network, clicks, recency, held_out.counted, job.older)
     fit_heads(network, clicks, recency.weights(clicks.time_ms), new_items(clicks), job.settings.seed)
+    ahead = _ahead(job)
     job.progress.say("exporting the graphs to ONNX and checking them")
-    write_graphs(directory, network, vocabulary, job.traces, shortlist)
+    write_graphs(directory, network, vocabulary, job.traces, shortlist, ahead and ahead.head)
     job.progress.say("writing the model and the training report")
     setting = VsKnnSetting(**findings.vsknn_setting)
     save_baselines(directory, sessions_since(job.older, log, vocabulary.items), setting)
@@ -272,29 +274,23 @@ def _write(
     }
     facts = Facts(training, served.quality)
     extra = (baselines.FILE,)
-    manifest = write_model(directory, network, vocabulary, calibration, extra, facts, shortlist, log.mapping)
+    of_ahead = ahead and ahead.facts
+    manifest = write_model(directory, network, vocabulary, calibration, extra, facts, shortlist, log.mapping, of_ahead)
     about = About(log.name, iso(time.time_ns() // 1_000_000), version(DISTRIBUTION))
     write_report(directory, manifest, findings, about)
     return manifest
 
 
-def calibration_warning(sessions: int, clicks: int, alpha: float) -> str | None:
-    """A warning with advice if the held-out sessions are too few for a rate of false alarms; otherwise None.
-
-    sessions  count of held-out sessions
-    clicks    count of all clicks of the log
-    """
-    if sessions * alpha >= 1:
+def _ahead(job: Job) -> FittedAhead | None:
+    """Fit the head that predicts what a user does next, and report it, or why the model has none."""
+    held_out, settings = job.held_out, job.settings
+    job.progress.say("fitting the prediction of what a user does next")
+    types = held_out.vocabulary.event_types
+    found: FittedAhead | str = "the times of the log are synthetic"
+    if not job.log.in_order:
+        found = fit_ahead(held_out.clicks, held_out.cut_ms, types, settings.intent_event, settings.seed)
+    if isinstance(found, str):
+        job.progress.say(f"what a user does next is not predicted: {found}")
         return None
-    enough, usable = _rounded_up(clicks / (sessions * alpha), 2), _rounded_up(1 / sessions, 1)
-    return (
-        f"with {sessions:,} held-out sessions the threshold of the alerts is extrapolated to one false alert in "
-        f"{1 / alpha:,.0f} sessions: train on more clicks (about {enough:,.0f}), or start the worker with "
-        f"--alpha {usable:g}"
-    )
-
-
-def _rounded_up(value: float, digits: int) -> float:
-    """A positive value with so many digits, not below the value: a smaller rate would be extrapolated, too."""
-    step = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
-    return float(f"{math.ceil(value / step - 1e-9) * step:.{digits}g}")
+    job.progress.say(found.describe())
+    return found

@@ -65,6 +65,13 @@ class Recommendation(Struct, frozen=True, gc=False, omit_defaults=True):
     items_cut      number of omitted items at the end of the list; above 0 only if it was too large for its topic
     superseded_by  only with `--lists last`: the id of the user's later click that has the list. Then `items` is empty,
                    and both decisions are in one transaction
+    next           if the model predicts it: event type -> probability that the session's next click is one of it. With
+                   `leaves` and event types that the model does not know the sum is 1
+    leaves         if the model predicts it: probability that no click follows within half an hour
+    returns_7d     if the model predicts it: probability that the user comes back within 7 days, if this click is the
+                   last one of the session
+    intent         if the model predicts it: probability that the session still has a purchase, after this click; or an
+                   event of the type of `eddy train --intent-event`
     """
 
     id: str
@@ -80,6 +87,10 @@ class Recommendation(Struct, frozen=True, gc=False, omit_defaults=True):
     explored: list[int] | None = None
     items_cut: int = 0
     superseded_by: str | None = None
+    next: dict[str, float] | None = None
+    leaves: float | None = None
+    returns_7d: float | None = None
+    intent: float | None = None
 
 
 class Expected(Struct, frozen=True, gc=False):
@@ -200,6 +211,9 @@ class Session(Struct, frozen=True, gc=False, omit_defaults=True):
     revision        how often it had ended before. Of several ends of a session the one with the largest revision counts
     unknown_events  clicks with event types that the model does not know
     p_value         closed, and only if the model scores ends: of the end, in (0, 1]; small = unusual
+    intent_first, intent_highest, intent_last  closed, and only if the model predicts it: `intent` of the recommendation
+                    after the first click, the highest one, and after the last click
+    returns_7d      closed, and only if the model predicts it: as in the recommendation after the last click
     """
 
     id: str
@@ -213,6 +227,10 @@ class Session(Struct, frozen=True, gc=False, omit_defaults=True):
     revision: int = 0
     unknown_events: int = 0
     p_value: float | None = None
+    intent_first: float | None = None
+    intent_highest: float | None = None
+    intent_last: float | None = None
+    returns_7d: float | None = None
 
 
 class Feedback(Struct, frozen=True, gc=False, omit_defaults=True):

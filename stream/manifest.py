@@ -1,8 +1,9 @@
 """manifest.json: describes a model directory, with a checksum of each file.
 
 A model directory has step.onnx, surprise.onnx, score.onnx, items.json, calibration.npz, any other files that the
-manifest lists, and manifest.json itself. A model of a large catalogue can also have shortlist.onnx. The engine does not
-interpret the state: the manifest lists its tensors with shape and dtype.
+manifest lists, and manifest.json itself. A model of a large catalogue can also have shortlist.onnx, and one that
+predicts what a user does next has ahead.onnx. The engine does not interpret the state: the manifest lists its tensors
+with shape and dtype.
 """
 
 import hashlib
@@ -38,6 +39,10 @@ SHORTLIST = "shortlist.onnx"
 """The graph that makes the lists on a CPU instead of score.onnx, if the manifest has a `shortlist`."""
 
 
+AHEAD = "ahead.onnx"
+"""The graph that predicts what a user does next, if the manifest has an `ahead`."""
+
+
 class Tensor(Struct, frozen=True):
     """One state tensor of one user; `shape` has no batch dimension."""
 
@@ -59,6 +64,21 @@ class Shortlist(Struct, frozen=True):
     judged: int
 
 
+class Ahead(Struct, frozen=True):
+    """What ahead.onnx predicts, beside the next event and leaving.
+
+    returns  whether a user comes back within 7 days: the training log was long enough
+    clicks   count of clicks on which it was fitted; for information only
+    weights  of its networks beside a table of event types, for each output; for information only
+    intent   the event type whether one of which follows in the session; None = it does not predict one
+    """
+
+    returns: bool
+    clicks: int
+    weights: dict[str, float]
+    intent: str | None = None
+
+
 class Manifest(Struct, frozen=True):
     """The fields of manifest.json.
 
@@ -73,6 +93,7 @@ class Manifest(Struct, frozen=True):
     training        period, clicks, settings, seed ...; for information only
     quality         metrics at the end of the training; for information only
     shortlist       of a large catalogue: the model has shortlist.onnx
+    ahead           of a model that predicts what a user does next: the model has ahead.onnx
     mapping         hash of the mapping by which the training log was read: the model has mapping.toml
     """
 
@@ -90,6 +111,7 @@ class Manifest(Struct, frozen=True):
     training: dict[str, Any] = {}
     quality: dict[str, Any] = {}
     shortlist: Shortlist | UnsetType = UNSET
+    ahead: Ahead | UnsetType = UNSET
     mapping: str | UnsetType = UNSET
 
     @property
@@ -100,7 +122,8 @@ class Manifest(Struct, frozen=True):
     @property
     def graphs(self) -> tuple[str, ...]:
         """The file names of all graphs."""
-        return GRAPHS if self.shortlist is UNSET else (*GRAPHS, SHORTLIST)
+        shortlist = () if self.shortlist is UNSET else (SHORTLIST,)
+        return (*GRAPHS, *shortlist, *(() if self.ahead is UNSET else (AHEAD,)))
 
     @property
     def identity(self) -> int:

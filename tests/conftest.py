@@ -13,6 +13,7 @@ from hypothesis import settings
 
 from export.model import trace
 from export.model.untrained import write_untrained
+from stream.manifest import Ahead
 from tests.graphs import ROOT, KeptTraces, trace_directory
 from tests.kafka_lane import count_kafka_lane
 from tests.once import once, shared_directory
@@ -60,6 +61,14 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of 50 items i0..i49 and three event types, untrained but complete."""
     directory = shared_directory(tmp_path_factory) / "untrained" / "tiny" / "1"
     return once(directory, lambda path: write_untrained(path, ITEMS, EVENT_TYPES, hidden=16, seed=0))
+
+
+@pytest.fixture(scope="session")
+def ahead_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model, which also predicts what a user does next."""
+    directory = shared_directory(tmp_path_factory) / "ahead" / "tiny" / "2"
+    ahead = Ahead(True, 0, {}, "purchase")
+    return once(directory, lambda path: write_untrained(path, ITEMS, EVENT_TYPES, hidden=16, seed=0, ahead=ahead))
 
 
 def pytest_xdist_auto_num_workers() -> int:

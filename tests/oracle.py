@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime as ort
 import xxhash
 
+from tests.oracle_ahead import Ahead, Counts
 from tests.oracle_alerts import NAMES, Alerts, Behaviour, Found
 from tests.oracle_population import SIGNS, Partition, Seen
 from tests.oracle_rates import Rates
@@ -58,6 +59,7 @@ class User:
     past: list[list[int]] = field(default_factory=list)
     kept: Behaviour = field(default_factory=Behaviour)
     seen: Seen = field(default_factory=Seen)
+    counts: Counts = field(default_factory=lambda: Counts([]))
 
 
 class Oracle:
@@ -89,6 +91,7 @@ class Oracle:
         )
         self._surprise_inputs = [value.name for value in self._surprise.get_inputs()]
         self._score_inputs = [value.name for value in self._score.get_inputs() if value.name != "k"]
+        self._ahead = Ahead(model, self.manifest) if "ahead" in self.manifest else None
         self._k, self._exclude, self._alpha = k, exclude_recent, alpha
         self._forget_ms = forget_after_days * DAY_MS
         self._lists_every = lists_every
@@ -114,6 +117,8 @@ class Oracle:
         user = self.users.get((partition, click["user_id"]))
         if user is None or self.forgotten(user, now_ms):
             user = self.users[partition, click["user_id"]] = User(self._zeros())
+            if self._ahead is not None:
+                user.counts = self._ahead.new()
         if click.get("event_id") in user.event_ids:
             user.last_ms = max(user.last_ms, click["timestamp"])
             user.offset = offset
@@ -142,6 +147,12 @@ class Oracle:
 
         starts = history == 0 or gap_ms >= 1_800_000
         sessions.click(click["user_id"], starts, event_type, click["timestamp"], now_ms, offset)
+        of_session = sessions.of[click["user_id"]]
+        ahead = {}
+        if self._ahead is not None:
+            at_ms, first = click["timestamp"], history == 0
+            ahead = self._ahead.click(user.counts, of_session, user.recent, event_type, gap_ms, at_ms, starts, first)
+            of_session.told = self._ahead.ended(user.counts)
         rates = self.rates[partition]
 
         def correct(starts: bool, nats: float) -> float:
@@ -167,7 +178,7 @@ class Oracle:
             "p_value": found.p_value,
             "model": self._label,
         }
-        decision = common | (self._list(user) if offset % self._lists_every == 0 else {})
+        decision = common | ahead | (self._list(user) if offset % self._lists_every == 0 else {})
         events = [*many.events, *rates.events]
         system = [self._system(topic, partition, offset, click, event) for event in events]
         if found.episode is None:
@@ -261,6 +272,9 @@ class Oracle:
         if self._alerts.scores_ends:
             fields += [("session_vector", "<u8"), ("end_episode", "<i8"), ("session_peak", "<f4")]
             fields += [("end_nats", "<f4"), ("session_item", "<i4")]
+        if self._ahead is not None:
+            fields += [("session_forecast", "<f4", 4), ("ahead_sessions", "<i4")]
+            fields += [("ahead_types", "<i4", len(self.manifest["event_types"]) + 1)]
         return np.dtype([*fields, ("past", "<u4", (RECENT, 3))])
 
     def rows(self, model_mark: int) -> Iterator[tuple[int, bytes, bytes, bool]]:
@@ -295,6 +309,9 @@ class Oracle:
             if self._alerts.scores_ends:
                 row["session_vector"], row["end_episode"] = session.vector, session.episode
                 row["session_peak"], row["end_nats"], row["session_item"] = session.peak, session.nats, session.item
+            if self._ahead is not None:
+                row["session_forecast"], row["ahead_sessions"] = user.counts.told, user.counts.sessions
+                row["ahead_types"] = user.counts.types
             row["past"][: len(user.past)] = user.past
             key, data = name.encode(), row.tobytes()[8:]
             data += bytes(-len(data) % 8)

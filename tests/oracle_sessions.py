@@ -27,6 +27,7 @@ class Session:
     nats: float = 0.0
     episode: int = 0
     alert: Event = field(default_factory=dict)
+    told: Event = field(default_factory=dict)
 
     @property
     def due(self) -> int:
@@ -85,6 +86,7 @@ class Sessions:
         self.of[user].ended = True
         one = self.of[user]
         self._tell(user, "closed", one.last_ms)
+        self.events[-1] |= one.told
         if not self._scored:
             return
         p_value = float(np.exp(-one.nats))

@@ -20,7 +20,6 @@ import torch
 
 from bench.behaviour import baselines
 from bench.behaviour.eddy import Answers, answers
-from bench.behaviour.head.upcoming import EDGES_MS, LEFT_AFTER, Upcoming
 from bench.behaviour.logs import SOURCES, Split, split_of
 from bench.behaviour.measures import (
     accuracy,
@@ -34,6 +33,7 @@ from bench.behaviour.measures import (
 )
 from bench.command import say
 from bench.report import RESULTS, Figures, conclude, kept, write_report
+from export.ahead.upcoming import EDGES_MS, LEFT_AFTER, Upcoming
 from export.arrays import F64, I64, Flags
 
 RESULT = RESULTS / "behaviour.json"
@@ -127,7 +127,7 @@ def measure(name: str, seed: int) -> tuple[Figures, Figures]:
         "training_share": source.share,
         "event_types": split.event_types,
         "intent": source.intent,
-        "reads_state": ours.state,
+        "weights": ours.trust,
         "seconds": round(time.monotonic() - began, 1),
         "seed": seed,
     }

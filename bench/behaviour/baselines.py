@@ -9,8 +9,8 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from bench.behaviour.head.upcoming import EDGES_MS
 from bench.behaviour.logs import Part
+from export.ahead.upcoming import EDGES_MS
 from export.arrays import F32, F64, I64, Flags
 
 ROUNDS, PATIENCE, STOPPED_ON = 500, 30, 5

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from bench.behaviour.head.counters import counters_of
-from bench.behaviour.head.upcoming import MINUTE, Upcoming, upcoming
 from bench.datasets import read
+from export.ahead.counters import counters_of
+from export.ahead.upcoming import MINUTE, Upcoming, upcoming
 from export.arrays import F32, I64
 from export.dataset.windows import Clicks, encode
 from export.log.log import Log, read_log

@@ -4,6 +4,7 @@ The held-out slice is the newest part of the log and was not trained on, so the 
 two trainings. Pools of surprises are defined in stream/detect/pvalue.py, the statistics in stream/detect/behaviour.py.
 """
 
+import math
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -238,3 +239,25 @@ def surprise_pools(surprise: F32, clicks: Clicks, held_out: Flags, vocabulary: V
         for length, history_name in enumerate(HISTORIES):
             found[pool_name(event_type, history_name)] = np.sort(surprise[mine & (history == length)])
     return {name: pool for name, pool in found.items() if len(pool)}
+
+
+def calibration_warning(sessions: int, clicks: int, alpha: float) -> str | None:
+    """A warning with advice if the held-out sessions are too few for a rate of false alarms; otherwise None.
+
+    sessions  count of held-out sessions
+    clicks    count of all clicks of the log
+    """
+    if sessions * alpha >= 1:
+        return None
+    enough, usable = _rounded_up(clicks / (sessions * alpha), 2), _rounded_up(1 / sessions, 1)
+    return (
+        f"with {sessions:,} held-out sessions the threshold of the alerts is extrapolated to one false alert in "
+        f"{1 / alpha:,.0f} sessions: train on more clicks (about {enough:,.0f}), or start the worker with "
+        f"--alpha {usable:g}"
+    )
+
+
+def _rounded_up(value: float, digits: int) -> float:
+    """A positive value with so many digits, not below the value: a smaller rate would be extrapolated, too."""
+    step = 10.0 ** (math.floor(math.log10(value)) - digits + 1)
+    return float(f"{math.ceil(value / step - 1e-9) * step:.{digits}g}")

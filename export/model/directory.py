@@ -19,7 +19,19 @@ from export.model.graph import BATCH_MULTIPLE
 from export.network import weights
 from export.network.network import Network
 from stream.detect.tail import pack
-from stream.manifest import FILES, FORMAT, GRAPHS, MAPPING, SHORTLIST, Manifest, Shortlist, sha256, write_manifest
+from stream.manifest import (
+    AHEAD,
+    FILES,
+    FORMAT,
+    GRAPHS,
+    MAPPING,
+    SHORTLIST,
+    Ahead,
+    Manifest,
+    Shortlist,
+    sha256,
+    write_manifest,
+)
 from stream.mapping.mapping import MappingFile
 from stream.model.external import external_files
 
@@ -40,12 +52,14 @@ def write_model(
     facts: Facts,
     shortlist: Shortlist | None = None,
     mapping: MappingFile | None = None,
+    ahead: Ahead | None = None,
 ) -> Manifest:
     """Write items, calibration, weights and, last, the manifest, into a directory that already has the graphs.
 
     calibration  what the detector compares clicks with
     extra      names of further files in the directory that belong to the model
     shortlist  what the directory's shortlist.onnx is, if it has one
+    ahead      what the directory's ahead.onnx predicts, if it has one
     mapping    how the training log was read; a copy of the file becomes part of the model
     """
     if mapping is not None:
@@ -53,7 +67,7 @@ def write_model(
         extra = (*extra, MAPPING)
     (directory / "items.json").write_text(json.dumps(vocabulary.items, ensure_ascii=False, separators=(",", ":")))
     write_calibration(directory, calibration)
-    graphs = GRAPHS if shortlist is None else (*GRAPHS, SHORTLIST)
+    graphs = (*GRAPHS, *(() if shortlist is None else (SHORTLIST,)), *(() if ahead is None else (AHEAD,)))
     tables = sorted(set().union(*(external_files(directory / graph) for graph in graphs)))
     name, version = name_and_version(directory)
     manifest = Manifest(
@@ -71,6 +85,7 @@ def write_model(
         training={**facts.training, weights.FILE: weights.save_weights(directory, network)},
         quality=facts.quality,
         shortlist=UNSET if shortlist is None else shortlist,
+        ahead=UNSET if ahead is None else ahead,
         mapping=UNSET if mapping is None else mapping.mapping.hash,
     )
     write_manifest(directory, manifest)

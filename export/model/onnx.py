@@ -11,28 +11,36 @@ import onnx
 import onnx_ir as ir
 import torch
 
+from export.ahead.network import AheadHead
 from export.log.log import Vocabulary
 from export.measure.metrics import K
 from export.model.directory import name_and_version
 from export.model.graph import BATCH_MULTIPLE, CLICK, SCORE_STATE, score_state
-from export.model.parity import check_parity, check_shortlist
+from export.model.parity import check_ahead, check_parity, check_shortlist
 from export.model.tables import Tables
 from export.model.trace import Traces
 from export.network.network import Network, Score, Step, Surprise
 from export.network.shortlist import ShortlistScore
 from export.writable import check_writable
-from stream.manifest import FORMAT, SHORTLIST, Shortlist
+from stream.manifest import AHEAD, FORMAT, SHORTLIST, Shortlist
+from stream.model.ahead import INPUTS, MULTIPLE, OUTPUT
 
 IR_VERSION = 10
 
 
 def write_graphs(
-    directory: Path, network: Network, vocabulary: Vocabulary, traces: Traces, shortlist: Shortlist | None = None
+    directory: Path,
+    network: Network,
+    vocabulary: Vocabulary,
+    traces: Traces,
+    shortlist: Shortlist | None = None,
+    ahead: AheadHead | None = None,
 ) -> None:
     """Write step.onnx, surprise.onnx and score.onnx, and check that they compute the same as the network.
 
     traces     of graphs that were written before; new ones are added
     shortlist  write shortlist.onnx for it too, and compare it with its torch module; None = lists are exact
+    ahead      write ahead.onnx for it too, and compare it with its torch module
 
     Raises ConfigError if the directory already contains a model or cannot be written, ArtifactError if the graphs
     differ from the network.
@@ -69,6 +77,10 @@ def write_graphs(
         ranking = ShortlistScore(network, shortlist.ranked).eval()
         _write(_proto(traces.graph(ranking, example, *names_of_lists), tables), directory / SHORTLIST, facts)
         check_shortlist(directory, network, ranking)
+    if ahead is not None:
+        clicks = torch.ones(2 * MULTIPLE, ahead.counters), torch.zeros(2 * MULTIPLE, dtype=torch.int64)
+        _write(_proto(traces.graph(ahead, clicks, [*INPUTS], [OUTPUT]), tables), directory / AHEAD, facts)
+        check_ahead(directory, ahead)
 
 
 def step_graph(network: Network, traces: Traces, tables: Tables) -> onnx.ModelProto:

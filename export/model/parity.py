@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from export.ahead.network import AheadHead
 from export.arrays import F32
 from export.measure.metrics import K
 from export.model.graph import CLICK, SCORE_STATE, ClickGraphs, open_graph, score_state
 from export.network.network import Network, Step, Surprise
 from export.network.shortlist import ShortlistScore
 from stream.errors import ArtifactError
-from stream.manifest import SHORTLIST
+from stream.manifest import AHEAD, SHORTLIST
+from stream.model.ahead import INPUTS
 
 TOLERANCE = 1e-5
 """Largest difference in log-probability (nats) between torch and ONNX; both compute in float32."""
@@ -103,6 +105,20 @@ def check_shortlist(
             f"(allowed {ROUNDED:g}, and {10 * TOLERANCE:g} for nine lists of ten); no manifest was written, so the "
             "directory is not a model"
         )
+
+
+@torch.no_grad()
+def check_ahead(directory: Path, head: AheadHead, clicks: int = 512, seed: int = 0) -> None:
+    """Compare ahead.onnx with its torch module on random counters, small and large.
+
+    Raises ArtifactError with the name and the size of the difference.
+    """
+    rng = np.random.default_rng(seed)
+    counters = np.exp(rng.uniform(0, 12, (clicks, head.counters))).round().astype(np.float32)
+    event_type = rng.integers(0, head.event_types + 1, clicks)
+    [found] = open_graph(directory / AHEAD).run(None, dict(zip(INPUTS, (counters, event_type), strict=True)))
+    expected = head(torch.from_numpy(counters), torch.from_numpy(event_type)).numpy()
+    _same(directory, f"a probability of {AHEAD}", found, expected, 10)  # exp and log of sums, of counters up to 160,000
 
 
 def _same(directory: Path, what: str, ours: F32, theirs: F32, unsure: float = 1.0) -> None:

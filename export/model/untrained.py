@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from export.ahead.network import AheadHead, feature_count
+from export.ahead.upcoming import EDGES_MS
 from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
 from export.log.log import GAP_EDGES_MS, Vocabulary
 from export.model.calibrate import Calibrated
@@ -19,7 +21,7 @@ from stream.detect.pvalue import ALL, HISTORIES, pool_name
 from stream.detect.statistics import FILLS, STATISTICS
 from stream.detect.tail import Tail
 from stream.detect.windows import LAST
-from stream.manifest import Manifest, Shortlist
+from stream.manifest import Ahead, Manifest, Shortlist
 
 
 def write_untrained(
@@ -31,17 +33,20 @@ def write_untrained(
     cell: str = "lstm",
     remembered: int = AGES,
     ranked: int | None = None,
+    ahead: Ahead | None = None,
 ) -> Manifest:
     """Write a complete model directory with random weights and synthetic calibration pools.
 
     ranked  write a shortlist of so many items too (network/shortlist.py); there are no clicks that choose it
+    ahead   write ahead.onnx too, and this of it into the manifest
     """
     rng = np.random.default_rng(seed)
     vocabulary = Vocabulary(items=list(items), event_types=tuple(event_types), gap_edges_ms=GAP_EDGES_MS)
     sizes = Sizes(len(items), len(event_types), len(GAP_EDGES_MS) + 2, hidden, cell)
     network = untrained_network(sizes, rng, seed, remembered)
     shortlist = None if ranked is None else Shortlist(ranked, 0.0, 0)
-    write_graphs(directory, network, vocabulary, Traces(), shortlist)
+    head = None if ahead is None else untrained_head(len(event_types), seed)
+    write_graphs(directory, network, vocabulary, Traces(), shortlist, head)
     mean = float(np.log(len(items) + 1))
     names = [ALL, *(pool_name(event_type, history) for event_type in event_types for history in (None, *HISTORIES))]
     pools = {name: Tail.fit(rng.normal(mean, 0.5, 20_000).astype(np.float32)) for name in names}
@@ -55,6 +60,7 @@ def write_untrained(
         (),
         facts,
         shortlist,
+        ahead=ahead,
     )
 
 
@@ -76,6 +82,20 @@ def untrained_network(sizes: Sizes, rng: np.random.Generator, seed: int = 0, rem
     network.mixture = Mixture(Counted(following, around, np.ones(items)), remembered)
     network.mixture.gates[0] = -3.0
     return network
+
+
+def untrained_head(event_types: int, seed: int) -> AheadHead:
+    """A head of ahead.onnx with random weights, whose outputs depend on all its inputs."""
+    generator = torch.Generator().manual_seed(seed)
+    width, units, logits = feature_count(event_types), 96, event_types + 1 + len(EDGES_MS) + 1
+    served = event_types + 1 + 3
+    sizes = {
+        "hidden": (units, width), "hidden_bias": (units,), "linear": (logits, width), "bias": (logits,),
+        "out": (logits, units), "mean": (width,), "offset": (served,), "table": (event_types + 1, served),
+    }  # fmt: skip
+    drawn = {name: torch.randn(size, generator=generator) * 0.2 for name, size in sizes.items()}
+    half = torch.full((served,), 0.5)
+    return AheadHead(event_types, **drawn, scale=torch.full((width,), 0.5), slope=half + 0.5, trust=half).eval()
 
 
 def _behaviour(rng: np.random.Generator, event_types: int, clicks: int = 60_000) -> Behaviour:

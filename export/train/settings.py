@@ -25,6 +25,7 @@ class TrainSettings:
     rate       Adam learning rate of the cell; it falls linearly to a twentieth
     row_rate   Adagrad learning rate of the item rows; it falls linearly to a twentieth
     cell       one of cells.names.CELLS, `--network`
+    intent_event  event type whose later occurrence in a session is predicted, `--intent-event`
     device     "cpu" or "cuda", where the epochs are run; the result of choose_device
     """
 
@@ -38,6 +39,7 @@ class TrainSettings:
     rate: float = 3e-3
     row_rate: float = 0.1
     cell: str = "lstm"
+    intent_event: str = "purchase"
     device: str = "cpu"
 
     @classmethod

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from stream.ahead.forecast import foresee, row_fields
 from stream.detect.detector import Evidence, Fields
 from stream.engine.columns import Columns, Encoder
 from stream.engine.decide import Decider, Decisions
@@ -21,6 +22,7 @@ from stream.engine.requests import select, staying, with_removed
 from stream.engine.step import run_waves
 from stream.engine.waves import Bools, Index, waves
 from stream.events import Partition
+from stream.model.ahead import Forecast
 from stream.model.runtime import Model
 from stream.past.clicks import PAST, remember
 from stream.population.judge import Judge, Judgement
@@ -52,6 +54,7 @@ class Cycle(NamedTuple):
     opened     positions in the batch of the clicks with which a session begins, ascending
     ended      the sessions that end
     staged     the changed rows and their owners
+    forecast   what the users do next after the n decided clicks; None if the model does not predict it
     All other clicks were read before: their offset is not above source_offset in the user's row.
     """
 
@@ -63,6 +66,7 @@ class Cycle(NamedTuple):
     opened: Index
     ended: Ended
     staged: Staged
+    forecast: Forecast | None
 
     def moved(self, positions: Index) -> "Cycle":
         """The same with other positions of the clicks: `positions` (n,) are those in a larger batch."""
@@ -103,7 +107,8 @@ class Engine:
         self.arena = arena
         self._forgetting = forgetting
         self.ends = ends
-        followed = (*judge.row_fields, *session_fields(len(model.manifest.event_types), ends))
+        of_session = session_fields(len(model.manifest.event_types), ends, model.ahead is not None)
+        followed = (*judge.row_fields, *of_session, *row_fields(model.manifest))
         self._followed = [SEEN, PAST.name, *(field.name for field in followed)]
         self.decide = Decider(model, k, exclude_recent, rules, lists)
         self.encoder = Encoder(model, rules, self.decide.categories if rules.same_category else None)
@@ -159,6 +164,8 @@ class Engine:
         kept = [self.arena.kept.get(partition, b"") for partition in found.partitions]
         track = Track(evidence, times[decided], before, len(self.model.manifest.event_types))
         judged = self._judge(evidence, track, found.partition[evidence.owner], kept, before, rows, asked)
+        graph = self.model.ahead
+        forecast = None if graph is None else foresee(graph, evidence, track, before, rows)
         after = dict(zip(found.partitions, judged.kept, strict=True))
         track.write(rows)
         if its.names is not None:
@@ -169,7 +176,7 @@ class Engine:
         staged = self._stage(clicks, found, rows, swept, event_ids, after, latest)
         decisions = self.decide(its, steps, judged.verdicts)
         opened, ends = np.sort(decided[track.by_user[track.starts]]), ended(self.arena, batch, track)
-        return Cycle(decided, failed, repeated, decisions, judged.rules, opened, ends, staged)
+        return Cycle(decided, failed, repeated, decisions, judged.rules, opened, ends, staged, forecast)
 
     def _judge(
         self,

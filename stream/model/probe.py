@@ -34,6 +34,9 @@ def _invariant(model: Model, k: int, rows: int) -> bool:
     item: I64 = rng.integers(0, manifest.items + 1, (rows, CLICKS))
     event_type: I64 = rng.integers(0, len(manifest.event_types) + 1, (rows, CLICKS))
     gap: I64 = rng.integers(0, len(manifest.gap_edges_ms) + 2, (rows, CLICKS))
+    counters = np.zeros((rows, 0), np.float32)
+    if model.ahead is not None:
+        counters = rng.integers(1, 10_000, (rows, model.ahead.counters)).astype(np.float32)
     new: list[StateArray] = [np.zeros((rows, *tensor.shape), tensor.dtype) for tensor in manifest.state]
     names = [tensor.name for tensor in manifest.state]
 
@@ -45,6 +48,8 @@ def _invariant(model: Model, k: int, rows: int) -> bool:
             [after[names.index(name)] for name in model.score_inputs], min(k, manifest.items)
         )
         parts: list[npt.NDArray[np.generic]] = [*surprises, *after, items, log_probs]
+        if model.ahead is not None:
+            parts += model.ahead(counters[a:b], event_type[a:b, -1])
         return [b"".join(part[i].tobytes() for part in parts) for i in range(b - a)]
 
     states = model.step(item, event_type, gap, new)

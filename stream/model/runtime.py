@@ -1,4 +1,4 @@
-"""Loads and runs the three ONNX graphs of a model directory: step, surprise and score.
+"""Loads the ONNX graphs of a model directory, and runs three of them: step, surprise and score.
 
 The graphs index tables by item. An index out of range would read a wrong row without an error, so this module checks
 the indices. If CUDA is not available, onnxruntime falls back to the CPU without an error; this module raises an error
@@ -20,7 +20,9 @@ import onnxruntime as ort
 from onnxruntime import InferenceSession  # an ImportError where the package is there, but its files are not
 
 from stream.errors import ArtifactError, ConfigError
-from stream.manifest import GRAPHS, SHORTLIST, Manifest, read_manifest
+from stream.manifest import AHEAD, GRAPHS, SHORTLIST, Manifest, read_manifest
+from stream.model.ahead import AheadGraph
+from stream.model.calls import run_in_calls
 from stream.model.external import check_external
 from stream.wire.fields import LONGEST_ID
 
@@ -75,6 +77,7 @@ class Model:
     provider         the execution provider that runs the graphs
     surprise_inputs  the state tensors that surprise.onnx reads
     score_inputs     the state tensors that score.onnx reads
+    ahead            ahead.onnx; None = the model does not predict what a user does next
     """
 
     manifest: Manifest
@@ -83,6 +86,7 @@ class Model:
     provider: str
     surprise_inputs: tuple[str, ...]
     score_inputs: tuple[str, ...]
+    ahead: AheadGraph | None
     _step: InferenceSession
     _surprise: InferenceSession
     _score: InferenceSession
@@ -126,7 +130,7 @@ class Model:
             some = slice(start, start + clicks)
             feeds = {"item": item[:, some], "event_type": event_type[:, some], "gap": gap[:, some]}
             feeds |= zip(self.state_names, state, strict=True)
-            parts.append(self._run(self._step, self._states_after, feeds, {}, most, multiple))
+            parts.append(run_in_calls(self._step, self._states_after, feeds, {}, most, multiple))
             state = [value[:, -1] for value in parts[-1]]
         return parts[0] if len(parts) == 1 else [np.concatenate(part, axis=1) for part in zip(*parts, strict=True)]
 
@@ -143,7 +147,7 @@ class Model:
         rows, multiple = SURPRISE_ROWS, self.manifest.batch_multiple
         if self.provider == CUDA:
             rows, multiple = GPU_STEP_ROWS, GPU_STEP_ROWS
-        of_item, of_type = self._run(self._surprise, ["surprise", "event_surprise"], feeds, {}, rows, multiple)
+        of_item, of_type = run_in_calls(self._surprise, ["surprise", "event_surprise"], feeds, {}, rows, multiple)
         return of_item, of_type
 
     def _check(self, item: I64) -> None:
@@ -160,40 +164,8 @@ class Model:
         rows = min(SCORE_ROWS[self.provider], LOGIT_BYTES // (4 * len(self.items)))  # MOST_ITEMS leaves 26
         depth = {"k": np.array([k], np.int64)}
         lists = ["items", "log_probs"]
-        items, log_probs = self._run(self._score, lists, feeds, depth, rows, self.manifest.batch_multiple)
+        items, log_probs = run_in_calls(self._score, lists, feeds, depth, rows, self.manifest.batch_multiple)
         return items, log_probs
-
-    def _run(
-        self,
-        graph: ort.InferenceSession,
-        outputs: list[str],
-        feeds: dict[str, StateArray],
-        constants: dict[str, StateArray],
-        most: int,
-        multiple: int,
-    ) -> list[StateArray]:
-        """Run a graph on B users, in calls of at most `most` users, filled up to a multiple of `multiple`.
-
-        outputs    names of the results
-        feeds      arrays (B, ...)
-        constants  inputs that are the same in each call
-        """
-        count = len(next(iter(feeds.values())))
-        if not count:  # one call, for the shapes of the outputs
-            feeds = {name: np.zeros((multiple, *value.shape[1:]), value.dtype) for name, value in feeds.items()}
-        parts: list[list[StateArray]] = []
-        for start in range(0, max(1, count), most):
-            some = min(most, count - start)
-            rows = max(1, -(-some // multiple)) * multiple
-            if rows == some:
-                part = {name: value[start : start + some] for name, value in feeds.items()}
-                parts.append(graph.run(outputs, part | constants))
-            else:
-                filled = [max(0, count - 1)] * (rows - some)
-                index = np.array([*range(start, start + some), *filled])
-                part = {name: value.take(index, 0) for name, value in feeds.items()}
-                parts.append([value[:some] for value in graph.run(outputs, part | constants)])
-        return parts[0] if len(parts) == 1 else [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
 def load_model(directory: Path, device: str) -> Model:
@@ -219,7 +191,10 @@ def load_model(directory: Path, device: str) -> Model:
     known = _state_inputs(directory, surprise, "surprise.onnx", CLICK, state)
     ranked = _state_inputs(directory, score, lists, ("k",), state)
     index = {item: i for i, item in enumerate(items)}
-    return Model(manifest, items, index, provider, known, ranked, step, surprise, score)
+    ahead = None
+    if AHEAD in manifest.graphs:  # so small that a GPU would take longer
+        ahead = AheadGraph(_runtime(directory / AHEAD, CPU, "cpu"), len(manifest.event_types), directory)
+    return Model(manifest, items, index, provider, known, ranked, ahead, step, surprise, score)
 
 
 def _state_inputs(

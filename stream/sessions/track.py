@@ -1,5 +1,5 @@
-"""Follows the session of each user in the user's row: when it began, its last click, its clicks by event type, and what
-its end would be.
+"""Follows the session of each user in the user's row: when it began, its last click, its clicks by event type, what its
+end would be, and what was predicted of it.
 
 A session ends after SESSION_GAP_MS without a click of the user. Either the user's next click comes after such a pause,
 or the partition's time has moved on by so much since the user's last click, rounded up to a whole minute (`sessions.
@@ -18,7 +18,7 @@ from stream.detect.tail import F32
 from stream.detect.windows import Bools
 from stream.manifest import Tensor
 from stream.model.gaps import SESSION_GAP_MS, starts_session
-from stream.sessions.unusual import EndCalibration, Ending, running
+from stream.sessions.unusual import EndCalibration, Ending, largest_so_far, running
 from stream.state.row import Index, Rows
 from stream.state.seen import MINUTE_MS, minute
 
@@ -28,6 +28,9 @@ I64 = npt.NDArray[np.int64]
 SEEN = "seen_ms"
 NAMES = ("session_offset", "session_start_ms", "session_last_ms", "session_revision", "session_types")
 """The fields of a row, in the order of the fields of Sessions."""
+
+FORECAST = Tensor("session_forecast", (4,), "float32")
+"""The field of a row with what was predicted of the session, if the model predicts what a user does next."""
 
 GAP_MINUTES = SESSION_GAP_MS // MINUTE_MS
 
@@ -41,6 +44,8 @@ class Sessions(NamedTuple):
     revision  (n,) int32, how often it had ended before, and a late click then went on with it
     types     (n, T + 1) int32, its clicks by event type; the last column counts those of unknown types
     ending    what their ends would be; None if the model does not score ends
+    forecast  (n, 4) float32, what the model predicted: the intent after the first click, the highest one, and the
+              intent and the return after the last click; None if it predicts nothing
     """
 
     offset: I64
@@ -49,39 +54,48 @@ class Sessions(NamedTuple):
     revision: I32
     types: I32
     ending: Ending | None = None
+    forecast: F32 | None = None
 
     @classmethod
     def of(cls, rows: Fields | Rows, which: Index) -> "Sessions":
         """The sessions in the rows at the positions `which`."""
         offset, start_ms, last_ms, revision, types = (rows[name][which] for name in NAMES)
-        return cls(offset, start_ms, last_ms, revision, types, Ending.of(rows, which))
+        names = rows.dtype.names or () if isinstance(rows, np.ndarray) else rows
+        forecast = rows[FORECAST.name][which] if FORECAST.name in names else None
+        return cls(offset, start_ms, last_ms, revision, types, Ending.of(rows, which), forecast)
 
     def then(self, others: "Sessions") -> "Sessions":
         """These sessions and then the others."""
         pairs = zip(self.columns(), others.columns(), strict=True)
         offset, start_ms, last_ms, revision, types = (np.concatenate(pair) for pair in pairs)
         ending = None if self.ending is None or others.ending is None else self.ending.then(others.ending)
-        return Sessions(offset, start_ms, last_ms, revision, types, ending)
+        forecast = None
+        if self.forecast is not None and others.forecast is not None:
+            forecast = np.concatenate([self.forecast, others.forecast])
+        return Sessions(offset, start_ms, last_ms, revision, types, ending, forecast)
 
     def take(self, which: Index) -> "Sessions":
         """Select the sessions at the positions `which`."""
         offset, start_ms, last_ms, revision, types = (column[which] for column in self.columns())
-        return Sessions(offset, start_ms, last_ms, revision, types, self.ending and self.ending.take(which))
+        forecast = None if self.forecast is None else self.forecast[which]
+        return Sessions(offset, start_ms, last_ms, revision, types, self.ending and self.ending.take(which), forecast)
 
     def columns(self) -> list[npt.NDArray[Any]]:
-        """All but `ending`."""
+        """All but `ending` and `forecast`."""
         return [self.offset, self.start_ms, self.last_ms, self.revision, self.types]
 
 
-def session_fields(event_types: int, ends: EndCalibration | None) -> tuple[Tensor, ...]:
+def session_fields(event_types: int, ends: EndCalibration | None, ahead: bool = False) -> tuple[Tensor, ...]:
     """The fields of a row.
 
     event_types  T, the number of event types that the model knows
     ends         None if the model does not score ends
+    ahead        whether the model predicts what a user does next
     """
     kinds = ("int64", "int64", "int64", "int32", "int32")
     shapes = ((), (), (), (), (event_types + 1,))
-    return (*map(Tensor, NAMES, shapes, kinds), *(() if ends is None else ends.row_fields))
+    more = (*(() if ends is None else ends.row_fields), *((FORECAST,) if ahead else ()))
+    return (*map(Tensor, NAMES, shapes, kinds), *more)
 
 
 def due(seen_ms: I64) -> I64:
@@ -100,6 +114,7 @@ class Track:
     was_seen  (n,) int64, the same of the user's click before, maybe of an earlier batch; 0 = none
     over      (n,) bool, the session of the user's click before has ended by the partition's time, or there is none
     ending    what the end of the session would be after each click; None if the model does not score ends
+    forecast  as in Sessions, after each click
     """
 
     def __init__(self, seen: Evidence, now_ms: I64, before: Fields, event_types: int) -> None:
@@ -115,6 +130,7 @@ class Track:
         at = np.arange(len(order))
         self._begin = np.maximum.accumulate(np.where(self.starts | self.first, at, 0))
         self.ending: Ending | None = None
+        self.forecast: F32 | None = None
         revised = (self.over & ~self.starts).astype(np.int32)
         types = np.zeros((len(order) + 1, event_types + 1), np.int32)
         types[at + 1, seen.event_type[order]] = 1
@@ -125,9 +141,13 @@ class Track:
 
         item, surprise  (n,) of the clicks, in their order
         """
-        goes_on = self.first[self._begin] & ~self.starts[self._begin]
         order = self.by_user
-        return running(item[order], surprise[order], self._begin, goes_on, self.owner, self._before)
+        return running(item[order], surprise[order], self._begin, self._goes_on(), self.owner, self._before)
+
+    def _goes_on(self) -> Bools:
+        """(n,) bool, the session of the click began before the n clicks."""
+        found: Bools = self.first[self._begin] & ~self.starts[self._begin]
+        return found
 
     def score(self, ending: Ending, nats: F32, episode: I64) -> None:
         """Set what the ends of the sessions would be.
@@ -136,6 +156,14 @@ class Track:
         nats, episode  (n,) of the clicks, in their order, as in Ending
         """
         self.ending = ending._replace(nats=nats[self.by_user], episode=episode[self.by_user])
+
+    def foresee(self, intent: F32, returns: F32) -> None:
+        """Set what is predicted after each click (n,), in the order of the users."""
+        goes_on, were = self._goes_on(), self._before[FORECAST.name][self.owner]
+        first = np.where(goes_on, were[:, 0], intent[self._begin])
+        highest = largest_so_far(intent, self._begin)
+        highest = np.where(goes_on, np.maximum(were[:, 1], highest), highest)
+        self.forecast = np.stack([first, highest, intent, returns], axis=1)
 
     def after(self, clicks: Index) -> Sessions:
         """The session of each click as it is after the click. clicks: (k,) positions in the order of the users"""
@@ -152,6 +180,7 @@ class Track:
             np.where(goes_on, were.revision, 0) + revision,
             types + np.where(goes_on[:, None], were.types, 0),
             self.ending and self.ending.take(clicks),
+            None if self.forecast is None else self.forecast[clicks],
         )
 
     def write(self, rows: Rows) -> None:
@@ -164,3 +193,5 @@ class Track:
             rows[name][user] = values * (stays if values.ndim == 1 else stays[:, None])
         if now.ending is not None:
             now.ending.write(rows, user, stays)
+        if now.forecast is not None:
+            rows[FORECAST.name][user] = np.where(stays[:, None], now.forecast, np.float32(0))

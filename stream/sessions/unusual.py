@@ -100,16 +100,22 @@ def running(item: I32, surprise: F32, begin: Index, goes_on: Bools, user: Index,
     """
     sums = mixed(item).cumsum(dtype=np.uint64)
     vector = sums - np.append(np.uint64(0), sums)[begin]
-    order = surprise.argsort(kind="stable")
-    rank = np.empty(len(order), np.intp)
-    rank[order] = np.arange(len(order))
-    # ranks of later sessions are higher, so the largest so far is of the same session
-    peak = surprise[order][np.maximum.accumulate(begin * len(order) + rank) - begin * len(order)]
+    peak = largest_so_far(surprise, begin)
     were = Ending.of(before, user)
     assert were is not None
     vector += np.where(goes_on, were.vector, np.uint64(0))
     peak = np.where(goes_on, np.maximum(were.peak, peak), peak)
     return Ending(vector, np.zeros(len(item), np.int64), peak, np.zeros(len(item), np.float32), item)
+
+
+def largest_so_far(values: F32, begin: Index) -> F32:
+    """The largest value (n,) of each session up to each of n clicks, session after session. begin: as in `running`"""
+    order = values.argsort(kind="stable")
+    rank = np.empty(len(order), np.intp)
+    rank[order] = np.arange(len(order))
+    # ranks of later sessions are higher, so the largest so far is of the same session
+    found: F32 = values[order][np.maximum.accumulate(begin * len(order) + rank) - begin * len(order)]
+    return found
 
 
 def never(vectors: U64, vector: U64) -> Bools:

@@ -1,7 +1,7 @@
 """Converts the engine's decisions to events: a Recommendation for each click, an Anomaly for each anomalous click."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,18 @@ Rule = tuple[str, int, float, int, dict[str, float], str, int | None]
 SystemRule = tuple[int, int, str, str, bool, int, int, int, float, float, int, bool]
 """Why an episode of a partition begins or ends, in the order of the fields of population.watch.SystemRule."""
 
+DIGITS = 6
+"""Digits of the probabilities of what a user does next."""
+
+
+class Foreseen(NamedTuple):
+    """What a user does next, as in the fields of Recommendation; None = not predicted."""
+
+    next: dict[str, float] | None = None
+    leaves: float | None = None
+    returns_7d: float | None = None
+    intent: float | None = None
+
 
 def recommendations(
     names: Names,
@@ -34,6 +46,7 @@ def recommendations(
     superseded_by: Index,
     surprise: F32,
     p_value: F64,
+    foreseen: Iterable[Foreseen] | None = None,
 ) -> list[Recommendation]:
     """Make the recommendation of each of n clicks, in the order of the clicks.
 
@@ -47,6 +60,7 @@ def recommendations(
     superseded_by  (n,) intp, position among the n of the user's later click that has the list; -1 = this click has one
     surprise       (n,) float32, nats: -log probability of each click, given the user's state before the click
     p_value        (n,) float64 in (0, 1]
+    foreseen       (n,) what the users do next; None = not predicted
     """
     ids = [origin.id for origin in origins]
     rows = zip(
@@ -59,6 +73,7 @@ def recommendations(
         superseded_by.tolist(),
         surprise.astype(np.float64).round(5).tolist(),
         p_value.tolist(),
+        [Foreseen()] * len(ids) if foreseen is None else foreseen,
         strict=True,
     )
     return [
@@ -75,8 +90,12 @@ def recommendations(
             propensities=shares and shares[:count],
             explored=slots,
             superseded_by=None if later < 0 else ids[later],
+            next=ahead.next,
+            leaves=ahead.leaves,
+            returns_7d=ahead.returns_7d,
+            intent=ahead.intent,
         )
-        for click, id_, row, logs, count, shares, slots, later, nats, p in rows
+        for click, id_, row, logs, count, shares, slots, later, nats, p, ahead in rows
     ]
 
 
@@ -197,6 +216,7 @@ def closed_sessions(
     partitions: Sequence[Partition],
     sessions: Sequence[npt.NDArray[Any]],
     p_value: F64 | None,
+    forecast: Sequence[F32 | None] = (None, None, None, None),
 ) -> list[Session]:
     """Make the events of n sessions that have ended.
 
@@ -205,10 +225,13 @@ def closed_sessions(
     partitions   (n,) partitions of their clicks
     sessions     offset, start_ms, last_ms, revision, each (n,), and types (n, T + 1), as in sessions.track.Sessions
     p_value      (n,) float64 in (0, 1], of the ends; None if the model does not score them
+    forecast     the intent after the first click, the highest and the last one, and the return, each (n,); None = not
+                 predicted
     """
     p_values: list[float] | list[None] = [None] * len(users) if p_value is None else p_value.tolist()
     offset, start_ms, last_ms, revision, types = sessions
     columns = (offset, start_ms, last_ms, revision, types[:, -1], types.sum(1), types)
+    *intent, back = (_probabilities(one, len(users)) for one in forecast)
     return [
         Session(
             id=Origin(partition.topic, partition.number, first).id,
@@ -222,8 +245,22 @@ def closed_sessions(
             revision=times,
             unknown_events=unknown,
             p_value=p,
+            intent_first=of_intent[0],
+            intent_highest=of_intent[1],
+            intent_last=of_intent[2],
+            returns_7d=returns,
         )
-        for user, partition, p, first, start, last, times, unknown, clicks, counts in zip(
-            users, partitions, p_values, *(column.tolist() for column in columns), strict=True
+        for user, partition, p, of_intent, returns, first, start, last, times, unknown, clicks, counts in zip(
+            users,
+            partitions,
+            p_values,
+            zip(*intent, strict=True),
+            back,
+            *(column.tolist() for column in columns),
+            strict=True,
         )
     ]
+
+
+def _probabilities(values: F32 | None, n: int) -> list[float] | list[None]:
+    return [None] * n if values is None else values.astype(np.float64).round(DIGITS).tolist()

@@ -12,7 +12,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
+from stream.ahead.forecast import foreseen, served_columns
+from stream.ahead.forecast import row_fields as ahead_fields
 from stream.detect.behaviour import BehaviourDetector
 from stream.engine.engine import Cycle, Engine
 from stream.errors import ArtifactError, ConfigError
@@ -33,6 +36,7 @@ from stream.state.evict import DAY_MS, Forgetting
 from stream.state.row import row_dtype, row_mark
 from stream.wire import output
 from stream.wire.json import JsonCodec
+from stream.wire.output import Foreseen
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +86,8 @@ def row_layout(
     manifest: Manifest, judge: Judge, ends: EndCalibration | None, users_mark: int = 0
 ) -> tuple[np.dtype[np.void], int]:
     """The dtype of the state rows of a model, and the mark that they have. users_mark: as in `open_engine`."""
-    fields = (*judge.row_fields, *session_fields(len(manifest.event_types), ends), PAST)
+    of_session = session_fields(len(manifest.event_types), ends, manifest.ahead is not UNSET)
+    fields = (*judge.row_fields, *of_session, *ahead_fields(manifest), PAST)
     dtype = row_dtype(manifest.state, RECENT_ITEMS, fields)
     return dtype, row_mark(manifest.identity ^ users_mark, dtype)
 
@@ -121,7 +126,15 @@ def recommendations(
         decisions.superseded_by,
         decisions.surprise,
         decisions.p_value,
+        _foreseen(engine, cycle),
     )
+
+
+def _foreseen(engine: Engine, cycle: Cycle) -> Iterable[Foreseen] | None:
+    manifest = engine.model.manifest
+    if cycle.forecast is None or manifest.ahead is UNSET:
+        return None
+    return foreseen(cycle.forecast, manifest.event_types, manifest.ahead)
 
 
 def anomalies(engine: Engine, clicks: Sequence[Click], origins: Sequence[Origin], cycle: Cycle) -> list[Anomaly]:
@@ -175,6 +188,7 @@ def sessions(engine: Engine, clicks: Sequence[Click], origins: Sequence[Origin],
         partitions,
         ended.sessions.columns(),
         None if ended.sessions.ending is None else np.exp(-ended.sessions.ending.nats.astype(np.float64)),
+        served_columns(ended.sessions.forecast, manifest.ahead),
     )
     opened = [
         output.opened_session(manifest.label, clicks[i], origins[i], clicks[i].event_type in manifest.event_types)

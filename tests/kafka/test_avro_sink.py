@@ -71,9 +71,11 @@ def place(kafka: str, registry: Running, name: str) -> Place:
     )
 
 
-MISSING = {"propensities": None, "explored": None, "items_cut": 0, "superseded_by": None}
+AHEAD = dict.fromkeys(("next", "leaves", "returns_7d", "intent"))
+MISSING = {"propensities": None, "explored": None, "items_cut": 0, "superseded_by": None, **AHEAD}
 MISSING_OF_ALERT = {"expected_cut": 0, "part_of": None}
-MISSING_OF_SESSION = {"revision": 0, "unknown_events": 0, "p_value": None}
+AHEAD_OF_SESSION = dict.fromkeys(("intent_first", "intent_highest", "intent_last", "returns_7d"))
+MISSING_OF_SESSION = {"revision": 0, "unknown_events": 0, "p_value": None, **AHEAD_OF_SESSION}
 
 
 @dataclass

@@ -80,11 +80,17 @@ SESSION: dict[str, Any] = {
     "events": {"view": 2}, "model": "m/1",
 }  # fmt: skip
 MISSING: dict[str, dict[str, Any]] = {
-    "recommendations": {"propensities": None, "explored": None, "items_cut": 0, "superseded_by": None},
+    "recommendations": {
+        "propensities": None, "explored": None, "items_cut": 0, "superseded_by": None, "next": None, "leaves": None,
+        "returns_7d": None, "intent": None,
+    },
     "anomalies": {"expected_cut": 0, "part_of": None},
     "system-alerts": dict.fromkeys(("of_users", "p_value", "item_id", "event_type", "alerts")),
-    "sessions": {"revision": 0, "unknown_events": 0, "p_value": None},
-}
+    "sessions": {
+        "revision": 0, "unknown_events": 0, "p_value": None, "intent_first": None, "intent_highest": None,
+        "intent_last": None, "returns_7d": None,
+    },
+}  # fmt: skip
 
 
 MESSAGES = {"recommendations": DECISION, "anomalies": ALERT, "system-alerts": SYSTEM_ALERT, "sessions": SESSION}

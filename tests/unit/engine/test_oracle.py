@@ -17,10 +17,12 @@ from tests.oracle import Oracle
 DAY_MS = 86_400_000
 
 
-@pytest.mark.parametrize("alpha", [0.001, 0.3])
-def test_decisions_alerts_and_rows_are_those_of_a_plain_loop(model_dir: Path, alpha: float) -> None:
-    """Lists, surprise, p-values, alerts and every byte of the rows are equal, over months in which users are
-    forgotten."""
+@pytest.mark.parametrize(("alpha", "model"), [(0.001, "model_dir"), (0.3, "model_dir"), (0.001, "ahead_dir")])
+def test_decisions_alerts_and_rows_are_those_of_a_plain_loop(
+    request: pytest.FixtureRequest, alpha: float, model: str
+) -> None:
+    """Lists, surprise, p-values, predictions, alerts and every byte of the rows are equal, over months in which users
+    are forgotten."""
     rng = random.Random(4)
     clicks = [
         Click(
@@ -31,7 +33,7 @@ def test_decisions_alerts_and_rows_are_those_of_a_plain_loop(model_dir: Path, al
         )
         for n in range(1_200)
     ]
-    assert _system_alerts(model_dir, clicks, alpha, rng, 90) == []
+    assert _system_alerts(request.getfixturevalue(model), clicks, alpha, rng, 90) == []
 
 
 @pytest.mark.parametrize("largest", [90, 100_000])

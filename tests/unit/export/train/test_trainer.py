@@ -15,9 +15,10 @@ from export.dataset.windows import Clicks, Windows, birth_period, encode, fresh_
 from export.evaluate.evaluate import evaluate
 from export.fit.popularity_shift import best_recency
 from export.log.log import GAP_EDGES_MS, Log, Vocabulary
+from export.model.calibrate import calibration_warning
 from export.network.network import Network, Sizes
 from export.network.states import outputs
-from export.pipeline import calibration_warning, train_model
+from export.pipeline import train_model
 from export.train.epochs import fit
 from export.train.holdout import categories, vocabulary_of
 from export.train.settings import TrainSettings

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench.behaviour.head.counters import session_begins
+from export.ahead.counters import session_begins
 from export.arrays import I32, I64, Flags
 from stream.model.gaps import SESSION_GAP_MS
 
@@ -35,6 +35,8 @@ class Upcoming(NamedTuple):
                UNKNOWN = the log ends earlier
     passed     (n,) int64, buckets of EDGES_MS that passed completely without a click, as far as the log says
     clicked    (n,) bool, True if the next click is in the bucket `passed`, False if the log or the last bucket ends
+    returned   (n,) int64, 1 if the user left with this click and came back within 7 days, 0 if not; UNKNOWN = the user
+               did not leave, or the log ends earlier, even if the user came back soon: who did not is unknown there
     intent     (n,) int64, 1 if a later click of the session has the intent's event type, else 0; UNKNOWN = the session
                may go on after the end of the log, or there is no such event type
     """
@@ -42,11 +44,12 @@ class Upcoming(NamedTuple):
     next_type: I64
     passed: I64
     clicked: Flags
+    returned: I64
     intent: I64
 
     def where(self, keep: Flags | I64) -> "Upcoming":
         """The labels where keep (n,) is True, or at the rows `keep` (m,)."""
-        return Upcoming(self.next_type[keep], self.passed[keep], self.clicked[keep], self.intent[keep])
+        return Upcoming._make(column[keep] for column in self)
 
 
 def upcoming(
@@ -76,6 +79,8 @@ def upcoming(
     next_type[time_ms > until_ms - over_ms] = UNKNOWN  # here only the quick clicks are known, and nobody who left
     passed = np.searchsorted(np.array(EDGES_MS), waited, "right")
     clicked = follows & (passed < len(EDGES_MS))
+    returned = (clicked & (passed < RETURN_AFTER)).astype(np.int64)
+    returned[(next_type != event_types + 1) | (time_ms > until_ms - EDGES_MS[RETURN_AFTER - 1])] = UNKNOWN
     label = np.full(n, UNKNOWN, np.int64)
     if intent is not None:
         begins = session_begins(user, time_ms)
@@ -84,4 +89,4 @@ def upcoming(
         so_far = np.cumsum(event_type == intent)
         later = so_far[ends][session] > so_far
         label = np.where(left[ends][session], later.astype(np.int64), UNKNOWN)
-    return Upcoming(next_type, passed, clicked, label)
+    return Upcoming(next_type, passed, clicked, returned, label)

@@ -4,9 +4,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.behaviour.head.counters import COUNTERS, counters_of
-from bench.behaviour.head.upcoming import EDGES_MS, LEFT_AFTER, UNKNOWN, Upcoming, upcoming
+from export.ahead.counters import counters_of
+from export.ahead.upcoming import EDGES_MS, LEFT_AFTER, UNKNOWN, Upcoming, upcoming
 from export.arrays import I32, I64
+from stream.ahead.counters import COUNTERS
 from stream.model.gaps import SESSION_GAP_MS
 
 VIEW, CART, BUY = range(3)
@@ -59,6 +60,14 @@ def test_the_bucket_of_the_next_click_ends_after_it() -> None:
     found = labels((0, VIEW), (1, VIEW), (31, VIEW), (31 + 20 * 24 * 60, VIEW), until=31 + 20 * 24 * 60)
     assert found.passed.tolist() == [EDGES_MS.index(MINUTE) + 1, LEFT_AFTER, len(EDGES_MS), 0]
     assert found.clicked.tolist() == [True, True, False, False]
+
+
+def test_a_return_is_known_only_of_clicks_a_week_before_the_end() -> None:
+    """Of later clicks only those who came back soon would be known: a biased sample."""
+    day = 24 * 60
+    found = labels((0, VIEW), (2 * day, VIEW), (10 * day, VIEW), (11 * day, CART), until=12 * day)
+    assert found.returned.tolist() == [1, 0, UNKNOWN, UNKNOWN]
+    assert labels((0, VIEW), (1, VIEW), until=12 * day).returned.tolist() == [UNKNOWN, 0]
 
 
 def test_counters_of_two_sessions() -> None:

@@ -1,6 +1,6 @@
-"""Calibrates the logits of the behaviour head on clicks whose users the member was not trained on.
+"""Calibrates the logits of the head on clicks whose users the member was not trained on.
 
-Leaving, returning and the intent get a slope and an offset each; the event types get a slope, which is 1 / temperature.
+The intent, leaving and returning get a slope and an offset each; the event types get a slope, which is 1 / temperature.
 
 Sources: Platt 1999; Guo et al. 2017 (temperature).
 """
@@ -13,52 +13,48 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from bench.behaviour.head.network import time_logits
-from bench.behaviour.head.upcoming import LEFT_AFTER, RETURN_AFTER, UNKNOWN, Upcoming
+from export.ahead.network import OUTPUTS, spans, time_logits
+from export.ahead.upcoming import RETURN_AFTER, UNKNOWN, Upcoming
 
 L2 = 10.0
 """Penalty in nats on the squared distance of a calibration from none: few clicks hardly change it."""
 
 
 class Labels(NamedTuple):
-    """Labels as tensors of n clicks. next_type is -1 and intent -1.0 where unknown or where the user left."""
+    """Labels as tensors of n clicks; UNKNOWN where not known. next_type is so where the user left, too."""
 
     next_type: Tensor
     passed: Tensor
     clicked: Tensor
+    left: Tensor
+    returned: Tensor
     intent: Tensor
 
     @classmethod
     def of(cls, label: Upcoming, event_types: int) -> "Labels":
-        stays = np.where(label.next_type > event_types, UNKNOWN, label.next_type)
-        return cls(*(torch.from_numpy(np.asarray(one)) for one in (stays, label.passed, label.clicked, label.intent)))
+        left = np.where(label.next_type < 0, UNKNOWN, label.next_type > event_types)
+        stays = np.where(left == 1, UNKNOWN, label.next_type)
+        columns = (stays, label.passed, label.clicked, left, label.returned, label.intent)
+        return cls(*(torch.from_numpy(np.asarray(one)) for one in columns))
 
     def at(self, rows: Tensor) -> "Labels":
         return Labels(*(one[rows] for one in self))
 
+    def binary(self) -> Tensor:
+        """Those of the intent, leaving and returning, (3, n)."""
+        return torch.stack([self.intent, self.left, self.returned])
+
 
 def calibration(logits: list[Tensor], label: Labels) -> tuple[Tensor, Tensor]:
-    """Slopes and offsets (4,) of the logits of each task, (n, size)."""
-    types, hazards, intent = logits
-    leaves, returns = time_logits(hazards)
-    left, returned = time_outcomes(label.passed, label.clicked)
+    """Slopes and offsets (4,) of the logits of OUTPUTS. logits: of each task, (n, size)."""
+    types, intent, hazards = logits
     known = label.next_type >= 0
-    slope, offset = torch.ones(4), torch.zeros(4)
+    slope, offset = torch.ones(len(OUTPUTS)), torch.zeros(len(OUTPUTS))
     slope[0] = _temperature(types[known], label.next_type[known])
-    binary = ((leaves, left), (returns, returned), (intent.squeeze(1), label.intent))
-    for number, (logit, target) in enumerate(binary, start=1):
+    binary = torch.cat([intent, time_logits(hazards, spans(RETURN_AFTER))], dim=1).t()
+    for number, (logit, target) in enumerate(zip(binary, label.binary(), strict=True), start=1):
         slope[number], offset[number] = _platt(logit[target >= 0], target[target >= 0].float())
     return slope, offset
-
-
-def time_outcomes(passed: Tensor, clicked: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether the user left the session, and whether the user then came back: (n,) int64 each, UNKNOWN = not known.
-
-    passed, clicked  of Upcoming
-    """
-    left = torch.where(passed >= LEFT_AFTER, 1, torch.where(clicked, 0, UNKNOWN))
-    back = torch.where(passed >= RETURN_AFTER, 0, torch.where(clicked, 1, UNKNOWN))
-    return left, torch.where(left == 1, back, UNKNOWN)
 
 
 def _platt(logit: Tensor, target: Tensor) -> tuple[float, float]:

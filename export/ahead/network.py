@@ -1,0 +1,175 @@
+"""The head that predicts what a user does next, the graph of ahead.onnx: a user's counters -> probabilities.
+
+It has three tasks: the event type of the next click if there is one in this session, the time to the next click, and
+whether the session still has an event of the intent's type. Each task is an average of MEMBERS small networks with one
+hidden layer and a linear part. The average is over logits, which are linear in the hidden units. So the graph has one
+hidden layer for all tasks and members.
+
+Beside the networks it has a table: what followed each event type in the training. A served logit is the table's, moved
+towards the networks' by the weight that the held-out slice has chosen (choose.py). With a weight of 0 it is the table.
+
+Counters and times enter as logarithms. The first STEPPED of them also enter in steps, so that a network with few units
+can tell one click from two and ten seconds from a minute, as a tree can. Of a batch of a few clicks the cost is the
+number of nodes of the graph, so it has few.
+
+The time to the next click is a discrete hazard: the probability that the click is in a bucket of EDGES_MS if it was not
+in an earlier one. "Leaves the session" and "returns within 7 days" are products of the same hazards.
+
+Sums over buckets are products with a matrix, as in network.unit: results of ONNX Runtime's sum operators depend on the
+alignment of a row in memory.
+
+Sources: Gensheimer and Narasimhan 2019 (discrete hazards by a network); Gorishniy et al. 2022 (inputs in steps); Platt
+1999 (calibration of logits).
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding, gelu, linear
+
+from export.ahead.upcoming import EDGES_MS, LEFT_AFTER, RETURN_AFTER
+from export.network.mixture import LANES
+from stream.ahead.counters import COUNTERS, counters
+
+TASKS = ("next", "intent", "time")
+"""What the networks are fitted for."""
+
+OUTPUTS = ("next", "intent", "leaves", "returns_7d")
+"""What is served, and what a weight and a calibration belong to."""
+
+HARMONICS = (1, 2)
+"""Periods per day of the sine and cosine of the hour."""
+
+LIMIT = 3.0
+"""Largest standardised input, so that a rare count cannot decide alone."""
+
+STEPPED = 5
+"""The first COUNTERS enter in steps too."""
+
+STEPS = (0.0, 0.7, 1.1, 1.6, 2.1, 2.7, 3.4, 4.1, 5.3, 6.6, 7.9, 9.5, 12.0)
+"""Edges of the steps in log(1 + x): counts from 1 to 30, and seconds from 1 to two days."""
+
+
+def feature_count(event_types: int) -> int:
+    """The number of features of a log with so many event types."""
+    return counters(event_types) + 2 * len(HARMONICS) + 3 * (event_types + 1) + STEPPED * (len(STEPS) - 1)
+
+
+def hour_features(event_types: int) -> list[int]:
+    """Where `features` has those of the hour."""
+    first = counters(event_types)
+    return [COUNTERS.index("hour"), *range(first, first + 2 * len(HARMONICS))]
+
+
+def features(counters: Tensor, event_type: Tensor) -> Tensor:
+    """The inputs that are made of the counters (B, C) and the event type (B,) int64 of the click: (B, F) float32."""
+    fixed = len(COUNTERS)
+    kinds = (counters.shape[1] - fixed) // 2
+    clicks, ever = counters[:, fixed : fixed + kinds], counters[:, fixed + kinds :]
+    angle = counters[:, fixed - 1 : fixed] * torch.tensor([2 * math.pi / 24 * times for times in HARMONICS])
+    logs = torch.log(counters + 1)
+    shares = [clicks / counters[:, 0:1], ever / counters[:, 3:4]]
+    last = embedding(event_type, torch.eye(kinds))
+    return torch.cat([logs, torch.sin(angle), torch.cos(angle), *shares, last, steps(logs)], dim=1)
+
+
+def steps(logs: Tensor) -> Tensor:
+    """How far each of the first STEPPED logarithms (B, C) is through each step, from 0 to 1: (B, STEPPED * steps)."""
+    low, high = torch.tensor(STEPS[:-1]), torch.tensor(STEPS[1:])
+    each = torch.block_diag(*[1 / (high - low).unsqueeze(0)] * STEPPED)  # type: ignore[no-untyped-call]
+    weight = torch.cat([each, torch.zeros(logs.shape[1] - STEPPED, each.shape[1])]).t()
+    return linear(logs, weight, (-low / (high - low)).repeat(STEPPED)).clamp(0, 1)
+
+
+class AheadHead(nn.Module):
+    """The head with fitted weights. fit.py makes it.
+
+    hidden, hidden_bias  (U, F), (U,): the units of all tasks and members
+    linear, bias         (O, F), (O,): the linear part of the O logits: T + 1 types, the intent, the hazards
+    out                  (O, U): weights of the units, divided by the members; zeros where a unit is of another task
+    mean, scale          (F,) of the inputs
+    slope, offset        (T + 1 + 3,) calibration of the logits of the types, of the intent, leaving and returning
+    table                (T + 1, T + 1 + 3) by the event type of the click: log-probabilities of the types, and the
+                         log-odds of the intent, leaving and returning
+    trust                (T + 1 + 3,) in [0, 1], weight of the networks in these logits
+    spans                (E, LANES): the first two columns choose the buckets of leaving and of returning
+    """
+
+    mean: Tensor
+    scale: Tensor
+    hidden: Tensor
+    hidden_bias: Tensor
+    linear: Tensor
+    bias: Tensor
+    out: Tensor
+    slope: Tensor
+    offset: Tensor
+    table: Tensor
+    trust: Tensor
+    spans: Tensor
+
+    def __init__(self, event_types: int, **tensors: Tensor) -> None:
+        super().__init__()
+        self.event_types = event_types
+        self.counters = counters(event_types)
+        tensors.setdefault("trust", torch.ones(event_types + len(OUTPUTS)))
+        for name, value in {**tensors, "spans": spans(RETURN_AFTER)}.items():
+            self.register_buffer(name, value)
+
+    def forward(self, counters: Tensor, event_type: Tensor) -> Tensor:
+        """Counters (B, C) float32 and event type (B,) int64 of the clicks -> probabilities (B, T + 3).
+
+        They are: that the session's next event has each of the T types; that the session still has an event of the
+        intent's type; that no click follows in it; that the user comes back within 7 days, if this click ends it. The
+        first T, the third last and the unknown type sum to 1.
+        """
+        types, binary = self.served(counters, event_type, self.trust)
+        of_type, others = torch.softmax(types, dim=1)[:, : self.event_types], torch.sigmoid(binary)
+        return torch.cat([of_type * (1 - others[:, 1:2]), others], dim=1)
+
+    @property
+    def weights(self) -> list[float]:
+        """The weight of the networks in each of OUTPUTS."""
+        found: list[float] = self.trust[self.event_types :].tolist()
+        return found
+
+    def served(self, counters: Tensor, event_type: Tensor, trust: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits with the weights `trust`: of the types (B, T + 1), and of the intent, leaving, returning (B, 3)."""
+        plain, hazards = self.logits(counters, event_type)
+        kinds = self.event_types + 1
+        own = torch.cat([plain, time_logits(hazards, self.spans)], dim=1)
+        before = embedding(event_type, self.table)
+        found = before + trust * (own * self.slope + self.offset - before)
+        return found[:, :kinds], found[:, kinds:]
+
+    def logits(self, counters: Tensor, event_type: Tensor) -> tuple[Tensor, Tensor]:
+        """The networks' logits before the calibration: types and intent (B, T + 2), hazards (B, EDGES)."""
+        x = ((features(counters, event_type) - self.mean) * self.scale).clamp(-LIMIT, LIMIT)
+        units = gelu(linear(x, self.hidden, self.hidden_bias), approximate="tanh")
+        logits = linear(x, self.linear, self.bias) + linear(units, self.out)
+        return logits[:, : self.event_types + 2], logits[:, self.event_types + 2 :]
+
+
+def by_logit(values: Tensor, event_types: int) -> Tensor:
+    """Values of OUTPUTS (4,) -> of each served logit, (T + 1 + 3,)."""
+    return torch.cat([values[:1].expand(event_types), values])
+
+
+def spans(return_after: int) -> Tensor:
+    """(E, LANES) for `time_logits`: a return is a click in the buckets up to return_after."""
+    found = torch.zeros(len(EDGES_MS), LANES)
+    found[:LEFT_AFTER, 0] = 1
+    found[LEFT_AFTER:return_after, 1] = 1
+    return found
+
+
+def time_logits(hazards: Tensor, spans: Tensor) -> Tensor:
+    """Logits of "leaves" and "returns after leaving", (B, 2), of the logits of the hazards (B, E).
+
+    P(leaves) = P(no click in the first LEFT_AFTER buckets)
+    P(returns) = P(a click in the buckets of the second column of `spans`, if none in the first LEFT_AFTER)
+    """
+    stays_away = torch.matmul(torch.log(torch.sigmoid(-hazards)), spans)[:, :2].clamp(max=-1e-6)
+    odds = stays_away - torch.log(1 - torch.exp(stays_away))  # log p -> log(p / (1 - p))
+    return odds * torch.tensor([1.0, -1.0])

@@ -1,0 +1,149 @@
+"""The head: it learns a known rule, is calibrated, and is not trusted where the newest clicks contradict it."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from export.ahead.calibration import Labels
+from export.ahead.choose import chosen_head, fit_ahead, weights
+from export.ahead.counters import counters_of
+from export.ahead.fit import Examples, fit_head
+from export.ahead.network import AheadHead, spans, time_logits
+from export.ahead.upcoming import EDGES_MS, LEFT_AFTER, RETURN_AFTER, upcoming
+from export.dataset.windows import Clicks
+
+VIEW, CART, BUY, TYPES = 0, 1, 2, 3
+NAMES = ("view", "cart", "purchase")
+MINUTE, DAY = 60_000, 86_400_000
+BUYS = {0: 0.05, 1: 0.3, 2: 0.8}
+"""Probability of a purchase in the session, by its carts so far."""
+
+
+def shop(users: int, seed: int, buys: dict[int, float] = BUYS) -> Clicks:
+    """Sessions of three views or carts, then a purchase with the probability of their number of carts."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for user in range(users):
+        at, carts = int(rng.integers(DAY)), 0
+        for _ in range(3):
+            kind = CART if rng.random() < 0.3 else VIEW
+            carts += kind == CART
+            rows.append((user, at, kind))
+            at += MINUTE
+        if rng.random() < buys[min(carts, 2)]:
+            rows.append((user, at, BUY))
+    user, time_ms, event_type = (np.array(column) for column in zip(*rows, strict=True))
+    zeros = np.zeros(len(user), np.int32)
+    return Clicks(
+        zeros, event_type.astype(np.int32), zeros.astype(np.uint8), zeros, zeros > 0, user.astype(np.int32), time_ms
+    )
+
+
+def known(clicks: Clicks) -> Examples:
+    """All labels are known: the log goes on for weeks."""
+    counted = counters_of(clicks.user, clicks.time_ms, clicks.event_type, clicks.item, TYPES)
+    label = upcoming(clicks.user, clicks.time_ms, clicks.event_type, TYPES, BUY, 20 * DAY)
+    event_type = torch.from_numpy(clicks.event_type.astype(np.int64))
+    return Examples(torch.from_numpy(counted), event_type, clicks.user.astype(np.int64), label)
+
+
+@pytest.fixture(scope="module")
+def head() -> AheadHead:
+    torch.set_num_threads(1)
+    return fit_head(known(shop(600, 1)), TYPES, 0)
+
+
+class Told(NamedTuple):
+    next: Tensor
+    intent: Tensor
+    leaves: Tensor
+
+
+@torch.no_grad()
+def told_of(head: AheadHead, examples: Examples) -> Told:
+    found = head(examples.counters, examples.event_type)
+    return Told(found[:, :TYPES], found[:, TYPES], found[:, TYPES + 1])
+
+
+def test_the_head_learns_the_rule_and_its_probabilities_hold(head: AheadHead) -> None:
+    """On users it never saw: after the third click, the probability is that of the rule, for each number of carts."""
+    later = known(shop(2000, 2))
+    told = told_of(head, later)
+    third = (later.counters[:, 0] == 3) & (later.event_type != BUY)
+    carts = later.counters[:, 7 + CART]
+    for number, expected in BUYS.items():
+        rows = third & (carts == number)
+        assert float(told.intent[rows].mean()) == pytest.approx(expected, abs=0.2)
+        assert float(told.next[rows, BUY].mean()) == pytest.approx(expected, abs=0.2)
+        assert float(told.leaves[rows].mean()) == pytest.approx(1 - expected, abs=0.2)
+
+
+def test_probabilities_are_of_one_distribution(head: AheadHead) -> None:
+    """Event types and leaving sum to 1 with the unknown type, which has never been seen."""
+    told = told_of(head, known(shop(50, 3)))
+    total = told.next.sum(dim=1) + told.leaves
+    assert float(total.max()) <= 1.00001
+    assert float(total.min()) > 0.97
+
+
+def test_leaving_and_returning_are_products_of_the_hazards() -> None:
+    hazard = torch.rand(5, len(EDGES_MS)) * 0.5
+    leaves, returns = time_logits(torch.logit(hazard), spans(RETURN_AFTER)).t()
+    stays_away = 1 - hazard
+    torch.testing.assert_close(torch.sigmoid(leaves), stays_away[:, :LEFT_AFTER].prod(dim=1))
+    torch.testing.assert_close(torch.sigmoid(returns), 1 - stays_away[:, LEFT_AFTER:RETURN_AFTER].prod(dim=1))
+
+
+def test_a_head_without_trust_is_the_table_of_what_followed_each_event_type(head: AheadHead) -> None:
+    """The shares are counted here click by click; the table has one click of all types more."""
+    clicks = shop(600, 1)
+    seen, followed, left = np.zeros(TYPES + 1), np.zeros((TYPES + 1, TYPES + 1)), np.zeros(TYPES + 1)
+    for at in range(len(clicks)):
+        kind = clicks.event_type[at]
+        seen[kind] += 1
+        if at + 1 < len(clicks) and clicks.user[at + 1] == clicks.user[at]:
+            followed[kind, clicks.event_type[at + 1]] += 1
+        else:
+            left[kind] += 1
+    head.trust, kept = torch.zeros(TYPES + 4), head.trust
+    told = told_of(head, known(clicks))
+    head.trust = kept
+    for kind in (VIEW, CART, BUY):
+        at = int(np.flatnonzero(clicks.event_type == kind)[0])
+        assert float(told.leaves[at]) == pytest.approx(left[kind] / seen[kind], abs=0.01)
+        np.testing.assert_allclose(told.next[at], followed[kind, :TYPES] / seen[kind], atol=0.01)
+
+
+def test_networks_that_hold_are_trusted_and_others_are_not(head: AheadHead) -> None:
+    """The same shop a day later, and one in which carts have changed their meaning: there the table is better."""
+    assert weights(head, known(shop(500, 4)))[:3].min() >= 0.75
+    turned = shop(500, 4, {0: 0.8, 1: 0.3, 2: 0.05})
+    assert weights(head, known(turned))[1] == 0
+
+
+def test_the_slice_alone_decides_the_weights() -> None:
+    """A log whose newest part has turned around: served is the table, although the networks fit the log's rest."""
+    torch.set_num_threads(1)
+    first, second = shop(250, 5), shop(200, 6, {0: 0.8, 1: 0.3, 2: 0.05})
+    joined = Clicks(*(np.concatenate([getattr(first, n), getattr(second, n)]) for n in first.__dataclass_fields__))
+    joined.user[len(first) :] += 250
+    joined.time_ms[len(first) :] += 2 * DAY
+    found = chosen_head(joined, 2 * DAY, TYPES, BUY, 0)
+    assert found.weights[1] == 0
+
+
+def test_a_log_that_cannot_carry_a_head_says_why() -> None:
+    clicks = shop(20, 7)
+    assert "it ends; 50 of each are needed" in str(fit_ahead(clicks, DAY, NAMES, "purchase", 0))
+    many = tuple(f"type-{i}" for i in range(17))
+    assert "17 event types" in str(fit_ahead(clicks, DAY, many, "purchase", 0))
+
+
+def test_labels_of_leaving_are_those_of_the_next_event() -> None:
+    """Near the end of the log only quick clicks are known, so neither leaving nor staying counts there."""
+    clicks = shop(1, 8)
+    label = upcoming(clicks.user, clicks.time_ms, clicks.event_type, TYPES, BUY, int(clicks.time_ms.max()) + 2 * MINUTE)
+    assert Labels.of(label, TYPES).left.tolist() == [-1] * len(clicks)
