@@ -259,6 +259,7 @@ class Oracle:
         if self._alerts.scores_ends:
             fields += [("session_vector", "<u8"), ("end_episode", "<i8"), ("session_peak", "<f4")]
             fields += [("end_nats", "<f4"), ("session_item", "<i4")]
+        fields += [("trigger_hashes", "<u4", 8), ("trigger_times_s", "<u4", 8), ("consent", "u1")]
         return np.dtype(fields)
 
     def rows(self, model_mark: int) -> Iterator[tuple[int, bytes, bytes, bool]]:

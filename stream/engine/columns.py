@@ -19,6 +19,7 @@ from stream.population.quiet import NOT_ASKED, Asked
 from stream.settings import Rules, words
 from stream.state.arena import Owner
 from stream.state.event_ids import Hashes, hashed_ids
+from stream.triggers.memory import CONSENTS, U8
 
 I8 = npt.NDArray[np.int8]
 I32 = npt.NDArray[np.int32]
@@ -43,6 +44,7 @@ class Columns:
     life        (m,) intp, number of requests to forget the user before these clicks; None if there is no request
     requests    the requests to forget users
     asked       the requests for quiet among these clicks; None if there is none
+    consent     (n,) uint8, the consent in each click, one of the values of triggers.memory; None if no click has one
     """
 
     owners: Sequence[Owner]
@@ -57,6 +59,7 @@ class Columns:
     life: Index | None = None
     requests: Requests = field(default_factory=dict)
     asked: Asked | None = None
+    consent: U8 | None = None
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -91,6 +94,7 @@ class Columns:
             None if self.life is None else self.life[users],
             {user: which.searchsorted(at).tolist() for user, at in self.requests.items()},
             None if self.asked is None else self.asked.take(which, users),
+            None if self.consent is None else self.consent[which],
         )
 
 
@@ -127,6 +131,7 @@ class Encoder:
             life=split.life,
             requests=split.requests,
             asked=split.asked,
+            consent=_consents(clicks),
         )
 
     def items(self, ids: Sequence[str]) -> I64:
@@ -153,6 +158,12 @@ class Encoder:
 
 def _indices(index: Mapping[Any, int], names: Sequence[Any], unknown: int, dtype: type[T]) -> npt.NDArray[T]:
     return np.array([index.get(name, unknown) for name in names], dtype)
+
+
+def _consents(clicks: Sequence[Click]) -> U8 | None:
+    """`consent` as in Columns."""
+    found = [click.consent for click in clicks]
+    return np.array([CONSENTS[one] for one in found], np.uint8) if found.count(None) < len(found) else None
 
 
 def _owners(clicks: Sequence[Click], origins: Sequence[Origin]) -> tuple[Index, Sequence[Owner]]:

@@ -199,8 +199,10 @@ class Observed:
         count("list_hits", hits)
 
     def _ended(self, batch: Batch) -> None:
-        """Count the ends of sessions and the alerts on them, and keep all alerts for the HTTP port."""
+        """Count the ends of sessions, the alerts on them and the triggers, and keep all alerts for the HTTP port."""
         self.meter.count("sessions_ended", len(batch.cycle.ended.owners))
+        for (rule, group), n in Counter((one.rule, one.group) for one in batch.triggers).items():
+            self.meter.count("triggers", n, rule=rule, group=group)
         of_ends = [alert for alert in batch.alerts if END in alert.statistics]
         self.meter.count("alerts", len(of_ends), statistic=END)
         self.meter.count("episodes", sum(alert.episode == alert.id for alert in of_ends))

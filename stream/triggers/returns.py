@@ -1,0 +1,20 @@
+"""The probability that the user returns within a week after a session, for rules with `returns_below`.
+
+Models do not predict it yet, so a worker refuses such a rule at the start.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.manifest import Manifest
+from stream.sessions.track import Sessions
+
+
+def predicts_returns(manifest: Manifest) -> bool:
+    """Whether a model predicts it."""
+    return False
+
+
+def returns(sessions: Sessions) -> npt.NDArray[np.float32] | None:
+    """The probabilities (n,) that the users return after these sessions; None if the model does not predict it."""
+    return None
