@@ -42,7 +42,7 @@ def away(arena: Arena, batch: Batch, track: Track, seen: Evidence, after_ms: int
             clicks = np.append(clicks, len(batch.now_ms))
             parts.append(_of_rows(arena, batch, track, partition, after_ms, forgetting, (clicks, hours, was)))
             parts.append(_of_clicks(batch, track, seen, number, after_ms, forgetting, (clicks, hours, was)))
-    return joined(parts).sorted() if parts else NONE
+    return joined([part for part in parts if part.owners]).sorted()
 
 
 def away_at_rest(arena: Arena, partition: Partition, time_ms: int, after_ms: int, forgetting: Forgetting) -> Ended:

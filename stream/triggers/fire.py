@@ -145,6 +145,8 @@ class Triggers:
         return Fired(firings, *moments.write(changed))
 
     def _abandoned(self, moments: Moments, rule: Rule, ended: Ended) -> Iterator[Candidate]:
+        if not ended.owners:
+            return iter(())
         types, probability = ended.sessions.types, returns(ended.sessions)
         asked = types[:, self._indices(rule.has)].any(1) & ~types[:, self._indices(rule.without)].any(1)
         if rule.returns_below is not None and probability is not None:
