@@ -113,7 +113,7 @@ class Engine:
         self.ends = ends
         followed = (*judge.row_fields, *session_fields(len(model.manifest.event_types), ends))
         self._followed = [SEEN, CONSENT, *(field.name for field in followed)]
-        self._triggers = Triggers(triggers, model.manifest.event_types, forgetting)
+        self.triggers = Triggers(triggers, model.manifest.event_types, forgetting)
         self.decide = Decider(model, k, exclude_recent, rules, lists)
         self.encoder = Encoder(model, rules, self.decide.categories if rules.same_category else None)
 
@@ -175,7 +175,7 @@ class Engine:
         batch = Batch(clicks.owners, found, before, clicks.life, clicks.requests, of_click, times, latest, decided)
         decisions = self.decide(its, steps, judged.verdicts)
         opened, ends = np.sort(decided[track.by_user[track.starts]]), ended(self.arena, batch, track)
-        fired = self._triggers(self.arena, batch, track, evidence, ends, its.consent, decisions.lists, rows)
+        fired = self.triggers(self.arena, batch, track, evidence, ends, its.consent, decisions.lists, rows)
         staged = self._stage(clicks, found, rows, swept, event_ids, after, latest)
         staged = with_rows(staged, self.arena, fired.owners, fired.rows)
         return Cycle(decided, failed, repeated, decisions, judged.rules, opened, ends, fired.firings, staged)
@@ -248,6 +248,6 @@ class Engine:
             {one: time_ms for one, (_, time_ms) in found.items()},
             joined([ends for ends, _ in found.values()]),
         )
-        fired = self._triggers.at_rest(self.arena, ends, times)
+        fired = self.triggers.at_rest(self.arena, ends, times)
         staged = with_rows(cycle.staged._replace(times=times), self.arena, fired.owners, fired.rows)
         return cycle._replace(ended=ends, firings=fired.firings, staged=staged)

@@ -88,8 +88,8 @@ class Triggers:
     """The rules of a worker, for one model."""
 
     def __init__(self, rules: Sequence[Rule], event_types: Sequence[str], forgetting: Forgetting) -> None:
-        """event_types: the names that the model knows, and all rules"""
-        self._rules = rules
+        """event_types: the names that the model knows; those of the rules are among them"""
+        self.rules = rules
         self._hashes = frozenset(rule.hash for rule in rules)
         self._types = {name: i for i, name in enumerate(event_types)}
         self._forgetting = forgetting
@@ -113,13 +113,13 @@ class Triggers:
         lists  of these clicks
         rows   (m,) the users' rows after the batch
         """
-        if given is None and not self._rules:  # most batches
+        if given is None and not self.rules:  # most batches
             return NOTHING
         moments = BatchMoments(arena, batch, track, seen, given, rows)
         if given is not None:
             write_consent(rows, track, moments.consents)
         found: list[Candidate] = []
-        for rule in self._rules:
+        for rule in self.rules:
             if rule.kind == ABANDONED:
                 found += self._abandoned(moments, rule, ended)
             elif rule.kind == AWAY:
@@ -134,7 +134,7 @@ class Triggers:
         """The triggers of partitions that have no clicks, while their times move on. ended: the sessions that end"""
         moments = Moments(arena)
         found: list[Candidate] = []
-        for rule in self._rules:
+        for rule in self.rules:
             if rule.kind == ABANDONED:
                 found += self._abandoned(moments, rule, ended)
             elif rule.kind == AWAY:

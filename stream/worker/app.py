@@ -114,6 +114,7 @@ def create_app(settings: Settings) -> faust.App:
     alpha, users = settings.nominal_rate(), decoding.users
     observed = Observed(meter, model, engine.arena, partitions, users, alpha=alpha, alerts=display.alerts)
     observed.about(settings.group, worker_id)
+    observed.rules(engine.triggers.rules)
     observed.trace(settings, worker_id)
     changelog = Changelog(settings.broker, settings.group, settings.topics.changelog, config, watch)
     cycles = Cycles(
