@@ -52,6 +52,7 @@ MOUNTED = {
     "sink": "Copy recommendations and alerts from Kafka to Redis, PostgreSQL or Parquet files.",
     "state": "Write the states of all users to Parquet files, or restore them.",
     "schema": "Print the JSON Schema of the messages of an output topic.",
+    "triggers": "Check the rules for marketing, and report what they have caused.",
 }
 """The help line of each mounted command. It is here so that `eddy --help` does not import the command."""
 
@@ -236,7 +237,6 @@ def create(
 @JSON_OPTION
 def check(broker: str, kafka_config: str, mapping: str, triggers: str, as_json: bool, **given: Any) -> None:
     """Check the topics: exit with code 2 and print the error if a worker would refuse to start.
-
     The topic of the triggers is checked only with --triggers: other workers do not write it.
 
     \b
