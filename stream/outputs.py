@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 import msgspec
 from msgspec import NODEFAULT, Struct
 
-from stream.events import Anomaly, DeadLetter, Feedback, Recommendation, Session, SystemAlert
+from stream.events import Anomaly, DeadLetter, Feedback, Recommendation, Session, SystemAlert, Trigger
 
 OUTPUTS: dict[str, type[Struct]] = {
     "recommendations": Recommendation,
@@ -20,6 +20,7 @@ OUTPUTS: dict[str, type[Struct]] = {
     "sessions": Session,
     "dead-letters": DeadLetter,
     "feedback": Feedback,
+    "triggers": Trigger,
 }
 """Name of each output topic by default, without the prefix of the clicks topic -> what is on it."""
 

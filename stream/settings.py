@@ -5,17 +5,16 @@ object.
 """
 
 import re
-from datetime import UTC, datetime
 
 import msgspec
 from msgspec import Struct
 
 from stream.errors import ConfigError
 from stream.kafka_config import HTTP_URL, check_registry_url
+from stream.start_at import start_time_ms
 
 DEVICES = ("auto", "cpu", "cuda")
 LISTS = ("every", "last")
-UNDECIDED, EARLIEST, LATEST = "undecided", "earliest", "latest"
 CHOICES = {"device": DEVICES, "lists": LISTS, "log_format": ("text", "json")}
 """Setting -> its possible values."""
 
@@ -30,6 +29,15 @@ class Topics(Struct, frozen=True):
     changelog: str = "eddy-changelog"
     system_alerts: str = "system-alerts"
     sessions: str = "sessions"
+    triggers: str = "triggers"
+
+    def names(self) -> list[str]:
+        """The names of all topics that there are: a worker without --triggers writes no triggers, its name is empty."""
+        return [name for name in msgspec.structs.astuple(self) if name]
+
+    def used(self, triggers: str) -> "Topics":
+        """The topics of a worker with this file of --triggers; empty = it writes none."""
+        return self if triggers else msgspec.structs.replace(self, triggers="")
 
 
 FEEDBACK_TOPIC = "feedback"
@@ -170,6 +178,7 @@ class Settings(Struct, frozen=True):
     http_token_file    file with the token that a request to forget a user needs. Empty: all such requests are refused
     log_format         text; json: one object a line
     otlp_endpoint      http(s)://host:port of a collector that takes OTLP over HTTP. Empty: no traces
+    triggers           file of the shop's rules for marketing (stream.triggers). Empty: no triggers are written
     """
 
     model: str
@@ -206,6 +215,7 @@ class Settings(Struct, frozen=True):
     http_token_file: str = ""
     log_format: str = "text"
     otlp_endpoint: str = ""
+    triggers: str = ""
 
     def __post_init__(self) -> None:
         """Check the values. Raises ConfigError with one line that names the setting."""
@@ -242,9 +252,11 @@ class Settings(Struct, frozen=True):
             raise ConfigError("setting http_answers needs the HTTP port; give --http-port")
         if self.http_advertise and not ADDRESS.fullmatch(self.http_advertise):
             raise ConfigError(f"setting http_advertise is {self.http_advertise!r}; it must be host:port")
+        if self.triggers and not self.topics.triggers:
+            raise ConfigError("setting triggers needs a topic; give --triggers-topic")
         names = list(msgspec.structs.astuple(self.topics))
-        if len(set(names)) < len(names) or not all(names):
-            raise ConfigError(f"the topics are {', '.join(names)}; they need six different names that are not empty")
+        if len(set(names)) < len(names) or not all(names[:-1]):
+            raise ConfigError(f"the topics are {', '.join(names)}; they need different names that are not empty")
 
     def nominal_rate(self) -> float:
         """The nominal share of sessions with a false alert, by alpha or false_alarms. Raises ConfigError."""
@@ -275,23 +287,3 @@ RECENT_ITEMS = 16
 def variable(option: str) -> str:
     """The environment variable of a setting: `broker` -> `EDDY_BROKER`, `clicks_topic` -> `EDDY_CLICKS_TOPIC`."""
     return f"EDDY_{option.upper()}"
-
-
-def start_time_ms(start_at: str) -> int | None:
-    """The time of the setting start_at, ms since the epoch; None for a word. Raises ConfigError.
-
-    start_at  ISO 8601, in UTC without an offset
-    """
-    if start_at in (UNDECIDED, EARLIEST, LATEST):
-        return None
-    try:
-        time = datetime.fromisoformat(start_at)
-        time_ms = int((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
-    except (ValueError, OverflowError):
-        time_ms = -1
-    if time_ms < 0:  # Kafka reads some negative times as other requests
-        raise ConfigError(
-            f"setting start_at is {start_at!r}; it must be {UNDECIDED}, {EARLIEST}, {LATEST} or a time such as "
-            "2026-11-01T00:00:00"
-        )
-    return time_ms

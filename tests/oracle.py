@@ -275,7 +275,9 @@ class Oracle:
         if self._ahead is not None:
             fields += [("session_forecast", "<f4", 4), ("ahead_sessions", "<i4")]
             fields += [("ahead_types", "<i4", len(self.manifest["event_types"]) + 1)]
-        return np.dtype([*fields, ("past", "<u4", (RECENT, 3))])
+        fields += [("past", "<u4", (RECENT, 3))]
+        fields += [("trigger_hashes", "<u4", 8), ("trigger_times_s", "<u4", 8), ("consent", "u1")]
+        return np.dtype(fields)
 
     def rows(self, model_mark: int) -> Iterator[tuple[int, bytes, bytes, bool]]:
         """(partition, key, row, whether it may be gone: the user is forgotten by now) of every user.

@@ -20,7 +20,7 @@ from confluent_kafka.admin import OffsetSpec
 from stream.access.refusal import Admin
 from stream.events import Partition
 from stream.kafka_config import KafkaConfig
-from stream.settings import EARLIEST, UNDECIDED, start_time_ms
+from stream.start_at import EARLIEST, UNDECIDED, start_time_ms
 
 ANSWER_S = 20.0
 

@@ -26,6 +26,7 @@ NEEDED = {
     "changelog": (READ, WRITE),
     "system_alerts": (WRITE,),
     "sessions": (WRITE,),
+    "triggers": (WRITE,),
 }
 """Topic of Topics -> the operations of a worker on it. Kafka grants DESCRIBE with each of them."""
 
@@ -36,7 +37,8 @@ def check_rights(admin: Admin, topics: Topics) -> None:
     Topics that do not exist are left out. Without an authorizer everybody has every right. A broker that does not
     answer the question is believed to allow everything.
     """
-    check_topic_rights(admin, {name: NEEDED[field] for field, name in msgspec.structs.asdict(topics).items()})
+    named = {field: name for field, name in msgspec.structs.asdict(topics).items() if name}
+    check_topic_rights(admin, {name: NEEDED[field] for field, name in named.items()})
 
 
 def check_topic_rights(admin: Admin, needed: Mapping[str, Sequence[AclOperation]]) -> None:

@@ -20,6 +20,7 @@ from stream.population.quiet import NOT_ASKED, Asked
 from stream.settings import Rules, words
 from stream.state.arena import Owner
 from stream.state.event_ids import Hashes, hashed_ids
+from stream.triggers.memory import CONSENTS, U8
 
 I8 = npt.NDArray[np.int8]
 I32 = npt.NDArray[np.int32]
@@ -45,6 +46,7 @@ class Columns:
     requests    the requests to forget users
     asked       the requests for quiet among these clicks; None if there is none
     names       the hashes of the names in the clicks; None where no row has to remember them, as in some benchmarks
+    consent     (n,) uint8, the consent in each click, one of the values of triggers.memory; None if no click has one
     """
 
     owners: Sequence[Owner]
@@ -60,6 +62,7 @@ class Columns:
     requests: Requests = field(default_factory=dict)
     asked: Asked | None = None
     names: Names | None = None
+    consent: U8 | None = None
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -95,6 +98,7 @@ class Columns:
             {user: which.searchsorted(at).tolist() for user, at in self.requests.items()},
             None if self.asked is None else self.asked.take(which, users),
             None if self.names is None else self.names.take(which),
+            None if self.consent is None else self.consent[which],
         )
 
 
@@ -133,6 +137,7 @@ class Encoder:
             requests=split.requests,
             asked=split.asked,
             names=Names(item_hashes(items), type_hashes(event_types)),
+            consent=_consents(clicks),
         )
 
     def items(self, ids: Sequence[str]) -> I64:
@@ -159,6 +164,12 @@ class Encoder:
 
 def _indices(index: Mapping[Any, int], names: Sequence[Any], unknown: int, dtype: type[T]) -> npt.NDArray[T]:
     return np.array([index.get(name, unknown) for name in names], dtype)
+
+
+def _consents(clicks: Sequence[Click]) -> U8 | None:
+    """`consent` as in Columns."""
+    found = [click.consent for click in clicks]
+    return np.array([CONSENTS[one] for one in found], np.uint8) if found.count(None) < len(found) else None
 
 
 def _owners(clicks: Sequence[Click], origins: Sequence[Origin]) -> tuple[Index, Sequence[Owner]]:

@@ -36,7 +36,10 @@ from stream.state.arena import NO_SLOT, Arena, Found, Owner
 from stream.state.event_ids import Hashes
 from stream.state.evict import NEVER, Forgetting, Swept, latest_times, partition_times, reset_rows, sweep
 from stream.state.row import Rows
-from stream.state.staged import Staged, copies, stage
+from stream.state.staged import Staged, copies, stage, with_rows
+from stream.triggers.fire import Firing, Triggers
+from stream.triggers.memory import CONSENT
+from stream.triggers.rules import Rule
 
 NONE = np.empty(0, np.intp)
 
@@ -53,6 +56,7 @@ class Cycle(NamedTuple):
     system     the begins and ends of episodes of whole partitions; `click` is a position among the n
     opened     positions in the batch of the clicks with which a session begins, ascending
     ended      the sessions that end
+    firings    the triggers, in their order
     staged     the changed rows and their owners
     forecast   what the users do next after the n decided clicks; None if the model does not predict it
     All other clicks were read before: their offset is not above source_offset in the user's row.
@@ -65,6 +69,7 @@ class Cycle(NamedTuple):
     system: list[SystemRule]
     opened: Index
     ended: Ended
+    firings: list[Firing]
     staged: Staged
     forecast: Forecast | None
 
@@ -76,6 +81,7 @@ class Cycle(NamedTuple):
             repeated=positions[self.repeated],
             opened=positions[self.opened],
             ended=self.ended._replace(click=positions[self.ended.click]),
+            firings=[one._replace(click=int(positions[one.click])) for one in self.firings],
         )
 
 
@@ -97,8 +103,11 @@ class Engine:
         forgetting: Forgetting = NEVER,
         lists: str = "every",
         ends: EndCalibration | None = None,
+        triggers: Sequence[Rule] = (),
     ) -> None:
         """k, exclude_recent, rules and lists are arguments of Decider. ends: None if the model does not score ends.
+
+        triggers  the shop's rules for marketing
 
         Raises ConfigError if the catalogue is not usable.
         """
@@ -109,7 +118,8 @@ class Engine:
         self.ends = ends
         of_session = session_fields(len(model.manifest.event_types), ends, model.ahead is not None)
         followed = (*judge.row_fields, *of_session, *row_fields(model.manifest))
-        self._followed = [SEEN, PAST.name, *(field.name for field in followed)]
+        self._followed = [SEEN, PAST.name, CONSENT, *(field.name for field in followed)]
+        self.triggers = Triggers(triggers, model.manifest.event_types, forgetting)
         self.decide = Decider(model, k, exclude_recent, rules, lists)
         self.encoder = Encoder(model, rules, self.decide.categories if rules.same_category else None)
 
@@ -173,10 +183,12 @@ class Engine:
         of_click = found.partition[clicks.owner]
         latest = latest_times(found.partitions, of_click, times)
         batch = Batch(clicks.owners, found, before, clicks.life, clicks.requests, of_click, times, latest, decided)
-        staged = self._stage(clicks, found, rows, swept, event_ids, after, latest)
         decisions = self.decide(its, steps, judged.verdicts)
         opened, ends = np.sort(decided[track.by_user[track.starts]]), ended(self.arena, batch, track)
-        return Cycle(decided, failed, repeated, decisions, judged.rules, opened, ends, staged, forecast)
+        fired = self.triggers(self.arena, batch, track, evidence, ends, its.consent, decisions.lists, rows)
+        staged = self._stage(clicks, found, rows, swept, event_ids, after, latest)
+        staged = with_rows(staged, self.arena, fired.owners, fired.rows)
+        return Cycle(decided, failed, repeated, decisions, judged.rules, opened, ends, fired.firings, staged, forecast)
 
     def _judge(
         self,
@@ -242,5 +254,10 @@ class Engine:
         found = {partition: at_rest(self.arena, partition) for partition in partitions}
         found = {partition: (ends, time_ms) for partition, (ends, time_ms) in found.items() if ends.owners}
         cycle = self.process(self.encoder.columns((), ()), 0)
-        staged = cycle.staged._replace(times={partition: time_ms for partition, (_, time_ms) in found.items()})
-        return cycle._replace(ended=joined([ends for ends, _ in found.values()]), staged=staged)
+        times, ends = (
+            {one: time_ms for one, (_, time_ms) in found.items()},
+            joined([ends for ends, _ in found.values()]),
+        )
+        fired = self.triggers.at_rest(self.arena, ends, times)
+        staged = with_rows(cycle.staged._replace(times=times), self.arena, fired.owners, fired.rows)
+        return cycle._replace(ended=ends, firings=fired.firings, staged=staged)

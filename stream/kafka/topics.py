@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import msgspec
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import ConfigResource, NewTopic, ResourceType
 
@@ -58,7 +57,7 @@ def create_topics(
     """
     admin = Admin(broker, config)
     present = partition_counts(admin, broker)
-    wanted = [name for name in (*msgspec.structs.astuple(topics), *others) if name not in present]
+    wanted = [name for name in (*topics.names(), *others) if name not in present]
     for name in wanted:
         settings = COMPACTED if name == topics.changelog else {}
         count = present.get(topics.clicks, partitions) if name == topics.changelog else partitions
@@ -86,7 +85,7 @@ def record_limits(broker: str, topics: Topics, longest_row: int, config: KafkaCo
     longest_row  largest size in bytes of a state row's key and value. A state row cannot be shortened
     Raises ConfigError if state rows do not fit into the changelog.
     """
-    written = [name for name in msgspec.structs.astuple(topics) if name != topics.clicks]
+    written = [name for name in topics.names() if name != topics.clicks]
     configs = configs_of(Admin(broker, config), broker, written)
     limits = {name: limit - FRAME_BYTES for name, limit in _limits(configs, written).items()}
     if limits[topics.changelog] < longest_row:
@@ -98,13 +97,13 @@ def record_limits(broker: str, topics: Topics, longest_row: int, config: KafkaCo
 
 
 def _check(admin: Admin, broker: str, topics: Topics, present: Mapping[str, int]) -> dict[str, int]:
-    missing = [name for name in msgspec.structs.astuple(topics) if name not in present]
+    missing = [name for name in topics.names() if name not in present]
     if missing:
         raise ConfigError(
             f"no topic {', '.join(missing)} on {broker}; create what is missing with `eddy topics create "
             f"--broker {broker}`"
         )
-    names = list(msgspec.structs.astuple(topics))
+    names = topics.names()
     configs = configs_of(admin, broker, names)
     _check_compaction(configs, topics.changelog)
     events = [name for name in names if name not in (topics.clicks, topics.changelog)]
@@ -158,7 +157,7 @@ def _wait_for(admin: Admin, broker: str, topics: Topics) -> dict[str, int]:
     The answer of that broker is checked: the next question may go to one that does not know them yet.
     """
     deadline = time.monotonic() + ANSWER_S
-    names = set(msgspec.structs.astuple(topics))
+    names = set(topics.names())
     while not names <= (present := partition_counts(admin, broker)).keys() and time.monotonic() < deadline:
         time.sleep(0.05)
     return _check(admin, broker, topics, present)
@@ -262,7 +261,7 @@ class TopicWatch:
 
     def _describe(self) -> tuple[dict[str, Seen], set[str]]:
         """The topics that the broker describes, and the names of those that it does not know."""
-        names = list(msgspec.structs.astuple(self._topics))
+        names = self._topics.names()
         found: dict[str, Seen] = {}
         missing: set[str] = set()
         futures: Mapping[str, Any] = self._admin.describe_topics(TopicCollection(names), request_timeout=DESCRIBE_S)

@@ -110,21 +110,21 @@ def check_key(file: MappingFile) -> None:
 
 def _mapping(given: dict[str, Any]) -> ClickMapping:
     for name, section in given.items():
-        _known(name, SECTIONS, "the file has a section")
+        known(name, SECTIONS, "the file has a section")
         names = SECTIONS[name]
-        _table(section, f"[{name}]")
+        table(section, f"[{name}]")
         for word_ in section if names is not None else ():
-            _known(word_, names or (), f"[{name}] has")
+            known(word_, names or (), f"[{name}] has")
     events = given.get("events", {})
     keep, drop = (_types(events.get(name), f"[events] {name}") for name in ("keep", "drop"))
     both = set(keep or ()) & set(drop or ())
     if both:
-        raise ConfigError(f"[events] keep and drop both have {_listed(both)}")
+        raise ConfigError(f"[events] keep and drop both have {listed(both)}")
     if keep == ():
         raise ConfigError("[events] keep is empty, so no event would be a click; omit it to keep all events")
     needed = _words(events.get("drop_without"), "[events] drop_without") or ()
     for name in needed:
-        _known(name, FIELDS, "[events] drop_without has")
+        known(name, FIELDS, "[events] drop_without has")
     defaults = {name: _default(name, value) for name, value in given.get("defaults", {}).items()}
     topic = _source(given, "")
     log = _source(given["log"], "log.") if "log" in given else None
@@ -134,12 +134,12 @@ def _mapping(given: dict[str, Any]) -> ClickMapping:
                 raise ConfigError(f"[events] drop_without has {name}, which has no path in {title}")
     key, rekey = (given.get("key", {}).get(name, default) for name, default in (("holds", "user_id"), ("rekey", False)))
     if key not in KEYS:
-        raise ConfigError(f"[key] holds is {_shown(key)}; it must be one of {_listed(KEYS, in_order=True)}")
+        raise ConfigError(f"[key] holds is {shown(key)}; it must be one of {listed(KEYS, in_order=True)}")
     if not isinstance(rekey, bool):
-        raise ConfigError(f"[key] rekey is {_shown(rekey)}; it must be true or false")
+        raise ConfigError(f"[key] rekey is {shown(rekey)}; it must be true or false")
     form = given.get("message", {}).get("format", "json")
     if form not in FORMATS:
-        raise ConfigError(f"[message] format is {_shown(form)}; it must be one of {_listed(FORMATS, in_order=True)}")
+        raise ConfigError(f"[message] format is {shown(form)}; it must be one of {listed(FORMATS, in_order=True)}")
     return ClickMapping(
         topic,
         log,
@@ -159,14 +159,14 @@ def _source(given: dict[str, Any], prefix: str) -> Source:
     title = f"[{prefix}fields]"
     fields = given.get("fields")
     if fields is None:
-        raise ConfigError(f"the section {title} is missing; it has the paths of {_listed(REQUIRED, in_order=True)}")
-    _table(fields, title)
+        raise ConfigError(f"the section {title} is missing; it has the paths of {listed(REQUIRED, in_order=True)}")
+    table(fields, title)
     paths: dict[str, tuple[str, ...]] = {}
     for name, written in fields.items():
-        _known(name, FIELDS, f"{title} has")
+        known(name, FIELDS, f"{title} has")
         texts = [written] if isinstance(written, str) else written
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-            raise ConfigError(f"{title} {name} is {_shown(written)}; it must be a path, or a list of paths")
+            raise ConfigError(f"{title} {name} is {shown(written)}; it must be a path, or a list of paths")
         try:
             paths[name] = tuple(dict.fromkeys(path_text(parse_path(text)) for text in texts))
         except ConfigError as exc:
@@ -175,12 +175,12 @@ def _source(given: dict[str, Any], prefix: str) -> Source:
         if name not in paths:
             raise ConfigError(f"{title} has no {name}; give the path of the {name} in an event")
     time = given.get("time", {})
-    _table(time, f"[{prefix}time]")
+    table(time, f"[{prefix}time]")
     for name in time:
-        _known(name, ("unit",), f"[{prefix}time] has")
+        known(name, ("unit",), f"[{prefix}time] has")
     unit = time.get("unit", "")
     if unit != "" and (not isinstance(unit, str) or unit not in UNITS):
-        raise ConfigError(f"[{prefix}time] unit is {_shown(unit)}; it must be one of {_listed(UNITS, in_order=True)}")
+        raise ConfigError(f"[{prefix}time] unit is {shown(unit)}; it must be one of {listed(UNITS, in_order=True)}")
     return Source(paths, unit)
 
 
@@ -191,7 +191,7 @@ def _default(name: str, value: Any) -> str | float:
         else:
             read = word(value, LONGEST_WORD if name == FIELDS[EVENT] else LONGEST_ID)
     except Unusable as exc:
-        raise ConfigError(f"[defaults] {name} is {_shown(value)}, {exc}") from None
+        raise ConfigError(f"[defaults] {name} is {shown(value)}, {exc}") from None
     if read is None:
         raise ConfigError(f"[defaults] {name} is empty; omit it")
     return read
@@ -211,13 +211,13 @@ def _event_types(given: dict[str, Any]) -> dict[str, str]:
 def _event_type(ours: Any, theirs: str) -> str:
     if not isinstance(ours, str) or not 0 < len(ours) <= LONGEST_WORD or not ours.isprintable():
         raise ConfigError(
-            f"[event_types] {theirs!r} is {_shown(ours)}; it must be Eddy's event type, a text of 1 to {LONGEST_WORD} "
+            f"[event_types] {theirs!r} is {shown(ours)}; it must be Eddy's event type, a text of 1 to {LONGEST_WORD} "
             "characters"
         )
     try:
         read = word(ours, LONGEST_WORD)  # as the rules read it from a message, so that all ways give the same text
     except Unusable as exc:
-        raise ConfigError(f"[event_types] {theirs!r} is {_shown(ours)}, {exc}") from None
+        raise ConfigError(f"[event_types] {theirs!r} is {shown(ours)}, {exc}") from None
     assert read is not None
     return read
 
@@ -239,27 +239,27 @@ def _words(value: Any, title: str) -> tuple[str, ...] | None:
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
-        raise ConfigError(f"{title} is {_shown(value)}; it must be a list of names in quotes")
+        raise ConfigError(f"{title} is {shown(value)}; it must be a list of names in quotes")
     return tuple(sorted(set(value)))
 
 
-def _table(value: Any, title: str) -> None:
+def table(value: Any, title: str) -> None:
     if not isinstance(value, dict):
-        raise ConfigError(f"{title[1:-1]} is {_shown(value)}; it must be a section {title}")
+        raise ConfigError(f"{title[1:-1]} is {shown(value)}; it must be a section {title}")
 
 
-def _known(name: str, names: Collection[str], where: str) -> None:
+def known(name: str, names: Collection[str], where: str) -> None:
     """Raise ConfigError with the nearest known name if `name` is none of `names`."""
     if name in names:
         return
     nearest = get_close_matches(name, names, 1, 0.5)
-    advice = f"did you mean {nearest[0]!r}?" if nearest else f"known are {_listed(names, in_order=True)}"
+    advice = f"did you mean {nearest[0]!r}?" if nearest else f"known are {listed(names, in_order=True)}"
     raise ConfigError(f"{where} {name[:80]!r}, which is not known; {advice}")
 
 
-def _listed(names: Collection[str], in_order: bool = False) -> str:
+def listed(names: Collection[str], in_order: bool = False) -> str:
     return ", ".join(names if in_order else sorted(names))
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     return repr(value)[:80]

@@ -28,6 +28,7 @@ TYPES: dict[str, Any] = {
     "event_type": Word | Integer | None,
     "price": Amount | None,
     "quantity": Amount | None,
+    "consent": bool | None,
 }
 """Field -> the type of its values on the fast path."""
 

@@ -34,6 +34,7 @@ from stream.ops.options import (
     config,
     connection_options,
     mapping_option,
+    setting_option,
     take_settings,
     take_topics,
     topic_options,
@@ -51,6 +52,7 @@ MOUNTED = {
     "sink": "Copy recommendations and alerts from Kafka to Redis, PostgreSQL or Parquet files.",
     "state": "Write the states of all users to Parquet files, or restore them.",
     "schema": "Print the JSON Schema of the messages of an output topic.",
+    "triggers": "Check the rules for marketing, and report what they have caused.",
 }
 """The help line of each mounted command. It is here so that `eddy --help` does not import the command."""
 
@@ -230,10 +232,12 @@ def create(
 @topics.command()
 @connection_options
 @mapping_option
+@setting_option("triggers")
 @topic_options
 @JSON_OPTION
-def check(broker: str, kafka_config: str, mapping: str, as_json: bool, **given: Any) -> None:
+def check(broker: str, kafka_config: str, mapping: str, triggers: str, as_json: bool, **given: Any) -> None:
     """Check the topics: exit with code 2 and print the error if a worker would refuse to start.
+    The topic of the triggers is checked only with --triggers: other workers do not write it.
 
     \b
     Example:
@@ -241,7 +245,7 @@ def check(broker: str, kafka_config: str, mapping: str, as_json: bool, **given: 
     """
     from stream.rekey.topic import check_all
 
-    found = check_all(broker, take_topics(given), mapping, read_kafka_config(kafka_config, os.environ))
+    found = check_all(broker, take_topics(given).used(triggers), mapping, read_kafka_config(kafka_config, os.environ))
     if as_json:
         click.echo(json.dumps(found))
         return

@@ -64,6 +64,7 @@ HELP = {
     "http_token_file": "File with the token that a request to forget a user needs. Empty: they are refused.",
     "otlp_endpoint": "Send traces to this OpenTelemetry collector, by OTLP over HTTP: http(s)://HOST:PORT. Variables "
     "OTEL_* work as usual. Empty: no traces.",
+    "triggers": "File of the shop's rules for marketing: when a trigger is written for a user. Empty: none is.",
     "log_format": "text, or json: one JSON object a line.",
 }
 RULE_HELP = {
@@ -88,6 +89,7 @@ TOPIC_HELP = {
     "changelog": "Compacted topic of the users' states, with as many partitions as the clicks topic.",
     "system_alerts": "Topic of the alerts on many users at once.",
     "sessions": "Topic of the begins and ends of sessions.",
+    "triggers": "Topic of the triggers for marketing; only with --triggers.",
 }
 
 FILE = "settings file"

@@ -13,7 +13,8 @@ from stream.kafka.waiting import Watch
 from stream.kafka_config import KafkaConfig
 from stream.meter import Meter
 from stream.rekey.rekeying import Rekeying
-from stream.settings import EARLIEST, LATEST, UNDECIDED, Settings
+from stream.settings import Settings
+from stream.start_at import EARLIEST, LATEST, UNDECIDED
 from stream.wire.codec import Codec
 
 

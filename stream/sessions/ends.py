@@ -22,6 +22,7 @@ from stream.state.arena import Arena, Found, Owner
 from stream.state.row import Index
 from stream.state.seen import MINUTE_MS
 
+BEFORE = -1
 NO_SLOTS, NO_MINUTES, NO_COUNTS = np.empty(0, np.intp), np.empty(0, np.int64), np.empty(0, np.int32)
 
 
@@ -32,17 +33,21 @@ class Ended(NamedTuple):
     minute    (e,) int64, when it is due: minute of the partition's time
     owners    (e,) the users
     sessions  (e,) what they were
+    after     (e,) intp, the user's last click before the end, as a position in the track, which is in the order of the
+              users; BEFORE = it is of an earlier batch, so the user's row in the arena is as of that click
     """
 
     click: Index
     minute: I64
     owners: Sequence[Owner]
     sessions: Sessions
+    after: Index
 
     def then(self, others: "Ended") -> "Ended":
         """These ends and then the others."""
         click, minute = np.append(self.click, others.click), np.append(self.minute, others.minute)
-        return Ended(click, minute, [*self.owners, *others.owners], self.sessions.then(others.sessions))
+        after = np.append(self.after, others.after)
+        return Ended(click, minute, [*self.owners, *others.owners], self.sessions.then(others.sessions), after)
 
     def sorted(self) -> "Ended":
         """Those of one click by the minute, then by the first click."""
@@ -50,10 +55,11 @@ class Ended(NamedTuple):
             return self
         order = np.lexsort((self.sessions.offset, self.minute, self.click))
         owners = [self.owners[i] for i in order.tolist()]
-        return Ended(self.click[order], self.minute[order], owners, self.sessions.take(order))
+        return Ended(self.click[order], self.minute[order], owners, self.sessions.take(order), self.after[order])
 
 
-NONE = Ended(NO_SLOTS, NO_MINUTES, (), Sessions(NO_MINUTES, NO_MINUTES, NO_MINUTES, NO_COUNTS, NO_COUNTS.reshape(0, 1)))
+NO_SESSIONS = Sessions(NO_MINUTES, NO_MINUTES, NO_MINUTES, NO_COUNTS, NO_COUNTS.reshape(0, 1))
+NONE = Ended(NO_SLOTS, NO_MINUTES, (), NO_SESSIONS, NO_SLOTS)
 
 
 class Batch(NamedTuple):
@@ -104,6 +110,11 @@ def ended(arena: Arena, batch: Batch, track: Track) -> Ended:
     return joined(parts).sorted()
 
 
+def before_batch(count: int) -> Index:
+    """BEFORE so many times."""
+    return np.full(count, BEFORE, np.intp)
+
+
 def joined(parts: Sequence[Ended]) -> Ended:
     """All ends of several parts, in their order."""
     return reduce(Ended.then, parts) if parts else NONE
@@ -115,7 +126,8 @@ def _before(batch: Batch, track: Track, clicks: Index, minute: I64) -> Ended:
     order = np.append(clicks[first], clicks[~first])
     sessions = Sessions.of(batch.before, track.owner[clicks[first]]).then(track.after(clicks[~first] - 1))
     owners = [batch.owners[user] for user in track.owner[order].tolist()]
-    return Ended(position[order], np.append(minute[first], minute[~first]), owners, sessions)
+    after = np.append(before_batch(len(clicks[first])), clicks[~first] - 1)
+    return Ended(position[order], np.append(minute[first], minute[~first]), owners, sessions, after)
 
 
 class _Clock:
@@ -148,7 +160,7 @@ def _by_time(arena: Arena, batch: Batch, track: Track, number: int, clock: _Cloc
     minute = due(batch.before[SEEN][users])
     which, click = clock.ends(minute, changes[users])
     owners = [batch.owners[user] for user in users[which].tolist()]
-    found = Ended(click, minute[which], owners, Sessions.of(batch.before, users[which]))
+    found = Ended(click, minute[which], owners, Sessions.of(batch.before, users[which]), before_batch(len(which)))
     if clock.last >= was + GAP_MINUTES:  # else none that began in the batch
         clicks = np.flatnonzero(batch.found.partition[track.owner] == number)
         minute, nexts = due(track.seen_ms), until[track.owner]
@@ -156,7 +168,7 @@ def _by_time(arena: Arena, batch: Batch, track: Track, number: int, clock: _Cloc
         nexts[again - 1] = position[again] + 1
         which, click = clock.ends(minute[clicks], nexts[clicks])
         owners = [batch.owners[user] for user in track.owner[clicks[which]].tolist()]
-        found = found.then(Ended(click, minute[clicks[which]], owners, track.after(clicks[which])))
+        found = found.then(Ended(click, minute[clicks[which]], owners, track.after(clicks[which]), clicks[which]))
     return found.then(_of_others(arena, batch, number, clock, was))
 
 
@@ -170,7 +182,7 @@ def _of_others(arena: Arena, batch: Batch, number: int, clock: _Clock, was: int)
     until = np.array([batch.requests.get(owner, (len(batch.now_ms),))[0] for owner in owners], np.intp)
     which, click = clock.ends(minutes, until)
     sessions = Sessions.of(arena.gather(slots[which]), np.arange(len(which)))
-    return Ended(click, minutes[which], [owners[i] for i in which.tolist()], sessions)
+    return Ended(click, minutes[which], [owners[i] for i in which.tolist()], sessions, before_batch(len(which)))
 
 
 def _due(arena: Arena, partition: Partition, was: int, last: int) -> tuple[Index, I64]:
@@ -190,5 +202,6 @@ def at_rest(arena: Arena, partition: Partition) -> tuple[Ended, int]:
     last = was + 1 + GAP_MINUTES  # when the last one is due
     slots, minutes = _due(arena, partition, was, last)
     sessions = Sessions.of(arena.gather(slots), np.arange(len(slots)))
-    ends = Ended(np.zeros(len(slots), np.intp), minutes, list(map(arena.owner, slots.tolist())), sessions)
+    owners, none = list(map(arena.owner, slots.tolist())), before_batch(len(slots))
+    ends = Ended(np.zeros(len(slots), np.intp), minutes, owners, sessions, none)
     return ends.sorted(), last * MINUTE_MS

@@ -11,7 +11,8 @@ import click
 
 from stream.kafka_config import read_kafka_config
 from stream.ops.options import connection_options, setting_option, topic_option
-from stream.settings import Topics, start_time_ms
+from stream.settings import Topics
+from stream.start_at import start_time_ms
 
 Command = Callable[..., None]
 

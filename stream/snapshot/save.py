@@ -27,8 +27,7 @@ from stream.places.parquet import synchronise
 from stream.snapshot.cluster import Cluster
 from stream.snapshot.files import CHECKSUMS, FORMAT, Header, Seen, file_of, write_file
 from stream.snapshot.tables import Layout, Tables
-from stream.state.arena import Totals
-from stream.state.checksum import intact
+from stream.state.checksum import Totals, intact
 from stream.state.event_ids import SIZES
 from stream.state.row import CHECKSUM_BYTES, Head
 from stream.worker.recovery import missing_rows

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from stream.errors import ConfigError
 from stream.events import Partition
 from stream.state.blocks import Block, NewBlock, Slots, by_block, in_ram
-from stream.state.checksum import checksums, intact
+from stream.state.checksum import Totals, checksums, intact
 from stream.state.event_ids import SIZES, EventIds, Hashes, from_bytes, to_bytes
 from stream.state.row import Rows, as_bytes, other_model
 from stream.state.seen import Seen
@@ -45,17 +45,6 @@ class Found(NamedTuple):
     slots: Slots
     partitions: Sequence[Partition]
     partition: npt.NDArray[np.intp]
-
-
-class Totals(NamedTuple):
-    """What the rows of a partition add up to.
-
-    users     number of rows
-    checksum  sum of the checksums of the rows, modulo 2^64
-    """
-
-    users: int
-    checksum: int
 
 
 class Arena:
@@ -178,6 +167,10 @@ class Arena:
         """The minutes after `after`, up to `last`, and the slots of the users of the partition last seen in each."""
         index = self._partition_index.get(partition)
         return () if index is None else self._seen.between(index, after, last)
+
+    def last_seen(self, partition: Partition, after: int, last: int) -> Slots:
+        """The slots of the users of the partition last seen after the minute `after`, up to `last`; any two minutes."""
+        return self._seen.last(self._partition_index.get(partition, UNUSED), after, last)
 
     def ages(self, start: int, end: int) -> tuple[Slots, npt.NDArray[np.uint32], I64, I64]:
         """Return what decides whether users are forgotten, without reading their rows: the n used slots (n,) of

@@ -8,12 +8,24 @@ Source: XXH3, https://github.com/Cyan4973/xxHash. It notices accidents; it does 
 """
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
 from stream.state.row import CHECKSUM_BYTES, HEAD, Head, Rows
+
+
+class Totals(NamedTuple):
+    """What the rows of a partition add up to.
+
+    users     number of rows
+    checksum  sum of the checksums of the rows, modulo 2^64
+    """
+
+    users: int
+    checksum: int
 
 
 def checksums(keys: Iterable[bytes], rows: Rows, rests: Sequence[bytes] | None = None) -> npt.NDArray[np.uint64]:

@@ -1,7 +1,8 @@
 """Finds the users of a partition by the minute in which they were last seen.
 
-The minute is that of the partition's time at the user's last decided click, rounded up. Users are looked up when the
-partition's time has moved on by a whole minute, so the slots that were written since then are only noted.
+The minute is that of the partition's time at the user's last decided click, rounded up. Users of the last minutes are
+looked up when the partition's time has moved on by a whole minute, so the slots that were written since then are only
+noted. Users of long ago are looked up once in an hour of that time, and without an index (5 million slots: see `last`).
 """
 
 from collections import defaultdict
@@ -75,6 +76,14 @@ class Seen:
             slots = slots[self._keys[slots] == (partition << SHIFT | one)]
             minutes[one] = [slots]
             yield one, slots
+
+    def last(self, partition: int, after: int, last: int) -> Slots:
+        """The slots whose users were last seen after the minute `after`, up to `last`. It looks at every slot.
+
+        partition  index of the partition
+        """
+        first = partition << SHIFT
+        return np.flatnonzero((self._keys > (first | max(after, NONE))) & (self._keys <= (first | max(last, NONE))))
 
     def _sort(self) -> None:
         """Put the noted slots to their minutes."""

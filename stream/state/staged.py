@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.events import Partition
-from stream.state.arena import NO_SLOT, Arena, Found, Owner, Totals
-from stream.state.checksum import checksums
+from stream.state.arena import NO_SLOT, Arena, Found, Owner
+from stream.state.checksum import Totals, checksums
 from stream.state.event_ids import Hashes, to_bytes
 from stream.state.evict import Swept
 from stream.state.row import Rows, as_bytes, new_rows
@@ -65,6 +65,25 @@ class Staged(NamedTuple):
         for partition, time_ms in self.times.items():
             arena.advance(partition, time_ms)
         arena.next_slot, arena.unswept_clicks = self.swept.next_slot, self.swept.clicks
+
+
+def with_rows(staged: Staged, arena: Arena, owners: Sequence[Owner], rows: Rows | None) -> Staged:
+    """The same with the changed rows (n,) of more users, who have a row in the arena; None = there is no such user.
+
+    The rows of those that will be removed are left out.
+    """
+    if rows is None:
+        return staged
+    if staged.swept.owners:
+        gone = set(staged.swept.owners)
+        stay = [i for i, owner in enumerate(owners) if owner not in gone]
+        owners, rows = [owners[i] for i in stay], rows[stay]
+    event_ids = staged.event_ids
+    if event_ids is not None:
+        event_ids = np.concatenate([event_ids, arena.event_ids.gather(arena.find(owners).slots)])
+    every = np.concatenate([as_bytes(staged.rows), as_bytes(rows)]).view(rows.dtype)
+    owners = [*staged.owners, *owners]
+    return stage(arena, owners, arena.find(owners), every, staged.swept, event_ids, staged.kept, staged.times)
 
 
 def copies(arena: Arena, found: Found) -> Rows:

@@ -59,6 +59,7 @@ COUNTS = (
     Figure("eddy_unknown_event_types_total", "unknown_event_types", "Clicks whose event type the model does not know."),
     Figure("eddy_sessions_total", "sessions", "Sessions that began: a user's first click, or one after half an hour."),
     Figure("eddy_sessions_ended_total", "sessions_ended", "Sessions that ended; one that a late click revises, again."),
+    Figure("eddy_triggers_total", "triggers", "Triggers for marketing written.", ("rule", "group")),
     Figure("eddy_unusual_clicks_total", "unusual_clicks", "Clicks with a p-value of at most alpha."),
     Figure("eddy_episodes_total", "episodes", "Episodes of single users that opened."),
     Figure("eddy_alerts_total", "alerts", "Alerts on single users, by the strongest statistic.", ("statistic",)),

@@ -34,6 +34,7 @@ class Plain(Struct, gc=False):
     quantity: Amount | None = None
     category: Text | Integer | None = None
     event_id: Text | Integer | None = None
+    consent: bool | None = None
 
 
 class Given(Struct, gc=False):
@@ -48,6 +49,7 @@ class Given(Struct, gc=False):
     quantity: Any = None
     category: Any = None
     event_id: Any = None
+    consent: Any = None
 
 
 class MessageShape(NamedTuple):

@@ -84,6 +84,10 @@ NO_WORD = "neither text nor a whole number"
 LOST_DIGITS = "a float that is too large to be exact: write it as an integer or as text"
 NO_TIME = "no time in a known format"
 NO_NUMBER = "not a number >= 0"
+NO_TRUTH = "neither true nor false"
+
+TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+"""The texts that are true or false, in any case."""
 
 
 def too_long(longest: int) -> str:
@@ -195,6 +199,24 @@ def number(value: object) -> float | None:
     if not 0 <= read < math.inf:
         raise Unusable(NO_NUMBER)
     return read + 0.0  # + 0.0 converts -0.0 to 0.0
+
+
+def truth(value: object) -> bool | None:
+    """Read whether something is so: true or false, 1 or 0, or one of the texts TRUTHS. None and empty text give None.
+
+    Raises Unusable for any other value.
+    """
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int | float) and value in (0, 1):
+        return bool(value)
+    if isinstance(value, str):
+        text = value.strip().lower()
+        if not text:
+            return None
+        if text in TRUTHS:
+            return TRUTHS[text]
+    raise Unusable(NO_TRUTH)
 
 
 def _without_float(text: str) -> str:

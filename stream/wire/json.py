@@ -31,6 +31,7 @@ from stream.wire.fields import (
     Unusable,
     number,
     time_ms,
+    truth,
     word,
 )
 
@@ -92,6 +93,7 @@ class JsonCodec:
             message.quantity,
             None if category is None else str(category),
             None if event_id is None else str(event_id),
+            message.consent,
         )
 
     def check_key(self, key: bytes | None, user_id: str) -> None:
@@ -131,11 +133,19 @@ class JsonCodec:
             quantity=self._number("quantity", given.quantity),
             category=self._word("category", given.category, LONGEST_ID),
             event_id=self._word("event_id", given.event_id, LONGEST_ID),
+            consent=self._truth("consent", given.consent),
         )
 
     def _word(self, field: str, value: object, longest: int) -> str | None:
         try:
             return word(value, longest)
+        except Unusable:
+            self.left_out[field] += 1
+            return None
+
+    def _truth(self, field: str, value: object) -> bool | None:
+        try:
+            return truth(value)
         except Unusable:
             self.left_out[field] += 1
             return None

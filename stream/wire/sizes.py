@@ -7,7 +7,7 @@ from itertools import accumulate
 
 from msgspec.structs import replace
 
-from stream.events import Anomaly, Recommendation
+from stream.events import Anomaly, Recommendation, Trigger
 from stream.wire.json import encode
 
 LONGEST_REASON = 500
@@ -48,6 +48,19 @@ def _item_bytes(decision: Recommendation, slot: int) -> int:
     if decision.explored is not None and slot in decision.explored:
         size += len(encode(slot)) + 1
     return size
+
+
+def fit_trigger(trigger: Trigger, most_bytes: int) -> bytes:
+    """Convert a trigger to JSON bytes, with as many of its first items as fit.
+
+    most_bytes  size limit in bytes. The trigger without items must fit
+    """
+    whole = encode(trigger)
+    if len(whole) <= most_bytes:
+        return whole
+    room = most_bytes - len(encode(replace(trigger, items=[])))
+    keep = sum(size <= room for size in accumulate(len(encode(item)) + 1 for item in trigger.items))
+    return encode(replace(trigger, items=trigger.items[:keep]))
 
 
 def fit_anomaly(alert: Anomaly, most_bytes: int) -> bytes:

@@ -54,7 +54,6 @@ from stream.rekey.open import open_rekeying
 from stream.rekey.topic import check as check_rekeying
 from stream.rekey.topic import rekeyed
 from stream.settings import Settings
-from stream.state.blocks import in_ram, on_disk
 from stream.state.event_ids import LONGEST_BYTES
 from stream.web.display import Display
 from stream.web.health import Health
@@ -72,7 +71,7 @@ from stream.worker.hooks import (
     watch_topics,
 )
 from stream.worker.observe import Observed
-from stream.worker.served import open_engine, warn_of_model
+from stream.worker.served import engine_of, warn_of_model
 from stream.worker.status import Status
 
 CHUNK_RECORDS = 2_000
@@ -99,18 +98,8 @@ def create_app(settings: Settings) -> faust.App:
     source = settings.topics.clicks  # what the producers write; the worker reads it, or its re-keyed copy
     if decoding.rekey is not None:
         settings = msgspec.structs.replace(settings, topics=rekeyed(settings.topics))
-    engine = open_engine(
-        model,
-        Path(settings.model),
-        settings.k,
-        settings.exclude_recent,
-        settings.nominal_rate(),
-        settings.rules,
-        settings.forget_after_days,
-        decoding.users_mark,
-        settings.lists,
-        on_disk(Path(settings.data_dir)) if settings.state_on_disk else in_ram,
-    )
+    settings = msgspec.structs.replace(settings, topics=settings.topics.used(settings.triggers))
+    engine = engine_of(settings, model, decoding.users_mark)
     warn_of_model(engine, settings.k, settings.nominal_rate())
     longest_row = engine.arena.dtype.itemsize + LONGEST_BYTES + LONGEST_KEY
     health.kafka = watch = watch_kafka(settings.broker, settings.topics.clicks, config)
@@ -125,6 +114,7 @@ def create_app(settings: Settings) -> faust.App:
     alpha, users = settings.nominal_rate(), decoding.users
     observed = Observed(meter, model, engine.arena, partitions, users, alpha=alpha, alerts=display.alerts)
     observed.about(settings.group, worker_id)
+    observed.rules(engine.triggers.rules)
     observed.trace(settings, worker_id)
     changelog = Changelog(settings.broker, settings.group, settings.topics.changelog, config, watch)
     cycles = Cycles(
@@ -170,7 +160,7 @@ def create_app(settings: Settings) -> faust.App:
     watch.start(partial(end_app, app))
     log.info(
         "worker ready to join: model=%s mapping=%s provider=%s items=%d broker=%s group=%s worker_id=%s clicks=%s "
-        "partitions=%d recommendations=%s anomalies=%s system_alerts=%s dead_letters=%s changelog=%s",
+        "partitions=%d recommendations=%s anomalies=%s system_alerts=%s dead_letters=%s changelog=%s triggers=%s",
         model.manifest.label,
         decoding.mapping,
         model.provider,
@@ -185,6 +175,7 @@ def create_app(settings: Settings) -> faust.App:
         settings.topics.system_alerts,
         settings.topics.dead_letters,
         settings.topics.changelog,
+        settings.topics.triggers or "-",
     )
     return app
 

@@ -11,7 +11,7 @@ from stream.engine.columns import Columns
 from stream.engine.engine import Cycle, Engine
 from stream.engine.requests import Request
 from stream.errors import BadClick, Dropped
-from stream.events import Anomaly, Click, Origin, Partition, Recommendation, Session, SystemAlert
+from stream.events import Anomaly, Click, Origin, Partition, Recommendation, Session, SystemAlert, Trigger
 from stream.kafka.changelog import POSITION_KEY, Mark
 from stream.kafka.delivery import Record
 from stream.kafka.fetch import Chunk
@@ -23,8 +23,8 @@ from stream.wire.codec import Codec
 from stream.wire.dead_letter import dead_letter
 from stream.wire.json import encode
 from stream.wire.requests import quieting, user_to_forget
-from stream.wire.sizes import fit_anomaly, fit_recommendation
-from stream.worker.served import anomalies, recommendations, sessions, system_alerts
+from stream.wire.sizes import fit_anomaly, fit_recommendation, fit_trigger
+from stream.worker.served import anomalies, recommendations, sessions, system_alerts, triggers
 
 MODEL_FAILED = BadClick("model_failed", "the model's result for the click is not finite; the state is unchanged")
 
@@ -56,6 +56,7 @@ class Batch:
     alerts    the alerts on single users, in the order of their clicks; those on ends of sessions before that of the
               click with which they end
     system_alerts  the alerts on many users, in the order of their clicks
+    triggers  of the rules for marketing, in their order
     left_out  optional field -> number of messages whose value in this field was not valid
     seconds   stage of the cycle -> how long it took. `process` measures the first three
     """
@@ -68,6 +69,7 @@ class Batch:
     dropped: dict[Origin, str]
     alerts: list[Anomaly]
     system_alerts: list[SystemAlert]
+    triggers: list[Trigger]
     left_out: Mapping[str, int]
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -174,12 +176,14 @@ def process(
         Record(topics.system_alerts, f"{alert.partition} {alert.sign}".encode(), encode(alert)) for alert in on_many
     ]
     records += _sessions(sessions(engine, clicks, origins, cycle), topics.sessions)
-    records += [Record(topics.changelog, key, row, partition.number) for partition, key, row in cycle.staged.changelog]
+    wanted = triggers(engine, clicks, cycle)
+    records += _triggers(wanted, topics.triggers, limits)
+    records += _rows(cycle.staged, topics.changelog)
     records += _marks(engine.arena, cycle.staged, offsets, topics.changelog)
     seconds = {"decode": decoded_s - began_s, "engine": stepped_s - decoded_s}
     seconds["encode"] = time.perf_counter() - stepped_s
     left_out = dict(codec.left_out)
-    return Batch(columns, cycle, records, offsets, refused, dropped, alerts, on_many, left_out, seconds)
+    return Batch(columns, cycle, records, offsets, refused, dropped, alerts, on_many, wanted, left_out, seconds)
 
 
 def rest(
@@ -200,12 +204,24 @@ def rest(
     alerts = anomalies(engine, (), (), cycle)
     records = _anomalies(alerts, topics.anomalies, limits)
     records += _sessions(sessions(engine, (), (), cycle), topics.sessions)
+    wanted = triggers(engine, (), cycle)
+    records += _triggers(wanted, topics.triggers, limits)
+    records += _rows(cycle.staged, topics.changelog)
     records += _marks(engine.arena, cycle.staged, offsets, topics.changelog)
-    return Batch(engine.encoder.columns((), ()), cycle, records, offsets, [], {}, alerts, [], {})
+    return Batch(engine.encoder.columns((), ()), cycle, records, offsets, [], {}, alerts, [], wanted, {})
 
 
 def _sessions(events: list[Session], topic: str) -> list[Record]:
     return [Record(topic, event.user_id.encode(), encode(event)) for event in events]
+
+
+def _triggers(events: list[Trigger], topic: str, limits: Mapping[str, int]) -> list[Record]:
+    keyed = ((event.user_id.encode(), event) for event in events)
+    return [Record(topic, key, fit_trigger(event, limits[topic] - len(key))) for key, event in keyed]
+
+
+def _rows(staged: Staged, topic: str) -> list[Record]:
+    return [Record(topic, key, row, partition.number) for partition, key, row in staged.changelog]
 
 
 def _marks(arena: Arena, staged: Staged, offsets: Mapping[Partition, int], topic: str) -> list[Record]:

@@ -25,7 +25,7 @@ from stream.detect.windows import NO_GAP
 from stream.engine.columns import Columns
 from stream.engine.engine import Cycle
 from stream.engine.requests import Requests
-from stream.events import DRIFT, Origin, Partition, SystemAlert, hashed
+from stream.events import CONTROL, DRIFT, TREATED, Origin, Partition, SystemAlert, hashed
 from stream.kafka.fetch import Chunk
 from stream.kafka.partitioners import KeySample
 from stream.lists.hits import Hits
@@ -36,6 +36,7 @@ from stream.population.signs import SIGNS
 from stream.settings import ALPHA, Settings
 from stream.state.arena import Arena, Owner
 from stream.tracing.open import open_traces
+from stream.triggers.rules import Rule
 from stream.web.alerts import Alerts
 from stream.worker.batch import Batch, Refused
 
@@ -107,6 +108,12 @@ class Observed:
             meter.count("alerts", 0, statistic=statistic)
         for sign in (*SIGNS, DRIFT):
             meter.count("system_alerts", 0, sign=sign)
+
+    def rules(self, rules: Sequence[Rule]) -> None:
+        """Count the triggers of these rules from 0 on: Prometheus sees no increase in a count that begins with 1."""
+        for rule in rules:
+            for group in (TREATED, CONTROL) if rule.control else (TREATED,):
+                self.meter.count("triggers", 0, rule=rule.name, group=group)
 
     def committed(self, chunks: Sequence[Chunk], batch: Batch) -> None:
         """Add the figures of a batch that was just committed.
@@ -199,8 +206,10 @@ class Observed:
         count("list_hits", hits)
 
     def _ended(self, batch: Batch) -> None:
-        """Count the ends of sessions and the alerts on them, and keep all alerts for the HTTP port."""
+        """Count the ends of sessions, the alerts on them and the triggers, and keep all alerts for the HTTP port."""
         self.meter.count("sessions_ended", len(batch.cycle.ended.owners))
+        for (rule, group), n in Counter((one.rule, one.group) for one in batch.triggers).items():
+            self.meter.count("triggers", n, rule=rule, group=group)
         of_ends = [alert for alert in batch.alerts if END in alert.statistics]
         self.meter.count("alerts", len(of_ends), statistic=END)
         self.meter.count("episodes", sum(alert.episode == alert.id for alert in of_ends))

@@ -19,7 +19,8 @@ from stream.kafka.changelog import POSITION_KEY, Changelog, Mark, Position, disa
 from stream.kafka.delivery import Delivery, Outcome, Record
 from stream.kafka.waiting import Watch, in_daemon, patiently
 from stream.meter import Meter
-from stream.state.arena import Arena, Totals
+from stream.state.arena import Arena
+from stream.state.checksum import Totals
 
 AGREE_TRIES, AGREE_PAUSE_S = 20, 0.5
 """A number of tries and not a time limit: a worker that is frozen between the two reads exceeds any limit."""
@@ -161,8 +162,7 @@ class Recovery:
         Returns the offsets to continue at, which are also in `next` of the assignment then; None if the partitions
         went to another worker. Raises ConfigError if rows and offsets do not belong together, or if rows are missing.
         """
-        began = time.monotonic()
-        kept = len(assignment.next)
+        began, kept = time.monotonic(), len(assignment.next)
         rest = [p for p in partitions if p not in assignment.next]
         names = ", ".join(map(str, partitions))
         try:

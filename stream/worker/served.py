@@ -19,7 +19,7 @@ from stream.ahead.forecast import row_fields as ahead_fields
 from stream.detect.behaviour import BehaviourDetector
 from stream.engine.engine import Cycle, Engine
 from stream.errors import ArtifactError, ConfigError
-from stream.events import Anomaly, Click, Origin, Recommendation, Session, SystemAlert
+from stream.events import Anomaly, Click, Origin, Recommendation, Session, SystemAlert, Trigger
 from stream.manifest import Manifest
 from stream.model.probe import batch_invariant
 from stream.model.runtime import Model, load_model
@@ -31,9 +31,13 @@ from stream.sessions.track import session_fields
 from stream.sessions.unusual import EndCalibration
 from stream.settings import FORGET_AFTER_DAYS, RECENT_ITEMS, Rules, Settings
 from stream.state.arena import Arena
-from stream.state.blocks import NewBlock, in_ram
+from stream.state.blocks import NewBlock, in_ram, on_disk
 from stream.state.evict import DAY_MS, Forgetting
 from stream.state.row import row_dtype, row_mark
+from stream.triggers.memory import MEMORY
+from stream.triggers.messages import messages
+from stream.triggers.parse import open_triggers
+from stream.triggers.rules import Rule
 from stream.wire import output
 from stream.wire.json import JsonCodec
 from stream.wire.output import Foreseen
@@ -57,18 +61,37 @@ def open_engine(
     users_mark: int = 0,
     lists: str = "every",
     new_block: NewBlock = in_ram,
+    triggers: Sequence[Rule] = (),
 ) -> Engine:
     """Open an engine for a loaded model, with the model's calibration and an empty arena.
 
     The arguments after `directory` are described in Settings, but for these:
     users_mark  tells apart how users are named (Pseudonyms.mark); state rows with another mark are refused
     new_block   makes the memory of the states
+    triggers    the shop's rules for marketing
     Raises ArtifactError if the calibration is not usable, ConfigError if the catalogue is not usable.
     """
     judge, ends = open_judge(directory, model.manifest, alpha)
     arena = Arena(*row_layout(model.manifest, judge, ends, users_mark), new_block)
     forgetting = Forgetting(int(forget_after_days * DAY_MS))
-    return Engine(model, judge, arena, k, exclude_recent, rules, forgetting, lists, ends)
+    return Engine(model, judge, arena, k, exclude_recent, rules, forgetting, lists, ends, triggers)
+
+
+def engine_of(settings: Settings, model: Model, users_mark: int) -> Engine:
+    """Open the engine of a worker. model: as loaded. users_mark: as in `open_engine`, which says what it raises."""
+    return open_engine(
+        model,
+        Path(settings.model),
+        settings.k,
+        settings.exclude_recent,
+        settings.nominal_rate(),
+        settings.rules,
+        settings.forget_after_days,
+        users_mark,
+        settings.lists,
+        on_disk(Path(settings.data_dir)) if settings.state_on_disk else in_ram,
+        open_triggers(settings.triggers, model.manifest, settings.lists),
+    )
 
 
 def open_judge(directory: Path, manifest: Manifest, alpha: float) -> tuple[Judge, EndCalibration | None]:
@@ -87,7 +110,7 @@ def row_layout(
 ) -> tuple[np.dtype[np.void], int]:
     """The dtype of the state rows of a model, and the mark that they have. users_mark: as in `open_engine`."""
     of_session = session_fields(len(manifest.event_types), ends, manifest.ahead is not UNSET)
-    fields = (*judge.row_fields, *of_session, *ahead_fields(manifest), PAST)
+    fields = (*judge.row_fields, *of_session, *ahead_fields(manifest), PAST, *MEMORY)
     dtype = row_dtype(manifest.state, RECENT_ITEMS, fields)
     return dtype, row_mark(manifest.identity ^ users_mark, dtype)
 
@@ -196,6 +219,11 @@ def sessions(engine: Engine, clicks: Sequence[Click], origins: Sequence[Origin],
     ]
     order = np.argsort(np.append(ended.click, cycle.opened), kind="stable")  # of one click the ends come first
     return [(closed + opened)[i] for i in order.tolist()]
+
+
+def triggers(engine: Engine, clicks: Sequence[Click], cycle: Cycle) -> list[Trigger]:
+    """Make the triggers of a cycle, in their order. clicks: the input of the cycle"""
+    return messages(cycle.firings, engine.model.names, clicks, engine.model.manifest.label)
 
 
 class Scorer:

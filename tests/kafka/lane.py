@@ -90,7 +90,7 @@ class Lane:
 
     @property
     def topics(self) -> Topics:
-        names = ("clicks", "recs", "anomalies", "dead", "changelog", "system", "sessions")
+        names = ("clicks", "recs", "anomalies", "dead", "changelog", "system", "sessions", "triggers")
         return Topics(*(f"{self.name}-{word}" for word in names))
 
     def create(self, **configs: dict[str, str]) -> None:

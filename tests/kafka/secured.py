@@ -179,6 +179,7 @@ FIELDS = {
     "anomalies": "anomalies",
     "system-alerts": "system_alerts",
     "sessions": "sessions",
+    "triggers": "triggers",
     "clicks-dead-letter": "dead_letters",
     "eddy-changelog": "changelog",
 }

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
-from stream.events import Anomaly, DeadLetter, Feedback, Recommendation, Session, SystemAlert
+from stream.events import Anomaly, DeadLetter, Feedback, Recommendation, Session, SystemAlert, Trigger
 from stream.outputs import IN_AVRO, OUTPUTS, avro_schema, json_schema
 from stream.sinks.command import schema
 from tests.docs.blocks import ROOT
@@ -39,7 +39,7 @@ def test_there_are_no_others() -> None:
     """A schema of each output, and none that is left of an earlier version."""
     published = {f"{name}.json" for name in OUTPUTS} | {f"{name}.avsc" for name in IN_AVRO}
     assert {path.name for path in PUBLISHED.iterdir()} == published
-    assert list(OUTPUTS.values()) == [Recommendation, Anomaly, SystemAlert, Session, DeadLetter, Feedback]
+    assert list(OUTPUTS.values()) == [Recommendation, Anomaly, SystemAlert, Session, DeadLetter, Feedback, Trigger]
     assert json.loads(CliRunner().invoke(schema, []).output) == {name: json_schema(name) for name in OUTPUTS}
     assert json.loads(CliRunner().invoke(schema, ["--avro"]).output) == {name: avro_schema(name) for name in IN_AVRO}
     refused = CliRunner().invoke(schema, ["--avro", "dead-letters"])

@@ -24,6 +24,7 @@ from stream.settings import Rules, Settings, Topics
         ("--http-host", {"http_host": ""}),  # else it would be all addresses
         ("log_format is .xml.; it must be one of text, json", {"log_format": "xml"}),
         ("topics", {"topics": Topics(clicks="x", anomalies="x")}),
+        ("triggers needs a topic; give --triggers-topic", {"triggers": "t.toml", "topics": Topics(triggers="")}),
     ],
 )
 def test_a_wrong_setting_is_named_in_the_error(name: str, changes: dict[str, object]) -> None:

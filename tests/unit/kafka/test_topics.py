@@ -24,6 +24,7 @@ from stream.settings import Topics
 
 TOPICS = Topics()
 NAMES = ["clicks", "recommendations", "anomalies", "clicks-dead-letter", "eddy-changelog", "system-alerts", "sessions"]
+NAMES += ["triggers"]
 BROKER = "broker:9092"
 
 

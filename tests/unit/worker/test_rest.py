@@ -1,6 +1,7 @@
 """A partition without clicks: its sessions end by the clock, once, and as the next click would have ended them."""
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from stream.kafka.fetch import Chunk
 from stream.meter import Meter
 from stream.model.runtime import load_model
 from stream.settings import Topics
+from stream.triggers.rules import Rule
 from stream.web.alerts import Alerts
 from stream.wire.json import JsonCodec
 from stream.worker.cycle import Cycles
@@ -85,8 +87,9 @@ class Kafka:
 class Worker:
     """Cycles on such a Kafka, with a clock of their own."""
 
-    def __init__(self, model_dir: Path, kafka: Kafka, alpha: float = 0.001) -> None:
-        engine = open_engine(load_model(model_dir, "cpu"), model_dir, 3, 1, alpha)
+    def __init__(self, model_dir: Path, kafka: Kafka, alpha: float = 0.001, rules: Sequence[Rule] = ()) -> None:
+        engine = open_engine(load_model(model_dir, "cpu"), model_dir, 3, 1, alpha, triggers=rules)
+        self.arena = engine.arena
         self.meter, self.alerts = Meter(), Alerts()
         observed = Observed(self.meter, engine.model, engine.arena, 1, lambda message: [], alerts=self.alerts)
         self.watch, stubs = SimpleNamespace(answered_s=5_000.0), (kafka, kafka)
@@ -112,6 +115,33 @@ class Worker:
     async def idle(self, minutes: float) -> None:
         self.watch.answered_s += minutes * 60
         await self.cycles._let_rest()
+
+
+def test_a_trigger_of_a_rest_is_written_once_and_its_cooldown_survives(model_dir: Path) -> None:
+    """The rows and the mark that a rest writes are those of the worker, also where nobody knows how it ended."""
+    rule = Rule("left", "abandoned", has=("view",), cooldown_ms=86_400_000, control=0.1)
+
+    async def live(kafka: Kafka) -> Worker:
+        worker = Worker(model_dir, kafka, rules=[rule])
+        await worker.begin()
+        for user, minute in (("ann", 0), ("bob", 3), ("ann", 5)):
+            await worker.click(user, minute)
+        await worker.idle(31)
+        await worker.click("ann", 100)
+        kafka.end = 4
+        await worker.idle(31)
+        return worker
+
+    for fails in ([], ["", "", "", "lost"], ["", "", "", "unseen"]):
+        kafka = Kafka(3)
+        kafka.fails = list(fails)
+        worker = asyncio.run(live(kafka))
+        found = [json.loads(record.value or b"") for record in kafka.written if record.topic == TOPICS.triggers]
+        assert [one["id"] for one in found] == ["clicks-0-1-end:left", "clicks-0-0-end:left"]  # not ann again
+        rows = {r.key: r.value for r in kafka.written if r.topic == TOPICS.changelog and r.key != POSITION_KEY}
+        assert rows == worker.arena.rows(CLICKS_0)
+        assert kafka.mark.accounts_for(*worker.arena.totals(CLICKS_0), 0)
+        assert worker.meter.snapshot().count("triggers") == 2
 
 
 def test_sessions_end_after_half_an_hour_without_a_click(model_dir: Path) -> None:

@@ -27,6 +27,7 @@ from stream.population.watch import Population
 from stream.sessions.track import session_fields
 from stream.sessions.unusual import ENDING
 from stream.state.row import row_dtype
+from stream.triggers.memory import MEMORY
 from stream.worker.served import RECENT_ITEMS
 from tests.conftest import EVENT_TYPES, ITEMS
 from tests.docs.blocks import ROOT
@@ -71,17 +72,17 @@ def test_a_written_directory_is_read_back(directory: Path) -> None:
     assert detector.behaviour.combined.size == 15_000
 
 
-@pytest.mark.parametrize(("remembered", "size"), [(8, 1632), (12, 1664), (16, 1696), (24, 1760)])
+@pytest.mark.parametrize(("remembered", "size"), [(8, 1704), (12, 1736), (16, 1768), (24, 1832)])
 def test_a_row_is_as_small_as_the_documents_say(directory: Path, remembered: int, size: int) -> None:
     """docs/training.md has the bytes of a row for each number of remembered items."""
     manifest = read_manifest(directory)
     judge = Judge(BehaviourDetector.load(directory, manifest), Population(50, 3), 0.0001)
     network = Network(Sizes(3, 1, 12, 128))
     network.mixture = Mixture(small_mixture().counted, remembered)
-    kept = (*judge.row_fields, *session_fields(4, None), PAST)
+    kept = (*judge.row_fields, *session_fields(4, None), PAST, *MEMORY)
     assert row_dtype(network.state, RECENT_ITEMS, kept).itemsize == size
     assert f"{size:,}" in (ROOT / "docs" / "training.md").read_text()
-    assert row_dtype(network.state, RECENT_ITEMS, (*kept, *ENDING)).itemsize == size + 32
+    assert row_dtype(network.state, RECENT_ITEMS, (*kept, *ENDING)).itemsize == size + 24
 
 
 def test_k_is_chosen_at_run_time(directory: Path) -> None:

@@ -1,0 +1,55 @@
+"""Makes the messages of the topic `triggers`."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.events import Click, Origin, Trigger, end_id
+from stream.triggers.fire import Firing
+from stream.triggers.rules import ABANDONED, AWAY, duration
+
+
+def messages(
+    firings: Sequence[Firing], names: npt.NDArray[np.object_], clicks: Sequence[Click], label: str
+) -> list[Trigger]:
+    """The messages on these triggers, in their order.
+
+    names   (V,) item ids of the model
+    clicks  of the batch
+    label   "name/version" of the model
+    """
+    return [_message(firing, names, clicks, label) for firing in firings]
+
+
+def _message(firing: Firing, names: npt.NDArray[np.object_], clicks: Sequence[Click], label: str) -> Trigger:
+    (partition, user), rule = firing.owner, firing.rule
+    origin = Origin(*partition, firing.offset)
+    about = origin.id if firing.revision is None else end_id(origin, firing.revision)
+    items = dict.fromkeys(str(names[item]) for item in firing.items if 0 <= item < len(names))  # each once
+    return Trigger(
+        id=f"{about}:{rule.name}",
+        user_id=user.decode(),
+        rule=rule.name,
+        kind=rule.kind,
+        timestamp=firing.time_ms,
+        group=rule.group(user),
+        items=list(items),
+        reason=_reason(firing, clicks),
+        model=label,
+        not_before=rule.quiet and rule.quiet.not_before(firing.time_ms),
+    )
+
+
+def _reason(firing: Firing, clicks: Sequence[Click]) -> str:
+    """What has happened, in words."""
+    rule = firing.rule
+    if rule.kind == AWAY:
+        return f"no click for {duration(rule.after_ms)}"
+    if rule.kind != ABANDONED:
+        click = clicks[firing.click]
+        return f"{click.event_type} of {click.item_id}"
+    count = f"{firing.clicks} click" + ("" if firing.clicks == 1 else "s")
+    without = f" and without {' or '.join(rule.without)}" if rule.without else ""
+    returns = "" if firing.returns is None else f"; the user returns with probability {firing.returns:.2g}"
+    return f"a session of {count} has ended, with {' or '.join(rule.has)}{without}{returns}"

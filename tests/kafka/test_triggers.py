@@ -1,0 +1,113 @@
+"""Triggers on a real Kafka: each one once, also where a worker is killed."""
+
+import json
+import signal
+from collections import defaultdict
+from pathlib import Path
+
+import msgspec
+
+from tests.kafka.lane import DAY_MS, NOW_MS, Lane, assert_valid
+from tests.oracle_triggers import Event, Triggers
+
+FILE = """
+[[trigger]]
+name = "cart"
+kind = "abandoned"
+has = ["cart"]
+without = ["purchase"]
+cooldown = "3h"
+consent = true
+control = 0.3
+
+[[trigger]]
+name = "back"
+kind = "away"
+after = "5h"
+cooldown = "1d"
+
+[[trigger]]
+name = "more"
+kind = "after"
+events = ["purchase"]
+cooldown = "0s"
+"""
+H = 3_600_000
+RULES = [
+    {
+        "name": "cart", "kind": "abandoned", "has": ["cart"], "without": ["purchase"], "cooldown": 3 * H,
+        "consent": True, "control": 0.3,
+    },
+    {"name": "back", "kind": "away", "after": 5 * H, "cooldown": 24 * H, "consent": False, "control": 0.0},
+    {"name": "more", "kind": "after", "events": ["purchase"], "cooldown": 0, "consent": False, "control": 0.0},
+]  # fmt: skip
+
+
+def events(count: int) -> list[Event]:
+    """Clicks of 60 users over two days. Half of them are away twice for half a day."""
+    found = []
+    for n in range(count):
+        user = (n * 7 + n // 60) % (60 if 4 * n // count % 2 == 0 else 30)
+        event = {
+            "user_id": f"user{user}",
+            "item_id": f"i{n * 11 % 320}",
+            "event_type": ("view", "cart", "view", "view", "view", "purchase")[(n + n // 13) % 6],
+            "timestamp": NOW_MS + n * (2 * DAY_MS // count),
+        }
+        found.append(event | ({"consent": n % 5 > 0} if n % 3 == 0 else {}))
+    return found
+
+
+def test_each_trigger_is_there_once_after_a_worker_was_killed(lane: Lane) -> None:
+    """Those of a plain loop over the clicks of each partition, in its order: the cooldowns were in the changelog."""
+    file = lane.directory / "triggers.toml"
+    file.write_text(FILE)
+    sent = events(3_000)
+    lane.produce([(one["user_id"].encode(), msgspec.json.encode(one)) for one in sent])
+    options = {"triggers": file, "worker_id": 0, "max_cycle_clicks": 50}
+    killed = lane.start(**options)
+    lane.wait_for_clicks(0.3)
+    killed.end(signal.SIGKILL)
+    lane.start(**options)
+    lane.wait_for_clicks()
+
+    loops: dict[int, Triggers] = {}
+    for message in sorted(lane.read(lane.topics.clicks), key=lambda m: (m.partition(), m.offset())):
+        prefix = f"{message.topic()}-{message.partition()}-"
+        loop = loops.setdefault(message.partition(), Triggers(prefix, RULES, 90 * DAY_MS))
+        one = json.loads(message.value())
+        item = one["item_id"] if int(one["item_id"][1:]) < 300 else "unknown"
+        loop.click(
+            one["user_id"], message.offset(), one["timestamp"], one["event_type"], item, None, one.get("consent")
+        )
+    messages = lane.read(lane.topics.triggers)
+    assert_valid("triggers", messages)
+    found: dict[str, list[Event]] = defaultdict(list)
+    for message in messages:
+        one = json.loads(message.value())
+        assert message.key() == one["user_id"].encode()
+        found[one["user_id"]].append(one)
+    wanted: dict[str, list[Event]] = defaultdict(list)
+    for loop in loops.values():
+        for one in loop.events:
+            wanted[one["user_id"]].append(one)
+    assert {rule for of_user in wanted.values() for rule in (one["rule"] for one in of_user)} == {
+        "cart",
+        "back",
+        "more",
+    }
+    for user in {*found, *wanted}:
+        assert [one["id"] for one in found[user]] == [one["id"] for one in wanted[user]]
+        for one, expected in zip(found[user], wanted[user], strict=True):
+            assert {name: one[name] for name in expected if name != "reason"} == {
+                name: value for name, value in expected.items() if name not in ("reason",)
+            }
+
+
+def test_a_worker_with_triggers_needs_their_topic(lane: Lane, tmp_path: Path) -> None:
+    """One that is not there is refused before the first click. All other workers of these tests run without a file."""
+    file = tmp_path / "triggers.toml"
+    file.write_text(FILE)
+    worker = lane.start(triggers=file, triggers_topic=f"{lane.name}-none")
+    assert worker.process.wait(60) == 2
+    assert f"no topic {lane.name}-none" in worker.log

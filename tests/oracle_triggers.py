@@ -1,0 +1,144 @@
+"""The triggers of a partition, from a plain loop that shares no code with the worker."""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+Event = dict[str, Any]
+Rule = dict[str, Any]
+"""A rule as the file has it, with times in ms."""
+
+GAP_MS, MINUTE_MS, HOUR_MS = 1_800_000, 60_000, 3_600_000
+
+
+@dataclass
+class User:
+    """A user's row."""
+
+    clicks: int = 0
+    last_ms: int = 0
+    seen_ms: int = 0
+    consent: bool | None = None
+    recent: list[str] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    fired_ms: dict[str, int] = field(default_factory=dict)
+    offset: int = 0
+    revision: int = 0
+    session_last_ms: int = 0
+    types: list[str] = field(default_factory=list)
+    ended: bool = True
+    away: set[str] = field(default_factory=set)
+
+    @property
+    def due_ms(self) -> int:
+        """When the session ends by the partition's time."""
+        return -(-(self.seen_ms + GAP_MS) // MINUTE_MS) * MINUTE_MS
+
+    def away_ms(self, after_ms: int) -> int:
+        """The full hour of the partition's time at which the user is away."""
+        seen_ms = -(-self.seen_ms // MINUTE_MS) * MINUTE_MS
+        return -(-(seen_ms + after_ms) // HOUR_MS) * HOUR_MS
+
+
+class Triggers:
+    """Decides on clicks in the order of their partition."""
+
+    def __init__(self, prefix: str, rules: list[Rule], forget_ms: int) -> None:
+        """prefix: "topic-partition-" """
+        self._prefix, self._rules, self._forget_ms = prefix, rules, forget_ms
+        self.users: dict[str, User] = {}
+        self.events: list[Event] = []
+        self.now_ms = 0
+
+    def forget(self, name: str) -> None:
+        self.users.pop(name, None)
+
+    def rest(self) -> None:
+        if any(not user.ended for user in self.users.values()):
+            self.now_ms = (self.now_ms // MINUTE_MS + 31) * MINUTE_MS
+            self._pass(None, False)
+
+    def click(
+        self,
+        name: str,
+        offset: int,
+        time_ms: int,
+        event_type: str,
+        item: str,
+        event_id: str | None,
+        consent: bool | None,
+    ) -> None:
+        self.now_ms = max(self.now_ms, time_ms)
+        user = self.users.get(name, User())
+        begins = self._forgotten(user, user.last_ms, self.now_ms) or not user.clicks
+        repeated = not begins and event_id is not None and event_id in user.ids
+        starts = begins or time_ms - user.last_ms >= GAP_MS
+        self._pass(None if repeated else name, starts and not repeated)
+        if repeated:
+            user.last_ms = max(user.last_ms, time_ms)
+            return
+        if begins:
+            user = self.users[name] = User()
+        if starts:
+            user.offset, user.revision, user.types, user.session_last_ms = offset, 0, [], 0
+        elif user.ended:
+            user.revision += 1
+        user.ended, user.seen_ms, user.away = False, self.now_ms, set()
+        user.clicks += 1
+        user.last_ms, user.session_last_ms = max(user.last_ms, time_ms), max(user.session_last_ms, time_ms)
+        user.recent = [item, *user.recent][:16]
+        user.ids = [event_id, *user.ids][:16] if event_id is not None else user.ids
+        user.types.append(event_type)
+        user.consent = user.consent if consent is None else consent
+        for rule in sorted(self._rules, key=lambda rule: str(rule["name"])):
+            if rule["kind"] == "after" and event_type in rule["events"]:
+                self._fire(rule, name, self.now_ms, f"{self._prefix}{offset}", None, f"{event_type} of {item}")
+
+    def _forgotten(self, user: User, last_ms: int, now_ms: int) -> bool:
+        limit_ms = self._forget_ms if user.clicks > 1 else self._forget_ms // 3
+        return now_ms - last_ms > limit_ms
+
+    def _pass(self, own: str | None, starts: bool) -> None:
+        """The partition's time has moved on. own: the user of the click that did it. starts: it starts a session"""
+        due: list[tuple[int, int, str, str, Rule]] = []
+        for name, user in self.users.items():
+            if not user.ended and (user.due_ms <= self.now_ms or (name == own and starts)):
+                user.ended = True
+                ends = [rule for rule in self._rules if rule["kind"] == "abandoned"]
+                due += [(user.due_ms, user.offset, rule["name"], name, rule) for rule in ends]
+            for rule in self._rules:
+                if rule["kind"] == "away" and name != own and rule["name"] not in user.away:
+                    away_ms = user.away_ms(rule["after"])
+                    if user.clicks and away_ms // HOUR_MS <= self.now_ms // HOUR_MS:
+                        user.away.add(rule["name"])
+                        due.append((away_ms, user.offset, rule["name"], name, rule))
+        for time_ms, offset, _, name, rule in sorted(due, key=lambda one: one[:3]):
+            user = self.users[name]
+            id_ = f"{self._prefix}{offset}-end" + (f"-{user.revision}" if user.revision else "")
+            if rule["kind"] == "away":
+                if not self._forgotten(user, user.session_last_ms, time_ms):
+                    self._fire(rule, name, time_ms, id_, user, "no click for")
+            elif {*rule["has"]} & {*user.types} and not {*rule["without"]} & {*user.types}:
+                self._fire(rule, name, time_ms, id_, user, "a session of")
+
+    def _fire(self, rule: Rule, name: str, time_ms: int, about: str, session: User | None, reason: str) -> None:
+        user, key = self.users[name], rule["name"]
+        if rule["consent"] and user.consent is not True:
+            return
+        if key in user.fired_ms and time_ms // 1000 - user.fired_ms[key] // 1000 < rule["cooldown"] // 1000:
+            return
+        user.fired_ms[key] = time_ms
+        digest = hashlib.sha256(f"{key}\0{name}".encode()).digest()
+        event = {
+            "id": f"{about}:{key}",
+            "user_id": name,
+            "rule": key,
+            "kind": rule["kind"],
+            "timestamp": time_ms,
+            "group": "control" if int.from_bytes(digest[:8], "little") / 2**64 < rule["control"] else "treated",
+            "reason": reason,
+        }
+        if session is not None:
+            known = [item for item in session.recent[: len(session.types)] if item != "unknown"]
+            event["items"] = list(dict.fromkeys(known))
+        self.events.append(event)

@@ -1,0 +1,286 @@
+"""Triggers: to whom the rules apply, and when, in any split of the clicks into batches."""
+
+import itertools
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from stream.engine.engine import Cycle, Engine
+from stream.engine.requests import Request
+from stream.events import Click, Origin, Partition
+from stream.model.runtime import Model, load_model
+from stream.triggers.parse import parse_triggers
+from stream.worker.served import open_engine, recommendations, triggers
+from tests.decide import NOW_MS
+from tests.oracle_triggers import Event, Rule, Triggers
+
+START_MS = 1_700_000_000_000 // 3_600_000 * 3_600_000
+HOUR, DAY_MS = 3_600, 86_400_000
+PARTITIONS = [Partition("clicks", number) for number in (0, 1)]
+
+FILE = """
+[[trigger]]
+name = "cart"
+kind = "abandoned"
+has = ["cart"]
+without = ["purchase"]
+cooldown = "2h"
+control = 0.5
+
+[[trigger]]
+name = "any-consent"
+kind = "abandoned"
+has = ["view", "cart"]
+consent = true
+cooldown = "0s"
+
+[[trigger]]
+name = "back"
+kind = "away"
+after = "3h"
+cooldown = "1d"
+consent = true
+
+[[trigger]]
+name = "back-late"
+kind = "away"
+after = "9h"
+cooldown = "9h"
+
+[[trigger]]
+name = "more"
+kind = "after"
+events = ["purchase"]
+cooldown = "1h"
+"""
+H = HOUR * 1000
+RULES: list[Rule] = [
+    {"name": "cart", "kind": "abandoned", "has": ["cart"], "without": ["purchase"], "cooldown": 2 * H, "control": 0.5},
+    {"name": "any-consent", "kind": "abandoned", "has": ["view", "cart"], "without": [], "consent": True},
+    {"name": "back", "kind": "away", "after": 3 * H, "cooldown": 24 * H, "consent": True},
+    {"name": "back-late", "kind": "away", "after": 9 * H},  # its cooldown is not longer than the time away
+    {"name": "more", "kind": "after", "events": ["purchase"], "cooldown": H},
+]
+RULES = [{"cooldown": 0, "control": 0.0, "consent": False} | rule for rule in RULES]
+
+
+class Sent(NamedTuple):
+    """A click so many seconds after START_MS; without a type, a request to forget the user."""
+
+    partition: int
+    user: str
+    second: float
+    event_type: str = "view"
+    item: int = 1
+    event_id: str | None = None
+    consent: bool | None = None
+
+
+@pytest.fixture(scope="module")
+def model(model_dir: Path) -> Model:
+    return load_model(model_dir, "cpu")
+
+
+def new_engine(model: Model, model_dir: Path, file: str = FILE) -> Engine:
+    return open_engine(
+        model, model_dir, 3, 1, 0.001, forget_after_days=1.0, triggers=parse_triggers(file, "test") if file else ()
+    )
+
+
+def item_of(sent: Sent) -> str:
+    return f"i{sent.item}" if sent.item else "unknown"
+
+
+def process(engine: Engine, sent: list[tuple[int, Sent]], commit: bool = True) -> list[Event]:
+    """Decide on one batch, (offset, what was sent) each. Returns what is written on the topic of the triggers."""
+    clicks: list[Click] = []
+    origins: list[Origin] = []
+    requests: list[Request] = []
+    for offset, one in sent:
+        if not one.event_type:
+            requests.append(Request(len(clicks), (Partition("clicks", one.partition), one.user.encode())))
+            continue
+        at_ms = START_MS + int(one.second * 1000)
+        clicks.append(Click(one.user, item_of(one), at_ms, one.event_type, event_id=one.event_id, consent=one.consent))
+        origins.append(Origin("clicks", one.partition, offset))
+    cycle = engine.process(engine.encoder.columns(clicks, origins, requests), NOW_MS)
+    found = written(engine, clicks, cycle)
+    lists = {one.id: one.items for one in recommendations(engine, clicks, origins, cycle)}
+    for event in found:
+        if event["kind"] == "after":
+            assert event["items"] == lists[event["id"].partition(":")[0]]
+    if commit:
+        engine.commit(cycle)
+    return found
+
+
+def written(engine: Engine, clicks: list[Click], cycle: Cycle) -> list[Event]:
+    return [json.loads(msgspec.json.encode(one)) for one in triggers(engine, clicks, cycle)]
+
+
+def rest(engine: Engine) -> list[Event]:
+    cycle = engine.rest(PARTITIONS)
+    found = written(engine, [], cycle)
+    engine.commit(cycle)
+    return found
+
+
+def assert_as_the_loop(found: list[Event], loop: Triggers, partition: Partition) -> None:
+    mine = [event for event in found if event["id"].startswith(f"{partition}-")]
+    assert [event["id"] for event in mine] == [event["id"] for event in loop.events]
+    for event, expected in zip(mine, loop.events, strict=True):
+        reason = expected["reason"]
+        assert event["reason"].startswith(reason)
+        assert {name: event[name] for name in expected} == expected | {"reason": event["reason"]}
+
+
+SENT = st.builds(
+    Sent,
+    partition=st.sampled_from([0, 0, 0, 1]),
+    user=st.sampled_from(["a", "b", "c", "d"]),
+    # sessions, their ends to the second, hours away, and times after which a user is forgotten
+    second=st.integers(0, 240).map(lambda n: n * 60.0)
+    | st.integers(0, 8).map(lambda n: n * 1800.0 - 0.001)
+    | st.integers(0, 60).map(lambda n: n * 1800.0),
+    event_type=st.sampled_from(["view", "view", "cart", "cart", "purchase", "wish", ""]),
+    item=st.integers(0, 3),
+    event_id=st.none() | st.sampled_from(["x", "y"]),
+    consent=st.sampled_from([None, None, True, True, False]),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
+@given(
+    sent=st.lists(SENT, max_size=40),
+    cuts=st.lists(st.integers(0, 40), max_size=6),
+    rests=st.sets(st.integers(0, 40), max_size=4),
+    in_order=st.booleans(),
+)
+@example(  # two ends of a user's sessions in one batch: the second one sees the cooldown of the first
+    sent=[Sent(0, "a", 0, "cart"), Sent(0, "a", 3600, "cart"), Sent(0, "a", 9000, "cart"), Sent(0, "b", 20000)],
+    cuts=[],
+    rests=set(),
+    in_order=True,
+)
+@example(  # the cooldown of a user without a click in the batch is in the row, also one that a rest wrote
+    sent=[Sent(0, "a", 0, "cart"), Sent(0, "b", 1860), Sent(0, "a", 3600, "cart"), Sent(0, "b", 9000)],
+    cuts=[1, 2, 3],
+    rests={1, 3},
+    in_order=True,
+)
+@example(  # a user whose own click is the first one of the hour is not away
+    sent=[Sent(0, "a", 0, "cart", consent=True), Sent(0, "b", 3500), Sent(0, "a", 10800), Sent(0, "b", 10900)],
+    cuts=[1],
+    rests=set(),
+    in_order=True,
+)
+@example(  # a user who is forgotten is not away, whether the row is there or not, and begins without consent
+    sent=[Sent(0, "a", 0, consent=True), Sent(0, "b", 35000), Sent(0, "a", 36000), Sent(0, "b", 60000)],
+    cuts=[1],
+    rests=set(),
+    in_order=True,
+)
+@example(  # forgotten by a request, with a click before and after it
+    sent=[Sent(0, "a", 0, "cart", consent=True), Sent(0, "a", 1, ""), Sent(0, "a", 2, "cart"), Sent(0, "b", 7200)],
+    cuts=[1],
+    rests=set(),
+    in_order=True,
+)
+def test_triggers_are_those_of_a_plain_loop_in_any_batches(
+    model: Model, model_dir: Path, sent: list[Sent], cuts: list[int], rests: set[int], in_order: bool
+) -> None:
+    """With late clicks, repeated ones, users who are forgotten, consent that comes and goes, batches that are done
+    again, and partitions that rest before the clicks `rests`."""
+    if in_order:
+        sent = sorted(sent, key=lambda one: one.second)
+    engine = new_engine(model, model_dir)
+    loops = [Triggers(f"{partition}-", RULES, DAY_MS) for partition in PARTITIONS]
+    for offset, one in enumerate(sent):
+        if offset in rests:
+            for loop in loops:
+                loop.rest()
+        loop = loops[one.partition]
+        if one.event_type:
+            at_ms = START_MS + int(one.second * 1000)
+            loop.click(one.user, offset, at_ms, one.event_type, item_of(one), one.event_id, one.consent)
+        else:
+            loop.forget(one.user)
+    found: list[Event] = []
+    edges = [0, *sorted(cut for cut in {*cuts, *rests} if cut < len(sent)), len(sent)]
+    for begin, end in itertools.pairwise(edges):
+        if begin in rests and begin < end:
+            found += rest(engine)
+        batch = list(enumerate(sent))[begin:end]
+        dropped = process(engine, batch, commit=False) if begin % 3 == 0 else None
+        now = process(engine, batch)
+        assert dropped in (None, now)
+        found += now
+    for partition, loop in zip(PARTITIONS, loops, strict=True):
+        assert_as_the_loop(found, loop, partition)
+
+
+def test_rows_are_the_same_in_any_batches(model: Model, model_dir: Path) -> None:
+    """Bit by bit, so a recovery cannot see in which transactions they came."""
+    sent = [Sent(0, user, 60.0 * n, "cart", n % 5, consent=n % 7 > 0) for n, user in enumerate("abcabdacdb" * 12)]
+    sent += [Sent(0, "e", 8 * HOUR + 1800.0 * n, "purchase") for n in range(20)]
+    one, many = new_engine(model, model_dir), new_engine(model, model_dir)
+    found = process(one, list(enumerate(sent)))
+    parts = [process(many, [each]) for each in enumerate(sent)]
+    assert found == [event for part in parts for event in part]
+    assert {event["rule"] for event in found} == {rule["name"] for rule in RULES}
+    assert one.arena.rows(PARTITIONS[0]) == many.arena.rows(PARTITIONS[0])
+
+
+def test_the_next_click_the_time_and_the_clock_give_the_same_trigger(model: Model, model_dir: Path) -> None:
+    """Whatever ends a session, its trigger is the same message."""
+    cart = Sent(0, "a", 0, "cart")
+    ways = {
+        "own": [Sent(0, "a", 1830)],
+        "other": [Sent(0, "b", 1830)],
+    }
+    found = {}
+    for way, clicks in ways.items():
+        engine = new_engine(model, model_dir)
+        process(engine, [(0, cart)])
+        found[way] = process(engine, list(enumerate(clicks, 1)))
+    engine = new_engine(model, model_dir)
+    process(engine, [(0, cart)])
+    found["clock"] = rest(engine)
+    assert found["own"] == found["other"] == found["clock"]
+    assert [event["id"] for event in found["clock"]] == ["clicks-0-0-end:cart"]
+    assert rest(engine) == []
+
+
+def test_without_a_cooldown_no_row_is_written_for_an_end(model: Model, model_dir: Path) -> None:
+    engine = new_engine(model, model_dir, FILE.replace('cooldown = "2h"', 'cooldown = "0s"'))
+    process(engine, [(0, Sent(0, "a", 0, "cart"))])
+    cycle = engine.rest(PARTITIONS)
+    assert [firing.rule.name for firing in cycle.firings] == ["cart"]
+    assert not cycle.staged.changelog
+
+
+def test_rules_can_be_added_and_removed_without_a_new_group(model: Model, model_dir: Path) -> None:
+    """The cooldown of a rule that stays goes on; the rows of a worker without rules are the same ones."""
+    before = new_engine(model, model_dir)
+    process(before, [(0, Sent(0, "a", 0, "cart", consent=True)), (1, Sent(0, "b", 1860))])
+    for file in ("", FILE.replace('"cart"\nkind', '"other"\nkind')):
+        after = new_engine(model, model_dir, file)
+        after.arena.hold(PARTITIONS[0])
+        after.arena.load(PARTITIONS[0], before.arena.rows(PARTITIONS[0]))
+        after.arena.advance(PARTITIONS[0], before.arena.newest_ms(PARTITIONS[0]))
+        process(after, [(2, Sent(0, "a", 3600, "cart"))])
+        found = [event["rule"] for event in process(after, [(3, Sent(0, "b", 5520))])]
+        assert found == (["any-consent", "other"] if file else [])
+
+
+def test_forgetting_a_user_forgets_cooldown_and_consent(model: Model, model_dir: Path) -> None:
+    engine = new_engine(model, model_dir)
+    process(engine, [(0, Sent(0, "a", 0, "cart", consent=True)), (1, Sent(0, "b", 1860))])
+    process(engine, [(2, Sent(0, "a", 1900, ""))])
+    process(engine, [(3, Sent(0, "a", 3600, "cart"))])
+    assert [event["rule"] for event in process(engine, [(4, Sent(0, "b", 5520))])] == ["cart"]
