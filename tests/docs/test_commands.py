@@ -24,7 +24,7 @@ import pytest
 from bench.apache_kafka import ApacheKafka, KafkaUnavailable
 from stream.demo.shop import build_shop
 from stream.demo.simulate import DAY_MS, simulate_clean
-from stream.events import Anomaly, Click, DeadLetter, Recommendation
+from stream.events import Anomaly, Click, DeadLetter, Recommendation, Trigger
 from tests.docs.blocks import PAGES, ROOT, RUN, SHOWN, Block, blocks
 
 KAFKA = "localhost:9092"
@@ -101,7 +101,11 @@ def test_json_blocks_are_messages(page: Path) -> None:
     """A JSON block has only fields of an event."""
     for block in blocks(page):
         for shown in messages(block.text) if block.language == "json" else []:
-            fits = [e for e in (Click, Recommendation, Anomaly, DeadLetter) if set(shown) <= set(e.__struct_fields__)]
+            fits = [
+                e
+                for e in (Click, Recommendation, Anomaly, DeadLetter, Trigger)
+                if set(shown) <= set(e.__struct_fields__)
+            ]
             assert fits, f"{page.name}:{block.line}"
             msgspec.convert(shown, fits[0])
 

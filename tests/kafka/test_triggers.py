@@ -6,7 +6,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import msgspec
+from click.testing import CliRunner
 
+from stream.uplift.command import triggers as commands
 from tests.kafka.lane import DAY_MS, NOW_MS, Lane, assert_valid
 from tests.oracle_triggers import Event, Triggers
 
@@ -102,6 +104,15 @@ def test_each_trigger_is_there_once_after_a_worker_was_killed(lane: Lane) -> Non
             assert {name: one[name] for name in expected if name != "reason"} == {
                 name: value for name, value in expected.items() if name not in ("reason",)
             }
+
+    names = ["--triggers-topic", lane.topics.triggers, "--sessions-topic", lane.topics.sessions, "--json"]
+    done = CliRunner().invoke(commands, ["report", "--broker", lane.broker, "--triggers", str(file), *names])
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.output.splitlines()[-1])
+    for rule, found_of in report.items():
+        users = {one["user_id"] for of_user in wanted.values() for one in of_user if one["rule"] == rule}
+        assert found_of["treated"] + found_of["control"] + found_of["waiting"] == len(users)
+    assert set(report) == {"cart", "back", "more"}
 
 
 def test_a_worker_with_triggers_needs_their_topic(lane: Lane, tmp_path: Path) -> None:

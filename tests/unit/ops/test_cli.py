@@ -48,7 +48,7 @@ def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object
         (["worker", "--model", "m", "--k", "0"], "setting k is 0"),
         (["worker", "--model", "m", "--broker", "nowhere"], "must be host:port"),
         (["worker", "--model", "m", "--device", "tpu"], "tpu"),
-        (["worker", "--model", "m", "--anomalies-topic", "clicks"], "six different names"),
+        (["worker", "--model", "m", "--anomalies-topic", "clicks"], "different names that are not empty"),
         (["worker", "--model", "m", "--modle", "x"], "--modle"),
         (["wroker"], "wroker"),
         (["topics", "create", "--partitions", "0"], "--partitions"),

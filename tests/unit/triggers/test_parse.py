@@ -122,6 +122,13 @@ def test_a_rule_that_the_model_or_the_settings_cannot_follow_is_refused(
         open_triggers(str(file), manifest, lists)
 
 
+def test_the_example_of_the_documents_is_a_file_of_rules() -> None:
+    """docs/triggers.md has all kinds in it."""
+    page = (Path(__file__).parents[3] / "docs" / "triggers.md").read_text()
+    example = page.split("```toml\n")[1].split("```")[0]
+    assert {rule.kind for rule in parse_triggers(example, "docs")} == {"abandoned", "away", "after"}
+
+
 def test_without_a_file_there_are_no_rules(model_dir: Path) -> None:
     manifest: Manifest = read_manifest(model_dir)
     assert open_triggers("", manifest, "last") == ()
