@@ -86,7 +86,10 @@ SCHEMAS: dict[str, Schema] = {
             ),
             "partition": _said(WHOLE, "Of the clicks topic."),
             "model": _said(TEXT, "name/version"),
-        }
+            "intent": _said(NUMBER, "Only if the model predicts it: as in the decision on the last click."),
+            "returns_7d": _said(NUMBER, "Only if the model predicts it: as in the decision on the last click."),
+        },
+        ("intent", "returns_7d"),
     ),
     "Similar": _object(
         {

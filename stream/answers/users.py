@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from msgspec import UNSET
 
+from stream.ahead.forecast import served_columns
 from stream.answers.asked import Asked
 from stream.detect.episodes import OPENED, UNUSUAL_MS
 from stream.detect.windows import ITEM_NATS, PER_NAT
@@ -22,8 +24,10 @@ from stream.engine.engine import Engine
 from stream.engine.step import Steps
 from stream.errors import Unanswered
 from stream.events import Click, Origin, Partition
+from stream.manifest import Manifest
 from stream.past.because import Because
 from stream.past.clicks import past_of
+from stream.sessions.track import FORECAST
 from stream.state.arena import NO_SLOT, Owner
 from stream.state.row import NO_ITEM, Rows, new_rows
 from stream.wire import output
@@ -162,7 +166,7 @@ class Users:
             "episode": self._episode(owner, rows),
             "partition": partition.number,
             "model": model.manifest.label,
-        }
+        } | _predicted(rows, model.manifest)
 
     def _episode(self, owner: Owner, rows: Rows) -> dict[str, Any] | None:
         """The user's last episode, with the time of its last unusual click; None if there was none."""
@@ -171,6 +175,15 @@ class Users:
         if not unusual_ms:
             return None
         return {"id": Origin(*partition, int(row[OPENED])).id, "timestamp": unusual_ms}
+
+
+def _predicted(rows: Rows, manifest: Manifest) -> dict[str, float]:
+    """What was predicted after the user's last click, as in its decision; empty if the model predicts nothing."""
+    if manifest.ahead is UNSET:
+        return {}
+    *_, intent, returns = served_columns(rows[FORECAST.name], manifest.ahead)
+    found = {"intent": intent, "returns_7d": returns}
+    return {name: round(float(value[0]), output.DIGITS) for name, value in found.items() if value is not None}
 
 
 def _p_values(row: np.void) -> list[float]:

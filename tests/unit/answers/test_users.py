@@ -176,6 +176,15 @@ def test_the_state_of_a_user_is_what_the_clicks_say(model_dir: Path, tmp_path: P
     assert users.state(b"u3", 4).answer is None
 
 
+def test_the_state_of_a_user_has_what_was_predicted_after_the_last_click(ahead_dir: Path, tmp_path: Path) -> None:
+    """From the row, so the decision and the answer are equal to the last digit."""
+    engine = engine_of(ahead_dir, tmp_path, Rules())
+    last = {one.user_id: one for one in run(engine, clicks()).recommendations}["u3"]
+    state = Users(engine, lambda: {ONE: 0}).state(b"u3", 4).answer
+    assert state is not None
+    assert (state["intent"], state["returns_7d"]) == (last.intent, last.returns_7d)
+
+
 def test_answers_beside_cycles_are_whole(model_dir: Path, tmp_path: Path) -> None:
     """While another thread decides and commits, every answer is the decision on the click that it names."""
     engine = engine_of(model_dir, tmp_path, Rules())

@@ -12,12 +12,13 @@ from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
 from export.log.log import GAP_EDGES_MS, Vocabulary
 from export.model.graph import CLICK, ClickGraphs, open_graph
 from export.model.onnx import write_graphs
-from export.model.parity import check_parity
+from export.model.parity import check_ahead, check_parity
 from export.model.trace import Traces
-from export.model.untrained import write_untrained
+from export.model.untrained import untrained_head, write_untrained
 from export.network.mixture import AGES, Mixture
 from export.network.network import Network, Sizes
 from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
+from stream.ahead.counters import counter_fields
 from stream.detect.behaviour import BehaviourDetector
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import read_manifest
@@ -83,6 +84,8 @@ def test_a_row_is_as_small_as_the_documents_say(directory: Path, remembered: int
     assert row_dtype(network.state, RECENT_ITEMS, kept).itemsize == size
     assert f"{size:,}" in (ROOT / "docs" / "training.md").read_text()
     assert row_dtype(network.state, RECENT_ITEMS, (*kept, *ENDING)).itemsize == size + 24
+    ahead = (*judge.row_fields, *session_fields(4, None, True), *counter_fields(4), PAST, *MEMORY)
+    assert row_dtype(network.state, RECENT_ITEMS, ahead).itemsize == size + 40
 
 
 def test_k_is_chosen_at_run_time(directory: Path) -> None:
@@ -141,6 +144,13 @@ def test_a_graph_of_other_weights_fails_the_gate(tmp_path: Path, cell: str) -> N
         check_parity(tmp_path / "m" / "1", other)
     with pytest.raises(ArtifactError, match=r"no manifest\.json"):
         read_manifest(tmp_path / "m" / "1")
+
+
+def test_a_head_of_other_weights_fails_the_gate(ahead_dir: Path) -> None:
+    """ahead.onnx is compared with its module, so that another head is no model."""
+    check_ahead(ahead_dir, untrained_head(len(EVENT_TYPES), 0))
+    with pytest.raises(ArtifactError, match=r"a probability of ahead.onnx differs by"):
+        check_ahead(ahead_dir, untrained_head(len(EVENT_TYPES), 1))
 
 
 def test_an_impossible_click_has_a_finite_surprise(tmp_path: Path) -> None:

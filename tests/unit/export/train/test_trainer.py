@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 import export.pipeline
+import stream
 from export.dataset.popularity import Recency
 from export.dataset.windows import Clicks, Windows, birth_period, encode, fresh_clicks
 from export.evaluate.evaluate import evaluate
@@ -119,6 +121,20 @@ def test_training_ends_with_a_report(rule_model: Path) -> None:
     assert "<h2>Calibration" in page
     assert f"<td>{read_manifest(rule_model).files['step.onnx']}</td>" in page
     assert not {"report.html", "report.json"} & set(read_manifest(rule_model).files)
+
+
+def test_a_trained_model_predicts_what_a_user_does_next(rule_model: Path) -> None:
+    """Users leave after eight clicks. The log is a day long and has views only: no return and no intent."""
+    scored = stream.load(rule_model).score(
+        {"user_id": "u", "item_id": "i1", "timestamp": 1_700_000_000_000 + 30_000 * n} for n in range(8)
+    )
+    leaves = [one.leaves or 0.0 for one in scored]
+    assert max(leaves[:6]) < 0.1 < 0.5 < leaves[7]
+    assert all(set(one.next or ()) == {"view"} for one in scored)
+    assert all(
+        (one.next or {})["view"] + leaf == pytest.approx(1, abs=0.05) for one, leaf in zip(scored, leaves, strict=True)
+    )
+    assert {(one.returns_7d, one.intent) for one in scored} == {(None, None)}
 
 
 def test_the_nominal_false_alarm_rate_holds(rule_model: Path) -> None:
@@ -284,7 +300,10 @@ def test_a_large_catalogue_gets_the_shortlist_that_loses_little(tmp_path: Path) 
         def say(self, line: str) -> None:
             said.append(line)
 
-    manifest = train_model(tmp_path / "m" / "1", shop(users=100), replace(SETTINGS, epochs=1), Hearing(), large=ITEMS)
+    log = replace(shop(users=100), in_order=True)
+    manifest = train_model(tmp_path / "m" / "1", log, replace(SETTINGS, epochs=1), Hearing(), large=ITEMS)
+    assert manifest.ahead is UNSET
+    assert "what a user does next is not predicted: the times of the log are synthetic" in said
     assert isinstance(manifest.shortlist, Shortlist)
     assert manifest.shortlist.lost < 0.002
     assert manifest.shortlist.judged > 0
