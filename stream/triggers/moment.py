@@ -119,5 +119,5 @@ class BatchMoments(Moments):
             of_user = times.get((owner, requests, idle.get(user, 0)))
             if of_user is not None and self._after["clicks"][user] > 0:  # else begun again with a click that failed
                 write_times(self._after, user, of_user)
-        busy = {*owners, *self.batch.requests}
+        busy = set(owners)  # a user whom a request removes is left out where the rows are staged
         return super().write({life_: of_user for life_, of_user in times.items() if life_[0] not in busy})

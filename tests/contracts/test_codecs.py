@@ -80,6 +80,7 @@ MAPPING = parse_mapping(
     quantity = "what.all[1].quantity"
     category = '"what.kind"'
     event_id = "id"
+    consent = "who.marketing"
     [event_types]
     "Product Viewed" = "view"
     buy = "purchase"
@@ -110,8 +111,9 @@ CLICKS = st.builds(
     quantity=AMOUNTS,
     category=st.none() | IDS,
     event_id=st.none() | IDS,
+    consent=st.none() | st.booleans(),
 )
-CLICK = Click("user", "item", NOW_MS, "cart", "session", 9.5, 2.0, "shoes", "event")
+CLICK = Click("user", "item", NOW_MS, "cart", "session", 9.5, 2.0, "shoes", "event", True)
 
 
 @pytest.fixture(params=sorted(FORMATS), scope="module")

@@ -21,6 +21,7 @@ from stream.sessions.track import session_fields
 from stream.settings import RECENT_ITEMS, Rules
 from stream.state.arena import Arena
 from stream.state.row import Rows, row_dtype, row_mark
+from stream.triggers.memory import MEMORY
 from tests.conftest import EVENT_TYPES
 from tests.decide import run
 
@@ -136,7 +137,7 @@ def test_a_more_surprising_click_is_never_less_unusual(detector: Detector) -> No
 def test_its_fields_are_part_of_every_users_row(detector: Detector, model: Model) -> None:
     """A detector's fields are in the row, and restored by a recovery."""
     judge = Judge(detector, Population(model.manifest.items, len(model.manifest.event_types)), 0.05)
-    kept = (*judge.row_fields, *session_fields(len(model.manifest.event_types), None), PAST)
+    kept = (*judge.row_fields, *session_fields(len(model.manifest.event_types), None), PAST, *MEMORY)
     dtype = row_dtype(model.manifest.state, RECENT_ITEMS, kept)
     arena = Arena(dtype, row_mark(model.manifest.identity, dtype))
     run(Engine(model, judge, arena, 5, 1, Rules()), [Click("a", "i1", 1_700_000_000_000)])

@@ -3,7 +3,6 @@
 import json
 import signal
 from collections import defaultdict
-from pathlib import Path
 
 import msgspec
 from click.testing import CliRunner
@@ -113,12 +112,3 @@ def test_each_trigger_is_there_once_after_a_worker_was_killed(lane: Lane) -> Non
         users = {one["user_id"] for of_user in wanted.values() for one in of_user if one["rule"] == rule}
         assert found_of["treated"] + found_of["control"] + found_of["waiting"] == len(users)
     assert set(report) == {"cart", "back", "more"}
-
-
-def test_a_worker_with_triggers_needs_their_topic(lane: Lane, tmp_path: Path) -> None:
-    """One that is not there is refused before the first click. All other workers of these tests run without a file."""
-    file = tmp_path / "triggers.toml"
-    file.write_text(FILE)
-    worker = lane.start(triggers=file, triggers_topic=f"{lane.name}-none")
-    assert worker.process.wait(60) == 2
-    assert f"no topic {lane.name}-none" in worker.log

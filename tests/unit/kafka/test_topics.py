@@ -137,6 +137,15 @@ def test_a_missing_topic_is_named_with_the_command_that_creates_it(
     assert made.created == {}
 
 
+def test_a_worker_without_triggers_needs_no_topic_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster of an earlier version has none."""
+    cluster(monkeypatch, {name: 4 for name in NAMES if name != "triggers"})
+    assert check_topics(BROKER, TOPICS.used("")).keys() == {*NAMES} - {"triggers"}
+    assert "triggers" not in record_limits(BROKER, TOPICS.used(""), 1_000)
+    with pytest.raises(ConfigError, match="no topic triggers"):
+        check_topics(BROKER, TOPICS.used("triggers.toml"))
+
+
 def test_a_changelog_with_a_different_number_of_partitions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Partition p of the changelog has the users of partition p of the clicks, so the numbers must be equal."""
     cluster(monkeypatch, {**whole(4), "eddy-changelog": 8})

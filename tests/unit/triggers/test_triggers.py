@@ -154,7 +154,7 @@ SENT = st.builds(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(
     sent=st.lists(SENT, max_size=40),
     cuts=st.lists(st.integers(0, 40), max_size=6),
@@ -173,6 +173,12 @@ SENT = st.builds(
     rests={1, 3},
     in_order=True,
 )
+@example(  # the second end is exactly a cooldown after the first one
+    sent=[Sent(0, "a", 0, "cart"), Sent(0, "b", 1800), Sent(0, "a", 7200, "cart"), Sent(0, "b", 9000)],
+    cuts=[2],
+    rests=set(),
+    in_order=True,
+)
 @example(  # a user whose own click is the first one of the hour is not away
     sent=[Sent(0, "a", 0, "cart", consent=True), Sent(0, "b", 3500), Sent(0, "a", 10800), Sent(0, "b", 10900)],
     cuts=[1],
@@ -182,6 +188,12 @@ SENT = st.builds(
 @example(  # a user who is forgotten is not away, whether the row is there or not, and begins without consent
     sent=[Sent(0, "a", 0, consent=True), Sent(0, "b", 35000), Sent(0, "a", 36000), Sent(0, "b", 60000)],
     cuts=[1],
+    rests=set(),
+    in_order=True,
+)
+@example(  # a user who is forgotten within the batch has not consented any more
+    sent=[Sent(0, "a", 0, consent=True), Sent(0, "a", 36000, "cart"), Sent(0, "b", 39600)],
+    cuts=[],
     rests=set(),
     in_order=True,
 )
@@ -262,6 +274,16 @@ def test_without_a_cooldown_no_row_is_written_for_an_end(model: Model, model_dir
     cycle = engine.rest(PARTITIONS)
     assert [firing.rule.name for firing in cycle.firings] == ["cart"]
     assert not cycle.staged.changelog
+
+
+def test_whoever_is_away_for_longer_than_the_cooldown_has_no_row_written(model: Model, model_dir: Path) -> None:
+    """The user cannot be away a second time within the cooldown."""
+    engine = new_engine(model, model_dir)
+    process(engine, [(0, Sent(0, "a", 0)), (1, Sent(0, "a", 60))])
+    click = Click("b", "i1", START_MS + 10 * H)
+    cycle = engine.process(engine.encoder.columns([click], [Origin("clicks", 0, 2)]), NOW_MS)
+    assert [(firing.rule.name, firing.owner[1]) for firing in cycle.firings] == [("back-late", b"a")]
+    assert [key for _, key, _ in cycle.staged.changelog] == [b"b"]
 
 
 def test_rules_can_be_added_and_removed_without_a_new_group(model: Model, model_dir: Path) -> None:

@@ -119,6 +119,14 @@ def test_the_user_is_taken_from_the_value_whatever_the_key_is(key: bytes | None)
         ("quantity", "2", 2.0),
         ("category", 2053013555631882655, "2053013555631882655"),
         ("category", "", None),
+        ("consent", True, True),
+        ("consent", False, False),
+        ("consent", 1, True),
+        ("consent", 0.0, False),
+        ("consent", " Yes ", True),
+        ("consent", "FALSE", False),
+        ("consent", "", None),
+        ("consent", None, None),
     ],
 )
 def test_an_optional_field_is_read_as_shops_send_it(field: str, value: object, taken: object) -> None:
@@ -147,6 +155,9 @@ def test_an_optional_field_is_read_as_shops_send_it(field: str, value: object, t
         ("category", b"2053013555631882655.0", None),
         ("category", b"9" * 300, None),
         ("event_id", b"[7]", None),
+        ("consent", b"2", None),
+        ("consent", b'"maybe"', None),
+        ("consent", b'{"email": true}', None),
         ("event_id", b'"' + b"x" * 257 + b'"', None),
     ],
 )
