@@ -3,7 +3,7 @@
 ahead.onnx reads what the users' rows count (counters.py), and no state of the network.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from msgspec import UNSET, UnsetType
@@ -51,16 +51,13 @@ def _write(counted: Counted, track: Track, rows: Rows) -> None:
     counted.write(rows, last, user, rows["clicks"][user] > 0)  # else the user has begun again, with a failed click
 
 
-def foreseen(forecast: Forecast, event_types: tuple[str, ...], served: Ahead) -> Iterator[Foreseen]:
+def foreseen(forecast: Forecast, event_types: tuple[str, ...], served: Ahead) -> Iterable[Foreseen]:
     """The fields of a recommendation for each of n clicks. served: what the model predicts"""
     following, intent, leaves, returns = (column.astype(np.float64).round(DIGITS).tolist() for column in forecast)
-    for i, probabilities in enumerate(following):
-        yield Foreseen(
-            dict(zip(event_types, probabilities, strict=True)),
-            leaves[i],
-            returns[i] if served.returns else None,
-            None if served.intent is None else intent[i],
-        )
+    named = [dict(zip(event_types, probabilities, strict=True)) for probabilities in following]
+    missing = [None] * len(named)
+    of_intent = missing if served.intent is None else intent
+    return zip(named, leaves, returns if served.returns else missing, of_intent, strict=True)
 
 
 def served_columns(forecast: F32 | None, served: Ahead | UnsetType) -> Sequence[F32 | None]:

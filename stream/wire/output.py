@@ -1,7 +1,7 @@
 """Converts the engine's decisions to events: a Recommendation for each click, an Anomaly for each anomalous click."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +24,10 @@ DIGITS = 6
 """Digits of the probabilities of what a user does next."""
 
 
-class Foreseen(NamedTuple):
-    """What a user does next, as in the fields of Recommendation; None = not predicted."""
+Foreseen = tuple[dict[str, float] | None, float | None, float | None, float | None]
+"""What a user does next: `next`, `leaves`, `returns_7d` and `intent` of a Recommendation; None = not predicted."""
 
-    next: dict[str, float] | None = None
-    leaves: float | None = None
-    returns_7d: float | None = None
-    intent: float | None = None
+NOT_FORESEEN: Foreseen = (None, None, None, None)
 
 
 def recommendations(
@@ -73,7 +70,7 @@ def recommendations(
         superseded_by.tolist(),
         surprise.astype(np.float64).round(5).tolist(),
         p_value.tolist(),
-        [Foreseen()] * len(ids) if foreseen is None else foreseen,
+        [NOT_FORESEEN] * len(ids) if foreseen is None else foreseen,
         strict=True,
     )
     return [
@@ -90,12 +87,12 @@ def recommendations(
             propensities=shares and shares[:count],
             explored=slots,
             superseded_by=None if later < 0 else ids[later],
-            next=ahead.next,
-            leaves=ahead.leaves,
-            returns_7d=ahead.returns_7d,
-            intent=ahead.intent,
+            next=following,
+            leaves=leaves,
+            returns_7d=returns,
+            intent=intent,
         )
-        for click, id_, row, logs, count, shares, slots, later, nats, p, ahead in rows
+        for click, id_, row, logs, count, shares, slots, later, nats, p, (following, leaves, returns, intent) in rows
     ]
 
 

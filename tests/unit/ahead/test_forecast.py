@@ -80,6 +80,18 @@ SENT = st.builds(
     rests={7},
     in_order=False,
 )
+@example(  # a user of two sessions is forgotten, and begins again with a session of its own
+    sent=[Sent("a", 0), Sent("a", 50, "cart"), Sent("a", 400), Sent("a", 401, "purchase")],
+    cuts=[2],
+    rests=set(),
+    in_order=True,
+)
+@example(  # a session over many batches, with an intent that rises and falls
+    sent=[Sent("a", n, ("view", "cart", "purchase", "wish")[n * 7 % 4], f"i{n % 3}") for n in range(12)],
+    cuts=list(range(1, 12)),
+    rests=set(),
+    in_order=True,
+)
 def test_predictions_and_what_rows_count_are_those_of_a_plain_loop(
     model: Model, ahead_dir: Path, sent: list[Sent], cuts: list[int], rests: set[int], in_order: bool
 ) -> None:

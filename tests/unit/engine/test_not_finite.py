@@ -40,8 +40,8 @@ def spoil(model_dir: Path, directory: Path, what: str) -> Path:
 
 
 @pytest.fixture(params=["state", "surprise"])
-def spoiled(request: pytest.FixtureRequest, model_dir: Path, tmp_path: Path) -> Path:
-    return spoil(model_dir, tmp_path / "spoiled" / "1", request.param)
+def spoiled(request: pytest.FixtureRequest, ahead_dir: Path, tmp_path: Path) -> Path:
+    return spoil(ahead_dir, tmp_path / "spoiled" / "1", request.param)
 
 
 def engine_of(directory: Path) -> Engine:
@@ -90,3 +90,17 @@ def test_no_other_click_is_touched_by_it(spoiled: Path) -> None:
             theirs = np.frombuffer(row, engine.arena.dtype)[0]
             kept = [name for name in engine.arena.dtype.names if name != "source_offset"]
             assert all((mine[name] == theirs[name]).all() for name in kept)
+
+
+def test_a_user_who_is_forgotten_and_begins_again_with_such_a_click_has_counted_nothing(spoiled: Path) -> None:
+    """In one batch and in two: what was counted before is gone, and the click that failed does not count."""
+    clicks, rows = [click("a", "i1", 0), click("a", "i7", 40 * 86_400)], []
+    for size in (1, 2):
+        engine = engine_of(spoiled)
+        for start in range(0, 2, size):
+            run(engine, clicks[start : start + size], start)
+        rows.append(engine.arena.rows(ONE)[b"a"])
+    assert rows[0] == rows[1]
+    row = np.frombuffer(rows[0], engine.arena.dtype)[0]
+    assert not row["ahead_types"].any()
+    assert not row["session_forecast"].any()
