@@ -64,13 +64,15 @@ class EddyPValue(Contender):
 
     def final(self, clicks: Clicks, score: F64) -> F64:
         owner, before, gap_ms = histories(clicks)
-        users = int(owner.max(initial=-1)) + 1
-        rows, none = np.ones(users, row_dtype((), 0, (PASSED,))), np.empty((len(clicks), 0))
-        at = np.arange(len(clicks))
-        seen = Evidence(owner, none, none, none, before, gap_ms, clicks.time_ms, at, none)
+        n, users = len(clicks), int(owner.max(initial=-1)) + 1
+        rows = np.ones(users, row_dtype((), 0, (PASSED,)))
+        none, zeros = np.zeros(n, np.float32), np.zeros(n, np.int64)
+        recent = np.empty((n, 0), np.int32)
+        seen = Evidence(owner, none, none, zeros, before, gap_ms, clicks.time_ms, np.arange(n), recent)
         passed = {PASSED.name: np.zeros(users, np.int32)}
-        nats, _ = correct(seen, score, np.zeros_like(at), [Rates()], self._held_out, passed, rows)
-        return nats / np.log(10)
+        nats, _ = correct(seen, score, zeros, [Rates()], self._held_out, passed, rows)
+        found: F64 = nats / np.log(10)
+        return found
 
     def cycles(self, clicks: Clicks, alpha: float) -> Iterator[tuple[npt.NDArray[np.intp], Cycle]]:
         """Pass clicks to a new engine. Yields the positions of the clicks of each cycle, and the cycle."""
