@@ -262,6 +262,11 @@ class Oracle:
             ("gap_ms", "<i4", 10),
             ("session", "<i4"),
             ("category_run", "<i4"),
+            ("twins", "<i4"),
+            ("known_twins", "<i4"),
+            ("gaps", "<i4"),
+            ("gap_logs", "<i8"),
+            ("gap_squares", "<i8"),
         ]
         fields += [("episode_offset", "<i8"), ("unusual_ms", "<i8"), ("alerted_nats", "<f4")]
         fields += [("levels_passed", "<i4")]
@@ -297,6 +302,9 @@ class Oracle:
                 values = getattr(user.kept, part)
                 row[part][: len(values)] = values
             row["session"], row["category_run"] = user.kept.session, user.kept.run
+            row["twins"], row["known_twins"] = user.kept.twins, user.kept.known_twins
+            logs = user.kept.gap_logs
+            row["gaps"], row["gap_logs"], row["gap_squares"] = len(logs), sum(logs), sum(one * one for one in logs)
             row["episode_offset"], row["unusual_ms"] = user.kept.episode, user.kept.unusual_ms
             row["alerted_nats"] = user.kept.alerted
             row["levels_passed"] = user.kept.passed

@@ -17,7 +17,8 @@ from tests.oracle_sessions import Session
 
 LAST = 10
 HALF_AN_HOUR_MS = 1_800_000
-NAMES = ["clicks", "event types", "regular gaps", "rate", "one item", "twins", "category run"]
+NAMES = ["clicks", "event types", "regular gaps", "rate", "one item", "twins", "category run", "steady pace"]
+OF_SESSIONS = ["twins", "steady pace"]
 CLASSES = {1: "1 click", 2: "2 clicks", 3: "3 clicks", 4: "4 or 5 clicks", 5: "4 or 5 clicks", 6: "6 or 7 clicks"}
 CLASSES |= {7: "6 or 7 clicks", 8: "8 or 9 clicks", 9: "8 or 9 clicks", 10: "10 clicks or more"}
 ORDER = list(dict.fromkeys(CLASSES.values()))
@@ -56,6 +57,9 @@ class Behaviour:
     items: list[int] = field(default_factory=list)
     session: int = 0
     run: int = 0
+    twins: int = 0
+    known_twins: int = 0
+    gap_logs: list[int] = field(default_factory=list)
     passed: int = 0
     episode: int = 0
     unusual_ms: int = 0
@@ -95,8 +99,8 @@ class Alerts:
         names = manifest["calibration"]
         self._pools = dict(zip(names, tails, strict=False))
         rest = tails[len(names) :]
-        rows = [rest[start : start + len(ORDER)] for start in range(0, len(rest) - 1, len(ORDER))]
-        self._parts, self._combined = rows, rest[-1]
+        self._combined, tails = rest[-1], iter(rest)
+        self._parts = [[next(tails) for _ in ORDER[: 1 if name in OF_SESSIONS else None]] for name in NAMES]
         self._event_types, self._unknown, self._alpha = manifest["event_types"], manifest["items"], alpha
 
     def judge(
@@ -128,11 +132,20 @@ class Alerts:
         starts = gap_ms == -1 or gap_ms >= HALF_AN_HOUR_MS
         kept.session = 1 if starts else kept.session + 1
         kept.run = kept.run + 1 if self._runs_on(kept.items) and not starts else 1
+        if starts:
+            kept.twins, kept.known_twins, kept.gap_logs = 0, 0, []
+        elif gap_ms >= 0:
+            kept.gap_logs.append(self._log(gap_ms))
+            if gap_ms <= 1000 and item == kept.items[1]:
+                kept.twins += 1
+                kept.known_twins += item != self._unknown
         filled = min(kept.session, LAST)
         values = [float(np.float32(value)) for value in self._statistics(kept, filled)]
         name = CLASSES[filled]
-        each = [part[ORDER.index(name)].nats(value) for part, value in zip(self._parts, values, strict=True)]
-        nats = correct(starts, self._combined.nats(float(np.float32(max(each)))))
+        of_class = [part[ORDER.index(name) if len(part) > 1 else 0] for part in self._parts]
+        each = [tail.nats(value) for tail, value in zip(of_class, values, strict=True)]
+        others = sum(max(one - float(-np.log(0.001)), 0) for one in sorted(each)[:-1])
+        nats = correct(starts, self._combined.nats(float(np.float32(max(each) + 0.5 * others))))
         strongest = sorted(range(len(NAMES)), key=lambda i: -each[i])
         statistics = {NAMES[i]: float(np.exp(-each[i])) for i in strongest if float(np.exp(-each[i])) <= 0.01}
         said = self._sentence(NAMES[strongest[0]], values[strongest[0]], kept, filled)
@@ -210,47 +223,59 @@ class Alerts:
         )
 
     def _runs_on(self, items: list[int]) -> bool:
-        """Whether the last click is on another item of the category of the click before."""
-        if len(items) < 2 or items[0] == items[1] or self._unknown in items[:2]:
+        """Whether the last click is on an item of the category of the click before, but none of the items before."""
+        if len(items) < 2 or items[0] in items[1:] or self._unknown in items[:2]:
             return False
         return bool(self._category[items[0]] == self._category[items[1]] >= 0)
 
     def _statistics(self, kept: Behaviour, filled: int) -> list[float]:
         between, items = kept.gap_ms[: filled - 1], kept.items[:filled]
         gaps = [gap for gap in between if gap >= 0]
-        logs = [round(math.log(gap + 20) * 256) for gap in gaps]
+        logs = [self._log(gap) for gap in gaps]
         known = [item for item in items if item != self._unknown]
-        twins = [items[i] == items[i + 1] != self._unknown and 0 <= between[i] <= 1000 for i in range(filled - 1)]
-        regular = rate = -math.inf
+        rate = -math.inf
         total = (
             sum(min(nats, 768) for nats in kept.item_nats[:filled]) / 256
         )  # of an Erlang distribution, if the p-values were independent
-        if len(gaps) >= 4:
-            variance = (len(logs) * sum(one * one for one in logs) - sum(logs) ** 2) / (len(logs) * 256) ** 2
-            regular = (1 - len(gaps)) * float(np.log(math.sqrt(variance) + 1e-3))
         if gaps:
             rate = -len(gaps) * float(np.log((sum(gaps) / len(gaps) + 20) / 30_000))
         return [
             total - float(np.log(sum(total**k / math.factorial(k) for k in range(filled)))),
             sum(kept.event_nats[:filled]) / 256,
-            regular,
+            self._regularity(logs),
             rate,
             max((known.count(item) for item in known), default=0),
-            sum(twins),
+            kept.known_twins + (kept.twins - kept.known_twins) / 4,
             kept.run,
+            self._regularity(kept.gap_logs),
         ]
+
+    @staticmethod
+    def _log(gap_ms: int) -> int:
+        return round(math.log(gap_ms + 20) * 256)
+
+    @staticmethod
+    def _regularity(logs: list[int]) -> float:
+        if len(logs) < 4:
+            return -math.inf
+        variance = (len(logs) * sum(one * one for one in logs) - sum(logs) ** 2) / (len(logs) * 256) ** 2
+        noise = 500 / math.exp(sum(logs) / len(logs) / 256)
+        return (1 - len(logs)) * math.log(math.sqrt(variance + noise**2) + 1e-3)
 
     @staticmethod
     def _sentence(name: str, value: float, kept: Behaviour, filled: int) -> str:
         gaps = [gap for gap in kept.gap_ms[: filled - 1] if gap >= 0]
         mean_s = sum(gaps) / max(1, len(gaps)) / 1000
         last = f"the last {filled} clicks"
+        usual_s = math.exp(sum(kept.gap_logs) / max(1, len(kept.gap_logs)) / 256) / 1000
         return {
             "clicks": f"the items of {last} were not expected",
             "event types": f"the event types of {last} were not expected",
             "regular gaps": f"{last} came at almost equal intervals of about {mean_s:.3g} s",
             "rate": f"{last} came every {mean_s:.3g} s",
             "one item": f"{value:.0f} of {last} were on one item",
-            "twins": f"{value:.0f} of {last} repeat the click before within 1 s",
+            "twins": f"{kept.twins} clicks of the session repeat the click before within 1 s",
             "category run": f"{value:.0f} clicks in a row were on different items of one category",
+            "steady pace": f"{len(kept.gap_logs)} intervals between the clicks of the session were nearly equal, about "
+            f"{usual_s:.3g} s",
         }[name]

@@ -10,7 +10,7 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-STATISTICS = ["clicks", "event types", "regular gaps", "rate", "one item", "twins", "category run"]
+STATISTICS = ["clicks", "event types", "regular gaps", "rate", "one item", "twins", "category run", "steady pace"]
 WHAT = {
     "unknown event types": "sent an event type that the model does not know",
     "unknown items": "clicked two items one after the other that the model does not know",

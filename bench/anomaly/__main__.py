@@ -26,8 +26,9 @@ from rich.progress import Progress
 
 from bench.anomaly.clicks import apply
 from bench.anomaly.command import Measured, options, run
-from bench.anomaly.contenders import Contender, EddyPValue, contenders, score_world
+from bench.anomaly.contenders import Contender, score_world
 from bench.anomaly.controls import CONTROLS, control
+from bench.anomaly.eddy import EddyPValue, contenders
 from bench.anomaly.injections import KINDS, inject, left_out
 from bench.anomaly.logs import Log
 from bench.anomaly.measures import (
@@ -53,12 +54,13 @@ MEAN = "mean of medium and strong"
 
 
 class Scored:
-    """A contender with its scores of the clean clicks and the thresholds that come from them."""
+    """A contender with its scores of the clean clicks, the final ones, and the thresholds that come from these."""
 
     def __init__(self, contender: Contender, log: Log) -> None:
         self.contender = contender
         self.clean: F64 = contender.score(log.later)
-        self.maxima = session_maxima(self.clean, log.clean_session)
+        self.final: F64 = contender.final(log.later, self.clean)
+        self.maxima = session_maxima(self.final, log.clean_session)
         self.thresholds: dict[int, Threshold] = {rate: threshold(self.maxima, rate) for rate in FALSE}
 
 
@@ -107,7 +109,7 @@ def figures(log: Log, one: Scored, cells: dict[str, list[Figures]], alerts: dict
         "clicks": len(one.clean) - log.begins,
         **{f"false_sessions_{rate}": threshold.false for rate, threshold in one.thresholds.items()},
         **{f"allowed_sessions_{rate}": threshold.allowed for rate, threshold in one.thresholds.items()},
-        f"alert_rate_per_click_{FALSE[-1]}": float((one.clean[log.begins :] > at.value).mean()),
+        f"alert_rate_per_click_{FALSE[-1]}": float((one.final[log.begins :] > at.value).mean()),
     }
     result: Figures = {"clean": clean, MEAN: {}, "kinds": kinds, "controls": {}}
     for key in (*(f"recall_{rate}" for rate in FALSE), "auprc"):

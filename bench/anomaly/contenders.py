@@ -1,10 +1,5 @@
-"""The scores that are compared: Eddy's p-value, and simple rules beside it.
+"""The simple rules that Eddy's p-value (eddy.py) is compared with. A contender has the members of Contender."""
 
-A contender is anything with the members of Contender. A later detector is added to `contenders`.
-"""
-
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -12,13 +7,6 @@ import numpy.typing as npt
 
 from bench.anomaly.clicks import I32, I64, Clicks, Flags, World, by_user
 from bench.anomaly.logs import Log
-from export.evaluate.columns import LOG
-from export.evaluate.evaluate import CYCLE
-from stream.engine.columns import Columns
-from stream.engine.engine import Cycle
-from stream.lists.rules import NO_CATEGORY
-from stream.model.runtime import load_model
-from stream.worker.served import open_engine
 
 F64 = npt.NDArray[np.float64]
 
@@ -27,9 +15,6 @@ LAST = 10
 
 FEW = 5
 """A mean over the last clicks of a session needs at least this many."""
-
-ALPHA = 0.5
-"""The threshold of the alerts, which are not used here."""
 
 NEVER = -np.inf
 """The score of a click for which a rule has too few clicks."""
@@ -44,71 +29,18 @@ CAP, EVENT_TYPES = 31, 8
 
 
 class Contender(Protocol):
-    """Scores the clicks of one log.
-
-    per_user  the score of a click depends only on clicks of the same user. Then only the users of an injection are
-              scored again; the other scores are those of the clean clicks
-    """
-
-    @property
-    def per_user(self) -> bool: ...
+    """Scores the clicks of one log. The final score of a click depends on no later click."""
 
     def score(self, clicks: Clicks) -> F64:
-        """The score (n,) of each click, in the order of arrival; high = anomalous. It depends on no later click.
+        """The score (n,) of each click, in the order of arrival; high = anomalous. It depends only on clicks of the
+        same user.
 
         Every call begins with new states.
         """
 
-
-# -- Eddy -------------------------------------------------------------------------------------------------------------
-
-
-class EddyPValue:
-    """-log10 of the p-value of each click, from the serving engine."""
-
-    per_user = False  # the p-values depend on what the other users of the partition did
-
-    def __init__(self, model: Path, log: Log) -> None:
-        self._directory, self._model = model, load_model(model, "cpu")
-        encoder = open_engine(self._model, model, 1, 0, ALPHA).encoder
-        self._items, self._event_types = encoder.items(log.items), encoder.event_types(log.event_types)
-
-    def score(self, clicks: Clicks) -> F64:
-        p_values = np.ones(len(clicks))
-        for part, cycle in self.cycles(clicks, ALPHA):
-            p_values[part[cycle.decided]] = cycle.decisions.p_value
-        score: F64 = -np.log10(p_values)
+    def final(self, clicks: Clicks, score: F64) -> F64:
+        """The scores (n,) that are compared with the threshold: `score`, with what the other users' clicks change."""
         return score
-
-    def cycles(self, clicks: Clicks, alpha: float) -> Iterator[tuple[npt.NDArray[np.intp], Cycle]]:
-        """Pass clicks to a new engine. Yields the positions of the clicks of each cycle, and the cycle."""
-        engine = open_engine(self._model, self._directory, 1, 0, alpha, lists="last")
-        columns = self._columns(clicks)
-        for start in range(0, len(clicks), CYCLE):
-            part = np.arange(start, min(start + CYCLE, len(clicks)))
-            cycle = engine.process(columns.take(part), now_ms=int(clicks.time_ms[part[-1]]))
-            engine.commit(cycle)
-            yield part, cycle
-
-    def _columns(self, clicks: Clicks) -> Columns:
-        """The engine's columns of the clicks. Names that the log does not have are unknown to the model."""
-        users, owner = np.unique(clicks.user, return_inverse=True)
-        n = len(clicks)
-        return Columns(
-            owners=[(LOG, str(user).encode()) for user in users.tolist()],
-            owner=owner.astype(np.intp),
-            offset=np.arange(n),
-            time_ms=clicks.time_ms,
-            item=_with_unknown(self._items, len(self._model.items), clicks.item),
-            event_type=_with_unknown(self._event_types, len(self._model.manifest.event_types), clicks.event_type),
-            hold=np.zeros(n, np.int8),
-            category=np.full(n, NO_CATEGORY, np.int32),
-        )
-
-
-def _with_unknown(table: I64, unknown: int, index: I32) -> I64:
-    """table[index], and `unknown` where the index is after the end of the table."""
-    return np.append(table, unknown)[np.minimum(index, len(table))]
 
 
 # -- what the simple rules read ---------------------------------------------------------------------------------------
@@ -172,30 +104,24 @@ def never_seen(log: Log, clicks: Clicks) -> Flags:
 # -- the simple rules -------------------------------------------------------------------------------------------------
 
 
-class Rate:
+class Rate(Contender):
     """Clicks of the user in the last minute."""
-
-    per_user = True
 
     def score(self, clicks: Clicks) -> F64:
         sessions = Sessions(clicks)
         return sessions.arrived(sessions.clicks_per_minute())
 
 
-class Regularity:
+class Regularity(Contender):
     """Regularity of the last 10 gaps of the session: minus standard deviation / mean."""
-
-    per_user = True
 
     def score(self, clicks: Clicks) -> F64:
         sessions = Sessions(clicks)
         return sessions.arrived(-sessions.irregularity())
 
 
-class NeverSeen:
+class NeverSeen(Contender):
     """Share of the last 10 clicks of the session whose item has no training click. Missing clicks count as seen."""
-
-    per_user = True
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -205,10 +131,8 @@ class NeverSeen:
         return sessions.arrived(sessions.last(never_seen(self._log, sessions.clicks).astype(np.int64)) / LAST)
 
 
-class MarkovMean:
+class MarkovMean(Contender):
     """Mean surprise, nats, of the last 10 clicks of the session under a first-order Markov model with back-off."""
-
-    per_user = True
 
     def __init__(self, log: Log) -> None:
         train = Sessions(log.train)
@@ -239,13 +163,11 @@ class MarkovMean:
         return sessions.arrived(np.where(count >= FEW, mean, NEVER))
 
 
-class CountVector:
+class CountVector(Contender):
     """-log of the share of training clicks after which the session had the same counts.
 
     The counts are those of each event type, of different items and of different categories in the session so far.
     """
-
-    per_user = True
 
     def __init__(self, log: Log) -> None:
         self._types = len(log.event_types)
@@ -268,27 +190,24 @@ class CountVector:
         return sessions.arrived(-np.log((count + 1) / (self._counts.sum() + 1)))
 
 
-def contenders(log: Log, model: Path) -> dict[str, Contender]:
-    """All contenders by name."""
+def score_world(contender: Contender, clean: F64, world: World) -> F64:
+    """The final score (n,) of each click of a world. Only the users of an episode are scored again.
+
+    clean  what `score` gives for the clean clicks
+    """
+    users = np.unique(world.clicks.user[world.episode >= 0])
+    again = np.isin(world.clicks.user, users)
+    scores = clean[world.row]  # a user with an added click is scored again
+    scores[again] = contender.score(world.clicks.take(again))
+    return contender.final(world.clicks, scores)
+
+
+def rules(log: Log) -> dict[str, Contender]:
+    """The rules by name."""
     return {
-        "eddy p-value": EddyPValue(model, log),
         "clicks per minute": Rate(),
         "regularity of gaps": Regularity(),
         "never-seen items": NeverSeen(log),
         "Markov mean": MarkovMean(log),
         "count vector": CountVector(log),
     }
-
-
-def score_world(contender: Contender, clean: F64, world: World) -> F64:
-    """Score (n,) of each click of a world.
-
-    clean  scores of the clean clicks. They are taken for users without an episode if the contender is per_user
-    """
-    if not contender.per_user:
-        return contender.score(world.clicks)
-    users = np.unique(world.clicks.user[world.episode >= 0])
-    again = np.isin(world.clicks.user, users)
-    scores = clean[world.row]  # a user with an added click is scored again
-    scores[again] = contender.score(world.clicks.take(again))
-    return scores

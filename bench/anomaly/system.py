@@ -24,8 +24,8 @@ from rich.progress import Progress
 
 from bench.anomaly.clicks import Clicks, Flags, apply, joined
 from bench.anomaly.command import Measured, options, run
-from bench.anomaly.contenders import EddyPValue
 from bench.anomaly.controls import CONTROLS, control
+from bench.anomaly.eddy import EddyPValue
 from bench.anomaly.logs import Log
 from bench.anomaly.ranges import SHARES as EPISODES
 from bench.anomaly.ranges import STRENGTHS, draw, generator

@@ -18,7 +18,7 @@ from export.log.log import Vocabulary
 from export.model.graph import BATCH_MULTIPLE, CLICK, ClickGraphs
 from stream.detect.behaviour import Behaviour
 from stream.detect.pvalue import ALL, HISTORIES, Pools, history_of, pool_name
-from stream.detect.statistics import NONE, begins_run, fill_class, statistics
+from stream.detect.statistics import NONE, fill_class, repeats, statistics
 from stream.detect.tail import Tail
 from stream.detect.windows import LAST, NO_GAP, WINDOWS, Sequence, slide
 from stream.lists.rules import NO_CATEGORY
@@ -199,7 +199,7 @@ def _observed(
     after = np.zeros(count, row_dtype((), 0, WINDOWS))
     after["clicks"] = np.bincount(owner)
     recent, _ = Sequence(owner, count).windows(np.full((count, LAST), NO_ITEM, np.int32), item)
-    windows = slide(before, after, owner, earlier, item_nats, event_nats, gap_ms, begins_run(recent, category))
+    windows = slide(before, after, owner, earlier, item_nats, event_nats, gap_ms, repeats(recent, category))
     return statistics(windows, recent, len(category) - 1), fill_class(windows.filled)
 
 

@@ -108,6 +108,7 @@ def _behaviour(rng: np.random.Generator, event_types: int, clicks: int = 60_000)
         "one item": 1 + rng.binomial(LAST - 1, 0.2, clicks),
         "twins": rng.binomial(LAST - 1, 0.05, clicks),
         "category run": rng.geometric(0.5, clicks),
+        "steady pace": rng.normal(0.0, 3.0, clicks),
     }
     number = np.arange(clicks)
     columns = np.stack([values[name] for name in STATISTICS], axis=1).astype(np.float32)

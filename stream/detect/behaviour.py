@@ -1,18 +1,20 @@
 """Judges a click together with the user's last clicks: several statistics, one calibrated p-value.
 
-    statistics   -> the p-value of each: the share of all held-out sessions in which it was at least as high after
-                    about as many clicks
-    the smallest -> the p-value of the click: the share of held-out sessions with a click whose smallest one is as
-                    small. So the nominal rate holds for all statistics together, without Bonferroni's loss
+    statistics  -> the p-value of each: the share of all held-out sessions in which it was at least as high after
+                   about as many clicks, or at any click
+    together    -> one score: -log of the smallest, and half of what the others are beyond -log .001
+    the score   -> the p-value of the click: the share of held-out sessions with a click whose score is as high. So the
+                   nominal rate holds for all statistics together, without Bonferroni's loss
 
 A session counts once, however many clicks it has. So a bot among the held-out clicks is one session, and not the norm.
 
-Source of the combination: Tippett 1931 (the smallest p-value), calibrated as one score by inductive conformal
-prediction, because the statistics depend on each other.
+Sources of the combination: Tippett 1931 (the smallest p-value) and Fisher 1932 (the sum of the logarithms), calibrated
+as one score by inductive conformal prediction, because the statistics depend on each other.
 """
 
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 from zipfile import BadZipFile
@@ -26,10 +28,11 @@ from stream.detect.statistics import (
     CLASSES,
     FILLS,
     NONE,
+    OF_SESSIONS,
     SMALLEST_SCALES,
     STATISTICS,
-    begins_run,
     fill_class,
+    repeats,
     sentence,
     statistics,
 )
@@ -39,8 +42,14 @@ from stream.errors import ArtifactError
 from stream.manifest import Manifest
 from stream.state.row import Index, Rows
 
-TAILS = len(STATISTICS) * FILLS + 1
+COUNTS = np.where(OF_SESSIONS, 1, FILLS)
+"""Number of the tails of each statistic: one for each class, or one for whole sessions."""
+
+TAILS = int(COUNTS.sum()) + 1
 """Number of the tails of a Behaviour."""
+
+FLOOR, MORE = -np.log(0.001), 0.5
+"""What a further statistic is beyond FLOOR, nats, counts as much as MORE of it."""
 
 SPOKE = 0.01
 """An alert names the statistics with a p-value of at most this."""
@@ -50,8 +59,8 @@ SPOKE = 0.01
 class Behaviour:
     """The calibration of the statistics: their largest values in held-out sessions.
 
-    parts     for each statistic, for each class: its largest value in each session
-    combined  the largest -log p, nats, of each session
+    parts     for each statistic, for each class or for whole sessions: its largest value in each session
+    combined  the highest score of each session
     """
 
     parts: list[list[Tail]]
@@ -75,7 +84,7 @@ class Behaviour:
             other = ~mine if not mine.all() else mine  # a log with one user
             if mine.any():
                 parts = _parts(values[other], fill[other], session[other])
-                strongest[mine] = _each(_lookup(parts), values[mine], fill[mine]).max(1)
+                strongest[mine] = together(_each(_lookup(parts), values[mine], fill[mine]))
         largest, starts = _largest(strongest.astype(np.float32)[:, None], session)
         of_session = largest[:, 0] if ends is None else np.maximum(largest[:, 0], _of_ends(ends, fold[starts]))
         return cls(_parts(values, fill, session), Tail.fit(of_session))
@@ -83,7 +92,7 @@ class Behaviour:
     def nats(self, values: F32, fill: I64) -> tuple[F64, F64]:
         """-log of the combined p-value (n,), and of that of each statistic (n, S), nats."""
         each = _each(self._table, values, fill)
-        return self.combined.nats_of(each.max(1).astype(np.float32)), each
+        return self.combined.nats_of(together(each).astype(np.float32)), each
 
     @cached_property
     def _table(self) -> Tails:
@@ -96,7 +105,16 @@ class Behaviour:
     @classmethod
     def of(cls, tails: list[Tail]) -> Self:
         """The opposite of `tails`."""
-        return cls([tails[start : start + FILLS] for start in range(0, TAILS - 1, FILLS)], tails[-1])
+        ends = COUNTS.cumsum().tolist()
+        return cls([tails[start:end] for start, end in pairwise([0, *ends])], tails[-1])
+
+
+def together(each: F64) -> F64:
+    """The score (n,) of clicks with the -log p of each statistic (n, S), nats."""
+    largest = each.max(1)
+    others = np.maximum(each - FLOOR, 0).sum(1) - np.maximum(largest - FLOOR, 0)
+    found: F64 = largest + MORE * others
+    return found
 
 
 def _largest(values: F32, group: I64) -> tuple[F32, Index]:
@@ -115,7 +133,9 @@ def _parts(values: F32, fill: I64, session: I64) -> list[list[Tail]]:
     whole = np.full((number[-1] + 1, FILLS, values.shape[1]), -np.inf, np.float32)
     whole[number, fill[starts]] = by_class
     return [
-        [Tail.fit(whole[:, index, column], scale) for index in range(FILLS)]
+        [Tail.fit(whole[:, :, column].max(1), scale)]
+        if OF_SESSIONS[column]
+        else [Tail.fit(whole[:, index, column], scale) for index in range(FILLS)]
         for column, scale in enumerate(SMALLEST_SCALES)
     ]
 
@@ -136,7 +156,7 @@ def _lookup(parts: list[list[Tail]]) -> Tails:
 
 def _each(table: Tails, values: F32, fill: I64) -> F64:
     """-log of the p-value of each statistic (n, S), nats."""
-    which = np.arange(values.shape[1]) * FILLS + fill[:, None]
+    which = COUNTS.cumsum() - COUNTS + np.where(OF_SESSIONS, 0, fill[:, None])
     found: F64 = table.nats_of(which.ravel(), values.ravel()).reshape(values.shape)
     found[values == NONE] = 0.0
     return found
@@ -168,9 +188,9 @@ class BehaviourDetector:
 
     def judge(self, seen: Evidence, before: Fields, rows: Rows) -> Judged:
         item_nats = self.pools.nats(seen.surprise, seen.event_type, seen.clicks_before)
-        begins = begins_run(seen.recent, self._category)
+        follows = repeats(seen.recent, self._category)
         windows = slide(
-            before, rows, seen.owner, seen.clicks_before, item_nats, seen.event_surprise, seen.gap_ms, begins
+            before, rows, seen.owner, seen.clicks_before, item_nats, seen.event_surprise, seen.gap_ms, follows
         )
         values, fill = statistics(windows, seen.recent, len(self._category) - 1), fill_class(windows.filled)
         nats, each = self.behaviour.nats(values, fill)

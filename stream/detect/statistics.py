@@ -2,27 +2,34 @@
 
     clicks        the items of the last LAST clicks: sum of -log of the p-values of their surprises (Fisher's method)
     event types   the event types of the last LAST clicks: sum of their surprises
-    regular gaps  how little the gaps between the last clicks differ, and how many there are
+    regular gaps  how little the gaps between the last LAST clicks differ, and how many there are
+    steady pace   the same for all gaps of the session
     rate          how fast the last clicks followed each other, and how many there are
     one item      how often the commonest of the last items was clicked
-    twins         how many of the last clicks repeat the click before, on a known item, within a second
-    category run  how many clicks in a row were on different items of one category
+    twins         how many clicks of the session repeat the click before within a second. On items that the model does
+                  not know they count a quarter: these can be different items
+    category run  how many clicks in a row were on items of one category, each on none of the LAST - 1 items before
 
-Each statistic is compared only with those after about as many clicks of a session (`fill_class`), so a long window is
-no reason for an alert. Source of the sum: Fisher 1932, Statistical Methods for Research Workers.
+Each statistic but those of OF_SESSIONS is compared only with those after about as many clicks of a session
+(`fill_class`), so a long window is no reason for an alert. Source of the sum: Fisher 1932, Statistical Methods for
+Research Workers.
 """
 
 import numpy as np
+import numpy.typing as npt
 
 from stream.detect.tail import F32, F64, I32, I64, OF_COUNTS, OF_NATS
-from stream.detect.windows import LAST, PER_NAT, Bools, Windows
+from stream.detect.windows import CLOCK_MS, LAST, PER_NAT, TWIN_MS, Bools, Repeats, Windows, log_gap
 
-STATISTICS = ("clicks", "event types", "regular gaps", "rate", "one item", "twins", "category run")
+STATISTICS = ("clicks", "event types", "regular gaps", "rate", "one item", "twins", "category run", "steady pace")
+
+OF_SESSIONS = (False, False, False, False, False, True, False, True)
+"""True for a statistic that sums over the session: it is compared with those of whole sessions."""
 
 END = "end"
 """The end of a session has this name among the statistics of an alert (sessions.unusual)."""
 
-SMALLEST_SCALES = (OF_NATS, OF_NATS, OF_NATS, OF_NATS, OF_COUNTS, OF_COUNTS, OF_COUNTS)
+SMALLEST_SCALES = (OF_NATS, OF_NATS, OF_NATS, OF_NATS, OF_COUNTS, OF_COUNTS, OF_COUNTS, OF_NATS)
 """Of the tail of each statistic. The probability that g gaps are all shorter than x falls as x^g, and that they all
 differ by less than x as x^(g - 1), so the statistics of gaps are in nats too."""
 
@@ -35,13 +42,14 @@ CAP = 3 * PER_NAT
 FEWEST_GAPS = 4
 """Regularity needs at least so many gaps."""
 
-CLOCK_MS = 20.0
-"""Added to gaps before their logarithm: many producers have a coarser clock."""
+NOISE_MS = 500.0
+"""Gaps are taken as this uncertain: with a clock of whole seconds, gaps of a second or two are equal by chance."""
 
 USUAL_MS = 30_000.0
 """A usual time between two clicks."""
 
-TWIN_MS = 1_000
+UNKNOWN_TWIN = 0.25
+"""What a twin on an unknown item counts."""
 
 FILL_EDGES = np.array([2, 3, 4, 6, 8, LAST])
 CLASSES = ("1 click", "2 clicks", "3 clicks", "4 or 5 clicks", "6 or 7 clicks", "8 or 9 clicks", "10 clicks or more")
@@ -49,16 +57,17 @@ FILLS = len(CLASSES)
 """A click is compared with those after about as many clicks of a session."""
 
 
-def begins_run(recent: I32, category: I32) -> Bools:
-    """True (n,) where a click is not on another item of the category of the click before.
+def repeats(recent: I32, category: I32) -> Repeats:
+    """How clicks follow the click before.
 
     recent    (n, R) int32, as in `statistics`
-    category  (V + 1,) int32, the category of each item; -1 = none, as for the unknown item
+    category  (V + 1,) int32, the category of each item; -1 = none, as for the unknown item, V
     """
     item, previous = recent[:, 0], recent[:, 1]
-    its = category[item]
-    found: Bools = (previous < 0) | (item == previous) | (its < 0) | (its != category[previous])
-    return found
+    its, same = category[item], item == previous
+    again = (recent[:, 1:LAST] == item[:, None]).any(1)
+    begins: Bools = (previous < 0) | again | (its < 0) | (its != category[previous])
+    return Repeats(begins, same, item < len(category) - 1)
 
 
 def fill_class(filled: I64) -> I64:
@@ -82,19 +91,29 @@ def statistics(windows: Windows, recent: I32, unknown: int) -> F32:
     real = within & (windows.gap_ms >= 0)  # and before a late click it is not known
     gaps = real.sum(1)
     some = np.maximum(gaps, 1)
-    logs = np.where(real, np.rint(np.log(np.where(real, windows.gap_ms, 0) + CLOCK_MS) * PER_NAT).astype(np.int64), 0)
-    variance = (some * (logs**2).sum(1) - logs.sum(1) ** 2) / (some * PER_NAT) ** 2  # of whole numbers: exact
-    found[:, 2] = np.where(gaps >= FEWEST_GAPS, (1 - gaps) * np.log(np.sqrt(variance) + 1e-3), NONE)
+    logs = np.where(real, log_gap(windows.gap_ms), 0)
+    found[:, 2] = regularity(gaps, logs.sum(1), (logs**2).sum(1))
     mean_ms = np.where(real, windows.gap_ms, 0).sum(1) / some + CLOCK_MS
     found[:, 3] = np.where(gaps > 0, -gaps * np.log(mean_ms / USUAL_MS), NONE)
     last = recent[:, :LAST]
     known = inside & (last != unknown)
     found[:, 4] = ((last[:, :, None] == last[:, None, :]) & known[:, :, None]).sum(1).max(1)
-    same = (last[:, :-1] == last[:, 1:]) & (last[:, :-1] != unknown)
-    twin = same & (windows.gap_ms[:, :-1] <= TWIN_MS) & real[:, :-1]
-    found[:, 5] = twin.sum(1)
+    found[:, 5] = UNKNOWN_TWIN * windows.twins + (1 - UNKNOWN_TWIN) * windows.known_twins
     found[:, 6] = windows.run
+    found[:, 7] = regularity(windows.gaps, windows.logs, windows.squares)
     return found
+
+
+def regularity(gaps: npt.NDArray[np.integer], logs: I64, squares: I64) -> F64:
+    """-log of the probability (n,) that gaps differ as little, up to a constant; NONE for fewer than FEWEST_GAPS.
+
+    gaps, logs, squares  (n,) number of gaps, sum of their `log_gap`, and of its squares
+    """
+    some = np.maximum(gaps, 1).astype(np.float64)
+    mean = logs / some
+    variance = np.maximum(some * squares - logs.astype(np.float64) ** 2, 0) / (some * PER_NAT) ** 2
+    noise = NOISE_MS / np.exp(mean / PER_NAT)
+    return np.where(gaps >= FEWEST_GAPS, (1 - gaps) * np.log(np.sqrt(variance + noise**2) + 1e-3), NONE)
 
 
 def erlang(total: F64, count: I64) -> F64:
@@ -119,12 +138,15 @@ def sentence(name: str, value: float, windows: Windows, click: int) -> str:
     gaps_ms = [gap for gap in windows.gap_ms[click, : filled - 1].tolist() if gap >= 0]
     mean_ms = sum(gaps_ms) / max(1, len(gaps_ms))
     last = f"the last {filled} clicks"
+    gaps = int(windows.gaps[click])
+    usual_s = np.exp(windows.logs[click] / max(1, gaps) / PER_NAT) / 1000
     return {
         "clicks": f"the items of {last} were not expected",
         "event types": f"the event types of {last} were not expected",
         "regular gaps": f"{last} came at almost equal intervals of about {mean_ms / 1000:.3g} s",
         "rate": f"{last} came every {mean_ms / 1000:.3g} s",
         "one item": f"{value:.0f} of {last} were on one item",
-        "twins": f"{value:.0f} of {last} repeat the click before within {TWIN_MS / 1000:.0f} s",
+        "twins": f"{windows.twins[click]} clicks of the session repeat the click before within {TWIN_MS / 1000:.0f} s",
         "category run": f"{value:.0f} clicks in a row were on different items of one category",
+        "steady pace": f"{gaps} intervals between the clicks of the session were nearly equal, about {usual_s:.3g} s",
     }[name]

@@ -44,7 +44,20 @@ LISTS = (
 """Fields of a row, newest first, as in Windows. Entries of clicks that the user has not made are 0."""
 
 SESSION, RUN = Tensor("session_clicks", (), "int32"), Tensor("category_run", (), "int32")
-WINDOWS = (*LISTS, SESSION, RUN)
+TWINS, KNOWN_TWINS = Tensor("session_twins", (), "int32"), Tensor("session_known_twins", (), "int32")
+GAPS, LOGS, SQUARES = (
+    Tensor("gaps", (), "int32"),
+    Tensor("gap_logs", (), "int64"),
+    Tensor("gap_log_squares", (), "int64"),
+)
+SUMS = (SESSION, TWINS, KNOWN_TWINS, GAPS, LOGS, SQUARES)
+WINDOWS = (*LISTS, SESSION, RUN, *SUMS[1:])
+"""Fields of a row: the lists, and sums over the session, as in Windows."""
+
+CLOCK_MS = 20.0
+"""Added to gaps before their logarithm: many producers have a coarser clock."""
+
+TWIN_MS = 1_000
 
 
 class Windows(NamedTuple):
@@ -57,21 +70,50 @@ class Windows(NamedTuple):
     item_nats   (n, LAST) int16, -log of the p-value of the item's surprise, in 1 / PER_NAT nats
     event_nats  (n, LAST) int16, surprise of the event type, in 1 / PER_NAT nats
     gap_ms      (n, LAST) int32, time since the user's click before, NO_GAP before the first, LATE before a late one
-    run         (n,) int32, clicks of the session on items of one category in a row, each on another item than the
-                click before
+    run         (n,) int64, clicks of the session on items of one category in a row, each on another item than the
+                LAST - 1 clicks before it
+    twins       (n,) int64, clicks of the session that repeat the click before within TWIN_MS, and
+    known_twins (n,) int64, how many of them are on items that the model knows
+    gaps        (n,) int64, gaps of the session that are known, not counting the one before its first click
+    logs        (n,) int64, sum of their `log_gap`, and
+    squares     (n,) int64, sum of its squares
     """
 
     filled: I64
     item_nats: I16
     event_nats: I16
     gap_ms: I32
-    run: I32
+    run: I64
+    twins: I64
+    known_twins: I64
+    gaps: I64
+    logs: I64
+    squares: I64
 
 
 def stored(nats: npt.NDArray[np.floating]) -> I16:
     """Convert nats (n,) to what a row stores."""
     whole: I16 = np.rint(np.minimum(nats, MOST_NATS) * PER_NAT).astype(np.int16)
     return whole
+
+
+def log_gap(gap_ms: npt.NDArray[np.integer]) -> I64:
+    """Convert gaps of any shape to whole numbers: log(ms + CLOCK_MS) in 1 / PER_NAT."""
+    found: I64 = np.rint(np.log(np.maximum(gap_ms, 0) + CLOCK_MS) * PER_NAT).astype(np.int64)
+    return found
+
+
+class Repeats(NamedTuple):
+    """How n clicks follow the click before of the same user.
+
+    begins  (n,) bool, the click does not go on with a run of items of one category
+    same    (n,) bool, it is on the same item; two unknown items count as the same
+    known   (n,) bool, the model knows its item
+    """
+
+    begins: Bools
+    same: Bools
+    known: Bools
 
 
 class Sequence:
@@ -106,19 +148,22 @@ class Sequence:
         every[self._own] = values
         return every[self._windows], every[self._after]
 
-    def since(self, before: I32, starts: Bools) -> tuple[I32, I32]:
-        """The clicks since each click's last start (n,), both included, and each user's count at the end (m,).
+    def sums(self, before: I64, starts: Bools, values: I64) -> tuple[I64, I64]:
+        """Sum the values since each click's last start (n, K), both included, and each user's sums at the end (m, K).
 
-        before  (m,) the counts before the batch
+        before  (m, K) the sums before the batch
         starts  (n,) bool
+        values  (n, K)
         """
         order, at = self._by_owner, np.arange(len(starts))
-        restarted = starts[order]
+        restarted, ordered = starts[order], values[order]
         last = np.maximum.accumulate(np.where(restarted | self._first[order], at, 0))
-        counts, after = np.empty(len(starts), np.int32), before.copy()
-        counts[order] = at - last + 1 + np.where(restarted[last], 0, before[self._owner[order]])
-        after[self._owner] = counts  # of several values of a user, numpy writes the last one
-        return counts, after
+        running = ordered.cumsum(0)
+        earlier = np.where(restarted[last][:, None], 0, before[self._owner[order]])
+        sums, after = np.empty_like(values), before.copy()
+        sums[order] = running - running[last] + ordered[last] + earlier
+        after[self._owner] = sums  # of several values of a user, numpy writes the last one
+        return sums, after
 
 
 def slide(
@@ -129,7 +174,7 @@ def slide(
     item_nats: F64,
     event_nats: F32,
     gap_ms: I64,
-    begins: Bools,
+    repeats: Repeats,
 ) -> Windows:
     """Add n clicks to the windows of their users' rows. Returns the windows after each click.
 
@@ -139,7 +184,7 @@ def slide(
     clicks_before  (n,) int64, number of earlier clicks of the user; 0 = the user begins (again)
     item_nats, event_nats  (n,) nats
     gap_ms         (n,) int64, NO_GAP before a user's first click, LATE before a late one
-    begins         (n,) bool, the click does not go on with a run of the user's click before
+    repeats        how the clicks follow the clicks before
     """
     sequence = Sequence(owner, len(rows))
     lists: list[npt.NDArray[Any]] = []
@@ -151,10 +196,16 @@ def slide(
         rows[field.name] = after
         lists.append(windows)
     starts = (clicks_before == 0) | starts_session(gap_ms)
-    counts = []
-    for field, restarts in ((SESSION, starts), (RUN, starts | begins)):
-        count, now = sequence.since(before[field.name], restarts)
-        rows[field.name] = np.where(rows["clicks"] > 0, now, 0)
-        counts.append(count)
-    items, events, gaps = lists
-    return Windows(np.minimum(counts[0], LAST).astype(np.int64), items, events, gaps, counts[1])
+    real = ~starts & (gap_ms >= 0)  # the gap before a session's first click is not one of the session
+    twin = repeats.same & real & (gap_ms <= TWIN_MS)
+    logs, ones = np.where(real, log_gap(gap_ms), 0), np.ones(len(starts), np.int64)
+    of_session = np.stack([ones, twin, twin & repeats.known, real, logs, logs**2], axis=1)
+    found: list[I64] = []
+    for fields, restarts, each in (((RUN,), starts | repeats.begins, ones[:, None]), (SUMS, starts, of_session)):
+        earlier = np.stack([before[field.name] for field in fields], axis=1).astype(np.int64)
+        sums, now = sequence.sums(earlier, restarts, each)
+        for field, column in zip(fields, now.T, strict=True):
+            rows[field.name] = np.where(rows["clicks"] > 0, column, 0)
+        found += list(sums.T)
+    (items, events, between), (run, clicks, twins, known, count, total, squares) = lists, found
+    return Windows(np.minimum(clicks, LAST), items, events, between, run, twins, known, count, total, squares)

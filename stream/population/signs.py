@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from stream.detect.alert import Verdicts
 from stream.detect.detector import Evidence
-from stream.detect.statistics import STATISTICS, TWIN_MS
-from stream.detect.windows import NO_GAP
+from stream.detect.statistics import STATISTICS
+from stream.detect.windows import NO_GAP, TWIN_MS
 from stream.model.gaps import SESSION_GAP_MS
 
 WHAT = {

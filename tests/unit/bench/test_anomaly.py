@@ -23,6 +23,7 @@ from bench.anomaly.contenders import (
     score_world,
 )
 from bench.anomaly.controls import CONTROLS, control
+from bench.anomaly.eddy import EddyPValue
 from bench.anomaly.injections import BOTS, KINDS, inject, left_out
 from bench.anomaly.logs import Log, columns
 from bench.anomaly.measures import average_precision, found, realised, session_maxima, threshold
@@ -316,6 +317,18 @@ def test_users_without_an_episode_keep_their_clean_scores(kind: str) -> None:
     world = apply(LOG.later, inject(LOG, "tuning", kind, "medium", 0))
     for rule in (Rate(), Regularity(), NeverSeen(LOG), MarkovMean(LOG), CountVector(LOG)):
         assert score_world(rule, rule.score(LOG.later), world).tolist() == rule.score(world.clicks).tolist()
+
+
+@pytest.mark.parametrize("kind", ["scraper", "replayed batch"])
+def test_the_p_values_of_a_world_are_those_of_the_engine(kind: str, model_dir: Path) -> None:
+    """Though only the users of an episode pass through it again; also where clicks come late."""
+    eddy = EddyPValue(model_dir, LOG)
+    made = control(LOG, "tuning", kind, 0) if kind in CONTROLS else inject(LOG, "tuning", kind, "medium", 0)
+    world = apply(LOG.later, made)
+    expected = np.concatenate([cycle.decisions.p_value for _, cycle in eddy.cycles(world.clicks, 0.5)])
+    found = score_world(eddy, eddy.score(LOG.later), world)
+    assert 10.0**-found == pytest.approx(expected, rel=1e-12)
+    assert (expected < 0.01).any()
 
 
 # -- the command ------------------------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from stream.detect.behaviour import Behaviour
-from stream.detect.statistics import FILLS, NONE, STATISTICS
+from stream.detect.behaviour import Behaviour, together
+from stream.detect.statistics import FILLS, NONE, OF_SESSIONS, STATISTICS
 from stream.detect.tail import Tail
 
 S = len(STATISTICS)
@@ -88,8 +88,32 @@ def test_a_click_that_few_sessions_have_is_unusual_in_itself() -> None:
     fill[:5] = 6
     behaviour = Behaviour.fit(values, fill, session, fold)
     _, each = behaviour.nats(np.full((2, S), -50, np.float32), np.array([6, 0]))
-    assert np.exp(-each[0]) == pytest.approx(6 / 5_001)
-    assert np.exp(-each[1]) == pytest.approx(4_996 / 5_001)
+    of_class = ~np.array(OF_SESSIONS)
+    assert np.exp(-each[0][of_class]) == pytest.approx(6 / 5_001)
+    assert np.exp(-each[1][of_class]) == pytest.approx(4_996 / 5_001)
+
+
+def test_a_sum_over_the_session_is_compared_with_whole_sessions() -> None:
+    """After whatever number of clicks: how far the session has come is no reason for an alert by itself."""
+    values, fill, session, fold = sessions(5_000, 2, 0)
+    fill[:10] = 6
+    behaviour = Behaviour.fit(values, fill, session, fold)
+    _, each = behaviour.nats(np.full((FILLS, S), 3.0, np.float32), np.arange(FILLS))
+    whole = each[:, np.array(OF_SESSIONS)]
+    assert (whole == whole[0]).all()
+    highest = values[:, np.array(OF_SESSIONS)].reshape(5_000, 2, -1).max(1)
+    assert np.exp(-whole[0]) == pytest.approx((1 + (highest >= 3.0).sum(0)) / 5_001, rel=0.02)
+
+
+def test_several_unusual_statistics_are_more_than_one() -> None:
+    """Half of what a further one is beyond .001 counts; usual ones change nothing."""
+    nats = -np.log(np.array([[1e-5, 0.01, 0.5], [1e-5, 1e-5, 0.5], [1e-5, 1e-4, 1e-4]]))
+    assert together(nats) == pytest.approx(-np.log([1e-5, 1e-6, 1e-6]))
+    behaviour = Behaviour.fit(*sessions(20_000, 2, 0))
+    values = np.full((2, S), -50, np.float32)
+    values[:, 0], values[1, 3] = 16.0, 16.0
+    found, _ = behaviour.nats(values, np.array([1, 1]))
+    assert found[1] > found[0] + 0.5
 
 
 def test_a_statistic_that_a_click_does_not_have_says_nothing() -> None:

@@ -2,14 +2,25 @@
 
 import itertools
 import math
+import statistics as statistics_
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.detect.statistics import NONE, STATISTICS, TWIN_MS, begins_run, erlang, fill_class, sentence, statistics
-from stream.detect.windows import LAST, LATE, NO_GAP, PER_NAT, WINDOWS, Sequence, Windows, slide
+from stream.detect.statistics import (
+    NONE,
+    STATISTICS,
+    erlang,
+    fill_class,
+    regularity,
+    repeats,
+    sentence,
+    statistics,
+)
+from stream.detect.windows import LAST, LATE, NO_GAP, PER_NAT, TWIN_MS, WINDOWS, Sequence, Windows, log_gap, slide
 from stream.model.gaps import SESSION_GAP_MS
 from stream.state.row import row_dtype
 
@@ -32,6 +43,15 @@ def of_session(clicks: list[tuple[int, int, int]], at: int) -> list[tuple[int, i
     return found
 
 
+def regular(gaps: list[int]) -> float:
+    """How little gaps differ: the number of them less one, times -log of the standard deviation of their logarithms."""
+    if len(gaps) < 4:
+        return NONE
+    logs = [round(math.log(gap + 20) * PER_NAT) / PER_NAT for gap in gaps]
+    noise = 500 / math.exp(statistics_.mean(logs))
+    return (1 - len(gaps)) * math.log(math.hypot(statistics_.pstdev(logs), noise) + 1e-3)
+
+
 def observed(clicks: list[tuple[int, int, int]], cuts: list[int]) -> tuple[list[list[float]], bytes]:
     """The statistics of the clicks, in batches that end at the cuts, and the windows of the rows at the end."""
     rows = np.zeros(3, row_dtype((), 0, WINDOWS))
@@ -50,9 +70,9 @@ def observed(clicks: list[tuple[int, int, int]], cuts: list[int]) -> tuple[list[
         gap_ms = np.array([NO_GAP if e == 0 else gap for e, (_, _, gap) in zip(earlier, part, strict=True)], np.int64)
         last = np.array(recent, np.int32).reshape(-1, LAST)
         nats = np.array([item / 3 for _, item, _ in part], np.float64)
-        begins = begins_run(last, CATEGORY)
+        follows = repeats(last, CATEGORY)
         windows = slide(
-            before, rows, owner, np.array(earlier, np.int64), nats, nats.astype(np.float32) / 2, gap_ms, begins
+            before, rows, owner, np.array(earlier, np.int64), nats, nats.astype(np.float32) / 2, gap_ms, follows
         )
         found += statistics(windows, last, ITEMS).tolist()
     return found, rows.tobytes()
@@ -71,7 +91,7 @@ def test_statistics_and_rows_do_not_depend_on_the_batches(
 
 @given(CLICKS)
 def test_statistics_are_those_of_the_last_clicks(clicks: list[tuple[int, int, int]]) -> None:
-    """Each one, counted over the user's last ten clicks."""
+    """Each one, counted over the user's last ten clicks or over the session."""
     found, _ = observed(clicks, [])
     for at, values in enumerate(found):
         every = of_session(clicks, at)
@@ -83,13 +103,15 @@ def test_statistics_are_those_of_the_last_clicks(clicks: list[tuple[int, int, in
         assert its["event types"] == sum(round(item / 6 * PER_NAT) for item in items) / PER_NAT
         known = Counter(item for item in items if item != ITEMS)
         assert its["one item"] == max(known.values(), default=0)
-        twins = [a[0] == b[0] != ITEMS and 0 <= a[1] <= TWIN_MS for a, b in itertools.pairwise(last)]
-        assert its["twins"] == sum(twins)
+        twins = [a[0] for a, b in itertools.pairwise(every) if a[0] == b[0] and 0 <= a[1] <= TWIN_MS]
+        assert its["twins"] == len(twins) - 0.75 * twins.count(ITEMS)
+        for name, between in (("regular gaps", gaps), ("steady pace", [gap for _, gap in every[:-1]])):
+            assert its[name] == pytest.approx(regular(between), rel=1e-5, abs=1e-5)
         assert (its["rate"] == NONE) == (not gaps)
-        assert (its["regular gaps"] == NONE) == (len(gaps) < 4)
+        whole = [item for user, item, _ in clicks[: at + 1] if user == clicks[at][0]][::-1]
         run = 1
         for (one, _), (other, _) in itertools.pairwise(every):
-            if one == other or CATEGORY[one] < 0 or CATEGORY[one] != CATEGORY[other]:
+            if one in whole[run : run + LAST - 1] or CATEGORY[one] < 0 or CATEGORY[one] != CATEGORY[other]:
                 break
             run += 1
         assert its["category run"] == run
@@ -119,23 +141,48 @@ def test_users_are_compared_with_those_of_about_as_many_clicks() -> None:
     assert fill_class(np.arange(1, LAST + 1)).tolist() == [0, 1, 2, 3, 3, 4, 4, 5, 5, 6]
 
 
-def test_counts_go_on_over_batches() -> None:
-    """A run that began in the batch before goes on; a start begins a new one."""
+def test_sums_go_on_over_batches() -> None:
+    """A sum that began in the batch before goes on; a start begins a new one, with the click's own value."""
     sequence = Sequence(np.array([0, 1, 0, 0]), 3)
-    counts, after = sequence.since(np.array([4, 7, 2], np.int32), np.array([False, True, False, True]))
-    assert counts.tolist() == [5, 1, 6, 1]
-    assert after.tolist() == [1, 1, 2]
+    starts, values = np.array([False, True, False, True]), np.array([[1, 1], [1, 5], [1, 10], [1, 3]])
+    sums, after = sequence.sums(np.array([[4, 4], [7, 7], [2, 2]]), starts, values)
+    assert sums.tolist() == [[5, 5], [1, 5], [6, 15], [1, 3]]
+    assert after.tolist() == [[1, 3], [1, 5], [2, 2]]
+
+
+def test_gaps_of_a_coarse_clock_are_short_and_not_regular() -> None:
+    """Ten gaps of one or two seconds are equal by chance with a clock of whole seconds; ten of 30 s are not."""
+    short, long = (log_gap(np.full((1, 10), gap_ms)) for gap_ms in (1_000, 30_000))
+    found = [regularity(np.array([10]), logs.sum(1), (logs**2).sum(1))[0] for logs in (short, long)]
+    assert found[0] < 10 < 30 < found[1]
+
+
+def test_the_regularity_of_a_long_session_is_that_of_its_gaps() -> None:
+    """A bot that clicks for weeks within one session: the sums are larger than a float's whole numbers."""
+    logs = log_gap(np.array([29_000, 31_000]))
+    count, pairs = 10_000_000, 5_000_000
+    found = regularity(np.array([count]), pairs * logs.sum(keepdims=True), pairs * (logs**2).sum(keepdims=True))
+    spread = math.hypot(np.std(logs / PER_NAT), 500 / math.exp(logs.mean() / PER_NAT))
+    assert found[0] == pytest.approx((1 - count) * math.log(spread + 1e-3), rel=1e-6)
+
+
+def sums(run: int, twins: int = 0, gaps: int = 0, logs: int = 0) -> list[np.ndarray]:
+    """The sums of one click's session, as the last fields of Windows."""
+    values = [run, twins, twins, gaps, logs, logs * logs // max(1, gaps)]
+    return [np.array([value]) for value in values]
 
 
 def test_every_statistic_has_a_sentence_with_its_figures() -> None:
     """An analyst reads what was seen, not its logarithm."""
     gaps = np.array([[2_000] * 4 + [NO_GAP] + [0] * 5], np.int32)
     zeros = np.zeros((1, LAST), np.int16)
-    windows = Windows(np.array([5]), zeros, zeros, gaps, np.array([3], np.int32))
+    windows = Windows(np.array([5]), zeros, zeros, gaps, *sums(run=3, twins=6, gaps=40, logs=40 * 2_000))
     words = {name: sentence(name, 4.0, windows, 0) for name in STATISTICS}
     assert len(set(words.values())) == len(STATISTICS)
     assert words["rate"] == "the last 5 clicks came every 2 s"
     assert words["one item"] == "4 of the last 5 clicks were on one item"
+    assert words["twins"] == "6 clicks of the session repeat the click before within 1 s"
+    assert words["steady pace"] == "40 intervals between the clicks of the session were nearly equal, about 2.47 s"
     assert words["category run"] == "4 clicks in a row were on different items of one category"
 
 
@@ -144,9 +191,27 @@ def test_clicks_that_come_late_are_not_those_of_a_bot() -> None:
     gaps = {name: np.full((1, LAST), gap, np.int32) for name, gap in (("late", LATE), ("at once", 0))}
     none, same = np.zeros((1, LAST), np.int16), np.zeros((1, LAST), np.int32)
     found = {
-        name: statistics(Windows(np.array([LAST]), none, none, of, np.array([1], np.int32)), same, ITEMS)[0]
+        name: statistics(Windows(np.array([LAST]), none, none, of, *sums(run=1)), same, ITEMS)[0]
         for name, of in gaps.items()
     }
-    timed = [STATISTICS.index(name) for name in ("regular gaps", "rate", "twins")]
-    assert found["late"][timed].tolist() == [NONE, NONE, 0]
-    assert (found["at once"][timed] > 0).all()
+    timed = [STATISTICS.index(name) for name in ("regular gaps", "rate")]
+    assert found["late"][timed].tolist() == [NONE, NONE]
+    assert (found["at once"][timed] > NONE).all()
+    late, soon = (observed_gaps([NO_GAP] + [gap] * 5) for gap in (LATE, 0))
+    assert (late["twins"], late["steady pace"]) == (0, NONE)
+    assert (soon["twins"], soon["steady pace"]) == (5, pytest.approx(regular([0] * 5), rel=1e-5))
+
+
+def observed_gaps(gaps_ms: list[int]) -> dict[str, float]:
+    """The statistics after clicks of one user on item 1 with these gaps."""
+    n = len(gaps_ms)
+    rows = np.zeros(1, row_dtype((), 0, WINDOWS))
+    before = {field.name: rows[field.name].copy() for field in WINDOWS}
+    rows["clicks"] = n
+    recent = np.where(np.arange(LAST) <= np.arange(n)[:, None], 1, -1).astype(np.int32)
+    zeros = np.zeros(n)
+    windows = slide(
+        before, rows, np.zeros(n, np.intp), np.arange(n), zeros, zeros.astype(np.float32), np.array(gaps_ms),
+        repeats(recent, CATEGORY),
+    )  # fmt: skip
+    return dict(zip(STATISTICS, statistics(windows, recent, ITEMS)[-1].tolist(), strict=True))

@@ -111,8 +111,15 @@ def test_decisions_are_counted_by_what_they_mean(engine: Engine) -> None:
     assert seen.count("sessions") == 4
     assert seen.count("episodes") == 1
     statistics = seen.counts_by("alerts", "statistic")
-    assert len(statistics) == 9  # also those without an alert: a rate needs a 0 to begin with
-    assert {name for name, n in statistics.items() if n} <= {"regular gaps", "one item", "rate", "clicks", "none"}
+    assert len(statistics) == 10  # also those without an alert: a rate needs a 0 to begin with
+    assert {name for name, n in statistics.items() if n} <= {
+        "regular gaps",
+        "one item",
+        "rate",
+        "clicks",
+        "twins",
+        "none",
+    }
     assert seen.count("alerts") >= 1
     assert 1 <= seen.count("unusual_clicks") < 44
     assert seen.level("alpha") == 0.001
