@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from stream.events import Click, Origin, Trigger, end_id
+from stream.events import Click, Origin, end_id
+from stream.trigger import Trigger
 from stream.triggers.fire import Firing
 from stream.triggers.rules import ABANDONED, AWAY, duration
 

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 
-from stream.events import CONTROL, TREATED
+from stream.trigger import CONTROL, TREATED
 
 ABANDONED, AWAY, AFTER = "abandoned", "away", "after"
 KINDS = (ABANDONED, AWAY, AFTER)

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from stream.events import TREATED, Session, Trigger
+from stream.events import Session
+from stream.trigger import TREATED, Trigger
 from stream.triggers.rules import Rule
 from stream.uplift.estimate import Estimate, estimate
 

@@ -7,7 +7,8 @@ from itertools import accumulate
 
 from msgspec.structs import replace
 
-from stream.events import Anomaly, Recommendation, Trigger
+from stream.events import Anomaly, Recommendation
+from stream.trigger import Trigger
 from stream.wire.json import encode
 
 LONGEST_REASON = 500

@@ -11,7 +11,7 @@ from stream.engine.columns import Columns
 from stream.engine.engine import Cycle, Engine
 from stream.engine.requests import Request
 from stream.errors import BadClick, Dropped
-from stream.events import Anomaly, Click, Origin, Partition, Recommendation, Session, SystemAlert, Trigger
+from stream.events import Anomaly, Click, Origin, Partition, Recommendation, Session, SystemAlert
 from stream.kafka.changelog import POSITION_KEY, Mark
 from stream.kafka.delivery import Record
 from stream.kafka.fetch import Chunk
@@ -19,6 +19,7 @@ from stream.population.quiet import NAMES, Quiet
 from stream.settings import Topics
 from stream.state.arena import Arena
 from stream.state.staged import Staged
+from stream.trigger import Trigger
 from stream.wire.codec import Codec
 from stream.wire.dead_letter import dead_letter
 from stream.wire.json import encode

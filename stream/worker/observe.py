@@ -25,7 +25,7 @@ from stream.detect.windows import NO_GAP
 from stream.engine.columns import Columns
 from stream.engine.engine import Cycle
 from stream.engine.requests import Requests
-from stream.events import CONTROL, DRIFT, TREATED, Origin, Partition, SystemAlert, hashed
+from stream.events import DRIFT, Origin, Partition, SystemAlert, hashed
 from stream.kafka.fetch import Chunk
 from stream.kafka.partitioners import KeySample
 from stream.lists.hits import Hits
@@ -36,6 +36,7 @@ from stream.population.signs import SIGNS
 from stream.settings import ALPHA, Settings
 from stream.state.arena import Arena, Owner
 from stream.tracing.open import open_traces
+from stream.trigger import CONTROL, TREATED
 from stream.triggers.rules import Rule
 from stream.web.alerts import Alerts
 from stream.worker.batch import Batch, Refused

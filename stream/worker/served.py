@@ -19,7 +19,7 @@ from stream.ahead.forecast import row_fields as ahead_fields
 from stream.detect.behaviour import BehaviourDetector
 from stream.engine.engine import Cycle, Engine
 from stream.errors import ArtifactError, ConfigError
-from stream.events import Anomaly, Click, Origin, Recommendation, Session, SystemAlert, Trigger
+from stream.events import Anomaly, Click, Origin, Recommendation, Session, SystemAlert
 from stream.manifest import Manifest
 from stream.model.probe import batch_invariant
 from stream.model.runtime import Model, load_model
@@ -34,6 +34,7 @@ from stream.state.arena import Arena
 from stream.state.blocks import NewBlock, in_ram, on_disk
 from stream.state.evict import DAY_MS, Forgetting
 from stream.state.row import row_dtype, row_mark
+from stream.trigger import Trigger
 from stream.triggers.memory import MEMORY
 from stream.triggers.messages import messages
 from stream.triggers.parse import open_triggers

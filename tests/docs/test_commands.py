@@ -24,7 +24,8 @@ import pytest
 from bench.apache_kafka import ApacheKafka, KafkaUnavailable
 from stream.demo.shop import build_shop
 from stream.demo.simulate import DAY_MS, simulate_clean
-from stream.events import Anomaly, Click, DeadLetter, Recommendation, Trigger
+from stream.events import Anomaly, Click, DeadLetter, Recommendation
+from stream.trigger import Trigger
 from tests.docs.blocks import PAGES, ROOT, RUN, SHOWN, Block, blocks
 
 KAFKA = "localhost:9092"

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from stream.events import CONTROL
+from stream.trigger import CONTROL
 from stream.triggers.memory import remember
 from stream.triggers.rules import Quiet, Rule
 

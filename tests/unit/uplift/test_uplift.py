@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from stream.events import Session, Trigger
+from stream.events import Session
+from stream.trigger import Trigger
 from stream.triggers.rules import DAY_MS, HOUR_MS, Rule
 from stream.uplift import command
 from stream.uplift.estimate import FEWEST, estimate, newcombe
