@@ -321,6 +321,13 @@ def fault() -> list[tuple[bytes | None, bytes | None]]:
     return found
 
 
+def trigger_file(directory: Path) -> Path:
+    """A file of --triggers with a rule that applies to each view."""
+    path = directory / "triggers.toml"
+    path.write_text('[[trigger]]\nname = "each"\nkind = "after"\nevents = ["view"]\ncooldown = "0s"\n')
+    return path
+
+
 def clicks(count: int, users: int = 500, seed: int = 0) -> list[tuple[bytes | None, bytes | None]]:
     """`count` clicks of a shop with 300 known items and some unknown ones; each seed has a day of its own."""
     rng = random.Random(seed)

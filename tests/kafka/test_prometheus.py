@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.kafka.lane import NOW_MS, ROOT, Lane, bot, clicks, wait_until
+from tests.kafka.lane import NOW_MS, ROOT, Lane, bot, clicks, trigger_file, wait_until
 from tests.kafka.scrape import free_port, wait_for_phase
 
 pytestmark = pytest.mark.skipif(
@@ -79,7 +79,7 @@ def worker_port(lane: Lane) -> int:
     first.process.kill()
     first.process.wait()
     port = free_port()
-    lane.start(http_port=port, alpha=0.01)
+    lane.start(http_port=port, alpha=0.01, triggers=trigger_file(lane.directory))
     wait_for_phase(port, "assigned")
     return port
 

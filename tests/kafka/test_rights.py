@@ -5,7 +5,6 @@ import signal
 from pathlib import Path
 from threading import Event
 
-import msgspec
 import pytest
 from confluent_kafka.admin import (
     AclBinding,
@@ -27,7 +26,7 @@ from stream.registry.client import Registry
 from stream.rekey.topic import check_all, create
 from stream.sinks.source import Source
 from tests.kafka.apicurio import Running
-from tests.kafka.lane import bot, clicks, fault
+from tests.kafka.lane import bot, clicks, fault, trigger_file
 from tests.kafka.secured import KINDS, RIGHTS, USER, Cluster, Right, Secure, properties, refusal, written
 
 
@@ -73,7 +72,8 @@ def test_each_right_is_needed_while_the_worker_runs(secure: Secure, cluster: Clu
     secure.grant(RIGHTS)
     config = written(secure.directory / "c", properties(cluster, "PLAIN"))
     secure.produce(clicks(50, seed=1))
-    worker = secure.start(broker=cluster.kafka.sasl, kafka_config=config, alpha=0.5)
+    triggers = trigger_file(secure.directory)
+    worker = secure.start(broker=cluster.kafka.sasl, kafka_config=config, alpha=0.5, triggers=triggers)
     secure.wait_for_clicks()
     secure.revoke(right)
     secure.produce([*fault(), *bot(), (b"u", b"no click")])
@@ -110,7 +110,7 @@ def test_without_describe_configs_a_worker_warns_and_works(secure: Secure, clust
     worker.wait_for("partitions recovered")
     warned = [line for line in worker.log.splitlines() if "configuration of topics could not be read" in line]
     assert len(warned) == 2, worker.log  # all topics, then those that the worker writes
-    assert all(f"{topic}" in warned[0] for topic in msgspec.structs.astuple(secure.topics))
+    assert all(topic in warned[0] for topic in secure.topics.used(triggers="").names())
     assert "the right DESCRIBE_CONFIGS" in warned[0]
     assert worker.end(signal.SIGTERM) == 0
 
