@@ -1,10 +1,10 @@
 """Measures whether `because` names the right click: whether the list changes more without it than without another.
 
 Where a user has more clicks than a row remembers, `because` steps the remembered ones only. Here the whole history is
-stepped, with all clicks but the named one, and with all but another of the remembered clicks, drawn at random
-among those on other items: two clicks on one item often count the same. The judged item is the first one of the list.
-For comparison, the last click is named always. Histories of at most as many clicks as a row has are counted apart:
-there `because` steps all of them, so the named click is right by construction.
+stepped, with all clicks but the named one, and with all but another of the remembered clicks, drawn at random among
+those on other items: two clicks on one item, or on items that the model does not know, often count the same. The judged
+item is the first one of the list. For comparison, the last click is named always. Histories of at most as many clicks
+as a row has are counted apart: there `because` steps all of them, so the named click is right but for ties.
 
     python -m bench.because [--datasets taobao-users,retailrocket] [--seed 0] [--json]
 
@@ -80,7 +80,7 @@ class Judge:
         items, every = self.scores(history)
         first = int(items[0])
         [named] = self._because.of(self._past(history), items[:1], 1)
-        remembered = history.item[-RECENT_ITEMS:][::-1]  # by clicks ago
+        remembered = self._item[history.item[-RECENT_ITEMS:]][::-1]  # by clicks ago; unknown items are one
         if not named or len(np.unique(remembered)) == 1:
             return None
         last = len(history.item) - 1
