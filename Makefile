@@ -5,7 +5,7 @@ BIN := .venv/bin
 RUNTIME ?= cpu
 OTHER_RUNTIME = $(if $(filter cuda,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 
-.PHONY: demo test lint lock docs format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold mapping rules engine throughput lists latency answers workers soak outage scaling gpu heads ways days anomaly-bench shop-model demo-picture page-picture networks behaviour clean help
+.PHONY: demo test lint lock docs format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold mapping rules engine throughput lists latency answers workers soak outage scaling gpu heads ways days anomaly-bench because shop-model demo-picture page-picture networks behaviour clean help
 help:            ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -143,7 +143,10 @@ heads: .venv/dev ## compare the surprise head with the exact softmax and with sh
 days: .venv/dev ## evaluate and train on a news site day by day (takes hours)
 	$(BIN)/python -m bench.days
 
-bench: parity speed pauses recovery garbage quality inputs cold mapping rules engine throughput lists latency answers workers outage soak heads ways networks days anomaly-bench behaviour ## run every benchmark; the results are in bench/results
+bench: parity speed pauses recovery garbage quality inputs cold mapping rules engine throughput lists latency answers workers outage soak heads ways networks days anomaly-bench because behaviour ## run every benchmark; the results are in bench/results
+
+because: .venv/dev ## measure whether a worker names the clicks that a recommendation comes from
+	$(BIN)/python -m bench.because
 
 shop-model: .venv/dev ## train models/shop/1 again on the simulated shop
 	$(BIN)/python -m stream.demo.simulate --users 2000 --days 1.5 --seed 1 --out .cache/shop.csv.gz
