@@ -4,10 +4,10 @@ A name that is not known is refused with the nearest known one: a mistyped field
 """
 
 import tomllib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -18,8 +18,10 @@ from stream.mapping.paths import parse_path, path_text
 from stream.mapping.reading import EVENT, FIELDS, UNITS
 from stream.wire.fields import LONGEST_ID, LONGEST_WORD, Unusable, number, word
 
+T = TypeVar("T")
+
 MOST_BYTES = 1 << 20
-"""Of a mapping file."""
+"""Of a file that a person writes."""
 
 REQUIRED = ("user_id", "item_id", "timestamp")
 DEFAULTS = ("event_type", "session_id", "price", "quantity", "category")
@@ -40,27 +42,13 @@ SECTIONS = {
 
 def read_mapping(path: Path) -> MappingFile:
     """Read a mapping file. Raises ConfigError; its one line has the section, what is wrong and the nearest name."""
-    try:
-        if not path.is_file():  # a FIFO is none, and reading it would wait for ever
-            raise ConfigError(f"mapping {path}: no such file; `eddy init` writes one from a sample of clicks")
-        if path.stat().st_size > MOST_BYTES:
-            raise ConfigError(f"mapping {path}: larger than {MOST_BYTES:,} bytes; is this the mapping file?")
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as exc:
-        raise ConfigError(f"mapping {path} cannot be read ({exc.strerror})") from None
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"mapping {path}: not UTF-8 ({exc.reason})") from None
+    text = read_text(path, "mapping", "`eddy init` writes one from a sample of clicks")
     return MappingFile(str(path), text, parse_mapping(text, str(path)))
 
 
 def parse_mapping(text: str, name: str) -> ClickMapping:
     """Parse the text of a mapping file; `name` is for messages. Raises ConfigError."""
-    try:
-        return _mapping(tomllib.loads(text))
-    except (ValueError, RecursionError) as exc:  # ValueError also for an integer of thousands of digits
-        raise ConfigError(f"mapping {name}: not TOML ({exc or 'nested too deeply'})") from None
-    except ConfigError as exc:
-        raise ConfigError(f"mapping {name}: {exc}") from None
+    return parsed(text, f"mapping {name}", _mapping)
 
 
 def mapping_of_model(given: MappingFile | None, manifest: Manifest, directory: Path) -> MappingFile | None:
@@ -241,6 +229,34 @@ def _words(value: Any, title: str) -> tuple[str, ...] | None:
     if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
         raise ConfigError(f"{title} is {shown(value)}; it must be a list of names in quotes")
     return tuple(sorted(set(value)))
+
+
+def read_text(path: Path, what: str, advice: str) -> str:
+    """The text of a file that a person writes. Raises ConfigError.
+
+    what    names the file in messages
+    advice  what to do if it does not exist
+    """
+    try:
+        if not path.is_file():  # a FIFO is none, and reading it would wait for ever
+            raise ConfigError(f"{what} {path}: no such file; {advice}")
+        if path.stat().st_size > MOST_BYTES:
+            raise ConfigError(f"{what} {path}: larger than {MOST_BYTES:,} bytes; is this the right file?")
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as exc:
+        raise ConfigError(f"{what} {path} cannot be read ({exc.strerror})") from None
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{what} {path}: not UTF-8 ({exc.reason})") from None
+
+
+def parsed(text: str, title: str, read: Callable[[dict[str, Any]], T]) -> T:
+    """What `read` makes of a text in TOML. Raises ConfigError, which begins with the title, also where `read` does."""
+    try:
+        return read(tomllib.loads(text))
+    except (ValueError, RecursionError) as exc:  # ValueError also for an integer of thousands of digits
+        raise ConfigError(f"{title}: not TOML ({exc or 'nested too deeply'})") from None
+    except ConfigError as exc:
+        raise ConfigError(f"{title}: {exc}") from None
 
 
 def table(value: Any, title: str) -> None:

@@ -16,7 +16,7 @@ from stream.errors import ConfigError
 from stream.events import DRIFT, WHOLE_SESSIONS, Anomaly, SystemAlert
 from stream.kafka_config import read_kafka_config
 from stream.ops.options import connection_options, topic_option
-from stream.ops.text import printable, time_of
+from stream.ops.text import messages_shown, printable, time_of
 
 UNKNOWN = "an item that the model does not know"
 
@@ -74,8 +74,6 @@ def explain(
         answer = asked(worker, user)
         click.echo(msgspec.json.encode(answer) if as_json else list_explained(answer))
         return
-    from stream.access.messages import read_messages  # here, because --help needs no Kafka client
-
     config = read_kafka_config(kafka_config, os.environ)
     topics: list[Topic] = [(anomalies_topic, Anomaly)]
     if user is None:
@@ -83,9 +81,7 @@ def explain(
 
     def alerts() -> Iterator[Alert]:
         for topic, kind in topics:
-            messages, shown = read_messages(broker, topic, config), click.get_text_stream("stderr")
-            with click.progressbar(messages, label=f"reading {topic}", file=shown, show_pos=True) as bar:
-                yield from alerts_among(bar, kind)
+            yield from alerts_among(messages_shown(broker, topic, config), kind)
 
     found = latest(alerts(), user, limit) if id_ is None else episodes_with(alerts, id_)
     if id_ is not None and not found:

@@ -16,7 +16,7 @@ from stream.events import Anomaly, Feedback, clicks_topic_of
 from stream.kafka_config import KafkaConfig, read_kafka_config
 from stream.ops.explain import alerts_among
 from stream.ops.options import connection_options, topic_option
-from stream.ops.text import printable, time_of
+from stream.ops.text import messages_shown, printable, time_of
 from stream.population.precision import KEEP, Precision, Report, report
 from stream.settings import FEEDBACK_TOPIC, variable
 
@@ -158,21 +158,9 @@ def _publish(broker: str, topic: str, config: KafkaConfig, key: bytes, said: Fee
 
 
 def _alerts(broker: str, topic: str, config: KafkaConfig) -> Iterable[Anomaly]:
-    for alert in alerts_among(_messages(broker, topic, config), Anomaly):
+    for alert in alerts_among(messages_shown(broker, topic, config), Anomaly):
         assert isinstance(alert, Anomaly)
         yield alert
-
-
-def _messages(broker: str, topic: str, config: KafkaConfig) -> Iterable[Any]:
-    from stream.access.messages import read_messages
-
-    with click.progressbar(
-        read_messages(broker, topic, config),
-        label=f"reading {topic}",
-        file=click.get_text_stream("stderr"),
-        show_pos=True,
-    ) as bar:
-        yield from bar
 
 
 @click.command()
@@ -192,7 +180,7 @@ def calibrate(broker: str, kafka_config: str, anomalies_topic: str, feedback_top
       eddy calibrate --broker k1:9092 --kafka-config client.properties --json
     """
     config = read_kafka_config(kafka_config, os.environ)
-    verdicts = verdicts_among(_messages(broker, feedback_topic, config))
+    verdicts = verdicts_among(messages_shown(broker, feedback_topic, config))
     found = report(_alerts(broker, anomalies_topic, config), verdicts)
     click.echo(json.dumps(_as_json(found)) if as_json else "\n".join(_lines(found)))
 

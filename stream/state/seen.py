@@ -2,8 +2,7 @@
 
 The minute is that of the partition's time at the user's last decided click, rounded up. Users of the last minutes are
 looked up when the partition's time has moved on by a whole minute, so the slots that were written since then are only
-noted. Users of long ago are looked up once in an hour of that time, and without an index (26 ms for
-5 million slots).
+noted. Users of long ago are looked up once in an hour of that time, and without an index.
 """
 
 from collections import defaultdict

@@ -4,19 +4,17 @@ A name that is not known is refused with the nearest known one: a mistyped condi
 """
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from stream.errors import ConfigError
 from stream.manifest import Manifest
-from stream.mapping.parse import known, listed, shown
+from stream.mapping.parse import known, listed, parsed, read_text, shown
 from stream.triggers.returns import predicts_returns
 from stream.triggers.rules import ABANDONED, AFTER, AWAY, DAY_MS, HOUR_MS, KINDS, Quiet, Rule
 from stream.wire.fields import LONGEST_WORD
 
-MOST_BYTES = 1 << 20
 MOST_RULES = 8
 """A row has room for the last times of so many rules."""
 
@@ -34,27 +32,13 @@ COMMON = ("name", "kind", "cooldown", "quiet_hours", "timezone", "consent", "con
 
 def read_triggers(path: Path) -> tuple[Rule, ...]:
     """Read a file of rules. Raises ConfigError; its one line has the rule, what is wrong and what to do."""
-    try:
-        if not path.is_file():  # a FIFO is none, and reading it would wait for ever
-            raise ConfigError(f"triggers {path}: no such file; docs/triggers.md has an example")
-        if path.stat().st_size > MOST_BYTES:
-            raise ConfigError(f"triggers {path}: larger than {MOST_BYTES:,} bytes; is this the file of the rules?")
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as exc:
-        raise ConfigError(f"triggers {path} cannot be read ({exc.strerror})") from None
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"triggers {path}: not UTF-8 ({exc.reason})") from None
+    text = read_text(path, "triggers", "docs/triggers.md has an example")
     return parse_triggers(text, str(path))
 
 
 def parse_triggers(text: str, name: str) -> tuple[Rule, ...]:
     """Parse the text of a file of rules; `name` is for messages. Raises ConfigError."""
-    try:
-        return _rules(tomllib.loads(text))
-    except (ValueError, RecursionError) as exc:  # ValueError also for an integer of thousands of digits
-        raise ConfigError(f"triggers {name}: not TOML ({exc or 'nested too deeply'})") from None
-    except ConfigError as exc:
-        raise ConfigError(f"triggers {name}: {exc}") from None
+    return parsed(text, f"triggers {name}", _rules)
 
 
 def _rules(given: dict[str, Any]) -> tuple[Rule, ...]:

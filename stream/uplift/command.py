@@ -2,15 +2,14 @@
 
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from stream.kafka_config import KafkaConfig, read_kafka_config
+from stream.kafka_config import read_kafka_config
 from stream.ops.options import connection_options, setting_option, topic_option
-from stream.ops.text import printable
+from stream.ops.text import messages_shown, printable
 
 if TYPE_CHECKING:
     from stream.uplift.estimate import Difference
@@ -76,9 +75,9 @@ def report(
 
     known = {rule.name: rule for rule in (read_triggers(Path(triggers)) if triggers else ())}
     config = read_kafka_config(kafka_config, os.environ)
-    firsts, left_out = first_triggers(_messages(broker, triggers_topic, config))
+    firsts, left_out = first_triggers(messages_shown(broker, triggers_topic, config))
     sessions = ClosedSessions(frozenset(user for users in firsts.values() for user in users))
-    sessions.read(_messages(broker, sessions_topic, config))
+    sessions.read(messages_shown(broker, sessions_topic, config))
     effects = [effect(known.get(name) or Rule(name, ""), users, sessions) for name, users in sorted(firsts.items())]
     if left_out + sessions.left_out:
         said = f"{left_out + sessions.left_out:,} messages left out: they are no triggers or sessions of this version"
@@ -90,18 +89,6 @@ def report(
         click.echo("\n".join(_lines(one)))
     if not effects:
         click.echo(f"no triggers on {triggers_topic}")
-
-
-def _messages(broker: str, topic: str, config: KafkaConfig) -> Iterable[Any]:
-    from stream.access.messages import read_messages
-
-    with click.progressbar(
-        read_messages(broker, topic, config),
-        label=f"reading {topic}",
-        file=click.get_text_stream("stderr"),
-        show_pos=True,
-    ) as bar:
-        yield from bar
 
 
 def _as_json(effect: "Effect") -> dict[str, Any]:
