@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stream.detect.statistics import (
@@ -90,6 +90,7 @@ def test_statistics_and_rows_do_not_depend_on_the_batches(
 
 
 @given(CLICKS)
+@example([(0, 1, 0), (0, 2, 10**12), *[(0, n % ITEMS, 30_000) for n in range(5)]])  # the pause is no gap of the session
 def test_statistics_are_those_of_the_last_clicks(clicks: list[tuple[int, int, int]]) -> None:
     """Each one, counted over the user's last ten clicks or over the session."""
     found, _ = observed(clicks, [])
