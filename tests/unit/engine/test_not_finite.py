@@ -12,6 +12,7 @@ from onnx import numpy_helper
 from stream.engine.engine import Engine
 from stream.events import Click, Partition
 from stream.model.runtime import load_model
+from stream.triggers.parse import parse_triggers
 from stream.worker.served import open_engine
 from tests.changed_model import save_graph
 from tests.decide import process, run
@@ -92,11 +93,12 @@ def test_no_other_click_is_touched_by_it(spoiled: Path) -> None:
             assert all((mine[name] == theirs[name]).all() for name in kept)
 
 
-def test_a_user_who_is_forgotten_and_begins_again_with_such_a_click_has_counted_nothing(spoiled: Path) -> None:
-    """In one batch and in two: what was counted before is gone, and the click that failed does not count."""
+def test_a_user_who_is_forgotten_and_begins_again_with_such_a_click_has_nothing(spoiled: Path) -> None:
+    """In one batch and in two: what was counted and remembered before is gone, and the failed click does not count."""
+    rules = parse_triggers('[[trigger]]\nname="each"\nkind="after"\nevents=["view"]\ncooldown="90d"\n', "test")
     clicks, rows = [click("a", "i1", 0), click("a", "i7", 40 * 86_400)], []
     for size in (1, 2):
-        engine = engine_of(spoiled)
+        engine = open_engine(load_model(spoiled, "cpu"), spoiled, 5, 1, 0.05, triggers=rules)
         for start in range(0, 2, size):
             run(engine, clicks[start : start + size], start)
         rows.append(engine.arena.rows(ONE)[b"a"])
@@ -104,3 +106,5 @@ def test_a_user_who_is_forgotten_and_begins_again_with_such_a_click_has_counted_
     row = np.frombuffer(rows[0], engine.arena.dtype)[0]
     assert not row["ahead_types"].any()
     assert not row["session_forecast"].any()
+    assert not row["past"].any()
+    assert not row["trigger_times_s"].any()
