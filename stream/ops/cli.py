@@ -153,11 +153,11 @@ def worker(**given: Any) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)  # there is nothing to finish before Faust starts, which has its own handlers
     settings = take_settings(given)
-    from stream.process import check_address_space
+    from stream.process import check_address_space, end_process
     from stream.worker.app import run_worker  # here, because Faust takes a second to import and --help needs none of it
 
     check_address_space()
-    sys.exit(run_worker(settings))
+    end_process(run_worker(settings))
 
 
 def _end(number: int, _: Any) -> NoReturn:

@@ -7,6 +7,7 @@ before Faust starts, and an error is one line.
 """
 
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
@@ -245,6 +246,7 @@ def run_worker(settings: Settings) -> int:
     Raises ArtifactError or ConfigError before Faust starts.
     """
     log_to_stderr(settings.log_format)
+    faulthandler.enable()  # a crash in a native library then shows where each thread was
     for handler in logging.getLogger().handlers:
         handler.addFilter(Repeats("aiokafka"))
         handler.addFilter(Repeats("stream.worker.batch"))  # it could log 20 times a second, once per cycle

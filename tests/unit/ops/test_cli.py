@@ -33,6 +33,12 @@ def handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.fixture(autouse=True)
+def _no_end_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`eddy worker` in this process raises SystemExit, as other commands do."""
+    monkeypatch.setattr("stream.process.end_process", sys.exit)
+
+
 def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str]:
     """Exit code and standard error of `eddy ARGUMENTS`."""
     with pytest.raises(SystemExit) as exit:
