@@ -39,6 +39,7 @@ from stream.engine.columns import Columns
 from stream.engine.engine import Engine
 from stream.events import Partition
 from stream.model.runtime import load_model
+from stream.past.clicks import Names
 from stream.state.blocks import in_ram, on_disk
 from stream.state.evict import Swept
 from stream.state.staged import copies, stage
@@ -173,15 +174,17 @@ def batch(engine: Engine, users: int, number: int, rng: np.random.Generator) -> 
     drawn = [b"user-%08d" % user for user in rng.integers(0, users, BATCH)]
     names = list(dict.fromkeys(drawn))
     at = {name: place for place, name in enumerate(names)}
+    item = rng.integers(0, len(engine.model.items), BATCH)
     return Columns(
         owners=[(PARTITION, name) for name in names],
         owner=np.array([at[name] for name in drawn], np.intp),
         offset=np.arange(number * BATCH, (number + 1) * BATCH),
         time_ms=START_MS + 1_000 * np.arange(number * BATCH, (number + 1) * BATCH),
-        item=rng.integers(0, len(engine.model.items), BATCH),
+        item=item,
         event_type=np.zeros(BATCH, np.int64),
         hold=np.zeros(BATCH, np.int8),
         category=np.full(BATCH, -1, np.int32),
+        names=Names(item.astype(np.uint64), np.zeros(BATCH, np.uint16)),
     )
 
 

@@ -263,7 +263,6 @@ class Oracle:
             ("session", "<i4"),
             ("category_run", "<i4"),
             ("twins", "<i4"),
-            ("known_twins", "<i4"),
             ("gaps", "<i4"),
             ("gap_logs", "<i8"),
             ("gap_squares", "<i8"),
@@ -302,7 +301,7 @@ class Oracle:
                 values = getattr(user.kept, part)
                 row[part][: len(values)] = values
             row["session"], row["category_run"] = user.kept.session, user.kept.run
-            row["twins"], row["known_twins"] = user.kept.twins, user.kept.known_twins
+            row["twins"] = user.kept.twins
             logs = user.kept.gap_logs
             row["gaps"], row["gap_logs"], row["gap_squares"] = len(logs), sum(logs), sum(one * one for one in logs)
             row["episode_offset"], row["unusual_ms"] = user.kept.episode, user.kept.unusual_ms

@@ -58,7 +58,7 @@ class Behaviour:
     session: int = 0
     run: int = 0
     twins: int = 0
-    known_twins: int = 0
+    id: str = ""
     gap_logs: list[int] = field(default_factory=list)
     passed: int = 0
     episode: int = 0
@@ -133,12 +133,11 @@ class Alerts:
         kept.session = 1 if starts else kept.session + 1
         kept.run = kept.run + 1 if self._runs_on(kept.items) and not starts else 1
         if starts:
-            kept.twins, kept.known_twins, kept.gap_logs = 0, 0, []
+            kept.twins, kept.gap_logs = 0, []
         elif gap_ms >= 0:
             kept.gap_logs.append(self._log(gap_ms))
-            if gap_ms <= 1000 and item == kept.items[1]:
-                kept.twins += 1
-                kept.known_twins += item != self._unknown
+            kept.twins += gap_ms <= 1000 and click["item_id"] == kept.id
+        kept.id = click["item_id"]
         filled = min(kept.session, LAST)
         values = [float(np.float32(value)) for value in self._statistics(kept, filled)]
         name = CLASSES[filled]
@@ -245,7 +244,7 @@ class Alerts:
             self._regularity(logs),
             rate,
             max((known.count(item) for item in known), default=0),
-            kept.known_twins + (kept.twins - kept.known_twins) / 4,
+            kept.twins,
             kept.run,
             self._regularity(kept.gap_logs),
         ]
@@ -274,7 +273,7 @@ class Alerts:
             "regular gaps": f"{last} came at almost equal intervals of about {mean_s:.3g} s",
             "rate": f"{last} came every {mean_s:.3g} s",
             "one item": f"{value:.0f} of {last} were on one item",
-            "twins": f"{kept.twins} clicks of the session repeat the click before within 1 s",
+            "twins": f"clicks of the session that repeat the click before within 1 s: {kept.twins}",
             "category run": f"{value:.0f} clicks in a row were on different items of one category",
             "steady pace": f"{len(kept.gap_logs)} intervals between the clicks of the session were nearly equal, about "
             f"{usual_s:.3g} s",

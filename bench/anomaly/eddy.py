@@ -22,6 +22,7 @@ from stream.engine.columns import Columns
 from stream.engine.engine import Cycle, Engine
 from stream.lists.rules import NO_CATEGORY
 from stream.model.runtime import load_model
+from stream.past.clicks import Names
 from stream.population.rates import PASSED, Rates, correct
 from stream.state.row import Rows, row_dtype
 from stream.worker.served import open_engine
@@ -68,7 +69,7 @@ class EddyPValue(Contender):
         rows = np.ones(users, row_dtype((), 0, (PASSED,)))
         none, zeros = np.zeros(n, np.float32), np.zeros(n, np.int64)
         recent = np.empty((n, 0), np.int32)
-        seen = Evidence(owner, none, none, zeros, before, gap_ms, clicks.time_ms, np.arange(n), recent)
+        seen = Evidence(owner, none, none, zeros, before, gap_ms, clicks.time_ms, np.arange(n), recent, zeros > 0)
         passed = {PASSED.name: np.zeros(users, np.int32)}
         nats, _ = correct(seen, score, zeros, [Rates()], self._held_out, passed, rows)
         found: F64 = nats / np.log(10)
@@ -102,6 +103,7 @@ class EddyPValue(Contender):
             event_type=_with_unknown(self._event_types, len(self._model.manifest.event_types), clicks.event_type),
             hold=np.zeros(n, np.int8),
             category=np.full(n, NO_CATEGORY, np.int32),
+            names=Names(clicks.item.astype(np.uint64), clicks.event_type.astype(np.uint16)),
         )
 
 

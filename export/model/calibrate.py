@@ -18,7 +18,7 @@ from export.log.log import Vocabulary
 from export.model.graph import BATCH_MULTIPLE, CLICK, ClickGraphs
 from stream.detect.behaviour import Behaviour
 from stream.detect.pvalue import ALL, HISTORIES, Pools, history_of, pool_name
-from stream.detect.statistics import NONE, fill_class, repeats, statistics
+from stream.detect.statistics import NONE, begins_run, fill_class, statistics
 from stream.detect.tail import Tail
 from stream.detect.windows import LAST, NO_GAP, WINDOWS, Sequence, slide
 from stream.lists.rules import NO_CATEGORY
@@ -107,16 +107,18 @@ def calibrated(
     held_out                  (n,) bool
     category                  (V,) int64, category of each item, NO_CATEGORY = none
     log                       all clicks of the log, with the items that the model will know; `clicks` are those of
-                              some of its users
+                              some of its users, in the same order
     """
     pools = {name: Tail.fit(pool) for name, pool in surprise_pools(surprise, clicks, held_out, vocabulary).items()}
     names = tuple(pools)
     earlier = clicks_before(clicks)
     by_kind = Pools.of(names, list(pools.values()), vocabulary.event_types)
     item_nats = by_kind.nats(surprise, clicks.event_type.astype(np.int64), earlier)
+    item = log.item[np.isin(log.user, clicks.user)]  # in `clicks`, all items that are new to the model are one
+    same_item = np.append(False, item[1:] == item[:-1])
     of_item = np.append(category, NO_CATEGORY).astype(np.int32)
     parts = [
-        _observed(part, item_nats[part], event_surprise[part], clicks, earlier[part], of_item)
+        _observed(part, item_nats[part], event_surprise[part], clicks, earlier[part], of_item, same_item[part])
         for part in _of_whole_users(clicks.user)
     ]
     values, fill = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -188,7 +190,7 @@ def _ends_of(log: Clicks, rows: slice) -> tuple[U64, I64, I32, I32]:
 
 
 def _observed(
-    rows: slice, item_nats: F64, event_nats: F32, clicks: Clicks, earlier: I64, category: I32
+    rows: slice, item_nats: F64, event_nats: F32, clicks: Clicks, earlier: I64, category: I32, same_item: Flags
 ) -> tuple[F32, I64]:
     """The statistics of the clicks `rows` of whole users, (r, S), and their classes (r,)."""
     user, time_ms, item = clicks.user[rows], clicks.time_ms[rows], clicks.item[rows]
@@ -199,7 +201,8 @@ def _observed(
     after = np.zeros(count, row_dtype((), 0, WINDOWS))
     after["clicks"] = np.bincount(owner)
     recent, _ = Sequence(owner, count).windows(np.full((count, LAST), NO_ITEM, np.int32), item)
-    windows = slide(before, after, owner, earlier, item_nats, event_nats, gap_ms, repeats(recent, category))
+    begins = begins_run(recent, category)
+    windows = slide(before, after, owner, earlier, item_nats, event_nats, gap_ms, begins, same_item)
     return statistics(windows, recent, len(category) - 1), fill_class(windows.filled)
 
 

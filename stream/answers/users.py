@@ -26,13 +26,14 @@ from stream.errors import Unanswered
 from stream.events import Click, Origin, Partition
 from stream.manifest import Manifest
 from stream.past.because import Because
-from stream.past.clicks import past_of
+from stream.past.clicks import Names, past_of
 from stream.sessions.track import FORECAST
 from stream.state.arena import NO_SLOT, Owner
 from stream.state.row import NO_ITEM, Rows, new_rows
 from stream.wire import output
 
 ZERO, NONE = np.zeros(1, np.int64), np.array([-1], np.intp)
+NO_NAMES = Names(np.zeros(1, np.uint64), np.zeros(1, np.uint16))
 
 
 class Found(NamedTuple):
@@ -103,9 +104,8 @@ class Users:
         last = np.where(rows["recent"][:, 0] == NO_ITEM, items, rows["recent"][:, 0]).astype(np.int64)
         decide = engine.decide.asked(asked.k, asked.category is not None)
         category = NO_CATEGORIES if asked.category is None else _code(decide, asked.category)
-        clicks = Columns(
-            [owner], np.zeros(1, np.intp), rows["source_offset"], rows["last_ms"], last, ZERO, _no_hold(), category
-        )
+        times, offsets = rows["last_ms"], rows["source_offset"]
+        clicks = Columns([owner], np.zeros(1, np.intp), offsets, times, last, ZERO, _no_hold(), category, NO_NAMES)
         state = [rows[name] for name in engine.model.score_inputs]
         recent, held = rows["recent"], rows["held"]
         steps = Steps(_nats(), _nats(), ZERO, ZERO, recent, held, state, state, NONE)

@@ -31,8 +31,8 @@ from stream.detect.statistics import (
     OF_SESSIONS,
     SMALLEST_SCALES,
     STATISTICS,
+    begins_run,
     fill_class,
-    repeats,
     sentence,
     statistics,
 )
@@ -188,10 +188,11 @@ class BehaviourDetector:
 
     def judge(self, seen: Evidence, before: Fields, rows: Rows) -> Judged:
         item_nats = self.pools.nats(seen.surprise, seen.event_type, seen.clicks_before)
-        follows = repeats(seen.recent, self._category)
+        begins = begins_run(seen.recent, self._category)
         windows = slide(
-            before, rows, seen.owner, seen.clicks_before, item_nats, seen.event_surprise, seen.gap_ms, follows
-        )
+            before, rows, seen.owner, seen.clicks_before, item_nats, seen.event_surprise, seen.gap_ms, begins,
+            seen.same_item,
+        )  # fmt: skip
         values, fill = statistics(windows, seen.recent, len(self._category) - 1), fill_class(windows.filled)
         nats, each = self.behaviour.nats(values, fill)
         return Judged(nats, each.argmax(1), partial(self._why, values, each, fill, windows))

@@ -32,6 +32,8 @@ class Evidence(NamedTuple):
     time_ms         (n,) int64, ms since the epoch
     offset          (n,) int64, offset of the click in its partition
     recent          (n, R) int32, the user's last items, newest first, the click's own included; -1 = none
+    same_item       (n,) bool, the click is on the item of the user's click before, by the items' ids: also on one that
+                    the model does not know
     """
 
     owner: npt.NDArray[np.intp]
@@ -43,6 +45,7 @@ class Evidence(NamedTuple):
     time_ms: I64
     offset: I64
     recent: npt.NDArray[np.int32]
+    same_item: npt.NDArray[np.bool_]
 
 
 class Judged(NamedTuple):

@@ -6,8 +6,7 @@
     steady pace   the same for all gaps of the session
     rate          how fast the last clicks followed each other, and how many there are
     one item      how often the commonest of the last items was clicked
-    twins         how many clicks of the session repeat the click before within a second. On items that the model does
-                  not know they count a quarter: these can be different items
+    twins         how many clicks of the session repeat the click before within a second
     category run  how many clicks in a row were on items of one category, each on none of the LAST - 1 items before
 
 Each statistic but those of OF_SESSIONS is compared only with those after about as many clicks of a session
@@ -19,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.detect.tail import F32, F64, I32, I64, OF_COUNTS, OF_NATS
-from stream.detect.windows import CLOCK_MS, LAST, PER_NAT, TWIN_MS, Bools, Repeats, Windows, log_gap
+from stream.detect.windows import CLOCK_MS, LAST, PER_NAT, TWIN_MS, Bools, Windows, log_gap
 
 STATISTICS = ("clicks", "event types", "regular gaps", "rate", "one item", "twins", "category run", "steady pace")
 
@@ -48,26 +47,23 @@ NOISE_MS = 500.0
 USUAL_MS = 30_000.0
 """A usual time between two clicks."""
 
-UNKNOWN_TWIN = 0.25
-"""What a twin on an unknown item counts."""
-
 FILL_EDGES = np.array([2, 3, 4, 6, 8, LAST])
 CLASSES = ("1 click", "2 clicks", "3 clicks", "4 or 5 clicks", "6 or 7 clicks", "8 or 9 clicks", "10 clicks or more")
 FILLS = len(CLASSES)
 """A click is compared with those after about as many clicks of a session."""
 
 
-def repeats(recent: I32, category: I32) -> Repeats:
-    """How clicks follow the click before.
+def begins_run(recent: I32, category: I32) -> Bools:
+    """Whether each click (n,) does not go on with a run of items of one category.
 
     recent    (n, R) int32, as in `statistics`
     category  (V + 1,) int32, the category of each item; -1 = none, as for the unknown item, V
     """
     item, previous = recent[:, 0], recent[:, 1]
-    its, same = category[item], item == previous
+    its = category[item]
     again = (recent[:, 1:LAST] == item[:, None]).any(1)
     begins: Bools = (previous < 0) | again | (its < 0) | (its != category[previous])
-    return Repeats(begins, same, item < len(category) - 1)
+    return begins
 
 
 def fill_class(filled: I64) -> I64:
@@ -98,7 +94,7 @@ def statistics(windows: Windows, recent: I32, unknown: int) -> F32:
     last = recent[:, :LAST]
     known = inside & (last != unknown)
     found[:, 4] = ((last[:, :, None] == last[:, None, :]) & known[:, :, None]).sum(1).max(1)
-    found[:, 5] = UNKNOWN_TWIN * windows.twins + (1 - UNKNOWN_TWIN) * windows.known_twins
+    found[:, 5] = windows.twins
     found[:, 6] = windows.run
     found[:, 7] = regularity(windows.gaps, windows.logs, windows.squares)
     return found
@@ -138,7 +134,7 @@ def sentence(name: str, value: float, windows: Windows, click: int) -> str:
     gaps_ms = [gap for gap in windows.gap_ms[click, : filled - 1].tolist() if gap >= 0]
     mean_ms = sum(gaps_ms) / max(1, len(gaps_ms))
     last = f"the last {filled} clicks"
-    gaps = int(windows.gaps[click])
+    gaps, twins = int(windows.gaps[click]), int(windows.twins[click])
     usual_s = np.exp(windows.logs[click] / max(1, gaps) / PER_NAT) / 1000
     return {
         "clicks": f"the items of {last} were not expected",
@@ -146,7 +142,7 @@ def sentence(name: str, value: float, windows: Windows, click: int) -> str:
         "regular gaps": f"{last} came at almost equal intervals of about {mean_ms / 1000:.3g} s",
         "rate": f"{last} came every {mean_ms / 1000:.3g} s",
         "one item": f"{value:.0f} of {last} were on one item",
-        "twins": f"{windows.twins[click]} clicks of the session repeat the click before within {TWIN_MS / 1000:.0f} s",
+        "twins": f"clicks of the session that repeat the click before within {TWIN_MS / 1000:.0f} s: {twins}",
         "category run": f"{value:.0f} clicks in a row were on different items of one category",
         "steady pace": f"{gaps} intervals between the clicks of the session were nearly equal, about {usual_s:.3g} s",
     }[name]

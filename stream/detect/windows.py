@@ -44,13 +44,13 @@ LISTS = (
 """Fields of a row, newest first, as in Windows. Entries of clicks that the user has not made are 0."""
 
 SESSION, RUN = Tensor("session_clicks", (), "int32"), Tensor("category_run", (), "int32")
-TWINS, KNOWN_TWINS = Tensor("session_twins", (), "int32"), Tensor("session_known_twins", (), "int32")
-GAPS, LOGS, SQUARES = (
+TWINS, GAPS, LOGS, SQUARES = (
+    Tensor("session_twins", (), "int32"),
     Tensor("gaps", (), "int32"),
     Tensor("gap_logs", (), "int64"),
     Tensor("gap_log_squares", (), "int64"),
 )
-SUMS = (SESSION, TWINS, KNOWN_TWINS, GAPS, LOGS, SQUARES)
+SUMS = (SESSION, TWINS, GAPS, LOGS, SQUARES)
 WINDOWS = (*LISTS, SESSION, RUN, *SUMS[1:])
 """Fields of a row: the lists, and sums over the session, as in Windows."""
 
@@ -72,8 +72,7 @@ class Windows(NamedTuple):
     gap_ms      (n, LAST) int32, time since the user's click before, NO_GAP before the first, LATE before a late one
     run         (n,) int64, clicks of the session on items of one category in a row, each on another item than the
                 LAST - 1 clicks before it
-    twins       (n,) int64, clicks of the session that repeat the click before within TWIN_MS, and
-    known_twins (n,) int64, how many of them are on items that the model knows
+    twins       (n,) int64, clicks of the session that repeat the click before within TWIN_MS
     gaps        (n,) int64, gaps of the session that are known, not counting the one before its first click
     logs        (n,) int64, sum of their `log_gap`, and
     squares     (n,) int64, sum of its squares
@@ -85,7 +84,6 @@ class Windows(NamedTuple):
     gap_ms: I32
     run: I64
     twins: I64
-    known_twins: I64
     gaps: I64
     logs: I64
     squares: I64
@@ -101,19 +99,6 @@ def log_gap(gap_ms: npt.NDArray[np.integer]) -> I64:
     """Convert gaps of any shape to whole numbers: log(ms + CLOCK_MS) in 1 / PER_NAT."""
     found: I64 = np.rint(np.log(np.maximum(gap_ms, 0) + CLOCK_MS) * PER_NAT).astype(np.int64)
     return found
-
-
-class Repeats(NamedTuple):
-    """How n clicks follow the click before of the same user.
-
-    begins  (n,) bool, the click does not go on with a run of items of one category
-    same    (n,) bool, it is on the same item; two unknown items count as the same
-    known   (n,) bool, the model knows its item
-    """
-
-    begins: Bools
-    same: Bools
-    known: Bools
 
 
 class Sequence:
@@ -174,7 +159,8 @@ def slide(
     item_nats: F64,
     event_nats: F32,
     gap_ms: I64,
-    repeats: Repeats,
+    begins: Bools,
+    same_item: Bools,
 ) -> Windows:
     """Add n clicks to the windows of their users' rows. Returns the windows after each click.
 
@@ -184,7 +170,8 @@ def slide(
     clicks_before  (n,) int64, number of earlier clicks of the user; 0 = the user begins (again)
     item_nats, event_nats  (n,) nats
     gap_ms         (n,) int64, NO_GAP before a user's first click, LATE before a late one
-    repeats        how the clicks follow the clicks before
+    begins         (n,) bool, the click does not go on with a run of items of one category
+    same_item      (n,) bool, it is on the item of the user's click before
     """
     sequence = Sequence(owner, len(rows))
     lists: list[npt.NDArray[Any]] = []
@@ -197,15 +184,15 @@ def slide(
         lists.append(windows)
     starts = (clicks_before == 0) | starts_session(gap_ms)
     real = ~starts & (gap_ms >= 0)  # the gap before a session's first click is not one of the session
-    twin = repeats.same & real & (gap_ms <= TWIN_MS)
+    twin = same_item & real & (gap_ms <= TWIN_MS)
     logs, ones = np.where(real, log_gap(gap_ms), 0), np.ones(len(starts), np.int64)
-    of_session = np.stack([ones, twin, twin & repeats.known, real, logs, logs**2], axis=1)
+    of_session = np.stack([ones, twin, real, logs, logs**2], axis=1)
     found: list[I64] = []
-    for fields, restarts, each in (((RUN,), starts | repeats.begins, ones[:, None]), (SUMS, starts, of_session)):
+    for fields, restarts, each in (((RUN,), starts | begins, ones[:, None]), (SUMS, starts, of_session)):
         earlier = np.stack([before[field.name] for field in fields], axis=1).astype(np.int64)
         sums, now = sequence.sums(earlier, restarts, each)
         for field, column in zip(fields, now.T, strict=True):
             rows[field.name] = np.where(rows["clicks"] > 0, column, 0)
         found += list(sums.T)
-    (items, events, between), (run, clicks, twins, known, count, total, squares) = lists, found
-    return Windows(np.minimum(clicks, LAST), items, events, between, run, twins, known, count, total, squares)
+    (items, events, between), (run, clicks, twins, count, total, squares) = lists, found
+    return Windows(np.minimum(clicks, LAST), items, events, between, run, twins, count, total, squares)

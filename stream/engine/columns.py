@@ -41,11 +41,11 @@ class Columns:
     hold        (n,) int8: 1 = exclude the item from the user's lists from now on, -1 = no longer exclude it,
                 0 = no change
     category    (n,) int32, code of the click's own category field; NO_CATEGORY = missing or unknown
+    names       hashes of the clicks' item ids and event types
     event_id    (n,) uint64, hash of the click's event id, NO_ID = none; None if no click has one
     life        (m,) intp, number of requests to forget the user before these clicks; None if there is no request
     requests    the requests to forget users
     asked       the requests for quiet among these clicks; None if there is none
-    names       the hashes of the names in the clicks; None where no row has to remember them, as in some benchmarks
     consent     (n,) uint8, the consent in each click, one of the values of triggers.memory; None if no click has one
     """
 
@@ -57,11 +57,11 @@ class Columns:
     event_type: I64
     hold: I8
     category: I32
+    names: Names
     event_id: Hashes | None = None
     life: Index | None = None
     requests: Requests = field(default_factory=dict)
     asked: Asked | None = None
-    names: Names | None = None
     consent: U8 | None = None
 
     def __len__(self) -> int:
@@ -93,11 +93,11 @@ class Columns:
             self.event_type[which],
             self.hold[which],
             self.category[which],
+            self.names.take(which),
             None if self.event_id is None else self.event_id[which],
             None if self.life is None else self.life[users],
             {user: which.searchsorted(at).tolist() for user, at in self.requests.items()},
             None if self.asked is None else self.asked.take(which, users),
-            None if self.names is None else self.names.take(which),
             None if self.consent is None else self.consent[which],
         )
 

@@ -159,8 +159,10 @@ class Engine:
         if np.count_nonzero(undecided):
             failed, repeated, decided = np.flatnonzero(not_finite), np.flatnonzero(again), np.flatnonzero(~undecided)
             its, steps = clicks.take(decided), steps.take(decided)
+        owner = clicks.owner[decided]
+        same = remember(before[PAST.name], rows, owner, its.names, steps.gap_ms, steps.clicks_before)
         evidence = Evidence(
-            clicks.owner[decided],
+            owner,
             steps.surprise,
             steps.event_surprise,
             its.event_type,
@@ -169,6 +171,7 @@ class Engine:
             its.time_ms,
             its.offset,
             steps.recent,
+            same,
         )
         asked = clicks.asked and clicks.asked._replace(before=clicks.asked.before[decided])
         kept = [self.arena.kept.get(partition, b"") for partition in found.partitions]
@@ -178,8 +181,6 @@ class Engine:
         forecast = None if graph is None else foresee(graph, evidence, track, before, rows)
         after = dict(zip(found.partitions, judged.kept, strict=True))
         track.write(rows)
-        if its.names is not None:
-            remember(before[PAST.name], rows, evidence.owner, its.names, evidence.gap_ms)
         of_click = found.partition[clicks.owner]
         latest = latest_times(found.partitions, of_click, times)
         batch = Batch(clicks.owners, found, before, clicks.life, clicks.requests, of_click, times, latest, decided)

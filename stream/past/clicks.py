@@ -22,6 +22,7 @@ I64 = npt.NDArray[np.int64]
 U16 = npt.NDArray[np.uint16]
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
 
 PAST = Tensor("past", (RECENT_ITEMS, 3), "uint32")
 """The field of a row, newest first: the item's hash, low and high half; then the event type's hash and the gap, 16 bits
@@ -74,16 +75,18 @@ def type_hashes(names: Sequence[str]) -> U16:
     return np.array([known[name] for name in names], np.uint16)
 
 
-def remember(before: U32, rows: Rows, owner: Index, names: Names, gap_ms: I64) -> None:
-    """Add n clicks to what the m rows of their users remember.
+def remember(before: U32, rows: Rows, owner: Index, names: Names, gap_ms: I64, clicks_before: I64) -> Bools:
+    """Add n clicks to what the m rows of their users remember. Returns (n,) whether each click is on the item of the
+    user's click before.
 
     before  (m, RECENT_ITEMS, 3) uint32, the field PAST of the rows before the batch
     rows    (m,) the rows after it: PAST is written, and `clicks` is read
     owner   (n,) intp, index of each click's user; the clicks of a user are in order
     gap_ms  (n,) int64, as in Past
+    clicks_before  (n,) int64, number of earlier clicks of the user; 0 = the user begins (again)
     """
     if not len(owner):
-        return
+        return np.zeros(0, np.bool_)
     entries = np.empty((len(owner), 3), np.uint32)
     entries[:, 0], entries[:, 1] = names.item & np.uint64(0xFFFFFFFF), names.item >> np.uint64(32)
     entries[:, 2] = names.event_type.astype(np.uint32) << np.uint32(16) | _codes(gap_ms)
@@ -98,15 +101,28 @@ def remember(before: U32, rows: Rows, owner: Index, names: Names, gap_ms: I64) -
     after[at >= rows["clicks"][:, None]] = 0  # a user who was forgotten within the batch has begun again
     rows[PAST.name] = after
 
+    its = names.item[by_user]
+    previous = np.append(np.uint64(0), its[:-1])
+    first = np.append(True, user[1:] != user[:-1])
+    previous[first] = _items(before[user[first], 0])
+    same = np.empty(len(owner), np.bool_)
+    same[by_user] = its == previous
+    return same & (clicks_before > 0)
+
 
 def past_of(row: np.void) -> Past:
     """What a row remembers."""
     entries = row[PAST.name][: int(row["clicks"])][::-1]
-    item = entries[:, 0].astype(np.uint64) | entries[:, 1].astype(np.uint64) << np.uint64(32)
+    item = _items(entries)
     event_type, code = (entries[:, 2] >> np.uint32(16)).astype(np.uint16), entries[:, 2] & np.uint32(0xFFFF)
     gap_ms = np.rint(np.expm1(code / PER_LOG)).astype(np.int64)
     gap_ms[code == NO_GAP_CODE], gap_ms[code == LATE_CODE] = NO_GAP, LATE
     return Past(Names(item, event_type), gap_ms)
+
+
+def _items(entries: U32) -> U64:
+    """The item hashes (k,) in entries (k, 3) of PAST."""
+    return entries[:, 0].astype(np.uint64) | entries[:, 1].astype(np.uint64) << np.uint64(32)
 
 
 def _codes(gap_ms: I64) -> U32:

@@ -2,7 +2,7 @@
 
     unknown event types  the model does not know the event type of the click
     unknown items        it does not know the items of the click and of the user's click before, in one session
-    twins                the click is on the same known item as the user's click before, within a second
+    twins                the click is on the same item as the user's click before, within a second
     alerts: STATISTIC    the click opens an episode, and this statistic is the strongest one
 
 The signs of a click depend only on it and on the user's earlier clicks.
@@ -39,14 +39,12 @@ def shown(seen: Evidence, unknown_item: int, unknown_type: int) -> npt.NDArray[n
 
     unknown_item, unknown_type  index of the unknown item and of the unknown event type
     """
-    item, previous = seen.recent[:, 0], seen.recent[:, 1]
+    unknown = seen.recent[:, :2] == unknown_item
     follows = (seen.gap_ms != NO_GAP) & (seen.gap_ms < SESSION_GAP_MS)
-    unknown = item == unknown_item
     signs = (seen.event_type == unknown_type).astype(np.int64)
-    signs |= (unknown & (previous == unknown_item) & follows).astype(np.int64) << 1
+    signs |= (unknown.all(1) & follows).astype(np.int64) << 1
     soon = (seen.gap_ms >= 0) & (seen.gap_ms <= TWIN_MS)
-    twin: npt.NDArray[np.bool_] = ~unknown & (item == previous) & soon
-    found: npt.NDArray[np.int64] = signs | (twin.astype(np.int64) << 2)
+    found: npt.NDArray[np.int64] = signs | ((seen.same_item & soon).astype(np.int64) << 2)
     return found
 
 

@@ -61,7 +61,7 @@ def evidence(count: int, seed: int = 0) -> Evidence:
         earlier.append(len(items[user]))
         items[user].insert(0, int(rng.integers(0, 9)))
         recent.append((items[user] + [-1] * RECENT_ITEMS)[:RECENT_ITEMS])
-    before = np.array(earlier, np.int64)
+    before, last = np.array(earlier, np.int64), np.array(recent, np.int32)
     gap_ms = np.where(before == 0, NO_GAP, rng.exponential(30_000, count).astype(np.int64))
     return Evidence(
         owner.astype(np.intp),
@@ -72,7 +72,8 @@ def evidence(count: int, seed: int = 0) -> Evidence:
         gap_ms,
         1_700_000_000_000 + np.arange(count) * 1_000,
         np.arange(count) + 5,
-        np.array(recent, np.int32),
+        last,
+        last[:, 0] == last[:, 1],
     )
 
 
@@ -126,7 +127,7 @@ def test_a_more_surprising_click_is_never_less_unusual(detector: Detector) -> No
         zeros = np.zeros(n, np.int64)
         seen = Evidence(
             np.arange(n), surprise, np.zeros(n, np.float32), zeros + event_type, zeros, zeros + NO_GAP, zeros + 1,
-            np.arange(n), recent,
+            np.arange(n), recent, np.zeros(n, np.bool_),
         )  # fmt: skip
         rows = np.zeros(n, row_dtype((), 0, detector.row_fields))
         before = {field.name: rows[field.name].copy() for field in detector.row_fields}

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from stream.detect.statistics import (
     NONE,
     STATISTICS,
+    begins_run,
     erlang,
     fill_class,
     regularity,
-    repeats,
     sentence,
     statistics,
 )
@@ -70,10 +70,10 @@ def observed(clicks: list[tuple[int, int, int]], cuts: list[int]) -> tuple[list[
         gap_ms = np.array([NO_GAP if e == 0 else gap for e, (_, _, gap) in zip(earlier, part, strict=True)], np.int64)
         last = np.array(recent, np.int32).reshape(-1, LAST)
         nats = np.array([item / 3 for _, item, _ in part], np.float64)
-        follows = repeats(last, CATEGORY)
         windows = slide(
-            before, rows, owner, np.array(earlier, np.int64), nats, nats.astype(np.float32) / 2, gap_ms, follows
-        )
+            before, rows, owner, np.array(earlier, np.int64), nats, nats.astype(np.float32) / 2, gap_ms,
+            begins_run(last, CATEGORY), last[:, 0] == last[:, 1],
+        )  # fmt: skip
         found += statistics(windows, last, ITEMS).tolist()
     return found, rows.tobytes()
 
@@ -104,8 +104,8 @@ def test_statistics_are_those_of_the_last_clicks(clicks: list[tuple[int, int, in
         assert its["event types"] == sum(round(item / 6 * PER_NAT) for item in items) / PER_NAT
         known = Counter(item for item in items if item != ITEMS)
         assert its["one item"] == max(known.values(), default=0)
-        twins = [a[0] for a, b in itertools.pairwise(every) if a[0] == b[0] and 0 <= a[1] <= TWIN_MS]
-        assert its["twins"] == len(twins) - 0.75 * twins.count(ITEMS)
+        twins = sum(a[0] == b[0] and 0 <= a[1] <= TWIN_MS for a, b in itertools.pairwise(every))
+        assert its["twins"] == twins
         for name, between in (("regular gaps", gaps), ("steady pace", [gap for _, gap in every[:-1]])):
             assert its[name] == pytest.approx(regular(between), rel=1e-5, abs=1e-5)
         assert (its["rate"] == NONE) == (not gaps)
@@ -169,7 +169,7 @@ def test_the_regularity_of_a_long_session_is_that_of_its_gaps() -> None:
 
 def sums(run: int, twins: int = 0, gaps: int = 0, logs: int = 0) -> list[np.ndarray]:
     """The sums of one click's session, as the last fields of Windows."""
-    values = [run, twins, twins, gaps, logs, logs * logs // max(1, gaps)]
+    values = [run, twins, gaps, logs, logs * logs // max(1, gaps)]
     return [np.array([value]) for value in values]
 
 
@@ -182,7 +182,7 @@ def test_every_statistic_has_a_sentence_with_its_figures() -> None:
     assert len(set(words.values())) == len(STATISTICS)
     assert words["rate"] == "the last 5 clicks came every 2 s"
     assert words["one item"] == "4 of the last 5 clicks were on one item"
-    assert words["twins"] == "6 clicks of the session repeat the click before within 1 s"
+    assert words["twins"] == "clicks of the session that repeat the click before within 1 s: 6"
     assert words["steady pace"] == "40 intervals between the clicks of the session were nearly equal, about 2.47 s"
     assert words["category run"] == "4 clicks in a row were on different items of one category"
 
@@ -213,6 +213,6 @@ def observed_gaps(gaps_ms: list[int]) -> dict[str, float]:
     zeros = np.zeros(n)
     windows = slide(
         before, rows, np.zeros(n, np.intp), np.arange(n), zeros, zeros.astype(np.float32), np.array(gaps_ms),
-        repeats(recent, CATEGORY),
+        begins_run(recent, CATEGORY), recent[:, 0] == recent[:, 1],
     )  # fmt: skip
     return dict(zip(STATISTICS, statistics(windows, recent, ITEMS)[-1].tolist(), strict=True))

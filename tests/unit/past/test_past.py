@@ -48,6 +48,17 @@ def row_of(engine: Engine, user: str) -> np.void:
     return row
 
 
+def twins(kept: list[Kept]) -> int:
+    """Clicks of the last session that repeat the item of the click before within a second."""
+    count = 0
+    for before, click in pairwise([None, *kept]):
+        if click.gap_ms == -1 or click.gap_ms >= 30 * 60_000:
+            count = 0
+        elif before.item == click.item and 0 <= click.gap_ms <= 1_000:
+            count += 1
+    return count
+
+
 def hashed(name: str) -> int:
     return xxhash.xxh3_64_intdigest(name.encode())
 
@@ -84,7 +95,9 @@ def test_a_row_remembers_the_last_clicks(model: Model, model_dir: Path, clicks: 
             ids[user].add(click.event_id)
         last_ms[user] = max(click.timestamp, last_ms[user])
     for user, want in kept.items():
-        past = past_of(row_of(engine, user))
+        row = row_of(engine, user)
+        past = past_of(row)
+        assert row["session_twins"] == twins(want)
         assert past.names.item.tolist() == [hashed(one.item) for one in want[-R:]]
         assert past.names.event_type.tolist() == [hashed(one.event_type) % 65536 for one in want[-R:]]
         assert past.gap_ms.tolist() == pytest.approx([one.gap_ms for one in want[-R:]], rel=3e-4)

@@ -10,6 +10,7 @@ from export.log.log import GAP_EDGES_MS, Vocabulary
 from export.model import calibrate
 from export.model.calibrate import calibrated, session_numbers, surprise_pools, whole_sessions
 from stream.detect.pvalue import Pools
+from stream.detect.statistics import STATISTICS
 from stream.detect.tail import Tail
 from stream.model.gaps import gap_bucket
 
@@ -47,6 +48,18 @@ def test_a_session_ends_after_half_an_hour_and_with_the_user() -> None:
     clicks = clicks_of(np.array([0, 0, 0, 1, 1]), np.array([0, 29, 59, 60, 61], np.int64) * minute)
     held_out = np.array([False, True, True, True, True])
     assert session_numbers(clicks, held_out).tolist() == [0, 1, 2, 2]
+
+
+@pytest.mark.parametrize(("items", "most"), [([0, 1], 0), ([0, 0], 3)])
+def test_new_items_are_told_from_each_other_when_repeats_are_counted(items: list[int], most: int) -> None:
+    """Sessions of four clicks at once: on two new items in turn no click repeats the one before, on one new item three
+    do. To the model both are clicks on its one unknown item."""
+    log = clicks_of(np.repeat(np.arange(200), 4), np.repeat(np.arange(200), 4) * 10**7)
+    clicks, log = log.with_items(np.full(800, 2, np.int32)), log.with_items(np.tile(items, 400).astype(np.int32))
+    vocabulary, none = Vocabulary(["i", "j"], ("view",), GAP_EDGES_MS), np.zeros(800, np.float32)
+    found = calibrated(none, none, clicks, np.ones(800, np.bool_), vocabulary, np.zeros(2, np.int64), log)
+    [scores] = [tail.scores for tail in found.behaviour.parts[STATISTICS.index("twins")]]
+    assert scores.max() == most
 
 
 def test_the_statistics_of_a_large_log_are_those_of_its_parts() -> None:
