@@ -167,7 +167,7 @@ class Oracle:
             self._alerts.end(user.kept, sessions.of[click["user_id"]], click, self.items, rates.corrected)
         opens = found.episode == offset
         led = f"alerts: {next(iter(found.statistics))}" if found.episode is not None and found.statistics else None
-        signs = self._signs(user.recent, click["event_type"], gap_ms)
+        signs = self._signs(user.recent, click["event_type"], gap_ms) | ({"twins"} if user.kept.twin else set())
         many = self.partitions[partition].click(user.seen, history == 0, signs, led, opens, click["timestamp"], offset)
         common = {
             "id": f"{topic}-{partition}-{offset}",
@@ -189,13 +189,10 @@ class Oracle:
         return Expected(decision, self._alert(common, click["event_type"], found, before), system)
 
     def _signs(self, recent: list[int], event_type: str, gap_ms: int) -> set[str]:
-        """The signs of a click but for alerts. recent: the user's last items, newest first, the click's included."""
+        """The signs of a click but for alerts and twins. recent: the last items, newest first, the click's included."""
         signs = set() if event_type in self.manifest["event_types"] else {"unknown event types"}
-        if len(recent) > 1 and gap_ms != -1 and gap_ms < 1_800_000 and recent[0] == recent[1]:
-            if recent[0] == len(self.items):
-                signs.add("unknown items")
-            elif 0 <= gap_ms <= 1_000:
-                signs.add("twins")
+        if len(recent) > 1 and gap_ms != -1 and gap_ms < 1_800_000 and recent[0] == recent[1] == len(self.items):
+            signs.add("unknown items")
         return signs
 
     def _system(self, topic: str, partition: int, offset: int, click: Event, event: Event) -> Event:

@@ -59,6 +59,7 @@ class Behaviour:
     run: int = 0
     twins: int = 0
     id: str = ""
+    twin: bool = False
     gap_logs: list[int] = field(default_factory=list)
     passed: int = 0
     episode: int = 0
@@ -134,9 +135,10 @@ class Alerts:
         kept.run = kept.run + 1 if self._runs_on(kept.items) and not starts else 1
         if starts:
             kept.twins, kept.gap_logs = 0, []
-        elif gap_ms >= 0:
+        kept.twin = 0 <= gap_ms <= 1000 and click["item_id"] == kept.id
+        if not starts and gap_ms >= 0:
             kept.gap_logs.append(self._log(gap_ms))
-            kept.twins += gap_ms <= 1000 and click["item_id"] == kept.id
+            kept.twins += kept.twin
         kept.id = click["item_id"]
         filled = min(kept.session, LAST)
         values = [float(np.float32(value)) for value in self._statistics(kept, filled)]
