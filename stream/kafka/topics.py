@@ -8,6 +8,7 @@ and then the whole transaction fails. So this module reads the limits, and the w
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
@@ -99,8 +100,10 @@ def record_limits(broker: str, topics: Topics, longest_row: int, config: KafkaCo
 def _check(admin: Admin, broker: str, topics: Topics, present: Mapping[str, int]) -> dict[str, int]:
     missing = [name for name in topics.names() if name not in present]
     if missing:
+        near = get_close_matches(missing[0], present.keys() - topics.names(), 1)
+        meant = f"did you mean {near[0]!r}? Else " if near else ""
         raise ConfigError(
-            f"no topic {', '.join(missing)} on {broker}; create what is missing with `eddy topics create "
+            f"no topic {', '.join(missing)} on {broker}; {meant}create what is missing with `eddy topics create "
             f"--broker {broker}`"
         )
     names = topics.names()

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AclOperation
@@ -135,6 +136,13 @@ def test_a_missing_topic_is_named_with_the_command_that_creates_it(
     with pytest.raises(ConfigError, match=rf"no topic {missing} on {BROKER}.*eddy topics create"):
         check_topics(BROKER, TOPICS)
     assert made.created == {}
+
+
+def test_a_mistyped_topic_is_refused_with_the_nearest_one_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`eddy topics create` would make a new topic, empty for ever."""
+    cluster(monkeypatch, {**whole(), "click-events": 4})
+    with pytest.raises(ConfigError, match=r"no topic click-evnets on .*; did you mean 'click-events'\? Else create"):
+        check_topics(BROKER, msgspec.structs.replace(TOPICS, clicks="click-evnets"))
 
 
 def test_a_worker_without_triggers_needs_no_topic_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
