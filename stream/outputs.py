@@ -25,16 +25,18 @@ OUTPUTS: dict[str, type[Struct]] = {
 }
 """Name of each output topic by default, without the prefix of the clicks topic -> what is on it."""
 
-IN_AVRO = ("recommendations", "anomalies", "system-alerts", "sessions")
-"""The outputs that have an Avro schema, because `eddy sink avro` copies them."""
+IN_AVRO = ("recommendations", "anomalies", "system-alerts", "sessions", "triggers")
+"""The outputs that `eddy sink` copies; they have an Avro schema, too. Dead letters are for `eddy dead-letters`, and
+verdicts for `eddy calibrate`."""
 
 EPOCH = datetime.fromtimestamp(0, UTC)
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 NAMESPACE = "eddy"
 
-TIMES = ("timestamp", "started")
-"""Fields that are ms since the epoch."""
+TIMES = ("timestamp", "started", "not_before")
+"""Fields that are ms since the epoch, or missing."""
 
+AVRO_TIME = {"type": "long", "logicalType": "timestamp-millis"}
 AVRO_TYPES = {str: "string", int: "long", float: "double"}
 
 
@@ -71,10 +73,11 @@ def _without_none(kind: Any) -> Any:
 
 def values(event: Struct, of: list[Column]) -> list[Any]:
     """The values of an event for its columns. Raises OverflowError if its time is after the year 9999."""
-    return [
-        EPOCH + timedelta(milliseconds=getattr(event, name)) if kind is datetime else getattr(event, name)
-        for name, kind, _ in of
-    ]
+    return [_at(getattr(event, name)) if kind is datetime else getattr(event, name) for name, kind, _ in of]
+
+
+def _at(time_ms: int | None) -> datetime | None:
+    return None if time_ms is None else EPOCH + timedelta(milliseconds=time_ms)
 
 
 def json_schema(name: str) -> dict[str, Any]:
@@ -116,6 +119,8 @@ def _avro(kind: Any) -> Any:
 
 
 def _avro_field(field: Any) -> dict[str, Any]:
-    kind = {"type": "long", "logicalType": "timestamp-millis"} if field.name in TIMES else _avro(field.type)
+    kind = _avro(field.type)
+    if field.name in TIMES:
+        kind = AVRO_TIME if kind == "long" else ["null", AVRO_TIME]
     default = {} if field.default is NODEFAULT else {"default": field.default}
     return {"name": field.name, "type": kind, **default}

@@ -22,6 +22,7 @@ from tests.oracle_alerts import NAMES, Alerts, Behaviour, Found
 from tests.oracle_population import SIGNS, Partition, Seen
 from tests.oracle_rates import Rates
 from tests.oracle_sessions import Session, Sessions
+from tests.oracle_triggers import Triggers
 
 RECENT = 16
 DAY_MS = 86_400_000
@@ -100,6 +101,7 @@ class Oracle:
         self.partitions: defaultdict[int, Partition] = defaultdict(Partition)
         self.rates: defaultdict[int, Rates] = defaultdict(lambda: Rates(self._alerts.held_out))
         self.sessions: dict[int, Sessions] = {}
+        self.triggers: dict[int, Triggers] = {}  # for the rows, if the worker has rules; whoever asks must keep them
 
     def decide(
         self, topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None
@@ -319,6 +321,9 @@ class Oracle:
                 row["session_forecast"], row["ahead_sessions"] = user.counts.told, user.counts.sessions
                 row["ahead_types"] = user.counts.types
             row["past"][: len(user.past)] = user.past
+            if partition in self.triggers:
+                kept = self.triggers[partition].kept(name)
+                row["trigger_hashes"], row["trigger_times_s"], row["consent"] = kept
             key, data = name.encode(), row.tobytes()[8:]
             data += bytes(-len(data) % 8)
             data += b"".join(xxhash.xxh3_64(text.encode()).digest()[::-1] for text in user.event_ids)

@@ -46,12 +46,24 @@ class Triggers:
     def __init__(self, prefix: str, rules: list[Rule], forget_ms: int) -> None:
         """prefix: "topic-partition-" """
         self._prefix, self._rules, self._forget_ms = prefix, rules, forget_ms
+        self._away = {str(rule["name"]) for rule in rules if rule["kind"] == "away"}
+        self._waiting: set[str] = set()  # users whose session has not ended, or who are not away by each rule
         self.users: dict[str, User] = {}
         self.events: list[Event] = []
         self.now_ms = 0
 
     def forget(self, name: str) -> None:
         self.users.pop(name, None)
+        self._waiting.discard(name)
+
+    def kept(self, name: str) -> tuple[list[int], list[int], int]:
+        """What the user's row has: hashes of the rules with a cooldown, times of their last triggers, the consent."""
+        user = self.users[name]
+        needed = {rule["name"] for rule in self._rules if rule["cooldown"] > rule.get("after", 0)}
+        hashes = {key: int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "little") for key in needed}
+        pairs = sorted((hashes[key], ms // 1000) for key, ms in user.fired_ms.items() if key in needed)
+        pairs += [(0, 0)] * (8 - len(pairs))
+        return [one[0] for one in pairs], [one[1] for one in pairs], {None: 0, False: 1, True: 2}[user.consent]
 
     def rest(self) -> None:
         if any(not user.ended for user in self.users.values()):
@@ -84,6 +96,7 @@ class Triggers:
         elif user.ended:
             user.revision += 1
         user.ended, user.seen_ms, user.away = False, self.now_ms, set()
+        self._waiting.add(name)
         user.clicks += 1
         user.last_ms, user.session_last_ms = max(user.last_ms, time_ms), max(user.session_last_ms, time_ms)
         user.recent = [item, *user.recent][:16]
@@ -101,7 +114,8 @@ class Triggers:
     def _pass(self, own: str | None, starts: bool) -> None:
         """The partition's time has moved on. own: the user of the click that did it. starts: it starts a session"""
         due: list[tuple[int, int, str, str, Rule]] = []
-        for name, user in self.users.items():
+        for name in list(self._waiting):
+            user = self.users[name]
             if not user.ended and (user.due_ms <= self.now_ms or (name == own and starts)):
                 user.ended = True
                 ends = [rule for rule in self._rules if rule["kind"] == "abandoned"]
@@ -112,6 +126,8 @@ class Triggers:
                     if user.clicks and away_ms // HOUR_MS <= self.now_ms // HOUR_MS:
                         user.away.add(rule["name"])
                         due.append((away_ms, user.offset, rule["name"], name, rule))
+            if user.ended and user.away == self._away:
+                self._waiting.remove(name)
         for time_ms, offset, _, name, rule in sorted(due, key=lambda one: one[:3]):
             user = self.users[name]
             id_ = f"{self._prefix}{offset}-end" + (f"-{user.revision}" if user.revision else "")

@@ -8,6 +8,7 @@ time, one call of each graph, rows as dictionaries. The loop repeats its one row
 
 import itertools
 import json
+import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +16,15 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from bench.chaos.traffic import Sent
-from tests.oracle import POSITION, Event, Oracle, event_name
+from tests.oracle import DAY_MS, POSITION, Event, Oracle, event_name, read
+from tests.oracle_triggers import Rule, Triggers
 
 LISTS_EVERY = 50
 """The loop makes the list of one click in so many: it costs more than all the rest."""
 
 SHOWN = 5
+FORGET_MS = 90 * DAY_MS
+UNKNOWN = "unknown"
 
 
 class Message(Protocol):
@@ -47,6 +51,7 @@ class Topics(NamedTuple):
     alerts: Sequence[Message]
     system_alerts: Sequence[Message]
     sessions: Sequence[Message]
+    triggers: Sequence[Message]
     letters: Sequence[Message]
     changelog: Sequence[Message]
     committed: Mapping[int, int]
@@ -78,11 +83,13 @@ class Checker:
 
     model, topic  the model directory and the name of the clicks topic
     k             the workers' --k
+    triggers      the text of the workers' --triggers
     """
 
-    def __init__(self, model: Path, topic: str, k: int) -> None:
+    def __init__(self, model: Path, topic: str, k: int, triggers: str) -> None:
         self._oracle = Oracle(model, k=k, lists_every=LISTS_EVERY)
-        self._topic = topic
+        self._topic, self._rules = topic, rules(triggers)
+        self._items = frozenset(self._oracle.items)
         self._next: Counter[int] = Counter()
         self._decisions: dict[str, Event] = {}
         self._alerts: dict[str, Event] = {}
@@ -128,6 +135,14 @@ class Checker:
         if expected.alert is not None:
             self._alerts[id_] = expected.alert
         self._system.update((event_name(event), event) for event in expected.system)
+        click = read(one.key, one.value)
+        assert click is not None
+        if partition not in self._oracle.triggers:
+            self._oracle.triggers[partition] = Triggers(f"{self._topic}-{partition}-", self._rules, FORGET_MS)
+        known = click["item_id"] if click["item_id"] in self._items else UNKNOWN
+        self._oracle.triggers[partition].click(
+            click["user_id"], offset, click["timestamp"], click["event_type"], known, None, click.get("consent")
+        )
 
     # -- comparisons --------------------------------------------------------------------------------------------------
 
@@ -135,12 +150,14 @@ class Checker:
         """Compare all topics of a group of workers with what is expected."""
         found = Found()
         found.counts["decisions"] = len(topics.decisions)
+        found.counts["session events"], found.counts["triggers"] = len(topics.sessions), len(topics.triggers)
         self._events(found, "clicks", topics.decisions, self._decisions, lambda event, due: _same(event, due))
         self._events(found, "alerts", topics.alerts, self._alerts, lambda event, due: _same(event, due))
         system = topics.system_alerts
         self._events(found, "system alerts", system, self._system, lambda event, due: _same(event, due))
         sessions = {event_name(event): event for event in self._oracle.session_events()}
         self._events(found, "sessions", topics.sessions, sessions, lambda event, due: _same(event, due))
+        self._events(found, "triggers", topics.triggers, self._triggers(), _same_trigger)
         self._events(found, "dead letters", topics.letters, self._letters, lambda event, due: event["reason"] == due)
         found.wrong("users whose decisions are out of order", self._out_of_order(topics.decisions))
         behind = {p: (topics.committed.get(p), end) for p, end in topics.ends.items() if topics.committed.get(p) != end}
@@ -168,6 +185,14 @@ class Checker:
             [at for at in different if at not in forgotten or (at in rows and at in others)],
         )
         return found
+
+    def _triggers(self) -> dict[str, Event]:
+        """The triggers so far. Those after a click have the list of its decision, where the loop has made it."""
+        events = [dict(event) for _, loop in sorted(self._oracle.triggers.items()) for event in loop.events]
+        for event in events:
+            about = self._decisions.get(event["id"].partition(":")[0], {})
+            event.update({"items": about["items"]} if "items" in about else {})
+        return {event_name(event): event for event in events}
 
     def _events(
         self,
@@ -249,3 +274,20 @@ def _same(event: Event, due: object) -> bool:
     """True if an event has the expected values in every field that the loop has made."""
     assert isinstance(due, dict)
     return {name: event.get(name) for name in due} == due
+
+
+def _same_trigger(event: Event, due: object) -> bool:
+    """As `_same`; the loop has made the begin of the reason only, and does not know the names of all items."""
+    assert isinstance(due, dict)
+    reason = str(event.get("reason"))
+    return _same(event, due | {"reason": reason}) and reason.startswith(due["reason"].removesuffix(UNKNOWN))
+
+
+def rules(text: str) -> list[Rule]:
+    """The rules of a file of --triggers as the plain loop takes them, with times in ms."""
+    units = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+    default: Rule = {"consent": False, "control": 0.0, "without": []}
+    found = [default | one for one in tomllib.loads(text)["trigger"]]
+    for one in found:
+        one |= {key: int(one[key][:-1]) * units[one[key][-1]] for key in ("after", "cooldown") if key in one}
+    return found

@@ -14,7 +14,7 @@ from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
 from bench.chaos.check import Checker, Found, Topics, surplus
 from bench.chaos.cluster import Cluster
 from bench.chaos.faults import FIRST, Done, Fault, Hand
-from bench.chaos.traffic import Traffic
+from bench.chaos.traffic import TRIGGERS, Traffic
 from bench.chaos.watch import Watch, longest_pauses
 from bench.chaos.workers import K, RunFailed, Supervisor
 from bench.readers import progress, read_topic
@@ -34,7 +34,7 @@ SQUEEZE = {"segment.ms": "200", "min.cleanable.dirty.ratio": "0.001"}
 
 def names(group: str) -> Names:
     """The topics of a group; all groups read the same clicks."""
-    words = ("recommendations", "anomalies", "dead", "states", "system", "sessions")
+    words = ("recommendations", "anomalies", "dead", "states", "system", "sessions", "triggers")
     return Names(CLICKS, *(f"{group}-{word}" for word in words))
 
 
@@ -54,7 +54,9 @@ class Run:
 
     def __post_init__(self) -> None:
         self.traffic = Traffic(self.cluster.direct, CLICKS, self.seed, self.rate)
-        self._checker = Checker(self.model, CLICKS, K)
+        self._checker = Checker(self.model, CLICKS, K, TRIGGERS)
+        self._triggers = self.logs / "triggers.toml"
+        self._triggers.write_text(TRIGGERS)
 
     def disturbed(self, schedule: list[Fault], each: Callable[[Done], None]) -> dict[str, Any]:
         """Do the faults under load, then let the workers decide everything and stop. Returns the pauses by kind.
@@ -151,7 +153,7 @@ class Run:
 
     def _supervisor(self, logs: str, group: str | None = None) -> Supervisor:
         group = group or logs
-        return Supervisor(self.cluster.address, self.model, group, names(group), self.logs / logs)
+        return Supervisor(self.cluster.address, self.model, group, names(group), self._triggers, self.logs / logs)
 
     def _nudge(self) -> None:
         for partition in range(PARTITIONS):
@@ -181,7 +183,8 @@ class Run:
             ends = {at.partition: consumer.get_watermark_offsets(at, timeout=30)[1] for at in where}
         finally:
             consumer.close()
-        written = (topics.recommendations, topics.anomalies, topics.system_alerts, topics.sessions, topics.dead_letters)
+        written = (topics.recommendations, topics.anomalies, topics.system_alerts, topics.sessions, topics.triggers)
+        written += (topics.dead_letters,)
         return Topics(*(read_topic(broker, name) for name in (CLICKS, *written, topics.changelog)), committed, ends)
 
     def keep_sent(self) -> None:

@@ -3,7 +3,8 @@
 A tenth of the messages is not a valid click; the generator knows the reason that the dead letter must have
 (docs/events.md). The times of the clicks are ten minutes apart on average and jump back now and then, so some
 users are forgotten within a run. Now and then a bot clicks one item a dozen times, so that there
-are alerts. The same seed gives the same messages; only the speed of sending differs.
+are alerts. Some clicks give or take the user's consent, and the workers have rules for triggers of
+each kind. The same seed gives the same messages; only the speed of sending differs.
 """
 
 import json
@@ -22,6 +23,30 @@ LONGEST_MESSAGE = 4_096
 
 ITEMS, EVENT_TYPES = [f"i{n}" for n in range(300)], ["view", "cart", "purchase"]
 BAD_SHARE, BOT_SHARE, BOT_CLICKS = 0.1, 0.01, 12
+
+TRIGGERS = """
+[[trigger]]
+name = "cart"
+kind = "abandoned"
+has = ["cart"]
+without = ["purchase"]
+cooldown = "3d"
+consent = true
+control = 0.3
+
+[[trigger]]
+name = "back"
+kind = "away"
+after = "1d"
+cooldown = "4d"
+
+[[trigger]]
+name = "more"
+kind = "after"
+events = ["purchase"]
+cooldown = "1d"
+"""
+"""The workers' --triggers."""
 
 
 class Sent(NamedTuple):
@@ -52,6 +77,8 @@ def messages(seed: int) -> Iterator[Sent]:
             "timestamp": now_ms - late_ms,
             "n": n,
         }
+        if n % 3 == 0:
+            click["consent"] = n % 5 > 0
         if rng.random() < BAD_SHARE:
             yield bad(rng, n, click)
         else:

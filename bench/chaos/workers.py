@@ -76,13 +76,14 @@ class Supervisor:
     due    (monotonic time, action) for `tend` to do later
     """
 
-    def __init__(self, broker: str, model: Path, group: str, topics: Topics, logs: Path) -> None:
+    def __init__(self, broker: str, model: Path, group: str, topics: Topics, triggers: Path, logs: Path) -> None:
         named = [
             ("--" + name.replace("_", "-") + "-topic", topic) for name, topic in msgspec.structs.asdict(topics).items()
         ]
         self._command = eddy_command(
             *("worker", "--model", model, "--broker", broker, "--group", group, "--device", "cpu", "--k", K),
             *("--session-timeout-s", SESSION_S, "--hang-s", HANG_S, "--max-message-bytes", LONGEST_MESSAGE),
+            *("--triggers", triggers),
             *(word for pair in named for word in pair),
         )
         self._logs = logs

@@ -9,6 +9,7 @@ user only if all partitions in question were looked in.
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -76,13 +77,15 @@ class Open:
 class Desk:
     """Answers requests. Every method is called in the event loop of the HTTP port.
 
-    It makes an answer there: a different thread would add two hand-overs, and each may wait for the GIL.
+    It makes an answer there: a different thread would add two hand-overs, and each may wait for the GIL. What takes a
+    core for longer, or waits for Kafka, runs in a thread, one at a time; other requests are answered meanwhile.
 
     open  None until the worker has loaded its model and joins the group
     """
 
     def __init__(self) -> None:
         self.open: Open | None = None
+        self._one_at_a_time = asyncio.Lock()
 
     def opened(self) -> Open:
         """Raises Unanswered while the worker starts, and while Kafka does not answer.
@@ -109,16 +112,17 @@ class Desk:
         needed = open_.partitioner.partitions_of(key)
         new_if_in = None if forwarded else needed
         found = open_.users.recommendations(user, asked, new_if_in)
-        if found.answer is not None:
-            return found.answer
-        if forwarded:
-            return found.partitions
-        answer = await open_.workers.ask(path, query, needed - found.partitions)
-        if answer is not None:
-            return answer
-        new = open_.users.recommendations(user, asked, frozenset()).answer
-        assert new is not None
-        return new
+        if found.answer is None:
+            if forwarded:
+                return found.partitions
+            answer = await open_.workers.ask(path, query, needed - found.partitions)
+            if answer is not None:
+                return answer
+            found = open_.users.recommendations(user, asked, frozenset())
+            assert found.answer is not None
+        if found.because is not None:
+            found.answer["because"] = await self._in_thread(found.because)
+        return found.answer
 
     async def state(
         self, id_: str, k: int, path: str, query: str, forwarded: bool
@@ -171,7 +175,15 @@ class Desk:
     async def forget(self, id_: str) -> int:
         """Write a request to forget a user. Returns to how many partitions it was written."""
         open_, _, key = self._user(id_)
-        return await asyncio.to_thread(open_.forget, key)
+        return await self._in_thread(partial(open_.forget, key))
+
+    async def similar(self, item: str, k: int) -> dict[str, Any]:
+        """The items that are similar to one, as `Similar.of`."""
+        return await self._in_thread(partial(self.opened().similar.of, item, k))
+
+    async def _in_thread(self, answer: Callable[[], T]) -> T:
+        async with self._one_at_a_time:
+            return await asyncio.to_thread(answer)
 
     def _user(self, id_: str) -> tuple[Open, bytes, bytes]:
         """The user with this id, as rows have it, and the message key. Raises Unanswered."""

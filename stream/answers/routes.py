@@ -4,7 +4,6 @@ Each answer is a JSON object; an error is one with `error`. A request that comes
 the header Eddy-Forwarded, and is not passed on again.
 """
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -33,7 +32,6 @@ OFF = "this worker answers no requests; start it with --http-answers"
 def answer_routes(desk: Desk, token: Token, display: Display) -> Sequence[web.AbstractRouteDef]:
     """The routes of a worker that answers, for Server."""
     meter, streams = display.meter, Streams(display.alerts)
-    one_at_a_time = asyncio.Lock()  # of what takes a core for longer, or waits for Kafka
 
     async def recommendations(request: web.Request) -> tuple[int, Body]:
         asked = read(_query(request), desk.opened().k)
@@ -44,17 +42,13 @@ def answer_routes(desk: Desk, token: Token, display: Display) -> Sequence[web.Ab
         return _found(await desk.state(_id(request), k, *_passed_on(request)))
 
     async def similar(request: web.Request) -> tuple[int, Body]:
-        open_ = desk.opened()
-        k = read(_query(request), open_.k, ("k",)).k
-        async with one_at_a_time:
-            return 200, await asyncio.to_thread(open_.similar.of, _id(request), k)
+        k = read(_query(request), desk.opened().k, ("k",)).k
+        return 200, await desk.similar(_id(request), k)
 
     async def forget(request: web.Request) -> tuple[int, Body]:
         token.check(request.headers.get("Authorization"))
         read(_query(request), 1, ())
-        async with one_at_a_time:
-            partitions = await desk.forget(_id(request))
-        return 202, {"user_id": _id(request), "partitions": partitions}
+        return 202, {"user_id": _id(request), "partitions": await desk.forget(_id(request))}
 
     async def anomalies(request: web.Request) -> tuple[int, Body]:
         id_, limit = read_alerts(_query(request))

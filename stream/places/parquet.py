@@ -38,6 +38,7 @@ TYPES: dict[Any, Any] = {
     list[int]: pa.list_(pa.int64()),
     list[float]: pa.list_(pa.float64()),
     dict[str, float]: pa.map_(pa.string(), pa.float64()),
+    dict[str, int]: pa.map_(pa.string(), pa.int64()),
     list[Expected]: pa.list_(pa.struct([("item_id", pa.string()), ("probability", pa.float64())])),
 }
 """Type of a column's values -> its Arrow type."""
@@ -158,7 +159,7 @@ def _arrow(events: Iterable[Event], of: list[Column]) -> Any:
 def _value(value: Any, kind: Any) -> Any:
     if value is None:
         return None
-    if kind == dict[str, float]:
+    if kind in (dict[str, float], dict[str, int]):
         return list(value.items())
     return msgspec.to_builtins(value) if kind == list[Expected] else value
 

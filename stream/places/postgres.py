@@ -3,6 +3,8 @@
     eddy_recommendations  one row per user: the latest recommendation
     eddy_anomalies        one row per alert
     eddy_system_alerts    one row per alert on many users
+    eddy_sessions         one row per begin and end of a session
+    eddy_triggers         one row per trigger
     eddy_offsets          (topic, partition) -> offset of the next message to read
 
 The columns are the fields of the events, and `timestamp` is a timestamptz. Nothing is ever dropped or emptied.
@@ -28,6 +30,8 @@ PRIMARY = {
     "recommendations": ("user_id",),
     "anomalies": ("id",),
     "system-alerts": ("id", "sign", "phase"),  # alerts with different signs can have the same id
+    "sessions": ("id", "phase", "revision"),  # a late click goes on with a session that has ended
+    "triggers": ("id",),
 }
 """Output -> what a row of its table is found by."""
 
@@ -40,6 +44,7 @@ TYPES: dict[Any, str] = {
     list[int]: "bigint[]",
     list[float]: "double precision[]",
     dict[str, float]: "jsonb",
+    dict[str, int]: "jsonb",
     list[Expected]: "jsonb",
 }
 """Type of a column's values -> its type in PostgreSQL."""

@@ -3,6 +3,8 @@
     eddy:recs:USER              the latest recommendation (JSON)
     eddy:alerts:USER            the latest alert on the user
     eddy:system:PARTITION SIGN  the latest alert on many users
+    eddy:sessions:USER          the latest begin or end of a session
+    eddy:triggers:RULE USER     the latest trigger of a rule
     eddy:offsets:TOPIC          a hash: partition -> offset of the next message to read
 
 Redis runs a script as a whole, and writes it as a whole into its append-only file and to its replicas.
@@ -22,7 +24,13 @@ from stream.events import Partition
 from stream.places.sink import Away, Moved, Part, latest
 from stream.places.url import Url
 
-WORDS = {"recommendations": "recs", "anomalies": "alerts", "system-alerts": "system"}
+WORDS = {
+    "recommendations": "recs",
+    "anomalies": "alerts",
+    "system-alerts": "system",
+    "sessions": "sessions",
+    "triggers": "triggers",
+}
 """Output -> the word in its keys."""
 
 WRITE = """

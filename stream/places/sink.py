@@ -11,8 +11,9 @@ from typing import NamedTuple, Protocol
 
 from stream.errors import EddyError
 from stream.events import Anomaly, Partition, Recommendation, Session, SystemAlert
+from stream.trigger import Trigger
 
-Event = Recommendation | Anomaly | SystemAlert | Session
+Event = Recommendation | Anomaly | SystemAlert | Session | Trigger
 
 
 class Part(NamedTuple):
@@ -77,8 +78,10 @@ class Sink(Protocol):
 
 
 def subject(event: Event) -> str:
-    """Whom an event is about: the user, or the partition and the sign, as in the message's key."""
-    return f"{event.partition} {event.sign}" if isinstance(event, SystemAlert) else event.user_id
+    """What an event replaces an earlier one of: the user, the rule and the user, or the partition and the sign."""
+    if isinstance(event, SystemAlert):
+        return f"{event.partition} {event.sign}"
+    return f"{event.rule} {event.user_id}" if isinstance(event, Trigger) else event.user_id
 
 
 def latest(events: Iterable[Event]) -> dict[str, int]:

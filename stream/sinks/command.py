@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import sys
-from functools import partial
 from pathlib import Path
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,7 @@ SERVER_ROWS = 2_000
 
 @click.group()
 def sink() -> None:
-    """Copy recommendations and alerts from Kafka to Redis, PostgreSQL, Parquet files or topics in Avro.
+    """Copy recommendations, alerts, sessions and triggers from Kafka to Redis, PostgreSQL, Parquet files or Avro.
 
     The offset of each partition is stored with the data, so that nothing is written twice or left out, also if the
     process is killed. Start one process for each place. docs/sinks.md has the keys, tables, files and topics.
@@ -58,7 +57,8 @@ def sink() -> None:
 def to_redis(ctx: click.Context, /, url: str, prefix: str, ttl_s: int, **given: Any) -> None:
     """Keep the latest recommendation and the latest alert of each user in Redis.
 
-    The keys are eddy:recs:USER and eddy:alerts:USER; the value is the message as it is on the topic.
+    The keys are eddy:recs:USER and eddy:alerts:USER; with --topics also eddy:sessions:USER and eddy:triggers:RULE USER.
+    The value is the message as it is on the topic.
 
     \b
     Examples:
@@ -86,6 +86,7 @@ def to_postgres(ctx: click.Context, /, url: str | None, prefix: str, create: boo
     Examples:
       eddy sink postgres --ddl
       eddy sink postgres --url postgresql://eddy@localhost/shop --create
+      eddy sink postgres --url postgresql://eddy@localhost/shop --create --topics sessions,triggers
     """
     from stream.places import postgres
 
@@ -136,7 +137,7 @@ def to_parquet(directory: Path, every_s: float, rows: int, **given: Any) -> None
     is_flag=True,
     help="Create the topics that are missing, with the partitions and the retention of their sources.",
 )
-@partial(sink_options, known=IN_AVRO)
+@sink_options
 def to_avro(schema_registry: str, suffix: str, create: bool, **given: Any) -> None:
     """Copy the messages to topics in Avro, with schemas in a Schema Registry.
 

@@ -1,6 +1,6 @@
 """The options that all commands of `eddy sink` share, and that of a server's URL."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -8,9 +8,7 @@ from click.core import ParameterSource
 
 from stream.errors import ConfigError
 from stream.ops.options import connection_options, setting_option, topic_option
-
-COPIED = ("recommendations", "anomalies", "system-alerts")
-"""The outputs that most sinks take. Dead letters are for `eddy dead-letters`, verdicts for `eddy calibrate`."""
+from stream.outputs import IN_AVRO
 
 URL_VARIABLE = "EDDY_SINK_URL"
 
@@ -18,34 +16,31 @@ Command = Callable[..., None]
 
 
 class _Outputs(click.ParamType):
-    """Names of outputs, separated by commas. known: those that a sink takes."""
+    """Names of outputs, separated by commas."""
 
     name = "names"
 
-    def __init__(self, known: Sequence[str]) -> None:
-        self._known = known
-
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         names = tuple(dict.fromkeys(filter(None, (word.strip() for word in str(value).split(",")))))
-        if not names or set(names) - set(self._known):
-            self.fail(f"{value!r} is not one or several of {','.join(self._known)}.", param, ctx)
+        if not names or set(names) - set(IN_AVRO):
+            self.fail(f"{value!r} is not one or several of {','.join(IN_AVRO)}.", param, ctx)
         return names
 
 
-def sink_options(command: Command, known: Sequence[str] = COPIED) -> Command:
-    """Add the options of all sinks; `copy` takes their values. known: names of the outputs that the sink takes."""
+def sink_options(command: Command) -> Command:
+    """Add the options of all sinks; `copy` takes their values."""
     options: tuple[Callable[[Command], Command], ...] = (
         click.option("--json", "as_json", is_flag=True, help="Print the figures at the end as one JSON object."),
         setting_option("log_format"),
         click.option("--once", is_flag=True, help="End when all is written that the topics hold at the start."),
-        *(topic_option(name.replace("-", "_")) for name in reversed(known)),
+        *(topic_option(name.replace("-", "_")) for name in reversed(IN_AVRO)),
         click.option(
             "--topics",
             "outputs",
-            type=_Outputs(known),
+            type=_Outputs(),
             default="recommendations,anomalies",
             show_default=True,
-            help=f"What to copy, of {','.join(known)}.",
+            help=f"What to copy, of {','.join(IN_AVRO)}.",
         ),
         connection_options,
     )

@@ -89,7 +89,8 @@ class Copying:
         topics, path = self.lane.topics, self.lane.directory / f"avro-{len(self.lane.workers)}.log"
         command = [sys.executable, "-m", "stream.ops.cli", "sink", "avro", "--broker", self.lane.broker, "--json"]
         command += ["--recommendations-topic", topics.recommendations, "--anomalies-topic", topics.anomalies]
-        command += ["--sessions-topic", topics.sessions, "--schema-registry", self.registry.url, *options]
+        command += ["--sessions-topic", topics.sessions, "--triggers-topic", topics.triggers]
+        command += ["--schema-registry", self.registry.url, *options]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         with path.open("wb") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
@@ -119,7 +120,7 @@ class Copying:
         for message in sorted(self.lane.read(topic), key=lambda m: (m.partition(), m.offset())):
             if message.value() != b"bad":
                 event = json.loads(message.value())
-                times = {name: at(event[name]) for name in ("timestamp", "started") if name in event}
+                times = {name: at(event[name]) for name in ("timestamp", "started", "not_before") if name in event}
                 of_key[message.key()].append((message.timestamp(), missing | event | times))
         copies: dict[Any, list[Any]] = defaultdict(list)
         for message, event in read(self.lane.broker, self.registry, f"{topic}-avro"):
@@ -155,7 +156,7 @@ def test_nothing_is_copied_twice_or_left_out_under_kill_9(copying: Copying) -> N
 
 
 def test_a_registry_that_is_away_is_waited_for_and_what_is_no_output_is_counted(copying: Copying) -> None:
-    """The subjects then have the published schemas. Sessions are copied, too. Deleted offsets end the process."""
+    """The subjects then have the published schemas. Sessions and triggers, too. Deleted offsets end the process."""
     lane, registry = copying.lane, copying.registry
     topics = lane.topics
     publish(lane, 50)
@@ -165,16 +166,17 @@ def test_a_registry_that_is_away_is_waited_for_and_what_is_no_output_is_counted(
     producer.produce(topics.sessions, json.dumps(session), b"u1", timestamp=time.time_ns() // 10**6 - 7_000)
     assert producer.flush(30) == 0
     registry.proxy.close()
-    both = ("--topics", "recommendations,sessions")
-    process = copying.start("--create", "--schema-registry", registry.by_proxy, *both)
+    three = ("--topics", "recommendations,sessions,triggers")
+    process = copying.start("--create", "--schema-registry", registry.by_proxy, *three)
     process.wait_for("does not answer, eddy sink waits for it")
     registry.proxy.listen()
     wait_until(lambda: copying.stored() > 0, f"it copies\n{process.log}")
     assert process.end(signal.SIGTERM) == 0
     ended = json.loads(process.log.splitlines()[-1])
-    assert ended["left_out"] + copying.once(*both)["left_out"] == 1
+    assert ended["left_out"] + copying.once(*three)["left_out"] == 1
     copying.assert_equal(topics.recommendations, MISSING)
     copying.assert_equal(topics.sessions, MISSING_OF_SESSION)
+    copying.assert_equal(topics.triggers, {"not_before": None})
     found = registry.client().get_latest_version(f"{topics.recommendations}-avro-value").schema.schema_str
     assert json.loads(found) == json.loads((ROOT / "docs" / "schemas" / "recommendations.avsc").read_text())
 

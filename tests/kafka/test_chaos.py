@@ -47,3 +47,4 @@ def test_twelve_random_faults_leave_no_trace(kafka: str, model: Path, tmp_path: 
     for when in ("before compaction", "after compaction"):
         assert figures[when]["decisions"] == figures[when]["clicks"] > 1_000
         assert figures[when]["rows"] > 100
+        assert figures[when]["session events"] > figures[when]["triggers"] > 100

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
@@ -35,7 +36,9 @@ class Sinks:
         }
         topics = lane.topics
         self.options = ["--broker", lane.broker, "--recommendations-topic", topics.recommendations]
-        self.options += ["--anomalies-topic", topics.anomalies, "--json"]
+        self.options += ["--anomalies-topic", topics.anomalies, "--sessions-topic", topics.sessions]
+        self.options += ["--triggers-topic", topics.triggers, "--json"]
+        self.options += ["--topics", "recommendations,anomalies,sessions,triggers"]
 
     def start(self, kind: str, *options: str) -> Worker:
         path = self.lane.directory / f"{kind}-{len(self.lane.workers)}.log"
@@ -58,9 +61,8 @@ class Sinks:
     def stored(self, kind: str) -> int:
         """The sum of the stored offsets."""
         if kind == "redis":
-            topics = self.lane.topics.recommendations, self.lane.topics.anomalies
-            offsets = (self.cache.client.hvals(f"{self.lane.name}:offsets:{topic}") for topic in topics)
-            return sum(int(offset) for of_topic in offsets for offset in of_topic)
+            keys = self.cache.client.keys(f"{self.lane.name}:offsets:*")
+            return sum(int(offset) for key in keys for offset in self.cache.client.hvals(key))
         if kind == "postgres":
             try:
                 [(found,)] = self.database.rows(f"SELECT coalesce(sum(next_offset), 0) FROM {self.lane.name}_offsets")
@@ -76,6 +78,11 @@ class Sinks:
     def wait_for_more(self, kind: str, before: int, process: Worker) -> None:
         wait_until(lambda: self.stored(kind) > before, f"{kind} writes\n{process.log}")
 
+    def in_redis(self, word: str) -> dict[str, Any]:
+        prefix = f"{self.lane.name}:{word}:"
+        keys = self.cache.client.keys(f"{prefix}*")
+        return {key.decode().removeprefix(prefix): json.loads(self.cache.client.get(key)) for key in keys}
+
     def parquet(self, topic: str) -> list[dict[str, Any]]:
         return [row for path in (self.history / topic).glob("*.parquet") for row in pl.read_parquet(path).to_dicts()]
 
@@ -83,24 +90,52 @@ class Sinks:
         """Each place holds exactly what a plain reader sees."""
         topics = self.lane.topics
         decisions = [json.loads(m.value()) for m in self.lane.read(topics.recommendations) if m.value() != b"bad"]
-        alerts = [json.loads(m.value()) for m in self.lane.read(topics.anomalies)]
+        alerts, sessions, triggers = (
+            [json.loads(m.value()) for m in self.lane.read(topic)]
+            for topic in (topics.anomalies, topics.sessions, topics.triggers)
+        )
         lists = {one["user_id"]: one for one in decisions}  # a user's messages are in one partition, in order
         assert decisions
         assert alerts
+        assert sessions
+        assert triggers
         if "redis" in kinds:
-            prefix = f"{self.lane.name}:recs:"
-            found = {
-                key.decode(): json.loads(self.cache.client.get(key)) for key in self.cache.client.keys(f"{prefix}*")
-            }
-            assert found == {f"{prefix}{user}": decision for user, decision in lists.items()}
+            assert self.in_redis("recs") == lists
+            assert self.in_redis("sessions") == {one["user_id"]: one for one in sessions}
+            assert self.in_redis("triggers") == {f"{one['rule']} {one['user_id']}": one for one in triggers}
         if "postgres" in kinds:
             rows = self.database.rows(f"SELECT user_id, id, items FROM {self.lane.name}_recommendations")
             assert sorted(rows) == sorted((user, one["id"], one["items"]) for user, one in lists.items())
             ids = self.database.rows(f"SELECT id FROM {self.lane.name}_anomalies")
             assert sorted(ids) == sorted((one["id"],) for one in alerts)
+            rows = self.database.rows(f"SELECT id, phase, revision, events FROM {self.lane.name}_sessions")
+            wanted = [(one["id"], one["phase"], one.get("revision", 0), one["events"]) for one in sessions]
+            assert sorted(rows, key=str) == sorted(wanted, key=str)
+            rows = self.database.rows(
+                f"SELECT id, items, extract(epoch FROM not_before)::int FROM {self.lane.name}_triggers"
+            )
+            assert sorted(rows, key=str) == sorted(
+                ((one["id"], one["items"], before(one)) for one in triggers), key=str
+            )
         if "parquet" in kinds:
             for topic, of_it in ((topics.recommendations, decisions), (topics.anomalies, alerts)):
                 assert sorted(row["id"] for row in self.parquet(topic)) == sorted(one["id"] for one in of_it)
+            found = [(row["id"], row["phase"], row["events"]) for row in self.parquet(topics.sessions)]
+            assert sorted(found, key=str) == sorted(
+                ((one["id"], one["phase"], one["events"]) for one in sessions), key=str
+            )
+            found = [(row["id"], row["not_before"]) for row in self.parquet(topics.triggers)]
+            times = {one["id"]: None if before(one) is None else at(one["not_before"]) for one in triggers}
+            assert sorted(found, key=str) == sorted(times.items(), key=str)
+
+
+def before(trigger: dict[str, Any]) -> int | None:
+    """The end of a trigger's quiet hours, s since the epoch."""
+    return trigger["not_before"] // 1000 if "not_before" in trigger else None
+
+
+def at(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)
 
 
 @pytest.fixture
@@ -109,7 +144,8 @@ def sinks(lane: Lane, redis_server: Redis, postgres_server: Postgres) -> Sinks:
 
 
 def publish(lane: Lane, count: int, seed: int = 0) -> None:
-    """Decisions and alerts in transactions, of which every third is rolled back; one message is no decision."""
+    """Decisions, alerts, begins and ends of sessions, and triggers in transactions, of which every third is rolled
+    back; one message is no decision."""
     rng = random.Random(seed)
     producer = Producer({"bootstrap.servers": lane.broker, "transactional.id": f"{lane.name}-{seed}", "log_level": 2})
     producer.init_transactions(30)
@@ -130,6 +166,17 @@ def publish(lane: Lane, count: int, seed: int = 0) -> None:
                 "threshold": 1e-4, "statistics": {"twins": 1e-5}, "pool": "4 clicks", "pool_size": 900, "expected": [],
             }  # fmt: skip
             producer.produce(lane.topics.anomalies, json.dumps(alert), f"u{user}", partition)
+        if n % 10 == 5:
+            of_user = {"user_id": f"u{user}", "model": "m/1", "timestamp": event["timestamp"]}
+            begin = {**of_user, "id": event["id"], "phase": "opened", "started": event["timestamp"], "clicks": 1}
+            end = {**begin, "phase": "closed", "clicks": 3, "revision": 2, "events": {"view": 2, "cart": 1}}
+            for session in (begin | {"events": {"view": 1}}, end):
+                producer.produce(lane.topics.sessions, json.dumps(session), f"u{user}", partition)
+            trigger = {
+                **of_user, "id": f"{event['id']}-end:cart", "rule": ("cart", "back")[n % 3 == 0], "kind": "abandoned",
+                "group": "treated", "items": ["i1", "i2"], "reason": "a session of 3 clicks has ended",
+            } | ({"not_before": 1_735_714_800_000} if n % 20 == 5 else {})  # fmt: skip
+            producer.produce(lane.topics.triggers, json.dumps(trigger), f"u{user}", partition)
         if n % 100 == 99:
             producer.flush(30)  # so that what is rolled back is on the topic
             producer.abort_transaction() if n % 300 == 199 else producer.commit_transaction()

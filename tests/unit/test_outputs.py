@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from stream.events import Anomaly, DeadLetter, Feedback, Recommendation, Session, SystemAlert
-from stream.outputs import IN_AVRO, OUTPUTS, avro_schema, json_schema
+from stream.outputs import IN_AVRO, OUTPUTS, avro_schema, columns, json_schema
+from stream.places import parquet, postgres, redis
 from stream.sinks.command import schema
 from stream.trigger import Trigger
 from tests.docs.blocks import ROOT
@@ -80,6 +81,10 @@ SESSION: dict[str, Any] = {
     "id": "c-0-1", "user_id": "u", "phase": "closed", "timestamp": 3, "started": 1, "clicks": 2,
     "events": {"view": 2}, "model": "m/1",
 }  # fmt: skip
+TRIGGER: dict[str, Any] = {
+    "id": "c-0-1:cart", "user_id": "u", "rule": "cart", "kind": "after", "timestamp": 1, "group": "treated",
+    "items": ["a"], "reason": "cart of a", "model": "m/1", "not_before": 1_735_689_602_600,
+}  # fmt: skip
 MISSING: dict[str, dict[str, Any]] = {
     "recommendations": {
         "propensities": None, "explored": None, "items_cut": 0, "superseded_by": None, "next": None, "leaves": None,
@@ -91,10 +96,26 @@ MISSING: dict[str, dict[str, Any]] = {
         "revision": 0, "unknown_events": 0, "p_value": None, "intent_first": None, "intent_highest": None,
         "intent_last": None, "returns_7d": None,
     },
+    "triggers": {},
 }  # fmt: skip
 
 
-MESSAGES = {"recommendations": DECISION, "anomalies": ALERT, "system-alerts": SYSTEM_ALERT, "sessions": SESSION}
+MESSAGES = {
+    "recommendations": DECISION,
+    "anomalies": ALERT,
+    "system-alerts": SYSTEM_ALERT,
+    "sessions": SESSION,
+    "triggers": TRIGGER,
+}
+
+
+def test_every_place_has_room_for_what_is_copied() -> None:
+    """Redis a key, PostgreSQL a primary key, and PostgreSQL and Parquet a type for each column."""
+    assert set(IN_AVRO) == redis.WORDS.keys() == postgres.PRIMARY.keys()
+    for name in IN_AVRO:
+        kinds = {column.kind for column in columns(OUTPUTS[name])}
+        assert kinds <= postgres.TYPES.keys()
+        assert kinds <= parquet.TYPES.keys()
 
 
 @pytest.mark.parametrize("name", IN_AVRO)
@@ -106,7 +127,7 @@ def test_a_message_is_the_same_in_avro(name: str) -> None:
     schemaless_writer(out, parsed, msgspec.to_builtins(event))
     out.seek(0)
     found = schemaless_reader(out, parsed, None)
-    times = {field: at(message[field]) for field in ("timestamp", "started") if field in message}
+    times = {field: at(message[field]) for field in ("timestamp", "started", "not_before") if field in message}
     assert found == message | MISSING[name] | times
 
 

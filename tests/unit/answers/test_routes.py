@@ -4,9 +4,11 @@ import json
 import random
 import socket
 import string
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -26,7 +28,9 @@ from stream.errors import ConfigError
 from stream.events import Click, Partition
 from stream.kafka.partitioners import KeySample, murmur2
 from stream.meter import Meter
-from stream.model.runtime import load_model
+from stream.model.runtime import I64, load_model
+from stream.past.because import Because
+from stream.past.clicks import Past
 from stream.web.display import Display
 from stream.web.files import page_routes
 from stream.web.health import Health
@@ -252,6 +256,39 @@ def test_a_worker_that_is_not_ready_says_so(running: Running) -> None:
     running.desk.open = None
     status, body = running.get("/v1/users/ann/recommendations")
     assert (status, "loads its model" in body["error"]) == (503, True)
+
+
+def test_other_requests_are_answered_while_reasons_are_computed(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also about the same user. The reasons are those of the list that they belong to, whatever the user does
+    meanwhile; a second request for reasons waits for the first."""
+    path = "/v1/users/ann/recommendations?k=3&because=2"
+    before, called, go_on, calls = running.get(path)[1], threading.Event(), threading.Event(), []
+    reasons = Because.of
+
+    def blocked(because: Because, past: Past, items: I64, most: int) -> list[list[dict[str, Any]]]:
+        calls.append(len(past.gap_ms))
+        called.set()
+        assert go_on.wait(30)
+        return reasons(because, past, items, most)
+
+    monkeypatch.setattr(Because, "of", blocked)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(running.get, path)
+        assert called.wait(10)
+        try:
+            run(running.engine, [Click("ann", "i40", START_MS + 60_000)], 3)
+            second = pool.submit(running.get, path)
+            now = running.get("/v1/users/ann/recommendations?k=3")[1]
+            assert running.get("/v1/users/17")[0] == 200
+            assert calls == [1]
+        finally:
+            go_on.set()
+        assert first.result(30) == (200, before)
+        assert {name: second.result(30)[1][name] for name in now} == now
+    assert now["last_click"] != before["last_click"]
+    assert calls == [1, 2]
 
 
 def test_a_request_of_a_worker_is_not_passed_on(running: Running) -> None:

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import pytest
 import xxhash
 
-from bench.chaos.check import Checker, Topics
+from bench.chaos.check import Checker, Topics, rules
 from bench.chaos.faults import FEWEST, FIRST, KINDS, MOST, Done, schedule
-from bench.chaos.traffic import Sent, messages
+from bench.chaos.traffic import TRIGGERS, Sent, messages
 from bench.chaos.watch import longest_pauses
-from tests.oracle import POSITION, Oracle
+from tests.oracle import DAY_MS, POSITION, Oracle
+from tests.oracle_triggers import Triggers
 
 COUNT, PARTITIONS, K = 300, 2, 5
 
@@ -49,13 +50,14 @@ class Case(NamedTuple):
     topics: dict[str, Any]
 
 
-TOPICS = ("clicks", "decisions", "alerts", "system_alerts", "sessions", "letters", "changelog")
+TOPICS = ("clicks", "decisions", "alerts", "system_alerts", "sessions", "triggers", "letters", "changelog")
 
 
 @pytest.fixture
 def case(model_dir: Path) -> Case:
     """A user's messages are all in one partition, and the changelog's rows are the plain loop's."""
     oracle = Oracle(model_dir, k=K)
+    oracle.triggers = {at: Triggers(f"clicks-{at}-", rules(TRIGGERS), 90 * DAY_MS) for at in range(PARTITIONS)}
     sent = list(itertools.islice(messages(7), COUNT))
     offsets: list[tuple[int, int] | None] = []
     ends = [0] * PARTITIONS
@@ -72,11 +74,20 @@ def case(model_dir: Path) -> Case:
             continue
         due = oracle.decide("clicks", partition, offset, one.key, one.value)
         assert due is not None
+        click = {"event_type": "view", "consent": None} | json.loads(one.value or b"")
+        item = click["item_id"] if click["item_id"] in oracle.items else "unknown"
+        oracle.triggers[partition].click(
+            click["user_id"], offset, click["timestamp"], click["event_type"], item, None, click["consent"]
+        )
         read["decisions"].append(Fake(partition, offset, one.key, json.dumps(due.decision).encode()))
         if due.alert is not None:
             read["alerts"].append(Fake(partition, offset, one.key, json.dumps(due.alert).encode()))
         read["system_alerts"] += [Fake(partition, offset, b"", json.dumps(event).encode()) for event in due.system]
     read["sessions"] = [Fake(0, 0, b"", json.dumps(event).encode()) for event in oracle.session_events()]
+    lists = {one["id"]: one["items"] for one in (json.loads(message.v or b"") for message in read["decisions"])}
+    for event in [event for loop in oracle.triggers.values() for event in loop.events]:
+        made = {"items": lists[event["id"].partition(":")[0]]} if event["kind"] == "after" else {}
+        read["triggers"].append(Fake(0, 0, b"", json.dumps(event | made).encode()))
     sums: list[list[int]] = [[] for _ in range(PARTITIONS)]
     for partition, key, row, _ in oracle.rows(99):
         read["changelog"].append(Fake(partition, 0, key, row))
@@ -89,7 +100,7 @@ def case(model_dir: Path) -> Case:
 
 def errors(model: Path, case: Case) -> list[str]:
     """The errors that the checker finds."""
-    checker = Checker(model, "clicks", K)
+    checker = Checker(model, "clicks", K, TRIGGERS)
     topics = Topics(**case.topics)
     found = checker.expect(case.sent, case.offsets, topics.clicks)
     found.add(checker.check(topics))
@@ -133,6 +144,10 @@ ERRORS: dict[str, Callable[[Case], object]] = {
     "sessions lost: 1": lambda case: case.topics["sessions"].pop(),
     "sessions twice: 1": lambda case: case.topics["sessions"].append(case.topics["sessions"][0]),
     "sessions different: 1": altered("sessions", 0, clicks=99),
+    "triggers lost: 1": lambda case: case.topics["triggers"].pop(),
+    "triggers twice: 1": lambda case: case.topics["triggers"].append(case.topics["triggers"][0]),
+    "triggers of nothing: 1": altered("triggers", 0, id="clicks-0-100000:cart"),
+    "triggers different: 1": altered("triggers", 0, group="neither"),
     "dead letters lost: 1": lambda case: case.topics["letters"].pop(),
     "dead letters twice: 1": lambda case: case.topics["letters"].append(case.topics["letters"][0]),
     "dead letters different: 1": altered("letters", 0, reason="other"),
@@ -162,6 +177,7 @@ def test_the_checker_finds_nothing_in_what_faultless_workers_leave(model_dir: Pa
     """The case has clicks, bad messages and alerts, and an offset that an idempotent producer did not learn."""
     case.offsets[5] = (0, -1)
     assert case.topics["alerts"]
+    assert {json.loads(one.v)["rule"] for one in case.topics["triggers"]} == {"cart", "back", "more"}
     assert errors(model_dir, case) == []
 
 

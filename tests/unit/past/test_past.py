@@ -108,8 +108,9 @@ def test_the_clicks_behind_a_list_are_those_without_which_it_is_less_likely(mode
     clicks = [Click("u", f"i{n * 7 % 50}", START_MS + n * 40_000, ("view", "cart")[n % 2]) for n in range(5)]
     whole = engine_of(model, model_dir)
     run(whole, clicks)
-    answer = Users(whole, lambda: {CLICKS: 0}).recommendations(b"u", Asked(4, because=16), None).answer
+    answer, _, because = Users(whole, lambda: {CLICKS: 0}).recommendations(b"u", Asked(4, because=16), None)
     assert answer is not None
+    assert because is not None
 
     def log_probs(engine: Engine) -> list[float]:
         row = row_of(engine, "u")
@@ -122,7 +123,7 @@ def test_the_clicks_behind_a_list_are_those_without_which_it_is_less_likely(mode
         without = engine_of(model, model_dir)
         run(without, clicks[:left_out] + clicks[left_out + 1 :])
         fall[left_out] = every - log_probs(without)
-    for at, named in enumerate(answer["because"]):
+    for at, named in enumerate(because()):
         found = {4 - one["clicks_ago"]: one for one in named}
         assert found.keys() == set(np.flatnonzero(fall[:, at] > 0).tolist())
         assert [one["nats"] for one in named] == sorted((one["nats"] for one in named), reverse=True)
@@ -136,9 +137,9 @@ def test_any_history_has_an_answer(model: Model, model_dir: Path, sent: list[str
     """A user without clicks has no reasons; one click, an unknown item and more clicks than a row has are no error."""
     engine = engine_of(model, model_dir)
     run(engine, [Click("u", item, START_MS + n * 1000, "wish") for n, item in enumerate(sent)])
-    answer = Users(engine, lambda: {CLICKS: 0}).recommendations(b"u", Asked(2, because=1), frozenset()).answer
-    assert answer is not None
-    assert [len(named) <= min(1, len(sent)) for named in answer["because"]] == [True, True]
-    for named in answer["because"]:
+    because = Users(engine, lambda: {CLICKS: 0}).recommendations(b"u", Asked(2, because=1), frozenset()).because
+    assert because is not None
+    assert [len(named) <= min(1, len(sent)) for named in because()] == [True, True]
+    for named in because():
         assert all(one["item_id"] == (sent[0] if sent[0] == "i3" else None) for one in named)
         assert all(one["event_type"] is None for one in named)
