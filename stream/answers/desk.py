@@ -121,7 +121,7 @@ class Desk:
             found = open_.users.recommendations(user, asked, frozenset())
             assert found.answer is not None
         if found.because is not None:
-            found.answer["because"] = await self._in_thread(found.because)
+            return found.answer | await self._in_thread(found.because)
         return found.answer
 
     async def state(

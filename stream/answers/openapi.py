@@ -38,10 +38,12 @@ def _said(schema: Schema, text: str) -> Schema:
     return {**schema, "description": text}
 
 
-REASON: dict[str, Schema] = {
+CLICK: dict[str, Schema] = {
     "item_id": _said(_or_null(TEXT), "Null = the model does not know it."),
     "event_type": _said(_or_null(TEXT), "Null = the model does not know it."),
     "clicks_ago": _said(WHOLE, "0 = the user's last click."),
+}
+REASON = CLICK | {
     "nats": _said(NUMBER, "Without the click, the log probability of the recommended item is so much lower."),
 }
 SCHEMAS: dict[str, Schema] = {
@@ -60,8 +62,13 @@ SCHEMAS: dict[str, Schema] = {
                 _list_of(_list_of(_object(REASON))),
                 "Only if asked for: for each item the last clicks that it comes from, the strongest first.",
             ),
+            "intent": _said(NUMBER, "Only with `because`, and if the model predicts it: as in the last decision."),
+            "intent_because": _said(
+                _list_of(_object(CLICK | {"without": _said(NUMBER, "The intent if the click had not been made.")})),
+                "Beside `intent`: the session's last clicks that it comes from, the strongest first.",
+            ),
         },
-        ("propensities", "explored", "because"),
+        ("propensities", "explored", "because", "intent", "intent_because"),
     ),
     "User": _object(
         {

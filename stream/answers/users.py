@@ -13,9 +13,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from msgspec import UNSET
 
 from stream.ahead.forecast import served_columns
+from stream.ahead.reasons import intent_without
 from stream.answers.asked import Asked
 from stream.detect.episodes import OPENED, UNUSUAL_MS
 from stream.detect.windows import ITEM_NATS, PER_NAT
@@ -42,13 +44,13 @@ class Found(NamedTuple):
 
     answer      JSON object; None = none of the partitions has a row of the user
     partitions  numbers of the partitions that this worker has, and whose rows it has read
-    because     computes the clicks that each item comes from, as `Because.of`, which takes many times as long as the
-                answer; any thread may call it. None = not asked for
+    because     computes what the answer has more: the clicks that each item comes from, and those that the intent comes
+                from. It takes many times as long as the answer; any thread may call it. None = not asked for
     """
 
     answer: dict[str, Any] | None
     partitions: frozenset[int]
-    because: Callable[[], list[list[dict[str, Any]]]] | None = None
+    because: Callable[[], dict[str, Any]] | None = None
 
 
 class Users:
@@ -143,7 +145,23 @@ class Users:
         if not asked.because:
             return Found(answer, held)
         listed = lists.items[0, : int(lists.counts[0])]
-        return Found(answer, held, partial(self._because.of, past_of(rows[0]), listed, asked.because))
+        return Found(answer, held, partial(self._reasons, rows[0], listed, asked.because))
+
+    def _reasons(self, row: np.void, listed: npt.NDArray[np.int64], most: int) -> dict[str, Any]:
+        """The clicks that each of the listed items comes from, and those that the intent comes from."""
+        past, served = past_of(row), self._engine.model.manifest.ahead
+        found: dict[str, Any] = {"because": self._because.of(past, listed, most)}
+        graph, clicks = self._engine.model.ahead, self._because.known(past)
+        if graph is None or served is UNSET or served.intent is None or not len(clicks.item):
+            return found
+        intent, without = intent_without(graph, row, clicks)
+        others = len(clicks.item) - len(without)
+        strongest = [at for at in np.argsort(without, kind="stable")[:most].tolist() if without[at] < intent]
+        named = [
+            self._because.named(clicks, others + at) | {"without": round(float(without[at]), output.DIGITS)}
+            for at in strongest
+        ]
+        return found | {"intent": round(intent, output.DIGITS), "intent_because": named}
 
     def _state(self, owner: Owner, rows: Rows, k: int) -> dict[str, Any]:
         engine, (partition, user) = self._engine, owner

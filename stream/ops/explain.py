@@ -125,12 +125,15 @@ def asked(worker: str, user: str) -> dict[str, Any]:
 
 
 def list_explained(answer: dict[str, Any]) -> str:
-    """A list in words: a line for each item with the clicks that it comes from."""
+    """A list in words: a line for each item with the clicks that it comes from, and one for the intent."""
     whose = "a new user's list" if answer["last_click"] is None else f"after {answer['last_click']}"
     lines = [f"recommendations for {answer['user_id']}, {whose}, model {answer['model']}"]
     for item, log_prob, reasons in zip(answer["items"], answer["log_probs"], answer["because"], strict=True):
         because = ", ".join(map(_reason, reasons)) or "no single click of the last 16"
         lines.append(f"{item} ({exp(log_prob):.1%}) because of {because}")
+    if "intent" in answer:
+        because = ", ".join(map(_reason, answer["intent_because"])) or "no single click of the session"
+        lines.append(f"intent {answer['intent']:.1%} because of {because}")
     return "\n".join(map(printable, lines))
 
 
@@ -138,7 +141,9 @@ def _reason(reason: dict[str, Any]) -> str:
     ago = reason["clicks_ago"]
     when = "the last click" if not ago else f"{ago} {'click' if ago == 1 else 'clicks'} before the last"
     event_type, item = reason["event_type"] or "an unknown event", reason["item_id"] or UNKNOWN
-    return f"{event_type} of {item} ({when}; {exp(reason['nats']):.2g} times as likely with it)"
+    likely = f"{exp(reason['nats']):.2g} times as likely with it" if "nats" in reason else ""
+    change = likely or f"{reason['without']:.1%} without it"
+    return f"{event_type} of {item} ({when}; {change})"
 
 
 def alerts_among(messages: Iterable[Any], kind: type[Anomaly] | type[SystemAlert]) -> Iterator[Alert]:

@@ -20,8 +20,12 @@ RANKED = 5_000
 """Items that are ranked for each left-out click. One that is not among them has at most the last one's probability."""
 
 
-class _Clicks(NamedTuple):
-    """N clicks as the graphs read them, oldest first, each (N,) int64."""
+class Remembered(NamedTuple):
+    """N clicks that a row remembers, as the graphs read them, oldest first, each (N,) int64.
+
+    item, event_type  index in the model; V and T for what it does not know
+    gap_ms            as in Past
+    """
 
     item: I64
     event_type: I64
@@ -43,7 +47,7 @@ class Because:
                  `event_type` (None = the model does not know it), `clicks_ago` (0 = the last click), and `nats`, by how
                  much the log-probability of the item falls
         """
-        clicks = self._known(past)
+        clicks = self.known(past)
         count = len(clicks.item)
         if not count:
             return [[] for _ in items]
@@ -52,7 +56,7 @@ class Because:
         found = []
         for column in fall.T:
             strongest = [int(at) for at in np.argsort(-column, kind="stable")[:most] if column[at] > 0]
-            found.append([self._named(clicks, at, count - 1 - at, float(column[at])) for at in strongest])
+            found.append([self.named(clicks, at) | {"nats": round(float(column[at]), 4)} for at in strongest])
         return found
 
     @cached_property
@@ -62,7 +66,7 @@ class Because:
         order = np.argsort(hashes)
         return hashes[order], order
 
-    def _known(self, past: Past) -> _Clicks:
+    def known(self, past: Past) -> Remembered:
         """The clicks with the indices of this model."""
         hashes, index = self._hashes
         at = np.minimum(hashes.searchsorted(past.names.item), len(hashes) - 1)
@@ -70,9 +74,9 @@ class Because:
         types = type_hashes(self._model.manifest.event_types)
         is_type = past.names.event_type[:, None] == types
         event_type = np.where(is_type.any(1), is_type.argmax(1) if len(types) else 0, len(types))
-        return _Clicks(item.astype(np.int64), event_type.astype(np.int64), past.gap_ms)
+        return Remembered(item.astype(np.int64), event_type.astype(np.int64), past.gap_ms)
 
-    def _states(self, clicks: _Clicks) -> list[StateArray]:
+    def _states(self, clicks: Remembered) -> list[StateArray]:
         """The inputs of score.onnx after the clicks without each one of them, and then after all, each (N + 1, ...)."""
         count = len(clicks.item)
         stay = np.arange(count - 1) + (np.arange(count - 1) >= np.arange(count)[:, None])  # (N, N - 1)
@@ -107,12 +111,12 @@ class Because:
             found[which, column] = log_probs[which, at]
         return found
 
-    def _named(self, clicks: _Clicks, at: int, clicks_ago: int, nats: float) -> dict[str, Any]:
+    def named(self, clicks: Remembered, at: int) -> dict[str, Any]:
+        """The click at a position: `item_id`, `event_type` and `clicks_ago` as in `of`."""
         model, item, event_type = self._model, int(clicks.item[at]), int(clicks.event_type[at])
         types = model.manifest.event_types
         return {
             "item_id": model.items[item] if item < len(model.items) else None,
             "event_type": types[event_type] if event_type < len(types) else None,
-            "clicks_ago": clicks_ago,
-            "nats": round(nats, 4),
+            "clicks_ago": len(clicks.item) - 1 - at,
         }

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from stream.answers.asked import LARGEST_K, MOST_EXCLUDED, PARAMETERS
-from stream.answers.openapi import ERRORS, REASON, SCHEMAS, description
+from stream.answers.openapi import CLICK, ERRORS, REASON, SCHEMAS, description
 from stream.web.server import MOST_CONNECTIONS
 from tests.docs.blocks import ROOT, blocks
 
@@ -44,12 +44,14 @@ def test_the_example_of_reasons_has_their_fields() -> None:
     assert len(example["items"]) == len(example["because"])
     for reasons in example["because"]:
         assert all(reason.keys() == REASON.keys() for reason in reasons)
+    assert all(reason.keys() == {*CLICK, "without"} for reason in example["intent_because"])
+    assert all(reason["without"] < example["intent"] for reason in example["intent_because"])
 
 
 def test_each_field_parameter_and_status_is_explained() -> None:
     """A field that is in the decision may be explained there."""
     fields = {field for name in ("Recommendations", "User") for field in SCHEMAS[name]["required"]} - {"user_id"}
-    for name in (*fields, "propensities", "explored", *PARAMETERS):
+    for name in (*fields, "propensities", "explored", "intent_because", *PARAMETERS):
         assert f"`{name}`" in TEXT, name
     listed = TEXT.split("| status |")[1].split("\n\n")[0]
     assert {int(status) for status in re.findall(r"\b[45]\d\d\b", listed)} == ERRORS.keys()

@@ -76,6 +76,12 @@ def test_a_list_is_explained_by_the_clicks_it_comes_from() -> None:
         "3 times as likely with it), view of i3 (the last click; 2 times as likely with it)",
         "b (10.0%) because of no single click of the last 16",
     ]
+    cart = {"item_id": "i7", "event_type": "cart", "clicks_ago": 1, "without": 0.031}
+    more = {"log_probs": [0.0, 0.0], "because": [[], []], "intent": 0.1234, "intent_because": [cart]}
+    assert list_explained(answer | more).splitlines()[3:] == [
+        "intent 12.3% because of cart of i7 (1 click before the last; 3.1% without it)"
+    ]
+    assert "no single click of the session" in list_explained(answer | more | {"intent_because": []})
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_the_clicks_behind_a_list_are_those_without_which_it_is_less_likely(mode
         without = engine_of(model, model_dir)
         run(without, clicks[:left_out] + clicks[left_out + 1 :])
         fall[left_out] = every - log_probs(without)
-    for at, named in enumerate(because()):
+    for at, named in enumerate(because()["because"]):
         found = {4 - one["clicks_ago"]: one for one in named}
         assert found.keys() == set(np.flatnonzero(fall[:, at] > 0).tolist())
         assert [one["nats"] for one in named] == sorted((one["nats"] for one in named), reverse=True)
@@ -139,7 +139,7 @@ def test_any_history_has_an_answer(model: Model, model_dir: Path, sent: list[str
     run(engine, [Click("u", item, START_MS + n * 1000, "wish") for n, item in enumerate(sent)])
     because = Users(engine, lambda: {CLICKS: 0}).recommendations(b"u", Asked(2, because=1), frozenset()).because
     assert because is not None
-    assert [len(named) <= min(1, len(sent)) for named in because()] == [True, True]
-    for named in because():
+    assert [len(named) <= min(1, len(sent)) for named in because()["because"]] == [True, True]
+    for named in because()["because"]:
         assert all(one["item_id"] == (sent[0] if sent[0] == "i3" else None) for one in named)
         assert all(one["event_type"] is None for one in named)
