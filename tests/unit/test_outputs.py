@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
+from stream.behaviour import Behaviour
 from stream.events import Anomaly, DeadLetter, Feedback, Recommendation, Session, SystemAlert
 from stream.outputs import IN_AVRO, OUTPUTS, avro_schema, json_schema
 from stream.sinks.command import schema
@@ -40,7 +41,8 @@ def test_there_are_no_others() -> None:
     """A schema of each output, and none that is left of an earlier version."""
     published = {f"{name}.json" for name in OUTPUTS} | {f"{name}.avsc" for name in IN_AVRO}
     assert {path.name for path in PUBLISHED.iterdir()} == published
-    assert list(OUTPUTS.values()) == [Recommendation, Anomaly, SystemAlert, Session, DeadLetter, Feedback, Trigger]
+    of_workers = [Recommendation, Anomaly, SystemAlert, Session, DeadLetter, Feedback, Trigger, Behaviour]
+    assert list(OUTPUTS.values()) == of_workers
     assert json.loads(CliRunner().invoke(schema, []).output) == {name: json_schema(name) for name in OUTPUTS}
     assert json.loads(CliRunner().invoke(schema, ["--avro"]).output) == {name: avro_schema(name) for name in IN_AVRO}
     refused = CliRunner().invoke(schema, ["--avro", "dead-letters"])
@@ -80,6 +82,11 @@ SESSION: dict[str, Any] = {
     "id": "c-0-1", "user_id": "u", "phase": "closed", "timestamp": 3, "started": 1, "clicks": 2,
     "events": {"view": 2}, "model": "m/1",
 }  # fmt: skip
+HOUR: dict[str, Any] = {
+    "id": "c-0/1735689600000", "partition": 0, "hour": 1_735_689_600_000, "clicks": 3, "users": 1, "opened": 1,
+    "closed": 0, "events": {"view": 3}, "reached": {"view": 1},
+    "transitions": {"(start)": {"view": 1}, "view": {"view": 2}}, "model": "m/1",
+}  # fmt: skip
 MISSING: dict[str, dict[str, Any]] = {
     "recommendations": {
         "propensities": None, "explored": None, "items_cut": 0, "superseded_by": None, "next": None, "leaves": None,
@@ -91,10 +98,14 @@ MISSING: dict[str, dict[str, Any]] = {
         "revision": 0, "unknown_events": 0, "p_value": None, "intent_first": None, "intent_highest": None,
         "intent_last": None, "returns_7d": None,
     },
+    "behaviour": {},
 }  # fmt: skip
 
 
-MESSAGES = {"recommendations": DECISION, "anomalies": ALERT, "system-alerts": SYSTEM_ALERT, "sessions": SESSION}
+MESSAGES = {
+    "recommendations": DECISION, "anomalies": ALERT, "system-alerts": SYSTEM_ALERT, "sessions": SESSION,
+    "behaviour": HOUR,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", IN_AVRO)
@@ -106,7 +117,7 @@ def test_a_message_is_the_same_in_avro(name: str) -> None:
     schemaless_writer(out, parsed, msgspec.to_builtins(event))
     out.seek(0)
     found = schemaless_reader(out, parsed, None)
-    times = {field: at(message[field]) for field in ("timestamp", "started") if field in message}
+    times = {field: at(message[field]) for field in ("timestamp", "started", "hour") if field in message}
     assert found == message | MISSING[name] | times
 
 
