@@ -128,6 +128,9 @@ SENT = st.builds(
     rests=set(),
     in_order=True,
 )
+@example(  # a late click is old enough to be forgotten by the next one, in the same hour
+    sent=[Sent(0, "b", 36000), Sent(0, "a", 0), Sent(0, "a", 10)], cuts=[2], rests=set(), in_order=False
+)
 @example(  # with the user's click after a pause, before the session is due: a late click had opened it
     sent=[Sent(0, "b", 1200), Sent(0, "a", 0), Sent(0, "a", 1860), Sent(0, "b", 9000)],
     cuts=[2],
