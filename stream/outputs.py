@@ -1,6 +1,6 @@
 """What Eddy writes, described for others: as columns of a table, as JSON Schema and as Avro schema.
 
-All come from the Structs of stream/events.py and stream/trigger.py, so that a field is named in one place.
+All come from the Structs of stream/events.py, trigger.py and behaviour.py, so that a field is named in one place.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 import msgspec
 from msgspec import NODEFAULT, Struct
 
+from stream.behaviour import Behaviour
 from stream.events import Anomaly, DeadLetter, Feedback, Recommendation, Session, SystemAlert
 from stream.trigger import Trigger
 
@@ -22,10 +23,11 @@ OUTPUTS: dict[str, type[Struct]] = {
     "dead-letters": DeadLetter,
     "feedback": Feedback,
     "triggers": Trigger,
+    "behaviour": Behaviour,
 }
 """Name of each output topic by default, without the prefix of the clicks topic -> what is on it."""
 
-IN_AVRO = ("recommendations", "anomalies", "system-alerts", "sessions", "triggers")
+IN_AVRO = ("recommendations", "anomalies", "system-alerts", "sessions", "triggers", "behaviour")
 """The outputs that `eddy sink` copies; they have an Avro schema, too. Dead letters are for `eddy dead-letters`, and
 verdicts for `eddy calibrate`."""
 
@@ -33,7 +35,7 @@ EPOCH = datetime.fromtimestamp(0, UTC)
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 NAMESPACE = "eddy"
 
-TIMES = ("timestamp", "started", "not_before")
+TIMES = ("timestamp", "started", "not_before", "hour")
 """Fields that are ms since the epoch, or missing."""
 
 AVRO_TIME = {"type": "long", "logicalType": "timestamp-millis"}

@@ -30,9 +30,10 @@ class Topics(Struct, frozen=True):
     system_alerts: str = "system-alerts"
     sessions: str = "sessions"
     triggers: str = "triggers"
+    behaviour: str = ""
 
     def names(self) -> list[str]:
-        """The names of all topics that there are: a worker without --triggers writes no triggers, its name is empty."""
+        """The names of all topics that there are: that of the triggers is empty without --triggers."""
         return [name for name in msgspec.structs.astuple(self) if name]
 
     def used(self, triggers: str) -> "Topics":
@@ -254,8 +255,9 @@ class Settings(Struct, frozen=True):
             raise ConfigError(f"setting http_advertise is {self.http_advertise!r}; it must be host:port")
         if self.triggers and not self.topics.triggers:
             raise ConfigError("setting triggers needs a topic; give --triggers-topic")
-        names = list(msgspec.structs.astuple(self.topics))
-        if len(set(names)) < len(names) or not all(names[:-1]):
+        names = self.topics.names()
+        needed = len(Topics.__struct_fields__) - (not self.topics.triggers) - (not self.topics.behaviour)
+        if len(set(names)) < needed:
             raise ConfigError(f"the topics are {', '.join(names)}; they need different names that are not empty")
 
     def nominal_rate(self) -> float:

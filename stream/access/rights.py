@@ -27,6 +27,7 @@ NEEDED = {
     "system_alerts": (WRITE,),
     "sessions": (WRITE,),
     "triggers": (WRITE,),
+    "behaviour": (WRITE,),
 }
 """Topic of Topics -> the operations of a worker on it. Kafka grants DESCRIBE with each of them."""
 

@@ -174,7 +174,7 @@ def run(
     tally = Tally(K)
     now_ms = int(time.time() * 1000)
     shop_stream = simulate(build_shop(), users, seed, now_ms - YEARS_BACK * 365 * DAY_MS)
-    partitions = dict.fromkeys(msgspec.structs.astuple(TOPICS), PARTITIONS)
+    partitions = dict.fromkeys(TOPICS.names(), PARTITIONS)
     with (
         tempfile.TemporaryDirectory(prefix="eddy-demo-") as directory,
         EmbeddedBroker(partitions) as broker,

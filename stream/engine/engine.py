@@ -22,10 +22,12 @@ from stream.engine.requests import select, staying, with_removed
 from stream.engine.step import run_waves
 from stream.engine.waves import Bools, Index, waves
 from stream.events import Partition
+from stream.hours.count import Hours
+from stream.hours.table import Hour
 from stream.model.ahead import Forecast
 from stream.model.runtime import Model
 from stream.past.clicks import PAST, remember
-from stream.population.judge import Judge, Judgement
+from stream.population.judge import KEPT_SIZE, Judge, Judgement
 from stream.population.quiet import Asked
 from stream.population.watch import SystemRule
 from stream.sessions.ends import Batch, Ended, at_rest, ended, joined
@@ -59,6 +61,7 @@ class Cycle(NamedTuple):
     firings    the triggers, in their order
     staged     the changed rows and their owners
     forecast   what the users do next after the n decided clicks; None if the model does not predict it
+    hours      the hours of partitions that are over, of each partition in their order
     All other clicks were read before: their offset is not above source_offset in the user's row.
     """
 
@@ -72,6 +75,7 @@ class Cycle(NamedTuple):
     firings: list[Firing]
     staged: Staged
     forecast: Forecast | None
+    hours: list[Hour]
 
     def moved(self, positions: Index) -> "Cycle":
         """The same with other positions of the clicks: `positions` (n,) are those in a larger batch."""
@@ -104,10 +108,12 @@ class Engine:
         lists: str = "every",
         ends: EndCalibration | None = None,
         triggers: Sequence[Rule] = (),
+        hours: bool = False,
     ) -> None:
         """k, exclude_recent, rules and lists are arguments of Decider. ends: None if the model does not score ends.
 
         triggers  the shop's rules for marketing
+        hours     count what the users do by the hour
 
         Raises ConfigError if the catalogue is not usable.
         """
@@ -120,6 +126,7 @@ class Engine:
         followed = (*judge.row_fields, *of_session, *row_fields(model.manifest))
         self._followed = [SEEN, PAST.name, CONSENT, *(field.name for field in followed)]
         self.triggers = Triggers(triggers, model.manifest.event_types, forgetting)
+        self._hours = Hours(model.manifest.event_types) if hours else None
         self.decide = Decider(model, k, exclude_recent, rules, lists)
         self.encoder = Encoder(model, rules, self.decide.categories if rules.same_category else None)
 
@@ -176,20 +183,27 @@ class Engine:
         asked = clicks.asked and clicks.asked._replace(before=clicks.asked.before[decided])
         kept = [self.arena.kept.get(partition, b"") for partition in found.partitions]
         track = Track(evidence, times[decided], before, len(self.model.manifest.event_types))
-        judged = self._judge(evidence, track, found.partition[evidence.owner], kept, before, rows, asked)
+        judges = [data[:KEPT_SIZE] for data in kept]
+        judged = self._judge(evidence, track, found.partition[evidence.owner], judges, before, rows, asked)
         graph = self.model.ahead
         forecast = None if graph is None else foresee(graph, evidence, track, before, rows)
-        after = dict(zip(found.partitions, judged.kept, strict=True))
         track.write(rows)
         of_click = found.partition[clicks.owner]
         latest = latest_times(found.partitions, of_click, times)
         batch = Batch(clicks.owners, found, before, clicks.life, clicks.requests, of_click, times, latest, decided)
         decisions = self.decide(its, steps, judged.verdicts)
         opened, ends = np.sort(decided[track.by_user[track.starts]]), ended(self.arena, batch, track)
+        hours, after = list[Hour](), judged.kept
+        if self._hours is not None:
+            counted = [data[KEPT_SIZE:] for data in kept]
+            hours, counted = self._hours(self.arena, batch, track, evidence, its.names, ends, counted)
+            after = [one + other for one, other in zip(judged.kept, counted, strict=True)]
         fired = self.triggers(self.arena, batch, track, evidence, ends, its.consent, decisions.lists, rows)
-        staged = self._stage(clicks, found, rows, swept, event_ids, after, latest)
+        of_partitions = dict(zip(found.partitions, after, strict=True))
+        staged = self._stage(clicks, found, rows, swept, event_ids, of_partitions, latest)
         staged = with_rows(staged, self.arena, fired.owners, fired.rows)
-        return Cycle(decided, failed, repeated, decisions, judged.rules, opened, ends, fired.firings, staged, forecast)
+        seen = decided, failed, repeated, decisions, judged.rules, opened, ends, fired.firings
+        return Cycle(*seen, staged, forecast, hours)
 
     def _judge(
         self,
@@ -250,15 +264,21 @@ class Engine:
     def rest(self, partitions: Iterable[Partition]) -> Cycle:
         """End all sessions of partitions that have no clicks, and move the times of these partitions on.
 
-        A partition without an open session is left as it is.
+        A partition without an open session moves on if an hour of it is counted, and else is left as it is.
         """
         found = {partition: at_rest(self.arena, partition) for partition in partitions}
-        found = {partition: (ends, time_ms) for partition, (ends, time_ms) in found.items() if ends.owners}
+        times = {partition: time_ms for partition, (ends, time_ms) in found.items() if ends.owners}
+        ends = joined([found[partition][0] for partition in times])
         cycle = self.process(self.encoder.columns((), ()), 0)
-        times, ends = (
-            {one: time_ms for one, (_, time_ms) in found.items()},
-            joined([ends for ends, _ in found.values()]),
-        )
+        staged, hours = cycle.staged, list[Hour]()
+        if self._hours is not None:
+            kept = {partition: self.arena.kept.get(partition, b"") for partition in found}
+            for partition in found.keys() - times.keys():
+                next_ms = self._hours.next_ms(self.arena, partition, kept[partition][KEPT_SIZE:])
+                times |= {} if next_ms is None else {partition: next_ms}
+            hours, after = self._hours.at_rest(self.arena, ends, times, [kept[one][KEPT_SIZE:] for one in times])
+            after = [kept[one][:KEPT_SIZE] + counted for one, counted in zip(times, after, strict=True)]
+            staged = staged._replace(kept=dict(zip(times, after, strict=True)))
         fired = self.triggers.at_rest(self.arena, ends, times)
-        staged = with_rows(cycle.staged._replace(times=times), self.arena, fired.owners, fired.rows)
-        return cycle._replace(ended=ends, firings=fired.firings, staged=staged)
+        staged = with_rows(staged._replace(times=times), self.arena, fired.owners, fired.rows)
+        return cycle._replace(ended=ends, firings=fired.firings, staged=staged, hours=hours)

@@ -90,6 +90,7 @@ TOPIC_HELP = {
     "system_alerts": "Topic of the alerts on many users at once.",
     "sessions": "Topic of the begins and ends of sessions.",
     "triggers": "Topic of the triggers for marketing; only with --triggers.",
+    "behaviour": "Topic of what users do by the hour. Empty: it is not written.",
 }
 
 FILE = "settings file"

@@ -30,6 +30,7 @@ from fastavro import parse_schema, schemaless_writer
 from stream.access.messages import read_messages
 from stream.access.refusal import Admin, refused
 from stream.access.rights import READ, WRITE, check_group_right, check_topic_rights
+from stream.behaviour import Behaviour
 from stream.errors import ConfigError, Fenced, NoAnswer, NoRegistry
 from stream.events import Partition
 from stream.kafka.changelog import Changelog
@@ -95,7 +96,8 @@ class Copy:
         return found
 
     def _value(self, event: Event) -> bytes:
-        EPOCH + timedelta(milliseconds=event.timestamp)  # OverflowError after the year 9999, on which readers fail
+        time_ms = event.hour if isinstance(event, Behaviour) else event.timestamp
+        EPOCH + timedelta(milliseconds=time_ms)  # OverflowError after the year 9999, on which readers fail
         out = BytesIO()
         out.write(self.head)
         schemaless_writer(out, self.schema, msgspec.to_builtins(event))

@@ -39,6 +39,7 @@ TYPES: dict[Any, Any] = {
     list[float]: pa.list_(pa.float64()),
     dict[str, float]: pa.map_(pa.string(), pa.float64()),
     dict[str, int]: pa.map_(pa.string(), pa.int64()),
+    dict[str, dict[str, int]]: pa.map_(pa.string(), pa.map_(pa.string(), pa.int64())),
     list[Expected]: pa.list_(pa.struct([("item_id", pa.string()), ("probability", pa.float64())])),
 }
 """Type of a column's values -> its Arrow type."""
@@ -161,6 +162,8 @@ def _value(value: Any, kind: Any) -> Any:
         return None
     if kind in (dict[str, float], dict[str, int]):
         return list(value.items())
+    if kind == dict[str, dict[str, int]]:
+        return [(name, list(counts.items())) for name, counts in value.items()]
     return msgspec.to_builtins(value) if kind == list[Expected] else value
 
 

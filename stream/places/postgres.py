@@ -32,6 +32,7 @@ PRIMARY = {
     "system-alerts": ("id", "sign", "phase"),  # alerts with different signs can have the same id
     "sessions": ("id", "phase", "revision"),  # a late click goes on with a session that has ended
     "triggers": ("id",),
+    "behaviour": ("id",),
 }
 """Output -> what a row of its table is found by."""
 
@@ -45,6 +46,7 @@ TYPES: dict[Any, str] = {
     list[float]: "double precision[]",
     dict[str, float]: "jsonb",
     dict[str, int]: "jsonb",
+    dict[str, dict[str, int]]: "jsonb",
     list[Expected]: "jsonb",
 }
 """Type of a column's values -> its type in PostgreSQL."""

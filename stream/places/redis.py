@@ -5,6 +5,7 @@
     eddy:system:PARTITION SIGN  the latest alert on many users
     eddy:sessions:USER          the latest begin or end of a session
     eddy:triggers:RULE USER     the latest trigger of a rule
+    eddy:behaviour:CLICKS-P/MS  what was done in the hour of a partition that begins at MS
     eddy:offsets:TOPIC          a hash: partition -> offset of the next message to read
 
 Redis runs a script as a whole, and writes it as a whole into its append-only file and to its replicas.
@@ -30,6 +31,7 @@ WORDS = {
     "system-alerts": "system",
     "sessions": "sessions",
     "triggers": "triggers",
+    "behaviour": "behaviour",
 }
 """Output -> the word in its keys."""
 

@@ -9,11 +9,12 @@ tests/contracts/test_sinks.py tests every sink.
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
+from stream.behaviour import Behaviour
 from stream.errors import EddyError
 from stream.events import Anomaly, Partition, Recommendation, Session, SystemAlert
 from stream.trigger import Trigger
 
-Event = Recommendation | Anomaly | SystemAlert | Session | Trigger
+Event = Recommendation | Anomaly | SystemAlert | Session | Trigger | Behaviour
 
 
 class Part(NamedTuple):
@@ -78,7 +79,10 @@ class Sink(Protocol):
 
 
 def subject(event: Event) -> str:
-    """What an event replaces an earlier one of: the user, the rule and the user, or the partition and the sign."""
+    """What an event replaces an earlier one of: the user, the rule and the user, the partition and the sign, or the
+    partition and the hour."""
+    if isinstance(event, Behaviour):
+        return event.id
     if isinstance(event, SystemAlert):
         return f"{event.partition} {event.sign}"
     return f"{event.rule} {event.user_id}" if isinstance(event, Trigger) else event.user_id

@@ -43,6 +43,7 @@ CLOSED = -1
 NEVER_MS = 2**62
 _FLOATS = 2 + 2 * len(SIGNS)
 _LAYOUT = Struct(f"<qqqqq{5 * len(SIGNS)}q{_FLOATS}d")
+SIZE = _LAYOUT.size
 _VERSION = zlib.crc32(repr((SIGNS, _LAYOUT.format)).encode())
 """The first number of the bytes: other signs or another layout have another one."""
 
@@ -85,7 +86,7 @@ class Counts:
     spread: list[float] = field(default_factory=lambda: [1.0] * len(SIGNS))
 
     def encode(self) -> bytes:
-        """All of it as bytes, as the changelog has it."""
+        """All of it as SIZE bytes, as the changelog has it."""
         lists = (*self.hits, *self.total, *self.alerts, *self.opened, *self.over_ms)
         whole = (_VERSION, self.clock_ms, self.start_ms, self.windows, self.users, *lists)
         return _LAYOUT.pack(*whole, self.exposure, self.weight, *self.usual, *self.spread)

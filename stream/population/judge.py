@@ -23,6 +23,7 @@ from stream.detect.detector import Detector, Evidence, Fields
 from stream.detect.episodes import EPISODE, follow
 from stream.detect.tail import F32, F64, I64
 from stream.manifest import Tensor
+from stream.population.counts import SIZE as COUNTS_SIZE
 from stream.population.counts import Counts
 from stream.population.quiet import QUIET, Asked, quieted
 from stream.population.rates import PASSED, SIZE, Rates, correct
@@ -32,6 +33,9 @@ from stream.state.row import Index, Rows
 log = logging.getLogger(__name__)
 
 T = TypeVar("T", Rates, Counts)
+
+KEPT_SIZE = SIZE + COUNTS_SIZE
+"""So many bytes are kept of a partition; none before its first decided click."""
 
 
 class Ends(NamedTuple):

@@ -149,6 +149,13 @@ class Track:
         found: Bools = self.first[self._begin] & ~self.starts[self._begin]
         return found
 
+    def earlier(self, event_type: I64) -> I64:
+        """How many clicks of this type (n,) the session had before each click (n,), in the order of the users."""
+        before = self._types[np.arange(len(event_type)), event_type] - self._types[self._begin, event_type]
+        were = self._before[NAMES[-1]][self.owner, event_type]
+        found: I64 = before + np.where(self._goes_on(), were, 0)
+        return found
+
     def score(self, ending: Ending, nats: F32, episode: I64) -> None:
         """Set what the ends of the sessions would be.
 

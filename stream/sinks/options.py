@@ -53,6 +53,8 @@ def sources(given: Mapping[str, Any]) -> dict[str, str]:
     """Topic -> name of its output, by the values of `sink_options`. Raises ConfigError if two have the same topic."""
     outputs = given["outputs"]
     names = {given[f"{output.replace('-', '_')}_topic"]: output for output in outputs}
+    if "" in names:
+        raise ConfigError(f"the topic of {names['']} has no name; give --{names['']}-topic as the workers have it")
     if len(names) < len(outputs):
         raise ConfigError("two of the topics have the same name; each output has a topic of its own")
     return names

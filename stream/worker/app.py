@@ -161,7 +161,8 @@ def create_app(settings: Settings) -> faust.App:
     watch.start(partial(end_app, app))
     log.info(
         "worker ready to join: model=%s mapping=%s provider=%s items=%d broker=%s group=%s worker_id=%s clicks=%s "
-        "partitions=%d recommendations=%s anomalies=%s system_alerts=%s dead_letters=%s changelog=%s triggers=%s",
+        "partitions=%d recommendations=%s anomalies=%s system_alerts=%s dead_letters=%s changelog=%s triggers=%s "
+        "behaviour=%s",
         model.manifest.label,
         decoding.mapping,
         model.provider,
@@ -177,6 +178,7 @@ def create_app(settings: Settings) -> faust.App:
         settings.topics.dead_letters,
         settings.topics.changelog,
         settings.topics.triggers or "-",
+        settings.topics.behaviour or "-",
     )
     return app
 

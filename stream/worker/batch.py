@@ -12,6 +12,7 @@ from stream.engine.engine import Cycle, Engine
 from stream.engine.requests import Request
 from stream.errors import BadClick, Dropped
 from stream.events import Anomaly, Click, Origin, Partition, Recommendation, Session, SystemAlert
+from stream.hours.messages import messages
 from stream.kafka.changelog import POSITION_KEY, Mark
 from stream.kafka.delivery import Record
 from stream.kafka.fetch import Chunk
@@ -179,6 +180,7 @@ def process(
     records += _sessions(sessions(engine, clicks, origins, cycle), topics.sessions)
     wanted = triggers(engine, clicks, cycle)
     records += _triggers(wanted, topics.triggers, limits)
+    records += _hours(engine, cycle, topics.behaviour, limits)
     records += _rows(cycle.staged, topics.changelog)
     records += _marks(engine.arena, cycle.staged, offsets, topics.changelog)
     seconds = {"decode": decoded_s - began_s, "engine": stepped_s - decoded_s}
@@ -207,6 +209,7 @@ def rest(
     records += _sessions(sessions(engine, (), (), cycle), topics.sessions)
     wanted = triggers(engine, (), cycle)
     records += _triggers(wanted, topics.triggers, limits)
+    records += _hours(engine, cycle, topics.behaviour, limits)
     records += _rows(cycle.staged, topics.changelog)
     records += _marks(engine.arena, cycle.staged, offsets, topics.changelog)
     return Batch(engine.encoder.columns((), ()), cycle, records, offsets, [], {}, alerts, [], wanted, {})
@@ -219,6 +222,14 @@ def _sessions(events: list[Session], topic: str) -> list[Record]:
 def _triggers(events: list[Trigger], topic: str, limits: Mapping[str, int]) -> list[Record]:
     keyed = ((event.user_id.encode(), event) for event in events)
     return [Record(topic, key, fit_trigger(event, limits[topic] - len(key))) for key, event in keyed]
+
+
+def _hours(engine: Engine, cycle: Cycle, topic: str, limits: Mapping[str, int]) -> list[Record]:
+    if not cycle.hours:  # also where there is no topic for them
+        return []
+    manifest = engine.model.manifest
+    found = messages(cycle.hours, manifest.event_types, manifest.label, limits[topic])
+    return [Record(topic, key, value) for key, value in found]
 
 
 def _rows(staged: Staged, topic: str) -> list[Record]:

@@ -252,9 +252,9 @@ class Cycles:
         ends = await in_daemon("rest", patiently, self._watch, self._changelog.ends, partitions)
         next_ = assignment.next
         behind = [p for p in partitions if ends[p][1] > next_.get(p, 0)]
-        self._rest.active(behind, self._watch.answered_s)
         resting = [p for p in partitions if p not in behind]
         batch = await self._thread.run(rest, self._engine, self._topics, self._limits, next_, resting)
+        self._rest.active([*behind, *batch.offsets], self._watch.answered_s)  # an hour may end by the next rest
         if batch.records and await self._write(batch, assignment):
             self._observe((), batch)
 

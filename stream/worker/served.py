@@ -63,6 +63,7 @@ def open_engine(
     lists: str = "every",
     new_block: NewBlock = in_ram,
     triggers: Sequence[Rule] = (),
+    hours: bool = False,
 ) -> Engine:
     """Open an engine for a loaded model, with the model's calibration and an empty arena.
 
@@ -70,12 +71,13 @@ def open_engine(
     users_mark  tells apart how users are named (Pseudonyms.mark); state rows with another mark are refused
     new_block   makes the memory of the states
     triggers    the shop's rules for marketing
+    hours       count what the users do by the hour
     Raises ArtifactError if the calibration is not usable, ConfigError if the catalogue is not usable.
     """
     judge, ends = open_judge(directory, model.manifest, alpha)
     arena = Arena(*row_layout(model.manifest, judge, ends, users_mark), new_block)
     forgetting = Forgetting(int(forget_after_days * DAY_MS))
-    return Engine(model, judge, arena, k, exclude_recent, rules, forgetting, lists, ends, triggers)
+    return Engine(model, judge, arena, k, exclude_recent, rules, forgetting, lists, ends, triggers, hours)
 
 
 def engine_of(settings: Settings, model: Model, users_mark: int) -> Engine:
@@ -92,6 +94,7 @@ def engine_of(settings: Settings, model: Model, users_mark: int) -> Engine:
         settings.lists,
         on_disk(Path(settings.data_dir)) if settings.state_on_disk else in_ram,
         open_triggers(settings.triggers, model.manifest, settings.lists),
+        bool(settings.topics.behaviour),
     )
 
 

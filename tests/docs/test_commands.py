@@ -22,6 +22,7 @@ import polars as pl
 import pytest
 
 from bench.apache_kafka import ApacheKafka, KafkaUnavailable
+from stream.behaviour import Behaviour
 from stream.demo.shop import build_shop
 from stream.demo.simulate import DAY_MS, simulate_clean
 from stream.events import Anomaly, Click, DeadLetter, Recommendation
@@ -104,7 +105,7 @@ def test_json_blocks_are_messages(page: Path) -> None:
         for shown in messages(block.text) if block.language == "json" else []:
             fits = [
                 e
-                for e in (Click, Recommendation, Anomaly, DeadLetter, Trigger)
+                for e in (Click, Recommendation, Anomaly, DeadLetter, Trigger, Behaviour)
                 if set(shown) <= set(e.__struct_fields__)
             ]
             assert fits, f"{page.name}:{block.line}"

@@ -71,7 +71,7 @@ def run(*arguments: object) -> dict[str, Any]:
 
 def on_topics(place: Path, *options: object) -> tuple[list[Click], dict[str, list[str]]]:
     """The clicks as they lie on their topic, and the list of each from a worker with these options."""
-    with EmbeddedBroker(dict.fromkeys(msgspec.structs.astuple(Topics()), 1)) as broker:
+    with EmbeddedBroker(dict.fromkeys(Topics().names(), 1)) as broker:
         replayed = run("replay", place / "log.csv", "--broker", broker.address, "--speed", "max", "--json")
         assert replayed["clicks"] == CLICKS
         log = (place / "worker.log").open("wb")

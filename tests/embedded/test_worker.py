@@ -23,7 +23,7 @@ from tests.collector import Collector, attributes, running
 from tests.kafka.lane import wait_until
 
 PARTITIONS = 2
-TOPICS = dict.fromkeys(msgspec.structs.astuple(Topics()), PARTITIONS)
+TOPICS = dict.fromkeys(Topics().names(), PARTITIONS)
 DEADLINE_S = 60.0
 START_MS = 1_700_000_000_000
 

@@ -255,7 +255,8 @@ class Lane:
             checksums = [
                 int.from_bytes(row[:8], "little") for (number, _), row in written.items() if number == partition
             ]
-            assert position == oracle.mark(partition, int(position.split()[0]), checksums)
+            expected = oracle.mark(partition, int(position.split()[0]), checksums)
+            assert (position[: len(expected)] if self.topics.behaviour else position) == expected  # then the open hour
         mark = int.from_bytes(next(iter(written.values()))[8:16], "little")
         wrong: list[str] = []
         for partition, key, row, may_be_gone in oracle.rows(mark):

@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 import trustme
 from confluent_kafka.admin import (
@@ -34,6 +35,7 @@ from cryptography.hazmat.primitives import serialization
 
 from bench.apache_kafka import ApacheKafka
 from bench.kafka_secured import Secured
+from stream.settings import Topics
 from tests.kafka.brokers import Addresses, one_broker
 from tests.kafka.lane import ROOT, Lane, Worker
 from tests.once import once, shared_directory
@@ -180,6 +182,7 @@ FIELDS = {
     "system-alerts": "system_alerts",
     "sessions": "sessions",
     "triggers": "triggers",
+    "behaviour": "behaviour",
     "clicks-dead-letter": "dead_letters",
     "eddy-changelog": "changelog",
 }
@@ -189,6 +192,10 @@ class Secure(Lane):
     """A lane whose topics a test reaches by the plain listener, and whose workers come as the user eddy."""
 
     cluster: Cluster
+
+    @property
+    def topics(self) -> Topics:
+        return msgspec.structs.replace(super().topics, behaviour=f"{self.name}-behaviour")
 
     def binding(self, right: Right) -> AclBinding:
         prefixed = right.kind == "transactional id"

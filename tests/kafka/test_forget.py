@@ -48,7 +48,7 @@ def test_a_forgotten_user_is_found_only_where_the_docs_say(lane: Lane) -> None:
         return not [m for m in lane.read(lane.topics.changelog) if b"user7" in (m.key(), m.value())]
 
     wait_until(compacted, "the changelog is compacted and has no record of user7", 90)
-    names = msgspec.structs.asdict(lane.topics)
+    names = {name: topic for name, topic in msgspec.structs.asdict(lane.topics).items() if topic}
     found = {
         name
         for name, topic in names.items()

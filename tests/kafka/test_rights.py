@@ -33,10 +33,10 @@ from tests.kafka.secured import KINDS, RIGHTS, USER, Cluster, Right, Secure, pro
 def test_a_missing_right_on_a_topic_is_named_before_the_start(secure: Secure, cluster: Cluster) -> None:
     """Each row of the table that is about a topic, taken away alone, is the one that the line names."""
     on_topics = [right for right in RIGHTS if right.kind == "topic"]
-    assert len(on_topics) == 9
+    assert len(on_topics) == 10
     config = KafkaConfig(properties(cluster, "PLAIN"))
     secure.grant(RIGHTS)
-    assert len(check_topics(cluster.kafka.sasl, secure.topics, config)) == 8
+    assert len(check_topics(cluster.kafka.sasl, secure.topics, config)) == 9
     for right in on_topics:
         secure.revoke(right)
         lacking = f"lacks rights on topics: {right.operation} on {secure.binding(right).name}; add the ACLs"

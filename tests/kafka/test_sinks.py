@@ -12,10 +12,12 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import polars as pl
 import pytest
 from confluent_kafka import Producer
 
+from stream.kafka.topics import create_topics
 from tests.docs.blocks import ROOT
 from tests.kafka.lane import Lane, Worker, wait_until
 from tests.servers import Postgres, Redis
@@ -37,8 +39,8 @@ class Sinks:
         topics = lane.topics
         self.options = ["--broker", lane.broker, "--recommendations-topic", topics.recommendations]
         self.options += ["--anomalies-topic", topics.anomalies, "--sessions-topic", topics.sessions]
-        self.options += ["--triggers-topic", topics.triggers, "--json"]
-        self.options += ["--topics", "recommendations,anomalies,sessions,triggers"]
+        self.options += ["--triggers-topic", topics.triggers, "--behaviour-topic", hours_of(lane), "--json"]
+        self.options += ["--topics", "recommendations,anomalies,sessions,triggers,behaviour"]
 
     def start(self, kind: str, *options: str) -> Worker:
         path = self.lane.directory / f"{kind}-{len(self.lane.workers)}.log"
@@ -90,20 +92,24 @@ class Sinks:
         """Each place holds exactly what a plain reader sees."""
         topics = self.lane.topics
         decisions = [json.loads(m.value()) for m in self.lane.read(topics.recommendations) if m.value() != b"bad"]
-        alerts, sessions, triggers = (
+        alerts, sessions, triggers, hours = (
             [json.loads(m.value()) for m in self.lane.read(topic)]
-            for topic in (topics.anomalies, topics.sessions, topics.triggers)
+            for topic in (topics.anomalies, topics.sessions, topics.triggers, hours_of(self.lane))
         )
+        steps = sorted((one["id"], one["transitions"]) for one in hours)
         lists = {one["user_id"]: one for one in decisions}  # a user's messages are in one partition, in order
         assert decisions
         assert alerts
         assert sessions
         assert triggers
+        assert hours
         if "redis" in kinds:
             assert self.in_redis("recs") == lists
             assert self.in_redis("sessions") == {one["user_id"]: one for one in sessions}
             assert self.in_redis("triggers") == {f"{one['rule']} {one['user_id']}": one for one in triggers}
+            assert self.in_redis("behaviour") == {one["id"]: one for one in hours}
         if "postgres" in kinds:
+            assert sorted(self.database.rows(f"SELECT id, transitions FROM {self.lane.name}_behaviour")) == steps
             rows = self.database.rows(f"SELECT user_id, id, items FROM {self.lane.name}_recommendations")
             assert sorted(rows) == sorted((user, one["id"], one["items"]) for user, one in lists.items())
             ids = self.database.rows(f"SELECT id FROM {self.lane.name}_anomalies")
@@ -124,6 +130,8 @@ class Sinks:
             assert sorted(found, key=str) == sorted(
                 ((one["id"], one["phase"], one["events"]) for one in sessions), key=str
             )
+            tables = [(row["id"], dict(row["transitions"])) for row in self.parquet(hours_of(self.lane))]
+            assert sorted((id_, {name: dict(to) for name, to in table.items()}) for id_, table in tables) == steps
             found = [(row["id"], row["not_before"]) for row in self.parquet(topics.triggers)]
             times = {one["id"]: None if before(one) is None else at(one["not_before"]) for one in triggers}
             assert sorted(found, key=str) == sorted(times.items(), key=str)
@@ -140,12 +148,17 @@ def at(ms: int) -> datetime:
 
 @pytest.fixture
 def sinks(lane: Lane, redis_server: Redis, postgres_server: Postgres) -> Sinks:
+    create_topics(lane.broker, msgspec.structs.replace(lane.topics, behaviour=hours_of(lane)), lane.partitions, 1)
     return Sinks(lane, redis_server, postgres_server)
 
 
+def hours_of(lane: Lane) -> str:
+    return f"{lane.name}-behaviour"
+
+
 def publish(lane: Lane, count: int, seed: int = 0) -> None:
-    """Decisions, alerts, begins and ends of sessions, and triggers in transactions, of which every third is rolled
-    back; one message is no decision."""
+    """Decisions, alerts, begins and ends of sessions, triggers and hours, in transactions of which every third is
+    rolled back; one message is no decision."""
     rng = random.Random(seed)
     producer = Producer({"bootstrap.servers": lane.broker, "transactional.id": f"{lane.name}-{seed}", "log_level": 2})
     producer.init_transactions(30)
@@ -177,6 +190,13 @@ def publish(lane: Lane, count: int, seed: int = 0) -> None:
                 "group": "treated", "items": ["i1", "i2"], "reason": "a session of 3 clicks has ended",
             } | ({"not_before": 1_735_714_800_000} if n % 20 == 5 else {})  # fmt: skip
             producer.produce(lane.topics.triggers, json.dumps(trigger), f"u{user}", partition)
+        if n % 20 == 0:
+            hour = {
+                "id": f"c-{partition}/{seed}{n}", "partition": partition, "hour": 1_735_689_600_000, "clicks": 2,
+                "users": 1, "opened": 1, "closed": 0, "events": {"view": 2}, "reached": {"view": 1},
+                "transitions": {"(start)": {"view": 1}, "view": {"view": n}}, "model": "m/1",
+            }  # fmt: skip
+            producer.produce(hours_of(lane), json.dumps(hour), hour["id"], partition)
         if n % 100 == 99:
             producer.flush(30)  # so that what is rolled back is on the topic
             producer.abort_transaction() if n % 300 == 199 else producer.commit_transaction()

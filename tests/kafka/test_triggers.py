@@ -1,14 +1,19 @@
-"""Triggers on a real Kafka: each one once, also where a worker is killed."""
+"""Triggers, and what users do by the hour, on a real Kafka: each one once, also where a worker is killed."""
 
 import json
 import signal
 from collections import defaultdict
+from operator import itemgetter
 
 import msgspec
 from click.testing import CliRunner
+from confluent_kafka import Message
 
+from stream.kafka.topics import create_topics
+from stream.manifest import read_manifest
 from stream.uplift.command import triggers as commands
 from tests.kafka.lane import DAY_MS, NOW_MS, Lane, assert_valid
+from tests.oracle_hours import Hours
 from tests.oracle_triggers import Event, Triggers
 
 FILE = """
@@ -59,13 +64,26 @@ def events(count: int) -> list[Event]:
     return found
 
 
-def test_each_trigger_is_there_once_after_a_worker_was_killed(lane: Lane) -> None:
-    """Those of a plain loop over the clicks of each partition, in its order: the cooldowns were in the changelog."""
+def _assert_hours(messages: list[Message], loops: list[Hours]) -> None:
+    """Those of a plain loop over the clicks of each partition, each once."""
+    assert_valid("behaviour", messages)
+    found = [json.loads(message.value()) for message in messages]
+    assert [message.key() for message in messages] == [one["id"].encode() for one in found]
+    expected = [one for loop in loops for one in loop.messages()]
+    assert len(expected) > 20 * len(loops)
+    assert sorted(found, key=itemgetter("id")) == sorted(expected, key=itemgetter("id"))
+
+
+def test_each_trigger_and_each_hour_is_there_once_after_a_worker_was_killed(lane: Lane) -> None:
+    """Those of a plain loop over the clicks of each partition, in its order: the cooldowns and the counts of the open
+    hour were in the changelog."""
     file = lane.directory / "triggers.toml"
     file.write_text(FILE)
     sent = events(3_000)
     lane.produce([(one["user_id"].encode(), msgspec.json.encode(one)) for one in sent])
-    options = {"triggers": file, "worker_id": 0, "max_cycle_clicks": 50}
+    hours = f"{lane.name}-hours"
+    create_topics(lane.broker, msgspec.structs.replace(lane.topics, behaviour=hours), lane.partitions, 1)
+    options = {"triggers": file, "behaviour_topic": hours, "worker_id": 0, "max_cycle_clicks": 50}
     killed = lane.start(**options)
     lane.wait_for_clicks(0.3)
     killed.end(signal.SIGKILL)
@@ -73,6 +91,9 @@ def test_each_trigger_is_there_once_after_a_worker_was_killed(lane: Lane) -> Non
     lane.wait_for_clicks()
 
     loops: dict[int, Triggers] = {}
+    manifest = read_manifest(lane.model)
+    types = list(manifest.event_types)
+    counted: dict[int, Hours] = {}
     for message in sorted(lane.read(lane.topics.clicks), key=lambda m: (m.partition(), m.offset())):
         prefix = f"{message.topic()}-{message.partition()}-"
         loop = loops.setdefault(message.partition(), Triggers(prefix, RULES, 90 * DAY_MS))
@@ -81,6 +102,9 @@ def test_each_trigger_is_there_once_after_a_worker_was_killed(lane: Lane) -> Non
         loop.click(
             one["user_id"], message.offset(), one["timestamp"], one["event_type"], item, None, one.get("consent")
         )
+        of_hour = Hours(f"{message.topic()}-{message.partition()}", types, manifest.label, 90 * DAY_MS)
+        counted.setdefault(message.partition(), of_hour).click(one["user_id"], one["timestamp"], one["event_type"])
+    _assert_hours(lane.read(hours), list(counted.values()))
     messages = lane.read(lane.topics.triggers)
     assert_valid("triggers", messages)
     found: dict[str, list[Event]] = defaultdict(list)

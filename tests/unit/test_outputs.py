@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
+from stream.behaviour import Behaviour
 from stream.events import Anomaly, DeadLetter, Feedback, Recommendation, Session, SystemAlert
 from stream.outputs import IN_AVRO, OUTPUTS, avro_schema, columns, json_schema
 from stream.places import parquet, postgres, redis
@@ -41,7 +42,8 @@ def test_there_are_no_others() -> None:
     """A schema of each output, and none that is left of an earlier version."""
     published = {f"{name}.json" for name in OUTPUTS} | {f"{name}.avsc" for name in IN_AVRO}
     assert {path.name for path in PUBLISHED.iterdir()} == published
-    assert list(OUTPUTS.values()) == [Recommendation, Anomaly, SystemAlert, Session, DeadLetter, Feedback, Trigger]
+    of_workers = [Recommendation, Anomaly, SystemAlert, Session, DeadLetter, Feedback, Trigger, Behaviour]
+    assert list(OUTPUTS.values()) == of_workers
     assert json.loads(CliRunner().invoke(schema, []).output) == {name: json_schema(name) for name in OUTPUTS}
     assert json.loads(CliRunner().invoke(schema, ["--avro"]).output) == {name: avro_schema(name) for name in IN_AVRO}
     refused = CliRunner().invoke(schema, ["--avro", "dead-letters"])
@@ -85,6 +87,11 @@ TRIGGER: dict[str, Any] = {
     "id": "c-0-1:cart", "user_id": "u", "rule": "cart", "kind": "after", "timestamp": 1, "group": "treated",
     "items": ["a"], "reason": "cart of a", "model": "m/1", "not_before": 1_735_689_602_600,
 }  # fmt: skip
+HOUR: dict[str, Any] = {
+    "id": "c-0/1735689600000", "partition": 0, "hour": 1_735_689_600_000, "clicks": 3, "users": 1, "opened": 1,
+    "closed": 0, "events": {"view": 3}, "reached": {"view": 1},
+    "transitions": {"(start)": {"view": 1}, "view": {"view": 2}}, "model": "m/1",
+}  # fmt: skip
 MISSING: dict[str, dict[str, Any]] = {
     "recommendations": {
         "propensities": None, "explored": None, "items_cut": 0, "superseded_by": None, "next": None, "leaves": None,
@@ -97,6 +104,7 @@ MISSING: dict[str, dict[str, Any]] = {
         "intent_last": None, "returns_7d": None,
     },
     "triggers": {},
+    "behaviour": {},
 }  # fmt: skip
 
 
@@ -106,6 +114,7 @@ MESSAGES = {
     "system-alerts": SYSTEM_ALERT,
     "sessions": SESSION,
     "triggers": TRIGGER,
+    "behaviour": HOUR,
 }
 
 
@@ -127,7 +136,7 @@ def test_a_message_is_the_same_in_avro(name: str) -> None:
     schemaless_writer(out, parsed, msgspec.to_builtins(event))
     out.seek(0)
     found = schemaless_reader(out, parsed, None)
-    times = {field: at(message[field]) for field in ("timestamp", "started", "not_before") if field in message}
+    times = {field: at(message[field]) for field in ("timestamp", "started", "not_before", "hour") if field in message}
     assert found == message | MISSING[name] | times
 
 

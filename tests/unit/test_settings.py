@@ -24,6 +24,8 @@ from stream.settings import Rules, Settings, Topics
         ("--http-host", {"http_host": ""}),  # else it would be all addresses
         ("log_format is .xml.; it must be one of text, json", {"log_format": "xml"}),
         ("topics", {"topics": Topics(clicks="x", anomalies="x")}),
+        ("topics", {"topics": Topics(clicks="x", behaviour="x")}),
+        ("topics", {"topics": Topics(triggers="", sessions="")}),
         ("triggers needs a topic; give --triggers-topic", {"triggers": "t.toml", "topics": Topics(triggers="")}),
     ],
 )

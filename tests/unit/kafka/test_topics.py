@@ -154,6 +154,18 @@ def test_a_worker_without_triggers_needs_no_topic_of_them(monkeypatch: pytest.Mo
         check_topics(BROKER, TOPICS.used("triggers.toml"))
 
 
+def test_the_topic_of_hours_is_needed_where_it_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker writes it only with --behaviour-topic; `eddy topics create` with this option creates it."""
+    made = cluster(monkeypatch, dict.fromkeys(NAMES, 4))
+    assert "" not in check_topics(BROKER, TOPICS)
+    named = msgspec.structs.replace(TOPICS, behaviour="hours")
+    with pytest.raises(ConfigError, match="no topic hours"):
+        check_topics(BROKER, named)
+    assert create_topics(BROKER, named, 4, 1)["hours"] == "created, 4 partitions"
+    assert set(made.created) == {"hours"}
+    assert "hours" in record_limits(BROKER, named, 1_000)
+
+
 def test_a_changelog_with_a_different_number_of_partitions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Partition p of the changelog has the users of partition p of the clicks, so the numbers must be equal."""
     cluster(monkeypatch, {**whole(4), "eddy-changelog": 8})

@@ -27,7 +27,8 @@ from tests.changed_model import with_scored_ends
 from tests.unit.worker.recovered import CLICKS_0
 
 START_MS = 1_700_000_000_000
-TOPICS = Topics()
+HOUR_MS = 3_600_000
+TOPICS = Topics(behaviour="behaviour")
 
 
 class Kafka:
@@ -79,6 +80,10 @@ class Kafka:
         return [record.value or b"" for record in self.written if record.topic == TOPICS.anomalies]
 
     @property
+    def hours(self) -> list[dict[str, Any]]:
+        return [json.loads(record.value or b"") for record in self.written if record.topic == TOPICS.behaviour]
+
+    @property
     def closed(self) -> list[Session]:
         events = [msgspec.json.decode(r.value or b"", type=Session) for r in self.written if r.topic == TOPICS.sessions]
         return [event for event in events if event.phase == "closed"]
@@ -87,8 +92,10 @@ class Kafka:
 class Worker:
     """Cycles on such a Kafka, with a clock of their own."""
 
-    def __init__(self, model_dir: Path, kafka: Kafka, alpha: float = 0.001, rules: Sequence[Rule] = ()) -> None:
-        engine = open_engine(load_model(model_dir, "cpu"), model_dir, 3, 1, alpha, triggers=rules)
+    def __init__(
+        self, model_dir: Path, kafka: Kafka, alpha: float = 0.001, rules: Sequence[Rule] = (), hours: bool = False
+    ) -> None:
+        engine = open_engine(load_model(model_dir, "cpu"), model_dir, 3, 1, alpha, triggers=rules, hours=hours)
         self.arena = engine.arena
         self.meter, self.alerts = Meter(), Alerts()
         observed = Observed(self.meter, engine.model, engine.arena, 1, lambda message: [], alerts=self.alerts)
@@ -142,6 +149,28 @@ def test_a_trigger_of_a_rest_is_written_once_and_its_cooldown_survives(model_dir
         assert rows == worker.arena.rows(CLICKS_0)
         assert kafka.mark.accounts_for(*worker.arena.totals(CLICKS_0), 0)
         assert worker.meter.snapshot().count("triggers") == 2
+
+
+@pytest.mark.parametrize("how", ["", "lost", "unseen"])
+def test_a_partition_at_rest_writes_its_hour_once(model_dir: Path, how: str) -> None:
+    """With the second rest, also where nobody knows how its transaction ended; then nothing is open any more."""
+    kafka = Kafka(1)
+
+    async def live() -> None:
+        worker = Worker(model_dir, kafka, hours=True)
+        await worker.begin()
+        await worker.click("ann", 0)
+        await worker.idle(31)
+        assert (len(kafka.closed), kafka.hours) == (1, [])
+        kafka.fails = [how]
+        for _ in range(3):
+            await worker.idle(31)
+        [hour] = kafka.hours
+        assert (hour["hour"], hour["clicks"], hour["closed"]) == (START_MS // HOUR_MS * HOUR_MS, 1, 1)
+        assert kafka.mark.time_ms == hour["hour"] + HOUR_MS
+        assert worker.arena.kept[CLICKS_0] == kafka.mark.kept
+
+    asyncio.run(live())
 
 
 def test_sessions_end_after_half_an_hour_without_a_click(model_dir: Path) -> None:
