@@ -15,7 +15,7 @@ from stream.behaviour import Behaviour
 from stream.events import Anomaly, DeadLetter, Feedback, Recommendation, Session, SystemAlert
 from stream.outputs import IN_AVRO, OUTPUTS, avro_schema, columns, json_schema
 from stream.places import parquet, postgres, redis
-from stream.sinks.command import schema
+from stream.sinks.command import schema, sink
 from stream.trigger import Trigger
 from tests.docs.blocks import ROOT
 
@@ -142,3 +142,10 @@ def test_a_message_is_the_same_in_avro(name: str) -> None:
 
 def at(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def test_an_output_without_a_topic_is_copied_only_with_its_name() -> None:
+    """Only the workers' --behaviour-topic has it, and no default."""
+    to = ("avro", "--schema-registry", "http://localhost:1", "--topics", "behaviour")
+    refused = CliRunner().invoke(sink, to)
+    assert str(refused.exception) == "the topic of behaviour has no name; give --behaviour-topic as the workers have it"

@@ -49,3 +49,13 @@ def test_the_event_types_with_the_most_clicks_keep_their_names() -> None:
     found = json.loads(value)["events"]
     assert set(names[:3]) <= set(found)
     assert len(found) < 30
+
+
+def test_what_is_kept_fits_into_the_changelog() -> None:
+    """Also with the 10,000 event types that a model may have: most of them are "(other)"."""
+    names = [f"type{n}" for n in range(10_000)]
+    cells = Cells(names)
+    every = Table(5, np.arange(cells.count), np.ones(cells.count, np.int64))
+    assert len(cells.encode(every)) < 100_000
+    [(_, value)] = messages([Hour(Partition("clicks", 0), every)], names, "m/1", 1_000_000)
+    assert list(json.loads(value)["events"]) == [*names[:MOST_TYPES], "(other)"]
