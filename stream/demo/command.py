@@ -4,8 +4,8 @@
 2. Start the worker as its own process, with `eddy worker`.
 3. Start the feed, and read the worker's output topics.
 4. Stop the feed.
-5. Read until every click has its decision and every broken message has its dead letter. If one is missing, the demo
-   fails.
+5. Read until every click has its decision, every broken message has its dead letter, and no trigger is left. If one is
+   missing, the demo fails.
 6. Stop the worker.
 7. Print the counts.
 """
@@ -24,19 +24,21 @@ from types import FrameType
 
 import click
 import msgspec
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from stream.demo.broker import EmbeddedBroker
 from stream.demo.feed import Feed
+from stream.demo.judged.carts import rules_for
 from stream.demo.shop import build_shop
 from stream.demo.simulate import DAY_MS, simulate
 from stream.demo.tally import Tally
-from stream.demo.view import Scene, View, choose_view
+from stream.demo.view import Scene, View, as_lines, choose_view
 from stream.demo.worker_process import WorkerProcess
 from stream.errors import ConfigError, EddyError
 from stream.events import Anomaly, DeadLetter, Recommendation, SystemAlert
 from stream.manifest import read_manifest
 from stream.settings import Topics
+from stream.trigger import Trigger
 
 PARTITIONS = 2
 TOPICS = Topics()
@@ -68,11 +70,13 @@ class Reader:
                 "log_level": 0,
             }
         )
-        topics = (TOPICS.recommendations, TOPICS.anomalies, TOPICS.system_alerts, TOPICS.dead_letters)
+        topics = (TOPICS.recommendations, TOPICS.anomalies, TOPICS.system_alerts, TOPICS.triggers, TOPICS.dead_letters)
         self._consumer.assign([TopicPartition(topic, number, 0) for topic in topics for number in range(PARTITIONS)])
+        self._triggers = [TopicPartition(TOPICS.triggers, number) for number in range(PARTITIONS)]
         self._decision = msgspec.json.Decoder(Recommendation).decode
         self._anomaly = msgspec.json.Decoder(Anomaly).decode
         self._system_alert = msgspec.json.Decoder(SystemAlert).decode
+        self._trigger = msgspec.json.Decoder(Trigger).decode
         self._letter = msgspec.json.Decoder(DeadLetter).decode
 
     def read(self) -> None:
@@ -87,8 +91,20 @@ class Reader:
                 self._tally.alerted(self._anomaly(value))
             elif topic == TOPICS.system_alerts:
                 self._tally.alerted_on_many(self._system_alert(value))
+            elif topic == TOPICS.triggers:
+                self._tally.carts.fired(self._trigger(value))
             else:
                 self._tally.rejected(self._letter(value))
+
+    @property
+    def behind(self) -> bool:
+        """Whether there are triggers that were not read. Raises EddyError if the broker does not answer."""
+        try:
+            ends = [self._consumer.get_watermark_offsets(at, timeout=DRAIN_S)[1] for at in self._triggers]
+            found = self._consumer.position(self._triggers)  # below 0 where none was read
+            return any(max(0, at.offset) < end for at, end in zip(found, ends, strict=True))
+        except KafkaException as exc:
+            raise EddyError(f"the triggers could not be read: {exc.args[0].str()}") from exc
 
     def close(self) -> None:
         self._consumer.close()
@@ -133,8 +149,8 @@ def demo(
 
     The demo starts an embedded broker and the real worker. Simulated users click, fill carts and buy, and their
     preferences change over time. A few users are bots or have a stolen account, and some messages are broken. The
-    worker writes recommendations and alerts. The demo knows the truth, so it shows how many were right. Ctrl-C ends
-    the demo and prints the counts.
+    worker writes recommendations, alerts, what it expects of each user, and triggers. The demo knows the truth, so it
+    shows how many were right. Ctrl-C ends the demo and prints the counts.
 
     The worker serves a page at the address that is shown. It is opened in a browser if stdout is a terminal and there
     is a display.
@@ -151,7 +167,7 @@ def demo(
         signal.signal(ending, _interrupt)
     browse = no_page if no_browser or as_json or not _has_display() else open_page
     counts = run(path, device, seconds, rate, users, seed, choose_view(scene, as_json), browse)
-    click.echo(msgspec.json.encode(counts).decode() if as_json else _as_lines(counts))
+    click.echo(msgspec.json.encode(counts).decode() if as_json else as_lines(counts))
 
 
 def run(
@@ -174,11 +190,12 @@ def run(
     tally = Tally(K)
     now_ms = int(time.time() * 1000)
     shop_stream = simulate(build_shop(), users, seed, now_ms - YEARS_BACK * 365 * DAY_MS)
+    rules = rules_for(read_manifest(model).event_types)
     partitions = dict.fromkeys(TOPICS.names(), PARTITIONS)
     with (
         tempfile.TemporaryDirectory(prefix="eddy-demo-") as directory,
         EmbeddedBroker(partitions) as broker,
-        WorkerProcess(broker.address, model, device, Path(directory), K) as worker,
+        WorkerProcess(broker.address, model, device, Path(directory), K, rules) as worker,
     ):
         reader = Reader(broker.address, tally)
         feed = Feed(broker.address, TOPICS.clicks, shop_stream, rate, seed, tally)
@@ -243,7 +260,7 @@ def _watch(
 def _drain(worker: WorkerProcess, reader: Reader, feed: Feed, tally: Tally) -> None:
     """Step 5: read until nothing is missing. DRAIN_S is counted from the last message that was read."""
     last_s, left = time.monotonic(), -1
-    while feed.is_alive() or tally.undecided or tally.unreported > 0:
+    while feed.is_alive() or tally.undecided or tally.unreported > 0 or reader.behind:
         reader.read()
         worker.check()
         if left != (left := tally.undecided + tally.unreported):
@@ -275,12 +292,3 @@ def _has_display() -> bool:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-def _as_lines(counts: dict[str, object]) -> str:
-    """The counts as text, one line per count."""
-    lines = []
-    for name, value in counts.items():
-        shown = ", ".join(f"{key} {n}" for key, n in value.items()) if isinstance(value, dict) else str(value)
-        lines.append(f"{name.replace('_', ' '):<24}{shown}")
-    return "\n".join(lines)

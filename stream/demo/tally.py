@@ -1,4 +1,4 @@
-"""Counts of the demo: clicks, decisions, hits compared with popularity, and alerts compared with the truth.
+"""Counts of the demo: clicks, decisions, hits compared with popularity, and what was said compared with the truth.
 
 A hit: the user's next valid click is on one of the k items that were recommended at the previous click. Popularity is
 judged in the same way on the same clicks, with the k items that have the most clicks in the stream so far.
@@ -10,6 +10,10 @@ from collections import Counter, deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from stream.demo.judged.carts import Carts
+from stream.demo.judged.following import Following
+from stream.demo.judged.intent import Intents
+from stream.demo.judged.sessions import Sessions
 from stream.demo.simulate import Simulated
 from stream.events import Anomaly, DeadLetter, Recommendation, SystemAlert
 
@@ -80,7 +84,11 @@ class Tally:
         self.latencies_ms: deque[float] = deque(maxlen=LATENCIES)
         self.last_judged: Judged | None = None
         self.last_alerts: dict[str, Alert] = {}  # one per user, newest last: one bot must not fill the page
-        self._waiting: dict[tuple[str, int], float] = {}
+        self.following = Following()
+        self.intents = Intents()
+        self.carts = Carts()
+        self._sessions = Sessions(self.intents, self.carts)
+        self._waiting: dict[tuple[str, int], tuple[float, Simulated]] = {}
         self._truth: dict[tuple[str, int], str] = {}
         self._before: dict[str, tuple[str, list[str], frozenset[str]]] = {}
         self._popularity = Popularity(k)
@@ -106,15 +114,16 @@ class Tally:
             self.unusual.add((simulated.click.user_id, simulated.truth))
             if len(self._truth) > TRUTHS:
                 del self._truth[next(iter(self._truth))]
-        self._waiting[key] = now_s
+        self._waiting[key] = now_s, simulated
         self.clicks += 1
 
     def decided(self, decision: Recommendation, now_s: float) -> None:
         """Count a recommendation that was read. A second one for the same click is no decision."""
         self.recommendations += 1
-        sent_s = self._waiting.pop((decision.user_id, decision.timestamp), None)
-        if sent_s is None:
+        found = self._waiting.pop((decision.user_id, decision.timestamp), None)
+        if found is None:
             return
+        sent_s, simulated = found
         self.decisions += 1
         self.simulated_ms = max(self.simulated_ms, decision.timestamp)
         self.latencies_ms.append((now_s - sent_s) * 1000)
@@ -122,6 +131,9 @@ class Tally:
         self._judge(decision)
         self._popularity.add(decision.item_id)
         self._before[decision.user_id] = (decision.item_id, decision.items, self._popularity.top)
+        partition = int(decision.id.split("-")[-2])
+        self.following.decided(partition, simulated, decision)
+        self._sessions.decided(partition, simulated, decision)
 
     def alerted(self, anomaly: Anomaly) -> None:
         """Count an alert that was read."""
@@ -164,6 +176,10 @@ class Tally:
             "hit_rate": _rate(self.hits, self.judged),
             "popularity_hit_rate": _rate(self.popular_hits, self.judged),
             "judged": self.judged,
+            "next_action": self.following.counts(),
+            "intent": self.intents.counts(),
+            "triggers": dict(sorted(self.carts.by_rule.items())) | {"of the control group": self.carts.control},
+            "abandoned_carts": self.carts.counts(),
             "users": len(self.users),
             "clicks_per_user": round(self.decisions / max(1, len(self.users)), 2),
             "seconds": round(seconds, 2),

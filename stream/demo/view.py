@@ -1,6 +1,7 @@
 """Shows the tally: a live page in a terminal, else one line every few seconds.
 
-The page needs 100 columns and 30 rows. It shows only a few clicks per second, so that a person can read them.
+The page needs 100 columns and 30 rows; in 80 columns the lists are cut. It shows only a few clicks per second, so that
+a person can read them.
 """
 
 import sys
@@ -20,8 +21,8 @@ from rich.text import Text
 from stream.demo.simulate import DAY_MS, HOUR_MS, MINUTE_MS
 from stream.demo.tally import Judged, Tally, percentiles
 
-JUDGED_ROWS = 9
-ALERT_ROWS = 6
+JUDGED_ROWS = 4
+ALERT_ROWS = 4
 LATEST = 2_000
 """The page shows the latency of this many latest decisions."""
 LINE_EVERY_S = 5.0
@@ -99,7 +100,9 @@ class LineView:
         print(
             f"{seconds:5.0f} s  {tally.clicks} clicks, {tally.decisions} decisions {device_in_words(provider)}, "
             f"hit rate {_percent(tally.hits, tally.judged)} (popularity {_percent(tally.popular_hits, tally.judged)}), "
-            f"{tally.alerts} alerts, {sum(tally.dead_letters.values())} dead letters",
+            f"next action {_percent(tally.following.right, tally.following.judged)}, "
+            f"{tally.alerts} alerts, {sum(tally.carts.by_rule.values())} triggers, "
+            f"{sum(tally.dead_letters.values())} dead letters",
             file=sys.stderr,
             flush=True,
         )
@@ -135,6 +138,7 @@ class LiveView:
         page.split_column(
             Layout(self._head(tally, worker), size=1),
             Layout(name="figures", size=9),
+            Layout(_next(tally), size=7),
             Layout(self._clicks(), size=JUDGED_ROWS + 3),
             Layout(self._alerts(tally), size=ALERT_ROWS + 2),
         )
@@ -159,7 +163,7 @@ class LiveView:
         rows = Table.grid(padding=(0, 1))
         rows.add_row("clicks in", f"[bold]{tally.clicks:,}[/]  [dim]from {len(tally.users):,} users[/]")
         rows.add_row("decisions out", f"[bold]{tally.decisions:,}[/]  [dim]{speed:,.0f} per second[/]")
-        rows.add_row("latency", f"p50 [bold]{p50:.0f}[/] ms   p99 [bold]{p99:.0f}[/] ms")
+        rows.add_row("latency", f"p50 [bold]{p50:.0f}[/] ms, p99 [bold]{p99:.0f}[/] ms")
         rows.add_row("dead letters", f"[bold]{sum(tally.dead_letters.values()):,}[/]  [dim]broken messages:[/]")
         rows.add_row("", f"[dim]{letters}[/]")
         return Panel(rows, title="Kafka in, Kafka out", title_align="left", border_style="cyan")
@@ -171,8 +175,8 @@ class LiveView:
             bar = ProgressBar(total=judged, completed=hits, width=20, complete_style=style, finished_style=style)
             rows.add_row(name, bar, Text(_percent(hits, tally.judged), style=f"bold {style}"))
         k = self._scene.k
-        note = Text(f"hit: the next click is one of the {k} items\n", style="dim")
-        note.append(f"popularity: the {k} most clicked items\n\n", style="dim")
+        note = Text(f"hit: next click among the {k} items\n", style="dim")
+        note.append(f"popularity: {k} most clicked items\n\n", style="dim")
         share = f"{tally.true_alerts:,} of {tally.alerts:,}"
         note.append(share, style="not dim bold green").append(" alerts were true\n", style="not dim")
         share = f"{len(tally.found):,} of {len(tally.unusual):,}"
@@ -205,5 +209,36 @@ class LiveView:
         return Panel(table, title="Alerts", title_align="left", border_style="cyan")
 
 
-def _percent(part: int, whole: int) -> str:
+def as_lines(counts: dict[str, object]) -> str:
+    """The counts as text, one line per count."""
+    lines = []
+    for name, value in counts.items():
+        shown = ", ".join(f"{key} {n}" for key, n in value.items()) if isinstance(value, dict) else str(value)
+        lines.append(f"{name.replace('_', ' '):<24}{shown}")
+    return "\n".join(lines)
+
+
+def _next(tally: Tally) -> Panel:
+    """What was said of users, and what they did."""
+    following, intent, carts = tally.following, tally.intents.counts(), tally.carts
+    rows = Table.grid(padding=(0, 1))
+    if following.judged:
+        said = f"said right [bold green]{_percent(following.right, following.judged)}[/]"
+        usual = _percent(following.most_common, following.judged)
+        rows.add_row("next action", f"{said} (most common: {usual}), log loss {following.log_loss:.2f}")
+    if intent["sessions"]:
+        share, usual = _percent(intent["top_bought"], 1), _percent(intent["bought"], intent["sessions"])
+        top = f"top tenth, from {intent['top_from']:.2f} on: [bold green]{share}[/] bought"
+        rows.add_row("intent", f"{top} (all: {usual}), lift {intent['top_lift']:.1f}")
+        missed, none = intent["bought"] - intent["said"], intent["said_not_bought"]
+        said = f"[bold green]{intent['said']:,} of {intent['bought']:,}[/] said before"
+        rows.add_row("purchases", f"{said}, {missed:,} missed; {none:,} said, not bought")
+    fired = ", ".join(f"{rule} {count:,}" for rule, count in sorted(carts.by_rule.items()))
+    rows.add_row("triggers", fired or "-")
+    found = f"[bold green]{carts.found:,} of {carts.found + carts.missed:,}[/] found"
+    rows.add_row("lost carts", f"{found}, {carts.missed:,} missed; {carts.wrong:,} triggers for a cart that was bought")
+    return Panel(rows, title="What users do next", title_align="left", border_style="cyan")
+
+
+def _percent(part: float, whole: float) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "-"

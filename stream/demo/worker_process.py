@@ -44,13 +44,17 @@ class WorkerProcess:
     page  address of the page that the worker serves
     """
 
-    def __init__(self, broker: str, model: Path, device: str, directory: Path, k: int) -> None:
+    def __init__(self, broker: str, model: Path, device: str, directory: Path, k: int, rules: str = "") -> None:
+        """rules: the text of --triggers; "" = no such file"""
         port = _free_port()
         self.page = f"http://127.0.0.1:{port}/"
         self._log = directory / "worker.log"
         options = {"--model": model, "--broker": broker, "--device": device, "--k": k, "--worker-id": "demo"}
         options |= {"--group": "demo", "--data-dir": directory}
         options |= {"--http-port": port, "--http-advertise": f"127.0.0.1:{port}"}
+        if rules:
+            (directory / "triggers.toml").write_text(rules)
+            options["--triggers"] = directory / "triggers.toml"
         words = [str(word) for option in options.items() for word in option]
         self._command = [sys.executable, "-m", "stream.ops.cli", "worker", "--http-answers", *words]
         self._process: subprocess.Popen[bytes] | None = None

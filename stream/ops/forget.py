@@ -28,8 +28,8 @@ def forget(
     the user's state, in memory and in the changelog (a tombstone). Clicks before the request are decided first; a
     click after it is one of a new user. Workers may run or start later. With --pseudonymise, give the raw ids.
 
-    What it does not delete: messages on the clicks topic and on the output topics. Kafka deletes these by the topics'
-    retention. docs/operations.md lists what is where.
+    What it does not delete: messages on the clicks topic and on the output topics, also triggers. Kafka deletes these
+    by the topics' retention. docs/operations.md lists what is where.
 
     \b
     Examples:

@@ -37,6 +37,12 @@ def test_seconds_and_json_count_a_decision_per_click() -> None:
     assert counts["dead_letters"] > 0
     assert sum(counts["dead_letters_by_reason"].values()) == counts["dead_letters"]
     assert counts["hit_rate"] > 3 * counts["popularity_hit_rate"] > 0
+    assert counts["next_action"]["judged"] > 500
+    assert counts["next_action"]["right"] > counts["next_action"]["most_common"] > 0.4
+    assert 0 < counts["next_action"]["log_loss"] < 1
+    assert counts["triggers"]["more"] > 10
+    assert counts["abandoned_carts"].keys() == {"found", "missed", "wrong"}
+    assert counts["intent"].keys() >= {"sessions", "bought", "said", "top_lift"}
     assert counts["provider"] == "CPUExecutionProvider" or "CUDA" in counts["provider"]
     assert 4.5 < counts["seconds"] < 15
     assert counts["latency_p50_ms"] <= counts["latency_p99_ms"]

@@ -34,7 +34,9 @@ def test_a_forgotten_user_is_found_only_where_the_docs_say(lane: Lane) -> None:
     admin = AdminClient({"bootstrap.servers": lane.broker})
     admin.incremental_alter_configs([changelog])[changelog].result()
     lane.produce([*clicks(400, users=40), (b"user7", b"no click")])
-    worker = lane.start(alpha=0.5)
+    rules = lane.directory / "triggers.toml"
+    rules.write_text('[[trigger]]\nname = "more"\nkind = "after"\nevents = ["purchase"]\ncooldown = "1h"\n')
+    worker = lane.start(alpha=0.5, triggers=rules)
     lane.wait_for_clicks()
     assert forget(lane, "user7", "nobody") == {"topic": lane.topics.clicks, "users": 2, "partitions": 4}
     lane.wait_for_clicks()
@@ -55,7 +57,7 @@ def test_a_forgotten_user_is_found_only_where_the_docs_say(lane: Lane) -> None:
         for m in lane.read(topic)
         if m.key() == b"user7" or b'"user7"' in (m.value() or b"")
     }
-    assert found == {"clicks", "recommendations", "anomalies", "sessions", "dead_letters"}
+    assert found == {"clicks", "recommendations", "anomalies", "sessions", "triggers", "dead_letters"}
     assert not [m for m in lane.read(lane.topics.changelog) if m.key() == b"nobody"]
     assert "different ways" not in worker.log  # the request itself is in every partition
 

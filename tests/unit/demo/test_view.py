@@ -1,4 +1,4 @@
-"""The live page on a recording console of 100 by 30 characters."""
+"""The live page on a recording console of 100 by 30 characters, and of 80."""
 
 import io
 from types import SimpleNamespace
@@ -9,6 +9,7 @@ from stream.demo.simulate import Simulated
 from stream.demo.tally import Tally
 from stream.demo.view import LiveView, Scene, device_in_words
 from stream.events import Anomaly, Click, DeadLetter, Expected, Recommendation
+from stream.trigger import Trigger
 
 
 def sample() -> Tally:
@@ -19,8 +20,9 @@ def sample() -> Tally:
             Simulated(timestamp, 0, Click("user-7", item, timestamp), "scraper" if timestamp == 2_000 else ""), 1.0
         )
         decision = Recommendation(
-            "i", "user-7", item, timestamp, ["hats-n1", "socks-k2"], [-1.0, -2.0], 1.0, 0.5, "shop/1"
-        )
+            f"clicks-0-{timestamp}", "user-7", item, timestamp, ["hats-n1", "socks-k2"], [-1.0, -2.0], 1.0, 0.5,
+            "shop/1", next={"view": 0.9}, leaves=0.1,
+        )  # fmt: skip
         tally.decided(decision, 1.042)
         expected = [Expected("tents-v1", 0.4)]
         user = "user-7" if timestamp == 2_000 else "user-8"
@@ -44,6 +46,11 @@ def sample() -> Tally:
                 "shop/1",
             )
         )
+    for n, bought in enumerate((False, True)):
+        tally.intents.over(0.25 + n / 2, bought)
+    tally.carts.over(["clicks-0-1"], True)
+    tally.carts.over(["clicks-0-2"], True)
+    tally.carts.fired(Trigger("clicks-0-2-end:cart", "user-9", "cart", "abandoned", 1, "treated", [], "why", "shop/1"))
     tally.rejected(DeadLetter("i", "not_json", "", "clicks", 0, 0, 0, None, None, 0, 0))
     return tally
 
@@ -51,9 +58,9 @@ def sample() -> Tally:
 PAGE = "http://127.0.0.1:54321/"
 
 
-def drawn(tally: Tally) -> list[str]:
+def drawn(tally: Tally, width: int = 100) -> list[str]:
     out = io.StringIO()
-    console = Console(file=out, width=100, height=30, force_terminal=False, color_system=None)
+    console = Console(file=out, width=width, height=30, force_terminal=False, color_system=None)
     view = LiveView(Scene(model="shop/1", k=2, rate=400.0), console)
     with view:
         view.show(tally, 1.0, SimpleNamespace(provider="CPUExecutionProvider", page=PAGE))
@@ -78,6 +85,22 @@ def test_the_page_shows_hits_truth_latency_reasons_and_device_in_100_by_30() -> 
         "false alarm",
         "1 of 2 alerts were true",
         "100.0 %",
+    ):
+        assert words in page, words
+
+
+def test_80_columns_are_enough_for_all_figures() -> None:
+    """What was said of users, what they did, and what was missed; no line is cut."""
+    lines = drawn(sample(), width=80)
+    page = "\n".join(lines)
+    assert (len(lines), max(map(len, lines))) == (30, 80)
+    for words in (
+        "said right 100.0 % (most common: 100.0 %), log loss 0.11",
+        "top tenth, from 0.75 on: 100.0 % bought (all: 50.0 %), lift 2.0",
+        "1 of 1 said before, 0 missed; 0 said, not bought",
+        "cart 1",
+        "1 of 2 found, 1 missed; 0 triggers for a cart that was bought",
+        "1 of 1 bots and thieves found so far",
     ):
         assert words in page, words
 
