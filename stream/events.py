@@ -235,29 +235,6 @@ class Session(Struct, frozen=True, gc=False, omit_defaults=True):
     returns_7d: float | None = None
 
 
-class Feedback(Struct, frozen=True, gc=False, omit_defaults=True):
-    """What a person says of an alert on a user. Of several verdicts on one alert the last one counts.
-
-    id               of the alert
-    episode          of the alert
-    verdict          "true": what it says did happen and was worth an alert; "false": a false alert
-    timestamp        when it was given, ms since the epoch
-    by, note         who gave it, and why; empty = not said
-    quiet_until_ms   only if alerts on the user were asked to be kept back: those on clicks before this time
-    statistics       only if only those for these statistics were
-    """
-
-    id: str
-    user_id: str
-    episode: str
-    verdict: str
-    timestamp: int
-    by: str = ""
-    note: str = ""
-    quiet_until_ms: int | None = None
-    statistics: list[str] = []
-
-
 class DeadLetter(Struct, frozen=True, gc=False):
     """A message that is not a valid click, with the reason and its topic, partition and offset.
 

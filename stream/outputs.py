@@ -1,6 +1,6 @@
 """What Eddy writes, described for others: as columns of a table, as JSON Schema and as Avro schema.
 
-All come from the Structs of stream/events.py and stream/trigger.py, so that a field is named in one place.
+All come from the Structs of stream/events.py, feedback.py and trigger.py, so that a field is named in one place.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,8 @@ from typing import Any, NamedTuple, get_args, get_origin
 import msgspec
 from msgspec import NODEFAULT, Struct
 
-from stream.events import Anomaly, DeadLetter, Feedback, Recommendation, Session, SystemAlert
+from stream.events import Anomaly, DeadLetter, Recommendation, Session, SystemAlert
+from stream.feedback import Feedback
 from stream.trigger import Trigger
 
 OUTPUTS: dict[str, type[Struct]] = {

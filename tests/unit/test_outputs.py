@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
-from stream.events import Anomaly, DeadLetter, Feedback, Recommendation, Session, SystemAlert
+from stream.events import Anomaly, DeadLetter, Recommendation, Session, SystemAlert
+from stream.feedback import Feedback
 from stream.outputs import IN_AVRO, OUTPUTS, avro_schema, json_schema
 from stream.sinks.command import schema
 from stream.trigger import Trigger
