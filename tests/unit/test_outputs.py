@@ -79,7 +79,8 @@ SYSTEM_ALERT: dict[str, Any] = {
 }  # fmt: skip
 SESSION: dict[str, Any] = {
     "id": "c-0-1", "user_id": "u", "phase": "closed", "timestamp": 3, "started": 1, "clicks": 2,
-    "events": {"view": 2}, "model": "m/1",
+    "events": {"view": 2}, "model": "m/1", "path": [{"event_type": "view", "clicks": 2}], "reached_ms": {"view": 0},
+    "items": 1,
 }  # fmt: skip
 MISSING: dict[str, dict[str, Any]] = {
     "recommendations": {
@@ -90,7 +91,7 @@ MISSING: dict[str, dict[str, Any]] = {
     "system-alerts": dict.fromkeys(("of_users", "p_value", "item_id", "event_type", "alerts")),
     "sessions": {
         "revision": 0, "unknown_events": 0, "p_value": None, "intent_first": None, "intent_highest": None,
-        "intent_last": None, "returns_7d": None,
+        "intent_last": None, "returns_7d": None, "path_cut": 0, "value": None, "alerts": 0,
     },
 }  # fmt: skip
 
