@@ -201,6 +201,15 @@ class SystemAlert(Struct, frozen=True, gc=False, omit_defaults=True):
     alerts: int | None = None
 
 
+class Run(Struct, frozen=True, gc=False):
+    """Clicks of a session that follow on each other and have one event type. event_type: empty if the model does not
+    know it
+    """
+
+    event_type: str
+    clicks: int
+
+
 class Session(Struct, frozen=True, gc=False, omit_defaults=True):
     """A user's session has begun or has ended. It ends after half an hour without a click of the user.
 
@@ -216,6 +225,12 @@ class Session(Struct, frozen=True, gc=False, omit_defaults=True):
     intent_first, intent_highest, intent_last  closed, and only if the model predicts it: `intent` of the recommendation
                     after the first click, the highest one, and after the last click
     returns_7d      closed, and only if the model predicts it: as in the recommendation after the last click
+    path            closed: runs of clicks with one event type, in their order; at most the first 11 and the last one
+    path_cut        closed: number of omitted runs before the last one
+    reached_ms      closed: event type -> time from `started` to the earliest click of it, at least 0
+    items           closed: number of different items; estimated if there are more than 16 clicks
+    value           closed, and only if above 0: sum of price times quantity over the purchases
+    alerts          closed: number of its clicks with an alert that opened an episode
     """
 
     id: str
@@ -233,29 +248,12 @@ class Session(Struct, frozen=True, gc=False, omit_defaults=True):
     intent_highest: float | None = None
     intent_last: float | None = None
     returns_7d: float | None = None
-
-
-class Feedback(Struct, frozen=True, gc=False, omit_defaults=True):
-    """What a person says of an alert on a user. Of several verdicts on one alert the last one counts.
-
-    id               of the alert
-    episode          of the alert
-    verdict          "true": what it says did happen and was worth an alert; "false": a false alert
-    timestamp        when it was given, ms since the epoch
-    by, note         who gave it, and why; empty = not said
-    quiet_until_ms   only if alerts on the user were asked to be kept back: those on clicks before this time
-    statistics       only if only those for these statistics were
-    """
-
-    id: str
-    user_id: str
-    episode: str
-    verdict: str
-    timestamp: int
-    by: str = ""
-    note: str = ""
-    quiet_until_ms: int | None = None
-    statistics: list[str] = []
+    path: list[Run] | None = None
+    path_cut: int = 0
+    reached_ms: dict[str, int] | None = None
+    items: int | None = None
+    value: float | None = None
+    alerts: int = 0
 
 
 class DeadLetter(Struct, frozen=True, gc=False):

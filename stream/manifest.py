@@ -39,6 +39,9 @@ SHORTLIST = "shortlist.onnx"
 """The graph that makes the lists on a CPU instead of score.onnx, if the manifest has a `shortlist`."""
 
 
+PURCHASE = "purchase"
+"""The event type of a purchase, if the manifest names no other one."""
+
 AHEAD = "ahead.onnx"
 """The graph that predicts what a user does next, if the manifest has an `ahead`."""
 
@@ -118,6 +121,12 @@ class Manifest(Struct, frozen=True):
     def label(self) -> str:
         """NAME/VERSION, as in the `model` field of the output events."""
         return f"{self.name}/{self.version}"
+
+    @property
+    def purchase(self) -> str:
+        """The event type whose clicks make the value of a session: that of the intent, if the model predicts one."""
+        intent = None if self.ahead is UNSET else self.ahead.intent
+        return intent or PURCHASE
 
     @property
     def graphs(self) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """What Eddy writes, described for others: as columns of a table, as JSON Schema and as Avro schema.
 
-All come from the Structs of stream/events.py, trigger.py and behaviour.py, so that a field is named in one place.
+All come from the Structs of stream/events.py, feedback.py, trigger.py and behaviour.py, so that a field is named in one
+place.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,8 @@ import msgspec
 from msgspec import NODEFAULT, Struct
 
 from stream.behaviour import Behaviour
-from stream.events import Anomaly, DeadLetter, Feedback, Recommendation, Session, SystemAlert
+from stream.events import Anomaly, DeadLetter, Recommendation, Session, SystemAlert
+from stream.feedback import Feedback
 from stream.trigger import Trigger
 
 OUTPUTS: dict[str, type[Struct]] = {

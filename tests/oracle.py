@@ -113,7 +113,13 @@ class Oracle:
         now_ms = self._time_ms[partition] = max(click["timestamp"], self._time_ms.get(partition, 0))
         sessions = self.sessions.setdefault(
             partition,
-            Sessions(f"{topic}-{partition}-", self.manifest["event_types"], self._label, self._alerts.scores_ends),
+            Sessions(
+                f"{topic}-{partition}-",
+                self.manifest["event_types"],
+                self._label,
+                self._alerts.scores_ends,
+                self.manifest.get("ahead", {}).get("intent") or "purchase",
+            ),
         )
         sessions.time(now_ms)
         user = self.users.get((partition, click["user_id"]))
@@ -148,7 +154,7 @@ class Oracle:
         user.past = [remembered(click["item_id"], click["event_type"], gap_ms), *user.past][:RECENT]
 
         starts = history == 0 or gap_ms >= 1_800_000
-        sessions.click(click["user_id"], starts, event_type, click["timestamp"], now_ms, offset)
+        sessions.click(click["user_id"], starts, event_type, click, now_ms, offset)
         of_session = sessions.of[click["user_id"]]
         ahead = {}
         if self._ahead is not None:
@@ -167,7 +173,7 @@ class Oracle:
         if self._alerts.scores_ends:
             sessions.item(click["user_id"], item, float(surprise))
             self._alerts.end(user.kept, sessions.of[click["user_id"]], click, self.items, rates.corrected)
-        opens = found.episode == offset
+        opens = of_session.made[-1].opens = found.episode == offset
         led = f"alerts: {next(iter(found.statistics))}" if found.episode is not None and found.statistics else None
         signs = self._signs(user.recent, click["event_type"], gap_ms) | ({"twins"} if user.kept.twin else set())
         many = self.partitions[partition].click(user.seen, history == 0, signs, led, opens, click["timestamp"], offset)
@@ -272,6 +278,9 @@ class Oracle:
         fields += [("quiet_until_s", "<u4"), ("quiet_statistics", "<i4")]
         fields += [("session_offset", "<i8"), ("session_start_ms", "<i8"), ("session_last_ms", "<i8")]
         fields += [("session_revision", "<i4"), ("session_types", "<i4", len(self.manifest["event_types"]) + 1)]
+        fields += [("session_path_types", "<u2", 12), ("session_path_clicks", "<u2", 12), ("session_runs", "<i4")]
+        fields += [("session_reached_ms", "<i4", len(self.manifest["event_types"]) + 1), ("session_items", "<i4")]
+        fields += [("session_item_bits", "<u8", 2), ("session_value", "<f8"), ("session_alerts", "<i4")]
         if self._alerts.scores_ends:
             fields += [("session_vector", "<u8"), ("end_episode", "<i8"), ("session_peak", "<f4")]
             fields += [("end_nats", "<f4"), ("session_item", "<i4")]
@@ -314,6 +323,8 @@ class Oracle:
             row["session_offset"], row["session_start_ms"] = session.offset, session.start_ms
             row["session_last_ms"], row["seen_ms"] = session.last_ms, session.seen_ms
             row["session_revision"], row["session_types"] = session.revision, session.types
+            for part, value in session.kept.items():
+                row[part] = value
             if self._alerts.scores_ends:
                 row["session_vector"], row["end_episode"] = session.vector, session.episode
                 row["session_peak"], row["end_nats"], row["session_item"] = session.peak, session.nats, session.item

@@ -1,13 +1,27 @@
 """The sessions of a partition's users, from a plain loop that shares no code with the worker."""
 
+import math
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
+import xxhash
 
 Event = dict[str, Any]
 
 GAP_MS, MINUTE_MS = 1_800_000, 60_000
+
+
+@dataclass
+class Clicked:
+    """A click of a session. parts: what it is worth, in 10,000ths. opens: an alert on it opened an episode"""
+
+    event_type: int
+    time_ms: int
+    item: str
+    parts: int
+    opens: bool = False
 
 
 @dataclass
@@ -20,6 +34,7 @@ class Session:
     seen_ms: int = 0
     revision: int = 0
     types: list[int] = field(default_factory=list)
+    made: list[Clicked] = field(default_factory=list)
     ended: bool = False
     vector: int = 0
     peak: float = 0.0
@@ -34,6 +49,52 @@ class Session:
         """The minute of the partition's time with which it ends."""
         return -(-(self.seen_ms + GAP_MS) // MINUTE_MS)
 
+    @property
+    def runs(self) -> list[tuple[int, int]]:
+        """Event type and number of the clicks that follow on each other."""
+        return [(kind, len(list(group))) for kind, group in groupby(one.event_type for one in self.made)]
+
+    @property
+    def path(self) -> list[tuple[int, int]]:
+        """The runs that are kept."""
+        return self.runs if len(self.runs) <= 12 else [*self.runs[:11], self.runs[-1]]
+
+    @property
+    def reached_ms(self) -> list[int]:
+        """Of each event type."""
+        times = [[one.time_ms for one in self.made if one.event_type == kind] for kind in range(len(self.types))]
+        return [max(0, min(of_type) - self.start_ms) if of_type else 0 for of_type in times]
+
+    @property
+    def bits(self) -> set[int]:
+        return {xxhash.xxh3_64_intdigest(one.item.encode()) % 128 for one in self.made}
+
+    @property
+    def items(self) -> int:
+        if len(self.made) <= 16:
+            return len({one.item for one in self.made})
+        return round(128 * math.log(128 / max(1, 128 - len(self.bits))))
+
+    @property
+    def parts(self) -> int:
+        return min(2**53, sum(one.parts for one in self.made))
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """The fields of the row with the summary."""
+        kinds, counts = zip(*self.path, strict=True) if self.path else ((), ())
+        fill = [0] * (12 - len(kinds))
+        return {
+            "session_path_types": [*kinds, *fill],
+            "session_path_clicks": [*counts, *fill],
+            "session_runs": len(self.runs),
+            "session_reached_ms": self.reached_ms,
+            "session_items": len({one.item for one in self.made[:16]}),
+            "session_item_bits": [sum(1 << bit - low for bit in self.bits if 0 <= bit - low < 64) for low in (0, 64)],
+            "session_value": float(self.parts),
+            "session_alerts": sum(one.opens for one in self.made),
+        }
+
 
 def mix(item: int) -> int:
     """splitmix64 of an item."""
@@ -46,8 +107,11 @@ def mix(item: int) -> int:
 class Sessions:
     """The sessions of one partition, the events about them, and the alerts on their ends."""
 
-    def __init__(self, prefix: str, types: list[str], label: str, scored: bool = False) -> None:
-        """prefix: "topic-partition-" """
+    def __init__(
+        self, prefix: str, types: list[str], label: str, scored: bool = False, bought: str = "purchase"
+    ) -> None:
+        """prefix: "topic-partition-". bought: the event type of a purchase"""
+        self._bought = bought
         self._prefix, self._types, self._label, self._scored = prefix, types, label, scored
         self.of: dict[str, Session] = {}
         self.events: list[Event] = []
@@ -63,8 +127,9 @@ class Sessions:
         for _, _, user in sorted(one for one in due if one[0] <= now_ms // MINUTE_MS):
             self._end(user)
 
-    def click(self, user: str, starts: bool, event_type: int, time_ms: int, now_ms: int, offset: int) -> None:
-        """Add a decided click. Call `time` before it."""
+    def click(self, user: str, starts: bool, event_type: int, click: Event, now_ms: int, offset: int) -> None:
+        """Add a decided click. Call `time` before it. event_type: number of its type"""
+        time_ms = click["timestamp"]
         if starts:
             if user in self.of and not self.of[user].ended:
                 self._end(user)
@@ -73,6 +138,9 @@ class Sessions:
         if one.ended:
             one.ended, one.revision = False, one.revision + 1
         one.types[event_type] += 1
+        paid = click.get("price", 0) if click["event_type"] == self._bought else 0
+        parts = round(min(paid * click.get("quantity", 1) * 10_000, 2.0**53))
+        one.made.append(Clicked(event_type, time_ms, click["item_id"], parts))
         one.last_ms, one.seen_ms = max(one.last_ms, time_ms), now_ms
         if starts:
             self._tell(user, "opened", time_ms)
@@ -86,7 +154,7 @@ class Sessions:
         self.of[user].ended = True
         one = self.of[user]
         self._tell(user, "closed", one.last_ms)
-        self.events[-1] |= one.told
+        self.events[-1] |= one.told | self._summary(one)
         if not self._scored:
             return
         p_value = float(np.exp(-one.nats))
@@ -96,6 +164,17 @@ class Sessions:
             episode = id_ if one.episode < 0 else f"{self._prefix}{one.episode - 1}"
             more = {"timestamp": one.last_ms, "p_value": p_value, "episode": episode, "model": self._label}
             self.alerts.append({"id": id_, "user_id": user, "event_type": "session end"} | one.alert | more)
+
+    def _summary(self, one: Session) -> Event:
+        names = [*self._types, ""]
+        found: Event = {
+            "path": [{"event_type": names[kind], "clicks": count} for kind, count in one.path],
+            "reached_ms": {name: at for name, n, at in zip(self._types, one.types, one.reached_ms, strict=False) if n},
+            "items": one.items,
+        }
+        more = {"path_cut": len(one.runs) - len(one.path), "value": one.parts / 10_000}
+        more["alerts"] = sum(click.opens for click in one.made)
+        return found | {name: n for name, n in more.items() if n}
 
     def _tell(self, user: str, phase: str, time_ms: int) -> None:
         one = self.of[user]

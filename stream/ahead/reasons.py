@@ -8,6 +8,7 @@ where the pause without the click is longer than a session's may be.
 import numpy as np
 
 from stream.ahead.counters import F32, NAMES, Counted, matrix, repeated
+from stream.detect.windows import NO_GAP
 from stream.model.ahead import AheadGraph
 from stream.past.because import Remembered
 from stream.sessions.track import NAMES as OF_SESSION
@@ -28,11 +29,12 @@ def intent_without(graph: AheadGraph, row: np.void, clicks: Remembered) -> tuple
     count = len(its.item)
     waited = np.maximum(its.gap_ms, 0)
     time_ms = int(row["last_ms"]) - np.append(waited[:0:-1].cumsum()[::-1], 0)
-    before_ms = time_ms[0] - waited[0]  # the last click before the session; the first click itself if there is none
+    begins, before_ms = its.gap_ms[0] == NO_GAP, time_ms[0] - waited[0]  # before_ms: the last click before the session
     stays = [np.arange(count), *(np.delete(np.arange(count), at) for at in range(count) if count > 1)]
     newest = np.array([stay[-1] for stay in stays])
     begin_ms = np.array([time_ms[stay[0]] if count == size else start_ms for stay in stays])
-    previous_ms = np.array([time_ms[stay[-2]] if len(stay) > 1 else before_ms for stay in stays])
+    alone_ms = time_ms[newest] if begins else np.full(len(stays), before_ms)
+    previous_ms = np.array([time_ms[stay[-2]] if len(stay) > 1 else alone_ms[at] for at, stay in enumerate(stays)])
     in_session, of_user = (np.repeat(counts[None], len(stays), axis=0) for counts in (types, ever))
     for counts in (in_session, of_user):
         counts[np.arange(1, len(stays)), its.event_type[: len(stays) - 1]] -= 1

@@ -24,6 +24,7 @@ from stream.triggers.memory import CONSENTS, U8
 
 I8 = npt.NDArray[np.int8]
 I32 = npt.NDArray[np.int32]
+F64 = npt.NDArray[np.float64]
 T = TypeVar("T", bound=np.generic)
 NO_CATEGORIES = np.array([NO_CATEGORY], np.int32)
 
@@ -47,6 +48,7 @@ class Columns:
     requests    the requests to forget users
     asked       the requests for quiet among these clicks; None if there is none
     consent     (n,) uint8, the consent in each click, one of the values of triggers.memory; None if no click has one
+    value       (n,) float64, price times quantity of each purchase, 0 = none; None if no click has a value
     """
 
     owners: Sequence[Owner]
@@ -63,6 +65,7 @@ class Columns:
     requests: Requests = field(default_factory=dict)
     asked: Asked | None = None
     consent: U8 | None = None
+    value: F64 | None = None
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -99,6 +102,7 @@ class Columns:
             {user: which.searchsorted(at).tolist() for user, at in self.requests.items()},
             None if self.asked is None else self.asked.take(which, users),
             None if self.consent is None else self.consent[which],
+            None if self.value is None else self.value[which],
         )
 
 
@@ -113,6 +117,7 @@ class Encoder:
         self._event_types = {name: i for i, name in enumerate(model.manifest.event_types)}
         self._holds = dict.fromkeys(words(rules.readmit_events), -1) | dict.fromkeys(words(rules.exclude_events), 1)
         self._categories = categories
+        self._purchase = model.manifest.purchase
 
     def columns(self, clicks: Sequence[Click], origins: Sequence[Origin], requests: Sequence[Request] = ()) -> Columns:
         """Convert n clicks to arrays, in the same order.
@@ -138,6 +143,7 @@ class Encoder:
             asked=split.asked,
             names=Names(item_hashes(items), type_hashes(event_types)),
             consent=_consents(clicks),
+            value=_values(clicks, event_types, self._purchase),
         )
 
     def items(self, ids: Sequence[str]) -> I64:
@@ -170,6 +176,19 @@ def _consents(clicks: Sequence[Click]) -> U8 | None:
     """`consent` as in Columns."""
     found = [click.consent for click in clicks]
     return np.array([CONSENTS[one] for one in found], np.uint8) if found.count(None) < len(found) else None
+
+
+def _values(clicks: Sequence[Click], event_types: Sequence[str], purchase: str) -> F64 | None:
+    """`value` as in Columns. purchase: the event type of a purchase"""
+    bought = [i for i, name in enumerate(event_types) if name == purchase and clicks[i].price]
+    if not bought:
+        return None
+    found = np.zeros(len(clicks))
+    for i in bought:
+        price, quantity = clicks[i].price, clicks[i].quantity
+        assert price is not None
+        found[i] = price if quantity is None else price * quantity
+    return found
 
 
 def _owners(clicks: Sequence[Click], origins: Sequence[Origin]) -> tuple[Index, Sequence[Owner]]:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.ahead.forecast import foresee, row_fields
+from stream.detect.alert import Verdicts
 from stream.detect.detector import Evidence, Fields
 from stream.engine.columns import Columns, Encoder
 from stream.engine.decide import Decider, Decisions
@@ -26,11 +27,12 @@ from stream.hours.count import Hours
 from stream.hours.table import Hour
 from stream.model.ahead import Forecast
 from stream.model.runtime import Model
-from stream.past.clicks import PAST, remember
+from stream.past.clicks import PAST, new_items, remember
 from stream.population.judge import KEPT_SIZE, Judge, Judgement
 from stream.population.quiet import Asked
 from stream.population.watch import SystemRule
 from stream.sessions.ends import Batch, Ended, at_rest, ended, joined
+from stream.sessions.summary import Clicks
 from stream.sessions.track import SEEN, Track, session_fields
 from stream.sessions.unusual import EndCalibration
 from stream.settings import Rules
@@ -159,12 +161,12 @@ class Engine:
         if clicks.life is not None:
             reset_rows(rows, event_ids, np.flatnonzero(clicks.life))
         before = {name: rows[name].copy() for name in self._followed}
-        steps, not_finite, again = run_waves(self.model, rows, order, clicks, self._forgetting, times, event_ids)
+        steps, not_finite, known = run_waves(self.model, rows, order, clicks, self._forgetting, times, event_ids)
         swept = sweep(self.arena, self._forgetting, len(clicks), [*clicks.owners, *clicks.requests])
         decided, failed, repeated = np.arange(len(clicks)), NONE, NONE
-        undecided, its = not_finite | again, clicks
+        undecided, its = not_finite | known, clicks
         if np.count_nonzero(undecided):
-            failed, repeated, decided = np.flatnonzero(not_finite), np.flatnonzero(again), np.flatnonzero(~undecided)
+            failed, repeated, decided = np.flatnonzero(not_finite), np.flatnonzero(known), np.flatnonzero(~undecided)
             its, steps = clicks.take(decided), steps.take(decided)
         owner = clicks.owner[decided]
         same = remember(before[PAST.name], rows, owner, its.names, steps.gap_ms, steps.clicks_before)
@@ -187,6 +189,7 @@ class Engine:
         judged = self._judge(evidence, track, found.partition[evidence.owner], judges, before, rows, asked)
         graph = self.model.ahead
         forecast = None if graph is None else foresee(graph, evidence, track, before, rows)
+        track.summarise(_summed(track, evidence, its, judged.verdicts, before))
         track.write(rows)
         of_click = found.partition[clicks.owner]
         latest = latest_times(found.partitions, of_click, times)
@@ -282,3 +285,13 @@ class Engine:
         fired = self.triggers.at_rest(self.arena, ends, times)
         staged = with_rows(staged._replace(times=times), self.arena, fired.owners, fired.rows)
         return cycle._replace(ended=ends, firings=fired.firings, staged=staged, hours=hours)
+
+
+def _summed(track: Track, seen: Evidence, its: Columns, verdicts: Verdicts, before: Fields) -> Clicks:
+    """What the summaries of the sessions read of the decided clicks `its`, in the order of the track."""
+    order, item = track.by_user, its.names.item[track.by_user]
+    new = new_items(before[PAST.name], track.owner, track.first, item, track.in_session - 1)
+    opens = np.zeros(len(order), np.bool_)
+    opens[verdicts.alerted] = [rule.episode for rule in verdicts.rules] == seen.offset[verdicts.alerted]
+    value = None if its.value is None else its.value[order]
+    return Clicks(seen.event_type[order], seen.time_ms[order], item, new, value, opens[order])

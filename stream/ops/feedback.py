@@ -12,7 +12,8 @@ import click
 import msgspec
 
 from stream.errors import ConfigError
-from stream.events import Anomaly, Feedback, clicks_topic_of
+from stream.events import Anomaly, clicks_topic_of
+from stream.feedback import Feedback
 from stream.kafka_config import KafkaConfig, read_kafka_config
 from stream.ops.explain import alerts_among
 from stream.ops.options import connection_options, topic_option

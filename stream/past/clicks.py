@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
-from stream.detect.windows import LATE, NO_GAP
+from stream.detect.windows import LATE, NO_GAP, Bools
 from stream.manifest import Tensor
 from stream.settings import RECENT_ITEMS
 from stream.state.row import Index, Rows
@@ -22,7 +22,6 @@ I64 = npt.NDArray[np.int64]
 U16 = npt.NDArray[np.uint16]
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
-Bools = npt.NDArray[np.bool_]
 
 PAST = Tensor("past", (RECENT_ITEMS, 3), "uint32")
 """The field of a row, newest first: the item's hash, low and high half; then the event type's hash and the gap, 16 bits
@@ -108,6 +107,34 @@ def remember(before: U32, rows: Rows, owner: Index, names: Names, gap_ms: I64, c
     same = np.empty(len(owner), np.bool_)
     same[by_user] = its == previous
     return same & (clicks_before > 0)
+
+
+def new_items(before: U32, owner: Index, first: Bools, item: U64, back: I64) -> Bools:
+    """True (n,) where the item of a click is that of none of the `back` clicks of the user before it.
+
+    before  (m, RECENT_ITEMS, 3) uint32, as in `remember`
+    owner   (n,) intp, index of each click's user. The clicks are in the order of the users, and of each user in time
+    first   (n,) bool, the user's first click among the n
+    item    (n,) uint64, hashes of the items
+    back    (n,) at least 0. Where it is RECENT_ITEMS or more, the result is False: the row does not remember so many
+    """
+    found: Bools = back < RECENT_ITEMS
+    looks = np.flatnonzero(found & (back > 0))
+    if not len(looks):
+        return found
+    since_first = looks - np.maximum.accumulate(np.where(first, np.arange(len(owner)), 0))[looks]
+    low = (item & np.uint64(0xFFFFFFFF)).astype(np.uint32)  # enough for so few clicks
+    back = back[looks]
+    in_row = before[owner[looks], : int(back.max()), 0] == low[looks, None]
+    known = (in_row & (np.arange(in_row.shape[1]) < (back - since_first)[:, None])).any(1)
+    again = np.flatnonzero(since_first)  # those with clicks of the same user before them among the n
+    if len(again):
+        here = np.minimum(back, since_first)[again]
+        age, at = np.arange(1, int(here.max()) + 1), looks[again]
+        same = low[np.maximum(at[:, None] - age, 0)] == low[at, None]
+        known[again] |= (same & (age <= here[:, None])).any(1)
+    found[looks] = ~known
+    return found
 
 
 def past_of(row: np.void) -> Past:

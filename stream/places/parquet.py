@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stream.errors import ConfigError
-from stream.events import Expected, Partition
+from stream.events import Expected, Partition, Run
 from stream.outputs import OUTPUTS, Column, columns, values
 from stream.places.sink import Away, Event, Moved, Part
 
@@ -41,6 +41,7 @@ TYPES: dict[Any, Any] = {
     dict[str, int]: pa.map_(pa.string(), pa.int64()),
     dict[str, dict[str, int]]: pa.map_(pa.string(), pa.map_(pa.string(), pa.int64())),
     list[Expected]: pa.list_(pa.struct([("item_id", pa.string()), ("probability", pa.float64())])),
+    list[Run]: pa.list_(pa.struct([("event_type", pa.string()), ("clicks", pa.int64())])),
 }
 """Type of a column's values -> its Arrow type."""
 
@@ -164,7 +165,7 @@ def _value(value: Any, kind: Any) -> Any:
         return list(value.items())
     if kind == dict[str, dict[str, int]]:
         return [(name, list(counts.items())) for name, counts in value.items()]
-    return msgspec.to_builtins(value) if kind == list[Expected] else value
+    return msgspec.to_builtins(value) if kind in (list[Expected], list[Run]) else value
 
 
 def synchronise(directory: Path) -> None:

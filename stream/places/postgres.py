@@ -21,7 +21,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from stream.errors import ConfigError
-from stream.events import Expected, Partition
+from stream.events import Expected, Partition, Run
 from stream.outputs import OUTPUTS, Column, columns, values
 from stream.places.sink import Away, Event, Moved, Part, latest
 from stream.places.url import Url
@@ -48,6 +48,7 @@ TYPES: dict[Any, str] = {
     dict[str, int]: "jsonb",
     dict[str, dict[str, int]]: "jsonb",
     list[Expected]: "jsonb",
+    list[Run]: "jsonb",
 }
 """Type of a column's values -> its type in PostgreSQL."""
 

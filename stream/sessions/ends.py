@@ -124,7 +124,7 @@ def _before(batch: Batch, track: Track, clicks: Index, minute: I64) -> Ended:
     """End the sessions that were there before these clicks, with them. clicks: positions in the order of the users"""
     position, first = batch.decided[track.by_user], track.first[clicks]
     order = np.append(clicks[first], clicks[~first])
-    sessions = Sessions.of(batch.before, track.owner[clicks[first]]).then(track.after(clicks[~first] - 1))
+    sessions = Sessions.of(batch.before, track.owner[clicks[first]]).then(track.whole(clicks[~first] - 1))
     owners = [batch.owners[user] for user in track.owner[order].tolist()]
     after = np.append(before_batch(len(clicks[first])), clicks[~first] - 1)
     return Ended(position[order], np.append(minute[first], minute[~first]), owners, sessions, after)
@@ -168,7 +168,7 @@ def _by_time(arena: Arena, batch: Batch, track: Track, number: int, clock: _Cloc
         nexts[again - 1] = position[again] + 1
         which, click = clock.ends(minute[clicks], nexts[clicks])
         owners = [batch.owners[user] for user in track.owner[clicks[which]].tolist()]
-        found = found.then(Ended(click, minute[clicks[which]], owners, track.after(clicks[which]), clicks[which]))
+        found = found.then(Ended(click, minute[clicks[which]], owners, track.whole(clicks[which]), clicks[which]))
     return found.then(_of_others(arena, batch, number, clock, was))
 
 

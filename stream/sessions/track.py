@@ -1,5 +1,5 @@
-"""Follows the session of each user in the user's row: when it began, its last click, its clicks by event type, what its
-end would be, and what was predicted of it.
+"""Follows the session of each user in the user's row: when it began, its last click, its clicks by event type, its
+summary, what its end would be, and what was predicted of it.
 
 A session ends after SESSION_GAP_MS without a click of the user. Either the user's next click comes after such a pause,
 or the partition's time has moved on by so much since the user's last click, rounded up to a whole minute (`sessions.
@@ -18,6 +18,7 @@ from stream.detect.tail import F32
 from stream.detect.windows import Bools
 from stream.manifest import Tensor
 from stream.model.gaps import SESSION_GAP_MS, starts_session
+from stream.sessions.summary import Clicks, Running, Summary, summary_fields
 from stream.sessions.unusual import EndCalibration, Ending, largest_so_far, running
 from stream.state.row import Index, Rows
 from stream.state.seen import MINUTE_MS, minute
@@ -46,6 +47,7 @@ class Sessions(NamedTuple):
     ending    what their ends would be; None if the model does not score ends
     forecast  (n, 4) float32, what the model predicted: the intent after the first click, the highest one, and the
               intent and the return after the last click; None if it predicts nothing
+    summary   the rest of what they were; None where nobody reads it
     """
 
     offset: I64
@@ -55,6 +57,7 @@ class Sessions(NamedTuple):
     types: I32
     ending: Ending | None = None
     forecast: F32 | None = None
+    summary: Summary | None = None
 
     @classmethod
     def of(cls, rows: Fields | Rows, which: Index) -> "Sessions":
@@ -62,7 +65,8 @@ class Sessions(NamedTuple):
         offset, start_ms, last_ms, revision, types = (rows[name][which] for name in NAMES)
         names = rows.dtype.names or () if isinstance(rows, np.ndarray) else rows
         forecast = rows[FORECAST.name][which] if FORECAST.name in names else None
-        return cls(offset, start_ms, last_ms, revision, types, Ending.of(rows, which), forecast)
+        ending, summary = Ending.of(rows, which), Summary.of(rows, which)
+        return cls(offset, start_ms, last_ms, revision, types, ending, forecast, summary)
 
     def then(self, others: "Sessions") -> "Sessions":
         """These sessions and then the others."""
@@ -72,16 +76,18 @@ class Sessions(NamedTuple):
         forecast = None
         if self.forecast is not None and others.forecast is not None:
             forecast = np.concatenate([self.forecast, others.forecast])
-        return Sessions(offset, start_ms, last_ms, revision, types, ending, forecast)
+        summary = None if self.summary is None or others.summary is None else self.summary.then(others.summary)
+        return Sessions(offset, start_ms, last_ms, revision, types, ending, forecast, summary)
 
     def take(self, which: Index) -> "Sessions":
         """Select the sessions at the positions `which`."""
         offset, start_ms, last_ms, revision, types = (column[which] for column in self.columns())
         forecast = None if self.forecast is None else self.forecast[which]
-        return Sessions(offset, start_ms, last_ms, revision, types, self.ending and self.ending.take(which), forecast)
+        ending, summary = self.ending and self.ending.take(which), self.summary and self.summary.take(which)
+        return Sessions(offset, start_ms, last_ms, revision, types, ending, forecast, summary)
 
     def columns(self) -> list[npt.NDArray[Any]]:
-        """All but `ending` and `forecast`."""
+        """All but `ending`, `forecast` and `summary`."""
         return [self.offset, self.start_ms, self.last_ms, self.revision, self.types]
 
 
@@ -94,7 +100,7 @@ def session_fields(event_types: int, ends: EndCalibration | None, ahead: bool = 
     """
     kinds = ("int64", "int64", "int64", "int32", "int32")
     shapes = ((), (), (), (), (event_types + 1,))
-    more = (*(() if ends is None else ends.row_fields), *((FORECAST,) if ahead else ()))
+    more = (*summary_fields(event_types), *(() if ends is None else ends.row_fields), *((FORECAST,) if ahead else ()))
     return (*map(Tensor, NAMES, shapes, kinds), *more)
 
 
@@ -131,6 +137,7 @@ class Track:
         self._begin = np.maximum.accumulate(np.where(self.starts | self.first, at, 0))
         self.ending: Ending | None = None
         self.forecast: F32 | None = None
+        self._running: Running | None = None
         revised = (self.over & ~self.starts).astype(np.int32)
         types = np.zeros((len(order) + 1, event_types + 1), np.int32)
         types[at + 1, seen.event_type[order]] = 1
@@ -143,6 +150,17 @@ class Track:
         """
         order = self.by_user
         return running(item[order], surprise[order], self._begin, self._goes_on(), self.owner, self._before)
+
+    @property
+    def in_session(self) -> I64:
+        """(n,) the clicks of the session so far, with this one."""
+        begin = self._begin
+        were = self._before["session_types"][self.owner].sum(1)
+        return np.arange(len(begin)) - begin + 1 + np.where(self._goes_on(), were, 0)
+
+    def summarise(self, clicks: Clicks) -> None:
+        """Set what the summaries of the sessions read of the clicks (n,), in the order of the users."""
+        self._running = Running(clicks, self._begin, self._goes_on(), self.owner, self._before)
 
     def _goes_on(self) -> Bools:
         """(n,) bool, the session of the click began before the n clicks."""
@@ -173,31 +191,42 @@ class Track:
         self.forecast = np.stack([first, highest, intent, returns], axis=1)
 
     def after(self, clicks: Index) -> Sessions:
-        """The session of each click as it is after the click. clicks: (k,) positions in the order of the users"""
+        """The session of each click as it is after the click, without a summary.
+
+        clicks  (k,) positions in the order of the users
+        """
         begin, user = self._begin[clicks], self.owner[clicks]
         goes_on = self.first[begin] & ~self.starts[begin]  # with the session in the user's row
         ends = np.stack([begin, clicks + 1], axis=1).ravel()
         last_ms = np.maximum.reduceat(np.append(self._time_ms, 0), ends)[::2] if len(clicks) else begin
         types, revision = self._types[clicks + 1] - self._types[begin], self._revised[clicks + 1] - self._revised[begin]
-        were = Sessions.of(self._before, user)
+        was_offset, was_start_ms, was_last_ms, was_revision, were_types = (self._before[name][user] for name in NAMES)
         return Sessions(
-            np.where(goes_on, were.offset, self._offset[begin]),
-            np.where(goes_on, were.start_ms, self._time_ms[begin]),
-            np.where(goes_on, np.maximum(were.last_ms, last_ms), last_ms),
-            np.where(goes_on, were.revision, 0) + revision,
-            types + np.where(goes_on[:, None], were.types, 0),
+            np.where(goes_on, was_offset, self._offset[begin]),
+            np.where(goes_on, was_start_ms, self._time_ms[begin]),
+            np.where(goes_on, np.maximum(was_last_ms, last_ms), last_ms),
+            np.where(goes_on, was_revision, 0) + revision,
+            types + np.where(goes_on[:, None], were_types, 0),
             self.ending and self.ending.take(clicks),
             None if self.forecast is None else self.forecast[clicks],
         )
 
+    def whole(self, clicks: Index) -> Sessions:
+        """As `after`, with the summary. Call `summarise` before it."""
+        sessions = self.after(clicks)
+        assert self._running is not None
+        return sessions._replace(summary=self._running.after(clicks, sessions.start_ms))
+
     def write(self, rows: Rows) -> None:
         """Write the sessions after the last click of each user to the m rows."""
         last = np.flatnonzero(np.append(self.first[1:], True)[: len(self.owner)])
-        user, now = self.owner[last], self.after(last)
+        user, now = self.owner[last], self.whole(last)
         stays = rows["clicks"][user] > 0  # else the user has begun again, with a click that failed
         rows[SEEN][user] = np.where(stays, self.seen_ms[last], 0)
         for name, values in zip(NAMES, now.columns(), strict=True):
             rows[name][user] = values * (stays if values.ndim == 1 else stays[:, None])
+        assert now.summary is not None
+        now.summary.write(rows, user, stays)
         if now.ending is not None:
             now.ending.write(rows, user, stays)
         if now.forecast is not None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stream.events import Anomaly, Click, Expected, Origin, Partition, Recommendation, Session, SystemAlert
+from stream.events import Anomaly, Click, Expected, Origin, Partition, Recommendation, Run, Session, SystemAlert
 
 F32 = npt.NDArray[np.float32]
 Names = npt.NDArray[np.object_]
@@ -28,6 +28,10 @@ Foreseen = tuple[dict[str, float] | None, float | None, float | None, float | No
 """What a user does next: `next`, `leaves`, `returns_7d` and `intent` of a Recommendation; None = not predicted."""
 
 NOT_FORESEEN: Foreseen = (None, None, None, None)
+
+
+Summed = tuple[list[Run], int, dict[str, int], int, float | None, int]
+"""What a session was: the fields of a Session from `path` on."""
 
 
 def recommendations(
@@ -213,7 +217,8 @@ def closed_sessions(
     partitions: Sequence[Partition],
     sessions: Sequence[npt.NDArray[Any]],
     p_value: F64 | None,
-    forecast: Sequence[F32 | None] = (None, None, None, None),
+    forecast: Sequence[F32 | None],
+    summed: Sequence[Summed],
 ) -> list[Session]:
     """Make the events of n sessions that have ended.
 
@@ -224,6 +229,7 @@ def closed_sessions(
     p_value      (n,) float64 in (0, 1], of the ends; None if the model does not score them
     forecast     the intent after the first click, the highest and the last one, and the return, each (n,); None = not
                  predicted
+    summed       (n,)
     """
     p_values: list[float] | list[None] = [None] * len(users) if p_value is None else p_value.tolist()
     offset, start_ms, last_ms, revision, types = sessions
@@ -246,13 +252,27 @@ def closed_sessions(
             intent_highest=of_intent[1],
             intent_last=of_intent[2],
             returns_7d=returns,
+            path=path,
+            path_cut=cut,
+            reached_ms=reached_ms,
+            items=items or None,
+            value=value,
+            alerts=alerts,
         )
-        for user, partition, p, of_intent, returns, first, start, last, times, unknown, clicks, counts in zip(
+        for user, partition, p, of_intent, returns, (
+            path,
+            cut,
+            reached_ms,
+            items,
+            value,
+            alerts,
+        ), first, start, last, times, unknown, clicks, counts in zip(
             users,
             partitions,
             p_values,
             zip(*intent, strict=True),
             back,
+            summed,
             *(column.tolist() for column in columns),
             strict=True,
         )

@@ -208,6 +208,7 @@ def sessions(engine: Engine, clicks: Sequence[Click], origins: Sequence[Origin],
     """Make the begins and ends of sessions of a cycle, in their order. `clicks` and `origins` are its input."""
     manifest, ended = engine.model.manifest, cycle.ended
     users, partitions = [user.decode() for _, user in ended.owners], [partition for partition, _ in ended.owners]
+    summary = ended.sessions.summary
     closed = output.closed_sessions(
         manifest.label,
         manifest.event_types,
@@ -216,6 +217,7 @@ def sessions(engine: Engine, clicks: Sequence[Click], origins: Sequence[Origin],
         ended.sessions.columns(),
         None if ended.sessions.ending is None else np.exp(-ended.sessions.ending.nats.astype(np.float64)),
         served_columns(ended.sessions.forecast, manifest.ahead),
+        [] if summary is None else summary.told(manifest.event_types, ended.sessions.types),
     )
     opened = [
         output.opened_session(manifest.label, clicks[i], origins[i], clicks[i].event_type in manifest.event_types)

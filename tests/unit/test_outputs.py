@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
 
 from stream.behaviour import Behaviour
-from stream.events import Anomaly, DeadLetter, Feedback, Recommendation, Session, SystemAlert
+from stream.events import Anomaly, DeadLetter, Recommendation, Session, SystemAlert
+from stream.feedback import Feedback
 from stream.outputs import IN_AVRO, OUTPUTS, avro_schema, columns, json_schema
 from stream.places import parquet, postgres, redis
 from stream.sinks.command import schema, sink
@@ -81,7 +82,8 @@ SYSTEM_ALERT: dict[str, Any] = {
 }  # fmt: skip
 SESSION: dict[str, Any] = {
     "id": "c-0-1", "user_id": "u", "phase": "closed", "timestamp": 3, "started": 1, "clicks": 2,
-    "events": {"view": 2}, "model": "m/1",
+    "events": {"view": 2}, "model": "m/1", "path": [{"event_type": "view", "clicks": 2}], "reached_ms": {"view": 0},
+    "items": 1,
 }  # fmt: skip
 TRIGGER: dict[str, Any] = {
     "id": "c-0-1:cart", "user_id": "u", "rule": "cart", "kind": "after", "timestamp": 1, "group": "treated",
@@ -101,7 +103,7 @@ MISSING: dict[str, dict[str, Any]] = {
     "system-alerts": dict.fromkeys(("of_users", "p_value", "item_id", "event_type", "alerts")),
     "sessions": {
         "revision": 0, "unknown_events": 0, "p_value": None, "intent_first": None, "intent_highest": None,
-        "intent_last": None, "returns_7d": None,
+        "intent_last": None, "returns_7d": None, "path_cut": 0, "value": None, "alerts": 0,
     },
     "triggers": {},
     "behaviour": {},

@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from stream.errors import ConfigError
-from stream.events import Anomaly, Feedback
+from stream.events import Anomaly
+from stream.feedback import Feedback
 from stream.ops.cli import eddy
 from stream.ops.feedback import _lines, until, verdicts_among
 from stream.population.precision import Precision, Report, report, wilson

@@ -2,7 +2,8 @@
 
 import itertools
 import json
-from collections import defaultdict
+import random
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from stream.engine.engine import Cycle, Engine
 from stream.engine.requests import Request
 from stream.events import Click, Origin, Partition
 from stream.model.runtime import Model, load_model
-from stream.worker.served import open_engine, sessions
+from stream.worker.served import anomalies, open_engine, sessions
 from tests.decide import NOW_MS
 from tests.oracle_sessions import Event, Sessions
 
@@ -31,6 +32,15 @@ class Sent(NamedTuple):
     second: float
     event_type: str = "view"
     event_id: str | None = None
+    item: str = "i1"
+    price: float | None = None
+    quantity: float | None = None
+
+    @property
+    def click(self) -> Click:
+        at_ms = START_MS + int(self.second * 1000)
+        bought = {"price": self.price, "quantity": self.quantity}
+        return Click(self.user, self.item, at_ms, self.event_type, event_id=self.event_id, **bought)
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +61,7 @@ def events(engine: Engine, sent: list[tuple[int, Sent]], commit: bool = True) ->
         if not one.event_type:
             requests.append(Request(len(clicks), (Partition("clicks", one.partition), one.user.encode())))
             continue
-        at_ms = START_MS + int(one.second * 1000)
-        clicks.append(Click(one.user, "i1", at_ms, one.event_type, event_id=one.event_id))
+        clicks.append(one.click)
         origins.append(Origin("clicks", one.partition, offset))
     cycle = engine.process(engine.encoder.columns(clicks, origins, requests), NOW_MS)
     found = written(engine, clicks, origins, cycle)
@@ -72,8 +81,22 @@ SENT = st.builds(
     user=USERS,
     # whole sessions, their ends to the second, and clicks that come late
     second=st.integers(0, 240).map(lambda n: n * 60.0) | st.integers(0, 8).map(lambda n: n * 1800.0 - 0.001),
-    event_type=st.sampled_from(["view", "view", "cart", "wish", ""]),
+    event_type=st.sampled_from(["view", "view", "cart", "purchase", "wish", ""]),
     event_id=st.none() | st.sampled_from(["x", "y"]),
+    item=st.sampled_from(["i1", "i2", "new"]),
+    price=st.none() | st.sampled_from([0.0, 19.99, 1e300]),
+    quantity=st.none() | st.sampled_from([0.0, 3.0, 1e300]),
+)
+IN_ONE_SESSION = st.builds(
+    Sent,
+    partition=st.just(0),
+    user=st.sampled_from(["a", "a", "b"]),
+    second=st.integers(0, 1799).map(float),
+    event_type=st.sampled_from(["view", "cart", "purchase", "wish"]),
+    event_id=st.none(),
+    item=st.integers(0, 30).map("item {}".format),
+    price=st.none() | st.floats(0, 1e6),
+    quantity=st.none() | st.floats(0, 100),
 )
 
 
@@ -110,7 +133,8 @@ class Loop:
         ids += [one.event_id] if one.event_id else []
         starts = before_ms is None or at_ms - before_ms >= 1_800_000
         known = self._types.index(one.event_type) if one.event_type in self._types else len(self._types)
-        self.sessions.click(one.user, starts, known, at_ms, self._now_ms, offset)
+        click = {"event_type": "view"} | msgspec.to_builtins(one.click)
+        self.sessions.click(one.user, starts, known, click, self._now_ms, offset)
 
     def rest(self) -> None:
         if self.sessions.is_open:
@@ -156,6 +180,25 @@ def test_sessions_are_those_of_a_plain_loop_in_any_batches(
     partitions that rest before the clicks `rests`."""
     if in_order:
         sent = sorted(sent, key=lambda one: one.second)
+    compare(model, model_dir, sent, cuts, rests)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@given(
+    sent=st.lists(IN_ONE_SESSION, min_size=10, max_size=60),
+    cuts=st.lists(st.integers(0, 60), max_size=10),
+    rests=st.sets(st.integers(0, 60), max_size=2),
+)
+def test_summaries_of_long_sessions_are_those_of_a_plain_loop(
+    model: Model, model_dir: Path, sent: list[Sent], cuts: list[int], rests: set[int]
+) -> None:
+    """Paths with more runs than are kept, items beyond the exact ones, sums of prices, and late clicks, which can be
+    before the first one or after the end."""
+    compare(model, model_dir, [*sent, Sent(0, "b", 9000), Sent(0, "a", 18000)], cuts, rests)
+
+
+def compare(model: Model, model_dir: Path, sent: list[Sent], cuts: list[int], rests: set[int]) -> None:
+    """Decide on the clicks in batches that end at `cuts`; before the clicks `rests` all partitions rest."""
     engine, loops = new_engine(model, model_dir), [Loop(number, model) for number in (0, 1)]
     for offset, one in enumerate(sent):
         if offset in rests:
@@ -176,7 +219,8 @@ def test_sessions_are_those_of_a_plain_loop_in_any_batches(
         found += now
     for number, loop in enumerate(loops):
         partition = Partition("clicks", number)
-        assert [e for e in found if e["id"].startswith(f"{partition}-")] == loop.sessions.events
+        mine = [e for e in found if e["id"].startswith(f"{partition}-")]
+        assert [{k: v for k, v in e.items() if k != "alerts"} for e in mine] == loop.sessions.events
         users = list(loop.sessions.of)
         rows = engine.arena.gather(engine.arena.find([(partition, user.encode()) for user in users]).slots)
         kept = [
@@ -185,3 +229,30 @@ def test_sessions_are_those_of_a_plain_loop_in_any_batches(
         ]
         names = ("seen_ms", "session_offset", "session_start_ms", "session_last_ms", "session_revision")
         assert kept == list(zip(*(rows[n].tolist() for n in (*names, "session_types")), strict=True))
+        for of_user, row in zip(loop.sessions.of.values(), rows, strict=True):
+            now = {name: row[name].tolist() for name in of_user.kept}
+            assert of_user.kept | {"session_alerts": now["session_alerts"]} == now
+
+
+def test_a_session_counts_the_alerts_that_began_in_it(model: Model, model_dir: Path) -> None:
+    """As many as there are alerts on its clicks that opened an episode."""
+    engine, rng = open_engine(model, model_dir, 3, 1, 0.3), random.Random(3)
+    sent = [
+        Sent(0, f"u{n % 5}", n * 60.0 + (n // 200) * 3600, rng.choice(["view", "cart"]), item=f"i{rng.randrange(50)}")
+        for n in range(1_000)
+    ]
+    clicks, origins = [one.click for one in sent], [Origin("clicks", 0, n) for n in range(1_000)]
+    opened, found = Counter[str](), dict[str, Event]()
+    for start in range(0, 1_000, 90):
+        some, of = clicks[start : start + 90], origins[start : start + 90]
+        cycle = engine.process(engine.encoder.columns(some, of), NOW_MS)
+        opened.update(one.user_id for one in anomalies(engine, some, of, cycle) if one.id == one.episode)
+        found |= {one["id"]: one for one in written(engine, some, of, cycle)}
+        engine.commit(cycle)
+    found |= {one["id"]: one for one in written(engine, [], [], engine.rest([Partition("clicks", 0)]))}
+    counted = Counter[str]()
+    for one in found.values():
+        counted[one["user_id"]] += one.get("alerts", 0)
+    assert len(found) == 25
+    assert counted == opened
+    assert min(opened.values()) >= 5
