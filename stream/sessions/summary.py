@@ -190,7 +190,8 @@ class Running:
             found.items[:] += self._new[clicks + 1] - self._new[begin]
         if its.value is not None:
             paid = np.flatnonzero(its.value[at])
-            np.add.at(found.value, row[paid], np.minimum(np.rint(its.value[at[paid]] * UNIT), LARGEST_VALUE))
+            worth = np.minimum(its.value[at[paid]], LARGEST_VALUE)  # its product with UNIT cannot overflow
+            np.add.at(found.value, row[paid], np.minimum(np.rint(worth * UNIT), LARGEST_VALUE))
             np.minimum(found.value, LARGEST_VALUE, out=found.value)
         found.alerts[:] += self._opened[clicks + 1] - self._opened[begin]
         return found
