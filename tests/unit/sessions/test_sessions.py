@@ -281,18 +281,15 @@ def test_a_run_of_very_many_clicks_is_cut(model: Model, model_dir: Path) -> None
     """Over several batches, so that the number in the row does not begin again at 0."""
     engine = new_engine(model, model_dir)
     events(engine, [(0, Sent(0, "a", 0))])
-    row = engine.arena.find([(Partition("clicks", 0), b"a")]).slots
-    rows = engine.arena.gather(row)
+    rows = engine.arena.gather(engine.arena.find([(Partition("clicks", 0), b"a")]).slots)
     rows["session_path_clicks"][:, 0] = 65_534
     before = {name: rows[name] for name in rows.dtype.names or ()}
     for _ in range(3):
         clicks = Clicks(np.zeros(3, np.int64), np.zeros(3, np.int64), None, None, None, np.zeros(3, np.bool_))
         running = Running(clicks, np.zeros(3, np.intp), np.ones(3, np.bool_), np.zeros(3, np.intp), before)
-        (count, *others), (runs,) = (
-            running.after(np.array([2]), np.zeros(1, np.int64)).path_clicks[0].tolist(),
-            running.after(np.array([2]), np.zeros(1, np.int64)).runs.tolist(),
-        )
-        assert (count, {*others}, runs) == (65_535, {0}, 1)
+        found = running.after(np.array([2]), np.zeros(1, np.int64))
+        (count, *others), runs = found.path_clicks[0].tolist(), found.runs.tolist()
+        assert (count, {*others}, runs) == (65_535, {0}, [1])
         before["session_path_clicks"][:, 0] = count
 
 
