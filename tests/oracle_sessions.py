@@ -139,7 +139,7 @@ class Sessions:
             one.ended, one.revision = False, one.revision + 1
         one.types[event_type] += 1
         paid = click.get("price", 0) if click["event_type"] == self._bought else 0
-        parts = round(min(paid * click.get("quantity", 1) * 10_000, 2.0**53))
+        parts = round(min(paid * click.get("quantity", 1), 2**53) * 10_000)
         one.made.append(Clicked(event_type, time_ms, click["item_id"], parts))
         one.last_ms, one.seen_ms = max(one.last_ms, time_ms), now_ms
         if starts:

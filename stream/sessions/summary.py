@@ -178,18 +178,20 @@ class Running:
         found = Summary.of(self._before, user)
         for column in found if len(new := np.flatnonzero(~goes_on)) else ():
             column[new] = 0
-        row, at = _ranges(begin, clicks + 1)  # each click of each session, by the position of the session among the k
+        # each click of each session, by the position of the session among the k
+        row, at, starts = _ranges(begin, clicks + 1)
         self._add_runs(found, clicks, row, at)
         self._reach(found.reached_ms, row, at, goes_on, user, start_ms)
-        bit = its.item[at] % np.uint64(BITS)
-        mask, starts = np.uint64(1) << bit % np.uint64(64), row.searchsorted(np.arange(len(clicks)))
+        bit = (its.item[at] & np.uint64(BITS - 1)).astype(np.uint8)
+        mask = np.uint64(1) << (bit & 63)
         for word in range(BITS // 64 if len(clicks) else 0):
-            of_word = np.where(bit // np.uint64(64) == word, mask, np.uint64(0))
+            of_word = mask * (bit >> 6 == word)
             found.item_bits[:, word] |= np.bitwise_or.reduceat(of_word, starts)
         found.items[:] += self._new[clicks + 1] - self._new[begin]
         if its.value is not None:
             paid = np.flatnonzero(its.value[at])
-            np.add.at(found.value, row[paid], np.minimum(np.rint(its.value[at[paid]] * UNIT), LARGEST_VALUE))
+            worth = np.minimum(its.value[at[paid]], LARGEST_VALUE)  # its product with UNIT cannot overflow
+            np.add.at(found.value, row[paid], np.minimum(np.rint(worth * UNIT), LARGEST_VALUE))
             np.minimum(found.value, LARGEST_VALUE, out=found.value)
         found.alerts[:] += self._opened[clicks + 1] - self._opened[begin]
         return found
@@ -224,8 +226,8 @@ class Running:
         path_clicks[row, slot] = np.minimum(count, LONGEST_RUN)
 
 
-def _ranges(begin: Index, end: Index) -> tuple[Index, Index]:
-    """The numbers from begin to end (k,), each with the position of its range."""
+def _ranges(begin: Index, end: Index) -> tuple[Index, Index, Index]:
+    """The positions of the ranges, the numbers from begin to end (k,) in them, and where each range starts (k,)."""
     lengths = end - begin
-    row = np.arange(len(begin)).repeat(lengths)
-    return row, np.arange(len(row)) + (begin - (lengths.cumsum() - lengths))[row]
+    row, starts = np.arange(len(begin)).repeat(lengths), lengths.cumsum() - lengths
+    return row, np.arange(len(row)) + (begin - starts)[row], starts

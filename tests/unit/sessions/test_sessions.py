@@ -1,5 +1,6 @@
 """Sessions: when they begin and end, and what is written of them."""
 
+import dataclasses
 import itertools
 import json
 import random
@@ -8,14 +9,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from stream.engine.columns import Encoder
 from stream.engine.engine import Cycle, Engine
 from stream.engine.requests import Request
 from stream.events import Click, Origin, Partition
+from stream.manifest import Ahead
 from stream.model.runtime import Model, load_model
+from stream.sessions.summary import Clicks, Running
+from stream.settings import Rules
 from stream.worker.served import anomalies, open_engine, sessions
 from tests.decide import NOW_MS
 from tests.oracle_sessions import Event, Sessions
@@ -256,3 +262,48 @@ def test_a_session_counts_the_alerts_that_began_in_it(model: Model, model_dir: P
     assert len(found) == 25
     assert counted == opened
     assert min(opened.values()) >= 5
+
+
+def test_many_items_of_a_session_are_estimated(model: Model, model_dir: Path) -> None:
+    """Exactly up to 16 clicks; beyond, the estimate is within three standard errors."""
+    engine = new_engine(model, model_dir)
+    counts = {"few": 16, "some": 50, "many": 200}
+    sent = [Sent(0, user, n, item=f"{user} {n}") for user, count in counts.items() for n in range(count)]
+    sent += [Sent(0, user, count, item=f"{user} 0") for user, count in counts.items() if user != "few"]
+    events(engine, list(enumerate(sent)))
+    found = {one["user_id"]: one["items"] for one in events(engine, [(len(sent), Sent(0, "clock", 9000))])[:3]}
+    assert found["few"] == 16
+    assert abs(found["some"] - 50) <= 3 * 0.07 * 50
+    assert abs(found["many"] - 200) <= 3 * 0.08 * 200
+
+
+def test_a_run_of_very_many_clicks_is_cut(model: Model, model_dir: Path) -> None:
+    """Over several batches, so that the number in the row does not begin again at 0."""
+    engine = new_engine(model, model_dir)
+    events(engine, [(0, Sent(0, "a", 0))])
+    rows = engine.arena.gather(engine.arena.find([(Partition("clicks", 0), b"a")]).slots)
+    rows["session_path_clicks"][:, 0] = 65_534
+    before = {name: rows[name] for name in rows.dtype.names or ()}
+    for _ in range(3):
+        clicks = Clicks(np.zeros(3, np.int64), np.zeros(3, np.int64), None, None, None, np.zeros(3, np.bool_))
+        running = Running(clicks, np.zeros(3, np.intp), np.ones(3, np.bool_), np.zeros(3, np.intp), before)
+        found = running.after(np.array([2]), np.zeros(1, np.int64))
+        (count, *others), runs = found.path_clicks[0].tolist(), found.runs.tolist()
+        assert (count, {*others}, runs) == (65_535, {0}, [1])
+        before["session_path_clicks"][:, 0] = count
+
+
+@pytest.mark.parametrize(("intent", "worth"), [("cart", 5.0), (None, 14.0)])
+def test_the_value_is_that_of_the_type_of_the_intent(
+    model: Model, model_dir: Path, intent: str | None, worth: float
+) -> None:
+    """Of purchases, if the model predicts no intent. A click without a quantity counts once; without a price, not."""
+    ahead = Ahead(returns=False, clicks=0, weights={}, intent=intent)
+    manifest = msgspec.structs.replace(model.manifest, ahead=ahead)
+    engine = new_engine(model, model_dir)
+    engine.encoder = Encoder(dataclasses.replace(model, manifest=manifest), Rules(), None)
+    bought = [("cart", 5.0, None), ("purchase", 3.5, 4.0), ("purchase", None, 2.0), ("view", 7.0, 1.0)]
+    sent = [Sent(0, "a", n, kind, price=price, quantity=count) for n, (kind, price, count) in enumerate(bought)]
+    events(engine, list(enumerate(sent)))
+    (closed, _) = events(engine, [(4, Sent(0, "clock", 9000))])
+    assert closed["value"] == worth
