@@ -285,7 +285,8 @@ def test_a_run_of_very_many_clicks_is_cut(model: Model, model_dir: Path) -> None
     rows["session_path_clicks"][:, 0] = 65_534
     before = {name: rows[name] for name in rows.dtype.names or ()}
     for _ in range(3):
-        clicks = Clicks(np.zeros(3, np.int64), np.zeros(3, np.int64), None, None, None, np.zeros(3, np.bool_))
+        zeros, same = np.zeros(3, np.int64), np.zeros(3, np.uint64)
+        clicks = Clicks(zeros, zeros, same, same > 0, None, same > 0)
         running = Running(clicks, np.zeros(3, np.intp), np.ones(3, np.bool_), np.zeros(3, np.intp), before)
         found = running.after(np.array([2]), np.zeros(1, np.int64))
         (count, *others), runs = found.path_clicks[0].tolist(), found.runs.tolist()
