@@ -96,7 +96,7 @@ class Cycles:
         self._assignment: Assignment | None = None
         self._stale_at: float | None = None
         self._cycle_since_s: float | None = None  # since when a cycle runs
-        self._closed, self._phase = False, "joining"  # one of health.WHY_NOT_READY
+        self.closed, self._phase = False, "joining"  # one of health.WHY_NOT_READY
 
     # -- what the agent and the rebalance hooks call ------------------------------------------------------------------
 
@@ -193,7 +193,7 @@ class Cycles:
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._arrived.wait(), TICK_S)
-            if self._closed:  # Faust cancels this task a while after `close`; a tick would find no engine thread
+            if self.closed:  # Faust cancels this task a while after `close`; a tick would find no engine thread
                 return
             events = self._take()  # 1
             if not events:
@@ -208,7 +208,7 @@ class Cycles:
 
     async def close(self) -> None:
         """Stop the engine thread. No cycle runs: Faust has waited for the last one."""
-        self._closed = True
+        self.closed = True
         self._arrived.set()
         self._thread.pool.shutdown(wait=False)
 
@@ -287,7 +287,7 @@ class Cycles:
 
     async def _processed(self, chunks: list[Chunk], assignment: Assignment) -> Batch | None:
         """Step 2 of a cycle, again until the Schema Registry answers; None if the assignment is over."""
-        while self._assignment is assignment and not self._closed:
+        while self._assignment is assignment and not self.closed:
             try:
                 return await self._thread.run(self._process, chunks, assignment.next)
             except NoRegistry:  # nothing was changed, and the registry's client has said it

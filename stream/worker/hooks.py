@@ -126,7 +126,8 @@ def connect(
         try:
             assignment = await cycles.recover(partitions, generation, metadata)
         except Exception as exc:
-            end_app(app, exc)
+            failed(exc)
+            return
         app.add_future(read(assignment, partitions))
 
     async def read(assignment: Assignment, partitions: list[Partition]) -> None:
@@ -134,6 +135,10 @@ def connect(
             await seek(app, await cycles.read(assignment, partitions))
             gc.freeze()  # Python's collector looked at the program and the states again and again: 12 us a click
         except Exception as exc:
+            failed(exc)
+
+    def failed(exc: Exception) -> None:
+        if not cycles.closed:  # else a rebalance came while this worker ends: the next owner reads the partitions
             end_app(app, exc)
 
     @app.task

@@ -41,7 +41,7 @@ from tests.contracts.test_sinks import (  # noqa: F401, the tests of every sink,
 from tests.docs.blocks import ROOT
 from tests.kafka.apicurio import Running
 from tests.kafka.lane import Lane, Worker, wait_until
-from tests.kafka.test_sinks import publish
+from tests.kafka.test_sinks import create_hours, publish
 
 SOURCES = {partition.topic: output for partition, output in NAMES.items()}
 
@@ -136,6 +136,7 @@ def at(ms: int) -> datetime:
 
 @pytest.fixture
 def copying(lane: Lane, registry: Running) -> Copying:
+    create_hours(lane)
     return Copying(lane, registry)
 
 

@@ -148,12 +148,17 @@ def at(ms: int) -> datetime:
 
 @pytest.fixture
 def sinks(lane: Lane, redis_server: Redis, postgres_server: Postgres) -> Sinks:
-    create_topics(lane.broker, msgspec.structs.replace(lane.topics, behaviour=hours_of(lane)), lane.partitions, 1)
+    create_hours(lane)
     return Sinks(lane, redis_server, postgres_server)
 
 
 def hours_of(lane: Lane) -> str:
     return f"{lane.name}-behaviour"
+
+
+def create_hours(lane: Lane) -> None:
+    """Create the topic of `publish` that a lane does not have."""
+    create_topics(lane.broker, msgspec.structs.replace(lane.topics, behaviour=hours_of(lane)), lane.partitions, 1)
 
 
 def publish(lane: Lane, count: int, seed: int = 0) -> None:
