@@ -1,12 +1,13 @@
 """Passes clicks to an engine as the worker does: columns in, events out."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from stream.engine.engine import Cycle, Engine
-from stream.events import Anomaly, Click, Origin, Recommendation, SystemAlert
+from stream.engine.requests import Request
+from stream.events import Anomaly, Click, Origin, Partition, Recommendation, SystemAlert
 from stream.model.runtime import Model, StateArray
 from stream.worker.served import anomalies, recommendations, system_alerts
 
@@ -20,6 +21,33 @@ class Decided(NamedTuple):
     recommendations: list[Recommendation]
     anomalies: list[Anomaly]
     system: list[SystemAlert]
+
+
+class Sent(Protocol):
+    """A click in a partition; without an event type, a request to forget the user."""
+
+    @property
+    def partition(self) -> int: ...
+    @property
+    def user(self) -> str: ...
+    @property
+    def event_type(self) -> str: ...
+    @property
+    def click(self) -> Click: ...
+
+
+def parted(sent: Sequence[tuple[int, Sent]]) -> tuple[list[Click], list[Origin], list[Request]]:
+    """What `Encoder.columns` takes, of (offset, what was sent) each."""
+    clicks: list[Click] = []
+    origins: list[Origin] = []
+    requests: list[Request] = []
+    for offset, one in sent:
+        if one.event_type:
+            clicks.append(one.click)
+            origins.append(Origin("clicks", one.partition, offset))
+        else:
+            requests.append(Request(len(clicks), (Partition("clicks", one.partition), one.user.encode())))
+    return clicks, origins, requests
 
 
 def origins(count: int, start: int = 0, partition: int = 0) -> list[Origin]:

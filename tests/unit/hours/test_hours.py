@@ -10,13 +10,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from stream.engine.engine import Cycle, Engine
-from stream.engine.requests import Request
-from stream.events import Click, Origin, Partition
+from stream.events import Click, Partition
 from stream.hours.messages import messages
 from stream.model.runtime import Model, load_model
 from stream.population.judge import KEPT_SIZE
 from stream.worker.served import open_engine
-from tests.decide import NOW_MS
+from tests.decide import NOW_MS, parted
 from tests.oracle_hours import HOUR_MS, Event, Hours
 
 START_MS = 1_700_000_000_000 // HOUR_MS * HOUR_MS
@@ -32,6 +31,11 @@ class Sent(NamedTuple):
     second: float
     event_type: str = "view"
     event_id: str | None = None
+
+    @property
+    def click(self) -> Click:
+        at_ms = START_MS + int(self.second * 1000)
+        return Click(self.user, "i1", at_ms, self.event_type, event_id=self.event_id)
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +54,7 @@ def new_loop(model: Model, number: int = 0) -> Hours:
 
 def process(engine: Engine, sent: list[tuple[int, Sent]], commit: bool = True) -> list[Event]:
     """Decide on one batch, (offset, what was sent) each. Returns what is written on the topic of the hours."""
-    clicks: list[Click] = []
-    origins: list[Origin] = []
-    requests: list[Request] = []
-    for offset, one in sent:
-        if not one.event_type:
-            requests.append(Request(len(clicks), (Partition("clicks", one.partition), one.user.encode())))
-            continue
-        at_ms = START_MS + int(one.second * 1000)
-        clicks.append(Click(one.user, "i1", at_ms, one.event_type, event_id=one.event_id))
-        origins.append(Origin("clicks", one.partition, offset))
+    clicks, origins, requests = parted(sent)
     cycle = engine.process(engine.encoder.columns(clicks, origins, requests), NOW_MS)
     if commit:
         engine.commit(cycle)

@@ -16,14 +16,13 @@ from hypothesis import strategies as st
 
 from stream.engine.columns import Encoder
 from stream.engine.engine import Cycle, Engine
-from stream.engine.requests import Request
 from stream.events import Click, Origin, Partition
 from stream.manifest import Ahead
 from stream.model.runtime import Model, load_model
 from stream.sessions.summary import Clicks, Running
 from stream.settings import Rules
 from stream.worker.served import anomalies, open_engine, sessions
-from tests.decide import NOW_MS
+from tests.decide import NOW_MS, parted
 from tests.oracle_sessions import Event, Sessions
 
 MINUTE_MS = 60_000
@@ -60,15 +59,7 @@ def new_engine(model: Model, model_dir: Path) -> Engine:
 
 def events(engine: Engine, sent: list[tuple[int, Sent]], commit: bool = True) -> list[Event]:
     """Decide on one batch, (offset, what was sent) each. Returns what is written on the topic of the sessions."""
-    clicks: list[Click] = []
-    origins: list[Origin] = []
-    requests: list[Request] = []
-    for offset, one in sent:
-        if not one.event_type:
-            requests.append(Request(len(clicks), (Partition("clicks", one.partition), one.user.encode())))
-            continue
-        clicks.append(one.click)
-        origins.append(Origin("clicks", one.partition, offset))
+    clicks, origins, requests = parted(sent)
     cycle = engine.process(engine.encoder.columns(clicks, origins, requests), NOW_MS)
     found = written(engine, clicks, origins, cycle)
     if commit:

@@ -11,12 +11,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from stream.engine.engine import Cycle, Engine
-from stream.engine.requests import Request
 from stream.events import Click, Origin, Partition
 from stream.model.runtime import Model, load_model
 from stream.triggers.parse import parse_triggers
 from stream.worker.served import open_engine, recommendations, triggers
-from tests.decide import NOW_MS
+from tests.decide import NOW_MS, parted
 from tests.oracle_triggers import Event, Rule, Triggers
 
 START_MS = 1_700_000_000_000 // 3_600_000 * 3_600_000
@@ -80,6 +79,12 @@ class Sent(NamedTuple):
     event_id: str | None = None
     consent: bool | None = None
 
+    @property
+    def click(self) -> Click:
+        at_ms = START_MS + int(self.second * 1000)
+        item = f"i{self.item}" if self.item else "unknown"
+        return Click(self.user, item, at_ms, self.event_type, event_id=self.event_id, consent=self.consent)
+
 
 @pytest.fixture(scope="module")
 def model(model_dir: Path) -> Model:
@@ -92,22 +97,9 @@ def new_engine(model: Model, model_dir: Path, file: str = FILE) -> Engine:
     )
 
 
-def item_of(sent: Sent) -> str:
-    return f"i{sent.item}" if sent.item else "unknown"
-
-
 def process(engine: Engine, sent: list[tuple[int, Sent]], commit: bool = True) -> list[Event]:
     """Decide on one batch, (offset, what was sent) each. Returns what is written on the topic of the triggers."""
-    clicks: list[Click] = []
-    origins: list[Origin] = []
-    requests: list[Request] = []
-    for offset, one in sent:
-        if not one.event_type:
-            requests.append(Request(len(clicks), (Partition("clicks", one.partition), one.user.encode())))
-            continue
-        at_ms = START_MS + int(one.second * 1000)
-        clicks.append(Click(one.user, item_of(one), at_ms, one.event_type, event_id=one.event_id, consent=one.consent))
-        origins.append(Origin("clicks", one.partition, offset))
+    clicks, origins, requests = parted(sent)
     cycle = engine.process(engine.encoder.columns(clicks, origins, requests), NOW_MS)
     found = written(engine, clicks, cycle)
     lists = {one.id: one.items for one in recommendations(engine, clicks, origins, cycle)}
@@ -219,7 +211,7 @@ def test_triggers_are_those_of_a_plain_loop_in_any_batches(
         loop = loops[one.partition]
         if one.event_type:
             at_ms = START_MS + int(one.second * 1000)
-            loop.click(one.user, offset, at_ms, one.event_type, item_of(one), one.event_id, one.consent)
+            loop.click(one.user, offset, at_ms, one.event_type, one.click.item_id, one.event_id, one.consent)
         else:
             loop.forget(one.user)
     found: list[Event] = []
