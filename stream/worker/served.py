@@ -176,7 +176,8 @@ def anomalies(engine: Engine, clicks: Sequence[Click], origins: Sequence[Origin]
         return []
     of_clicks = _of_clicks(engine, clicks, origins, cycle)
     order = np.argsort(np.append(at, cycle.decided[alerts.click]), kind="stable")  # of one click the ends come first
-    return [(of_ends + of_clicks)[i] for i in order.tolist()]
+    events = of_ends + of_clicks
+    return [events[i] for i in order.tolist()]
 
 
 def _of_clicks(engine: Engine, clicks: Sequence[Click], origins: Sequence[Origin], cycle: Cycle) -> list[Anomaly]:
@@ -224,7 +225,8 @@ def sessions(engine: Engine, clicks: Sequence[Click], origins: Sequence[Origin],
         for i in cycle.opened.tolist()
     ]
     order = np.argsort(np.append(ended.click, cycle.opened), kind="stable")  # of one click the ends come first
-    return [(closed + opened)[i] for i in order.tolist()]
+    events = closed + opened
+    return [events[i] for i in order.tolist()]
 
 
 def triggers(engine: Engine, clicks: Sequence[Click], cycle: Cycle) -> list[Trigger]:
