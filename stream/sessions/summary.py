@@ -120,15 +120,14 @@ class Summary(NamedTuple):
         names = [*event_types, ""]
         bits = np.bitwise_count(self.item_bits).sum(1)
         items = np.where(types.sum(1) <= RECENT_ITEMS, self.items, ESTIMATES[bits])
-        known, last = types[:, :-1] > 0, len(event_types)
+        reached: list[dict[str, int]] = [{} for _ in types]
+        at, kind = (types[:, :-1] > 0).nonzero()
+        for i, of, after_ms in zip(at.tolist(), kind.tolist(), self.reached_ms[at, kind].tolist(), strict=True):
+            reached[i][event_types[of]] = after_ms
         rows = zip(self.path_types.tolist(), self.path_clicks.tolist(), self.runs.tolist(), strict=True)
         paths = [
             [Run(names[kind], clicks) for kind, clicks in zip(kinds[:runs], counts, strict=False)]
             for kinds, counts, runs in rows
-        ]
-        reached = [
-            {event_types[kind]: one[kind] for kind in np.flatnonzero(there).tolist()}
-            for one, there in zip(self.reached_ms[:, :last].tolist(), known, strict=True)
         ]
         cut = np.maximum(self.runs - RUNS, 0).tolist()
         value = [parts / UNIT if parts else None for parts in self.value.tolist()]
