@@ -85,7 +85,6 @@ def train(
     """
     from export.train.interrupts import ending_at_once
     from export.writable import check_name, check_writable
-    from stream.errors import ConfigError
 
     with Bar() as bar, ending_at_once(bar.__exit__):
         check_name(out)
@@ -160,7 +159,6 @@ def evaluate(
     from export.evaluate.evaluate import evaluate as measure
     from export.log.times import parse_time
     from export.report.table import table
-    from stream.errors import ConfigError
 
     with Bar() as bar:
         if judge_from is not None and given["in_order"]:
@@ -188,6 +186,7 @@ def evaluate(
 @click.option("--speed", default="1", show_default=True, help="Multiple of the log's own pace, or max.")
 @setting_option("max_future_s")
 @setting_option("max_message_bytes")
+@setting_option("schema_registry")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object.")
 def replay(
     log: Path,
@@ -197,13 +196,15 @@ def replay(
     speed: str,
     max_future_s: float,
     max_message_bytes: int,
+    schema_registry: str,
     as_json: bool,
     **given: Any,
 ) -> None:
     """Publish a LOG to Kafka, keyed by user, in time order.
 
     With --mapping, the messages have the shape of the mapping's topic, with the mapped fields only, so that a worker
-    with the same mapping can read them. Without it, they have Eddy's fields.
+    with the same mapping can read them. Without it, they have Eddy's fields. Those of a mapping in Avro are written by
+    the newest schema that the Schema Registry has for the topic (subject TOPIC-value).
 
     A click that a worker would reject, such as one with a time in the future, is left out and counted by its reason.
     EDDY_CLICKS_TOPIC and the worker's other environment variables apply.
@@ -213,25 +214,17 @@ def replay(
       eddy replay clicks.parquet --speed max
       eddy replay views.csv.gz --item-col article --broker k1:9092 --speed 60
     """
-    from export.replay import counted
+    from export.replay import counted, form_of
     from export.replay import replay as publish
-    from stream.mapping.shape import message_shape
-    from stream.wire.json import JsonCodec
 
     pace = _pace(speed)
     config = read_kafka_config(kafka_config, os.environ)
     with Bar() as bar:
         clicks = take_log(bar, log, given)
+        limits = max_message_bytes, int(max_future_s * 1000)
+        form = form_of(clicks.mapping, clicks_topic, schema_registry, limits, config)
         bar.begin("publishing", len(clicks))
-        if clicks.mapping is not None and clicks.mapping.mapping.format != "json":
-            raise ConfigError(
-                f"mapping {clicks.mapping.name}: [message] format is {clicks.mapping.mapping.format!r}, and eddy "
-                "replay writes JSON only; send with a producer of the shop, or give a mapping without [message] and "
-                "another topic"
-            )
-        shape = None if clicks.mapping is None else message_shape(clicks.mapping.mapping.of_topic())
-        codec = JsonCodec(max_message_bytes, int(max_future_s * 1000), shape)
-        sent = publish(clicks, broker, clicks_topic, pace, codec, bar.seen, config)
+        sent = publish(clicks, broker, clicks_topic, pace, form, bar.seen, config)
     if as_json:
         click.echo(json.dumps(sent))
         return

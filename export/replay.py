@@ -1,21 +1,24 @@
 """A click log -> messages on the clicks topic, keyed by user, in time order, at the log's own pace or faster.
 
 A click that a worker would reject is left out and counted, so that faults of the log do not fill the dead letters. With
-a mapping, the messages have the shape of the mapping's topic.
+a mapping, the messages have the shape of the mapping's topic; those in Avro are written by its newest schema.
 """
 
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from export.log.log import Log, log_clicks
 from stream.access.publish import Publisher
 from stream.errors import BadClick, ConfigError
 from stream.events import Click
 from stream.kafka_config import PLAINTEXT, KafkaConfig
-from stream.mapping.written import written
+from stream.mapping.decoding import registry_of
+from stream.mapping.mapping import MappingFile
+from stream.mapping.shape import decoded_shape, message_shape
+from stream.mapping.written import values, written
 from stream.wire.fields import time_ms
 from stream.wire.json import JsonCodec, encode
 
@@ -23,19 +26,58 @@ REPORT_EVERY = 500
 """Clicks between two calls of `seen`."""
 
 
+class Form(NamedTuple):
+    """How the clicks are on the topic.
+
+    message  makes the message of a click. It raises BadClick if the topic's schema cannot hold it
+    codec    the worker's codec, which decides which clicks a worker would reject
+    """
+
+    message: Callable[[Click], bytes]
+    codec: JsonCodec
+
+
+def form_of(
+    file: MappingFile | None, topic: str, schema_registry: str, limits: tuple[int, int], config: KafkaConfig = PLAINTEXT
+) -> Form:
+    """How the clicks of a log with this mapping are on a topic. limits: the arguments of JsonCodec
+
+    Raises ConfigError if the mapping's format cannot be written, or if the registry does not answer or has no usable
+    schema of the topic.
+    """
+    if file is None:
+        return Form(encode, JsonCodec(*limits))
+    mapping, reading = file.mapping, file.mapping.of_topic()
+    if mapping.format == "json":
+        return Form(partial(written, mapping), JsonCodec(*limits, message_shape(reading)))
+    if mapping.format != "avro":
+        raise ConfigError(
+            f"mapping {file.name}: [message] format is {mapping.format!r}, and eddy replay writes JSON and Avro; send "
+            "with a producer of the shop, or give a mapping without [message] and another topic"
+        )
+    from stream.registry.avro_writer import AvroWriter  # the extra `registry` installs what these need
+    from stream.registry.framed import Framed
+
+    registry = registry_of(file, schema_registry, config)
+    registry.check()
+    write = AvroWriter(registry, f"{topic}-value", in_ms=not mapping.topic.unit)
+    shape = decoded_shape(reading, Framed(registry, mapping.format))
+    return Form(lambda click: write(values(mapping, click)), JsonCodec(*limits, shape))
+
+
 def replay(
     log: Log,
     broker: str,
     topic: str,
     speed: float | None,
-    codec: JsonCodec,
+    form: Form,
     seen: Callable[[int], None] = lambda count: None,
     config: KafkaConfig = PLAINTEXT,
 ) -> dict[str, Any]:
     """Publish the log.
 
     speed    multiple of the log's own pace; None = as fast as the broker accepts messages
-    codec    the worker's codec, which decides which clicks a worker would reject
+    form     how the clicks are on the topic
     seen     called with the count of clicks since its last call
     config   TLS and SASL of the connection
     returns  topic, clicks (published), left_out (reason -> clicks that a worker would reject), seconds, clicks_per_s
@@ -43,17 +85,19 @@ def replay(
     would reject every click of the log.
     """
     publisher = Publisher(broker, topic, config)
-    message = encode if log.mapping is None else partial(written, log.mapping.mapping)
     first_ms: int | None = None
     begun = time.monotonic()
     left_out: Counter[str] = Counter()
+    first = ""  # why the first one is left out
     sent = done = reported = 0
     for click, _ in log_clicks(log):
         done += 1
-        key, value = click.user_id.encode(), message(click)
-        reason = _refused(click, key, value, codec)
-        if reason is not None:
-            left_out[reason] += 1
+        key = click.user_id.encode()
+        try:
+            value = _accepted(click, key, form)
+        except BadClick as exc:
+            first = first or exc.detail
+            left_out[exc.reason] += 1
             continue
         if first_ms is None:
             first_ms = click.timestamp  # the time of a rejected click may be years away; all later clicks would wait
@@ -71,7 +115,10 @@ def replay(
     publisher.close()
     seen(done - reported)
     if not sent:
-        raise ConfigError(f"a worker would reject every click of the log: {counted(left_out)}; see docs/events.md")
+        raise ConfigError(
+            f"a worker would reject every click of the log: {counted(left_out)}; the first one: {first}; see "
+            "docs/events.md"
+        )
     seconds = time.monotonic() - begun
     return {
         "topic": topic,
@@ -87,13 +134,11 @@ def counted(left_out: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in Counter(left_out).most_common())
 
 
-def _refused(click: Click, key: bytes, value: bytes, codec: JsonCodec) -> str | None:
-    """The reason for which a worker would reject the message, as in its dead letters; None if it would accept it."""
+def _accepted(click: Click, key: bytes, form: Form) -> bytes:
+    """The message of a click. Raises BadClick, as in the dead letters, if a worker would reject it."""
     read = time_ms(click.timestamp)
     if read is None or read[0] != click.timestamp:  # a worker reads such ms as seconds or as a date, without an error
-        return "too_early"
-    try:
-        codec.decode(key, value, time.time_ns() // 1_000_000)
-    except BadClick as exc:
-        return exc.reason
-    return None
+        raise BadClick("too_early", f"{click.timestamp} ms is before 1973")
+    value = form.message(click)
+    form.codec.decode(key, value, time.time_ns() // 1_000_000)
+    return value

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stream.errors import ConfigError
 from stream.kafka_config import KafkaConfig
@@ -16,6 +16,9 @@ from stream.wire.codec import Codec
 from stream.wire.fields import texts_of_id
 from stream.wire.json import JsonCodec
 from stream.wire.pseudonym import pseudonymous
+
+if TYPE_CHECKING:
+    from stream.registry.client import Registry
 
 
 class Decoding(NamedTuple):
@@ -50,25 +53,26 @@ def open_decoding(settings: Settings, manifest: Manifest, config: KafkaConfig, m
         reading = file.mapping.of_topic()
         shape, users, name, rekeys = message_shape(reading), reading.users, file.name, file.mapping.rekey
         if file.mapping.format != "json":
-            shape = decoded_shape(reading, _framed(file, settings.schema_registry, config, meter))
+            from stream.registry.framed import Framed  # the extra `registry` installs what it needs
+
+            registry = registry_of(file, settings.schema_registry, config, meter)
+            registry.wait()
+            shape = decoded_shape(reading, Framed(registry, file.mapping.format))
     limits = settings.max_message_bytes, int(settings.max_future_s * 1000)
     codec, users_mark = pseudonymous(JsonCodec(*limits, shape), settings.pseudonymise)
     return Decoding(codec, users, users_mark, name, JsonCodec(*limits, shape) if rekeys else None)
 
 
-def _framed(file: MappingFile, url: str, config: KafkaConfig, meter: Meter) -> Callable[[bytes], Any]:
-    """The decoder of a mapping whose schemas are in a registry. Raises ConfigError."""
-    from stream.registry.client import Registry  # the extra `registry` installs what these need
-    from stream.registry.framed import Framed
+def registry_of(file: MappingFile, url: str, config: KafkaConfig, meter: Meter | None = None) -> "Registry":
+    """The Schema Registry that the format of a mapping needs. Raises ConfigError."""
+    from stream.registry.client import Registry  # the extra `registry` installs what it needs
 
     if not url:
         raise ConfigError(
             f"mapping {file.name}: [message] format is {file.mapping.format!r}, which needs a Schema Registry; give "
             "--schema-registry"
         )
-    registry = Registry(url, config, meter)
-    registry.wait()
-    return Framed(registry, file.mapping.format)
+    return Registry(url, config, meter)
 
 
 def user_ids(message: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,12 @@ from stream.mapping.reading import FIELDS, UNITS
 
 
 def written(mapping: ClickMapping, click: Click) -> bytes:
-    """The JSON message of a click with the mapped fields only. The mapping reads it as an equal click.
+    """The JSON message of a click, as `values`."""
+    return msgspec.json.encode(values(mapping, click))
+
+
+def values(mapping: ClickMapping, click: Click) -> dict[str, Any]:
+    """The message of a click with the mapped fields only, as JSON has it. The mapping reads it as an equal click.
 
     Each value is at the field's first path, and the event type has their name. There are two exceptions: a value of a
     field that the mapping does not read is not written, and a time in s loses its ms.
@@ -33,7 +38,7 @@ def written(mapping: ClickMapping, click: Click) -> bytes:
             raise ConfigError(
                 f"mapping: no message can have a value at {paths[0]}, because another path ends there"
             ) from None
-    return msgspec.json.encode(message)
+    return message
 
 
 def _theirs(mapping: ClickMapping, ours: str) -> str:

@@ -100,6 +100,11 @@ class Registry:
         self._add_needs(found, form, needs, [])
         return Texts(form, found.schema_str or "", needs)
 
+    def newest(self, subject: str) -> tuple[int, Texts]:
+        """The id and the newest schema of a subject. Raises BadClick if it has none, NoRegistry without an answer."""
+        number = int(self._ask(self._client.get_latest_version, subject).schema_id)
+        return number, self.schema(number)
+
     def check(self) -> None:
         """Ask for a schema that cannot exist. Raises NoRegistry, or ConfigError if waiting does not help."""
         try:

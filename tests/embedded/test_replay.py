@@ -8,14 +8,15 @@ from confluent_kafka import Consumer
 
 from export.cli import replay as command
 from export.log.log import read_log
-from export.replay import replay
+from export.replay import Form, replay
 from stream.demo.broker import EmbeddedBroker
 from stream.errors import ConfigError
 from stream.events import Click
-from stream.wire.json import JsonCodec
+from stream.wire.json import JsonCodec, encode
 
 CLICKS = 300
 CODEC = JsonCodec(max_message_bytes=10_000, max_future_ms=0)
+FORM = Form(encode, CODEC)
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_a_log_arrives_keyed_by_user_in_time_order(log_file: Path) -> None:
     """Every click arrives once with all fields; a user's clicks are in one partition; each partition is in time
     order."""
     with EmbeddedBroker({"clicks": 4}) as broker:
-        sent = replay(read_log(log_file), broker.address, "clicks", None, CODEC)
+        sent = replay(read_log(log_file), broker.address, "clicks", None, FORM)
         found = read_all(broker.address)
     assert sent["clicks"] == CLICKS
     clicks = [click for partition in found.values() for click in partition]
@@ -66,7 +67,7 @@ def test_a_log_arrives_keyed_by_user_in_time_order(log_file: Path) -> None:
 def test_the_logs_own_pace_is_kept(log_file: Path) -> None:
     """At a thousand times its pace a log of 299 s takes 0.3 s, not less."""
     with EmbeddedBroker({"clicks": 1}) as broker:
-        assert replay(read_log(log_file), broker.address, "clicks", 1000.0, CODEC)["seconds"] >= 0.29
+        assert replay(read_log(log_file), broker.address, "clicks", 1000.0, FORM)["seconds"] >= 0.29
 
 
 HEADER = "user_id,item_id,event_type,timestamp,session_id,category,price\n"
@@ -76,7 +77,7 @@ def test_category_price_and_session_arrive(tmp_path: Path) -> None:
     """Optional fields of the log are on the topic; a click without a field has no such field in its message."""
     (tmp_path / "log.csv").write_text(HEADER + "u1,i1,cart,1700000000,s1,shoes,49.5\nu1,i2,view,1700000001,s1,,\n")
     with EmbeddedBroker({"clicks": 1}) as broker:
-        replay(read_log(tmp_path / "log.csv"), broker.address, "clicks", None, CODEC)
+        replay(read_log(tmp_path / "log.csv"), broker.address, "clicks", None, FORM)
         (first, second) = read_all(broker.address, count=2)[0]
     assert first == Click("u1", "i1", 1_700_000_000_000, "cart", "s1", 49.5, None, "shoes")
     assert second == Click("u1", "i2", 1_700_000_001_000, "view", "s1")
@@ -91,7 +92,7 @@ def test_clicks_that_a_worker_would_reject_are_not_published(tmp_path: Path) -> 
     good = [f"u1,i{n},view,{1_700_000_000 + n},s1,," for n in range(5)]
     (tmp_path / "log.csv").write_text(HEADER + "\n".join([*bad.values(), *good]) + "\n")
     with EmbeddedBroker({"clicks": 1}) as broker:
-        sent = replay(read_log(tmp_path / "log.csv"), broker.address, "clicks", 1000.0, CODEC)
+        sent = replay(read_log(tmp_path / "log.csv"), broker.address, "clicks", 1000.0, FORM)
         found = read_all(broker.address, count=5)[0]
     assert [click.item_id for click in found] == ["i0", "i1", "i2", "i3", "i4"]
     assert (sent["clicks"], sent["left_out"]) == (5, dict.fromkeys(bad, 1))
@@ -101,7 +102,7 @@ def test_a_log_without_an_acceptable_click_is_refused(tmp_path: Path) -> None:
     """A log with the wrong time unit is an error with the reason, not a success with an empty topic."""
     (tmp_path / "log.csv").write_text(HEADER + "u1,i1,view,4100000000,s1,,\n")
     with EmbeddedBroker({"clicks": 1}) as broker, pytest.raises(ConfigError, match="1 future_timestamp"):
-        replay(read_log(tmp_path / "log.csv"), broker.address, "clicks", None, CODEC)
+        replay(read_log(tmp_path / "log.csv"), broker.address, "clicks", None, FORM)
 
 
 def test_the_command_uses_the_workers_variables(log_file: Path) -> None:
@@ -120,4 +121,4 @@ def test_the_command_uses_the_workers_variables(log_file: Path) -> None:
 def test_a_missing_topic_is_named(log_file: Path) -> None:
     """If the topic does not exist, nothing is sent."""
     with EmbeddedBroker({"other": 1}) as broker, pytest.raises(ConfigError, match="no topic 'clicks'"):
-        replay(read_log(log_file), broker.address, "clicks", None, CODEC)
+        replay(read_log(log_file), broker.address, "clicks", None, FORM)

@@ -107,7 +107,8 @@ def test_a_topic_in_avro_gets_recommendations_whatever_happens_to_the_registry(
     """`eddy init`, a log with this mapping, and a worker; a new schema; a registry that is away when one more comes.
 
     No click is lost, repeated or refused. A worker that waits for the registry can be stopped, and one that starts
-    waits for it too. Messages that are no Avro of a known schema are dead letters.
+    waits for it too. Messages that are no Avro of a known schema are dead letters. `eddy replay` writes the newest
+    schema, which has more fields than the mapping reads.
     """
     topic, first = lane.topics.clicks, CLICKS[:500]
     lane.produce(avro(registry, topic, first))
@@ -157,6 +158,14 @@ def test_a_topic_in_avro_gets_recommendations_whatever_happens_to_the_registry(
     lane.wait_until_decided()
     assert reasons(lane) == Counter(dict.fromkeys(bad, 1))
     assert decided(lane) == as_decided(CLICKS[:701])
+
+    with (tmp_path / "later.avro").open("wb") as file:
+        fastavro.writer(file, AVRO, map(avro_event, CLICKS[701:]))
+    words = ("replay", "later.avro", "--mapping", "shop.toml", "--speed", "max", *where)
+    assert "published 199 clicks" in eddy(tmp_path, *words, "--schema-registry", registry.url)
+    lane.wait_until_decided()
+    assert decided(lane) == as_decided(CLICKS)
+    assert reasons(lane) == Counter(dict.fromkeys(bad, 1))
 
 
 # -- Protobuf ---------------------------------------------------------------------------------------------------------
