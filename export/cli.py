@@ -203,8 +203,8 @@ def replay(
     """Publish a LOG to Kafka, keyed by user, in time order.
 
     With --mapping, the messages have the shape of the mapping's topic, with the mapped fields only, so that a worker
-    with the same mapping can read them. Without it, they have Eddy's fields. Those of a mapping in Avro are written by
-    the newest schema that the Schema Registry has for the topic (subject TOPIC-value).
+    with the same mapping can read them. Without it, they have Eddy's fields. Those of a mapping in Avro or Protobuf
+    are written by the newest schema that the Schema Registry has for the topic (subject TOPIC-value).
 
     A click that a worker would reject, such as one with a time in the future, is left out and counted by its reason.
     EDDY_CLICKS_TOPIC and the worker's other environment variables apply.

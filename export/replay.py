@@ -1,7 +1,7 @@
 """A click log -> messages on the clicks topic, keyed by user, in time order, at the log's own pace or faster.
 
 A click that a worker would reject is left out and counted, so that faults of the log do not fill the dead letters. With
-a mapping, the messages have the shape of the mapping's topic; those in Avro are written by its newest schema.
+a mapping, the messages have the shape of the mapping's topic; Avro and Protobuf have its newest schema.
 """
 
 import time
@@ -17,6 +17,7 @@ from stream.events import Click
 from stream.kafka_config import PLAINTEXT, KafkaConfig
 from stream.mapping.decoding import registry_of
 from stream.mapping.mapping import MappingFile
+from stream.mapping.reading import UNITS
 from stream.mapping.shape import decoded_shape, message_shape
 from stream.mapping.written import values, written
 from stream.wire.fields import time_ms
@@ -42,25 +43,19 @@ def form_of(
 ) -> Form:
     """How the clicks of a log with this mapping are on a topic. limits: the arguments of JsonCodec
 
-    Raises ConfigError if the mapping's format cannot be written, or if the registry does not answer or has no usable
-    schema of the topic.
+    Raises ConfigError if the registry of the mapping's format does not answer, or has no usable schema of the topic.
     """
     if file is None:
         return Form(encode, JsonCodec(*limits))
     mapping, reading = file.mapping, file.mapping.of_topic()
     if mapping.format == "json":
         return Form(partial(written, mapping), JsonCodec(*limits, message_shape(reading)))
-    if mapping.format != "avro":
-        raise ConfigError(
-            f"mapping {file.name}: [message] format is {mapping.format!r}, and eddy replay writes JSON and Avro; send "
-            "with a producer of the shop, or give a mapping without [message] and another topic"
-        )
-    from stream.registry.avro_writer import AvroWriter  # the extra `registry` installs what these need
-    from stream.registry.framed import Framed
+    from stream.registry.framed import Framed  # the extra `registry` installs what these need
+    from stream.registry.framing import Framing
 
     registry = registry_of(file, schema_registry, config)
     registry.check()
-    write = AvroWriter(registry, f"{topic}-value", in_ms=not mapping.topic.unit)
+    write = Framing(registry, mapping.format, f"{topic}-value", UNITS.get(mapping.topic.unit))
     shape = decoded_shape(reading, Framed(registry, mapping.format))
     return Form(lambda click: write(values(mapping, click)), JsonCodec(*limits, shape))
 

@@ -1,4 +1,4 @@
-"""What JSON would give -> Avro messages, by the newest schema of a subject: for `eddy replay`, the inverse of avro.py.
+"""What JSON would give -> Avro bodies, the inverse of avro.py.
 
 A click has texts and numbers only, so the schema says how a value is written: an id of digits as a number, a price as
 a decimal, a time in the unit of its logical type. A field without a value gets the schema's default, or null.
@@ -12,9 +12,7 @@ from typing import Any
 
 from fastavro import parse_schema, schemaless_writer
 
-from stream.errors import BadClick, ConfigError
-from stream.registry.avro import plain_schema
-from stream.registry.client import Registry
+from stream.registry.client import Texts
 
 Writer = Callable[[Any], Any]
 """A value as JSON has it -> the value that fastavro writes. Raises one of UNFIT if the type cannot hold it."""
@@ -27,44 +25,23 @@ PER_MS = {"millis": 1, "micros": 1_000, "nanos": 1_000_000}
 LARGEST = {"int": 2**31, "long": 2**63}
 
 
-class AvroWriter:
-    """Makes messages in Confluent's wire format."""
+def avro_writer(texts: Texts, units: object) -> Callable[[Any], bytes]:
+    """The function that makes the body of a value. Raises ValueError, or what the library raises, if it cannot.
 
-    def __init__(self, registry: Registry, subject: str, in_ms: bool) -> None:
-        """in_ms: times are ms, and the schema says in which unit they are written; else they are written as they are
+    units  as in Framing; None = times are ms, and the schema says in which unit they are written
+    """
+    names: dict[str, Any] = {}
+    for need in texts.needs.values():
+        parse_schema(json.loads(need), names)
+    schema = parse_schema(json.loads(texts.text), names)
+    as_avro = _writer(schema, names, units is None)
 
-        Raises ConfigError if the subject has no schema that can be used, NoRegistry.
-        """
-        try:
-            number, texts = registry.newest(subject)
-        except BadClick:
-            raise ConfigError(
-                f"the Schema Registry at {registry.url} has no schema for the subject {subject}; register the schema "
-                "of the topic's producers there first"
-            ) from None
-        try:
-            if texts.form != "avro":
-                raise ValueError(f"it is {texts.form}, and the mapping says format = 'avro'")
-            plain_schema(texts.text, texts.needs.values())  # a worker must be able to read it
-            names: dict[str, Any] = {}
-            for need in texts.needs.values():
-                parse_schema(json.loads(need), names)
-            self._schema = parse_schema(json.loads(texts.text), names)
-            self._as_avro = _writer(self._schema, names, in_ms)
-        except Exception as exc:  # of the library: the text comes from others
-            why = " ".join(str(exc).split())[:200] or type(exc).__name__
-            raise ConfigError(f"schema {number} of the subject {subject} cannot be used: {why}") from None
-        self._head = b"\0" + number.to_bytes(4, "big")
-
-    def __call__(self, value: Any) -> bytes:
-        """The message of a value. Raises BadClick if the schema cannot hold it."""
+    def write(value: Any) -> bytes:
         out = BytesIO()
-        out.write(self._head)
-        try:
-            schemaless_writer(out, self._schema, self._as_avro(value))
-        except UNFIT as exc:
-            raise BadClick("not_of_schema", f"the schema cannot hold it: {' '.join(str(exc).split())[:200]}") from None
+        schemaless_writer(out, schema, as_avro(value))
         return out.getvalue()
+
+    return write
 
 
 def _writer(part: Any, names: Mapping[str, Any], in_ms: bool) -> Writer:

@@ -39,6 +39,7 @@ COMPILE_S = 60.0
 MOST_NUMBERS = 32
 """Of a message type: it may be in another one, and that in another one."""
 
+FIRST = b"\0"
 MAIN = "eddy/main.proto"
 GOOGLE = "google.protobuf."
 OF_GOOGLE = {
@@ -61,17 +62,14 @@ Reader = Callable[[Any], Any]
 
 def protobuf_body(texts: Texts) -> Any:
     """The function that decodes messages of a schema. Raises ValueError, or what the library raises, if it cannot."""
-    pool = descriptor_pool.DescriptorPool()
-    for file in _files(texts):
-        pool.Add(file)
-    main = pool.FindFileByName(MAIN)
+    types = message_types(texts)
     of_numbers: dict[tuple[int, ...], tuple[Any, Reader]] = {}
 
     def body(value: bytes) -> Any:
         numbers, begin = _numbers(value)
         found = of_numbers.get(numbers)
         if found is None:
-            kind = _type(list(main.message_types_by_name.values()), numbers)
+            kind = _type(types, numbers)
             found = of_numbers[numbers] = message_factory.GetMessageClass(kind), _reader(kind, {})
         make, read = found
         return read(make.FromString(value[begin:]))
@@ -79,10 +77,18 @@ def protobuf_body(texts: Texts) -> Any:
     return body
 
 
+def message_types(texts: Texts) -> list[Descriptor]:
+    """The message types of a schema's file, in its order. Raises ValueError, or what the library raises."""
+    pool = descriptor_pool.DescriptorPool()
+    for file in _files(texts):
+        pool.Add(file)
+    return list(pool.FindFileByName(MAIN).message_types_by_name.values())
+
+
 def _numbers(value: bytes) -> tuple[tuple[int, ...], int]:
     """The numbers of the message type, from the outermost one on, and where the body begins.
 
-    They are their count and themselves, as zigzag varints; one byte 0 is short for the first type of the file.
+    They are their count and themselves, as zigzag varints; FIRST is short for the first type of the file.
     """
     count, at = _varint(value, HEADER)
     if count == 0:
@@ -106,6 +112,15 @@ def _varint(value: bytes, at: int) -> tuple[int, int]:
         at, shift = at + 1, shift + 7
         if byte < 128:
             return (number >> 1) ^ -(number & 1), at
+
+
+def varint(number: int) -> bytes:
+    """A number of at least 0 as a zigzag varint."""
+    parts, left = [], number * 2
+    while left > 127:
+        parts.append(left & 127 | 128)
+        left >>= 7
+    return bytes([*parts, left])
 
 
 def _type(types: list[Descriptor], numbers: tuple[int, ...]) -> Descriptor:

@@ -224,7 +224,7 @@ def test_a_topic_in_protobuf_with_other_keys_is_rekeyed_and_gets_recommendations
 ) -> None:
     """One half of the messages has a schema that was registered as a descriptor, the other half one as text.
 
-    The re-keying waits for the registry as the worker does.
+    The re-keying waits for the registry as the worker does. `eddy replay` writes the same format.
     """
     clicks = CLICKS[:300]
     messages = proto(registry, lane.topics.clicks, clicks)
@@ -248,6 +248,13 @@ def test_a_topic_in_protobuf_with_other_keys_is_rekeyed_and_gets_recommendations
     registry.proxy.listen()
     worked.wait_until_decided()
     assert decided(lane) == as_decided(clicks)
+
+    later = [{**avro_event(click), "eventTime": click.timestamp} for click in CLICKS[300:400]]
+    (tmp_path / "later.jsonl").write_text("".join(json.dumps(event) + "\n" for event in later))
+    words = ("replay", "later.jsonl", "--mapping", "shop.toml", "--speed", "max", *where)
+    assert "published 100 clicks" in eddy(tmp_path, *words, "--schema-registry", registry.url)
+    worked.wait_until_decided()
+    assert decided(lane) == as_decided(CLICKS[:400])
     assert lane.read(lane.topics.dead_letters) == []
 
 

@@ -1,4 +1,4 @@
-"""`eddy replay` writes Avro: what it writes is read by fastavro, as the producer's own message would be."""
+"""`eddy replay` writes Avro and Protobuf. What it writes is read by fastavro, and by classes of protoc's types."""
 
 import json
 from datetime import UTC, datetime
@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 from fastavro import parse_schema, schemaless_reader
+from google.protobuf import message_factory
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.errors import BadClick, ConfigError
 from stream.registry.avro import avro_body
-from stream.registry.avro_writer import AvroWriter
 from stream.registry.client import Registry, Texts
+from stream.registry.framing import Framing
+from stream.registry.protobuf import _varint, message_types, protobuf_body, varint
 
 MILLIS = {"type": "long", "logicalType": "timestamp-millis"}
 MICROS = {"type": "long", "logicalType": "timestamp-micros"}
@@ -38,9 +40,9 @@ class OneSchema(Registry):
         return 7, self.texts
 
 
-def writer(schema: Any, in_ms: bool = True, **needs: Any) -> AvroWriter:
+def writer(schema: Any, units: tuple[int, int] | None = None, **needs: Any) -> Framing:
     texts = Texts("avro", json.dumps(schema), {name: json.dumps(need) for name, need in needs.items()})
-    return AvroWriter(OneSchema(texts), "clicks-value", in_ms)
+    return Framing(OneSchema(texts), "avro", "clicks-value", units)
 
 
 def record(*fields: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +122,7 @@ def test_types_may_be_of_other_schemas_and_used_twice() -> None:
 
 def test_a_time_whose_unit_the_mapping_has_is_written_as_it_is() -> None:
     schema = record({"name": "a", "type": MICROS})
-    assert read(schema, writer(schema, in_ms=False)({"a": AT_MS * 1000})) == {"a": AT}
+    assert read(schema, writer(schema, (1, 1000))({"a": AT_MS * 1000})) == {"a": AT}
 
 
 @given(
@@ -147,4 +149,49 @@ def test_a_subject_without_a_usable_schema_is_an_error_that_says_what_to_do(
     subject: str, texts: Texts, why: str
 ) -> None:
     with pytest.raises(ConfigError, match=why):
-        AvroWriter(OneSchema(texts), subject, in_ms=True)
+        Framing(OneSchema(texts), "avro", subject, None)
+
+
+PROTO = """
+syntax = "proto3";
+import "google/protobuf/timestamp.proto";
+import "google/protobuf/wrappers.proto";
+message Other { string user = 1; }
+message Click {
+  string user = 1;
+  Product product = 2;
+  google.protobuf.Timestamp at = 3;
+  Kind kind = 4;
+  google.protobuf.DoubleValue price = 5;
+  repeated string tags = 6;
+  map<string, string> context = 7;
+  message Product { int64 id = 1; optional int32 count = 2; }
+}
+enum Kind { VIEW = 0; BUY = 1; }
+"""
+
+
+@pytest.mark.parametrize(("units", "at"), [(None, AT_MS), ((1, 1), AT_MS), ((1_000, 1), AT_MS // 1000)])
+def test_protobuf_has_the_types_of_its_schema(units: tuple[int, int] | None, at: int) -> None:
+    """Values without a field are left out; a time in the mapping's unit becomes a Timestamp."""
+    texts = Texts("protobuf", PROTO, {})
+    write = Framing(OneSchema(texts), "protobuf", "clicks-value", units)
+    product = {"id": "17", "count": 2.0, "colour": "red"}
+    message = write({"user": 5, "product": product, "at": at, "kind": "BUY", "price": 9.5, "tags": ["a"], "z": 1})
+    assert message[:7] == b"\0\0\0\0\7\x02\x02"  # one number, 1: the second type of the file
+    found = message_factory.GetMessageClass(message_types(texts)[1]).FromString(message[7:])
+    assert (found.user, found.product.id, found.product.count, found.kind) == ("5", 17, 2, 1)
+    assert (found.at.ToMilliseconds(), found.price.value, list(found.tags)) == (AT_MS, 9.5, ["a"])
+    assert protobuf_body(texts)(message)["at"] == "2025-03-04T00:00:00Z"
+
+
+@given(number=st.integers(0, 2**28 - 1))
+def test_the_number_of_a_type_is_read_as_it_was_written(number: int) -> None:
+    assert _varint(varint(number), 0) == (number, len(varint(number)))
+
+
+@pytest.mark.parametrize("value", [{"product": {"id": "007"}}, {"product": "17"}, {"kind": "LOOK"}, {"user": True}])
+def test_protobuf_refuses_what_its_schema_cannot_hold(value: dict[str, Any]) -> None:
+    write = Framing(OneSchema(Texts("protobuf", PROTO, {})), "protobuf", "clicks-value", None)
+    with pytest.raises(BadClick, match="not_of_schema"):
+        write(value)
