@@ -136,7 +136,10 @@ SCHEMAS: dict[str, Schema] = {
         }
     ),
     "Status": _said({"type": "object", "properties": {}}, "Figures of the last ten seconds, health and model."),
-    "History": _said({"type": "object", "properties": {}}, "Figures of the last ten minutes, a list for each."),
+    "History": _said(
+        {"type": "object", "properties": {}},
+        "Figures of the last ten minutes, a list for each; and `hours`: the last hours of --behaviour-topic, or null.",
+    ),
     "Error": _object({"error": TEXT}),
 }
 

@@ -1,23 +1,9 @@
 // The view of one user: last clicks, what Eddy believes and recommends, how surprising the clicks were, episodes.
 
 import { episodes, row } from "./alerts.js";
-import { Chart, Refused, ask, el, percent, section, whole, when } from "./parts.js";
+import { Chart, Refused, ask, bars, el, percent, section, whole, when } from "./parts.js";
 
 const BELIEFS = 10;
-
-function bars(items, probabilities) {
-  if (!items.length) return el("p", { class: "empty" }, "nothing");
-  const rows = items.map((item, at) =>
-    el(
-      "li",
-      {},
-      el("span", { class: at ? undefined : "first" }, item),
-      el("meter", { min: 0, max: Math.max(probabilities[0], 1e-9), value: probabilities[at], "aria-label": `probability of ${item}` }),
-      el("span", {}, percent(probabilities[at])),
-    ),
-  );
-  return el("ol", { class: "items" }, ...rows);
-}
 
 export class User {
   constructor(root, id) {
