@@ -93,10 +93,15 @@ SCHEMAS: dict[str, Schema] = {
             ),
             "partition": _said(WHOLE, "Of the clicks topic."),
             "model": _said(TEXT, "name/version"),
+            "next": _said(
+                {"type": "object", "additionalProperties": NUMBER},
+                "Only if the model predicts it: event type -> probability, as in the decision on the last click.",
+            ),
+            "leaves": _said(NUMBER, "Beside `next`."),
             "intent": _said(NUMBER, "Only if the model predicts it: as in the decision on the last click."),
             "returns_7d": _said(NUMBER, "Only if the model predicts it: as in the decision on the last click."),
         },
-        ("intent", "returns_7d"),
+        ("next", "leaves", "intent", "returns_7d"),
     ),
     "Similar": _object(
         {

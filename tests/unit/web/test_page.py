@@ -189,6 +189,32 @@ def test_the_page_of_a_user_is_reached_with_the_keyboard(shop: Shop, browser: Br
         section(page, "Latest episodes")("one item")
 
 
+def test_the_page_of_a_user_shows_what_is_predicted(ahead_dir: Path, shop: Shop, browser: Browser) -> None:
+    """As the answer has it, the likeliest first; and a sentence if the model predicts nothing."""
+    predicting = Shop(ahead_dir)
+    state = predicting.get("/v1/users/ann?k=10")
+    assert isinstance(state["next"], dict)
+    following = {**state["next"], "no further click": state["leaves"]}
+    expected = following | {"intent": state["intent"], "back in 7 days": state["returns_7d"]}
+    with opened(browser, predicting.port) as seen:
+        seen.page.goto(f"http://127.0.0.1:{predicting.port}/#/users/ann")
+        rows = seen.page.get_by_role("region", name="What the user does next").locator("li")
+        expect(rows).to_have_count(len(expected))
+        shown = {}
+        for row in rows.all():
+            name, share = row.locator("span").all_inner_texts()
+            shown[name] = float(share.removesuffix(" %")) / 100
+            assert float(row.locator("meter").get_attribute("max") or 0) == 1
+        assert shown == pytest.approx(expected, abs=6e-4)
+        likeliest = sorted(following, key=lambda name: -following[name])
+        assert [*shown] == [*likeliest, "intent", "back in 7 days"]
+        assert no_wider_than_the_window(seen.page)
+    predicting.stop()
+    with opened(browser, shop.port) as seen:
+        seen.page.goto(f"http://127.0.0.1:{shop.port}/#/users/ann")
+        section(seen.page, "What the user does next")("This model does not predict it")
+
+
 def test_an_alert_between_press_and_release_does_not_take_the_click(shop: Shop, browser: Browser) -> None:
     """The link that was pressed is opened. The list is drawn again afterwards."""
     shop.display.alerts.add([anomaly(1, EVIL)])
