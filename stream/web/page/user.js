@@ -6,9 +6,10 @@ import { Chart, Refused, ask, bars, el, percent, section, whole, when } from "./
 
 const BELIEFS = 10;
 
-const MEANT =
-  "intent: a purchase, or the event that the model was trained for, is still to come in this session. " +
-  "back in 7 days: if this click ends the session.";
+const MEANT = {
+  intent: "a purchase, or the event that the model was trained for, is still to come in this session",
+  "back in 7 days": "if this click ends the session",
+};
 
 // What was predicted after the last click: the next event of the session or none, the likeliest first; and what comes later.
 function predicted({ next, leaves, intent, returns_7d }) {
@@ -17,7 +18,7 @@ function predicted({ next, leaves, intent, returns_7d }) {
   const later = [["intent", intent], ["back in 7 days", returns_7d]].filter(([, probability]) => probability !== undefined);
   const rows = [...following, ...later];
   const drawn = bars(rows.map(([name]) => name), rows.map(([, probability]) => probability), { most: 1 });
-  return later.length ? [drawn, el("p", { class: "note" }, MEANT)] : [drawn];
+  return [drawn, ...later.map(([name]) => el("p", { class: "note" }, `${name}: ${MEANT[name]}`))];
 }
 
 export class User {
