@@ -19,6 +19,7 @@ import xxhash
 
 from tests.oracle_ahead import Ahead, Counts
 from tests.oracle_alerts import NAMES, Alerts, Behaviour, Found
+from tests.oracle_hours import Hours
 from tests.oracle_population import SIGNS, Partition, Seen
 from tests.oracle_rates import Rates
 from tests.oracle_sessions import Session, Sessions
@@ -81,7 +82,7 @@ class Oracle:
     ) -> None:
         self.manifest = json.loads((model / "manifest.json").read_text())
         self.items = json.loads((model / "items.json").read_text())
-        self._label = f"{self.manifest['name']}/{self.manifest['version']}"
+        self.label = f"{self.manifest['name']}/{self.manifest['version']}"
         self._number = {item: i for i, item in enumerate(self.items)}
         self._alerts = Alerts(model, self.manifest, alpha)
         options = ort.SessionOptions()
@@ -102,6 +103,7 @@ class Oracle:
         self.rates: defaultdict[int, Rates] = defaultdict(lambda: Rates(self._alerts.held_out))
         self.sessions: dict[int, Sessions] = {}
         self.triggers: dict[int, Triggers] = {}  # for the rows, if the worker has rules; whoever asks must keep them
+        self.hours: dict[int, Hours] = {}  # for the marks, if the worker counts them; as the triggers
 
     def decide(
         self, topic: str, partition: int, offset: int, key: bytes | None, value: bytes | None
@@ -116,7 +118,7 @@ class Oracle:
             Sessions(
                 f"{topic}-{partition}-",
                 self.manifest["event_types"],
-                self._label,
+                self.label,
                 self._alerts.scores_ends,
                 self.manifest.get("ahead", {}).get("intent") or "purchase",
             ),
@@ -184,7 +186,7 @@ class Oracle:
             "timestamp": click["timestamp"],
             "surprise": _rounded(surprise),
             "p_value": found.p_value,
-            "model": self._label,
+            "model": self.label,
         }
         decision = common | ahead | (self._list(user) if offset % self._lists_every == 0 else {})
         events = [*many.events, *rates.events]
@@ -213,7 +215,7 @@ class Oracle:
             "id": f"{topic}-{partition}-{offset}",
             "episode": f"{topic}-{partition}-{opened}",
             "partition": partition,
-            "model": self._label,
+            "model": self.label,
         }
 
     def quiet(self, partition: int, name: str, until_ms: int, statistics: list[str]) -> None:
@@ -348,7 +350,8 @@ class Oracle:
         mark += b" %d" % self._time_ms.get(partition, 0)
         if partition not in self.partitions:
             return mark
-        return mark + b" " + self.rates[partition].kept() + self.partitions[partition].kept()
+        mark += b" " + self.rates[partition].kept() + self.partitions[partition].kept()
+        return mark + (self.hours[partition].kept() if partition in self.hours else b"")
 
     def _zeros(self) -> dict[str, Any]:
         return {t["name"]: np.zeros(t["shape"], t["dtype"]) for t in self.manifest["state"]}

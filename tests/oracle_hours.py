@@ -1,5 +1,7 @@
 """What the users of a partition do by the hour, from a plain loop that shares no code with the worker."""
 
+import struct
+import zlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,17 +45,19 @@ class Hours:
         """partition: as "clicks-0". known: the event types of the model"""
         self._partition, self._known, self._label, self._forget_ms = partition, known, label, forget_ms
         self.users: dict[str, User] = {}
+        self._open: dict[str, User] = {}  # users whose session has not ended
         self.hours: defaultdict[int, Hour] = defaultdict(Hour)
         self.now_ms = 0
 
     def forget(self, name: str) -> None:
         self.users.pop(name, None)
+        self._open.pop(name, None)
 
     def rest(self) -> None:
-        if any(not user.ended for user in self.users.values()):
+        if self._open:
             self.now_ms = (self.now_ms // MINUTE_MS + 31) * MINUTE_MS
-            for user in self.users.values():
-                self._end(user)
+            for one in list(self._open):
+                self._end(one)
         elif self.now_ms // HOUR_MS in self.hours:
             self.now_ms = min(self.now_ms + GAP_MS, (self.now_ms // HOUR_MS + 1) * HOUR_MS)
 
@@ -65,9 +69,9 @@ class Hours:
         begins = not user.clicks or self.now_ms - user.last_ms > limit_ms
         repeated = not begins and event_id is not None and event_id in user.ids
         starts = begins or time_ms - user.last_ms >= GAP_MS
-        for one in self.users.values():
-            if one.due_ms <= self.now_ms or (one is user and starts and not repeated):
-                self._end(one)
+        for other, one in list(self._open.items()):
+            if one.due_ms <= self.now_ms or (other == name and starts and not repeated):
+                self._end(other)
         if repeated:
             user.last_ms = max(user.last_ms, time_ms)
             return
@@ -86,13 +90,27 @@ class Hours:
             hour.reached.append(event_type)
         user.path.append(event_type)
         user.ended, user.seen_ms, user.last_ms = False, self.now_ms, max(user.last_ms, time_ms)
+        self._open[name] = user
         user.clicks += 1
         user.ids = [event_id, *user.ids][:16] if event_id is not None else user.ids
 
-    def _end(self, user: User) -> None:
-        if not user.ended:
-            user.ended = True
-            self.hours[min(user.due_ms, self.now_ms) // HOUR_MS].steps.append((user.path[-1], "(end)"))
+    def _end(self, name: str) -> None:
+        user = self._open.pop(name)
+        user.ended = True
+        self.hours[min(user.due_ms, self.now_ms) // HOUR_MS].steps.append((user.path[-1], "(end)"))
+
+    def kept(self) -> bytes:
+        """The hour that is not over, as the mark of the partition ends with it; nothing if nothing happened in it."""
+        number = self.now_ms // HOUR_MS
+        if number not in self.hours:
+            return b""
+        hour, known = self.hours[number], self._known[:100]
+        index = {name: at for at, name in enumerate([*known, "(other)", "(start)", "(end)"])}
+        cells = Counter(index[before] * len(index) + index[after] for before, after in hour.steps)
+        cells.update(len(index) ** 2 + index[name] for name in hour.reached)
+        cells.update({len(index) ** 2 + len(known): hour.users} if hour.users else {})
+        head = struct.pack("<Iq", zlib.crc32(repr(tuple(known)).encode()), number)
+        return head + b"".join(struct.pack("<II", *pair) for pair in sorted(cells.items()))
 
     def messages(self) -> list[Event]:
         """Those of the hours that are over, in their order."""

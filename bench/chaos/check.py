@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 
 from bench.chaos.traffic import Sent
 from tests.oracle import DAY_MS, POSITION, Event, Oracle, event_name, read
+from tests.oracle_hours import Hours
 from tests.oracle_triggers import Rule, Triggers
 
 LISTS_EVERY = 50
@@ -52,6 +53,7 @@ class Topics(NamedTuple):
     system_alerts: Sequence[Message]
     sessions: Sequence[Message]
     triggers: Sequence[Message]
+    hours: Sequence[Message]
     letters: Sequence[Message]
     changelog: Sequence[Message]
     committed: Mapping[int, int]
@@ -138,11 +140,14 @@ class Checker:
         click = read(one.key, one.value)
         assert click is not None
         if partition not in self._oracle.triggers:
-            self._oracle.triggers[partition] = Triggers(f"{self._topic}-{partition}-", self._rules, FORGET_MS)
+            name, types = f"{self._topic}-{partition}", self._oracle.manifest["event_types"]
+            self._oracle.triggers[partition] = Triggers(f"{name}-", self._rules, FORGET_MS)
+            self._oracle.hours[partition] = Hours(name, types, self._oracle.label, FORGET_MS)
         known = click["item_id"] if click["item_id"] in self._items else UNKNOWN
         self._oracle.triggers[partition].click(
             click["user_id"], offset, click["timestamp"], click["event_type"], known, None, click.get("consent")
         )
+        self._oracle.hours[partition].click(click["user_id"], click["timestamp"], click["event_type"])
 
     # -- comparisons --------------------------------------------------------------------------------------------------
 
@@ -151,13 +156,15 @@ class Checker:
         found = Found()
         found.counts["decisions"] = len(topics.decisions)
         found.counts["session events"], found.counts["triggers"] = len(topics.sessions), len(topics.triggers)
-        self._events(found, "clicks", topics.decisions, self._decisions, lambda event, due: _same(event, due))
-        self._events(found, "alerts", topics.alerts, self._alerts, lambda event, due: _same(event, due))
-        system = topics.system_alerts
-        self._events(found, "system alerts", system, self._system, lambda event, due: _same(event, due))
+        found.counts["hours"] = len(topics.hours)
+        self._events(found, "clicks", topics.decisions, self._decisions, _same)
+        self._events(found, "alerts", topics.alerts, self._alerts, _same)
+        self._events(found, "system alerts", topics.system_alerts, self._system, _same)
         sessions = {event_name(event): event for event in self._oracle.session_events()}
-        self._events(found, "sessions", topics.sessions, sessions, lambda event, due: _same(event, due))
+        self._events(found, "sessions", topics.sessions, sessions, _same)
         self._events(found, "triggers", topics.triggers, self._triggers(), _same_trigger)
+        hours = {event_name(event): event for loop in self._oracle.hours.values() for event in loop.messages()}
+        self._events(found, "hours", topics.hours, hours, _same)
         self._events(found, "dead letters", topics.letters, self._letters, lambda event, due: event["reason"] == due)
         found.wrong("users whose decisions are out of order", self._out_of_order(topics.decisions))
         behind = {p: (topics.committed.get(p), end) for p, end in topics.ends.items() if topics.committed.get(p) != end}

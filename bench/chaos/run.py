@@ -34,7 +34,7 @@ SQUEEZE = {"segment.ms": "200", "min.cleanable.dirty.ratio": "0.001"}
 
 def names(group: str) -> Names:
     """The topics of a group; all groups read the same clicks."""
-    words = ("recommendations", "anomalies", "dead", "states", "system", "sessions", "triggers")
+    words = ("recommendations", "anomalies", "dead", "states", "system", "sessions", "triggers", "behaviour")
     return Names(CLICKS, *(f"{group}-{word}" for word in words))
 
 
@@ -184,7 +184,7 @@ class Run:
         finally:
             consumer.close()
         written = (topics.recommendations, topics.anomalies, topics.system_alerts, topics.sessions, topics.triggers)
-        written += (topics.dead_letters,)
+        written += (topics.behaviour, topics.dead_letters)
         return Topics(*(read_topic(broker, name) for name in (CLICKS, *written, topics.changelog)), committed, ends)
 
     def keep_sent(self) -> None:

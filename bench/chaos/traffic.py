@@ -2,9 +2,9 @@
 
 A tenth of the messages is not a valid click; the generator knows the reason that the dead letter must have
 (docs/events.md). The times of the clicks are ten minutes apart on average and jump back now and then, so some
-users are forgotten within a run. Now and then a bot clicks one item a dozen times, so that there
-are alerts. Some clicks give or take the user's consent, and the workers have rules for triggers of
-each kind. The same seed gives the same messages; only the speed of sending differs.
+users are forgotten within a run, and hundreds of hours are over. Now and then a bot clicks one item a dozen
+times, so that there are alerts. Some clicks give or take the user's consent, and the workers have rules for triggers
+of each kind. The same seed gives the same messages; only the speed of sending differs.
 """
 
 import json

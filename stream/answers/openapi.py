@@ -93,10 +93,15 @@ SCHEMAS: dict[str, Schema] = {
             ),
             "partition": _said(WHOLE, "Of the clicks topic."),
             "model": _said(TEXT, "name/version"),
+            "next": _said(
+                {"type": "object", "additionalProperties": NUMBER},
+                "Only if the model predicts it: event type -> probability, as in the decision on the last click.",
+            ),
+            "leaves": _said(NUMBER, "Beside `next`."),
             "intent": _said(NUMBER, "Only if the model predicts it: as in the decision on the last click."),
             "returns_7d": _said(NUMBER, "Only if the model predicts it: as in the decision on the last click."),
         },
-        ("intent", "returns_7d"),
+        ("next", "leaves", "intent", "returns_7d"),
     ),
     "Similar": _object(
         {
@@ -136,7 +141,10 @@ SCHEMAS: dict[str, Schema] = {
         }
     ),
     "Status": _said({"type": "object", "properties": {}}, "Figures of the last ten seconds, health and model."),
-    "History": _said({"type": "object", "properties": {}}, "Figures of the last ten minutes, a list for each."),
+    "History": _said(
+        {"type": "object", "properties": {}},
+        "Figures of the last ten minutes, a list for each; and `hours`: the last hours of --behaviour-topic, or null.",
+    ),
     "Error": _object({"error": TEXT}),
 }
 

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import UNSET
 
-from stream.ahead.forecast import served_columns
+from stream.ahead.again import foresee_again
+from stream.ahead.forecast import foreseen, served_columns
 from stream.ahead.reasons import intent_without
 from stream.answers.asked import Asked
 from stream.detect.episodes import OPENED, UNUSUAL_MS
@@ -27,7 +28,6 @@ from stream.engine.engine import Engine
 from stream.engine.step import Steps
 from stream.errors import Unanswered
 from stream.events import Click, Origin, Partition
-from stream.manifest import Manifest
 from stream.past.because import Because
 from stream.past.clicks import Names, past_of
 from stream.sessions.track import FORECAST
@@ -187,7 +187,20 @@ class Users:
             "episode": self._episode(owner, rows),
             "partition": partition.number,
             "model": model.manifest.label,
-        } | _predicted(rows, model.manifest)
+        } | self._predicted(rows)
+
+    def _predicted(self, rows: Rows) -> dict[str, Any]:
+        """What was predicted after the user's last click, as in its decision; empty if the model predicts nothing, or
+        if no click of the user was decided."""
+        model, manifest = self._engine.model, self._engine.model.manifest
+        if model.ahead is None or manifest.ahead is UNSET or not rows["clicks"][0]:
+            return {}
+        told = foresee_again(model.ahead, rows, manifest.event_types)
+        [(following, leaves, *_)] = foreseen(told, manifest.event_types, manifest.ahead)
+        *_, intent, returns = served_columns(rows[FORECAST.name], manifest.ahead)
+        kept = {"intent": intent, "returns_7d": returns}
+        more = {name: round(float(value[0]), output.DIGITS) for name, value in kept.items() if value is not None}
+        return {"next": following, "leaves": leaves} | more
 
     def _episode(self, owner: Owner, rows: Rows) -> dict[str, Any] | None:
         """The user's last episode, with the time of its last unusual click; None if there was none."""
@@ -196,15 +209,6 @@ class Users:
         if not unusual_ms:
             return None
         return {"id": Origin(*partition, int(row[OPENED])).id, "timestamp": unusual_ms}
-
-
-def _predicted(rows: Rows, manifest: Manifest) -> dict[str, float]:
-    """What was predicted after the user's last click, as in its decision; empty if the model predicts nothing."""
-    if manifest.ahead is UNSET:
-        return {}
-    *_, intent, returns = served_columns(rows[FORECAST.name], manifest.ahead)
-    found = {"intent": intent, "returns_7d": returns}
-    return {name: round(float(value[0]), output.DIGITS) for name, value in found.items() if value is not None}
 
 
 def _p_values(row: np.void) -> list[float]:

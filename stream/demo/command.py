@@ -33,7 +33,7 @@ from stream.demo.shop import build_shop
 from stream.demo.simulate import DAY_MS, simulate
 from stream.demo.tally import Tally
 from stream.demo.view import Scene, View, as_lines, choose_view
-from stream.demo.worker_process import WorkerProcess
+from stream.demo.worker_process import HOURS, WorkerProcess
 from stream.errors import ConfigError, EddyError
 from stream.events import Anomaly, DeadLetter, Recommendation, SystemAlert
 from stream.manifest import read_manifest
@@ -41,7 +41,7 @@ from stream.settings import Topics
 from stream.trigger import Trigger
 
 PARTITIONS = 2
-TOPICS = Topics()
+TOPICS = Topics(behaviour=HOURS)
 K = 20
 START_S = 120.0
 DRAIN_S = 60.0

@@ -13,6 +13,9 @@ from types import TracebackType
 
 from stream.errors import EddyError
 
+HOURS = "behaviour"
+"""The topic of what users do by the hour. Simulated hours are over within seconds, so the page soon has some."""
+
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that a process gets when its parent ends."""
 
@@ -50,7 +53,7 @@ class WorkerProcess:
         self.page = f"http://127.0.0.1:{port}/"
         self._log = directory / "worker.log"
         options = {"--model": model, "--broker": broker, "--device": device, "--k": k, "--worker-id": "demo"}
-        options |= {"--group": "demo", "--data-dir": directory}
+        options |= {"--group": "demo", "--data-dir": directory, "--behaviour-topic": HOURS}
         options |= {"--http-port": port, "--http-advertise": f"127.0.0.1:{port}"}
         if rules:
             (directory / "triggers.toml").write_text(rules)

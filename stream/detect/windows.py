@@ -35,11 +35,11 @@ A gap of 0 would make a bot of each user whose clicks come out of order, as in a
 MOST_GAP_MS = 2**31 - 1
 """24 days."""
 
-ITEM_NATS = "item_nats"
+ITEM_NATS, GAP_MS = "item_nats", "gap_ms"
 LISTS = (
     Tensor(ITEM_NATS, (LAST,), "int16"),
     Tensor("event_nats", (LAST,), "int16"),
-    Tensor("gap_ms", (LAST,), "int32"),
+    Tensor(GAP_MS, (LAST,), "int32"),
 )
 """Fields of a row, newest first, as in Windows. Entries of clicks that the user has not made are 0."""
 

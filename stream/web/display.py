@@ -15,6 +15,7 @@ from stream.manifest import Manifest
 from stream.meter import Histogram, Meter, Snapshot
 from stream.web.alerts import Alerts
 from stream.web.health import Health
+from stream.web.hours import LastHours
 
 POINTS = 300
 """Points of the history: ten minutes."""
@@ -41,12 +42,14 @@ class Display:
     """What one worker shows. Any thread may call the methods.
 
     answers  whether the worker answers requests about users
+    hours    what users did in the last hours; None if the worker does not count it
     card     describes the model; None until it is loaded
     report   the model's report; None if there is none
     """
 
-    def __init__(self, meter: Meter, health: Health, answers: bool = False) -> None:
+    def __init__(self, meter: Meter, health: Health, answers: bool = False, hours: bool = False) -> None:
         self.meter, self.health, self.alerts, self.answers = meter, health, Alerts(), answers
+        self.hours = LastHours() if hours else None
         self.card: dict[str, Any] | None = None
         self.report: Path | None = None
         self._lock = threading.Lock()
@@ -78,11 +81,12 @@ class Display:
             self._latest.append(now)
 
     def history(self) -> dict[str, Any]:
-        """The last points, oldest first: one list for each figure, null where nothing was decided."""
+        """The last points, oldest first: one list for each figure, null where nothing was decided. And the hours."""
         with self._lock:
             points = [*self._points]
         names = ("time", "clicks_per_s", "latency_p50_ms", "latency_p99_ms", "lag")
-        return {name: [point[at] for point in points] for at, name in enumerate(names)}
+        found: dict[str, Any] = {name: [point[at] for point in points] for at, name in enumerate(names)}
+        return found | {"hours": self.hours and self.hours.shown()}
 
     def status(self) -> dict[str, Any]:
         """The figures of the last seconds, the worker's health and its model, as a JSON object."""

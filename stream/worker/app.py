@@ -89,7 +89,7 @@ def create_app(settings: Settings) -> faust.App:
     Raises ArtifactError or ConfigError, each with one line that names the remedy.
     """
     meter, health, desk = Meter(), Health(), Desk()
-    display = Display(meter, health, settings.http_answers)
+    display = Display(meter, health, settings.http_answers, bool(settings.topics.behaviour))
     if settings.http_port:  # first, so that it answers while the rest waits for Kafka
         serve_http(settings, display, desk)
     config = read_kafka_config(settings.kafka_config, os.environ)
@@ -113,7 +113,9 @@ def create_app(settings: Settings) -> faust.App:
     admin, instance_id = Admin(settings.broker, config), f"eddy-{worker_id}"
     wait_for_place(admin, settings.group, instance_id, settings.session_timeout_s, other)
     alpha, users = settings.nominal_rate(), decoding.users
-    observed = Observed(meter, model, engine.arena, partitions, users, alpha=alpha, alerts=display.alerts)
+    observed = Observed(
+        meter, model, engine.arena, partitions, users, alpha=alpha, alerts=display.alerts, hours=display.hours
+    )
     observed.about(settings.group, worker_id)
     observed.rules(engine.triggers.rules)
     observed.trace(settings, worker_id)

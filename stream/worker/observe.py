@@ -26,6 +26,8 @@ from stream.engine.columns import Columns
 from stream.engine.engine import Cycle
 from stream.engine.requests import Requests
 from stream.events import DRIFT, Origin, Partition, SystemAlert, hashed
+from stream.hours.messages import message
+from stream.hours.table import Cells
 from stream.kafka.fetch import Chunk
 from stream.kafka.partitioners import KeySample
 from stream.lists.hits import Hits
@@ -39,6 +41,7 @@ from stream.tracing.open import open_traces
 from stream.trigger import CONTROL, TREATED
 from stream.triggers.rules import Rule
 from stream.web.alerts import Alerts
+from stream.web.hours import LastHours
 from stream.worker.batch import Batch, Refused
 
 if TYPE_CHECKING:
@@ -78,6 +81,7 @@ class Observed:
     clock_ms    returns the current time in ms since the epoch, to compare with the records' timestamps
     alpha       as in Settings
     alerts      gets the alerts of each batch
+    hours       gets the hours that are over with each batch; None = they are not counted
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class Observed:
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         alpha: float = ALPHA,
         alerts: Alerts | None = None,
+        hours: LastHours | None = None,
     ) -> None:
         self.meter = meter
         self.key_sample = KeySample(partitions)
@@ -100,6 +105,7 @@ class Observed:
         self._clock_ms = clock_ms
         self._alpha = alpha
         self._alerts = alerts or Alerts()
+        self._hours, self._cells = hours, Cells(model.manifest.event_types)
         self._rng = random.Random(0)
         self._hits = Hits()
         self._traces: Traces | None = None
@@ -207,7 +213,7 @@ class Observed:
         count("list_hits", hits)
 
     def _ended(self, batch: Batch) -> None:
-        """Count the ends of sessions, the alerts on them and the triggers, and keep all alerts for the HTTP port."""
+        """Count the ends of sessions, their alerts and the triggers, and keep alerts and hours for the HTTP port."""
         self.meter.count("sessions_ended", len(batch.cycle.ended.owners))
         for (rule, group), n in Counter((one.rule, one.group) for one in batch.triggers).items():
             self.meter.count("triggers", n, rule=rule, group=group)
@@ -215,6 +221,9 @@ class Observed:
         self.meter.count("alerts", len(of_ends), statistic=END)
         self.meter.count("episodes", sum(alert.episode == alert.id for alert in of_ends))
         self._alerts.add([*batch.alerts, *batch.system_alerts])
+        if self._hours is not None and batch.cycle.hours:
+            cells, label = self._cells, self._model.manifest.label
+            self._hours.add([message(hour, cells, label, len(cells.names)) for hour in batch.cycle.hours])
 
     def _forgotten(self, requests: Requests, removed: Sequence[Owner]) -> None:
         """Count the users whose rows were removed: those with a request, and those who were idle for too long."""

@@ -1,10 +1,13 @@
 """`eddy demo`, run as a person or a script runs it."""
 
+import json
 import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -21,17 +24,22 @@ DEMO = [sys.executable, "-c", "from stream.demo.command import demo; demo()"]
 
 
 def test_seconds_and_json_count_a_decision_per_click() -> None:
-    """The last line is one JSON object: as many decisions as clicks, and no count is zero."""
-    done = subprocess.run(
-        [*DEMO, "--seconds", "5", "--json", "--rate", "500"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"^the worker's page: http://127\.0\.0\.1:\d+/$", done.stderr, re.MULTILINE)
-    counts = msgspec.json.decode(done.stdout.splitlines()[-1])
+    """The last line is one JSON object: as many decisions as clicks, and no count is zero. The page has
+    simulated hours that are over."""
+    words = [*DEMO, "--seconds", "5", "--json", "--rate", "500"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        page = next(line for line in process.stderr if re.match(r"the worker's page: http://127\.0\.0\.1:\d+/$", line))
+        hours: dict[str, list[int]] = {}
+        while process.poll() is None:
+            with suppress(OSError), urllib.request.urlopen(f"{page.split()[-1]}v1/history", timeout=5) as answer:
+                hours = json.loads(answer.read())["hours"]
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.2)
+        out, error = process.communicate(timeout=60)
+    assert process.returncode == 0, error
+    assert sum(hours["clicks"]) > 100
+    counts = msgspec.json.decode(out.splitlines()[-1])
     assert counts["clicks"] == counts["decisions"] == counts["recommendations"] > 1000
     assert counts["anomalies"] > 0
     assert counts["dead_letters"] > 0

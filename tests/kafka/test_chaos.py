@@ -48,3 +48,4 @@ def test_twelve_random_faults_leave_no_trace(kafka: str, model: Path, tmp_path: 
         assert figures[when]["decisions"] == figures[when]["clicks"] > 1_000
         assert figures[when]["rows"] > 100
         assert figures[when]["session events"] > figures[when]["triggers"] > 100
+        assert figures[when]["hours"] > 100

@@ -1,6 +1,7 @@
-// The first view: figures now, charts of the last minutes, the latest episodes, partitions, the model's card.
+// The first view: figures now, charts of the last minutes, the latest episodes, the hours, partitions, the model's card.
 
 import { SHOWN, episodes, row } from "./alerts.js";
+import { Hours } from "./hours.js";
 import { Chart, el, percent, section, short, whole } from "./parts.js";
 
 const OFF = "This worker shows no users. Start it with --http-answers to see alerts, users and the whole group.";
@@ -21,6 +22,7 @@ export class Now {
       for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => (this.pressed = false), { once: true });
     });
     this.none = el("p", { class: "empty" }, "loading");
+    this.hours = new Hours();
     this.partitions = el("div");
     this.stages = el("div");
     this.card = el("div");
@@ -37,13 +39,14 @@ export class Now {
       ),
       section("Latest episodes", "wide", this.list, this.none),
       section("Model", "third", this.card),
+      this.hours.section,
       section("Partitions", "half", this.partitions),
       section("A transaction, by stage", "half", this.stages),
     );
   }
 
   end() {
-    for (const chart of [this.speed, this.latency, this.lag]) chart.end();
+    for (const chart of [this.speed, this.latency, this.lag, this.hours]) chart.end();
   }
 
   show(status, history, workers) {
@@ -61,6 +64,7 @@ export class Now {
     this.speed.show([x, history.clicks_per_s], `${short(status.clicks_per_s)} now`);
     this.latency.show([x, history.latency_p50_ms, history.latency_p99_ms], `p50 ${short(latency.p50_ms)}, p99 ${short(latency.p99_ms)} now`);
     this.lag.show([x, history.lag], `${whole(waiting)} now`);
+    this.hours.show(history.hours);
     this.showPartitions(status, workers);
     this.showStages(status);
     this.showCard(status);

@@ -53,15 +53,34 @@ export function section(title, kind, ...children) {
   return el("section", { class: kind, "aria-label": title }, heading, ...children);
 }
 
-const LONG = 120; // points
+// Bars, one a row: its name, its length, and its share of 1. A bar of the share `most` has the full length.
+export function bars(names, shares, { most = shares[0], spoken = "probability of" } = {}) {
+  if (!names.length) return el("p", { class: "empty" }, "nothing");
+  const rows = names.map((name, at) =>
+    el(
+      "li",
+      {},
+      el("span", { class: at ? undefined : "first" }, name),
+      el("meter", { min: 0, max: Math.max(most, 1e-9), value: shares[at], "aria-label": `${spoken} ${name}` }),
+      el("span", {}, percent(shares[at])),
+    ),
+  );
+  return el("ol", { class: "items" }, ...rows);
+}
 
-// A line chart over `x` (seconds since the epoch, or whole numbers). `names` has one or two lines.
+const LONG = 120; // points
+const DAY_S = 86400;
+const HALF_AN_HOUR_S = 1800;
+
+// A line chart over `x` (seconds since the epoch, or whole numbers). `names` has one or two lines. `hours`: the day
+// until the last hour in UTC, with a point for each hour.
 export class Chart {
-  constructor(label, names, { time = true } = {}) {
+  constructor(label, names, { time = true, hours = false } = {}) {
     this.box = el("div", { class: "chart", role: "img", "aria-label": label });
     this.label = label;
     this.names = names;
     this.time = time;
+    this.hours = hours;
     this.watch = new ResizeObserver(() => this.plot?.setSize(this.size()));
     this.watch.observe(this.box);
     this.scheme = matchMedia("(prefers-color-scheme: dark)");
@@ -82,24 +101,26 @@ export class Chart {
       label: name,
       stroke: colour(at ? "--second" : "--mark"),
       width: 1.75,
-      points: { show: !this.time },
+      points: { show: !this.time || this.hours, size: 5, fill: colour(at ? "--second" : "--mark") },
       spanGaps: true,
     }));
     const digits = this.data[0].length > LONG ? 5 : 8; // with seconds while the history is short
-    const seconds = (_, values) => values.map((s) => new Date(s * 1000).toTimeString().slice(0, digits));
+    const clock = (s) => (this.hours ? when(s * 1000).slice(11, 16) : new Date(s * 1000).toTimeString().slice(0, digits));
+    const day = ({ data: [x] }) => [x.at(-1) - DAY_S + HALF_AN_HOUR_S, x.at(-1) + HALF_AN_HOUR_S];
     this.plot?.destroy();
     this.plot = new uPlot(
       {
         ...this.size(),
         legend: { show: false },
         cursor: { show: false },
-        padding: [8, 4, 0, 0],
+        padding: [8, this.hours ? 18 : 4, 0, 0],
+        tzDate: (s) => (this.hours ? uPlot.tzDate(new Date(s * 1000), "Etc/UTC") : new Date(s * 1000)),
         scales: {
-          x: { time: this.time },
+          x: { time: this.time, ...(this.hours ? { range: day } : {}) },
           y: { range: (_, low, high) => [0, Math.max(high ?? 0, 1) * 1.15] },
         },
         axes: [
-          { ...axis, size: 22, space: 85, values: this.time ? seconds : undefined },
+          { ...axis, size: 22, space: 85, values: this.time ? (_, values) => values.map(clock) : undefined },
           { ...axis, size: 42, space: 28, values: (_, values) => values.map(short) },
         ],
         series: [{}, ...lines],

@@ -1,22 +1,24 @@
-// The view of one user: last clicks, what Eddy believes and recommends, how surprising the clicks were, episodes.
+// The view of one user: last clicks, what Eddy believes and recommends, what the user does next, how surprising the
+// clicks were, episodes.
 
 import { episodes, row } from "./alerts.js";
-import { Chart, Refused, ask, el, percent, section, whole, when } from "./parts.js";
+import { Chart, Refused, ask, bars, el, percent, section, whole, when } from "./parts.js";
 
 const BELIEFS = 10;
 
-function bars(items, probabilities) {
-  if (!items.length) return el("p", { class: "empty" }, "nothing");
-  const rows = items.map((item, at) =>
-    el(
-      "li",
-      {},
-      el("span", { class: at ? undefined : "first" }, item),
-      el("meter", { min: 0, max: Math.max(probabilities[0], 1e-9), value: probabilities[at], "aria-label": `probability of ${item}` }),
-      el("span", {}, percent(probabilities[at])),
-    ),
-  );
-  return el("ol", { class: "items" }, ...rows);
+const MEANT = {
+  intent: "a purchase, or the event that the model was trained for, is still to come in this session",
+  "back in 7 days": "if this click ends the session",
+};
+
+// What was predicted after the last click: the next event of the session or none, the likeliest first; and what comes later.
+function predicted({ next, leaves, intent, returns_7d }) {
+  if (!next) return [el("p", { class: "empty" }, "This model does not predict it. When it is trained, eddy train prints why.")];
+  const following = [...Object.entries(next), ["no further click", leaves]].sort((a, b) => b[1] - a[1]);
+  const later = [["intent", intent], ["back in 7 days", returns_7d]].filter(([, probability]) => probability !== undefined);
+  const rows = [...following, ...later];
+  const drawn = bars(rows.map(([name]) => name), rows.map(([, probability]) => probability), { most: 1 });
+  return [drawn, ...later.map(([name]) => el("p", { class: "note" }, `${name}: ${MEANT[name]}`))];
 }
 
 export class User {
@@ -78,6 +80,7 @@ export class User {
       section("Last clicks, newest first", "wide", el("ol", { class: "path" }, ...clicked)),
       section("The next click, as Eddy believes", "half", bars(state.beliefs.map((one) => one.item_id), state.beliefs.map((one) => one.probability))),
       section("Recommended now", "half", bars(lists.items, lists.log_probs.map(Math.exp))),
+      section("What the user does next", "half", ...predicted(state)),
       section(
         "Surprise over the last clicks",
         "half",
@@ -86,7 +89,7 @@ export class User {
       ),
       section(
         "Episodes",
-        "half",
+        undefined,
         theirs.length
           ? el("ol", { class: "alerts own" }, ...theirs.map((one) => row(one, now)))
           : el("p", { class: "empty" }, state.episode ? `The last unusual click was at ${when(state.episode.timestamp)} UTC.` : "No unusual clicks."),

@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -177,11 +178,30 @@ def test_the_state_of_a_user_is_what_the_clicks_say(model_dir: Path, tmp_path: P
 
 
 def test_the_state_of_a_user_has_what_was_predicted_after_the_last_click(ahead_dir: Path, tmp_path: Path) -> None:
-    """From the row, so the decision and the answer are equal to the last digit."""
+    """From the row, so the decision and the answer are equal to the last digit: in the first session and in later ones,
+    after an event type that the model does not know, and after a click that came again."""
     engine = engine_of(ahead_dir, tmp_path, Rules())
-    last = {one.user_id: one for one in run(engine, clicks()).recommendations}["u3"]
-    state = Users(engine, lambda: {ONE: 0}).state(b"u3", 4).answer
+    users = Users(engine, lambda: {ONE: 0})
+    sent = [*clicks(), *(msgspec.structs.replace(one, timestamp=one.timestamp + DAY_MS // 5) for one in clicks(24))]
+    sent += [Click("u0", "i3", START_MS + DAY_MS, "share", event_id="e"), Click("u1", "i3", START_MS + DAY_MS, "cart")]
+    told = {}
+    for offset in range(0, len(sent), 2):
+        told |= {one.user_id: one for one in run(engine, sent[offset : offset + 2], offset).recommendations}
+        for user, last in told.items():
+            _assert_predicted(users, user, last)
+    run(engine, [Click("u0", "i3", START_MS + DAY_MS + 9_000, "share", event_id="e")], len(sent))
+    _assert_predicted(users, "u0", told["u0"])
+    late = run(engine, [Click("u1", "i4", START_MS + DAY_MS - 60_000, "view")], len(sent) + 1).recommendations[0]
+    state = users.state(b"u1", 4).answer
     assert state is not None
+    assert late.next is not None
+    assert state["next"] == pytest.approx(late.next, abs=0.01)  # but for the time of the day
+
+
+def _assert_predicted(users: Users, user: str, last: Recommendation) -> None:
+    state = users.state(user.encode(), 4).answer
+    assert state is not None
+    assert (state["next"], state["leaves"]) == (last.next, last.leaves)
     assert (state["intent"], state["returns_7d"]) == (last.intent, last.returns_7d)
 
 

@@ -16,6 +16,7 @@ from bench.chaos.faults import FEWEST, FIRST, KINDS, MOST, Done, schedule
 from bench.chaos.traffic import TRIGGERS, Sent, messages
 from bench.chaos.watch import longest_pauses
 from tests.oracle import DAY_MS, POSITION, Oracle
+from tests.oracle_hours import Hours
 from tests.oracle_triggers import Triggers
 
 COUNT, PARTITIONS, K = 300, 2, 5
@@ -50,7 +51,7 @@ class Case(NamedTuple):
     topics: dict[str, Any]
 
 
-TOPICS = ("clicks", "decisions", "alerts", "system_alerts", "sessions", "triggers", "letters", "changelog")
+TOPICS = ("clicks", "decisions", "alerts", "system_alerts", "sessions", "triggers", "hours", "letters", "changelog")
 
 
 @pytest.fixture
@@ -58,6 +59,8 @@ def case(model_dir: Path) -> Case:
     """A user's messages are all in one partition, and the changelog's rows are the plain loop's."""
     oracle = Oracle(model_dir, k=K)
     oracle.triggers = {at: Triggers(f"clicks-{at}-", rules(TRIGGERS), 90 * DAY_MS) for at in range(PARTITIONS)}
+    types = oracle.manifest["event_types"]
+    oracle.hours = {at: Hours(f"clicks-{at}", types, oracle.label, 90 * DAY_MS) for at in range(PARTITIONS)}
     sent = list(itertools.islice(messages(7), COUNT))
     offsets: list[tuple[int, int] | None] = []
     ends = [0] * PARTITIONS
@@ -79,6 +82,7 @@ def case(model_dir: Path) -> Case:
         oracle.triggers[partition].click(
             click["user_id"], offset, click["timestamp"], click["event_type"], item, None, click["consent"]
         )
+        oracle.hours[partition].click(click["user_id"], click["timestamp"], click["event_type"])
         read["decisions"].append(Fake(partition, offset, one.key, json.dumps(due.decision).encode()))
         if due.alert is not None:
             read["alerts"].append(Fake(partition, offset, one.key, json.dumps(due.alert).encode()))
@@ -88,6 +92,8 @@ def case(model_dir: Path) -> Case:
     for event in [event for loop in oracle.triggers.values() for event in loop.events]:
         made = {"items": lists[event["id"].partition(":")[0]]} if event["kind"] == "after" else {}
         read["triggers"].append(Fake(0, 0, b"", json.dumps(event | made).encode()))
+    hours = [event for loop in oracle.hours.values() for event in loop.messages()]
+    read["hours"] = [Fake(0, 0, event["id"].encode(), json.dumps(event).encode()) for event in hours]
     sums: list[list[int]] = [[] for _ in range(PARTITIONS)]
     for partition, key, row, _ in oracle.rows(99):
         read["changelog"].append(Fake(partition, 0, key, row))
@@ -148,6 +154,10 @@ ERRORS: dict[str, Callable[[Case], object]] = {
     "triggers twice: 1": lambda case: case.topics["triggers"].append(case.topics["triggers"][0]),
     "triggers of nothing: 1": altered("triggers", 0, id="clicks-0-100000:cart"),
     "triggers different: 1": altered("triggers", 0, group="neither"),
+    "hours lost: 1": lambda case: case.topics["hours"].pop(),
+    "hours twice: 1": lambda case: case.topics["hours"].append(case.topics["hours"][0]),
+    "hours of nothing: 1": altered("hours", 0, id="clicks-0/0"),
+    "hours different: 1": altered("hours", 0, users=99),
     "dead letters lost: 1": lambda case: case.topics["letters"].pop(),
     "dead letters twice: 1": lambda case: case.topics["letters"].append(case.topics["letters"][0]),
     "dead letters different: 1": altered("letters", 0, reason="other"),
@@ -161,6 +171,10 @@ ERRORS: dict[str, Callable[[Case], object]] = {
         or case.topics["changelog"].append(resealed(case.topics["changelog"][0]))
     ),
     "wrong marks: 1": lambda case: case.topics["changelog"].pop(),
+    "wrong marks: 2": lambda case: case.topics["changelog"].extend(
+        one._replace(v=one.v[:-8])
+        for one in case.topics["changelog"][-PARTITIONS:]  # the last count of an open hour
+    ),
     "messages that Kafka lost: 1": lambda case: case.topics["clicks"].pop(),
     "messages that nobody sent, or sent once: 1": lambda case: case.topics["clicks"].append(Fake(0, 999, b"a", b"{}")),
 }
@@ -178,6 +192,7 @@ def test_the_checker_finds_nothing_in_what_faultless_workers_leave(model_dir: Pa
     case.offsets[5] = (0, -1)
     assert case.topics["alerts"]
     assert {json.loads(one.v)["rule"] for one in case.topics["triggers"]} == {"cart", "back", "more"}
+    assert len({json.loads(one.v)["hour"] for one in case.topics["hours"]}) > 24
     assert errors(model_dir, case) == []
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +10,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from export.log.log import read_log
+from export.paths.run import Asked, figures
+from export.progress import NullProgress
+from stream.demo.shop import build_shop
+from stream.demo.simulate import simulate_clean, write_log
 from stream.engine.engine import Cycle, Engine
 from stream.events import Click, Partition
 from stream.hours.messages import messages
@@ -247,3 +253,23 @@ def test_what_is_kept_with_other_event_types_begins_again(model: Model, model_di
         engine.arena.kept[PARTITIONS[0]] = bad
         [hour] = process(engine, [(1, Sent(0, "b", 60)), (2, Sent(0, "b", 4000))], commit=False)
         assert hour["clicks"] == 1
+
+
+def test_the_hours_of_a_day_have_the_sessions_with_each_event_of_eddy_paths(
+    model: Model, model_dir: Path, tmp_path: Path
+) -> None:
+    """The same clicks as a log and as a stream: the sums of `reached` and `opened` are those of its funnel."""
+    begin_ms = START_MS // DAY_MS * DAY_MS
+    shop = simulate_clean(build_shop(), 30, 1, begin_ms)
+    day = list(itertools.takewhile(lambda one: one.timestamp < begin_ms + DAY_MS, shop))
+    write_log(iter(day), tmp_path / "shop.csv")
+    found = figures(read_log(tmp_path / "shop.csv"), Asked(), NullProgress())
+    engine = new_engine(model, model_dir)
+    sent = [Sent(0, one.click.user_id, (one.timestamp - START_MS) / 1000, one.click.event_type) for one in day]
+    sent.append(Sent(0, "after", (begin_ms + 2 * DAY_MS - START_MS) / 1000))
+    hours = process(engine, list(enumerate(sent)))
+    reached = sum((Counter(one["reached"]) for one in hours), Counter())
+    assert len(hours) > 20
+    assert sum(one["opened"] for one in hours) == sum(one["closed"] for one in hours) == found["sessions"]
+    assert reached == {row["stage"]: row["with_event"] for row in found["funnel"]}
+    assert reached["view"] > reached["cart"] > reached["purchase"] > 0

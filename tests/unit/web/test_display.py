@@ -59,6 +59,7 @@ def test_the_history_has_a_limit_and_null_where_nothing_was_decided(display: Dis
     for second in range(POINTS + 50):
         display.note(lambda second=second: float(second))
     history = display.history()
+    assert history.pop("hours") is None
     assert {len(values) for values in history.values()} == {POINTS}
     assert set(history["latency_p50_ms"]) == {None}
 

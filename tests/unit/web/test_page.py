@@ -32,6 +32,7 @@ from tests.browser import chromium, opened
 from tests.decide import run
 from tests.unit.answers.test_workers import OWN, PLACE, Group
 from tests.unit.web.test_alerts import anomaly, on_many
+from tests.unit.web.test_hours import behaviour
 
 EVIL = "<img src=x onerror=alert(1)>&\u202e/ü"
 START_MS = 1_700_000_000_000
@@ -41,7 +42,7 @@ class Shop:
     """A worker with two users, figures and a second worker in its group that has no address."""
 
     def __init__(self, directory: Path, answers: bool = True) -> None:
-        self.display = Display(Meter(), Health(), answers)
+        self.display = Display(Meter(), Health(), answers, hours=answers)
         meter, model = self.display.meter, load_model(directory, "cpu")
         engine = open_engine(model, directory, 5, 1, 0.01)
         run(engine, [Click(user, f"i{n}", START_MS + n * 1000) for n, user in enumerate((EVIL, "ann") * 4)])
@@ -130,9 +131,31 @@ def test_the_page_shows_figures_episodes_partitions_and_the_model(shop: Shop, br
         shop.display.alerts.add([on_many(2)])
         expect(rows).to_have_count(2)
         expect(rows.first).to_contain_text("unknown items: 300 of 300 users")
-        assert page.locator(".chart canvas").count() == 3
+        assert page.locator(".chart canvas:visible").count() == 3
         assert page.locator("[aria-live]").count() == 1
         assert no_wider_than_the_window(page)
+
+
+def test_the_page_shows_the_last_hours_of_the_worker(shop: Shop, browser: Browser) -> None:
+    """As soon as one is over: figures, two charts, and what share of the sessions of the newest one reached. A new hour
+    and the message of a second partition come without a reload."""
+    with opened(browser, shop.port, timezone_id="Asia/Kolkata") as seen:
+        page, hours = seen.page, seen.page.get_by_role("region", name="By the hour")
+        expect(hours).to_contain_text("No hour is over yet")
+        expect(hours.locator("canvas:visible")).to_have_count(0)
+        shop.display.hours.add([behaviour(0, 0, 1, 1, 1, view=1)])
+        expect(hours).to_contain_text(
+            "2025-10-09 09:00 to 10:00 UTC, from 1 partition of this worker: 1 click, 1 user, 1 session began"
+        )
+        shop.display.hours.add([behaviour(0, 2, 4_000, 300, 150, cart=60, view=150, **{EVIL: 20})])
+        shop.display.hours.add([behaviour(1, 2, 1_000, 80, 50, view=40, cart=20)])
+        expect(hours).to_contain_text("11:00 to 12:00 UTC, from 2 partitions")
+        expect(hours).to_contain_text("5,000 clicks, 380 users, 200 sessions began")
+        expect(hours.locator("li")).to_have_text(["view95.0 %", "cart40.0 %", f"{EVIL}10.0 %"])
+        expect(hours.locator("canvas:visible")).to_have_count(2)
+        clicks = page.get_by_role("img", name="Clicks by the hour, UTC: 5,000 in the last one")
+        expect(clicks).to_be_visible()
+        assert page.locator("img").count() == 0
 
 
 def test_the_page_of_a_user_is_reached_with_the_keyboard(shop: Shop, browser: Browser) -> None:
@@ -164,6 +187,32 @@ def test_the_page_of_a_user_is_reached_with_the_keyboard(shop: Shop, browser: Br
         assert page.locator("img").count() == 0
         page.go_back()
         section(page, "Latest episodes")("one item")
+
+
+def test_the_page_of_a_user_shows_what_is_predicted(ahead_dir: Path, shop: Shop, browser: Browser) -> None:
+    """As the answer has it, the likeliest first; and a sentence if the model predicts nothing."""
+    predicting = Shop(ahead_dir)
+    state = predicting.get("/v1/users/ann?k=10")
+    assert isinstance(state["next"], dict)
+    following = {**state["next"], "no further click": state["leaves"]}
+    expected = following | {"intent": state["intent"], "back in 7 days": state["returns_7d"]}
+    with opened(browser, predicting.port) as seen:
+        seen.page.goto(f"http://127.0.0.1:{predicting.port}/#/users/ann")
+        rows = seen.page.get_by_role("region", name="What the user does next").locator("li")
+        expect(rows).to_have_count(len(expected))
+        shown = {}
+        for row in rows.all():
+            name, share = row.locator("span").all_inner_texts()
+            shown[name] = float(share.removesuffix(" %")) / 100
+            assert float(row.locator("meter").get_attribute("max") or 0) == 1
+        assert shown == pytest.approx(expected, abs=6e-4)
+        likeliest = sorted(following, key=lambda name: -following[name])
+        assert [*shown] == [*likeliest, "intent", "back in 7 days"]
+        assert no_wider_than_the_window(seen.page)
+    predicting.stop()
+    with opened(browser, shop.port) as seen:
+        seen.page.goto(f"http://127.0.0.1:{shop.port}/#/users/ann")
+        section(seen.page, "What the user does next")("This model does not predict it")
 
 
 def test_an_alert_between_press_and_release_does_not_take_the_click(shop: Shop, browser: Browser) -> None:
@@ -201,8 +250,8 @@ def test_errors_are_shown_with_their_reason(shop: Shop, browser: Browser) -> Non
     with opened(browser, shop.port) as seen:
         page = seen.page
         seen.expected += ["status of 404", "status of 503"]
-        page.get_by_label("User").fill("nobody")
-        page.get_by_label("User").press("Enter")
+        page.get_by_label("User", exact=True).fill("nobody")
+        page.get_by_label("User", exact=True).press("Enter")
         expect(page.get_by_role("alert").last).to_contain_text("no state of this user")
         shop.desk.open = None
         expect(page.get_by_role("alert").last).to_contain_text("the worker loads its model")
@@ -239,6 +288,7 @@ def test_a_worker_without_answers_shows_its_figures_and_how_to_get_the_rest(mode
         section(seen.page, "Throughput")("125 clicks/s")
         section(seen.page, "Partitions")("7 (this one)")
         section(seen.page, "Latest episodes")("Start it with --http-answers")
+        section(seen.page, "By the hour")("Start it with --behaviour-topic")
     shop.stop()
 
 
@@ -250,6 +300,8 @@ def test_a_phone_dark_mode_and_reduced_motion(shop: Shop, browser: Browser) -> N
     with opened(browser, shop.port, **phone) as seen:
         page = seen.page
         expect(page.locator(".alerts li")).to_have_count(2)
+        shop.display.hours.add([behaviour(0, 0, 10, 5, 4, **{longest: 3})])
+        expect(page.get_by_role("region", name="By the hour").locator("li")).to_have_count(1)
         assert no_wider_than_the_window(page)
         back = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert max(map(int, back.removeprefix("rgb(").rstrip(")").split(","))) < 60

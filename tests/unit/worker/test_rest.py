@@ -19,6 +19,7 @@ from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.triggers.rules import Rule
 from stream.web.alerts import Alerts
+from stream.web.hours import LastHours
 from stream.wire.json import JsonCodec
 from stream.worker.cycle import Cycles
 from stream.worker.observe import Observed
@@ -97,8 +98,10 @@ class Worker:
     ) -> None:
         engine = open_engine(load_model(model_dir, "cpu"), model_dir, 3, 1, alpha, triggers=rules, hours=hours)
         self.arena = engine.arena
-        self.meter, self.alerts = Meter(), Alerts()
-        observed = Observed(self.meter, engine.model, engine.arena, 1, lambda message: [], alerts=self.alerts)
+        self.meter, self.alerts, self.last_hours = Meter(), Alerts(), LastHours()
+        observed = Observed(
+            self.meter, engine.model, engine.arena, 1, lambda message: [], alerts=self.alerts, hours=self.last_hours
+        )
         self.watch, stubs = SimpleNamespace(answered_s=5_000.0), (kafka, kafka)
         given: Any = (JsonCodec(65_536, 1_000), *stubs, TOPICS)
         limits, watch = dict.fromkeys(msgspec.structs.astuple(TOPICS), 1_000_000), self.watch
@@ -169,6 +172,9 @@ def test_a_partition_at_rest_writes_its_hour_once(model_dir: Path, how: str) -> 
         assert (hour["hour"], hour["clicks"], hour["closed"]) == (START_MS // HOUR_MS * HOUR_MS, 1, 1)
         assert kafka.mark.time_ms == hour["hour"] + HOUR_MS
         assert worker.arena.kept[CLICKS_0] == kafka.mark.kept
+        if not how:  # else the worker only finds out later that the transaction was committed
+            assert worker.last_hours.shown()["time"] == [hour["hour"]]
+            assert worker.last_hours.shown()["clicks"] == [1]
 
     asyncio.run(live())
 
