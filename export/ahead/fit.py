@@ -2,7 +2,9 @@
 
 1. The users are divided into MEMBERS parts. Each member of a task is trained without one part. So each click has a
    member that never saw its user, and these members together say when to stop, and calibrate.
-2. Each task is kept after its own best epoch: the intent, with few positive sessions, ends earlier than the types.
+2. Each task begins at the shares of its labels. It is kept after few epochs, and a task that begins elsewhere is still
+   on the way to the shares of rare labels then.
+3. Each task is kept after its own best epoch: the intent, with few positive sessions, ends earlier than the types.
 
 The loss is the likelihood, without weights of classes: probabilities have to be right, and a rank does not depend on
 the share of a class.
@@ -16,8 +18,19 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, dropout, gelu, softplus
 
 from export.ahead.calibration import Labels, calibration
-from export.ahead.network import LIMIT, TASKS, AheadHead, by_logit, features, hour_features
-from export.ahead.upcoming import EDGES_MS, UNKNOWN, Upcoming
+from export.ahead.network import (
+    LIMIT,
+    OUTPUTS,
+    TASKS,
+    AheadHead,
+    Logits,
+    by_logit,
+    features,
+    hour_features,
+    spans,
+    time_logits,
+)
+from export.ahead.upcoming import EDGES_MS, RETURN_AFTER, UNKNOWN, Upcoming
 from export.arrays import I64, Flags
 from stream.ahead.counters import COUNTERS
 
@@ -53,8 +66,17 @@ class Examples(NamedTuple):
         return Examples(self.counters[rows], self.event_type[rows], self.user[keep], self.label.where(keep))
 
 
-def fit_head(examples: Examples, event_types: int, seed: int) -> AheadHead:
-    """A calibrated head, which trusts the networks fully."""
+class Fitted(NamedTuple):
+    """A calibrated head, which trusts the networks fully.
+
+    unseen  logits of the clicks it was fitted on, each from a member and a table without the click's user
+    """
+
+    head: AheadHead
+    unseen: Logits
+
+
+def fit_head(examples: Examples, event_types: int, seed: int) -> Fitted:
     fit, label = _Fit(examples, event_types, seed), Labels.of(examples.label, event_types)
     hidden, hidden_bias, outs, linears, biases = [], [], [], [], []
     for task, kept in zip(TASKS, fit.kept, strict=True):
@@ -63,8 +85,9 @@ def fit_head(examples: Examples, event_types: int, seed: int) -> AheadHead:
         outs.append(kept[f"{task} out"].flatten(0, 1).t() / MEMBERS)
         linears.append(kept[f"{task} linear"].mean(dim=0).t())
         biases.append(kept[f"{task} bias"].mean(dim=0).squeeze(0))
-    slope, offset = calibration([fit.unseen_logits(number) for number in range(len(TASKS))], label)
-    return AheadHead(
+    logits = [fit.unseen_logits(number) for number in range(len(TASKS))]
+    slope, offset = (by_logit(values, event_types) for values in calibration(logits, label))
+    head = AheadHead(
         event_types,
         mean=fit.mean,
         scale=fit.scale,
@@ -73,10 +96,22 @@ def fit_head(examples: Examples, event_types: int, seed: int) -> AheadHead:
         linear=torch.cat(linears).contiguous(),
         bias=torch.cat(biases),
         out=torch.block_diag(*outs),  # type: ignore[no-untyped-call]
-        slope=by_logit(slope, event_types),
-        offset=by_logit(offset, event_types),
+        slope=slope,
+        offset=offset,
         table=_table(examples.event_type, label, event_types),
     ).eval()
+    types, intent, hazards = logits
+    networks = torch.cat([types, intent, time_logits(hazards, spans(RETURN_AFTER))], dim=1) * slope + offset
+    return Fitted(head, Logits(networks, _unseen_table(examples.event_type, label, event_types, fit.left_out)))
+
+
+def _unseen_table(event_type: Tensor, label: Labels, event_types: int, left_out: Tensor) -> Tensor:
+    """Logits (n, T + 1 + 3) of the clicks, each from a table without the users of its part `left_out` (n,)."""
+    found = torch.empty(len(event_type), event_types + len(OUTPUTS))
+    for part in range(MEMBERS):
+        own = left_out == part
+        found[own] = _table(event_type[~own], label.at(~own), event_types)[event_type[own]]
+    return found
 
 
 def _table(event_type: Tensor, label: Labels, event_types: int) -> Tensor:
@@ -116,6 +151,15 @@ def _losses(types: Tensor, intent: Tensor, hazards: Tensor, label: Labels) -> li
     ]
 
 
+def _first_biases(label: Labels, event_types: int) -> list[Tensor]:
+    """The bias (size,) with which each task has the shares of its labels; each label counts half a click more."""
+    types = torch.bincount(label.next_type[label.next_type >= 0], minlength=event_types + 1) + 0.5
+    follows, not_so = ((label.intent == value).sum() + 0.5 for value in (1, 0))
+    passed = (torch.arange(len(EDGES_MS)) < label.passed.unsqueeze(1)).sum(dim=0) + 0.5
+    clicked = torch.bincount(label.passed[label.clicked], minlength=len(EDGES_MS)) + 0.5
+    return [(types / types.sum()).log(), (follows / not_so).log().unsqueeze(0), (clicked / passed).log()]
+
+
 class _Fit:
     """The training of all members at once. In the training the tasks of a member share its hidden units."""
 
@@ -130,16 +174,16 @@ class _Fit:
         self._x = ((x - self.mean) * self.scale).clamp(-LIMIT, LIMIT)
         _, number = np.unique(examples.user, return_inverse=True)
         shuffled = np.random.default_rng(seed).permutation(int(number.max()) + 1) % MEMBERS
-        self._left_out = torch.from_numpy(shuffled[number])  # the member that is trained without the click
+        self.left_out = torch.from_numpy(shuffled[number])  # the member that is trained without the click
         width = x.shape[1]
         self._weights = {
             "hidden": torch.randn(MEMBERS, width, UNITS, generator=self._generator) / width**0.5,
             "hidden_bias": torch.zeros(MEMBERS, 1, UNITS),
         }
-        for task, size in zip(TASKS, (event_types + 1, 1, len(EDGES_MS)), strict=True):
-            self._weights[f"{task} out"] = torch.randn(MEMBERS, UNITS, size, generator=self._generator) * 0.05
-            self._weights[f"{task} linear"] = torch.zeros(MEMBERS, width, size)
-            self._weights[f"{task} bias"] = torch.full((MEMBERS, 1, size), -2.0 if task != "next" else 0.0)
+        for task, bias in zip(TASKS, _first_biases(self._label, event_types), strict=True):
+            self._weights[f"{task} out"] = torch.randn(MEMBERS, UNITS, len(bias), generator=self._generator) * 0.05
+            self._weights[f"{task} linear"] = torch.zeros(MEMBERS, width, len(bias))
+            self._weights[f"{task} bias"] = bias.repeat(MEMBERS, 1, 1)
         self.kept: list[dict[str, Tensor]] = [{} for _ in TASKS]
         self.epochs = [0] * len(TASKS)
         self._train()
@@ -168,7 +212,7 @@ class _Fit:
         for epoch in range(EPOCHS):
             for rows in torch.randperm(n, generator=self._generator).split(tokens):  # type: ignore[no-untyped-call]
                 losses = self._of_rows(self._weights, rows, True)
-                seen = self._left_out[rows] != torch.arange(MEMBERS).unsqueeze(1)
+                seen = self.left_out[rows] != torch.arange(MEMBERS).unsqueeze(1)
                 loss = sum(((one * seen).sum() for one in losses), torch.zeros(())) / len(rows)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -192,7 +236,7 @@ class _Fit:
         """Mean loss of each task over all clicks, each by the member that is trained without its user."""
         total = [0.0] * len(TASKS)
         for rows in torch.arange(len(self._x)).split(8192):  # type: ignore[no-untyped-call]
-            own = self._left_out[rows].unsqueeze(0)
+            own = self.left_out[rows].unsqueeze(0)
             for number, loss in enumerate(self._of_rows(weights, rows, False)):
                 total[number] += float(loss.gather(0, own).sum()) / len(self._x)
         return total
@@ -203,5 +247,5 @@ class _Fit:
         parts = []
         for rows in torch.arange(len(self._x)).split(8192):  # type: ignore[no-untyped-call]
             logits = self._forward(self.kept[number], self._x[rows], False)[number]
-            parts.append(logits[self._left_out[rows], torch.arange(len(rows))])
+            parts.append(logits[self.left_out[rows], torch.arange(len(rows))])
         return torch.cat(parts)

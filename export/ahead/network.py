@@ -23,6 +23,7 @@ Sources: Gensheimer and Narasimhan 2019 (discrete hazards by a network); Gorishn
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +83,20 @@ def steps(logs: Tensor) -> Tensor:
     return linear(logs, weight, (-low / (high - low)).repeat(STEPPED)).clamp(0, 1)
 
 
+class Logits(NamedTuple):
+    """Logits of n clicks, (n, T + 1 + 3): of the types, of the intent, leaving and returning.
+
+    networks  calibrated; table: what followed each event type
+    """
+
+    networks: Tensor
+    table: Tensor
+
+    def mixed(self, trust: Tensor) -> Tensor:
+        """The table's logits, moved towards the networks' by the weight `trust`, a number or one for each logit."""
+        return self.table + trust * (self.networks - self.table)
+
+
 class AheadHead(nn.Module):
     """The head with fitted weights. fit.py makes it.
 
@@ -124,8 +139,9 @@ class AheadHead(nn.Module):
         intent's type; that no click follows in it; that the user comes back within 7 days, if this click ends it. The
         first T, the third last and the unknown type sum to 1.
         """
-        types, binary = self.served(counters, event_type, self.trust)
-        of_type, others = torch.softmax(types, dim=1)[:, : self.event_types], torch.sigmoid(binary)
+        served = self.sources(counters, event_type).mixed(self.trust)
+        types, others = served[:, : self.event_types + 1], torch.sigmoid(served[:, self.event_types + 1 :])
+        of_type = torch.softmax(types, dim=1)[:, : self.event_types]
         return torch.cat([of_type * (1 - others[:, 1:2]), others], dim=1)
 
     @property
@@ -134,14 +150,11 @@ class AheadHead(nn.Module):
         found: list[float] = self.trust[self.event_types :].tolist()
         return found
 
-    def served(self, counters: Tensor, event_type: Tensor, trust: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits with the weights `trust`: of the types (B, T + 1), and of the intent, leaving, returning (B, 3)."""
+    def sources(self, counters: Tensor, event_type: Tensor) -> Logits:
+        """The logits of the networks and of the table, after B clicks."""
         plain, hazards = self.logits(counters, event_type)
-        kinds = self.event_types + 1
         own = torch.cat([plain, time_logits(hazards, self.spans)], dim=1)
-        before = embedding(event_type, self.table)
-        found = before + trust * (own * self.slope + self.offset - before)
-        return found[:, :kinds], found[:, kinds:]
+        return Logits(own * self.slope + self.offset, embedding(event_type, self.table))
 
     def logits(self, counters: Tensor, event_type: Tensor) -> tuple[Tensor, Tensor]:
         """The networks' logits before the calibration: types and intent (B, T + 2), hazards (B, EDGES)."""

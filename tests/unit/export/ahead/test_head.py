@@ -10,8 +10,8 @@ from torch import Tensor
 from export.ahead.calibration import Labels
 from export.ahead.choose import chosen_head, fit_ahead, weights
 from export.ahead.counters import counters_of
-from export.ahead.fit import Examples, fit_head
-from export.ahead.network import AheadHead, spans, time_logits
+from export.ahead.fit import Examples, Fitted, fit_head
+from export.ahead.network import AheadHead, Logits, spans, time_logits
 from export.ahead.upcoming import EDGES_MS, LEFT_AFTER, RETURN_AFTER, upcoming
 from export.dataset.windows import Clicks
 
@@ -51,9 +51,14 @@ def known(clicks: Clicks) -> Examples:
 
 
 @pytest.fixture(scope="module")
-def head() -> AheadHead:
+def fitted() -> Fitted:
     torch.set_num_threads(1)
     return fit_head(known(shop(600, 1)), TYPES, 0)
+
+
+@pytest.fixture(scope="module")
+def head(fitted: Fitted) -> AheadHead:
+    return fitted.head
 
 
 class Told(NamedTuple):
@@ -117,11 +122,17 @@ def test_a_head_without_trust_is_the_table_of_what_followed_each_event_type(head
         np.testing.assert_allclose(told.next[at], followed[kind, :TYPES] / seen[kind], atol=0.01)
 
 
+def trusted(head: AheadHead, later: Clicks) -> Tensor:
+    """The weights of the networks by the later clicks alone."""
+    examples = known(later)
+    label, nothing = Labels.of(examples.label, TYPES), Logits(*torch.zeros(2, len(later), TYPES + 4))
+    return weights(label, head.sources(examples.counters, examples.event_type), label, nothing)
+
+
 def test_networks_that_hold_are_trusted_and_others_are_not(head: AheadHead) -> None:
     """The same shop a day later, and one in which carts have changed their meaning: there the table is better."""
-    assert weights(head, known(shop(500, 4)))[:3].min() >= 0.75
-    turned = shop(500, 4, {0: 0.8, 1: 0.3, 2: 0.05})
-    assert weights(head, known(turned))[1] == 0
+    assert trusted(head, shop(500, 4))[:3].min() >= 0.75
+    assert trusted(head, shop(500, 4, {0: 0.8, 1: 0.3, 2: 0.05}))[1] == 0
 
 
 def test_the_slice_alone_decides_the_weights() -> None:
@@ -133,6 +144,40 @@ def test_the_slice_alone_decides_the_weights() -> None:
     joined.time_ms[len(first) :] += 2 * DAY
     found = chosen_head(joined, 2 * DAY, TYPES, BUY, 0)
     assert found.weights[1] == 0
+
+
+def test_a_slice_without_known_labels_leaves_the_weights_to_users_that_were_left_out(fitted: Fitted) -> None:
+    """The log ends with its slice, so nobody knows how the slice's sessions go on."""
+    later, label = known(shop(40, 4)), Labels.of(known(shop(600, 1)).label, TYPES)
+    unknown = Labels(*(torch.full_like(one, -1) for one in Labels.of(later.label, TYPES)))
+    told = fitted.head.sources(later.counters, later.event_type)
+    assert weights(unknown, told, label, fitted.unseen)[:3].min() >= 0.75
+    assert weights(unknown, told, label, Logits(-fitted.unseen.networks, fitted.unseen.table))[:3].max() == 0
+
+
+def test_what_is_known_of_a_user_is_not_in_the_logits_without_the_user() -> None:
+    """A type that one user alone has: the table without this user does not know what follows it."""
+    clicks = shop(40, 9)
+    clicks.event_type[:] = VIEW
+    clicks.event_type[clicks.user == 7] = CART
+    fitted, only = fit_head(known(clicks), TYPES, 0), clicks.user == 7
+    seen = fitted.head.table[CART, CART]
+    assert float(seen.exp()) > 0.5
+    assert float(fitted.unseen.table[torch.from_numpy(only), CART].exp().max()) < 0.1
+
+
+def test_the_first_networks_have_the_shares_of_their_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a shop where a purchase follows rarely: networks that begin at other shares are kept on the way to these."""
+    monkeypatch.setattr("export.ahead.fit.RATE", 0.0)
+    examples = known(shop(400, 10, {0: 0.02, 1: 0.02, 2: 0.02}))
+    label = Labels.of(examples.label, TYPES)
+    bias = fit_head(examples, TYPES, 0).head.bias
+    stays = label.next_type[label.next_type >= 0]
+    shares = stays.bincount(minlength=TYPES + 1) / len(stays)
+    torch.testing.assert_close(bias[: TYPES + 1].softmax(dim=0), shares, atol=2e-3, rtol=0)
+    assert float(bias[TYPES + 1].sigmoid()) == pytest.approx(float((label.intent == 1).float().mean()), abs=2e-3)
+    leaves = time_logits(bias[TYPES + 2 :].unsqueeze(0), spans(RETURN_AFTER))[0, 0].sigmoid()
+    assert float(leaves) == pytest.approx(float((label.left == 1).float().mean()), abs=5e-3)
 
 
 def test_a_log_that_cannot_carry_a_head_says_why() -> None:
