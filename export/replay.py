@@ -135,5 +135,6 @@ def _accepted(click: Click, key: bytes, form: Form) -> bytes:
     if read is None or read[0] != click.timestamp:  # a worker reads such ms as seconds or as a date, without an error
         raise BadClick("too_early", f"{click.timestamp} ms is before 1973")
     value = form.message(click)
-    form.codec.decode(key, value, time.time_ns() // 1_000_000)
+    read_back = form.codec.decode(key, value, time.time_ns() // 1_000_000)
+    form.codec.check_key(key, read_back.user_id)  # a schema may hold another user than it was given
     return value

@@ -45,11 +45,16 @@ def plain_schema(text: str, needs: Iterable[str] = ()) -> Any:
     needs  the schemas that it refers to, each one after those that it needs itself
     Raises ValueError, or what the library raises, if it cannot be used.
     """
+    parsed, names = parsed_schema(text, needs)
+    return parse_schema(_plain(parsed, names, set(), ()))
+
+
+def parsed_schema(text: str, needs: Iterable[str]) -> tuple[Any, dict[str, Any]]:
+    """A schema as fastavro has it, and full name -> definition of its types. needs: as in plain_schema"""
     names: dict[str, Any] = {}
     for need in needs:
         parse_schema(json.loads(need), names)
-    parsed = parse_schema(json.loads(text), names)
-    return parse_schema(_plain(parsed, names, set(), ()))
+    return parse_schema(json.loads(text), names), names
 
 
 def _plain(part: Any, names: Mapping[str, Any], defined: set[str], inside: tuple[str, ...]) -> Any:

@@ -4,14 +4,14 @@ A click has texts and numbers only, so the schema says how a value is written: a
 a decimal, a time in the unit of its logical type. A field without a value gets the schema's default, or null.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from io import BytesIO
 from typing import Any
 
-from fastavro import parse_schema, schemaless_writer
+from fastavro import schemaless_writer
 
+from stream.registry.avro import parsed_schema
 from stream.registry.client import Texts
 
 Writer = Callable[[Any], Any]
@@ -30,10 +30,7 @@ def avro_writer(texts: Texts, units: object) -> Callable[[Any], bytes]:
 
     units  as in Framing; None = times are ms, and the schema says in which unit they are written
     """
-    names: dict[str, Any] = {}
-    for need in texts.needs.values():
-        parse_schema(json.loads(need), names)
-    schema = parse_schema(json.loads(texts.text), names)
+    schema, names = parsed_schema(texts.text, texts.needs.values())
     as_avro = _writer(schema, names, units is None)
 
     def write(value: Any) -> bytes:

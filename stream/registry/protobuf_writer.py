@@ -3,9 +3,10 @@
 A file may have several message types. That of a value is the one with most of its fields; of equal ones the first.
 
 The library's JSON reader does nearly all: it takes numbers as text and enums by their names. What is left are times,
-which it takes as text only, and ids that would become other ones.
+which it takes as text only, bytes, which it takes in base64, and ids that would become other ones.
 """
 
+import base64
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -67,4 +68,6 @@ def _value(field: FieldDescriptor, value: Any, units: "Units") -> Any:
         return value if own else _message(kind, value, units)
     if field.cpp_type in WHOLE and isinstance(value, str) and str(int(value)) != value:
         raise ValueError(f"field {field.name}: {value!r} is no whole number")  # with "007" as 7 it is another id
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        return base64.b64encode(str(value).encode()).decode()
     return str(value) if field.type == FieldDescriptor.TYPE_STRING and type(value) in (int, float) else value

@@ -165,6 +165,7 @@ message Click {
   google.protobuf.DoubleValue price = 5;
   repeated string tags = 6;
   map<string, string> context = 7;
+  bytes visitor = 8;
   message Product { int64 id = 1; optional int32 count = 2; }
 }
 enum Kind { VIEW = 0; BUY = 1; }
@@ -177,11 +178,14 @@ def test_protobuf_has_the_types_of_its_schema(units: tuple[int, int] | None, at:
     texts = Texts("protobuf", PROTO, {})
     write = Framing(OneSchema(texts), "protobuf", "clicks-value", units)
     product = {"id": "17", "count": 2.0, "colour": "red"}
-    message = write({"user": 5, "product": product, "at": at, "kind": "BUY", "price": 9.5, "tags": ["a"], "z": 1})
+    message = write(
+        {"visitor": "abcd", "user": 5, "product": product, "at": at, "kind": "BUY", "price": 9.5, "tags": ["a"], "z": 1}
+    )
     assert message[:7] == b"\0\0\0\0\7\x02\x02"  # one number, 1: the second type of the file
     found = message_factory.GetMessageClass(message_types(texts)[1]).FromString(message[7:])
     assert (found.user, found.product.id, found.product.count, found.kind) == ("5", 17, 2, 1)
     assert (found.at.ToMilliseconds(), found.price.value, list(found.tags)) == (AT_MS, 9.5, ["a"])
+    assert found.visitor == b"abcd"  # as base64 it would be other bytes
     assert protobuf_body(texts)(message)["at"] == "2025-03-04T00:00:00Z"
 
 
