@@ -28,7 +28,7 @@ from stream.errors import ConfigError
 from stream.events import Click
 from stream.mapping.mapping import MappingFile
 from stream.model.gaps import gap_bucket, starts_session
-from stream.wire.fields import FIRST_CLICK_MS
+from stream.wire.fields import DAY_MS, FIRST_CLICK_MS
 
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
 GAP_EDGES_MS = (
@@ -163,7 +163,7 @@ def read_log(
 def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool, mapping: MappingFile | None) -> Log:
     stats, spool = ReadStats(), Spool()
     index = Names(Index(), Index(), Index(), Index(), Index())
-    first_ms, last_ms, forward, too_early = LATEST_MS, 0, True, 0
+    first_ms, last_ms, forward, too_early, dates = LATEST_MS, 0, True, 0, True
     for batch in batches(path, names, in_order, stats, mapping):
         if not len(batch):
             continue
@@ -174,6 +174,7 @@ def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool, ma
         forward &= bool(times[0] >= last_ms and (np.diff(times) >= 0).all())
         first_ms, last_ms = min(first_ms, int(times.min())), max(last_ms, int(times.max()))
         too_early += int((times < FIRST_CLICK_MS).sum())
+        dates &= not (times % DAY_MS).any()
         spool.add(rows)
     has_sessions = bool(len(index.session))
     if stats.without_session and not has_sessions:
@@ -185,7 +186,7 @@ def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool, ma
     if not len(spool):
         raise ConfigError(f"log {path}: no clicks in {counted(stats.rows, 'row')}; {'; '.join(notes)}")
     if not in_order:
-        notes += implausible_times(first_ms, last_ms, len(spool), too_early)
+        notes += implausible_times(first_ms, last_ms, len(spool), too_early, dates)
     notes += implausible_users(list(index.user), spool.clicks_of_users())
     clock: Clock | None = None
     if in_order:

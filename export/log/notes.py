@@ -109,12 +109,13 @@ def similar_column(what: str, names: Sequence[str]) -> str | None:
     return next((name for name in names if SIMILAR[what].match(name)), None)
 
 
-def implausible_times(first_ms: int, last_ms: int, clicks: int, too_early: int) -> list[str]:
-    """A note if clicks are older than the web, or if all of them are within minutes; else no note.
+def implausible_times(first_ms: int, last_ms: int, clicks: int, too_early: int, dates: bool) -> list[str]:
+    """A note if clicks are older than the web, if all of them are within minutes, or if their times are only dates.
 
     first_ms, last_ms  time of the first click and of the last click
     clicks             count of the clicks
     too_early          count of the clicks before FIRST_CLICK_MS
+    dates              whether all of them are at midnight, UTC
     """
     span = f"from {iso(first_ms)} to {iso(last_ms)}"
     if too_early:
@@ -124,6 +125,11 @@ def implausible_times(first_ms: int, last_ms: int, clicks: int, too_early: int) 
         ]
     if clicks >= MIN_CLICKS and 0 < last_ms - first_ms < SHORT_MS:
         return [f"the log spans {(last_ms - first_ms) / 1000:.0f} s ({span}): are its times in another unit?"]
+    if clicks >= MIN_CLICKS and dates:
+        return [
+            "all times are dates without a time of day: a user's clicks of one date keep the order of the rows and are "
+            "one session"
+        ]
     return []
 
 

@@ -26,7 +26,7 @@ from stream.errors import ConfigError, Dropped
 from stream.mapping.mapping import MappingFile
 from stream.mapping.paths import path_text
 from stream.mapping.reading import FIELDS
-from stream.wire.fields import DEFAULT_EVENT, LONGEST_ID, LONGEST_WORD, NO_TIME, TEXT, Unusable
+from stream.wire.fields import DEFAULT_EVENT, LONGEST_ID, LONGEST_WORD, NO_TIME, ROUNDED, TEXT, Unusable
 
 SHOWN = 20
 """Maximum columns that a message lists."""
@@ -291,5 +291,6 @@ def _reason(what: str, read: Read) -> pl.Series:
 def _reason_of_time(read: Read) -> pl.Series:
     """(n,) String, why a row without a usable time is not a click; null if the time is usable."""
     out_of_range = (read.values <= 0) | (read.values >= LATEST_MS)
-    missing = pl.when(read.values.is_null()).then(pl.lit(NO_TIME))
+    why = pl.when(read.why == ROUNDED).then(pl.lit(f"the time is {ROUNDED}")).otherwise(pl.lit(NO_TIME))
+    missing = pl.when(read.values.is_null()).then(why)
     return pl.select(missing.when(out_of_range).then(pl.lit(OUT_OF_RANGE))).to_series()

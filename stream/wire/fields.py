@@ -26,6 +26,10 @@ DEFAULT_EVENT = "view"
 EXACT_BELOW = 2.0**53
 """A float64 of this size or larger cannot represent every integer, so an id that was stored as one may be wrong."""
 
+TIME_DIGITS = 8
+"""A time in scientific notation with fewer digits is rounded to a quarter of an hour or more: 1.73301E+12 is what a
+spreadsheet shows of ms. A float of ns or ms has more digits, unless its time is that round by chance."""
+
 DAY_MS = 86_400_000
 UNIX_EPOCH = date(1970, 1, 1).toordinal()
 EPOCH, ONE_MS = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
@@ -62,7 +66,7 @@ DIGITS = "0123456789"
 """Text that may be a float ends with one of these characters."""
 
 WHOLE_FLOAT = re.compile(r"-?(?:0|[1-9][0-9]*)\.0+")
-BIG_FLOAT = re.compile(r"-?[0-9]\.[0-9]+[eE]\+?[0-9]+")
+SCIENTIFIC = re.compile(r"-?[0-9]\.([0-9]+)[eE]\+?([0-9]+)")
 INTEGER = re.compile(r"[+-]?[0-9]{1,30}")
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 USUAL_MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{3})?Z")
@@ -82,6 +86,7 @@ class Unusable(ValueError):
 
 NO_WORD = "neither text nor a whole number"
 LOST_DIGITS = "a float that is too large to be exact: write it as an integer or as text"
+ROUNDED = "rounded in scientific notation: write it as an integer or as text"
 NO_TIME = "no time in a known format"
 NO_NUMBER = "not a number >= 0"
 NO_TRUTH = "neither true nor false"
@@ -159,6 +164,8 @@ def time_ms(value: object) -> tuple[int, str] | None:
         if INTEGER.fullmatch(text):
             return _of_integer(int(text))
         if NUMBER.fullmatch(text):
+            if _significant(text) < TIME_DIGITS:
+                raise Unusable(ROUNDED)
             return _of_float(float(text))
         return _of_text(text), TEXT
     kind = type(value)
@@ -222,9 +229,15 @@ def truth(value: object) -> bool | None:
 def _without_float(text: str) -> str:
     if WHOLE_FLOAT.fullmatch(text):
         return _digits(float(text), EXACT_BELOW)
-    if BIG_FLOAT.fullmatch(text) and abs(float(text)) >= EXACT_BELOW:
+    found = SCIENTIFIC.fullmatch(text)
+    if found is None:
+        return text
+    value, decimals, exponent = float(text), len(found[1]), int(found[2])
+    if abs(value) >= EXACT_BELOW:
         raise Unusable(LOST_DIGITS)
-    return text
+    if decimals < exponent:  # a spreadsheet writes all of 1234567000000 to 1234567999999 as 1.23457E+12
+        raise Unusable(ROUNDED)
+    return str(int(value)) if value.is_integer() else text
 
 
 def _digits(value: float, exact_below: float) -> str:
@@ -235,6 +248,12 @@ def _digits(value: float, exact_below: float) -> str:
     if not value.is_integer():
         raise Unusable(NO_WORD)
     return str(int(value))
+
+
+def _significant(text: str) -> int:
+    """The number of significant digits of a number in scientific notation; TIME_DIGITS for any other number."""
+    mantissa, exponent, _ = text.lower().partition("e")
+    return sum(one in DIGITS for one in mantissa) if exponent else TIME_DIGITS
 
 
 def _of_integer(value: int) -> tuple[int, str]:

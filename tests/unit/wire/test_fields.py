@@ -30,6 +30,9 @@ MS = 1_700_000_000_123
         (float("nan"), None),
         ("17.0", "17"),
         ("17.000", "17"),
+        ("1.700000000000000000e+01", "17"),  # numpy.savetxt
+        ("1.234567e+06", "1234567"),
+        ("1.25e+00", "1.25e+00"),
         ("007.0", "007.0"),
         ("1.5", "1.5"),
         ("1.0.0", "1.0.0"),
@@ -54,6 +57,8 @@ def test_a_word_is_read(value: object, text: str | None) -> None:
         (2.0**53, "too large to be exact"),
         (float("inf"), "too large to be exact"),
         ("1.2345678901234568e+18", "too large to be exact"),
+        ("1.23457E+12", "rounded in scientific notation"),
+        ("1.00000e+15", "rounded in scientific notation"),
         ("1.23456789012345677E18", "too large to be exact"),
         ("1234567890123456789.0", "too large to be exact"),
         ("x" * (LONGEST_ID + 1), "longer than 256"),
@@ -77,7 +82,7 @@ def test_a_value_that_is_no_word_has_a_reason(value: object, why: str) -> None:
         (MS * 1_000_000 + 999_999, MS),
         ("1700000000", 1_700_000_000_000),
         (" 1700000000.123 ", MS),
-        ("1.7e9", 1_700_000_000_000),
+        ("1.700000000e9", 1_700_000_000_000),
         (str(MS), MS),
         ("2023-11-14T22:13:20.123Z", MS),
         ("2023-11-14t22:13:20.123456789z", MS),
@@ -122,6 +127,13 @@ def test_a_time_is_read(value: object, ms: int) -> None:
 def test_a_value_that_is_no_time_is_refused(value: object) -> None:
     """An unknown order of day and month is refused, and so are digits that are not ASCII."""
     with pytest.raises(Unusable, match="no time in a known format"):
+        time_ms(value)
+
+
+@pytest.mark.parametrize("value", ["1.73301E+12", "1.7e9", "2e9"])
+def test_a_time_that_a_spreadsheet_has_rounded_is_refused(value: str) -> None:
+    """1.73301E+12 stands for each ms of three hours, so the order of clicks is lost."""
+    with pytest.raises(Unusable, match="rounded in scientific notation"):
         time_ms(value)
 
 

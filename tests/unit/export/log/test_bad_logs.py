@@ -102,7 +102,16 @@ TOO_BAD = [
         HEADER + "u,i,view,14.11.2023\n",
         "dropped 1 row: no time in a known format, such as '14",
     ),
-    ("far_times.csv", HEADER + "u,i,view,9e18\nu,i,view,-1\n", "dropped 2 rows: a time before 1970 or after 2100"),
+    (
+        "rounded_times.csv",
+        HEADER + "u,i,view,1.73301E+12\n",
+        "dropped 1 row: the time is rounded in scientific notation",
+    ),
+    (
+        "far_times.csv",
+        HEADER + "u,i,view,9.0000000e18\nu,i,view,-1\n",
+        "dropped 2 rows: a time before 1970 or after 2100",
+    ),
     ("nulls.csv", HEADER + ",,,\n,,,\n", "no clicks in 2 rows; dropped 2 rows: no user"),
     ("long_ids.csv", HEADER + f"u,{'i' * 300},view,{START}\n", "the item is longer than 256 characters"),
     ("one_item.csv", clicks(item=lambda i: 0), "a single item"),

@@ -83,6 +83,12 @@ def test_a_log_of_seconds_is_reported(tmp_path: Path) -> None:
     assert [note for note in notes if "the log spans 13 s" in note]
 
 
+def test_a_log_of_dates_is_reported(tmp_path: Path) -> None:
+    """Without a time of day a user's clicks of one date are one session."""
+    notes = shop(tmp_path, time=lambda ms: datetime.fromtimestamp(ms / 1000, UTC).date()).notes
+    assert [note for note in notes if "all times are dates without a time of day" in note]
+
+
 @pytest.mark.parametrize("name", ["null", "undefined", "None", "NaN", "0", "(not set)", " "])
 def test_a_placeholder_for_unknown_users_is_reported(tmp_path: Path, name: str) -> None:
     """Otherwise all users who are not logged in would be one user."""
