@@ -14,6 +14,7 @@ BadClick with a fixed reason. It raises no other exception, so that no message c
 """
 
 import json
+import math
 from collections import Counter
 from typing import Any
 
@@ -177,14 +178,23 @@ def _has_float_text(message: Plain) -> bool:
 def loose_object(text: str) -> dict[str, Any]:
     """Decode a JSON object with Python's json module, which accepts more than msgspec.
 
-    msgspec refuses the whole text for NaN, for numbers like 1e400 and for half of a surrogate pair. Here they make
-    only their own field invalid. A string that cannot be encoded in UTF-8 becomes bytes, which no field accepts.
+    msgspec refuses the whole text for NaN, for numbers like 1e400, for integers of thousands of digits and for half of
+    a surrogate pair. Here they make only their own field invalid. A string that cannot be encoded in UTF-8 becomes
+    bytes, which no field accepts.
     Raises ValueError or RecursionError if the text is not a JSON object.
     """
-    read = _encodable(json.loads(text))
+    read = _encodable(json.loads(text, parse_int=_integer))
     if not isinstance(read, dict):
         raise ValueError("not a JSON object")
     return read
+
+
+def _integer(digits: str) -> int | float:
+    """An integer, or infinity where Python refuses to convert so many digits: no field accepts it."""
+    try:
+        return int(digits)
+    except ValueError:
+        return math.inf
 
 
 def _encodable(value: Any) -> Any:
