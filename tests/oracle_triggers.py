@@ -1,8 +1,12 @@
 """The triggers of a partition, from a plain loop that shares no code with the worker."""
 
 import hashlib
+import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
+
+from scipy.stats import nbinom
 
 Event = dict[str, Any]
 Rule = dict[str, Any]
@@ -28,11 +32,32 @@ class User:
     types: list[str] = field(default_factory=list)
     ended: bool = True
     away: set[str] = field(default_factory=set)
+    past: list[tuple[str, str, float]] = field(default_factory=list)
+    """Item, event type, and ms since the click before, of the last clicks, newest first."""
 
     @property
     def due_ms(self) -> int:
         """When the session ends by the partition's time."""
         return -(-(self.seen_ms + GAP_MS) // MINUTE_MS) * MINUTE_MS
+
+    def clicks_at(self, now_ms: int, rule: Rule) -> list[tuple[str, str, bool, bool, int]]:
+        """Item and event type of the remembered clicks on known items, newest first; whether each is in the hour before
+        `now_ms`, and in the time of the rule before that hour; and in which hour it is, counted back."""
+        found, time_ms = [], float(self.seen_ms)
+        for item, event_type, gap_ms in self.past:
+            age_ms = now_ms - time_ms
+            if item != "unknown":
+                found.append(
+                    (
+                        item,
+                        event_type,
+                        age_ms <= HOUR_MS,
+                        HOUR_MS < age_ms <= HOUR_MS + rule["over"],
+                        math.ceil(age_ms / HOUR_MS),
+                    )
+                )
+            time_ms -= gap_ms
+        return found
 
     def away_ms(self, after_ms: int) -> int:
         """The full hour of the partition's time at which the user is away."""
@@ -67,8 +92,8 @@ class Triggers:
 
     def rest(self) -> None:
         if any(not user.ended for user in self.users.values()):
-            self.now_ms = (self.now_ms // MINUTE_MS + 31) * MINUTE_MS
-            self._pass(None, False)
+            was_ms, self.now_ms = self.now_ms, (self.now_ms // MINUTE_MS + 31) * MINUTE_MS
+            self._pass(None, False, was_ms)
 
     def click(
         self,
@@ -80,12 +105,12 @@ class Triggers:
         event_id: str | None,
         consent: bool | None,
     ) -> None:
-        self.now_ms = max(self.now_ms, time_ms)
+        was_ms, self.now_ms = self.now_ms, max(self.now_ms, time_ms)
         user = self.users.get(name, User())
         begins = self._forgotten(user, user.last_ms, self.now_ms) or not user.clicks
         repeated = not begins and event_id is not None and event_id in user.ids
         starts = begins or time_ms - user.last_ms >= GAP_MS
-        self._pass(None if repeated else name, starts and not repeated)
+        self._pass(None if repeated else name, starts and not repeated, was_ms)
         if repeated:
             user.last_ms = max(user.last_ms, time_ms)
             return
@@ -97,6 +122,10 @@ class Triggers:
             user.revision += 1
         user.ended, user.seen_ms, user.away = False, self.now_ms, set()
         self._waiting.add(name)
+        gap_ms = 0.0
+        if user.clicks and time_ms >= user.last_ms:  # as a row keeps it
+            gap_ms = round(math.expm1(min(round(math.log1p(time_ms - user.last_ms) * 3_000), 0xFFFD) / 3_000))
+        user.past = [(item, event_type, gap_ms), *user.past][:16]
         user.clicks += 1
         user.last_ms, user.session_last_ms = max(user.last_ms, time_ms), max(user.session_last_ms, time_ms)
         user.recent = [item, *user.recent][:16]
@@ -111,7 +140,7 @@ class Triggers:
         limit_ms = self._forget_ms if user.clicks > 1 else self._forget_ms // 3
         return now_ms - last_ms > limit_ms
 
-    def _pass(self, own: str | None, starts: bool) -> None:
+    def _pass(self, own: str | None, starts: bool, was_ms: int) -> None:
         """The partition's time has moved on. own: the user of the click that did it. starts: it starts a session"""
         due: list[tuple[int, int, str, str, Rule]] = []
         for name in list(self._waiting):
@@ -137,7 +166,64 @@ class Triggers:
             elif {*rule["has"]} & {*user.types} and not {*rule["without"]} & {*user.types}:
                 self._fire(rule, name, time_ms, id_, user, "a session of")
 
-    def _fire(self, rule: Rule, name: str, time_ms: int, about: str, session: User | None, reason: str) -> None:
+        if was_ms and self.now_ms // HOUR_MS > was_ms // HOUR_MS:
+            looks = [rule for rule in self._rules if rule["kind"] == "trending"]
+            hour_ms = (was_ms // HOUR_MS + 1) * HOUR_MS
+            told = [one for rule in looks for one in self._watching(rule, hour_ms)]
+            for _, _, name, rule, reason, items in sorted(told, key=lambda one: one[:2]):
+                self._fire(rule, name, hour_ms, f"{self._prefix[:-1]}/{hour_ms}/{name}", None, reason, items)
+
+    def _watching(self, rule: Rule, hour_ms: int) -> list[tuple[int, str, str, Rule, str, list[str]]]:
+        """Whom a rule about what trends concerns at an hour: offset, the rule's name, user, rule, reason, items."""
+        users = {
+            name: user.clicks_at(hour_ms, rule)
+            for name, user in self.users.items()
+            if user.clicks and not self._forgotten(user, user.session_last_ms, hour_ms)
+        }
+
+        def counts(event_type: str) -> bool:
+            return not rule["events"] or event_type in rule["events"]
+
+        now: dict[str, set[tuple[str, int]]] = {}
+        before: dict[str, set[tuple[str, int]]] = {}
+        for name, clicks in users.items():
+            now[name] = {(one[0], one[4]) for one in clicks if one[2] and counts(one[1])}
+            before[name] = {(one[0], one[4]) for one in clicks if one[3] and counts(one[1])}
+        of_now, of_before = (Counter(item for each in per.values() for item, _ in each) for per in (now, before))
+        tested = [item for item, users_ in of_now.items() if users_ >= rule["least"]]
+        strength: dict[str, float] = {}
+        if of_before.total():
+            ratio = of_now.total() / of_before.total()
+            for item in tested:
+                p = float(nbinom.sf(of_now[item] - 1, of_before[item] + 0.5, 1 / (1 + ratio)))
+                often = of_now[item] / of_now.total() >= rule["times"] * of_before[item] / of_before.total()
+                if p <= rule["significance"] / len(tested) and often:
+                    strength[item] = p
+        found = []
+        for name, clicks in users.items():
+            against = {item for item, event_type, *_ in clicks if event_type in rule["without"]}
+            left_out = {item for item, _ in now[name]} | against
+            watched = {item for item, _ in before[name] if item in strength} - left_out
+            items = sorted(watched, key=lambda item: (strength[item], item))
+            if items:
+                best = items[0]
+                reason = (
+                    f"{best} trends: {of_now[best]} of {of_now.total()} clicks in the hour, and {of_before[best]} of "
+                    f"{of_before.total()} in the "
+                )
+                found.append((self.users[name].offset, rule["name"], name, rule, reason, items))
+        return found
+
+    def _fire(
+        self,
+        rule: Rule,
+        name: str,
+        time_ms: int,
+        about: str,
+        session: User | None,
+        reason: str,
+        items: list[str] | None = None,
+    ) -> None:
         user, key = self.users[name], rule["name"]
         if rule["consent"] and user.consent is not True:
             return
@@ -157,4 +243,6 @@ class Triggers:
         if session is not None:
             known = [item for item in session.recent[: len(session.types)] if item != "unknown"]
             event["items"] = list(dict.fromkeys(known))
+        elif items is not None:
+            event["items"] = items
         self.events.append(event)

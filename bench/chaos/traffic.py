@@ -45,6 +45,15 @@ name = "more"
 kind = "after"
 events = ["purchase"]
 cooldown = "1d"
+
+[[trigger]]
+name = "hot"
+kind = "trending"
+least = 2
+times = 1
+significance = 1.0
+without = ["purchase"]
+cooldown = "2d"
 """
 """The workers' --triggers."""
 

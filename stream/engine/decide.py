@@ -22,6 +22,7 @@ from stream.lists.top import Lists, top_items
 from stream.model.runtime import F32, Model, StateArray
 from stream.settings import Rules, words
 from stream.state.row import NO_ITEM
+from stream.triggers.trending.shares import Shelves
 
 EXPECTED_ITEMS = 3
 
@@ -74,6 +75,11 @@ class Decider:
     def categories(self) -> Mapping[str, int]:
         """The categories of the catalogue and their codes: category -> code. Valid until the next `refresh`."""
         return self._ruled.codes if self._ruled is not None else {}
+
+    @property
+    def shelves(self) -> Shelves:
+        """The same for rules about categories."""
+        return Shelves(self.category, self.categories())
 
     def refresh(self) -> None:
         """Read the catalogue again if its file has changed. If the new file is bad, log it and use the old content."""

@@ -127,9 +127,10 @@ class Engine:
         of_session = session_fields(len(model.manifest.event_types), ends, model.ahead is not None)
         followed = (*judge.row_fields, *of_session, *row_fields(model.manifest))
         self._followed = [SEEN, PAST.name, CONSENT, *(field.name for field in followed)]
-        self.triggers = Triggers(triggers, model.manifest.event_types, forgetting)
         self._hours = Hours(model.manifest.event_types) if hours else None
         self.decide = Decider(model, k, exclude_recent, rules, lists)
+        shelves = self.decide.shelves
+        self.triggers = Triggers(triggers, model.manifest.event_types, model.names, shelves, forgetting)
         self.encoder = Encoder(model, rules, self.decide.categories if rules.same_category else None)
 
     @property
@@ -201,7 +202,8 @@ class Engine:
             counted = [data[KEPT_SIZE:] for data in kept]
             hours, counted = self._hours(self.arena, batch, track, evidence, its.names, ends, counted)
             after = [one + other for one, other in zip(judged.kept, counted, strict=True)]
-        fired = self.triggers(self.arena, batch, track, evidence, ends, its.consent, decisions.lists, rows)
+        given, lists, shelves = its.consent, decisions.lists, self.decide.shelves
+        fired = self.triggers(self.arena, batch, track, evidence, ends, given, its.names, lists, shelves, rows)
         of_partitions = dict(zip(found.partitions, after, strict=True))
         staged = self._stage(clicks, found, rows, swept, event_ids, of_partitions, latest)
         staged = with_rows(staged, self.arena, fired.owners, fired.rows)
@@ -282,7 +284,7 @@ class Engine:
             hours, after = self._hours.at_rest(self.arena, ends, times, [kept[one][KEPT_SIZE:] for one in times])
             after = [kept[one][:KEPT_SIZE] + counted for one, counted in zip(times, after, strict=True)]
             staged = staged._replace(kept=dict(zip(times, after, strict=True)))
-        fired = self.triggers.at_rest(self.arena, ends, times)
+        fired = self.triggers.at_rest(self.arena, ends, times, self.decide.shelves)
         staged = with_rows(staged._replace(times=times), self.arena, fired.owners, fired.rows)
         return cycle._replace(ended=ends, firings=fired.firings, staged=staged, hours=hours)
 

@@ -139,17 +139,20 @@ def new_items(before: U32, owner: Index, first: Bools, item: U64, back: I64) -> 
 
 def past_of(row: np.void) -> Past:
     """What a row remembers."""
-    entries = row[PAST.name][: int(row["clicks"])][::-1]
-    item = _items(entries)
-    event_type, code = (entries[:, 2] >> np.uint32(16)).astype(np.uint16), entries[:, 2] & np.uint32(0xFFFF)
+    return read(row[PAST.name][: int(row["clicks"])][::-1])
+
+
+def read(entries: U32) -> Past:
+    """What entries (..., 3) of PAST are: item, event_type and gap_ms have the shape (...)."""
+    event_type, code = (entries[..., 2] >> np.uint32(16)).astype(np.uint16), entries[..., 2] & np.uint32(0xFFFF)
     gap_ms = np.rint(np.expm1(code / PER_LOG)).astype(np.int64)
     gap_ms[code == NO_GAP_CODE], gap_ms[code == LATE_CODE] = NO_GAP, LATE
-    return Past(Names(item, event_type), gap_ms)
+    return Past(Names(_items(entries), event_type), gap_ms)
 
 
 def _items(entries: U32) -> U64:
-    """The item hashes (k,) in entries (k, 3) of PAST."""
-    return entries[:, 0].astype(np.uint64) | entries[:, 1].astype(np.uint64) << np.uint64(32)
+    """The item hashes (...) in entries (..., 3) of PAST."""
+    return entries[..., 0].astype(np.uint64) | entries[..., 1].astype(np.uint64) << np.uint64(32)
 
 
 def _codes(gap_ms: I64) -> U32:

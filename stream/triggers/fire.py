@@ -1,7 +1,7 @@
 """Finds the triggers of a batch: which rule applies to which user, and when.
 
     end of a session       "abandoned"; with the partition's time, with the user's next click, or by the clock
-    full hour of the time  "away"
+    full hour of the time  "away", "trending"
     decided click          "after"
 
 They come in the order of the clicks that bring them, and each looks at what was known of the user then: the consent,
@@ -19,8 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.detect.detector import Evidence
+from stream.errors import ConfigError
 from stream.events import Partition
 from stream.lists.top import Lists
+from stream.past.clicks import Names
 from stream.sessions.ends import Batch, Ended
 from stream.sessions.track import Track
 from stream.state.arena import Arena, Owner
@@ -31,7 +33,9 @@ from stream.triggers.away import away, away_at_rest
 from stream.triggers.memory import GIVEN, U8, Times, remember, write_consent
 from stream.triggers.moment import BatchMoments, Life, Moments
 from stream.triggers.returns import returns
-from stream.triggers.rules import ABANDONED, AFTER, AWAY, Rule
+from stream.triggers.rules import ABANDONED, AFTER, AWAY, CATEGORY, TRENDING, Rule
+from stream.triggers.trending.remembered import AtRest, Hour, InBatch, hours_at_rest, hours_of
+from stream.triggers.trending.shares import Shelves, Trend, Trending
 
 
 class Firing(NamedTuple):
@@ -44,6 +48,7 @@ class Firing(NamedTuple):
     clicks    of the session
     returns   the model's probability that the user returns, for a rule that asks for it
     items     indices of the items, maybe of those that the model does not know
+    trend     of a rule about what trends, the strongest one for the user
     """
 
     click: int
@@ -55,6 +60,7 @@ class Firing(NamedTuple):
     clicks: int
     returns: float | None
     items: Sequence[int]
+    trend: Trend | None = None
 
 
 class Fired(NamedTuple):
@@ -87,9 +93,22 @@ class Candidate(NamedTuple):
 class Triggers:
     """The rules of a worker, for one model."""
 
-    def __init__(self, rules: Sequence[Rule], event_types: Sequence[str], forgetting: Forgetting) -> None:
-        """event_types: the names that the model knows; those of the rules are among them"""
+    def __init__(
+        self,
+        rules: Sequence[Rule],
+        event_types: Sequence[str],
+        items: npt.NDArray[np.object_],
+        shelves: Shelves,
+        forgetting: Forgetting,
+    ) -> None:
+        """event_types, items: (V,) the names that the model knows; the event types of the rules are among them
+
+        Raises ConfigError if a rule needs categories and there are none.
+        """
         self.rules = rules
+        self._trending = Trending(items.tolist() if any(rule.kind == TRENDING for rule in rules) else [])
+        if any(rule.of == CATEGORY for rule in rules) and shelves.category is None:
+            raise ConfigError('a trigger with of = "category" needs a catalogue with categories: set --catalogue')
         self._hashes = frozenset(rule.hash for rule in rules)
         self._types = {name: i for i, name in enumerate(event_types)}
         self._forgetting = forgetting
@@ -102,7 +121,9 @@ class Triggers:
         seen: Evidence,
         ended: Ended,
         given: U8 | None,
+        names: Names,
         lists: Lists,
+        shelves: Shelves,
         rows: Rows,
     ) -> Fired:
         """The triggers of a batch. The arena does not have its rows yet. Writes consent and times to `rows`.
@@ -110,7 +131,9 @@ class Triggers:
         seen   the decided clicks
         ended  the sessions that end
         given  (d,) the consents of these clicks, UNKNOWN where one has none; None if no click has one
+        names  of these clicks
         lists  of these clicks
+        shelves  as the catalogue has them now
         rows   (m,) the users' rows after the batch
         """
         if given is None and not self.rules:  # most batches
@@ -127,10 +150,14 @@ class Triggers:
                 found += _candidates(moments, rule, gone, range(len(gone.owners)))
             elif rule.kind == AFTER:
                 found += self._after(moments, rule, lists)
+            elif rule.kind == TRENDING:
+                remembered = InBatch(arena, self._forgetting, batch, track, seen, names)
+                for hour in hours_of(arena, batch):
+                    found += self._watching(rule, remembered, hour, shelves)
         firings, times = self._fired(moments, found)
         return Fired(firings, *moments.write(times))
 
-    def at_rest(self, arena: Arena, ended: Ended, times: Mapping[Partition, int]) -> Fired:
+    def at_rest(self, arena: Arena, ended: Ended, times: Mapping[Partition, int], shelves: Shelves) -> Fired:
         """The triggers of partitions that have no clicks, while their times move on. ended: the sessions that end"""
         moments = Moments(arena)
         found: list[Candidate] = []
@@ -141,6 +168,9 @@ class Triggers:
                 for partition, time_ms in times.items():
                     gone = away_at_rest(arena, partition, time_ms, rule.after_ms, self._forgetting)
                     found += _candidates(moments, rule, gone, range(len(gone.owners)))
+            elif rule.kind == TRENDING:
+                for hour in hours_at_rest(arena, times):
+                    found += self._watching(rule, AtRest(arena, self._forgetting), hour, shelves)
         firings, changed = self._fired(moments, found)
         return Fired(firings, *moments.write(changed))
 
@@ -161,6 +191,12 @@ class Triggers:
             click, items = int(batch.decided[at]), lists.items[at, : lists.counts[at]].tolist()
             owner, time_ms = batch.owners[seen.owner[at]], int(track.seen_ms[k])
             yield Candidate(Firing(click, rule, owner, time_ms, int(seen.offset[at]), None, 0, None, items), k)
+
+    def _watching(self, rule: Rule, remembered: AtRest, hour: Hour, shelves: Shelves) -> Iterator[Candidate]:
+        for found, one in self._trending(rule, remembered, hour, shelves):
+            owner, offset = remembered.owner(found, one.at), int(found.offset[one.at])
+            firing = Firing(hour.click, rule, owner, hour.time_ms, offset, None, 0, None, one.items, one.trend)
+            yield Candidate(firing, int(found.after[one.at]))
 
     def _indices(self, names: Sequence[str]) -> list[int]:
         return [self._types[name] for name in names]

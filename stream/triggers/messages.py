@@ -24,12 +24,10 @@ def messages(
 
 
 def _message(firing: Firing, names: npt.NDArray[np.object_], clicks: Sequence[Click], label: str) -> Trigger:
-    (partition, user), rule = firing.owner, firing.rule
-    origin = Origin(*partition, firing.offset)
-    about = origin.id if firing.revision is None else end_id(origin, firing.revision)
+    (_, user), rule = firing.owner, firing.rule
     items = dict.fromkeys(str(names[item]) for item in firing.items if 0 <= item < len(names))  # each once
     return Trigger(
-        id=f"{about}:{rule.name}",
+        id=f"{_about(firing)}:{rule.name}",
         user_id=user.decode(),
         rule=rule.name,
         kind=rule.kind,
@@ -42,11 +40,25 @@ def _message(firing: Firing, names: npt.NDArray[np.object_], clicks: Sequence[Cl
     )
 
 
+def _about(firing: Firing) -> str:
+    """The click or the end of a session that it is about; of what trends, the hour and the user."""
+    (partition, user), origin = firing.owner, Origin(*firing.owner[0], firing.offset)
+    if firing.trend is not None:
+        return f"{partition}/{firing.time_ms}/{user.decode()}"
+    return origin.id if firing.revision is None else end_id(origin, firing.revision)
+
+
 def _reason(firing: Firing, clicks: Sequence[Click]) -> str:
     """What has happened, in words."""
     rule = firing.rule
     if rule.kind == AWAY:
         return f"no click for {duration(rule.after_ms)}"
+    if firing.trend is not None:
+        _, users, of, before, of_before, _ = trend = firing.trend
+        return (
+            f"{trend.what} trends: {users:,} of {of:,} clicks in the hour, and {before:,} of {of_before:,} in the "
+            f"{duration(rule.over_ms)} before; of a user's clicks on an {rule.of} in an hour one counts"
+        )
     if rule.kind != ABANDONED:
         click = clicks[firing.click]
         return f"{click.event_type} of {click.item_id}"

@@ -12,7 +12,19 @@ from stream.errors import ConfigError
 from stream.manifest import Manifest
 from stream.mapping.parse import known, listed, parsed, read_text, shown
 from stream.triggers.returns import predicts_returns
-from stream.triggers.rules import ABANDONED, AFTER, AWAY, DAY_MS, HOUR_MS, KINDS, Quiet, Rule
+from stream.triggers.rules import (
+    ABANDONED,
+    AFTER,
+    AWAY,
+    DAY_MS,
+    HOUR_MS,
+    ITEM,
+    KINDS,
+    TARGETS,
+    TRENDING,
+    Quiet,
+    Rule,
+)
 from stream.wire.fields import LONGEST_WORD
 
 MOST_RULES = 8
@@ -24,8 +36,13 @@ DURATION = re.compile(r"([0-9]{1,7})([smhd])")
 CLOCK = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
 UNITS = {"s": 1_000, "m": 60_000, "h": HOUR_MS, "d": DAY_MS}
 
-OWN = {ABANDONED: ("has", "without", "returns_below"), AWAY: ("after",), AFTER: ("events",)}
-"""Kind -> the keys that only it has."""
+OWN = {
+    ABANDONED: ("has", "without", "returns_below"),
+    AWAY: ("after",),
+    AFTER: ("events",),
+    TRENDING: ("of", "events", "without", "over", "least", "times", "significance"),
+}
+"""Kind -> the keys that not all kinds have."""
 
 COMMON = ("name", "kind", "cooldown", "quiet_hours", "timezone", "consent", "control", "outcome", "window")
 
@@ -77,8 +94,8 @@ def _named(given: dict[str, Any], name: str) -> Rule:
     if not isinstance(kind, str) or kind not in KINDS:
         raise ConfigError(f"kind is {shown(kind)}; it must be one of {listed(KINDS, in_order=True)}")
     for key in given:
-        other = next((of for of, keys in OWN.items() if of != kind and key in keys), None)
-        if other is not None:
+        other = next((of for of, keys in OWN.items() if key in keys), None)
+        if other is not None and key not in OWN[kind]:
             raise ConfigError(f"{key} is for the kind {other}, and this rule is of the kind {kind}; remove it")
         known(key, (*COMMON, *OWN[kind]), "it has")
     has, events, without = (_types(given, key) for key in ("has", "events", "without"))
@@ -104,7 +121,19 @@ def _named(given: dict[str, Any], name: str) -> Rule:
         _share(given, "control", 0.5) if "control" in given else 0.0,
         _type(given, "outcome", "purchase"),
         _duration(given, "window", HOUR_MS) if "window" in given else 7 * DAY_MS,
+        _of(given),
+        _duration(given, "over", HOUR_MS) if "over" in given else DAY_MS,
+        int(_number(given, "least", 1, 1_000_000)) if "least" in given else 20,
+        _number(given, "times", 1, 1_000) if "times" in given else 2.0,
+        _share(given, "significance", 1.0) if "significance" in given else 0.001,
     )
+
+
+def _of(given: dict[str, Any]) -> str:
+    of = given.get("of", ITEM)
+    if of not in TARGETS:
+        raise ConfigError(f"of is {shown(of)}; it must be one of {listed(TARGETS, in_order=True)}")
+    return str(of)
 
 
 def _types(given: dict[str, Any], key: str) -> tuple[str, ...]:
@@ -140,6 +169,13 @@ def _share(given: dict[str, Any], key: str, most: float) -> float:
     value = given[key]
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
         raise ConfigError(f"{key} is {shown(value)}; it must be a share above 0 and at most {most:g}")
+    return float(value)
+
+
+def _number(given: dict[str, Any], key: str, least: int, most: int) -> float:
+    value = given[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise ConfigError(f"{key} is {shown(value)}; it must be a number from {least} to {most:,}")
     return float(value)
 
 

@@ -9,8 +9,11 @@ from msgspec import Struct
 
 from stream.trigger import CONTROL, TREATED
 
-ABANDONED, AWAY, AFTER = "abandoned", "away", "after"
-KINDS = (ABANDONED, AWAY, AFTER)
+ABANDONED, AWAY, AFTER, TRENDING = "abandoned", "away", "after", "trending"
+KINDS = (ABANDONED, AWAY, AFTER, TRENDING)
+ITEM, CATEGORY = "item", "category"
+TARGETS = (ITEM, CATEGORY)
+"""What can trend."""
 
 UTC = timezone.utc  # noqa: UP017  zoneinfo and this are both of datetime's timezones
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
@@ -52,16 +55,22 @@ class Rule(Struct, frozen=True):
 
     name           unique in the file; it is in the ids of the triggers, and a row keeps the time of the last one by it
     kind           one of KINDS
-    has, without   abandoned: the session has events of one of these types, and none of those
+    has, without   abandoned: the session has events of one of these types, and none of those. trending: only users
+                   without a remembered click of one of the types `without` on it
     returns_below  abandoned: only if the model's probability that the user returns is below this; None = always
     after_ms       away: time without a click of the user
-    events         after: a click with one of these types
+    events         after: a click with one of these types. trending: only clicks of these types count; none = all
     cooldown_ms    time after a trigger of the user and the rule in which there is no other one
     quiet          None = no quiet hours
     consent        only users whose last known consent is true
     control        share of the users who are held out
     outcome        for the report: the event type that the trigger is to cause
     window_ms      for the report: time after the trigger in which it counts
+    of             trending: one of TARGETS
+    over_ms        trending: the time before the hour with which the hour is compared
+    least          trending: users in the hour, at least so many
+    times          trending: its share of the hour is at least so many times that of the time before
+    significance   trending: largest p-value, over all items or categories together
     """
 
     name: str
@@ -77,6 +86,11 @@ class Rule(Struct, frozen=True):
     control: float = 0.0
     outcome: str = "purchase"
     window_ms: int = 7 * DAY_MS
+    of: str = ITEM
+    over_ms: int = DAY_MS
+    least: int = 20
+    times: float = 2.0
+    significance: float = 0.001
 
     @property
     def hash(self) -> int:
@@ -107,9 +121,22 @@ class Rule(Struct, frozen=True):
             return f"When a user has not clicked for {duration(self.after_ms)}, at the next full hour."
         if self.kind == AFTER:
             return f"With a click of the type {' or '.join(self.events)}, with the list of its decision."
+        if self.kind == TRENDING:
+            return self._when_trending()
         none = f", and none of the type {' or '.join(self.without)}" if self.without else ""
         returns = "" if self.returns_below is None else f", and the user returns with less than {self.returns_below:g}"
         return f"When a session ends that has a click of the type {' or '.join(self.has)}{none}{returns}."
+
+    def _when_trending(self) -> str:
+        article = "an" if self.of == ITEM else "a"
+        of_type = f" with {' or '.join(self.events)}" if self.events else ""
+        without = f", and has no {' or '.join(self.without)} of it" if self.without else ""
+        return (
+            f"At a full hour, when {article} {self.of} trends that the user has clicked in the "
+            f"{duration(self.over_ms)} before the hour and not in it{without}: at least {self.least} users{of_type} in "
+            f"the hour, at least {self.times:g} times its share before, and a p-value of at most "
+            f"{self.significance:g} over all of them."
+        )
 
 
 def duration(ms: int) -> str:

@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import operator
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +14,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from stream.engine.engine import Cycle, Engine
+from stream.errors import ConfigError
 from stream.events import Click, Origin, Partition
 from stream.model.runtime import Model, load_model
+from stream.settings import Rules
 from stream.triggers.parse import parse_triggers
 from stream.worker.served import open_engine, recommendations, triggers
 from tests.decide import NOW_MS, parted
@@ -56,6 +61,27 @@ name = "more"
 kind = "after"
 events = ["purchase"]
 cooldown = "1h"
+
+[[trigger]]
+name = "hot"
+kind = "trending"
+over = "3h"
+least = 1
+times = 1
+significance = 1.0
+without = ["purchase"]
+cooldown = "2h"
+
+[[trigger]]
+name = "hot-carts"
+kind = "trending"
+events = ["cart"]
+over = "9h"
+least = 2
+times = 1.5
+significance = 0.5
+cooldown = "0s"
+consent = true
 """
 H = HOUR * 1000
 RULES: list[Rule] = [
@@ -64,7 +90,15 @@ RULES: list[Rule] = [
     {"name": "back", "kind": "away", "after": 3 * H, "cooldown": 24 * H, "consent": True},
     {"name": "back-late", "kind": "away", "after": 9 * H},  # its cooldown is not longer than the time away
     {"name": "more", "kind": "after", "events": ["purchase"], "cooldown": H},
-]
+    {
+        "name": "hot", "kind": "trending", "over": 3 * H, "least": 1, "times": 1.0, "significance": 1.0, "events": [],
+        "without": ["purchase"], "cooldown": 2 * H,
+    },
+    {
+        "name": "hot-carts", "kind": "trending", "over": 9 * H, "least": 2, "times": 1.5, "significance": 0.5,
+        "events": ["cart"], "without": [], "consent": True,
+    },
+]  # fmt: skip
 RULES = [{"cooldown": 0, "control": 0.0, "consent": False} | rule for rule in RULES]
 
 
@@ -84,6 +118,17 @@ class Sent(NamedTuple):
         at_ms = START_MS + int(self.second * 1000)
         item = f"i{self.item}" if self.item else "unknown"
         return Click(self.user, item, at_ms, self.event_type, event_id=self.event_id, consent=self.consent)
+
+
+SECOND = operator.attrgetter("second")
+TREND = [
+    Sent(1, "f", 0, "cart", 1, consent=True),
+    Sent(1, "g", 10, "cart", 2, consent=True),
+    Sent(1, "h", 3700, "cart", 1),
+    Sent(1, "i", 3800, "cart", 1),
+    Sent(1, "j", 7300),
+]
+"""At the second hour i1 has two of two carts, and had one of two: only f has put it there before."""
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +168,7 @@ def rest(engine: Engine) -> list[Event]:
 
 
 def assert_as_the_loop(found: list[Event], loop: Triggers, partition: Partition) -> None:
-    mine = [event for event in found if event["id"].startswith(f"{partition}-")]
+    mine = [event for event in found if event["id"].startswith((f"{partition}-", f"{partition}/"))]
     assert [event["id"] for event in mine] == [event["id"] for event in loop.events]
     for event, expected in zip(mine, loop.events, strict=True):
         reason = expected["reason"]
@@ -195,13 +240,64 @@ SENT = st.builds(
     rests=set(),
     in_order=True,
 )
+@example(  # an item trends whose clicks are of the batch before, of this one before the hour, and one that crosses it
+    sent=[Sent(0, "a", 0), Sent(0, "b", 10, item=2), Sent(0, "b", 3500), Sent(0, "c", 3600), Sent(0, "a", 7300)],
+    cuts=[1, 3],
+    rests=set(),
+    in_order=True,
+)
+@example(  # whoever is forgotten is not told, whether the row is there or not
+    sent=[
+        Sent(0, "a", 0, "cart", 1, consent=True), Sent(0, "b", 7.0 * HOUR, "cart", 2),
+        Sent(0, "d", 7.1 * HOUR, "cart", 2), Sent(0, "c", 8.2 * HOUR, "cart", 1), Sent(0, "e", 8.3 * HOUR, "cart", 1),
+        Sent(0, "b", 9.1 * HOUR),
+    ],
+    cuts=[],
+    rests=set(),
+    in_order=True,
+)  # fmt: skip
+@example(  # the first full hour after the last click is looked at once, at rest or with the next click
+    sent=[Sent(0, "a", 0), Sent(0, "b", 2400, item=2), Sent(0, "c", 5400), Sent(0, "b", 18000)],
+    cuts=[],
+    rests={3},
+    in_order=True,
+)
 def test_triggers_are_those_of_a_plain_loop_in_any_batches(
     model: Model, model_dir: Path, sent: list[Sent], cuts: list[int], rests: set[int], in_order: bool
 ) -> None:
     """With late clicks, repeated ones, users who are forgotten, consent that comes and goes, batches that are done
     again, and partitions that rest before the clicks `rests`."""
-    if in_order:
-        sent = sorted(sent, key=lambda one: one.second)
+    assert_same_in_batches(model, model_dir, sorted(sent, key=SECOND) if in_order else sent, cuts, rests)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(
+    seed=st.integers(0, 1 << 32),
+    cuts=st.lists(st.integers(0, 90), max_size=6),
+    rests=st.sets(st.integers(0, 90), max_size=2),
+)
+def test_what_trends_is_the_same_in_any_batches(
+    model: Model, model_dir: Path, seed: int, cuts: list[int], rests: set[int]
+) -> None:
+    """Enough users and clicks for items to trend at most hours, with users who are forgotten by request or by time."""
+    draw = random.Random(seed)
+    kinds, consents = ["view"] * 6 + ["cart"] * 6 + ["purchase", ""], [True] * 3 + [None, False]
+    sent = [
+        Sent(
+            0,
+            draw.choice("abcdefghij"),
+            draw.randrange(72) * 600.0,
+            draw.choice(kinds),
+            draw.randrange(4),
+            None,
+            draw.choice(consents),
+        )
+        for _ in range(90)
+    ]
+    assert_same_in_batches(model, model_dir, sorted(sent, key=SECOND), cuts, rests)
+
+
+def assert_same_in_batches(model: Model, model_dir: Path, sent: list[Sent], cuts: list[int], rests: set[int]) -> None:
     engine = new_engine(model, model_dir)
     loops = [Triggers(f"{partition}-", RULES, DAY_MS) for partition in PARTITIONS]
     for offset, one in enumerate(sent):
@@ -232,12 +328,14 @@ def test_rows_are_the_same_in_any_batches(model: Model, model_dir: Path) -> None
     """Bit by bit, so a recovery cannot see in which transactions they came."""
     sent = [Sent(0, user, 60.0 * n, "cart", n % 5, consent=n % 7 > 0) for n, user in enumerate("abcabdacdb" * 12)]
     sent += [Sent(0, "e", 8 * HOUR + 1800.0 * n, "purchase") for n in range(20)]
+    sent = sorted([*sent, *TREND], key=SECOND)
     one, many = new_engine(model, model_dir), new_engine(model, model_dir)
     found = process(one, list(enumerate(sent)))
     parts = [process(many, [each]) for each in enumerate(sent)]
     assert found == [event for part in parts for event in part]
     assert {event["rule"] for event in found} == {rule["name"] for rule in RULES}
-    assert one.arena.rows(PARTITIONS[0]) == many.arena.rows(PARTITIONS[0])
+    for partition in PARTITIONS:
+        assert one.arena.rows(partition) == many.arena.rows(partition)
 
 
 def test_the_next_click_the_time_and_the_clock_give_the_same_trigger(model: Model, model_dir: Path) -> None:
@@ -298,3 +396,60 @@ def test_forgetting_a_user_forgets_cooldown_and_consent(model: Model, model_dir:
     process(engine, [(2, Sent(0, "a", 1900, ""))])
     process(engine, [(3, Sent(0, "a", 3600, "cart"))])
     assert [event["rule"] for event in process(engine, [(4, Sent(0, "b", 5520))])] == ["cart"]
+
+
+def test_what_trends_is_told_to_those_who_have_watched_it(model: Model, model_dir: Path) -> None:
+    """With the figures that made it trend; not to those who click it now, who have bought it, or who are gone."""
+    bought = [Sent(1, "k", 20, "purchase", 1), Sent(1, "l", 30, "cart", 1), Sent(1, "l", 40, ""), *TREND]
+    sent = sorted(bought, key=SECOND)
+    engine = new_engine(model, model_dir)
+    found = [event for event in process(engine, list(enumerate(sent))) if event["kind"] == "trending"]
+    hour_ms = START_MS + 2 * H
+    assert [(event["rule"], event["user_id"]) for event in found] == [("hot", "f"), ("hot-carts", "f")]
+    assert found[1] == {
+        "id": f"clicks-1/{hour_ms}/f:hot-carts",
+        "user_id": "f",
+        "rule": "hot-carts",
+        "kind": "trending",
+        "timestamp": hour_ms,
+        "group": "treated",
+        "items": ["i1"],
+        "reason": "i1 trends: 2 of 2 clicks in the hour, and 1 of 2 in the 9h before; of a user's clicks on an item in "
+        "an hour one counts",
+        "model": engine.model.manifest.label,
+    }
+
+
+@pytest.fixture
+def shelved(model: Model, model_dir: Path, tmp_path: Path) -> Callable[[str], Engine]:
+    """Makes an engine with rules from a file, and a catalogue in which i1 and i3 are boots and i2 is a hat."""
+    (tmp_path / "items.csv").write_text("item_id,category\ni1,boots\ni2,hats\ni3,boots\n")
+
+    def made(file: str) -> Engine:
+        rules = Rules(catalogue=str(tmp_path / "items.csv"))
+        return open_engine(model, model_dir, 3, 1, 0.001, rules, triggers=parse_triggers(file, "test"))
+
+    return made
+
+
+def test_a_category_trends_as_an_item_does(shelved: Callable[[str], Engine]) -> None:
+    """The user is told of the items of it that the user has watched."""
+    engine = shelved(FILE.replace('"hot-carts"\nkind = "trending"', '"hot-carts"\nkind = "trending"\nof = "category"'))
+    sent = [*TREND[:-2], Sent(1, "i", 3800, "cart", 3), TREND[-1]]
+    found = [event for event in process(engine, list(enumerate(sent))) if event["rule"] == "hot-carts"]
+    assert [(event["user_id"], event["items"]) for event in found] == [("f", ["i1"])]
+    assert found[0]["reason"].startswith("boots trends: 2 of 2 clicks in the hour, and 1 of 2 in the 9h before")
+
+
+def test_a_rule_on_categories_needs_a_catalogue(model: Model, model_dir: Path) -> None:
+    with pytest.raises(ConfigError, match="needs a catalogue with categories: set --catalogue"):
+        new_engine(model, model_dir, FILE.replace('kind = "trending"', 'kind = "trending"\nof = "category"'))
+
+
+def test_what_the_same_users_click_each_hour_does_not_trend(model: Model, model_dir: Path) -> None:
+    """Each hour counts for itself: 40 users come back to i1 hour after hour, and others click many items once."""
+    file = '[[trigger]]\nname = "hot"\nkind = "trending"\nleast = 5\n'
+    engine = new_engine(model, model_dir, file)
+    sent = [Sent(0, f"r{n}", HOUR * hour + n, item=1) for hour in range(9) for n in range(40)]
+    sent += [Sent(0, f"o{hour}-{n}", HOUR * hour + 100 + n, item=2 + n % 9) for hour in range(9) for n in range(90)]
+    assert process(engine, list(enumerate(sorted(sent, key=SECOND)))) == []
