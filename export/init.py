@@ -204,7 +204,8 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
     Raises ConfigError if a file cannot be read.
     """
     from export.files.files import files, open_file
-    from export.log.reader import of_table, readable, value_of
+    from export.log.mapped import of_table, value_of
+    from export.log.reader import readable
 
     def as_json(value: Any) -> Any:
         """As a mapped log is read: what JSON does not have is text, or an empty list."""

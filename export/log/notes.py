@@ -56,6 +56,8 @@ class ReadStats:
     lines            notes about the files, without counts
     columns          the columns that the log has, by Eddy's names
     without_session  rows without a session, in a log with a session column
+    paths            field of a mapping -> where it is, as text
+    seen             the fields of the mapping that have a value in a row
     """
 
     rows: int = 0
@@ -66,6 +68,8 @@ class ReadStats:
     lines: list[str] = field(default_factory=list)
     columns: set[str] = field(default_factory=set)
     without_session: int = 0
+    paths: dict[str, str] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
 
     def add(self, line: str) -> None:
         """Add a note about a file, unless it is there already."""
@@ -75,6 +79,11 @@ class ReadStats:
     def notes(self) -> list[str]:
         """All notes, in the order in which they are printed."""
         notes = list(self.lines)
+        notes += [
+            f"no row has a value for {name}, which the mapping has at {ways}: is the path right?"
+            for name, ways in self.paths.items()
+            if name not in self.seen and self.rows
+        ]
         notes += [
             f"dropped {counted(count, 'row')}: {reason}{self._example(reason)}"
             for reason, count in self.dropped.items()

@@ -5,39 +5,23 @@ An optional value that is not usable is left out and counted. A file that cannot
 mapping, a file is read through MappedFile, which looks like a file with Eddy's column names.
 """
 
-import json
-import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
-from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
 
 from export.files.cells import Cells, printable
 from export.files.files import files, open_file, trouble
 from export.log.columns import Read, nulls, numbers, times, words
+from export.log.mapped import MappedFile, shown_columns
 from export.log.notes import ReadStats, similar_column
 from export.log.times import LATEST_MS
-from stream.errors import ConfigError, Dropped
+from stream.errors import ConfigError
 from stream.mapping.mapping import MappingFile
-from stream.mapping.paths import path_text
-from stream.mapping.reading import FIELDS
-from stream.wire.fields import DEFAULT_EVENT, LONGEST_ID, LONGEST_WORD, NO_TIME, ROUNDED, TEXT, Unusable
-
-SHOWN = 20
-"""Maximum columns that a message lists."""
-
-JSON = "\0"
-"""The first character of a cell of MappedFile that holds JSON."""
-
-LARGE = 10**18
-"""A number of fewer digits is the same time, id and price as its text."""
-
-SURROGATES = re.compile("[\ud800-\udfff]")
+from stream.wire.fields import DEFAULT_EVENT, LONGEST_ID, LONGEST_WORD, NO_TIME, ROUNDED, TEXT
 
 OUT_OF_RANGE = "a time before 1970 or after 2100"
 
@@ -56,85 +40,6 @@ class ColumnNames(NamedTuple):
 
 USUAL_NAMES = ColumnNames()
 USUAL = ColumnNames("user_id", "item_id", "event_type", "timestamp", "session_id", "category", "price")
-
-
-class MappedFile:
-    """A file of a log whose rows are read by a mapping: a file with Eddy's column names, whose cells are texts.
-
-    Each row goes through the code that reads the messages of a topic, so both are read alike. A row is the object of
-    its line in JSON, or the object of its cells by the columns' names. Text and whole numbers, which all rules read
-    alike, are text in a cell; any other value is JSON after the sign JSON.
-
-    schema  as of Cells
-    """
-
-    def __init__(self, path: Path, file: Cells, mapping: MappingFile, in_order: bool, stats: ReadStats) -> None:
-        """Raises ConfigError if the file lacks a field that a click must have."""
-        self._file = file
-        self._stats = stats
-        self._reading = mapping.mapping.of_log()
-        self._columns = sorted({str(way[0]) for ways in self._reading.paths for way in ways} & {*file.schema})
-        paths = dict(zip(FIELDS, self._reading.paths, strict=True))
-        found = {name for name, ways in paths.items() if any(way[0] in self._columns for way in ways)}
-        for name in ("user_id", "item_id") if in_order else ("user_id", "item_id", "timestamp"):
-            if name not in found:
-                ways = " or ".join(map(path_text, paths[name]))
-                raise ConfigError(
-                    f"log {path}: no column for {name}, which mapping {mapping.name} has at {ways}; the log's columns "
-                    f"are {_shown(file.schema)}. If only the log has other columns, add [log.fields] to the mapping"
-                )
-        for column in self._columns:
-            if file.schema[column] == pl.Float32:
-                stats.add(f"column {column!r} is float32: numbers of more than seven digits are not exact there")
-        found |= {"event_type", *(FIELDS[at] for at in self._reading.defaults)}
-        self.schema = pl.Schema(dict.fromkeys((name for name in FIELDS if name in found), pl.String))
-
-    def batches(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        """As Cells.batches. The rows that the mapping leaves out are counted."""
-        at = [FIELDS.index(name) for name in columns]
-        for batch in self._file.batches(self._columns):
-            cells: dict[str, list[str | None]] = {name: [] for name in columns}
-            for row in batch.iter_rows():
-                try:
-                    cells_of_row = (value_of(self._file, cell) for cell in row)
-                    values = self._reading.values(dict(zip(self._columns, cells_of_row, strict=True)))
-                except Dropped as exc:
-                    self._stats.rows += 1  # the caller counts the rows that it gets
-                    self._stats.dropped[exc.detail] += 1
-                    continue
-                for number, column in zip(at, cells.values(), strict=True):
-                    column.append(_cell(values[number]))
-            yield pl.DataFrame(cells, dict.fromkeys(columns, pl.String))
-
-    def value(self, cell: Any) -> Any:
-        return json.loads(cell[1:]) if cell[:1] == JSON else cell
-
-
-def value_of(file: Cells, cell: Any) -> Any:
-    """The value of a cell of a file; an empty tuple, which no field can use, if the file cannot read it."""
-    try:
-        return None if cell is None else file.value(cell)
-    except Unusable:
-        return ()
-
-
-def _cell(value: Any) -> str | None:
-    """A value as the text of a cell of MappedFile; None for None."""
-    if value is None:
-        return None
-    if type(value) is str and value[0] != JSON and (value.isascii() or not SURROGATES.search(value)):
-        return value
-    if type(value) is int and abs(value) < LARGE:
-        return str(value)
-    try:
-        return JSON + json.dumps(value, default=of_table)
-    except (RecursionError, ValueError):
-        return f"{JSON}[]"  # a value, and of no use in any field
-
-
-def of_table(value: Any) -> Any:
-    """A value of a Parquet column that JSON does not have, for json.dumps: dates and decimals become text."""
-    return str(value) if isinstance(value, date | Decimal) else []
 
 
 def batches(
@@ -189,8 +94,8 @@ def _columns(path: Path, schema: pl.Schema, names: ColumnNames, in_order: bool, 
         if name not in schema:
             if given or needed:
                 raise ConfigError(
-                    f"log {path}: no column {name!r}; its columns are {_shown(schema)}. Give a column with {flag}, or "
-                    "--mapping with a mapping of all fields, which `eddy init` writes"
+                    f"log {path}: no column {name!r}; its columns are {shown_columns(schema)}. Give a column with "
+                    f"{flag}, or --mapping with a mapping of all fields, which `eddy init` writes"
                 )
             return None
         if f"{name}_duplicated_0" in schema:
@@ -223,12 +128,6 @@ def _columns(path: Path, schema: pl.Schema, names: ColumnNames, in_order: bool, 
     if time is not None and schema[time] == pl.Float32:
         stats.add(f"column {time!r} is float32, which rounds times to two minutes: write integers")
     return found
-
-
-def _shown(schema: pl.Schema) -> str:
-    names = [printable(name) for name in schema]
-    more = [] if len(names) <= SHOWN else [f"{len(names) - SHOWN:,} more"]
-    return ", ".join([*names[:SHOWN], *more]) or "none"
 
 
 def _clicks(batch: pl.DataFrame, columns: ColumnNames, file: Cells, stats: ReadStats) -> pl.DataFrame:

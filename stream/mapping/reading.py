@@ -31,7 +31,8 @@ FIRST_MS, LAST_MS = 10**11, 10**13
 time of these years becomes a list, which is no time in any unit."""
 
 BY_TYPE = ("event_type", "the mapping leaves out events of this type")
-WITHOUT_VALUE = ("no_value", "the mapping leaves out events without a value in one of the fields of drop_without")
+WITHOUT_VALUE = tuple(("no_value", f"the mapping leaves out events without a value for {name}") for name in FIELDS)
+"""For each of FIELDS, where it is one of drop_without."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Reading:
                 raise Dropped(*BY_TYPE)
             for at in needed:
                 if values[at] is None:
-                    raise Dropped(*WITHOUT_VALUE)
+                    raise Dropped(*WITHOUT_VALUE[at])
             for at, default in defaults:
                 if values[at] is None:
                     values[at] = default

@@ -259,8 +259,18 @@ def test_what_the_mapping_leaves_out_is_counted(tmp_path: Path) -> None:
     assert [click.event_type for click, _ in log_clicks(log)] == ["purchase", "cart"]
     assert [note for note in log.notes if note.startswith("dropped")] == [
         "dropped 2 rows: the mapping leaves out events of this type",
-        "dropped 1 row: the mapping leaves out events without a value in one of the fields of drop_without",
+        "dropped 1 row: the mapping leaves out events without a value for item_id",
     ]
+
+
+def test_a_path_without_a_value_in_any_row_is_reported(tmp_path: Path) -> None:
+    """A mistyped path of the event type would make each event a view, in silence. One that has a value is not named."""
+    path = tmp_path / "log.jsonl"
+    write_jsonl(path, [flat("what", "buy", 1), flat("price", 9.5, 2)])
+    notes = read_log(path, mapping=mapped(FLAT.replace('"what"', '"whta"'))).notes
+    reported = [note for note in notes if note.startswith("no row has a value")]
+    assert "no row has a value for event_type, which the mapping has at whta: is the path right?" in reported
+    assert not [note for note in reported if "price" in note or "item_id" in note]
 
 
 def test_the_section_log_is_for_logs_of_other_columns(tmp_path: Path) -> None:
