@@ -17,6 +17,9 @@ from pathlib import Path
 
 from stream.errors import ConfigError
 
+ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s/:\[\]]+):([0-9]{1,5})")
+"""host:port, or [IPv6]:port. Kafka's own files have a protocol before it, which only librdkafka understands."""
+
 PROTOCOLS = ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
 REGISTRY = "schema.registry."
@@ -130,6 +133,16 @@ class KafkaConfig:
 
 PLAINTEXT = KafkaConfig()
 """A broker without TLS and SASL."""
+
+
+def check_addresses(broker: str) -> None:
+    """Raise ConfigError unless a setting of brokers is host:port[,host:port...]."""
+    for address in broker.split(","):
+        parts = ADDRESS.fullmatch(address.strip())
+        if parts is None or not 0 < int(parts[1]) < 65_536:
+            raise ConfigError(
+                f"setting broker has {address.strip()!r}; it must be host:port[,host:port...], without a protocol"
+            )
 
 
 def kafka_variable(name: str) -> str:

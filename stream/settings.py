@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from stream.errors import ConfigError
-from stream.kafka_config import HTTP_URL, check_registry_url
+from stream.kafka_config import HTTP_URL, check_addresses, check_registry_url
 from stream.start_at import start_time_ms
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -242,10 +242,7 @@ class Settings(Struct, frozen=True):
         for name in ("model", "broker", "group", "http_host"):
             if not getattr(self, name).strip():
                 raise ConfigError(f"setting {name} is empty; give --{name.replace('_', '-')}")
-        for address in self.broker.split(","):
-            host, _, port = address.strip().rpartition(":")
-            if not host or not port.isdigit() or not 0 < int(port) < 65_536:
-                raise ConfigError(f"setting broker has {address.strip()!r}; it must be host:port[,host:port...]")
+        check_addresses(self.broker)
         check_registry_url(self.schema_registry)
         if self.otlp_endpoint and not HTTP_URL.fullmatch(self.otlp_endpoint.strip()):
             raise ConfigError("setting otlp_endpoint must be http(s)://host[:port][/path]; a password is no part of it")

@@ -19,7 +19,7 @@ from aiokafka.abc import AbstractTokenProvider
 from confluent_kafka import KafkaException
 
 from stream.errors import ConfigError
-from stream.kafka_config import KafkaConfig
+from stream.kafka_config import KafkaConfig, check_addresses
 
 TOKEN_S = 10.0
 """Time limit of a request for a token."""
@@ -34,8 +34,10 @@ def connect(kind: Callable[[dict[str, Any]], C], broker: str, config: KafkaConfi
     """A client of confluent-kafka: `kind` is Producer, Consumer or an AdminClient.
 
     own  the properties that this client needs for its work
-    Raises ConfigError if librdkafka cannot use the configuration, such as a key with another password.
+    Raises ConfigError if the broker is no address, or if librdkafka cannot use the configuration, such as a key with
+    another password.
     """
+    check_addresses(broker)
     try:
         return kind({"bootstrap.servers": broker, **config.properties, **own})
     except KafkaException as exc:

@@ -19,6 +19,8 @@ from stream.settings import Rules, Settings, Topics
         ("broker", {"broker": "kafka"}),
         ("broker", {"broker": "kafka:port"}),
         ("broker", {"broker": "a:1,,b:2"}),
+        ("broker", {"broker": "PLAINTEXT://kafka:9092"}),
+        ("broker", {"broker": "::1"}),
         ("group", {"group": " "}),
         ("http_port", {"http_port": 65_536}),
         ("--http-host", {"http_host": ""}),  # else it would be all addresses

@@ -136,3 +136,18 @@ def test_every_command_that_connects_reads_the_file(tmp_path: Path) -> None:
     for command in (["topics", "check"], ["topics", "create"], ["forget", "u1"], ["explain"], ["worker"]):
         with pytest.raises(ConfigError, match="did you mean broker"):
             CliRunner().invoke(eddy, [*command, "--settings", str(path)], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("broker", ["localhost", "localhost:", "localhost:abc", ",", "PLAINTEXT://localhost:9092"])
+def test_a_broker_that_is_no_address_is_refused_by_every_command(broker: str) -> None:
+    """librdkafka understands a protocol before the address and aiokafka does not, so a worker would never start."""
+    for command in (
+        ["topics", "check"],
+        ["topics", "create"],
+        ["forget", "u1"],
+        ["explain"],
+        ["worker", "--model", "m"],
+    ):
+        result = CliRunner().invoke(eddy, [*command, "--broker", broker])
+        assert isinstance(result.exception, ConfigError), command
+        assert "it must be host:port" in str(result.exception), command
