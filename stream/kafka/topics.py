@@ -58,11 +58,12 @@ def create_topics(
     """
     admin = Admin(broker, config)
     present = partition_counts(admin, broker)
-    wanted = [name for name in (*topics.names(), *others) if name not in present]
-    for name in wanted:
+    planned = {name: present.get(name, partitions) for name in (*topics.names(), *others)}
+    planned[topics.changelog] = present.get(topics.changelog, planned[topics.clicks])
+    check_same_partitions(planned, topics)  # a mistyped name must not become a topic
+    for name in sorted(wanted := planned.keys() - present.keys()):
         settings = COMPACTED if name == topics.changelog else {}
-        count = present.get(topics.clicks, partitions) if name == topics.changelog else partitions
-        create_topic(admin, NewTopic(name, count, replication, config=settings))
+        create_topic(admin, NewTopic(name, planned[name], replication, config=settings))
     found = _wait_for(admin, broker, topics) | {name: present.get(name, partitions) for name in others}
     check_same_partitions(found, topics)
     return {name: f"{'created' if name in wanted else 'exists'}, {count} partitions" for name, count in found.items()}
@@ -123,9 +124,9 @@ def check_same_partitions(present: Mapping[str, int], topics: Topics) -> None:
     if present[topics.changelog] != present[topics.clicks]:
         raise ConfigError(
             f"topic {topics.changelog} has {present[topics.changelog]} partitions, {topics.clicks} has "
-            f"{present[topics.clicks]}: they must be equal. If partitions were added to {topics.clicks}, run `eddy "
-            "topics repair`, which moves the users' states. Else give another --changelog-topic, and another --group "
-            "with it, and create it with `eddy topics create`"
+            f"{present[topics.clicks]}: they must be equal. Is one of the names mistyped? If partitions were "
+            f"added to {topics.clicks}, run `eddy topics repair`, which moves the users' states. Else give another "
+            "--changelog-topic, and another --group with it, and create it with `eddy topics create`"
         )
 
 

@@ -244,6 +244,14 @@ def test_a_new_changelog_has_the_partitions_of_the_existing_clicks(monkeypatch: 
     assert made.created["recommendations"] == (4, 1)
 
 
+def test_a_mistyped_name_is_not_created(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The changelog is there and has other partitions: nothing is created before that is said."""
+    made = cluster(monkeypatch, {"eddy-changelog": 4})
+    with pytest.raises(ConfigError, match=r"they must be equal\. Is one of the names mistyped"):
+        create_topics(BROKER, TOPICS, partitions=7, replication=1)
+    assert not made.created
+
+
 def test_a_topic_that_is_created_at_the_same_time_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two deployments that start at the same time do not fail."""
     made = cluster(monkeypatch, {name: 4 for name in NAMES if name != "clicks"})
