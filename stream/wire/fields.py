@@ -299,6 +299,8 @@ def _of_text(text: str) -> int:
     if fraction:
         ms += int(f"{fraction}00"[:3])
     if sign:
+        if int(hours) > 14 or int(minutes or 0) > 59:  # no zone is farther from UTC
+            raise Unusable(NO_TIME)
         offset = (int(hours) * 60 + int(minutes or 0)) * 60_000
         ms += offset if sign == "-" else -offset
     return ms

@@ -38,9 +38,12 @@ FEWEST_CLICKS = 20
 CLIENTS = {"murmur2": "Java clients", "crc32": "librdkafka's default", "fnv1a": "Sarama"}
 
 CORRECT_PRODUCER = "correct the producer as docs/events.md describes a click, or map its fields (docs/mapping.md)"
-OTHER_ADVICE = dict.fromkeys(
-    ("model_failed", "engine_failed"), "the messages are valid clicks, so train the model again and check its report"
-)
+VALID = "the messages are valid clicks, so train the model again and check its report"
+OTHER_ADVICE = {
+    "model_failed": VALID,
+    "engine_failed": VALID,
+    "too_large": "send smaller messages, or raise --max-message-bytes",
+}
 """Reason of the dead letters -> advice. For all other reasons, the advice is CORRECT_PRODUCER."""
 
 log = logging.getLogger(__name__)
@@ -187,7 +190,7 @@ def dead_letters(before: Snapshot, now: Snapshot, examples: Mapping[str, Example
         f"dead letters: {reason}",
         f"many messages are dead letters: dead_letters={dead} messages={messages} commonest_reason={reason} "
         f"with_that_reason={most}; detail of one: {example.detail}; fields seen: "
-        f"{', '.join(example.fields) or 'none, the messages are not JSON objects'}; "
+        f"{', '.join(example.fields) or 'none, not a JSON object or too long to decode'}; "
         f"{OTHER_ADVICE.get(reason, CORRECT_PRODUCER)}; the messages are kept in topic {topics.dead_letters}",
     )
 
