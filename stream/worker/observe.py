@@ -282,11 +282,15 @@ def _object(value: bytes | None) -> dict[str, Any]:
 
 
 def _without_users(detail: str, users: Sequence[bytes | None]) -> str:
-    """Replace these user ids in a detail by hashes. A detail has up to 64 characters of an id or of its repr."""
+    """Replace these user ids in a detail by hashes. A detail has up to 64 characters of an id or of its repr.
+
+    An id of letters only behind a quote: `a` may also be a word of the sentence.
+    """
     for user in filter(None, users):
         text = user.decode(errors="replace")
         for shown in {text, text[:64], repr(text[:64])[1:-1], repr(user[:64])[2:-1]}:
-            detail = re.sub(rf"(?<!\w){re.escape(shown)}(?!\w)", hashed(user), detail)
+            before = "(?<=['\"])" if shown.isalpha() else r"(?<!\w)"
+            detail = re.sub(rf"{before}{re.escape(shown)}(?!\w)", hashed(user), detail)
     return detail
 
 

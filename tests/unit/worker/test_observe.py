@@ -250,6 +250,12 @@ def test_an_example_shows_detail_and_fields_but_no_user(engine: Engine) -> None:
         assert hashlib.sha256(user).hexdigest()[:12] in example.detail
 
 
+def test_a_user_named_like_a_word_leaves_the_sentence_as_it_is(engine: Engine) -> None:
+    """A user called `a` is hashed where the value is, and the article stays an article."""
+    example = observe(engine, (b"a", click("a", item_id=["tee"])[1])).examples["wrong_fields"]
+    assert example.detail == "item_id ['tee'] is neither text nor a whole number"
+
+
 @pytest.mark.parametrize("user", [4711.0, "4711.0", 4711])
 def test_an_example_shows_no_user_in_another_form(engine: Engine, user: object) -> None:
     """The detail has a whole float as the integer that it is read as."""
