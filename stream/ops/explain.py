@@ -20,6 +20,9 @@ from stream.ops.text import messages_shown, printable, time_of
 
 UNKNOWN = "an item that the model does not know"
 
+LEAST_TIMES = 1.05
+"""A click that makes an item less than so many times as likely is no reason that a person would see in the figures."""
+
 CLICKS_NAMED = 3
 """Clicks that are named for each item of a list."""
 
@@ -129,10 +132,14 @@ def list_explained(answer: dict[str, Any]) -> str:
     whose = "a new user's list" if answer["last_click"] is None else f"after {answer['last_click']}"
     lines = [f"recommendations for {answer['user_id']}, {whose}, model {answer['model']}"]
     for item, log_prob, reasons in zip(answer["items"], answer["log_probs"], answer["because"], strict=True):
-        because = ", ".join(map(_reason, reasons)) or "no single click of the last 16"
-        lines.append(f"{item} ({exp(log_prob):.1%}) because of {because}")
+        told = [one for one in reasons if exp(one["nats"]) >= LEAST_TIMES]
+        because = ", ".join(map(_reason, told)) or "no single click of the last 16"
+        why = "" if answer["last_click"] is None else f" because of {because}"
+        lines.append(f"{item} ({exp(log_prob):.1%}){why}")
     if "intent" in answer:
-        because = ", ".join(map(_reason, answer["intent_because"])) or "no single click of the session"
+        shown = f"{answer['intent']:.1%}"
+        told = [one for one in answer["intent_because"] if f"{one['without']:.1%}" != shown]
+        because = ", ".join(map(_reason, told)) or "no single click of the session"
         lines.append(f"intent {answer['intent']:.1%} because of {because}")
     return "\n".join(map(printable, lines))
 

@@ -84,6 +84,19 @@ def test_a_list_is_explained_by_the_clicks_it_comes_from() -> None:
     assert "no single click of the session" in list_explained(answer | more | {"intent_because": []})
 
 
+def test_a_click_that_changes_nothing_is_no_reason() -> None:
+    """Nor has the list of a new user any: there is no click."""
+    none = {"item_id": "i3", "event_type": "view", "clicks_ago": 0, "nats": 0.02}
+    same = {"item_id": "i7", "event_type": "cart", "clicks_ago": 1, "without": 0.1234}
+    answer = {"user_id": "ann", "last_click": "c-1-5", "model": "shop/1", "items": ["a"], "log_probs": [-1.386294]}
+    answer |= {"because": [[none]], "intent": 0.1234, "intent_because": [same]}
+    assert list_explained(answer).splitlines()[1:] == [
+        "a (25.0%) because of no single click of the last 16",
+        "intent 12.3% because of no single click of the session",
+    ]
+    assert list_explained(answer | {"last_click": None, "because": [[]]}).splitlines()[1] == "a (25.0%)"
+
+
 @pytest.mark.parametrize(
     ("address", "says"),
     [("localhost:9", "not the address of a worker"), ("http://127.0.0.1:9", "no answer"), ("", "not the address")],
