@@ -39,7 +39,8 @@ def as_file(
         file = Path(directory) / "topic.jsonl"
         watch.say(f"topic {topic}: reading")
         try:
-            clicks, left_out = _write(file, broker, topic, config, codec)
+            rekey = mapping is not None and mapping.mapping.rekey
+            clicks, left_out = _write(file, broker, topic, config, codec, rekey)
         except OSError as exc:
             raise ConfigError(
                 f"topic {topic}: its clicks cannot be written to {directory} ({exc}); set TMPDIR to a larger disk"
@@ -51,7 +52,9 @@ def as_file(
         yield file
 
 
-def _write(file: Path, broker: str, topic: str, config: KafkaConfig, codec: JsonCodec) -> tuple[int, Counter[str]]:
+def _write(
+    file: Path, broker: str, topic: str, config: KafkaConfig, codec: JsonCodec, rekey: bool
+) -> tuple[int, Counter[str]]:
     """Write the clicks. Returns their number, and reason -> messages that are no clicks."""
     left_out: Counter[str] = Counter()
     clicks, now_ms = 0, time.time_ns() // 1_000_000
@@ -59,6 +62,8 @@ def _write(file: Path, broker: str, topic: str, config: KafkaConfig, codec: Json
         for message in read_messages(broker, topic, config):
             try:
                 click = codec.decode(message.key(), message.value(), now_ms)
+                if not rekey:  # a worker's copy of the messages has the right keys
+                    codec.check_key(message.key(), click.user_id)
             except BadClick as exc:
                 left_out[exc.reason] += 1
                 continue
