@@ -170,8 +170,13 @@ class Triggers:
             looks = [rule for rule in self._rules if rule["kind"] == "trending"]
             hour_ms = (was_ms // HOUR_MS + 1) * HOUR_MS
             told = [one for rule in looks for one in self._watching(rule, hour_ms)]
+            fired: Counter[str] = Counter()
             for _, _, name, rule, reason, items in sorted(told, key=lambda one: one[:2]):
+                if fired[rule["name"]] >= rule["most"]:
+                    continue
+                were = len(self.events)
                 self._fire(rule, name, hour_ms, f"{self._prefix[:-1]}/{hour_ms}/{name}", None, reason, items)
+                fired[rule["name"]] += len(self.events) - were
 
     def _watching(self, rule: Rule, hour_ms: int) -> list[tuple[int, str, str, Rule, str, list[str]]]:
         """Whom a rule about what trends concerns at an hour: offset, the rule's name, user, rule, reason, items."""

@@ -293,7 +293,7 @@ def _same_trigger(event: Event, due: object) -> bool:
 def rules(text: str) -> list[Rule]:
     """The rules of a file of --triggers as the plain loop takes them, with times in ms."""
     units = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-    default: Rule = {"consent": False, "control": 0.0, "without": [], "events": [], "over": "1d"}
+    default: Rule = {"consent": False, "control": 0.0, "without": [], "events": [], "over": "1d", "most": 10_000}
     found = [default | one for one in tomllib.loads(text)["trigger"]]
     for one in found:
         one |= {key: int(one[key][:-1]) * units[one[key][-1]] for key in ("after", "cooldown", "over") if key in one}

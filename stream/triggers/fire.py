@@ -12,6 +12,7 @@ The rule that must not break: which triggers there are depends only on the click
 rules, never on the batch.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -205,8 +206,11 @@ class Triggers:
         """Those that consent and cooldown allow, in their order, and the changed times of the users."""
         firings: list[Firing] = []
         times: dict[Life, Times] = {}
+        told: Counter[tuple[Partition, int, str]] = Counter()  # how many users of a partition at an hour, by a rule
         for firing, after in sorted(found, key=lambda one: one.order):
-            rule = firing.rule
+            rule, look = firing.rule, (firing.owner[0], firing.time_ms, firing.rule.name)
+            if firing.trend is not None and told[look] >= rule.most:  # a transaction has no room for half of the users
+                continue
             if rule.consent and moments.consent(firing.owner, after) != GIVEN:
                 continue
             if rule.cooldown_ms > rule.after_ms:  # else the user was away for longer than the cooldown
@@ -217,6 +221,7 @@ class Triggers:
                     continue
                 remember(of_user, rule.hash, time_s, self._hashes)
                 times[life] = of_user
+            told[look] += 1
             firings.append(firing)
         return firings, times
 

@@ -40,7 +40,7 @@ OWN = {
     ABANDONED: ("has", "without", "returns_below"),
     AWAY: ("after",),
     AFTER: ("events",),
-    TRENDING: ("of", "events", "without", "over", "least", "times", "significance"),
+    TRENDING: ("of", "events", "without", "over", "least", "times", "significance", "most"),
 }
 """Kind -> the keys that not all kinds have."""
 
@@ -126,6 +126,7 @@ def _named(given: dict[str, Any], name: str) -> Rule:
         int(_number(given, "least", 1, 1_000_000)) if "least" in given else 20,
         _number(given, "times", 1, 1_000) if "times" in given else 2.0,
         _share(given, "significance", 1.0) if "significance" in given else 0.001,
+        int(_number(given, "most", 1, 1_000_000)) if "most" in given else 10_000,
     )
 
 

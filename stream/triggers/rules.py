@@ -71,6 +71,7 @@ class Rule(Struct, frozen=True):
     least          trending: users in the hour, at least so many
     times          trending: its share of the hour is at least so many times that of the time before
     significance   trending: largest p-value, over all items or categories together
+    most           trending: triggers of a partition at an hour, at most so many
     """
 
     name: str
@@ -91,6 +92,7 @@ class Rule(Struct, frozen=True):
     least: int = 20
     times: float = 2.0
     significance: float = 0.001
+    most: int = 10_000
 
     @property
     def hash(self) -> int:
@@ -135,7 +137,7 @@ class Rule(Struct, frozen=True):
             f"At a full hour, when {article} {self.of} trends that the user has clicked in the "
             f"{duration(self.over_ms)} before the hour and not in it{without}: at least {self.least} users{of_type} in "
             f"the hour, at least {self.times:g} times its share before, and a p-value of at most "
-            f"{self.significance:g} over all of them."
+            f"{self.significance:g} over all of them. At most {self.most:,} users of a partition at an hour."
         )
 
 

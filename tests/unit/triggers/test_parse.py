@@ -7,9 +7,10 @@ import pytest
 from stream.errors import ConfigError
 from stream.manifest import Manifest, read_manifest
 from stream.triggers.parse import open_triggers, parse_triggers, read_triggers
-from stream.triggers.rules import Rule
+from stream.triggers.rules import KINDS, Rule
 
 CART = 'name = "cart"\nkind = "abandoned"\nhas = ["cart"]\n'
+HOT = 'name = "hot"\nkind = "trending"\n'
 AWAY = 'name = "back"\nkind = "away"\nafter = "30d"\n'
 
 
@@ -57,6 +58,13 @@ def test_a_rule_has_a_cooldown_of_a_day_and_no_control_if_nothing_is_said() -> N
         (CART + "control = 0.9", r"control is 0\.9; it must be a share above 0 and at most 0\.5"),
         (CART + "control = true", "control is True"),
         (CART + 'consent = "yes"', "consent is 'yes'; it must be true or false"),
+        (HOT + "of = 7", "of is 7; it must be one of"),
+        (HOT + 'over = "30m"', "over is '30m'; it must be a time of at least 1h"),
+        (HOT + "least = 0", "least is 0; it must be a number from 1 to 1,000,000"),
+        (HOT + "times = 0.5", "times is 0.5; it must be a number from 1 to 1,000"),
+        (HOT + "significance = 0", "significance is 0; it must be a share above 0"),
+        (HOT + "has = []", "has is for the kind abandoned, and this rule is of the kind trending"),
+        (CART + "least = 3", "least is for the kind trending, and this rule is of the kind abandoned"),
         (CART + "outcome = 3", "outcome is 3; it must be an event type in quotes"),
         (CART + 'timezone = "UTC"', "timezone is for quiet hours; add quiet_hours"),
         (CART + 'quiet_hours = ["21:00", "08:00"]', "quiet_hours needs a timezone, such as"),
@@ -126,7 +134,7 @@ def test_the_example_of_the_documents_is_a_file_of_rules() -> None:
     """docs/triggers.md has all kinds in it."""
     page = (Path(__file__).parents[3] / "docs" / "triggers.md").read_text()
     example = page.split("```toml\n")[1].split("```")[0]
-    assert {rule.kind for rule in parse_triggers(example, "docs")} == {"abandoned", "away", "after"}
+    assert {rule.kind for rule in parse_triggers(example, "docs")} == {*KINDS}
 
 
 def test_without_a_file_there_are_no_rules(model_dir: Path) -> None:

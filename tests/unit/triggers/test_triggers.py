@@ -69,6 +69,7 @@ over = "3h"
 least = 1
 times = 1
 significance = 1.0
+most = 2
 without = ["purchase"]
 cooldown = "2h"
 
@@ -91,12 +92,13 @@ RULES: list[Rule] = [
     {"name": "back-late", "kind": "away", "after": 9 * H},  # its cooldown is not longer than the time away
     {"name": "more", "kind": "after", "events": ["purchase"], "cooldown": H},
     {
-        "name": "hot", "kind": "trending", "over": 3 * H, "least": 1, "times": 1.0, "significance": 1.0, "events": [],
+        "name": "hot", "kind": "trending", "over": 3 * H, "least": 1, "times": 1.0, "significance": 1.0,
+        "events": [], "most": 2,
         "without": ["purchase"], "cooldown": 2 * H,
     },
     {
         "name": "hot-carts", "kind": "trending", "over": 9 * H, "least": 2, "times": 1.5, "significance": 0.5,
-        "events": ["cart"], "without": [], "consent": True,
+        "events": ["cart"], "without": [], "consent": True, "most": 10_000,
     },
 ]  # fmt: skip
 RULES = [{"cooldown": 0, "control": 0.0, "consent": False} | rule for rule in RULES]
