@@ -87,7 +87,7 @@ class Unusable(ValueError):
 NO_WORD = "neither text nor a whole number"
 LOST_DIGITS = "a float that is too large to be exact: write it as an integer or as text"
 ROUNDED = "rounded in scientific notation: write it as an integer or as text"
-NO_TIME = "no time in a known format"
+NO_TIME = "no time in a known format (2024-12-01T15:30:00Z, ms since 1970)"
 NO_NUMBER = "not a number >= 0"
 NO_TRUTH = "neither true nor false"
 

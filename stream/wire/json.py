@@ -69,7 +69,10 @@ class JsonCodec:
         Raises only BadClick.
         """
         if not value:
-            raise BadClick("empty_value", "the message has no value; a click is a JSON object")
+            raise BadClick(
+                "empty_value",
+                "the message has no value, and is no valid request about a user; a click is a JSON object",
+            )
         if len(value) > self._max_message_bytes:
             raise BadClick("too_large", f"the message has {len(value)} bytes; the limit is {self._max_message_bytes}")
         try:

@@ -116,7 +116,10 @@ def test_brackets_and_colons_of_a_log_are_printed_as_they_are(tmp_path: Path) ->
     log.write_text(LOG + "u1,i1,[/b]:apple:\n")
     shown = CliRunner().invoke(train, [str(log), "--out", str(tmp_path / "m" / "1")])
     assert "30 clicks; at least 200" in str(shown.exception)
-    assert f"{log}: dropped 1 row: no time in a known format, such as '[/b]:apple:'" in shown.output
+    assert (
+        f"{log}: dropped 1 row: no time in a known format (2024-12-01T15:30:00Z, ms since 1970), such as '[/b]:apple:'"
+        in shown.output
+    )
 
 
 def test_a_log_is_evaluated_by_the_model_s_own_mapping_and_by_no_other(model_dir: Path, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ TOO_BAD = [
     (
         "german_dates.csv",
         HEADER + "u,i,view,14.11.2023\n",
-        "dropped 1 row: no time in a known format, such as '14",
+        "dropped 1 row: no time in a known format \\(2024-12-01T15:30:00Z, ms since 1970\\), such as '14",
     ),
     (
         "rounded_times.csv",

@@ -80,7 +80,7 @@ def test_bad_rows_are_dropped_and_counted(tmp_path: Path) -> None:
     assert log.notes == [
         "dropped 1 row: no user",
         "dropped 1 row: no item",
-        "dropped 1 row: no time in a known format, such as 'soon'",
+        "dropped 1 row: no time in a known format (2024-12-01T15:30:00Z, ms since 1970), such as 'soon'",
         "dropped 1 row: a time before 1970 or after 2100",
     ]
 
