@@ -141,8 +141,8 @@ class FetchThread(driver.AIOKafkaConsumerThread):
         return consumer
 
     async def on_start(self) -> None:
-        """Create the consumer and connect it; again, if the broker went away since the worker asked it."""
-        while True:
+        """Create the consumer and connect it; again, if the broker went away since the worker asked."""
+        while not self.should_stop:  # else the end would wait for a connection
             try:
                 await super().on_start()
                 _answer_at_once_when_idle(self._consumer._fetcher)

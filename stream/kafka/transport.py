@@ -255,8 +255,9 @@ async def leave_group(app: faust.App) -> None:
 
     async def leave() -> None:
         coordinator = thread._consumer._coordinator
-        coordinator._group_instance_id = None
-        await coordinator.close()
+        if coordinator is not None:  # else it has never connected
+            coordinator._group_instance_id = None
+            await coordinator.close()
 
     await asyncio.wait({asyncio.ensure_future(thread.call_thread(leave))}, timeout=LEAVE_S)
 

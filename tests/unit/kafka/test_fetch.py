@@ -35,8 +35,9 @@ class Consumer:
 
 
 @pytest.fixture
-def thread() -> FetchThread:
+def thread(monkeypatch: pytest.MonkeyPatch) -> FetchThread:
     """A consumer thread that does not run."""
+    monkeypatch.setattr(FetchThread, "should_stop", False)
     thread = FetchThread.__new__(FetchThread)
     thread._consumer = Consumer()
     return thread
@@ -90,3 +91,16 @@ def test_a_fetch_after_an_empty_one_is_answered_at_the_first_click(
     assert asyncio.run(asked()) == [live, idle, idle, live]
     assert idle[0] > live[0]
     assert idle[1] == 1
+
+
+def test_a_worker_that_cannot_connect_ends_when_it_is_asked_to(thread: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first connection is tried again and again; a stop must not wait for one that comes about."""
+
+    async def on_start(self: Any) -> None:
+        raise KafkaConnectionError("no")
+
+    monkeypatch.setattr(driver.AIOKafkaConsumerThread, "on_start", on_start)
+    monkeypatch.setattr(FetchThread, "should_stop", property(lambda self: self._consumer.stops >= 3))
+    monkeypatch.setattr(fetch, "CONNECT_AGAIN_S", 0.0)
+    asyncio.run(asyncio.wait_for(thread.on_start(), 10))
+    assert thread._consumer.stops == 3
