@@ -11,11 +11,15 @@ from stream.mapping.paths import Path
 
 FIELDS: dict[str, tuple[str, ...]] = {
     "user_id": (
-        "userid", "uid", "customerid", "customer", "memberid", "accountid", "profileid", "visitorid", "shopperid",
-        "clientid", "user",
+        "userid", "uid", "customerid", "userno", "usernr", "usernumber", "userref", "customerno", "customernr",
+        "customernumber", "customerref", "kundenid", "kundennr", "kundennummer", "memberno", "membernr", "clientno",
+        "clientnr", "customer", "memberid", "accountid", "profileid", "visitorid", "shopperid", "clientid", "user",
     ),
     "item_id": (
         "itemid", "productid", "*product1id", "articleid", "contentid", "sku", "offerid", "listingid", "pid", "asin",
+        "itemno", "itemnr", "itemref", "itemcode", "itemsku", "productno", "productnr", "productref", "productcode",
+        "productsku", "prodid", "prodno", "prodnr", "prodref", "prodcode", "articleno", "articlenr", "articleref",
+        "articlenumber", "artikelnr", "artikelnummer", "artno", "artnr", "skuid", "skuno", "skucode", "*sku",
         "item", "product", "article",
     ),
     "timestamp": (
@@ -29,7 +33,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "session_id": (
         "sessionid", "usersession", "domainsessionid", "gasessionid", "visitid", "session", "visit", "sid",
     ),
-    "price": ("price", "unitprice", "itemprice", "productprice"),
+    "price": ("price", "unitprice", "itemprice", "productprice", "priceamount", "unitpriceamount", "itempriceamount"),
     "quantity": ("quantity", "qty"),
     "category": (
         "categoryid", "category", "itemcategory", "productcategory", "categorycode", "categoryname", "department",
@@ -40,9 +44,13 @@ FIELDS: dict[str, tuple[str, ...]] = {
 
 ANONYMOUS = (
     "anonymousid", "userpseudoid", "domainuserid", "visitorid", "fullvisitorid", "deviceid", "cookieid", "clientid",
-    "distinctid", "networkuserid",
+    "distinctid", "networkuserid", "visitorcookie", "usercookie", "customercookie", "clientcookie", "browsercookie",
+    "shopcookie", "trackingcookie", "visitorcookieid", "cookie",
 )  # fmt: skip
 """Names of an id that a user has before a user id is known."""
+
+AMOUNTS = ("price", "amount", "total", "revenue", "cost", "discount", "quantity", "qty", "currency", "shipping")
+"""Words in names of paths whose values are amounts of money or of items, and no ids."""
 
 TYPES: dict[str, tuple[str, ...]] = {
     "view": (
@@ -59,6 +67,9 @@ TYPES: dict[str, tuple[str, ...]] = {
     "wishlist": ("addtowishlist", "productaddedtowishlist", "wishlist", "fav", "favorite", "favourite"),
 }  # fmt: skip
 """Eddy's event type -> usual names of it."""
+
+PAGES = ("cart", "detail", "wishlist", "order", "purchase", "transaction", "view", "views")
+"""Event types whose names are types of pages too, or of what is shown, so that they say nothing by themselves."""
 
 LISTS = (
     "productlistviewed", "productlistfiltered", "productssearched", "viewitemlist", "viewsearchresults",
@@ -84,6 +95,11 @@ def rank(path: Path, names: tuple[str, ...]) -> int | None:
         if name in own or (name.startswith("*") and any(word.endswith(name[1:]) for word in own)):
             return place
     return None
+
+
+def is_amount(path: Path) -> bool:
+    """Whether a name on the path is that of an amount."""
+    return any(word in plain(step) for step in path if isinstance(step, str) for word in AMOUNTS)
 
 
 def event_type(theirs: str) -> str | None:

@@ -23,13 +23,14 @@ EXAMPLES = 3
 class Seen:
     """The values at one path.
 
-    count    events with a value there
-    words    values that can be an id
-    times    values that are a time between 1991 and 2100
-    numbers  values that are a number from 0 up
-    keys     events whose message key is the value
-    units    unit of the times -> values
-    values   value as an id -> events; also of values that are no id, as Python writes them
+    count     events with a value there
+    words     values that can be an id
+    times     values that are a time between 1991 and 2100
+    numbers   values that are a number from 0 up
+    decimals  values that are such a number and not a whole one
+    keys      events whose message key is the value
+    units     unit of the times -> values
+    values    value as an id -> events; also of values that are no id, as Python writes them
     """
 
     path: Path
@@ -37,6 +38,7 @@ class Seen:
     words: int = 0
     times: int = 0
     numbers: int = 0
+    decimals: int = 0
     keys: int = 0
     units: Counter[str] = field(default_factory=Counter)
     values: Counter[str] = field(default_factory=Counter)
@@ -64,7 +66,9 @@ class Seen:
             self.times += 1
             self.units[read[1]] += 1
         with suppress(Unusable):
-            self.numbers += number(value) is not None
+            amount = number(value)
+            self.numbers += amount is not None
+            self.decimals += amount is not None and not amount.is_integer()
 
 
 @dataclass(frozen=True)

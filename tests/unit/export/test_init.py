@@ -135,3 +135,15 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     assert isinstance(result.exception, ConfigError)
     assert "cannot be written" in str(result.exception)
     assert "itemid" in result.output
+
+
+def test_without_a_user_there_is_no_file(tmp_path: Path) -> None:
+    """The command ends with an error that has the fields to choose from, and writes no file that looks complete."""
+    rows = [{"actor": {"who": f"w{n % 9}"}, "itemId": f"i{n % 7}", "time": 1_741_078_800_000 + n} for n in range(60)]
+    log, out = tmp_path / "log.jsonl", tmp_path / "shop.toml"
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = run("--file", log, "--out", out)
+    assert isinstance(result.exception, ConfigError)
+    assert "no field of 60 events looks like the user_id" in str(result.exception)
+    assert "actor.who (100%, 'w0', 'w1', 'w2')" in str(result.exception)
+    assert not out.exists()

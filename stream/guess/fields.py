@@ -1,0 +1,137 @@
+"""Finds the path of one field: by its name, or by its values."""
+
+from typing import Any
+
+from stream.guess.names import ANONYMOUS, FIELDS, PAGES, event_type, is_amount, plain, rank
+from stream.guess.sample import Sample, Seen, counted
+from stream.mapping.paths import Path, has_value, path_text, value_at
+from stream.wire.fields import LONGEST_WORD
+
+FITS = 0.95
+"""Smallest share of values at a path that must fit a field."""
+
+MOST_TYPES = 100
+"""Of events; a field with more different values is no event type."""
+
+FEW_EVENTS = 50
+"""In a smaller sample each event may have another type."""
+
+CERTAIN = 8
+"""An event name of so many letters, such as addtocart, needs no second one beside it."""
+
+SHOWN_PATHS = 12
+
+
+def fits(seen: Seen, name: str, events: int) -> bool:
+    """Whether the values at a path can be those of a field."""
+    enough = FITS * seen.count
+    if name == "timestamp":
+        return seen.times >= enough
+    if name == "event_type":
+        few = len(seen.values) <= MOST_TYPES and (events < FEW_EVENTS or len(seen.values) <= events // 2)
+        return few and seen.words >= enough and max(map(len, seen.values)) <= LONGEST_WORD
+    if name in ("price", "quantity"):
+        return seen.numbers >= enough
+    if name == "event_id":
+        return seen.words == seen.count >= FITS * events and len(seen.values) >= enough
+    return seen.words >= enough
+
+
+def find(sample: Sample, name: str, taken: set[Path], unsure: list[str]) -> Path | None:
+    """The path of a field; None if no path has a usual name of it, and the values do not show it either."""
+    named = by_name(sample, name, taken)
+    if name == "event_type" and (named is None or not any(map(event_type, sample.seen[named].values))):
+        path = _type_by_values(sample, taken)
+    else:
+        path = None if named is not None else _by_values(sample, name, taken)
+    if path is None or path == named:
+        return named
+    unsure.append(f"{name} is {path_text(path)} only because of its values, such as {_some(sample.seen[path])}")
+    return path
+
+
+def by_name(sample: Sample, name: str, taken: set[Path]) -> Path | None:
+    """The path of a field with a usual name of it."""
+    return _best(sample, name, FIELDS[name], taken)
+
+
+def anonymous(sample: Sample, taken: set[Path]) -> Path | None:
+    """The path of an id that a user has before a user id is known."""
+    return _best(sample, "user_id", ANONYMOUS, taken)
+
+
+def first_value(event: Any, paths: tuple[Path, ...]) -> Any:
+    """The value at the first path that has one; None if none has."""
+    return next((value for path in paths if has_value(value := value_at(event, path))), None)
+
+
+def not_found(sample: Sample, name: str, taken: set[Path]) -> str:
+    """The message for a field that a click needs and that no path looks like: what a person could choose from."""
+    could = [seen for path, seen in sample.seen.items() if path not in taken]
+    could = [seen for seen in could if (seen.times > 0 if name == "timestamp" else _could_be_id(seen))]
+    could.sort(key=lambda seen: (-len(seen.values), -seen.count))
+    events = len(sample.events)
+    shown = [f"{path_text(seen.path)} ({seen.count / events:.0%}, {_some(seen)})" for seen in could[:SHOWN_PATHS]]
+    what = "Candidates by their values, with the share of events that have them: "
+    if not shown:
+        what, shown = "Fields with a value: ", list(map(path_text, list(sample.seen)[:SHOWN_PATHS]))
+    return (
+        f"no field of {counted(events, 'event')} looks like the {name}; write the mapping by hand (docs/mapping.md). "
+        f"{what}{', '.join(shown) or 'none'}"
+    )
+
+
+def _best(sample: Sample, name: str, names: tuple[str, ...], taken: set[Path]) -> Path | None:
+    """The path with the most certain name whose values fit; of equal names the one nearest to the top, then the one
+    with more values."""
+    found = [
+        (place, len(path), -seen.count, path)
+        for path, seen in sample.seen.items()
+        if path not in taken
+        and (place := rank(path, names)) is not None
+        and (name != "event_id" or len(path) == 1)
+        and fits(seen, name, len(sample.events))
+    ]
+    return min(found, key=lambda one: one[:3])[3] if found else None
+
+
+def _by_values(sample: Sample, name: str, taken: set[Path]) -> Path | None:
+    """A path without a usual name whose values can only be those of a field that a click needs."""
+    events = len(sample.events)
+    left = [seen for path, seen in sample.seen.items() if path not in taken and seen.count >= FITS * events]
+    if name == "timestamp":
+        left = [seen for seen in left if seen.times == seen.count and not seen.keys]
+    elif name == "user_id":
+        left = [seen for seen in left if sample.keys is not None and seen.keys >= FITS * events]
+    elif name == "item_id":
+        left = [seen for seen in left if seen.words == seen.count and not seen.keys and _could_be_id(seen)]
+    else:
+        return None
+    return max(left, key=lambda seen: len(seen.values)).path if left else None
+
+
+def _could_be_id(seen: Seen) -> bool:
+    """Whether the values can be ids that come again: no times, no amounts, and not another one for each event."""
+    again = 1 < len(seen.values) < seen.count and (seen.count < FEW_EVENTS or len(seen.values) < FITS * seen.count)
+    amounts = seen.decimals > (1 - FITS) * seen.count or is_amount(seen.path)
+    return again and not seen.times and not amounts and seen.words >= FITS * seen.count
+
+
+def _type_by_values(sample: Sample, taken: set[Path]) -> Path | None:
+    """The path whose few values have the most of Eddy's event types among them.
+
+    One short name is not enough, and names that pages also have are not: a type of page may be "cart" or "purchase".
+    """
+    found = []
+    for path, seen in sample.seen.items():
+        if path in taken or not fits(seen, "event_type", len(sample.events)):
+            continue
+        known = {theirs: ours for theirs in seen.values if (ours := event_type(theirs)) is not None}
+        names = [name for name in map(plain, known) if name not in PAGES]
+        if names and (len(set(known.values())) > 1 or max(map(len, names)) >= CERTAIN):
+            found.append((len(set(known.values())), sum(seen.values[theirs] for theirs in known), -len(path), path))
+    return max(found, key=lambda one: one[:3])[3] if found else None
+
+
+def _some(seen: Seen) -> str:
+    return ", ".join(repr(value[:40]) for value in seen.examples)
