@@ -60,6 +60,16 @@ def test_the_key_is_a_user_id_or_a_cookie_until_login(user: str, guest: str) -> 
     assert not any("dead letters" in line for line in found.unsure)
 
 
+def test_of_equal_fields_the_one_with_a_usual_name_is_the_user() -> None:
+    """The key decides against an anonymous id with a usual name, and a copy of the user id comes after the user id."""
+    both = [
+        {"copy": login(n)} | row | {"deviceId": f"d-{n % 19}"}
+        for n, row in enumerate(rows("customerNo", "visitorCookie"))
+    ]
+    found = guess(describe([row | {"itemId": f"i-{n % 31}"} for n, row in enumerate(both)], keys()))
+    assert fields(found)["user_id"] == ("actor.customerNo", "actor.visitorCookie")
+
+
 def test_a_pair_that_is_the_key_of_something_else_is_not_the_user() -> None:
     """A user that its name shows stays the user, and the messages are re-keyed."""
     more = {"userId": lambda n: f"u-{n % 13}", "itemId": lambda n: f"i-{n % 31}"}
