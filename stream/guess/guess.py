@@ -126,7 +126,6 @@ def _without_item(
     """("item_id",) if events have no item: they are no clicks."""
     paths = found.get("event_type", ())
     events = [event for event in sample.events if first_value(event, found["item_id"]) is None]
-    events = [event for event in sample.events if first_value(event, found["item_id"]) is None]
     without = Counter(str(first_value(event, paths) or "none") for event in events)
     unsure.extend(f"events of type {theirs!r} are left out, because they only show items" for theirs in shown)
     if not without:
