@@ -140,7 +140,9 @@ def test_health_tells_the_truth_through_recovery_outage_and_end(
     lane = Lane(broker.address, name, model, tmp_path, partitions=1)
     lane.create()
     try:
-        lane.produce(clicks(2_000))
+        sent = clicks(2_000)
+        users = len({key for key, _ in sent})
+        lane.produce(sent)
         ports = [free_port() for _ in range(3)]
         first = lane.start(worker_id="first", http_port=ports[0], log_format="json")
         seen = set()
@@ -156,14 +158,14 @@ def test_health_tells_the_truth_through_recovery_outage_and_end(
         wait_until(ready, "the first worker is ready", every_s=0.005)
         assert {"starting", "recovering"} <= seen <= {"starting", "joining", "rebalancing", "recovering", "assigned"}
         lane.wait_for_clicks()
-        users = value(ports[0], "eddy_users")
+        wait_until(lambda: value(ports[0], "eddy_users") == users, "the users of the clicks are shown")
         assert first.end(signal.SIGTERM) == 0, first.log
 
         again = lane.start(worker_id="first", http_port=ports[0], log_format="json")
         status, facts = wait_for_phase(ports[0], "assigned")
         assert (status, facts["partitions"]) == (200, 1)
         wait_until(lambda: value(ports[0], "eddy_users") == users, "the users of the recovery are shown")
-        assert (value(ports[0], "eddy_recovered_rows_total") or 0) >= (users or 0) > 0
+        assert (value(ports[0], "eddy_recovered_rows_total") or 0) >= users
         assert value(ports[0], "eddy_recovery_seconds_count") == 1
         spare = lane.start(worker_id="spare", http_port=ports[1], log_format="json")
         status, facts = wait_for_phase(ports[1], "spare")

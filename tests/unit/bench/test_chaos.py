@@ -191,7 +191,7 @@ def test_the_checker_finds_nothing_in_what_faultless_workers_leave(model_dir: Pa
     """The case has clicks, bad messages and alerts, and an offset that an idempotent producer did not learn."""
     case.offsets[5] = (0, -1)
     assert case.topics["alerts"]
-    assert {json.loads(one.v)["rule"] for one in case.topics["triggers"]} == {"cart", "back", "more"}
+    assert {json.loads(one.v)["rule"] for one in case.topics["triggers"]} == {"cart", "back", "more", "hot"}
     assert len({json.loads(one.v)["hour"] for one in case.topics["hours"]}) > 24
     assert errors(model_dir, case) == []
 
