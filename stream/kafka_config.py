@@ -17,7 +17,7 @@ from pathlib import Path
 
 from stream.errors import ConfigError
 
-ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+\]|[^\s/:\[\]]+):([0-9]{1,5})")
+ADDRESS = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 """host:port, or [IPv6]:port. Kafka's own files have a protocol before it, which only librdkafka understands."""
 
 PROTOCOLS = ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl")
@@ -139,7 +139,7 @@ def check_addresses(broker: str) -> None:
     """Raise ConfigError unless a setting of brokers is host:port[,host:port...]."""
     for address in broker.split(","):
         parts = ADDRESS.fullmatch(address.strip())
-        if parts is None or not 0 < int(parts[1]) < 65_536:
+        if parts is None or not 0 < int(parts[2]) < 65_536:
             raise ConfigError(
                 f"setting broker has {address.strip()!r}; it must be host:port[,host:port...], without a protocol"
             )

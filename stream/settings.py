@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from stream.errors import ConfigError
-from stream.kafka_config import HTTP_URL, check_addresses, check_registry_url
+from stream.kafka_config import ADDRESS, HTTP_URL, check_addresses, check_registry_url
 from stream.start_at import start_time_ms
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -275,9 +275,6 @@ class Settings(Struct, frozen=True):
             )
         return rate
 
-
-ADDRESS = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
-"""host:port, or [IPv6]:port."""
 
 RECENT_ITEMS = 16
 """Number of a user's last items in a state row. More would make the row larger; fewer would exclude too few items."""

@@ -21,7 +21,7 @@ from confluent_kafka import KafkaException
 
 from stream.access.refusal import Admin
 from stream.errors import ConfigError
-from stream.settings import ADDRESS
+from stream.kafka_config import ADDRESS
 
 ANSWER_S = 6.0
 POLL_S = 0.25
