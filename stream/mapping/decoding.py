@@ -9,11 +9,11 @@ from stream.kafka_config import KafkaConfig
 from stream.manifest import Manifest
 from stream.mapping.mapping import MappingFile
 from stream.mapping.parse import check_key, mapping_of_model, read_mapping
+from stream.mapping.reading import texts_of_id
 from stream.mapping.shape import decoded_shape, message_shape
 from stream.meter import Meter
 from stream.settings import Settings
 from stream.wire.codec import Codec
-from stream.wire.fields import texts_of_id
 from stream.wire.json import JsonCodec
 from stream.wire.pseudonym import pseudonymous
 

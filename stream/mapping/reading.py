@@ -9,6 +9,7 @@ The values are not checked here: stream/wire/json.py and export/log/columns.py d
 
 import math
 from collections.abc import Callable, Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from stream.errors import Dropped
 from stream.mapping.paths import Path, has_value, value_at
 from stream.wire.codec import Given
-from stream.wire.fields import DEFAULT_EVENT, INTEGER, LONGEST_WORD, NUMBER, Unusable, texts_of_id, word
+from stream.wire.fields import DEFAULT_EVENT, INTEGER, LONGEST_ID, LONGEST_WORD, NUMBER, Unusable, word
 
 FIELDS = Given.__struct_fields__
 """The fields of a click, in the order of all lists of values here."""
@@ -116,6 +117,19 @@ class Reading:
         """The texts of all that a message has at the paths of the user id, for a program that must not show it."""
         values = [value_at(message, path) for path in self.paths[USER]]
         return [text for value in values if has_value(value) for text in texts_of_id(value)]
+
+
+def texts_of_id(value: object) -> list[str]:
+    """The texts that may show an id of a message: the value as it is, and as `word` reads it, such as 17.0 and 17.
+
+    None and empty text have none.
+    """
+    if value is None:
+        return []
+    texts = [str(value)]
+    with suppress(Unusable):
+        texts.append(word(value, LONGEST_ID) or "")
+    return [text for text in dict.fromkeys(texts) if text]
 
 
 def _left_out(theirs: str, ours: str, keep: Set[str] | None, drop: Set[str]) -> bool:

@@ -12,7 +12,6 @@ docs/events.md has all rules as a table.
 
 import math
 import re
-from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 
 LONGEST_ID = 256
@@ -25,10 +24,6 @@ DEFAULT_EVENT = "view"
 
 EXACT_BELOW = 2.0**53
 """A float64 of this size or larger cannot represent every integer, so an id that was stored as one may be wrong."""
-
-TIME_DIGITS = 8
-"""A time in scientific notation with fewer digits is rounded to a quarter of an hour or more: 1.73301E+12 is what a
-spreadsheet shows of ms. A float of ns or ms has more digits, unless its time is that round by chance."""
 
 DAY_MS = 86_400_000
 UNIX_EPOCH = date(1970, 1, 1).toordinal()
@@ -69,6 +64,10 @@ WHOLE_FLOAT = re.compile(r"-?(?:0|[1-9][0-9]*)\.0+")
 SCIENTIFIC = re.compile(r"-?[0-9]\.([0-9]+)[eE]\+?([0-9]+)")
 INTEGER = re.compile(r"[+-]?[0-9]{1,30}")
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+FEW_DIGITS = re.compile(r"[+-]?(?:\.?[0-9]\.?){1,7}[eE].*")
+"""A time in scientific notation with fewer than 8 digits is rounded to a quarter of an hour or more: a spreadsheet
+shows ms as 1.73301E+12. A float of ns or ms has more digits, unless its time is that round by chance."""
+
 USUAL_MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{3})?Z")
 """What most programs write. Python's parser reads it in a quarter of the time (0.8 and 3.2 µs), and equally."""
 
@@ -132,19 +131,6 @@ def word(value: object, longest: int, exact_below: float = EXACT_BELOW) -> str |
     return text or None
 
 
-def texts_of_id(value: object) -> list[str]:
-    """The texts that may show an id of a message: the value as it is, and as `word` reads it, such as 17.0 and 17.
-
-    None and empty text have none.
-    """
-    if value is None:
-        return []
-    texts = [str(value)]
-    with suppress(Unusable):
-        texts.append(word(value, LONGEST_ID) or "")
-    return [text for text in dict.fromkeys(texts) if text]
-
-
 def time_ms(value: object) -> tuple[int, str] | None:
     """Read a time. Return it in ms since the epoch, UTC, and the name of its unit.
 
@@ -164,7 +150,7 @@ def time_ms(value: object) -> tuple[int, str] | None:
         if INTEGER.fullmatch(text):
             return _of_integer(int(text))
         if NUMBER.fullmatch(text):
-            if _significant(text) < TIME_DIGITS:
+            if FEW_DIGITS.fullmatch(text):
                 raise Unusable(ROUNDED)
             return _of_float(float(text))
         return _of_text(text), TEXT
@@ -248,12 +234,6 @@ def _digits(value: float, exact_below: float) -> str:
     if not value.is_integer():
         raise Unusable(NO_WORD)
     return str(int(value))
-
-
-def _significant(text: str) -> int:
-    """The number of significant digits of a number in scientific notation; TIME_DIGITS for any other number."""
-    mantissa, exponent, _ = text.lower().partition("e")
-    return sum(one in DIGITS for one in mantissa) if exponent else TIME_DIGITS
 
 
 def _of_integer(value: int) -> tuple[int, str]:

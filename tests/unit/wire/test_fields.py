@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.wire.fields import LONGEST_ID, Unusable, number, texts_of_id, time_ms, word
+from stream.mapping.reading import texts_of_id
+from stream.wire.fields import LONGEST_ID, Unusable, number, time_ms, word
 
 MS = 1_700_000_000_123
 """2023-11-14 22:13:20.123 UTC"""
