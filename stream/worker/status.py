@@ -38,12 +38,9 @@ FEWEST_CLICKS = 20
 CLIENTS = {"murmur2": "Java clients", "crc32": "librdkafka's default", "fnv1a": "Sarama"}
 
 CORRECT_PRODUCER = "correct the producer as docs/events.md describes a click, or map its fields (docs/mapping.md)"
-VALID = "the messages are valid clicks, so train the model again and check its report"
-OTHER_ADVICE = {
-    "model_failed": VALID,
-    "engine_failed": VALID,
-    "too_large": "send smaller messages, or raise --max-message-bytes",
-}
+OTHER_ADVICE = dict.fromkeys(
+    ("model_failed", "engine_failed"), "the messages are valid clicks, so train the model again and check its report"
+) | {"too_large": "send smaller messages, or raise --max-message-bytes"}
 """Reason of the dead letters -> advice. For all other reasons, the advice is CORRECT_PRODUCER."""
 
 log = logging.getLogger(__name__)
