@@ -9,11 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from stream.detect.detector import Evidence
 from stream.events import Partition
-from stream.past.clicks import PAST, U32, U64, Names, read, remember
+from stream.past.clicks import PAST, U16, U32, U64, Names, read, remember
 from stream.sessions.ends import BEFORE, Batch, before_batch
 from stream.sessions.track import I64, SEEN, Track
 from stream.state.arena import NO_SLOT, Arena, Owner
@@ -24,8 +23,6 @@ from stream.triggers.rules import HOUR_MS
 
 AT_ONCE = 8_192
 """Rows that are copied at a time: all rows of a partition would need their memory twice."""
-
-U16 = npt.NDArray[np.uint16]
 
 
 class Remembered(NamedTuple):

@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.detect.windows import Bools
+from stream.lists.rules import I32, NO_CATEGORY
 from stream.past.clicks import U64, item_hashes, type_hashes
 from stream.population.counts import upper_tail
 from stream.triggers.rules import CATEGORY, HOUR_MS, Rule
 from stream.triggers.trending.remembered import AtRest, Hour, Remembered
 
-I32 = npt.NDArray[np.int32]
-NONE = -1
+NONE = NO_CATEGORY
 """In the place of an item or a category: the model or the catalogue does not know it."""
 
 HOURS = 20

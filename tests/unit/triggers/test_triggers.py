@@ -435,7 +435,7 @@ def shelved(model: Model, model_dir: Path, tmp_path: Path) -> Callable[[str], En
 
 
 def test_a_category_trends_as_an_item_does(shelved: Callable[[str], Engine]) -> None:
-    """The user is told of the items of it that the user has watched."""
+    """The message has the items of the category that the user has clicked."""
     engine = shelved(FILE.replace('"hot-carts"\nkind = "trending"', '"hot-carts"\nkind = "trending"\nof = "category"'))
     sent = [*TREND[:-2], Sent(1, "i", 3800, "cart", 3), TREND[-1]]
     found = [event for event in process(engine, list(enumerate(sent))) if event["rule"] == "hot-carts"]
