@@ -52,6 +52,7 @@ def test_a_topic_has_the_figures_of_a_file(kafka: str, name: str, tmp_path: Path
         )
     producer.produce(plain, key=b"u1", headers={"eddy-forget": b""})
     producer.produce(plain, key=b"u1", value=b"no click")
+    producer.produce(plain, key=b"somebody", value=msgspec.json.encode(click))  # the last click, with a wrong key
     assert producer.flush(30) == 0
 
     assert run("--topic", plain, "--broker", kafka) == wanted
