@@ -4,7 +4,7 @@ All messages are read with read_committed: those of rolled-back transactions are
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -67,6 +67,23 @@ def _high_watermarks(broker: str, topic: str, config: KafkaConfig) -> dict[int, 
     try:
         partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
         return {n: consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=10)[1] for n in partitions}
+    finally:
+        consumer.close()
+
+
+def wait_until_readable(broker: str, topics: Iterable[str], config: KafkaConfig = PLAINTEXT) -> None:
+    """Wait until what is in the topics now can be read, because its transactions have their markers.
+
+    At most MARKER_S seconds for each topic: a transaction may stay open. A topic that is not there has nothing to read.
+    """
+    consumer = _consumer(broker, "readers", config)
+    try:
+        for topic in consumer.list_topics(timeout=10).topics.keys() & set(topics):
+            ends, deadline = _high_watermarks(broker, topic, config), time.monotonic() + MARKER_S
+            while time.monotonic() < deadline and any(
+                consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=10)[1] < end for n, end in ends.items()
+            ):
+                time.sleep(0.01)
     finally:
         consumer.close()
 

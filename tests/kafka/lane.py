@@ -24,7 +24,7 @@ import msgspec
 from confluent_kafka import Message, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from bench.readers import progress, read_topic
+from bench.readers import progress, read_topic, wait_until_readable
 from stream.kafka.topics import create_topics
 from stream.settings import Topics
 from tests.oracle import POSITION, Event, Oracle, event_name
@@ -189,7 +189,7 @@ class Lane:
         return progress(self.broker, self.name, self.topics.clicks)
 
     def wait_for_clicks(self, share: float = 1.0, deadline_s: float = 240.0) -> None:
-        """Wait until the group has committed this share of all clicks."""
+        """Wait until the group has committed this share of all clicks, and a reader sees what became of them."""
         with self.progress() as look:
 
             def reached() -> bool:
@@ -198,6 +198,7 @@ class Lane:
 
             what = f"{share:.0%} of the clicks decided; workers' logs:\n" + self._logs()
             wait_until(reached, what, deadline_s, ASK_S)
+        wait_until_readable(self.broker, self.topics.names())
 
     def wait_until_decided(self) -> None:
         """Wait until all clicks are decided that the producers have sent."""
