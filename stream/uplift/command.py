@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stream.kafka_config import read_kafka_config
+from stream.manifest import read_manifest
 from stream.ops.options import connection_options, setting_option, topic_option
 from stream.ops.text import messages_shown, printable
 
@@ -29,19 +30,25 @@ def triggers() -> None:
 
 @triggers.command()
 @click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="Also check that this model knows what the rules ask for."
+)
+@setting_option("lists")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: rule -> what it does.")
-def check(file: Path, as_json: bool) -> None:
+def check(file: Path, model: Path | None, lists: str, as_json: bool) -> None:
     """Check a FILE of rules and say each of them in words. A mistake is an error with exit code 2.
 
-    What only a worker can check, such as the event types that the model knows, it checks at its start.
+    With --model, also that the model knows the event types and predicts what the rules ask for. A worker checks both at
+    its start.
 
     \b
-    Example:
+    Examples:
       eddy triggers check triggers.toml
+      eddy triggers check triggers.toml --model models/demo/1
     """
-    from stream.triggers.parse import read_triggers
+    from stream.triggers.parse import open_triggers, read_triggers
 
-    rules = read_triggers(file)
+    rules = read_triggers(file) if model is None else open_triggers(str(file), read_manifest(model), lists)
     if as_json:
         click.echo(json.dumps({rule.name: rule.in_words() for rule in rules}))
         return

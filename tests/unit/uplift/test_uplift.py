@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from stream.errors import ConfigError
 from stream.events import Session
 from stream.trigger import Trigger
 from stream.triggers.rules import DAY_MS, HOUR_MS, Rule
@@ -156,3 +158,12 @@ def test_check_says_each_rule_in_words(tmp_path: Any) -> None:
         "Europe/Berlin. 0.1 of the users are the control group, for whom nothing may be done. The report counts a "
         "session with purchase within 7d.\n"
     )
+
+
+def test_check_with_a_model_refuses_an_event_type_that_it_does_not_know(tmp_path: Path, model_dir: Path) -> None:
+    file = tmp_path / "t.toml"
+    file.write_text('[[trigger]]\nname = "cart"\nkind = "abandoned"\nhas = ["crat"]\n')
+    assert CliRunner().invoke(command.triggers, ["check", str(file)]).exit_code == 0
+    done = CliRunner().invoke(command.triggers, ["check", str(file), "--model", str(model_dir)])
+    assert isinstance(done.exception, ConfigError)
+    assert "did you mean 'cart'?" in str(done.exception)
