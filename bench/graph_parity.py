@@ -28,9 +28,10 @@ from export.measure.metrics import K
 from export.model.graph import BATCH_MULTIPLE, CLICK, SCORE_STATE, ClickGraphs, open_graph, score_state
 from export.model.parity import TOLERANCE
 from export.network.mixture import session_before
-from export.network.network import Network, Score, Step, Surprise
+from export.network.network import Network, Step, Surprise
 from export.network.states import memories, outputs
 from export.network.weights import load_network
+from export.ranking.exact import Score
 from stream.errors import EddyError
 from stream.model.runtime import Model, load_model
 from stream.worker.served import open_engine

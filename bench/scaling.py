@@ -4,7 +4,7 @@ Each point is a process of its own: an engine with so many users processes batch
 changed rows, without Kafka. CPU times are of one thread, with what the kernel does for it. The users of a batch are
 drawn from all, evenly: a batch has hardly a user twice, and the rows are not in the CPU's cache.
 
-From 100,000 items on, the models have a shortlist (network/shortlist.py). A training chooses its number of ranked items
+From 100,000 items on, the models have a shortlist (ranking/shortlist.py). A training chooses its number of ranked items
 by the loss of recall. Here there are no clicks, so the number is given: an eighth of the items, but at least 50,000.
 
     python -m bench.scaling [--items 20000,100000,1000000] [--users 10000,1000000,5000000] [--hidden 128]

@@ -1,4 +1,4 @@
-"""Chooses the shortlist of a large catalogue by its loss of recall@20 on held-out clicks (network/shortlist.py).
+"""Chooses the shortlist of a large catalogue by its loss of recall@20 on held-out clicks (ranking/shortlist.py).
 
 The loss is measured on the held-out slice, against the lists of score.onnx. Small catalogues have no shortlist: there
 score.onnx is as fast.
@@ -12,11 +12,12 @@ from export.arrays import I64
 from export.dataset.windows import Clicks, Windows, drawn
 from export.measure.metrics import K
 from export.measure.ranking import JUDGED
-from export.network.network import Network, Score
-from export.network.shortlist import MARGIN, ShortlistScore
+from export.network.network import Network
 from export.network.states import memories
 from export.network.states import outputs as outputs_of
 from export.progress import Progress
+from export.ranking.exact import Score
+from export.ranking.shortlist import MARGIN, ShortlistScore
 from stream.manifest import Shortlist
 
 LARGE = 100_000

@@ -19,8 +19,9 @@ from export.model.graph import BATCH_MULTIPLE, CLICK, SCORE_STATE, score_state
 from export.model.parity import check_ahead, check_parity, check_shortlist
 from export.model.tables import Tables
 from export.model.trace import Traces
-from export.network.network import Network, Score, Step, Surprise
-from export.network.shortlist import ShortlistScore
+from export.network.network import Network, Step, Surprise
+from export.ranking.exact import Score
+from export.ranking.shortlist import ShortlistScore
 from export.writable import check_writable
 from stream.manifest import AHEAD, FORMAT, SHORTLIST, Shortlist
 from stream.model.ahead import INPUTS, MULTIPLE, OUTPUT

@@ -14,7 +14,7 @@ from export.arrays import F32
 from export.measure.metrics import K
 from export.model.graph import CLICK, SCORE_STATE, ClickGraphs, open_graph, score_state
 from export.network.network import Network, Step, Surprise
-from export.network.shortlist import ShortlistScore
+from export.ranking.shortlist import ShortlistScore
 from stream.errors import ArtifactError
 from stream.manifest import AHEAD, SHORTLIST
 from stream.model.ahead import INPUTS

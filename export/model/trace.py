@@ -20,7 +20,7 @@ from onnxscript import opset20 as standard
 from onnxscript.values import Op, Opset
 from torch import Tensor, nn
 
-from export.network.shortlist import ZERO
+from export.ranking.shortlist import ZERO
 
 OPSET = 20
 _T = OpSchema.FormalParameter

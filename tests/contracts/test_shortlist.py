@@ -13,8 +13,8 @@ from export.fit.shortlist import choose_shortlist
 from export.model.parity import check_shortlist
 from export.model.untrained import write_untrained
 from export.network.mixture import CLOSED
-from export.network.shortlist import SLOTS, ShortlistScore, _once, byte_product
 from export.network.weights import load_network
+from export.ranking.shortlist import SLOTS, ShortlistScore, _once, byte_product
 from stream.errors import ArtifactError
 from stream.manifest import SHORTLIST, read_manifest
 from stream.model.runtime import Model, load_model

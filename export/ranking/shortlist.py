@@ -25,7 +25,8 @@ from torch.nn.functional import pad
 
 from export.arrays import I64
 from export.network.mixture import LANES, log
-from export.network.network import ABSENT, BLOCK, SHARPNESS, Network
+from export.network.network import SHARPNESS, Network
+from export.ranking.exact import ABSENT, BLOCK
 
 MARGIN = 12
 """Candidates beyond k. The rounding changes a logit by about .02, and the next 12 items are farther away."""
