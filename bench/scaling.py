@@ -4,8 +4,9 @@ Each point is a process of its own: an engine with so many users processes batch
 changed rows, without Kafka. CPU times are of one thread, with what the kernel does for it. The users of a batch are
 drawn from all, evenly: a batch has hardly a user twice, and the rows are not in the CPU's cache.
 
-From 100,000 items on, the models have a shortlist (ranking/shortlist.py). A training chooses its number of ranked items
-by the loss of recall. Here there are no clicks, so the number is given: an eighth of the items, but at least 50,000.
+From 10,000 items on, the models have shortlist.onnx. A training chooses its number of ranked items by the loss of
+recall (fit/shortlist.py). Here there are no clicks, so the number is given: all items, and from 100,000 items on an
+eighth of them, but at least 50,000.
 
     python -m bench.scaling [--items 20000,100000,1000000] [--users 10000,1000000,5000000] [--hidden 128]
         [--models DIRECTORY] [--states DIRECTORY] [--json]
@@ -102,10 +103,11 @@ def main() -> int:
 
 
 def write_model(directory: Path, items: int, hidden: int) -> None:
-    from export.fit.shortlist import FEWEST, LARGE  # with PyTorch: 0.6 GB in the processes that are measured
+    from export.fit.shortlist import FEWEST, LARGE, SMALL_PART  # PyTorch: 0.6 GB in the processes that are measured
     from export.model.untrained import write_untrained
 
-    names, ranked = [f"item-{number}" for number in range(items)], max(FEWEST, items // 8) if items >= LARGE else None
+    names = [f"item-{number}" for number in range(items)]
+    ranked = max(FEWEST, items // 8) if items >= LARGE else items if items >= LARGE // SMALL_PART else None
     write_untrained(directory, names, ["view", "cart", "purchase"], hidden, ranked=ranked)
 
 

@@ -65,7 +65,7 @@ class Job:
     held_out    the split of the log; the categories are the catalogue's, if there is one
     catalogued  the vocabulary including the items that are only in the catalogue; None = no catalogue
     traces      the graphs are written twice, with other weights
-    large       the number of items from which a shortlist is tried
+    large       from so many items on fewer than all may be ranked
     """
 
     log: Log
@@ -112,7 +112,7 @@ def train_model(
     resume     continue from the checkpoints that an interrupted training to the same directory left
     older      the model whose weights the training starts from (train/warm_start.py)
     catalogue  file of items with categories; items without clicks get a row from it (train/cold_items.py)
-    large      the number of items from which a shortlist is tried (fit/shortlist.py)
+    large      from so many items on fewer than all may be ranked (fit/shortlist.py)
 
     Raises ConfigError if the directory cannot be written or already contains a model, or if the log cannot be trained
     on; ArtifactError if an ONNX graph differs from the network.

@@ -72,7 +72,7 @@ def write_shop_model(directory: Path) -> None:
     With a calibration of random numbers, many clicks would be alerts, each with a list of expected items.
     """
     types = list(dict.fromkeys(EVENTS))
-    manifest = write_untrained(directory, [f"i{number}" for number in range(ITEMS)], types, HIDDEN)
+    manifest = write_untrained(directory, [f"i{number}" for number in range(ITEMS)], types, HIDDEN, ranked=ITEMS)
     made = [decode(message.value) for message in made_up(CALIBRATED_ON, seed=1)]
     made.sort(key=lambda click: (click.user_id, click.timestamp))
     _, user = np.unique([click.user_id for click in made], return_inverse=True)

@@ -21,7 +21,7 @@ from export.model.tables import Tables
 from export.model.trace import Traces
 from export.network.network import Network, Step, Surprise
 from export.ranking.exact import Score
-from export.ranking.shortlist import ShortlistScore
+from export.ranking.shortlist import ranking_of
 from export.writable import check_writable
 from stream.manifest import AHEAD, FORMAT, SHORTLIST, Shortlist
 from stream.model.ahead import INPUTS, MULTIPLE, OUTPUT
@@ -75,7 +75,7 @@ def write_graphs(
     _write(_proto(surprise, tables), directory / "surprise.onnx", facts)
     check_parity(directory, network)
     if shortlist is not None:
-        ranking = ShortlistScore(network, shortlist.ranked).eval()
+        ranking = ranking_of(network, shortlist.ranked).eval()
         _write(_proto(traces.graph(ranking, example, *names_of_lists), tables), directory / SHORTLIST, facts)
         check_shortlist(directory, network, ranking)
     if ahead is not None:

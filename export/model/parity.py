@@ -14,7 +14,7 @@ from export.arrays import F32
 from export.measure.metrics import K
 from export.model.graph import CLICK, SCORE_STATE, ClickGraphs, open_graph, score_state
 from export.network.network import Network, Step, Surprise
-from export.ranking.shortlist import ShortlistScore
+from export.ranking.shortlist import Ranking
 from stream.errors import ArtifactError
 from stream.manifest import AHEAD, SHORTLIST
 from stream.model.ahead import INPUTS
@@ -78,7 +78,7 @@ def check_parity(directory: Path, network: Network, users: int = 16, clicks: int
 
 @torch.no_grad()
 def check_shortlist(
-    directory: Path, network: Network, ranking: ShortlistScore, users: int = 16, clicks: int = 24, seed: int = 0
+    directory: Path, network: Network, ranking: Ranking, users: int = 16, clicks: int = 24, seed: int = 0
 ) -> None:
     """Compare shortlist.onnx with its torch module, whose lists are not the exact ones, after random clicks.
 

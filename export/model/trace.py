@@ -20,7 +20,7 @@ from onnxscript import opset20 as standard
 from onnxscript.values import Op, Opset
 from torch import Tensor, nn
 
-from export.ranking.shortlist import ZERO
+from export.ranking.byte_product import ZERO
 
 OPSET = 20
 _T = OpSchema.FormalParameter

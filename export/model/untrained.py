@@ -37,7 +37,7 @@ def write_untrained(
 ) -> Manifest:
     """Write a complete model directory with random weights and synthetic calibration pools.
 
-    ranked  write a shortlist of so many items too (ranking/shortlist.py); there are no clicks that choose it
+    ranked  write a shortlist of so many items too (fit/shortlist.py); there are no clicks that choose it
     ahead   write ahead.onnx too, and this of it into the manifest
     """
     rng = np.random.default_rng(seed)

@@ -3,17 +3,13 @@
 score.onnx ranks all V items in float32, so its time grows with V. This module computes nearly the same list:
 
 1. The network's output and the rows of the N items with the most clicks are rounded to bytes. Their product gives
-   approximate logits. A fixed rotation spreads an output evenly over its H numbers. So one step size fits all users,
-   and a list does not depend on the other users of its batch.
+   approximate logits (byte_product.py).
 2. The candidates are the best of the N items and all items of the mixture's sources, which may be any of the V items.
 3. The best candidates get their exact logits, in float32. So they are in the order of score.onnx.
 4. The sum in the softmax is estimated: the largest item of each block and a sample of all other items.
 
 What is lost: an item beyond the N is listed only if a source names it with enough weight, and the network's weight
 against the sources has the error of the sum. fit/shortlist.py measures the loss.
-
-Sources: quantised scores with exact ranking of the candidates as in Guo et al. 2020 (ScaNN); a rotation before the
-rounding as in Ashkboos et al. 2024 (QuaRot).
 """
 
 from typing import cast
@@ -25,8 +21,10 @@ from torch.nn.functional import pad
 
 from export.arrays import I64
 from export.network.mixture import LANES, log
-from export.network.network import SHARPNESS, Network
-from export.ranking.exact import ABSENT, BLOCK
+from export.network.network import Network
+from export.ranking.byte_product import OutputBytes, RowBytes, exact_logits
+from export.ranking.exact import BLOCK
+from export.ranking.rounded import RoundedScore
 
 MARGIN = 12
 """Candidates beyond k. The rounding changes a logit by about .02, and the next 12 items are farther away."""
@@ -37,35 +35,24 @@ SAMPLED = 8
 REST = 4096
 """Items of the sample that stands for the items beyond the N in the sum of the softmax."""
 
-LARGEST_CODE = 63
-"""Of a row. Processors without VNNI add two products in 16 bits: 2 * 255 * 64 still fits."""
-
 SLOTS = 4096
 """Slots of the tables that find the occurrences of an item among a user's candidates."""
 
-ZERO = 128
-"""The byte that stands for 0 in an output."""
 
-SPREAD = 4.5
-"""Largest number of a rotated output, in standard deviations; larger ones are cut off."""
+def ranking_of(network: Network, ranked: int) -> "Ranking":
+    """The graph of shortlist.onnx for the `ranked` items with the most clicks; V = all."""
+    return ShortlistScore(network, ranked) if ranked < network.sizes.items else RoundedScore(network)
 
 
 class ShortlistScore(nn.Module):
-    """The graph of shortlist.onnx: inputs and results as in `Score`.
+    """The graph of shortlist.onnx that ranks some of the items: inputs and results as in `Score`.
 
     The columns of the product are the N items in random order, filled up with absent columns. The random order puts the
     best items into different blocks, and makes the first blocks a sample of all.
     """
 
-    turn: Tensor  # (H, H) rotation, divided by the step size of an output
-    codes: Tensor  # (H, C) int8, the rotated rows of the N items
-    scale: Tensor  # (C,) logit per unit of the product
-    bias: Tensor  # (C,)
     item_of: Tensor  # (C,) int64, column -> item
     column_of: Tensor  # (V + 1,) int64, item -> column; an absent one for items beyond the N
-    rest_codes: Tensor  # (H, S) int8, the sample of the items beyond the N
-    rest_scale: Tensor  # (S,)
-    rest_bias: Tensor  # (S,) each counts for its share of these items
     block_weight: Tensor  # (C / BLOCK, LANES) of the largest item of each block in the sum of the softmax
     sample_weight: Tensor  # (C / SAMPLED, LANES) of each item of the first blocks
     rest_weight: Tensor  # (S, LANES)
@@ -73,22 +60,21 @@ class ShortlistScore(nn.Module):
     item_bias: Tensor  # (V + 1,), with the mixture's weight
 
     def __init__(self, network: Network, ranked: int, seed: int = 0) -> None:
-        """ranked  N, the number of items with the most clicks that the network ranks"""
+        """ranked  N < V, the number of items with the most clicks that the network ranks"""
         super().__init__()
         self.network, self.ranked = network, ranked
-        items, hidden = network.sizes.items, network.sizes.hidden
+        items = network.sizes.items
         rng = np.random.default_rng(seed)
         by_clicks = np.argsort(-network.mixture.clicks.numpy(), kind="stable")
         columns = rng.permutation(by_clicks[:ranked])
         rest = rng.permutation(by_clicks[ranked:])[:REST]
-        rotation = torch.from_numpy(np.linalg.qr(rng.standard_normal((hidden, hidden)))[0]).float()
-        step = SHARPNESS / float(network.mixture.temperature) * SPREAD / (127 * hidden**0.5)
+        self.outputs = OutputBytes(network, rng)
+        rows = network.item_rows.detach()
         bias = network.item_bias.detach() * network.mixture.bias_weight
         bias = bias - bias[:-1].max()  # it cancels in the softmax, and keeps its sum finite
         size = -(-(ranked + 1) // (BLOCK * SAMPLED)) * BLOCK * SAMPLED
         for name, value in (
-            ("turn", rotation / step),
-            ("rows", network.item_rows.detach()),
+            ("rows", rows),
             ("item_bias", bias),
             ("block_weight", torch.ones(size // BLOCK, LANES)),
             ("sample_weight", torch.full((size // SAMPLED, LANES), float(SAMPLED))),
@@ -97,21 +83,11 @@ class ShortlistScore(nn.Module):
         ):
             self.register_buffer(name, value)
         self.block_weight[: size // BLOCK // SAMPLED] -= SAMPLED
-        self._add_product("", columns, rotation, step, bias, size)
-        weight = float(np.log(max(1, items - ranked) / max(1, len(rest))))
-        self._add_product("rest_", rest, rotation, step, bias + weight, -(-max(1, len(rest)) // BLOCK) * BLOCK)
-        self.register_buffer("rest_weight", torch.ones(len(self.rest_bias), LANES))
-
-    def _add_product(self, name: str, items: I64, rotation: Tensor, step: float, bias: Tensor, size: int) -> None:
-        """Register codes, scale and bias of these items, filled up to `size` columns."""
-        index = torch.from_numpy(items)
-        turned = self.network.item_rows.detach()[index] @ rotation
-        scale = turned.abs().amax(dim=1).clamp(min=1e-12) / LARGEST_CODE
-        codes = torch.round(turned / scale.unsqueeze(1)).to(torch.int8)
-        missing = size - len(items)
-        self.register_buffer(f"{name}codes", pad(codes, (0, 0, 0, missing)).t().contiguous())
-        self.register_buffer(f"{name}scale", pad(scale * step, (0, missing), value=1.0))
-        self.register_buffer(f"{name}bias", pad(bias[index], (0, missing), value=ABSENT))
+        self.most_clicked = RowBytes(rows[columns], bias[columns], self.outputs, size)
+        each_for = float(np.log((items - ranked) / len(rest)))  # of the items beyond the N
+        sampled = len(rest) + -len(rest) % BLOCK
+        self.sample = RowBytes(rows[rest], bias[rest] + each_for, self.outputs, sampled)
+        self.register_buffer("rest_weight", torch.ones(sampled, LANES))
 
     def forward(self, h: Tensor, last_items: Tensor, visit_clicks: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """State tensors h (B, H), last_items and visit_clicks (B, R), and k (1,) int64 -> the top k of each user.
@@ -120,12 +96,11 @@ class ShortlistScore(nn.Module):
         """
         best = cast(int, k.item())
         torch._check(best >= 1)
-        torch._check(best + MARGIN <= len(self.bias))
+        torch._check(best + MARGIN <= len(self.item_of))
         network, mixture, count = self.network, self.network.mixture, h.shape[0]
         x = network.output(h) / mixture.temperature
-        output = torch.clamp(torch.round(torch.matmul(x, self.turn)) + ZERO, min=1, max=255).to(torch.uint8)
-        logits = byte_product(output, self.codes, self.scale, self.bias)
-        rest = byte_product(output, self.rest_codes, self.rest_scale, self.rest_bias)
+        output = self.outputs(x)
+        logits, rest = self.most_clicked(output), self.sample(output)
         maxima = logits.view(count, -1, BLOCK).amax(dim=2)
         total = self._total(logits, maxima, rest)
         sources, added, left = mixture.additions(last_items, visit_clicks)
@@ -137,7 +112,7 @@ class ShortlistScore(nn.Module):
         rough = torch.exp(torch.gather(logits, 1, column)) / total + added
         at = torch.topk(torch.where(first, rough, -torch.ones_like(rough)), best + MARGIN, dim=1).indices
         items, added = torch.gather(items, 1, at), torch.gather(added, 1, at)
-        exact = torch.exp(self._logits(x, items)) / total + added
+        exact = torch.exp(exact_logits(self.rows, self.item_bias, x, items)) / total + added
         values, at = torch.topk(exact, best, dim=1)
         return torch.gather(items, 1, at), log(values * left)
 
@@ -146,12 +121,6 @@ class ShortlistScore(nn.Module):
         sample = torch.matmul(torch.exp(logits[:, : len(self.sample_weight)]), self.sample_weight)
         largest = torch.matmul(torch.exp(maxima), self.block_weight)
         return (sample + largest + torch.matmul(torch.exp(rest), self.rest_weight))[:, :1]
-
-    def _logits(self, x: Tensor, items: Tensor) -> Tensor:
-        """The exact logits of items (B, C) -> (B, C)."""
-        rows = torch.index_select(self.rows, 0, items.flatten()).view(*items.shape, -1)
-        bias = torch.index_select(self.item_bias, 0, items.flatten()).view(items.shape)
-        return torch.matmul(rows, x.unsqueeze(2)).squeeze(2) + bias
 
 
 def _best_columns(logits: Tensor, maxima: Tensor, most: int) -> Tensor:
@@ -194,16 +163,5 @@ def _places(columns: I64, size: int, absent: int) -> Tensor:
     return torch.from_numpy(found)
 
 
-@torch.library.custom_op("eddy::byte_product", mutates_args=())
-def byte_product(output: Tensor, codes: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """output (B, H) uint8 with zero at ZERO, codes (H, C) int8 -> logits (B, C) float32.
-
-    In a graph it is ONNX Runtime's MatMulIntegerToFloat (model/trace.py). The sums are integers below 2^24, so they are
-    exact in float32 too.
-    """
-    return torch.matmul(output.float() - ZERO, codes.float()) * scale + bias
-
-
-@byte_product.register_fake
-def _(output: Tensor, codes: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    return output.new_empty(output.shape[0], codes.shape[1], dtype=torch.float32)
+Ranking = ShortlistScore | RoundedScore
+"""A graph of shortlist.onnx."""

@@ -14,7 +14,8 @@ from export.model.parity import check_shortlist
 from export.model.untrained import write_untrained
 from export.network.mixture import CLOSED
 from export.network.weights import load_network
-from export.ranking.shortlist import SLOTS, ShortlistScore, _once, byte_product
+from export.ranking.byte_product import byte_product
+from export.ranking.shortlist import SLOTS, ShortlistScore, _once
 from stream.errors import ArtifactError
 from stream.manifest import SHORTLIST, read_manifest
 from stream.model.runtime import Model, load_model
@@ -171,7 +172,8 @@ def clicks_of(item: NDArray[np.int32]) -> Clicks:
 
 
 def test_the_fewest_ranked_items_that_lose_little_are_chosen(directory: Path) -> None:
-    """Repeated items need few ranked items, a popular item beyond them needs all, a small catalogue needs none."""
+    """Repeated items need few ranked items, a popular item beyond them needs all; a medium catalogue
+    ranks all, a small one has none."""
     network, rng = load_network(directory), np.random.default_rng(0)
     again = clicks_of(np.repeat(rng.integers(0, ITEMS, (100, 1)), 4, axis=1).astype(np.int32))
     judged = np.flatnonzero(again.target >= 0)
@@ -181,7 +183,10 @@ def test_the_fewest_ranked_items_that_lose_little_are_chosen(directory: Path) ->
     whole = choose_shortlist(network, again, judged, complete=True, large=ITEMS, watch=Silent())
     assert whole is not None
     assert whole.ranked == ITEMS
-    assert choose_shortlist(network, again, judged, complete=False, large=ITEMS + 1, watch=Silent()) is None
+    medium = choose_shortlist(network, again, judged, complete=False, large=10 * ITEMS, watch=Silent())
+    assert medium is not None
+    assert medium.ranked == ITEMS
+    assert choose_shortlist(network, again, judged, complete=False, large=10 * (ITEMS + 1), watch=Silent()) is None
     last = ITEMS - 1  # equal clicks: the last items are beyond the ranked ones
     with torch.no_grad():
         network.item_bias[last] = 20.0

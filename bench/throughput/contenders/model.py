@@ -19,7 +19,7 @@ BATCH = 5_000
 """Clicks of a batch at most: the default of `eddy worker --max-cycle-clicks`."""
 
 SCORE_ROWS = 64
-"""Users per call of score.onnx: their logits over the catalogue fit into the CPU's cache."""
+"""Users per call of the graph of the lists: their logits over the catalogue fit into the CPU's cache."""
 
 SURPRISE_ROWS = 128
 """Clicks per call of surprise.onnx: what it gathers for them fits into the CPU's cache."""
@@ -77,7 +77,8 @@ class Graphs:
         self._items = {name: number for number, name in enumerate(self.names)}
         self._types = {name: number for number, name in enumerate(manifest["event_types"])}
         self._edges = np.array(manifest["gap_edges_ms"], np.int64)
-        self._step, self._score = (_open(path / f"{name}.onnx") for name in ("step", "score"))
+        lists = "shortlist.onnx" if (path / "shortlist.onnx").is_file() else "score.onnx"  # as a worker on a CPU
+        self._step, self._score = _open(path / "step.onnx"), _open(path / lists)
         self._open_surprise(path)
         read = {value.name for value in self._score.get_inputs()}
         self._read = [number for number, (name, _, _) in enumerate(self.state) if name in read]

@@ -307,7 +307,7 @@ def test_a_large_catalogue_gets_the_shortlist_that_loses_little(tmp_path: Path) 
     assert isinstance(manifest.shortlist, Shortlist)
     assert manifest.shortlist.lost < 0.002
     assert manifest.shortlist.judged > 0
-    assert any(f"ranks the {manifest.shortlist.ranked} items with the most clicks" in line for line in said)
+    assert any(f"ranks all {manifest.shortlist.ranked} items by rounded scores" in line for line in said)
     model = load_model(tmp_path / "m" / "1", "cpu")
     zeros = [np.zeros((3, *part.shape), part.dtype) for part in manifest.state if part.name in model.score_inputs]
     items, _ = model.score(zeros, 20)
