@@ -29,6 +29,7 @@ class OutputBytes(nn.Module):
     """Rotates outputs and rounds them to bytes."""
 
     turn: Tensor  # (H, H) rotation, divided by the step size of an output
+    step: Tensor  # () this step size
 
     def __init__(self, network: Network, rng: np.random.Generator) -> None:
         super().__init__()
@@ -64,7 +65,8 @@ class RowBytes(nn.Module):
 
     def forward(self, output: Tensor) -> Tensor:
         """Outputs (B, H) of OutputBytes -> approximate logits (B, C)."""
-        return byte_product(output, self.codes, self.scale, self.bias)
+        logits: Tensor = byte_product(output, self.codes, self.scale, self.bias)
+        return logits
 
 
 def exact_logits(rows: Tensor, bias: Tensor, x: Tensor, items: Tensor) -> Tensor:
