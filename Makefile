@@ -5,7 +5,7 @@ BIN := .venv/bin
 RUNTIME ?= cpu
 OTHER_RUNTIME = $(if $(filter cuda,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 
-.PHONY: demo test lint lock docs format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold mapping rules engine throughput lists latency answers workers soak outage scaling gpu heads ways days anomaly-bench because shop-model demo-picture page-picture networks behaviour clean help
+.PHONY: demo test lint lock docs format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold mapping rules engine throughput lists latency answers workers soak outage scaling gpu heads rounded ways days anomaly-bench because shop-model demo-picture page-picture networks behaviour clean help
 help:            ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -139,6 +139,9 @@ gpu: .venv/dev   ## compare the model on a GPU and on one CPU thread, up to a mi
 heads: .venv/dev ## compare the surprise head with the exact softmax and with shortlists
 	$(BIN)/python -m bench.heads
 	$(BIN)/python -m bench.shortlist
+
+rounded: .venv/dev ## compare lists by rounded scores with exact ones, and their times
+	$(BIN)/python -m bench.rounded
 
 days: .venv/dev ## evaluate and train on a news site day by day (takes hours)
 	$(BIN)/python -m bench.days

@@ -1,7 +1,7 @@
 """manifest.json: describes a model directory, with a checksum of each file.
 
 A model directory has step.onnx, surprise.onnx, score.onnx, items.json, calibration.npz, any other files that the
-manifest lists, and manifest.json itself. A model of a large catalogue can also have shortlist.onnx, and one that
+manifest lists, and manifest.json itself. A model of 10,000 items or more can also have shortlist.onnx, and one that
 predicts what a user does next has ahead.onnx. The engine does not interpret the state: the manifest lists its tensors
 with shape and dtype.
 """
@@ -95,7 +95,7 @@ class Manifest(Struct, frozen=True):
     files           file name -> sha256
     training        period, clicks, settings, seed ...; for information only
     quality         metrics at the end of the training; for information only
-    shortlist       of a large catalogue: the model has shortlist.onnx
+    shortlist       of a catalogue of 10,000 items or more: the model has shortlist.onnx
     ahead           of a model that predicts what a user does next: the model has ahead.onnx
     mapping         hash of the mapping by which the training log was read: the model has mapping.toml
     """

@@ -7,7 +7,7 @@ nearly the same list:
 2. The mixture's sources add theirs, as in score.onnx. A quarter more items than k, and a few, are the front.
 3. The front gets its exact logits, in float32. So a list is in the order of score.onnx.
 
-The sum in the softmax is exact for the front and rounded for all other items: an error of some 1e-4 nats, the same for
+The sum in the softmax is exact for the best items and rounded for all others: an error of some 1e-4 nats, the same for
 all items of a list. An item is missing if it is not in the front. fit/shortlist.py measures what a list loses.
 """
 
@@ -30,8 +30,9 @@ The lower the place, the closer the scores."""
 REFERENCE = -20.0
 """Logit of a column of zeros, whose probability gives the sum of the softmax. It adds 2e-9 to the sum."""
 
-MOST = 4_096
-"""Most items in the front; the largest k of a worker is 1,000, and some more with rules."""
+SUMMED = 20
+"""The best items of the front, whose exact logits are in the sum of the softmax. Their number is fixed, so that the
+probabilities of a list do not depend on k."""
 
 
 class RoundedScore(nn.Module):
@@ -40,7 +41,7 @@ class RoundedScore(nn.Module):
     rows: Tensor  # (V + 1, H), the network's
     bias: Tensor  # (V,)
     zero: Tensor  # (1,) e ** -REFERENCE
-    front_ones: Tensor  # (MOST, LANES)
+    summed: Tensor  # (SUMMED, LANES) ones
 
     def __init__(self, network: Network, seed: int = 0) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class RoundedScore(nn.Module):
             ("rows", rows),
             ("bias", bias),
             ("zero", torch.exp(torch.tensor([-REFERENCE]))),
-            ("front_ones", torch.ones(MOST, LANES)),
+            ("summed", torch.ones(SUMMED, LANES)),
         ):
             self.register_buffer(name, value)
 
@@ -69,8 +70,8 @@ class RoundedScore(nn.Module):
         best = cast(int, k.item())
         items = self.network.sizes.items
         torch._check(best >= 1)
-        depth = best + best // PART + MORE
-        torch._check(depth <= min(items, MOST))
+        depth = torch.sym_max(best + best // PART + MORE, SUMMED)
+        torch._check(depth <= items)
         mixture, count = self.network.mixture, h.shape[0]
         x = self.network.output(h) / mixture.temperature
         logits = self.all(self.outputs(x))
@@ -83,6 +84,6 @@ class RoundedScore(nn.Module):
         values, front = top(mixed, depth)
         rough = torch.exp(torch.gather(logits, 1, front)) * each
         exact = torch.exp(exact_logits(self.rows, self.bias, x, front)) * each
-        total = 1 + torch.matmul(exact - rough, self.front_ones[:depth])[:, :1]
+        total = 1 + torch.matmul((exact - rough)[:, :SUMMED], self.summed)[:, :1]
         values, at = torch.topk(values - rough + exact / total, best, dim=1)
         return torch.gather(front, 1, at), log(values * left)

@@ -52,6 +52,10 @@ SCORE_ROWS = {CPU: 64, CUDA: 4_096}
 """Most users per call of score.onnx. 64 users' logits over the catalogue fit into a CPU's cache (design part 3); only
 many users keep a GPU busy."""
 
+DEEPEST = 1_200
+"""Items of the longest list of shortlist.onnx. Rules ask for deeper rankings, which score.onnx makes: there a front with
+exact scores would be most of the catalogue, and a large catalogue ranks only a part of its items."""
+
 SURPRISE_ROWS = 128
 """Most clicks per call of surprise.onnx on a CPU. What it gathers for so many fits into the cache: 7 us per click, and
 8.7 us with 2,000 clicks, at 20,000 items."""
@@ -90,6 +94,7 @@ class Model:
     _step: InferenceSession
     _surprise: InferenceSession
     _score: InferenceSession
+    _exact: Path
 
     @cached_property
     def names(self) -> npt.NDArray[np.object_]:
@@ -109,6 +114,13 @@ class Model:
     def gap_edges_ms(self) -> I64:
         """The edges of the gap buckets, for `gap_bucket`."""
         return np.array(self.manifest.gap_edges_ms, np.int64)
+
+    @cached_property
+    def _deep(self) -> InferenceSession:
+        """score.onnx. It is loaded at the first deep ranking, because most workers never need one."""
+        if self.provider == CPU and SHORTLIST in self.manifest.graphs:
+            return _runtime(self._exact, CPU, "cpu")
+        return self._score
 
     def step(self, item: I64, event_type: I64, gap: I64, state: list[StateArray]) -> list[StateArray]:
         """Run step.onnx on N clicks of each of B users, one after the other.
@@ -155,7 +167,7 @@ class Model:
             raise ArtifactError(f"model {self.manifest.label}: an item index lies outside 0..{len(self.items)}")
 
     def score(self, state: list[StateArray], k: int) -> tuple[I64, F32]:
-        """Run score.onnx, or shortlist.onnx where the model has it: the k most likely next items of each of B users.
+        """Run score.onnx, or shortlist.onnx where it serves (DEEPEST): the k most likely next items of each of B users.
 
         state    the tensors named in score_inputs, each (B, *shape)
         returns  items (B, k) int64 best first, log_probs (B, k) float32
@@ -164,7 +176,8 @@ class Model:
         rows = min(SCORE_ROWS[self.provider], LOGIT_BYTES // (4 * len(self.items)))  # MOST_ITEMS leaves 26
         depth = {"k": np.array([k], np.int64)}
         lists = ["items", "log_probs"]
-        items, log_probs = run_in_calls(self._score, lists, feeds, depth, rows, self.manifest.batch_multiple)
+        graph = self._score if k <= DEEPEST else self._deep
+        items, log_probs = run_in_calls(graph, lists, feeds, depth, rows, self.manifest.batch_multiple)
         return items, log_probs
 
 
@@ -194,7 +207,7 @@ def load_model(directory: Path, device: str) -> Model:
     ahead = None
     if AHEAD in manifest.graphs:  # so small that a GPU would take longer
         ahead = AheadGraph(_runtime(directory / AHEAD, CPU, "cpu"), len(manifest.event_types), directory)
-    return Model(manifest, items, index, provider, known, ranked, ahead, step, surprise, score)
+    return Model(manifest, items, index, provider, known, ranked, ahead, step, surprise, score, directory / "score.onnx")
 
 
 def _state_inputs(

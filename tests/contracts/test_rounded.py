@@ -76,15 +76,24 @@ def test_lists_are_bit_equal_whatever_batch_they_are_in(model: Model) -> None:
 
 
 def test_a_list_can_be_longer_or_shorter(model: Model) -> None:
-    """Every k gives the beginning of the longer list, but for scores as close as the rounded sum. No list has the
-    unknown item or the column after it."""
+    """Every k gives the beginning of the longer list. No list has the unknown item or the column after it."""
     state = states(8)
     longest, log_probs = model.score(state, 1_000)
     assert longest.max() < ITEMS
     for k in (1, 21, 100):
         items, ours = model.score(state, k)
-        assert (items == longest[:, :k]).mean() > 0.95
-        assert np.abs(ours - log_probs[:, :k]).max() < 0.01
+        assert (items == longest[:, :k]).mean() > 0.99  # the last places of a list depend on where the front ends
+        assert (ours == log_probs[:, :k]).mean() > 0.99
+
+
+def test_the_whole_catalogue_is_ranked_by_the_exact_scores(directory: Path, model: Model) -> None:
+    """Rules that allow few items ask for rankings as deep as the catalogue."""
+    state = states(8)
+    items, log_probs = model.score(state, ITEMS)
+    exact = exact_of(directory, state)
+    assert all(len(set(row)) == ITEMS for row in items.tolist())
+    np.testing.assert_allclose(log_probs, np.take_along_axis(exact, items, 1), atol=2e-5)
+    assert (np.diff(log_probs, axis=1) <= 0).all()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])

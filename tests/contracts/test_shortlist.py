@@ -124,6 +124,11 @@ def test_a_list_can_be_longer_or_shorter(model: Model) -> None:
         np.testing.assert_array_equal(model.score(state, k)[0], longest[:, :k])
 
 
+def test_a_list_can_be_as_long_as_the_catalogue(model: Model) -> None:
+    """Rules that allow few items ask for rankings as deep as the catalogue, also beyond the ranked items."""
+    assert all(len(set(row)) == ITEMS for row in model.score(states(8), ITEMS)[0].tolist())
+
+
 def test_a_shortlist_that_differs_from_its_network_is_refused(directory: Path) -> None:
     """A graph with other item rows than the network writes no model."""
     network = load_network(directory)
