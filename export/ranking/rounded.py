@@ -72,15 +72,13 @@ class RoundedScore(nn.Module):
         torch._check(best >= 1)
         depth = torch.sym_max(best + best // PART + MORE, SUMMED)
         torch._check(depth <= items)
-        mixture, count = self.network.mixture, h.shape[0]
+        mixture = self.network.mixture
         x = self.network.output(h) / mixture.temperature
         logits = self.all(self.outputs(x))
-        shares = torch.softmax(logits, dim=1)
-        each = shares[:, items : items + 1] * self.zero  # the probability of a logit of 0
         sources, added, left = mixture.additions(last_items, visit_clicks)
-        # In one dimension, because ONNX Runtime finds a place in two of them more slowly.
-        places = sources + torch.arange(count).unsqueeze(1) * shares.shape[1]
-        mixed = shares.view(-1).scatter_add(0, places.flatten(), added.flatten()).view(count, -1)
+        mixed = torch.softmax(logits, dim=1).scatter_add(1, sources, added)
+        # The probability of a logit of 0. Read before the addition, it would make ONNX Runtime copy all the scores.
+        each = mixed[:, items : items + 1] * self.zero
         values, front = top(mixed, depth)
         rough = torch.exp(torch.gather(logits, 1, front)) * each
         exact = torch.exp(exact_logits(self.rows, self.bias, x, front)) * each

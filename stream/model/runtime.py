@@ -207,7 +207,9 @@ def load_model(directory: Path, device: str) -> Model:
     ahead = None
     if AHEAD in manifest.graphs:  # so small that a GPU would take longer
         ahead = AheadGraph(_runtime(directory / AHEAD, CPU, "cpu"), len(manifest.event_types), directory)
-    return Model(manifest, items, index, provider, known, ranked, ahead, step, surprise, score, directory / "score.onnx")
+    return Model(
+        manifest, items, index, provider, known, ranked, ahead, step, surprise, score, directory / "score.onnx"
+    )
 
 
 def _state_inputs(
