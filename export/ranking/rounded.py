@@ -70,7 +70,7 @@ class RoundedScore(nn.Module):
         best = cast(int, k.item())
         items = self.network.sizes.items
         torch._check(best >= 1)
-        depth = torch.sym_max(best + best // PART + MORE, SUMMED)
+        depth = cast(int, torch.sym_max(best + best // PART + MORE, SUMMED))
         torch._check(depth <= items)
         mixture = self.network.mixture
         x = self.network.output(h) / mixture.temperature

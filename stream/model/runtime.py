@@ -53,8 +53,8 @@ SCORE_ROWS = {CPU: 64, CUDA: 4_096}
 many users keep a GPU busy."""
 
 DEEPEST = 1_200
-"""Items of the longest list of shortlist.onnx. Rules ask for deeper rankings, which score.onnx makes: there a front with
-exact scores would be most of the catalogue, and a large catalogue ranks only a part of its items."""
+"""Items of the longest list of shortlist.onnx. Rules ask for deeper rankings, which score.onnx makes: a large catalogue
+ranks only a part of its items in a shortlist."""
 
 SURPRISE_ROWS = 128
 """Most clicks per call of surprise.onnx on a CPU. What it gathers for so many fits into the cache: 7 us per click, and
