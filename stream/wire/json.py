@@ -239,6 +239,8 @@ def _undecodable(refusal: Exception) -> BadClick:
         return BadClick("wrong_fields", str(refusal))
     if isinstance(refusal, UnicodeError):
         return BadClick("not_utf8", str(refusal))
+    if isinstance(refusal, RecursionError):
+        return BadClick("not_json", "objects or lists are inside each other too deeply; about 1,000 levels are read")
     return BadClick("not_json", str(refusal))
 
 

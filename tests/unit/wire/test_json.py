@@ -93,6 +93,13 @@ def test_a_bad_message_is_named_by_its_reason(reason: str, key: bytes | None, va
     assert caught.value.reason == reason
 
 
+def test_a_message_of_thousands_of_levels_says_so() -> None:
+    """And not what Python calls it."""
+    value = json.dumps(click()).encode()[:-1] + b', "x": ' + b"[" * 3000 + b"]" * 3000 + b"}"
+    with pytest.raises(BadClick, match="inside each other too deeply; about 1,000 levels are read"):
+        CODEC.decode(b"u1", value, NOW_MS)
+
+
 @pytest.mark.parametrize(
     "key", [None, b"", b"7f0c", b'"17"', (17).to_bytes(4, "big"), b"\0\0\0\0\1\x0417", b"\xff\xfe"]
 )
