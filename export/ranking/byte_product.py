@@ -72,9 +72,8 @@ class RowBytes(nn.Module):
 def exact_logits(rows: Tensor, bias: Tensor, x: Tensor, items: Tensor) -> Tensor:
     """The float32 logits of items (B, C), by their rows (V, H) and bias (V,) and the outputs x (B, H) -> (B, C)."""
     of_items = torch.index_select(rows, 0, items.flatten()).view(*items.shape, -1)
-    return torch.matmul(of_items, x.unsqueeze(2)).squeeze(2) + torch.index_select(bias, 0, items.flatten()).view(
-        items.shape
-    )
+    of_bias = torch.index_select(bias, 0, items.flatten()).view(items.shape)
+    return torch.matmul(of_items, x.unsqueeze(2)).squeeze(2) + of_bias
 
 
 @torch.library.custom_op("eddy::byte_product", mutates_args=())

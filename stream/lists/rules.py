@@ -128,7 +128,8 @@ class RuledLists:
 def pick(
     model: Model, state: list[StateArray], left_out: I32, compiled: CompiledRules, wanted: I32 | None, shape: Shape
 ) -> Picked:
-    """Select the lists of n users. Each list equals the list from the full ranking.
+    """Select the lists of n users. Each list equals the list from the full ranking, but for what a shortlist
+    loses (DEEPEST in model/runtime.py).
 
     state     inputs of score.onnx, each (n, *shape)
     left_out  (n, N) indices of excluded items; -1 and the unknown item exclude nothing

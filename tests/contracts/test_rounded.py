@@ -13,6 +13,7 @@ from export.network.weights import load_network
 from export.ranking.rounded import RoundedScore
 from stream.manifest import SHORTLIST
 from stream.model.runtime import Model, load_model
+from tests.contracts.test_shortlist import assert_bit_equal_in_every_batch
 
 ITEMS, K = 5_000, 20
 
@@ -66,13 +67,7 @@ def test_lists_are_those_of_the_exact_ranking(directory: Path, model: Model) -> 
 
 def test_lists_are_bit_equal_whatever_batch_they_are_in(model: Model) -> None:
     """A list does not depend on who else is in the call: replay relies on it."""
-    state = states(64)
-    whole, order = model.score(state, K), np.random.default_rng(1).permutation(64)
-    for size in (1, 3, 4, 12, 33):
-        for start in range(0, 64, size):
-            rows = order[start : start + size]
-            for ours, theirs in zip(model.score([part[rows] for part in state], K), whole, strict=True):
-                np.testing.assert_array_equal(ours, theirs[rows])
+    assert_bit_equal_in_every_batch(model, states(64))
 
 
 def test_a_list_can_be_longer_or_shorter(model: Model) -> None:

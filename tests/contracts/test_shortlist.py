@@ -50,15 +50,19 @@ def without_clicks(users: int) -> list[NDArray[Any]]:
     return [h, np.zeros_like(last), np.zeros_like(clicks)]
 
 
-def test_lists_are_bit_equal_whatever_batch_they_are_in(model: Model) -> None:
-    """A list does not depend on who else is in the call: replay relies on it."""
-    state = states(64)
+def assert_bit_equal_in_every_batch(model: Model, state: list[NDArray[Any]]) -> None:
+    """The lists of 64 users do not depend on who else is in the call."""
     whole, order = model.score(state, K), np.random.default_rng(1).permutation(64)
     for size in (1, 3, 4, 12, 33):
         for start in range(0, 64, size):
             rows = order[start : start + size]
             for ours, theirs in zip(model.score([part[rows] for part in state], K), whole, strict=True):
                 np.testing.assert_array_equal(ours, theirs[rows])
+
+
+def test_lists_are_bit_equal_whatever_batch_they_are_in(model: Model) -> None:
+    """A list does not depend on who else is in the call: replay relies on it."""
+    assert_bit_equal_in_every_batch(model, states(64))
 
 
 def test_the_exact_scores_give_the_order(directory: Path, model: Model) -> None:
