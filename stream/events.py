@@ -33,6 +33,20 @@ class Origin(NamedTuple):
     def id(self) -> str:
         return f"{self.topic}-{self.partition}-{self.offset}"
 
+    def at(self, offset: int) -> "Origin":
+        """The message at an offset that the row of a user of this partition has; it may be as `elsewhere` gives it."""
+        number, offset = divmod(offset, ELSEWHERE)
+        return Origin(self.topic, number - 1 if number else self.partition, offset)
+
+
+ELSEWHERE = 1 << 48
+"""More than any offset. A larger number in a row is an offset of another partition, where the state was before."""
+
+
+def elsewhere(partition: int, offset: int) -> int:
+    """What stands for an offset of this partition in a row that goes to another one."""
+    return offset if offset >= ELSEWHERE else (partition + 1) * ELSEWHERE + offset
+
 
 class Click(Struct, frozen=True, gc=False, omit_defaults=True):
     """One event of one user, such as a view, a cart or a purchase.

@@ -208,7 +208,7 @@ class Users:
         unusual_ms = int(row[UNUSUAL_MS])
         if not unusual_ms:
             return None
-        return {"id": Origin(*partition, int(row[OPENED])).id, "timestamp": unusual_ms}
+        return {"id": Origin(*partition, 0).at(int(row[OPENED])).id, "timestamp": unusual_ms}
 
 
 def _p_values(row: np.void) -> list[float]:

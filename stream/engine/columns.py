@@ -10,13 +10,19 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from stream.carry.arriving import Arriving
+from stream.carry.leaving import Leaving
+from stream.detect.alert import Verdicts
+from stream.detect.detector import Evidence, Fields
 from stream.engine.requests import Lives, Request, Requests, lives
 from stream.engine.waves import Index
 from stream.events import Click, Origin, Partition
 from stream.lists.rules import NO_CATEGORY
 from stream.model.runtime import I64, Model
-from stream.past.clicks import Names, item_hashes, type_hashes
+from stream.past.clicks import PAST, Names, item_hashes, new_items, type_hashes
 from stream.population.quiet import NOT_ASKED, Asked
+from stream.sessions.summary import Clicks
+from stream.sessions.track import Track
 from stream.settings import Rules, words
 from stream.state.arena import Owner
 from stream.state.event_ids import Hashes, hashed_ids
@@ -49,6 +55,7 @@ class Columns:
     asked       the requests for quiet among these clicks; None if there is none
     consent     (n,) uint8, the consent in each click, one of the values of triggers.memory; None if no click has one
     value       (n,) float64, price times quantity of each purchase, 0 = none; None if no click has a value
+    leaving, arriving  the rows that do between these clicks
     """
 
     owners: Sequence[Owner]
@@ -66,6 +73,8 @@ class Columns:
     asked: Asked | None = None
     consent: U8 | None = None
     value: F64 | None = None
+    leaving: Sequence[Leaving] = ()
+    arriving: Sequence[Arriving] = ()
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -79,7 +88,8 @@ class Columns:
         ]
 
     def take(self, which: Index) -> "Columns":
-        """Select the clicks at the positions `which` (ascending), and the users of these clicks or with a request."""
+        """Select the clicks at the positions `which` (ascending), and the users of these clicks, or with a request or a
+        row that arrives."""
         users, first, owner = np.unique(self.owner[which], return_index=True, return_inverse=True)
         order = np.argsort(first)
         rank = np.empty(len(order), np.intp)  # position of each user in the order of first clicks
@@ -87,6 +97,12 @@ class Columns:
         users = users[order]
         if self.asked is not None:  # a request counts even if none of its user's clicks is selected
             users = np.append(users, np.setdiff1d(np.flatnonzero(self.asked.last != NOT_ASKED), users))
+        arriving = self.arriving
+        if arriving:
+            users = np.append(users, np.setdiff1d([one.user for one in arriving], users))
+            new = {user: at for at, user in enumerate(users.tolist())}
+            before = which.searchsorted([one.before for one in arriving]).tolist()
+            arriving = [one._replace(before=at, user=new[one.user]) for at, one in zip(before, arriving, strict=True)]
         return Columns(
             [self.owners[user] for user in users.tolist()],
             rank[owner],
@@ -103,6 +119,8 @@ class Columns:
             None if self.asked is None else self.asked.take(which, users),
             None if self.consent is None else self.consent[which],
             None if self.value is None else self.value[which],
+            [one._replace(before=int(which.searchsorted(one.before))) for one in self.leaving],
+            arriving,
         )
 
 
@@ -144,6 +162,8 @@ class Encoder:
             names=Names(item_hashes(items), type_hashes(event_types)),
             consent=_consents(clicks),
             value=_values(clicks, event_types, self._purchase),
+            leaving=split.leaving,
+            arriving=split.arriving,
         )
 
     def items(self, ids: Sequence[str]) -> I64:
@@ -166,6 +186,16 @@ class Encoder:
         if self._categories is None:
             return NO_CATEGORIES.repeat(len(names))
         return _indices(self._categories(), names, NO_CATEGORY, np.int32)
+
+
+def summed(track: Track, seen: Evidence, its: Columns, verdicts: Verdicts, before: Fields) -> Clicks:
+    """What the summaries of the sessions read of the decided clicks `its`, in the order of the track."""
+    order, item = track.by_user, its.names.item[track.by_user]
+    new = new_items(before[PAST.name], track.owner, track.first, item, track.in_session - 1)
+    opens = np.zeros(len(order), np.bool_)
+    opens[verdicts.alerted] = [rule.episode for rule in verdicts.rules] == seen.offset[verdicts.alerted]
+    value = None if its.value is None else its.value[order]
+    return Clicks(seen.event_type[order], seen.time_ms[order], item, new, value, opens[order])
 
 
 def _indices(index: Mapping[Any, int], names: Sequence[Any], unknown: int, dtype: type[T]) -> npt.NDArray[T]:

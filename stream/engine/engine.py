@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.ahead.forecast import foresee, row_fields
-from stream.detect.alert import Verdicts
+from stream.carry.arriving import NOTHING, Taken, put_in_place
+from stream.carry.leaving import Left, left
 from stream.detect.detector import Evidence, Fields
-from stream.engine.columns import Columns, Encoder
+from stream.engine.columns import Columns, Encoder, summed
 from stream.engine.decide import Decider, Decisions
 from stream.engine.requests import select, staying, with_removed
 from stream.engine.step import run_waves
@@ -27,12 +28,11 @@ from stream.hours.count import Hours
 from stream.hours.table import Hour
 from stream.model.ahead import Forecast
 from stream.model.runtime import Model
-from stream.past.clicks import PAST, new_items, remember
+from stream.past.clicks import PAST, remember
 from stream.population.judge import KEPT_SIZE, Judge, Judgement
 from stream.population.quiet import Asked
 from stream.population.watch import SystemRule
 from stream.sessions.ends import Batch, Ended, at_rest, ended, joined
-from stream.sessions.summary import Clicks
 from stream.sessions.track import SEEN, Track, session_fields
 from stream.sessions.unusual import EndCalibration
 from stream.settings import Rules
@@ -64,6 +64,7 @@ class Cycle(NamedTuple):
     staged     the changed rows and their owners
     forecast   what the users do next after the n decided clicks; None if the model does not predict it
     hours      the hours of partitions that are over, of each partition in their order
+    left, taken  the rows of anonymous ids that have left, and those that have become a user's
     All other clicks were read before: their offset is not above source_offset in the user's row.
     """
 
@@ -78,6 +79,8 @@ class Cycle(NamedTuple):
     staged: Staged
     forecast: Forecast | None
     hours: list[Hour]
+    left: Left
+    taken: Taken
 
     def moved(self, positions: Index) -> "Cycle":
         """The same with other positions of the clicks: `positions` (n,) are those in a larger batch."""
@@ -122,7 +125,7 @@ class Engine:
         self.model = model
         self.judge = judge
         self.arena = arena
-        self._forgetting = forgetting
+        self.forgetting = forgetting
         self.ends = ends
         of_session = session_fields(len(model.manifest.event_types), ends, model.ahead is not None)
         followed = (*judge.row_fields, *of_session, *row_fields(model.manifest))
@@ -159,11 +162,14 @@ class Engine:
         event_ids = None
         if clicks.event_id is not None or self.arena.event_ids:
             event_ids = self.arena.event_ids.gather(found.slots)
+        of_click, taken = found.partition[clicks.owner], NOTHING
         if clicks.life is not None:
             reset_rows(rows, event_ids, np.flatnonzero(clicks.life))
+            where = found, of_click, times, rows, event_ids
+            taken = put_in_place(clicks.arriving, self.arena, self.forgetting, clicks.owners, clicks.owner, *where)
         before = {name: rows[name].copy() for name in self._followed}
-        steps, not_finite, known = run_waves(self.model, rows, order, clicks, self._forgetting, times, event_ids)
-        swept = sweep(self.arena, self._forgetting, len(clicks), [*clicks.owners, *clicks.requests])
+        steps, not_finite, known = run_waves(self.model, rows, order, clicks, self.forgetting, times, event_ids)
+        swept = sweep(self.arena, self.forgetting, len(clicks), [*clicks.owners, *clicks.requests])
         decided, failed, repeated = np.arange(len(clicks)), NONE, NONE
         undecided, its = not_finite | known, clicks
         if np.count_nonzero(undecided):
@@ -190,11 +196,12 @@ class Engine:
         judged = self._judge(evidence, track, found.partition[evidence.owner], judges, before, rows, asked)
         graph = self.model.ahead
         forecast = None if graph is None else foresee(graph, evidence, track, before, rows)
-        track.summarise(_summed(track, evidence, its, judged.verdicts, before))
+        track.summarise(summed(track, evidence, its, judged.verdicts, before))
         track.write(rows)
-        of_click = found.partition[clicks.owner]
         latest = latest_times(found.partitions, of_click, times)
-        batch = Batch(clicks.owners, found, before, clicks.life, clicks.requests, of_click, times, latest, decided)
+        batch = Batch(
+            clicks.owners, found, before, clicks.life, clicks.requests, of_click, times, latest, decided, taken
+        )
         decisions = self.decide(its, steps, judged.verdicts)
         opened, ends = np.sort(decided[track.by_user[track.starts]]), ended(self.arena, batch, track)
         hours, after = list[Hour](), judged.kept
@@ -205,10 +212,12 @@ class Engine:
         given, lists, shelves = its.consent, decisions.lists, self.decide.shelves
         fired = self.triggers(self.arena, batch, track, evidence, ends, given, its.names, lists, shelves, rows)
         of_partitions = dict(zip(found.partitions, after, strict=True))
-        staged = self._stage(clicks, found, rows, swept, event_ids, of_partitions, latest)
+        staged = self._stage(clicks, found, rows, swept, event_ids, of_partitions, latest, taken)
         staged = with_rows(staged, self.arena, fired.owners, fired.rows)
+        where = found, of_click, times, rows, event_ids
+        gone = left(clicks.leaving, self.arena, self.forgetting, clicks.owners, clicks.life, *where, fired[1:])
         seen = decided, failed, repeated, decisions, judged.rules, opened, ends, fired.firings
-        return Cycle(*seen, staged, forecast, hours)
+        return Cycle(*seen, staged, forecast, hours, gone, taken)
 
     def _judge(
         self,
@@ -240,11 +249,12 @@ class Engine:
         event_ids: Hashes | None,
         kept: Mapping[Partition, bytes],
         times: Mapping[Partition, int],
+        taken: Taken,
     ) -> Staged:
         """Stage the changed rows of a batch, and the removal of those that are swept or that a request ends."""
         owners = clicks.owners
         if clicks.life is not None:
-            stay = staying(owners, clicks.owner, clicks.life, clicks.requests, found)
+            stay = staying(owners, clicks.owner, clicks.life, clicks.requests, found, taken)
             owners, found, rows = [owners[i] for i in stay.tolist()], select(found, stay), rows[stay]
             event_ids = None if event_ids is None else event_ids[stay]
             swept = with_removed(swept, self.arena, clicks.requests, owners)
@@ -262,7 +272,7 @@ class Engine:
         found = self.arena.find(owners)
         rows, known = copies(self.arena, found), found.slots != NO_SLOT
         now_ms = np.array([self.arena.newest_ms(partition) for partition, _ in owners], np.int64)
-        gone = self._forgetting.forgotten(rows["clicks"], rows["last_ms"], now_ms) & known
+        gone = self.forgetting.forgotten(rows["clicks"], rows["last_ms"], now_ms) & known
         reset_rows(rows, None, np.flatnonzero(gone))
         return known & ~gone, rows
 
@@ -287,13 +297,3 @@ class Engine:
         fired = self.triggers.at_rest(self.arena, ends, times, self.decide.shelves)
         staged = with_rows(staged._replace(times=times), self.arena, fired.owners, fired.rows)
         return cycle._replace(ended=ends, firings=fired.firings, staged=staged, hours=hours)
-
-
-def _summed(track: Track, seen: Evidence, its: Columns, verdicts: Verdicts, before: Fields) -> Clicks:
-    """What the summaries of the sessions read of the decided clicks `its`, in the order of the track."""
-    order, item = track.by_user, its.names.item[track.by_user]
-    new = new_items(before[PAST.name], track.owner, track.first, item, track.in_session - 1)
-    opens = np.zeros(len(order), np.bool_)
-    opens[verdicts.alerted] = [rule.episode for rule in verdicts.rules] == seen.offset[verdicts.alerted]
-    value = None if its.value is None else its.value[order]
-    return Clicks(seen.event_type[order], seen.time_ms[order], item, new, value, opens[order])

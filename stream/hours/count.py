@@ -23,9 +23,11 @@ from stream.model.gaps import SESSION_GAP_MS
 from stream.past.clicks import PAST, Names, type_hashes
 from stream.sessions.ends import BEFORE, Batch, Ended
 from stream.sessions.track import Track
-from stream.state.arena import Arena
+from stream.state.arena import Arena, Owner
 from stream.state.row import Index
 from stream.state.seen import MINUTE_MS
+
+NONE: Mapping[Owner, np.void] = {}
 
 Counted = tuple[list[Hour], list[bytes]]
 """The hours that are over; and for each partition, what is kept of the hour that is not."""
@@ -66,7 +68,7 @@ class Hours:
         new_type = (track.earlier(seen.event_type[order]) == 0) & (event_type != cells.other)
         new_user = (seen.clicks_before[order] == 0) | (track.was_seen // HOUR_MS < hour)
         own = cells.steps(before, event_type), cells.first_reached + event_type[new_type]
-        of_ends = self._ends(arena, ended, last)
+        of_ends = self._ends(arena, ended, last, batch.taken)
         partitions = {partition: i for i, partition in enumerate(batch.found.partitions)}
         end_ms = np.minimum(ended.minute * MINUTE_MS, batch.now_ms[ended.click])
         now_ms = [batch.times.get(one, arena.newest_ms(one)) for one in partitions]
@@ -101,8 +103,12 @@ class Hours:
         found: I64 = self._of_hash[past[:, 0, 2] >> np.uint32(16)]
         return found
 
-    def _ends(self, arena: Arena, ended: Ended, last: I64) -> I64:
-        """The cells of the ends of sessions. last: index of the event type of each click, in the order of the track"""
+    def _ends(self, arena: Arena, ended: Ended, last: I64, taken: Mapping[Owner, np.void] = NONE) -> I64:
+        """The cells of the ends of sessions.
+
+        last   index of the event type of each click, in the order of the track
+        taken  as in Batch
+        """
         before = np.empty(len(ended.owners), np.int64)
         if not len(before):  # most batches of a live shop
             return before
@@ -110,7 +116,7 @@ class Hours:
         before[here] = last[ended.after[here]]
         rows = [ended.owners[i] for i in np.flatnonzero(~here).tolist()]
         if rows:
-            before[~here] = self._last(arena.gather(arena.find(rows).slots)[PAST.name])
+            before[~here] = self._last(_past(arena, rows, taken))
         return self.cells.steps(before, np.full(len(before), self.cells.end))
 
     def _count(
@@ -152,6 +158,18 @@ class Hours:
             else:
                 after[i] = self.cells.encode(table)
         return over, after
+
+
+def _past(arena: Arena, owners: Sequence[Owner], taken: Mapping[Owner, np.void]) -> npt.NDArray[np.uint32]:
+    """The field PAST (n, ...) of these users as it was before the batch. taken: as in Batch"""
+    if not taken:
+        return arena.gather(arena.find(owners).slots)[PAST.name]
+    here = [i for i, owner in enumerate(owners) if owner not in taken]
+    found = np.empty((len(owners), *PAST.shape), np.uint32)
+    found[here] = arena.gather(arena.find(owners[i] for i in here).slots)[PAST.name]
+    for i in {*range(len(owners))}.difference(here):
+        found[i] = taken[owners[i]][PAST.name]
+    return found
 
 
 def _begins(values: I64) -> Index:

@@ -10,7 +10,7 @@ from stream.manifest import Manifest
 from stream.mapping.mapping import MappingFile
 from stream.mapping.parse import check_key, mapping_of_model, read_mapping
 from stream.mapping.reading import texts_of_id
-from stream.mapping.shape import decoded_shape, message_shape
+from stream.mapping.shape import anonymous_ids, decoded_shape, message_shape
 from stream.meter import Meter
 from stream.settings import Settings
 from stream.wire.codec import Codec
@@ -28,6 +28,8 @@ class Decoding(NamedTuple):
     users_mark  what a row's mark has of the key of --pseudonymise
     mapping     the mapping's file, for the log; "none" for messages with Eddy's fields
     rekey       a codec for the re-keying, which needs the raw user ids; None = the topic is keyed by the user
+    anonymous   for the re-keying: value of a click -> its anonymous id, None = it has none. None itself if no state
+                goes from such an id to a user
     """
 
     codec: Codec
@@ -35,6 +37,7 @@ class Decoding(NamedTuple):
     users_mark: int
     mapping: str
     rekey: Codec | None = None
+    anonymous: Callable[[bytes], str | None] | None = None
 
 
 def open_decoding(settings: Settings, manifest: Manifest, config: KafkaConfig, meter: Meter) -> Decoding:
@@ -47,20 +50,23 @@ def open_decoding(settings: Settings, manifest: Manifest, config: KafkaConfig, m
     """
     given = read_mapping(Path(settings.mapping)) if settings.mapping else None
     file = mapping_of_model(given, manifest, Path(settings.model))
-    shape, users, name, rekeys = None, user_ids, "none", False
+    shape, users, name, rekeys, anonymous = None, user_ids, "none", False, None
     if file is not None:
         check_key(file)
         reading = file.mapping.of_topic()
         shape, users, name, rekeys = message_shape(reading), reading.users, file.name, file.mapping.rekey
+        decode = None
         if file.mapping.format != "json":
             from stream.registry.framed import Framed  # the extra `registry` installs what it needs
 
             registry = registry_of(file, settings.schema_registry, config, meter)
             registry.wait()
-            shape = decoded_shape(reading, Framed(registry, file.mapping.format))
+            decode = Framed(registry, file.mapping.format)
+            shape = decoded_shape(reading, decode)
+        anonymous = anonymous_ids(reading, decode) if file.mapping.carries else None
     limits = settings.max_message_bytes, int(settings.max_future_s * 1000)
     codec, users_mark = pseudonymous(JsonCodec(*limits, shape), settings.pseudonymise)
-    return Decoding(codec, users, users_mark, name, JsonCodec(*limits, shape) if rekeys else None)
+    return Decoding(codec, users, users_mark, name, JsonCodec(*limits, shape) if rekeys else None, anonymous)
 
 
 def registry_of(file: MappingFile, url: str, config: KafkaConfig, meter: Meter | None = None) -> "Registry":

@@ -18,11 +18,14 @@ KEYS = ("user_id", "other", "nothing")
 FORMATS = ("json", "avro", "protobuf")
 """Formats of the messages of a topic. The schemas of all but JSON are in a Schema Registry."""
 
+ANONYMOUS = "anonymous_id"
+"""Has paths like a field of a click, and is none: the id of a user until there is a user id, which gets the state."""
+
 
 class Source(Struct, frozen=True, omit_defaults=True):
     """Where the values are in the messages of a topic or the rows of a log.
 
-    fields  field of a click -> its paths, the preferred one first
+    fields  field of a click, or ANONYMOUS -> its paths, the preferred one first
     unit    of times that are numbers; "" = by their size
     """
 
@@ -74,15 +77,24 @@ class ClickMapping(Struct, frozen=True, omit_defaults=True):
         """How the rows of a log are read."""
         return self._reading(self.log or self.topic)
 
+    @property
+    def carries(self) -> bool:
+        """Whether the state of an anonymous id becomes that of the user who logs in."""
+        return ANONYMOUS in self.topic.fields
+
     def _reading(self, source: Source) -> Reading:
+        paths = {name: tuple(map(parse_path, texts)) for name, texts in source.fields.items()}
+        anonymous = paths.get(ANONYMOUS, ())
+        paths["user_id"] += anonymous
         return Reading(
-            tuple(tuple(map(parse_path, source.fields.get(name, ()))) for name in FIELDS),
+            tuple(paths.get(name, ()) for name in FIELDS),
             self.event_types,
             None if self.keep is None else frozenset(self.keep),
             frozenset(self.drop),
             tuple(map(FIELDS.index, self.drop_without)),
             {FIELDS.index(name): value for name, value in self.defaults.items()},
             source.unit,
+            anonymous,
         )
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import MAPPING, Manifest
-from stream.mapping.mapping import FORMATS, KEYS, ClickMapping, MappingFile, Source
+from stream.mapping.mapping import ANONYMOUS, FORMATS, KEYS, ClickMapping, MappingFile, Source
 from stream.mapping.paths import parse_path, path_text
 from stream.mapping.reading import EVENT, FIELDS, UNITS
 from stream.wire.fields import LONGEST_ID, LONGEST_WORD, Unusable, number, word
@@ -84,7 +84,16 @@ def mapping_of_model(given: MappingFile | None, manifest: Manifest, directory: P
 
 
 def check_key(file: MappingFile) -> None:
-    """Raise ConfigError if the topic is neither keyed by the user, as a worker needs it, nor re-keyed."""
+    """Raise ConfigError if the topic is neither keyed by the user, as a worker needs it, nor re-keyed.
+
+    Also if a state has to go from an anonymous id to a user: it goes through the topic of the copies.
+    """
+    if file.mapping.carries and not file.mapping.rekey:
+        raise ConfigError(
+            f"mapping {file.name}: [fields] has {ANONYMOUS}, whose state goes over to the user who logs in; this needs "
+            "re-keyed messages, because the two may be in different partitions: add rekey = true to [key]. Or write "
+            "user_id as a list of both paths: a user who logs in then begins without a state"
+        )
     if file.mapping.key != "user_id" and not file.mapping.rekey:
         raise ConfigError(
             f"mapping {file.name}: [key] holds = {file.mapping.key!r}, but a worker needs messages that are keyed by "
@@ -151,7 +160,7 @@ def _source(given: dict[str, Any], prefix: str) -> Source:
     table(fields, title)
     paths: dict[str, tuple[str, ...]] = {}
     for name, written in fields.items():
-        known(name, FIELDS, f"{title} has")
+        known(name, (*FIELDS, ANONYMOUS), f"{title} has")
         texts = [written] if isinstance(written, str) else written
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             raise ConfigError(f"{title} {name} is {shown(written)}; it must be a path, or a list of paths")

@@ -46,6 +46,7 @@ class Reading:
     needed      indices of the fields without which a message is dropped
     defaults    index of a field -> its value where a message has none
     unit        of times that are numbers; "" = by their size
+    anonymous   the last ones of the paths of the user: they lead to an id whose state goes over to the user's
     """
 
     paths: tuple[tuple[Path, ...], ...]
@@ -55,6 +56,7 @@ class Reading:
     needed: tuple[int, ...] = ()
     defaults: Mapping[int, Any] = field(default_factory=dict)
     unit: str = ""
+    anonymous: tuple[Path, ...] = ()
 
     @cached_property
     def _finish(self) -> Callable[[list[Any]], None]:
@@ -112,6 +114,14 @@ class Reading:
                 values[TIME] = ms if type(ms) is not int or FIRST_MS <= ms < LAST_MS else [time]
 
         return finish
+
+    def anonymous_id(self, message: Any) -> str | None:
+        """The anonymous id in a message, as `word` reads it; None if it has none that is usable."""
+        value = next((value for path in self.anonymous if has_value(value := value_at(message, path))), None)
+        try:
+            return word(value, LONGEST_ID)
+        except Unusable:
+            return None
 
     def users(self, message: Mapping[str, Any]) -> list[str]:
         """The texts of all that a message has at the paths of the user id, for a program that must not show it."""

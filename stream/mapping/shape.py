@@ -96,6 +96,24 @@ def message_shape(reading: Reading) -> MessageShape:
     return MessageShape(plain, given)
 
 
+def anonymous_ids(reading: Reading, decode: Callable[[bytes], Any] | None = None) -> Callable[[bytes], str | None]:
+    """The function that returns the anonymous id in a message that is a click; None if it has none.
+
+    decode  gives what JSON would; None = the messages are JSON
+    """
+    if decode is None:
+        usual = msgspec.json.Decoder(dict[str, Any]).decode
+
+        def decode(value: bytes) -> Any:
+            try:
+                return usual(value)
+            except UNDECODABLE as exc:
+                return loosely(value, exc)
+
+    message = decode
+    return lambda value: reading.anonymous_id(message(value))
+
+
 def decoded_shape(reading: Reading, decode: Callable[[bytes], Any]) -> MessageShape:
     """The shape of messages that another program than JSON's decodes: `decode` gives what JSON would."""
 

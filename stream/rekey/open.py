@@ -1,5 +1,6 @@
 """Makes the Rekeying of a worker from its settings."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 
@@ -27,12 +28,14 @@ def open_rekeying(
     config: KafkaConfig,
     watch: Watch,
     meter: Meter,
+    anonymous: Callable[[bytes], str | None] | None = None,
 ) -> Rekeying:
     """The Rekeying of a worker.
 
     settings    its clicks topic is that of the copies
     most_bytes  as topic.check returns it
     codec       one of its own, which gives the user ids as the producers write them
+    anonymous   as in `copied`
     """
     topic = settings.topics.clicks
     consumer = {
@@ -69,6 +72,7 @@ def open_rekeying(
         watch,
         meter,
         settings.stay_in_group,
+        anonymous,
     )
 
 

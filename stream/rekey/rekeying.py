@@ -17,6 +17,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -55,7 +56,7 @@ class Rekeying:
 
     source      topic of the messages
     topic       topic of the copies
-    most_bytes  as in `copied`
+    most_bytes, anonymous  as in `copied`
     connect     makes the consumer, a member of the group that all workers share which copy the source
     offsets     reads the committed offsets of this group; it has no changelog
     begin_at    where the group begins in a partition without a committed offset
@@ -77,11 +78,11 @@ class Rekeying:
         watch: Watch,
         meter: Meter,
         stay_in_group: bool = False,
+        anonymous: Callable[[bytes], str | None] | None = None,
     ) -> None:
         self._source = source
         self._topic = topic
-        self._most_bytes = most_bytes
-        self._codec = codec
+        self._copied = partial(copied, codec=codec, topic=topic, most_bytes=most_bytes, anonymous=anonymous)
         self._connect = connect
         self._offsets = offsets
         self._delivery = delivery
@@ -165,7 +166,7 @@ class Rekeying:
             error, partition = message.error(), Partition(message.topic(), message.partition())
             if error is None:
                 try:
-                    records.append(copied(message, self._codec, self._topic, self._most_bytes))
+                    records.append(self._copied(message))
                 except NoRegistry:  # the rest is read again; the registry's client has said it
                     self._next = {}
                     time.sleep(ASK_AGAIN_S)

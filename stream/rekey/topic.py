@@ -34,6 +34,12 @@ log = logging.getLogger(__name__)
 AS_THE_SOURCE = ("retention.ms", "retention.bytes", "message.timestamp.after.max.ms")
 """What a new topic gets from the source: else copies of old messages would be deleted, or late clocks refused."""
 
+CARRY_BYTES = 2_000
+"""Of a message that carries a state beside click, key and row: a second id, and the names of its headers."""
+
+ROW_BYTES = 32_768
+"""Room for a row in a new topic, more than most models need; a worker checks the room for its own."""
+
 
 def by_user(source: str) -> str:
     """The name of the topic with the copies. The consumer group that copies has the same name."""
@@ -76,21 +82,24 @@ def create(
     present = partition_counts(admin, broker)
     count = present.get(source, partitions)
     if copy not in present:
-        create_copy(admin, broker, source, copy, count, replication)
+        more_bytes = ROW_BYTES + CARRY_BYTES if read_mapping(Path(mapping)).mapping.carries else 0
+        create_copy(admin, broker, source, copy, count, replication, more_bytes)
         done[copy] = "created"
     done[source] += f", {count} partitions"
     rest = create_topics(broker, worked, count, replication, config, *others)
     return done | {name: what.replace("exists", done.get(name, "exists"), 1) for name, what in rest.items()}
 
 
-def create_copy(admin: Admin, broker: str, source: str, copy: str, partitions: int, replication: int) -> None:
-    """Create the topic `copy` for copies of the messages of `source`. Raises ConfigError."""
+def create_copy(
+    admin: Admin, broker: str, source: str, copy: str, partitions: int, replication: int, more_bytes: int = 0
+) -> None:
+    """Create the topic `copy` for copies of the messages of `source`, with `more_bytes` of room. Raises ConfigError."""
     configs = configs_of(admin, broker, [source])
     if source not in configs:
         log.warning("the new topic has Kafka's default retention, because that of the source is not known: %s", copy)
     found = configs.get(source, {})
     same = {name: found[name] for name in AS_THE_SOURCE if name in found}
-    limit = int(found.get(LIMIT, DEFAULT_LIMIT)) + LONGEST_KEY + FRAME_BYTES
+    limit = int(found.get(LIMIT, DEFAULT_LIMIT)) + LONGEST_KEY + FRAME_BYTES + more_bytes
     create_topic(admin, NewTopic(copy, partitions, replication, config={**same, LIMIT: str(limit)}))
 
 
@@ -120,6 +129,7 @@ def _check_source(admin: Admin, broker: str, source: str) -> None:
 def check(broker: str, source: str, max_message_bytes: int, config: KafkaConfig = PLAINTEXT) -> int:
     """Check that a worker can re-key a source. Returns the most bytes of a copy: key, value and headers together.
 
+    max_message_bytes  of a click, and of the row that may come with it
     Raises ConfigError if a topic is missing, a right is missing, or a valid click may not fit into the copy's topic.
     """
     admin, copy = Admin(broker, config), by_user(source)

@@ -35,7 +35,7 @@ def _alert(
     partition, user = ended.owners[at]
     (offset, _, last_ms, revision, _), ending = ended.sessions.columns(), ended.sessions.ending
     assert ending is not None
-    first, item, episode = Origin(*partition, int(offset[at])), int(ending.item[at]), int(ending.episode[at])
+    first, item, episode = Origin(*partition, 0).at(int(offset[at])), int(ending.item[at]), int(ending.episode[at])
     name = str(names[item]) if item < len(names) else ""
     id_, nats = end_id(first, int(revision[at])), float(ending.nats[at])
     p_value = float(np.exp(-nats))
@@ -45,7 +45,7 @@ def _alert(
         item_id=name,
         event_type=SESSION_END,
         timestamp=int(last_ms[at]),
-        episode=id_ if episode == OPENS else first._replace(offset=episode - 1).id,
+        episode=id_ if episode == OPENS else Origin(*partition, 0).at(episode - 1).id,
         reason=f"{ends.sentence(item, name, float(ending.peak[at]))} (p-value {p_value:.2g})",
         surprise=round(ends.surprise(item), 5),
         p_value=p_value,

@@ -11,6 +11,7 @@ written to a row when its session ends.
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -74,6 +75,7 @@ class Batch(NamedTuple):
     now_ms     (n,) int64, time of its partition with each click
     times      partition of a click -> its time after the batch, ms since the epoch
     decided    (d,) intp, positions of the clicks in the track
+    taken      user -> a row that the arena does not have, but that counts as the user's row in it: it has arrived
     """
 
     owners: Sequence[Owner]
@@ -85,6 +87,7 @@ class Batch(NamedTuple):
     now_ms: I64
     times: Mapping[Partition, int]
     decided: Index
+    taken: Mapping[Owner, np.void] = MappingProxyType({})
 
     def until(self) -> Index:
         """(m,) the position of the request that ends the row of each user, n = none."""

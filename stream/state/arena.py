@@ -137,7 +137,6 @@ class Arena:
             if event_ids is not None:
                 self.event_ids.scatter(slots, event_ids)
             checksums = rows["checksum"]
-            np.maximum.at(self._newest_ms, partitions, rows["last_ms"])
             self._seen.put(slots, partitions, rows["seen_ms"])
             np.add.at(self._checksum, partitions, checksums - self._slot_checksum[slots])  # uint64: modulo 2^64
             self._slot_checksum[slots] = checksums

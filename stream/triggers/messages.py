@@ -42,7 +42,7 @@ def _message(firing: Firing, names: npt.NDArray[np.object_], clicks: Sequence[Cl
 
 def _about(firing: Firing) -> str:
     """The click or the end of a session that it is about; of what trends, the hour and the user."""
-    (partition, user), origin = firing.owner, Origin(*firing.owner[0], firing.offset)
+    (partition, user), origin = firing.owner, Origin(*firing.owner[0], 0).at(firing.offset)
     if firing.trend is not None:
         return f"{partition}/{firing.time_ms}/{user.decode()}"
     return origin.id if firing.revision is None else end_id(origin, firing.revision)

@@ -80,6 +80,9 @@ class BatchMoments(Moments):
         self._fresh = seen.clicks_before == 0
         self._after = rows
 
+    def row(self, owner: Owner) -> np.void | None:
+        return self.batch.taken[owner] if owner in self.batch.taken else super().row(owner)
+
     @cached_property
     def consents(self) -> U8:
         """As memory.consents."""

@@ -72,6 +72,7 @@ COUNTS = (
     Figure("eddy_answers_total", "answers", "Requests answered on /v1, by HTTP status.", ("answer", "status")),
     Figure("eddy_recovered_rows_total", "recovered_rows", "Rows read from the changelog."),
     Figure("eddy_rekeyed_total", "rekeyed", "Messages copied to the topic that is keyed by the user."),
+    Figure("eddy_carried_total", "carried", "States of anonymous ids that came to users who logged in.", ("outcome",)),
     Figure("eddy_registry_failures_total", "registry_failures", "Requests that the Schema Registry did not answer."),
 )
 LEVELS = (

@@ -163,7 +163,7 @@ def _anomaly(
         item_id=click.item_id,
         event_type=click.event_type,
         timestamp=click.timestamp,
-        episode=origin._replace(offset=episode).id,
+        episode=origin.at(episode).id,
         reason=f"{sentence} (p-value {p_value:.2g}); {click.event_type} of {click.item_id} where "
         f"{', '.join(expected)} was expected",
         surprise=surprise,
@@ -237,7 +237,7 @@ def closed_sessions(
     *intent, back = (_probabilities(one, len(users)) for one in forecast)
     return [
         Session(
-            id=Origin(partition.topic, partition.number, first).id,
+            id=Origin(partition.topic, partition.number, 0).at(first).id,
             user_id=user,
             phase="closed",
             timestamp=last,

@@ -52,8 +52,8 @@ from stream.meter import Meter
 from stream.model.runtime import load_model
 from stream.process import limit_arenas, use_uvloop
 from stream.rekey.open import open_rekeying
+from stream.rekey.topic import CARRY_BYTES, rekeyed
 from stream.rekey.topic import check as check_rekeying
-from stream.rekey.topic import rekeyed
 from stream.settings import Settings
 from stream.state.event_ids import LONGEST_BYTES
 from stream.web.display import Display
@@ -104,7 +104,8 @@ def create_app(settings: Settings) -> faust.App:
     warn_of_model(engine, settings.k, settings.nominal_rate())
     longest_row = engine.arena.dtype.itemsize + LONGEST_BYTES + LONGEST_KEY
     health.kafka = watch = watch_kafka(settings.broker, settings.topics.clicks, config)
-    partitions, limits = _check_cluster(settings, source, config, watch, longest_row)
+    carries = decoding.anonymous is not None
+    partitions, limits = _check_cluster(settings, source, config, watch, longest_row, carries)
     topic_watch = TopicWatch(settings.broker, settings.topics, config)
     make_directory(Path(settings.data_dir))
     lock = None if settings.worker_id else WorkerLock(Path(settings.data_dir))
@@ -140,6 +141,7 @@ def create_app(settings: Settings) -> faust.App:
         watch=watch,
         begin_at=begin(settings.broker, config, settings.topics.recommendations, settings.start_at),
         meter=meter,
+        carries=carries,
     )
     app = _faust_app(settings, worker_id, config, health)
     app.eddy_lock = lock  # it must live as long as the app
@@ -155,8 +157,8 @@ def create_app(settings: Settings) -> faust.App:
     key_sample, examples, event_types = observed.key_sample, observed.examples, model.manifest.event_types
     rekeying = None
     if decoding.rekey is not None and not settings.drain:
-        most_bytes = limits[settings.topics.clicks]
-        rekeying = open_rekeying(settings, source, worker_id, most_bytes, decoding.rekey, config, watch, meter)
+        of_source = source, worker_id, limits[settings.topics.clicks], decoding.rekey
+        rekeying = open_rekeying(settings, *of_source, config, watch, meter, decoding.anonymous)
         rekey(app, rekeying)
     status = Status(meter, key_sample, examples, settings.topics, event_types, time.monotonic())
     report_status(app, cycles, status, observed, display, rekeying)
@@ -186,11 +188,12 @@ def create_app(settings: Settings) -> faust.App:
 
 
 def _check_cluster(
-    settings: Settings, source: str, config: KafkaConfig, watch: KafkaWatch, longest_row: int
+    settings: Settings, source: str, config: KafkaConfig, watch: KafkaWatch, longest_row: int, carries: bool
 ) -> tuple[int, dict[str, int]]:
     """Wait for Kafka, then check topics and rights.
 
-    source  the topic that the producers write; the clicks topic itself if it is not re-keyed
+    source, carries  the topic that the producers write, the clicks topic itself if it is not re-keyed; and whether rows
+                     go through the topic of the copies
     Returns the number of partitions of the changelog, and topic -> largest size of a record in bytes.
     Raises ConfigError.
     """
@@ -199,9 +202,8 @@ def _check_cluster(
         copies: dict[str, int] = {}
         try:
             if source != settings.topics.clicks:
-                copies[settings.topics.clicks] = check_rekeying(
-                    settings.broker, source, settings.max_message_bytes, config
-                )
+                most_bytes = settings.max_message_bytes + (longest_row + CARRY_BYTES if carries else 0)
+                copies[settings.topics.clicks] = check_rekeying(settings.broker, source, most_bytes, config)
             partitions = check_topics(settings.broker, settings.topics, config)
             if not settings.drain:
                 check_same_partitions(partitions, settings.topics)

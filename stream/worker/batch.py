@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from stream.carry.messages import Moves
 from stream.engine import isolate
 from stream.engine.columns import Columns
 from stream.engine.engine import Cycle, Engine
-from stream.engine.requests import Request
+from stream.engine.requests import Asking
 from stream.errors import BadClick, Dropped
 from stream.events import Anomaly, Click, Origin, Partition, Recommendation, Session, SystemAlert
 from stream.hours.messages import messages
 from stream.kafka.changelog import POSITION_KEY, Mark
 from stream.kafka.delivery import Record
 from stream.kafka.fetch import Chunk
-from stream.population.quiet import NAMES, Quiet
 from stream.settings import Topics
 from stream.state.arena import Arena
 from stream.state.staged import Staged
@@ -24,7 +24,6 @@ from stream.trigger import Trigger
 from stream.wire.codec import Codec
 from stream.wire.dead_letter import dead_letter
 from stream.wire.json import encode
-from stream.wire.requests import quieting, user_to_forget
 from stream.wire.sizes import fit_anomaly, fit_recommendation, fit_trigger
 from stream.worker.served import anomalies, recommendations, sessions, system_alerts, triggers
 
@@ -60,6 +59,8 @@ class Batch:
     system_alerts  the alerts on many users, in the order of their clicks
     triggers  of the rules for marketing, in their order
     left_out  optional field -> number of messages whose value in this field was not valid
+    chunks, rest  those whose messages are in the batch, and those that another one after it must begin with
+    carried   what became of the states of anonymous ids that came to users -> how many
     seconds   stage of the cycle -> how long it took. `process` measures the first three
     """
 
@@ -73,6 +74,9 @@ class Batch:
     system_alerts: list[SystemAlert]
     triggers: list[Trigger]
     left_out: Mapping[str, int]
+    chunks: Sequence[Chunk] = ()
+    rest: Sequence[Chunk] = ()
+    carried: Mapping[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -89,6 +93,7 @@ def process(
     chunks: list[Chunk],
     expected: Mapping[Partition, int],
     now_ms: int,
+    carrying: str = "",
 ) -> Batch:
     """Decode the messages of the chunks and process the clicks. Runs in the engine thread.
 
@@ -98,6 +103,7 @@ def process(
     expected  partition -> offset at which its first chunk must begin
     now_ms    current time of the worker, ms since the epoch. Of a message that Kafka or its producer stamped later, the
               stamp is the current time, up to TRUSTED_MS ahead: else a worker whose clock is behind refuses every click
+    carrying  the worker's group, if states go from anonymous ids to users; else empty
     Raises RuntimeError if a chunk does not begin at the end of the previous chunk of its partition.
     """
     began_s = time.perf_counter()
@@ -109,9 +115,14 @@ def process(
     taken: list[Any] = []
     refused: list[Refused] = []
     dropped: dict[Origin, str] = {}
-    requests: list[Request] = []
+    requests = Asking(codec, clicks)
     offsets: dict[Partition, int] = {}
-    for chunk in chunks:
+    moves: Moves | None = None
+    if carrying:
+        way = carrying, topics.clicks, limits[topics.clicks]
+        moves = Moves(*way, engine.arena, engine.forgetting, codec, clicks, requests)
+    later: list[Chunk] = []
+    for number, chunk in enumerate(chunks):
         partition = chunk.partition
         reached = offsets.get(partition, expected[partition])
         if chunk.begin != reached:
@@ -119,7 +130,7 @@ def process(
                 f"{partition}: decided up to offset {reached}, but the next chunk begins at {chunk.begin}: clicks "
                 "would be left out or repeated"
             )
-        for record in chunk.records:
+        for record in chunk.records if moves is None else moves.records(chunk):
             origin = Origin(*partition, record.offset)
             try:
                 stamp = record.timestamp
@@ -132,23 +143,24 @@ def process(
             except Dropped as exc:
                 dropped[origin] = exc.reason
             except BadClick as exc:
-                request = _request(record, codec, partition, len(clicks))
-                if request is not None:
-                    requests.append(request)
+                if requests.read(record, partition):
                     continue
                 why = BadClick(exc.reason, exc.detail)  # `exc` references this frame, and so the whole batch
                 refused.append(Refused(origin, codec.keep(record), why))
         offsets[partition] = chunk.end
-    columns = engine.encoder.columns(clicks, origins, requests)
+        if moves is not None and moves.rest is not None:
+            chunks, later = moves.split(chunks, number)
+            offsets[partition] = chunks[-1].end
+            break
+    columns = engine.encoder.columns(clicks, origins, requests.asked)
     decoded_s = time.perf_counter()
     cycle, broken = isolate.process(engine, columns, now_ms)
     stepped_s = time.perf_counter()
     repeats = len(clicks) - len(cycle.decided) - len(cycle.failed) - len(cycle.repeated) - len(broken)
     if repeats:
         log.warning("repeated clicks skipped, their offsets are not above those in the users' rows: clicks=%d", repeats)
-    if requests:
-        quiet = sum(one.quiet is not None for one in requests)
-        log.info("requests about users applied: forget=%d quiet=%d", len(requests) - quiet, quiet)
+    if requests.forget or requests.quiet:
+        log.info("requests about users applied: forget=%d quiet=%d", requests.forget, requests.quiet)
     failed = cycle.failed.tolist()
     if failed:
         log.error(
@@ -181,12 +193,15 @@ def process(
     wanted = triggers(engine, clicks, cycle)
     records += _triggers(wanted, topics.triggers, limits)
     records += _hours(engine, cycle, topics.behaviour, limits)
+    records += [] if moves is None else moves.sent(cycle.left)
     records += _rows(cycle.staged, topics.changelog)
     records += _marks(engine.arena, cycle.staged, offsets, topics.changelog)
+    carried = {} if moves is None else moves.outcomes(cycle.taken)
     seconds = {"decode": decoded_s - began_s, "engine": stepped_s - decoded_s}
     seconds["encode"] = time.perf_counter() - stepped_s
     left_out = dict(codec.left_out)
-    return Batch(columns, cycle, records, offsets, refused, dropped, alerts, on_many, wanted, left_out, seconds)
+    read = chunks, later, carried, seconds
+    return Batch(columns, cycle, records, offsets, refused, dropped, alerts, on_many, wanted, left_out, *read)
 
 
 def rest(
@@ -252,17 +267,6 @@ def _marks(arena: Arena, staged: Staged, offsets: Mapping[Partition, int], topic
         )
         for partition, next_ in offsets.items()
     ]
-
-
-def _request(record: Any, codec: Codec, partition: Partition, before: int) -> Request | None:
-    """The request about a user in a message that is no click; None if it is none. before: as in Request."""
-    user = user_to_forget(record, codec)
-    if user is not None:
-        return Request(before, (partition, user))
-    asked = quieting(record, NAMES)
-    if asked is None:
-        return None
-    return Request(before, (partition, record.key), Quiet.of(asked.until_ms, asked.statistics))
 
 
 def _recommendations(decisions: list[Recommendation], topic: str, limits: Mapping[str, int]) -> list[Record]:

@@ -5,10 +5,8 @@
     rest               partitions without clicks for half an hour: their sessions end, in a transaction of its own
     revoke             the running cycle ends, no new one begins, pending fetches are released
 
-Rows are put in place only after Kafka has them, and only one cycle runs at a time. Five threads take part: the event
-loop, which calls everything here; the consumer thread, which fetches and heartbeats (kafka.fetch); the engine thread,
-which has the codec, the engine and the arena to itself; the delivery thread, which has the producer; and while new
-partitions are recovered, a thread that reads the changelog (worker.recovery).
+Rows are put in place only after Kafka has them, and only one cycle runs at a time. The threads are
+in docs/architecture.md.
 """
 
 import asyncio
@@ -64,6 +62,7 @@ class Cycles:
     watch       its clock measures time limits: they stand still while Kafka does not answer
     begin_at    where a group begins that has no committed offset
     meter       gets transactions, rebalances and recoveries; `observe` has what was committed
+    carries     states go from anonymous ids to users
     """
 
     def __init__(
@@ -80,9 +79,11 @@ class Cycles:
         watch: Watch | None = None,
         begin_at: Begin = earliest,
         meter: Meter | None = None,
+        carries: bool = False,
     ) -> None:
         self._engine, self._codec, self._delivery = engine, codec, delivery
         self._topics, self._limits, self._max_clicks = topics, limits, max_clicks
+        self._carrying = changelog.group if carries else ""
         self._metadata = metadata(topics.recommendations)
         self._clock_ms, self._observe = clock_ms, observe
         self._watch, self._meter = watch or NoWatch(), meter or Meter()
@@ -91,8 +92,7 @@ class Cycles:
         self._thread = OneThread("engine", lambda: self._watch.answered_s)
         self._changelog, self._rest, pool = changelog, Rest(), self._thread.pool
         self._recovery = Recovery(delivery, changelog, engine.arena, pool, self._watch, begin_at, self._meter)
-        self._pending: deque[Any] = deque()
-        self._arrived = asyncio.Event()
+        self._pending, self._arrived = deque[Any](), asyncio.Event()
         self._assignment: Assignment | None = None
         self._stale_at: float | None = None
         self._cycle_since_s: float | None = None  # since when a cycle runs
@@ -107,8 +107,7 @@ class Cycles:
 
     def release(self) -> list[Any]:
         """Give up the fetches of which no cycle has begun, and end the assignment. Returns the events given up."""
-        self._assignment = None
-        self._phase = "rebalancing"
+        self._assignment, self._phase = None, "rebalancing"
         given_up, self._pending = list(self._pending), deque()
         return given_up
 
@@ -169,9 +168,7 @@ class Cycles:
 
     def stand_by(self) -> None:
         """The group has given no partitions to this worker: it waits as a spare."""
-        self._assignment = None
-        self._stale_at = None
-        self._phase = "spare"
+        self._assignment, self._stale_at, self._phase = None, None, "spare"
         self._meter.count("rebalances")
 
     def _lose(self) -> None:
@@ -227,7 +224,7 @@ class Cycles:
             taken.append(self._pending.popleft())
         return taken
 
-    async def _decide(self, chunks: list[Chunk]) -> None:
+    async def _decide(self, chunks: Sequence[Chunk]) -> None:
         """Steps 2 to 4 of a cycle. A batch of partitions that were lost is dropped: their new owner reads it again."""
         assignment = self._assignment
         if assignment is None:
@@ -238,7 +235,9 @@ class Cycles:
         self._rest.active((chunk.partition for chunk in ours), self._watch.answered_s)
         batch = await self._processed(ours, assignment)  # 2
         if batch is not None and await self._write(batch, assignment):
-            self._observe(ours, batch)
+            self._observe(batch.chunks, batch)
+            if batch.rest:
+                await self._decide(batch.rest)
 
     async def _let_rest(self) -> None:
         """End the sessions of partitions at rest. One whose clicks Kafka holds back is not at rest.
@@ -297,4 +296,5 @@ class Cycles:
 
     def _process(self, chunks: list[Chunk], expected: Mapping[Partition, int]) -> Batch:
         """Step 2 of a cycle, in the engine thread."""
-        return process(self._engine, self._codec, self._topics, self._limits, chunks, expected, self._clock_ms())
+        topics, limits, now_ms = self._topics, self._limits, self._clock_ms()
+        return process(self._engine, self._codec, topics, limits, chunks, expected, now_ms, self._carrying)

@@ -1,8 +1,7 @@
 """Measures committed batches: adds figures to the meter and keeps examples of dead letters and keys for the warnings.
 
 All code runs in the event loop's thread after a batch is committed. So a batch that was rolled back and processed again
-is counted once. The cost per batch is one pass over its timestamps and users, and a sample of keys, dead letters and
-lists.
+is counted once. The cost per batch is one pass over its timestamps and users, and a few samples.
 """
 
 import logging
@@ -24,7 +23,6 @@ from stream.detect.statistics import END, STATISTICS
 from stream.detect.windows import NO_GAP
 from stream.engine.columns import Columns
 from stream.engine.engine import Cycle
-from stream.engine.requests import Requests
 from stream.events import DRIFT, Origin, Partition, SystemAlert, hashed
 from stream.hours.messages import message
 from stream.hours.table import Cells
@@ -135,7 +133,9 @@ class Observed:
         count("messages", len(stamps))
         count("clicks_lost", sum(chunk.lost for chunk in chunks))
         self._decisions(clicks, batch.cycle, chunks[0].generation)
-        self._forgotten(clicks.requests, batch.cycle.staged.swept.owners)
+        self._forgotten(clicks, batch.cycle.staged.swept.owners)
+        for outcome, n in batch.carried.items():
+            count("carried", n, outcome=outcome)
         self._tell(batch.system_alerts)
         for reason, n in Counter(refused.why.reason for refused in batch.refused).items():
             count("dead_letters", n, reason=reason)
@@ -225,11 +225,12 @@ class Observed:
             cells, label = self._cells, self._model.manifest.label
             self._hours.add([message(hour, cells, label, len(cells.names)) for hour in batch.cycle.hours])
 
-    def _forgotten(self, requests: Requests, removed: Sequence[Owner]) -> None:
+    def _forgotten(self, clicks: Columns, removed: Sequence[Owner]) -> None:
         """Count the users whose rows were removed: those with a request, and those who were idle for too long."""
-        asked = sum(owner in requests for owner in removed) if requests else 0
+        stayed = [*{*removed}.difference(one.owner for one in clicks.leaving)]
+        asked = sum(owner in clicks.requests for owner in stayed)
         self.meter.count("forgotten", asked, cause="request")
-        self.meter.count("forgotten", len(removed) - asked, cause="idle")
+        self.meter.count("forgotten", len(stayed) - asked, cause="idle")
 
     def _tell(self, alerts: Sequence[SystemAlert]) -> None:
         """Count the alerts on many users, and write a line for each: somebody should look at once."""

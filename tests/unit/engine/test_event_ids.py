@@ -108,9 +108,10 @@ def test_repeats_do_not_depend_on_the_batches_or_a_restart(
         decided = run(engine, clicks[a:b], a)
         want = [one.decision for one in expected[a:b] if one is not None]
         assert [msgspec.to_builtins(one) for one in decided.recommendations] == want
-        rows, kept = engine.arena.rows(ONE), dict(engine.arena.kept)
+        rows, kept, time_ms = engine.arena.rows(ONE), dict(engine.arena.kept), engine.arena.newest_ms(ONE)
         engine.arena.hold(ONE)
         assert engine.arena.load(ONE, rows) == []
+        engine.arena.advance(ONE, time_ms)  # as the mark says it
         engine.arena.kept.update(kept)  # as recovery does from the mark
         assert engine.arena.rows(ONE) == rows
     rows = engine.arena.rows(ONE)

@@ -101,9 +101,10 @@ def test_who_starts_again_depends_only_on_the_clicks(
     edges = sorted({0, len(clicks), *(cut for cut in cuts | restarts if cut < len(clicks))})
     for a, b in itertools.pairwise(edges):
         if a in restarts:
-            rows = engine.arena.rows(ONE)
+            rows, time_ms = engine.arena.rows(ONE), engine.arena.newest_ms(ONE)
             engine = engine_of(model, model_dir)
             assert engine.arena.load(ONE, rows) == []
+            engine.arena.advance(ONE, time_ms)  # as the mark says it
         surprises += [r.surprise for r in run(engine, clicks[a:b], a).recommendations]
     assert surprises == pytest.approx([surprise for surprise, _ in want], abs=1e-4)
     for key, row in engine.arena.rows(ONE).items():

@@ -1,0 +1,174 @@
+"""Reads the messages by which a state goes from an anonymous id to a user, and writes the second one of them.
+
+    eddy-join     a click with both ids, keyed by the anonymous one  ->  the second message, keyed by the user, with the
+                  click, and with the state if there is one, which leaves in the same transaction
+    eddy-carried  that message  ->  the state, if the user has none, and after it the click
+
+The second message goes to the end of the user's partition of the same topic. Workers of other groups skip it: each
+group writes its own, with its own state.
+
+The rule that must not break: each message of the first kind has exactly one of the second, and those with one anonymous
+id keep their order, whatever they are: a click without a state, or one that is not valid for the worker that reads it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+from stream.carry.arriving import Taken, readable
+from stream.carry.leaving import Left
+from stream.events import Click, Partition
+from stream.kafka.delivery import Record
+from stream.kafka.fetch import Chunk
+from stream.state.arena import NO_SLOT, Arena, Owner
+from stream.state.evict import Forgetting
+from stream.state.row import Head
+from stream.wire.codec import Codec
+from stream.wire.requests import CARRIED_HEADER, Carried, carried, encode_carried, user_to_join, without_ours
+
+
+class Message(NamedTuple):
+    """The click of a message of the second kind, with the fields of aiokafka's ConsumerRecord that a worker reads."""
+
+    offset: int
+    timestamp: int
+    key: bytes
+    value: bytes
+    headers: Sequence[tuple[str, bytes | None]]
+
+
+class Asking(Protocol):
+    """Takes notes of a batch; engine.requests has it."""
+
+    def leaves(self, owner: Owner, number: int, user: bytes) -> None: ...
+    def arrives(self, owner: Owner, offset: int, row: bytes) -> None: ...
+    def about(self, owner: Owner) -> bool: ...
+
+
+class Moves:
+    """The messages of one batch.
+
+    rest     the chunk whose begin must be the begin of another batch; None = there is none
+    arrived  number of states that have arrived
+    refused  number of states that are broken, or of another model or layout. The clicks with them are decided
+    """
+
+    def __init__(
+        self,
+        group: str,
+        topic: str,
+        most_bytes: int,
+        arena: Arena,
+        forgetting: Forgetting,
+        codec: Codec,
+        clicks: Sequence[Click],
+        requests: Asking,
+    ) -> None:
+        """group  of the worker
+
+        topic, most_bytes  of the clicks; and of key and headers of a message of this topic, together
+        clicks, requests   those of the batch so far. The caller adds one after the other
+        """
+        self._group, self._topic, self._most_bytes = group, topic, most_bytes
+        self._arena, self._forgetting, self._codec = arena, forgetting, codec
+        self._clicks, self._requests = clicks, requests
+        self._joins: list[tuple[Any, bytes]] = []
+        self._users: dict[Partition, set[bytes]] = {}
+        self._times: dict[Partition, tuple[int, int]] = {}  # the least and the largest time of the clicks, ms
+        self._noted = 0
+        self.rest: Chunk | None = None
+        self.arrived = self.refused = 0
+
+    def records(self, chunk: Chunk) -> Iterator[Any]:
+        """The records of a chunk that may be clicks, in their order. It ends early if `rest` has to begin a batch."""
+        for number, record in enumerate(chunk.records):
+            if not record.headers:
+                yield record
+                continue
+            user, found = user_to_join(record), carried(record)
+            if user is not None:
+                self._join(chunk.partition, record, user)
+            elif found is None:
+                yield record
+            elif found.group == self._group:
+                if found.row is not None and not self._arrive(chunk.partition, record, found.row):
+                    self.rest = replace(chunk, begin=record.offset, lost=0, records=chunk.records[number:])
+                    break
+                yield Message(record.offset, record.timestamp, record.key, found.value, without_ours(record.headers))
+        self._note(chunk.partition)
+
+    def split(self, chunks: Sequence[Chunk], at: int) -> tuple[list[Chunk], list[Chunk]]:
+        """The chunks up to `rest`, which is the end of the one at this position, and from there on."""
+        assert self.rest is not None
+        chunk, rest = chunks[at], self.rest
+        records = chunk.records[: len(chunk.records) - len(rest.records)]
+        return [*chunks[:at], replace(chunk, end=rest.begin, records=records)], [rest, *chunks[at + 1 :]]
+
+    def sent(self, left: Left) -> list[Record]:
+        """The messages of the second kind for the batch. left: the rows that leave with it"""
+        records: list[Record] = []
+        for number, (record, user) in enumerate(self._joins):
+            ours = (CARRIED_HEADER, encode_carried(Carried(self._group, record.value, left.get(number))))
+            headers = [*without_ours(record.headers), ours]
+            if len(user) + sum(len(name) + len(data or b"") + 8 for name, data in headers) > self._most_bytes:
+                headers = [ours]
+            records.append(Record(self._topic, user, None, None, max(0, record.timestamp), headers))
+        return records
+
+    def outcomes(self, taken: Taken) -> dict[str, int]:
+        """What became of the states that came with the batch -> how many. taken: the rows that have become a user's"""
+        return {"taken": len(taken), "not_needed": self.arrived - len(taken), "refused": self.refused}
+
+    def _join(self, partition: Partition, record: Any, user: bytes) -> None:
+        """Note a message of the first kind, and that the row of its anonymous id leaves, if it may have one."""
+        self._note(partition)
+        key = self._codec.user(record.key)
+        if key is not None:
+            owner = partition, key
+            if key in self._users[partition] or self._arena.find([owner]).slots[0] != NO_SLOT:
+                self._requests.leaves(owner, len(self._joins), self._codec.user(user) or user)
+        self._joins.append((record, user))
+
+    def _arrive(self, partition: Partition, record: Any, row: bytes) -> bool:
+        """Note that a row arrives. False if its message must be the first one of a batch."""
+        key = self._codec.user(record.key)
+        if key is None or not readable(self._arena, key, row):
+            self.refused += 1
+            return True
+        self._note(partition)
+        owner = partition, key
+        if self._must_begin(owner):
+            return False
+        self._requests.arrives(owner, record.offset, row)
+        self._users[partition].add(key)
+        self._see(partition, Head.of(row).last_ms)
+        self.arrived += 1
+        return True
+
+    def _must_begin(self, owner: Owner) -> bool:
+        """Whether a row of this user may have ended in the batch, by a request or because the user was idle.
+
+        Then the user would have two rows in the batch, and one of them would not be in the arena.
+        """
+        if self._requests.about(owner):
+            return True
+        if not self._clicks:
+            return False
+        least, largest = self._times.get(owner[0], (0, 0))
+        slots = self._arena.find([owner]).slots
+        if slots[0] != NO_SLOT:
+            last_ms = int(self._arena.gather(slots)["last_ms"][0])
+            least = min(least or last_ms, last_ms)
+        return self._forgetting.possible_within(max(largest, self._arena.newest_ms(owner[0])) - least)
+
+    def _note(self, partition: Partition) -> None:
+        """Note the users and times of the clicks of this partition that were added."""
+        users = self._users.setdefault(partition, set())
+        for click in self._clicks[self._noted :]:
+            users.add(click.user_id.encode())
+            self._see(partition, click.timestamp)
+        self._noted = len(self._clicks)
+
+    def _see(self, partition: Partition, time_ms: int) -> None:
+        least, largest = self._times.get(partition, (time_ms, time_ms))
+        self._times[partition] = min(least, time_ms), max(largest, time_ms)
