@@ -64,6 +64,18 @@ class User:
     counts: Counts = field(default_factory=lambda: Counts([]))
 
 
+class Moved(NamedTuple):
+    """A row on its way from an anonymous id to a user."""
+
+    user: User
+    session: Session
+
+
+def foreign(partition: int, offset: int) -> int:
+    """What a row has for an offset of the partition where it was."""
+    return offset if offset >= 2**48 else (partition + 1) * 2**48 + offset
+
+
 class Oracle:
     """Decides on clicks in the order of their partition.
 
@@ -113,16 +125,7 @@ class Oracle:
         if click is None:
             return None
         now_ms = self._time_ms[partition] = max(click["timestamp"], self._time_ms.get(partition, 0))
-        sessions = self.sessions.setdefault(
-            partition,
-            Sessions(
-                f"{topic}-{partition}-",
-                self.manifest["event_types"],
-                self.label,
-                self._alerts.scores_ends,
-                self.manifest.get("ahead", {}).get("intent") or "purchase",
-            ),
-        )
+        sessions = self._sessions(topic, partition)
         sessions.time(now_ms)
         user = self.users.get((partition, click["user_id"]))
         if user is None or self.forgotten(user, now_ms):
@@ -193,10 +196,15 @@ class Oracle:
         system = [self._system(topic, partition, offset, click, event) for event in events]
         if found.episode is None:
             return Expected(decision, None, system)
-        common["episode"] = f"{topic}-{partition}-{found.episode}"
+        common["episode"] = sessions._id(found.episode)
         if many.part_of is not None:
             common["part_of"] = f"{topic}-{partition}-{many.part_of}"
         return Expected(decision, self._alert(common, click["event_type"], found, before), system)
+
+    def _sessions(self, topic: str, partition: int) -> Sessions:
+        bought = self.manifest.get("ahead", {}).get("intent") or "purchase"
+        types, scored = self.manifest["event_types"], self._alerts.scores_ends
+        return self.sessions.setdefault(partition, Sessions(f"{topic}-{partition}-", types, self.label, scored, bought))
 
     def _signs(self, recent: list[int], event_type: str, gap_ms: int) -> set[str]:
         """The signs of a click but for alerts and twins. recent: the last items, newest first, the click's included."""
@@ -244,6 +252,31 @@ class Oracle:
         self.users.pop((partition, name), None)
         if partition in self.sessions:
             self.sessions[partition].of.pop(name, None)
+
+    def leave(self, partition: int, name: str) -> "Moved | None":
+        """Take the row of an anonymous id out of its partition; None if there is none, or if it is forgotten."""
+        user = self.users.get((partition, name))
+        known = user is not None and not self.forgotten(user, self._time_ms[partition])
+        session = self.sessions[partition].of.get(name) if partition in self.sessions else None
+        self.forget(partition, name)
+        if user is None or session is None or not known:
+            return None
+        session.offset = foreign(partition, session.offset)
+        session.episode = 1 + foreign(partition, session.episode - 1) if session.episode > 0 else session.episode
+        user.kept.episode = foreign(partition, user.kept.episode) if user.kept.unusual_ms else 0
+        user.seen = Seen()
+        return Moved(user, session)
+
+    def arrive(self, topic: str, partition: int, offset: int, name: str, moved: "Moved") -> None:
+        """Give the row to a user who has none."""
+        now_ms = self._time_ms.get(partition, 0)
+        has = self.users.get((partition, name))
+        if has is not None and not self.forgotten(has, now_ms):
+            return
+        self.users[partition, name], (user, session) = moved.user, moved
+        user.offset = offset - 1
+        session.seen_ms = 1 if session.ended else max(now_ms, user.last_ms)
+        self._sessions(topic, partition).of[name] = session
 
     def forgotten(self, user: User, now_ms: int) -> bool:
         """A user without a click for so long starts with a new row; one with a single click after a third of it."""

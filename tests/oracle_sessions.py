@@ -150,6 +150,12 @@ class Sessions:
         one = self.of[user]
         one.vector, one.peak, one.item = (one.vector + mix(item)) % 2**64, max(one.peak, surprise), item
 
+    def _id(self, offset: int) -> str:
+        """Of an offset in a row; above 48 bits it has the partition of a row that was carried, plus one."""
+        if offset < 2**48:
+            return f"{self._prefix}{offset}"
+        return f"{self._prefix.rsplit('-', 2)[0]}-{offset // 2**48 - 1}-{offset % 2**48}"
+
     def _end(self, user: str) -> None:
         self.of[user].ended = True
         one = self.of[user]
@@ -160,8 +166,8 @@ class Sessions:
         p_value = float(np.exp(-one.nats))
         self.events[-1]["p_value"] = p_value
         if one.episode:
-            id_ = f"{self._prefix}{one.offset}-end" + (f"-{one.revision}" if one.revision else "")
-            episode = id_ if one.episode < 0 else f"{self._prefix}{one.episode - 1}"
+            id_ = f"{self._id(one.offset)}-end" + (f"-{one.revision}" if one.revision else "")
+            episode = id_ if one.episode < 0 else self._id(one.episode - 1)
             more = {"timestamp": one.last_ms, "p_value": p_value, "episode": episode, "model": self._label}
             self.alerts.append({"id": id_, "user_id": user, "event_type": "session end"} | one.alert | more)
 
@@ -179,7 +185,7 @@ class Sessions:
     def _tell(self, user: str, phase: str, time_ms: int) -> None:
         one = self.of[user]
         event = {
-            "id": f"{self._prefix}{one.offset}",
+            "id": self._id(one.offset),
             "user_id": user,
             "phase": phase,
             "timestamp": time_ms,

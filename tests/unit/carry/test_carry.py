@@ -1,0 +1,275 @@
+"""The state of an anonymous id becomes that of the user who logs in, whatever the batches, crashes and partitions."""
+
+import json
+import random
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from stream.engine.engine import Engine
+from stream.events import Partition
+from stream.kafka.delivery import Record
+from stream.kafka.fetch import Chunk
+from stream.model.runtime import Model, load_model
+from stream.settings import Topics
+from stream.triggers.rules import Rule
+from stream.wire.json import JsonCodec
+from stream.wire.requests import CARRIED_HEADER, FORGET_HEADER, JOIN_HEADER
+from stream.worker.batch import Batch, process
+from stream.worker.served import open_engine
+from tests.oracle import Moved, Oracle, event_name
+
+START_MS = 1_700_000_000_000
+MINUTE_MS, DAY_MS = 60_000, 86_400_000
+TOPICS = Topics(behaviour="behaviour")
+LIMITS = dict.fromkeys(msgspec.structs.astuple(TOPICS), 1_000_000)
+PARTITIONS = Partition("clicks", 0), Partition("clicks", 1)
+HOME = {"a": 0, "b": 1, "u": 0, "v": 1}
+"""Id -> number of its partition; a and b are anonymous."""
+
+
+class Sent(NamedTuple):
+    """A message of the copies' topic.
+
+    key   whose messages it is among
+    user  of a click; None = a request to forget the key's user; "" = no valid click
+    step  minutes since the message before it
+    late  minutes by which it is late
+    """
+
+    key: str
+    user: str | None
+    item: str = "i1"
+    step: int = 0
+    late: float = 0
+
+
+@pytest.fixture(scope="module")
+def model(model_dir: Path) -> Model:
+    return load_model(model_dir, "cpu")
+
+
+class Kafka:
+    """The copies' topic with two partitions, and one worker of a group, which is killed now and then."""
+
+    def __init__(self, engine: Engine, new: Any, group: str = "shop", rng: random.Random | None = None) -> None:
+        self.engine, self._new, self._group, self._rng = engine, new, group, rng or random.Random(0)
+        self.logs: dict[Partition, list[Any]] = {partition: [] for partition in PARTITIONS}
+        self.next = dict.fromkeys(PARTITIONS, 0)
+        self.written: list[Record] = []
+        self.batches: list[Batch] = []
+        self._now_ms = START_MS
+
+    def send(self, one: Sent) -> None:
+        """A message as the re-keying writes it."""
+        self._now_ms += one.step * MINUTE_MS
+        click = {"user_id": one.user, "item_id": one.item, "timestamp": round(self._now_ms - one.late * MINUTE_MS)}
+        value, headers = (
+            msgspec.json.encode(click | ({"consent": True} if one.item == "i2" and self.engine.triggers.rules else {})),
+            [],
+        )
+        if one.user is None:
+            value, headers = None, [(FORGET_HEADER, b"")]
+        elif one.user != one.key:
+            value = value if one.user else b"{"
+            headers = [("trace", b"1"), (JOIN_HEADER, (one.user or "u").encode())]
+        self.append(PARTITIONS[HOME[one.key]], one.key.encode(), value, headers)
+
+    def append(self, partition: Partition, key: bytes, value: bytes | None, headers: Any) -> None:
+        offset = len(self.logs[partition]) * 2  # between two messages of a transaction there may be a marker
+        self.logs[partition].append(
+            SimpleNamespace(offset=offset, key=key, value=value, headers=tuple(headers), timestamp=START_MS)
+        )
+
+    def chunk(self, partition: Partition, count: int) -> Chunk:
+        begin = self.next[partition]
+        records = self.logs[partition][begin // 2 :][:count]
+        return Chunk(partition, 1, begin, begin + 2 * len(records), 0, records, 0)
+
+    def decide(self, chunks: list[Chunk], sends: bool = True) -> None:
+        """One cycle, or several where a batch ends early."""
+        now_ms = START_MS + 1_000 * DAY_MS
+        batch = process(self.engine, JsonCodec(65_536, 1000), TOPICS, LIMITS, chunks, self.next, now_ms, self._group)
+        if self._rng.random() < 0.2:  # killed before the commit, and started again
+            self.restart()
+            return
+        self.engine.commit(batch.cycle)
+        for partition in PARTITIONS:
+            totals = batch.cycle.staged.totals.get(partition)
+            assert totals is None or totals == self.engine.arena.totals(partition)
+        self.next |= batch.offsets
+        self.written += batch.records
+        self.batches.append(batch)
+        for record in batch.records:
+            if record.topic == TOPICS.clicks and sends:
+                self.append(PARTITIONS[HOME[record.key.decode()]], record.key, record.value, record.headers)
+        if batch.rest:
+            self.decide(list(batch.rest), sends)
+
+    def restart(self) -> None:
+        before, self.engine = self.engine, self._new()
+        for partition in PARTITIONS:
+            self.engine.arena.hold(partition)
+            assert self.engine.arena.load(partition, before.arena.rows(partition)) == []
+            self.engine.arena.kept[partition] = before.arena.kept.get(partition, b"")
+            self.engine.arena.advance(partition, before.arena.newest_ms(partition))
+
+    def drain(self, most: int, sends: bool = True) -> None:
+        while any(self.next[p] < 2 * len(self.logs[p]) for p in PARTITIONS):
+            which = self._rng.choice([PARTITIONS, PARTITIONS[:1], PARTITIONS[1:]])
+            self.decide([self.chunk(p, self._rng.randint(1, most)) for p in which], sends)
+
+    def rows(self) -> dict[Partition, dict[bytes, bytes]]:
+        return {partition: self.engine.arena.rows(partition) for partition in PARTITIONS}
+
+    def events(self, *topics: str) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = defaultdict(list)
+        for record in self.written:
+            if record.topic in topics:
+                found[record.topic].append(record.value)
+        return {topic: sorted(values) for topic, values in found.items()}
+
+
+def ran(kafka: Kafka, sent: list[Sent], most: int, rng: random.Random) -> Kafka:
+    """Send and decide in turns."""
+    for one in sent:
+        kafka.send(one)
+        if rng.random() < 0.3:
+            kafka.decide([kafka.chunk(p, rng.randint(1, most)) for p in PARTITIONS])
+    kafka.drain(most)
+    return kafka
+
+
+def by_definition(oracle: Oracle, kafka: Kafka) -> tuple[list[Any], list[Any], list[str]]:
+    """Decisions and alerts, and what became of the states, by a loop over the messages of both partitions."""
+    reached, on_the_way = dict.fromkeys(PARTITIONS, 0), list[tuple[bytes, bytes, Moved | None]]()
+    decisions, alerts, outcomes = [], [], []
+    while any(reached[p] < len(kafka.logs[p]) for p in PARTITIONS):
+        moved_on = False
+        for partition in PARTITIONS:
+            for record in kafka.logs[partition][reached[partition] :]:
+                headers, number, value = dict(record.headers), partition.number, record.value
+                name = record.key.decode()
+                if FORGET_HEADER in headers:
+                    oracle.forget(number, name)
+                elif JOIN_HEADER in headers:
+                    on_the_way.append((headers[JOIN_HEADER], value, oracle.leave(number, name)))
+                elif CARRIED_HEADER in headers:
+                    value = msgspec.msgpack.decode(headers[CARRIED_HEADER])[1]
+                    at = next((i for i, one in enumerate(on_the_way) if one[:2] == (record.key, value)), None)
+                    if at is None:
+                        break
+                    moved = on_the_way.pop(at)[2]
+                    if moved is not None:
+                        known = (number, name) in oracle.users
+                        oracle.arrive("clicks", number, record.offset, name, moved)
+                        outcomes.append("taken" if oracle.users[number, name] is moved.user else "not_needed")
+                        assert known or outcomes[-1] == "taken"
+                expected = oracle.decide("clicks", number, record.offset, record.key, value)
+                if expected is not None:
+                    decisions.append(expected.decision)
+                    alerts += [] if expected.alert is None else [expected.alert]
+                reached[partition] += 1
+                moved_on = True
+        assert moved_on, "a state was carried that had never left"
+    assert not on_the_way, "a click did not arrive"
+    return decisions, alerts, outcomes
+
+
+USERS = st.builds(
+    Sent,
+    key=st.sampled_from(["a", "a", "a", "b", "u", "v"]),
+    user=st.none() | st.sampled_from(["key", "key", "key", "u", "u", "v", ""]),
+    item=st.sampled_from(["i1", "i2", "i3", "never seen"]),
+    step=st.sampled_from([0, 1, 5, 20, 31, 70, 14 * 1440, 40 * 1440, 95 * 1440]),
+    late=st.sampled_from([0, 0, 0, 3, 40, 2000]),
+)
+
+
+def plausible(one: Sent) -> Sent:
+    """Clicks of users who are logged in have no other id here."""
+    return one._replace(user=one.key) if one.user == "key" or (one.key in "uv" and one.user is not None) else one
+
+
+SENT = st.lists(USERS.map(plausible), max_size=24) | st.lists(
+    USERS.map(plausible).filter(lambda one: one.step < 100 and one.user is not None), max_size=40
+)
+
+
+def unlike(sent: list[Sent]) -> list[Sent]:
+    """Each with a time of its own, so that messages can be told apart."""
+    return [one._replace(late=one.late + n / 60_000) for n, one in enumerate(sent)]  # ms
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(sent=SENT, most=st.sampled_from([1, 3, 100]), seed=st.integers(0, 2**16))
+@example([Sent("a", "a"), Sent("a", "a", "i2", 1), Sent("a", "u", "i3", 1), Sent("u", "u", "i1", 1)], 100, 3)
+@example([Sent("a", "a"), Sent("a", "u", step=40), Sent("u", "u", step=31), Sent("b", "v", step=31)], 100, 3)
+@example([Sent("u", "u"), Sent("a", "a", step=95 * 1440), Sent("a", "u", "i2", 1), Sent("u", None)], 100, 3)
+def test_states_go_over_as_in_a_loop_over_the_messages(
+    model: Model, model_dir: Path, sent: list[Sent], most: int, seed: int
+) -> None:
+    """Decisions, alerts, sessions and rows; each click with both ids has exactly one decision."""
+    rng = random.Random(seed)
+
+    def new() -> Engine:
+        return open_engine(model, model_dir, 5, 1, 0.3)
+
+    kafka = ran(Kafka(new(), new, rng=rng), unlike(sent), most, rng)
+    oracle = Oracle(model_dir, 5, 1, 0.3)
+    decisions, alerts, outcomes = by_definition(oracle, kafka)
+    topics = TOPICS.recommendations, TOPICS.sessions, TOPICS.anomalies
+    found = {topic: list(map(json.loads, values)) for topic, values in kafka.events(*topics).items()}
+    for topic, wanted in (
+        (TOPICS.recommendations, decisions),
+        (TOPICS.sessions, oracle.session_events()),
+        (TOPICS.anomalies, [*alerts, *oracle.end_alerts()]),
+    ):
+        events = {event_name(one): one for one in found.get(topic, [])}
+        assert len(events) == len(found.get(topic, []))
+        assert events.keys() == {event_name(one) for one in wanted}
+        for one in wanted:
+            assert {name: events[event_name(one)][name] for name in one} == one
+    counts = [batch.carried for batch in kafka.batches]
+    assert sum(one["taken"] for one in counts) == outcomes.count("taken")
+    assert sum(one["not_needed"] for one in counts) == outcomes.count("not_needed")
+    expected = {(p, key): (row, gone) for p, key, row, gone in oracle.rows(kafka.engine.arena.model)}
+    for partition, rows in kafka.rows().items():
+        for key, row in rows.items():
+            assert expected.pop((partition.number, key))[0] == row
+    assert all(may_be_gone for _, may_be_gone in expected.values())
+
+
+RULES = (
+    Rule("cart", "abandoned", has=("view",), cooldown_ms=DAY_MS),
+    Rule("gone", "away", after_ms=2 * DAY_MS, consent=True),
+    Rule("viewed", "after", events=("view",), cooldown_ms=40 * MINUTE_MS),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@given(sent=SENT, most=st.sampled_from([3, 100]), seed=st.integers(0, 2**16))
+def test_triggers_and_hours_do_not_depend_on_the_batches(
+    model: Model, model_dir: Path, sent: list[Sent], most: int, seed: int
+) -> None:
+    """A second worker reads the same messages one by one, and writes the same, also the states on their way."""
+    rng = random.Random(seed)
+
+    def new() -> Engine:
+        return open_engine(model, model_dir, 5, 1, 0.3, triggers=RULES, hours=True)
+
+    first = ran(Kafka(new(), new, rng=rng), unlike(sent), most, rng)
+    second = Kafka(new(), new, rng=rng)
+    second.logs = first.logs
+    second.drain(1, sends=False)
+    topics = TOPICS.triggers, TOPICS.behaviour, TOPICS.sessions, TOPICS.recommendations, TOPICS.dead_letters
+    assert second.events(*topics) == first.events(*topics)
+    sent_on = [[(r.key, r.headers) for r in one.written if r.topic == TOPICS.clicks] for one in (first, second)]
+    assert sorted(sent_on[0]) == sorted(sent_on[1])
+    assert second.rows() == first.rows()
