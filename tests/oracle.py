@@ -275,7 +275,7 @@ class Oracle:
             return
         self.users[partition, name], (user, session) = moved.user, moved
         user.offset = offset - 1
-        session.seen_ms = 1 if session.ended else max(now_ms, user.last_ms)
+        session.seen_ms = 0 if session.ended else max(now_ms, user.last_ms)
         self._sessions(topic, partition).of[name] = session
 
     def forgotten(self, user: User, now_ms: int) -> bool:

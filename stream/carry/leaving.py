@@ -34,8 +34,8 @@ Left = Mapping[int, bytes]
 
 NOTHING: Left = {}
 
-CLOSED = 1
-"""The field SEEN of a row whose session had ended: so long ago that nothing follows from it any more."""
+CLOSED = 0
+"""The field SEEN of a row whose session had ended, as of a user who was never seen: nothing ends by it again."""
 
 SESSION, END = NAMES[0], ENDING[1].name
 
