@@ -28,7 +28,7 @@ DEFAULTS = ("event_type", "session_id", "price", "quantity", "category")
 """Fields that may have a default. One user, item, time or event id for all events would be wrong."""
 
 SECTIONS = {
-    "fields": FIELDS,
+    "fields": (*FIELDS, ANONYMOUS),
     "event_types": None,
     "events": ("keep", "drop", "drop_without"),
     "defaults": DEFAULTS,

@@ -78,21 +78,26 @@ class RekeyedLane(Lane):
 @pytest.fixture
 def lane(kafka: str, name: str, model: Path, tmp_path: Path) -> Iterator[RekeyedLane]:
     """Topics as `eddy topics create --mapping` makes them, and a model with this mapping."""
+    lane = rekeyed_lane(kafka, name, model, tmp_path, MAPPING)
+    yield lane
+    lane.end_all()
+
+
+def rekeyed_lane(kafka: str, name: str, model: Path, tmp_path: Path, mapping: str) -> RekeyedLane:
     directory = tmp_path / "random" / "1"
     shutil.copytree(model, directory)
     manifest = read_manifest(model)
     fields = {field: getattr(manifest, field) for field in manifest.__struct_fields__}
-    (directory / "mapping.toml").write_text(MAPPING)
+    (directory / "mapping.toml").write_text(mapping)
     fields["files"] = {**manifest.files, "mapping.toml": sha256(directory / "mapping.toml")}
-    write_manifest(directory, Manifest(**{**fields, "mapping": parse_mapping(MAPPING, "test").hash}))
+    write_manifest(directory, Manifest(**{**fields, "mapping": parse_mapping(mapping, "test").hash}))
     lane = RekeyedLane(kafka, name, directory, tmp_path)
     topics = msgspec.structs.replace(lane.topics, clicks=lane.source)
     source = NewTopic(lane.source, lane.partitions, 1, config={"retention.ms": "-1"})  # the clicks are of 2025
     admin = AdminClient({"bootstrap.servers": kafka})
     admin.create_topics([source])[lane.source].result()
     create(kafka, topics, str(directory / "mapping.toml"), lane.partitions, 1)
-    yield lane
-    lane.end_all()
+    return lane
 
 
 def odd_key(n: int, user: bytes) -> bytes | None:
