@@ -12,8 +12,8 @@ from stream.errors import ConfigError
 from stream.guess.fields import anonymous, by_name, find, first_value, fits, not_found
 from stream.guess.names import FIELDS, event_type, shows_a_list
 from stream.guess.sample import Sample, Seen, counted
-from stream.guess.users import find_key, paths_of_key, user_notes, user_paths
-from stream.mapping.mapping import ClickMapping, Source
+from stream.guess.users import find_key, join, paths_of_key, user_notes, user_paths
+from stream.mapping.mapping import ANONYMOUS, ClickMapping, Source
 from stream.mapping.paths import Path, has_value, path_text, value_at
 
 UNITS = {"s": "s", "ms": "ms", "µs": "us", "ns": "ns"}
@@ -60,14 +60,17 @@ def guess(sample: Sample, mixed: bool = False, form: str = "json") -> Guess:
         found["user_id"] = user_paths(sample, found["user_id"][0])
     found["item_id"] = _with_others(sample, found["item_id"][0], "item_id")
     key = find_key(sample, found, unsure)
-    user_notes(sample, found["user_id"], unsure)
+    rekey = mixed or key != "user_id"
+    if rekey and join(sample, found["user_id"]):
+        found["user_id"], found[ANONYMOUS] = found["user_id"][:1], found["user_id"][1:]
+    user_notes(sample, found["user_id"] + found.get(ANONYMOUS, ()), ANONYMOUS in found, unsure)
     event_id = by_name(sample, "event_id", _taken(found))
     if event_id is not None:
         found["event_id"] = (event_id,)
     types, renamed, shown = _types(sample, found.get("event_type"))
     drop_without = _without_item(sample, found, shown, unsure)
     _notes(sample, found, unsure)
-    fields = {name: tuple(map(path_text, found[name])) for name in FIELDS if name in found}
+    fields = {name: tuple(map(path_text, found[name])) for name in (*FIELDS, ANONYMOUS) if name in found}
     unit = _unit(sample.seen[found["timestamp"][0]])
     if mixed and key == "user_id":
         unsure.append("the producers choose a key's partition in different ways, so the workers re-key the messages")
@@ -77,7 +80,7 @@ def guess(sample: Sample, mixed: bool = False, form: str = "json") -> Guess:
         drop=shown,
         drop_without=drop_without,
         key=key,
-        rekey=mixed or key != "user_id",
+        rekey=rekey,
         format=form,
     )
     return Guess(mapping, types, unsure)

@@ -148,7 +148,7 @@ def report(sample: Sample, guess: Guess, understood: Understood) -> str:
 
 def _fields(sample: Sample, mapping: ClickMapping) -> str:
     rows = []
-    for name in FIELDS:
+    for name in (*FIELDS, *mapping.topic.fields.keys() - {*FIELDS}):
         paths = mapping.topic.fields.get(name, ())
         ways = [parse_path(path) for path in paths]
         have = sum(any(has_value(value_at(event, way)) for way in ways) for event in sample.events)

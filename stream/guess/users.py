@@ -23,8 +23,15 @@ def user_paths(sample: Sample, path: Path) -> tuple[Path, ...]:
     return (path,) if other is None else (path, other)
 
 
-def user_notes(sample: Sample, paths: tuple[Path, ...], unsure: list[str]) -> None:
-    """A line on the events in which the user's first path has no value."""
+def join(sample: Sample, paths: tuple[Path, ...]) -> bool:
+    """Whether events show to which user an anonymous id, at the second path, belongs: they have both."""
+    if len(paths) != 2 or rank(paths[1], ANONYMOUS) is None:
+        return False
+    return any(all(has_value(value_at(event, path)) for path in paths) for event in sample.events)
+
+
+def user_notes(sample: Sample, paths: tuple[Path, ...], carries: bool, unsure: list[str]) -> None:
+    """A line on the events in which the user's first path has no value. carries: as of a mapping"""
     without = sum(not has_value(value_at(event, paths[0])) for event in sample.events)
     if not without:
         return
@@ -35,9 +42,10 @@ def user_notes(sample: Sample, paths: tuple[Path, ...], unsure: list[str]) -> No
             "drop_without they are left out"
         )
     else:
+        moves = "goes to the user" if carries else "does not move"
         unsure.append(
             f"user_id: where {path_text(paths[0])} has no value ({share}), {path_text(paths[1])} is the user; the "
-            "state does not move when the user id becomes known"
+            f"state {moves} when the user id becomes known"
         )
 
 

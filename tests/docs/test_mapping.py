@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from stream.mapping.mapping import KEYS
+from stream.mapping.mapping import ANONYMOUS, KEYS
 from stream.mapping.parse import DEFAULTS, REQUIRED, SECTIONS, parse_mapping
 from stream.mapping.reading import FIELDS, UNITS
 from tests.docs.blocks import ROOT, Block, blocks
@@ -35,7 +35,7 @@ def test_the_table_has_every_section_and_name() -> None:
         found.setdefault(section, set()).update(re.findall(r"`(\w+)`", names))
     expected = {name: set(names or ()) for name, names in SECTIONS.items()}
     assert found == expected
-    assert set(SECTIONS["fields"] or ()) == set(FIELDS)
+    assert set(SECTIONS["fields"] or ()) == {*FIELDS, ANONYMOUS}
     assert set(SECTIONS["defaults"] or ()) == set(DEFAULTS)
     for values, row in ((UNITS, "unit"), (KEYS, "holds")):
         [line] = [line for line in table.splitlines() if f"| `{row}` |" in line]
