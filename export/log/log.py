@@ -176,6 +176,7 @@ def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool, ma
         too_early += int((times < FIRST_CLICK_MS).sum())
         dates &= not (times % DAY_MS).any()
         spool.add(rows)
+    users = list(index.user) if in_order else stats.joins.apply(spool, list(index.user))
     has_sessions = bool(len(index.session))
     if stats.without_session and not has_sessions:
         stats.without_session = 0
@@ -187,14 +188,14 @@ def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool, ma
         raise ConfigError(f"log {path}: no clicks in {counted(stats.rows, 'row')}; {'; '.join(notes)}")
     if not in_order:
         notes += implausible_times(first_ms, last_ms, len(spool), too_early, dates)
-    notes += implausible_users(list(index.user), spool.clicks_of_users())
+    notes += implausible_users(users, spool.clicks_of_users())
     clock: Clock | None = None
     if in_order:
         notes.append("the rows are used in their order, with synthetic times")
         clock = SessionClock(spool) if has_sessions else RowClock(spool)
     elif not forward:
         notes.append("the rows were not in time order: sorted by user and time")
-    broken = sum("\ufffd" in name for names in (index.user, index.item) for name in names)
+    broken = sum("\ufffd" in name for names in (users, index.item) for name in names)
     if broken:
         have = counted(broken, "id has", "ids have")
         notes.append(f"{have} bytes that are not UTF-8, read as \ufffd: save the log as UTF-8")
@@ -213,7 +214,7 @@ def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool, ma
             del columns[name]
     session_names = [*index.session, ""]  # the last one is for index -1
     return Log(
-        users=list(index.user),
+        users=users,
         items=list(index.item),
         event_types=list(index.event_type),
         sessions=[session_names[code] for code in sessions],

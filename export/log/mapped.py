@@ -79,6 +79,8 @@ class MappedFile:
                     self._stats.rows += 1  # the caller counts the rows that it gets
                     self._stats.dropped[exc.detail] += 1
                     continue
+                if self._reading.anonymous:
+                    self._stats.joins.note(self._reading, row, values)
                 for number, column in zip(at, cells.values(), strict=True):
                     column.append(_cell(values[number]))
             yield pl.DataFrame(cells, dict.fromkeys(columns, pl.String))

@@ -10,6 +10,7 @@ import polars as pl
 
 from export.arrays import I64
 from export.files.cells import printable
+from export.log.joined import Joins
 from export.log.times import iso
 from stream.wire.fields import DEFAULT_EVENT, TEXT
 
@@ -58,6 +59,7 @@ class ReadStats:
     without_session  rows without a session, in a log with a session column
     paths            field of a mapping -> where it is, as text
     seen             the fields of the mapping that have a value in a row
+    joins            which anonymous ids are users
     """
 
     rows: int = 0
@@ -70,6 +72,7 @@ class ReadStats:
     without_session: int = 0
     paths: dict[str, str] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
+    joins: Joins = field(default_factory=Joins)
 
     def add(self, line: str) -> None:
         """Add a note about a file, unless it is there already."""
@@ -91,6 +94,8 @@ class ReadStats:
         if len(self.units) > 1 or not self.units.keys() <= {"s", "ms", TEXT}:
             counts = ", ".join(f"{count:,} in {unit}" for unit, count in self.units.most_common())
             notes.append(f"units of the times, by their size: {counts}")
+        if self.joins.users:
+            notes.append(f"{counted(self.joins.users, 'user')} with clicks from before the login, by an anonymous id")
         if self.without_session:
             have = counted(self.without_session, "row has", "rows have")
             notes.append(f"{have} no session: those of one user are one session")

@@ -7,7 +7,7 @@ are in TMPDIR, which must not be a file system in memory.
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import numpy as np
@@ -58,6 +58,20 @@ class Spool:
         counts[: len(self._counts)] += self._counts
         self._counts = counts
         rows.tofile(self._file)
+
+    def change_users(self, change: Callable[[Rows], npt.NDArray[Any]]) -> None:
+        """Give each row the user that `change` returns for rows (m,): (m,) indices. It may be called again."""
+        assert self._ends is None, "other users after the first run was read"
+        total, counts = len(self), np.zeros(0, np.int64)
+        for start in range(0, total, CHUNK):
+            rows = self._read(start, CHUNK)
+            rows["user"] = change(rows)
+            of_rows = np.bincount(rows["user"], minlength=len(counts))
+            of_rows[: len(counts)] += counts
+            counts = of_rows
+            self._file.seek(start * ROW.itemsize)
+            rows.tofile(self._file)
+        self._counts = counts
 
     def clicks_of_users(self) -> I64:
         """(users,) int64, rows of each user."""

@@ -1,0 +1,91 @@
+"""The clicks of an anonymous id from before a login are the user's, as a worker carries the state."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from export.log import spill
+from export.log.log import log_clicks, read_log
+from stream.mapping.mapping import MappingFile
+from stream.mapping.parse import parse_mapping
+
+START_MS = 1_700_000_000_000
+TOML = """
+[fields]
+user_id = "user"
+anonymous_id = "visitor"
+item_id = "item"
+timestamp = "at"
+"""
+MAPPING = MappingFile("shop.toml", TOML, parse_mapping(TOML, "shop.toml"))
+
+Row = tuple[str | None, str | None]
+ROWS = st.lists(
+    st.tuples(st.sampled_from([None, None, "u", "v", 7]), st.sampled_from([None, "a", "a", "b", "7", [1]])), max_size=20
+)
+
+
+def by_definition(rows: list[Row]) -> list[str]:
+    """The user of each click, which come in the order of time."""
+    clicks: list[str] = []
+    mine: defaultdict[str, list[int]] = defaultdict(list)  # id -> its clicks before its first login
+    logged_in: set[str] = set()
+    for user, visitor in rows:
+        known = str(visitor) if isinstance(visitor, str) else None
+        name = known if user is None else str(user)
+        if name is None:
+            continue
+        if known is not None and user is not None and known != name and known not in logged_in:
+            logged_in.add(known)
+            if name not in clicks:
+                for at in mine[known]:
+                    clicks[at] = name
+        if name not in logged_in:
+            mine[name].append(len(clicks))
+        clicks.append(name)
+    return clicks
+
+
+@given(rows=ROWS, in_parts=st.booleans())
+def test_the_users_are_those_of_a_loop_over_the_rows(rows: list[Row], in_parts: bool) -> None:
+    """Whatever the order in the file, and the size of a part that is read at once."""
+    lines = [
+        json.dumps({"user": user, "visitor": visitor, "item": f"i{n}", "at": START_MS + n})
+        for n, (user, visitor) in enumerate(rows)
+    ]
+    expected = by_definition(rows)
+    if not expected:
+        return
+    with TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        if in_parts:
+            patch.setattr(spill, "CHUNK", 3)
+            patch.setattr(spill, "RUN", 4)
+        path = Path(directory) / "log.jsonl"
+        path.write_text("\n".join(lines[::-1]))
+        log = read_log(path, mapping=MAPPING)
+        assert [click.user_id for click, _ in log_clicks(log)] == expected
+        assert sorted(log.users) == sorted(set(expected))
+
+
+def test_a_log_without_times_is_read_as_it_is(tmp_path: Path) -> None:
+    """Which click was before the login is not known, so nothing is joined."""
+    path = tmp_path / "log.jsonl"
+    rows = [{"visitor": "a", "item": "i1"}, {"visitor": "a", "user": "u", "item": "i2"}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert sorted(read_log(path, in_order=True, mapping=MAPPING).users) == ["a", "u"]
+
+
+def test_a_note_says_how_many_users_have_clicks_from_before(tmp_path: Path) -> None:
+    """So that a wrong path is noticed."""
+    path = tmp_path / "log.jsonl"
+    rows = [
+        {"visitor": "a", "item": "i1", "at": START_MS},
+        {"visitor": "a", "user": "u", "item": "i2", "at": START_MS + 1},
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert "1 user with clicks from before the login, by an anonymous id" in read_log(path, mapping=MAPPING).notes
