@@ -18,9 +18,10 @@ from stream.kafka.delivery import Record
 from stream.kafka.fetch import Chunk
 from stream.model.runtime import Model, load_model
 from stream.settings import Topics
+from stream.state.checksum import with_head
 from stream.triggers.rules import Rule
 from stream.wire.json import JsonCodec
-from stream.wire.requests import CARRIED_HEADER, FORGET_HEADER, JOIN_HEADER
+from stream.wire.requests import CARRIED_HEADER, FORGET_HEADER, JOIN_HEADER, Carried, encode_carried
 from stream.worker.batch import Batch, process
 from stream.worker.served import open_engine
 from tests.oracle import Moved, Oracle, event_name
@@ -274,3 +275,94 @@ def test_triggers_and_hours_do_not_depend_on_the_batches(
     sent_on = [[(r.key, r.headers) for r in one.written if r.topic == TOPICS.clicks] for one in (first, second)]
     assert sorted(sent_on[0]) == sorted(sent_on[1])
     assert second.rows() == first.rows()
+
+
+def logged_in(model: Model, model_dir: Path, **changed: Any) -> tuple[Kafka, Kafka]:
+    """A worker whose user has logged in, up to the message with the state; and a new one, to which only this comes.
+
+    changed  fields of this message that are other ones
+    """
+    engine = open_engine(model, model_dir, 5, 1, 0.3)
+    first, second = (
+        Kafka(one, None, rng=random.Random(5)) for one in (engine, open_engine(model, model_dir, 5, 1, 0.3))
+    )
+    first._rng = second._rng = SimpleNamespace(random=lambda: 1.0)  # nobody is killed
+    for one in (Sent("a", "a"), Sent("a", "u", "i2", 1)):
+        first.send(one)
+    first.decide([first.chunk(PARTITIONS[0], 2)])
+    [message] = first.logs[PARTITIONS[0]][2:]
+    fields = msgspec.msgpack.decode(dict(message.headers)[CARRIED_HEADER])
+    found = dict(zip(("group", "value", "row"), fields, strict=True)) | changed
+    second.append(PARTITIONS[0], message.key, None, [(CARRIED_HEADER, encode_carried(Carried(**found)))])
+    second.decide([second.chunk(PARTITIONS[0], 1)])
+    return first, second
+
+
+def outcome(kafka: Kafka) -> tuple[int, dict[str, int]]:
+    """Number of decided clicks, and what became of the states."""
+    [batch] = kafka.batches[-1:]
+    return len(batch.cycle.decided), {name: n for name, n in batch.carried.items() if n}
+
+
+def test_the_state_leaves_with_the_click_and_arrives_before_it(model: Model, model_dir: Path) -> None:
+    """The click is decided once, where the user's clicks are."""
+    first, second = logged_in(model, model_dir)
+    assert first.rows()[PARTITIONS[0]] == {}
+    assert outcome(second) == (1, {"taken": 1})
+    row = second.engine.arena.gather(second.engine.arena.find([(PARTITIONS[0], b"u")]).slots)
+    assert row["clicks"].tolist() == [2]
+    assert outcome(logged_in(model, model_dir, row=None)[1]) == (1, {})
+
+
+def test_a_state_that_is_broken_or_foreign_is_refused_and_the_click_decided(model: Model, model_dir: Path) -> None:
+    """Bytes that were changed, cut off or added; one of another model; one for another user."""
+    first, _ = logged_in(model, model_dir)
+    good = msgspec.msgpack.decode(dict(first.logs[PARTITIONS[0]][2].headers)[CARRIED_HEADER])[2]
+    other = with_head(b"u", good, model=1)
+    foreign = with_head(b"v", good)
+    for row in (
+        b"",
+        b"x",
+        good[:-8],
+        good + b"x" * 8,
+        good[:100] + bytes([good[100] ^ 1]) + good[101:],
+        other,
+        foreign,
+    ):
+        _, second = logged_in(model, model_dir, row=row)
+        assert outcome(second) == (1, {"refused": 1})
+
+
+def test_the_states_of_another_group_are_skipped(model: Model, model_dir: Path) -> None:
+    """With their clicks: this group has a message of its own."""
+    _, second = logged_in(model, model_dir, group="other")
+    assert outcome(second) == (0, {})
+    assert second.next[PARTITIONS[0]] == 2
+
+
+@pytest.mark.parametrize(
+    "header", [None, b"", b"x", b"\x90", b"\x93\xa4shop\x01\xc0", msgspec.msgpack.encode(["shop"])]
+)
+def test_what_only_looks_like_a_message_with_a_state_is_a_dead_letter(
+    model: Model, model_dir: Path, header: bytes | None
+) -> None:
+    """The stream goes on."""
+    kafka = Kafka(open_engine(model, model_dir, 5, 1, 0.3), None)
+    kafka._rng = SimpleNamespace(random=lambda: 1.0)
+    kafka.append(PARTITIONS[0], b"u", None, [(CARRIED_HEADER, header)])
+    kafka.append(PARTITIONS[0], b"u", b"{}", [(CARRIED_HEADER, header)])
+    kafka.append(PARTITIONS[0], b"", b"{}", [(JOIN_HEADER, b"u")])
+    kafka.append(PARTITIONS[0], b"a", b"{}", [(JOIN_HEADER, b"")])
+    kafka.send(Sent("u", "u"))
+    kafka.decide([kafka.chunk(PARTITIONS[0], 5)])
+    assert outcome(kafka) == (1, {})
+    assert len(kafka.batches[0].refused) == 4
+
+
+def test_a_worker_without_such_a_mapping_takes_no_state(model: Model, model_dir: Path) -> None:
+    """It makes dead letters of the messages: they are not for it."""
+    first, _ = logged_in(model, model_dir)
+    kafka = Kafka(open_engine(model, model_dir, 5, 1, 0.3), None, group="")
+    kafka._rng, kafka.logs = SimpleNamespace(random=lambda: 1.0), first.logs
+    kafka.decide([kafka.chunk(PARTITIONS[0], 3)])
+    assert [letter.why.reason for letter in kafka.batches[0].refused] == ["key_is_not_user", "empty_value"]

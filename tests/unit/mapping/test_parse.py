@@ -248,6 +248,20 @@ def test_a_worker_refuses_a_topic_that_is_not_keyed_by_the_user() -> None:
     check_key(mapped(f"{FIELDS}[key]\nholds = 'nothing'\nrekey = true\n"))
 
 
+def test_a_state_goes_over_only_through_copies() -> None:
+    """The ids may be in different partitions. What is read is another content, so the model knows it."""
+    fields = '[fields]\nuser_id = "u"\nitem_id = "i"\ntimestamp = "t"\n'
+    with_anonymous = fields + 'anonymous_id = ["a", "b"]\n'
+    mapping = parse_mapping(with_anonymous, "shop.toml")
+    assert mapping.carries
+    assert mapping.hash != parse_mapping(fields.replace('"u"', '["u", "a", "b"]'), "shop.toml").hash
+    assert mapping.of_topic().paths == parse_mapping(fields.replace('"u"', '["u", "a", "b"]'), "s").of_topic().paths
+    with pytest.raises(ConfigError, match=r"\[fields\] has anonymous_id, .* add rekey = true to \[key\]"):
+        check_key(MappingFile("shop.toml", with_anonymous, mapping))
+    rekeyed = with_anonymous + "[key]\nrekey = true\n"
+    check_key(MappingFile("shop.toml", rekeyed, parse_mapping(rekeyed, "shop.toml")))
+
+
 def test_a_topic_can_be_rekeyed_without_training_again() -> None:
     """`rekey` does not change what is read, so the hash in the model's manifest fits a file with it."""
     one, two = (parse_mapping(f"{FIELDS}[key]\nrekey = {value}\n", "a") for value in ("true", "false"))

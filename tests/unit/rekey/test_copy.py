@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from stream.mapping.parse import parse_mapping
+from stream.mapping.shape import anonymous_ids, message_shape
 from stream.rekey.copy import copied
 from stream.wire.json import JsonCodec
-from stream.wire.requests import FORGET_HEADER
+from stream.wire.requests import CARRIED_HEADER, FORGET_HEADER, JOIN_HEADER
 
 NOW_MS = 1_760_000_000_000
 CODEC = JsonCodec(1_000, 1_000)
@@ -72,3 +74,61 @@ def test_no_message_is_too_large_for_the_topic(key: bytes | None, value: bytes, 
 def test_a_time_that_kafka_does_not_know_is_that_of_the_copy() -> None:
     """A message of an old format has -1."""
     assert copied(Message(None, CLICK, None, -1), CODEC, "by-user", 10_000).timestamp == 0
+
+
+BOTH = parse_mapping(
+    """
+[fields]
+user_id = "user"
+anonymous_id = ["visitor", "device"]
+item_id = "item"
+timestamp = "at"
+[key]
+rekey = true
+""",
+    "shop.toml",
+).of_topic()
+OF_BOTH = JsonCodec(1_000, 1_000, message_shape(BOTH))
+
+
+def of_both(message: Message, most_bytes: int = 10_000) -> Any:
+    return copied(message, OF_BOTH, "by-user", most_bytes, anonymous_ids(BOTH))
+
+
+def both(**ids: Any) -> bytes:
+    return json.dumps({"item": "i1", "at": NOW_MS} | ids).encode()
+
+
+@pytest.mark.parametrize(
+    ("ids", "key", "joins"),
+    [
+        ({"user": "u", "visitor": "a"}, b"a", b"u"),
+        ({"user": 17.0, "device": 3}, b"3", b"17"),
+        ({"user": "u", "visitor": "", "device": "d"}, b"d", b"u"),
+        ({"user": "u"}, b"u", None),
+        ({"visitor": "a"}, b"a", None),
+        ({"user": "7", "visitor": 7}, b"7", None),
+        ({"user": "u", "visitor": [1]}, b"u", None),
+        ({"user": "u", "visitor": "x" * 5_000}, b"k", None),  # too large for a click
+        ({"user": "u", "visitor": "x" * 500}, b"u", None),
+        ({"user": [], "visitor": "a"}, b"k", None),
+    ],
+)
+def test_a_click_with_both_ids_goes_to_the_anonymous_one_first(ids: Any, key: bytes, joins: bytes | None) -> None:
+    """With the user's id as a header. Ids that are equal, or that no click could have, are no two ids."""
+    copy = of_both(Message(b"k", both(**ids), HEADERS))
+    assert (copy.key, copy.value[:1_000]) == (key, both(**ids)[:1_000])
+    assert copy.headers == [*HEADERS, *([] if joins is None else [(JOIN_HEADER, joins)])]
+
+
+def test_a_producer_cannot_carry_a_state() -> None:
+    """The headers that only the workers write are not copied."""
+    theirs = [(JOIN_HEADER, b"v"), *HEADERS, (CARRIED_HEADER, b"x")]
+    assert of_both(Message(b"k", both(user="u"), theirs)).headers == HEADERS
+    assert of_both(Message(b"k", None, [(CARRIED_HEADER, b"x")])).headers is None
+    assert of_both(Message(None, both(user="u", visitor="a"), theirs)).headers == [*HEADERS, (JOIN_HEADER, b"u")]
+
+
+def test_a_click_with_both_ids_keeps_them_if_its_headers_are_too_large() -> None:
+    copy = of_both(Message(None, both(user="u", visitor="a"), [("h", b"x" * 20_000)]))
+    assert (copy.key, copy.headers) == (b"a", [(JOIN_HEADER, b"u")])
