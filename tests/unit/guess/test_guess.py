@@ -61,6 +61,20 @@ def test_a_sample_without_a_needed_field_is_refused_with_what_it_has(field: str)
         guess(describe([row]))
 
 
+def test_the_state_of_an_anonymous_id_goes_over_where_events_have_both_ids_and_are_rekeyed() -> None:
+    """Else the second half of the way is missing; without an event with both, nobody knows who the user is."""
+    rows = events(userId=lambda n: f"u{n % 5}" if n % 3 else None, anonymousId=lambda n: f"a{n % 8}", item=lambda n: n)
+    found = guess(describe(rows, [None] * len(rows)))
+    assert (fields(found)["user_id"], fields(found)["anonymous_id"]) == (("userId",), ("anonymousId",))
+    assert any("the state goes to the user when" in line for line in found.unsure)
+    assert parse_mapping(toml(found, "a test"), "test") == found.mapping
+    assert "anonymous_id" in report(describe(rows), found, understand(describe(rows), found.mapping, 9_999, 0, NOW_MS))
+    either = [row | {"anonymousId": None} if row["userId"] else row for row in rows]
+    assert fields(guess(describe(either, [None] * len(rows))))["user_id"] == ("userId", "anonymousId")
+    keys = [str(row["userId"] or row["anonymousId"]).encode() for row in rows]
+    assert fields(guess(describe(rows, keys)))["user_id"] == ("userId", "anonymousId")
+
+
 def test_an_anonymous_id_stands_for_a_missing_user_id() -> None:
     """Only where it is missing; a line has the share."""
     rows = events(
