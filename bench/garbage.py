@@ -34,7 +34,7 @@ from stream.meter import Meter
 from stream.model.runtime import Model, load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec
-from stream.worker.batch import process
+from stream.worker.cycles.batch import process
 from stream.worker.observe import Observed
 from stream.worker.served import open_engine
 

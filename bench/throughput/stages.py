@@ -21,7 +21,7 @@ from stream.kafka.fetch import Chunk
 from stream.model.runtime import Model, load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec
-from stream.worker import batch
+from stream.worker.cycles import batch
 from stream.worker.served import open_engine
 
 CLICKS, PASSES = 4 * BATCH, 3

@@ -59,7 +59,7 @@ from stream.state.event_ids import LONGEST_BYTES
 from stream.web.display import Display
 from stream.web.health import Health
 from stream.wire.dead_letter import LONGEST_KEY
-from stream.worker.cycle import Cycles
+from stream.worker.cycles.cycle import Cycles
 from stream.worker.hooks import (
     WithoutWeb,
     answer_requests,
@@ -253,7 +253,7 @@ def run_worker(settings: Settings) -> int:
     faulthandler.enable()  # a crash in a native library then shows where each thread was
     for handler in logging.getLogger().handlers:
         handler.addFilter(Repeats("aiokafka"))
-        handler.addFilter(Repeats("stream.worker.batch"))  # it could log 20 times a second, once per cycle
+        handler.addFilter(Repeats("stream.worker.cycles.batch"))  # it could log 20 times a second, once per cycle
     logging.getLogger("stream").setLevel(logging.INFO)
     for name in ("stream.kafka.transport", "stream.kafka.fetch"):
         logging.getLogger(name).setLevel(logging.WARNING)  # Faust's services log there that they start and stop

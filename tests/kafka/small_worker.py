@@ -26,8 +26,8 @@ from stream.kafka.fetch import Chunk
 from stream.model.runtime import Model, load_model
 from stream.sessions import rest
 from stream.wire.json import JsonCodec
-from stream.worker.cycle import Cycles
-from stream.worker.recovery import Assignment
+from stream.worker.cycles.cycle import Cycles
+from stream.worker.cycles.recovery import Assignment
 from stream.worker.served import open_engine
 from tests.kafka.lane import Lane
 

@@ -1,4 +1,4 @@
-"""What a worker's process may do next: the steps of stream/worker/recovery.py, cycle.py and stream/kafka/delivery.py.
+"""What a worker's process may do next: the steps of stream/worker/cycles and stream/kafka/delivery.py.
 
 Each protection can be left out, so that the explorer shows what it is for.
 """

@@ -17,7 +17,7 @@ from stream.settings import Topics
 from stream.wire.codec import Codec
 from stream.wire.json import JsonCodec
 from stream.wire.pseudonym import PseudonymousCodec, Pseudonyms, read_pseudonyms
-from stream.worker.batch import process
+from stream.worker.cycles.batch import process
 from stream.worker.served import open_engine
 
 KEY = b"0123456789abcdef"

@@ -12,7 +12,7 @@ from stream.kafka.changelog import Mark, Position
 from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec
-from stream.worker.cycle import Cycles
+from stream.worker.cycles.cycle import Cycles
 from stream.worker.served import open_engine
 
 CLICKS_0 = Partition("clicks", 0)

@@ -17,7 +17,7 @@ from stream.kafka.fetch import Chunk
 from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec
-from stream.worker.batch import process
+from stream.worker.cycles.batch import process
 from stream.worker.served import open_engine
 from tests.unit.engine.test_isolate import poison
 from tests.unit.engine.test_not_finite import spoil

@@ -17,8 +17,8 @@ from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.web.health import Doing
 from stream.wire.json import JsonCodec
-from stream.worker import cycle
-from stream.worker.cycle import Cycles
+from stream.worker.cycles import cycle
+from stream.worker.cycles.cycle import Cycles
 from stream.worker.served import open_engine
 from tests.unit.worker.recovered import CLICKS_0, recovered
 

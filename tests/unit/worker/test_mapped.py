@@ -22,7 +22,7 @@ from stream.web.metrics import exposition, registry
 from stream.wire.codec import Codec
 from stream.wire.json import JsonCodec
 from stream.wire.pseudonym import PseudonymousCodec, Pseudonyms
-from stream.worker.batch import Batch, process
+from stream.worker.cycles.batch import Batch, process
 from stream.worker.observe import Observed
 from stream.worker.served import open_engine
 from stream.worker.status import status_line

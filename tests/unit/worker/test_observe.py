@@ -23,7 +23,7 @@ from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec
 from stream.wire.requests import FORGET_HEADER
-from stream.worker.batch import process
+from stream.worker.cycles.batch import process
 from stream.worker.observe import KEYS_PER_BATCH, Observed
 from stream.worker.served import open_engine
 from tests.unit.engine.test_not_finite import spoil

@@ -21,7 +21,7 @@ from stream.triggers.rules import Rule
 from stream.web.alerts import Alerts
 from stream.web.hours import LastHours
 from stream.wire.json import JsonCodec
-from stream.worker.cycle import Cycles
+from stream.worker.cycles.cycle import Cycles
 from stream.worker.observe import Observed
 from stream.worker.served import open_engine
 from tests.changed_model import with_scored_ends

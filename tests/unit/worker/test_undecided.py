@@ -16,8 +16,8 @@ from stream.kafka.waiting import NoWatch
 from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec
-from stream.worker.cycle import Cycles
-from stream.worker.recovery import Assignment, Recovery
+from stream.worker.cycles.cycle import Cycles
+from stream.worker.cycles.recovery import Assignment, Recovery
 from stream.worker.served import open_engine
 from tests.unit.worker.recovered import CLICKS_0, Changelog, Delivery
 

@@ -8,7 +8,7 @@
 Rows are put in place only after Kafka has them, and only one cycle runs at a time. Five threads take part: the event
 loop, which calls everything here; the consumer thread, which fetches and heartbeats (kafka.fetch); the engine thread,
 which has the codec, the engine and the arena to itself; the delivery thread, which has the producer; and while new
-partitions are recovered, a thread that reads the changelog (worker.recovery).
+partitions are recovered, a thread that reads the changelog (worker.cycles.recovery).
 """
 
 import asyncio
@@ -33,8 +33,8 @@ from stream.sessions.rest import Rest
 from stream.settings import Topics
 from stream.web.health import Doing
 from stream.wire.codec import Codec
-from stream.worker.batch import Batch, process, rest
-from stream.worker.recovery import Assignment, Recovery
+from stream.worker.cycles.batch import Batch, process, rest
+from stream.worker.cycles.recovery import Assignment, Recovery
 
 TICK_S = 1.0
 """How often partitions at rest are looked for while no clicks come."""
