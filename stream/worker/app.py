@@ -50,7 +50,7 @@ from stream.log_lines import log_to_stderr
 from stream.mapping.decoding import open_decoding
 from stream.meter import Meter
 from stream.model.runtime import load_model
-from stream.process import limit_arenas, use_uvloop
+from stream.process import limit_arenas, tune_interpreter, use_uvloop
 from stream.rekey.open import open_rekeying
 from stream.rekey.topic import check as check_rekeying
 from stream.rekey.topic import rekeyed
@@ -259,6 +259,7 @@ def run_worker(settings: Settings) -> int:
         logging.getLogger(name).setLevel(logging.WARNING)  # Faust's services log there that they start and stop
     use_uvloop()
     limit_arenas()
+    tune_interpreter()
     app = create_app(settings)
     for handler in logging.getLogger().handlers:
         handler.addFilter(Brief(app.transport.watch))

@@ -154,7 +154,7 @@ def connect(
     async def watch() -> None:
         async def check() -> None:
             cycles.check_rejoined(3 * settings.session_timeout_s)
-            cycles.check_engine()
+            cycles.thread.check()
 
         await watch_group(app, check)
 

@@ -61,7 +61,7 @@ MUTANTS: dict[str, tuple[Mutant, Schedule, str]] = {
     ),
     "staged rows": (
         Mutant(
-            "stream.worker.cycles.cycle:Cycles._write",
+            "stream.worker.cycles.writing:Writer.write",
             "        for _ in range(ROLL_BACKS):\n",
             "        await self._thread.run(self._engine.commit, batch.cycle)\n        for _ in range(ROLL_BACKS):\n",
         ),

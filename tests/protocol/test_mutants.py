@@ -60,7 +60,7 @@ MUTANTS: dict[str, tuple[Mutant, Callable[..., None], dict[str, Any]]] = {
         {},
     ),
     "contiguity": (
-        Mutant("stream.worker.cycles.batch:process", "if chunk.begin != reached:", "if False:"),
+        Mutant("stream.worker.cycles.batch:decide", "if chunk.begin != reached:", "if False:"),
         test_chunks.test_a_chunk_that_does_not_begin_at_the_end_of_the_last_one_is_refused,
         {"begin": 12},
     ),
@@ -70,7 +70,7 @@ MUTANTS: dict[str, tuple[Mutant, Callable[..., None], dict[str, Any]]] = {
         {},
     ),
     "revoked": (
-        Mutant("stream.worker.cycles.cycle:Cycles._write", "if self._assignment is not assignment:", "if False:"),
+        Mutant("stream.worker.cycles.writing:Writer.write", "if not current():", "if False:"),
         test_chunks.test_a_batch_that_is_processed_when_the_partitions_are_revoked_is_dropped,
         {},
     ),
@@ -86,9 +86,9 @@ MUTANTS: dict[str, tuple[Mutant, Callable[..., None], dict[str, Any]]] = {
     ),
     "mark": (
         Mutant(
-            "stream.worker.cycles.batch:process",
-            "records += _marks(engine.arena, cycle.staged, offsets, topics.changelog)",
-            "records += _marks(engine.arena, cycle.staged, offsets if clicks else {}, topics.changelog)",
+            "stream.worker.cycles.batch:decide",
+            "_marks(engine.arena, cycle.staged, offsets, topics.changelog)",
+            "_marks(engine.arena, cycle.staged, offsets if clicks else {}, topics.changelog)",
         ),
         test_chunks.test_offsets_without_clicks_are_skipped,
         {},
