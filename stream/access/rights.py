@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AclOperation
+from confluent_kafka.admin import AclOperation, NewTopic
 
 from stream.access.refusal import Admin
 from stream.errors import ConfigError
@@ -53,6 +53,37 @@ def check_topic_rights(admin: Admin, needed: Mapping[str, Sequence[AclOperation]
         raise ConfigError(
             f"this user lacks rights on topics: {', '.join(lacking)}; add the ACLs of docs/security.md (kafka-acls.sh)"
         )
+
+
+def check_may_create(admin: Admin, names: Sequence[str]) -> None:
+    """Raises ConfigError that names every right that this user lacks to create topics of these names.
+
+    A topic that this user may not see counts as missing. The broker is asked to check the creation and not to do it, so
+    nothing is created if a right is missing. Other errors are left to the creation.
+    """
+    if not names:
+        return
+    creations = admin.create_topics([NewTopic(name, 1, 1) for name in names], validate_only=True)
+    sights = admin.describe_topics(TopicCollection(list(names)), include_authorized_operations=True)
+    lacking = [f"CREATE on {name}" for name in names if _refused(creations[name])]
+    lacking += [f"DESCRIBE on {name}" for name in names if _refused(sights[name])]
+    if lacking:
+        raise ConfigError(
+            f"this user lacks rights on topics: {', '.join(lacking)} (CREATE on the cluster includes that on every "
+            "topic); nothing was created; add the ACLs of docs/security.md (kafka-acls.sh)"
+        )
+
+
+def _refused(future: Any) -> bool:
+    """True if the broker refuses this user; False for another error, too."""
+    try:
+        future.result(timeout=ANSWER_S)
+    except KafkaException as exc:
+        refusals = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
+        return exc.args[0].code() in refusals
+    except TimeoutError:
+        return False
+    return False
 
 
 def lost_right(broker: str, topics: Topics, config: KafkaConfig) -> ConfigError | None:

@@ -16,7 +16,7 @@ from confluent_kafka.admin import ConfigResource, NewTopic, ResourceType
 
 from stream.access.publish import create_topic
 from stream.access.refusal import Admin
-from stream.access.rights import check_rights
+from stream.access.rights import check_may_create, check_rights
 from stream.errors import ConfigError, NoAnswer
 from stream.kafka_config import PLAINTEXT, KafkaConfig
 from stream.settings import Topics
@@ -61,7 +61,8 @@ def create_topics(
     planned = {name: present.get(name, partitions) for name in (*topics.names(), *others)}
     planned[topics.changelog] = present.get(topics.changelog, planned[topics.clicks])
     check_same_partitions(planned, topics)  # a mistyped name must not become a topic
-    for name in sorted(wanted := planned.keys() - present.keys()):
+    check_may_create(admin, wanted := sorted(planned.keys() - present.keys()))
+    for name in wanted:
         settings = COMPACTED if name == topics.changelog else {}
         create_topic(admin, NewTopic(name, planned[name], replication, config=settings))
     found = _wait_for(admin, broker, topics) | {name: present.get(name, partitions) for name in others}
@@ -173,9 +174,8 @@ def configs_of(admin: Admin, broker: str, names: Sequence[str]) -> dict[str, dic
         return {}
     found: dict[str, dict[str, str]] = {}
     unread: dict[str, str] = {}
-    for resource, future in admin.describe_configs(
-        [ConfigResource(ResourceType.TOPIC, name) for name in names]
-    ).items():
+    asked = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+    for resource, future in admin.describe_configs(asked).items():
         try:
             found[resource.name] = {name: entry.value for name, entry in future.result(timeout=ANSWER_S).items()}
         except (TimeoutError, KafkaException) as exc:

@@ -12,7 +12,7 @@ from confluent_kafka.admin import NewTopic
 
 from stream.access.publish import create_topic
 from stream.access.refusal import Admin
-from stream.access.rights import READ, WRITE, check_group_right, check_topic_rights
+from stream.access.rights import READ, WRITE, check_group_right, check_may_create, check_topic_rights
 from stream.errors import ConfigError
 from stream.kafka.topics import (
     DEFAULT_LIMIT,
@@ -70,7 +70,10 @@ def create(
     admin = Admin(broker, config)
     source, copy = topics.clicks, worked.clicks
     done = {source: "exists"}
-    if source not in partition_counts(admin, broker):
+    present = partition_counts(admin, broker)
+    wanted = {source, *worked.names(), *others} - present.keys()
+    check_may_create(admin, sorted(wanted))  # all at once: else `create_topics` would name the rest after the copy
+    if source not in present:
         create_topic(admin, NewTopic(source, partitions, replication))
         done[source] = "created"
     present = partition_counts(admin, broker)

@@ -83,11 +83,14 @@ class Cluster:
         }
         return SimpleNamespace(topics=found, cluster_id=self.cluster_id)
 
-    def create_topics(self, new: list[Any]) -> dict[str, Future]:
+    def create_topics(self, new: list[Any], validate_only: bool = False) -> dict[str, Future]:
         answers = {}
         for topic in new:
             if topic.topic in self.refuses:
                 answers[topic.topic] = Future(self.refuses[topic.topic])
+                continue
+            if validate_only:
+                answers[topic.topic] = Future(None)
                 continue
             self.partitions[topic.topic] = topic.num_partitions
             self.configs[topic.topic] = dict(topic.config)
@@ -257,8 +260,8 @@ def test_a_topic_that_is_created_at_the_same_time_is_no_error(monkeypatch: pytes
     made = cluster(monkeypatch, {name: 4 for name in NAMES if name != "clicks"})
     admin = made.create_topics
 
-    def overtaken(new: list[Any]) -> dict[str, Future]:
-        admin(new)
+    def overtaken(new: list[Any], validate_only: bool = False) -> dict[str, Future]:
+        admin(new, validate_only)
         return {topic.topic: Future(KafkaException(KafkaError(KafkaError.TOPIC_ALREADY_EXISTS))) for topic in new}
 
     monkeypatch.setattr(made, "create_topics", overtaken)
@@ -336,6 +339,17 @@ def test_every_missing_right_on_a_topic_is_named_at_once(monkeypatch: pytest.Mon
     made.allowed = {"clicks": set(), "recommendations": {AclOperation.READ}, "eddy-changelog": {AclOperation.WRITE}}
     with pytest.raises(ConfigError, match=r"READ on clicks, WRITE on recommendations, READ on eddy-changelog; add"):
         check_topics(BROKER, TOPICS)
+
+
+def test_every_right_that_a_creation_lacks_is_named_before_the_first_topic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CREATE on some topics and DESCRIBE on others: one error has all of them, and nothing is created."""
+    made = cluster(monkeypatch, {"anomalies": 4})
+    made.refuses = {name: failed("TOPIC_AUTHORIZATION_FAILED") for name in ("clicks", "sessions")}
+    made.allowed = {"clicks": set(), "triggers": set()}
+    lacking = "CREATE on clicks, CREATE on sessions, DESCRIBE on clicks, DESCRIBE on triggers"
+    with pytest.raises(ConfigError, match=rf"lacks rights on topics: {lacking} \(CREATE on the cluster"):
+        create_topics(BROKER, TOPICS, 4, 1)
+    assert made.created == {}
 
 
 def test_a_broker_that_refuses_is_not_called_one_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
