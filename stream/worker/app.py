@@ -25,7 +25,6 @@ from stream.access.begin import begin
 from stream.access.credentials import faust_options
 from stream.access.place import WorkerLock, client_id, hold_id, make_directory, wait_for_place
 from stream.access.refusal import Admin
-from stream.access.rights import check_group_right
 from stream.answers.desk import Desk
 from stream.answers.workers import advertised
 from stream.environment import from_environment, unknown_variables
@@ -52,8 +51,7 @@ from stream.meter import Meter
 from stream.model.runtime import load_model
 from stream.process import limit_arenas, use_uvloop
 from stream.rekey.open import open_rekeying
-from stream.rekey.topic import check as check_rekeying
-from stream.rekey.topic import rekeyed
+from stream.rekey.topic import check_source, copy_limit, rekeyed
 from stream.settings import Settings
 from stream.state.event_ids import LONGEST_BYTES
 from stream.web.display import Display
@@ -194,22 +192,22 @@ def _check_cluster(
     Returns the number of partitions of the changelog, and topic -> largest size of a record in bytes.
     Raises ConfigError.
     """
+    topics = settings.topics
+    copied = source != topics.clicks
     while True:
         watch.wait()
-        copies: dict[str, int] = {}
         try:
-            if source != settings.topics.clicks:
-                copies[settings.topics.clicks] = check_rekeying(
-                    settings.broker, source, settings.max_message_bytes, config
-                )
-            partitions = check_topics(settings.broker, settings.topics, config)
-            if not settings.drain:
-                check_same_partitions(partitions, settings.topics)
-            limits = record_limits(settings.broker, settings.topics, longest_row, config)
-            check_group_right(settings.broker, settings.group, config)
+            if copied:
+                check_source(settings.broker, source, topics, config, settings.group, topics.clicks)
+            partitions, configs = check_topics(settings.broker, topics, config, settings.group)
         except NoAnswer:  # it went away meanwhile
             continue
-        return partitions[settings.topics.changelog], limits | copies
+        if not settings.drain:
+            check_same_partitions(partitions, topics)
+        limits = record_limits(topics, configs, longest_row)
+        if copied:
+            limits[topics.clicks] = copy_limit(topics.clicks, configs, settings.max_message_bytes)
+        return partitions[topics.changelog], limits
 
 
 def _faust_app(settings: Settings, worker_id: str, config: KafkaConfig, health: Health) -> faust.App:
