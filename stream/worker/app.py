@@ -121,6 +121,7 @@ def create_app(settings: Settings) -> faust.App:
         meter, model, engine.arena, partitions, users, alpha=alpha, alerts=display.alerts, hours=display.hours
     )
     observed.about(settings.group, worker_id)
+    observed.unused = decoding.unused
     observed.rules(engine.triggers.rules)
     observed.trace(settings, worker_id)
     changelog = Changelog(settings.broker, settings.group, settings.topics.changelog, config, watch)

@@ -1,7 +1,6 @@
 """A topic with keys of any kind is re-keyed: its clicks are decided as if they were keyed by the user."""
 
 import itertools
-import shutil
 import signal
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -19,10 +18,9 @@ from stream.errors import ConfigError
 from stream.events import DeadLetter
 from stream.kafka.topics import check_topics
 from stream.kafka_config import PLAINTEXT
-from stream.manifest import Manifest, read_manifest, sha256, write_manifest
-from stream.mapping.parse import parse_mapping
 from stream.rekey.topic import by_user, check_source, copy_limit, create, rekeyed
 from stream.settings import Topics
+from tests.changed_model import with_mapping
 from tests.kafka.lane import ASK_S, NOW_MS, Lane, Worker, clicks, wait_until
 
 MAPPING = """
@@ -79,13 +77,7 @@ class RekeyedLane(Lane):
 @pytest.fixture
 def lane(kafka: str, name: str, model: Path, tmp_path: Path) -> Iterator[RekeyedLane]:
     """Topics as `eddy topics create --mapping` makes them, and a model with this mapping."""
-    directory = tmp_path / "random" / "1"
-    shutil.copytree(model, directory)
-    manifest = read_manifest(model)
-    fields = {field: getattr(manifest, field) for field in manifest.__struct_fields__}
-    (directory / "mapping.toml").write_text(MAPPING)
-    fields["files"] = {**manifest.files, "mapping.toml": sha256(directory / "mapping.toml")}
-    write_manifest(directory, Manifest(**{**fields, "mapping": parse_mapping(MAPPING, "test").hash}))
+    directory = with_mapping(model, tmp_path / "random" / "1", MAPPING)
     lane = RekeyedLane(kafka, name, directory, tmp_path)
     topics = msgspec.structs.replace(lane.topics, clicks=lane.source)
     source = NewTopic(lane.source, lane.partitions, 1, config={"retention.ms": "-1"})  # the clicks are of 2025
