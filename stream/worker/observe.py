@@ -56,7 +56,7 @@ CLOCK_S = 60.0
 NO_STATISTIC = "none"
 """Of an alert for which no statistic is unusual by itself."""
 
-KEYS_PER_BATCH = 64
+KEYS_PER_BATCH, MAPPED_PER_BATCH = 64, 500
 LETTERS_PER_BATCH = 5
 MAX_DECODED_BYTES = 65_536
 MAX_FIELDS = 20
@@ -253,16 +253,16 @@ class Observed:
             )
 
     def _sample_keys(self, chunks: Sequence[Chunk], no_clicks: Set[Origin]) -> None:
-        """Sample valid clicks. Other messages do not change a state, so their partition does not matter.
-
-        Nor does that of a request to forget a user, which has no value: it is sent to all partitions.
-        """
+        """Sample valid clicks. Other messages do not change a state, so their partition does not matter, nor does that
+        of a request to forget a user, which has no value: it is sent to all partitions."""
         ends = list(accumulate(len(chunk.records) for chunk in chunks))
-        for at in self._some(range(ends[-1] if ends else 0), KEYS_PER_BATCH):
+        most = KEYS_PER_BATCH if self.unused is None else MAPPED_PER_BATCH
+        for taken, at in enumerate(self._some(range(ends[-1] if ends else 0), most)):
             number = next(i for i, end in enumerate(ends) if at < end)
             chunk, record = chunks[number], chunks[number].records[at - ends[number]]
             if record.value is not None and Origin(*chunk.partition, record.offset) not in no_clicks:
-                self.key_sample.add(record.key, chunk.partition.number, record.offset)
+                if taken < KEYS_PER_BATCH:
+                    self.key_sample.add(record.key, chunk.partition.number, record.offset)
                 if self.unused is not None and not self.unused.look(record.value):
                     self.unused = None
 
