@@ -31,12 +31,12 @@ from stream.state.evict import Forgetting
 from stream.state.row import Rows
 from stream.state.seen import MINUTE_MS
 from stream.triggers.away import away, away_at_rest
+from stream.triggers.hourly.remembered import AtRest, Hour, InBatch, hours_at_rest, hours_of
+from stream.triggers.hourly.shares import Shelves, Trend, Trending
 from stream.triggers.memory import GIVEN, U8, Times, remember, write_consent
 from stream.triggers.moment import BatchMoments, Life, Moments
 from stream.triggers.returns import returns
 from stream.triggers.rules import ABANDONED, AFTER, AWAY, CATEGORY, TRENDING, Rule
-from stream.triggers.trending.remembered import AtRest, Hour, InBatch, hours_at_rest, hours_of
-from stream.triggers.trending.shares import Shelves, Trend, Trending
 
 
 class Firing(NamedTuple):

@@ -16,8 +16,8 @@ from stream.detect.windows import Bools
 from stream.lists.rules import I32, NO_CATEGORY
 from stream.past.clicks import U64, item_hashes, type_hashes
 from stream.population.counts import upper_tail
+from stream.triggers.hourly.remembered import AtRest, Hour, Remembered
 from stream.triggers.rules import CATEGORY, HOUR_MS, Rule
-from stream.triggers.trending.remembered import AtRest, Hour, Remembered
 
 NONE = NO_CATEGORY
 """In the place of an item or a category: the model or the catalogue does not know it."""
