@@ -98,7 +98,7 @@ def messages(seed: int) -> Iterator[Sent]:
         if n % 3 == 0:
             click["consent"] = n % 5 > 0
         if n % 4:
-            click["price"] = (29.9, 24.95, 19.9)[n // 900 % 3]
+            click["price"] = (29.9, 24.95, 19.9)[n // 100 % 3]
         if rng.random() < BAD_SHARE:
             yield bad(rng, n, click)
         else:
