@@ -7,6 +7,7 @@ and the JSON of the events. No rules for the lists and no exploration.
 
 import json
 import math
+import struct
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -153,7 +154,8 @@ class Oracle:
         user.last_ms = max(user.last_ms, click["timestamp"])
         user.offset = offset
         user.recent = [item, *user.recent][:RECENT]
-        user.past = [remembered(click["item_id"], click["event_type"], gap_ms), *user.past][:RECENT]
+        newest = remembered(click["item_id"], click["event_type"], gap_ms, click.get("price"))
+        user.past = [newest, *user.past][:RECENT]
 
         starts = history == 0 or gap_ms >= 1_800_000
         sessions.click(click["user_id"], starts, event_type, click, now_ms, offset)
@@ -289,7 +291,7 @@ class Oracle:
         if self._ahead is not None:
             fields += [("session_forecast", "<f4", 4), ("ahead_sessions", "<i4")]
             fields += [("ahead_types", "<i4", len(self.manifest["event_types"]) + 1)]
-        fields += [("past", "<u4", (RECENT, 3))]
+        fields += [("past", "<u4", (RECENT, 4))]
         fields += [("trigger_hashes", "<u4", 8), ("trigger_times_s", "<u4", 8), ("consent", "u1")]
         return np.dtype(fields)
 
@@ -399,11 +401,12 @@ class Oracle:
         }
 
 
-def remembered(item: str, event_type: str, gap_ms: int) -> list[int]:
-    """What a row keeps of a click for a later model: the low and high half of the item's hash, event type and gap."""
+def remembered(item: str, event_type: str, gap_ms: int, price: float | None) -> list[int]:
+    """What a row keeps of a click: the low and high half of the item's hash, event type and gap, and the price."""
     code = {-1: 0xFFFF, -2: 0xFFFE}.get(gap_ms, min(0xFFFD, round(math.log1p(max(0, gap_ms)) * 3000)))
     hash_, of_type = (xxhash.xxh3_64_intdigest(text.encode()) for text in (item, event_type))
-    return [hash_ % 2**32, hash_ >> 32, of_type % 2**16 * 2**16 + code]
+    [bits] = struct.unpack("<I", struct.pack("<f", price if price and price < 1e38 else 0.0))
+    return [hash_ % 2**32, hash_ >> 32, of_type % 2**16 * 2**16 + code, bits]
 
 
 def read(key: bytes | None, value: bytes | None) -> Event | None:

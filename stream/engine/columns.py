@@ -15,7 +15,7 @@ from stream.engine.waves import Index
 from stream.events import Click, Origin, Partition
 from stream.lists.rules import NO_CATEGORY
 from stream.model.runtime import I64, Model
-from stream.past.clicks import Names, item_hashes, type_hashes
+from stream.past.clicks import F32, Names, item_hashes, type_hashes
 from stream.population.quiet import NOT_ASKED, Asked
 from stream.settings import Rules, words
 from stream.state.arena import Owner
@@ -26,6 +26,9 @@ I8 = npt.NDArray[np.int8]
 I32 = npt.NDArray[np.int32]
 F64 = npt.NDArray[np.float64]
 T = TypeVar("T", bound=np.generic)
+LARGEST_PRICE = 1e38
+"""A price of this size is none: a row has no room for larger ones."""
+
 NO_CATEGORIES = np.array([NO_CATEGORY], np.int32)
 
 
@@ -49,6 +52,7 @@ class Columns:
     asked       the requests for quiet among these clicks; None if there is none
     consent     (n,) uint8, the consent in each click, one of the values of triggers.memory; None if no click has one
     value       (n,) float64, price times quantity of each purchase, 0 = none; None if no click has a value
+    price       (n,) float32, the price in each click, 0 = none; None if no click has one
     """
 
     owners: Sequence[Owner]
@@ -66,6 +70,7 @@ class Columns:
     asked: Asked | None = None
     consent: U8 | None = None
     value: F64 | None = None
+    price: F32 | None = None
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -103,6 +108,7 @@ class Columns:
             None if self.asked is None else self.asked.take(which, users),
             None if self.consent is None else self.consent[which],
             None if self.value is None else self.value[which],
+            None if self.price is None else self.price[which],
         )
 
 
@@ -144,6 +150,7 @@ class Encoder:
             names=Names(item_hashes(items), type_hashes(event_types)),
             consent=_consents(clicks),
             value=_values(clicks, event_types, self._purchase),
+            price=_prices(clicks),
         )
 
     def items(self, ids: Sequence[str]) -> I64:
@@ -189,6 +196,16 @@ def _values(clicks: Sequence[Click], event_types: Sequence[str], purchase: str) 
         assert price is not None
         found[i] = price if quantity is None else price * quantity
     return found
+
+
+def _prices(clicks: Sequence[Click]) -> F32 | None:
+    """`price` as in Columns."""
+    found = [click.price for click in clicks]
+    if found.count(None) == len(found):
+        return None
+    prices = np.array(found, np.float64)  # NaN for None
+    prices[~(prices < LARGEST_PRICE)] = 0
+    return prices.astype(np.float32)
 
 
 def _owners(clicks: Sequence[Click], origins: Sequence[Origin]) -> tuple[Index, Sequence[Owner]]:

@@ -172,7 +172,7 @@ class Engine:
             failed, repeated, decided = np.flatnonzero(not_finite), np.flatnonzero(known), np.flatnonzero(~undecided)
             its, steps = clicks.take(decided), steps.take(decided)
         owner = clicks.owner[decided]
-        same = remember(before[PAST.name], rows, owner, its.names, steps.gap_ms, steps.clicks_before)
+        same = remember(before[PAST.name], rows, owner, its.names, its.price, steps.gap_ms, steps.clicks_before)
         evidence = Evidence(
             owner,
             steps.surprise,
@@ -204,8 +204,8 @@ class Engine:
             counted = [data[KEPT_SIZE:] for data in kept]
             hours, counted = self._hours(self.arena, batch, track, evidence, its.names, ends, counted)
             after = [one + other for one, other in zip(judged.kept, counted, strict=True)]
-        given, lists, shelves = its.consent, decisions.lists, self.decide.shelves
-        fired = self.triggers(self.arena, batch, track, evidence, ends, given, its.names, lists, shelves, rows)
+        told, lists, shelves = (its.consent, its.names, its.price), decisions.lists, self.decide.shelves
+        fired = self.triggers(self.arena, batch, track, evidence, ends, *told, lists, shelves, rows)
         of_partitions = dict(zip(found.partitions, after, strict=True))
         staged = self._stage(clicks, found, rows, swept, event_ids, of_partitions, latest)
         staged = with_rows(staged, self.arena, fired.owners, fired.rows)
