@@ -110,7 +110,9 @@ class Worker:
                 await asyncio.sleep(0.001)
                 if running.done():
                     running.result()
-        running.cancel()
+            while not running.done():  # before Python 3.12, `wait_for` may swallow a cancellation
+                running.cancel()
+                await asyncio.sleep(0.001)
 
     async def close(self) -> None:
         await self.cycles.close()
