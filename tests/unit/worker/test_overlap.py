@@ -81,12 +81,12 @@ class Kafka:
 class Worker:
     """The cycles of a worker on such a Kafka, with a backlog of clicks of three users."""
 
-    def __init__(self, model_dir: Path, answer: Answer = committed) -> None:
+    def __init__(self, model_dir: Path, answer: Answer = committed, most: int = FETCHED) -> None:
         self.kafka: Any = Kafka(answer)
         self.engine = open_engine(load_model(model_dir, "cpu"), model_dir, 5, 1, 0.001)
         limits = dict.fromkeys(msgspec.structs.astuple(TOPICS), 1_000_000)
         codec = JsonCodec(65_536, 1)
-        self.cycles = Cycles(self.engine, codec, self.kafka, self.kafka, TOPICS, limits, FETCHED, lambda: NOW_MS)
+        self.cycles = Cycles(self.engine, codec, self.kafka, self.kafka, TOPICS, limits, most, lambda: NOW_MS)
         self.acked: list[int] = []
 
     async def take_over(self, generation: int) -> Mapping[Partition, int]:
@@ -244,12 +244,12 @@ def test_few_clicks_wait_until_the_batch_before_is_written(model_dir: Path) -> N
         if number == 0:
             for begin in (4, 8):
                 worker.offer(begin)
-            for _ in range(20):
-                await asyncio.sleep(0.001)
+            for _ in range(20):  # turns of the event loop, in which a cycle would begin
+                await asyncio.sleep(0)
             pooled.append(len(worker.cycles._pending))
         return Outcome.COMMITTED
 
-    worker = Worker(model_dir, answer)
+    worker = Worker(model_dir, answer, CLICKS)
 
     async def decide() -> None:
         await worker.take_over(1)
@@ -259,3 +259,4 @@ def test_few_clicks_wait_until_the_batch_before_is_written(model_dir: Path) -> N
 
     asyncio.run(decide())
     assert pooled == [2]
+    assert len(worker.kafka.tried) == 2
