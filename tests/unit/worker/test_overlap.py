@@ -60,10 +60,13 @@ class Kafka:
         self.tried.append(records)
         outcome = await self._answer(len(self.tried) - 1)
         if outcome is Outcome.COMMITTED:
-            self.written += records
-            self.next = offsets[CLICKS_0]
-            self.mark = Mark.decode(records[-1].value or b"", CLICKS_0)
+            self.commits(records, offsets[CLICKS_0])
         return outcome
+
+    def commits(self, records: list[Record], offset: int) -> None:
+        self.written += records
+        self.next = offset
+        self.mark = Mark.decode(records[-1].value or b"", CLICKS_0)
 
     def positions(self, partitions: Sequence[Partition]) -> dict[Partition, Position]:
         return {CLICKS_0: Position(self.next, self.next)}
@@ -102,15 +105,15 @@ class Worker:
         acked = self.acked.append
         self.cycles.offer(SimpleNamespace(value=Fetch([chunk], FETCHED, 100), ack=lambda: acked(begin)))
 
-    async def until(self, reached: Callable[[], bool]) -> None:
-        """Let the cycles run until it is so."""
+    async def until(self, reached: Callable[[], bool], cancel: bool = True) -> None:
+        """Let the cycles run until it is so. Without `cancel` they go on."""
         running = asyncio.create_task(self.cycles.run())
         async with asyncio.timeout(LIMIT_S):
             while not reached():
                 await asyncio.sleep(0.001)
                 if running.done():
                     running.result()
-            while not running.done():  # before Python 3.12, `wait_for` may swallow a cancellation
+            while cancel and not running.done():  # before Python 3.12, `wait_for` may swallow a cancellation
                 running.cancel()
                 await asyncio.sleep(0.001)
 
@@ -260,3 +263,125 @@ def test_few_clicks_wait_until_the_batch_before_is_written(model_dir: Path) -> N
     asyncio.run(decide())
     assert pooled == [2]
     assert len(worker.kafka.tried) == 2
+
+
+def test_after_a_refused_batch_answers_are_the_rows_of_the_worker_that_decided_it(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What this worker remembered from before its early rows is old by then."""
+    monkeypatch.setattr(cycle, "BEHIND", 1)
+
+    async def answer(number: int) -> Outcome:
+        if number == 1:
+            async with asyncio.timeout(LIMIT_S):
+                while not overlapping(worker)():
+                    await asyncio.sleep(0.001)
+            return Outcome.STALE
+        return Outcome.COMMITTED
+
+    worker = Worker(model_dir, answer)
+
+    async def refused() -> int:
+        await worker.take_over(1)
+        for begin in range(0, CLICKS, FETCHED):
+            worker.offer(begin)
+        await worker.until(lambda: len(worker.acked) == CLICKS // FETCHED)
+        worker.kafka.commits(worker.kafka.tried[1], 2 * FETCHED)  # the other worker's records are the same
+        await worker.take_over(2)
+        found = Users(worker.engine, worker.cycles.positions).state(b"a", 3).answer
+        await worker.close()
+        assert found is not None
+        clicks: int = found["clicks"]
+        return clicks
+
+    assert asyncio.run(refused()) == 3  # 0, 3 and 6
+
+
+def test_an_assignment_begins_after_the_transaction_of_the_one_before(model_dir: Path) -> None:
+    """A rebalance comes while a batch is written: its rows are in place when they are compared with Kafka's, so the
+    partition is kept, and its clicks go on behind the batch."""
+    going_on = asyncio.Event()
+
+    async def answer(number: int) -> Outcome:
+        await going_on.wait()
+        return Outcome.COMMITTED
+
+    worker = Worker(model_dir, answer)
+
+    async def rebalance() -> Mapping[Partition, int]:
+        await worker.take_over(1)
+        worker.offer(0)
+        await worker.until(lambda: len(worker.kafka.tried) == 1, cancel=False)
+        worker.cycles.release()
+        taking_over = asyncio.create_task(worker.take_over(2))
+        await asyncio.sleep(0)
+        going_on.set()
+        kept = await taking_over
+        await worker.close()
+        return kept
+
+    assert asyncio.run(rebalance()) == {CLICKS_0: FETCHED}
+
+
+def test_a_spare_whose_last_batch_was_refused_stays_a_spare(model_dir: Path) -> None:
+    """The refusal belongs to an assignment that is over: this worker waits for no rebalance, and need not end."""
+    going_on = asyncio.Event()
+
+    async def answer(number: int) -> Outcome:
+        await going_on.wait()
+        return Outcome.STALE
+
+    worker = Worker(model_dir, answer)
+
+    async def stand_by() -> None:
+        await worker.take_over(1)
+        worker.offer(0)
+        await worker.until(lambda: len(worker.kafka.tried) == 1, cancel=False)
+        worker.cycles.release()
+        worker.cycles.stand_by()
+        going_on.set()
+        await worker.cycles._written()
+        assert (worker.cycles.doing().phase, worker.cycles.settled) == ("spare", True)
+        worker.cycles.check_rejoined(-1.0)
+        await worker.close()
+
+    asyncio.run(stand_by())
+
+
+def test_rows_that_are_being_put_in_place_are_not_put_there_early_too(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clicks come just then. A new user would have two rows."""
+    monkeypatch.setattr(cycle, "BEHIND", 1)
+    worker = Worker(model_dir)
+    commit = worker.engine.commit
+    steps: list[tuple[str, int]] = []
+    put_early = worker.engine.committed.put_early
+
+    async def turns(begin: int) -> None:
+        if begin < CLICKS:
+            worker.offer(begin)
+        for _ in range(20):  # turns of the event loop, in which a cycle would begin
+            await asyncio.sleep(0)
+
+    async def decide() -> None:
+        loop = asyncio.get_running_loop()
+
+        def commits(made: Any) -> None:
+            steps.append(("commit", id(made.staged)))
+            asyncio.run_coroutine_threadsafe(turns(worker.kafka.next), loop).result(LIMIT_S)
+            commit(made)
+
+        def puts(staged: Any) -> None:
+            steps.append(("put", id(staged)))
+            put_early(staged)
+
+        monkeypatch.setattr(worker.engine, "commit", commits)
+        monkeypatch.setattr(worker.engine.committed, "put_early", puts)
+        await worker.take_over(1)
+        worker.offer(0)
+        await worker.until(lambda: len(worker.acked) == CLICKS // FETCHED)
+        await worker.close()
+
+    asyncio.run(decide())
+    assert [step for step, _ in steps] == ["commit"] * (CLICKS // FETCHED)
