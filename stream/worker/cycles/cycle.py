@@ -224,8 +224,8 @@ class Cycles:
     async def _decide(self, events: Sequence[Any]) -> None:
         """Step 2 of a cycle, and the begin of step 3 once the batch before is written.
 
-        A batch of partitions that were lost is dropped: their new owner reads it again. So is one on rows that were put
-        in place early for nothing: then there is no assignment any more.
+        `Writer.write` drops a batch of partitions that were lost: their new owner reads it again. So it does with one on
+        rows that were put in place early for nothing: then there is no assignment any more.
         """
         self._since_s.append(self._watch.answered_s)
         assignment, batch = self._assignment, None
@@ -235,7 +235,7 @@ class Cycles:
             self._rest.active((chunk.partition for chunk in chunks), self._watch.answered_s)
             batch = await self._processed(chunks, assignment) if chunks else None  # 2
         await self._written()
-        if assignment is None or batch is None or self._assignment is not assignment:
+        if assignment is None or batch is None:
             self._end(events)
             return
         self._writing = writing = Writing(batch, assignment)

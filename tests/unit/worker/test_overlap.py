@@ -341,11 +341,11 @@ def test_a_spare_whose_last_batch_was_refused_stays_a_spare(model_dir: Path) -> 
         worker.cycles.stand_by()
         going_on.set()
         await worker.cycles._written()
-        assert (worker.cycles.doing().phase, worker.cycles.settled) == ("spare", True)
-        worker.cycles.check_rejoined(-1.0)
         await worker.close()
 
     asyncio.run(stand_by())
+    assert (worker.cycles.doing().phase, worker.cycles.settled) == ("spare", True)
+    worker.cycles.check_rejoined(-1.0)
 
 
 def test_rows_that_are_being_put_in_place_are_not_put_there_early_too(
