@@ -61,8 +61,7 @@ def tune_interpreter() -> None:
 
     The engine leaves Python for each graph, and needs it again after some ms: with the default, 5 ms, it then waits for
     the thread that makes the records as long as the graph took. And a batch makes some ten thousand objects that live
-    until it is committed: with the default the collector looks at them again and again. Measured with a backlog, both
-    together: bench.throughput.
+    until it is committed: with the default the collector looks at them again and again.
     """
     sys.setswitchinterval(SWITCH_S)
     gc.set_threshold(COLLECT_AFTER, *gc.get_threshold()[1:])

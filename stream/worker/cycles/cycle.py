@@ -224,8 +224,8 @@ class Cycles:
     async def _decide(self, events: Sequence[Any]) -> None:
         """Step 2 of a cycle, and the begin of step 3 once the batch before is written.
 
-        `Writer.write` drops a batch of partitions that were lost: their new owner reads it again. So it does with one on
-        rows that were put in place early for nothing: then there is no assignment any more.
+        `Writer.write` drops a batch of partitions that were lost: their new owner reads it again. So it does with one
+        on rows that were put in place early for nothing: then there is no assignment any more.
         """
         self._since_s.append(self._watch.answered_s)
         assignment, batch = self._assignment, None
