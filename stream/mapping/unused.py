@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from stream.errors import BadClick, NoRegistry
+from stream.log_lines import printable
 from stream.mapping.parse import REQUIRED
 from stream.mapping.paths import DEEPEST, Path, has_value, path_text, value_at
 from stream.mapping.reading import FIELDS, Reading
@@ -76,9 +77,10 @@ class UnusedPaths:
             near = nearest(path_text(path), others)
             advice = f" (the nearest path with values: {near})" if near else ""
             shown.append(f"{field} at {path_text(path)}{advice}")
-        return _printable(
+        return printable(
             f"no click has a value at some paths of the mapping: mapping={self._name} clicks={self._clicks}; paths: "
-            f"{', '.join(shown)}; if a path is mistyped, correct it and train again; else remove it"
+            f"{', '.join(shown)}; if a path is mistyped, correct it and train again; else remove it",
+            most=2_000,
         )
 
 
@@ -106,7 +108,3 @@ def _with_values(part: Any, path: Path) -> Iterator[Path]:
             yield from _with_values(part[0], (*path, 0))
     elif has_value(part):
         yield path
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text[:2_000])

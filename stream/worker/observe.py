@@ -31,6 +31,7 @@ from stream.hours.table import Cells
 from stream.kafka.fetch import Chunk
 from stream.kafka.partitioners import KeySample
 from stream.lists.hits import Hits
+from stream.log_lines import printable
 from stream.mapping.unused import UnusedPaths
 from stream.meter import Meter
 from stream.model.gaps import starts_session
@@ -59,7 +60,7 @@ NO_STATISTIC = "none"
 KEYS_PER_BATCH, MAPPED_PER_BATCH = 64, 500
 LETTERS_PER_BATCH = 5
 MAX_DECODED_BYTES = 65_536
-MAX_FIELDS = 20
+MAX_FIELDS, LONGEST_SHOWN = 20, 200
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ class Observed:
                 log.info("no more than usual: id=%s sign=%r alerts=%d", alert.episode, alert.sign, alert.alerts)
                 continue
             self.meter.count("system_alerts", sign=alert.sign)
-            log.warning("many users at once: id=%s sign=%r; %s", alert.id, alert.sign, _printable(alert.reason))
+            log.warning("many users at once: id=%s sign=%r; %s", alert.id, alert.sign, printable(alert.reason))
 
     def _sample_letters(self, refused: Sequence[Refused]) -> None:
         """Keep an example of each reason: the log may name any that was counted."""
@@ -248,8 +249,8 @@ class Observed:
             seen.update(message)
             users = [letter.record.key, *(user.encode(errors="replace") for user in self._users(message))]
             self.examples[letter.why.reason] = Example(
-                _printable(_without_users(letter.why.detail, users)),
-                tuple(map(_printable, sorted(seen)[:MAX_FIELDS])),
+                printable(_without_users(letter.why.detail, users), LONGEST_SHOWN),
+                tuple(printable(name, LONGEST_SHOWN) for name in sorted(seen)[:MAX_FIELDS]),
             )
 
     def _sample_keys(self, chunks: Sequence[Chunk], no_clicks: Set[Origin]) -> None:
@@ -292,8 +293,3 @@ def _without_users(detail: str, users: Sequence[bytes | None]) -> str:
             before = "(?<=['\"])" if shown.isalpha() else r"(?<!\w)"
             detail = re.sub(rf"{before}{re.escape(shown)}(?!\w)", hashed(user), detail)
     return detail
-
-
-def _printable(text: str) -> str:
-    """Make a producer's text safe for a log line: at most 200 characters, without control characters."""
-    return "".join(c if c.isprintable() else "?" for c in text[:200])
