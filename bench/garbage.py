@@ -34,7 +34,7 @@ from stream.meter import Meter
 from stream.model.runtime import Model, load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec
-from stream.worker.batch import process
+from stream.worker.cycles.batch import decide, encode_all
 from stream.worker.observe import Observed
 from stream.worker.served import open_engine
 
@@ -127,7 +127,8 @@ def measure(model: Model, directory: Path, messages: list[Message]) -> tuple[flo
     refused = 0
     began = time.process_time()
     for chunk in chunks:
-        batch = process(engine, codec, topics, limits, [chunk], {partition: chunk.begin}, NOW_MS)
+        decided = decide(engine, codec, topics, [chunk], {partition: chunk.begin}, NOW_MS)
+        batch = encode_all(engine, topics, limits, decided)
         engine.commit(batch.cycle)
         observed.committed([chunk], batch)
         refused += len(batch.refused)

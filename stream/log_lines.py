@@ -95,3 +95,9 @@ def last_line(text: str) -> None:
             handler.handle(logging.makeLogRecord({"name": "eddy", "levelname": "CRITICAL", "msg": text}))
             return
     print(text, file=sys.stderr, flush=True)
+
+
+def printable(text: str, most: int = 500) -> str:
+    """A text that others wrote, for a line of a log or a terminal: its first `most` characters, control characters as
+    question marks."""
+    return "".join(c if c.isprintable() else "?" for c in text[:most])

@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 
 from stream.detect.tail import Tail, pack
-from stream.manifest import Manifest, read_manifest, sha256, write_manifest
+from stream.manifest import MAPPING, Manifest, read_manifest, sha256, write_manifest
+from stream.mapping.parse import parse_mapping
 from tests.oracle_sessions import mix
 
 
@@ -20,6 +21,18 @@ def save_graph(directory: Path, name: str, graph: onnx.ModelProto) -> None:
     fields = {name: getattr(manifest, name) for name in manifest.__struct_fields__}
     fields["files"] = {**manifest.files, name: sha256(directory / name)}
     write_manifest(directory, Manifest(**fields))
+
+
+def with_mapping(model: Path, directory: Path, mapping: str) -> Path:
+    """Copy a model to a directory as if it had been trained with a mapping, the text of a file."""
+    shutil.copytree(model, directory)
+    (directory / MAPPING).write_text(mapping)
+    manifest = read_manifest(model)
+    files = {**manifest.files, MAPPING: sha256(directory / MAPPING)}
+    write_manifest(
+        directory, msgspec.structs.replace(manifest, files=files, mapping=parse_mapping(mapping, "test").hash)
+    )
+    return directory
 
 
 def with_scored_ends(model: Path, directory: Path, seen: Sequence[Sequence[int]]) -> Path:

@@ -1,14 +1,19 @@
 """Passes clicks to an engine as the worker does: columns in, events out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from stream.carry.messages import Way
 from stream.engine.engine import Cycle, Engine
 from stream.engine.requests import Request
 from stream.events import Anomaly, Click, Origin, Partition, Recommendation, SystemAlert
+from stream.kafka.fetch import Chunk
 from stream.model.runtime import Model, StateArray
+from stream.settings import Topics
+from stream.wire.codec import Codec
+from stream.worker.cycles.batch import Batch, decide, encode_all
 from stream.worker.served import anomalies, recommendations, system_alerts
 
 NOW_MS = 1_800_000_000_000
@@ -34,6 +39,20 @@ class Sent(Protocol):
     def event_type(self) -> str: ...
     @property
     def click(self) -> Click: ...
+
+
+def batched(
+    engine: Engine,
+    codec: Codec,
+    topics: Topics,
+    limits: Mapping[str, int],
+    chunks: Sequence[Chunk],
+    expected: Mapping[Partition, int],
+    now_ms: int,
+    way: Way | None = None,
+) -> Batch:
+    """A batch with its records. The arguments are those of `decide` and `encode_all`."""
+    return encode_all(engine, topics, limits, decide(engine, codec, topics, chunks, expected, now_ms, way))
 
 
 def parted(sent: Sequence[tuple[int, Sent]]) -> tuple[list[Click], list[Origin], list[Request]]:

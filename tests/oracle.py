@@ -7,6 +7,7 @@ and the JSON of the events. No rules for the lists and no exploration.
 
 import json
 import math
+import struct
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -156,7 +157,8 @@ class Oracle:
         user.last_ms = max(user.last_ms, click["timestamp"])
         user.offset = offset
         user.recent = [item, *user.recent][:RECENT]
-        user.past = [remembered(click["item_id"], click["event_type"], gap_ms), *user.past][:RECENT]
+        newest = remembered(click["item_id"], click["event_type"], gap_ms, click.get("price"))
+        user.past = [newest, *user.past][:RECENT]
 
         starts = history == 0 or gap_ms >= 1_800_000
         sessions.click(click["user_id"], starts, event_type, click, now_ms, offset)
@@ -256,7 +258,7 @@ class Oracle:
     def leave(self, partition: int, name: str) -> "Moved | None":
         """Take the row of an anonymous id out of its partition; None if there is none, or if it is forgotten."""
         user = self.users.get((partition, name))
-        known = user is not None and not self.forgotten(user, self._time_ms[partition])
+        known = user is not None and not self.forgotten(user, self._time_ms.get(partition, 0))
         session = self.sessions[partition].of.get(name) if partition in self.sessions else None
         self.forget(partition, name)
         if user is None or session is None or not known:
@@ -322,7 +324,7 @@ class Oracle:
         if self._ahead is not None:
             fields += [("session_forecast", "<f4", 4), ("ahead_sessions", "<i4")]
             fields += [("ahead_types", "<i4", len(self.manifest["event_types"]) + 1)]
-        fields += [("past", "<u4", (RECENT, 3))]
+        fields += [("past", "<u4", (RECENT, 4))]
         fields += [("trigger_hashes", "<u4", 8), ("trigger_times_s", "<u4", 8), ("consent", "u1")]
         return np.dtype(fields)
 
@@ -375,7 +377,7 @@ class Oracle:
             data += b"".join(xxhash.xxh3_64(text.encode()).digest()[::-1] for text in user.event_ids)
             checksum = xxhash.xxh3_64(data, seed=xxhash.xxh3_64(key).intdigest()).intdigest()
             row_bytes = checksum.to_bytes(8, "little") + data
-            yield partition, key, row_bytes, self.forgotten(user, self._time_ms[partition])
+            yield partition, key, row_bytes, self.forgotten(user, self._time_ms.get(partition, 0))
 
     def mark(self, partition: int, next_: int, checksums: list[int]) -> bytes:
         """The value of the changelog's row POSITION: next offset, number and sum of the checksums, and what is kept."""
@@ -432,11 +434,12 @@ class Oracle:
         }
 
 
-def remembered(item: str, event_type: str, gap_ms: int) -> list[int]:
-    """What a row keeps of a click for a later model: the low and high half of the item's hash, event type and gap."""
+def remembered(item: str, event_type: str, gap_ms: int, price: float | None) -> list[int]:
+    """What a row keeps of a click: the low and high half of the item's hash, event type and gap, and the price."""
     code = {-1: 0xFFFF, -2: 0xFFFE}.get(gap_ms, min(0xFFFD, round(math.log1p(max(0, gap_ms)) * 3000)))
     hash_, of_type = (xxhash.xxh3_64_intdigest(text.encode()) for text in (item, event_type))
-    return [hash_ % 2**32, hash_ >> 32, of_type % 2**16 * 2**16 + code]
+    [bits] = struct.unpack("<I", struct.pack("<f", price if price and price < 1e38 else 0.0))
+    return [hash_ % 2**32, hash_ >> 32, of_type % 2**16 * 2**16 + code, bits]
 
 
 def read(key: bytes | None, value: bytes | None) -> Event | None:

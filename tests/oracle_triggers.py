@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import struct
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,19 +33,19 @@ class User:
     types: list[str] = field(default_factory=list)
     ended: bool = True
     away: set[str] = field(default_factory=set)
-    past: list[tuple[str, str, float]] = field(default_factory=list)
-    """Item, event type, and ms since the click before, of the last clicks, newest first."""
+    past: list[tuple[str, str, float, float]] = field(default_factory=list)
+    """Item, event type, ms since the click before, and price (0 = none) of the last clicks, newest first."""
 
     @property
     def due_ms(self) -> int:
         """When the session ends by the partition's time."""
         return -(-(self.seen_ms + GAP_MS) // MINUTE_MS) * MINUTE_MS
 
-    def clicks_at(self, now_ms: int, rule: Rule) -> list[tuple[str, str, bool, bool, int]]:
+    def clicks_at(self, now_ms: int, rule: Rule) -> list[tuple[str, str, bool, bool, int, float]]:
         """Item and event type of the remembered clicks on known items, newest first; whether each is in the hour before
-        `now_ms`, and in the time of the rule before that hour; and in which hour it is, counted back."""
+        `now_ms`, and in the time of the rule before that hour; in which hour it is, counted back; and its price."""
         found, time_ms = [], float(self.seen_ms)
-        for item, event_type, gap_ms in self.past:
+        for item, event_type, gap_ms, price in self.past:
             age_ms = now_ms - time_ms
             if item != "unknown":
                 found.append(
@@ -54,6 +55,7 @@ class User:
                         age_ms <= HOUR_MS,
                         HOUR_MS < age_ms <= HOUR_MS + rule["over"],
                         math.ceil(age_ms / HOUR_MS),
+                        price,
                     )
                 )
             time_ms -= gap_ms
@@ -104,6 +106,7 @@ class Triggers:
         item: str,
         event_id: str | None,
         consent: bool | None,
+        price: float | None = None,
     ) -> None:
         was_ms, self.now_ms = self.now_ms, max(self.now_ms, time_ms)
         user = self.users.get(name, User())
@@ -125,7 +128,8 @@ class Triggers:
         gap_ms = 0.0
         if user.clicks and time_ms >= user.last_ms:  # as a row keeps it
             gap_ms = round(math.expm1(min(round(math.log1p(time_ms - user.last_ms) * 3_000), 0xFFFD) / 3_000))
-        user.past = [(item, event_type, gap_ms), *user.past][:16]
+        [paid] = struct.unpack("f", struct.pack("f", price or 0.0))  # as a row keeps it
+        user.past = [(item, event_type, gap_ms, paid), *user.past][:16]
         user.clicks += 1
         user.last_ms, user.session_last_ms = max(user.last_ms, time_ms), max(user.session_last_ms, time_ms)
         user.recent = [item, *user.recent][:16]
@@ -167,9 +171,9 @@ class Triggers:
                 self._fire(rule, name, time_ms, id_, user, "a session of")
 
         if was_ms and self.now_ms // HOUR_MS > was_ms // HOUR_MS:
-            looks = [rule for rule in self._rules if rule["kind"] == "trending"]
-            hour_ms = (was_ms // HOUR_MS + 1) * HOUR_MS
-            told = [one for rule in looks for one in self._watching(rule, hour_ms)]
+            looks = {"trending": self._watching, "price_drop": self._cheaper}
+            rules, hour_ms = [rule for rule in self._rules if rule["kind"] in looks], (was_ms // HOUR_MS + 1) * HOUR_MS
+            told = [one for rule in rules for one in looks[rule["kind"]](rule, hour_ms)]
             fired: Counter[str] = Counter()
             for _, _, name, rule, reason, items in sorted(told, key=lambda one: one[:2]):
                 if fired[rule["name"]] >= rule["most"]:
@@ -178,13 +182,44 @@ class Triggers:
                 self._fire(rule, name, hour_ms, f"{self._prefix[:-1]}/{hour_ms}/{name}", None, reason, items)
                 fired[rule["name"]] += len(self.events) - were
 
-    def _watching(self, rule: Rule, hour_ms: int) -> list[tuple[int, str, str, Rule, str, list[str]]]:
-        """Whom a rule about what trends concerns at an hour: offset, the rule's name, user, rule, reason, items."""
-        users = {
+    def _clicks_at(self, rule: Rule, hour_ms: int) -> dict[str, list[tuple[str, str, bool, bool, int, float]]]:
+        """User -> remembered clicks at an hour, of those who are not forgotten."""
+        return {
             name: user.clicks_at(hour_ms, rule)
             for name, user in self.users.items()
             if user.clicks and not self._forgotten(user, user.session_last_ms, hour_ms)
         }
+
+    def _cheaper(self, rule: Rule, hour_ms: int) -> list[tuple[int, str, str, Rule, str, list[str]]]:
+        """Whom a rule about prices concerns at an hour, as `_watching`."""
+        users, prices = self._clicks_at(rule, hour_ms), dict[str, list[float]]()
+        for clicks in users.values():
+            mine = dict[str, float]()
+            for item, event_type, now, _, _, price in clicks:
+                if now and price and item not in mine and (not rule["events"] or event_type in rule["events"]):
+                    mine[item] = price
+            for item, price in mine.items():
+                prices.setdefault(item, []).append(price)
+        median = {item: sorted(of)[len(of) // 2] for item, of in prices.items() if len(of) >= rule["least"]}
+        found = []
+        for name, clicks in users.items():
+            left_out = {one[0] for one in clicks if one[2] or one[1] in rule["without"]}
+            last = dict[str, float]()
+            for item, event_type, _, before, _, price in clicks:
+                if before and price and item not in last and (not rule["events"] or event_type in rule["events"]):
+                    last[item] = price
+            parts = {item: median[item] / last[item] for item in last if item in median and item not in left_out}
+            items = [item for item in parts if parts[item] <= (1 - rule["drop"]) * 1.000001]
+            items.sort(key=lambda item: parts[item])
+            if items:
+                best = items[0]
+                reason = f"the price of {best} fell from {last[best]:.2f} to {median[best]:.2f}"
+                found.append((self.users[name].offset, rule["name"], name, rule, reason, items))
+        return found
+
+    def _watching(self, rule: Rule, hour_ms: int) -> list[tuple[int, str, str, Rule, str, list[str]]]:
+        """Whom a rule about what trends concerns at an hour: offset, the rule's name, user, rule, reason, items."""
+        users = self._clicks_at(rule, hour_ms)
 
         def counts(event_type: str) -> bool:
             return not rule["events"] or event_type in rule["events"]

@@ -144,10 +144,10 @@ class Checker:
             self._oracle.triggers[partition] = Triggers(f"{name}-", self._rules, FORGET_MS)
             self._oracle.hours[partition] = Hours(name, types, self._oracle.label, FORGET_MS)
         known = click["item_id"] if click["item_id"] in self._items else UNKNOWN
-        self._oracle.triggers[partition].click(
-            click["user_id"], offset, click["timestamp"], click["event_type"], known, None, click.get("consent")
-        )
-        self._oracle.hours[partition].click(click["user_id"], click["timestamp"], click["event_type"])
+        told = None, click.get("consent"), click.get("price")
+        user, time_ms, event_type = click["user_id"], click["timestamp"], click["event_type"]
+        self._oracle.triggers[partition].click(user, offset, time_ms, event_type, known, *told)
+        self._oracle.hours[partition].click(user, time_ms, event_type)
 
     # -- comparisons --------------------------------------------------------------------------------------------------
 

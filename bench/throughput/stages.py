@@ -21,7 +21,7 @@ from stream.kafka.fetch import Chunk
 from stream.model.runtime import Model, load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec
-from stream.worker import batch
+from stream.worker.cycles import batch
 from stream.worker.served import open_engine
 
 CLICKS, PASSES = 4 * BATCH, 3
@@ -97,7 +97,8 @@ def one_pass(model: Model, directory: Path, clicks: list[Message]) -> dict[str, 
             part = records[start : start + BATCH]
             chunk = Chunk(partition, 1, start, start + len(part), 0, part, 0)
             began = time.process_time()
-            done = batch.process(engine, codec, topics, limits, [chunk], {partition: start}, now_ms)
+            decided = batch.decide(engine, codec, topics, [chunk], {partition: start}, now_ms)
+            done = batch.encode_all(engine, topics, limits, decided)
             watch.spent["decode"] += watch.began["columns"] - began
             watch.spent["encode and records"] += time.process_time() - watch.ended["engine"]
             commit(done.cycle)

@@ -96,8 +96,3 @@ class JsonCells(ABC):
             return json.loads(cell)  # NaN
         except (RecursionError, ValueError) as exc:
             raise Unusable("nested too deeply, or a number of thousands of digits") from exc
-
-
-def printable(text: str) -> str:
-    """The first 200 characters, with ? for control characters: names can come from a broken file."""
-    return "".join(c if c.isprintable() else "?" for c in text[:200])

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import polars as pl
 
-from export.files.cells import LogFile, Table, printable
+from export.files.cells import LogFile, Table
 from export.files.json_lines import JsonLines, text_lines, unpacked
 from stream.errors import ConfigError
+from stream.log_lines import printable
 
 SEPARATORS = ",;\t|"
 CONTROL = bytes({*range(32)} - {*b"\t\n\v\f\r"})

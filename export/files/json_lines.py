@@ -11,8 +11,9 @@ from typing import BinaryIO, TextIO, cast
 import msgspec
 import polars as pl
 
-from export.files.cells import JsonCells, printable
+from export.files.cells import JsonCells
 from stream.errors import ConfigError
+from stream.log_lines import printable
 from stream.wire.json import UNDECODABLE, loose_object
 
 GZIP = b"\x1f\x8b"

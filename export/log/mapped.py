@@ -10,9 +10,10 @@ from typing import Any
 
 import polars as pl
 
-from export.files.cells import Cells, printable
+from export.files.cells import Cells
 from export.log.notes import ReadStats
 from stream.errors import ConfigError, Dropped
+from stream.log_lines import printable
 from stream.mapping.mapping import MappingFile
 from stream.mapping.paths import has_value, path_text, value_at
 from stream.mapping.reading import FIELDS

@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 
 from export.arrays import I64
-from export.files.cells import printable
 from export.log.joined import Joins
 from export.log.times import iso
+from stream.log_lines import printable
 from stream.wire.fields import DEFAULT_EVENT, TEXT
 
 SHOWN = 40

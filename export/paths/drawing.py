@@ -9,8 +9,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from export.files.cells import printable
 from export.sequences.flow import END
+from stream.log_lines import printable
 
 Figures = dict[str, Any]
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from export.files.cells import printable
 from export.sequences.tree import RATE
+from stream.log_lines import printable
 
 WIDTH = 140
 """Characters of a line, if the output is no terminal."""

@@ -20,7 +20,7 @@ ABSENT = -1e9
 
 
 class Score(nn.Module):
-    """The graph of score.onnx: a state -> its top k items and the probabilities of the next event type.
+    """The graph of score.onnx: a state -> its top k items and their log probabilities.
 
     Items with equal scores are in ascending order of their index. Each pass over the V scores costs as much as a tenth
     of the product with the item rows, so there are few: the network's weight is applied to the winners only, and the

@@ -6,6 +6,7 @@ confluent-kafka in Eddy is made by `connect`; a client that is made elsewhere wo
 
 import asyncio
 import base64
+import logging
 import ssl
 import time
 import urllib.parse
@@ -29,6 +30,11 @@ RENEW_AT = 0.8
 
 C = TypeVar("C")
 
+LIBRDKAFKA = logging.getLogger("librdkafka")
+"""Takes what librdkafka's clients log. Without it they write lines of their own form to the terminal, such as two for
+each fatal error, also with log_level 0 and into a log in JSON. It gets a line when the client is polled; an error that
+Eddy raises itself mostly ends the client before."""
+
 
 def connect(kind: Callable[[dict[str, Any]], C], broker: str, config: KafkaConfig, own: Mapping[str, Any]) -> C:
     """A client of confluent-kafka: `kind` is Producer, Consumer or an AdminClient.
@@ -39,7 +45,7 @@ def connect(kind: Callable[[dict[str, Any]], C], broker: str, config: KafkaConfi
     """
     check_addresses(broker)
     try:
-        return kind({"bootstrap.servers": broker, **config.properties, **own})
+        return kind({"bootstrap.servers": broker, "logger": LIBRDKAFKA, **config.properties, **own})
     except KafkaException as exc:
         if config.tls:
             _tls(config)  # raises with the file's name; librdkafka says "PEM lib" for every key that it cannot read

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
-from confluent_kafka.admin import AclOperation
+from confluent_kafka.admin import AclOperation, NewTopic
 
 from stream.access.refusal import Admin
 from stream.errors import ConfigError
@@ -32,52 +32,92 @@ NEEDED = {
 """Topic of Topics -> the operations of a worker on it. Kafka grants DESCRIBE with each of them."""
 
 
-def check_rights(admin: Admin, topics: Topics) -> None:
-    """Raises ConfigError that names every right on a topic that this user lacks.
+def rights_of(topics: Topics) -> dict[str, Sequence[AclOperation]]:
+    """Topic -> the operations of a worker with these topics on it."""
+    named = {field: name for field, name in msgspec.structs.asdict(topics).items() if name}
+    return {name: NEEDED[field] for field, name in named.items()}
 
+
+def check_rights(admin: Admin, needed: Mapping[str, Sequence[AclOperation]], groups: Sequence[str] = ()) -> None:
+    """Raises ConfigError that names every right that this user lacks.
+
+    needed  topic -> the operations that are needed on it
+    groups  consumer groups that this user must be able to join. aiokafka would try it without end and without a word
     Topics that do not exist are left out. Without an authorizer everybody has every right. A broker that does not
     answer the question is believed to allow everything.
     """
-    named = {field: name for field, name in msgspec.structs.asdict(topics).items() if name}
-    check_topic_rights(admin, {name: NEEDED[field] for field, name in named.items()})
-
-
-def check_topic_rights(admin: Admin, needed: Mapping[str, Sequence[AclOperation]]) -> None:
-    """As `check_rights`, for topic -> the operations that are needed on it."""
     futures = admin.describe_topics(TopicCollection(list(needed)), include_authorized_operations=True)
-    lacking: list[str] = []
+    members = _asked_for_groups(admin, groups)
+    on_topics: list[str] = []
     for name, operations in needed.items():
         allowed = _allowed(futures[name], KafkaError.TOPIC_AUTHORIZATION_FAILED)
-        lacking += [f"{operation.name} on {name}" for operation in operations if operation not in allowed]
+        on_topics += [f"{operation.name} on {name}" for operation in operations if operation not in allowed]
+    on_groups = [
+        f"READ on {group}"
+        for group, future in members.items()
+        if READ not in _allowed(future, KafkaError.GROUP_AUTHORIZATION_FAILED)
+    ]
+    lacking = {"topics": on_topics, "consumer groups": on_groups}
+    if on_topics or on_groups:
+        raise ConfigError(
+            f"this user lacks rights {_listed(lacking)}; add the ACLs of docs/security.md (kafka-acls.sh)"
+            + (", or give another --group" if on_groups else "")
+        )
+
+
+def _asked_for_groups(admin: Admin, groups: Sequence[str]) -> dict[str, Any]:
+    """Group -> the future of its description."""
+    if not groups:
+        return {}
+    futures: dict[str, Any] = admin.describe_consumer_groups(
+        list(groups), include_authorized_operations=True, request_timeout=ANSWER_S
+    )
+    return futures
+
+
+def _listed(lacking: Mapping[str, Sequence[str]]) -> str:
+    """ "on topics: READ on a, WRITE on b; on consumer groups: READ on c"."""
+    return "; ".join(f"on {kind}: {', '.join(rights)}" for kind, rights in lacking.items() if rights)
+
+
+def check_may_create(admin: Admin, names: Sequence[str]) -> None:
+    """Raises ConfigError that names every right that this user lacks to create topics of these names.
+
+    A topic that this user may not see counts as missing. The broker is asked to check the creation and not to do it, so
+    nothing is created if a right is missing. Other errors are left to the creation.
+    """
+    if not names:
+        return
+    creations = admin.create_topics([NewTopic(name, 1, 1) for name in names], validate_only=True)
+    sights = admin.describe_topics(TopicCollection(list(names)), include_authorized_operations=True)
+    lacking = [f"CREATE on {name}" for name in names if _refused(creations[name])]
+    lacking += [f"DESCRIBE on {name}" for name in names if _refused(sights[name])]
     if lacking:
         raise ConfigError(
-            f"this user lacks rights on topics: {', '.join(lacking)}; add the ACLs of docs/security.md (kafka-acls.sh)"
+            f"this user lacks rights on topics: {', '.join(lacking)} (CREATE on the cluster includes that on every "
+            "topic); nothing was created; add the ACLs of docs/security.md (kafka-acls.sh)"
         )
+
+
+def _refused(future: Any) -> bool:
+    """True if the broker refuses this user; False for another error, too."""
+    try:
+        future.result(timeout=ANSWER_S)
+    except KafkaException as exc:
+        refusals = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
+        return exc.args[0].code() in refusals
+    except TimeoutError:
+        return False
+    return False
 
 
 def lost_right(broker: str, topics: Topics, config: KafkaConfig) -> ConfigError | None:
     """The refusal of `check_rights`, for a worker that fails and may have lost a right; None if that is not why."""
     try:
-        check_rights(Admin(broker, config), topics)
+        check_rights(Admin(broker, config), rights_of(topics))
     except ConfigError as refusal:
         return refusal
     return None
-
-
-def check_group_right(broker: str, group: str, config: KafkaConfig) -> None:
-    """Raises ConfigError if this user may not join `group`: aiokafka would try it without end and without a word.
-
-    A broker that does not answer the question is believed to allow it.
-    """
-    admin = Admin(broker, config)
-    future = admin.describe_consumer_groups([group], include_authorized_operations=True, request_timeout=ANSWER_S)[
-        group
-    ]
-    if READ not in _allowed(future, KafkaError.GROUP_AUTHORIZATION_FAILED):
-        raise ConfigError(
-            f"this user lacks the right READ on the consumer group {group}; add the ACLs of docs/security.md "
-            "(kafka-acls.sh), or give another --group"
-        )
 
 
 def _allowed(future: Any, refusal: int) -> set[AclOperation]:

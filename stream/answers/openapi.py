@@ -46,6 +46,34 @@ CLICK: dict[str, Schema] = {
 REASON = CLICK | {
     "nats": _said(NUMBER, "Without the click, the log probability of the recommended item is so much lower."),
 }
+FIGURES: Schema = {"type": "object"}
+STATUS: dict[str, Schema] = {
+    "time": _said(WHOLE, "Of the answer, ms since the epoch."),
+    "ready": _said({"type": "boolean"}, "As /readyz."),
+    "reason": _said(TEXT, "Why the worker is not ready."),
+    "phase": _said(TEXT, "starting, joining, recovering, rebalancing, rejoining, assigned, spare or stopping."),
+    "partitions": _said(WHOLE, "Number of partitions whose clicks the worker decides."),
+    "kafka_answers": {"type": "boolean"},
+    "cycle_s": _said(NUMBER, "For how long the running cycle takes already, s."),
+    "worker": _said(_or_null(FIGURES), "version, model, provider, group and worker_id; null = it starts."),
+    "answers": _said({"type": "boolean"}, "Whether --http-answers is on."),
+    "clicks_per_s": _said(_or_null(NUMBER), "Decided clicks, in the last ten seconds."),
+    "latency": _said(FIGURES, "From a click's timestamp to its commit: p50_ms and p99_ms, in the last ten seconds."),
+    "stages": _said(FIGURES, "Stage of a transaction (docs/metrics.md) -> p50_ms and p99_ms of the last ten seconds."),
+    "lag": _said(FIGURES, "Partition -> messages that are not decided yet."),
+    "users": _said(WHOLE, "Users with a state in this worker."),
+    "counts": _said(FIGURES, "Since the start, with the names of the metrics eddy_..._total."),
+    "dead_letters": _said(FIGURES, "Reason -> messages since the start."),
+    "hit_rate": _said(
+        _or_null(NUMBER), "Share of the judged lists that have the user's next click of the same session."
+    ),
+    "lists_judged": _said(WHOLE, "Since the start; the lists of one user in 32 are judged."),
+    "model": _said(
+        _or_null(FIGURES),
+        "label, network, items, event_types; trained: the log of the training; held_out: recall@20 and MRR@20 on its "
+        "held-out clicks; report: whether there is a report. Null = the worker starts.",
+    ),
+}
 SCHEMAS: dict[str, Schema] = {
     "Recommendations": _object(
         {
@@ -140,7 +168,7 @@ SCHEMAS: dict[str, Schema] = {
             )
         }
     ),
-    "Status": _said({"type": "object", "properties": {}}, "Figures of the last ten seconds, health and model."),
+    "Status": _object(STATUS),
     "History": _said(
         {"type": "object", "properties": {}},
         "Figures of the last ten minutes, a list for each; and `hours`: the last hours of --behaviour-topic, or null.",

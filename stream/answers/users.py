@@ -93,7 +93,7 @@ class Users:
             owners = [(partition, user) for partition in partitions]
             slots = self._engine.arena.find(owners).slots
             owners = [owner for owner, slot in zip(owners, slots.tolist(), strict=True) if slot != NO_SLOT]
-            known, rows = self._engine.remembered(owners) if owners else (np.zeros(0, np.bool_), self._new())
+            known, rows = self._engine.committed.remembered(owners) if owners else (np.zeros(0, np.bool_), self._new())
         held = frozenset(partition.number for partition in partitions)
         if not known.any():
             return None, held

@@ -45,6 +45,19 @@ class Asking(Protocol):
     def about(self, owner: Owner) -> bool: ...
 
 
+class Way(NamedTuple):
+    """Of the states of one worker.
+
+    group       of the worker
+    topic       of the clicks
+    most_bytes  of key and headers of a message of this topic, together
+    """
+
+    group: str
+    topic: str
+    most_bytes: int
+
+
 class Moves:
     """The messages of one batch.
 
@@ -55,21 +68,15 @@ class Moves:
 
     def __init__(
         self,
-        group: str,
-        topic: str,
-        most_bytes: int,
+        way: Way,
         arena: Arena,
         forgetting: Forgetting,
         codec: Codec,
         clicks: Sequence[Click],
         requests: Asking,
     ) -> None:
-        """group  of the worker
-
-        topic, most_bytes  of the clicks; and of key and headers of a message of this topic, together
-        clicks, requests   those of the batch so far. The caller adds one after the other
-        """
-        self._group, self._topic, self._most_bytes = group, topic, most_bytes
+        """clicks, requests: those of the batch so far. The caller adds one after the other"""
+        self._way = way
         self._arena, self._forgetting, self._codec = arena, forgetting, codec
         self._clicks, self._requests = clicks, requests
         self._joins: list[tuple[Any, bytes]] = []
@@ -90,7 +97,7 @@ class Moves:
                 self._join(chunk.partition, record, user)
             elif found is None:
                 yield record
-            elif found.group == self._group:
+            elif found.group == self._way.group:
                 if found.row is not None and not self._arrive(chunk.partition, record, found.row):
                     self.rest = replace(chunk, begin=record.offset, lost=0, records=chunk.records[number:])
                     break
@@ -108,11 +115,11 @@ class Moves:
         """The messages of the second kind for the batch. left: the rows that leave with it"""
         records: list[Record] = []
         for number, (record, user) in enumerate(self._joins):
-            ours = (CARRIED_HEADER, encode_carried(Carried(self._group, record.value, left.get(number))))
+            ours = (CARRIED_HEADER, encode_carried(Carried(self._way.group, record.value, left.get(number))))
             headers = [*without_ours(record.headers), ours]
-            if len(user) + sum(len(name) + len(data or b"") + 8 for name, data in headers) > self._most_bytes:
+            if len(user) + sum(len(name) + len(data or b"") + 8 for name, data in headers) > self._way.most_bytes:
                 headers = [ours]
-            records.append(Record(self._topic, user, None, None, max(0, record.timestamp), headers))
+            records.append(Record(self._way.topic, user, None, None, max(0, record.timestamp), headers))
         return records
 
     def outcomes(self, taken: Taken) -> dict[str, int]:

@@ -1,12 +1,13 @@
 """Shows the tally: a live page in a terminal, else one line every few seconds.
 
-The page needs 100 columns and 30 rows; in 80 columns the lists are cut. It shows only a few clicks per second, so that
-a person can read them.
+The page needs 100 columns and 30 rows; in 80 columns the lists are cut, in fewer rows they have fewer entries. It shows
+only a few clicks per second, so that a person can read them.
 """
 
 import sys
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from types import TracebackType
 from typing import Protocol
 
@@ -21,8 +22,12 @@ from rich.text import Text
 from stream.demo.simulate import DAY_MS, HOUR_MS, MINUTE_MS
 from stream.demo.tally import Judged, Tally, percentiles
 
-JUDGED_ROWS = 4
-ALERT_ROWS = 4
+LIST_ROWS = 4
+"""Rows of users, and of alerts, in a terminal that is high enough."""
+
+HEAD, FIGURES, NEXT, LISTS = 1, 9, 7, 5
+"""Rows of the parts of the page; of the two lists without their entries."""
+
 LATEST = 2_000
 """The page shows the latency of this many latest decisions."""
 LINE_EVERY_S = 5.0
@@ -114,7 +119,7 @@ class LiveView:
     def __init__(self, scene: Scene, console: Console) -> None:
         self._scene = scene
         self._live = Live(console=console, screen=console.is_terminal, auto_refresh=False)
-        self._judged: deque[Judged] = deque(maxlen=JUDGED_ROWS)
+        self._judged: deque[Judged] = deque(maxlen=LIST_ROWS)
         self._start_ms = 0
         self._speed: deque[tuple[float, int]] = deque(maxlen=12)
 
@@ -134,13 +139,14 @@ class LiveView:
             self._judged.appendleft(last)
         self._speed.append((seconds, tally.decisions))
         self._start_ms = self._start_ms or tally.simulated_ms
+        with_next, users, alerts = fitted(self._live.console.height)
         page = Layout()
         page.split_column(
-            Layout(self._head(tally, worker), size=1),
-            Layout(name="figures", size=9),
-            Layout(_next(tally), size=7),
-            Layout(self._clicks(), size=JUDGED_ROWS + 3),
-            Layout(self._alerts(tally), size=ALERT_ROWS + 2),
+            Layout(self._head(tally, worker), size=HEAD),
+            Layout(name="figures", size=FIGURES),
+            Layout(_next(tally), size=NEXT, visible=with_next),
+            Layout(self._clicks(users), size=users + 3),
+            Layout(self._alerts(tally, alerts), size=alerts + 2),
         )
         page["figures"].split_row(Layout(self._traffic(tally), ratio=1), Layout(self._quality(tally), ratio=1))
         self._live.update(page, refresh=True)
@@ -183,12 +189,12 @@ class LiveView:
         note.append(share, style="not dim bold green").append(" bots and thieves found so far", style="not dim")
         return Panel(Group(rows, note), title="Hit rate and alerts", title_align="left", border_style="cyan")
 
-    def _clicks(self) -> Panel:
+    def _clicks(self, most: int) -> Panel:
         table = Table(expand=True, box=None, header_style="dim", pad_edge=False)
         for name, ratio in (("user", 3), ("clicked", 3), ("recommended", 8), ("next click", 3)):
             table.add_column(name, ratio=ratio, no_wrap=True, overflow="ellipsis")
         table.add_column("", width=len("hit no. 20"), no_wrap=True)
-        for row in self._judged:
+        for row in islice(self._judged, most):
             items = Text("  ").join(
                 Text(item, style="bold green" if item == row.next_item else "") for item in row.items[:4]
             )
@@ -196,17 +202,28 @@ class LiveView:
             table.add_row(row.user_id, row.item_id, items, row.next_item, hit)
         return Panel(table, title="Users", title_align="left", border_style="cyan")
 
-    def _alerts(self, tally: Tally) -> Panel:
+    def _alerts(self, tally: Tally, most: int) -> Panel:
         table = Table.grid(expand=True, padding=(0, 1))
         for ratio in (3, 6, 8, 3):
             table.add_column(ratio=ratio, no_wrap=True, overflow="ellipsis")
         table.add_column(no_wrap=True, justify="right")
-        for anomaly, truth in list(tally.last_alerts.values())[: -ALERT_ROWS - 1 : -1]:
+        for anomaly, truth in list(tally.last_alerts.values())[: -most - 1 : -1]:
             words, style = TRUTHS[truth]
             expected = Text("not " + " ".join(likely.item_id for likely in anomaly.expected), style="dim")
             what = f"{anomaly.event_type} of {anomaly.item_id}"
             table.add_row(anomaly.user_id, what, expected, f"p {anomaly.p_value:.0e}", Text(words, style=style))
         return Panel(table, title="Alerts", title_align="left", border_style="cyan")
+
+
+def fitted(height: int) -> tuple[bool, int, int]:
+    """What fits into a terminal of `height` rows: whether NEXT does, and the entries of users and of alerts.
+
+    From 17 rows on, no part of the page is cut. NEXT is left out where it would cut the lists.
+    """
+    spare = height - HEAD - FIGURES - LISTS
+    with_next = spare >= NEXT + 2
+    entries = min(2 * LIST_ROWS, max(2, spare - NEXT * with_next))
+    return with_next, (entries + 1) // 2, entries // 2
 
 
 def as_lines(counts: dict[str, object]) -> str:

@@ -19,7 +19,7 @@ from stream.engine.waves import Index
 from stream.events import Click, Origin, Partition
 from stream.lists.rules import NO_CATEGORY
 from stream.model.runtime import I64, Model
-from stream.past.clicks import PAST, Names, item_hashes, new_items, type_hashes
+from stream.past.clicks import F32, PAST, Names, item_hashes, new_items, type_hashes
 from stream.population.quiet import NOT_ASKED, Asked
 from stream.sessions.summary import Clicks
 from stream.sessions.track import Track
@@ -32,6 +32,9 @@ I8 = npt.NDArray[np.int8]
 I32 = npt.NDArray[np.int32]
 F64 = npt.NDArray[np.float64]
 T = TypeVar("T", bound=np.generic)
+LARGEST_PRICE = 1e38
+"""A price of this size is none: a row has no room for larger ones."""
+
 NO_CATEGORIES = np.array([NO_CATEGORY], np.int32)
 
 
@@ -56,6 +59,7 @@ class Columns:
     consent     (n,) uint8, the consent in each click, one of the values of triggers.memory; None if no click has one
     value       (n,) float64, price times quantity of each purchase, 0 = none; None if no click has a value
     leaving, arriving  the rows that do between these clicks
+    price       (n,) float32, the price in each click, 0 = none; None if no click has one
     """
 
     owners: Sequence[Owner]
@@ -75,6 +79,7 @@ class Columns:
     value: F64 | None = None
     leaving: Sequence[Leaving] = ()
     arriving: Sequence[Arriving] = ()
+    price: F32 | None = None
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -121,6 +126,7 @@ class Columns:
             None if self.value is None else self.value[which],
             [one._replace(before=int(which.searchsorted(one.before))) for one in self.leaving],
             arriving,
+            None if self.price is None else self.price[which],
         )
 
 
@@ -164,6 +170,7 @@ class Encoder:
             value=_values(clicks, event_types, self._purchase),
             leaving=split.leaving,
             arriving=split.arriving,
+            price=_prices(clicks),
         )
 
     def items(self, ids: Sequence[str]) -> I64:
@@ -219,6 +226,16 @@ def _values(clicks: Sequence[Click], event_types: Sequence[str], purchase: str) 
         assert price is not None
         found[i] = price if quantity is None else price * quantity
     return found
+
+
+def _prices(clicks: Sequence[Click]) -> F32 | None:
+    """`price` as in Columns."""
+    found = [click.price for click in clicks]
+    if found.count(None) == len(found):
+        return None
+    prices = np.array(found, np.float64)  # NaN for None
+    prices[~(prices < LARGEST_PRICE)] = 0
+    return prices.astype(np.float32)
 
 
 def _owners(clicks: Sequence[Click], origins: Sequence[Origin]) -> tuple[Index, Sequence[Owner]]:

@@ -22,7 +22,7 @@ from stream.lists.top import Lists, top_items
 from stream.model.runtime import F32, Model, StateArray
 from stream.settings import Rules, words
 from stream.state.row import NO_ITEM
-from stream.triggers.trending.shares import Shelves
+from stream.triggers.hourly.shares import Shelves
 
 EXPECTED_ITEMS = 3
 

@@ -22,7 +22,7 @@ from stream.engine.columns import Columns, Encoder, summed
 from stream.engine.decide import Decider, Decisions
 from stream.engine.requests import select, staying, with_removed
 from stream.engine.step import run_waves
-from stream.engine.waves import Bools, Index, waves
+from stream.engine.waves import Index, waves
 from stream.events import Partition
 from stream.hours.count import Hours
 from stream.hours.table import Hour
@@ -36,11 +36,11 @@ from stream.sessions.ends import Batch, Ended, at_rest, ended, joined
 from stream.sessions.track import SEEN, Track, session_fields
 from stream.sessions.unusual import EndCalibration
 from stream.settings import Rules
-from stream.state.arena import NO_SLOT, Arena, Found, Owner
+from stream.state.arena import Arena, Found
 from stream.state.event_ids import Hashes
 from stream.state.evict import NEVER, Forgetting, Swept, latest_times, partition_times, reset_rows, sweep
 from stream.state.row import Rows
-from stream.state.staged import Staged, copies, stage, with_rows
+from stream.state.staged import Committed, Staged, copies, stage, with_rows
 from stream.triggers.fire import Firing, Triggers
 from stream.triggers.memory import CONSENT
 from stream.triggers.rules import Rule
@@ -97,8 +97,9 @@ class Cycle(NamedTuple):
 class Engine:
     """Updates users' states with a model and decides on their clicks. Not thread-safe: process one cycle at a time.
 
-    encoder  converts clicks to the columns for `process`
-    decide   makes the decisions and the lists
+    encoder    converts clicks to the columns for `process`
+    decide     makes the decisions and the lists
+    committed  the rows that Kafka has
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class Engine:
         self.judge = judge
         self.arena = arena
         self.forgetting = forgetting
+        self.committed = Committed(arena, forgetting)
         self.ends = ends
         of_session = session_fields(len(model.manifest.event_types), ends, model.ahead is not None)
         followed = (*judge.row_fields, *of_session, *row_fields(model.manifest))
@@ -176,7 +178,7 @@ class Engine:
             failed, repeated, decided = np.flatnonzero(not_finite), np.flatnonzero(known), np.flatnonzero(~undecided)
             its, steps = clicks.take(decided), steps.take(decided)
         owner = clicks.owner[decided]
-        same = remember(before[PAST.name], rows, owner, its.names, steps.gap_ms, steps.clicks_before)
+        same = remember(before[PAST.name], rows, owner, its.names, its.price, steps.gap_ms, steps.clicks_before)
         evidence = Evidence(
             owner,
             steps.surprise,
@@ -209,8 +211,8 @@ class Engine:
             counted = [data[KEPT_SIZE:] for data in kept]
             hours, counted = self._hours(self.arena, batch, track, evidence, its.names, ends, counted)
             after = [one + other for one, other in zip(judged.kept, counted, strict=True)]
-        given, lists, shelves = its.consent, decisions.lists, self.decide.shelves
-        fired = self.triggers(self.arena, batch, track, evidence, ends, given, its.names, lists, shelves, rows)
+        told, lists, shelves = (its.consent, its.names, its.price), decisions.lists, self.decide.shelves
+        fired = self.triggers(self.arena, batch, track, evidence, ends, *told, lists, shelves, rows)
         of_partitions = dict(zip(found.partitions, after, strict=True))
         staged = self._stage(clicks, found, rows, swept, event_ids, of_partitions, latest, taken)
         staged = with_rows(staged, self.arena, fired.owners, fired.rows)
@@ -262,19 +264,7 @@ class Engine:
 
     def commit(self, cycle: Cycle) -> None:
         """Write the rows of a cycle to the arena. Call it after the Kafka transaction is committed."""
-        cycle.staged.commit(self.arena)
-
-    def remembered(self, owners: Sequence[Owner]) -> tuple[Bools, Rows]:
-        """Copy the committed rows of m users. A different thread may call it while it holds the arena's lock.
-
-        Returns which of them have a row and are not forgotten (m,), and the rows (m,), which are new for all others.
-        """
-        found = self.arena.find(owners)
-        rows, known = copies(self.arena, found), found.slots != NO_SLOT
-        now_ms = np.array([self.arena.newest_ms(partition) for partition, _ in owners], np.int64)
-        gone = self.forgetting.forgotten(rows["clicks"], rows["last_ms"], now_ms) & known
-        reset_rows(rows, None, np.flatnonzero(gone))
-        return known & ~gone, rows
+        self.committed.commit(cycle.staged)
 
     def rest(self, partitions: Iterable[Partition]) -> Cycle:
         """End all sessions of partitions that have no clicks, and move the times of these partitions on.

@@ -11,6 +11,7 @@ from stream.errors import BadClick, Dropped
 from stream.events import Click
 from stream.guess.guess import Guess, unused
 from stream.guess.sample import Sample, counted
+from stream.log_lines import printable
 from stream.mapping.mapping import ClickMapping
 from stream.mapping.paths import has_value, parse_path, path_text, value_at
 from stream.mapping.reading import FIELDS, USER
@@ -82,9 +83,9 @@ def toml(guess: Guess, source: str) -> str:
     """The text of the mapping file. `source` names what the sample was taken from."""
     mapping = guess.mapping
     lines = [
-        f"# How Eddy reads these events as clicks: guessed by `eddy init` from {_printable(source)}.",
+        f"# How Eddy reads these events as clicks: guessed by `eddy init` from {printable(source)}.",
         "# docs/mapping.md explains each line. `eddy train`, `evaluate`, `replay` and `worker` take it as --mapping.",
-        *(f"# To check: {_printable(line)}" for line in guess.unsure),
+        *(f"# To check: {printable(line)}" for line in guess.unsure),
         "",
         "[fields]  # a path, or several: the first one that has a value counts",
     ]
@@ -138,11 +139,11 @@ def report(sample: Sample, guess: Guess, understood: Understood) -> str:
         parts.insert(1, _table("event types", ("theirs", "Eddy's", "events"), rows))
     left = unused(sample, guess.mapping)
     if left:
-        shown = [f"{_printable(path_text(seen.path))} ({', '.join(map(_short, seen.examples[:1]))})" for seen in left]
+        shown = [f"{printable(path_text(seen.path))} ({', '.join(map(_short, seen.examples[:1]))})" for seen in left]
         more = [f"and {len(shown) - MOST_UNUSED:,} more"] if len(shown) > MOST_UNUSED else []
         parts.append("not used:\n  " + "\n  ".join([*shown[:MOST_UNUSED], *more]))
     if guess.unsure:
-        parts.append("to check:\n  " + "\n  ".join(map(_printable, guess.unsure)))
+        parts.append("to check:\n  " + "\n  ".join(map(printable, guess.unsure)))
     return "\n\n".join(parts)
 
 
@@ -166,27 +167,22 @@ def _fields(sample: Sample, mapping: ClickMapping) -> str:
 def _events(sample: Sample, understood: Understood) -> str:
     events = counted(len(sample.events), "event")
     lines = [f"{counted(len(understood.clicks), 'click')} in {events}. The first ones, as they are understood:"]
-    lines += [f"  {_printable(encode(click).decode())}" for click in understood.clicks[:FIRST]]
+    lines += [f"  {printable(encode(click).decode())}" for click in understood.clicks[:FIRST]]
     lines += [f"left out: {counted(count, 'event')}: {reason}" for reason, count in understood.dropped.items()]
     lines += [
-        f"would be dead letters: {counted(count, 'event')}: {reason}: {_printable(understood.example[reason])}"
+        f"would be dead letters: {counted(count, 'event')}: {reason}: {printable(understood.example[reason])}"
         for reason, count in understood.refused.items()
     ]
     return "\n".join(lines)
 
 
 def _table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    cells = [names, *([_printable(cell) for cell in row] for row in rows)]
+    cells = [names, *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(row[at]) for row in cells) for at in range(len(names))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     return f"{title}:\n  " + "\n  ".join(lines)
 
 
 def _short(value: str) -> str:
-    text = _printable(value)
+    text = printable(value)
     return text if len(text) <= VALUE else f"{text[: VALUE - 3]}..."
-
-
-def _printable(text: str) -> str:
-    """A producer's text without control characters, at most 500 characters."""
-    return "".join(c if c.isprintable() else "?" for c in text[:500])

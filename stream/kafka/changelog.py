@@ -12,7 +12,7 @@ rows and a checksum over them, so rows that were lost or altered are noticed. Th
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, TopicPartition
@@ -43,6 +43,9 @@ FETCHED = 5_000
 
 Take = Callable[[Partition, dict[bytes, bytes | None]], Any]
 """Takes rows of a clicks partition: key -> row, None for a tombstone."""
+
+From = Callable[[int, int], int]
+"""First offset and high watermark of a partition -> where to begin to read it."""
 
 log = logging.getLogger(__name__)
 
@@ -138,19 +141,12 @@ class Changelog:
         return positions
 
     def marks(self, partitions: Sequence[Partition]) -> dict[Partition, Mark]:
-        """The marks at the ends of the partitions; a partition is left out where the end shows none.
+        """The marks at the ends of partitions of the clicks; a partition is left out where the end shows none."""
+        return self._rows(partitions, lambda low, high: max(low, high - TAIL), lambda *_: None)
 
-        partitions  of the clicks
-        """
-        marks: dict[Partition, Mark] = {}
-
-        def keep(partition: Partition, rows: Mapping[bytes, bytes | None]) -> None:
-            value = rows.get(POSITION_KEY)
-            if value is not None:
-                marks[partition] = Mark.decode(value, partition)
-
-        self._read(partitions, lambda low, high: max(low, high - TAIL), keep)
-        return marks
+    def newest(self, partitions: Sequence[Partition], take: Take) -> None:
+        """Read the rows of the last TAIL offsets as `read` does, and wait for no pending transaction."""
+        self._rows(partitions, lambda low, high: max(low, high - TAIL), take, wait=False)
 
     def read_raw(self, partitions: Sequence[Partition], take: Take) -> None:
         """Read all rows as `read` does. The rows of POSITION_KEY are given to `take`, too, and are not decoded."""
@@ -163,6 +159,11 @@ class Changelog:
         take        called with each batch of rows while they are read, without the rows of POSITION_KEY
         Raises TimeoutError if nothing more can be read for STABLE_S, and whatever `take` raises.
         """
+        return self._rows(partitions, lambda low, high: low, take)
+
+    def _rows(
+        self, partitions: Sequence[Partition], begin: From, take: Take, wait: bool = True
+    ) -> dict[Partition, Mark]:
         marks: dict[Partition, Mark] = {}
 
         def split(partition: Partition, rows: dict[bytes, bytes | None]) -> None:
@@ -171,14 +172,15 @@ class Changelog:
                 marks[partition] = Mark.decode(value, partition)
             take(partition, rows)
 
-        self._read(partitions, lambda low, high: low, split)
+        self._read(partitions, begin, split, wait)
         return marks
 
-    def _read(self, partitions: Sequence[Partition], begin: Callable[[int, int], int], take: Take) -> None:
+    def _read(self, partitions: Sequence[Partition], begin: From, take: Take, wait: bool = True) -> None:
         """Read the changelog's partitions from `begin` (of first offset and high watermark) to their high watermarks.
 
         The rows of a batch are given to `take` with the latest row of each key only; the rows of a later batch are
-        later ones. All partitions are read at the same time.
+        later ones. All partitions are read at the same time. Without `wait`, what comes after the first pending
+        transaction is left out.
         """
         of_number = {partition.number: partition for partition in partitions}
         ends = {p.number: end for p, end in self.ends([Partition(self.topic, n) for n in of_number]).items()}
@@ -195,7 +197,7 @@ class Changelog:
                     if message.error() is not None:
                         if message.error().code() != KafkaError._PARTITION_EOF:
                             raise KafkaException(message.error())
-                        if message.offset() >= ends[number][1]:  # else a pending transaction lies before the end
+                        if message.offset() >= ends[number][1] or not wait:  # else a pending transaction is before it
                             left.discard(number)
                         continue
                     rows.setdefault(number, {})[message.key()] = message.value()

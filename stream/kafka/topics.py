@@ -16,7 +16,7 @@ from confluent_kafka.admin import ConfigResource, NewTopic, ResourceType
 
 from stream.access.publish import create_topic
 from stream.access.refusal import Admin
-from stream.access.rights import check_rights
+from stream.access.rights import check_may_create, check_rights, rights_of
 from stream.errors import ConfigError, NoAnswer
 from stream.kafka_config import PLAINTEXT, KafkaConfig
 from stream.settings import Topics
@@ -61,34 +61,41 @@ def create_topics(
     planned = {name: present.get(name, partitions) for name in (*topics.names(), *others)}
     planned[topics.changelog] = present.get(topics.changelog, planned[topics.clicks])
     check_same_partitions(planned, topics)  # a mistyped name must not become a topic
-    for name in sorted(wanted := planned.keys() - present.keys()):
+    check_may_create(admin, wanted := sorted(planned.keys() - present.keys()))
+    for name in wanted:
         settings = COMPACTED if name == topics.changelog else {}
         create_topic(admin, NewTopic(name, planned[name], replication, config=settings))
-    found = _wait_for(admin, broker, topics) | {name: present.get(name, partitions) for name in others}
+    found = _wait_for(admin, broker, topics).partitions | {name: present.get(name, partitions) for name in others}
     check_same_partitions(found, topics)
     return {name: f"{'created' if name in wanted else 'exists'}, {count} partitions" for name, count in found.items()}
 
 
-def check_topics(broker: str, topics: Topics, config: KafkaConfig = PLAINTEXT) -> dict[str, int]:
-    """Return topic name -> number of partitions. Raises ConfigError if a worker cannot run with these topics.
+class Checked(NamedTuple):
+    """The topics of a worker: topic -> number of partitions, and topic -> configuration where it may be read."""
+
+    partitions: dict[str, int]
+    configs: Mapping[str, Mapping[str, str]]
+
+
+def check_topics(broker: str, topics: Topics, config: KafkaConfig = PLAINTEXT, *groups: str) -> Checked:
+    """Raises ConfigError if a worker cannot run with these topics, or may not join one of the groups.
 
     Call `check_same_partitions` next, except for a worker with --drain.
     """
     admin = Admin(broker, config)
     present = partition_counts(admin, broker)  # first, because nothing else says why there is no connection
     if not _embedded(admin, broker):
-        check_rights(admin, topics)
+        check_rights(admin, rights_of(topics), groups)
     return _check(admin, broker, topics, present)
 
 
-def record_limits(broker: str, topics: Topics, longest_row: int, config: KafkaConfig = PLAINTEXT) -> dict[str, int]:
+def record_limits(topics: Topics, configs: Mapping[str, Mapping[str, str]], longest_row: int) -> dict[str, int]:
     """Return the largest size in bytes of a record's key and value together, for each topic that a worker writes.
 
     longest_row  largest size in bytes of a state row's key and value. A state row cannot be shortened
     Raises ConfigError if state rows do not fit into the changelog.
     """
     written = [name for name in topics.names() if name != topics.clicks]
-    configs = configs_of(Admin(broker, config), broker, written)
     limits = {name: limit - FRAME_BYTES for name, limit in _limits(configs, written).items()}
     if limits[topics.changelog] < longest_row:
         raise ConfigError(
@@ -98,7 +105,7 @@ def record_limits(broker: str, topics: Topics, longest_row: int, config: KafkaCo
     return limits
 
 
-def _check(admin: Admin, broker: str, topics: Topics, present: Mapping[str, int]) -> dict[str, int]:
+def _check(admin: Admin, broker: str, topics: Topics, present: Mapping[str, int]) -> Checked:
     missing = [name for name in topics.names() if name not in present]
     if missing:
         near = get_close_matches(missing[0], present.keys() - topics.names(), 1)
@@ -116,7 +123,7 @@ def _check(admin: Admin, broker: str, topics: Topics, present: Mapping[str, int]
             raise ConfigError(
                 f"topic {name} has {LIMIT}={limit}, too small for every event; {_raise_limit(name, SMALLEST_LIMIT)}"
             )
-    return {name: present[name] for name in names}
+    return Checked({name: present[name] for name in names}, configs)
 
 
 def check_same_partitions(present: Mapping[str, int], topics: Topics) -> None:
@@ -155,11 +162,8 @@ def _metadata(admin: Admin, broker: str) -> Any:
         ) from exc
 
 
-def _wait_for(admin: Admin, broker: str, topics: Topics) -> dict[str, int]:
-    """Wait until a broker knows the new topics, then check them as `check_topics` does.
-
-    The answer of that broker is checked: the next question may go to one that does not know them yet.
-    """
+def _wait_for(admin: Admin, broker: str, topics: Topics) -> Checked:
+    """Wait until a broker knows the new topics, then check its answer: the next broker may not know them yet."""
     deadline = time.monotonic() + ANSWER_S
     names = set(topics.names())
     while not names <= (present := partition_counts(admin, broker)).keys() and time.monotonic() < deadline:
@@ -173,9 +177,8 @@ def configs_of(admin: Admin, broker: str, names: Sequence[str]) -> dict[str, dic
         return {}
     found: dict[str, dict[str, str]] = {}
     unread: dict[str, str] = {}
-    for resource, future in admin.describe_configs(
-        [ConfigResource(ResourceType.TOPIC, name) for name in names]
-    ).items():
+    asked = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+    for resource, future in admin.describe_configs(asked).items():
         try:
             found[resource.name] = {name: entry.value for name, entry in future.result(timeout=ANSWER_S).items()}
         except (TimeoutError, KafkaException) as exc:
@@ -187,10 +190,7 @@ def configs_of(admin: Admin, broker: str, names: Sequence[str]) -> dict[str, dic
         log.warning(
             "the configuration of topics could not be read, so cleanup.policy is not checked and %s is assumed to be "
             "%d; the right DESCRIBE_CONFIGS allows it: topics=%s errors=%s",
-            LIMIT,
-            DEFAULT_LIMIT,
-            ",".join(unread),
-            ",".join(sorted(set(unread.values()))),
+            *(LIMIT, DEFAULT_LIMIT, ",".join(unread), ",".join(sorted(set(unread.values())))),
         )
     return found
 

@@ -138,7 +138,7 @@ class Brief(logging.Filter):
     A message of aiokafka is logged if it is repeated for `after_s` while Kafka answers, or if it has a stack trace.
     """
 
-    WAITING = ("stream.kafka.delivery", "stream.kafka.changelog", "stream.worker.recovery")
+    WAITING = ("stream.kafka.delivery", "stream.kafka.changelog", "stream.worker.cycles.recovery")
 
     def __init__(self, watch: KafkaWatch, after_s: float = 10.0) -> None:
         super().__init__()

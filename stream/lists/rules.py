@@ -1,8 +1,9 @@
 """Makes lists that obey the shop's rules: only allowed items, a limited number per category, and full length.
 
-A list is exactly the list that the same rules select from the full ranking of the catalogue. To save time, score.onnx
-computes only a prefix of the ranking. If the rules leave too few items of the prefix, a prefix four times as deep is
-computed, up to the whole catalogue. So neither the depth nor the other users of a batch change a list.
+A list is that which the same rules select from the full ranking of the catalogue. To save time, only a prefix of the
+ranking is computed. If the rules leave too few items of the prefix, a prefix four times as deep is computed, up to the
+whole catalogue. So with score.onnx, a list is exactly that of the full ranking. With shortlist.onnx, which large
+catalogues have on a CPU, a prefix can lack items (DEEPEST in model/runtime.py).
 
 Source of the diversity: Carbonell & Goldstein 1998 (maximal marginal relevance), where two items are similar if they
 have the same category.

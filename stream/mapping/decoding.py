@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
+
 from stream.errors import ConfigError
 from stream.kafka_config import KafkaConfig
 from stream.manifest import Manifest
@@ -11,6 +13,7 @@ from stream.mapping.mapping import MappingFile
 from stream.mapping.parse import check_key, mapping_of_model, read_mapping
 from stream.mapping.reading import texts_of_id
 from stream.mapping.shape import anonymous_ids, decoded_shape, message_shape
+from stream.mapping.unused import UnusedPaths
 from stream.meter import Meter
 from stream.settings import Settings
 from stream.wire.codec import Codec
@@ -30,6 +33,7 @@ class Decoding(NamedTuple):
     rekey       a codec for the re-keying, which needs the raw user ids; None = the topic is keyed by the user
     anonymous   for the re-keying: value of a click -> its anonymous id, None = it has none. None itself if no state
                 goes from such an id to a user
+    unused      finds paths of the mapping without values; None = there is no mapping
     """
 
     codec: Codec
@@ -38,6 +42,7 @@ class Decoding(NamedTuple):
     mapping: str
     rekey: Codec | None = None
     anonymous: Callable[[bytes], str | None] | None = None
+    unused: UnusedPaths | None = None
 
 
 def open_decoding(settings: Settings, manifest: Manifest, config: KafkaConfig, meter: Meter) -> Decoding:
@@ -50,12 +55,12 @@ def open_decoding(settings: Settings, manifest: Manifest, config: KafkaConfig, m
     """
     given = read_mapping(Path(settings.mapping)) if settings.mapping else None
     file = mapping_of_model(given, manifest, Path(settings.model))
-    shape, users, name, rekeys, anonymous = None, user_ids, "none", False, None
+    shape, users, name, rekeys, unused, anonymous = None, user_ids, "none", False, None, None
     if file is not None:
         check_key(file)
         reading = file.mapping.of_topic()
         shape, users, name, rekeys = message_shape(reading), reading.users, file.name, file.mapping.rekey
-        decode = None
+        decode: Callable[[bytes], Any] = msgspec.json.Decoder(dict[str, Any]).decode
         if file.mapping.format != "json":
             from stream.registry.framed import Framed  # the extra `registry` installs what it needs
 
@@ -63,10 +68,13 @@ def open_decoding(settings: Settings, manifest: Manifest, config: KafkaConfig, m
             registry.wait()
             decode = Framed(registry, file.mapping.format)
             shape = decoded_shape(reading, decode)
-        anonymous = anonymous_ids(reading, decode) if file.mapping.carries else None
+        unused = UnusedPaths(file.name, reading, decode, not settings.pseudonymise)
+        if file.mapping.carries:
+            anonymous = anonymous_ids(reading, None if file.mapping.format == "json" else decode)
     limits = settings.max_message_bytes, int(settings.max_future_s * 1000)
     codec, users_mark = pseudonymous(JsonCodec(*limits, shape), settings.pseudonymise)
-    return Decoding(codec, users, users_mark, name, JsonCodec(*limits, shape) if rekeys else None, anonymous)
+    rekey = JsonCodec(*limits, shape) if rekeys else None
+    return Decoding(codec, users, users_mark, name, rekey, anonymous, unused)
 
 
 def registry_of(file: MappingFile, url: str, config: KafkaConfig, meter: Meter | None = None) -> "Registry":

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from stream.mapping.paths import Path
+from stream.mapping.paths import Path, path_text
 from stream.mapping.reading import FIELDS, ITEM, TIME, USER, Reading
 from stream.wire.codec import Amount, Given, Integer, MessageShape, Plain, Text
 from stream.wire.fields import FIRST_CLICK_MS, LONGEST_WORD, time_ms
@@ -93,7 +93,7 @@ def message_shape(reading: Reading) -> MessageShape:
         plain = _fast(reading)
     except ValueError:  # paths that one struct cannot have, such as `a` and `a.b`
         plain = _not_by_struct
-    return MessageShape(plain, given)
+    return MessageShape(plain, given, _names(reading))
 
 
 def anonymous_ids(reading: Reading, decode: Callable[[bytes], Any] | None = None) -> Callable[[bytes], str | None]:
@@ -120,7 +120,13 @@ def decoded_shape(reading: Reading, decode: Callable[[bytes], Any]) -> MessageSh
     def given(value: bytes) -> Given:
         return Given(*reading.values(decode(value)))
 
-    return MessageShape(_not_by_struct, given)
+    return MessageShape(_not_by_struct, given, _names(reading))
+
+
+def _names(reading: Reading) -> dict[str, str]:
+    """Field -> "item_id (properties.product_id)": who sends the messages knows the path, and not Eddy's name."""
+    texts = {name: list(map(path_text, paths)) for name, paths in zip(FIELDS, reading.paths, strict=True)}
+    return {name: f"{name} ({' or '.join(paths)})" for name, paths in texts.items() if paths and paths != [name]}
 
 
 def _not_by_struct(value: bytes) -> Plain:

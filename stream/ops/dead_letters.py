@@ -13,8 +13,9 @@ import msgspec
 from stream.errors import ConfigError
 from stream.events import DeadLetter
 from stream.kafka_config import read_kafka_config
+from stream.log_lines import printable
 from stream.ops.options import connection_options, topic_option
-from stream.ops.text import printable, time_of
+from stream.ops.text import time_of
 
 if TYPE_CHECKING:
     from stream.access.publish import Publisher

@@ -15,8 +15,9 @@ import msgspec
 from stream.errors import ConfigError
 from stream.events import DRIFT, WHOLE_SESSIONS, Anomaly, SystemAlert
 from stream.kafka_config import read_kafka_config
+from stream.log_lines import printable
 from stream.ops.options import connection_options, topic_option
-from stream.ops.text import messages_shown, printable, time_of
+from stream.ops.text import messages_shown, time_of
 
 UNKNOWN = "an item that the model does not know"
 

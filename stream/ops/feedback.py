@@ -15,9 +15,10 @@ from stream.errors import ConfigError
 from stream.events import Anomaly, clicks_topic_of
 from stream.feedback import Feedback
 from stream.kafka_config import KafkaConfig, read_kafka_config
+from stream.log_lines import printable
 from stream.ops.explain import alerts_among
 from stream.ops.options import connection_options, topic_option
-from stream.ops.text import messages_shown, printable, time_of
+from stream.ops.text import messages_shown, time_of
 from stream.population.precision import KEEP, Precision, Report, report
 from stream.settings import FEEDBACK_TOPIC, variable
 

@@ -24,8 +24,3 @@ def time_of(ms: int | None) -> str:
         return datetime.fromtimestamp((ms or 0) / 1000, UTC).isoformat(timespec="seconds")
     except (ValueError, OverflowError, OSError):
         return f"{ms} ms"
-
-
-def printable(text: str) -> str:
-    """A producer's text without control characters, at most 500 characters."""
-    return "".join(c if c.isprintable() else "?" for c in text[:500])

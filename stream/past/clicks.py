@@ -1,4 +1,4 @@
-"""The last clicks of each user, in the user's row: which item, which event type, and the time since the click before.
+"""The last clicks of each user, in the user's row: item, event type, price, and the time since the click before.
 
 Items and event types are kept as hashes of their names, and not as indices of one model's vocabulary. So a later model
 can step the same clicks again, and a request can ask which of them a recommendation comes from.
@@ -18,14 +18,15 @@ from stream.manifest import Tensor
 from stream.settings import RECENT_ITEMS
 from stream.state.row import Index, Rows
 
+F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 U16 = npt.NDArray[np.uint16]
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
 
-PAST = Tensor("past", (RECENT_ITEMS, 3), "uint32")
-"""The field of a row, newest first: the item's hash, low and high half; then the event type's hash and the gap, 16 bits
-each. All zeros where the user has made no click."""
+PAST = Tensor("past", (RECENT_ITEMS, 4), "uint32")
+"""The field of a row, newest first: the item's hash, low and high half; the event type's hash and the gap, 16 bits
+each; and the bits of the price as a float32. All zeros where the user has made no click."""
 
 PER_LOG = 3_000
 """A gap is kept as the logarithm of 1 + its ms in this part of a nat: an error of at most 0.02 %."""
@@ -54,10 +55,12 @@ class Past(NamedTuple):
 
     names   hashes of the N items and event types
     gap_ms  (N,) int64, time since the user's click before; NO_GAP for a user's first click, LATE for a late one
+    price   (N,) float32, 0 = none
     """
 
     names: Names
     gap_ms: I64
+    price: F32
 
 
 def item_hashes(ids: Sequence[str]) -> U64:
@@ -74,21 +77,25 @@ def type_hashes(names: Sequence[str]) -> U16:
     return np.array([known[name] for name in names], np.uint16)
 
 
-def remember(before: U32, rows: Rows, owner: Index, names: Names, gap_ms: I64, clicks_before: I64) -> Bools:
+def remember(
+    before: U32, rows: Rows, owner: Index, names: Names, price: F32 | None, gap_ms: I64, clicks_before: I64
+) -> Bools:
     """Add n clicks to what the m rows of their users remember. Returns (n,) whether each click is on the item of the
     user's click before.
 
-    before  (m, RECENT_ITEMS, 3) uint32, the field PAST of the rows before the batch
+    before  (m, RECENT_ITEMS, 4) uint32, the field PAST of the rows before the batch
     rows    (m,) the rows after it: PAST is written, and `clicks` is read
     owner   (n,) intp, index of each click's user; the clicks of a user are in order
+    price   (n,) as in Past; None if no click has one
     gap_ms  (n,) int64, as in Past
     clicks_before  (n,) int64, number of earlier clicks of the user; 0 = the user begins (again)
     """
     if not len(owner):
         return np.zeros(0, np.bool_)
-    entries = np.empty((len(owner), 3), np.uint32)
+    entries = np.empty((len(owner), 4), np.uint32)
     entries[:, 0], entries[:, 1] = names.item & np.uint64(0xFFFFFFFF), names.item >> np.uint64(32)
     entries[:, 2] = names.event_type.astype(np.uint32) << np.uint32(16) | _codes(gap_ms)
+    entries[:, 3] = 0 if price is None else price.view(np.uint32)
     counts = np.bincount(owner, minlength=len(rows))
     by_user = owner.argsort(kind="stable")
     user = owner[by_user]
@@ -112,7 +119,7 @@ def remember(before: U32, rows: Rows, owner: Index, names: Names, gap_ms: I64, c
 def new_items(before: U32, owner: Index, first: Bools, item: U64, back: I64) -> Bools:
     """True (n,) where the item of a click is that of none of the `back` clicks of the user before it.
 
-    before  (m, RECENT_ITEMS, 3) uint32, as in `remember`
+    before  (m, RECENT_ITEMS, 4) uint32, as in `remember`
     owner   (n,) intp, index of each click's user. The clicks are in the order of the users, and of each user in time
     first   (n,) bool, the user's first click among the n
     item    (n,) uint64, hashes of the items
@@ -143,15 +150,15 @@ def past_of(row: np.void) -> Past:
 
 
 def read(entries: U32) -> Past:
-    """What entries (..., 3) of PAST are: item, event_type and gap_ms have the shape (...)."""
+    """What entries (..., 4) of PAST are: item, event_type, gap_ms and price have the shape (...)."""
     event_type, code = (entries[..., 2] >> np.uint32(16)).astype(np.uint16), entries[..., 2] & np.uint32(0xFFFF)
     gap_ms = np.rint(np.expm1(code / PER_LOG)).astype(np.int64)
     gap_ms[code == NO_GAP_CODE], gap_ms[code == LATE_CODE] = NO_GAP, LATE
-    return Past(Names(_items(entries), event_type), gap_ms)
+    return Past(Names(_items(entries), event_type), gap_ms, entries[..., 3].view(np.float32))
 
 
 def _items(entries: U32) -> U64:
-    """The item hashes (...) in entries (..., 3) of PAST."""
+    """The item hashes (...) in entries (..., 4) of PAST."""
     return entries[..., 0].astype(np.uint64) | entries[..., 1].astype(np.uint64) << np.uint64(32)
 
 

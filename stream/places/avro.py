@@ -29,7 +29,7 @@ from fastavro import parse_schema, schemaless_writer
 
 from stream.access.messages import read_messages
 from stream.access.refusal import Admin, refused
-from stream.access.rights import READ, WRITE, check_group_right, check_topic_rights
+from stream.access.rights import READ, WRITE, check_rights
 from stream.behaviour import Behaviour
 from stream.errors import ConfigError, Fenced, NoAnswer, NoRegistry
 from stream.events import Partition
@@ -186,10 +186,9 @@ class AvroSink:
         deadline_s = time.monotonic() + ANSWER_S
         while not listed.keys() >= set(names) and time.monotonic() < deadline_s:  # until the broker knows the new ones
             listed = admin.list_topics(timeout=ANSWER_S).topics
-        check_topic_rights(admin, dict.fromkeys(names, (READ, WRITE)))
+        check_rights(admin, dict.fromkeys(names, (READ, WRITE)), names)  # the groups have the names of the topics
         limits = configs_of(admin, self._broker, names)
         for copy in self._copies.values():
-            check_group_right(self._broker, copy.topic, self._config)
             copy.partitions = len(listed[copy.topic].partitions) if copy.topic in listed else 0
             copy.most_bytes = int(limits.get(copy.topic, {}).get(LIMIT, DEFAULT_LIMIT)) - FRAME_BYTES
 

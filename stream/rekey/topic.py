@@ -5,6 +5,7 @@ the source has: the retention, because the copies keep their timestamps, and roo
 """
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,7 @@ from confluent_kafka.admin import NewTopic
 
 from stream.access.publish import create_topic
 from stream.access.refusal import Admin
-from stream.access.rights import READ, WRITE, check_group_right, check_topic_rights
+from stream.access.rights import READ, WRITE, check_may_create, check_rights, rights_of
 from stream.errors import ConfigError
 from stream.kafka.topics import (
     DEFAULT_LIMIT,
@@ -76,7 +77,10 @@ def create(
     admin = Admin(broker, config)
     source, copy = topics.clicks, worked.clicks
     done = {source: "exists"}
-    if source not in partition_counts(admin, broker):
+    present = partition_counts(admin, broker)
+    wanted = {source, *worked.names(), *others} - present.keys()
+    check_may_create(admin, sorted(wanted))  # all at once: else `create_topics` would name the rest after the copy
+    if source not in present:
         create_topic(admin, NewTopic(source, partitions, replication))
         done[source] = "created"
     present = partition_counts(admin, broker)
@@ -107,15 +111,19 @@ def check_all(broker: str, topics: Topics, mapping: str, config: KafkaConfig = P
     """Return topic -> partitions of a worker that reads by a mapping. Raises ConfigError if it would not start."""
     worked = topics_by(topics, mapping)
     if worked != topics:
-        _check_source(Admin(broker, config), broker, topics.clicks)
-    found = check_topics(broker, worked, config)
+        check_source(broker, topics.clicks, worked, config)
+    found = check_topics(broker, worked, config).partitions
     check_same_partitions(found, worked)
     return found
 
 
-def _check_source(admin: Admin, broker: str, source: str) -> None:
-    """Raises ConfigError if the source or its copy is missing, or a right on one of them."""
-    copy = by_user(source)
+def check_source(broker: str, source: str, worked: Topics, config: KafkaConfig, *groups: str) -> None:
+    """Raises ConfigError if the source or its copy is missing, or any right of a worker that re-keys.
+
+    worked  the topics of the worker; its clicks are the copy
+    groups  that the worker joins
+    """
+    admin, copy = Admin(broker, config), worked.clicks
     present = partition_counts(admin, broker)
     missing = [name for name in (source, copy) if name not in present]
     if missing:
@@ -123,19 +131,17 @@ def _check_source(admin: Admin, broker: str, source: str) -> None:
             f"no topic {', '.join(missing)} on {broker} that this user may see; the mapping has rekey = true, so "
             f"create it with `eddy topics create --broker {broker} --clicks-topic {source} --mapping FILE`"
         )
-    check_topic_rights(admin, {source: (READ,), copy: (READ, WRITE)})
+    check_rights(admin, {source: (READ,), **rights_of(worked), copy: (READ, WRITE)}, groups)
 
 
-def check(broker: str, source: str, max_message_bytes: int, config: KafkaConfig = PLAINTEXT) -> int:
-    """Check that a worker can re-key a source. Returns the most bytes of a copy: key, value and headers together.
+def copy_limit(copy: str, configs: Mapping[str, Mapping[str, str]], max_message_bytes: int) -> int:
+    """Return the most bytes of a copied click: key, value and headers together.
 
+    configs  as `check_topics` returns them
     max_message_bytes  of a click, and of the row that may come with it
-    Raises ConfigError if a topic is missing, a right is missing, or a valid click may not fit into the copy's topic.
+    Raises ConfigError if a valid click may not fit into the topic of the copies.
     """
-    admin, copy = Admin(broker, config), by_user(source)
-    _check_source(admin, broker, source)
-    check_group_right(broker, copy, config)
-    limit = int(configs_of(admin, broker, [copy]).get(copy, {}).get(LIMIT, DEFAULT_LIMIT)) - FRAME_BYTES
+    limit = int(configs.get(copy, {}).get(LIMIT, DEFAULT_LIMIT)) - FRAME_BYTES
     if limit <= max_message_bytes + LONGEST_KEY:
         raise ConfigError(
             f"topic {copy} has {LIMIT}={limit + FRAME_BYTES}, and a click may have {max_message_bytes} bytes: raise it "

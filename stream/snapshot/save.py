@@ -30,7 +30,7 @@ from stream.snapshot.tables import Layout, Tables
 from stream.state.checksum import Totals, intact
 from stream.state.event_ids import SIZES
 from stream.state.row import CHECKSUM_BYTES, Head
-from stream.worker.recovery import missing_rows
+from stream.worker.cycles.recovery import missing_rows
 
 TRIES = 3
 """How often a partition is read. If the changelog is compacted while it is read, a row may be gone whose newer version

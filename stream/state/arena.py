@@ -234,6 +234,11 @@ class Arena:
         self.remove([(partition, key) for key in rows if key not in known])
         return [key for key, row in rows.items() if row is not None and key not in known]
 
+    def check(self, partition: Partition, rows: Mapping[bytes, bytes | None]) -> None:
+        """Raises ConfigError as `load` does. Afterwards the arena has no row of the partition."""
+        self.load(partition, rows)
+        self.drop(partition)
+
     def drop(self, partition: Partition) -> None:
         """Remove all rows of a partition, its time and what is kept of it. The slots become free."""
         with self.lock:

@@ -14,7 +14,7 @@ from stream.events import Partition
 from stream.state.arena import NO_SLOT, Arena, Found, Owner
 from stream.state.checksum import Totals, checksums
 from stream.state.event_ids import Hashes, to_bytes
-from stream.state.evict import Swept
+from stream.state.evict import Forgetting, Swept, reset_rows
 from stream.state.row import Rows, as_bytes, new_rows
 
 CHECKSUMS = 1 << 64
@@ -65,6 +65,72 @@ class Staged(NamedTuple):
         for partition, time_ms in self.times.items():
             arena.advance(partition, time_ms)
         arena.next_slot, arena.unswept_clicks = self.swept.next_slot, self.swept.clicks
+
+
+class Early(NamedTuple):
+    """Rows that were put in place before Kafka has them, and what was there before.
+
+    staged     the rows
+    place      owner of a changed row -> its index here
+    known      (m,) whether the owner had a row
+    rows       (m,) the rows; new ones of owners without a row
+    newest_ms  partition -> its time
+    """
+
+    staged: Staged
+    place: Mapping[Owner, int]
+    known: npt.NDArray[np.bool_]
+    rows: Rows
+    newest_ms: Mapping[Partition, int]
+
+
+class Committed:
+    """The rows of an arena that Kafka has, while the engine may be further on."""
+
+    def __init__(self, arena: Arena, forgetting: Forgetting) -> None:
+        self._arena, self._forgetting = arena, forgetting
+        self._early: Early | None = None
+
+    def put_early(self, staged: Staged) -> None:
+        """Put rows in place before their transaction is committed: the next batch goes on from them.
+
+        Call `commit` for them, or `give_up`.
+        """
+        arena, found = self._arena, staged.found
+        with arena.lock:
+            place = {owner: i for i, owner in enumerate(staged.owners)}
+            newest_ms = {partition: arena.newest_ms(partition) for partition in found.partitions}
+            self._early = Early(staged, place, found.slots != NO_SLOT, copies(arena, found), newest_ms)
+            staged.commit(arena)
+
+    def commit(self, staged: Staged) -> None:
+        """Put rows in place whose transaction is committed. Any thread may call it if `put_early` did it."""
+        if self._early is None or self._early.staged is not staged:
+            staged.commit(self._arena)
+        self._early = None
+
+    def give_up(self) -> None:
+        """The transaction of the early rows has failed: the arena is of no use for their partitions."""
+        self._early = None
+
+    def remembered(self, owners: Sequence[Owner]) -> tuple[npt.NDArray[np.bool_], Rows]:
+        """Copy the committed rows of m users. A different thread may call it while it holds the arena's lock.
+
+        Returns which of them have a row and are not forgotten (m,), and the rows (m,), which are new for all others.
+        """
+        arena, early = self._arena, self._early
+        found = arena.find(owners)
+        rows, known = copies(arena, found), found.slots != NO_SLOT
+        newest_ms = {partition: arena.newest_ms(partition) for partition in found.partitions}
+        if early is not None:
+            newest_ms |= {p: early.newest_ms[p] for p in newest_ms.keys() & early.newest_ms.keys()}
+            for i, place in enumerate(map(early.place.get, owners)):
+                if place is not None:
+                    known[i], as_bytes(rows)[i] = early.known[place], as_bytes(early.rows)[place]
+        now_ms = np.array([newest_ms[partition] for partition, _ in owners], np.int64)
+        gone = self._forgetting.forgotten(rows["clicks"], rows["last_ms"], now_ms) & known
+        reset_rows(rows, None, np.flatnonzero(gone))
+        return known & ~gone, rows
 
 
 def with_rows(staged: Staged, arena: Arena, owners: Sequence[Owner], rows: Rows | None) -> Staged:

@@ -1,7 +1,7 @@
 """Finds the triggers of a batch: which rule applies to which user, and when.
 
     end of a session       "abandoned"; with the partition's time, with the user's next click, or by the clock
-    full hour of the time  "away", "trending"
+    full hour of the time  "away", "trending", "price_drop"
     decided click          "after"
 
 They come in the order of the clicks that bring them, and each looks at what was known of the user then: the consent,
@@ -23,7 +23,7 @@ from stream.detect.detector import Evidence
 from stream.errors import ConfigError
 from stream.events import Partition
 from stream.lists.top import Lists
-from stream.past.clicks import Names
+from stream.past.clicks import F32, Names
 from stream.sessions.ends import Batch, Ended
 from stream.sessions.track import Track
 from stream.state.arena import Arena, Owner
@@ -31,12 +31,14 @@ from stream.state.evict import Forgetting
 from stream.state.row import Rows
 from stream.state.seen import MINUTE_MS
 from stream.triggers.away import away, away_at_rest
+from stream.triggers.hourly.prices import PriceDrops
+from stream.triggers.hourly.remembered import AtRest, Hour, InBatch, hours_at_rest, hours_of
+from stream.triggers.hourly.shares import Shelves, Trending
+from stream.triggers.hourly.windows import Drop, Items, Trend
 from stream.triggers.memory import GIVEN, U8, Times, remember, write_consent
 from stream.triggers.moment import BatchMoments, Life, Moments
 from stream.triggers.returns import returns
-from stream.triggers.rules import ABANDONED, AFTER, AWAY, CATEGORY, TRENDING, Rule
-from stream.triggers.trending.remembered import AtRest, Hour, InBatch, hours_at_rest, hours_of
-from stream.triggers.trending.shares import Shelves, Trend, Trending
+from stream.triggers.rules import ABANDONED, AFTER, AWAY, CATEGORY, HOURLY, TRENDING, Rule
 
 
 class Firing(NamedTuple):
@@ -49,7 +51,7 @@ class Firing(NamedTuple):
     clicks    of the session
     returns   the model's probability that the user returns, for a rule that asks for it
     items     indices of the items, maybe of those that the model does not know
-    trend     of a rule about what trends, the strongest one for the user
+    why       of a rule about a full hour: the strongest trend or the largest drop for the user
     """
 
     click: int
@@ -61,7 +63,7 @@ class Firing(NamedTuple):
     clicks: int
     returns: float | None
     items: Sequence[int]
-    trend: Trend | None = None
+    why: Trend | Drop | None = None
 
 
 class Fired(NamedTuple):
@@ -107,7 +109,8 @@ class Triggers:
         Raises ConfigError if a rule needs categories and there are none.
         """
         self.rules = rules
-        self._trending = Trending(items.tolist() if any(rule.kind == TRENDING for rule in rules) else [])
+        known = Items(items.tolist() if any(rule.kind in HOURLY for rule in rules) else [])
+        self._trending, self._price_drops = Trending(known), PriceDrops(known)
         if any(rule.of == CATEGORY for rule in rules) and shelves.category is None:
             raise ConfigError('a trigger with of = "category" needs a catalogue with categories: set --catalogue')
         self._hashes = frozenset(rule.hash for rule in rules)
@@ -123,6 +126,7 @@ class Triggers:
         ended: Ended,
         given: U8 | None,
         names: Names,
+        price: F32 | None,
         lists: Lists,
         shelves: Shelves,
         rows: Rows,
@@ -133,6 +137,7 @@ class Triggers:
         ended  the sessions that end
         given  (d,) the consents of these clicks, UNKNOWN where one has none; None if no click has one
         names  of these clicks
+        price  (d,) of these clicks, 0 = none; None if no click has one
         lists  of these clicks
         shelves  as the catalogue has them now
         rows   (m,) the users' rows after the batch
@@ -151,8 +156,8 @@ class Triggers:
                 found += _candidates(moments, rule, gone, range(len(gone.owners)))
             elif rule.kind == AFTER:
                 found += self._after(moments, rule, lists)
-            elif rule.kind == TRENDING:
-                remembered = InBatch(arena, self._forgetting, batch, track, seen, names)
+            elif rule.kind in HOURLY:
+                remembered = InBatch(arena, self._forgetting, batch, track, seen, names, price)
                 for hour in hours_of(arena, batch):
                     found += self._watching(rule, remembered, hour, shelves)
         firings, times = self._fired(moments, found)
@@ -169,7 +174,7 @@ class Triggers:
                 for partition, time_ms in times.items():
                     gone = away_at_rest(arena, partition, time_ms, rule.after_ms, self._forgetting)
                     found += _candidates(moments, rule, gone, range(len(gone.owners)))
-            elif rule.kind == TRENDING:
+            elif rule.kind in HOURLY:
                 for hour in hours_at_rest(arena, times):
                     found += self._watching(rule, AtRest(arena, self._forgetting), hour, shelves)
         firings, changed = self._fired(moments, found)
@@ -194,9 +199,13 @@ class Triggers:
             yield Candidate(Firing(click, rule, owner, time_ms, int(seen.offset[at]), None, 0, None, items), k)
 
     def _watching(self, rule: Rule, remembered: AtRest, hour: Hour, shelves: Shelves) -> Iterator[Candidate]:
-        for found, one in self._trending(rule, remembered, hour, shelves):
+        if rule.kind == TRENDING:
+            watching = self._trending(rule, remembered, hour, shelves)
+        else:
+            watching = self._price_drops(rule, remembered, hour)
+        for found, one in watching:
             owner, offset = remembered.owner(found, one.at), int(found.offset[one.at])
-            firing = Firing(hour.click, rule, owner, hour.time_ms, offset, None, 0, None, one.items, one.trend)
+            firing = Firing(hour.click, rule, owner, hour.time_ms, offset, None, 0, None, one.items, one.why)
             yield Candidate(firing, int(found.after[one.at]))
 
     def _indices(self, names: Sequence[str]) -> list[int]:
@@ -209,7 +218,7 @@ class Triggers:
         told: Counter[tuple[Partition, int, str]] = Counter()  # how many users of a partition at an hour, by a rule
         for firing, after in sorted(found, key=lambda one: one.order):
             rule, look = firing.rule, (firing.owner[0], firing.time_ms, firing.rule.name)
-            if firing.trend is not None and told[look] >= rule.most:  # a transaction has no room for half of the users
+            if firing.why is not None and told[look] >= rule.most:  # a transaction has no room for half of the users
                 continue
             if rule.consent and moments.consent(firing.owner, after) != GIVEN:
                 continue

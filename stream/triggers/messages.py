@@ -8,6 +8,7 @@ import numpy.typing as npt
 from stream.events import Click, Origin, end_id
 from stream.trigger import Trigger
 from stream.triggers.fire import Firing
+from stream.triggers.hourly.windows import Drop
 from stream.triggers.rules import ABANDONED, AWAY, duration
 
 
@@ -41,9 +42,9 @@ def _message(firing: Firing, names: npt.NDArray[np.object_], clicks: Sequence[Cl
 
 
 def _about(firing: Firing) -> str:
-    """The click or the end of a session that it is about; of what trends, the hour and the user."""
+    """The click or the end of a session that it is about; of a rule about a full hour, the hour and the user."""
     (partition, user), origin = firing.owner, Origin(*firing.owner[0], 0).at(firing.offset)
-    if firing.trend is not None:
+    if firing.why is not None:
         return f"{partition}/{firing.time_ms}/{user.decode()}"
     return origin.id if firing.revision is None else end_id(origin, firing.revision)
 
@@ -53,8 +54,11 @@ def _reason(firing: Firing, clicks: Sequence[Click]) -> str:
     rule = firing.rule
     if rule.kind == AWAY:
         return f"no click for {duration(rule.after_ms)}"
-    if firing.trend is not None:
-        _, users, of, before, of_before, _ = trend = firing.trend
+    if isinstance(firing.why, Drop):
+        what, then, now = firing.why
+        return f"the price of {what} fell from {_price(then)} to {_price(now)}"
+    if firing.why is not None:
+        _, users, of, before, of_before, _ = trend = firing.why
         return (
             f"{trend.what} trends: {users:,} of {of:,} clicks in the hour, and {before:,} of {of_before:,} in the "
             f"{duration(rule.over_ms)} before; of a user's clicks on an {rule.of} in an hour one counts"
@@ -66,3 +70,8 @@ def _reason(firing: Firing, clicks: Sequence[Click]) -> str:
     without = f" and without {' or '.join(rule.without)}" if rule.without else ""
     returns = "" if firing.returns is None else f"; the user returns with probability {firing.returns:.2g}"
     return f"a session of {count} has ended, with {' or '.join(rule.has)}{without}{returns}"
+
+
+def _price(price: np.float32) -> str:
+    """The shortest decimal number that is this float32, with two decimals or more: 89.90."""
+    return np.format_float_positional(price, min_digits=2)

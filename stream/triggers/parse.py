@@ -20,6 +20,7 @@ from stream.triggers.rules import (
     HOUR_MS,
     ITEM,
     KINDS,
+    PRICE_DROP,
     TARGETS,
     TRENDING,
     Quiet,
@@ -41,6 +42,7 @@ OWN = {
     AWAY: ("after",),
     AFTER: ("events",),
     TRENDING: ("of", "events", "without", "over", "least", "times", "significance", "most"),
+    PRICE_DROP: ("drop", "events", "without", "over", "least", "most"),
 }
 """Kind -> the keys that not all kinds have."""
 
@@ -94,9 +96,10 @@ def _named(given: dict[str, Any], name: str) -> Rule:
     if not isinstance(kind, str) or kind not in KINDS:
         raise ConfigError(f"kind is {shown(kind)}; it must be one of {listed(KINDS, in_order=True)}")
     for key in given:
-        other = next((of for of, keys in OWN.items() if key in keys), None)
-        if other is not None and key not in OWN[kind]:
-            raise ConfigError(f"{key} is for the kind {other}, and this rule is of the kind {kind}; remove it")
+        others = [of for of, keys in OWN.items() if key in keys]
+        if others and kind not in others:
+            of_kinds = f"kind{'s' * (len(others) > 1)} {listed(others, in_order=True)}"
+            raise ConfigError(f"{key} is for the {of_kinds}, and this rule is of the kind {kind}; remove it")
         known(key, (*COMMON, *OWN[kind]), "it has")
     has, events, without = (_types(given, key) for key in ("has", "events", "without"))
     for key, needing, types in (("has", ABANDONED, has), ("events", AFTER, events)):
@@ -107,6 +110,8 @@ def _named(given: dict[str, Any], name: str) -> Rule:
         raise ConfigError(f"has and without both have {listed(both)}; remove it from one of them")
     if kind == AWAY and "after" not in given:
         raise ConfigError('after is missing; give the time without a click, such as after = "30d"')
+    drops = kind == PRICE_DROP
+    over_ms = _duration(given, "over", HOUR_MS) if "over" in given else (7 if drops else 1) * DAY_MS
     return Rule(
         name,
         kind,
@@ -115,18 +120,19 @@ def _named(given: dict[str, Any], name: str) -> Rule:
         _share(given, "returns_below", 1.0) if "returns_below" in given else None,
         _duration(given, "after", HOUR_MS) if kind == AWAY else 0,
         events,
-        _duration(given, "cooldown", 0) if "cooldown" in given else DAY_MS,
+        _duration(given, "cooldown", 0) if "cooldown" in given else over_ms if drops else DAY_MS,
         _quiet(given),
         _bool(given, "consent"),
         _share(given, "control", 0.5) if "control" in given else 0.0,
         _type(given, "outcome", "purchase"),
         _duration(given, "window", HOUR_MS) if "window" in given else 7 * DAY_MS,
         _of(given),
-        _duration(given, "over", HOUR_MS) if "over" in given else DAY_MS,
-        int(_number(given, "least", 1, 1_000_000)) if "least" in given else 20,
+        over_ms,
+        int(_number(given, "least", 1, 1_000_000)) if "least" in given else 2 if drops else 20,
         _number(given, "times", 1, 1_000) if "times" in given else 2.0,
         _share(given, "significance", 1.0) if "significance" in given else 0.001,
         int(_number(given, "most", 1, 1_000_000)) if "most" in given else 10_000,
+        _share(given, "drop", 0.99) if "drop" in given else 0.05,
     )
 
 

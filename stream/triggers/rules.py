@@ -9,8 +9,11 @@ from msgspec import Struct
 
 from stream.trigger import CONTROL, TREATED
 
-ABANDONED, AWAY, AFTER, TRENDING = "abandoned", "away", "after", "trending"
-KINDS = (ABANDONED, AWAY, AFTER, TRENDING)
+ABANDONED, AWAY, AFTER, TRENDING, PRICE_DROP = "abandoned", "away", "after", "trending", "price_drop"
+KINDS = (ABANDONED, AWAY, AFTER, TRENDING, PRICE_DROP)
+HOURLY = (TRENDING, PRICE_DROP)
+"""Kinds of rules about a full hour: they look at the remembered clicks of all users of a partition."""
+
 ITEM, CATEGORY = "item", "category"
 TARGETS = (ITEM, CATEGORY)
 """What can trend."""
@@ -55,11 +58,11 @@ class Rule(Struct, frozen=True):
 
     name           unique in the file; it is in the ids of the triggers, and a row keeps the time of the last one by it
     kind           one of KINDS
-    has, without   abandoned: the session has events of one of these types, and none of those. trending: only users
+    has, without   abandoned: the session has events of one of these types, and none of those. HOURLY: only users
                    without a remembered click of one of the types `without` on it
     returns_below  abandoned: only if the model's probability that the user returns is below this; None = always
     after_ms       away: time without a click of the user
-    events         after: a click with one of these types. trending: only clicks of these types count; none = all
+    events         after: a click with one of these types. HOURLY: only clicks of these types count; none = all
     cooldown_ms    time after a trigger of the user and the rule in which there is no other one
     quiet          None = no quiet hours
     consent        only users whose last known consent is true
@@ -67,11 +70,12 @@ class Rule(Struct, frozen=True):
     outcome        for the report: the event type that the trigger is to cause
     window_ms      for the report: time after the trigger in which it counts
     of             trending: one of TARGETS
-    over_ms        trending: the time before the hour with which the hour is compared
-    least          trending: users in the hour, at least so many
+    over_ms        HOURLY: the time before the hour with which the hour is compared
+    least          HOURLY: users in the hour, at least so many; price_drop: of an item
     times          trending: its share of the hour is at least so many times that of the time before
     significance   trending: largest p-value, over all items or categories together
-    most           trending: triggers of a partition at an hour, at most so many
+    most           HOURLY: triggers of a partition at an hour, at most so many
+    drop           price_drop: the price has fallen by at least this share of what it was
     """
 
     name: str
@@ -93,6 +97,7 @@ class Rule(Struct, frozen=True):
     times: float = 2.0
     significance: float = 0.001
     most: int = 10_000
+    drop: float = 0.05
 
     @property
     def hash(self) -> int:
@@ -125,14 +130,31 @@ class Rule(Struct, frozen=True):
             return f"With a click of the type {' or '.join(self.events)}, with the list of its decision."
         if self.kind == TRENDING:
             return self._when_trending()
+        if self.kind == PRICE_DROP:
+            return self._when_price_drop()
         none = f", and none of the type {' or '.join(self.without)}" if self.without else ""
         returns = "" if self.returns_below is None else f", and the user returns with less than {self.returns_below:g}"
         return f"When a session ends that has a click of the type {' or '.join(self.has)}{none}{returns}."
 
+    def _when_price_drop(self) -> str:
+        of_type, without = self._counting()
+        return (
+            f"At a full hour, when an item costs at least {100 * self.drop:.3g} % less than at the user's last click "
+            f"on it, which is in the {duration(self.over_ms)} before the hour and not in it{without}. The price is "
+            f"the median of the users{of_type} in the hour, at least {self.least}. At most {self.most:,} users of a "
+            "partition at an hour."
+        )
+
+    def _counting(self) -> tuple[str, str]:
+        """Which clicks count at a full hour, and which users are left out."""
+        return (
+            f" with {' or '.join(self.events)}" if self.events else "",
+            f", and the user has no {' or '.join(self.without)} of it" if self.without else "",
+        )
+
     def _when_trending(self) -> str:
         article = "an" if self.of == ITEM else "a"
-        of_type = f" with {' or '.join(self.events)}" if self.events else ""
-        without = f", and has no {' or '.join(self.without)} of it" if self.without else ""
+        of_type, without = self._counting()
         return (
             f"At a full hour, when {article} {self.of} trends that the user has clicked in the "
             f"{duration(self.over_ms)} before the hour and not in it{without}: at least {self.least} users{of_type} in "

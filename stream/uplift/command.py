@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stream.kafka_config import read_kafka_config
+from stream.log_lines import printable
 from stream.manifest import read_manifest
 from stream.ops.options import connection_options, setting_option, topic_option
-from stream.ops.text import messages_shown, printable
+from stream.ops.text import messages_shown
 
 if TYPE_CHECKING:
     from stream.uplift.estimate import Difference

@@ -29,6 +29,9 @@ COUNTED = ("messages", "clicks", "repeats", "dead_letters", "dropped", "alerts",
 TRAINED = ("from", "until", "clicks", "users", "held_out_clicks")
 """What the model's card has of the manifest's `training`."""
 
+QUALITY = {"recall20": "recall@20", "mrr20": "MRR@20"}
+"""Figure of the manifest's `quality` -> its name in the answer, which is that of the documents."""
+
 
 class Noted(NamedTuple):
     """A snapshot of the meter, and when it was taken: seconds of a monotonic clock, and ms since the epoch."""
@@ -61,11 +64,11 @@ class Display:
         trained = {name: manifest.training.get(name) for name in TRAINED}
         self.card = {
             "label": manifest.label,
-            "cell": manifest.cell,
+            "network": manifest.cell,
             "items": manifest.items,
             "event_types": list(manifest.event_types),
             "trained": trained,
-            "quality": manifest.quality,
+            "held_out": {name: manifest.quality.get(figure) for figure, name in QUALITY.items()},
         }
         report = directory / REPORT
         self.report = report if report.is_file() else None
@@ -111,7 +114,7 @@ class Display:
             "counts": {name: total.count(name) for name in COUNTED},
             "dead_letters": total.counts_by("dead_letters", "reason"),
             "hit_rate": round(total.count("list_hits") / judged, 4) if judged else None,
-            "judged": judged,
+            "lists_judged": judged,
             "model": None if self.card is None else {**self.card, "report": self.answers and self.report is not None},
         }
 

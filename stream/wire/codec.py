@@ -4,7 +4,7 @@ Where the values of a click are in a message is its shape: that of docs/events.m
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NamedTuple, Protocol
 
 from msgspec import Meta, Struct
@@ -59,11 +59,13 @@ class MessageShape(NamedTuple):
            json.UNDECODABLE, and the message is read with `given`
     given  bytes -> the values of the click, of any type. Raises BadClick if the message cannot be decoded; where the
            schemas of the messages are in a Schema Registry also NoRegistry
-    Both raise Dropped for a message that the shape leaves out.
+    names  field -> its name with the paths in the message, for the details of dead letters; not there = the field's
+    Both functions raise Dropped for a message that the shape leaves out.
     """
 
     plain: Callable[[bytes], Plain]
     given: Callable[[bytes], Given]
+    names: Mapping[str, str] = {}
 
 
 class Codec(Protocol):

@@ -58,7 +58,8 @@ class JsonCodec:
     def __init__(self, max_message_bytes: int, max_future_ms: int, shape: MessageShape | None = None) -> None:
         self._max_message_bytes = max_message_bytes
         self._max_future_ms = max_future_ms
-        self._plain, self._given = shape or usual_shape()
+        self._plain, self._given, names = shape or usual_shape()
+        self._named = {field: names.get(field, field) for field in Given.__struct_fields__}
         self.left_out: Counter[str] = Counter()
 
     def decode(self, key: bytes | None, value: bytes | None, now_ms: int) -> Click:
@@ -104,12 +105,14 @@ class JsonCodec:
         """Raise BadClick if a message's key is not the id of its user, also in another form such as 17.0 for 17."""
         if not key:
             raise BadClick(
-                "empty_key", "the message has no key; key it by user_id so that a user stays in one partition"
+                "empty_key",
+                f"the message has no key; key it by {self._named['user_id']} so that a user stays in one partition",
             )
         user = user_id.encode()
         if key != user and self.user(key) != user:
+            named = self._named["user_id"]
             raise BadClick(
-                "key_is_not_user", f"key {key[:SHOWN]!r} but user_id {user_id[:SHOWN]!r}; key messages by user_id"
+                "key_is_not_user", f"key {key[:SHOWN]!r} but {named} {user_id[:SHOWN]!r}; key messages by {named}"
             )
 
     def user(self, key: bytes) -> bytes | None:
@@ -126,11 +129,11 @@ class JsonCodec:
 
     def _read(self, value: bytes) -> Plain:
         """Decode a message that is not in the usual form (Plain). Raises BadClick if it is not a valid click."""
-        given = self._given(value)
+        given, named = self._given(value), self._named
         return Plain(
-            user_id=_id("user_id", given.user_id),
-            item_id=_id("item_id", given.item_id),
-            timestamp=_ms(given.timestamp),
+            user_id=_id(named["user_id"], given.user_id),
+            item_id=_id(named["item_id"], given.item_id),
+            timestamp=_ms(named["timestamp"], given.timestamp),
             event_type=self._word("event_type", given.event_type, LONGEST_WORD) or DEFAULT_EVENT,
             session_id=self._word("session_id", given.session_id, LONGEST_ID),
             price=self._number("price", given.price),
@@ -245,7 +248,7 @@ def _undecodable(refusal: Exception) -> BadClick:
 
 
 def _id(field: str, value: object) -> str:
-    """Read a user id or an item id. Raises BadClick if it is missing or not valid."""
+    """Read the id in a field, by its name for the detail. Raises BadClick if it is missing or not valid."""
     try:
         read = word(value, LONGEST_ID)
     except Unusable as exc:
@@ -255,19 +258,19 @@ def _id(field: str, value: object) -> str:
     return read
 
 
-def _ms(timestamp: object) -> int:
+def _ms(field: str, timestamp: object) -> int:
     """Read a time from 1991 on, in ms since the epoch. Raises BadClick if it is missing, not valid or earlier."""
     try:
         read = time_ms(timestamp)
     except Unusable as exc:
-        raise BadClick("bad_timestamp", f"{_shown(timestamp)} is {exc}") from exc
+        raise BadClick("bad_timestamp", f"{field} {_shown(timestamp)} is {exc}") from exc
     if read is None:
-        raise BadClick("wrong_fields", "timestamp is missing or empty")
+        raise BadClick("wrong_fields", f"{field} is missing or empty")
     if read[0] < FIRST_CLICK_MS:
         raise BadClick(
             "bad_timestamp",
-            f"{_shown(timestamp)} is a time before 1991; send ms since 1970, not a spreadsheet's day number or a time "
-            "relative to another moment",
+            f"{field} {_shown(timestamp)} is a time before 1991; send ms since 1970, not a spreadsheet's day number or "
+            "a time relative to another moment",
         )
     return read[0]
 

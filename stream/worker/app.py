@@ -19,23 +19,24 @@ from typing import Any
 
 import faust
 import msgspec
+from confluent_kafka import KafkaException
 from mode.supervisors import CrashingSupervisor
 
 from stream.access.begin import begin
 from stream.access.credentials import faust_options
 from stream.access.place import WorkerLock, client_id, hold_id, make_directory, wait_for_place
 from stream.access.refusal import Admin
-from stream.access.rights import check_group_right
 from stream.answers.desk import Desk
 from stream.answers.workers import advertised
 from stream.environment import from_environment, unknown_variables
 from stream.errors import EddyError, NoAnswer
+from stream.events import Partition
 from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import Delivery
 from stream.kafka.fetch import OFFSET_RESET
 from stream.kafka.topics import TopicWatch, check_same_partitions, check_topics, record_limits
 from stream.kafka.transport import BatchTopic, BatchTransport
-from stream.kafka.waiting import KafkaWatch, watch_kafka
+from stream.kafka.waiting import KafkaWatch, patiently, watch_kafka
 from stream.kafka.watchdog import (
     EXIT_OPERATOR,
     EXIT_WORKER,
@@ -50,16 +51,16 @@ from stream.log_lines import log_to_stderr
 from stream.mapping.decoding import open_decoding
 from stream.meter import Meter
 from stream.model.runtime import load_model
-from stream.process import limit_arenas, use_uvloop
+from stream.process import limit_arenas, tune_interpreter, use_uvloop
 from stream.rekey.open import open_rekeying
-from stream.rekey.topic import CARRY_BYTES, rekeyed
-from stream.rekey.topic import check as check_rekeying
+from stream.rekey.topic import CARRY_BYTES, check_source, copy_limit, rekeyed
 from stream.settings import Settings
+from stream.state.arena import Arena
 from stream.state.event_ids import LONGEST_BYTES
 from stream.web.display import Display
 from stream.web.health import Health
 from stream.wire.dead_letter import LONGEST_KEY
-from stream.worker.cycle import Cycles
+from stream.worker.cycles.cycle import Cycles
 from stream.worker.hooks import (
     WithoutWeb,
     answer_requests,
@@ -76,6 +77,9 @@ from stream.worker.served import engine_of, warn_of_model
 from stream.worker.status import Status
 
 CHUNK_RECORDS = 2_000
+
+CHECKED_PARTITIONS = 64
+"""How many partitions of the changelog are looked at before a worker joins. All rows of a group have one model."""
 
 HEARTBEAT_S = 0.15
 """How long a worker may take to notice a rebalance. Everybody waits for the last one; Kafka's default is 3 s."""
@@ -118,21 +122,16 @@ def create_app(settings: Settings) -> faust.App:
         meter, model, engine.arena, partitions, users, alpha=alpha, alerts=display.alerts, hours=display.hours
     )
     observed.about(settings.group, worker_id)
+    observed.unused = decoding.unused
     observed.rules(engine.triggers.rules)
     observed.trace(settings, worker_id)
     changelog = Changelog(settings.broker, settings.group, settings.topics.changelog, config, watch)
+    transactional_id, timeout_s = f"{settings.group}:{worker_id}", settings.session_timeout_s
+    delivery = Delivery(settings.broker, transactional_id, timeout_s, settings.hang_s, limits, config, watch)
     cycles = Cycles(
         engine,
         decoding.codec,
-        Delivery(
-            settings.broker,
-            f"{settings.group}:{worker_id}",
-            settings.session_timeout_s,
-            settings.hang_s,
-            limits,
-            config,
-            watch,
-        ),
+        delivery,
         changelog,
         settings.topics,
         limits,
@@ -163,26 +162,16 @@ def create_app(settings: Settings) -> faust.App:
     status = Status(meter, key_sample, examples, settings.topics, event_types, time.monotonic())
     report_status(app, cycles, status, observed, display, rekeying)
     watch.start(partial(end_app, app))
+    _check_rows(changelog, engine.arena, settings.topics.clicks, partitions, watch)
+    topics = settings.topics
     log.info(
         "worker ready to join: model=%s mapping=%s provider=%s items=%d broker=%s group=%s worker_id=%s clicks=%s "
         "partitions=%d recommendations=%s anomalies=%s system_alerts=%s dead_letters=%s changelog=%s triggers=%s "
         "behaviour=%s",
-        model.manifest.label,
-        decoding.mapping,
-        model.provider,
-        len(model.items),
-        settings.broker,
-        settings.group,
-        worker_id,
-        settings.topics.clicks,
-        partitions,
-        settings.topics.recommendations,
-        settings.topics.anomalies,
-        settings.topics.system_alerts,
-        settings.topics.dead_letters,
-        settings.topics.changelog,
-        settings.topics.triggers or "-",
-        settings.topics.behaviour or "-",
+        *(model.manifest.label, decoding.mapping, model.provider, len(model.items)),
+        *(settings.broker, settings.group, worker_id, topics.clicks, partitions, topics.recommendations),
+        *(topics.anomalies, topics.system_alerts, topics.dead_letters, topics.changelog, topics.triggers or "-"),
+        topics.behaviour or "-",
     )
     return app
 
@@ -197,21 +186,35 @@ def _check_cluster(
     Returns the number of partitions of the changelog, and topic -> largest size of a record in bytes.
     Raises ConfigError.
     """
+    topics = settings.topics
+    copied = source != topics.clicks
     while True:
         watch.wait()
-        copies: dict[str, int] = {}
         try:
-            if source != settings.topics.clicks:
-                most_bytes = settings.max_message_bytes + (longest_row + CARRY_BYTES if carries else 0)
-                copies[settings.topics.clicks] = check_rekeying(settings.broker, source, most_bytes, config)
-            partitions = check_topics(settings.broker, settings.topics, config)
-            if not settings.drain:
-                check_same_partitions(partitions, settings.topics)
-            limits = record_limits(settings.broker, settings.topics, longest_row, config)
-            check_group_right(settings.broker, settings.group, config)
+            if copied:
+                check_source(settings.broker, source, topics, config, settings.group, topics.clicks)
+            partitions, configs = check_topics(settings.broker, topics, config, settings.group)
         except NoAnswer:  # it went away meanwhile
             continue
-        return partitions[settings.topics.changelog], limits | copies
+        if not settings.drain:
+            check_same_partitions(partitions, topics)
+        limits = record_limits(topics, configs, longest_row)
+        if copied:
+            most_bytes = settings.max_message_bytes + (longest_row + CARRY_BYTES if carries else 0)
+            limits[topics.clicks] = copy_limit(topics.clicks, configs, most_bytes)
+        return partitions[topics.changelog], limits
+
+
+def _check_rows(changelog: Changelog, arena: Arena, clicks: str, partitions: int, watch: KafkaWatch) -> None:
+    """Refuse rows of another model or Eddy version before this worker joins: joining makes the whole group wait.
+
+    A few of the newest rows show it. What they do not show, the recovery refuses. Raises ConfigError.
+    """
+    some = [Partition(clicks, number) for number in range(min(partitions, CHECKED_PARTITIONS))]
+    try:
+        patiently(watch, partial(changelog.newest, take=arena.check), some)
+    except (KafkaException, TimeoutError) as exc:
+        log.warning("the changelog cannot be read yet, so its rows are checked after the worker has joined: %s", exc)
 
 
 def _faust_app(settings: Settings, worker_id: str, config: KafkaConfig, health: Health) -> faust.App:
@@ -255,12 +258,13 @@ def run_worker(settings: Settings) -> int:
     faulthandler.enable()  # a crash in a native library then shows where each thread was
     for handler in logging.getLogger().handlers:
         handler.addFilter(Repeats("aiokafka"))
-        handler.addFilter(Repeats("stream.worker.batch"))  # it could log 20 times a second, once per cycle
+        handler.addFilter(Repeats("stream.worker.cycles.batch"))  # it could log 20 times a second, once per cycle
     logging.getLogger("stream").setLevel(logging.INFO)
     for name in ("stream.kafka.transport", "stream.kafka.fetch"):
         logging.getLogger(name).setLevel(logging.WARNING)  # Faust's services log there that they start and stop
     use_uvloop()
     limit_arenas()
+    tune_interpreter()
     app = create_app(settings)
     for handler in logging.getLogger().handlers:
         handler.addFilter(Brief(app.transport.watch))

@@ -42,9 +42,9 @@ from stream.web.health import Doing, Health
 from stream.web.routes import worker_routes
 from stream.web.server import Server, listen
 from stream.wire.codec import Codec
-from stream.worker.cycle import Cycles
+from stream.worker.cycles.cycle import Cycles
+from stream.worker.cycles.recovery import Assignment
 from stream.worker.observe import Observed
-from stream.worker.recovery import Assignment
 from stream.worker.status import Status, report
 
 LEARN_S = 2.0
@@ -154,7 +154,7 @@ def connect(
     async def watch() -> None:
         async def check() -> None:
             cycles.check_rejoined(3 * settings.session_timeout_s)
-            cycles.check_engine()
+            cycles.thread.check()
 
         await watch_group(app, check)
 

@@ -29,6 +29,8 @@ from stream.hours.table import Cells
 from stream.kafka.fetch import Chunk
 from stream.kafka.partitioners import KeySample
 from stream.lists.hits import Hits
+from stream.log_lines import printable
+from stream.mapping.unused import UnusedPaths
 from stream.meter import Meter
 from stream.model.gaps import starts_session
 from stream.model.runtime import Model
@@ -40,7 +42,7 @@ from stream.trigger import CONTROL, TREATED
 from stream.triggers.rules import Rule
 from stream.web.alerts import Alerts
 from stream.web.hours import LastHours
-from stream.worker.batch import Batch, Refused
+from stream.worker.cycles.batch import Batch, Refused
 
 if TYPE_CHECKING:
     from stream.tracing.otlp import Traces
@@ -53,10 +55,10 @@ CLOCK_S = 60.0
 NO_STATISTIC = "none"
 """Of an alert for which no statistic is unusual by itself."""
 
-KEYS_PER_BATCH = 64
+KEYS_PER_BATCH, MAPPED_PER_BATCH = 64, 500
 LETTERS_PER_BATCH = 5
 MAX_DECODED_BYTES = 65_536
-MAX_FIELDS = 20
+MAX_FIELDS, LONGEST_SHOWN = 20, 200
 
 
 @dataclass(frozen=True)
@@ -97,15 +99,12 @@ class Observed:
         self.meter = meter
         self.key_sample = KeySample(partitions)
         self.examples: dict[str, Example] = {}
-        self._model = model
-        self._arena = arena
-        self._users = users
-        self._clock_ms = clock_ms
-        self._alpha = alpha
+        self.unused: UnusedPaths | None = None  # of the mapping, until the first clicks have shown them
+        self._model, self._arena, self._users = model, arena, users
+        self._clock_ms, self._alpha = clock_ms, alpha
         self._alerts = alerts or Alerts()
         self._hours, self._cells = hours, Cells(model.manifest.event_types)
-        self._rng = random.Random(0)
-        self._hits = Hits()
+        self._rng, self._hits = random.Random(0), Hits()
         self._traces: Traces | None = None
         self._generation = 0  # of the group, at the latest batch
         meter.level("alpha", alpha)
@@ -239,7 +238,7 @@ class Observed:
                 log.info("no more than usual: id=%s sign=%r alerts=%d", alert.episode, alert.sign, alert.alerts)
                 continue
             self.meter.count("system_alerts", sign=alert.sign)
-            log.warning("many users at once: id=%s sign=%r; %s", alert.id, alert.sign, _printable(alert.reason))
+            log.warning("many users at once: id=%s sign=%r; %s", alert.id, alert.sign, printable(alert.reason))
 
     def _sample_letters(self, refused: Sequence[Refused]) -> None:
         """Keep an example of each reason: the log may name any that was counted."""
@@ -251,21 +250,23 @@ class Observed:
             seen.update(message)
             users = [letter.record.key, *(user.encode(errors="replace") for user in self._users(message))]
             self.examples[letter.why.reason] = Example(
-                _printable(_without_users(letter.why.detail, users)),
-                tuple(map(_printable, sorted(seen)[:MAX_FIELDS])),
+                printable(_without_users(letter.why.detail, users), LONGEST_SHOWN),
+                tuple(printable(name, LONGEST_SHOWN) for name in sorted(seen)[:MAX_FIELDS]),
             )
 
     def _sample_keys(self, chunks: Sequence[Chunk], no_clicks: Set[Origin]) -> None:
-        """Sample keys of valid clicks. Other messages do not change a state, so their partition does not matter.
-
-        Nor does that of a request to forget a user, which has no value: it is sent to all partitions.
-        """
+        """Sample valid clicks. Other messages do not change a state, so their partition does not matter, nor does that
+        of a request to forget a user, which has no value: it is sent to all partitions."""
         ends = list(accumulate(len(chunk.records) for chunk in chunks))
-        for at in self._some(range(ends[-1] if ends else 0), KEYS_PER_BATCH):
+        most = KEYS_PER_BATCH if self.unused is None else MAPPED_PER_BATCH
+        for taken, at in enumerate(self._some(range(ends[-1] if ends else 0), most)):
             number = next(i for i, end in enumerate(ends) if at < end)
             chunk, record = chunks[number], chunks[number].records[at - ends[number]]
             if record.value is not None and Origin(*chunk.partition, record.offset) not in no_clicks:
-                self.key_sample.add(record.key, chunk.partition.number, record.offset)
+                if taken < KEYS_PER_BATCH:
+                    self.key_sample.add(record.key, chunk.partition.number, record.offset)
+                if self.unused is not None and not self.unused.look(record.value):
+                    self.unused = None
 
     def _some(self, values: Sequence[Any], most: int) -> Sequence[Any]:
         """Return all values, or a random sample of `most`. Taking every n-th could miss a producer."""
@@ -293,8 +294,3 @@ def _without_users(detail: str, users: Sequence[bytes | None]) -> str:
             before = "(?<=['\"])" if shown.isalpha() else r"(?<!\w)"
             detail = re.sub(rf"{before}{re.escape(shown)}(?!\w)", hashed(user), detail)
     return detail
-
-
-def _printable(text: str) -> str:
-    """Make a producer's text safe for a log line: at most 200 characters, without control characters."""
-    return "".join(c if c.isprintable() else "?" for c in text[:200])

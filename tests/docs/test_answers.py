@@ -50,7 +50,9 @@ def test_the_example_of_reasons_has_their_fields() -> None:
 
 def test_each_field_parameter_and_status_is_explained() -> None:
     """A field that is in the decision may be explained there."""
-    fields = {field for name in ("Recommendations", "User") for field in SCHEMAS[name]["required"]} - {"user_id"}
+    fields = {field for name in ("Recommendations", "User", "Status") for field in SCHEMAS[name]["required"]} - {
+        "user_id"
+    }
     for name in (*fields, "propensities", "explored", "intent_because", *PARAMETERS):
         assert f"`{name}`" in TEXT, name
     listed = TEXT.split("| status |")[1].split("\n\n")[0]

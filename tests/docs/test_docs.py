@@ -77,7 +77,7 @@ def test_the_events_page_names_every_field(event: type[msgspec.Struct]) -> None:
 
 def test_the_events_page_names_every_reason_of_a_dead_letter() -> None:
     """Every reason in the topic is explained, and the page has no other reasons."""
-    files = [file for room in ("wire", "worker", "registry") for file in (ROOT / "stream" / room).glob("*.py")]
+    files = [file for room in ("wire", "worker", "registry") for file in (ROOT / "stream" / room).rglob("*.py")]
     code = "".join(file.read_text() for file in files)
     raised = set(re.findall(r'BadClick\(\s*"(\w+)"', code))
     page = (ROOT / "docs" / "events.md").read_text().split("| reason | the message |")[1].split("\n## ")[0]

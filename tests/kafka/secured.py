@@ -209,6 +209,12 @@ class Secure(Lane):
         for future in self.cluster.admin.create_acls([self.binding(right) for right in rights]).values():
             future.result()
 
+    def allow(self, kind: ResourceType, name: str, operation: str) -> None:
+        """Grant a right that is no row of the table, on a resource of exactly this name."""
+        right = AclOperation[operation]
+        given = AclBinding(kind, name, ResourcePatternType.LITERAL, USER, "*", right, AclPermissionType.ALLOW)
+        self.cluster.admin.create_acls([given])[given].result()
+
     def revoke(self, right: Right) -> None:
         one = self.binding(right)
         same = AclBindingFilter(

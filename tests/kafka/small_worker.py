@@ -26,10 +26,11 @@ from stream.kafka.fetch import Chunk
 from stream.model.runtime import Model, load_model
 from stream.sessions import rest
 from stream.wire.json import JsonCodec
-from stream.worker.cycle import Cycles
-from stream.worker.recovery import Assignment
+from stream.worker.cycles.cycle import Cycles
+from stream.worker.cycles.recovery import Assignment
 from stream.worker.served import open_engine
 from tests.kafka.lane import Lane
+from tests.unit.worker.recovered import decided
 
 DEADLINE_S = 30.0
 
@@ -169,7 +170,7 @@ class SmallWorker:
             for m in messages
         ]
         chunk = Chunk(self.partition, self._assignment.generation, begin, begin + len(records), 0, records, 1_000)
-        await self._cycles._decide([chunk])
+        await decided(self._cycles, chunk)
 
     async def rest(self) -> None:
         """End the open sessions, as after half an hour without a click."""

@@ -20,6 +20,7 @@ from stream.demo.simulate import simulate_clean
 from stream.events import Click, Recommendation
 from stream.manifest import read_manifest
 from stream.mapping.parse import read_mapping
+from tests.changed_model import with_mapping
 from tests.kafka.lane import Lane
 from tests.kafka.test_rekey import RekeyedLane
 
@@ -213,3 +214,33 @@ def test_a_topic_of_another_shape_gets_recommendations(lane: Lane, tmp_path: Pat
     assert refused.process.wait(timeout=60) == 2
     [line] = refused.log.strip().splitlines()
     assert f"mapping {other} is not the one that model mine/1 was trained with" in line
+
+
+MISTYPED = """
+[fields]
+user_id = "who.id"
+item_id = "properties.product_id"
+timestamp = "at"
+category = "properties.categry"
+"""
+
+
+def test_a_mistyped_path_is_reported_once_and_a_dead_letter_names_the_path(lane: Lane, tmp_path: Path) -> None:
+    """Who writes the messages knows nothing of Eddy's names. The path of an optional field has no dead letters."""
+
+    def message(n: int, **product: str) -> tuple[bytes, bytes]:
+        user, properties = f"u{n % 50}", {**product, "category": "boots"}
+        event = {"who": {"id": user}, "properties": properties, "at": START_MS + n * 1_000}
+        return user.encode(), json.dumps(event).encode()
+
+    lane.produce([*(message(n, product_id=f"i{n % 300}") for n in range(1_100)), message(1_100)])
+    model = with_mapping(lane.model, tmp_path / "random" / "1", MISTYPED)
+    worker = lane.start(model=model, max_cycle_clicks=50)
+    lane.wait_for_clicks()
+    [letter] = [msgspec.json.decode(m.value()) for m in lane.read(lane.topics.dead_letters)]
+    assert letter["detail"] == "item_id (properties.product_id) is missing or empty"
+    found = "paths: category at properties.categry (the nearest path with values: properties.category); if a path"
+    worker.wait_for(found)
+    lane.produce(message(n, product_id=f"i{n % 300}") for n in range(1_101, 2_500))
+    lane.wait_for_clicks()
+    assert worker.log.count("no click has a value") == 1

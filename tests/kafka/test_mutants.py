@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stream.kafka import changelog
-from stream.worker import recovery
+from stream.worker.cycles import recovery
 from tests.kafka import schedules
 from tests.kafka.lane import Lane
 from tests.protocol.mutant import Mutant, applied
@@ -40,7 +40,7 @@ MUTANTS: dict[str, tuple[Mutant, Schedule, str]] = {
         "came twice",
     ),
     "order": (
-        Mutant("stream.worker.recovery:Recovery._restore", READS, READS_ROWS_FIRST),
+        Mutant("stream.worker.cycles.recovery:Recovery._restore", READS, READS_ROWS_FIRST),
         schedules.woken_before_its_records_are_sent,
         "all rows were read a second time",
     ),
@@ -61,7 +61,7 @@ MUTANTS: dict[str, tuple[Mutant, Schedule, str]] = {
     ),
     "staged rows": (
         Mutant(
-            "stream.worker.cycle:Cycles._write",
+            "stream.worker.cycles.writing:Writer.write",
             "        for _ in range(ROLL_BACKS):\n",
             "        await self._thread.run(self._engine.commit, batch.cycle)\n        for _ in range(ROLL_BACKS):\n",
         ),

@@ -1,7 +1,6 @@
 """A topic with keys of any kind is re-keyed: its clicks are decided as if they were keyed by the user."""
 
 import itertools
-import shutil
 import signal
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -17,11 +16,11 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 from bench.readers import progress
 from stream.errors import ConfigError
 from stream.events import DeadLetter
+from stream.kafka.topics import check_topics
 from stream.kafka_config import PLAINTEXT
-from stream.manifest import Manifest, read_manifest, sha256, write_manifest
-from stream.mapping.parse import parse_mapping
-from stream.rekey.topic import by_user, check, create, rekeyed
+from stream.rekey.topic import by_user, check_source, copy_limit, create, rekeyed
 from stream.settings import Topics
+from tests.changed_model import with_mapping
 from tests.kafka.lane import ASK_S, NOW_MS, Lane, Worker, clicks, wait_until
 
 MAPPING = """
@@ -84,13 +83,7 @@ def lane(kafka: str, name: str, model: Path, tmp_path: Path) -> Iterator[Rekeyed
 
 
 def rekeyed_lane(kafka: str, name: str, model: Path, tmp_path: Path, mapping: str) -> RekeyedLane:
-    directory = tmp_path / "random" / "1"
-    shutil.copytree(model, directory)
-    manifest = read_manifest(model)
-    fields = {field: getattr(manifest, field) for field in manifest.__struct_fields__}
-    (directory / "mapping.toml").write_text(mapping)
-    fields["files"] = {**manifest.files, "mapping.toml": sha256(directory / "mapping.toml")}
-    write_manifest(directory, Manifest(**{**fields, "mapping": parse_mapping(mapping, "test").hash}))
+    directory = with_mapping(model, tmp_path / "random" / "1", mapping)
     lane = RekeyedLane(kafka, name, directory, tmp_path)
     topics = msgspec.structs.replace(lane.topics, clicks=lane.source)
     source = NewTopic(lane.source, lane.partitions, 1, config={"retention.ms": "-1"})  # the clicks are of 2025
@@ -179,7 +172,7 @@ def test_the_topic_of_the_copies_has_what_the_source_has(kafka: str, name: str, 
     new = NewTopic(source, 3, 1, config={"retention.ms": "-1", "max.message.bytes": "100000"})
     admin.create_topics([new])[source].result()
     with pytest.raises(ConfigError, match=rf"no topic {source}-by-user .*--clicks-topic {source} --mapping FILE"):
-        check(kafka, source, 65_536)
+        check_source(kafka, source, rekeyed(topics), PLAINTEXT)
     done = create(kafka, topics, str(mapping), 8, 1)
     assert done[source] == "exists, 3 partitions"
     assert (done[by_user(source)], done[topics.changelog]) == ("created, 3 partitions", "created, 3 partitions")
@@ -188,6 +181,8 @@ def test_the_topic_of_the_copies_has_what_the_source_has(kafka: str, name: str, 
     found = {entry: config.value for entry, config in admin.describe_configs([asked])[asked].result().items()}
     assert found["retention.ms"] == "-1"
     assert int(found["max.message.bytes"]) > 100_000 + 1_024
-    assert 100_000 < check(kafka, source, 65_536, PLAINTEXT) < int(found["max.message.bytes"])
+    check_source(kafka, source, rekeyed(topics), PLAINTEXT)
+    configs = check_topics(kafka, rekeyed(topics)).configs
+    assert 100_000 < copy_limit(by_user(source), configs, 65_536) < int(found["max.message.bytes"])
     with pytest.raises(ConfigError, match="raise it with kafka-configs"):
-        check(kafka, source, 100_000)
+        copy_limit(by_user(source), configs, 100_000)

@@ -1,33 +1,28 @@
 """The ACL table of docs/security.md: a worker needs each of its rights and no other."""
 
+import json
 import re
 import signal
 from pathlib import Path
 from threading import Event
 
 import pytest
-from confluent_kafka.admin import (
-    AclBinding,
-    AclOperation,
-    AclPermissionType,
-    NewTopic,
-    ResourcePatternType,
-    ResourceType,
-)
+from confluent_kafka.admin import NewTopic, ResourceType
 
 from stream.access.messages import read_messages
 from stream.errors import ConfigError
 from stream.events import Partition
-from stream.kafka.topics import check_topics
+from stream.kafka.topics import check_topics, create_topics
 from stream.kafka_config import KafkaConfig
 from stream.places.avro import AvroSink
 from stream.places.sink import Part
 from stream.registry.client import Registry
 from stream.rekey.topic import check_all, create
+from stream.settings import Topics
 from stream.sinks.source import Source
 from tests.kafka.apicurio import Running
 from tests.kafka.lane import bot, clicks, fault, trigger_file
-from tests.kafka.secured import KINDS, RIGHTS, USER, Cluster, Right, Secure, properties, refusal, written
+from tests.kafka.secured import FIELDS, KINDS, RIGHTS, Cluster, Right, Secure, properties, refusal, written
 
 
 def test_a_missing_right_on_a_topic_is_named_before_the_start(secure: Secure, cluster: Cluster) -> None:
@@ -36,7 +31,7 @@ def test_a_missing_right_on_a_topic_is_named_before_the_start(secure: Secure, cl
     assert len(on_topics) == 10
     config = KafkaConfig(properties(cluster, "PLAIN"))
     secure.grant(RIGHTS)
-    assert len(check_topics(cluster.kafka.sasl, secure.topics, config)) == 9
+    assert len(check_topics(cluster.kafka.sasl, secure.topics, config).partitions) == 9
     for right in on_topics:
         secure.revoke(right)
         lacking = f"lacks rights on topics: {right.operation} on {secure.binding(right).name}; add the ACLs"
@@ -45,22 +40,29 @@ def test_a_missing_right_on_a_topic_is_named_before_the_start(secure: Secure, cl
         secure.grant([right])
 
 
-def test_a_missing_right_on_the_group_is_named_before_the_start(secure: Secure, cluster: Cluster) -> None:
-    """aiokafka would ask for the coordinator without end."""
-    secure.grant([right for right in RIGHTS if right.kind != "group"])
+def test_missing_rights_on_topics_and_the_group_are_one_line_before_the_start(secure: Secure, cluster: Cluster) -> None:
+    """Without the group's, aiokafka would ask for the coordinator without end."""
+    secure.grant([right for right in RIGHTS if right.kind == "topic" and right.name != "sessions"])
     config = written(secure.directory / "c", properties(cluster, "PLAIN"))
     line = refusal(secure.start(broker=cluster.kafka.sasl, kafka_config=config))
-    assert f"lacks the right READ on the consumer group {secure.name}" in line
+    lacking = f"on topics: WRITE on {secure.topics.sessions}; on consumer groups: READ on {secure.name}; add the ACLs"
+    assert f"this user lacks rights {lacking}" in line
+    secure.grant([Right("topic", "sessions", "WRITE")])
+    line = refusal(secure.start(broker=cluster.kafka.sasl, kafka_config=config))
+    assert f"this user lacks rights on consumer groups: READ on {secure.name}; add the ACLs" in line
 
 
 def test_a_missing_right_on_the_transactional_id_ends_the_worker_when_it_joins(
     secure: Secure, cluster: Cluster
 ) -> None:
-    """The broker has no question for it; the first use shows it."""
+    """The broker has no question for it; the first use shows it. librdkafka's own lines about it stay out of the log,
+    whose lines are all Eddy's."""
     secure.grant([right for right in RIGHTS if right.kind != "transactional id"])
     config = written(secure.directory / "c", properties(cluster, "PLAIN"))
-    line = refusal(secure.start(broker=cluster.kafka.sasl, kafka_config=config))
+    worker = secure.start(broker=cluster.kafka.sasl, kafka_config=config, log_format="json")
+    line = json.loads(refusal(worker))["message"]
     assert "lacks the right WRITE on its transactional id" in line
+    assert not [line for line in worker.log.splitlines() if json.loads(line)["logger"] == "librdkafka"]
 
 
 @pytest.mark.parametrize("right", [r for r in RIGHTS if (r.name, r.operation) != ("eddy-changelog", "READ")], ids=str)
@@ -80,23 +82,38 @@ def test_each_right_is_needed_while_the_worker_runs(secure: Secure, cluster: Clu
     assert re.search(r"^eddy: (Kafka does not allow it: )?this user lacks", refusal(worker))
 
 
+def test_every_right_that_topics_create_lacks_is_named_at_once(secure: Secure, cluster: Cluster) -> None:
+    """An operator adds all ACLs in one go; meanwhile no topic is created. With the ACLs that it names, it succeeds."""
+    config = KafkaConfig(properties(cluster, "PLAIN"))
+    new = {field: f"{secure.name}-new-{field.replace('_', '-')}" for field in FIELDS.values()}
+    topics, names = Topics(**new), sorted(new.values())
+    visible = names[3]
+    secure.allow(KINDS["topic"], visible, "DESCRIBE")
+    with pytest.raises(ConfigError) as raised:
+        create_topics(cluster.kafka.sasl, topics, 4, 1, config)
+    named = re.findall(r"(CREATE|DESCRIBE) on (\S+?)[, ]", str(raised.value).split("(")[0])
+    wanted = [("CREATE", name) for name in names] + [("DESCRIBE", name) for name in names if name != visible]
+    assert named == wanted
+    assert not cluster.admin.list_topics(timeout=10).topics.keys() & set(names)
+    for operation, name in named:
+        secure.allow(KINDS["topic"], name, operation)
+    assert create_topics(cluster.kafka.sasl, topics, 4, 1, config).keys() == set(names)
+
+
 def test_the_rights_of_re_keying_are_named_by_the_check(secure: Secure, cluster: Cluster, tmp_path: Path) -> None:
     """`eddy topics check --mapping` looks at the source and the copy, too; `create` names the right that it lacks."""
     mapping = tmp_path / "shop.toml"
     mapping.write_text('[fields]\nuser_id="u"\nitem_id="i"\ntimestamp="t"\n[key]\nholds="other"\nrekey=true\n')
     clicks_topic, config = secure.topics.clicks, KafkaConfig(properties(cluster, "PLAIN"))
     secure.grant(RIGHTS)
-    with pytest.raises(ConfigError, match=f"lacks the right CREATE on topic {clicks_topic}-by-user, or on the cluster"):
+    with pytest.raises(ConfigError, match=f"CREATE on {clicks_topic}-by-user, DESCRIBE on {clicks_topic}-by-user "):
         create(cluster.kafka.sasl, secure.topics, str(mapping), 4, 1, config)
     create(cluster.kafka.address, secure.topics, str(mapping), 4, 1)
     secure.revoke(Right("topic", "clicks", "READ"))
     secure.grant([Right("topic", "clicks", "DESCRIBE")])
     copy = f"{clicks_topic}-by-user"
-    given = AclBinding(
-        KINDS["topic"], copy, ResourcePatternType.LITERAL, USER, "*", AclOperation.READ, AclPermissionType.ALLOW
-    )
-    cluster.admin.create_acls([given])[given].result()
-    with pytest.raises(ConfigError, match=f"lacks rights on topics: READ on {clicks_topic}, WRITE on {copy}"):
+    secure.allow(KINDS["topic"], copy, "READ")
+    with pytest.raises(ConfigError, match=f"lacks rights on topics: READ on {clicks_topic}, .*WRITE on {copy}"):
         check_all(cluster.kafka.sasl, secure.topics, str(mapping), config)
     found = check_all(cluster.kafka.address, secure.topics, str(mapping))
     assert (found[copy], clicks_topic in found) == (4, False)
@@ -109,7 +126,7 @@ def test_without_describe_configs_a_worker_warns_and_works(secure: Secure, clust
     worker = secure.start(broker=cluster.kafka.sasl, kafka_config=config)
     worker.wait_for("partitions recovered")
     warned = [line for line in worker.log.splitlines() if "configuration of topics could not be read" in line]
-    assert len(warned) == 2, worker.log  # all topics, then those that the worker writes
+    assert len(warned) == 1, worker.log
     assert all(topic in warned[0] for topic in secure.topics.used(triggers="").names())
     assert "the right DESCRIBE_CONFIGS" in warned[0]
     assert worker.end(signal.SIGTERM) == 0
@@ -149,21 +166,16 @@ def test_a_sink_in_avro_needs_the_rights_of_its_rows_and_no_other(
         sink.open()
         return sink
 
-    def grant(kind: ResourceType, name: str, operation: AclOperation) -> None:
-        binding = AclBinding(kind, name, ResourcePatternType.LITERAL, USER, "*", operation, AclPermissionType.ALLOW)
-        for future in cluster.admin.create_acls([binding]).values():
-            future.result()
-
-    grant(ResourceType.TOPIC, source, AclOperation.READ)
+    secure.allow(ResourceType.TOPIC, source, "READ")
     for kind, operation, lacking in (
-        (ResourceType.TOPIC, AclOperation.READ, "no topic"),
-        (ResourceType.TOPIC, AclOperation.WRITE, f"WRITE on {topic}"),
-        (ResourceType.GROUP, AclOperation.READ, f"READ on the consumer group {topic}"),
-        (ResourceType.TRANSACTIONAL_ID, AclOperation.WRITE, f"WRITE on its transactional id .* {topic}$"),
+        (ResourceType.TOPIC, "READ", "no topic"),
+        (ResourceType.TOPIC, "WRITE", f"WRITE on {topic}"),
+        (ResourceType.GROUP, "READ", f"on consumer groups: READ on {topic}"),
+        (ResourceType.TRANSACTIONAL_ID, "WRITE", f"WRITE on its transactional id .* {topic}$"),
     ):
         with pytest.raises(ConfigError, match=lacking):
             opened()
-        grant(kind, topic, operation)
+        secure.allow(kind, topic, operation)
     sink, partition = opened(), Partition(source, 0)
     assert sink.offsets([partition]) == {}
     sink.write(Part("recommendations", partition, None, 0, 7, [], [], [], []))

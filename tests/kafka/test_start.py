@@ -13,6 +13,7 @@ import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from export.model.untrained import write_untrained
 from stream.kafka.topics import create_topics
 from stream.settings import variable
 from tests.kafka.lane import ASK_S, ROOT, Lane, Worker, clicks, wait_until
@@ -183,6 +184,24 @@ def test_empty_changelog_beside_committed_offsets_is_refused(lane: Lane) -> None
     create_topics(lane.broker, msgspec.structs.replace(lane.topics, changelog=other), 4, 1)
     line = last_line(lane.start(changelog_topic=other))
     assert "without history" in line
+
+
+@pytest.mark.parametrize("hidden", [16, 24])
+def test_a_model_that_did_not_write_the_states_is_refused_before_it_joins(
+    lane: Lane, tmp_path: Path, hidden: int
+) -> None:
+    """Other weights, and another layout of the rows. The worker that has the partitions notices nothing of it."""
+    lane.produce(clicks(500))
+    running = lane.start(worker_id="a")
+    lane.wait_for_clicks()
+    items = [f"i{number}" for number in range(300)]
+    other = tmp_path / "other" / "1"
+    write_untrained(other, items, ["view", "buy"], hidden=hidden, seed=7)
+    assert "written with another model" in refusal(lane, model=other, worker_id="b")
+    lane.produce(clicks(500, seed=1))
+    lane.wait_for_clicks()
+    assert running.log.count("partitions recovered") == 1, running.log
+    assert "partitions revoked" not in running.log
 
 
 def test_second_worker_with_one_id_is_refused(lane: Lane) -> None:

@@ -37,6 +37,13 @@ name = "more"
 kind = "after"
 events = ["purchase"]
 cooldown = "0s"
+
+[[trigger]]
+name = "cheaper"
+kind = "price_drop"
+over = "1d"
+least = 1
+cooldown = "6h"
 """
 H = 3_600_000
 RULES = [
@@ -46,6 +53,10 @@ RULES = [
     },
     {"name": "back", "kind": "away", "after": 5 * H, "cooldown": 24 * H, "consent": False, "control": 0.0},
     {"name": "more", "kind": "after", "events": ["purchase"], "cooldown": 0, "consent": False, "control": 0.0},
+    {
+        "name": "cheaper", "kind": "price_drop", "drop": 0.05, "over": 24 * H, "least": 1, "events": [], "without": [],
+        "most": 10_000, "cooldown": 6 * H, "consent": False, "control": 0.0,
+    },
 ]  # fmt: skip
 
 
@@ -59,6 +70,7 @@ def events(count: int) -> list[Event]:
             "item_id": f"i{n * 11 % 320}",
             "event_type": ("view", "cart", "view", "view", "view", "purchase")[(n + n // 13) % 6],
             "timestamp": NOW_MS + n * (2 * DAY_MS // count),
+            "price": (89.9, 79.95, 69.9)[8 * n // count % 3],
         }
         found.append(event | ({"consent": n % 5 > 0} if n % 3 == 0 else {}))
     return found
@@ -99,9 +111,8 @@ def test_each_trigger_and_each_hour_is_there_once_after_a_worker_was_killed(lane
         loop = loops.setdefault(message.partition(), Triggers(prefix, RULES, 90 * DAY_MS))
         one = json.loads(message.value())
         item = one["item_id"] if int(one["item_id"][1:]) < 300 else "unknown"
-        loop.click(
-            one["user_id"], message.offset(), one["timestamp"], one["event_type"], item, None, one.get("consent")
-        )
+        told = None, one.get("consent"), one["price"]
+        loop.click(one["user_id"], message.offset(), one["timestamp"], one["event_type"], item, *told)
         of_hour = Hours(f"{message.topic()}-{message.partition()}", types, manifest.label, 90 * DAY_MS)
         counted.setdefault(message.partition(), of_hour).click(one["user_id"], one["timestamp"], one["event_type"])
     _assert_hours(lane.read(hours), list(counted.values()))
@@ -120,6 +131,7 @@ def test_each_trigger_and_each_hour_is_there_once_after_a_worker_was_killed(lane
         "cart",
         "back",
         "more",
+        "cheaper",
     }
     for user in {*found, *wanted}:
         assert [one["id"] for one in found[user]] == [one["id"] for one in wanted[user]]
@@ -135,4 +147,4 @@ def test_each_trigger_and_each_hour_is_there_once_after_a_worker_was_killed(lane
     for rule, found_of in report.items():
         users = {one["user_id"] for of_user in wanted.values() for one in of_user if one["rule"] == rule}
         assert found_of["treated"] + found_of["control"] + found_of["waiting"] == len(users)
-    assert set(report) == {"cart", "back", "more"}
+    assert set(report) == {"cart", "back", "more", "cheaper"}

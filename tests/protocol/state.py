@@ -51,6 +51,8 @@ class Process(NamedTuple):
     keeping      the recovery looks whether the rows in memory are still right
     next, row    the memory: the offset of the next click, and the user's row
     batch        processed and not yet committed
+    ahead        the batch after it, processed on its row
+    early        `row` is that of a batch which is not committed, because of `ahead`
     transaction  of the batch: an index into State.transactions; NOTHING before the first contact with the broker
     """
 
@@ -63,6 +65,8 @@ class Process(NamedTuple):
     next: int = NOTHING
     row: Row = ()
     batch: Batch | None = None
+    ahead: Batch | None = None
+    early: bool = False
     transaction: int = NOTHING
 
 

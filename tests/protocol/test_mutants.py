@@ -11,7 +11,7 @@ from tests.unit.kafka import test_changelog, test_delivery
 from tests.unit.kafka.test_changelog import kafka  # noqa: F401, a fixture
 from tests.unit.worker import test_batch, test_chunks, test_recovery, test_undecided
 
-RECOVERY = "stream.worker.recovery:Recovery."
+RECOVERY = "stream.worker.cycles.recovery:Recovery."
 FAILED = (pytest.fail.Exception, Exception)
 
 MUTANTS: dict[str, tuple[Mutant, Callable[..., None], dict[str, Any]]] = {
@@ -60,35 +60,35 @@ MUTANTS: dict[str, tuple[Mutant, Callable[..., None], dict[str, Any]]] = {
         {},
     ),
     "contiguity": (
-        Mutant("stream.worker.batch:process", "if chunk.begin != reached:", "if False:"),
+        Mutant("stream.worker.cycles.batch:decide", "if chunk.begin != reached:", "if False:"),
         test_chunks.test_a_chunk_that_does_not_begin_at_the_end_of_the_last_one_is_refused,
         {"begin": 12},
     ),
     "chunk's generation": (
-        Mutant("stream.worker.cycle:Cycles._decide", "if c.generation == assignment.generation and", "if"),
+        Mutant("stream.worker.cycles.cycle:Cycles._decide", "if c.generation == assignment.generation and", "if"),
         test_chunks.test_a_chunk_of_an_older_generation_is_dropped,
         {},
     ),
     "revoked": (
-        Mutant("stream.worker.cycle:Cycles._write", "if self._assignment is not assignment:", "if False:"),
+        Mutant("stream.worker.cycles.writing:Writer.write", "if not current():", "if False:"),
         test_chunks.test_a_batch_that_is_processed_when_the_partitions_are_revoked_is_dropped,
         {},
     ),
     "late reading": (
-        Mutant("stream.worker.cycle:Cycles.read", "if self._assignment is not assignment:", "if False:"),
+        Mutant("stream.worker.cycles.cycle:Cycles.read", "if self._assignment is not assignment:", "if False:"),
         test_recovery.test_rows_that_are_read_when_the_partitions_are_revoked_move_no_fetcher,
         {},
     ),
     "rejoin": (
-        Mutant("stream.worker.cycle:Cycles.check_rejoined", "if self._stale_at is not None and", "if False and"),
+        Mutant("stream.worker.cycles.cycle:Cycles.check_rejoined", "if self._stale_at is not None and", "if False and"),
         test_recovery.test_offset_that_keeps_moving_leaves_nothing_assigned,
         {},
     ),
     "mark": (
         Mutant(
-            "stream.worker.batch:process",
-            "records += _marks(engine.arena, cycle.staged, offsets, topics.changelog)",
-            "records += _marks(engine.arena, cycle.staged, offsets if clicks else {}, topics.changelog)",
+            "stream.worker.cycles.batch:decide",
+            "_marks(engine.arena, cycle.staged, offsets, topics.changelog)",
+            "_marks(engine.arena, cycle.staged, offsets if clicks else {}, topics.changelog)",
         ),
         test_chunks.test_offsets_without_clicks_are_skipped,
         {},

@@ -1,4 +1,4 @@
-"""What a worker's process may do next: the steps of stream/worker/recovery.py, cycle.py and stream/kafka/delivery.py.
+"""What a worker's process may do next: the steps of stream/worker/cycles and stream/kafka/delivery.py.
 
 Each protection can be left out, so that the explorer shows what it is for.
 """
@@ -44,6 +44,7 @@ class Worker:
                 yield from self._fetch(state, index, process)
             case "sending":
                 yield from self._send(state, index, process)
+                yield from self._overlap(state, index, process)
             case "outcome":
                 yield from self._outcome(state, index, process)
 
@@ -122,7 +123,7 @@ class Worker:
             return self._apart(state, index, process)
         if found.checksum != found.row and "checksum" not in self._without:  # 7
             return state.put(index, process._replace(doing="check"))
-        after = process._replace(doing="idle", next=max(found.offset, 0), row=found.row, found=Found())
+        after = process._replace(doing="idle", next=max(found.offset, 0), row=found.row, early=False, found=Found())
         return state.put(index, after)  # 8
 
     def _apart(self, state: State, index: int, process: Process) -> State:
@@ -170,6 +171,17 @@ class Worker:
         after = process._replace(doing="sending", batch=batch, row=row)
         yield f"processes {records}{why}", state.put(index, after)
 
+    def _overlap(self, state: State, index: int, process: Process) -> Iterator[Step]:
+        """Steps 1 and 2 of the next cycle, on the row of a batch that is being written."""
+        batch = process.batch
+        if batch is None or process.ahead is not None or batch.next >= self.clicks:
+            return
+        ahead = Batch((batch.next,), (*batch.row, batch.next), batch.next + 1)
+        yield (
+            f"processes {ahead.clicks} meanwhile",
+            state.put(index, process._replace(row=batch.row, ahead=ahead, early=True)),
+        )
+
     def _send(self, state: State, index: int, process: Process) -> Iterator[Step]:
         """Step 3 of a cycle, the transaction: its records and its offsets may reach the broker in any order."""
         number = process.transaction
@@ -191,12 +203,11 @@ class Worker:
                 sent = state.change(number, transaction._replace(sent=True))
                 yield "sends the offsets", sent.put(index, process)
             else:
-                stale = process._replace(doing="out", batch=None, transaction=NOTHING)
+                stale = process._replace(doing="out", batch=None, ahead=None, transaction=NOTHING)
                 yield "is refused by the group, and rolls back", state.end(number, "abort").put(index, stale)
         if transaction.written == 2 and transaction.sent:
-            done = transaction.batch
-            idle = process._replace(doing="idle", batch=None, transaction=NOTHING, next=done.next, row=done.row)
-            yield "commits", state.end(number, "commit").put(index, idle)
+            for after in _after(process, transaction.batch):
+                yield "commits", state.end(number, "commit").put(index, after)
             if state.faults:
                 lost = state._replace(faults=state.faults - 1).end(number, "commit")
                 yield "commits, and its producer hangs", lost.put(index, _replaced(process))
@@ -210,12 +221,12 @@ class Worker:
         if state.pending() or batch is None:
             return
         if state.committed == batch.next and "outcome" not in self._without:
-            idle = process._replace(doing="idle", batch=None, next=batch.next, row=batch.row)
-            yield "sees that its transaction was committed", state.put(index, idle)
+            for after in _after(process, batch):
+                yield "sees that its transaction was committed", state.put(index, after)
         elif max(state.committed, 0) == process.next or "outcome" in self._without:
             yield "sees that its transaction was rolled back", state.put(index, process._replace(doing="sending"))
         else:
-            out = process._replace(doing="out", batch=None, current=False)
+            out = process._replace(doing="out", batch=None, ahead=None, current=False)
             yield "sees that another worker has the partition", state.put(index, out)
 
     def expire(self, state: State, number: int) -> State:
@@ -228,6 +239,15 @@ class Worker:
 
 def _replaced(process: Process) -> Process:
     return process._replace(doing="replaced", transaction=NOTHING)
+
+
+def _after(process: Process, batch: Batch) -> Iterator[Process]:
+    """After the commit of a batch: the next one is sent, or dropped because the partition goes to another worker."""
+    idle = process._replace(doing="idle", batch=None, ahead=None, early=False, transaction=NOTHING)
+    idle = idle._replace(next=batch.next, row=batch.row)
+    yield idle
+    if process.ahead is not None:
+        yield idle._replace(doing="sending", batch=process.ahead)
 
 
 def _overtaken(process: Process) -> Process:

@@ -130,17 +130,17 @@ export class Now {
       this.card.replaceChildren(el("p", { class: "empty" }, status.reason || "loading"));
       return;
     }
-    const { trained, quality } = model;
+    const { trained, held_out: quality } = model;
     const facts = [
       ["name", model.label],
-      ["network", `${model.cell.toUpperCase()}, ${whole(model.items)} items`],
+      ["network", `${model.network.toUpperCase()}, ${whole(model.items)} items`],
       ["events", model.event_types.join(", ")],
       ["trained on", trained.clicks ? `${whole(trained.clicks)} clicks of ${whole(trained.users)} users` : null],
       ["from", trained.from?.slice(0, 16)],
       ["until", trained.until?.slice(0, 16)],
-      ["recall@20", quality.recall20 ? percent(quality.recall20) : null],
-      ["MRR@20", quality.mrr20?.toFixed(3)],
-      ["live hit rate", status.judged ? `${percent(status.hit_rate)} of ${whole(status.judged)} lists` : null],
+      ["recall@20", quality["recall@20"] ? percent(quality["recall@20"]) : null],
+      ["MRR@20", quality["MRR@20"]?.toFixed(3)],
+      ["live hit rate", status.lists_judged ? `${percent(status.hit_rate)} of ${whole(status.lists_judged)} lists` : null],
     ].filter(([, value]) => value);
     const list = el("dl", {}, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
     const report = model.report ? el("p", { class: "note" }, el("a", { href: "/v1/report" }, "Report of the training")) : null;

@@ -1,9 +1,14 @@
 """Every Kafka client of a process goes through one place, or it would know nothing of TLS."""
 
+import logging
 import re
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
+
+from stream.access.credentials import connect
+from stream.kafka_config import PLAINTEXT
 
 ROOT = Path(__file__).parents[3]
 MAKES_A_CLIENT = re.compile(r"\b(?:Producer|Consumer|AdminClient)\(\s*\{|bootstrap[._]servers")
@@ -22,3 +27,13 @@ def test_no_other_file_makes_a_kafka_client(path: Path) -> None:
     if name == "stream/kafka_config.py":  # refuses bootstrap.servers
         return
     assert not MAKES_A_CLIENT.search(path.read_text()), name
+
+
+def test_what_a_client_logs_itself_goes_through_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """librdkafka would write to the terminal, past the format and the filters of the log."""
+    own = {"log_level": 7, "debug": "conf", "error_cb": lambda error: None}
+    producer = connect(Producer, "127.0.0.1:9", PLAINTEXT, own)
+    with caplog.at_level(logging.DEBUG, "librdkafka"):
+        while not caplog.records:
+            producer.poll(0.1)
+    assert {record.name for record in caplog.records} == {"librdkafka"}

@@ -187,6 +187,7 @@ def test_alerts_and_figures_of_all_workers_are_merged(running: Running) -> None:
         (theirs, False, [1, 2]),
         (silent, False, [3]),
     ]
+    assert list(found["workers"][0]["status"]) == SCHEMAS["Status"]["required"]
     assert [one["status"] and one["status"]["phase"] for one in found["workers"]] == ["starting", "starting", None]
     assert "no address" in found["workers"][2]["error"]
     server.close()

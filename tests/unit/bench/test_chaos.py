@@ -77,11 +77,10 @@ def case(model_dir: Path) -> Case:
             continue
         due = oracle.decide("clicks", partition, offset, one.key, one.value)
         assert due is not None
-        click = {"event_type": "view", "consent": None} | json.loads(one.value or b"")
+        click = {"event_type": "view", "consent": None, "price": None} | json.loads(one.value or b"")
         item = click["item_id"] if click["item_id"] in oracle.items else "unknown"
-        oracle.triggers[partition].click(
-            click["user_id"], offset, click["timestamp"], click["event_type"], item, None, click["consent"]
-        )
+        told = None, click["consent"], click["price"]
+        oracle.triggers[partition].click(click["user_id"], offset, click["timestamp"], click["event_type"], item, *told)
         oracle.hours[partition].click(click["user_id"], click["timestamp"], click["event_type"])
         read["decisions"].append(Fake(partition, offset, one.key, json.dumps(due.decision).encode()))
         if due.alert is not None:
@@ -191,7 +190,7 @@ def test_the_checker_finds_nothing_in_what_faultless_workers_leave(model_dir: Pa
     """The case has clicks, bad messages and alerts, and an offset that an idempotent producer did not learn."""
     case.offsets[5] = (0, -1)
     assert case.topics["alerts"]
-    assert {json.loads(one.v)["rule"] for one in case.topics["triggers"]} == {"cart", "back", "more", "hot"}
+    assert {json.loads(one.v)["rule"] for one in case.topics["triggers"]} == {"cart", "back", "more", "hot", "cheaper"}
     assert len({json.loads(one.v)["hour"] for one in case.topics["hours"]}) > 24
     assert errors(model_dir, case) == []
 

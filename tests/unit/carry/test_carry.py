@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from stream.carry.messages import Way
 from stream.engine.engine import Engine
 from stream.events import Partition
 from stream.kafka.delivery import Record
@@ -22,8 +23,9 @@ from stream.state.checksum import with_head
 from stream.triggers.rules import Rule
 from stream.wire.json import JsonCodec
 from stream.wire.requests import CARRIED_HEADER, FORGET_HEADER, JOIN_HEADER, Carried, encode_carried
-from stream.worker.batch import Batch, process
+from stream.worker.cycles.batch import Batch
 from stream.worker.served import open_engine
+from tests.decide import batched
 from tests.oracle import Moved, Oracle, event_name
 
 START_MS = 1_700_000_000_000
@@ -60,7 +62,8 @@ class Kafka:
     """The copies' topic with two partitions, and one worker of a group, which is killed now and then."""
 
     def __init__(self, engine: Engine, new: Any, group: str = "shop", rng: random.Random | None = None) -> None:
-        self.engine, self._new, self._group, self._rng = engine, new, group, rng or random.Random(0)
+        self.engine, self._new, self._rng = engine, new, rng or random.Random(0)
+        self._way = Way(group, TOPICS.clicks, LIMITS[TOPICS.clicks]) if group else None
         self.logs: dict[Partition, list[Any]] = {partition: [] for partition in PARTITIONS}
         self.next = dict.fromkeys(PARTITIONS, 0)
         self.written: list[Record] = []
@@ -96,7 +99,7 @@ class Kafka:
     def decide(self, chunks: list[Chunk], sends: bool = True) -> None:
         """One cycle, or several where a batch ends early."""
         now_ms = START_MS + 1_000 * DAY_MS
-        batch = process(self.engine, JsonCodec(65_536, 1000), TOPICS, LIMITS, chunks, self.next, now_ms, self._group)
+        batch = batched(self.engine, JsonCodec(65_536, 1000), TOPICS, LIMITS, chunks, self.next, now_ms, self._way)
         if self._rng.random() < 0.2:  # killed before the commit, and started again
             self.restart()
             return

@@ -3,6 +3,7 @@
 import io
 from types import SimpleNamespace
 
+import pytest
 from rich.console import Console
 
 from stream.demo.simulate import Simulated
@@ -58,9 +59,9 @@ def sample() -> Tally:
 PAGE = "http://127.0.0.1:54321/"
 
 
-def drawn(tally: Tally, width: int = 100) -> list[str]:
+def drawn(tally: Tally, width: int = 100, height: int = 30) -> list[str]:
     out = io.StringIO()
-    console = Console(file=out, width=width, height=30, force_terminal=False, color_system=None)
+    console = Console(file=out, width=width, height=height, force_terminal=False, color_system=None)
     view = LiveView(Scene(model="shop/1", k=2, rate=400.0), console)
     with view:
         view.show(tally, 1.0, SimpleNamespace(provider="CPUExecutionProvider", page=PAGE))
@@ -102,6 +103,19 @@ def test_80_columns_are_enough_for_all_figures() -> None:
         "1 of 2 found, 1 missed; 0 triggers for a cart that was bought",
         "1 of 1 bots and thieves found so far",
     ):
+        assert words in page, words
+
+
+@pytest.mark.parametrize("height", [17, 20, 23, 24, 25, 29, 40])
+def test_no_part_of_the_page_is_cut_in_a_lower_terminal(height: int) -> None:
+    """In 25 rows the lists are shorter, and the last one ends; below 24 rows one part is left out as a whole."""
+    lines = drawn(sample(), height=height)
+    assert len(lines) <= height
+    parts = [line for line in lines if line.startswith("╭")]
+    assert len(parts) == len([line for line in lines if line.startswith("╰")]) == (4 if height >= 24 else 3)
+    assert "Alerts" in parts[-1]
+    page = "\n".join(lines)
+    for words in ("not_json 1", "1 of 1 bots and thieves", "hit no. 2", "true: scraper"):
         assert words in page, words
 
 

@@ -259,3 +259,15 @@ def test_offsets_and_rows_that_disagree_are_an_error_with_the_remedy(
     """The error of each case names group, partition, both offsets and the options to change."""
     text = str(disagreement("shop", ONE, committed, position))
     assert [word for word in ["group shop", "clicks-0", *words] if word not in text] == []
+
+
+def test_the_newest_rows_are_read_without_waiting_for_a_pending_transaction(kafka: Kafka) -> None:
+    """The end of a partition comes before its high watermark then. A process that starts must not wait for another's
+    transaction only to see which model wrote the rows."""
+    kafka.ends = {("eddy-changelog", 0): (0, 100), ("eddy-changelog", 1): (0, 5)}
+    mark = Mark(7, 1, 2).encode()
+    kafka.batches = [[message(0, 90, b"u", b"row"), message(0, 91, POSITION_KEY, mark), end_of(0, 93), end_of(1, 2)]]
+    found: dict[Partition, dict[bytes, bytes | None]] = {}
+    reader().newest([ONE, TWO], lambda partition, rows: found.update({partition: rows}))
+    assert found == {ONE: {b"u": b"row"}}
+    assert {(each.partition, each.offset) for each in kafka.assigned} == {(0, 84), (1, 0)}

@@ -83,11 +83,14 @@ class Cluster:
         }
         return SimpleNamespace(topics=found, cluster_id=self.cluster_id)
 
-    def create_topics(self, new: list[Any]) -> dict[str, Future]:
+    def create_topics(self, new: list[Any], validate_only: bool = False) -> dict[str, Future]:
         answers = {}
         for topic in new:
             if topic.topic in self.refuses:
                 answers[topic.topic] = Future(self.refuses[topic.topic])
+                continue
+            if validate_only:
+                answers[topic.topic] = Future(None)
                 continue
             self.partitions[topic.topic] = topic.num_partitions
             self.configs[topic.topic] = dict(topic.config)
@@ -107,6 +110,11 @@ class Cluster:
         return answers
 
 
+def limits(topics: Topics, longest_row: int) -> dict[str, int]:
+    """The limits of a worker that may run with these topics."""
+    return record_limits(topics, check_topics(BROKER, topics).configs, longest_row)
+
+
 def failed(name: str) -> KafkaException:
     return KafkaException(KafkaError(getattr(KafkaError, name)))
 
@@ -124,7 +132,7 @@ def whole(count: int = 4) -> dict[str, int]:
 def test_a_complete_set_of_topics_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every topic with its partitions; only the changelog must have as many as the clicks topic."""
     cluster(monkeypatch, {**whole(), "recommendations": 9, "another application's": 1})
-    assert check_topics(BROKER, TOPICS) == {**whole(), "recommendations": 9}
+    assert check_topics(BROKER, TOPICS).partitions == {**whole(), "recommendations": 9}
 
 
 @pytest.mark.parametrize("missing", NAMES)
@@ -148,8 +156,8 @@ def test_a_mistyped_topic_is_refused_with_the_nearest_one_there(monkeypatch: pyt
 def test_a_worker_without_triggers_needs_no_topic_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster of an earlier version has none."""
     cluster(monkeypatch, {name: 4 for name in NAMES if name != "triggers"})
-    assert check_topics(BROKER, TOPICS.used("")).keys() == {*NAMES} - {"triggers"}
-    assert "triggers" not in record_limits(BROKER, TOPICS.used(""), 1_000)
+    assert check_topics(BROKER, TOPICS.used("")).partitions.keys() == {*NAMES} - {"triggers"}
+    assert "triggers" not in limits(TOPICS.used(""), 1_000)
     with pytest.raises(ConfigError, match="no topic triggers"):
         check_topics(BROKER, TOPICS.used("triggers.toml"))
 
@@ -157,20 +165,20 @@ def test_a_worker_without_triggers_needs_no_topic_of_them(monkeypatch: pytest.Mo
 def test_the_topic_of_hours_is_needed_where_it_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker writes it only with --behaviour-topic; `eddy topics create` with this option creates it."""
     made = cluster(monkeypatch, dict.fromkeys(NAMES, 4))
-    assert "" not in check_topics(BROKER, TOPICS)
+    assert "" not in check_topics(BROKER, TOPICS).partitions
     named = msgspec.structs.replace(TOPICS, behaviour="hours")
     with pytest.raises(ConfigError, match="no topic hours"):
         check_topics(BROKER, named)
     assert create_topics(BROKER, named, 4, 1)["hours"] == "created, 4 partitions"
     assert set(made.created) == {"hours"}
-    assert "hours" in record_limits(BROKER, named, 1_000)
+    assert "hours" in limits(named, 1_000)
 
 
 def test_a_changelog_with_a_different_number_of_partitions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Partition p of the changelog has the users of partition p of the clicks, so the numbers must be equal."""
     cluster(monkeypatch, {**whole(4), "eddy-changelog": 8})
     with pytest.raises(ConfigError, match=r"has 8 partitions, clicks has 4.*eddy topics repair"):
-        check_same_partitions(check_topics(BROKER, TOPICS), TOPICS)
+        check_same_partitions(check_topics(BROKER, TOPICS).partitions, TOPICS)
 
 
 @pytest.mark.parametrize(("policy", "fits"), [("compact", True), ("delete", False), ("compact,delete", False)])
@@ -179,7 +187,7 @@ def test_a_changelog_that_deletes_by_age_is_refused(monkeypatch: pytest.MonkeyPa
     made = cluster(monkeypatch, whole())
     made.configs["eddy-changelog"]["cleanup.policy"] = policy
     if fits:
-        assert check_topics(BROKER, TOPICS) == whole()
+        assert check_topics(BROKER, TOPICS).partitions == whole()
         return
     with pytest.raises(ConfigError, match=rf"cleanup\.policy={policy}.*kafka-configs\.sh"):
         check_topics(BROKER, TOPICS)
@@ -212,7 +220,7 @@ def test_no_broker_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_outage_between_two_questions_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker waits after NoAnswer, whichever question was the last one that Kafka answered."""
     made = cluster(monkeypatch, whole())
-    for call in (lambda: check_topics(BROKER, TOPICS), lambda: record_limits(BROKER, TOPICS, 5_000)):
+    for call in (lambda: check_topics(BROKER, TOPICS), lambda: limits(TOPICS, 5_000)):
         made.asked, made.answers = 0, 1_000
         call()
         questions = made.asked
@@ -257,8 +265,8 @@ def test_a_topic_that_is_created_at_the_same_time_is_no_error(monkeypatch: pytes
     made = cluster(monkeypatch, {name: 4 for name in NAMES if name != "clicks"})
     admin = made.create_topics
 
-    def overtaken(new: list[Any]) -> dict[str, Future]:
-        admin(new)
+    def overtaken(new: list[Any], validate_only: bool = False) -> dict[str, Future]:
+        admin(new, validate_only)
         return {topic.topic: Future(KafkaException(KafkaError(KafkaError.TOPIC_ALREADY_EXISTS))) for topic in new}
 
     monkeypatch.setattr(made, "create_topics", overtaken)
@@ -291,17 +299,18 @@ def test_record_limits_are_those_of_the_topics_that_are_written(monkeypatch: pyt
     read."""
     made = cluster(monkeypatch, whole())
     made.configs["anomalies"][LIMIT] = "20000"
-    limits = record_limits(BROKER, TOPICS, longest_row=5_000)
-    assert limits == dict.fromkeys(NAMES[1:], DEFAULT_LIMIT - FRAME_BYTES) | {"anomalies": 20_000 - FRAME_BYTES}
+    assert limits(TOPICS, 5_000) == dict.fromkeys(NAMES[1:], DEFAULT_LIMIT - FRAME_BYTES) | {
+        "anomalies": 20_000 - FRAME_BYTES
+    }
 
 
 def test_state_rows_that_do_not_fit_are_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row cannot be cut: the error has the smallest limit that is enough, and one byte more does not fit."""
     made = cluster(monkeypatch, whole())
     made.configs["eddy-changelog"][LIMIT] = "6000"
-    assert record_limits(BROKER, TOPICS, 6_000 - FRAME_BYTES)["eddy-changelog"] == 6_000 - FRAME_BYTES
+    assert limits(TOPICS, 6_000 - FRAME_BYTES)["eddy-changelog"] == 6_000 - FRAME_BYTES
     with pytest.raises(ConfigError, match=rf"{LIMIT}=6000: .* need 6001; .*--add-config {LIMIT}=6001"):
-        record_limits(BROKER, TOPICS, 6_001 - FRAME_BYTES)
+        limits(TOPICS, 6_001 - FRAME_BYTES)
 
 
 def test_without_permission_to_read_a_configuration_kafkas_default_is_assumed(
@@ -311,10 +320,11 @@ def test_without_permission_to_read_a_configuration_kafkas_default_is_assumed(
     made = cluster(monkeypatch, whole())
     made.refuses["eddy-changelog"] = KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
     made.configs["eddy-changelog"]["cleanup.policy"] = "delete"
-    assert check_topics(BROKER, TOPICS) == whole()
-    assert record_limits(BROKER, TOPICS, 5_000)["eddy-changelog"] == DEFAULT_LIMIT - FRAME_BYTES
-    assert all("topics=eddy-changelog" in record.getMessage() for record in caplog.records)
-    assert len(caplog.records) == 2
+    found = check_topics(BROKER, TOPICS)
+    assert found.partitions == whole()
+    assert record_limits(TOPICS, found.configs, 5_000)["eddy-changelog"] == DEFAULT_LIMIT - FRAME_BYTES
+    [record] = caplog.records
+    assert "topics=eddy-changelog" in record.getMessage()
 
 
 def test_librdkafkas_embedded_broker_is_not_asked_for_configurations(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,8 +336,8 @@ def test_librdkafkas_embedded_broker_is_not_asked_for_configurations(monkeypatch
         raise AssertionError("asked")
 
     monkeypatch.setattr(made, "describe_configs", ask)
-    assert check_topics(BROKER, TOPICS) == whole()
-    assert set(record_limits(BROKER, TOPICS, 5_000).values()) == {DEFAULT_LIMIT - FRAME_BYTES}
+    assert check_topics(BROKER, TOPICS).partitions == whole()
+    assert set(limits(TOPICS, 5_000).values()) == {DEFAULT_LIMIT - FRAME_BYTES}
 
 
 def test_every_missing_right_on_a_topic_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,6 +346,17 @@ def test_every_missing_right_on_a_topic_is_named_at_once(monkeypatch: pytest.Mon
     made.allowed = {"clicks": set(), "recommendations": {AclOperation.READ}, "eddy-changelog": {AclOperation.WRITE}}
     with pytest.raises(ConfigError, match=r"READ on clicks, WRITE on recommendations, READ on eddy-changelog; add"):
         check_topics(BROKER, TOPICS)
+
+
+def test_every_right_that_a_creation_lacks_is_named_before_the_first_topic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CREATE on some topics and DESCRIBE on others: one error has all of them, and nothing is created."""
+    made = cluster(monkeypatch, {"anomalies": 4})
+    made.refuses = {name: failed("TOPIC_AUTHORIZATION_FAILED") for name in ("clicks", "sessions")}
+    made.allowed = {"clicks": set(), "triggers": set()}
+    lacking = "CREATE on clicks, CREATE on sessions, DESCRIBE on clicks, DESCRIBE on triggers"
+    with pytest.raises(ConfigError, match=rf"lacks rights on topics: {lacking} \(CREATE on the cluster"):
+        create_topics(BROKER, TOPICS, 4, 1)
+    assert made.created == {}
 
 
 def test_a_broker_that_refuses_is_not_called_one_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,7 @@ def test_repeated_library_messages_come_once_in_ten_seconds() -> None:
     assert not repeats.filter(record("aiokafka.conn", "gone", 2.0))
     assert repeats.filter(record("aiokafka.conn", "back", 2.0))
     assert repeats.filter(record("aiokafka.conn", "gone", 12.0))
-    assert all(repeats.filter(record("stream.worker.cycle", "same", 1.0)) for _ in range(3))
+    assert all(repeats.filter(record("stream.worker.cycles.cycle", "same", 1.0)) for _ in range(3))
 
 
 def test_what_kafkas_clients_log_is_left_out_unless_it_stays_while_kafka_answers() -> None:

@@ -1,6 +1,7 @@
 """The fast path of a mapped codec changes the speed and nothing else."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -137,7 +138,7 @@ def test_both_paths_read_every_message_alike(name: str, message: dict[str, Any])
     """The same click, the same refusal or the same leaving out, and the same fields that are left out."""
     shape = message_shape(parse_mapping(OTHERS[name], "x").of_topic())
     value = json.dumps(message).encode()
-    fast, slow = JsonCodec(4096, 1000, shape), JsonCodec(4096, 1000, MessageShape(never, shape.given))
+    fast, slow = JsonCodec(4096, 1000, shape), JsonCodec(4096, 1000, MessageShape(never, shape.given, shape.names))
     assert outcome(fast, value) == outcome(slow, value)
 
 
@@ -172,7 +173,7 @@ def test_usual_messages_take_the_fast_path(message: dict[str, Any], click: Click
         raise AssertionError("read again")
 
     shape = message_shape(parse_mapping(NESTED, "x").of_topic())
-    codec = JsonCodec(4096, 1000, MessageShape(shape.plain, not_again))
+    codec = JsonCodec(4096, 1000, MessageShape(shape.plain, not_again, shape.names))
     assert codec.decode(b"u1", json.dumps(message).encode(), NOW_MS) == click
 
 
@@ -182,3 +183,22 @@ def test_what_is_left_out_needs_no_key() -> None:
     for message in ({"kind": "ping"}, {"kind": "seen", "what": {"id": ""}}, {"kind": "seen", "what": 3}):
         with pytest.raises(Dropped):
             codec.decode(None, json.dumps(message).encode(), NOW_MS)
+
+
+def test_a_dead_letter_names_the_paths_of_a_field() -> None:
+    """Who sends the messages does not know Eddy's names. A field with the same name as its path has only the name."""
+    codec = JsonCodec(4096, 1000, message_shape(parse_mapping(NESTED, "x").of_topic()))
+    event = {"who": {"id": ""}, "what": {"id": "i"}, "at": NOW_MS}
+    with pytest.raises(BadClick, match=re.escape("user_id (who.id or who.anonymous) is missing or empty")):
+        codec.decode(b"u1", json.dumps(event).encode(), NOW_MS)
+    with pytest.raises(BadClick, match=re.escape("timestamp (at or sent) 'now' is ")):
+        codec.decode(b"u1", json.dumps({**event, "who": {"id": "u1"}, "at": "now"}).encode(), NOW_MS)
+    with pytest.raises(
+        BadClick, match=re.escape("but user_id (who.id or who.anonymous) 'u1'; key messages by user_id")
+    ):
+        codec.check_key(b"other", "u1")
+    flat = '[fields]\nuser_id = "user_id"\nitem_id = "item_id"\ntimestamp = "at"\n'
+    with pytest.raises(BadClick, match=re.escape("wrong_fields: item_id is missing or empty")):
+        JsonCodec(4096, 1000, message_shape(parse_mapping(flat, "x").of_topic())).decode(
+            b"u", b'{"user_id": "u", "at": 1760000000000}', NOW_MS
+        )

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from stream import DISTRIBUTION
 from stream.environment import from_environment, unknown_variables
 from stream.errors import ConfigError
+from stream.kafka.topics import Checked
 from stream.ops.cli import eddy, main
 from stream.settings import Rules, Settings, Topics, variable
 
@@ -262,11 +263,11 @@ def test_a_bug_is_one_line_too(capsys: pytest.CaptureFixture[str], monkeypatch: 
     ],
 )
 def test_topics_can_be_read_by_a_program(
-    monkeypatch: pytest.MonkeyPatch, arguments: list[str], answer: dict[str, object], expected: dict[str, object]
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], answer: dict[str, int], expected: dict[str, object]
 ) -> None:
     """`eddy topics create --json` and `check --json` print one JSON object: topic -> what was done, or partitions."""
     monkeypatch.setattr("stream.rekey.topic.create_topics", lambda *_: answer)
-    monkeypatch.setattr("stream.rekey.topic.check_topics", lambda *_: answer)
+    monkeypatch.setattr("stream.rekey.topic.check_topics", lambda *_: Checked(answer, {}))
     done = CliRunner().invoke(eddy, ["topics", *arguments, "--json"], catch_exceptions=False)
     assert msgspec.json.decode(done.stdout) == expected
 

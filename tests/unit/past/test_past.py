@@ -32,6 +32,7 @@ class Kept(NamedTuple):
     item: str
     event_type: str
     gap_ms: int
+    price: float | None
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,7 @@ CLICK = st.builds(
     | st.integers(0, 3).map(lambda n: START_MS + n * DAY_MS),
     event_type=st.sampled_from(["view", "cart", "wish"]),
     event_id=st.none() | st.sampled_from("xy"),
+    price=st.sampled_from([None, 0.0, 19.9, 1e300, 5e-324]),
 )
 
 
@@ -91,7 +93,8 @@ def test_a_row_remembers_the_last_clicks(model: Model, model_dir: Path, clicks: 
             kept[user], ids[user], last_ms[user] = [], set(), 0
         if click.event_id is None or click.event_id not in ids[user]:
             gap_ms = click.timestamp - last_ms[user] if kept[user] else -1
-            kept[user].append(Kept(click.item_id, click.event_type, -2 if kept[user] and gap_ms < 0 else gap_ms))
+            late = kept[user] and gap_ms < 0
+            kept[user].append(Kept(click.item_id, click.event_type, -2 if late else gap_ms, click.price))
             ids[user].add(click.event_id)
         last_ms[user] = max(click.timestamp, last_ms[user])
     for user, want in kept.items():
@@ -101,6 +104,7 @@ def test_a_row_remembers_the_last_clicks(model: Model, model_dir: Path, clicks: 
         assert past.names.item.tolist() == [hashed(one.item) for one in want[-R:]]
         assert past.names.event_type.tolist() == [hashed(one.event_type) % 65536 for one in want[-R:]]
         assert past.gap_ms.tolist() == pytest.approx([one.gap_ms for one in want[-R:]], rel=3e-4)
+        assert past.price.tolist() == pytest.approx([19.9 if one.price == 19.9 else 0 for one in want[-R:]], rel=1e-7)
 
 
 def test_the_clicks_behind_a_list_are_those_without_which_it_is_less_likely(model: Model, model_dir: Path) -> None:

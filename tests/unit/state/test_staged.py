@@ -9,9 +9,9 @@ from stream.manifest import Tensor
 from stream.state.arena import NO_SLOT, Arena, Owner
 from stream.state.blocks import BLOCK_SLOTS
 from stream.state.checksum import checksums
-from stream.state.evict import Swept
+from stream.state.evict import NEVER, Swept
 from stream.state.row import NO_ITEM, NO_OFFSET, Rows, new_rows, row_dtype
-from stream.state.staged import Staged, copies, stage
+from stream.state.staged import Committed, Staged, copies, stage
 
 DTYPE = row_dtype((Tensor("h", (2,)),), recent=3)
 MODEL = 5
@@ -64,6 +64,36 @@ def test_steps_on_staged_rows_reach_the_arena_at_commit_only(known: list[Owner],
     assert contents(arena) == before
     change.commit(arena)
     assert contents(arena) == before | {owner: row.tobytes() for owner, row in zip(asked, rows, strict=True)}
+
+
+@settings(max_examples=40)
+@given(OWNERS, OWNERS, OWNERS)
+def test_rows_put_in_place_early_are_not_remembered_before_their_commit(
+    known: list[Owner], first: list[Owner], second: list[Owner]
+) -> None:
+    """The engine goes on from them, while whoever asks gets what Kafka has: rows, and users without one."""
+    arena = Arena(DTYPE, MODEL)
+    rows_of = Committed(arena, NEVER)
+    put(arena, known, marked(len(known), 100))
+    every = [(partition, key) for partition in (ONE, TWO) for key in (b"a", b"b", b"c", b"nobody")]
+
+    def remembered() -> dict[Owner, bytes]:
+        have, rows = rows_of.remembered(every)
+        return {owner: row.tobytes() for owner, row, has in zip(every, rows, have, strict=True) if has}
+
+    def of(owners: list[Owner]) -> dict[Owner, bytes]:
+        return {owner: row for owner, row in contents(arena).items() if owner in owners}
+
+    before = of(every)
+    early = staged(arena, first, marked(len(first), 200))
+    rows_of.put_early(early)
+    between = of(every)
+    assert remembered() == before
+    late = staged(arena, second, marked(len(second), 300))
+    rows_of.commit(early)
+    assert remembered() == between == of(every)
+    rows_of.commit(late)
+    assert remembered() == of(every)
 
 
 @settings(max_examples=40)

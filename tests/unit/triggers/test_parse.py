@@ -10,6 +10,7 @@ from stream.triggers.parse import open_triggers, parse_triggers, read_triggers
 from stream.triggers.rules import KINDS, Rule
 
 CART = 'name = "cart"\nkind = "abandoned"\nhas = ["cart"]\n'
+CHEAPER = 'name = "cheaper"\nkind = "price_drop"\n'
 HOT = 'name = "hot"\nkind = "trending"\n'
 AWAY = 'name = "back"\nkind = "away"\nafter = "30d"\n'
 
@@ -34,6 +35,17 @@ def test_a_rule_has_a_cooldown_of_a_day_and_no_control_if_nothing_is_said() -> N
     [rule] = rules(AWAY)
     assert (rule.after_ms, rule.cooldown_ms, rule.control) == (30 * 86_400_000, 86_400_000, 0.0)
     assert (rule.consent, rule.quiet, rule.outcome, rule.window_ms) == (False, None, "purchase", 7 * 86_400_000)
+
+
+def test_a_rule_about_prices_does_not_repeat_itself_if_nothing_is_said() -> None:
+    """Its cooldown is as long as it looks back."""
+    [rule] = rules(CHEAPER)
+    assert (rule.drop, rule.over_ms, rule.least, rule.cooldown_ms) == (0.05, 7 * 86_400_000, 2, 7 * 86_400_000)
+    [rule] = rules(CHEAPER + 'over = "3d"\ndrop = 0.2\nleast = 5\nmost = 7\nevents = ["view"]\nwithout = ["purchase"]')
+    assert (rule.drop, rule.over_ms, rule.least, rule.cooldown_ms) == (0.2, 3 * 86_400_000, 5, 3 * 86_400_000)
+    assert (rule.most, rule.events, rule.without) == (7, ("view",), ("purchase",))
+    [rule] = rules(CHEAPER + 'cooldown = "1d"')
+    assert (rule.over_ms, rule.cooldown_ms) == (7 * 86_400_000, 86_400_000)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +76,17 @@ def test_a_rule_has_a_cooldown_of_a_day_and_no_control_if_nothing_is_said() -> N
         (HOT + "times = 0.5", "times is 0.5; it must be a number from 1 to 1,000"),
         (HOT + "significance = 0", "significance is 0; it must be a share above 0"),
         (HOT + "has = []", "has is for the kind abandoned, and this rule is of the kind trending"),
-        (CART + "least = 3", "least is for the kind trending, and this rule is of the kind abandoned"),
+        (CART + "least = 3", "least is for the kinds trending, price_drop, and this rule is of the kind abandoned"),
+        (CHEAPER + "drop = 1", r"drop is 1; it must be a share above 0 and at most 0\.99"),
+        (CHEAPER + "drop = 0", "drop is 0; it must be a share above 0"),
+        (CHEAPER + "dorp = 0.2", "it has 'dorp', which is not known; did you mean 'drop'"),
+        (CHEAPER + "times = 2", "times is for the kind trending, and this rule is of the kind price_drop; remove it"),
+        (CHEAPER + 'of = "category"', "of is for the kind trending, and this rule is of the kind price_drop"),
+        (HOT + "drop = 0.2", "drop is for the kind price_drop, and this rule is of the kind trending"),
+        (
+            CHEAPER.replace("_", "-"),
+            "kind is 'price-drop'; it must be one of abandoned, away, after, trending, price_drop",
+        ),
         (CART + "outcome = 3", "outcome is 3; it must be an event type in quotes"),
         (CART + 'timezone = "UTC"', "timezone is for quiet hours; add quiet_hours"),
         (CART + 'quiet_hours = ["21:00", "08:00"]', "quiet_hours needs a timezone, such as"),

@@ -83,6 +83,14 @@ times = 1.5
 significance = 0.5
 cooldown = "0s"
 consent = true
+
+[[trigger]]
+name = "cheaper"
+kind = "price_drop"
+drop = 0.1
+over = "9h"
+cooldown = "2h"
+without = ["purchase"]
 """
 H = HOUR * 1000
 RULES: list[Rule] = [
@@ -100,6 +108,10 @@ RULES: list[Rule] = [
         "name": "hot-carts", "kind": "trending", "over": 9 * H, "least": 2, "times": 1.5, "significance": 0.5,
         "events": ["cart"], "without": [], "consent": True, "most": 10_000,
     },
+    {
+        "name": "cheaper", "kind": "price_drop", "drop": 0.1, "over": 9 * H, "least": 2, "events": [], "most": 10_000,
+        "without": ["purchase"], "cooldown": 2 * H,
+    },
 ]  # fmt: skip
 RULES = [{"cooldown": 0, "control": 0.0, "consent": False} | rule for rule in RULES]
 
@@ -114,12 +126,15 @@ class Sent(NamedTuple):
     item: int = 1
     event_id: str | None = None
     consent: bool | None = None
+    price: float | None = None
 
     @property
     def click(self) -> Click:
         at_ms = START_MS + int(self.second * 1000)
         item = f"i{self.item}" if self.item else "unknown"
-        return Click(self.user, item, at_ms, self.event_type, event_id=self.event_id, consent=self.consent)
+        return Click(
+            self.user, item, at_ms, self.event_type, event_id=self.event_id, consent=self.consent, price=self.price
+        )
 
 
 SECOND = operator.attrgetter("second")
@@ -131,6 +146,12 @@ TREND = [
     Sent(1, "j", 7300),
 ]
 """At the second hour i1 has two of two carts, and had one of two: only f has put it there before."""
+CHEAPER = [
+    Sent(1, "m", 0, item=5, price=89.9),
+    Sent(1, "n", 3700, item=5, price=69.9),
+    Sent(1, "o", 3800, item=5, price=69.9),
+]
+"""At the second hour i5 costs less than at the click of m."""
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +211,7 @@ SENT = st.builds(
     item=st.integers(0, 3),
     event_id=st.none() | st.sampled_from(["x", "y"]),
     consent=st.sampled_from([None, None, True, True, False]),
+    price=st.sampled_from([None, 19.9, 17.91, 8.5]),
 )
 
 
@@ -278,10 +300,11 @@ def test_triggers_are_those_of_a_plain_loop_in_any_batches(
     cuts=st.lists(st.integers(0, 90), max_size=6),
     rests=st.sets(st.integers(0, 90), max_size=2),
 )
-def test_what_trends_is_the_same_in_any_batches(
+def test_what_an_hour_brings_is_the_same_in_any_batches(
     model: Model, model_dir: Path, seed: int, cuts: list[int], rests: set[int]
 ) -> None:
-    """Enough users and clicks for items to trend at most hours, with users who are forgotten by request or by time."""
+    """Enough users and clicks for items to trend, and to become cheaper, at most hours, with users who are forgotten by
+    request or by time."""
     draw = random.Random(seed)
     kinds, consents = ["view"] * 6 + ["cart"] * 6 + ["purchase", ""], [True] * 3 + [None, False]
     sent = [
@@ -293,6 +316,7 @@ def test_what_trends_is_the_same_in_any_batches(
             draw.randrange(4),
             None,
             draw.choice(consents),
+            draw.choice([None, 0.0, 19.9, 17.91, 17.92, 9.99, 5]),
         )
         for _ in range(90)
     ]
@@ -309,7 +333,8 @@ def assert_same_in_batches(model: Model, model_dir: Path, sent: list[Sent], cuts
         loop = loops[one.partition]
         if one.event_type:
             at_ms = START_MS + int(one.second * 1000)
-            loop.click(one.user, offset, at_ms, one.event_type, one.click.item_id, one.event_id, one.consent)
+            told = one.event_id, one.consent, one.price
+            loop.click(one.user, offset, at_ms, one.event_type, one.click.item_id, *told)
         else:
             loop.forget(one.user)
     found: list[Event] = []
@@ -330,7 +355,7 @@ def test_rows_are_the_same_in_any_batches(model: Model, model_dir: Path) -> None
     """Bit by bit, so a recovery cannot see in which transactions they came."""
     sent = [Sent(0, user, 60.0 * n, "cart", n % 5, consent=n % 7 > 0) for n, user in enumerate("abcabdacdb" * 12)]
     sent += [Sent(0, "e", 8 * HOUR + 1800.0 * n, "purchase") for n in range(20)]
-    sent = sorted([*sent, *TREND], key=SECOND)
+    sent = sorted([*sent, *TREND, *CHEAPER], key=SECOND)
     one, many = new_engine(model, model_dir), new_engine(model, model_dir)
     found = process(one, list(enumerate(sent)))
     parts = [process(many, [each]) for each in enumerate(sent)]
@@ -420,6 +445,100 @@ def test_what_trends_is_told_to_those_who_have_watched_it(model: Model, model_di
         "an hour one counts",
         "model": engine.model.manifest.label,
     }
+
+
+def cheaper(model: Model, model_dir: Path, sent: list[Sent], more: str = "") -> list[Event]:
+    """What a rule about prices brings, with the first click of user z after the clicks."""
+    engine = new_engine(model, model_dir, f'[[trigger]]\nname = "cheaper"\nkind = "price_drop"\n{more}')
+    hour = HOUR * (1 + int(max(one.second for one in sent)) // HOUR)
+    return process(engine, list(enumerate(sorted([*sent, Sent(1, "z", hour + 1.0, item=9)], key=SECOND))))
+
+
+def test_whoever_has_watched_an_item_is_told_that_it_is_cheaper(model: Model, model_dir: Path) -> None:
+    """With both prices; not those who click it now, who have bought it, who saw the new price, or who are gone."""
+    sent = [
+        *CHEAPER,
+        *(Sent(1, "bought", at, type_, 5, price=89.9) for at, type_ in ((1, "view"), (2, "purchase"))),
+        *(Sent(1, "now", at, item=5, price=89.9) for at in (3, 3601)),
+        *(Sent(1, "saw", at, item=5, price=price) for at, price in ((4, 89.9), (5, 69.9))),
+        *(Sent(1, "gone", at, type_, 5, price=89.9) for at, type_ in ((6, "view"), (7, ""))),
+        *(Sent(1, "two", 8 + at, item=item, price=price) for at, item, price in ((0, 5, 75.0), (1, 6, 8.0))),
+        *(Sent(1, user, 3900, item=6, price=4.5) for user in "pq"),
+    ]
+    found = cheaper(model, model_dir, sent, 'without = ["purchase"]\n')
+    hour_ms = START_MS + 2 * H
+    assert found[0] == {
+        "id": f"clicks-1/{hour_ms}/m:cheaper",
+        "user_id": "m",
+        "rule": "cheaper",
+        "kind": "price_drop",
+        "timestamp": hour_ms,
+        "group": "treated",
+        "items": ["i5"],
+        "reason": "the price of i5 fell from 89.90 to 69.90",
+        "model": "tiny/1",
+    }
+    assert [(one["user_id"], one["items"]) for one in found[1:]] == [("two", ["i6", "i5"])]
+    assert found[1]["reason"] == "the price of i6 fell from 8.00 to 4.50"
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        ([0.01], []),
+        ([0.01, 89.9], []),  # of two prices the higher one counts
+        ([89.9, 0.01, 89.9], []),
+        ([69.9, 0.01, 69.9], ["69.90"]),
+        ([69.9, None], []),  # a click without a price has none
+        ([69.9, 0.0], []),
+        ([85.41, 85.41], []),  # 5 % of 89.90 are 4.495
+        ([85.4, 85.4], ["85.40"]),
+    ],
+)
+def test_a_wrong_price_in_a_single_message_brings_nothing(
+    model: Model, model_dir: Path, now: list[float | None], told: list[str]
+) -> None:
+    """The price of an hour is the median of the users with one, at least two."""
+    sent = [Sent(1, "m", 0, item=5, price=89.9)]
+    sent += [Sent(1, f"n{n}", 3700.0 + n, item=5, price=price) for n, price in enumerate(now)]
+    sent += [Sent(1, "n0", 3800.0 + n, item=5, price=now[0]) for n in range(3)]  # a user counts once
+    found = cheaper(model, model_dir, sent)
+    assert [one["reason"].rpartition(" ")[2] for one in found] == told
+
+
+@pytest.mark.parametrize(("now", "told"), [(17.91, 1), (17.92, 0)])
+def test_a_drop_of_just_the_share_counts(model: Model, model_dir: Path, now: float, told: int) -> None:
+    """10 % of 19.90 are 1.99; a row keeps neither price exactly."""
+    sent = [Sent(1, "m", 0, item=5, price=19.9), *(Sent(1, user, 3700, item=5, price=now) for user in "no")]
+    assert len(cheaper(model, model_dir, sent, "drop = 0.1\n")) == told
+
+
+def test_a_drop_is_told_once_if_the_file_has_no_shorter_cooldown(model: Model, model_dir: Path) -> None:
+    """For nine days others click the item at the new price. The click at the old one is too old after seven."""
+    sent = [Sent(1, "m", 0, item=5, price=89.9)]
+    sent += [Sent(1, user, HOUR * hour, item=5, price=69.9) for hour in range(1, 9 * 24) for user in "no"]
+    rule = '[[trigger]]\nname = "cheaper"\nkind = "price_drop"\n'
+    found = {}
+    for more in ("", 'cooldown = "1d"\n'):
+        engine = open_engine(
+            model, model_dir, 3, 1, 0.001, forget_after_days=90, triggers=parse_triggers(rule + more, "")
+        )
+        found[more] = [one for at in enumerate(sent) for one in process(engine, [at])]
+    assert [one["user_id"] for one in found[""]] == ["m"]
+    assert len(found['cooldown = "1d"\n']) == 7
+
+
+def test_prices_of_before_are_there_after_a_recovery(model: Model, model_dir: Path) -> None:
+    """From the rows of the changelog, the same trigger follows."""
+    before, after = new_engine(model, model_dir), new_engine(model, model_dir)
+    for at in enumerate(CHEAPER):
+        process(before, [at])
+    after.arena.hold(PARTITIONS[1])
+    after.arena.load(PARTITIONS[1], before.arena.rows(PARTITIONS[1]))
+    after.arena.advance(PARTITIONS[1], before.arena.newest_ms(PARTITIONS[1]))
+    found = [process(engine, [(3, Sent(1, "z", 7300))]) for engine in (before, after)]
+    assert found[0] == found[1]
+    assert ("cheaper", "m") in [(one["rule"], one["user_id"]) for one in found[0]]
 
 
 @pytest.fixture

@@ -150,6 +150,7 @@ def test_check_says_each_rule_in_words(tmp_path: Any) -> None:
     file.write_text(
         '[[trigger]]\nname = "cart"\nkind = "abandoned"\nhas = ["cart"]\nwithout = ["purchase"]\ncooldown = "3d"\n'
         'quiet_hours = ["21:00", "08:00"]\ntimezone = "Europe/Berlin"\nconsent = true\ncontrol = 0.1\n'
+        '[[trigger]]\nname = "cheaper"\nkind = "price_drop"\ndrop = 0.1\nwithout = ["purchase"]\n'
     )
     done = CliRunner().invoke(command.triggers, ["check", str(file)])
     assert done.output == (
@@ -157,6 +158,10 @@ def test_check_says_each_rule_in_words(tmp_path: Any) -> None:
         "3d for each user. Only users whose last known consent is true. Not to be acted on from 21:00 to 08:00 in "
         "Europe/Berlin. 0.1 of the users are the control group, for whom nothing may be done. The report counts a "
         "session with purchase within 7d.\n"
+        "cheaper: At a full hour, when an item costs at least 10 % less than at the user's last click on it, which is "
+        "in the 7d before the hour and not in it, and the user has no purchase of it. The price is the median of the "
+        "users in the hour, at least 2. At most 10,000 users of a partition at an hour. At most once in 7d for each "
+        "user. The report counts a session with purchase within 7d.\n"
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from stream.manifest import read_manifest
@@ -69,7 +70,7 @@ def test_health_and_model_are_shown(display: Display, model_dir: Path, tmp_path:
     status = display.status()
     assert (status["ready"], status["model"], status["worker"]) == (False, None, None)
     assert "loads its model" in status["reason"]
-    manifest = read_manifest(model_dir)
+    manifest = msgspec.structs.replace(read_manifest(model_dir), quality={"recall20": 0.5})
     display.model(manifest, tmp_path)
     display.health.doing = lambda: Doing("assigned", 2)
     display.health.kafka = SimpleNamespace(out=False, breaks=0)
@@ -78,6 +79,8 @@ def test_health_and_model_are_shown(display: Display, model_dir: Path, tmp_path:
     assert (status["ready"], status["partitions"], status["worker"]["worker_id"]) == (True, 2, "7")
     assert (status["model"]["label"], status["model"]["items"]) == ("tiny/1", 50)
     assert status["model"]["report"] is False
+    assert status["model"]["held_out"] == {"recall@20": 0.5, "MRR@20": None}
+    assert status["model"]["network"] == manifest.cell
     (tmp_path / "report.html").write_text("<p>fine")
     display.model(manifest, tmp_path)
     assert display.status()["model"]["report"] is True

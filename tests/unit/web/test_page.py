@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from stream.answers.admin import Token
 from stream.answers.desk import Desk, Open, Partitioner
@@ -213,6 +213,24 @@ def test_the_page_of_a_user_shows_what_is_predicted(ahead_dir: Path, shop: Shop,
     with opened(browser, shop.port) as seen:
         seen.page.goto(f"http://127.0.0.1:{shop.port}/#/users/ann")
         section(seen.page, "What the user does next")("This model does not predict it")
+
+
+def test_what_is_below_the_figures_does_not_move_when_they_come(shop: Shop, browser: Browser) -> None:
+    """A user who presses a link in this moment presses this link."""
+    shop.display.alerts.add([anomaly(1, EVIL)])
+    with opened(browser, shop.port) as seen:
+        page, held = seen.page, list[Route]()
+        page.goto("about:blank")
+        page.route("**/v1/history", lambda route: held.append(route))
+        with page.expect_request("**/v1/history"):
+            page.goto(f"http://127.0.0.1:{shop.port}/")
+        link = page.locator(".alerts li").get_by_role("link")
+        expect(link).to_be_visible()
+        before = link.evaluate("link => link.getBoundingClientRect().y")
+        expect(page.locator(".figure").first).to_be_empty()
+        held[0].continue_()
+        expect(page.locator(".figure").first).to_contain_text("clicks/s")
+        assert link.evaluate("link => link.getBoundingClientRect().y") == pytest.approx(before, abs=1)
 
 
 def test_an_alert_between_press_and_release_does_not_take_the_click(shop: Shop, browser: Browser) -> None:

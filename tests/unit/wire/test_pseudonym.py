@@ -17,8 +17,8 @@ from stream.settings import Topics
 from stream.wire.codec import Codec
 from stream.wire.json import JsonCodec
 from stream.wire.pseudonym import PseudonymousCodec, Pseudonyms, read_pseudonyms
-from stream.worker.batch import process
 from stream.worker.served import open_engine
+from tests.decide import batched
 
 KEY = b"0123456789abcdef"
 NOW_MS = 1_700_000_000_000
@@ -67,7 +67,7 @@ def test_nothing_that_is_written_holds_the_id(model_dir: Path) -> None:
     partition = Partition("clicks", 0)
     records = [record(offset, key, value) for offset, (key, value) in enumerate(MESSAGES)]
     chunk = Chunk(partition, 1, 0, len(records), 0, records, 300)
-    batch = process(engine, codec(), topics, limits, [chunk], {partition: 0}, NOW_MS)
+    batch = batched(engine, codec(), topics, limits, [chunk], {partition: 0}, NOW_MS)
     written = {name: [r for r in batch.records if r.topic == name] for name in msgspec.structs.astuple(topics)}
     assert [len(written[name]) for name in (topics.recommendations, topics.dead_letters)] == [1, len(MESSAGES) - 1]
     (decision,) = written[topics.recommendations]
@@ -150,7 +150,7 @@ def test_a_request_to_forget_has_the_raw_id_and_ends_the_row_of_the_pseudonym(mo
     request.headers = (("eddy-forget", b""),)
     for offset, one in enumerate([record(0, USER.encode(), GOOD), request]):
         chunk = Chunk(partition, 1, offset, offset + 1, 0, [one], 300)
-        batch = process(engine, codec(), topics, limits, [chunk], {partition: offset}, NOW_MS)
+        batch = batched(engine, codec(), topics, limits, [chunk], {partition: offset}, NOW_MS)
         engine.commit(batch.cycle)
     changed = [(r.key, r.value) for r in batch.records if r.topic == topics.changelog]
     assert changed[0] == (PSEUDONYM.encode(), None)

@@ -3,16 +3,18 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import msgspec
 
 from stream.events import Partition
 from stream.kafka.changelog import Mark, Position
+from stream.kafka.fetch import Chunk, Fetch
 from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec
-from stream.worker.cycle import Cycles
+from stream.worker.cycles.cycle import Cycles
 from stream.worker.served import open_engine
 
 CLICKS_0 = Partition("clicks", 0)
@@ -43,6 +45,15 @@ class Changelog:
         if len(self._answers) > 1:
             self._answers.pop(0)
         return {} if stands is None else {partition: Mark(stands, 0, 0) for partition in partitions}
+
+
+async def decided(cycles: Cycles, *chunks: Chunk) -> None:
+    """Let the cycles decide one fetch, and wait until it is acked."""
+    acked: list[bool] = []
+    fetch = Fetch(chunks, sum(len(chunk.records) for chunk in chunks), 0)
+    await cycles._decide(chunks, [SimpleNamespace(value=fetch, ack=lambda: acked.append(True))])
+    await cycles._written()
+    assert acked == [True]
 
 
 def recovered(model_dir: Path, *answers: tuple[Position, int | None]) -> Cycles:

@@ -17,8 +17,8 @@ from stream.kafka.fetch import Chunk
 from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec
-from stream.worker.batch import process
 from stream.worker.served import open_engine
+from tests.decide import batched
 from tests.unit.engine.test_isolate import poison
 from tests.unit.engine.test_not_finite import spoil
 
@@ -53,7 +53,7 @@ def test_a_click_on_which_the_model_fails_is_a_dead_letter_and_the_stream_goes_o
     limits = dict.fromkeys(msgspec.structs.astuple(topics), 1_000_000)
     clicks_0 = Partition("clicks", 0)
     chunks = [Chunk(clicks_0, 1, 0, 3, 0, read, 300)]
-    batch = process(engine, JsonCodec(65_536, 1000), topics, limits, chunks, {clicks_0: 0}, NOW_MS)
+    batch = batched(engine, JsonCodec(65_536, 1000), topics, limits, chunks, {clicks_0: 0}, NOW_MS)
     assert Counter(record.topic for record in batch.records) == {
         topics.recommendations: 2,
         topics.sessions: 2,
@@ -76,7 +76,7 @@ def test_a_click_on_which_the_engine_raises_an_error_is_a_dead_letter(
     read = [message(0, "a", "i1"), message(1, "b", "i49"), message(2, "b", "i2")]
     topics, clicks_0 = Topics(), Partition("clicks", 0)
     limits = dict.fromkeys(msgspec.structs.astuple(topics), 1_000_000)
-    batch = process(
+    batch = batched(
         engine, JsonCodec(65_536, 1000), topics, limits, [Chunk(clicks_0, 1, 0, 3, 0, read, 300)], {clicks_0: 0}, NOW_MS
     )
     [letter] = [msgspec.json.decode(r.value) for r in batch.records if r.topic == topics.dead_letters]
@@ -97,7 +97,7 @@ def test_a_batch_with_refused_messages_is_freed_with_its_last_reference(model_di
     gc.collect()
     gc.disable()
     try:
-        batch = process(engine, JsonCodec(65_536, 1000), topics, limits, [chunk], {clicks_0: 0}, NOW_MS)
+        batch = batched(engine, JsonCodec(65_536, 1000), topics, limits, [chunk], {clicks_0: 0}, NOW_MS)
         assert [letter.why.reason for letter in batch.refused] == ["wrong_fields"]
         del batch, chunk, record
         assert alive() is None
@@ -118,7 +118,7 @@ def test_a_click_before_the_begin_of_its_chunk_is_not_decided_again(
     written: list[Record] = []
     for begin, records in ((0, read[:1]), (1, read)):
         chunk = Chunk(clicks_0, 1, begin, begin + 1, 0, records, 100)
-        batch = process(engine, JsonCodec(65_536, 1000), topics, limits, [chunk], {clicks_0: begin}, NOW_MS)
+        batch = batched(engine, JsonCodec(65_536, 1000), topics, limits, [chunk], {clicks_0: begin}, NOW_MS)
         engine.commit(batch.cycle)
         written += [record for record in batch.records if record.topic == topics.recommendations]
     assert [msgspec.json.decode(record.value or b"")["id"] for record in written] == ["clicks-0-0", "clicks-0-1"]
@@ -138,7 +138,7 @@ def test_a_worker_whose_clock_is_behind_judges_by_the_messages_stamp(
     record.timestamp = NOW_MS + int(stamp_h * HOUR_MS)
     clicks_0 = Partition("clicks", 0)
     chunks = [Chunk(clicks_0, 1, 0, 1, 0, [record], 10)]
-    batch = process(engine, JsonCodec(65_536, HOUR_MS), Topics(), limits, chunks, {clicks_0: 0}, NOW_MS)
+    batch = batched(engine, JsonCodec(65_536, HOUR_MS), Topics(), limits, chunks, {clicks_0: 0}, NOW_MS)
     assert [letter.why.reason for letter in batch.refused] == ["future_timestamp"] * refused
 
 
@@ -153,7 +153,7 @@ def test_a_forgotten_user_is_a_tombstone_in_the_changelog(model_dir: Path, monke
     for offset in range(6):
         user, time_ms = ("gone" if offset == 0 else "here"), NOW_MS + 20 * HOUR_MS * offset
         chunks = [Chunk(third, 1, offset, offset + 1, 0, [message(offset, user, "i1", time_ms)], 100)]
-        batch = process(engine, JsonCodec(65_536, 1000), topics, limits, chunks, {third: offset}, time_ms)
+        batch = batched(engine, JsonCodec(65_536, 1000), topics, limits, chunks, {third: offset}, time_ms)
         engine.commit(batch.cycle)
         found += [record for record in batch.records if record.value is None]
     assert found == [Record(topics.changelog, b"gone", None, 3)]
@@ -175,7 +175,7 @@ def test_a_tombstone_is_never_without_the_mark_of_its_partition(
     for partition, user, hours in arrivals:
         offset, time_ms = reached[partition], NOW_MS + hours * HOUR_MS
         chunks = [Chunk(partition, 1, offset, offset + 1, 0, [message(offset, user, "i1", time_ms)], 100)]
-        batch = process(engine, JsonCodec(65_536, 1000), topics, limits, chunks, reached, time_ms)
+        batch = batched(engine, JsonCodec(65_536, 1000), topics, limits, chunks, reached, time_ms)
         engine.commit(batch.cycle)
         reached |= batch.offsets
         changed = [record for record in batch.records if record.topic == topics.changelog]

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from stream.kafka.changelog import POSITION_KEY, Position
-from stream.kafka.delivery import Outcome
+from stream.kafka.delivery import Outcome, Record
 from stream.kafka.fetch import Chunk
-from tests.unit.worker.recovered import CLICKS_0, recovered
+from stream.worker.cycles import writing
+from tests.unit.worker.recovered import CLICKS_0, decided, recovered
 
 
 @pytest.mark.parametrize("begin", [0, 10, 12])
@@ -19,14 +20,14 @@ def test_a_chunk_that_does_not_begin_at_the_end_of_the_last_one_is_refused(model
     cycles = recovered(model_dir, (Position(11, 11), 11))
     record = SimpleNamespace(offset=max(begin, 11), key=None, value=None, timestamp=0)
     with pytest.raises(RuntimeError, match="left out or repeated"):
-        cycles._process([Chunk(CLICKS_0, 1, begin, 13, 0, [record], 0)], cycles.positions())
+        asyncio.run(decided(cycles, Chunk(CLICKS_0, 1, begin, 13, 0, [record], 0)))
 
 
 def test_a_chunk_of_an_older_generation_is_dropped(model_dir: Path) -> None:
     """It was fetched before a rebalance and begins where that assignment was: nothing is decided, nobody ends."""
     cycles = recovered(model_dir, (Position(11, 11), 11))
     record = SimpleNamespace(offset=4, key=None, value=None, timestamp=0)
-    asyncio.run(cycles._decide([Chunk(CLICKS_0, 0, 4, 5, 0, [record], 0)]))
+    asyncio.run(decided(cycles, Chunk(CLICKS_0, 0, 4, 5, 0, [record], 0)))
     assert cycles.positions() == {CLICKS_0: 11}
 
 
@@ -35,31 +36,37 @@ def test_a_batch_that_is_processed_when_the_partitions_are_revoked_is_dropped(
 ) -> None:
     """The whole group waits for the running cycle: it begins no transaction any more."""
     cycles = recovered(model_dir, (Position(11, 11), 11))
-    process = cycles._process
+    encode_all = writing.encode_all
 
-    def process_during_revoke(*arguments: Any) -> object:
-        batch = process(*arguments)
+    def encode_during_revoke(*arguments: Any) -> object:
         cycles.release()
-        return batch
+        return encode_all(*arguments)
 
-    monkeypatch.setattr(cycles, "_process", process_during_revoke)
+    monkeypatch.setattr(writing, "encode_all", encode_during_revoke)
     began: list[object] = []
 
     async def commit(*arguments: object) -> Outcome:
         began.append(arguments)
         return Outcome.COMMITTED
 
-    monkeypatch.setattr(cycles._delivery, "commit", commit, raising=False)
-    asyncio.run(cycles._decide([Chunk(CLICKS_0, 1, 11, 12, 0, [], 0)]))
+    monkeypatch.setattr(cycles._writer._delivery, "commit", commit, raising=False)
+    asyncio.run(decided(cycles, Chunk(CLICKS_0, 1, 11, 12, 0, [], 0)))
     assert began == []
 
 
-def test_offsets_without_clicks_are_skipped(model_dir: Path) -> None:
+def test_offsets_without_clicks_are_skipped(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A range of markers, rolled-back or lost clicks moves the offset without a decision."""
     cycles = recovered(model_dir, (Position(11, 11), 11))
-    chunks = [Chunk(CLICKS_0, 1, 11, 15, 0, [], 0), Chunk(CLICKS_0, 1, 15, 40, 25, [], 0)]
-    batch = cycles._process(chunks, cycles.positions())
-    assert batch.offsets == {CLICKS_0: 40}
-    assert [(record.key, record.value, record.partition) for record in batch.records] == [
+    written: list[tuple[list[Record], object]] = []
+
+    async def commit(records: list[Record], offsets: object, *others: object) -> Outcome:
+        written.append((records, offsets))
+        return Outcome.COMMITTED
+
+    monkeypatch.setattr(cycles._writer._delivery, "commit", commit, raising=False)
+    asyncio.run(decided(cycles, Chunk(CLICKS_0, 1, 11, 15, 0, [], 0), Chunk(CLICKS_0, 1, 15, 40, 25, [], 0)))
+    [(records, offsets)] = written
+    assert offsets == {CLICKS_0: 40}
+    assert [(record.key, record.value, record.partition) for record in records] == [
         (POSITION_KEY, b"40 0 0000000000000000 0", 0)
     ]

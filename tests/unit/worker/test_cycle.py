@@ -17,10 +17,10 @@ from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.web.health import Doing
 from stream.wire.json import JsonCodec
-from stream.worker import cycle
-from stream.worker.cycle import Cycles
+from stream.worker.cycles import cycle
+from stream.worker.cycles.cycle import Cycles
 from stream.worker.served import open_engine
-from tests.unit.worker.recovered import CLICKS_0, recovered
+from tests.unit.worker.recovered import CLICKS_0, decided, recovered
 
 
 class Delivery:
@@ -74,22 +74,22 @@ def test_engine_that_hangs_is_reported_and_ends_the_worker(
 
     async def hang() -> None:
         cycles = Cycles(engine, JsonCodec(65_536, 1), *stubs, Topics(), limits, 1_000, watch=watch)
-        running = asyncio.create_task(cycles._thread.run(hangs))
+        running = asyncio.create_task(cycles.thread.run(hangs))
         await asyncio.to_thread(entered.wait, 30)
         for passed_s, lines in ((0, 0), (19, 0), (21, 1), (30, 1), (42, 2)):
             watch.answered_s = 1_000.0 + passed_s
-            cycles.check_engine()
+            cycles.thread.check()
             assert len(caplog.records) == lines, passed_s
             assert cycles.doing() == Doing("joining", 0, passed_s, slow=passed_s > 20, hangs=False)
         assert "busy_s=42 at=" in caplog.text
         watch.answered_s = 1_301.0
         assert cycles.doing().hangs
         with pytest.raises(TimeoutError, match="301 s"):
-            cycles.check_engine()
+            cycles.thread.check()
         go_on.set()
         await cycles.close()
         await asyncio.wait_for(running, 10)
-        cycles.check_engine()
+        cycles.thread.check()
         assert cycles.doing() == Doing("joining")
 
     asyncio.run(hang())
@@ -106,9 +106,9 @@ def test_the_phase_of_a_worker_follows_the_group(model_dir: Path, monkeypatch: p
 
     async def decide() -> None:
         for offset in (11, 12, 13):
-            await cycles._decide([Chunk(CLICKS_0, 1, offset, offset + 1, 0, [], 0)])
+            await decided(cycles, Chunk(CLICKS_0, 1, offset, offset + 1, 0, [], 0))
 
-    monkeypatch.setattr(cycles._delivery, "commit", commit, raising=False)
+    monkeypatch.setattr(cycles._writer._delivery, "commit", commit, raising=False)
     assert (cycles.doing(), cycles.settled) == (Doing("assigned", 1), True)
     asyncio.run(decide())
     assert (cycles.doing(), cycles.settled) == (Doing("rejoining"), False)

@@ -22,10 +22,11 @@ from stream.web.metrics import exposition, registry
 from stream.wire.codec import Codec
 from stream.wire.json import JsonCodec
 from stream.wire.pseudonym import PseudonymousCodec, Pseudonyms
-from stream.worker.batch import Batch, process
+from stream.worker.cycles.batch import Batch
 from stream.worker.observe import Observed
 from stream.worker.served import open_engine
 from stream.worker.status import status_line
+from tests.decide import batched
 
 NOW_MS = 1_700_000_000_000
 CLICKS_0 = Partition("clicks", 0)
@@ -79,7 +80,7 @@ def worked(engine: Engine, codec: Codec, messages: list[tuple[bytes | None, byte
     ]
     chunks = [Chunk(CLICKS_0, 1, 0, len(records), 0, records, 0)]
     limits = dict.fromkeys(msgspec.structs.astuple(TOPICS), 1_000_000)
-    return chunks, process(engine, codec, TOPICS, limits, chunks, {CLICKS_0: 0}, NOW_MS)
+    return chunks, batched(engine, codec, TOPICS, limits, chunks, {CLICKS_0: 0}, NOW_MS)
 
 
 @pytest.mark.parametrize("pseudonymous", [False, True])

@@ -23,9 +23,9 @@ from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec
 from stream.wire.requests import FORGET_HEADER
-from stream.worker.batch import process
 from stream.worker.observe import KEYS_PER_BATCH, Observed
 from stream.worker.served import open_engine
+from tests.decide import batched
 from tests.unit.engine.test_not_finite import spoil
 
 NOW_MS = 1_760_000_000_000
@@ -53,7 +53,7 @@ def observe(engine: Engine, *messages: tuple[bytes | None, bytes | None], ages_m
         records.append(SimpleNamespace(offset=len(records), key=key, value=value, timestamp=stamp, headers=()))
     chunks = [Chunk(partition, 1, 0, len(records), 0, records, 0) for partition, records in placed.items()]
     codec = JsonCodec(65_536, 3_600_000)
-    batch = process(engine, codec, Topics(), LIMITS, chunks, dict.fromkeys(placed, 0), NOW_MS)
+    batch = batched(engine, codec, Topics(), LIMITS, chunks, dict.fromkeys(placed, 0), NOW_MS)
     engine.commit(batch.cycle)
     observed = Observed(Meter(), engine.model, engine.arena, PARTITIONS, user_ids, lambda: NOW_MS, 0.001)
     observed.committed(chunks, batch)
@@ -141,7 +141,7 @@ def test_lists_are_judged_by_the_clicks_of_the_sampled_users(engine: Engine) -> 
         key, value = click("ann", "i5", timestamp=NOW_MS + offset)
         record = SimpleNamespace(offset=offset, key=key, value=value, timestamp=NOW_MS, headers=())
         chunks = [Chunk(partition, generation, offset, offset + 1, 0, [record], 0)]
-        batch = process(engine, codec, Topics(), LIMITS, chunks, {partition: offset}, NOW_MS)
+        batch = batched(engine, codec, Topics(), LIMITS, chunks, {partition: offset}, NOW_MS)
         engine.commit(batch.cycle)
         observed.committed(chunks, batch)
         judged.append(observed.meter.snapshot().count("lists_judged"))
@@ -161,7 +161,7 @@ def test_forgotten_users_are_counted_by_the_cause(engine: Engine) -> None:
             for n, (key, value) in enumerate(messages)
         ]
         chunks = [Chunk(partition, 1, offset, offset + len(records), 0, records, 0)]
-        batch = process(engine, codec, Topics(), LIMITS, chunks, {partition: offset}, NOW_MS)
+        batch = batched(engine, codec, Topics(), LIMITS, chunks, {partition: offset}, NOW_MS)
         engine.commit(batch.cycle)
         observed.committed(chunks, batch)
         offset += len(records)
@@ -224,7 +224,7 @@ def test_offsets_that_kafka_deleted_unread_are_counted(engine: Engine) -> None:
     """The lost clicks of all chunks of a committed batch are summed."""
     clicks_0 = Partition("clicks", 0)
     chunks = [Chunk(clicks_0, 1, 0, 25, 25, [], 0), Chunk(clicks_0, 1, 25, 30, 0, [], 0)]
-    batch = process(engine, JsonCodec(65_536, 1), Topics(), {}, chunks, {clicks_0: 0}, NOW_MS)
+    batch = batched(engine, JsonCodec(65_536, 1), Topics(), {}, chunks, {clicks_0: 0}, NOW_MS)
     observed = Observed(Meter(), engine.model, engine.arena, PARTITIONS, user_ids, lambda: NOW_MS)
     observed.committed(chunks, batch)
     assert observed.meter.snapshot().count("clicks_lost") == 25

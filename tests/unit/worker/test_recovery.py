@@ -20,9 +20,9 @@ from stream.settings import Topics
 from stream.state.checksum import checksums
 from stream.state.row import new_rows
 from stream.wire.json import JsonCodec
-from stream.worker import recovery
-from stream.worker.cycle import Cycles
-from stream.worker.recovery import Recovery
+from stream.worker.cycles import recovery
+from stream.worker.cycles.cycle import Cycles
+from stream.worker.cycles.recovery import Recovery
 from stream.worker.served import open_engine
 from tests.unit.worker.recovered import CLICKS_0, Changelog, Delivery, recovered
 

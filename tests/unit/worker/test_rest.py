@@ -21,11 +21,11 @@ from stream.triggers.rules import Rule
 from stream.web.alerts import Alerts
 from stream.web.hours import LastHours
 from stream.wire.json import JsonCodec
-from stream.worker.cycle import Cycles
+from stream.worker.cycles.cycle import Cycles
 from stream.worker.observe import Observed
 from stream.worker.served import open_engine
 from tests.changed_model import with_scored_ends
-from tests.unit.worker.recovered import CLICKS_0
+from tests.unit.worker.recovered import CLICKS_0, decided
 
 START_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000
@@ -120,7 +120,7 @@ class Worker:
         record = SimpleNamespace(offset=self._offset, key=key, value=value, timestamp=START_MS, headers=())
         chunk = Chunk(CLICKS_0, 1, self._offset, self._offset + 1, 0, (record,), 100)  # type: ignore[arg-type]
         self._offset += 1
-        await self.cycles._decide([chunk])
+        await decided(self.cycles, chunk)
 
     async def idle(self, minutes: float) -> None:
         self.watch.answered_s += minutes * 60

@@ -16,10 +16,10 @@ from stream.kafka.waiting import NoWatch
 from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec
-from stream.worker.cycle import Cycles
-from stream.worker.recovery import Assignment, Recovery
+from stream.worker.cycles.cycle import Cycles
+from stream.worker.cycles.recovery import Assignment, Recovery
 from stream.worker.served import open_engine
-from tests.unit.worker.recovered import CLICKS_0, Changelog, Delivery
+from tests.unit.worker.recovered import CLICKS_0, Changelog, Delivery, decided
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_batch_is_sent_again_only_if_it_was_not_committed(model_dir: Path, pos
     async def decide() -> None:
         await cycles.read(await cycles.recover([CLICKS_0], 1, b"member"), [CLICKS_0])
         changelog._answers[0] = (Position(position, position), None)
-        await cycles._decide([Chunk(CLICKS_0, 1, 5, 9, 0, (), 0)])
+        await decided(cycles, Chunk(CLICKS_0, 1, 5, 9, 0, (), 0))
 
     asyncio.run(decide())
     assert (delivery.commits, delivery.restarts) == (sent, 1)

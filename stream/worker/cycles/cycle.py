@@ -3,53 +3,49 @@
     start, rebalance   recover offsets and rows
     cycle              decode and process (rows are staged) -> transaction -> commit the staged rows -> ack
     rest               partitions without clicks for half an hour: their sessions end, in a transaction of its own
-    revoke             the running cycle ends, no new one begins, pending fetches are released
+    revoke             the running transaction ends, no new one begins, pending fetches are released
 
-Rows are put in place only after Kafka has them, and only one cycle runs at a time. The threads are
-in docs/architecture.md.
+Rows are put in place after Kafka has them. Only of a worker that is behind, one batch is processed while the one before
+it is written: on the rows of that one, which are put in place for it. If its transaction then fails, both batches are
+dropped, and recovery finds that these rows are not those of the changelog and reads them.
+
+Six threads take part: the event loop, which calls everything here; the consumer thread, which fetches and heartbeats
+(kafka.fetch); the engine thread, which has the codec, the engine and the arena to itself; one that makes the records;
+the delivery thread, which has the producer; and while new partitions are recovered, one that reads the changelog.
 """
 
 import asyncio
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from stream.access.begin import Begin, earliest, metadata
+from stream.access.begin import Begin, earliest
+from stream.carry.messages import Way
 from stream.engine.engine import Engine
 from stream.errors import NoRegistry
 from stream.events import Partition
 from stream.kafka.changelog import Changelog
-from stream.kafka.delivery import Delivery, Outcome, Undecided
+from stream.kafka.delivery import Delivery, Outcome
 from stream.kafka.fetch import CYCLE_BYTES, Chunk, Fetch
 from stream.kafka.waiting import NoWatch, Watch, in_daemon, patiently
 from stream.meter import Meter
-from stream.process import OneThread
+from stream.process import HANGS_S, SLOW_S, OneThread
 from stream.sessions.rest import Rest
 from stream.settings import Topics
 from stream.web.health import Doing
 from stream.wire.codec import Codec
-from stream.worker.batch import Batch, process, rest
-from stream.worker.recovery import Assignment, Recovery
+from stream.worker.cycles.batch import Batch, decide, rest
+from stream.worker.cycles.recovery import Assignment, Recovery
+from stream.worker.cycles.writing import Writer, Writing
 
 TICK_S = 1.0
 """How often partitions at rest are looked for while no clicks come."""
 
-ROLL_BACKS = 10
-"""The worker ends after so many roll-backs of one batch; it would otherwise repeat a bad batch for ever."""
-
-ENGINE_SLOW_S, ENGINE_HANGS_S = 20.0, 300.0
-"""The log says that one call in the engine thread takes so long, and the worker ends. A cycle takes less than a second,
-but a GPU may compile its kernels for minutes at the first one."""
-
-SLOW = (
-    "no click is decided, the engine works on one batch: busy_s=%.0f at=%s; the model is too slow for "
-    "--max-cycle-clicks, or it hangs: then the worker ends after %.0f s"
-)
-
-log = logging.getLogger(__name__)
+BEHIND = 500
+"""With so many clicks waiting, a cycle begins while the one before is written: it takes longer than most commits. With
+fewer it waits, and takes those that come meanwhile, too: fewer cycles cost less."""
 
 
 class Cycles:
@@ -63,6 +59,7 @@ class Cycles:
     begin_at    where a group begins that has no committed offset
     meter       gets transactions, rebalances and recoveries; `observe` has what was committed
     carries     states go from anonymous ids to users
+    thread      (attribute) the engine thread
     """
 
     def __init__(
@@ -81,24 +78,21 @@ class Cycles:
         meter: Meter | None = None,
         carries: bool = False,
     ) -> None:
-        self._engine, self._codec, self._delivery = engine, codec, delivery
-        self._topics, self._limits, self._max_clicks = topics, limits, max_clicks
-        self._carrying = changelog.group if carries else ""
-        self._metadata = metadata(topics.recommendations)
+        self._engine, self._codec = engine, codec
+        self._topics, self._max_clicks = topics, max_clicks
+        self._way = Way(changelog.group, topics.clicks, limits[topics.clicks]) if carries else None
         self._clock_ms, self._observe = clock_ms, observe
         self._watch, self._meter = watch or NoWatch(), meter or Meter()
-        for outcome in Outcome:
-            self._meter.count("transactions", 0, outcome=outcome.value)
-        self._thread = OneThread("engine", lambda: self._watch.answered_s)
-        self._changelog, self._rest, pool = changelog, Rest(), self._thread.pool
+        self.thread = OneThread("engine", lambda: self._watch.answered_s)
+        self._changelog, self._rest, pool = changelog, Rest(), self.thread.pool
         self._recovery = Recovery(delivery, changelog, engine.arena, pool, self._watch, begin_at, self._meter)
+        self._writer = Writer(engine, self.thread, delivery, self._recovery, topics, limits, self._meter)
         self._pending, self._arrived = deque[Any](), asyncio.Event()
         self._assignment: Assignment | None = None
         self._stale_at: float | None = None
-        self._cycle_since_s: float | None = None  # since when a cycle runs
+        self._writing: Writing | None = None
+        self._since_s: deque[float] = deque()  # since when each cycle runs, the first one first
         self.closed, self._phase = False, "joining"  # one of health.WHY_NOT_READY
-
-    # -- what the agent and the rebalance hooks call ------------------------------------------------------------------
 
     def offer(self, event: Any) -> None:
         """Take an event that carries a Fetch. It is acked when its clicks are decided."""
@@ -122,10 +116,10 @@ class Cycles:
 
     def doing(self) -> Doing:
         """What the worker does now. May be called in any thread."""
-        assignment, since_s, busy_s = self._assignment, self._cycle_since_s, self._thread.busy_s()
-        longest_s = max(busy_s, 0.0 if since_s is None else self._watch.answered_s - since_s)
+        assignment, since_s, busy_s = self._assignment, list(self._since_s), self.thread.busy_s()
+        longest_s = max([busy_s, *(self._watch.answered_s - one for one in since_s)])
         partitions = 0 if assignment is None else len(assignment.next)
-        return Doing(self._phase, partitions, longest_s, longest_s > ENGINE_SLOW_S, busy_s > ENGINE_HANGS_S)
+        return Doing(self._phase, partitions, longest_s, longest_s > SLOW_S, busy_s > HANGS_S)
 
     def check_rejoined(self, limit_s: float) -> None:
         """Raises TimeoutError if the group refused our offsets more than `limit_s` ago and no rebalance followed.
@@ -135,21 +129,12 @@ class Cycles:
         if self._stale_at is not None and self._watch.answered_s - self._stale_at > limit_s:
             raise TimeoutError(f"no rebalance for {limit_s:.0f} s after the group refused this worker's offsets")
 
-    def check_engine(self) -> None:
-        """Log a warning if the engine thread has been busy with one call for ENGINE_SLOW_S, and again as often.
-
-        Raises TimeoutError after ENGINE_HANGS_S. An outage does not count, nor the time of a frozen process.
-        """
-        busy_s = self._thread.busy_s()
-        if busy_s > ENGINE_HANGS_S:
-            raise TimeoutError(f"the engine has worked on one batch for {busy_s:.0f} s; it is at {self._thread.line()}")
-        if self._thread.slow(ENGINE_SLOW_S):
-            log.warning(SLOW, busy_s, self._thread.line(), ENGINE_HANGS_S)
-
     async def recover(self, partitions: Sequence[Partition], generation: int, member: bytes) -> Assignment:
         """Begin an assignment with the partitions that `Recovery.keep` keeps. Call `read` next for the others."""
+        await self._written()
         self._stale_at = None
         self._phase = "recovering"
+        await self.thread.run(self._engine.committed.give_up)
         self._meter.count("rebalances")
         self._assignment = await self._recovery.keep(partitions, generation, member)
         return self._assignment
@@ -181,35 +166,39 @@ class Cycles:
         """Decide on what arrives, until `close`. Each cycle:
 
         1. take      fetches in the order in which they came
-        2. process   decode, step, encode; rows are staged. After a crash before 3 the clicks are read again
-        3. deliver   one transaction; `Delivery.commit` says what a crash in it leaves
+        2. process   decode and step; rows are staged. After a crash before 3 the clicks are read again
+        3. deliver   the records are made; one transaction; `Delivery.commit` says what a crash in it leaves
         4. commit    the staged rows into the arena. After a crash between 3 and 4 recovery reads the changelog
         5. ack       Faust does not wait for these fetches any more. After a crash between 4 and 5 nothing is missing:
                      Faust's account is in memory only
+
+        1 and 2 of one cycle may run during 3 of the one before (`_may_begin`).
         """
-        while True:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._arrived.wait(), TICK_S)
-            if self.closed:  # Faust cancels this task a while after `close`; a tick would find no engine thread
-                return
-            events = self._take()  # 1
-            if not events:
+        try:
+            while True:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._arrived.wait(), TICK_S)
+                if self.closed:  # Faust cancels this task a while after `close`; a tick would find no engine thread
+                    return
+                if self._writing is not None and self._writing.task.done():
+                    await self._written()
+                events = self._take() if self._may_begin() else []  # 1
+                if events:
+                    await self._decide([chunk for event in events for chunk in event.value.chunks], events)
+                    continue
                 self._arrived.clear()
-                await self._let_rest()
-                continue
-            self._cycle_since_s = self._watch.answered_s
-            await self._decide([chunk for event in events for chunk in event.value.chunks])  # 2 to 4
-            self._cycle_since_s = None
-            for event in events:
-                event.ack()  # 5
+                if self._writing is None:
+                    await self._let_rest()
+        finally:
+            if self._writing is not None:
+                self._writing.task.cancel()
 
     async def close(self) -> None:
         """Stop the engine thread. No cycle runs: Faust has waited for the last one."""
         self.closed = True
         self._arrived.set()
-        self._thread.pool.shutdown(wait=False)
-
-    # -- one cycle ----------------------------------------------------------------------------------------------------
+        self.thread.pool.shutdown(wait=False)
+        self._writer.close()
 
     def _take(self) -> list[Any]:
         """Pending fetches in their order, up to the size of a cycle; at least one if there is one."""
@@ -224,20 +213,57 @@ class Cycles:
             taken.append(self._pending.popleft())
         return taken
 
-    async def _decide(self, chunks: Sequence[Chunk]) -> None:
-        """Steps 2 to 4 of a cycle. A batch of partitions that were lost is dropped: their new owner reads it again."""
-        assignment = self._assignment
-        if assignment is None:
+    def _may_begin(self) -> bool:
+        """True if no batch is being written, or if it is worth the work to process another one meanwhile."""
+        writing = self._writing
+        if writing is None:
+            return True
+        worth = sum(event.value.records for event in self._pending) >= BEHIND
+        return worth and not writing.known and writing.assignment is self._assignment
+
+    async def _decide(self, chunks: Sequence[Chunk], events: Sequence[Any]) -> None:
+        """Step 2 of a cycle with the chunks of events, and the begin of step 3 once the batch before is written.
+
+        `Writer.write` drops a batch of partitions that were lost: their new owner reads it again. So it does with one
+        on rows that were put in place early for nothing: then there is no assignment any more.
+        """
+        self._since_s.append(self._watch.answered_s)
+        assignment, batch = self._assignment, None
+        if assignment is not None:
+            chunks = [c for c in chunks if c.generation == assignment.generation and c.partition in assignment.next]
+            self._rest.active((chunk.partition for chunk in chunks), self._watch.answered_s)
+            batch = await self._processed(chunks, assignment) if chunks else None  # 2
+        await self._written()
+        if assignment is None or batch is None:
+            self._end(events)
             return
-        ours = [c for c in chunks if c.generation == assignment.generation and c.partition in assignment.next]
-        if not ours:
-            return
-        self._rest.active((chunk.partition for chunk in ours), self._watch.answered_s)
-        batch = await self._processed(ours, assignment)  # 2
-        if batch is not None and await self._write(batch, assignment):
-            self._observe(batch.chunks, batch)
-            if batch.rest:
-                await self._decide(batch.rest)
+        self._writing = writing = Writing(batch, assignment)
+        writing.task = asyncio.create_task(self._write(writing, () if batch.rest else events))
+        writing.task.add_done_callback(lambda task: self._arrived.set())
+        if batch.rest:
+            await self._written()
+            await self._decide(batch.rest, events)
+
+    async def _write(self, writing: Writing, events: Sequence[Any]) -> None:
+        """Steps 3 to 5 of a cycle."""
+        outcome = await self._writer.write(writing, lambda: self._assignment is writing.assignment)  # 3 and 4
+        if outcome is Outcome.COMMITTED:
+            self._observe(writing.batch.chunks, writing.batch)
+        elif outcome is Outcome.STALE and self._assignment is writing.assignment:
+            self._lose()  # pending fetches are then acked without a decision
+        self._end(events)
+
+    def _end(self, events: Sequence[Any]) -> None:
+        self._since_s.popleft()
+        for event in events:
+            event.ack()  # 5
+
+    async def _written(self) -> None:
+        """Wait until no batch is being written. Raises what ends the worker."""
+        writing = self._writing
+        if writing is not None:
+            await writing.task
+            self._writing = None if self._writing is writing else self._writing
 
     async def _let_rest(self) -> None:
         """End the sessions of partitions at rest. One whose clicks Kafka holds back is not at rest.
@@ -252,49 +278,23 @@ class Cycles:
         next_ = assignment.next
         behind = [p for p in partitions if ends[p][1] > next_.get(p, 0)]
         resting = [p for p in partitions if p not in behind]
-        batch = await self._thread.run(rest, self._engine, self._topics, self._limits, next_, resting)
+        batch = await self.thread.run(rest, self._engine, self._topics, next_, resting)
         self._rest.active([*behind, *batch.offsets], self._watch.answered_s)  # an hour may end by the next rest
-        if batch.records and await self._write(batch, assignment):
-            self._observe((), batch)
+        if batch.offsets:
+            self._since_s.append(self._watch.answered_s)
+            await self._write(Writing(batch, assignment), ())
 
-    async def _write(self, batch: Batch, assignment: Assignment) -> bool:
-        """Steps 3 and 4 of a cycle. False if the partitions were lost."""
-        for _ in range(ROLL_BACKS):
-            if self._assignment is not assignment:
-                return False
-            outcome = await self._deliver(batch, assignment)  # 3
-            self._meter.count("transactions", outcome=outcome.value)
-            if outcome is Outcome.COMMITTED:
-                began_s = time.perf_counter()
-                await self._thread.run(self._engine.commit, batch.cycle)  # 4
-                batch.seconds.update(self._delivery.seconds, apply=time.perf_counter() - began_s)
-                assignment.next.update(batch.offsets)
-                return True
-            if outcome is Outcome.STALE:  # pending fetches are then acked without a decision, by the return above
-                self._lose()
-                return False
-        raise RuntimeError(f"the same transaction was rolled back {ROLL_BACKS} times")
-
-    async def _deliver(self, batch: Batch, assignment: Assignment) -> Outcome:
-        """Step 3 of a cycle. After a producer that hung or broke, its successor finds out what came of the batch."""
-        try:
-            return await self._delivery.commit(batch.records, batch.offsets, assignment.member, self._metadata)
-        except Undecided as exc:
-            log.warning("producer replaced, its transaction may be committed or not: reason=%s", exc)
-        await self._delivery.restart()
-        return await self._recovery.outcome(assignment, batch.offsets, batch.cycle.staged.times)
-
-    async def _processed(self, chunks: list[Chunk], assignment: Assignment) -> Batch | None:
+    async def _processed(self, chunks: Sequence[Chunk], assignment: Assignment) -> Batch | None:
         """Step 2 of a cycle, again until the Schema Registry answers; None if the assignment is over."""
+        expected, writing = dict(assignment.next), self._writing
+        if writing is not None:  # its transaction may fail yet: then this batch is dropped, too
+            await self._writer.put_early(writing)
+            expected |= writing.batch.offsets
         while self._assignment is assignment and not self.closed:
             try:
-                return await self._thread.run(self._process, chunks, assignment.next)
+                run, engine, codec = self.thread.run, self._engine, self._codec
+                return await run(decide, engine, codec, self._topics, chunks, expected, self._clock_ms(), self._way)
             except NoRegistry:  # nothing was changed, and the registry's client has said it
-                self._cycle_since_s = self._watch.answered_s  # waiting is no work that takes too long
+                self._since_s[-1] = self._watch.answered_s  # waiting is no work that takes too long
                 await asyncio.sleep(TICK_S)
         return None
-
-    def _process(self, chunks: list[Chunk], expected: Mapping[Partition, int]) -> Batch:
-        """Step 2 of a cycle, in the engine thread."""
-        topics, limits, now_ms = self._topics, self._limits, self._clock_ms()
-        return process(self._engine, self._codec, topics, limits, chunks, expected, now_ms, self._carrying)

@@ -12,7 +12,7 @@ import numpy as np
 
 from stream.detect.detector import Evidence
 from stream.events import Partition
-from stream.past.clicks import PAST, U16, U32, U64, Names, read, remember
+from stream.past.clicks import F32, PAST, U16, U32, U64, Names, read, remember
 from stream.sessions.ends import BEFORE, Batch, before_batch
 from stream.sessions.track import I64, SEEN, Track
 from stream.state.arena import NO_SLOT, Arena, Owner
@@ -34,6 +34,7 @@ class Remembered(NamedTuple):
     item        (n, R) uint64, hashes; 0 = no click
     event_type  (n, R) uint16, hashes
     time_ms     (n, R) int64, by the time of the partition at the user's last click and the gaps between the clicks
+    price       (n, R) float32, 0 = none
     """
 
     owners: Index
@@ -42,11 +43,12 @@ class Remembered(NamedTuple):
     item: U64
     event_type: U16
     time_ms: I64
+    price: F32
 
     def take(self, which: Index) -> "Remembered":
         """Select the users at the positions `which`."""
-        owners, after, offset, item, event_type, time_ms = self
-        more = item[which], event_type[which], time_ms[which]
+        owners, after, offset, item, event_type, time_ms, price = self
+        more = item[which], event_type[which], time_ms[which], price[which]
         return Remembered(owners[which], after[which], offset[which], *more)
 
 
@@ -123,11 +125,19 @@ class InBatch(AtRest):
     """What the users remember within a batch. The arena does not have its rows yet."""
 
     def __init__(
-        self, arena: Arena, forgetting: Forgetting, batch: Batch, track: Track, seen: Evidence, names: Names
+        self,
+        arena: Arena,
+        forgetting: Forgetting,
+        batch: Batch,
+        track: Track,
+        seen: Evidence,
+        names: Names,
+        price: F32 | None,
     ) -> None:
-        """seen, names: the decided clicks"""
+        """seen, names, price: the decided clicks"""
         super().__init__(arena, forgetting)
-        self._batch, self._track, self._seen, self._names = batch, track, seen, names
+        self._batch, self._track, self._seen = batch, track, seen
+        self._names, self._price = names, price
 
     def owner(self, found: Remembered, at: int) -> Owner:
         if found.after[at] == BEFORE:
@@ -154,16 +164,17 @@ class InBatch(AtRest):
         before = batch.before[PAST.name][users]
         rows = np.zeros(len(users), [("clicks", np.uint32), (PAST.name, before.dtype, before.shape[1:])])
         rows["clicks"] = seen.clicks_before[track.by_user[last]] + 1
-        remember(before, rows, owner, self._names.take(at), seen.gap_ms[at], seen.clicks_before[at])
+        price = None if self._price is None else self._price[at]
+        remember(before, rows, owner, self._names.take(at), price, seen.gap_ms[at], seen.clicks_before[at])
         sessions = track.after(last)
         found = Remembered(users, last, sessions.offset, *_clicks(rows[PAST.name], track.seen_ms[last]))
         stay = np.flatnonzero(batch.until()[users] > hour.click)
         return self._known(hour, found.take(stay), rows["clicks"][stay], sessions.last_ms[stay])
 
 
-def _clicks(past: U32, seen_ms: I64) -> tuple[U64, U16, I64]:
-    """item, event_type and time_ms of Remembered, of users last seen at these times (n,). past: (n, R, 3)"""
-    (item, event_type), gap_ms = read(past)
+def _clicks(past: U32, seen_ms: I64) -> tuple[U64, U16, I64, F32]:
+    """item, event_type, time_ms and price of Remembered, of users last seen at these times (n,). past: (n, R, 4)"""
+    (item, event_type), gap_ms, price = read(past)
     age_ms = np.zeros_like(gap_ms)
     np.cumsum(np.maximum(gap_ms, 0)[:, :-1], axis=1, out=age_ms[:, 1:])
-    return item, event_type, seen_ms[:, None] - age_ms
+    return item, event_type, seen_ms[:, None] - age_ms, price

@@ -1,12 +1,12 @@
-"""Processes a batch: converts chunks of messages to all records and offsets of one transaction."""
+"""Converts chunks of messages to all records and offsets of one transaction: `decide`, and then `encode_all`."""
 
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from stream.carry.messages import Moves
+from stream.carry.messages import Moves, Way
 from stream.engine import isolate
 from stream.engine.columns import Columns
 from stream.engine.engine import Cycle, Engine
@@ -49,35 +49,40 @@ class Batch:
     """A processed batch.
 
     clicks    the valid clicks
+    taken     the same as messages, and their origins
     cycle     the engine's result. It must be committed to the arena after the transaction is committed
-    records   all records of the transaction
     offsets   partition -> offset of the next message to read
+    marks     the marks of the partitions in the changelog
     refused   the messages that became dead letters
     dropped   origin of each message that the mapping leaves out -> why
+    left_out  optional field -> number of messages whose value in this field was not valid
+    chunks, rest  those whose messages are in the batch, and those that another one after it must begin with
+    sent, carried  the messages with states that leave; what became of states that came to users -> how many
+    seconds   stage of the cycle -> how long it took. `decide` and `encode_all` measure the first three
+    records   all records of the transaction. This and what follows are empty before `encode_all`
     alerts    the alerts on single users, in the order of their clicks; those on ends of sessions before that of the
               click with which they end
     system_alerts  the alerts on many users, in the order of their clicks
     triggers  of the rules for marketing, in their order
-    left_out  optional field -> number of messages whose value in this field was not valid
-    chunks, rest  those whose messages are in the batch, and those that another one after it must begin with
-    carried   what became of the states of anonymous ids that came to users -> how many
-    seconds   stage of the cycle -> how long it took. `process` measures the first three
     """
 
     clicks: Columns
+    taken: tuple[Sequence[Click], Sequence[Origin]]
     cycle: Cycle
-    records: list[Record]
     offsets: dict[Partition, int]
+    marks: list[Record]
     refused: list[Refused]
     dropped: dict[Origin, str]
-    alerts: list[Anomaly]
-    system_alerts: list[SystemAlert]
-    triggers: list[Trigger]
     left_out: Mapping[str, int]
     chunks: Sequence[Chunk] = ()
     rest: Sequence[Chunk] = ()
+    sent: Sequence[Record] = ()
     carried: Mapping[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list)
+    alerts: list[Anomaly] = field(default_factory=list)
+    system_alerts: list[SystemAlert] = field(default_factory=list)
+    triggers: list[Trigger] = field(default_factory=list)
 
 
 def engine_failed(error: Exception) -> BadClick:
@@ -85,25 +90,23 @@ def engine_failed(error: Exception) -> BadClick:
     return BadClick("engine_failed", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
 
-def process(
+def decide(
     engine: Engine,
     codec: Codec,
     topics: Topics,
-    limits: Mapping[str, int],
-    chunks: list[Chunk],
+    chunks: Sequence[Chunk],
     expected: Mapping[Partition, int],
     now_ms: int,
-    carrying: str = "",
+    way: Way | None = None,
 ) -> Batch:
     """Decode the messages of the chunks and process the clicks. Runs in the engine thread.
 
     It changes neither the arena nor Kafka, so a batch can be dropped at any time.
 
-    limits    topic -> largest size in bytes of a record's key and value together
     expected  partition -> offset at which its first chunk must begin
     now_ms    current time of the worker, ms since the epoch. Of a message that Kafka or its producer stamped later, the
               stamp is the current time, up to TRUSTED_MS ahead: else a worker whose clock is behind refuses every click
-    carrying  the worker's group, if states go from anonymous ids to users; else empty
+    way       of the states that go from anonymous ids to users; None = they stay
     Raises RuntimeError if a chunk does not begin at the end of the previous chunk of its partition.
     """
     began_s = time.perf_counter()
@@ -117,10 +120,7 @@ def process(
     dropped: dict[Origin, str] = {}
     requests = Asking(codec, clicks)
     offsets: dict[Partition, int] = {}
-    moves: Moves | None = None
-    if carrying:
-        way = carrying, topics.clicks, limits[topics.clicks]
-        moves = Moves(*way, engine.arena, engine.forgetting, codec, clicks, requests)
+    moves = None if way is None else Moves(way, engine.arena, engine.forgetting, codec, clicks, requests)
     later: list[Chunk] = []
     for number, chunk in enumerate(chunks):
         partition = chunk.partition
@@ -181,7 +181,22 @@ def process(
         )
     refused += [Refused(origins[i], codec.keep(taken[i]), MODEL_FAILED) for i in failed]
     refused += [Refused(origins[i], codec.keep(taken[i]), engine_failed(broken[i])) for i in sorted(broken)]
-    records = [Record(topics.dead_letters, *dead_letter(*each, limits[topics.dead_letters])) for each in refused]
+    marks = _marks(engine.arena, cycle.staged, offsets, topics.changelog)
+    sent = [] if moves is None else moves.sent(cycle.left)
+    carried = {} if moves is None else moves.outcomes(cycle.taken)
+    seconds = {"decode": decoded_s - began_s, "engine": stepped_s - decoded_s}
+    found = (clicks, origins), cycle, offsets, marks, refused, dropped, dict(codec.left_out)
+    return Batch(columns, *found, chunks, later, sent, carried, seconds)
+
+
+def encode_all(engine: Engine, topics: Topics, limits: Mapping[str, int], batch: Batch) -> Batch:
+    """The same batch with all records and events. It reads no state: any thread may call it while the engine works.
+
+    limits  topic -> largest size in bytes of a record's key and value together
+    """
+    began_s = time.perf_counter()
+    (clicks, origins), cycle = batch.taken, batch.cycle
+    records = [Record(topics.dead_letters, *dead_letter(*each, limits[topics.dead_letters])) for each in batch.refused]
     records += _recommendations(recommendations(engine, clicks, origins, cycle), topics.recommendations, limits)
     alerts = anomalies(engine, clicks, origins, cycle)
     records += _anomalies(alerts, topics.anomalies, limits)
@@ -193,41 +208,23 @@ def process(
     wanted = triggers(engine, clicks, cycle)
     records += _triggers(wanted, topics.triggers, limits)
     records += _hours(engine, cycle, topics.behaviour, limits)
-    records += [] if moves is None else moves.sent(cycle.left)
+    records += batch.sent
     records += _rows(cycle.staged, topics.changelog)
-    records += _marks(engine.arena, cycle.staged, offsets, topics.changelog)
-    carried = {} if moves is None else moves.outcomes(cycle.taken)
-    seconds = {"decode": decoded_s - began_s, "engine": stepped_s - decoded_s}
-    seconds["encode"] = time.perf_counter() - stepped_s
-    left_out = dict(codec.left_out)
-    read = chunks, later, carried, seconds
-    return Batch(columns, cycle, records, offsets, refused, dropped, alerts, on_many, wanted, left_out, *read)
+    records += batch.marks
+    seconds = {**batch.seconds, "encode": time.perf_counter() - began_s}
+    return replace(batch, seconds=seconds, records=records, alerts=alerts, system_alerts=on_many, triggers=wanted)
 
 
-def rest(
-    engine: Engine,
-    topics: Topics,
-    limits: Mapping[str, int],
-    expected: Mapping[Partition, int],
-    partitions: Sequence[Partition],
-) -> Batch:
+def rest(engine: Engine, topics: Topics, expected: Mapping[Partition, int], partitions: Sequence[Partition]) -> Batch:
     """End the sessions of partitions that have no clicks. Runs in the engine thread.
 
-    limits    topic -> largest size in bytes of a record's key and value together
     expected  partition -> offset at which its next chunk must begin. It stays
-    Without records, if no session was open.
+    Without offsets, if no session was open.
     """
     cycle = engine.rest(partitions)
     offsets = {partition: expected[partition] for partition in cycle.staged.times}
-    alerts = anomalies(engine, (), (), cycle)
-    records = _anomalies(alerts, topics.anomalies, limits)
-    records += _sessions(sessions(engine, (), (), cycle), topics.sessions)
-    wanted = triggers(engine, (), cycle)
-    records += _triggers(wanted, topics.triggers, limits)
-    records += _hours(engine, cycle, topics.behaviour, limits)
-    records += _rows(cycle.staged, topics.changelog)
-    records += _marks(engine.arena, cycle.staged, offsets, topics.changelog)
-    return Batch(engine.encoder.columns((), ()), cycle, records, offsets, [], {}, alerts, [], wanted, {})
+    marks = _marks(engine.arena, cycle.staged, offsets, topics.changelog)
+    return Batch(engine.encoder.columns((), ()), ((), ()), cycle, offsets, marks, [], {}, {})
 
 
 def _sessions(events: list[Session], topic: str) -> list[Record]:
