@@ -71,7 +71,7 @@ class Early(NamedTuple):
     """Rows that were put in place before Kafka has them, and what was there before.
 
     staged     the rows
-    place      owner of a changed row -> its index here
+    place      owner of a changed or removed row -> its index here
     known      (m,) whether the owner had a row
     rows       (m,) the rows; new ones of owners without a row
     newest_ms  partition -> its time
@@ -96,9 +96,10 @@ class Committed:
 
         Call `commit` for them, or `give_up`.
         """
-        arena, found = self._arena, staged.found
+        arena, owners = self._arena, [*staged.owners, *staged.swept.owners]
         with arena.lock:
-            place = {owner: i for i, owner in enumerate(staged.owners)}
+            found = arena.find(owners)
+            place = {owner: i for i, owner in enumerate(owners)}
             newest_ms = {partition: arena.newest_ms(partition) for partition in found.partitions}
             self._early = Early(staged, place, found.slots != NO_SLOT, copies(arena, found), newest_ms)
             staged.commit(arena)
