@@ -1,6 +1,8 @@
 """A batch that ends early, because a state that arrives must be the first of one: the rest is a batch of its own."""
 
 import asyncio
+import inspect
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -90,3 +92,17 @@ def test_the_rest_waits_for_what_became_of_the_first_part(model_dir: Path, outco
     assert shop.acked == [1 if refused else 3]
     assert shop.kafka.next == (0 if refused else 4)
     assert len(shop.observed) == (0 if refused else 2)
+
+
+def test_a_fetch_may_be_more_batches_than_python_can_nest(model_dir: Path) -> None:
+    """Each state but the first comes for a user who has ended in the batch."""
+    shop, times, limit = Shop(model_dir, committed), 200, sys.getrecursionlimit()
+    [_, forget, state, _] = shop.messages
+    shop.messages = [state, forget] * times
+    sys.setrecursionlimit(len(inspect.stack(0)) + times)
+    try:
+        asyncio.run(shop.decide())
+    finally:
+        sys.setrecursionlimit(limit)
+    assert shop.acked == [times]
+    assert sum(batch.carried["taken"] for batch in shop.observed) == times
