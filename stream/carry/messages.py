@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from stream.carry.arriving import Taken, readable
 from stream.carry.leaving import Left
 from stream.events import Click, Partition
@@ -22,7 +24,6 @@ from stream.kafka.delivery import Record
 from stream.kafka.fetch import Chunk
 from stream.state.arena import NO_SLOT, Arena, Owner
 from stream.state.evict import Forgetting
-from stream.state.row import Head
 from stream.wire.codec import Codec
 from stream.wire.requests import CARRIED_HEADER, Carried, carried, encode_carried, user_to_join, without_ours
 
@@ -148,25 +149,27 @@ class Moves:
             return False
         self._requests.arrives(owner, record.offset, row)
         self._users[partition].add(key)
-        self._see(partition, Head.of(row).last_ms)
         self.arrived += 1
         return True
 
     def _must_begin(self, owner: Owner) -> bool:
-        """Whether a row of this user may have ended in the batch, by a request or because the user was idle.
+        """Whether a row of this user may have ended by now, in the batch or before it, by a request or by idle time.
 
-        Then the user would have two rows in the batch, and one of them would not be in the arena.
+        Then the user would have two rows in the batch, and one of them would not be in the arena. The first message of
+        a batch begins it already.
         """
         if self._requests.about(owner):
             return True
-        if not self._clicks:
-            return False
-        least, largest = self._times.get(owner[0], (0, 0))
+        partition, key = owner
+        least, largest = self._times.get(partition, (0, 0))
+        now_ms = max(largest, self._arena.newest_ms(partition))
+        if key in self._users[partition]:
+            return self._forgetting.possible_within(now_ms - least)
         slots = self._arena.find([owner]).slots
-        if slots[0] != NO_SLOT:
-            last_ms = int(self._arena.gather(slots)["last_ms"][0])
-            least = min(least or last_ms, last_ms)
-        return self._forgetting.possible_within(max(largest, self._arena.newest_ms(owner[0])) - least)
+        if not self._clicks or slots[0] == NO_SLOT:
+            return False
+        row = self._arena.gather(slots)
+        return bool(self._forgetting.forgotten(row["clicks"], row["last_ms"], np.array([now_ms]))[0])
 
     def _note(self, partition: Partition) -> None:
         """Note the users and times of the clicks of this partition that were added."""

@@ -138,3 +138,32 @@ def test_the_event_ids_come_along_to_a_worker_whose_users_have_none(
         second.decide([second.chunk(PARTITIONS[1], 1)])
     assert sum(len(batch.cycle.decided) for batch in second.batches) == 1
     assert sum(len(batch.cycle.repeated) for batch in second.batches) == 1
+
+
+@pytest.mark.parametrize(
+    ("known", "ends_early"),
+    [
+        ([], False),
+        ([Sent("v", "v", step=-20 * 1440), Sent("v", "v")], False),
+        ([Sent("v", "v", step=-80 * 1440), Sent("v", "v")], False),
+        ([Sent("v", "v", step=-40 * 1440)], True),
+        ([Sent("v", "v", step=-95 * 1440), Sent("v", "v")], True),
+    ],
+)
+def test_a_batch_ends_early_only_for_a_user_who_has_a_row_that_is_forgotten(
+    model: Model, model_dir: Path, known: list[Sent], ends_early: bool
+) -> None:
+    """In a backlog each such batch is a transaction, so users who log in must not end it, nor a click that is late."""
+    kafka = Fragile(model, model_dir, random.Random(0))
+    kafka.kill = 0.0
+    now_ms = kafka._now_ms
+    for one in known:
+        kafka.send(one)
+        kafka.decide([kafka.chunk(PARTITIONS[1], 1)])
+    kafka._now_ms = now_ms
+    for one in (Sent("a", "a"), Sent("a", "v"), Sent("b", "b", step=-100 * 1440), Sent("b", "b", step=100 * 1440)):
+        kafka.send(one)
+    kafka.decide([kafka.chunk(PARTITIONS[0], 2)])
+    kafka.batches.clear()
+    kafka.decide([kafka.chunk(PARTITIONS[1], 3)])
+    assert [len(batch.clicks) for batch in kafka.batches] == ([2, 1] if ends_early else [3])
