@@ -116,12 +116,21 @@ class Moves:
         """The messages of the second kind for the batch. left: the rows that leave with it"""
         records: list[Record] = []
         for number, (record, user) in enumerate(self._joins):
-            ours = (CARRIED_HEADER, encode_carried(Carried(self._way.group, record.value, left.get(number))))
-            headers = [*without_ours(record.headers), ours]
-            if len(user) + sum(len(name) + len(data or b"") + 8 for name, data in headers) > self._way.most_bytes:
-                headers = [ours]
+            headers = [*without_ours(record.headers), self._header(record.value, left.get(number))]
+            if self._size(user, headers) > self._way.most_bytes:
+                headers = headers[-1:]
+            over = self._size(user, headers) - self._way.most_bytes
+            if over > 0:  # a click beyond this worker's limit, which another worker has copied: a dead letter anyway
+                headers = [self._header(record.value[: max(1, len(record.value) - over)], None)]
             records.append(Record(self._way.topic, user, None, None, max(0, record.timestamp), headers))
         return records
+
+    def _header(self, value: bytes, row: bytes | None) -> tuple[str, bytes | None]:
+        return CARRIED_HEADER, encode_carried(Carried(self._way.group, value, row))
+
+    @staticmethod
+    def _size(key: bytes, headers: Sequence[tuple[str, bytes | None]]) -> int:
+        return len(key) + sum(len(name) + len(data or b"") + 8 for name, data in headers)
 
     def outcomes(self, taken: Taken) -> dict[str, int]:
         """What became of the states that came with the batch -> how many. taken: the rows that have become a user's"""

@@ -366,6 +366,29 @@ def test_what_only_looks_like_a_message_with_a_state_is_a_dead_letter(
     assert len(kafka.batches[0].refused) == 4
 
 
+@pytest.mark.parametrize(
+    ("most_bytes", "traced", "whole"), [(60_000, True, True), (42_000, False, True), (30_000, False, False)]
+)
+def test_a_second_message_fits_its_topic(
+    model: Model, model_dir: Path, most_bytes: int, traced: bool, whole: bool
+) -> None:
+    """Kafka would refuse the transaction again and again. The headers go first; of a click that another worker has
+    copied, and that is too long for this one, the rest too."""
+    kafka = Kafka(open_engine(model, model_dir, 5, 1, 0.3), None)
+    assert kafka._way is not None
+    kafka.kill, kafka._way = 0.0, kafka._way._replace(most_bytes=most_bytes)
+    kafka.send(Sent("a", "a"))
+    value = b'{"user_id": "u", "item_id": "i1", "timestamp": %d, "x": "%s"}' % (START_MS, b"x" * 40_000)
+    kafka.append(PARTITIONS[0], b"a", value, [("trace", b"1" * 10_000), (JOIN_HEADER, b"u")])
+    kafka.decide([kafka.chunk(PARTITIONS[0], 2)])
+    [message] = kafka.logs[PARTITIONS[0]][2:]
+    assert len(message.key) + sum(len(name) + len(data) + 8 for name, data in message.headers) <= most_bytes
+    _, sent, row = msgspec.msgpack.decode(dict(message.headers)[CARRIED_HEADER])
+    assert ("trace" in dict(message.headers)) is traced
+    assert (sent == value, row is not None) == (whole, whole)
+    assert value.startswith(sent)
+
+
 def test_a_worker_without_such_a_mapping_takes_no_state(model: Model, model_dir: Path) -> None:
     """It makes dead letters of the messages: they are not for it."""
     first, _ = logged_in(model, model_dir)
