@@ -25,7 +25,7 @@ from tests.unit.worker.recovered import CLICKS_0
 NOW_MS = 1_700_000_000_000
 CLICKS, FETCHED = 24, 4
 TOPICS = Topics()
-LIMIT_S = 30
+LIMIT_S, SOON_S = 30, 5
 
 Answer = Callable[[int], Awaitable[Outcome]]
 """The number of a transaction, counted from 0 -> its outcome."""
@@ -145,9 +145,12 @@ def one_at_a_time(model_dir: Path) -> Worker:
     return worker
 
 
-def overlapping(worker: Worker) -> Callable[[], bool]:
-    """True once rows of a batch that is being written are in place."""
-    return lambda: worker.cycles._writing is not None and worker.cycles._writing.early
+async def until_overlapping(worker: Worker) -> None:
+    """Wait until rows of the batch that is being written are in place. Fails if the worker waits, too."""
+    async with asyncio.timeout(SOON_S):
+        while worker.cycles._writing is None or not worker.cycles._writing.early:
+            assert worker.cycles._arrived.is_set(), "the worker waits for the transaction, though it is behind"
+            await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize("roll_back", [False, True])
@@ -162,9 +165,7 @@ def test_overlapping_batches_write_the_same_records_in_the_same_order(
     async def answer(number: int) -> Outcome:
         nonlocal overlapped
         if number < 3:  # each of these is written while the next batch is processed
-            async with asyncio.timeout(LIMIT_S):
-                while not overlapping(worker)():
-                    await asyncio.sleep(0.001)
+            await until_overlapping(worker)
             overlapped += 1
         return Outcome.ROLLED_BACK if roll_back and number == 1 else Outcome.COMMITTED
 
@@ -186,9 +187,7 @@ def test_a_batch_on_rows_that_were_not_committed_is_dropped_and_the_rows_are_rea
 
     async def answer(number: int) -> Outcome:
         if number == 1:
-            async with asyncio.timeout(LIMIT_S):
-                while not overlapping(worker)():
-                    await asyncio.sleep(0.001)
+            await until_overlapping(worker)
             return Outcome.STALE
         return Outcome.COMMITTED
 
@@ -226,9 +225,7 @@ def test_an_answer_has_no_click_of_a_batch_that_is_being_written(
 
     async def answer(number: int) -> Outcome:
         if number < 2:
-            async with asyncio.timeout(LIMIT_S):
-                while not overlapping(worker)():
-                    await asyncio.sleep(0.001)
+            await until_overlapping(worker)
             seen.append(clicks_of_a())
         return Outcome.COMMITTED
 
@@ -273,9 +270,7 @@ def test_after_a_refused_batch_answers_are_the_rows_of_the_worker_that_decided_i
 
     async def answer(number: int) -> Outcome:
         if number == 1:
-            async with asyncio.timeout(LIMIT_S):
-                while not overlapping(worker)():
-                    await asyncio.sleep(0.001)
+            await until_overlapping(worker)
             return Outcome.STALE
         return Outcome.COMMITTED
 
