@@ -29,13 +29,12 @@ from stream.wire.requests import CARRIED_HEADER, Carried, carried, encode_carrie
 
 
 class Message(NamedTuple):
-    """The click of a message of the second kind, with the fields of aiokafka's ConsumerRecord that a worker reads."""
+    """The click of a message of the second kind, with the fields of aiokafka's ConsumerRecord that a click has."""
 
     offset: int
     timestamp: int
     key: bytes
     value: bytes
-    headers: Sequence[tuple[str, bytes | None]]
 
 
 class Asking(Protocol):
@@ -102,7 +101,7 @@ class Moves:
                 if found.row is not None and not self._arrive(chunk.partition, record, found.row):
                     self.rest = replace(chunk, begin=record.offset, lost=0, records=chunk.records[number:])
                     break
-                yield Message(record.offset, record.timestamp, record.key, found.value, without_ours(record.headers))
+                yield Message(record.offset, record.timestamp, record.key, found.value)
         self._note(chunk.partition)
 
     def split(self, chunks: Sequence[Chunk], at: int) -> tuple[list[Chunk], list[Chunk]]:

@@ -167,3 +167,22 @@ def test_a_batch_ends_early_only_for_a_user_who_has_a_row_that_is_forgotten(
     kafka.batches.clear()
     kafka.decide([kafka.chunk(PARTITIONS[1], 3)])
     assert [len(batch.clicks) for batch in kafka.batches] == ([2, 1] if ends_early else [3])
+
+
+def test_a_batch_with_two_parts_of_a_partition_knows_who_clicked_in_the_first(model: Model, model_dir: Path) -> None:
+    """There is a login in the part of the other partition between them. The user of the first part is forgotten in the
+    second, so the state that comes for the user must begin a batch."""
+    kafka = Fragile(model, model_dir, random.Random(0))
+    kafka.kill = 0.0
+    for one in (Sent("b", "b"), Sent("b", "u"), Sent("u", "u"), Sent("a", "a", step=95 * 1440)):
+        kafka.send(one)
+    kafka.decide([kafka.chunk(PARTITIONS[1], 2)])
+    kafka.send(Sent("b", "v"))
+    kafka.batches.clear()
+    first, other = kafka.chunk(PARTITIONS[0], 1), kafka.chunk(PARTITIONS[1], 1)
+    begin = kafka.next[PARTITIONS[0]]
+    kafka.next[PARTITIONS[0]] = first.end
+    second = kafka.chunk(PARTITIONS[0], 2)
+    kafka.next[PARTITIONS[0]] = begin
+    kafka.decide([first, other, second])
+    assert [(len(batch.clicks), batch.carried["taken"]) for batch in kafka.batches] == [(2, 0), (1, 1)]
