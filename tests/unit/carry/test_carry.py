@@ -315,6 +315,7 @@ def test_the_state_leaves_with_the_click_and_arrives_before_it(model: Model, mod
     """The click is decided once, where the user's clicks are."""
     first, second = logged_in(model, model_dir)
     assert first.rows()[PARTITIONS[0]] == {}
+    assert [record.timestamp for record in first.written if record.topic == TOPICS.clicks] == [START_MS]
     assert outcome(second) == (1, {"taken": 1})
     row = second.engine.arena.gather(second.engine.arena.find([(PARTITIONS[0], b"u")]).slots)
     assert row["clicks"].tolist() == [2]
