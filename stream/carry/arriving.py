@@ -67,7 +67,7 @@ def put_in_place(
     forgotten, nor a request that ends it.
 
     owners, owner  (m,) and (n,) as in Columns
-    found, rows, event_ids  (m,) before the batch; event_ids None = no row has any
+    found, rows, event_ids  (m,) before the batch; event_ids None = no row has any, and none arrives
     of_click, now_ms  as in `left`
     """
     taken: dict[Owner, np.void] = {}
@@ -86,7 +86,7 @@ def put_in_place(
         if row[SEEN][0] != CLOSED:  # the session goes on, so it is one of the time that this partition has
             row[SEEN] = max(time_ms, int(row["last_ms"][0]))
         rows[at : at + 1] = row
-        if event_ids is not None:
-            event_ids[at : at + 1] = from_bytes([one.row[size:]])
+        assert event_ids is not None
+        event_ids[at : at + 1] = from_bytes([one.row[size:]])
         taken[user] = row[0]
     return taken

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from stream.carry.arriving import Taken, readable
 from stream.carry.leaving import Left
 from stream.events import Click, Partition
@@ -22,19 +24,17 @@ from stream.kafka.delivery import Record
 from stream.kafka.fetch import Chunk
 from stream.state.arena import NO_SLOT, Arena, Owner
 from stream.state.evict import Forgetting
-from stream.state.row import Head
 from stream.wire.codec import Codec
 from stream.wire.requests import CARRIED_HEADER, Carried, carried, encode_carried, user_to_join, without_ours
 
 
 class Message(NamedTuple):
-    """The click of a message of the second kind, with the fields of aiokafka's ConsumerRecord that a worker reads."""
+    """The click of a message of the second kind, with the fields of aiokafka's ConsumerRecord that a click has."""
 
     offset: int
     timestamp: int
     key: bytes
     value: bytes
-    headers: Sequence[tuple[str, bytes | None]]
 
 
 class Asking(Protocol):
@@ -101,7 +101,7 @@ class Moves:
                 if found.row is not None and not self._arrive(chunk.partition, record, found.row):
                     self.rest = replace(chunk, begin=record.offset, lost=0, records=chunk.records[number:])
                     break
-                yield Message(record.offset, record.timestamp, record.key, found.value, without_ours(record.headers))
+                yield Message(record.offset, record.timestamp, record.key, found.value)
         self._note(chunk.partition)
 
     def split(self, chunks: Sequence[Chunk], at: int) -> tuple[list[Chunk], list[Chunk]]:
@@ -115,12 +115,21 @@ class Moves:
         """The messages of the second kind for the batch. left: the rows that leave with it"""
         records: list[Record] = []
         for number, (record, user) in enumerate(self._joins):
-            ours = (CARRIED_HEADER, encode_carried(Carried(self._way.group, record.value, left.get(number))))
-            headers = [*without_ours(record.headers), ours]
-            if len(user) + sum(len(name) + len(data or b"") + 8 for name, data in headers) > self._way.most_bytes:
-                headers = [ours]
+            headers = [*without_ours(record.headers), self._header(record.value, left.get(number))]
+            if self._size(user, headers) > self._way.most_bytes:
+                headers = headers[-1:]
+            over = self._size(user, headers) - self._way.most_bytes
+            if over > 0:  # a click beyond this worker's limit, which another worker has copied: a dead letter anyway
+                headers = [self._header(record.value[: max(1, len(record.value) - over)], None)]
             records.append(Record(self._way.topic, user, None, None, max(0, record.timestamp), headers))
         return records
+
+    def _header(self, value: bytes, row: bytes | None) -> tuple[str, bytes | None]:
+        return CARRIED_HEADER, encode_carried(Carried(self._way.group, value, row))
+
+    @staticmethod
+    def _size(key: bytes, headers: Sequence[tuple[str, bytes | None]]) -> int:
+        return len(key) + sum(len(name) + len(data or b"") + 8 for name, data in headers)
 
     def outcomes(self, taken: Taken) -> dict[str, int]:
         """What became of the states that came with the batch -> how many. taken: the rows that have become a user's"""
@@ -148,25 +157,27 @@ class Moves:
             return False
         self._requests.arrives(owner, record.offset, row)
         self._users[partition].add(key)
-        self._see(partition, Head.of(row).last_ms)
         self.arrived += 1
         return True
 
     def _must_begin(self, owner: Owner) -> bool:
-        """Whether a row of this user may have ended in the batch, by a request or because the user was idle.
+        """Whether a row of this user may have ended by now, in the batch or before it, by a request or by idle time.
 
-        Then the user would have two rows in the batch, and one of them would not be in the arena.
+        Then the user would have two rows in the batch, and one of them would not be in the arena. The first message of
+        a batch begins it already.
         """
         if self._requests.about(owner):
             return True
-        if not self._clicks:
-            return False
-        least, largest = self._times.get(owner[0], (0, 0))
+        partition, key = owner
+        least, largest = self._times.get(partition, (0, 0))
+        now_ms = max(largest, self._arena.newest_ms(partition))
+        if key in self._users[partition]:
+            return self._forgetting.possible_within(now_ms - least)
         slots = self._arena.find([owner]).slots
-        if slots[0] != NO_SLOT:
-            last_ms = int(self._arena.gather(slots)["last_ms"][0])
-            least = min(least or last_ms, last_ms)
-        return self._forgetting.possible_within(max(largest, self._arena.newest_ms(owner[0])) - least)
+        if not self._clicks or slots[0] == NO_SLOT:
+            return False
+        row = self._arena.gather(slots)
+        return bool(self._forgetting.forgotten(row["clicks"], row["last_ms"], np.array([now_ms]))[0])
 
     def _note(self, partition: Partition) -> None:
         """Note the users and times of the clicks of this partition that were added."""

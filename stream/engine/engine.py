@@ -162,7 +162,7 @@ class Engine:
         order = waves(clicks.owner)
         times = partition_times(self.arena, found, clicks.owner, clicks.time_ms)
         event_ids = None
-        if clicks.event_id is not None or self.arena.event_ids:
+        if clicks.event_id is not None or self.arena.event_ids or clicks.arriving:  # a row may bring the first ones
             event_ids = self.arena.event_ids.gather(found.slots)
         of_click, taken = found.partition[clicks.owner], NOTHING
         if clicks.life is not None:

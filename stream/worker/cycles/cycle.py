@@ -184,7 +184,9 @@ class Cycles:
                     await self._written()
                 events = self._take() if self._may_begin() else []  # 1
                 if events:
-                    await self._decide([chunk for event in events for chunk in event.value.chunks], events)
+                    chunks: Sequence[Chunk] = [chunk for event in events for chunk in event.value.chunks]
+                    while chunks := await self._decide(chunks, events):
+                        await self._written()
                     continue
                 self._arrived.clear()
                 if self._writing is None:
@@ -221,11 +223,11 @@ class Cycles:
         worth = sum(event.value.records for event in self._pending) >= BEHIND
         return worth and not writing.known and writing.assignment is self._assignment
 
-    async def _decide(self, chunks: Sequence[Chunk], events: Sequence[Any]) -> None:
+    async def _decide(self, chunks: Sequence[Chunk], events: Sequence[Any]) -> Sequence[Chunk]:
         """Step 2 of a cycle with the chunks of events, and the begin of step 3 once the batch before is written.
 
         `Writer.write` drops a batch of partitions that were lost: their new owner reads it again. So it does with one
-        on rows that were put in place early for nothing: then there is no assignment any more.
+        on rows that were put in place early for nothing: then there is no assignment any more. Returns `Batch.rest`.
         """
         self._since_s.append(self._watch.answered_s)
         assignment, batch = self._assignment, None
@@ -236,13 +238,11 @@ class Cycles:
         await self._written()
         if assignment is None or batch is None:
             self._end(events)
-            return
+            return ()
         self._writing = writing = Writing(batch, assignment)
         writing.task = asyncio.create_task(self._write(writing, () if batch.rest else events))
         writing.task.add_done_callback(lambda task: self._arrived.set())
-        if batch.rest:
-            await self._written()
-            await self._decide(batch.rest, events)
+        return batch.rest
 
     async def _write(self, writing: Writing, events: Sequence[Any]) -> None:
         """Steps 3 to 5 of a cycle."""

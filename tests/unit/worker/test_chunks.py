@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from stream.events import Partition
 from stream.kafka.changelog import POSITION_KEY, Position
 from stream.kafka.delivery import Outcome, Record
 from stream.kafka.fetch import Chunk
@@ -28,6 +29,14 @@ def test_a_chunk_of_an_older_generation_is_dropped(model_dir: Path) -> None:
     cycles = recovered(model_dir, (Position(11, 11), 11))
     record = SimpleNamespace(offset=4, key=None, value=None, timestamp=0)
     asyncio.run(decided(cycles, Chunk(CLICKS_0, 0, 4, 5, 0, [record], 0)))
+    assert cycles.positions() == {CLICKS_0: 11}
+
+
+def test_a_chunk_of_a_partition_that_is_not_recovered_is_dropped(model_dir: Path) -> None:
+    """Its rows are not there yet. It is fetched again from where the recovery ends."""
+    cycles = recovered(model_dir, (Position(11, 11), 11))
+    record = SimpleNamespace(offset=4, key=None, value=None, timestamp=0)
+    asyncio.run(decided(cycles, Chunk(Partition(CLICKS_0.topic, 1), 1, 4, 5, 0, [record], 0)))
     assert cycles.positions() == {CLICKS_0: 11}
 
 

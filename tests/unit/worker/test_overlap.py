@@ -1,6 +1,7 @@
 """A worker that is behind processes a batch while the one before is written. Nobody sees a difference but in time."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from stream.kafka.fetch import Chunk, Fetch
 from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec
-from stream.worker.cycles import cycle
+from stream.worker.cycles import cycle, writing
 from stream.worker.cycles.cycle import Cycles
 from stream.worker.served import open_engine
 from tests.unit.worker.recovered import CLICKS_0
@@ -25,7 +26,7 @@ from tests.unit.worker.recovered import CLICKS_0
 NOW_MS = 1_700_000_000_000
 CLICKS, FETCHED = 24, 4
 TOPICS = Topics()
-LIMIT_S = 30
+LIMIT_S, SOON_S = 30, 5
 
 Answer = Callable[[int], Awaitable[Outcome]]
 """The number of a transaction, counted from 0 -> its outcome."""
@@ -145,9 +146,12 @@ def one_at_a_time(model_dir: Path) -> Worker:
     return worker
 
 
-def overlapping(worker: Worker) -> Callable[[], bool]:
-    """True once rows of a batch that is being written are in place."""
-    return lambda: worker.cycles._writing is not None and worker.cycles._writing.early
+async def until_overlapping(worker: Worker) -> None:
+    """Wait until rows of the batch that is being written are in place. Fails if the worker waits, too."""
+    async with asyncio.timeout(SOON_S):
+        while worker.cycles._writing is None or not worker.cycles._writing.early:
+            assert worker.cycles._arrived.is_set(), "the worker waits for the transaction, though it is behind"
+            await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize("roll_back", [False, True])
@@ -162,9 +166,7 @@ def test_overlapping_batches_write_the_same_records_in_the_same_order(
     async def answer(number: int) -> Outcome:
         nonlocal overlapped
         if number < 3:  # each of these is written while the next batch is processed
-            async with asyncio.timeout(LIMIT_S):
-                while not overlapping(worker)():
-                    await asyncio.sleep(0.001)
+            await until_overlapping(worker)
             overlapped += 1
         return Outcome.ROLLED_BACK if roll_back and number == 1 else Outcome.COMMITTED
 
@@ -186,9 +188,7 @@ def test_a_batch_on_rows_that_were_not_committed_is_dropped_and_the_rows_are_rea
 
     async def answer(number: int) -> Outcome:
         if number == 1:
-            async with asyncio.timeout(LIMIT_S):
-                while not overlapping(worker)():
-                    await asyncio.sleep(0.001)
+            await until_overlapping(worker)
             return Outcome.STALE
         return Outcome.COMMITTED
 
@@ -226,9 +226,7 @@ def test_an_answer_has_no_click_of_a_batch_that_is_being_written(
 
     async def answer(number: int) -> Outcome:
         if number < 2:
-            async with asyncio.timeout(LIMIT_S):
-                while not overlapping(worker)():
-                    await asyncio.sleep(0.001)
+            await until_overlapping(worker)
             seen.append(clicks_of_a())
         return Outcome.COMMITTED
 
@@ -239,8 +237,9 @@ def test_an_answer_has_no_click_of_a_batch_that_is_being_written(
     assert clicks_of_a() == CLICKS // 3
 
 
-def test_few_clicks_wait_until_the_batch_before_is_written(model_dir: Path) -> None:
-    """They are then decided in one transaction: many small ones would cost more."""
+def test_few_clicks_wait_until_the_batch_before_is_written(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No longer: nobody waits for a tick. They are then decided in one transaction: many small ones would cost more."""
+    monkeypatch.setattr(cycle, "TICK_S", 3600.0)
     pooled: list[int] = []
 
     async def answer(number: int) -> Outcome:
@@ -273,9 +272,7 @@ def test_after_a_refused_batch_answers_are_the_rows_of_the_worker_that_decided_i
 
     async def answer(number: int) -> Outcome:
         if number == 1:
-            async with asyncio.timeout(LIMIT_S):
-                while not overlapping(worker)():
-                    await asyncio.sleep(0.001)
+            await until_overlapping(worker)
             return Outcome.STALE
         return Outcome.COMMITTED
 
@@ -385,3 +382,50 @@ def test_rows_that_are_being_put_in_place_are_not_put_there_early_too(
 
     asyncio.run(decide())
     assert [step for step, _ in steps] == ["commit"] * (CLICKS // FETCHED)
+
+
+def test_nothing_goes_on_from_a_batch_whose_assignment_is_over(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rebalance comes while a batch is processed, and gives the partition back before its records are made: they
+    will not be written, so the batches of the new assignment begin without its rows."""
+    monkeypatch.setattr(cycle, "BEHIND", 1)
+    worker = Worker(model_dir)
+    process, encode = worker.engine.process, writing.encode_all
+    processing, processed, encoded = threading.Event(), threading.Event(), threading.Event()
+
+    def slow_process(*arguments: Any) -> Any:
+        processing.set()
+        processed.wait(LIMIT_S)
+        return process(*arguments)
+
+    def slow_encode(*arguments: Any) -> Any:
+        encoded.wait(LIMIT_S)
+        return encode(*arguments)
+
+    monkeypatch.setattr(worker.engine, "process", slow_process)
+    monkeypatch.setattr(writing, "encode_all", slow_encode)
+
+    async def rebalance() -> None:
+        await worker.take_over(1)
+        worker.offer(0)
+        running = asyncio.create_task(worker.cycles.run())
+        assert await asyncio.to_thread(processing.wait, LIMIT_S)
+        worker.cycles.release()
+        taking_over = asyncio.create_task(worker.take_over(2))
+        await asyncio.sleep(0)
+        processed.set()
+        await taking_over
+        for begin in range(0, CLICKS, FETCHED):
+            worker.offer(begin, generation=2)
+        for _ in range(20):  # turns of the event loop, in which a cycle would begin
+            await asyncio.sleep(0)
+        encoded.set()
+        async with asyncio.timeout(LIMIT_S):
+            while len(worker.acked) <= CLICKS // FETCHED and not running.done():
+                await asyncio.sleep(0.001)
+        await worker.close()
+        await running
+
+    asyncio.run(rebalance())
+    assert worker.kafka.written == one_at_a_time(model_dir).kafka.written

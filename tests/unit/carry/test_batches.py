@@ -1,0 +1,188 @@
+"""What becomes of states on their way does not depend on the batches, whatever else is among the clicks: event ids,
+requests about users, and clicks on which the engine fails."""
+
+import random
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from stream.engine.columns import Columns
+from stream.engine.engine import Engine
+from stream.model.runtime import Model, load_model
+from stream.wire.requests import FORGET_HEADER, JOIN_HEADER, QUIET_HEADER
+from stream.worker.served import open_engine
+from tests.unit.carry.test_carry import HOME, MINUTE_MS, PARTITIONS, TOPICS, Kafka
+
+BREAKS = "i5"
+"""The engine fails on clicks on this item."""
+
+QUIET_DAYS = 2
+
+
+class Sent(NamedTuple):
+    """A message of the copies' topic.
+
+    key       whose messages it is among
+    what      the user of a click, who may be the key; or a request about the key, "forget" or "quiet"
+    step      minutes since the message before it
+    event_id  of the click
+    """
+
+    key: str
+    what: str
+    item: str = "i1"
+    step: int = 0
+    event_id: str | None = None
+
+
+@pytest.fixture(scope="module")
+def model(model_dir: Path) -> Model:
+    return load_model(model_dir, "cpu")
+
+
+class Fragile(Kafka):
+    """As Kafka, but its engine fails on some clicks."""
+
+    def __init__(self, model: Model, model_dir: Path, rng: random.Random) -> None:
+        def new() -> Engine:
+            engine = open_engine(model, model_dir, 5, 1, 0.3)
+            process, broken = engine.process, model.index[BREAKS]
+
+            def fails(clicks: Columns, now_ms: int) -> Any:
+                if (clicks.item == broken).any():
+                    raise FloatingPointError("a click breaks the engine")
+                return process(clicks, now_ms)
+
+            engine.process = fails  # type: ignore[method-assign]
+            return engine
+
+        super().__init__(new(), new, rng=rng)
+
+    def send(self, one: Sent) -> None:  # type: ignore[override]
+        self._now_ms += one.step * MINUTE_MS
+        user = one.key if one.what in ("forget", "quiet") else one.what
+        click = {"user_id": user, "item_id": one.item, "timestamp": self._now_ms}
+        value: bytes | None = msgspec.json.encode(click | ({"event_id": one.event_id} if one.event_id else {}))
+        headers: list[tuple[str, bytes]] = []
+        if one.what == "forget":
+            value, headers = None, [(FORGET_HEADER, b"")]
+        elif one.what == "quiet":
+            until_ms = self._now_ms + QUIET_DAYS * 1440 * MINUTE_MS
+            value, headers = None, [(QUIET_HEADER, msgspec.json.encode({"until_ms": until_ms}))]
+        elif one.what != one.key:
+            headers = [(JOIN_HEADER, one.what.encode())]
+        self.append(PARTITIONS[HOME[one.key]], one.key.encode(), value, headers)
+
+
+MESSAGES = st.lists(
+    st.builds(
+        Sent,
+        key=st.sampled_from(["a", "a", "a", "b", "u", "v"]),
+        what=st.sampled_from(["key", "key", "key", "u", "u", "v", "forget", "quiet"]),
+        item=st.sampled_from(["i1", "i2", "i3", BREAKS]),
+        step=st.sampled_from([0, 1, 5, 31, 40 * 1440]),
+        event_id=st.sampled_from([None, None, "e1", "e2"]),
+    ).map(
+        lambda one: one._replace(what=one.key) if one.what == "key" or (one.key in "uv" and one.what in "uv") else one
+    ),
+    max_size=24,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(sent=MESSAGES, most=st.sampled_from([3, 100]), seed=st.integers(0, 2**16))
+@example([Sent("a", "a", event_id="e1"), Sent("a", "v", step=1), Sent("v", "v", event_id="e1")], 100, 0)
+@example([Sent("a", "a"), Sent("a", "a", BREAKS), Sent("a", "u", BREAKS), Sent("u", "u")], 100, 0)
+@example([Sent("a", "a"), Sent("u", "quiet"), Sent("a", "u"), Sent("u", "quiet"), Sent("u", "u")], 100, 0)
+def test_states_on_their_way_do_not_depend_on_the_batches(
+    model: Model, model_dir: Path, sent: list[Sent], most: int, seed: int
+) -> None:
+    """A second worker reads the same messages one by one, and writes the same, also the states on their way."""
+    rng = random.Random(seed)
+    first, second = Fragile(model, model_dir, rng), Fragile(model, model_dir, rng)
+    for one in sent:
+        first.send(one)
+        if rng.random() < 0.3:
+            first.decide([first.chunk(partition, rng.randint(1, most)) for partition in PARTITIONS])
+    first.drain(most)
+    second.logs = first.logs
+    second.drain(1, sends=False)
+    topics = TOPICS.recommendations, TOPICS.anomalies, TOPICS.sessions, TOPICS.dead_letters
+    assert second.events(*topics) == first.events(*topics)
+    sent_on = [[(r.key, r.headers) for r in one.written if r.topic == TOPICS.clicks] for one in (first, second)]
+    assert sorted(sent_on[0]) == sorted(sent_on[1])
+    assert second.rows() == first.rows()
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_the_event_ids_come_along_to_a_worker_whose_users_have_none(
+    model: Model, model_dir: Path, batches: int
+) -> None:
+    """A click that the producer sends again after the login is a repeat there, in the batch of the state and later."""
+    first, second = (Fragile(model, model_dir, random.Random(0)) for _ in range(2))
+    first.kill = second.kill = 0.0
+    for one in (Sent("a", "a", event_id="e1"), Sent("a", "v", step=1)):
+        first.send(one)
+    first.decide([first.chunk(PARTITIONS[0], 2)])
+    second.logs = first.logs
+    again = Sent("v", "v", event_id="e1", step=2)
+    if batches == 1:
+        second.send(again)
+    second.decide([second.chunk(PARTITIONS[1], 2)])
+    if batches == 2:
+        second.send(again)
+        second.decide([second.chunk(PARTITIONS[1], 1)])
+    assert sum(len(batch.cycle.decided) for batch in second.batches) == 1
+    assert sum(len(batch.cycle.repeated) for batch in second.batches) == 1
+
+
+@pytest.mark.parametrize(
+    ("known", "ends_early"),
+    [
+        ([], False),
+        ([Sent("v", "v", step=-20 * 1440), Sent("v", "v")], False),
+        ([Sent("v", "v", step=-80 * 1440), Sent("v", "v")], False),
+        ([Sent("v", "v", step=-40 * 1440)], True),
+        ([Sent("v", "v", step=-95 * 1440), Sent("v", "v")], True),
+    ],
+)
+def test_a_batch_ends_early_only_for_a_user_who_has_a_row_that_is_forgotten(
+    model: Model, model_dir: Path, known: list[Sent], ends_early: bool
+) -> None:
+    """In a backlog each such batch is a transaction, so users who log in must not end it, nor a click that is late."""
+    kafka = Fragile(model, model_dir, random.Random(0))
+    kafka.kill = 0.0
+    now_ms = kafka._now_ms
+    for one in known:
+        kafka.send(one)
+        kafka.decide([kafka.chunk(PARTITIONS[1], 1)])
+    kafka._now_ms = now_ms
+    for one in (Sent("a", "a"), Sent("a", "v"), Sent("b", "b", step=-100 * 1440), Sent("b", "b", step=100 * 1440)):
+        kafka.send(one)
+    kafka.decide([kafka.chunk(PARTITIONS[0], 2)])
+    kafka.batches.clear()
+    kafka.decide([kafka.chunk(PARTITIONS[1], 3)])
+    assert [len(batch.clicks) for batch in kafka.batches] == ([2, 1] if ends_early else [3])
+
+
+def test_a_batch_with_two_parts_of_a_partition_knows_who_clicked_in_the_first(model: Model, model_dir: Path) -> None:
+    """There is a login in the part of the other partition between them. The user of the first part is forgotten in the
+    second, so the state that comes for the user must begin a batch."""
+    kafka = Fragile(model, model_dir, random.Random(0))
+    kafka.kill = 0.0
+    for one in (Sent("b", "b"), Sent("b", "u"), Sent("u", "u"), Sent("a", "a", step=95 * 1440)):
+        kafka.send(one)
+    kafka.decide([kafka.chunk(PARTITIONS[1], 2)])
+    kafka.send(Sent("b", "v"))
+    kafka.batches.clear()
+    first, other = kafka.chunk(PARTITIONS[0], 1), kafka.chunk(PARTITIONS[1], 1)
+    begin = kafka.next[PARTITIONS[0]]
+    kafka.next[PARTITIONS[0]] = first.end
+    second = kafka.chunk(PARTITIONS[0], 2)
+    kafka.next[PARTITIONS[0]] = begin
+    kafka.decide([first, other, second])
+    assert [(len(batch.clicks), batch.carried["taken"]) for batch in kafka.batches] == [(2, 0), (1, 1)]
