@@ -243,6 +243,8 @@ class Session(Struct, frozen=True, gc=False, omit_defaults=True):
     path_cut        closed: number of omitted runs before the last one
     reached_ms      closed: event type -> time from `started` to the earliest click of it, at least 0
     items           closed: number of different items; estimated if there are more than 16 clicks
+    categories      closed, and only if a click has a category: number of different ones; estimated if there are more
+                    than five
     value           closed, and only if above 0: sum of price times quantity over the purchases
     alerts          closed: number of its clicks with an alert that opened an episode
     """
@@ -266,6 +268,7 @@ class Session(Struct, frozen=True, gc=False, omit_defaults=True):
     path_cut: int = 0
     reached_ms: dict[str, int] | None = None
     items: int | None = None
+    categories: int | None = None
     value: float | None = None
     alerts: int = 0
 

@@ -317,7 +317,8 @@ class Oracle:
         fields += [("session_revision", "<i4"), ("session_types", "<i4", len(self.manifest["event_types"]) + 1)]
         fields += [("session_path_types", "<u2", 12), ("session_path_clicks", "<u2", 12), ("session_runs", "<i4")]
         fields += [("session_reached_ms", "<i4", len(self.manifest["event_types"]) + 1), ("session_items", "<i4")]
-        fields += [("session_item_bits", "<u8", 2), ("session_value", "<f8"), ("session_alerts", "<i4")]
+        fields += [("session_item_bits", "<u8", 2), ("session_categories", "<u8")]
+        fields += [("session_value", "<f8"), ("session_alerts", "<i4")]
         if self._alerts.scores_ends:
             fields += [("session_vector", "<u8"), ("end_episode", "<i8"), ("session_peak", "<f4")]
             fields += [("end_nats", "<f4"), ("session_item", "<i4")]

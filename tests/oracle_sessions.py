@@ -21,6 +21,7 @@ class Clicked:
     time_ms: int
     item: str
     parts: int
+    category: str | None = None
     opens: bool = False
 
 
@@ -76,6 +77,26 @@ class Session:
         return round(128 * math.log(128 / max(1, 128 - len(self.bits))))
 
     @property
+    def category_hashes(self) -> list[int]:
+        named = {one.category for one in self.made if one.category is not None}
+        return sorted({1 + xxhash.xxh3_64_intdigest(name.encode()) % 4095 for name in named})
+
+    @property
+    def categories(self) -> int:
+        """Of up to five, the number is that of the names: the tests have none with the same hash."""
+        if len(self.category_hashes) <= 5:
+            return len({one.category for one in self.made} - {None})
+        bits = len({number % 63 for number in self.category_hashes})
+        return max(6, round(63 * math.log(63 / max(1, 63 - bits))))
+
+    @property
+    def category_bits(self) -> int:
+        """All hashes, if there are at most five; else one bit for each, and the highest one."""
+        if len(self.category_hashes) <= 5:
+            return sum(number << 12 * at for at, number in enumerate(self.category_hashes))
+        return sum(1 << bit for bit in {63, *(number % 63 for number in self.category_hashes)})
+
+    @property
     def parts(self) -> int:
         return min(2**53, sum(one.parts for one in self.made))
 
@@ -91,6 +112,7 @@ class Session:
             "session_reached_ms": self.reached_ms,
             "session_items": len({one.item for one in self.made[:16]}),
             "session_item_bits": [sum(1 << bit - low for bit in self.bits if 0 <= bit - low < 64) for low in (0, 64)],
+            "session_categories": self.category_bits,
             "session_value": float(self.parts),
             "session_alerts": sum(one.opens for one in self.made),
         }
@@ -140,7 +162,7 @@ class Sessions:
         one.types[event_type] += 1
         paid = click.get("price", 0) if click["event_type"] == self._bought else 0
         parts = round(min(paid * click.get("quantity", 1), 2**53) * 10_000)
-        one.made.append(Clicked(event_type, time_ms, click["item_id"], parts))
+        one.made.append(Clicked(event_type, time_ms, click["item_id"], parts, click.get("category")))
         one.last_ms, one.seen_ms = max(one.last_ms, time_ms), now_ms
         if starts:
             self._tell(user, "opened", time_ms)
@@ -178,7 +200,7 @@ class Sessions:
             "reached_ms": {name: at for name, n, at in zip(self._types, one.types, one.reached_ms, strict=False) if n},
             "items": one.items,
         }
-        more = {"path_cut": len(one.runs) - len(one.path), "value": one.parts / 10_000}
+        more = {"path_cut": len(one.runs) - len(one.path), "categories": one.categories, "value": one.parts / 10_000}
         more["alerts"] = sum(click.opens for click in one.made)
         return found | {name: n for name, n in more.items() if n}
 

@@ -3,8 +3,8 @@
 A tenth of the messages is not a valid click; the generator knows the reason that the dead letter must have
 (docs/events.md). The times of the clicks are ten minutes apart on average and jump back now and then, so some
 users are forgotten within a run, and hundreds of hours are over. Now and then a bot clicks one item a dozen
-times, so that there are alerts. Some clicks give or take the user's consent, most have a price, and the workers
-have rules for triggers of each kind. The same seed gives the same messages; only the speed of sending differs.
+times, so that there are alerts. Some clicks give or take the user's consent, most have a price and a category, and the
+workers have rules for triggers of each kind. The same seed gives the same messages; only the speed of sending differs.
 """
 
 import json
@@ -99,6 +99,8 @@ def messages(seed: int) -> Iterator[Sent]:
             click["consent"] = n % 5 > 0
         if n % 4:
             click["price"] = (29.9, 24.95, 19.9)[n // 100 % 3]
+        if n % 5:
+            click["category"] = f"c{n % 11}"
         if rng.random() < BAD_SHARE:
             yield bad(rng, n, click)
         else:

@@ -21,6 +21,7 @@ from stream.lists.rules import NO_CATEGORY
 from stream.model.runtime import I64, Model
 from stream.past.clicks import F32, PAST, Names, item_hashes, new_items, type_hashes
 from stream.population.quiet import NOT_ASKED, Asked
+from stream.sessions.categories import U16, category_hashes
 from stream.sessions.summary import Clicks
 from stream.sessions.track import Track
 from stream.settings import Rules, words
@@ -57,6 +58,7 @@ class Columns:
     requests    the requests to forget users
     asked       the requests for quiet among these clicks; None if there is none
     consent     (n,) uint8, the consent in each click, one of the values of triggers.memory; None if no click has one
+    category_hash  (n,) uint16, hash of the category in each click, 0 = none; None if no click has one
     value       (n,) float64, price times quantity of each purchase, 0 = none; None if no click has a value
     leaving, arriving  the rows that do between these clicks
     price       (n,) float32, the price in each click, 0 = none; None if no click has one
@@ -76,6 +78,7 @@ class Columns:
     requests: Requests = field(default_factory=dict)
     asked: Asked | None = None
     consent: U8 | None = None
+    category_hash: U16 | None = None
     value: F64 | None = None
     leaving: Sequence[Leaving] = ()
     arriving: Sequence[Arriving] = ()
@@ -123,6 +126,7 @@ class Columns:
             {user: which.searchsorted(at).tolist() for user, at in self.requests.items()},
             None if self.asked is None else self.asked.take(which, users),
             None if self.consent is None else self.consent[which],
+            None if self.category_hash is None else self.category_hash[which],
             None if self.value is None else self.value[which],
             [one._replace(before=int(which.searchsorted(one.before))) for one in self.leaving],
             arriving,
@@ -152,6 +156,7 @@ class Encoder:
         owner, owners = _owners(clicks, origins)
         split = lives(owner, owners, requests) if requests else Lives(owner, owners, None, {}, None)
         items, event_types = [click.item_id for click in clicks], [click.event_type for click in clicks]
+        categories = [click.category for click in clicks]
         return Columns(
             owners=split.owners,
             owner=split.owner,
@@ -160,13 +165,14 @@ class Encoder:
             item=self.items(items),
             event_type=self.event_types(event_types),
             hold=self.holds(event_types),
-            category=self.categories([click.category for click in clicks]),
+            category=self.categories(categories),
             event_id=hashed_ids([click.event_id for click in clicks]),
             life=split.life,
             requests=split.requests,
             asked=split.asked,
             names=Names(item_hashes(items), type_hashes(event_types)),
             consent=_consents(clicks),
+            category_hash=category_hashes(categories),
             value=_values(clicks, event_types, self._purchase),
             leaving=split.leaving,
             arriving=split.arriving,
@@ -201,8 +207,9 @@ def summed(track: Track, seen: Evidence, its: Columns, verdicts: Verdicts, befor
     new = new_items(before[PAST.name], track.owner, track.first, item, track.in_session - 1)
     opens = np.zeros(len(order), np.bool_)
     opens[verdicts.alerted] = [rule.episode for rule in verdicts.rules] == seen.offset[verdicts.alerted]
+    category = None if its.category_hash is None else its.category_hash[order]
     value = None if its.value is None else its.value[order]
-    return Clicks(seen.event_type[order], seen.time_ms[order], item, new, value, opens[order])
+    return Clicks(seen.event_type[order], seen.time_ms[order], item, new, category, value, opens[order])
 
 
 def _indices(index: Mapping[Any, int], names: Sequence[Any], unknown: int, dtype: type[T]) -> npt.NDArray[T]:

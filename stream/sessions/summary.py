@@ -1,9 +1,10 @@
 """Keeps what a session was, in constant size in the user's row: its path, when each event type came, how many different
-items it had, what it was worth, and the alerts that began in it.
+items and categories it had, what it was worth, and the alerts that began in it.
 
-    path    runs of clicks with one event type, in the order of the clicks: the first LEADING runs, and the last one
-    items   counted exactly in up to RECENT_ITEMS clicks; in more clicks by linear counting of item hashes in BITS bits
-    value   price times quantity, as a whole number of parts of UNIT, so that a sum does not depend on its order
+    path        runs of clicks with one event type, in the order of the clicks: the first LEADING runs, and the last one
+    items       counted exactly in up to RECENT_ITEMS clicks; in more by linear counting of item hashes in BITS bits
+    categories  as in sessions.categories
+    value       price times quantity, as a whole number of parts of UNIT, so that a sum does not depend on its order
 
 The rule that must not break: a summary depends only on the clicks of the session and their order, never on the batch.
 
@@ -22,12 +23,10 @@ from stream.detect.tail import F64, I32, I64
 from stream.detect.windows import Bools
 from stream.events import Run
 from stream.manifest import Tensor
+from stream.sessions.categories import U16, U64, category_counts, with_categories
 from stream.settings import RECENT_ITEMS
 from stream.state.row import Index, Rows
 from stream.wire.output import Summed
-
-U16 = npt.NDArray[np.uint16]
-U64 = npt.NDArray[np.uint64]
 
 RUNS = 12
 LEADING = RUNS - 1
@@ -56,6 +55,7 @@ NAMES = (
     "session_reached_ms",
     "session_items",
     "session_item_bits",
+    "session_categories",
     "session_value",
     "session_alerts",
 )
@@ -64,8 +64,8 @@ NAMES = (
 
 def summary_fields(event_types: int) -> tuple[Tensor, ...]:
     """The fields of a row. event_types: number of those that the model knows"""
-    kinds = ("uint16", "uint16", "int32", "int32", "int32", "uint64", "float64", "int32")
-    shapes = ((RUNS,), (RUNS,), (), (event_types + 1,), (), (BITS // 64,), (), ())
+    kinds = ("uint16", "uint16", "int32", "int32", "int32", "uint64", "uint64", "float64", "int32")
+    shapes = ((RUNS,), (RUNS,), (), (event_types + 1,), (), (BITS // 64,), (), (), ())
     return tuple(map(Tensor, NAMES, shapes, kinds))
 
 
@@ -79,6 +79,7 @@ class Summary(NamedTuple):
                  none, and for a late click that is before the first one
     items        (n,) int32, different items of the first RECENT_ITEMS clicks
     item_bits    (n, BITS / 64) uint64, the bits of the items of all clicks
+    categories   (n,) uint64, the categories of all clicks
     value        (n,) float64, in parts of UNIT
     alerts       (n,) int32, alerts on clicks that opened an episode
     """
@@ -89,6 +90,7 @@ class Summary(NamedTuple):
     reached_ms: I32
     items: I32
     item_bits: U64
+    categories: U64
     value: F64
     alerts: I32
 
@@ -130,8 +132,9 @@ class Summary(NamedTuple):
             for kinds, counts, runs in rows
         ]
         cut = np.maximum(self.runs - RUNS, 0).tolist()
+        categories = [count or None for count in category_counts(self.categories).tolist()]
         value = [parts / UNIT if parts else None for parts in self.value.tolist()]
-        return list(zip(paths, cut, reached, items.tolist(), value, self.alerts.tolist(), strict=True))
+        return list(zip(paths, cut, reached, items.tolist(), categories, value, self.alerts.tolist(), strict=True))
 
 
 class Clicks(NamedTuple):
@@ -140,6 +143,7 @@ class Clicks(NamedTuple):
     event_type, time_ms  int64, as in Evidence
     item    uint64, hash of the item
     new     bool, the click is one of the first RECENT_ITEMS of the session, and its item is new there
+    category  uint16, hash of the category, 0 = none; None if no click has one
     value   float64, what a purchase is worth, in the currency of its price; None if no click has a value
     opens   bool, the click raises an alert that opens an episode
     """
@@ -148,6 +152,7 @@ class Clicks(NamedTuple):
     time_ms: I64
     item: U64
     new: Bools
+    category: U16 | None
     value: F64 | None
     opens: Bools
 
@@ -187,6 +192,8 @@ class Running:
             of_word = mask * (bit >> 6 == word)
             found.item_bits[:, word] |= np.bitwise_or.reduceat(of_word, starts)
         found.items[:] += self._new[clicks + 1] - self._new[begin]
+        if its.category is not None:
+            found.categories[:] = with_categories(found.categories, row, its.category[at])
         if its.value is not None:
             paid = np.flatnonzero(its.value[at])
             worth = np.minimum(its.value[at[paid]], LARGEST_VALUE)  # its product with UNIT cannot overflow

@@ -30,7 +30,7 @@ Foreseen = tuple[dict[str, float] | None, float | None, float | None, float | No
 NOT_FORESEEN: Foreseen = (None, None, None, None)
 
 
-Summed = tuple[list[Run], int, dict[str, int], int, float | None, int]
+Summed = tuple[list[Run], int, dict[str, int], int, int | None, float | None, int]
 """What a session was: the fields of a Session from `path` on."""
 
 
@@ -256,6 +256,7 @@ def closed_sessions(
             path_cut=cut,
             reached_ms=reached_ms,
             items=items or None,
+            categories=categories,
             value=value,
             alerts=alerts,
         )
@@ -264,6 +265,7 @@ def closed_sessions(
             cut,
             reached_ms,
             items,
+            categories,
             value,
             alerts,
         ), first, start, last, times, unknown, clicks, counts in zip(

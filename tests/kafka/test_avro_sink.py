@@ -75,7 +75,7 @@ AHEAD = dict.fromkeys(("next", "leaves", "returns_7d", "intent"))
 MISSING = {"propensities": None, "explored": None, "items_cut": 0, "superseded_by": None, **AHEAD}
 MISSING_OF_ALERT = {"expected_cut": 0, "part_of": None}
 AHEAD_OF_SESSION = dict.fromkeys(("intent_first", "intent_highest", "intent_last", "returns_7d"))
-SUMMARY = {"path": None, "path_cut": 0, "reached_ms": None, "items": None, "value": None, "alerts": 0}
+SUMMARY = dict.fromkeys(("path", "reached_ms", "items", "categories", "value")) | {"path_cut": 0, "alerts": 0}
 MISSING_OF_SESSION = {"revision": 0, "unknown_events": 0, "p_value": None, **AHEAD_OF_SESSION, **SUMMARY}
 
 

@@ -83,7 +83,7 @@ SYSTEM_ALERT: dict[str, Any] = {
 SESSION: dict[str, Any] = {
     "id": "c-0-1", "user_id": "u", "phase": "closed", "timestamp": 3, "started": 1, "clicks": 2,
     "events": {"view": 2}, "model": "m/1", "path": [{"event_type": "view", "clicks": 2}], "reached_ms": {"view": 0},
-    "items": 1,
+    "items": 1, "categories": 1,
 }  # fmt: skip
 TRIGGER: dict[str, Any] = {
     "id": "c-0-1:cart", "user_id": "u", "rule": "cart", "kind": "after", "timestamp": 1, "group": "treated",

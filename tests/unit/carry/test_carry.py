@@ -78,6 +78,8 @@ class Kafka:
         """A message as the re-keying writes it."""
         self._now_ms += one.step * MINUTE_MS
         click = {"user_id": one.user, "item_id": one.item, "timestamp": round(self._now_ms - one.late * MINUTE_MS)}
+        if one.item != "i1":
+            click["category"] = f"of {one.item}"
         value, headers = (
             msgspec.json.encode(click | ({"consent": True} if one.item == "i2" and self.engine.triggers.rules else {})),
             [],

@@ -31,6 +31,7 @@ def test_decisions_alerts_and_rows_are_those_of_a_plain_loop(
             1_700_000_000_000 + n * DAY_MS // 5 + rng.randrange(-DAY_MS, DAY_MS),
             rng.choice(["view", "view", "cart", "purchase", "wish"]),
             price=[None, 19.9, 0.0, 5, 1e300][n % 5] if n % 400 > 100 else None,
+            category=[None, "shoes", "hats", "gloves"][n % 4] if n % 300 > 50 else None,
         )
         for n in range(1_200)
     ]

@@ -40,12 +40,13 @@ class Sent(NamedTuple):
     item: str = "i1"
     price: float | None = None
     quantity: float | None = None
+    category: str | None = None
 
     @property
     def click(self) -> Click:
         at_ms = START_MS + int(self.second * 1000)
-        bought = {"price": self.price, "quantity": self.quantity}
-        return Click(self.user, self.item, at_ms, self.event_type, event_id=self.event_id, **bought)
+        more = {"price": self.price, "quantity": self.quantity, "category": self.category}
+        return Click(self.user, self.item, at_ms, self.event_type, event_id=self.event_id, **more)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,7 @@ SENT = st.builds(
     item=st.sampled_from(["i1", "i2", "new"]),
     price=st.none() | st.sampled_from([0.0, 19.99, 1e300]),
     quantity=st.none() | st.sampled_from([0.0, 3.0, 1e300]),
+    category=st.none() | st.sampled_from(["shoes", "boots", "Schuhe/Größe 40"]),
 )
 IN_ONE_SESSION = st.builds(
     Sent,
@@ -94,6 +96,7 @@ IN_ONE_SESSION = st.builds(
     item=st.integers(0, 30).map("item {}".format),
     price=st.none() | st.floats(0, 1e6),
     quantity=st.none() | st.floats(0, 100),
+    category=st.none() | st.integers(0, 12).map("category {}".format),
 )
 
 
@@ -268,6 +271,35 @@ def test_many_items_of_a_session_are_estimated(model: Model, model_dir: Path) ->
     assert abs(found["many"] - 200) <= 3 * 0.08 * 200
 
 
+VISITED = ["shoes", None, "boots", "shoes", "hats", None]
+
+
+@pytest.mark.parametrize("largest", [1, 2, 100])
+@pytest.mark.parametrize("end", ["next click", "time", "rest"])
+def test_the_categories_of_a_session_are_counted(model: Model, model_dir: Path, end: str, largest: int) -> None:
+    """Those of its own clicks, each once, however it ends and in any batches. A click without a category counts for
+    none. A late click adds its own: the session ends again, and has one category more."""
+    engine = new_engine(model, model_dir)
+    sent = [Sent(0, "a", n, category=name) for n, name in enumerate(VISITED)]
+    sent += [Sent(0, "none", 30.0)] if end == "rest" else [Sent(0, "none", 30.0), Sent(0, "clock", 1900.0)]
+    if end == "next click":
+        sent[-1] = Sent(0, "a", 1806.0, category="gloves")
+    numbered, found = list(enumerate(sent)), list[Event]()
+    for start in range(0, len(sent), largest):
+        found += events(engine, numbered[start : start + largest])
+    if end == "rest":
+        cycle = engine.rest([Partition("clicks", 0)])
+        found += written(engine, [], [], cycle)
+        engine.commit(cycle)
+    of_a, of_none = ([one for one in found if one["user_id"] == name] for name in ("a", "none"))
+    assert [one.get("categories") for one in of_a] == [None, 3, *([None] if end == "next click" else [])]
+    assert [one.get("categories") for one in of_none] == [None] * len(of_none)
+    if end != "next click":
+        late = Sent(0, "a", 3.0, category="gloves"), Sent(0, "clock", 20_000.0)
+        again = [one for one in events(engine, list(enumerate(late, len(sent)))) if one["user_id"] == "a"]
+        assert [(one["revision"], one["categories"]) for one in again] == [(1, 4)]
+
+
 def test_a_run_of_very_many_clicks_is_cut(model: Model, model_dir: Path) -> None:
     """Over several batches, so that the number in the row does not begin again at 0."""
     engine = new_engine(model, model_dir)
@@ -277,7 +309,7 @@ def test_a_run_of_very_many_clicks_is_cut(model: Model, model_dir: Path) -> None
     before = {name: rows[name] for name in rows.dtype.names or ()}
     for _ in range(3):
         zeros, same = np.zeros(3, np.int64), np.zeros(3, np.uint64)
-        clicks = Clicks(zeros, zeros, same, same > 0, None, same > 0)
+        clicks = Clicks(zeros, zeros, same, same > 0, None, None, same > 0)
         running = Running(clicks, np.zeros(3, np.intp), np.ones(3, np.bool_), np.zeros(3, np.intp), before)
         found = running.after(np.array([2]), np.zeros(1, np.int64))
         (count, *others), runs = found.path_clicks[0].tolist(), found.runs.tolist()
