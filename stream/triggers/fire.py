@@ -34,11 +34,11 @@ from stream.triggers.away import away, away_at_rest
 from stream.triggers.hourly.prices import PriceDrops
 from stream.triggers.hourly.remembered import AtRest, Hour, InBatch, hours_at_rest, hours_of
 from stream.triggers.hourly.shares import Shelves, Trending
-from stream.triggers.hourly.windows import Drop, Items, Look, Trend
+from stream.triggers.hourly.windows import Drop, Items, Trend
 from stream.triggers.memory import GIVEN, U8, Times, remember, write_consent
 from stream.triggers.moment import BatchMoments, Life, Moments
 from stream.triggers.returns import returns
-from stream.triggers.rules import ABANDONED, AFTER, AWAY, CATEGORY, HOUR_MS, HOURLY, TRENDING, Rule
+from stream.triggers.rules import ABANDONED, AFTER, AWAY, CATEGORY, HOURLY, TRENDING, Rule
 
 
 class Firing(NamedTuple):
@@ -109,9 +109,8 @@ class Triggers:
         Raises ConfigError if a rule needs categories and there are none.
         """
         self.rules = rules
-        self._hourly = [rule for rule in rules if rule.kind in HOURLY] if len(items) else []
-        self._items = Items(items.tolist() if self._hourly else [])
-        self._trending, self._price_drops = Trending(self._items.names), PriceDrops(self._items.names)
+        known = Items(items.tolist() if any(rule.kind in HOURLY for rule in rules) else [])
+        self._trending, self._price_drops = Trending(known), PriceDrops(known)
         if any(rule.of == CATEGORY for rule in rules) and shelves.category is None:
             raise ConfigError('a trigger with of = "category" needs a catalogue with categories: set --catalogue')
         self._hashes = frozenset(rule.hash for rule in rules)
@@ -157,10 +156,10 @@ class Triggers:
                 found += _candidates(moments, rule, gone, range(len(gone.owners)))
             elif rule.kind == AFTER:
                 found += self._after(moments, rule, lists)
-        if self._hourly:
-            remembered = InBatch(arena, self._forgetting, batch, track, seen, names, price)
-            for hour in hours_of(arena, batch):
-                found += self._watching(remembered, hour, shelves)
+            elif rule.kind in HOURLY:
+                remembered = InBatch(arena, self._forgetting, batch, track, seen, names, price)
+                for hour in hours_of(arena, batch):
+                    found += self._watching(rule, remembered, hour, shelves)
         firings, times = self._fired(moments, found)
         return Fired(firings, *moments.write(times))
 
@@ -175,9 +174,9 @@ class Triggers:
                 for partition, time_ms in times.items():
                     gone = away_at_rest(arena, partition, time_ms, rule.after_ms, self._forgetting)
                     found += _candidates(moments, rule, gone, range(len(gone.owners)))
-        if self._hourly:
-            for hour in hours_at_rest(arena, times):
-                found += self._watching(AtRest(arena, self._forgetting), hour, shelves)
+            elif rule.kind in HOURLY:
+                for hour in hours_at_rest(arena, times):
+                    found += self._watching(rule, AtRest(arena, self._forgetting), hour, shelves)
         firings, changed = self._fired(moments, found)
         return Fired(firings, *moments.write(changed))
 
@@ -199,18 +198,15 @@ class Triggers:
             owner, time_ms = batch.owners[seen.owner[at]], int(track.seen_ms[k])
             yield Candidate(Firing(click, rule, owner, time_ms, int(seen.offset[at]), None, 0, None, items), k)
 
-    def _watching(self, remembered: AtRest, hour: Hour, shelves: Shelves) -> Iterator[Candidate]:
-        """All rules about an hour share one look at the users' rows, as far back as the longest one needs it."""
-        over_ms = HOUR_MS + max(rule.over_ms for rule in self._hourly)
-        looks = [Look.of(hour, found, self._items) for found in remembered.parts(hour, over_ms)]
-        for rule in self._hourly:
-            trends = rule.kind == TRENDING
-            watching = self._trending(rule, looks, shelves) if trends else self._price_drops(rule, looks)
-            for look, one in watching:
-                user, after, offset = (int(column[one.at]) for column in (look.owners, look.after, look.offset))
-                owner = remembered.owner(user, after)
-                firing = Firing(hour.click, rule, owner, hour.time_ms, offset, None, 0, None, one.items, one.why)
-                yield Candidate(firing, after)
+    def _watching(self, rule: Rule, remembered: AtRest, hour: Hour, shelves: Shelves) -> Iterator[Candidate]:
+        if rule.kind == TRENDING:
+            watching = self._trending(rule, remembered, hour, shelves)
+        else:
+            watching = self._price_drops(rule, remembered, hour)
+        for found, one in watching:
+            owner, offset = remembered.owner(found, one.at), int(found.offset[one.at])
+            firing = Firing(hour.click, rule, owner, hour.time_ms, offset, None, 0, None, one.items, one.why)
+            yield Candidate(firing, int(found.after[one.at]))
 
     def _indices(self, names: Sequence[str]) -> list[int]:
         return [self._types[name] for name in names]

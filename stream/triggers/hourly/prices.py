@@ -4,14 +4,15 @@ The price of an item is that of the users who clicked it in the hour: the median
 So a single wrong message changes no price where a rule asks for two users or more.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
 from stream.lists.rules import I32
 from stream.past.clicks import F32
-from stream.triggers.hourly.windows import Drop, Look, Watched, Windows
-from stream.triggers.rules import Rule
+from stream.triggers.hourly.remembered import AtRest, Hour, Remembered
+from stream.triggers.hourly.windows import Drop, Items, Watched, Windows
+from stream.triggers.rules import HOUR_MS, Rule
 
 ROUNDING = 1e-6
 """A price is kept as a float32. A drop that misses the share of the rule by less than this part of the price counts:
@@ -19,22 +20,21 @@ ROUNDING = 1e-6
 
 
 class PriceDrops:
-    """Finds which items cost less than at a user's last click on them.
+    """Finds which items cost less than at a user's last click on them, by the names of a model."""
 
-    names  (V,) of the items of a model
-    """
+    def __init__(self, items: Items) -> None:
+        self._items = items
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
-
-    def __call__(self, rule: Rule, looks: Sequence[Look]) -> Iterator[tuple[Look, Watched]]:
-        """The users for whom a rule applies at an hour, and where they were found. looks: at that hour"""
-        seen = [_priced(Windows.of(rule, look)) for look in looks]
-        now = _medians(seen, rule.least, len(self._names))
+    def __call__(self, rule: Rule, remembered: AtRest, hour: Hour) -> Iterator[tuple[Remembered, Watched]]:
+        """The users for whom a rule applies at an hour, and where they were found."""
+        if not self._items.names:
+            return
+        seen = [_priced(Windows.of(rule, hour, found, self._items)) for found in remembered.parts(hour, HOUR_MS)]
+        now = _medians(seen, rule.least, len(self._items.names))
         if np.count_nonzero(now):
-            for look in looks:
-                for one in self._fallen(rule, Windows.of(rule, look), now):
-                    yield look, one
+            for found in remembered.parts(hour, rule.over_ms + HOUR_MS):
+                for one in self._fallen(rule, Windows.of(rule, hour, found, self._items), now):
+                    yield found, one
 
     def _fallen(self, rule: Rule, seen: Windows, now: F32) -> Iterator[Watched]:
         """The users who clicked an item at a higher price before the hour, and neither clicked it in the hour nor, say,
@@ -49,7 +49,7 @@ class PriceDrops:
             for click in np.flatnonzero(watched[at]).tolist():
                 last.setdefault(int(item[click]), click)
             mine = [
-                (of, Drop(self._names[of], seen.price[at, click], now[of]))
+                (of, Drop(self._items.names[of], seen.price[at, click], now[of]))
                 for of, click in last.items()
                 if fallen[at, click] and of not in left_out
             ]

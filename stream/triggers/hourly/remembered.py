@@ -28,7 +28,7 @@ AT_ONCE = 8_192
 class Remembered(NamedTuple):
     """The last R clicks of n users, newest first.
 
-    owners      (n,) their users, as `AtRest.owner` reads them: slots in the arena, or positions in the batch
+    owners      (n,) their users: slots in the arena, or positions in the batch
     after       (n,) intp, as in Ended
     offset      (n,) int64, first click of each user's session: a number that no other user of the partition has
     item        (n, R) uint64, hashes; 0 = no click
@@ -90,9 +90,9 @@ class AtRest:
     def __init__(self, arena: Arena, forgetting: Forgetting) -> None:
         self.arena, self._forgetting = arena, forgetting
 
-    def owner(self, user: int, after: int) -> Owner:
-        """The user of these entries of `owners` and `after` in a result of `parts`."""
-        return self.arena.owner(user)
+    def owner(self, found: Remembered, at: int) -> Owner:
+        """The user at a position of a result of `parts`."""
+        return self.arena.owner(int(found.owners[at]))
 
     def parts(self, hour: Hour, over_ms: int) -> Iterator[Remembered]:
         """The users who were seen in the time `over_ms` before the hour, in parts."""
@@ -139,8 +139,10 @@ class InBatch(AtRest):
         self._batch, self._track, self._seen = batch, track, seen
         self._names, self._price = names, price
 
-    def owner(self, user: int, after: int) -> Owner:
-        return super().owner(user, after) if after == BEFORE else self._batch.owners[user]
+    def owner(self, found: Remembered, at: int) -> Owner:
+        if found.after[at] == BEFORE:
+            return super().owner(found, at)
+        return self._batch.owners[int(found.owners[at])]
 
     def parts(self, hour: Hour, over_ms: int) -> Iterator[Remembered]:
         batch, track = self._batch, self._track

@@ -15,8 +15,9 @@ import numpy.typing as npt
 from stream.detect.windows import Bools
 from stream.lists.rules import I32
 from stream.population.counts import upper_tail
-from stream.triggers.hourly.windows import NONE, Look, Trend, Watched, Windows
-from stream.triggers.rules import CATEGORY, Rule
+from stream.triggers.hourly.remembered import AtRest, Hour, Remembered
+from stream.triggers.hourly.windows import NONE, Items, Trend, Watched, Windows
+from stream.triggers.rules import CATEGORY, HOUR_MS, Rule
 
 HOURS = 20
 """Bits for the number of an hour: rules look back ten years at most."""
@@ -34,32 +35,32 @@ class Shelves(NamedTuple):
 
 
 class Trending:
-    """Finds what trends, and who watches it.
+    """Finds what trends, and who watches it, by the names of a model."""
 
-    names  (V,) of the items of a model
-    """
+    def __init__(self, items: Items) -> None:
+        self._items = items
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
-
-    def __call__(self, rule: Rule, looks: Sequence[Look], shelves: Shelves) -> Iterator[tuple[Look, Watched]]:
-        """The users for whom a rule applies at an hour, and where they were found. looks: at that hour"""
-        names, category = self._names, None
+    def __call__(
+        self, rule: Rule, remembered: AtRest, hour: Hour, shelves: Shelves
+    ) -> Iterator[tuple[Remembered, Watched]]:
+        """The users for whom a rule applies at an hour, and where they were found."""
+        names, category = self._items.names, None
         if rule.of == CATEGORY:
             names, category = sorted(shelves.codes, key=shelves.codes.__getitem__), shelves.category
         if not names or (rule.of == CATEGORY and category is None):
             return
+        over_ms = rule.over_ms + HOUR_MS
         now, before = np.zeros((2, len(names)), np.int64)
-        for look in looks:
-            seen = Windows.of(rule, look, category)
+        for found in remembered.parts(hour, over_ms):
+            seen = Windows.of(rule, hour, found, self._items, category)
             now += _users(seen, seen.now, len(names))
             before += _users(seen, seen.before, len(names))
         trends = _trends(rule, now, before, names)
         if trends:
             trending = np.isin(np.arange(len(names)), list(trends))
-            for look in looks:
-                for one in _watched(Windows.of(rule, look, category), trending, trends):
-                    yield look, one
+            for found in remembered.parts(hour, over_ms):
+                for one in _watched(Windows.of(rule, hour, found, self._items, category), trending, trends):
+                    yield found, one
 
 
 def _users(seen: Windows, where: Bools, size: int) -> npt.NDArray[np.int64]:

@@ -1,17 +1,16 @@
-"""The remembered clicks of users as the rules about a full hour look at them: those in the hour, and those before it.
-And what such a rule finds.
+"""The remembered clicks of users as a rule about a full hour looks at them: those in the hour, and those before it. And
+what such a rule finds.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from stream.detect.windows import Bools
 from stream.lists.rules import I32, NO_CATEGORY
-from stream.past.clicks import F32, U16, U64, item_hashes, type_hashes
-from stream.sessions.track import I64
-from stream.state.row import Index
+from stream.past.clicks import F32, U64, item_hashes, type_hashes
 from stream.triggers.hourly.remembered import Hour, Remembered
 from stream.triggers.rules import HOUR_MS, Rule
 
@@ -33,34 +32,6 @@ class Items:
         return np.where(self._hashes[at] == hashes, self._order[at], NONE).astype(np.int32)
 
 
-class Look(NamedTuple):
-    """The last R clicks of n users at an hour, newest first, as all rules about the hour share them. It has its own
-    memory: 18 bytes for each of R clicks of a user.
-
-    owners, after, offset  as in Remembered
-    item        (n, R) int32, index of the item, NONE for one that the model does not know
-    event_type  (n, R) uint16, hashes
-    age_ms      (n, R) int64, time from the click to the hour
-    price       (n, R) float32, 0 = none
-    """
-
-    owners: Index
-    after: Index
-    offset: I64
-    item: I32
-    event_type: U16
-    age_ms: I64
-    price: F32
-
-    @classmethod
-    def of(cls, hour: Hour, found: Remembered, items: Items) -> "Look":
-        """There must be items."""
-        item, age_ms = items.indices(found.item), hour.time_ms - found.time_ms
-        # The two copies: a view of a field keeps the copied rows alive, with all their other fields.
-        offset, price = found.offset.copy(), found.price.copy()
-        return cls(found.owners, found.after, offset, item, found.event_type, age_ms, price)
-
-
 class Windows(NamedTuple):
     """The clicks of n users as a rule looks at them, newest first.
 
@@ -76,24 +47,26 @@ class Windows(NamedTuple):
     item: I32
     price: F32
     target: I32
-    hour: I64
+    hour: npt.NDArray[np.int64]
     now: Bools
     before: Bools
     against: Bools
 
     @classmethod
-    def of(cls, rule: Rule, look: Look, category: I32 | None = None) -> "Windows":
-        """category: (V,) code of each item's category, if categories are counted"""
-        target = item = look.item
+    def of(cls, rule: Rule, hour: Hour, found: Remembered, items: Items, category: I32 | None = None) -> "Windows":
+        """category: (V,) code of each item's category, if categories are counted. There must be items."""
+        item = items.indices(found.item)
+        target = item
         if category is not None:
             target = np.where(item >= 0, category[np.maximum(item, 0)], NONE).astype(np.int32)
         counts = target >= 0
         if rule.events:
-            counts &= np.isin(look.event_type, type_hashes(rule.events))
-        earlier = (look.age_ms > HOUR_MS) & (look.age_ms <= rule.over_ms + HOUR_MS)
-        against = np.isin(look.event_type, type_hashes(rule.without))
-        ago = (look.age_ms - 1) // HOUR_MS
-        return cls(item, look.price, target, ago, counts & (ago == 0), counts & earlier, against)
+            counts &= np.isin(found.event_type, type_hashes(rule.events))
+        age_ms = hour.time_ms - found.time_ms
+        earlier = (age_ms > HOUR_MS) & (age_ms <= rule.over_ms + HOUR_MS)
+        against = np.isin(found.event_type, type_hashes(rule.without))
+        ago = (age_ms - 1) // HOUR_MS
+        return cls(item, found.price, target, ago, counts & (ago == 0), counts & earlier, against)
 
 
 class Trend(NamedTuple):
@@ -131,7 +104,7 @@ class Drop(NamedTuple):
 class Watched(NamedTuple):
     """A user who has clicked before the hour, and not in it, what a rule is about.
 
-    at     the user's position in the look
+    at     the user's position among the users who were found
     items  indices of the model's items, those of the strongest trend or the largest drop first, then the last clicked
            ones
     why    the strongest trend, or the largest drop

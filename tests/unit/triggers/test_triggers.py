@@ -4,12 +4,11 @@ import itertools
 import json
 import operator
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -19,9 +18,6 @@ from stream.errors import ConfigError
 from stream.events import Click, Origin, Partition
 from stream.model.runtime import Model, load_model
 from stream.settings import Rules
-from stream.state.evict import NEVER
-from stream.triggers.hourly.remembered import AtRest, Hour, InBatch, Remembered
-from stream.triggers.hourly.windows import Items, Look
 from stream.triggers.parse import parse_triggers
 from stream.worker.served import open_engine, recommendations, triggers
 from tests.decide import NOW_MS, parted
@@ -427,48 +423,6 @@ def test_forgetting_a_user_forgets_cooldown_and_consent(model: Model, model_dir:
     process(engine, [(2, Sent(0, "a", 1900, ""))])
     process(engine, [(3, Sent(0, "a", 3600, "cart"))])
     assert [event["rule"] for event in process(engine, [(4, Sent(0, "b", 5520))])] == ["cart"]
-
-
-def test_all_rules_about_an_hour_share_one_look_at_the_rows(
-    model: Model, model_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also where several of them apply, whether the hour begins with a click or at rest: the rows of a partition are
-    read once an hour, as far back as the longest rule looks."""
-    looks: list[tuple[int, float]] = []
-
-    def counted(parts: Callable[..., Iterator[Remembered]]) -> Callable[..., Iterator[Remembered]]:
-        def parts_of(remembered: AtRest, hour: Hour, over_ms: int) -> Iterator[Remembered]:
-            looks.append(((hour.time_ms - START_MS) // H, over_ms / H))
-            return parts(remembered, hour, over_ms)
-
-        return parts_of
-
-    for kind in (AtRest, InBatch):
-        monkeypatch.setattr(kind, "parts", counted(kind.parts))
-    sent = [one._replace(second=one.second + 2500 * (one.second > HOUR)) for one in TREND[:-1] + CHEAPER]
-    sent.sort(key=SECOND)
-    at_rest, in_batch = (new_engine(model, model_dir) for _ in range(2))
-    process(at_rest, list(enumerate(sent)))
-    by_clock = rest(at_rest)
-    by_click = process(in_batch, list(enumerate([*sent, Sent(1, "z", 2 * HOUR + 100, item=9)])))
-    assert looks == [(1, 10.0), (2, 10.0)] * 2
-    for found in (by_clock, by_click):
-        told = [(event["rule"], event["user_id"]) for event in found if "/" in event["id"]]
-        assert told == [("hot", "f"), ("hot-carts", "f"), ("cheaper", "m"), ("hot", "m")]
-
-
-def test_a_look_does_not_keep_the_rows(model: Model, model_dir: Path) -> None:
-    """Only the fields that the rules read are in memory a second time, and not the rows of a partition."""
-    engine, now = new_engine(model, model_dir), Hour(Partition("clicks", 1), 0, START_MS + 2 * H)
-    process(engine, list(enumerate(TREND[:-1])))
-    (found,) = AtRest(engine.arena, NEVER).parts(now, 10 * H)
-    look = Look.of(now, found, Items(engine.model.names.tolist()))
-    assert look.item.shape == (4, 16)
-    for column in look:
-        rows = column
-        while isinstance(rows.base, np.ndarray):
-            rows = rows.base
-        assert rows.dtype.names is None
 
 
 def test_what_trends_is_told_to_those_who_have_watched_it(model: Model, model_dir: Path) -> None:
