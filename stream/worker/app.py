@@ -34,7 +34,7 @@ from stream.events import Partition
 from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import Delivery
 from stream.kafka.fetch import OFFSET_RESET
-from stream.kafka.topics import TopicWatch, check_same_partitions, check_topics, record_limits
+from stream.kafka.topics import check_same_partitions, check_topics, record_limits
 from stream.kafka.transport import BatchTopic, BatchTransport
 from stream.kafka.waiting import KafkaWatch, patiently, watch_kafka
 from stream.kafka.watchdog import (
@@ -75,6 +75,7 @@ from stream.worker.hooks import (
 from stream.worker.observe import Observed
 from stream.worker.served import engine_of, warn_of_model
 from stream.worker.status import Status
+from stream.worker.topic_watch import TopicWatch
 
 CHUNK_RECORDS = 2_000
 
