@@ -144,9 +144,9 @@ class Changelog:
         """The marks at the ends of partitions of the clicks; a partition is left out where the end shows none."""
         return self._rows(partitions, lambda low, high: max(low, high - TAIL), lambda *_: None)
 
-    def newest(self, partitions: Sequence[Partition], take: Take) -> None:
+    def newest(self, partitions: Sequence[Partition], take: Take) -> dict[Partition, Mark]:
         """Read the rows of the last TAIL offsets as `read` does, and wait for no pending transaction."""
-        self._rows(partitions, lambda low, high: max(low, high - TAIL), take, wait=False)
+        return self._rows(partitions, lambda low, high: max(low, high - TAIL), take, wait=False)
 
     def read_raw(self, partitions: Sequence[Partition], take: Take) -> None:
         """Read all rows as `read` does. The rows of POSITION_KEY are given to `take`, too, and are not decoded."""

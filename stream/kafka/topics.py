@@ -17,7 +17,7 @@ from confluent_kafka.admin import ConfigResource, NewTopic, ResourceType
 from stream.access.publish import create_topic
 from stream.access.refusal import Admin
 from stream.access.rights import check_may_create, check_rights, rights_of
-from stream.errors import ConfigError, NoAnswer
+from stream.errors import ConfigError, MissingRights, NoAnswer, Problems
 from stream.kafka_config import PLAINTEXT, KafkaConfig
 from stream.settings import Topics
 
@@ -71,16 +71,24 @@ class Checked(NamedTuple):
     configs: Mapping[str, Mapping[str, str]]
 
 
-def check_topics(broker: str, topics: Topics, config: KafkaConfig = PLAINTEXT, *groups: str) -> Checked:
-    """Raises ConfigError if a worker cannot run with these topics, or may not join one of the groups.
+def check_topics(
+    broker: str, topics: Topics, config: KafkaConfig = PLAINTEXT, *groups: str, ids: Sequence[str] = ()
+) -> Checked:
+    """Raises ConfigError with all reasons why a worker cannot run with these topics, groups and transactional ids.
 
-    Call `check_same_partitions` next, except for a worker with --drain.
+    Call `check_same_partitions`, too, except for a worker with --drain.
     """
     admin = Admin(broker, config)
     present = partition_counts(admin, broker)  # first, because nothing else says why there is no connection
-    if not _embedded(admin, broker):
-        check_rights(admin, rights_of(topics), groups)
-    return _check(admin, broker, topics, present)
+    with Problems() as problems:
+        if not _embedded(admin, broker):
+            check_rights(admin, rights_of(topics), groups, ids)
+    hidden = [name for one in problems.found if isinstance(one, MissingRights) for name in one.topics]
+    checked = Checked({}, {})
+    with problems:
+        checked = _check(admin, broker, topics, present, hidden)
+    problems.end()
+    return checked
 
 
 def record_limits(topics: Topics, configs: Mapping[str, Mapping[str, str]], longest_row: int) -> dict[str, int]:
@@ -99,8 +107,11 @@ def record_limits(topics: Topics, configs: Mapping[str, Mapping[str, str]], long
     return limits
 
 
-def _check(admin: Admin, broker: str, topics: Topics, present: Mapping[str, int]) -> Checked:
-    missing = [name for name in topics.names() if name not in present]
+def _check(
+    admin: Admin, broker: str, topics: Topics, present: Mapping[str, int], hidden: Sequence[str] = ()
+) -> Checked:
+    """hidden: topics that may be there and that this user may not see. They are left out. Raises ConfigError."""
+    missing = [name for name in topics.names() if name not in present and name not in hidden]
     if missing:
         near = get_close_matches(missing[0], present.keys() - topics.names(), 1)
         meant = f"did you mean {near[0]!r}? Else " if near else ""
@@ -108,15 +119,18 @@ def _check(admin: Admin, broker: str, topics: Topics, present: Mapping[str, int]
             f"no topic {', '.join(missing)} on {broker}; {meant}create what is missing with `eddy topics create "
             f"--broker {broker}`"
         )
-    names = topics.names()
+    names = [name for name in topics.names() if name in present]
     configs = configs_of(admin, broker, names)
-    _check_compaction(configs, topics.changelog)
+    with Problems() as problems:
+        _check_compaction(configs, topics.changelog)
     events = [name for name in names if name not in (topics.clicks, topics.changelog)]
     for name, limit in _limits(configs, events).items():
-        if limit < SMALLEST_LIMIT:
-            raise ConfigError(
-                f"topic {name} has {LIMIT}={limit}, too small for every event; {_raise_limit(name, SMALLEST_LIMIT)}"
-            )
+        with problems:
+            if limit < SMALLEST_LIMIT:
+                raise ConfigError(
+                    f"topic {name} has {LIMIT}={limit}, too small for every event; {_raise_limit(name, SMALLEST_LIMIT)}"
+                )
+    problems.end()
     return Checked({name: present[name] for name in names}, configs)
 
 
