@@ -282,9 +282,9 @@ def disagreement(group: str, partition: Partition, committed: int | None, positi
     if committed is None:
         return ConfigError(
             f"the changelog's rows are at offset {position} of {partition}, but group {group} has no committed offset "
-            "there: the clicks topic was created again, the group's offsets expired or were deleted, or another group "
-            f"wrote the rows; {REPAIR}, or start with the --group that wrote the rows, or with another "
-            "--changelog-topic"
+            "there. If the rows are of another clicks topic or group, start with another --changelog-topic (`eddy "
+            "topics create` makes it) and --group, or with the --group that wrote the rows. If the clicks topic was "
+            f"created again, or the group's offsets expired or were deleted, {REPAIR}"
         )
     if position is None:
         return ConfigError(
