@@ -320,7 +320,8 @@ def test_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str])
     [
         (["state", "export", "--into"], "eddy state export: No such option: --into. See `eddy state export --help`."),
         (["train"], "eddy train: Missing argument 'LOG'. See `eddy train --help`."),
-        (["train", "x", "--eopchs", "3"], "--eopchs"),
+        (["train", "x", "--eopchs", "3"], "eddy train: No such option: --eopchs"),
+        (["topics", "create", "--partitions", "../.."], "'../..' is not a valid integer"),
     ],
 )
 def test_a_wrong_command_line_is_two_sentences(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
