@@ -157,7 +157,11 @@ def read_manifest(directory: Path) -> Manifest:
     path = directory / "manifest.json"
     if not path.is_file():  # a FIFO is none, and reading it would wait for ever
         versions = sorted(str(found.parent) for found in directory.glob("*/manifest.json"))
-        hint = f"give one of {', '.join(versions)}" if versions else "is this a directory written by `eddy train`?"
+        hint = (
+            f"give one of {', '.join(versions)}"
+            if versions
+            else "is this a directory of `eddy train`, and has it ended?"
+        )
         raise ArtifactError(f"model {directory}: no manifest.json; {hint}")
     if path.stat().st_size > MOST_BYTES:
         raise ArtifactError(f"model {directory}: manifest.json is larger than {MOST_BYTES:,} bytes; train it again")

@@ -47,7 +47,8 @@ def files(path: Path) -> list[Path]:
         found = [path]
     for file in found:
         if _ending(file) is None:
-            raise ConfigError(f"log {file}: the name must end in {', '.join(ENDINGS)} (or .csv.gz)")
+            lines = "; if it has one JSON object a line, rename it to .jsonl" if ".json" in file.suffixes else ""
+            raise ConfigError(f"log {file}: the name must end in {', '.join(ENDINGS)} (or .csv.gz){lines}")
         if not file.is_file():
             raise ConfigError(f"log {file}: no such file")
     return found

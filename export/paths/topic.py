@@ -47,7 +47,11 @@ def as_file(
             ) from exc
         counts = ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
         if not clicks:
-            raise ConfigError(f"topic {topic} has no clicks" + (f"; left out: {counts}" if counts else ""))
+            what = f"; left out: {counts}. If its messages have another shape, " if counts else ""
+            done = (
+                f"give --mapping, which `eddy init --topic {topic}` writes" if mapping is None else "correct --mapping"
+            )
+            raise ConfigError(f"topic {topic} has no clicks" + (what and what + done))
         watch.say(f"topic {topic}: {clicks:,} clicks" + (f"; left out: {counts}" if counts else ""))
         yield file
 

@@ -70,6 +70,18 @@ def faust_options(config: KafkaConfig) -> dict[str, Any]:
     return options
 
 
+def aiokafka_client(broker: str, config: KafkaConfig, answer_s: float) -> Any:
+    """A client of aiokafka for requests that librdkafka does not have. Call it in an event loop. Raises ConfigError."""
+    from aiokafka.client import AIOKafkaClient
+    from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
+
+    return AIOKafkaClient(
+        bootstrap_servers=[address.strip() for address in broker.split(",")],
+        request_timeout_ms=int(answer_s * 1000),
+        **credentials_to_aiokafka_auth(_credentials(config)),
+    )
+
+
 def _credentials(config: KafkaConfig) -> Any:
     """Faust's credentials; None for a broker without TLS and SASL."""
     context = _tls(config) if config.tls else None

@@ -36,7 +36,7 @@ class Admin(AdminClient):
 
     def __init__(self, broker: str, config: KafkaConfig, setup_s: float = 5.0) -> None:
         """Raises ConfigError if librdkafka cannot use the configuration."""
-        self._broker, self._config = broker, config
+        self.broker, self.config = broker, config
         self._errors: deque[KafkaError] = deque(maxlen=MOST_ERRORS)
         own = {
             "log_level": 0,
@@ -49,7 +49,7 @@ class Admin(AdminClient):
     def refusal(self) -> ConfigError | None:
         """Why the cluster refused this client; None if it was not reached or has said nothing of the kind."""
         self.poll(0)
-        return why_refused(self._broker, self._config, self._errors)
+        return why_refused(self.broker, self.config, self._errors)
 
     def forget(self) -> bool:
         """Forget what the connections reported: it is no reason any more. True if they reported anything."""

@@ -1,18 +1,23 @@
-"""What a worker's user must be allowed on topics and group, checked before the start (KIP-430).
+"""What a worker's user must be allowed on topics, group and transactional ids, checked before the start.
 
-The broker itself says which operations this user may do, so a missing right is refused at the start with its name, and
-not at the first click. It has no such answer for a transactional id: using it shows whether one may.
+The broker itself says which operations this user may do on topics and groups (KIP-430), so a missing right is refused
+at the start with its name, and not at the first click. It has no such answer for a transactional id. So the broker is
+asked for a producer with a transaction timeout of 0 ms, which it refuses: for the missing right, or else for the
+timeout. Kafka looks at both before it looks at the transactional id, so no producer is fenced and nothing is written.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AclOperation, NewTopic
 
+from stream.access.credentials import aiokafka_client
 from stream.access.refusal import Admin
-from stream.errors import ConfigError
+from stream.errors import ConfigError, MissingRights
 from stream.kafka_config import KafkaConfig
 from stream.settings import Topics
 
@@ -38,31 +43,66 @@ def rights_of(topics: Topics) -> dict[str, Sequence[AclOperation]]:
     return {name: NEEDED[field] for field, name in named.items()}
 
 
-def check_rights(admin: Admin, needed: Mapping[str, Sequence[AclOperation]], groups: Sequence[str] = ()) -> None:
-    """Raises ConfigError that names every right that this user lacks.
+def check_rights(
+    admin: Admin, needed: Mapping[str, Sequence[AclOperation]], groups: Sequence[str] = (), ids: Sequence[str] = ()
+) -> None:
+    """Raises MissingRights that names every right that this user lacks.
 
     needed  topic -> the operations that are needed on it
     groups  consumer groups that this user must be able to join. aiokafka would try it without end and without a word
+    ids     transactional ids that this user must be able to use, and that no living process uses
     Topics that do not exist are left out. Without an authorizer everybody has every right. A broker that does not
     answer the question is believed to allow everything.
     """
     futures = admin.describe_topics(TopicCollection(list(needed)), include_authorized_operations=True)
     members = _asked_for_groups(admin, groups)
-    on_topics: list[str] = []
+    on_topics: list[tuple[str, str]] = []
     for name, operations in needed.items():
         allowed = _allowed(futures[name], KafkaError.TOPIC_AUTHORIZATION_FAILED)
-        on_topics += [f"{operation.name} on {name}" for operation in operations if operation not in allowed]
+        on_topics += [(operation.name, name) for operation in operations if operation not in allowed]
     on_groups = [
         f"READ on {group}"
         for group, future in members.items()
         if READ not in _allowed(future, KafkaError.GROUP_AUTHORIZATION_FAILED)
     ]
-    lacking = {"topics": on_topics, "consumer groups": on_groups}
-    if on_topics or on_groups:
-        raise ConfigError(
+    lacking = {
+        "topics": [f"{operation} on {name}" for operation, name in on_topics],
+        "consumer groups": on_groups,
+        "transactional ids": [f"WRITE on {name}" for name in _refused_ids(admin, ids)],
+    }
+    if any(lacking.values()):
+        raise MissingRights(
             f"this user lacks rights {_listed(lacking)}; add the ACLs of docs/security.md (kafka-acls.sh)"
-            + (", or give another --group" if on_groups else "")
+            + (", or give another --group" if on_groups else ""),
+            {name for _, name in on_topics},
         )
+
+
+def _refused_ids(admin: Admin, ids: Sequence[str]) -> list[str]:
+    """The transactional ids that this user may not write with; none if the broker does not answer."""
+    if not ids:
+        return []
+    with ThreadPoolExecutor(1, "rights") as thread:  # the caller may be in an event loop
+        return thread.submit(asyncio.run, _ask_for_producers(admin, ids)).result()
+
+
+async def _ask_for_producers(admin: Admin, ids: Sequence[str]) -> list[str]:
+    from aiokafka.errors import KafkaError as AioKafkaError
+    from aiokafka.protocol.transaction import InitProducerIdRequest
+
+    client = aiokafka_client(admin.broker, admin.config, ANSWER_S)
+    refused: list[str] = []
+    try:
+        await client.bootstrap()
+        for name in ids:
+            answer = await client.send(client.get_random_node(), InitProducerIdRequest(name, 0))
+            if answer.error_code == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+                refused.append(name)
+    except (AioKafkaError, OSError, TimeoutError):
+        return refused
+    finally:
+        await client.close()
+    return refused
 
 
 def _asked_for_groups(admin: Admin, groups: Sequence[str]) -> dict[str, Any]:

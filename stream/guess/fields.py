@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from stream.guess.names import ANONYMOUS, FIELDS, PAGES, event_type, is_amount, plain, rank
+from stream.guess.match import at_the_top, foreign, has_another_name, is_amount, rank
+from stream.guess.names import ANONYMOUS, CLEAR_TYPES, FIELDS, PAGES, event_type, plain
 from stream.guess.sample import Sample, Seen, counted
 from stream.mapping.paths import Path, has_value, path_text, value_at
 from stream.wire.fields import LONGEST_WORD
@@ -31,7 +32,8 @@ def fits(seen: Seen, name: str, events: int) -> bool:
         few = len(seen.values) <= MOST_TYPES and (events < FEW_EVENTS or len(seen.values) <= events // 2)
         return few and seen.words >= enough and max(map(len, seen.values)) <= LONGEST_WORD
     if name in ("price", "quantity"):
-        return seen.numbers >= enough
+        amount = plain(str(seen.path[-1])) in ("amount", "amt") and rank(seen.path[-2:-1], FIELDS["price"]) is None
+        return seen.numbers >= enough and (seen.decimals > 0 or not amount)  # whole numbers may be a quantity
     if name == "event_id":
         return seen.words == seen.count >= FITS * events and len(seen.values) >= enough
     return seen.words >= enough
@@ -41,6 +43,9 @@ def find(sample: Sample, name: str, taken: set[Path], unsure: list[str]) -> Path
     """The path of a field; None if no path has a usual name of it, and the values do not show it either."""
     named = by_name(sample, name, taken)
     if name == "event_type" and (named is None or not any(map(event_type, sample.seen[named].values))):
+        path = _known_types(sample, taken)
+        if path is not None:
+            return path
         path = _type_by_values(sample, taken)
     else:
         path = None if named is not None else _by_values(sample, name, taken)
@@ -89,16 +94,25 @@ def _best(sample: Sample, name: str, names: tuple[str, ...], taken: set[Path]) -
         for path, seen in sample.seen.items()
         if path not in taken
         and (place := rank(path, names)) is not None
-        and (name != "event_id" or len(path) == 1)
+        and not foreign(path, name)
+        and (name != "event_id" or at_the_top(path))
         and fits(seen, name, len(sample.events))
+        and not (name == "item_id" and place >= len(names) and _never_again(seen))
     ]
     return min(found, key=lambda one: one[:3])[3] if found else None
+
+
+def _never_again(seen: Seen) -> bool:
+    """Whether each event has another value: `line_items[0].id` is the id of the line, and not of the item."""
+    return seen.count >= FEW_EVENTS and len(seen.values) >= FITS * seen.count
 
 
 def _by_values(sample: Sample, name: str, taken: set[Path]) -> Path | None:
     """A path without a usual name whose values can only be those of a field that a click needs."""
     events = len(sample.events)
     left = [seen for path, seen in sample.seen.items() if path not in taken and seen.count >= FITS * events]
+    if name != "user_id":
+        left = [seen for seen in left if not has_another_name(seen.path, name)]
     if name == "timestamp":
         left = [seen for seen in left if seen.times == seen.count and not seen.keys]
     elif name == "user_id":
@@ -115,6 +129,12 @@ def _could_be_id(seen: Seen) -> bool:
     again = 1 < len(seen.values) < seen.count and (seen.count < FEW_EVENTS or len(seen.values) < FITS * seen.count)
     amounts = seen.decimals > (1 - FITS) * seen.count or is_amount(seen.path)
     return again and not seen.times and not amounts and seen.words >= FITS * seen.count
+
+
+def _known_types(sample: Sample, taken: set[Path]) -> Path | None:
+    """The path with a clear name of an event type and with some of Eddy's event types, such as `evt.name`."""
+    known = {path for path, seen in sample.seen.items() if any(map(event_type, seen.values))}
+    return _best(sample, "event_type", CLEAR_TYPES, taken | (sample.seen.keys() - known))
 
 
 def _type_by_values(sample: Sample, taken: set[Path]) -> Path | None:

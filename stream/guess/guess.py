@@ -10,6 +10,7 @@ from typing import Any
 
 from stream.errors import ConfigError
 from stream.guess.fields import anonymous, by_name, find, first_value, fits, not_found
+from stream.guess.match import foreign, of_an_event, rank
 from stream.guess.names import FIELDS, event_type, shows_a_list
 from stream.guess.sample import Sample, Seen, counted
 from stream.guess.users import find_key, join, paths_of_key, user_notes, user_paths
@@ -43,7 +44,7 @@ def guess(sample: Sample, mixed: bool = False, form: str = "json") -> Guess:
     unsure: list[str] = []
     found: dict[str, tuple[Path, ...]] = {}
     for name in ("timestamp", "event_type", "item_id", "user_id", "session_id", "price", "quantity", "category"):
-        path = find(sample, name, _taken(found), unsure)
+        path = find(sample, name, _taken(found) | _of_others(sample, found, name), unsure)
         if path is not None:
             found[name] = (path,)
     if "user_id" not in found and (other := anonymous(sample, _taken(found))) is not None:
@@ -58,7 +59,7 @@ def guess(sample: Sample, mixed: bool = False, form: str = "json") -> Guess:
             raise ConfigError(not_found(sample, name, _taken(found)))
     if len(found["user_id"]) == 1:
         found["user_id"] = user_paths(sample, found["user_id"][0])
-    found["item_id"] = _with_others(sample, found["item_id"][0], "item_id")
+    found["item_id"] = _with_others(sample, found["item_id"][0], "item_id", _taken(found))
     key = find_key(sample, found, unsure)
     rekey = mixed or key != "user_id"
     if rekey and join(sample, found["user_id"]):
@@ -91,18 +92,28 @@ def _taken(found: dict[str, tuple[Path, ...]]) -> set[Path]:
     return {path for paths in found.values() for path in paths}
 
 
+def _of_others(sample: Sample, found: dict[str, tuple[Path, ...]], name: str) -> set[Path]:
+    """The paths in an object of the event that are no category, because the item is not in this object too."""
+    if name != "category" or "item_id" not in found:
+        return set()
+    item = found["item_id"][0]
+    return {path for path in sample.seen if of_an_event(path) and item[: len(path) - 1] != path[:-1]}
+
+
 def unused(sample: Sample, mapping: ClickMapping) -> list[Seen]:
     """What was seen at paths that the mapping does not read."""
     read = {path for paths in mapping.topic.fields.values() for path in paths}
     return [seen for path, seen in sample.seen.items() if path_text(path) not in read]
 
 
-def _with_others(sample: Sample, first: Path, name: str) -> tuple[Path, ...]:
+def _with_others(sample: Sample, first: Path, name: str, taken: set[Path]) -> tuple[Path, ...]:
     """The path, and others with the same name that have a value where it has none, as products[0].product_id has."""
     paths = [first]
     left = [event for event in sample.events if not has_value(value_at(event, first))]
     for path, seen in sample.seen.items():
-        if path[-1] == first[-1] and path != first and fits(seen, name, len(sample.events)):
+        named = rank(first, FIELDS[name]) is None or rank(path, FIELDS[name]) is not None
+        free = path not in taken and path[-1] == first[-1] and named and not foreign(path, name)
+        if free and fits(seen, name, len(sample.events)):
             more = [event for event in left if not has_value(value_at(event, path))]
             if len(more) < len(left):
                 paths.append(path)
@@ -143,6 +154,11 @@ def _notes(sample: Sample, found: dict[str, tuple[Path, ...]], unsure: list[str]
     """Lines on what a person may want to know about the chosen fields."""
     if "event_type" not in found:
         unsure.append("no field looks like the event type: all events are views, purchases too")
+    if "price" in found and (place := rank(found["price"][0], FIELDS["price"])) is not None:
+        name = FIELDS["price"][place % len(FIELDS["price"])]
+        if name.startswith("~") or name.endswith("cost"):
+            price = path_text(found["price"][0])
+            unsure.append(f"price is {price} by its name alone; check that it is what the user pays for one item")
     lists = [path for path in found["item_id"] if any(isinstance(step, int) for step in path)]
     if lists and any(len(_list(event, lists[0])) > 1 for event in sample.events):
         unsure.append(f"item_id: events have several items, of which the first one is read, {path_text(lists[0])}")

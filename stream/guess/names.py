@@ -1,46 +1,114 @@
 """Names that shops and tracking programs give to the fields and types of events, for guesses only.
 
-A name is compared without case, dots, blanks, dashes and underscores: `User ID`, `userId` and `user_id` are `userid`.
-It is compared with the last name of a path and with the last two together, so `product.id` is `productid`. One that
-begins with * only has to be the end of them.
+They are written without case, dots, blanks, dashes and underscores: `User ID`, `userId` and `user_id` are `userid`.
+stream/guess/match.py compares them with paths.
 """
 
 import re
-
-from stream.mapping.paths import Path
 
 FIELDS: dict[str, tuple[str, ...]] = {
     "user_id": (
         "userid", "uid", "customerid", "userno", "usernr", "usernumber", "userref", "customerno", "customernr",
         "customernumber", "customerref", "kundenid", "kundennr", "kundennummer", "memberno", "membernr", "clientno",
         "clientnr", "customer", "memberid", "accountid", "profileid", "visitorid", "shopperid", "clientid", "user",
+        "buyerid",
     ),
     "item_id": (
         "itemid", "productid", "*product1id", "articleid", "contentid", "sku", "offerid", "listingid", "pid", "asin",
         "itemno", "itemnr", "itemref", "itemcode", "itemsku", "productno", "productnr", "productref", "productcode",
         "productsku", "prodid", "prodno", "prodnr", "prodref", "prodcode", "articleno", "articlenr", "articleref",
         "articlenumber", "artikelnr", "artikelnummer", "artno", "artnr", "skuid", "skuno", "skucode", "*sku",
-        "item", "product", "article",
+        "item", "product", "article", "pks", "stockcode",
     ),
     "timestamp": (
         "eventtimestamp", "derivedtstamp", "timestamp", "eventtime", "originaltimestamp", "occurredat", "time", "ts",
         "datetime", "createdat", "collectortstamp", "sentat", "receivedat", "date",
+        "eventdate", "unixtime", "unixtimestamp", "epoch", "epochtime", "servertimestamp", "servertime", "clienttime",
+        "clienttimestamp", "cdt", "invoicedate", "orderdate",
     ),
     "event_type": (
         "*ecommerceaction1type", "eventtype", "eventname", "event", "action", "actiontype", "behaviortype",
         "behavior", "behaviour", "interactiontype", "interaction", "activity", "verb", "type",
+        "eventkind", "action.name", "kind",
     ),
     "session_id": (
         "sessionid", "usersession", "domainsessionid", "gasessionid", "visitid", "session", "visit", "sid",
     ),
-    "price": ("price", "unitprice", "itemprice", "productprice", "priceamount", "unitpriceamount", "itempriceamount"),
-    "quantity": ("quantity", "qty"),
+    "price": (
+        "price", "unitprice", "itemprice", "productprice", "priceamount", "unitpriceamount", "itempriceamount",
+        "pricevalue", "productviewprice", "pkp", "unitcost", "itemcost", "productcost", "articlecost", "~cost",
+        "~amount",
+    ),
+    "quantity": ("quantity", "qty", "itemquantity", "productquantity"),
     "category": (
         "categoryid", "category", "itemcategory", "productcategory", "categorycode", "categoryname", "department",
+        "pkc",
     ),
     "event_id": ("eventid", "messageid", "insertid", "eventuuid", "uuid", "id"),
 }  # fmt: skip
-"""Field -> its usual names, the most certain first."""
+"""Field -> its usual names, the most certain first. Those that begin with pk are Matomo's.
+
+*sku         it only has to be the end of a name
+action.name  an object and its value, and no single name: Matomo's `action_name` is the title of a page
+~cost        only of an item: at the top, in an object of the event, or in one of an item
+"""
+
+SHORT_WORDS = {
+    "evt": "event", "evnt": "event", "ev": "event", "prod": "product", "prd": "product", "cat": "category",
+    "categ": "category", "ctg": "category", "cust": "customer", "usr": "user", "sess": "session", "qnt": "quantity",
+    "qnty": "quantity", "qty": "quantity", "amt": "amount", "prc": "price", "ts": "timestamp", "tstamp": "timestamp",
+    "dt": "date", "nm": "name", "typ": "type", "itm": "item", "ident": "id", "identifier": "id", "items": "item",
+    "products": "product", "articles": "article", "events": "event", "categories": "category", "actions": "action",
+}  # fmt: skip
+"""Abbreviation or plural -> the word in FIELDS."""
+
+UNITS = (
+    "ms",
+    "millis",
+    "milliseconds",
+    "micros",
+    "us",
+    "sec",
+    "secs",
+    "seconds",
+    "ns",
+    "utc",
+    "eur",
+    "usd",
+    "gbp",
+    "chf",
+)
+"""Words after a name that say in which unit it is: `event_time_ms`, `price_eur`."""
+
+# -- the objects that a value is in ------------------------------------------------------------------------------------
+
+WRAPPERS = (
+    "data", "payload", "body", "message", "msg", "value", "properties", "props", "attributes", "attrs", "params",
+    "parameters", "detail", "details", "fields", "record", "after", "meta", "metadata", "header", "headers", "context",
+    "ecommerce", "price", "category", "unit",
+)  # fmt: skip
+"""Names of objects that do not say what their values are about."""
+
+EVENTS = ("event", "action", "hit", "interaction", "activity", "track", "click")
+ITEMS = ("item", "product", "article", "sku", "offer", "variant", "listing", "goods", "merchandise")
+USERS = ("user", "customer", "visitor", "account", "profile", "member", "shopper", "buyer", "person", "contact")
+PAGES_AND_DEVICES = ("page", "screen", "device", "browser", "app", "geo", "location", "library", "referrer", "campaign")
+COSTS = ("shipping", "delivery", "tax", "discount", "coupon", "voucher", "payment", "fee")
+STOCKS = ("stock", "inventory", "warehouse")
+
+FOREIGN: dict[str, tuple[str, ...]] = {
+    "user_id": ITEMS,
+    "item_id": USERS,
+    "timestamp": (*ITEMS, *USERS, *PAGES_AND_DEVICES),
+    "event_type": (*ITEMS, *USERS, *PAGES_AND_DEVICES, *COSTS),
+    "price": (*USERS, *PAGES_AND_DEVICES, *COSTS, *STOCKS),
+    "quantity": (*USERS, *PAGES_AND_DEVICES, *COSTS, *STOCKS),
+    "category": (*USERS, *PAGES_AND_DEVICES, *COSTS, *STOCKS),
+}
+"""Field -> words in the names of objects whose values are not of this field: `product.type`, `shipping.price`."""
+
+CLEAR_TYPES = ("eventtype", "eventname", "event")
+"""Names of an event type that need no look at the object around them."""
 
 ANONYMOUS = (
     "anonymousid", "userpseudoid", "domainuserid", "visitorid", "fullvisitorid", "deviceid", "cookieid", "clientid",
@@ -49,7 +117,7 @@ ANONYMOUS = (
 )  # fmt: skip
 """Names of an id that a user has before a user id is known."""
 
-AMOUNTS = ("price", "amount", "total", "revenue", "cost", "discount", "quantity", "qty", "currency", "shipping")
+AMOUNTS = ("price", "amount", "total", "revenue", "cost", "discount", "quantity", "qty", "currency", "shipping", "amt")
 """Words in names of paths whose values are amounts of money or of items, and no ids."""
 
 TYPES: dict[str, tuple[str, ...]] = {
@@ -59,11 +127,12 @@ TYPES: dict[str, tuple[str, ...]] = {
     ),
     "cart": (
         "cart", "addtocart", "productadded", "addedtocart", "itemadded", "addcart", "cartadd", "add2cart", "basketadd",
+        "addtobasket", "addtobag",
     ),
     "purchase": (
         "purchase", "purchased", "transaction", "ordercompleted", "orderplaced", "buy", "bought", "order",
     ),
-    "remove_from_cart": ("removefromcart", "productremoved", "cartremove", "itemremoved"),
+    "remove_from_cart": ("removefromcart", "removedfromcart", "productremoved", "cartremove", "itemremoved"),
     "wishlist": ("addtowishlist", "productaddedtowishlist", "wishlist", "fav", "favorite", "favourite"),
 }  # fmt: skip
 """Eddy's event type -> usual names of it."""
@@ -85,21 +154,6 @@ SHORT = 8
 def plain(name: str) -> str:
     """A name without case and without all that is no letter or digit."""
     return re.sub(r"[\W_]+", "", name).lower()
-
-
-def rank(path: Path, names: tuple[str, ...]) -> int | None:
-    """The place of a path's name among `names`; None if it has none of them."""
-    words = [plain(step) for step in path if isinstance(step, str)]
-    own = {words[-1], "".join(words[-2:])} if words else set()
-    for place, name in enumerate(names):
-        if name in own or (name.startswith("*") and any(word.endswith(name[1:]) for word in own)):
-            return place
-    return None
-
-
-def is_amount(path: Path) -> bool:
-    """Whether a name on the path is that of an amount."""
-    return any(word in plain(step) for step in path if isinstance(step, str) for word in AMOUNTS)
 
 
 def event_type(theirs: str) -> str | None:

@@ -3,7 +3,8 @@
 from typing import Any
 
 from stream.guess.fields import FITS, anonymous, first_value
-from stream.guess.names import ANONYMOUS, FIELDS, rank
+from stream.guess.match import rank
+from stream.guess.names import ANONYMOUS, FIELDS
 from stream.guess.sample import Sample
 from stream.mapping.paths import Path, has_value, path_text, value_at
 
@@ -62,7 +63,7 @@ def paths_of_key(sample: Sample, found: dict[str, tuple[Path, ...]], unsure: lis
     taken = {path for name in NO_USERS for path in found.get(name, ())}
     same = {path: _same(keyed, path) for path, seen in sample.seen.items() if seen.keys and path not in taken}
     usual = {path: place for path in same if (place := rank(path, NAMES)) is not None}
-    ordered = sorted(same, key=lambda path: usual.get(path, len(NAMES)))
+    ordered = sorted(same, key=lambda path: usual.get(path, 2 * len(NAMES)))
     for one in ordered:
         if same[one] < FITS * sum(has_value(value_at(event, one)) for event, _ in keyed):
             continue

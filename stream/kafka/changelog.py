@@ -144,9 +144,9 @@ class Changelog:
         """The marks at the ends of partitions of the clicks; a partition is left out where the end shows none."""
         return self._rows(partitions, lambda low, high: max(low, high - TAIL), lambda *_: None)
 
-    def newest(self, partitions: Sequence[Partition], take: Take) -> None:
+    def newest(self, partitions: Sequence[Partition], take: Take) -> dict[Partition, Mark]:
         """Read the rows of the last TAIL offsets as `read` does, and wait for no pending transaction."""
-        self._rows(partitions, lambda low, high: max(low, high - TAIL), take, wait=False)
+        return self._rows(partitions, lambda low, high: max(low, high - TAIL), take, wait=False)
 
     def read_raw(self, partitions: Sequence[Partition], take: Take) -> None:
         """Read all rows as `read` does. The rows of POSITION_KEY are given to `take`, too, and are not decoded."""
@@ -282,9 +282,9 @@ def disagreement(group: str, partition: Partition, committed: int | None, positi
     if committed is None:
         return ConfigError(
             f"the changelog's rows are at offset {position} of {partition}, but group {group} has no committed offset "
-            "there: the clicks topic was created again, the group's offsets expired or were deleted, or another group "
-            f"wrote the rows; {REPAIR}, or start with the --group that wrote the rows, or with another "
-            "--changelog-topic"
+            "there. If the rows are of another clicks topic or group, start with another --changelog-topic (`eddy "
+            "topics create` makes it) and --group, or with the --group that wrote the rows. If the clicks topic was "
+            f"created again, or the group's offsets expired or were deleted, {REPAIR}"
         )
     if position is None:
         return ConfigError(

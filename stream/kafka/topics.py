@@ -1,4 +1,4 @@
-"""The topics of a worker: created by `eddy topics create`, checked before every start, watched, and never changed.
+"""The topics of a worker: created by `eddy topics create`, checked before every start, and never changed.
 
 The changelog must be compacted and have as many partitions as the clicks topic: its partition p has the states of the
 users in partition p of the clicks topic. Kafka refuses a record that is larger than its topic's `max.message.bytes`,
@@ -11,23 +11,17 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import ConfigResource, NewTopic, ResourceType
 
 from stream.access.publish import create_topic
 from stream.access.refusal import Admin
 from stream.access.rights import check_may_create, check_rights, rights_of
-from stream.errors import ConfigError, NoAnswer
+from stream.errors import ConfigError, MissingRights, NoAnswer, Problems
 from stream.kafka_config import PLAINTEXT, KafkaConfig
 from stream.settings import Topics
 
 ANSWER_S = 6.0
-EVERY_S, DESCRIBE_S = 5.0, 4.0
-"""How often TopicWatch asks, and how long it waits for the answer."""
-
-ADDED_CHECKS = 3
-"""The check at which added partitions end the worker."""
-
 COMPACTED = {
     "cleanup.policy": "compact",
     "min.cleanable.dirty.ratio": "0.2",  # compact early, because recovery reads all records that are not compacted
@@ -77,16 +71,24 @@ class Checked(NamedTuple):
     configs: Mapping[str, Mapping[str, str]]
 
 
-def check_topics(broker: str, topics: Topics, config: KafkaConfig = PLAINTEXT, *groups: str) -> Checked:
-    """Raises ConfigError if a worker cannot run with these topics, or may not join one of the groups.
+def check_topics(
+    broker: str, topics: Topics, config: KafkaConfig = PLAINTEXT, *groups: str, ids: Sequence[str] = ()
+) -> Checked:
+    """Raises ConfigError with all reasons why a worker cannot run with these topics, groups and transactional ids.
 
-    Call `check_same_partitions` next, except for a worker with --drain.
+    Call `check_same_partitions`, too, except for a worker with --drain.
     """
     admin = Admin(broker, config)
     present = partition_counts(admin, broker)  # first, because nothing else says why there is no connection
-    if not _embedded(admin, broker):
-        check_rights(admin, rights_of(topics), groups)
-    return _check(admin, broker, topics, present)
+    with Problems() as problems:
+        if not _embedded(admin, broker):
+            check_rights(admin, rights_of(topics), groups, ids)
+    hidden = [name for one in problems.found if isinstance(one, MissingRights) for name in one.topics]
+    checked = Checked({}, {})
+    with problems:
+        checked = _check(admin, broker, topics, present, hidden)
+    problems.end()
+    return checked
 
 
 def record_limits(topics: Topics, configs: Mapping[str, Mapping[str, str]], longest_row: int) -> dict[str, int]:
@@ -105,8 +107,11 @@ def record_limits(topics: Topics, configs: Mapping[str, Mapping[str, str]], long
     return limits
 
 
-def _check(admin: Admin, broker: str, topics: Topics, present: Mapping[str, int]) -> Checked:
-    missing = [name for name in topics.names() if name not in present]
+def _check(
+    admin: Admin, broker: str, topics: Topics, present: Mapping[str, int], hidden: Sequence[str] = ()
+) -> Checked:
+    """hidden: topics that may be there and that this user may not see. They are left out. Raises ConfigError."""
+    missing = [name for name in topics.names() if name not in present and name not in hidden]
     if missing:
         near = get_close_matches(missing[0], present.keys() - topics.names(), 1)
         meant = f"did you mean {near[0]!r}? Else " if near else ""
@@ -114,15 +119,18 @@ def _check(admin: Admin, broker: str, topics: Topics, present: Mapping[str, int]
             f"no topic {', '.join(missing)} on {broker}; {meant}create what is missing with `eddy topics create "
             f"--broker {broker}`"
         )
-    names = topics.names()
+    names = [name for name in topics.names() if name in present]
     configs = configs_of(admin, broker, names)
-    _check_compaction(configs, topics.changelog)
+    with Problems() as problems:
+        _check_compaction(configs, topics.changelog)
     events = [name for name in names if name not in (topics.clicks, topics.changelog)]
     for name, limit in _limits(configs, events).items():
-        if limit < SMALLEST_LIMIT:
-            raise ConfigError(
-                f"topic {name} has {LIMIT}={limit}, too small for every event; {_raise_limit(name, SMALLEST_LIMIT)}"
-            )
+        with problems:
+            if limit < SMALLEST_LIMIT:
+                raise ConfigError(
+                    f"topic {name} has {LIMIT}={limit}, too small for every event; {_raise_limit(name, SMALLEST_LIMIT)}"
+                )
+    problems.end()
     return Checked({name: present[name] for name in names}, configs)
 
 
@@ -211,90 +219,4 @@ def _check_compaction(configs: Mapping[str, Mapping[str, str]], changelog: str) 
         raise ConfigError(
             f"topic {changelog} has cleanup.policy={policy}: Kafka would delete users' states; set it to compact with "
             f"kafka-configs.sh --alter --topic {changelog} --add-config cleanup.policy=compact"
-        )
-
-
-class PartitionsAdded(ConfigError):
-    """Partitions were added to a topic of a running worker."""
-
-
-class Seen(NamedTuple):
-    """What a broker says of a topic."""
-
-    id: str
-    partitions: int
-
-
-class TopicWatch:
-    """Compares the topics with what they were when it was made. A broker that does not answer says nothing.
-
-    Without it Kafka's clients go on for minutes: a consumer keeps its partitions until it refreshes its metadata, a
-    deleted topic is waited for, and one that was created again is read at the old offset. Only the topic's id shows the
-    last one (KIP-516).
-    """
-
-    def __init__(self, broker: str, topics: Topics, config: KafkaConfig) -> None:
-        self._admin = Admin(broker, config)
-        self._topics = topics
-        self._missing: set[str] = set()
-        self._added = 0
-        self._were = self._describe()[0]
-
-    def check(self) -> None:
-        """Raises ConfigError if a topic is not what it was. Blocks for up to DESCRIBE_S; call it every EVERY_S.
-
-        A topic must be missing twice: a new leader may not know it yet. Added partitions are a warning at first: most
-        clicks still come where they came before, and the worker decides them until the check number ADDED_CHECKS.
-        """
-        now, missing = self._describe()
-        for name in missing & self._missing:
-            raise ConfigError(
-                f"topic {name} was deleted while this worker ran; create it with `eddy topics create`, then run `eddy "
-                "topics repair` to continue with the users' states"
-            )
-        self._missing = missing
-        self._were = now | self._were  # a broker that did not answer at the start has described nothing
-        try:
-            compare(self._were, now, self._topics)
-        except PartitionsAdded as exc:
-            self._added += 1
-            if self._added >= ADDED_CHECKS:
-                raise
-            if self._added == 1:
-                log.warning("this worker ends in %.0f s: %s", (ADDED_CHECKS - 1) * EVERY_S, exc)
-
-    def _describe(self) -> tuple[dict[str, Seen], set[str]]:
-        """The topics that the broker describes, and the names of those that it does not know."""
-        names = self._topics.names()
-        found: dict[str, Seen] = {}
-        missing: set[str] = set()
-        futures: Mapping[str, Any] = self._admin.describe_topics(TopicCollection(names), request_timeout=DESCRIBE_S)
-        for name, future in futures.items():
-            try:
-                topic = future.result(timeout=DESCRIBE_S)
-                found[name] = Seen(str(topic.topic_id), len(topic.partitions))
-            except KafkaException as exc:
-                if exc.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-                    missing.add(name)
-            except TimeoutError:
-                continue
-        return found, missing
-
-
-def compare(were: Mapping[str, Seen], now: Mapping[str, Seen], topics: Topics) -> None:
-    """Raises ConfigError if clicks or changelog have more partitions than they had, or were created again."""
-    for name in (topics.clicks, topics.changelog):
-        before, after = were.get(name), now.get(name)
-        if before is None or after is None or before == after:
-            continue
-        if before.id != after.id:
-            how = " --accept-lost-rows` if no copy of it can be restored" if name == topics.changelog else "`"
-            raise ConfigError(
-                f"topic {name} was deleted and created again while this worker ran: offsets and states do not fit it; "
-                f"stop the workers and run `eddy topics repair{how}"
-            )
-        raise PartitionsAdded(
-            f"topic {name} has {after.partitions} partitions now, and {before.partitions} when this worker started: "
-            "users' clicks go to other partitions than their states; stop the workers and run `eddy topics repair`, "
-            "which moves the states"
         )

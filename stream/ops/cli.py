@@ -263,7 +263,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         sys.exit(2)
     except click.UsageError as exc:
         path = exc.ctx.command_path if exc.ctx else "eddy"
-        _fail(f"{path}: {exc.format_message()} See `{path} --help`.")
+        _fail(f"{path}: {exc.format_message().removesuffix('.')}. See `{path} --help`.".replace("?. See", "? See"))
     except click.ClickException as exc:
         _fail(f"eddy: {exc.format_message()}")
     except EddyError as exc:

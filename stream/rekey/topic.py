@@ -5,7 +5,7 @@ the source has: the retention, because the copies keep their timestamps, and roo
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -117,11 +117,14 @@ def check_all(broker: str, topics: Topics, mapping: str, config: KafkaConfig = P
     return found
 
 
-def check_source(broker: str, source: str, worked: Topics, config: KafkaConfig, *groups: str) -> None:
+def check_source(
+    broker: str, source: str, worked: Topics, config: KafkaConfig, *groups: str, ids: Sequence[str] = ()
+) -> None:
     """Raises ConfigError if the source or its copy is missing, or any right of a worker that re-keys.
 
     worked  the topics of the worker; its clicks are the copy
     groups  that the worker joins
+    ids     transactional ids that it uses
     """
     admin, copy = Admin(broker, config), worked.clicks
     present = partition_counts(admin, broker)
@@ -131,7 +134,7 @@ def check_source(broker: str, source: str, worked: Topics, config: KafkaConfig, 
             f"no topic {', '.join(missing)} on {broker} that this user may see; the mapping has rekey = true, so "
             f"create it with `eddy topics create --broker {broker} --clicks-topic {source} --mapping FILE`"
         )
-    check_rights(admin, {source: (READ,), **rights_of(worked), copy: (READ, WRITE)}, groups)
+    check_rights(admin, {source: (READ,), **rights_of(worked), copy: (READ, WRITE)}, groups, ids)
 
 
 def copy_limit(copy: str, configs: Mapping[str, Mapping[str, str]], max_message_bytes: int) -> int:

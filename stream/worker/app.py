@@ -19,7 +19,6 @@ from typing import Any
 
 import faust
 import msgspec
-from confluent_kafka import KafkaException
 from mode.supervisors import CrashingSupervisor
 
 from stream.access.begin import begin
@@ -29,14 +28,12 @@ from stream.access.refusal import Admin
 from stream.answers.desk import Desk
 from stream.answers.workers import advertised
 from stream.environment import from_environment, unknown_variables
-from stream.errors import EddyError, NoAnswer
-from stream.events import Partition
+from stream.errors import EddyError
 from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import Delivery
 from stream.kafka.fetch import OFFSET_RESET
-from stream.kafka.topics import TopicWatch, check_same_partitions, check_topics, record_limits
 from stream.kafka.transport import BatchTopic, BatchTransport
-from stream.kafka.waiting import KafkaWatch, patiently, watch_kafka
+from stream.kafka.waiting import watch_kafka
 from stream.kafka.watchdog import (
     EXIT_OPERATOR,
     EXIT_WORKER,
@@ -53,13 +50,13 @@ from stream.meter import Meter
 from stream.model.runtime import load_model
 from stream.process import limit_arenas, tune_interpreter, use_uvloop
 from stream.rekey.open import open_rekeying
-from stream.rekey.topic import CARRY_BYTES, check_source, copy_limit, rekeyed
+from stream.rekey.topic import rekeyed
 from stream.settings import Settings
-from stream.state.arena import Arena
 from stream.state.event_ids import LONGEST_BYTES
 from stream.web.display import Display
 from stream.web.health import Health
 from stream.wire.dead_letter import LONGEST_KEY
+from stream.worker.checks import check_cluster, check_rows
 from stream.worker.cycles.cycle import Cycles
 from stream.worker.hooks import (
     WithoutWeb,
@@ -75,11 +72,9 @@ from stream.worker.hooks import (
 from stream.worker.observe import Observed
 from stream.worker.served import engine_of, warn_of_model
 from stream.worker.status import Status
+from stream.worker.topic_watch import TopicWatch
 
 CHUNK_RECORDS = 2_000
-
-CHECKED_PARTITIONS = 64
-"""How many partitions of the changelog are looked at before a worker joins. All rows of a group have one model."""
 
 HEARTBEAT_S = 0.15
 """How long a worker may take to notice a rebalance. Everybody waits for the last one; Kafka's default is 3 s."""
@@ -109,14 +104,15 @@ def create_app(settings: Settings) -> faust.App:
     longest_row = engine.arena.dtype.itemsize + LONGEST_BYTES + LONGEST_KEY
     health.kafka = watch = watch_kafka(settings.broker, settings.topics.clicks, config)
     carries = decoding.anonymous is not None
-    partitions, limits = _check_cluster(settings, source, config, watch, longest_row, carries)
-    topic_watch = TopicWatch(settings.broker, settings.topics, config)
+    watch.wait()
     make_directory(Path(settings.data_dir))
     lock = None if settings.worker_id else WorkerLock(Path(settings.data_dir))
     worker_id = lock.worker_id if lock else settings.worker_id
     other = hold_id(Path(settings.data_dir), settings.group, worker_id)
     admin, instance_id = Admin(settings.broker, config), f"eddy-{worker_id}"
     wait_for_place(admin, settings.group, instance_id, settings.session_timeout_s, other)
+    partitions, limits = check_cluster(settings, source, worker_id, config, watch, longest_row, carries)
+    topic_watch = TopicWatch(settings.broker, settings.topics, config)
     alpha, users = settings.nominal_rate(), decoding.users
     observed = Observed(
         meter, model, engine.arena, partitions, users, alpha=alpha, alerts=display.alerts, hours=display.hours
@@ -162,7 +158,7 @@ def create_app(settings: Settings) -> faust.App:
     status = Status(meter, key_sample, examples, settings.topics, event_types, time.monotonic())
     report_status(app, cycles, status, observed, display, rekeying)
     watch.start(partial(end_app, app))
-    _check_rows(changelog, engine.arena, settings.topics.clicks, partitions, watch)
+    check_rows(changelog, engine.arena, settings.topics.clicks, partitions, watch)
     topics = settings.topics
     log.info(
         "worker ready to join: model=%s mapping=%s provider=%s items=%d broker=%s group=%s worker_id=%s clicks=%s "
@@ -174,47 +170,6 @@ def create_app(settings: Settings) -> faust.App:
         topics.behaviour or "-",
     )
     return app
-
-
-def _check_cluster(
-    settings: Settings, source: str, config: KafkaConfig, watch: KafkaWatch, longest_row: int, carries: bool
-) -> tuple[int, dict[str, int]]:
-    """Wait for Kafka, then check topics and rights.
-
-    source, carries  the topic that the producers write, the clicks topic itself if it is not re-keyed; and whether rows
-                     go through the topic of the copies
-    Returns the number of partitions of the changelog, and topic -> largest size of a record in bytes.
-    Raises ConfigError.
-    """
-    topics = settings.topics
-    copied = source != topics.clicks
-    while True:
-        watch.wait()
-        try:
-            if copied:
-                check_source(settings.broker, source, topics, config, settings.group, topics.clicks)
-            partitions, configs = check_topics(settings.broker, topics, config, settings.group)
-        except NoAnswer:  # it went away meanwhile
-            continue
-        if not settings.drain:
-            check_same_partitions(partitions, topics)
-        limits = record_limits(topics, configs, longest_row)
-        if copied:
-            most_bytes = settings.max_message_bytes + (longest_row + CARRY_BYTES if carries else 0)
-            limits[topics.clicks] = copy_limit(topics.clicks, configs, most_bytes)
-        return partitions[topics.changelog], limits
-
-
-def _check_rows(changelog: Changelog, arena: Arena, clicks: str, partitions: int, watch: KafkaWatch) -> None:
-    """Refuse rows of another model or Eddy version before this worker joins: joining makes the whole group wait.
-
-    A few of the newest rows show it. What they do not show, the recovery refuses. Raises ConfigError.
-    """
-    some = [Partition(clicks, number) for number in range(min(partitions, CHECKED_PARTITIONS))]
-    try:
-        patiently(watch, partial(changelog.newest, take=arena.check), some)
-    except (KafkaException, TimeoutError) as exc:
-        log.warning("the changelog cannot be read yet, so its rows are checked after the worker has joined: %s", exc)
 
 
 def _faust_app(settings: Settings, worker_id: str, config: KafkaConfig, health: Health) -> faust.App:

@@ -28,7 +28,6 @@ from stream.events import Partition
 from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import group_metadata
 from stream.kafka.partitioners import KeySample
-from stream.kafka.topics import EVERY_S, TopicWatch
 from stream.kafka.transport import assigned, leave_group, membership, seek
 from stream.kafka.waiting import KafkaWatch
 from stream.kafka.watchdog import CHECK_S, Rebalances, asked_to_end, end_app, set_asked_to_end, watch_group
@@ -46,6 +45,7 @@ from stream.worker.cycles.cycle import Cycles
 from stream.worker.cycles.recovery import Assignment
 from stream.worker.observe import Observed
 from stream.worker.status import Status, report
+from stream.worker.topic_watch import EVERY_S, TopicWatch
 
 LEARN_S = 2.0
 

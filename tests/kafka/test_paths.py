@@ -61,5 +61,9 @@ def test_a_topic_has_the_figures_of_a_file(kafka: str, name: str, tmp_path: Path
         "session_id = 'visit'\ncategory = 'what.kind'\n"
     )
     assert run("--topic", mapped, "--broker", kafka, "--mapping", tmp_path / "m.toml") == wanted
-    with pytest.raises(ConfigError, match=f"topic {empty} has no clicks"):
+    with pytest.raises(ConfigError, match=f"topic {empty} has no clicks$"):
         run("--topic", empty, "--broker", kafka)
+    with pytest.raises(
+        ConfigError, match=rf"wrong_fields\. If .* give --mapping, which `eddy init --topic {mapped}` w"
+    ):
+        run("--topic", mapped, "--broker", kafka)

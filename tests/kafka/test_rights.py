@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Event
 
 import pytest
+from confluent_kafka import Producer
 from confluent_kafka.admin import NewTopic, ResourceType
 
 from stream.access.messages import read_messages
@@ -40,29 +41,51 @@ def test_a_missing_right_on_a_topic_is_named_before_the_start(secure: Secure, cl
         secure.grant([right])
 
 
-def test_missing_rights_on_topics_and_the_group_are_one_line_before_the_start(secure: Secure, cluster: Cluster) -> None:
-    """Without the group's, aiokafka would ask for the coordinator without end."""
+def test_all_that_a_worker_may_not_do_is_one_line_before_it_joins(secure: Secure, cluster: Cluster) -> None:
+    """On topics, group and transactional id. Without READ on the group, aiokafka would ask for it without end."""
     secure.grant([right for right in RIGHTS if right.kind == "topic" and right.name != "sessions"])
     config = written(secure.directory / "c", properties(cluster, "PLAIN"))
-    line = refusal(secure.start(broker=cluster.kafka.sasl, kafka_config=config))
-    lacking = f"on topics: WRITE on {secure.topics.sessions}; on consumer groups: READ on {secure.name}; add the ACLs"
+    line = refusal(secure.start(broker=cluster.kafka.sasl, kafka_config=config, worker_id="a"))
+    of_id = f"on transactional ids: WRITE on {secure.name}:a; add the ACLs"
+    lacking = f"on topics: WRITE on {secure.topics.sessions}; on consumer groups: READ on {secure.name}; {of_id}"
     assert f"this user lacks rights {lacking}" in line
     secure.grant([Right("topic", "sessions", "WRITE")])
-    line = refusal(secure.start(broker=cluster.kafka.sasl, kafka_config=config))
-    assert f"this user lacks rights on consumer groups: READ on {secure.name}; add the ACLs" in line
+    line = refusal(secure.start(broker=cluster.kafka.sasl, kafka_config=config, worker_id="a"))
+    assert f"this user lacks rights on consumer groups: READ on {secure.name}; {of_id}" in line
 
 
-def test_a_missing_right_on_the_transactional_id_ends_the_worker_when_it_joins(
+def test_a_missing_right_on_the_transactional_id_is_refused_before_the_worker_joins(
     secure: Secure, cluster: Cluster
 ) -> None:
-    """The broker has no question for it; the first use shows it. librdkafka's own lines about it stay out of the log,
-    whose lines are all Eddy's."""
+    """The group does not wait for a worker that cannot write. DESCRIBE, which a coordinator asks for, is not enough."""
     secure.grant([right for right in RIGHTS if right.kind != "transactional id"])
+    secure.allow(ResourceType.TRANSACTIONAL_ID, f"{secure.name}:a", "DESCRIBE")
     config = written(secure.directory / "c", properties(cluster, "PLAIN"))
-    worker = secure.start(broker=cluster.kafka.sasl, kafka_config=config, log_format="json")
+    worker = secure.start(broker=cluster.kafka.sasl, kafka_config=config, log_format="json", worker_id="a")
     line = json.loads(refusal(worker))["message"]
-    assert "lacks the right WRITE on its transactional id" in line
+    assert f"this user lacks rights on transactional ids: WRITE on {secure.name}:a; add the ACLs" in line
+    assert "ready to join" not in worker.log
     assert not [line for line in worker.log.splitlines() if json.loads(line)["logger"] == "librdkafka"]
+
+
+@pytest.mark.parametrize("how", ["PLAIN", "certificate"])
+def test_the_question_about_a_transactional_id_fences_nobody(secure: Secure, cluster: Cluster, how: str) -> None:
+    """A producer with this id goes on with its transaction; and an id that nobody has used is not created."""
+    secure.grant(RIGHTS)
+    address = cluster.kafka.tls if how == "certificate" else cluster.kafka.sasl
+    config, used, unused = KafkaConfig(properties(cluster, how)), f"{secure.name}:a", f"{secure.name}:b"
+    own = {"bootstrap.servers": address, **config.properties, "transactional.id": used, "log_level": 0}
+    producer = Producer(own)
+    producer.init_transactions(20)
+    producer.begin_transaction()
+    producer.produce(secure.topics.anomalies, b"before")
+    producer.flush(20)
+    check_topics(address, secure.topics, config, secure.name, ids=(used, unused))
+    producer.produce(secure.topics.anomalies, b"after")
+    producer.commit_transaction(20)
+    assert {message.value() for message in secure.read(secure.topics.anomalies)} == {b"before", b"after"}
+    with pytest.raises(ConfigError, match=r"on transactional ids: WRITE on other:1, WRITE on other:2; add the ACLs"):
+        check_topics(address, secure.topics, config, secure.name, ids=(used, "other:1", "other:2"))
 
 
 @pytest.mark.parametrize("right", [r for r in RIGHTS if (r.name, r.operation) != ("eddy-changelog", "READ")], ids=str)

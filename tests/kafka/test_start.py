@@ -30,7 +30,7 @@ def refusal(lane: Lane, **options: object) -> str:
 
 
 def last_line(worker: Worker) -> str:
-    """The last line of a worker that must join the group before it can find the error."""
+    """The last line of a worker that waits before it refuses to start."""
     assert worker.process.wait(timeout=60) == 2, worker.log
     return worker.log.strip().splitlines()[-1]
 
@@ -82,6 +82,19 @@ def test_changelog_with_other_partitions_is_refused(lane: Lane) -> None:
     line = refusal(lane, changelog_topic=other)
     assert "3 partitions" in line
     assert "4" in line
+
+
+def test_all_that_is_wrong_with_the_topics_is_one_line(lane: Lane) -> None:
+    """Partitions and cleanup policy of the changelog, and the size limit of another topic: mended in one go."""
+    other = f"{lane.name}-wrong"
+    admin = AdminClient({"bootstrap.servers": lane.broker})
+    admin.create_topics([NewTopic(other, 3, 1)])[other].result()
+    recs = f"{lane.name}-small"
+    admin.create_topics([NewTopic(recs, 1, 1, config={"max.message.bytes": "5000"})])[recs].result()
+    line = refusal(lane, changelog_topic=other, recommendations_topic=recs)
+    assert "3 reasons: (1) " in line
+    for wrong in (f"topic {other} has cleanup.policy=delete", f"topic {recs} has max", f"topic {other} has 3 part"):
+        assert wrong in line
 
 
 def test_changelog_that_kafka_would_delete_is_refused(lane: Lane) -> None:
@@ -159,7 +172,7 @@ def test_offsets_reset_to_earlier_ones_are_refused(lane: Lane) -> None:
         return all(partition.error is None for partition in answer.topic_partitions)
 
     wait_until(reset, "offsets can be reset", every_s=ASK_S)
-    line = last_line(lane.start())
+    line = refusal(lane)
     assert "offsets were reset" in line
     assert "--changelog-topic" in line
 
@@ -170,7 +183,7 @@ def test_changelog_of_another_group_is_refused(lane: Lane) -> None:
     worker = lane.start()
     lane.wait_for_clicks()
     assert worker.end(signal.SIGTERM) == 0, worker.log
-    line = last_line(lane.start(group=f"{lane.name}-2"))
+    line = refusal(lane, group=f"{lane.name}-2")
     assert "no committed offset" in line
 
 
@@ -182,7 +195,7 @@ def test_empty_changelog_beside_committed_offsets_is_refused(lane: Lane) -> None
     assert worker.end(signal.SIGTERM) == 0, worker.log
     other = f"{lane.name}-other"
     create_topics(lane.broker, msgspec.structs.replace(lane.topics, changelog=other), 4, 1)
-    line = last_line(lane.start(changelog_topic=other))
+    line = refusal(lane, changelog_topic=other)
     assert "without history" in line
 
 

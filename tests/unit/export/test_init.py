@@ -12,8 +12,9 @@ import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
-from export.init import init
+from export.init import init, rows
 from stream.errors import ConfigError
+from stream.kafka.partitioners import KeySample
 from stream.mapping.parse import read_mapping
 from stream.ops.cli import eddy
 from tests.docs.blocks import ROOT
@@ -147,3 +148,33 @@ def test_without_a_user_there_is_no_file(tmp_path: Path) -> None:
     assert "no field of 60 events looks like the user_id" in str(result.exception)
     assert "actor.who (100%, 'w0', 'w1', 'w2')" in str(result.exception)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("kafka_config", "form", "expected"),
+    [
+        ("", "json", "kafka-console-consumer.sh --bootstrap-server k:9092 --topic 'shop events' --from-beginning "),
+        ("eddy.properties", "json", "kcat -C -e -q -F eddy.properties -b k:9092 -t 'shop events' -o beginning "),
+        ("", "avro", "use any file with the fields of these messages: Avro (.avro) or Parquet"),
+    ],
+)
+def test_init_of_a_topic_ends_with_where_a_log_comes_from(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kafka_config: str, form: str, expected: str
+) -> None:
+    """`eddy train` reads no topic. The line that is printed keeps all messages that are objects."""
+    monkeypatch.setattr("export.init._of_topic", lambda *_: (list(rows(SAMPLE)), [None] * 5, KeySample(1), 0, form))
+    monkeypatch.setattr("export.init.read_kafka_config", lambda *_: None)
+    given = ("--kafka-config", kafka_config) if kafka_config else ()
+    result = run("--topic", "shop events", "--broker", "k:9092", "--out", tmp_path / "shop.toml", *given)
+    assert result.exception is None, result.exception
+    assert "Next: eddy train events.jsonl --mapping " in result.output
+    last = result.output.strip().splitlines()[-1]
+    assert expected in last
+    if form != "json":
+        return
+    command, _, rest = last.partition(" | ")
+    assert command
+    lines = [json.dumps(row) for row in rows(SAMPLE)]
+    messages = "\n".join([*lines, "null", "no json"])
+    subprocess.run(["bash", "-c", f"printf '%s\\n' \"$1\" | {rest}", "_", messages], check=True, cwd=tmp_path)
+    assert (tmp_path / "events.jsonl").read_text().splitlines() == lines

@@ -7,7 +7,8 @@ import pytest
 
 from stream.errors import ConfigError
 from stream.guess.guess import Guess, guess, unused
-from stream.guess.names import event_type, rank
+from stream.guess.match import rank
+from stream.guess.names import event_type
 from stream.guess.sample import describe
 from stream.guess.text import report, toml, understand
 from stream.mapping.parse import parse_mapping

@@ -8,7 +8,8 @@ import pytest
 
 from stream.errors import ConfigError
 from stream.guess.guess import Guess, guess
-from stream.guess.names import ANONYMOUS, FIELDS, rank
+from stream.guess.match import rank
+from stream.guess.names import ANONYMOUS, FIELDS
 from stream.guess.sample import describe
 from stream.guess.text import understand
 
@@ -133,18 +134,18 @@ def test_an_event_type_is_known_by_its_values(more: dict[str, Callable[[int], An
         rows(
             "userId",
             "guest",
-            meta=lambda n: {"evtName": NAMES[n % 5], "lang": ["de", "en"][n % 2]},
+            meta=lambda n: {"what": NAMES[n % 5], "lang": ["de", "en"][n % 2]},
             unitPrice=lambda n: {"amount": "540.93"},
             **more,
         )
     )
     found = guess(sample)
-    assert fields(found)["event_type"] == ("meta.evtName",)
+    assert fields(found)["event_type"] == ("meta.what",)
     assert found.mapping.event_types == {
         "Product Viewed": "view", "Product Added": "cart", "Order Completed": "purchase",
     }  # fmt: skip
     assert fields(found)["price"] == ("unitPrice.amount",)
-    assert any(line.startswith("event_type is meta.evtName only because of its values") for line in found.unsure)
+    assert any(line.startswith("event_type is meta.what only because of its values") for line in found.unsure)
 
 
 def test_a_type_of_page_is_no_event_type() -> None:

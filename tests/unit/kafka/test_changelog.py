@@ -244,7 +244,18 @@ def test_no_user_has_the_position_as_key() -> None:
 @pytest.mark.parametrize(
     ("committed", "position", "words"),
     [
-        (None, 7, ["at offset 7", "no committed offset", "--group that", "--changelog-topic", "topics repair"]),
+        (
+            None,
+            7,
+            [
+                "at offset 7",
+                "no committed offset",
+                "another clicks topic",
+                "--group that",
+                "--changelog-topic (",
+                "repair",
+            ],
+        ),
         (
             9,
             None,

@@ -365,3 +365,13 @@ def test_a_broker_that_refuses_is_not_called_one_that_does_not_answer(monkeypatc
     made.down, made.refused = True, ConfigError("wrong password")
     with pytest.raises(ConfigError, match="wrong password"):
         check_topics(BROKER, TOPICS)
+
+
+def test_rights_topics_and_limits_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A topic that may not be seen is not called a missing one, and what can be seen is checked."""
+    made = cluster(monkeypatch, {name: count for name, count in whole().items() if name not in ("clicks", "sessions")})
+    made.allowed = {"clicks": set()}
+    with pytest.raises(ConfigError) as raised:
+        check_topics(BROKER, TOPICS)
+    assert str(raised.value).startswith("2 reasons: (1) this user lacks rights on topics: READ on clicks; add")
+    assert "; (2) no topic sessions on " in str(raised.value)

@@ -63,7 +63,10 @@ WRONG_FIELDS: list[tuple[str, dict[str, object]]] = [
 
 DAMAGES: list[tuple[str, Callable[[Path], object]]] = [
     ("no such directory", shutil.rmtree),
-    ("no manifest.json", lambda directory: (directory / "manifest.json").unlink()),
+    (
+        "no manifest.json; is this a directory of `eddy train`, and has it ended",
+        lambda directory: (directory / "manifest.json").unlink(),
+    ),
     ("not Eddy's format", lambda directory: (directory / "manifest.json").write_bytes(b"\xff\xfe")),
     ("not Eddy's format", lambda directory: (directory / "manifest.json").write_text("{}")),
     ("format 99", damage_json("manifest.json", lambda content: content.update(format=99))),

@@ -313,3 +313,21 @@ def test_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit) as exit:
         main(["--version"])
     assert (exit.value.code, capsys.readouterr().out) == (0, f"eddy, version {project['version']}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["state", "export", "--into"], "eddy state export: No such option: --into. See `eddy state export --help`."),
+        (["train"], "eddy train: Missing argument 'LOG'. See `eddy train --help`."),
+        (["train", "x", "--eopchs", "3"], "eddy train: No such option: --eopchs"),
+        (["topics", "create", "--partitions", "../.."], "'../..' is not a valid integer"),
+    ],
+)
+def test_a_wrong_command_line_is_two_sentences(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is wrong, and where the help is; click ends some of its texts without a full stop."""
+    with pytest.raises(SystemExit):
+        main(words)
+    printed = capsys.readouterr().err.strip()
+    assert line in printed
+    assert printed.rpartition(" See `")[0][-1] in ".?"

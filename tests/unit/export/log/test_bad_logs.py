@@ -171,6 +171,7 @@ TOO_BAD = [
         "dropped 3 rows: no user",
     ),
     ("log.xlsx", "", "the name must end in"),
+    ("log.json", "", "one JSON object a line, rename it to .jsonl"),
     ("a_directory", empty_directory, "the directory has no files"),
     ("nothing-*.csv", None, "no file matches this pattern"),
     ("missing.csv", None, "no such file"),

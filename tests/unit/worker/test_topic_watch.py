@@ -3,9 +3,9 @@
 import pytest
 
 from stream.errors import ConfigError
-from stream.kafka.topics import ADDED_CHECKS, Seen, TopicWatch, compare
 from stream.kafka_config import PLAINTEXT
 from stream.settings import Topics
+from stream.worker.topic_watch import ADDED_CHECKS, Seen, TopicWatch, compare
 
 TOPICS = Topics()
 WERE = {"clicks": Seen("A", 4), "eddy-changelog": Seen("B", 4), "anomalies": Seen("C", 4)}
@@ -40,7 +40,7 @@ def watch(
     """A watch that sees these topics and missing topics, one after the other, and `first` at its start."""
     answers = iter([(first, set()), *seen])
     monkeypatch.setattr(TopicWatch, "_describe", lambda self: next(answers))
-    monkeypatch.setattr("stream.kafka.topics.Admin", lambda *_: None)
+    monkeypatch.setattr("stream.worker.topic_watch.Admin", lambda *_: None)
     return TopicWatch("broker:1", TOPICS, PLAINTEXT)
 
 
