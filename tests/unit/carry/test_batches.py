@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stream.engine.columns import Columns
 from stream.engine.engine import Engine
 from stream.model.runtime import Model, load_model
-from stream.wire.requests import FORGET_HEADER, JOIN_HEADER, QUIET_HEADER
+from stream.wire.requests import FORGET_HEADER, JOIN_HEADER, QUIET_HEADER, Carried, encode_carried
 from stream.worker.served import open_engine
 from tests.unit.carry.test_carry import HOME, MINUTE_MS, PARTITIONS, TOPICS, Kafka
 
@@ -90,7 +90,8 @@ MESSAGES = st.lists(
         lambda one: one._replace(what=one.key) if one.what == "key" or (one.key in "uv" and one.what in "uv") else one
     ),
     max_size=24,
-)
+).filter(lambda sent: sum(one.item == BREAKS for one in sent) <= 6)
+"""With more of them in a batch, isolate takes the later clicks of a user, or the model, for broken."""
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
@@ -186,3 +187,42 @@ def test_a_batch_with_two_parts_of_a_partition_knows_who_clicked_in_the_first(mo
     kafka.next[PARTITIONS[0]] = begin
     kafka.decide([first, other, second])
     assert [(len(batch.clicks), batch.carried["taken"]) for batch in kafka.batches] == [(2, 0), (1, 1)]
+
+
+@pytest.mark.parametrize("newest_days", [0, 95])
+def test_a_state_begins_a_batch_if_its_user_may_be_forgotten_since_a_click_in_it(
+    model: Model, model_dir: Path, newest_days: int
+) -> None:
+    """By a click of another user after it, or as the click is so late."""
+    kafka = Fragile(model, model_dir, random.Random(0))
+    kafka.kill = 0.0
+    now_ms = kafka._now_ms
+    for one in (Sent("a", "a"), Sent("a", "v"), Sent("b", "b", step=newest_days * 1440)):
+        kafka.send(one)
+    kafka.decide([kafka.chunk(PARTITIONS[1], 1)])
+    kafka._now_ms = now_ms
+    for one in (Sent("v", "v"), Sent("b", "b", step=0 if newest_days else 95 * 1440)):
+        kafka.send(one)
+    kafka.decide([kafka.chunk(PARTITIONS[0], 2)])
+    kafka.batches.clear()
+    kafka.decide([kafka.chunk(PARTITIONS[1], 3)])
+    assert [len(batch.clicks) for batch in kafka.batches] == [2, 1]
+
+
+def test_a_state_may_leave_in_the_batch_in_which_it_has_arrived(model: Model, model_dir: Path) -> None:
+    """If a user id is the anonymous id of a different person, too."""
+    kafka = Fragile(model, model_dir, random.Random(0))
+    kafka.kill = 0.0
+    for one in (Sent("a", "a"), Sent("a", "u")):
+        kafka.send(one)
+    kafka.decide([kafka.chunk(PARTITIONS[0], 2)])
+    [*_, carried] = kafka.logs[PARTITIONS[0]]
+    carried.headers = tuple(
+        (name, encode_carried(msgspec.structs.replace(msgspec.msgpack.decode(value, type=Carried), value=b"no click")))
+        for name, value in carried.headers
+    )
+    kafka.send(Sent("u", "v"))
+    kafka.decide([kafka.chunk(PARTITIONS[0], 2)])
+    kafka.decide([kafka.chunk(PARTITIONS[1], 1)])
+    assert [one.carried["taken"] for one in kafka.batches] == [0, 1, 1]
+    assert [list(rows) for rows in kafka.rows().values()] == [[], [b"v"]]

@@ -221,6 +221,10 @@ def unlike(sent: list[Sent]) -> list[Sent]:
 @example([Sent("a", "a"), Sent("a", "u", step=40), Sent("u", "u", step=31), Sent("b", "v", step=31)], 100, 3)
 @example([Sent("a", "a"), Sent("u", "u", step=31), Sent("a", "v")], 1, 0)
 @example([Sent("u", "u"), Sent("a", "a", step=95 * 1440), Sent("a", "u", "i2", 1), Sent("u", None)], 100, 3)
+@example([Sent("u", "u"), Sent("a", "a", step=95 * 1440), Sent("a", "u", "i2", 1)], 1, 0)
+@example([Sent("a", "a"), Sent("u", "u", step=95 * 1440), Sent("a", "v")], 1, 0)
+@example([Sent("a", "a"), Sent("a", "v", step=40)], 1, 0)
+@example([Sent("a", "a"), Sent("a", "")], 1, 0)
 def test_states_go_over_as_in_a_loop_over_the_messages(
     model: Model, model_dir: Path, sent: list[Sent], most: int, seed: int
 ) -> None:
