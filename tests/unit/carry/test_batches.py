@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from stream.engine.columns import Columns
 from stream.engine.engine import Engine
 from stream.model.runtime import Model, load_model
+from stream.wire.json import JsonCodec
+from stream.wire.pseudonym import PseudonymousCodec, Pseudonyms
 from stream.wire.requests import FORGET_HEADER, JOIN_HEADER, QUIET_HEADER, Carried, encode_carried
 from stream.worker.served import open_engine
+from tests.unit.carry import test_carry
 from tests.unit.carry.test_carry import HOME, MINUTE_MS, PARTITIONS, TOPICS, Kafka
 
 BREAKS = "i5"
@@ -226,3 +229,33 @@ def test_a_state_may_leave_in_the_batch_in_which_it_has_arrived(model: Model, mo
     kafka.decide([kafka.chunk(PARTITIONS[1], 1)])
     assert [one.carried["taken"] for one in kafka.batches] == [0, 1, 1]
     assert [list(rows) for rows in kafka.rows().values()] == [[], [b"v"]]
+
+
+def test_states_go_over_under_pseudonyms(model: Model, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message has the id, because the topic of the clicks has it; the row has the pseudonym of its new user."""
+    names = Pseudonyms(b"k" * 32)
+    monkeypatch.setattr(test_carry, "JsonCodec", lambda *limits: PseudonymousCodec(JsonCodec(*limits), names))
+    kafka = Fragile(model, model_dir, random.Random(0))
+    kafka.kill = 0.0
+    for one in (Sent("a", "a"), Sent("a", "v")):
+        kafka.send(one)
+    kafka.decide([kafka.chunk(PARTITIONS[0], 2)])
+    kafka.decide([kafka.chunk(PARTITIONS[1], 1)])
+    assert [message.key for message in kafka.logs[PARTITIONS[1]]] == [b"v"]
+    assert [one.carried["taken"] for one in kafka.batches] == [0, 1]
+    assert [list(rows) for rows in kafka.rows().values()] == [[], [names.of("v").encode()]]
+
+
+def test_a_click_that_breaks_the_engine_keeps_no_state_from_its_user(model: Model, model_dir: Path) -> None:
+    """The batch is processed again without the click; then the state is at another place in it."""
+    kafka = Fragile(model, model_dir, random.Random(0))
+    kafka.kill = 0.0
+    for one in (Sent("a", "a"), Sent("a", "v"), Sent("b", "b", BREAKS)):
+        kafka.send(one)
+    kafka.decide([kafka.chunk(PARTITIONS[0], 2)])
+    kafka.send(Sent("v", "v"))
+    kafka.decide([kafka.chunk(PARTITIONS[1], 3)])
+    assert [one.carried["taken"] for one in kafka.batches] == [0, 1]
+    assert [len(one.refused) for one in kafka.batches] == [0, 1]
+    row = kafka.engine.arena.gather(kafka.engine.arena.find([(PARTITIONS[1], b"v")]).slots)
+    assert row["clicks"].tolist() == [3]

@@ -20,6 +20,7 @@ from stream.kafka.fetch import Chunk
 from stream.model.runtime import Model, load_model
 from stream.settings import Topics
 from stream.state.checksum import with_head
+from stream.state.row import NO_OFFSET, Head
 from stream.triggers.rules import Rule
 from stream.wire.json import JsonCodec
 from stream.wire.requests import CARRIED_HEADER, FORGET_HEADER, JOIN_HEADER, Carried, encode_carried
@@ -319,7 +320,10 @@ def test_the_state_leaves_with_the_click_and_arrives_before_it(model: Model, mod
     """The click is decided once, where the user's clicks are."""
     first, second = logged_in(model, model_dir)
     assert first.rows()[PARTITIONS[0]] == {}
-    assert [record.timestamp for record in first.written if record.topic == TOPICS.clicks] == [START_MS]
+    [message] = [record for record in first.written if record.topic == TOPICS.clicks]
+    assert message.timestamp == START_MS
+    _, _, carried = msgspec.msgpack.decode(dict(message.headers or ())[CARRIED_HEADER])
+    assert Head.of(carried).source_offset == NO_OFFSET
     assert outcome(second) == (1, {"taken": 1})
     row = second.engine.arena.gather(second.engine.arena.find([(PARTITIONS[0], b"u")]).slots)
     assert row["clicks"].tolist() == [2]

@@ -120,6 +120,8 @@ def test_a_note_says_how_many_users_have_clicks_from_before(tmp_path: Path) -> N
     rows = [
         {"visitor": "a", "item": "i1", "at": START_MS},
         {"visitor": "a", "user": "u", "item": "i2", "at": START_MS + 1},
+        {"visitor": "b", "user": "v", "item": "i2", "at": START_MS + 2},
+        {"visitor": "b", "item": "i2", "at": START_MS + 3},
     ]
     path.write_text("\n".join(map(json.dumps, rows)))
     assert "1 user with clicks from before the login, by an anonymous id" in read_log(path, mapping=MAPPING).notes
