@@ -6,19 +6,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from stream.carry import leaving
+from stream.carry.leaving import END, SESSION
+from stream.detect.episodes import OPENED, UNUSUAL_MS
 from stream.engine.columns import Columns
 from stream.engine.engine import Engine
+from stream.events import elsewhere
 from stream.model.runtime import Model, load_model
+from stream.population.watch import ROW_FIELDS
 from stream.wire.json import JsonCodec
 from stream.wire.pseudonym import PseudonymousCodec, Pseudonyms
 from stream.wire.requests import FORGET_HEADER, JOIN_HEADER, QUIET_HEADER, Carried, encode_carried
 from stream.worker.served import open_engine
 from tests.unit.carry import test_carry
-from tests.unit.carry.test_carry import HOME, MINUTE_MS, PARTITIONS, TOPICS, Kafka
+from tests.unit.carry.test_carry import HOME, MINUTE_MS, PARTITIONS, START_MS, TOPICS, Kafka
 
 BREAKS = "i5"
 """The engine fails on clicks on this item."""
@@ -259,3 +265,29 @@ def test_a_click_that_breaks_the_engine_keeps_no_state_from_its_user(model: Mode
     assert [len(one.refused) for one in kafka.batches] == [0, 1]
     row = kafka.engine.arena.gather(kafka.engine.arena.find([(PARTITIONS[1], b"v")]).slots)
     assert row["clicks"].tolist() == [3]
+
+
+def test_a_click_that_breaks_the_engine_changes_no_time_at_which_a_state_leaves(model: Model, model_dir: Path) -> None:
+    """The id is not forgotten yet; by a later click of the batch it would be."""
+    kafka = Fragile(model, model_dir, random.Random(0))
+    kafka.kill = 0.0
+    for one in (Sent("u", "u", BREAKS), Sent("a", "a"), Sent("a", "v"), Sent("u", "u", step=95 * 1440)):
+        kafka.send(one)
+    kafka.decide([kafka.chunk(PARTITIONS[0], 4)])
+    kafka.decide([kafka.chunk(PARTITIONS[1], 1)])
+    assert [one.carried["taken"] for one in kafka.batches] == [0, 1]
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_what_is_of_the_partition_in_a_row_is_changed_when_it_leaves(model: Model, model_dir: Path, ends: bool) -> None:
+    """Offsets keep the number of their partition, so that ids of sessions and episodes stay. The counts of the
+    partition's users are not those of the next one. ends: the model scores ends of sessions, too"""
+    layout = open_engine(model, model_dir, 5, 1, 0.3).arena.dtype.descr + ([(END, "<i8")] if ends else [])
+    row, counts = np.zeros(1, np.dtype(layout)), [field.name for field in ROW_FIELDS]
+    for name in (OPENED, UNUSUAL_MS, SESSION, *counts, *([END] if ends else [])):
+        row[name] = 5
+    sent = leaving._sealed(row, None, leaving.Leaving(0, (PARTITIONS[1], b"b"), 0, 0, b"u"), START_MS)
+    [there] = np.frombuffer(sent, row.dtype)
+    assert (there[OPENED], there[SESSION]) == (elsewhere(1, 5), elsewhere(1, 5))
+    assert not ends or there[END] == 1 + elsewhere(1, 4)
+    assert [int(there[name]) for name in counts] == [0] * len(counts)
