@@ -125,9 +125,9 @@ class Joins:
 
         spool.change_users(look)
         anonymous, joined = [index.get(name, -1) for name in self._numbers], dict[int, tuple[int, int, int]]()
-        for (number, name), time in sorted(self._first_ms.items(), key=lambda one: one[::-1]):
+        for (number, name), time in self._first_ms.items():
             a, u = anonymous[number], index.get(name, -1)
-            if a >= 0 and u >= 0 and u not in joined and first_ms[a] <= time <= first_ms[u]:
+            if a >= 0 and u >= 0 and time <= first_ms[u]:
                 joined[u] = a, time, u
         if not joined:
             return None

@@ -73,7 +73,7 @@ def put_in_place(
     taken: dict[Owner, np.void] = {}
     for one in arriving:
         user, at = owners[one.user], one.user
-        if user in taken or np.count_nonzero(owner[: one.before] == at):
+        if np.count_nonzero(owner[: one.before] == at):
             continue
         time_ms = time_of(arena, user, found, of_click, now_ms, one.before)
         if found.slots[at] != NO_SLOT:

@@ -129,7 +129,7 @@ def lives(owner: Index, owners: Sequence[Owner], requests: Sequence[Request]) ->
                 owners.append(one)
                 life.append(len(forgotten.get(one, ())))
                 last.append(NOT_ASKED)
-            arriving.setdefault(index, Arriving(at, index, *arrives))
+            arriving[index] = Arriving(at, index, *arrives)
             continue
         if leaves is not None:
             leaving.append(Leaving(at, one, len(forgotten.get(one, ())), *leaves))

@@ -37,7 +37,7 @@ def copied(
     """
     key, value, headers = message.key(), message.value(), message.headers()
     kept: list[tuple[str, bytes | None]] = []  # of the headers, whatever their size
-    if anonymous is not None and headers:
+    if headers:  # a producer writes none of ours
         headers = without_ours(headers) or None
     try:
         key = codec.decode(key, value, ANY_TIME_MS).user_id.encode()

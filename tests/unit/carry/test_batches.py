@@ -6,16 +6,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from stream.carry import leaving
+from stream.carry.leaving import END, SESSION
+from stream.detect.episodes import OPENED, UNUSUAL_MS
 from stream.engine.columns import Columns
 from stream.engine.engine import Engine
+from stream.events import elsewhere
 from stream.model.runtime import Model, load_model
-from stream.wire.requests import FORGET_HEADER, JOIN_HEADER, QUIET_HEADER
+from stream.population.watch import ROW_FIELDS
+from stream.state.row import Head
+from stream.wire.json import JsonCodec
+from stream.wire.pseudonym import PseudonymousCodec, Pseudonyms
+from stream.wire.requests import CARRIED_HEADER, FORGET_HEADER, JOIN_HEADER, QUIET_HEADER, Carried, encode_carried
 from stream.worker.served import open_engine
-from tests.unit.carry.test_carry import HOME, MINUTE_MS, PARTITIONS, TOPICS, Kafka
+from tests.unit.carry import test_carry
+from tests.unit.carry.test_carry import HOME, MINUTE_MS, PARTITIONS, START_MS, TOPICS, Kafka
 
 BREAKS = "i5"
 """The engine fails on clicks on this item."""
@@ -90,7 +100,8 @@ MESSAGES = st.lists(
         lambda one: one._replace(what=one.key) if one.what == "key" or (one.key in "uv" and one.what in "uv") else one
     ),
     max_size=24,
-)
+).filter(lambda sent: sum(one.item == BREAKS for one in sent) <= 6)
+"""With more of them in a batch, isolate takes the later clicks of a user, or the model, for broken."""
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
@@ -186,3 +197,119 @@ def test_a_batch_with_two_parts_of_a_partition_knows_who_clicked_in_the_first(mo
     kafka.next[PARTITIONS[0]] = begin
     kafka.decide([first, other, second])
     assert [(len(batch.clicks), batch.carried["taken"]) for batch in kafka.batches] == [(2, 0), (1, 1)]
+
+
+@pytest.mark.parametrize("newest_days", [0, 95])
+def test_a_state_begins_a_batch_if_its_user_may_be_forgotten_since_a_click_in_it(
+    model: Model, model_dir: Path, newest_days: int
+) -> None:
+    """By a click of another user after it, or as the click is so late."""
+    kafka = Fragile(model, model_dir, random.Random(0))
+    kafka.kill = 0.0
+    now_ms = kafka._now_ms
+    for one in (Sent("a", "a"), Sent("a", "v"), Sent("b", "b", step=newest_days * 1440)):
+        kafka.send(one)
+    kafka.decide([kafka.chunk(PARTITIONS[1], 1)])
+    kafka._now_ms = now_ms
+    for one in (Sent("v", "v"), Sent("b", "b", step=0 if newest_days else 95 * 1440)):
+        kafka.send(one)
+    kafka.decide([kafka.chunk(PARTITIONS[0], 2)])
+    kafka.batches.clear()
+    kafka.decide([kafka.chunk(PARTITIONS[1], 3)])
+    assert [len(batch.clicks) for batch in kafka.batches] == [2, 1]
+
+
+def test_a_state_may_leave_in_the_batch_in_which_it_has_arrived(model: Model, model_dir: Path) -> None:
+    """If a user id is the anonymous id of a different person, too."""
+    kafka = Fragile(model, model_dir, random.Random(0))
+    kafka.kill = 0.0
+    for one in (Sent("a", "a"), Sent("a", "u")):
+        kafka.send(one)
+    kafka.decide([kafka.chunk(PARTITIONS[0], 2)])
+    [*_, carried] = kafka.logs[PARTITIONS[0]]
+    carried.headers = tuple(
+        (name, encode_carried(msgspec.structs.replace(msgspec.msgpack.decode(value, type=Carried), value=b"no click")))
+        for name, value in carried.headers
+    )
+    kafka.send(Sent("u", "v"))
+    kafka.decide([kafka.chunk(PARTITIONS[0], 2)])
+    kafka.decide([kafka.chunk(PARTITIONS[1], 1)])
+    assert [one.carried["taken"] for one in kafka.batches] == [0, 1, 1]
+    assert [list(rows) for rows in kafka.rows().values()] == [[], [b"v"]]
+
+
+def test_states_go_over_under_pseudonyms(model: Model, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message has the id, because the topic of the clicks has it; the row has the pseudonym of its new user."""
+    names = Pseudonyms(b"k" * 32)
+    monkeypatch.setattr(test_carry, "JsonCodec", lambda *limits: PseudonymousCodec(JsonCodec(*limits), names))
+    kafka = Fragile(model, model_dir, random.Random(0))
+    kafka.kill = 0.0
+    for one in (Sent("a", "a"), Sent("a", "v")):
+        kafka.send(one)
+    kafka.decide([kafka.chunk(PARTITIONS[0], 2)])
+    kafka.decide([kafka.chunk(PARTITIONS[1], 1)])
+    assert [message.key for message in kafka.logs[PARTITIONS[1]]] == [b"v"]
+    assert [one.carried["taken"] for one in kafka.batches] == [0, 1]
+    assert [list(rows) for rows in kafka.rows().values()] == [[], [names.of("v").encode()]]
+
+
+def test_a_click_that_breaks_the_engine_keeps_no_state_from_its_user(model: Model, model_dir: Path) -> None:
+    """The batch is processed again without the click; then the state is at another place in it."""
+    kafka = Fragile(model, model_dir, random.Random(0))
+    kafka.kill = 0.0
+    for one in (Sent("a", "a"), Sent("a", "v"), Sent("b", "b", BREAKS)):
+        kafka.send(one)
+    kafka.decide([kafka.chunk(PARTITIONS[0], 2)])
+    kafka.send(Sent("v", "v"))
+    kafka.decide([kafka.chunk(PARTITIONS[1], 3)])
+    assert [one.carried["taken"] for one in kafka.batches] == [0, 1]
+    assert [len(one.refused) for one in kafka.batches] == [0, 1]
+    row = kafka.engine.arena.gather(kafka.engine.arena.find([(PARTITIONS[1], b"v")]).slots)
+    assert row["clicks"].tolist() == [3]
+
+
+def test_a_click_that_breaks_the_engine_changes_no_time_at_which_a_state_leaves(model: Model, model_dir: Path) -> None:
+    """The id is not forgotten yet; by a later click of the batch it would be."""
+    kafka = Fragile(model, model_dir, random.Random(0))
+    kafka.kill = 0.0
+    for one in (Sent("u", "u", BREAKS), Sent("a", "a"), Sent("a", "v"), Sent("u", "u", step=95 * 1440)):
+        kafka.send(one)
+    kafka.decide([kafka.chunk(PARTITIONS[0], 4)])
+    kafka.decide([kafka.chunk(PARTITIONS[1], 1)])
+    assert [one.carried["taken"] for one in kafka.batches] == [0, 1]
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_what_is_of_the_partition_in_a_row_is_changed_when_it_leaves(model: Model, model_dir: Path, ends: bool) -> None:
+    """Offsets keep the number of their partition, so that ids of sessions and episodes stay. The counts of the
+    partition's users are not those of the next one. ends: the model scores ends of sessions, too"""
+    layout = open_engine(model, model_dir, 5, 1, 0.3).arena.dtype.descr + ([(END, "<i8")] if ends else [])
+    row, counts = np.zeros(1, np.dtype(layout)), [field.name for field in ROW_FIELDS]
+    for name in (OPENED, UNUSUAL_MS, SESSION, *counts, *([END] if ends else [])):
+        row[name] = 5
+    sent = leaving._sealed(row, None, leaving.Leaving(0, (PARTITIONS[1], b"b"), 0, 0, b"u"), START_MS)
+    [there] = np.frombuffer(sent, row.dtype)
+    assert (there[OPENED], there[SESSION]) == (elsewhere(1, 5), elsewhere(1, 5))
+    assert not ends or there[END] == 1 + elsewhere(1, 4)
+    assert [int(there[name]) for name in counts] == [0] * len(counts)
+
+
+def test_a_request_to_forget_parts_what_leaves_and_what_has_arrived(model: Model, model_dir: Path) -> None:
+    """In one batch: only what came after the request leaves, and what arrived before the request is gone."""
+    kafka = Fragile(model, model_dir, random.Random(0))
+    kafka.kill = 0.0
+    for one in (*[Sent("a", "a")] * 3, Sent("a", "forget"), Sent("a", "a"), Sent("a", "u"), Sent("u", "u")):
+        kafka.send(one)
+    late = kafka.logs[PARTITIONS[0]].pop()
+    kafka.decide([kafka.chunk(PARTITIONS[0], 6)])
+    [*_, carried] = kafka.logs[PARTITIONS[0]]
+    [(name, value)] = [pair for pair in carried.headers if pair[0] == CARRIED_HEADER]
+    found = msgspec.msgpack.decode(value, type=Carried)
+    assert found.row is not None and Head.of(found.row).clicks == 1
+    carried.headers = ((name, encode_carried(msgspec.structs.replace(found, value=b"no click"))),)
+    kafka.send(Sent("u", "forget"))
+    kafka.append(PARTITIONS[0], late.key, late.value, late.headers)
+    kafka.decide([kafka.chunk(PARTITIONS[0], 3)])
+    assert len(kafka.batches) == 2
+    row = kafka.engine.arena.gather(kafka.engine.arena.find([(PARTITIONS[0], b"u")]).slots)
+    assert row["clicks"].tolist() == [1]

@@ -20,6 +20,7 @@ from stream.kafka.fetch import Chunk
 from stream.model.runtime import Model, load_model
 from stream.settings import Topics
 from stream.state.checksum import with_head
+from stream.state.row import NO_OFFSET, Head
 from stream.triggers.rules import Rule
 from stream.wire.json import JsonCodec
 from stream.wire.requests import CARRIED_HEADER, FORGET_HEADER, JOIN_HEADER, Carried, encode_carried
@@ -223,6 +224,10 @@ def unlike(sent: list[Sent]) -> list[Sent]:
 @example([Sent("a", "a"), Sent("a", "u", step=40), Sent("u", "u", step=31), Sent("b", "v", step=31)], 100, 3)
 @example([Sent("a", "a"), Sent("u", "u", step=31), Sent("a", "v")], 1, 0)
 @example([Sent("u", "u"), Sent("a", "a", step=95 * 1440), Sent("a", "u", "i2", 1), Sent("u", None)], 100, 3)
+@example([Sent("u", "u"), Sent("a", "a", step=95 * 1440), Sent("a", "u", "i2", 1)], 1, 0)
+@example([Sent("a", "a"), Sent("u", "u", step=95 * 1440), Sent("a", "v")], 1, 0)
+@example([Sent("a", "a"), Sent("a", "v", step=40)], 1, 0)
+@example([Sent("a", "a"), Sent("a", "")], 1, 0)
 def test_states_go_over_as_in_a_loop_over_the_messages(
     model: Model, model_dir: Path, sent: list[Sent], most: int, seed: int
 ) -> None:
@@ -317,7 +322,10 @@ def test_the_state_leaves_with_the_click_and_arrives_before_it(model: Model, mod
     """The click is decided once, where the user's clicks are."""
     first, second = logged_in(model, model_dir)
     assert first.rows()[PARTITIONS[0]] == {}
-    assert [record.timestamp for record in first.written if record.topic == TOPICS.clicks] == [START_MS]
+    [message] = [record for record in first.written if record.topic == TOPICS.clicks]
+    assert message.timestamp == START_MS
+    _, _, carried = msgspec.msgpack.decode(dict(message.headers or ())[CARRIED_HEADER])
+    assert Head.of(carried).source_offset == NO_OFFSET
     assert outcome(second) == (1, {"taken": 1})
     row = second.engine.arena.gather(second.engine.arena.find([(PARTITIONS[0], b"u")]).slots)
     assert row["clicks"].tolist() == [2]

@@ -132,3 +132,23 @@ def test_a_producer_cannot_carry_a_state() -> None:
 def test_a_click_with_both_ids_keeps_them_if_its_headers_are_too_large() -> None:
     copy = of_both(Message(None, both(user="u", visitor="a"), [("h", b"x" * 20_000)]))
     assert (copy.key, copy.headers) == (b"a", [(JOIN_HEADER, b"u")])
+
+
+def test_the_anonymous_id_is_found_in_every_message_that_is_a_click() -> None:
+    """Also where only the slow path can read the message, and where it is not JSON."""
+    value = b'{"user": "u", "visitor": "a", "item": "i1", "at": %d, "price": NaN}' % NOW_MS
+    assert of_both(Message(None, value)).key == b"a"
+    assert anonymous_ids(BOTH, lambda value: {"visitor": value.decode()})(b"a") == "a"
+
+
+def test_headers_that_only_eddy_writes_are_copied_for_nobody() -> None:
+    """Nor where no state goes over: another group may read the same copies, and carry its own."""
+    copy = copied(
+        Message(b"k", CLICK, [*HEADERS, (JOIN_HEADER, b"x"), (CARRIED_HEADER, b"x")]), CODEC, "by-user", 9_999
+    )
+    assert copy.headers == HEADERS
+
+
+def test_what_is_no_click_keeps_the_form_of_its_key() -> None:
+    """The dead letter has it."""
+    assert copied(Message(b"17.0", b"{"), CODEC, "by-user", 9_999).key == b"17.0"

@@ -9,7 +9,7 @@ from stream.manifest import Tensor
 from stream.state.arena import NO_SLOT, Arena, Owner
 from stream.state.blocks import BLOCK_SLOTS
 from stream.state.checksum import checksums
-from stream.state.evict import NEVER, Swept
+from stream.state.evict import NEVER, Forgetting, Swept
 from stream.state.row import NO_ITEM, NO_OFFSET, Rows, new_rows, row_dtype
 from stream.state.staged import Committed, Staged, copies, stage
 
@@ -96,6 +96,20 @@ def test_rows_put_in_place_early_are_not_remembered_before_their_commit(
     assert remembered() == between == of(every)
     rows_of.commit(late)
     assert remembered() == of(every)
+
+
+def test_nobody_is_forgotten_by_the_time_of_rows_that_are_not_committed() -> None:
+    """The partition's time that Kafka has counts for whoever asks."""
+    arena, asked = Arena(DTYPE, MODEL), [(ONE, b"a")]
+    rows_of, rows, others = Committed(arena, Forgetting(10)), marked(2, 1), [(ONE, b"b")]
+    rows["clicks"], rows["last_ms"] = 2, 100
+    put(arena, [*asked, *others], rows)
+    arena.advance(ONE, 100)
+    early = stage(arena, others, arena.find(others), marked(1, 2), Swept((), 0, 0), times={ONE: 200})
+    rows_of.put_early(early)
+    assert rows_of.remembered(asked)[0].tolist() == [True]
+    rows_of.commit(early)
+    assert rows_of.remembered(asked)[0].tolist() == [False]
 
 
 @settings(max_examples=40)

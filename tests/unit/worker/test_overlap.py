@@ -49,6 +49,7 @@ class Kafka:
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
+        self._busy = False
         self.tried: list[list[Record]] = []
         self.written: list[Record] = []
         self.next, self.reads = 0, 0
@@ -58,8 +59,11 @@ class Kafka:
         return None
 
     async def commit(self, records: list[Record], offsets: Mapping[Partition, int], *others: object) -> Outcome:
+        assert not self._busy, "two transactions at once"
         self.tried.append(records)
+        self._busy = True
         outcome = await self._answer(len(self.tried) - 1)
+        self._busy = False
         if outcome is Outcome.COMMITTED:
             self.commits(records, offsets[CLICKS_0])
         return outcome
@@ -294,7 +298,9 @@ def test_after_a_refused_batch_answers_are_the_rows_of_the_worker_that_decided_i
     assert asyncio.run(refused()) == 3  # 0, 3 and 6
 
 
-def test_an_assignment_begins_after_the_transaction_of_the_one_before(model_dir: Path) -> None:
+def test_an_assignment_begins_after_the_transaction_of_the_one_before(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A rebalance comes while a batch is written: its rows are in place when they are compared with Kafka's, so the
     partition is kept, and its clicks go on behind the batch."""
     going_on = asyncio.Event()
@@ -304,20 +310,24 @@ def test_an_assignment_begins_after_the_transaction_of_the_one_before(model_dir:
         return Outcome.COMMITTED
 
     worker = Worker(model_dir, answer)
+    given_up: list[list[int]] = []
 
     async def rebalance() -> Mapping[Partition, int]:
         await worker.take_over(1)
         worker.offer(0)
         await worker.until(lambda: len(worker.kafka.tried) == 1, cancel=False)
         worker.cycles.release()
+        monkeypatch.setattr(worker.engine.committed, "give_up", lambda: given_up.append(list(worker.acked)))
         taking_over = asyncio.create_task(worker.take_over(2))
         await asyncio.sleep(0)
+        await worker.cycles.thread.run(lambda: None)  # what the engine thread was given before is done
         going_on.set()
         kept = await taking_over
         await worker.close()
         return kept
 
     assert asyncio.run(rebalance()) == {CLICKS_0: FETCHED}
+    assert given_up == [[0]]
 
 
 def test_a_spare_whose_last_batch_was_refused_stays_a_spare(model_dir: Path) -> None:

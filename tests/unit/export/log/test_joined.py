@@ -86,6 +86,24 @@ def test_clicks_in_the_second_of_a_login_are_from_before_it(tmp_path: Path) -> N
     path.write_text("\n".join(map(json.dumps, rows)))
     log = read_log(path, mapping=MAPPING)
     assert sorted(click.user_id for click, _ in log_clicks(log)) == ["u", "u", "u", "v", "v", "v"]
+    path.write_text("\n".join(map(json.dumps, [{"user": "u", "item": "i1", "at": START_MS - 1}, *rows])))
+    log = read_log(path, mapping=MAPPING)
+    assert sorted(click.user_id for click, _ in log_clicks(log)) == ["a", "a", "u", "u", "v", "v", "v"]
+
+
+def test_a_row_that_is_no_click_gives_nothing(tmp_path: Path) -> None:
+    """A worker does not see it either."""
+    path = tmp_path / "log.jsonl"
+    rows = [
+        {"visitor": "a", "item": "i1", "at": START_MS},
+        {"visitor": "a", "user": "u", "at": START_MS + 1},
+        {"visitor": "a", "user": [1], "item": "i1", "at": START_MS + 2},
+        {"visitor": "a", "user": "w", "item": "i1", "at": "once"},
+        {"visitor": "a", "user": "v", "item": "i1", "at": START_MS + 4},
+        {"user": "u", "item": "i1", "at": START_MS + 5},
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert sorted(click.user_id for click, _ in log_clicks(read_log(path, mapping=MAPPING))) == ["u", "v", "v"]
 
 
 def test_a_log_without_times_is_read_as_it_is(tmp_path: Path) -> None:
@@ -102,6 +120,8 @@ def test_a_note_says_how_many_users_have_clicks_from_before(tmp_path: Path) -> N
     rows = [
         {"visitor": "a", "item": "i1", "at": START_MS},
         {"visitor": "a", "user": "u", "item": "i2", "at": START_MS + 1},
+        {"visitor": "b", "user": "v", "item": "i2", "at": START_MS + 2},
+        {"visitor": "b", "item": "i2", "at": START_MS + 3},
     ]
     path.write_text("\n".join(map(json.dumps, rows)))
     assert "1 user with clicks from before the login, by an anonymous id" in read_log(path, mapping=MAPPING).notes
