@@ -305,7 +305,8 @@ def test_a_request_to_forget_parts_what_leaves_and_what_has_arrived(model: Model
     [*_, carried] = kafka.logs[PARTITIONS[0]]
     [(name, value)] = [pair for pair in carried.headers if pair[0] == CARRIED_HEADER]
     found = msgspec.msgpack.decode(value, type=Carried)
-    assert found.row is not None and Head.of(found.row).clicks == 1
+    assert found.row is not None
+    assert Head.of(found.row).clicks == 1
     carried.headers = ((name, encode_carried(msgspec.structs.replace(found, value=b"no click"))),)
     kafka.send(Sent("u", "forget"))
     kafka.append(PARTITIONS[0], late.key, late.value, late.headers)
