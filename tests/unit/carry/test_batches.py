@@ -19,9 +19,10 @@ from stream.engine.engine import Engine
 from stream.events import elsewhere
 from stream.model.runtime import Model, load_model
 from stream.population.watch import ROW_FIELDS
+from stream.state.row import Head
 from stream.wire.json import JsonCodec
 from stream.wire.pseudonym import PseudonymousCodec, Pseudonyms
-from stream.wire.requests import FORGET_HEADER, JOIN_HEADER, QUIET_HEADER, Carried, encode_carried
+from stream.wire.requests import CARRIED_HEADER, FORGET_HEADER, JOIN_HEADER, QUIET_HEADER, Carried, encode_carried
 from stream.worker.served import open_engine
 from tests.unit.carry import test_carry
 from tests.unit.carry.test_carry import HOME, MINUTE_MS, PARTITIONS, START_MS, TOPICS, Kafka
@@ -291,3 +292,37 @@ def test_what_is_of_the_partition_in_a_row_is_changed_when_it_leaves(model: Mode
     assert (there[OPENED], there[SESSION]) == (elsewhere(1, 5), elsewhere(1, 5))
     assert not ends or there[END] == 1 + elsewhere(1, 4)
     assert [int(there[name]) for name in counts] == [0] * len(counts)
+
+
+def test_a_request_to_forget_parts_what_leaves_and_what_has_arrived(model: Model, model_dir: Path) -> None:
+    """In one batch: only what came after the request leaves, and what arrived before the request is gone."""
+    kafka = Fragile(model, model_dir, random.Random(0))
+    kafka.kill = 0.0
+    for one in (*[Sent("a", "a")] * 3, Sent("a", "forget"), Sent("a", "a"), Sent("a", "u"), Sent("u", "u")):
+        kafka.send(one)
+    late = kafka.logs[PARTITIONS[0]].pop()
+    kafka.decide([kafka.chunk(PARTITIONS[0], 6)])
+    [*_, carried] = kafka.logs[PARTITIONS[0]]
+    [(name, value)] = [pair for pair in carried.headers if pair[0] == CARRIED_HEADER]
+    found = msgspec.msgpack.decode(value, type=Carried)
+    assert found.row is not None
+    assert Head.of(found.row).clicks == 1
+    carried.headers = ((name, encode_carried(msgspec.structs.replace(found, value=b"no click"))),)
+    kafka.send(Sent("u", "forget"))
+    kafka.append(PARTITIONS[0], late.key, late.value, late.headers)
+    kafka.decide([kafka.chunk(PARTITIONS[0], 3)])
+    assert len(kafka.batches) == 2
+    row = kafka.engine.arena.gather(kafka.engine.arena.find([(PARTITIONS[0], b"u")]).slots)
+    assert row["clicks"].tolist() == [1]
+
+
+def test_a_request_for_quiet_before_a_state_is_not_for_it(model: Model, model_dir: Path) -> None:
+    """The user had no row then. Whether both are in one batch changes nothing."""
+    kafka = Fragile(model, model_dir, random.Random(0))
+    kafka.kill = 0.0
+    for one in (Sent("b", "b"), Sent("b", "u"), Sent("u", "quiet")):
+        kafka.send(one)
+    kafka.decide([kafka.chunk(PARTITIONS[1], 2)])
+    kafka.decide([kafka.chunk(PARTITIONS[0], 2)])
+    row = kafka.engine.arena.gather(kafka.engine.arena.find([(PARTITIONS[0], b"u")]).slots)
+    assert (row["clicks"].tolist(), row["quiet_until_s"].tolist()) == ([2], [0])
