@@ -314,3 +314,28 @@ def test_a_request_to_forget_parts_what_leaves_and_what_has_arrived(model: Model
     assert len(kafka.batches) == 2
     row = kafka.engine.arena.gather(kafka.engine.arena.find([(PARTITIONS[0], b"u")]).slots)
     assert row["clicks"].tolist() == [1]
+
+
+def test_a_request_for_quiet_before_a_state_is_not_for_it(model: Model, model_dir: Path) -> None:
+    """The user had no row then. Whether both are in one batch changes nothing."""
+    kafka = Fragile(model, model_dir, random.Random(0))
+    kafka.kill = 0.0
+    for one in (Sent("b", "b"), Sent("b", "u"), Sent("u", "quiet")):
+        kafka.send(one)
+    kafka.decide([kafka.chunk(PARTITIONS[1], 2)])
+    kafka.decide([kafka.chunk(PARTITIONS[0], 2)])
+    row = kafka.engine.arena.gather(kafka.engine.arena.find([(PARTITIONS[0], b"u")]).slots)
+    assert (row["clicks"].tolist(), row["quiet_until_s"].tolist()) == ([2], [0])
+
+
+def test_a_user_who_is_forgotten_gets_no_row_by_a_broken_click_and_a_request_for_quiet(
+    model: Model, model_dir: Path
+) -> None:
+    """The request is for a row that is there, and the click makes none."""
+    kafka = Fragile(model, model_dir, random.Random(0))
+    kafka.kill = 0.0
+    for one in (Sent("u", "u"), Sent("u", "forget"), Sent("u", "u", BREAKS), Sent("u", "quiet"), Sent("a", "a")):
+        kafka.send(one)
+    kafka.decide([kafka.chunk(PARTITIONS[0], 1)])
+    kafka.decide([kafka.chunk(PARTITIONS[0], 4)])
+    assert list(kafka.rows()[PARTITIONS[0]]) == [b"a"]
