@@ -167,7 +167,8 @@ class Run:
                 committed, ends = look()
                 return committed == ends
 
-            supervisor.tend_until(all_decided, f"{group}: all clicks are decided", DRAIN_S)
+            limit_s = DRAIN_S + len(self.traffic.sent) / self.rate  # slower than they were sent is wrong
+            supervisor.tend_until(all_decided, f"{group}: all clicks are decided", limit_s)
 
     def _stop(self, supervisor: Supervisor) -> None:
         supervisor.tend_until(lambda: all(not w.ended for w in supervisor.workers), "all workers run", 60)
