@@ -5,7 +5,6 @@ unlikely. For a message that is not a valid click it writes a DeadLetter instead
 click's topic, partition and offset, so a consumer can recognise repeats.
 """
 
-import hashlib
 import re
 from typing import NamedTuple
 
@@ -293,11 +292,3 @@ class DeadLetter(Struct, frozen=True, gc=False):
     value: str | None
     value_bytes: int
     key_bytes: int
-
-
-def hashed(user: bytes) -> str:
-    """Hash a user's key for log lines: the first 12 hex digits of its SHA-256.
-
-    To find the lines of a known user: `printf %s USER | sha256sum | cut -c1-12`.
-    """
-    return hashlib.sha256(user).hexdigest()[:12]

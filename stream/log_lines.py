@@ -7,6 +7,7 @@
 library prints itself is not JSON.
 """
 
+import hashlib
 import json
 import logging
 import math
@@ -101,3 +102,11 @@ def printable(text: str, most: int = 500) -> str:
     """A text that others wrote, for a line of a log or a terminal: its first `most` characters, control characters as
     question marks."""
     return "".join(c if c.isprintable() else "?" for c in text[:most])
+
+
+def hashed(user: bytes) -> str:
+    """Hash a user's key for log lines: the first 12 hex digits of its SHA-256.
+
+    To find the lines of a known user: `printf %s USER | sha256sum | cut -c1-12`.
+    """
+    return hashlib.sha256(user).hexdigest()[:12]

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from stream.errors import ConfigError
-from stream.events import Partition, hashed
+from stream.events import Partition
 from stream.kafka.changelog import Mark
+from stream.log_lines import hashed
 from stream.sessions.track import due
 from stream.state.checksum import with_head
 from stream.state.row import CHECKSUM_BYTES, NO_OFFSET, Head

@@ -23,13 +23,13 @@ from stream.detect.statistics import END, STATISTICS
 from stream.detect.windows import NO_GAP
 from stream.engine.columns import Columns
 from stream.engine.engine import Cycle
-from stream.events import DRIFT, Origin, Partition, SystemAlert, hashed
+from stream.events import DRIFT, Origin, Partition, SystemAlert
 from stream.hours.messages import message
 from stream.hours.table import Cells
 from stream.kafka.fetch import Chunk
 from stream.kafka.partitioners import KeySample
 from stream.lists.hits import Hits
-from stream.log_lines import printable
+from stream.log_lines import hashed, printable
 from stream.mapping.unused import UnusedPaths
 from stream.meter import Meter
 from stream.model.gaps import starts_session

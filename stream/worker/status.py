@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
-from stream.events import hashed
 from stream.kafka.partitioners import KeySample, Verdict
+from stream.log_lines import hashed
 from stream.meter import Meter, Snapshot
 from stream.settings import Topics
 from stream.worker.observe import Example

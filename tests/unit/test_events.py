@@ -5,7 +5,8 @@ import hashlib
 import msgspec
 import pytest
 
-from stream.events import Anomaly, Click, DeadLetter, Expected, Origin, Partition, Recommendation, hashed
+from stream.events import Anomaly, Click, DeadLetter, Expected, Origin, Partition, Recommendation
+from stream.log_lines import hashed
 
 
 def test_an_id_is_topic_partition_and_offset() -> None:

@@ -14,10 +14,11 @@ from typing import Any
 
 from stream.access.begin import Begin, earliest
 from stream.errors import ConfigError
-from stream.events import Partition, hashed
+from stream.events import Partition
 from stream.kafka.changelog import POSITION_KEY, Changelog, Mark, Position, disagreement
 from stream.kafka.delivery import Delivery, Outcome, Record
 from stream.kafka.waiting import Watch, in_daemon, patiently
+from stream.log_lines import hashed
 from stream.meter import Meter
 from stream.state.arena import Arena
 from stream.state.checksum import Totals
@@ -71,10 +72,8 @@ class Recovery:
         begin_at: Begin = earliest,
         meter: Meter | None = None,
     ) -> None:
-        self._delivery = delivery
-        self._changelog = changelog
-        self._arena = arena
-        self._engine = engine
+        self._delivery, self._changelog = delivery, changelog
+        self._arena, self._engine = arena, engine
         self._watch = watch
         self._begin_at = begin_at
         self._meter = meter or Meter()

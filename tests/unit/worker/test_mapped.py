@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from stream.engine.engine import Engine
-from stream.events import DeadLetter, Partition, Recommendation, hashed
+from stream.events import DeadLetter, Partition, Recommendation
 from stream.kafka.changelog import POSITION_KEY, Mark
 from stream.kafka.fetch import Chunk
+from stream.log_lines import hashed
 from stream.mapping.mapping import ClickMapping
 from stream.mapping.parse import parse_mapping
 from stream.mapping.shape import message_shape
