@@ -135,11 +135,16 @@ def _message(offset: int) -> SimpleNamespace:
     return SimpleNamespace(offset=offset, key=user.encode(), value=value, timestamp=NOW_MS, headers=())
 
 
-async def decide_all(worker: Worker) -> None:
+async def offer_all(worker: Worker) -> None:
+    """Let a worker have all clicks, until it is done with them."""
     await worker.take_over(1)
     for begin in range(0, CLICKS, FETCHED):
         worker.offer(begin)
     await worker.until(lambda: len(worker.acked) == CLICKS // FETCHED)
+
+
+async def decide_all(worker: Worker) -> None:
+    await offer_all(worker)
     await worker.close()
 
 
@@ -156,6 +161,19 @@ async def until_overlapping(worker: Worker) -> None:
         while worker.cycles._writing is None or not worker.cycles._writing.early:
             assert worker.cycles._arrived.is_set(), "the worker waits for the transaction, though it is behind"
             await asyncio.sleep(0.001)
+
+
+def refused_second(model_dir: Path) -> Worker:
+    """The group refuses its second transaction, while the third batch is processed."""
+
+    async def answer(number: int) -> Outcome:
+        if number == 1:
+            await until_overlapping(worker)
+            return Outcome.STALE
+        return Outcome.COMMITTED
+
+    worker = Worker(model_dir, answer)
+    return worker
 
 
 @pytest.mark.parametrize("roll_back", [False, True])
@@ -190,19 +208,10 @@ def test_a_batch_on_rows_that_were_not_committed_is_dropped_and_the_rows_are_rea
     want = one_at_a_time(model_dir)
     monkeypatch.setattr(cycle, "BEHIND", 1)
 
-    async def answer(number: int) -> Outcome:
-        if number == 1:
-            await until_overlapping(worker)
-            return Outcome.STALE
-        return Outcome.COMMITTED
-
-    worker = Worker(model_dir, answer)
+    worker = refused_second(model_dir)
 
     async def refused() -> None:
-        await worker.take_over(1)
-        for begin in range(0, CLICKS, FETCHED):
-            worker.offer(begin)
-        await worker.until(lambda: len(worker.acked) == CLICKS // FETCHED)
+        await offer_all(worker)
         assert (len(worker.kafka.tried), worker.kafka.next) == (2, FETCHED), "a batch was written on a refused one"
         assert worker.cycles.positions() == {}
         assert await worker.take_over(2) == {}, "rows that Kafka does not have were kept"
@@ -274,19 +283,10 @@ def test_after_a_refused_batch_answers_are_the_rows_of_the_worker_that_decided_i
     """What this worker remembered from before its early rows is old by then."""
     monkeypatch.setattr(cycle, "BEHIND", 1)
 
-    async def answer(number: int) -> Outcome:
-        if number == 1:
-            await until_overlapping(worker)
-            return Outcome.STALE
-        return Outcome.COMMITTED
-
-    worker = Worker(model_dir, answer)
+    worker = refused_second(model_dir)
 
     async def refused() -> int:
-        await worker.take_over(1)
-        for begin in range(0, CLICKS, FETCHED):
-            worker.offer(begin)
-        await worker.until(lambda: len(worker.acked) == CLICKS // FETCHED)
+        await offer_all(worker)
         worker.kafka.commits(worker.kafka.tried[1], 2 * FETCHED)  # the other worker's records are the same
         await worker.take_over(2)
         found = Users(worker.engine, worker.cycles.positions).state(b"a", 3).answer
