@@ -44,7 +44,7 @@ def check_cluster(
                      go through the topic of the copies
     worker_id        no living process of the group has it
     Returns the number of partitions of the changelog, and topic -> largest size of a record in bytes.
-    Raises ConfigError with all reasons.
+    Raises ConfigError with all reasons. Of a worker that re-keys, missing topics and rights come before the rest.
     """
     topics = settings.topics
     ids = (f"{settings.group}:{worker_id}",)
