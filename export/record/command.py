@@ -85,11 +85,17 @@ def record(
     from export.record.lines import lines_of
     from export.record.record import FORGOTTEN, check_name, counted
     from export.record.record import record as write
+    from stream.rekey.topic import by_user
 
     check_name(out)
     since_ms = since(start, time.time_ns() // 1_000_000)
     file = read_mapping(Path(mapping)) if mapping else None
     config = read_kafka_config(kafka_config, os.environ)
+    if file is not None and file.mapping.rekey and clicks_topic.endswith(by_user("")):
+        raise ConfigError(
+            f"topic {clicks_topic} has the copies of the workers, where a request to forget a user is not beside each "
+            "click of the user; give the topic that the producers write"
+        )
     limits = max_message_bytes, int(max_future_s * 1000)
     with Bar("messages") as bar:
         lines = lines_of(file, schema_registry, limits, config)
