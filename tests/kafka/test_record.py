@@ -218,7 +218,9 @@ def test_the_end_is_that_of_the_start(kafka: str, name: str) -> None:
     assert list(read_messages(kafka, topic, span=span_of(kafka, topic, since_ms=4_000_000_000_000))) == []
 
 
-def test_what_cannot_be_read_is_one_line(kafka: str, name: str, tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_one_line(
+    kafka: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An empty topic, none, no broker, no registry, no option for it. No file is left."""
     topic, out = topic_of(kafka, name), tmp_path / "clicks.jsonl"
     shop = tmp_path / "avro.toml"
@@ -236,6 +238,7 @@ def test_what_cannot_be_read_is_one_line(kafka: str, name: str, tmp_path: Path) 
         ),
     ]
     for line, words in cases:
+        monkeypatch.setattr("stream.access.publish.CONNECT_S", 1.0 if away in words else 10.0)
         error = run(out, *words).exception
         assert isinstance(error, ConfigError), (line, error)
         assert line in str(error)
