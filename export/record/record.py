@@ -2,10 +2,10 @@
 
 1. Read the topic from a time on to its end at the start, and write a line for each click.
 2. If there were requests to forget users, write the file again: a click before such a request is left out.
-3. The file gets its name when it is complete. Nothing but the file is changed, on Kafka neither.
+3. The file gets its name when it is complete.
 
 A request to forget is in every partition (`eddy forget`), and covers the clicks before it in its partition, as for a
-worker. Whether one comes is known at the end only, and the topic may be larger than memory: hence the second reading.
+worker. That there is one is known when it is read, after the clicks; and they may be more than memory holds.
 """
 
 import gzip
@@ -26,7 +26,7 @@ from export.record.lines import Lines
 from stream.access.messages import read_messages, span_of
 from stream.errors import BadClick, ConfigError
 from stream.kafka_config import PLAINTEXT, KafkaConfig
-from stream.wire.codec import Codec
+from stream.wire.codec import TRUSTED_MS, Codec
 from stream.wire.requests import CARRIED_HEADER, FORGET_HEADER, QUIET_HEADER, user_to_forget
 
 ENDINGS = (".jsonl", ".jsonl.gz")
@@ -146,7 +146,7 @@ def write(
 ) -> Recorded:
     """Write a line for each click among the messages; add requests to forget a user to `forgotten`.
 
-    After `limit` clicks only requests are looked for. Raises NoRegistry.
+    After `limit` clicks only requests are looked for. Raises NoRegistry if the schema of a message cannot be had.
     """
     now_ms = time.time_ns() // 1_000_000
     found = Recorded(topic, partitions)
@@ -162,7 +162,8 @@ def write(
             found.left_out[LIMIT] += 1
             continue
         try:
-            click, line = lines.of(message.key(), value, now_ms)
+            seen_ms = max(now_ms, min(message.timestamp()[1], now_ms + TRUSTED_MS))  # as a worker
+            click, line = lines.of(message.key(), value, seen_ms)
         except BadClick as exc:
             found.left_out[exc.reason] += 1
             continue

@@ -18,6 +18,7 @@ from stream.kafka_config import PLAINTEXT
 from stream.mapping.mapping import MappingFile
 from stream.mapping.parse import parse_mapping
 from stream.mapping.reading import FIELDS
+from stream.mapping.shape import decoded_shape
 from stream.wire.json import JsonCodec
 
 NOW_MS = 1_760_000_000_000
@@ -172,8 +173,6 @@ def test_a_decoded_message_becomes_json_with_its_fields(tmp_path: Path) -> None:
     def decode(value: bytes) -> Any:
         calls.append(value)
         return EVENT | {"raw": b"\xff", "did": "cart", "n": float("nan")}
-
-    from stream.mapping.shape import decoded_shape
 
     file, last = mapping(NESTED), _Last(decode)
     lines = Lines(JsonCodec(*LIMITS, decoded_shape(file.mapping.of_topic(), last)), True, last.line)

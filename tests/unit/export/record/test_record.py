@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from stream.ops.cli import eddy
 from tests.docs.blocks import ROOT
 
 NOW_MS = 1_760_000_000_000
-LIMITS = 65_536, 86_400_000
+LIMITS = 65_536, 3_600_000
 FORGET, QUIET = [("eddy-forget", b"")], [("eddy-quiet", b'{"until_ms":0}')]
 
 
@@ -35,6 +36,7 @@ class Message(NamedTuple):
     own_key: bytes | None
     own_value: bytes | None
     own_headers: list[tuple[str, bytes]] | None = None
+    own_ms: int = NOW_MS
 
     def key(self) -> bytes | None:
         return self.own_key
@@ -50,6 +52,9 @@ class Message(NamedTuple):
 
     def offset(self) -> int:
         return self.own_offset
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, self.own_ms
 
 
 def click(partition: int, offset: int, user: str, item: str = "i1") -> Message:
@@ -92,6 +97,19 @@ def test_what_is_no_click_is_counted_by_its_reason() -> None:
     assert lines == [("u1", "i1"), ("u2", "i1")]
     assert found.left_out == {"empty_value": 3, "not_json": 2, "key_is_not_user": 1, "request": 3}
     assert (found.first_ms, found.last_ms) == (NOW_MS, NOW_MS)
+
+
+def test_a_click_ahead_of_the_clock_is_judged_as_by_a_worker() -> None:
+    """Kafka's timestamp corrects a clock that is behind by up to a day."""
+    now_ms = time.time_ns() // 1_000_000
+    hour = 3_600_000
+    messages = []
+    for offset, (click_hours, kafka_hours) in enumerate([(20, 0), (20, 20), (50, 50), (30, 10)]):
+        event = {"user_id": "u1", "item_id": f"i{offset}", "timestamp": now_ms + click_hours * hour}
+        messages.append(Message(0, offset, b"u1", json.dumps(event).encode(), None, now_ms + kafka_hours * hour))
+    lines, found = written(messages)
+    assert lines == [("u1", "i1")]
+    assert found.left_out == {"future_timestamp": 3}
 
 
 def test_clicks_before_a_request_to_forget_are_left_out() -> None:
