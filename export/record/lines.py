@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 from stream.events import Click
 from stream.kafka_config import KafkaConfig
 from stream.mapping.decoding import registry_of
-from stream.mapping.mapping import ANONYMOUS, ClickMapping, MappingFile
-from stream.mapping.paths import parse_path, put
+from stream.mapping.mapping import ClickMapping, MappingFile
 from stream.mapping.shape import anonymous_ids, decoded_shape, message_shape
 from stream.mapping.written import values
 from stream.wire.json import JsonCodec
@@ -106,12 +105,8 @@ def _row(mapping: ClickMapping, anonymous: Callable[[bytes], str | None] | None)
     """The function that makes a row with the shape of the mapping's log. anonymous: value -> the anonymous id in it"""
     log = mapping.log
     assert log is not None
-    path = parse_path(log.fields[ANONYMOUS][0]) if ANONYMOUS in log.fields else None
 
     def line(value: bytes, click: Click) -> bytes:
-        row = values(mapping, click, log)
-        if anonymous is not None and path is not None and (other := anonymous(value)) is not None:
-            put(row, path, other)
-        return json.dumps(row).encode()
+        return json.dumps(values(mapping, click, log, anonymous and anonymous(value))).encode()
 
     return line

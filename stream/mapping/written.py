@@ -6,7 +6,7 @@ import msgspec
 
 from stream.errors import ConfigError
 from stream.events import Click
-from stream.mapping.mapping import ClickMapping, Source
+from stream.mapping.mapping import ANONYMOUS, ClickMapping, Source
 from stream.mapping.paths import parse_path, put
 from stream.mapping.reading import FIELDS, UNITS
 
@@ -16,18 +16,22 @@ def written(mapping: ClickMapping, click: Click) -> bytes:
     return msgspec.json.encode(values(mapping, click))
 
 
-def values(mapping: ClickMapping, click: Click, source: Source | None = None) -> dict[str, Any]:
+def values(
+    mapping: ClickMapping, click: Click, source: Source | None = None, anonymous: str | None = None
+) -> dict[str, Any]:
     """The message of a click with the mapped fields only, as JSON has it. The mapping reads it as an equal click.
 
-    source  where the values are, `mapping.log` for a row of a log; None = as in a message of the topic
+    source     where the values are, `mapping.log` for a row of a log; None = as in a message of the topic
+    anonymous  the anonymous id that was beside the user's; None = none
 
     Each value is at the field's first path, and the event type has their name. There are two exceptions: a value of a
     field that the mapping does not read is not written, and a time in s loses its ms.
     """
     message: dict[str, Any] = {}
     source = source or mapping.topic
-    for name in FIELDS:
-        paths, value = source.fields.get(name), getattr(click, name)
+    for name in (*FIELDS, ANONYMOUS):
+        paths = source.fields.get(name)
+        value: Any = anonymous if name == ANONYMOUS else getattr(click, name)
         if paths is None or value is None:
             continue
         if name == "event_type":

@@ -166,6 +166,15 @@ def test_with_a_log_of_another_shape_a_line_has_its_fields(tmp_path: Path) -> No
     ]
 
 
+def test_paths_that_exclude_each_other_are_one_line() -> None:
+    """No row can have both ids there; a mapping that only reads never sees it."""
+    own = NESTED.replace('["who.id", "who.anonymous"]', '"who.id"\nanonymous_id = "who.anonymous"')
+    file = mapping(own + "[key]\nrekey = true\n" + LOG.replace('"browser"', '"customer.browser"'))
+    event = EVENT | {"who": {"anonymous": "a1", "id": "u1"}}
+    with pytest.raises(ConfigError, match=r"no message can have a value at customer\.browser, because another path"):
+        line(lines_of(file, "", LIMITS, PLAINTEXT), json.dumps(event).encode())
+
+
 def test_a_decoded_message_becomes_json_with_its_fields(tmp_path: Path) -> None:
     """Bytes that are no text become what no field reads, as in an Avro file; a message is decoded once."""
     calls = []
