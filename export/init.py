@@ -24,7 +24,7 @@ MOST_EVENTS = 5_000
 """Events of a sample."""
 
 LOG = "events.jsonl"
-"""The name of a log that is still to be written from a topic."""
+"""The name of the log that `eddy record` is to write from a topic."""
 
 MOST_ASKED = 20
 """Messages whose schemas are asked for to find out the format."""
@@ -69,6 +69,7 @@ def init(
     Examples:
       eddy init --topic shop-events --broker localhost:9092 --out shop.toml
       eddy init --file events.jsonl --out shop.toml
+      eddy record events.jsonl --topic shop-events --broker localhost:9092 --mapping shop.toml
       eddy train events.jsonl --mapping shop.toml --out models/mine/1
       eddy worker --model models/mine/1 --clicks-topic shop-events
     """
@@ -131,28 +132,13 @@ def init(
             made = ["eddy", "topics", "create", "--broker", broker, "--clicks-topic", topic, "--mapping", str(out)]
             made += ["--kafka-config", kafka_config] if kafka_config else []
             click.echo(f"\nThe workers re-key the messages. They need a topic for it: {shlex.join(made)}")
-        log = LOG if file is None else str(file)
-        words = ["eddy", "train", log, "--mapping", str(out), "--out", "models/mine/1"]
-        click.echo(f"\nwrote {out}. Next: {shlex.join(words)}")
+        log, steps = LOG if file is None else str(file), []
         if topic is not None:
-            click.echo(_log_of(broker, topic, kafka_config, form))
-
-
-def _log_of(broker: str, topic: str, kafka_config: str, form: str) -> str:
-    """Where a log for `eddy train` comes from if there is only the topic. Eddy has no command that writes one."""
-    if form != "json":
-        return (
-            f"If you have no {LOG}, use any file with the fields of these messages: Avro (.avro) or Parquet, as Kafka "
-            "Connect writes them, or JSON lines"
-        )
-    if kafka_config:  # it is a file of librdkafka, which kcat reads too, and Kafka's own programs do not
-        words = ["kcat", "-C", "-e", "-q", "-F", kafka_config, "-b", broker, "-t", topic, "-o", "beginning"]
-    else:
-        words = ["kafka-console-consumer.sh", "--bootstrap-server", broker, "--topic", topic, "--from-beginning"]
-        words += ["--isolation-level", "read_committed", "--timeout-ms", "10000"]
-    # A line that is no object would refuse the log: a deleted key is the line "null".
-    line = f"{shlex.join(words)} | grep '^{{' > {LOG}"
-    return f"If you have no {LOG}, a client of Kafka writes it, one message a line:\n  {line}"
+            steps.append(["eddy", "record", log, "--topic", topic, "--broker", broker, "--mapping", str(out)])
+            steps[0] += ["--kafka-config", kafka_config] if kafka_config else []
+            steps[0] += ["--schema-registry", schema_registry] if form != "json" else []
+        steps.append(["eddy", "train", log, "--mapping", str(out), "--out", "models/mine/1"])
+        click.echo(f"\nwrote {out}. Next: " + "\nThen: ".join(map(shlex.join, steps)))
 
 
 def _of_topic(

@@ -34,19 +34,21 @@ class NullProgress:
 
 
 class Bar:
-    """A progress bar on stderr with clicks/s and the remaining time; lines are printed above it.
+    """A progress bar on stderr with clicks/s, or another noun, and the remaining time; lines are printed above it.
 
     If stderr is not a terminal, each task prints a line when it begins.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "clicks") -> None:
+        """what: the noun of what is counted"""
+        self._what = what
         # Lines contain names and values of the log. Rich must not interpret their brackets and colons as markup.
         self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
         self._bar = RichProgress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} clicks"),
+            TextColumn(f"{{task.completed:,.0f}}/{{task.total:,.0f}} {what}"),
             TextColumn("{task.fields[pace]}"),
             TimeRemainingColumn(),
             console=self._console,
@@ -68,13 +70,13 @@ class Bar:
             self._bar.remove_task(self._task)
         self._task = self._bar.add_task(label, total=clicks, pace="")
         if not self._console.is_terminal:
-            self.say(f"{label}: {clicks:,} clicks")
+            self.say(f"{label}: {clicks:,} {self._what}")
 
     def seen(self, clicks: int) -> None:
         assert self._task is not None
         self._bar.advance(self._task, clicks)
         speed = self._bar.tasks[0].speed
-        self._bar.update(self._task, pace=f"{speed:,.0f} clicks/s" if speed else "")
+        self._bar.update(self._task, pace=f"{speed:,.0f} {self._what}/s" if speed else "")
 
     def say(self, line: str) -> None:
         self._console.print(line, soft_wrap=True)

@@ -1,7 +1,8 @@
-"""Reads the messages of a topic, for the commands beside a worker: dead-letters, explain, feedback."""
+"""Reads the messages of a topic, for the commands beside a worker: dead-letters, explain, feedback, record."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -15,28 +16,33 @@ SILENT_S = 30.0
 """A topic from which nothing comes for so long, and whose end is not reached, cannot be read."""
 
 
-def read_messages(
-    broker: str, topic: str, config: KafkaConfig = PLAINTEXT, since_ms: int = 0, last: int | None = None
-) -> Iterator[Message]:
-    """The committed messages of a topic, from a Kafka timestamp on to the end at the call; in order in each partition.
+Span = Mapping[int, range]
+"""Partition -> the offsets that are read, also those that no message has or that are of aborted transactions."""
 
-    It joins no group and commits nothing, and needs no right but READ on the topic.
+
+def read_messages(
+    broker: str,
+    topic: str,
+    config: KafkaConfig = PLAINTEXT,
+    since_ms: int = 0,
+    last: int | None = None,
+    span: Span | None = None,
+) -> Iterator[Message]:
+    """The committed messages of a topic, from a Kafka timestamp on to the end; in order in each partition.
+
+    It joins no group and commits nothing, and needs no right but READ on the topic. While others write, the end is
+    where the reader has caught up with them; with `span` it is fixed.
 
     last  begin so many offsets before the end of all partitions together, instead of at a timestamp
+    span  read these offsets instead, as `span_of` has found them
     Raises ConfigError if the broker cannot be reached, refuses this client, has no such topic or stops to answer.
     """
     numbers = partitions_of(broker, topic, config)
-    own = {
-        "group.id": "eddy-reader",  # librdkafka demands one
-        "enable.auto.commit": False,
-        "isolation.level": "read_committed",
-        "enable.partition.eof": True,
-        "auto.offset.reset": "earliest",  # retention may delete the first messages meanwhile
-        "log_level": 0,
-    }
-    consumer = connect(Consumer, broker, config, own)
-    try:
-        if last is None:
+    with _consumer(broker, topic, config) as consumer:
+        if span is not None:
+            numbers = [number for number, offsets in span.items() if offsets]
+            consumer.assign([TopicPartition(topic, number, span[number].start) for number in numbers])
+        elif last is None:
             asked = [TopicPartition(topic, number, since_ms) for number in numbers]
             consumer.assign(consumer.offsets_for_times(asked, timeout=CONNECT_S))
         else:
@@ -48,12 +54,49 @@ def read_messages(
             if silent_s > SILENT_S:
                 raise ConfigError(f"topic {topic} on {broker} could not be read to its end; is the broker still up?")
             for message in messages:
+                number = message.partition()
                 if message.error() is None:
-                    yield message
+                    if span is None or message.offset() < span[number].stop:
+                        yield message
+                    if span is not None and message.offset() + 1 >= span[number].stop and number in left:
+                        left.discard(number)
+                        consumer.pause([TopicPartition(topic, number)])  # others may write faster than this reads
                 elif message.error().code() == KafkaError._PARTITION_EOF:
-                    left.discard(message.partition())
+                    left.discard(number)
                 elif message.error().code() != KafkaError.GROUP_AUTHORIZATION_FAILED:  # librdkafka asks for the group
                     raise KafkaException(message.error())
+
+
+def span_of(broker: str, topic: str, config: KafkaConfig = PLAINTEXT, since_ms: int = 0) -> dict[int, range]:
+    """The offsets of each partition of a topic from a Kafka timestamp on to the end at the call; 0 = all of them.
+
+    Raises ConfigError as `read_messages`.
+    """
+    numbers = partitions_of(broker, topic, config)
+    with _consumer(broker, topic, config) as consumer:
+        whole = {n: range(*consumer.get_watermark_offsets(TopicPartition(topic, n), CONNECT_S)) for n in numbers}
+        if not since_ms:
+            return whole
+        asked = [TopicPartition(topic, number, since_ms) for number in numbers]
+        begins = {one.partition: one.offset for one in consumer.offsets_for_times(asked, timeout=CONNECT_S)}
+    # A partition without a message of this time or later begins at its end, which has a negative number
+    return {n: range(begins[n] if begins[n] >= 0 else all_.stop, all_.stop) for n, all_ in whole.items()}
+
+
+@contextmanager
+def _consumer(broker: str, topic: str, config: KafkaConfig) -> Iterator[Consumer]:
+    """A consumer without a group, closed at the end. What Kafka refuses it becomes a ConfigError."""
+    own = {
+        "group.id": "eddy-reader",  # librdkafka demands one
+        "enable.auto.commit": False,
+        "isolation.level": "read_committed",
+        "enable.partition.eof": True,
+        "auto.offset.reset": "earliest",  # retention may delete the first messages meanwhile
+        "log_level": 0,
+    }
+    consumer = connect(Consumer, broker, config, own)
+    try:
+        yield consumer
     except KafkaException as exc:
         raise refused(exc, f"READ on topic {topic}") or ConfigError(
             f"topic {topic} on {broker} cannot be read ({exc.args[0].str()})"

@@ -49,6 +49,7 @@ MOUNTED = {
     "evaluate": "Compare a model with baselines on a click log: recall, MRR.",
     "paths": "Show how the sessions of a click log go: funnel, paths, loops.",
     "replay": "Publish a click log to Kafka, keyed by user.",
+    "record": "Write the clicks of a topic to a log: the opposite of replay.",
     "sink": "Copy recommendations and alerts from Kafka to Redis, PostgreSQL or Parquet files.",
     "state": "Write the states of all users to Parquet files, or restore them.",
     "schema": "Print the JSON Schema of the messages of an output topic.",
@@ -85,7 +86,6 @@ From a click log to recommendations:
 If your events have other fields than Eddy's, begin with eddy init.
 
 Each option of a worker is also an environment variable: EDDY_BROKER, EDDY_MODEL ..."""
-
 
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, keyed by topic.")
 

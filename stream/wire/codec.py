@@ -12,6 +12,10 @@ from msgspec import Meta, Struct
 from stream.events import Click
 from stream.wire.fields import DEFAULT_EVENT, LONGEST_ID, LONGEST_WORD
 
+TRUSTED_MS = 86_400_000
+"""A worker's clock that is behind Kafka's timestamp of a message by up to a day is corrected. It covers every mistake
+of a time zone. A producer whose clock is further ahead cannot move the time of its users and partitions."""
+
 Text = Annotated[str, Meta(min_length=1, max_length=LONGEST_ID)]
 Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Amount = Annotated[float, Meta(ge=0)]

@@ -169,7 +169,7 @@ def test_a_topic_of_another_shape_gets_recommendations(lane: Lane, tmp_path: Pat
     assert (found["events"], found["clicks"], found["dead_letters"]) == (CLICKS + len(noise), CLICKS, {})
     assert sum(found["dropped"].values()) == len(noise)
     shown = eddy(tmp_path, "init", "--topic", lane.topics.clicks, "--broker", lane.broker, "--out", "again.toml")
-    assert f"kafka-console-consumer.sh --bootstrap-server {lane.broker} --topic {lane.topics.clicks} " in shown
+    assert f"Next: eddy record events.jsonl --topic {lane.topics.clicks} --broker {lane.broker} " in shown
     rekeys = shape.key is session
     assert (found["mapping"]["key"], found["mapping"]["rekey"]) == (("other", True) if rekeys else ("user_id", False))
     worked: Lane = lane

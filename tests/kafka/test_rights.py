@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import NewTopic, ResourceType
 
-from stream.access.messages import read_messages
+from stream.access.messages import read_messages, span_of
 from stream.errors import ConfigError
 from stream.events import Partition
 from stream.kafka.topics import check_topics, create_topics
@@ -156,7 +156,7 @@ def test_without_describe_configs_a_worker_warns_and_works(secure: Secure, clust
 
 
 def test_a_reader_beside_a_worker_needs_read_on_its_topic_and_no_group(secure: Secure, cluster: Cluster) -> None:
-    """`eddy init`, `explain`, `dead-letters` and `sink` join no group; librdkafka asks for one nevertheless."""
+    """`eddy init`, `record`, `explain`, `dead-letters` and `sink` join no group; librdkafka asks for one anyway."""
     secure.produce(clicks(50, seed=1))
     topic, read = secure.topics.clicks, Right("topic", "clicks", "READ")
     config = KafkaConfig(properties(cluster, "PLAIN"))
@@ -165,6 +165,8 @@ def test_a_reader_beside_a_worker_needs_read_on_its_topic_and_no_group(secure: S
         list(read_messages(cluster.kafka.sasl, topic, config))
     secure.grant([read])
     assert len(list(read_messages(cluster.kafka.sasl, topic, config))) == 50
+    span = span_of(cluster.kafka.sasl, topic, config)
+    assert len(list(read_messages(cluster.kafka.sasl, topic, config, span=span))) == 50
     source = Source(cluster.kafka.sasl, [topic], config, Event())
     source.look()
     source.seek({})

@@ -21,17 +21,13 @@ from stream.settings import Topics
 from stream.state.arena import Arena
 from stream.state.staged import Staged
 from stream.trigger import Trigger
-from stream.wire.codec import Codec
+from stream.wire.codec import TRUSTED_MS, Codec
 from stream.wire.dead_letter import dead_letter
 from stream.wire.json import encode
 from stream.wire.sizes import fit_anomaly, fit_recommendation, fit_trigger
 from stream.worker.served import anomalies, recommendations, sessions, system_alerts, triggers
 
 MODEL_FAILED = BadClick("model_failed", "the model's result for the click is not finite; the state is unchanged")
-
-TRUSTED_MS = 86_400_000
-"""A worker's clock that is behind Kafka's timestamp of a message by up to a day is corrected. It covers every mistake
-of a time zone. A producer whose clock is further ahead cannot move the time of its users and partitions."""
 
 log = logging.getLogger(__name__)
 

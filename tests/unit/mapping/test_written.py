@@ -48,6 +48,14 @@ def test_each_value_is_at_its_first_path() -> None:
     }
 
 
+def test_the_name_of_an_event_type_is_one_that_is_kept() -> None:
+    """Two of their names are Eddy's view, and the mapping keeps events of one: the other one would be left out."""
+    text = MAPPING.replace("[events]", '[events]\nkeep = ["Product Viewed", "cart"]')
+    for theirs, ours in (("Product Viewed", "view"), ("cart", "cart")):
+        message = json.loads(written(parse_mapping(text, "x"), Click("u1", "i1", NOW_MS, ours)))
+        assert message["kind"] == theirs
+
+
 @given(
     click=st.builds(
         Click,
