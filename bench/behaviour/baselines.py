@@ -1,8 +1,11 @@
 """The baselines: each is fitted on the training part and gives probabilities of the clicks of the test part.
 
-Gradient boosting and logistic regression get the same counters as Eddy's head, and the last event type. Boosting stops
-early on the users that it was not fitted on, and is then fitted again on all of them.
+Gradient boosting and logistic regression get the event type of the click and the counters of Eddy's head, but for what
+the head knows of the click before it. Boosting is also fitted with this. It stops early on the users that it was not
+fitted on, and is then fitted again on all of them.
 """
+
+from collections.abc import Callable
 
 import lightgbm
 import numpy as np
@@ -12,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from bench.behaviour.logs import Part
 from export.ahead.upcoming import EDGES_MS
 from export.arrays import F32, F64, I64, Flags
+from stream.ahead.counters import COUNTERS, EARLIER
 
 ROUNDS, PATIENCE, STOPPED_ON = 500, 30, 5
 """Most trees, trees without a gain, and one of so many users that decides when to stop."""
@@ -42,14 +46,26 @@ def recency_group(part: Part) -> I64:
     return np.where(part.away_s < 0, 0, 1 + np.searchsorted(edges, part.away_s, "right"))
 
 
-def table(part: Part) -> F32:
-    """The inputs of boosting, (n, C + 1)."""
+def counts_and_times(part: Part) -> F32:
+    """(n, C) the event type of the click, and its counters but those of the click before it."""
+    return np.concatenate([part.counters[:, : -len(EARLIER)], part.event_type[:, None].astype(np.float32)], axis=1)
+
+
+def with_earlier(part: Part) -> F32:
+    """(n, C + 2) with those of the click before it: all inputs of Eddy's head."""
     return np.concatenate([part.counters, part.event_type[:, None].astype(np.float32)], axis=1)
 
 
-def boosting(train: Part, known: Flags, target: I64, test: Part, classes: int) -> F64:
+def boosting(
+    train: Part,
+    known: Flags,
+    target: I64,
+    test: Part,
+    classes: int,
+    inputs: Callable[[Part], F32] = counts_and_times,
+) -> F64:
     """(n, classes) probabilities by gradient boosting. target (m,) of the m known clicks of the training part."""
-    x, user = table(train)[known], train.user[known]
+    x, user = inputs(train)[known], train.user[known]
     names = np.unique(user)
     held = np.isin(user, np.random.default_rng(0).choice(names, max(1, len(names) // STOPPED_ON), replace=False))
     kind = {"objective": "binary"} if classes == 2 else {"objective": "multiclass", "num_class": classes}
@@ -57,7 +73,7 @@ def boosting(train: Part, known: Flags, target: I64, test: Part, classes: int) -
     first, second = (lightgbm.Dataset(x[part], target[part]) for part in (~held, held))
     stop = lightgbm.early_stopping(PATIENCE, verbose=False)
     rounds = lightgbm.train(settings, first, ROUNDS, valid_sets=[second], callbacks=[stop]).best_iteration
-    found = lightgbm.train(settings, lightgbm.Dataset(x, target), max(1, rounds)).predict(table(test))
+    found = lightgbm.train(settings, lightgbm.Dataset(x, target), max(1, rounds)).predict(inputs(test))
     found = np.asarray(found)
     return np.stack([1 - found, found], axis=1) if classes == 2 else found
 
@@ -71,6 +87,6 @@ def logistic(train: Part, known: Flags, target: I64, test: Part) -> F64:
 
 
 def _logs(part: Part) -> F32:
-    kinds = (part.counters.shape[1] - 7) // 2
-    last = (part.event_type[:, None] == np.arange(kinds)).astype(np.float32)
-    return np.concatenate([np.log1p(part.counters), last], axis=1)
+    counters = part.counters[:, : -len(EARLIER)]
+    last = (part.event_type[:, None] == np.arange((counters.shape[1] - len(COUNTERS)) // 2)).astype(np.float32)
+    return np.concatenate([np.log1p(counters), last], axis=1)

@@ -83,22 +83,27 @@ SOURCES = {
         "at the end of the log, because nobody saw half an hour",
     ),
     "retailrocket": Source(
-        _retailrocket, 0.5, "transaction", (), SESSION_GAP_MS, "138 days of 5,000 visitors of a shop, 46 purchases"
+        _retailrocket, 0.5, "transaction", (7,), SESSION_GAP_MS, "138 days of 5,000 visitors of a shop, 46 purchases"
     ),
     "trivago": Source(_trivago, 0.7, "clickout item", (), SESSION_GAP_MS, "two days of a hotel search, 10 event types"),
     "globo": Source(
-        _globo, 0.6, None, (1, 7), SESSION_GAP_MS, f"16 days of a news site, one of {GLOBO_USERS} users, one event type"
+        _globo, 0.6, None, (1,), SESSION_GAP_MS, f"12 days of a news site, one of {GLOBO_USERS} users, one event type"
     ),
 }  # fmt: skip
 
 
 class Part(NamedTuple):
-    """Clicks of one part, sorted by (user, time); away_s is seconds since the session before, -1 = none."""
+    """Clicks of one part, sorted by (user, time).
+
+    away_s  seconds since the session before, -1 = none
+    rest_ms  from the click to the end of what is known
+    """
 
     user: I64
     event_type: I64
     counters: F32
     away_s: F32
+    rest_ms: I64
     label: Upcoming
 
 
@@ -147,7 +152,7 @@ def _part(
     label = upcoming(user, time_ms, clicks.event_type, event_types, intent, until_ms, over_ms)
     opens = np.maximum.accumulate(np.where(counters[:, 0] == 1, np.arange(len(user)), 0))
     away = np.where(counters[:, 4] > 0, counters[opens, 2], -1).astype(np.float32)
-    whole = Part(user.astype(np.int64), clicks.event_type.astype(np.int64), counters, away, label)
+    whole = Part(user.astype(np.int64), clicks.event_type.astype(np.int64), counters, away, until_ms - time_ms, label)
     if judged is None:
         return whole
     return Part(*(column[judged] for column in whole[:-1]), label.where(judged))
