@@ -44,6 +44,10 @@ class Labels(NamedTuple):
         """Those of the intent, leaving and returning, (3, n)."""
         return torch.stack([self.intent, self.left, self.returned])
 
+    def each(self) -> tuple[Tensor, ...]:
+        """Those of OUTPUTS, each (n,)."""
+        return self.next_type, *self.binary()
+
 
 def calibration(logits: list[Tensor], label: Labels) -> tuple[Tensor, Tensor]:
     """Slopes and offsets (4,) of the logits of OUTPUTS. logits: of each task, (n, size)."""

@@ -3,11 +3,12 @@
 The head must not be worse than what is known without it: the table of what followed each event type. So it is fitted
 twice. First on the clicks before the held-out slice: there the slice says, for each output, how much weight the
 networks get in the logits beside the table. Then on all clicks, with these weights. The slice is the newest part of the
-log, so networks that do not hold over time lose their weight. Whether users return is not known in it, so an earlier
-slice decides that weight.
+log, so networks that do not hold over time lose their weight.
 
-The slice of a log of a few hours can be too short: nobody knows yet how its sessions go on. There the earlier clicks
-decide instead, each with the member and a table that were fitted without its user.
+What is not known yet in the slice is decided by an earlier one, the newest clicks whose label is known: whether users
+return, and in a log of a few hours how its sessions go on. The clicks before it then have labels that were known later.
+Where even this slice is too short, the earlier clicks decide, each with the member and a table that were fitted
+without its user.
 
 The head reads no state of the network. On the public logs of bench.behaviour a head with the state was not better on
 held-out clicks, and on its training clicks the network knows too much: there its state says which item follows.
@@ -40,9 +41,9 @@ WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 LEAST = 50
 """Labels of a task, without which there is no such output; and on the slice, without which it does not decide."""
 
-RETURNS = OUTPUTS.index("returns_7d")
-RETURNS_HELD_OUT = 0.2
-"""Share of the clicks after which a return is known, the newest, that decides its weight."""
+HELD_OUT = 0.2
+"""Share of the clicks with a known label, the newest, that decides the weight of an output of which the slice knows too
+little."""
 
 MOST = 100_000
 """Clicks on which the head is fitted, of users drawn at random. It has about 5,000 weights."""
@@ -93,20 +94,24 @@ def chosen_head(
     intent, over_ms  as in `upcoming`
     """
     every = examples(clicks, event_types, intent, over_ms=over_ms)
+    label = Labels.of(every.label, event_types)
 
-    def chosen(cut_ms: int) -> Tensor:
-        before = examples(clicks.where(clicks.time_ms < cut_ms), event_types, intent, cut_ms, over_ms)
+    def chosen(before: Examples, later: Flags) -> Tensor:
         if int((before.label.next_type >= 0).sum()) < LEAST:
             return torch.zeros(len(OUTPUTS))
         head, unseen = fit_head(before, event_types, seed)
-        later = every.where(clicks.time_ms >= cut_ms)
-        new, old = (Labels.of(part.label, event_types) for part in (later, before))
-        return weights(new, head.sources(later.counters, later.event_type), old, unseen)
+        own = every.where(later)
+        told = head.sources(own.counters, own.event_type)
+        return weights(label.at(torch.from_numpy(later)), told, Labels.of(before.label, event_types), unseen)
 
-    head, trust = fit_head(every, event_types, seed).head, chosen(cut_ms)
-    known = clicks.time_ms[every.label.returned >= 0]
-    if len(known) >= LEAST:  # the slice is shorter than a week, so it has no returns
-        trust[RETURNS] = chosen(int(np.quantile(known, 1 - RETURNS_HELD_OUT)))[RETURNS]
+    early, time_ms = clicks.where(clicks.time_ms < cut_ms), clicks.time_ms
+    trust = chosen(examples(early, event_types, intent, cut_ms, over_ms), time_ms >= cut_ms)
+    for number, target in enumerate(label.each()):
+        known = time_ms[(target >= 0).numpy()]
+        if len(known) >= LEAST and (known >= cut_ms).sum() < LEAST:
+            since_ms = int(np.quantile(known, 1 - HELD_OUT))
+            trust[number] = chosen(every.where(time_ms < since_ms), time_ms >= since_ms)[number]
+    head = fit_head(every, event_types, seed).head
     head.trust = by_logit(trust, event_types)
     return head
 
@@ -142,7 +147,7 @@ def weights(later: Labels, of_later: Logits, before: Labels, of_before: Logits) 
         torch.stack([_losses(logits, label, weight) for weight in WEIGHTS])
         for label, logits in ((later, of_later), (before, of_before))
     )
-    known = torch.stack([(target >= 0).sum() for target in (later.next_type, *later.binary())])
+    known = torch.stack([(target >= 0).sum() for target in later.each()])
     return torch.tensor(WEIGHTS)[torch.where(known >= LEAST, losses, of_earlier).argmin(dim=0)]  # of equals the first
 
 
