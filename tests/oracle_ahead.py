@@ -15,11 +15,15 @@ ROWS = 16
 
 @dataclass
 class Counts:
-    """What a user's row counts: earlier sessions, and clicks by event type, the last one of unknown types."""
+    """What a user's row counts: earlier sessions, and clicks by event type, the last one of unknown types.
+
+    last  gap in seconds and type of the newest click
+    """
 
     types: list[int]
     sessions: int = 0
     told: list[float] = field(default_factory=lambda: [0.0] * 4)
+    last: tuple[float, int] = (0.0, 0)
 
 
 class Ahead:
@@ -64,7 +68,10 @@ class Ahead:
             time_ms % 86_400_000 / 3_600_000,
             *session.types,
             *user.types,
+            user.last[0] if clicks > 2 else 0,
+            1 + user.last[1] if clicks > 1 else 0,
         ]
+        user.last = max(0, gap_ms) / 1000, event_type
         feeds = {"counters": np.array([counters] * ROWS, np.float32), "event_type": np.full(ROWS, event_type)}
         *following, intent, leaves, returns = self._graph.run(None, feeds)[0][0]
         before = user.told

@@ -3,7 +3,7 @@
 import numpy as np
 
 from export.arrays import F32, I32, I64, Flags
-from stream.ahead.counters import NAMES, REMEMBERED, count, matrix
+from stream.ahead.counters import NAMES, REMEMBERED, Earlier, count, matrix
 from stream.model.gaps import starts_session
 
 
@@ -22,7 +22,9 @@ def counters_of(user: I32, time_ms: I64, event_type: I32, item: I32, event_types
     is_type = event_type[:, None] == np.arange(event_types + 1)
     in_session = counted.types - (counted.types - is_type)[opens]
     gap_ms = np.where(new, 0, np.diff(time_ms, prepend=0))
-    return matrix(counted, in_session, time_ms - time_ms[opens], gap_ms, time_ms, _repeats(item, rows - opens))
+    earlier = Earlier(*(np.append(0, column[:-1])[: len(rows)] for column in (gap_ms, event_type)))
+    lasted_ms, repeats = time_ms - time_ms[opens], _repeats(item, rows - opens)
+    return matrix(counted, in_session, lasted_ms, gap_ms, time_ms, repeats, earlier)
 
 
 def session_begins(user: I32, time_ms: I64) -> Flags:

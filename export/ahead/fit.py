@@ -29,6 +29,7 @@ from export.ahead.network import (
     hour_features,
     spans,
     time_logits,
+    timers_of,
 )
 from export.ahead.upcoming import EDGES_MS, RETURN_AFTER, UNKNOWN, Upcoming
 from export.arrays import I64, Flags
@@ -44,6 +45,10 @@ AVERAGED = 0.98
 
 WHOLE_DAY_H = 22
 """A log whose hours span less is shorter than a day. There the hour only says how old a click is, so it is not read."""
+
+RARE, RARE_SHARE = 20, 1 / 1500
+"""An input with another value than usual in fewer clicks, or in a smaller share of them, is not read: it would keep the
+weights of the first step, and a later log may have it often."""
 
 
 class Examples(NamedTuple):
@@ -91,6 +96,7 @@ def fit_head(examples: Examples, event_types: int, seed: int) -> Fitted:
         event_types,
         mean=fit.mean,
         scale=fit.scale,
+        timers=fit.timers,
         hidden=torch.cat(hidden).contiguous(),
         hidden_bias=torch.cat(hidden_bias),
         linear=torch.cat(linears).contiguous(),
@@ -166,8 +172,11 @@ class _Fit:
     def __init__(self, examples: Examples, event_types: int, seed: int) -> None:
         self._generator = torch.Generator().manual_seed(seed)
         self._label = Labels.of(examples.label, event_types)
-        x = features(examples.counters, examples.event_type)
+        self.timers = timers_of(examples.counters[:, COUNTERS.index("gap_s")])
+        x = features(examples.counters, examples.event_type, self.timers)
         self.mean, self.scale = x.mean(dim=0), 1 / (x.std(dim=0, unbiased=False) + 0.01)
+        varied = torch.minimum((x > x.amin(dim=0)).sum(dim=0), (x < x.amax(dim=0)).sum(dim=0))
+        self.scale[varied < max(RARE, RARE_SHARE * len(x))] = 0.0
         hour = examples.counters[:, COUNTERS.index("hour")]
         if float(hour.max() - hour.min()) < WHOLE_DAY_H:
             self.scale[hour_features(event_types)] = 0.0

@@ -8,9 +8,11 @@ hidden layer for all tasks and members.
 Beside the networks it has a table: what followed each event type in the training. A served logit is the table's, moved
 towards the networks' by the weight that the held-out slice has chosen (choose.py). With a weight of 0 it is the table.
 
-Counters and times enter as logarithms. The first STEPPED of them also enter in steps, so that a network with few units
-can tell one click from two and ten seconds from a minute, as a tree can. Of a batch of a few clicks the cost is the
-number of nodes of the graph, so it has few.
+Counters and times enter as logarithms. Those of the session also enter in steps, so that a network with few units can
+tell one click from two and ten seconds from a minute, as a tree can. The event types of the click and of the one before
+it enter together, as one of all pairs. A gap that many clicks have to the millisecond is a program's (a news site sends
+the end of a visit 30.000 s after its last click), so the commonest ones are inputs of their own. Of a batch of a few
+clicks the cost is the number of nodes of the graph, so it has few.
 
 The time to the next click is a discrete hazard: the probability that the click is in a bucket of EDGES_MS if it was not
 in an earlier one. "Leaves the session" and "returns within 7 days" are products of the same hazards.
@@ -22,6 +24,7 @@ Sources: Gensheimer and Narasimhan 2019 (discrete hazards by a network); Gorishn
 1999 (calibration of logits).
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -31,7 +34,7 @@ from torch.nn.functional import embedding, gelu, linear
 
 from export.ahead.upcoming import EDGES_MS, LEFT_AFTER, RETURN_AFTER
 from export.network.mixture import LANES
-from stream.ahead.counters import COUNTERS, counters
+from stream.ahead.counters import COUNTERS, EARLIER, counters
 
 TASKS = ("next", "intent", "time")
 """What the networks are fitted for."""
@@ -46,41 +49,75 @@ LIMIT = 3.0
 """Largest standardised input, so that a rare count cannot decide alone."""
 
 STEPPED = 5
-"""The first COUNTERS enter in steps too."""
+"""The first COUNTERS enter in steps too, and the clicks of the session by event type."""
 
 STEPS = (0.0, 0.7, 1.1, 1.6, 2.1, 2.7, 3.4, 4.1, 5.3, 6.6, 7.9, 9.5, 12.0)
 """Edges of the steps in log(1 + x): counts from 1 to 30, and seconds from 1 to two days."""
 
+TYPE_STEPS = (0.0, 0.7, 1.1, 1.6, 2.4)
+"""The same of the clicks by event type: counts from 1 to 10."""
+
+SURE = 12.0
+"""Largest logit of a hazard. From about 18 on ONNX Runtime's sigmoid of the opposite is 0, which has no logarithm."""
+
+TIMERS, TIMER_SHARE, FEWEST = 4, 0.01, 50
+"""At most so many gaps are inputs of their own, each of at least this share of the clicks, and of so many clicks."""
+
 
 def feature_count(event_types: int) -> int:
     """The number of features of a log with so many event types."""
-    return counters(event_types) + 2 * len(HARMONICS) + 3 * (event_types + 1) + STEPPED * (len(STEPS) - 1)
+    kinds = event_types + 1
+    stepped = STEPPED * (len(STEPS) - 1) + kinds * (len(TYPE_STEPS) - 1)
+    return counters(event_types) - 1 + 2 * len(HARMONICS) + 3 * kinds + (kinds + 1) * kinds + stepped + TIMERS
 
 
 def hour_features(event_types: int) -> list[int]:
     """Where `features` has those of the hour."""
-    first = counters(event_types)
+    first = counters(event_types) - 1
     return [COUNTERS.index("hour"), *range(first, first + 2 * len(HARMONICS))]
 
 
-def features(counters: Tensor, event_type: Tensor) -> Tensor:
-    """The inputs that are made of the counters (B, C) and the event type (B,) int64 of the click: (B, F) float32."""
+def features(counters: Tensor, event_type: Tensor, timers: Tensor) -> Tensor:
+    """The inputs that are made of the counters (B, C) and the event type (B,) int64 of the click: (B, F) float32.
+
+    timers  (TIMERS,) seconds, as in AheadHead
+    """
     fixed = len(COUNTERS)
-    kinds = (counters.shape[1] - fixed) // 2
-    clicks, ever = counters[:, fixed : fixed + kinds], counters[:, fixed + kinds :]
+    kinds = (counters.shape[1] - fixed - len(EARLIER)) // 2
+    clicks, ever = counters[:, fixed : fixed + kinds], counters[:, fixed + kinds : -len(EARLIER)]
     angle = counters[:, fixed - 1 : fixed] * torch.tensor([2 * math.pi / 24 * times for times in HARMONICS])
-    logs = torch.log(counters + 1)
+    logs = torch.log(counters[:, :-1] + 1)
     shares = [clicks / counters[:, 0:1], ever / counters[:, 3:4]]
     last = embedding(event_type, torch.eye(kinds))
-    return torch.cat([logs, torch.sin(angle), torch.cos(angle), *shares, last, steps(logs)], dim=1)
+    before = counters[:, -1].to(torch.int64).clamp(0, kinds)
+    pair = embedding(before * kinds + event_type, torch.eye((kinds + 1) * kinds))
+    gap_s = counters[:, COUNTERS.index("gap_s")].unsqueeze(1)
+    timed = (1 - (gap_s - timers).abs() * 1000).clamp(min=0)
+    return torch.cat(
+        [logs, torch.sin(angle), torch.cos(angle), *shares, last, pair, steps(logs, fixed, kinds), timed], dim=1
+    )
 
 
-def steps(logs: Tensor) -> Tensor:
-    """How far each of the first STEPPED logarithms (B, C) is through each step, from 0 to 1: (B, STEPPED * steps)."""
-    low, high = torch.tensor(STEPS[:-1]), torch.tensor(STEPS[1:])
-    each = torch.block_diag(*[1 / (high - low).unsqueeze(0)] * STEPPED)  # type: ignore[no-untyped-call]
-    weight = torch.cat([each, torch.zeros(logs.shape[1] - STEPPED, each.shape[1])]).t()
-    return linear(logs, weight, (-low / (high - low)).repeat(STEPPED)).clamp(0, 1)
+def steps(logs: Tensor, fixed: int, kinds: int) -> Tensor:
+    """How far each of the first STEPPED logarithms (B, C), and each of the `kinds` after the `fixed` first ones, is
+    through each of its steps, from 0 to 1: (B, steps)."""
+    edges = {**dict.fromkeys(range(STEPPED), STEPS), **dict.fromkeys(range(fixed, fixed + kinds), TYPE_STEPS)}
+    weight = torch.zeros(sum(len(its) - 1 for its in edges.values()), logs.shape[1])
+    offset, row = torch.zeros(len(weight)), 0
+    for column, its in edges.items():
+        for low, high in itertools.pairwise(its):
+            weight[row, column], offset[row] = 1 / (high - low), -low / (high - low)
+            row += 1
+    return linear(logs, weight, offset).clamp(0, 1)
+
+
+def timers_of(gap_s: Tensor) -> Tensor:
+    """The commonest gaps (TIMERS,) of n clicks, seconds with whole milliseconds, rarer ones last; -1 = there is no
+    further one that is common enough."""
+    values, counts = torch.unique(gap_s[gap_s > 0], return_counts=True)
+    order = counts.argsort(descending=True, stable=True)[:TIMERS]
+    common = values[order[counts[order] >= max(FEWEST, TIMER_SHARE * len(gap_s))]]
+    return torch.cat([common, torch.full((TIMERS - len(common),), -1.0)])
 
 
 class Logits(NamedTuple):
@@ -104,6 +141,7 @@ class AheadHead(nn.Module):
     linear, bias         (O, F), (O,): the linear part of the O logits: T + 1 types, the intent, the hazards
     out                  (O, U): weights of the units, divided by the members; zeros where a unit is of another task
     mean, scale          (F,) of the inputs
+    timers               (TIMERS,) gaps in seconds that are inputs of their own; -1 = none
     slope, offset        (T + 1 + 3,) calibration of the logits of the types, of the intent, leaving and returning
     table                (T + 1, T + 1 + 3) by the event type of the click: log-probabilities of the types, and the
                          log-odds of the intent, leaving and returning
@@ -113,6 +151,7 @@ class AheadHead(nn.Module):
 
     mean: Tensor
     scale: Tensor
+    timers: Tensor
     hidden: Tensor
     hidden_bias: Tensor
     linear: Tensor
@@ -158,7 +197,7 @@ class AheadHead(nn.Module):
 
     def logits(self, counters: Tensor, event_type: Tensor) -> tuple[Tensor, Tensor]:
         """The networks' logits before the calibration: types and intent (B, T + 2), hazards (B, EDGES)."""
-        x = ((features(counters, event_type) - self.mean) * self.scale).clamp(-LIMIT, LIMIT)
+        x = ((features(counters, event_type, self.timers) - self.mean) * self.scale).clamp(-LIMIT, LIMIT)
         units = gelu(linear(x, self.hidden, self.hidden_bias), approximate="tanh")
         logits = linear(x, self.linear, self.bias) + linear(units, self.out)
         return logits[:, : self.event_types + 2], logits[:, self.event_types + 2 :]
@@ -183,6 +222,7 @@ def time_logits(hazards: Tensor, spans: Tensor) -> Tensor:
     P(leaves) = P(no click in the first LEFT_AFTER buckets)
     P(returns) = P(a click in the buckets of the second column of `spans`, if none in the first LEFT_AFTER)
     """
-    stays_away = torch.matmul(torch.log(torch.sigmoid(-hazards)), spans)[:, :2].clamp(max=-1e-6)
+    passes = torch.sigmoid(-hazards.clamp(-SURE, SURE))
+    stays_away = torch.matmul(torch.log(passes), spans)[:, :2].clamp(max=-1e-6)
     odds = stays_away - torch.log(1 - torch.exp(stays_away))  # log p -> log(p / (1 - p))
     return odds * torch.tensor([1.0, -1.0])

@@ -94,8 +94,8 @@ def untrained_head(event_types: int, seed: int) -> AheadHead:
         "out": (logits, units), "mean": (width,), "offset": (served,), "table": (event_types + 1, served),
     }  # fmt: skip
     drawn = {name: torch.randn(size, generator=generator) * 0.2 for name, size in sizes.items()}
-    half = torch.full((served,), 0.5)
-    return AheadHead(event_types, **drawn, scale=torch.full((width,), 0.5), slope=half + 0.5, trust=half).eval()
+    half, scale, timers = torch.full((served,), 0.5), torch.full((width,), 0.5), torch.tensor([60.0, 30.0, 1.0, -1.0])
+    return AheadHead(event_types, **drawn, scale=scale, timers=timers, slope=half + 0.5, trust=half).eval()
 
 
 def _behaviour(rng: np.random.Generator, event_types: int, clicks: int = 60_000) -> Behaviour:

@@ -4,22 +4,20 @@ After a late click the hour of the day is that of the user's newest click, becau
 late one. In all other cases the bits are those of the decision.
 """
 
-import numpy as np
-
-from stream.ahead.counters import NAMES, Counted, matrix, repeated
+from stream.ahead.counters import NAMES, Counted, Earlier, matrix, repeated
 from stream.detect.windows import GAP_MS
 from stream.model.ahead import AheadGraph, Forecast
-from stream.past.clicks import past_of, type_hashes
+from stream.past.clicks import past_of, type_hashes, type_indices
 from stream.sessions.track import NAMES as OF_SESSION
 from stream.state.row import Rows
 
 
 def foresee_again(graph: AheadGraph, rows: Rows, event_types: tuple[str, ...]) -> Forecast:
     """What one user does next. rows: (1,) the user's row, with a decided click; event_types: those of the model"""
-    last_type = past_of(rows[0]).names.event_type[-1]
-    of_type = np.flatnonzero(type_hashes(event_types) == last_type)
-    event_type = np.append(of_type, len(event_types))[:1]
-    _, start_ms, last_ms, _, types = (rows[name] for name in OF_SESSION)
+    types = type_indices(past_of(rows[0]).names.event_type, type_hashes(event_types))
+    _, start_ms, last_ms, _, in_session = (rows[name] for name in OF_SESSION)
     counted = Counted(*(rows[name] for name in NAMES))
-    repeats = repeated(rows["recent"], types.sum(1))
-    return graph(matrix(counted, types, last_ms - start_ms, rows[GAP_MS][:, 0], last_ms, repeats), event_type)
+    repeats = repeated(rows["recent"], in_session.sum(1))
+    gap_ms, earlier = rows[GAP_MS][:, 0], Earlier(rows[GAP_MS][:, 1], types[-2:-1] if len(types) > 1 else types)
+    counters = matrix(counted, in_session, last_ms - start_ms, gap_ms, last_ms, repeats, earlier)
+    return graph(counters, types[-1:])

@@ -29,7 +29,15 @@ sessions        earlier sessions of the user
 repeats         1 if the user clicked the item before among the last REMEMBERED clicks of this session, else 0
 hour            time of the day of the click in UTC, hours
 
-Then come, for each event type and for the unknown one, its clicks in the session, and its clicks of the user.
+Then come, for each event type and for the unknown one, its clicks in the session, and its clicks of the user. The last
+columns are those of EARLIER.
+"""
+
+EARLIER = ("gap_before_s", "type_before")
+"""What the session's click before this one was; zeros if this one is the session's first.
+
+gap_before_s  seconds between it and the session's click before it; 0 if there is none, or if it was late
+type_before   1 + the index of its event type
 """
 
 REMEMBERED = 10
@@ -46,7 +54,7 @@ NAMES = ("ahead_sessions", "ahead_types")
 
 def counters(event_types: int) -> int:
     """The number of counters of a model with so many event types."""
-    return len(COUNTERS) + 2 * (event_types + 1)
+    return len(COUNTERS) + 2 * (event_types + 1) + len(EARLIER)
 
 
 def counter_fields(event_types: int) -> tuple[Tensor, ...]:
@@ -102,14 +110,33 @@ def repeated(recent: I32, session_clicks: I64) -> Bools:
     return found
 
 
-def matrix(counted: Counted, in_session: I32, session_ms: I64, gap_ms: I64, time_ms: I64, repeats: Bools) -> F32:
+class Earlier(NamedTuple):
+    """The click of the same user before each of n clicks; any values if there is none.
+
+    gap_ms      (n,) int64, since the user's click before that one; below 0 counts as 0
+    event_type  (n,) int64, index; T = unknown
+    """
+
+    gap_ms: I64
+    event_type: I64
+
+
+def matrix(
+    counted: Counted,
+    in_session: I32,
+    session_ms: I64,
+    gap_ms: I64,
+    time_ms: I64,
+    repeats: Bools,
+    earlier: Earlier,
+) -> F32:
     """The counters after each of n clicks, (n, C) float32.
 
     in_session  (n, T + 1) clicks of the session by event type; session_ms: (n,) from its first click to its newest one
     gap_ms      (n,) since the user's click before; below 0 counts as 0
     """
     out = np.empty((len(time_ms), counters(counted.types.shape[1] - 1)), np.float32)
-    out[:, 0] = in_session.sum(1)
+    out[:, 0] = clicks = in_session.sum(1)
     out[:, 1] = session_ms / 1000
     out[:, 2] = np.maximum(gap_ms, 0) / 1000
     out[:, 3] = counted.types.sum(1)
@@ -117,5 +144,7 @@ def matrix(counted: Counted, in_session: I32, session_ms: I64, gap_ms: I64, time
     out[:, 5] = repeats
     out[:, 6] = time_ms % DAY_MS / HOUR_MS
     kinds = len(COUNTERS) + in_session.shape[1]
-    out[:, len(COUNTERS) : kinds], out[:, kinds:] = in_session, counted.types
+    out[:, len(COUNTERS) : kinds], out[:, kinds : -len(EARLIER)] = in_session, counted.types
+    out[:, -2] = np.where(clicks > 2, np.maximum(earlier.gap_ms, 0) / 1000, 0)
+    out[:, -1] = np.where(clicks > 1, earlier.event_type + 1, 0)
     return out

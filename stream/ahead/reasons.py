@@ -7,8 +7,8 @@ where the pause without the click is longer than a session's may be.
 
 import numpy as np
 
-from stream.ahead.counters import F32, NAMES, Counted, matrix, repeated
-from stream.detect.windows import NO_GAP
+from stream.ahead.counters import F32, NAMES, Counted, Earlier, matrix, repeated
+from stream.detect.windows import GAP_MS, NO_GAP
 from stream.model.ahead import AheadGraph
 from stream.past.because import Remembered
 from stream.sessions.track import NAMES as OF_SESSION
@@ -27,9 +27,12 @@ def intent_without(graph: AheadGraph, row: np.void, clicks: Remembered) -> tuple
     size = int(types.sum())
     its = Remembered(*(column[max(0, len(column) - size) :] for column in clicks))
     count = len(its.item)
-    waited = np.maximum(its.gap_ms, 0)
+    gap_ms = its.gap_ms.copy()  # rounded
+    exact = row[GAP_MS][:count]
+    gap_ms[count - len(exact) :] = exact[::-1]
+    waited = np.maximum(gap_ms, 0)
     time_ms = int(row["last_ms"]) - np.append(waited[:0:-1].cumsum()[::-1], 0)
-    begins, before_ms = its.gap_ms[0] == NO_GAP, time_ms[0] - waited[0]  # before_ms: the last click before the session
+    begins, before_ms = gap_ms[0] == NO_GAP, time_ms[0] - waited[0]  # before_ms: the last click before the session
     stays = [np.arange(count), *(np.delete(np.arange(count), at) for at in range(count) if count > 1)]
     newest = np.array([stay[-1] for stay in stays])
     begin_ms = np.array([time_ms[stay[0]] if count == size else start_ms for stay in stays])
@@ -48,6 +51,10 @@ def intent_without(graph: AheadGraph, row: np.void, clicks: Remembered) -> tuple
         time_ms[newest] - previous_ms,
         time_ms[newest],
         repeated(recent, in_session.sum(1)),
+        Earlier(
+            np.array([time_ms[stay[-2]] - time_ms[stay[-3]] if len(stay) > 2 else 0 for stay in stays]),
+            np.array([its.event_type[stay[-2]] if len(stay) > 1 else 0 for stay in stays]),
+        ),
     )
     found = graph(counters, its.event_type[newest]).intent
     return float(found[0]), found[1:]

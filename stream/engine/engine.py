@@ -28,7 +28,7 @@ from stream.hours.count import Hours
 from stream.hours.table import Hour
 from stream.model.ahead import Forecast
 from stream.model.runtime import Model
-from stream.past.clicks import PAST, remember
+from stream.past.clicks import PAST, remember, type_hashes
 from stream.population.judge import KEPT_SIZE, Judge, Judgement
 from stream.population.quiet import Asked
 from stream.population.watch import SystemRule
@@ -132,6 +132,7 @@ class Engine:
         of_session = session_fields(len(model.manifest.event_types), ends, model.ahead is not None)
         followed = (*judge.row_fields, *of_session, *row_fields(model.manifest))
         self._followed = [SEEN, PAST.name, CONSENT, *(field.name for field in followed)]
+        self._types = type_hashes(model.manifest.event_types)
         self._hours = Hours(model.manifest.event_types) if hours else None
         self.decide = Decider(model, k, exclude_recent, rules, lists)
         shelves = self.decide.shelves
@@ -197,7 +198,7 @@ class Engine:
         judges = [data[:KEPT_SIZE] for data in kept]
         judged = self._judge(evidence, track, found.partition[evidence.owner], judges, before, rows, asked)
         graph = self.model.ahead
-        forecast = None if graph is None else foresee(graph, evidence, track, before, rows)
+        forecast = None if graph is None else foresee(graph, self._types, evidence, track, before, rows)
         track.summarise(summed(track, evidence, its, judged.verdicts, before))
         track.write(rows)
         latest = latest_times(found.partitions, of_click, times)

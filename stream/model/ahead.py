@@ -54,6 +54,7 @@ class AheadGraph:
 
     def __call__(self, counters: F32, event_type: I64) -> Forecast:
         """Run it on n clicks. counters: (n, C) float32 after each; event_type: (n,) in [0, T], T = unknown"""
-        feeds: dict[str, Array] = {"counters": counters, "event_type": event_type}
+        known = np.ascontiguousarray(counters[:, : self.counters])  # a model of an earlier Eddy has fewer
+        feeds: dict[str, Array] = {"counters": known, "event_type": event_type}
         [found] = run_in_calls(self._graph, [OUTPUT], feeds, {}, MOST_ROWS, MULTIPLE)
         return Forecast(found[:, :-3], found[:, -3], found[:, -2], found[:, -1])

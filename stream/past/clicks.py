@@ -77,6 +77,12 @@ def type_hashes(names: Sequence[str]) -> U16:
     return np.array([known[name] for name in names], np.uint16)
 
 
+def type_indices(hashes: U16, known: U16) -> I64:
+    """The index (n,) of each hash (n,) among those of the known event types (T,); T = it is none of them."""
+    same = hashes[:, None] == known
+    return np.where(same.any(1), same.argmax(1), len(known)) if len(known) else np.zeros(len(hashes), np.int64)
+
+
 def remember(
     before: U32, rows: Rows, owner: Index, names: Names, price: F32 | None, gap_ms: I64, clicks_before: I64
 ) -> Bools:

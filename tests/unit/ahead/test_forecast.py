@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import onnxruntime as ort
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from export.ahead.counters import counters_of
+from stream.ahead.counters import EARLIER, counters
 from stream.engine.engine import Cycle, Engine
 from stream.engine.requests import Request
 from stream.events import Click, Origin, Partition
@@ -19,6 +21,7 @@ from stream.model.ahead import AheadGraph
 from stream.model.runtime import Model, load_model
 from stream.worker.served import open_engine, recommendations, sessions
 from tests.decide import NOW_MS, run
+from tests.docs.blocks import ROOT
 from tests.oracle import Oracle
 
 PARTITION = Partition("clicks", 0)
@@ -190,3 +193,17 @@ def test_a_model_without_the_graph_predicts_nothing_and_its_rows_have_no_such_fi
         )
     assert found == [set(), {"next", "leaves", "returns_7d", "intent"}]
     assert sizes[1] - sizes[0] == 16 + 4 + 4 * 4
+
+
+def test_a_model_of_an_earlier_eddy_reads_the_first_counters() -> None:
+    """The model of the demo was trained when rows had no counters of the click before."""
+    model = load_model(ROOT / "models" / "shop" / "1", "cpu")
+    graph, types = model.ahead, len(model.manifest.event_types)
+    assert graph is not None
+    assert graph.counters == counters(types) - len(EARLIER)
+    full = np.random.default_rng(0).integers(1, 50, (16, counters(types))).astype(np.float32)
+    options = ort.SessionOptions()
+    alone = ort.InferenceSession(str(ROOT / "models" / "shop" / "1" / "ahead.onnx"), options)
+    event_type = np.zeros(16, np.int64)
+    [expected] = alone.run(None, {"counters": full[:, : graph.counters].copy(), "event_type": event_type})
+    np.testing.assert_allclose(graph(full, event_type).intent, expected[:, -3], rtol=1e-5)

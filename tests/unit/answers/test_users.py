@@ -184,6 +184,7 @@ def test_the_state_of_a_user_has_what_was_predicted_after_the_last_click(ahead_d
     users = Users(engine, lambda: {ONE: 0})
     sent = [*clicks(), *(msgspec.structs.replace(one, timestamp=one.timestamp + DAY_MS // 5) for one in clicks(24))]
     sent += [Click("u0", "i3", START_MS + DAY_MS, "share", event_id="e"), Click("u1", "i3", START_MS + DAY_MS, "cart")]
+    sent += [Click("u2", "i1", START_MS + DAY_MS + after_ms, "view") for after_ms in (0, 900, 700_000, 760_000)]
     told = {}
     for offset in range(0, len(sent), 2):
         told |= {one.user_id: one for one in run(engine, sent[offset : offset + 2], offset).recommendations}

@@ -14,6 +14,7 @@ from export.ahead.fit import Examples, Fitted, fit_head
 from export.ahead.network import AheadHead, Logits, spans, time_logits
 from export.ahead.upcoming import EDGES_MS, LEFT_AFTER, RETURN_AFTER, upcoming
 from export.dataset.windows import Clicks
+from stream.ahead.counters import COUNTERS
 
 VIEW, CART, BUY, TYPES = 0, 1, 2, 3
 NAMES = ("view", "cart", "purchase")
@@ -178,6 +179,84 @@ def test_the_first_networks_have_the_shares_of_their_labels(monkeypatch: pytest.
     assert float(bias[TYPES + 1].sigmoid()) == pytest.approx(float((label.intent == 1).float().mean()), abs=2e-3)
     leaves = time_logits(bias[TYPES + 2 :].unsqueeze(0), spans(RETURN_AFTER))[0, 0].sigmoid()
     assert float(leaves) == pytest.approx(float((label.left == 1).float().mean()), abs=5e-3)
+
+
+def log_of(rows: list[tuple[int, int, int]]) -> Clicks:
+    """Clicks of (user, time in ms, event type), sorted by the first two."""
+    user, time_ms, event_type = (np.array(column) for column in zip(*sorted(rows), strict=True))
+    zeros = np.zeros(len(user), np.int32)
+    return Clicks(
+        zeros, event_type.astype(np.int32), zeros.astype(np.uint8), zeros, zeros > 0, user.astype(np.int32), time_ms
+    )
+
+
+def timed(users: int, seed: int) -> Clicks:
+    """Sessions whose last click a program sends, 30.000 s after the one before. People take 29.9 to 30.1 s at times."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for user in range(users):
+        at = int(rng.integers(DAY))
+        for _ in range(int(rng.integers(1, 4))):
+            rows.append((user, at, VIEW))
+            at += int(rng.choice([29_900, 29_990, 30_010, 30_100, 5_000, 90_000]))
+        rows.append((user, rows[-1][1] + 30_000, VIEW))
+    return log_of(rows)
+
+
+def test_a_gap_that_a_program_makes_is_told_from_those_of_people() -> None:
+    fitted = fit_head(known(timed(800, 1)), TYPES, 0).head
+    assert fitted.timers.tolist()[0] == 30.0
+    later = known(timed(400, 2))
+    leaves, gap_s = told_of(fitted, later).leaves, later.counters[:, 2]
+    assert float(leaves[gap_s == 30.0].mean()) > 0.9
+    nearly = (gap_s != 30.0) & ((gap_s - 30.0).abs() < 0.2)
+    assert int(nearly.sum()) > 100
+    assert float(leaves[nearly].max()) < 0.1
+
+
+def test_what_follows_depends_on_the_type_of_the_click_before() -> None:
+    """A view after a cart is followed by a purchase, a view after a view by a cart. The counts do not tell them apart:
+    each session has one cart and two views by then."""
+    rng, rows = np.random.default_rng(0), []
+    for user in range(600):
+        first, kinds = int(rng.integers(DAY)), [VIEW, CART, VIEW, BUY] if user % 2 else [CART, VIEW, VIEW, CART]
+        rows += [(user, first + at * MINUTE, kind) for at, kind in enumerate(kinds)]
+    clicks = log_of(rows)
+    told = told_of(fit_head(known(clicks), TYPES, 0).head, known(clicks))
+    third = np.arange(len(clicks)) % 4 == 2
+    buys = clicks.user % 2 == 1
+    assert float(told.next[third & buys, BUY].mean()) > 0.9
+    assert float(told.next[third & ~buys, CART].mean()) > 0.9
+
+
+def test_an_input_that_was_always_the_same_changes_nothing() -> None:
+    """The training log has no user with an earlier session. Its weights would be those of the first step."""
+    examples = known(shop(600, 1))
+    head = fit_head(examples, TYPES, 0).head
+    later = examples.counters.clone()
+    later[:, COUNTERS.index("sessions")] = 3
+    with torch.no_grad():
+        same, other = head(examples.counters, examples.event_type), head(later, examples.event_type)
+    torch.testing.assert_close(same, other, rtol=0, atol=0)
+
+
+def test_where_the_slice_knows_nothing_the_newest_known_labels_decide() -> None:
+    """A log of two hours: nobody knows how the sessions of its last half hour go on. What a cart means turns around
+    after an hour, so the networks of the first hour are not trusted, although they hold for users left out."""
+    rng, rows = np.random.default_rng(3), []
+    for user in range(1_600):
+        at, carts = int(rng.integers(120 * MINUTE)), 0
+        buys = {0: 0.05, 1: 0.3, 2: 0.8} if at < 65 * MINUTE else {0: 0.8, 1: 0.3, 2: 0.05}
+        for _ in range(3):
+            kind = CART if rng.random() < 0.3 else VIEW
+            carts += kind == CART
+            rows.append((user, at, kind))
+            at += 5_000
+        if rng.random() < buys[min(carts, 2)]:
+            rows.append((user, at, BUY))
+    clicks = log_of([row for row in rows if row[1] < 120 * MINUTE])
+    found = chosen_head(clicks, 108 * MINUTE, TYPES, BUY, 0)
+    assert found.weights[1] <= 0.25
 
 
 def test_a_log_that_cannot_carry_a_head_says_why() -> None:

@@ -82,7 +82,21 @@ def test_counters_of_two_sessions() -> None:
     assert sessions == [0, 0, 1]
     assert repeats == [0, 1, 0]  # the second session has not seen the item
     np.testing.assert_allclose(hour, [0, 1 / 30, 1], rtol=1e-6)
-    assert found[2, len(COUNTERS) :].tolist() == [1, 0, 0, 0, 2, 1, 0, 0]
+    assert found[2, len(COUNTERS) :].tolist() == [1, 0, 0, 0, 2, 1, 0, 0, 0, 0]
+
+
+def test_counters_of_the_click_before_are_those_of_the_session() -> None:
+    user, time_ms, event_type = of_user((0, BUY), (2, CART), (7, TYPES), (8, VIEW), (60, VIEW), (61, VIEW), (61, CART))
+    found = counters_of(user, time_ms, event_type, np.zeros(7, np.int32), TYPES)
+    assert found[:, -2:].tolist() == [  # seconds before the click before, and 1 + its type
+        [0, 0],
+        [0, 1 + BUY],
+        [120, 1 + CART],
+        [300, 1 + TYPES],
+        [0, 0],
+        [0, 1 + VIEW],
+        [60, 1 + VIEW],
+    ]
 
 
 logs = st.lists(

@@ -18,10 +18,10 @@ from export.model.untrained import untrained_head, write_untrained
 from export.network.mixture import AGES, Mixture
 from export.network.network import Network, Sizes
 from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
-from stream.ahead.counters import counter_fields
+from stream.ahead.counters import MOST_TYPES, counter_fields
 from stream.detect.behaviour import BehaviourDetector
 from stream.errors import ArtifactError, ConfigError
-from stream.manifest import read_manifest
+from stream.manifest import Ahead, read_manifest
 from stream.past.clicks import PAST
 from stream.population.judge import Judge
 from stream.population.watch import Population
@@ -151,6 +151,12 @@ def test_a_head_of_other_weights_fails_the_gate(ahead_dir: Path) -> None:
     check_ahead(ahead_dir, untrained_head(len(EVENT_TYPES), 0))
     with pytest.raises(ArtifactError, match=r"a probability of ahead.onnx differs by"):
         check_ahead(ahead_dir, untrained_head(len(EVENT_TYPES), 1))
+
+
+def test_a_head_that_is_sure_gives_probabilities(tmp_path: Path) -> None:
+    """Many event types and random weights: some hazards are so large that a sigmoid in float32 is 0."""
+    names = [f"type-{i}" for i in range(MOST_TYPES)]
+    write_untrained(tmp_path / "sure" / "1", ITEMS, names, hidden=16, ahead=Ahead(True, 0, {}, names[1]))
 
 
 def test_an_impossible_click_has_a_finite_surprise(tmp_path: Path) -> None:
