@@ -6,7 +6,7 @@ from tests.docs.blocks import ROOT
 from tests.docs.test_results import PAGE, pair, results, table
 
 NETWORKS = (ROOT / "docs" / "networks.md").read_text()
-NAMES = {"last event": "last_event"}
+NAMES = {"last event": "last_event", "boosting with the click before": "boosting_more"}
 
 
 def test_the_networks() -> None:
@@ -31,9 +31,9 @@ def tables(title: str) -> list[list[list[str]]]:
 def test_what_a_user_does_next() -> None:
     """Each cell of the three tables begins with the figure of the file."""
     found = results("behaviour")["results"]
-    next_action, intent, returns = tables("What a user does next")
+    _, next_action, intent, returns = tables("What a user does next")
     for log, method, log_loss, macro_f1 in next_action:
-        one = found[log]["next_action"][method]
+        one = found[log]["next_action"][NAMES.get(method, method)]
         assert (log_loss[:5], macro_f1[:5]) == (f"{one['log_loss']:.3f}", f"{one['macro_f1']:.3f}"), (log, method)
     for what, _, method, *cells in intent:
         log, which = what.split(", ")
@@ -42,7 +42,8 @@ def test_what_a_user_does_next() -> None:
         figures = [one[name] for name in ("auprc", "lift_10", "calibration_error")]
         assert [cell[:5] for cell in cells] == [f"{figure:.3f}"[:5] for figure in figures], (what, method)
     for what, method, *cells in returns:
-        one = found[what.removesuffix(", 1 day")]["return_1d"][method]
+        log, days = what.split(", ")
+        one = found[log][f"return_{days[0]}d"][method]
         figures = [one[name] for name in ("log_loss", "auroc", "calibration_error")]
         assert [cell[:5] for cell in cells] == [f"{figure:.3f}" for figure in figures], (what, method)
-    assert (len(next_action), len(intent), len(returns)) == (12, 24, 3)
+    assert (len(next_action), len(intent), len(returns)) == (30, 40, 9)
