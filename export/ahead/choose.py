@@ -82,7 +82,7 @@ def fit_ahead(clicks: Clicks, cut_ms: int, event_types: tuple[str, ...], intent:
         )
     head = chosen_head(clicks, cut_ms, len(event_types), wanted, seed)
     served = {"next": True, "intent": follows, "leaves": True, "returns_7d": returns}
-    of_each = {name: weight for name, weight in zip(OUTPUTS, head.weights, strict=True) if served[name]}
+    of_each = {name: round(weight, 3) for name, weight in zip(OUTPUTS, head.weights, strict=True) if served[name]}
     return FittedAhead(head, Ahead(returns, len(clicks), of_each, intent if follows else None))
 
 
@@ -138,7 +138,9 @@ def examples(
 
 @torch.no_grad()
 def weights(later: Labels, of_later: Logits, before: Labels, of_before: Logits) -> Tensor:
-    """The weight (4,) with the lowest loss for each of OUTPUTS.
+    """The weight (4,) of the networks for each of OUTPUTS: the mean of WEIGHTS, each as likely as it makes the labels.
+
+    So few labels say little, and many choose the best weight. All are equally likely before.
 
     later, of_later    labels of the slice, and the logits of its clicks
     before, of_before  those of the earlier clicks, whose logits are without the click's user
@@ -148,7 +150,8 @@ def weights(later: Labels, of_later: Logits, before: Labels, of_before: Logits) 
         for label, logits in ((later, of_later), (before, of_before))
     )
     known = torch.stack([(target >= 0).sum() for target in later.each()])
-    return torch.tensor(WEIGHTS)[torch.where(known >= LEAST, losses, of_earlier).argmin(dim=0)]  # of equals the first
+    likely = torch.softmax(-torch.where(known >= LEAST, losses, of_earlier).double(), dim=0)
+    return torch.tensor(WEIGHTS) @ likely.float()
 
 
 def _losses(logits: Logits, label: Labels, weight: float) -> Tensor:

@@ -133,7 +133,14 @@ def trusted(head: AheadHead, later: Clicks) -> Tensor:
 def test_networks_that_hold_are_trusted_and_others_are_not(head: AheadHead) -> None:
     """The same shop a day later, and one in which carts have changed their meaning: there the table is better."""
     assert trusted(head, shop(500, 4))[:3].min() >= 0.75
-    assert trusted(head, shop(500, 4, {0: 0.8, 1: 0.3, 2: 0.05}))[1] == 0
+    assert trusted(head, shop(500, 4, {0: 0.8, 1: 0.3, 2: 0.05}))[1] < 0.01
+
+
+def test_few_clicks_decide_little(head: AheadHead) -> None:
+    """Of a slice with four users nobody knows whether the networks hold."""
+    few, many = trusted(head, shop(4, 11)), trusted(head, shop(500, 4))
+    assert (few - 0.5).abs()[:3].max() < 0.35
+    assert many[:3].min() > 0.85
 
 
 def test_the_slice_alone_decides_the_weights() -> None:
@@ -144,7 +151,7 @@ def test_the_slice_alone_decides_the_weights() -> None:
     joined.user[len(first) :] += 250
     joined.time_ms[len(first) :] += 2 * DAY
     found = chosen_head(joined, 2 * DAY, TYPES, BUY, 0)
-    assert found.weights[1] == 0
+    assert found.weights[1] < 0.01
 
 
 def test_a_slice_without_known_labels_leaves_the_weights_to_users_that_were_left_out(fitted: Fitted) -> None:
