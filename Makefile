@@ -5,7 +5,7 @@ BIN := .venv/bin
 RUNTIME ?= cpu
 OTHER_RUNTIME = $(if $(filter cuda,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 
-.PHONY: demo test lint lock docs format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold mapping rules engine throughput lists latency answers workers soak outage scaling gpu heads rounded ways days anomaly-bench because shop-model demo-picture page-picture networks behaviour clean help
+.PHONY: demo test lint lock docs format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold mapping following rules engine throughput lists latency answers workers soak outage scaling gpu heads rounded ways days anomaly-bench because shop-model demo-picture page-picture networks behaviour clean help
 help:            ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -89,6 +89,9 @@ anomaly-bench: .venv/dev ## measure what the alerts find among injected bots, th
 
 behaviour: .venv/dev ## measure next action, purchase intent and return against baselines
 	$(BIN)/python -m bench.behaviour
+
+following: .venv/dev ## measure the cost of predicting what users do next and of following their sessions
+	$(BIN)/python -m bench.following
 
 cold: .venv/dev ## measure the gain from a catalogue for items without training clicks
 	$(BIN)/python -m bench.cold_items

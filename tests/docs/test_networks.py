@@ -47,3 +47,9 @@ def test_what_a_user_does_next() -> None:
         figures = [one[name] for name in ("log_loss", "auroc", "calibration_error")]
         assert [cell[:5] for cell in cells] == [f"{figure:.3f}" for figure in figures], (what, method)
     assert (len(next_action), len(intent), len(returns)) == (30, 40, 9)
+
+
+def test_cost_of_following_sessions() -> None:
+    found = results("following")["results"]["cpu_us_per_click"]
+    costs = {row[0]: row[1:] for row in table((ROOT / "docs" / "behaviour.md").read_text(), "Cost")}
+    assert costs == {part: [f"{found[batch][part]:.2f}" for batch in ("160", "1000", "5000")] for part in found["1000"]}
