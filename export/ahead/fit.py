@@ -26,7 +26,7 @@ from export.ahead.network import (
     Logits,
     by_logit,
     features,
-    hour_features,
+    of_days,
     spans,
     time_logits,
     timers_of,
@@ -44,7 +44,8 @@ AVERAGED = 0.98
 """Share of the averaged weights that stays after a step; the averaged weights are kept."""
 
 WHOLE_DAY_H = 22
-"""A log whose hours span less is shorter than a day. There the hour only says how old a click is, so it is not read."""
+"""A log whose hours span less is shorter than a day. There the hour, and the clicks of a user in all sessions, only say
+how old the log is at a click. So they are not read: later they are other ones."""
 
 RARE, RARE_SHARE = 20, 1 / 1500
 """An input with another value than usual in fewer clicks, or in a smaller share of them, is not read: it would keep the
@@ -179,7 +180,7 @@ class _Fit:
         self.scale[varied < max(RARE, RARE_SHARE * len(x))] = 0.0
         hour = examples.counters[:, COUNTERS.index("hour")]
         if float(hour.max() - hour.min()) < WHOLE_DAY_H:
-            self.scale[hour_features(event_types)] = 0.0
+            self.scale[of_days(event_types)] = 0.0
         self._x = ((x - self.mean) * self.scale).clamp(-LIMIT, LIMIT)
         _, number = np.unique(examples.user, return_inverse=True)
         shuffled = np.random.default_rng(seed).permutation(int(number.max()) + 1) % MEMBERS

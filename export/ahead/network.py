@@ -64,17 +64,30 @@ TIMERS, TIMER_SHARE, FEWEST = 4, 0.01, 50
 """At most so many gaps are inputs of their own, each of at least this share of the clicks, and of so many clicks."""
 
 
-def feature_count(event_types: int) -> int:
-    """The number of features of a log with so many event types."""
+def layout(event_types: int) -> dict[str, range]:
+    """Where `features` has which of its parts."""
     kinds = event_types + 1
-    stepped = STEPPED * (len(STEPS) - 1) + kinds * (len(TYPE_STEPS) - 1)
-    return counters(event_types) - 1 + 2 * len(HARMONICS) + 3 * kinds + (kinds + 1) * kinds + stepped + TIMERS
+    sizes = {
+        "logs": counters(event_types) - 1,
+        "time of the day": 2 * len(HARMONICS),
+        "shares in the session": kinds,
+        "shares ever": kinds,
+        "type": kinds,
+        "pair": (kinds + 1) * kinds,
+        "steps": STEPPED * (len(STEPS) - 1) + kinds * (len(TYPE_STEPS) - 1),
+        "timers": TIMERS,
+    }
+    stops = list(itertools.accumulate(sizes.values()))
+    return {name: range(stop - size, stop) for (name, size), stop in zip(sizes.items(), stops, strict=True)}
 
 
-def hour_features(event_types: int) -> list[int]:
-    """Where `features` has those of the hour."""
-    first = counters(event_types) - 1
-    return [COUNTERS.index("hour"), *range(first, first + 2 * len(HARMONICS))]
+def of_days(event_types: int) -> list[int]:
+    """Where `features` has the hour, and what the user did in earlier sessions too."""
+    parts, kinds, each = layout(event_types), event_types + 1, len(STEPS) - 1
+    ever = [COUNTERS.index("clicks"), COUNTERS.index("sessions")]
+    steps = [parts["steps"][at * each + step] for at in ever for step in range(each)]
+    types = range(len(COUNTERS) + kinds, len(COUNTERS) + 2 * kinds)
+    return [COUNTERS.index("hour"), *parts["time of the day"], *ever, *types, *parts["shares ever"], *steps]
 
 
 def features(counters: Tensor, event_type: Tensor, timers: Tensor) -> Tensor:

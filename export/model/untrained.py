@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from export.ahead.network import AheadHead, feature_count
+from export.ahead.network import AheadHead, layout
 from export.ahead.upcoming import EDGES_MS
 from export.dataset.cooccurrence import NEIGHBOURS, Counted, Neighbours
 from export.log.log import GAP_EDGES_MS, Vocabulary
@@ -87,7 +87,7 @@ def untrained_network(sizes: Sizes, rng: np.random.Generator, seed: int = 0, rem
 def untrained_head(event_types: int, seed: int) -> AheadHead:
     """A head of ahead.onnx with random weights, whose outputs depend on all its inputs."""
     generator = torch.Generator().manual_seed(seed)
-    width, units, logits = feature_count(event_types), 96, event_types + 1 + len(EDGES_MS) + 1
+    width, units, logits = layout(event_types)["timers"].stop, 96, event_types + 1 + len(EDGES_MS) + 1
     served = event_types + 1 + 3
     sizes = {
         "hidden": (units, width), "hidden_bias": (units,), "linear": (logits, width), "bias": (logits,),

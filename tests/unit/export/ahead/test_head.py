@@ -247,6 +247,20 @@ def test_an_input_that_was_always_the_same_changes_nothing() -> None:
     torch.testing.assert_close(same, other, rtol=0, atol=0)
 
 
+def test_a_log_of_some_hours_says_nothing_about_earlier_sessions() -> None:
+    """There the hour and the clicks of a user in all sessions say how old the log is."""
+    clicks = shop(600, 1)
+    clicks.time_ms[:] = clicks.time_ms % (100 * MINUTE) // 5
+    clicks = clicks.where(np.lexsort((clicks.time_ms, clicks.user)))
+    head, examples = fit_head(known(clicks), TYPES, 0).head, known(clicks)
+    later = examples.counters.clone()
+    ever = [*(COUNTERS.index(name) for name in ("clicks", "sessions", "hour")), *range(11, 15)]
+    later[:, ever] += 7
+    with torch.no_grad():
+        same, other = head(examples.counters, examples.event_type), head(later, examples.event_type)
+    torch.testing.assert_close(same, other, rtol=0, atol=0)
+
+
 def test_where_the_slice_knows_nothing_the_newest_known_labels_decide() -> None:
     """A log of two hours: nobody knows how the sessions of its last half hour go on. What a cart means turns around
     after an hour, so the networks of the first hour are not trusted, although they hold for users left out."""
