@@ -2,7 +2,6 @@
 
 import json
 import os
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from stream.ops.options import connection_options, setting_option
 
 if TYPE_CHECKING:
     from export.log.log import Log
+    from export.record.record import Recorded
 
 OF_A_FILE = ("user_col", "item_col", "event_col", "time_col", "session_col", "category_col", "price_col", "in_order")
 """Options for the columns of a file, which a topic does not have."""
@@ -27,6 +27,7 @@ OF_A_FILE = ("user_col", "item_col", "event_col", "time_col", "session_col", "ca
 @partial(log_options, required=False)
 @click.option("--topic", help="Read the messages of this clicks topic up to its end, instead of a LOG.")
 @connection_options
+@setting_option("schema_registry")
 @setting_option("max_future_s")
 @setting_option("max_message_bytes")
 @click.option(
@@ -70,6 +71,7 @@ def paths(
     topic: str | None,
     broker: str,
     kafka_config: str,
+    schema_registry: str,
     max_future_s: float,
     max_message_bytes: int,
     by: str,
@@ -86,7 +88,7 @@ def paths(
 ) -> None:
     """Show how the sessions of a LOG or a topic go: funnel, paths, loops, first and last steps.
 
-    LOG is read as by eddy train, and a topic as by a worker; the command joins no group and commits no offsets. A
+    LOG is read as by eddy train, and a topic as by eddy record; the command joins no group and commits no offsets. A
     session ends with its id or, without one, with half an hour without a click. A path is a finding only if a
     first-order Markov chain of the same sessions does not explain its last step. Intervals are 95%, and count the
     sessions of one user as alike. docs/paths.md explains every figure.
@@ -111,14 +113,20 @@ def paths(
     compare_ms = None if compare is None else parse_time(compare)
     if html is not None:
         _check_html(html)
+    asked = Asked(by, stages, top, depth, show, compare_ms, compare_users, seed)
+    read: Recorded | None = None
+    if topic is not None:
+        limits = max_message_bytes, int(max_future_s * 1000)
+        clicks, read = _of_topic(broker, topic, kafka_config, schema_registry, limits, given)
     with Bar() as bar:
-        if topic is not None:
-            limits = max_message_bytes, int(max_future_s * 1000)
-            clicks = _of_topic(bar, broker, topic, kafka_config, limits, given)
-        else:
-            assert log is not None
+        if log is not None:
             clicks = take_log(bar, log, given)
-        found = figures(clicks, Asked(by, stages, top, depth, show, compare_ms, compare_users, seed), bar)
+        found = figures(clicks, asked, bar)
+    if read is not None:
+        from export.record.record import left_out
+
+        found |= {"messages": read.messages, "left_out": read.left_out}
+        found["remarks"] += left_out(read)
     if html is not None:
         from export.paths.page import page
 
@@ -132,18 +140,22 @@ def paths(
 
 
 def _of_topic(
-    bar: Bar, broker: str, topic: str, kafka_config: str, limits: tuple[int, int], given: dict[str, Any]
-) -> "Log":
-    """The clicks of a topic as a log. Raises ConfigError."""
-    from export.paths.topic import as_file
+    broker: str, topic: str, kafka_config: str, schema_registry: str, limits: tuple[int, int], given: dict[str, Any]
+) -> "tuple[Log, Recorded]":
+    """The clicks of a topic as a log, and what is left out. Raises ConfigError."""
+    from export.paths.topic import log_of_topic
+    from export.record.lines import lines_of
+    from export.record.record import check_topic
 
     wrong = [name for name in OF_A_FILE if given[name]]
     if wrong:
         raise ConfigError(f"--{wrong[0].replace('_', '-')} is for a file; a topic of another shape needs a --mapping")
     mapping = read_mapping(Path(given["mapping"])) if given["mapping"] else None
     config = read_kafka_config(kafka_config, os.environ)
-    with as_file(broker, topic, config, mapping, limits, bar) as file:
-        return replace(take_log(bar, file, {**given, "mapping": ""}), name=f"topic {topic}")
+    check_topic(topic, mapping)
+    with Bar("messages") as bar:
+        lines = lines_of(mapping, schema_registry, limits, config)
+        return log_of_topic(broker, topic, config, lines, given, bar)
 
 
 def _check_html(html: Path) -> None:

@@ -83,19 +83,14 @@ def record(
       eddy record clicks.jsonl --from 2026-11-01 --limit 100000 --json
     """
     from export.record.lines import lines_of
-    from export.record.record import FORGOTTEN, check_name, counted
+    from export.record.record import check_name, check_topic, left_out
     from export.record.record import record as write
-    from stream.rekey.topic import by_user
 
     check_name(out)
     since_ms = since(start, time.time_ns() // 1_000_000)
     file = read_mapping(Path(mapping)) if mapping else None
     config = read_kafka_config(kafka_config, os.environ)
-    if file is not None and file.mapping.rekey and clicks_topic.endswith(by_user("")):
-        raise ConfigError(
-            f"topic {clicks_topic} has the copies of the workers, where a request to forget a user is not beside each "
-            "click of the user; give the topic that the producers write"
-        )
+    check_topic(clicks_topic, file)
     limits = max_message_bytes, int(max_future_s * 1000)
     with Bar("messages") as bar:
         lines = lines_of(file, schema_registry, limits, config)
@@ -107,10 +102,8 @@ def record(
         f"wrote {out}: {done.clicks:,} clicks from {time_of(done.first_ms)} to {time_of(done.last_ms)}, "
         f"{done.bytes:,} bytes"
     )
-    if done.left_out:
-        click.echo(f"left out of {done.messages:,} messages: {counted(done.left_out)}")
-    if done.left_out[FORGOTTEN]:
-        click.echo("forgotten: clicks of users before a request to forget them")
+    for line in left_out(done):
+        click.echo(line)
     words = ["eddy", "train", str(out), *(["--mapping", mapping] if mapping else []), "--out", "models/shop/1"]
     click.echo(f"Next: {shlex.join(words)}")
 

@@ -14,7 +14,7 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
@@ -26,6 +26,8 @@ from export.record.lines import Lines
 from stream.access.messages import read_messages, span_of
 from stream.errors import BadClick, ConfigError
 from stream.kafka_config import PLAINTEXT, KafkaConfig
+from stream.mapping.mapping import MappingFile
+from stream.rekey.topic import by_user
 from stream.wire.codec import TRUSTED_MS, Codec
 from stream.wire.requests import CARRIED_HEADER, FORGET_HEADER, QUIET_HEADER, user_to_forget
 
@@ -98,6 +100,15 @@ def check_name(out: Path) -> None:
         raise ConfigError(f"{out} exists, and eddy record does not replace a file; give another OUT or remove it")
 
 
+def check_topic(topic: str, mapping: MappingFile | None) -> None:
+    """Raises ConfigError if a mapping that re-keys is given for the topic of the copies."""
+    if mapping is not None and mapping.mapping.rekey and topic.endswith(by_user("")):
+        raise ConfigError(
+            f"topic {topic} has the copies of the workers, where a request to forget a user is not beside each click "
+            "of the user; give the topic that the producers write"
+        )
+
+
 def record(
     out: Path,
     broker: str,
@@ -116,21 +127,40 @@ def record(
     """
     check_name(out)
     with _file(out) as (part, complete):
-        span = span_of(broker, topic, config, since_ms)
-        length = sum(map(len, span.values()))
-        forgotten = Forgotten(max(span) + 1)
-        again = ""
-        while True:
-            progress.begin(f"reading {topic}{again}", length)
-            messages = read_messages(broker, topic, config, span=span)
-            with _opened(part, out) as file:
-                found = write(file, messages, lines, forgotten, topic, len(span), progress, limit)
-            if not forgotten.new:
-                break
-            forgotten.new, again = 0, " again, without the users who are to be forgotten"
-        _check(found, since_ms)
+        found = write_topic(lambda: _opened(part, out), broker, topic, lines, progress, config, since_ms, limit)
         found.file, found.bytes = str(out), part.stat().st_size
         complete()
+    return found
+
+
+def write_topic(
+    opened: Callable[[], AbstractContextManager[BinaryIO]],
+    broker: str,
+    topic: str,
+    lines: Lines,
+    progress: Progress,
+    config: KafkaConfig = PLAINTEXT,
+    since_ms: int = 0,
+    limit: int | None = None,
+) -> Recorded:
+    """Write a line for each click of a topic; the other arguments are those of `record`.
+
+    opened  opens the file to write, empty. If there are requests to forget users, it is called a second time
+    Raises ConfigError if the topic cannot be read or has no click to write, OSError if the file cannot be written.
+    """
+    span = span_of(broker, topic, config, since_ms)
+    length = sum(map(len, span.values()))
+    forgotten = Forgotten(max(span) + 1)
+    again = ""
+    while True:
+        progress.begin(f"reading {topic}{again}", length)
+        messages = read_messages(broker, topic, config, span=span)
+        with opened() as file:
+            found = write(file, messages, lines, forgotten, topic, len(span), progress, limit)
+        if not forgotten.new:
+            break
+        forgotten.new, again = 0, " again, without the users who are to be forgotten"
+    _check(found, since_ms)
     return found
 
 
@@ -178,7 +208,15 @@ def write(
     return found
 
 
-def counted(left_out: Counter[str]) -> str:
+def left_out(found: Recorded) -> Iterator[str]:
+    """Lines about the messages that are left out; none if all are clicks."""
+    if found.left_out:
+        yield f"left out of {found.messages:,} messages: {_counted(found.left_out)}"
+    if found.left_out[FORGOTTEN]:
+        yield "forgotten: clicks of users before a request to forget them"
+
+
+def _counted(left_out: Counter[str]) -> str:
     """Counts by reason as text, the most frequent first: "2 not_json, 1 request"."""
     return ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
 
@@ -200,7 +238,7 @@ def _check(found: Recorded, since_ms: int) -> None:
         raise ConfigError(f"topic {found.topic} has no messages" + (" since the time of --from" if since_ms else ""))
     if not found.clicks:
         raise ConfigError(
-            f"topic {found.topic} has no clicks to write; left out: {counted(found.left_out)}. If its messages have "
+            f"topic {found.topic} has no clicks; left out: {_counted(found.left_out)}. If its messages have "
             f"another shape, give --mapping, which `eddy init --topic {found.topic}` writes, or correct it"
         )
 

@@ -62,6 +62,13 @@ def recorded(*words: object) -> dict[str, Any]:
     return found
 
 
+def paths_of(*words: object) -> dict[str, Any]:
+    done = CliRunner().invoke(eddy, ["paths", *map(str, words), "--json"])
+    assert done.exception is None, done.exception
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 def rows_of(path: Path, mapping: Path) -> Counter[Row]:
     """The clicks that `eddy train` would read."""
     log = read_log(path, mapping=read_mapping(mapping))
@@ -246,7 +253,10 @@ def test_what_cannot_be_read_is_one_line(
 
 
 def test_a_topic_in_avro_becomes_json_lines(lane: Lane, registry: Running, tmp_path: Path) -> None:
-    """The mapping's paths lead to the same values in them; a decimal and a time of the schema are numbers."""
+    """The mapping's paths lead to the same values in them; a decimal and a time of the schema are numbers.
+
+    `eddy paths` counts the same of the topic as of the lines.
+    """
     topic, mapping = lane.topics.clicks, tmp_path / "shop.toml"
     mapping.write_text(
         '[message]\nformat = "avro"\n[fields]\nuser_id = "userId"\nitem_id = "product.product_id"\n'
@@ -265,3 +275,6 @@ def test_a_topic_in_avro_becomes_json_lines(lane: Lane, registry: Running, tmp_p
     first = json.loads(out.read_text().splitlines()[0])
     assert first.keys() - {"page"} == {"userId", "product", "eventTime", "event"}
     assert first["eventTime"] > 10**15  # in us, as the schema has it
+    of_topic, of_log = (paths_of(*more) for more in (words, (out, "--mapping", mapping)))
+    assert of_topic.pop("left_out") == found["left_out"]
+    assert (of_topic["clicks"], of_topic["funnel"]) == (len(CLICKS), of_log["funnel"])

@@ -127,7 +127,8 @@ def test_small_logs_give_figures_and_a_remark(
         (["log.csv", "--topic", "clicks"], "give either a LOG or --topic"),
         (["--topic", "clicks", "--item-col", "sku"], "--item-col is for a file"),
         (["--topic", "clicks", "--in-order"], "--in-order is for a file"),
-        (["--topic", "clicks", "--mapping", "avro.toml"], "reads topics in JSON only"),
+        (["--topic", "clicks", "--mapping", "avro.toml"], "give --schema-registry"),
+        (["--topic", "clicks-by-user", "--mapping", "rekeyed.toml"], "give the topic that the producers write"),
         (["--topic", "clicks", "--broker", "localhost:1"], "localhost:1 cannot be reached"),
     ],
 )
@@ -137,9 +138,9 @@ def test_mistakes_are_one_line(
     """What is wrong, and what to do."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("stream.access.publish.CONNECT_S", 1.0)
-    Path("avro.toml").write_text(
-        "[message]\nformat = 'avro'\n[fields]\nuser_id = 'u'\nitem_id = 'i'\ntimestamp = 't'\n"
-    )
+    fields = "[fields]\nuser_id = 'u'\nitem_id = 'i'\ntimestamp = 't'\n"
+    Path("avro.toml").write_text("[message]\nformat = 'avro'\n" + fields)
+    Path("rekeyed.toml").write_text("[key]\nrekey = true\n" + fields)
     written(Path("log.csv"), SESSIONS[:10])
     Path("empty.csv").write_text("user_id,item_id,timestamp\n")
     Path("plain.csv").write_text(f"user_id,item_id,timestamp\nu,i,{START_S}\n")

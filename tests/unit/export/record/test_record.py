@@ -172,8 +172,8 @@ def test_the_file_is_there_when_it_is_complete(topic: list[Any], tmp_path: Path,
     ("messages", "error"),
     [
         ([], "topic t has no messages$"),
-        ([Message(0, 0, b"u", b"x")], "topic t has no clicks to write; left out: 1 not_json. If its messages have"),
-        ([click(0, 0, "u"), Message(0, 1, b"u", None, FORGET)], "no clicks to write; left out: 1 forgotten, 1 request"),
+        ([Message(0, 0, b"u", b"x")], "topic t has no clicks; left out: 1 not_json. If its messages have"),
+        ([click(0, 0, "u"), Message(0, 1, b"u", None, FORGET)], "no clicks; left out: 1 forgotten, 1 request"),
     ],
 )
 def test_without_a_click_there_is_no_file(topic: list[Any], tmp_path: Path, messages: list[Any], error: str) -> None:
