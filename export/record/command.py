@@ -83,7 +83,7 @@ def record(
       eddy record clicks.jsonl --from 2026-11-01 --limit 100000 --json
     """
     from export.record.lines import lines_of
-    from export.record.record import FORGOTTEN, check_name, counted
+    from export.record.record import check_name, counted
     from export.record.record import record as write
     from stream.rekey.topic import by_user
 
@@ -109,8 +109,17 @@ def record(
     )
     if done.left_out:
         click.echo(f"left out of {done.messages:,} messages: {counted(done.left_out)}")
-    if done.left_out[FORGOTTEN]:
-        click.echo("forgotten: clicks of users before a request to forget them")
+        for reason, _ in done.left_out.most_common():
+            click.echo(f"  {reason}: {done.details[reason]}")
+    if done.deleted:
+        click.echo(
+            f"the topic once had {done.deleted:,} more messages before these: Kafka has deleted them (retention)"
+        )
+    if done.unused:
+        click.echo(
+            f"no click has a value for {', '.join(done.unused)}; if a path in {mapping} is mistyped, correct it and "
+            "record again"
+        )
     words = ["eddy", "train", str(out), *(["--mapping", mapping] if mapping else []), "--out", "models/shop/1"]
     click.echo(f"Next: {shlex.join(words)}")
 
