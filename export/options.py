@@ -82,12 +82,13 @@ def log_options(command: Command, required: bool = True) -> Command:
     return click.argument("log", type=click.Path(path_type=Path), required=required)(command)
 
 
-def take_log(progress: Progress, log: Path, given: dict[str, Any], model: Path | None = None) -> "Log":
+def take_log(progress: Progress, log: Path, given: dict[str, Any], model: Path | None = None, name: str = "") -> "Log":
     """Read the log of a command with `log_options`, restricted to its time range.
 
     progress  receives the notes about the log
     given     the command's keyword arguments
     model     directory of the model that the log is for; its mapping is used, also if no option names it
+    name      of the log for the notes, if not its path
     Raises ConfigError if the log cannot be read or has no clicks, or if the mapping is not the model's.
     """
     from export.log.log import read_log
@@ -102,10 +103,10 @@ def take_log(progress: Progress, log: Path, given: dict[str, Any], model: Path |
     mapping = read_mapping(Path(given["mapping"])) if given["mapping"] else None
     if model is not None:
         mapping = mapping_of_model(mapping, read_manifest(model), model)
-    progress.say(f"{log}: reading")
+    progress.say(f"{name or log}: reading")
     read = read_log(log, names, given["drop_repeats"], given["in_order"], mapping)
     for note in read.notes:
-        progress.say(f"{log}: {note}")
+        progress.say(f"{name or log}: {note}")
     if given["start"] is None and given["end"] is None:
         return read
     return read.between(*(None if text is None else parse_time(text) for text in (given["start"], given["end"])))

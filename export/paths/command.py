@@ -143,7 +143,8 @@ def _of_topic(
     mapping = read_mapping(Path(given["mapping"])) if given["mapping"] else None
     config = read_kafka_config(kafka_config, os.environ)
     with as_file(broker, topic, config, mapping, limits, bar) as file:
-        return replace(take_log(bar, file, {**given, "mapping": ""}), name=f"topic {topic}")
+        name = f"topic {topic}, as a file"  # a temporary one
+        return replace(take_log(bar, file, {**given, "mapping": ""}, name=name), name=f"topic {topic}")
 
 
 def _check_html(html: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -177,3 +178,11 @@ def test_a_count_is_few_bytes_a_click(monkeypatch: pytest.MonkeyPatch) -> None:
     tracemalloc.stop()
     assert found["sessions"] == sessions
     assert peak / clicks < 35
+
+
+def test_the_notes_about_a_topic_have_its_name(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not that of the temporary file with its clicks, which nobody has given."""
+    monkeypatch.setattr("export.paths.topic.as_file", lambda *_: nullcontext(log))
+    done = run("--topic", "shop-events")
+    assert "topic shop-events, as a file: reading" in done.stderr
+    assert str(log) not in done.output
