@@ -17,7 +17,7 @@ from stream.ops.options import connection_options, setting_option
 
 if TYPE_CHECKING:
     from export.log.log import Log
-    from export.record.record import Recorded
+    from export.record.recorded import Recorded
 
 OF_A_FILE = ("user_col", "item_col", "event_col", "time_col", "session_col", "category_col", "price_col", "in_order")
 """Options for the columns of a file, which a topic does not have."""
@@ -123,10 +123,10 @@ def paths(
             clicks = take_log(bar, log, given)
         found = figures(clicks, asked, bar)
     if read is not None:
-        from export.record.record import left_out
+        from export.record.recorded import notes
 
         found |= {"messages": read.messages, "left_out": read.left_out}
-        found["remarks"] += left_out(read)
+        found["remarks"] += notes(read)
     if html is not None:
         from export.paths.page import page
 

@@ -12,7 +12,8 @@ from export.log.log import Log
 from export.options import take_log
 from export.progress import Progress
 from export.record.lines import Lines
-from export.record.record import Recorded, write_topic
+from export.record.record import write_topic
+from export.record.recorded import Recorded
 from stream.errors import ConfigError
 from stream.kafka_config import KafkaConfig
 

@@ -83,8 +83,9 @@ def record(
       eddy record clicks.jsonl --from 2026-11-01 --limit 100000 --json
     """
     from export.record.lines import lines_of
-    from export.record.record import check_name, check_topic, left_out
+    from export.record.record import check_name, check_topic
     from export.record.record import record as write
+    from export.record.recorded import notes
 
     check_name(out)
     since_ms = since(start, time.time_ns() // 1_000_000)
@@ -102,7 +103,7 @@ def record(
         f"wrote {out}: {done.clicks:,} clicks from {time_of(done.first_ms)} to {time_of(done.last_ms)}, "
         f"{done.bytes:,} bytes"
     )
-    for line in left_out(done):
+    for line in notes(done):
         click.echo(line)
     words = ["eddy", "train", str(out), *(["--mapping", mapping] if mapping else []), "--out", "models/shop/1"]
     click.echo(f"Next: {shlex.join(words)}")

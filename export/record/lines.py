@@ -15,11 +15,14 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import msgspec
+
 from stream.events import Click
 from stream.kafka_config import KafkaConfig
 from stream.mapping.decoding import registry_of
 from stream.mapping.mapping import ClickMapping, MappingFile
 from stream.mapping.shape import anonymous_ids, decoded_shape, message_shape
+from stream.mapping.unused import UnusedPaths
 from stream.mapping.written import values
 from stream.wire.json import JsonCodec
 
@@ -36,11 +39,13 @@ class Lines(NamedTuple):
     codec  the worker's codec, which decides which messages are clicks
     keyed  the key of a click's message must be its user, or else a worker refuses it
     line   makes the line; it is called with the message that the codec has decoded last
+    unused finds paths of the mapping without values; None = there is no mapping
     """
 
     codec: JsonCodec
     keyed: bool
     line: Line
+    unused: UnusedPaths | None = None
 
     def of(self, key: bytes | None, value: bytes | None, now_ms: int) -> tuple[Click, bytes]:
         """A message as a click and a line. Raises BadClick if a worker would not take it as a click, NoRegistry."""
@@ -59,18 +64,20 @@ def lines_of(file: MappingFile | None, schema_registry: str, limits: tuple[int, 
         return Lines(JsonCodec(*limits), True, _unchanged)
     mapping, reading = file.mapping, file.mapping.of_topic()
     shape, decode = message_shape(reading), None
+    message: Callable[[bytes], Any] = msgspec.json.Decoder(dict[str, Any]).decode
     line: Line = _unchanged
     if mapping.format != "json":
         from stream.registry.framed import Framed  # the extra `registry` installs what it needs
 
         registry = registry_of(file, schema_registry, config)
         registry.check()
-        decode = _Last(Framed(registry, mapping.format))
+        decode = message = _Last(Framed(registry, mapping.format))
         shape, line = decoded_shape(reading, decode), decode.line
     if mapping.log is not None:
         line = _row(mapping, anonymous_ids(reading, decode) if mapping.carries else None)
     # Without re-keying, no worker reads a topic that is keyed by something else; a model can be trained on it
-    return Lines(JsonCodec(*limits, shape), mapping.key == "user_id" and not mapping.rekey, line)
+    keyed = mapping.key == "user_id" and not mapping.rekey
+    return Lines(JsonCodec(*limits, shape), keyed, line, UnusedPaths(file.name, reading, message))
 
 
 def _unchanged(value: bytes, _: Click) -> bytes:

@@ -12,17 +12,16 @@ import gzip
 import os
 import time
 from array import array
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from confluent_kafka import Message
-from msgspec import Struct, field
 
 from export.progress import Progress
 from export.record.lines import Lines
+from export.record.recorded import FORGOTTEN, LIMIT, REQUEST, Recorded
 from stream.access.messages import read_messages, span_of
 from stream.errors import BadClick, ConfigError
 from stream.kafka_config import PLAINTEXT, KafkaConfig
@@ -34,31 +33,8 @@ from stream.wire.requests import CARRIED_HEADER, FORGET_HEADER, QUIET_HEADER, us
 ENDINGS = (".jsonl", ".jsonl.gz")
 """Of the names of the files that can be written."""
 
-REQUEST, FORGOTTEN, LIMIT = "request", "forgotten", "limit"
-"""Reasons for which a message is left out, beside those of BadClick: a request about a user or what workers write to
-each other; a click of a user who is forgotten after it; a message after the last click of --limit."""
-
 REPORT_EVERY = 1_000
 """Messages between two reports of progress."""
-
-
-class Recorded(Struct):
-    """What was recorded; messages = clicks + the sum of left_out.
-
-    left_out           reason -> messages that are not in the file
-    first_ms, last_ms  times of the earliest and the latest click, ms since the epoch; None = there is no click
-    bytes              size of the file
-    """
-
-    topic: str
-    partitions: int
-    file: str = ""
-    messages: int = 0
-    clicks: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)
-    first_ms: int | None = None
-    last_ms: int | None = None
-    bytes: int = 0
 
 
 class Forgotten:
@@ -161,6 +137,7 @@ def write_topic(
             break
         forgotten.new, again = 0, " again, without the users who are to be forgotten"
     _check(found, since_ms)
+    found.deleted = 0 if since_ms else sum(offsets.start for offsets in span.values())
     return found
 
 
@@ -179,46 +156,37 @@ def write(
     After `limit` clicks only requests are looked for. Raises NoRegistry if the schema of a message cannot be had.
     """
     now_ms = time.time_ns() // 1_000_000
-    found = Recorded(topic, partitions)
+    found, unused = Recorded(topic, partitions), lines.unused
     for message in messages:
         found.messages += 1
         if found.messages % REPORT_EVERY == 0:
             progress.seen(REPORT_EVERY)
         value = message.value()
         if value is None and _is_request(message, lines.codec, forgotten):
-            found.left_out[REQUEST] += 1
+            found.leave_out(REQUEST)
             continue
         if found.clicks == limit:
-            found.left_out[LIMIT] += 1
+            found.leave_out(LIMIT)
             continue
         try:
             seen_ms = max(now_ms, min(message.timestamp()[1], now_ms + TRUSTED_MS))  # as a worker
             click, line = lines.of(message.key(), value, seen_ms)
         except BadClick as exc:
-            found.left_out[exc.reason] += 1
+            found.leave_out(exc.reason, exc.detail)
             continue
         if forgotten.covers(click.user_id.encode(), message.partition(), message.offset()):
-            found.left_out[FORGOTTEN] += 1
+            found.leave_out(FORGOTTEN)
             continue
         file.write(line + b"\n")
         found.clicks += 1
+        if unused is not None and not unused.see(value or b""):
+            found.unused, unused = unused.missing(), None
         at = click.timestamp
         found.first_ms = at if found.first_ms is None else min(found.first_ms, at)
         found.last_ms = at if found.last_ms is None else max(found.last_ms, at)
+    if unused is not None:
+        found.unused = unused.missing() if found.clicks else []
     return found
-
-
-def left_out(found: Recorded) -> Iterator[str]:
-    """Lines about the messages that are left out; none if all are clicks."""
-    if found.left_out:
-        yield f"left out of {found.messages:,} messages: {_counted(found.left_out)}"
-    if found.left_out[FORGOTTEN]:
-        yield "forgotten: clicks of users before a request to forget them"
-
-
-def _counted(left_out: Counter[str]) -> str:
-    """Counts by reason as text, the most frequent first: "2 not_json, 1 request"."""
-    return ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
 
 
 def _is_request(message: Message, codec: Codec, forgotten: Forgotten) -> bool:
@@ -237,8 +205,9 @@ def _check(found: Recorded, since_ms: int) -> None:
     if not found.messages:
         raise ConfigError(f"topic {found.topic} has no messages" + (" since the time of --from" if since_ms else ""))
     if not found.clicks:
+        reasons = [f"{count:,} {reason} ({found.details[reason]})" for reason, count in found.left_out.most_common()]
         raise ConfigError(
-            f"topic {found.topic} has no clicks; left out: {_counted(found.left_out)}. If its messages have "
+            f"topic {found.topic} has no clicks; left out: {', '.join(reasons)}. If its messages have "
             f"another shape, give --mapping, which `eddy init --topic {found.topic}` writes, or correct it"
         )
 

@@ -4,7 +4,8 @@ The partitioner is that of the Java client (murmur2), so all messages of a user 
 a Java producer writes. The producer is idempotent: a retry neither repeats nor reorders messages.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import NewTopic
@@ -97,11 +98,19 @@ def partitions_of(broker: str, topic: str, config: KafkaConfig) -> list[int]:
             f"broker {broker} cannot be reached ({exc.args[0].str()}); is it up? See --broker"
         ) from exc
     if topic not in topics:
-        raise ConfigError(
-            f"broker {broker} has no topic {topic!r} that this user may see; make it with `eddy topics create`, name "
-            "another one, or give this user a right on it (docs/security.md)"
-        )
+        raise no_topic(broker, topic, topics)
     return sorted(topics[topic].partitions)
+
+
+def no_topic(broker: str, topic: str, others: Iterable[str]) -> ConfigError:
+    """The error for a topic that is not there. others: the topics that this user may see"""
+    near = get_close_matches(topic, [name for name in others if not name.startswith("__")], 1, 0.7)
+    return ConfigError(
+        f"broker {broker} has no topic {topic!r} that this user may see; "
+        + (f"did you mean {near[0]!r}? Else " if near else "")
+        + "name another one, create it with `eddy topics create` if a worker needs it, or give this user a right on it "
+        "(docs/security.md)"
+    )
 
 
 def create_topic(admin: Admin, topic: NewTopic) -> None:

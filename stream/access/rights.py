@@ -21,6 +21,9 @@ from stream.errors import ConfigError, MissingRights
 from stream.kafka_config import KafkaConfig
 from stream.settings import Topics
 
+Rights = Mapping[str, Sequence[AclOperation]]
+"""Topic -> the operations that are needed on it."""
+
 ANSWER_S = 6.0
 READ, WRITE = AclOperation.READ, AclOperation.WRITE
 NEEDED = {
@@ -43,9 +46,7 @@ def rights_of(topics: Topics) -> dict[str, Sequence[AclOperation]]:
     return {name: NEEDED[field] for field, name in named.items()}
 
 
-def check_rights(
-    admin: Admin, needed: Mapping[str, Sequence[AclOperation]], groups: Sequence[str] = (), ids: Sequence[str] = ()
-) -> None:
+def check_rights(admin: Admin, needed: Rights, groups: Sequence[str] = (), ids: Sequence[str] = ()) -> None:
     """Raises MissingRights that names every right that this user lacks.
 
     needed  topic -> the operations that are needed on it
@@ -72,8 +73,7 @@ def check_rights(
     }
     if any(lacking.values()):
         raise MissingRights(
-            f"this user lacks rights {_listed(lacking)}; add the ACLs of docs/security.md (kafka-acls.sh)"
-            + (", or give another --group" if on_groups else ""),
+            f"this user lacks rights {_listed(lacking)}; add the ACLs of docs/security.md (kafka-acls.sh)",
             {name for _, name in on_topics},
         )
 

@@ -29,7 +29,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "event_type": (
         "*ecommerceaction1type", "eventtype", "eventname", "event", "action", "actiontype", "behaviortype",
         "behavior", "behaviour", "interactiontype", "interaction", "activity", "verb", "type",
-        "eventkind", "action.name", "kind",
+        "eventkind", "action.name", "kind", "ea",
     ),
     "session_id": (
         "sessionid", "usersession", "domainsessionid", "gasessionid", "visitid", "session", "visit", "sid",
@@ -46,7 +46,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     ),
     "event_id": ("eventid", "messageid", "insertid", "eventuuid", "uuid", "id"),
 }  # fmt: skip
-"""Field -> its usual names, the most certain first. Those that begin with pk are Matomo's.
+"""Field -> its usual names, the most certain first. Those that begin with pk, and ea, are Matomo's.
 
 *sku         it only has to be the end of a name
 action.name  an object and its value, and no single name: Matomo's `action_name` is the title of a page

@@ -84,7 +84,8 @@ def toml(guess: Guess, source: str) -> str:
     mapping = guess.mapping
     lines = [
         f"# How Eddy reads these events as clicks: guessed by `eddy init` from {printable(source)}.",
-        "# docs/mapping.md explains each line. `eddy train`, `evaluate`, `replay` and `worker` take it as --mapping.",
+        "# docs/mapping.md explains each line. Give it as --mapping to `eddy record`, `train`, `evaluate`, `paths`,",
+        "# `replay` and `worker`.",
         *(f"# To check: {printable(line)}" for line in guess.unsure),
         "",
         "[fields]  # a path, or several: the first one that has a value counts",

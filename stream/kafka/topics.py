@@ -16,7 +16,7 @@ from confluent_kafka.admin import ConfigResource, NewTopic, ResourceType
 
 from stream.access.publish import create_topic
 from stream.access.refusal import Admin
-from stream.access.rights import check_may_create, check_rights, rights_of
+from stream.access.rights import Rights, check_may_create, check_rights, rights_of
 from stream.errors import ConfigError, MissingRights, NoAnswer, Problems
 from stream.kafka_config import PLAINTEXT, KafkaConfig
 from stream.settings import Topics
@@ -38,6 +38,8 @@ ids have 256 characters that JSON writes with six bytes each."""
 
 FRAME_BYTES = 128
 """Kafka also counts the headers against LIMIT: 61 bytes for a batch, up to 33 for a record."""
+
+NO_RIGHTS: Rights = {}
 
 log = logging.getLogger(__name__)
 
@@ -72,17 +74,23 @@ class Checked(NamedTuple):
 
 
 def check_topics(
-    broker: str, topics: Topics, config: KafkaConfig = PLAINTEXT, *groups: str, ids: Sequence[str] = ()
+    broker: str,
+    topics: Topics,
+    config: KafkaConfig = PLAINTEXT,
+    *groups: str,
+    ids: Sequence[str] = (),
+    more: Rights = NO_RIGHTS,
 ) -> Checked:
     """Raises ConfigError with all reasons why a worker cannot run with these topics, groups and transactional ids.
 
+    more  rights that it needs beside those of `rights_of`
     Call `check_same_partitions`, too, except for a worker with --drain.
     """
     admin = Admin(broker, config)
     present = partition_counts(admin, broker)  # first, because nothing else says why there is no connection
     with Problems() as problems:
         if not _embedded(admin, broker):
-            check_rights(admin, rights_of(topics), groups, ids)
+            check_rights(admin, {**more, **rights_of(topics), **more}, groups, ids)
     hidden = [name for one in problems.found if isinstance(one, MissingRights) for name in one.topics]
     checked = Checked({}, {})
     with problems:

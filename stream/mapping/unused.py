@@ -49,17 +49,32 @@ class UnusedPaths:
         self._clicks = 0
 
     def look(self, value: bytes) -> bool:
+        """Look at the message of a valid click, and warn after CLICKS of them. Returns False when no further message is
+        needed."""
+        if self.see(value):
+            return True
+        if self._left:
+            log.warning("%s", self._warning())
+        return False
+
+    def see(self, value: bytes) -> bool:
         """Look at the message of a valid click. Returns False when no further message is needed."""
         if len(value) <= MOST_BYTES and self._left:
             try:
                 self._take(self._decode(value))
             except (*UNDECODABLE, BadClick, NoRegistry):  # valid in a way that only the codec reads
                 return True
-        if self._left and self._clicks < CLICKS:
-            return True
-        if self._left:
-            log.warning("%s", self._warning())
-        return False
+        return bool(self._left) and self._clicks < CLICKS
+
+    def missing(self) -> list[str]:
+        """The fields and paths without a value: "event_type at evnet (the nearest path with values: event)"."""
+        others = sorted(path_text(path) for path in self._there - self._paths)
+        shown = []
+        for field, path in self._left:
+            near = nearest(path_text(path), others)
+            advice = f" (the nearest path with values: {near})" if near else ""
+            shown.append(printable(f"{field} at {path_text(path)}{advice}"))
+        return shown
 
     def _take(self, message: Any) -> None:
         self._left = [(field, path) for field, path in self._left if not has_value(value_at(message, path))]
@@ -71,15 +86,9 @@ class UnusedPaths:
                 self._there.add(path)
 
     def _warning(self) -> str:
-        others = sorted(path_text(path) for path in self._there - self._paths)
-        shown = []
-        for field, path in self._left:
-            near = nearest(path_text(path), others)
-            advice = f" (the nearest path with values: {near})" if near else ""
-            shown.append(f"{field} at {path_text(path)}{advice}")
         return printable(
             f"no click has a value at some paths of the mapping: mapping={self._name} clicks={self._clicks}; paths: "
-            f"{', '.join(shown)}; if a path is mistyped, correct it and train again; else remove it",
+            f"{', '.join(self.missing())}; if a path is mistyped, correct it and train again; else remove it",
             most=2_000,
         )
 

@@ -26,7 +26,8 @@ def forget(
 
     The command writes a request for each USER to every partition of the clicks topic. A worker that reaches it deletes
     the user's state, in memory and in the changelog (a tombstone). Clicks before the request are decided first; a
-    click after it is one of a new user. Workers may run or start later. With --pseudonymise, give the raw ids.
+    click after it is one of a new user. Workers may run or start later. With --pseudonymise, give the raw ids. If the
+    workers re-key the clicks, --clicks-topic is the topic that the producers write.
 
     What it does not delete: messages on the clicks topic and on the output topics, also triggers. Kafka deletes these
     by the topics' retention. docs/operations.md lists what is where.
@@ -37,6 +38,7 @@ def forget(
       eddy forget --file users.txt --broker k1:9092 --kafka-config client.properties
     """
     from stream.answers.admin import request_to_forget
+    from stream.rekey.topic import by_user
 
     keys = [_key(user) for user in [*users, *_lines(path)]]
     if not keys:
@@ -44,6 +46,13 @@ def forget(
     config = read_kafka_config(kafka_config, os.environ)
     with click.progressbar(keys, label=f"writing to {clicks_topic}", file=click.get_text_stream("stderr")) as bar:
         partitions = request_to_forget(broker, clicks_topic, config, bar)
+    if clicks_topic.endswith(by_user("")):
+        source = clicks_topic.removesuffix(by_user(""))
+        click.echo(
+            f"warning: {clicks_topic} has the name of a topic of re-keyed copies. Clicks that are copied after these "
+            f"requests begin a new state of the user. If workers re-key {source}, give --clicks-topic {source}, too",
+            err=True,
+        )
     done = {"topic": clicks_topic, "users": len(keys), "partitions": partitions}
     if as_json:
         click.echo(json.dumps(done))

@@ -186,7 +186,7 @@ class AvroSink:
         deadline_s = time.monotonic() + ANSWER_S
         while not listed.keys() >= set(names) and time.monotonic() < deadline_s:  # until the broker knows the new ones
             listed = admin.list_topics(timeout=ANSWER_S).topics
-        check_rights(admin, dict.fromkeys(names, (READ, WRITE)), names)  # the groups have the names of the topics
+        check_rights(admin, dict.fromkeys(names, (READ, WRITE)), names, names)  # groups and ids are named as the topics
         limits = configs_of(admin, self._broker, names)
         for copy in self._copies.values():
             copy.partitions = len(listed[copy.topic].partitions) if copy.topic in listed else 0

@@ -63,7 +63,8 @@ class ParquetSink:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._lock = self._locked()
         except OSError as exc:
-            raise ConfigError(f"--directory {self.where} cannot be written ({exc.strerror})") from exc
+            why = "it is a file" if self._directory.is_file() else exc.strerror
+            raise ConfigError(f"--directory {self.where} cannot be written ({why}); give another one") from exc
 
     def offsets(self, partitions: Sequence[Partition]) -> dict[Partition, int]:
         self._ends = {}

@@ -5,7 +5,7 @@ the source has: the retention, because the copies keep their timestamps, and roo
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -13,7 +13,7 @@ from confluent_kafka.admin import NewTopic
 
 from stream.access.publish import create_topic
 from stream.access.refusal import Admin
-from stream.access.rights import READ, WRITE, check_may_create, check_rights, rights_of
+from stream.access.rights import READ, WRITE, Rights, check_may_create
 from stream.errors import ConfigError
 from stream.kafka.topics import (
     DEFAULT_LIMIT,
@@ -110,31 +110,24 @@ def create_copy(
 def check_all(broker: str, topics: Topics, mapping: str, config: KafkaConfig = PLAINTEXT) -> dict[str, int]:
     """Return topic -> partitions of a worker that reads by a mapping. Raises ConfigError if it would not start."""
     worked = topics_by(topics, mapping)
-    if worked != topics:
-        check_source(broker, topics.clicks, worked, config)
-    found = check_topics(broker, worked, config).partitions
+    more = check_source(broker, topics.clicks, worked.clicks, config) if worked != topics else {}
+    found = check_topics(broker, worked, config, more=more).partitions
     check_same_partitions(found, worked)
     return found
 
 
-def check_source(
-    broker: str, source: str, worked: Topics, config: KafkaConfig, *groups: str, ids: Sequence[str] = ()
-) -> None:
-    """Raises ConfigError if the source or its copy is missing, or any right of a worker that re-keys.
-
-    worked  the topics of the worker; its clicks are the copy
-    groups  that the worker joins
-    ids     transactional ids that it uses
-    """
-    admin, copy = Admin(broker, config), worked.clicks
-    present = partition_counts(admin, broker)
+def check_source(broker: str, source: str, copy: str, config: KafkaConfig) -> Rights:
+    """Raises ConfigError if the source or the topic of the copies is missing. Returns the rights that copying needs."""
+    present = partition_counts(Admin(broker, config), broker)
     missing = [name for name in (source, copy) if name not in present]
     if missing:
         raise ConfigError(
-            f"no topic {', '.join(missing)} on {broker} that this user may see; the mapping has rekey = true, so "
-            f"create it with `eddy topics create --broker {broker} --clicks-topic {source} --mapping FILE`"
+            f"no topic {', '.join(missing)} on {broker} that this user may see; the mapping has rekey = true, so the "
+            f"workers copy the topic of the producers (--clicks-topic {source}) to {copy}: create what is missing with "
+            f"`eddy topics create --broker {broker} --clicks-topic {source} --mapping FILE`, give another "
+            "--clicks-topic, or, if it exists, give this user the rights on it (docs/security.md)"
         )
-    check_rights(admin, {source: (READ,), **rights_of(worked), copy: (READ, WRITE)}, groups, ids)
+    return {source: (READ,), copy: (READ, WRITE)}
 
 
 def copy_limit(copy: str, configs: Mapping[str, Mapping[str, str]], max_message_bytes: int) -> int:

@@ -11,6 +11,7 @@ from threading import Event as Flag
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from stream.access.credentials import connect
+from stream.access.publish import no_topic
 from stream.access.refusal import refused
 from stream.errors import ConfigError
 from stream.events import Partition
@@ -74,10 +75,7 @@ class Source:
         listed = self._consumer.list_topics(timeout=ANSWER_S).topics  # all: a question for one may create it
         for topic in self._topics:
             if topic not in listed:
-                raise ConfigError(
-                    f"broker {self._broker} has no topic {topic!r} that this user may see; make it with `eddy topics "
-                    "create`, name another one, or give this user the right READ on it (docs/security.md)"
-                )
+                raise no_topic(self._broker, topic, listed)
         self.partitions = [Partition(topic, number) for topic in self._topics for number in listed[topic].partitions]
         return self.partitions
 

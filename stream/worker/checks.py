@@ -14,7 +14,7 @@ from stream.access.refusal import Admin
 from stream.errors import NoAnswer, Problems
 from stream.events import Partition
 from stream.kafka.changelog import Changelog, disagreement
-from stream.kafka.topics import Checked, check_same_partitions, check_topics, partition_counts, record_limits
+from stream.kafka.topics import NO_RIGHTS, Checked, check_same_partitions, check_topics, partition_counts, record_limits
 from stream.kafka.waiting import KafkaWatch, patiently
 from stream.kafka_config import KafkaConfig
 from stream.rekey.topic import CARRY_BYTES, check_source, copy_limit
@@ -44,19 +44,21 @@ def check_cluster(
                      go through the topic of the copies
     worker_id        no living process of the group has it
     Returns the number of partitions of the changelog, and topic -> largest size of a record in bytes.
-    Raises ConfigError with all reasons. Of a worker that re-keys, missing topics and rights come before the rest.
+    Raises ConfigError with all reasons. Of a worker that re-keys, missing topics come before the rest.
     """
     topics = settings.topics
-    ids = (f"{settings.group}:{worker_id}",)
+    groups, ids = [settings.group], [f"{settings.group}:{worker_id}"]
+    if source != topics.clicks:
+        groups.append(topics.clicks)
+        ids.append(f"{ids[0]}:rekey")
     while True:
         watch.wait()
-        problems, checked = Problems(), Checked({}, {})
+        problems, checked, more = Problems(), Checked({}, {}), NO_RIGHTS
         try:
             if source != topics.clicks:
-                both = (*ids, f"{ids[0]}:rekey")
-                check_source(settings.broker, source, topics, config, settings.group, topics.clicks, ids=both)
+                more = check_source(settings.broker, source, topics.clicks, config)
             with problems:
-                checked = check_topics(settings.broker, topics, config, settings.group, ids=ids)
+                checked = check_topics(settings.broker, topics, config, *groups, ids=ids, more=more)
             present = partition_counts(Admin(settings.broker, config), settings.broker)
         except NoAnswer:  # it went away meanwhile
             continue

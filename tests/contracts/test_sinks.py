@@ -211,6 +211,13 @@ def test_parquet_files_follow_on_each_other_and_are_read_by_another_library(tmp_
         sink.offsets([ALERTS])
 
 
+def test_a_file_in_the_place_of_the_parquet_directory_is_refused(tmp_path: Path) -> None:
+    """The system calls this "File exists", which a directory should, too."""
+    (tmp_path / "history").write_text("theirs")
+    with pytest.raises(ConfigError, match=r"history cannot be written \(it is a file\); give another one"):
+        ParquetSink(tmp_path / "history").open()
+
+
 def test_a_key_of_redis_can_end(redis_server: Redis) -> None:
     """With a time to live, the list of a user who does not come back is deleted; the offsets are not."""
     redis_server.client.flushall()

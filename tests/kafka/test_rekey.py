@@ -172,7 +172,7 @@ def test_the_topic_of_the_copies_has_what_the_source_has(kafka: str, name: str, 
     new = NewTopic(source, 3, 1, config={"retention.ms": "-1", "max.message.bytes": "100000"})
     admin.create_topics([new])[source].result()
     with pytest.raises(ConfigError, match=rf"no topic {source}-by-user .*--clicks-topic {source} --mapping FILE"):
-        check_source(kafka, source, rekeyed(topics), PLAINTEXT)
+        check_source(kafka, source, by_user(source), PLAINTEXT)
     done = create(kafka, topics, str(mapping), 8, 1)
     assert done[source] == "exists, 3 partitions"
     assert (done[by_user(source)], done[topics.changelog]) == ("created, 3 partitions", "created, 3 partitions")
@@ -181,7 +181,7 @@ def test_the_topic_of_the_copies_has_what_the_source_has(kafka: str, name: str, 
     found = {entry: config.value for entry, config in admin.describe_configs([asked])[asked].result().items()}
     assert found["retention.ms"] == "-1"
     assert int(found["max.message.bytes"]) > 100_000 + 1_024
-    check_source(kafka, source, rekeyed(topics), PLAINTEXT)
+    check_source(kafka, source, by_user(source), PLAINTEXT)
     configs = check_topics(kafka, rekeyed(topics)).configs
     assert 100_000 < copy_limit(by_user(source), configs, 65_536) < int(found["max.message.bytes"])
     with pytest.raises(ConfigError, match="raise it with kafka-configs"):

@@ -5,22 +5,29 @@ import re
 import signal
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
+from typing import Any, cast
 
+import msgspec
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import NewTopic, ResourceType
 
 from stream.access.messages import read_messages, span_of
+from stream.access.rights import check_rights
 from stream.errors import ConfigError
 from stream.events import Partition
+from stream.kafka import topics as kafka_topics
 from stream.kafka.topics import check_topics, create_topics
+from stream.kafka.waiting import KafkaWatch
 from stream.kafka_config import KafkaConfig
 from stream.places.avro import AvroSink
 from stream.places.sink import Part
 from stream.registry.client import Registry
 from stream.rekey.topic import check_all, create
-from stream.settings import Topics
+from stream.settings import Settings, Topics
 from stream.sinks.source import Source
+from stream.worker.checks import check_cluster
 from tests.kafka.apicurio import Running
 from tests.kafka.lane import bot, clicks, fault, trigger_file
 from tests.kafka.secured import FIELDS, KINDS, RIGHTS, Cluster, Right, Secure, properties, refusal, written
@@ -142,6 +149,33 @@ def test_the_rights_of_re_keying_are_named_by_the_check(secure: Secure, cluster:
     assert (found[copy], clicks_topic in found) == (4, False)
 
 
+def test_a_worker_that_re_keys_names_all_missing_rights_at_once(
+    secure: Secure, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the copying, too: its topic, group and transactional id. Kafka is asked once."""
+    source, copy = secure.topics.clicks, f"{secure.topics.clicks}-by-user"
+    cluster.admin.create_topics([NewTopic(copy, 4, 1)])[copy].result()
+    secure.grant([right for right in RIGHTS if right.name != "clicks" and right.kind == "topic"])
+    secure.allow(KINDS["topic"], source, "DESCRIBE")
+    secure.allow(KINDS["topic"], copy, "READ")
+    topics = msgspec.structs.replace(secure.topics, clicks=copy)
+    settings = Settings(model="m", broker=cluster.kafka.sasl, group=secure.name, topics=topics)
+    config, watch = KafkaConfig(properties(cluster, "PLAIN")), cast(KafkaWatch, SimpleNamespace(wait=lambda: None))
+    asked: list[Any] = []
+    monkeypatch.setattr(kafka_topics, "check_rights", lambda *given: asked.append(check_rights(*given)))
+    with pytest.raises(ConfigError) as refused:
+        check_cluster(settings, source, "a", config, watch, 1_000, carries=False)
+    lacking = str(refused.value)
+    assert f"on topics: READ on {source}, WRITE on {copy}; " in lacking
+    assert f"on consumer groups: READ on {secure.name}, READ on {copy}; " in lacking
+    assert f"on transactional ids: WRITE on {secure.name}:a, WRITE on {secure.name}:a:rekey; add the ACLs" in lacking
+    secure.grant([right for right in RIGHTS if right.kind != "topic" or right.name == "clicks"])
+    secure.allow(KINDS["topic"], copy, "WRITE")
+    secure.allow(KINDS["group"], copy, "READ")
+    assert check_cluster(settings, source, "a", config, watch, 1_000, carries=False)[0] == 4
+    assert len(asked) == 1  # nothing is in it of the call before, which raised
+
+
 def test_without_describe_configs_a_worker_warns_and_works(secure: Secure, cluster: Cluster) -> None:
     """The optional right: its absence costs a check, and a log line says so."""
     secure.grant(RIGHTS)
@@ -196,7 +230,7 @@ def test_a_sink_in_avro_needs_the_rights_of_its_rows_and_no_other(
         (ResourceType.TOPIC, "READ", "no topic"),
         (ResourceType.TOPIC, "WRITE", f"WRITE on {topic}"),
         (ResourceType.GROUP, "READ", f"on consumer groups: READ on {topic}"),
-        (ResourceType.TRANSACTIONAL_ID, "WRITE", f"WRITE on its transactional id .* {topic}$"),
+        (ResourceType.TRANSACTIONAL_ID, "WRITE", f"lacks rights on transactional ids: WRITE on {topic}; add the ACLs"),
     ):
         with pytest.raises(ConfigError, match=lacking):
             opened()

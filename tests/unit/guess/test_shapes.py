@@ -196,13 +196,21 @@ SHAPES: dict[str, tuple[Make, dict[str, str]]] = {
             "uid": user(n),
             "cdt": at(n) // 1000,
             "action_name": f"Boots {n % 23}",
+            "e_c": "shop",
             "e_a": kind(n),
             "_pks": item(n),
             "_pkn": f"Boots {n % 23}",
             "_pkc": category(n),
             "_pkp": price(n),
         },
-        {"user_id": "uid", "timestamp": "cdt", "item_id": "_pks", "category": "_pkc", "price": "_pkp"},
+        {
+            "user_id": "uid",
+            "timestamp": "cdt",
+            "event_type": "e_a",
+            "item_id": "_pks",
+            "category": "_pkc",
+            "price": "_pkp",
+        },
     ),
     "as Matomo's live API": (
         lambda n: {

@@ -267,7 +267,7 @@ def test_topics_can_be_read_by_a_program(
 ) -> None:
     """`eddy topics create --json` and `check --json` print one JSON object: topic -> what was done, or partitions."""
     monkeypatch.setattr("stream.rekey.topic.create_topics", lambda *_: answer)
-    monkeypatch.setattr("stream.rekey.topic.check_topics", lambda *_: Checked(answer, {}))
+    monkeypatch.setattr("stream.rekey.topic.check_topics", lambda *_, **__: Checked(answer, {}))
     done = CliRunner().invoke(eddy, ["topics", *arguments, "--json"], catch_exceptions=False)
     assert msgspec.json.decode(done.stdout) == expected
 

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from stream.errors import ConfigError
-from stream.ops.forget import _key, _lines
+from stream.ops.forget import _key, _lines, forget
 
 
 @pytest.mark.parametrize(("user", "key"), [("u17", b"u17"), ("17.0", b"17"), (" a", b" a"), ("ü", "ü".encode())])
@@ -19,6 +20,15 @@ def test_what_no_click_can_have_as_user_is_refused(user: str) -> None:
     """With one line."""
     with pytest.raises(ConfigError, match="no click can have this user id"):
         _key(user)
+
+
+@pytest.mark.parametrize(("topic", "warned"), [("shop-by-user", True), ("shop", False)])
+def test_the_topic_of_the_copies_gets_a_warning(monkeypatch: pytest.MonkeyPatch, topic: str, warned: bool) -> None:
+    """Clicks that are not copied yet come after the request. A topic of the shop's own may have such a name, too."""
+    monkeypatch.setattr("stream.answers.admin.request_to_forget", lambda *_: 4)
+    done = CliRunner().invoke(forget, ["u17", "--clicks-topic", topic], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert ("If workers re-key shop, give --clicks-topic shop, too" in done.stderr) is warned
 
 
 def test_a_file_has_one_user_a_line(tmp_path: Path) -> None:

@@ -42,7 +42,8 @@ def test_what_is_left_out_is_a_note_and_a_figure(directory: Path, tmp_path_facto
     done = run("--html", str(page))
     assert done.exception is None
     assert "topic t: 2 clicks, 1 sessions, 1 users" in done.stdout
-    assert f"\nnote: {LEFT_OUT}\n\nnote: forgotten: clicks of users before a request to forget them\n" in done.stdout
+    assert f"\nnote: {LEFT_OUT}\n\nnote: not_json: JSON is malformed" in done.stdout
+    assert "\nnote: forgotten: clicks of users before a request to forget them\n" in done.stdout
     assert LEFT_OUT in page.read_text()
     found: dict[str, Any] = json.loads(run("--json").stdout)
     assert (found["log"], found["messages"], found["clicks"]) == ("topic t", 5, 2)

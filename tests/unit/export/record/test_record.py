@@ -172,8 +172,14 @@ def test_the_file_is_there_when_it_is_complete(topic: list[Any], tmp_path: Path,
     ("messages", "error"),
     [
         ([], "topic t has no messages$"),
-        ([Message(0, 0, b"u", b"x")], "topic t has no clicks; left out: 1 not_json. If its messages have"),
-        ([click(0, 0, "u"), Message(0, 1, b"u", None, FORGET)], "no clicks; left out: 1 forgotten, 1 request"),
+        (
+            [Message(0, 0, b"u", b"x")],
+            r"topic t has no clicks; left out: 1 not_json \(JSON is malformed: .*\)\. If its messages have",
+        ),
+        (
+            [click(0, 0, "u"), Message(0, 1, b"u", None, FORGET)],
+            r"no clicks; left out: 1 forgotten \(clicks of users .*\), 1 request \(requests about users, ",
+        ),
     ],
 )
 def test_without_a_click_there_is_no_file(topic: list[Any], tmp_path: Path, messages: list[Any], error: str) -> None:
@@ -261,16 +267,56 @@ def test_the_command_prints_what_to_type_next(topic: list[Any], tmp_path: Path) 
     out, more = tmp_path / "my clicks.jsonl", tmp_path / "more.jsonl"
     done = CliRunner().invoke(command, [str(out), "--topic", "t"], catch_exceptions=False)
     assert f"wrote {out}: 1 clicks from 2025-10-09T08:53:20+00:00 to 2025-10-09T08:53:20+00:00, " in done.stdout
-    assert "left out of 4 messages: 1 not_json, 1 forgotten, 1 request\nforgotten: clicks of users " in done.stdout
+    assert "left out of 4 messages: 1 not_json, 1 forgotten, 1 request\nnot_json: JSON is malformed" in done.stdout
+    assert "\nforgotten: clicks of users before a request to forget them\n" in done.stdout
+    assert "more messages before these" not in done.stdout
     assert done.stdout.endswith(f"\nNext: eddy train '{out}' --out models/shop/1\n")
     (tmp_path / "m.toml").write_text('[fields]\nuser_id="user_id"\nitem_id="item_id"\ntimestamp="timestamp"\n')
     words = [str(more), "--topic", "t", "--mapping", str(tmp_path / "m.toml")]
     done = CliRunner().invoke(command, [*words, "--json"], catch_exceptions=False)
-    assert json.loads(done.stdout) == {
-        "topic": "t", "partitions": 2, "file": str(more), "messages": 4, "clicks": 1,
+    found = json.loads(done.stdout)
+    assert found.pop("details").keys() == {"not_json", "forgotten", "request"}
+    assert found == {
+        "topic": "t", "partitions": 2, "file": str(more), "messages": 4, "clicks": 1, "deleted": 0, "unused": [],
         "left_out": {"not_json": 1, "forgotten": 1, "request": 1},
         "first_ms": NOW_MS, "last_ms": NOW_MS, "bytes": more.stat().st_size,
     }  # fmt: skip
+
+
+def test_the_first_message_of_each_reason_shows_what_is_wrong(topic: list[Any], tmp_path: Path) -> None:
+    """A mistyped path of a required field: the line has the field and its path, and no control characters."""
+    (tmp_path / "m.toml").write_text('[fields]\nuser_id="usre"\nitem_id="item_id"\ntimestamp="timestamp"\n')
+    topic += [click(0, 0, "u1"), click(0, 1, "u2")]
+    words = [str(tmp_path / "x.jsonl"), "--topic", "t", "--mapping", str(tmp_path / "m.toml")]
+    error = CliRunner().invoke(command, words).exception
+    assert "left out: 2 wrong_fields (user_id (usre) is missing or empty). If its" in str(error)
+
+
+def test_a_path_of_an_optional_field_without_a_value_is_named(topic: list[Any], tmp_path: Path) -> None:
+    """With the path that was probably meant: the log would be one of views only."""
+    fields = '[fields]\nuser_id="user_id"\nitem_id="item_id"\ntimestamp="timestamp"\nevent_type="what.kind"\n'
+    (tmp_path / "m.toml").write_text(fields)
+    event = b'{"user_id":"u1","item_id":"i1","timestamp":1760000000000,"what":{"kin":"view"}}'
+    topic.append(Message(0, 0, b"u1", event))
+    words = [str(tmp_path / "x.jsonl"), "--topic", "t", "--mapping", str(tmp_path / "m.toml")]
+    done = CliRunner().invoke(command, words, catch_exceptions=False)
+    line = "no click has a value for event_type at what.kind (the nearest path with values: what.kin); if a path in "
+    assert line in done.stdout
+    topic[0] = Message(0, 0, b"u1", event.replace(b'"kin"', b'"kind"'))
+    done = CliRunner().invoke(command, [str(tmp_path / "y.jsonl"), *words[1:]], catch_exceptions=False)
+    assert "no click has a value" not in done.stdout
+
+
+def test_what_kafka_has_deleted_before_is_printed(
+    topic: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who expects a month of clicks sees why there is a week of them. With --from nobody expects more."""
+    monkeypatch.setattr("export.record.record.span_of", lambda *_: {0: range(1_000, 1_001), 1: range(234, 234)})
+    topic.append(click(0, 1_000, "u1"))
+    done = CliRunner().invoke(command, [str(tmp_path / "x.jsonl"), "--topic", "t"], catch_exceptions=False)
+    assert "the topic once had 1,234 more messages before these: Kafka has deleted them" in done.stdout
+    words = [str(tmp_path / "y.jsonl"), "--topic", "t", "--from", "2025-10-01"]
+    assert "more messages" not in CliRunner().invoke(command, words, catch_exceptions=False).stdout
 
 
 def test_the_topic_of_the_copies_is_refused(tmp_path: Path) -> None:
