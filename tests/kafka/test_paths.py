@@ -168,8 +168,8 @@ def test_a_topic_that_cannot_be_read_is_one_line(
     away = f"127.0.0.1:{free_ports(1)[0]}"
     cases: list[tuple[str, tuple[object, ...]]] = [
         (f"topic {empty} has no messages", (empty, "--broker", kafka)),
-        (f"1 wrong_fields (user_id is missing or empty). If its messages have another shape, give --mapping, which `eddy "
-         f"init --topic {other}`",
+        (f"1 wrong_fields (user_id is missing or empty). If its messages have another shape, give --mapping, which "
+         f"`eddy init --topic {other}`",
          (other, "--broker", kafka)),
         (f"has no topic '{name}-none'", (f"{name}-none", "--broker", kafka)),
         (f"broker {away} cannot be reached", (empty, "--broker", away)),
