@@ -4,7 +4,7 @@ The functions of these parts are timed inside of `Engine.process`, on one thread
 
     next action, intent, return    ahead.onnx, and what it reads of a user
     sessions                       begins, ends and revisions, by the user's clicks and the partition's time; summaries
-    events                         the messages about begins and ends, and the fields of the decisions, as JSON
+    events                         the messages about begins and ends, and the values in the decisions, as JSON
 
 Random weights, because the cost does not depend on them. One click in five begins a session. The result is the median
 of the rounds; a round has new states. Cycles of a worker that keeps up have some hundred clicks, those of one that is
@@ -31,11 +31,13 @@ from bench.report import RESULTS, Figures, conclude, write_report
 from export.model.untrained import write_untrained
 from stream.ahead.counters import counter_fields
 from stream.engine import engine as engine_room
+from stream.engine.engine import Cycle, Engine
 from stream.events import Click, Origin
 from stream.manifest import Ahead
 from stream.model.runtime import Model, load_model
 from stream.sessions.track import SEEN, Track, session_fields
 from stream.wire.json import encode
+from stream.wire.output import Foreseen
 from stream.worker import served
 from stream.worker.served import open_engine, sessions
 
@@ -85,6 +87,20 @@ class Clock:
         return run
 
 
+METHODS = ("__init__", "write", "after", "summarise", "foresee")
+"""Of Track."""
+
+foreseen = served._foreseen
+
+
+def as_json(engine: Engine, cycle: Cycle) -> list[Foreseen] | None:
+    """The fields of the decisions: `next`, `leaves`, `intent`, `returns_7d`. Their values are written as JSON, too."""
+    found = foreseen(engine, cycle)
+    made = None if found is None else list(found)
+    encode(made)
+    return made
+
+
 def one_round(model: Model, directory: Path, clicks: list[Click], batch: int) -> Figures:
     """Part -> CPU us per click; and the sessions that ended."""
     engine, clock = open_engine(model, directory, K, 1, 0.001), Clock()
@@ -97,7 +113,7 @@ def one_round(model: Model, directory: Path, clicks: list[Click], batch: int) ->
         patch.object(engine_room, "summed", clock.timed(SESSIONS, engine_room.summed)),
         patch.object(engine_room, "ended", clock.timed(SESSIONS, engine_room.ended)),
         patch.multiple(Track, **methods),
-        patch.object(served, "_foreseen", clock.timed(TOLD, lambda *given: list(foreseen(*given)))),
+        patch.object(served, "_foreseen", clock.timed(TOLD, as_json)),
     ):
         for begin in range(0, len(clicks), batch):
             part, at = clicks[begin : begin + batch], origins[begin : begin + batch]
@@ -107,13 +123,6 @@ def one_round(model: Model, directory: Path, clicks: list[Click], batch: int) ->
             engine.commit(cycle)
             ended += len(cycle.ended.owners)
     return {"us": {part: 1e6 * took / len(clicks) for part, took in clock.seconds.items()}, "ended": ended}
-
-
-METHODS = ("__init__", "write", "after", "summarise", "foresee")
-"""Of Track."""
-
-foreseen = served._foreseen
-"""Makes the fields of a decision: `next`, `leaves`, `intent`, `returns_7d`."""
 
 
 def row_bytes(model: Model) -> int:
