@@ -16,8 +16,14 @@ from export.options import DEVICE_OPTION, NETWORK_OPTION, THREADS_OPTION, log_op
 from export.progress import Bar
 from stream.errors import ConfigError
 from stream.kafka_config import read_kafka_config
-from stream.ops.options import connection_options, rule_options, setting_option, settings_file_option, take_rules
-from stream.settings import Topics, variable
+from stream.ops.options import (
+    clicks_topic_option,
+    connection_options,
+    rule_options,
+    setting_option,
+    settings_file_option,
+    take_rules,
+)
 
 
 @click.command()
@@ -175,14 +181,7 @@ def evaluate(
 @click.command()
 @log_options
 @connection_options
-@click.option(
-    "--topic",
-    "clicks_topic",
-    default=Topics().clicks,
-    envvar=variable("clicks_topic"),
-    show_default=True,
-    help="Topic to publish to: the worker's --clicks-topic.",
-)
+@clicks_topic_option("publish to")
 @click.option("--speed", default="1", show_default=True, help="Multiple of the log's own pace, or max.")
 @setting_option("max_future_s")
 @setting_option("max_message_bytes")

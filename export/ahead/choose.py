@@ -1,9 +1,9 @@
 """A log -> the head that its model serves (network.py), or why it has none.
 
 The head must not be worse than what is known without it: the table of what followed each event type. So it is fitted
-twice. First on the clicks before the held-out slice: there the slice says, for each output, how much weight the
-networks get in the logits beside the table. Then on all clicks, with these weights. The slice is the newest part of the
-log, so networks that do not hold over time lose their weight.
+at least twice, first on the clicks before the held-out slice. There the slice says, for each output, how much weight
+the networks get in the logits beside the table. Then it is fitted on all clicks, with these weights. The slice is the
+newest part of the log, so networks that do not hold over time lose their weight.
 
 What is not known yet in the slice is decided by an earlier one, the newest clicks whose label is known: whether users
 return, and in a log of a few hours how its sessions go on. The clicks before it then have labels that were known later.

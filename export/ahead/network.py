@@ -11,8 +11,8 @@ towards the networks' by the weight that the held-out slice has chosen (choose.p
 Counters and times enter as logarithms. Those of the session also enter in steps, so that a network with few units can
 tell one click from two and ten seconds from a minute, as a tree can. The event types of the click and of the one before
 it enter together, as one of all pairs. A gap that many clicks have to the millisecond is a program's (a news site sends
-the end of a visit 30.000 s after its last click), so the commonest ones are inputs of their own. Of a batch of a few
-clicks the cost is the number of nodes of the graph, so it has few.
+a last click of each session, 30.000 s after the one before it), so the commonest ones are inputs of their own. Of a
+batch of a few clicks the cost is the number of nodes of the graph, so it has few.
 
 The time to the next click is a discrete hazard: the probability that the click is in a bucket of EDGES_MS if it was not
 in an earlier one. "Leaves the session" and "returns within 7 days" are products of the same hazards.

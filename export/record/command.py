@@ -13,24 +13,16 @@ from stream.errors import ConfigError
 from stream.kafka_config import read_kafka_config
 from stream.mapping.parse import read_mapping
 from stream.ops.feedback import DURATION, UNITS_MS
-from stream.ops.options import connection_options, setting_option
+from stream.ops.options import clicks_topic_option, connection_options, setting_option
 from stream.ops.text import time_of
-from stream.settings import Topics, variable
-
-EARLIEST = "earliest"
+from stream.settings import variable
+from stream.start_at import EARLIEST
 
 
 @click.command()
 @click.argument("out", type=click.Path(path_type=Path))
 @connection_options
-@click.option(
-    "--topic",
-    "clicks_topic",
-    default=Topics().clicks,
-    envvar=variable("clicks_topic"),
-    show_default=True,
-    help="Topic to read: the worker's --clicks-topic.",
-)
+@clicks_topic_option("read")
 @click.option(
     "--mapping",
     envvar=variable("mapping"),

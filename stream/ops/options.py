@@ -147,6 +147,18 @@ def topic_option(field: str) -> Callable[[Command], Command]:
     )
 
 
+def clicks_topic_option(purpose: str) -> Callable[[Command], Command]:
+    """The option --topic of a command that has one topic, that of the clicks. purpose: "read" or the like"""
+    return click.option(
+        "--topic",
+        "clicks_topic",
+        envvar=variable("clicks_topic"),
+        default=Topics().clicks,
+        show_default=True,
+        help=f"Topic to {purpose}: the worker's --clicks-topic.",
+    )
+
+
 def rule_options(command: Command) -> Command:
     """Add every field of Rules to a command as an option; `take_rules` makes Rules from their values."""
     for field in reversed(msgspec.structs.fields(Rules)):
