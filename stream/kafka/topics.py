@@ -90,7 +90,8 @@ def check_topics(
     present = partition_counts(admin, broker)  # first, because nothing else says why there is no connection
     with Problems() as problems:
         if not _embedded(admin, broker):
-            check_rights(admin, {**rights_of(topics), **more}, groups, ids)
+            needed = {**more, **rights_of(topics), **more}  # the source first; more than READ on the copies
+            check_rights(admin, needed, groups, ids)
     hidden = [name for one in problems.found if isinstance(one, MissingRights) for name in one.topics]
     checked = Checked({}, {})
     with problems:
