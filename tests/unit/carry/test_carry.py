@@ -88,7 +88,7 @@ class Kafka:
         if one.user is None:
             value, headers = None, [(FORGET_HEADER, b"")]
         elif one.user != one.key:
-            value = value if one.user else b"{"
+            value = value if one.user else b"{" + value  # no JSON, and unlike the others
             headers = [("trace", b"1"), (JOIN_HEADER, (one.user or "u").encode())]
         self.append(PARTITIONS[HOME[one.key]], one.key.encode(), value, headers)
 
@@ -228,6 +228,7 @@ def unlike(sent: list[Sent]) -> list[Sent]:
 @example([Sent("a", "a"), Sent("u", "u", step=95 * 1440), Sent("a", "v")], 1, 0)
 @example([Sent("a", "a"), Sent("a", "v", step=40)], 1, 0)
 @example([Sent("a", "a"), Sent("a", "")], 1, 0)
+@example([*[Sent("a", None)] * 9, Sent("a", ""), Sent("b", "b"), Sent("b", "")], 1, 0)
 def test_states_go_over_as_in_a_loop_over_the_messages(
     model: Model, model_dir: Path, sent: list[Sent], most: int, seed: int
 ) -> None:
