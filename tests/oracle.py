@@ -21,7 +21,7 @@ import xxhash
 from tests.oracle_ahead import Ahead, Counts
 from tests.oracle_alerts import NAMES, Alerts, Behaviour, Found
 from tests.oracle_hours import Hours
-from tests.oracle_population import SIGNS, Partition, Seen
+from tests.oracle_population import Partition, Seen
 from tests.oracle_rates import Rates
 from tests.oracle_sessions import Session, Sessions
 from tests.oracle_triggers import Triggers
@@ -183,7 +183,9 @@ class Oracle:
         opens = of_session.made[-1].opens = found.episode == offset
         led = f"alerts: {next(iter(found.statistics))}" if found.episode is not None and found.statistics else None
         signs = self._signs(user.recent, click["event_type"], gap_ms) | ({"twins"} if user.kept.twin else set())
-        many = self.partitions[partition].click(user.seen, history == 0, signs, led, opens, click["timestamp"], offset)
+        many = self.partitions[partition].click(
+            user.seen, history == 0, signs, led, opens, click["timestamp"], offset, click["item_id"]
+        )
         common = {
             "id": f"{topic}-{partition}-{offset}",
             "user_id": click["user_id"],
@@ -354,7 +356,7 @@ class Oracle:
             row["alerted_nats"] = user.kept.alerted
             row["levels_passed"] = user.kept.passed
             row["population_window_ms"] = user.seen.window_ms
-            row["population_signs"] = sum(1 << SIGNS.index(sign) for sign in user.seen.signs)
+            row["population_signs"] = user.seen.bits()
             row["quiet_until_s"] = user.kept.quiet_until_s
             row["quiet_statistics"] = sum(1 << [*NAMES, "end"].index(name) for name in user.kept.quiet)
             session = self.sessions[partition].of[name] if user.clicks else Session(types=[0])

@@ -10,6 +10,8 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from tests.oracle_surge import Demand, place_of
+
 STATISTICS = ["clicks", "event types", "regular gaps", "rate", "one item", "twins", "category run", "steady pace"]
 WHAT = {
     "unknown event types": "sent an event type that the model does not know",
@@ -23,10 +25,14 @@ HALF_AN_HOUR_MS = 1_800_000
 
 @dataclass
 class Seen:
-    """What a user's row has of it: the begin of the window, and the signs shown in it."""
+    """What a user's row has of it: the begin of the window, the signs shown in it, and marks for the items clicked."""
 
     window_ms: int = 0
     signs: set[str] = field(default_factory=set)
+    marks: set[int] = field(default_factory=set)
+
+    def bits(self) -> int:
+        return sum(1 << SIGNS.index(sign) for sign in self.signs) + sum(1 << len(SIGNS) + mark for mark in self.marks)
 
 
 @dataclass
@@ -57,11 +63,20 @@ class Partition:
         self.clock_ms = self.start_ms = self.windows = self.users = 0
         self.exposure = self.weight = 0.0
         self.signs = {name: Sign() for name in SIGNS}
+        self.demand = Demand()
 
     def click(
-        self, user: Seen, begins: bool, signs: set[str], led: str | None, opens: bool, time_ms: int, offset: int
+        self,
+        user: Seen,
+        begins: bool,
+        signs: set[str],
+        led: str | None,
+        opens: bool,
+        time_ms: int,
+        offset: int,
+        item: str,
     ) -> Found:
-        """Follow one click.
+        """Follow one click on an item.
 
         begins  the user has no earlier click
         signs   those of the click but for alerts
@@ -75,7 +90,7 @@ class Partition:
         if self.users == 0:
             self.start_ms = self.clock_ms
         if begins or user.window_ms != self.start_ms:
-            user.window_ms, user.signs = self.start_ms, set()
+            user.window_ms, user.signs, user.marks = self.start_ms, set(), set()
             self.users += 1
         if led is not None and opens:
             signs = signs | {led}
@@ -83,12 +98,17 @@ class Partition:
             if name in signs and name not in user.signs:
                 user.signs.add(name)
                 events += self._counted(name, offset)
+        place = place_of(item)
+        if place % 20 not in user.marks:
+            user.marks.add(place % 20)
+            events += self._demanded(place, offset)
         if led is None or self.signs[led].opened < 0:
             return Found(events, None)
         self.signs[led].alerts += 1
         return Found(events, self.signs[led].opened)
 
     def _next(self) -> None:
+        self.demand.next(self.windows, self.users, self.exposure)
         for one in self.signs.values():
             counted = float(one.users)
             if self.windows >= 6:
@@ -108,7 +128,34 @@ class Partition:
                 reason = f"for half an hour no window had too many users who {WHAT[name]}"
                 events.append(self._event(name, "closed", reason, one.total) | {"alerts": one.alerts})
                 one.opened = -1
+        demand = self.demand
+        if demand.opened >= 0 and self.clock_ms - demand.over_ms >= HALF_AN_HOUR_MS:
+            reason = "for half an hour no window had too many users on one item"
+            events.append(self._of_demand("closed", reason, demand.total) | {"alerts": 0})
+            demand.opened = -1
         return events
+
+    def _demanded(self, place: int, offset: int) -> list[dict[str, Any]]:
+        demand = self.demand
+        users = max(float(self.users), self.exposure / self.weight) if self.windows else 0.0
+        if not demand.click(place, self.windows, users, self.exposure, self.clock_ms) or demand.opened >= 0:
+            return []
+        demand.opened, demand.at, demand.total = offset, place, demand.places[place].users
+        usual = demand.share(place, self.exposure)
+        reason = f"{demand.total} of {self.users} users clicked the same item, or one of few others, and {usual:.2%}"
+        event = self._of_demand("opened", f"{reason} are usual; for example ", demand.total)
+        return [event | {"of_users": self.users}]
+
+    def _of_demand(self, phase: str, reason: str, users: int) -> dict[str, Any]:
+        return {
+            "phase": phase,
+            "sign": "one item in demand",
+            "opened": self.demand.opened,
+            "timestamp": self.clock_ms,
+            "reason": reason,
+            "users": users,
+            "usual_share": round(self.demand.share(self.demand.at, self.exposure), 6),
+        }
 
     def _counted(self, name: str, offset: int) -> list[dict[str, Any]]:
         one = self.signs[name]
@@ -153,7 +200,7 @@ class Partition:
         parts = [self.exposure, self.weight, *(one.usual for one in signs), *(one.spread for one in signs)]
         layout = f"<qqqqq{5 * len(signs)}q{len(parts)}d"
         number = zlib.crc32(repr((tuple(SIGNS), layout)).encode())
-        return struct.pack(layout, number, *whole, *parts)
+        return struct.pack(layout, number, *whole, *parts) + self.demand.kept()
 
 
 def negative_binomial(count: float, shape: float, ratio: float) -> float:

@@ -69,7 +69,10 @@ class EddyPValue(Contender):
         rows = np.ones(users, row_dtype((), 0, (PASSED,)))
         none, zeros = np.zeros(n, np.float32), np.zeros(n, np.int64)
         recent = np.empty((n, 0), np.int32)
-        seen = Evidence(owner, none, none, zeros, before, gap_ms, clicks.time_ms, np.arange(n), recent, zeros > 0)
+        hashes = zeros.astype(np.uint64)
+        seen = Evidence(
+            owner, none, none, zeros, before, gap_ms, clicks.time_ms, np.arange(n), recent, zeros > 0, hashes
+        )
         passed = {PASSED.name: np.zeros(users, np.int32)}
         nats, _ = correct(seen, score, zeros, [Rates()], self._held_out, passed, rows)
         found: F64 = nats / np.log(10)

@@ -34,6 +34,7 @@ class Evidence(NamedTuple):
     recent          (n, R) int32, the user's last items, newest first, the click's own included; -1 = none
     same_item       (n,) bool, the click is on the item of the user's click before, by the items' ids: also on one that
                     the model does not know
+    item_hash       (n,) uint64, hash of the item's id
     """
 
     owner: npt.NDArray[np.intp]
@@ -46,6 +47,7 @@ class Evidence(NamedTuple):
     offset: I64
     recent: npt.NDArray[np.int32]
     same_item: npt.NDArray[np.bool_]
+    item_hash: npt.NDArray[np.uint64]
 
 
 class Judged(NamedTuple):

@@ -191,6 +191,7 @@ class Engine:
             its.offset,
             steps.recent,
             same,
+            its.names.item,
         )
         asked = clicks.asked and clicks.asked._replace(before=clicks.asked.before[decided])
         kept = [self.arena.kept.get(partition, b"") for partition in found.partitions]

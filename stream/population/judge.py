@@ -27,14 +27,16 @@ from stream.population.counts import SIZE as COUNTS_SIZE
 from stream.population.counts import Counts
 from stream.population.quiet import QUIET, Asked, quieted
 from stream.population.rates import PASSED, SIZE, Rates, correct
+from stream.population.surge import SIZE as SURGE_SIZE
+from stream.population.surge import Surge
 from stream.population.watch import ROW_FIELDS, Population, SystemRule, drifted
 from stream.state.row import Index, Rows
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T", Rates, Counts)
+T = TypeVar("T", Rates, Counts, Surge)
 
-KEPT_SIZE = SIZE + COUNTS_SIZE
+KEPT_SIZE = SIZE + COUNTS_SIZE + SURGE_SIZE
 """So many bytes are kept of a partition; none before its first decided click."""
 
 
@@ -100,7 +102,8 @@ class Judge:
                    if ends are not scored. Changed in place
         """
         rates = [_decoded(Rates.decode, data[:SIZE]) for data in kept]
-        counts = [_decoded(Counts.decode, data[SIZE:]) for data in kept]
+        counts = [_decoded(Counts.decode, data[SIZE : SIZE + COUNTS_SIZE]) for data in kept]
+        surges = [_decoded(Surge.decode, data[SIZE + COUNTS_SIZE :]) for data in kept]
         judged = self.detector.judge(seen, before, rows)
         nats, drifts = correct(seen, judged.nats, partition, rates, self.detector.held_out, before, rows, ends)
         quiet = quieted(seen, judged.strongest, asked, before, rows)
@@ -115,13 +118,13 @@ class Judge:
             for why, episode in zip(reasons, episodes, strict=True)
         ]
         verdicts = Verdicts(np.exp(-nats), np.array(alerted, np.intp), alerts)
-        watched, rules = self._population.watch(seen, verdicts, partition, counts, before, rows)
+        watched, rules = self._population.watch(seen, verdicts, partition, counts, surges, before, rows)
         if drifts:
             rules = sorted([*rules, *map(drifted, drifts)], key=lambda rule: rule.click)
         used = set(partition.tolist())
         after = [
-            one.encode() + many.encode() if number in used else data
-            for number, (one, many, data) in enumerate(zip(rates, counts, kept, strict=True))
+            one.encode() + many.encode() + surge.encode() if number in used else data
+            for number, (one, many, surge, data) in enumerate(zip(rates, counts, surges, kept, strict=True))
         ]
         ended = None if ends is None or raised is None else Ends(ends.astype(np.float32), raised)
         return Judgement(watched, rules, after, ended)

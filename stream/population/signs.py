@@ -4,8 +4,9 @@
     unknown items        it does not know the items of the click and of the user's click before, in one session
     twins                the click is on the same item as the user's click before, within a second
     alerts: STATISTIC    the click opens an episode, and this statistic is the strongest one
+    one item in demand   it is on an item on which many more users click than usual (surge.py)
 
-The signs of a click depend only on it and on the user's earlier clicks.
+The signs of a click depend only on it and on the user's earlier clicks, but for the last one.
 """
 
 import numpy as np
@@ -26,11 +27,16 @@ WHAT = {
 
 SIGNS = (*WHAT, *(f"alerts: {name}" for name in STATISTICS))
 
+SURGE = "one item in demand"
+"""The sign of a whole partition: no click has it by itself."""
+
 NO_SIGN = -1
 
 
 def sentence(sign: str) -> str:
     """What the users of a sign did, in words."""
+    if sign == SURGE:
+        return "clicked the same item, or one of few others"
     return WHAT.get(sign) or f"had an alert for {sign.removeprefix('alerts: ')!r}"
 
 

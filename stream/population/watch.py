@@ -20,13 +20,17 @@ from stream.events import DRIFT
 from stream.manifest import Tensor
 from stream.population.counts import CLOSED, OVER_NATS, QUIET_MS, Counts
 from stream.population.rates import DRIFT_LEVEL, LEVELS, Drift
-from stream.population.signs import NO_SIGN, SIGNS, led_by, sentence, shown
+from stream.population.signs import NO_SIGN, SIGNS, SURGE, led_by, sentence, shown
+from stream.population.surge import PLACES, Surge
 from stream.state.row import Index, Rows
 
 WINDOW, SHOWN = "population_window_ms", "population_signs"
 ROW_FIELDS = (Tensor(WINDOW, (), "int64"), Tensor(SHOWN, (), "int32"))
 """The fields of a row: begin of the partition's window with the user's last click, and the signs that the user has
-shown in it, a bit each."""
+shown in it, a bit each; behind them a bit for the places of the items that the user has clicked in it."""
+
+MARKS = 31 - len(SIGNS)
+"""Bits for the places. A user counts once for those that share a bit: of two items, every twentieth is not counted."""
 
 I64 = npt.NDArray[np.int64]
 
@@ -36,7 +40,7 @@ class SystemRule(NamedTuple):
 
     click     position of the click
     opened    offset of the click that opened the episode; the click's own offset opens one
-    sign      one of SIGNS, or DRIFT
+    sign      one of SIGNS, SURGE or DRIFT
     reason    why it begins or ends, in words
     closes    True if the episode has ended
     time_ms   time of the partition, ms since the epoch
@@ -73,17 +77,24 @@ class Population:
         self._unknown_item, self._unknown_type = unknown_item, unknown_type
 
     def watch(
-        self, seen: Evidence, verdicts: Verdicts, partition: Index, counts: Sequence[Counts], before: Fields, rows: Rows
+        self,
+        seen: Evidence,
+        verdicts: Verdicts,
+        partition: Index,
+        counts: Sequence[Counts],
+        surges: Sequence[Surge],
+        before: Fields,
+        rows: Rows,
     ) -> tuple[Verdicts, list[SystemRule]]:
         """Follow n clicks of m users, and write the fields ROW_FIELDS of their rows.
 
         partition  (n,) intp, index into `counts` of each click's partition; its clicks are in order
-        counts     what is kept of each partition, changed in place
+        counts, surges  what is kept of each partition, changed in place
         before, rows  as in `Detector.judge`
         returns    the verdicts with the episodes that the alerts are part of; and the begins and ends of episodes, in
                    the order of the clicks of each partition
         """
-        due_ms = [one.due_ms() for one in counts]
+        due_ms = [_due_ms(*both) for both in zip(counts, surges, strict=True)]
         led, signs = led_by(verdicts), shown(seen, self._unknown_item, self._unknown_type).tolist()
         for click, rule in zip(verdicts.alerted.tolist(), verdicts.rules, strict=True):
             if led[click] != NO_SIGN and rule.episode == seen.offset[click]:
@@ -91,16 +102,18 @@ class Population:
         windows, known = before[WINDOW].tolist(), before[SHOWN].tolist()
         rules: list[SystemRule] = []
         part_of: dict[int, int] = {}
-        columns = (seen.owner, partition, seen.time_ms, seen.offset, seen.clicks_before)
-        for click, (user, number, time_ms, offset, history) in enumerate(
+        place = seen.item_hash % PLACES
+        columns = (seen.owner, partition, seen.time_ms, seen.offset, seen.clicks_before, place)
+        for click, (user, number, time_ms, offset, history, place_of) in enumerate(
             zip(*(column.tolist() for column in columns), strict=True)
         ):
-            one = counts[number]
+            one, surge = counts[number], surges[number]
             one.clock_ms = max(one.clock_ms, time_ms)
             if one.clock_ms >= due_ms[number]:
-                rules += _ended(one, click)
-                due_ms[number] = one.due_ms()
+                rules += [*_ended(one, click), *_surge_ended(surge, one, click)]
+                due_ms[number] = _due_ms(one, surge)
             if one.ends():
+                surge.next_window(one)
                 one.next_window()
             if not one.users:
                 one.start_ms = one.clock_ms
@@ -111,7 +124,13 @@ class Population:
             if new:
                 known[user] |= new
                 rules += _counted(one, new, click, offset)
-                due_ms[number] = one.due_ms()
+                due_ms[number] = _due_ms(one, surge)
+            mark = 1 << len(SIGNS) + place_of % MARKS
+            if not known[user] & mark:
+                known[user] |= mark
+                if (nats := surge.count(place_of, one)) > 0:
+                    rules += _surged(surge, one, place_of, nats, click, offset)
+                    due_ms[number] = _due_ms(one, surge)
             if click in led and led[click] != NO_SIGN and one.opened[led[click]] != CLOSED:
                 part_of[click] = one.opened[led[click]]
                 one.alerts[led[click]] += 1
@@ -157,6 +176,34 @@ def _ended(counts: Counts, click: int) -> list[SystemRule]:
             ended.append(SystemRule(click, opened, name, reason, True, now_ms, users, 0, usual, 1.0, alerts, False))
             counts.opened[sign] = CLOSED
     return ended
+
+
+def _due_ms(counts: Counts, surge: Surge) -> int:
+    """When the next episode of a partition ends if its users do not become too many again."""
+    due_ms = surge.due_ms()
+    return counts.due_ms() if due_ms is None else min(due_ms, counts.due_ms())
+
+
+def _surged(surge: Surge, counts: Counts, place: int, nats: float, click: int, offset: int) -> list[SystemRule]:
+    """The begin of an episode with the users of a place, who are too many; none if there is an episode."""
+    if surge.opened != CLOSED:
+        return []
+    users = surge.hits[place]
+    surge.opened, surge.place, surge.total = offset, place, users
+    share, p_value = surge.share(place, counts), math.exp(-nats)
+    reason = f"{users} of {counts.users} users {sentence(SURGE)}, and {share:.2%} are usual"
+    at = click, offset, SURGE, reason, False, counts.clock_ms
+    return [SystemRule(*at, users, counts.users, share, p_value, 0, True)]
+
+
+def _surge_ended(surge: Surge, counts: Counts, click: int) -> list[SystemRule]:
+    """End the episode of an item that has been quiet for long enough."""
+    due_ms = surge.due_ms()
+    if due_ms is None or counts.clock_ms < due_ms:
+        return []
+    at = click, surge.opened, SURGE, "for half an hour no window had too many users on one item", True, counts.clock_ms
+    surge.opened = CLOSED
+    return [SystemRule(*at, surge.total, 0, surge.share(surge.place, counts), 1.0, 0, False)]
 
 
 def drifted(drift: Drift) -> SystemRule:

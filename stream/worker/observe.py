@@ -34,7 +34,7 @@ from stream.mapping.unused import UnusedPaths
 from stream.meter import Meter
 from stream.model.gaps import starts_session
 from stream.model.runtime import Model
-from stream.population.signs import SIGNS
+from stream.population.signs import SIGNS, SURGE
 from stream.settings import ALPHA, Settings
 from stream.state.arena import Arena, Owner
 from stream.tracing.open import open_traces
@@ -110,7 +110,7 @@ class Observed:
         meter.level("alpha", alpha)
         for statistic in (*STATISTICS, END, NO_STATISTIC):  # Prometheus sees no increase in a count that begins with 1
             meter.count("alerts", 0, statistic=statistic)
-        for sign in (*SIGNS, DRIFT):
+        for sign in (*SIGNS, SURGE, DRIFT):
             meter.count("system_alerts", 0, sign=sign)
 
     def rules(self, rules: Sequence[Rule]) -> None:

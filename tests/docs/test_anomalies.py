@@ -10,9 +10,9 @@ from stream.detect.episodes import GREW
 from stream.detect.statistics import STATISTICS
 from stream.detect.windows import LAST
 from stream.events import DRIFT
-from stream.population import rates
+from stream.population import rates, surge
 from stream.population.counts import FEWEST, OVER_NATS, OVER_RATIO, OVER_USERS, QUIET_MS, WARM_UP, WINDOW_MS
-from stream.population.signs import WHAT
+from stream.population.signs import SURGE, WHAT
 from tests.docs.blocks import ROOT
 from tests.docs.test_results import table
 
@@ -91,9 +91,13 @@ def test_harmless_behaviour() -> None:
 
 def test_every_sign_is_explained() -> None:
     """By its name in an alert on many users, with the numbers of the code."""
-    assert [row[0].strip("`") for row in table(PAGE, "Many users at once")] == [*WHAT, "alerts: STATISTIC", DRIFT]
+    signs = [row[0].strip("`") for row in table(PAGE, "Many users at once")]
+    assert signs == [*WHAT, "alerts: STATISTIC", SURGE, DRIFT]
     assert (WINDOW_MS, QUIET_MS, FEWEST, OVER_USERS, OVER_RATIO, WARM_UP) == (300_000, 1_800_000, 50, 6, 1.5, 6)
     assert math.exp(-OVER_NATS) == pytest.approx(1e-6)
+    assert (surge.PLACES, surge.OVER_RATIO, surge.TIMES, surge.MOST) == (128, 2, 1.5, 2)
+    assert math.exp(-surge.OVER_NATS) * surge.PLACES == pytest.approx(1e-6)
+    assert pytest.approx(0.56, abs=0.01) == surge.WORST_KEPT ** (86_400_000 / WINDOW_MS)
 
 
 def test_how_p_values_follow_the_live_stream() -> None:

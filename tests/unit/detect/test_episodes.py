@@ -22,7 +22,7 @@ def evidence(owner: list[int], time_ms: list[int], earlier: list[int], first_off
     ints = [np.array(column, np.int64) for column in (earlier, time_ms, range(first_offset, first_offset + n))]
     return Evidence(
         np.array(owner, np.intp), none, none, np.zeros(n, np.int64), ints[0], np.zeros(n, np.int64), ints[1], ints[2],
-        np.zeros((n, 0), np.int32), np.zeros(n, np.bool_),
+        np.zeros((n, 0), np.int32), np.zeros(n, np.bool_), np.zeros(n, np.uint64),
     )  # fmt: skip
 
 

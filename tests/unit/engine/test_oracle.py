@@ -50,6 +50,20 @@ def test_alerts_on_a_partition_are_those_of_a_plain_loop(model_dir: Path, larges
     assert any(alerts for _, _, alerts in found)
 
 
+def test_an_item_in_demand_is_that_of_a_plain_loop(model_dir: Path) -> None:
+    """A sale has one alert, and the next one, which is as large, another. The windows between have none."""
+    rng = random.Random(7)
+    clicks: list[Click] = []
+    for n in range(6_000):
+        time_ms = 1_700_000_000_000 + n * 4_000 + rng.randrange(3_000)
+        sale = 2_000 < n <= 2_300 or 5_000 < n <= 5_300
+        item = "sale" if sale and n % 2 else f"i{rng.randrange(600)}"
+        clicks.append(Click(f"u{rng.randrange(900)}", item, time_ms, "view"))
+    found = [one for one in _system_alerts(model_dir, clicks, 0.001, rng, 700) if one[1] == "one item in demand"]
+    assert [phase for phase, *_ in found] == ["opened", "closed", "opened", "closed"][: len(found)]
+    assert len(found) == 4
+
+
 def test_a_drift_is_that_of_a_plain_loop(model_dir: Path) -> None:
     """The p-values are corrected, and there is an alert on the drift, where more sessions are unusual than in the
     calibration."""
