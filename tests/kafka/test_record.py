@@ -20,7 +20,7 @@ from stream.errors import ConfigError
 from stream.mapping.parse import parse_mapping, read_mapping
 from stream.ops.cli import eddy
 from tests.kafka.apicurio import Running
-from tests.kafka.lane import Lane, wait_until
+from tests.kafka.lane import ROOT, Lane, wait_until
 from tests.kafka.test_registry import CLICKS, as_decided, avro
 
 pytestmark = pytest.mark.real_kafka
@@ -252,6 +252,35 @@ def test_what_cannot_be_read_is_one_line(
         assert isinstance(error, ConfigError), (line, error)
         assert line in str(error)
     assert [path.name for path in tmp_path.iterdir()] == ["avro.toml"]
+
+
+def test_the_commands_that_read_a_topic_take_it_from_the_settings(kafka: str, name: str, tmp_path: Path) -> None:
+    """Broker and clicks topic: the file, before it a variable, before that the option. A file of clicks precedes both.
+
+    The topics are empty, which the error of each command says with the topic's name.
+    """
+    of_file, of_variable, of_option = (topic_of(kafka, f"{name}-{source}", 1) for source in ("file", "var", "opt"))
+    settings = tmp_path / "eddy.toml"
+    settings.write_text(f"broker = '{kafka}'\nclicks_topic = '{of_file}'\n")
+    variables = {"EDDY_CLICKS_TOPIC": of_variable}
+    commands = ["init", "--out", str(tmp_path / "m.toml")], ["record", str(tmp_path / "c.jsonl")], ["paths"]
+    cases: list[tuple[str, list[str], dict[str, str]]] = [
+        (of_file, [], {}),
+        (of_variable, [], variables),
+        (of_option, ["--topic", of_option], variables),
+    ]
+    for topic, words, environ in cases:
+        for command in commands:
+            done = CliRunner().invoke(eddy, [*command, "--settings", str(settings), *words], env=environ)
+            assert isinstance(done.exception, ConfigError), (command, topic, done.output)
+            assert str(done.exception).startswith((f"topic {topic} has no messages", f"topic {topic} has no events"))
+
+    log = ROOT / "docs" / "examples" / "retailrocket.csv"
+    columns = ["--user-col", "visitorid", "--item-col", "itemid", "--event-col", "event"]
+    for words in (["init", "--file", str(log), "--out", str(tmp_path / "m.toml")], ["paths", str(log), *columns]):
+        assert CliRunner().invoke(eddy, [*words, "--settings", str(settings)], env=variables).exit_code == 0
+        done = CliRunner().invoke(eddy, [*words, "--topic", of_option])
+        assert str(done.exception).startswith("give either"), done.exception
 
 
 def test_a_topic_in_avro_becomes_json_lines(lane: Lane, registry: Running, tmp_path: Path) -> None:
