@@ -21,7 +21,7 @@ from stream.mapping.parse import parse_mapping, read_mapping
 from stream.ops.cli import eddy
 from tests.kafka.apicurio import Running
 from tests.kafka.lane import ROOT, Lane, wait_until
-from tests.kafka.test_registry import CLICKS, as_decided, avro
+from tests.kafka.test_registry import CLICKS, as_decided, as_text, avro, kind, proto
 
 pytestmark = pytest.mark.real_kafka
 
@@ -306,6 +306,37 @@ def test_a_topic_in_avro_becomes_json_lines(lane: Lane, registry: Running, tmp_p
     first = json.loads(out.read_text().splitlines()[0])
     assert first.keys() - {"page"} == {"userId", "product", "eventTime", "event"}
     assert first["eventTime"] > 10**15  # in us, as the schema has it
+    of_topic, of_log = (paths_of(*more) for more in (words, (out, "--mapping", mapping)))
+    assert of_topic.pop("left_out") == found["left_out"]
+    assert (of_topic["clicks"], of_topic["funnel"]) == (len(CLICKS), of_log["funnel"])
+
+
+def test_a_topic_in_protobuf_becomes_json_lines(lane: Lane, registry: Running, tmp_path: Path) -> None:
+    """A message in it is an object, a Timestamp is text, and the first name of an enum is there, though no byte has it.
+
+    The keys are sessions, and half of the messages has a schema that was registered as text. The event types of the log
+    are those of the topic, also `view`, which Protobuf leaves out.
+    """
+    topic, mapping = lane.topics.clicks, tmp_path / "shop.toml"
+    mapping.write_text(
+        '[message]\nformat = "protobuf"\n[fields]\nuser_id = "userId"\nitem_id = "product.product_id"\n'
+        'timestamp = "eventTime"\nevent_type = "event"\n[key]\nholds = "other"\nrekey = true\n'
+    )
+    messages = proto(registry, topic, CLICKS)
+    messages[450:] = as_text(registry, lane, messages[450:])
+    cut = messages[0][1][:-2]
+    lane.produce([*messages, (b"s", b"\0\0\0\xff\xff?"), (b"s", b"no protobuf"), (b"s", cut)])
+    out = tmp_path / "events.jsonl"
+    words = ("--topic", topic, "--broker", lane.broker, "--mapping", mapping, "--schema-registry", registry.url)
+    found = recorded(out, *words)
+    assert found["left_out"] == {"unknown_schema": 1, "no_schema_id": 1, "not_of_schema": 1}
+    log = [click for click, _ in log_clicks(read_log(out, mapping=read_mapping(mapping)))]
+    assert as_decided(log) == as_decided(CLICKS)
+    assert Counter(click.event_type for click in log) == Counter(map(kind, CLICKS))
+    first = json.loads(out.read_text().splitlines()[0])
+    assert first.keys() == {"userId", "product", "eventTime", "event"}
+    assert first["product"]["product_id"] in {click.item_id for click in CLICKS}
+    assert datetime.fromisoformat(first["eventTime"]).tzinfo is not None
     of_topic, of_log = (paths_of(*more) for more in (words, (out, "--mapping", mapping)))
     assert of_topic.pop("left_out") == found["left_out"]
     assert (of_topic["clicks"], of_topic["funnel"]) == (len(CLICKS), of_log["funnel"])
