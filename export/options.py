@@ -88,12 +88,14 @@ def topic_or_file(ctx: click.Context, topic: str | None, file: Path | None, choi
     """The topic that a command with `clicks_topic_option` reads; None if it reads the file.
 
     choice  what is to be given, for the error
-    A topic of the settings file or of a variable yields to a file. Raises ConfigError if both are typed, or neither.
+    A file precedes a topic of the settings file or of a variable. Raises ConfigError if both are typed, or neither is
+    given.
     """
-    typed = ctx.get_parameter_source("clicks_topic") is ParameterSource.COMMANDLINE
-    if typed if file is not None else topic is None:
+    if file is None and topic is not None:
+        return topic
+    if file is None or ctx.get_parameter_source("clicks_topic") is ParameterSource.COMMANDLINE:
         raise ConfigError(choice)
-    return topic if file is None else None
+    return None
 
 
 def take_log(progress: Progress, log: Path, given: dict[str, Any], model: Path | None = None, name: str = "") -> "Log":

@@ -1,4 +1,4 @@
-"""What a worker's user must be allowed on topics, group and transactional ids, checked before the start.
+"""What the user of a worker or a command must be allowed on topics, groups and transactional ids, checked at its start.
 
 The broker itself says which operations this user may do on topics and groups (KIP-430), so a missing right is refused
 at the start with its name, and not at the first click. It has no such answer for a transactional id. So the broker is
@@ -87,7 +87,7 @@ def check_access(
     members: Sequence[str] = (),
     creates: Sequence[str] = (),
 ) -> None:
-    """Check what a command beside a worker needs. Else it would fail at one right after the other.
+    """Check all rights of a command beside a worker before it begins: else it would fail at one after the other.
 
     reads    topics that it reads
     writes   topics that it writes
