@@ -15,10 +15,11 @@ from typing import Any
 import click
 import msgspec
 
+from export.options import topic_or_file
 from stream.errors import ConfigError
 from stream.kafka.partitioners import KeySample
 from stream.kafka_config import KafkaConfig, check_registry_url, read_kafka_config
-from stream.ops.options import connection_options, setting_option
+from stream.ops.options import clicks_topic_option, connection_options, setting_option
 
 MOST_EVENTS = 5_000
 """Events of a sample."""
@@ -31,7 +32,7 @@ MOST_ASKED = 20
 
 
 @click.command()
-@click.option("--topic", help="Look at the last messages of this topic.")
+@clicks_topic_option("look at", default=None)
 @click.option("--file", type=click.Path(path_type=Path), help="Look at the first rows of this file of events.")
 @connection_options
 @setting_option("schema_registry")
@@ -45,8 +46,11 @@ MOST_ASKED = 20
 @setting_option("max_future_s")
 @setting_option("max_message_bytes")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@click.pass_context
 def init(
-    topic: str | None,
+    ctx: click.Context,
+    /,
+    clicks_topic: str | None,
     file: Path | None,
     broker: str,
     kafka_config: str,
@@ -79,8 +83,8 @@ def init(
     from stream.mapping.parse import parse_mapping
     from stream.mapping.paths import path_text
 
-    if (topic is None) == (file is None):
-        raise ConfigError("give either --topic, to look at a topic, or --file, to look at a file of events")
+    choice = "give either --topic, to look at a topic, or --file, to look at a file of events"
+    topic = topic_or_file(ctx, clicks_topic, file, choice)
     if out.exists():
         raise ConfigError(f"{out} exists, and eddy init does not replace a file; give another --out or remove it")
     form = "json"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from export.progress import Progress
 from stream.errors import ConfigError
@@ -81,6 +82,20 @@ def log_options(command: Command, required: bool = True) -> Command:
     for option in reversed(LOG_OPTIONS):
         command = option(command)
     return click.argument("log", type=click.Path(path_type=Path), required=required)(command)
+
+
+def topic_or_file(ctx: click.Context, topic: str | None, file: Path | None, choice: str) -> str | None:
+    """The topic that a command with `clicks_topic_option` reads; None if it reads the file.
+
+    choice  what is to be given, for the error
+    A file precedes a topic of the settings file or of a variable. Raises ConfigError if both are typed, or neither is
+    given.
+    """
+    if file is None and topic is not None:
+        return topic
+    if file is None or ctx.get_parameter_source("clicks_topic") is ParameterSource.COMMANDLINE:
+        raise ConfigError(choice)
+    return None
 
 
 def take_log(progress: Progress, log: Path, given: dict[str, Any], model: Path | None = None, name: str = "") -> "Log":

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from export.options import log_options, take_log
+from export.options import log_options, take_log, topic_or_file
 from export.progress import Bar
 from stream.errors import ConfigError
 from stream.kafka_config import read_kafka_config
 from stream.mapping.parse import read_mapping
-from stream.ops.options import connection_options, setting_option
+from stream.ops.options import clicks_topic_option, connection_options, setting_option
 
 if TYPE_CHECKING:
     from export.log.log import Log
@@ -25,7 +25,7 @@ OF_A_FILE = ("user_col", "item_col", "event_col", "time_col", "session_col", "ca
 
 @click.command()
 @partial(log_options, required=False)
-@click.option("--topic", help="Read the messages of this clicks topic up to its end, instead of a LOG.")
+@clicks_topic_option("read up to its end, instead of a LOG", default=None)
 @connection_options
 @setting_option("schema_registry")
 @setting_option("max_future_s")
@@ -66,9 +66,12 @@ OF_A_FILE = ("user_col", "item_col", "event_col", "time_col", "session_col", "ca
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the bootstrap of a comparison.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page with pictures and all tables to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+@click.pass_context
 def paths(
+    ctx: click.Context,
+    /,
     log: Path | None,
-    topic: str | None,
+    clicks_topic: str | None,
     broker: str,
     kafka_config: str,
     schema_registry: str,
@@ -108,8 +111,7 @@ def paths(
         raise ConfigError("--compare and --compare-users are two comparisons; omit one of the two")
     if compare is not None and given["in_order"]:
         raise ConfigError("--compare needs times, and --in-order ignores them; omit one of the two")
-    if (log is None) == (topic is None):
-        raise ConfigError("give either a LOG or --topic")
+    topic = topic_or_file(ctx, clicks_topic, log, "give either a LOG or --topic")
     compare_ms = None if compare is None else parse_time(compare)
     if html is not None:
         _check_html(html)

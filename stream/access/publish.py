@@ -4,8 +4,10 @@ The partitioner is that of the Java client (murmur2), so all messages of a user 
 a Java producer writes. The producer is idempotent: a retry neither repeats nor reorders messages.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import NewTopic
@@ -15,11 +17,16 @@ from stream.access.refusal import Admin, refused
 from stream.errors import ConfigError
 from stream.kafka_config import PLAINTEXT, KafkaConfig
 
+SILENT_S = 1.0
+"""After so long without an answer a line says what is waited for."""
+
 CONNECT_S = 10.0
 CREATE_S = 12.0
 FLUSH_S = 60.0
 
 Headers = Mapping[str, bytes]
+
+log = logging.getLogger(__name__)
 
 
 class Publisher:
@@ -90,16 +97,30 @@ class Publisher:
 
 def partitions_of(broker: str, topic: str, config: KafkaConfig) -> list[int]:
     """The numbers of a topic's partitions. Raises ConfigError if the broker or the topic cannot be reached."""
-    admin = Admin(broker, config)
-    try:
-        topics = admin.list_topics(timeout=CONNECT_S).topics
-    except KafkaException as exc:
-        raise admin.refusal() or ConfigError(
-            f"broker {broker} cannot be reached ({exc.args[0].str()}); is it up? See --broker"
-        ) from exc
+    topics = cluster_of(Admin(broker, config)).topics
     if topic not in topics:
         raise no_topic(broker, topic, topics)
     return sorted(topics[topic].partitions)
+
+
+def cluster_of(admin: Admin) -> Any:
+    """What the cluster says of itself and of its topics. Raises ConfigError if it does not answer or refuses.
+
+    It waits up to CONNECT_S, and says so after SILENT_S. A wrong protocol is then known already, and is not waited for.
+    """
+    try:
+        return admin.list_topics(timeout=SILENT_S)
+    except KafkaException:
+        log.warning("Kafka does not answer yet, Eddy waits for it: broker=%s most_s=%.0f", admin.broker, CONNECT_S)
+    refusal = admin.refusal()
+    if refusal is not None:
+        raise refusal
+    try:
+        return admin.list_topics(timeout=CONNECT_S)
+    except KafkaException as exc:
+        raise admin.refusal() or ConfigError(
+            f"broker {admin.broker} cannot be reached ({exc.args[0].str()}); is it up? See --broker"
+        ) from exc
 
 
 def no_topic(broker: str, topic: str, others: Iterable[str]) -> ConfigError:

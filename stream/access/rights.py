@@ -1,4 +1,4 @@
-"""What a worker's user must be allowed on topics, group and transactional ids, checked before the start.
+"""What the user of a worker or a command must be allowed on topics, groups and transactional ids, checked at its start.
 
 The broker itself says which operations this user may do on topics and groups (KIP-430), so a missing right is refused
 at the start with its name, and not at the first click. It has no such answer for a transactional id. So the broker is
@@ -16,8 +16,9 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AclOperation, NewTopic
 
 from stream.access.credentials import aiokafka_client
+from stream.access.publish import cluster_of
 from stream.access.refusal import Admin
-from stream.errors import ConfigError, MissingRights
+from stream.errors import ConfigError, MissingRights, Problems
 from stream.kafka_config import KafkaConfig
 from stream.settings import Topics
 
@@ -76,6 +77,40 @@ def check_rights(admin: Admin, needed: Rights, groups: Sequence[str] = (), ids: 
             f"this user lacks rights {_listed(lacking)}; add the ACLs of docs/security.md (kafka-acls.sh)",
             {name for _, name in on_topics},
         )
+
+
+def check_access(
+    broker: str,
+    config: KafkaConfig,
+    reads: Sequence[str],
+    writes: Sequence[str] = (),
+    members: Sequence[str] = (),
+    creates: Sequence[str] = (),
+) -> None:
+    """Check all rights of a command beside a worker before it begins: else it would fail at one after the other.
+
+    reads    topics that it reads
+    writes   topics that it writes
+    members  names of its consumer groups and of its transactional ids, which have the same names
+    creates  topics that it creates if they are missing
+    Raises ConfigError that names every right that this user lacks, or if the broker cannot be reached.
+    """
+    admin = Admin(broker, config)
+    cluster = cluster_of(admin)
+    if embedded(cluster):
+        return
+    asked = ((READ, reads), (WRITE, writes))
+    needed = {name: [right for right, of in asked if name in of] for name in dict.fromkeys([*reads, *writes])}
+    with Problems() as problems:
+        check_rights(admin, needed, members, members)
+    with problems:
+        check_may_create(admin, [name for name in creates if name not in cluster.topics])
+    problems.end()
+
+
+def embedded(cluster: Any) -> bool:
+    """True for librdkafka's embedded broker, which compacts nothing, allows everything and answers few questions."""
+    return bool((cluster.cluster_id or "").startswith("mockCluster"))
 
 
 def _refused_ids(admin: Admin, ids: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ from confluent_kafka.admin import ConfigResource, NewTopic, ResourceType
 
 from stream.access.publish import create_topic
 from stream.access.refusal import Admin
-from stream.access.rights import Rights, check_may_create, check_rights, rights_of
+from stream.access.rights import Rights, check_may_create, check_rights, embedded, rights_of
 from stream.errors import ConfigError, MissingRights, NoAnswer, Problems
 from stream.kafka_config import PLAINTEXT, KafkaConfig
 from stream.settings import Topics
@@ -89,7 +89,7 @@ def check_topics(
     admin = Admin(broker, config)
     present = partition_counts(admin, broker)  # first, because nothing else says why there is no connection
     with Problems() as problems:
-        if not _embedded(admin, broker):
+        if not embedded(_metadata(admin, broker)):
             needed = {**more, **rights_of(topics), **more}  # the source first; more than READ on the copies
             check_rights(admin, needed, groups, ids)
     hidden = [name for one in problems.found if isinstance(one, MissingRights) for name in one.topics]
@@ -154,11 +154,6 @@ def check_same_partitions(present: Mapping[str, int], topics: Topics) -> None:
         )
 
 
-def _embedded(admin: Admin, broker: str) -> bool:
-    """True for librdkafka's embedded broker, which compacts nothing, allows everything and answers few questions."""
-    return bool((_metadata(admin, broker).cluster_id or "").startswith("mockCluster"))
-
-
 def partition_counts(admin: Admin, broker: str) -> dict[str, int]:
     """Return topic -> number of partitions for every topic that this user may see. Raises ConfigError."""
     topics = _metadata(admin, broker).topics
@@ -190,7 +185,7 @@ def _wait_for(admin: Admin, broker: str, topics: Topics) -> Checked:
 
 def configs_of(admin: Admin, broker: str, names: Sequence[str]) -> dict[str, dict[str, str]]:
     """Return topic -> its configuration. If a configuration cannot be read, log it and omit the topic."""
-    if _embedded(admin, broker):
+    if embedded(_metadata(admin, broker)):
         return {}
     found: dict[str, dict[str, str]] = {}
     unread: dict[str, str] = {}

@@ -100,10 +100,13 @@ def dead_letters(
     """
     from stream.access.messages import read_messages
     from stream.access.publish import Publisher
+    from stream.access.rights import check_access
 
     if show and publish:
         raise click.UsageError("give either --show or --publish.")
     config = read_kafka_config(kafka_config, os.environ)
+    if publish:
+        check_access(broker, config, reads=[dead_letters_topic, clicks_topic], writes=[clicks_topic])
 
     def chosen() -> Iterator[tuple[int, DeadLetter]]:
         return islice(_letters(read_messages(broker, dead_letters_topic, config), reason), limit)

@@ -78,10 +78,13 @@ def explain(
         answer = asked(worker, user)
         click.echo(msgspec.json.encode(answer) if as_json else list_explained(answer))
         return
+    from stream.access.rights import check_access  # here, because --help needs no Kafka client
+
     config = read_kafka_config(kafka_config, os.environ)
     topics: list[Topic] = [(anomalies_topic, Anomaly)]
     if user is None:
         topics.append((system_alerts_topic, SystemAlert))
+    check_access(broker, config, reads=[topic for topic, _ in topics])
 
     def alerts() -> Iterator[Alert]:
         for topic, kind in topics:

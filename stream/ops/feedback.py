@@ -79,13 +79,16 @@ def feedback(
       eddy feedback clicks-3-104127 false --quiet 2026-12-31T00:00:00 --statistic rate
       eddy feedback clicks-3-104127 true --quiet off
     """
-    from stream.answers.admin import request_quiet  # here, because --help needs no Kafka client
+    from stream.access.rights import check_access  # here, because --help needs no Kafka client
+    from stream.answers.admin import request_quiet
     from stream.wire.requests import Quieting
 
     now_ms = time.time_ns() // 1_000_000
     until_ms = None if quiet is None else until(quiet, now_ms)
     _check(statistics, until_ms)
     config = read_kafka_config(kafka_config, os.environ)
+    writes = [feedback_topic] if until_ms is None else [clicks_topic, feedback_topic]
+    check_access(broker, config, reads=[anomalies_topic], writes=writes)
     alert = next((one for one in _alerts(broker, anomalies_topic, config) if one.id == id_), None)
     if alert is None:
         raise ConfigError(
@@ -181,7 +184,10 @@ def calibrate(broker: str, kafka_config: str, anomalies_topic: str, feedback_top
       eddy calibrate
       eddy calibrate --broker k1:9092 --kafka-config client.properties --json
     """
+    from stream.access.rights import check_access
+
     config = read_kafka_config(kafka_config, os.environ)
+    check_access(broker, config, reads=[feedback_topic, anomalies_topic])
     verdicts = verdicts_among(messages_shown(broker, feedback_topic, config))
     found = report(_alerts(broker, anomalies_topic, config), verdicts)
     click.echo(json.dumps(_as_json(found)) if as_json else "\n".join(_lines(found)))

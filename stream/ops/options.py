@@ -147,14 +147,14 @@ def topic_option(field: str) -> Callable[[Command], Command]:
     )
 
 
-def clicks_topic_option(purpose: str) -> Callable[[Command], Command]:
+def clicks_topic_option(purpose: str, default: str | None = Topics().clicks) -> Callable[[Command], Command]:
     """The option --topic of a command that has one topic, that of the clicks. purpose: "read" or the like"""
     return click.option(
         "--topic",
         "clicks_topic",
         envvar=variable("clicks_topic"),
-        default=Topics().clicks,
-        show_default=True,
+        default=default,
+        show_default=default is not None,
         help=f"Topic to {purpose}: the worker's --clicks-topic.",
     )
 

@@ -29,7 +29,6 @@ from fastavro import parse_schema, schemaless_writer
 
 from stream.access.messages import read_messages
 from stream.access.refusal import Admin, refused
-from stream.access.rights import READ, WRITE, check_rights
 from stream.behaviour import Behaviour
 from stream.errors import ConfigError, Fenced, NoAnswer, NoRegistry
 from stream.events import Partition
@@ -105,7 +104,11 @@ class Copy:
 
 
 class AvroSink:
-    """A Sink in topics of the cluster that has the output topics."""
+    """A Sink in topics of the cluster that has the output topics.
+
+    topics  those that it writes. This user needs READ and WRITE on each, READ on the group and WRITE on the
+            transactional id of the same name, which `check_access` looks at
+    """
 
     def __init__(
         self,
@@ -128,12 +131,12 @@ class AvroSink:
             topic: Copy(topic, f"{topic}{suffix}", parse_schema(avro_schema(output)))
             for topic, output in sources.items()
         }
-        names = [copy.topic for copy in self._copies.values()]
-        if not sources.keys().isdisjoint(names):
+        self.topics = [copy.topic for copy in self._copies.values()]
+        if not sources.keys().isdisjoint(self.topics):
             raise ConfigError(
                 f"--suffix {suffix!r} gives a topic of the JSON messages; give another one, such as -avro"
             )
-        self.where = f"{broker} ({', '.join(names)})"
+        self.where = f"{broker} ({', '.join(self.topics)})"
 
     def open(self) -> None:
         with self._asked():
@@ -179,15 +182,14 @@ class AvroSink:
         """Check, or create, the topics, and look up what they can hold."""
         admin = Admin(self._broker, self._config)
         listed = admin.list_topics(timeout=ANSWER_S).topics
-        names = [copy.topic for copy in self._copies.values()]
         for copy in self._copies.values():
             if copy.topic not in listed:
                 self._make(admin, copy, listed.get(copy.source))
         deadline_s = time.monotonic() + ANSWER_S
-        while not listed.keys() >= set(names) and time.monotonic() < deadline_s:  # until the broker knows the new ones
+        while not listed.keys() >= set(self.topics) and time.monotonic() < deadline_s:
+            # until the broker knows the new ones
             listed = admin.list_topics(timeout=ANSWER_S).topics
-        check_rights(admin, dict.fromkeys(names, (READ, WRITE)), names, names)  # groups and ids are named as the topics
-        limits = configs_of(admin, self._broker, names)
+        limits = configs_of(admin, self._broker, self.topics)
         for copy in self._copies.values():
             copy.partitions = len(listed[copy.topic].partitions) if copy.topic in listed else 0
             copy.most_bytes = int(limits.get(copy.topic, {}).get(LIMIT, DEFAULT_LIMIT)) - FRAME_BYTES
@@ -252,5 +254,5 @@ class AvroSink:
             refusal = refused(exc)
             if refusal is None:
                 raise Away(exc.args[0].str()) from exc
-            names = ", ".join(copy.topic for copy in self._copies.values())
+            names = ", ".join(self.topics)
             raise ConfigError(f"{refusal}. Here group and transactional id are the name of the topic: {names}") from exc

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any
@@ -157,13 +158,16 @@ def to_avro(schema_registry: str, suffix: str, create: bool, **given: Any) -> No
     config = read_kafka_config(given["kafka_config"], os.environ)
     registry = Registry(schema_registry, config)
     place = AvroSink(given["broker"], config, sources(given), suffix, registry, create)
-    copy(place, SERVER_ROWS, 0.0, **given)
+    copy(place, SERVER_ROWS, 0.0, place.topics, place.topics if create else (), **given)
 
 
 def copy(
     place: "Sink",
     rows: int,
     every_s: float,
+    written: Sequence[str] = (),
+    created: Sequence[str] = (),
+    *,
     broker: str,
     kafka_config: str,
     outputs: tuple[str, ...],
@@ -174,9 +178,12 @@ def copy(
 ) -> None:
     """Copy the topics of the outputs to a sink until SIGTERM or Ctrl-C, and print what was done.
 
-    topics  name of each topic, as recommendations_topic
+    written  topics that the sink reads and writes, with a group and a transactional id of the same name
+    created  those of them that it creates if they are missing
+    topics   name of each topic, as recommendations_topic
     Raises ConfigError.
     """
+    from stream.access.rights import check_access
     from stream.kafka.waiting import watch_kafka
     from stream.sinks.run import Copying
     from stream.sinks.source import Source
@@ -187,6 +194,7 @@ def copy(
     names = sources({"outputs": outputs, **topics})
     watch = watch_kafka(broker, next(iter(names)), config)
     watch.wait()
+    check_access(broker, config, [*names, *written], written, members=written, creates=created)
     stopped = Flag()
     for number in (signal.SIGTERM, signal.SIGINT):  # until here there is nothing to finish
         signal.signal(number, lambda *_: stopped.set())

@@ -77,12 +77,14 @@ def report(
       eddy triggers report --broker localhost:9092 --triggers triggers.toml
       eddy triggers report --json
     """
+    from stream.access.rights import check_access
     from stream.triggers.parse import read_triggers
     from stream.triggers.rules import Rule
     from stream.uplift.outcomes import ClosedSessions, effect, first_triggers
 
     known = {rule.name: rule for rule in (read_triggers(Path(triggers)) if triggers else ())}
     config = read_kafka_config(kafka_config, os.environ)
+    check_access(broker, config, reads=[triggers_topic, sessions_topic])
     firsts, left_out = first_triggers(messages_shown(broker, triggers_topic, config))
     sessions = ClosedSessions(frozenset(user for users in firsts.values() for user in users))
     sessions.read(messages_shown(broker, sessions_topic, config))

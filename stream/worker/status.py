@@ -165,7 +165,7 @@ def status_line(seconds: float, before: Snapshot, now: Snapshot) -> str:
     reasons, left_out = (_added(before, now, *of) for of in (("dead_letters", "reason"), ("left_out", "field")))
     return (
         f"status: clicks_per_s={counts['clicks'] / seconds:.1f} lag={now.level('lag') or 0:.0f} "
-        f"latency_p50_ms={_ms(p50)} latency_p99_ms={_ms(p99)} "
+        f"age_p50_ms={_ms(p50)} age_p99_ms={_ms(p99)} "
         f"repeats={counts['repeats']} dropped={counts['dropped']} dead_letters={counts['dead_letters']} "
         f"reasons={_listed(reasons)} left_out={_listed(left_out)} "
         f"unknown_items={_share(before, now, 'unknown_items')} "

@@ -20,8 +20,8 @@ from stream.errors import ConfigError
 from stream.mapping.parse import parse_mapping, read_mapping
 from stream.ops.cli import eddy
 from tests.kafka.apicurio import Running
-from tests.kafka.lane import Lane, wait_until
-from tests.kafka.test_registry import CLICKS, as_decided, avro
+from tests.kafka.lane import ROOT, Lane, wait_until
+from tests.kafka.test_registry import CLICKS, as_decided, as_text, avro, kind, proto
 
 pytestmark = pytest.mark.real_kafka
 
@@ -254,6 +254,35 @@ def test_what_cannot_be_read_is_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["avro.toml"]
 
 
+def test_the_commands_that_read_a_topic_take_it_from_the_settings(kafka: str, name: str, tmp_path: Path) -> None:
+    """Broker and clicks topic: the file, before it a variable, before that the option. A file of clicks precedes both.
+
+    The topics are empty, which the error of each command says with the topic's name.
+    """
+    of_file, of_variable, of_option = (topic_of(kafka, f"{name}-{source}", 1) for source in ("file", "var", "opt"))
+    settings = tmp_path / "eddy.toml"
+    settings.write_text(f"broker = '{kafka}'\nclicks_topic = '{of_file}'\n")
+    variables = {"EDDY_CLICKS_TOPIC": of_variable}
+    commands = ["init", "--out", str(tmp_path / "m.toml")], ["record", str(tmp_path / "c.jsonl")], ["paths"]
+    cases: list[tuple[str, list[str], dict[str, str]]] = [
+        (of_file, [], {}),
+        (of_variable, [], variables),
+        (of_option, ["--topic", of_option], variables),
+    ]
+    for topic, words, environ in cases:
+        for command in commands:
+            done = CliRunner().invoke(eddy, [*command, "--settings", str(settings), *words], env=environ)
+            assert isinstance(done.exception, ConfigError), (command, topic, done.output)
+            assert str(done.exception).startswith((f"topic {topic} has no messages", f"topic {topic} has no events"))
+
+    log = ROOT / "docs" / "examples" / "retailrocket.csv"
+    columns = ["--user-col", "visitorid", "--item-col", "itemid", "--event-col", "event"]
+    for words in (["init", "--file", str(log), "--out", str(tmp_path / "m.toml")], ["paths", str(log), *columns]):
+        assert CliRunner().invoke(eddy, [*words, "--settings", str(settings)], env=variables).exit_code == 0
+        done = CliRunner().invoke(eddy, [*words, "--topic", of_option])
+        assert str(done.exception).startswith("give either"), done.exception
+
+
 def test_a_topic_in_avro_becomes_json_lines(lane: Lane, registry: Running, tmp_path: Path) -> None:
     """The mapping's paths lead to the same values in them; a decimal and a time of the schema are numbers.
 
@@ -277,6 +306,37 @@ def test_a_topic_in_avro_becomes_json_lines(lane: Lane, registry: Running, tmp_p
     first = json.loads(out.read_text().splitlines()[0])
     assert first.keys() - {"page"} == {"userId", "product", "eventTime", "event"}
     assert first["eventTime"] > 10**15  # in us, as the schema has it
+    of_topic, of_log = (paths_of(*more) for more in (words, (out, "--mapping", mapping)))
+    assert of_topic.pop("left_out") == found["left_out"]
+    assert (of_topic["clicks"], of_topic["funnel"]) == (len(CLICKS), of_log["funnel"])
+
+
+def test_a_topic_in_protobuf_becomes_json_lines(lane: Lane, registry: Running, tmp_path: Path) -> None:
+    """A message in it is an object, a Timestamp is text, and the first name of an enum is there, though no byte has it.
+
+    The keys are sessions, and half of the messages has a schema that was registered as text. The event types of the log
+    are those of the topic, also `view`, which Protobuf leaves out.
+    """
+    topic, mapping = lane.topics.clicks, tmp_path / "shop.toml"
+    mapping.write_text(
+        '[message]\nformat = "protobuf"\n[fields]\nuser_id = "userId"\nitem_id = "product.product_id"\n'
+        'timestamp = "eventTime"\nevent_type = "event"\n[key]\nholds = "other"\nrekey = true\n'
+    )
+    messages = proto(registry, topic, CLICKS)
+    messages[450:] = as_text(registry, lane, messages[450:])
+    cut = messages[0][1][:-2]
+    lane.produce([*messages, (b"s", b"\0\0\0\xff\xff?"), (b"s", b"no protobuf"), (b"s", cut)])
+    out = tmp_path / "events.jsonl"
+    words = ("--topic", topic, "--broker", lane.broker, "--mapping", mapping, "--schema-registry", registry.url)
+    found = recorded(out, *words)
+    assert found["left_out"] == {"unknown_schema": 1, "no_schema_id": 1, "not_of_schema": 1}
+    log = [click for click, _ in log_clicks(read_log(out, mapping=read_mapping(mapping)))]
+    assert as_decided(log) == as_decided(CLICKS)
+    assert Counter(click.event_type for click in log) == Counter(map(kind, CLICKS))
+    first = json.loads(out.read_text().splitlines()[0])
+    assert first.keys() == {"userId", "product", "eventTime", "event"}
+    assert first["product"]["product_id"] in {click.item_id for click in CLICKS}
+    assert datetime.fromisoformat(first["eventTime"]).tzinfo is not None
     of_topic, of_log = (paths_of(*more) for more in (words, (out, "--mapping", mapping)))
     assert of_topic.pop("left_out") == found["left_out"]
     assert (of_topic["clicks"], of_topic["funnel"]) == (len(CLICKS), of_log["funnel"])

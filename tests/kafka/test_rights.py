@@ -1,8 +1,12 @@
 """The ACL table of docs/security.md: a worker needs each of its rights and no other."""
 
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
@@ -16,20 +20,16 @@ from confluent_kafka.admin import NewTopic, ResourceType
 from stream.access.messages import read_messages, span_of
 from stream.access.rights import check_rights
 from stream.errors import ConfigError
-from stream.events import Partition
 from stream.kafka import topics as kafka_topics
 from stream.kafka.topics import check_topics, create_topics
 from stream.kafka.waiting import KafkaWatch
 from stream.kafka_config import KafkaConfig
-from stream.places.avro import AvroSink
-from stream.places.sink import Part
-from stream.registry.client import Registry
 from stream.rekey.topic import check_all, create
-from stream.settings import Settings, Topics
+from stream.settings import Settings, Topics, variable
 from stream.sinks.source import Source
 from stream.worker.checks import check_cluster
 from tests.kafka.apicurio import Running
-from tests.kafka.lane import bot, clicks, fault, trigger_file
+from tests.kafka.lane import ROOT, bot, clicks, fault, trigger_file
 from tests.kafka.secured import FIELDS, KINDS, RIGHTS, Cluster, Right, Secure, properties, refusal, written
 
 
@@ -211,31 +211,92 @@ def test_a_reader_beside_a_worker_needs_read_on_its_topic_and_no_group(secure: S
     assert taken == 50
 
 
+COMMANDS = {
+    "explain": ["READ anomalies", "READ system-alerts"],
+    "explain --user u": ["READ anomalies"],
+    "feedback i true": ["READ anomalies", "WRITE feedback"],
+    "feedback i true --quiet 1h": ["READ anomalies", "WRITE clicks", "WRITE feedback"],
+    "calibrate": ["READ feedback", "READ anomalies"],
+    "dead-letters --publish": ["READ clicks-dead-letter", "READ clicks", "WRITE clicks"],
+    "triggers report": ["READ triggers", "READ sessions"],
+    "sink redis --url redis://127.0.0.1:9": ["READ recommendations", "READ anomalies"],
+    "sink postgres --url postgresql://127.0.0.1:9/shop": ["READ recommendations", "READ anomalies"],
+    "sink parquet --directory none --topics sessions,anomalies": ["READ sessions", "READ anomalies"],
+}
+"""Command -> the rights that it needs."""
+
+ENDS = {0: "", 2: "no alert on a user has the id 'i'"}
+"""Exit code of a command that has its rights, on empty topics -> words of its line."""
+
+
+def environ(secure: Secure, cluster: Cluster) -> dict[str, str]:
+    """The variables of a command that comes as the user eddy, to the topics of the test."""
+    topics = {**msgspec.structs.asdict(secure.topics), "feedback": f"{secure.name}-feedback"}
+    connection = {
+        "broker": cluster.kafka.sasl,
+        "kafka_config": str(written(secure.directory / "c", properties(cluster, "PLAIN"))),
+    }
+    return {variable(f"{field}_topic"): name for field, name in topics.items()} | {
+        variable(name): value for name, value in connection.items()
+    }
+
+
+def eddy(variables: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "stream.ops.cli", *words]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_command_names_all_rights_that_it_lacks_in_one_line(secure: Secure, cluster: Cluster) -> None:
+    """Beside a worker, too: before the first message is read. With these rights it needs no other."""
+    feedback = f"{secure.name}-feedback"
+    cluster.admin.create_topics([NewTopic(feedback, 2, 1)])[feedback].result()
+    names = {name: getattr(secure.topics, field) for name, field in FIELDS.items()} | {"feedback": feedback}
+    variables = environ(secure, cluster)
+    with ThreadPoolExecutor(3) as pool:
+        ended = dict(zip(COMMANDS, pool.map(lambda words: eddy(variables, *words.split()), COMMANDS), strict=True))
+    for words, needed in COMMANDS.items():
+        rights = ", ".join(f"{operation} on {names[name]}" for operation, name in map(str.split, needed))
+        line = f"eddy: this user lacks rights on topics: {rights}; add the ACLs of docs/security.md (kafka-acls.sh)"
+        assert (ended[words].stderr.strip(), ended[words].returncode) == (line, 2), words
+    for right in {right for needed in COMMANDS.values() for right in needed}:
+        operation, name = right.split()
+        secure.allow(ResourceType.TOPIC, names[name], operation)
+    reading = [words for words in COMMANDS if not words.startswith("sink")]
+    with ThreadPoolExecutor(3) as pool:
+        for words, done in zip(reading, pool.map(lambda words: eddy(variables, *words.split()), reading), strict=True):
+            assert ENDS[done.returncode] in done.stderr, (words, done.stderr)
+            assert done.returncode == 2 * words.startswith("feedback"), (words, done.stderr)
+
+
 def test_a_sink_in_avro_needs_the_rights_of_its_rows_and_no_other(
     secure: Secure, cluster: Cluster, registry: Running
 ) -> None:
-    """On its topic, and on the group and the transactional id of the same name. Each that lacks is an error."""
+    """On its source, its topic, and on the group and the transactional id of the same name; it names all at once."""
     source, topic = secure.topics.recommendations, f"{secure.topics.recommendations}-avro"
+    words = ["sink", "avro", "--topics", "recommendations", "--schema-registry", registry.url, "--once", "--json"]
+    variables = environ(secure, cluster)
+    of_topics = f"on topics: READ on {source}, READ on {topic}, WRITE on {topic}"
+    of_others = f"on consumer groups: READ on {topic}; on transactional ids: WRITE on {topic}"
+    done = eddy(variables, *words, "--create")
+    assert f"(1) this user lacks rights {of_topics}; {of_others}; add the ACLs" in done.stderr
+    assert f"(2) this user lacks rights on topics: CREATE on {topic}, DESCRIBE on {topic} (" in done.stderr
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1), done.stderr
+    assert topic not in cluster.admin.list_topics(timeout=10).topics
     cluster.admin.create_topics([NewTopic(topic, 2, 1)])[topic].result()
-    config = KafkaConfig(properties(cluster, "PLAIN"))
-
-    def opened() -> AvroSink:
-        registered = Registry(registry.url, config)
-        sink = AvroSink(cluster.kafka.sasl, config, {source: "recommendations"}, "-avro", registered)
-        sink.open()
-        return sink
-
-    secure.allow(ResourceType.TOPIC, source, "READ")
-    for kind, operation, lacking in (
-        (ResourceType.TOPIC, "READ", "no topic"),
-        (ResourceType.TOPIC, "WRITE", f"WRITE on {topic}"),
-        (ResourceType.GROUP, "READ", f"on consumer groups: READ on {topic}"),
-        (ResourceType.TRANSACTIONAL_ID, "WRITE", f"lacks rights on transactional ids: WRITE on {topic}; add the ACLs"),
+    for kind, name, operation, lacking in (
+        (ResourceType.TOPIC, source, "READ", of_topics),
+        (ResourceType.TOPIC, topic, "READ", f"on topics: READ on {topic}, WRITE on {topic}"),
+        (ResourceType.TOPIC, topic, "WRITE", f"on topics: WRITE on {topic}"),
+        (ResourceType.GROUP, topic, "READ", f"lacks rights {of_others}"),
+        (ResourceType.TRANSACTIONAL_ID, topic, "WRITE", f"lacks rights on transactional ids: WRITE on {topic}; add"),
     ):
-        with pytest.raises(ConfigError, match=lacking):
-            opened()
-        secure.allow(kind, topic, operation)
-    sink, partition = opened(), Partition(source, 0)
-    assert sink.offsets([partition]) == {}
-    sink.write(Part("recommendations", partition, None, 0, 7, [], [], [], []))
-    assert opened().offsets([partition]) == {partition: 7}
+        done = eddy(variables, *words)
+        assert (done.returncode, lacking in done.stderr) == (2, True), done.stderr
+        secure.allow(kind, name, operation)
+    producer = Producer({"bootstrap.servers": cluster.kafka.address})
+    producer.produce(source, b"no recommendation", partition=0)
+    assert producer.flush(20) == 0
+    done = eddy(variables, *words)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"written": {"recommendations": 0}, "left_out": 1, "offsets": {f"{source}-0": 1}}

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, ResourcePatternType
 
+from stream.access.publish import CONNECT_S
 from stream.errors import ConfigError
 from stream.kafka.topics import check_topics
 from stream.kafka_config import KafkaConfig
@@ -174,6 +176,24 @@ def test_each_mistake_is_one_line_that_names_it(secure: Secure, cluster: Cluster
     wrong = {mistake: lines[mistake] for mistake, case in cases.items() if not re.search(case[2], lines[mistake])}
     assert not wrong
     assert not [line for line in lines.values() if "hunter" in line or "\n" in line]
+
+
+def test_a_command_says_what_it_waits_for_and_soon_which_settings_are_missing(secure: Secure, cluster: Cluster) -> None:
+    """A secured cluster does not answer a client without security settings: it is not silence for CONNECT_S.
+
+    The line about waiting comes first, and the cause as soon as the listener has said what it speaks.
+    """
+    began_s = time.monotonic()
+    done = eddy("init", "--topic", secure.topics.clicks, "--broker", cluster.kafka.sasl)
+    took_s = time.monotonic() - began_s
+    waits, cause = done.stderr.strip().splitlines()
+    assert waits == f"Kafka does not answer yet, Eddy waits for it: broker={cluster.kafka.sasl} most_s=10"
+    assert cause.startswith(
+        f"eddy: the listener at {cluster.kafka.sasl} speaks TLS with SASL, but security.protocol is"
+    )
+    assert "set it to sasl_ssl in --kafka-config or EDDY_KAFKA_SECURITY_PROTOCOL" in cause
+    assert (done.returncode, done.stdout) == (2, "")
+    assert took_s < CONNECT_S, took_s
 
 
 def test_a_worker_that_is_not_let_in_ends_with_one_line(

@@ -74,5 +74,5 @@ def test_two_partitioners_are_reported_and_the_status_line_has_the_figures(lane:
     assert float(figures["clicks_per_s"]) * 30 > 1_000
     assert (figures["lag"], figures["dead_letters"], figures["reasons"]) == ("0", "0", "none")
     assert int(figures["users"]) == sum(map(len, where.values()))
-    assert 0 < int(figures["latency_p50_ms"]) <= int(figures["latency_p99_ms"]) < 60_000
+    assert 0 < int(figures["age_p50_ms"]) <= int(figures["age_p99_ms"]) < 60_000
     assert 0 < float(figures["unknown_items"].rstrip("%")) < 20

@@ -118,7 +118,7 @@ def test_mistakes_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], fragment: str
 ) -> None:
     """Nothing is written then."""
-    monkeypatch.setattr("stream.access.messages.CONNECT_S", 1.0)
+    monkeypatch.setattr("stream.access.publish.CONNECT_S", 1.0)
     monkeypatch.chdir(tmp_path)
     Path("logs").mkdir()
     Path("logs/log.csv").write_bytes(SAMPLE.read_bytes())

@@ -131,6 +131,7 @@ def test_the_command_prints_each_rule(monkeypatch: pytest.MonkeyPatch, tmp_path:
     triggers += [trigger("u1", rule="gone"), SimpleNamespace(value=lambda: b"no json")]
     topics = {"triggers": triggers, "sessions": sessions}
     monkeypatch.setattr(command, "messages_shown", lambda broker, topic, config: topics[topic])
+    monkeypatch.setattr("stream.access.rights.check_access", lambda *_, **__: None)
     file = tmp_path / "t.toml"
     file.write_text('[[trigger]]\nname = "cart"\nkind = "abandoned"\nhas = ["cart"]\nwindow = "3d"\ncontrol = 0.5\n')
     done = CliRunner().invoke(command.triggers, ["report", "--triggers", str(file)])

@@ -88,11 +88,11 @@ def test_the_status_line_holds_the_figures_of_its_interval() -> None:
     worker.lag = 12
     [line] = worker.run(STATUS_S)
     assert line.level == logging.INFO
-    latency = re.search(r"latency_p50_ms=(\d+) latency_p99_ms=(\d+) ", line.text)
-    assert latency is not None
-    assert int(latency[1]) == pytest.approx(50, rel=0.1)
-    assert int(latency[2]) == pytest.approx(1000, rel=0.1)
-    assert line.text.replace(latency[0], "") == (
+    age = re.search(r"age_p50_ms=(\d+) age_p99_ms=(\d+) ", line.text)
+    assert age is not None
+    assert int(age[1]) == pytest.approx(50, rel=0.1)
+    assert int(age[2]) == pytest.approx(1000, rel=0.1)
+    assert line.text.replace(age[0], "") == (
         "status: clicks_per_s=100.0 lag=12 repeats=0 dropped=0 dead_letters=7 reasons=empty_key:5,not_json:2 "
         "left_out=price:31,category:3 unknown_items=1.0% unknown_event_types=20.0% alerts=4 system_alerts=1 users=77"
     )
@@ -102,7 +102,7 @@ def test_an_idle_worker_gives_a_sign_of_life_only() -> None:
     """In an idle hour there is a line every 10 minutes, with `none` for missing figures."""
     lines = Worker().run(6 * SIGN_OF_LIFE_S)
     assert len(lines) == 6
-    assert "clicks_per_s=0.0 lag=0 latency_p50_ms=none" in lines[0].text
+    assert "clicks_per_s=0.0 lag=0 age_p50_ms=none" in lines[0].text
     assert "unknown_items=none" in lines[0].text
 
 

@@ -2,6 +2,9 @@
 
 import errno
 import json
+import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from export.paths.command import paths
+from export.paths.topic import scratch
 from stream.errors import ConfigError
+from tests.docs.blocks import ROOT
 from tests.unit.export.record.test_record import FORGET, Message, click
 
 LEFT_OUT = "left out of 5 messages: 1 not_json, 1 forgotten, 1 request"
@@ -65,4 +70,30 @@ def test_a_full_disk_is_one_line(directory: Path, monkeypatch: pytest.MonkeyPatc
     assert isinstance(error, ConfigError)
     assert f"topic t: its clicks cannot be written to {directory}/" in str(error)
     assert str(error).endswith("No space left on device); set TMPDIR to a larger disk")
+    assert not list(directory.iterdir())
+
+
+HOLD = """
+from export.paths.topic import scratch
+with scratch() as directory:
+    (directory / "topic.jsonl").write_text("clicks")
+    print(directory, flush=True)
+    input()
+"""
+
+
+def test_what_a_killed_process_has_left_is_deleted_at_the_next_start(directory: Path) -> None:
+    """SIGKILL leaves a file with clicks of users. The file of a process that lives is not touched."""
+    command = [sys.executable, "-c", HOLD]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(directory)}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ) as process:
+        assert process.stdout is not None
+        file = Path(process.stdout.readline().strip()) / "topic.jsonl"
+        with scratch() as own:
+            assert own != file.parent
+            assert own.parent == directory
+        assert file.read_text() == "clicks"
+        process.kill()
+    assert file.exists()
+    assert run().exception is None
     assert not list(directory.iterdir())
