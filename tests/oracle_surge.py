@@ -48,7 +48,7 @@ class Demand:
             if windows >= 6:
                 counted = min(counted, 2.0 * max(self.share(place, exposure) * users, 1.0))
             one.usual, one.users = 0.9 * one.usual + counted, 0
-        largest = 0.0 if self.began_open else min(self.now, 2.0 * max(self.worst, OVER))
+        largest = 0.0 if self.began_open else min(self.now, max(OVER, 2.0 * self.worst))
         self.worst, self.now, self.began_open = round(max(0.998 * self.worst, largest), 4), 0.0, self.opened >= 0
 
     def click(self, place: int, windows: int, users: float, exposure: float, clock_ms: int) -> float:
@@ -62,7 +62,7 @@ class Demand:
             return 0.0
         nats = round(-math.log(binomial(one.users, one.usual + 0.5, users / exposure)), 4)
         self.now = max(self.now, nats)
-        if nats < max(OVER, 1.5 * self.worst):
+        if nats < max(OVER, 2.0 * self.worst):
             return 0.0
         self.over_ms = clock_ms
         return nats

@@ -24,6 +24,7 @@ from stream.lists.rules import NO_CATEGORY
 from stream.model.runtime import load_model
 from stream.past.clicks import Names
 from stream.population.rates import PASSED, Rates, correct
+from stream.sessions.unusual import mixed
 from stream.state.row import Rows, row_dtype
 from stream.worker.served import open_engine
 
@@ -106,7 +107,7 @@ class EddyPValue(Contender):
             event_type=_with_unknown(self._event_types, len(self._model.manifest.event_types), clicks.event_type),
             hold=np.zeros(n, np.int8),
             category=np.full(n, NO_CATEGORY, np.int32),
-            names=Names(clicks.item.astype(np.uint64), clicks.event_type.astype(np.uint16)),
+            names=Names(mixed(clicks.item), clicks.event_type.astype(np.uint16)),
         )
 
 

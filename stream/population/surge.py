@@ -24,11 +24,11 @@ OVER_NATS = -math.log(1e-6 / PLACES)
 OVER_RATIO = 2.0
 """And if the users are so many times what is usual for the place."""
 
-TIMES = 1.5
+TIMES = 2.0
 """And if their -log probability is so many times the largest one of the windows before."""
 
 WORST_KEPT = 0.998
-"""Each window keeps this share of that largest one: half of it for a day, with windows of five minutes."""
+"""Each window keeps this share of that largest one: a good half of it for a day, with windows of five minutes."""
 
 DIGITS = 4
 """Decimal places of -log probabilities: the last bits of a float64 say nothing."""
@@ -82,6 +82,10 @@ class Surge:
         """The usual share of users with a click on an item of a place."""
         return (self.usual[place] + 0.5) / counts.exposure
 
+    def limit(self) -> float:
+        """-log of the probability from which on the users of a place are too many."""
+        return max(OVER_NATS, TIMES * self.worst)
+
     def count(self, place: int, counts: Counts) -> float:
         """Count a user for a place. Returns -log of the probability of as many if they are too many, else 0."""
         self.hits[place] += 1
@@ -93,7 +97,7 @@ class Surge:
             return 0.0
         nats = round(upper_tail(self.hits[place], self.usual[place] + 0.5, users / counts.exposure), DIGITS)
         self.nats = max(self.nats, nats)
-        if nats < max(OVER_NATS, TIMES * self.worst):
+        if nats < self.limit():
             return 0.0
         self.over_ms = counts.clock_ms
         return nats
@@ -105,9 +109,9 @@ class Surge:
             if counts.windows >= WARM_UP:
                 counted = min(counted, MOST * max(self.share(place, counts) * counts.users, 1.0))
             self.usual[place] = KEPT * self.usual[place] + counted
-        # Of an episode the window counts in which it began, as at most MOST times the largest one before: so one sale
-        # does not hide the next.
-        largest = min(self.nats, MOST * max(self.worst, OVER_NATS)) if self.fresh else 0.0
+        # Of an episode only the window counts in which it began, and as what the limit was. So however large a sale was,
+        # the next one is found from twice this limit on.
+        largest = min(self.nats, self.limit()) if self.fresh else 0.0
         self.worst = round(max(WORST_KEPT * self.worst, largest), DIGITS)
         self.fresh = self.opened == CLOSED
         self.nats, self.hits = 0.0, [0] * PLACES

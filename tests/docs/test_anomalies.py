@@ -95,7 +95,7 @@ def test_every_sign_is_explained() -> None:
     assert signs == [*WHAT, "alerts: STATISTIC", SURGE, DRIFT]
     assert (WINDOW_MS, QUIET_MS, FEWEST, OVER_USERS, OVER_RATIO, WARM_UP) == (300_000, 1_800_000, 50, 6, 1.5, 6)
     assert math.exp(-OVER_NATS) == pytest.approx(1e-6)
-    assert (surge.PLACES, surge.OVER_RATIO, surge.TIMES, surge.MOST) == (128, 2, 1.5, 2)
+    assert (surge.PLACES, surge.OVER_RATIO, surge.TIMES) == (128, 2, 2)
     assert math.exp(-surge.OVER_NATS) * surge.PLACES == pytest.approx(1e-6)
     assert pytest.approx(0.56, abs=0.01) == surge.WORST_KEPT ** (86_400_000 / WINDOW_MS)
 

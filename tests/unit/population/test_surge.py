@@ -55,8 +55,8 @@ def test_where_an_item_is_in_demand_again_and_again_only_a_larger_one_is_an_aler
     assert window(surge, counts, {21: 60}, 200) > 0
 
 
-def test_an_episode_hides_a_later_one_only_if_it_is_smaller_than_twice_the_limit() -> None:
-    """However large a sale was: it counts once, as twice what was the limit."""
+def test_an_episode_hides_a_later_one_only_if_that_is_below_twice_the_limit() -> None:
+    """However large a sale was: it counts once, as what the limit was."""
     surge, counts = usual()
     for _ in range(6):
         surge.opened = 7 if window(surge, counts, {3: 190}, 200) else surge.opened
