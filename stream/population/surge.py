@@ -109,8 +109,8 @@ class Surge:
             if counts.windows >= WARM_UP:
                 counted = min(counted, MOST * max(self.share(place, counts) * counts.users, 1.0))
             self.usual[place] = KEPT * self.usual[place] + counted
-        # Of an episode only the window counts in which it began, and as what the limit was. So however large a sale was,
-        # the next one is found from twice this limit on.
+        # Of an episode only the window counts in which it began, and as what the limit was. So however large a sale
+        # was, the next one is found from twice this limit on.
         largest = min(self.nats, self.limit()) if self.fresh else 0.0
         self.worst = round(max(WORST_KEPT * self.worst, largest), DIGITS)
         self.fresh = self.opened == CLOSED
