@@ -14,15 +14,18 @@ from typing import NamedTuple
 import polars as pl
 
 from export.files.cells import Cells
-from export.files.files import files, open_file, trouble
+from export.files.files import files, not_read, open_file, trouble
 from export.log.columns import Read, nulls, numbers, times, words
 from export.log.mapped import MappedFile, shown_columns
-from export.log.notes import ReadStats, similar_column
+from export.log.notes import ReadStats, counted, similar_column
 from export.log.times import LATEST_MS
 from stream.errors import ConfigError
 from stream.log_lines import printable
 from stream.mapping.mapping import MappingFile
 from stream.wire.fields import DEFAULT_EVENT, LONGEST_ID, LONGEST_WORD, NO_TIME, ROUNDED, TEXT
+
+SHOWN_FILES = 5
+"""Maximum names of files in a note."""
 
 OUT_OF_RANGE = "a time before 1970 or after 2100"
 
@@ -58,6 +61,11 @@ def batches(
     if mapping is not None and names != USUAL_NAMES:
         raise ConfigError(
             f"mapping {mapping.name} names the columns of the log, and so does an option such as --item-col; omit one"
+        )
+    if others := not_read(path):
+        shown = printable(", ".join(others[:SHOWN_FILES])) + (", ..." if len(others) > SHOWN_FILES else "")
+        stats.add(
+            f"not read: {counted(len(others), 'other file or directory', 'other files and directories')} ({shown})"
         )
     for path_of_file in files(path):
         with readable(path_of_file):
