@@ -180,7 +180,8 @@ def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool, ma
     has_sessions = bool(len(index.session))
     if stats.without_session and not has_sessions:
         stats.without_session = 0
-        stats.add("the session column is empty: half an hour without a click ends a session")
+        if "session" in stats.columns:
+            stats.add("the session column is empty: half an hour without a click ends a session")
     notes = stats.notes()
     if not stats.rows:
         raise ConfigError(f"log {path}: the log has a header and no rows")

@@ -120,7 +120,12 @@ def _cell(value: Any) -> str | None:
 
 
 def of_table(value: Any) -> Any:
-    """A value of a Parquet column that JSON does not have, for json.dumps: dates and decimals become text."""
+    """A value of a Parquet column that JSON does not have, for json.dumps: dates and decimals become text.
+
+    A whole decimal becomes an integer, because it is exact and a text of the form 17.00 may be a rounded float.
+    """
+    if isinstance(value, Decimal) and value == value.to_integral_value():
+        return int(value)
     return str(value) if isinstance(value, date | Decimal) else []
 
 

@@ -56,7 +56,8 @@ class ReadStats:
     examples         a reason of `dropped` or key of `left_out` -> one such value
     lines            notes about the files, without counts
     columns          the columns that the log has, by Eddy's names
-    without_session  rows without a session, in a log with a session column
+    files            path of each file -> the optional columns that it has
+    without_session  rows without a session; of use only for a log with sessions
     paths            field of a mapping -> where it is, as text
     seen             the fields of the mapping that have a value in a row
     joins            which anonymous ids are users
@@ -69,6 +70,7 @@ class ReadStats:
     examples: dict[str, str] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     columns: set[str] = field(default_factory=set)
+    files: dict[str, set[str]] = field(default_factory=dict)
     without_session: int = 0
     paths: dict[str, str] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
@@ -82,6 +84,11 @@ class ReadStats:
     def notes(self) -> list[str]:
         """All notes, in the order in which they are printed."""
         notes = list(self.lines)
+        for column in sorted(set().union(*self.files.values())):
+            without = [name for name, columns in self.files.items() if column not in columns]
+            if without:
+                have = counted(len(without), "file has", "files have")
+                notes.append(f"{have} no column {column!r}, which others have, such as {printable(without[0])}")
         notes += [
             f"no row has a value for {name}, which the mapping has at {ways}: is the path right?"
             for name, ways in self.paths.items()

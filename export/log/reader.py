@@ -128,6 +128,8 @@ def _columns(path: Path, schema: pl.Schema, names: ColumnNames, in_order: bool, 
     time = None if in_order else find("time", advice, needed=True)
     category, price = find("category", "--category-col"), find("price", "--price-col")
     found = ColumnNames(user or session, item, event, time, session, category, price)
+    optional = {"event": event, "session": session, "category": category, "price": price}
+    stats.files[str(path)] = {getattr(USUAL, what) for what, column in optional.items() if column is not None}
     unused = [name for name in schema if name not in found]
     for what, meaning in (("event", "the event type"), ("session", "the session")):
         similar = similar_column(what, unused)
@@ -170,8 +172,7 @@ def _clicks(batch: pl.DataFrame, columns: ColumnNames, file: Cells, stats: ReadS
             "price": optional(columns.price, numbers(cells(columns.price), file.value), "price"),
         }
     )
-    if columns.session is not None:
-        stats.without_session += clicks["session"].null_count()
+    stats.without_session += clicks["session"].null_count()
     usable = nulls(len(batch)).is_null()
     for name, read, reason in (
         (columns.user, user, _reason("user", user)),
