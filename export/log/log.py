@@ -178,10 +178,9 @@ def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool, ma
         spool.add(rows)
     users = list(index.user) if in_order else stats.joins.apply(spool, list(index.user))
     has_sessions = bool(len(index.session))
-    if stats.without_session and not has_sessions:
+    if stats.without_session and "session" in stats.columns and not has_sessions:
         stats.without_session = 0
-        if "session" in stats.columns:
-            stats.add("the session column is empty: half an hour without a click ends a session")
+        stats.add("the session column is empty: half an hour without a click ends a session")
     notes = stats.notes()
     if not stats.rows:
         raise ConfigError(f"log {path}: the log has a header and no rows")

@@ -57,7 +57,7 @@ class ReadStats:
     lines            notes about the files, without counts
     columns          the columns that the log has, by Eddy's names
     files            path of each file -> the optional columns that it has
-    without_session  rows without a session; of use only for a log with sessions
+    without_session  rows without a session, also those of files without a session column
     paths            field of a mapping -> where it is, as text
     seen             the fields of the mapping that have a value in a row
     joins            which anonymous ids are users
@@ -103,7 +103,7 @@ class ReadStats:
             notes.append(f"units of the times, by their size: {counts}")
         if self.joins.users:
             notes.append(f"{counted(self.joins.users, 'user')} with clicks from before the login, by an anonymous id")
-        if self.without_session:
+        if self.without_session and "session" in self.columns:
             have = counted(self.without_session, "row has", "rows have")
             notes.append(f"{have} no session: those of one user are one session")
         for problem, count in self.left_out.items():
