@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,9 +27,13 @@ LARGE_SHARE = 0.2
 """Minimum share of all clicks for which any user is reported."""
 
 PLACEHOLDER_SHARE = 0.01
-"""Minimum share of all clicks for which a user with a placeholder as name is reported."""
+"""Minimum share of all clicks for which a user or an item with a placeholder as name is reported."""
 
-PLACEHOLDERS = {"null", "none", "nan", "na", "n/a", "undefined", "unknown", "anonymous", "guest", "(not set)", "", "-"}
+PLACEHOLDERS = {
+    "null", "none", "nan", "na", "n/a", "undefined", "unknown", "anonymous", "guest", "(not set)", "", "-", "\\n",
+}  # fmt: skip
+"""Texts that programs write where there is no value; \\N is that of MySQL and Hive. In lower case."""
+
 ZEROS = {"0", "-1"}
 """Names that can be real users. They count as placeholders if they have MANY_TIMES the clicks of the mean user."""
 
@@ -169,3 +173,17 @@ def implausible_users(users: Sequence[str], clicks: I64) -> list[str]:
         elif count > LARGE_SHARE * total:
             lines.append(f"{share}: it may be a bot, or stand for many users")
     return lines
+
+
+def implausible_items(items: Iterable[str], clicks: I64) -> list[str]:
+    """A note for each item that stands for unknown ones. clicks (items,) int64, clicks of each item."""
+    total, names = int(clicks.sum()), list(items)
+    if total < MIN_CLICKS:
+        return []
+    often = np.flatnonzero(clicks >= PLACEHOLDER_SHARE * total).tolist()
+    return [
+        f"item {printable(names[item])[:SHOWN]!r} has {clicks[item] / total:.1%} of all clicks: if it stands for "
+        "unknown items, leave these rows out: it is learned and recommended as one item"
+        for item in often
+        if names[item].strip().lower() in PLACEHOLDERS
+    ]
