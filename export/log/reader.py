@@ -16,7 +16,7 @@ import polars as pl
 from export.files.cells import Cells
 from export.files.files import files, not_read, open_file, trouble
 from export.log.columns import Read, nulls, numbers, times, words
-from export.log.mapped import MappedFile, shown_columns
+from export.log.mapped import MappedFile, check_single, shown_columns
 from export.log.notes import ReadStats, counted, similar_column
 from export.log.times import LATEST_MS
 from stream.errors import ConfigError
@@ -107,8 +107,7 @@ def _columns(path: Path, schema: pl.Schema, names: ColumnNames, in_order: bool, 
                     f"{flag}, or --mapping with a mapping of all fields, which `eddy init` writes"
                 )
             return None
-        if f"{name}_duplicated_0" in schema:
-            raise ConfigError(f"log {path}: two columns have the name {name!r}; rename one")
+        check_single(path, name, schema)
         kind = schema[name]
         if kind.is_nested() or isinstance(kind, pl.Object | pl.Duration | pl.Time):
             if not given and what in ("category", "price"):

@@ -249,6 +249,15 @@ def test_dates_and_decimals_of_parquet_are_read(tmp_path: Path) -> None:
     assert click == Click("u", "1234567890123456789", 1_741_078_800_250, "seen", price=9.5, category="r")
 
 
+def test_two_columns_with_a_name_of_the_mapping_are_refused(tmp_path: Path) -> None:
+    """Which one is meant is not known; a column that the mapping does not name may be there twice."""
+    (tmp_path / "log.csv").write_text("user,sku,sku,at,row,x,x\nu,i,j,1700000000,r,1,2\n")
+    with pytest.raises(ConfigError, match="two columns have the name 'sku'; rename one"):
+        read_log(tmp_path / "log.csv", mapping=mapped(FLAT))
+    (tmp_path / "log.csv").write_text("user,sku,at,row,x,x\nu,i,1700000000,r,1,2\n")
+    assert read_log(tmp_path / "log.csv", mapping=mapped(FLAT)).items == ["i"]
+
+
 def test_what_the_mapping_leaves_out_is_counted(tmp_path: Path) -> None:
     """Each reason is a line with its number of rows; the clicks stay."""
     path = tmp_path / "log.jsonl"
