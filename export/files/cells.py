@@ -3,6 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any, Protocol
 
@@ -52,6 +53,10 @@ class Table:
         return self._frame.select(columns).collect_batches(chunk_size=BATCH, maintain_order=True)
 
     def value(self, cell: Any) -> Any:
+        """The cell, or its text if it has the bytes of one: other programs write text to Parquet without its type."""
+        if isinstance(cell, bytes):
+            with suppress(UnicodeDecodeError):
+                return cell.decode()
         return cell
 
 

@@ -1,21 +1,21 @@
 """Reads the files of a log as batches of unchanged rows, and explains why a file cannot be read.
 
 A log is a file, a directory of files or a quoted pattern; files are read in the order of their names. The formats are
-CSV (the separator is recognised), Parquet, JSON lines and Avro, by the ending of the name; text files may be gzipped.
-If a text file is broken, it is searched line by line for the line to report.
+CSV (the separator is recognised), Parquet, JSON lines and Avro, by the ending of the name; text files may be gzipped,
+and CSV also packed by Zstandard. If a text file is broken, it is searched line by line for the line to report.
 """
 
 import csv
 import glob
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
 
 from export.files.cells import LogFile, Table
-from export.files.json_lines import JsonLines, text_lines, unpacked
+from export.files.json_lines import GZIP, JsonLines, text_lines, unpacked
 from stream.errors import ConfigError
 from stream.log_lines import printable
 
@@ -28,6 +28,13 @@ BINARY = 0.05
 BINARIES = ((".parquet", "a Parquet", b"PAR1"), (".avro", "an Avro", b"Obj\x01"))
 """Formats that are not text: ending of the name, words for it, first bytes."""
 
+ZSTD = b"\x28\xb5\x2f\xfd"
+PACKERS = {GZIP: "gzip", ZSTD: "Zstandard", b"BZh": "bzip2", b"\xfd7zX": "xz"}
+"""First bytes of a packed file -> what has packed it."""
+
+UNPACKED = {".csv": (GZIP, ZSTD), ".tsv": (GZIP, ZSTD), ".jsonl": (GZIP,), ".ndjson": (GZIP,)}
+"""Ending of a text file -> the first bytes of the packed files that are read."""
+
 
 def files(path: Path) -> list[Path]:
     """The files of a log, sorted by name: a file, the log files of a directory, or the matches of a pattern.
@@ -35,9 +42,12 @@ def files(path: Path) -> list[Path]:
     Raises ConfigError if there is no such file, or if a name has another ending than ENDINGS.
     """
     if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.is_file() and _ending(file) is not None)
+        found = sorted(file for file in path.iterdir() if _is_log(file))
         if not found:
-            raise ConfigError(f"log {path}: the directory has no files that end in {', '.join(ENDINGS)}")
+            raise ConfigError(
+                f"log {path}: the directory has no files that end in {', '.join(ENDINGS)}; a pattern in "
+                f"quotes, such as '{path}/**/*.parquet', finds those in the directories below it"
+            )
         return found
     if not path.exists() and glob.has_magic(str(path)):
         found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if Path(name).is_file()]
@@ -47,11 +57,30 @@ def files(path: Path) -> list[Path]:
         found = [path]
     for file in found:
         if _ending(file) is None:
-            lines = "; if it has one JSON object a line, rename it to .jsonl" if ".json" in file.suffixes else ""
-            raise ConfigError(f"log {file}: the name must end in {', '.join(ENDINGS)} (or .csv.gz){lines}")
+            lines = (
+                "; if it has one JSON object a line, rename it to .jsonl; `jq -c '.[]'` writes such lines of one array"
+                if ".json" in file.suffixes
+                else ""
+            )
+            raise ConfigError(f"log {file}: the name must end in {', '.join(ENDINGS)} (or .csv.gz, .csv.zst){lines}")
         if not file.is_file():
             raise ConfigError(f"log {file}: no such file")
     return found
+
+
+def _is_log(path: Path) -> bool:
+    """True for a log file of a directory. Names with a dot first are files of a program about another file."""
+    return path.is_file() and _ending(path) is not None and not path.name.startswith(".")
+
+
+def not_read(path: Path) -> list[str]:
+    """The names in a directory that `files` leaves out, sorted; none of those with a dot first, and empty files."""
+    if not path.is_dir():
+        return []
+    others = (file for file in path.iterdir() if not _is_log(file) and not file.name.startswith("."))
+    return sorted(
+        f"{file.name}/" if file.is_dir() else file.name for file in others if file.is_dir() or file.stat().st_size
+    )
 
 
 def open_file(path: Path) -> LogFile:
@@ -72,22 +101,29 @@ def open_file(path: Path) -> LogFile:
             raise ConfigError(f"log {path}: this is {kind} file; name it {own}")
     if start[:2] == b"PK":
         raise ConfigError(f"log {path}: this is a zip file or a spreadsheet; save it as CSV")
-    if ending not in (own for own, *_ in BINARIES) and _is_binary(path):
-        raise ConfigError(f"log {path}: not a text file; a {ending} file must be text. Save the log as CSV or Parquet")
+    packed = next((signs for signs in PACKERS if start.startswith(signs)), None)
+    if packed is not None and packed not in UNPACKED.get(ending, ()):
+        pack = ", or pack it with gzip" if ending in UNPACKED else ""
+        raise ConfigError(f"log {path}: packed by {PACKERS[packed]}; unpack it{pack}")
+    if ending in UNPACKED and packed != ZSTD:
+        _check_text(path, ending)
     return ENDINGS[ending](path)
 
 
-def _is_binary(path: Path) -> bool:
-    """True if the start of the file, unpacked if it is gzipped, has too many control characters for a text."""
+def _check_text(path: Path, ending: str) -> None:
+    """Raise ConfigError if the start of a file, unpacked if it is gzipped, is no text with lines."""
     start = b""
     with suppress(OSError, EOFError, zlib.error), unpacked(path) as file:
         start = file.read(4096)
-    return len(start) - len(start.translate(None, CONTROL)) > BINARY * len(start)
+    if len(start) - len(start.translate(None, CONTROL)) > BINARY * len(start):
+        raise ConfigError(f"log {path}: not a text file; a {ending} file must be text. Save the log as CSV or Parquet")
+    if b"\r" in start[:-1] and b"\n" not in start:
+        raise ConfigError(f"log {path}: its lines end with a carriage return alone; save it with line feeds")
 
 
 def _ending(path: Path) -> str | None:
-    """The ending of the name among ENDINGS, without .gz; None if it has another one."""
-    name = path.name.lower().removesuffix(".gz")
+    """The ending of the name among ENDINGS, without .gz and .zst; None if it has another one."""
+    name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
     return next((known for known in ENDINGS if name.endswith(known)), None)
 
 
@@ -118,7 +154,7 @@ ENDINGS: dict[str, Callable[[Path], LogFile]] = {
     ".ndjson": JsonLines,
     ".avro": _avro,
 }
-"""Ending of the name -> function that opens the file. The name may end in .gz after it."""
+"""Ending of the name -> function that opens the file. The name may end in .gz or .zst after it."""
 
 
 def trouble(file: Path, exc: BaseException) -> str:
@@ -129,8 +165,8 @@ def trouble(file: Path, exc: BaseException) -> str:
     if "found more fields" in text:
         long = _too_many_fields(file) or "a line has more fields than the header"
         return f"{long}: is a separator not quoted?"
-    if "could not parse" in text:
-        return _broken_quote(file) or "a quote is opened and not closed, or the file is not CSV"
+    if "could not parse" in text or "CSV malformed" in text:
+        return _broken_quote(file) or _inner_quote(file) or "a quote is opened and not closed, or the file is not CSV"
     return f"not readable ({printable(text.splitlines()[0])})"
 
 
@@ -165,4 +201,27 @@ def _broken_quote(path: Path) -> str | None:
                     f"line {1 + rows.line_num:,}: text follows a closing quote; write a quote in a field as two quotes"
                 )
             return f"line {begins:,}: a quote is opened and not closed"
+    return None
+
+
+def _inner_quote(path: Path) -> str | None:
+    """The first line of a CSV file with a quote inside a field that is not quoted, for a message; None if not found."""
+    read: list[str] = []
+
+    def kept(lines: Iterable[str]) -> Iterator[str]:
+        for line in lines:
+            read.append(line)
+            yield line
+
+    with suppress(csv.Error, OSError, EOFError, zlib.error), text_lines(path) as lines:
+        header = next(lines, "")
+        rows = csv.reader(kept(lines), delimiter=max(SEPARATORS, key=header.count))
+        for row in rows:
+            text = "".join(read)
+            read.clear()
+            if any('"' in cell and cell.replace('"', '""') not in text for cell in row):
+                return (
+                    f"line {1 + rows.line_num:,}: a quote inside a field; put the field in quotes and write this quote "
+                    "as two quotes"
+                )
     return None

@@ -20,6 +20,8 @@ GZIP = b"\x1f\x8b"
 SHOWN = 60
 """Maximum characters of a line in a message."""
 
+ONE_A_LINE = "The file must have one object a line, without commas between them: `jq -c '.[]'` writes them of an array"
+
 
 class JsonLines(JsonCells):
     """A file with one JSON object per line. For the schema all of it is read: any line can have a new column."""
@@ -54,8 +56,11 @@ class JsonLines(JsonCells):
         try:
             row = loose_object(line)
         except (RecursionError, ValueError) as exc:
-            shown = printable(f"line {number:,} is not a JSON object: {line.strip()[:SHOWN]}")
-            raise ConfigError(f"log {self._path}: {shown}. Correct the line or remove it") from exc
+            text = line.strip()
+            shown = printable(f"line {number:,} is not a JSON object: {text[:SHOWN]}")
+            # An array, an object of several lines, or objects with commas between them: so are all lines.
+            advice = ONE_A_LINE if text[0] == "[" or text == "{" or text[-1] == "," else "Correct the line or remove it"
+            raise ConfigError(f"log {self._path}: {shown}. {advice}") from exc
         # Bytes are a string that ends within a character. As a list it is not usable in any field, as on the topic.
         return {name: msgspec.Raw(json.dumps(cell, default=list).encode()) for name, cell in row.items()}
 

@@ -119,10 +119,10 @@ def _plain_times(column: pl.Series) -> pl.DataFrame:
 
 
 def _simple(column: pl.Series) -> pl.Series:
-    """The column with a type that the rules know: text, integer, float without NaN, decimal or boolean."""
+    """The column with a type that the rules know: text, bytes, integer, float without NaN, decimal or boolean."""
     if column.dtype.is_float():
         return column.fill_nan(None)
-    if column.dtype.is_integer() or column.dtype.is_decimal() or column.dtype in (pl.String, pl.Boolean):
+    if column.dtype.is_integer() or column.dtype.is_decimal() or column.dtype in (pl.String, pl.Binary, pl.Boolean):
         return column
     return column.cast(pl.String, strict=False)
 

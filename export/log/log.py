@@ -19,7 +19,7 @@ import polars as pl
 
 from export.arrays import F64, I32, I64, U8, Flags
 from export.log.columns import Index
-from export.log.notes import ReadStats, counted, implausible_times, implausible_users
+from export.log.notes import ReadStats, counted, implausible_items, implausible_times, implausible_users
 from export.log.reader import USUAL_NAMES, ColumnNames, batches
 from export.log.spill import ROW, Column, Rows, Spool, chunks, part
 from export.log.synthetic_times import Clock, RowClock, SessionClock, owned_sessions
@@ -178,7 +178,7 @@ def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool, ma
         spool.add(rows)
     users = list(index.user) if in_order else stats.joins.apply(spool, list(index.user))
     has_sessions = bool(len(index.session))
-    if stats.without_session and not has_sessions:
+    if stats.without_session and "session" in stats.columns and not has_sessions:
         stats.without_session = 0
         stats.add("the session column is empty: half an hour without a click ends a session")
     notes = stats.notes()
@@ -188,7 +188,7 @@ def _read(path: Path, names: ColumnNames, drop_repeats: bool, in_order: bool, ma
         raise ConfigError(f"log {path}: no clicks in {counted(stats.rows, 'row')}; {'; '.join(notes)}")
     if not in_order:
         notes += implausible_times(first_ms, last_ms, len(spool), too_early, dates)
-    notes += implausible_users(users, spool.clicks_of_users())
+    notes += implausible_users(users, spool.clicks_of_users()) + implausible_items(index.item, spool.clicks_of_items())
     clock: Clock | None = None
     if in_order:
         notes.append("the rows are used in their order, with synthetic times")

@@ -58,6 +58,7 @@ class MappedFile:
                     "mapping"
                 )
         for column in self._columns:
+            check_single(path, column, file.schema)
             if file.schema[column] == pl.Float32:
                 stats.add(f"column {column!r} is float32: numbers of more than seven digits are not exact there")
         self._unseen = {name: ways for name, ways in paths.items() if ways and name not in stats.seen}
@@ -120,8 +121,19 @@ def _cell(value: Any) -> str | None:
 
 
 def of_table(value: Any) -> Any:
-    """A value of a Parquet column that JSON does not have, for json.dumps: dates and decimals become text."""
+    """A value of a Parquet column that JSON does not have, for json.dumps: dates and decimals become text.
+
+    A whole decimal becomes an integer, because it is exact and a text of the form 17.00 may be a rounded float.
+    """
+    if isinstance(value, Decimal) and value == value.to_integral_value():
+        return int(value)
     return str(value) if isinstance(value, date | Decimal) else []
+
+
+def check_single(path: Path, column: str, schema: pl.Schema) -> None:
+    """Raise ConfigError if a CSV file has two columns with this name: polars gives the second one another name."""
+    if f"{column}_duplicated_0" in schema:
+        raise ConfigError(f"log {path}: two columns have the name {column!r}; rename one")
 
 
 def shown_columns(schema: pl.Schema) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,9 +27,13 @@ LARGE_SHARE = 0.2
 """Minimum share of all clicks for which any user is reported."""
 
 PLACEHOLDER_SHARE = 0.01
-"""Minimum share of all clicks for which a user with a placeholder as name is reported."""
+"""Minimum share of all clicks for which a user or an item with a placeholder as name is reported."""
 
-PLACEHOLDERS = {"null", "none", "nan", "na", "n/a", "undefined", "unknown", "anonymous", "guest", "(not set)", "", "-"}
+PLACEHOLDERS = {
+    "null", "none", "nan", "na", "n/a", "undefined", "unknown", "anonymous", "guest", "(not set)", "", "-", "\\n",
+}  # fmt: skip
+"""Texts that programs write where there is no value; \\N is that of MySQL and Hive. In lower case."""
+
 ZEROS = {"0", "-1"}
 """Names that can be real users. They count as placeholders if they have MANY_TIMES the clicks of the mean user."""
 
@@ -56,7 +60,8 @@ class ReadStats:
     examples         a reason of `dropped` or key of `left_out` -> one such value
     lines            notes about the files, without counts
     columns          the columns that the log has, by Eddy's names
-    without_session  rows without a session, in a log with a session column
+    files            path of each file -> the optional columns that it has
+    without_session  rows without a session, also those of files without a session column
     paths            field of a mapping -> where it is, as text
     seen             the fields of the mapping that have a value in a row
     joins            which anonymous ids are users
@@ -69,6 +74,7 @@ class ReadStats:
     examples: dict[str, str] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     columns: set[str] = field(default_factory=set)
+    files: dict[str, set[str]] = field(default_factory=dict)
     without_session: int = 0
     paths: dict[str, str] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
@@ -82,6 +88,11 @@ class ReadStats:
     def notes(self) -> list[str]:
         """All notes, in the order in which they are printed."""
         notes = list(self.lines)
+        for column in sorted(set().union(*self.files.values())):
+            without = [name for name, columns in self.files.items() if column not in columns]
+            if without:
+                have = counted(len(without), "file has", "files have")
+                notes.append(f"{have} no column {column!r}, which others have, such as {printable(without[0])}")
         notes += [
             f"no row has a value for {name}, which the mapping has at {ways}: is the path right?"
             for name, ways in self.paths.items()
@@ -96,7 +107,7 @@ class ReadStats:
             notes.append(f"units of the times, by their size: {counts}")
         if self.joins.users:
             notes.append(f"{counted(self.joins.users, 'user')} with clicks from before the login, by an anonymous id")
-        if self.without_session:
+        if self.without_session and "session" in self.columns:
             have = counted(self.without_session, "row has", "rows have")
             notes.append(f"{have} no session: those of one user are one session")
         for problem, count in self.left_out.items():
@@ -162,3 +173,17 @@ def implausible_users(users: Sequence[str], clicks: I64) -> list[str]:
         elif count > LARGE_SHARE * total:
             lines.append(f"{share}: it may be a bot, or stand for many users")
     return lines
+
+
+def implausible_items(items: Iterable[str], clicks: I64) -> list[str]:
+    """A note for each item that stands for unknown ones. clicks (items,) int64, clicks of each item."""
+    total, names = int(clicks.sum()), list(items)
+    if total < MIN_CLICKS:
+        return []
+    often = np.flatnonzero(clicks >= PLACEHOLDER_SHARE * total).tolist()
+    return [
+        f"item {printable(names[item])[:SHOWN]!r} has {clicks[item] / total:.1%} of all clicks: if it stands for "
+        "unknown items, leave these rows out: it is learned and recommended as one item"
+        for item in often
+        if names[item].strip().lower() in PLACEHOLDERS
+    ]

@@ -14,15 +14,18 @@ from typing import NamedTuple
 import polars as pl
 
 from export.files.cells import Cells
-from export.files.files import files, open_file, trouble
+from export.files.files import files, not_read, open_file, trouble
 from export.log.columns import Read, nulls, numbers, times, words
-from export.log.mapped import MappedFile, shown_columns
-from export.log.notes import ReadStats, similar_column
+from export.log.mapped import MappedFile, check_single, shown_columns
+from export.log.notes import ReadStats, counted, similar_column
 from export.log.times import LATEST_MS
 from stream.errors import ConfigError
 from stream.log_lines import printable
 from stream.mapping.mapping import MappingFile
 from stream.wire.fields import DEFAULT_EVENT, LONGEST_ID, LONGEST_WORD, NO_TIME, ROUNDED, TEXT
+
+SHOWN_FILES = 5
+"""Maximum names of files in a note."""
 
 OUT_OF_RANGE = "a time before 1970 or after 2100"
 
@@ -58,6 +61,11 @@ def batches(
     if mapping is not None and names != USUAL_NAMES:
         raise ConfigError(
             f"mapping {mapping.name} names the columns of the log, and so does an option such as --item-col; omit one"
+        )
+    if others := not_read(path):
+        shown = printable(", ".join(others[:SHOWN_FILES])) + (", ..." if len(others) > SHOWN_FILES else "")
+        stats.add(
+            f"not read: {counted(len(others), 'other file or directory', 'other files and directories')} ({shown})"
         )
     for path_of_file in files(path):
         with readable(path_of_file):
@@ -99,8 +107,7 @@ def _columns(path: Path, schema: pl.Schema, names: ColumnNames, in_order: bool, 
                     f"{flag}, or --mapping with a mapping of all fields, which `eddy init` writes"
                 )
             return None
-        if f"{name}_duplicated_0" in schema:
-            raise ConfigError(f"log {path}: two columns have the name {name!r}; rename one")
+        check_single(path, name, schema)
         kind = schema[name]
         if kind.is_nested() or isinstance(kind, pl.Object | pl.Duration | pl.Time):
             if not given and what in ("category", "price"):
@@ -120,6 +127,8 @@ def _columns(path: Path, schema: pl.Schema, names: ColumnNames, in_order: bool, 
     time = None if in_order else find("time", advice, needed=True)
     category, price = find("category", "--category-col"), find("price", "--price-col")
     found = ColumnNames(user or session, item, event, time, session, category, price)
+    optional = {"event": event, "session": session, "category": category, "price": price}
+    stats.files[str(path)] = {getattr(USUAL, what) for what, column in optional.items() if column is not None}
     unused = [name for name in schema if name not in found]
     for what, meaning in (("event", "the event type"), ("session", "the session")):
         similar = similar_column(what, unused)
@@ -162,8 +171,7 @@ def _clicks(batch: pl.DataFrame, columns: ColumnNames, file: Cells, stats: ReadS
             "price": optional(columns.price, numbers(cells(columns.price), file.value), "price"),
         }
     )
-    if columns.session is not None:
-        stats.without_session += clicks["session"].null_count()
+    stats.without_session += clicks["session"].null_count()
     usable = nulls(len(batch)).is_null()
     for name, read, reason in (
         (columns.user, user, _reason("user", user)),

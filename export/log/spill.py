@@ -1,8 +1,8 @@
 """Sorts rows by user on disk: rows in the order of the file -> runs of complete users.
 
-A log may be larger than memory. Memory holds only the row count of each user, one run and one chunk. The temporary
-files are deleted from their directory at once, so the system frees them when the process ends, even after a crash. They
-are in TMPDIR, which must not be a file system in memory.
+A log may be larger than memory. Memory holds only the row count of each user and item, one run and one chunk. The
+temporary files are deleted from their directory at once, so the system frees them when the process ends, even after a
+crash. They are in TMPDIR, which must not be a file system in memory.
 """
 
 import os
@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from export.arrays import I64, Flags
+from export.arrays import I32, I64, Flags
 
 ROW = np.dtype(
     [
@@ -41,12 +41,20 @@ def _nameless() -> IO[bytes]:
     return tempfile.TemporaryFile()
 
 
+def _added(counts: I64, indices: I32) -> I64:
+    """The counts of indices from 0 on, with those of more indices (m,)."""
+    sums = np.bincount(indices, minlength=len(counts))
+    sums[: len(counts)] += counts
+    return sums
+
+
 class Spool:
     """Stores rows in any order of users, and returns them sorted by user."""
 
     def __init__(self) -> None:
         self._file = _nameless()
         self._counts = np.zeros(0, np.int64)
+        self._items = np.zeros(0, np.int64)
         self._ends: list[int] | None = None
 
     def __len__(self) -> int:
@@ -54,9 +62,8 @@ class Spool:
 
     def add(self, rows: Rows) -> None:
         assert self._ends is None, "rows after the first run was read"
-        counts = np.bincount(rows["user"], minlength=len(self._counts))
-        counts[: len(self._counts)] += self._counts
-        self._counts = counts
+        self._counts = _added(self._counts, rows["user"])
+        self._items = _added(self._items, rows["item"])
         rows.tofile(self._file)
 
     def change_users(self, change: Callable[[Rows], npt.NDArray[Any]]) -> None:
@@ -66,9 +73,7 @@ class Spool:
         for start in range(0, total, CHUNK):
             rows = self._read(start, CHUNK)
             rows["user"] = change(rows)
-            of_rows = np.bincount(rows["user"], minlength=len(counts))
-            of_rows[: len(counts)] += counts
-            counts = of_rows
+            counts = _added(counts, rows["user"])
             self._file.seek(start * ROW.itemsize)
             rows.tofile(self._file)
         self._counts = counts
@@ -76,6 +81,10 @@ class Spool:
     def clicks_of_users(self) -> I64:
         """(users,) int64, rows of each user."""
         return self._counts
+
+    def clicks_of_items(self) -> I64:
+        """(items,) int64, rows of each item."""
+        return self._items
 
     def by_user(self) -> Iterator[Rows]:
         """Runs of whole users in index order; within a run the rows are in the order in which they were added."""

@@ -18,6 +18,7 @@ from export.sequences.funnel import KNOWN, Funnel, stages_of
 from export.sequences.loops import Ends, Loops, returns_of
 from export.sequences.steps import OTHER, Steps, parts, steps_of
 from export.sequences.tree import I16, Prefixes, Tree
+from stream.log_lines import printable
 
 FEW_SESSIONS = 100
 """With fewer sessions the command prints that its figures are hardly more than examples."""
@@ -167,7 +168,7 @@ def _comparison(
 def _remarks(log: Log, asked: Asked, sessions: int, stages: list[int], steps: Steps, tree: Tree) -> Iterator[str]:
     """What a reader should know about these figures, one line each."""
     if not stages:
-        names = ", ".join(log.event_types[:10])
+        names = ", ".join(map(printable, log.event_types[:10]))
         yield f"no funnel: the log has fewer than two of {', '.join(KNOWN)}; name stages among {names} by --stages"
     if log.in_order:
         yield "the times are synthetic (--in-order), so there are none in the funnel"

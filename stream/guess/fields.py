@@ -76,10 +76,12 @@ def not_found(sample: Sample, name: str, taken: set[Path]) -> str:
     could = [seen for seen in could if (seen.times > 0 if name == "timestamp" else _could_be_id(seen))]
     could.sort(key=lambda seen: (-len(seen.values), -seen.count))
     events = len(sample.events)
-    shown = [f"{path_text(seen.path)} ({seen.count / events:.0%}, {_some(seen)})" for seen in could[:SHOWN_PATHS]]
     what = "Candidates by their values, with the share of events that have them: "
-    if not shown:
-        what, shown = "Fields with a value: ", list(map(path_text, list(sample.seen)[:SHOWN_PATHS]))
+    if not could:
+        could = list(sample.seen.values())
+        kind = "times" if name == "timestamp" else "words"
+        what = f"Fields with a value, of which docs/events.md lists what is read as {kind}: "
+    shown = [f"{path_text(seen.path)} ({seen.count / events:.0%}, {_some(seen)})" for seen in could[:SHOWN_PATHS]]
     return (
         f"no field of {counted(events, 'event')} looks like the {name}; write the mapping by hand (docs/mapping.md). "
         f"{what}{', '.join(shown) or 'none'}"

@@ -58,10 +58,12 @@ BOUND_MS = 10**15
 """Times in ns are limited to plus or minus this value (the year 33,658), so that later arithmetic cannot overflow."""
 
 DIGITS = "0123456789"
-"""Text that may be a float ends with one of these characters."""
+"""Text that may be a float ends with one of these characters, and has a point or a plus."""
 
 WHOLE_FLOAT = re.compile(r"-?(?:0|[1-9][0-9]*)\.0+")
-SCIENTIFIC = re.compile(r"-?[0-9]\.([0-9]+)[eE]\+?([0-9]+)")
+SCIENTIFIC = re.compile(r"-?[0-9](?:\.([0-9]+)[eE]\+?|[eE]\+)([0-9]+)")
+"""Without decimals only with a plus, as programs write it: 1E+12. 1E12 may be the code of a product."""
+
 INTEGER = re.compile(r"[+-]?[0-9]{1,30}")
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 FEW_DIGITS = re.compile(r"[+-]?(?:\.?[0-9]\.?){1,7}[eE].*")
@@ -74,7 +76,7 @@ USUAL_MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-5
 MOMENT = re.compile(
     r"([0-9]{4})[-/]([0-9]{1,2})[-/]([0-9]{1,2})"
     r"(?:(?:T| +)([0-9]{1,2}):([0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]+))?)?"
-    r"(?: ?(?:Z|UTC|GMT|([+-])([0-9]{2})(?::?([0-9]{2}))?))?(?:\[[\w/+-]+\])?)?",
+    r"(?: ?(?:Z|UTC|GMT|([+-])([0-9]{2})(?::?([0-9]{2}))?)(?:\[[\w/+-]+\])?)?)?",
     re.IGNORECASE,
 )
 
@@ -113,7 +115,7 @@ def word(value: object, longest: int, exact_below: float = EXACT_BELOW) -> str |
     kind = type(value)
     if kind is str:
         assert isinstance(value, str)
-        text = _without_float(value) if "." in value and value[-1] in DIGITS else value
+        text = _without_float(value) if ("." in value or "+" in value) and value[-1] in DIGITS else value
     elif kind is int:
         assert isinstance(value, int)
         if value.bit_length() > 4 * longest:  # checked first, because str() of a huge integer raises ValueError
@@ -218,7 +220,7 @@ def _without_float(text: str) -> str:
     found = SCIENTIFIC.fullmatch(text)
     if found is None:
         return text
-    value, decimals, exponent = float(text), len(found[1]), int(found[2])
+    value, decimals, exponent = float(text), len(found[1] or ""), int(found[2])
     if abs(value) >= EXACT_BELOW:
         raise Unusable(LOST_DIGITS)
     if decimals < exponent:  # a spreadsheet writes all of 1234567000000 to 1234567999999 as 1.23457E+12

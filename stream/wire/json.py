@@ -42,7 +42,7 @@ SHOWN = 64
 UNDECODABLE = (msgspec.DecodeError, RecursionError, ValueError)
 """Exceptions of msgspec for bytes that are not JSON, nested too deeply, not UTF-8, or have a number out of range."""
 
-POINT, ESCAPE = b".\\"
+POINT, PLUS, ESCAPE = b".+\\"
 """These are integers, because `46 in value` is 20 times faster than `b"." in value` (22 and 430 ns in 166 bytes)."""
 
 
@@ -81,7 +81,7 @@ class JsonCodec:
         except UNDECODABLE:
             message = self._read(value)
         else:
-            if (POINT in value or ESCAPE in value) and _has_float_text(message):
+            if (POINT in value or PLUS in value or ESCAPE in value) and _has_float_text(message):
                 message = self._read(value)
         user_id, item_id = str(message.user_id), str(message.item_id)
         session_id, category, event_id = message.session_id, message.category, message.event_id
@@ -166,7 +166,7 @@ class JsonCodec:
 
 
 def _has_float_text(message: Plain) -> bool:
-    """Return True if a text of the message ends like a float, as "17.0" does. Such text may need conversion."""
+    """Return True if a text of the message ends like a float, as "17.0" and "1e+18" do. It may need conversion."""
     texts = (
         message.user_id,
         message.item_id,
@@ -176,7 +176,7 @@ def _has_float_text(message: Plain) -> bool:
         message.event_id,
     )
     for text in texts:  # noqa: SIM110  any() takes 150 ns longer
-        if type(text) is str and "." in text and text[-1] in DIGITS:
+        if type(text) is str and ("." in text or "+" in text) and text[-1] in DIGITS:
             return True
     return False
 

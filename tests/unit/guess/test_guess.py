@@ -58,7 +58,16 @@ def test_a_sample_without_a_needed_field_is_refused_with_what_it_has(field: str)
     """One line with the fields that were seen; nothing is written that cannot work."""
     row = {"user_id": "u", "item_id": "i", "timestamp": NOW_MS}
     del row[{"user": "user_id", "item": "item_id", "time": "timestamp"}[field]]
-    with pytest.raises(ConfigError, match=rf"no field of 1 event looks like the {field}.*Fields with a value: "):
+    with pytest.raises(ConfigError, match=rf"no field of 1 event looks like the {field}.*Fields with a value, "):
+        guess(describe([row]))
+
+
+def test_a_field_whose_values_cannot_be_read_is_shown_with_them() -> None:
+    """The reader sees why the field with the right name is not it: 1/12/2024 can be two days."""
+    row = {"user_id": "u", "item_id": "i", "date": "1/12/2024 3:00 PM"}
+    with pytest.raises(
+        ConfigError, match=r"docs/events.md lists what is read as times: .*date \(100%, '1/12/2024 3:00 PM'\)"
+    ):
         guess(describe([row]))
 
 

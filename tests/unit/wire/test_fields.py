@@ -39,6 +39,11 @@ MS = 1_700_000_000_123
         ("1.0.0", "1.0.0"),
         (".0", ".0"),
         ("1e10", "1e10"),
+        ("1E5", "1E5"),  # a code of a product
+        ("E+5", "E+5"),
+        ("12E+5", "12E+5"),
+        ("7e+00", "7"),
+        ("+49", "+49"),
         ("\u0661\u0667.\u0660", "\u0661\u0667.\u0660"),
         ("x" * LONGEST_ID, "x" * LONGEST_ID),
     ],
@@ -60,6 +65,9 @@ def test_a_word_is_read(value: object, text: str | None) -> None:
         ("1.2345678901234568e+18", "too large to be exact"),
         ("1.23457E+12", "rounded in scientific notation"),
         ("1.00000e+15", "rounded in scientific notation"),
+        ("1E+12", "rounded in scientific notation"),  # a spreadsheet shows 1000000000017 so
+        ("-2e+15", "rounded in scientific notation"),
+        ("1e+18", "too large to be exact"),  # str() of a float in Python
         ("1.23456789012345677E18", "too large to be exact"),
         ("1234567890123456789.0", "too large to be exact"),
         ("x" * (LONGEST_ID + 1), "longer than 256"),
@@ -93,6 +101,7 @@ def test_a_value_that_is_no_word_has_a_reason(value: object, why: str) -> None:
         ("2023-11-14 17:13:20.123 -0500", MS),
         ("2023-11-15T00:13:20.123+02", MS),
         ("2023-11-15T00:13:20.123+01:00[Europe/Paris]", MS + 3_600_000),
+        ("2023-11-14T22:13:20.123Z[UTC]", MS),
         ("2023/11/14 22:13:20.123", MS),
         ("2023-11-14 22:13", 1_699_999_980_000),
         ("2023-11-14", 1_699_920_000_000),
@@ -119,6 +128,7 @@ def test_a_time_is_read(value: object, ms: int) -> None:
     [
         *("soon", "14.11.2023", "11/14/2023", "2023-13-01", "2023-02-30", "2023-11-14 25:00", "NaN", "1_700_000_000"),
         *("2023-11-14T22:13:20+99:00", "2023-11-14T22:13:20+01:75"),
+        *("2023-11-14T22:13:20[Europe/Paris]", "2023-11-14T22:13:20 Europe/Paris"),  # not UTC, and how far from it?
         True,
         [MS],
         {"at": MS},

@@ -64,6 +64,7 @@ def test_an_encoded_click_decodes_to_itself() -> None:
         ("wrong_fields", b"u1", json.dumps(click(item_id=1.5)).encode()),
         ("wrong_fields", b"u1", json.dumps(click(item_id=1234567890123456789.0)).encode()),
         ("wrong_fields", b"u1", json.dumps(click(item_id="1.2345678901234568e+18")).encode()),
+        ("wrong_fields", b"u1", json.dumps(click(item_id="1e+18")).encode()),
         ("wrong_fields", b"u1", json.dumps(click(timestamp=None)).encode()),
         ("wrong_fields", b"u1", json.dumps({"user_id": "u1", "item_id": "i1"}).encode()),
         ("wrong_fields", b"u1", b'"click"'),

@@ -1,6 +1,8 @@
 """Faulty logs in `eddy train`: one clear line, or a valid model."""
 
+import bz2
 import gzip
+import lzma
 import math
 import random
 from collections.abc import Callable
@@ -13,6 +15,7 @@ import fastavro
 import numpy as np
 import polars as pl
 import pytest
+from aiokafka import codec
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -130,18 +133,36 @@ TOO_BAD = [
     ("late_quote.csv", HEADER + "u,i,view,1\n" * 3 + 'u,"i,view,1\n' + "u,i,view,1\n" * 3, "line 5: a quote is opened"),
     ("text_after_quote.csv", HEADER + 'u,"a\ni",view,1\nu,"i"x,view,1\n', "line 4: text follows a closing quote"),
     ("open_quote.csv.gz", gzip.compress((HEADER + 'u,"i,view,1\n').encode()), "line 2: a quote is opened"),
+    (
+        "inches.csv",
+        HEADER + 'u,"a\n ""b""",view,1\nu,5" pipe,view,1\n' + "u,i,view,1\n" * 9,
+        "line 4: a quote inside a field; put the field in quotes",
+    ),
+    ("macintosh.csv", HEADER.replace("\n", "\r") + "u,i,view,1\r" * 9, "end with a carriage return alone"),
     ("wide.csv", ",".join(f"c{i}" for i in range(500)) + "\n", "c19, 480 more. Give a column"),
     ("utf16.csv", clicks().encode("utf-16"), "UTF-16"),
     ("sheet.csv", b"PK\x03\x04" + bytes(50), "a zip file or a spreadsheet"),
     ("noise.csv", bytes(range(256)) * 9, "not a text file; a .csv file must be text"),
     ("packed_noise.csv.gz", gzip.compress(random.Random(0).randbytes(9_000)), "not a text file"),
     ("picture.csv", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\2\0" + random.Random(0).randbytes(900), "not a text file"),
+    ("packed.csv", bz2.compress(clicks().encode()), "packed by bzip2; unpack it, or pack it with gzip"),
+    ("packed.csv.gz", lzma.compress(clicks().encode()), "packed by xz; unpack it, or"),
+    ("packed.jsonl.zst", codec.zstd_encode(b"{}"), "packed by Zstandard; unpack it, or"),
+    ("half.csv.zst", codec.zstd_encode(clicks().encode())[:-9], "not readable"),
+    ("packed.parquet.gz", gzip.compress(b"PAR1"), "packed by gzip; unpack it$"),
     ("noise.csv.gz", b"\x1f\x8b" + bytes(range(256)), "not readable"),
     ("noise.parquet", bytes(range(256)), "not readable"),
     ("noise.jsonl", bytes(range(256)), "not a text file; a .jsonl file must be text"),
     ("half.csv.gz", half_a_gzip, "not readable"),
     ("text.jsonl", "not json\n", "line 1 is not a JSON object: not json. Correct"),
     ("arrays.jsonl", "[1, 2]\n", r"line 1 is not a JSON object: \[1, 2\]"),
+    (
+        "one_array.jsonl",
+        '[\n{"user_id": 1},\n',
+        r"line 1 is not a JSON object: \[. The file must have one object a line",
+    ),
+    ("commas.jsonl", '{"user_id": 1},\n', "must have one object a line, without commas between them: `jq -c "),
+    ("pretty.jsonl", '{\n  "user_id": 1\n}\n', "line 1 is not a JSON object: {. The file must have one object a line"),
     ("cut.jsonl", '{"user_id": 1}\n\n{"user_id": 2, "it', 'line 3 is not a JSON object: {"user_id": 2, "it'),
     ("cut.jsonl.gz", gzip.compress(b'{"user_id": 1}\n{"user_'), "line 2 is not a JSON object"),
     ("scalars.jsonl", '{"user_id": 1}\n7\n', "line 2 is not a JSON object: 7|no column"),
@@ -171,8 +192,8 @@ TOO_BAD = [
         "dropped 3 rows: no user",
     ),
     ("log.xlsx", "", "the name must end in"),
-    ("log.json", "", "one JSON object a line, rename it to .jsonl"),
-    ("a_directory", empty_directory, "the directory has no files"),
+    ("log.json", "", "one JSON object a line, rename it to .jsonl; `jq -c '.\\[\\]'` writes such lines"),
+    ("a_directory", empty_directory, r"no files that end in .*such as '.*a_directory/\*\*/\*.parquet', finds those"),
     ("nothing-*.csv", None, "no file matches this pattern"),
     ("missing.csv", None, "no such file"),
 ]
@@ -219,6 +240,13 @@ def rewritten(text: str) -> list[tuple[str, object, str]]:
         (path / "1.csv").write_text(HEADER + "\n".join(rows[:100]) + "\n")
         (path / "2.parquet").write_bytes(b"")
         pl.DataFrame(lines[100:]).with_columns(pl.col("timestamp").cast(pl.Int64)).write_parquet(path / "2.parquet")
+        for name in ("_SUCCESS", "._1.csv", ".1.csv.crc"):  # of Spark and of macOS
+            (path / name).write_bytes(b"" if name == "_SUCCESS" else bytes(9))
+
+    def with_others(path: Path) -> None:
+        two_files(path)
+        (path / "3.csv.bz2").write_bytes(bz2.compress(text.encode()))
+        (path / "date=2024-12-01").mkdir()
 
     return [
         ("bom.csv", b"\xef\xbb\xbf" + text.encode(), ""),
@@ -229,12 +257,15 @@ def rewritten(text: str) -> list[tuple[str, object, str]]:
         ("quoted.csv", "\n".join('"' + row.replace(",", '","') + '"' for row in text.splitlines()), ""),
         ("plain.csv.gz", text, ""),  # a name that promises gzip
         ("packed.csv.gz", gzip.compress(text.encode()), ""),
+        ("packed.csv.zst", codec.zstd_encode(text.encode()), ""),
+        ("packed.csv", codec.zstd_encode(text.encode()), ""),
         ("blanks.csv", text.replace("\n", "\n\n"), ""),
         ("mixed_units.csv", HEADER + "\n".join(mixed), "units of the times, by their size: 75 in"),
         ("shuffled.csv", HEADER + "\n".join(shuffled), "the rows were not in time order: sorted by user and time"),
         ("holes.csv", text + f",i,view,{START}\nu,,view,{START}\nu,i,view,\n", "dropped 1 row: no time"),
         ("more_columns.csv", "\n".join(row + ",x,y" for row in text.splitlines()), ""),
         ("a_directory", two_files, ""),
+        ("mixed", with_others, "not read: 2 other files and directories (3.csv.bz2, date=2024-12-01/)"),
     ]
 
 

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.dataset.cooccurrence import NEW_SESSION
-from export.log.log import GAP_EDGES_MS, HOUR, Log, read_log
+from export.log.log import GAP_EDGES_MS, HOUR, Log, log_clicks, read_log
 from export.log.reader import ColumnNames
 from export.log.synthetic_times import session_begins
 from export.log.times import LATEST_MS, parse_time
 from stream.errors import ConfigError
+from stream.events import Click
 from stream.model.gaps import gap_bucket
 from stream.wire.fields import LOST_DIGITS
 
@@ -137,6 +138,28 @@ def test_clicks_without_a_session_are_reported(tmp_path: Path, ids: list[object]
     columns = {"user_id": ["u", "u", "v"], "item_id": ["i", "j", "k"], "timestamp": [1_700_000_000] * 3}
     pl.DataFrame({**columns, "session_id": ids}).write_parquet(tmp_path / "a.parquet")
     assert read_log(tmp_path / "a.parquet").notes == [fragment]
+
+
+def test_bytes_of_parquet_are_text(tmp_path: Path) -> None:
+    """Spark and Hive can write text without its type; bytes that are no text are no id, and the row is counted."""
+    columns = {"user_id": [b"u", b"u"], "item_id": [b"\xff", b"17.0"], "timestamp": [b"7", b"1700000000"]}
+    pl.DataFrame({**columns, "price": [b"", b"9.5"]}).write_parquet(tmp_path / "log.parquet")
+    log = read_log(tmp_path / "log.parquet")
+    [(click, _)] = log_clicks(log)
+    assert click == Click("u", "17", 1_700_000_000_000, "view", price=9.5)
+    assert log.notes == ["dropped 1 row: the item is neither text nor a whole number, such as \"b'\\\\xff'\""]
+
+
+def test_files_of_a_log_with_different_columns_are_reported(tmp_path: Path) -> None:
+    """A file without a column that others have is named, and its rows count as those without a session."""
+    written(tmp_path / "1.csv", "user_id,item_id,timestamp,session_id,price\nu,i,1700000000,s,5\n")
+    written(tmp_path / "2.csv", "user_id,item_id,timestamp,price\nu,i,1700000001,5\n")
+    written(tmp_path / "3.csv", "user_id,item_id,timestamp\nu,i,1700000002\n")
+    assert read_log(tmp_path).notes == [
+        f"1 file has no column 'price', which others have, such as {tmp_path}/3.csv",
+        f"2 files have no column 'session_id', which others have, such as {tmp_path}/2.csv",
+        "2 rows have no session: those of one user are one session",
+    ]
 
 
 def test_gap_buckets_are_those_of_the_engine(tmp_path: Path) -> None:

@@ -239,15 +239,23 @@ def test_logical_types_of_avro_are_read(tmp_path: Path, codec: str) -> None:
 
 
 def test_dates_and_decimals_of_parquet_are_read(tmp_path: Path) -> None:
-    """A column of dates is a time, and whole decimals are ids."""
+    """A column of dates is a time, and whole decimals are ids, of any size; bytes are text."""
     path = tmp_path / "log.parquet"
     when = datetime(2025, 3, 4, 9, 0, 0, 250_000, tzinfo=UTC)
-    frame = pl.DataFrame(
-        {"user": ["u"], "sku": [Decimal("17.00")], "at": [when], "row": ["r"], "price": [Decimal("9.50")]}
-    )
+    large = Decimal("1234567890123456789.00")
+    frame = pl.DataFrame({"user": [b"u"], "sku": [large], "at": [when], "row": ["r"], "price": [Decimal("9.50")]})
     frame.write_parquet(path)
     [(click, _)] = log_clicks(read_log(path, mapping=mapped(FLAT)))
-    assert click == Click("u", "17", 1_741_078_800_250, "seen", price=9.5, category="r")
+    assert click == Click("u", "1234567890123456789", 1_741_078_800_250, "seen", price=9.5, category="r")
+
+
+def test_two_columns_with_a_name_of_the_mapping_are_refused(tmp_path: Path) -> None:
+    """Which one is meant is not known; a column that the mapping does not name may be there twice."""
+    (tmp_path / "log.csv").write_text("user,sku,sku,at,row,x,x\nu,i,j,1700000000,r,1,2\n")
+    with pytest.raises(ConfigError, match="two columns have the name 'sku'; rename one"):
+        read_log(tmp_path / "log.csv", mapping=mapped(FLAT))
+    (tmp_path / "log.csv").write_text("user,sku,at,row,x,x\nu,i,1700000000,r,1,2\n")
+    assert read_log(tmp_path / "log.csv", mapping=mapped(FLAT)).items == ["i"]
 
 
 def test_what_the_mapping_leaves_out_is_counted(tmp_path: Path) -> None:

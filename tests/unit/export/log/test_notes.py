@@ -22,6 +22,7 @@ DAY_MS = 86_400_000
 def shop(
     tmp_path: Path,
     user: Callable[[int], object] = lambda i: f"u{i % 40}",
+    item: Callable[[int], object] = lambda i: f"i{i % 17}",
     time: Callable[[int], object] = lambda ms: ms,
     **more: list[str],
 ) -> Log:
@@ -30,7 +31,7 @@ def shop(
     frame = pl.DataFrame(
         {
             "user_id": [str(user(i)) for i in range(800)],
-            "item_id": [f"i{i % 17}" for i in range(800)],
+            "item_id": [str(item(i)) for i in range(800)],
             "timestamp": [str(time(ms)) for ms in times],
             **{name: (values * 800)[:800] for name, values in more.items()},
         }
@@ -89,7 +90,7 @@ def test_a_log_of_dates_is_reported(tmp_path: Path) -> None:
     assert [note for note in notes if "all times are dates without a time of day" in note]
 
 
-@pytest.mark.parametrize("name", ["null", "undefined", "None", "NaN", "0", "(not set)", " "])
+@pytest.mark.parametrize("name", ["null", "undefined", "None", "NaN", "0", "(not set)", " ", "\\N"])
 def test_a_placeholder_for_unknown_users_is_reported(tmp_path: Path, name: str) -> None:
     """Otherwise all users who are not logged in would be one user."""
     notes = shop(tmp_path, user=lambda i: name if i % 8 == 0 else f"u{i % 41}").notes
@@ -97,6 +98,16 @@ def test_a_placeholder_for_unknown_users_is_reported(tmp_path: Path, name: str) 
         f"user {name!r} has 12.5% of all clicks: if it stands for unknown users, leave these rows out: "
         "they count as one user"
     ]
+
+
+@pytest.mark.parametrize("name", ["undefined", "null", "\\N"])
+def test_a_placeholder_for_unknown_items_is_reported(tmp_path: Path, name: str) -> None:
+    """A script writes undefined where a page has no item; the model would recommend it to people."""
+    assert shop(tmp_path, item=lambda i: name if i % 20 == 0 else f"i{i % 17}").notes == [
+        f"item {name!r} has 5.0% of all clicks: if it stands for unknown items, leave these rows out: it is "
+        "learned and recommended as one item"
+    ]
+    assert shop(tmp_path, item=lambda i: name if i == 0 else f"i{i % 17}").notes == []
 
 
 def test_a_user_called_0_is_a_user_like_others(tmp_path: Path) -> None:

@@ -108,6 +108,15 @@ def test_small_logs_give_figures_and_a_remark(
     assert remark.replace("'", "&#39;") in (tmp_path / "page.html").read_text()
 
 
+def test_event_types_that_control_a_terminal_are_shown_as_question_marks(tmp_path: Path) -> None:
+    """Event types come from outside: a tracker can be sent any."""
+    file = tmp_path / "log.csv"
+    file.write_text('user_id,item_id,event_type,timestamp\nu,i,"\x1b[31m\nred",1700000000\nu,i,\u202eleft,1700000009\n')
+    shown = run(file).stdout
+    assert "name stages among ?[31m?red, ?left by --stages" in shown
+    assert all(character.isprintable() or character == "\n" for character in shown)
+
+
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
