@@ -19,6 +19,7 @@ from export.options import topic_or_file
 from stream.errors import ConfigError
 from stream.kafka.partitioners import KeySample
 from stream.kafka_config import KafkaConfig, check_registry_url, read_kafka_config
+from stream.log_lines import printable
 from stream.ops.options import clicks_topic_option, connection_options, setting_option
 
 MOST_EVENTS = 5_000
@@ -97,11 +98,11 @@ def init(
         assert file is not None
         if file.is_dir():
             raise ConfigError(f"--file {file} is a directory; give one of its files")
-        events, left_out, mixed = list(islice(rows(file), MOST_EVENTS)), 0, False
+        events, left_out, mixed = list(islice(rows(file), MOST_EVENTS)), [], False
         sample, source = describe(events), f"file {file.name}"
     if not events:
-        other = f": {counted(left_out, 'message')} that cannot be decoded" if left_out else ""
-        raise ConfigError(f"{source} has no events to look at{other}")
+        others = f": {counted(len(left_out), 'message')} that cannot be decoded. Of the last one: " if left_out else ""
+        raise ConfigError(f"{source} has no events to look at{others}{''.join(left_out[-1:])}")
     found = guess(sample, mixed, form)
     text = toml(found, source)
     assert parse_mapping(text, str(out)) == found.mapping
@@ -113,7 +114,7 @@ def init(
             "clicks": len(understood.clicks),
             "dropped": understood.dropped,
             "dead_letters": understood.refused,
-            "no_json": left_out,
+            "no_json": len(left_out),
             "mapping": msgspec.to_builtins(msgspec.structs.asdict(found.mapping)),
             "first": msgspec.to_builtins(understood.clicks[:3]),
             "not_used": [path_text(seen.path) for seen in unused(sample, found.mapping)],
@@ -125,7 +126,7 @@ def init(
         click.echo(report(sample, found, understood))
         if left_out:
             what = "a JSON object" if form == "json" else f"{form} of a known schema"
-            click.echo(f"\n{counted(left_out, 'message')} without {what}, which a worker makes dead letters of")
+            click.echo(f"\n{counted(len(left_out), 'message')} without {what}, which a worker makes dead letters of")
     try:
         with out.open("x", encoding="utf-8") as written:  # x: never replaces a file that came meanwhile
             written.write(text)
@@ -147,8 +148,8 @@ def init(
 
 def _of_topic(
     broker: str, topic: str, schema_registry: str, config: KafkaConfig
-) -> tuple[list[dict[str, Any]], list[bytes | None], KeySample, int, str]:
-    """The last messages of a topic that can be decoded, their keys, where these are, the number of others, the format.
+) -> tuple[list[dict[str, Any]], list[bytes | None], KeySample, list[str], str]:
+    """The last messages of a topic that can be decoded, their keys, where these are, why others cannot, the format.
 
     The format is that of the last message that has a schema in the registry; json if none has.
     """
@@ -159,16 +160,17 @@ def _of_topic(
     events: list[dict[str, Any]] = []
     keys: list[bytes | None] = []
     places = KeySample(len(partitions_of(broker, topic, config)))
-    left_out = 0
+    left_out: list[str] = []
     messages = list(islice(read_messages(broker, topic, config, last=MOST_EVENTS), MOST_EVENTS))
     form, decode = _decoder([message.value() for message in messages], topic, schema_registry, config)
     for message in messages:
+        value, why = message.value(), "it is no JSON object"
         try:
-            event = decode(message.value() or b"")
-        except BadClick:
-            event = None
+            event = decode(value or b"")
+        except BadClick as exc:
+            event, why = None, printable(exc.detail)
         if not isinstance(event, dict):
-            left_out += 1
+            left_out.append(why if value else "it has no value")
             continue
         events.append(event)
         key = message.key()

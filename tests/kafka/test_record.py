@@ -283,6 +283,29 @@ def test_the_commands_that_read_a_topic_take_it_from_the_settings(kafka: str, na
         assert str(done.exception).startswith("give either"), done.exception
 
 
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (None, "it has no value"),
+        (b'[{"user_id": "u"}]', "Expected `object`, got `array`"),
+        (b"\x1f\x8b\x08 gzip", "JSON is malformed"),
+        (b"u1,i1,1700000000000", "JSON is malformed"),
+    ],
+)
+def test_init_says_why_no_message_of_a_topic_can_be_decoded(
+    kafka: str, name: str, tmp_path: Path, value: bytes | None, why: str
+) -> None:
+    topic = topic_of(kafka, name, 1)
+    producer = Producer({"bootstrap.servers": kafka})
+    for _ in range(2):
+        producer.produce(topic, value, b"u1")
+    assert producer.flush(10) == 0
+    done = CliRunner().invoke(eddy, ["init", "--topic", topic, "--broker", kafka, "--out", str(tmp_path / "shop.toml")])
+    wanted = f"topic {topic} has no events to look at: 2 messages that cannot be decoded. Of the last one: "
+    assert str(done.exception).startswith(wanted)
+    assert why in str(done.exception)
+
+
 def test_a_topic_in_avro_becomes_json_lines(lane: Lane, registry: Running, tmp_path: Path) -> None:
     """The mapping's paths lead to the same values in them; a decimal and a time of the schema are numbers.
 
