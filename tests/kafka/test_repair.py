@@ -30,7 +30,7 @@ from tests.oracle import POSITION, Oracle
 
 Messages = list[tuple[bytes | None, bytes | None]]
 OF_A_PARTITION = (
-    *("checksum", "model", "offset", "seen_ms", "episode_offset", "population_window_ms"),
+    *("checksum", "model", "offset", "seen_ms", "episode_offset", "population_window_ms", "population_signs"),
     *("session_offset", "session_revision"),
 )
 """Fields of a row with offsets of a topic that was deleted, or with times of the partition that the row was in."""
