@@ -183,8 +183,9 @@ class Oracle:
         opens = of_session.made[-1].opens = found.episode == offset
         led = f"alerts: {next(iter(found.statistics))}" if found.episode is not None and found.statistics else None
         signs = self._signs(user.recent, click["event_type"], gap_ms) | ({"twins"} if user.kept.twin else set())
+        known = click["item_id"] if item < len(self.items) else None
         many = self.partitions[partition].click(
-            user.seen, history == 0, signs, led, opens, click["timestamp"], offset, click["item_id"]
+            user.seen, history == 0, signs, led, opens, click["timestamp"], offset, known
         )
         common = {
             "id": f"{topic}-{partition}-{offset}",

@@ -74,9 +74,9 @@ class Partition:
         opens: bool,
         time_ms: int,
         offset: int,
-        item: str,
+        item: str | None,
     ) -> Found:
-        """Follow one click on an item.
+        """Follow one click on an item; None = the model does not know it.
 
         begins  the user has no earlier click
         signs   those of the click but for alerts
@@ -98,8 +98,8 @@ class Partition:
             if name in signs and name not in user.signs:
                 user.signs.add(name)
                 events += self._counted(name, offset)
-        place = place_of(item)
-        if place % 20 not in user.marks:
+        place = None if item is None else place_of(item)
+        if place is not None and place % 20 not in user.marks:
             user.marks.add(place % 20)
             events += self._demanded(place, offset)
         if led is None or self.signs[led].opened < 0:

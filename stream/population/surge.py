@@ -1,8 +1,8 @@
-"""Finds an item on which many more users click than usual: a sale, a campaign, a launch.
+"""Finds an item on which many more users click than usual: a sale, a campaign, a link that spreads.
 
-The items of a partition share PLACES counts, by a hash of their ids, so it does not matter how many items a shop has,
-or whether the model knows them. Each place counts the users of a window (counts.py), and is compared with the windows
-before. A sale of one item is far above what is usual for its place.
+The items of a partition share PLACES counts, by a hash of their ids, so it does not matter how many items a shop has.
+Each place counts the users of a window (counts.py), and is compared with the windows before. A sale of one item is far
+above what is usual for its place.
 
 What is usual differs more from shop to shop than chance explains: a news site has a new article on top every few hours.
 So the users must also be less probable than in any window of the last days.
@@ -18,6 +18,9 @@ from struct import Struct, error
 from stream.population.counts import CLOSED, KEPT, MOST, OVER_USERS, QUIET_MS, WARM_UP, Counts, upper_tail
 
 PLACES = 128
+NO_PLACE = PLACES
+"""Of an item that the model does not know: many users on such items have a sign of their own."""
+
 OVER_NATS = -math.log(1e-6 / PLACES)
 """As in counts.py, for all places together."""
 

@@ -21,7 +21,7 @@ from stream.manifest import Tensor
 from stream.population.counts import CLOSED, OVER_NATS, QUIET_MS, Counts
 from stream.population.rates import DRIFT_LEVEL, LEVELS, Drift
 from stream.population.signs import NO_SIGN, SIGNS, SURGE, led_by, sentence, shown
-from stream.population.surge import PLACES, Surge
+from stream.population.surge import NO_PLACE, PLACES, Surge
 from stream.state.row import Index, Rows
 
 WINDOW, SHOWN = "population_window_ms", "population_signs"
@@ -102,7 +102,7 @@ class Population:
         windows, known = before[WINDOW].tolist(), before[SHOWN].tolist()
         rules: list[SystemRule] = []
         part_of: dict[int, int] = {}
-        place = seen.item_hash % PLACES
+        place = np.where(seen.recent[:, 0] == self._unknown_item, NO_PLACE, seen.item_hash % PLACES)
         columns = (seen.owner, partition, seen.time_ms, seen.offset, seen.clicks_before, place)
         for click, (user, number, time_ms, offset, history, place_of) in enumerate(
             zip(*(column.tolist() for column in columns), strict=True)
@@ -126,7 +126,7 @@ class Population:
                 rules += _counted(one, new, click, offset)
                 due_ms[number] = _due_ms(one, surge)
             mark = 1 << len(SIGNS) + place_of % MARKS
-            if not known[user] & mark:
+            if place_of != NO_PLACE and not known[user] & mark:
                 known[user] |= mark
                 if (nats := surge.count(place_of, one)) > 0:
                     rules += _surged(surge, one, place_of, nats, click, offset)
