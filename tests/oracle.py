@@ -21,7 +21,7 @@ import xxhash
 from tests.oracle_ahead import Ahead, Counts
 from tests.oracle_alerts import NAMES, Alerts, Behaviour, Found
 from tests.oracle_hours import Hours
-from tests.oracle_population import Partition, Seen
+from tests.oracle_population import Partition, Seen, form_of
 from tests.oracle_rates import Rates
 from tests.oracle_sessions import Session, Sessions
 from tests.oracle_triggers import Triggers
@@ -97,6 +97,7 @@ class Oracle:
         self.items = json.loads((model / "items.json").read_text())
         self.label = f"{self.manifest['name']}/{self.manifest['version']}"
         self._number = {item: i for i, item in enumerate(self.items)}
+        self._forms = {form_of(item) for item in self.items}
         self._alerts = Alerts(model, self.manifest, alpha)
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -182,7 +183,7 @@ class Oracle:
             self._alerts.end(user.kept, sessions.of[click["user_id"]], click, self.items, rates.corrected)
         opens = of_session.made[-1].opens = found.episode == offset
         led = f"alerts: {next(iter(found.statistics))}" if found.episode is not None and found.statistics else None
-        signs = self._signs(user.recent, click["event_type"], gap_ms) | ({"twins"} if user.kept.twin else set())
+        signs = self._signs(user.recent, click, gap_ms) | ({"twins"} if user.kept.twin else set())
         known = click["item_id"] if item < len(self.items) else None
         many = self.partitions[partition].click(
             user.seen, history == 0, signs, led, opens, click["timestamp"], offset, known
@@ -211,10 +212,12 @@ class Oracle:
         types, scored = self.manifest["event_types"], self._alerts.scores_ends
         return self.sessions.setdefault(partition, Sessions(f"{topic}-{partition}-", types, self.label, scored, bought))
 
-    def _signs(self, recent: list[int], event_type: str, gap_ms: int) -> set[str]:
+    def _signs(self, recent: list[int], click: Event, gap_ms: int) -> set[str]:
         """The signs of a click but for alerts and twins. recent: the last items, newest first, the click's included."""
-        signs = set() if event_type in self.manifest["event_types"] else {"unknown event types"}
-        if len(recent) > 1 and gap_ms != -1 and gap_ms < 1_800_000 and recent[0] == recent[1] == len(self.items):
+        signs = set() if click["event_type"] in self.manifest["event_types"] else {"unknown event types"}
+        if recent[0] == len(self.items) and form_of(click["item_id"]) not in self._forms:
+            signs.add("new form of ids")
+        elif len(recent) > 1 and gap_ms != -1 and gap_ms < 1_800_000 and recent[0] == recent[1] == len(self.items):
             signs.add("unknown items")
         return signs
 

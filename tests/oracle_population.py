@@ -7,6 +7,7 @@ and the alerts of single users that are held back meanwhile.
 import struct
 import zlib
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from tests.oracle_chance import negative_binomial
@@ -17,10 +18,20 @@ WHAT = {
     "unknown event types": "sent an event type that the model does not know",
     "unknown items": "clicked two items one after the other that the model does not know",
     "twins": "sent a click on the same item again within a second",
+    "new form of ids": "sent an item id of a form that no item of the model has",
 }
 WHAT |= {f"alerts: {name}": f"had an alert for '{name}'" for name in STATISTICS}
 SIGNS = list(WHAT)
 HALF_AN_HOUR_MS = 1_800_000
+
+
+def form_of(item: str) -> str:
+    """Each digit as 0, each run of letters and digits with a letter as one A or a, all else as it is."""
+    runs = ("".join(run) for _, run in groupby(item, str.isalnum))
+    return "".join(
+        run if not run.isalnum() else "0" * len(run) if run.isdecimal() else "A" if run.isupper() else "a"
+        for run in runs
+    )
 
 
 @dataclass
@@ -99,8 +110,8 @@ class Partition:
                 user.signs.add(name)
                 events += self._counted(name, offset)
         place = None if item is None else place_of(item)
-        if place is not None and place % 20 not in user.marks:
-            user.marks.add(place % 20)
+        if place is not None and place % 19 not in user.marks:
+            user.marks.add(place % 19)
             events += self._demanded(place, offset)
         if led is None or self.signs[led].opened < 0:
             return Found(events, None)

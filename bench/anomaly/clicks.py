@@ -22,7 +22,8 @@ Flags = npt.NDArray[np.bool_]
 class Clicks:
     """n clicks in the order in which they arrive.
 
-    user, item, event_type  (n,) int32, indices into the names of a log. An index after the last name is a new one
+    user, item, event_type  (n,) int32, indices into the names of a log. An index after the last name is a new one; an
+                            item from twice the number of names on has an id of a form that the log does not have
     category                (n,) int32, -1 = none
     time_ms                 (n,) int64, ms since the epoch
     """

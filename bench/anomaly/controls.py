@@ -109,8 +109,8 @@ def replayed_batch(scene: Scene) -> None:
         scene.builder.episode("replayed batch", STRENGTH, clicks, arrives_ms=arrives)
 
 
-def renamed_ids(scene: Scene) -> None:
-    """From the middle of the slice on, some items of the training have another id."""
+def renamed_ids(scene: Scene, kind: str = "renamed ids", times: int = 1) -> None:
+    """From the middle of the slice on, some items of the training have another id, of a new form if `times` is 2."""
     log = scene.log
     known = np.flatnonzero(log.trained)
     renamed = np.zeros(len(log.items), np.bool_)
@@ -120,9 +120,9 @@ def renamed_ids(scene: Scene) -> None:
     users, starts = np.unique(log.later.user[rows], return_index=True)
     for mine in np.split(rows, starts[1:]) if len(users) else []:
         clicks = log.later.take(mine)
-        items = (clicks.item + len(log.items)).astype(np.int32)
+        items = (clicks.item + times * len(log.items)).astype(np.int32)
         replaced = Clicks(clicks.user, items, clicks.event_type, clicks.category, clicks.time_ms)
-        scene.builder.episode("renamed ids", STRENGTH, changed=mine, replaced=replaced)
+        scene.builder.episode(kind, STRENGTH, changed=mine, replaced=replaced)
 
 
 CONTROLS: dict[str, Callable[[Scene], None]] = {
@@ -134,6 +134,7 @@ CONTROLS: dict[str, Callable[[Scene], None]] = {
     "double clicks": double_clicks,
     "replayed batch": replayed_batch,
     "renamed ids": renamed_ids,
+    "renamed ids of a new form": lambda scene: renamed_ids(scene, "renamed ids of a new form", 2),
 }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bench.anomaly.clicks import I32, I64, Clicks
+from bench.anomaly.clicks import I32, I64, Clicks, Flags
 from bench.anomaly.contenders import F64, Contender, rules
 from bench.anomaly.logs import Log
 from export.evaluate.columns import LOG
@@ -55,6 +55,8 @@ class EddyPValue(Contender):
         self._directory, self._model = model, load_model(model, "cpu")
         engine = open_engine(self._model, model, 1, 0, ALPHA)
         self._items, self._event_types = engine.encoder.items(log.items), engine.encoder.event_types(log.event_types)
+        new_form = engine.encoder.new_forms(log.items, self._items)
+        self._new_form = np.zeros(len(log.items), np.bool_) if new_form is None else new_form
         self._held_out = engine.judge.detector.held_out
 
     def score(self, clicks: Clicks) -> F64:
@@ -70,10 +72,10 @@ class EddyPValue(Contender):
         rows = np.ones(users, row_dtype((), 0, (PASSED,)))
         none, zeros = np.zeros(n, np.float32), np.zeros(n, np.int64)
         recent = np.empty((n, 0), np.int32)
-        hashes = zeros.astype(np.uint64)
         seen = Evidence(
-            owner, none, none, zeros, before, gap_ms, clicks.time_ms, np.arange(n), recent, zeros > 0, hashes
-        )
+            owner, none, none, zeros, before, gap_ms, clicks.time_ms, np.arange(n), recent, zeros > 0,
+            zeros.astype(np.uint64), zeros > 0,
+        )  # fmt: skip
         passed = {PASSED.name: np.zeros(users, np.int32)}
         nats, _ = correct(seen, score, zeros, [Rates()], self._held_out, passed, rows)
         found: F64 = nats / np.log(10)
@@ -108,6 +110,7 @@ class EddyPValue(Contender):
             hold=np.zeros(n, np.int8),
             category=np.full(n, NO_CATEGORY, np.int32),
             names=Names(mixed(clicks.item), clicks.event_type.astype(np.uint16)),
+            new_form=_new_form(self._new_form, clicks.item),
         )
 
 
@@ -130,6 +133,11 @@ def histories(clicks: Clicks) -> tuple[I64, I64, I64]:
 def _with_unknown(table: I64, unknown: int, index: I32) -> I64:
     """table[index], and `unknown` where the index is after the end of the table."""
     return np.append(table, unknown)[np.minimum(index, len(table))]
+
+
+def _new_form(table: Flags, index: I32) -> Flags:
+    """table[index]. After the end of the table: False, and True from twice its length on."""
+    return np.append(table, False)[np.minimum(index, len(table))] | (index >= 2 * len(table))
 
 
 def contenders(log: Log, model: Path) -> dict[str, Contender]:

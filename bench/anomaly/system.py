@@ -56,6 +56,7 @@ SHARES = {
 SIGNS = {
     "event type lost": ("unknown event types",),
     "wrong ids": ("unknown items",),
+    "wrong ids of a new form": ("new form of ids",),
     "clicks sent several times": ("twins", "alerts: twins"),
     "credential stuffing": ("twins", "alerts: twins", "alerts: rate", "alerts: regular gaps", "alerts: one item"),
 }
@@ -104,8 +105,9 @@ def faulty(
         if kind == "event type lost":
             lost = np.where(affected, len(log.event_types), clicks.event_type)
             return replace(clicks, event_type=lost.astype(np.int32)), affected
-        if kind == "wrong ids":
-            wrong = np.where(affected, clicks.item + len(log.items), clicks.item)
+        if kind.startswith("wrong ids"):
+            times = 1 if kind == "wrong ids" else 2
+            wrong = np.where(affected, clicks.item + times * len(log.items), clicks.item)
             return replace(clicks, item=wrong.astype(np.int32)), affected
         added = clicks.take(np.flatnonzero(affected))
         added = replace(added, time_ms=added.time_ms + rng.integers(0, 200, len(added)))

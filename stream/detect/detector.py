@@ -35,6 +35,7 @@ class Evidence(NamedTuple):
     same_item       (n,) bool, the click is on the item of the user's click before, by the items' ids: also on one that
                     the model does not know
     item_hash       (n,) uint64, hash of the item's id
+    new_form        (n,) bool, the item's id has a form that no item of the model has (model.forms)
     """
 
     owner: npt.NDArray[np.intp]
@@ -48,6 +49,7 @@ class Evidence(NamedTuple):
     recent: npt.NDArray[np.int32]
     same_item: npt.NDArray[np.bool_]
     item_hash: npt.NDArray[np.uint64]
+    new_form: npt.NDArray[np.bool_]
 
 
 class Judged(NamedTuple):

@@ -18,6 +18,7 @@ from stream.engine.requests import Lives, Request, Requests, lives
 from stream.engine.waves import Index
 from stream.events import Click, Origin, Partition
 from stream.lists.rules import NO_CATEGORY
+from stream.model.forms import form, forms
 from stream.model.runtime import I64, Model
 from stream.past.clicks import F32, PAST, Names, item_hashes, new_items, type_hashes
 from stream.population.quiet import NOT_ASKED, Asked
@@ -32,6 +33,7 @@ from stream.triggers.memory import CONSENTS, U8
 I8 = npt.NDArray[np.int8]
 I32 = npt.NDArray[np.int32]
 F64 = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 T = TypeVar("T", bound=np.generic)
 LARGEST_PRICE = 1e38
 """A price of this size is none: a row has no room for larger ones."""
@@ -62,6 +64,7 @@ class Columns:
     value       (n,) float64, price times quantity of each purchase, 0 = none; None if no click has a value
     leaving, arriving  the rows that do between these clicks
     price       (n,) float32, the price in each click, 0 = none; None if no click has one
+    new_form    (n,) bool, the item's id has a form that no item of the model has; None if no click has such an id
     """
 
     owners: Sequence[Owner]
@@ -83,6 +86,7 @@ class Columns:
     leaving: Sequence[Leaving] = ()
     arriving: Sequence[Arriving] = ()
     price: F32 | None = None
+    new_form: Bools | None = None
 
     def __len__(self) -> int:
         return len(self.owner)
@@ -131,6 +135,7 @@ class Columns:
             [one._replace(before=int(which.searchsorted(one.before))) for one in self.leaving],
             arriving,
             None if self.price is None else self.price[which],
+            None if self.new_form is None else self.new_form[which],
         )
 
 
@@ -142,6 +147,7 @@ class Encoder:
 
     def __init__(self, model: Model, rules: Rules, categories: Callable[[], Mapping[str, int]] | None) -> None:
         self._items = model.index
+        self._forms = forms(model.items)
         self._event_types = {name: i for i, name in enumerate(model.manifest.event_types)}
         self._holds = dict.fromkeys(words(rules.readmit_events), -1) | dict.fromkeys(words(rules.exclude_events), 1)
         self._categories = categories
@@ -156,13 +162,13 @@ class Encoder:
         owner, owners = _owners(clicks, origins)
         split = lives(owner, owners, requests) if requests else Lives(owner, owners, None, {}, None)
         items, event_types = [click.item_id for click in clicks], [click.event_type for click in clicks]
-        categories = [click.category for click in clicks]
+        item, categories = self.items(items), [click.category for click in clicks]
         return Columns(
             owners=split.owners,
             owner=split.owner,
             offset=np.array([origin.offset for origin in origins], np.int64),
             time_ms=np.array([click.timestamp for click in clicks], np.int64),
-            item=self.items(items),
+            item=item,
             event_type=self.event_types(event_types),
             hold=self.holds(event_types),
             category=self.categories(categories),
@@ -177,11 +183,24 @@ class Encoder:
             leaving=split.leaving,
             arriving=split.arriving,
             price=_prices(clicks),
+            new_form=self.new_forms(items, item),
         )
 
     def items(self, ids: Sequence[str]) -> I64:
         """Convert n item ids to indices (n,) int64; V (the number of items) = unknown."""
         return _indices(self._items, ids, len(self._items), np.int64)
+
+    def new_forms(self, ids: Sequence[str], item: I64) -> Bools | None:
+        """Whether n ids have a form that no item of the model has, as `Columns.new_form`.
+
+        item  (n,) int64, the indices of the ids
+        """
+        unknown = np.flatnonzero(item == len(self._items))
+        if self._forms is None or not len(unknown):
+            return None
+        found = np.zeros(len(ids), np.bool_)
+        found[unknown] = [form(ids[at]) not in self._forms for at in unknown.tolist()]
+        return found if found.any() else None
 
     def event_types(self, names: Sequence[str]) -> I64:
         """Convert n event types to indices (n,) int64; T (the number of event types) = unknown."""

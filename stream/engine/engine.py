@@ -192,6 +192,7 @@ class Engine:
             steps.recent,
             same,
             its.names.item,
+            np.zeros(len(its), np.bool_) if its.new_form is None else its.new_form,
         )
         asked = clicks.asked and clicks.asked._replace(before=clicks.asked.before[decided])
         kept = [self.arena.kept.get(partition, b"") for partition in found.partitions]

@@ -1,7 +1,9 @@
 """Finds the signs of trouble in clicks. One user with a sign means little; many at once are a fault or a campaign.
 
     unknown event types  the model does not know the event type of the click
-    unknown items        it does not know the items of the click and of the user's click before, in one session
+    unknown items        it does not know the items of the click and of the user's click before, in one session; the id
+                         of the click's own one has a form that is known
+    new form of ids      the id of the item has a form that no item of the model has (model.forms)
     twins                the click is on the same item as the user's click before, within a second
     alerts: STATISTIC    the click opens an episode, and this statistic is the strongest one
     one item in demand   it is on an item on which many more users click than usual (surge.py)
@@ -22,6 +24,7 @@ WHAT = {
     "unknown event types": "sent an event type that the model does not know",
     "unknown items": "clicked two items one after the other that the model does not know",
     "twins": "sent a click on the same item again within a second",
+    "new form of ids": "sent an item id of a form that no item of the model has",
 }
 """Sign -> what its users did. The signs by alerts come after these."""
 
@@ -48,9 +51,10 @@ def shown(seen: Evidence, unknown_item: int, unknown_type: int) -> npt.NDArray[n
     unknown = seen.recent[:, :2] == unknown_item
     follows = (seen.gap_ms != NO_GAP) & (seen.gap_ms < SESSION_GAP_MS)
     signs = (seen.event_type == unknown_type).astype(np.int64)
-    signs |= (unknown.all(1) & follows).astype(np.int64) << 1
+    signs |= (unknown.all(1) & follows & ~seen.new_form).astype(np.int64) << 1  # one alert for a cause
     soon = (seen.gap_ms >= 0) & (seen.gap_ms <= TWIN_MS)
-    found: npt.NDArray[np.int64] = signs | ((seen.same_item & soon).astype(np.int64) << 2)
+    signs |= (seen.same_item & soon).astype(np.int64) << 2
+    found: npt.NDArray[np.int64] = signs | (seen.new_form.astype(np.int64) << 3)
     return found
 
 

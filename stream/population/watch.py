@@ -30,7 +30,7 @@ ROW_FIELDS = (Tensor(WINDOW, (), "int64"), Tensor(SHOWN, (), "int32"))
 shown in it, a bit each; behind them a bit for the places of the items that the user has clicked in it."""
 
 MARKS = 31 - len(SIGNS)
-"""Bits for the places. A user counts once for those that share a bit: of two items, every twentieth is not counted."""
+"""Bits for the places. A user counts once for those that share a bit: of two items, every nineteenth is not counted."""
 
 I64 = npt.NDArray[np.int64]
 

@@ -75,6 +75,7 @@ def evidence(count: int, seed: int = 0) -> Evidence:
         last,
         last[:, 0] == last[:, 1],
         last[:, 0].astype(np.uint64),
+        rng.random(count) < 0.1,
     )
 
 
@@ -129,6 +130,7 @@ def test_a_more_surprising_click_is_never_less_unusual(detector: Detector) -> No
         seen = Evidence(
             np.arange(n), surprise, np.zeros(n, np.float32), zeros + event_type, zeros, zeros + NO_GAP, zeros + 1,
             np.arange(n), recent, np.zeros(n, np.bool_), np.zeros(n, np.uint64),
+            np.zeros(n, np.bool_),
         )  # fmt: skip
         rows = np.zeros(n, row_dtype((), 0, detector.row_fields))
         before = {field.name: rows[field.name].copy() for field in detector.row_fields}

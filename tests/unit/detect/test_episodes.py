@@ -23,6 +23,7 @@ def evidence(owner: list[int], time_ms: list[int], earlier: list[int], first_off
     return Evidence(
         np.array(owner, np.intp), none, none, np.zeros(n, np.int64), ints[0], np.zeros(n, np.int64), ints[1], ints[2],
         np.zeros((n, 0), np.int32), np.zeros(n, np.bool_), np.zeros(n, np.uint64),
+        np.zeros(n, np.bool_),
     )  # fmt: skip
 
 

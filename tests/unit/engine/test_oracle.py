@@ -44,7 +44,7 @@ def test_alerts_on_a_partition_are_those_of_a_plain_loop(model_dir: Path, larges
     small batches, and in one or two large ones."""
     rng = random.Random(5)
     found = _system_alerts(model_dir, faulty_shop(rng), 0.05, rng, largest)
-    for sign in ("unknown event types", "unknown items", "twins"):
+    for sign in ("unknown event types", "unknown items", "new form of ids", "twins"):
         assert [phase for phase, one, _ in found if one == sign] == ["opened", "closed"]
     assert any(sign.startswith("alerts: ") for _, sign, _ in found)
     assert any(alerts for _, _, alerts in found)
@@ -80,7 +80,8 @@ def test_a_drift_is_that_of_a_plain_loop(model_dir: Path) -> None:
 
 
 def faulty_shop(rng: random.Random) -> list[Click]:
-    """Four hours of 60 users, with a time of each: lost event types, wrong items, clicks sent again, bots."""
+    """Four hours of 60 users, with a time of each: lost event types, wrong items, ids of another form, clicks sent
+    again, bots."""
     clicks: list[Click] = []
     for n in range(2_300):
         time_ms = 1_700_000_000_000 + n * 6_500 + rng.randrange(-20_000, 20_000)
@@ -93,7 +94,9 @@ def faulty_shop(rng: random.Random) -> list[Click]:
         if affected and 350 < n <= 450:
             event_type = "veiw"
         if affected and 850 < n <= 1_000:
-            item = f"wrong-{item}"
+            item = f"{item}old"
+        if affected and 1_150 < n <= 1_250:
+            item = ["undefined!", f"shop.i{item}", "12"][n % 3]
         clicks.append(Click(user, item, time_ms, event_type))
         if affected and 1_400 < n <= 1_500:
             clicks.append(Click(user, item, time_ms + 90, event_type))

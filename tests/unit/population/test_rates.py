@@ -35,7 +35,7 @@ def evidence(clicks: Stream, last: dict[int, int], first_offset: int) -> Evidenc
     return Evidence(
         np.array([user for user, *_ in clicks], np.intp), none, none, np.zeros(n, np.int64), np.array(earlier),
         np.array(gap_ms, np.int64), time_ms, np.arange(first_offset, first_offset + n), np.zeros((n, 0), np.int32),
-        np.zeros(n, np.bool_), np.zeros(n, np.uint64),
+        np.zeros(n, np.bool_), np.zeros(n, np.uint64), np.zeros(n, np.bool_),
     )  # fmt: skip
 
 
