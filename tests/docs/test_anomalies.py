@@ -10,6 +10,7 @@ from stream.detect.episodes import GREW
 from stream.detect.statistics import STATISTICS
 from stream.detect.windows import LAST
 from stream.events import DRIFT
+from stream.model import forms
 from stream.population import rates, surge
 from stream.population.counts import FEWEST, OVER_NATS, OVER_RATIO, OVER_USERS, QUIET_MS, WARM_UP, WINDOW_MS
 from stream.population.signs import SURGE, WHAT
@@ -97,6 +98,8 @@ def test_every_sign_is_explained() -> None:
     assert math.exp(-OVER_NATS) == pytest.approx(1e-6)
     assert (surge.PLACES, surge.OVER_RATIO, surge.TIMES) == (128, 2, 2)
     assert math.exp(-surge.OVER_NATS) * surge.PLACES == pytest.approx(1e-6)
+    assert [forms.form(item) for item in ("4711", "14711", "SKU-17", "sku-17")] == ["0000", "00000", "A-00", "a-00"]
+    assert forms.MOST == 1_000
     assert pytest.approx(0.56, abs=0.01) == surge.WORST_KEPT ** (86_400_000 / WINDOW_MS)
 
 
