@@ -48,7 +48,16 @@ def encoded(model: Model, read: list[tuple[Click, Origin]]) -> Columns:
 def rows(columns: Columns) -> list[tuple[object, ...]]:
     """Each click as one tuple, with its user instead of an index."""
     owners = [columns.owners[user] for user in columns.owner.tolist()]
-    parts = (columns.offset, columns.time_ms, columns.item, columns.event_type, columns.hold, columns.category)
+    new_form = np.zeros(len(columns), np.bool_) if columns.new_form is None else columns.new_form
+    parts = (
+        columns.offset,
+        columns.time_ms,
+        columns.item,
+        columns.event_type,
+        columns.hold,
+        columns.category,
+        new_form,
+    )
     return list(zip(owners, *(part.tolist() for part in parts), strict=True))
 
 
@@ -66,6 +75,7 @@ def test_ids_and_names_become_indices(model: Model, read: list[tuple[Click, Orig
             EVENT_TYPES.index(click.event_type) if click.event_type in EVENT_TYPES else len(EVENT_TYPES),
             HOLDS.get(click.event_type, 0),
             CATEGORIES.get(click.category or "", NO_CATEGORY),
+            click.item_id == "never seen",  # two words: no item of the model is like that
         )
         for click, origin in read
     ]
