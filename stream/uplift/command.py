@@ -98,7 +98,7 @@ def report(
     for one in effects:
         click.echo("\n".join(_lines(one)))
     if not effects:
-        click.echo(f"no triggers on {triggers_topic}")
+        click.echo(f"no triggers on topic {triggers_topic}")
 
 
 def _as_json(effect: "Effect") -> dict[str, Any]:
