@@ -36,9 +36,6 @@ ENDINGS = (".jsonl", ".jsonl.gz")
 REPORT_EVERY = 1_000
 """Messages between two reports of progress."""
 
-REKEY = ". If the producers cannot key them by the user, write holds = 'other' and rekey = true to [key] of the mapping"
-"""What an error adds if messages have another key than the user."""
-
 
 class Forgotten:
     """The last request to forget each user in each partition. Memory grows with the users who are to be forgotten.
@@ -212,7 +209,6 @@ def _check(found: Recorded, since_ms: int) -> None:
         raise ConfigError(
             f"topic {found.topic} has no clicks; left out: {', '.join(reasons)}. If its messages have "
             f"another shape, give --mapping, which `eddy init --topic {found.topic}` writes, or correct it"
-            + (REKEY if found.left_out.keys() & {"key_is_not_user", "empty_key"} else "")
         )
 
 

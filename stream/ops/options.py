@@ -278,7 +278,8 @@ def config(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
     wide = max(map(len, rows))
     for name, row in rows.items():
         value = "" if row["value"] is None else row["value"]
-        click.echo(f"{name:<{wide}}  {value!s:<28}  {row['source']}".rstrip())
+        shown = str(value).lower() if isinstance(value, bool) else str(value)  # as in a settings file
+        click.echo(f"{name:<{wide}}  {shown:<28}  {row['source']}".rstrip())
 
 
 for _parameter in config.params:

@@ -178,7 +178,7 @@ def test_the_file_is_there_when_it_is_complete(topic: list[Any], tmp_path: Path,
         ),
         (
             [Message(0, 0, b"session-1", click(0, 0, "u").value())],
-            r"1 key_is_not_user .* cannot key them by the user, write .* rekey = true to \[key\] of the mapping$",
+            r"1 key_is_not_user .* key messages by user_id, or set rekey = true in \[key\] of the mapping",
         ),
         (
             [click(0, 0, "u"), Message(0, 1, b"u", None, FORGET)],
