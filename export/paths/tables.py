@@ -123,7 +123,7 @@ def _paths(found: Figures) -> Iterator[Table]:
 
     yield Table(
         "paths",
-        "Paths from the begin of a session",
+        "Paths from the start of a session",
         "By the chain: what a first-order Markov chain of the same sessions expects. Last step: share of the sessions "
         "with the path before it.",
         head,

@@ -97,7 +97,7 @@ def record(
     )
     for line in notes(done):
         click.echo(line)
-    words = ["eddy", "train", str(out), *(["--mapping", mapping] if mapping else []), "--out", "models/shop/1"]
+    words = ["eddy", "train", str(out), *(["--mapping", mapping] if mapping else []), "--out", "models/mine/1"]
     click.echo(f"Next: {shlex.join(words)}")
 
 

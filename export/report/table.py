@@ -17,6 +17,7 @@ def table(figures: dict[str, Any]) -> str:
         lead = figures["lead"][measure]
         low, high = lead["95"]
         rows.append(f"eddy - {lead['over']}, {title}: {lead['mean']:+.4f} (95%: {low:+.4f} to {high:+.4f})")
-    rows += [f"{rule}: {share:.4%} of the sessions" for rule, share in figures["calibration"].items()]
+    for rule, share in figures["calibration"].items():
+        rows.append(f"sessions with {rule}: {share:.4%}, nominal {float(rule.removeprefix('p<=')):.1%}")
     rows += figures["remarks"]
     return "\n".join(rows)

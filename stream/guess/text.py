@@ -107,7 +107,7 @@ def toml(guess: Guess, source: str) -> str:
         lines += ["", "[time]", f'unit = "{mapping.topic.unit}"']
     if mapping.format != "json":
         lines += ["", "[message]", f'format = "{mapping.format}"  # its schemas are in the Schema Registry']
-    lines += ["", "[key]", f'holds = "{mapping.key}"']
+    lines += ["", "[key]  # what the keys of the messages are: correct it with user_id", f'holds = "{mapping.key}"']
     if mapping.rekey:
         lines.append("rekey = true  # the workers copy the messages to a topic that is keyed by the user")
     return "\n".join([*lines, ""])

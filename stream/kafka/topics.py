@@ -185,7 +185,7 @@ def _wait_for(admin: Admin, broker: str, topics: Topics) -> Checked:
 
 def configs_of(admin: Admin, broker: str, names: Sequence[str]) -> dict[str, dict[str, str]]:
     """Return topic -> its configuration. If a configuration cannot be read, log it and omit the topic."""
-    if embedded(_metadata(admin, broker)):
+    if not names or embedded(_metadata(admin, broker)):  # confluent-kafka raises ValueError for an empty list
         return {}
     found: dict[str, dict[str, str]] = {}
     unread: dict[str, str] = {}

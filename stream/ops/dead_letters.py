@@ -3,7 +3,7 @@
 import os
 from base64 import b64decode
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -128,7 +128,7 @@ def dead_letters(
     else:
         with _progress(chosen(), f"reading {dead_letters_topic}") as letters:
             found = summaries(letter for _, letter in letters)
-        click.echo(msgspec.json.encode(found) if as_json else _table(found, dead_letters_topic))
+        click.echo(msgspec.json.encode(found) if as_json else _table(found, dead_letters_topic, reason))
 
 
 def summaries(letters: Iterable[DeadLetter]) -> dict[str, Summary]:
@@ -209,10 +209,10 @@ def _lines(done: Published, topic: str) -> str:
     )
 
 
-def _table(found: dict[str, Summary], topic: str) -> str:
-    """The summaries, for a person."""
+def _table(found: dict[str, Summary], topic: str, reasons: Sequence[str] = ()) -> str:
+    """The summaries, for a person. reasons: of the letters that were asked for; none = all."""
     if not found:
-        return f"no dead letters in {topic}"
+        return f"no dead letters in {topic}" + (f" with the reason {' or '.join(reasons)}" if reasons else "")
     lines = []
     for reason, summary in found.items():
         lines.append(

@@ -45,7 +45,7 @@ Topic = tuple[str, type[Anomaly] | type[SystemAlert]]
     "--recommendations",
     "worker",
     metavar="URL",
-    help="Ask a worker with --http-answers for the list of --user, and say which clicks each item comes from.",
+    help="Ask a worker with --http-answers for the list of --user, and show which clicks each item comes from.",
 )
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="List so many latest alerts.")
 @click.option("--json", "as_json", is_flag=True, help="Print the alerts, one JSON object a line.")
@@ -60,10 +60,10 @@ def explain(
     limit: int,
     as_json: bool,
 ) -> None:
-    """Say why an alert was raised, or an item recommended; without an ID, list the latest alerts.
+    """Explain why an alert was raised, or an item recommended; without an ID, list the latest alerts.
 
     ID is the `id` or the `episode` of an alert. The alert is printed with what it was compared with, and with the other
-    alerts of its episode. Both topics of alerts are read from their begin: that takes a while if they are long.
+    alerts of its episode. Both topics of alerts are read from the beginning: that takes a while if they are long.
 
     \b
     Examples:

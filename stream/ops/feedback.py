@@ -45,7 +45,7 @@ feedback_topic_option = click.option(
 @click.option(
     "--statistic", "statistics", multiple=True, help="With --quiet: only those for this statistic. Repeatable."
 )
-@click.option("--by", envvar="USER", default="", help="Who says it.  [default: the variable USER]")
+@click.option("--by", envvar="USER", default="", help="Who gives the verdict.  [default: the variable USER]")
 @click.option("--note", default="", help="Why.")
 @connection_options
 @topic_option("clicks")
@@ -66,7 +66,7 @@ def feedback(
     feedback_topic: str,
     as_json: bool,
 ) -> None:
-    """Say whether an alert on a user was true or false, and keep further alerts on the user back if you want.
+    """Record a verdict, true or false, on an alert on a user; keep back further ones if you want.
 
     The verdict is written to the feedback topic, for `eddy calibrate`. With --quiet a request is written to the clicks
     topic, too. The worker applies it between the user's clicks, in the transaction that moves its offset: until TIME,
@@ -174,7 +174,7 @@ def _alerts(broker: str, topic: str, config: KafkaConfig) -> Iterable[Anomaly]:
 @feedback_topic_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def calibrate(broker: str, kafka_config: str, anomalies_topic: str, feedback_topic: str, as_json: bool) -> None:
-    """Say how many alerts were true, by the verdicts of `eddy feedback`, and propose an --alpha.
+    """Count how many alerts were true, by the verdicts of `eddy feedback`, and propose an --alpha.
 
     An episode of a user counts once. The command changes nothing. It cannot know what raised no alert, or what nobody
     has judged; a larger --alpha than today's cannot be judged either.

@@ -88,7 +88,7 @@ TOPIC_HELP = {
     "dead_letters": "Topic of the messages that are not valid clicks, each with the reason.",
     "changelog": "Compacted topic of the users' states, with as many partitions as the clicks topic.",
     "system_alerts": "Topic of the alerts on many users at once.",
-    "sessions": "Topic of the begins and ends of sessions.",
+    "sessions": "Topic of the starts and ends of sessions.",
     "triggers": "Topic of the triggers for marketing; only with --triggers.",
     "behaviour": "Topic of what users do by the hour. Empty: it is not written.",
 }
@@ -278,7 +278,8 @@ def config(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
     wide = max(map(len, rows))
     for name, row in rows.items():
         value = "" if row["value"] is None else row["value"]
-        click.echo(f"{name:<{wide}}  {value!s:<28}  {row['source']}".rstrip())
+        shown = str(value).lower() if isinstance(value, bool) else str(value)  # as in a settings file
+        click.echo(f"{name:<{wide}}  {shown:<28}  {row['source']}".rstrip())
 
 
 for _parameter in config.params:

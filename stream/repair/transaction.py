@@ -46,8 +46,8 @@ def check_no_members(admin: Admin, group: str) -> None:
     if members:
         names = ", ".join(f"{member.group_instance_id or member.member_id} on {member.host}" for member in members)
         raise ConfigError(
-            f"group {group} has {len(members)} members ({names}); stop all workers, and wait for the session "
-            "timeout of one that was killed"
+            f"group {group} has {len(members)} member{'s' * (len(members) > 1)} ({names}); stop all workers, and wait "
+            "for the session timeout of one that was killed"
         )
 
 

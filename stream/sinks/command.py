@@ -45,7 +45,7 @@ def sink() -> None:
 
 @sink.command("redis")
 @url_option
-@click.option("--prefix", default="eddy:", show_default=True, help="Begin of all keys.")
+@click.option("--prefix", default="eddy:", show_default=True, help="Prefix of all keys.")
 @click.option(
     "--ttl-s",
     type=click.IntRange(0),
@@ -73,7 +73,7 @@ def to_redis(ctx: click.Context, /, url: str, prefix: str, ttl_s: int, **given: 
 
 @sink.command("postgres")
 @click.option("--url", envvar=URL_VARIABLE, help="URL of the database. Give one with a password in EDDY_SINK_URL.")
-@click.option("--prefix", default="eddy_", show_default=True, help="Begin of the names of all tables.")
+@click.option("--prefix", default="eddy_", show_default=True, help="Prefix of the names of all tables.")
 @click.option("--create", is_flag=True, help="Create the tables and columns that are missing.")
 @click.option("--ddl", is_flag=True, help="Print the SQL that creates what is missing, and end.")
 @sink_options

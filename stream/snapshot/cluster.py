@@ -11,6 +11,7 @@ from stream.events import Partition
 from stream.kafka.changelog import Changelog
 from stream.kafka.topics import check_same_partitions, partition_counts
 from stream.kafka_config import KafkaConfig
+from stream.rekey.topic import by_user
 from stream.settings import Topics
 
 ANSWER_S = 10.0
@@ -21,6 +22,7 @@ class Cluster(NamedTuple):
 
     partitions  of the clicks topic; the changelog has as many
     clicks_id   Kafka's id of the clicks topic (KIP-516): a topic that is created again has another one. "" = unknown
+    copies      the topic with re-keyed copies of the clicks topic; "" = there is none
     """
 
     broker: str
@@ -30,6 +32,7 @@ class Cluster(NamedTuple):
     changelog: Changelog
     partitions: Sequence[Partition]
     clicks_id: str
+    copies: str = ""
 
 
 def look(broker: str, config: KafkaConfig, group: str, topics: Topics) -> Cluster:
@@ -42,7 +45,8 @@ def look(broker: str, config: KafkaConfig, group: str, topics: Topics) -> Cluste
     check_same_partitions(counts, topics)
     partitions = [Partition(topics.clicks, number) for number in range(counts[topics.clicks])]
     changelog = Changelog(broker, group, topics.changelog, config)
-    return Cluster(broker, config, admin, topics, changelog, partitions, _topic_id(admin, topics.clicks))
+    copies = name if (name := by_user(topics.clicks)) in counts else ""
+    return Cluster(broker, config, admin, topics, changelog, partitions, _topic_id(admin, topics.clicks), copies)
 
 
 def _topic_id(admin: Admin, topic: str) -> str:

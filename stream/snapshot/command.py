@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from stream.kafka_config import read_kafka_config
 from stream.ops.options import connection_options, setting_option, topic_option
 from stream.settings import Topics
 from stream.start_at import start_time_ms
+
+if TYPE_CHECKING:
+    from stream.snapshot.cluster import Cluster
 
 Command = Callable[..., None]
 
@@ -78,6 +81,7 @@ def export(
     layout = open_layout(Path(model), pseudonymise)
     topics = Topics(clicks=clicks_topic, changelog=changelog_topic)
     cluster = look(broker, read_kafka_config(kafka_config, os.environ), group, topics)
+    _warn_of_copies(cluster)
     with _bar("changelog", length(cluster)) as bar:
         done = export_states(cluster, layout, out, bar.update)
     if as_json:
@@ -148,6 +152,7 @@ def import_(
         check_rows(directory, headers, layout, bar.update)
     topics = Topics(clicks=clicks_topic, changelog=changelog_topic, recommendations=recommendations_topic)
     cluster = look(broker, read_kafka_config(kafka_config, os.environ), group, topics)
+    _warn_of_copies(cluster)
     with _bar("written", users) as bar:
         done = import_states(cluster, directory, headers, start_at, bar.update)
     if as_json:
@@ -157,6 +162,16 @@ def import_(
         f"{done['users']:,} users written to {changelog_topic}; start the workers with --group {group} "
         f"--changelog-topic {changelog_topic}"
     )
+
+
+def _warn_of_copies(cluster: "Cluster") -> None:
+    """A worker finds the topic of the copies by its mapping, which these commands do not read."""
+    if cluster.copies:
+        click.echo(
+            f"eddy: WARNING: {cluster.copies} has re-keyed copies of {cluster.topics.clicks}; if the group reads them, "
+            f"the offsets are of another topic: give --clicks-topic {cluster.copies}",
+            err=True,
+        )
 
 
 def _bar(label: str, length: int) -> AbstractContextManager[Any]:

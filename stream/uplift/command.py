@@ -37,7 +37,7 @@ def triggers() -> None:
 @setting_option("lists")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: rule -> what it does.")
 def check(file: Path, model: Path | None, lists: str, as_json: bool) -> None:
-    """Check a FILE of rules and say each of them in words. A mistake is an error with exit code 2.
+    """Check a FILE of rules and print each of them in words. A mistake is an error with exit code 2.
 
     With --model, also that the model knows the event types and predicts what the rules ask for. A worker checks both at
     its start.
@@ -98,7 +98,7 @@ def report(
     for one in effects:
         click.echo("\n".join(_lines(one)))
     if not effects:
-        click.echo(f"no triggers on {triggers_topic}")
+        click.echo(f"no triggers on topic {triggers_topic}")
 
 
 def _as_json(effect: "Effect") -> dict[str, Any]:

@@ -39,6 +39,9 @@ from stream.wire.fields import (
 SHOWN = 64
 """Largest number of characters of a value in the detail of a BadClick."""
 
+REKEY = "set rekey = true in [key] of the mapping (docs/mapping.md)"
+"""What can be done without a change of the producers."""
+
 UNDECODABLE = (msgspec.DecodeError, RecursionError, ValueError)
 """Exceptions of msgspec for bytes that are not JSON, nested too deeply, not UTF-8, or have a number out of range."""
 
@@ -106,13 +109,15 @@ class JsonCodec:
         if not key:
             raise BadClick(
                 "empty_key",
-                f"the message has no key; key it by {self._named['user_id']} so that a user stays in one partition",
+                f"the message has no key; key it by {self._named['user_id']} so that a user stays in one partition, "
+                f"or {REKEY}",
             )
         user = user_id.encode()
         if key != user and self.user(key) != user:
             named = self._named["user_id"]
             raise BadClick(
-                "key_is_not_user", f"key {key[:SHOWN]!r} but {named} {user_id[:SHOWN]!r}; key messages by {named}"
+                "key_is_not_user",
+                f"key {key[:SHOWN]!r} but {named} {user_id[:SHOWN]!r}; key messages by {named}, or {REKEY}",
             )
 
     def user(self, key: bytes) -> bytes | None:

@@ -157,7 +157,7 @@ def test_added_partitions(lane: Lane, admin: AdminClient, monkeypatch: pytest.Mo
     worker = lane.start()
     worker.wait_for("partitions recovered")
     code, text = repair(lane)
-    assert (code, "has 1 members" in text) == (2, True), text
+    assert (code, "has 1 member (" in text) == (2, True), text
     sent += send(lane, clicks(500, seed=3), 8)
     lane.wait_for_clicks()
     assert_one_stream(lane, sent)

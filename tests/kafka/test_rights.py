@@ -61,6 +61,16 @@ def test_all_that_a_worker_may_not_do_is_one_line_before_it_joins(secure: Secure
     assert f"this user lacks rights on consumer groups: READ on {secure.name}; {of_id}" in line
 
 
+def test_a_user_without_any_right_is_refused_with_the_whole_table(secure: Secure, cluster: Cluster) -> None:
+    """The first start on a secured cluster: every topic is hidden from the user, so no configuration is asked for."""
+    config = written(secure.directory / "c", properties(cluster, "PLAIN"))
+    line = refusal(secure.start(broker=cluster.kafka.sasl, kafka_config=config, worker_id="a"))
+    for right in RIGHTS:
+        if right.kind == "topic" and right.name not in ("triggers", "behaviour"):
+            assert f"{right.operation} on {secure.binding(right).name}" in line
+    assert f"on consumer groups: READ on {secure.name}; on transactional ids: WRITE on {secure.name}:a; add" in line
+
+
 def test_a_missing_right_on_the_transactional_id_is_refused_before_the_worker_joins(
     secure: Secure, cluster: Cluster
 ) -> None:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from confluent_kafka import Message
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from stream.errors import ConfigError
 from stream.events import Partition
@@ -125,7 +126,7 @@ def test_a_worker_goes_on_from_a_snapshot_as_if_none_had_stopped(
     again = moved.start()
     lane.produce(clicks(80, users=60, seed=1))
     moved.wait_for_clicks()
-    assert "has 1 members" in refusal(moved, tmp_path / "states")
+    assert "has 1 member (" in refusal(moved, tmp_path / "states")
     assert again.end(SIGTERM) == 0, again.log
     moved.assert_as_if_nothing_had_happened()
 
@@ -147,3 +148,22 @@ def test_a_worker_goes_on_from_a_snapshot_as_if_none_had_stopped(
     partitions = [Partition(other.topics.clicks, number) for number in range(4)]
     committed = Changelog(other.broker, other.name, other.topics.changelog).committed(partitions)
     assert set(committed.values()) == {0}
+
+
+def test_the_source_of_re_keyed_clicks_is_not_taken_for_the_topic_of_a_group_without_a_warning(
+    lane: Lane, tmp_path: Path
+) -> None:
+    """The settings file of the workers names the source, and a snapshot of it would have the offsets of the copies."""
+
+    def warned(out: str) -> str:
+        words = [f"--broker={lane.broker}", f"--group={lane.name}", f"--model={lane.model}", f"--out={tmp_path / out}"]
+        topics = [f"--clicks-topic={lane.topics.clicks}", f"--changelog-topic={lane.topics.changelog}"]
+        done = CliRunner().invoke(state, ["export", *words, *topics], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.stderr
+
+    assert "WARNING" not in warned("before")
+    copies = f"{lane.topics.clicks}-by-user"
+    admin = AdminClient({"bootstrap.servers": lane.broker})
+    admin.create_topics([NewTopic(copies, 4, 1)])[copies].result()
+    assert f"WARNING: {copies} has re-keyed copies of {lane.topics.clicks}; if the group reads them" in warned("after")

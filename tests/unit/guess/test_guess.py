@@ -78,6 +78,7 @@ def test_the_state_of_an_anonymous_id_goes_over_where_events_have_both_ids_and_a
     assert (fields(found)["user_id"], fields(found)["anonymous_id"]) == (("userId",), ("anonymousId",))
     assert any("the state goes to the user when" in line for line in found.unsure)
     assert parse_mapping(toml(found, "a test"), "test") == found.mapping
+    assert "[key]  # what the keys of the messages are: correct it with user_id\n" in toml(found, "a test")
     assert "anonymous_id" in report(describe(rows), found, understand(describe(rows), found.mapping, 9_999, 0, NOW_MS))
     either = [row | {"anonymousId": None} if row["userId"] else row for row in rows]
     assert fields(guess(describe(either, [None] * len(rows))))["user_id"] == ("userId", "anonymousId")

@@ -197,6 +197,9 @@ def test_a_dead_letter_names_the_paths_of_a_field() -> None:
         BadClick, match=re.escape("but user_id (who.id or who.anonymous) 'u1'; key messages by user_id")
     ):
         codec.check_key(b"other", "u1")
+    for key in (b"session-1", b""):
+        with pytest.raises(BadClick, match=re.escape("or set rekey = true in [key] of the mapping (docs/mapping.md)")):
+            codec.check_key(key, "u1")
     flat = '[fields]\nuser_id = "user_id"\nitem_id = "item_id"\ntimestamp = "at"\n'
     with pytest.raises(BadClick, match=re.escape("wrong_fields: item_id is missing or empty")):
         JsonCodec(4096, 1000, message_shape(parse_mapping(flat, "x").of_topic())).decode(

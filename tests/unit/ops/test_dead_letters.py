@@ -45,6 +45,8 @@ def test_letters_are_counted_by_reason_with_times_and_fields() -> None:
     assert "wrong_fields: 3 letters, 2023-11-14T22:13:20+00:00 to " in table
     assert "fields: user (2), item (1)" in table
     assert _table({}, "dead") == "no dead letters in dead"
+    asked = ("too_large", "not_json")
+    assert _table({}, "dead", asked) == "no dead letters in dead with the reason too_large or not_json"
 
 
 def test_a_message_is_published_as_it_was_or_counted() -> None:

@@ -50,6 +50,10 @@ def test_an_option_precedes_a_variable_and_a_variable_the_file(file: Path) -> No
     assert found["clicks_topic"]["value"] == "shop"
     assert found["group"] == {"value": "eddy", "source": "default"}
     assert found.keys() == set(names())
+    table = CliRunner().invoke(config, ["--settings", str(file)]).output
+    assert [" ".join(line.split()) for line in table.splitlines() if line.startswith("drain")] == [
+        "drain true settings file"
+    ]
 
 
 def test_faust_reads_the_file_that_a_variable_names(file: Path) -> None:

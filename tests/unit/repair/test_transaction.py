@@ -46,7 +46,7 @@ def test_a_new_cluster_has_no_coordinator_yet() -> None:
 def test_members_and_refusals_are_one_line_at_once() -> None:
     """A worker would go on writing with what the command replaces."""
     worker = SimpleNamespace(group_instance_id="eddy-0", member_id="m", host="/10.0.0.7")
-    with pytest.raises(ConfigError, match=r"has 1 members \(eddy-0 on /10.0.0.7\); stop all workers"):
+    with pytest.raises(ConfigError, match=r"has 1 member \(eddy-0 on /10.0.0.7\); stop all workers"):
         asked([worker])
     with pytest.raises(ConfigError, match="READ on its consumer group"):
         asked(KafkaError.GROUP_AUTHORIZATION_FAILED)

@@ -177,6 +177,10 @@ def test_the_file_is_there_when_it_is_complete(topic: list[Any], tmp_path: Path,
             r"topic t has no clicks; left out: 1 not_json \(JSON is malformed: .*\)\. If its messages have",
         ),
         (
+            [Message(0, 0, b"session-1", click(0, 0, "u").value())],
+            r"1 key_is_not_user .* key messages by user_id, or set rekey = true in \[key\] of the mapping",
+        ),
+        (
             [click(0, 0, "u"), Message(0, 1, b"u", None, FORGET)],
             r"no clicks; left out: 1 forgotten \(clicks of users .*\), 1 request \(requests about users, ",
         ),
@@ -270,7 +274,7 @@ def test_the_command_prints_what_to_type_next(topic: list[Any], tmp_path: Path) 
     assert "left out of 4 messages: 1 not_json, 1 forgotten, 1 request\nnot_json: JSON is malformed" in done.stdout
     assert "\nforgotten: clicks of users before a request to forget them\n" in done.stdout
     assert "more messages before these" not in done.stdout
-    assert done.stdout.endswith(f"\nNext: eddy train '{out}' --out models/shop/1\n")
+    assert done.stdout.endswith(f"\nNext: eddy train '{out}' --out models/mine/1\n")
     (tmp_path / "m.toml").write_text('[fields]\nuser_id="user_id"\nitem_id="item_id"\ntimestamp="timestamp"\n')
     words = [str(more), "--topic", "t", "--mapping", str(tmp_path / "m.toml")]
     done = CliRunner().invoke(command, [*words, "--json"], catch_exceptions=False)
