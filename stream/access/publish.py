@@ -109,13 +109,19 @@ def cluster_of(admin: Admin) -> Any:
 
 def no_topic(broker: str, topic: str, others: Iterable[str]) -> ConfigError:
     """The error for a topic that is not there. others: the topics that this user may see"""
-    near = get_close_matches(topic, [name for name in others if not name.startswith("__")], 1, 0.7)
+    near = nearest(topic, others)
     return ConfigError(
         f"broker {broker} has no topic {topic!r} that this user may see; "
-        + (f"did you mean {near[0]!r}? Else " if near else "")
+        + (f"did you mean {near!r}? Else " if near else "")
         + "name another one, create it with `eddy topics create` if a worker needs it, or give this user a right on it "
         "(docs/security.md)"
     )
+
+
+def nearest(topic: str, others: Iterable[str]) -> str | None:
+    """The topic whose name is so similar that it may be meant; none of Kafka's own."""
+    near = get_close_matches(topic, [name for name in others if not name.startswith("__")], 1, 0.7)
+    return near[0] if near else None
 
 
 def create_topic(admin: Admin, topic: NewTopic) -> None:
