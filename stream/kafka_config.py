@@ -183,7 +183,7 @@ def check_registry_url(urls: str) -> None:
 
 def _read_file(path: Path) -> dict[str, str]:
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
         raise ConfigError(f"--kafka-config {path} cannot be read ({reason})") from None

@@ -168,7 +168,10 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise ArtifactError(f"model {directory}: manifest.json is not Eddy's format ({exc}); train it again") from exc
+        raise ArtifactError(
+            f"model {directory}: manifest.json is not Eddy's format ({exc}); copy the whole directory again, "
+            "or train it again"
+        ) from exc
     if manifest.format != FORMAT:
         raise ArtifactError(
             f"model {directory}: it has format {manifest.format}, but this Eddy reads format {FORMAT}; train it again "

@@ -131,6 +131,7 @@ ALPHA = 0.0001
 
 ALPHAS = (1e-9, 0.5)
 
+TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 FALSE_ALARMS = re.compile(r"\s*([0-9]{1,12})\s*/\s*([0-9]{1,12})(\s+sessions)?\s*", re.ASCII)
 """One number of sessions of another: "1/10000", "3 / 50000 sessions"."""
 
@@ -242,6 +243,12 @@ class Settings(Struct, frozen=True):
         for name in ("model", "broker", "group", "http_host"):
             if not getattr(self, name).strip():
                 raise ConfigError(f"setting {name} is empty; give --{name.replace('_', '-')}")
+        for name in ("group", "worker_id"):
+            value = getattr(self, name)
+            if value != value.strip():
+                raise ConfigError(
+                    f"setting {name} is {value!r}, with a blank at an end: to Kafka it would be another name; remove it"
+                )
         check_addresses(self.broker)
         check_registry_url(self.schema_registry)
         if self.otlp_endpoint and not HTTP_URL.fullmatch(self.otlp_endpoint.strip()):
@@ -253,6 +260,12 @@ class Settings(Struct, frozen=True):
         if self.triggers and not self.topics.triggers:
             raise ConfigError("setting triggers needs a topic; give --triggers-topic")
         names = self.topics.names()
+        wrong = [name for name in names if not TOPIC.fullmatch(name)]
+        if wrong:
+            raise ConfigError(
+                f"topic {wrong[0]!r}: no topic can have this name; Kafka allows 1 to 249 ASCII letters, digits, dots, "
+                "underscores and dashes"
+            )
         needed = len(Topics.__struct_fields__) - (not self.topics.triggers) - (not self.topics.behaviour)
         if len(set(names)) < needed:
             raise ConfigError(f"the topics are {', '.join(names)}; they need different names that are not empty")

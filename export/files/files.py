@@ -32,6 +32,10 @@ ZSTD = b"\x28\xb5\x2f\xfd"
 PACKERS = {GZIP: "gzip", ZSTD: "Zstandard", b"BZh": "bzip2", b"\xfd7zX": "xz"}
 """First bytes of a packed file -> what has packed it."""
 
+TOO_SHORT = ("end-of-stream marker", "unexpected end of file", "incomplete frame", "must end with PAR1")
+OTHER_BYTES = ("Not a gzipped file", "invalid gzip header", "Unknown frame descriptor")
+"""Words of the readers for a file that was cut, and for one that goes on after its packed part."""
+
 UNPACKED = {".csv": (GZIP, ZSTD), ".tsv": (GZIP, ZSTD), ".jsonl": (GZIP,), ".ndjson": (GZIP,)}
 """Ending of a text file -> the first bytes of the packed files that are read."""
 
@@ -167,7 +171,12 @@ def trouble(file: Path, exc: BaseException) -> str:
         return f"{long}: is a separator not quoted?"
     if "could not parse" in text or "CSV malformed" in text:
         return _broken_quote(file) or _inner_quote(file) or "a quote is opened and not closed, or the file is not CSV"
-    return f"not readable ({printable(text.splitlines()[0])})"
+    shown = printable(text.splitlines()[0])
+    if any(words in text for words in TOO_SHORT):
+        return f"its end is missing ({shown}): write it or copy it again"
+    if any(words in text for words in OTHER_BYTES):
+        return f"its packed bytes are damaged, or others follow them ({shown}); pack it again"
+    return f"not readable ({shown})"
 
 
 def _too_many_fields(path: Path) -> str | None:

@@ -4,7 +4,6 @@ The partitioner is that of the Java client (murmur2), so all messages of a user 
 a Java producer writes. The producer is idempotent: a retry neither repeats nor reorders messages.
 """
 
-import logging
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -17,16 +16,11 @@ from stream.access.refusal import Admin, refused
 from stream.errors import ConfigError
 from stream.kafka_config import PLAINTEXT, KafkaConfig
 
-SILENT_S = 1.0
-"""After so long without an answer a line says what is waited for."""
-
 CONNECT_S = 10.0
 CREATE_S = 12.0
 FLUSH_S = 60.0
 
 Headers = Mapping[str, bytes]
-
-log = logging.getLogger(__name__)
 
 
 class Publisher:
@@ -104,19 +98,9 @@ def partitions_of(broker: str, topic: str, config: KafkaConfig) -> list[int]:
 
 
 def cluster_of(admin: Admin) -> Any:
-    """What the cluster says of itself and of its topics. Raises ConfigError if it does not answer or refuses.
-
-    It waits up to CONNECT_S, and says so after SILENT_S. A wrong protocol is then known already, and is not waited for.
-    """
+    """What the cluster says of itself and of its topics. ConfigError: it refuses, or is silent for CONNECT_S."""
     try:
-        return admin.list_topics(timeout=SILENT_S)
-    except KafkaException:
-        log.warning("Kafka does not answer yet, Eddy waits for it: broker=%s most_s=%.0f", admin.broker, CONNECT_S)
-    refusal = admin.refusal()
-    if refusal is not None:
-        raise refusal
-    try:
-        return admin.list_topics(timeout=CONNECT_S)
+        return admin.described(CONNECT_S)
     except KafkaException as exc:
         raise admin.refusal() or ConfigError(
             f"broker {admin.broker} cannot be reached ({exc.args[0].str()}); is it up? See --broker"
@@ -125,13 +109,19 @@ def cluster_of(admin: Admin) -> Any:
 
 def no_topic(broker: str, topic: str, others: Iterable[str]) -> ConfigError:
     """The error for a topic that is not there. others: the topics that this user may see"""
-    near = get_close_matches(topic, [name for name in others if not name.startswith("__")], 1, 0.7)
+    near = nearest(topic, others)
     return ConfigError(
         f"broker {broker} has no topic {topic!r} that this user may see; "
-        + (f"did you mean {near[0]!r}? Else " if near else "")
+        + (f"did you mean {near!r}? Else " if near else "")
         + "name another one, create it with `eddy topics create` if a worker needs it, or give this user a right on it "
         "(docs/security.md)"
     )
+
+
+def nearest(topic: str, others: Iterable[str]) -> str | None:
+    """The topic whose name is so similar that it may be meant; none of Kafka's own."""
+    near = get_close_matches(topic, [name for name in others if not name.startswith("__")], 1, 0.7)
+    return near[0] if near else None
 
 
 def create_topic(admin: Admin, topic: NewTopic) -> None:

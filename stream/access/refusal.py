@@ -4,6 +4,7 @@ A refusal is permanent: neither waiting nor a restart helps, so it is a ConfigEr
 there is no refusal; `why_refused` and `refused` then return None.
 """
 
+import logging
 import re
 from collections import deque
 from collections.abc import Iterable
@@ -28,7 +29,12 @@ NOT_ALLOWED = {
 MOST_ERRORS = 100
 """A client reports errors as long as an outage lasts; the latest ones say why."""
 
+SILENT_S = 1.0
+"""After so long without a first answer a line reports what is waited for."""
+
 AUTHENTICATION = KafkaError.SASL_AUTHENTICATION_FAILED
+
+log = logging.getLogger(__name__)
 
 
 class Admin(AdminClient):
@@ -38,6 +44,7 @@ class Admin(AdminClient):
         """Raises ConfigError if librdkafka cannot use the configuration."""
         self.broker, self.config = broker, config
         self._errors: deque[KafkaError] = deque(maxlen=MOST_ERRORS)
+        self._asked = False
         own = {
             "log_level": 0,
             "socket.connection.setup.timeout.ms": int(setup_s * 1000),
@@ -45,6 +52,26 @@ class Admin(AdminClient):
             "error_cb": self._errors.append,
         }
         connect(super().__init__, broker, config, own)
+
+    def described(self, answer_s: float, gives_up: bool = True) -> Any:
+        """What the cluster says of itself and of its topics. Raises KafkaException without an answer in `answer_s`.
+
+        gives_up  False if the caller asks again, for as long as it takes
+        If the first question has no answer after SILENT_S, a warning reports that Eddy waits. A wrong protocol is then
+        known already: raises ConfigError if the cluster refuses this client.
+        """
+        if self._asked:
+            return self.list_topics(timeout=answer_s)
+        self._asked = True
+        try:
+            return self.list_topics(timeout=min(SILENT_S, answer_s))
+        except KafkaException:
+            most = f"{answer_s:.0f}" if gives_up else "unlimited"
+            log.warning("Kafka does not answer yet, Eddy waits for it: broker=%s most_s=%s", self.broker, most)
+        refusal = self.refusal()
+        if refusal is not None:
+            raise refusal
+        return self.list_topics(timeout=max(0.0, answer_s - SILENT_S))
 
     def refusal(self) -> ConfigError | None:
         """Why the cluster refused this client; None if it was not reached or has said nothing of the kind."""

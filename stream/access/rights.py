@@ -9,6 +9,7 @@ timeout. Kafka looks at both before it looks at the transactional id, so no prod
 import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AclOperation, NewTopic
 
 from stream.access.credentials import aiokafka_client
-from stream.access.publish import cluster_of
+from stream.access.publish import cluster_of, nearest
 from stream.access.refusal import Admin
 from stream.errors import ConfigError, MissingRights, Problems
 from stream.kafka_config import KafkaConfig
@@ -73,8 +74,10 @@ def check_rights(admin: Admin, needed: Rights, groups: Sequence[str] = (), ids: 
         "transactional ids": [f"WRITE on {name}" for name in _refused_ids(admin, ids)],
     }
     if any(lacking.values()):
+        hidden = [name for name in needed if _refused(futures[name])]
         raise MissingRights(
-            f"this user lacks rights {_listed(lacking)}; add the ACLs of docs/security.md (kafka-acls.sh)",
+            f"this user lacks rights {_listed(lacking)}; add the ACLs of docs/security.md (kafka-acls.sh)"
+            f"{_or_not_there(admin, hidden)}",
             {name for _, name in on_topics},
         )
 
@@ -153,6 +156,18 @@ def _asked_for_groups(admin: Admin, groups: Sequence[str]) -> dict[str, Any]:
 def _listed(lacking: Mapping[str, Sequence[str]]) -> str:
     """ "on topics: READ on a, WRITE on b; on consumer groups: READ on c"."""
     return "; ".join(f"on {kind}: {', '.join(rights)}" for kind, rights in lacking.items() if rights)
+
+
+def _or_not_there(admin: Admin, hidden: Sequence[str]) -> str:
+    """The end of a line on topics that this user may not see: Kafka does not say whether they exist."""
+    if not hidden:
+        return ""
+    meant = ""
+    with suppress(KafkaException):
+        seen = admin.described(ANSWER_S).topics
+        near = {name: nearest(name, seen) for name in hidden}
+        meant = "".join(f"; did you mean {other!r} by {name!r}?" for name, other in near.items() if other)
+    return f", or there is no such topic ({', '.join(hidden)}): without a right on a topic Kafka hides it{meant}"
 
 
 def check_may_create(admin: Admin, names: Sequence[str]) -> None:

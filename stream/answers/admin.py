@@ -1,6 +1,7 @@
 """Requests that change something: the token that they need, and what is written to Kafka for them."""
 
 import hmac
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -45,13 +46,13 @@ def read_token(path: str) -> Token:
         return Token(None)
     try:
         with Path(path).open("rb") as file:
-            secret = file.read(LONGEST + 1).strip()
+            secret = file.read(LONGEST + 1).removeprefix(BOM_UTF8).strip()
     except OSError as exc:
         raise ConfigError(f"--http-token-file {path} cannot be read ({exc.strerror})") from None
-    if not SHORTEST <= len(secret) <= LONGEST or len(secret.split()) != 1:
+    if not SHORTEST <= len(secret) <= LONGEST or not all(33 <= byte <= 126 for byte in secret):
         raise ConfigError(
             f"the token in --http-token-file {path} has {len(secret)} bytes; it must be one word of {SHORTEST} to "
-            f"{LONGEST}, as `openssl rand -hex 32` writes it"
+            f"{LONGEST} letters, digits and signs of ASCII, as `openssl rand -hex 32` writes it"
         )
     return Token(secret)
 

@@ -58,7 +58,11 @@ STATUS: dict[str, Schema] = {
     "worker": _said(_or_null(FIGURES), "version, model, provider, group and worker_id; null = it starts."),
     "answers": _said({"type": "boolean"}, "Whether --http-answers is on."),
     "clicks_per_s": _said(_or_null(NUMBER), "Decided clicks, in the last ten seconds."),
-    "latency": _said(FIGURES, "From a click's timestamp to its commit: p50_ms and p99_ms, in the last ten seconds."),
+    "latency": _said(
+        FIGURES,
+        "From a message's Kafka timestamp to the commit of its decision: p50_ms and p99_ms, in the last ten seconds. "
+        "On a backlog it is how old the messages are.",
+    ),
     "stages": _said(FIGURES, "Stage of a transaction (docs/metrics.md) -> p50_ms and p99_ms of the last ten seconds."),
     "lag": _said(FIGURES, "Partition -> messages that are not decided yet."),
     "users": _said(WHOLE, "Users with a state in this worker."),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from stream.guess.match import at_the_top, foreign, has_another_name, is_amount, rank
+from stream.guess.match import at_the_top, foreign, has_another_name, is_amount, rank, untyped
 from stream.guess.names import ANONYMOUS, CLEAR_TYPES, FIELDS, PAGES, event_type, plain
 from stream.guess.sample import Sample, Seen, counted
 from stream.mapping.paths import Path, has_value, path_text, value_at
@@ -32,7 +32,8 @@ def fits(seen: Seen, name: str, events: int) -> bool:
         few = len(seen.values) <= MOST_TYPES and (events < FEW_EVENTS or len(seen.values) <= events // 2)
         return few and seen.words >= enough and max(map(len, seen.values)) <= LONGEST_WORD
     if name in ("price", "quantity"):
-        amount = plain(str(seen.path[-1])) in ("amount", "amt") and rank(seen.path[-2:-1], FIELDS["price"]) is None
+        path = untyped(seen.path)
+        amount = plain(str(path[-1])) in ("amount", "amt") and rank(path[-2:-1], FIELDS["price"]) is None
         return seen.numbers >= enough and (seen.decimals > 0 or not amount)  # whole numbers may be a quantity
     if name == "event_id":
         return seen.words == seen.count >= FITS * events and len(seen.values) >= enough

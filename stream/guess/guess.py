@@ -10,7 +10,7 @@ from typing import Any
 
 from stream.errors import ConfigError
 from stream.guess.fields import anonymous, by_name, find, first_value, fits, not_found
-from stream.guess.match import foreign, of_an_event, rank
+from stream.guess.match import foreign, of_an_event, rank, untyped
 from stream.guess.names import FIELDS, event_type, shows_a_list
 from stream.guess.sample import Sample, Seen, counted
 from stream.guess.users import find_key, join, paths_of_key, user_notes, user_paths
@@ -112,7 +112,7 @@ def _with_others(sample: Sample, first: Path, name: str, taken: set[Path]) -> tu
     left = [event for event in sample.events if not has_value(value_at(event, first))]
     for path, seen in sample.seen.items():
         named = rank(first, FIELDS[name]) is None or rank(path, FIELDS[name]) is not None
-        free = path not in taken and path[-1] == first[-1] and named and not foreign(path, name)
+        free = path not in taken and untyped(path)[-1] == untyped(first)[-1] and named and not foreign(path, name)
         if free and fits(seen, name, len(sample.events)):
             more = [event for event in left if not has_value(value_at(event, path))]
             if len(more) < len(left):

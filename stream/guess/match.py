@@ -16,9 +16,12 @@ from stream.guess.names import (
     FIELDS,
     FOREIGN,
     ITEMS,
+    LEADING,
     SHORT_WORDS,
+    TYPED,
     UNITS,
     WRAPPERS,
+    folded,
     plain,
 )
 from stream.mapping.paths import Path
@@ -28,7 +31,7 @@ WORD_ENDS = re.compile(r"(?<=[^\W\d_A-Z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[\W_
 
 def rank(path: Path, names: Sequence[str]) -> int | None:
     """The place of a path's name among `names`; from len(names) on if it is abbreviated; None if it has none."""
-    steps = [step for step in path if isinstance(step, str)]
+    steps = [step for step in untyped(path) if isinstance(step, str)]
     if not steps:
         return None
     around = steps[-2] if len(steps) > 1 else ""
@@ -53,8 +56,16 @@ def rank(path: Path, names: Sequence[str]) -> int | None:
     return None
 
 
+def untyped(path: Path) -> Path:
+    """A path to the name of its value, without the names of types after it: `time.$date.$numberLong` is `time`."""
+    while len(path) > 1 and path[-1] in TYPED:
+        path = path[:-1]
+    return path
+
+
 def foreign(path: Path, field: str) -> bool:
     """Whether the object around a value shows that the value is not of this field: `user.created_at`."""
+    path = untyped(path)
     if field == "event_type" and not _spellings(str(path[-1])) & {"type", "kind"}:
         return False
     return _is_one(_object(path), FOREIGN.get(field, ()))
@@ -67,7 +78,7 @@ def of_an_event(path: Path) -> bool:
 
 def at_the_top(path: Path) -> bool:
     """Whether no object around the value is about anything but the event."""
-    objects = map(_noun, path[:-1])
+    objects = map(_noun, untyped(path)[:-1])
     return all(not noun or _is_one(noun, EVENTS) for noun in objects)
 
 
@@ -79,7 +90,8 @@ def has_another_name(path: Path, field: str) -> bool:
 
 def is_amount(path: Path) -> bool:
     """Whether a name on the path is that of an amount."""
-    return any(word in plain(step) for step in path if isinstance(step, str) for word in AMOUNTS)
+    names = (name for step in path if isinstance(step, str) for name in _spellings(step))
+    return any(word in name for name in names for word in AMOUNTS)
 
 
 def _of_an_item(path: Path) -> bool:
@@ -89,7 +101,7 @@ def _of_an_item(path: Path) -> bool:
 
 def _object(path: Path) -> str:
     """What the nearest object around a value is about; empty if all objects around it are wrappers."""
-    return next(filter(None, map(_noun, reversed(path[:-1]))), "")
+    return next(filter(None, map(_noun, reversed(untyped(path)[:-1]))), "")
 
 
 def _noun(step: str | int) -> str:
@@ -106,7 +118,7 @@ def _is_one(noun: str, nouns: Sequence[str]) -> bool:
 
 def _words(name: str) -> list[str]:
     """The words of a name: `evtTs`, `evt_ts` and `EVT-TS` have the words evt and ts."""
-    return [word.lower() for word in WORD_ENDS.split(name) if word] or [""]
+    return [word.lower() for word in WORD_ENDS.split(folded(name)) if word] or [""]
 
 
 @lru_cache(maxsize=4096)  # each field looks at all paths of a sample
@@ -115,7 +127,9 @@ def _spellings(name: str) -> frozenset[str]:
     words = _words(name)
     while len(words) > 1 and words[-1] in UNITS:
         words.pop()
+    whole = [SHORT_WORDS.get(word, word) for word in words]
+    turned = {"".join(whole)} | ({"".join((*whole[1:], whole[0]))} if whole[0] in LEADING else set())
     joined = "".join(words)
     begun = {joined} | {word + joined[len(short) :] for short, word in SHORT_WORDS.items() if joined.startswith(short)}
     ended = {one[: -len(short)] + word for one in begun for short, word in SHORT_WORDS.items() if one.endswith(short)}
-    return frozenset(begun | ended | {"".join(SHORT_WORDS.get(word, word) for word in words)})
+    return frozenset(begun | ended | turned)

@@ -5,6 +5,7 @@ stream/guess/match.py compares them with paths.
 """
 
 import re
+import unicodedata
 
 FIELDS: dict[str, tuple[str, ...]] = {
     "user_id": (
@@ -17,14 +18,15 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "itemid", "productid", "*product1id", "articleid", "contentid", "sku", "offerid", "listingid", "pid", "asin",
         "itemno", "itemnr", "itemref", "itemcode", "itemsku", "productno", "productnr", "productref", "productcode",
         "productsku", "prodid", "prodno", "prodnr", "prodref", "prodcode", "articleno", "articlenr", "articleref",
-        "articlenumber", "artikelnr", "artikelnummer", "artno", "artnr", "skuid", "skuno", "skucode", "*sku",
+        "articlenumber", "itemnumber", "productnumber",
+        "artikelnr", "artikelnummer", "artno", "artnr", "skuid", "skuno", "skucode", "*sku",
         "item", "product", "article", "pks", "stockcode",
     ),
     "timestamp": (
         "eventtimestamp", "derivedtstamp", "timestamp", "eventtime", "originaltimestamp", "occurredat", "time", "ts",
         "datetime", "createdat", "collectortstamp", "sentat", "receivedat", "date",
         "eventdate", "unixtime", "unixtimestamp", "epoch", "epochtime", "servertimestamp", "servertime", "clienttime",
-        "clienttimestamp", "cdt", "invoicedate", "orderdate",
+        "clienttimestamp", "cdt", "invoicedate", "orderdate", "data", "dataora",
     ),
     "event_type": (
         "*ecommerceaction1type", "eventtype", "eventname", "event", "action", "actiontype", "behaviortype",
@@ -46,7 +48,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
     ),
     "event_id": ("eventid", "messageid", "insertid", "eventuuid", "uuid", "id"),
 }  # fmt: skip
-"""Field -> its usual names, the most certain first. Those that begin with pk, and ea, are Matomo's.
+"""Field -> its usual names, the most certain first. Those that begin with pk, and ea, are Matomo's. `data` is a date in
+Italian, Portuguese and Polish.
 
 *sku         it only has to be the end of a name
 action.name  an object and its value, and no single name: Matomo's `action_name` is the title of a page
@@ -61,6 +64,46 @@ SHORT_WORDS = {
     "products": "product", "articles": "article", "events": "event", "categories": "category", "actions": "action",
 }  # fmt: skip
 """Abbreviation or plural -> the word in FIELDS."""
+
+TRANSLATED = {
+    english: words.split()
+    for english, words in {
+        "user": "nutzer benutzer utilisateur usuario utilizador utente gebruiker uzytkownik kullanici",
+        "customer": "kunde kunden cliente clientes klant klanten klient musteri",
+        "item": "ware",
+        "product": "produkt produkte produit producto produto prodotto urun",
+        "article": "artikel articulo artigo articolo towar",
+        "event": "ereignis evenement evento gebeurtenis zdarzenie olay",
+        "action": "aktion accion acao azione actie akcja",
+        "timestamp": "zeitstempel zeitpunkt horodatage tijdstip",
+        "time": "zeit uhrzeit heure hora ora tijd czas zaman",
+        "date": "datum fecha tarih",
+        "type": "tipo soort",
+        "session": "sitzung sesion sessao sessione sessie sesja oturum",
+        "price": "preis prix precio preco prezzo prijs cena fiyat",
+        "amount": "betrag montant monto importe importo bedrag kwota tutar",
+        "quantity": "menge anzahl quantite cantidad quantidade quantita aantal ilosc adet",
+        "category": "kategorie categorie categoria kategoria kategori",
+        "number": "nummer numero numer numara",
+        "code": "codigo codice kod",
+        "id": "kennung identifiant",
+    }.items()
+}
+"""A word in FIELDS -> the same in German, French, Spanish, Portuguese, Italian, Dutch, Polish and Turkish.
+
+Without accents and in small letters, as `folded` makes them.
+"""
+
+SHORT_WORDS |= {word: english for english, words in TRANSLATED.items() for word in words}
+
+LEADING = ("id", "code", "cod", "number", "no", "ref", "type", "date", "time", "timestamp")
+"""Words that many languages write before what they are of: `id_cliente`, `fecha_evento`."""
+
+TYPED = (
+    "$oid", "$date", "$numberLong", "$numberInt", "$numberDouble", "$numberDecimal",
+    "string", "long", "int", "double", "float",
+)  # fmt: skip
+"""Names that only say of which type a value is: in MongoDB's extended JSON, and in Avro's JSON of a union."""
 
 UNITS = (
     "ms",
@@ -151,9 +194,17 @@ SHORT = 8
 """A type's name of so many letters may have others before it, such as com.example.shop.product_viewed."""
 
 
+def folded(name: str) -> str:
+    """A name without accents, so that `événement` is `evenement`."""
+    if name.isascii():
+        return name
+    parts = unicodedata.normalize("NFKD", name.translate({0x131: "i", 0x142: "l", 0x141: "L"}))
+    return "".join(part for part in parts if not unicodedata.combining(part))
+
+
 def plain(name: str) -> str:
-    """A name without case and without all that is no letter or digit."""
-    return re.sub(r"[\W_]+", "", name).lower()
+    """A name without case, accents, and all that is no letter or digit."""
+    return re.sub(r"[\W_]+", "", folded(name)).lower()
 
 
 def event_type(theirs: str) -> str | None:

@@ -163,7 +163,7 @@ def partition_counts(admin: Admin, broker: str) -> dict[str, int]:
 def _metadata(admin: Admin, broker: str) -> Any:
     """What the cluster says of itself. Raises NoAnswer or, if it refuses this user, ConfigError."""
     try:
-        return admin.list_topics(timeout=ANSWER_S)
+        return admin.described(ANSWER_S)
     except KafkaException as exc:
         refusal = admin.refusal()
         if refusal is not None:

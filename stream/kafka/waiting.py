@@ -72,7 +72,8 @@ class NoWatch:
 class KafkaWatch:
     """A Watch that asks whether Kafka answers. `wait` and `start` are called once; other threads read the properties.
 
-    ask      True if a connection was lost since the last call; raises KafkaException or TimeoutError without an answer
+    ask      True if a connection was lost since the last call; raises KafkaException or TimeoutError without an answer,
+             and may raise ConfigError if Kafka refuses this client
     refusal  why Kafka refuses this client; None if it does not
     reason   why there is no answer, for the log
     """
@@ -172,7 +173,10 @@ def watch_kafka(broker: str, topic: str, config: KafkaConfig) -> KafkaWatch:
     topics: list[str] = []
 
     def ask() -> bool:
-        admin.list_topics(*topics, timeout=ANSWER_S)
+        if topics:
+            admin.list_topics(*topics, timeout=ANSWER_S)
+        else:
+            admin.described(ANSWER_S, gives_up=False)
         topics[:] = [topic]
         return admin.forget()
 

@@ -40,9 +40,17 @@ def forget(
     from stream.answers.admin import request_to_forget
     from stream.rekey.topic import by_user
 
-    keys = [_key(user) for user in [*users, *_lines(path)]]
+    given = [*users, *_lines(path)]
+    keys = [_key(user) for user in given]
     if not keys:
         raise click.UsageError("no user: give USER or --file.")
+    odd = [user for user in given if user != user.strip() or user[0] + user[-1] in QUOTES]
+    if odd:
+        click.echo(
+            f"warning: {counted(len(odd), 'id')} with a blank or quotes around it, such as {odd[0]!r}, which are part "
+            "of the id here: if the clicks do not have them, another user is meant, and the state stays",
+            err=True,
+        )
     config = read_kafka_config(kafka_config, os.environ)
     with click.progressbar(keys, label=f"writing to {clicks_topic}", file=click.get_text_stream("stderr")) as bar:
         partitions = request_to_forget(broker, clicks_topic, config, bar)
@@ -63,12 +71,17 @@ def forget(
     )
 
 
+QUOTES = ('""', "''")
+"""What a program may write around a text."""
+
+
 def _lines(path: Path | None) -> list[str]:
     """The ids in a file. Raises ConfigError if it cannot be read."""
     if path is None:
         return []
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would end a line inside an id, at U+2028
+        return [line for line in lines if line.strip()]
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"--file {path} cannot be read as text in UTF-8 ({exc})") from exc
 

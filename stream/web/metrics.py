@@ -87,7 +87,7 @@ HISTOGRAMS = (
     Figure(
         "eddy_latency_seconds",
         "latency",
-        "From a message's Kafka timestamp to the commit of its decision.",
+        "From a message's Kafka timestamp to the commit of its decision. On a backlog: how old the messages are.",
         edges=LATENCIES,
     ),
     Figure("eddy_stage_seconds", "stage", "Duration of each stage of a cycle.", ("stage",), STAGES),

@@ -267,8 +267,11 @@ def test_a_command_names_all_rights_that_it_lacks_in_one_line(secure: Secure, cl
         ended = dict(zip(COMMANDS, pool.map(lambda words: eddy(variables, *words.split()), COMMANDS), strict=True))
     for words, needed in COMMANDS.items():
         rights = ", ".join(f"{operation} on {names[name]}" for operation, name in map(str.split, needed))
-        line = f"eddy: this user lacks rights on topics: {rights}; add the ACLs of docs/security.md (kafka-acls.sh)"
-        assert (ended[words].stderr.strip(), ended[words].returncode) == (line, 2), words
+        hidden = ", ".join(dict.fromkeys(names[right.split()[1]] for right in needed))
+        line = f"eddy: this user lacks rights on topics: {rights}; add the ACLs of docs/security.md (kafka-acls.sh), "
+        line += f"or there is no such topic ({hidden}): without a right on a topic Kafka hides it"
+        said = ended[words].stderr.strip().split("; did you mean")[0]  # a topic of another test
+        assert (said, ended[words].returncode) == (line, 2), words
     for right in {right for needed in COMMANDS.values() for right in needed}:
         operation, name = right.split()
         secure.allow(ResourceType.TOPIC, names[name], operation)
@@ -277,6 +280,27 @@ def test_a_command_names_all_rights_that_it_lacks_in_one_line(secure: Secure, cl
         for words, done in zip(reading, pool.map(lambda words: eddy(variables, *words.split()), reading), strict=True):
             assert ENDS[done.returncode] in done.stderr, (words, done.stderr)
             assert done.returncode == 2 * words.startswith("feedback"), (words, done.stderr)
+
+
+def test_a_mistyped_topic_may_be_a_missing_right_or_a_topic_that_does_not_exist(
+    secure: Secure, cluster: Cluster
+) -> None:
+    """Kafka does not say which it is. A similar topic on which this user has a right is named."""
+    secure.grant(RIGHTS)
+    secure.allow(ResourceType.TOPIC, secure.topics.anomalies, "READ")
+    variables, mistyped = environ(secure, cluster), f"{secure.topics.anomalies}s"
+    rights = "READ on {}; add the ACLs of docs/security.md (kafka-acls.sh), or there is no such topic ({}): "
+    for words in ("explain --user u", "sink parquet --directory none --topics anomalies"):
+        done = eddy({**variables, variable("anomalies_topic"): mistyped}, *words.split())
+        assert rights.format(mistyped, mistyped) in done.stderr, done.stderr
+        assert f"hides it; did you mean {secure.topics.anomalies!r} by {mistyped!r}?" in done.stderr, done.stderr
+        assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1), done.stderr
+    secure.revoke(Right("topic", "clicks", "READ"))
+    secure.allow(ResourceType.TOPIC, secure.topics.clicks, "DESCRIBE")
+    with pytest.raises(ConfigError) as refused:
+        check_topics(cluster.kafka.sasl, secure.topics, KafkaConfig(properties(cluster, "PLAIN")))
+    assert f"READ on {secure.topics.clicks}; add" in str(refused.value)
+    assert "no such topic" not in str(refused.value)  # it is seen
 
 
 def test_a_sink_in_avro_needs_the_rights_of_its_rows_and_no_other(

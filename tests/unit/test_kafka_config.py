@@ -24,6 +24,7 @@ def read(tmp_path: Path, text: str, **environ: str) -> KafkaConfig:
 def test_a_file_as_confluent_writes_it_is_read(tmp_path: Path) -> None:
     """Comments, blank lines, spaces and '=' in a value; names and words in librdkafka's form."""
     config = read(tmp_path, f"# for shop\n\n {SASL}sasl.password = a=b \n")
+    assert read(tmp_path, f"\ufeff{SASL}sasl.password=a=b".replace("\n", "\r\n")) == config  # an editor on Windows
     assert config.properties == {
         "security.protocol": "sasl_ssl",
         "sasl.mechanism": "SCRAM-SHA-512",

@@ -22,6 +22,12 @@ from stream.settings import Rules, Settings, Topics
         ("broker", {"broker": "PLAINTEXT://kafka:9092"}),
         ("broker", {"broker": "::1"}),
         ("group", {"group": " "}),
+        ("group is .eddy ., with a blank at an end", {"group": "eddy "}),
+        ("worker_id is .*t0., with a blank at an end", {"worker_id": "\t0"}),
+        ("topic .clicks .: no topic can have this name", {"topics": Topics(clicks="clicks ")}),
+        ("topic .a/b.: no topic can have this name", {"topics": Topics(anomalies="a/b")}),
+        ("no topic can have this name", {"topics": Topics(sessions="ä")}),
+        ("no topic can have this name", {"topics": Topics(behaviour="b" * 250)}),
         ("http_port", {"http_port": 65_536}),
         ("--http-host", {"http_host": ""}),  # else it would be all addresses
         ("log_format is .xml.; it must be one of text, json", {"log_format": "xml"}),

@@ -2,18 +2,18 @@
 
 import { SHOWN, episodes, row } from "./alerts.js";
 import { Hours } from "./hours.js";
-import { Chart, el, percent, section, short, whole } from "./parts.js";
+import { Chart, el, lasting, percent, section, short, whole } from "./parts.js";
 
 const OFF = "This worker shows no users. Start it with --http-answers to see alerts, users and the whole group.";
 
 export class Now {
   constructor(root) {
     this.speed = new Chart("Clicks decided per second", ["clicks/s"]);
-    this.latency = new Chart("Latency in milliseconds", ["p50", "p99"]);
+    this.age = new Chart("Age of clicks at their decision", ["p50", "p99"], { value: lasting, room: 60 });
     this.lag = new Chart("Messages that wait", ["lag"]);
-    this.figures = { speed: el("p", { class: "figure" }), latency: el("p", { class: "figure" }), lag: el("p", { class: "figure" }) };
-    this.notes = { speed: el("p", { class: "note" }), latency: el("p", { class: "note keys" }), lag: el("p", { class: "note" }) };
-    this.notes.latency.append(el("span", { class: "one" }, "p50"), el("span", { class: "two" }, "p99"));
+    this.figures = { speed: el("p", { class: "figure" }), age: el("p", { class: "figure" }), lag: el("p", { class: "figure" }) };
+    this.notes = { speed: el("p", { class: "note" }), age: el("p", { class: "note keys" }), lag: el("p", { class: "note" }) };
+    this.notes.age.append(el("span", { class: "one" }, "p50"), el("span", { class: "two" }, "p99"), " since the Kafka timestamp");
     this.list = el("ol", { class: "alerts", tabindex: "0", "aria-live": "polite", "aria-relevant": "additions" });
     // A link that is drawn again between press and release gets no click. So the list waits while it is pressed.
     this.pressed = false;
@@ -28,9 +28,9 @@ export class Now {
     this.card = el("div");
     this.shown = null;
     root.replaceChildren(
-      ...["speed", "latency", "lag"].map((name) =>
+      ...["speed", "age", "lag"].map((name) =>
         section(
-          { speed: "Throughput", latency: "Latency", lag: "Lag" }[name],
+          { speed: "Throughput", age: "Age at decision", lag: "Lag" }[name],
           "third",
           this.figures[name],
           this.notes[name],
@@ -46,14 +46,14 @@ export class Now {
   }
 
   end() {
-    for (const chart of [this.speed, this.latency, this.lag, this.hours]) chart.end();
+    for (const chart of [this.speed, this.age, this.lag, this.hours]) chart.end();
   }
 
   show(status, history, workers) {
-    const { latency } = status;
+    const age = status.latency; // on a backlog it is how old the clicks are, and not how long Eddy takes
     const waiting = Object.values(status.lag).reduce((sum, n) => sum + n, 0);
     this.figures.speed.replaceChildren(short(status.clicks_per_s), " ", el("small", {}, "clicks/s"));
-    this.figures.latency.replaceChildren(short(latency.p50_ms), " ", el("small", {}, `ms · p99 ${short(latency.p99_ms)} ms`));
+    this.figures.age.replaceChildren(lasting(age.p50_ms), " ", el("small", {}, `p50 · p99 ${lasting(age.p99_ms)}`));
     this.figures.lag.replaceChildren(whole(waiting), " ", el("small", {}, "messages wait"));
     this.notes.speed.textContent = `${whole(status.counts.clicks)} decided · ${whole(status.users)} users`;
     const refused = Object.entries(status.dead_letters).sort((a, b) => b[1] - a[1]);
@@ -62,7 +62,7 @@ export class Now {
       : "no dead letters";
     const x = history.time.map((ms) => ms / 1000);
     this.speed.show([x, history.clicks_per_s], `${short(status.clicks_per_s)} now`);
-    this.latency.show([x, history.latency_p50_ms, history.latency_p99_ms], `p50 ${short(latency.p50_ms)}, p99 ${short(latency.p99_ms)} now`);
+    this.age.show([x, history.latency_p50_ms, history.latency_p99_ms], `p50 ${lasting(age.p50_ms)}, p99 ${lasting(age.p99_ms)} now`);
     this.lag.show([x, history.lag], `${whole(waiting)} now`);
     this.hours.show(history.hours);
     this.showPartitions(status, workers);

@@ -36,6 +36,14 @@ const SHORT = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 
 export const whole = (n) => (n === null || n === undefined ? "–" : WHOLE.format(n));
 export const short = (n) => (n === null || n === undefined ? "–" : n >= 1000 ? WHOLE.format(n) : SHORT.format(n));
+const UNITS = [["ms", 1], ["s", 1000], ["min", 60_000], ["h", 3_600_000]];
+
+// A duration in ms, in the largest unit of which it has ten; 0 has no unit.
+export function lasting(ms) {
+  const [unit, size] = UNITS.findLast(([, size]) => ms >= 10 * size) ?? UNITS[0];
+  return ms ? `${short(ms / size)} ${unit}` : short(ms);
+}
+
 export const percent = (share) => (share === null ? "–" : `${(100 * share).toFixed(share < 0.1 ? 2 : 1)} %`);
 export const tiny = (p) => (p >= 0.001 ? p.toPrecision(2) : p.toExponential(0));
 export const when = (ms) => new Date(ms).toISOString().replace("T", " ").slice(0, 19);
@@ -73,14 +81,17 @@ const DAY_S = 86400;
 const HALF_AN_HOUR_S = 1800;
 
 // A line chart over `x` (seconds since the epoch, or whole numbers). `names` has one or two lines. `hours`: the day
-// until the last hour in UTC, with a point for each hour.
+// until the last hour in UTC, with a point for each hour. `value`: how a number is written at
+// the axis, in `room` pixels.
 export class Chart {
-  constructor(label, names, { time = true, hours = false } = {}) {
+  constructor(label, names, { time = true, hours = false, value = short, room = 42 } = {}) {
     this.box = el("div", { class: "chart", role: "img", "aria-label": label });
     this.label = label;
     this.names = names;
     this.time = time;
     this.hours = hours;
+    this.value = value;
+    this.room = room;
     this.watch = new ResizeObserver(() => this.plot?.setSize(this.size()));
     this.watch.observe(this.box);
     this.scheme = matchMedia("(prefers-color-scheme: dark)");
@@ -121,7 +132,7 @@ export class Chart {
         },
         axes: [
           { ...axis, size: 22, space: 85, values: this.time ? (_, values) => values.map(clock) : undefined },
-          { ...axis, size: 42, space: 28, values: (_, values) => values.map(short) },
+          { ...axis, size: this.room, space: 28, values: (_, values) => values.map(this.value) },
         ],
         series: [{}, ...lines],
       },

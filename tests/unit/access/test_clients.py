@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from stream.access.credentials import connect
+from stream.access.refusal import SILENT_S, Admin
 from stream.kafka_config import PLAINTEXT
 
 ROOT = Path(__file__).parents[3]
@@ -37,3 +38,23 @@ def test_what_a_client_logs_itself_goes_through_the_log(caplog: pytest.LogCaptur
         while not caplog.records:
             producer.poll(0.1)
     assert {record.name for record in caplog.records} == {"librdkafka"}
+
+
+@pytest.mark.parametrize(("gives_up", "most"), [(True, "6"), (False, "unlimited")])
+def test_a_client_without_a_first_answer_says_soon_and_once_what_it_waits_for(
+    gives_up: bool, most: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The line comes before the limit of the question, and the limit is not longer for it."""
+    admin, limits_s = Admin("127.0.0.1:9", PLAINTEXT), []
+
+    def silent(timeout: float) -> None:
+        limits_s.append((timeout, len(caplog.records)))
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+    monkeypatch.setattr(admin, "list_topics", silent)
+    for _ in range(2):
+        with pytest.raises(KafkaException):
+            admin.described(6.0, gives_up)
+    assert limits_s == [(SILENT_S, 0), (6.0 - SILENT_S, 1), (6.0, 1)]
+    line = f"Kafka does not answer yet, Eddy waits for it: broker=127.0.0.1:9 most_s={most}"
+    assert caplog.messages == [line]

@@ -15,7 +15,7 @@ TOPICS = {"shop-events": SimpleNamespace(partitions={1: None, 0: None}), "__shop
 @pytest.fixture(autouse=True)
 def admin(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = SimpleNamespace(topics=TOPICS)
-    monkeypatch.setattr(publish, "Admin", lambda *_: SimpleNamespace(list_topics=lambda timeout: answer))
+    monkeypatch.setattr(publish, "Admin", lambda *_: SimpleNamespace(described=lambda answer_s: answer))
 
 
 def missing(topic: str) -> str:

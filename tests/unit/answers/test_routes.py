@@ -238,7 +238,15 @@ def test_a_request_to_forget_needs_the_token(running: Running, tmp_path: Path) -
     assert SECRET.decode() not in repr(Token(SECRET))
 
 
-@pytest.mark.parametrize("text", [b"", b"short\n", b"two words of a token", b"x" * 1025])
+def test_a_token_of_an_editor_on_windows_is_the_token(tmp_path: Path) -> None:
+    """A byte order mark is no part of it: each request would be refused, and nothing would show why."""
+    (tmp_path / "token").write_bytes(b"\xef\xbb\xbf" + SECRET + b"\r\n")
+    read_token(str(tmp_path / "token")).check(f"Bearer {SECRET.decode()}")
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"short\n", b"two words of a token", b"x" * 1025, bytes(range(128, 160)), b"0123456789abcdef\0"]
+)
 def test_a_file_without_a_token_ends_the_start(tmp_path: Path, text: bytes) -> None:
     """One line with what a token must be; so does a file that is not there."""
     (tmp_path / "token").write_bytes(text)

@@ -73,7 +73,7 @@ class Cluster:
                 answers[name] = Future(failed("TOPIC_AUTHORIZATION_FAILED"))
         return answers
 
-    def list_topics(self, timeout: float) -> Any:
+    def described(self, answer_s: float) -> Any:
         self.asked += 1
         if self.down or self.asked > self.answers:
             raise KafkaException(KafkaError(KafkaError._TRANSPORT))
@@ -276,13 +276,13 @@ def test_a_topic_that_is_created_at_the_same_time_is_no_error(monkeypatch: pytes
 def test_one_broker_that_knows_the_new_topics_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """Brokers learn of a topic one after the other, and each question may go to another one."""
     made = cluster(monkeypatch, {})
-    answer = made.list_topics
+    answer = made.described
 
-    def alternate(timeout: float) -> Any:
-        found = answer(timeout)
+    def alternate(answer_s: float) -> Any:
+        found = answer(answer_s)
         return found if made.asked % 2 else SimpleNamespace(topics={}, cluster_id=made.cluster_id)
 
-    monkeypatch.setattr(made, "list_topics", alternate)
+    monkeypatch.setattr(made, "described", alternate)
     assert create_topics(BROKER, TOPICS, 4, 1) == dict.fromkeys(NAMES, "created, 4 partitions")
 
 

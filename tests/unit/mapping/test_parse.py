@@ -167,7 +167,11 @@ def test_a_wrong_file_is_one_line_with_what_it_must_be(text: str, words: str) ->
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     """A missing file, a directory and a file that is not UTF-8."""
     (tmp_path / "latin.toml").write_bytes(b"# caf\xe9")
-    for path, words in ((tmp_path, "no such file; `eddy init`"), (tmp_path / "latin.toml", "not UTF-8")):
+    for path, words in (
+        (tmp_path, "a directory, and no file; `eddy init`"),
+        (tmp_path / "x", "no such file; `eddy init`"),
+        (tmp_path / "latin.toml", "not UTF-8"),
+    ):
         with pytest.raises(ConfigError, match=words):
             read_mapping(path)
 

@@ -69,6 +69,7 @@ DAMAGES: list[tuple[str, Callable[[Path], object]]] = [
     ),
     ("not Eddy's format", lambda directory: (directory / "manifest.json").write_bytes(b"\xff\xfe")),
     ("not Eddy's format", lambda directory: (directory / "manifest.json").write_text("{}")),
+    ("not Eddy's format .*; copy the whole directory again", cut("manifest.json")),
     ("format 99", damage_json("manifest.json", lambda content: content.update(format=99))),
     ("format 1, .* train it again", damage_json("manifest.json", lambda content: content.update(format=1))),
     ("surprise.onnx is missing", lambda directory: (directory / "surprise.onnx").unlink()),

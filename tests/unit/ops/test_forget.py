@@ -35,7 +35,21 @@ def test_a_file_has_one_user_a_line(tmp_path: Path) -> None:
     """Blank lines do not count; a file that is no text is refused."""
     (tmp_path / "users").write_text("u1\n\nu 2\r\n")
     assert _lines(tmp_path / "users") == ["u1", "u 2"]
+    (tmp_path / "users").write_bytes("\ufeffu1\r\nu\u2028 2\x85\r\nu3".encode())
+    assert _lines(tmp_path / "users") == ["u1", "u\u2028 2\x85", "u3"]
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     for name in ("bytes", "missing"):
         with pytest.raises(ConfigError, match="cannot be read as text"):
             _lines(tmp_path / name)
+
+
+@pytest.mark.parametrize(("text", "shown"), [("u1\nu2 \n", "'u2 '"), ('"u1"\n', "'\"u1\"'"), ("u1\n'\n", None)])
+def test_an_id_with_a_blank_or_quotes_around_it_gets_a_warning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, shown: str | None
+) -> None:
+    """It may be the id. If it is not, nobody would notice that the user is not forgotten."""
+    monkeypatch.setattr("stream.answers.admin.request_to_forget", lambda *_: 4)
+    (tmp_path / "users").write_text(text)
+    done = CliRunner().invoke(forget, ["--file", str(tmp_path / "users")], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert (f"warning: 1 id with a blank or quotes around it, such as {shown}" in done.stderr) is (shown is not None)

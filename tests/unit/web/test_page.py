@@ -121,6 +121,9 @@ def test_the_page_shows_figures_episodes_partitions_and_the_model(shop: Shop, br
         section(page, "Throughput")("125 clicks/s")
         section(page, "Throughput")("2,500 decided")
         section(page, "Lag")("12 messages wait")
+        section(page, "Age at decision")("ms p50 · p99")
+        section(page, "Age at decision")("since the Kafka timestamp")
+        expect(page.get_by_role("img", name="Age of clicks at their decision: p50")).to_be_visible()
         section(page, "Partitions")("7 (this one)")
         section(page, "Partitions")("eddy-other@there/1")
         section(page, "Model")("tiny/1")
@@ -134,6 +137,16 @@ def test_the_page_shows_figures_episodes_partitions_and_the_model(shop: Shop, br
         assert page.locator(".chart canvas:visible").count() == 3
         assert page.locator("[aria-live]").count() == 1
         assert no_wider_than_the_window(page)
+
+
+def test_the_age_of_a_backlog_is_shown_in_hours(shop: Shop, browser: Browser) -> None:
+    """It is no latency of the worker, and its milliseconds would not fit beside the chart."""
+    shop.display.meter.observe("latency", [48 * 3600.0] * 500)
+    shop.display.note(lambda: 22.0)
+    with opened(browser, shop.port) as seen:
+        shown = re.compile(r"^Age at decision[45]\d(\.\d)? h p50 · p99 [45]\d(\.\d)? h")
+        expect(seen.page.get_by_role("region", name="Age at decision")).to_have_text(shown)
+        expect(seen.page.get_by_text("atency")).to_have_count(0)
 
 
 def test_the_page_shows_the_last_hours_of_the_worker(shop: Shop, browser: Browser) -> None:

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.usefixtures("hurried")
 
 HEADER = "user_id,item_id,event_type,timestamp\n"
 START = 1_700_000_000
+NOISE = (HEADER + "".join(f"u{random.Random(n).random()},i,view,{START}\n" for n in range(3_000))).encode()
 
 
 def same(i: int) -> int:
@@ -148,12 +149,12 @@ TOO_BAD = [
     ("packed.csv", bz2.compress(clicks().encode()), "packed by bzip2; unpack it, or pack it with gzip"),
     ("packed.csv.gz", lzma.compress(clicks().encode()), "packed by xz; unpack it, or"),
     ("packed.jsonl.zst", codec.zstd_encode(b"{}"), "packed by Zstandard; unpack it, or"),
-    ("half.csv.zst", codec.zstd_encode(clicks().encode())[:-9], "not readable"),
+    ("half.csv.zst", codec.zstd_encode(clicks().encode())[:-9], "its end is missing"),
     ("packed.parquet.gz", gzip.compress(b"PAR1"), "packed by gzip; unpack it$"),
-    ("noise.csv.gz", b"\x1f\x8b" + bytes(range(256)), "not readable"),
-    ("noise.parquet", bytes(range(256)), "not readable"),
+    ("noise.csv.gz", b"\x1f\x8b" + bytes(range(256)), "its packed bytes are damaged"),
+    ("noise.parquet", bytes(range(256)), "its end is missing"),
     ("noise.jsonl", bytes(range(256)), "not a text file; a .jsonl file must be text"),
-    ("half.csv.gz", half_a_gzip, "not readable"),
+    ("half.csv.gz", half_a_gzip, "its end is missing"),
     ("text.jsonl", "not json\n", "line 1 is not a JSON object: not json. Correct"),
     ("arrays.jsonl", "[1, 2]\n", r"line 1 is not a JSON object: \[1, 2\]"),
     (
@@ -166,7 +167,13 @@ TOO_BAD = [
     ("cut.jsonl", '{"user_id": 1}\n\n{"user_id": 2, "it', 'line 3 is not a JSON object: {"user_id": 2, "it'),
     ("cut.jsonl.gz", gzip.compress(b'{"user_id": 1}\n{"user_'), "line 2 is not a JSON object"),
     ("scalars.jsonl", '{"user_id": 1}\n7\n', "line 2 is not a JSON object: 7|no column"),
-    ("truncated.parquet", truncated, "not readable"),
+    ("truncated.parquet", truncated, "its end is missing .*: write it or copy it again"),
+    ("short.csv.gz", gzip.compress(NOISE)[:-9_000], "its end is missing"),
+    ("short.jsonl.gz", gzip.compress(b'{"user_id": 1}\n' * 9)[:-9], "its end is missing"),
+    ("short.csv.zst", codec.zstd_encode(NOISE)[:-9_000], "its end is missing"),
+    ("more.csv.gz", gzip.compress(NOISE) + b"more and more", "or others follow them .*; pack it again"),
+    ("more.jsonl.gz", gzip.compress(b'{"user_id": 1}\n' * 9) + b"more and more", "or others follow them"),
+    ("more.csv.zst", codec.zstd_encode(NOISE) + b"more and more", "or others follow them"),
     ("corrupt.parquet", corrupt, "not readable"),
     ("renamed.csv", parquet(user_id=[1]), "this is a Parquet file"),
     ("renamed.jsonl", avro(CLICK, ROWS), "this is an Avro file; name it .avro"),
