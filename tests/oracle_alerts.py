@@ -43,7 +43,10 @@ class HeldOut(NamedTuple):
                 found = (end - start) / (high - low) * (score - low) + start
         if score > self.scores[-1][0]:
             last, beyond = self.scores[-1][1], (score - self.scores[-1][0]) / self.scale
-            found = last + (float(np.log(1.0 + self.size)) - last) * min(beyond, 1.0) + beyond
+            finite = round((1 + self.size) / math.exp(self.scores[0][1])) - 1
+            highest = max(1, min(100, finite // 10))  # so many scores gave the scale
+            further = highest * float(np.log1p(beyond / highest))
+            found = last + (float(np.log(1.0 + self.size)) - last) * min(beyond, 1.0) + further
         return min(found, 100.0)
 
 

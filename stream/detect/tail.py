@@ -1,10 +1,12 @@
 """Converts scores to p-values by comparison with held-out scores, also beyond the largest of them.
 
 At a held-out score this is inductive conformal prediction: p = (1 + count of scores at least as high) / (1 + m).
-Between two scores -log p is interpolated, so p is not below that of the higher one. Beyond the largest score an
-exponential tail goes on, with the mean excess of the highest scores (peaks over threshold: Pickands 1975; the shape
-parameter 0 of a generalised Pareto distribution). These p-values are extrapolated: they order what no held-out click
-has reached.
+Between two scores -log p is interpolated, so p is not below that of the higher one. Beyond the largest score a tail
+goes on. Its scale is the mean excess of the k highest scores (peaks over threshold: Pickands 1975). The excesses are
+taken as exponential, with a scale that k scores do not tell exactly, so p falls as (1 + x / k)^-k in scales x: the
+predictive distribution of an exponential number (Lomax 1954; a generalised Pareto distribution of shape 1 / k). Of few
+scores this is much more than exp(-x), and of a hundred about that. These p-values are extrapolated: they order what no
+held-out click has reached.
 
 The tail does not begin with a jump. The model that serves was trained on more clicks than the one that gave the
 held-out scores, so its score of the same click differs a little. Where many held-out scores are equal, such as those of
@@ -61,7 +63,7 @@ class Tail(NamedTuple):
         ranks = np.unique(np.minimum(np.append(STEP ** np.arange(most), count), count).astype(np.int64))
         kept = np.unique(ordered[ranks - 1])
         above = count - ordered[::-1].searchsorted(kept, "left")
-        top = ordered[: max(1, min(EXCEEDANCES, int(LARGEST_SHARE * count)))].astype(np.float64)
+        top = ordered[: _exceedances(count)].astype(np.float64)
         whole = (ordered[0] - ordered[count // 2]) / np.log(1 + count / 2)  # bounded scores end too steeply
         nats = np.log((1 + len(scores)) / (1 + above))
         scale = max(float((top - top[-1]).mean()), float(whole), smallest_scale)
@@ -75,8 +77,14 @@ class Tail(NamedTuple):
         higher = scores > self.scores[-1]
         if np.count_nonzero(higher):  # rare
             beyond = (scores[higher].astype(np.float64) - self.scores[-1]) / self.scale
-            found[higher] = _beyond(self.nats[-1], np.log(1.0 + self.size), beyond)
+            found[higher] = _beyond(self.nats[-1], np.log(1.0 + self.size), self.exceedances, beyond)
         return found
+
+    @property
+    def exceedances(self) -> int:
+        """Number of the highest scores that gave the scale, k."""
+        finite = round((1 + self.size) * np.exp(-self.nats[0])) - 1  # the lowest score is kept, too
+        return _exceedances(finite)
 
 
 class Tails:
@@ -96,6 +104,7 @@ class Tails:
         self._slopes[inner] = np.diff(self._nats)[inner] / np.diff(self._scores)[inner]
         self._largest = np.log(1.0 + np.array([tail.size for tail in filled]))
         self._scales = np.array([tail.scale for tail in filled])
+        self._exceedances = np.array([tail.exceedances for tail in filled])
 
     def nats_of(self, which: I64, scores: F32) -> F64:
         """-log of the p-value (n,) of each score (n,), as `Tail.nats_of` of the tail number `which` (n,)."""
@@ -107,18 +116,24 @@ class Tails:
         if np.count_nonzero(higher):  # rare
             tail = which[higher]
             beyond = (values[higher] - self._scores[last[higher]]) / self._scales[tail]
-            found[higher] = _beyond(self._nats[last[higher]], self._largest[tail], beyond)
+            found[higher] = _beyond(self._nats[last[higher]], self._largest[tail], self._exceedances[tail], beyond)
         return found
 
 
-def _beyond(at_last: F64 | np.float64, largest: F64 | np.float64, beyond: F64) -> F64:
-    """-log of the p-values (n,) of scores that are higher than all held-out ones.
+def _exceedances(count: int) -> int:
+    return max(1, min(EXCEEDANCES, int(LARGEST_SHARE * count)))
 
-    at_last  -log p of the highest held-out score
-    largest  -log(1 / (1 + m))
-    beyond   (n,) how much higher they are, in scales of the tail
+
+def _beyond(at_last: F64 | np.float64, largest: F64 | np.float64, exceedances: I64 | int, beyond: F64) -> F64:
+    """-log of the p-values (n,) of scores that are higher than all held-out ones, by the predictive distribution.
+
+    at_last      -log p of the highest held-out score
+    largest      -log(1 / (1 + m))
+    exceedances  number of the scores that gave the scale
+    beyond       (n,) how much higher they are, in scales of the tail
     """
-    return np.minimum(at_last + (largest - at_last) * np.minimum(beyond, 1.0) + beyond, MOST_NATS)
+    further = exceedances * np.log1p(beyond / exceedances)
+    return np.minimum(at_last + (largest - at_last) * np.minimum(beyond, 1.0) + further, MOST_NATS)
 
 
 def _flat(size: int) -> Tail:

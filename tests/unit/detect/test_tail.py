@@ -46,7 +46,7 @@ def test_a_higher_score_is_never_less_unusual(held_out: list[float]) -> None:
     tail = Tail.fit(np.array(held_out, np.float32))
     found = p_values(tail, [-1e9, *sorted(held_out), 51, 52, 100, 1e9])
     assert all(a >= b for a, b in itertools.pairwise(found))
-    assert found[-1] == pytest.approx(np.exp(-MOST_NATS))
+    assert found[-1] >= np.exp(-MOST_NATS)
 
 
 def test_the_tail_of_exponential_scores_is_theirs() -> None:
@@ -56,11 +56,26 @@ def test_the_tail_of_exponential_scores_is_theirs() -> None:
     assert 0.25e-6 < found < 4e-6
 
 
+@pytest.mark.parametrize("count", [10, 60, 600])
+def test_few_scores_promise_little(count: int) -> None:
+    """Not more than one or two of 10,000 new scores have a p-value as small, in the mean over logs.
+
+    Scores are exponential, of mean 1, so a score above x has the probability exp(-x). The scale is not known to the
+    tail: with ten scores, an exponential tail of the estimated scale gives 20 in 10,000.
+    """
+    rng, grid = np.random.default_rng(1), np.geomspace(1e-3, 1e30, 200_000, dtype=np.float32)
+    realised = []
+    for _ in range(400):
+        tail = Tail.fit(rng.exponential(1.0, count).astype(np.float32), 1e-9)
+        realised.append(np.exp(-grid[tail.nats_of(grid).searchsorted(np.log(1e4))]))
+    assert np.mean(realised) < 2e-4
+
+
 def test_equal_scores_have_a_tail_too() -> None:
     """Where no held-out session has a twin, a second one is rarer than a first one, but not impossible."""
     tail = Tail.fit(np.zeros(10_000, np.float32), OF_COUNTS)
     one, two = p_values(tail, [1.0, 2.0])
-    assert one / two == pytest.approx(np.exp(1 / OF_COUNTS))
+    assert one / two == pytest.approx(np.exp(1 / OF_COUNTS), rel=0.1)
     assert two > 1e-8
 
 
@@ -68,7 +83,7 @@ def test_a_score_in_nats_is_at_most_e_times_rarer_for_each_nat() -> None:
     """Ten short sessions say little about a value far beyond theirs: the tail is not as steep as they are."""
     tail = Tail.fit(np.linspace(0, 0.5, 10).astype(np.float32))
     one, two = p_values(tail, [3.0, 5.0])
-    assert one / two == pytest.approx(np.exp(2 / OF_NATS))
+    assert 1 < one / two < np.exp(2 / OF_NATS)
 
 
 def test_a_session_without_a_value_counts_as_lower() -> None:
@@ -86,6 +101,7 @@ def test_tails_are_read_back_as_they_were_written(held_out: list[list[float]]) -
         assert ours.scores.tolist() == theirs.scores.tolist()
         assert ours.nats.tolist() == theirs.nats.tolist()
         assert (ours.scale, ours.size) == (theirs.scale, theirs.size)
+        assert p_values(ours, [60.0, 1e6]) == p_values(theirs, [60.0, 1e6])
 
 
 @pytest.mark.parametrize(
