@@ -123,6 +123,8 @@ def init(
         }
         click.echo(json.dumps(shown))
     else:
+        if len(events) + len(left_out) == MOST_EVENTS:
+            click.echo(f"{source}: its {'first' if topic is None else 'last'} {MOST_EVENTS:,} events were looked at\n")
         click.echo(report(sample, found, understood))
         if left_out:
             what = "a JSON object" if form == "json" else f"{form} of a known schema"

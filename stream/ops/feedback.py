@@ -232,8 +232,8 @@ def _lines(found: Report) -> list[str]:
         lines.append(f"{found.missing:,} verdicts are on alerts that are no longer on the topic")
     first = found.choices[0] if found.choices else None
     if found.proposed is None or first is None:
-        why = "no episode is judged" if first is None else "no smaller one leaves out false and keeps the true ones"
-        return [*lines, "", f"no other --alpha is proposed: {why}"]
+        none = f"none leaves out a false episode and keeps {KEEP:.0%} of the true ones"
+        return [*lines, "", f"no other --alpha is proposed: {'no episode is judged' if first is None else none}"]
     left = next(one for one in found.choices if one.alpha == found.proposed)
     said = f"{left.true:,} of {first.true:,} true and {left.false:,} of {first.false:,} false episodes would be left"
     return [*lines, "", f"proposed: --alpha {found.proposed:g}, the smallest that keeps {KEEP:.0%} of the true: {said}"]

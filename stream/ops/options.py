@@ -122,9 +122,21 @@ def connection_options(command: Command) -> Command:
 
 
 def mapping_option(command: Command) -> Command:
-    """Add the mapping to a command that has to know which topics a worker needs."""
+    """Add the mapping to a command that has to know which topics a worker needs. Empty: the model's, as of a worker."""
     text = "Mapping file of the workers. With rekey = true in it, they also need the topic of the re-keyed clicks."
-    return click.option("--mapping", envvar=variable("mapping"), default="", help=text)(command)
+    own = "Model of the workers. Its mapping is used if --mapping is not given."
+    mapping = click.option("--mapping", envvar=variable("mapping"), default="", callback=_or_of_model, help=text)
+    model = click.option("--model", envvar=variable("model"), default="", expose_value=False, callback=_keep, help=own)
+    return model(mapping(command))  # without --mapping, click calls `_keep` first
+
+
+def _keep(ctx: click.Context, option: click.Parameter, value: str) -> None:
+    ctx.meta[str(option.name)] = value
+
+
+def _or_of_model(ctx: click.Context, _: click.Parameter, mapping: str) -> str:
+    own = Path(ctx.meta.get("model", "")) / "mapping.toml"
+    return mapping or (str(own) if ctx.meta.get("model") and own.is_file() else "")
 
 
 def topic_options(command: Command) -> Command:

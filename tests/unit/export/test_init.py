@@ -50,6 +50,15 @@ def test_a_program_gets_one_json_object(tmp_path: Path) -> None:
     assert read_mapping(out).mapping.event_types == {"addtocart": "cart", "transaction": "purchase"}
 
 
+@pytest.mark.parametrize(("events", "said"), [(5_001, True), (4_999, False)])
+def test_a_long_file_is_looked_at_in_part_and_init_says_so(tmp_path: Path, events: int, said: bool) -> None:
+    """Later events may be of another kind."""
+    line = '{"user_id": "u1", "item_id": "i1", "timestamp": 1700000000000, "event_type": "view"}\n'
+    (tmp_path / "long.jsonl").write_text(line * events)
+    found = run("--file", tmp_path / "long.jsonl", "--out", tmp_path / "shop.toml").output
+    assert ("file long.jsonl: its first 5,000 events were looked at" in found) == said
+
+
 def test_dates_and_decimals_of_parquet_are_read_as_from_a_log(tmp_path: Path) -> None:
     """Also in a struct and in a list; bytes are no value for any field."""
     at = datetime(2025, 3, 4, 9, 0, 10, tzinfo=UTC)
@@ -164,7 +173,7 @@ def test_init_of_a_topic_ends_with_where_a_log_comes_from(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kafka_config: str, form: str, more: str
 ) -> None:
     """`eddy train` reads no topic. The lines that are printed can be typed: every option of them exists."""
-    monkeypatch.setattr("export.init._of_topic", lambda *_: (list(rows(SAMPLE)), [None] * 5, KeySample(1), 0, form))
+    monkeypatch.setattr("export.init._of_topic", lambda *_: (list(rows(SAMPLE)), [None] * 5, KeySample(1), [], form))
     monkeypatch.setattr("export.init.read_kafka_config", lambda *_: None)
     given = ("--kafka-config", kafka_config) if kafka_config else ()
     out = tmp_path / "shop.toml"

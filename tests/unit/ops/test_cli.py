@@ -272,6 +272,28 @@ def test_topics_can_be_read_by_a_program(
     assert msgspec.json.decode(done.stdout) == expected
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [([], "models/shop/1/mapping.toml"), (["--mapping", "x.toml"], "x.toml"), (["--model", "models/other/1"], "")],
+)
+@pytest.mark.parametrize("command", ["check", "create"])
+def test_topics_are_those_of_a_worker_with_this_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, arguments: list[str], expected: str
+) -> None:
+    """Without --mapping the topics are those that the model's mapping needs, also if a settings file has the model."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "shop" / "1").mkdir(parents=True)
+    (tmp_path / "models" / "shop" / "1" / "mapping.toml").write_text("")
+    (tmp_path / "eddy.toml").write_text('model = "models/shop/1"\n')
+    asked: list[str] = []
+    for name in ("check_all", "create"):
+        monkeypatch.setattr(
+            f"stream.rekey.topic.{name}", lambda broker, topics, mapping, *_: asked.append(mapping) or {}
+        )
+    done = CliRunner().invoke(eddy, ["topics", command, "--settings", "eddy.toml", *arguments], catch_exceptions=False)
+    assert (done.exit_code, asked) == (0, [expected])
+
+
 @pytest.mark.parametrize("command", ["topics create", "topics check", "topics repair"])
 def test_each_topics_command_has_an_example(command: str) -> None:
     """`--help` shows a command line that works."""
