@@ -35,6 +35,7 @@ from stream.detect.statistics import (
     fill_class,
     sentence,
     statistics,
+    usually,
 )
 from stream.detect.tail import F32, F64, I32, I64, Tail, Tails, unpack
 from stream.detect.windows import WINDOWS, Windows, slide
@@ -203,4 +204,7 @@ class BehaviourDetector:
         spoke = {STATISTICS[i]: float(p_values[i]) for i in strongest if p_values[i] <= SPOKE}
         first = strongest[0]
         said = sentence(STATISTICS[first], float(values[click, first]), windows, click)
+        median = self.behaviour.parts[first][0 if OF_SESSIONS[first] else fill[click]].median()
+        gaps = int((windows.gap_ms[click, : windows.filled[click] - 1] >= 0).sum())
+        said += "" if median is None else usually(STATISTICS[first], median, gaps)
         return Why(CLASSES[fill[click]], self.held_out, spoke, said)

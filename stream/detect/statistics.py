@@ -146,3 +146,14 @@ def sentence(name: str, value: float, windows: Windows, click: int) -> str:
         "category run": f"{value:.0f} clicks in a row were on different items of one category",
         "steady pace": f"{gaps} intervals between the clicks of the session were nearly equal, about {usual_s:.3g} s",
     }[name]
+
+
+def usually(name: str, median: float, gaps: int) -> str:
+    """What is usual instead, in words; empty if the statistic has no unit that a person knows.
+
+    median  of the statistic's largest values in the held-out sessions that it is compared with
+    gaps    number of known gaps between the last clicks
+    """
+    if name == "rate":
+        return f"; usual are {(USUAL_MS * np.exp(-median / gaps) - CLOCK_MS) / 1000:.3g} s"
+    return f"; usual are {median:.0f}" if name in ("one item", "category run") else ""

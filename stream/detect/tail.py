@@ -81,10 +81,21 @@ class Tail(NamedTuple):
         return found
 
     @property
+    def finite(self) -> int:
+        """Number of the scores that are not -inf. There is at least one."""
+        return round(float((1 + self.size) * np.exp(-self.nats[0]))) - 1  # the lowest score is kept, too
+
+    @property
     def exceedances(self) -> int:
         """Number of the highest scores that gave the scale, k."""
-        finite = round((1 + self.size) * np.exp(-self.nats[0])) - 1  # the lowest score is kept, too
-        return _exceedances(finite)
+        return _exceedances(self.finite)
+
+    def median(self) -> float | None:
+        """The highest score that half of those that are not -inf reach; None if there is none."""
+        if not len(self.scores):
+            return None
+        half = np.log((1 + self.size) / (1 + self.finite / 2))
+        return float(self.scores[self.nats.searchsorted(half, "right") - 1])
 
 
 class Tails:

@@ -86,6 +86,18 @@ def test_a_score_in_nats_is_at_most_e_times_rarer_for_each_nat() -> None:
     assert 1 < one / two < np.exp(2 / OF_NATS)
 
 
+@given(st.lists(st.floats(-50, 50, width=32) | st.just(-np.inf), max_size=60))
+def test_the_median_is_that_of_the_sessions_with_a_value(scores: list[float]) -> None:
+    """To the next score on either side."""
+    known, found = sorted(one for one in scores if one > -np.inf), Tail.fit(np.array(scores, np.float32)).median()
+    if not known:
+        assert found is None
+        return
+    middle = len(known) // 2
+    assert found is not None
+    assert known[max(0, middle - 1)] <= found <= known[min(len(known) - 1, middle + 1)]
+
+
 def test_a_session_without_a_value_counts_as_lower() -> None:
     """A value that few sessions have is unusual by that."""
     assert p_values(Tail.fit(np.empty(0, np.float32)), [1e9]) == [1.0]

@@ -19,6 +19,7 @@ from stream.detect.statistics import (
     regularity,
     sentence,
     statistics,
+    usually,
 )
 from stream.detect.windows import LAST, LATE, NO_GAP, PER_NAT, TWIN_MS, WINDOWS, Sequence, Windows, log_gap, slide
 from stream.model.gaps import SESSION_GAP_MS
@@ -185,6 +186,15 @@ def test_every_statistic_has_a_sentence_with_its_figures() -> None:
     assert words["twins"] == "clicks of the session that repeat the click before within 1 s: 6"
     assert words["steady pace"] == "40 intervals between the clicks of the session were nearly equal, about 2.47 s"
     assert words["category run"] == "4 clicks in a row were on different items of one category"
+
+
+def test_a_sentence_says_what_is_usual_where_that_has_a_unit() -> None:
+    """A rate is that of as many gaps: of four gaps of 30 s the statistic is 0, whatever the clock's step is."""
+    assert [usually(name, 0.0, 4) for name in ("rate", "one item", "clicks", "regular gaps")] == [
+        "; usual are 30 s", "; usual are 0", "", "",
+    ]  # fmt: skip
+    assert usually("rate", 4 * np.log(10), 4) == "; usual are 2.98 s"  # 3 s less the step of the clock
+    assert usually("category run", 2.2, 0) == "; usual are 2"
 
 
 def test_clicks_that_come_late_are_not_those_of_a_bot() -> None:
