@@ -19,7 +19,7 @@ from tests.kafka_lane import REQUIRED
 
 pytestmark = pytest.mark.skipif("EDDY_TEST_KAFKA" in os.environ, reason="a broker that is not ours is not killed")
 
-SILENT, BACK = "Kafka does not answer", "Kafka answers again"
+SILENT, BACK = "Kafka does not answer, Eddy waits", "Kafka answers again"
 
 
 class Network(NamedTuple):

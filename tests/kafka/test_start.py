@@ -57,11 +57,13 @@ def test_foreign_directory_is_refused(lane: Lane, tmp_path: Path) -> None:
 
 
 def test_a_worker_waits_for_a_broker_that_nobody_has_reached(lane: Lane) -> None:
-    """The broker may come later than the worker. One line says what it waits for and why, and SIGTERM ends it."""
+    """The broker may come later than the worker. After a second a line says what it waits for, then one says why, and
+    SIGTERM ends it."""
     worker = lane.start(broker="127.0.0.1:9,no-such-host.invalid:9092")
-    worker.wait_for("Kafka does not answer")
+    worker.wait_for("Kafka does not answer, Eddy waits")
     assert worker.end(signal.SIGTERM) == 0
-    waits, ended = worker.log.strip().splitlines()
+    early, waits, ended = worker.log.strip().splitlines()
+    assert "Kafka does not answer yet" in early
     assert "127.0.0.1:9: connection refused; no-such-host.invalid:9092: the name does not resolve" in waits
     assert "SIGTERM" in ended
 
