@@ -40,12 +40,14 @@ LISTS_EVERY = 20
 """The oracle makes the list of one click in so many: it costs more than all the rest."""
 
 
-def wait_until(true: Callable[[], bool], what: str, deadline_s: float = 60.0, every_s: float = 0.02) -> None:
-    """Poll until `true` returns True; fail with `what` at the deadline."""
+def wait_until(
+    true: Callable[[], bool], what: str | Callable[[], str], deadline_s: float = 60.0, every_s: float = 0.02
+) -> None:
+    """Poll until `true` returns True; fail with `what`, or with what it returns then, at the deadline."""
     end = time.monotonic() + deadline_s
     while not true():
         if time.monotonic() > end:
-            raise AssertionError(f"not within {deadline_s:.0f} s: {what}")
+            raise AssertionError(f"not within {deadline_s:.0f} s: {what if isinstance(what, str) else what()}")
         time.sleep(every_s)  # the polling interval; the deadline above decides
 
 
@@ -196,8 +198,9 @@ class Lane:
                 committed, ends = look()
                 return committed >= share * ends
 
-            what = f"{share:.0%} of the clicks decided; workers' logs:\n" + self._logs()
-            wait_until(reached, what, deadline_s, ASK_S)
+            wait_until(
+                reached, lambda: f"{share:.0%} of the clicks decided; {look()}; {self._logs()}", deadline_s, ASK_S
+            )
         wait_until_readable(self.broker, self.topics.names())
 
     def wait_until_decided(self) -> None:
