@@ -158,7 +158,7 @@ class Alerts:
         strongest = sorted(range(len(NAMES)), key=lambda i: -each[i])
         statistics = {NAMES[i]: float(np.exp(-each[i])) for i in strongest if float(np.exp(-each[i])) <= 0.01}
         said = self._sentence(NAMES[strongest[0]], values[strongest[0]], kept, filled)
-        said += self._usually(NAMES[strongest[0]], of_class[strongest[0]], kept.gap_ms[: filled - 1])
+        said += self._usually(NAMES[strongest[0]], of_class[strongest[0]], filled - 1)
         if history == 0:
             kept.quiet_until_s, kept.quiet = 0, []
         quiet = click["timestamp"] < kept.quiet_until_s * 1000 and NAMES[strongest[0]] in (kept.quiet or NAMES)
@@ -273,14 +273,13 @@ class Alerts:
         return (1 - len(logs)) * math.log(math.sqrt(variance + noise**2) + 1e-3)
 
     @staticmethod
-    def _usually(name: str, held_out: HeldOut, gaps_ms: list[int]) -> str:
+    def _usually(name: str, held_out: HeldOut, gaps: int) -> str:
         if name not in ("rate", "one item", "category run") or not held_out.scores:
             return ""
         median = held_out.median()
         if name != "rate":
             return f"; usual are {median:.0f}"
-        known = [gap for gap in gaps_ms if gap >= 0]
-        return f"; usual are {(30_000 / math.exp(median / len(known)) - 20) / 1000:.3g} s"
+        return f"; usual are {max(0, 30_000 / math.exp(median / gaps) - 20) / 1000:.3g} s"
 
     @staticmethod
     def _sentence(name: str, value: float, kept: Behaviour, filled: int) -> str:

@@ -205,6 +205,5 @@ class BehaviourDetector:
         first = strongest[0]
         said = sentence(STATISTICS[first], float(values[click, first]), windows, click)
         median = self.behaviour.parts[first][0 if OF_SESSIONS[first] else fill[click]].median()
-        gaps = int((windows.gap_ms[click, : windows.filled[click] - 1] >= 0).sum())
-        said += "" if median is None else usually(STATISTICS[first], median, gaps)
+        said += "" if median is None else usually(STATISTICS[first], median, int(windows.filled[click]) - 1)
         return Why(CLASSES[fill[click]], self.held_out, spoke, said)

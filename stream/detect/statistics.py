@@ -152,8 +152,9 @@ def usually(name: str, median: float, gaps: int) -> str:
     """What is usual instead, in words; empty if the statistic has no unit that a person knows.
 
     median  of the statistic's largest values in the held-out sessions that it is compared with
-    gaps    number of known gaps between the last clicks
+    gaps    number of gaps between the last clicks, also of those that late clicks leave unknown: the held-out sessions
+            have as many
     """
     if name == "rate":
-        return f"; usual are {(USUAL_MS * np.exp(-median / gaps) - CLOCK_MS) / 1000:.3g} s"
+        return f"; usual are {max(0.0, USUAL_MS * np.exp(-median / gaps) - CLOCK_MS) / 1000:.3g} s"
     return f"; usual are {median:.0f}" if name in ("one item", "category run") else ""

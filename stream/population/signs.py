@@ -1,8 +1,8 @@
 """Finds the signs of trouble in clicks. One user with a sign means little; many at once are a fault or a campaign.
 
     unknown event types  the model does not know the event type of the click
-    unknown items        it does not know the items of the click and of the user's click before, in one session; the id
-                         of the click's own one has a form that is known
+    unknown items        it does not know the items of the click and of the user's click before, in one session; of the
+                         click's own id it knows the form
     new form of ids      the id of the item has a form that no item of the model has (model.forms)
     twins                the click is on the same item as the user's click before, within a second
     alerts: STATISTIC    the click opens an episode, and this statistic is the strongest one

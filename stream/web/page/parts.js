@@ -81,8 +81,7 @@ const DAY_S = 86400;
 const HALF_AN_HOUR_S = 1800;
 
 // A line chart over `x` (seconds since the epoch, or whole numbers). `names` has one or two lines. `hours`: the day
-// until the last hour in UTC, with a point for each hour. `value`: how a number is written at
-// the axis, in `room` pixels.
+// until the last hour in UTC, with a point for each hour. `value`: how a number is written at the axis, in `room` pixels.
 export class Chart {
   constructor(label, names, { time = true, hours = false, value = short, room = 42 } = {}) {
     this.box = el("div", { class: "chart", role: "img", "aria-label": label });

@@ -195,6 +195,7 @@ def test_a_sentence_says_what_is_usual_where_that_has_a_unit() -> None:
     ]  # fmt: skip
     assert usually("rate", 4 * np.log(10), 4) == "; usual are 2.98 s"  # 3 s less the step of the clock
     assert usually("category run", 2.2, 0) == "; usual are 2"
+    assert usually("rate", 90.0, 9) == "; usual are 0 s"  # no time is below zero
 
 
 def test_clicks_that_come_late_are_not_those_of_a_bot() -> None:
