@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 
-from stream.detect.behaviour import Behaviour, together
+from stream.detect.behaviour import Behaviour, BehaviourDetector, together
+from stream.detect.detector import Evidence
+from stream.detect.pvalue import Pools
 from stream.detect.statistics import FILLS, NONE, OF_SESSIONS, STATISTICS
 from stream.detect.tail import Tail
+from stream.detect.windows import LATE, NO_GAP
+from stream.state.row import row_dtype
 
 S = len(STATISTICS)
 
@@ -132,3 +136,29 @@ def test_tails_are_kept_in_the_order_of_a_file() -> None:
     values, fill, _, _ = sessions(100, 3, 1)
     again = Behaviour.of(behaviour.tails())
     assert again.nats(values, fill)[0].tolist() == behaviour.nats(values, fill)[0].tolist()
+
+
+def test_a_reason_says_what_is_usual_after_as_many_clicks() -> None:
+    """Six clicks of a second each, one of them late, where sessions of six or seven clicks have one every 50 s."""
+    never, usual = Tail.fit(np.arange(1_000, 1_100, dtype=np.float32)), 5 * np.log(30_000 / 50_020)
+    rate = [Tail.fit(np.full(100, usual if fill == 4 else 0.0, np.float32)) for fill in range(FILLS)]
+    parts = [
+        rate if name == "rate" else [never] * (1 if of_session else FILLS)
+        for name, of_session in zip(STATISTICS, OF_SESSIONS, strict=True)
+    ]
+    detector = BehaviourDetector(
+        Pools.of(("all",), [never], ("view",)), Behaviour(parts, never), np.full(9, -1, np.int32)
+    )
+    zeros, items = np.zeros(6, np.int64), np.arange(6)
+    recent = np.where(items[:, None] >= items, (items[:, None] - items) % 8, -1)
+    seen = Evidence(
+        zeros, zeros.astype(np.float32), zeros.astype(np.float32), zeros, items,
+        np.array([NO_GAP, 1_000, 1_000, LATE, 1_000, 1_000]), 1_000 * items, items,
+        np.pad(recent, ((0, 0), (0, 18)), constant_values=-1).astype(np.int32), zeros > 0, items.astype(np.uint64),
+        zeros > 0,
+    )  # fmt: skip
+    rows = np.zeros(1, row_dtype((), 0, detector.row_fields))
+    before = {field.name: rows[field.name].copy() for field in detector.row_fields}
+    rows["clicks"] = 6
+    why = detector.judge(seen, before, rows).why(5)
+    assert (why.pool, why.sentence) == ("6 or 7 clicks", "the last 6 clicks came every 1 s; usual are 50 s")
