@@ -18,7 +18,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import faust
 from aiokafka import conn
 from aiokafka.errors import (
     GroupAuthorizationFailedError,
@@ -276,24 +275,3 @@ def _positions(consumer: Any) -> dict[Any, int]:
         return {}
     states = {tp: subscription.assignment.state_value(tp) for tp in subscription.assignment.tps}
     return {tp: state.position for tp, state in states.items() if state is not None and state.has_valid_position}
-
-
-async def check_group(app: faust.App) -> None:
-    """Raise the fatal group error that aiokafka keeps, or the error with which its fetching has ended, if there is one.
-
-    aiokafka starts its fetching once: a worker whose fetching has ended would stay in the group and read nothing.
-    """
-    if app.should_stop:  # the consumer thread and its loop may have ended
-        return
-    thread = app.consumer._thread
-    consumer = thread and thread._consumer
-    if not consumer or consumer._coordinator is None:
-        return
-
-    async def check() -> None:
-        consumer._coordinator.check_errors()
-        fetching = consumer._fetcher._fetch_task
-        if fetching.done() and not fetching.cancelled():
-            fetching.result()
-
-    await thread.call_thread(check)

@@ -24,7 +24,7 @@ from mode import Service
 
 from stream.errors import EddyError
 from stream.events import Partition
-from stream.kafka.fetch import Fetch, FetchThread, check_group, chunk_of, fetches
+from stream.kafka.fetch import Fetch, FetchThread, chunk_of, fetches
 from stream.kafka.waiting import Watch
 from stream.kafka.watchdog import end_app, watch_group
 
@@ -265,3 +265,24 @@ async def leave_group(app: faust.App) -> None:
 def assigned(app: faust.App) -> list[Partition]:
     """Return the partitions that this worker has now."""
     return sorted(Partition(*tp) for tp in app.consumer.assignment())
+
+
+async def check_group(app: faust.App) -> None:
+    """Raise the fatal group error that aiokafka keeps, or the error with which its fetching has ended, if there is one.
+
+    aiokafka starts its fetching once: a worker whose fetching has ended would stay in the group and read nothing.
+    """
+    if app.should_stop:  # the consumer thread and its loop may have ended
+        return
+    thread = app.consumer._thread
+    consumer = thread and thread._consumer
+    if not consumer or consumer._coordinator is None:
+        return
+
+    async def check() -> None:
+        consumer._coordinator.check_errors()
+        fetching = consumer._fetcher._fetch_task
+        if fetching.done() and not fetching.cancelled():
+            fetching.result()
+
+    await thread.call_thread(check)

@@ -186,7 +186,7 @@ async def watch_group(app: Any, check: Callable[[], Awaitable[None]]) -> NoRetur
     """Ask for a fatal error of the group once a second. An error ends the process.
 
     app    the Faust app
-    check  raises the error that aiokafka keeps (fetch.check_group)
+    check  raises the error that aiokafka keeps (transport.check_group)
     """
     while True:
         await asyncio.sleep(CHECK_S)
