@@ -28,7 +28,7 @@ import msgspec
 from bench.report import RESULTS, write_report
 from export.model.untrained import write_untrained
 from stream.events import Partition
-from stream.kafka.fetch import Chunk
+from stream.kafka.consumer.fetch import Chunk
 from stream.mapping.decoding import user_ids
 from stream.meter import Meter
 from stream.model.runtime import Model, load_model

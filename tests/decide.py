@@ -9,7 +9,7 @@ from stream.carry.messages import Way
 from stream.engine.engine import Cycle, Engine
 from stream.engine.requests import Request
 from stream.events import Anomaly, Click, Origin, Partition, Recommendation, SystemAlert
-from stream.kafka.fetch import Chunk
+from stream.kafka.consumer.fetch import Chunk
 from stream.model.runtime import Model, StateArray
 from stream.settings import Topics
 from stream.wire.codec import Codec

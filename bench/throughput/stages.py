@@ -17,7 +17,7 @@ import msgspec
 from bench.throughput.clicks import Message, made_up
 from bench.throughput.contenders.model import BATCH, K
 from stream.events import Partition
-from stream.kafka.fetch import Chunk
+from stream.kafka.consumer.fetch import Chunk
 from stream.model.runtime import Model, load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec

@@ -20,8 +20,8 @@ import numpy as np
 from stream.carry.arriving import Taken, readable
 from stream.carry.leaving import Left
 from stream.events import Click, Partition
+from stream.kafka.consumer.fetch import Chunk
 from stream.kafka.delivery import Record
-from stream.kafka.fetch import Chunk
 from stream.state.arena import NO_SLOT, Arena, Owner
 from stream.state.evict import Forgetting
 from stream.wire.codec import Codec

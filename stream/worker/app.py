@@ -30,9 +30,9 @@ from stream.answers.workers import advertised
 from stream.environment import from_environment, unknown_variables
 from stream.errors import EddyError
 from stream.kafka.changelog import Changelog
+from stream.kafka.consumer.fetch import OFFSET_RESET
+from stream.kafka.consumer.transport import BatchTopic, BatchTransport
 from stream.kafka.delivery import Delivery
-from stream.kafka.fetch import OFFSET_RESET
-from stream.kafka.transport import BatchTopic, BatchTransport
 from stream.kafka.waiting import watch_kafka
 from stream.kafka.watchdog import (
     EXIT_OPERATOR,
@@ -215,7 +215,7 @@ def run_worker(settings: Settings) -> int:
         handler.addFilter(Repeats("aiokafka"))
         handler.addFilter(Repeats("stream.worker.cycles.batch"))  # it could log 20 times a second, once per cycle
     logging.getLogger("stream").setLevel(logging.INFO)
-    for name in ("stream.kafka.transport", "stream.kafka.fetch"):
+    for name in ("stream.kafka.consumer.transport", "stream.kafka.consumer.fetch"):
         logging.getLogger(name).setLevel(logging.WARNING)  # Faust's services log there that they start and stop
     use_uvloop()
     limit_arenas()

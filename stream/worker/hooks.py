@@ -26,9 +26,9 @@ from stream.engine.engine import Engine
 from stream.errors import ConfigError
 from stream.events import Partition
 from stream.kafka.changelog import Changelog
+from stream.kafka.consumer.transport import assigned, leave_group, membership, seek
 from stream.kafka.delivery import group_metadata
 from stream.kafka.partitioners import KeySample
-from stream.kafka.transport import assigned, leave_group, membership, seek
 from stream.kafka.waiting import KafkaWatch
 from stream.kafka.watchdog import CHECK_S, Rebalances, asked_to_end, end_app, set_asked_to_end, watch_group
 from stream.kafka_config import KafkaConfig

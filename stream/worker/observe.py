@@ -26,7 +26,7 @@ from stream.engine.engine import Cycle
 from stream.events import DRIFT, Origin, Partition, SystemAlert
 from stream.hours.messages import message
 from stream.hours.table import Cells
-from stream.kafka.fetch import Chunk
+from stream.kafka.consumer.fetch import Chunk
 from stream.kafka.partitioners import KeySample
 from stream.lists.hits import Hits
 from stream.log_lines import hashed, printable

@@ -1,6 +1,6 @@
 """The private names of Faust, aiokafka and librdkafka that the worker needs exist, as the worker uses them.
 
-They may change in any release. If a test fails after an upgrade, check stream/kafka/transport.py and fetch.py.
+They may change in any release. If a test fails after an upgrade, check stream/kafka/consumer/transport.py and fetch.py.
 """
 
 import asyncio
@@ -30,9 +30,9 @@ from faust.types.tuples import TP, ConsumerMessage
 
 from stream.errors import Fenced
 from stream.events import Partition
+from stream.kafka.consumer.fetch import Chunk, Connection, Fetch, OffsetRange
+from stream.kafka.consumer.transport import BatchConsumer, BatchTopic, BatchTransport
 from stream.kafka.delivery import group_metadata
-from stream.kafka.fetch import Chunk, Connection, Fetch, OffsetRange
-from stream.kafka.transport import BatchConsumer, BatchTopic, BatchTransport
 from stream.kafka.waiting import NoWatch
 from stream.kafka.watchdog import NO_COORDINATOR
 

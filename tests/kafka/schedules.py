@@ -14,8 +14,8 @@ import faust
 from aiokafka import TopicPartition
 
 from stream.kafka import changelog as changelog_module
-from stream.kafka.fetch import FetchThread
-from stream.kafka.transport import BatchTopic, BatchTransport
+from stream.kafka.consumer.fetch import FetchThread
+from stream.kafka.consumer.transport import BatchTopic, BatchTransport
 from stream.kafka.waiting import NoWatch
 from tests.kafka.lane import Lane, clicks
 from tests.kafka.small_worker import DEADLINE_S, Gate, SmallWorker, small_workers

@@ -21,8 +21,8 @@ from confluent_kafka import Consumer
 from stream.events import Partition
 from stream.kafka import delivery as delivery_module
 from stream.kafka.changelog import Changelog
+from stream.kafka.consumer.fetch import Chunk
 from stream.kafka.delivery import Delivery
-from stream.kafka.fetch import Chunk
 from stream.model.runtime import Model, load_model
 from stream.sessions import rest
 from stream.wire.json import JsonCodec

@@ -79,7 +79,9 @@ MUTANTS: dict[str, tuple[Mutant, Schedule, str]] = {
         "rolled back 10 times",
     ),
     "committed clicks": (
-        Mutant("stream.kafka.fetch:FetchThread._create_worker_consumer", '"read_committed"', '"read_uncommitted"'),
+        Mutant(
+            "stream.kafka.consumer.fetch:FetchThread._create_worker_consumer", '"read_committed"', '"read_uncommitted"'
+        ),
         schedules.upstream_rolls_back,
         "rolled back",
     ),

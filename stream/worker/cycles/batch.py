@@ -15,8 +15,8 @@ from stream.errors import BadClick, Dropped
 from stream.events import Anomaly, Click, Origin, Partition, Recommendation, Session, SystemAlert
 from stream.hours.messages import messages
 from stream.kafka.changelog import POSITION_KEY, Mark
+from stream.kafka.consumer.fetch import Chunk
 from stream.kafka.delivery import Record
-from stream.kafka.fetch import Chunk
 from stream.settings import Topics
 from stream.state.arena import Arena
 from stream.state.staged import Staged

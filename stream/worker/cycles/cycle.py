@@ -9,8 +9,8 @@ Rows are put in place after Kafka has them. Only of a worker that is behind, one
 it is written: on the rows of that one, which are put in place for it. If its transaction then fails, both batches are
 dropped, and recovery finds that these rows are not those of the changelog and reads them.
 
-Six threads take part: the event loop, which calls everything here; the consumer thread, which fetches and heartbeats
-(kafka.fetch); the engine thread, which has the codec, the engine and the arena to itself; one that makes the records;
+Six threads take part: the event loop, which calls everything here; the consumer thread (kafka.consumer), which fetches
+and heartbeats; the engine thread, which has the codec, the engine and the arena to itself; one that makes the records;
 the delivery thread, which has the producer; and while new partitions are recovered, one that reads the changelog.
 """
 
@@ -27,8 +27,8 @@ from stream.engine.engine import Engine
 from stream.errors import NoRegistry
 from stream.events import Partition
 from stream.kafka.changelog import Changelog
+from stream.kafka.consumer.fetch import CYCLE_BYTES, Chunk, Fetch
 from stream.kafka.delivery import Delivery, Outcome
-from stream.kafka.fetch import CYCLE_BYTES, Chunk, Fetch
 from stream.kafka.waiting import NoWatch, Watch, in_daemon, patiently
 from stream.meter import Meter
 from stream.process import HANGS_S, SLOW_S, OneThread

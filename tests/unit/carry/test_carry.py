@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from stream.carry.messages import Way
 from stream.engine.engine import Engine
 from stream.events import Partition
+from stream.kafka.consumer.fetch import Chunk
 from stream.kafka.delivery import Record
-from stream.kafka.fetch import Chunk
 from stream.model.runtime import Model, load_model
 from stream.settings import Topics
 from stream.state.checksum import with_head

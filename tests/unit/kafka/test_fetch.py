@@ -7,8 +7,8 @@ import pytest
 from aiokafka.errors import KafkaConnectionError
 from faust.transport.drivers import aiokafka as driver
 
-from stream.kafka import fetch
-from stream.kafka.fetch import FetchThread
+from stream.kafka.consumer import fetch
+from stream.kafka.consumer.fetch import FetchThread
 
 
 class Fetcher:

@@ -11,7 +11,7 @@ import pytest
 
 from stream.errors import BadClick, ConfigError
 from stream.events import Partition
-from stream.kafka.fetch import Chunk
+from stream.kafka.consumer.fetch import Chunk
 from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.wire.codec import Codec

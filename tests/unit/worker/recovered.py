@@ -10,7 +10,7 @@ import msgspec
 
 from stream.events import Partition
 from stream.kafka.changelog import Mark, Position
-from stream.kafka.fetch import Chunk, Fetch
+from stream.kafka.consumer.fetch import Chunk, Fetch
 from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec

@@ -12,8 +12,8 @@ import pytest
 
 from stream.events import Partition
 from stream.kafka.changelog import POSITION_KEY
+from stream.kafka.consumer.fetch import Chunk
 from stream.kafka.delivery import Record
-from stream.kafka.fetch import Chunk
 from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec

@@ -9,8 +9,8 @@ import pytest
 
 from stream.events import Partition
 from stream.kafka.changelog import POSITION_KEY, Position
+from stream.kafka.consumer.fetch import Chunk
 from stream.kafka.delivery import Outcome, Record
-from stream.kafka.fetch import Chunk
 from stream.worker.cycles import writing
 from tests.unit.worker.recovered import CLICKS_0, decided, recovered
 

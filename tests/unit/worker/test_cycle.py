@@ -11,9 +11,9 @@ import pytest
 
 from stream.events import Partition
 from stream.kafka.changelog import Position
+from stream.kafka.consumer.fetch import Chunk
+from stream.kafka.consumer.transport import check_group
 from stream.kafka.delivery import Outcome
-from stream.kafka.fetch import Chunk
-from stream.kafka.transport import check_group
 from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.web.health import Doing

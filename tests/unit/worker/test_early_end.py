@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from stream.kafka.consumer.fetch import Chunk, Fetch
 from stream.kafka.delivery import Outcome
-from stream.kafka.fetch import Chunk, Fetch
 from stream.model.runtime import load_model
 from stream.wire.json import JsonCodec
 from stream.wire.requests import CARRIED_HEADER, FORGET_HEADER

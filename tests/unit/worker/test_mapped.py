@@ -10,7 +10,7 @@ import pytest
 from stream.engine.engine import Engine
 from stream.events import DeadLetter, Partition, Recommendation
 from stream.kafka.changelog import POSITION_KEY, Mark
-from stream.kafka.fetch import Chunk
+from stream.kafka.consumer.fetch import Chunk
 from stream.log_lines import hashed
 from stream.mapping.mapping import ClickMapping
 from stream.mapping.parse import parse_mapping

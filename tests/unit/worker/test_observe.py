@@ -14,7 +14,7 @@ import pytest
 
 from stream.engine.engine import Engine
 from stream.events import Partition
-from stream.kafka.fetch import Chunk
+from stream.kafka.consumer.fetch import Chunk
 from stream.kafka.partitioners import MOST_KEYS, murmur2
 from stream.lists.hits import Hits
 from stream.mapping.decoding import user_ids

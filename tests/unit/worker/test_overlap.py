@@ -13,8 +13,8 @@ import pytest
 from stream.answers.users import Users
 from stream.events import Partition
 from stream.kafka.changelog import POSITION_KEY, Mark, Position
+from stream.kafka.consumer.fetch import Chunk, Fetch
 from stream.kafka.delivery import Outcome, Record
-from stream.kafka.fetch import Chunk, Fetch
 from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec

@@ -12,8 +12,8 @@ import pytest
 
 from stream.events import Partition, Session
 from stream.kafka.changelog import POSITION_KEY, Mark, Position
+from stream.kafka.consumer.fetch import Chunk
 from stream.kafka.delivery import Outcome, Record, Undecided
-from stream.kafka.fetch import Chunk
 from stream.meter import Meter
 from stream.model.runtime import load_model
 from stream.settings import Topics

@@ -10,8 +10,8 @@ import pytest
 
 from stream.events import Partition
 from stream.kafka.changelog import Position
+from stream.kafka.consumer.fetch import Chunk
 from stream.kafka.delivery import Outcome, Undecided
-from stream.kafka.fetch import Chunk
 from stream.kafka.waiting import NoWatch
 from stream.model.runtime import load_model
 from stream.settings import Topics

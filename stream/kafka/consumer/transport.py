@@ -24,7 +24,7 @@ from mode import Service
 
 from stream.errors import EddyError
 from stream.events import Partition
-from stream.kafka.fetch import Fetch, FetchThread, chunk_of, fetches
+from stream.kafka.consumer.fetch import Fetch, FetchThread, chunk_of, fetches
 from stream.kafka.waiting import Watch
 from stream.kafka.watchdog import end_app, watch_group
 
