@@ -32,7 +32,16 @@ from bench.kafka_storage import FormatFailed, format_storage
 VERSION = "4.1.0"
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".kafka"
-JAVA_OPTIONS = ("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+
+FAST_START = ("-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+"""Options of Java for tests: the broker is up in three seconds. Java compiles little of it, so its requests take
+longer."""
+
+AS_SERVED = (
+    *("-Xms1G", "-Xmx1G", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20"),
+    *("-XX:InitiatingHeapOccupancyPercent=35", "-XX:+ExplicitGCInvokesConcurrent"),
+)
+"""Options of Java for benchmarks: those of Kafka's own start script."""
 
 POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
@@ -155,6 +164,7 @@ class ApacheKafka:
     signals in the main thread only, so this needs a constructor call in the main thread.
 
     classes  an option of Java instead of that of `shared_classes`
+    java     further options of Java
     secured  adds listeners with TLS and SASL and turns on ACLs
     address  "127.0.0.1:port"; a `restart()` does not change it
     tls      with `secured`: address of the listener that demands a client certificate
@@ -172,7 +182,9 @@ class ApacheKafka:
         secured: Secured | None = None,
         proxy: str | None = None,
         classes: str | None = None,
+        java: tuple[str, ...] = FAST_START,
     ) -> None:
+        self._options = java
         self._libs = fetch_jars()
         self._classes = classes or shared_classes(self._libs)
         self._ready_s = ready_s
@@ -203,7 +215,7 @@ class ApacheKafka:
             raise
 
     def _java(self, *options: str) -> list[str]:
-        return ["java", *JAVA_OPTIONS, *options, "-cp", f"{self._libs}/*"]
+        return ["java", *self._options, *options, "-cp", f"{self._libs}/*"]
 
     def _tail(self) -> str:
         self._log.flush()

@@ -1,6 +1,6 @@
 """The private names of Faust, aiokafka and librdkafka that the worker needs exist, as the worker uses them.
 
-They may change in any release. If a test fails after an upgrade, check stream/kafka/consumer/transport.py and fetch.py.
+They may change in any release. If a test fails after an upgrade, check stream/kafka/consumer.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from aiokafka import AIOKafkaConsumer, conn
 from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from aiokafka.errors import KafkaConnectionError
+from aiokafka.protocol.fetch import FetchRequest
 from confluent_kafka import Consumer
 from faust.transport import consumer as stock
 from faust.transport.drivers import aiokafka as driver
@@ -91,12 +92,11 @@ def test_overridden_and_called_methods_have_their_parameters(method: Callable[..
     ("owner", "names"),
     [
         (GroupCoordinator.__init__, ["self.generation", "self.member_id", "self._pending_exception"]),
-        (AIOKafkaConsumer.__init__, ["self._fetch_max_wait_ms", "self._fetch_min_bytes", "self._coordinator"]),
-        (AIOKafkaConsumer.start, ["fetch_max_wait_ms=self._fetch_max_wait_ms", "self._fetcher = Fetcher("]),
-        (AIOKafkaConsumer.start, ["fetch_min_bytes=self._fetch_min_bytes"]),
+        (AIOKafkaConsumer.__init__, ["self._coordinator"]),
+        (AIOKafkaConsumer.start, ["self._fetcher = Fetcher("]),
         (Fetcher.__init__, ["self._fetch_task = create_task("]),
         (mode.Worker._shutdown_loop, ["ensure_future(self._sentinel_task()"]),
-        (Fetcher._get_actions_per_node, ["self._fetch_max_wait_ms,", "self._fetch_min_bytes,"]),
+        (FetchRequest.build, ["self._max_wait_ms,", "self._min_bytes,"]),
         (Fetcher._fetch_requests_routine, ["self._proc_fetch_request(assignment, node_id, request)"]),
         (Fetcher._proc_fetch_request, ["return needs_wakeup"]),
         (driver.AIOKafkaConsumerThread.on_start, ["self._consumer = self._create_consumer("]),
@@ -158,6 +158,25 @@ def test_forgotten_messages_leave_nothing_to_wait_for(app: faust.App) -> None:
         assert not consumer.unacked
         forgotten.ack(consumer)  # late, by the cycle that dropped it
         assert consumer._records == 0
+
+    asyncio.run(run())
+
+
+def test_the_fetching_learns_when_all_clicks_are_decided(app: faust.App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several fetches in memory the last one counts; and those that a rebalance takes away are not waited for."""
+    told: list[int] = []
+
+    async def run() -> None:
+        consumer = app.consumer
+        monkeypatch.setattr(consumer._thread, "decided", lambda: told.append(consumer._records))
+        first, second = await deliver(consumer, 9), await deliver(consumer, 19)
+        first.ack(consumer)
+        assert not told
+        second.ack(consumer)
+        assert told == [0]
+        await deliver(consumer, 29)
+        await consumer.on_partitions_revoked(set())
+        assert told == [0, 0]
 
     asyncio.run(run())
 

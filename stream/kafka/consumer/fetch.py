@@ -6,7 +6,7 @@ were rolled back, and clicks that compaction removed. So the fetcher's own posit
 includes the offsets of clicks that Kafka deleted before they were read (retention, DeleteRecords). These offsets are
 counted and logged.
 
-Private names of Faust and aiokafka are used in this file, in transport.py and, one, in worker/hooks.py only
+Private names of Faust and aiokafka are used in this room and, one, in worker/hooks.py only
 (tests/contracts checks them).
 Source: faust/transport/drivers/aiokafka.py, aiokafka/consumer/fetcher.py.
 """
@@ -32,15 +32,7 @@ from faust.transport.drivers import aiokafka as driver
 from stream.access.refusal import refused
 from stream.errors import ConfigError
 from stream.events import Partition
-
-FETCH_WAIT_MS, FETCH_BYTES = 25, 65_536
-"""The broker answers a fetch when it has so many bytes, or after this time with what it has. So fetches are large while
-a worker is behind, and at a live load one of them has the clicks of 25 ms, not one or two clicks. With 10 ms a click
-took a tenth more CPU at 500 and 2,000 clicks/s, and its decision did not come earlier (bench.latency)."""
-
-IDLE_WAIT_MS, IDLE_BYTES = 100, 1
-"""The same for a fetch after one that found nothing: it is answered at the first click, and an idle worker asks 10
-times a second, not 40. The demo's broker is no Kafka and always waits to the end, so there this is latency."""
+from stream.kafka.consumer.pace import Pace
 
 OFFSET_RESET = "none"
 """aiokafka's reset policy. With any other policy aiokafka skips deleted clicks without an error."""
@@ -131,11 +123,11 @@ class FetchThread(driver.AIOKafkaConsumerThread):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._next_offset: dict[Any, int] = {}  # partition -> end of its last range, or the offset of a seek
+        self._pace: Pace | None = None  # there is none before it is connected
         super().__init__(*arguments, **options)
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
-        consumer._fetch_max_wait_ms, consumer._fetch_min_bytes = FETCH_WAIT_MS, FETCH_BYTES
         consumer._isolation_level = "read_committed"  # Faust sets this only for its own transactions
         return consumer
 
@@ -144,12 +136,18 @@ class FetchThread(driver.AIOKafkaConsumerThread):
         while not self.should_stop:  # else the end would wait for a connection
             try:
                 await super().on_start()
-                _answer_at_once_when_idle(self._consumer._fetcher)
+                self._pace = Pace(self._consumer._fetcher)
                 return
             except KafkaConnectionError as exc:
                 log.warning("the consumer could not connect, so the worker tries again: error=%s", exc)
             await self._consumer.stop()
             await asyncio.sleep(CONNECT_AGAIN_S)
+
+    def decided(self) -> None:
+        """All clicks that were fetched are decided. May be called in any thread."""
+        if self._pace is not None:
+            with suppress(RuntimeError):  # the thread has ended, and its event loop is closed
+                self.thread_loop.call_soon_threadsafe(self._pace.decided.set)
 
     async def on_thread_stop(self) -> None:
         """Stop the consumer. In an outage aiokafka's fetcher lets the cancel of its own tasks escape from `close`, and
@@ -187,6 +185,8 @@ class FetchThread(driver.AIOKafkaConsumerThread):
             raise refused(exc) or exc from None
         except NoOffsetForPartitionError:  # its recovery is still running, or another worker has the partition
             await asyncio.sleep(NO_POSITION_S)
+        if self._pace is not None:
+            self._pace.read(sum(map(len, records.values())))
         # no await from here on: a seek in between would separate the positions from the records
         ranges: dict[Any, OffsetRange] = {}
         for tp, end in _positions(consumer).items():
@@ -249,19 +249,6 @@ def fetches(chunks: Sequence[Chunk]) -> Iterator[Fetch]:
         some.append(chunk)
     if some:
         yield _fetch(some)
-
-
-def _answer_at_once_when_idle(fetcher: Any) -> None:
-    """Let each fetch of an aiokafka Fetcher ask as the result of the one before it suggests."""
-    process = fetcher._proc_fetch_request
-
-    async def processed(*request: Any) -> bool:
-        found: bool = await process(*request)
-        asked = (FETCH_WAIT_MS, FETCH_BYTES) if found else (IDLE_WAIT_MS, IDLE_BYTES)
-        fetcher._fetch_max_wait_ms, fetcher._fetch_min_bytes = asked
-        return found
-
-    fetcher._proc_fetch_request = processed
 
 
 def _fetch(chunks: Sequence[Chunk]) -> Fetch:

@@ -4,8 +4,8 @@ Faust manages the group membership, the rebalance hooks and the agents. Its own 
 this transport one Faust message is a Fetch: a chunk of records of each partition that had some. The transaction in
 delivery.py commits the offsets. Faust only stores which fetches are not decided yet.
 
-Private names of Faust and aiokafka are used in this file and in fetch.py only (tests/contracts checks them), and both
-are pinned exactly. Source: faust/transport/consumer.py and faust/transport/drivers/aiokafka.py.
+Private names of Faust and aiokafka are used in this room only (tests/contracts checks them), and both are pinned
+exactly. Source: faust/transport/consumer.py and faust/transport/drivers/aiokafka.py.
 """
 
 import asyncio
@@ -171,7 +171,13 @@ class BatchConsumer(driver.Consumer):
         self._unacked_messages.discard(message)
         self._records = max(0, self._records - message.value.records)
         self._bytes = max(0, self._bytes - message.value.size)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Let more be fetched."""
         self._room.set()
+        if not self._records:
+            self._thread.decided()
 
     async def wait_empty(self) -> None:
         """Give up the fetches that no cycle has begun, and wait for the running cycle.
@@ -192,7 +198,7 @@ class BatchConsumer(driver.Consumer):
     async def on_partitions_revoked(self, revoked: Any) -> None:
         await super().on_partitions_revoked(revoked)  # waits for the running cycle
         self._records = self._bytes = 0  # the messages that Faust removed from its queues are never acked
-        self._room.set()
+        self._make_room()
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         """Do nothing: the transaction of the outputs commits the offsets."""

@@ -247,11 +247,11 @@ class Cycles:
     async def _write(self, writing: Writing, events: Sequence[Any]) -> None:
         """Steps 3 to 5 of a cycle."""
         outcome = await self._writer.write(writing, lambda: self._assignment is writing.assignment)  # 3 and 4
-        if outcome is Outcome.COMMITTED:
-            self._observe(writing.batch.chunks, writing.batch)
-        elif outcome is Outcome.STALE and self._assignment is writing.assignment:
+        if outcome is Outcome.STALE and self._assignment is writing.assignment:
             self._lose()  # pending fetches are then acked without a decision
         self._end(events)
+        if outcome is Outcome.COMMITTED:  # the next fetch is on its way meanwhile
+            self._observe(writing.batch.chunks, writing.batch)
 
     def _end(self, events: Sequence[Any]) -> None:
         self._since_s.popleft()

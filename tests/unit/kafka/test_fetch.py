@@ -12,23 +12,17 @@ from stream.kafka.consumer.fetch import FetchThread
 
 
 class Fetcher:
-    """aiokafka's fetcher, as far as the thread uses it: `found` tells whether each fetch finds clicks."""
-
-    def __init__(self, *found: bool) -> None:
-        self._found = list(found)
-        self._fetch_max_wait_ms, self._fetch_min_bytes = fetch.FETCH_WAIT_MS, fetch.FETCH_BYTES
+    """aiokafka's fetcher, as far as the thread uses it."""
 
     async def _proc_fetch_request(self, assignment: Any, node_id: int, request: Any) -> bool:
-        return self._found.pop(0)
+        return False
 
 
 class Consumer:
     """A consumer that counts how often it was stopped."""
 
     stops = 0
-
-    def __init__(self, *found: bool) -> None:
-        self._fetcher = Fetcher(*found)
+    _fetcher = Fetcher()
 
     async def stop(self) -> None:
         self.stops += 1
@@ -68,29 +62,6 @@ def test_a_cancel_that_escapes_from_the_consumer_does_not_stop_the_end(
 
     monkeypatch.setattr(driver.AIOKafkaConsumerThread, "on_thread_stop", on_thread_stop)
     asyncio.run(thread.on_thread_stop())
-
-
-def test_a_fetch_after_an_empty_one_is_answered_at_the_first_click(
-    thread: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An idle worker asks seldom and loses no time; the clicks of a live load are still collected."""
-
-    async def on_start(self: Any) -> None:
-        self._consumer = Consumer(True, False, False, True)
-
-    async def asked() -> list[tuple[int, int]]:
-        await thread.on_start()
-        fetcher, found = thread._consumer._fetcher, []
-        for _ in range(4):
-            await fetcher._proc_fetch_request(None, 0, None)
-            found.append((fetcher._fetch_max_wait_ms, fetcher._fetch_min_bytes))
-        return found
-
-    monkeypatch.setattr(driver.AIOKafkaConsumerThread, "on_start", on_start)
-    live, idle = (fetch.FETCH_WAIT_MS, fetch.FETCH_BYTES), (fetch.IDLE_WAIT_MS, fetch.IDLE_BYTES)
-    assert asyncio.run(asked()) == [live, idle, idle, live]
-    assert idle[0] > live[0]
-    assert idle[1] == 1
 
 
 def test_a_worker_that_cannot_connect_ends_when_it_is_asked_to(thread: Any, monkeypatch: pytest.MonkeyPatch) -> None:
