@@ -21,6 +21,9 @@ AHEAD_RECORDS = 500
 UNDECIDED_S = 0.25
 """A cycle that takes longer does not hold back the next fetch."""
 
+TOGETHER_S = 0.01
+"""How long what one broker has answered waits for the other brokers, so that one cycle has the clicks of all."""
+
 IDLE_WAIT_S = 0.1
 """How long the broker may wait for the first click after a fetch that found nothing. The demo's broker is no Kafka and
 always waits to the end, so there this is latency."""
@@ -39,6 +42,8 @@ class Pace:
         self.decided = asyncio.Event()
         self._behind = False
         self._found_s: dict[int, float] = {}  # node whose latest fetch has found clicks -> when that was sent
+        self._asked: set[int] = set()  # those of these nodes that have not answered yet
+        self._answered = asyncio.Event()  # set if there are none
 
     def read(self, records: int) -> None:
         """Note how many records were taken from the fetcher at once."""
@@ -47,20 +52,40 @@ class Pace:
             self.decided.set()
 
     async def _paced(self, assignment: Any, node: int, request: Any) -> bool:
-        """The fetch of one node. Returns whether it has found clicks."""
-        clock, found_s = asyncio.get_running_loop().time, self._found_s.get(node)
+        """The fetch of one node. Returns whether it has found clicks; aiokafka then hands them on.
+
+        As aiokafka's own, it returns False if it is cancelled: `Fetcher.close` would raise, and close no connection.
+        """
+        try:
+            return await self._turn(assignment, node, request)
+        except asyncio.CancelledError:
+            return False
+
+    async def _turn(self, assignment: Any, node: int, request: Any) -> bool:
+        clock, found_s = asyncio.get_running_loop().time, self._found_s.pop(node, None)
         if found_s is not None:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self.decided.wait(), UNDECIDED_S)
+            await _wait(self.decided, UNDECIDED_S)
             if not self._behind:
                 await asyncio.sleep(found_s + FETCH_WAIT_S - clock())
+            self._asked.add(node)
+            self._answered.clear()
         request._max_wait_ms = int(1000 * (IDLE_WAIT_S if found_s is None else FETCH_WAIT_S))
         request._min_bytes = FETCH_BYTES if self._behind else 1
         sent_s = clock()
-        found: bool = await self._fetch(assignment, node, request)
+        try:
+            found: bool = await self._fetch(assignment, node, request)
+        finally:
+            self._asked.discard(node)
+            if not self._asked:
+                self._answered.set()
         if found:
             self._found_s[node] = sent_s
             self.decided.clear()
-        else:
-            self._found_s.pop(node, None)
+            if self._asked and not self._behind:
+                await _wait(self._answered, TOGETHER_S)
         return found
+
+
+async def _wait(event: asyncio.Event, s: float) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), s)

@@ -19,16 +19,21 @@ class Request:
 
 
 class Fetcher:
-    """aiokafka's fetcher with fetches that are answered at once. `asked` has what each has asked for, and when."""
+    """aiokafka's fetcher. `asked` has what each fetch has asked for, `at_s` when.
 
-    def __init__(self, *found: bool) -> None:
-        self._found = list(found)
+    after_s  node -> after which time it answers from its second fetch on; the others answer at once
+    """
+
+    def __init__(self, *found: bool, after_s: dict[int, float] | None = None) -> None:
+        self._found, self._after_s = list(found), after_s or {}
         self.asked: list[tuple[int, int, int]] = []
         self.at_s: list[float] = []
 
     async def _proc_fetch_request(self, assignment: Any, node_id: int, request: Any) -> bool:
         self.asked.append((node_id, request._max_wait_ms, request._min_bytes))
         self.at_s.append(asyncio.get_running_loop().time())
+        if [node for node, _, _ in self.asked].count(node_id) > 1:
+            await asyncio.sleep(self._after_s.get(node_id, 0.0))
         return self._found.pop(0)
 
 
@@ -173,5 +178,57 @@ def test_a_broker_without_clicks_does_not_wait_for_those_of_another_one() -> Non
         await fetch(fetcher, 2)
         assert not await waits(fetch(fetcher, 2), AT_ONCE)
         assert fetcher.asked[1:] == [(2, 100, 1), (2, 100, 1)]
+
+    run(story)
+
+
+def test_a_cycle_has_the_clicks_of_all_brokers() -> None:
+    """They are asked at the same time, and what one answers waits for the others; not for one that has no clicks."""
+
+    async def story() -> None:
+        slow = Fetcher(True, True, True, True, after_s={2: 0.004})
+        its = Pace(slow)
+        await fetch(slow, 1), await fetch(slow, 2)
+        its.decided.set()
+        first, second = fetch(slow, 1), fetch(slow, 2)
+        assert await waits(first, 0.025 + 0.003)
+        assert slow.at_s[2] == slow.at_s[3]
+        assert not await waits(second, 0.001)
+        assert not await waits(first, AT_ONCE)
+
+    run(story)
+
+
+def test_a_broker_that_does_not_answer_does_not_hold_back_the_clicks_of_others() -> None:
+    """It may be gone."""
+
+    async def story() -> None:
+        slow = Fetcher(True, True, True, True, after_s={2: 5.0})
+        its = Pace(slow)
+        await fetch(slow, 1), await fetch(slow, 2)
+        its.decided.set()
+        first, second = fetch(slow, 1), fetch(slow, 2)
+        assert not await waits(first, pace.FETCH_WAIT_S + pace.TOGETHER_S + AT_ONCE)
+        assert not second.done()
+
+    run(story)
+
+
+@pytest.mark.parametrize("when", ["before it is sent", "while it is sent", "while it waits for others"])
+def test_a_fetch_that_is_cancelled_has_found_nothing(when: str) -> None:
+    """aiokafka cancels fetches to end them, and awaits them: an error there would leave its connections open."""
+
+    async def story() -> None:
+        fetcher = Fetcher(True, True, True, True, after_s={2: 5.0})
+        its = Pace(fetcher)
+        await fetch(fetcher, 1), await fetch(fetcher, 2)
+        if when != "before it is sent":
+            its.decided.set()
+        first, second = fetch(fetcher, 1), fetch(fetcher, 2)
+        await asyncio.sleep(pace.FETCH_WAIT_S + AT_ONCE)
+        cancelled = second if when == "while it is sent" else first
+        cancelled.cancel()
+        assert await cancelled is False
+        second.cancel()
 
     run(story)
