@@ -28,13 +28,13 @@ from typing import Any
 
 import numpy as np
 
-from bench.apache_kafka import VERSION
+from bench.apache_kafka import AS_SERVED, VERSION
 from bench.command import say
 from bench.flow import Flow, Sample, wrong
 from bench.report import RESULTS, conclude, write_report
 from bench.steady import above_0, median
 from bench.throughput.clicks import USERS
-from bench.throughput.started import CONTENDERS, SHOP, Contender, Site, running, shop_site
+from bench.throughput.started import CONTENDERS, SERVED_SHOP, Contender, Site, running, shop_site
 from stream.settings import Topics
 
 RESULT = RESULTS / "answers.json"
@@ -106,7 +106,7 @@ def measure(given: argparse.Namespace) -> tuple[dict[str, list[dict[str, Any]]],
         port = free.getsockname()[1]
     rounds: dict[str, list[dict[str, Any]]] = {"without": [], **{kind: [] for kind in PATHS}}
     with (
-        shop_site() as (kafka, site),
+        shop_site(java=AS_SERVED) as (kafka, site),
         running(site, worker(port), "answers") as its,
         Flow(kafka.address, its, given.rate) as flow,
     ):
@@ -164,7 +164,7 @@ def main() -> int:
     rounds, counted = measure(given)
     medians = {kind: middle(its) for kind, its in rounds.items()}
     conditions = {
-        **SHOP,
+        **SERVED_SHOP,
         "rate": given.rate,
         "requests_per_s": given.requests,
         "seconds": given.seconds,

@@ -41,7 +41,7 @@ AS_SERVED = (
     *("-Xms1G", "-Xmx1G", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20"),
     *("-XX:InitiatingHeapOccupancyPercent=35", "-XX:+ExplicitGCInvokesConcurrent"),
 )
-"""Options of Java for benchmarks: those of Kafka's own start script."""
+"""Options of Java for benchmarks that run for minutes: those of Kafka's own start script."""
 
 POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.apache_kafka import ApacheKafka
+from bench.apache_kafka import AS_SERVED, ApacheKafka
 from bench.command import say
 from bench.throughput.rounds import capacity
-from bench.throughput.started import CONTENDERS, SHOP, Running, running, shop_site
+from bench.throughput.started import CONTENDERS, SERVED_SHOP, Running, running, shop_site
 
 
 class Steady(NamedTuple):
@@ -33,7 +33,7 @@ class Steady(NamedTuple):
             "share": round(self.rate / self.capacity, 3) if self.capacity else None,
             "capacity_is": f"median of three drains of {given.drain} clicks by one worker",
             "every_s": given.every,
-            **SHOP,
+            **SERVED_SHOP,
             "same cores": "worker, broker, sender and readers",
         }
 
@@ -68,7 +68,7 @@ def steady(given: argparse.Namespace) -> Iterator[Steady]:
 
     Exit code 2 if there is no Kafka or no /proc.
     """
-    with shop_site() as (kafka, site):
+    with shop_site(java=AS_SERVED) as (kafka, site):
         most = None if given.rate else capacity(site, given.drain)
         rate = given.share * most if most else given.rate
         say(f"sending {rate:,.0f} clicks/s")

@@ -29,14 +29,24 @@ from typing import Any
 import numpy as np
 from confluent_kafka import Producer
 
-from bench.apache_kafka import VERSION
+from bench.apache_kafka import AS_SERVED, VERSION
 from bench.command import say, stop
 from bench.latency.traffic import Reader, latencies_ms, send_at
 from bench.report import RESULTS, conclude, write_report
 from bench.throughput.clicks import Message, made_up
 from bench.throughput.machine import machine_cpu_s, tree_cpu_s
 from bench.throughput.rounds import capacity
-from bench.throughput.started import CONTENDERS, PARTITIONS, SHOP, Contender, Running, Site, running, script, shop_site
+from bench.throughput.started import (
+    CONTENDERS,
+    PARTITIONS,
+    SERVED_SHOP,
+    Contender,
+    Running,
+    Site,
+    running,
+    script,
+    shop_site,
+)
 
 RESULT = RESULTS / "latency.json"
 WARM_UP, SETTLE_S, LATE_S = 400, 1.0, 60.0
@@ -162,7 +172,7 @@ def main() -> int:
         stop("--rates, --drain, --seconds and --rounds must be above 0")
     if not 0 <= given.share <= 1:
         stop("--share must be from 0 to 1")
-    with shop_site() as (_, site):
+    with shop_site(java=AS_SERVED) as (_, site):
         most = capacity(site, given.drain) if given.share else None
         busy = round(given.share * most) if most else None
         given.rates += [busy] if busy else []
@@ -174,7 +184,7 @@ def main() -> int:
         "share of the capacity": {str(busy): given.share} if busy else {},
         "seconds": given.seconds,
         "rounds": given.rounds,
-        **SHOP,
+        **SERVED_SHOP,
         "time": "from the call that sends a click until a reader has its result; the sender waits 5 ms for a batch",
         "states": {side: contender.keeps for side, contender in SIDES.items()},
     }

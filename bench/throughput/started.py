@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 from confluent_kafka.admin import AdminClient
 
-from bench.apache_kafka import AS_SERVED, ApacheKafka, KafkaUnavailable
+from bench.apache_kafka import FAST_START, ApacheKafka, KafkaUnavailable
 from bench.command import eddy_command, environment, say, stop
 from bench.throughput.clicks import HIDDEN, ITEMS, USERS, write_shop_model
 from bench.throughput.contenders.model import K
@@ -22,15 +22,12 @@ from stream.settings import Topics
 PARTITIONS = 8
 END_S = 20.0
 HERE = Path(__file__).parent / "contenders"
-SHOP = {
-    "users": USERS,
-    "items": ITEMS,
-    "hidden": HIDDEN,
-    "k": K,
-    "partitions": PARTITIONS,
-    "broker": "with the options of Kafka's start script",
-}
-"""The sizes of all benchmarks that use a site, and how the broker runs, for their result files."""
+SHOP = {"users": USERS, "items": ITEMS, "hidden": HIDDEN, "k": K, "partitions": PARTITIONS}
+"""The sizes of all benchmarks that use a site, for their result files."""
+
+SERVED_SHOP = SHOP | {"broker": "with the options of Kafka's start script"}
+"""The same for those with `shop_site(java=AS_SERVED)`: clicks at a fixed rate, for minutes. In the others a run takes
+seconds, and Java would compile the broker meanwhile, on the same cores."""
 
 
 class Site(NamedTuple):
@@ -49,15 +46,16 @@ class Site(NamedTuple):
 
 
 @contextmanager
-def shop_site(python: Path | None = None) -> Iterator[tuple[ApacheKafka, Site]]:
+def shop_site(python: Path | None = None, java: tuple[str, ...] = FAST_START) -> Iterator[tuple[ApacheKafka, Site]]:
     """Start a real Kafka and write the model of the benchmarks. Exit code 2 if there is no Kafka or no /proc.
 
     python  of the environment of Quix Streams and Bytewax; None: they are not started
+    java    options of Java for the broker
     """
     if not (PROC / "stat").is_file():
         stop("CPU times and memory are read from Linux's /proc, which is not there")
     try:
-        with tempfile.TemporaryDirectory() as name, ApacheKafka(java=AS_SERVED) as kafka:
+        with tempfile.TemporaryDirectory() as name, ApacheKafka(java=java) as kafka:
             site = Site(kafka.address, Path(name) / "shop" / "1", python or Path(sys.executable), Path(name))
             say("writing the model")
             write_shop_model(site.model)
