@@ -1,13 +1,14 @@
 """The consumer thread starts and stops also while the broker is away."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiokafka.errors import KafkaConnectionError
 from faust.transport.drivers import aiokafka as driver
 
-from stream.kafka.consumer import fetch
+from stream.kafka.consumer import fetch, pace
 from stream.kafka.consumer.fetch import FetchThread
 
 
@@ -22,7 +23,9 @@ class Consumer:
     """A consumer that counts how often it was stopped."""
 
     stops = 0
-    _fetcher = Fetcher()
+
+    def __init__(self) -> None:
+        self._fetcher = Fetcher()
 
     async def stop(self) -> None:
         self.stops += 1
@@ -75,3 +78,38 @@ def test_a_worker_that_cannot_connect_ends_when_it_is_asked_to(thread: Any, monk
     monkeypatch.setattr(fetch, "CONNECT_AGAIN_S", 0.0)
     asyncio.run(asyncio.wait_for(thread.on_start(), 10))
     assert thread._consumer.stops == 3
+
+
+def test_the_fetches_know_what_was_read_and_what_is_decided(thread: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a worker that is behind would not fetch ahead, and another one would wait for each fetch."""
+
+    async def on_start(self: Any) -> None:
+        pass
+
+    async def records(self: Any, *_: Any) -> dict[str, list[int]]:
+        return {"a": [1] * pace.AHEAD_RECORDS, "b": []}
+
+    async def story() -> None:
+        await thread.on_start()
+        thread.thread_loop, its = asyncio.get_running_loop(), thread._pace
+        assert thread._consumer._fetcher._proc_fetch_request == its._paced
+        await thread._fetch_records(thread._consumer, None)
+        assert its.decided.is_set()
+        its.decided.clear()
+        await asyncio.to_thread(thread.decided)
+        await asyncio.wait_for(its.decided.wait(), 10)
+
+    monkeypatch.setattr(driver.AIOKafkaConsumerThread, "on_start", on_start)
+    monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_fetch_records", records)
+    monkeypatch.setattr(fetch, "_positions", lambda consumer: {})
+    asyncio.run(story())
+
+
+def test_a_thread_that_has_ended_needs_to_know_nothing(thread: Any) -> None:
+    """The last clicks may be decided after the end of the consumer thread, or before it is connected."""
+    thread._pace = None
+    thread.decided()
+    loop = asyncio.new_event_loop()
+    loop.close()
+    thread.thread_loop, thread._pace = loop, SimpleNamespace(decided=asyncio.Event())
+    thread.decided()
