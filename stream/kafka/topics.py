@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
+import msgspec
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import ConfigResource, NewTopic, ResourceType
 
@@ -116,6 +117,13 @@ def record_limits(topics: Topics, configs: Mapping[str, Mapping[str, str]], long
     return limits
 
 
+def _named(topics: Topics, missing: Sequence[str]) -> str:
+    """The options with which a command creates the missing topics that have other names than the default ones."""
+    named, usual = msgspec.structs.asdict(topics), msgspec.structs.asdict(Topics())
+    options = (f" --{field.replace('_', '-')}-topic {name}" for field, name in named.items() if name != usual[field])
+    return "".join(option for option in options if option.split()[-1] in missing)
+
+
 def _check(
     admin: Admin, broker: str, topics: Topics, present: Mapping[str, int], hidden: Sequence[str] = ()
 ) -> Checked:
@@ -126,7 +134,7 @@ def _check(
         meant = f"did you mean {near[0]!r}? Else " if near else ""
         raise ConfigError(
             f"no topic {', '.join(missing)} on {broker}; {meant}create what is missing with `eddy topics create "
-            f"--broker {broker}`"
+            f"--broker {broker}{_named(topics, missing)}`"
         )
     names = [name for name in topics.names() if name in present]
     configs = configs_of(admin, broker, names)

@@ -52,7 +52,7 @@ class Published(msgspec.Struct):
     """What --publish did, in numbers of letters.
 
     published  written to the clicks topic
-    already    not written: the clicks topic has their retry
+    already    not written: the clicks topic has the retry of a letter with this id
     cut        not written: the letter has only the first bytes of the message, because of the limit of its topic
     no_value   not written: the message had no value, or --pseudonymise keeps it out of the letter
     """
@@ -98,7 +98,7 @@ def dead_letters(
       eddy dead-letters --reason not_json --show --limit 3
       eddy dead-letters --reason model_failed --publish --broker k1:9092 --kafka-config client.properties
     """
-    from stream.access.messages import read_messages
+    from stream.access.messages import read_messages, span_of
     from stream.access.publish import Publisher
     from stream.access.rights import check_access
 
@@ -108,8 +108,10 @@ def dead_letters(
     if publish:
         check_access(broker, config, reads=[dead_letters_topic, clicks_topic], writes=[clicks_topic])
 
+    span = span_of(broker, dead_letters_topic, config)  # a worker may refuse again what is published meanwhile
+
     def chosen() -> Iterator[tuple[int, DeadLetter]]:
-        return islice(_letters(read_messages(broker, dead_letters_topic, config), reason), limit)
+        return islice(_letters(read_messages(broker, dead_letters_topic, config, span=span), reason), limit)
 
     if show:
         for _, letter in chosen():
@@ -118,7 +120,8 @@ def dead_letters(
         since_ms = min((written_ms for written_ms, _ in chosen()), default=None)
         done = Published()
         if since_ms is not None:
-            retries = _retries(read_messages(broker, clicks_topic, config, since_ms))
+            since = span_of(broker, clicks_topic, config, since_ms)
+            retries = _retries(read_messages(broker, clicks_topic, config, span=since))
             publisher = Publisher(broker, clicks_topic, config)
             with _progress(chosen(), f"publishing on {clicks_topic}") as letters:
                 for _, letter in letters:
@@ -159,7 +162,10 @@ def _retries(messages: Iterable[Any]) -> set[bytes]:
 
 
 def _publish(letter: DeadLetter, topic: str, publisher: "Publisher", retries: set[bytes], done: Published) -> None:
-    """Publish the message of a letter, into its old partition, if that is possible and was not done; count it."""
+    """Publish the message of a letter, into its old partition, if that is possible and was not done; count it.
+
+    retries  the ids of the letters that were published before; gets this one, too: two groups may have refused the same
+    """
     key, value = (None if text is None else b64decode(text) for text in (letter.key, letter.value))
     if letter.id.encode() in retries:
         done.already += 1
@@ -170,6 +176,7 @@ def _publish(letter: DeadLetter, topic: str, publisher: "Publisher", retries: se
     else:
         same = letter.topic == topic and letter.partition < publisher.partitions
         publisher.send(key, value, letter.partition if same else None, {RETRY_HEADER: letter.id.encode()})
+        retries.add(letter.id.encode())
         done.published += 1
 
 

@@ -82,7 +82,7 @@ def export(
     topics = Topics(clicks=clicks_topic, changelog=changelog_topic)
     cluster = look(broker, read_kafka_config(kafka_config, os.environ), group, topics)
     _warn_of_copies(cluster)
-    with _bar("changelog", length(cluster)) as bar:
+    with _bar("reading the states", length(cluster)) as bar:
         done = export_states(cluster, layout, out, bar.update)
     if as_json:
         click.echo(json.dumps(done))
@@ -148,19 +148,20 @@ def import_(
     layout = open_layout(Path(model), pseudonymise)
     headers = read_headers(directory)
     users = sum(header.users for header in headers)
-    with _bar("checked", users) as bar:
+    with _bar("checking the files", users) as bar:
         check_rows(directory, headers, layout, bar.update)
     topics = Topics(clicks=clicks_topic, changelog=changelog_topic, recommendations=recommendations_topic)
     cluster = look(broker, read_kafka_config(kafka_config, os.environ), group, topics)
     _warn_of_copies(cluster)
-    with _bar("written", users) as bar:
+    with _bar("writing the states", users) as bar:
         done = import_states(cluster, directory, headers, start_at, bar.update)
     if as_json:
         click.echo(json.dumps(done))
         return
     click.echo(
         f"{done['users']:,} users written to {changelog_topic}; start the workers with --group {group} "
-        f"--changelog-topic {changelog_topic}"
+        f"--changelog-topic {changelog_topic}. Clicks after the snapshot that another group has decided are decided "
+        "again, under the same ids"
     )
 
 

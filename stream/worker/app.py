@@ -112,7 +112,8 @@ def create_app(settings: Settings) -> faust.App:
     admin, instance_id = Admin(settings.broker, config), f"eddy-{worker_id}"
     wait_for_place(admin, settings.group, instance_id, settings.session_timeout_s, other)
     partitions, limits = check_cluster(settings, source, worker_id, config, watch, longest_row, carries)
-    topic_watch = TopicWatch(settings.broker, settings.topics, config)
+    rekeyed_from = "" if decoding.rekey is None else source
+    topic_watch = TopicWatch(settings.broker, settings.topics, config, rekeyed_from)
     alpha, users = settings.nominal_rate(), decoding.users
     observed = Observed(
         meter, model, engine.arena, partitions, users, alpha=alpha, alerts=display.alerts, hours=display.hours

@@ -39,9 +39,11 @@ class TopicWatch:
     last one (KIP-516).
     """
 
-    def __init__(self, broker: str, topics: Topics, config: KafkaConfig) -> None:
+    def __init__(self, broker: str, topics: Topics, config: KafkaConfig, source: str = "") -> None:
+        """source: the topic of the producers, if the clicks are its re-keyed copy"""
         self._admin = Admin(broker, config)
         self._topics = topics
+        self._source = source
         self._missing: set[str] = set()
         self._added = 0
         self._were = self._describe()[0]
@@ -54,12 +56,20 @@ class TopicWatch:
         """
         now, missing = self._describe()
         for name in missing & self._missing:
+            if name == self._source:
+                raise ConfigError(
+                    f"topic {name} was deleted while this worker re-keyed it; create it again{self._reset()}"
+                )
             raise ConfigError(
                 f"topic {name} was deleted while this worker ran; create it with `eddy topics create`, then run `eddy "
                 "topics repair` to continue with the users' states"
             )
         self._missing = missing
         self._were = now | self._were  # a broker that did not answer at the start has described nothing
+        if self._source in now and now[self._source].id != self._were[self._source].id:
+            raise ConfigError(
+                f"topic {self._source} was deleted and created again while this worker re-keyed it{self._reset()}"
+            )
         try:
             compare(self._were, now, self._topics)
         except PartitionsAdded as exc:
@@ -69,9 +79,17 @@ class TopicWatch:
             if self._added == 1:
                 log.warning("this worker ends in %.0f s: %s", (ADDED_CHECKS - 1) * EVERY_S, exc)
 
+    def _reset(self) -> str:
+        """What to do before the new topic of the producers can be read from its begin."""
+        group = self._topics.clicks
+        return (
+            f"; stop the workers and delete group {group} with kafka-consumer-groups.sh --delete --group {group}, and "
+            "the new topic is re-keyed from its begin"
+        )
+
     def _describe(self) -> tuple[dict[str, Seen], set[str]]:
         """The topics that the broker describes, and the names of those that it does not know."""
-        names = self._topics.names()
+        names = [*self._topics.names(), *([self._source] if self._source else [])]
         found: dict[str, Seen] = {}
         missing: set[str] = set()
         futures: Mapping[str, Any] = self._admin.describe_topics(TopicCollection(names), request_timeout=DESCRIBE_S)

@@ -1,12 +1,16 @@
 """`eddy dead-letters` on a real Kafka: a message is published again once, and is decided if its cause is mended."""
 
+import itertools
 import json
 import signal
+from typing import Any
 
 import msgspec
 import pytest
 from click.testing import CliRunner
+from confluent_kafka import Producer
 
+from stream.access.publish import Publisher
 from stream.ops.cli import eddy
 from tests.kafka.lane import NOW_MS, Lane, clicks
 
@@ -43,3 +47,29 @@ def test_messages_are_published_again_once_and_decided(lane: Lane) -> None:
     again = [m for m in lane.read(lane.topics.clicks) if m.headers()]
     assert sorted((m.key(), m.value()) for m in again) == sorted(long)
     assert len(lane.read(lane.topics.recommendations)) == 53
+
+
+def test_letters_that_come_while_others_are_published_wait_for_the_next_time(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker refuses again what is published, at once: the command would go round for ever."""
+    lane.produce([(b"user1", b"no click"), (b"user2", b"no click")])
+    lane.start(worker_id="0")
+    lane.wait_for_clicks()
+    letter = msgspec.json.decode(lane.read(lane.topics.dead_letters)[0].value() or b"")
+    producer, send, new = (
+        Producer({"bootstrap.servers": lane.broker, "log_level": 0}),
+        Publisher.send,
+        itertools.count(1),
+    )
+
+    def sent(self: Publisher, *message: Any) -> None:
+        send(self, *message)
+        number = next(new)
+        if number <= 20:
+            again = letter | {"offset": 1_000 + number, "id": f"again-{number}"}
+            producer.produce(lane.topics.dead_letters, msgspec.json.encode(again))
+            producer.flush(10)
+
+    monkeypatch.setattr(Publisher, "send", sent)
+    assert dead_letters(lane, "--publish") == [{"published": 2, "already": 0, "cut": 0, "no_value": 0}]

@@ -186,3 +186,14 @@ def test_the_topic_of_the_copies_has_what_the_source_has(kafka: str, name: str, 
     assert 100_000 < copy_limit(by_user(source), configs, 65_536) < int(found["max.message.bytes"])
     with pytest.raises(ConfigError, match="raise it with kafka-configs"):
         copy_limit(by_user(source), configs, 100_000)
+
+
+def test_a_topic_of_the_producers_that_is_deleted_ends_the_workers(lane: RekeyedLane) -> None:
+    """librdkafka notices it after minutes; the operator's table says 15 s."""
+    lane.send(clicks(20))
+    worker = lane.start(worker_id="0")
+    lane.wait_until_decided()
+    admin = AdminClient({"bootstrap.servers": lane.broker})
+    admin.delete_topics([lane.source])[lane.source].result(30)
+    assert worker.process.wait(timeout=60) == 2
+    assert f"topic {lane.source} was deleted while this worker re-keyed it; create it again" in worker.log

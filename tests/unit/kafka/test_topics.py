@@ -149,7 +149,8 @@ def test_a_missing_topic_is_named_with_the_command_that_creates_it(
 def test_a_mistyped_topic_is_refused_with_the_nearest_one_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """`eddy topics create` would make a new topic, empty for ever."""
     cluster(monkeypatch, {**whole(), "click-events": 4})
-    with pytest.raises(ConfigError, match=r"no topic click-evnets on .*; did you mean 'click-events'\? Else create"):
+    words = r"no topic click-evnets on .*; did you mean 'click-events'\? Else create .* --clicks-topic click-evnets`"
+    with pytest.raises(ConfigError, match=words):
         check_topics(BROKER, msgspec.structs.replace(TOPICS, clicks="click-evnets"))
 
 

@@ -51,20 +51,21 @@ def test_letters_are_counted_by_reason_with_times_and_fields() -> None:
 
 def test_a_message_is_published_as_it_was_or_counted() -> None:
     """Original bytes and partition, once; a cut letter and one without a value are never published."""
-    sent, done = Sent(), Published()
+    sent, done, retries = Sent(), Published(), {b"c-1-5"}
     for one in (
         letter("not_json", 1, b"\xff", b"\x00\xfe"),
         letter("not_json", 2, None, b"v"),
         letter("too_large", 3, b"u", b"value", cut=1),
         letter("empty_value", 4, b"u", None),
         letter("not_json", 5, b"u", b"v"),
+        letter("not_json", 2, None, b"v"),  # of another group that writes to the same topic
     ):
-        _publish(one, "c", sent, {b"c-1-5"}, done)  # type: ignore[arg-type]
+        _publish(one, "c", sent, retries, done)  # type: ignore[arg-type]
     assert sent.messages == [
         (b"\xff", b"\x00\xfe", 1, {"eddy-retry": b"c-1-1"}),
         (None, b"v", 1, {"eddy-retry": b"c-1-2"}),
     ]
-    assert done == Published(published=2, already=1, cut=1, no_value=1)
+    assert done == Published(published=2, already=2, cut=1, no_value=1)
     assert _lines(done, "c").splitlines()[0] == "2 messages published to c"
     assert len(_lines(done, "c").splitlines()) == 4
 

@@ -35,13 +35,16 @@ def test_other_changes_do_not_matter() -> None:
 
 
 def watch(
-    monkeypatch: pytest.MonkeyPatch, *seen: tuple[dict[str, Seen], set[str]], first: dict[str, Seen] = WERE
+    monkeypatch: pytest.MonkeyPatch,
+    *seen: tuple[dict[str, Seen], set[str]],
+    first: dict[str, Seen] = WERE,
+    source: str = "",
 ) -> TopicWatch:
     """A watch that sees these topics and missing topics, one after the other, and `first` at its start."""
     answers = iter([(first, set()), *seen])
     monkeypatch.setattr(TopicWatch, "_describe", lambda self: next(answers))
     monkeypatch.setattr("stream.worker.topic_watch.Admin", lambda *_: None)
-    return TopicWatch("broker:1", TOPICS, PLAINTEXT)
+    return TopicWatch("broker:1", TOPICS, PLAINTEXT, source)
 
 
 def test_added_partitions_are_a_warning_before_they_end_the_worker(
@@ -73,4 +76,19 @@ def test_a_watch_that_began_in_an_outage_learns_the_topics_later(monkeypatch: py
     watched = watch(monkeypatch, (WERE, set()), again, first={})
     watched.check()
     with pytest.raises(ConfigError, match="created again"):
+        watched.check()
+
+
+def test_the_topic_of_the_producers_is_watched_where_it_is_rekeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its consumer would notice a deletion after minutes, and one that was created again not at all."""
+    first = WERE | {"visits": Seen("V", 4)}
+    gone: tuple[dict[str, Seen], set[str]] = (WERE, {"visits"})
+    watched = watch(monkeypatch, gone, gone, first=first, source="visits")
+    watched.check()
+    with pytest.raises(ConfigError, match=r"visits was deleted while this worker re-keyed it.* --group clicks,"):
+        watched.check()
+    again: tuple[dict[str, Seen], set[str]] = (WERE | {"visits": Seen("W", 4)}, set())
+    watched = watch(monkeypatch, (first, set()), again, first=first, source="visits")
+    watched.check()
+    with pytest.raises(ConfigError, match="visits was deleted and created again"):
         watched.check()
