@@ -1,5 +1,6 @@
 """Finds the path of one field: by its name, or by its values."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from stream.guess.match import at_the_top, foreign, has_another_name, is_amount, rank, untyped
@@ -71,22 +72,29 @@ def first_value(event: Any, paths: tuple[Path, ...]) -> Any:
     return next((value for path in paths if has_value(value := value_at(event, path))), None)
 
 
-def not_found(sample: Sample, name: str, taken: set[Path]) -> str:
-    """The message for a field that a click needs and that no path looks like: what a person could choose from."""
+def not_found(sample: Sample, names: Sequence[str], taken: set[Path]) -> str:
+    """The message for fields that a click needs and that no path looks like: what a person could choose from."""
+    first, *others = names
+    parts = [
+        f"no field of {counted(len(sample.events), 'event')} looks like the {first}; write the mapping by hand "
+        f"(docs/mapping.md). {_candidates(sample, first, taken)}",
+        *(f"No field looks like the {name} either. {_candidates(sample, name, taken)}" for name in others),
+    ]
+    return ". ".join(parts)
+
+
+def _candidates(sample: Sample, name: str, taken: set[Path]) -> str:
     could = [seen for path, seen in sample.seen.items() if path not in taken]
     could = [seen for seen in could if (seen.times > 0 if name == "timestamp" else _could_be_id(seen))]
     could.sort(key=lambda seen: (-len(seen.values), -seen.count))
-    events = len(sample.events)
     what = "Candidates by their values, with the share of events that have them: "
     if not could:
         could = list(sample.seen.values())
         kind = "times" if name == "timestamp" else "words"
         what = f"Fields with a value, of which docs/events.md lists what is read as {kind}: "
+    events = len(sample.events)
     shown = [f"{path_text(seen.path)} ({seen.count / events:.0%}, {_some(seen)})" for seen in could[:SHOWN_PATHS]]
-    return (
-        f"no field of {counted(events, 'event')} looks like the {name}; write the mapping by hand (docs/mapping.md). "
-        f"{what}{', '.join(shown) or 'none'}"
-    )
+    return what + (", ".join(shown) or "none")
 
 
 def _best(sample: Sample, name: str, names: tuple[str, ...], taken: set[Path]) -> Path | None:
@@ -117,7 +125,7 @@ def _by_values(sample: Sample, name: str, taken: set[Path]) -> Path | None:
     if name != "user_id":
         left = [seen for seen in left if not has_another_name(seen.path, name)]
     if name == "timestamp":
-        left = [seen for seen in left if seen.times == seen.count and not seen.keys]
+        left = [seen for seen in left if fits(seen, name, events) and not seen.keys]
     elif name == "user_id":
         left = [seen for seen in left if sample.keys is not None and seen.keys >= FITS * events]
     elif name == "item_id":

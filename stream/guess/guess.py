@@ -54,9 +54,8 @@ def guess(sample: Sample, mixed: bool = False, form: str = "json") -> Guess:
     if "user_id" not in found and "session_id" in found:
         found["user_id"] = found.pop("session_id")
         unsure.append("no field looks like the user: each session is a user")
-    for name in ("user_id", "item_id", "timestamp"):
-        if name not in found:
-            raise ConfigError(not_found(sample, name, _taken(found)))
+    if missing := [name for name in ("user_id", "item_id", "timestamp") if name not in found]:
+        raise ConfigError(not_found(sample, missing, _taken(found)))
     if len(found["user_id"]) == 1:
         found["user_id"] = user_paths(sample, found["user_id"][0])
     found["item_id"] = _with_others(sample, found["item_id"][0], "item_id", _taken(found))
@@ -173,4 +172,4 @@ def _list(event: Any, path: Path) -> list[Any]:
 def _unit(times: Seen) -> str:
     """The unit of all times, if they are numbers in one unit."""
     [(unit, count)] = times.units.most_common(1)
-    return UNITS.get(unit, "") if count == times.count else ""
+    return UNITS.get(unit, "") if count == times.times else ""

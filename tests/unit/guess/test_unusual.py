@@ -90,6 +90,30 @@ def test_without_a_user_the_candidates_are_said() -> None:
     assert "at (" not in message
 
 
+def test_all_fields_that_are_missing_are_said_at_once() -> None:
+    """Whoever has written one into the producer would else learn of the next one only then."""
+    some = [{"who": f"u-{n % 13}", "articleNo": f"a-{n % 31}", "day": f"{n % 28 + 1:02}.11.2026"} for n in range(COUNT)]
+    with pytest.raises(ConfigError) as refused:
+        guess(describe(some))
+    assert str(refused.value).startswith("no field of 300 events looks like the user_id; write the mapping by hand")
+    assert "who (100%, 'u-0', " in str(refused.value)
+    assert ". No field looks like the timestamp either. Fields with a value, " in str(refused.value)
+    assert "item_id" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["timestamp", "moment"])
+@pytest.mark.parametrize(("scale", "unit"), [(1, "s"), (1000, "ms")])
+def test_one_broken_time_among_many_changes_nothing(name: str, scale: int, unit: str) -> None:
+    """Neither whether a field without a usual name is the time, nor the unit. The broken event is a dead letter."""
+    both = [
+        {"userId": f"u-{n % 13}", "itemId": f"i-{n % 31}", name: (1_760_000_000 + n) * scale if n != 7 else "yesterday"}
+        for n in range(COUNT)
+    ]
+    found = guess(describe(both))
+    assert fields(found)["timestamp"] == (name,)
+    assert found.mapping.topic.unit == unit
+
+
 @pytest.mark.parametrize("name", ["articleNo", "prodRef", "item_sku", "artikelnr", "product.code"])
 def test_other_names_of_an_item(name: str) -> None:
     """Also if events have none, and although the price has a value in each event."""
