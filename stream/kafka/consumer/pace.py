@@ -88,4 +88,5 @@ class Pace:
 
 async def _wait(event: asyncio.Event, s: float) -> None:
     with suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), s)
+        async with asyncio.timeout(s):  # wait_for of Python 3.11 can lose a cancel that comes with the event
+            await event.wait()
