@@ -93,7 +93,8 @@ def test_overridden_and_called_methods_have_their_parameters(method: Callable[..
     [
         (GroupCoordinator.__init__, ["self.generation", "self.member_id", "self._pending_exception"]),
         (AIOKafkaConsumer.__init__, ["self._coordinator"]),
-        (AIOKafkaConsumer.start, ["self._fetcher = Fetcher("]),
+        (AIOKafkaConsumer.start, ["self._fetcher = Fetcher(", "await self._client.bootstrap()"]),
+        (AIOKafkaConsumer.__init__, ["self._client = AIOKafkaClient("]),
         (Fetcher.__init__, ["self._fetch_task = create_task("]),
         (mode.Worker._shutdown_loop, ["ensure_future(self._sentinel_task()"]),
         (FetchRequest.build, ["self._max_wait_ms,", "self._min_bytes,"]),

@@ -129,6 +129,7 @@ class FetchThread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"  # Faust sets this only for its own transactions
+        _connect_to_a_broker(consumer._client)
         return consumer
 
     async def on_start(self) -> None:
@@ -230,6 +231,22 @@ class FetchThread(driver.AIOKafkaConsumerThread):
                 lost[tp],
             )
         return lost
+
+
+def _connect_to_a_broker(client: Any) -> None:
+    """Let an aiokafka client take a cluster in which no broker is yet for one that it cannot connect to.
+
+    A broker answers before it is in the cluster, after its start and after a pause that was longer than its session.
+    aiokafka then looked for the group's coordinator at no broker, and an assertion of it ended the worker.
+    """
+    bootstrap = client.bootstrap
+
+    async def connected() -> None:
+        await bootstrap()
+        if not client.cluster.brokers():
+            raise KafkaConnectionError("the cluster has no broker at the moment")
+
+    client.bootstrap = connected
 
 
 def chunk_of(partition: Any, fetched: OffsetRange, generation: int) -> Chunk:

@@ -5,7 +5,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaConnectionError
+from aiokafka.protocol.metadata import MetadataResponse_v1
 from faust.transport.drivers import aiokafka as driver
 
 from stream.kafka.consumer import fetch, pace
@@ -53,6 +55,29 @@ def test_a_consumer_that_cannot_connect_tries_again(thread: Any, monkeypatch: py
     asyncio.run(thread.on_start())
     assert failures == []
     assert thread._consumer.stops == 2
+
+
+def test_a_cluster_without_a_broker_is_one_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that has just started names no broker, not even itself. aiokafka looked for the group's coordinator
+    there, and an assertion of it ended the worker with a stack trace."""
+    named = [[], [(1, "broker", 9092, None)]]
+
+    async def bootstrap(self: AIOKafkaClient) -> None:
+        self.cluster.update_metadata(MetadataResponse_v1(named.pop(0), 1, []))
+
+    async def story() -> None:
+        client = AIOKafkaClient(bootstrap_servers="127.0.0.1:9")
+        consumer = SimpleNamespace(_client=client)
+        monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_create_worker_consumer", lambda *_: consumer)
+        assert FetchThread._create_worker_consumer(FetchThread.__new__(FetchThread), None) is consumer
+        with pytest.raises(KafkaConnectionError, match="no broker at the moment"):
+            await client.bootstrap()
+        await client.bootstrap()
+        assert client.get_random_node() == 1
+        await client.close()
+
+    monkeypatch.setattr(AIOKafkaClient, "bootstrap", bootstrap)
+    asyncio.run(story())
 
 
 def test_a_cancel_that_escapes_from_the_consumer_does_not_stop_the_end(
