@@ -1,5 +1,6 @@
 """Finds the path of one field: by its name, or by its values."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ CERTAIN = 8
 """An event name of so many letters, such as addtocart, needs no second one beside it."""
 
 SHOWN_PATHS = 12
+
+DAY_OR_MONTH_FIRST = re.compile(r"\d{1,2}([./-])\d{1,2}\1(\d{4}|\d{2})(\D.*)?")
+"""A date such as 26.11.2026 or 11/26/26, also with a time of day. It is not read: 01.12.2024 has two meanings."""
 
 
 def fits(seen: Seen, name: str, events: int) -> bool:
@@ -74,13 +78,38 @@ def first_value(event: Any, paths: tuple[Path, ...]) -> Any:
 
 def not_found(sample: Sample, names: Sequence[str], taken: set[Path]) -> str:
     """The message for fields that a click needs and that no path looks like: what a person could choose from."""
-    first, *others = names
-    parts = [
-        f"no field of {counted(len(sample.events), 'event')} looks like the {first}; write the mapping by hand "
-        f"(docs/mapping.md). {_candidates(sample, first, taken)}",
-        *(f"No field looks like the {name} either. {_candidates(sample, name, taken)}" for name in others),
-    ]
+    events = counted(len(sample.events), "event")
+    parts: list[str] = []
+    for name in names:
+        unread = _unread_times(sample, taken) if name == "timestamp" else None
+        if unread is not None:
+            parts.append(
+                f"{'No' if parts else 'no'} field of {events} looks like a time that is read. {path_text(unread.path)} "
+                f"({_some(unread)}) has dates that begin with the day or the month, and their order is not known: "
+                "write them as ISO 8601 (2024-12-01T15:30:00Z) or as s or ms since 1970, at the producer or in the "
+                "file, and run `eddy init` again (docs/events.md has all times that are read)"
+            )
+        elif parts:
+            parts.append(f"No field looks like the {name} either. {_candidates(sample, name, taken)}")
+        else:
+            parts.append(
+                f"no field of {events} looks like the {name}; write the mapping by hand (docs/mapping.md). "
+                f"{_candidates(sample, name, taken)}"
+            )
     return ". ".join(parts)
+
+
+def _unread_times(sample: Sample, taken: set[Path]) -> Seen | None:
+    """The field most of whose values are dates that begin with the day or the month; None if no field is so.
+
+    A field with a usual name of the time comes before others.
+    """
+    left = [seen for path, seen in sample.seen.items() if path not in taken and 2 * _days(seen) > seen.count]
+    return min(left, key=lambda seen: (rank(seen.path, FIELDS["timestamp"]) is None, -seen.count), default=None)
+
+
+def _days(seen: Seen) -> int:
+    return sum(count for text, count in seen.values.items() if DAY_OR_MONTH_FIRST.fullmatch(text))
 
 
 def _candidates(sample: Sample, name: str, taken: set[Path]) -> str:

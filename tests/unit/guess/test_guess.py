@@ -62,12 +62,26 @@ def test_a_sample_without_a_needed_field_is_refused_with_what_it_has(field: str)
         guess(describe([row]))
 
 
-def test_a_field_whose_values_cannot_be_read_is_shown_with_them() -> None:
-    """The reader sees why the field with the right name is not it: 1/12/2024 can be two days."""
-    row = {"user_id": "u", "item_id": "i", "date": "1/12/2024 3:00 PM"}
-    with pytest.raises(
-        ConfigError, match=r"docs/events.md lists what is read as times: .*date \(100%, '1/12/2024 3:00 PM'\)"
-    ):
+@pytest.mark.parametrize("date", ["1/12/2024 3:00 PM", "26.11.2026 14:05:00", "26/11/2026", "26-11-2026 14:05"])
+def test_dates_with_the_day_or_the_month_first_are_named_with_what_is_read_instead(date: str) -> None:
+    """1/12/2024 can be two days, so no mapping can read it: the reader must change the values, and learns to what.
+
+    The field with a usual name of the time is named, and no other one with such dates.
+    """
+    row = {"user_id": "u", "item_id": "i", "birthday": "1.2.1990", "date": date}
+    with pytest.raises(ConfigError) as refused:
+        guess(describe([row]))
+    message = str(refused.value)
+    assert message.startswith("no field of 1 event looks like a time that is read. ")
+    assert f" date ({date!r}) has dates that begin with the day or the month" in message
+    assert "write them as ISO 8601 (2024-12-01T15:30:00Z) or as s or ms since 1970" in message
+    assert "birthday" not in message
+
+
+def test_a_text_that_is_no_time_is_shown() -> None:
+    """The reader sees why the field with the right name is not it."""
+    row = {"user_id": "u", "item_id": "i", "date": "yesterday"}
+    with pytest.raises(ConfigError, match=r"docs/events.md lists what is read as times: .*date \(100%, 'yesterday'\)"):
         guess(describe([row]))
 
 

@@ -97,7 +97,7 @@ def test_all_fields_that_are_missing_are_said_at_once() -> None:
         guess(describe(some))
     assert str(refused.value).startswith("no field of 300 events looks like the user_id; write the mapping by hand")
     assert "who (100%, 'u-0', " in str(refused.value)
-    assert ". No field looks like the timestamp either. Fields with a value, " in str(refused.value)
+    assert ". No field of 300 events looks like a time that is read. day ('01.11.2026', " in str(refused.value)
     assert "item_id" not in str(refused.value)
 
 
