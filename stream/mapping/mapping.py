@@ -5,6 +5,7 @@ manifest has the hash of its content, so no worker can read clicks in another wa
 """
 
 import hashlib
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -20,6 +21,10 @@ FORMATS = ("json", "avro", "protobuf")
 
 ANONYMOUS = "anonymous_id"
 """Has paths like a field of a click, and is none: the id of a user until there is a user id, which gets the state."""
+
+SHOWN_DIFFERENCES = 3
+SHOWN_CHARACTERS = 80
+"""Of a value."""
 
 
 class Source(Struct, frozen=True, omit_defaults=True):
@@ -104,3 +109,40 @@ class MappingFile(Struct, frozen=True):
     name: str
     text: str
     mapping: ClickMapping
+
+
+def differences(own: ClickMapping, given: ClickMapping) -> str:
+    """In what a file differs from a model's mapping, for messages: "[fields] user_id: model 'user.id', file 'visitor'".
+
+    own, given  the mapping that the model was trained with, and that of the file
+    The first SHOWN_DIFFERENCES entries of the file that change what is read, and how many more there are. "" if none
+    does: `[key]` and `[message]` do not.
+    """
+    model, file = _entries(own), _entries(given)
+    apart = [name for name in (model | file) if model.get(name) != file.get(name)]
+    shown = [f"{name}: model {_shown(model.get(name))}, file {_shown(file.get(name))}" for name in apart]
+    more = len(shown) - SHOWN_DIFFERENCES
+    return "; ".join(shown[:SHOWN_DIFFERENCES]) + (f"; and {more:,} more" if more > 0 else "")
+
+
+def _entries(mapping: ClickMapping) -> dict[str, Any]:
+    """Entry, by its name in the file with the section -> its value."""
+    found: dict[str, Any] = {}
+    for prefix, source in (("", mapping.topic), ("log.", mapping.log)):
+        if source is not None:
+            found |= {f"[{prefix}fields] {name}": paths for name, paths in source.fields.items()}
+            found |= {f"[{prefix}time] unit": source.unit} if source.unit else {}
+    found |= {f"[event_types] {theirs!r}": ours for theirs, ours in mapping.event_types.items()}
+    found |= {} if mapping.keep is None else {"[events] keep": mapping.keep}
+    for name, words in (("drop", mapping.drop), ("drop_without", mapping.drop_without)):
+        found |= {f"[events] {name}": words} if words else {}
+    return found | {f"[defaults] {name}": value for name, value in mapping.defaults.items()}
+
+
+def _shown(value: Any) -> str:
+    """A value as a person would write it; "none" if there is none."""
+    if value is None:
+        return "none"
+    if isinstance(value, tuple):
+        value = value[0] if len(value) == 1 else list(value)
+    return repr(value)[:SHOWN_CHARACTERS]

@@ -13,7 +13,7 @@ import msgspec
 
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import MAPPING, Manifest
-from stream.mapping.mapping import ANONYMOUS, FORMATS, KEYS, ClickMapping, MappingFile, Source
+from stream.mapping.mapping import ANONYMOUS, FORMATS, KEYS, ClickMapping, MappingFile, Source, differences
 from stream.mapping.paths import parse_path, path_text
 from stream.mapping.reading import EVENT, FIELDS, UNITS
 from stream.wire.fields import LONGEST_ID, LONGEST_WORD, Unusable, number, word
@@ -69,9 +69,15 @@ def mapping_of_model(given: MappingFile | None, manifest: Manifest, directory: P
         if manifest.mapping in {msgspec.structs.replace(given.mapping, key=key).hash for key in KEYS}:
             return given
         raise ConfigError(
-            f"mapping {given.name} is not the one that model {manifest.label} was trained with: omit --mapping to use "
-            f"the model's, {directory / MAPPING}, or train again with --mapping {given.name}"
+            f"mapping {given.name} is not the one that model {manifest.label} was trained with. "
+            f"{differences(_own(manifest, directory).mapping, given.mapping)}. Omit --mapping to use the model's, "
+            f"{directory / MAPPING}, or train again with --mapping {given.name}"
         )
+    return _own(manifest, directory)
+
+
+def _own(manifest: Manifest, directory: Path) -> MappingFile:
+    """The copy in the model's directory. Raises ArtifactError if it is not what the manifest says."""
     try:
         own = read_mapping(directory / MAPPING)
     except ConfigError as exc:

@@ -218,10 +218,48 @@ def test_a_topic_that_gets_another_key_needs_no_training(trained: tuple[Manifest
 def test_another_mapping_than_the_model_s_is_refused(trained: tuple[Manifest, Path]) -> None:
     """Both files are named, and what to do; also for a model that was trained without a mapping."""
     manifest, directory = trained
-    with pytest.raises(ConfigError, match=r"shop.toml is not the one .* omit --mapping .* or train again"):
+    with pytest.raises(ConfigError, match=r"shop.toml is not the one .*\. Omit --mapping .* or train again"):
         mapping_of_model(mapped(WHOLE.replace("ping", "pong")), manifest, directory)
     with pytest.raises(ConfigError, match=r"was trained without a mapping: train it with --mapping shop.toml"):
         mapping_of_model(mapped(), msgspec.structs.replace(manifest, mapping=msgspec.UNSET), directory)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('["userId", "anonymousId"]', '"visitor"', "[fields] user_id: model ['userId', 'anonymousId'], file 'visitor'"),
+        (
+            "event_type = ",
+            "session_id = ",
+            "[fields] event_type: model 'event', file none; [fields] session_id: model ",
+        ),
+        ("3 = ", "4 = ", "[event_types] '3': model 'cart', file none; [event_types] '4': model none, file 'cart'"),
+        ("drop = ", "keep = ", "[events] drop: model 'ping', file none; [events] keep: model none, file 'ping'"),
+        ('quantity = "1"', "quantity = 2", "[defaults] quantity: model 1.0, file 2.0"),
+        ('unit = "s"', "", "[time] unit: model 's', file none"),
+        ('"uid"', '"x"', "[log.fields] user_id: model 'uid', file 'x'"),
+        ("ping", "p" * 200, f"[events] drop: model 'ping', file '{'p' * 79}. "),
+    ],
+)
+def test_a_refused_mapping_is_said_with_what_differs(
+    trained: tuple[Manifest, Path], old: str, new: str, said: str
+) -> None:
+    """Two files of many lines are not compared by eye. The key, which needs no training, is no difference."""
+    text = WHOLE.replace(old, new, 1).replace('holds = "other"', 'holds = "nothing"')
+    assert text.replace('holds = "nothing"', 'holds = "other"') != WHOLE
+    with pytest.raises(ConfigError) as refused:
+        mapping_of_model(mapped(text), *trained)
+    assert f" model tiny/1 was trained with. {said}" in str(refused.value)
+    assert "more" not in str(refused.value)
+
+
+def test_of_many_differences_the_first_are_said_and_the_others_counted(trained: tuple[Manifest, Path]) -> None:
+    """Also without the section of the log, all of whose entries are then missing."""
+    with pytest.raises(ConfigError) as refused:
+        mapping_of_model(mapped(WHOLE.split("[log.fields]")[0].replace("ping", "pong")), *trained)
+    message = str(refused.value)
+    assert "[log.fields] user_id: model 'uid', file none; [log.fields] item_id: " in message
+    assert "; and 2 more. Omit --mapping" in message
 
 
 def test_a_copy_that_is_not_what_the_manifest_says_is_refused(trained: tuple[Manifest, Path]) -> None:
