@@ -3,7 +3,8 @@
 import os
 from base64 import b64decode
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,9 @@ RETRY_HEADER = "eddy-retry"
 """Header of a message that was published again; its value is the id of the dead letter."""
 
 MOST_FIELDS = 20
+
+ALIKE = 0.7
+"""How alike a mistyped reason is to the one that is meant (difflib's ratio). No two of Eddy's reasons are so alike."""
 
 
 class Summary(msgspec.Struct):
@@ -109,9 +113,11 @@ def dead_letters(
         check_access(broker, config, reads=[dead_letters_topic, clicks_topic], writes=[clicks_topic])
 
     span = span_of(broker, dead_letters_topic, config)  # a worker may refuse again what is published meanwhile
+    there: Counter[str] = Counter()
 
     def chosen() -> Iterator[tuple[int, DeadLetter]]:
-        return islice(_letters(read_messages(broker, dead_letters_topic, config, span=span), reason), limit)
+        there.clear()
+        return islice(_letters(read_messages(broker, dead_letters_topic, config, span=span), reason, there), limit)
 
     if show:
         for _, letter in chosen():
@@ -132,6 +138,8 @@ def dead_letters(
         with _progress(chosen(), f"reading {dead_letters_topic}") as letters:
             found = summaries(letter for _, letter in letters)
         click.echo(msgspec.json.encode(found) if as_json else _table(found, dead_letters_topic, reason))
+    for hint in _not_there(reason, there, limit):  # on stderr, because --json and --show have a form
+        click.echo(f"eddy: {hint}", err=True)
 
 
 def summaries(letters: Iterable[DeadLetter]) -> dict[str, Summary]:
@@ -142,8 +150,13 @@ def summaries(letters: Iterable[DeadLetter]) -> dict[str, Summary]:
     return dict(sorted(found.items(), key=lambda one: -one[1].letters))
 
 
-def _letters(messages: Iterable[Any], reasons: tuple[str, ...]) -> Iterator[tuple[int, DeadLetter]]:
-    """The Kafka timestamp (ms) of each letter with one of the reasons, or of all, and the letter itself."""
+def _letters(
+    messages: Iterable[Any], reasons: tuple[str, ...], there: Counter[str]
+) -> Iterator[tuple[int, DeadLetter]]:
+    """The Kafka timestamp (ms) of each letter with one of the reasons, or of all, and the letter itself.
+
+    there  gets the reason of each letter that was read
+    """
     for message in messages:
         try:
             letter = msgspec.json.decode(message.value() or b"", type=DeadLetter)
@@ -152,8 +165,25 @@ def _letters(messages: Iterable[Any], reasons: tuple[str, ...]) -> Iterator[tupl
                 f"{message.topic()}-{message.partition()}-{message.offset()} is no dead letter ({exc}); see "
                 "--dead-letters-topic"
             ) from exc
+        there[letter.reason] += 1
         if not reasons or letter.reason in reasons:
             yield message.timestamp()[1], letter
+
+
+def _not_there(reasons: Sequence[str], there: Mapping[str, int], limit: int | None) -> Iterator[str]:
+    """A line for each reason that was asked for and that no letter has, with the nearest one that letters have.
+
+    there  reason -> letters that were read
+    limit  with so many letters of the reasons the reading ended, and later ones may have the others; None = all were read
+    """
+    if limit is not None and sum(there.get(reason, 0) for reason in set(reasons)) >= limit:
+        return
+    has = ", ".join(f"{printable(name)} ({count:,})" for name, count in Counter(there).most_common(MOST_FIELDS))
+    for reason in dict.fromkeys(reasons):
+        if reason not in there:
+            near = get_close_matches(reason, there, 1, ALIKE)
+            meant = f"did you mean {printable(near[0])!r}? " if near else ""
+            yield f"no letter has the reason {reason!r}; {meant}The letters have {has or 'no reason: there are none'}"
 
 
 def _retries(messages: Iterable[Any]) -> set[bytes]:

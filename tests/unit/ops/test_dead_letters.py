@@ -1,12 +1,16 @@
 """`eddy dead-letters` counts every letter, and publishes only messages that it has whole and has not published."""
 
 from base64 import b64encode
+from collections import Counter
+from typing import Any
 
+import msgspec
 import pytest
+from click.testing import CliRunner
 
 from stream.errors import ConfigError
 from stream.events import DeadLetter
-from stream.ops.dead_letters import Published, _letters, _lines, _publish, _readable, _table, summaries
+from stream.ops.dead_letters import Published, _letters, _lines, _publish, _readable, _table, dead_letters, summaries
 
 
 def letter(reason: str, offset: int, key: bytes | None, value: bytes | None, cut: int = 0) -> DeadLetter:
@@ -20,11 +24,27 @@ class Sent:
 
     partitions = 2
 
-    def __init__(self) -> None:
+    def __init__(self, *_: object) -> None:
         self.messages: list[tuple[object, ...]] = []
 
     def send(self, *message: object) -> None:
         self.messages.append(message)
+
+    def close(self) -> None:
+        pass
+
+
+class Message:
+    """A message on the topic of the dead letters."""
+
+    def __init__(self, letter: DeadLetter) -> None:
+        self._value = msgspec.json.encode(letter)
+
+    def value(self) -> bytes:
+        return self._value
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, 1_700_000_000_000
 
 
 def test_letters_are_counted_by_reason_with_times_and_fields() -> None:
@@ -79,9 +99,38 @@ def test_a_shown_letter_has_text() -> None:
 def test_a_topic_of_something_else_is_refused() -> None:
     """One line that names the option, for example if --clicks-topic and --dead-letters-topic are exchanged."""
 
-    class Message:
+    class Other:
         value = staticmethod(lambda: b'{"user_id": "u"}')
         topic, partition, offset = (staticmethod(lambda found=found: found) for found in ("clicks", 0, 7))
 
     with pytest.raises(ConfigError, match=r"clicks-0-7 is no dead letter .*--dead-letters-topic"):
-        list(_letters([Message()], ()))
+        list(_letters([Other()], (), Counter()))
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("--show",), ("--publish",)])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--reason", "not_jsn"], ["'not_jsn'; did you mean 'not_json'? The letters have not_json (2), too_large (1)"]),
+        (["--reason", "x", "--reason", "too_large"], ["'x'; The letters have not_json (2), too_large (1)"]),
+        (["--reason", "x", "--reason", "too_large", "--limit", "1"], []),  # the rest of the topic was not read
+        (["--reason", "too_large"], []),
+        ([], []),
+    ],
+)
+def test_a_reason_that_no_letter_has_is_said_with_the_nearest_one(
+    monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], words: list[str], said: list[str]
+) -> None:
+    """Nothing found is else taken for nothing wrong. stdout is as without the hint, for programs."""
+    letters = [letter("not_json", 1, b"u", b"{"), letter("too_large", 2, b"u", b"v"), letter("not_json", 3, b"u", b"")]
+    monkeypatch.setattr("stream.access.messages.span_of", lambda *_: {})
+    topics: dict[str, list[Any]] = {"dead": list(map(Message, letters)), "clicks": []}
+    monkeypatch.setattr("stream.access.messages.read_messages", lambda broker, topic, *_, **__: iter(topics[topic]))
+    monkeypatch.setattr("stream.access.publish.Publisher", Sent)
+    monkeypatch.setattr("stream.access.rights.check_access", lambda *_, **__: None)
+    done = CliRunner().invoke(
+        dead_letters, ["--dead-letters-topic", "dead", "--clicks-topic", "clicks", *words, *options]
+    )
+    assert (done.exit_code, done.exception) == (0, None)
+    hints = [line for line in done.stderr.splitlines() if "no letter has" in line]
+    assert hints == [f"eddy: no letter has the reason {line}" for line in said]
