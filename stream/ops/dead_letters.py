@@ -174,7 +174,7 @@ def _not_there(reasons: Sequence[str], there: Mapping[str, int], limit: int | No
     """A line for each reason that was asked for and that no letter has, with the nearest one that letters have.
 
     there  reason -> letters that were read
-    limit  with so many letters of the reasons the reading ended, and later ones may have the others; None = all were read
+    limit  with so many letters of the reasons the reading ended, so later ones may have the others; None = no limit
     """
     if limit is not None and sum(there.get(reason, 0) for reason in set(reasons)) >= limit:
         return
