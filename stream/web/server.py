@@ -177,10 +177,18 @@ async def _mark(
     except web.HTTPException as exc:
         allowed = {"Allow": exc.headers["Allow"]} if "Allow" in exc.headers else None
         words = f"{exc.reason}: {request.method} {request.path[:256]}"
+        if exc is request.match_info.http_exception and exc.status == web.HTTPNotFound.status_code:
+            words = f"{words}; this port has {', '.join(_fixed_paths(request.app))}"
         return web.json_response({"error": words}, status=exc.status, headers=allowed)
     except Exception:
         log.exception("a request on the HTTP port failed")
         return web.json_response({"error": "a bug of Eddy; the worker's log has more"}, status=500)
+
+
+def _fixed_paths(app: web.Application) -> list[str]:
+    """The paths that a person may look for, such as /livez: those of no user and of no file."""
+    paths = [resource.canonical for resource in app.router.resources()]
+    return [path for path in paths if not {"{", "."} & set(path)]
 
 
 async def _last_answer(_: web.Request, response: web.StreamResponse) -> None:

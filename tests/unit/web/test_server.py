@@ -53,7 +53,7 @@ def get(port: int, path: str) -> tuple[int, str, bytes]:
 
 
 def test_the_three_pages_answer(port: int, meter: Meter, health: Health) -> None:
-    """A worker that starts is live and not ready, and one that decides is both. Other paths are 404."""
+    """A worker that starts is live and not ready, and one that decides is both."""
     meter.count("clicks", 5)
     status, kind, text = get(port, "/metrics")
     assert (status, kind) == (200, "text/plain; version=0.0.4; charset=utf-8")
@@ -74,7 +74,26 @@ def test_the_three_pages_answer(port: int, meter: Meter, health: Health) -> None
         "kafka_answers": True,
         "cycle_s": 0.0,
     }
-    assert get(port, "/none")[0] == 404
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/livez/", "/v1/userz/u1"])
+def test_an_unknown_path_is_answered_with_those_that_there_are(meter: Meter, health: Health, path: str) -> None:
+    """A probe of another program's path, such as /healthz, shows by its answer which one to write. Files of the page
+    and paths that need an id are not listed, and a path that is known has no such list."""
+
+    async def none(_: web.Request) -> web.Response:
+        raise web.HTTPNotFound
+
+    more = [web.get("/page/page.js", none), web.get("/v1/users/{id}", none)]
+    listener = listen("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    running = Server(listener, [*worker_routes(meter, health), *more])
+    status, kind, text = get(port, path)
+    known = get(port, "/v1/users/u1")
+    running.close()
+    assert (status, kind) == (404, "application/json; charset=utf-8")
+    assert json.loads(text) == {"error": f"Not Found: GET {path}; this port has /metrics, /livez, /readyz"}
+    assert json.loads(known[2]) == {"error": "Not Found: GET /v1/users/u1"}
 
 
 @pytest.mark.parametrize(("fresh_s", "counted"), [(3_600.0, b"0.0"), (0.0, b"5.0")])
