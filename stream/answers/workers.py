@@ -6,6 +6,7 @@ client id and partitions. So a worker that joins or leaves needs no other regist
 
 import asyncio
 import ipaddress
+import logging
 import socket
 import time
 from collections.abc import Iterable
@@ -21,6 +22,9 @@ from yarl import URL
 from stream.access.place import address_of
 from stream.access.refusal import Admin
 from stream.errors import Unanswered
+from stream.settings import Settings
+
+log = logging.getLogger(__name__)
 
 FRESH_S = 2.0
 """For how long a description of the group is used. A worker that lost a partition meanwhile answers that it has."""
@@ -187,6 +191,19 @@ def moving(partitions: Iterable[int]) -> Unanswered:
     """The error for partitions that no worker is ready to answer for."""
     numbers = ", ".join(map(str, sorted(partitions)))
     return Unanswered(503, f"no worker has the states of partition {numbers} yet: they move, or are recovered", RETRY_S)
+
+
+def warn_of_readers(settings: Settings) -> None:
+    """Log that the port answers requests about users and listens on a network, if both is so."""
+    host = settings.http_host
+    if settings.http_answers and advertised("", host, settings.http_port):
+        log.warning(
+            "whoever reaches the HTTP port can read what is known of users: http_host=%s http_port=%d; let a firewall, "
+            "a NetworkPolicy or a proxy admit only the shop's services and the other workers, or omit --http-host "
+            "(docs/security.md)",
+            host,
+            settings.http_port,
+        )
 
 
 def advertised(given: str, host: str, port: int) -> str:

@@ -21,7 +21,7 @@ from stream.answers.desk import Desk, Open, Partitioner
 from stream.answers.routes import answer_routes, no_routes
 from stream.answers.similar import Similar
 from stream.answers.users import Users
-from stream.answers.workers import Workers
+from stream.answers.workers import Workers, warn_of_readers
 from stream.engine.engine import Engine
 from stream.errors import ConfigError
 from stream.events import Partition
@@ -223,6 +223,7 @@ def serve_http(settings: Settings, display: Display, desk: Desk) -> None:
     answers = answer_routes(desk, token, display) if settings.http_answers else no_routes()
     ours = [*worker_routes(display.meter, display.health), *page_routes(display)]
     Server(listen(settings.http_host, settings.http_port), [*ours, *answers])
+    warn_of_readers(settings)
 
 
 def answer_requests(
