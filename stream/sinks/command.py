@@ -185,6 +185,7 @@ def copy(
     """
     from stream.access.rights import check_access
     from stream.kafka.waiting import watch_kafka
+    from stream.sinks.patience import ONCE_S, Patience, wait_for_kafka
     from stream.sinks.run import Copying
     from stream.sinks.source import Source
 
@@ -193,7 +194,10 @@ def copy(
     logging.getLogger("stream").setLevel(logging.INFO)
     names = sources({"outputs": outputs, **topics})
     watch = watch_kafka(broker, next(iter(names)), config)
-    watch.wait()
+    if once:
+        wait_for_kafka(watch, broker, Patience(ONCE_S))
+    else:
+        watch.wait()
     check_access(broker, config, [*names, *written], written, members=written, creates=created)
     stopped = Flag()
     for number in (signal.SIGTERM, signal.SIGINT):  # until here there is nothing to finish

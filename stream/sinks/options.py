@@ -32,7 +32,12 @@ def sink_options(command: Command) -> Command:
     options: tuple[Callable[[Command], Command], ...] = (
         click.option("--json", "as_json", is_flag=True, help="Print the figures at the end as one JSON object."),
         setting_option("log_format"),
-        click.option("--once", is_flag=True, help="End when all is written that the topics hold at the start."),
+        click.option(
+            "--once",
+            is_flag=True,
+            help="End when all is written that the topics hold at the start, or with an error if Kafka or the place "
+            "does not answer for 60 s. Without it the command waits.",
+        ),
         *(topic_option(name.replace("-", "_")) for name in reversed(IN_AVRO)),
         click.option(
             "--topics",

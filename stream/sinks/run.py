@@ -9,6 +9,7 @@ A process that is killed anywhere continues at 1. What it has collected and not 
 """
 
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ from stream.events import Partition
 from stream.kafka.waiting import PAUSE_S, REMIND_S
 from stream.outputs import OUTPUTS
 from stream.places.sink import Away, Moved, Part, Sink
+from stream.sinks.patience import ONCE_S, Patience, no_answer
 from stream.sinks.source import Source
 
 TAKE = 1_000
@@ -73,12 +75,14 @@ class Copying:
         self._seen_s = 0.0
         self._away_s: float | None = None  # since when the sink is away
         self._said_s = 0.0
+        self._kafka = self._place = Patience(math.inf)
 
     def run(self, once: bool) -> Done:
         """Copy until stopped. once: until the messages are written that the topics had at the start.
 
-        Raises ConfigError if waiting does not help.
+        Raises ConfigError if waiting does not help; with once, also if Kafka or the sink is silent for ONCE_S.
         """
+        self._kafka, self._place = (Patience(ONCE_S if once else math.inf) for _ in range(2))
         try:
             while not self._stopped.is_set() and not (once and self._source.ended):
                 try:
@@ -88,11 +92,18 @@ class Copying:
                         if self._stopped.is_set() or (once and self._source.ended):
                             break
                 except Away as exc:
+                    self._kafka.answered()  # it is not asked meanwhile
+                    self._place.silent()
+                    if self._place.over:
+                        raise no_answer(self._sink.where, str(exc)) from exc
                     self._wait(str(exc))
                 except Moved as exc:
                     log.warning("%s: it goes on at the stored one; does another eddy sink write there?", exc)
                 except KafkaException as exc:
                     log.warning("Kafka did not answer: error=%s", exc.args[0].name())
+                    self._kafka.silent()
+                    if self._kafka.over:
+                        raise no_answer("Kafka", exc.args[0].str()) from exc
                     self._stopped.wait(PAUSE_S)
         finally:
             self._sink.close()
@@ -116,6 +127,7 @@ class Copying:
         for partition, of_it in by_partition.items():
             part, unreadable = self._part(partition, of_it)
             unfit = self._sink.write(part)
+            self._place.answered()
             self._stored[partition] = part.end
             self._written[part.output] += len(part.events) - unfit
             self._left_out += unreadable + unfit
@@ -125,15 +137,26 @@ class Copying:
         self._tell()
 
     def _collect(self, once: bool) -> list[Any]:
+        if self._kafka.over:
+            raise no_answer("Kafka", "no message came")
         deadline_s = time.monotonic() + self._every_s
-        found = self._source.take(min(TAKE, self._rows), TAKE_S)
+        found = self._take(self._rows)
         while (
             len(found) < self._rows
             and time.monotonic() < deadline_s
-            and not (self._stopped.is_set() or self._source.stale or (once and self._source.ended))
+            and not (self._stopped.is_set() or self._source.stale or self._kafka.over)
+            and not (once and self._source.ended)
         ):
-            found += self._source.take(min(TAKE, self._rows - len(found)), TAKE_S)
+            found += self._take(self._rows - len(found))
             self._tell()
+        return found
+
+    def _take(self, most: int) -> list[Any]:
+        found = self._source.take(min(TAKE, most), TAKE_S)
+        if found:
+            self._kafka.answered()
+        else:
+            self._kafka.silent()
         return found
 
     def _part(self, partition: Partition, messages: list[Any]) -> tuple[Part, int]:
