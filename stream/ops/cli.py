@@ -41,6 +41,7 @@ from stream.ops.options import (
     worker_options,
 )
 from stream.ops.repair import repair
+from stream.ops.text import Nearest
 
 MOUNTED = {
     "demo": "Show Eddy on a simulated shop, live in the terminal.",
@@ -90,7 +91,7 @@ Each option of a worker is also an environment variable: EDDY_BROKER, EDDY_MODEL
 JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JSON object, keyed by topic.")
 
 
-class Commands(click.Group):
+class Commands(Nearest):
     """The command group: Eddy's own commands, and those of the entry points `eddy.commands`, loaded when called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -110,9 +111,8 @@ class Commands(click.Group):
             formatter.write_dl(rows)
 
     def _summary(self, name: str) -> str:
-        own = self.commands.get(name)
-        if own is not None:
-            return own.get_short_help_str(limit=100)
+        if name in self.commands:
+            return self.commands[name].get_short_help_str(limit=100)
         return MOUNTED.get(name, f"From {_mounted()[name].module}.")
 
 
@@ -165,7 +165,7 @@ def _end(number: int, _: Any) -> NoReturn:
     os._exit(0)
 
 
-@eddy.group()
+@eddy.group(cls=Nearest)
 def topics() -> None:
     """Create, check or repair the topics of a worker.
 
@@ -229,7 +229,7 @@ def create(
         click.echo(f"{name}: {outcome}")
 
 
-@topics.command()
+@topics.command(short_help="Check the topics as a worker does before it starts.")
 @connection_options
 @mapping_option
 @setting_option("triggers")

@@ -12,7 +12,7 @@ from stream.ops.options import connection_options, setting_option, take_topics, 
 PARTITIONER_NAMES = ("auto", "murmur2", "crc32", "fnv1a", "none")
 
 
-@click.command()
+@click.command(short_help="Make the states fit the clicks again.")
 @connection_options
 @setting_option("group")
 @topic_options

@@ -1,12 +1,28 @@
-"""What commands show in a terminal: times, texts that a producer has chosen, and a bar while a topic is read."""
+"""What commands show in a terminal: the nearest command, times, and a bar while a topic is read."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import Any
 
 import click
 
 from stream.kafka_config import KafkaConfig
+
+
+class Nearest(click.Group):
+    """A group of commands that names the nearest one if there is none of the given name."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as exc:
+            near = get_close_matches(args[0], self.list_commands(ctx), 1)
+            if near:
+                exc.message = f"{exc.message.removesuffix('.')}; did you mean {near[0]!r}?"
+            raise
 
 
 def messages_shown(broker: str, topic: str, config: KafkaConfig) -> Iterator[Any]:

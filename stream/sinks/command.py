@@ -17,6 +17,7 @@ from stream.errors import ConfigError
 from stream.kafka_config import check_registry_url, read_kafka_config
 from stream.log_lines import log_to_stderr
 from stream.ops.options import setting_option
+from stream.ops.text import Nearest
 from stream.outputs import IN_AVRO, OUTPUTS, avro_schema, json_schema
 from stream.sinks.options import URL_VARIABLE, given_url, sink_options, sources, url_option
 
@@ -27,7 +28,7 @@ SERVER_ROWS = 2_000
 """Most messages of one write to a server."""
 
 
-@click.group()
+@click.group(cls=Nearest)
 def sink() -> None:
     """Copy recommendations, alerts, sessions and triggers from Kafka to Redis, PostgreSQL, Parquet files or Avro.
 
@@ -43,7 +44,7 @@ def sink() -> None:
     """
 
 
-@sink.command("redis")
+@sink.command("redis", short_help="Keep the latest list and alert of each user in Redis.")
 @url_option
 @click.option("--prefix", default="eddy:", show_default=True, help="Prefix of all keys.")
 @click.option(
@@ -71,7 +72,7 @@ def to_redis(ctx: click.Context, /, url: str, prefix: str, ttl_s: int, **given: 
     copy(RedisSink(given_url(ctx, url), prefix, ttl_s), SERVER_ROWS, 0.0, **given)
 
 
-@sink.command("postgres")
+@sink.command("postgres", short_help="Keep the latest lists and all alerts in PostgreSQL.")
 @click.option("--url", envvar=URL_VARIABLE, help="URL of the database. Give one with a password in EDDY_SINK_URL.")
 @click.option("--prefix", default="eddy_", show_default=True, help="Prefix of the names of all tables.")
 @click.option("--create", is_flag=True, help="Create the tables and columns that are missing.")
@@ -100,7 +101,7 @@ def to_postgres(ctx: click.Context, /, url: str | None, prefix: str, create: boo
     copy(place, SERVER_ROWS, 0.0, **given)
 
 
-@sink.command("parquet")
+@sink.command("parquet", short_help="Write all messages to Parquet files.")
 @click.option("--directory", required=True, type=click.Path(path_type=Path), help="Directory of the files.")
 @click.option(
     "--every-s",
@@ -130,7 +131,7 @@ def to_parquet(directory: Path, every_s: float, rows: int, **given: Any) -> None
     copy(ParquetSink(directory), rows, every_s, **given)
 
 
-@sink.command("avro")
+@sink.command("avro", short_help="Copy the messages to topics in Avro.")
 @setting_option("schema_registry")
 @click.option("--suffix", default="-avro", show_default=True, help="What a topic's name gets at its end.")
 @click.option(

@@ -40,8 +40,8 @@ class Patience:
 def no_answer(who: str, why: str) -> ConfigError:
     """The error of --once, which waits no longer."""
     return ConfigError(
-        f"{who} has not answered for {ONCE_S:.0f} s ({why}), and --once waits no longer: is it up, and is the address "
-        "right? What was written stays, and the next run goes on after it"
+        f"{who} has not answered for {ONCE_S:.0f} s ({why.rstrip('.')}), and --once waits no longer: is it up, and is "
+        "the address right? What was written stays, and the next run goes on after it"
     )
 
 

@@ -11,6 +11,7 @@ import click
 
 from stream.kafka_config import read_kafka_config
 from stream.ops.options import connection_options, setting_option, topic_option
+from stream.ops.text import Nearest
 from stream.settings import Topics
 from stream.start_at import start_time_ms
 
@@ -36,7 +37,7 @@ def state_options(command: Command) -> Command:
     return command
 
 
-@click.group()
+@click.group(cls=Nearest)
 def state() -> None:
     """Write the states of all users to Parquet files, and restore them from there.
 
@@ -47,7 +48,7 @@ def state() -> None:
     """
 
 
-@state.command("export")
+@state.command("export", short_help="Write the states of a group to Parquet files.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="New directory for the files.")
 @state_options
 def export(
@@ -98,7 +99,7 @@ def export(
         )
 
 
-@state.command("import")
+@state.command("import", short_help="Restore the states into an empty changelog.")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option(
     "--start-at",

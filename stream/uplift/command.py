@@ -11,14 +11,14 @@ from stream.kafka_config import read_kafka_config
 from stream.log_lines import printable
 from stream.manifest import read_manifest
 from stream.ops.options import connection_options, setting_option, topic_option
-from stream.ops.text import messages_shown
+from stream.ops.text import Nearest, messages_shown
 
 if TYPE_CHECKING:
     from stream.uplift.estimate import Difference
     from stream.uplift.outcomes import Effect
 
 
-@click.group()
+@click.group(cls=Nearest)
 def triggers() -> None:
     """Check the rules for marketing, and report what they have caused.
 
@@ -57,7 +57,7 @@ def check(file: Path, model: Path | None, lists: str, as_json: bool) -> None:
         click.echo(f"{rule.name}: {rule.in_words()}")
 
 
-@triggers.command()
+@triggers.command(short_help="Compare treated users with the control group.")
 @connection_options
 @setting_option("triggers")
 @topic_option("triggers")

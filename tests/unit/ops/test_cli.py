@@ -57,7 +57,13 @@ def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object
         (["worker", "--model", "m", "--device", "tpu"], "tpu"),
         (["worker", "--model", "m", "--anomalies-topic", "clicks"], "different names that are not empty"),
         (["worker", "--model", "m", "--modle", "x"], "--modle"),
-        (["wroker"], "wroker"),
+        (["wroker"], "eddy: No such command 'wroker'; did you mean 'worker'? See `eddy --help`."),
+        (["trian"], "eddy: No such command 'trian'; did you mean 'train'? See"),
+        (["topics", "chek"], "eddy topics: No such command 'chek'; did you mean 'check'? See `eddy topics --help`."),
+        (["sink", "postgress"], "did you mean 'postgres'?"),
+        (["state", "exprot"], "did you mean 'export'?"),
+        (["triggers", "reports"], "did you mean 'report'?"),
+        (["nothing-like-it"], "eddy: No such command 'nothing-like-it'. See `eddy --help`."),
         (["topics", "create", "--partitions", "0"], "--partitions"),
     ],
 )
@@ -69,6 +75,14 @@ def test_a_wrong_command_line_is_one_line_and_exit_2(
     assert code == 2
     assert len(error.splitlines()) == 1
     assert words in error
+
+
+@pytest.mark.parametrize("group", ["topics", "sink", "state", "triggers"])
+def test_the_list_of_a_group_s_commands_has_whole_sentences(group: str) -> None:
+    """In a terminal of 80 characters the first line of a command is else cut off."""
+    shown = CliRunner().invoke(eddy, [group, "--help"], terminal_width=80).output.split("Commands:")[1]
+    assert "..." not in shown
+    assert all(line.endswith(".") for line in shown.strip().splitlines())
 
 
 def test_a_worker_refuses_a_limit_in_which_its_threads_cannot_start() -> None:

@@ -63,6 +63,7 @@ def test_letters_are_counted_by_reason_with_times_and_fields() -> None:
     assert wrong.fields == {"user": 2, "item": 1}
     table = _table(found, "dead")
     assert "wrong_fields: 3 letters, 2023-11-14T22:13:20+00:00 to " in table
+    assert "not_json: 1 letter, " in table
     assert "fields: user (2), item (1)" in table
     assert _table({}, "dead") == "no dead letters in dead"
     asked = ("too_large", "not_json")

@@ -98,7 +98,7 @@ class Place:
     def _answer(self, call: str) -> None:
         if self.away[call]:
             self.away[call] -= 1
-            raise Away("connection refused")
+            raise Away("connection refused.")
 
 
 SILENT: dict[str, tuple[Callable[[], Topic], Callable[[], Place], str]] = {
