@@ -62,6 +62,8 @@ def parse_triggers(text: str, name: str) -> tuple[Rule, ...]:
 
 def _rules(given: dict[str, Any]) -> tuple[Rule, ...]:
     for name in given:
+        if name in COMMON or any(name in keys for keys in OWN.values()):
+            raise ConfigError(f"{name} is in no rule; begin each rule with a line [[trigger]], before its keys")
         known(name, ("trigger",), "the file has")
     tables = given.get("trigger")
     if not isinstance(tables, list) or not tables or not all(isinstance(one, dict) for one in tables):

@@ -109,6 +109,7 @@ def test_a_bad_rule_is_refused_with_what_to_do(part: str, line: str) -> None:
     [
         ("", r"it has no rule; begin each one with a line \[\[trigger\]\]"),
         ("[trigger]\n", "it has no rule"),
+        ('kind = "cart abandoned"\n', r"kind is in no rule; begin each rule with a line \[\[trigger\]\]"),
         ("[[triger]]\n", "the file has 'triger', which is not known; did you mean 'trigger'"),
         ("[[trigger]\n", "not TOML"),
         (f"[[trigger]]\n{CART}" * 2, "it has a rule 'cart' twice; give one of them another name"),
