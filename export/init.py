@@ -79,8 +79,9 @@ def init(
       eddy worker --model models/mine/1 --clicks-topic shop-events
     """
     from stream.guess.guess import guess, unused
-    from stream.guess.sample import counted, describe
+    from stream.guess.sample import describe
     from stream.guess.text import report, toml, understand
+    from stream.log_lines import counted
     from stream.mapping.parse import parse_mapping
     from stream.mapping.paths import path_text
 

@@ -98,6 +98,11 @@ def last_line(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """A count with its noun: "1 row", "2 rows". many: the plural; by default `one` with an s."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 def printable(text: str, most: int = 500) -> str:
     """A text that others wrote, for a line of a log or a terminal: its first `most` characters, control characters as
     question marks."""

@@ -19,13 +19,14 @@ import polars as pl
 
 from export.arrays import F64, I32, I64, U8, Flags
 from export.log.columns import Index
-from export.log.notes import ReadStats, counted, implausible_items, implausible_times, implausible_users
+from export.log.notes import ReadStats, implausible_items, implausible_times, implausible_users
 from export.log.reader import USUAL_NAMES, ColumnNames, batches
 from export.log.spill import ROW, Column, Rows, Spool, chunks, part
 from export.log.synthetic_times import Clock, RowClock, SessionClock, owned_sessions
 from export.log.times import LATEST_MS, iso
 from stream.errors import ConfigError
 from stream.events import Click
+from stream.log_lines import counted
 from stream.mapping.mapping import MappingFile
 from stream.model.gaps import gap_bucket, starts_session
 from stream.wire.fields import DAY_MS, FIRST_CLICK_MS

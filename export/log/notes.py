@@ -11,7 +11,7 @@ import polars as pl
 from export.arrays import I64
 from export.log.joined import Joins
 from export.log.times import iso
-from stream.log_lines import printable
+from stream.log_lines import counted, printable
 from stream.wire.fields import DEFAULT_EVENT, TEXT
 
 SHOWN = 40
@@ -122,11 +122,6 @@ class ReadStats:
 
     def _example(self, of: str) -> str:
         return f", such as {self.examples[of]!r}" if of in self.examples else ""
-
-
-def counted(count: int, one: str, many: str = "") -> str:
-    """A count with its noun: "1 row", "2 rows". many: the plural; by default `one` with an s."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def similar_column(what: str, names: Sequence[str]) -> str | None:

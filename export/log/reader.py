@@ -17,10 +17,10 @@ from export.files.cells import Cells
 from export.files.files import files, not_read, open_file, trouble
 from export.log.columns import Read, nulls, numbers, times, words
 from export.log.mapped import MappedFile, check_single, shown_columns
-from export.log.notes import ReadStats, counted, similar_column
+from export.log.notes import ReadStats, similar_column
 from export.log.times import LATEST_MS
 from stream.errors import ConfigError
-from stream.log_lines import printable
+from stream.log_lines import counted, printable
 from stream.mapping.mapping import MappingFile
 from stream.wire.fields import DEFAULT_EVENT, LONGEST_ID, LONGEST_WORD, NO_TIME, ROUNDED, TEXT
 

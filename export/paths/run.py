@@ -9,7 +9,6 @@ import numpy as np
 
 from export.arrays import I64
 from export.log.log import Log
-from export.log.notes import counted
 from export.progress import Progress
 from export.sequences.chain import Chain
 from export.sequences.compare import FEW_USERS, Groups, Sum, by_time, by_users, compared, users_of
@@ -18,7 +17,7 @@ from export.sequences.funnel import KNOWN, Funnel, stages_of
 from export.sequences.loops import Ends, Loops, returns_of
 from export.sequences.steps import OTHER, Steps, parts, steps_of
 from export.sequences.tree import I16, Prefixes, Tree
-from stream.log_lines import printable
+from stream.log_lines import counted, printable
 
 FEW_SESSIONS = 100
 """With fewer sessions the command prints that its figures are hardly more than examples."""

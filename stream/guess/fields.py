@@ -6,7 +6,8 @@ from typing import Any
 
 from stream.guess.match import at_the_top, foreign, has_another_name, is_amount, rank, untyped
 from stream.guess.names import ANONYMOUS, CLEAR_TYPES, FIELDS, PAGES, event_type, plain
-from stream.guess.sample import Sample, Seen, counted
+from stream.guess.sample import Sample, Seen
+from stream.log_lines import counted
 from stream.mapping.paths import Path, has_value, path_text, value_at
 from stream.wire.fields import LONGEST_WORD
 

@@ -12,8 +12,9 @@ from stream.errors import ConfigError
 from stream.guess.fields import anonymous, by_name, find, first_value, fits, not_found
 from stream.guess.match import foreign, of_an_event, rank, untyped
 from stream.guess.names import FIELDS, event_type, shows_a_list
-from stream.guess.sample import Sample, Seen, counted
+from stream.guess.sample import Sample, Seen
 from stream.guess.users import find_key, join, paths_of_key, user_notes, user_paths
+from stream.log_lines import counted
 from stream.mapping.mapping import ANONYMOUS, ClickMapping, Source
 from stream.mapping.paths import Path, has_value, path_text, value_at
 

@@ -85,11 +85,6 @@ class Sample:
     seen: Mapping[Path, Seen]
 
 
-def counted(count: int, one: str) -> str:
-    """A count with its noun: "1 event", "2 events"."""
-    return f"{count:,} {one}" + ("" if count == 1 else "s")
-
-
 def describe(events: Sequence[Mapping[str, Any]], keys: Sequence[bytes | None] | None = None) -> Sample:
     """Look at the values of all events. Of a list only the first element is looked at."""
     seen: dict[Path, Seen] = {}

@@ -10,8 +10,8 @@ import msgspec
 from stream.errors import BadClick, Dropped
 from stream.events import Click
 from stream.guess.guess import Guess, unused
-from stream.guess.sample import Sample, counted
-from stream.log_lines import printable
+from stream.guess.sample import Sample
+from stream.log_lines import counted, printable
 from stream.mapping.mapping import ClickMapping
 from stream.mapping.paths import has_value, parse_path, path_text, value_at
 from stream.mapping.reading import FIELDS, USER

@@ -14,7 +14,7 @@ import msgspec
 from stream.errors import ConfigError
 from stream.events import DeadLetter
 from stream.kafka_config import read_kafka_config
-from stream.log_lines import printable
+from stream.log_lines import counted, printable
 from stream.ops.options import connection_options, topic_option
 from stream.ops.text import time_of
 
@@ -240,7 +240,7 @@ def _lines(done: Published, topic: str) -> str:
         "has only the first bytes of its message": done.cut,
         "has no value to publish": done.no_value,
     }
-    lines = [f"{done.published:,} message{'' if done.published == 1 else 's'} published to {topic}"]
+    lines = [f"{counted(done.published, 'message')} published to {topic}"]
     return "\n".join(
         [*lines, *(f"{count:,} not published: the letter {why}" for why, count in others.items() if count)]
     )
@@ -252,7 +252,7 @@ def _table(found: dict[str, Summary], topic: str, reasons: Sequence[str] = ()) -
         return f"no dead letters in {topic}" + (f" with the reason {' or '.join(reasons)}" if reasons else "")
     lines = []
     for reason, summary in found.items():
-        letters = f"{summary.letters:,} letter{'' if summary.letters == 1 else 's'}"
+        letters = counted(summary.letters, "letter")
         lines.append(f"{reason}: {letters}, {time_of(summary.first_ms)} to {time_of(summary.last_ms)}")
         lines.append(f"    example: {printable(summary.example)}")
         fields = (f"{name} ({count:,})" for name, count in summary.fields.most_common(MOST_FIELDS))

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from stream.errors import ConfigError
-from stream.guess.sample import counted
 from stream.kafka_config import read_kafka_config
+from stream.log_lines import counted
 from stream.ops.options import connection_options, topic_option
 from stream.wire.fields import LONGEST_ID, Unusable, word
 

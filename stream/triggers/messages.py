@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.events import Click, Origin, end_id
+from stream.log_lines import counted
 from stream.trigger import Trigger
 from stream.triggers.fire import Firing
 from stream.triggers.hourly.windows import Drop
@@ -66,7 +67,7 @@ def _reason(firing: Firing, clicks: Sequence[Click]) -> str:
     if rule.kind != ABANDONED:
         click = clicks[firing.click]
         return f"{click.event_type} of {click.item_id}"
-    count = f"{firing.clicks} click" + ("" if firing.clicks == 1 else "s")
+    count = counted(firing.clicks, "click")
     without = f" and without {' or '.join(rule.without)}" if rule.without else ""
     returns = "" if firing.returns is None else f"; the user returns with probability {firing.returns:.2g}"
     return f"a session of {count} has ended, with {' or '.join(rule.has)}{without}{returns}"
