@@ -102,6 +102,29 @@ def avro_schema(name: str) -> dict[str, Any]:
     return found
 
 
+def flat_avro_schema(name: str) -> dict[str, Any]:
+    """As `avro_schema`, but a list, a map or a record in a field is a text with its JSON.
+
+    Connectors that write rows, such as Kafka Connect's JDBC sink, take these types only.
+    """
+    schema = avro_schema(name)
+    return schema | {"fields": [field | {"type": _flat(field["type"])} for field in schema["fields"]]}
+
+
+def flat_values(event: Struct) -> dict[str, Any]:
+    """Field -> value of an event, for `flat_avro_schema`. JSON is compact, and U+00FC is written as such."""
+    return {
+        name: msgspec.json.encode(value).decode() if isinstance(value, list | dict) else value
+        for name, value in msgspec.to_builtins(event).items()
+    }
+
+
+def _flat(kind: Any) -> Any:
+    if isinstance(kind, list):
+        return [_flat(each) for each in kind]
+    return "string" if isinstance(kind, dict) and kind["type"] in ("array", "map", "record") else kind
+
+
 def _avro(kind: Any) -> Any:
     """The Avro type of a Python type. A Struct is a record; each must be in an output once only."""
     if isinstance(kind, UnionType):

@@ -16,12 +16,12 @@ Sources: KIP-98, as stream/kafka/delivery.py, whose producer is used; Confluent'
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from confluent_kafka import KafkaException
@@ -36,7 +36,7 @@ from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import Delivery, Outcome, Record, Undecided
 from stream.kafka.topics import DEFAULT_LIMIT, FRAME_BYTES, LIMIT, configs_of
 from stream.kafka_config import KafkaConfig
-from stream.outputs import EPOCH, avro_schema
+from stream.outputs import EPOCH, avro_schema, flat_avro_schema, flat_values
 from stream.places.sink import Away, Event, Moved, Part
 from stream.registry.client import Registry
 from stream.rekey.topic import create_copy
@@ -56,12 +56,28 @@ UNFIT = (ValueError, OverflowError)
 """Errors of an event that Avro cannot hold, such as an integer of more than 64 bits."""
 
 
+class Form(NamedTuple):
+    """How an event is written.
+
+    schema  name of the output -> Avro schema
+    values  event -> field -> value, as the schema has it
+    """
+
+    schema: Callable[[str], dict[str, Any]]
+    values: Callable[[Event], dict[str, Any]]
+
+
+NESTED = Form(avro_schema, msgspec.to_builtins)
+FLAT = Form(flat_avro_schema, flat_values)
+
+
 @dataclass
 class Copy:
     """One topic that is written.
 
     topic      its name, which is that of the consumer group and of the transactional id, too
     schema     that of its messages, as fastavro reads it
+    values     event -> field -> value, as the schema has it
     source     the topic that is copied
     head       the first bytes of each message: the byte 0 and the schema's id
     most_bytes of a message's key and value
@@ -74,6 +90,7 @@ class Copy:
     source: str
     topic: str
     schema: Any
+    values: Callable[[Event], dict[str, Any]]
     head: bytes = b""
     most_bytes: int = 0
     partitions: int = 0
@@ -99,7 +116,7 @@ class Copy:
         EPOCH + timedelta(milliseconds=time_ms)  # OverflowError after the year 9999, on which readers fail
         out = BytesIO()
         out.write(self.head)
-        schemaless_writer(out, self.schema, msgspec.to_builtins(event))
+        schemaless_writer(out, self.schema, self.values(event))
         return out.getvalue()
 
 
@@ -118,17 +135,20 @@ class AvroSink:
         suffix: str,
         registry: Registry,
         create: bool = False,
+        form: Form = NESTED,
     ) -> None:
         """Raises ConfigError if a copy would have the name of a source.
 
         sources  topic that is copied -> name of its output, one of stream.outputs.IN_AVRO
         suffix   what the name of a topic gets at its end
         create   create the topics that are missing
+        form     how events are written
         """
         self._broker, self._config, self._registry, self._create = broker, config, registry, create
+        self._form = form
         self._outputs = sources
         self._copies = {
-            topic: Copy(topic, f"{topic}{suffix}", parse_schema(avro_schema(output)))
+            topic: Copy(topic, f"{topic}{suffix}", parse_schema(form.schema(output)), form.values)
             for topic, output in sources.items()
         }
         self.topics = [copy.topic for copy in self._copies.values()]
@@ -210,7 +230,7 @@ class AvroSink:
         if new:
             self._registry.check()  # raises for what waiting does not help against
         for copy in new:
-            schema = avro_schema(self._outputs[copy.source])
+            schema = self._form.schema(self._outputs[copy.source])
             number = self._registry.register(f"{copy.topic}-value", msgspec.json.encode(schema).decode())
             copy.head = b"\0" + number.to_bytes(4, "big")
 

@@ -18,7 +18,7 @@ from stream.kafka_config import check_registry_url, read_kafka_config
 from stream.log_lines import log_to_stderr
 from stream.ops.options import setting_option
 from stream.ops.text import Nearest
-from stream.outputs import IN_AVRO, OUTPUTS, avro_schema, json_schema
+from stream.outputs import IN_AVRO, OUTPUTS, avro_schema, flat_avro_schema, json_schema
 from stream.sinks.options import URL_VARIABLE, given_url, sink_options, sources, url_option
 
 if TYPE_CHECKING:
@@ -139,8 +139,13 @@ def to_parquet(directory: Path, every_s: float, rows: int, **given: Any) -> None
     is_flag=True,
     help="Create the topics that are missing, with the partitions and the retention of their sources.",
 )
+@click.option(
+    "--flat",
+    is_flag=True,
+    help="Write lists, maps and records as texts with JSON, for connectors that write rows. Give another --suffix.",
+)
 @sink_options
-def to_avro(schema_registry: str, suffix: str, create: bool, **given: Any) -> None:
+def to_avro(schema_registry: str, suffix: str, create: bool, flat: bool, **given: Any) -> None:
     """Copy the messages to topics in Avro, with schemas in a Schema Registry.
 
     RECOMMENDATIONS-avro has the messages of RECOMMENDATIONS with their keys and timestamps, in Confluent's wire format.
@@ -149,8 +154,9 @@ def to_avro(schema_registry: str, suffix: str, create: bool, **given: Any) -> No
     Examples:
       eddy sink avro --schema-registry http://localhost:8081 --create
       eddy sink avro --schema-registry http://localhost:8081 --topics recommendations,sessions --once
+      eddy sink avro --schema-registry http://localhost:8081 --create --flat --suffix -rows
     """
-    from stream.places.avro import AvroSink
+    from stream.places.avro import FLAT, NESTED, AvroSink
     from stream.registry.client import Registry
 
     if not schema_registry:
@@ -158,7 +164,7 @@ def to_avro(schema_registry: str, suffix: str, create: bool, **given: Any) -> No
     check_registry_url(schema_registry)
     config = read_kafka_config(given["kafka_config"], os.environ)
     registry = Registry(schema_registry, config)
-    place = AvroSink(given["broker"], config, sources(given), suffix, registry, create)
+    place = AvroSink(given["broker"], config, sources(given), suffix, registry, create, FLAT if flat else NESTED)
     copy(place, SERVER_ROWS, 0.0, place.topics, place.topics if create else (), **given)
 
 
@@ -232,7 +238,8 @@ def _nothing(_: str) -> None:
 @click.command()
 @click.argument("output", type=click.Choice(list(OUTPUTS)), required=False)
 @click.option("--avro", is_flag=True, help="The Avro schema, of a topic that `eddy sink avro` writes.")
-def schema(output: str | None, avro: bool) -> None:
+@click.option("--flat", is_flag=True, help="With --avro: that of `eddy sink avro --flat`.")
+def schema(output: str | None, avro: bool, flat: bool) -> None:
     """Print the JSON Schema of the messages of an output topic; without OUTPUT, those of all, keyed by output.
 
     \b
@@ -240,7 +247,10 @@ def schema(output: str | None, avro: bool) -> None:
       eddy schema recommendations
       eddy schema --avro recommendations
     """
-    names, make = (IN_AVRO, avro_schema) if avro else (tuple(OUTPUTS), json_schema)
+    if flat and not avro:
+        raise click.UsageError("--flat is for --avro.")
+    make = flat_avro_schema if flat else avro_schema if avro else json_schema
+    names = IN_AVRO if avro else tuple(OUTPUTS)
     if output is not None and output not in names:
         raise click.UsageError(f"{output} has no Avro schema; those that have one are {', '.join(names)}.")
     found = {name: make(name) for name in names} if output is None else make(output)

@@ -130,6 +130,22 @@ class Copying:
         assert copies == of_key
 
 
+def test_flat_copies_have_the_messages_in_fields_that_are_columns(copying: Copying) -> None:
+    """Beside the other ones, with their own subject. What is nested is JSON in a text."""
+    lane, topics = copying.lane, copying.lane.topics
+    publish(lane, 50)
+    written = copying.once("--create")["written"]
+    assert copying.once("--create", "--flat", "--suffix", "-rows")["written"] == written
+    for topic, nested in (
+        (topics.recommendations, ("items", "log_probs")),
+        (topics.anomalies, ("statistics", "expected")),
+    ):
+        flat = [event for _, event in read(lane.broker, copying.registry, f"{topic}-rows")]
+        unpacked = [event | {name: json.loads(event[name]) for name in nested} for event in flat]
+        assert unpacked == [event for _, event in read(lane.broker, copying.registry, f"{topic}-avro")]
+        assert flat
+
+
 def at(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, UTC)
 

@@ -14,9 +14,10 @@ from fastavro import parse_schema, schemaless_reader, schemaless_writer
 from stream.behaviour import Behaviour
 from stream.events import Anomaly, DeadLetter, Recommendation, Session, SystemAlert
 from stream.feedback import Feedback
-from stream.outputs import IN_AVRO, OUTPUTS, avro_schema, columns, json_schema
+from stream.outputs import IN_AVRO, OUTPUTS, avro_schema, columns, flat_avro_schema, flat_values, json_schema
 from stream.places import parquet, postgres, redis
-from stream.sinks.command import schema, sink
+from stream.sinks.command import schema as schema_command
+from stream.sinks.command import sink
 from stream.trigger import Trigger
 from tests.docs.blocks import ROOT
 
@@ -26,7 +27,7 @@ PUBLISHED = ROOT / "docs" / "schemas"
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_the_published_schema_is_current(name: str) -> None:
     """`eddy schema NAME > docs/schemas/NAME.json` writes it again."""
-    printed = CliRunner().invoke(schema, [name]).output
+    printed = CliRunner().invoke(schema_command, [name]).output
     assert (PUBLISHED / f"{name}.json").read_text() == printed
     jsonschema.Draft202012Validator.check_schema(json.loads(printed))
 
@@ -34,7 +35,7 @@ def test_the_published_schema_is_current(name: str) -> None:
 @pytest.mark.parametrize("name", IN_AVRO)
 def test_the_published_avro_schema_is_current(name: str) -> None:
     """`eddy schema --avro NAME > docs/schemas/NAME.avsc` writes it again."""
-    printed = CliRunner().invoke(schema, ["--avro", name]).output
+    printed = CliRunner().invoke(schema_command, ["--avro", name]).output
     assert (PUBLISHED / f"{name}.avsc").read_text() == printed
     parse_schema(json.loads(printed))
 
@@ -45,9 +46,11 @@ def test_there_are_no_others() -> None:
     assert {path.name for path in PUBLISHED.iterdir()} == published
     of_workers = [Recommendation, Anomaly, SystemAlert, Session, DeadLetter, Feedback, Trigger, Behaviour]
     assert list(OUTPUTS.values()) == of_workers
-    assert json.loads(CliRunner().invoke(schema, []).output) == {name: json_schema(name) for name in OUTPUTS}
-    assert json.loads(CliRunner().invoke(schema, ["--avro"]).output) == {name: avro_schema(name) for name in IN_AVRO}
-    refused = CliRunner().invoke(schema, ["--avro", "dead-letters"])
+    assert json.loads(CliRunner().invoke(schema_command, []).output) == {name: json_schema(name) for name in OUTPUTS}
+    assert json.loads(CliRunner().invoke(schema_command, ["--avro"]).output) == {
+        name: avro_schema(name) for name in IN_AVRO
+    }
+    refused = CliRunner().invoke(schema_command, ["--avro", "dead-letters"])
     assert "dead-letters has no Avro schema" in refused.output
 
 
@@ -140,6 +143,35 @@ def test_a_message_is_the_same_in_avro(name: str) -> None:
     found = schemaless_reader(out, parsed, None)
     times = {field: at(message[field]) for field in ("timestamp", "started", "not_before", "hour") if field in message}
     assert found == message | MISSING[name] | times
+
+
+IN_A_COLUMN = ("string", "long", "double", "boolean", {"type": "long", "logicalType": "timestamp-millis"})
+"""The types that a connector which writes rows takes, each of them also with null."""
+
+
+@pytest.mark.parametrize("name", IN_AVRO)
+def test_a_flat_message_has_a_column_type_for_each_field(name: str) -> None:
+    """What is nested is a text with its JSON. The fields and what is missing are as in the other schema."""
+    schema = flat_avro_schema(name)
+    assert [field["name"] for field in schema["fields"]] == [field["name"] for field in avro_schema(name)["fields"]]
+    for field in schema["fields"]:
+        kind = field["type"]
+        assert (kind[1] if isinstance(kind, list) and kind[0] == "null" else kind) in IN_A_COLUMN, field["name"]
+    message, parsed, out = MESSAGES[name], parse_schema(schema), BytesIO()
+    schemaless_writer(out, parsed, flat_values(msgspec.convert(message, OUTPUTS[name])))
+    out.seek(0)
+    found = schemaless_reader(out, parsed, None)
+    times = {field: at(message[field]) for field in ("timestamp", "started", "not_before", "hour") if field in message}
+    nested = {field for field, value in message.items() if isinstance(value, list | dict)}
+    unpacked = {field: json.loads(value) if field in nested else value for field, value in found.items()}
+    assert unpacked == message | MISSING[name] | times
+    printed = CliRunner().invoke(schema_command, ["--avro", "--flat", name]).output
+    assert json.loads(printed) == schema
+
+
+def test_only_avro_is_flat() -> None:
+    """The messages in JSON are as they are."""
+    assert "--flat is for --avro" in CliRunner().invoke(schema_command, ["--flat", "anomalies"]).output
 
 
 def at(ms: int) -> datetime:
