@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,11 +121,17 @@ class Lane:
 
     def start(self, **options: object) -> Worker:
         """Start a worker; `end_all` ends it at the latest."""
+        return self._run(self.arguments(**options), ROOT, {})
+
+    def start_command(self, words: Iterable[str], directory: Path, variables: Mapping[str, str]) -> Worker:
+        """Start `eddy` with these words, in a directory; `end_all` ends it at the latest."""
+        return self._run([sys.executable, "-m", "stream.ops.cli", *words], directory, variables)
+
+    def _run(self, command: list[str], directory: Path, variables: Mapping[str, str]) -> Worker:
         path = self.directory / f"worker{len(self.workers)}.log"
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
         with path.open("wb") as log:
-            process = subprocess.Popen(
-                self.arguments(**options), stdout=log, stderr=log, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
-            )
+            process = subprocess.Popen(command, stdout=log, stderr=log, cwd=directory, env=environment)
         self.workers.append(Worker(process, path))
         return self.workers[-1]
 

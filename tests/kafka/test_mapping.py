@@ -5,10 +5,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -121,9 +122,9 @@ def as_json(clicks: list[Click], directory: Path) -> Path:
 SHAPES = {"retailrocket": Shape(retailrocket, None, as_csv), "segment": Shape(segment, page, as_json, session)}
 
 
-def eddy(directory: Path, *words: object) -> str:
-    """What a command printed that must succeed."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("EDDY_")}
+def eddy(directory: Path, *words: object, variables: Mapping[str, str] = MappingProxyType({})) -> str:
+    """What a command printed that must succeed. `variables` are all that it has of Eddy's."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("EDDY_")} | dict(variables)
     command = [sys.executable, "-m", "stream.ops.cli", *map(str, words)]
     done = subprocess.run(
         command, cwd=directory, env=environment, capture_output=True, text=True, timeout=300, check=False

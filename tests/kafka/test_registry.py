@@ -4,6 +4,7 @@ The producers are those of confluent-kafka, with its serializers, which register
 """
 
 import json
+import shlex
 import shutil
 import signal
 from collections import Counter
@@ -31,11 +32,14 @@ from stream.manifest import Manifest, read_manifest, sha256, write_manifest
 from stream.mapping.parse import parse_mapping, read_mapping
 from stream.registry.client import Registry
 from stream.registry.protobuf import MAIN, _compiled
+from stream.settings import variable
+from tests.docs.blocks import ROOT, blocks
 from tests.kafka.apicurio import Running
 from tests.kafka.lane import Lane
 from tests.kafka.test_mapping import START_MS, eddy
 from tests.kafka.test_rekey import RekeyedLane
 
+PAGE = ROOT / "docs" / "mapping.md"
 CLICKS = [simulated.click for simulated in islice(simulate_clean(build_shop(), 40, 1, START_MS), 900)]
 SILENT, BACK = "the Schema Registry does not answer", "the Schema Registry answers again"
 
@@ -166,6 +170,37 @@ def test_a_topic_in_avro_gets_recommendations_whatever_happens_to_the_registry(
     lane.wait_until_decided()
     assert decided(lane) == as_decided(CLICKS)
     assert reasons(lane) == Counter(dict.fromkeys(bad, 1))
+
+
+def test_the_commands_of_the_page_make_recommendations_of_a_topic_in_avro(
+    lane: Lane, registry: Running, tmp_path: Path
+) -> None:
+    """`eddy init`, `record`, `train` and `worker` as docs/mapping.md has them; settings name the test's topics.
+
+    No code and no file but those that the commands have written.
+    """
+    topics = {f"{name}_topic": topic for name, topic in msgspec.structs.asdict(lane.topics).items()}
+    settings = {"group": lane.name, **topics}
+    environment = {variable(name): str(value) for name, value in settings.items()}
+    lane.produce(avro(registry, lane.topics.clicks, CLICKS[:500]))
+    [block] = [block for block in blocks(PAGE) if block.language == "sh" and "--schema-registry" in block.text]
+    places = {"shop-events": lane.topics.clicks, "localhost:9092": lane.broker, "http://localhost:8081": registry.url}
+    text = block.text.replace("eddy train", "eddy train --hidden 8 --epochs 1")
+    for shown, here in places.items():
+        text = text.replace(shown, here)
+    *commands, endless = (shlex.split(line)[1:] for line in text.splitlines())
+    assert [words[0] for words in (*commands, endless)] == ["init", "record", "train", "worker"]
+    for words in commands:
+        eddy(tmp_path, *words, variables=environment)
+    manifest = read_manifest(tmp_path / "models" / "mine" / "1")
+    assert manifest.mapping == read_mapping(tmp_path / "shop.toml").mapping.hash
+
+    started = lane.start_command(endless, tmp_path, environment)
+    started.wait_for("worker ready to join")
+    lane.produce(avro(registry, lane.topics.clicks, CLICKS[500:600]))
+    lane.wait_until_decided()
+    assert decided(lane) == as_decided(CLICKS[:600])
+    assert lane.read(lane.topics.dead_letters) == []
 
 
 # -- Protobuf ---------------------------------------------------------------------------------------------------------
