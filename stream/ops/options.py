@@ -160,14 +160,18 @@ def topic_option(field: str) -> Callable[[Command], Command]:
 
 
 def clicks_topic_option(purpose: str, default: str | None = Topics().clicks) -> Callable[[Command], Command]:
-    """The option --topic of a command that has one topic, that of the clicks. purpose: "read" or the like"""
+    """The option --topic of a command that has one topic, that of the clicks. purpose: "read" or the like
+
+    It also has its name in all other commands, so that the words of a worker's command line can be copied.
+    """
     return click.option(
         "--topic",
+        "--clicks-topic",
         "clicks_topic",
         envvar=variable("clicks_topic"),
         default=default,
         show_default=default is not None,
-        help=f"Topic to {purpose}: the worker's --clicks-topic.",
+        help=f"Topic to {purpose}: that of the worker's clicks.",
     )
 
 

@@ -2,9 +2,11 @@
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -131,6 +133,28 @@ def test_every_setting_has_one_name(tmp_path: Path, name: str) -> None:
     default = in_force([], {})[name]["value"]
     path.write_text(f"{name} = {json.dumps('m' if default is None else default)}")
     assert in_force(["--settings", str(path)], {})[name]["source"] == "settings file"
+
+
+def commands(group: click.Group) -> Iterator[click.Command]:
+    """Every command, also those of a group of commands."""
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        yield from commands(command) if isinstance(command, click.Group) else [command]
+
+
+def test_a_setting_has_the_same_option_in_all_commands() -> None:
+    """So the words of a worker's command line can be copied to any command that takes the setting."""
+    settings = {option.name for option in config.params if option.envvar}
+    found = [
+        (command.name, option.name, option.opts)
+        for command in commands(eddy)
+        for option in command.params
+        if isinstance(option, click.Option) and option.name in settings
+    ]
+    assert {name for _, name, _ in found} >= {"broker", "clicks_topic", "mapping", "model"}
+    for command, name, flags in found:
+        assert f"--{name.replace('_', '-')}" in flags, command
 
 
 def test_every_command_that_connects_reads_the_file(tmp_path: Path) -> None:
