@@ -9,6 +9,7 @@ import click
 import msgspec
 import pytest
 import yaml
+from PIL import Image
 
 from stream import events
 from stream.demo.tally import Tally
@@ -96,6 +97,15 @@ def test_the_delivery_page_names_every_protection_and_its_test() -> None:
         assert rows[name][-1] == f"`{test.__name__}`"
     for name, (_, check, _) in without_kafka.MUTANTS.items():
         assert rows[name][-1] == f"`{check.__module__.replace('.', '/')}.py`"
+
+
+def test_the_pictures_of_the_page_are_of_a_screen_and_of_a_phone() -> None:
+    """At 1440 and 390 pixels, and each is shown in the page."""
+    page = (ROOT / "docs" / "page.md").read_text()
+    widths = {path.name: Image.open(path).width for path in (ROOT / "docs").glob("page*.png")}
+    assert widths == {"page.png": 1440, "page-dark.png": 1440, "page-user.png": 1440, "page-phone.png": 390}
+    for name in widths:
+        assert f"]({name})" in page, name
 
 
 def test_links_between_the_documents_are_valid() -> None:
