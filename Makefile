@@ -5,7 +5,7 @@ BIN := .venv/bin
 RUNTIME ?= cpu
 OTHER_RUNTIME = $(if $(filter cuda,$(RUNTIME)),onnxruntime,onnxruntime-gpu)
 
-.PHONY: demo test lint lock docs format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold mapping following rules engine throughput lists latency answers workers soak outage scaling gpu heads rounded ways days anomaly-bench because shop-model demo-picture page-picture networks behaviour clean help
+.PHONY: demo test lint lock docs links format bench chaos fuzz garbage parity quality speed pauses recovery inputs cold mapping following rules engine throughput lists latency answers workers soak outage scaling gpu heads rounded ways days anomaly-bench because shop-model demo-picture page-picture networks behaviour clean help
 help:            ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
@@ -50,6 +50,9 @@ lock: .venv/dev  ## write the exact versions with hashes of deploy/lock again, a
 
 docs: .venv/dev  ## build the site of the documents in .cache/site; a dead link or anchor is an error
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html -c docs/site docs .cache/site
+
+links: .venv/dev  ## ask every address of another host in the documents; a dead one is an error
+	$(BIN)/sphinx-build --quiet -b linkcheck -c docs/site docs .cache/links
 
 format: .venv/dev
 	$(BIN)/ruff check --fix .

@@ -22,6 +22,7 @@ html_copy_source = False
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence"]
 suppress_warnings = ["misc.highlighting_failure"]  # messages are shown with `...`, which is no JSON
+linkcheck_ignore = [r"https?://(localhost|127\.|[\w.-]*example\.com)"]  # examples of a reader's own servers
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 

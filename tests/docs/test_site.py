@@ -10,11 +10,19 @@ import pytest
 from tests.docs.blocks import PAGES, ROOT
 
 
+def command(builder: str) -> str:
+    """The line of the Makefile that runs a builder of Sphinx."""
+    [line] = re.findall(
+        rf"^\t\$\(BIN\)/(sphinx-build .*-b {builder} .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE
+    )
+    return str(line)
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built as the Makefile builds it. A dead link, a dead anchor or a page outside the navigation is an
     error."""
-    [line] = re.findall(r"^\t\$\(BIN\)/(sphinx-build .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    line = command("html")
     directory = tmp_path_factory.mktemp("site")
     words = line.replace(".cache/site", str(directory)).split()
     done = subprocess.run(
@@ -22,6 +30,21 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stderr
     return directory
+
+
+def test_a_dead_address_of_another_host_is_found(tmp_path: Path) -> None:
+    """By the builder of `make links`, which does not ask the example's hosts."""
+    (tmp_path / "index.md").write_text(
+        "# Page\n\n[dead](http://127.0.0.2:9/x), [alive](#page), [a reader's](http://localhost:9464/)\n"
+    )
+    words = command("linkcheck").replace(" docs .cache/links", f" {tmp_path} {tmp_path / 'out'}").split()
+    words += ["-D", "linkcheck_ignore=http://localhost"]  # 127.0.0.2 is asked here
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 1, done.stderr
+    assert "http://127.0.0.2:9/x" in done.stdout + done.stderr
+    assert "localhost:9464" not in done.stdout + done.stderr
 
 
 def test_every_document_is_a_page(site: Path) -> None:
