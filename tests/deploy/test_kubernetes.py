@@ -2,6 +2,7 @@
 Kubernetes, and against Eddy's own settings and commands. No test has a cluster.
 """
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -158,6 +159,22 @@ def test_the_pods_have_no_rights_that_they_do_not_need(objects: dict[str, Object
         assert mounted == {"/tmp", data} - {None}
         secret = [each["secretRef"] for each in one["envFrom"] if "secretRef" in each]
         assert secret == [{"name": "eddy-kafka", "optional": True}]
+
+
+def test_the_secrets_of_the_page_are_those_of_the_pods(objects: dict[str, Object]) -> None:
+    """Their names, and each variable is one that Eddy knows. The file is where the variable says."""
+    [text] = [block.text for block in blocks(ROOT / "docs" / "kubernetes.md") if "create secret" in block.text]
+    given = dict(re.findall(r"--from-literal=(\w+)=(\S+)", text))
+    assert given
+    assert given.keys() <= VARIABLES.keys()
+    for pod in pods(objects):
+        one = container(pod)
+        places = {each["name"]: each["mountPath"] for each in one["volumeMounts"]}
+        files = {v["secret"]["secretName"]: places[v["name"]] for v in pod["spec"]["volumes"] if "secret" in v}
+        variables = {each["secretRef"]["name"] for each in one["envFrom"] if "secretRef" in each}
+        assert set(re.findall(r"create secret generic (\S+)", text)) == variables | files.keys()
+        [file] = re.findall(r"--from-file=(\S+)", text)
+        assert given["EDDY_KAFKA_SSL_CA_LOCATION"] in {f"{place}/{file}" for place in files.values()}
 
 
 def test_keda_reads_the_lag_of_the_workers() -> None:

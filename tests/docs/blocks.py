@@ -2,6 +2,7 @@
 
 <!-- not run: REASON -->    the tests do not run it, for this reason
 <!-- runs until Ctrl-C -->  it is started, and ended with Ctrl-C after the page's last block
+<!-- file: NAME -->         it is the file of this name, which the commands of the page find
 """
 
 import re
@@ -14,7 +15,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN = ("sh", "python")
 SHOWN = ("json", "jsonl", "toml", "mermaid", "text")
 
-MARK = re.compile(r"^<!-- (not run: \S.*|runs until Ctrl-C) -->$")
+MARK = re.compile(r"^<!-- (not run: \S.*|runs until Ctrl-C|file: \S+) -->$")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ class Block:
     @property
     def skipped(self) -> bool:
         return self.mark.startswith("not run")
+
+    @property
+    def file(self) -> str:
+        """The name of the file that it is; "" = none."""
+        return self.mark.removeprefix("file: ") if self.mark.startswith("file: ") else ""
 
     @property
     def endless(self) -> bool:

@@ -6,6 +6,7 @@ itself, a model. `localhost:9092` stands for a real Kafka that lasts as long as 
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -40,6 +41,7 @@ SMALLER = {
 """Values that a test cannot use, and their replacements: fewer brokers, less time."""
 RETAILROCKET = {"view": "view", "cart": "addtocart", "purchase": "transaction"}
 WITH_COMMANDS = [page for page in PAGES if any(b.language in RUN and not b.skipped for b in blocks(page))]
+INSTALLS = "they install packages"
 BLOCK_S = 300.0
 START_MS = 1_735_689_600_000
 
@@ -92,10 +94,17 @@ def segment(click: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_block_runs_or_says_why_not(page: Path) -> None:
-    """Every block has a language, and a block that is not run has a reason."""
+    """Every block has a language, and one that is not run has a reason and names the test that does what it shows.
+
+    Only an installation is in no test: it would change the environment of the tests.
+    """
     for block in blocks(page):
         assert block.language in (*RUN, *SHOWN), f"{page.name}:{block.line}: fence it as one of {(*RUN, *SHOWN)}"
-        assert block.language in RUN or not block.mark, f"{page.name}:{block.line}: is no command"
+        assert block.language in RUN or not block.mark or block.file, f"{page.name}:{block.line}: is no command"
+        named = re.findall(r"tests/[\w/]+\.py", block.mark)
+        assert all((ROOT / name).is_file() for name in named), f"{page.name}:{block.line}: {named}"
+        if block.skipped:
+            assert named or INSTALLS in block.mark, f"{page.name}:{block.line}: name the test that runs it or checks it"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -126,6 +135,9 @@ def test_the_commands_of_a_page_run(page: Path, inputs: Path, tmp_path: Path) ->
     shutil.copytree(ROOT / "models", tmp_path / "models")
     if f"--out {MODEL}" not in text:
         shutil.copytree(tmp_path / "models" / "shop" / "1", tmp_path / MODEL)
+    for block in blocks(page):
+        if block.file:
+            (tmp_path / block.file).write_text(block.text)
     with ExitStack() as stack:
         address = stack.enter_context(kafka()) if KAFKA in text else KAFKA
         running: list[Endless] = []
