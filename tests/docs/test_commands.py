@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import takewhile
 from pathlib import Path
@@ -41,6 +41,9 @@ SMALLER = {
 """Values that a test cannot use, and their replacements: fewer brokers, less time."""
 RETAILROCKET = {"view": "view", "cart": "addtocart", "purchase": "transaction"}
 WITH_COMMANDS = [page for page in PAGES if any(b.language in RUN and not b.skipped for b in blocks(page))]
+TUTORIAL = "tutorial.md"
+OF_THIS_LOG = re.compile("the model does not know")
+"""In the outputs of the tutorial: what the log of the test does not have."""
 INSTALLS = "they install packages"
 BLOCK_S = 300.0
 START_MS = 1_735_689_600_000
@@ -141,6 +144,7 @@ def test_the_commands_of_a_page_run(page: Path, inputs: Path, tmp_path: Path) ->
     with ExitStack() as stack:
         address = stack.enter_context(kafka()) if KAFKA in text else KAFKA
         running: list[Endless] = []
+        printed: dict[Block, str] = {}
         for block in todo:
             command = arguments(block, address)
             if block.endless:
@@ -150,8 +154,52 @@ def test_the_commands_of_a_page_run(page: Path, inputs: Path, tmp_path: Path) ->
                     command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=BLOCK_S
                 )
                 assert done.returncode == 0, f"{page.name}:{block.line}\n{done.stdout}\n{done.stderr}"
+                printed[block] = done.stderr + done.stdout
         for endless in reversed(running):
             stop(page, endless)
+            printed[endless.block] = endless.output.read_text()
+    if page.name == TUTORIAL:
+        assert not_printed(page, printed) == []
+
+
+def not_printed(page: Path, printed: Mapping[Block, str]) -> list[str]:
+    """The lines of a page's outputs that its commands no longer print, whatever the numbers are.
+
+    printed  block -> what it has printed; the text block after it shows a part of that
+    """
+    found, last = [], None
+    for block in blocks(page):
+        if block.language == "text":
+            assert last is not None
+            lines = {skeleton(line) for line in printed[last].splitlines()}
+            shown = [line for line in block.text.splitlines() if line != "..." and not OF_THIS_LOG.search(line)]
+            found += [line for line in shown if not fits(skeleton(line), lines)]
+        last = block if block in printed else last
+    return found
+
+
+def fits(line: str, lines: set[str]) -> bool:
+    """Whether a line, in which `...` stands for anything, is one of those that were printed."""
+    wanted = re.compile(".*".join(map(re.escape, line.split("..."))))
+    return any(wanted.fullmatch(one) for one in lines)
+
+
+def skeleton(line: str) -> str:
+    """A line without its numbers, ids and the widths of its columns."""
+    line = re.sub(r"[+-]?\b\d[\d.,:]*\b%?", "#", line)
+    line = re.sub(r"^eddy - \w+", "eddy - RIVAL", line)  # the best method on the log
+    return re.sub(r"#( #)+", "#", re.sub(r"[─═]+", "─", " ".join(line.split())))
+
+
+def test_a_line_that_is_printed_no_longer_is_found() -> None:
+    """Numbers may differ, and words may not."""
+    printed = {
+        skeleton(line) for line in ("published 7 clicks to clicks in 0.1 s (1,680/s)", "eddy - markov: -0.1", "a b")
+    }
+    for line in ("published 939 clicks to clicks in 1.4 s (680/s)", "eddy - vsknn: +0.02", "...b"):
+        assert fits(skeleton(line), printed), line
+    for line in ("sent 939 clicks to clicks in 1.4 s (680/s)", "published 939 clicks to clicks", "eddy - vsknn: ?"):
+        assert not fits(skeleton(line), printed), line
 
 
 def messages(text: str) -> Iterator[dict[str, object]]:
