@@ -133,7 +133,7 @@ def to_parquet(directory: Path, every_s: float, rows: int, **given: Any) -> None
 
 @sink.command("avro", short_help="Copy the messages to topics in Avro.")
 @setting_option("schema_registry")
-@click.option("--suffix", default="-avro", show_default=True, help="What a topic's name gets at its end.")
+@click.option("--suffix", show_default="-avro; with --flat -rows", help="What a topic's name gets at its end.")
 @click.option(
     "--create",
     is_flag=True,
@@ -142,10 +142,10 @@ def to_parquet(directory: Path, every_s: float, rows: int, **given: Any) -> None
 @click.option(
     "--flat",
     is_flag=True,
-    help="Write lists, maps and records as texts with JSON, for connectors that write rows. Give another --suffix.",
+    help="Write lists, maps and records as texts with JSON, for connectors that write rows.",
 )
 @sink_options
-def to_avro(schema_registry: str, suffix: str, create: bool, flat: bool, **given: Any) -> None:
+def to_avro(schema_registry: str, suffix: str | None, create: bool, flat: bool, **given: Any) -> None:
     """Copy the messages to topics in Avro, with schemas in a Schema Registry.
 
     RECOMMENDATIONS-avro has the messages of RECOMMENDATIONS with their keys and timestamps, in Confluent's wire format.
@@ -154,7 +154,7 @@ def to_avro(schema_registry: str, suffix: str, create: bool, flat: bool, **given
     Examples:
       eddy sink avro --schema-registry http://localhost:8081 --create
       eddy sink avro --schema-registry http://localhost:8081 --topics recommendations,sessions --once
-      eddy sink avro --schema-registry http://localhost:8081 --create --flat --suffix -rows
+      eddy sink avro --schema-registry http://localhost:8081 --create --flat
     """
     from stream.places.avro import FLAT, NESTED, AvroSink
     from stream.registry.client import Registry
@@ -164,7 +164,9 @@ def to_avro(schema_registry: str, suffix: str, create: bool, flat: bool, **given
     check_registry_url(schema_registry)
     config = read_kafka_config(given["kafka_config"], os.environ)
     registry = Registry(schema_registry, config)
-    place = AvroSink(given["broker"], config, sources(given), suffix, registry, create, FLAT if flat else NESTED)
+    ending, form = ("-rows", FLAT) if flat else ("-avro", NESTED)
+    ending = ending if suffix is None else suffix
+    place = AvroSink(given["broker"], config, sources(given), ending, registry, create, form)
     copy(place, SERVER_ROWS, 0.0, place.topics, place.topics if create else (), **given)
 
 
