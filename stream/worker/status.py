@@ -14,8 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
-from stream.kafka.partitioners import KeySample, Verdict
-from stream.log_lines import hashed
+from stream.kafka.partitioners import KeySample, Verdict, described, matches
 from stream.meter import Meter, Snapshot
 from stream.settings import Topics
 from stream.worker.observe import Example
@@ -34,8 +33,6 @@ FEWEST_DEAD = 10
 
 FEWEST_CLICKS = 20
 """With fewer clicks, there is no warning about unknown items or event types."""
-
-CLIENTS = {"murmur2": "Java clients", "crc32": "librdkafka's default", "fnv1a": "Sarama"}
 
 CORRECT_PRODUCER = "correct the producer as docs/events.md describes a click, or map its fields (docs/mapping.md)"
 OTHER_ADVICE = dict.fromkeys(
@@ -238,42 +235,17 @@ def clocks(before: Snapshot, now: Snapshot) -> Line | None:
 def partitioners(verdict: Verdict, topic: str) -> Line | None:
     """Return a warning if producers use different partitioners, an INFO line if they use an unknown one, else None."""
     if verdict.mixed:
-        return Line(logging.WARNING, "partitioners", _mixed(verdict, topic))
+        return Line(logging.WARNING, "partitioners", described(verdict, topic))
     if verdict.unknown:
         return Line(
             logging.INFO,
             "unknown partitioner",
             f"keys are not where a known partitioner puts them: topic={topic} keys={verdict.keys} "
-            f"{_fits(verdict)} unexplained={verdict.unexplained}; this is no problem if all producers choose a "
+            f"{matches(verdict)} unexplained={verdict.unexplained}; this is no problem if all producers choose a "
             "user's partition in the same way",
             float("inf"),
         )
     return None
-
-
-def _mixed(verdict: Verdict, topic: str) -> str:
-    facts = [
-        f"topic={topic}",
-        f"keys={verdict.keys}",
-        _fits(verdict),
-        f"unexplained={verdict.unexplained}",
-        f"keys_in_two_partitions={verdict.split}",
-    ]
-    if verdict.example is not None:
-        key, partition, offset = verdict.example
-        facts += [f"user={hashed(key)}", f"partition={partition}", f"offset={offset}"]
-    if verdict.earlier is not None:
-        facts += [f"other_partition={verdict.earlier.partition}", f"other_offset={verdict.earlier.offset}"]
-    found = ", ".join(f"{name} ({CLIENTS[name]})" for name in verdict.found)
-    return (
-        f"producers put keys into partitions in different ways: {' '.join(facts)}; partitioners found: "
-        f"{found or 'none that is known'}; a user in two partitions has two states, so give all producers the same "
-        "partitioner (librdkafka: partitioner=murmur2_random), or a mapping with rekey = true"
-    )
-
-
-def _fits(verdict: Verdict) -> str:
-    return " ".join(f"{name}={n}" for name, n in verdict.fits.items())
 
 
 def _added(before: Snapshot, now: Snapshot, name: str, label: str) -> dict[str, int]:
