@@ -34,6 +34,9 @@ FEWEST_DEAD = 10
 FEWEST_CLICKS = 20
 """With fewer clicks, there is no warning about unknown items or event types."""
 
+MOST_LEFT_OUT = 1_000
+"""So many messages that the mapping leaves out, and no click among them, are a warning. A topic may have few clicks."""
+
 CORRECT_PRODUCER = "correct the producer as docs/events.md describes a click, or map its fields (docs/mapping.md)"
 OTHER_ADVICE = dict.fromkeys(
     ("model_failed", "engine_failed"), "the messages are valid clicks, so train the model again and check its report"
@@ -95,6 +98,7 @@ class Status:
         self._event_types = event_types
         self._interval = (now_s, meter.snapshot())
         self._window = deque([self._interval])
+        self._clicked = self._interval[1]
         self._status_s = self._sample_s = now_s
         self._logged: dict[str, float] = {}
 
@@ -117,10 +121,13 @@ class Status:
 
     def _findings(self, now_s: float, now: Snapshot) -> list[Line]:
         before, topics = self._before(now_s, now), self._topics
+        if any(now.count(name) > self._clicked.count(name) for name in ("clicks", "repeats")):
+            self._clicked = now
         return [
             line
             for line in (
                 dead_letters(before, now, self._examples, topics),
+                no_clicks(self._clicked, now, topics.clicks),
                 unknown_items(before, now),
                 unknown_event_types(before, now, self._event_types),
                 clocks(before, now),
@@ -186,6 +193,25 @@ def dead_letters(before: Snapshot, now: Snapshot, examples: Mapping[str, Example
         f"with_that_reason={most}; detail of one: {example.detail}; fields seen: "
         f"{', '.join(example.fields) or 'none, not a JSON object or too long to decode'}; "
         f"{OTHER_ADVICE.get(reason, CORRECT_PRODUCER)}; the messages are kept in topic {topics.dead_letters}",
+    )
+
+
+def no_clicks(clicked: Snapshot, now: Snapshot, topic: str) -> Line | None:
+    """Return a warning if the mapping has left out all of very many messages since the last click, else None.
+
+    clicked  the figures after the last click, or at the start
+    """
+    reasons = _added(clicked, now, "dropped", "reason")
+    dropped = sum(reasons.values())
+    if dropped < MOST_LEFT_OUT:
+        return None
+    return Line(
+        logging.WARNING,
+        "no clicks",
+        f"no message is a click, because the mapping leaves them out: topic={topic} left_out={dropped} "
+        f"reasons={_listed(reasons)}; messages that are left out are no dead letters and are not decided later; if "
+        "there are clicks among them, the fields or event types of the producers have changed: compare a message with "
+        "keep, drop and drop_without of the mapping",
     )
 
 
