@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stream.errors import ConfigError
-from stream.guess.fields import anonymous, by_name, find, first_value, fits, not_found
+from stream.guess.fields import anonymous, by_name, find, first_value, fits, never_again, not_found
 from stream.guess.match import foreign, of_an_event, rank, untyped
 from stream.guess.names import FIELDS, event_type, shows_a_list
 from stream.guess.sample import Sample, Seen, counted
@@ -47,6 +47,8 @@ def guess(sample: Sample, mixed: bool = False, form: str = "json") -> Guess:
         path = find(sample, name, _taken(found) | _of_others(sample, found, name), unsure)
         if path is not None:
             found[name] = (path,)
+    if "user_id" in found and never_again(sample.seen[found["user_id"][0]]):
+        found["user_id"] = _comes_again(sample, found, unsure)
     if "user_id" not in found and (other := anonymous(sample, _taken(found))) is not None:
         found["user_id"] = (other,)
     if "user_id" not in found and (paths := paths_of_key(sample, found, unsure)):
@@ -84,6 +86,17 @@ def guess(sample: Sample, mixed: bool = False, form: str = "json") -> Guess:
         format=form,
     )
     return Guess(mapping, types, unsure)
+
+
+def _comes_again(sample: Sample, found: dict[str, tuple[Path, ...]], unsure: list[str]) -> tuple[Path, ...]:
+    """The path of an anonymous id, in the place of a user id that is another one in each event: `evt.uid`."""
+    never = found["user_id"][0]
+    other = anonymous(sample, _taken(found))
+    if other is not None and not never_again(sample.seen[other]):
+        unsure.append(f"user_id is {path_text(other)}, because {path_text(never)} is another one in each event")
+        return (other,)
+    unsure.append(f"user_id: {path_text(never)} is another one in each event; is it the id of the event?")
+    return (never,)
 
 
 def _taken(found: dict[str, tuple[Path, ...]]) -> set[Path]:

@@ -205,3 +205,17 @@ def test_each_name_is_of_one_field() -> None:
     assert rank(("unitPrice", "amount"), FIELDS["price"]) is not None
     assert len(ANONYMOUS) == len(set(ANONYMOUS))
     assert json.dumps(names).islower()
+
+
+def test_an_id_that_is_another_one_in_each_event_is_not_the_user() -> None:
+    """`evt.uid` is an id of the event, whatever its name: with it, no user would have a second click."""
+    events = [{"evt": {"uid": f"u-{n}"}, "itemId": f"i-{n % 7}", "at": NOW_MS + n, "who": {}} for n in range(COUNT)]
+    with_cookie = [{**event, "visitor": {"cookie": cookie(n)}} for n, event in enumerate(events)]
+    found = guess(describe(with_cookie))
+    assert fields(found)["user_id"] == ("visitor.cookie",)
+    assert "user_id is visitor.cookie, because evt.uid is another one in each event" in found.unsure
+    with_customer = [{**event, "customerId": f"c-{n % 9}"} for n, event in enumerate(events)]
+    assert fields(guess(describe(with_customer)))["user_id"] == ("customerId",)
+    alone = guess(describe(events))
+    assert fields(alone)["user_id"] == ("evt.uid",)
+    assert "user_id: evt.uid is another one in each event; is it the id of the event?" in alone.unsure
