@@ -70,6 +70,11 @@ def guess(sample: Sample, mixed: bool = False, form: str = "json") -> Guess:
     if event_id is not None:
         found["event_id"] = (event_id,)
     types, renamed, shown = _types(sample, found.get("event_type"))
+    if types and not any(map(event_type, types)):
+        unsure.append(
+            "no event type is known by its name: if one is a cart or a purchase, name it so in [event_types], because "
+            "forecasts and rules look for these names"
+        )
     drop_without = _without_item(sample, found, shown, unsure)
     _notes(sample, found, unsure)
     fields = {name: tuple(map(path_text, found[name])) for name in (*FIELDS, ANONYMOUS) if name in found}
