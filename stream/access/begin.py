@@ -75,13 +75,33 @@ def _undecided(admin: Admin, ours: str, partitions: Sequence[Partition]) -> dict
     committed = [(name, at) for name in _groups(admin) for at in _committed(admin, name, partitions)]
     ends = _listed(admin, OffsetSpec.latest(), partitions)  # after the offsets: a group may go on meanwhile
     found: dict[Partition, int] = {}
+    groups: set[str] = set()
     for name, at in committed:
         partition = Partition(at.topic, at.partition)
         if at.metadata != ours or not 0 <= at.offset <= ends[partition]:
             continue  # another application's, or of a topic that was created again
         found[partition] = max(at.offset, found.get(partition, 0))
+        groups.add(name)
         log.info("another group has decided clicks: group=%s partition=%s offset=%d", name, partition, at.offset)
+    _warn_of_workers(admin, sorted(groups))
     return found
+
+
+def _warn_of_workers(admin: Admin, groups: list[str]) -> None:
+    """Log a warning for each of these groups that has members: it goes on to decide the clicks that come."""
+    asked = admin.describe_consumer_groups(groups, request_timeout=ANSWER_S) if groups else {}
+    for name, future in asked.items():
+        try:
+            members = len(future.result().members)
+        except KafkaException as exc:
+            raise _again(exc.args[0]) from exc
+        if members:
+            log.warning(
+                "another group still has workers, so each click is decided twice until they are stopped: group=%s "
+                "workers=%d",
+                name,
+                members,
+            )
 
 
 def _groups(admin: Admin) -> list[str]:

@@ -129,21 +129,21 @@ def _candidates(sample: Sample, name: str, taken: set[Path]) -> str:
 
 def _best(sample: Sample, name: str, names: tuple[str, ...], taken: set[Path]) -> Path | None:
     """The path with the most certain name whose values fit; of equal names the one nearest to the top, then the one
-    with more values."""
+    with more values. An id that never comes again is the user only if no other path can be."""
     found = [
-        (place, len(path), -seen.count, path)
+        (name == "user_id" and never_again(seen), place, len(path), -seen.count, path)
         for path, seen in sample.seen.items()
         if path not in taken
         and (place := rank(path, names)) is not None
         and not foreign(path, name)
         and (name != "event_id" or at_the_top(path))
         and fits(seen, name, len(sample.events))
-        and not (name == "item_id" and place >= len(names) and _never_again(seen))
+        and not (name == "item_id" and place >= len(names) and never_again(seen))
     ]
-    return min(found, key=lambda one: one[:3])[3] if found else None
+    return min(found, key=lambda one: one[:4])[4] if found else None
 
 
-def _never_again(seen: Seen) -> bool:
+def never_again(seen: Seen) -> bool:
     """Whether each event has another value: `line_items[0].id` is the id of the line, and not of the item."""
     return seen.count >= FEW_EVENTS and len(seen.values) >= FITS * seen.count
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stream.errors import ConfigError
-from stream.guess.fields import anonymous, by_name, find, first_value, fits, not_found
+from stream.guess.fields import anonymous, by_name, find, first_value, fits, never_again, not_found
 from stream.guess.match import foreign, of_an_event, rank, untyped
 from stream.guess.names import FIELDS, event_type, shows_a_list
 from stream.guess.sample import Sample, Seen
@@ -48,6 +48,8 @@ def guess(sample: Sample, mixed: bool = False, form: str = "json") -> Guess:
         path = find(sample, name, _taken(found) | _of_others(sample, found, name), unsure)
         if path is not None:
             found[name] = (path,)
+    if "user_id" in found and never_again(sample.seen[found["user_id"][0]]):
+        found["user_id"] = _comes_again(sample, found, unsure)
     if "user_id" not in found and (other := anonymous(sample, _taken(found))) is not None:
         found["user_id"] = (other,)
     if "user_id" not in found and (paths := paths_of_key(sample, found, unsure)):
@@ -69,6 +71,11 @@ def guess(sample: Sample, mixed: bool = False, form: str = "json") -> Guess:
     if event_id is not None:
         found["event_id"] = (event_id,)
     types, renamed, shown = _types(sample, found.get("event_type"))
+    if types and not any(map(event_type, types)):
+        unsure.append(
+            "no event type is known by its name: if one is a cart or a purchase, name it so in [event_types], because "
+            "forecasts and rules look for these names"
+        )
     drop_without = _without_item(sample, found, shown, unsure)
     _notes(sample, found, unsure)
     fields = {name: tuple(map(path_text, found[name])) for name in (*FIELDS, ANONYMOUS) if name in found}
@@ -85,6 +92,17 @@ def guess(sample: Sample, mixed: bool = False, form: str = "json") -> Guess:
         format=form,
     )
     return Guess(mapping, types, unsure)
+
+
+def _comes_again(sample: Sample, found: dict[str, tuple[Path, ...]], unsure: list[str]) -> tuple[Path, ...]:
+    """The path of an anonymous id, in the place of a user id that is another one in each event: `evt.uid`."""
+    never = found["user_id"][0]
+    other = anonymous(sample, _taken(found))
+    if other is not None and not never_again(sample.seen[other]):
+        unsure.append(f"user_id is {path_text(other)}, because {path_text(never)} is another one in each event")
+        return (other,)
+    unsure.append(f"user_id: {path_text(never)} is another one in each event; is it the id of the event?")
+    return (never,)
 
 
 def _taken(found: dict[str, tuple[Path, ...]]) -> set[Path]:

@@ -36,7 +36,8 @@ def user_notes(sample: Sample, paths: tuple[Path, ...], carries: bool, unsure: l
     without = sum(not has_value(value_at(event, paths[0])) for event in sample.events)
     if not without:
         return
-    share = f"{without / len(sample.events):.0%} of the events"
+    percent = f"{without / len(sample.events):.0%}"
+    share = f"{'less than 1%' if percent == '0%' else percent} of the events"
     if len(paths) == 1:
         unsure.append(
             f"user_id: {path_text(paths[0])} has no value in {share}, which become dead letters; with user_id in "

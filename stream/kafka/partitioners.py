@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from stream.log_lines import hashed
+
 MOST_KEYS = 4_096
 """Largest number of keys in a sample. The hashes take 5 us per key, so a full sample costs 20 ms."""
 
@@ -52,6 +54,9 @@ PARTITIONERS: dict[str, Callable[[bytes], int]] = {
     "crc32": zlib.crc32,  # librdkafka's consistent and consistent_random, its default
     "fnv1a": fnv1a,
 }
+
+
+CLIENTS = {"murmur2": "Java clients", "crc32": "librdkafka's default", "fnv1a": "Sarama"}
 
 
 class SampledKey(NamedTuple):
@@ -171,3 +176,30 @@ def by_chance(fit: int, keys: int, chance: float) -> float:
     if share < 1:
         kl += (1 - share) * math.log((1 - share) / (1 - chance))
     return math.exp(-keys * kl)
+
+
+def described(verdict: Verdict, topic: str) -> str:
+    """The text of a warning that producers of a topic use several partitioners. Keys in it are hashed."""
+    facts = [
+        f"topic={topic}",
+        f"keys={verdict.keys}",
+        matches(verdict),
+        f"unexplained={verdict.unexplained}",
+        f"keys_in_two_partitions={verdict.split}",
+    ]
+    if verdict.example is not None:
+        key, partition, offset = verdict.example
+        facts += [f"user={hashed(key)}", f"partition={partition}", f"offset={offset}"]
+    if verdict.earlier is not None:
+        facts += [f"other_partition={verdict.earlier.partition}", f"other_offset={verdict.earlier.offset}"]
+    found = ", ".join(f"{name} ({CLIENTS[name]})" for name in verdict.found)
+    return (
+        f"producers put keys into partitions in different ways: {' '.join(facts)}; partitioners found: "
+        f"{found or 'none that is known'}; a user in two partitions has two states, so give all producers the same "
+        "partitioner (librdkafka: partitioner=murmur2_random), or a mapping with rekey = true"
+    )
+
+
+def matches(verdict: Verdict) -> str:
+    """How many keys each known partitioner matches, as facts of a log line."""
+    return " ".join(f"{name}={n}" for name, n in verdict.fits.items())

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from stream.errors import Dropped
-from stream.mapping.paths import Path, has_value, value_at
+from stream.mapping.paths import Path, has_value, path_text, value_at
 from stream.wire.codec import Given
 from stream.wire.fields import DEFAULT_EVENT, INTEGER, LONGEST_ID, LONGEST_WORD, NUMBER, Unusable, word
 
@@ -32,8 +32,6 @@ FIRST_MS, LAST_MS = 10**11, 10**13
 time of these years becomes a list, which is no time in any unit."""
 
 BY_TYPE = ("event_type", "the mapping leaves out events of this type")
-WITHOUT_VALUE = tuple(("no_value", f"the mapping leaves out events without a value for {name}") for name in FIELDS)
-"""For each of FIELDS, where it is one of drop_without."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,8 @@ class Reading:
 
         It reads local variables and no attributes, because it runs once for each message.
         """
-        types, keep, drop, needed = self.types, self.keep, self.drop, self.needed
+        types, keep, drop = self.types, self.keep, self.drop
+        needed = [(at, self._without(at)) for at in self.needed]
         chosen = keep is not None or bool(drop)
         defaults = [(at, value) for at, value in self.defaults.items() if at != EVENT]
         default_event = self.defaults.get(EVENT, DEFAULT_EVENT)
@@ -102,9 +101,9 @@ class Reading:
                     theirs = ours = DEFAULT_EVENT
             if chosen and _left_out(theirs, ours, keep, drop):
                 raise Dropped(*BY_TYPE)
-            for at in needed:
+            for at, without in needed:
                 if values[at] is None:
-                    raise Dropped(*WITHOUT_VALUE[at])
+                    raise Dropped("no_value", without)
             for at, default in defaults:
                 if values[at] is None:
                     values[at] = default
@@ -114,6 +113,12 @@ class Reading:
                 values[TIME] = ms if type(ms) is not int or FIRST_MS <= ms < LAST_MS else [time]
 
         return finish
+
+    def _without(self, at: int) -> str:
+        """Why a message is left out that has no value for a field. It has the paths, because one may be mistyped."""
+        ways = " or ".join(map(path_text, self.paths[at]))
+        where = "" if ways in ("", FIELDS[at]) else f" ({ways})"
+        return f"the mapping leaves out events without a value for {FIELDS[at]}{where}"
 
     def anonymous_id(self, message: Any) -> str | None:
         """The anonymous id in a message, as `word` reads it; None if it has none that is usable."""

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -55,6 +56,14 @@ PASSING = ("READONLY", "OOM", "MISCONF", "MASTERDOWN", "LOADING", "BUSY", "NOREP
 """First words of the errors that end by themselves, or when an operator makes room."""
 
 
+def _check_database(url: str) -> None:
+    """Raises ValueError if a URL has a database that is no number: redis-py then takes the database 0 in silence."""
+    parts = urlsplit(url)
+    database = parts.path.removeprefix("/")
+    if parts.scheme in ("redis", "rediss") and database and not (database.isascii() and database.isdigit()):
+        raise ValueError(f"database {database!r}")
+
+
 class RedisSink:
     """A Sink in one Redis database."""
 
@@ -73,6 +82,7 @@ class RedisSink:
                 socket_connect_timeout=CONNECT_S,
                 retry=Retry(NoBackoff(), 0),  # the loop reads the stored offset before a retry
             )
+            _check_database(url.text)
         except (ValueError, TypeError) as exc:
             raise ConfigError(f"{url.shown} is no URL of Redis; it looks like redis://HOST:6379/0") from exc
         self._script = self._client.register_script(WRITE)
@@ -113,6 +123,11 @@ class RedisSink:
         try:
             return call()
         except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as exc:
+            if isinstance(exc, redis.AuthenticationError) and not self._url.has_password:
+                raise ConfigError(
+                    f"{self.where} wants a password; give it in EDDY_SINK_URL, as redis://:PASSWORD@HOST:6379/0 "
+                    f"({self._url.redact(exc)})"
+                ) from exc
             raise ConfigError(
                 f"{self.where} refuses this user ({self._url.redact(exc)}); docs/sinks.md has the rights that it needs"
             ) from exc

@@ -14,8 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
-from stream.kafka.partitioners import KeySample, Verdict
-from stream.log_lines import hashed
+from stream.kafka.partitioners import KeySample, Verdict, described, matches
 from stream.meter import Meter, Snapshot
 from stream.settings import Topics
 from stream.worker.observe import Example
@@ -35,7 +34,8 @@ FEWEST_DEAD = 10
 FEWEST_CLICKS = 20
 """With fewer clicks, there is no warning about unknown items or event types."""
 
-CLIENTS = {"murmur2": "Java clients", "crc32": "librdkafka's default", "fnv1a": "Sarama"}
+MOST_LEFT_OUT = 1_000
+"""So many messages that the mapping leaves out, and no click among them, are a warning. A topic may have few clicks."""
 
 CORRECT_PRODUCER = "correct the producer as docs/events.md describes a click, or map its fields (docs/mapping.md)"
 OTHER_ADVICE = dict.fromkeys(
@@ -98,6 +98,7 @@ class Status:
         self._event_types = event_types
         self._interval = (now_s, meter.snapshot())
         self._window = deque([self._interval])
+        self._clicked = self._interval[1]
         self._status_s = self._sample_s = now_s
         self._logged: dict[str, float] = {}
 
@@ -120,10 +121,13 @@ class Status:
 
     def _findings(self, now_s: float, now: Snapshot) -> list[Line]:
         before, topics = self._before(now_s, now), self._topics
+        if any(now.count(name) > self._clicked.count(name) for name in ("clicks", "repeats")):
+            self._clicked = now
         return [
             line
             for line in (
                 dead_letters(before, now, self._examples, topics),
+                no_clicks(self._clicked, now, topics.clicks),
                 unknown_items(before, now),
                 unknown_event_types(before, now, self._event_types),
                 clocks(before, now),
@@ -192,6 +196,25 @@ def dead_letters(before: Snapshot, now: Snapshot, examples: Mapping[str, Example
     )
 
 
+def no_clicks(clicked: Snapshot, now: Snapshot, topic: str) -> Line | None:
+    """Return a warning if the mapping has left out all of very many messages since the last click, else None.
+
+    clicked  the figures after the last click, or at the start
+    """
+    reasons = _added(clicked, now, "dropped", "reason")
+    dropped = sum(reasons.values())
+    if dropped < MOST_LEFT_OUT:
+        return None
+    return Line(
+        logging.WARNING,
+        "no clicks",
+        f"no message is a click, because the mapping leaves them out: topic={topic} left_out={dropped} "
+        f"reasons={_listed(reasons)}; messages that are left out are no dead letters and are not decided later; if "
+        "there are clicks among them, the fields or event types of the producers have changed: compare a message with "
+        "keep, drop and drop_without of the mapping",
+    )
+
+
 def unknown_items(before: Snapshot, now: Snapshot) -> Line | None:
     """Return a warning if the model does not know the items of more than half of the clicks, else None."""
     clicks, unknown = _clicks_and(before, now, "unknown_items")
@@ -238,42 +261,17 @@ def clocks(before: Snapshot, now: Snapshot) -> Line | None:
 def partitioners(verdict: Verdict, topic: str) -> Line | None:
     """Return a warning if producers use different partitioners, an INFO line if they use an unknown one, else None."""
     if verdict.mixed:
-        return Line(logging.WARNING, "partitioners", _mixed(verdict, topic))
+        return Line(logging.WARNING, "partitioners", described(verdict, topic))
     if verdict.unknown:
         return Line(
             logging.INFO,
             "unknown partitioner",
             f"keys are not where a known partitioner puts them: topic={topic} keys={verdict.keys} "
-            f"{_fits(verdict)} unexplained={verdict.unexplained}; this is no problem if all producers choose a "
+            f"{matches(verdict)} unexplained={verdict.unexplained}; this is no problem if all producers choose a "
             "user's partition in the same way",
             float("inf"),
         )
     return None
-
-
-def _mixed(verdict: Verdict, topic: str) -> str:
-    facts = [
-        f"topic={topic}",
-        f"keys={verdict.keys}",
-        _fits(verdict),
-        f"unexplained={verdict.unexplained}",
-        f"keys_in_two_partitions={verdict.split}",
-    ]
-    if verdict.example is not None:
-        key, partition, offset = verdict.example
-        facts += [f"user={hashed(key)}", f"partition={partition}", f"offset={offset}"]
-    if verdict.earlier is not None:
-        facts += [f"other_partition={verdict.earlier.partition}", f"other_offset={verdict.earlier.offset}"]
-    found = ", ".join(f"{name} ({CLIENTS[name]})" for name in verdict.found)
-    return (
-        f"producers put keys into partitions in different ways: {' '.join(facts)}; partitioners found: "
-        f"{found or 'none that is known'}; a user in two partitions has two states, so give all producers the same "
-        "partitioner (librdkafka: partitioner=murmur2_random), or a mapping with rekey = true"
-    )
-
-
-def _fits(verdict: Verdict) -> str:
-    return " ".join(f"{name}={n}" for name, n in verdict.fits.items())
 
 
 def _added(before: Snapshot, now: Snapshot, name: str, label: str) -> dict[str, int]:

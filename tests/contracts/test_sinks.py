@@ -274,3 +274,22 @@ def test_a_user_of_redis_needs_the_rights_of_the_page(redis_server: Redis) -> No
     with pytest.raises(ConfigError, match="refuses this user") as refusal:
         RedisSink(Url(url.replace("secret", "s3cret"))).open()
     assert "s3cret" not in str(refusal.value)
+
+
+def test_a_redis_that_wants_a_password_is_named_if_the_url_has_none(redis_server: Redis) -> None:
+    """Redis itself answers with the commands of its protocol, which say nothing to a person."""
+    redis_server.client.config_set("requirepass", "secret")
+    try:
+        with pytest.raises(ConfigError, match="wants a password; give it in EDDY_SINK_URL"):
+            RedisSink(Url(redis_server.url)).open()
+    finally:
+        redis_server.client.config_set("requirepass", "")
+
+
+@pytest.mark.parametrize("database", ["shop", "0/1", "-1"])
+def test_a_database_of_redis_is_a_number(database: str) -> None:
+    """redis-py takes the database 0 for a name, so the lists would be where nobody looks for them."""
+    with pytest.raises(ConfigError, match="is no URL of Redis; it looks like redis://HOST:6379/0"):
+        RedisSink(Url(f"redis://localhost:6379/{database}"))
+    RedisSink(Url("redis://localhost:6379/3")).close()
+    RedisSink(Url("redis://localhost:6379")).close()

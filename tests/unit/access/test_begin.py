@@ -41,11 +41,15 @@ class Committed(NamedTuple):
     topic_partitions: list[TopicPartition]
 
 
+class Described(NamedTuple):
+    members: list[str]
+
+
 class Kafka:
     """An Admin with one group. It decides a click after each question."""
 
-    def __init__(self, committed: int, found: Any = None, errors: tuple[Any, ...] = ()) -> None:
-        self.end = committed
+    def __init__(self, committed: int, found: Any = None, errors: tuple[Any, ...] = (), workers: int = 0) -> None:
+        self.end, self._workers = committed, workers
         self._found, self._errors = found, list(errors)
 
     def list_consumer_groups(self, request_timeout: float) -> Now:
@@ -56,6 +60,9 @@ class Kafka:
         self.end += 1
         assert require_stable
         return {"before": Now(self._found or Committed([TopicPartition(*CLICKS, self.end, OURS)]))}
+
+    def describe_consumer_groups(self, groups: list[str], request_timeout: float) -> dict[str, Now]:
+        return {name: Now(Described(["worker"] * self._workers)) for name in groups}
 
     def list_offsets(self, asked: Any, isolation_level: Any, request_timeout: float) -> dict[TopicPartition, Now]:
         self.end += 1
@@ -96,3 +103,15 @@ def test_offsets_of_other_applications_and_of_a_topic_that_was_deleted_are_no_re
     other = Committed([TopicPartition(*CLICKS, 5, "something else")])
     beyond = Committed([TopicPartition(*CLICKS, 5_000, OURS)])
     assert begins(Kafka(100, other)) == begins(Kafka(100, beyond)) == {}
+
+
+def test_workers_of_the_group_before_that_still_run_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """Both groups write decisions on the same clicks to the same topic, which no reader expects."""
+    assert begins(Kafka(100, workers=2)) == {CLICKS: 102}
+    [line] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert line == (
+        "another group still has workers, so each click is decided twice until they are stopped: group=before workers=2"
+    )
+    caplog.clear()
+    assert begins(Kafka(100)) == {CLICKS: 102}
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]

@@ -205,3 +205,33 @@ def test_each_name_is_of_one_field() -> None:
     assert rank(("unitPrice", "amount"), FIELDS["price"]) is not None
     assert len(ANONYMOUS) == len(set(ANONYMOUS))
     assert json.dumps(names).islower()
+
+
+def test_an_id_that_is_another_one_in_each_event_is_not_the_user() -> None:
+    """`evt.uid` is an id of the event, whatever its name: with it, no user would have a second click."""
+    events = [{"evt": {"uid": f"u-{n}"}, "itemId": f"i-{n % 7}", "at": NOW_MS + n, "who": {}} for n in range(COUNT)]
+    with_cookie = [{**event, "visitor": {"cookie": cookie(n)}} for n, event in enumerate(events)]
+    found = guess(describe(with_cookie))
+    assert fields(found)["user_id"] == ("visitor.cookie",)
+    assert "user_id is visitor.cookie, because evt.uid is another one in each event" in found.unsure
+    with_customer = [{**event, "customerId": f"c-{n % 9}"} for n, event in enumerate(events)]
+    assert fields(guess(describe(with_customer)))["user_id"] == ("customerId",)
+    alone = guess(describe(events))
+    assert fields(alone)["user_id"] == ("evt.uid",)
+    assert "user_id: evt.uid is another one in each event; is it the id of the event?" in alone.unsure
+
+
+def test_event_types_of_which_none_is_known_are_to_be_named() -> None:
+    """Without a purchase in the model, there is no forecast of one, and no rule about one."""
+    line = "no event type is known by its name: if one is a cart or a purchase, name it so in [event_types]"
+    more: dict[str, Callable[[int], Any]] = {"userId": lambda n: f"u-{n % 7}", "itemId": lambda n: f"i-{n % 9}"}
+    unknown = guess(describe(rows(**more, eventType=lambda n: ["gekauft", "angesehen"][n % 2])))
+    assert any(note.startswith(line) for note in unknown.unsure)
+    one_known = guess(describe(rows(**more, eventType=lambda n: ["purchase", "angesehen"][n % 2])))
+    assert not any(note.startswith(line) for note in one_known.unsure)
+
+
+def test_a_share_of_few_events_is_not_0_percent() -> None:
+    """ "No value in 0% of the events" would be read as: all have one."""
+    events = [{"userId": f"u-{n % 7}" if n else "", "itemId": f"i-{n % 9}", "at": NOW_MS + n} for n in range(COUNT)]
+    assert any("has no value in less than 1% of the events" in line for line in guess(describe(events)).unsure)

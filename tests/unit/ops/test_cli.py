@@ -85,6 +85,24 @@ def test_the_list_of_a_group_s_commands_has_whole_sentences(group: str) -> None:
     assert all(line.endswith(".") for line in shown.strip().splitlines())
 
 
+def test_ctrl_c_while_the_modules_are_loaded_prints_nothing() -> None:
+    """The program of the installed package ends with 130 and no stack trace, as later."""
+    [program] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"].values()
+    module, function = program.split(":")
+    code = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'click':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        f"from {module} import {function} as program\n"
+        "program()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_a_worker_refuses_a_limit_in_which_its_threads_cannot_start() -> None:
     """Under 1 GiB of address space librdkafka would wait without end: one line and exit code 2 instead."""
     command = [sys.executable, "-m", "stream.ops.cli", "worker", "--model", "models/shop/1"]

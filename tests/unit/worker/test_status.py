@@ -12,7 +12,7 @@ from stream.kafka.partitioners import KeySample, murmur2
 from stream.meter import Meter
 from stream.settings import Topics
 from stream.worker.observe import Example
-from stream.worker.status import CHECK_S, REPEAT_S, SIGN_OF_LIFE_S, STATUS_S, Line, Status
+from stream.worker.status import CHECK_S, MOST_LEFT_OUT, REPEAT_S, SIGN_OF_LIFE_S, STATUS_S, Line, Status
 
 USERS = [f"user{n}".encode() for n in range(400)]
 
@@ -38,6 +38,11 @@ class Worker:
         for reason, count in dead.items():
             meter.count("dead_letters", count, reason=reason)
             self.examples.setdefault(reason, Example(f"detail of {reason}", ("item", "user_id")))
+
+    def dropped(self, n: int) -> None:
+        """Count n messages that the mapping leaves out, because they have no item."""
+        self.meter.count("messages", n)
+        self.meter.count("dropped", n, reason="no_value")
 
     def keys(self, partitioner: Callable[[bytes], int], partitions: int = 4) -> None:
         for offset, key in enumerate(USERS):
@@ -248,3 +253,19 @@ def test_one_partition_causes_no_warning() -> None:
     """With one partition every partitioner is right."""
     worker = Worker(partitions=1)
     assert worker.run(60, lambda: worker.keys(zlib.crc32, 1)) == []
+
+
+def test_a_mapping_that_leaves_out_every_message_causes_a_warning() -> None:
+    """Messages without an item are no dead letters: a field with another name would otherwise end all lists unseen."""
+    worker = Worker()
+    worker.clicks(50)
+    worker.dropped(MOST_LEFT_OUT)
+    assert not warnings(worker.run(CHECK_S)), "there are clicks among them"
+    worker.dropped(MOST_LEFT_OUT - 1)
+    assert not warnings(worker.run(CHECK_S))
+    worker.dropped(1)
+    [line] = warnings(worker.run(CHECK_S))
+    assert f"topic=clicks left_out={MOST_LEFT_OUT} reasons=no_value:{MOST_LEFT_OUT};" in line
+    assert warnings(worker.run(REPEAT_S)) == [line]
+    worker.clicks(1)
+    assert not warnings(worker.run(2 * REPEAT_S))

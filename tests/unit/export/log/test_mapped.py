@@ -267,7 +267,7 @@ def test_what_the_mapping_leaves_out_is_counted(tmp_path: Path) -> None:
     assert [click.event_type for click, _ in log_clicks(log)] == ["purchase", "cart"]
     assert [note for note in log.notes if note.startswith("dropped")] == [
         "dropped 2 rows: the mapping leaves out events of this type",
-        "dropped 1 row: the mapping leaves out events without a value for item_id",
+        "dropped 1 row: the mapping leaves out events without a value for item_id (sku)",
     ]
 
 
