@@ -152,6 +152,8 @@ def read_manifest(directory: Path) -> Manifest:
 
     Raises ArtifactError; its one line names the problem and the remedy.
     """
+    if directory.is_file():
+        raise ArtifactError(f"model {directory}: a file, and no directory; give the directory that `eddy train` wrote")
     if not directory.is_dir():
         raise ArtifactError(f"model {directory}: no such directory; make it with `eddy train LOG --out {directory}`")
     path = directory / "manifest.json"

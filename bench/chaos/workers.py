@@ -23,7 +23,7 @@ from stream.settings import Topics
 
 SESSION_S, HANG_S, K = 6.0, 10.0, 5
 
-CYCLE_CLICKS = 1_000
+CYCLE_CLICKS = 300
 """Most clicks of a cycle. They are ten minutes apart: the hours of 5,000 are more than 800 of each partition, and rules
 look at the rows at each of them. A cycle would take as long as the session timeout."""
 

@@ -82,8 +82,10 @@ def _lines(path: Path | None) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would end a line inside an id, at U+2028
         return [line for line in lines if line.strip()]
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"--file {path} cannot be read as text in UTF-8 ({exc})") from exc
+    except OSError as exc:
+        raise ConfigError(f"--file {path} cannot be read ({exc.strerror or exc})") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"--file {path} is not UTF-8 text with one user id a line ({exc})") from exc
 
 
 def _key(user: str) -> bytes:

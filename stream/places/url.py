@@ -17,7 +17,7 @@ class Url:
         )
         self.text = text
         self._secrets = {text}
-        self.has_password = True  # of an unusual URL it is not known
+        self.has_password = "@" in text or "password" in text  # of an unusual URL: it may have one
         self.shown = f"{text.partition(':')[0][:20]}://..." if "://" in text else "the URL"
         if found:
             password = found["password"] or ""

@@ -192,7 +192,8 @@ class BatchConsumer(driver.Consumer):
         while not (await asyncio.wait({waiting}, timeout=0.5))[0]:  # wait_for never returns: Faust ignores its cancel
             stops = self.app.should_stop and time.monotonic() - began_s > limit_s
             if stops or watch.answered_s - answered_s > limit_s:
-                end_app(self.app, TimeoutError(f"a cycle has not ended within the session timeout of {limit_s} s"))
+                late = f"a cycle has not ended within the session timeout of {limit_s} s"
+                end_app(self.app, TimeoutError(f"{late}; lower --max-cycle-clicks, or raise --session-timeout-s"))
         waiting.result()
 
     async def on_partitions_revoked(self, revoked: Any) -> None:

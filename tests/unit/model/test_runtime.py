@@ -63,6 +63,7 @@ WRONG_FIELDS: list[tuple[str, dict[str, object]]] = [
 
 DAMAGES: list[tuple[str, Callable[[Path], object]]] = [
     ("no such directory", shutil.rmtree),
+    ("a file, and no directory", lambda directory: (shutil.rmtree(directory), directory.write_text("a model"))),
     (
         "no manifest.json; is this a directory of `eddy train`, and has it ended",
         lambda directory: (directory / "manifest.json").unlink(),

@@ -38,8 +38,8 @@ def test_a_file_has_one_user_a_line(tmp_path: Path) -> None:
     (tmp_path / "users").write_bytes("\ufeffu1\r\nu\u2028 2\x85\r\nu3".encode())
     assert _lines(tmp_path / "users") == ["u1", "u\u2028 2\x85", "u3"]
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
-    for name in ("bytes", "missing"):
-        with pytest.raises(ConfigError, match="cannot be read as text"):
+    for name, line in (("bytes", "is not UTF-8 text with one user id a line"), ("missing", r"\(No such file")):
+        with pytest.raises(ConfigError, match=line):
             _lines(tmp_path / name)
 
 
