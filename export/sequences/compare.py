@@ -17,6 +17,7 @@ from export.log.log import Log
 from export.log.times import iso
 from export.sequences.intervals import adjusted, as_list, two_sided
 from stream.errors import ConfigError
+from stream.ops.text import read_ids
 
 RESAMPLES = 1_000
 INTERVAL = (2.5, 97.5)
@@ -44,13 +45,7 @@ def users_of(log: Log, file: Path) -> tuple[Flags, int]:
 
     Raises ConfigError if the file cannot be read or has no user of the log.
     """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").split("\n")  # splitlines would end a line inside an id, at U+2028
-    except OSError as exc:
-        raise ConfigError(f"--compare-users {file}: the file cannot be read ({exc.strerror or exc})") from exc
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"--compare-users {file}: the file is not UTF-8 text with one user id a line") from exc
-    ids = {line for line in lines if line.strip()}
+    ids = set(read_ids(file, "--compare-users"))
     there = np.array([name in ids for name in log.users], np.bool_)
     if not there.any():
         raise ConfigError(f"--compare-users {file}: no line is a user of the log; write one user id a line")

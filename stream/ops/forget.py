@@ -10,6 +10,7 @@ from stream.errors import ConfigError
 from stream.kafka_config import read_kafka_config
 from stream.log_lines import counted
 from stream.ops.options import connection_options, topic_option
+from stream.ops.text import read_ids
 from stream.wire.fields import LONGEST_ID, Unusable, word
 
 
@@ -40,7 +41,7 @@ def forget(
     from stream.answers.admin import request_to_forget
     from stream.rekey.topic import by_user
 
-    given = [*users, *_lines(path)]
+    given = [*users, *([] if path is None else read_ids(path, "--file"))]
     keys = [_key(user) for user in given]
     if not keys:
         raise click.UsageError("no user: give USER or --file.")
@@ -73,19 +74,6 @@ def forget(
 
 QUOTES = ('""', "''")
 """What a program may write around a text."""
-
-
-def _lines(path: Path | None) -> list[str]:
-    """The ids in a file. Raises ConfigError if it cannot be read."""
-    if path is None:
-        return []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")  # splitlines would end a line inside an id, at U+2028
-        return [line for line in lines if line.strip()]
-    except OSError as exc:
-        raise ConfigError(f"--file {path} cannot be read ({exc.strerror or exc})") from exc
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"--file {path} is not UTF-8 text with one user id a line ({exc})") from exc
 
 
 def _key(user: str) -> bytes:

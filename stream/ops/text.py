@@ -1,12 +1,14 @@
-"""What commands show in a terminal: the nearest command, times, and a bar while a topic is read."""
+"""What commands share: the nearest command, user ids in a file, times, and a bar while a topic is read."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import click
 
+from stream.errors import ConfigError
 from stream.kafka_config import KafkaConfig
 
 
@@ -23,6 +25,17 @@ class Nearest(click.Group):
             if near:
                 exc.message = f"{exc.message.removesuffix('.')}; did you mean {near[0]!r}?"
             raise
+
+
+def read_ids(file: Path, option: str) -> list[str]:
+    """The user ids in a file, one a line. Raises ConfigError with the option if it cannot be read."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").split("\n")  # splitlines would end a line inside an id, at U+2028
+    except OSError as exc:
+        raise ConfigError(f"{option} {file}: the file cannot be read ({exc.strerror or exc})") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{option} {file}: the file is not UTF-8 text with one user id a line") from exc
+    return [line for line in lines if line.strip()]
 
 
 def messages_shown(broker: str, topic: str, config: KafkaConfig) -> Iterator[Any]:

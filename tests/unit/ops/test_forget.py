@@ -6,7 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from stream.errors import ConfigError
-from stream.ops.forget import _key, _lines, forget
+from stream.ops.forget import _key, forget
+from stream.ops.text import read_ids
 
 
 @pytest.mark.parametrize(("user", "key"), [("u17", b"u17"), ("17.0", b"17"), (" a", b" a"), ("ü", "ü".encode())])
@@ -34,13 +35,13 @@ def test_the_topic_of_the_copies_gets_a_warning(monkeypatch: pytest.MonkeyPatch,
 def test_a_file_has_one_user_a_line(tmp_path: Path) -> None:
     """Blank lines do not count; a file that is no text is refused."""
     (tmp_path / "users").write_text("u1\n\nu 2\r\n")
-    assert _lines(tmp_path / "users") == ["u1", "u 2"]
+    assert read_ids(tmp_path / "users", "--file") == ["u1", "u 2"]
     (tmp_path / "users").write_bytes("\ufeffu1\r\nu\u2028 2\x85\r\nu3".encode())
-    assert _lines(tmp_path / "users") == ["u1", "u\u2028 2\x85", "u3"]
+    assert read_ids(tmp_path / "users", "--file") == ["u1", "u\u2028 2\x85", "u3"]
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     for name, line in (("bytes", "is not UTF-8 text with one user id a line"), ("missing", r"\(No such file")):
         with pytest.raises(ConfigError, match=line):
-            _lines(tmp_path / name)
+            read_ids(tmp_path / name, "--file")
 
 
 @pytest.mark.parametrize(("text", "shown"), [("u1\nu2 \n", "'u2 '"), ('"u1"\n', "'\"u1\"'"), ("u1\n'\n", None)])
