@@ -103,8 +103,11 @@ class KafkaWatch:
         """True during an outage."""
         return self._answer_s is None
 
-    def wait(self) -> None:
-        """Return when Kafka answers. Raises ConfigError if it refuses this client."""
+    def wait(self, silent: Callable[[], None] = lambda: None) -> None:
+        """Return when Kafka answers. Raises ConfigError if it refuses this client.
+
+        silent  called after each question without an answer; what it raises ends the waiting
+        """
         with ThreadPoolExecutor(1, "kafka-watch") as thread:  # signals are handled meanwhile
             while True:
                 refusal = thread.submit(self.check).result()
@@ -112,6 +115,7 @@ class KafkaWatch:
                     raise refusal
                 if not self.out:
                     return
+                silent()
                 time.sleep(PAUSE_S)
 
     def start(self, end: Callable[[ConfigError], None]) -> None:

@@ -2,10 +2,12 @@
 
 import json
 import logging
+import math
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from threading import Event as Flag
 from typing import TYPE_CHECKING, Any
@@ -194,7 +196,7 @@ def copy(
     """
     from stream.access.rights import check_access
     from stream.kafka.waiting import watch_kafka
-    from stream.sinks.patience import ONCE_S, Patience, wait_for_kafka
+    from stream.sinks.patience import ONCE_S, Patience, at_start
     from stream.sinks.run import Copying
     from stream.sinks.source import Source
 
@@ -203,10 +205,7 @@ def copy(
     logging.getLogger("stream").setLevel(logging.INFO)
     names = sources({"outputs": outputs, **topics})
     watch = watch_kafka(broker, next(iter(names)), config)
-    if once:
-        wait_for_kafka(watch, broker, Patience(ONCE_S))
-    else:
-        watch.wait()
+    watch.wait(partial(at_start, broker, Patience(ONCE_S if once else math.inf)))
     check_access(broker, config, [*names, *written], written, members=written, creates=created)
     stopped = Flag()
     for number in (signal.SIGTERM, signal.SIGINT):  # until here there is nothing to finish

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from stream.access.listener import why_silent
 from stream.errors import ConfigError
-from stream.kafka.waiting import PAUSE_S, KafkaWatch
 
 ONCE_S = 60.0
 """How long Kafka or the place may be silent with --once: a broker or a server that restarts is back by then."""
@@ -45,15 +44,8 @@ def no_answer(who: str, why: str) -> ConfigError:
     )
 
 
-def wait_for_kafka(watch: KafkaWatch, broker: str, patience: Patience) -> None:
-    """Return when Kafka answers. Raises ConfigError if it refuses this client, or if the patience is over."""
-    while True:
-        refusal = watch.check()
-        if refusal is not None:
-            raise refusal
-        if not watch.out:
-            return
-        patience.silent()
-        if patience.over:
-            raise no_answer(f"Kafka at {broker}", why_silent(broker))
-        time.sleep(PAUSE_S)
+def at_start(broker: str, patience: Patience) -> None:
+    """Kafka has not answered a question before the start. Raises ConfigError if the patience is over."""
+    patience.silent()
+    if patience.over:
+        raise no_answer(f"Kafka at {broker}", why_silent(broker))

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Event as Flag
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from stream.events import Partition
 from stream.places.sink import Away, Part
 from stream.sinks import run
 from stream.sinks.command import sink
-from stream.sinks.patience import Patience, wait_for_kafka
+from stream.sinks.patience import Patience
 from stream.sinks.run import Copying
 
 RECS = Partition("recs", 0)
@@ -178,13 +177,6 @@ def test_kafka_that_does_not_answer_before_the_start_is_not_waited_for_either(
     error = CliRunner().invoke(sink, words).exception
     assert isinstance(error, ConfigError)
     assert "Kafka at localhost:1 has not answered for 0 s (" in str(error)
-
-
-def test_a_refusal_comes_at_once() -> None:
-    """Waiting does not help, with --once or without."""
-    refusing: Any = SimpleNamespace(check=lambda: ConfigError("a wrong password"), out=True)
-    with pytest.raises(ConfigError, match="a wrong password"):
-        wait_for_kafka(refusing, "localhost:1", Patience(60.0))
 
 
 @pytest.mark.parametrize("kind", ["redis", "postgres", "parquet", "avro"])
