@@ -24,8 +24,8 @@ from stream.settings import Topics
 SESSION_S, HANG_S, K = 6.0, 10.0, 5
 
 CYCLE_CLICKS = 300
-"""Most clicks of a cycle. They are ten minutes apart: the hours of 5,000 are more than 800 of each partition, and rules
-look at the rows at each of them. A cycle would take as long as the session timeout."""
+"""Most clicks of a cycle. They are ten minutes apart: the hours of 1,000 are more than 160 of each partition, and rules
+look at the rows at each of them. On two slow cores such a cycle took longer than the session timeout."""
 
 STOP_S = 45.0
 RECOVERED = "partitions recovered"

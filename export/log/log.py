@@ -1,11 +1,9 @@
 """Reads a click log into columns of indices, sorted by (user, time), and the lists of names behind the indices.
 
 1. Batches of rows (reader.py) are converted to indices.
-2. The rows are sorted by user, on disk (spill.py).
+2. The rows are sorted by user, on disk (spill.py). Rows with equal times keep the order of the file.
 3. The result is memory-mapped columns. So the number of names and the size of a batch limit the memory, not the number
    of rows.
-
-Rows with equal times keep the order of the file.
 """
 
 import tempfile

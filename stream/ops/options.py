@@ -160,10 +160,7 @@ def topic_option(field: str) -> Callable[[Command], Command]:
 
 
 def clicks_topic_option(purpose: str, default: str | None = Topics().clicks) -> Callable[[Command], Command]:
-    """The option --topic of a command that has one topic, that of the clicks. purpose: "read" or the like
-
-    It also has its name in all other commands, so that the words of a worker's command line can be copied.
-    """
+    """The option --topic of a command with no other topic than the clicks, or --clicks-topic. purpose: a verb"""
     return click.option(
         "--topic",
         "--clicks-topic",
