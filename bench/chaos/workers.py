@@ -23,10 +23,6 @@ from stream.settings import Topics
 
 SESSION_S, HANG_S, K = 6.0, 10.0, 5
 
-CYCLE_CLICKS = 300
-"""Most clicks of a cycle. They are ten minutes apart: the hours of 1,000 are more than 160 of each partition, and rules
-look at the rows at each of them. On two slow cores such a cycle took longer than the session timeout."""
-
 STOP_S = 45.0
 RECOVERED = "partitions recovered"
 
@@ -88,7 +84,6 @@ class Supervisor:
         self._command = eddy_command(
             *("worker", "--model", model, "--broker", broker, "--group", group, "--device", "cpu", "--k", K),
             *("--session-timeout-s", SESSION_S, "--hang-s", HANG_S, "--max-message-bytes", LONGEST_MESSAGE),
-            *("--max-cycle-clicks", CYCLE_CLICKS),
             *("--triggers", triggers),
             *(word for pair in named for word in pair),
         )

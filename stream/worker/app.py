@@ -58,6 +58,7 @@ from stream.web.health import Health
 from stream.wire.dead_letter import LONGEST_KEY
 from stream.worker.checks import check_cluster, check_rows
 from stream.worker.cycles.cycle import Cycles
+from stream.worker.cycles.size import CycleSize
 from stream.worker.hooks import (
     WithoutWeb,
     answer_requests,
@@ -132,7 +133,7 @@ def create_app(settings: Settings) -> faust.App:
         changelog,
         settings.topics,
         limits,
-        settings.max_cycle_clicks,
+        CycleSize(settings.max_cycle_clicks, timeout_s),
         observe=observed.committed,
         watch=watch,
         begin_at=begin(settings.broker, config, settings.topics.recommendations, settings.start_at),

@@ -28,6 +28,7 @@ from stream.sessions import rest
 from stream.wire.json import JsonCodec
 from stream.worker.cycles.cycle import Cycles
 from stream.worker.cycles.recovery import Assignment
+from stream.worker.cycles.size import CycleSize
 from stream.worker.served import open_engine
 from tests.kafka.lane import Lane
 from tests.unit.worker.recovered import decided
@@ -105,7 +106,7 @@ class SmallWorker:
         changelog: Any = self.changelog
         engine = open_engine(model, lane.model, 20, 1, 0.001)
         codec = JsonCodec(65_536, 1_000)
-        self._cycles = Cycles(engine, codec, self._delivery, changelog, lane.topics, limits, 1_000)
+        self._cycles = Cycles(engine, codec, self._delivery, changelog, lane.topics, limits, CycleSize(1_000, 10.0))
         self._assignment: Assignment | None = None
         self._member: Consumer | None = None
 

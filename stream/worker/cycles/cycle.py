@@ -27,7 +27,7 @@ from stream.engine.engine import Engine
 from stream.errors import NoRegistry
 from stream.events import Partition
 from stream.kafka.changelog import Changelog
-from stream.kafka.consumer.fetch import CYCLE_BYTES, Chunk, Fetch
+from stream.kafka.consumer.fetch import Chunk
 from stream.kafka.delivery import Delivery, Outcome
 from stream.kafka.waiting import NoWatch, Watch, in_daemon, patiently
 from stream.meter import Meter
@@ -38,6 +38,7 @@ from stream.web.health import Doing
 from stream.wire.codec import Codec
 from stream.worker.cycles.batch import Batch, decide, rest
 from stream.worker.cycles.recovery import Assignment, Recovery
+from stream.worker.cycles.size import CycleSize
 from stream.worker.cycles.writing import Writer, Writing
 
 TICK_S = 1.0
@@ -52,7 +53,7 @@ class Cycles:
     """Runs one worker's cycles. Every method is called in the event loop, unless it says otherwise.
 
     limits      topic -> the most bytes of a record, as topics.record_limits gives them
-    max_clicks  of one cycle; a single fetch may not hold more
+    size        of the cycles
     clock_ms    the worker's clock, ms since the epoch; a click may not be far ahead of it
     observe     called with the chunks and the batch of each committed cycle; without chunks for partitions at rest
     watch       its clock measures time limits: they stand still while Kafka does not answer
@@ -70,7 +71,7 @@ class Cycles:
         changelog: Changelog,
         topics: Topics,
         limits: Mapping[str, int],
-        max_clicks: int,
+        size: CycleSize,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         observe: Callable[[Sequence[Chunk], Batch], None] = lambda chunks, batch: None,
         watch: Watch | None = None,
@@ -79,7 +80,7 @@ class Cycles:
         carries: bool = False,
     ) -> None:
         self._engine, self._codec = engine, codec
-        self._topics, self._max_clicks = topics, max_clicks
+        self._topics, self._size = topics, size
         self._way = Way(changelog.group, topics.clicks, limits[topics.clicks]) if carries else None
         self._clock_ms, self._observe = clock_ms, observe
         self._watch, self._meter = watch or NoWatch(), meter or Meter()
@@ -182,7 +183,7 @@ class Cycles:
                     return
                 if self._writing is not None and self._writing.task.done():
                     await self._written()
-                events = self._take() if self._may_begin() else []  # 1
+                events = self._size.take(self._pending) if self._may_begin() else []  # 1
                 if events:
                     chunks: Sequence[Chunk] = [chunk for event in events for chunk in event.value.chunks]
                     while chunks := await self._decide(chunks, events):
@@ -202,19 +203,6 @@ class Cycles:
         self.thread.pool.shutdown(wait=False)
         self._writer.close()
 
-    def _take(self) -> list[Any]:
-        """Pending fetches in their order, up to the size of a cycle; at least one if there is one."""
-        taken: list[Any] = []
-        clicks = size = 0
-        while self._pending:
-            fetch: Fetch = self._pending[0].value
-            clicks += fetch.records
-            size += fetch.size
-            if taken and (clicks > self._max_clicks or size > CYCLE_BYTES):
-                break
-            taken.append(self._pending.popleft())
-        return taken
-
     def _may_begin(self) -> bool:
         """True if no batch is being written, or if it is worth the work to process another one meanwhile."""
         writing = self._writing
@@ -227,28 +215,32 @@ class Cycles:
         """Step 2 of a cycle with the chunks of events, and the begin of step 3 once the batch before is written.
 
         `Writer.write` drops a batch of partitions that were lost: their new owner reads it again. So it does with one
-        on rows that were put in place early for nothing: then there is no assignment any more. Returns `Batch.rest`.
+        on rows that were put in place early for nothing: then there is no assignment any more. Returns the chunks that
+        the next cycle must begin with.
         """
         self._since_s.append(self._watch.answered_s)
-        assignment, batch = self._assignment, None
+        assignment, batch, later = self._assignment, None, list[Chunk]()
         if assignment is not None:
             chunks = [c for c in chunks if c.generation == assignment.generation and c.partition in assignment.next]
             self._rest.active((chunk.partition for chunk in chunks), self._watch.answered_s)
+            chunks, later = self._size.cut(chunks)
             batch = await self._processed(chunks, assignment) if chunks else None  # 2
         await self._written()
         if assignment is None or batch is None:
             self._end(events)
             return ()
         self._writing = writing = Writing(batch, assignment)
-        writing.task = asyncio.create_task(self._write(writing, () if batch.rest else events))
+        rest = [*batch.rest, *later]
+        writing.task = asyncio.create_task(self._write(writing, () if rest else events))
         writing.task.add_done_callback(lambda task: self._arrived.set())
-        return batch.rest
+        return rest
 
     async def _write(self, writing: Writing, events: Sequence[Any]) -> None:
         """Steps 3 to 5 of a cycle."""
         outcome = await self._writer.write(writing, lambda: self._assignment is writing.assignment)  # 3 and 4
         if outcome is Outcome.STALE and self._assignment is writing.assignment:
             self._lose()  # pending fetches are then acked without a decision
+        self._size.took(writing.batch.chunks, self._watch.answered_s - self._since_s[0])
         self._end(events)
         if outcome is Outcome.COMMITTED:  # the next fetch is on its way meanwhile
             self._observe(writing.batch.chunks, writing.batch)

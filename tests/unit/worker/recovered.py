@@ -15,6 +15,7 @@ from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec
 from stream.worker.cycles.cycle import Cycles
+from stream.worker.cycles.size import CycleSize
 from stream.worker.served import open_engine
 
 CLICKS_0 = Partition("clicks", 0)
@@ -65,7 +66,7 @@ def recovered(model_dir: Path, *answers: tuple[Position, int | None]) -> Cycles:
         *stubs,
         Topics(),
         dict.fromkeys(msgspec.structs.astuple(Topics()), 1_000_000),
-        1_000,
+        CycleSize(1_000, 10.0),
     )
 
     async def recover() -> None:

@@ -20,6 +20,7 @@ from stream.web.health import Doing
 from stream.wire.json import JsonCodec
 from stream.worker.cycles import cycle
 from stream.worker.cycles.cycle import Cycles
+from stream.worker.cycles.size import CycleSize
 from stream.worker.served import open_engine
 from tests.unit.worker.recovered import CLICKS_0, decided, recovered
 
@@ -40,7 +41,7 @@ def test_idle_loop_ends_when_the_worker_closes(model_dir: Path, monkeypatch: pyt
     ticks: list[float] = []
 
     async def idle_then_close() -> None:
-        cycles = Cycles(engine, JsonCodec(65_536, 1), *stubs, Topics(), limits, 1_000)
+        cycles = Cycles(engine, JsonCodec(65_536, 1), *stubs, Topics(), limits, CycleSize(1_000, 10.0))
         ticked = asyncio.Event()
 
         def tick(now_s: float) -> list[Partition]:
@@ -74,7 +75,7 @@ def test_engine_that_hangs_is_reported_and_ends_the_worker(
         go_on.wait(30)
 
     async def hang() -> None:
-        cycles = Cycles(engine, JsonCodec(65_536, 1), *stubs, Topics(), limits, 1_000, watch=watch)
+        cycles = Cycles(engine, JsonCodec(65_536, 1), *stubs, Topics(), limits, CycleSize(1_000, 10.0), watch=watch)
         running = asyncio.create_task(cycles.thread.run(hangs))
         await asyncio.to_thread(entered.wait, 30)
         for passed_s, lines in ((0, 0), (19, 0), (21, 1), (30, 1), (42, 2)):

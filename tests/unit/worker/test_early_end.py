@@ -18,6 +18,7 @@ from stream.wire.json import JsonCodec
 from stream.wire.requests import CARRIED_HEADER, FORGET_HEADER
 from stream.worker.cycles.batch import Batch
 from stream.worker.cycles.cycle import Cycles
+from stream.worker.cycles.size import CycleSize
 from stream.worker.served import open_engine
 from tests.unit.carry.test_carry import logged_in
 from tests.unit.worker.recovered import CLICKS_0
@@ -48,7 +49,7 @@ class Shop(Worker):
             self.kafka,
             TOPICS,
             limits,
-            100,
+            CycleSize(100, 10.0),
             lambda: NOW_MS + 3_600_000,
             lambda _, batch: self.observed.append(batch),
             carries=True,

@@ -20,6 +20,7 @@ from stream.settings import Topics
 from stream.wire.json import JsonCodec
 from stream.worker.cycles import cycle, writing
 from stream.worker.cycles.cycle import Cycles
+from stream.worker.cycles.size import CycleSize
 from stream.worker.served import open_engine
 from tests.unit.worker.recovered import CLICKS_0
 
@@ -94,7 +95,9 @@ class Worker:
         self.engine = open_engine(load_model(model_dir, "cpu"), model_dir, 5, 1, 0.001)
         limits = dict.fromkeys(msgspec.structs.astuple(TOPICS), 1_000_000)
         codec = JsonCodec(65_536, 1)
-        self.cycles = Cycles(self.engine, codec, self.kafka, self.kafka, TOPICS, limits, most, lambda: NOW_MS)
+        self.cycles = Cycles(
+            self.engine, codec, self.kafka, self.kafka, TOPICS, limits, CycleSize(most, 10.0), lambda: NOW_MS
+        )
         self.acked: list[int] = []
 
     async def take_over(self, generation: int) -> Mapping[Partition, int]:

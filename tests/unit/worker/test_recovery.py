@@ -23,6 +23,7 @@ from stream.wire.json import JsonCodec
 from stream.worker.cycles import recovery
 from stream.worker.cycles.cycle import Cycles
 from stream.worker.cycles.recovery import Recovery
+from stream.worker.cycles.size import CycleSize
 from stream.worker.served import open_engine
 from tests.unit.worker.recovered import CLICKS_0, Changelog, Delivery, recovered
 
@@ -234,7 +235,7 @@ def test_rows_that_are_read_when_the_partitions_are_revoked_move_no_fetcher(mode
     changelog = Held((b"user", rows.tobytes()))
     limits = dict.fromkeys(msgspec.structs.astuple(Topics()), 1_000_000)
     stubs: Any = (Delivery(), changelog)
-    cycles = Cycles(engine, JsonCodec(65_536, 1), *stubs, Topics(), limits, 1_000)
+    cycles = Cycles(engine, JsonCodec(65_536, 1), *stubs, Topics(), limits, CycleSize(1_000, 10.0))
 
     async def revoke() -> None:
         reading = asyncio.create_task(cycles.read(await cycles.recover([CLICKS_0], 1, b""), [CLICKS_0]))

@@ -22,6 +22,7 @@ from stream.web.alerts import Alerts
 from stream.web.hours import LastHours
 from stream.wire.json import JsonCodec
 from stream.worker.cycles.cycle import Cycles
+from stream.worker.cycles.size import CycleSize
 from stream.worker.observe import Observed
 from stream.worker.served import open_engine
 from tests.changed_model import with_scored_ends
@@ -106,7 +107,14 @@ class Worker:
         given: Any = (JsonCodec(65_536, 1_000), *stubs, TOPICS)
         limits, watch = dict.fromkeys(msgspec.structs.astuple(TOPICS), 1_000_000), self.watch
         self.cycles = Cycles(  # type: ignore[arg-type]
-            engine, *given, limits, 1_000, lambda: START_MS * 2, observed.committed, watch, meter=self.meter
+            engine,
+            *given,
+            limits,
+            CycleSize(1_000, 10.0),
+            lambda: START_MS * 2,
+            observed.committed,
+            watch,
+            meter=self.meter,
         )
         self._offset = 0
 

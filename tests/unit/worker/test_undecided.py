@@ -18,6 +18,7 @@ from stream.settings import Topics
 from stream.wire.json import JsonCodec
 from stream.worker.cycles.cycle import Cycles
 from stream.worker.cycles.recovery import Assignment, Recovery
+from stream.worker.cycles.size import CycleSize
 from stream.worker.served import open_engine
 from tests.unit.worker.recovered import CLICKS_0, Changelog, Delivery, decided
 
@@ -56,7 +57,7 @@ def test_a_batch_is_sent_again_only_if_it_was_not_committed(model_dir: Path, pos
     delivery, changelog = Breaking(), Changelog((Position(5, 5), 5))
     stubs: Any = (delivery, changelog)
     limits = dict.fromkeys(msgspec.structs.astuple(Topics()), 1_000_000)
-    cycles = Cycles(engine, JsonCodec(65_536, 1), *stubs, Topics(), limits, 1_000)
+    cycles = Cycles(engine, JsonCodec(65_536, 1), *stubs, Topics(), limits, CycleSize(1_000, 10.0))
 
     async def decide() -> None:
         await cycles.read(await cycles.recover([CLICKS_0], 1, b"member"), [CLICKS_0])

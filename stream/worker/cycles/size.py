@@ -1,0 +1,77 @@
+"""How many clicks a cycle may have: as many as the worker decides in a part of its session timeout.
+
+At a rebalance the whole group waits for the running cycles of each worker. One whose cycles take longer than the
+session timeout is ended then, and finds a larger backlog when it starts again: two such workers end each other without
+end. How long a cycle takes depends on the machine, the model and the clicks, so it is measured.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from stream.kafka.consumer.fetch import CYCLE_BYTES, Chunk, Fetch
+
+PART = 4
+"""A cycle may take this part of the session timeout: two can run at a time, and the next one can be slower."""
+
+FIRST, LEAST = 1_000, 100
+"""Clicks of the first cycle, about which nothing is known, and of a cycle at least."""
+
+log = logging.getLogger(__name__)
+
+
+class CycleSize:
+    """The size of a worker's cycles.
+
+    most       clicks of a cycle at most
+    session_s  the session timeout
+    clicks     (attribute) clicks of the next cycle at most
+    """
+
+    def __init__(self, most: int, session_s: float) -> None:
+        self._most, self._limit_s = most, session_s / PART
+        self.clicks = min(most, FIRST)
+
+    def take(self, pending: deque[Any]) -> list[Any]:
+        """Remove events with fetches for one cycle, in their order; at least one if there is one."""
+        taken: list[Any] = []
+        clicks = size = 0
+        while pending:
+            fetch: Fetch = pending[0].value
+            clicks += fetch.records
+            size += fetch.size
+            if taken and (clicks > self.clicks or size > CYCLE_BYTES):
+                break
+            taken.append(pending.popleft())
+        return taken
+
+    def cut(self, chunks: Sequence[Chunk]) -> tuple[list[Chunk], list[Chunk]]:
+        """The chunks of one cycle, and those of later ones. A fetch can have more clicks than a cycle may."""
+        left = self.clicks
+        for number, chunk in enumerate(chunks):
+            if len(chunk.records) > left:
+                first, rest = _split(chunk, left) if left else ((), (chunk,))
+                return [*chunks[:number], *first], [*rest, *chunks[number + 1 :]]
+            left -= len(chunk.records)
+        return list(chunks), []
+
+    def took(self, chunks: Sequence[Chunk], s: float) -> None:
+        """Note how long the cycle with these chunks took while Kafka answered."""
+        clicks = sum(len(chunk.records) for chunk in chunks)
+        if not clicks:
+            return
+        if s > self._limit_s:
+            fit = int(min(clicks, self.clicks) * self._limit_s / s)
+            self.clicks = min(self._most, max(LEAST, fit))
+            log.info("a cycle took long, so cycles are smaller: clicks=%d s=%.1f most=%d", clicks, s, self.clicks)
+        elif clicks >= self.clicks and s < self._limit_s / 2:
+            self.clicks = min(self._most, 2 * self.clicks)
+
+
+def _split(chunk: Chunk, records: int) -> tuple[tuple[Chunk], tuple[Chunk]]:
+    """Split a chunk after so many of its records."""
+    at = chunk.records[records].offset
+    first = replace(chunk, end=at, records=chunk.records[:records])
+    return (first,), (replace(chunk, begin=at, lost=0, records=chunk.records[records:]),)
