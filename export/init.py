@@ -159,6 +159,7 @@ def _of_topic(
     from stream.access.messages import read_messages
     from stream.access.publish import partitions_of
     from stream.errors import BadClick
+    from stream.mapping.shape import with_headers
 
     events: list[dict[str, Any]] = []
     keys: list[bytes | None] = []
@@ -168,6 +169,8 @@ def _of_topic(
     form, decode = _decoder([message.value() for message in messages], topic, schema_registry, config)
     for message in messages:
         value, why = message.value(), "it is no JSON object"
+        if form == "json":
+            value = with_headers(value, message.headers(), None)
         try:
             event = decode(value or b"")
         except BadClick as exc:

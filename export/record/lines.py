@@ -8,7 +8,7 @@ message, whole and unchanged but for line breaks between its parts:
     Avro, Protobuf              what they are decoded to, in JSON; the paths of a mapping lead there
     any, and [log] in mapping   the values of the click, at the paths of [log.fields]
 
-The line needs nothing from the message beside its value: no mapping reads a click's values from key, time or headers.
+Headers that the mapping reads are in the value by then. No mapping reads a click's values from key or time.
 """
 
 import json

@@ -26,6 +26,7 @@ from stream.access.messages import read_messages, span_of
 from stream.errors import BadClick, ConfigError
 from stream.kafka_config import PLAINTEXT, KafkaConfig
 from stream.mapping.mapping import MappingFile
+from stream.mapping.shape import with_headers
 from stream.rekey.topic import by_user
 from stream.wire.codec import TRUSTED_MS, Codec
 from stream.wire.requests import CARRIED_HEADER, FORGET_HEADER, QUIET_HEADER, user_to_forget
@@ -168,6 +169,7 @@ def write(
         if found.clicks == limit:
             found.leave_out(LIMIT)
             continue
+        value = with_headers(value, message.headers(), lines.codec.headers)
         try:
             seen_ms = max(now_ms, min(message.timestamp()[1], now_ms + TRUSTED_MS))  # as a worker
             click, line = lines.of(message.key(), value, seen_ms)

@@ -8,7 +8,7 @@ from stream.guess.match import at_the_top, foreign, has_another_name, is_amount,
 from stream.guess.names import ANONYMOUS, CLEAR_TYPES, FIELDS, PAGES, event_type, plain
 from stream.guess.sample import Sample, Seen
 from stream.log_lines import counted
-from stream.mapping.paths import Path, has_value, path_text, value_at
+from stream.mapping.paths import HEADERS, Path, has_value, path_text, value_at
 from stream.wire.fields import LONGEST_WORD
 
 FITS = 0.95
@@ -129,9 +129,10 @@ def _candidates(sample: Sample, name: str, taken: set[Path]) -> str:
 
 def _best(sample: Sample, name: str, names: tuple[str, ...], taken: set[Path]) -> Path | None:
     """The path with the most certain name whose values fit; of equal names the one nearest to the top, then the one
-    with more values. An id that never comes again is the user only if no other path can be."""
+    with more values. An id that never comes again is the user only if no other path can be, and a Kafka header is read
+    only if the message has nothing: many headers are of programs that carry it."""
     found = [
-        (name == "user_id" and never_again(seen), place, len(path), -seen.count, path)
+        (path[0] == HEADERS, name == "user_id" and never_again(seen), place, len(path), -seen.count, path)
         for path, seen in sample.seen.items()
         if path not in taken
         and (place := rank(path, names)) is not None
@@ -140,7 +141,7 @@ def _best(sample: Sample, name: str, names: tuple[str, ...], taken: set[Path]) -
         and fits(seen, name, len(sample.events))
         and not (name == "item_id" and place >= len(names) and never_again(seen))
     ]
-    return min(found, key=lambda one: one[:4])[4] if found else None
+    return min(found, key=lambda one: one[:5])[5] if found else None
 
 
 def never_again(seen: Seen) -> bool:
@@ -152,6 +153,7 @@ def _by_values(sample: Sample, name: str, taken: set[Path]) -> Path | None:
     """A path without a usual name whose values can only be those of a field that a click needs."""
     events = len(sample.events)
     left = [seen for path, seen in sample.seen.items() if path not in taken and seen.count >= FITS * events]
+    left = [seen for seen in left if seen.path[0] != HEADERS]
     if name != "user_id":
         left = [seen for seen in left if not has_another_name(seen.path, name)]
     if name == "timestamp":

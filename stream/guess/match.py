@@ -24,7 +24,7 @@ from stream.guess.names import (
     folded,
     plain,
 )
-from stream.mapping.paths import Path
+from stream.mapping.paths import HEADERS, Path
 
 WORD_ENDS = re.compile(r"(?<=[^\W\d_A-Z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[\W_]+")
 
@@ -57,9 +57,14 @@ def rank(path: Path, names: Sequence[str]) -> int | None:
 
 
 def untyped(path: Path) -> Path:
-    """A path to the name of its value, without the names of types after it: `time.$date.$numberLong` is `time`."""
+    """A path to the name of its value, without the names of types after it: `time.$date.$numberLong` is `time`.
+
+    Nor with what CloudEvents puts before the names of headers: `$headers.ce_type` is `$headers.type`.
+    """
     while len(path) > 1 and path[-1] in TYPED:
         path = path[:-1]
+    if path[0] == HEADERS and len(path) > 1:
+        return (HEADERS, re.sub("^ce[-_]", "", str(path[1])), *path[2:])
     return path
 
 

@@ -14,7 +14,7 @@ import msgspec
 from stream.errors import ArtifactError, ConfigError
 from stream.manifest import MAPPING, Manifest
 from stream.mapping.mapping import ANONYMOUS, FORMATS, KEYS, ClickMapping, MappingFile, Source, differences
-from stream.mapping.paths import parse_path, path_text
+from stream.mapping.paths import HEADERS, parse_path, path_text
 from stream.mapping.reading import EVENT, FIELDS, UNITS
 from stream.wire.fields import LONGEST_ID, LONGEST_WORD, Unusable, number, word
 
@@ -143,6 +143,8 @@ def _mapping(given: dict[str, Any]) -> ClickMapping:
     form = given.get("message", {}).get("format", "json")
     if form not in FORMATS:
         raise ConfigError(f"[message] format is {shown(form)}; it must be one of {listed(FORMATS, in_order=True)}")
+    if form != "json" and topic.has_headers:
+        raise ConfigError(f"[fields] has paths in {HEADERS}, which need messages in JSON; [message] format is {form}")
     return ClickMapping(
         topic,
         log,

@@ -13,6 +13,9 @@ from stream.errors import ConfigError
 Path = tuple[str | int, ...]
 """The steps from the message to the value: a name leads into an object, a number into a list."""
 
+HEADERS = "$headers"
+"""The name under which a message has its Kafka headers: `$headers.ce_type`."""
+
 LONGEST_PATH = 500
 DEEPEST = 20
 

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from stream.errors import Dropped
-from stream.mapping.paths import Path, has_value, path_text, value_at
+from stream.mapping.paths import HEADERS, Path, has_value, path_text, value_at
 from stream.wire.codec import Given
 from stream.wire.fields import DEFAULT_EVENT, INTEGER, LONGEST_ID, LONGEST_WORD, NUMBER, Unusable, word
 
@@ -55,6 +55,12 @@ class Reading:
     defaults: Mapping[int, Any] = field(default_factory=dict)
     unit: str = ""
     anonymous: tuple[Path, ...] = ()
+
+    @property
+    def headers(self) -> tuple[str, ...]:
+        """Names of the Kafka headers that paths lead to."""
+        inside = (path[1] for paths in self.paths for path in paths if path[0] == HEADERS and len(path) > 1)
+        return tuple(dict.fromkeys(name for name in inside if isinstance(name, str)))
 
     @cached_property
     def _finish(self) -> Callable[[list[Any]], None]:

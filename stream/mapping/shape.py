@@ -6,15 +6,15 @@ message (a list in the place of an object, a price as text "9,90", NaN), the mes
 a row of a log is. So the fast path changes the speed and nothing else; a property test compares the two.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from operator import attrgetter
 from types import GenericAlias
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
-from stream.mapping.paths import Path, path_text
+from stream.mapping.paths import HEADERS, Path, path_text
 from stream.mapping.reading import FIELDS, ITEM, TIME, USER, Reading
 from stream.wire.codec import Amount, Given, Integer, MessageShape, Plain, Text
 from stream.wire.fields import FIRST_CLICK_MS, LONGEST_WORD, time_ms
@@ -93,7 +93,52 @@ def message_shape(reading: Reading) -> MessageShape:
         plain = _fast(reading)
     except ValueError:  # paths that one struct cannot have, such as `a` and `a.b`
         plain = _not_by_struct
-    return MessageShape(plain, given, _names(reading))
+    return MessageShape(plain, given, _names(reading), reading.headers)
+
+
+class WithHeaders(NamedTuple):
+    """An aiokafka record whose value has its headers, too."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Any
+
+
+def with_headers(
+    value: bytes | None, headers: Iterable[tuple[str, bytes | None]] | None, names: Collection[str] | None
+) -> bytes | None:
+    """The value of a message, a JSON object, with its headers as the last field, HEADERS. Then nothing behind needs to
+    know where a value of a click was: a log, a dead letter and a copy have the headers, too.
+
+    names  of the headers to take; None = all. One that is no UTF-8 is left out
+    What is no JSON object is no click, and stays as it is where that is seen at its end.
+    """
+    found = {name: text for name, data in headers or () if names is None or name in names if (text := _text(data))}
+    body = (value or b"").rstrip()
+    if not found or body[-1:] != b"}":
+        return value
+    inner = body[:-1].rstrip()
+    comma = b"" if inner[-1:] == b"{" else b","
+    return b"".join((inner, comma, msgspec.json.encode({HEADERS: found})[1:]))
+
+
+def _text(data: bytes | None) -> str:
+    try:
+        return (data or b"").decode()
+    except UnicodeDecodeError:
+        return ""
+
+
+def all_with_headers(records: Iterable[Any], names: Collection[str]) -> list[WithHeaders]:
+    """aiokafka's records with these headers in their values."""
+    return [
+        one
+        if isinstance(one, WithHeaders)  # the rest of a batch comes a second time
+        else WithHeaders(one.offset, one.timestamp, one.key, with_headers(one.value, one.headers, names), one.headers)
+        for one in records
+    ]
 
 
 def anonymous_ids(reading: Reading, decode: Callable[[bytes], Any] | None = None) -> Callable[[bytes], str | None]:

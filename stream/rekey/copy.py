@@ -13,6 +13,7 @@ from typing import Any
 
 from stream.errors import BadClick
 from stream.kafka.delivery import Record
+from stream.mapping.shape import with_headers
 from stream.wire.codec import Codec
 from stream.wire.dead_letter import LONGEST_KEY
 from stream.wire.requests import JOIN_HEADER, without_ours
@@ -40,8 +41,9 @@ def copied(
     if headers:  # a producer writes none of ours
         headers = without_ours(headers) or None
     try:
-        key = codec.decode(key, value, ANY_TIME_MS).user_id.encode()
-        other = None if anonymous is None else anonymous(value)
+        whole = with_headers(value, headers, codec.headers)
+        key = codec.decode(key, whole, ANY_TIME_MS).user_id.encode()
+        other = None if anonymous is None else anonymous(whole or b"")
         if other is not None and other.encode() != key:
             kept, key = [(JOIN_HEADER, key)], other.encode()
             headers = [*(headers or ()), *kept]

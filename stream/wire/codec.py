@@ -64,21 +64,25 @@ class MessageShape(NamedTuple):
     given  bytes -> the values of the click, of any type. Raises BadClick if the message cannot be decoded; where the
            schemas of the messages are in a Schema Registry also NoRegistry
     names  field -> its name with the paths in the message, for the details of dead letters; not there = the field's
+    headers  names of the Kafka headers that must be in the message (mapping.shape.with_headers)
     Both functions raise Dropped for a message that the shape leaves out.
     """
 
     plain: Callable[[bytes], Plain]
     given: Callable[[bytes], Given]
     names: Mapping[str, str] = {}
+    headers: tuple[str, ...] = ()
 
 
 class Codec(Protocol):
     """Decodes messages of one format. tests/contracts/test_codecs.py tests every codec.
 
     left_out  optional field -> number of messages whose value in this field was not valid, since the last clear()
+    headers   names of the Kafka headers that a message must have in its value (mapping.shape.with_headers)
     """
 
     left_out: Counter[str]
+    headers: tuple[str, ...]
 
     def decode(self, key: bytes | None, value: bytes | None, now_ms: int) -> Click:
         """Decode one Kafka message to a click.

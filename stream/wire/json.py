@@ -61,7 +61,7 @@ class JsonCodec:
     def __init__(self, max_message_bytes: int, max_future_ms: int, shape: MessageShape | None = None) -> None:
         self._max_message_bytes = max_message_bytes
         self._max_future_ms = max_future_ms
-        self._plain, self._given, names = shape or usual_shape()
+        self._plain, self._given, names, self.headers = shape or usual_shape()
         self._named = {field: names.get(field, field) for field in Given.__struct_fields__}
         self.left_out: Counter[str] = Counter()
 

@@ -87,7 +87,7 @@ class PseudonymousCodec:
     def __init__(self, codec: Codec, pseudonyms: Pseudonyms) -> None:
         self._codec = codec
         self._pseudonyms = pseudonyms
-        self.left_out = codec.left_out
+        self.left_out, self.headers = codec.left_out, codec.headers
 
     def decode(self, key: bytes | None, value: bytes | None, now_ms: int) -> Click:
         """As Codec.decode; the click has the pseudonym of its user. Raises only BadClick, without the id."""

@@ -68,6 +68,7 @@ EXPECTED = {
         Click("u-17", "boots-a1", MARCH_4 + 60_250, "purchase", None, 89.9, None, "boots", "e-4"),
     ],
 }  # fmt: skip
+EXPECTED["cloudevents-binary"] = EXPECTED["cloudevents"]
 MORE_THAN_THE_SAMPLE = {"segment": {"event_types"}, "ga4": {"event_types", "drop"}}
 """What a shipped mapping has more of than can be guessed from its sample: types of events that are not in it."""
 

@@ -144,9 +144,12 @@ class Lane:
     # -- clicks -------------------------------------------------------------------------------------------------------
 
     def produce(
-        self, messages: Iterable[tuple[bytes | None, bytes | None]], compression: str = "none", longest: int = 1_000_000
+        self,
+        messages: Iterable[tuple[bytes | None, bytes | None] | tuple[bytes | None, bytes | None, dict[str, bytes]]],
+        compression: str = "none",
+        longest: int = 1_000_000,
     ) -> None:
-        """Publish (key, value) pairs; none is longer than `longest` bytes."""
+        """Publish messages of key, value and perhaps headers; none is longer than `longest` bytes."""
         producer = Producer(
             {
                 "bootstrap.servers": self.broker,
@@ -165,8 +168,8 @@ class Lane:
             if error is not None:
                 failed.append(error)
 
-        for n, (key, value) in enumerate(messages):
-            producer.produce(self.topics.clicks, value, key, on_delivery=delivered)
+        for n, (key, value, *more) in enumerate(messages):
+            producer.produce(self.topics.clicks, value, key, on_delivery=delivered, headers=more[0] if more else {})
             if n % 1000 == 0:
                 producer.poll(0)
         assert producer.flush(60) == 0

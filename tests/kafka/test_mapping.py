@@ -34,14 +34,16 @@ class Shape(NamedTuple):
 
     message  a click as the shop's message
     noise    what else is on the topic, by a number: no clicks
-    log      writes the same events to a file of the shop, in a directory
+    log      writes the same events to a file of the shop, in a directory; None = `eddy record` writes one
     key      the key of a click's message; the topic is re-keyed if it is not the user
+    headers  of a click's message
     """
 
     message: Callable[[Click], dict[str, Any]]
     noise: Callable[[int], tuple[bytes | None, dict[str, Any]]] | None
-    log: Callable[[list[Click], Path], Path]
+    log: Callable[[list[Click], Path], Path] | None
     key: Callable[[Click], bytes] = lambda click: click.user_id.encode()
+    headers: Callable[[Click], dict[str, bytes]] = lambda click: {}
 
 
 # -- RetailRocket: flat, other names, other types ---------------------------------------------------------------------
@@ -119,7 +121,31 @@ def as_json(clicks: list[Click], directory: Path) -> Path:
     return path
 
 
-SHAPES = {"retailrocket": Shape(retailrocket, None, as_csv), "segment": Shape(segment, page, as_json, session)}
+# -- CloudEvents in binary mode: type, time and id of the event are headers --------------------------------------------
+
+
+def data(click: Click) -> dict[str, Any]:
+    return {"userId": click.user_id, "productId": click.item_id, "price": click.price, "category": click.category}
+
+
+def attributes(click: Click) -> dict[str, bytes]:
+    found = {
+        "specversion": "1.0",
+        "id": f"{click.user_id}/{click.timestamp}",
+        "source": "/web",
+        "type": NAMES.get(click.event_type, click.event_type),
+        "time": iso(click.timestamp),
+    }
+    others = {"content-type": b"application/json", "traceparent": b"00-0af7651916cd43dd-01", "raw": b"\xff"}
+    return {f"ce_{name}": text.encode() for name, text in found.items()} | others | {"timestamp": b"1"}
+
+
+SHAPES = {
+    "retailrocket": Shape(retailrocket, None, as_csv),
+    "segment": Shape(segment, page, as_json, session),
+    "cloudevents": Shape(data, None, None, session, attributes),
+    "cloudevents-by-user": Shape(data, None, None, headers=attributes),
+}
 
 
 def eddy(directory: Path, *words: object, variables: Mapping[str, str] = MappingProxyType({})) -> str:
@@ -152,12 +178,12 @@ def test_a_topic_of_another_shape_gets_recommendations(lane: Lane, tmp_path: Pat
     """`eddy init` on the topic, `eddy train` on a file of the same shape, and a worker without --mapping.
 
     Each click has one decision with items of the shop, nothing is a dead letter, and what is no click has no decision.
-    One topic is keyed by the user, the other one by the session.
+    Some topics are keyed by the user, the others by the session.
     The same file serves evaluate and replay, and another one is refused.
     """
     shape = SHAPES[name]
     clicks = [simulated.click for simulated in islice(simulate_clean(build_shop(), 40, 1, START_MS), CLICKS)]
-    messages = [(shape.key(click), json.dumps(shape.message(click)).encode()) for click in clicks]
+    messages = [(shape.key(click), json.dumps(shape.message(click)).encode(), shape.headers(click)) for click in clicks]
     noise = (
         [] if shape.noise is None else [(key, json.dumps(event).encode()) for key, event in map(shape.noise, range(60))]
     )
@@ -182,7 +208,11 @@ def test_a_topic_of_another_shape_gets_recommendations(lane: Lane, tmp_path: Pat
         flags = [word for name in names for word in name]
         eddy(tmp_path, "topics", "create", "--broker", lane.broker, "--mapping", "shop.toml", *flags)
 
-    log = shape.log(clicks, tmp_path)
+    if shape.log is not None:
+        log = shape.log(clicks, tmp_path)
+    else:
+        log, topic = tmp_path / "recorded.jsonl", ("--topic", lane.topics.clicks, "--broker", lane.broker)
+        eddy(tmp_path, "record", log, *topic, "--mapping", "shop.toml")
     small = ("--hidden", 8, "--epochs", 1)
     eddy(tmp_path, "train", log, "--mapping", "shop.toml", "--out", "models/mine/1", *small)
     model = tmp_path / "models" / "mine" / "1"

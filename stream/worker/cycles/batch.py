@@ -17,6 +17,7 @@ from stream.hours.messages import messages
 from stream.kafka.changelog import POSITION_KEY, Mark
 from stream.kafka.consumer.fetch import Chunk
 from stream.kafka.delivery import Record
+from stream.mapping.shape import all_with_headers
 from stream.settings import Topics
 from stream.state.arena import Arena
 from stream.state.staged import Staged
@@ -116,6 +117,8 @@ def decide(
     dropped: dict[Origin, str] = {}
     requests = Asking(codec, clicks)
     offsets: dict[Partition, int] = {}
+    if codec.headers:
+        chunks = [replace(chunk, records=all_with_headers(chunk.records, codec.headers)) for chunk in chunks]
     moves = None if way is None else Moves(way, engine.arena, engine.forgetting, codec, clicks, requests)
     later: list[Chunk] = []
     for number, chunk in enumerate(chunks):

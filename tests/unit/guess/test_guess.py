@@ -125,6 +125,28 @@ def test_sessions_are_users_where_there_are_no_users() -> None:
     assert any("userId has no value in 25% of the events, which become dead letters" in line for line in guest.unsure)
 
 
+def test_a_header_is_read_only_if_the_message_has_nothing() -> None:
+    """Many headers are of programs that carry the message: their time is not that of the click."""
+    rows = [
+        {
+            "userId": f"user {n % 7}",
+            "itemId": f"item-{n % 11}",
+            "at": NOW_MS - n * 1000,
+            "$headers": {"timestamp": str(NOW_MS), "ce_type": ("view", "cart")[n % 2], "userId": "producer"},
+        }
+        for n in range(60)
+    ]
+    assert fields(guess(describe(rows))) == {
+        "user_id": ("userId",),
+        "item_id": ("itemId",),
+        "timestamp": ("$headers.timestamp",),
+        "event_type": ("$headers.ce_type",),
+    }
+    for row in rows:
+        row["time"] = row.pop("at")
+    assert fields(guess(describe(rows)))["timestamp"] == ("time",)
+
+
 def test_the_message_key_is_found_out() -> None:
     """The user's id, another id of the user (which then is the user), another field, or nothing.
 

@@ -149,6 +149,10 @@ def test_the_hash_of_a_file_never_changes() -> None:
         (f"{FIELDS}[time]\nunit = 'm'", "[time] unit is 'm'; it must be one of s, ms, us, ns"),
         (f"{FIELDS}[time]\nunit = [1]", "[time] unit is [1]"),
         (f"{FIELDS}[key]\nholds = 'user'", "it must be one of user_id, other, nothing"),
+        (
+            f'{FIELDS}event_type = "$headers.ce_type"\n[message]\nformat = "avro"',
+            "[fields] has paths in $headers, which need messages in JSON; [message] format is avro",
+        ),
         (f"{FIELDS}[key]\nrekey = 'yes'", "[key] rekey is 'yes'; it must be true or false"),
         (f"{FIELDS}[log]", "the section [log.fields] is missing"),
         (f"{FIELDS}[log.fields]\nuser_id = 'u'", "[log.fields] has no item_id"),

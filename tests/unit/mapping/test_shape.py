@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stream.errors import BadClick, Dropped
 from stream.events import Click
 from stream.mapping.parse import parse_mapping
-from stream.mapping.shape import message_shape
+from stream.mapping.shape import message_shape, with_headers
 from stream.wire.codec import MessageShape
 from stream.wire.json import JsonCodec
 
@@ -205,3 +205,55 @@ def test_a_dead_letter_names_the_paths_of_a_field() -> None:
         JsonCodec(4096, 1000, message_shape(parse_mapping(flat, "x").of_topic())).decode(
             b"u", b'{"user_id": "u", "at": 1760000000000}', NOW_MS
         )
+
+
+BINARY = """
+[fields]
+user_id = "who"
+item_id = "what"
+timestamp = "$headers.ce_time"
+event_type = ["kind", "$headers.ce_type"]
+"""
+
+
+@given(
+    st.dictionaries(st.text(max_size=3), VALUES, max_size=3),
+    st.dictionaries(st.text(max_size=3), st.text(min_size=1, max_size=3), min_size=1),
+    st.sampled_from(["", " ", "\n\t "]),
+)
+def test_headers_become_a_field_of_the_message(message: dict[str, Any], headers: dict[str, str], blank: str) -> None:
+    """And the message is otherwise the same, whatever blanks a JSON object may have at its end."""
+    value = f"{blank}{json.dumps(message)[:-1]}{blank}}}{blank}".encode()
+    whole = with_headers(value, [(name, text.encode()) for name, text in headers.items()], None)
+    assert whole is not None
+    assert repr(json.loads(whole)) == repr(json.loads(value) | {"$headers": headers})
+
+
+@pytest.mark.parametrize(
+    ("value", "headers"),
+    [
+        (None, [("ce_type", b"view")]),
+        (b"", [("ce_type", b"view")]),
+        (b"[1]", [("ce_type", b"view")]),
+        (b'{"who": 1}', []),
+        (b'{"who": 1}', None),
+        (b'{"who": 1} ', [("other", b"view"), ("ce_type", None), ("ce_time", b"\xff"), ("ce_type", b"")]),
+    ],
+)
+def test_a_message_without_such_headers_stays_as_it_is(value: bytes | None, headers: Any) -> None:
+    """Byte for byte: a request has no value, and a header that is no text is as one that is not there."""
+    assert with_headers(value, headers, ("ce_type", "ce_time")) == value
+
+
+def test_a_click_is_read_from_the_value_and_the_headers_of_a_message() -> None:
+    """A header that the mapping does not read makes no message too large."""
+    codec = JsonCodec(1_000, 0, message_shape(parse_mapping(BINARY, "shop.toml").of_topic()))
+    assert codec.headers == ("ce_time", "ce_type")
+    headers = [("ce_time", b"2025-03-04T09:00:10.250Z"), ("ce_type", b"cart"), ("trace", b"x" * 2_000)]
+    read = [
+        codec.decode(None, with_headers(value, headers, codec.headers), NOW_MS)
+        for value in (b'{"who": "u", "what": "i"}', b'{"who": "u", "what": "i", "kind": "view"}')
+    ]
+    assert read == [Click("u", "i", 1_741_078_810_250, kind) for kind in ("cart", "view")]
+    with pytest.raises(BadClick, match=r"timestamp \(\$headers.ce_time\)"):
+        codec.decode(None, with_headers(b'{"who": "u", "what": "i"}', headers[1:], codec.headers), NOW_MS)

@@ -1,6 +1,9 @@
 """What a worker makes of messages that a mapping reads, leaves out or refuses."""
 
 import json
+from base64 import b64decode
+from collections.abc import Sequence
+from itertools import zip_longest
 from types import SimpleNamespace
 from typing import Any
 
@@ -74,10 +77,13 @@ MESSAGES = [
 """Two clicks, four messages that the mapping leaves out, a time that is none, and a click without a key."""
 
 
-def worked(engine: Engine, codec: Codec, messages: list[tuple[bytes | None, bytes]]) -> tuple[list[Chunk], Batch]:
+def worked(
+    engine: Engine, codec: Codec, messages: list[tuple[bytes | None, bytes]], headers: Sequence[Any] = ()
+) -> tuple[list[Chunk], Batch]:
+    """headers: of each message; none = no message has one"""
     records = [
-        SimpleNamespace(offset=n, key=key, value=value, timestamp=NOW_MS, headers=())
-        for n, (key, value) in enumerate(messages)
+        SimpleNamespace(offset=n, key=key, value=value, timestamp=NOW_MS, headers=pairs)
+        for n, ((key, value), pairs) in enumerate(zip_longest(messages, headers, fillvalue=()))
     ]
     chunks = [Chunk(CLICKS_0, 1, 0, len(records), 0, records, 0)]
     limits = dict.fromkeys(msgspec.structs.astuple(TOPICS), 1_000_000)
@@ -109,6 +115,33 @@ def test_what_the_mapping_leaves_out_moves_the_offset_and_leaves_nothing(
     assert {origin.offset: why for origin, why in batch.dropped.items()} == {
         1: "no_value", 2: "no_value", 3: "event_type", 7: "no_value",
     }  # fmt: skip
+
+
+HEADERS = MAPPING.replace('event_type = "event"', 'event_type = "$headers.ce_type"')
+VIEW = (("ce_type", b"Product Viewed"), ("trace", b"1"))
+
+
+@pytest.mark.parametrize("pseudonymous", [False, True])
+def test_values_in_headers_are_read_and_stay_with_a_dead_letter(engine: Engine, pseudonymous: bool) -> None:
+    """So a dead letter that is published again is the click that it was meant to be."""
+    shape = message_shape(parse_mapping(HEADERS, "shop.toml").of_topic())
+    codec: Codec = JsonCodec(65_536, 0, shape)
+    if pseudonymous:
+        codec = PseudonymousCodec(codec, Pseudonyms(b"0123456789abcdef"))
+    messages = [event("u1", "i1"), event("u2", "i2"), event("u2", "i2", time="later")]
+    _, batch = worked(engine, codec, messages, [VIEW, (("ce_type", b"identify"),), VIEW])
+    records = {record.topic: record.value for record in batch.records if record.topic != TOPICS.changelog}
+    decision = msgspec.json.decode(records[TOPICS.recommendations] or b"", type=Recommendation)
+    assert (decision.id, decision.item_id) == ("clicks-0-0", "i1")
+    assert {origin.offset: why for origin, why in batch.dropped.items()} == {1: "event_type"}
+    letter = msgspec.json.decode(records[TOPICS.dead_letters] or b"", type=DeadLetter)
+    assert (letter.id, letter.reason) == ("clicks-0-2", "bad_timestamp")
+    if not pseudonymous:
+        assert letter.value is not None
+        again = json.loads(b64decode(letter.value))
+        assert again == json.loads(messages[2][1]) | {"$headers": {"ce_type": "Product Viewed"}}
+        again["time"] = NOW_MS
+        assert JsonCodec(65_536, 0, shape).decode(None, json.dumps(again).encode(), NOW_MS).event_type == "view"
 
 
 def test_a_batch_of_which_nothing_is_a_click_is_committed(engine: Engine, mapping: ClickMapping) -> None:
