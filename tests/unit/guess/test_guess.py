@@ -145,6 +145,10 @@ def test_a_header_is_read_only_if_the_message_has_nothing() -> None:
     for row in rows:
         row["time"] = row.pop("at")
     assert fields(guess(describe(rows)))["timestamp"] == ("time",)
+    for row in rows:
+        row["$headers"] = {"received": row.pop("time")}
+    with pytest.raises(ConfigError, match=r"looks like the timestamp.* \$headers\.received"):
+        guess(describe(rows))
 
 
 def test_the_message_key_is_found_out() -> None:
