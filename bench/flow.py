@@ -26,6 +26,7 @@ from bench.throughput.clicks import Message, endless, position
 from bench.throughput.machine import machine_cpu_s, memory, tree_cpu_s
 from bench.throughput.rounds import SETTLE_S, WARM_UP
 from bench.throughput.started import PARTITIONS, Running
+from stream.events import click_of
 
 ISOLATIONS = ("read_uncommitted", "read_committed")
 LATE_S = 120.0
@@ -101,7 +102,7 @@ class Results:
     def take(self, at: float, values: Sequence[bytes]) -> None:
         """Count and time the results that came at `at`."""
         decoded = [self._decode(value) for value in values]
-        named = [(position(one.timestamp), int(one.id.rpartition("-")[2])) for one in decoded]
+        named = [(position(one.timestamp), int(click_of(one.id).rpartition("-")[2])) for one in decoded]
         with self._lock:
             self._offsets.extend([-1] * max(0, len(self._sent) - len(self._offsets)))
             for one in named:

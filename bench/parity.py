@@ -31,7 +31,7 @@ from bench.readers import read_topic
 from bench.report import DATA_DIRECTORY, RESULTS, ROOT, conclude, write_report
 from export.evaluate.evaluate import Quality, judge
 from stream.errors import EddyError
-from stream.events import Click, Recommendation
+from stream.events import Click, Recommendation, click_of
 from stream.kafka.topics import create_topics
 from stream.manifest import FORMAT
 
@@ -81,8 +81,8 @@ def online_quality(clicks: list[Message], decisions: list[Message]) -> tuple[Qua
     lists: dict[str, list[str]] = {}
     for message in decisions:
         decision = decode_decision(message.value())
-        counted[decision.id] += 1
-        lists[decision.id] = decision.items
+        counted[click_of(decision.id)] += 1
+        lists[click_of(decision.id)] = decision.items
     in_order = sorted(clicks, key=lambda message: (message.partition(), message.offset()))
     ids = [f"{message.topic()}-{message.partition()}-{message.offset()}" for message in in_order]
     missing = len(set(ids) - counted.keys())

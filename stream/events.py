@@ -38,6 +38,16 @@ class Origin(NamedTuple):
         return Origin(self.topic, number - 1 if number else self.partition, offset)
 
 
+def decision_id(click: Origin, model: str) -> str:
+    """The id of a model's decision on a click: clicks-0-17@shop/3."""
+    return f"{click.id}@{model}"
+
+
+def click_of(id_: str) -> str:
+    """The id of the click that a decision is about."""
+    return id_.partition("@")[0]  # a topic has no @ in its name
+
+
 ELSEWHERE = 1 << 48
 """More than any offset. A larger number in a row is an offset of another partition, where the state was before."""
 
@@ -70,6 +80,7 @@ class Click(Struct, frozen=True, gc=False, omit_defaults=True):
 class Recommendation(Struct, frozen=True, gc=False, omit_defaults=True):
     """The decision on one click: the recommended items for the user's next click, best first.
 
+    id             of the click, "@" and `model`: two models that decide the same click make two decisions
     log_probs      natural logarithm of the model's probability of each item, over the whole catalogue. The values do
                    not increase, except where diversity or exploration moved an item
     surprise       nats, of the click itself under the state before it
@@ -78,8 +89,8 @@ class Recommendation(Struct, frozen=True, gc=False, omit_defaults=True):
     propensities   only with exploration: the probability that each slot shows its item, given the click
     explored       only with exploration: the slots (0 = first) that it filled
     items_cut      number of omitted items at the end of the list; above 0 only if it was too large for its topic
-    superseded_by  only with `--lists last`: the id of the user's later click that has the list. Then `items` is empty,
-                   and both decisions are in one transaction
+    superseded_by  only with `--lists last`: the id of the decision on the user's later click, which has the list. Then
+                   `items` is empty, and both decisions are in one transaction
     next           if the model predicts it: event type -> probability that the session's next click is one of it. With
                    `leaves` and event types that the model does not know the sum is 1
     leaves         if the model predicts it: probability that no click follows within half an hour

@@ -197,7 +197,8 @@ class Oracle:
             "p_value": found.p_value,
             "model": self.label,
         }
-        decision = common | ahead | (self._list(user) if offset % self._lists_every == 0 else {})
+        named = {"id": self.decision_id(common["id"])}
+        decision = common | named | ahead | (self._list(user) if offset % self._lists_every == 0 else {})
         events = [*many.events, *rates.events]
         system = [self._system(topic, partition, offset, click, event) for event in events]
         if found.episode is None:
@@ -206,6 +207,10 @@ class Oracle:
         if many.part_of is not None:
             common["part_of"] = f"{topic}-{partition}-{many.part_of}"
         return Expected(decision, self._alert(common, click["event_type"], found, before), system)
+
+    def decision_id(self, click: str) -> str:
+        """The id of the decision on a click with this id."""
+        return f"{click}@{self.label}"
 
     def _sessions(self, topic: str, partition: int) -> Sessions:
         bought = self.manifest.get("ahead", {}).get("intent") or "purchase"

@@ -133,7 +133,7 @@ class Checker:
             return
         expected = self._oracle.decide(self._topic, partition, offset, one.key, one.value)
         assert expected is not None, "the generator made a message that its own rules refuse"
-        self._decisions[id_] = expected.decision
+        self._decisions[expected.decision["id"]] = expected.decision
         if expected.alert is not None:
             self._alerts[id_] = expected.alert
         self._system.update((event_name(event), event) for event in expected.system)
@@ -197,7 +197,7 @@ class Checker:
         """The triggers so far. Those after a click have the list of its decision, where the loop has made it."""
         events = [dict(event) for _, loop in sorted(self._oracle.triggers.items()) for event in loop.events]
         for event in events:
-            about = self._decisions.get(event["id"].partition(":")[0], {})
+            about = self._decisions.get(self._oracle.decision_id(event["id"].partition(":")[0]), {})
             event.update({"items": about["items"]} if "items" in about else {})
         return {event_name(event): event for event in events}
 
@@ -227,7 +227,7 @@ class Checker:
         seen: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
         for message in decisions:
             event = json.loads(message.value() or b"{}")
-            _, partition, offset = event["id"].rsplit("-", 2)
+            _, partition, offset = event["id"].partition("@")[0].rsplit("-", 2)
             seen[event["user_id"]].append((message.partition(), int(partition), int(offset)))
         return [
             user

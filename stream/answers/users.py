@@ -27,7 +27,7 @@ from stream.engine.decide import Decider
 from stream.engine.engine import Engine
 from stream.engine.step import Steps
 from stream.errors import Unanswered
-from stream.events import Click, Origin, Partition
+from stream.events import Click, Origin, Partition, click_of
 from stream.past.because import Because
 from stream.past.clicks import Names, past_of
 from stream.sessions.track import FORECAST
@@ -134,7 +134,7 @@ class Users:
         answer: dict[str, Any] = {
             "user_id": made.user_id,
             "known": known,
-            "last_click": made.id if known else None,
+            "last_click": click_of(made.id) if known else None,
             "timestamp": made.timestamp if known else None,
             "items": made.items,
             "log_probs": made.log_probs,

@@ -15,7 +15,7 @@ from stream.demo.judged.following import Following
 from stream.demo.judged.intent import Intents
 from stream.demo.judged.sessions import Sessions
 from stream.demo.simulate import Simulated
-from stream.events import Anomaly, DeadLetter, Recommendation, SystemAlert
+from stream.events import Anomaly, DeadLetter, Recommendation, SystemAlert, click_of
 
 LATENCIES = 100_000
 TRUTHS = 200_000
@@ -131,7 +131,7 @@ class Tally:
         self._judge(decision)
         self._popularity.add(decision.item_id)
         self._before[decision.user_id] = (decision.item_id, decision.items, self._popularity.top)
-        partition = int(decision.id.split("-")[-2])
+        partition = int(click_of(decision.id).rsplit("-", 2)[1])
         self.following.decided(partition, simulated, decision)
         self._sessions.decided(partition, simulated, decision)
 

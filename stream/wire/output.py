@@ -6,7 +6,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stream.events import Anomaly, Click, Expected, Origin, Partition, Recommendation, Run, Session, SystemAlert
+from stream.events import (
+    Anomaly,
+    Click,
+    Expected,
+    Origin,
+    Partition,
+    Recommendation,
+    Run,
+    Session,
+    SystemAlert,
+    decision_id,
+)
 
 F32 = npt.NDArray[np.float32]
 Names = npt.NDArray[np.object_]
@@ -63,7 +74,7 @@ def recommendations(
     p_value        (n,) float64 in (0, 1]
     foreseen       (n,) what the users do next; None = not predicted
     """
-    ids = [origin.id for origin in origins]
+    ids = [decision_id(origin, label) for origin in origins]
     rows = zip(
         clicks,
         ids,

@@ -20,7 +20,7 @@ from export.evaluate.vsknn import VsKnnSetting
 from export.log.log import read_log
 from export.model.untrained import write_untrained
 from stream.demo.broker import EmbeddedBroker
-from stream.events import Click, Recommendation
+from stream.events import Click, Recommendation, click_of
 from stream.manifest import sha256, write_manifest
 from stream.settings import Topics
 
@@ -83,7 +83,7 @@ def on_topics(place: Path, *options: object) -> tuple[list[Click], dict[str, lis
             finally:
                 worker.terminate()
     decisions = [msgspec.json.decode(value, type=Recommendation) for value in found]
-    return clicks, {decision.id: decision.items for decision in decisions}
+    return clicks, {click_of(decision.id): decision.items for decision in decisions}
 
 
 def read(broker: str, topic: str) -> list[bytes]:

@@ -17,7 +17,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from stream.demo.broker import EmbeddedBroker
-from stream.events import Anomaly, Click, DeadLetter, Recommendation
+from stream.events import Anomaly, Click, DeadLetter, Recommendation, click_of
 from stream.settings import Topics
 from tests.collector import Collector, attributes, running
 from tests.kafka.lane import wait_until
@@ -160,9 +160,9 @@ def test_every_click_gets_one_decision_and_every_broken_message_a_reason(
     ]
 
     decisions = [msgspec.json.decode(value, type=Recommendation) for value in found["recommendations"]]
-    assert Counter(d.id for d in decisions) == Counter(list(sent))
+    assert Counter(click_of(d.id) for d in decisions) == Counter(list(sent))
     for decision in decisions:
-        click = sent[decision.id]
+        click = sent[click_of(decision.id)]
         assert (decision.user_id, decision.item_id, decision.timestamp) == (
             click.user_id,
             click.item_id,

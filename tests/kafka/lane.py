@@ -309,9 +309,10 @@ def assert_valid(output: str, messages: list[Message]) -> None:
         validator.validate(json.loads(message.value()))
 
 
-def decode_id(message: Message) -> str:
+def click_id(message: Message) -> str:
+    """The id of the click that a decision is about."""
     decoded: dict[str, Any] = msgspec.json.decode(message.value())
-    return str(decoded["id"])
+    return str(decoded["id"]).partition("@")[0]
 
 
 def bot() -> list[tuple[bytes | None, bytes | None]]:

@@ -32,7 +32,7 @@ def last_decisions(lane: Lane) -> dict[str, dict[str, Any]]:
     """User -> the decision on the user's last click, as a consumer reads it."""
     found: dict[str, dict[str, Any]] = {}
     decisions = [json.loads(message.value() or b"") for message in lane.read(lane.topics.recommendations)]
-    for decision in sorted(decisions, key=lambda one: int(one["id"].rpartition("-")[2])):
+    for decision in sorted(decisions, key=lambda one: int(one["id"].partition("@")[0].rpartition("-")[2])):
         found[decision["user_id"]] = decision
     return found
 
@@ -43,7 +43,7 @@ def assert_as_decided(port: int, decision: dict[str, Any]) -> None:
     assert status == 200, answer
     shown = {field: answer[field] for field in ("user_id", "items", "log_probs", "model")}
     assert shown == {field: decision[field] for field in shown}
-    assert (answer["known"], answer["last_click"]) == (True, decision["id"])
+    assert (answer["known"], f"{answer['last_click']}@{answer['model']}") == (True, decision["id"])
 
 
 def wait_for_two_each(ports: list[int]) -> None:
@@ -70,7 +70,7 @@ def test_answers_are_the_decisions_that_were_written(lane: Lane) -> None:
     theirs = [one for one in made if one["user_id"] == "user7"]
     status, state, _ = ask(port, "/v1/users/user7?k=3")
     assert status == 200
-    assert (state["clicks"], state["last_click"]) == (len(theirs), decided["user7"]["id"])
+    assert (state["clicks"], f"{state['last_click']}@{state['model']}") == (len(theirs), decided["user7"]["id"])
     assert state["timestamp"] == max(one["timestamp"] for one in theirs)
     known = [None if int(one["item_id"][1:]) >= 300 else one["item_id"] for one in reversed(theirs)]
     assert state["last_items"] == known[: len(state["last_items"])]

@@ -7,7 +7,7 @@ from base64 import b64decode
 import msgspec
 
 from stream.events import DeadLetter
-from tests.kafka.lane import NOW_MS, Lane, assert_valid, clicks, decode_id
+from tests.kafka.lane import NOW_MS, Lane, assert_valid, click_id, clicks
 
 FUTURE_MS = 4_000_000_000_000
 GOOD, BAD = 20_000, 2_000
@@ -67,6 +67,6 @@ def test_bad_messages_go_to_the_dead_letters_and_good_ones_are_decided(lane: Lan
         assert letter.detail
         assert (letter.key is None, letter.value is None) == (key is None, value is None)
         assert (b64decode(letter.key or ""), b64decode(letter.value or "")) == (key or b"", value or b"")
-    decided = [decode_id(m) for m in lane.read(lane.topics.recommendations)]
+    decided = [click_id(m) for m in lane.read(lane.topics.recommendations)]
     assert sorted(decided) == sorted(sent)
     assert len(decided) == GOOD

@@ -12,14 +12,14 @@ from stream.access.begin import begin, metadata
 from stream.events import Partition
 from stream.kafka.topics import create_topics
 from stream.kafka_config import PLAINTEXT
-from tests.kafka.lane import Lane, Worker, clicks, decode_id, wait_until
+from tests.kafka.lane import Lane, Worker, click_id, clicks, wait_until
 
 AFTER = "a new group begins at these offsets and decides no earlier click"
 
 
 def decided(lane: Lane) -> Counter[str]:
     """How often each click has a decision."""
-    return Counter(decode_id(message) for message in lane.read(lane.topics.recommendations))
+    return Counter(click_id(message) for message in lane.read(lane.topics.recommendations))
 
 
 def start_new(lane: Lane, name: str, **options: object) -> Worker:

@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from tests.kafka.lane import Lane, Worker, clicks, decode_id
+from tests.kafka.lane import Lane, Worker, click_id, clicks
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def lost(worker: Worker) -> list[tuple[int, int, int]]:
 
 
 def decided_offsets(lane: Lane) -> list[int]:
-    return sorted(int(decode_id(m).rpartition("-")[2]) for m in lane.read(lane.topics.recommendations))
+    return sorted(int(click_id(m).rpartition("-")[2]) for m in lane.read(lane.topics.recommendations))
 
 
 def test_clicks_deleted_under_a_running_worker_are_counted_and_logged(single: Lane) -> None:

@@ -74,7 +74,7 @@ class Carts:
         self._missed = {id_: number for id_, number in self._missed.items() if number != cart}
 
     def over(self, ids: Sequence[str], abandoned: bool) -> None:
-        """Count a session that is over. ids: those of the decisions on its clicks"""
+        """Count a session that is over. ids: those of its clicks"""
         fired = self._fired.intersection(ids)
         self._fired -= fired
         self._abandoned += abandoned

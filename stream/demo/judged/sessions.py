@@ -10,7 +10,7 @@ from stream.demo.judged.carts import Carts
 from stream.demo.judged.intent import Intents
 from stream.demo.judged.waiting import Waiting
 from stream.demo.simulate import HOUR_MS, Simulated
-from stream.events import Recommendation
+from stream.events import Recommendation, click_of
 
 LIMIT_MS = HOUR_MS
 """After so long without a click a session is over. One pause in a million is longer."""
@@ -20,7 +20,7 @@ LIMIT_MS = HOUR_MS
 class Session:
     """What a user has done in a session.
 
-    ids      of the decisions on its clicks
+    ids      of its clicks
     highest  intent before the first purchase; None = not predicted
     """
 
@@ -50,7 +50,7 @@ class Sessions:
         if simulated.truth:
             return
         session = session or Session(click.session_id)
-        session.ids.append(decision.id)
+        session.ids.append(click_of(decision.id))
         session.cart |= click.event_type == "cart"
         session.bought |= click.event_type == "purchase"
         if decision.intent is not None and not session.bought:

@@ -11,7 +11,7 @@ from stream.answers.asked import Asked
 from stream.answers.users import Users
 from stream.engine.engine import Engine
 from stream.errors import Unanswered
-from stream.events import Click, Partition, Recommendation
+from stream.events import Click, Partition, Recommendation, click_of
 from stream.model.runtime import load_model
 from stream.settings import Rules
 from stream.state.evict import DAY_MS
@@ -67,7 +67,7 @@ def test_the_answer_is_the_decision_on_the_last_click(model_dir: Path, tmp_path:
             assert got is not None
             fields = ("user_id", "items", "log_probs", "timestamp", "model")
             assert {field: got[field] for field in fields} == {field: getattr(want, field) for field in fields}
-            assert (got["known"], got["last_click"]) == (True, want.id)
+            assert (got["known"], got["last_click"]) == (True, click_of(want.id))
             assert (got.get("propensities"), got.get("explored")) == (want.propensities, want.explored)
 
 
@@ -82,7 +82,7 @@ def test_items_that_a_rule_held_before_count_only_with_the_rule(model_dir: Path,
     want = last_of(run(engine, made[40:], 40).recommendations)["u3"]
     got = Users(engine, lambda: {ONE: 0}).recommendations(b"u3", Asked(6), None).answer
     assert got is not None
-    assert (got["last_click"], got["items"]) == (want.id, want.items)
+    assert (got["last_click"], got["items"]) == (click_of(want.id), want.items)
 
 
 def test_an_answer_has_no_click_that_is_not_committed(model_dir: Path, tmp_path: Path) -> None:
@@ -94,12 +94,12 @@ def test_an_answer_has_no_click_that_is_not_committed(model_dir: Path, tmp_path:
     cycle = process(engine, made[20:30], 20)
     got = users.recommendations(b"u1", Asked(6), None).answer
     assert got is not None
-    assert (got["last_click"], got["items"]) == (before.id, before.items)
+    assert (got["last_click"], got["items"]) == (click_of(before.id), before.items)
     engine.commit(cycle.cycle)
     after = last_of(cycle.recommendations)["u1"]
     got = users.recommendations(b"u1", Asked(6), None).answer
     assert got is not None
-    assert (got["last_click"], got["items"]) == (after.id, after.items)
+    assert (got["last_click"], got["items"]) == (click_of(after.id), after.items)
 
 
 def test_limits_of_a_request_shorten_the_full_ranking(model_dir: Path, tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_answers_beside_cycles_are_whole(model_dir: Path, tmp_path: Path) -> Non
     def decide() -> None:
         for start in range(0, 400, 5):
             found = process(engine, made[start : start + 5], start)
-            decided.update({one.id: one for one in found.recommendations})
+            decided.update({click_of(one.id): one for one in found.recommendations})
             engine.commit(found.cycle)
 
     answers = []

@@ -89,7 +89,7 @@ def case(model_dir: Path) -> Case:
     read["sessions"] = [Fake(0, 0, b"", json.dumps(event).encode()) for event in oracle.session_events()]
     lists = {one["id"]: one["items"] for one in (json.loads(message.v or b"") for message in read["decisions"])}
     for event in [event for loop in oracle.triggers.values() for event in loop.events]:
-        made = {"items": lists[event["id"].partition(":")[0]]} if event["kind"] == "after" else {}
+        made = {"items": lists[oracle.decision_id(event["id"].partition(":")[0])]} if event["kind"] == "after" else {}
         read["triggers"].append(Fake(0, 0, b"", json.dumps(event | made).encode()))
     hours = [event for loop in oracle.hours.values() for event in loop.messages()]
     read["hours"] = [Fake(0, 0, event["id"].encode(), json.dumps(event).encode()) for event in hours]

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream.engine.engine import Engine
-from stream.events import Click, Partition
+from stream.events import Click, Partition, click_of
 from stream.model.probe import batch_invariant
 from stream.model.runtime import Model, load_model
 from stream.settings import Rules
@@ -153,7 +153,7 @@ def test_a_click_already_applied_is_counted_and_changes_nothing(model: Model, mo
     run(engine, clicks[:3])
     decided = run(engine, clicks)
     assert decided.cycle.decided.tolist() == [3]
-    assert [r.id for r in decided.recommendations] == ["clicks-0-3"]
+    assert [r.id for r in decided.recommendations] == ["clicks-0-3@tiny/1"]
     assert decided.recommendations[0].item_id == "i3"
 
 
@@ -192,7 +192,7 @@ def test_an_alert_has_the_expected_items_and_its_rule(model: Model, model_dir: P
     rng = np.random.default_rng(1)
     clicks = [click(f"u{rng.integers(5)}", f"i{rng.integers(50)}", second) for second in range(400)]
     cycle = run(engine, clicks)
-    p_values = {r.id: r.p_value for r in cycle.recommendations}
+    p_values = {click_of(r.id): r.p_value for r in cycle.recommendations}
     assert cycle.anomalies
     for alert in cycle.anomalies:
         assert alert.p_value == p_values[alert.id] <= alert.threshold == 0.05

@@ -68,7 +68,7 @@ def test_such_a_click_has_no_decision_and_leaves_the_state_as_it_was(spoiled: Pa
     engine = engine_of(spoiled)
     decided = run(engine, CLICKS)
     assert decided.cycle.failed.tolist() == [1, 3, 4]
-    assert [r.id for r in decided.recommendations] == ["clicks-0-0", "clicks-0-2", "clicks-0-5"]
+    assert [r.id for r in decided.recommendations] == [f"clicks-0-{n}@tiny/2" for n in (0, 2, 5)]
     rows = {key: np.frombuffer(row, engine.arena.dtype)[0] for key, row in engine.arena.rows(ONE).items()}
     assert {key: int(row["clicks"]) for key, row in rows.items()} == {b"a": 2, b"b": 1, b"c": 0}
     assert rows[b"c"]["source_offset"] == 4

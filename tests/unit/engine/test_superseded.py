@@ -109,7 +109,7 @@ def test_only_a_superseded_decision_names_another(model: Model, model_dir: Path)
     """On the topic, a decision with a list has the same bytes as before, and one without says where the list is."""
     first, second = run(engine_of(model, model_dir), [click("a", "i1"), click("a", "i2")]).recommendations
     found = json.loads(encode(first))
-    assert (found["items"], found["log_probs"], found["superseded_by"]) == ([], [], "clicks-0-1")
+    assert (found["items"], found["log_probs"], found["superseded_by"]) == ([], [], "clicks-0-1@tiny/1")
     assert b"superseded_by" not in encode(second)
     assert len(second.items) == 5
 
@@ -161,7 +161,7 @@ def test_a_click_without_a_decision_supersedes_none(model_dir: Path, tmp_path: P
     decided = run(engine, clicks)
     assert (decided.cycle.failed.tolist(), decided.cycle.repeated.tolist()) == ([2], [3])
     first, second = decided.recommendations
-    assert first.superseded_by == second.id == "clicks-0-1"
+    assert first.superseded_by == second.id == f"clicks-0-1@{engine.model.manifest.label}"
     assert len(second.items) == 5
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from stream.engine.engine import Cycle, Engine
 from stream.errors import ConfigError
-from stream.events import Click, Origin, Partition
+from stream.events import Click, Origin, Partition, click_of
 from stream.model.runtime import Model, load_model
 from stream.settings import Rules
 from stream.triggers.parse import parse_triggers
@@ -170,7 +170,7 @@ def process(engine: Engine, sent: list[tuple[int, Sent]], commit: bool = True) -
     clicks, origins, requests = parted(sent)
     cycle = engine.process(engine.encoder.columns(clicks, origins, requests), NOW_MS)
     found = written(engine, clicks, cycle)
-    lists = {one.id: one.items for one in recommendations(engine, clicks, origins, cycle)}
+    lists = {click_of(one.id): one.items for one in recommendations(engine, clicks, origins, cycle)}
     for event in found:
         if event["kind"] == "after":
             assert event["items"] == lists[event["id"].partition(":")[0]]

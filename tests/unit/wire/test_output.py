@@ -35,7 +35,7 @@ def test_every_decision_has_its_own_clicks_fields_and_its_own_list(
         NAMES, "shop/1", given_clicks, origins, items, log_probs, np.array(counts, np.int64), shares, explored,
         later, surprise, p_value,
     )  # fmt: skip
-    assert [one.id for one in found] == [f"clicks-{partition}-{offset}" for _, partition, offset in origins]
+    assert [one.id for one in found] == [f"clicks-{partition}-{offset}@shop/1" for _, partition, offset in origins]
     for i, (one, click, count) in enumerate(zip(found, given_clicks, counts, strict=True)):
         assert (one.user_id, one.item_id, one.timestamp, one.model) == (
             click.user_id,

@@ -121,7 +121,10 @@ def test_a_click_before_the_begin_of_its_chunk_is_not_decided_again(
         batch = batched(engine, JsonCodec(65_536, 1000), topics, limits, [chunk], {clicks_0: begin}, NOW_MS)
         engine.commit(batch.cycle)
         written += [record for record in batch.records if record.topic == topics.recommendations]
-    assert [msgspec.json.decode(record.value or b"")["id"] for record in written] == ["clicks-0-0", "clicks-0-1"]
+    assert [msgspec.json.decode(record.value or b"")["id"] for record in written] == [
+        "clicks-0-0@tiny/1",
+        "clicks-0-1@tiny/1",
+    ]
     assert "repeated clicks skipped" in caplog.text
 
 

@@ -104,7 +104,10 @@ def test_what_the_mapping_leaves_out_moves_the_offset_and_leaves_nothing(
         by_topic.setdefault(record.topic, []).append(record)
     decisions = [msgspec.json.decode(record.value, type=Recommendation) for record in by_topic[TOPICS.recommendations]]
     letters = [msgspec.json.decode(record.value, type=DeadLetter) for record in by_topic[TOPICS.dead_letters]]
-    assert [(decision.id, decision.item_id) for decision in decisions] == [("clicks-0-0", "i1"), ("clicks-0-6", "i2")]
+    assert [(decision.id, decision.item_id) for decision in decisions] == [
+        ("clicks-0-0@tiny/1", "i1"),
+        ("clicks-0-6@tiny/1", "i2"),
+    ]
     assert [(letter.id, letter.reason) for letter in letters] == [
         ("clicks-0-4", "bad_timestamp"), ("clicks-0-5", "empty_key"),
     ]  # fmt: skip
@@ -132,7 +135,7 @@ def test_values_in_headers_are_read_and_stay_with_a_dead_letter(engine: Engine, 
     _, batch = worked(engine, codec, messages, [VIEW, (("ce_type", b"identify"),), VIEW])
     records = {record.topic: record.value for record in batch.records if record.topic != TOPICS.changelog}
     decision = msgspec.json.decode(records[TOPICS.recommendations] or b"", type=Recommendation)
-    assert (decision.id, decision.item_id) == ("clicks-0-0", "i1")
+    assert (decision.id, decision.item_id) == ("clicks-0-0@tiny/1", "i1")
     assert {origin.offset: why for origin, why in batch.dropped.items()} == {1: "event_type"}
     letter = msgspec.json.decode(records[TOPICS.dead_letters] or b"", type=DeadLetter)
     assert (letter.id, letter.reason) == ("clicks-0-2", "bad_timestamp")
