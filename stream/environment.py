@@ -1,10 +1,11 @@
-"""Settings from a file and from environment variables, and the variables that nothing reads.
+"""Settings from a file and from environment variables. A variable EDDY_... that nothing reads is refused.
 
     the file  <  a variable EDDY_...  <  an option of the command line
 
 The command line has its own parser (ops.options), which reads the same file. `faust -A` has the file and the variables.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping
 from datetime import date, time
@@ -87,7 +88,19 @@ def parse(kind: type, text: str, source: str) -> Any:
     try:
         return _flag(text) if kind is bool else kind(text)
     except ValueError:
-        raise ConfigError(f"{source} is {text!r}; it must be {KINDS[kind]}") from None
+        raise ConfigError(f"{source} is {text!r}; it must be {KINDS[kind]}{_of_service(source, text)}") from None
+
+
+def _of_service(source: str, text: str) -> str:
+    """What to do if Kubernetes makes a variable of this name and value: EDDY_HTTP_PORT is a setting, too."""
+    made = KUBERNETES.fullmatch(f"{source}={text}")
+    if made is None:
+        return ""
+    service = f"eddy_{made['service'] or ''}".strip("_").replace("_", "-").lower()
+    return (
+        f". Kubernetes makes this variable for a Service named {service}: "
+        "set enableServiceLinks: false in the pod, or rename the Service"
+    )
 
 
 TRUE, FALSE = ("1", "true", "yes", "on", "t", "y"), ("0", "false", "no", "off", "f", "n")
@@ -109,8 +122,9 @@ def from_environment(environ: Mapping[str, str]) -> Settings:
     """Read Settings from environment variables and the file that one of them names, for `faust -A stream.worker.app`.
 
     environ  such as os.environ; a setting whose variable is missing or empty has the file's value or its default
-    Raises ConfigError with one line that names the variable, or the file.
+    Raises ConfigError with one line that names the variable, or the file; also for a variable that nothing reads.
     """
+    refuse_unknown(environ)
     file = environ.get(FILE_VARIABLE)
     texts = {name: (text, f"{name} in {file}") for name, text in (read_file(Path(file)) if file else {}).items()}
     texts |= {name: (environ[variable(name)], variable(name)) for name in names() if environ.get(variable(name))}
@@ -134,34 +148,38 @@ OTHER_VARIABLES = (
     "EDDY_FEEDBACK_TOPIC",
     "EDDY_SINK_URL",
     "EDDY_TRACEBACK",
-    "EDDY_DATA",
+    "EDDY_DATA",  # from here on: of the benchmarks and the tests
     "EDDY_TEST_KAFKA",
     "EDDY_REQUIRE_KAFKA",
     "EDDY_REQUIRE_BROWSER",
     "EDDY_REQUIRE_SERVERS",
 )
-OTHER_PREFIXES = (
-    "EDDY_FAUST_",
-    "EDDY_SERVICE_",  # Kubernetes sets this one and the next for a Service with the name eddy
-    "EDDY_PORT",
-    "EDDY_KAFKA_SERVICE_",  # and these two for a Service with the name eddy-kafka
-    "EDDY_KAFKA_PORT",
+"""Known variables that are not settings of a worker. A test compares them with those that the commands read."""
+
+FAUST_PREFIX = "EDDY_FAUST_"
+"""Faust reads its own settings from variables with this prefix."""
+
+KUBERNETES = re.compile(
+    r"EDDY_(?P<service>\w+_)?"
+    r"(SERVICE_HOST=[\da-f.:]+|SERVICE_PORT(_\w+)?=\d+|PORT=(tcp|udp|sctp)://\S+"
+    r"|PORT_\d+_(TCP|UDP|SCTP)(=(tcp|udp|sctp)://\S+|_PROTO=(tcp|udp|sctp)|_PORT=\d+|_ADDR=[\da-f.:]+))"
 )
-"""Known variables that are not settings of a worker."""
+"""A variable and its value, if Kubernetes makes it: for a Service eddy or eddy-..., in every pod of its namespace."""
 
 
-def unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """One warning line for each variable EDDY_... that nothing reads. Without it a typing mistake would go unnoticed.
+def refuse_unknown(environ: Mapping[str, str]) -> None:
+    """Raise ConfigError with one line if there are variables EDDY_... that nothing reads, such as mistyped ones.
 
-    The worker starts nevertheless, because a different program of the deployment may read the variable.
+    Those that Kubernetes makes are ignored. Their form is checked with the value, so that no mistyped one passes.
     """
-    known = {variable(name) for name in names()} | VARIABLES.keys()
-    lines = []
+    known = {variable(name) for name in names()} | VARIABLES.keys() | set(OTHER_VARIABLES)
+    words, lines = sorted(name.removeprefix("EDDY_") for name in known), []
     for name in sorted(environ):
-        if not name.startswith("EDDY_") or name in known or name in OTHER_VARIABLES or name.startswith(OTHER_PREFIXES):
+        if not name.startswith("EDDY_") or name in known or name.startswith(FAUST_PREFIX):
             continue
-        word = name.removeprefix("EDDY_")
-        advice = nearest(word, [other.removeprefix("EDDY_") for other in known])
-        advice = advice.replace("did you mean ", "did you mean EDDY_")
-        lines.append(f"{name} is not a variable of Eddy and has no effect; {advice}")
-    return lines
+        if KUBERNETES.fullmatch(f"{name}={environ[name]}"):
+            continue
+        advice = nearest(name.removeprefix("EDDY_"), words).replace("did you mean ", "did you mean EDDY_")
+        lines.append(f"{name} is not a variable of Eddy; {advice}")
+    if lines:
+        raise ConfigError(" ".join(lines))
