@@ -1,10 +1,11 @@
-"""Settings from a file and from environment variables, and the variables that nothing reads.
+"""Settings from a file and from environment variables. A variable EDDY_... with a mistyped name is refused.
 
     the file  <  a variable EDDY_...  <  an option of the command line
 
 The command line has its own parser (ops.options), which reads the same file. `faust -A` has the file and the variables.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping
 from datetime import date, time
@@ -87,7 +88,19 @@ def parse(kind: type, text: str, source: str) -> Any:
     try:
         return _flag(text) if kind is bool else kind(text)
     except ValueError:
-        raise ConfigError(f"{source} is {text!r}; it must be {KINDS[kind]}") from None
+        raise ConfigError(f"{source} is {text!r}; it must be {KINDS[kind]}{_of_service(source, text)}") from None
+
+
+def _of_service(source: str, text: str) -> str:
+    """What to do if Kubernetes makes a variable of this name and value: EDDY_HTTP_PORT is a setting, too."""
+    made = KUBERNETES.fullmatch(f"{source}={text}")
+    if made is None:
+        return ""
+    service = f"eddy_{made['service'] or ''}".strip("_").replace("_", "-").lower()
+    return (
+        f". Kubernetes makes this variable for a Service named {service}: "
+        "set enableServiceLinks: false in the pod, or rename the Service"
+    )
 
 
 TRUE, FALSE = ("1", "true", "yes", "on", "t", "y"), ("0", "false", "no", "off", "f", "n")
@@ -134,34 +147,48 @@ OTHER_VARIABLES = (
     "EDDY_FEEDBACK_TOPIC",
     "EDDY_SINK_URL",
     "EDDY_TRACEBACK",
-    "EDDY_DATA",
+    "EDDY_DATA",  # from here on: of the benchmarks and the tests
     "EDDY_TEST_KAFKA",
     "EDDY_REQUIRE_KAFKA",
     "EDDY_REQUIRE_BROWSER",
     "EDDY_REQUIRE_SERVERS",
 )
-OTHER_PREFIXES = (
-    "EDDY_FAUST_",
-    "EDDY_SERVICE_",  # Kubernetes sets this one and the next for a Service with the name eddy
-    "EDDY_PORT",
-    "EDDY_KAFKA_SERVICE_",  # and these two for a Service with the name eddy-kafka
-    "EDDY_KAFKA_PORT",
+"""Known variables that are not settings of a worker. A test compares them with those that the commands read."""
+
+MISTYPED = 0.75
+"""A name is a mistyped one if it is so similar to one of Eddy's (difflib): BROKERS and BROKER_URL are, HOST is not."""
+
+FAUST_PREFIX = "EDDY_FAUST_"
+"""Faust reads its own settings from variables with this prefix."""
+
+KUBERNETES = re.compile(
+    r"EDDY_(?P<service>\w+_)?"
+    r"(SERVICE_HOST=[\da-f.:]+|SERVICE_PORT(_\w+)?=\d+|PORT=(tcp|udp|sctp)://\S+"
+    r"|PORT_\d+_(TCP|UDP|SCTP)(=(tcp|udp|sctp)://\S+|_PROTO=(tcp|udp|sctp)|_PORT=\d+|_ADDR=[\da-f.:]+))"
 )
-"""Known variables that are not settings of a worker."""
+"""A variable and its value, if Kubernetes makes it: for a Service eddy or eddy-..., in every pod of its namespace."""
 
 
-def unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    """One warning line for each variable EDDY_... that nothing reads. Without it a typing mistake would go unnoticed.
+def check_unknown(environ: Mapping[str, str]) -> list[str]:
+    """Look for variables EDDY_... that nothing reads.
 
-    The worker starts nevertheless, because a different program of the deployment may read the variable.
+    returns  a warning for each that is like no name of Eddy's: another program may read it
+    Raises ConfigError with one line if there are mistyped ones, which are like a name of Eddy's (MISTYPED). Variables
+    that Kubernetes makes are ignored. Their form is checked with the value, so that no mistyped one passes.
     """
-    known = {variable(name) for name in names()} | VARIABLES.keys()
-    lines = []
+    known = {variable(name) for name in names()} | VARIABLES.keys() | set(OTHER_VARIABLES)
+    words, mistyped, others = sorted(name.removeprefix("EDDY_") for name in known), [], []
     for name in sorted(environ):
-        if not name.startswith("EDDY_") or name in known or name in OTHER_VARIABLES or name.startswith(OTHER_PREFIXES):
+        if not name.startswith("EDDY_") or name in known or name.startswith(FAUST_PREFIX):
+            continue
+        if KUBERNETES.fullmatch(f"{name}={environ[name]}"):
             continue
         word = name.removeprefix("EDDY_")
-        advice = nearest(word, [other.removeprefix("EDDY_") for other in known])
-        advice = advice.replace("did you mean ", "did you mean EDDY_")
-        lines.append(f"{name} is not a variable of Eddy and has no effect; {advice}")
-    return lines
+        advice = nearest(word, words).replace("did you mean ", "did you mean EDDY_")
+        if get_close_matches(word, words, 1, MISTYPED):
+            mistyped.append(f"{name} is not a variable of Eddy; {advice}")
+        else:
+            others.append(f"{name} is not a variable of Eddy and has no effect; {advice}")
+    if mistyped:
+        raise ConfigError(" ".join(mistyped))
+    return others

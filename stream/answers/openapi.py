@@ -46,6 +46,20 @@ CLICK: dict[str, Schema] = {
 REASON = CLICK | {
     "nats": _said(NUMBER, "Without the click, the log probability of the recommended item is so much lower."),
 }
+JUDGED: dict[str, Schema] = {
+    "timestamp": _said(_or_null(WHOLE), "ms; null = it came late, or before a pause of more than 24 days."),
+    "event_type": CLICK["event_type"],
+    "item_id": CLICK["item_id"],
+    "p_value": _said(NUMBER, "How usual the item was by itself, 0 to 1. Small = surprising."),
+}
+EPISODE: dict[str, Schema] = {
+    "id": _said(TEXT, "`episode` in its alerts."),
+    "opened": _said(_or_null(WHOLE), "Time of its first click, ms; null = the first alert is not kept."),
+    "updated": _said(WHOLE, "Time of its last unusual click that is known, ms."),
+    "alerts": _said(WHOLE, "Alerts of it that the worker keeps."),
+    "p_value": _said(NUMBER, "Of its latest alert."),
+    "reason": _said(_or_null(TEXT), "Of its latest alert; null = the alert is not kept."),
+}
 FIGURES: Schema = {"type": "object"}
 STATUS: dict[str, Schema] = {
     "time": _said(WHOLE, "Of the answer, ms since the epoch."),
@@ -115,6 +129,7 @@ SCHEMAS: dict[str, Schema] = {
                 _list_of(NUMBER),
                 "Newest first: how usual the item of each click was by itself, 0 to 1. Small = surprising.",
             ),
+            "last_clicks": _said(_list_of(_object(JUDGED)), "The clicks of `item_p_values`, oldest first."),
             "beliefs": _said(
                 _list_of(_object({"item_id": TEXT, "probability": NUMBER})),
                 "The most likely items of the next click, without any rule.",
@@ -122,6 +137,10 @@ SCHEMAS: dict[str, Schema] = {
             "episode": _said(
                 {"oneOf": [_object({"id": TEXT, "timestamp": WHOLE}), {"type": "null"}]},
                 "The last episode of unusual clicks, and the time of its last one.",
+            ),
+            "episodes": _said(
+                _list_of(_object(EPISODE)),
+                f"Newest first: those of the last {KEPT} alerts of the user's worker since it started, and `episode`.",
             ),
             "partition": _said(WHOLE, "Of the clicks topic."),
             "model": _said(TEXT, "name/version"),
@@ -181,42 +200,30 @@ SCHEMAS: dict[str, Schema] = {
 }
 
 ALERTS = "The latest alerts of all workers. With Accept: text/event-stream those of this worker, as they come."
-K = {
-    "name": "k",
-    "in": "query",
-    "description": "Largest number of items; without it the worker's --k.",
-    "schema": {"type": "integer", "minimum": 1, "maximum": LARGEST_K},
-}
-EXCLUDE = {
-    "name": "exclude",
-    "in": "query",
-    "description": f"Item ids to leave out, separated by commas; at most {MOST_EXCLUDED}. It may be given repeatedly.",
-    "schema": TEXT,
-}
-CATEGORY = {
-    "name": "category",
-    "in": "query",
-    "description": "Only items of this category of the workers' --catalogue.",
-    "schema": TEXT,
-}
-BECAUSE = {
-    "name": "because",
-    "in": "query",
-    "description": "For each item, name at most so many of the user's last clicks that it comes from.",
-    "schema": {"type": "integer", "minimum": 1, "maximum": RECENT_ITEMS},
-}
-USER = {
-    "name": "user",
-    "in": "query",
-    "description": "Only alerts of this user, and none on many users.",
-    "schema": TEXT,
-}
-LIMIT = {
-    "name": "limit",
-    "in": "query",
-    "description": "Largest number of alerts.",
-    "schema": {"type": "integer", "minimum": 1, "maximum": KEPT},
-}
+
+
+def _query(name: str, text: str, schema: Schema) -> Schema:
+    return {"name": name, "in": "query", "description": text, "schema": schema}
+
+
+def _up_to(most: int) -> Schema:
+    return {"type": "integer", "minimum": 1, "maximum": most}
+
+
+K = _query("k", "Largest number of items; without it the worker's --k.", _up_to(LARGEST_K))
+EXCLUDE = _query(
+    "exclude",
+    f"Item ids to leave out, separated by commas; at most {MOST_EXCLUDED}. It may be given repeatedly.",
+    TEXT,
+)
+CATEGORY = _query("category", "Only items of this category of the workers' --catalogue.", TEXT)
+BECAUSE = _query(
+    "because",
+    "For each item, name at most so many of the user's last clicks that it comes from.",
+    _up_to(RECENT_ITEMS),
+)
+USER = _query("user", "Only alerts of this user, and none on many users.", TEXT)
+LIMIT = _query("limit", "Largest number of alerts.", _up_to(KEPT))
 
 
 def _path(

@@ -15,10 +15,11 @@ from stream.answers import openapi
 from stream.answers.admin import Token
 from stream.answers.asked import read, read_alerts
 from stream.answers.desk import Desk, reason
+from stream.answers.users import with_episodes
 from stream.answers.workers import FORWARDED
 from stream.errors import EddyError, Unanswered
 from stream.meter import Meter
-from stream.web.alerts import Streams
+from stream.web.alerts import KEPT, Streams
 from stream.web.display import Display
 from stream.web.files import report_route
 
@@ -39,7 +40,10 @@ def answer_routes(desk: Desk, token: Token, display: Display) -> Sequence[web.Ab
 
     async def user(request: web.Request) -> tuple[int, Body]:
         k = read(_query(request), desk.opened().k, ("k",)).k
-        return _found(await desk.state(_id(request), k, *_passed_on(request)))
+        found = await desk.state(_id(request), k, *_passed_on(request))
+        if isinstance(found, dict):  # else it comes from another worker, with the episodes that this one knows
+            found = with_episodes(found, display.alerts.latest(KEPT, found["user_id"]))
+        return _found(found)
 
     async def similar(request: web.Request) -> tuple[int, Body]:
         k = read(_query(request), desk.opened().k, ("k",)).k

@@ -8,7 +8,7 @@ Answers are not made in the engine thread, which a cycle may keep busy for a sec
 lock, so that it does not change meanwhile. Then the model runs on the copy, beside a cycle.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,8 +20,8 @@ from stream.ahead.again import foresee_again
 from stream.ahead.forecast import foreseen, served_columns
 from stream.ahead.reasons import intent_without
 from stream.answers.asked import Asked
-from stream.detect.episodes import OPENED, UNUSUAL_MS
-from stream.detect.windows import ITEM_NATS, PER_NAT
+from stream.detect.episodes import ALERTED, OPENED, UNUSUAL_MS
+from stream.detect.windows import GAP_MS, ITEM_NATS, LAST, LATE, MOST_GAP_MS, PER_NAT
 from stream.engine.columns import NO_CATEGORIES, Columns
 from stream.engine.decide import Decider
 from stream.engine.engine import Engine
@@ -29,7 +29,7 @@ from stream.engine.step import Steps
 from stream.errors import Unanswered
 from stream.events import Click, Origin, Partition, click_of
 from stream.past.because import Because
-from stream.past.clicks import Names, past_of
+from stream.past.clicks import Names, past_of, type_hashes, type_indices
 from stream.sessions.track import FORECAST
 from stream.state.arena import NO_SLOT, Owner
 from stream.state.row import NO_ITEM, Rows, new_rows
@@ -166,7 +166,7 @@ class Users:
     def _state(self, owner: Owner, rows: Rows, k: int) -> dict[str, Any]:
         engine, (partition, user) = self._engine, owner
         model, [row] = engine.model, rows
-        depth = min(k, len(model.items))
+        episode, depth = self._episode(owner, rows), min(k, len(model.items))
         items, log_probs = model.score([rows[name] for name in model.score_inputs], depth)
         recent = row["recent"][row["recent"] != NO_ITEM].tolist()
         return {
@@ -176,6 +176,7 @@ class Users:
             "timestamp": int(row["last_ms"]),
             "last_items": [model.items[item] if item < len(model.items) else None for item in recent],
             "item_p_values": _p_values(row),
+            "last_clicks": self._last_clicks(row),
             "beliefs": [
                 {"item_id": item, "probability": probability}
                 for item, probability in zip(
@@ -184,7 +185,8 @@ class Users:
                     strict=True,
                 )
             ],
-            "episode": self._episode(owner, rows),
+            "episode": episode and {"id": episode["id"], "timestamp": episode["updated"]},
+            "episodes": [episode] if episode else [],
             "partition": partition.number,
             "model": model.manifest.label,
         } | self._predicted(rows)
@@ -202,13 +204,66 @@ class Users:
         more = {name: round(float(value[0]), output.DIGITS) for name, value in kept.items() if value is not None}
         return {"next": following, "leaves": leaves} | more
 
+    def _last_clicks(self, row: np.void) -> list[dict[str, Any]]:
+        """The user's last clicks whose p-values the row has, oldest first."""
+        model, types, p_values = self._engine.model, self._engine.model.manifest.event_types, _p_values(row)
+        kinds = type_indices(past_of(row).names.event_type[::-1], type_hashes(types)).tolist()
+        return [
+            {
+                "timestamp": time_ms,
+                "event_type": types[kind] if kind < len(types) else None,
+                "item_id": model.items[item] if item < len(model.items) else None,
+                "p_value": p_value,
+            }
+            for time_ms, kind, item, p_value in zip(_times(row), kinds, row["recent"].tolist(), p_values, strict=False)
+        ][::-1]
+
     def _episode(self, owner: Owner, rows: Rows) -> dict[str, Any] | None:
-        """The user's last episode, with the time of its last unusual click; None if there was none."""
+        """The user's last episode as the row has it, as in `with_episodes`; None if there was none."""
         (partition, _), [row] = owner, rows
         unusual_ms = int(row[UNUSUAL_MS])
         if not unusual_ms:
             return None
-        return {"id": Origin(*partition, 0).at(int(row[OPENED])).id, "timestamp": unusual_ms}
+        id_ = Origin(*partition, 0).at(int(row[OPENED])).id
+        return _episode_entry(id_, unusual_ms, float(np.exp(-np.float64(row[ALERTED]))), None)
+
+
+def with_episodes(state: dict[str, Any], alerts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Add to the answer of `Users.state` the episodes of the alerts that the worker keeps, newest first.
+
+    alerts   on this user, newest first, as `Alerts.latest` returns them
+    returns  the state whose `episodes` are: id; opened, the time of the first click, ms, None if its alert is not kept;
+             updated, the time of the last unusual click that is known; alerts, how many are kept; and p_value and
+             reason of the latest alert, None if it is not kept. The row has the p-value of the last episode
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for alert in alerts:
+        id_, time_ms = alert["episode"], alert["timestamp"]
+        one = found.setdefault(id_, _episode_entry(id_, time_ms, alert["p_value"], alert["reason"]))
+        one["alerts"] += 1
+        one["updated"] = max(one["updated"], time_ms)
+        if alert["id"] == id_:
+            one["opened"] = time_ms
+    for of_row in state["episodes"]:
+        one = found.setdefault(of_row["id"], of_row)
+        one["updated"] = max(one["updated"], of_row["updated"])
+    return state | {"episodes": sorted(found.values(), key=lambda one: -int(one["updated"]))}
+
+
+def _episode_entry(id_: str, updated_ms: int, p_value: float, reason: str | None) -> dict[str, Any]:
+    return {"id": id_, "opened": None, "updated": updated_ms, "alerts": 0, "p_value": p_value, "reason": reason}
+
+
+def _times(row: np.void) -> list[int | None]:
+    """The time of each of the user's last clicks, newest first, ms. None where it is not known: of a late click, and
+    before a pause that is longer than the row can hold."""
+    newest, found = int(row["last_ms"]), list[int | None]()
+    for gap_ms in row[GAP_MS][: int(row["clicks"])].tolist():
+        found.append(None if gap_ms == LATE else newest)
+        if gap_ms == MOST_GAP_MS:
+            break
+        newest -= max(gap_ms, 0)  # a late click does not lower the largest time
+    return [*found, *[None] * (min(int(row["clicks"]), LAST) - len(found))]
 
 
 def _p_values(row: np.void) -> list[float]:

@@ -22,8 +22,8 @@ from typing import Any, NoReturn
 import click
 
 from stream import DISTRIBUTION
-from stream.environment import unknown_variables
-from stream.errors import ConfigError, EddyError
+from stream.environment import check_unknown
+from stream.errors import EddyError
 from stream.kafka_config import read_kafka_config
 from stream.log_lines import last_line
 from stream.ops.dead_letters import dead_letters
@@ -41,7 +41,7 @@ from stream.ops.options import (
     worker_options,
 )
 from stream.ops.repair import repair
-from stream.ops.text import Nearest
+from stream.ops.text import Nearest, missing_module
 
 MOUNTED = {
     "demo": "Show Eddy on a simulated shop, live in the terminal.",
@@ -57,22 +57,6 @@ MOUNTED = {
     "triggers": "Check the rules for marketing, and report what they have caused.",
 }
 """The help line of each mounted command. It is here so that `eddy --help` does not import the command."""
-
-EXTRAS = {
-    **dict.fromkeys(("polars", "jinja2", "markupsafe"), "logs"),
-    **dict.fromkeys(("torch", "onnx", "onnxscript", "onnx_ir", "matplotlib"), "train"),
-    "redis": "redis",
-    "psycopg": "postgres",
-    "pyarrow": "parquet",
-    "opentelemetry": "otel",
-    **dict.fromkeys(("fastavro", "google", "httpx2", "httpx", "authlib", "attr", "attrs", "cachetools"), "registry"),
-}
-"""Module -> the extra that installs it."""
-
-NO_RUNTIME = (
-    "needs ONNX Runtime: pip install '.[cpu]' in Eddy's directory, or '.[cuda]' for an NVIDIA GPU; "
-    "if both were installed, run pip uninstall onnxruntime onnxruntime-gpu before"
-)
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 """Error numbers of a full, read-only or broken disk. They are no bug in Eddy."""
@@ -93,6 +77,18 @@ JSON_OPTION = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 class Commands(Nearest):
     """The command group: Eddy's own commands, and those of the entry points `eddy.commands`, loaded when called."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse variables with mistyped names, and warn of others that nothing reads.
+
+        Help and the completion of a shell work with any variables.
+        """
+        helps = ctx.resilient_parsing or not {"-h", "--help"}.isdisjoint(args)
+        rest = super().parse_args(ctx, args)
+        if not helps:
+            for line in check_unknown(os.environ):
+                click.echo(f"eddy: WARNING: {line}", err=True)
+        return rest
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*super().list_commands(ctx), *_mounted()})
@@ -126,8 +122,6 @@ def _mounted() -> dict[str, EntryPoint]:
 @click.version_option(package_name=DISTRIBUTION, prog_name="eddy")
 def eddy() -> None:
     """Recommend items and report anomalies in a shop's clickstream, with one recurrent state per user in Kafka."""
-    for line in unknown_variables(os.environ):
-        click.echo(f"eddy: WARNING: {line}", err=True)
 
 
 for _command in (forget, dead_letters, explain, feedback, calibrate, config):
@@ -269,7 +263,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except EddyError as exc:
         _fail(f"eddy: {exc}")
     except ImportError as exc:
-        _fail(f"eddy: {_missing(exc)}")
+        _fail(f"eddy: {missing_module(exc)}")
     except (KeyboardInterrupt, click.Abort):
         sys.exit(130)
     except Exception as exc:
@@ -278,17 +272,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if isinstance(exc, OSError) and exc.errno in FULL:
             _fail(f"eddy: a file cannot be written ({exc}); free disk space there or under TMPDIR, and try again")
         _fail(f"eddy: a bug in Eddy: {type(exc).__name__}: {exc} (EDDY_TRACEBACK=1 prints the stack trace)", 1)
-
-
-def _missing(exc: ImportError) -> ConfigError:
-    """The error for a module that is not installed. It names the extra that installs the module, if there is one."""
-    module = (exc.name or "").partition(".")[0]
-    if module == "onnxruntime":
-        return ConfigError(f"{NO_RUNTIME} ({exc})")
-    extra = EXTRAS.get(module)
-    if extra is None:
-        return ConfigError(f"the installation is incomplete: {exc}; install eddy again")
-    return ConfigError(f"needs pip install '.[{extra}]' in Eddy's directory (module {exc.name} is not installed)")
 
 
 def _fail(line: str, code: int = 2) -> NoReturn:

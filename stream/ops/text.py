@@ -1,4 +1,4 @@
-"""What commands share: the nearest command, user ids in a file, times, and a bar while a topic is read."""
+"""What commands share: the nearest command, user ids in a file, times, a bar while a topic is read, missing extras."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -10,6 +10,22 @@ import click
 
 from stream.errors import ConfigError
 from stream.kafka_config import KafkaConfig
+
+EXTRAS = {
+    **dict.fromkeys(("polars", "jinja2", "markupsafe"), "logs"),
+    **dict.fromkeys(("torch", "onnx", "onnxscript", "onnx_ir", "matplotlib"), "train"),
+    "redis": "redis",
+    "psycopg": "postgres",
+    "pyarrow": "parquet",
+    "opentelemetry": "otel",
+    **dict.fromkeys(("fastavro", "google", "httpx2", "httpx", "authlib", "attr", "attrs", "cachetools"), "registry"),
+}
+"""Module -> the extra that installs it."""
+
+NO_RUNTIME = (
+    "needs ONNX Runtime: pip install '.[cpu]' in Eddy's directory, or '.[cuda]' for an NVIDIA GPU; "
+    "if both were installed, run pip uninstall onnxruntime onnxruntime-gpu before"
+)
 
 
 class Nearest(click.Group):
@@ -53,3 +69,14 @@ def time_of(ms: int | None) -> str:
         return datetime.fromtimestamp((ms or 0) / 1000, UTC).isoformat(timespec="seconds")
     except (ValueError, OverflowError, OSError):
         return f"{ms} ms"
+
+
+def missing_module(exc: ImportError) -> ConfigError:
+    """The error for a module that is not installed. It names the extra that installs the module, if there is one."""
+    module = (exc.name or "").partition(".")[0]
+    if module == "onnxruntime":
+        return ConfigError(f"{NO_RUNTIME} ({exc})")
+    extra = EXTRAS.get(module)
+    if extra is None:
+        return ConfigError(f"the installation is incomplete: {exc}; install eddy again")
+    return ConfigError(f"needs pip install '.[{extra}]' in Eddy's directory (module {exc.name} is not installed)")

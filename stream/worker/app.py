@@ -27,7 +27,7 @@ from stream.access.place import WorkerLock, client_id, hold_id, make_directory, 
 from stream.access.refusal import Admin
 from stream.answers.desk import Desk
 from stream.answers.workers import advertised
-from stream.environment import from_environment, unknown_variables
+from stream.environment import FAUST_PREFIX, check_unknown, from_environment
 from stream.errors import EddyError
 from stream.kafka.changelog import Changelog
 from stream.kafka.consumer.fetch import OFFSET_RESET
@@ -197,7 +197,7 @@ def _faust_app(settings: Settings, worker_id: str, config: KafkaConfig, health: 
         topic_allow_declare=False,
         Worker=WithoutWeb,
         datadir=settings.data_dir,
-        env_prefix="EDDY_FAUST_",  # else Faust reads variables such as BROKER_URL
+        env_prefix=FAUST_PREFIX,  # else Faust reads variables such as BROKER_URL
         Topic=BatchTopic,
         **faust_options(config),
     )
@@ -249,9 +249,9 @@ def __getattr__(name: str) -> Any:
     """Build `app` when Faust's command line reads it."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    for line in unknown_variables(os.environ):
-        print(f"eddy: WARNING: {line}", file=sys.stderr)
     try:
+        for line in check_unknown(os.environ):
+            print(f"eddy: WARNING: {line}", file=sys.stderr)
         app = create_app(from_environment(os.environ))
     except EddyError as exc:
         print(f"eddy: {exc}", file=sys.stderr)

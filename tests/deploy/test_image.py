@@ -13,7 +13,7 @@ import pytest
 import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
 
-from stream.environment import from_environment, unknown_variables
+from stream.environment import check_unknown, from_environment
 from tests.deploy.words import parsed
 from tests.docs.blocks import ROOT
 from tests.kafka.apicurio import API, VERSION
@@ -124,7 +124,8 @@ def test_the_workers_have_ids_and_directories_of_their_own() -> None:
     assert len({one.worker_id for one in settings}) == len(found)
     volumes = {next(v for v in worker["volumes"] if v.endswith(":/var/lib/eddy")) for worker in found}
     assert len(volumes) == len(found)
-    assert all(unknown_variables(worker["environment"]) == [] for worker in found)
+    for worker in found:
+        assert check_unknown(worker["environment"]) == []
 
 
 def test_the_containers_of_eddy_are_confined() -> None:

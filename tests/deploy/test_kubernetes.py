@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from stream.environment import from_environment, unknown_variables
+from stream.environment import check_unknown, from_environment
 from stream.kafka_config import VARIABLES
 from tests.deploy.words import parsed
 from tests.docs.blocks import ROOT, blocks
@@ -84,10 +84,16 @@ def test_kubernetes_accepts_every_object(objects: dict[str, Object]) -> None:
 def test_the_settings_are_those_of_a_worker(objects: dict[str, Object]) -> None:
     """No name is unknown, every value is valid, and no password is in the ConfigMap."""
     environ = environment(objects, objects["StatefulSet"]["spec"]["template"])
-    assert unknown_variables(environ) == []
+    assert check_unknown(environ) == []
     settings = from_environment(environ)
     assert settings.stay_in_group is ("ScaledObject" not in objects)
     assert not environ.keys() & VARIABLES.keys()
+
+
+def test_no_service_sets_a_variable_that_looks_like_a_setting(objects: dict[str, Object]) -> None:
+    """No pod gets variables of the Services of its namespace, so a Service named eddy-http cannot be read as a port."""
+    for pod in pods(objects):
+        assert pod["spec"]["enableServiceLinks"] is False
 
 
 def test_eddy_accepts_the_command_lines(objects: dict[str, Object]) -> None:
@@ -222,4 +228,4 @@ def test_the_patch_of_the_page_gives_each_worker_an_address(tmp_path: Path) -> N
     assert names.index("EDDY_WORKER_ID") < names.index("EDDY_HTTP_ADVERTISE")
     address = environment(objects, pod)["EDDY_HTTP_ADVERTISE"]
     assert address == f"$(EDDY_WORKER_ID).{objects['Service']['metadata']['name']}:9464"
-    assert unknown_variables(environment(objects, pod)) == []
+    assert check_unknown(environment(objects, pod)) == []

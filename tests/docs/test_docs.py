@@ -3,6 +3,7 @@
 import re
 import shlex
 import tomllib
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -13,7 +14,7 @@ from PIL import Image
 
 from stream import events
 from stream.demo.tally import Tally
-from stream.environment import from_environment, unknown_variables
+from stream.environment import check_unknown, from_environment
 from stream.events import Anomaly, Click, DeadLetter, Recommendation
 from stream.ops.cli import eddy
 from stream.settings import Rules, Settings, Topics, variable
@@ -231,7 +232,33 @@ def test_the_image_and_the_services_set_only_variables_that_eddy_knows() -> None
     found = dict(re.findall(r"^ENV (EDDY_\w+)=(\S+)", dockerfile, re.MULTILINE))
     for service in compose()["services"].values():
         found |= service.get("environment", {})
-    assert unknown_variables(found) == []
+    assert check_unknown(found) == []
+
+
+def every_command(group: click.Group = eddy) -> Iterator[click.Command]:
+    """Every command of Eddy, those of groups too."""
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        yield from every_command(command) if isinstance(command, click.Group) else [command]
+
+
+def test_every_variable_of_an_option_is_known() -> None:
+    """Each command refuses unknown variables, so it must know those of all the others."""
+    variables = {parameter.envvar for command in every_command() for parameter in command.params if parameter.envvar}
+    assert {"EDDY_BROKER", "EDDY_SINK_URL", "EDDY_FEEDBACK_TOPIC"} <= variables
+    assert check_unknown(dict.fromkeys(map(str, variables), "x")) == []
+
+
+def test_every_variable_that_the_code_and_the_tests_read_is_known() -> None:
+    """One that the tests or the benchmarks need must not stop the commands that they run."""
+    read = re.compile(r"""(?:environ\.get\(|environ\[|tenv\()["'](EDDY_\w+)|["'](EDDY_\w+)["'] in os\.environ""")
+    rooms = [path for room in ("stream", "export", "bench", "tests") for path in (ROOT / room).rglob("*.py")]
+    found = {name for path in rooms for names in read.findall(path.read_text()) for name in names if name}
+    for script in (ROOT / ".ci" / "run", ROOT / "Makefile", *(ROOT / ".github").rglob("*.y*ml")):
+        found |= set(re.findall(r"\b(EDDY_\w+)", script.read_text()))
+    assert {"EDDY_REQUIRE_KAFKA", "EDDY_DATA", "EDDY_TEST_KAFKA"} <= found
+    assert check_unknown(dict.fromkeys(found, "x")) == []
 
 
 def test_the_demo_page_names_every_count() -> None:

@@ -80,8 +80,14 @@ def test_answers_are_the_decisions_that_were_written(lane: Lane) -> None:
     assert "bot" in episodes
     assert len(episodes) < len(decided)
     for user in decided:
-        episode = ask(port, f"/v1/users/{user}")[1]["episode"]
-        assert (episode and episode["id"]) == episodes.get(user)
+        state = ask(port, f"/v1/users/{user}")[1]
+        assert (state["episode"] and state["episode"]["id"]) == episodes.get(user)
+        of_user = {alert["episode"] for alert in alerts if alert["user_id"] == user}
+        assert {one["id"] for one in state["episodes"]} == of_user
+        assert sum(one["alerts"] for one in state["episodes"]) == sum(alert["user_id"] == user for alert in alerts)
+    assert [one["timestamp"] for one in ask(port, "/v1/users/bot")[1]["last_clicks"]] == [
+        one["timestamp"] for one in made if one["user_id"] == "bot"
+    ][-10:]
 
     because = ask(port, "/v1/users/user7/recommendations?k=3&because=2")[1]["because"]
     assert len(because) == 3

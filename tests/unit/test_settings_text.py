@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.environment import FALSE, TRUE, from_environment, parse, unknown_variables
+from stream.environment import FALSE, TRUE, check_unknown, from_environment, parse
 from stream.errors import ConfigError
 from stream.settings import (
     Rules,
@@ -134,7 +134,6 @@ def test_every_setting_has_a_variable() -> None:
         assert set(values) == set(fields) - {"topics", "rules"}
         default = [name for name, value in values.items() if value == fields[name]]
         assert default == (["false_alarms"] if kind is Settings else [])  # it and alpha exclude each other
-    assert unknown_variables(environ) == []
 
 
 @pytest.mark.parametrize("name", sorted(OTHERS | OTHER_RULES))
@@ -157,20 +156,88 @@ def test_a_missing_model_is_an_error_with_the_remedy() -> None:
         ("EDDY_BROKERS", "did you mean EDDY_BROKER?"),
         ("EDDY_CLICK_TOPIC", "did you mean EDDY_CLICKS_TOPIC?"),
         ("EDDY_EXPLORE_SED", "did you mean EDDY_EXPLORE_SEED?"),
-        ("EDDY_XYZZY", "docs/settings.md lists them"),
+        ("EDDY_BROKER_URL", "did you mean EDDY_BROKER?"),
     ],
 )
-def test_a_mistyped_variable_is_reported_with_the_nearest(name: str, advice: str) -> None:
+def test_a_mistyped_variable_is_refused_with_the_nearest(name: str, advice: str) -> None:
     """A variable that nothing reads would otherwise silently leave its setting at the default."""
-    (line,) = unknown_variables({name: "1", "PATH": "/bin", "EDDY_MODEL": "m"})
-    assert line.startswith(f"{name} is not a variable of Eddy")
-    assert line.endswith(advice)
+    with pytest.raises(ConfigError) as raised:
+        check_unknown({name: "1", "PATH": "/bin", "EDDY_MODEL": "m"})
+    assert str(raised.value) == f"{name} is not a variable of Eddy; {advice}"
 
 
-@pytest.mark.parametrize("name", ["EDDY_PORT_9092_TCP", "EDDY_SERVICE_HOST", "EDDY_FAUST_X", "EDDY_DATA", "TEDDY_X"])
-def test_variables_of_others_are_not_reported(name: str) -> None:
-    """Kubernetes, the tests and other programs set variables that only look like Eddy's."""
-    assert unknown_variables({name: "1"}) == []
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        *((f"EDDY_{word}", "docs/settings.md lists them") for word in ("REPO", "BIN", "HOME", "IMAGE", "XYZZY")),
+        ("EDDY_HOST", "did you mean EDDY_HTTP_HOST?"),
+    ],
+)
+def test_a_variable_that_is_like_no_name_of_eddy_is_reported(name: str, advice: str) -> None:
+    """Scripts around Eddy have variables of their own, such as the directory it is in. They stop no command."""
+    assert check_unknown({name: "1"}) == [f"{name} is not a variable of Eddy and has no effect; {advice}"]
+
+
+def test_all_mistyped_variables_are_in_one_error() -> None:
+    """They can be corrected in one go. An empty one is a mistake, too."""
+    with pytest.raises(ConfigError, match=r"EDDY_BROKERS is not .* EDDY_MODLE is not "):
+        check_unknown({"EDDY_MODLE": "", "EDDY_BROKERS": "k:9092", "EDDY_XYZZY": "1"})
+
+
+@pytest.mark.parametrize("name", ["EDDY_FAUST_X", "EDDY_DATA", "EDDY_SINK_URL", "TEDDY_X", "EDDYX"])
+def test_variables_of_others_are_not_refused(name: str) -> None:
+    """Other commands, Faust, the tests and other programs read them."""
+    assert check_unknown({name: "1"}) == []
+
+
+MADE = {
+    "SERVICE_HOST": "10.0.0.1",
+    "SERVICE_PORT": "80",
+    "SERVICE_PORT_HTTP_2": "80",
+    "PORT": "tcp://10.0.0.1:80",
+    "PORT_80_TCP": "tcp://10.0.0.1:80",
+    "PORT_80_TCP_PROTO": "tcp",
+    "PORT_80_TCP_PORT": "80",
+    "PORT_80_TCP_ADDR": "10.0.0.1",
+    "PORT_53_UDP": "udp://[fd00::1]:53",
+    "PORT_53_UDP_PROTO": "udp",
+    "PORT_53_UDP_ADDR": "fd00::1",
+    "PORT_9_SCTP": "sctp://10.0.0.1:9",
+    "PORT_9_SCTP_PROTO": "sctp",
+}
+"""What Kubernetes makes for a Service, without the Service's name."""
+
+
+@pytest.mark.parametrize("service", ["EDDY", "EDDY_KAFKA", "EDDY_2_WORKERS"])
+def test_variables_that_kubernetes_makes_are_not_refused(service: str) -> None:
+    """Every pod of a namespace gets them for each Service, so nobody has mistyped them."""
+    assert check_unknown({f"{service}_{name}": value for name, value in MADE.items()}) == []
+
+
+@pytest.mark.parametrize("name", sorted(MADE))
+def test_a_variable_with_the_name_but_not_the_value_of_kubernetes_is_not_ignored(name: str) -> None:
+    """The name alone could be a mistyped one."""
+    [line] = check_unknown({f"EDDY_X_{name}": f"{MADE[name]} x"})
+    assert f"EDDY_X_{name} is not" in line
+
+
+def test_a_port_of_eddy_that_has_another_number_is_refused() -> None:
+    """EDDY_HTP_PORT ends like a variable of Kubernetes, whose value is an address."""
+    with pytest.raises(ConfigError, match=r"did you mean EDDY_HTTP_PORT\?"):
+        check_unknown({"EDDY_HTP_PORT": "9464"})
+
+
+def test_the_port_of_a_service_named_eddy_http_is_explained() -> None:
+    """Kubernetes makes a variable with the name of a setting. The error says why it is there and how to end that."""
+    made = {f"EDDY_HTTP_{name}": value for name, value in MADE.items()}
+    with pytest.raises(ConfigError) as raised:
+        from_environment({"EDDY_MODEL": "m", **made})
+    assert str(raised.value) == (
+        "EDDY_HTTP_PORT is 'tcp://10.0.0.1:80'; it must be a whole number. Kubernetes makes this variable for a "
+        "Service named eddy-http: set enableServiceLinks: false in the pod, or rename the Service"
+    )
+    with pytest.raises(ConfigError, match=r"it must be a whole number$"):
+        from_environment({"EDDY_MODEL": "m", "EDDY_HTTP_PORT": "http"})
 
 
 RANGES = {

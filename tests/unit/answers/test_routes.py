@@ -95,6 +95,7 @@ def running(model_dir: Path) -> Iterator[Running]:
 
 def test_every_answer_has_the_fields_of_the_description(running: Running) -> None:
     """The description is an OpenAPI document, and the page loads nothing from elsewhere."""
+    running.display.alerts.add([anomaly(1, ODD), anomaly(2, "ann")])
     users = f"/v1/users/{quote(ODD, safe='')}"
     shown = {
         "Recommendations": running.get(f"{users}/recommendations?k=3&exclude=i1,i2&exclude=i4"),
@@ -108,6 +109,11 @@ def test_every_answer_has_the_fields_of_the_description(running: Running) -> Non
         assert status == {"Forgotten": 202, "Error": 400}.get(name, 200), body
         assert list(body) == SCHEMAS[name]["required"], name
     assert shown["Recommendations"][1]["user_id"] == shown["User"][1]["user_id"] == ODD
+    state = shown["User"][1]
+    assert [one["id"] for one in state["episodes"]] == ["clicks-0-1"]
+    for field in ("last_clicks", "episodes"):
+        [each] = state[field]
+        assert list(each) == SCHEMAS["User"]["properties"][field]["items"]["required"]
     assert running.forgotten == [ODD.encode()]
     status, document = running.get("/v1/openapi.json")
     assert (status, document) == (200, json.loads(json.dumps(description())))

@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 
 from stream.answers.asked import Asked
-from stream.answers.users import Users
+from stream.answers.users import Users, with_episodes
+from stream.detect.windows import MOST_GAP_MS
 from stream.engine.engine import Engine
 from stream.errors import Unanswered
 from stream.events import Click, Partition, Recommendation, click_of
 from stream.model.runtime import load_model
 from stream.settings import Rules
 from stream.state.evict import DAY_MS
+from stream.web.alerts import KEPT, Alerts
 from stream.worker.served import open_engine
 from tests.decide import process, run
+from tests.unit.web.test_alerts import anomaly
 
 ONE = Partition("clicks", 0)
 START_MS = 1_700_000_000_000
@@ -175,6 +178,79 @@ def test_the_state_of_a_user_is_what_the_clicks_say(model_dir: Path, tmp_path: P
     assert len(first["item_p_values"]) == 1
     run(engine, [Click("later", "i1", START_MS + 92 * DAY_MS)], 62)
     assert users.state(b"u3", 4).answer is None
+
+
+def test_the_last_clicks_have_their_times_names_and_p_values(model_dir: Path, tmp_path: Path) -> None:
+    """Oldest first. The time of a late click is not in the row, and a name that the model does not know is null."""
+    engine = engine_of(model_dir, tmp_path, Rules())
+    users = Users(engine, lambda: {ONE: 0})
+    sent = [(0, "i1", "view"), (5_001, "i2", "cart"), (3_000, "i52", "view"), (9_000_007, "i3", "share")]
+    run(engine, [Click("ann", item, START_MS + after_ms, kind) for after_ms, item, kind in sent])
+    state = users.state(b"ann", 3).answer
+    assert state is not None
+    shown = [(one["timestamp"], one["item_id"], one["event_type"]) for one in state["last_clicks"]]
+    assert shown == [
+        (START_MS, "i1", "view"),
+        (START_MS + 5_001, "i2", "cart"),
+        (None, None, "view"),
+        (START_MS + 9_000_007, "i3", None),
+    ]
+    assert [one["p_value"] for one in state["last_clicks"]] == state["item_p_values"][::-1]
+    run(engine, clicks(), 4)
+    state = users.state(b"u3", 3).answer
+    assert state is not None
+    theirs = [one for one in clicks() if one.user_id == "u3"][-10:]
+    assert [(one["timestamp"], one["event_type"]) for one in state["last_clicks"]] == [
+        (one.timestamp, one.event_type) for one in theirs
+    ]
+
+
+def test_a_click_before_a_pause_that_the_row_cannot_hold_has_no_time(model_dir: Path, tmp_path: Path) -> None:
+    """The row has 24 days for a longer pause, too; a shorter one is exact."""
+    engine = engine_of(model_dir, tmp_path, Rules())
+    users = Users(engine, lambda: {ONE: 0})
+    times = [START_MS, START_MS + 10, START_MS + 10 + MOST_GAP_MS - 1]
+    run(engine, [Click("ann", "i1", time_ms) for time_ms in times])
+    run(engine, [Click("bob", "i1", time_ms) for time_ms in (START_MS, START_MS + 10, times[-1] + 1)], 3)
+    found = [users.state(user, 3).answer for user in (b"ann", b"bob")]
+    assert [state and [one["timestamp"] for one in state["last_clicks"]] for state in found] == [
+        times,
+        [None, None, times[-1] + 1],
+    ]
+
+
+def test_episodes_are_those_of_the_alerts_and_the_last_one_of_the_row(model_dir: Path) -> None:
+    """Each once, the newest first. After a restart of the worker only the row's is left, without reason and begin."""
+    engine = open_engine(load_model(model_dir, "cpu"), model_dir, 5, 1, 0.05)
+    users, alerts = Users(engine, lambda: {ONE: 0}), Alerts()
+    sent = [Click("bot", "i1", START_MS + day * DAY_MS + 1000 * n) for day in (0, 1) for n in range(12)]
+    raised = [*run(engine, sent).anomalies]
+    assert len({one.episode for one in raised}) == 2
+    alerts.add(raised)
+    state = users.state(b"bot", 3).answer
+    assert state is not None
+    found = with_episodes(state, alerts.latest(KEPT, "bot"))["episodes"]
+    assert [one["id"] for one in found] == [raised[-1].episode, raised[0].episode]
+    for one in found:
+        of_it = [alert for alert in raised if alert.episode == one["id"]]
+        assert (one["opened"], one["alerts"]) == (of_it[0].timestamp, len(of_it))
+        assert (one["p_value"], one["reason"]) == (of_it[-1].p_value, of_it[-1].reason)
+    assert found[0]["updated"] == state["episode"]["timestamp"] > found[1]["updated"]
+    [left] = with_episodes(state, [])["episodes"]
+    assert left == found[0] | {"opened": None, "alerts": 0, "reason": None, "p_value": left["p_value"]}
+    assert left["p_value"] == pytest.approx(found[0]["p_value"], rel=1e-5)
+    assert state["episode"]["id"] == left["id"]
+
+
+def test_an_episode_whose_first_alert_is_not_kept_has_no_begin() -> None:
+    """Its last unusual click is the newest that is known: of the alerts, which may come late, or of the row."""
+    first, late = anomaly(7), msgspec.structs.replace(anomaly(9), episode="clicks-0-7", timestamp=0, reason="two items")
+    kept = [msgspec.to_builtins(one) for one in (late, first)]
+    of_row = {"id": "clicks-0-7", "opened": None, "updated": 5, "alerts": 0, "p_value": 0.1, "reason": None}
+    want = {"id": "clicks-0-7", "opened": 1, "updated": 1, "alerts": 2, "p_value": 1e-5, "reason": "two items"}
+    assert with_episodes({"episodes": []}, kept) == {"episodes": [want]}
+    [cut] = with_episodes({"episodes": [of_row]}, kept[:1])["episodes"]
+    assert cut == want | {"opened": None, "updated": 5, "alerts": 1}
 
 
 def test_the_state_of_a_user_has_what_was_predicted_after_the_last_click(ahead_dir: Path, tmp_path: Path) -> None:

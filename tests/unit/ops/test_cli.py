@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from stream import DISTRIBUTION
-from stream.environment import from_environment, unknown_variables
+from stream.environment import from_environment
 from stream.errors import ConfigError
 from stream.kafka.topics import Checked
 from stream.ops.cli import eddy, main
@@ -194,34 +194,51 @@ def test_a_value_of_the_wrong_kind_is_refused_with_what_it_must_be(name: str, te
         from_environment({"EDDY_MODEL": "m", name: text})
 
 
-def test_an_unknown_variable_is_reported_with_the_nearest_one() -> None:
-    """For a mistyped variable one line names it and the nearest known name; the command still runs."""
-    environ = {"EDDY_BROKERS": "k:9092", "EDDY_TRACEBACK": "1", "EDDY_FAUST_DATADIR": "x", "EDDY_XYZZY": "1"}
-    result = CliRunner().invoke(eddy, ["topics", "create", "--partitions", "0"], env=environ)
-    lines = result.stderr.splitlines()
-    assert [line for line in lines if "EDDY_" in line] == [
-        "eddy: WARNING: EDDY_BROKERS is not a variable of Eddy and has no effect; did you mean EDDY_BROKER?",
-        "eddy: WARNING: EDDY_XYZZY is not a variable of Eddy and has no effect; docs/settings.md lists them",
-    ]
+@pytest.mark.parametrize("words", [["worker", "--model", "m"], ["topics", "check"], ["schema", "clicks"], ["config"]])
+def test_every_command_refuses_an_unknown_variable(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line names it and the nearest known name. The variables of others are no reason to stop."""
+    others = {"EDDY_TRACEBACK": "1", "EDDY_FAUST_DATADIR": "x", "EDDY_SERVICE_HOST": "10.0.0.1"}
+    monkeypatch.setattr(os, "environ", {**os.environ, **others, "EDDY_BROKERS": "k:9092"})
+    line = "eddy: EDDY_BROKERS is not a variable of Eddy; did you mean EDDY_BROKER?\n"
+    assert outcome(capsys, *words) == (2, line)
 
 
-def test_faust_reports_an_unknown_variable_too(
+def test_a_variable_of_another_program_stops_no_command() -> None:
+    """One line says that it has no effect."""
+    result = CliRunner().invoke(eddy, ["schema", "recommendations"], env={"EDDY_REPO": "/srv/eddy"})
+    line = "eddy: WARNING: EDDY_REPO is not a variable of Eddy and has no effect; docs/settings.md lists them\n"
+    assert (result.exit_code, result.stderr) == (0, line)
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["worker", "--help"], ["topics", "check", "-h"]])
+def test_help_is_printed_with_an_unknown_variable(words: list[str]) -> None:
+    """It is where the right name is looked up."""
+    result = CliRunner().invoke(eddy, words, env={"EDDY_BROKERS": "k:9092"})
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_the_commands_explain_the_port_of_a_service_named_eddy_http(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`faust -A stream.worker.app` reports unknown variables as `eddy` does."""
+    """An option reads the variable with the same parser as `faust -A`."""
+    monkeypatch.setattr(os, "environ", {**os.environ, "EDDY_HTTP_PORT": "tcp://10.0.0.1:80"})
+    code, line = outcome(capsys, "config")
+    assert (code, "a Service named eddy-http" in line) == (2, True)
+
+
+def test_faust_refuses_an_unknown_variable_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`faust -A stream.worker.app` refuses unknown variables as `eddy` does."""
     from stream.worker import app
 
     monkeypatch.setattr(os, "environ", {"EDDY_MODLE": "m"})
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as raised:
         _ = app.app
-    assert "did you mean EDDY_MODEL?" in capsys.readouterr().err
-
-
-def test_variables_of_the_tests_and_of_kubernetes_are_not_reported() -> None:
-    """Kubernetes sets EDDY_PORT_... and EDDY_SERVICE_... for a Service called eddy, so these are not mistakes."""
-    foreign = ("EDDY_TEST_KAFKA", "EDDY_DATA", "EDDY_SERVICE_HOST", "EDDY_PORT_6066_TCP_ADDR", "EDDY_PORT", "HOME")
-    known = {variable(name) for name in ("model", "same_category", "dead_letters_topic")}
-    assert unknown_variables(dict.fromkeys((*foreign, *known), "1")) == []
+    assert raised.value.code == 2
+    assert capsys.readouterr().err == "eddy: EDDY_MODLE is not a variable of Eddy; did you mean EDDY_MODEL?\n"
 
 
 @pytest.mark.parametrize(("environ", "words"), [({}, "EDDY_MODEL"), ({"EDDY_MODEL": "m", "EDDY_K": "x"}, "EDDY_K")])
