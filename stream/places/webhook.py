@@ -62,10 +62,10 @@ class Webhook:
     def __init__(self, url: str) -> None:
         """Raises ConfigError if the URL is none of HTTP."""
         self._url = _checked(url)
-        self.where = f"{self._url.scheme}://{self._url.authority.rpartition('@')[2]}"
+        self.where = f"{self._url.scheme}://{self._url.host_port_subcomponent}"
         parts = (url, self._url.raw_path_qs, self._url.password or "", *re.split(r"[/?&=]", self._url.raw_path_qs))
         self._secrets = [part for part in parts if len(part) > 3]
-        self._loop = asyncio.new_event_loop()
+        self._runner = asyncio.Runner()  # its loop begins with the first request
         self._session: aiohttp.ClientSession | None = None
 
     def post(self, body: bytes, key: str) -> str | None:
@@ -76,7 +76,7 @@ class Webhook:
         """
         headers = {"Content-Type": "application/json", "Idempotency-Key": key, "User-Agent": "eddy"}
         try:
-            status, answered, said = self._loop.run_until_complete(self._post(body, headers))
+            status, answered, said = self._runner.run(self._post(body, headers))
         except TimeoutError:
             raise Later(f"no answer within {ANSWER_S:.0f} s") from None
         except (aiohttp.ClientError, OSError) as exc:
@@ -88,8 +88,8 @@ class Webhook:
             raise Later(text, _pause_s(answered))
         if 300 <= status < 400:
             raise ConfigError(
-                f"{self.where} sends to another address ({text}), and events are posted to the address of --url only; give "
-                "the final address"
+                f"{self.where} sends to another address ({text}), and events are posted to the given address only; "
+                "give the final address"
             )
         if status in WRONG:
             raise ConfigError(
@@ -101,8 +101,8 @@ class Webhook:
     def close(self) -> None:
         """Disconnect; `post` may not be called any more."""
         if self._session is not None:
-            self._loop.run_until_complete(self._session.close())
-        self._loop.close()
+            self._runner.run(self._session.close())
+        self._runner.close()
 
     async def _post(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
         """Status, headers and the begin of the answer."""

@@ -87,13 +87,15 @@ class GroupSource(Source):
         stored = self._committed(self.partitions)
         fresh = [partition for partition in self.partitions if partition not in stored]
         if fresh and self._new:
-            begins = dict(self._begin(fresh))
+            found = self._begin(fresh)
+            begins = {one: found[one] if one in found else self._range(one, 0)[0] for one in fresh}
             self._commit(begins)
             stored |= begins
         self._new = False
         self._ends = None  # of the partitions that there were
         self.seek(stored)
         self.starts = stored
+        log.info("reads on: group=%s partitions=%d", self._group, len(self.partitions))
 
     def done(self, partition: Partition, end: int) -> None:
         """All messages of a partition before the offset `end` need not be read again."""
