@@ -85,6 +85,11 @@ class Receiver:
         with self._changed:
             assert self._changed.wait_for(lambda: len(self.requests) >= count, limit_s), self.requests
 
+    def wait_for_keys(self, count: int, limit_s: float = LIMIT_S) -> None:
+        """Wait until requests with so many different keys have come."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(set(self.keys)) >= count, limit_s), self.requests
+
     def close(self) -> None:
         self._closed.set()
         self._server.shutdown()

@@ -24,10 +24,12 @@ MOST_PER_MINUTE = 20
 
 @click.group(cls=Nearest)
 def sink() -> None:
-    """Copy recommendations, alerts, sessions and triggers from Kafka to Redis, PostgreSQL, Parquet files or Avro.
+    """Copy recommendations, alerts, sessions and triggers from Kafka to Redis, PostgreSQL, Parquet files or Avro, or
+    post them to a webhook.
 
     The offset of each partition is stored with the data, so that nothing is written twice or left out, also if the
-    process is killed. Start one process for each place. docs/sinks.md has the keys, tables, files and topics.
+    process is killed; a webhook gets an event again then. Start one process for each place. docs/sinks.md has the keys,
+    tables, files and topics.
 
     \b
     Examples:
@@ -35,6 +37,7 @@ def sink() -> None:
       eddy sink postgres --url postgresql://eddy@localhost/shop --create
       eddy sink parquet --directory history
       eddy sink avro --schema-registry http://localhost:8081 --create
+      eddy sink webhook --url-file url.txt
     """
 
 

@@ -89,10 +89,10 @@ def test_two_processes_of_a_group_share_the_partitions(lane: Lane, receiver: Rec
     for process in processes:
         process.wait_for(f"{READS}{lane.name}-hook partitions=2")
     produce(lane, 40)
-    receiver.wait_for(40)
+    receiver.wait_for_keys(40)
     processes[0].end(signal.SIGKILL)
     produce(lane, 20, first=40)
-    receiver.wait_for(60)
+    receiver.wait_for_keys(60)
     assert processes[1].end(signal.SIGTERM) == 0
     rest = ended(processes[1])["written"]["anomalies"]
     assert 20 + 10 < rest < 60  # its half, and all of the later ones
