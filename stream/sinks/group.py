@@ -10,6 +10,7 @@ killed between 2 and 3 gets the message again, or the process does that gets its
 """
 
 import logging
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,6 +30,9 @@ POLL_S = 0.5
 
 SESSION_MS = 10_000
 """So long after the end of a killed process, its partitions go to another one. A commit waits for Kafka as long."""
+
+LEAVE_S = 12.0
+"""Longer than SESSION_MS."""
 
 LOOK_MS = 30_000
 """How often it is looked whether a topic has more partitions."""
@@ -127,7 +131,17 @@ class GroupSource(Source):
             self._consumer.resume(paused)
 
     def close(self) -> None:
-        """Commit what is done, and leave the group: the other processes have its partitions at once."""
+        """Commit what is done, and leave the group: the other processes have its partitions at once.
+
+        Without an answer of Kafka, librdkafka may wait for minutes; this waits for LEAVE_S at most.
+        """
+        leaving = threading.Thread(target=self._leave, name="leave-group", daemon=True)
+        leaving.start()
+        leaving.join(LEAVE_S)
+        if leaving.is_alive():
+            log.warning("Kafka does not answer, so the last offsets may not be committed: group=%s", self._group)
+
+    def _leave(self) -> None:
         with suppress(ConfigError):  # the process ends anyway, and its end is of another cause
             self.commit()
         super().close()
