@@ -12,12 +12,12 @@ killed between 2 and 3 gets the message again, or the process does that gets its
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from threading import Event as Flag
 from typing import Any
 
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from stream.access.begin import Begin
 from stream.access.refusal import refused
@@ -29,10 +29,13 @@ from stream.sinks.source import ANSWER_S, Source
 POLL_S = 0.5
 
 SESSION_MS = 10_000
-"""So long after the end of a killed process, its partitions go to another one. A commit waits for Kafka as long."""
+"""So long after the end of a killed process, its partitions go to another one."""
 
-LEAVE_S = 12.0
-"""Longer than SESSION_MS."""
+COMMIT_S = 6.0
+"""How long the answer to a commit is waited for."""
+
+LEAVE_S = 8.0
+"""How long the end of a process waits for Kafka."""
 
 LOOK_MS = 30_000
 """How often it is looked whether a topic has more partitions."""
@@ -65,6 +68,7 @@ class GroupSource(Source):
         self._done: dict[Partition, int] = {}
         self._new = self._joined = False
         self._stale = True  # until it has joined
+        self._committing: threading.Thread | None = None
         self.assigned = 0
         self.starts: dict[Partition, int] = {}
 
@@ -130,6 +134,10 @@ class GroupSource(Source):
         if assigned == self.assigned:
             self._consumer.resume(paused)
 
+    def behind(self, at: Mapping[Partition, int]) -> int:
+        """As of every Source; 0 while a commit has no answer, because librdkafka may then block this question."""
+        return 0 if self._committing is not None else super().behind(at)
+
     def close(self) -> None:
         """Commit what is done, and leave the group: the other processes have its partitions at once.
 
@@ -181,8 +189,35 @@ class GroupSource(Source):
         return {Partition(of.topic, of.partition): of.offset for of in found if of.offset >= 0}
 
     def _commit(self, offsets: dict[Partition, int]) -> None:
-        if offsets:
-            asked = [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
-            for of in self._consumer.commit(offsets=asked, asynchronous=False):
-                if of.error is not None:
-                    raise KafkaException(of.error)
+        """Commit these offsets. Raises KafkaException, also if there is no answer within COMMIT_S.
+
+        It happens in a thread: librdkafka waits without a limit if a broker dies after the request, and no signal would
+        be handled meanwhile.
+        """
+        if not offsets:
+            return
+        errors: list[KafkaException] = []
+
+        def ask() -> None:
+            try:
+                asked = [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
+                for of in self._consumer.commit(offsets=asked, asynchronous=False):
+                    if of.error is not None:
+                        raise KafkaException(of.error)
+            except KafkaException as exc:
+                errors.append(exc)
+
+        offsets = dict(offsets)
+        self._wait_for_commit()  # of an earlier one, whose offsets are lower
+        self._committing = threading.Thread(target=ask, name="commit", daemon=True)
+        self._committing.start()
+        self._wait_for_commit()
+        if errors:
+            raise errors[0]
+
+    def _wait_for_commit(self) -> None:
+        if self._committing is not None:
+            self._committing.join(COMMIT_S)
+            if self._committing.is_alive():
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+            self._committing = None
