@@ -89,6 +89,7 @@ def check_access(
     writes: Sequence[str] = (),
     members: Sequence[str] = (),
     creates: Sequence[str] = (),
+    groups: Sequence[str] = (),
 ) -> None:
     """Check all rights of a command beside a worker before it begins: else it would fail at one after the other.
 
@@ -96,6 +97,7 @@ def check_access(
     writes   topics that it writes
     members  names of its consumer groups and of its transactional ids, which have the same names
     creates  topics that it creates if they are missing
+    groups   names of consumer groups without a transactional id
     Raises ConfigError that names every right that this user lacks, or if the broker cannot be reached.
     """
     admin = Admin(broker, config)
@@ -105,7 +107,7 @@ def check_access(
     asked = ((READ, reads), (WRITE, writes))
     needed = {name: [right for right, of in asked if name in of] for name in dict.fromkeys([*reads, *writes])}
     with Problems() as problems:
-        check_rights(admin, needed, members, members)
+        check_rights(admin, needed, [*members, *groups], members)
     with problems:
         check_may_create(admin, [name for name in creates if name not in cluster.topics])
     problems.end()

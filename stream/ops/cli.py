@@ -51,7 +51,7 @@ MOUNTED = {
     "paths": "Show how the sessions of a click log go: funnel, paths, loops.",
     "replay": "Publish a click log to Kafka, keyed by user.",
     "record": "Write the clicks of a topic to a log: the opposite of replay.",
-    "sink": "Copy recommendations and alerts from Kafka to Redis, PostgreSQL, Parquet files or topics in Avro.",
+    "sink": "Copy recommendations and alerts from Kafka to Redis, PostgreSQL, Parquet, Avro or a webhook.",
     "state": "Write the states of all users to Parquet files, or restore them.",
     "schema": "Print the JSON Schema of the messages of an output topic.",
     "triggers": "Check the rules for marketing, and report what they have caused.",

@@ -1,41 +1,35 @@
-"""The commands `eddy sink redis|postgres|parquet|avro` and `eddy schema`."""
+"""The commands `eddy sink redis|postgres|parquet|avro|webhook` and `eddy schema`."""
 
 import json
-import logging
 import math
 import os
-import signal
-import sys
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from threading import Event as Flag
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-import msgspec
 
-from stream.errors import ConfigError
 from stream.kafka_config import check_registry_url, read_kafka_config
-from stream.log_lines import log_to_stderr
 from stream.ops.options import setting_option
 from stream.ops.text import Nearest
 from stream.outputs import IN_AVRO, OUTPUTS, avro_schema, flat_avro_schema, json_schema
-from stream.sinks.options import URL_VARIABLE, given_url, sink_options, sources, url_option
-
-if TYPE_CHECKING:
-    from stream.places.sink import Sink
+from stream.sinks.options import URL_VARIABLE, given_url, secret_url, sink_options, sources, url_option, webhook_options
+from stream.sinks.start import copy, post
 
 SERVER_ROWS = 2_000
 """Most messages of one write to a server."""
 
+MOST_PER_MINUTE = 20
+"""A person reads no more in a chat, and Slack takes one a second."""
+
 
 @click.group(cls=Nearest)
 def sink() -> None:
-    """Copy recommendations, alerts, sessions and triggers from Kafka to Redis, PostgreSQL, Parquet files or Avro.
+    """Copy recommendations, alerts, sessions and triggers from Kafka to Redis, PostgreSQL, Parquet files or Avro, or
+    post them to a webhook.
 
     The offset of each partition is stored with the data, so that nothing is written twice or left out, also if the
-    process is killed. Start one process for each place. docs/sinks.md has the keys, tables, files and topics.
+    process is killed; a webhook gets an event again then. Start one process for each place. docs/sinks.md has the keys,
+    tables, files and topics.
 
     \b
     Examples:
@@ -43,6 +37,7 @@ def sink() -> None:
       eddy sink postgres --url postgresql://eddy@localhost/shop --create
       eddy sink parquet --directory history
       eddy sink avro --schema-registry http://localhost:8081 --create
+      eddy sink webhook --url-file url.txt
     """
 
 
@@ -172,68 +167,39 @@ def to_avro(schema_registry: str, suffix: str | None, create: bool, flat: bool, 
     copy(place, SERVER_ROWS, 0.0, place.topics, place.topics if create else (), **given)
 
 
-def copy(
-    place: "Sink",
-    rows: int,
-    every_s: float,
-    written: Sequence[str] = (),
-    created: Sequence[str] = (),
-    *,
-    broker: str,
-    kafka_config: str,
-    outputs: tuple[str, ...],
-    once: bool,
-    log_format: str,
-    as_json: bool,
-    **topics: str,
+@sink.command("webhook", short_help="Post alerts to a webhook, such as that of a chat.")
+@webhook_options
+@click.pass_context
+def to_webhook(
+    ctx: click.Context,
+    /,
+    url: str | None,
+    url_file: Path | None,
+    form: str,
+    only_opened: bool | None,
+    most_per_minute: int | None,
+    of_group: str,
+    begins: str,
+    **given: Any,
 ) -> None:
-    """Copy the topics of the outputs to a sink until SIGTERM or Ctrl-C, and print what was done.
+    """Post each event to a webhook: an address that takes HTTP requests, such as that of a chat or of a program.
 
-    written  topics that the sink reads and writes, with a group and a transactional id of the same name
-    created  those of them that it creates if they are missing
-    topics   name of each topic, as recommendations_topic
-    Raises ConfigError.
+    Each event is posted at least once, in the order of its partition. An event that is posted again, as after a crash,
+    has the same header Idempotency-Key. docs/sinks.md has what answers of the receiver mean.
+
+    \b
+    Examples:
+      EDDY_SINK_URL=https://shop.example/hooks/SECRET eddy sink webhook --topics anomalies,triggers
+      eddy sink webhook --url-file url.txt --format slack --topics anomalies,system-alerts
     """
-    from stream.access.rights import check_access
-    from stream.kafka.waiting import watch_kafka
-    from stream.sinks.patience import ONCE_S, Patience, at_start
-    from stream.sinks.run import Copying
-    from stream.sinks.source import Source
+    from stream.places.webhook import Webhook
 
-    config = read_kafka_config(kafka_config, os.environ)
-    log_to_stderr(log_format)
-    logging.getLogger("stream").setLevel(logging.INFO)
-    names = sources({"outputs": outputs, **topics})
-    watch = watch_kafka(broker, next(iter(names)), config)
-    watch.wait(partial(at_start, broker, Patience(ONCE_S if once else math.inf)))
-    check_access(broker, config, [*names, *written], written, members=written, creates=created)
-    stopped = Flag()
-    for number in (signal.SIGTERM, signal.SIGINT):  # until here there is nothing to finish
-        signal.signal(number, lambda *_: stopped.set())
-    refusals: list[ConfigError] = []
-
-    def refuse(refusal: ConfigError) -> None:
-        refusals.append(refusal)
-        stopped.set()
-
-    watch.start(refuse)
-    source = Source(broker, list(names), config, stopped)
-    done = Copying(source, place, names, rows, every_s, stopped, _line if sys.stderr.isatty() else _nothing).run(once)
-    if refusals:
-        raise refusals[0]
-    if as_json:
-        click.echo(msgspec.json.encode(done))
-        return
-    counts = ", ".join(f"{count:,} {output}" for output, count in done.written.items())
-    click.echo(f"{counts} written to {place.where}; {done.left_out:,} messages left out")
-
-
-def _line(text: str) -> None:
-    click.echo(f"\r{text}\x1b[K", nl=False, err=True)
-
-
-def _nothing(_: str) -> None:
-    pass
+    if form == "json" and most_per_minute is not None:
+        raise click.UsageError("--most-per-minute is for --format slack; as JSON, each event is posted.")
+    webhook = Webhook(secret_url(ctx, url, url_file))
+    slack = form == "slack"
+    most = most_per_minute or (MOST_PER_MINUTE if slack else math.inf)
+    post(webhook, form, slack if only_opened is None else only_opened, most, of_group, begins, **given)
 
 
 @click.command()

@@ -1,16 +1,19 @@
-"""How long `eddy sink --once` waits for Kafka and for its place: what cron starts must end.
-
-Without --once the same code waits as long as it takes.
+"""How long `eddy sink --once` waits for Kafka and for its place: what cron starts must end. Without --once it waits as
+long as it takes, and logs that it does.
 """
 
+import logging
 import time
 from collections.abc import Callable
 
 from stream.access.listener import why_silent
 from stream.errors import ConfigError
+from stream.kafka.waiting import REMIND_S
 
 ONCE_S = 60.0
 """How long Kafka or the place may be silent with --once: a broker or a server that restarts is back by then."""
+
+log = logging.getLogger(__name__)
 
 
 class Patience:
@@ -34,6 +37,32 @@ class Patience:
     def over(self) -> bool:
         """Whether it is silent for too long."""
         return self._since_s is not None and self._clock_s() - self._since_s >= self._most_s
+
+
+class Outage:
+    """Logs that a place does not answer, now and then, and that it answers again. where: the place, for the log"""
+
+    def __init__(self, where: str, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._where, self._clock_s = where, clock_s
+        self._since_s: float | None = None
+        self._said_s = 0.0
+
+    def away(self, reason: str) -> None:
+        now_s = self._clock_s()
+        if self._since_s is None or now_s - self._said_s > REMIND_S:
+            self._since_s = now_s if self._since_s is None else self._since_s
+            self._said_s = now_s
+            log.warning(
+                "%s does not answer, eddy sink waits for it: waited_s=%.0f reason=%s",
+                self._where,
+                now_s - self._since_s,
+                reason,
+            )
+
+    def answered(self) -> None:
+        if self._since_s is not None:
+            log.warning("%s answers again: waited_s=%.0f", self._where, self._clock_s() - self._since_s)
+            self._since_s = None
 
 
 def no_answer(who: str, why: str) -> ConfigError:

@@ -21,10 +21,10 @@ from confluent_kafka import KafkaException
 from msgspec import Struct
 
 from stream.events import Partition
-from stream.kafka.waiting import PAUSE_S, REMIND_S
+from stream.kafka.waiting import PAUSE_S
 from stream.outputs import OUTPUTS
 from stream.places.sink import Away, Moved, Part, Sink
-from stream.sinks.patience import ONCE_S, Patience, no_answer
+from stream.sinks.patience import ONCE_S, Outage, Patience, no_answer
 from stream.sinks.source import Source
 
 TAKE = 1_000
@@ -73,8 +73,7 @@ class Copying:
         self._written = Counter(dict.fromkeys(outputs.values(), 0))
         self._left_out = 0
         self._seen_s = 0.0
-        self._away_s: float | None = None  # since when the sink is away
-        self._said_s = 0.0
+        self._outage = Outage(sink.where)
         self._kafka = self._place = Patience(math.inf)
 
     def run(self, once: bool) -> Done:
@@ -96,7 +95,8 @@ class Copying:
                     self._place.silent()
                     if self._place.over:
                         raise no_answer(self._sink.where, str(exc)) from exc
-                    self._wait(str(exc))
+                    self._outage.away(str(exc))
+                    self._stopped.wait(RETRY_S)
                 except Moved as exc:
                     log.warning("%s: it goes on at the stored one; does another eddy sink write there?", exc)
                 except KafkaException as exc:
@@ -133,7 +133,7 @@ class Copying:
             self._left_out += unreadable + unfit
             if unfit:
                 log.warning("messages left out, the sink cannot hold them: partition=%s count=%d", partition, unfit)
-        self._answered()
+        self._outage.answered()
         self._tell()
 
     def _collect(self, once: bool) -> list[Any]:
@@ -184,25 +184,6 @@ class Copying:
         raw, keys = [message.value() for message in read], [message.key() for message in read]
         times_ms = [message.timestamp()[1] for message in read]
         return Part(output, partition, begin, first, end, events, raw, keys, times_ms), len(wrong)
-
-    def _wait(self, reason: str) -> None:
-        """Log that the sink is away, now and then, and pause."""
-        now_s = time.monotonic()
-        if self._away_s is None or now_s - self._said_s > REMIND_S:
-            self._away_s = now_s if self._away_s is None else self._away_s
-            self._said_s = now_s
-            log.warning(
-                "%s does not answer, eddy sink waits for it: waited_s=%.0f reason=%s",
-                self._sink.where,
-                now_s - self._away_s,
-                reason,
-            )
-        self._stopped.wait(RETRY_S)
-
-    def _answered(self) -> None:
-        if self._away_s is not None:
-            log.warning("%s answers again: waited_s=%.0f", self._sink.where, time.monotonic() - self._away_s)
-            self._away_s = None
 
     def _tell(self) -> None:
         if time.monotonic() - self._seen_s >= 1:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from threading import Event as Flag
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -26,6 +27,9 @@ BEHIND_S = 3.0
 LOOK_S = 30.0
 """How often it is looked whether a topic has more partitions."""
 
+NO_GROUP = {"group.id": "eddy-sink"}
+"""librdkafka demands one, also if none is joined."""
+
 log = logging.getLogger(__name__)
 
 
@@ -36,16 +40,27 @@ class Source:
     stopped     set from another thread or a signal handler: calls that wait return soon
     """
 
-    def __init__(self, broker: str, topics: Sequence[str], config: KafkaConfig, stopped: Flag) -> None:
-        """Raises ConfigError if librdkafka cannot use the configuration."""
+    def __init__(
+        self,
+        broker: str,
+        topics: Sequence[str],
+        config: KafkaConfig,
+        stopped: Flag,
+        group: Mapping[str, Any] = NO_GROUP,
+    ) -> None:
+        """
+        group  properties of the consumer group, for a Source that joins one (stream/sinks/group.py)
+        Raises ConfigError if librdkafka cannot use the configuration.
+        """
         self._broker, self._topics, self._stopped = broker, topics, stopped
         self.partitions: list[Partition] = []
         self._ends: dict[Partition, int] | None = None  # at the first seek
         self._open: set[Partition] = set()  # whose end was not reached
         self._stale = False
         self._looked_s = time.monotonic()
+        self._joins = group is not NO_GROUP
         own = {
-            "group.id": "eddy-sink",  # librdkafka demands one; no group is joined
+            **group,
             "enable.auto.commit": False,
             "isolation.level": "read_committed",
             "enable.partition.eof": True,
@@ -115,7 +130,7 @@ class Source:
                 self._open.discard(partition)
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:
                 self._stale = True
-            elif error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+            elif error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED and not self._joins:
                 continue  # librdkafka asks for the group that it demands, and no right on it is needed to read on
             elif error.code() > 0:  # negative: a connection was lost, and librdkafka makes a new one
                 raise refused(KafkaException(error), f"READ on topic {partition.topic}") or ConfigError(

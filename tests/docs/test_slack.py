@@ -1,62 +1,66 @@
-"""The program that posts alerts to a chat, with a broker and a webhook of this test."""
+"""The command that posts alerts to a chat, as docs/slack.md has it, with a broker and a webhook of this test."""
 
 import json
 import os
+import signal
 import subprocess
-import sys
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from queue import Queue
-from typing import Any
+from pathlib import Path
 
 from confluent_kafka import Producer
 
 from stream.demo.broker import EmbeddedBroker
-from tests.docs.blocks import ROOT, blocks
+from tests.docs.blocks import ROOT, Block, blocks
+from tests.docs.test_commands import arguments, environment
+from tests.kafka.lane import Worker
+from tests.receiver import Receiver, alert, system_alert
 
-OPENS = {"id": "clicks-0-7", "episode": "clicks-0-7", "user_id": "ann", "reason": "10 clicks on one item"}
-GOES_ON = {**OPENS, "id": "clicks-0-9", "reason": "still"}
-MANY = {"id": "clicks-0-8", "episode": "clicks-0-8", "users": 30, "reason": "the same clicks"}
-CLOSES = {**MANY, "id": "clicks-0-10", "reason": "it is over"}
-LIMIT_S = 60
+PAGE = ROOT / "docs" / "slack.md"
 
 
-def test_each_alert_that_opens_is_posted_and_no_other() -> None:
-    """One alert of a user, one on many users; later ones of the same episode are left out."""
-    posted: Queue[dict[str, Any]] = Queue()
+def block(language: str) -> Block:
+    [found] = [block for block in blocks(PAGE) if block.language == language]
+    return found
 
-    class Webhook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            posted.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
 
-        def log_message(self, *_: object) -> None:
-            """Print nothing."""
+def produce(broker: EmbeddedBroker, *events: tuple[str, dict[str, object]]) -> None:
+    producer = Producer({"bootstrap.servers": broker.address})
+    for topic, event in events:
+        producer.produce(topic, json.dumps(event))
+    assert producer.flush(60) == 0
 
-    [program] = [block.text for block in blocks(ROOT / "docs" / "slack.md") if block.language == "python"]
-    server = HTTPServer(("127.0.0.1", 0), Webhook)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with EmbeddedBroker({"anomalies": 1, "system-alerts": 1}) as broker:
-        producer = Producer({"bootstrap.servers": broker.address})
-        for topic, alert in (
-            ("anomalies", GOES_ON),
-            ("anomalies", OPENS),
-            ("system-alerts", CLOSES),
-            ("system-alerts", MANY),
-        ):
-            producer.produce(topic, json.dumps(alert))
-        producer.flush(LIMIT_S)
-        environ = {**os.environ, "WEBHOOK": f"http://127.0.0.1:{server.server_address[1]}/"}
-        process = subprocess.Popen(
-            [sys.executable, "-c", program.replace("localhost:9092", broker.address)], env=environ
-        )
+
+def test_each_alert_that_opens_is_posted_and_no_other(tmp_path: Path) -> None:
+    """One alert of a user, one on many users. Those before the first start are not posted, nor later ones of the same
+    episode. The line is that of the page."""
+    log = tmp_path / "log"
+    with Receiver() as receiver, EmbeddedBroker({"anomalies": 1, "system-alerts": 1}) as broker:
+        produce(broker, ("anomalies", alert(1)), ("system-alerts", system_alert(2)))
+        (tmp_path / "webhook.txt").write_text(f"{receiver.url}\n")
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                arguments(block("sh"), broker.address),
+                cwd=tmp_path,
+                env={**environment(), "PYTHONPATH": str(ROOT)},
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        running = Worker(process, log)
         try:
-            texts = {posted.get(timeout=LIMIT_S)["text"] for _ in range(2)}
+            running.wait_for("reads on")
+            produce(
+                broker,
+                ("anomalies", alert(9, episode="clicks-0-7")),
+                ("anomalies", alert(7)),
+                ("system-alerts", system_alert(10, episode="clicks-0-8", phase="closed", p_value=None)),
+                ("system-alerts", system_alert(8)),
+            )
+            receiver.wait_for(2)
         finally:
-            process.kill()
-            process.wait()
-            server.shutdown()
-            server.server_close()
-    assert texts == {"ann: 10 clicks on one item", "many users: the same clicks"}
-    assert posted.empty()
+            os.killpg(process.pid, signal.SIGTERM)
+            assert process.wait(60) == 0, running.log
+    of_user, of_many = sorted((json.loads(one.body)["text"] for one in receiver.requests), key=len)
+    assert of_user == block("text").text.strip()
+    assert of_many.endswith("partition 0, opened: 30 users do the same (p-value 3e-09)")
+    assert "2 later ones of episodes" in running.log
+    assert "S3CRET" not in running.log

@@ -31,6 +31,7 @@ from stream.worker.checks import check_cluster
 from tests.kafka.apicurio import Running
 from tests.kafka.lane import ROOT, bot, clicks, fault, trigger_file
 from tests.kafka.secured import FIELDS, KINDS, RIGHTS, Cluster, Right, Secure, properties, refusal, written
+from tests.receiver import Receiver, alert
 
 
 def test_a_missing_right_on_a_topic_is_named_before_the_start(secure: Secure, cluster: Cluster) -> None:
@@ -200,7 +201,7 @@ def test_without_describe_configs_a_worker_warns_and_works(secure: Secure, clust
 
 
 def test_a_reader_beside_a_worker_needs_read_on_its_topic_and_no_group(secure: Secure, cluster: Cluster) -> None:
-    """`eddy init`, `record`, `explain`, `dead-letters` and `sink` join no group; librdkafka asks for one anyway."""
+    """`eddy init`, `record`, `explain`, `dead-letters` and most sinks join no group; librdkafka asks for one anyway."""
     secure.produce(clicks(50, seed=1))
     topic, read = secure.topics.clicks, Right("topic", "clicks", "READ")
     config = KafkaConfig(properties(cluster, "PLAIN"))
@@ -334,3 +335,31 @@ def test_a_sink_in_avro_needs_the_rights_of_its_rows_and_no_other(
     done = eddy(variables, *words)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"written": {"recommendations": 0}, "left_out": 1, "offsets": {f"{source}-0": 1}}
+
+
+def test_a_webhook_needs_read_on_its_topic_and_on_its_group_and_no_other(secure: Secure, cluster: Cluster) -> None:
+    """It names both at once; with them it posts and commits. A right that is taken away while it runs ends it."""
+    topic, group, right = secure.topics.anomalies, secure.name, Right("group", secure.name, "READ")
+    with Receiver() as receiver:
+        variables = {**environ(secure, cluster), "EDDY_SINK_URL": receiver.url}
+        words = ["sink", "webhook", "--group", group, "--start-at", "earliest"]
+        of_group = f"on consumer groups: READ on {group}; add the ACLs"
+        done = eddy(variables, *words)
+        assert f"eddy: this user lacks rights on topics: READ on {topic}; {of_group}" in done.stderr
+        assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1), done.stderr
+        secure.allow(ResourceType.TOPIC, topic, "READ")
+        done = eddy(variables, *words)
+        assert f"lacks rights {of_group}" in done.stderr
+        secure.grant([right])
+        producer = Producer({"bootstrap.servers": cluster.kafka.address})
+        producer.produce(topic, json.dumps(alert(0)), partition=0)
+        assert producer.flush(20) == 0
+        done = eddy(variables, *words, "--once", "--json")
+        assert json.loads(done.stdout)["written"] == {"anomalies": 1}, done.stderr
+        running = secure.start_command([*words, "--log-format", "json"], ROOT, variables)
+        running.wait_for("reads on")
+        secure.revoke(right)
+        producer.produce(topic, json.dumps(alert(1)), partition=0)
+        assert producer.flush(20) == 0
+        assert running.process.wait(60) == 2, running.log
+        assert "the right READ on its consumer group" in running.log.splitlines()[-1]

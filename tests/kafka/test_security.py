@@ -186,6 +186,7 @@ SILENT = {
     "sink postgres --url postgresql://127.0.0.1:9/shop": "unlimited",
     "sink parquet --directory none": "unlimited",
     "sink avro --schema-registry http://127.0.0.1:9": "unlimited",
+    "sink webhook --url http://127.0.0.1:9": "unlimited",
     f"worker --model {ROOT}/models/shop/1 --http-port 0": "unlimited",
 }
 """Command -> how many seconds it waits for a first answer, by its own line."""

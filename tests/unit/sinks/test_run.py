@@ -171,7 +171,7 @@ def test_kafka_that_does_not_answer_before_the_start_is_not_waited_for_either(
     """A mistyped --broker is found."""
     monkeypatch.setattr("stream.sinks.patience.ONCE_S", 0.0)
     monkeypatch.setattr("stream.kafka.waiting.ANSWER_S", 0.1)
-    monkeypatch.setattr("stream.sinks.command.log_to_stderr", lambda *_: None)
+    monkeypatch.setattr("stream.sinks.start.log_to_stderr", lambda *_: None)
     monkeypatch.setattr(logging.getLogger("stream"), "setLevel", lambda *_: None)
     words = ["parquet", "--once", "--broker", "localhost:1", "--directory", str(tmp_path)]
     error = CliRunner().invoke(sink, words).exception
@@ -179,7 +179,7 @@ def test_kafka_that_does_not_answer_before_the_start_is_not_waited_for_either(
     assert "Kafka at localhost:1 has not answered for 0 s (" in str(error)
 
 
-@pytest.mark.parametrize("kind", ["redis", "postgres", "parquet", "avro"])
+@pytest.mark.parametrize("kind", ["redis", "postgres", "parquet", "avro", "webhook"])
 def test_the_help_has_how_long_once_waits(kind: str) -> None:
     """The number is written there, because --help imports nothing heavy."""
     text = " ".join(CliRunner().invoke(sink, [kind, "--help"]).output.split())
