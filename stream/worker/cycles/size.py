@@ -66,7 +66,7 @@ class CycleSize:
             fit = int(min(clicks, self.clicks) * self._limit_s / s)
             self.clicks = min(self._most, max(LEAST, fit))
             log.info("a cycle took long, so cycles are smaller: clicks=%d s=%.1f most=%d", clicks, s, self.clicks)
-        elif 2 * clicks >= self.clicks and s < self._limit_s / 4:  # so four times as many are within the limit
+        elif 2 * clicks >= self.clicks and 2 * self.clicks * s < clicks * self._limit_s:
             self.clicks = min(self._most, 2 * self.clicks)
 
 

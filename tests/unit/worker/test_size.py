@@ -70,11 +70,11 @@ def test_a_cycle_that_takes_long_makes_the_next_ones_smaller() -> None:
 
 
 def test_full_cycles_that_take_little_make_the_next_ones_larger() -> None:
-    """Not those with few clicks, which say nothing about many; and never beyond the setting. Fetches seldom fill a cycle
-    exactly, so half of it is enough."""
+    """Not those with few clicks, which say nothing about many; and never beyond the setting. Fetches seldom fill a
+    cycle exactly, so half of it is enough."""
     size = CycleSize(5_000, SESSION_S)
     sizes = [size.clicks]
-    for clicks, s in ((499, 0.4), (1_000, 0.6), (1_000, 0.4), (1_500, 0.4), (3_000, 0.4), (5_000, 0.4)):
+    for clicks, s in ((499, 0.1), (1_000, 1.1), (1_000, 0.9), (1_500, 0.7), (3_000, 0.7), (5_000, 0.4)):
         size.took([chunk(clicks)], s)
         sizes.append(size.clicks)
     assert sizes == [FIRST, 1_000, 1_000, 2_000, 4_000, 5_000, 5_000]
