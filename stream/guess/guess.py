@@ -66,7 +66,7 @@ def guess(sample: Sample, mixed: bool = False, form: str = "json") -> Guess:
     rekey = mixed or key != "user_id"
     if rekey and join(sample, found["user_id"]):
         found["user_id"], found[ANONYMOUS] = found["user_id"][:1], found["user_id"][1:]
-    user_notes(sample, found["user_id"] + found.get(ANONYMOUS, ()), ANONYMOUS in found, unsure)
+    user_notes(sample, found["user_id"] + found.get(ANONYMOUS, ()), ANONYMOUS in found, found["item_id"], unsure)
     event_id = by_name(sample, "event_id", _taken(found))
     if event_id is not None:
         found["event_id"] = (event_id,)

@@ -31,9 +31,16 @@ def join(sample: Sample, paths: tuple[Path, ...]) -> bool:
     return any(all(has_value(value_at(event, path)) for path in paths) for event in sample.events)
 
 
-def user_notes(sample: Sample, paths: tuple[Path, ...], carries: bool, unsure: list[str]) -> None:
-    """A line on the events in which the user's first path has no value. carries: as of a mapping"""
-    without = sum(not has_value(value_at(event, paths[0])) for event in sample.events)
+def user_notes(
+    sample: Sample, paths: tuple[Path, ...], carries: bool, items: tuple[Path, ...], unsure: list[str]
+) -> None:
+    """A line on the events in which the user's first path has no value.
+
+    carries  as of a mapping
+    items    paths of the item: an event without an item is left out, with a line of its own
+    """
+    events = [event for event in sample.events if any(has_value(value_at(event, path)) for path in items)]
+    without = sum(not has_value(value_at(event, paths[0])) for event in events)
     if not without:
         return
     percent = f"{without / len(sample.events):.0%}"

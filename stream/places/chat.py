@@ -55,8 +55,11 @@ def in_words(event: Event) -> str:
         text = f"{event.id}  {time_of(event.timestamp)}  user {event.user_id}: {event.reason} ({event.rule}{group})"
         return printable(text, MOST_CHARACTERS)
     assert isinstance(event, Anomaly | SystemAlert)
+    text = line(event)
     severity = "" if event.p_value is None else f" (p-value {event.p_value:.2g})"
-    return printable(line(event) + severity, MOST_CHARACTERS)
+    if severity not in text:  # a worker's reason of an alert on a user has it already
+        text += severity
+    return printable(text, MOST_CHARACTERS)
 
 
 def escaped(text: str) -> str:

@@ -152,13 +152,16 @@ def webhook_options(command: Command) -> Command:
 
 def secret_url(ctx: click.Context, url: str | None, file: Path | None) -> str:
     """The URL of a webhook; with a warning if other users of this machine can read it. Raises ConfigError."""
-    if url is not None and ctx.get_parameter_source("url") is ParameterSource.COMMANDLINE:
+    given = ParameterSource.COMMANDLINE
+    if ctx.get_parameter_source("url") is given and ctx.get_parameter_source("url_file") is given:
+        raise click.UsageError("--url and --url-file both name the webhook: give one of them.")
+    if url is not None and ctx.get_parameter_source("url") is given:
         click.echo(
             f"eddy: WARNING: other users can read --url in the list of processes, and the URL is a secret; use "
             f"--url-file or {URL_VARIABLE}",
             err=True,
         )
-    elif url is not None and file is not None and ctx.get_parameter_source("url_file") is ParameterSource.COMMANDLINE:
+    elif url is not None and file is not None and ctx.get_parameter_source("url_file") is given:
         url = None  # an option precedes a variable
     if url is not None:
         return url.strip()

@@ -125,6 +125,15 @@ def test_sessions_are_users_where_there_are_no_users() -> None:
     assert any("userId has no value in 25% of the events, which become dead letters" in line for line in guest.unsure)
 
 
+def test_an_event_without_user_and_item_is_left_out_and_not_said_to_become_a_dead_letter() -> None:
+    """Such as an empty object: drop_without has the item."""
+    rows = events(userId=lambda n: n % 7 if n % 4 else None, itemId=lambda n: n % 9 if n % 4 else None)
+    found = guess(describe(rows))
+    assert found.mapping.drop_without == ("item_id",)
+    assert not any("dead letters" in line for line in found.unsure)
+    assert any("without an item are left out" in line for line in found.unsure)
+
+
 def test_a_header_is_read_only_if_the_message_has_nothing() -> None:
     """Many headers are of programs that carry the message: their time is not that of the click."""
     rows = [

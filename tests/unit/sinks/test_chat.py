@@ -34,6 +34,13 @@ def test_a_line_has_who_what_when_and_how_unusual() -> None:
     ]
 
 
+def test_the_p_value_is_in_a_line_once() -> None:
+    """A worker writes it into the reason, before the click."""
+    reason = "10 clicks on one item (p-value 2e-05); view of i1 where i2 was expected"
+    text = in_words(msgspec.convert(alert(7, reason=reason), Anomaly))
+    assert text == f"clicks-0-7  2025-01-01T00:00:02+00:00  user ann: {reason}"
+
+
 def test_nothing_in_an_id_calls_anybody() -> None:
     """Ids come from outside: Slack's signs are escaped, and the @ of Mattermost and Rocket.Chat is separated."""
     for given, wanted in (

@@ -143,6 +143,8 @@ def test_wrong_options_are_refused_before_anything_is_asked(tmp_path: Path, monk
     assert f"--url-file {missing} cannot be read (No such file or directory)" in run("--url-file", str(missing))
     missing.write_bytes(b"\xff\xfe")
     assert "is no text with a URL" in run("--url-file", str(missing))
+    both = run("--url", "https://hooks.example/S3CRET", "--url-file", str(missing))
+    assert both.endswith("--url and --url-file both name the webhook: give one of them.")
     monkeypatch.setenv("EDDY_SINK_URL", "https://hooks.example/S3CRET")
     assert "--most-per-minute is for --format slack" in run("--most-per-minute", "5")
     assert "name some of these with --topics" in run("--format", "slack", "--topics", "anomalies,sessions")
