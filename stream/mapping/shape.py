@@ -96,6 +96,10 @@ def message_shape(reading: Reading) -> MessageShape:
     return MessageShape(plain, given, _names(reading), reading.headers)
 
 
+NO_TEXT = ["not UTF-8"]
+"""A header that is no text, in a message: a list is not usable in any field, so it is counted or refused like one."""
+
+
 class WithHeaders(NamedTuple):
     """An aiokafka record whose value has its headers, too."""
 
@@ -112,10 +116,12 @@ def with_headers(
     """The value of a message, a JSON object, with its headers as the last field, HEADERS. Then nothing behind needs to
     know where a value of a click was: a log, a dead letter and a copy have the headers, too.
 
-    names  of the headers to take; None = all. One that is no UTF-8 is left out
+    names  of the headers to take; None = all that are text
     What is no JSON object is no click, and stays as it is where that is seen at its end.
     """
-    found = {name: text for name, data in headers or () if names is None or name in names if (text := _text(data))}
+    found = {name: _text(data) for name, data in headers or () if data and (names is None or name in names)}
+    if names is None:
+        found = {name: text for name, text in found.items() if text != NO_TEXT}
     body = (value or b"").rstrip()
     if not found or body[-1:] != b"}":
         return value
@@ -124,11 +130,11 @@ def with_headers(
     return b"".join((inner, comma, msgspec.json.encode({HEADERS: found})[1:]))
 
 
-def _text(data: bytes | None) -> str:
+def _text(data: bytes) -> str | list[str]:
     try:
-        return (data or b"").decode()
+        return data.decode()
     except UnicodeDecodeError:
-        return ""
+        return NO_TEXT
 
 
 def all_with_headers(records: Iterable[Any], names: Collection[str]) -> list[WithHeaders]:

@@ -103,7 +103,7 @@ class GroupSource(Source):
         self._ends = None  # of the partitions that there were
         self.seek(stored)
         self.starts = stored
-        log.info("reads on: group=%s partitions=%d", self._group, len(self.partitions))
+        log.info("begins to read: group=%s partitions=%d", self._group, len(self.partitions))
 
     def done(self, partition: Partition, end: int) -> None:
         """All messages of a partition before the offset `end` need not be read again."""

@@ -47,7 +47,7 @@ def test_each_alert_that_opens_is_posted_and_no_other(tmp_path: Path) -> None:
             )
         running = Worker(process, log)
         try:
-            running.wait_for("reads on")
+            running.wait_for("begins to read")
             produce(
                 broker,
                 ("anomalies", alert(9, episode="clicks-0-7")),

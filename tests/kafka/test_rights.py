@@ -357,7 +357,7 @@ def test_a_webhook_needs_read_on_its_topic_and_on_its_group_and_no_other(secure:
         done = eddy(variables, *words, "--once", "--json")
         assert json.loads(done.stdout)["written"] == {"anomalies": 1}, done.stderr
         running = secure.start_command([*words, "--log-format", "json"], ROOT, variables)
-        running.wait_for("reads on")
+        running.wait_for("begins to read")
         secure.revoke(right)
         producer.produce(topic, json.dumps(alert(1)), partition=0)
         assert producer.flush(20) == 0

@@ -19,7 +19,7 @@ from tests.receiver import Answer, Receiver, alert
 
 pytestmark = pytest.mark.real_kafka
 
-READS = "reads on: group="
+READS = "begins to read: group="
 
 
 @pytest.fixture
