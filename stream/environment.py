@@ -146,6 +146,7 @@ OTHER_VARIABLES = (
     FILE_VARIABLE,
     "EDDY_FEEDBACK_TOPIC",
     "EDDY_SINK_URL",
+    "EDDY_SINK_URL_FILE",
     "EDDY_TRACEBACK",
     "EDDY_DATA",  # from here on: of the benchmarks and the tests
     "EDDY_TEST_KAFKA",
