@@ -170,10 +170,12 @@ TYPES: dict[str, tuple[str, ...]] = {
     ),
     "cart": (
         "cart", "addtocart", "productadded", "addedtocart", "itemadded", "addcart", "cartadd", "add2cart", "basketadd",
+        "cartadded", "basketadded",
         "addtobasket", "addtobag",
     ),
     "purchase": (
         "purchase", "purchased", "transaction", "ordercompleted", "orderplaced", "buy", "bought", "order",
+        "ordered",
     ),
     "remove_from_cart": ("removefromcart", "removedfromcart", "productremoved", "cartremove", "itemremoved"),
     "wishlist": ("addtowishlist", "productaddedtowishlist", "wishlist", "fav", "favorite", "favourite"),
@@ -208,12 +210,19 @@ def plain(name: str) -> str:
 
 
 def event_type(theirs: str) -> str | None:
-    """Eddy's name for an event type; None if no usual name is similar."""
+    """Eddy's name for an event type; None if no usual name is similar.
+
+    Of a name with dots, as CloudEvents have it, the last one or two parts may be the name: com.shop.basket.added.
+    """
     word = plain(theirs)
     for ours, names in TYPES.items():
         if any(word == name or (len(name) >= SHORT and word.endswith(name)) for name in names):
             return ours
-    return None
+    *before, last = theirs.split(".")
+    if not before or shows_a_list(theirs):
+        return None
+    ends = plain(before[-1] + last), plain(last)
+    return next((ours for end in ends for ours, names in TYPES.items() if end in names and end not in PAGES), None)
 
 
 def shows_a_list(theirs: str) -> bool:

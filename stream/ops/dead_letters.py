@@ -13,7 +13,7 @@ import msgspec
 
 from stream.errors import ConfigError
 from stream.events import DeadLetter
-from stream.kafka_config import read_kafka_config
+from stream.kafka_config import KafkaConfig, read_kafka_config
 from stream.log_lines import counted, printable
 from stream.ops.options import connection_options, topic_option
 from stream.ops.text import time_of
@@ -123,6 +123,7 @@ def dead_letters(
         for _, letter in chosen():
             click.echo(msgspec.json.encode(_readable(letter)))
     elif publish:
+        _check_source(broker, clicks_topic, config)
         since_ms = min((written_ms for written_ms, _ in chosen()), default=None)
         done = Published()
         if since_ms is not None:
@@ -140,6 +141,20 @@ def dead_letters(
         click.echo(msgspec.json.encode(found) if as_json else _table(found, dead_letters_topic, reason))
     for hint in _not_there(reason, there, limit):  # on stderr, because --json and --show have a form
         click.echo(f"eddy: {hint}", err=True)
+
+
+def _check_source(broker: str, topic: str, config: KafkaConfig) -> None:
+    """Raise ConfigError if a topic is that of the workers' copies: what is published there is not re-keyed."""
+    from stream.access.publish import cluster_of
+    from stream.access.refusal import Admin
+    from stream.rekey.topic import by_user
+
+    source = topic.removesuffix(by_user(""))
+    if source != topic and source in cluster_of(Admin(broker, config)).topics:
+        raise ConfigError(
+            f"topic {topic} has the copies of the workers, and what is published there is not re-keyed; give "
+            f"--clicks-topic {source}"
+        )
 
 
 def summaries(letters: Iterable[DeadLetter]) -> dict[str, Summary]:
@@ -236,7 +251,7 @@ def _lines(done: Published, topic: str) -> str:
     if done == Published():
         return "no dead letters with this reason; nothing was published"
     others = {
-        "was published before": done.already,
+        "was published before, or another one with the same id": done.already,
         "has only the first bytes of its message": done.cut,
         "has no value to publish": done.no_value,
     }

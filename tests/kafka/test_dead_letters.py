@@ -3,12 +3,15 @@
 import itertools
 import json
 import signal
+import subprocess
+import sys
 from typing import Any
 
 import msgspec
 import pytest
 from click.testing import CliRunner
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from stream.access.publish import Publisher
 from stream.ops.cli import eddy
@@ -73,3 +76,17 @@ def test_letters_that_come_while_others_are_published_wait_for_the_next_time(
 
     monkeypatch.setattr(Publisher, "send", sent)
     assert dead_letters(lane, "--publish") == [{"published": 2, "already": 0, "cut": 0, "no_value": 0}]
+
+
+def test_nothing_is_published_on_the_topic_of_the_copies(lane: Lane) -> None:
+    """A letter names that topic, but what is published there is not re-keyed."""
+    copies = f"{lane.topics.clicks}-by-user"
+    admin = AdminClient({"bootstrap.servers": lane.broker})
+    admin.create_topics([NewTopic(copies, 1)])[copies].result()
+    command = ["dead-letters", "--broker", lane.broker, "--publish", "--clicks-topic", copies]
+    command += ["--dead-letters-topic", lane.topics.dead_letters]
+    done = subprocess.run(
+        [sys.executable, "-m", "stream.ops.cli", *command], capture_output=True, text=True, check=False, timeout=60
+    )
+    line = f"eddy: topic {copies} has the copies of the workers, and what is published there is not re-keyed; give "
+    assert (done.returncode, done.stderr) == (2, f"{line}--clicks-topic {lane.topics.clicks}\n")

@@ -220,6 +220,13 @@ def test_usual_names_of_event_types_get_eddy_s() -> None:
         "addtocart": "cart",
         "com.shop.product_viewed": "view",
         "ORDER_COMPLETED": "purchase",
+        "com.shop.viewed": "view",
+        "com.shop.basket.added": "cart",
+        "com.shop.ordered": "purchase",
+        "com.shop.cart.viewed": None,
+        "page.cart": None,
+        "com.shop.order": None,
+        "v1.0": None,
         "review": None,
         "x": None,
     }
