@@ -167,8 +167,11 @@ class GroupSource(Source):
         self._stale = True
 
     def _taken(self, consumer: Any, _: list[TopicPartition]) -> None:
-        with suppress(KafkaException):  # then the next process reads again what is done
-            self._commit(self._done)
+        if self._done:
+            # in this callback a commit of another thread is held up, so `_commit` would wait in vain; librdkafka gives
+            # the partitions back when this one is answered
+            with suppress(KafkaException):  # then the next process reads again what is done
+                consumer.commit(offsets=_offsets(self._done), asynchronous=True)
         self._lost(consumer, _)
 
     def _lost(self, consumer: Any, _: list[TopicPartition]) -> None:
@@ -200,8 +203,7 @@ class GroupSource(Source):
 
         def ask() -> None:
             try:
-                asked = [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
-                for of in self._consumer.commit(offsets=asked, asynchronous=False):
+                for of in self._consumer.commit(offsets=_offsets(offsets), asynchronous=False):
                     if of.error is not None:
                         raise KafkaException(of.error)
             except KafkaException as exc:
@@ -221,3 +223,7 @@ class GroupSource(Source):
             if self._committing.is_alive():
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
             self._committing = None
+
+
+def _offsets(of: Mapping[Partition, int]) -> list[TopicPartition]:
+    return [TopicPartition(*partition, offset) for partition, offset in of.items()]

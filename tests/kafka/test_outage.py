@@ -14,12 +14,15 @@ import pytest
 
 from bench.apache_kafka import ApacheKafka, KafkaUnavailable
 from bench.tcp_proxy import TcpProxy
+from tests.kafka import test_webhook as hook
 from tests.kafka.lane import Lane, clicks
 from tests.kafka_lane import REQUIRED
+from tests.receiver import Receiver
 
 pytestmark = pytest.mark.skipif("EDDY_TEST_KAFKA" in os.environ, reason="a broker that is not ours is not killed")
 
 SILENT, BACK = "Kafka does not answer, Eddy waits", "Kafka answers again"
+UNCOMMITTED = "offsets could not be committed yet"
 
 
 class Network(NamedTuple):
@@ -104,3 +107,40 @@ def test_a_slow_network_that_stalls_and_breaks_costs_nothing_but_time(lane: Lane
     lane.start(worker_id="a")
     lane.wait_for_clicks()
     lane.assert_as_if_nothing_had_happened()
+
+
+@pytest.mark.parametrize("away", ["silent", "dead"])
+def test_a_webhook_gets_each_event_though_kafka_goes_away_while_it_commits(
+    lane: Lane, network: Network, away: str
+) -> None:
+    """Once it comes back, and the same process goes on. Once the process is stopped meanwhile: it exits with 0, and the
+    next one goes on. A repeat has the key of its event."""
+
+    def leave() -> None:
+        network.proxy.stall()
+        if away == "dead":
+            network.broker.kill()
+
+    def come_back() -> None:
+        if away == "dead":
+            network.broker.restart()
+        network.proxy.resume()
+
+    with Receiver() as receiver:
+        network.proxy.delay_s = 0.05  # most of the time a commit is under way
+        hook.produce(lane, 40)
+        process = hook.start(lane, receiver, "--broker", network.proxy.address, "--start-at", "earliest")
+        receiver.wait_for_keys(8)
+        leave()
+        process.wait_for(UNCOMMITTED)
+        come_back()
+        receiver.wait_for_keys(40)
+        hook.produce(lane, 40, first=40)
+        receiver.wait_for_keys(48)
+        leave()
+        assert process.end(signal.SIGTERM, 25) == 0, process.log
+        come_back()
+        hook.ended(hook.start(lane, receiver, "--once"))
+        assert {request.key: request.body for request in receiver.requests} == hook.expected(lane)
+        assert "Traceback" not in process.log
+        assert hook.ended(hook.start(lane, receiver, "--once"))["written"] == {"anomalies": 0}

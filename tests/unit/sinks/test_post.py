@@ -19,6 +19,7 @@ from stream.events import Partition
 from stream.places.chat import FORMS
 from stream.places.webhook import Webhook
 from stream.sinks import post
+from stream.sinks.patience import Patience
 from stream.sinks.post import Minute, Posted, Posting
 from tests.receiver import Answer, Receiver, alert, system_alert
 
@@ -162,6 +163,19 @@ def test_once_waits_a_minute_for_the_receiver(receiver: Receiver, monkeypatch: p
     with pytest.raises(ConfigError, match=rf"^{receiver.where} has not answered .*status 503"):
         run(source, receiver)
     assert source.committed == {}
+
+
+def test_once_waits_a_minute_in_each_outage(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in all outages together."""
+    clock, source = Clock(), Group([message(A0, n, alert(n)) for n in range(3)])
+    monkeypatch.setattr(post, "Patience", lambda most_s: Patience(most_s, clock))
+    receiver.answers = [Answer(503), Answer()] * 3
+
+    def pause() -> None:
+        clock.now_s += 59
+
+    source.on_pause = pause
+    assert run(source, receiver).written["anomalies"] == 3
 
 
 def test_sigterm_while_the_receiver_is_away_ends_it_and_commits_what_it_has(receiver: Receiver) -> None:
