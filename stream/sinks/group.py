@@ -69,6 +69,7 @@ class GroupSource(Source):
         self._new = self._joined = False
         self._stale = True  # until it has joined
         self._committing: threading.Thread | None = None
+        self._behind = 0
         self.assigned = 0
         self.starts: dict[Partition, int] = {}
 
@@ -135,8 +136,10 @@ class GroupSource(Source):
             self._consumer.resume(paused)
 
     def behind(self, at: Mapping[Partition, int]) -> int:
-        """As of every Source; 0 while a commit has no answer, because librdkafka may then block this question."""
-        return 0 if self._committing is not None else super().behind(at)
+        """As of every Source; the last number while a commit has no answer: librdkafka may then block this question."""
+        if self._committing is None:
+            self._behind = super().behind(at)
+        return self._behind
 
     def close(self) -> None:
         """Commit what is done, and leave the group: the other processes have its partitions at once.

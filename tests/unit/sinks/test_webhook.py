@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
+import aiohttp
 import pytest
 from click.testing import CliRunner
 
@@ -118,6 +119,18 @@ def test_the_url_is_never_shown(receiver: Receiver, webhook: Webhook) -> None:
         shown.append(str(refused.value))
     assert Webhook("https://eddy:S3CRET@hooks.example/T0KEN").where == "https://hooks.example"
     assert not [text for text in shown if "S3CRET" in text or "T0KEN" in text]
+
+
+def test_an_error_of_the_library_does_not_show_the_url(webhook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of its texts have it: the kind of the error is enough."""
+
+    async def fails(*_: object) -> object:
+        raise aiohttp.InvalidURL("https://hooks.example/SECRET", "it is https://hooks.example/SECRET")
+
+    monkeypatch.setattr(webhook, "_post", fails)
+    with pytest.raises(Later) as raised:
+        webhook.post(b"{}", "a-0-1")
+    assert str(raised.value) == "InvalidURL"
 
 
 def test_a_connection_that_the_server_has_closed_meanwhile_is_no_error(webhook: Webhook, receiver: Receiver) -> None:
