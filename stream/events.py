@@ -38,13 +38,8 @@ class Origin(NamedTuple):
         return Origin(self.topic, number - 1 if number else self.partition, offset)
 
 
-def decision_id(click: Origin, model: str) -> str:
-    """The id of a model's decision on a click: clicks-0-17@shop/3."""
-    return f"{click.id}@{model}"
-
-
 def click_of(id_: str) -> str:
-    """The id of the click that a decision is about."""
+    """The id of the click that a decision is about: clicks-0-17 of clicks-0-17@shop/3."""
     return id_.partition("@")[0]  # a topic has no @ in its name
 
 

@@ -6,18 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from stream.events import (
-    Anomaly,
-    Click,
-    Expected,
-    Origin,
-    Partition,
-    Recommendation,
-    Run,
-    Session,
-    SystemAlert,
-    decision_id,
-)
+from stream.events import Anomaly, Click, Expected, Origin, Partition, Recommendation, Run, Session, SystemAlert
 
 F32 = npt.NDArray[np.float32]
 Names = npt.NDArray[np.object_]
@@ -74,7 +63,7 @@ def recommendations(
     p_value        (n,) float64 in (0, 1]
     foreseen       (n,) what the users do next; None = not predicted
     """
-    ids = [decision_id(origin, label) for origin in origins]
+    ids = [f"{origin.id}@{label}" for origin in origins]
     rows = zip(
         clicks,
         ids,
