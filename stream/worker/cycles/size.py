@@ -58,14 +58,20 @@ class CycleSize:
         return list(chunks), []
 
     def took(self, chunks: Sequence[Chunk], s: float) -> None:
-        """Note how long the cycle with these chunks took while Kafka answered."""
+        """Note how long the work on these chunks took. How long Kafka takes has little to do with their clicks: where
+        it is slow, smaller cycles would only be more."""
         clicks = sum(len(chunk.records) for chunk in chunks)
         if not clicks:
             return
         if s > self._limit_s:
             fit = int(min(clicks, self.clicks) * self._limit_s / s)
             self.clicks = min(self._most, max(LEAST, fit))
-            log.info("a cycle took long, so cycles are smaller: clicks=%d s=%.1f most=%d", clicks, s, self.clicks)
+            log.info(
+                "the work of a cycle took long, so they become smaller: clicks=%d s=%.1f most=%d",
+                clicks,
+                s,
+                self.clicks,
+            )
         elif 2 * clicks >= self.clicks and 2 * self.clicks * s < clicks * self._limit_s:
             self.clicks = min(self._most, 2 * self.clicks)
 

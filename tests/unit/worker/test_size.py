@@ -2,9 +2,11 @@
 
 import asyncio
 from collections import deque
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,6 +15,8 @@ from hypothesis import strategies as st
 from stream.events import Partition
 from stream.kafka.consumer.fetch import Chunk, Fetch
 from stream.kafka.delivery import Outcome
+from stream.worker.cycles import writing
+from stream.worker.cycles.batch import Batch
 from stream.worker.cycles.size import FIRST, LEAST, CycleSize
 from tests.unit.worker.recovered import CLICKS_0
 from tests.unit.worker.test_overlap import CLICKS, FETCHED, Worker, decide_all, one_at_a_time
@@ -141,15 +145,33 @@ def test_a_fetch_of_which_a_cycle_was_refused_is_given_up(model_dir: Path) -> No
     assert len(worker.kafka.tried) == 1
 
 
-def test_the_time_of_a_cycle_counts_from_its_begin_until_it_is_written(model_dir: Path) -> None:
-    """By the clock that stands still while Kafka does not answer: an outage makes no cycle smaller."""
+def test_work_that_takes_long_makes_cycles_smaller(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All three stages count: 2.1 s are too long for a session timeout of 8 s, and not for one of 10 s."""
+    encode = writing.encode_all
+
+    def slow(*arguments: Any) -> Batch:
+        return replace(encode(*arguments), seconds={"decode": 0.5, "engine": 1.0, "encode": 0.6, "produce": 0.1})
+
+    worker = Worker(model_dir, most=5_000)
+    monkeypatch.setattr(writing, "encode_all", slow)
+    asyncio.run(decide_all(worker))
+    assert len(worker.kafka.tried) == 1
+    assert worker.cycles._size.clicks == FIRST
+
+    worker = Worker(model_dir, most=5_000)
+    worker.cycles._size = CycleSize(5_000, SESSION_S)
+    asyncio.run(decide_all(worker))
+    assert worker.cycles._size.clicks == LEAST
+
+
+def test_a_commit_that_takes_long_makes_no_cycle_smaller(model_dir: Path) -> None:
+    """It would take as long with fewer clicks."""
 
     async def slow(number: int) -> Outcome:
-        clock.answered_s += SESSION_S
+        clock.answered_s += 10 * SESSION_S
         return Outcome.COMMITTED
 
     worker = Worker(model_dir, slow, 5_000)
     worker.cycles._watch = clock = SimpleNamespace(answered_s=1_000.0, breaks=0)  # type: ignore[assignment]
     asyncio.run(decide_all(worker))
-    assert len(worker.kafka.tried) == 1
-    assert worker.cycles._size.clicks == LEAST
+    assert worker.cycles._size.clicks == FIRST
