@@ -21,7 +21,6 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from stream.access.begin import Begin
 from stream.access.refusal import refused
-from stream.errors import ConfigError
 from stream.events import Partition
 from stream.kafka_config import KafkaConfig
 from stream.sinks.source import ANSWER_S, Source
@@ -146,16 +145,11 @@ class GroupSource(Source):
 
         Without an answer of Kafka, librdkafka may wait for minutes; this waits for LEAVE_S at most.
         """
-        leaving = threading.Thread(target=self._leave, name="leave-group", daemon=True)
+        leaving = threading.Thread(target=super().close, name="leave-group", daemon=True)  # `_taken` commits
         leaving.start()
         leaving.join(LEAVE_S)
         if leaving.is_alive():
             log.warning("Kafka does not answer, so the last offsets may not be committed: group=%s", self._group)
-
-    def _leave(self) -> None:
-        with suppress(ConfigError):  # the process ends anyway, and its end is of another cause
-            self.commit()
-        super().close()
 
     def _join(self) -> None:
         self._new = not self._committed(self.look())

@@ -5,10 +5,13 @@ long as it takes, and logs that it does.
 import logging
 import time
 from collections.abc import Callable
+from threading import Event
+
+from confluent_kafka import KafkaException
 
 from stream.access.listener import why_silent
 from stream.errors import ConfigError
-from stream.kafka.waiting import REMIND_S
+from stream.kafka.waiting import PAUSE_S, REMIND_S
 
 ONCE_S = 60.0
 """How long Kafka or the place may be silent with --once: a broker or a server that restarts is back by then."""
@@ -78,3 +81,12 @@ def at_start(broker: str, patience: Patience) -> None:
     patience.silent()
     if patience.over:
         raise no_answer(f"Kafka at {broker}", why_silent(broker))
+
+
+def kafka_away(error: KafkaException, patience: Patience, stopped: Event) -> None:
+    """Kafka has not answered: log it and pause. Raises ConfigError if the patience is over."""
+    log.warning("Kafka did not answer: error=%s", error.args[0].name())
+    patience.silent()
+    if patience.over:
+        raise no_answer("Kafka", error.args[0].str()) from error
+    stopped.wait(PAUSE_S)

@@ -23,13 +23,12 @@ from confluent_kafka import KafkaException
 from msgspec import Struct
 
 from stream.events import Partition
-from stream.kafka.waiting import PAUSE_S
 from stream.log_lines import printable
 from stream.outputs import OUTPUTS
 from stream.places.chat import Form, opens
 from stream.places.webhook import Later, Webhook
 from stream.sinks.group import GroupSource
-from stream.sinks.patience import ONCE_S, Outage, Patience, no_answer
+from stream.sinks.patience import ONCE_S, Outage, Patience, kafka_away, no_answer
 
 TAKE_S = 0.1
 COMMIT_S = 1.0
@@ -137,11 +136,7 @@ class Posting:
                         self._source.resume()
                     self._next()
                 except KafkaException as exc:
-                    log.warning("Kafka did not answer: error=%s", exc.args[0].name())
-                    self._kafka.silent()
-                    if self._kafka.over:
-                        raise no_answer("Kafka", exc.args[0].str()) from exc
-                    self._stopped.wait(PAUSE_S)
+                    kafka_away(exc, self._kafka, self._stopped)
             self._stand_for_the_rest()
         finally:
             self._source.close()

@@ -21,10 +21,9 @@ from confluent_kafka import KafkaException
 from msgspec import Struct
 
 from stream.events import Partition
-from stream.kafka.waiting import PAUSE_S
 from stream.outputs import OUTPUTS
 from stream.places.sink import Away, Moved, Part, Sink
-from stream.sinks.patience import ONCE_S, Outage, Patience, no_answer
+from stream.sinks.patience import ONCE_S, Outage, Patience, kafka_away, no_answer
 from stream.sinks.source import Source
 
 TAKE = 1_000
@@ -100,11 +99,7 @@ class Copying:
                 except Moved as exc:
                     log.warning("%s: it goes on at the stored one; does another eddy sink write there?", exc)
                 except KafkaException as exc:
-                    log.warning("Kafka did not answer: error=%s", exc.args[0].name())
-                    self._kafka.silent()
-                    if self._kafka.over:
-                        raise no_answer("Kafka", exc.args[0].str()) from exc
-                    self._stopped.wait(PAUSE_S)
+                    kafka_away(exc, self._kafka, self._stopped)
         finally:
             self._sink.close()
             self._source.close()

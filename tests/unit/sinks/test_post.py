@@ -18,7 +18,7 @@ from stream.errors import ConfigError
 from stream.events import Partition
 from stream.places.chat import FORMS
 from stream.places.webhook import Webhook
-from stream.sinks import post
+from stream.sinks import patience, post
 from stream.sinks.patience import Patience
 from stream.sinks.post import Minute, Posted, Posting
 from tests.receiver import Answer, Receiver, alert, system_alert
@@ -218,7 +218,7 @@ def test_kafka_without_an_answer_is_asked_again_and_with_once_not_for_ever(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the other sinks do."""
-    monkeypatch.setattr(post, "PAUSE_S", 0.0)
+    monkeypatch.setattr(patience, "PAUSE_S", 0.0)
     late, source = KafkaException(KafkaError(KafkaError._TRANSPORT)), Group([message(A0, 0, alert(0))])
     errors = [late, late]
 

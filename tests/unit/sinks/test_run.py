@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError, KafkaException
 from stream.errors import ConfigError
 from stream.events import Partition
 from stream.places.sink import Away, Part
-from stream.sinks import run
+from stream.sinks import patience, run
 from stream.sinks.command import sink
 from stream.sinks.patience import Patience
 from stream.sinks.run import Copying
@@ -109,8 +109,8 @@ SILENT: dict[str, tuple[Callable[[], Topic], Callable[[], Place], str]] = {
 
 
 def copying(source: Topic, place: Place, monkeypatch: pytest.MonkeyPatch, once_s: float) -> Any:
-    for name, value in (("RETRY_S", 0.0), ("PAUSE_S", 0.0), ("ONCE_S", once_s)):
-        monkeypatch.setattr(run, name, value)
+    for module, name, value in ((run, "RETRY_S", 0.0), (patience, "PAUSE_S", 0.0), (run, "ONCE_S", once_s)):
+        monkeypatch.setattr(module, name, value)
     return Copying(source, place, {"recs": "recommendations"}, 1, 0.0, Flag())  # type: ignore[arg-type]
 
 
