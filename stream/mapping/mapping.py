@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from stream.mapping.paths import HEADERS, parse_path
+from stream.mapping.paths import parse_path
 from stream.mapping.reading import FIELDS, Reading
 
 KEYS = ("user_id", "other", "nothing")
@@ -36,11 +36,6 @@ class Source(Struct, frozen=True, omit_defaults=True):
 
     fields: dict[str, tuple[str, ...]]
     unit: str = ""
-
-    @property
-    def has_headers(self) -> bool:
-        """Whether a path leads to a Kafka header."""
-        return any(parse_path(text)[0] == HEADERS for texts in self.fields.values() for text in texts)
 
 
 class ClickMapping(Struct, frozen=True, omit_defaults=True):

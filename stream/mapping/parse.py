@@ -143,9 +143,7 @@ def _mapping(given: dict[str, Any]) -> ClickMapping:
     form = given.get("message", {}).get("format", "json")
     if form not in FORMATS:
         raise ConfigError(f"[message] format is {shown(form)}; it must be one of {listed(FORMATS, in_order=True)}")
-    if form != "json" and topic.has_headers:
-        raise ConfigError(f"[fields] has paths in {HEADERS}, which need messages in JSON; [message] format is {form}")
-    return ClickMapping(
+    mapping = ClickMapping(
         topic,
         log,
         _event_types(given.get("event_types", {})),
@@ -157,6 +155,9 @@ def _mapping(given: dict[str, Any]) -> ClickMapping:
         rekey,
         form,
     )
+    if form != "json" and mapping.of_topic().headers:
+        raise ConfigError(f"[fields] has paths in {HEADERS}, which need messages in JSON; [message] format is {form}")
+    return mapping
 
 
 def _source(given: dict[str, Any], prefix: str) -> Source:
