@@ -12,7 +12,6 @@ id keep their order, whatever they are: a click without a state, or one that is 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -20,7 +19,7 @@ import numpy as np
 from stream.carry.arriving import Taken, readable
 from stream.carry.leaving import Left
 from stream.events import Click, Partition
-from stream.kafka.consumer.fetch import Chunk
+from stream.kafka.consumer.fetch import Chunk, split
 from stream.kafka.delivery import Record
 from stream.state.arena import NO_SLOT, Arena, Owner
 from stream.state.evict import Forgetting
@@ -99,7 +98,7 @@ class Moves:
                 yield record
             elif found.group == self._way.group:
                 if found.row is not None and not self._arrive(chunk.partition, record, found.row):
-                    self.rest = replace(chunk, begin=record.offset, lost=0, records=chunk.records[number:])
+                    self.rest = split(chunk, number)[1]
                     break
                 yield Message(record.offset, record.timestamp, record.key, found.value)
         self._note(chunk.partition)
@@ -107,9 +106,9 @@ class Moves:
     def split(self, chunks: Sequence[Chunk], at: int) -> tuple[list[Chunk], list[Chunk]]:
         """The chunks up to `rest`, which is the end of the one at this position, and from there on."""
         assert self.rest is not None
-        chunk, rest = chunks[at], self.rest
-        records = chunk.records[: len(chunk.records) - len(rest.records)]
-        return [*chunks[:at], replace(chunk, end=rest.begin, records=records)], [rest, *chunks[at + 1 :]]
+        chunk = chunks[at]
+        first, rest = split(chunk, len(chunk.records) - len(self.rest.records))
+        return [*chunks[:at], first], [rest, *chunks[at + 1 :]]
 
     def sent(self, left: Left) -> list[Record]:
         """The messages of the second kind for the batch. left: the rows that leave with it"""

@@ -15,7 +15,7 @@ import asyncio
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from aiokafka import conn
@@ -254,6 +254,13 @@ def chunk_of(partition: Any, fetched: OffsetRange, generation: int) -> Chunk:
     begin, stop, lost, records = fetched
     size = sum(len(record.key or b"") + len(record.value or b"") for record in records)
     return Chunk(Partition(*partition), generation, begin, stop, lost, records, size)
+
+
+def split(chunk: Chunk, records: int) -> tuple[Chunk, Chunk]:
+    """The chunk up to the record at this index, which is below their number, and from there on."""
+    at = chunk.records[records].offset
+    first = replace(chunk, end=at, records=chunk.records[:records])
+    return first, replace(chunk, begin=at, lost=0, records=chunk.records[records:])
 
 
 def fetches(chunks: Sequence[Chunk]) -> Iterator[Fetch]:

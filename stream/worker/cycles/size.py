@@ -8,10 +8,9 @@ end. How long a cycle takes depends on the machine, the model and the clicks, so
 import logging
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-from stream.kafka.consumer.fetch import CYCLE_BYTES, Chunk, Fetch
+from stream.kafka.consumer.fetch import CYCLE_BYTES, Chunk, Fetch, split
 
 PART = 4
 """A cycle may take this part of the session timeout: two can run at a time, and the next one can be slower."""
@@ -52,8 +51,10 @@ class CycleSize:
         left = self.clicks
         for number, chunk in enumerate(chunks):
             if len(chunk.records) > left:
-                first, rest = _split(chunk, left) if left else ((), (chunk,))
-                return [*chunks[:number], *first], [*rest, *chunks[number + 1 :]]
+                if not left:
+                    return list(chunks[:number]), list(chunks[number:])
+                first, rest = split(chunk, left)
+                return [*chunks[:number], first], [rest, *chunks[number + 1 :]]
             left -= len(chunk.records)
         return list(chunks), []
 
@@ -74,10 +75,3 @@ class CycleSize:
             )
         elif 2 * clicks >= self.clicks and 2 * self.clicks * s < clicks * self._limit_s:
             self.clicks = min(self._most, 2 * self.clicks)
-
-
-def _split(chunk: Chunk, records: int) -> tuple[tuple[Chunk], tuple[Chunk]]:
-    """Split a chunk after so many of its records."""
-    at = chunk.records[records].offset
-    first = replace(chunk, end=at, records=chunk.records[:records])
-    return (first,), (replace(chunk, begin=at, lost=0, records=chunk.records[records:]),)
