@@ -16,7 +16,7 @@ from stream.errors import ConfigError
 from stream.log_lines import printable
 from stream.wire.json import UNDECODABLE, loose_object
 
-GZIP = b"\x1f\x8b"
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 SHOWN = 60
 """Maximum characters of a line in a message."""
 
@@ -71,7 +71,9 @@ def text_lines(path: Path) -> TextIO:
 
 
 def unpacked(path: Path) -> BinaryIO:
-    """The bytes of a file, unpacked if it is gzipped."""
+    """The bytes of a file, unpacked if it is gzipped. Raises OSError for Zstandard, which only polars unpacks."""
     with path.open("rb") as file:
-        packed = file.read(len(GZIP)) == GZIP
-    return cast(BinaryIO, gzip.open(path) if packed else path.open("rb"))
+        start = file.read(len(ZSTD))
+    if start == ZSTD:
+        raise OSError("packed by Zstandard")
+    return cast(BinaryIO, gzip.open(path) if start.startswith(GZIP) else path.open("rb"))

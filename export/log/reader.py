@@ -62,12 +62,14 @@ def batches(
         raise ConfigError(
             f"mapping {mapping.name} names the columns of the log, and so does an option such as --item-col; omit one"
         )
-    if others := not_read(path):
+    with readable(path):
+        found, others = files(path), not_read(path)
+    if others:
         shown = printable(", ".join(others[:SHOWN_FILES])) + (", ..." if len(others) > SHOWN_FILES else "")
         stats.add(
             f"not read: {counted(len(others), 'other file or directory', 'other files and directories')} ({shown})"
         )
-    for path_of_file in files(path):
+    for path_of_file in found:
         with readable(path_of_file):
             file: Cells = open_file(path_of_file)
             if mapping is not None:
@@ -182,7 +184,7 @@ def _clicks(batch: pl.DataFrame, columns: ColumnNames, file: Cells, stats: ReadS
         for why in reason.filter(bad).unique(maintain_order=True):
             rows = bad & (reason == why)
             stats.dropped[why] += int(rows.sum())
-            stats.example(why, cells(name).filter(rows & read.why.is_not_null()))
+            stats.example(why, cells(name).filter(rows & (read.why.is_not_null() | read.values.is_not_null())))
         usable &= ~bad
     clicks = clicks.filter(usable)
     for name, count in clicks["unit"].value_counts().iter_rows():
