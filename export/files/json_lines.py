@@ -3,7 +3,7 @@
 import gzip
 import json
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import BinaryIO, TextIO, cast
@@ -17,6 +17,9 @@ from stream.log_lines import printable
 from stream.wire.json import UNDECODABLE, loose_object
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+LONGEST_LINE = 1 << 24
+"""Maximum characters of a line, which are all in memory: a file of one array can be larger than that."""
+
 SHOWN = 60
 """Maximum characters of a line in a message."""
 
@@ -41,7 +44,10 @@ class JsonLines(JsonCells):
 
     def objects(self) -> Iterator[dict[str, msgspec.Raw]]:
         with text_lines(self._path) as lines:
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(iter(partial(lines.readline, LONGEST_LINE), ""), 1):
+                if len(line) == LONGEST_LINE:
+                    many = f"line {number:,} has {LONGEST_LINE:,} characters or more"
+                    raise ConfigError(f"log {self._path}: {many}. {ONE_A_LINE}")
                 if line.isspace():
                     continue
                 try:

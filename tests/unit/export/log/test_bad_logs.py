@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.cli import train
+from export.files import json_lines
 from export.log.log import Log, read_log
 from stream.errors import ConfigError
 from stream.manifest import read_manifest
@@ -265,6 +266,21 @@ def test_a_log_that_teaches_nothing_is_refused_in_one_line(
     assert line.isprintable()
     assert len(line) < 1000
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("name", ["array.jsonl", "array.jsonl.gz"])
+def test_a_file_of_one_endless_line_is_not_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """An array of all events in one line may not fit into memory; rows up to the limit are read."""
+    event = '{"user_id": "u", "item_id": "i", "timestamp": 1700000000}'
+    monkeypatch.setattr(json_lines, "LONGEST_LINE", len(event) + 2)
+    put(tmp_path / "rows.jsonl", f"{event}\n{event}\n")
+    assert len(read_log(tmp_path / "rows.jsonl")) == 2
+    text = f"{event}\n[{event}, {event}]\n".encode()
+    put(tmp_path / name, gzip.compress(text) if name.endswith(".gz") else text)
+    with pytest.raises(ConfigError, match=r"line 2 has 59 characters or more\. The file must have one object a line"):
+        read_log(tmp_path / name)
 
 
 def rewritten(text: str) -> list[tuple[str, object, str]]:
