@@ -24,6 +24,9 @@ CONTROL = bytes({*range(32)} - {*b"\t\n\v\f\r"})
 BINARY = 0.05
 """Minimum share of control characters in the first 4,096 bytes of a file that is not text. Random bytes have 0.11."""
 
+LONGEST_HEADER = 1 << 20
+"""Maximum bytes of the header of a CSV. A file without line feeds, such as an array in JSON, is all header, and polars
+takes 2 GB for 58 MB of it."""
 
 BINARIES = ((".parquet", "a Parquet", b"PAR1"), (".avro", "an Avro", b"Obj\x01"))
 """Formats that are not text: ending of the name, words for it, first bytes."""
@@ -127,11 +130,14 @@ def _check_text(path: Path, ending: str) -> None:
     """
     start = b""
     with suppress(OSError, EOFError, zlib.error), unpacked(path) as file:
-        start = file.read(4096)
-    if len(start) - len(start.translate(None, CONTROL)) > BINARY * len(start):
+        start = file.read(LONGEST_HEADER)
+    first = start[:4096]
+    if len(first) - len(first.translate(None, CONTROL)) > BINARY * len(first):
         raise ConfigError(f"log {path}: not a text file; a {ending} file must be text. Save the log as CSV or Parquet")
     if b"\r" in start[:-1] and b"\n" not in start:
         raise ConfigError(f"log {path}: its lines end with a carriage return alone; save it with line feeds")
+    if ENDINGS[ending] is _csv and len(start) == LONGEST_HEADER and b"\n" not in start:
+        raise ConfigError(f"log {path}: no line ends in its first {len(start):,} bytes; a CSV has a header and lines")
 
 
 def _ending(path: Path) -> str | None:

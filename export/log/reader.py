@@ -27,6 +27,7 @@ from stream.wire.fields import DEFAULT_EVENT, LONGEST_ID, LONGEST_WORD, NO_TIME,
 SHOWN_FILES = 5
 """Maximum names of files in a note."""
 
+HEADER_AGAIN = "the header again, as between files that were put together"
 OUT_OF_RANGE = "a time before 1970 or after 2100"
 
 
@@ -175,7 +176,9 @@ def _clicks(batch: pl.DataFrame, columns: ColumnNames, file: Cells, stats: ReadS
     )
     stats.without_session += clicks["session"].null_count()
     usable = nulls(len(batch)).is_null()
+    again = (user.values == columns.user) & (item.values == columns.item)
     for name, read, reason in (
+        (None, user, pl.select(pl.when(again).then(pl.lit(HEADER_AGAIN))).to_series()),
         (columns.user, user, _reason("user", user)),
         (columns.item, item, _reason("item", item)),
         (columns.time, time, _reason_of_time(time)),

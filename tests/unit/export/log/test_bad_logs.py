@@ -168,6 +168,12 @@ TOO_BAD = [
     ),
     ("macintosh.csv", HEADER.replace("\n", "\r") + "u,i,view,1\r" * 9, "end with a carriage return alone"),
     ("wide.csv", ",".join(f"c{i}" for i in range(500)) + "\n", "c19, 480 more. Give a column"),
+    (
+        "array.csv",
+        '[{"user_id": 1}, ' + '{"user_id": 1}, ' * 70_000,
+        "no line ends in its first 1,048,576 bytes; a CSV has",
+    ),
+    ("array.csv.gz", gzip.compress(b'{"user_id": 1}, ' * 70_000), "no line ends in its first 1,048,576 bytes"),
     ("utf16.csv", clicks().encode("utf-16"), "UTF-16"),
     ("sheet.csv", b"PK\x03\x04" + bytes(50), "a zip file or a spreadsheet"),
     ("noise.csv", bytes(range(256)) * 9, "not a text file; a .csv file must be text"),

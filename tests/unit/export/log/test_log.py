@@ -86,6 +86,14 @@ def test_bad_rows_are_dropped_and_counted(tmp_path: Path) -> None:
     ]
 
 
+def test_a_header_between_rows_is_no_click(tmp_path: Path) -> None:
+    """Without times nothing else of the row is wrong; an item of the same name is an item."""
+    rows = "user_id,item_id\nu,i\nu,item_id\n"
+    log = read_log(written(tmp_path / "a.csv", rows + rows), in_order=True)
+    assert (log.users, log.items, len(log)) == (["u"], ["i", "item_id"], 4)
+    assert log.notes[0] == "dropped 1 row: the header again, as between files that were put together"
+
+
 def test_repeats_are_dropped_only_when_asked(tmp_path: Path) -> None:
     """Two equal rows are two clicks, unless --drop-repeats is given."""
     path = written(tmp_path / "a.csv", HEADER + "u,i,view,1700000000\n" * 2)
