@@ -237,7 +237,9 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
         except (RecursionError, ValueError):
             return []
 
-    for path_of_file in files(path):
+    with readable(path):
+        found = files(path)
+    for path_of_file in found:
         with readable(path_of_file):
             file = open_file(path_of_file)
             for row in file.rows():

@@ -15,7 +15,7 @@ from pathlib import Path
 import polars as pl
 
 from export.files.cells import LogFile, Table
-from export.files.json_lines import GZIP, JsonLines, text_lines, unpacked
+from export.files.json_lines import GZIP, ZSTD, JsonLines, text_lines, unpacked
 from stream.errors import ConfigError
 from stream.log_lines import printable
 
@@ -24,11 +24,13 @@ CONTROL = bytes({*range(32)} - {*b"\t\n\v\f\r"})
 BINARY = 0.05
 """Minimum share of control characters in the first 4,096 bytes of a file that is not text. Random bytes have 0.11."""
 
+LONGEST_HEADER = 1 << 20
+"""Maximum bytes of the header of a CSV. A file without line feeds, such as an array in JSON, is all header, and polars
+takes 2 GB for 58 MB of it."""
 
 BINARIES = ((".parquet", "a Parquet", b"PAR1"), (".avro", "an Avro", b"Obj\x01"))
 """Formats that are not text: ending of the name, words for it, first bytes."""
 
-ZSTD = b"\x28\xb5\x2f\xfd"
 PACKERS = {GZIP: "gzip", ZSTD: "Zstandard", b"BZh": "bzip2", b"\xfd7zX": "xz"}
 """First bytes of a packed file -> what has packed it."""
 
@@ -52,9 +54,8 @@ def files(path: Path) -> list[Path]:
                 f"log {path}: the directory has no files that end in {', '.join(ENDINGS)}; a pattern in "
                 f"quotes, such as '{path}/**/*.parquet', finds those in the directories below it"
             )
-        return found
-    if not path.exists() and glob.has_magic(str(path)):
-        found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if Path(name).is_file()]
+    elif not path.exists() and glob.has_magic(str(path)):
+        found = [Path(name) for name in sorted(glob.glob(str(path), recursive=True)) if not Path(name).is_dir()]
         if not found:
             raise ConfigError(f"log {path}: no file matches this pattern")
     else:
@@ -67,14 +68,19 @@ def files(path: Path) -> list[Path]:
                 else ""
             )
             raise ConfigError(f"log {file}: the name must end in {', '.join(ENDINGS)} (or .csv.gz, .csv.zst){lines}")
+        if not file.exists():
+            raise ConfigError(f"log {file}: no such file{', its link leads nowhere' if file.is_symlink() else ''}")
         if not file.is_file():
-            raise ConfigError(f"log {file}: no such file")
+            raise ConfigError(f"log {file}: not a regular file; write its rows to a file first")
     return found
 
 
 def _is_log(path: Path) -> bool:
-    """True for a log file of a directory. Names with a dot first are files of a program about another file."""
-    return path.is_file() and _ending(path) is not None and not path.name.startswith(".")
+    """True for a log file of a directory, also for one that cannot be read: leaving it out would lose its rows.
+
+    Names with a dot first are files of a program about another file.
+    """
+    return not path.is_dir() and _ending(path) is not None and not path.name.startswith(".")
 
 
 def not_read(path: Path) -> list[str]:
@@ -83,7 +89,7 @@ def not_read(path: Path) -> list[str]:
         return []
     others = (file for file in path.iterdir() if not _is_log(file) and not file.name.startswith("."))
     return sorted(
-        f"{file.name}/" if file.is_dir() else file.name for file in others if file.is_dir() or file.stat().st_size
+        f"{file.name}/" if file.is_dir() else file.name for file in others if not file.is_file() or file.stat().st_size
     )
 
 
@@ -109,20 +115,29 @@ def open_file(path: Path) -> LogFile:
     if packed is not None and packed not in UNPACKED.get(ending, ()):
         pack = ", or pack it with gzip" if ending in UNPACKED else ""
         raise ConfigError(f"log {path}: packed by {PACKERS[packed]}; unpack it{pack}")
-    if ending in UNPACKED and packed != ZSTD:
+    for own, kind, signs in BINARIES:
+        if ending == own and start != signs:
+            raise ConfigError(f"log {path}: this is not {kind} file; give the name the ending of its format")
+    if ending in UNPACKED:
         _check_text(path, ending)
     return ENDINGS[ending](path)
 
 
 def _check_text(path: Path, ending: str) -> None:
-    """Raise ConfigError if the start of a file, unpacked if it is gzipped, is no text with lines."""
+    """Raise ConfigError if the start of a file, unpacked if it is gzipped, is no text with lines.
+
+    The start of a file that Zstandard has packed is not looked at.
+    """
     start = b""
     with suppress(OSError, EOFError, zlib.error), unpacked(path) as file:
-        start = file.read(4096)
-    if len(start) - len(start.translate(None, CONTROL)) > BINARY * len(start):
+        start = file.read(LONGEST_HEADER)
+    first = start[:4096]
+    if len(first) - len(first.translate(None, CONTROL)) > BINARY * len(first):
         raise ConfigError(f"log {path}: not a text file; a {ending} file must be text. Save the log as CSV or Parquet")
     if b"\r" in start[:-1] and b"\n" not in start:
         raise ConfigError(f"log {path}: its lines end with a carriage return alone; save it with line feeds")
+    if ENDINGS[ending] is _csv and len(start) == LONGEST_HEADER and b"\n" not in start:
+        raise ConfigError(f"log {path}: no line ends in its first {len(start):,} bytes; a CSV has a header and lines")
 
 
 def _ending(path: Path) -> str | None:

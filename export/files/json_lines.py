@@ -3,7 +3,7 @@
 import gzip
 import json
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from io import TextIOWrapper
 from pathlib import Path
 from typing import BinaryIO, TextIO, cast
@@ -16,7 +16,10 @@ from stream.errors import ConfigError
 from stream.log_lines import printable
 from stream.wire.json import UNDECODABLE, loose_object
 
-GZIP = b"\x1f\x8b"
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+LONGEST_LINE = 1 << 24
+"""Maximum characters of a line, which are all in memory: a file of one array can be larger than that."""
+
 SHOWN = 60
 """Maximum characters of a line in a message."""
 
@@ -41,7 +44,10 @@ class JsonLines(JsonCells):
 
     def objects(self) -> Iterator[dict[str, msgspec.Raw]]:
         with text_lines(self._path) as lines:
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(iter(partial(lines.readline, LONGEST_LINE), ""), 1):
+                if len(line) == LONGEST_LINE:
+                    many = f"line {number:,} has {LONGEST_LINE:,} characters or more"
+                    raise ConfigError(f"log {self._path}: {many}. {ONE_A_LINE}")
                 if line.isspace():
                     continue
                 try:
@@ -71,7 +77,9 @@ def text_lines(path: Path) -> TextIO:
 
 
 def unpacked(path: Path) -> BinaryIO:
-    """The bytes of a file, unpacked if it is gzipped."""
+    """The bytes of a file, unpacked if it is gzipped. Raises OSError for Zstandard, which only polars unpacks."""
     with path.open("rb") as file:
-        packed = file.read(len(GZIP)) == GZIP
-    return cast(BinaryIO, gzip.open(path) if packed else path.open("rb"))
+        start = file.read(len(ZSTD))
+    if start == ZSTD:
+        raise OSError("packed by Zstandard")
+    return cast(BinaryIO, gzip.open(path) if start.startswith(GZIP) else path.open("rb"))

@@ -27,6 +27,7 @@ from stream.wire.fields import DEFAULT_EVENT, LONGEST_ID, LONGEST_WORD, NO_TIME,
 SHOWN_FILES = 5
 """Maximum names of files in a note."""
 
+HEADER_AGAIN = "the header again, as between files that were put together"
 OUT_OF_RANGE = "a time before 1970 or after 2100"
 
 
@@ -62,12 +63,14 @@ def batches(
         raise ConfigError(
             f"mapping {mapping.name} names the columns of the log, and so does an option such as --item-col; omit one"
         )
-    if others := not_read(path):
+    with readable(path):
+        found, others = files(path), not_read(path)
+    if others:
         shown = printable(", ".join(others[:SHOWN_FILES])) + (", ..." if len(others) > SHOWN_FILES else "")
         stats.add(
             f"not read: {counted(len(others), 'other file or directory', 'other files and directories')} ({shown})"
         )
-    for path_of_file in files(path):
+    for path_of_file in found:
         with readable(path_of_file):
             file: Cells = open_file(path_of_file)
             if mapping is not None:
@@ -173,7 +176,9 @@ def _clicks(batch: pl.DataFrame, columns: ColumnNames, file: Cells, stats: ReadS
     )
     stats.without_session += clicks["session"].null_count()
     usable = nulls(len(batch)).is_null()
+    again = (user.values == columns.user) & (item.values == columns.item)
     for name, read, reason in (
+        (None, user, pl.select(pl.when(again).then(pl.lit(HEADER_AGAIN))).to_series()),
         (columns.user, user, _reason("user", user)),
         (columns.item, item, _reason("item", item)),
         (columns.time, time, _reason_of_time(time)),
@@ -182,7 +187,7 @@ def _clicks(batch: pl.DataFrame, columns: ColumnNames, file: Cells, stats: ReadS
         for why in reason.filter(bad).unique(maintain_order=True):
             rows = bad & (reason == why)
             stats.dropped[why] += int(rows.sum())
-            stats.example(why, cells(name).filter(rows & read.why.is_not_null()))
+            stats.example(why, cells(name).filter(rows & (read.why.is_not_null() | read.values.is_not_null())))
         usable &= ~bad
     clicks = clicks.filter(usable)
     for name, count in clicks["unit"].value_counts().iter_rows():

@@ -2,8 +2,8 @@
 
 The file is JSON lines (.jsonl, .ndjson) or CSV with a header (.csv), with one item per line: `item_id` and attributes.
 Columns that no rule needs and items that the model does not know are ignored. If two lines have the same item, the
-later line counts. One bad line makes the whole file an error, because half a catalogue would silently shorten the
-lists.
+later line counts. Items are read as those of clicks (wire/fields.py): 17.0 is the item 17. One bad line makes the whole
+file an error, because half a catalogue would silently shorten the lists.
 """
 
 import csv
@@ -18,7 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stream.errors import ConfigError
-from stream.wire.fields import LONGEST_ID
+from stream.wire.fields import LONGEST_ID, Unusable, word
+
+ITEM = "item_id"
 
 STOCK = ("in_stock", "available")
 """The columns for availability: true or false, yes or no, or the number in stock."""
@@ -62,7 +64,7 @@ def read_catalogue(path: Path, index: Mapping[str, int], columns: Collection[str
     found: dict[str, list[Values]] = {name: [()] * len(index) for name in {*columns, CATEGORY}}
     seen: set[str] = set()
     lines = 0
-    for number, line in _lines(path):
+    for number, line in _lines(path, (ITEM, *STOCK, *found)):
         seen.update(line)
         lines += 1
         try:
@@ -82,7 +84,7 @@ def read_catalogue(path: Path, index: Mapping[str, int], columns: Collection[str
 def item_ids(path: Path) -> list[str]:
     """The item of every line, in file order, with repeats. Raises ConfigError as `read_catalogue` does."""
     found = []
-    for number, line in _lines(path):
+    for number, line in _lines(path, (ITEM,)):
         try:
             found.append(_item(line))
         except ValueError as exc:
@@ -90,8 +92,8 @@ def item_ids(path: Path) -> list[str]:
     return found
 
 
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, fields) of every line that is not empty."""
+def _lines(path: Path, needed: Collection[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, fields) of every line that is not empty. needed: the columns that are read of it."""
     try:
         stat = path.stat()
         if not S_ISREG(stat.st_mode):  # opening a FIFO would wait for a writer, and every click with it
@@ -100,11 +102,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise ConfigError(f"catalogue {path} has {stat.st_size:,} bytes; it may have {MOST_BYTES:,}")
         if path.suffix == ".csv":
             with path.open(newline="", encoding="utf-8-sig") as file:
-                reader = csv.DictReader(file, strict=True)
-                for row in reader:
-                    if None in row or None in row.values():
-                        raise ConfigError(f"catalogue {path}, line {reader.line_num}: not as many fields as the header")
-                    yield reader.line_num, row
+                yield from _table(csv.DictReader(file, strict=True), path, needed)
         elif path.suffix in (".jsonl", ".ndjson"):
             decode = msgspec.json.Decoder(dict[str, Any]).decode
             with path.open(encoding="utf-8-sig") as file:
@@ -113,8 +111,28 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                         yield number, _decoded(decode, text, path, number)
         else:
             raise ConfigError(f"catalogue {path}: the name must end in .jsonl, .ndjson or .csv")
-    except (OSError, UnicodeDecodeError, csv.Error) as exc:
+    except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"catalogue {path} cannot be read: {exc}") from exc
+
+
+def _table(reader: "csv.DictReader[str]", path: Path, needed: Collection[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, fields) of every row of a CSV file."""
+    begins = 1  # the line of the next row: one with a quote that is not closed extends to the end of the file
+    try:
+        names = list(reader.fieldnames or ())
+        twice = next((name for name in needed if names.count(name) > 1), None)
+        if twice is not None:
+            raise ConfigError(f"catalogue {path}: two columns have the name {twice!r}; rename one")
+        begins = 1 + reader.line_num
+        for row in reader:
+            if None in row or None in row.values():
+                raise ConfigError(f"catalogue {path}, line {reader.line_num}: not as many fields as the header")
+            yield reader.line_num, row
+            begins = 1 + reader.line_num
+    except csv.Error as exc:
+        raise ConfigError(
+            f"catalogue {path}, line {begins}: not CSV ({exc}); is a quote opened and not closed?"
+        ) from exc
 
 
 def _decoded(decode: Any, text: str, path: Path, number: int) -> dict[str, Any]:
@@ -126,14 +144,15 @@ def _decoded(decode: Any, text: str, path: Path, number: int) -> dict[str, Any]:
 
 
 def _item(line: dict[str, Any]) -> str:
-    if "item_id" not in line:
+    if ITEM not in line:
         raise ValueError(f"no item_id; the columns are: {', '.join(line)[:SHOWN] or 'none'}")
-    item = line["item_id"]
-    if isinstance(item, bool) or not isinstance(item, str | int) or item == "":
-        raise ValueError(f"item_id is {item!r}; it must be a string or an integer")
-    if len(str(item)) > LONGEST_ID:
-        raise ValueError(f"item_id has {len(str(item))} characters; it may have {LONGEST_ID}")
-    return str(item)
+    try:
+        item = word(line[ITEM], LONGEST_ID)
+    except Unusable as exc:
+        raise ValueError(f"item_id {line[ITEM]!r:.{SHOWN}} is {exc}") from exc
+    if item is None:
+        raise ValueError("item_id is missing or empty")
+    return item
 
 
 def _in_stock(line: dict[str, Any]) -> bool:

@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stream.errors import ConfigError
-from stream.lists.catalogue import read_catalogue
+from stream.lists.catalogue import item_ids, read_catalogue
 
 INDEX = {"a": 0, "b": 1, "7": 2}
 
@@ -74,13 +75,18 @@ def test_lists_are_several_values_and_the_later_of_two_lines_counts(tmp_path: Pa
         ("a.jsonl", '{"item_id": "a"}\n{"item_id": ', "line 2: not a JSON object"),
         ("a.jsonl", "[1]", "line 1: not a JSON object"),
         ("a.jsonl", '{"id": "a"}', "line 1: no item_id; the columns are: id"),
-        ("a.jsonl", '{"item_id": null}', "line 1: item_id is None"),
+        ("a.jsonl", '{"item_id": null}', "line 1: item_id is missing or empty"),
+        ("a.jsonl", '{"item_id": true}', "line 1: item_id True is neither text nor a whole number"),
         ("a.csv", "item_id;category\na;b\n", "line 2: no item_id; the columns are: item_id;category"),
         ("a.jsonl", '{"item_id": "a", "in_stock": "maybe"}', "in_stock is 'maybe'"),
         ("a.jsonl", '{"item_id": "a"}', "no line has category; it has item_id"),
         ("a.jsonl", "", "it has no lines"),
         ("a.csv", "item_id,category\na\n", "line 2: not as many fields"),
         ("a.csv", "item_id,category\na,b,c\n", "line 2: not as many fields"),
+        ("a.csv", 'item_id,category\na,b\nb,"no end\nc,d\n', "line 3: not CSV .*; is a quote opened and not closed"),
+        ("a.csv", f"item_id,category\na,b\nb,{'x' * 200_000}\n", "line 3: not CSV .field larger than field limit"),
+        ("a.csv", "item_id,category,category\na,b,c\n", "two columns have the name 'category'; rename one"),
+        ("a.csv", "item_id,in_stock,in_stock\na,1,0\n", "two columns have the name 'in_stock'; rename one"),
         ("a.parquet", "", "must end in .jsonl"),
     ],
 )
@@ -89,6 +95,32 @@ def test_an_error_in_a_catalogue_names_its_line(tmp_path: Path, name: str, text:
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=words):
         read_catalogue(tmp_path / name, INDEX, ["category"])
+
+
+@pytest.mark.parametrize("item", [7, 7.0, "7", "7.0", "7.00", "7.000000e+00"])
+def test_an_item_is_read_as_that_of_a_click(tmp_path: Path, item: int | float | str) -> None:
+    """pandas writes 7.0 where an id of the column is missing; a click with 7.0 is one on the item 7."""
+    table = tmp_path / "a.csv"
+    table.write_text(f"item_id,category\n{item},x\n")
+    for path in (table, written(tmp_path / "a.jsonl", [{"item_id": item, "category": "x"}])):
+        assert read_catalogue(path, INDEX, []).listed.tolist() == [False, False, True]
+        assert item_ids(path) == ["7"]
+
+
+@pytest.mark.parametrize("item", ["1.23457E+12", "1234567890123456789.0", 1.5, 1e300])
+def test_an_id_that_stands_for_several_items_is_refused(tmp_path: Path, item: float | str) -> None:
+    """The digits that a spreadsheet or a float has lost are not made up."""
+    with pytest.raises(ConfigError, match=f"line 1: item_id {re.escape(repr(item))} is "):
+        read_catalogue(written(tmp_path / "a.jsonl", [{"item_id": item}]), INDEX, [])
+
+
+def test_columns_that_are_not_read_may_have_the_same_name(tmp_path: Path) -> None:
+    """A spreadsheet writes empty columns after the last one."""
+    table = tmp_path / "a.csv"
+    table.write_text("item_id,category,text,text,,\na,x,1,2,,\n")
+    assert read_catalogue(table, INDEX, []).columns == {"category": [("x",), (), ()]}
+    with pytest.raises(ConfigError, match="two columns have the name 'text'"):
+        read_catalogue(table, INDEX, ["text"])
 
 
 def test_a_missing_or_binary_catalogue_is_one_line(tmp_path: Path) -> None:
@@ -120,5 +152,5 @@ def test_a_file_beyond_the_limit_is_refused_unread(tmp_path: Path) -> None:
 def test_an_id_that_no_click_can_have_is_refused(tmp_path: Path) -> None:
     """A shifted column shows as an id of a thousand characters."""
     path = written(tmp_path / "a.jsonl", [{"item_id": "a"}, {"item_id": "x" * 257}])
-    with pytest.raises(ConfigError, match="line 2: item_id has 257 characters; it may have 256"):
+    with pytest.raises(ConfigError, match=r"line 2: item_id 'x+ is longer than 256 characters"):
         read_catalogue(path, INDEX, [])

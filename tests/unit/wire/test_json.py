@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from stream.errors import BadClick
 from stream.events import Click
-from stream.wire.json import JsonCodec, encode
+from stream.wire.json import JsonCodec, encode, loose_object
 
 NOW_MS = 1_700_000_000_000
 CODEC = JsonCodec(max_message_bytes=4096, max_future_ms=3_600_000)
@@ -234,3 +235,17 @@ def test_no_field_values_raise_anything_but_bad_click(message: dict[str, object]
 def test_a_byte_order_mark_is_no_error() -> None:
     """Some .NET and PowerShell producers write one."""
     assert CODEC.decode(b"u1", b"\xef\xbb\xbf" + json.dumps(click()).encode(), NOW_MS) == decode(click())
+
+
+@pytest.mark.parametrize(
+    "text", ["[" + '{"a": []}, ' * 100_000 + "{}]", '"' + "\\u0000" * 100_000 + '"', " \n[" + "0," * 200_000 + "0]"]
+)
+def test_what_is_no_object_is_refused_before_it_is_decoded(text: str) -> None:
+    """A list takes ten times the memory of its text, and a log can be one of gigabytes."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="not a JSON object"):
+            loose_object(text)
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(text)
+    finally:
+        tracemalloc.stop()

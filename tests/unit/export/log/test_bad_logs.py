@@ -4,6 +4,7 @@ import bz2
 import gzip
 import lzma
 import math
+import os
 import random
 from collections.abc import Callable
 from datetime import timedelta
@@ -21,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.cli import train
+from export.files import json_lines
 from export.log.log import Log, read_log
 from stream.errors import ConfigError
 from stream.manifest import read_manifest
@@ -85,6 +87,21 @@ def empty_directory(path: Path) -> None:
     (path / "notes.txt").write_text("no log")
 
 
+def dangling(path: Path) -> None:
+    path.symlink_to("moved/away.csv")
+
+
+def in_a_directory(second: Callable[[Path], object]) -> Callable[[Path], None]:
+    """A directory with a log and with the second file."""
+
+    def write(path: Path) -> None:
+        path.mkdir()
+        (path / "1.csv").write_text(clicks())
+        second(path / "2.csv")
+
+    return write
+
+
 def half_a_gzip(path: Path) -> None:
     whole = gzip.compress((HEADER + "".join(f"u{random.random()},i,view,{START}\n" for _ in range(20_000))).encode())
     path.write_bytes(whole[: len(whole) // 2])
@@ -114,7 +131,7 @@ TOO_BAD = [
     (
         "far_times.csv",
         HEADER + "u,i,view,9.0000000e18\nu,i,view,-1\n",
-        "dropped 2 rows: a time before 1970 or after 2100",
+        "dropped 2 rows: a time before 1970 or after 2100, such as '9.0000000e18'",
     ),
     ("nulls.csv", HEADER + ",,,\n,,,\n", "no clicks in 2 rows; dropped 2 rows: no user"),
     ("long_ids.csv", HEADER + f"u,{'i' * 300},view,{START}\n", "the item is longer than 256 characters"),
@@ -130,6 +147,16 @@ TOO_BAD = [
         "line 4 has 5 fields, but the header has 4: is a sep",
     ),
     ("ragged.csv.gz", gzip.compress(b"user_id;item_id;timestamp\nu;i;1\nu;i;1;x\n"), "line 3 has 4 fields"),
+    (
+        "ragged.csv.zst",
+        codec.zstd_encode(clicks().encode() + b"u,i,view,1,x\n"),
+        ": a line has more fields than the head",
+    ),
+    (
+        "open_quote.csv.zst",
+        codec.zstd_encode(clicks().encode() + b'u,"i,view,1\n'),
+        ": a quote is opened and not closed",
+    ),
     ("open_quote.csv", HEADER + '"u,i,view,1\nv,i,view,1\n', "line 2: a quote is opened and not closed"),
     ("late_quote.csv", HEADER + "u,i,view,1\n" * 3 + 'u,"i,view,1\n' + "u,i,view,1\n" * 3, "line 5: a quote is opened"),
     ("text_after_quote.csv", HEADER + 'u,"a\ni",view,1\nu,"i"x,view,1\n', "line 4: text follows a closing quote"),
@@ -141,6 +168,12 @@ TOO_BAD = [
     ),
     ("macintosh.csv", HEADER.replace("\n", "\r") + "u,i,view,1\r" * 9, "end with a carriage return alone"),
     ("wide.csv", ",".join(f"c{i}" for i in range(500)) + "\n", "c19, 480 more. Give a column"),
+    (
+        "array.csv",
+        '[{"user_id": 1}, ' + '{"user_id": 1}, ' * 70_000,
+        "no line ends in its first 1,048,576 bytes; a CSV has",
+    ),
+    ("array.csv.gz", gzip.compress(b'{"user_id": 1}, ' * 70_000), "no line ends in its first 1,048,576 bytes"),
     ("utf16.csv", clicks().encode("utf-16"), "UTF-16"),
     ("sheet.csv", b"PK\x03\x04" + bytes(50), "a zip file or a spreadsheet"),
     ("noise.csv", bytes(range(256)) * 9, "not a text file; a .csv file must be text"),
@@ -152,7 +185,8 @@ TOO_BAD = [
     ("half.csv.zst", codec.zstd_encode(clicks().encode())[:-9], "its end is missing"),
     ("packed.parquet.gz", gzip.compress(b"PAR1"), "packed by gzip; unpack it$"),
     ("noise.csv.gz", b"\x1f\x8b" + bytes(range(256)), "its packed bytes are damaged"),
-    ("noise.parquet", bytes(range(256)), "its end is missing"),
+    ("noise.parquet", bytes(range(256)), "this is not a Parquet file; give the name the ending"),
+    ("text.parquet", HEADER, "this is not a Parquet file; give the name the ending"),
     ("noise.jsonl", bytes(range(256)), "not a text file; a .jsonl file must be text"),
     ("half.csv.gz", half_a_gzip, "its end is missing"),
     ("text.jsonl", "not json\n", "line 1 is not a JSON object: not json. Correct"),
@@ -178,8 +212,8 @@ TOO_BAD = [
     ("renamed.csv", parquet(user_id=[1]), "this is a Parquet file"),
     ("renamed.jsonl", avro(CLICK, ROWS), "this is an Avro file; name it .avro"),
     ("empty.avro", "", "the file is empty"),
-    ("noise.avro", bytes(range(256)), "not readable after 0 records"),
-    ("text.avro", HEADER, "not readable after 0 records"),
+    ("noise.avro", bytes(range(256)), "this is not an Avro file; give the name the ending"),
+    ("text.avro", HEADER, "this is not an Avro file; give the name the ending"),
     ("half_a_header.avro", avro(CLICK, ROWS, lambda whole: whole[:40]), "not readable after 0 records"),
     ("cut.avro", avro(CLICK, ROWS, lambda whole: whole[:-3]), r"not readable after 9\d\d records \(exp"),
     (
@@ -203,6 +237,12 @@ TOO_BAD = [
     ("a_directory", empty_directory, r"no files that end in .*such as '.*a_directory/\*\*/\*.parquet', finds those"),
     ("nothing-*.csv", None, "no file matches this pattern"),
     ("missing.csv", None, "no such file"),
+    ("link.csv", dangling, "link.csv: no such file, its link leads nowhere"),
+    ("loop.csv", lambda path: path.symlink_to(path.name), "loop.csv: no such file, its link leads nowhere"),
+    ("pipe.csv", os.mkfifo, "pipe.csv: not a regular file; write its rows to a file first"),
+    ("with_a_link", in_a_directory(dangling), "with_a_link/2.csv: no such file, its link leads nowhere"),
+    ("with_a_pipe", in_a_directory(os.mkfifo), "with_a_pipe/2.csv: not a regular file"),
+    (f"{'long' * 64}.csv", None, "not readable .*File name too long"),
 ]
 
 
@@ -234,6 +274,21 @@ def test_a_log_that_teaches_nothing_is_refused_in_one_line(
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize("name", ["array.jsonl", "array.jsonl.gz"])
+def test_a_file_of_one_endless_line_is_not_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """An array of all events in one line may not fit into memory; rows up to the limit are read."""
+    event = '{"user_id": "u", "item_id": "i", "timestamp": 1700000000}'
+    monkeypatch.setattr(json_lines, "LONGEST_LINE", len(event) + 2)
+    put(tmp_path / "rows.jsonl", f"{event}\n{event}\n")
+    assert len(read_log(tmp_path / "rows.jsonl")) == 2
+    text = f"{event}\n[{event}, {event}]\n".encode()
+    put(tmp_path / name, gzip.compress(text) if name.endswith(".gz") else text)
+    with pytest.raises(ConfigError, match=r"line 2 has 59 characters or more\. The file must have one object a line"):
+        read_log(tmp_path / name)
+
+
 def rewritten(text: str) -> list[tuple[str, object, str]]:
     """The same log as other programs write it, and the loader's notes."""
     rows = text.removeprefix(HEADER).splitlines()
@@ -254,6 +309,7 @@ def rewritten(text: str) -> list[tuple[str, object, str]]:
         two_files(path)
         (path / "3.csv.bz2").write_bytes(bz2.compress(text.encode()))
         (path / "date=2024-12-01").mkdir()
+        (path / "readme").symlink_to("moved/away")
 
     return [
         ("bom.csv", b"\xef\xbb\xbf" + text.encode(), ""),
@@ -272,7 +328,7 @@ def rewritten(text: str) -> list[tuple[str, object, str]]:
         ("holes.csv", text + f",i,view,{START}\nu,,view,{START}\nu,i,view,\n", "dropped 1 row: no time"),
         ("more_columns.csv", "\n".join(row + ",x,y" for row in text.splitlines()), ""),
         ("a_directory", two_files, ""),
-        ("mixed", with_others, "not read: 2 other files and directories (3.csv.bz2, date=2024-12-01/)"),
+        ("mixed", with_others, "not read: 3 other files and directories (3.csv.bz2, date=2024-12-01/, readme)"),
     ]
 
 

@@ -82,8 +82,16 @@ def test_bad_rows_are_dropped_and_counted(tmp_path: Path) -> None:
         "dropped 1 row: no user",
         "dropped 1 row: no item",
         "dropped 1 row: no time in a known format (2024-12-01T15:30:00Z, ms since 1970), such as 'soon'",
-        "dropped 1 row: a time before 1970 or after 2100",
+        "dropped 1 row: a time before 1970 or after 2100, such as '-5'",
     ]
+
+
+def test_a_header_between_rows_is_no_click(tmp_path: Path) -> None:
+    """Without times nothing else of the row is wrong; an item of the same name is an item."""
+    rows = "user_id,item_id\nu,i\nu,item_id\n"
+    log = read_log(written(tmp_path / "a.csv", rows + rows), in_order=True)
+    assert (log.users, log.items, len(log)) == (["u"], ["i", "item_id"], 4)
+    assert log.notes[0] == "dropped 1 row: the header again, as between files that were put together"
 
 
 def test_repeats_are_dropped_only_when_asked(tmp_path: Path) -> None:
@@ -176,7 +184,7 @@ def test_gap_buckets_are_those_of_the_engine(tmp_path: Path) -> None:
         ("a.xlsx", b"", "must end in"),
         ("missing.csv", None, "no such file"),
         ("a.csv", b"", "the file is empty"),
-        ("a.parquet", b"no parquet", "not readable .parquet:"),
+        ("a.parquet", b"no parquet", "this is not a Parquet file"),
         ("a.csv", b"user_id,item_id\nu,i\n", "no column 'timestamp'.*--time-col.*--in-order"),
         ("a.csv", b"item_id,timestamp\ni,1700000000\n", "no column 'user_id'.*--user-col"),
         ("a.csv", HEADER.encode(), "a header and no rows"),
