@@ -127,7 +127,8 @@ def _decoded(decode: Any, text: str, path: Path, number: int) -> dict[str, Any]:
 
 def _item(line: dict[str, Any]) -> str:
     if "item_id" not in line:
-        raise ValueError(f"no item_id; the columns are: {', '.join(line)[:SHOWN] or 'none'}")
+        names = ", ".join(line)[:SHOWN] or "none"
+        raise ValueError(f"no item_id; the columns are: {names}. Give the column with the item's id the name item_id")
     item = line["item_id"]
     if isinstance(item, bool) or not isinstance(item, str | int) or item == "":
         raise ValueError(f"item_id is {item!r}; it must be a string or an integer")

@@ -77,7 +77,15 @@ def test_mistakes_are_one_line(
     assert "\n" not in str(result.exception)
 
 
-@pytest.mark.parametrize("arguments", [["missing.csv", "--out", "m/1"], ["log.csv", "--out", "log.csv/1"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["missing.csv", "--out", "m/1"],
+        ["log.csv", "--out", "log.csv/1"],
+        ["log.csv", "--out", "m/1", "--catalogue", "missing.csv"],
+        ["log.csv", "--out", "m/1", "--catalogue", "log.csv"],  # no category
+    ],
+)
 def test_a_wrong_path_is_reported_before_torch_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
