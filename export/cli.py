@@ -91,6 +91,7 @@ def train(
     """
     from export.train.interrupts import ending_at_once
     from export.writable import check_name, check_writable
+    from stream.lists.catalogue import CATEGORY, read_catalogue
 
     with Bar() as bar, ending_at_once(bar.__exit__):
         check_name(out)
@@ -99,6 +100,8 @@ def train(
             raise ConfigError(
                 "--from-model needs times to find new clicks, and --in-order ignores them; omit one of the two"
             )
+        if catalogue:
+            read_catalogue(catalogue, {}, [CATEGORY])  # a large log takes minutes: report a wrong catalogue first
         clicks = take_log(bar, log, given)
 
         bar.say("loading PyTorch")

@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from export.sequences.flow import END
-from stream.log_lines import printable
+from stream.log_lines import counted, printable
 
 Figures = dict[str, Any]
 
@@ -33,7 +33,7 @@ def funnel(stages: Sequence[Figures]) -> Markup:
         shapes.append(f'<rect class="node" x="{BAR_X}" y="{y:.1f}" width="{share * BAR_WIDTH:.1f}" height="{BAR}"/>')
         low, high = (BAR_X + end * BAR_WIDTH for end in stage["share_95"])
         shapes.append(f'<path class="range" d="M{low:.1f} {middle:.1f}H{high:.1f}"/>')
-        shapes.append(_text(max(high, BAR_X) + 10, middle, f"{stage['sessions']:,} sessions, {share:.1%}"))
+        shapes.append(_text(max(high, BAR_X) + 10, middle, f"{counted(stage['sessions'], 'session')}, {share:.1%}"))
         if number and stage["drop_off"]["of"]:
             shapes.append(_text(BAR_X + 6, y - (ROW - BAR) / 2, f"drop-off {stage['drop_off']['share']:.1%}"))
     said = ", ".join(f"{printable(stage['stage'])} {stage['share']:.1%}" for stage in stages)
@@ -54,7 +54,7 @@ def sankey(flow: Figures) -> Markup:
         for node in sorted(column, key=lambda node: (node["step"] == END, -node["sessions"])):
             name, height = node["step"], max(LEAST, node["sessions"] * scale)
             top[number, name] = y
-            said = f"{printable(name)}: {node['sessions']:,} sessions"
+            said = f"{printable(name)}: {counted(node['sessions'], 'session')}"
             kind = "end" if name == END else "node"
             nodes.append(
                 f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{NODE}" height="{height:.1f}">'
@@ -75,7 +75,7 @@ def sankey(flow: Figures) -> Markup:
         arrive[after] += width
         x0, x1 = before[0] * across + NODE, after[0] * across
         middle = (x0 + x1) / 2
-        said = f"{printable(link['from'])} > {printable(link['to'])}: {link['sessions']:,} sessions"
+        said = f"{printable(link['from'])} > {printable(link['to'])}: {counted(link['sessions'], 'session')}"
         links.append(
             f'<path class="{"gone" if link["to"] == END else "link"}" stroke-width="{max(LEAST, width):.1f}" '
             f'd="M{x0:.1f} {y0:.1f}C{middle:.1f} {y0:.1f} {middle:.1f} {y1:.1f} {x1:.1f} {y1:.1f}">'

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from export.sequences.tree import RATE
-from stream.log_lines import printable
+from stream.log_lines import counted, printable
 
 WIDTH = 140
 """Characters of a line, if the output is no terminal."""
@@ -37,8 +37,8 @@ def summary(found: Figures) -> str:
     """One line: what was counted."""
     step = found["by"].replace("_", " ")
     return (
-        f"{printable(found['log'])}: {found['clicks']:,} clicks, {found['sessions']:,} sessions, "
-        f"{found['users']:,} users; a step is the {step} of a click"
+        f"{printable(found['log'])}: {counted(found['clicks'], 'click')}, {counted(found['sessions'], 'session')}, "
+        f"{counted(found['users'], 'user')}; a step is the {step} of a click"
     )
 
 
@@ -141,9 +141,10 @@ def _paths(found: Figures) -> Iterator[Table]:
 
 def _circles(found: Figures) -> Iterator[Table]:
     loops = found["loops"]
+    share = ranged(loops["share"], loops["share_95"])
     yield Table(
         "loops",
-        f"Loops: {loops['sessions']:,} sessions ({ranged(loops['share'], loops['share_95'])}) have one",
+        f"Loops: {counted(loops['sessions'], f'session ({share}) has one', f'sessions ({share}) have one')}",
         "A step, another one, and the first one again. By the chain: how often it would occur.",
         ("loop", "sessions", "of all", "times", "by the chain"),
         [
@@ -159,9 +160,10 @@ def _circles(found: Figures) -> Iterator[Table]:
     )
     for name, returns in found["returns"].items():
         share = ranged(returns["share"], returns["share_95"])
+        return_ = counted(returns["sessions"], f"session ({share}) returns", f"sessions ({share}) return")
         yield Table(
             f"returns-{name}",
-            f"Returns: {returns['sessions']:,} sessions ({share}) return to the same {name}",
+            f"Returns: {return_} to the same {name}",
             f"They have clicks on it, then on another {name}, and then on it again.",
             (name, "sessions", "of all"),
             _shares(returns["most"], "name"),
@@ -183,7 +185,7 @@ def _comparison(found: Figures) -> Iterator[Table]:
         return
     first, second = comparison["groups"]
     sizes = " and ".join(
-        f"{size['sessions']:,} sessions of {size['users']:,} users ({printable(name)})"
+        f"{counted(size['sessions'], 'session')} of {counted(size['users'], 'user')} ({printable(name)})"
         for name, size in comparison["groups"].items()
     )
     head = (printable(first), printable(second), "difference (95%)", "q")

@@ -145,13 +145,14 @@ def _decoded(decode: Any, text: str, path: Path, number: int) -> dict[str, Any]:
 
 def _item(line: dict[str, Any]) -> str:
     if ITEM not in line:
-        raise ValueError(f"no item_id; the columns are: {', '.join(line)[:SHOWN] or 'none'}")
+        names = ", ".join(line)[:SHOWN] or "none"
+        raise ValueError(f"no {ITEM}; the columns are: {names}. Give the column with the item's id the name {ITEM}")
     try:
         item = word(line[ITEM], LONGEST_ID)
     except Unusable as exc:
-        raise ValueError(f"item_id {line[ITEM]!r:.{SHOWN}} is {exc}") from exc
+        raise ValueError(f"{ITEM} {line[ITEM]!r:.{SHOWN}} is {exc}") from exc
     if item is None:
-        raise ValueError("item_id is missing or empty")
+        raise ValueError(f"{ITEM} is missing or empty")
     return item
 
 

@@ -64,16 +64,16 @@ def mapping_of_model(given: MappingFile | None, manifest: Manifest, directory: P
             f"model {manifest.label} was trained without a mapping: train it with --mapping {given.name}, or omit "
             "--mapping. For a log that has other columns than the topic, the file can have a section [log.fields]"
         )
-    if given is not None:
-        # [key] holds, which is in the hash, changes the way of a click and not what is read from it, as rekey does
-        if manifest.mapping in {msgspec.structs.replace(given.mapping, key=key).hash for key in KEYS}:
-            return given
-        raise ConfigError(
-            f"mapping {given.name} is not the one that model {manifest.label} was trained with. "
-            f"{differences(_own(manifest, directory).mapping, given.mapping)}. Omit --mapping to use the model's, "
-            f"{directory / MAPPING}, or train again with --mapping {given.name}"
-        )
-    return _own(manifest, directory)
+    file = _own(manifest, directory)
+    own = file.mapping
+    # These change the way of a click, not what is read. Not by hash: a default that is written has another one
+    if given is None or msgspec.structs.replace(given.mapping, key=own.key, rekey=own.rekey, format=own.format) == own:
+        return given or file
+    raise ConfigError(
+        f"mapping {given.name} is not the one that model {manifest.label} was trained with. "
+        f"{differences(own, given.mapping)}. Omit --mapping to use the model's, {directory / MAPPING}, or train again "
+        f"with --mapping {given.name}"
+    )
 
 
 def _own(manifest: Manifest, directory: Path) -> MappingFile:

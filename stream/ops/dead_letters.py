@@ -197,8 +197,8 @@ def _not_there(reasons: Sequence[str], there: Mapping[str, int], limit: int | No
     for reason in dict.fromkeys(reasons):
         if reason not in there:
             near = get_close_matches(reason, there, 1, ALIKE)
-            meant = f"did you mean {printable(near[0])!r}? " if near else ""
-            yield f"no letter has the reason {reason!r}; {meant}The letters have {has or 'no reason: there are none'}"
+            meant = f"; did you mean {printable(near[0])!r}?" if near else "."
+            yield f"no letter has the reason {reason!r}{meant} The letters have {has or 'no reason: there are none'}"
 
 
 def _retries(messages: Iterable[Any]) -> set[bytes]:

@@ -90,12 +90,15 @@ def explain(
         for topic, kind in topics:
             yield from alerts_among(messages_shown(broker, topic, config), kind)
 
-    found = latest(alerts(), user, limit) if id_ is None else episodes_with(alerts, id_)
+    found = latest(alerts(), user, limit + 1) if id_ is None else episodes_with(alerts, id_)
     if id_ is not None and not found:
         raise ConfigError(
             f"no alert has the id or the episode {printable(id_)!r} in {anomalies_topic} and {system_alerts_topic}; "
             "`eddy explain` lists the latest ones"
         )
+    if id_ is None and len(found) > limit:
+        found = found[1:]
+        click.echo(f"the latest {limit:,} alerts; there are older ones, which a larger --limit lists", err=True)
     if as_json:
         for alert in found:
             click.echo(msgspec.json.encode(alert))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stream.kafka_config import read_kafka_config
-from stream.log_lines import printable
+from stream.log_lines import counted, printable
 from stream.manifest import read_manifest
 from stream.ops.options import connection_options, setting_option, topic_option
 from stream.ops.text import Nearest, messages_shown
@@ -88,7 +88,8 @@ def report(
     firsts, left_out = first_triggers(messages_shown(broker, triggers_topic, config))
     sessions = ClosedSessions(frozenset(user for users in firsts.values() for user in users))
     sessions.read(messages_shown(broker, sessions_topic, config))
-    effects = [effect(known.get(name) or Rule(name, ""), users, sessions) for name, users in sorted(firsts.items())]
+    rules = {**{name: Rule(name, "") for name in firsts}, **known}
+    effects = [effect(rule, firsts.get(name, {}), sessions) for name, rule in sorted(rules.items())]
     if left_out + sessions.left_out:
         said = f"{left_out + sessions.left_out:,} messages left out: they are no triggers or sessions of this version"
         click.echo(said, err=True)
@@ -114,13 +115,17 @@ def _lines(effect: "Effect") -> list[str]:
 
     found, rule = effect.estimate, effect.rule
     lines = [f"{printable(rule.name)}: {rule.outcome} within {duration(rule.window_ms)}"]
+    if not found.treated + found.control + effect.waiting:
+        return [*lines, "  no trigger of this rule"]
     for name, users, share in (
         ("treated", found.treated, found.treated_share),
         ("control", found.control, found.control_share),
     ):
-        lines.append(f"  {name}: {users:,} users" + ("" if share is None else f", {share:.2%} with the outcome"))
+        lines.append(
+            f"  {name}: {counted(users, 'user')}" + ("" if share is None else f", {share:.2%} with the outcome")
+        )
     if effect.waiting:
-        lines.append(f"  not counted yet, because the window is not over: {effect.waiting:,} users")
+        lines.append(f"  not counted yet, because the window is not over: {counted(effect.waiting, 'user')}")
     if found.difference is None:
         return [*lines, f"  too few users for a difference: each group needs {FEWEST}"]
     lines.append(f"  difference: {_interval(found.difference)}")

@@ -77,7 +77,15 @@ def test_mistakes_are_one_line(
     assert "\n" not in str(result.exception)
 
 
-@pytest.mark.parametrize("arguments", [["missing.csv", "--out", "m/1"], ["log.csv", "--out", "log.csv/1"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["missing.csv", "--out", "m/1"],
+        ["log.csv", "--out", "log.csv/1"],
+        ["log.csv", "--out", "m/1", "--catalogue", "missing.csv"],
+        ["log.csv", "--out", "m/1", "--catalogue", "log.csv"],  # no category
+    ],
+)
 def test_a_wrong_path_is_reported_before_torch_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
@@ -125,7 +133,7 @@ def test_brackets_and_colons_of_a_log_are_printed_as_they_are(tmp_path: Path) ->
 def test_a_log_is_evaluated_by_the_model_s_own_mapping_and_by_no_other(model_dir: Path, tmp_path: Path) -> None:
     """Without an option the copy in the model's directory is used; another mapping and an option for a column are
     refused."""
-    text = "[fields]\nuser_id = 'visitor'\nitem_id = 'sku'\ntimestamp = 'at'\n"
+    text = "[fields]\nuser_id = 'visitor'\nitem_id = 'sku'\ntimestamp = 'at'\n\n[key]\nholds = 'user_id'\n"
     model = tmp_path / "m" / "1"
     shutil.copytree(model_dir, model)
     (model / MAPPING).write_text(text)
@@ -133,12 +141,15 @@ def test_a_log_is_evaluated_by_the_model_s_own_mapping_and_by_no_other(model_dir
     files = {**manifest.files, MAPPING: sha256(model / MAPPING)}
     mapping = parse_mapping(text, "x").hash
     write_manifest(model, msgspec.structs.replace(manifest, files=files, mapping=mapping))
-    log, other = tmp_path / "log.csv", tmp_path / "other.toml"
+    log, other, same = (tmp_path / name for name in ("log.csv", "other.toml", "same.toml"))
     log.write_text(LOG.replace("user_id,item_id,timestamp", "visitor,sku,at"))
     other.write_text(text.replace("sku", "product"))
+    same.write_text(text.partition("[key]")[0])  # without a default that the model's has, as `eddy init` writes it
     for options, words in (
         (["--mapping", str(other)], "is not the one that model tiny/1 was trained with"),
         (["--item-col", "sku"], "mapping.toml names the columns of the log"),
+        (["--mapping", str(model / MAPPING)], "baselines.npz"),
+        (["--mapping", str(same)], "baselines.npz"),
         ([], "baselines.npz"),  # the log is read, and the untrained model has no baselines
     ):
         result = CliRunner().invoke(evaluate, [str(model), str(log), *options])

@@ -113,7 +113,7 @@ def test_a_topic_of_something_else_is_refused() -> None:
     ("words", "said"),
     [
         (["--reason", "not_jsn"], ["'not_jsn'; did you mean 'not_json'? The letters have not_json (2), too_large (1)"]),
-        (["--reason", "x", "--reason", "too_large"], ["'x'; The letters have not_json (2), too_large (1)"]),
+        (["--reason", "x", "--reason", "too_large"], ["'x'. The letters have not_json (2), too_large (1)"]),
         (["--reason", "x", "--reason", "too_large", "--limit", "1"], []),  # the rest of the topic was not read
         (["--reason", "too_large"], []),
         ([], []),

@@ -1,14 +1,16 @@
 """`eddy explain` lists the latest alerts, and says in words why one was raised."""
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from stream.errors import ConfigError
 from stream.events import Anomaly, Expected, SystemAlert
-from stream.ops.explain import Alert, alerts_among, asked, episodes_with, explained, latest, list_explained
+from stream.ops.explain import Alert, alerts_among, asked, episodes_with, explain, explained, latest, list_explained
 
 
 def anomaly(offset: int, episode: int, user: str = "ann", **fields: Any) -> Anomaly:
@@ -111,6 +113,19 @@ def test_the_latest_alerts_are_those_of_the_latest_clicks() -> None:
     assert [alert.id for alert in latest(ALERTS, None, 3)] == ["c-1-5", "c-1-9", "c-1-20"]
     assert [alert.id for alert in latest(ALERTS, "ann", 9)] == ["c-1-3", "c-1-5", "c-1-9"]
     assert latest([], "ann", 9) == []
+
+
+@pytest.mark.parametrize("limit", [3, 6])
+def test_a_list_that_is_shortened_says_so(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    """A reader of 20 alerts would else take them for all."""
+    values = [SimpleNamespace(value=lambda alert=alert: msgspec.json.encode(alert)) for alert in ALERTS]
+    topics = {"anomalies": values[:4], "system-alerts": values[4:]}
+    monkeypatch.setattr("stream.ops.explain.messages_shown", lambda broker, topic, config: topics[topic])
+    monkeypatch.setattr("stream.access.rights.check_access", lambda *_, **__: None)
+    done = CliRunner().invoke(explain, ["--limit", str(limit), "--json"], catch_exceptions=False)
+    ids = [json.loads(shown)["id"] for shown in done.stdout.splitlines()]
+    assert ids == [alert.id for alert in latest(ALERTS, None, limit)]
+    assert done.stderr == ("the latest 3 alerts; there are older ones, which a larger --limit lists\n" * (limit == 3))
 
 
 def test_an_alert_comes_with_its_episode() -> None:

@@ -133,11 +133,13 @@ def test_the_command_prints_each_rule(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(command, "messages_shown", lambda broker, topic, config: topics[topic])
     monkeypatch.setattr("stream.access.rights.check_access", lambda *_, **__: None)
     file = tmp_path / "t.toml"
-    file.write_text('[[trigger]]\nname = "cart"\nkind = "abandoned"\nhas = ["cart"]\nwindow = "3d"\ncontrol = 0.5\n')
+    rule = 'kind = "abandoned"\nhas = ["cart"]\nwindow = "3d"\ncontrol = 0.5\n'
+    file.write_text(f'[[trigger]]\nname = "cart"\n{rule}[[trigger]]\nname = "silent"\n{rule}')
     done = CliRunner().invoke(command.triggers, ["report", "--triggers", str(file)])
     assert done.exit_code == 0, done.output
     for line in ("cart: purchase within 3d", "by CUPED: +", "gone: purchase within 7d", "1 messages left out"):
         assert line in done.output
+    assert done.output.endswith("silent: purchase within 3d\n  no trigger of this rule\n")  # not left out
     done = CliRunner().invoke(command.triggers, ["report", "--json"])
     found = json.loads(done.output.splitlines()[-1])
     assert found["cart"]["outcome"] == "purchase"

@@ -170,6 +170,14 @@ def test_a_mapping_names_the_columns(tmp_path: Path) -> None:
     assert [stage["sessions"] for stage in found["funnel"]] == [1, 1]
 
 
+def test_one_session_is_not_a_plural(tmp_path: Path) -> None:
+    """The heading of the loops, that of the returns, and the summary."""
+    shown = run(written(tmp_path / "log.csv", ["view cart view", "view", "view cart"])).stdout
+    assert "6 clicks, 3 sessions, 1 user;" in shown
+    assert ") has one" in shown[shown.index("Loops: 1 session (33.3%") :]
+    assert ") returns to the same item" in shown[shown.index("Returns: 1 session (33.3%") :]
+
+
 def test_a_count_is_few_bytes_a_click(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of the log are counted one by one: below 35 bytes a click with ten clicks a session."""
     monkeypatch.setattr(steps_module, "PART", 20_000)

@@ -46,7 +46,7 @@ def test_what_is_left_out_is_a_note_and_a_figure(directory: Path, tmp_path_facto
     page = tmp_path_factory.mktemp("page") / "paths.html"
     done = run("--html", str(page))
     assert done.exception is None
-    assert "topic t: 2 clicks, 1 sessions, 1 users" in done.stdout
+    assert "topic t: 2 clicks, 1 session, 1 user;" in done.stdout
     assert f"\nnote: {LEFT_OUT}\n\nnote: not_json: JSON is malformed" in done.stdout
     assert "\nnote: forgotten: clicks of users before a request to forget them\n" in done.stdout
     assert LEFT_OUT in page.read_text()

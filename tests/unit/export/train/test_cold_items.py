@@ -75,7 +75,9 @@ def test_the_catalogues_new_items_come_after_the_known(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no line has category"):
         with_catalogue(path, ["a"])
     path.write_text("id,category\nnew,hats\n")
-    with pytest.raises(ConfigError, match="line 2: no item_id; the columns are: id, category"):
+    with pytest.raises(
+        ConfigError, match=r"line 2: no item_id; the columns are: id, category\. Give .* the name item_id"
+    ):
         with_catalogue(path, ["a"])
 
 
