@@ -429,7 +429,7 @@ class Oracle:
 
     def _alert(self, common: Event, event_type: str, found: Found, before: dict[str, Any]) -> Event:
         likely = self._top(before, 3)
-        names = ", ".join(self.items[i] for i, _ in likely)
+        names = " or ".join(self.items[i] for i, _ in likely)
         return common | {
             "event_type": event_type,
             "reason": f"{found.sentence} (p-value {found.p_value:.2g}); {event_type} of {common['item_id']} where "

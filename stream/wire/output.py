@@ -165,7 +165,7 @@ def _anomaly(
         timestamp=click.timestamp,
         episode=origin.at(episode).id,
         reason=f"{sentence} (p-value {p_value:.2g}); {click.event_type} of {click.item_id} where "
-        f"{', '.join(expected)} was expected",
+        f"{' or '.join(expected)} was expected",
         surprise=surprise,
         p_value=p_value,
         score=score,

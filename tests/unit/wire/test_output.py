@@ -75,7 +75,7 @@ def test_an_alert_has_the_click_the_expected_items_and_its_rule() -> None:
     )
     first, second = found
     assert (first.id, first.user_id, first.item_id, first.event_type) == ("clicks-0-100", "u0", "i0", "cart")
-    sentence = "the last 2 clicks came every 1 s (p-value 0.001); cart of i0 where i1, i2 was expected"
+    sentence = "the last 2 clicks came every 1 s (p-value 0.001); cart of i0 where i1 or i2 was expected"
     assert first.reason == sentence
     assert (first.episode, second.episode) == ("clicks-0-100", "clicks-1-7")
     assert first.statistics == {"rate": 0.002}

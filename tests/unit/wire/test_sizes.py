@@ -92,7 +92,7 @@ def test_alert_fits_even_if_the_models_ids_are_long(ids: str) -> None:
         event_type="\x01" * 64,
         timestamp=1,
         episode="clicks-1-0",
-        reason=f"{WORST} where {ids}, {ids}, {ids} was expected",
+        reason=f"{WORST} where {ids} or {ids} or {ids} was expected",
         surprise=1.0,
         p_value=0.5,
         score=0.3,
