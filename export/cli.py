@@ -92,6 +92,7 @@ def train(
     from export.train.interrupts import ending_at_once
     from export.writable import check_name, check_writable
     from stream.lists.catalogue import CATEGORY, read_catalogue
+    from stream.manifest import read_manifest
 
     with Bar() as bar, ending_at_once(bar.__exit__):
         check_name(out)
@@ -100,8 +101,10 @@ def train(
             raise ConfigError(
                 "--from-model needs times to find new clicks, and --in-order ignores them; omit one of the two"
             )
+        if from_model:  # a large log takes minutes: report a wrong model or catalogue first
+            read_manifest(from_model)
         if catalogue:
-            read_catalogue(catalogue, {}, [CATEGORY])  # a large log takes minutes: report a wrong catalogue first
+            read_catalogue(catalogue, {}, [CATEGORY])
         clicks = take_log(bar, log, given)
 
         bar.say("loading PyTorch")

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from export.cli import evaluate, replay, train
-from stream.errors import ConfigError
+from stream.errors import ArtifactError, ConfigError
 from stream.manifest import MAPPING, read_manifest, sha256, write_manifest
 from stream.mapping.parse import parse_mapping
 
@@ -84,6 +84,7 @@ def test_mistakes_are_one_line(
         ["log.csv", "--out", "log.csv/1"],
         ["log.csv", "--out", "m/1", "--catalogue", "missing.csv"],
         ["log.csv", "--out", "m/1", "--catalogue", "log.csv"],  # no category
+        ["log.csv", "--out", "m/1", "--from-model", "older/1"],
     ],
 )
 def test_a_wrong_path_is_reported_before_torch_is_loaded(
@@ -93,7 +94,7 @@ def test_a_wrong_path_is_reported_before_torch_is_loaded(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "torch", None)
     Path("log.csv").write_text(LOG)
-    assert isinstance(CliRunner().invoke(train, arguments).exception, ConfigError)
+    assert isinstance(CliRunner().invoke(train, arguments).exception, ConfigError | ArtifactError)
     assert not Path("m").exists()
 
 
