@@ -107,6 +107,15 @@ def test_an_item_is_read_as_that_of_a_click(tmp_path: Path, item: int | float | 
         assert item_ids(path) == ["7"]
 
 
+def test_a_category_is_read_as_that_of_a_click(tmp_path: Path) -> None:
+    """--same-category compares the two. What no click can have stays as it is, and --only may name it."""
+    given = [3.0, "3.0", 3, ["3.0", "shoes"], "a.b", 1.5, True]
+    expected = [("3",), ("3",), ("3",), ("3", "shoes"), ("a.b",), ("1.5",), ("True",)]
+    lines = [{"item_id": number, "category": one} for number, one in enumerate(given)]
+    index = {str(number): number for number in range(len(given))}
+    assert read_catalogue(written(tmp_path / "a.jsonl", lines), index, []).columns["category"] == expected
+
+
 @pytest.mark.parametrize("item", ["1.23457E+12", "1234567890123456789.0", 1.5, 1e300])
 def test_an_id_that_stands_for_several_items_is_refused(tmp_path: Path, item: float | str) -> None:
     """The digits that a spreadsheet or a float has lost are not made up."""
