@@ -190,8 +190,9 @@ class BatchConsumer(driver.Consumer):
         began_s, answered_s = time.monotonic(), watch.answered_s
         waiting = asyncio.ensure_future(super().wait_empty())
         while not (await asyncio.wait({waiting}, timeout=0.5))[0]:  # wait_for never returns: Faust ignores its cancel
-            stops = self.app.should_stop and time.monotonic() - began_s > limit_s
-            if stops or watch.answered_s - answered_s > limit_s:
+            # After a slow answer the watch's clock moves on by seconds at once, also by those before this wait.
+            waited_s = time.monotonic() - began_s
+            if waited_s > limit_s and (self.app.should_stop or watch.answered_s - answered_s > limit_s):
                 late = f"a cycle has not ended within the session timeout of {limit_s} s"
                 end_app(self.app, TimeoutError(f"{late}; lower --max-cycle-clicks, or raise --session-timeout-s"))
         waiting.result()
