@@ -33,7 +33,7 @@ from bench.chaos.cluster import Cluster
 from bench.chaos.faults import Done, schedule
 from bench.chaos.run import Run
 from bench.chaos.traffic import EVENT_TYPES, ITEMS
-from bench.chaos.workers import RunFailed
+from bench.chaos.workers import RunFailed, clock
 from bench.command import stop
 from bench.report import RESULTS, conclude, kept, write_report
 
@@ -72,7 +72,8 @@ def one_run(given: argparse.Namespace, directory: Path, progress: Progress) -> t
             run.compact()
             run.check("after compaction")
         except (RunFailed, KafkaUnavailable) as exc:
-            errors.append(f"after {len(run.faults)} of {len(faults)} faults: {exc}")
+            done = ", ".join(f"{clock(time.monotonic() - one.began)} {one.kind}" for one in run.faults)
+            errors.append(f"after {len(run.faults)} of {len(faults)} faults ({done}): {exc}")
             run.traffic.end()
         for when, found in run.found.items():
             errors += [f"{when}: {line}" for line in found.errors]

@@ -47,6 +47,7 @@ class Worker:
     def start(self) -> None:
         self.asked = self.killed = False
         self.start_at: float | None = None
+        self.started_s = time.monotonic()
         self.log = self._logs / f"worker-{self.number}-{self._starts:03}.log"
         self._starts += 1
         with self.log.open("wb") as log:
@@ -74,6 +75,7 @@ class Supervisor:
     """The workers of one group. `tend` must be called often: it starts workers again and judges exit codes.
 
     exits  how a worker ended -> how often
+    why    for each worker that ended by itself: when, its log, how long it ran, and the last line that says why
     due    (monotonic time, action) for `tend` to do later
     """
 
@@ -91,6 +93,7 @@ class Supervisor:
         logs.mkdir()
         self.workers: list[Worker] = []
         self.exits: Counter[str] = Counter()
+        self.why: list[str] = []
         self.due: list[tuple[float, Callable[[], None]]] = []
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:
@@ -158,6 +161,9 @@ class Supervisor:
         code = worker.process.returncode
         self.exits[f"{'after SIGTERM' if worker.asked else 'by itself'}: {code}"] += 1
         log = worker.log.read_text(errors="replace")
+        if not worker.asked:
+            ran_s = time.monotonic() - worker.started_s
+            self.why.append(f"{clock()} {worker.log.name} after {ran_s:.1f} s: {last_reason(log)}")
         fine = {0} if worker.asked else {70}
         if not log:  # Python has not yet come to the worker: nothing had begun
             fine.add(-signal.SIGTERM)
@@ -172,6 +178,16 @@ class Supervisor:
             worker.kill()
 
     def _tails(self) -> str:
-        return "\n".join(
-            f"{worker.log.name}:\n{worker.log.read_text(errors='replace')[-1500:]}" for worker in self.workers
-        )
+        tails = [f"{worker.log.name}:\n{worker.log.read_text(errors='replace')[-1500:]}" for worker in self.workers]
+        return "\n".join([*tails, f"now {clock()}; workers that ended by themselves:", *self.why])
+
+
+def clock(ago_s: float = 0.0) -> str:
+    """The time of day in UTC, as the workers' logs have it."""
+    return time.strftime("%H:%M:%S", time.gmtime(time.time() - ago_s))
+
+
+def last_reason(log: str) -> str:
+    """The last line of a worker's log that says why it ended, or its last line."""
+    lines = log.splitlines() or ["(an empty log)"]
+    return next((line for line in reversed(lines) if " CRITICAL " in line), lines[-1])
