@@ -15,8 +15,9 @@ from stream.kafka.consumer.fetch import CYCLE_BYTES, Chunk, Fetch, split
 PART = 4
 """A cycle may take this part of the session timeout: two can run at a time, and the next one can be slower."""
 
-FIRST, LEAST = 1_000, 100
-"""Clicks of the first cycle, about which nothing is known, and of a cycle at least."""
+LEAST = 100
+"""Clicks of a cycle at least, and of the first one, about which nothing is known. A worker that is ended in its first
+cycle knows as little when it starts again: with a larger one it would be ended again and again."""
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class CycleSize:
 
     def __init__(self, most: int, session_s: float) -> None:
         self._most, self._limit_s = most, session_s / PART
-        self.clicks = min(most, FIRST)
+        self.clicks = min(most, LEAST)
 
     def take(self, pending: deque[Any]) -> list[Any]:
         """Remove events with fetches for one cycle, in their order; at least one if there is one."""
@@ -66,12 +67,14 @@ class CycleSize:
             return
         if s > self._limit_s:
             fit = int(min(clicks, self.clicks) * self._limit_s / s)
-            self.clicks = min(self._most, max(LEAST, fit))
-            log.info(
-                "the work of a cycle took long, so they become smaller: clicks=%d s=%.1f most=%d",
-                clicks,
-                s,
-                self.clicks,
-            )
+            smaller = min(self._most, max(LEAST, fit))
+            if smaller < self.clicks:
+                log.info(
+                    "the work of a cycle took long, so they become smaller: clicks=%d s=%.1f most=%d",
+                    clicks,
+                    s,
+                    smaller,
+                )
+            self.clicks = smaller
         elif 2 * clicks >= self.clicks and 2 * self.clicks * s < clicks * self._limit_s:
             self.clicks = min(self._most, 2 * self.clicks)

@@ -1,6 +1,7 @@
 """A worker's cycles take at most a part of its session timeout: the group waits for them at each rebalance."""
 
 import asyncio
+import logging
 from collections import deque
 from dataclasses import replace
 from itertools import pairwise
@@ -17,7 +18,7 @@ from stream.kafka.consumer.fetch import Chunk, Fetch
 from stream.kafka.delivery import Outcome
 from stream.worker.cycles import writing
 from stream.worker.cycles.batch import Batch
-from stream.worker.cycles.size import FIRST, LEAST, CycleSize
+from stream.worker.cycles.size import LEAST, CycleSize
 from tests.unit.worker.recovered import CLICKS_0
 from tests.unit.worker.test_overlap import CLICKS, FETCHED, Worker, decide_all, one_at_a_time
 
@@ -62,26 +63,31 @@ def test_cut_chunks_have_all_offsets_once_and_in_their_order(drawn: list[tuple[i
         assert sum(one.lost for one in parts) == whole.lost
 
 
-def test_a_cycle_that_takes_long_makes_the_next_ones_smaller() -> None:
-    """Down to what fits into a quarter of the session timeout, or the least."""
+def test_a_cycle_that_takes_long_makes_the_next_ones_smaller(caplog: pytest.LogCaptureFixture) -> None:
+    """Down to what fits into a quarter of the session timeout, or the least. The log says it when they do."""
+    caplog.set_level(logging.INFO)
     size = sized(4_000)
     size.took([chunk(3_000), chunk(1_000, 1)], 16.0)
     assert size.clicks == 500  # 4,000 clicks in 16 s are 500 in 2 s
     size.took([chunk(500)], 1.9)
     assert size.clicks == 500
-    size.took([chunk(2)], 40.0)
-    assert size.clicks == LEAST
+    for _ in range(2):
+        size.took([chunk(2)], 40.0)
+        assert size.clicks == LEAST
+    assert len(caplog.records) == 2
 
 
 def test_full_cycles_that_take_little_make_the_next_ones_larger() -> None:
-    """Not those with few clicks, which say nothing about many; and never beyond the setting. Fetches seldom fill a
-    cycle exactly, so half of it is enough."""
+    """From the least on: a worker that starts again because a cycle took too long must not begin with such a one. Not
+    those with few clicks, which say nothing about many; and never beyond the setting. Fetches seldom fill a cycle
+    exactly, so half of it is enough."""
     size = CycleSize(5_000, SESSION_S)
     sizes = [size.clicks]
-    for clicks, s in ((499, 0.1), (1_000, 1.1), (1_000, 0.9), (1_500, 0.7), (3_000, 0.7), (5_000, 0.4)):
+    few, many = ((49, 0.1), (100, 1.1), (100, 0.9), (150, 0.7)), ((400, 0.1), (700, 0.7), (1_600, 0.4), (3_200, 0.4))
+    for clicks, s in few + many:
         size.took([chunk(clicks)], s)
         sizes.append(size.clicks)
-    assert sizes == [FIRST, 1_000, 1_000, 2_000, 4_000, 5_000, 5_000]
+    assert sizes == [LEAST, 100, 100, 200, 400, 800, 1_600, 3_200, 5_000]
 
 
 @pytest.mark.parametrize("most", [1, 30])
@@ -152,16 +158,14 @@ def test_work_that_takes_long_makes_cycles_smaller(model_dir: Path, monkeypatch:
     def slow(*arguments: Any) -> Batch:
         return replace(encode(*arguments), seconds={"decode": 0.5, "engine": 1.0, "encode": 0.6, "produce": 0.1})
 
-    worker = Worker(model_dir, most=5_000)
     monkeypatch.setattr(writing, "encode_all", slow)
-    asyncio.run(decide_all(worker))
-    assert len(worker.kafka.tried) == 1
-    assert worker.cycles._size.clicks == FIRST
-
-    worker = Worker(model_dir, most=5_000)
-    worker.cycles._size = CycleSize(5_000, SESSION_S)
-    asyncio.run(decide_all(worker))
-    assert worker.cycles._size.clicks == LEAST
+    for session_s, clicks in ((SESSION_S + 2, 1_000), (SESSION_S, LEAST)):
+        worker = Worker(model_dir, most=5_000)
+        worker.cycles._size = CycleSize(5_000, session_s)
+        worker.cycles._size.clicks = 1_000
+        asyncio.run(decide_all(worker))
+        assert len(worker.kafka.tried) == 1
+        assert worker.cycles._size.clicks == clicks
 
 
 def test_a_commit_that_takes_long_makes_no_cycle_smaller(model_dir: Path) -> None:
@@ -172,6 +176,7 @@ def test_a_commit_that_takes_long_makes_no_cycle_smaller(model_dir: Path) -> Non
         return Outcome.COMMITTED
 
     worker = Worker(model_dir, slow, 5_000)
+    worker.cycles._size.clicks = 1_000
     worker.cycles._watch = clock = SimpleNamespace(answered_s=1_000.0, breaks=0)  # type: ignore[assignment]
     asyncio.run(decide_all(worker))
-    assert worker.cycles._size.clicks == FIRST
+    assert worker.cycles._size.clicks == 1_000
