@@ -80,6 +80,10 @@ CHUNK_RECORDS = 2_000
 HEARTBEAT_S = 0.15
 """How long a worker may take to notice a rebalance. Everybody waits for the last one; Kafka's default is 3 s."""
 
+REBALANCE_S = 60.0
+"""How long the group waits at a rebalance for the running cycle of a worker that sends heartbeats. A cycle takes a
+fraction of it, unless the machine is very slow, or a rule looks at the states of very many users."""
+
 log = logging.getLogger(__name__)
 
 
@@ -184,6 +188,7 @@ def _faust_app(settings: Settings, worker_id: str, config: KafkaConfig, health: 
         broker_client_id=client_id(worker_id, address),
         consumer_group_instance_id=f"eddy-{worker_id}",  # a restart causes no rebalance
         broker_session_timeout=session_s,
+        broker_rebalance_timeout=max(REBALANCE_S, session_s),
         broker_heartbeat_interval=HEARTBEAT_S,
         broker_request_timeout=max(20.0, session_s * 1.5),
         broker_max_poll_records=min(CHUNK_RECORDS, settings.max_cycle_clicks),

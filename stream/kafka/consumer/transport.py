@@ -182,19 +182,22 @@ class BatchConsumer(driver.Consumer):
     async def wait_empty(self) -> None:
         """Give up the fetches that no cycle has begun, and wait for the running cycle.
 
-        If that takes longer than the session timeout, end the process. An outage counts only for a worker that stops.
+        The group waits for it as long as this member sends heartbeats, up to the rebalance timeout (KIP-62): a worker
+        that ended earlier would begin the same clicks again, on a machine that is as slow. After this time, or the
+        session timeout in a worker that stops, the process ends. An outage counts only for a worker that stops.
         """
         for event in self.transport.release():
             self.forget(event.message)
-        limit_s, watch = self.app.conf.broker_session_timeout, self.transport.watch
+        conf, watch = self.app.conf, self.transport.watch
         began_s, answered_s = time.monotonic(), watch.answered_s
         waiting = asyncio.ensure_future(super().wait_empty())
         while not (await asyncio.wait({waiting}, timeout=0.5))[0]:  # wait_for never returns: Faust ignores its cancel
             # After a slow answer the watch's clock moves on by seconds at once, also by those before this wait.
-            waited_s = time.monotonic() - began_s
-            if waited_s > limit_s and (self.app.should_stop or watch.answered_s - answered_s > limit_s):
-                late = f"a cycle has not ended within the session timeout of {limit_s} s"
-                end_app(self.app, TimeoutError(f"{late}; lower --max-cycle-clicks, or raise --session-timeout-s"))
+            stops, waited_s = self.app.should_stop, time.monotonic() - began_s
+            limit_s = conf.broker_session_timeout if stops else conf.broker_rebalance_timeout
+            if waited_s > limit_s and (stops or watch.answered_s - answered_s > limit_s):
+                late = f"a cycle has not ended {limit_s:.0f} s after the partitions were revoked"
+                end_app(self.app, TimeoutError(f"{late}; lower --max-cycle-clicks"))
         waiting.result()
 
     async def on_partitions_revoked(self, revoked: Any) -> None:

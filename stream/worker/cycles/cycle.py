@@ -102,7 +102,7 @@ class Cycles:
 
     def release(self) -> list[Any]:
         """Give up the fetches of which no cycle has begun, and end the assignment. Returns the events given up."""
-        self._assignment, self._phase = None, "rebalancing"
+        self._assignment, self._stale_at, self._phase = None, None, "rebalancing"
         given_up, self._pending = list(self._pending), deque()
         return given_up
 
@@ -123,7 +123,7 @@ class Cycles:
         return Doing(self._phase, partitions, longest_s, longest_s > SLOW_S, busy_s > HANGS_S)
 
     def check_rejoined(self, limit_s: float) -> None:
-        """Raises TimeoutError if the group refused our offsets more than `limit_s` ago and no rebalance followed.
+        """Raises TimeoutError if the group refused our offsets more than `limit_s` ago and no rebalance has begun.
 
         An outage does not count.
         """

@@ -1,8 +1,8 @@
 """How many clicks a cycle may have: as many as the worker decides in a part of its session timeout.
 
-At a rebalance the whole group waits for the running cycles of each worker. One whose cycles take longer than the
-session timeout is ended then, and finds a larger backlog when it starts again: two such workers end each other without
-end. How long a cycle takes depends on the machine, the model and the clicks, so it is measured.
+At a rebalance the whole group waits for the running cycles of each worker, and nobody decides meanwhile. One that takes
+longer than the rebalance timeout ends its worker, which finds a larger backlog when it starts again: two such workers
+end each other without end. How long a cycle takes depends on the machine, the model and the clicks, so it is measured.
 """
 
 import logging
