@@ -71,11 +71,11 @@ class Run:
                 for _ in range(FIRST):
                     supervisor.add()
                 self.traffic.start()
-                supervisor.tend_until(watch.flowing, "all partitions have decisions", FLOWING_S)
+                self._flows(supervisor, watch, "all partitions have decisions")
                 for done in Hand(self.cluster, supervisor, CLICKS, PARTITIONS).do(schedule):
                     self.faults.append(done)
                     each(done)
-                supervisor.tend_until(watch.flowing, "all partitions have decisions again", FLOWING_S)
+                self._flows(supervisor, watch, "all partitions have decisions again")
                 self.phase("the workers decide on all clicks that are left")
                 self.traffic.end()
                 self._drain(supervisor, "chaos")
@@ -137,6 +137,11 @@ class Run:
             self.exits += supervisor.exits
 
     # -- parts --------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _flows(supervisor: Supervisor, watch: Watch, what: str) -> None:
+        now = time.monotonic()
+        supervisor.tend_until(lambda: watch.flows_since(now), what, FLOWING_S)
 
     def _create(self, group: str) -> None:
         new = NewTopic(names(group).changelog, PARTITIONS, self.cluster.copies, config=CHANGELOG)

@@ -43,10 +43,9 @@ class Watch:
             for partition in {int(key.split(b'"', 4)[3].rsplit(b"-", 2)[1]) for key in keys}:
                 self.arrivals[partition].append(now)
 
-    def flowing(self) -> bool:
-        """True if every partition had a decision in the last half second."""
-        now = time.monotonic()
-        return all(times and now - times[-1] < 0.5 for times in self.arrivals)
+    def flows_since(self, since: float) -> bool:
+        """True if every partition has had a decision since then, by the monotonic clock."""
+        return all(times and times[-1] >= since for times in self.arrivals)
 
     def __enter__(self) -> Self:
         self._thread.start()
