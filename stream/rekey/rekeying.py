@@ -34,7 +34,11 @@ from stream.rekey.copy import copied
 from stream.wire.codec import Codec
 
 MOST_MESSAGES = 5_000
-"""In one transaction."""
+"""In one transaction. After one that failed there are half as many: Kafka rolls back what takes longer than the session
+timeout, as large messages do where it takes few bytes a second."""
+
+QUICK_S = 1.5
+"""After a transaction that took no longer there are twice as many: a quarter of the least session timeout."""
 
 WAIT_S = 0.5
 """How long one read waits for a first message. A worker that ends waits for it."""
@@ -94,7 +98,7 @@ class Rekeying:
         self._given: list[Partition] = []  # by the group
         self._member: bytes | None = None  # taken when they were given; None: nothing may be written
         self._next: dict[Partition, int] = {}  # the offset to copy next; empty: it must be read from Kafka
-        self._failures = 0
+        self._failures, self._most = 0, MOST_MESSAGES
         self._closing = False
         self._ended = asyncio.Event()
         meter.count("rekeyed", 0)
@@ -155,7 +159,7 @@ class Rekeying:
         """The copies of the next messages, and partition -> the offset after them; both empty if there are none."""
         messages = self._consumer.consume(1, WAIT_S)
         if messages:
-            messages += self._consumer.consume(MOST_MESSAGES - 1, 0.0)  # all that was fetched
+            messages += self._consumer.consume(self._most - 1, 0.0)  # what was fetched
         if not self._next:  # a rebalance, or a transaction that was not committed: these messages are read again
             if self._given and self._member is not None:
                 self._begin()
@@ -226,6 +230,7 @@ class Rekeying:
 
     async def _write(self, records: Sequence[Record], offsets: Mapping[Partition, int], member: bytes) -> None:
         """One transaction. After it, `_next` is what the committed offsets are, or empty."""
+        began_s = time.monotonic()
         try:
             outcome = await self._delivery.commit(records, offsets, member)
         except Undecided as exc:
@@ -234,11 +239,13 @@ class Rekeying:
             outcome = Outcome.ROLLED_BACK  # or committed: the offsets say it
         if outcome is Outcome.COMMITTED:
             self._failures = 0
+            if time.monotonic() - began_s <= QUICK_S:
+                self._most = min(MOST_MESSAGES, 2 * self._most)
             self._meter.count("rekeyed", len(records))
             self._next.update(offsets)
             return
         self._next = {}
-        self._failures += 1
+        self._failures, self._most = self._failures + 1, max(2, self._most // 2)
         if outcome is Outcome.STALE:  # the group has a newer generation, and gives partitions again
             self._member = None
         elif self._failures >= ROLL_BACKS:

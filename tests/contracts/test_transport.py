@@ -106,6 +106,7 @@ def test_overridden_and_called_methods_have_their_parameters(method: Callable[..
         (AIOKafkaConsumer.__init__, ["self._isolation_level = isolation_level", "self._subscription"]),
         (conn.create_conn, ["conn = AIOKafkaConnection("]),
         (AIOKafkaConsumer.start, ["isolation_level=self._isolation_level"]),
+        (AIOKafkaConsumer.start, ["max_poll_interval_ms=self._max_poll_interval_ms"]),
         (GroupCoordinator.ensure_coordinator_known, [f'log.error("{NO_COORDINATOR}", err)']),
         (stock.Consumer._reset_state, ["self._buffered_partitions", "self.suspend_flow", "self.flow_active"]),
     ],

@@ -14,6 +14,8 @@ import pytest
 
 from bench.apache_kafka import ApacheKafka, KafkaUnavailable
 from bench.tcp_proxy import TcpProxy
+from stream.environment import FAUST_PREFIX
+from stream.kafka.consumer.transport import IN_MEMORY_RECORDS
 from tests.kafka import test_webhook as hook
 from tests.kafka.lane import Lane, clicks
 from tests.kafka_lane import REQUIRED
@@ -107,6 +109,25 @@ def test_a_slow_network_that_stalls_and_breaks_costs_nothing_but_time(lane: Lane
     lane.start(worker_id="a")
     lane.wait_for_clicks()
     lane.assert_as_if_nothing_had_happened()
+
+
+def test_an_outage_in_which_nothing_is_fetched_for_very_long_ends_as_any_other(lane: Lane, network: Network) -> None:
+    """aiokafka leaves the group after a time without a fetch, here 2 s. Then the worker was in no group and said
+    nothing, for ever. As many clicks as there may be are in memory, so nothing is fetched while Kafka is silent."""
+    lane.produce(clicks(200))
+    worker = lane.start(worker_id="a")
+    lane.wait_for_clicks()
+    assert worker.end(signal.SIGTERM) == 0, worker.log
+    lane.produce(clicks(2 * IN_MEMORY_RECORDS, seed=1))
+    command = lane.arguments(worker_id="a", max_cycle_clicks=500)
+    variables = {f"{FAUST_PREFIX}BROKER_MAX_POLL_INTERVAL": "2"}
+    worker = lane.start_command(command[command.index("worker") :], lane.directory, variables)
+    lane.wait_for_clicks(0.02)
+    with network.broker.frozen():
+        worker.wait_for(SILENT)
+    worker.wait_for(BACK)
+    lane.wait_for_clicks(deadline_s=60.0)
+    assert worker.end(signal.SIGTERM) == 0, worker.log
 
 
 @pytest.mark.parametrize("away", ["silent", "dead"])

@@ -40,6 +40,10 @@ OFFSET_RESET = "none"
 CYCLE_BYTES = 16 << 20
 """Largest size of a cycle, and of a message with more than one chunk: a cycle takes whole messages."""
 
+NEVER_IDLE_MS = 1_000_000_000_000
+"""aiokafka leaves the group after so long without a fetch, and joins it again after the next one. But Faust fetches
+in a group only. A worker that had waited for 17 minutes with its memory full of clicks was silent for ever."""
+
 NO_POSITION_S = 0.2
 CONNECT_AGAIN_S = 1.0
 
@@ -129,6 +133,7 @@ class FetchThread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"  # Faust sets this only for its own transactions
+        consumer._max_poll_interval_ms = NEVER_IDLE_MS
         _connect_to_a_broker(consumer._client)
         return consumer
 

@@ -240,7 +240,7 @@ class Cycles:
         outcome = await self._writer.write(writing, lambda: self._assignment is writing.assignment)  # 3 and 4
         if outcome is Outcome.STALE and self._assignment is writing.assignment:
             self._lose()  # pending fetches are then acked without a decision
-        self._size.took(writing.batch.chunks, writing.batch.work_s)
+        self._size.took(writing.batch.chunks, writing.batch.work_s, writing.kafka_s)
         self._end(events)
         if outcome is Outcome.COMMITTED:  # the next fetch is on its way meanwhile
             self._observe(writing.batch.chunks, writing.batch)

@@ -32,6 +32,7 @@ class CycleSize:
 
     def __init__(self, most: int, session_s: float) -> None:
         self._most, self._limit_s = most, session_s / PART
+        self._few_s = 0.0  # how long the transaction of few clicks takes
         self.clicks = min(most, LEAST)
 
     def take(self, pending: deque[Any]) -> list[Any]:
@@ -59,18 +60,25 @@ class CycleSize:
             left -= len(chunk.records)
         return list(chunks), []
 
-    def took(self, chunks: Sequence[Chunk], s: float) -> None:
-        """Note how long the work on these chunks took. How long Kafka takes has little to do with their clicks: where
-        it is slow, smaller cycles would only be more."""
+    def took(self, chunks: Sequence[Chunk], s: float, kafka_s: float = 0.0) -> None:
+        """Note how long the work on these chunks took, and their transaction.
+
+        Of the transaction only what it takes longer than one of few clicks has to do with their number: Kafka may take
+        few bytes a second (a quota, a slow line or disk), and rolls back what takes longer than the session timeout.
+        Where it answers late, smaller cycles would only be more.
+        """
         clicks = sum(len(chunk.records) for chunk in chunks)
         if not clicks:
             return
+        if clicks <= LEAST and kafka_s:
+            self._few_s = min(kafka_s, self._limit_s)  # it may have been an outage
+        s += max(0.0, kafka_s - self._few_s)
         if s > self._limit_s:
             fit = int(min(clicks, self.clicks) * self._limit_s / s)
             smaller = min(self._most, max(LEAST, fit))
             if smaller < self.clicks:
                 log.info(
-                    "the work of a cycle took long, so they become smaller: clicks=%d s=%.1f most=%d",
+                    "a cycle took long, so they become smaller: clicks=%d s=%.1f most=%d",
                     clicks,
                     s,
                     smaller,

@@ -42,6 +42,11 @@ class Writing:
     early: bool = False
     known: bool = False
 
+    @property
+    def kafka_s(self) -> float:
+        """How long the transaction took; 0 before Kafka has it."""
+        return sum(self.batch.seconds.get(stage, 0.0) for stage in ("produce", "commit"))
+
 
 class Writer:
     """Writes the batches of one worker, one at a time. Every method is called in the event loop.

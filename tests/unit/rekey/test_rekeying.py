@@ -1,6 +1,7 @@
 """Where the copying goes on after an assignment and after a transaction that was not committed."""
 
 import asyncio
+import itertools
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,8 @@ from stream.events import Partition
 from stream.kafka.delivery import Outcome, Undecided
 from stream.kafka.waiting import NoWatch
 from stream.meter import Meter
-from stream.rekey.rekeying import ROLL_BACKS, Rekeying
+from stream.rekey import rekeying as module
+from stream.rekey.rekeying import QUICK_S, ROLL_BACKS, Rekeying
 from stream.wire.json import JsonCodec
 
 ZERO, ONE = Partition("clicks", 0), Partition("clicks", 1)
@@ -160,6 +162,29 @@ def test_after_a_transaction_that_is_not_known_as_committed_the_offsets_are_read
     assert (made._member is None) == (outcome is Outcome.STALE)
     made._read()
     assert made._next == ({} if outcome is Outcome.STALE else {ZERO: 0})
+
+
+def test_after_a_transaction_that_failed_the_next_ones_are_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kafka rolls back what takes longer than the session timeout: else the same messages are rolled back for ever.
+    They become larger again when it is quick."""
+    made = rekeying({ZERO: 0}, {ZERO: (0, 9_000)})
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+
+    def copy(outcome: Outcome) -> int:
+        while not made._next:
+            made._read()
+        made._consumer.messages, made._delivery.outcome = [message(n) for n in range(9_000)], outcome
+        records, offsets = made._read()
+        asyncio.run(made._write(records, offsets, b"member"))
+        return len(records)
+
+    for outcome, took_s, sizes in (
+        (Outcome.ROLLED_BACK, 9.0, [5_000, 2_500, 1_250]),
+        (Outcome.COMMITTED, QUICK_S + 0.1, [625, 625]),
+        (Outcome.COMMITTED, QUICK_S, [625, 1_250, 2_500, 5_000, 5_000]),
+    ):
+        clock = itertools.count(0.0, took_s)
+        assert [copy(outcome) for _ in sizes] == sizes
 
 
 def test_a_batch_that_is_rolled_back_again_and_again_ends_the_worker() -> None:

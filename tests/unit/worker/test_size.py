@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from stream.events import Partition
 from stream.kafka.consumer.fetch import Chunk, Fetch
 from stream.kafka.delivery import Outcome
+from stream.worker.cycles import size as sizes_of_cycles
 from stream.worker.cycles import writing
 from stream.worker.cycles.batch import Batch
 from stream.worker.cycles.size import LEAST, CycleSize
@@ -98,6 +99,40 @@ def test_a_setting_below_the_least_is_kept(most: int) -> None:
     assert size.clicks == most
 
 
+def test_a_kafka_that_takes_few_bytes_a_second_gets_smaller_transactions() -> None:
+    """It rolls back what takes longer than the session timeout: the same batch was rolled back ten times, the worker
+    ended, and after its start came again to cycles of this size. Here each click takes 10 ms, and a transaction 0.5 s.
+    """
+    size, sizes = sized(5_000), list[int]()
+    for _ in range(8):
+        clicks = size.clicks
+        size.took([chunk(clicks)], 0.0, 0.5 + clicks / 100)
+        sizes.append(size.clicks)
+    assert sizes[0] < 500  # a start with the size that it had before Kafka became slow
+    assert max(0.5 + clicks / 100 for clicks in sizes) < SESSION_S / 2
+    size = CycleSize(5_000, SESSION_S)
+    for _ in range(8):
+        size.took([chunk(size.clicks)], 0.0, 0.5 + size.clicks / 100)
+    assert 100 < size.clicks <= 400
+
+
+@pytest.mark.parametrize("few_s", [0.0, 1.9])
+def test_a_kafka_that_answers_late_gets_no_smaller_transactions(few_s: float) -> None:
+    """Each transaction takes as long, also one of few clicks: then a cycle should have many."""
+    size = CycleSize(5_000, SESSION_S)
+    for _ in range(8):
+        size.took([chunk(size.clicks)], 0.1, few_s)
+    assert size.clicks == 5_000
+
+
+def test_a_transaction_of_few_clicks_that_spans_an_outage_says_little() -> None:
+    """Else a Kafka that is slow after its outage could get transactions of any size."""
+    size = sized(4_000)
+    size.took([chunk(LEAST)], 0.0, 300.0)
+    size.took([chunk(4_000)], 0.0, 8.0)
+    assert size.clicks < 4_000
+
+
 def test_a_cycle_without_clicks_says_nothing() -> None:
     """One that ends the sessions of partitions at rest may take long."""
     size = sized(4_000)
@@ -166,6 +201,20 @@ def test_work_that_takes_long_makes_cycles_smaller(model_dir: Path, monkeypatch:
         asyncio.run(decide_all(worker))
         assert len(worker.kafka.tried) == 1
         assert worker.cycles._size.clicks == clicks
+
+
+def test_a_transaction_that_takes_longer_than_that_of_few_clicks_makes_cycles_smaller(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the producer measures counts, from its first to its last step: 2.5 s for 24 clicks are 19 in 2 s."""
+    monkeypatch.setattr(sizes_of_cycles, "LEAST", 10)
+    for few_s, clicks in ((1.0, 1_000), (0.0, 19)):
+        worker = Worker(model_dir, most=5_000)
+        worker.kafka.seconds = {"produce": 0.9, "commit": 1.6}
+        worker.cycles._size = size = CycleSize(5_000, SESSION_S)
+        size.clicks, size._few_s = 1_000, few_s
+        asyncio.run(decide_all(worker))
+        assert size.clicks == clicks
 
 
 def test_a_commit_that_takes_long_makes_no_cycle_smaller(model_dir: Path) -> None:
