@@ -32,6 +32,10 @@ MOST_REFERENCES = 200
 NOT_FOUND = 40_403
 """Error code: there is no schema with this id."""
 
+NO_SUCH_ID = {400, 422}
+"""HTTP statuses with which some registries refuse an id that they could never have given, with an error code. A proxy
+in front of them answers with these, too, and without a code."""
+
 NOT_TAKEN = {
     401: "check schema.registry.basic.auth.user.info in --kafka-config or its variable",
     403: "allow this user to write the subject, or register the schema by hand",
@@ -184,7 +188,8 @@ class Registry:
         try:
             found = call(of, **options)
         except SchemaRegistryError as exc:
-            if exc.http_status_code != 404:
+            refused = exc.http_status_code in NO_SUCH_ID and (exc.error_code or -1) > 0
+            if exc.http_status_code != 404 and not refused:
                 self._silent(exc)
             self._answered()
             raise BadClick("unknown_schema", f"the Schema Registry has no schema {of}") from None

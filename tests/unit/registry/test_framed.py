@@ -108,25 +108,36 @@ def test_bytes_that_are_no_message_are_refused(value: bytes, expected: str) -> N
 class Answers(BaseHTTPRequestHandler):
     """A server that answers every request with one status."""
 
-    status = 500
+    status, body = 500, b'{"message": "no", "error_code": 1}'
     seen: list[str | None] = []  # noqa: RUF012  of one test
 
     def do_GET(self) -> None:
         self.seen.append(self.headers["Authorization"])
         self.send_response(self.status)
         self.end_headers()
-        self.wfile.write(b'{"message": "no", "error_code": %d}' % (40403 if self.status == 404 else 1))
+        self.wfile.write(b'{"message": "no", "error_code": 40403}' if self.status == 404 else self.body)
 
     def log_message(self, *_: Any) -> None:
         pass
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 503])
+PROXY = b"<html>400 Bad Request</html>"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "unknown"),
+    [
+        *((status, Answers.body, False) for status in (401, 403, 429, 500, 503)),
+        *((status, Answers.body, True) for status in (400, 404, 422)),
+        *((status, PROXY, False) for status in (400, 422)),
+    ],
+)
 def test_a_status_is_an_unknown_schema_only_if_the_registry_says_so(
-    status: int, caplog: pytest.LogCaptureFixture
+    status: int, body: bytes, unknown: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Everything else is waited for, counted and logged once, without the password."""
-    server = HTTPServer(("127.0.0.1", 0), type("One", (Answers,), {"status": status, "seen": []}))
+    """Everything else is waited for, counted and logged once, without the password. A registry may refuse an id that it
+    could never have given: if it were waited for, one such message would stop its partition for ever."""
+    server = HTTPServer(("127.0.0.1", 0), type("One", (Answers,), {"status": status, "body": body, "seen": []}))
     Thread(target=server.serve_forever, daemon=True).start()
     config = KafkaConfig({}, {"basic.auth.user.info": "eddy:secret"})
     meter, now_s = Meter(), 0.0
@@ -134,9 +145,9 @@ def test_a_status_is_an_unknown_schema_only_if_the_registry_says_so(
         registry = Registry(f"http://127.0.0.1:{server.server_port}", config, meter, lambda: now_s)
         with caplog.at_level(logging.WARNING, "stream.registry"):
             for now_s in (0.0, 1.0, REMIND_S + 1):  # noqa: B007
-                with pytest.raises(BadClick if status == 404 else NoRegistry):
+                with pytest.raises(BadClick if unknown else NoRegistry):
                     registry.schema(7)
-        failures = 0 if status == 404 else 3
+        failures = 0 if unknown else 3
         assert meter.snapshot().count("registry_failures") == failures
         assert len(caplog.records) == (2 if failures else 0)
         assert "secret" not in caplog.text
