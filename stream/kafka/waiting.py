@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NoReturn, Protocol, TypeVar
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 
 from stream.access.listener import why_silent
 from stream.access.refusal import Admin
@@ -37,6 +37,18 @@ PAUSE_S = 0.2
 
 PATIENCE_S = 60.0
 """How long a read that fails is repeated while Kafka answers."""
+
+PASSING = {
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.UNSTABLE_OFFSET_COMMIT,
+}
+"""A broker answers with these for a while after its start, or when a partition gets another leader. librdkafka calls
+only errors of transactions retriable."""
 
 REMIND_S = 25.0
 """How often the log says that the worker still waits. With the time of one question it is about every 30 s."""
@@ -216,7 +228,9 @@ def patiently(watch: Watch, read: Callable[[Sequence[Partition]], T], partitions
         try:
             return read(partitions)
         except KafkaException as exc:
-            if not (exc.args[0].retriable() or exc.args[0].code() < 0) or watch.answered_s > deadline:
+            error = exc.args[0]
+            passes = error.retriable() or error.code() < 0 or error.code() in PASSING
+            if not passes or watch.answered_s > deadline:
                 raise
-            log.warning("recovery reads again: error=%s", exc.args[0].name())
+            log.warning("recovery reads again: error=%s", error.name())
             time.sleep(0.2)

@@ -8,7 +8,9 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from stream.errors import ConfigError
-from stream.kafka.waiting import ANSWER_S, ASK_S, REMIND_S, KafkaWatch, in_daemon
+from stream.events import Partition
+from stream.kafka import waiting
+from stream.kafka.waiting import ANSWER_S, ASK_S, REMIND_S, KafkaWatch, NoWatch, in_daemon, patiently
 
 
 class Kafka:
@@ -133,3 +135,30 @@ def test_a_call_in_a_daemon_thread_has_a_result_or_an_error() -> None:
         return int(await in_daemon("t", int, "7"))
 
     assert asyncio.run(calls()) == 7
+
+
+@pytest.mark.parametrize(
+    ("code", "passes"),
+    [
+        (KafkaError.NOT_COORDINATOR, True),
+        (KafkaError.NOT_LEADER_FOR_PARTITION, True),
+        (KafkaError._TRANSPORT, True),
+        (KafkaError.GROUP_AUTHORIZATION_FAILED, False),
+    ],
+)
+def test_a_read_is_repeated_if_its_error_passes(code: int, passes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group's coordinator moves to another broker or starts again: that must not end a recovery."""
+    monkeypatch.setattr(waiting.time, "sleep", lambda s: None)
+    answers: list[Exception | str] = [KafkaException(KafkaError(code)), "offsets"]
+
+    def read(partitions: object) -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    if passes:
+        assert patiently(NoWatch(), read, [Partition("clicks", 0)]) == "offsets"
+    else:
+        with pytest.raises(KafkaException):
+            patiently(NoWatch(), read, [Partition("clicks", 0)])
