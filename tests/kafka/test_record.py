@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -148,7 +149,8 @@ def test_a_log_has_the_clicks_of_the_topic(kafka: str, name: str, tmp_path: Path
     out, admin = tmp_path / "events.jsonl", AdminClient({"bootstrap.servers": kafka})
     groups = {one.group_id for one in admin.list_consumer_groups().result().valid}
     found = recorded(out, "--topic", topic, "--broker", kafka, "--mapping", mapping)
-    assert {one.group_id for one in admin.list_consumer_groups().result().valid} == groups
+    new = {one.group_id for one in admin.list_consumer_groups().result().valid} - groups
+    assert not [group for group in new if name in group or not re.match("t[0-9a-f]{10}", group)]  # nor of other tests
     assert rows_of(out, mapping) == wanted
     left_out = {
         "not_json": 4, "wrong_fields": 2, "empty_value": 2, "no_value": 1, "request": 1 + 2 * PARTITIONS,
