@@ -44,7 +44,7 @@ class Watch:
                 self.arrivals[partition].append(now)
 
     def flows_since(self, since: float) -> bool:
-        """True if every partition has had a decision since then, by the monotonic clock."""
+        """True if every partition has had a decision since then, monotonic seconds."""
         return all(times and times[-1] >= since for times in self.arrivals)
 
     def __enter__(self) -> Self:

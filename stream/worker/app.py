@@ -221,7 +221,7 @@ def run_worker(settings: Settings) -> int:
     for handler in logging.getLogger().handlers:
         handler.addFilter(Repeats("aiokafka"))
         handler.addFilter(Repeats("stream.worker.cycles.batch"))  # it could log 20 times a second, once per cycle
-        handler.addFilter(Repeats("stream.worker.cycles.size"))
+        handler.addFilter(Repeats("stream.worker.cycles.size"))  # cycles go up and down where Kafka has a quota
     logging.getLogger("stream").setLevel(logging.INFO)
     for name in ("stream.kafka.consumer.transport", "stream.kafka.consumer.fetch"):
         logging.getLogger(name).setLevel(logging.WARNING)  # Faust's services log there that they start and stop

@@ -61,7 +61,7 @@ class CycleSize:
         return list(chunks), []
 
     def took(self, chunks: Sequence[Chunk], s: float, kafka_s: float = 0.0) -> None:
-        """Note how long the work on these chunks took, and their transaction.
+        """Note how long the work on these chunks took, and their transaction; both in seconds.
 
         Of the transaction only what it takes longer than one of few clicks has to do with their number: Kafka may take
         few bytes a second (a quota, a slow line or disk), and rolls back what takes longer than the session timeout.

@@ -44,7 +44,7 @@ class Writing:
 
     @property
     def kafka_s(self) -> float:
-        """How long the transaction took; 0 before Kafka has it."""
+        """How long the transaction took, seconds; 0 if Kafka does not have it."""
         return sum(self.batch.seconds.get(stage, 0.0) for stage in ("produce", "commit"))
 
 

@@ -20,7 +20,7 @@ from stream.log_lines import JsonLines
 from stream.settings import Settings
 from stream.web.health import Health
 from stream.worker import app as module
-from stream.worker.app import _faust_app, run_worker
+from stream.worker.app import REBALANCE_S, _faust_app, run_worker
 from stream.worker.hooks import WithoutWeb
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -37,6 +37,16 @@ def test_the_worker_starts_no_producer_that_it_does_not_use(app: Any) -> None:
     services = list(app.boot_strategy.server())
     assert app.consumer in services
     assert not [service for service in services if isinstance(service, Producer)]
+
+
+@pytest.mark.parametrize(("session_s", "rebalance_s"), [(10.0, REBALANCE_S), (300.0, 300.0)])
+def test_the_group_waits_for_a_cycle_longer_than_for_a_heartbeat(
+    session_s: float, rebalance_s: float, tmp_path: Path
+) -> None:
+    """Else a worker whose cycle takes as long as its session would be removed at each rebalance."""
+    settings = Settings(model="m", broker="localhost:1", data_dir=str(tmp_path), session_timeout_s=session_s)
+    conf = _faust_app(settings, "1", PLAINTEXT, Health()).conf
+    assert (conf.broker_session_timeout, conf.broker_rebalance_timeout) == (session_s, rebalance_s)
 
 
 def test_the_end_waits_for_the_cancelled_tasks_and_no_longer(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
