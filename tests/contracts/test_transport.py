@@ -69,6 +69,7 @@ def test_versions_are_pinned_exactly(name: str) -> None:
         (driver.AIOKafkaConsumerThread._create_worker_consumer, ["self", "transport"]),
         (driver.AIOKafkaConsumerThread.on_start, ["self"]),
         (driver.AIOKafkaConsumerThread.on_thread_stop, ["self"]),
+        (driver.AIOKafkaConsumerThread.close, ["self"]),
         (driver.AIOKafkaConsumerThread._seek_wait, ["self", "consumer", "partitions"]),
         (
             driver.AIOKafkaConsumerThread._fetch_records,
@@ -255,6 +256,32 @@ def test_a_stop_in_a_rebalance_is_no_crash_of_the_fetcher(
 
     asyncio.run(run())
     assert not caplog.records
+
+
+@pytest.mark.parametrize("rebalance", ["_on_partitions_revoked", "_on_partitions_assigned"])
+def test_a_rebalance_while_a_worker_ends_leaves_the_consumer_to_its_own_thread(app: faust.App, rebalance: str) -> None:
+    """Its tasks and connections belong to the event loop of that thread. Closed from the worker's, the process may end
+    with SIGSEGV."""
+    closed: list[str] = []
+
+    def closable(name: str) -> SimpleNamespace:
+        async def close() -> None:
+            closed.append(name)
+
+        return SimpleNamespace(close=close)
+
+    async def run() -> None:
+        app.loop = asyncio.get_running_loop()
+        consumer = app.consumer._thread._consumer = SimpleNamespace(
+            _client=closable("client"), _coordinator=closable("coordinator"), _closed=False
+        )
+        app._stopped.set()
+        await getattr(app, rebalance)(set())
+        await let_it_run()
+        assert not closed
+        assert not consumer._closed, "on_thread_stop would not close it"
+
+    asyncio.run(run())
 
 
 PART = SimpleNamespace(encode=lambda: b"request")
