@@ -42,7 +42,8 @@ from stream.trigger import CONTROL, TREATED
 from stream.triggers.rules import Rule
 from stream.web.alerts import Alerts
 from stream.web.hours import LastHours
-from stream.worker.cycles.batch import Batch, Refused
+from stream.worker.cycles.batch import Batch
+from stream.worker.cycles.decode import Refused
 
 if TYPE_CHECKING:
     from stream.tracing.otlp import Traces

@@ -4,41 +4,31 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
 
-from stream.carry.messages import Moves, Way
+from stream.carry.messages import Way
 from stream.engine import isolate
 from stream.engine.columns import Columns
 from stream.engine.engine import Cycle, Engine
-from stream.engine.requests import Asking
-from stream.errors import BadClick, Dropped
+from stream.errors import BadClick
 from stream.events import Anomaly, Click, Origin, Partition, Recommendation, Session, SystemAlert
 from stream.hours.messages import messages
 from stream.kafka.changelog import POSITION_KEY, Mark
 from stream.kafka.consumer.fetch import Chunk
 from stream.kafka.delivery import Record
-from stream.mapping.shape import all_with_headers
 from stream.settings import Topics
 from stream.state.arena import Arena
 from stream.state.staged import Staged
 from stream.trigger import Trigger
-from stream.wire.codec import TRUSTED_MS, Codec
+from stream.wire.codec import Codec
 from stream.wire.dead_letter import dead_letter
 from stream.wire.json import encode
 from stream.wire.sizes import fit_anomaly, fit_recommendation, fit_trigger
+from stream.worker.cycles.decode import Refused, decode
 from stream.worker.served import anomalies, recommendations, sessions, system_alerts, triggers
 
 MODEL_FAILED = BadClick("model_failed", "the model's result for the click is not finite; the state is unchanged")
 
 log = logging.getLogger(__name__)
-
-
-class Refused(NamedTuple):
-    """A message that became a dead letter: its origin, what the codec keeps of aiokafka's record, and the reason."""
-
-    origin: Origin
-    record: Any
-    why: BadClick
 
 
 @dataclass(frozen=True)
@@ -113,49 +103,8 @@ def decide(
     """
     began_s = time.perf_counter()
     engine.refresh()
-    decode, check_key, latest_ms = codec.decode, codec.check_key, now_ms + TRUSTED_MS
-    codec.left_out.clear()
-    clicks: list[Click] = []
-    origins: list[Origin] = []
-    taken: list[Any] = []
-    refused: list[Refused] = []
-    dropped: dict[Origin, str] = {}
-    requests = Asking(codec, clicks)
-    offsets: dict[Partition, int] = {}
-    if codec.headers:
-        chunks = [replace(chunk, records=all_with_headers(chunk.records, codec.headers)) for chunk in chunks]
-    moves = None if way is None else Moves(way, engine.arena, engine.forgetting, codec, clicks, requests)
-    later: list[Chunk] = []
-    for number, chunk in enumerate(chunks):
-        partition = chunk.partition
-        reached = offsets.get(partition, expected[partition])
-        if chunk.begin != reached:
-            raise RuntimeError(
-                f"{partition}: decided up to offset {reached}, but the next chunk begins at {chunk.begin}: clicks "
-                "would be left out or repeated"
-            )
-        for record in chunk.records if moves is None else moves.records(chunk):
-            origin = Origin(*partition, record.offset)
-            try:
-                stamp = record.timestamp
-                seen_ms = now_ms if stamp <= now_ms else min(stamp, latest_ms)
-                click = decode(record.key, record.value, seen_ms)
-                check_key(record.key, click.user_id)
-                clicks.append(click)
-                origins.append(origin)
-                taken.append(record)
-            except Dropped as exc:
-                dropped[origin] = exc.reason
-            except BadClick as exc:
-                if requests.read(record, partition):
-                    continue
-                why = BadClick(exc.reason, exc.detail)  # `exc` references this frame, and so the whole batch
-                refused.append(Refused(origin, codec.keep(record), why))
-        offsets[partition] = chunk.end
-        if moves is not None and moves.rest is not None:
-            chunks, later = moves.split(chunks, number)
-            offsets[partition] = chunks[-1].end
-            break
+    found = decode(engine, codec, chunks, expected, now_ms, way)
+    clicks, origins, refused, requests, moves = found.clicks, found.origins, found.refused, found.requests, found.moves
     columns = engine.encoder.columns(clicks, origins, requests.asked)
     decoded_s = time.perf_counter()
     cycle, broken = isolate.process(engine, columns, now_ms)
@@ -183,14 +132,14 @@ def decide(
             clicks[min(broken)].item_id,
             engine_failed(broken[min(broken)]).detail,
         )
-    refused += [Refused(origins[i], codec.keep(taken[i]), MODEL_FAILED) for i in failed]
-    refused += [Refused(origins[i], codec.keep(taken[i]), engine_failed(broken[i])) for i in sorted(broken)]
-    marks = _marks(engine.arena, cycle.staged, offsets, topics.changelog)
+    refused += [Refused(origins[i], codec.keep(found.taken[i]), MODEL_FAILED) for i in failed]
+    refused += [Refused(origins[i], codec.keep(found.taken[i]), engine_failed(broken[i])) for i in sorted(broken)]
+    marks = _marks(engine.arena, cycle.staged, found.offsets, topics.changelog)
     sent = [] if moves is None else moves.sent(cycle.left)
     carried = {} if moves is None else moves.outcomes(cycle.taken)
     seconds = {"decode": decoded_s - began_s, "engine": stepped_s - decoded_s}
-    found = (clicks, origins), cycle, offsets, marks, refused, dropped, dict(codec.left_out)
-    return Batch(columns, *found, chunks, later, sent, carried, seconds)
+    told = found.offsets, marks, refused, found.dropped, dict(codec.left_out), found.chunks, found.rest
+    return Batch(columns, (clicks, origins), cycle, *told, sent, carried, seconds)
 
 
 def encode_all(engine: Engine, topics: Topics, limits: Mapping[str, int], batch: Batch) -> Batch:
