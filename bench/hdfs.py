@@ -30,6 +30,7 @@ from stream.engine.engine import Cycle, Engine
 from stream.events import Anomaly, Click, Origin, Partition, Session
 from stream.manifest import read_manifest
 from stream.model.runtime import load_model
+from stream.sessions.ends import rest_ends
 from stream.sessions.unusual import never
 from stream.worker.served import anomalies, open_engine, sessions
 
@@ -100,7 +101,8 @@ def judge(engine: Engine, tested: Sequence[Sequence[str]]) -> Iterator[Judged]:
         later = [Click(CLOCK, tested[n][0], TESTED_MS + LATER_MS) for n in numbers]
         its = [Origin(TOPIC, n, len(tested[n])) for n in numbers]
         by_time = engine.process(engine.encoder.columns(later, its), TESTED_MS)
-        at_rest = engine.rest([Partition(TOPIC, n) for n in numbers])
+        quiet = [Partition(TOPIC, n) for n in numbers]
+        at_rest = engine.rest({one: rest_ends(engine.arena.newest_ms(one)) for one in quiet})
         ended = ends(engine, later, its, by_time)
         if _bytes(*ended) != _bytes(*ends(engine, (), (), at_rest)):
             stop("an end by the clock differs from the same end by time of the partition")

@@ -1,6 +1,6 @@
 """Passes clicks to an engine as the worker does: columns in, events out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -11,12 +11,18 @@ from stream.engine.requests import Request
 from stream.events import Anomaly, Click, Origin, Partition, Recommendation, SystemAlert
 from stream.kafka.consumer.fetch import Chunk
 from stream.model.runtime import Model, StateArray
+from stream.sessions.ends import rest_ends
 from stream.settings import Topics
 from stream.wire.codec import Codec
 from stream.worker.cycles.batch import Batch, decide, encode_all
 from stream.worker.served import anomalies, recommendations, system_alerts
 
 NOW_MS = 1_800_000_000_000
+
+
+def at_rest(engine: Engine, partitions: Iterable[Partition]) -> Cycle:
+    """No click comes to these partitions for half an hour: all their sessions end, if they are not too many."""
+    return engine.rest({partition: rest_ends(engine.arena.newest_ms(partition)) for partition in partitions})
 
 
 class Decided(NamedTuple):

@@ -8,7 +8,7 @@ A live shop's batches have a few clicks. Their cost is the number of NumPy's ope
 np.count_nonzero replaces .any() and .all(), which take five times as long for a few values.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -269,12 +269,15 @@ class Engine:
         """Write the rows of a cycle to the arena. Call it after the Kafka transaction is committed."""
         self.committed.commit(cycle.staged)
 
-    def rest(self, partitions: Iterable[Partition]) -> Cycle:
-        """End all sessions of partitions that have no clicks, and move the times of these partitions on.
+    def rest(self, minutes: Mapping[Partition, int]) -> Cycle:
+        """End the sessions of partitions that have no clicks, and move the times of these partitions on.
 
-        A partition without an open session moves on if an hour of it is counted, and else is left as it is.
+        A partition without an open session moves on if an hour of it is counted, and else is left as it is. One with
+        too many of them moves on by a part of the way, as its time in the result says (`at_rest`).
+
+        minutes  partition -> the minute to which it moves on
         """
-        found = {partition: at_rest(self.arena, partition) for partition in partitions}
+        found = {partition: at_rest(self.arena, partition, last) for partition, last in minutes.items()}
         times = {partition: time_ms for partition, (ends, time_ms) in found.items() if ends.owners}
         ends = joined([found[partition][0] for partition in times])
         cycle = self.process(self.encoder.columns((), ()), 0)

@@ -24,6 +24,12 @@ from stream.state.row import Index
 from stream.state.seen import MINUTE_MS
 
 BEFORE = -1
+
+MOST = 20_000
+"""Sessions that end in one transaction, or those of one minute if they are more. After a break of half an hour all of
+a partition's sessions are due with its first click, and their events need memory and time until they are committed. So
+the partition's time then moves on in steps, each in a transaction of its own."""
+
 NO_SLOTS, NO_MINUTES, NO_COUNTS = np.empty(0, np.intp), np.empty(0, np.int64), np.empty(0, np.int32)
 
 
@@ -196,14 +202,49 @@ def _due(arena: Arena, partition: Partition, was: int, last: int) -> tuple[Index
     return slots, minutes.repeat([len(slots) for _, slots in parts])
 
 
-def at_rest(arena: Arena, partition: Partition) -> tuple[Ended, int]:
-    """End all sessions of a partition that has no clicks, and the time to which it moves on, ms since the epoch.
+class Due(NamedTuple):
+    """How many sessions of a partition are due from its time on.
 
-    The sessions are what they would be if another click ended them.
+    sessions  of them, up to the minute `crowd`, or to the last one
+    crowd     the first minute with which they are more than may end at once; None = there is none
     """
-    was = arena.newest_ms(partition) // MINUTE_MS
-    last = was + 1 + GAP_MINUTES  # when the last one is due
-    slots, minutes = _due(arena, partition, was, last)
+
+    sessions: int
+    crowd: int | None
+
+
+def crowded(arena: Arena, partition: Partition, last: int, most: int) -> Due:
+    """The sessions that are due up to the minute `last`. Clicks that are not in the arena do not count.
+
+    most  so many may end at once
+    """
+    was, sessions = arena.newest_ms(partition) // MINUTE_MS, 0
+    if last > was:  # as in few batches: to look costs more than to compare
+        for seen, slots in arena.seen(partition, was - GAP_MINUTES, last - GAP_MINUTES):
+            sessions += len(slots)
+            if sessions > most:
+                return Due(sessions, seen + GAP_MINUTES)
+    return Due(sessions, None)
+
+
+def rest_ends(time_ms: int) -> int:
+    """The minute in which the last session of a partition at rest is due. time_ms: of the partition"""
+    return time_ms // MINUTE_MS + 1 + GAP_MINUTES
+
+
+def at_rest(arena: Arena, partition: Partition, last: int) -> tuple[Ended, int]:
+    """End the sessions of a partition that has no clicks, and the time to which it moves on, ms since the epoch.
+
+    The sessions are what they would be if another click ended them. If they are too many, the time moves on to a minute
+    before `last`: the next call ends others.
+
+    last  the minute to which its time moves on
+    """
+    was, crowd = arena.newest_ms(partition) // MINUTE_MS, crowded(arena, partition, last, MOST).crowd
+    slots, minutes = _due(arena, partition, was, last if crowd is None else crowd)
+    if crowd is not None:
+        last = crowd - 1 if minutes[0] < crowd else crowd  # those of one minute end together
+        slots, minutes = slots[minutes <= last], minutes[minutes <= last]
     sessions = Sessions.of(arena.gather(slots), np.arange(len(slots)))
     owners, none = list(map(arena.owner, slots.tolist())), before_batch(len(slots))
     ends = Ended(np.zeros(len(slots), np.intp), minutes, owners, sessions, none)

@@ -17,12 +17,14 @@ from stream.kafka.consumer.fetch import Chunk
 from stream.kafka.delivery import Record
 from stream.settings import Topics
 from stream.state.arena import Arena
+from stream.state.seen import MINUTE_MS
 from stream.state.staged import Staged
 from stream.trigger import Trigger
 from stream.wire.codec import Codec
 from stream.wire.dead_letter import dead_letter
 from stream.wire.json import encode
 from stream.wire.sizes import fit_anomaly, fit_recommendation, fit_trigger
+from stream.worker.cycles.crowd import first_crowd
 from stream.worker.cycles.decode import Refused, decode
 from stream.worker.served import anomalies, recommendations, sessions, system_alerts, triggers
 
@@ -76,6 +78,11 @@ class Batch:
         """How long the work on the clicks took: the part of a cycle that is longer with more of them."""
         return sum(self.seconds.get(stage, 0.0) for stage in ("decode", "engine", "encode"))
 
+    def left_open(self, minutes: Mapping[Partition, int]) -> set[Partition]:
+        """The partitions of a batch without clicks of which too many sessions were due by their minutes (`rest`)."""
+        times = self.cycle.staged.times
+        return {one for one, _ in self.cycle.ended.owners if times[one] < minutes[one] * MINUTE_MS}
+
 
 def engine_failed(error: Exception) -> BadClick:
     """The reason of a dead letter for a click on which the engine raised an exception."""
@@ -106,6 +113,13 @@ def decide(
     found = decode(engine, codec, chunks, expected, now_ms, way)
     clicks, origins, refused, requests, moves = found.clicks, found.origins, found.refused, found.requests, found.moves
     columns = engine.encoder.columns(clicks, origins, requests.asked)
+    crowd = first_crowd(engine.arena, found, columns.time_ms)
+    if crowd is not None:
+        before, rest_of = crowd.cut(chunks)
+        if before:
+            batch = decide(engine, codec, topics, before, expected, now_ms, way)
+            return replace(batch, rest=[*batch.rest, *rest_of])
+        return replace(rest(engine, topics, expected, {crowd.partition: crowd.minute}), rest=chunks)
     decoded_s = time.perf_counter()
     cycle, broken = isolate.process(engine, columns, now_ms)
     stepped_s = time.perf_counter()
@@ -168,13 +182,14 @@ def encode_all(engine: Engine, topics: Topics, limits: Mapping[str, int], batch:
     return replace(batch, seconds=seconds, records=records, alerts=alerts, system_alerts=on_many, triggers=wanted)
 
 
-def rest(engine: Engine, topics: Topics, expected: Mapping[Partition, int], partitions: Sequence[Partition]) -> Batch:
+def rest(engine: Engine, topics: Topics, expected: Mapping[Partition, int], minutes: Mapping[Partition, int]) -> Batch:
     """End the sessions of partitions that have no clicks. Runs in the engine thread.
 
     expected  partition -> offset at which its next chunk must begin. It stays
+    minutes   as in Engine.rest
     Without offsets, if no session was open.
     """
-    cycle = engine.rest(partitions)
+    cycle = engine.rest(minutes)
     offsets = {partition: expected[partition] for partition in cycle.staged.times}
     marks = _marks(engine.arena, cycle.staged, offsets, topics.changelog)
     return Batch(engine.encoder.columns((), ()), ((), ()), cycle, offsets, marks, [], {}, {})

@@ -32,6 +32,7 @@ from stream.kafka.delivery import Delivery, Outcome
 from stream.kafka.waiting import NoWatch, Watch, in_daemon, patiently
 from stream.meter import Meter
 from stream.process import HANGS_S, SLOW_S, OneThread
+from stream.sessions.ends import MOST, rest_ends
 from stream.sessions.rest import Rest
 from stream.settings import Topics
 from stream.web.health import Doing
@@ -269,12 +270,18 @@ class Cycles:
         ends = await in_daemon("rest", patiently, self._watch, self._changelog.ends, partitions)
         next_ = assignment.next
         behind = [p for p in partitions if ends[p][1] > next_.get(p, 0)]
-        resting = [p for p in partitions if p not in behind]
-        batch = await self.thread.run(rest, self._engine, self._topics, next_, resting)
+        arena, known = self._engine.arena, self._rest.minutes
+        resting = {p: known.get(p) or rest_ends(arena.newest_ms(p)) for p in partitions if p not in behind}
+        some = resting if len(arena) <= MOST else dict(list(resting.items())[:1])
+        batch = await self.thread.run(rest, self._engine, self._topics, next_, some)
         self._rest.active([*behind, *batch.offsets], self._watch.answered_s)  # an hour may end by the next rest
+        left = batch.left_open(some) | (resting.keys() - some.keys())
+        self._rest.go_on({partition: resting[partition] for partition in left}, self._watch.answered_s)
         if batch.offsets:
             self._since_s.append(self._watch.answered_s)
             await self._write(Writing(batch, assignment), ())
+        if left:
+            self._arrived.set()  # they go on at once, after the clicks that came meanwhile
 
     async def _processed(self, chunks: Sequence[Chunk], assignment: Assignment) -> Batch | None:
         """Step 2 of a cycle, again until the Schema Registry answers; None if the assignment is over."""

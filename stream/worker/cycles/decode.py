@@ -31,6 +31,7 @@ class Decoded(NamedTuple):
     requests  about users
     offsets   partition -> offset of the next message to read
     chunks, rest  those whose messages these are, and those that another batch after it must begin with
+    begins    at which of the clicks each chunk begins
     moves     the states that go from anonymous ids to users; None = they stay
     """
 
@@ -43,6 +44,7 @@ class Decoded(NamedTuple):
     offsets: dict[Partition, int]
     chunks: Sequence[Chunk]
     rest: Sequence[Chunk]
+    begins: list[int]
     moves: Moves | None
 
 
@@ -71,6 +73,7 @@ def decode(
         chunks = [replace(chunk, records=all_with_headers(chunk.records, codec.headers)) for chunk in chunks]
     moves = None if way is None else Moves(way, engine.arena, engine.forgetting, codec, clicks, requests)
     later: list[Chunk] = []
+    begins: list[int] = []
     for number, chunk in enumerate(chunks):
         partition = chunk.partition
         reached = offsets.get(partition, expected[partition])
@@ -79,6 +82,7 @@ def decode(
                 f"{partition}: decided up to offset {reached}, but the next chunk begins at {chunk.begin}: clicks "
                 "would be left out or repeated"
             )
+        begins.append(len(clicks))
         for record in chunk.records if moves is None else moves.records(chunk):
             origin = Origin(*partition, record.offset)
             try:
@@ -101,4 +105,4 @@ def decode(
             chunks, later = moves.split(chunks, number)
             offsets[partition] = chunks[-1].end
             break
-    return Decoded(clicks, origins, taken, refused, dropped, requests, offsets, chunks, later, moves)
+    return Decoded(clicks, origins, taken, refused, dropped, requests, offsets, chunks, later, begins, moves)

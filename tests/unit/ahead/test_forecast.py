@@ -22,7 +22,7 @@ from stream.events import Click, Origin, Partition
 from stream.model.ahead import AheadGraph
 from stream.model.runtime import Model, load_model
 from stream.worker.served import open_engine, recommendations, sessions
-from tests.decide import NOW_MS, run
+from tests.decide import NOW_MS, at_rest, run
 from tests.oracle import Oracle
 
 PARTITION = Partition("clicks", 0)
@@ -119,7 +119,7 @@ def test_predictions_and_what_rows_count_are_those_of_a_plain_loop(
     edges = [0, *sorted(cut for cut in {*cuts, *rests} if cut < len(sent)), len(sent)]
     for begin, end in itertools.pairwise(edges):
         if begin in rests and begin < end:
-            cycle = engine.rest([PARTITION])
+            cycle = at_rest(engine, [PARTITION])
             ends += plain(sessions(engine, [], [], cycle))
             engine.commit(cycle)
         clicks, origins, cycle = batch(engine, list(enumerate(sent))[begin:end])

@@ -21,7 +21,7 @@ from stream.hours.messages import messages
 from stream.model.runtime import Model, load_model
 from stream.population.judge import KEPT_SIZE
 from stream.worker.served import open_engine
-from tests.decide import NOW_MS, parted
+from tests.decide import NOW_MS, at_rest, parted
 from tests.oracle_hours import HOUR_MS, Event, Hours
 
 START_MS = 1_700_000_000_000 // HOUR_MS * HOUR_MS
@@ -76,7 +76,7 @@ def written(engine: Engine, cycle: Cycle) -> list[Event]:
 
 
 def rest(engine: Engine) -> list[Event]:
-    cycle = engine.rest(PARTITIONS)
+    cycle = at_rest(engine, PARTITIONS)
     engine.commit(cycle)
     return written(engine, cycle)
 

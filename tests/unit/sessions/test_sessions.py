@@ -22,7 +22,7 @@ from stream.model.runtime import Model, load_model
 from stream.sessions.summary import Clicks, Running
 from stream.settings import Rules
 from stream.worker.served import anomalies, open_engine, sessions
-from tests.decide import NOW_MS, parted
+from tests.decide import NOW_MS, at_rest, parted
 from tests.oracle_sessions import Event, Sessions
 
 MINUTE_MS = 60_000
@@ -209,7 +209,7 @@ def compare(model: Model, model_dir: Path, sent: list[Sent], cuts: list[int], re
     edges = [0, *sorted(cut for cut in {*cuts, *rests} if cut < len(sent)), len(sent)]
     for begin, end in itertools.pairwise(edges):
         if begin in rests and begin < end:
-            cycle = engine.rest([Partition("clicks", number) for number in (0, 1)])
+            cycle = at_rest(engine, [Partition("clicks", number) for number in (0, 1)])
             found += written(engine, [], [], cycle)
             engine.commit(cycle)
         batch = list(enumerate(sent))[begin:end]
@@ -249,7 +249,7 @@ def test_a_session_counts_the_alerts_that_began_in_it(model: Model, model_dir: P
         opened.update(one.user_id for one in anomalies(engine, some, of, cycle) if one.id == one.episode)
         found |= {one["id"]: one for one in written(engine, some, of, cycle)}
         engine.commit(cycle)
-    found |= {one["id"]: one for one in written(engine, [], [], engine.rest([Partition("clicks", 0)]))}
+    found |= {one["id"]: one for one in written(engine, [], [], at_rest(engine, [Partition("clicks", 0)]))}
     counted = Counter[str]()
     for one in found.values():
         counted[one["user_id"]] += one.get("alerts", 0)
@@ -288,7 +288,7 @@ def test_the_categories_of_a_session_are_counted(model: Model, model_dir: Path, 
     for start in range(0, len(sent), largest):
         found += events(engine, numbered[start : start + largest])
     if end == "rest":
-        cycle = engine.rest([Partition("clicks", 0)])
+        cycle = at_rest(engine, [Partition("clicks", 0)])
         found += written(engine, [], [], cycle)
         engine.commit(cycle)
     of_a, of_none = ([one for one in found if one["user_id"] == name] for name in ("a", "none"))

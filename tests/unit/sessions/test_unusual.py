@@ -21,7 +21,7 @@ from stream.population.quiet import Quiet
 from stream.sessions.unusual import EndCalibration, mixed
 from stream.worker.served import anomalies, open_engine, sessions
 from tests.changed_model import with_scored_ends
-from tests.decide import NOW_MS
+from tests.decide import NOW_MS, at_rest
 from tests.oracle import Oracle
 from tests.oracle_sessions import mix
 
@@ -75,7 +75,7 @@ def decide(engine: Engine, sent: Sequence[Sent], start: int = 0) -> list[Anomaly
 
 def rest(engine: Engine) -> list[Anomaly | Session]:
     """End all sessions by the clock."""
-    cycle = engine.rest([ONE])
+    cycle = at_rest(engine, [ONE])
     found = written(engine, [], [], cycle)
     engine.commit(cycle)
     return found

@@ -20,7 +20,7 @@ from stream.model.runtime import Model, load_model
 from stream.settings import Rules
 from stream.triggers.parse import parse_triggers
 from stream.worker.served import open_engine, recommendations, triggers
-from tests.decide import NOW_MS, parted
+from tests.decide import NOW_MS, at_rest, parted
 from tests.oracle_triggers import Event, Rule, Triggers
 
 START_MS = 1_700_000_000_000 // 3_600_000 * 3_600_000
@@ -184,7 +184,7 @@ def written(engine: Engine, clicks: list[Click], cycle: Cycle) -> list[Event]:
 
 
 def rest(engine: Engine) -> list[Event]:
-    cycle = engine.rest(PARTITIONS)
+    cycle = at_rest(engine, PARTITIONS)
     found = written(engine, [], cycle)
     engine.commit(cycle)
     return found
@@ -388,7 +388,7 @@ def test_the_next_click_the_time_and_the_clock_give_the_same_trigger(model: Mode
 def test_without_a_cooldown_no_row_is_written_for_an_end(model: Model, model_dir: Path) -> None:
     engine = new_engine(model, model_dir, FILE.replace('cooldown = "2h"', 'cooldown = "0s"'))
     process(engine, [(0, Sent(0, "a", 0, "cart"))])
-    cycle = engine.rest(PARTITIONS)
+    cycle = at_rest(engine, PARTITIONS)
     assert [firing.rule.name for firing in cycle.firings] == ["cart"]
     assert not cycle.staged.changelog
 

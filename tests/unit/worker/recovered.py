@@ -52,7 +52,9 @@ async def decided(cycles: Cycles, *chunks: Chunk) -> None:
     """Let the cycles decide one fetch, and wait until it is acked."""
     acked: list[bool] = []
     fetch = Fetch(chunks, sum(len(chunk.records) for chunk in chunks), 0)
-    await cycles._decide(chunks, [SimpleNamespace(value=fetch, ack=lambda: acked.append(True))])
+    events, left = [SimpleNamespace(value=fetch, ack=lambda: acked.append(True))], chunks
+    while left := tuple(await cycles._decide(left, events)):
+        await cycles._written()
     await cycles._written()
     assert acked == [True]
 

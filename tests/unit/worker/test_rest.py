@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,11 +17,13 @@ from stream.kafka.consumer.fetch import Chunk
 from stream.kafka.delivery import Outcome, Record, Undecided
 from stream.meter import Meter
 from stream.model.runtime import load_model
+from stream.sessions import ends
 from stream.settings import Topics
 from stream.triggers.rules import Rule
 from stream.web.alerts import Alerts
 from stream.web.hours import LastHours
 from stream.wire.json import JsonCodec
+from stream.worker.cycles import crowd, cycle
 from stream.worker.cycles.cycle import Cycles
 from stream.worker.cycles.size import CycleSize
 from stream.worker.observe import Observed
@@ -33,9 +36,16 @@ HOUR_MS = 3_600_000
 TOPICS = Topics(behaviour="behaviour")
 
 
+def closed(records: Sequence[Record]) -> list[Session]:
+    """The ends of sessions among these records."""
+    events = [msgspec.json.decode(r.value or b"", type=Session) for r in records if r.topic == TOPICS.sessions]
+    return [event for event in events if event.phase == "closed"]
+
+
 class Kafka:
     """A producer and a changelog: what was committed, with offsets and marks.
 
+    ended  how many sessions each transaction ended that ended any
     fails  how the next transactions end: "lost" (not committed, nobody knows) or "unseen" (committed, nobody knows)
     """
 
@@ -43,7 +53,7 @@ class Kafka:
 
     def __init__(self, end: int) -> None:
         self.end, self.written, self.seconds = end, list[Record](), dict[str, float]()
-        self.next, self.fails = 0, list[str]()
+        self.next, self.fails, self.ended = 0, list[str](), list[int]()
 
     async def start(self) -> None:
         return None
@@ -55,7 +65,8 @@ class Kafka:
         how = self.fails.pop(0) if self.fails else ""
         if how != "lost":
             self.written += records
-            self.next = offsets[CLICKS_0]
+            self.ended += [number] if (number := len(closed(records))) else []
+            self.next = offsets.get(CLICKS_0, self.next)
         if how:
             raise Undecided("the producer hangs")
         return Outcome.COMMITTED
@@ -70,7 +81,7 @@ class Kafka:
         return {}
 
     def ends(self, partitions: Sequence[Partition]) -> dict[Partition, tuple[int, int]]:
-        return {CLICKS_0: (0, self.end)}
+        return dict.fromkeys(partitions, (0, self.end))
 
     @property
     def mark(self) -> Mark:
@@ -87,8 +98,7 @@ class Kafka:
 
     @property
     def closed(self) -> list[Session]:
-        events = [msgspec.json.decode(r.value or b"", type=Session) for r in self.written if r.topic == TOPICS.sessions]
-        return [event for event in events if event.phase == "closed"]
+        return closed(self.written)
 
 
 class Worker:
@@ -116,18 +126,20 @@ class Worker:
             watch,
             meter=self.meter,
         )
-        self._offset = 0
+        self._offsets = Counter[Partition]()
 
-    async def begin(self) -> None:
-        await self.cycles.read(await self.cycles.recover([CLICKS_0], 1, b"member"), [CLICKS_0])
+    async def begin(self, *others: Partition) -> None:
+        partitions = [CLICKS_0, *others]
+        await self.cycles.read(await self.cycles.recover(partitions, 1, b"member"), partitions)
 
-    async def click(self, user: str, minute: float) -> None:
+    async def click(self, user: str, minute: float, partition: Partition = CLICKS_0) -> None:
         """A click at a minute after START_MS."""
         click = {"user_id": user, "item_id": "i1", "timestamp": START_MS + int(minute * 60_000)}
         key, value = user.encode(), msgspec.json.encode(click)
-        record = SimpleNamespace(offset=self._offset, key=key, value=value, timestamp=START_MS, headers=())
-        chunk = Chunk(CLICKS_0, 1, self._offset, self._offset + 1, 0, (record,), 100)  # type: ignore[arg-type]
-        self._offset += 1
+        offset = self._offsets[partition]
+        record = SimpleNamespace(offset=offset, key=key, value=value, timestamp=START_MS, headers=())
+        chunk = Chunk(partition, 1, offset, offset + 1, 0, (record,), 100)  # type: ignore[arg-type]
+        self._offsets[partition] += 1
         await decided(self.cycles, chunk)
 
     async def idle(self, minutes: float) -> None:
@@ -237,6 +249,86 @@ def test_the_alert_on_an_end_is_written_at_rest_as_with_a_click(model_dir: Path,
     assert len(kafka.alerts) == 1
     assert kafka.alerts == other.alerts
     assert b'"event_type":"session end"' in kafka.alerts[0]
+
+
+@pytest.mark.parametrize("how", ["", "lost", "unseen"])
+def test_very_many_sessions_end_in_several_transactions(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """At rest as with a click, also where nobody knows how one of the transactions ended. Those of one minute end
+    together, and a partition's time is in the end that of a rest in one transaction."""
+    users = (("ann", 0), ("bob", 0), ("cid", 3), ("dee", 7), ("eve", 9))
+    once, kafka, other = Kafka(5), Kafka(5), Kafka(6)
+
+    async def live(kafka: Kafka) -> Worker:
+        worker = Worker(model_dir, kafka, hours=True)
+        await worker.begin()
+        for user, minute in users:
+            await worker.click(user, minute)
+        return worker
+
+    async def end() -> None:
+        await (await live(once)).idle(31)
+        for module in (ends, crowd, cycle):
+            monkeypatch.setattr(module, "MOST", 1)
+        resting, clicked = await live(kafka), await live(other)
+        kafka.fails, other.fails = ["", how], ["", how]
+        await resting.idle(31)
+        for _ in range(4):
+            await resting.idle(0)
+        await clicked.click("fay", 90)
+
+    asyncio.run(end())
+    assert once.ended == [5]
+    assert kafka.ended == other.ended == [2, 1, 1, 1]
+    assert kafka.closed == other.closed == once.closed
+    assert kafka.mark == once.mark
+
+
+def test_partitions_with_many_sessions_rest_one_after_the_other(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Together they could have too many for one transaction. One that has none is no end of it."""
+    monkeypatch.setattr(cycle, "MOST", 1)
+    kafka, (one, none, two) = Kafka(2), (Partition("clicks", number) for number in (1, 2, 3))
+
+    async def live() -> None:
+        worker = Worker(model_dir, kafka)
+        await worker.begin(none, one, two)
+        for partition in (one, two):
+            await worker.click("ann", 0, partition)
+            await worker.click("bob", 0, partition)
+        worker.cycles._arrived.clear()
+        await worker.idle(31)
+        for _ in range(3):
+            assert worker.cycles._arrived.is_set()  # it goes on at once
+            await worker.idle(0)
+
+    asyncio.run(live())
+    assert kafka.ended == [2, 2]
+
+
+def test_a_click_ends_a_rest_of_several_transactions(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sessions that have not ended yet stay open, until the next rest."""
+    for module in (ends, crowd, cycle):
+        monkeypatch.setattr(module, "MOST", 1)
+    kafka = Kafka(2)
+
+    async def live() -> None:
+        worker = Worker(model_dir, kafka)
+        await worker.begin()
+        await worker.click("ann", 0)
+        await worker.click("bob", 20)
+        await worker.idle(31)
+        kafka.end = 3
+        await worker.click("cid", 31)
+        await worker.idle(0)
+        assert kafka.ended == [1]
+        await worker.idle(31)
+        await worker.idle(0)
+        assert kafka.ended == [1, 1, 1]
+
+    asyncio.run(live())
 
 
 def test_a_partition_whose_clicks_are_held_back_is_not_at_rest(model_dir: Path) -> None:
