@@ -26,6 +26,7 @@ from stream.engine.engine import Engine
 from stream.errors import ConfigError
 from stream.events import Partition
 from stream.kafka.changelog import Changelog
+from stream.kafka.consumer.offsets import high_watermarks
 from stream.kafka.consumer.transport import assigned, leave_group, membership, seek
 from stream.kafka.delivery import group_metadata
 from stream.kafka.partitioners import KeySample
@@ -288,9 +289,7 @@ def report_status(
     """Log the status, and note the figures for `display`, while the app runs."""
 
     def lag() -> int:
-        ends = app.monitor.tp_end_offsets  # high watermarks of the latest fetches
-        positions = cycles.positions()
-        waiting = observed.standing(positions, {p: ends[TP(*p)] for p in positions if TP(*p) in ends})
+        waiting = observed.standing(cycles.positions(), high_watermarks(app))
         waiting += 0 if rekeying is None else rekeying.lag()
         display.note()  # the levels are set
         return waiting

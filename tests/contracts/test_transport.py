@@ -200,7 +200,6 @@ def drain(
 
     monkeypatch.setattr(consumer, "_wait_next_records", records)
     monkeypatch.setattr(consumer, "callback", take)
-    monkeypatch.setattr(consumer, "highwater", lambda tp: 0)
     return asyncio.ensure_future(consumer._drain_messages(SimpleNamespace(_stopped=asyncio.Event())))
 
 

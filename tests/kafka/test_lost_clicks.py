@@ -9,7 +9,8 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from tests.kafka.lane import Lane, Worker, click_id, clicks
+from tests.kafka.lane import Lane, Worker, click_id, clicks, wait_until
+from tests.kafka.scrape import free_port, value, wait_for_phase
 
 
 @pytest.fixture
@@ -58,16 +59,20 @@ def test_clicks_deleted_under_a_running_worker_are_counted_and_logged(single: La
 
 
 def test_clicks_deleted_while_no_worker_ran_are_counted_and_logged_once(single: Lane) -> None:
-    """The next start reports the lost clicks, also if no click is left; the start after that reports nothing."""
+    """The next start reports the lost clicks, also if no click is left, and goes on; the start after that reports
+    nothing."""
     single.produce(clicks(500))
     worker = single.start()
     single.wait_for_clicks()
     assert worker.end(signal.SIGTERM) == 0, worker.log
     single.produce(clicks(300, seed=1))
     delete_up_to(single, 800)
-    worker = single.start()
+    port = free_port()
+    worker = single.start(http_port=port)
     single.wait_for_clicks()
     assert lost(worker) == [(500, 799, 300)]
+    wait_for_phase(port, "assigned")
+    wait_until(lambda: value(port, "eddy_lag", partition="0") == 0, "the lag is known", 10)
     assert worker.end(signal.SIGTERM) == 0, worker.log
     single.produce(clicks(100, seed=2))
     worker = single.start()

@@ -8,6 +8,7 @@ from confluent_kafka import Producer
 
 from stream.events import Recommendation
 from tests.kafka.lane import Lane, clicks, wait_until
+from tests.kafka.scrape import free_port, scrape
 
 Messages = list[tuple[bytes | None, bytes | None]]
 
@@ -57,6 +58,25 @@ def test_only_committed_clicks_are_decided_and_a_retry_counts_once(lane: Lane) -
     assert decided(lane) == want + timestamps(late)
     assert "lost" not in worker.log
     lane.assert_as_if_nothing_had_happened()
+
+
+def test_what_waits_behind_an_open_transaction_is_in_the_lag(lane: Lane) -> None:
+    """An application that hangs in its transaction holds back the clicks of all others: the lag has them and does not
+    say that nothing waits."""
+    port, upstream = free_port(), lane.upstream()
+    worker = lane.start(http_port=port)
+    worker.wait_for("partitions recovered")
+    write(upstream, lane.topics.clicks, clicks(100, seed=1))
+    lane.produce(clicks(200, seed=2))
+
+    def lag() -> float:
+        return sum(value for (name, _), value in scrape(port).items() if name == "eddy_lag")
+
+    wait_until(lambda: lag() == 300, lambda: f"a lag of 300: {lag()}", 15)
+    upstream.commit_transaction(30)
+    lane.wait_for_clicks()
+    wait_until(lambda: lag() == 0, lambda: f"no lag: {lag()}", 15)
+    assert worker.end(signal.SIGTERM) == 0, worker.log
 
 
 def test_worker_that_starts_during_an_open_transaction_continues_after_it(lane: Lane) -> None:

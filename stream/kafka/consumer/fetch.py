@@ -32,6 +32,7 @@ from faust.transport.drivers import aiokafka as driver
 from stream.access.refusal import refused
 from stream.errors import ConfigError
 from stream.events import Partition
+from stream.kafka.consumer.offsets import positions
 from stream.kafka.consumer.pace import Pace
 
 OFFSET_RESET = "none"
@@ -202,7 +203,7 @@ class FetchThread(driver.AIOKafkaConsumerThread):
             self._pace.read(sum(map(len, records.values())))
         # no await from here on: a seek in between would separate the positions from the records
         ranges: dict[Any, OffsetRange] = {}
-        for tp, end in _positions(consumer).items():
+        for tp, end in positions(consumer).items():
             begin = self._next_offset.get(tp)
             if begin is not None and begin != end:
                 self._next_offset[tp] = end
@@ -220,7 +221,7 @@ class FetchThread(driver.AIOKafkaConsumerThread):
         except KafkaError as exc:  # the position has not changed, so the next fetch fails in the same way
             log.warning("the first offsets could not be read, so the worker tries again: error=%r", exc)
             return {}
-        now = _positions(consumer)
+        now = positions(consumer)
         lost: dict[Any, int] = {}
         for tp, position in out_of_range.items():
             if now.get(tp) != position:  # there was a rebalance or a seek
@@ -289,12 +290,3 @@ def fetches(chunks: Sequence[Chunk]) -> Iterator[Fetch]:
 
 def _fetch(chunks: Sequence[Chunk]) -> Fetch:
     return Fetch(chunks, sum(len(chunk.records) for chunk in chunks), sum(chunk.size for chunk in chunks))
-
-
-def _positions(consumer: Any) -> dict[Any, int]:
-    """Return partition -> next offset to read, for every partition that has a position."""
-    subscription = consumer._subscription.subscription
-    if subscription is None or subscription.assignment is None:
-        return {}
-    states = {tp: subscription.assignment.state_value(tp) for tp in subscription.assignment.tps}
-    return {tp: state.position for tp, state in states.items() if state is not None and state.has_valid_position}

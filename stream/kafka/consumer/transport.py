@@ -126,8 +126,6 @@ class BatchConsumer(driver.Consumer):
         """Pass a fetch to the agent as one message, which names the first of its partitions."""
         self._records += fetch.records
         self._bytes += fetch.size
-        for chunk in fetch.chunks:
-            self.app.monitor.track_tp_end_offset(TP(*chunk.partition), self.highwater(TP(*chunk.partition)))
         first, tp = fetch.chunks[0], TP(*fetch.chunks[0].partition)
         dated = next((chunk.records[-1] for chunk in fetch.chunks if chunk.records), None)
         message = ConsumerMessage(

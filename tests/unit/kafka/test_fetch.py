@@ -126,7 +126,7 @@ def test_the_fetches_know_what_was_read_and_what_is_decided(thread: Any, monkeyp
 
     monkeypatch.setattr(driver.AIOKafkaConsumerThread, "on_start", on_start)
     monkeypatch.setattr(driver.AIOKafkaConsumerThread, "_fetch_records", records)
-    monkeypatch.setattr(fetch, "_positions", lambda consumer: {})
+    monkeypatch.setattr(fetch, "positions", lambda consumer: {})
     asyncio.run(story())
 
 

@@ -1,0 +1,33 @@
+"""What aiokafka knows of the partitions that it has: where it reads, and where they end.
+
+Source: aiokafka/consumer/subscription_state.py.
+"""
+
+from typing import Any
+
+import faust
+
+from stream.events import Partition
+
+
+def positions(consumer: Any) -> dict[Any, int]:
+    """Return partition -> next offset to read, for every partition that has a position."""
+    return {tp: state.position for tp, state in _states(consumer).items() if state.has_valid_position}
+
+
+def high_watermarks(app: faust.App) -> dict[Partition, int]:
+    """Return partition -> high watermark of the latest fetch, for every partition of which a fetch has found one.
+
+    Also of a fetch without a click, as behind a transaction that is open. May be called in any thread.
+    """
+    thread = app.consumer._thread
+    states = _states(thread._consumer) if thread and thread._consumer else {}
+    return {Partition(*tp): state.highwater for tp, state in states.items() if state.highwater is not None}
+
+
+def _states(consumer: Any) -> dict[Any, Any]:
+    """Return partition -> aiokafka's state of it. A rebalance makes new states, so these stay together."""
+    subscription = consumer._subscription.subscription
+    assignment = subscription and subscription.assignment
+    states = {tp: assignment.state_value(tp) for tp in assignment.tps} if assignment else {}
+    return {tp: state for tp, state in states.items() if state is not None}

@@ -1,0 +1,41 @@
+"""What the worker asks aiokafka about its partitions, on aiokafka's own states."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.structs import TopicPartition
+
+from stream.events import Partition
+from stream.kafka.consumer.offsets import high_watermarks, positions
+
+FETCHED, SOUGHT, NEW = (TopicPartition("clicks", number) for number in range(3))
+
+
+def test_a_partition_without_a_successful_fetch_has_no_high_watermark() -> None:
+    """After lost clicks the position is sought before any fetch has had an answer. The unknown end ended the worker
+    with a stack trace."""
+
+    async def story() -> None:
+        subscriptions = SubscriptionState()
+        consumer = SimpleNamespace(_subscription=subscriptions)
+        app: Any = SimpleNamespace(consumer=SimpleNamespace(_thread=SimpleNamespace(_consumer=consumer)))
+        assert (positions(consumer), high_watermarks(app)) == ({}, {})
+        subscriptions.subscribe({"clicks"})
+        assert (positions(consumer), high_watermarks(app)) == ({}, {})
+        subscriptions.assign_from_subscribed({FETCHED, SOUGHT, NEW})
+        subscriptions.seek(FETCHED, 5)
+        subscriptions.seek(SOUGHT, 7)
+        assignment: Any = subscriptions.subscription
+        assignment.assignment.state_value(FETCHED).highwater = 9
+        assert positions(consumer) == {FETCHED: 5, SOUGHT: 7}
+        assert high_watermarks(app) == {Partition("clicks", 0): 9}
+
+    asyncio.run(story())
+
+
+def test_a_consumer_that_has_not_started_or_has_ended_knows_no_high_watermark() -> None:
+    for thread in (None, SimpleNamespace(_consumer=None)):
+        app: Any = SimpleNamespace(consumer=SimpleNamespace(_thread=thread))
+        assert high_watermarks(app) == {}
