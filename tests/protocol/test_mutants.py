@@ -60,7 +60,7 @@ MUTANTS: dict[str, tuple[Mutant, Callable[..., None], dict[str, Any]]] = {
         {},
     ),
     "contiguity": (
-        Mutant("stream.worker.cycles.batch:decide", "if chunk.begin != reached:", "if False:"),
+        Mutant("stream.worker.cycles.decode:decode", "if chunk.begin != reached:", "if False:"),
         test_chunks.test_a_chunk_that_does_not_begin_at_the_end_of_the_last_one_is_refused,
         {"begin": 12},
     ),
@@ -87,8 +87,8 @@ MUTANTS: dict[str, tuple[Mutant, Callable[..., None], dict[str, Any]]] = {
     "mark": (
         Mutant(
             "stream.worker.cycles.batch:decide",
-            "_marks(engine.arena, cycle.staged, offsets, topics.changelog)",
-            "_marks(engine.arena, cycle.staged, offsets if clicks else {}, topics.changelog)",
+            "_marks(engine.arena, cycle.staged, found.offsets, topics.changelog)",
+            "_marks(engine.arena, cycle.staged, found.offsets if clicks else {}, topics.changelog)",
         ),
         test_chunks.test_offsets_without_clicks_are_skipped,
         {},
