@@ -1,7 +1,8 @@
 """Finds the click with which more sessions end than one transaction takes (sessions.ends.MOST).
 
-The time of its partition then moves on in steps before it is decided, as if the partition were at rest. What a step
-does follows from the clicks before, and not from the batches in which they came.
+The time of its partition then moves on in steps before it is decided, as if the partition were at rest: the sessions
+are what they would be if the click ended them. Those of its own batch do not count, so whether there are steps can
+depend on the batches; a step into another hour is one more hour for the rules about full hours, as a rest is.
 """
 
 from collections.abc import Sequence

@@ -272,7 +272,7 @@ class Cycles:
         behind = [p for p in partitions if ends[p][1] > next_.get(p, 0)]
         arena, known = self._engine.arena, self._rest.minutes
         resting = {p: known.get(p) or rest_ends(arena.newest_ms(p)) for p in partitions if p not in behind}
-        some = resting if len(arena) <= MOST else dict(list(resting.items())[:1])
+        some = resting if len(arena) <= MOST else dict(list(resting.items())[:1])  # together too many may end
         batch = await self.thread.run(rest, self._engine, self._topics, next_, some)
         self._rest.active([*behind, *batch.offsets], self._watch.answered_s)  # an hour may end by the next rest
         left = batch.left_open(some) | (resting.keys() - some.keys())
