@@ -134,12 +134,13 @@ class Cycles:
     async def recover(self, partitions: Sequence[Partition], generation: int, member: bytes) -> Assignment:
         """Begin an assignment with the partitions that `Recovery.keep` keeps. Call `read` next for the others."""
         await self._written()
-        self._stale_at = None
-        self._phase = "recovering"
+        self._assignment, self._stale_at, self._phase = None, None, "recovering"
         await self.thread.run(self._engine.committed.give_up)
         self._meter.count("rebalances")
-        self._assignment = await self._recovery.keep(partitions, generation, member)
-        return self._assignment
+        assignment = await self._recovery.keep(partitions, generation, member)
+        if self._phase == "recovering":  # else a rebalance has begun meanwhile, and this assignment is over
+            self._assignment = assignment
+        return assignment
 
     async def read(self, assignment: Assignment, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         """Read the rest of an assignment and return the offsets to seek; none if the assignment is over."""

@@ -358,6 +358,81 @@ def test_a_spare_whose_last_batch_was_refused_stays_a_spare(model_dir: Path) -> 
     worker.cycles.check_rejoined(-1.0)
 
 
+def test_a_rebalance_while_an_assignment_begins_is_no_refusal(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kafka answers slowly, and the group rebalances again before the worker knows what it may keep. The reading for
+    the assignment that is over stops. Then the worker has the next one, and need not end."""
+    started, reads, reading, compared = asyncio.Event(), asyncio.Event(), threading.Event(), threading.Event()
+    worker = Worker(model_dir)
+    read, keep = worker.kafka.read, worker.cycles._recovery._keep
+
+    async def rebalance() -> None:
+        loop = asyncio.get_running_loop()
+
+        def slow_read(*arguments: Any) -> Any:
+            loop.call_soon_threadsafe(reads.set)
+            assert reading.wait(LIMIT_S)
+            return read(*arguments)
+
+        def slow_keep(*arguments: Any) -> Any:
+            reading.set()
+            assert compared.wait(LIMIT_S)
+            return keep(*arguments)
+
+        monkeypatch.setattr(worker.kafka, "start", started.wait)
+        monkeypatch.setattr(worker.kafka, "read", slow_read)
+        begins = asyncio.create_task(worker.cycles.recover([CLICKS_0], 1, b"member"))
+        await asyncio.sleep(0)
+        worker.cycles.release()
+        started.set()
+        over = asyncio.create_task(worker.cycles.read(await begins, [CLICKS_0]))
+        await reads.wait()
+        monkeypatch.setattr(worker.cycles._recovery, "_keep", slow_keep)
+        begins = asyncio.create_task(worker.cycles.recover([CLICKS_0], 2, b"member"))
+        assert await over == {}
+        compared.set()
+        await worker.cycles.read(await begins, [CLICKS_0])
+        worker.offer(0, generation=2)
+        await worker.until(lambda: worker.acked == [0])
+        await worker.close()
+
+    asyncio.run(rebalance())
+    assert (worker.cycles.doing().phase, worker.kafka.next) == ("assigned", FETCHED)
+    worker.cycles.check_rejoined(-1.0)
+
+
+def test_an_assignment_that_is_over_before_it_begins_gives_no_partition(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As before, but with rows that stay in memory. No cycle begins, and no answer says that a user is here."""
+    worker = Worker(model_dir)
+    asked, told = asyncio.Event(), threading.Event()
+    positions = worker.kafka.positions
+
+    async def rebalance() -> Mapping[Partition, int]:
+        loop = asyncio.get_running_loop()
+
+        def slow_positions(*arguments: Any) -> Any:
+            loop.call_soon_threadsafe(asked.set)
+            assert told.wait(LIMIT_S)
+            return positions(*arguments)
+
+        await worker.take_over(1)
+        worker.offer(0)
+        await worker.until(lambda: worker.acked == [0])
+        worker.cycles.release()
+        monkeypatch.setattr(worker.kafka, "positions", slow_positions)
+        begins = asyncio.create_task(worker.cycles.recover([CLICKS_0], 2, b"member"))
+        await asked.wait()
+        worker.cycles.release()
+        told.set()
+        kept = (await begins).next
+        await worker.close()
+        return kept
+
+    assert asyncio.run(rebalance()) == {CLICKS_0: FETCHED}
+    assert worker.cycles.positions() == {}
+
+
 def test_rows_that_are_being_put_in_place_are_not_put_there_early_too(
     model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
