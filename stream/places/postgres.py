@@ -138,12 +138,14 @@ class PostgresSink:
     def write(self, part: Part) -> int:
         table = self._tables[part.output]
         events: list[Event] = list(part.events)
+        newest = events
         if part.output == "recommendations":
-            events = [part.events[n] for n in latest(part.events).values()]
+            events = [event for event in part.events if latest([event])]
+            newest = [part.events[n] for n in latest(part.events).values()]
         try:
             with self._open().transaction():
                 self._store_offset(part)  # first: it locks the row, so that another process waits here
-                return self._insert(table, events)
+                return self._insert(table, newest, events)
         except psycopg.Error as exc:
             raise self._failed(exc) from exc
 
@@ -170,17 +172,24 @@ class PostgresSink:
         if done.rowcount != 1:
             raise Moved(part.partition, part.begin)
 
-    def _insert(self, table: Table, events: Sequence[Event]) -> int:
-        """Insert the rows of events; return how many were left out because the table cannot hold them."""
+    def _insert(self, table: Table, newest: Sequence[Event], events: Sequence[Event]) -> int:
+        """Insert the rows of `newest`; return how many events were left out because the table cannot hold them.
+
+        events  in the place of `newest`, one by one, if the table cannot hold a row: the user's list of before stays
+        """
+        if self._fits(table, newest):
+            return 0
+        return sum(not self._fits(table, [event]) for event in events)
+
+    def _fits(self, table: Table, events: Sequence[Event]) -> bool:
+        """Insert the rows of events, or none of them; return whether the table can hold them."""
         connection = self._open()
         try:
             with connection.transaction(), connection.cursor() as cursor:  # a savepoint
                 cursor.executemany(table.insert, [_row(event, table.columns) for event in events])
-            return 0
         except UNFIT:
-            if len(events) == 1:
-                return 1
-        return sum(self._insert(table, [event]) for event in events)
+            return False
+        return True
 
     def _failed(self, exc: psycopg.Error) -> Exception:
         reason = self._url.redact(exc)

@@ -19,7 +19,7 @@ from stream.events import Anomaly, Expected, Partition, Recommendation
 from stream.places.parquet import ParquetSink
 from stream.places.postgres import PostgresSink
 from stream.places.redis import RedisSink
-from stream.places.sink import Moved, Part, Sink
+from stream.places.sink import Away, Moved, Part, Sink
 from stream.places.url import Url
 from tests.docs.blocks import ROOT
 from tests.servers import Postgres, Redis
@@ -179,6 +179,13 @@ def test_a_value_that_a_server_cannot_hold_stops_nothing(place: Place, odd: dict
     assert opened(place).offsets([RECS]) == {RECS: 3}
 
 
+def test_a_list_is_kept_if_the_place_cannot_hold_the_next_one(place: Place) -> None:
+    """Both are in one part: the earlier one is not left out with the later one."""
+    sink = opened(place)
+    left_out = sink.write(part(RECS, None, 2, decision("a", "x"), decision("a", "y", model="nul \0")))
+    assert place.lists() == {"a": ["x"] if left_out else ["y"]}
+
+
 def test_the_offset_moves_on_over_messages_of_which_none_is_written(place: Place) -> None:
     """Else the next part would be refused, or the bad messages read and counted again."""
     sink = opened(place)
@@ -284,6 +291,27 @@ def test_a_redis_that_wants_a_password_is_named_if_the_url_has_none(redis_server
             RedisSink(Url(redis_server.url)).open()
     finally:
         redis_server.client.config_set("requirepass", "")
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends"),
+    [
+        ("CONFIG SET maxmemory 1mb", "CONFIG SET maxmemory 0"),
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+        ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+    ],
+)
+def test_a_redis_that_takes_no_writes_for_now_is_waited_for(redis_server: Redis, begins: str, ends: str) -> None:
+    """It is full; it has become a replica, as in a failover; it has too few replicas. Then it takes them again."""
+    redis_server.client.flushall()
+    sink = opened(in_redis(redis_server))
+    redis_server.client.execute_command(*begins.split())
+    try:
+        with pytest.raises(Away):
+            sink.write(part(RECS, None, 1, decision("a", "x")))
+    finally:
+        redis_server.client.execute_command(*ends.split())
+    sink.write(part(RECS, None, 1, decision("a", "x")))
 
 
 @pytest.mark.parametrize("database", ["shop", "0/1", "-1"])
