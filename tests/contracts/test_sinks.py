@@ -4,7 +4,9 @@ tests/kafka/test_avro_sink.py runs the tests that have a `place` on topics in Av
 """
 
 import json
+import os
 import re
+import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -248,6 +250,27 @@ def test_missing_tables_are_an_error_that_names_the_option(postgres_server: Post
     PostgresSink(Url(postgres_server.url), ["anomalies"], create=True).open()
     with pytest.raises(ConfigError, match='database "nowhere" does not exist'):
         PostgresSink(Url(postgres_server.url.replace("/postgres", "/nowhere")), ["anomalies"]).open()
+
+
+def test_a_postgres_that_is_frozen_is_an_outage(postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process would wait for it without end, and would not end itself. Then it goes on where it was."""
+    place = in_postgres(postgres_server)
+    sink = opened(place)
+    sink.write(part(RECS, None, 1, decision("a", "x")))
+    [(server,)] = postgres_server.rows("SELECT pid FROM pg_stat_activity WHERE application_name = 'eddy sink'")
+    monkeypatch.setattr("stream.places.postgres.ANSWER_S", 0.1)
+    os.kill(server, signal.SIGSTOP)
+    try:
+        with pytest.raises(Away, match="no answer within 0 s"):
+            sink.write(part(RECS, 1, 2, decision("a", "y")))
+    finally:
+        os.kill(server, signal.SIGCONT)
+    monkeypatch.undo()
+    sink.close()
+    sink = opened(place)
+    [stored] = sink.offsets([RECS]).values()
+    assert stored in (1, 2)
+    assert place.lists() == {"a": [" xy"[stored]]}
 
 
 def test_the_url_can_name_a_schema_and_a_role_needs_three_rights(postgres_server: Postgres) -> None:
