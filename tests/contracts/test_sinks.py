@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -179,6 +180,20 @@ def test_a_value_that_a_server_cannot_hold_stops_nothing(place: Place, odd: dict
     assert len(lists) == 1 - left_out
     sink.close()
     assert opened(place).offsets([RECS]) == {RECS: 3}
+
+
+def test_few_questions_find_the_row_that_a_table_cannot_hold(
+    postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question for each row of the part would take longer than the workers need to write the next part."""
+    sink = opened(in_postgres(postgres_server))
+    assert isinstance(sink, PostgresSink)
+    asked, fits = Counter[int](), sink._fits
+    monkeypatch.setattr(sink, "_fits", lambda table, events: asked.update([len(events)]) or fits(table, events))
+    alerts = [alert(f"u{n}", reason="nul \0" if n == 700 else "many") for n in range(1_000)]
+    assert sink.write(part(ALERTS, None, 1_000, *alerts)) == 1
+    assert asked.total() < 30
+    assert postgres_server.rows("SELECT count(*) FROM eddy_anomalies") == [(999,)]
 
 
 def test_a_list_is_kept_if_the_place_cannot_hold_the_next_one(place: Place) -> None:
