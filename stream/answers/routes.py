@@ -7,6 +7,7 @@ the header Eddy-Forwarded, and is not passed on again.
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 from aiohttp import web
@@ -130,6 +131,11 @@ def _found(found: dict[str, Any] | bytes | frozenset[int]) -> tuple[int, Body]:
 
 
 def _id(request: web.Request) -> str:
+    """The id in the path. Raises Unanswered if it is not in UTF-8: aiohttp takes it for an id with the sign %."""
+    try:
+        unquote(request.rel_url.raw_path, errors="strict")
+    except UnicodeError:
+        raise Unanswered(400, "the id in the path is not in UTF-8; encode its bytes in UTF-8 as %XX") from None
     return request.match_info["id"]
 
 

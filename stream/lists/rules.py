@@ -101,7 +101,7 @@ class RuledLists:
         other = copy(self)
         other._catalogue, other._no_rules = None, self._compiled
         other._shape = shape_of(self._rules, k)
-        if in_category:
+        if in_category and other.codes:  # without them the caller finds no code of a category, and refuses the request
             other._rules = msgspec.structs.replace(self._rules, same_category=True)
         return other
 

@@ -10,7 +10,10 @@
 The columns are the fields of the events, and `timestamp` is a timestamptz. Nothing is ever dropped or emptied.
 """
 
+import os
 import re
+import socket
+import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -79,6 +82,39 @@ LIMITS = "SET lock_timeout = '20s'; SET idle_in_transaction_session_timeout = '6
 not among the properties of the connection, where they would replace the `options` of the URL."""
 
 
+ANSWER_S = 30.0
+ROWS = 200
+"""Rows of one question, which must have its answer within ANSWER_S."""
+
+
+class Connection(psycopg.Connection[Any]):
+    """A connection that ends if a question has no answer within ANSWER_S.
+
+    libpq waits without end for a server that is frozen or whose disk hangs: its machine still confirms each packet.
+    """
+
+    _silent = False
+
+    def wait(self, *args: Any, **more: Any) -> Any:
+        cut = threading.Timer(ANSWER_S, self._cut)
+        cut.daemon = True
+        cut.start()
+        try:
+            return super().wait(*args, **more)
+        except psycopg.OperationalError as exc:
+            if self._silent:
+                raise psycopg.OperationalError(f"no answer within {ANSWER_S:.0f} s") from exc
+            raise
+        finally:
+            cut.cancel()
+            cut.join()
+
+    def _cut(self) -> None:
+        self._silent = True
+        with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(self.fileno())) as copy:
+            copy.shutdown(socket.SHUT_RDWR)
+
+
 class Table(NamedTuple):
     """The table of one output, with its statement for one row."""
 
@@ -104,7 +140,7 @@ class PostgresSink:
 
     def open(self) -> None:
         try:
-            self._connection = psycopg.connect(self._url.text, autocommit=True, **SESSION)  # type: ignore[arg-type]
+            self._connection = Connection.connect(self._url.text, autocommit=True, **SESSION)  # type: ignore[arg-type]
         except psycopg.ProgrammingError as exc:  # the text of the URL
             raise ConfigError(
                 f"{self.where} is no URL of PostgreSQL; it looks like postgresql://USER@HOST:5432/DATABASE"
@@ -138,12 +174,15 @@ class PostgresSink:
     def write(self, part: Part) -> int:
         table = self._tables[part.output]
         events: list[Event] = list(part.events)
+        newest = events
         if part.output == "recommendations":
-            events = [part.events[n] for n in latest(part.events).values()]
+            # without the newest ones that the table cannot hold, the user's list of before counts
+            events = [event for event in part.events if latest([event])]
+            newest = [part.events[n] for n in latest(part.events).values()]
         try:
             with self._open().transaction():
                 self._store_offset(part)  # first: it locks the row, so that another process waits here
-                return self._insert(table, events)
+                return 0 if self._fits(table, newest) else self._insert(table, events)
         except psycopg.Error as exc:
             raise self._failed(exc) from exc
 
@@ -171,16 +210,28 @@ class PostgresSink:
             raise Moved(part.partition, part.begin)
 
     def _insert(self, table: Table, events: Sequence[Event]) -> int:
-        """Insert the rows of events; return how many were left out because the table cannot hold them."""
+        """Insert the rows of events; return how many were left out because the table cannot hold them.
+
+        It halves the events until each half fits: row by row, one that does not would make a part take seconds.
+        """
+        if not events or self._fits(table, events):
+            return 0
+        if len(events) == 1:
+            return 1
+        half = len(events) // 2
+        return self._insert(table, events[:half]) + self._insert(table, events[half:])
+
+    def _fits(self, table: Table, events: Sequence[Event]) -> bool:
+        """Insert the rows of events, or none of them; return whether the table can hold them."""
         connection = self._open()
         try:
             with connection.transaction(), connection.cursor() as cursor:  # a savepoint
-                cursor.executemany(table.insert, [_row(event, table.columns) for event in events])
-            return 0
+                rows = [_row(event, table.columns) for event in events]
+                for first in range(0, len(rows), ROWS):
+                    cursor.executemany(table.insert, rows[first : first + ROWS])
         except UNFIT:
-            if len(events) == 1:
-                return 1
-        return sum(self._insert(table, [event]) for event in events)
+            return False
+        return True
 
     def _failed(self, exc: psycopg.Error) -> Exception:
         reason = self._url.redact(exc)

@@ -52,8 +52,15 @@ to live or 0, then the values. The first write is the offset: out of memory, Red
 ANSWER_S = 30.0
 CONNECT_S = 10.0
 
-PASSING = ("READONLY", "OOM", "MISCONF", "MASTERDOWN", "LOADING", "BUSY", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN")
-"""First words of the errors that end by themselves, or when an operator makes room."""
+PASSING = (
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,  # of a replica: the connection is to a primary of before
+    redis.exceptions.ClusterDownError,  # and MASTERDOWN
+    redis.exceptions.TryAgainError,
+)
+PASSING_WORDS = ("MISCONF", "BUSY", "NOREPLICAS")
+"""Errors that end by themselves, or when an operator makes room. redis-py cuts off the first word of those for which it
+has a class, so the text of those does not show it."""
 
 
 def _check_database(url: str) -> None:
@@ -132,7 +139,7 @@ class RedisSink:
                 f"{self.where} refuses this user ({self._url.redact(exc)}); docs/sinks.md has the rights that it needs"
             ) from exc
         except redis.ResponseError as exc:
-            if str(exc).startswith(PASSING):
+            if isinstance(exc, PASSING) or str(exc).startswith(PASSING_WORDS):
                 raise Away(self._url.redact(exc)) from exc
             raise ConfigError(f"{self.where} cannot be written ({self._url.redact(exc)}); see --prefix") from exc
         except (redis.RedisError, OSError) as exc:

@@ -4,8 +4,11 @@ tests/kafka/test_avro_sink.py runs the tests that have a `place` on topics in Av
 """
 
 import json
+import os
 import re
+import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +22,7 @@ from stream.events import Anomaly, Expected, Partition, Recommendation
 from stream.places.parquet import ParquetSink
 from stream.places.postgres import PostgresSink
 from stream.places.redis import RedisSink
-from stream.places.sink import Moved, Part, Sink
+from stream.places.sink import Away, Moved, Part, Sink
 from stream.places.url import Url
 from tests.docs.blocks import ROOT
 from tests.servers import Postgres, Redis
@@ -179,6 +182,27 @@ def test_a_value_that_a_server_cannot_hold_stops_nothing(place: Place, odd: dict
     assert opened(place).offsets([RECS]) == {RECS: 3}
 
 
+def test_few_questions_find_the_row_that_a_table_cannot_hold(
+    postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question for each row of the part would take longer than the workers need to write the next part."""
+    sink = opened(in_postgres(postgres_server))
+    assert isinstance(sink, PostgresSink)
+    asked, fits = Counter[int](), sink._fits
+    monkeypatch.setattr(sink, "_fits", lambda table, events: asked.update([len(events)]) or fits(table, events))
+    alerts = [alert(f"u{n}", reason="nul \0" if n == 700 else "many") for n in range(1_000)]
+    assert sink.write(part(ALERTS, None, 1_000, *alerts)) == 1
+    assert asked.total() < 30
+    assert postgres_server.rows("SELECT count(*) FROM eddy_anomalies") == [(999,)]
+
+
+def test_a_list_is_kept_if_the_place_cannot_hold_the_next_one(place: Place) -> None:
+    """Both are in one part: the earlier one is not left out with the later one."""
+    sink = opened(place)
+    left_out = sink.write(part(RECS, None, 2, decision("a", "x"), decision("a", "y", model="nul \0")))
+    assert place.lists() == {"a": ["x"] if left_out else ["y"]}
+
+
 def test_the_offset_moves_on_over_messages_of_which_none_is_written(place: Place) -> None:
     """Else the next part would be refused, or the bad messages read and counted again."""
     sink = opened(place)
@@ -243,6 +267,27 @@ def test_missing_tables_are_an_error_that_names_the_option(postgres_server: Post
         PostgresSink(Url(postgres_server.url.replace("/postgres", "/nowhere")), ["anomalies"]).open()
 
 
+def test_a_postgres_that_is_frozen_is_an_outage(postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process would wait for it without end, and would not end itself. Then it goes on where it was."""
+    place = in_postgres(postgres_server)
+    sink = opened(place)
+    sink.write(part(RECS, None, 1, decision("a", "x")))
+    [(server,)] = postgres_server.rows("SELECT pid FROM pg_stat_activity WHERE application_name = 'eddy sink'")
+    monkeypatch.setattr("stream.places.postgres.ANSWER_S", 0.1)
+    os.kill(server, signal.SIGSTOP)
+    try:
+        with pytest.raises(Away, match="no answer within 0 s"):
+            sink.write(part(RECS, 1, 2, decision("a", "y")))
+    finally:
+        os.kill(server, signal.SIGCONT)
+    monkeypatch.undo()
+    sink.close()
+    sink = opened(place)
+    [stored] = sink.offsets([RECS]).values()
+    assert stored in (1, 2)
+    assert place.lists() == {"a": [" xy"[stored]]}
+
+
 def test_the_url_can_name_a_schema_and_a_role_needs_three_rights(postgres_server: Postgres) -> None:
     """As docs/sinks.md says: search_path in the URL; SELECT, INSERT and UPDATE."""
     postgres_server.rows("DROP SCHEMA public CASCADE; CREATE SCHEMA public; CREATE SCHEMA shop; CREATE ROLE app LOGIN")
@@ -284,6 +329,27 @@ def test_a_redis_that_wants_a_password_is_named_if_the_url_has_none(redis_server
             RedisSink(Url(redis_server.url)).open()
     finally:
         redis_server.client.config_set("requirepass", "")
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends"),
+    [
+        ("CONFIG SET maxmemory 1mb", "CONFIG SET maxmemory 0"),
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+        ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+    ],
+)
+def test_a_redis_that_takes_no_writes_for_now_is_waited_for(redis_server: Redis, begins: str, ends: str) -> None:
+    """It is full; it has become a replica, as in a failover; it has too few replicas. Then it takes them again."""
+    redis_server.client.flushall()
+    sink = opened(in_redis(redis_server))
+    redis_server.client.execute_command(*begins.split())
+    try:
+        with pytest.raises(Away):
+            sink.write(part(RECS, None, 1, decision("a", "x")))
+    finally:
+        redis_server.client.execute_command(*ends.split())
+    sink.write(part(RECS, None, 1, decision("a", "x")))
 
 
 @pytest.mark.parametrize("database", ["shop", "0/1", "-1"])

@@ -140,6 +140,9 @@ def test_every_answer_has_the_fields_of_the_description(running: Running) -> Non
         ("/v1/users/ann/recommendations?category=", 400, "category has 0 characters"),
         (f"/v1/users/ann/recommendations?exclude={'i,' * 1001}", 400, "exclude names 1001 items"),
         (f"/v1/users/{'x' * 257}", 400, "no click can have this user id"),
+        ("/v1/users/M%FCller", 400, "the id in the path is not in UTF-8"),
+        ("/v1/users/%ED%A0%80", 400, "the id in the path is not in UTF-8"),
+        ("/v1/items/M%FCller/similar", 400, "the id in the path is not in UTF-8"),
         ("/v1/anomalies?limit=201", 400, "limit is '201'; it must be a whole number from 1 to 200"),
         ("/v1/anomalies?k=3", 400, "parameter 'k' does not exist here; there are user, limit"),
         ("/v1/workers?k=3", 400, "parameter 'k' does not exist here; there are none"),
@@ -234,6 +237,7 @@ def test_a_request_to_forget_needs_the_token(running: Running, tmp_path: Path) -
         assert running.get("/v1/users/ann", "DELETE", Authorization=header)[0] == 401
     assert running.forgotten == []
     assert running.get("/v1/users/ann", "DELETE", Authorization=f"bearer {SECRET.decode()}")[0] == 202
+    assert running.get("/v1/users/M%FCller", "DELETE", Authorization=f"Bearer {SECRET.decode()}")[0] == 400
     assert running.forgotten == [b"ann"]
     listener = listen("127.0.0.1", 0)
     running.port = listener.getsockname()[1]

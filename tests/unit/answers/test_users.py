@@ -126,8 +126,9 @@ def test_limits_of_a_request_shorten_the_full_ranking(model_dir: Path, tmp_path:
     with pytest.raises(Unanswered, match="no category 'shoes'"):
         items(4, (), "shoes")
     assert items(6) == want.items
-    with pytest.raises(Unanswered, match="needs a catalogue"):
-        Users(engine_of(model_dir, tmp_path, Rules()), dict).recommendations(b"x", Asked(3, (), "c1"), frozenset())
+    for rules in (Rules(), Rules(explore=0.1)):
+        with pytest.raises(Unanswered, match="category needs a catalogue"):
+            Users(engine_of(model_dir, tmp_path, rules), dict).recommendations(b"x", Asked(3, (), "c1"), frozenset())
 
 
 def test_only_partitions_that_this_worker_has_are_looked_in(model_dir: Path, tmp_path: Path) -> None:
