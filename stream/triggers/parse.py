@@ -130,10 +130,10 @@ def _named(given: dict[str, Any], name: str) -> Rule:
         _duration(given, "window", HOUR_MS) if "window" in given else 7 * DAY_MS,
         _of(given),
         over_ms,
-        int(_number(given, "least", 1, 1_000_000)) if "least" in given else 2 if drops else 20,
-        _number(given, "times", 1, 1_000) if "times" in given else 2.0,
+        _count(given, "least") if "least" in given else 2 if drops else 20,
+        _times(given),
         _share(given, "significance", 1.0) if "significance" in given else 0.001,
-        int(_number(given, "most", 1, 1_000_000)) if "most" in given else 10_000,
+        _count(given, "most") if "most" in given else 10_000,
         _share(given, "drop", 0.99) if "drop" in given else 0.05,
     )
 
@@ -181,10 +181,17 @@ def _share(given: dict[str, Any], key: str, most: float) -> float:
     return float(value)
 
 
-def _number(given: dict[str, Any], key: str, least: int, most: int) -> float:
+def _count(given: dict[str, Any], key: str) -> int:
     value = given[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise ConfigError(f"{key} is {shown(value)}; it must be a number from {least} to {most:,}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1_000_000:
+        raise ConfigError(f"{key} is {shown(value)}; it must be a whole number from 1 to 1,000,000")
+    return value
+
+
+def _times(given: dict[str, Any]) -> float:
+    value = given.get("times", 2.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= 1_000:
+        raise ConfigError(f"times is {shown(value)}; it must be a number from 1 to 1,000")
     return float(value)
 
 

@@ -112,6 +112,8 @@ class Streams:
         keep_open(request)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await response.prepare(request)
+        if request.method == "HEAD":  # the answer has no body, and ends here
+            return response
         try:
             await _write(response, f"retry: {RETRY_MS}\n\n".encode())
             sent, written_s = self._alerts.number_of(request.headers.get("Last-Event-ID")), time.monotonic()

@@ -223,6 +223,11 @@ def test_alerts_are_streamed_to_who_asks_for_a_stream(running: Running) -> None:
         assert stream.headers["Content-Type"] == "text/event-stream"
         assert [stream.readline() for _ in range(3)] == [b"retry: 1000\n", b"\n", b"id: clicks-0-2\n"]
     assert running.get("/v1/anomalies?limit=x", Accept="text/event-stream")[0] == 400
+    headers = socket.create_connection(("127.0.0.1", running.port), timeout=10)
+    with headers, headers.makefile("rb") as answer:
+        request = "HEAD /v1/anomalies HTTP/1.1", "Host: x", "Accept: text/event-stream", "Connection: close", "", ""
+        headers.sendall("\r\n".join(request).encode())
+        assert b"Content-Type: text/event-stream" in answer.read()  # up to the end of the connection
 
 
 def test_other_methods_are_refused(running: Running) -> None:
