@@ -135,7 +135,8 @@ class Partition:
     def _closed(self) -> list[dict[str, Any]]:
         events = []
         for name, one in self.signs.items():
-            if one.opened >= 0 and self.clock_ms - one.over_ms >= HALF_AN_HOUR_MS:
+            later = one.over_ms < self.start_ms and self.users >= 50
+            if one.opened >= 0 and self.clock_ms - one.over_ms >= HALF_AN_HOUR_MS and later:
                 reason = f"for half an hour no window had too many users who {WHAT[name]}"
                 events.append(self._event(name, "closed", reason, one.total) | {"alerts": one.alerts})
                 one.opened = -1

@@ -37,7 +37,9 @@ OVER_USERS, OVER_RATIO = 6, 1.5
 """And if it is at least so many users, and so many times what was usual."""
 
 QUIET_MS = 1_800_000
-"""An episode ends with the first click so long after the last window that had too many users began to have them."""
+"""An episode ends with the first click so long after the last window that had too many users began to have them, and
+after FEWEST users have clicked in a later window: else a fault in a small shop, whose windows are longer than this,
+would end and begin again in each of them."""
 
 CLOSED = -1
 NEVER_MS = 2**62
@@ -111,9 +113,14 @@ class Counts:
         )
 
     def due_ms(self) -> int:
-        """When the next episode ends if its users do not become too many again; NEVER_MS = there is none."""
+        """The earliest time at which an episode can end; NEVER_MS = there is none."""
         open_ = (over for over, opened in zip(self.over_ms, self.opened, strict=True) if opened != CLOSED)
         return min(open_, default=NEVER_MS) + QUIET_MS
+
+    def quiet(self, sign: int) -> bool:
+        """Whether a sign's users have not been too many for long enough."""
+        over_ms = self.over_ms[sign]
+        return self.clock_ms - over_ms >= QUIET_MS and over_ms < self.start_ms and self.users >= FEWEST
 
     def ends(self) -> bool:
         """Whether the window ends before a click at the partition's time."""

@@ -18,7 +18,7 @@ from stream.detect.alert import Verdicts
 from stream.detect.detector import Evidence, Fields
 from stream.events import DRIFT
 from stream.manifest import Tensor
-from stream.population.counts import CLOSED, OVER_NATS, QUIET_MS, Counts
+from stream.population.counts import CLOSED, OVER_NATS, Counts
 from stream.population.rates import DRIFT_LEVEL, LEVELS, Drift
 from stream.population.signs import NO_SIGN, SIGNS, SURGE, led_by, sentence, shown
 from stream.population.surge import NO_PLACE, PLACES, Surge
@@ -169,7 +169,7 @@ def _ended(counts: Counts, click: int) -> list[SystemRule]:
     """End the episodes of a partition that have been quiet for long enough."""
     ended = []
     for sign, (name, opened) in enumerate(zip(SIGNS, counts.opened, strict=True)):
-        if opened != CLOSED and counts.clock_ms - counts.over_ms[sign] >= QUIET_MS:
+        if opened != CLOSED and counts.quiet(sign):
             reason = f"for half an hour no window had too many users who {sentence(name)}"
             now_ms, users = counts.clock_ms, counts.total[sign]
             usual, alerts = counts.share(sign), counts.alerts[sign]
@@ -179,7 +179,7 @@ def _ended(counts: Counts, click: int) -> list[SystemRule]:
 
 
 def _due_ms(counts: Counts, surge: Surge) -> int:
-    """When the next episode of a partition ends if its users do not become too many again."""
+    """The earliest time at which an episode of a partition can end."""
     due_ms = surge.due_ms()
     return counts.due_ms() if due_ms is None else min(due_ms, counts.due_ms())
 
