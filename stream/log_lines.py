@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import re
 import sys
 import time
@@ -87,6 +88,18 @@ def as_json(root: logging.Logger) -> None:
     for handler in root.handlers:
         handler.setFormatter(JsonLines())
     logging.captureWarnings(True)
+
+
+def open_streams() -> None:
+    """Open the null device in the place of each standard stream that this process began without (`2>&-`).
+
+    Else a file or a connection to Kafka would have its number, with what a native library prints in it.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def last_line(text: str) -> None:

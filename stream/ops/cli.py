@@ -25,7 +25,7 @@ from stream import DISTRIBUTION
 from stream.environment import check_unknown
 from stream.errors import EddyError
 from stream.kafka_config import read_kafka_config
-from stream.log_lines import last_line
+from stream.log_lines import last_line, open_streams
 from stream.ops.dead_letters import dead_letters
 from stream.ops.explain import explain
 from stream.ops.feedback import calibrate, feedback, feedback_topic_option
@@ -250,6 +250,7 @@ def check(broker: str, kafka_config: str, mapping: str, triggers: str, as_json: 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run `eddy` and exit the process. Every error becomes one line; this is the program's only broad `except`."""
     try:
+        open_streams()
         code = eddy.main(args=arguments, prog_name="eddy", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.exceptions.NoArgsIsHelpError as exc:

@@ -25,6 +25,12 @@ CONNECTION_S = 10.0
 MOST_CONNECTIONS = 64
 """Connections at the same time: each costs a file descriptor of the worker. One more ends the oldest idle one."""
 
+QUEUE = 128
+"""Connections that the system holds until they are accepted."""
+
+REMIND_S = 300.0
+"""How often the log says that there is no file descriptor for a connection."""
+
 NAME = "eddy"
 """The header Server of each answer. By default it has the versions of Python and aiohttp."""
 
@@ -58,6 +64,8 @@ class Server:
         self._listener = listener
         self._routes = routes
         self._loop = asyncio.SelectorEventLoop()  # not uvloop: the thread may be in it when the process ends
+        self._loop.set_exception_handler(self._failed)
+        self._said_s: float | None = None  # when the log said that there is no file descriptor
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
         self._thread.start()
 
@@ -92,7 +100,19 @@ class Server:
             self._loop.call_later(CONNECTION_S, _cut_late, protocol)
             return protocol
 
-        return runner, await self._loop.create_server(connection, sock=self._listener)
+        # asyncio tries so many times at once to accept, also without a file descriptor, and logs each of these failures
+        accepting = await self._loop.create_server(connection, sock=self._listener, backlog=1)
+        self._listener.listen(QUEUE)
+        return runner, accepting
+
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log what the loop cannot give to anybody. It accepts again a second after it had no file descriptor."""
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+            loop.default_exception_handler(context)
+        elif self._said_s is None or loop.time() - self._said_s >= REMIND_S:
+            self._said_s = loop.time()
+            log.warning("the HTTP port cannot accept a connection: %s; raise the limit (ulimit -n)", error.strerror)
 
 
 async def _end_tasks() -> None:

@@ -60,9 +60,10 @@ class TopicWatch:
                 raise ConfigError(
                     f"topic {name} was deleted while this worker re-keyed it; create it again{self._reset()}"
                 )
+            states = name in (self._topics.clicks, self._topics.changelog)
+            then = "run `eddy topics repair` to continue with the users' states" if states else "start the worker again"
             raise ConfigError(
-                f"topic {name} was deleted while this worker ran; create it with `eddy topics create`, then run `eddy "
-                "topics repair` to continue with the users' states"
+                f"topic {name} was deleted while this worker ran; create it with `eddy topics create`, then {then}"
             )
         self._missing = missing
         self._were = now | self._were  # a broker that did not answer at the start has described nothing

@@ -6,6 +6,7 @@ The expectation is a plain loop over the clicks in the order in which they were 
 import io
 import json
 import signal
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from itertools import islice
@@ -25,7 +26,7 @@ from stream.kafka_config import PLAINTEXT
 from stream.ops.cli import main
 from stream.repair.plan import Change
 from stream.repair.repair import repair_topics
-from tests.kafka.lane import Lane, Worker, clicks, wait_until
+from tests.kafka.lane import Lane, Worker, click_id, clicks, wait_until
 from tests.oracle import POSITION, Oracle
 
 Messages = list[tuple[bytes | None, bytes | None]]
@@ -193,6 +194,25 @@ def test_topics_and_offsets_that_are_deleted(lane: Lane, admin: AdminClient) -> 
     lane.start()
     lane.wait_for_clicks()
     assert len(lane.read(lane.topics.recommendations)) == len(sent)
+
+
+def test_an_output_topic_that_is_deleted(lane: Lane, admin: AdminClient) -> None:
+    """A worker waits for it for some seconds, and goes on with the one that is created. Then it ends, with one line."""
+    lane.produce(clicks(300))
+    worker = lane.start()
+    lane.wait_for_clicks()
+    admin.delete_topics([lane.topics.sessions])[lane.topics.sessions].result(30)
+    lane.produce(clicks(300, seed=1))
+    worker.wait_for("transaction rolled back", times=3)
+    lane.create()
+    lane.wait_for_clicks()
+    decided = Counter(click_id(message) for message in lane.read(lane.topics.recommendations))
+    assert (len(decided), set(decided.values())) == (600, {1})
+    admin.delete_topics([lane.topics.sessions])[lane.topics.sessions].result(30)
+    lane.produce(clicks(300, seed=2))
+    line = ended(worker)
+    assert "-sessions was deleted while this worker ran; create it with `eddy topics create`, then start the" in line
+    assert "Traceback" not in worker.log
 
 
 def create_again(admin: AdminClient, topic: str, config: dict[str, str] | None = None) -> None:

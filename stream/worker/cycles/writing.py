@@ -24,6 +24,10 @@ from stream.worker.cycles.recovery import Assignment, Recovery
 ROLL_BACKS = 10
 """The worker ends after so many roll-backs of one batch; it would otherwise repeat a bad batch for ever."""
 
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 4.0
+"""The pause after a roll-back: twice as long after each. Together they are longer than TopicWatch needs to see that a
+topic is gone, and a topic that is made again meanwhile is written to."""
+
 log = logging.getLogger(__name__)
 
 
@@ -87,6 +91,7 @@ class Writer:
         assignment, loop = writing.assignment, asyncio.get_running_loop()
         encoding = partial(encode_all, self._engine, self._topics, self._limits, writing.batch)
         writing.batch = batch = await loop.run_in_executor(self._encoding, encoding)
+        pause_s = FIRST_PAUSE_S
         for _ in range(ROLL_BACKS):
             if not current():
                 return None
@@ -102,6 +107,8 @@ class Writer:
                 assignment.next.update(batch.offsets)
             if outcome is not Outcome.ROLLED_BACK:
                 return outcome
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         raise RuntimeError(f"the same transaction was rolled back {ROLL_BACKS} times")
 
     async def _deliver(self, batch: Batch, assignment: Assignment) -> Outcome:

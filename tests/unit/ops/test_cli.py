@@ -103,6 +103,14 @@ def test_ctrl_c_while_the_modules_are_loaded_prints_nothing() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_worker_without_an_output_ends_as_one_with_it(closed: str, tmp_path: Path) -> None:
+    """Some supervisors start a process without standard streams."""
+    words = [sys.executable, "-m", "stream.ops.cli", "worker", "--model", str(tmp_path)]
+    ended = subprocess.run(["bash", "-c", f'exec "$@" {closed}', "bash", *words], check=False, timeout=60)
+    assert ended.returncode == 2
+
+
 def test_a_worker_refuses_a_limit_in_which_its_threads_cannot_start() -> None:
     """Under 1 GiB of address space librdkafka would wait without end: one line and exit code 2 instead."""
     command = [sys.executable, "-m", "stream.ops.cli", "worker", "--model", "models/shop/1"]

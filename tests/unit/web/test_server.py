@@ -1,6 +1,7 @@
 """The HTTP server on a real port: what it answers, and what a bad client can do to it."""
 
 import asyncio
+import errno
 import json
 import socket
 import threading
@@ -74,6 +75,29 @@ def test_the_three_pages_answer(port: int, meter: Meter, health: Health) -> None
         "kafka_answers": True,
         "cycle_s": 0.0,
     }
+
+
+def test_without_a_file_descriptor_a_line_says_so_and_the_port_accepts_later(
+    meter: Meter, health: Health, caplog: pytest.LogCaptureFixture
+) -> None:
+    """asyncio alone would log thousands of stack traces a second."""
+
+    class Listener(socket.socket):
+        refusals = 2
+
+        def accept(self) -> tuple[socket.socket, object]:
+            if self.refusals:
+                self.refusals -= 1
+                raise OSError(errno.EMFILE, "Too many open files")
+            return super().accept()
+
+    listener = Listener(fileno=listen("127.0.0.1", 0).detach())
+    running = Server(listener, worker_routes(meter, health))
+    assert get(listener.getsockname()[1], "/livez")[0] == 200
+    running.close()
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "the HTTP port cannot accept a connection: Too many open files; raise the limit (ulimit -n)")
+    ]
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/livez/", "/v1/userz/u1"])
