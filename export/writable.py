@@ -16,7 +16,7 @@ def check_name(directory: Path) -> None:
 def check_writable(directory: Path) -> None:
     """Check that a model can be written to a directory, before an hour of training; leaves no files behind.
 
-    Raises ConfigError if the directory cannot be written or already contains a model.
+    Raises ConfigError if the directory cannot be written, or if it, its parent or a directory in it is a model.
     """
     made: list[Path] = []
     try:
@@ -24,6 +24,13 @@ def check_writable(directory: Path) -> None:
             raise ConfigError(
                 f"model {directory}: already contains a model; versions do not change, give another directory"
             )
+        others = [directory.absolute().parent, *sorted(found.parent for found in directory.glob("*/manifest.json"))]
+        for other in others:
+            if (other / "manifest.json").exists():
+                raise ConfigError(
+                    f"model {directory}: {other} is a model, and models do not contain models; give a directory beside "
+                    "it that ends in NAME/VERSION"
+                )
         for part in (*reversed(directory.parents), directory):
             if not part.exists():
                 part.mkdir()

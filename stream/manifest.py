@@ -155,7 +155,8 @@ def read_manifest(directory: Path) -> Manifest:
     if directory.is_file():
         raise ArtifactError(f"model {directory}: a file, and no directory; give the directory that `eddy train` wrote")
     if not directory.is_dir():
-        raise ArtifactError(f"model {directory}: no such directory; make it with `eddy train LOG --out {directory}`")
+        out = directory if len(directory.parts) > 1 else directory / "1"
+        raise ArtifactError(f"model {directory}: no such directory; make it with `eddy train LOG --out {out}`")
     path = directory / "manifest.json"
     if not path.is_file():  # a FIFO is none, and reading it would wait for ever
         versions = sorted(str(found.parent) for found in directory.glob("*/manifest.json"))

@@ -96,7 +96,7 @@ def intervals(ranks: Mapping[str, Ranks], session: npt.NDArray[np.integer], seed
     mean, drawn = _resampled(ranks, session, seed)
     names = list(ranks)
     found: dict[str, Any] = {
-        name: {f"{measure}_95": _range(drawn[:, i, j]) for j, measure in enumerate(RESAMPLED)}
+        name: {f"{measure}_95": _range(drawn[:, i, j], 0.0) for j, measure in enumerate(RESAMPLED)}
         for i, name in enumerate(names)
     }
     found["lead"] = {}
@@ -105,7 +105,7 @@ def intervals(ranks: Mapping[str, Ranks], session: npt.NDArray[np.integer], seed
         found["lead"][measure] = {
             "over": names[rival],
             "mean": float(mean[0, j] - mean[rival, j]),
-            "95": _range(drawn[:, 0, j] - drawn[:, rival, j]),
+            "95": _range(drawn[:, 0, j] - drawn[:, rival, j], -1.0),
         }
     return found
 
@@ -118,7 +118,7 @@ def changes(ranks: Mapping[str, Ranks], session: npt.NDArray[np.integer], seed: 
     mean, drawn = _resampled(ranks, session, seed)
     return {
         name: {
-            measure: {"mean": float(mean[i, j] - mean[0, j]), "95": _range(drawn[:, i, j] - drawn[:, 0, j])}
+            measure: {"mean": float(mean[i, j] - mean[0, j]), "95": _range(drawn[:, i, j] - drawn[:, 0, j], -1.0)}
             for j, measure in enumerate(RESAMPLED)
         }
         for i, name in enumerate(ranks)
@@ -127,20 +127,24 @@ def changes(ranks: Mapping[str, Ranks], session: npt.NDArray[np.integer], seed: 
 
 
 def _resampled(ranks: Mapping[str, Ranks], session: npt.NDArray[np.integer], seed: int) -> tuple[F64, F64]:
-    """The means of RESAMPLED for m methods, (m, 2), and the same for each resample, (RESAMPLES, m, 2)."""
+    """The means of RESAMPLED for m methods, (m, 2), and the same for each resample, (RESAMPLES, m, 2).
+
+    A single session has no resamples, (0, m, 2): all of them would be equal.
+    """
     _, which = np.unique(session, return_inverse=True)
     sessions = int(which.max()) + 1
     columns = [gain for rank in ranks.values() for gain in gains(rank, K)[:2]]
     sums = np.stack([np.bincount(which, column, sessions) for column in columns], axis=1)
     clicks = np.bincount(which, minlength=sessions).astype(np.float64)
     rng = np.random.default_rng(seed)
-    drawn = np.empty((RESAMPLES, len(columns)))
+    drawn = np.empty((RESAMPLES if sessions > 1 else 0, len(columns)))
     for row in drawn:
         times = np.bincount(rng.integers(0, sessions, sessions), minlength=sessions).astype(np.float64)
         row[:] = times @ sums / (times @ clicks)
     shape = len(ranks), len(RESAMPLED)
-    return (sums.sum(0) / clicks.sum()).reshape(shape), drawn.reshape(RESAMPLES, *shape)
+    return (sums.sum(0) / clicks.sum()).reshape(shape), drawn.reshape(-1, *shape)
 
 
-def _range(values: F64) -> list[float]:
-    return [float(value) for value in np.percentile(values, INTERVAL)]
+def _range(values: F64, lowest: float) -> list[float]:
+    """The 95% interval of resampled values; without any, all that is possible, from `lowest` to 1."""
+    return [float(value) for value in np.percentile(values, INTERVAL)] if len(values) else [lowest, 1.0]

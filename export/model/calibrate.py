@@ -22,9 +22,11 @@ from stream.detect.statistics import NONE, begins_run, fill_class, statistics
 from stream.detect.tail import Tail
 from stream.detect.windows import LAST, NO_GAP, WINDOWS, Sequence, slide
 from stream.lists.rules import NO_CATEGORY
+from stream.log_lines import counted
 from stream.manifest import Tensor
 from stream.model.gaps import SESSION_GAP_MS
 from stream.sessions.unusual import U64, EndCalibration, end_nats, mixed
+from stream.settings import ALPHAS
 from stream.state.row import NO_ITEM, row_dtype
 
 MOST_ALONE = 0.1
@@ -253,10 +255,10 @@ def calibration_warning(sessions: int, clicks: int, alpha: float) -> str | None:
     if sessions * alpha >= 1:
         return None
     enough, usable = _rounded_up(clicks / (sessions * alpha), 2), _rounded_up(1 / sessions, 1)
+    other = f", or start the worker with --alpha {usable:g}" if usable <= ALPHAS[1] else ""
     return (
-        f"with {sessions:,} held-out sessions the threshold of the alerts is extrapolated to one false alert in "
-        f"{1 / alpha:,.0f} sessions: train on more clicks (about {enough:,.0f}), or start the worker with "
-        f"--alpha {usable:g}"
+        f"with {counted(sessions, 'held-out session')} the threshold of the alerts is extrapolated to one false alert "
+        f"in {1 / alpha:,.0f} sessions: train on more clicks (about {enough:,.0f}){other}"
     )
 
 

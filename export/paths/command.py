@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from export.log.log import Log
     from export.record.recorded import Recorded
 
+PAGE_START = b"<!doctype html>"
+"""First bytes of a page, in lower case. `--html` replaces no other file: it may be the log."""
+
 OF_A_FILE = ("user_col", "item_col", "event_col", "time_col", "session_col", "category_col", "price_col", "in_order")
 """Options for the columns of a file, which a topic does not have."""
 
@@ -161,10 +164,18 @@ def _of_topic(
 
 
 def _check_html(html: Path) -> None:
-    """Check before a long count that the page can be written. Raises ConfigError."""
+    """Check before a long count that the page can be written, and replaces only a page. Raises ConfigError."""
+    there = html.exists()
     try:
+        if html.is_file():
+            with html.open("rb") as file:
+                start = file.read(len(PAGE_START))
+            if start.lower() != PAGE_START[: len(start)]:
+                raise ConfigError(f"--html {html}: this file is no page and is not replaced; give another file")
         with html.open("ab"):  # changes nothing in a file that is there
             pass
+        if not there:
+            html.unlink()  # the count may fail
     except OSError as exc:
         raise _unwritable(html, exc) from exc
 

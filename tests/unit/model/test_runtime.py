@@ -62,7 +62,7 @@ WRONG_FIELDS: list[tuple[str, dict[str, object]]] = [
 """What a manifest's field must be -> a value that it may not have."""
 
 DAMAGES: list[tuple[str, Callable[[Path], object]]] = [
-    ("no such directory", shutil.rmtree),
+    ("no such directory; make it with `eddy train LOG --out /.*/model`", shutil.rmtree),
     ("a file, and no directory", lambda directory: (shutil.rmtree(directory), directory.write_text("a model"))),
     (
         "no manifest.json; is this a directory of `eddy train`, and has it ended",

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from export.measure.metrics import KINDS, by_kind, changes, intervals, measures, popularity_kind, position_kind
+from export.report.verdict import verdict
 
 
 def test_measures_by_hand() -> None:
@@ -38,6 +39,17 @@ def test_the_interval_is_that_of_sessions_not_of_positions() -> None:
     assert alike["eddy"]["recall20_95"] == pytest.approx(alone["eddy"]["recall20_95"])
     low, high = alone["eddy"]["recall20_95"]
     assert high - low == pytest.approx(2 * 1.96 * (0.25 / 200) ** 0.5, rel=0.15)
+
+
+def test_one_session_says_nothing_about_other_sessions() -> None:
+    """Its interval is all that is possible. All resamples of one session are equal: they would give an interval of
+    width 0, and so the verdict better or worse."""
+    rank = np.array([1, 2, 0], np.uint8)
+    found = intervals({"eddy": rank, "other": rank * 0}, np.zeros(3, np.int64))
+    assert found["eddy"]["recall20_95"] == [0.0, 1.0]
+    assert found["lead"]["mrr20"] == {"over": "other", "mean": 0.5, "95": [-1.0, 1.0]}
+    assert verdict(found["lead"]).kind == "tie"
+    assert changes({"whole": rank, "less": rank * 0}, np.zeros(3, np.int64))["less"]["recall20"]["95"] == [-1.0, 1.0]
 
 
 def test_the_lead_is_paired_and_over_the_best() -> None:

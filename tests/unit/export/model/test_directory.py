@@ -1,6 +1,7 @@
 """The properties of a model directory that the worker relies on."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from export.model.untrained import untrained_head, write_untrained
 from export.network.mixture import AGES, Mixture
 from export.network.network import Network, Sizes
 from export.network.surprise import SurpriseHead, balanced_clusters, cluster_count
+from export.writable import check_writable
 from stream.ahead.counters import MOST_TYPES, counter_fields
 from stream.detect.behaviour import BehaviourDetector
 from stream.errors import ArtifactError, ConfigError
@@ -191,3 +193,19 @@ def test_graphs_have_no_paths_of_the_building_machine(directory: Path) -> None:
         content = (directory / name).read_bytes()
         assert b"network.py" not in content
         assert b"site-packages" not in content
+
+
+@pytest.mark.parametrize("slip", ["mine", "mine/1/2"])
+def test_a_model_is_not_written_above_or_into_another(model_dir: Path, tmp_path: Path, slip: str) -> None:
+    """`--out models/mine` beside models/mine/1 would be a model named models, of the version mine."""
+    shutil.copytree(model_dir, tmp_path / "mine" / "1")
+    with pytest.raises(ConfigError, match=f"{tmp_path}/mine/1 is a model"):
+        check_writable(tmp_path / slip)
+    check_writable(tmp_path / "mine" / "2")
+
+
+def test_the_way_to_make_a_missing_model_is_one_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`eddy train --out mine` is refused, so it is no advice."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArtifactError, match="--out mine/1`"):
+        read_manifest(Path("mine"))

@@ -130,6 +130,8 @@ def test_event_types_that_control_a_terminal_are_shown_as_question_marks(tmp_pat
         (["log.csv", "--compare-users", "missing.txt"], "cannot be read"),
         (["log.csv", "--html", "missing/page.html"], "cannot be written"),
         (["log.csv", "--html", "."], "cannot be written"),
+        (["log.csv", "--html", "log.csv"], "is not replaced"),
+        (["log.csv", "--compare-users", "users.txt", "--html", "users.txt"], "is not replaced"),
         (["plain.csv", "--by", "category"], "--by category needs a column"),
         (["log.csv", "--mapping", "missing.toml"], "no such file"),
         ([], "give either a LOG or --topic"),
@@ -153,10 +155,25 @@ def test_mistakes_are_one_line(
     written(Path("log.csv"), SESSIONS[:10])
     Path("empty.csv").write_text("user_id,item_id,timestamp\n")
     Path("plain.csv").write_text(f"user_id,item_id,timestamp\nu,i,{START_S}\n")
+    Path("users.txt").write_text("u0\n")
+    before = {file: file.read_bytes() for file in Path().iterdir()}
     done = run(*arguments)
     assert isinstance(done.exception, ConfigError)
     assert fragment in str(done.exception)
     assert "\n" not in str(done.exception)
+    assert {file: file.read_bytes() for file in Path().iterdir()} == before
+
+
+def test_the_page_replaces_a_page_and_an_empty_file(log: Path, tmp_path: Path) -> None:
+    """A page of yesterday is replaced, and one that was cut; a mistake leaves no empty file."""
+    page = tmp_path / "page.html"
+    for content in ("", "<!DOCTYPE html>\n<p>yesterday", "<!doctype html>"):
+        page.write_text(content)
+        assert run(log, "--html", page).exit_code == 0
+        assert page.read_text().endswith("</html>")
+    page.unlink()
+    assert run(tmp_path / "missing.csv", "--html", page).exception
+    assert not page.exists()
 
 
 def test_a_mapping_names_the_columns(tmp_path: Path) -> None:

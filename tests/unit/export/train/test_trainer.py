@@ -242,6 +242,9 @@ def test_too_few_held_out_sessions_for_alpha_are_reported() -> None:
         usable = float(warning.rpartition(" ")[2])
         assert calibration_warning(sessions, 3_200, usable) is None
         assert usable <= 2 / sessions
+    warning = calibration_warning(1, 3_200, 0.001)
+    assert warning is not None
+    assert warning.endswith("train on more clicks (about 3,200,000)")  # a worker takes no --alpha 1
 
 
 def test_windows_carry_the_state(rule_model: Path) -> None:
