@@ -6,9 +6,11 @@ confluent-kafka in Eddy is made by `connect`; a client that is made elsewhere wo
 
 import asyncio
 import base64
+import http.client
 import logging
 import ssl
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -24,6 +26,12 @@ from stream.kafka_config import KafkaConfig, check_addresses
 
 TOKEN_S = 10.0
 """Time limit of a request for a token."""
+
+AGAIN_S = 2.0
+"""The endpoint is asked again so long after it gave no token: aiokafka asks for one many times a second then."""
+
+PASSING = (408, 429, *range(500, 600))
+"""Statuses of a token endpoint that is out. With others, such as 401, it refuses this client."""
 
 RENEW_AT = 0.8
 """A token is fetched again after this share of its life, as librdkafka does."""
@@ -119,6 +127,22 @@ def _tls(config: KafkaConfig) -> ssl.SSLContext:
     return context
 
 
+def token_outage(config: KafkaConfig) -> str | None:
+    """Why nobody gets a token now; None if the token endpoint gives one or refuses, or if there is none.
+
+    Without a new token Kafka refuses the old one, which says nothing of the user. It may take TOKEN_S.
+    """
+    if config.mechanism != "OAUTHBEARER" or config.properties.get("sasl.oauthbearer.method") != "oidc":
+        return None
+    try:
+        _fetch_token(config.properties)
+    except urllib.error.HTTPError as exc:
+        return f"the token endpoint answers {exc.code}" if exc.code in PASSING else None
+    except OSError as exc:
+        return f"the token endpoint gives no token ({config.redact(str(getattr(exc, 'reason', exc)))})"
+    return None
+
+
 class Tokens(AbstractTokenProvider):
     """Gives aiokafka the tokens that librdkafka gets itself with the same properties (OAUTHBEARER).
 
@@ -128,14 +152,21 @@ class Tokens(AbstractTokenProvider):
 
     def __init__(self, properties: Mapping[str, str]) -> None:
         self._properties = properties
-        self._token, self._until_s = "", 0.0
+        self._token, self._renew_s, self._expires_s = "", 0.0, 0.0
+        self._failure = ""
 
     async def token(self) -> str:
-        if time.monotonic() >= self._until_s:
+        """Raises OSError without a token: aiokafka takes it for a broker that it cannot reach, and tries again."""
+        asked_s = time.monotonic()
+        if asked_s >= self._renew_s:
             fetch = _fetch_token if self._properties.get("sasl.oauthbearer.method") == "oidc" else _unsecured_token
-            asked_s = time.monotonic()
-            self._token, life_s = await asyncio.to_thread(fetch, self._properties)
-            self._until_s = asked_s + life_s * RENEW_AT
+            try:
+                self._token, life_s = await asyncio.to_thread(fetch, self._properties)
+                self._renew_s, self._expires_s = asked_s + life_s * RENEW_AT, asked_s + life_s
+            except OSError as exc:
+                self._renew_s, self._failure = asked_s + AGAIN_S, str(exc)
+        if asked_s >= self._expires_s:
+            raise ConnectionError(f"no token: {self._failure}")
         return self._token
 
     def extensions(self) -> dict[str, str]:
@@ -144,7 +175,7 @@ class Tokens(AbstractTokenProvider):
 
 
 def _fetch_token(properties: Mapping[str, str]) -> tuple[str, float]:
-    """A token of the endpoint, and its life in s."""
+    """A token of the endpoint, and its life in s. Raises OSError if it gives none."""
     form = {"grant_type": "client_credentials"}
     if "sasl.oauthbearer.scope" in properties:
         form["scope"] = properties["sasl.oauthbearer.scope"]
@@ -154,9 +185,12 @@ def _fetch_token(properties: Mapping[str, str]) -> tuple[str, float]:
         urllib.parse.urlencode(form).encode(),
         {"Authorization": f"Basic {base64.b64encode(user.encode()).decode()}", "Accept": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=TOKEN_S) as answer:
-        answered = msgspec.json.decode(answer.read(), type=dict[str, Any])
-    return str(answered["access_token"]), float(answered.get("expires_in", 300))
+    try:
+        with urllib.request.urlopen(request, timeout=TOKEN_S) as answer:
+            answered = msgspec.json.decode(answer.read(), type=dict[str, Any])
+        return str(answered["access_token"]), float(answered.get("expires_in", 300))
+    except (http.client.HTTPException, msgspec.DecodeError, KeyError, TypeError, ValueError) as exc:
+        raise ConnectionError("its answer has none") from exc
 
 
 def _unsecured_token(properties: Mapping[str, str]) -> tuple[str, float]:

@@ -13,7 +13,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from stream.access.credentials import connect
+from stream.access.credentials import connect, token_outage
 from stream.access.listener import Listener, ask_listener
 from stream.errors import ConfigError
 from stream.kafka_config import KafkaConfig
@@ -103,6 +103,8 @@ def why_refused(broker: str, config: KafkaConfig, errors: Iterable[KafkaError]) 
         if error.code() == KafkaError._SSL:
             return ConfigError(_certificate(broker, error, config))
         if error.code() == KafkaError._AUTHENTICATION:
+            if token_outage(config) is not None:
+                return None
             token = config.mechanism == "OAUTHBEARER"
             names = "sasl.oauthbearer.*" if token else "sasl.username, sasl.password and sasl.mechanism"
             return ConfigError(

@@ -20,6 +20,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 
+from stream.access.credentials import token_outage
 from stream.access.listener import why_silent
 from stream.access.refusal import Admin
 from stream.errors import ConfigError
@@ -196,7 +197,7 @@ def watch_kafka(broker: str, topic: str, config: KafkaConfig) -> KafkaWatch:
         topics[:] = [topic]
         return admin.forget()
 
-    return KafkaWatch(broker, ask, admin.refusal, lambda: why_silent(broker))
+    return KafkaWatch(broker, ask, admin.refusal, lambda: token_outage(config) or why_silent(broker))
 
 
 async def in_daemon(name: str, call: Callable[..., Any], *arguments: Any) -> Any:

@@ -130,9 +130,7 @@ class Errors(logging.Handler):
             return
         self._said_s = now_s
         reason = " ".join(record.getMessage().split())[:200]
-        log.warning(
-            "traces are lost, clicks are decided as before: endpoint=%s errors=%d reason=%s",
-            self._url,
-            self._count,
-            reason,
-        )
+        text = "traces are lost, clicks are decided as before: endpoint=%s errors=%d reason=%s"
+        facts = self._url, self._count, reason
+        # not log.warning: Python 3.13.4 and later drop what is logged while another record is handled
+        log.callHandlers(log.makeRecord(log.name, logging.WARNING, __file__, 0, text, facts, None))

@@ -248,7 +248,7 @@ def _undecodable(refusal: Exception) -> BadClick:
     if isinstance(refusal, UnicodeError):
         return BadClick("not_utf8", str(refusal))
     if isinstance(refusal, RecursionError):
-        return BadClick("not_json", "objects or lists are inside each other too deeply; about 1,000 levels are read")
+        return BadClick("not_json", "objects or lists are inside each other too deeply; at least 900 levels are read")
     return BadClick("not_json", str(refusal))
 
 

@@ -4,15 +4,10 @@ One broker for the whole run, with a listener of each kind. The certificates are
 belongs to the tests: who comes by it has every right.
 """
 
-import base64
-import json
 import os
 import re
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +34,7 @@ from stream.settings import Topics
 from tests.kafka.brokers import Addresses, one_broker
 from tests.kafka.lane import ROOT, Lane, Worker
 from tests.once import once, shared_directory
+from tests.tokens import TokenEndpoint
 
 USER = "User:eddy"
 SECRETS = {"plain": "plain-hunter2", "scram": "scram-hunter2", "key": "key-hunter2", "client": "client-hunter2"}
@@ -122,32 +118,9 @@ def write_certificate(path: Path, authority: trustme.CA, name: str, password: st
 
 @pytest.fixture(scope="session")
 def token_url() -> Iterator[str]:
-    """An OAuth token endpoint that knows one client, and whose tokens the broker takes without a signature."""
-    expected = "Basic " + base64.b64encode(f"eddy:{SECRETS['client']}".encode()).decode()
-
-    class Endpoint(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            known = self.headers["Authorization"] == expected
-            now_s = int(time.time())
-            claims = {"sub": "eddy", "iat": now_s, "exp": now_s + 600, "scope": "kafka"}
-            parts = (base64.urlsafe_b64encode(json.dumps(part).encode()) for part in ({"alg": "none"}, claims))
-            token = ".".join(part.decode().rstrip("=") for part in parts) + "."
-            answer = {"access_token": token, "expires_in": 600, "token_type": "Bearer"} if known else {"error": "no"}
-            body = json.dumps(answer).encode()
-            self.send_response(200 if known else 401)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *arguments: object) -> None:
-            """Nothing: a test prints no log of a server."""
-
-    server = HTTPServer(("127.0.0.1", 0), Endpoint)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/token"
-    server.shutdown()
+    endpoint = TokenEndpoint(SECRETS["client"])
+    yield endpoint.url
+    endpoint.close()
 
 
 # -- what docs/security.md lists ---------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from stream.access.publish import CONNECT_S
 from stream.errors import ConfigError
 from stream.kafka.topics import check_topics
 from stream.kafka_config import KafkaConfig
-from tests.kafka.lane import ROOT, clicks
+from tests.kafka.lane import ROOT, clicks, wait_until
 from tests.kafka.secured import (
     KINDS,
     RIGHTS,
@@ -30,6 +30,7 @@ from tests.kafka.secured import (
     secure_lane,
     written,
 )
+from tests.tokens import TokenEndpoint
 
 WAYS = ["certificate", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "unsecured token", "oidc"]
 
@@ -90,6 +91,31 @@ def test_a_password_that_changes_ends_a_worker_only_when_its_connections_break(
         secure.wait_for_clicks()
         assert worker.end(signal.SIGTERM) == 0, worker.log
         secure.assert_as_if_nothing_had_happened()
+
+
+def test_a_worker_waits_for_a_token_endpoint_that_is_out(
+    own_cluster: Cluster, name: str, model: Path, tmp_path: Path
+) -> None:
+    """Its last token is too old when the broker restarts: nothing lets it in before the endpoint answers again. That is
+    an outage, and no wrong password."""
+    endpoint = TokenEndpoint(SECRETS["client"], life_s=8)
+    config = written(tmp_path / "client.properties", properties(own_cluster, "oidc", endpoint.url))
+    with secure_lane(own_cluster, name, model, tmp_path) as secure:
+        secure.grant(RIGHTS)
+        worker = secure.start(broker=own_cluster.kafka.sasl, kafka_config=config, worker_id="0")
+        secure.produce(clicks(300, users=40, seed=1))
+        secure.wait_for_clicks()
+        endpoint.out = True
+        too_old_s = time.monotonic() + 8
+        wait_until(lambda: time.monotonic() > too_old_s, "the last token is too old")
+        own_cluster.restart()
+        secure.produce(clicks(300, users=40, seed=2))
+        wait_until(lambda: "the token endpoint answers 503" in worker.log, lambda: worker.log)
+        endpoint.out = False
+        secure.wait_for_clicks()
+        assert worker.end(signal.SIGTERM) == 0, worker.log
+        secure.assert_as_if_nothing_had_happened()
+    endpoint.close()
 
 
 def eddy(*arguments: object) -> subprocess.CompletedProcess[str]:

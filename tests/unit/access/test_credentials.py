@@ -10,11 +10,22 @@ import pytest
 import trustme
 
 from stream.access import credentials
-from stream.access.credentials import Tokens, faust_options
+from stream.access.credentials import Tokens, faust_options, token_outage
 from stream.errors import ConfigError
 from stream.kafka_config import PLAINTEXT, KafkaConfig
+from tests.tokens import TokenEndpoint
 
 UNSECURED = {"sasl.oauthbearer.config": "principal=eddy lifeSeconds=60 scope=x"}
+
+
+def oidc(url: str, secret: str = "hunter2") -> dict[str, str]:
+    return {
+        "sasl.mechanism": "OAUTHBEARER",
+        "sasl.oauthbearer.method": "oidc",
+        "sasl.oauthbearer.token.endpoint.url": url,
+        "sasl.oauthbearer.client.id": "eddy",
+        "sasl.oauthbearer.client.secret": secret,
+    }
 
 
 def context(**given: str) -> ssl.SSLContext:
@@ -71,6 +82,45 @@ def test_a_token_is_used_until_most_of_its_life_is_over(monkeypatch: pytest.Monk
     assert seen[0] == seen[1] != seen[2]
     claims = json.loads(base64.urlsafe_b64decode(seen[0].split(".")[1] + "=="))
     assert (claims["sub"], claims["exp"] - claims["iat"]) == ("eddy", 60)
+
+
+def test_a_token_endpoint_that_is_out_is_asked_seldom_and_the_token_is_used_to_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """aiokafka asks for a token with each of its tries to connect, some twenty a second. OSError lets it try again."""
+    now_s = [1000.0]
+    monkeypatch.setattr(credentials.time, "monotonic", lambda: now_s[0])
+    endpoint = TokenEndpoint("hunter2", life_s=60)
+    tokens = Tokens(oidc(endpoint.url))
+    first = asyncio.run(tokens.token())
+    endpoint.out = True
+    now_s[0] = 1050.0
+    assert asyncio.run(tokens.token()) == first
+    now_s[0] = 1060.0
+    for _ in range(20):
+        with pytest.raises(OSError, match="503"):
+            asyncio.run(tokens.token())
+    assert endpoint.asked == 3
+    endpoint.out, now_s[0] = False, 1062.0
+    assert asyncio.run(tokens.token())
+    endpoint.close()
+
+
+def test_only_an_endpoint_that_gives_nobody_a_token_is_an_outage() -> None:
+    """A wrong secret stays wrong however long a worker waits. A broken endpoint, or a proxy's page, is no refusal."""
+    endpoint, page = TokenEndpoint("hunter2"), TokenEndpoint("hunter2", life_s=60)
+
+    def outage(url: str, secret: str = "hunter2") -> str | None:
+        return token_outage(KafkaConfig(oidc(url, secret)))
+
+    assert token_outage(PLAINTEXT) is outage(endpoint.url) is outage(endpoint.url, "hunter3") is None
+    endpoint.out = True
+    assert outage(endpoint.url) == "the token endpoint answers 503"
+    page.body = b"<html>soon</html>"
+    assert outage(page.url) == "the token endpoint gives no token (its answer has none)"
+    page.close()
+    endpoint.close()
+    assert "gives no token" in str(outage("http://127.0.0.1:9"))
 
 
 def test_extensions_are_pairs() -> None:

@@ -208,6 +208,6 @@ def test_a_number_of_thousands_of_digits_is_left_out(tmp_path: Path) -> None:
 def test_a_line_that_is_nested_too_deeply_is_named(tmp_path: Path) -> None:
     """The decoder refuses it, and the error has the number of the line."""
     line = '{"user_id": "u", "item_id": "a", "timestamp": 1733011200000, "category": %s}\n'
-    (tmp_path / "a.jsonl").write_text(line % '"c"' + line % ("[" * 5000 + "]" * 5000))
+    (tmp_path / "a.jsonl").write_text(line % '"c"' + line % ("[" * 50_000 + "]" * 50_000))
     with pytest.raises(ConfigError, match="line 2 is not a JSON object"):
         read_log(tmp_path / "a.jsonl")

@@ -100,7 +100,7 @@ def test_a_crash_while_saving_leaves_the_checkpoint_before(tmp_path: Path) -> No
     """An incomplete checkpoint does not replace the previous one."""
     checkpoint = Checkpoint(tmp_path / "whole.pt", "key", resume=True)
     checkpoint.save({"epoch": 1})
-    with pytest.raises(Exception, match="pickle"):
+    with pytest.raises(Exception, match=r"pickle|local object"):
         checkpoint.save({"epoch": lambda: 2})
     assert checkpoint.load() == {"epoch": 1}
 
