@@ -82,7 +82,6 @@ auto.create.topics.enable=false
 log.retention.check.interval.ms=60000
 log.cleaner.backoff.ms=500
 broker.heartbeat.interval.ms=500
-broker.session.timeout.ms=2000
 """
 
 
@@ -165,6 +164,8 @@ class ApacheKafka:
 
     classes  an option of Java instead of that of `shared_classes`
     java     further options of Java
+    session_s  the controller takes the leadership from a broker that it has not heard for so long, as on a machine that
+             stood still. After `kill` a new process waits for so long until it is let in
     secured  adds listeners with TLS and SASL and turns on ACLs
     address  "127.0.0.1:port"; a `restart()` does not change it
     tls      with `secured`: address of the listener that demands a client certificate
@@ -183,6 +184,7 @@ class ApacheKafka:
         proxy: str | None = None,
         classes: str | None = None,
         java: tuple[str, ...] = FAST_START,
+        session_s: float = 2.0,
     ) -> None:
         self._options = java
         self._libs = fetch_jars()
@@ -193,6 +195,7 @@ class ApacheKafka:
         self.address, self.tls, self.sasl, self.notls = (f"127.0.0.1:{number}" for number in (port, tls, sasl, notls))
         self.behind = f"127.0.0.1:{behind}"
         text = PROPERTIES.format(port=port, controller=controller, data=self._directory / "data")
+        text += f"broker.session.timeout.ms={session_s * 1000:.0f}\n"
         if secured is not None:
             text += secured.properties(port=port, controller=controller, tls=tls, sasl=sasl, notls=notls)
         if proxy is not None:

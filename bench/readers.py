@@ -15,6 +15,7 @@ from stream.kafka_config import PLAINTEXT, KafkaConfig
 
 READ_S = 120.0
 MARKER_S = 5.0
+LEADER_S = 30.0
 
 
 def _consumer(broker: str, group: str, config: KafkaConfig, isolation: str = "read_committed") -> Consumer:
@@ -62,11 +63,20 @@ def read_topic(broker: str, topic: str, config: KafkaConfig = PLAINTEXT) -> list
 
 
 def _high_watermarks(broker: str, topic: str, config: KafkaConfig) -> dict[int, int]:
-    """Partition -> the offset after its last record, whether this can be read yet or not."""
-    consumer = _consumer(broker, "readers", config, "read_uncommitted")
+    """Partition -> the offset after its last record, whether this can be read yet or not.
+
+    A broker that has just started has no leader for a partition: it is asked again, at most LEADER_S seconds.
+    """
+    consumer, deadline = _consumer(broker, "readers", config, "read_uncommitted"), time.monotonic() + LEADER_S
     try:
         partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
-        return {n: consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=10)[1] for n in partitions}
+        while True:
+            try:
+                return {n: consumer.get_watermark_offsets(TopicPartition(topic, n), timeout=10)[1] for n in partitions}
+            except KafkaException:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
     finally:
         consumer.close()
 

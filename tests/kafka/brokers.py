@@ -9,6 +9,8 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from bench.apache_kafka import ApacheKafka
 
+SESSION_S = 60.0
+
 
 class Addresses(NamedTuple):
     """Where a broker is; the last three are those of a secured one."""
@@ -29,13 +31,17 @@ S = TypeVar("S", bound=Server)
 
 
 @contextmanager
-def one_broker(directory: Path, kind: str, start: Callable[[], ApacheKafka] = ApacheKafka) -> Iterator[Addresses]:
-    """The addresses of one broker for all test processes that share the directory."""
+def one_broker(directory: Path, kind: str, start: Callable[[float], ApacheKafka]) -> Iterator[Addresses]:
+    """The addresses of one broker for all test processes that share the directory.
+
+    start  gets the session_s of a broker that nobody kills: on a machine that stands still for some seconds it would
+           lose the leadership of all partitions
+    """
 
     def addresses(broker: ApacheKafka) -> list[str]:
         return [broker.address, broker.tls, broker.sasl, broker.notls]
 
-    with one_server(directory, kind, start, addresses) as found:
+    with one_server(directory, kind, lambda: start(SESSION_S), addresses) as found:
         yield Addresses(*found)
 
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from bench.apache_kafka import KafkaUnavailable
+from bench.apache_kafka import ApacheKafka, KafkaUnavailable
 from bench.tcp_proxy import TcpProxy
 from export.model.untrained import write_untrained
 from tests.kafka.apicurio import Apicurio, Running
@@ -44,7 +44,9 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield given
         return
     try:
-        with one_broker(shared_directory(tmp_path_factory), "plain") as broker:
+        with one_broker(
+            shared_directory(tmp_path_factory), "plain", lambda session_s: ApacheKafka(session_s=session_s)
+        ) as broker:
             yield broker.address
     except KafkaUnavailable as exc:
         if REQUIRED:

@@ -70,10 +70,11 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return once(shared_directory(tmp_path_factory) / "certificates", write_certificates)
 
 
-def start_secured(certificates: Path) -> ApacheKafka:
+def start_secured(certificates: Path, session_s: float = 2.0) -> ApacheKafka:
     """Start a secured broker that knows the user eddy."""
     broker = ApacheKafka(
-        secured=Secured(certificates / "server.pem", certificates / "ca.pem", {"eddy": SECRETS["plain"]})
+        secured=Secured(certificates / "server.pem", certificates / "ca.pem", {"eddy": SECRETS["plain"]}),
+        session_s=session_s,
     )
     reached(broker, certificates).set_password(SECRETS["scram"])
     return broker
@@ -82,7 +83,9 @@ def start_secured(certificates: Path) -> ApacheKafka:
 @pytest.fixture(scope="session")
 def cluster(kafka: str, certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The secured broker of all processes. No test may restart it."""
-    with one_broker(shared_directory(tmp_path_factory), "secured", lambda: start_secured(certificates)) as addresses:
+    with one_broker(
+        shared_directory(tmp_path_factory), "secured", lambda session_s: start_secured(certificates, session_s)
+    ) as addresses:
         yield reached(addresses, certificates)
 
 

@@ -68,7 +68,7 @@ def test_the_head_is_the_fewest_items_with_half_of_the_clicks(counts: list[int])
 
 
 def test_the_same_seed_gives_the_same_interval_and_it_holds_the_mean() -> None:
-    """A report can be made again; one session has no spread."""
+    """A report can be made again. One session says nothing of others: the interval is all that is possible."""
     rng = np.random.default_rng(0)
     rank, session = rng.integers(0, 21, 300).astype(np.uint8), rng.integers(0, 60, 300)
     methods = {"eddy": rank, "other": rng.permutation(rank)}
@@ -77,7 +77,7 @@ def test_the_same_seed_gives_the_same_interval_and_it_holds_the_mean() -> None:
     low, high = found["eddy"]["mrr20_95"]
     assert low < measures(rank)["mrr20"] < high
     low, high = intervals(methods, np.zeros(300, np.int64))["eddy"]["mrr20_95"]
-    assert low == pytest.approx(high)
+    assert (low, high) == (0.0, 1.0)
 
 
 SCORES = st.lists(st.lists(st.integers(0, 3), min_size=30, max_size=30), min_size=1, max_size=5)
