@@ -174,7 +174,7 @@ def refused(exc: BaseException, right: str | None = None) -> ConfigError | None:
             "rights, and `eddy topics check` with the worker's --kafka-config names those that a topic lacks"
         )
     if code in (AUTHENTICATION, KafkaError._AUTHENTICATION):
-        return ConfigError("Kafka refuses this user: check sasl.username and sasl.password (--kafka-config)")
+        return ConfigError("Kafka refuses this user: check the properties sasl.* of --kafka-config and EDDY_KAFKA_*")
     return None
 
 
