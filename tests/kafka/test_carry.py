@@ -67,7 +67,7 @@ def test_a_user_who_logs_in_gets_what_one_gets_who_had_one_id_all_along(lane: Re
     pairs = [list(visits(person)) for person in range(PEOPLE)]
     early = [one for pair in pairs for both in pair[: BEFORE + 1] for one in both]
     late = [one for pair in pairs for both in pair[BEFORE + 1 :] for one in both]
-    worker = lane.start(max_cycle_clicks=10)
+    worker = lane.start(max_cycle_clicks=2)
     worker.wait_for("re-keying: topic=")
     lane.send(early)
     wait_until(lambda: len(lane.read(lane.topics.recommendations)) > PEOPLE, "decisions: " + worker.log, 60, ASK_S)
