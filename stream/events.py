@@ -151,7 +151,7 @@ class Anomaly(Struct, frozen=True, gc=False, omit_defaults=True):
     p_value       of the click together with the user's last clicks, as in the recommendation
     score         high = anomalous: -log10 of the p-value
     threshold     an unusual click has at most this p_value. It is the nominal share of sessions with a false alert
-    statistics    name -> p-value of each statistic that is unusual, the strongest first (docs/anomalies.md)
+    statistics    name -> p-value of each unusual statistic, the strongest first, persistence last (docs/anomalies.md)
     pool          the held-out clicks that its statistics were compared with: those after so many clicks of a session;
                   of an end: "whole sessions"
     pool_size     number of held-out sessions

@@ -319,6 +319,7 @@ class Oracle:
             ("gaps", "<i4"),
             ("gap_logs", "<i8"),
             ("gap_squares", "<i8"),
+            ("excess_nats", "<i8"),
         ]
         fields += [("episode_offset", "<i8"), ("unusual_ms", "<i8"), ("alerted_nats", "<f4")]
         fields += [("levels_passed", "<i4")]
@@ -361,6 +362,7 @@ class Oracle:
             row["twins"] = user.kept.twins
             logs = user.kept.gap_logs
             row["gaps"], row["gap_logs"], row["gap_squares"] = len(logs), sum(logs), sum(one * one for one in logs)
+            row["excess_nats"] = user.kept.excess
             row["episode_offset"], row["unusual_ms"] = user.kept.episode, user.kept.unusual_ms
             row["alerted_nats"] = user.kept.alerted
             row["levels_passed"] = user.kept.passed

@@ -1,6 +1,6 @@
 """The expected p-values and alerts of one user, click after click, in plain Python that shares no code with the worker.
 
-Read it beside docs/anomalies.md: the statistics of the last ten clicks, their p-values, the smallest of them, and the
+Read it beside docs/anomalies.md: the statistics of the last ten clicks, their p-values, the score made of them, and the
 episodes. Only the file calibration.npz is shared.
 """
 
@@ -69,6 +69,7 @@ class Behaviour:
     id: str = ""
     twin: bool = False
     gap_logs: list[int] = field(default_factory=list)
+    excess: int = 0
     passed: int = 0
     episode: int = 0
     unusual_ms: int = 0
@@ -108,7 +109,7 @@ class Alerts:
         names = manifest["calibration"]
         self._pools = dict(zip(names, tails, strict=False))
         rest = tails[len(names) :]
-        self._combined, tails = rest[-1], iter(rest)
+        self._persistent, self._combined, tails = rest[-2], rest[-1], iter(rest)
         self._parts = [[next(tails) for _ in ORDER[: 1 if name in OF_SESSIONS else None]] for name in NAMES]
         self._event_types, self._unknown, self._alpha = manifest["event_types"], manifest["items"], alpha
 
@@ -142,7 +143,7 @@ class Alerts:
         kept.session = 1 if starts else kept.session + 1
         kept.run = kept.run + 1 if self._runs_on(kept.items) and not starts else 1
         if starts:
-            kept.twins, kept.gap_logs = 0, []
+            kept.twins, kept.gap_logs, kept.excess = 0, [], 0
         kept.twin = 0 <= gap_ms <= 1000 and click["item_id"] == kept.id
         if not starts and gap_ms >= 0:
             kept.gap_logs.append(self._log(gap_ms))
@@ -153,17 +154,28 @@ class Alerts:
         name = CLASSES[filled]
         of_class = [part[ORDER.index(name) if len(part) > 1 else 0] for part in self._parts]
         each = [tail.nats(value) for tail, value in zip(of_class, values, strict=True)]
-        others = sum(max(one - float(-np.log(0.001)), 0) for one in sorted(each)[:-1])
-        nats = correct(starts, self._combined.nats(float(np.float32(max(each) + 0.5 * others))))
+        more = round(max(self._together(each) - math.log(100), 0) * 256)
+        kept.excess += more
+        lasting = self._persistent.nats(float(np.float32(math.sqrt(kept.excess / 256)))) if more else 0.0
+        nats = correct(starts, self._combined.nats(float(np.float32(self._together([*each, lasting])))))
         strongest = sorted(range(len(NAMES)), key=lambda i: -each[i])
         statistics = {NAMES[i]: float(np.exp(-each[i])) for i in strongest if float(np.exp(-each[i])) <= 0.01}
         said = self._sentence(NAMES[strongest[0]], values[strongest[0]], kept, filled)
         said += self._usually(NAMES[strongest[0]], of_class[strongest[0]], filled - 1)
+        if math.exp(-lasting) <= 0.01:
+            statistics["persistence"] = float(np.exp(-lasting))
+            said += "; much of the session was unusual" if lasting > max(each) else ""
         if history == 0:
             kept.quiet_until_s, kept.quiet = 0, []
         quiet = click["timestamp"] < kept.quiet_until_s * 1000 and NAMES[strongest[0]] in (kept.quiet or NAMES)
         episode = None if quiet else self._follow(kept, nats, click, offset)
         return Found(float(np.exp(-nats)), name, self._combined.size, episode, statistics, said)
+
+    @staticmethod
+    def _together(each: list[float]) -> float:
+        """The largest -log p, and half of what the others are beyond -log .001."""
+        others = sum(max(one - float(-np.log(0.001)), 0) for one in sorted(each)[:-1])
+        return max(each) + 0.5 * others
 
     def _follow(self, kept: Behaviour, nats: float, click: dict[str, Any], offset: int) -> int | None:
         if nats < -math.log(self._alpha):

@@ -20,7 +20,7 @@ from stream.detect.behaviour import Behaviour
 from stream.detect.pvalue import ALL, HISTORIES, Pools, history_of, pool_name
 from stream.detect.statistics import NONE, begins_run, fill_class, statistics
 from stream.detect.tail import Tail
-from stream.detect.windows import LAST, NO_GAP, WINDOWS, Sequence, slide
+from stream.detect.windows import LAST, NO_GAP, WINDOWS, Sequence, slide, starts_of
 from stream.lists.rules import NO_CATEGORY
 from stream.log_lines import counted
 from stream.manifest import Tensor
@@ -202,9 +202,10 @@ def _observed(
     before = {field.name: np.zeros((count, *field.shape), field.dtype) for field in WINDOWS}
     after = np.zeros(count, row_dtype((), 0, WINDOWS))
     after["clicks"] = np.bincount(owner)
-    recent, _ = Sequence(owner, count).windows(np.full((count, LAST), NO_ITEM, np.int32), item)
+    sequence, starts = Sequence(owner, count), starts_of(earlier, gap_ms)
+    recent, _ = sequence.windows(np.full((count, LAST), NO_ITEM, np.int32), item)
     begins = begins_run(recent, category)
-    windows = slide(before, after, owner, earlier, item_nats, event_nats, gap_ms, begins, same_item)
+    windows = slide(before, after, sequence, starts, item_nats, event_nats, gap_ms, begins, same_item)
     return statistics(windows, recent, len(category) - 1), fill_class(windows.filled)
 
 

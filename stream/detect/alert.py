@@ -22,7 +22,7 @@ class AlertRule(NamedTuple):
     pool_size   number of held-out sessions
     threshold   of the p-value
     episode     offset of the click that opened the user's episode; the click's own offset opens one
-    statistics  name -> p-value of the statistics that are unusual, the strongest first
+    statistics  name -> p-value of the statistics that are unusual, the strongest first, PERSISTENCE last
     sentence    what the strongest one has seen, in words
     part_of     offset of the click that opened the episode of many users that the alert is part of; None = of none
     """

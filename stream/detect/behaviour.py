@@ -3,6 +3,8 @@
     statistics  -> the p-value of each: the share of all held-out sessions in which it was at least as high after
                    about as many clicks, or at any click
     together    -> one score: -log of the smallest, and half of what the others are beyond -log .001
+    persistence -> what the scores of the session's clicks are beyond -log .01, in all: one more statistic. The others
+                   see the last clicks, and do not grow with a session that stays unusual
     the score   -> the p-value of the click: the share of held-out sessions with a click whose score is as high. So the
                    nominal rate holds for all statistics together, without Bonferroni's loss
 
@@ -12,6 +14,7 @@ Sources of the combination: Tippett 1931 (the smallest p-value) and Fisher 1932 
 as one score by inductive conformal prediction, because the statistics depend on each other.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
@@ -29,6 +32,7 @@ from stream.detect.statistics import (
     FILLS,
     NONE,
     OF_SESSIONS,
+    PERSISTENCE,
     SMALLEST_SCALES,
     STATISTICS,
     begins_run,
@@ -38,7 +42,7 @@ from stream.detect.statistics import (
     usually,
 )
 from stream.detect.tail import F32, F64, I32, I64, Tail, Tails, unpack
-from stream.detect.windows import WINDOWS, Windows, slide
+from stream.detect.windows import PER_NAT, WINDOWS, Bools, Sequence, Windows, add_excess, slide, starts_of
 from stream.errors import ArtifactError
 from stream.manifest import Manifest
 from stream.state.row import Index, Rows
@@ -46,25 +50,27 @@ from stream.state.row import Index, Rows
 COUNTS = np.where(OF_SESSIONS, 1, FILLS)
 """Number of the tails of each statistic: one for each class, or one for whole sessions."""
 
-TAILS = int(COUNTS.sum()) + 1
+TAILS = int(COUNTS.sum()) + 2
 """Number of the tails of a Behaviour."""
 
 FLOOR, MORE = -np.log(0.001), 0.5
 """What a further statistic is beyond FLOOR, nats, counts as much as MORE of it."""
 
 SPOKE = 0.01
-"""An alert names the statistics with a p-value of at most this."""
+"""An alert names the statistics with a p-value of at most this, and clicks with such a one count for PERSISTENCE."""
 
 
 @dataclass(frozen=True)
 class Behaviour:
     """The calibration of the statistics: their largest values in held-out sessions.
 
-    parts     for each statistic, for each class or for whole sessions: its largest value in each session
-    combined  the highest score of each session
+    parts       for each statistic, for each class or for whole sessions: its largest value in each session
+    persistent  the largest persistence of each session
+    combined    the highest score of each session
     """
 
     parts: list[list[Tail]]
+    persistent: Tail
     combined: Tail
 
     @classmethod
@@ -79,21 +85,32 @@ class Behaviour:
         ends     (s,) float32, the score of the end of each session, NONE = none; None if ends are not scored. The end
                  of a session counts as one more statistic of it
         """
-        strongest = np.zeros(len(values))
-        for own in (0, 1):
-            mine = fold == own
-            other = ~mine if not mine.all() else mine  # a log with one user
-            if mine.any():
-                parts = _parts(values[other], fill[other], session[other])
-                strongest[mine] = together(_each(_lookup(parts), values[mine], fill[mine]))
-        largest, starts = _largest(strongest.astype(np.float32)[:, None], session)
-        of_session = largest[:, 0] if ends is None else np.maximum(largest[:, 0], _of_ends(ends, fold[starts]))
-        return cls(_parts(values, fill, session), Tail.fit(of_session))
+        each, lasting = np.zeros(values.shape), np.zeros(len(values))
+        for mine, other in _folds(fold):
+            parts = _parts(values[other], fill[other], session[other])
+            each[mine] = _each(_lookup(parts), values[mine], fill[mine])
+        more = excess(each)
+        found = persistence(more, _over_sessions(more, session))
+        for mine, other in _folds(fold):
+            lasting[mine] = _lasting(Tail.fit(_largest(found[other], session[other])[0]), found[mine])
+        strongest, starts = _largest(together(np.column_stack([each, lasting])).astype(np.float32), session)
+        if ends is not None:
+            strongest = np.maximum(strongest, _of_ends(ends, fold[starts]))
+        return cls(_parts(values, fill, session), Tail.fit(_largest(found, session)[0]), Tail.fit(strongest))
 
-    def nats(self, values: F32, fill: I64) -> tuple[F64, F64]:
-        """-log of the combined p-value (n,), and of that of each statistic (n, S), nats."""
-        each = _each(self._table, values, fill)
-        return self.combined.nats_of(together(each).astype(np.float32)), each
+    def each(self, values: F32, fill: I64) -> F64:
+        """-log of the p-value of each statistic (n, S), nats."""
+        return _each(self._table, values, fill)
+
+    def nats(self, each: F64, persistence: F32) -> tuple[F64, F64]:
+        """-log of the combined p-value (n,), and of that of the persistence (n,), nats.
+
+        each         (n, S) as `each` returns it
+        persistence  (n,) as `persistence` returns it
+        """
+        lasting = _lasting(self.persistent, persistence)
+        score = together(np.column_stack([each, lasting])).astype(np.float32)
+        return self.combined.nats_of(score), lasting
 
     @cached_property
     def _table(self) -> Tails:
@@ -101,13 +118,13 @@ class Behaviour:
 
     def tails(self) -> list[Tail]:
         """All tails, in the order of a file."""
-        return [*(tail for part in self.parts for tail in part), self.combined]
+        return [*(tail for part in self.parts for tail in part), self.persistent, self.combined]
 
     @classmethod
     def of(cls, tails: list[Tail]) -> Self:
         """The opposite of `tails`."""
         ends = COUNTS.cumsum().tolist()
-        return cls([tails[start:end] for start, end in pairwise([0, *ends])], tails[-1])
+        return cls([tails[start:end] for start, end in pairwise([0, *ends])], *tails[-2:])
 
 
 def together(each: F64) -> F64:
@@ -118,8 +135,51 @@ def together(each: F64) -> F64:
     return found
 
 
+def excess(each: F64) -> I64:
+    """How far the scores of clicks (n,) are beyond -log SPOKE, in 1 / PER_NAT nats, by the -log p of each (n, S)."""
+    more: I64 = np.rint(np.maximum(together(each) + np.log(SPOKE), 0) * PER_NAT).astype(np.int64)
+    return more
+
+
+def persistence(more: I64, total: I64) -> F32:
+    """How long and how far each click's session has been unusual (n,); NONE for a click that is not.
+
+    The square root: a sum over hundreds of clicks has so long a tail that one session of the held-out ones could hide
+    all that come later.
+
+    more   (n,) int64, as `excess` returns it
+    total  (n,) int64, its sum over the session, up to the click
+    """
+    found: F32 = np.where(more > 0, np.sqrt(total / PER_NAT), NONE).astype(np.float32)
+    return found
+
+
+def _lasting(tail: Tail, persistence: F32) -> F64:
+    """-log of the p-value of each persistence (n,), nats; 0 for NONE."""
+    found = np.zeros(len(persistence))
+    some = np.flatnonzero(persistence > NONE)
+    found[some] = tail.nats_of(persistence[some])
+    return found
+
+
+def _over_sessions(values: I64, session: I64) -> I64:
+    """The sum (n,) of the values (n,) of each session up to each click. session: (n,) ascending"""
+    starts = np.append(True, session[1:] != session[:-1])
+    sums = values.cumsum()
+    found: I64 = sums - (sums - values)[np.maximum.accumulate(np.where(starts, np.arange(len(values)), 0))]
+    return found
+
+
+def _folds(fold: I64) -> Iterator[tuple[Bools, Bools]]:
+    """Each fold, and the clicks whose sessions it is compared with: those of the other one."""
+    for own in (0, 1):
+        mine = fold == own
+        if mine.any():
+            yield mine, mine if mine.all() else ~mine  # a log can have one user
+
+
 def _largest(values: F32, group: I64) -> tuple[F32, Index]:
-    """The largest values (g, S) of each group of n values (n, S), and the first position of each group (g,).
+    """The largest of n values (n, ...) in each group (g, ...), and the first position of each group (g,).
 
     group  (n,) ascending
     """
@@ -189,16 +249,19 @@ class BehaviourDetector:
 
     def judge(self, seen: Evidence, before: Fields, rows: Rows) -> Judged:
         item_nats = self.pools.nats(seen.surprise, seen.event_type, seen.clicks_before)
+        sequence, starts = Sequence(seen.owner, len(rows)), starts_of(seen.clicks_before, seen.gap_ms)
         begins = begins_run(seen.recent, self._category)
         windows = slide(
-            before, rows, seen.owner, seen.clicks_before, item_nats, seen.event_surprise, seen.gap_ms, begins,
-            seen.same_item,
-        )  # fmt: skip
+            before, rows, sequence, starts, item_nats, seen.event_surprise, seen.gap_ms, begins, seen.same_item
+        )
         values, fill = statistics(windows, seen.recent, len(self._category) - 1), fill_class(windows.filled)
-        nats, each = self.behaviour.nats(values, fill)
-        return Judged(nats, each.argmax(1), partial(self._why, values, each, fill, windows))
+        each = self.behaviour.each(values, fill)
+        more = excess(each)
+        total = add_excess(before, rows, sequence, starts, more)
+        nats, lasting = self.behaviour.nats(each, persistence(more, total))
+        return Judged(nats, each.argmax(1), partial(self._why, values, each, lasting, fill, windows))
 
-    def _why(self, values: F32, each: F64, fill: I64, windows: Windows, click: int) -> Why:
+    def _why(self, values: F32, each: F64, lasting: F64, fill: I64, windows: Windows, click: int) -> Why:
         p_values = np.exp(-each[click])
         strongest = np.argsort(-each[click], kind="stable").tolist()
         spoke = {STATISTICS[i]: float(p_values[i]) for i in strongest if p_values[i] <= SPOKE}
@@ -206,4 +269,7 @@ class BehaviourDetector:
         said = sentence(STATISTICS[first], float(values[click, first]), windows, click)
         median = self.behaviour.parts[first][0 if OF_SESSIONS[first] else fill[click]].median()
         said += "" if median is None else usually(STATISTICS[first], median, int(windows.filled[click]) - 1)
+        if lasting[click] >= -np.log(SPOKE):
+            spoke[PERSISTENCE] = float(np.exp(-lasting[click]))
+            said += "; much of the session was unusual" if lasting[click] > each[click, first] else ""
         return Why(CLASSES[fill[click]], self.held_out, spoke, said)

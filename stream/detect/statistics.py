@@ -25,6 +25,9 @@ STATISTICS = ("clicks", "event types", "regular gaps", "rate", "one item", "twin
 OF_SESSIONS = (False, False, False, False, False, True, False, True)
 """True for a statistic that sums over the session: it is compared with those of whole sessions."""
 
+PERSISTENCE = "persistence"
+"""How far the session has been unusual in all has this name among the statistics of an alert (detect.behaviour)."""
+
 END = "end"
 """The end of a session has this name among the statistics of an alert (sessions.unusual)."""
 

@@ -50,9 +50,10 @@ TWINS, GAPS, LOGS, SQUARES = (
     Tensor("gap_logs", (), "int64"),
     Tensor("gap_log_squares", (), "int64"),
 )
+EXCESS = Tensor("excess_nats", (), "int64")
 SUMS = (SESSION, TWINS, GAPS, LOGS, SQUARES)
-WINDOWS = (*LISTS, SESSION, RUN, *SUMS[1:])
-"""Fields of a row: the lists, and sums over the session, as in Windows."""
+WINDOWS = (*LISTS, SESSION, RUN, *SUMS[1:], EXCESS)
+"""Fields of a row: the lists, and sums over the session, as in Windows and `add_excess`."""
 
 CLOCK_MS = 20.0
 """Added to gaps before their logarithm: many producers have a coarser clock."""
@@ -151,11 +152,17 @@ class Sequence:
         return sums, after
 
 
+def starts_of(clicks_before: I64, gap_ms: I64) -> Bools:
+    """Whether each click (n,) starts a session. clicks_before, gap_ms: as in `Evidence`"""
+    starts: Bools = (clicks_before == 0) | starts_session(gap_ms)
+    return starts
+
+
 def slide(
     before: Mapping[str, npt.NDArray[Any]],
     rows: Rows,
-    owner: Index,
-    clicks_before: I64,
+    sequence: Sequence,
+    starts: Bools,
     item_nats: F64,
     event_nats: F32,
     gap_ms: I64,
@@ -166,14 +173,13 @@ def slide(
 
     before         the windows of the rows before the batch, by the name of the field, each (m, LAST)
     rows           (m,) the rows after it: their windows are written, and `clicks` is read
-    owner          (n,) intp, index of each click's user
-    clicks_before  (n,) int64, number of earlier clicks of the user; 0 = the user begins (again)
+    sequence       of the clicks
+    starts         (n,) bool, the click starts a session
     item_nats, event_nats  (n,) nats
     gap_ms         (n,) int64, NO_GAP before a user's first click, LATE before a late one
     begins         (n,) bool, the click does not go on with a run of items of one category
     same_item      (n,) bool, it is on the item of the user's click before
     """
-    sequence = Sequence(owner, len(rows))
     lists: list[npt.NDArray[Any]] = []
     empty = np.arange(LAST) >= rows["clicks"][:, None]  # a user who was forgotten within the batch
     columns = (stored(item_nats), stored(event_nats), np.minimum(gap_ms, MOST_GAP_MS))
@@ -182,7 +188,6 @@ def slide(
         after[empty] = 0
         rows[field.name] = after
         lists.append(windows)
-    starts = (clicks_before == 0) | starts_session(gap_ms)
     real = ~starts & (gap_ms >= 0)  # the gap before a session's first click is not one of the session
     twin = same_item & real & (gap_ms <= TWIN_MS)
     logs, ones = np.where(real, log_gap(gap_ms), 0), np.ones(len(starts), np.int64)
@@ -196,3 +201,13 @@ def slide(
         found += list(sums.T)
     (items, events, between), (run, clicks, twins, count, total, squares) = lists, found
     return Windows(np.minimum(clicks, LAST), items, events, between, run, twins, count, total, squares)
+
+
+def add_excess(before: Mapping[str, npt.NDArray[Any]], rows: Rows, sequence: Sequence, starts: Bools, more: I64) -> I64:
+    """Add `more` (n,) to the sums of the clicks' sessions. Returns the sums (n,), with that of the click itself.
+
+    The other arguments are those of `slide`.
+    """
+    sums, now = sequence.sums(before[EXCESS.name][:, None], starts, more[:, None])
+    rows[EXCESS.name] = np.where(rows["clicks"] > 0, now[:, 0], 0)
+    return sums[:, 0]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stream.detect.behaviour import Behaviour, BehaviourDetector, together
+from stream.detect.behaviour import Behaviour, BehaviourDetector, excess, persistence, together
 from stream.detect.detector import Evidence
 from stream.detect.pvalue import Pools
 from stream.detect.statistics import FILLS, NONE, OF_SESSIONS, STATISTICS
@@ -23,9 +23,19 @@ def sessions(count: int, clicks: int, seed: int) -> tuple[np.ndarray, np.ndarray
     return values, np.tile(np.arange(clicks), count) % FILLS, session, session % 2
 
 
+def judged(
+    behaviour: Behaviour, values: np.ndarray, fill: np.ndarray, clicks: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """-log p of the clicks of sessions with so many clicks, and of each statistic, as the detector has them."""
+    each = behaviour.each(values, fill)
+    more = excess(each)
+    nats, _ = behaviour.nats(each, persistence(more, more.reshape(-1, clicks).cumsum(1).ravel()))
+    return nats, each
+
+
 def lowest(behaviour: Behaviour, values: np.ndarray, fill: np.ndarray, clicks: int) -> np.ndarray:
     """The lowest p-value of each session."""
-    nats, _ = behaviour.nats(values, fill)
+    nats, _ = judged(behaviour, values, fill, clicks)
     return np.exp(-nats.reshape(-1, clicks).max(axis=1))
 
 
@@ -64,7 +74,7 @@ def test_a_bot_among_the_held_out_clicks_is_one_session() -> None:
         np.concatenate([session, np.full(len(bot), 5_000)]),
         np.concatenate([fold, np.zeros(len(bot), np.int64)]),
     )
-    nats, _ = behaviour.nats(bot[:1], np.array([1]))
+    nats, _ = judged(behaviour, bot[:1], np.array([1]))
     assert np.exp(-nats[0]) < 4 * S / 5_000
 
 
@@ -81,7 +91,7 @@ def test_one_strong_statistic_is_enough() -> None:
     behaviour = Behaviour.fit(*sessions(20_000, 2, 0))
     values = np.zeros((1, S), np.float32)
     values[0, 3] = 40.0
-    nats, each = behaviour.nats(values, np.array([1]))
+    nats, each = judged(behaviour, values, np.array([1]))
     assert np.exp(-nats[0]) < 1e-4
     assert each[0].argmax() == 3
 
@@ -91,7 +101,7 @@ def test_a_click_that_few_sessions_have_is_unusual_in_itself() -> None:
     values, fill, session, fold = sessions(5_000, 1, 0)
     fill[:5] = 6
     behaviour = Behaviour.fit(values, fill, session, fold)
-    _, each = behaviour.nats(np.full((2, S), -50, np.float32), np.array([6, 0]))
+    each = behaviour.each(np.full((2, S), -50, np.float32), np.array([6, 0]))
     of_class = ~np.array(OF_SESSIONS)
     assert np.exp(-each[0][of_class]) == pytest.approx(6 / 5_001)
     assert np.exp(-each[1][of_class]) == pytest.approx(4_996 / 5_001)
@@ -102,7 +112,7 @@ def test_a_sum_over_the_session_is_compared_with_whole_sessions() -> None:
     values, fill, session, fold = sessions(5_000, 2, 0)
     fill[:10] = 6
     behaviour = Behaviour.fit(values, fill, session, fold)
-    _, each = behaviour.nats(np.full((FILLS, S), 3.0, np.float32), np.arange(FILLS))
+    each = behaviour.each(np.full((FILLS, S), 3.0, np.float32), np.arange(FILLS))
     whole = each[:, np.array(OF_SESSIONS)]
     assert (whole == whole[0]).all()
     highest = values[:, np.array(OF_SESSIONS)].reshape(5_000, 2, -1).max(1)
@@ -116,8 +126,41 @@ def test_several_unusual_statistics_are_more_than_one() -> None:
     behaviour = Behaviour.fit(*sessions(20_000, 2, 0))
     values = np.full((2, S), -50, np.float32)
     values[:, 0], values[1, 3] = 16.0, 16.0
-    found, _ = behaviour.nats(values, np.array([1, 1]))
+    found, _ = judged(behaviour, values, np.array([1, 1]))
     assert found[1] > found[0] + 0.5
+
+
+def test_a_session_that_stays_unusual_becomes_more_so() -> None:
+    """With few held-out sessions. The last ten clicks look the same after 20 clicks of a bot and after 200."""
+    behaviour = Behaviour.fit(*sessions(500, 5, 0))
+    ordinary, fill, _, _ = sessions(40, 5, 1)
+    values = np.full((200, S), -50, np.float32)
+    values[:, 3] = 12.0
+    nats, each = judged(behaviour, values, np.full(200, 2), 200)
+    assert (each == each[0]).all()
+    assert nats[0] < nats[19] < nats[199]
+    assert np.exp(-nats[0]) > 1e-4 > np.exp(-nats[199])
+    values[100:] = ordinary[:100]
+    later, _ = judged(behaviour, values, np.append(np.full(100, 2), fill[:100]), 200)
+    alone, each = judged(behaviour, ordinary[:100], fill[:100], 100)
+    usual = excess(each) == 0
+    assert usual.sum() > 80
+    assert (later[100:][usual] == alone[usual]).all()
+
+
+def test_the_nominal_share_holds_for_long_sessions() -> None:
+    """Some of them are unusual all along: the held-out sessions have such ones, too."""
+
+    def long(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        values, fill, session, fold = sessions(4_000, 40, seed)
+        habit = np.random.default_rng(seed + 10).exponential(2.0, 4_000).astype(np.float32)
+        return values + habit[session][:, None], fill, session, fold
+
+    behaviour = Behaviour.fit(*long(0))
+    found = np.concatenate([lowest(behaviour, *long(seed)[:2], 40) for seed in (1, 2, 3)])
+    for alpha in (0.1, 0.01):
+        assert 0.6 * alpha < (found <= alpha).mean() < 1.5 * alpha
+    assert (found <= 0.001).mean() < 0.002
 
 
 def test_a_statistic_that_a_click_does_not_have_says_nothing() -> None:
@@ -125,7 +168,7 @@ def test_a_statistic_that_a_click_does_not_have_says_nothing() -> None:
     values, fill, session, fold = sessions(5_000, 1, 0)
     fill[:5] = 6
     behaviour = Behaviour.fit(values, fill, session, fold)
-    nats, each = behaviour.nats(np.full((1, S), NONE, np.float32), np.array([6]))
+    nats, each = judged(behaviour, np.full((1, S), NONE, np.float32), np.array([6]))
     assert (each == 0).all()
     assert nats.tolist() == [0.0]
 
@@ -135,7 +178,7 @@ def test_tails_are_kept_in_the_order_of_a_file() -> None:
     behaviour = Behaviour.fit(*sessions(2_000, 3, 0))
     values, fill, _, _ = sessions(100, 3, 1)
     again = Behaviour.of(behaviour.tails())
-    assert again.nats(values, fill)[0].tolist() == behaviour.nats(values, fill)[0].tolist()
+    assert judged(again, values, fill, 100)[0].tolist() == judged(behaviour, values, fill, 100)[0].tolist()
 
 
 def test_a_reason_says_what_is_usual_after_as_many_clicks() -> None:
@@ -147,7 +190,7 @@ def test_a_reason_says_what_is_usual_after_as_many_clicks() -> None:
         for name, of_session in zip(STATISTICS, OF_SESSIONS, strict=True)
     ]
     detector = BehaviourDetector(
-        Pools.of(("all",), [never], ("view",)), Behaviour(parts, never), np.full(9, -1, np.int32)
+        Pools.of(("all",), [never], ("view",)), Behaviour(parts, never, never), np.full(9, -1, np.int32)
     )
     zeros, items = np.zeros(6, np.int64), np.arange(6)
     recent = np.where(items[:, None] >= items, (items[:, None] - items) % 8, -1)

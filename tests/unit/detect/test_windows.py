@@ -21,7 +21,20 @@ from stream.detect.statistics import (
     statistics,
     usually,
 )
-from stream.detect.windows import LAST, LATE, NO_GAP, PER_NAT, TWIN_MS, WINDOWS, Sequence, Windows, log_gap, slide
+from stream.detect.windows import (
+    LAST,
+    LATE,
+    NO_GAP,
+    PER_NAT,
+    TWIN_MS,
+    WINDOWS,
+    Sequence,
+    Windows,
+    add_excess,
+    log_gap,
+    slide,
+    starts_of,
+)
 from stream.model.gaps import SESSION_GAP_MS
 from stream.state.row import row_dtype
 
@@ -71,11 +84,13 @@ def observed(clicks: list[tuple[int, int, int]], cuts: list[int]) -> tuple[list[
         gap_ms = np.array([NO_GAP if e == 0 else gap for e, (_, _, gap) in zip(earlier, part, strict=True)], np.int64)
         last = np.array(recent, np.int32).reshape(-1, LAST)
         nats = np.array([item / 3 for _, item, _ in part], np.float64)
+        sequence, starts = Sequence(owner, len(rows)), starts_of(np.array(earlier, np.int64), gap_ms)
         windows = slide(
-            before, rows, owner, np.array(earlier, np.int64), nats, nats.astype(np.float32) / 2, gap_ms,
+            before, rows, sequence, starts, nats, nats.astype(np.float32) / 2, gap_ms,
             begins_run(last, CATEGORY), last[:, 0] == last[:, 1],
         )  # fmt: skip
-        found += statistics(windows, last, ITEMS).tolist()
+        excess = add_excess(before, rows, sequence, starts, np.array([item for _, item, _ in part], np.int64))
+        found += np.column_stack([statistics(windows, last, ITEMS), excess]).tolist()
     return found, rows.tobytes()
 
 
@@ -99,7 +114,8 @@ def test_statistics_are_those_of_the_last_clicks(clicks: list[tuple[int, int, in
         every = of_session(clicks, at)
         last = every[:LAST]
         items, gaps = [item for item, _ in last], [gap for _, gap in last[:-1]]
-        its = dict(zip(STATISTICS, values, strict=True))
+        its = dict(zip([*STATISTICS, "excess"], values, strict=True))
+        assert its["excess"] == sum(item for item, _ in every)
         nats = [min(3.0, round(item / 3 * PER_NAT) / PER_NAT) for item in items]
         assert its["clicks"] == np.float32(erlang(np.array([sum(nats)]), np.array([len(nats)]))[0])
         assert its["event types"] == sum(round(item / 6 * PER_NAT) for item in items) / PER_NAT
@@ -125,7 +141,7 @@ def test_equal_gaps_are_more_regular_and_short_ones_are_faster() -> None:
     gaps = np.array([rng.normal(30_000, 10, 12), 30_000 * np.exp(rng.normal(0, 0.6, 12)), rng.normal(1_000, 400, 12)])
     clicks = [(user, n % 5, int(gap)) for n, column in enumerate(gaps.T) for user, gap in enumerate(column)]
     found, _ = observed(clicks, [])
-    metronome, person, scraper = (dict(zip(STATISTICS, values, strict=True)) for values in found[-3:])
+    metronome, person, scraper = (dict(zip(STATISTICS, values, strict=False)) for values in found[-3:])
     assert metronome["regular gaps"] > 2 * person["regular gaps"] + 10
     assert scraper["rate"] > max(metronome["rate"], person["rate"]) + 10
 
@@ -223,7 +239,7 @@ def observed_gaps(gaps_ms: list[int]) -> dict[str, float]:
     recent = np.where(np.arange(LAST) <= np.arange(n)[:, None], 1, -1).astype(np.int32)
     zeros = np.zeros(n)
     windows = slide(
-        before, rows, np.zeros(n, np.intp), np.arange(n), zeros, zeros.astype(np.float32), np.array(gaps_ms),
-        begins_run(recent, CATEGORY), recent[:, 0] == recent[:, 1],
+        before, rows, Sequence(np.zeros(n, np.intp), 1), starts_of(np.arange(n), np.array(gaps_ms)), zeros,
+        zeros.astype(np.float32), np.array(gaps_ms), begins_run(recent, CATEGORY), recent[:, 0] == recent[:, 1],
     )  # fmt: skip
     return dict(zip(STATISTICS, statistics(windows, recent, ITEMS)[-1].tolist(), strict=True))
