@@ -185,7 +185,7 @@ class Alerts:
         kept.unusual_ms = max(kept.unusual_ms, time_ms)
         if opens:
             kept.episode = offset
-        elif nats < kept.alerted + math.log(10):
+        elif nats < kept.alerted * 1.5:
             return None
         kept.alerted = float(np.float32(nats))
         return kept.episode
@@ -214,7 +214,7 @@ class Alerts:
         if session.nats < -math.log(self._alpha) or quiet:
             return
         is_open = kept.unusual_ms != 0 and click["timestamp"] - kept.unusual_ms < HALF_AN_HOUR_MS
-        if is_open and session.nats < kept.alerted + math.log(10):
+        if is_open and session.nats < kept.alerted * 1.5:
             return
         session.episode = kept.episode + 1 if is_open else -1
         name = [*items, ""][session.item]

@@ -1,12 +1,11 @@
 """Makes episodes of a user's unusual clicks, so that one bot raises a few alerts and not one for each click.
 
 An unusual click opens an episode, and raises an alert. Further unusual clicks belong to the episode while each comes
-within half an hour after the one before it. They raise an alert only if the p-value is GREW times smaller than at the
-last alert. So an operator sees the begin of an episode, and that it becomes worse. The end of a session raises an alert
-by the same rule.
+within half an hour after the one before it. They raise an alert only if the score, -log of the p-value, is GREW times
+that of the last alert. So an operator sees the begin of an episode, and that it becomes worse, in a few alerts however
+long a bot goes on. The end of a session raises an alert by the same rule.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ from stream.manifest import Tensor
 from stream.model.gaps import SESSION_GAP_MS
 from stream.state.row import Rows
 
-GREW = 10.0
+GREW = 1.5
 
 OPENED, UNUSUAL_MS, ALERTED = "episode_offset", "unusual_ms", "alerted_nats"
 EPISODE = (Tensor(OPENED, (), "int64"), Tensor(UNUSUAL_MS, (), "int64"), Tensor(ALERTED, (), "float32"))
@@ -64,7 +63,6 @@ def follow(
     begins = (seen.clicks_before == 0) & theirs[seen.owner]
     state: dict[int, tuple[int, int, float]] = {}
     alerted, episodes = [], []
-    grew = math.log(GREW)
     for click in np.flatnonzero(looked_at | begins).tolist():
         user, time_ms = int(seen.owner[click]), int(seen.time_ms[click])
         if begins[click]:
@@ -75,13 +73,13 @@ def follow(
         is_open = last_ms != 0 and time_ms - last_ms < SESSION_GAP_MS
         if unusual[click]:
             if not is_open:
-                opened, said, is_open = int(seen.offset[click]), -math.inf, True
-            if nats[click] >= said + grew:
+                opened, said, is_open = int(seen.offset[click]), 0.0, True
+            if nats[click] >= said * GREW:
                 said = float(np.float32(nats[click]))  # as the row stores it
                 alerted.append(click)
                 episodes.append(opened)
             state[user] = opened, max(time_ms, last_ms), said
-        if ends is not None and raised is not None and ending[click] and (not is_open or ends[click] >= said + grew):
+        if ends is not None and raised is not None and ending[click] and (not is_open or ends[click] >= said * GREW):
             raised[click] = opened + 1 if is_open else OPENS
     for user, (opened, last_ms, said) in state.items():
         if rows["clicks"][user]:  # else the user has begun again, with a click that failed

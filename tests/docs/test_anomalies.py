@@ -52,7 +52,7 @@ def test_every_statistic_is_explained() -> None:
     """By its name in the field `statistics` of an alert; the size of the window and of a growth are the code's."""
     assert [row[0].strip("`") for row in table(PAGE, "What is looked at")] == list(STATISTICS)
     assert f"last {LAST} clicks" in PAGE
-    assert f"{GREW:.0f} times smaller" in PAGE
+    assert PAGE.count(f"`score` is {GREW:g} times that of the last alert") == 2
 
 
 def test_what_is_found() -> None:
