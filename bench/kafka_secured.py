@@ -22,10 +22,12 @@ listener.name.notls.sasl.enabled.mechanisms=PLAIN
 unsecuredLoginStringClaim_sub="broker";
 {jaas}.oauthbearer.sasl.server.callback.handler.class=\
 org.apache.kafka.common.security.oauthbearer.internals.unsecured.OAuthBearerUnsecuredValidatorCallbackHandler
+listener.name.sasl.oauthbearer.connections.max.reauth.ms=3600000
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:ANONYMOUS
 """
-"""ANONYMOUS is who comes by the plain listener: the broker itself and the tests' own clients."""
+"""ANONYMOUS is who comes by the plain listener: the broker itself and the tests' own clients. With
+connections.max.reauth.ms the broker closes a connection when its token has expired."""
 
 SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
 PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule required"

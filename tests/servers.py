@@ -106,6 +106,11 @@ class Postgres:
             done = connection.execute(query, values)
             return done.fetchall() if done.description else []
 
+    def read_only(self, on: bool) -> None:
+        """Let new transactions of all connections write nothing, as on a standby."""
+        self.rows(f"ALTER SYSTEM SET default_transaction_read_only = {'on' if on else 'off'}")
+        self.rows("SELECT pg_reload_conf()")
+
     def _answers(self) -> bool:
         try:
             return bool(self.rows("SELECT 1"))

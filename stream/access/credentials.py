@@ -127,12 +127,17 @@ def _tls(config: KafkaConfig) -> ssl.SSLContext:
     return context
 
 
+def fetches_tokens(config: KafkaConfig) -> bool:
+    """True if a token endpoint lets clients in, and not a password or a certificate."""
+    return config.mechanism == "OAUTHBEARER" and config.properties.get("sasl.oauthbearer.method") == "oidc"
+
+
 def token_outage(config: KafkaConfig) -> str | None:
     """Why nobody gets a token now; None if the token endpoint gives one or refuses, or if there is none.
 
     Without a new token Kafka refuses the old one, which says nothing of the user. It may take TOKEN_S.
     """
-    if config.mechanism != "OAUTHBEARER" or config.properties.get("sasl.oauthbearer.method") != "oidc":
+    if not fetches_tokens(config):
         return None
     try:
         _fetch_token(config.properties)
@@ -165,7 +170,7 @@ class Tokens(AbstractTokenProvider):
                 self._renew_s, self._expires_s = asked_s + life_s * RENEW_AT, asked_s + life_s
             except OSError as exc:
                 self._renew_s, self._failure = asked_s + AGAIN_S, str(exc)
-        if asked_s >= self._expires_s:
+        if time.monotonic() >= self._expires_s:  # a question without an answer takes TOKEN_S
             raise ConnectionError(f"no token: {self._failure}")
         return self._token
 

@@ -6,6 +6,7 @@ there is no refusal; `why_refused` and `refused` then return None.
 
 import logging
 import re
+import time
 from collections import deque
 from collections.abc import Iterable
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from stream.access.credentials import connect, token_outage
+from stream.access.credentials import connect, fetches_tokens, token_outage
 from stream.access.listener import Listener, ask_listener
 from stream.errors import ConfigError
 from stream.kafka_config import KafkaConfig
@@ -32,6 +33,12 @@ MOST_ERRORS = 100
 SILENT_S = 1.0
 """After so long without a first answer a line reports what is waited for."""
 
+NEW_TOKEN_S = 5.0
+"""How long a client with a new token may take until Kafka lets it in or refuses it."""
+
+QUICK = {"log_level": 0, "reconnect.backoff.max.ms": 1000}
+"""With the default backoff, a cluster that is back is noticed 10 s late."""
+
 AUTHENTICATION = KafkaError.SASL_AUTHENTICATION_FAILED
 
 log = logging.getLogger(__name__)
@@ -45,12 +52,7 @@ class Admin(AdminClient):
         self.broker, self.config = broker, config
         self._errors: deque[KafkaError] = deque(maxlen=MOST_ERRORS)
         self._asked = False
-        own = {
-            "log_level": 0,
-            "socket.connection.setup.timeout.ms": int(setup_s * 1000),
-            "reconnect.backoff.max.ms": 1000,  # with the default, a cluster that is back is noticed 10 s late
-            "error_cb": self._errors.append,
-        }
+        own = QUICK | {"socket.connection.setup.timeout.ms": int(setup_s * 1000), "error_cb": self._errors.append}
         connect(super().__init__, broker, config, own)
 
     def described(self, answer_s: float, gives_up: bool = True) -> Any:
@@ -103,7 +105,7 @@ def why_refused(broker: str, config: KafkaConfig, errors: Iterable[KafkaError]) 
         if error.code() == KafkaError._SSL:
             return ConfigError(_certificate(broker, error, config))
         if error.code() == KafkaError._AUTHENTICATION:
-            if token_outage(config) is not None:
+            if fetches_tokens(config) and (token_outage(config) or not _refuses_new_token(broker, config)):
                 return None
             token = config.mechanism == "OAUTHBEARER"
             names = "sasl.oauthbearer.*" if token else "sasl.username, sasl.password and sasl.mechanism"
@@ -117,6 +119,27 @@ def why_refused(broker: str, config: KafkaConfig, errors: Iterable[KafkaError]) 
                 "ssl.certificate.location and ssl.key.location, signed by an authority that the brokers trust"
             )
     return None
+
+
+def _refuses_new_token(broker: str, config: KafkaConfig) -> bool:
+    """Whether a client that has asked for its token now is refused, too.
+
+    librdkafka presents a token from before an outage of the endpoint for 20 s and more after its end: a client asks for
+    a new token every 10 s, and each question that fails is repeated with pauses. That the old one has expired says
+    nothing of the user.
+    """
+    errors: list[KafkaError] = []
+    client = connect(AdminClient, broker, config, QUICK | {"error_cb": errors.append})
+    until_s = time.monotonic() + NEW_TOKEN_S
+    while time.monotonic() < until_s:
+        try:
+            client.list_topics(timeout=0.5)
+            return False
+        except KafkaException:
+            client.poll(0)
+        if any(error.code() == KafkaError._AUTHENTICATION for error in errors):
+            return True
+    return False
 
 
 def _certificate(broker: str, error: KafkaError, config: KafkaConfig) -> str:

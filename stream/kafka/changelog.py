@@ -21,6 +21,7 @@ from stream.access.credentials import connect
 from stream.access.refusal import refused
 from stream.errors import ConfigError
 from stream.events import Partition
+from stream.kafka.leaders import Leaders, watermarks
 from stream.kafka.waiting import NoWatch, Watch
 from stream.kafka_config import PLAINTEXT, KafkaConfig
 
@@ -117,9 +118,8 @@ class Changelog:
     def __init__(
         self, broker: str, group: str, topic: str, config: KafkaConfig = PLAINTEXT, watch: Watch | None = None
     ) -> None:
-        self._broker = broker
+        self._broker, self._config = broker, config
         self._watch = watch or NoWatch()
-        self._config = config
         self.group = group
         self.topic = topic
 
@@ -157,7 +157,7 @@ class Changelog:
 
         partitions  of the clicks
         take        called with each batch of rows while they are read, without the rows of POSITION_KEY
-        Raises TimeoutError if nothing more can be read for STABLE_S, and whatever `take` raises.
+        Raises TimeoutError if nothing more can be read for STABLE_S, NoLeader, and whatever `take` raises.
         """
         return self._rows(partitions, lambda low, high: low, take)
 
@@ -186,6 +186,7 @@ class Changelog:
         ends = {p.number: end for p, end in self.ends([Partition(self.topic, n) for n in of_number]).items()}
         left = {number for number, (low, high) in ends.items() if high > low}
         consumer = self.consumer("read_committed")
+        leaders = Leaders(consumer, self.topic)
         try:
             consumer.assign([TopicPartition(self.topic, number, begin(*ends[number])) for number in left])
             deadline = self._watch.answered_s + STABLE_S
@@ -207,10 +208,10 @@ class Changelog:
                     take(of_number[number], batch)
                 if messages:
                     deadline = self._watch.answered_s + STABLE_S
-                elif self._watch.answered_s > deadline:
-                    raise TimeoutError(
-                        f"the changelog {self.topic} could not be read to its end on partitions {sorted(left)}"
-                    )
+                    continue
+                leaders.check(left)
+                if self._watch.answered_s > deadline:
+                    raise TimeoutError(f"{self.topic} could not be read to its end on partitions {sorted(left)}")
         finally:
             consumer.close()
 
@@ -245,7 +246,7 @@ class Changelog:
         """
         consumer = self.consumer("read_uncommitted")
         try:
-            return {p: consumer.get_watermark_offsets(TopicPartition(*p), timeout=CALL_S) for p in partitions}
+            return watermarks(consumer, partitions, CALL_S)
         finally:
             consumer.close()
 

@@ -200,6 +200,16 @@ def watch_kafka(broker: str, topic: str, config: KafkaConfig) -> KafkaWatch:
     return KafkaWatch(broker, ask, admin.refusal, lambda: token_outage(config) or why_silent(broker))
 
 
+class NoLeader(KafkaException):
+    """Partitions that have no leader now. Who does not wait for one treats it as any error of Kafka that passes."""
+
+    def __init__(self, partitions: Sequence[Partition]) -> None:
+        self.partitions = partitions
+        self.names = ", ".join(map(str, partitions))
+        has = "has" if len(partitions) == 1 else "have"
+        super().__init__(KafkaError(KafkaError.LEADER_NOT_AVAILABLE, f"{self.names} {has} no leader"))
+
+
 async def in_daemon(name: str, call: Callable[..., Any], *arguments: Any) -> Any:
     """Run a call in a thread that the end of the process does not wait for: it may wait for a broker."""
     loop = asyncio.get_running_loop()
@@ -223,15 +233,22 @@ async def in_daemon(name: str, call: Callable[..., Any], *arguments: Any) -> Any
 
 
 def patiently(watch: Watch, read: Callable[[Sequence[Partition]], T], partitions: Sequence[Partition]) -> T:
-    """Read, and repeat it until Kafka has answered for PATIENCE_S: a broker's restart often causes the rebalance."""
-    deadline = watch.answered_s + PATIENCE_S
+    """Read, and repeat it until Kafka has answered for PATIENCE_S: a broker's restart often causes the rebalance.
+
+    Raises NoLeader at once: how long it lasts has no limit (stream/kafka/leaders.py).
+    """
+    deadline, said = watch.answered_s + PATIENCE_S, set[str]()
     while True:
         try:
             return read(partitions)
+        except NoLeader:
+            raise
         except KafkaException as exc:
             error = exc.args[0]
             passes = error.retriable() or error.code() < 0 or error.code() in PASSING
             if not passes or watch.answered_s > deadline:
                 raise
-            log.warning("recovery reads again: error=%s", error.name())
-            time.sleep(0.2)
+            if error.name() not in said:
+                said.add(error.name())
+                log.warning("recovery reads again: error=%s detail=%s", error.name(), error.str())
+            time.sleep(PAUSE_S)

@@ -11,6 +11,7 @@
 Redis runs a script as a whole, and writes it as a whole into its append-only file and to its replicas.
 """
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -58,9 +59,10 @@ PASSING = (
     redis.exceptions.ClusterDownError,  # and MASTERDOWN
     redis.exceptions.TryAgainError,
 )
-PASSING_WORDS = ("MISCONF", "BUSY", "NOREPLICAS")
+PASSING_WORDS = re.compile(r"^BUSY\b|\b(MISCONF|NOREPLICAS|READONLY|OOM|MASTERDOWN) ")
 """Errors that end by themselves, or when an operator makes room. redis-py cuts off the first word of those for which it
-has a class, so the text of those does not show it."""
+has a class, so the text of those does not show it. Before Redis 7 the word of an error inside a script comes late:
+ERR Error running script (call to f_1): @user_script:4: -READONLY You can't write against a read only replica."""
 
 
 def _check_database(url: str) -> None:
@@ -139,7 +141,7 @@ class RedisSink:
                 f"{self.where} refuses this user ({self._url.redact(exc)}); docs/sinks.md has the rights that it needs"
             ) from exc
         except redis.ResponseError as exc:
-            if isinstance(exc, PASSING) or str(exc).startswith(PASSING_WORDS):
+            if isinstance(exc, PASSING) or PASSING_WORDS.search(str(exc)):
                 raise Away(self._url.redact(exc)) from exc
             raise ConfigError(f"{self.where} cannot be written ({self._url.redact(exc)}); see --prefix") from exc
         except (redis.RedisError, OSError) as exc:

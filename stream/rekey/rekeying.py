@@ -28,6 +28,7 @@ from stream.errors import ConfigError, Fenced, NoRegistry
 from stream.events import Partition
 from stream.kafka.changelog import Changelog
 from stream.kafka.delivery import FENCED, Delivery, Outcome, Record, Undecided
+from stream.kafka.leaders import with_leaders
 from stream.kafka.waiting import Watch, in_daemon, patiently
 from stream.meter import Meter
 from stream.rekey.copy import copied
@@ -186,9 +187,9 @@ class Rekeying:
         """Read on at the committed offsets; where there is none, where the group begins."""
         committed = patiently(self._watch, self._offsets.committed, self._given)
         fresh = [partition for partition, offset in committed.items() if offset is None]
-        begins: Mapping[Partition, int] = patiently(self._watch, self._begin_at, fresh) if fresh else {}
+        begins: Mapping[Partition, int] = with_leaders(self._watch, self._begin_at, fresh) if fresh else {}
         next_: dict[Partition, int] = {}
-        for partition, (low, high) in patiently(self._watch, self._offsets.ends, self._given).items():
+        for partition, (low, high) in with_leaders(self._watch, self._offsets.ends, self._given).items():
             offset = committed[partition]
             if offset is None:
                 offset = max(low, begins.get(partition, low))

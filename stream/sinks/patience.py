@@ -43,7 +43,10 @@ class Patience:
 
 
 class Outage:
-    """Logs that a place does not answer, now and then, and that it answers again. where: the place, for the log"""
+    """Logs that a place does not answer, now and then, and that it answers again. where: the place, for the log
+
+    Only a write is an answer: a replica, or a database that can only be read, lets itself be connected and asked.
+    """
 
     def __init__(self, where: str, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._where, self._clock_s = where, clock_s

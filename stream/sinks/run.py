@@ -123,12 +123,12 @@ class Copying:
             part, unreadable = self._part(partition, of_it)
             unfit = self._sink.write(part)
             self._place.answered()
+            self._outage.answered()
             self._stored[partition] = part.end
             self._written[part.output] += len(part.events) - unfit
             self._left_out += unreadable + unfit
             if unfit:
                 log.warning("messages left out, the sink cannot hold them: partition=%s count=%d", partition, unfit)
-        self._outage.answered()
         self._tell()
 
     def _collect(self, once: bool) -> list[Any]:

@@ -15,12 +15,12 @@ from tests.protocol.mutant import Mutant, applied
 Schedule = Callable[[Lane], Awaitable[None]]
 
 DELIVERY, CHANGELOG = "stream.kafka.delivery:Delivery.", "stream.kafka.changelog:Changelog."
-READS = """            found = patiently(self._watch, self._changelog.positions, partitions)  # 4
+READS = """            found = wait(self._changelog.positions, partitions)  # 4
             first = first or found
-            marks = patiently(self._watch, partial(self._read, assignment), partitions)  # 5
+            marks = wait(partial(self._read, assignment), partitions)  # 5
 """
-READS_ROWS_FIRST = """            marks = patiently(self._watch, partial(self._read, assignment), partitions)
-            found = patiently(self._watch, self._changelog.positions, partitions)
+READS_ROWS_FIRST = """            marks = wait(partial(self._read, assignment), partitions)
+            found = wait(self._changelog.positions, partitions)
             first = first or found
 """
 

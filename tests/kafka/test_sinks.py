@@ -9,6 +9,8 @@ import random
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -244,6 +246,50 @@ def test_a_server_that_is_killed_is_waited_for(sinks: Sinks) -> None:
         assert process.end(signal.SIGTERM) == 0, process.log
         assert set(json.loads(process.log.splitlines()[-1])) == {"written", "left_out", "offsets"}
     sinks.assert_equal_to_the_topics(*servers)
+
+
+READ_ONLY: dict[str, tuple[str, Callable[[Sinks, bool], object], str]] = {
+    "a database that only answers questions": (
+        "postgres",
+        lambda sinks, on: sinks.database.read_only(on),
+        "read-only transaction",
+    ),
+    "a replica": (
+        "redis",
+        lambda sinks, on: sinks.cache.client.replicaof(*("127.0.0.1", "9") if on else ("NO", "ONE")),
+        "read only replica",
+    ),
+    "a Redis with too few replicas": (
+        "redis",
+        lambda sinks, on: sinks.cache.client.config_set("min-replicas-to-write", int(on)),
+        "Not enough good replicas",
+    ),
+}
+"""What it is -> kind of the sink, what makes it so (True) or ends it (False), and words of the reason in the log."""
+
+
+@pytest.mark.parametrize("what", READ_ONLY)
+def test_a_place_that_can_only_be_read_is_waited_for_with_one_line(sinks: Sinks, what: str) -> None:
+    """As after a switch to another server. Its connection and its offsets are no answer: only a write is."""
+    kind, switch, reason = READ_ONLY[what]
+    publish(sinks.lane, 100)
+    process = sinks.start(kind)
+    sinks.wait_for_more(kind, 0, process)
+    switch(sinks, True)
+    try:
+        publish(sinks.lane, 100, seed=1)
+        process.wait_for("does not answer, eddy sink waits for it")
+        tries_s = time.monotonic() + 5
+        wait_until(lambda: time.monotonic() > tries_s, "it has tried some times")
+        assert [process.log.count(text) for text in ("does not answer", "answers again", reason)] == [1, 0, 1]
+        assert process.process.poll() is None, process.log
+    finally:
+        switch(sinks, False)
+    process.wait_for("answers again")
+    sinks.once(kind)
+    assert process.end(signal.SIGTERM) == 0, process.log
+    assert [process.log.count(text) for text in ("does not answer", "answers again")] == [1, 1], process.log
+    sinks.assert_equal_to_the_topics(kind)
 
 
 def test_bad_messages_are_counted_and_a_password_is_never_printed(sinks: Sinks) -> None:

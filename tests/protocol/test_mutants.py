@@ -21,7 +21,9 @@ MUTANTS: dict[str, tuple[Mutant, Callable[..., None], dict[str, Any]]] = {
         {"committed": 9, "stands": 7, "fragment": "older one"},
     ),
     "checksum": (
-        Mutant(f"{RECOVERY}_check", "if not explained or len(broken) > most:", "if False:"),
+        Mutant(
+            f"{RECOVERY}_check", "if not written.accounts_for(*totals, len(broken)) or len(broken) > most:", "if False:"
+        ),
         test_recovery.test_rows_read_in_the_middle_of_another_workers_transaction_are_not_lost_rows,
         {"after": 5, "lost": True},
     ),

@@ -29,7 +29,8 @@ from stream.events import Partition
 from stream.kafka.changelog import Changelog
 from stream.kafka.consumer.fetch import Chunk
 from stream.kafka.delivery import Delivery, Outcome
-from stream.kafka.waiting import NoWatch, Watch, in_daemon, patiently
+from stream.kafka.leaders import led
+from stream.kafka.waiting import NoWatch, Watch, in_daemon
 from stream.meter import Meter
 from stream.process import HANGS_S, SLOW_S, OneThread
 from stream.sessions.ends import MOST, rest_ends
@@ -268,10 +269,9 @@ class Cycles:
         assignment, partitions = self._assignment, self._rest.take(self._watch.answered_s)
         if assignment is None or not partitions:
             return
-        ends = await in_daemon("rest", patiently, self._watch, self._changelog.ends, partitions)
-        next_ = assignment.next
-        behind = [p for p in partitions if ends[p][1] > next_.get(p, 0)]
-        arena, known = self._engine.arena, self._rest.minutes
+        ends = await in_daemon("rest", led, self._watch, self._changelog.ends, partitions)
+        arena, known, next_ = self._engine.arena, self._rest.minutes, assignment.next
+        behind = [p for p in partitions if p not in ends or ends[p][1] > next_.get(p, 0)]
         resting = {p: known.get(p) or rest_ends(arena.newest_ms(p)) for p in partitions if p not in behind}
         some = resting if len(arena) <= MOST else dict(list(resting.items())[:1])  # together too many may end
         batch = await self.thread.run(rest, self._engine, self._topics, next_, some)

@@ -17,7 +17,8 @@ from stream.errors import ConfigError
 from stream.events import Partition
 from stream.kafka.changelog import POSITION_KEY, Changelog, Mark, Position, disagreement
 from stream.kafka.delivery import Delivery, Outcome, Record
-from stream.kafka.waiting import Watch, in_daemon, patiently
+from stream.kafka.leaders import led, with_leaders
+from stream.kafka.waiting import Watch, in_daemon
 from stream.log_lines import hashed
 from stream.meter import Meter
 from stream.state.arena import Arena
@@ -109,9 +110,9 @@ class Recovery:
         held = list(ours)
         if not held:
             return {}
-        found = patiently(self._watch, self._changelog.positions, held)
-        marks = patiently(self._watch, self._changelog.marks, held)
-        return {p: had[p] for p in held if marks.get(p) == ours[p] and found[p].committed == had[p]}
+        found = led(self._watch, self._changelog.positions, held)
+        marks = led(self._watch, self._changelog.marks, list(found))
+        return {p: had[p] for p in found if marks.get(p) == ours[p] and found[p].committed == had[p]}
 
     def _hold(self, partitions: Sequence[Partition], had: Offsets) -> dict[Partition, Mark]:
         """In the engine thread: drop the rows of other partitions. Returns the marks that fit the rows in memory."""
@@ -131,10 +132,10 @@ class Recovery:
         transaction nor those before it, another worker has the partitions.
         """
         partitions, before = list(offsets), {p: assignment.next[p] for p in offsets}
-        found = await in_daemon("recovery", patiently, self._watch, self._changelog.positions, partitions)
+        found = await in_daemon("recovery", with_leaders, self._watch, self._changelog.positions, partitions)
         stands = {p: position.next for p, position in found.items()}
         if stands == offsets == before:
-            marks = await in_daemon("recovery", patiently, self._watch, self._changelog.marks, partitions)
+            marks = await in_daemon("recovery", with_leaders, self._watch, self._changelog.marks, partitions)
             return Outcome.COMMITTED if {p: m.time_ms for p, m in marks.items()} == times else Outcome.ROLLED_BACK
         if stands == offsets:
             return Outcome.COMMITTED
@@ -191,7 +192,7 @@ class Recovery:
     async def _begin_group(self, assignment: Assignment, positions: Mapping[Partition, Position]) -> Offsets | None:
         """Step 8: where the group begins in partitions without an offset. None if another worker has them."""
         fresh = [p for p, position in positions.items() if position.committed is None]
-        asked = await in_daemon("recovery", patiently, self._watch, self._begin_at, fresh) if fresh else {}
+        asked = await in_daemon("recovery", with_leaders, self._watch, self._begin_at, fresh) if fresh else {}
         begins = {p: max(at, positions[p].next) for p, at in asked.items()}  # Kafka may have deleted up to there
         topic = self._changelog.topic
         marks = [Record(topic, POSITION_KEY, Mark(at, 0, 0).encode(), p.number) for p, at in begins.items()]
@@ -207,11 +208,12 @@ class Recovery:
 
     def _restore(self, assignment: Assignment, partitions: Sequence[Partition]) -> dict[Partition, Position] | None:
         """Steps 4 to 7 of `read`, in a thread of their own. None if another worker has the partitions."""
+        wait = partial(with_leaders, self._watch, go_on=partial(self._in_engine, assignment, lambda: None))
         first: Mapping[Partition, Position] | None = None
         for left in reversed(range(AGREE_TRIES)):
-            found = patiently(self._watch, self._changelog.positions, partitions)  # 4
+            found = wait(self._changelog.positions, partitions)  # 4
             first = first or found
-            marks = patiently(self._watch, partial(self._read, assignment), partitions)  # 5
+            marks = wait(partial(self._read, assignment), partitions)  # 5
             stands = {p: marks[p].next if p in marks else None for p in partitions}
             apart = next((p for p in partitions if stands[p] != found[p].committed), None)  # 6
             if apart is None:
@@ -232,7 +234,7 @@ class Recovery:
             for partition in partitions:
                 self._in_engine(assignment, self._check, partition, marks.get(partition))  # 7
         except ConfigError:
-            again = patiently(self._watch, self._changelog.positions, partitions)
+            again = wait(self._changelog.positions, partitions)
             if any(again[p].committed != found[p].committed for p in partitions):
                 return None
             raise
@@ -275,8 +277,7 @@ class Recovery:
         self._arena.kept[partition] = written.kept
         self._arena.advance(partition, written.time_ms)
         most = max(MOST_BROKEN, int(written.users * MOST_BROKEN_SHARE))
-        explained = written.accounts_for(*totals, len(broken))
-        if not explained or len(broken) > most:
+        if not written.accounts_for(*totals, len(broken)) or len(broken) > most:
             raise missing_rows(partition, Totals(written.users, written.checksum), totals, broken)
         if broken:
             log.error(

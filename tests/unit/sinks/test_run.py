@@ -7,12 +7,15 @@ from threading import Event as Flag
 from typing import Any
 
 import pytest
+import redis
 from click.testing import CliRunner
 from confluent_kafka import KafkaError, KafkaException
 
 from stream.errors import ConfigError
 from stream.events import Partition
+from stream.places.redis import RedisSink
 from stream.places.sink import Away, Part
+from stream.places.url import Url
 from stream.sinks import patience, run
 from stream.sinks.command import sink
 from stream.sinks.patience import Patience
@@ -148,6 +151,47 @@ def test_without_once_the_sink_waits_for_as_long_as_it_takes(monkeypatch: pytest
 
     there.write = write  # type: ignore[method-assign]
     assert running.run(once=False).offsets == {str(RECS): 2}
+
+
+def test_only_a_write_is_an_answer_of_a_place(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A replica can be connected and asked for its offsets, and a poll of Kafka that brings no message writes nothing:
+    the log had two lines for each try."""
+    caplog.set_level(logging.INFO)
+    source, place = Topic(), Place(writes=3)
+    begin = source.seek
+
+    def seek(stored: Mapping[Partition, int]) -> None:
+        source.takes = 2
+        begin(stored)
+
+    source.seek = seek  # type: ignore[method-assign]
+    copying(source, place, monkeypatch, 60.0).run(once=True)
+    assert ["not answer" in line for line in caplog.messages if "answer" in line] == [True, False]
+
+
+REDIS_SAYS = {
+    "READONLY You can't write against a read only replica. script: 52d1, on @user_script:4.": Away,
+    "ERR Error running script (call to f_52d1): @user_script:4: -READONLY You can't write against a replica.": Away,
+    "ERR Error running script (call to f_52d1): @user_script:4: -OOM command not allowed": Away,
+    "NOREPLICAS Not enough good replicas to write. script: 52d1, on @user_script:4.": Away,
+    "MISCONF Errors writing to the AOF file: No space left on device": Away,
+    "BUSY Redis is busy running a script.": Away,
+    "WRONGTYPE Operation against a key holding the wrong kind of value": ConfigError,
+    "ERR unknown command 'EVALSHA'": ConfigError,
+}
+
+
+@pytest.mark.parametrize("text", REDIS_SAYS)
+def test_a_redis_that_cannot_write_now_is_away(text: str) -> None:
+    """Redis 6 has the word of an error in a script at the end of its text, Redis 7 at the begin."""
+
+    def call() -> None:
+        raise redis.ResponseError(text)
+
+    with pytest.raises(REDIS_SAYS[text]):
+        RedisSink(Url("redis://cache"))._ask(call)
 
 
 def test_patience_begins_again_after_an_answer() -> None:

@@ -1,0 +1,137 @@
+"""Two brokers, each partition on one of them: a partition whose broker is down has no leader, and Kafka answers.
+
+It starts its own brokers, so it needs Java.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from bench.apache_kafka import PROPERTIES, KafkaUnavailable, fetch_jars, free_ports
+from bench.chaos.cluster import Broker
+from stream.kafka.topics import COMPACTED
+from tests.kafka.lane import Lane, Worker, clicks, wait_until
+from tests.kafka_lane import REQUIRED
+
+pytestmark = [
+    pytest.mark.real_kafka,
+    pytest.mark.skipif("EDDY_TEST_KAFKA" in os.environ, reason="a broker that is not ours is not killed"),
+]
+
+SECOND = """process.roles=broker
+node.id=2
+listeners=PLAINTEXT://127.0.0.1:{port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+"""
+"""The second broker, in the place of the same lines of PROPERTIES: the first one is the only controller."""
+
+WAITS, GOES_ON = "partitions have no leader, Eddy waits for one: partitions=[{}]", "partitions have leaders again"
+
+
+class Pair:
+    """Two brokers. Topics that Kafka makes itself are on the first one."""
+
+    def __init__(self, directory: Path, stack: ExitStack) -> None:
+        libs = fetch_jars()
+        one, controller, two = free_ports(3)
+        texts = [
+            PROPERTIES.format(port=port, controller=controller, data=directory / name / "data")
+            for port, name in ((one, "1"), (two, "2"))
+        ]
+        texts = [f"{text}broker.session.timeout.ms=2000\n" for text in texts]
+        self.address = f"127.0.0.1:{one},127.0.0.1:{two}"
+        settings = {"bootstrap.servers": self.address, "log_level": 0, "reconnect.backoff.max.ms": 200}
+        self._admin = AdminClient(settings)
+        self.first = Broker(libs, directory / "1", texts[0], 1)
+        self.second = Broker(libs, directory / "2", texts[1] + SECOND.format(port=two), 2)
+        for broker in (self.first, self.second):
+            stack.callback(broker.kill)
+        self.first.start()
+        self._wait_for(1)
+        for topic in ("__consumer_offsets", "__transaction_state"):
+            self.create(topic, [1] * 4, {"cleanup.policy": "compact"})
+        self.start_second()
+
+    def start_second(self) -> None:
+        self.second.start()
+        self._wait_for(2)
+
+    def kill_second(self) -> None:
+        self.second.kill()
+        self._wait_for(1)
+
+    def create(self, topic: str, brokers: list[int], config: dict[str, str]) -> None:
+        """Create a topic whose partition p is on the broker brokers[p] only."""
+        new = NewTopic(topic, len(brokers), replica_assignment=[[number] for number in brokers], config=config)
+        self._admin.create_topics([new])[topic].result(30)
+
+    def _wait_for(self, count: int) -> None:
+        """Wait until the controller knows of as many brokers."""
+
+        def there() -> bool:
+            try:
+                return len(self._admin.list_topics(timeout=1.0).brokers) == count
+            except KafkaException:
+                return False
+
+        wait_until(there, f"{count} brokers")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    try:
+        with ExitStack() as stack:
+            yield Pair(tmp_path_factory.mktemp("pair"), stack)
+    except KafkaUnavailable as exc:
+        if REQUIRED:
+            pytest.fail(f"EDDY_REQUIRE_KAFKA=1, but there is no real Kafka: {exc}", pytrace=False)
+        pytest.skip(f"THE KAFKA LANE DID NOT RUN: {exc}")
+
+
+@pytest.fixture
+def lane(pair: Pair, name: str, model: Path, tmp_path: Path) -> Iterator[Lane]:
+    """Topics whose partition 2 of the clicks and partition 1 of the changelog are on the second broker."""
+    lane = Lane(pair.address, name, model, tmp_path)
+    topics = lane.topics
+    for topic in topics.names():
+        brokers = {topics.clicks: [1, 1, 2, 1], topics.changelog: [1, 2, 1, 1]}.get(topic, [1] * 4)
+        pair.create(topic, brokers, COMPACTED if topic == topics.changelog else {})
+    yield lane
+    lane.end_all()
+    pair.start_second()
+
+
+def ended(worker: Worker) -> str:
+    """The log of a worker that is stopped."""
+    assert worker.end(signal.SIGTERM) == 0, worker.log
+    assert not [word for word in ("Traceback", " CRITICAL ") if word in worker.log], worker.log
+    return worker.log
+
+
+def test_a_worker_waits_at_its_start_for_partitions_without_a_leader(lane: Lane, pair: Pair) -> None:
+    """It names them once and says once that it goes on, and recovers all that there is. One that is stopped meanwhile
+    ends with 0."""
+    lane.produce(clicks(1_000))
+    worker = lane.start(worker_id="a")
+    lane.wait_for_clicks()
+    ended(worker)
+    pair.kill_second()
+    names = f"{lane.topics.changelog}-1", f"{lane.topics.clicks}-2"
+    stopped = lane.start(worker_id="a")
+    stopped.wait_for(WAITS.format(names[1]))
+    ended(stopped)
+    worker = lane.start(worker_id="a")
+    worker.wait_for(WAITS.format(names[1]))
+    pair.start_second()
+    worker.wait_for(GOES_ON)
+    lane.produce(clicks(1_000, seed=1))
+    lane.wait_for_clicks()
+    log = ended(worker)
+    assert [log.count(text) for text in ("Eddy waits for one", GOES_ON, "recovery reads again")] == [1, 1, 0], log
+    lane.assert_as_if_nothing_had_happened()
