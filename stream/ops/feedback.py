@@ -86,6 +86,7 @@ def feedback(
     now_ms = time.time_ns() // 1_000_000
     until_ms = None if quiet is None else until(quiet, now_ms)
     _check(statistics, until_ms)
+    _check_texts(id_, by, note)
     config = read_kafka_config(kafka_config, os.environ)
     writes = [feedback_topic] if until_ms is None else [clicks_topic, feedback_topic]
     check_access(broker, config, reads=[anomalies_topic], writes=writes)
@@ -152,6 +153,15 @@ def _check(statistics: Iterable[str], until_ms: int | None) -> None:
             raise ConfigError(f"--statistic {printable(name)!r} is none of {', '.join(NAMES)}")
     if statistics and not until_ms:
         raise ConfigError("--statistic needs --quiet TIME: it says which alerts are kept back")
+
+
+def _check_texts(*texts: str) -> None:
+    """Raises ConfigError if a text cannot be in a message. Before a request is written: then its verdict can follow."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # Python reads a byte that is not UTF-8 as half of a surrogate pair
+            raise ConfigError(f"{text[:64]!r} is not UTF-8; write it in UTF-8, or with ASCII letters") from None
 
 
 def _publish(broker: str, topic: str, config: KafkaConfig, key: bytes, said: Feedback) -> None:

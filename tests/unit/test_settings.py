@@ -24,6 +24,8 @@ from stream.settings import Rules, Settings, Topics
         ("group", {"group": " "}),
         ("group is .eddy ., with a blank at an end", {"group": "eddy "}),
         ("worker_id is .*t0., with a blank at an end", {"worker_id": "\t0"}),
+        ("group is .*udcff.; it must be printable characters in UTF-8", {"group": "\udcff"}),
+        ("worker_id is .*udcff.; it must be printable", {"worker_id": "a\udcff"}),
         ("topic .clicks .: no topic can have this name", {"topics": Topics(clicks="clicks ")}),
         ("topic .a/b.: no topic can have this name", {"topics": Topics(anomalies="a/b")}),
         ("no topic can have this name", {"topics": Topics(sessions="ä")}),

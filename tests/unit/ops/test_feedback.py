@@ -63,9 +63,11 @@ def test_another_time_is_refused(text: str) -> None:
         (["--statistic", "speed", "--quiet", "1d"], "none of clicks, event types"),
         (["--statistic", "rate"], "needs --quiet"),
         (["--statistic", "rate", "--quiet", "off"], "needs --quiet"),
+        (["--note", "caf\udce9", "--quiet", "1d"], "'caf\\udce9' is not UTF-8"),
+        (["--by", "\udcff"], "is not UTF-8"),
     ],
 )
-def test_statistics_are_checked_before_anything_is_written(options: list[str], why: str) -> None:
+def test_options_are_checked_before_anything_is_written(options: list[str], why: str) -> None:
     done = CliRunner().invoke(eddy, ["feedback", "clicks-0-1", "false", *options, "--broker", "localhost:1"])
     assert isinstance(done.exception, ConfigError)
     assert why in str(done.exception)
