@@ -129,7 +129,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(bytes(2 << 20))
     for name, line in (
         ("none", "no such file"),
-        ("", "a directory, and no file"),
+        ("", "a directory or a pipe, and no file"),
         ("latin", "not UTF-8"),
         ("large", "larger than"),
     ):
