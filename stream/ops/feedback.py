@@ -112,8 +112,7 @@ def feedback(
         return
     click.echo(f"{printable(id_)}: {verdict}, written to {feedback_topic}")
     if until_ms is not None:
-        what = "alerts" if not names else f"alerts for {', '.join(names)}"
-        how = f"no {what} on clicks before {time_of(until_ms)}" if until_ms else "alerts as ever"
+        how = effect(until_ms, now_ms, names)
         click.echo(f"user {printable(alert.user_id)}: {how}, once the worker reaches the request on {clicks_topic}")
 
 
@@ -142,6 +141,15 @@ def until(text: str, now_ms: int) -> int:
             f"2026-12-31T00:00:00, or {OFF}"
         )
     return found
+
+
+def effect(until_ms: int, now_ms: int, statistics: list[str]) -> str:
+    """What a request for quiet until this time does, in words. One in the past ends an earlier request, too."""
+    if not until_ms:
+        return "alerts as ever"
+    what = "alerts" if not statistics else f"alerts for {', '.join(statistics)}"
+    over = "; that time is over, so clicks from now on have alerts as ever" if until_ms <= now_ms else ""
+    return f"no {what} on clicks before {time_of(until_ms)}{over}"
 
 
 def _check(statistics: Iterable[str], until_ms: int | None) -> None:
