@@ -151,7 +151,8 @@ def check_addresses(broker: str) -> None:
         parts = ADDRESS.fullmatch(address.strip())
         if parts is None or not 0 < int(parts[2]) < 65_536:
             raise ConfigError(
-                f"setting broker has {address.strip()!r}; it must be host:port[,host:port...], without a protocol"
+                f"setting broker has {address.strip()!r}; it must be host:port[,host:port...], without a protocol and "
+                "with a port from 1 to 65535"
             )
 
 

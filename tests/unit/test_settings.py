@@ -21,6 +21,7 @@ from stream.settings import Rules, Settings, Topics
         ("broker", {"broker": "a:1,,b:2"}),
         ("broker", {"broker": "PLAINTEXT://kafka:9092"}),
         ("broker", {"broker": "::1"}),
+        ("broker has .kafka:99999.; .* with a port from 1 to 65535", {"broker": "kafka:99999"}),
         ("group", {"group": " "}),
         ("group is .eddy ., with a blank at an end", {"group": "eddy "}),
         ("worker_id is .*t0., with a blank at an end", {"worker_id": "\t0"}),
