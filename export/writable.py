@@ -11,6 +11,10 @@ def check_name(directory: Path) -> None:
     if len(directory.parts) < 2 or {*directory.parts[-2:]} & {"..", directory.anchor}:
         name = directory.name if directory.name not in ("", "..") else "mine"
         raise ConfigError(f"--out {directory}: it must end in NAME/VERSION, such as --out {name}/1")
+    try:
+        str(directory).encode()
+    except UnicodeEncodeError:  # ONNX Runtime could not open a model there
+        raise ConfigError(f"--out {str(directory)!r} is not UTF-8; give another directory") from None
 
 
 def check_writable(directory: Path) -> None:

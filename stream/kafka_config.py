@@ -135,13 +135,24 @@ PLAINTEXT = KafkaConfig()
 """A broker without TLS and SASL."""
 
 
+def check_name(setting: str, value: str) -> None:
+    """Raise ConfigError unless Kafka takes the value of a setting as a name, and as the same one that was meant."""
+    if value != value.strip():
+        raise ConfigError(
+            f"setting {setting} is {value!r}, with a blank at an end: to Kafka it would be another name; remove it"
+        )
+    if not value.isprintable():  # Python reads a byte that is not UTF-8 as half of a surrogate pair
+        raise ConfigError(f"setting {setting} is {value!r}; it must be printable characters in UTF-8")
+
+
 def check_addresses(broker: str) -> None:
     """Raise ConfigError unless a setting of brokers is host:port[,host:port...]."""
     for address in broker.split(","):
         parts = ADDRESS.fullmatch(address.strip())
         if parts is None or not 0 < int(parts[2]) < 65_536:
             raise ConfigError(
-                f"setting broker has {address.strip()!r}; it must be host:port[,host:port...], without a protocol"
+                f"setting broker has {address.strip()!r}; it must be host:port[,host:port...], without a protocol and "
+                "with a port from 1 to 65535"
             )
 
 

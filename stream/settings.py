@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from stream.errors import ConfigError
-from stream.kafka_config import ADDRESS, HTTP_URL, check_addresses, check_registry_url
+from stream.kafka_config import ADDRESS, HTTP_URL, check_addresses, check_name, check_registry_url
 from stream.start_at import start_time_ms
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -244,11 +244,7 @@ class Settings(Struct, frozen=True):
             if not getattr(self, name).strip():
                 raise ConfigError(f"setting {name} is empty; give --{name.replace('_', '-')}")
         for name in ("group", "worker_id"):
-            value = getattr(self, name)
-            if value != value.strip():
-                raise ConfigError(
-                    f"setting {name} is {value!r}, with a blank at an end: to Kafka it would be another name; remove it"
-                )
+            check_name(name, getattr(self, name))
         check_addresses(self.broker)
         check_registry_url(self.schema_registry)
         if self.otlp_endpoint and not HTTP_URL.fullmatch(self.otlp_endpoint.strip()):

@@ -431,11 +431,12 @@ class Oracle:
 
     def _alert(self, common: Event, event_type: str, found: Found, before: dict[str, Any]) -> Event:
         likely = self._top(before, 3)
-        names = " or ".join(self.items[i] for i, _ in likely)
+        likely_items, item = [self.items[i] for i, _ in likely], common["item_id"]
+        others = " or ".join(one for one in likely_items if one != item)
+        expected = f", which was expected, as was {others}" if item in likely_items else f" where {others} was expected"
         return common | {
             "event_type": event_type,
-            "reason": f"{found.sentence} (p-value {found.p_value:.2g}); {event_type} of {common['item_id']} where "
-            f"{names} was expected",
+            "reason": f"{found.sentence} (p-value {found.p_value:.2g}); {event_type} of {item}{expected}",
             "score": round(-math.log10(found.p_value), 4),
             "threshold": self._alpha,
             "statistics": found.statistics,

@@ -21,7 +21,7 @@ from export.log.notes import ReadStats, implausible_items, implausible_times, im
 from export.log.reader import USUAL_NAMES, ColumnNames, batches
 from export.log.spill import ROW, Column, Rows, Spool, chunks, part
 from export.log.synthetic_times import Clock, RowClock, SessionClock, owned_sessions
-from export.log.times import LATEST_MS, iso
+from export.log.times import LATEST_MS, iso, within
 from stream.errors import ConfigError
 from stream.events import Click
 from stream.log_lines import counted
@@ -91,7 +91,7 @@ class Log:
             keep &= self.time_ms < end_ms
         if not keep.any():
             raise ConfigError(
-                f"no click is between {iso(start_ms)} and {iso(end_ms)}; "
+                f"no click is {within(start_ms, end_ms)}; "
                 f"the log covers {iso(int(self.time_ms.min()))} to {iso(int(self.time_ms.max()))}"
             )
         return self.where(keep)

@@ -20,6 +20,12 @@ def parse_time(text: str) -> int:
     return read[0]
 
 
-def iso(ms: int | None) -> str:
-    """A time as text for people, UTC, to the second; None = the open end of a time range."""
-    return "the beginning or end" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).isoformat(" ", "seconds")
+def iso(ms: int) -> str:
+    """A time as text for people, UTC, to the second."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(" ", "seconds")
+
+
+def within(start_ms: int | None, end_ms: int | None) -> str:
+    """start_ms <= time < end_ms as text for people; None = no such end, of which at most one is."""
+    begins = [] if start_ms is None else [f"from {iso(start_ms)} on"]
+    return " and ".join([*begins, *([] if end_ms is None else [f"before {iso(end_ms)}"])])

@@ -37,6 +37,7 @@ from stream.demo.worker_process import HOURS, WorkerProcess
 from stream.errors import ConfigError, EddyError
 from stream.events import Anomaly, DeadLetter, Recommendation, SystemAlert
 from stream.manifest import read_manifest
+from stream.number_range import NumberRange
 from stream.settings import Topics
 from stream.trigger import Trigger
 
@@ -125,9 +126,9 @@ def default_model() -> Path:
 
 
 @click.command()
-@click.option("--seconds", type=click.FloatRange(min=0.5), help="How long to send clicks. Default: until Ctrl-C.")
+@click.option("--seconds", type=NumberRange(min=0.5), help="How long to send clicks. Default: until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object on the last line.")
-@click.option("--rate", type=click.FloatRange(1, 20_000), default=400.0, show_default=True, help="Clicks per second.")
+@click.option("--rate", type=NumberRange(1, 20_000), default=400.0, show_default=True, help="Clicks per second.")
 @click.option("--users", type=click.IntRange(10, 20_000), default=600, show_default=True, help="Number of users.")
 @click.option("--seed", type=int, default=2, show_default=True, help="Seed of the users. The shop is always the same.")
 @click.option(

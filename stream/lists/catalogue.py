@@ -9,6 +9,7 @@ file an error, because half a catalogue would silently shorten the lists.
 import csv
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -28,6 +29,9 @@ STOCK = ("in_stock", "available")
 CATEGORY = "category"
 
 _YES, _NO = {"true", "yes", "y", "t", "in stock"}, {"false", "no", "n", "f", "out of stock"}
+
+SEPARATORS = ",;\t|"
+"""Of a CSV file: the one that its header has most often, as of a click log."""
 
 MOST_BYTES = 1 << 30
 """Of a catalogue file: it is read between two cycles, and all clicks wait meanwhile."""
@@ -102,7 +106,9 @@ def _lines(path: Path, needed: Collection[str]) -> Iterator[tuple[int, dict[str,
             raise ConfigError(f"catalogue {path} has {stat.st_size:,} bytes; it may have {MOST_BYTES:,}")
         if path.suffix == ".csv":
             with path.open(newline="", encoding="utf-8-sig") as file:
-                yield from _table(csv.DictReader(file, strict=True), path, needed)
+                header = file.readline()
+                rows = csv.DictReader(chain([header], file), strict=True, delimiter=max(SEPARATORS, key=header.count))
+                yield from _table(rows, path, needed)
         elif path.suffix in (".jsonl", ".ndjson"):
             decode = msgspec.json.Decoder(dict[str, Any]).decode
             with path.open(encoding="utf-8-sig") as file:

@@ -259,6 +259,10 @@ def _compile(index: dict[str, int], rules: Rules, path: Path) -> CompiledRules:
     wanted = rules.wanted()
     by_category = rules.same_category or rules.max_per_category or rules.diversity
     catalogue = read_catalogue(path, index, {*wanted, *((CATEGORY,) if by_category else ())})
+    if not catalogue.listed.any():
+        raise ConfigError(
+            f"catalogue {path}: it has {catalogue.lines:,} lines, and no item of the model; check the item_id column"
+        )
     allowed = np.ones(len(index), np.bool_)
     if rules.only_available:
         if catalogue.available is None:

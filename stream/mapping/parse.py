@@ -257,7 +257,7 @@ def read_text(path: Path, what: str, advice: str) -> str:
     """
     try:
         if not path.is_file():  # a FIFO is none, and reading it would wait for ever
-            there = "a directory, and no file" if path.is_dir() else "no such file"
+            there = "a directory or a pipe, and no file" if path.exists() else "no such file"
             raise ConfigError(f"{what} {path}: {there}; {advice}")
         if path.stat().st_size > MOST_BYTES:
             raise ConfigError(f"{what} {path}: larger than {MOST_BYTES:,} bytes; is this the right file?")

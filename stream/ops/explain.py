@@ -155,9 +155,14 @@ def _reason(reason: dict[str, Any]) -> str:
     ago = reason["clicks_ago"]
     when = "the last click" if not ago else f"{ago} {'click' if ago == 1 else 'clicks'} before the last"
     event_type, item = reason["event_type"] or "an unknown event", reason["item_id"] or UNKNOWN
-    likely = f"{exp(reason['nats']):.2g} times as likely with it" if "nats" in reason else ""
+    likely = f"{_times(exp(reason['nats']))} times as likely with it" if "nats" in reason else ""
     change = likely or f"{reason['without']:.1%} without it"
     return f"{event_type} of {item} ({when}; {change})"
+
+
+def _times(ratio: float) -> str:
+    """A ratio with two digits as a person writes it: 1.1, 74, 1,200. Beyond a million nobody needs the digits."""
+    return f"{float(f'{ratio:.2g}'):,.1f}".removesuffix(".0") if ratio < 1e6 else "more than a million"
 
 
 def alerts_among(messages: Iterable[Any], kind: type[Anomaly] | type[SystemAlert]) -> Iterator[Alert]:

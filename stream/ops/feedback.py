@@ -86,6 +86,7 @@ def feedback(
     now_ms = time.time_ns() // 1_000_000
     until_ms = None if quiet is None else until(quiet, now_ms)
     _check(statistics, until_ms)
+    _check_texts(id_, by, note)
     config = read_kafka_config(kafka_config, os.environ)
     writes = [feedback_topic] if until_ms is None else [clicks_topic, feedback_topic]
     check_access(broker, config, reads=[anomalies_topic], writes=writes)
@@ -111,8 +112,7 @@ def feedback(
         return
     click.echo(f"{printable(id_)}: {verdict}, written to {feedback_topic}")
     if until_ms is not None:
-        what = "alerts" if not names else f"alerts for {', '.join(names)}"
-        how = f"no {what} on clicks before {time_of(until_ms)}" if until_ms else "alerts as ever"
+        how = effect(until_ms, now_ms, names)
         click.echo(f"user {printable(alert.user_id)}: {how}, once the worker reaches the request on {clicks_topic}")
 
 
@@ -143,6 +143,15 @@ def until(text: str, now_ms: int) -> int:
     return found
 
 
+def effect(until_ms: int, now_ms: int, statistics: list[str]) -> str:
+    """What a request for quiet until this time does, in words. One in the past ends an earlier request, too."""
+    if not until_ms:
+        return "alerts as ever"
+    what = "alerts" if not statistics else f"alerts for {', '.join(statistics)}"
+    over = "; that time is over, so clicks from now on have alerts as ever" if until_ms <= now_ms else ""
+    return f"no {what} on clicks before {time_of(until_ms)}{over}"
+
+
 def _check(statistics: Iterable[str], until_ms: int | None) -> None:
     """Raises ConfigError if these statistics cannot be quiet."""
     from stream.population.quiet import NAMES
@@ -152,6 +161,15 @@ def _check(statistics: Iterable[str], until_ms: int | None) -> None:
             raise ConfigError(f"--statistic {printable(name)!r} is none of {', '.join(NAMES)}")
     if statistics and not until_ms:
         raise ConfigError("--statistic needs --quiet TIME: it says which alerts are kept back")
+
+
+def _check_texts(*texts: str) -> None:
+    """Raises ConfigError if a text cannot be in a message. Before a request is written: then its verdict can follow."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # Python reads a byte that is not UTF-8 as half of a surrogate pair
+            raise ConfigError(f"{text[:64]!r} is not UTF-8; write it in UTF-8, or with ASCII letters") from None
 
 
 def _publish(broker: str, topic: str, config: KafkaConfig, key: bytes, said: Feedback) -> None:

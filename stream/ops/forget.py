@@ -42,7 +42,7 @@ def forget(
     from stream.rekey.topic import by_user
 
     given = [*users, *([] if path is None else read_ids(path, "--file"))]
-    keys = [_key(user) for user in given]
+    keys = list(dict.fromkeys(_key(user) for user in given))
     if not keys:
         raise click.UsageError("no user: give USER or --file.")
     odd = [user for user in given if user != user.strip() or user[0] + user[-1] in QUOTES]

@@ -62,7 +62,7 @@ def _reason(firing: Firing, clicks: Sequence[Click]) -> str:
         _, users, of, before, of_before, _ = trend = firing.why
         return (
             f"{trend.what} trends: {users:,} of {of:,} clicks in the hour, and {before:,} of {of_before:,} in the "
-            f"{duration(rule.over_ms)} before; of a user's clicks on an {rule.of} in an hour one counts"
+            f"{duration(rule.over_ms)} before; of a user's clicks on one {rule.of} in an hour one counts"
         )
     if rule.kind != ABANDONED:
         click = clicks[firing.click]

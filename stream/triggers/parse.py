@@ -167,10 +167,10 @@ def _duration(given: dict[str, Any], key: str, least_ms: int) -> int:
     parts = DURATION.fullmatch(given[key]) if isinstance(given[key], str) else None
     found = int(parts[1]) * UNITS[parts[2]] if parts else -1
     if not least_ms <= found <= LONGEST_MS:
-        least = f" of at least {least_ms // HOUR_MS}h" if least_ms else ""
-        raise ConfigError(
-            f'{key} is {shown(given[key])}; it must be a time{least}, such as "45s", "30m", "12h" or "3d"'
-        )
+        least = f"at least {least_ms // HOUR_MS}h and " if least_ms else ""
+        such = '"12h" or "3d"' if least_ms else '"45s", "30m", "12h" or "3d"'
+        most = f"at most {LONGEST_MS // DAY_MS:,}d"
+        raise ConfigError(f"{key} is {shown(given[key])}; it must be a time of {least}{most}, such as {such}")
     return found
 
 

@@ -126,6 +126,8 @@ def _lines(effect: "Effect") -> list[str]:
         )
     if effect.waiting:
         lines.append(f"  not counted yet, because the window is not over: {counted(effect.waiting, 'user')}")
+    if rule.kind and not rule.control and not found.control:  # without --triggers the rule has no kind
+        return [*lines, "  nothing to compare with: the rule has no control group, such as control = 0.1"]
     if found.difference is None:
         return [*lines, f"  too few users for a difference: each group needs {FEWEST}"]
     lines.append(f"  difference: {_interval(found.difference)}")

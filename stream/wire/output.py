@@ -164,8 +164,8 @@ def _anomaly(
         event_type=click.event_type,
         timestamp=click.timestamp,
         episode=origin.at(episode).id,
-        reason=f"{sentence} (p-value {p_value:.2g}); {click.event_type} of {click.item_id} where "
-        f"{' or '.join(expected)} was expected",
+        reason=f"{sentence} (p-value {p_value:.2g}); {click.event_type} of {click.item_id}"
+        f"{_beside(click.item_id, expected)}",
         surprise=surprise,
         p_value=p_value,
         score=score,
@@ -177,6 +177,14 @@ def _anomaly(
         model=label,
         part_of=None if part_of is None else origin._replace(offset=part_of).id,
     )
+
+
+def _beside(item: str, expected: list[str]) -> str:
+    """What was expected, in words. The item itself can be among it: then the user's pace or so was unusual."""
+    others = " or ".join(one for one in expected if one != item)
+    if item not in expected:
+        return f" where {others} was expected"
+    return f", which was expected, as was {others}" if others else ", which was expected"
 
 
 def system_alert(label: str, click: Click, origin: Origin, rule: SystemRule) -> SystemAlert:

@@ -71,7 +71,8 @@ from stream.worker.hooks import (
     watch_topics,
 )
 from stream.worker.observe import Observed
-from stream.worker.served import engine_of, warn_of_model
+from stream.worker.served import engine_of
+from stream.worker.start_warnings import warn_at_start
 from stream.worker.status import Status
 from stream.worker.topic_watch import TopicWatch
 
@@ -105,7 +106,7 @@ def create_app(settings: Settings) -> faust.App:
         settings = msgspec.structs.replace(settings, topics=rekeyed(settings.topics))
     settings = msgspec.structs.replace(settings, topics=settings.topics.used(settings.triggers))
     engine = engine_of(settings, model, decoding.users_mark)
-    warn_of_model(engine, settings.k, settings.nominal_rate())
+    warn_at_start(engine, settings)
     longest_row = engine.arena.dtype.itemsize + LONGEST_BYTES + LONGEST_KEY
     health.kafka = watch = watch_kafka(settings.broker, settings.topics.clicks, config)
     carries = decoding.anonymous is not None

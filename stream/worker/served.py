@@ -3,7 +3,6 @@
 Scorer is the interface for Python programs: it uses an engine without Kafka.
 """
 
-import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
@@ -21,7 +20,6 @@ from stream.engine.engine import Cycle, Engine
 from stream.errors import ArtifactError, ConfigError
 from stream.events import Anomaly, Click, Origin, Recommendation, Session, SystemAlert
 from stream.manifest import Manifest
-from stream.model.probe import batch_invariant
 from stream.model.runtime import Model, load_model
 from stream.past.clicks import PAST
 from stream.population.judge import Judge
@@ -42,8 +40,6 @@ from stream.triggers.rules import Rule
 from stream.wire import output
 from stream.wire.json import JsonCodec
 from stream.wire.output import Foreseen
-
-log = logging.getLogger(__name__)
 
 NO_RULES = Rules()
 
@@ -117,22 +113,6 @@ def row_layout(
     fields = (*judge.row_fields, *of_session, *ahead_fields(manifest), PAST, *MEMORY)
     dtype = row_dtype(manifest.state, RECENT_ITEMS, fields)
     return dtype, row_mark(manifest.identity ^ users_mark, dtype)
-
-
-def warn_of_model(engine: Engine, k: int, alpha: float) -> None:
-    """Log what an operator should know of an engine's model. k, alpha: as in Settings."""
-    if not batch_invariant(engine.model, k):
-        log.warning(
-            "the last bits of a state may depend on the other clicks of its batch: provider=%s", engine.model.provider
-        )
-    smallest_rate = 1 / (1 + engine.judge.detector.held_out)
-    if smallest_rate > alpha:
-        log.warning(
-            "the threshold of the alerts is extrapolated, because the model's calibration is small: smallest_rate=%.2g "
-            "alpha=%.2g; train on more clicks or start with a larger --alpha",
-            smallest_rate,
-            alpha,
-        )
 
 
 def recommendations(

@@ -33,6 +33,7 @@ def test_help_has_an_example(command: click.Command) -> None:
         (train, ["log.csv", "--out", "m/1"], "30 clicks; at least 200"),
         (train, ["log.csv", "--out", "m/1", "--item-col", "sku"], "no column 'sku'"),
         (train, ["log.csv", "--out", "m/1", "--until", "1999-01-01"], "the log covers 2023"),
+        (train, ["log.csv", "--out", "m\udcff/1"], "--out 'm\\udcff/1' is not UTF-8; give another directory"),
         (train, ["log.csv", "--out", "mymodel"], "--out mymodel: it must end in NAME/VERSION, such as --out mymodel/1"),
         (train, ["log.csv", "--out", "./mymodel/"], "such as --out mymodel/1"),
         (train, ["log.csv", "--out", "/mymodel"], "such as --out mymodel/1"),

@@ -69,6 +69,15 @@ def test_lists_are_several_values_and_the_later_of_two_lines_counts(tmp_path: Pa
     assert read.available is None
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_a_csv_has_the_separators_of_a_log(tmp_path: Path, separator: str) -> None:
+    """A spreadsheet in a country with decimal commas writes semicolons."""
+    path = tmp_path / "a.csv"
+    path.write_text("item_id,category,market\na,boots,de\nb,socks,at\n".replace(",", separator))
+    read = read_catalogue(path, INDEX, ["market"])
+    assert read.columns["market"][:2] == [("de",), ("at",)]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
@@ -77,7 +86,8 @@ def test_lists_are_several_values_and_the_later_of_two_lines_counts(tmp_path: Pa
         ("a.jsonl", '{"id": "a"}', "line 1: no item_id; the columns are: id"),
         ("a.jsonl", '{"item_id": null}', "line 1: item_id is missing or empty"),
         ("a.jsonl", '{"item_id": true}', "line 1: item_id True is neither text nor a whole number"),
-        ("a.csv", "item_id;category\na;b\n", "line 2: no item_id; the columns are: item_id;category"),
+        ("a.csv", "item_id;category\na;b;c\n", "line 2: not as many fields"),
+        ("a.csv", "item_id:category\na:b\n", "line 2: no item_id; the columns are: item_id:category"),
         ("a.jsonl", '{"item_id": "a", "in_stock": "maybe"}', "in_stock is 'maybe'"),
         ("a.jsonl", '{"item_id": "a"}', "no line has category; it has item_id"),
         ("a.jsonl", "", "it has no lines"),

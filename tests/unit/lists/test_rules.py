@@ -255,3 +255,19 @@ def test_a_changed_catalogue_is_used_and_a_broken_one_is_not(
     assert shown(20) == {"i7"}
     path.write_text("item_id,available\ni9,1\n")
     assert shown(21) == {"i9"}
+
+
+@pytest.mark.parametrize("text", ["", "garbage\n", "item_id,category\nother,boots\n"])
+def test_a_catalogue_without_an_item_of_the_model_does_not_replace_one_that_has_some(
+    model: Model, model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    """Also where no rule needs its items: requests and triggers need their categories."""
+    path = tmp_path / "items.csv"
+    path.write_text("item_id,category\ni1,boots\n")
+    engine = engine_of(model, model_dir, Rules(catalogue=str(path)))
+    path.write_text(text)
+    engine.refresh()
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "catalogue not loaded, the previous one stays in use"
+    ]
+    assert "no item of the model" in caplog.text

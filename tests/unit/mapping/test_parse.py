@@ -1,6 +1,7 @@
 """What a mapping file may have, and what is refused with which line."""
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -169,10 +170,11 @@ def test_a_wrong_file_is_one_line_with_what_it_must_be(text: str, words: str) ->
 
 
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
-    """A missing file, a directory and a file that is not UTF-8."""
+    """A missing file, a directory, what is no regular file, and a file that is not UTF-8."""
     (tmp_path / "latin.toml").write_bytes(b"# caf\xe9")
     for path, words in (
-        (tmp_path, "a directory, and no file; `eddy init`"),
+        (tmp_path, "a directory or a pipe, and no file; `eddy init`"),
+        (Path(os.devnull), "a directory or a pipe, and no file"),
         (tmp_path / "x", "no such file; `eddy init`"),
         (tmp_path / "latin.toml", "not UTF-8"),
     ):

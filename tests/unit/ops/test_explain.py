@@ -86,6 +86,17 @@ def test_a_list_is_explained_by_the_clicks_it_comes_from() -> None:
     assert "no single click of the session" in list_explained(answer | more | {"intent_because": []})
 
 
+@pytest.mark.parametrize(
+    ("nats", "shown"),
+    [(0.0953, "1.1"), (4.3041, "74"), (5.193, "180"), (7.0901, "1,200"), (20.0, "more than a million")],
+)
+def test_a_ratio_is_written_as_a_person_writes_it(nats: float, shown: str) -> None:
+    """No 1.2e+03, in which no shop assistant reads 1,200."""
+    reason = {"item_id": "i3", "event_type": "view", "clicks_ago": 0, "nats": nats}
+    answer = {"user_id": "u1", "last_click": "clicks-0-9", "items": ["i7"], "log_probs": [-0.6931], "model": "shop/1"}
+    assert f"; {shown} times as likely with it)" in list_explained(answer | {"because": [[reason]]})
+
+
 def test_a_click_that_changes_nothing_is_no_reason() -> None:
     """Nor has the list of a new user any: there is no click."""
     none = {"item_id": "i3", "event_type": "view", "clicks_ago": 0, "nats": 0.02}

@@ -11,7 +11,7 @@ from stream.errors import ConfigError
 from stream.events import Anomaly
 from stream.feedback import Feedback
 from stream.ops.cli import eddy
-from stream.ops.feedback import _lines, until, verdicts_among
+from stream.ops.feedback import _lines, effect, until, verdicts_among
 from stream.population.precision import Precision, Report, report, wilson
 
 NOW_MS = 1_760_000_000_000
@@ -63,12 +63,22 @@ def test_another_time_is_refused(text: str) -> None:
         (["--statistic", "speed", "--quiet", "1d"], "none of clicks, event types"),
         (["--statistic", "rate"], "needs --quiet"),
         (["--statistic", "rate", "--quiet", "off"], "needs --quiet"),
+        (["--note", "caf\udce9", "--quiet", "1d"], "'caf\\udce9' is not UTF-8"),
+        (["--by", "\udcff"], "is not UTF-8"),
     ],
 )
-def test_statistics_are_checked_before_anything_is_written(options: list[str], why: str) -> None:
+def test_options_are_checked_before_anything_is_written(options: list[str], why: str) -> None:
     done = CliRunner().invoke(eddy, ["feedback", "clicks-0-1", "false", *options, "--broker", "localhost:1"])
     assert isinstance(done.exception, ConfigError)
     assert why in str(done.exception)
+
+
+def test_a_time_that_is_over_is_said_to_be_over() -> None:
+    """A mistyped year would end an earlier request in silence; a worker that catches up may need such a time."""
+    assert effect(NOW_MS + 1, NOW_MS, ["rate"]).startswith("no alerts for rate on clicks before 20")
+    assert "over" not in effect(NOW_MS + 1, NOW_MS, [])
+    assert effect(NOW_MS - 1, NOW_MS, []).endswith("; that time is over, so clicks from now on have alerts as ever")
+    assert effect(0, NOW_MS, []) == "alerts as ever"
 
 
 def test_of_several_verdicts_on_an_alert_the_last_one_counts(capsys: pytest.CaptureFixture[str]) -> None:

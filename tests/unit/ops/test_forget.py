@@ -32,6 +32,16 @@ def test_the_topic_of_the_copies_gets_a_warning(monkeypatch: pytest.MonkeyPatch,
     assert ("If workers re-key shop, give --clicks-topic shop, too" in done.stderr) is warned
 
 
+def test_a_user_who_is_named_twice_has_one_request(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The count is of users, which whoever must prove the deletion may compare with the list."""
+    written: list[bytes] = []
+    monkeypatch.setattr("stream.answers.admin.request_to_forget", lambda *given: written.extend(given[-1]) or 4)
+    (tmp_path / "users").write_text("u1\nu2\nu1\n")
+    done = CliRunner().invoke(forget, ["u2", "--file", str(tmp_path / "users")], catch_exceptions=False)
+    assert written == [b"u2", b"u1"]
+    assert "requests about 2 users written" in done.stdout
+
+
 def test_a_file_has_one_user_a_line(tmp_path: Path) -> None:
     """Blank lines do not count; a file that is no text is refused."""
     (tmp_path / "users").write_text("u1\n\nu 2\r\n")

@@ -59,7 +59,14 @@ def test_a_rule_about_prices_does_not_repeat_itself_if_nothing_is_said() -> None
         ('name = "a"\nkind = "away"', r'after is missing; give the time without a click, such as after = "30d"'),
         (CART + 'after = "3d"', "after is for the kind away, and this rule is of the kind abandoned; remove it"),
         (CART + 'coldown = "3d"', "it has 'coldown', which is not known; did you mean 'cooldown'"),
-        (CART + "cooldown = 3", 'cooldown is 3; it must be a time, such as "45s", "30m", "12h" or "3d"'),
+        (
+            CART + "cooldown = 3",
+            'cooldown is 3; it must be a time of at most 3,650d, such as "45s", "30m", "12h" or "3d"',
+        ),
+        (
+            CART + 'window = "99999d"',
+            "window is '99999d'; it must be a time of at least 1h and at most 3,650d, such as \"12h\" or",
+        ),
         (CART + 'cooldown = "3 days"', "cooldown is '3 days'"),
         (CART + 'window = "30m"', "window is '30m'; it must be a time of at least 1h"),
         (AWAY.replace("30d", "30m"), "after is '30m'; it must be a time of at least 1h"),
@@ -129,7 +136,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(bytes(2 << 20))
     for name, line in (
         ("none", "no such file"),
-        ("", "a directory, and no file"),
+        ("", "a directory or a pipe, and no file"),
         ("latin", "not UTF-8"),
         ("large", "larger than"),
     ):

@@ -94,11 +94,22 @@ def test_without_history_there_is_no_cuped() -> None:
 def test_too_few_users_give_no_difference(control: int) -> None:
     """And no division by zero."""
     triggers = [trigger(f"t{n}") for n in range(100)] + [trigger(f"c{n}", "control") for n in range(control)]
-    found = reported(triggers, [session("x", NOW_MS + 9 * DAY_MS, {})], Rule("cart", "abandoned"))
+    rule = Rule("cart", "abandoned", control=0.5)
+    found = reported(triggers, [session("x", NOW_MS + 9 * DAY_MS, {})], rule)
     assert (found.estimate.treated, found.estimate.control) == (100, control)
     assert (found.estimate.difference is not None) == (control == FEWEST)
     said = "\n".join(command._lines(found))
     assert ("too few users" in said) == (control < FEWEST)
+
+
+@pytest.mark.parametrize(("kind", "shown"), [("abandoned", True), ("", False)])
+def test_a_rule_without_a_control_group_is_not_said_to_have_too_few_users(kind: str, shown: bool) -> None:
+    """More users would change nothing. Without the file, the report does not know whether it has one."""
+    triggers = [trigger(f"t{n}") for n in range(100)]
+    found = reported(triggers, [session("x", NOW_MS + 9 * DAY_MS, {})], Rule("cart", kind))
+    said = "\n".join(command._lines(found))
+    assert ("the rule has no control group, such as control = 0.1" in said) is shown
+    assert ("too few users" in said) is not shown
 
 
 def test_what_counts_as_outcome() -> None:

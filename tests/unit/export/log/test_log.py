@@ -205,8 +205,14 @@ def test_an_unusable_log_has_an_error_with_the_reason(
 def test_a_cut_outside_the_log_is_an_error_with_its_period(tmp_path: Path) -> None:
     """An empty slice is refused with the log's own period."""
     log = read_log(written(tmp_path / "a.csv", HEADER + "u,a,view,1700000000\n"))
-    with pytest.raises(ConfigError, match=r"the log covers 2023-11-14 22:13:20"):
-        log.between(parse_time("2024-01-01"), None)
+    first, second = parse_time("2024-01-01"), parse_time("2024-02-01")
+    for start, end, words in (
+        (first, None, r"from 2024-01-01 00:00:00\+00:00 on; the log covers 2023-11-14 22:13:20"),
+        (None, parse_time("2023-01-01"), r"before 2023-01-01 00:00:00\+00:00; the log"),
+        (first, second, r"from 2024-01-01 00:00:00\+00:00 on and before 2024-02-01 00:00:00\+00:00; the log"),
+    ):
+        with pytest.raises(ConfigError, match="no click is " + words):
+            log.between(start, end)
     assert np.array_equal(log.between(None, parse_time("2024-01-01")).time_ms, log.time_ms)
 
 

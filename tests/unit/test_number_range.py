@@ -1,0 +1,14 @@
+"""Options that are numbers."""
+
+import pytest
+from click.testing import CliRunner
+
+from stream.ops.cli import eddy
+
+
+@pytest.mark.parametrize("option", ["--rate", "--seconds"])
+def test_nan_is_no_number_of_an_option(option: str) -> None:
+    """It is neither too small nor too large; the feed of the demo died of it, and the demo ended with 0."""
+    done = CliRunner().invoke(eddy, ["demo", option, "nan"], catch_exceptions=False)
+    assert done.exit_code == 2
+    assert "'nan' is not a number" in done.stderr
