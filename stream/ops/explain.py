@@ -15,7 +15,7 @@ import msgspec
 from stream.errors import ConfigError
 from stream.events import DRIFT, WHOLE_SESSIONS, Anomaly, SystemAlert
 from stream.kafka_config import read_kafka_config
-from stream.log_lines import printable
+from stream.log_lines import counted, printable
 from stream.ops.options import connection_options, topic_option
 from stream.ops.text import messages_shown, time_of
 
@@ -98,7 +98,9 @@ def explain(
         )
     if id_ is None and len(found) > limit:
         found = found[1:]
-        click.echo(f"the latest {limit:,} alerts; there are older ones, which a larger --limit lists", err=True)
+        click.echo(
+            f"the latest {counted(limit, 'alert')}; there are older ones, which a larger --limit lists", err=True
+        )
     if as_json:
         for alert in found:
             click.echo(msgspec.json.encode(alert))

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from stream.kafka_config import check_registry_url, read_kafka_config
+from stream.number_range import NumberRange
 from stream.ops.options import setting_option
 from stream.ops.text import Nearest
 from stream.outputs import IN_AVRO, OUTPUTS, avro_schema, flat_avro_schema, json_schema
@@ -102,7 +103,7 @@ def to_postgres(ctx: click.Context, /, url: str | None, prefix: str, create: boo
 @click.option("--directory", required=True, type=click.Path(path_type=Path), help="Directory of the files.")
 @click.option(
     "--every-s",
-    type=click.FloatRange(0, min_open=True),
+    type=NumberRange(0, min_open=True),
     default=300.0,
     show_default=True,
     help="Write the files after so many seconds at the latest.",
