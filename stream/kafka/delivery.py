@@ -26,6 +26,7 @@ from stream.access.credentials import connect
 from stream.access.refusal import refused
 from stream.errors import ConfigError, Fenced
 from stream.events import Partition
+from stream.kafka.leaders import Targets
 from stream.kafka.waiting import NoWatch, Watch, in_daemon
 from stream.kafka_config import PLAINTEXT, KafkaConfig
 
@@ -107,6 +108,7 @@ class Delivery:
     hang_s                 a call that takes longer than this while Kafka answers is given up
     limits                 topic -> largest size of a record in bytes, as topics.record_limits returns it
     watch                  knows for how long Kafka has answered, and whether connections were lost
+    targets                what is written to: a call is not given up while a partition of it has no leader
     seconds                how long steps 1 and 2, and 3 and 4, of the latest `commit` took; empty if it failed
     """
 
@@ -119,7 +121,9 @@ class Delivery:
         limits: Mapping[str, int],
         config: KafkaConfig = PLAINTEXT,
         watch: Watch | None = None,
+        targets: Targets | None = None,
     ) -> None:
+        self.targets = targets or Targets()
         self._hang_s = hang_s
         self._turn = asyncio.Lock()
         self._timeout_s = transaction_timeout_s
@@ -152,7 +156,7 @@ class Delivery:
         """
         for left in reversed(range(STARTS)):
             try:
-                await self._run(self._start, self._producer)
+                await self._run(self._start, self._producer, None)
                 return
             except Undecided as exc:
                 if not left:
@@ -163,11 +167,8 @@ class Delivery:
     async def restart(self) -> None:
         """Replace the producer after Undecided. Then its transaction is committed or rolled back, once and for all."""
         async with self._turn:
-            await self._restart()
-
-    async def _restart(self) -> None:
-        self._replace()
-        await self.start()
+            self._replace()
+            await self.start()
 
     def _replace(self) -> None:
         old = [self._producer]
@@ -194,25 +195,33 @@ class Delivery:
         async with self._turn:  # a producer has one transaction at a time
             self.seconds = {}
             if self._watch.breaks != self._breaks:  # its calls often hang after a restart of the broker
-                await self._restart()
+                self._replace()
+                await self.start()
             return Outcome(await self._run(self._commit, self._producer, records, offsets, member, metadata))
 
-    async def _run(self, call: Callable[..., Any], producer: Any, *arguments: Any) -> Any:
-        """Run a call in the delivery thread and wait for it. Raises Undecided if it hangs; its thread then stays."""
-        began_s = self._watch.answered_s
-        future = asyncio.ensure_future(in_daemon("delivery", call, producer, *arguments))
+    async def _run(self, call: Callable[..., Any], producer: Any, records: Any, *arguments: Any) -> Any:
+        """Run a call in the delivery thread and wait for it. Raises Undecided if it hangs; its thread then stays.
+
+        records  what the call writes; None if it starts the producer: it waits for whatever was written before
+        """
+        began_s, soon_s = self._watch.answered_s, min(AFTER_BREAK_S, self._hang_s)
+        future = asyncio.ensure_future(in_daemon("delivery", call, producer, records, *arguments))
         while True:
             done, _ = await asyncio.wait({future}, timeout=CHECK_S)
             if done:
                 self._breaks = self._watch.breaks
+                self.targets.goes_on()
                 return future.result()
             answered_s = self._watch.answered_s - began_s
             broken = self._watch.breaks != self._breaks
-            if answered_s > (min(AFTER_BREAK_S, self._hang_s) if broken else self._hang_s):
+            if answered_s <= (soon_s if broken else self._hang_s):
+                continue
+            if not await self.targets.missing(records):
                 future.cancel()
                 raise Undecided(f"a call to Kafka has not returned in {answered_s:.0f} s (librdkafka #5456)")
+            began_s, soon_s = self._watch.answered_s, self._hang_s  # a new producer would wait for the same transaction
 
-    def _start(self, producer: Any) -> None:
+    def _start(self, producer: Any, _: None) -> None:
         try:
             self._until_known(producer, producer.init_transactions, CALL_S)
         except KafkaException as exc:
@@ -221,12 +230,7 @@ class Delivery:
             raise Undecided(exc.args[0].str()) from exc
 
     def _commit(
-        self,
-        producer: Any,
-        records: Sequence[Record],
-        offsets: Mapping[Partition, int],
-        member: bytes,
-        metadata: str,
+        self, producer: Any, records: Sequence[Record], offsets: Mapping[Partition, int], member: bytes, metadata: str
     ) -> Outcome:
         """Steps 1 to 4 of `commit`, in the delivery thread. A thread that was given up uses its own producer only."""
         began_s = time.monotonic()

@@ -33,6 +33,7 @@ from stream.kafka.changelog import Changelog
 from stream.kafka.consumer.fetch import OFFSET_RESET
 from stream.kafka.consumer.transport import BatchTopic, BatchTransport
 from stream.kafka.delivery import Delivery
+from stream.kafka.leaders import Targets
 from stream.kafka.waiting import watch_kafka
 from stream.kafka.watchdog import (
     EXIT_OPERATOR,
@@ -130,7 +131,8 @@ def create_app(settings: Settings) -> faust.App:
     observed.trace(settings, worker_id)
     changelog = Changelog(settings.broker, settings.group, settings.topics.changelog, config, watch)
     transactional_id, timeout_s = f"{settings.group}:{worker_id}", settings.session_timeout_s
-    delivery = Delivery(settings.broker, transactional_id, timeout_s, settings.hang_s, limits, config, watch)
+    targets = Targets(limits, lambda: admin)
+    delivery = Delivery(settings.broker, transactional_id, timeout_s, settings.hang_s, limits, config, watch, targets)
     cycles = Cycles(
         engine,
         decoding.codec,

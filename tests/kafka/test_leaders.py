@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
 import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -94,17 +95,32 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         pytest.skip(f"THE KAFKA LANE DID NOT RUN: {exc}")
 
 
-@pytest.fixture
-def lane(pair: Pair, name: str, model: Path, tmp_path: Path) -> Iterator[Lane]:
-    """Topics whose partition 2 of the clicks and partition 1 of the changelog are on the second broker."""
-    lane = Lane(pair.address, name, model, tmp_path)
-    topics = lane.topics
-    for topic in topics.names():
-        brokers = {topics.clicks: [1, 1, 2, 1], topics.changelog: [1, 2, 1, 1]}.get(topic, [1] * 4)
-        pair.create(topic, brokers, COMPACTED if topic == topics.changelog else {})
+def lane_on(pair: Pair, name: str, model: Path, directory: Path, second: dict[str, int]) -> Iterator[Lane]:
+    """Topics on the first broker, but for one partition each of some of them: `second` has a topic's word in Topics and
+    the partition that is on the second broker."""
+    lane = Lane(pair.address, name, model, directory)
+    for word, topic in msgspec.structs.asdict(lane.topics).items():
+        if topic:
+            brokers = [2 if number == second.get(word) else 1 for number in range(lane.partitions)]
+            pair.create(topic, brokers, COMPACTED if word == "changelog" else {})
     yield lane
     lane.end_all()
     pair.start_second()
+
+
+@pytest.fixture
+def lane(pair: Pair, name: str, model: Path, tmp_path: Path) -> Iterator[Lane]:
+    """Topics whose partition 2 of the clicks and partition 1 of the changelog are on the second broker."""
+    yield from lane_on(pair, name, model, tmp_path, {"clicks": 2, "changelog": 1})
+
+
+@pytest.fixture(params=["changelog", "recommendations"])
+def written(
+    pair: Pair, name: str, model: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[tuple[Lane, str]]:
+    """Topics of which one partition is on the second broker, and its name: one that a worker writes."""
+    for lane in lane_on(pair, name, model, tmp_path, {request.param: 1}):
+        yield lane, f"{getattr(lane.topics, request.param)}-1"
 
 
 def ended(worker: Worker) -> str:
@@ -134,4 +150,52 @@ def test_a_worker_waits_at_its_start_for_partitions_without_a_leader(lane: Lane,
     lane.wait_for_clicks()
     log = ended(worker)
     assert [log.count(text) for text in ("Eddy waits for one", GOES_ON, "recovery reads again")] == [1, 1, 0], log
+    lane.assert_as_if_nothing_had_happened()
+
+
+def test_a_running_worker_waits_for_a_partition_that_it_writes(written: tuple[Lane, str], pair: Pair) -> None:
+    """It names it, rolls back one transaction and begins none meanwhile, and can be stopped. Then it goes on, and a
+    batch that was rolled back is decided once."""
+    lane, name = written
+    lane.produce(clicks(1_000))
+    worker = lane.start(worker_id="a")
+    lane.wait_for_clicks()
+    pair.kill_second()
+    lane.produce(clicks(1_000, seed=1))
+    worker.wait_for(WAITS.format(name))
+    ended(worker)
+    assert worker.log.count("transaction rolled back") == 1, worker.log
+    pair.start_second()
+    worker = lane.start(worker_id="a")
+    lane.wait_for_clicks()
+    pair.kill_second()
+    lane.produce(clicks(1_000, seed=2))
+    worker.wait_for(WAITS.format(name))
+    pair.start_second()
+    worker.wait_for(GOES_ON)
+    lane.wait_for_clicks()
+    log = ended(worker)
+    assert "producer replaced" not in log, log
+    lane.assert_as_if_nothing_had_happened()
+
+
+def test_a_worker_waits_at_its_start_for_a_transaction_that_cannot_end(written: tuple[Lane, str], pair: Pair) -> None:
+    """The process before left a transaction with a partition that has no leader: no producer is made in vain for it,
+    which later would fence the one in use."""
+    lane, name = written
+    lane.produce(clicks(1_000))
+    worker = lane.start(worker_id="a")
+    lane.wait_for_clicks()
+    pair.kill_second()
+    lane.produce(clicks(1_000, seed=1))
+    worker.wait_for(WAITS.format(name))
+    worker.end(signal.SIGKILL)
+    worker = lane.start(worker_id="a", hang_s=5)
+    worker.wait_for(WAITS.format(name))
+    worker.wait_for("kafka call repeated: call=init_transactions", 2)
+    pair.start_second()
+    worker.wait_for(GOES_ON)
+    lane.wait_for_clicks()
+    log = ended(worker)
+    assert "producer could not start" not in log, log
     lane.assert_as_if_nothing_had_happened()

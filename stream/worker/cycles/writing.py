@@ -91,8 +91,8 @@ class Writer:
         assignment, loop = writing.assignment, asyncio.get_running_loop()
         encoding = partial(encode_all, self._engine, self._topics, self._limits, writing.batch)
         writing.batch = batch = await loop.run_in_executor(self._encoding, encoding)
-        pause_s = FIRST_PAUSE_S
-        for _ in range(ROLL_BACKS):
+        pause_s, left = FIRST_PAUSE_S, ROLL_BACKS
+        while left:
             if not current():
                 return None
             outcome = await self._deliver(batch, assignment)  # 3
@@ -107,6 +107,7 @@ class Writer:
                 assignment.next.update(batch.offsets)
             if outcome is not Outcome.ROLLED_BACK:
                 return outcome
+            left -= not await self._delivery.targets.led(batch.records, current)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
         raise RuntimeError(f"the same transaction was rolled back {ROLL_BACKS} times")

@@ -1,6 +1,7 @@
 """A partition without a leader is waited for, and the log names it once; who need not wait goes on without it."""
 
 import logging
+from asyncio import run
 from collections.abc import Sequence
 from types import SimpleNamespace
 
@@ -9,7 +10,8 @@ from confluent_kafka import KafkaError, KafkaException
 
 from stream.events import Partition
 from stream.kafka import leaders
-from stream.kafka.leaders import Leaders, check_leaders, led, watermarks, with_leaders
+from stream.kafka.delivery import Record
+from stream.kafka.leaders import Leaders, Targets, check_leaders, led, watermarks, with_leaders
 from stream.kafka.waiting import REMIND_S, NoLeader, NoWatch
 
 ZERO, ONE, TWO = (Partition("states", number) for number in range(3))
@@ -121,3 +123,65 @@ def test_partitions_with_leaders_need_not_wait_for_the_others(caplog: pytest.Log
     assert led(NoWatch(), read, CLICKS) == {CLICKS[0]: 7, CLICKS[2]: 7}
     assert led(NoWatch(), read, [CLICKS[1]]) == {}
     assert caplog.messages == []
+
+
+class Cluster:
+    """The leaders of all topics, -1 for none."""
+
+    def __init__(self, topics: dict[str, list[int]]) -> None:
+        self.topics, self.asked = topics, 0
+
+    def list_topics(self, timeout: float) -> SimpleNamespace:
+        self.asked += 1
+        found = {
+            name: SimpleNamespace(partitions={n: SimpleNamespace(leader=leader) for n, leader in enumerate(leaders)})
+            for name, leaders in self.topics.items()
+        }
+        return SimpleNamespace(topics=found)
+
+
+def test_records_wait_for_the_partitions_that_they_go_to(caplog: pytest.LogCaptureFixture) -> None:
+    """Those of other topics, and other partitions, are no reason; the start of a producer waits for all of them."""
+    targets = Targets(["states", "gone"], lambda: Cluster({"states": [1, -1], "others": [-1]}))
+    assert run(targets.missing([Record("states", b"k", b"v", 1)]))
+    assert not run(targets.missing([Record("states", b"k", b"v", 0), Record("gone", b"k", b"v", None)]))
+    assert run(targets.missing(None))
+    assert not run(Targets().missing(None))
+    targets.goes_on()
+    assert [line.partition(":")[0] for line in caplog.messages] == [
+        "partitions have no leader, Eddy waits for one",
+        "partitions have leaders again",
+    ]
+
+
+def test_a_record_without_a_partition_goes_where_its_key_belongs() -> None:
+    """By murmur2, as the producer sends it: the hashes of these keys are those of Kafka's own test of it."""
+    for key, murmur2 in ((b"21", -973932308), (b"foobar", -790332482), (b"a-little-bit-long-string", -985981536)):
+        partition = (murmur2 & 0x7FFFFFFF) % 3
+        for number in range(3):
+            leaders = [-1 if n == number else 1 for n in range(3)]
+            targets = Targets(["lists"], lambda leaders=leaders: Cluster({"lists": leaders}))  # type: ignore[misc]
+            assert run(targets.missing([Record("lists", key, b"v", None)])) == (number == partition)
+
+
+def test_after_a_roll_back_a_batch_waits_until_its_partitions_have_leaders(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And says whether a missing leader was the reason: then the batch itself is no bad one. A new assignment ends the
+    waiting."""
+    monkeypatch.setattr(leaders, "LOOK_AGAIN_S", 0.0)
+    cluster = Cluster({"states": [1, -1]})
+    targets, records = Targets(["states"], lambda: cluster), [Record("states", b"k", b"v", 1)]
+
+    def current() -> bool:
+        if cluster.asked == 3:
+            cluster.topics["states"][1] = 1
+        return True
+
+    assert run(targets.led(records, current))
+    assert cluster.asked == 4
+    assert not run(targets.led(records, current))
+    cluster.topics["states"][1] = -1
+    assert run(targets.led(records, lambda: cluster.asked < 7))
+    assert cluster.asked == 7
+    assert run(targets.led([Record("states", b"k", b"v", 0)], current))

@@ -11,6 +11,7 @@ import msgspec
 from stream.events import Partition
 from stream.kafka.changelog import Mark, Position
 from stream.kafka.consumer.fetch import Chunk, Fetch
+from stream.kafka.leaders import Targets
 from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec
@@ -24,6 +25,7 @@ CLICKS_0 = Partition("clicks", 0)
 class Delivery:
     """A producer that starts."""
 
+    targets = Targets()
     seconds: ClassVar[dict[str, float]] = {}
 
     async def start(self) -> None:
