@@ -204,7 +204,7 @@ class Delivery:
 
         records  what the call writes; None if it starts the producer: it waits for whatever was written before
         """
-        began_s, soon_s = self._watch.answered_s, min(AFTER_BREAK_S, self._hang_s)
+        began_s, soon_s, waits = self._watch.answered_s, min(AFTER_BREAK_S, self._hang_s), False
         future = asyncio.ensure_future(in_daemon("delivery", call, producer, records, *arguments))
         while True:
             done, _ = await asyncio.wait({future}, timeout=CHECK_S)
@@ -216,7 +216,8 @@ class Delivery:
             broken = self._watch.breaks != self._breaks
             if answered_s <= (soon_s if broken else self._hang_s):
                 continue
-            if not await self.targets.missing(records):
+            waited, waits = waits, await self.targets.missing(records)
+            if not waits and not waited:  # a call has the whole time again when the leader is back
                 future.cancel()
                 raise Undecided(f"a call to Kafka has not returned in {answered_s:.0f} s (librdkafka #5456)")
             began_s, soon_s = self._watch.answered_s, self._hang_s  # a new producer would wait for the same transaction

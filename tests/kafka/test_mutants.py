@@ -62,8 +62,8 @@ MUTANTS: dict[str, tuple[Mutant, Schedule, str]] = {
     "staged rows": (
         Mutant(
             "stream.worker.cycles.writing:Writer.write",
-            "        for _ in range(ROLL_BACKS):\n",
-            "        await self._thread.run(self._engine.commit, batch.cycle)\n        for _ in range(ROLL_BACKS):\n",
+            "        while left:\n",
+            "        await self._thread.run(self._engine.commit, batch.cycle)\n        while left:\n",
         ),
         schedules.refused_and_assigned_again,
         "rows in memory were not kept",

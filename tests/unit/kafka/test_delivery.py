@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from stream.kafka.delivery import (
     Undecided,
     group_metadata,
 )
+from stream.kafka.leaders import Targets
 
 CLICKS = Partition("clicks", 3)
 LIMITS = {"recommendations": 1_000_000, "eddy-changelog": 2_000_000}
@@ -318,6 +320,27 @@ def test_a_call_waits_as_long_as_an_outage_lasts(hanging: tuple[Delivery, Watch,
         return await committing
 
     assert asyncio.run(outage()) is Outcome.COMMITTED
+
+
+def test_a_call_is_not_given_up_while_a_partition_has_no_leader(
+    hanging: tuple[Delivery, Watch, threading.Event],
+) -> None:
+    """However long that lasts; then it has its whole time again, because it goes on a moment after the leader is back.
+    A producer that is replaced meanwhile can fence its successor later."""
+    made, watch, released = hanging
+    watch.step_s, asked = 1.0, []
+
+    def list_topics(timeout: float) -> SimpleNamespace:
+        asked.append(timeout)
+        back = len(asked) > 3
+        if back:
+            released.set()
+        partitions = {0: SimpleNamespace(leader=1 if back else -1)}
+        return SimpleNamespace(topics={"recommendations": SimpleNamespace(partitions=partitions)})
+
+    made.targets = Targets(["recommendations"], lambda: SimpleNamespace(list_topics=list_topics))
+    assert commit(made, RECORDS) is Outcome.COMMITTED
+    assert len(asked) == 4
 
 
 def test_the_first_commit_after_a_broken_connection_has_a_new_producer(

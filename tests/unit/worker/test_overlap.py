@@ -15,6 +15,7 @@ from stream.events import Partition
 from stream.kafka.changelog import POSITION_KEY, Mark, Position
 from stream.kafka.consumer.fetch import Chunk, Fetch
 from stream.kafka.delivery import Outcome, Record
+from stream.kafka.leaders import Targets
 from stream.model.runtime import load_model
 from stream.settings import Topics
 from stream.wire.json import JsonCodec
@@ -46,6 +47,7 @@ class Kafka:
     """
 
     group, topic = "shop", "changelog"
+    targets = Targets()
     seconds: Mapping[str, float] = {}
 
     def __init__(self, answer: Answer) -> None:

@@ -15,6 +15,7 @@ from stream.events import Partition, Session
 from stream.kafka.changelog import POSITION_KEY, Mark, Position
 from stream.kafka.consumer.fetch import Chunk
 from stream.kafka.delivery import Outcome, Record, Undecided
+from stream.kafka.leaders import Targets
 from stream.meter import Meter
 from stream.model.runtime import load_model
 from stream.sessions import ends
@@ -50,6 +51,7 @@ class Kafka:
     """
 
     group, topic = "shop", TOPICS.changelog
+    targets = Targets()
 
     def __init__(self, end: int) -> None:
         self.end, self.written, self.seconds = end, list[Record](), dict[str, float]()
