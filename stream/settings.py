@@ -264,7 +264,9 @@ class Settings(Struct, frozen=True):
             )
         needed = len(Topics.__struct_fields__) - (not self.topics.triggers) - (not self.topics.behaviour)
         if len(set(names)) < needed:
-            raise ConfigError(f"the topics are {', '.join(names)}; they need different names that are not empty")
+            twice = [name for number, name in enumerate(names) if name in names[:number]]
+            which = f"two of them are {twice[0]!r}" if twice else "one has no name"
+            raise ConfigError(f"the topics are {', '.join(names)}; they need different names, but {which}")
 
     def nominal_rate(self) -> float:
         """The nominal share of sessions with a false alert, by alpha or false_alarms. Raises ConfigError."""

@@ -318,5 +318,6 @@ def test_the_topics_have_different_names(name: str) -> None:
     """If an output topic were the clicks topic, the worker would read its own decisions."""
     empty = {""} if name not in ("triggers", "behaviour") else set()  # not every worker writes these
     for taken in ({*Topics().names()} - {getattr(Topics(), name)}) | empty:
-        with pytest.raises(ConfigError, match="different names that are not empty"):
+        which = f"two of them are '{taken}'" if taken else "one has no name"
+        with pytest.raises(ConfigError, match=f"different names, but {which}$"):
             Settings(model="m", topics=Topics(**{name: taken}))

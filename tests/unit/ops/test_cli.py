@@ -55,7 +55,7 @@ def outcome(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object
         (["worker", "--model", "m", "--k", "0"], "setting k is 0"),
         (["worker", "--model", "m", "--broker", "nowhere"], "must be host:port"),
         (["worker", "--model", "m", "--device", "tpu"], "tpu"),
-        (["worker", "--model", "m", "--anomalies-topic", "clicks"], "different names that are not empty"),
+        (["worker", "--model", "m", "--anomalies-topic", "clicks"], "different names, but two of them are 'clicks'"),
         (["worker", "--model", "m", "--modle", "x"], "--modle"),
         (["wroker"], "eddy: No such command 'wroker'; did you mean 'worker'? See `eddy --help`."),
         (["trian"], "eddy: No such command 'trian'; did you mean 'train'? See"),
