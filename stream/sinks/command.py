@@ -204,7 +204,7 @@ def to_webhook(
 
 
 @click.command()
-@click.argument("output", type=click.Choice(list(OUTPUTS)), required=False)
+@click.argument("output", type=click.Choice(list(OUTPUTS)), required=False, metavar=f"[{'|'.join(OUTPUTS)}]")
 @click.option("--avro", is_flag=True, help="The Avro schema, of a topic that `eddy sink avro` writes.")
 @click.option("--flat", is_flag=True, help="With --avro: that of `eddy sink avro --flat`.")
 def schema(output: str | None, avro: bool, flat: bool) -> None:
