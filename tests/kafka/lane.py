@@ -69,7 +69,7 @@ class Worker:
             assert self.process.poll() is None, f"worker ended with {self.process.returncode}:\n{self.log}"
             return False
 
-        wait_until(seen, f"{text!r} {times} times in:\n{self.log}", deadline_s)
+        wait_until(seen, lambda: f"{text!r} {times} times in:\n{self.log}", deadline_s)
 
     def send(self, how: signal.Signals) -> None:
         self.process.send_signal(how)

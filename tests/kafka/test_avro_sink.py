@@ -171,7 +171,7 @@ def test_nothing_is_copied_twice_or_left_out_under_kill_9(copying: Copying) -> N
     for n in range(2):
         process = copying.start("--create")
         publish(lane, 300, seed=n + 1)
-        wait_until(lambda before=before: copying.stored() > before + 50, f"it copies\n{process.log}")
+        wait_until(lambda before=before: copying.stored() > before + 50, lambda of=process: f"it copies\n{of.log}")
         before = copying.stored()  # after the end of the process, the answer would wait for the open transaction
         process.end(signal.SIGKILL)
     publish(lane, 100, seed=9)
@@ -195,7 +195,7 @@ def test_a_registry_that_is_away_is_waited_for_and_what_is_no_output_is_counted(
     process = copying.start("--create", "--schema-registry", registry.by_proxy, *three)
     process.wait_for("does not answer, eddy sink waits for it")
     registry.proxy.listen()
-    wait_until(lambda: copying.stored() > 0, f"it copies\n{process.log}")
+    wait_until(lambda: copying.stored() > 0, lambda: f"it copies\n{process.log}")
     assert process.end(signal.SIGTERM) == 0
     ended = json.loads(process.log.splitlines()[-1])
     assert ended["left_out"] + copying.once(*three)["left_out"] == 1

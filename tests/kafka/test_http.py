@@ -41,7 +41,7 @@ def test_the_metrics_of_a_worker_are_what_was_sent(lane: Lane) -> None:
     lane.produce(good)
     lane.produce((key, text) for key, text, _ in bad)
     total = len(good) + len(bad)
-    wait_until(lambda: value(port, "eddy_messages_total") == total, f"{total} messages:\n{worker.log}")
+    wait_until(lambda: value(port, "eddy_messages_total") == total, lambda: f"{total} messages:\n{worker.log}")
 
     wait_until(lambda: [value(port, "eddy_lag", partition=str(n)) for n in range(4)] == [0.0] * 4, "no lag")
 

@@ -80,7 +80,7 @@ class Sinks:
         return sum(ends.values())
 
     def wait_for_more(self, kind: str, before: int, process: Worker) -> None:
-        wait_until(lambda: self.stored(kind) > before, f"{kind} writes\n{process.log}")
+        wait_until(lambda: self.stored(kind) > before, lambda: f"{kind} writes\n{process.log}")
 
     def in_redis(self, word: str) -> dict[str, Any]:
         prefix = f"{self.lane.name}:{word}:"
