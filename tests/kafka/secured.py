@@ -32,7 +32,7 @@ from bench.apache_kafka import ApacheKafka
 from bench.kafka_secured import Secured
 from stream.settings import Topics
 from tests.kafka.brokers import Addresses, one_broker
-from tests.kafka.lane import ROOT, Lane, Worker
+from tests.kafka.lane import ASK_S, ROOT, Lane, Worker, wait_until
 from tests.once import once, shared_directory
 from tests.tokens import TokenEndpoint
 
@@ -182,22 +182,35 @@ class Secure(Lane):
         return AclBinding(KINDS[right.kind], name, pattern, USER, "*", operation, AclPermissionType.ALLOW)
 
     def grant(self, rights: list[Right]) -> None:
-        for future in self.cluster.admin.create_acls([self.binding(right) for right in rights]).values():
-            future.result()
+        self._allow([self.binding(right) for right in rights])
 
     def allow(self, kind: ResourceType, name: str, operation: str) -> None:
         """Grant a right that is no row of the table, on a resource of exactly this name."""
         right = AclOperation[operation]
-        given = AclBinding(kind, name, ResourcePatternType.LITERAL, USER, "*", right, AclPermissionType.ALLOW)
-        self.cluster.admin.create_acls([given])[given].result()
+        self._allow([AclBinding(kind, name, ResourcePatternType.LITERAL, USER, "*", right, AclPermissionType.ALLOW)])
 
     def revoke(self, right: Right) -> None:
         one = self.binding(right)
-        same = AclBindingFilter(
-            one.restype, one.name, one.resource_pattern_type, USER, "*", one.operation, one.permission_type
-        )
-        for future in self.cluster.admin.delete_acls([same]).values():
+        for future in self.cluster.admin.delete_acls([_exactly(one)]).values():
             assert len(future.result()) == 1
+        self._wait_for(one, False)
+
+    def _allow(self, given: list[AclBinding]) -> None:
+        for future in self.cluster.admin.create_acls(given).values():
+            future.result()
+        for one in given:
+            self._wait_for(one, True)
+
+    def _wait_for(self, one: AclBinding, there: bool) -> None:
+        """Wait for the broker: the controller, which answers first, has an ACL before it, or has it no more."""
+        admin = self.cluster.admin
+        wait_until(lambda: bool(admin.describe_acls(_exactly(one)).result()) == there, f"{one}: {there}", every_s=ASK_S)
+
+
+def _exactly(one: AclBinding) -> AclBindingFilter:
+    """The filter that fits only this ACL."""
+    of = one.restype, one.name, one.resource_pattern_type, one.principal, one.host, one.operation, one.permission_type
+    return AclBindingFilter(*of)
 
 
 @contextmanager
