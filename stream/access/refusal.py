@@ -27,6 +27,8 @@ NOT_ALLOWED = {
 }
 """Error code of the broker, the same in librdkafka and aiokafka -> what this user lacks."""
 
+OTHERS_GROUP = "the consumer group is that of another application{}; give --group a name that no other one uses"
+
 MOST_ERRORS = 100
 """A client reports errors as long as an outage lasts; the latest ones say why."""
 
@@ -198,6 +200,13 @@ def refused(exc: BaseException, right: str | None = None) -> ConfigError | None:
         )
     if code in (AUTHENTICATION, KafkaError._AUTHENTICATION):
         return ConfigError("Kafka refuses this user: check the properties sasl.* of --kafka-config and EDDY_KAFKA_*")
+    if code is not None and code == KafkaError.INCONSISTENT_GROUP_PROTOCOL:
+        return ConfigError(OTHERS_GROUP.format(f" ({_name(code)})"))
+    if code == KafkaError.INVALID_RECORD:  # it would refuse the same record again
+        return ConfigError(
+            f"Kafka refused a record ({error.str()}): a topic with cleanup.policy=compact takes none without a key, as "
+            "the dead letter of a message without a key is; set the topic's cleanup.policy to delete"
+        )
     return None
 
 

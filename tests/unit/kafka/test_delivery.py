@@ -157,6 +157,16 @@ def test_a_record_that_the_topic_refuses_is_an_error_with_the_remedy(started: tu
         commit(made, RECORDS)
 
 
+def test_a_record_without_a_key_for_a_compacted_topic_is_an_error_with_the_remedy(
+    started: tuple[Delivery, Producer],
+) -> None:
+    """A topic that became compacted under a running worker refuses the same record for ever."""
+    made, producer = started
+    producer.fails["commit_transaction"] = [error("INVALID_RECORD", txn_requires_abort=True)]
+    with pytest.raises(ConfigError, match=r"cleanup\.policy"):
+        commit(made, RECORDS)
+
+
 def test_a_producer_that_kafka_has_fenced_for_its_age_is_replaced(started: tuple[Delivery, Producer]) -> None:
     """After an outage Kafka itself fences a transaction that is older than its timeout: no other worker is there."""
     made, producer = started
