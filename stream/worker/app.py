@@ -60,6 +60,7 @@ from stream.wire.dead_letter import LONGEST_KEY
 from stream.worker.checks import check_cluster, check_rows
 from stream.worker.cycles.cycle import Cycles
 from stream.worker.cycles.size import CycleSize
+from stream.worker.held import report_held
 from stream.worker.hooks import (
     WithoutWeb,
     answer_requests,
@@ -166,6 +167,7 @@ def create_app(settings: Settings) -> faust.App:
         rekey(app, rekeying)
     status = Status(meter, key_sample, examples, settings.topics, event_types, time.monotonic())
     report_status(app, cycles, status, observed, display, rekeying)
+    report_held(app, lambda: watch.answered_s)
     watch.start(partial(end_app, app))
     check_rows(changelog, engine.arena, settings.topics.clicks, partitions, watch)
     topics = settings.topics
