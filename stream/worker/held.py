@@ -60,9 +60,10 @@ class HeldBack:
             return None
         self._logged_s = now_s
         longest = max(stuck, key=lambda partition: stuck[partition])
+        topic, number = longest
         return (
             "clicks wait behind a transaction that another application has left open: "
             f"partitions={len(stuck)} waiting={sum(held[p].waiting for p in stuck)} longest={longest} "
-            f"offset={held[longest].begin} waited_s={stuck[longest]:.0f}; let that application end it, or look for it "
-            f"with kafka-transactions.sh find-hanging --topic {longest.topic} and end it with abort"
+            f"offset={held[longest].begin} waited_s={stuck[longest]:.0f}; let that application end it; "
+            f"kafka-transactions.sh describe-producers --topic {topic} --partition {number} names it, and abort ends it"
         )

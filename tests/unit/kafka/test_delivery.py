@@ -157,13 +157,18 @@ def test_a_record_that_the_topic_refuses_is_an_error_with_the_remedy(started: tu
         commit(made, RECORDS)
 
 
-def test_a_record_without_a_key_for_a_compacted_topic_is_an_error_with_the_remedy(
-    started: tuple[Delivery, Producer],
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("INVALID_RECORD", r"cleanup\.policy"), ("INVALID_TIMESTAMP", r"message\.timestamp\.after\.max\.ms.*clock")],
+)
+def test_a_record_without_a_key_or_with_a_wrong_time_is_an_error_with_the_remedy(
+    started: tuple[Delivery, Producer], name: str, remedy: str
 ) -> None:
-    """A topic that became compacted under a running worker refuses the same record for ever."""
+    """A compacted topic, and a topic whose limits of time are not those of the source, refuse the same record for
+    ever."""
     made, producer = started
-    producer.fails["commit_transaction"] = [error("INVALID_RECORD", txn_requires_abort=True)]
-    with pytest.raises(ConfigError, match=r"cleanup\.policy"):
+    producer.fails["commit_transaction"] = [error(name, txn_requires_abort=True)]
+    with pytest.raises(ConfigError, match=remedy):
         commit(made, RECORDS)
 
 
