@@ -290,7 +290,7 @@ def disagreement(group: str, partition: Partition, committed: int | None, positi
     if position is None:
         return ConfigError(
             f"group {group} is at offset {committed} of {partition}, but the changelog has no rows of that partition: "
-            "every user would begin without history; start with the --changelog-topic of this group, another --group if "
+            "all users would begin without history; start with the --changelog-topic of this group, another --group if "
             "this one is another application's, or run `eddy topics repair --accept-lost-rows` to begin here"
         )
     return ConfigError(

@@ -142,12 +142,6 @@ def _check(
         _check_compaction(configs, topics.changelog)
     with problems:
         _check_letters(configs, topics.dead_letters)
-    if "compact" in _policy(configs, topics.clicks):
-        log.warning(
-            "the clicks topic is compacted: Kafka deletes a click when a later one of its user has come, so a worker "
-            "that is behind misses clicks and cannot count them; set cleanup.policy=delete: topic=%s",
-            topics.clicks,
-        )
     events = [name for name in names if name not in (topics.clicks, topics.changelog)]
     for name, limit in _limits(configs, events).items():
         with problems:
@@ -156,6 +150,12 @@ def _check(
                     f"topic {name} has {LIMIT}={limit}, too small for every event; {_raise_limit(name, SMALLEST_LIMIT)}"
                 )
     problems.end()
+    if "compact" in _policy(configs, topics.clicks):
+        log.warning(
+            "the clicks topic is compacted: Kafka deletes a click when a later one of its user has come, so a worker "
+            "that is behind misses clicks and cannot count them; set cleanup.policy=delete: topic=%s",
+            topics.clicks,
+        )
     return Checked({name: present[name] for name in names}, configs)
 
 
