@@ -135,6 +135,10 @@ PLAINTEXT = KafkaConfig()
 """A broker without TLS and SASL."""
 
 
+LONGEST_NAME = 255
+"""Characters of a group or a worker id. Kafka's protocol takes 32,767 bytes, of both together."""
+
+
 def check_name(setting: str, value: str) -> None:
     """Raise ConfigError unless Kafka takes the value of a setting as a name, and as the same one that was meant."""
     if value != value.strip():
@@ -143,6 +147,8 @@ def check_name(setting: str, value: str) -> None:
         )
     if not value.isprintable():  # Python reads a byte that is not UTF-8 as half of a surrogate pair
         raise ConfigError(f"setting {setting} is {value!r}; it must be printable characters in UTF-8")
+    if len(value) > LONGEST_NAME:
+        raise ConfigError(f"setting {setting} has {len(value)} characters; it must have at most {LONGEST_NAME}")
 
 
 def check_addresses(broker: str) -> None:

@@ -19,11 +19,14 @@ from typing import Any
 
 from confluent_kafka import KafkaException
 
-from stream.access.refusal import Admin
+from stream.access.refusal import OTHERS_GROUP, Admin
 from stream.errors import ConfigError
 from stream.kafka_config import ADDRESS
 
 ANSWER_S = 6.0
+INSTANCE = "eddy-"
+"""How the instance id of a worker begins in its group."""
+
 POLL_S = 0.25
 GRACE_S = 2.0
 """Kafka ends a session a little late."""
@@ -126,7 +129,7 @@ def wait_for_place(
 
     other  client id of the process that holds the lock of this worker id (`hold_id`). It may be frozen, and the client
            id that Kafka shows may be of a process before it, which has ended
-    Raises ConfigError that names the living process.
+    Raises ConfigError that names the living process, or a member of the group that is no worker.
     """
     holder = _holder(admin, group, instance_id)
     if holder is None or (other is None and has_ended(holder.client_id)):
@@ -172,10 +175,16 @@ def has_ended(client_id: str) -> bool:
 
 
 def _holder(admin: Admin, group: str, instance_id: str) -> Any:
-    """The member of the group with this instance id; None if there is none."""
+    """The member of the group with this instance id; None if there is none.
+
+    Raises ConfigError if a member is no worker: Kafka would not let this process join, or would share the clicks out.
+    """
     future = admin.describe_consumer_groups([group], request_timeout=ANSWER_S)[group]
     try:
         members = future.result(timeout=ANSWER_S).members
     except (KafkaException, TimeoutError):
         return None
+    for member in members:
+        if not (member.group_instance_id or "").startswith(INSTANCE):
+            raise ConfigError(OTHERS_GROUP.format(f": {group} has the member {member.client_id} on {member.host}"))
     return next((member for member in members if member.group_instance_id == instance_id), None)

@@ -27,6 +27,16 @@ NOT_ALLOWED = {
 }
 """Error code of the broker, the same in librdkafka and aiokafka -> what this user lacks."""
 
+NOT_TAKEN = {
+    KafkaError.INVALID_RECORD: "a topic with cleanup.policy=compact takes none without a key, as the dead letter of a "
+    "message without a key is; set the topic's cleanup.policy to delete",
+    KafkaError.INVALID_TIMESTAMP: "its time is outside message.timestamp.after.max.ms or before.max.ms of the topic; "
+    "correct this machine's clock if it is ahead, and give the copy of a re-keyed topic the limits of the other one",
+}
+"""Error code of the broker for a record that it would refuse again and again -> why, and what to do."""
+
+OTHERS_GROUP = "the consumer group is that of another application{}; give --group a name that no other one uses"
+
 MOST_ERRORS = 100
 """A client reports errors as long as an outage lasts; the latest ones say why."""
 
@@ -198,6 +208,10 @@ def refused(exc: BaseException, right: str | None = None) -> ConfigError | None:
         )
     if code in (AUTHENTICATION, KafkaError._AUTHENTICATION):
         return ConfigError("Kafka refuses this user: check the properties sasl.* of --kafka-config and EDDY_KAFKA_*")
+    if code is not None and code == KafkaError.INCONSISTENT_GROUP_PROTOCOL:
+        return ConfigError(OTHERS_GROUP.format(f" ({_name(code)})"))
+    if code is not None and code in NOT_TAKEN:
+        return ConfigError(f"Kafka refused a record ({error.str()}): {NOT_TAKEN[code]}")
     return None
 
 

@@ -290,8 +290,8 @@ def disagreement(group: str, partition: Partition, committed: int | None, positi
     if position is None:
         return ConfigError(
             f"group {group} is at offset {committed} of {partition}, but the changelog has no rows of that partition: "
-            "every user would begin without history; start with the --changelog-topic of this group, or run `eddy "
-            "topics repair --accept-lost-rows` to begin without history at this offset"
+            "all users would begin without history; start with the --changelog-topic of this group, another --group if "
+            "this one is another application's, or run `eddy topics repair --accept-lost-rows` to begin here"
         )
     return ConfigError(
         f"the changelog's rows are at offset {position} of {partition}, but group {group} is at {committed}: its "

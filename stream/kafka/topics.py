@@ -140,6 +140,8 @@ def _check(
     configs = configs_of(admin, broker, names)
     with Problems() as problems:
         _check_compaction(configs, topics.changelog)
+    with problems:
+        _check_letters(configs, topics.dead_letters)
     events = [name for name in names if name not in (topics.clicks, topics.changelog)]
     for name, limit in _limits(configs, events).items():
         with problems:
@@ -148,6 +150,12 @@ def _check(
                     f"topic {name} has {LIMIT}={limit}, too small for every event; {_raise_limit(name, SMALLEST_LIMIT)}"
                 )
     problems.end()
+    if "compact" in _policy(configs, topics.clicks):
+        log.warning(
+            "the clicks topic is compacted: Kafka deletes a click when a later one of its user has come, so a worker "
+            "that is behind misses clicks and cannot count them; set cleanup.policy=delete: topic=%s",
+            topics.clicks,
+        )
     return Checked({name: present[name] for name in names}, configs)
 
 
@@ -226,9 +234,28 @@ def _raise_limit(topic: str, limit: int) -> str:
 
 def _check_compaction(configs: Mapping[str, Mapping[str, str]], changelog: str) -> None:
     """Raise ConfigError if Kafka would delete rows of the changelog by age."""
-    policy = configs.get(changelog, {}).get("cleanup.policy", "compact")
-    if "compact" not in policy or "delete" in policy:
+    policy = _policy(configs, changelog)
+    if policy and ("compact" not in policy or "delete" in policy):
         raise ConfigError(
-            f"topic {changelog} has cleanup.policy={policy}: Kafka would delete users' states; set it to compact with "
-            f"kafka-configs.sh --alter --topic {changelog} --add-config cleanup.policy=compact"
+            f"topic {changelog} has cleanup.policy={policy}: Kafka would delete users' states; "
+            f"{_set(changelog, 'compact')}"
         )
+
+
+def _check_letters(configs: Mapping[str, Mapping[str, str]], dead_letters: str) -> None:
+    """Raise ConfigError if Kafka would refuse dead letters without a key, and delete others by their keys."""
+    policy = _policy(configs, dead_letters)
+    if "compact" in policy:
+        raise ConfigError(
+            f"topic {dead_letters} has cleanup.policy={policy}: Kafka would refuse the dead letter of a message "
+            f"without a key, and keep only the last one of each key; {_set(dead_letters, 'delete')}"
+        )
+
+
+def _policy(configs: Mapping[str, Mapping[str, str]], topic: str) -> str:
+    """The cleanup.policy of a topic; empty if it could not be read."""
+    return configs.get(topic, {}).get("cleanup.policy", "")
+
+
+def _set(topic: str, policy: str) -> str:
+    return f"set it to {policy} with kafka-configs.sh --alter --topic {topic} --add-config cleanup.policy={policy}"

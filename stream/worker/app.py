@@ -23,7 +23,7 @@ from mode.supervisors import CrashingSupervisor
 
 from stream.access.begin import begin
 from stream.access.credentials import faust_options
-from stream.access.place import WorkerLock, client_id, hold_id, make_directory, wait_for_place
+from stream.access.place import INSTANCE, WorkerLock, client_id, hold_id, make_directory, wait_for_place
 from stream.access.refusal import Admin
 from stream.answers.desk import Desk
 from stream.answers.workers import advertised
@@ -60,6 +60,7 @@ from stream.wire.dead_letter import LONGEST_KEY
 from stream.worker.checks import check_cluster, check_rows
 from stream.worker.cycles.cycle import Cycles
 from stream.worker.cycles.size import CycleSize
+from stream.worker.held import report_held
 from stream.worker.hooks import (
     WithoutWeb,
     answer_requests,
@@ -116,7 +117,7 @@ def create_app(settings: Settings) -> faust.App:
     lock = None if settings.worker_id else WorkerLock(Path(settings.data_dir))
     worker_id = lock.worker_id if lock else settings.worker_id
     other = hold_id(Path(settings.data_dir), settings.group, worker_id)
-    admin, instance_id = Admin(settings.broker, config), f"eddy-{worker_id}"
+    admin, instance_id = Admin(settings.broker, config), f"{INSTANCE}{worker_id}"
     wait_for_place(admin, settings.group, instance_id, settings.session_timeout_s, other)
     partitions, limits = check_cluster(settings, source, worker_id, config, watch, longest_row, carries)
     rekeyed_from = "" if decoding.rekey is None else source
@@ -166,6 +167,7 @@ def create_app(settings: Settings) -> faust.App:
         rekey(app, rekeying)
     status = Status(meter, key_sample, examples, settings.topics, event_types, time.monotonic())
     report_status(app, cycles, status, observed, display, rekeying)
+    report_held(app, lambda: watch.answered_s)
     watch.start(partial(end_app, app))
     check_rows(changelog, engine.arena, settings.topics.clicks, partitions, watch)
     topics = settings.topics
@@ -189,7 +191,7 @@ def _faust_app(settings: Settings, worker_id: str, config: KafkaConfig, health: 
         settings.group,
         broker=[f"aiokafka://{address.strip()}" for address in settings.broker.split(",")],
         broker_client_id=client_id(worker_id, address),
-        consumer_group_instance_id=f"eddy-{worker_id}",  # a restart causes no rebalance
+        consumer_group_instance_id=f"{INSTANCE}{worker_id}",  # a restart causes no rebalance
         broker_session_timeout=session_s,
         broker_rebalance_timeout=max(REBALANCE_S, session_s),
         broker_heartbeat_interval=HEARTBEAT_S,

@@ -100,7 +100,7 @@ def test_overridden_and_called_methods_have_their_parameters(method: Callable[..
         (mode.Worker._shutdown_loop, ["ensure_future(self._sentinel_task()"]),
         (FetchRequest.build, ["self._max_wait_ms,", "self._min_bytes,"]),
         (Fetcher._fetch_requests_routine, ["self._proc_fetch_request(assignment, node_id, request)"]),
-        (Fetcher._proc_fetch_request, ["return needs_wakeup"]),
+        (Fetcher._proc_fetch_request, ["return needs_wakeup", "tp_state.highwater = ", "tp_state.lso = "]),
         (driver.AIOKafkaConsumerThread.on_start, ["self._consumer = self._create_consumer("]),
         (driver.AIOKafkaConsumerThread._create_worker_consumer, ["group_instance_id=conf.consumer_group_instance_id"]),
         (stock.Consumer.__init__, ["self._unacked_messages", "self._waiting_for_ack"]),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from export.model.untrained import write_untrained
@@ -238,6 +238,17 @@ def test_second_worker_with_one_id_is_refused(lane: Lane) -> None:
     lane.wait_for_clicks()
     assert third.log.count("partitions recovered") == 1
     lane.assert_as_if_nothing_had_happened()
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_group_of_another_application_is_refused(lane: Lane, protocol: str) -> None:
+    """Kafka would not let the worker join, and its error names neither the group nor the other one."""
+    settings = {"bootstrap.servers": lane.broker, "group.id": lane.name, "group.protocol": protocol}
+    other = Consumer({**settings, "client.id": "report", "enable.auto.commit": False})
+    other.subscribe([lane.topics.clicks])
+    wait_until(lambda: other.poll(ASK_S) is None and bool(other.assignment()), "a member of the group")
+    assert f"{lane.name} has the member report on" in refusal(lane)
+    other.close()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")

@@ -26,6 +26,7 @@ from stream.settings import Rules, Settings, Topics
         ("group is .eddy ., with a blank at an end", {"group": "eddy "}),
         ("worker_id is .*t0., with a blank at an end", {"worker_id": "\t0"}),
         ("group is .*udcff.; it must be printable characters in UTF-8", {"group": "\udcff"}),
+        ("group has 40000 characters; it must have at most 255", {"group": "g" * 40_000}),
         ("worker_id is .*udcff.; it must be printable", {"worker_id": "a\udcff"}),
         ("topic .clicks .: no topic can have this name", {"topics": Topics(clicks="clicks ")}),
         ("topic .a/b.: no topic can have this name", {"topics": Topics(anomalies="a/b")}),

@@ -3,11 +3,22 @@
 Source: aiokafka/consumer/subscription_state.py.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import faust
 
 from stream.events import Partition
+
+
+class Held(NamedTuple):
+    """Messages of one partition that Kafka holds back, because the transaction of the first one is open.
+
+    begin    offset of the first one
+    waiting  how many there are
+    """
+
+    begin: int
+    waiting: int
 
 
 def positions(consumer: Any) -> dict[Any, int]:
@@ -23,6 +34,20 @@ def high_watermarks(app: faust.App) -> dict[Partition, int]:
     thread = app.consumer._thread
     states = _states(thread._consumer) if thread and thread._consumer else {}
     return {Partition(*tp): state.highwater for tp, state in states.items() if state.highwater is not None}
+
+
+def held_back(app: faust.App) -> dict[Partition, Held]:
+    """Return what was not read at the latest fetch, of each partition that is read up to an open transaction.
+
+    May be called in any thread.
+    """
+    thread = app.consumer._thread
+    states = _states(thread._consumer) if thread and thread._consumer else {}
+    return {
+        Partition(*tp): Held(state.lso, state.highwater - state.lso)
+        for tp, state in states.items()
+        if state.has_valid_position and state.lso is not None and state.lso <= state.position < state.highwater
+    }
 
 
 def _states(consumer: Any) -> dict[Any, Any]:

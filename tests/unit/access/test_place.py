@@ -76,6 +76,15 @@ def test_a_living_process_under_the_same_id_is_named(
         wait(monkeypatch, *answers)
 
 
+def test_a_member_that_is_no_worker_is_named() -> None:
+    """The group's name is that of another application, such as a plain consumer."""
+    other = SimpleNamespace(member_id="m", client_id="rdkafka", host="/h", group_instance_id=None)
+    group = SimpleNamespace(result=lambda timeout: SimpleNamespace(members=[other]))
+    admin: Any = SimpleNamespace(describe_consumer_groups=lambda groups, **_: {"shop": group})
+    with pytest.raises(ConfigError, match=r"shop has the member rdkafka on /h; give --group"):
+        wait_for_place(admin, "shop", "eddy-0", 0.05)
+
+
 def test_a_process_that_kafka_shows_under_the_client_id_of_a_dead_one_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -157,6 +157,21 @@ def test_a_record_that_the_topic_refuses_is_an_error_with_the_remedy(started: tu
         commit(made, RECORDS)
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("INVALID_RECORD", r"cleanup\.policy"), ("INVALID_TIMESTAMP", r"message\.timestamp\.after\.max\.ms.*clock")],
+)
+def test_a_record_without_a_key_or_with_a_wrong_time_is_an_error_with_the_remedy(
+    started: tuple[Delivery, Producer], name: str, remedy: str
+) -> None:
+    """A compacted topic, and a topic whose limits of time are not those of the source, refuse the same record for
+    ever."""
+    made, producer = started
+    producer.fails["commit_transaction"] = [error(name, txn_requires_abort=True)]
+    with pytest.raises(ConfigError, match=remedy):
+        commit(made, RECORDS)
+
+
 def test_a_producer_that_kafka_has_fenced_for_its_age_is_replaced(started: tuple[Delivery, Producer]) -> None:
     """After an outage Kafka itself fences a transaction that is older than its timeout: no other worker is there."""
     made, producer = started

@@ -8,7 +8,7 @@ from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.structs import TopicPartition
 
 from stream.events import Partition
-from stream.kafka.consumer.offsets import high_watermarks, positions
+from stream.kafka.consumer.offsets import Held, held_back, high_watermarks, positions
 
 FETCHED, SOUGHT, NEW = (TopicPartition("clicks", number) for number in range(3))
 
@@ -31,6 +31,9 @@ def test_a_partition_without_a_successful_fetch_has_no_high_watermark() -> None:
         assignment.assignment.state_value(FETCHED).highwater = 9
         assert positions(consumer) == {FETCHED: 5, SOUGHT: 7}
         assert high_watermarks(app) == {Partition("clicks", 0): 9}
+        for stable, held in ((9, {}), (6, {}), (5, {Partition("clicks", 0): Held(5, 4)})):
+            assignment.assignment.state_value(FETCHED).lso = stable
+            assert held_back(app) == held
 
     asyncio.run(story())
 

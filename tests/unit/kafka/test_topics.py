@@ -194,6 +194,26 @@ def test_a_changelog_that_deletes_by_age_is_refused(monkeypatch: pytest.MonkeyPa
         check_topics(BROKER, TOPICS)
 
 
+@pytest.mark.parametrize("policy", ["compact", "compact,delete"])
+def test_compacted_dead_letters_are_refused(monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
+    """Kafka would refuse the letter of a message without a key, and the stream would stop at it."""
+    cluster(monkeypatch, whole(), **{"clicks-dead-letter": {"cleanup.policy": policy}})
+    with pytest.raises(
+        ConfigError, match=r"without a key.*--topic clicks-dead-letter --add-config cleanup\.policy=del"
+    ):
+        check_topics(BROKER, TOPICS)
+
+
+def test_compacted_clicks_are_a_warning(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Clicks that compaction removes before they are read cannot be counted. Other compacted topics are no concern."""
+    cluster(monkeypatch, whole(), recommendations={"cleanup.policy": "compact"})
+    check_topics(BROKER, TOPICS)
+    assert not caplog.messages
+    cluster(monkeypatch, whole(), clicks={"cleanup.policy": "compact,delete"})
+    check_topics(BROKER, TOPICS)
+    assert [message.split(":")[0] for message in caplog.messages] == ["the clicks topic is compacted"]
+
+
 @pytest.mark.parametrize("name", ["recommendations", "anomalies", "clicks-dead-letter", "system-alerts", "sessions"])
 @pytest.mark.parametrize(("limit", "fits"), [(SMALLEST_LIMIT, True), (SMALLEST_LIMIT - 1, False)])
 def test_a_topic_with_a_limit_too_small_for_its_events_is_refused(

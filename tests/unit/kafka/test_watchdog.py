@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from aiokafka.errors import (
     GroupCoordinatorNotAvailableError,
+    InconsistentGroupProtocolError,
     KafkaError,
     NodeNotReadyError,
     TopicAuthorizationFailedError,
@@ -111,7 +112,9 @@ def test_a_worker_that_was_asked_to_end_exits_with_0_whatever_fails(
     assert code_of_end(monkeypatch, TimeoutError("no answer"), app) == code
 
 
-@pytest.mark.parametrize("error", [ConfigError("wrong"), TopicAuthorizationFailedError()])
+@pytest.mark.parametrize(
+    "error", [ConfigError("wrong"), TopicAuthorizationFailedError(), InconsistentGroupProtocolError()]
+)
 def test_an_error_that_a_person_must_correct_exits_with_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
