@@ -27,6 +27,9 @@ ANSWER_S = 6.0
 INSTANCE = "eddy-"
 """How the instance id of a worker begins in its group."""
 
+COMMAND = "eddy-command"
+"""Client id of a command that has the group to itself, as `eddy topics repair`."""
+
 POLL_S = 0.25
 GRACE_S = 2.0
 """Kafka ends a session a little late."""
@@ -177,7 +180,7 @@ def has_ended(client_id: str) -> bool:
 def _holder(admin: Admin, group: str, instance_id: str) -> Any:
     """The member of the group with this instance id; None if there is none.
 
-    Raises ConfigError if a member is no worker: Kafka would not let this process join, or would share the clicks out.
+    Raises ConfigError if a member is no worker: Kafka would not let this process join, or give it a part of the clicks.
     """
     future = admin.describe_consumer_groups([group], request_timeout=ANSWER_S)[group]
     try:
@@ -185,6 +188,11 @@ def _holder(admin: Admin, group: str, instance_id: str) -> Any:
     except (KafkaException, TimeoutError):
         return None
     for member in members:
+        if member.client_id == COMMAND:
+            raise ConfigError(
+                f"an eddy command on {member.host} has the group {group} to itself; start again when it has ended. "
+                "If it was killed, Kafka forgets it within a minute"
+            )
         if not (member.group_instance_id or "").startswith(INSTANCE):
             raise ConfigError(OTHERS_GROUP.format(f": {group} has the member {member.client_id} on {member.host}"))
     return next((member for member in members if member.group_instance_id == instance_id), None)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from stream.access.credentials import connect
+from stream.access.place import COMMAND
 from stream.access.refusal import Admin, refused
 from stream.errors import ConfigError
 from stream.events import Partition
@@ -119,7 +120,7 @@ def only_member(broker: str, config: KafkaConfig, group: str, topic: str) -> Ite
         config,
         {
             "group.id": group,
-            "client.id": "eddy-command",
+            "client.id": COMMAND,
             "enable.auto.commit": False,
             "auto.offset.reset": "error",
             "max.poll.interval.ms": 3_600_000,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from stream.access import place
-from stream.access.place import WorkerLock, client_id, has_ended, hold_id, wait_for_place
+from stream.access.place import COMMAND, WorkerLock, client_id, has_ended, hold_id, wait_for_place
 from stream.errors import ConfigError
 
 
@@ -76,12 +76,19 @@ def test_a_living_process_under_the_same_id_is_named(
         wait(monkeypatch, *answers)
 
 
-def test_a_member_that_is_no_worker_is_named() -> None:
-    """The group's name is that of another application, such as a plain consumer."""
-    other = SimpleNamespace(member_id="m", client_id="rdkafka", host="/h", group_instance_id=None)
+@pytest.mark.parametrize(
+    ("client", "said"),
+    [
+        ("rdkafka", "shop has the member rdkafka on /h; give --group"),
+        (COMMAND, "an eddy command on /h has the group shop to itself; start again"),
+    ],
+)
+def test_a_member_that_is_no_worker_is_named(client: str, said: str) -> None:
+    """A consumer of another application that has the same name for its group; or a command such as `topics repair`."""
+    other = SimpleNamespace(member_id="m", client_id=client, host="/h", group_instance_id=None)
     group = SimpleNamespace(result=lambda timeout: SimpleNamespace(members=[other]))
     admin: Any = SimpleNamespace(describe_consumer_groups=lambda groups, **_: {"shop": group})
-    with pytest.raises(ConfigError, match=r"shop has the member rdkafka on /h; give --group"):
+    with pytest.raises(ConfigError, match=said):
         wait_for_place(admin, "shop", "eddy-0", 0.05)
 
 
