@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from bench.apache_kafka import PROPERTIES, KafkaUnavailable, fetch_jars, free_ports
 from bench.chaos.cluster import Broker
 from stream.kafka.topics import COMPACTED
-from tests.kafka.lane import Lane, Worker, clicks, wait_until
+from tests.kafka.lane import ASK_S, Lane, Worker, clicks, wait_until
 from tests.kafka_lane import REQUIRED
 
 pytestmark = [
@@ -32,6 +32,9 @@ advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 """
 """The second broker, in the place of the same lines of PROPERTIES: the first one is the only controller."""
 
+SESSIONS = "broker.session.timeout.ms=2000\nbroker.heartbeat.interval.ms=300\n"
+"""A killed broker leads nothing after 2 s. With heartbeats every 2 s, the default, neither would a slow one."""
+
 WAITS, GOES_ON = "partitions have no leader, Eddy waits for one: partitions=[{}]", "partitions have leaders again"
 
 
@@ -45,10 +48,9 @@ class Pair:
             PROPERTIES.format(port=port, controller=controller, data=directory / name / "data")
             for port, name in ((one, "1"), (two, "2"))
         ]
-        texts = [f"{text}broker.session.timeout.ms=2000\n" for text in texts]
+        texts = [text + SESSIONS for text in texts]
         self.address = f"127.0.0.1:{one},127.0.0.1:{two}"
-        settings = {"bootstrap.servers": self.address, "log_level": 0, "reconnect.backoff.max.ms": 200}
-        self._admin = AdminClient(settings)
+        self._first = f"127.0.0.1:{one}"
         self.first = Broker(libs, directory / "1", texts[0], 1)
         self.second = Broker(libs, directory / "2", texts[1] + SECOND.format(port=two), 2)
         for broker in (self.first, self.second):
@@ -70,18 +72,23 @@ class Pair:
     def create(self, topic: str, brokers: list[int], config: dict[str, str]) -> None:
         """Create a topic whose partition p is on the broker brokers[p] only."""
         new = NewTopic(topic, len(brokers), replica_assignment=[[number] for number in brokers], config=config)
-        self._admin.create_topics([new])[topic].result(30)
+        admin = self._admin()  # its end would be that of the question
+        admin.create_topics([new])[topic].result(60)
+
+    def _admin(self) -> AdminClient:
+        """A new client. One that has seen a broker go, come and go again may wait for the one that is gone."""
+        return AdminClient({"bootstrap.servers": self._first, "log_level": 0})
 
     def _wait_for(self, count: int) -> None:
         """Wait until the controller knows of as many brokers."""
 
         def there() -> bool:
             try:
-                return len(self._admin.list_topics(timeout=1.0).brokers) == count
+                return len(self._admin().list_topics(timeout=5.0).brokers) == count
             except KafkaException:
                 return False
 
-        wait_until(there, f"{count} brokers")
+        wait_until(there, f"{count} brokers", 120.0, ASK_S)
 
 
 @pytest.fixture(scope="module")
