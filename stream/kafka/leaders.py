@@ -159,7 +159,7 @@ class Targets:
     its successor, with CONCURRENT_TRANSACTIONS.
 
     topics  all topics that are written to; none: every partition is taken to have a leader
-    client  makes a client with `list_topics`, at the first question
+    client  makes a client with `list_topics`, at the first question and after one without an answer
     """
 
     def __init__(self, topics: Iterable[str] = (), client: Callable[[], Any] = lambda: None) -> None:
@@ -210,11 +210,12 @@ class Targets:
         It asks for all topics of the cluster: the question for one that is missing makes some brokers create it, and
         `describe_topics` may wait for the broker that is down.
         """
-        self._client = self._client or self._make()
+        client, self._client = self._client or self._make(), None
         try:
-            topics = self._client.list_topics(timeout=ANSWER_S).topics
-        except KafkaException:
+            topics = client.list_topics(timeout=ANSWER_S).topics
+        except KafkaException:  # the next question has a new client: this one may wait for a broker that is gone
             return {}, set()
+        self._client = client
         ours = {name: topics[name].partitions for name in self._topics if name in topics}
         without = {Partition(name, n) for name, of in ours.items() for n, one in of.items() if one.leader < 0}
         return {name: len(partitions) for name, partitions in ours.items()}, without

@@ -4,6 +4,7 @@ import logging
 from asyncio import run
 from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
@@ -152,6 +153,19 @@ def test_records_wait_for_the_partitions_that_they_go_to(caplog: pytest.LogCaptu
         "partitions have no leader, Eddy waits for one",
         "partitions have leaders again",
     ]
+
+
+def test_a_question_without_an_answer_is_asked_again_with_a_new_client() -> None:
+    """One that has seen brokers go and come again may never answer any more. One that answers is kept."""
+
+    def silent(timeout: float) -> None:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+    answers = Cluster({"states": [-1]})
+    clients: list[Any] = [SimpleNamespace(list_topics=silent), answers]
+    targets = Targets(["states"], lambda: clients.pop(0))
+    assert [run(targets.missing(None)) for _ in range(3)] == [False, True, True]
+    assert (clients, answers.asked) == ([], 2)
 
 
 def test_a_record_without_a_partition_goes_where_its_key_belongs() -> None:
