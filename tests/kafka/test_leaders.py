@@ -163,8 +163,8 @@ def test_a_worker_waits_at_its_start_for_partitions_without_a_leader(lane: Lane,
 
 
 def test_a_running_worker_waits_for_a_partition_that_it_writes(written: tuple[Lane, str], pair: Pair) -> None:
-    """It names it, rolls back no transaction after the other meanwhile, and can be stopped. Then it goes on, and a batch
-    that was rolled back is decided once."""
+    """It names it, rolls back no transaction after the other meanwhile, and can be stopped. Then it goes on, and
+    a batch that was rolled back is decided once."""
     lane, name = written
     lane.produce(clicks(1_000))
     worker = lane.start(worker_id="a")
