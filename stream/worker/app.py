@@ -31,6 +31,7 @@ from stream.environment import FAUST_PREFIX, check_unknown, from_environment
 from stream.errors import EddyError
 from stream.kafka.changelog import Changelog
 from stream.kafka.consumer.fetch import OFFSET_RESET
+from stream.kafka.consumer.held import report_held
 from stream.kafka.consumer.transport import BatchTopic, BatchTransport
 from stream.kafka.delivery import Delivery
 from stream.kafka.leaders import Targets
@@ -60,7 +61,6 @@ from stream.wire.dead_letter import LONGEST_KEY
 from stream.worker.checks import check_cluster, check_rows
 from stream.worker.cycles.cycle import Cycles
 from stream.worker.cycles.size import CycleSize
-from stream.worker.held import report_held
 from stream.worker.hooks import (
     WithoutWeb,
     answer_requests,

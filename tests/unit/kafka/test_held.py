@@ -1,8 +1,8 @@
 """The warning about clicks that wait behind an open transaction of another application."""
 
 from stream.events import Partition
+from stream.kafka.consumer.held import HELD_S, REPEAT_S, HeldBack
 from stream.kafka.consumer.offsets import Held
-from stream.worker.held import HELD_S, REPEAT_S, HeldBack
 
 FIRST, SECOND = (Partition("clicks", number) for number in range(2))
 
