@@ -208,8 +208,8 @@ def refused(exc: BaseException, right: str | None = None) -> ConfigError | None:
         )
     if code in (AUTHENTICATION, KafkaError._AUTHENTICATION):
         return ConfigError("Kafka refuses this user: check the properties sasl.* of --kafka-config and EDDY_KAFKA_*")
-    if code is not None and code == KafkaError.INCONSISTENT_GROUP_PROTOCOL:
-        return ConfigError(OTHERS_GROUP.format(f" ({_name(code)})"))
+    if code == KafkaError.INCONSISTENT_GROUP_PROTOCOL:
+        return ConfigError(OTHERS_GROUP.format(" (INCONSISTENT_GROUP_PROTOCOL)"))
     if code is not None and code in NOT_TAKEN:
         return ConfigError(f"Kafka refused a record ({error.str()}): {NOT_TAKEN[code]}")
     return None

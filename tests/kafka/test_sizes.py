@@ -1,4 +1,5 @@
-"""No record that a worker writes is larger than its topic allows: it is cut, or the worker does not start."""
+"""No record that a worker writes is larger than its topic allows: it is cut, or the worker does not start. What a topic
+refuses in any case ends the worker with one line."""
 
 import json
 import signal
@@ -42,9 +43,9 @@ def letters(lane: Lane) -> list[tuple[bytes | None, DeadLetter]]:
     ]
 
 
-def set_limit(lane: Lane, topic: str, limit: int) -> None:
-    """Change a topic's max.message.bytes."""
-    entry = ConfigEntry("max.message.bytes", str(limit), incremental_operation=AlterConfigOpType.SET)
+def configure(lane: Lane, topic: str, name: str, value: object) -> None:
+    """Change a property of a topic."""
+    entry = ConfigEntry(name, str(value), incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
     admin = AdminClient({"bootstrap.servers": lane.broker})
     admin.incremental_alter_configs([resource])[resource].result()
@@ -116,7 +117,7 @@ def test_list_is_cut_to_the_limit_of_its_topic(narrow: Lane, long_ids: Path) -> 
 
 def test_topic_too_small_for_any_event_is_refused(lane: Lane) -> None:
     """Below 16 KB even a decision without its list may be too large: the error names the topic and the limit to set."""
-    set_limit(lane, lane.topics.anomalies, 16_000)
+    configure(lane, lane.topics.anomalies, "max.message.bytes", 16_000)
     worker = lane.start()
     assert worker.process.wait(timeout=30) == 2, worker.log
     assert len(worker.log.strip().splitlines()) == 1
@@ -140,7 +141,7 @@ def test_limit_lowered_under_a_running_worker_ends_it_with_the_remedy(lane: Lane
     lane.produce(clicks(10))
     worker = lane.start(k=300)
     lane.wait_for_clicks()
-    set_limit(lane, lane.topics.dead_letters, SMALLEST)
+    configure(lane, lane.topics.dead_letters, "max.message.bytes", SMALLEST)
     lane.produce([(b"user1", b"x" * 50_000)])
     assert worker.process.wait(timeout=40) == 2, worker.log
     line = worker.log.strip().splitlines()[-1]
@@ -149,3 +150,25 @@ def test_limit_lowered_under_a_running_worker_ends_it_with_the_remedy(lane: Lane
     lane.start()
     lane.wait_for_clicks()
     assert [letter.value_bytes for _, letter in letters(lane)] == [50_000]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("cleanup.policy", "compact", "set the topic's cleanup.policy to delete"),
+        ("message.timestamp.before.max.ms", 0, "its time is outside message.timestamp.after.max.ms or before.max.ms"),
+    ],
+)
+def test_a_record_that_its_topic_never_takes_ends_the_worker_with_the_remedy(
+    lane: Lane, name: str, value: object, remedy: str
+) -> None:
+    """A dead letter without a key where only the last one of each key is kept; one that is older than the topic
+    allows. Tried again, it would be refused again, and the stream would stop without a word about the reason."""
+    lane.produce(clicks(10))
+    worker = lane.start()
+    lane.wait_for_clicks()
+    configure(lane, lane.topics.dead_letters, name, value)
+    lane.produce([(None, b"no click")] * 200)
+    assert worker.process.wait(timeout=60) == 2, worker.log
+    assert remedy in worker.log.strip().splitlines()[-1]
+    assert "Traceback" not in worker.log

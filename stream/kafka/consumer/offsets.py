@@ -31,9 +31,7 @@ def high_watermarks(app: faust.App) -> dict[Partition, int]:
 
     Also of a fetch without a click, as behind a transaction that is open. May be called in any thread.
     """
-    thread = app.consumer._thread
-    states = _states(thread._consumer) if thread and thread._consumer else {}
-    return {Partition(*tp): state.highwater for tp, state in states.items() if state.highwater is not None}
+    return {Partition(*tp): state.highwater for tp, state in _of_app(app).items() if state.highwater is not None}
 
 
 def held_back(app: faust.App) -> dict[Partition, Held]:
@@ -41,13 +39,17 @@ def held_back(app: faust.App) -> dict[Partition, Held]:
 
     May be called in any thread.
     """
-    thread = app.consumer._thread
-    states = _states(thread._consumer) if thread and thread._consumer else {}
     return {
         Partition(*tp): Held(state.lso, state.highwater - state.lso)
-        for tp, state in states.items()
+        for tp, state in _of_app(app).items()
         if state.has_valid_position and state.lso is not None and state.lso <= state.position < state.highwater
     }
+
+
+def _of_app(app: faust.App) -> dict[Any, Any]:
+    """As `_states`, of the app's consumer; empty before there is one."""
+    thread = app.consumer._thread
+    return _states(thread._consumer) if thread and thread._consumer else {}
 
 
 def _states(consumer: Any) -> dict[Any, Any]:
