@@ -235,7 +235,7 @@ def _raise_limit(topic: str, limit: int) -> str:
 def _check_compaction(configs: Mapping[str, Mapping[str, str]], changelog: str) -> None:
     """Raise ConfigError if Kafka would delete rows of the changelog by age."""
     policy = _policy(configs, changelog)
-    if policy and ("compact" not in policy or "delete" in policy):
+    if "delete" in policy:
         raise ConfigError(
             f"topic {changelog} has cleanup.policy={policy}: Kafka would delete users' states; "
             f"{_set(changelog, 'compact')}"

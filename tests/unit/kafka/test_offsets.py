@@ -4,6 +4,7 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.structs import TopicPartition
 
@@ -31,9 +32,30 @@ def test_a_partition_without_a_successful_fetch_has_no_high_watermark() -> None:
         assignment.assignment.state_value(FETCHED).highwater = 9
         assert positions(consumer) == {FETCHED: 5, SOUGHT: 7}
         assert high_watermarks(app) == {Partition("clicks", 0): 9}
-        for stable, held in ((9, {}), (6, {}), (5, {Partition("clicks", 0): Held(5, 4)})):
-            assignment.assignment.state_value(FETCHED).lso = stable
-            assert held_back(app) == held
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("stable", "end", "held"),
+    [(None, None, {}), (9, 9, {}), (6, 9, {}), (5, 9, {Partition("clicks", 0): Held(5, 4)}), (5, 5, {})],
+)
+def test_messages_are_held_back_from_the_open_transaction_on_that_was_reached(
+    stable: int | None, end: int | None, held: dict[Partition, Held]
+) -> None:
+    """Not before the reader is there, and not if nothing is behind. `stable`: the last stable offset; read up to 5."""
+
+    async def story() -> None:
+        subscriptions = SubscriptionState()
+        subscriptions.subscribe({"clicks"})
+        subscriptions.assign_from_subscribed({FETCHED})
+        subscriptions.seek(FETCHED, 5)
+        assignment: Any = subscriptions.subscription
+        state = assignment.assignment.state_value(FETCHED)
+        state.lso, state.highwater = stable, end
+        thread = SimpleNamespace(_consumer=SimpleNamespace(_subscription=subscriptions))
+        app: Any = SimpleNamespace(consumer=SimpleNamespace(_thread=thread))
+        assert held_back(app) == held
 
     asyncio.run(story())
 
